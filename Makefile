@@ -1,0 +1,66 @@
+# `make` alone lists the targets. Each prepares .venv first, if it has to.
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS  ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+# A name on PATH proves nothing (a version manager's shim may stand for a Python that is not there, and a
+# distribution may leave venv out), so each candidate has to run. `make PYTHON=/path/to/python` overrides.
+USABLE := -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	if $$python $(USABLE) >/dev/null 2>&1; then echo $$python; break; fi; done)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test check serve bench format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## make .venv and install everything (again only when pyproject.toml changed)
+
+$(STAMP): pyproject.toml
+	@python="$(PYTHON)"; \
+	if [ -z "$$python" ] || ! "$$python" $(USABLE) >/dev/null 2>&1; then \
+		echo "runstore needs Python 3.11 or newer, with its venv module; found none that runs$${python:+ as $$python}." >&2; \
+		echo "Install one (Debian, Ubuntu: apt install python3 python3-venv) or name it: make install PYTHON=/path/to/python3" >&2; \
+		exit 1; \
+	fi; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "Making $(VENV) with $$("$$python" --version)"; \
+		"$$python" -m venv --clear $(VENV) || exit 1; \
+	fi; \
+	echo "Installing runstore, every extra and the test tools into $(VENV); the first time takes a minute or two"
+	@$(BIN)/python -m pip install -qq --editable '.[all,dev]'
+	@touch $@
+
+demo: $(STAMP)  ## tell the whole story against real servers, checking every claim
+	@$(BIN)/runstore demo $(ARGS)
+
+test: $(STAMP)  ## run the tests; ARGS="-n0 -k tail" goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)  ## lint, formatting, types, and who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+serve: $(STAMP)  ## serve on 127.0.0.1:8082, with the data in ./runstore.db
+	@$(BIN)/runstore serve --port 8082 --database-url sqlite:///runstore.db $(ARGS)
+
+bench: $(STAMP)  ## measure; ARGS goes to the benchmark
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+format: $(STAMP)  ## format the code and fix what ruff can fix
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv, caches and build products; data (runstore.db) stays
+	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* \
+		.mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
+	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

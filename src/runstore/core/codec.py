@@ -1,0 +1,140 @@
+"""Events to bytes, once, and back. The bytes made here are what the table stores and every client gets."""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from runstore.core.errors import EventTooLarge, InvalidEvent
+from runstore.core.events import EVENT_CLASSES, Custom, Event, EventType, Unknown
+
+MAX_EVENT_BYTES = 1 << 20  # one event's data; larger output belongs in an artifact store
+ENCODER_VERSION = 1  # part of every ETag: pages change when the form of the bytes does
+RETRY_MS = 1000  # how long an EventSource waits before it reconnects; a line of the first event's frame
+
+Upcast = Callable[[dict[str, Any]], dict[str, Any]]
+UPCASTS: dict[tuple[EventType, int], Upcast] = {}  # (type, version) → data of the version after it
+
+
+class EncodedEvent(Struct, frozen=True, gc=False):
+    """An event on its way into the log. `at`: UTC, milliseconds since 1970."""
+
+    type: EventType
+    version: int
+    ends: bool
+    at: int
+    data: bytes
+
+
+class RecordedEvent(Struct, frozen=True, gc=False):
+    """An event as the log holds it. `seq`: place in the run; `position`: place in the whole log."""
+
+    run_id: str
+    seq: int
+    position: int
+    type: EventType
+    version: int
+    ends: bool
+    at: int
+    data: bytes
+
+
+def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
+    """Turn an event into the bytes that will be stored.
+
+    Lone surrogates (half of an emoji in a chunk) become U+FFFD; bytes become base64; objects that JSON
+    does not know become what they say of themselves.
+
+    Raises:
+        InvalidEvent: no JSON can be made of it.
+        EventTooLarge: its data is over MAX_EVENT_BYTES.
+    """
+    if isinstance(event, Custom):
+        data, version, ends = _to_json(event.data), 1, False
+    else:
+        data, version, ends = _to_json(event), event.version, event.ends
+    if len(data) > MAX_EVENT_BYTES:
+        raise EventTooLarge(
+            f"a {event.type} event has {len(data):,} bytes of data; the limit is {MAX_EVENT_BYTES:,} bytes"
+        )
+    return EncodedEvent(event.type, version, ends, time.time_ns() // 1_000_000 if at is None else at, data)
+
+
+def decode(
+    type: EventType, version: int, data: bytes, upcasts: Mapping[tuple[EventType, int], Upcast] = UPCASTS
+) -> Event | Custom | Unknown:
+    """Read stored bytes as this release's event; older shapes are upcast, unknown types passed through."""
+    cls = EVENT_CLASSES.get(type)
+    if cls is None:
+        content = msgspec.json.decode(data)
+        return Custom(type, content) if type.startswith("custom.") else Unknown(type, content)
+    if version >= cls.version:
+        return msgspec.json.decode(data, type=cls)
+    content = msgspec.json.decode(data)
+    for step in range(version, cls.version):
+        content = upcasts[type, step](content)
+    return msgspec.convert(content, cls)
+
+
+def envelope(run_id: bytes, seq: int, type: bytes, at: int, data: bytes) -> bytes:
+    """The event as one line of JSON: a line of NDJSON, an item of a page, the data of a frame."""
+    second, ms = divmod(at, 1000)
+    return b'{"run_id":"%b","seq":%d,"type":"%b","at":"%b.%03dZ","data":%b}' % (
+        run_id, seq, type, _second(second), ms, data,
+    )  # fmt: skip
+
+
+def frame(run_id: bytes, seq: int, type: bytes, at: int, data: bytes) -> bytes:
+    """The event as a server-sent event (WHATWG HTML, 9.2): the same bytes live, replayed, on any replica."""
+    line = envelope(run_id, seq, type, at, data)
+    if seq == 1:
+        return b"retry: %d\nid: 1\nevent: %b\ndata: %b\n\n" % (RETRY_MS, type, line)
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, type, line)
+
+
+def timestamp(at: int) -> str:
+    """`at` (milliseconds since 1970) as RFC 3339 in UTC."""
+    second, ms = divmod(at, 1000)
+    return f"{_second(second).decode()}.{ms:03d}Z"
+
+
+@lru_cache(maxsize=4096)
+def _second(second: int) -> bytes:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+
+
+def _to_json(value: Any) -> bytes:
+    try:
+        return _ENCODER.encode(value)
+    except (TypeError, ValueError, RecursionError):  # a lone surrogate is a ValueError
+        pass
+    try:
+        return _ENCODER.encode(_mend(msgspec.to_builtins(value, enc_hook=_foreign, builtin_types=_MENDABLE)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidEvent(f"the event cannot be written as JSON: {error}") from error
+
+
+def _foreign(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)  # pydantic, which strands and its tools speak
+    try:
+        return dump(mode="json") if callable(dump) else str(value)
+    except Exception as error:  # whatever a stranger's __str__ raises
+        kind = type(value).__name__
+        raise InvalidEvent(f"a {kind} in the event cannot be written as JSON: {error}") from error
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_foreign)
+_MENDABLE = (bytes, bytearray, memoryview)
+
+
+def _mend(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_mend(key if isinstance(key, str) else str(key)): _mend(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_mend(item) for item in value]
+    return value

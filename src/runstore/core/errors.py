@@ -1,0 +1,137 @@
+"""Every error that runstore raises on purpose.
+
+RunstoreError
+├── InvalidEvent            the event cannot be stored
+│   └── EventTooLarge
+├── AppendRefused           the log says no; nothing of the append was stored
+│   ├── WrongExpectedSeq    somebody else was first
+│   ├── RunClosed           the run has its ending
+│   └── LeaseLost           a newer attempt owns the run
+├── RunNotFound
+├── RunDeleted
+├── RunActive               only a closed run can be deleted
+├── InvalidCursor           a cursor ahead of the log, or no cursor at all
+├── AgentNotFound
+├── AgentError              the user's agent, model or factory failed
+├── LogUnavailable          the log cannot be read or written now
+├── SchemaMismatch          the database belongs to another release
+└── ConfigError             the configuration is wrong: what, where, what would be right
+"""
+
+
+class RunstoreError(Exception):
+    """Something that runstore was asked for cannot be done."""
+
+    code = "error"
+
+    def __str__(self) -> str:
+        return super().__str__() or (self.__doc__ or "").splitlines()[0]
+
+
+class InvalidEvent(RunstoreError):
+    """The event cannot be stored."""
+
+    code = "invalid_event"
+
+
+class EventTooLarge(InvalidEvent):
+    """The event is larger than an event may be."""
+
+    code = "event_too_large"
+
+
+class AppendRefused(RunstoreError):
+    """The log refused the append."""
+
+    code = "append_refused"
+
+    def __init__(self, run_id: str, head: int, message: str) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+        self.head = head
+
+
+class WrongExpectedSeq(AppendRefused):
+    """The run's head is not where the writer expected it."""
+
+    code = "wrong_expected_seq"
+
+    def __init__(self, run_id: str, head: int, expected: int) -> None:
+        super().__init__(run_id, head, f"expected seq {expected}, but the head of run {run_id} is {head}")
+        self.expected = expected
+
+
+class RunClosed(AppendRefused):
+    """The run has ended and takes no more events."""
+
+    code = "run_closed"
+
+    def __init__(self, run_id: str, head: int) -> None:
+        super().__init__(run_id, head, f"run {run_id} ended at seq {head} and takes no more events")
+
+
+class LeaseLost(AppendRefused):
+    """A newer attempt owns the run."""
+
+    code = "lease_lost"
+
+    def __init__(self, run_id: str, head: int, attempt: int, current: int) -> None:
+        super().__init__(run_id, head, f"attempt {attempt} of run {run_id} was replaced by attempt {current}")
+
+
+class RunNotFound(RunstoreError):
+    """There is no such run."""
+
+    code = "run_not_found"
+
+
+class RunDeleted(RunstoreError):
+    """The run was deleted."""
+
+    code = "run_deleted"
+
+
+class RunActive(RunstoreError):
+    """The run has not ended yet."""
+
+    code = "run_active"
+
+
+class InvalidCursor(RunstoreError):
+    """The cursor is no position in this run."""
+
+    code = "invalid_cursor"
+
+
+class AgentNotFound(RunstoreError):
+    """There is no such agent."""
+
+    code = "agent_not_found"
+
+
+class AgentError(RunstoreError):
+    """The agent failed."""
+
+    code = "agent_error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code or type(self).code
+
+
+class LogUnavailable(RunstoreError):
+    """The log cannot be read or written at the moment."""
+
+    code = "log_unavailable"
+
+
+class SchemaMismatch(RunstoreError):
+    """The database's schema is not the one that this release uses."""
+
+    code = "schema_mismatch"
+
+
+class ConfigError(RunstoreError):
+    """The configuration is wrong."""
+
+    code = "config_error"

@@ -1,0 +1,209 @@
+"""The facts that a run is made of. The union is closed; a tag, once released, never changes its meaning.
+
+A new field needs a default, so that old events still read. A field that changes its shape needs a new
+`version` and an upcast in `codec.UPCASTS`.
+"""
+
+import re
+from typing import Any, ClassVar, Literal
+
+from msgspec import Struct
+
+from runstore.core.errors import InvalidEvent
+
+EventType = str
+
+
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A fact before it is stored. `type` is its tag on the wire and in the log."""
+
+    type: ClassVar[EventType] = ""
+    version: ClassVar[int] = 1
+    ends: ClassVar[bool] = False  # closes the run: the log takes nothing after it but a deletion marker
+
+
+class Queued(Event, frozen=True):
+    """The run exists. Holds the agent's definition as it was, so that an audit needs no other table."""
+
+    type: ClassVar[EventType] = "lifecycle.queued"
+    agent: str
+    user_id: str
+    input: Any
+    session_id: str | None = None
+    metadata: dict[str, Any] = {}
+    definition: dict[str, Any] = {}
+    parent_run_id: str | None = None
+    traceparent: str | None = None
+
+
+StartReason = Literal["claimed", "adopted", "handed_over"]
+
+
+class Started(Event, frozen=True):
+    """A worker took the run. On a resume, text after `discard_after_seq` is said again: a client drops it."""
+
+    type: ClassVar[EventType] = "lifecycle.started"
+    worker_id: str
+    attempt: int
+    reason: StartReason
+    discard_after_seq: int | None = None
+
+
+class Completed(Event, frozen=True):
+    """The agent is done. `result` is an object, `usage` the sum over the run's model calls."""
+
+    type: ClassVar[EventType] = "lifecycle.completed"
+    ends: ClassVar[bool] = True
+    result: dict[str, Any]
+    usage: dict[str, int] = {}
+
+
+class Failed(Event, frozen=True):
+    """The run ended in an error; also `timeout` and `worker_lost`."""
+
+    type: ClassVar[EventType] = "lifecycle.failed"
+    ends: ClassVar[bool] = True
+    code: str
+    message: str
+
+
+class Cancelled(Event, frozen=True):
+    """The run was stopped. `forced`: the agent did not end within the grace period and was abandoned."""
+
+    type: ClassVar[EventType] = "lifecycle.cancelled"
+    ends: ClassVar[bool] = True
+    reason: str
+    forced: bool = False
+
+
+class CancelRequested(Event, frozen=True):
+    """Somebody wants the run to stop; its terminal event follows within the grace period."""
+
+    type: ClassVar[EventType] = "cancel.requested"
+    by: str
+    reason: str
+    superseded_by: str | None = None
+
+
+class AgentEvent(Event, frozen=True, kw_only=True):
+    """What an agent did. `agent`: its path in the hierarchy; `call_id` tells two calls of one agent apart."""
+
+    agent: str
+    call_id: str | None = None
+
+
+class AgentStarted(AgentEvent, frozen=True, kw_only=True):
+    """An agent of the hierarchy began to work."""
+
+    type: ClassVar[EventType] = "agent.started"
+
+
+class AgentFinished(AgentEvent, frozen=True, kw_only=True):
+    """An agent of the hierarchy is done."""
+
+    type: ClassVar[EventType] = "agent.finished"
+
+
+class Token(AgentEvent, frozen=True, kw_only=True):
+    """A piece of the model's answer, as it came."""
+
+    type: ClassVar[EventType] = "llm.token"
+    text: str
+
+
+class Reasoning(AgentEvent, frozen=True, kw_only=True):
+    """A piece of the model's reasoning, as it came."""
+
+    type: ClassVar[EventType] = "llm.reasoning"
+    text: str
+
+
+class Message(AgentEvent, frozen=True, kw_only=True):
+    """A complete message (`role`, `content` blocks as strands has them): the agent's memory on a resume."""
+
+    type: ClassVar[EventType] = "llm.message"
+    message: dict[str, Any]
+
+
+class Usage(AgentEvent, frozen=True, kw_only=True):
+    """What one model call used."""
+
+    type: ClassVar[EventType] = "llm.usage"
+    input_tokens: int
+    output_tokens: int
+    model: str | None = None
+
+
+class ToolEvent(AgentEvent, frozen=True, kw_only=True):
+    """What happened to one tool call."""
+
+    tool_use_id: str
+    name: str
+
+
+class ToolStarted(ToolEvent, frozen=True, kw_only=True):
+    """Written, and committed, before the tool runs."""
+
+    type: ClassVar[EventType] = "tool.started"
+    input: Any = None
+
+
+class ToolProgress(ToolEvent, frozen=True, kw_only=True):
+    """What a streaming tool says before it is done."""
+
+    type: ClassVar[EventType] = "tool.progress"
+    output: Any = None
+
+
+class ToolFinished(ToolEvent, frozen=True, kw_only=True):
+    """The tool's result; a resumed run takes it from here and does not call the tool again."""
+
+    type: ClassVar[EventType] = "tool.finished"
+    output: Any = None
+
+
+class ToolFailed(ToolEvent, frozen=True, kw_only=True):
+    """The tool answered with an error, which the model sees."""
+
+    type: ClassVar[EventType] = "tool.failed"
+    output: Any = None
+
+
+class Deleted(Event, frozen=True):
+    """The run left the lists; the only event that a closed run still takes."""
+
+    type: ClassVar[EventType] = "run.deleted"
+    by: str
+
+
+EVENT_CLASSES: dict[EventType, type[Event]] = {
+    cls.type: cls
+    for cls in (
+        Queued, Started, Completed, Failed, Cancelled, CancelRequested, AgentStarted, AgentFinished,
+        Token, Reasoning, Message, Usage, ToolStarted, ToolProgress, ToolFinished, ToolFailed, Deleted,
+    )
+}  # fmt: skip
+
+STREAMED_TYPES = frozenset({Token.type, Reasoning.type})  # so many that only streams look at them
+CUSTOM_TYPE = re.compile(r"custom\.[A-Za-z0-9_.-]{1,120}")
+
+
+class Custom(Struct, frozen=True):
+    """What a user's agent or an external producer appends under a `custom.*` type of its own."""
+
+    type: EventType
+    data: Any = None
+
+    def __post_init__(self) -> None:
+        if not CUSTOM_TYPE.fullmatch(self.type):
+            raise InvalidEvent(
+                f"event type {self.type[:100]!r} is not allowed: "
+                "it must be 'custom.' and 1 to 120 letters, digits, '_', '.' or '-'"
+            )
+
+
+class Unknown(Struct, frozen=True):
+    """A stored event of a type that this release does not know; kept and passed on unread."""
+
+    type: EventType
+    data: Any

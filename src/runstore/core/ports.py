@@ -1,0 +1,241 @@
+"""Where the packages meet: each port is small and states its guarantees."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
+
+from runstore.core.codec import EncodedEvent, RecordedEvent
+from runstore.core.errors import RunstoreError
+from runstore.core.events import Custom, Event, EventType
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+
+class Head(Struct, frozen=True, gc=False):
+    """Where a run stands: what its next append is judged by."""
+
+    seq: int
+    closed: bool = False
+    deleted: bool = False
+    attempt: int = 0
+    cancel_requested: bool = False
+
+
+class OpenRun(Struct, frozen=True, gc=False):
+    """A run that has not ended, as claim, sweep and adopt see it. Times: UTC, milliseconds since 1970."""
+
+    run_id: str
+    status: str
+    attempt: int
+    adoptions: int
+    worker_id: str | None
+    cancel_at: int | None
+    queued_at: int
+
+
+class Committed(Struct, frozen=True):
+    """One run's part of a commit. `control`: it holds more than streamed text."""
+
+    run_id: str
+    first_seq: int
+    events: Sequence[EncodedEvent]
+    control: bool
+
+
+class EventFilter(Struct, frozen=True):
+    """Which types a reader wants: exact ones, and prefixes as `lifecycle.`. Terminal events always pass."""
+
+    types: frozenset[EventType] = frozenset()
+    prefixes: tuple[str, ...] = ()
+
+    def passes(self, type: EventType, ends: bool) -> bool:
+        return ends or type in self.types or type.startswith(self.prefixes)
+
+
+class EventLog(Protocol):
+    """The truth: every run's events, immutable and in order.
+
+    Durability: what `append` acknowledges survives `kill -9` and a power cut, once.
+    Order: a run's `seq` is 1, 2, 3, … whoever writes; an append is stored whole or not at all.
+    Closing: after a terminal event a run takes nothing but one `run.deleted`.
+    Visibility: the live feed hears of events after their commit, never before.
+    Threads: `offer` may be called from any thread; the coroutines from any event loop.
+    """
+
+    async def append(
+        self,
+        run_id: str,
+        events: Sequence[Event | Custom],
+        *,
+        expected_seq: int | None = None,
+        attempt: int | None = None,
+        patient: bool = False,
+    ) -> int:
+        """Append events and wait for their commit; returns the run's last seq.
+
+        Args:
+            expected_seq: refuse unless the run's head is here; 0 creates the run. None: wherever it is.
+            attempt: the writer's lease; refuse when a newer attempt has started.
+            patient: keep trying while the log is unavailable, instead of failing at once.
+
+        Raises:
+            WrongExpectedSeq, RunClosed, LeaseLost, RunNotFound: refused; nothing was stored.
+            InvalidEvent: an event cannot be encoded; nothing was stored.
+            LogUnavailable: the log takes no writes now; nothing was stored.
+        """
+
+    def offer(
+        self, run_id: str, event: EncodedEvent, *, attempt: int, refused: Callable[[RunstoreError], None]
+    ) -> bool:
+        """Queue one event of a running agent without waiting for its commit.
+
+        Returns False when the queue is full: wait for `room`, then offer it again. Should the log refuse the
+        event later, `refused` is called on another thread and must not block.
+        """
+
+    def room(self, run_id: str) -> Awaitable[None]:
+        """Wait until `offer` is worth another try."""
+
+    def wait_for_room(self, run_id: str, timeout_s: float) -> None:
+        """The same for a thread without an event loop."""
+
+    async def head(self, run_id: str) -> Head | None:
+        """Where the run stands; None when there is no such run."""
+
+    async def read(
+        self,
+        run_id: str,
+        *,
+        after: int = 0,
+        upto: int | None = None,
+        limit: int = 1000,
+        only: EventFilter | None = None,
+    ) -> list[RecordedEvent]:
+        """A page of the run's events with `after < seq <= upto`, in order; bounded in bytes too.
+
+        Only an empty page means that there is no more.
+        """
+
+    async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
+        """A page of all runs' events after a `position`; events of one run come in their order."""
+
+    async def open_runs(self, *, except_worker: str | None = None, limit: int = 2_000) -> list[OpenRun]:
+        """The runs that have not ended, oldest first; without what `except_worker` has and may go on with."""
+
+    async def close(self) -> None:
+        """Commit what is queued, then let go. Safe to call twice."""
+
+
+class Chunk(Protocol):
+    """Consecutive events of one run, ready to be sent."""
+
+    @property
+    def last(self) -> int: ...
+
+    @property
+    def ends(self) -> bool: ...
+
+    def body(self, after: int, only: EventFilter | None) -> bytes:
+        """The frames with `seq > after` that pass the filter, as one write."""
+
+
+class Subscription(Protocol):
+    """One reader's place at the live feed of a run."""
+
+    def take(self, after: int) -> Sequence[Chunk] | None:
+        """What has come and joins on to `after`; None when there is a gap: read the log."""
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait for news since the last `take`; False after `timeout_s`, or when the feed closes."""
+
+
+class LiveFeed(Protocol):
+    """Wakes readers after a commit. A hint and a cache: losing all of it loses nothing but time."""
+
+    closing: bool
+
+    def publish(self, commits: Sequence[Committed]) -> None:
+        """Tell of committed events. Called by the writer's thread; does not block."""
+
+    def subscribe(self, run_id: str) -> AbstractContextManager[Subscription]:
+        """Register for a run's news: whatever is committed from now on is taken or seen as a gap."""
+
+    def listen(self, listener: Callable[[Committed], None]) -> None:
+        """Call `listener` for each commit with `control`; on the writer's thread, so it must not block."""
+
+    def close(self) -> None:
+        """Wake every reader for the last time."""
+
+
+class InlineProjection(Protocol):
+    """State derived in the append's own transaction, so that it is never behind the log."""
+
+    name: str
+
+    def apply(
+        self, connection: "Connection", changes: Mapping[str, Sequence[EncodedEvent | RecordedEvent]]
+    ) -> None:
+        """Fold each run's new events in. Must not commit; may be repeated after a rollback."""
+
+
+class Leases(Protocol):
+    """Who is alive. A worker holds its own lease for as long as its process lives."""
+
+    worker_id: str
+
+    def dead(self, worker_ids: set[str]) -> dict[str, bool]:
+        """Which of these workers are gone: {worker_id: True when it crashed, False when it handed over}."""
+
+    def forget(self, still_named: set[str]) -> None:
+        """Clean up after dead workers that no open run names any more."""
+
+    def release(self) -> None:
+        """Let go of the own lease on purpose: what is left runs on elsewhere, as handed over."""
+
+
+class RunContext(Struct, frozen=True):
+    """What an agent may know of the run that it works for; a factory's parameter named `ctx`."""
+
+    run_id: str
+    user_id: str
+    agent_name: str
+    session_id: str | None
+    metadata: dict[str, Any]
+    attempt: int
+
+
+class RunRecorder(Protocol):
+    """Takes what the agent of one run says. Bound to its run when it is made; never shared or looked up."""
+
+    async def record(self, event: Event | Custom) -> None:
+        """Queue an event; waits only when the log is behind (back-pressure)."""
+
+    def record_from_thread(self, event: Event | Custom) -> None:
+        """The same for a thread without an event loop; blocks when the log is behind."""
+
+    async def commit(self, event: Event | Custom) -> None:
+        """Write an event ahead: returns when it is stored."""
+
+
+class AgentResult(Struct, frozen=True):
+    """How an agent ended: the data of `lifecycle.completed`."""
+
+    result: dict[str, Any]
+    usage: dict[str, int]
+
+
+class Agent(Protocol):
+    """One agent, built for one attempt of one run."""
+
+    async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
+        """Work until done. `history`: what earlier attempts said, empty on the first.
+
+        Raises:
+            AgentError: it failed, with a code and a message that a person can act on.
+        """
+
+    def cancel(self) -> None:
+        """Ask it to stop at its next safe point. The task is cancelled a moment later."""

@@ -1,0 +1,109 @@
+"""What a run is: a fold over its events, and nothing else.
+
+`fold(events[:seq])` is the run as it was at any earlier seq.
+"""
+
+from collections.abc import Iterable
+from functools import reduce
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from runstore.core.codec import EncodedEvent, RecordedEvent, decode
+from runstore.core.events import (
+    Cancelled,
+    CancelRequested,
+    Completed,
+    Custom,
+    Deleted,
+    Event,
+    Failed,
+    Queued,
+    Started,
+    Unknown,
+    Usage,
+)  # fmt: skip
+
+Status = Literal["queued", "running", "success", "error", "stopped"]
+STATUSES: tuple[Status, ...] = ("queued", "running", "success", "error", "stopped")
+CLOSED: frozenset[Status] = frozenset({"success", "error", "stopped"})
+
+
+class Run(Struct, frozen=True):
+    """The state of one run. Times are UTC, milliseconds since 1970."""
+
+    run_id: str
+    user_id: str = ""
+    agent_name: str = ""
+    session_id: str | None = None
+    parent_run_id: str | None = None
+    status: Status = "queued"
+    cancel_requested: bool = False
+    created_at: int = 0
+    started_at: int | None = None
+    completed_at: int | None = None
+    attempt: int = 0
+    result: dict[str, Any] | None = None
+    error: str | None = None
+    error_code: str | None = None
+    reason: str | None = None
+    forced: bool = False
+    superseded_by: str | None = None
+    usage: dict[str, int] = {}
+    metadata: dict[str, Any] = {}
+    deleted: bool = False
+
+    @property
+    def closed(self) -> bool:
+        return self.status in CLOSED
+
+
+def evolve(run: Run, event: EncodedEvent | RecordedEvent) -> Run:
+    """The run after one more event. Events that do not change it, or that are not known, pass."""
+    if event.type not in EVOLVING_TYPES:
+        return run
+    return _evolve(run, decode(event.type, event.version, event.data), event.at)
+
+
+def fold(run_id: str, events: Iterable[RecordedEvent]) -> Run:
+    return reduce(evolve, events, Run(run_id))
+
+
+def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
+    change = msgspec.structs.replace
+    match event:
+        case Queued():
+            return change(
+                run, user_id=event.user_id, agent_name=event.agent, session_id=event.session_id,
+                parent_run_id=event.parent_run_id, metadata=event.metadata, created_at=at,
+            )  # fmt: skip
+        case Started():
+            return change(run, status="running", attempt=event.attempt, started_at=run.started_at or at)
+        case CancelRequested():
+            return change(run, cancel_requested=True, superseded_by=event.superseded_by or run.superseded_by)
+        case Usage():
+            return change(run, usage=add_usage(run.usage, event))
+        case Completed():
+            return change(
+                run, status="success", completed_at=at, result=event.result, usage=event.usage or run.usage
+            )
+        case Failed():
+            return change(run, status="error", completed_at=at, error=event.message, error_code=event.code)
+        case Cancelled():
+            return change(run, status="stopped", completed_at=at, reason=event.reason, forced=event.forced)
+        case Deleted():
+            return change(run, deleted=True)
+        case _:
+            return run
+
+
+def add_usage(usage: dict[str, int], more: Usage) -> dict[str, int]:
+    inputs = usage.get("input_tokens", 0) + more.input_tokens
+    outputs = usage.get("output_tokens", 0) + more.output_tokens
+    return {"input_tokens": inputs, "output_tokens": outputs, "total_tokens": inputs + outputs}
+
+
+EVOLVING_TYPES = frozenset(
+    cls.type for cls in (Queued, Started, CancelRequested, Usage, Completed, Failed, Cancelled, Deleted)
+)

@@ -1,0 +1,1 @@
+"""The truth: the log of events, its writer, and the tail that readers follow."""

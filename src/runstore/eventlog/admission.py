@@ -1,0 +1,80 @@
+"""Whether a run takes an append: the one rule of concurrency, the same for every kind of log."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+from msgspec import Struct
+
+from runstore.core.codec import EncodedEvent
+from runstore.core.errors import LeaseLost, RunActive, RunClosed, RunNotFound, RunstoreError, WrongExpectedSeq
+from runstore.core.events import CancelRequested, Deleted, Queued, Started
+from runstore.core.ports import Head
+
+NOTHING = Head(seq=0)
+
+
+class Waiter(Struct, frozen=True):
+    """A coroutine that waits for its append, and the loop that it waits on."""
+
+    loop: asyncio.AbstractEventLoop
+    future: "asyncio.Future[int]"
+
+
+class Append(Struct):
+    """What one writer wants to add to one run.
+
+    `waiter` is told the last seq or the error; without one nobody waits, and `refused` hears of a refusal.
+    `patient` appends outlive an unavailable log, others fail with it. `urgent` ones never wait behind
+    another run's streamed text. `size`: bytes of data.
+    """
+
+    run_id: str
+    events: list[EncodedEvent]
+    expected_seq: int | None = None
+    attempt: int | None = None
+    patient: bool = False
+    urgent: bool = True
+    size: int = 0
+    waiter: Waiter | None = None
+    refused: Callable[[RunstoreError], None] | None = None
+
+
+def admit(head: Head, append: Append) -> list[EncodedEvent]:
+    """The events that the run takes, in order, from `head.seq + 1` on.
+
+    Raises:
+        RunNotFound, RunActive, RunClosed, LeaseLost, WrongExpectedSeq
+    """
+    events = append.events
+    first = events[0]
+    if first.type == Queued.type and head.seq:
+        raise WrongExpectedSeq(append.run_id, head.seq, 0)
+    if first.type != Queued.type and not head.seq:
+        raise RunNotFound(f"there is no run {append.run_id}")
+    if first.type == Deleted.type and not head.closed:
+        raise RunActive(f"run {append.run_id} has not ended: stop it, then delete it")
+    if head.closed and not (first.type == Deleted.type and not head.deleted):
+        raise RunClosed(append.run_id, head.seq)
+    if append.attempt is not None and append.attempt < head.attempt:
+        raise LeaseLost(append.run_id, head.seq, append.attempt, head.attempt)
+    if append.expected_seq is not None and append.expected_seq != head.seq:
+        raise WrongExpectedSeq(append.run_id, head.seq, append.expected_seq)
+    if head.cancel_requested and first.type == CancelRequested.type:
+        return []  # it was asked for already
+    return events
+
+
+def advance(head: Head, events: list[EncodedEvent]) -> Head:
+    """The head after these events."""
+    closed, deleted, attempt, cancel = head.closed, head.deleted, head.attempt, head.cancel_requested
+    for event in events:
+        if event.ends:
+            closed = True
+        elif event.type == CancelRequested.type:
+            cancel = True
+        elif event.type == Started.type:
+            attempt = msgspec.json.decode(event.data, type=Started).attempt
+        elif event.type == Deleted.type:
+            deleted = True
+    return Head(head.seq + len(events), closed, deleted, attempt, cancel)

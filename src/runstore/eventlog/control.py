@@ -1,0 +1,80 @@
+"""Control tables: what rules across runs need, written in the append's own transaction. No projections."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
+
+from runstore.core.codec import EncodedEvent
+from runstore.core.events import CancelRequested, Queued, Started
+from runstore.core.ports import OpenRun
+from runstore.eventlog.schema import open_runs
+
+_CONTROL_TYPES = frozenset({Queued.type, Started.type, CancelRequested.type})
+_INSERT = insert(open_runs)
+_DELETE = delete(open_runs).where(open_runs.c.run_id == bindparam("closed"))
+_CANCEL = (
+    update(open_runs)
+    .where(open_runs.c.run_id == bindparam("run"), open_runs.c.cancel_at.is_(None))
+    .values(cancel_at=bindparam("at"))
+)
+_START = (
+    update(open_runs)
+    .where(open_runs.c.run_id == bindparam("run"))
+    .values(
+        status="running",
+        attempt=bindparam("number"),
+        worker_id=bindparam("worker"),
+        adoptions=open_runs.c.adoptions + bindparam("adopted"),
+    )
+)
+_COLUMNS = [open_runs.c[name] for name in OpenRun.__struct_fields__]
+
+
+def is_control(event: EncodedEvent) -> bool:
+    return event.ends or event.type in _CONTROL_TYPES
+
+
+def write_control(connection: Connection, changes: Mapping[str, Sequence[EncodedEvent]]) -> None:
+    """Bring the control tables up to the events of each run, in as few statements as there are kinds."""
+    statements: dict[Any, list[dict[str, Any]]] = {_INSERT: [], _START: [], _CANCEL: [], _DELETE: []}
+    for run_id, events in sorted(changes.items()):
+        for event in events:
+            if event.ends:
+                statements[_DELETE].append({"closed": run_id})
+            elif event.type == Queued.type:
+                statements[_INSERT].append(_queued(run_id, event))
+            elif event.type == Started.type:
+                statements[_START].append(_started(run_id, event))
+            elif event.type == CancelRequested.type:
+                statements[_CANCEL].append({"run": run_id, "at": event.at})
+    for statement, parameters in statements.items():
+        if parameters:
+            connection.execute(statement, parameters)
+
+
+def read_open_runs(connection: Connection, except_worker: str | None, limit: int) -> list[OpenRun]:
+    runs = open_runs.c
+    query = select(*_COLUMNS).order_by(runs.queued_at, runs.run_id).limit(limit)
+    if except_worker is not None:
+        query = query.where(
+            or_(runs.worker_id.is_(None), runs.worker_id != except_worker, runs.cancel_at.is_not(None))
+        )
+    return [OpenRun(*row) for row in connection.execute(query)]
+
+
+def _queued(run_id: str, event: EncodedEvent) -> dict[str, Any]:
+    queued = msgspec.json.decode(event.data, type=Queued)
+    return {
+        "run_id": run_id, "status": "queued", "user_id": queued.user_id, "session_id": queued.session_id,
+        "attempt": 0, "adoptions": 0, "worker_id": None, "queued_at": event.at, "cancel_at": None,
+    }  # fmt: skip
+
+
+def _started(run_id: str, event: EncodedEvent) -> dict[str, Any]:
+    started = msgspec.json.decode(event.data, type=Started)
+    return {
+        "run": run_id, "number": started.attempt, "worker": started.worker_id,
+        "adopted": int(started.reason == "adopted"),
+    }  # fmt: skip

@@ -1,0 +1,108 @@
+"""What differs between databases, and only that. Everything else does not ask which one it is."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy.engine import URL
+
+from runstore.core.errors import ConfigError, LogUnavailable
+
+Row = tuple[bytes, int, str, int, int, int, bytes, bytes]  # run_id, seq, type, v, ends, at, append_id, data
+
+BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's write
+READERS = 2  # connections for what must be quick: heads, the run list, open runs
+PAGERS = 4  # connections that read pages of events, so that long replays never hold up the others
+INSERT_ROWS = 256  # rows of one INSERT: the GIL is given up once for all of them, not at every row
+WAL_PAGES = 4_000  # of 4 KiB before a checkpoint, which the committing writer waits for
+
+_COLUMNS = "run_id, seq, type, v, ends, at, append_id, data"
+
+
+class SqliteDialect:
+    """One file, one writer at a time. Commit order is position order: a committed position is final."""
+
+    def __init__(self, url: URL) -> None:
+        if not url.database or url.database == ":memory:":
+            raise ConfigError(f"database URL {url}: SQLite needs a file, for example sqlite:///runstore.db")
+        self.path = Path(url.database)
+        if not self.path.parent.is_dir():
+            raise ConfigError(f"database URL {url}: there is no directory {self.path.parent}")
+        self.engine = create_engine(
+            url,
+            pool_size=READERS + PAGERS + 1,
+            max_overflow=0,
+            connect_args={"timeout": BUSY_TIMEOUT_S, "cached_statements": 64},
+        )
+        _control_transactions(self.engine)
+
+    def begin_write(self, connection: Connection) -> None:
+        """Start the transaction that will append: from here on nobody else writes."""
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Store rows, sorted by run and seq.
+
+        Raises:
+            sqlalchemy.exc.IntegrityError: a seq is taken, so a head was not where the writer believed it.
+        """
+        cursor = connection.connection.cursor()
+        start = 0
+        while start < len(rows):
+            left = len(rows) - start
+            count = min(INSERT_ROWS, 1 << (left.bit_length() - 1))  # powers of two: few statements, cached
+            chunk = rows[start : start + count]
+            cursor.execute(_insert_statement(count), [value for row in chunk for value in row])
+            start += count
+        cursor.close()
+
+    def is_conflict(self, error: Exception) -> bool:
+        """Whether somebody else has stored one of the seqs."""
+        return isinstance(error, sqlite3.IntegrityError)
+
+    def unavailable(self, error: Exception) -> LogUnavailable | None:
+        """The error as one that may pass (locked, full, read-only, I/O, corrupt); None when it will not."""
+        cause = error.orig if isinstance(error, exc.DBAPIError) else error
+        if isinstance(cause, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.InterfaceError):
+            return None
+        if isinstance(cause, sqlite3.DatabaseError):
+            return LogUnavailable(f"database {self.path}: {cause}")
+        if isinstance(error, exc.TimeoutError):
+            return LogUnavailable(f"database {self.path}: too many reads at once")
+        return None
+
+
+def open_dialect(url: URL) -> SqliteDialect:
+    if url.get_backend_name() == "sqlite":
+        return SqliteDialect(url)
+    raise ConfigError(f"database URL {url}: unknown database {url.get_backend_name()!r}; use sqlite:///FILE")
+
+
+_STATEMENTS: dict[int, str] = {}
+
+
+def _insert_statement(rows: int) -> str:
+    statement = _STATEMENTS.get(rows)
+    if statement is None:
+        values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * rows)
+        statement = _STATEMENTS[rows] = f"INSERT INTO events ({_COLUMNS}) VALUES {values}"
+    return statement
+
+
+def _control_transactions(engine: Engine) -> None:
+    """Let SQLAlchemy begin transactions; the driver's own way commits before some statements."""
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "recursive_triggers=ON",  # else INSERT OR REPLACE deletes past the trigger that refuses it
+            "foreign_keys=ON",
+            f"wal_autocheckpoint={WAL_PAGES}",
+            f"journal_size_limit={64 << 20}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,168 @@
+"""The live feed of one process: a ring of recent frames for each run that somebody follows."""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from runstore.core.codec import EncodedEvent, RecordedEvent, frame
+from runstore.core.ports import Committed, EventFilter
+
+RING_BYTES = 256 << 10  # recent frames of one run; a reader that is further behind reads the log
+
+
+class FrameChunk:
+    """Consecutive frames of one run, made once and shared by all its readers."""
+
+    __slots__ = ("_body", "_events", "_frames", "ends", "first", "last", "size")
+
+    def __init__(self, run_id: str, first: int, events: Sequence[EncodedEvent | RecordedEvent]) -> None:
+        run = run_id.encode()
+        self._events = events
+        self._frames = [frame(run, seq, e.type.encode(), e.at, e.data) for seq, e in enumerate(events, first)]
+        self._body = b"".join(self._frames)
+        self.first = first
+        self.last = first + len(events) - 1
+        self.ends = any(e.ends for e in events)
+        self.size = 2 * len(self._body)
+
+    def body(self, after: int, only: EventFilter | None) -> bytes:
+        """The frames with `seq > after` that pass the filter, as one write."""
+        if after < self.first and only is None:
+            return self._body
+        skipped = max(0, after - self.first + 1)
+        pairs = zip(self._frames[skipped:], self._events[skipped:], strict=True)
+        return b"".join([f for f, e in pairs if only is None or only.passes(e.type, e.ends)])
+
+
+class MemorySubscription:
+    """One reader's place at a run's ring."""
+
+    def __init__(self, channel: "_Channel") -> None:
+        self._channel = channel
+        self._seen = 0
+
+    def take(self, after: int) -> list[FrameChunk] | None:
+        """See `Subscription.take`."""
+        with self._channel.lock:
+            self._seen = self._channel.version
+            chunks = [chunk for chunk in self._channel.ring if chunk.last > after]
+            gap = chunks[0].first > after + 1 if chunks else self._channel.last > after
+        return None if gap else chunks
+
+    async def wait(self, timeout_s: float) -> bool:
+        """See `Subscription.wait`."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
+        with self._channel.lock:
+            if self._channel.version != self._seen:
+                return True
+            self._channel.waiting.append((loop, future))
+        timer = loop.call_later(timeout_s, _settle, [future], False)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+
+
+class _Channel:
+    """The readers of one run, and what was committed to it since the first of them came."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.ring: deque[FrameChunk] = deque()
+        self.size = 0
+        self.last = 0
+        self.version = 0
+        self.readers = 0
+        self.waiting: list[Waiting] = []
+
+    def push(self, chunk: FrameChunk) -> list["Waiting"]:
+        """Add a chunk; returns who waited for it."""
+        with self.lock:
+            self.ring.append(chunk)
+            self.size += chunk.size
+            while self.size > RING_BYTES:
+                self.size -= self.ring.popleft().size
+            self.last = chunk.last
+            return self.stir()
+
+    def stir(self) -> list["Waiting"]:
+        self.version += 1
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+
+Waiting = tuple[asyncio.AbstractEventLoop, "asyncio.Future[bool]"]
+
+
+class MemoryFeed:
+    """The port `LiveFeed` for readers in the writer's own process."""
+
+    def __init__(self) -> None:
+        self.closing = False
+        self._lock = threading.Lock()
+        self._channels: dict[str, _Channel] = {}
+        self._listeners: list[Callable[[Committed], None]] = []
+
+    @property
+    def followed(self) -> int:
+        """How many runs have readers."""
+        return len(self._channels)
+
+    def publish(self, commits: Sequence[Committed]) -> None:
+        """See `LiveFeed.publish`."""
+        waiting: list[Waiting] = []
+        for commit in commits:
+            channel = self._channels.get(commit.run_id)
+            if channel is not None:
+                waiting += channel.push(FrameChunk(commit.run_id, commit.first_seq, commit.events))
+            if commit.control:
+                for listener in self._listeners:
+                    listener(commit)
+        _wake(waiting, True)
+
+    @contextmanager
+    def subscribe(self, run_id: str) -> Iterator[MemorySubscription]:
+        """See `LiveFeed.subscribe`."""
+        with self._lock:
+            channel = self._channels.setdefault(run_id, _Channel())
+            channel.readers += 1
+        try:
+            yield MemorySubscription(channel)
+        finally:
+            with self._lock:
+                channel.readers -= 1
+                if not channel.readers:
+                    del self._channels[run_id]
+
+    def listen(self, listener: Callable[[Committed], None]) -> None:
+        """See `LiveFeed.listen`."""
+        self._listeners.append(listener)
+
+    def close(self) -> None:
+        """See `LiveFeed.close`."""
+        self.closing = True
+        with self._lock:
+            channels = list(self._channels.values())
+        for channel in channels:
+            with channel.lock:
+                waiting = channel.stir()
+            _wake(waiting, False)
+
+
+def _wake(waiting: Sequence[Waiting], news: bool) -> None:
+    """Settle the futures, with one call for each event loop."""
+    futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[bool]]] = {}
+    for loop, future in waiting:
+        futures.setdefault(loop, []).append(future)
+    for loop, settled in futures.items():
+        with suppress(RuntimeError):  # the loop is closed, and with it its readers
+            loop.call_soon_threadsafe(_settle, settled, news)
+
+
+def _settle(futures: Sequence["asyncio.Future[bool]"], news: bool) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(news)

@@ -1,0 +1,190 @@
+"""Appends that wait for the writer: bounded, fair between runs, and in order within each run.
+
+Every run has a lane. Streamed text joins the last append of its lane, so that a token costs one list entry.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from runstore.core.errors import LogUnavailable
+from runstore.core.events import STREAMED_TYPES, CancelRequested
+from runstore.eventlog.admission import Append
+
+MAX_RUN_EVENTS = 4_096  # streamed events that one run may have waiting
+MAX_RUN_BYTES = 4 << 20  # their data; at least one event of the largest size
+MAX_EVENTS = 65_536  # the same for all runs of the process
+MAX_BYTES = 64 << 20
+MAX_JOINED = 256  # events that join one append: the unit of taking turns
+MAX_BATCH_EVENTS = 2_048  # one transaction: about 8 ms of SQLite, which a waiting append may have to sit out
+MAX_BATCH_BYTES = 8 << 20
+
+
+class _Load:
+    """How much waits."""
+
+    __slots__ = ("events", "size")
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.size = 0
+
+    def add(self, append: Append, sign: int = 1) -> None:
+        self.events += sign * len(append.events)
+        self.size += sign * append.size
+
+
+class _Lane(_Load):
+    """One run's waiting appends."""
+
+    __slots__ = ("appends", "urgent")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.appends: deque[Append] = deque()
+        self.urgent = 0
+
+    def push(self, append: Append) -> None:
+        last = self.appends[-1] if self.appends else None
+        self.add(append)
+        self.urgent += append.urgent
+        joins = last is not None and not (append.urgent or last.urgent) and last.attempt == append.attempt
+        if last is not None and joins and len(last.events) < MAX_JOINED:
+            last.events += append.events
+            last.size += append.size
+        else:
+            self.appends.append(append)
+
+    def pop(self) -> Append:
+        append = self.appends.popleft()
+        self.add(append, -1)
+        self.urgent -= append.urgent
+        return append
+
+
+class PendingAppends:
+    """A queue with many producers and one consumer, the writer.
+
+    Urgent appends (lifecycle, cancel, awaited ones) are always taken in: their number is bounded by the
+    number of runs and requests. Streamed text is refused when its run, or the process, has too much waiting.
+    """
+
+    def __init__(self) -> None:
+        self._news = threading.Condition(threading.Lock())
+        self._idle = False
+        self._closed = False
+        self._lanes: dict[str, _Lane] = {}
+        self._load = _Load()
+        self._wakes: list[Callable[[], None]] = []
+
+    def put(self, append: Append) -> bool:
+        """Queue an append; False when it is streamed text and there is no room for it.
+
+        Raises:
+            LogUnavailable: the log is closed.
+        """
+        with self._news:
+            if self._closed:
+                raise LogUnavailable("the log is closed")
+            if append.events[0].type == CancelRequested.type and append.run_id in self._lanes:
+                self._rearrange(append.run_id, _without_streamed(self._lanes[append.run_id].appends))
+            lane = self._lanes.get(append.run_id) or _Lane()
+            if not append.urgent and self._full(lane):
+                return False
+            self._lanes[append.run_id] = lane
+            lane.push(append)
+            self._load.add(append)
+            if self._idle:
+                self._news.notify()
+            return True
+
+    def when_room(self, wake: Callable[[], None]) -> None:
+        """Call `wake`, once, when the writer has made room. It must not block."""
+        with self._news:
+            if self._lanes:
+                self._wakes.append(wake)
+                return
+        wake()
+
+    def take(self) -> list[Append]:
+        """Wait for appends and take a batch: urgent lanes first, then a turn for each. Empty once closed."""
+        with self._news:
+            while not self._lanes and not self._closed:
+                self._idle = True
+                self._news.wait()
+                self._idle = False
+            batch = self._take_turns()
+            wakes, self._wakes = self._wakes, []
+        for wake in wakes:
+            wake()
+        return batch
+
+    def take_impatient(self) -> list[Append]:
+        """Take every append whose caller would rather have an error than wait for the log to recover."""
+        taken: list[Append] = []
+        with self._news:
+            for run_id, lane in list(self._lanes.items()):
+                impatient = [a for a in lane.appends if not a.patient]
+                if impatient:
+                    taken += impatient
+                    self._rearrange(run_id, [a for a in lane.appends if a.patient])
+        return taken
+
+    def close(self) -> None:
+        """Take no more appends; `take` still hands out what waits."""
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+
+    def _full(self, lane: _Lane) -> bool:
+        load = self._load
+        return (
+            lane.events >= MAX_RUN_EVENTS
+            or lane.size >= MAX_RUN_BYTES
+            or load.events >= MAX_EVENTS
+            or load.size >= MAX_BYTES
+        )
+
+    def _take_turns(self) -> list[Append]:
+        batch: list[Append] = []
+        events = size = 0
+        for run_id in [run_id for run_id, lane in self._lanes.items() if lane.urgent]:
+            while (lane := self._lanes.get(run_id)) and lane.urgent:
+                batch.append(self._pop(run_id, lane))
+        while self._lanes and events < MAX_BATCH_EVENTS and size < MAX_BATCH_BYTES:
+            run_id, lane = next(iter(self._lanes.items()))
+            append = self._pop(run_id, lane)
+            batch.append(append)
+            events, size = events + len(append.events), size + append.size
+            if lane.appends:
+                self._lanes[run_id] = self._lanes.pop(run_id)  # to the end of the line
+        return batch
+
+    def _pop(self, run_id: str, lane: _Lane) -> Append:
+        append = lane.pop()
+        self._load.add(append, -1)
+        if not lane.appends:
+            del self._lanes[run_id]
+        return append
+
+    def _rearrange(self, run_id: str, appends: list[Append]) -> None:
+        lane = _Lane()
+        for append in self._lanes.pop(run_id).appends:
+            self._load.add(append, -1)
+        for append in appends:
+            lane.push(append)
+            self._load.add(append)
+        if appends:
+            self._lanes[run_id] = lane
+
+
+def _without_streamed(appends: Iterable[Append]) -> list[Append]:
+    """A run that is to stop need not first store what it was still saying."""
+    kept = []
+    for append in appends:
+        if not append.urgent:
+            append.events = [e for e in append.events if e.type not in STREAMED_TYPES]
+            append.size = sum(len(e.data) for e in append.events)
+        if append.events:
+            kept.append(append)
+    return kept

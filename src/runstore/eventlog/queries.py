@@ -1,0 +1,98 @@
+"""How the log is read."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select
+
+from runstore.core.codec import RecordedEvent
+from runstore.core.events import Deleted
+from runstore.core.ports import EventFilter, Head
+from runstore.core.run import EVOLVING_TYPES
+from runstore.eventlog.schema import events, open_runs
+
+MAX_PAGE_BYTES = 1 << 20  # data of one page; the event that goes over it is the last
+
+EVOLVING = EventFilter(types=EVOLVING_TYPES)
+
+_e = events.c
+_RECORDED = (_e.seq, _e.position, _e.type, _e.v, _e.ends, _e.at, _e.data)
+_RUN = select(*_RECORDED).where(_e.run_id == bindparam("run"), _e.seq > bindparam("after")).order_by(_e.seq)
+_ALL = select(_e.run_id, *_RECORDED).where(_e.position > bindparam("after")).order_by(_e.position)
+_HEAD = (
+    select(_e.seq, _e.type, _e.ends, open_runs.c.attempt, open_runs.c.cancel_at)
+    .select_from(events.outerjoin(open_runs, open_runs.c.run_id == _e.run_id))
+    .where(_e.run_id == bindparam("run"))
+    .order_by(_e.seq.desc())
+    .limit(1)
+)
+
+
+def read_head(connection: Connection, run_id: str) -> Head | None:
+    row = connection.execute(_HEAD, {"run": run_id}).first()
+    return None if row is None else _head(row)
+
+
+def read_append_id(connection: Connection, run_id: str, seq: int) -> bytes | None:
+    """Whose append an event came with."""
+    return connection.execute(select(_e.append_id).where(_e.run_id == run_id, _e.seq == seq)).scalar()
+
+
+def read_run(
+    connection: Connection, run_id: str, after: int, upto: int | None, limit: int, only: EventFilter | None
+) -> list[RecordedEvent]:
+    query = _RUN.where(_e.seq <= upto) if upto is not None else _RUN
+    if only is not None:
+        query = query.where(_matches(only))
+    rows = connection.execute(query.limit(limit), {"run": run_id, "after": after})
+    page: list[RecordedEvent] = []
+    size = 0
+    for seq, position, type, v, ends, at, data in rows:
+        page.append(RecordedEvent(run_id, seq, position, type, v, bool(ends), at, data))
+        size += len(data)
+        if size >= MAX_PAGE_BYTES:
+            rows.close()
+            break
+    return page
+
+
+def read_evolving(connection: Connection, run_id: str, upto: int | None = None) -> list[RecordedEvent]:
+    """All of a run's events that its state is made of."""
+    found: list[RecordedEvent] = []
+    while page := read_run(connection, run_id, found[-1].seq if found else 0, upto, 1000, EVOLVING):
+        found += page
+    return found
+
+
+def read_all(
+    connection: Connection, after: int, limit: int, only: EventFilter | None = None
+) -> list[RecordedEvent]:
+    query = _ALL if only is None else _ALL.where(_matches(only))
+    page: list[RecordedEvent] = []
+    size = 0
+    rows = connection.execute(query.limit(limit), {"after": after})
+    for run_id, seq, position, type, v, ends, at, data in rows:
+        page.append(RecordedEvent(run_id, seq, position, type, v, bool(ends), at, data))
+        size += len(data)
+        if size >= MAX_PAGE_BYTES:
+            rows.close()
+            break
+    return page
+
+
+def last_position(connection: Connection) -> int:
+    return connection.execute(select(func.max(_e.position))).scalar() or 0
+
+
+def _head(row: Sequence[Any]) -> Head:
+    seq, type, ends, attempt, cancel_at = row
+    deleted = type == Deleted.type
+    return Head(seq, bool(ends) or deleted, deleted, attempt or 0, cancel_at is not None)
+
+
+def _matches(only: EventFilter) -> ColumnElement[bool]:
+    return or_(
+        _e.ends == 1,
+        _e.type.in_(sorted(only.types)),
+        *(_e.type.startswith(prefix, autoescape=True) for prefix in only.prefixes),
+    )

@@ -1,0 +1,110 @@
+"""The log in a SQL database."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+
+from runstore.core.codec import RecordedEvent
+from runstore.core.errors import RunstoreError
+from runstore.core.ports import EventFilter, Head, InlineProjection, LiveFeed, OpenRun
+from runstore.eventlog.control import read_open_runs
+from runstore.eventlog.dialects import PAGERS, READERS, SqliteDialect
+from runstore.eventlog.queries import (
+    EVOLVING,
+    last_position,
+    read_all,
+    read_evolving,
+    read_head,
+    read_run,
+)
+from runstore.eventlog.sql_store import SqlStore
+from runstore.eventlog.writer import Writer
+
+T = TypeVar("T")
+
+
+class SqlEventLog:
+    """The port `EventLog` over SQLAlchemy. See there for what it guarantees."""
+
+    def __init__(
+        self, dialect: SqliteDialect, feed: LiveFeed, projections: Sequence[InlineProjection] = ()
+    ) -> None:
+        self._dialect = dialect
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="runstore-reader")
+        self._pagers = ThreadPoolExecutor(PAGERS, thread_name_prefix="runstore-pager")
+        self._store = SqlStore(dialect, projections)
+        self._writer = Writer(self._store, feed)
+        self.append = self._writer.append
+        self.offer = self._writer.offer
+
+    @property
+    def unavailable(self) -> RunstoreError | None:
+        """Why the log takes no writes now; None when it does."""
+        return self._writer.unavailable
+
+    def room(self, run_id: str) -> Awaitable[None]:
+        return self._writer.room()
+
+    def wait_for_room(self, run_id: str, timeout_s: float) -> None:
+        self._writer.wait_for_room(timeout_s)
+
+    async def head(self, run_id: str) -> Head | None:
+        return await self.query(read_head, run_id)
+
+    async def read(
+        self,
+        run_id: str,
+        *,
+        after: int = 0,
+        upto: int | None = None,
+        limit: int = 1000,
+        only: EventFilter | None = None,
+    ) -> list[RecordedEvent]:
+        return await self._run_in(self._pagers, read_run, run_id, after, upto, limit, only)
+
+    async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
+        return await self._run_in(self._pagers, read_all, after, limit)
+
+    async def open_runs(self, *, except_worker: str | None = None, limit: int = 2_000) -> list[OpenRun]:
+        return await self.query(read_open_runs, except_worker, limit)
+
+    async def query(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run `function(connection, *arguments)` in a reader's thread.
+
+        Raises:
+            LogUnavailable: the database cannot be read now.
+        """
+        return await self._run_in(self._readers, function, *arguments)
+
+    async def close(self) -> None:
+        await self._writer.close()
+        for pool in (self._readers, self._pagers):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _run_in(self, pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, self._query, function, arguments)
+
+    def _query(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+        try:
+            with self._dialect.engine.connect() as connection:
+                return function(connection, *arguments)
+        except Exception as error:
+            raise self._dialect.unavailable(error) or error from error
+
+
+class RebuildSource:
+    """The log as a rebuild of projections reads it: `runstore.projections.rebuild.Source`."""
+
+    def __init__(self, dialect: SqliteDialect) -> None:
+        self.engine = dialect.engine
+        self.keep_writers_out = dialect.begin_write
+        self.last_position = last_position
+
+    def read_evolving(self, connection: Connection, after: int, limit: int) -> list[RecordedEvent]:
+        return read_all(connection, after, limit, EVOLVING)
+
+    def history(self, connection: Connection, run_id: str) -> list[RecordedEvent]:
+        return read_evolving(connection, run_id)

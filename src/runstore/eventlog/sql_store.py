@@ -1,0 +1,177 @@
+"""How a batch gets into a SQL database: whole, once, and with its control tables and inline projections."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import count
+
+from msgspec import Struct
+from sqlalchemy import Connection
+
+from runstore.core.codec import EncodedEvent
+from runstore.core.errors import RunstoreError
+from runstore.core.ports import Committed, Head, InlineProjection
+from runstore.core.run import EVOLVING_TYPES
+from runstore.eventlog.admission import NOTHING, Append, admit, advance
+from runstore.eventlog.control import is_control, write_control
+from runstore.eventlog.dialects import Row, SqliteDialect
+from runstore.eventlog.queries import read_append_id, read_head
+from runstore.eventlog.schema import pack_run_id
+from runstore.eventlog.writer import CommitResult, Outcome
+
+MAX_KNOWN_HEADS = 10_000  # runs that others may close without our noticing; a forgotten head is read again
+
+
+class _Attempt(Struct, frozen=True):
+    """A batch whose COMMIT was sent; should the answer be lost, the rows tell what became of it."""
+
+    batch: Sequence[Append]
+    result: CommitResult
+    append_id: bytes
+    run_id: str
+    seq: int
+
+    def result_for(self, batch: Sequence[Append]) -> CommitResult:
+        """The result for those of the batch that still wait."""
+        waiting = {id(append) for append in batch}
+        pairs = zip(self.batch, self.result.outcomes, strict=True)
+        return CommitResult([o for append, o in pairs if id(append) in waiting], self.result.commits)
+
+
+class SqlStore:
+    """Commits batches. Used by the writer's thread alone."""
+
+    def __init__(self, dialect: SqliteDialect, projections: Sequence[InlineProjection]) -> None:
+        self._dialect = dialect
+        self._projections = projections
+        self._connection: Connection | None = None
+        self._heads: dict[str, Head] = {}  # of open runs, as of our last commit: right, or we conflict
+        self._attempt: _Attempt | None = None
+        self._incarnation = os.urandom(4)
+        self._batches = count(1)
+
+    def commit(self, batch: Sequence[Append]) -> CommitResult:
+        try:
+            return self._landed(batch) or self._commit(batch)
+        except Exception as error:
+            self._rollback(batch)
+            if not self._dialect.is_conflict(error):
+                raise self._dialect.unavailable(error) or error from error
+        try:
+            return self._commit(batch)  # with the heads as they are now
+        except Exception as error:
+            self._rollback(batch)
+            raise self._dialect.unavailable(error) or error from error
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._dialect.engine.dispose()
+
+    def _landed(self, batch: Sequence[Append]) -> CommitResult | None:
+        """What became of the last attempt, when its COMMIT failed: writing it again could store it twice."""
+        attempt = self._attempt
+        if attempt is None:
+            return None
+        found = read_append_id(self._connect(), attempt.run_id, attempt.seq)
+        self._connect().rollback()
+        self._attempt = None
+        return attempt.result_for(batch) if found == attempt.append_id else None
+
+    def _commit(self, batch: Sequence[Append]) -> CommitResult:
+        connection = self._connect()
+        self._dialect.begin_write(connection)
+        heads = self._current_heads(connection, batch)
+        outcomes, changes = _admit_all(heads, batch)
+        result = CommitResult(outcomes, [_committed(r, heads[r], events) for r, events in changes.items()])
+        if changes:
+            append_id = self._incarnation + next(self._batches).to_bytes(4, "big")
+            self._store(connection, append_id, heads, changes)
+            first = result.commits[0]
+            self._attempt = _Attempt(batch, result, append_id, first.run_id, first.first_seq)
+        connection.commit()
+        self._attempt = None
+        self._remember(heads, changes)
+        return result
+
+    def _connect(self) -> Connection:
+        self._connection = self._connection or self._dialect.engine.connect()
+        return self._connection
+
+    def _current_heads(self, connection: Connection, batch: Sequence[Append]) -> dict[str, Head]:
+        heads: dict[str, Head] = {}
+        for append in batch:
+            run_id = append.run_id
+            if run_id not in heads:
+                heads[run_id] = self._heads.get(run_id) or read_head(connection, run_id) or NOTHING
+        return heads
+
+    def _store(
+        self,
+        connection: Connection,
+        append_id: bytes,
+        heads: dict[str, Head],
+        changes: dict[str, list[EncodedEvent]],
+    ) -> None:
+        rows: list[Row] = []
+        for run_id in sorted(changes):
+            packed, last = pack_run_id(run_id), heads[run_id].seq
+            first = last - len(changes[run_id]) + 1
+            rows += [
+                (packed, seq, e.type, e.version, e.ends, e.at, append_id, e.data)
+                for seq, e in enumerate(changes[run_id], first)
+            ]
+        self._dialect.insert_events(connection, rows)
+        evolving = _only(changes, lambda event: event.type in EVOLVING_TYPES or event.ends)
+        if evolving:
+            for projection in self._projections:
+                projection.apply(connection, evolving)
+            write_control(connection, evolving)
+
+    def _remember(self, heads: dict[str, Head], changes: dict[str, list[EncodedEvent]]) -> None:
+        if len(self._heads) > MAX_KNOWN_HEADS:
+            self._heads.clear()
+        for run_id in changes:
+            if heads[run_id].closed:
+                self._heads.pop(run_id, None)
+            else:
+                self._heads[run_id] = heads[run_id]
+
+    def _rollback(self, batch: Sequence[Append]) -> None:
+        for append in batch:
+            self._heads.pop(append.run_id, None)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()  # whatever the driver thinks of it, the next try begins anew
+            connection.close()
+
+
+def _admit_all(
+    heads: dict[str, Head], batch: Sequence[Append]
+) -> tuple[list[Outcome], dict[str, list[EncodedEvent]]]:
+    """Let each append in or not, in order; `heads` move on with what is let in."""
+    outcomes: list[Outcome] = []
+    changes: dict[str, list[EncodedEvent]] = defaultdict(list)
+    for append in batch:
+        head = heads[append.run_id]
+        try:
+            events = admit(head, append)
+        except RunstoreError as refusal:
+            outcomes.append(refusal)
+            continue
+        if events:
+            head = heads[append.run_id] = advance(head, events)
+            changes[append.run_id] += events
+        outcomes.append(head.seq)
+    return outcomes, dict(changes)
+
+
+def _only(
+    changes: dict[str, list[EncodedEvent]], wanted: Callable[[EncodedEvent], bool]
+) -> dict[str, list[EncodedEvent]]:
+    kept = {run_id: [event for event in events if wanted(event)] for run_id, events in changes.items()}
+    return {run_id: events for run_id, events in kept.items() if events}
+
+
+def _committed(run_id: str, head: Head, events: list[EncodedEvent]) -> Committed:
+    return Committed(run_id, head.seq - len(events) + 1, events, any(map(is_control, events)))

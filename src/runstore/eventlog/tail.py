@@ -1,0 +1,97 @@
+"""Following a run: catch up from the log, then live from the feed.
+
+A reader is a cursor, not a queue: a slow one falls behind and reads the log again, at no cost to anyone.
+The order of things closes the seam: register for news, note the end of the history, replay it, go live.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from runstore.core.codec import frame
+from runstore.core.errors import LogUnavailable
+from runstore.core.ports import Chunk, EventFilter, EventLog, LiveFeed
+
+PAGE_EVENTS = 1_000
+UNAVAILABLE_RETRY_S = 1.0
+HEARTBEAT_S = 15.0
+
+
+class Tail:
+    """A cursor over one run, read as server-sent events."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        feed: LiveFeed,
+        run_id: str,
+        *,
+        after: int,
+        only: EventFilter | None = None,
+        idle_s: float = HEARTBEAT_S,
+    ) -> None:
+        self._log = log
+        self._feed = feed
+        self._run_id = run_id
+        self._cursor = after
+        self._only = only
+        self._idle_s = idle_s
+        self._history = -1  # replay up to here, then go live; -1: not known yet
+        self.ended = False  # the terminal event has been read
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """Yield the frames with `seq > after`, as many as there are; b"" after `idle_s` without any.
+
+        Stops after the terminal event, or when the feed closes. While the log cannot be read it idles.
+        """
+        with self._feed.subscribe(self._run_id) as live:
+            while not self.ended and not self._feed.closing:
+                try:
+                    if self._history < 0:
+                        await self._find_history()
+                    elif self._cursor < self._history:
+                        if body := await self._replay():
+                            yield body
+                    elif (chunks := live.take(self._cursor)) is None:  # more came than the feed keeps
+                        self._history = -1
+                    elif chunks:
+                        if body := self._join(chunks):
+                            yield body
+                    elif not await live.wait(self._idle_s):
+                        yield b""
+                except LogUnavailable:
+                    yield b""
+                    await asyncio.sleep(UNAVAILABLE_RETRY_S)
+
+    async def _find_history(self) -> None:
+        head = await self._log.head(self._run_id)
+        self._history = head.seq if head else 0
+        self.ended = head is None or (head.closed and self._cursor >= head.seq)
+
+    async def _replay(self) -> bytes:
+        page = await self._log.read(
+            self._run_id, after=self._cursor, upto=self._history, limit=PAGE_EVENTS, only=self._only
+        )
+        self._cursor = page[-1].seq if page else self._history
+        self.ended = any(event.ends for event in page)
+        run = self._run_id.encode()
+        return b"".join([frame(run, e.seq, e.type.encode(), e.at, e.data) for e in page])
+
+    def _join(self, chunks: Sequence[Chunk]) -> bytes:
+        bodies = [chunk.body(self._cursor, self._only) for chunk in chunks]
+        self._cursor = chunks[-1].last
+        self.ended = chunks[-1].ends
+        return bodies[0] if len(bodies) == 1 else b"".join(bodies)
+
+
+async def wait_until_ended(log: EventLog, feed: LiveFeed, run_id: str, *, timeout_s: float) -> None:
+    """Return when the run has ended, or after `timeout_s`."""
+    head = await log.head(run_id)
+    if head is None or head.closed:
+        return
+    endings = Tail(log, feed, run_id, after=head.seq, only=EventFilter())
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for _ in endings.frames():
+                pass
+    except TimeoutError:
+        pass

@@ -1,0 +1,204 @@
+"""Group commit: one thread takes whatever has queued while the last commit ran, and commits it as one.
+
+No timer and no linger: under little load an append is committed alone and at once, under much load the
+batches grow by themselves.
+"""
+
+import asyncio
+import threading
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+import structlog
+from msgspec import Struct
+
+from runstore.core.codec import EncodedEvent, encode
+from runstore.core.errors import InvalidEvent, LogUnavailable, RunstoreError
+from runstore.core.events import Custom, Event
+from runstore.core.ports import Committed, LiveFeed
+from runstore.eventlog.admission import Append, Waiter
+from runstore.eventlog.pending import PendingAppends
+
+MAX_EVENTS_PER_APPEND = 1_000  # one append is one unit: it is stored whole or not at all
+FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # between two tries while the log is unavailable
+CLOSE_TIMEOUT_S = 2.0  # for committing what is queued; what is left then was never acknowledged
+
+log = structlog.get_logger(__name__)
+
+Outcome = int | RunstoreError  # the run's last seq, or why the append was refused
+
+
+class CommitResult(Struct, frozen=True):
+    """What became of a batch: an outcome for each append, and what was stored."""
+
+    outcomes: list[Outcome]
+    commits: list[Committed]
+
+
+class Store(Protocol):
+    """Where the writer puts a batch."""
+
+    def commit(self, batch: Sequence[Append]) -> CommitResult:
+        """Store every append that its run admits, in one transaction, durably.
+
+        Raises:
+            LogUnavailable: nothing was stored; the same batch may succeed later.
+            Exception: nothing was stored; some append of the batch cannot be.
+        """
+
+    def close(self) -> None: ...
+
+
+class Writer:
+    """Owns the thread that writes. Commits first, then tells the feed, then those who wait."""
+
+    def __init__(self, store: Store, feed: LiveFeed) -> None:
+        self._store = store
+        self._feed = feed
+        self._pending = PendingAppends()
+        self._stopping = threading.Event()
+        self.unavailable: LogUnavailable | None = None  # why the log takes no writes now
+        self._thread = threading.Thread(target=self._write, name="runstore-writer", daemon=True)
+        self._thread.start()
+
+    async def append(
+        self,
+        run_id: str,
+        events: Sequence[Event | Custom],
+        *,
+        expected_seq: int | None = None,
+        attempt: int | None = None,
+        patient: bool = False,
+    ) -> int:
+        """See `EventLog.append`."""
+        encoded = _encode_all(events)
+        if self.unavailable and not patient:
+            raise LogUnavailable(str(self.unavailable))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[int] = loop.create_future()
+        append = Append(
+            run_id, encoded, expected_seq, attempt, patient,
+            size=sum(len(e.data) for e in encoded), waiter=Waiter(loop, future),
+        )  # fmt: skip
+        self._pending.put(append)
+        return await future
+
+    def offer(
+        self, run_id: str, event: EncodedEvent, *, attempt: int, refused: Callable[[RunstoreError], None]
+    ) -> bool:
+        """See `EventLog.offer`."""
+        size = len(event.data)
+        return self._pending.put(
+            Append(run_id, [event], None, attempt, patient=True, urgent=False, size=size, refused=refused)
+        )
+
+    def room(self) -> Awaitable[None]:
+        """See `EventLog.room`."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self._pending.when_room(lambda: _call(loop, _resolve, [(future, None)]))
+        return future
+
+    def wait_for_room(self, timeout_s: float) -> None:
+        """See `EventLog.wait_for_room`."""
+        room = threading.Event()
+        self._pending.when_room(room.set)
+        room.wait(timeout_s)
+
+    async def close(self) -> None:
+        """Commit what is queued and stop, within CLOSE_TIMEOUT_S when the log is unavailable. Safe twice."""
+        self._pending.close()
+        await asyncio.to_thread(self._thread.join, CLOSE_TIMEOUT_S)
+        self._stopping.set()
+        await asyncio.to_thread(self._thread.join, CLOSE_TIMEOUT_S)
+
+    def _write(self) -> None:
+        try:
+            while batch := self._pending.take():
+                self._settle(batch)
+        finally:
+            self._store.close()
+
+    def _settle(self, batch: list[Append]) -> None:
+        """Commit a batch for good: wait while the log is unavailable, and leave out what cannot be stored."""
+        pause = FIRST_RETRY_S
+        while batch:
+            try:
+                result = self._store.commit(batch)
+            except LogUnavailable as error:
+                batch = self._hold(batch, error, pause)
+                pause = min(2 * pause, LAST_RETRY_S)
+            except Exception as error:
+                self._split(batch, error)
+                return
+            else:
+                self.unavailable = None
+                self._feed.publish(result.commits)
+                _acknowledge(batch, result.outcomes)
+                return
+        self.unavailable = None
+
+    def _hold(self, batch: list[Append], error: LogUnavailable, pause: float) -> list[Append]:
+        """Refuse those who would not wait, keep the rest for the next try."""
+        if self.unavailable is None:
+            log.error("log_unavailable", error=str(error))
+        self.unavailable = error
+        impatient = [append for append in batch if not append.patient] + self._pending.take_impatient()
+        _acknowledge(impatient, [LogUnavailable(str(error)) for _ in impatient])
+        if self._stopping.wait(pause):
+            log.error("events_dropped", reason=str(error), runs=len({append.run_id for append in batch}))
+            return []
+        return [append for append in batch if append.patient]
+
+    def _split(self, batch: list[Append], error: Exception) -> None:
+        """Settle each run alone, so that one bad run never fails the others."""
+        runs: dict[str, list[Append]] = defaultdict(list)
+        for append in batch:
+            runs[append.run_id].append(append)
+        if len(runs) > 1:
+            for appends in runs.values():
+                self._settle(appends)
+        elif len(batch) > 1:
+            for append in batch:
+                self._settle([append])
+        else:
+            log.error("append_failed", run_id=batch[0].run_id, error=repr(error))
+            _acknowledge(batch, [InvalidEvent(f"the event cannot be stored: {error}")])
+
+
+def _encode_all(events: Sequence[Event | Custom]) -> list[EncodedEvent]:
+    if not 0 < len(events) <= MAX_EVENTS_PER_APPEND:
+        raise InvalidEvent(f"an append takes 1 to {MAX_EVENTS_PER_APPEND} events, not {len(events)}")
+    encoded = [encode(event) for event in events]
+    if any(event.ends for event in encoded[:-1]):
+        raise InvalidEvent("nothing can follow a terminal event in an append")
+    return encoded
+
+
+def _acknowledge(batch: Sequence[Append], outcomes: Sequence[Outcome]) -> None:
+    """Tell everyone what became of their append, with one call for each event loop."""
+    answers: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[int], Outcome]]] = defaultdict(list)
+    for append, outcome in zip(batch, outcomes, strict=True):
+        if append.waiter is not None:
+            answers[append.waiter.loop].append((append.waiter.future, outcome))
+        elif append.refused is not None and isinstance(outcome, RunstoreError):
+            append.refused(outcome)
+    for loop, pairs in answers.items():
+        _call(loop, _resolve, pairs)
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
+    with suppress(RuntimeError):  # the loop is closed, and with it whoever waited
+        loop.call_soon_threadsafe(function, *arguments)
+
+
+def _resolve(pairs: Sequence[tuple["asyncio.Future[int]", Outcome]]) -> None:
+    for future, outcome in pairs:
+        if future.done():
+            continue
+        if isinstance(outcome, RunstoreError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)

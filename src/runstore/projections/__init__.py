@@ -1,0 +1,1 @@
+"""State derived from the log: disposable, and rebuilt from it."""

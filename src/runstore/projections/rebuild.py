@@ -1,0 +1,136 @@
+"""Rebuilding a projection from the log while the system runs.
+
+A shadow grows beside the live table, page by page, and goes on where it was stopped. For the last few events
+writers are kept out; then the live table is made equal to the shadow, and what differed is reported.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+from sqlalchemy import Connection, Engine, MetaData, Select, Table, delete, func, insert, or_, select, update
+
+from runstore.core.codec import RecordedEvent
+from runstore.projections.runs import RunList
+from runstore.projections.schema import checkpoints
+
+PAGE_EVENTS = 2_000  # folded in one transaction, which writers wait for, about 20 ms
+TURN_S = 0.02  # between two pages: writers get their turn
+
+Progress = Callable[[int, int], None]  # position reached, last position
+
+
+class Source(Protocol):
+    """The log, as a rebuild reads it."""
+
+    engine: Engine
+
+    def keep_writers_out(self, connection: Connection) -> None:
+        """Begin a transaction during which nobody else appends."""
+
+    def last_position(self, connection: Connection) -> int: ...
+
+    def read_evolving(self, connection: Connection, after: int, limit: int) -> Sequence[RecordedEvent]:
+        """The events after a position that change the state of a run, in order of position."""
+
+    def history(self, connection: Connection, run_id: str) -> Sequence[RecordedEvent]:
+        """The same for one run, all of them."""
+
+
+class Difference(Struct, frozen=True):
+    """How the live table stood against the log: rows it lacked, had wrongly, or had too many."""
+
+    missing: int
+    wrong: int
+    extra: int
+    rows: int
+
+    @property
+    def equal(self) -> bool:
+        return not (self.missing or self.wrong or self.extra)
+
+
+def rebuild(source: Source, projection: RunList, progress: Progress, *, swap: bool = True) -> Difference:
+    """Fold the whole log into a shadow and compare; with `swap`, make the live table equal to it."""
+    shadow = _Shadow(source, projection)
+    with source.engine.connect() as connection:
+        shadow.open(connection)
+        while shadow.fold_page(connection):
+            last = source.last_position(connection)
+            connection.commit()
+            progress(shadow.position, last)
+            time.sleep(TURN_S)
+            source.keep_writers_out(connection)  # a page that finds nothing is the end: nobody adds to it
+        difference = _compare(connection, projection.table, shadow.table)
+        if swap and not difference.equal:
+            _make_equal(connection, projection.table, shadow.table)
+        shadow.drop(connection)
+        connection.commit()
+    return difference
+
+
+class _Shadow:
+    """A projection in the making, and how far it has come; both survive an interruption."""
+
+    def __init__(self, source: Source, projection: RunList) -> None:
+        self._source = source
+        self._name = f"{projection.name}_shadow"
+        self.table = projection.table.to_metadata(MetaData(), name=self._name)
+        self.table.indexes.clear()
+        self._projection = RunList(source.history, self.table)
+        self.position = 0
+
+    def open(self, connection: Connection) -> None:
+        """Begin, or go on where an earlier rebuild stopped; leaves a transaction that keeps writers out."""
+        self._source.keep_writers_out(connection)
+        self.table.create(connection, checkfirst=True)
+        self.position = connection.execute(_position(self._name)).scalar_one_or_none() or 0
+        if not self.position:
+            connection.execute(delete(self.table))
+            connection.execute(delete(checkpoints).where(checkpoints.c.name == self._name))
+            connection.execute(insert(checkpoints).values(name=self._name, position=0))
+
+    def fold_page(self, connection: Connection) -> bool:
+        """Fold the next events in; False when there were none."""
+        page = self._source.read_evolving(connection, self.position, PAGE_EVENTS)
+        if not page:
+            return False
+        changes: dict[str, list[RecordedEvent]] = defaultdict(list)
+        for event in page:
+            changes[event.run_id].append(event)
+        self._projection.apply(connection, changes)
+        self.position = page[-1].position
+        connection.execute(
+            update(checkpoints).where(checkpoints.c.name == self._name).values(position=self.position)
+        )
+        return True
+
+    def drop(self, connection: Connection) -> None:
+        self.table.drop(connection)
+        connection.execute(delete(checkpoints).where(checkpoints.c.name == self._name))
+
+
+def _position(name: str) -> Select[Any]:
+    return select(checkpoints.c.position).where(checkpoints.c.name == name)
+
+
+def _compare(connection: Connection, live: Table, shadow: Table) -> Difference:
+    def count(query: Any) -> int:
+        return int(connection.execute(select(func.count()).select_from(query)).scalar() or 0)
+
+    both = shadow.join(live, live.c.run_id == shadow.c.run_id)
+    unequal = or_(*(live.c[c.name].is_distinct_from(c) for c in shadow.c))
+    rows, matched = count(shadow), count(both)
+    return Difference(
+        missing=rows - matched,
+        wrong=count(select(shadow.c.run_id).select_from(both).where(unequal).subquery()),
+        extra=count(live) - matched,
+        rows=rows,
+    )
+
+
+def _make_equal(connection: Connection, live: Table, shadow: Table) -> None:
+    connection.execute(delete(live))
+    connection.execute(insert(live).from_select([c.name for c in shadow.c], select(shadow)))
