@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Head(Struct, frozen=True, gc=False):
-    """Where a run stands: what its next append is judged by."""
+    """Where a run stands, by which its next append is judged. `attempt`, `cancel_requested`: while open."""
 
     seq: int
     closed: bool = False
@@ -37,7 +37,7 @@ class OpenRun(Struct, frozen=True, gc=False):
 
 
 class Committed(Struct, frozen=True):
-    """One run's part of a commit. `control`: it holds more than streamed text."""
+    """One run's part of a commit. `control`: it holds a lifecycle event or a cancel request."""
 
     run_id: str
     first_seq: int
@@ -82,8 +82,8 @@ class EventLog(Protocol):
             patient: keep trying while the log is unavailable, instead of failing at once.
 
         Raises:
-            WrongExpectedSeq, RunClosed, LeaseLost, RunNotFound: refused; nothing was stored.
-            InvalidEvent: an event cannot be encoded; nothing was stored.
+            WrongExpectedSeq, RunClosed, LeaseLost, RunNotFound, RunActive: refused; nothing was stored.
+            InvalidEvent: an event cannot be encoded or has no place there; nothing was stored.
             LogUnavailable: the log takes no writes now; nothing was stored.
         """
 

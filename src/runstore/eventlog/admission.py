@@ -60,8 +60,8 @@ def admit(head: Head, append: Append) -> list[EncodedEvent]:
         raise LeaseLost(append.run_id, head.seq, append.attempt, head.attempt)
     if append.expected_seq is not None and append.expected_seq != head.seq:
         raise WrongExpectedSeq(append.run_id, head.seq, append.expected_seq)
-    if head.cancel_requested and first.type == CancelRequested.type:
-        return []  # it was asked for already
+    if head.cancel_requested:  # what was asked for already is not stored again
+        return [event for event in events if event.type != CancelRequested.type]
     return events
 
 

@@ -19,7 +19,8 @@ class FrameChunk:
 
     def __init__(self, run_id: str, first: int, events: Sequence[EncodedEvent | RecordedEvent]) -> None:
         run = run_id.encode()
-        self._events = events
+        ending = next((place for place, e in enumerate(events) if e.ends), len(events))
+        self._events = events = events[: ending + 1]  # a deletion marker is no part of the stream
         self._frames = [frame(run, seq, e.type.encode(), e.at, e.data) for seq, e in enumerate(events, first)]
         self._body = b"".join(self._frames)
         self.first = first
@@ -56,29 +57,34 @@ class MemorySubscription:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         with self._channel.lock:
+            if self._channel.closed:
+                return False
             if self._channel.version != self._seen:
                 return True
-            self._channel.waiting.append((loop, future))
+            self._channel.waiting[future] = loop
         timer = loop.call_later(timeout_s, _settle, [future], False)
         try:
             return await future
         finally:
             timer.cancel()
+            with self._channel.lock:
+                self._channel.waiting.pop(future, None)
 
 
 class _Channel:
     """The readers of one run, and what was committed to it since the first of them came."""
 
-    def __init__(self) -> None:
+    def __init__(self, closed: bool) -> None:
         self.lock = threading.Lock()
+        self.closed = closed
         self.ring: deque[FrameChunk] = deque()
         self.size = 0
         self.last = 0
         self.version = 0
         self.readers = 0
-        self.waiting: list[Waiting] = []
+        self.waiting: Waiting = {}
 
-    def push(self, chunk: FrameChunk) -> list["Waiting"]:
+    def push(self, chunk: FrameChunk) -> "Waiting":
         """Add a chunk; returns who waited for it."""
         with self.lock:
             self.ring.append(chunk)
@@ -88,13 +94,13 @@ class _Channel:
             self.last = chunk.last
             return self.stir()
 
-    def stir(self) -> list["Waiting"]:
+    def stir(self) -> "Waiting":
         self.version += 1
-        waiting, self.waiting = self.waiting, []
+        waiting, self.waiting = self.waiting, {}
         return waiting
 
 
-Waiting = tuple[asyncio.AbstractEventLoop, "asyncio.Future[bool]"]
+Waiting = dict["asyncio.Future[bool]", asyncio.AbstractEventLoop]
 
 
 class MemoryFeed:
@@ -113,21 +119,22 @@ class MemoryFeed:
 
     def publish(self, commits: Sequence[Committed]) -> None:
         """See `LiveFeed.publish`."""
-        waiting: list[Waiting] = []
+        waiting: Waiting = {}
         for commit in commits:
             channel = self._channels.get(commit.run_id)
             if channel is not None:
-                waiting += channel.push(FrameChunk(commit.run_id, commit.first_seq, commit.events))
+                waiting |= channel.push(FrameChunk(commit.run_id, commit.first_seq, commit.events))
+        _wake(waiting, True)
+        for commit in commits:
             if commit.control:
                 for listener in self._listeners:
                     listener(commit)
-        _wake(waiting, True)
 
     @contextmanager
     def subscribe(self, run_id: str) -> Iterator[MemorySubscription]:
         """See `LiveFeed.subscribe`."""
         with self._lock:
-            channel = self._channels.setdefault(run_id, _Channel())
+            channel = self._channels.setdefault(run_id, _Channel(closed=self.closing))
             channel.readers += 1
         try:
             yield MemorySubscription(channel)
@@ -148,14 +155,15 @@ class MemoryFeed:
             channels = list(self._channels.values())
         for channel in channels:
             with channel.lock:
+                channel.closed = True
                 waiting = channel.stir()
             _wake(waiting, False)
 
 
-def _wake(waiting: Sequence[Waiting], news: bool) -> None:
+def _wake(waiting: Waiting, news: bool) -> None:
     """Settle the futures, with one call for each event loop."""
     futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[bool]]] = {}
-    for loop, future in waiting:
+    for future, loop in waiting.items():
         futures.setdefault(loop, []).append(future)
     for loop, settled in futures.items():
         with suppress(RuntimeError):  # the loop is closed, and with it its readers

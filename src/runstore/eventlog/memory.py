@@ -7,12 +7,13 @@ from itertools import count
 import msgspec
 
 from runstore.core.codec import EncodedEvent, RecordedEvent
-from runstore.core.errors import RunstoreError
-from runstore.core.events import Queued, Started
+from runstore.core.errors import InvalidEvent, RunstoreError
+from runstore.core.events import CancelRequested, Queued, Started
 from runstore.core.ports import Committed, EventFilter, Head, LiveFeed, OpenRun
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
 from runstore.eventlog.control import is_control
-from runstore.eventlog.writer import CommitResult, Outcome, Writer
+from runstore.eventlog.queries import MAX_PAGE_BYTES
+from runstore.eventlog.writer import CommitResult, Writer
 
 
 class MemoryEventLog:
@@ -31,7 +32,8 @@ class MemoryEventLog:
         self._writer.wait_for_room(timeout_s)
 
     async def head(self, run_id: str) -> Head | None:
-        return self._store.heads.get(run_id)
+        with self._store.lock:
+            return self._store.heads.get(run_id)
 
     async def read(
         self,
@@ -42,11 +44,14 @@ class MemoryEventLog:
         limit: int = 1000,
         only: EventFilter | None = None,
     ) -> list[RecordedEvent]:
-        events = self._store.runs.get(run_id, [])[after:upto]
-        return [e for e in events if only is None or only.passes(e.type, e.ends)][:limit]
+        with self._store.lock:
+            events = self._store.runs.get(run_id, [])[after:upto]
+        return _page([e for e in events if only is None or only.passes(e.type, e.ends)], limit)
 
     async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
-        return self._store.log[after : after + limit]
+        with self._store.lock:
+            events = self._store.log[after : after + limit]
+        return _page(events, limit)
 
     async def open_runs(self, *, except_worker: str | None = None, limit: int = 2_000) -> list[OpenRun]:
         with self._store.lock:
@@ -74,54 +79,66 @@ class MemoryStore:
         self._positions = count(1)
 
     def commit(self, batch: Sequence[Append]) -> CommitResult:
-        outcomes: list[Outcome] = []
-        commits: list[Committed] = []
+        result = CommitResult([], [])
         with self.lock:
             for append in batch:
                 try:
-                    events = admit(self.heads.get(append.run_id, NOTHING), append)
+                    result.outcomes.append(self._store(append, result.commits))
                 except RunstoreError as refusal:
-                    outcomes.append(refusal)
-                    continue
-                commits += self._store(append.run_id, events)
-                outcomes.append(self.heads[append.run_id].seq)
-        return CommitResult(outcomes, commits)
+                    result.outcomes.append(refusal)
+                except msgspec.ValidationError as error:
+                    result.outcomes.append(InvalidEvent(f"the event cannot be stored: {error}"))
+        return result
 
     def close(self) -> None:
         """There is nothing to let go of."""
 
-    def _store(self, run_id: str, events: list[EncodedEvent]) -> list[Committed]:
-        if not events:
-            return []
-        head = self.heads.get(run_id, NOTHING)
-        self.heads[run_id] = advance(head, events)
-        for seq, event in enumerate(events, head.seq + 1):
-            recorded = RecordedEvent(
-                run_id,
-                seq,
-                next(self._positions),
-                event.type,
-                event.version,
-                event.ends,
-                event.at,
-                event.data,
-            )
-            self.log.append(recorded)
-            self.runs.setdefault(run_id, []).append(recorded)
-            self._control(run_id, event)
-        return [Committed(run_id, head.seq + 1, events, any(map(is_control, events)))]
+    def _store(self, append: Append, commits: list[Committed]) -> int:
+        """Store an append whole, or nothing of it."""
+        run_id = append.run_id
+        before = self.heads.get(run_id, NOTHING)
+        if not (events := admit(before, append)):
+            return before.seq
+        after, open_run = advance(before, events), self.open.get(run_id)
+        for event in events:
+            open_run = _follow(open_run, run_id, event)
+        recorded = [
+            RecordedEvent(run_id, seq, next(self._positions), e.type, e.version, e.ends, e.at, e.data)
+            for seq, e in enumerate(events, before.seq + 1)
+        ]
+        self.heads[run_id] = after
+        self.runs.setdefault(run_id, []).extend(recorded)
+        self.log += recorded
+        if open_run is None:
+            self.open.pop(run_id, None)
+        else:
+            self.open[run_id] = open_run
+        commits.append(Committed(run_id, before.seq + 1, events, any(map(is_control, events))))
+        return after.seq
 
-    def _control(self, run_id: str, event: EncodedEvent) -> None:
-        change = msgspec.structs.replace
-        if event.ends:
-            self.open.pop(run_id)
-        elif event.type == Queued.type:
-            self.open[run_id] = OpenRun(run_id, "queued", 0, 0, None, None, event.at)
-        elif event.type == Started.type:
-            run, started = self.open[run_id], msgspec.json.decode(event.data, type=Started)
-            self.open[run_id] = change(
-                run, status="running", attempt=started.attempt, worker_id=started.worker_id,
-                adoptions=run.adoptions + (started.reason == "adopted"),
-            )  # fmt: skip
-        elif self.heads[run_id].cancel_requested and self.open[run_id].cancel_at is None:
-            self.open[run_id] = change(self.open[run_id], cancel_at=event.at)
+
+def _follow(run: OpenRun | None, run_id: str, event: EncodedEvent) -> OpenRun | None:
+    """The run's row among the open runs after an event; None when it has none."""
+    change = msgspec.structs.replace
+    if event.type == Queued.type:
+        return OpenRun(run_id, "queued", 0, 0, None, None, event.at)
+    if event.ends or run is None:
+        return None
+    if event.type == Started.type:
+        started = msgspec.json.decode(event.data, type=Started)
+        return change(
+            run, status="running", attempt=started.attempt, worker_id=started.worker_id,
+            adoptions=run.adoptions + (started.reason == "adopted"),
+        )  # fmt: skip
+    if event.type == CancelRequested.type and run.cancel_at is None:
+        return change(run, cancel_at=event.at)
+    return run
+
+
+def _page(events: list[RecordedEvent], limit: int) -> list[RecordedEvent]:
+    size = 0
+    for length, event in enumerate(events[:limit], 1):
+        size += len(event.data)
+        if size >= MAX_PAGE_BYTES:
+            return events[:length]
+    return events[:limit]

@@ -5,7 +5,7 @@ Every run has a lane. Streamed text joins the last append of its lane, so that a
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from runstore.core.errors import LogUnavailable
 from runstore.core.events import STREAMED_TYPES, CancelRequested
@@ -48,8 +48,7 @@ class _Lane(_Load):
         last = self.appends[-1] if self.appends else None
         self.add(append)
         self.urgent += append.urgent
-        joins = last is not None and not (append.urgent or last.urgent) and last.attempt == append.attempt
-        if last is not None and joins and len(last.events) < MAX_JOINED:
+        if last is not None and _joins(append, last):
             last.events += append.events
             last.size += append.size
         else:
@@ -86,8 +85,6 @@ class PendingAppends:
         with self._news:
             if self._closed:
                 raise LogUnavailable("the log is closed")
-            if append.events[0].type == CancelRequested.type and append.run_id in self._lanes:
-                self._rearrange(append.run_id, _without_streamed(self._lanes[append.run_id].appends))
             lane = self._lanes.get(append.run_id) or _Lane()
             if not append.urgent and self._full(lane):
                 return False
@@ -105,6 +102,12 @@ class PendingAppends:
                 self._wakes.append(wake)
                 return
         wake()
+
+    def forget(self, wake: Callable[[], None]) -> None:
+        """Call `wake` no more: whoever waited has given up."""
+        with self._news:
+            if wake in self._wakes:
+                self._wakes.remove(wake)
 
     def take(self) -> list[Append]:
         """Wait for appends and take a batch: urgent lanes first, then a turn for each. Empty once closed."""
@@ -128,6 +131,9 @@ class PendingAppends:
                 if impatient:
                     taken += impatient
                     self._rearrange(run_id, [a for a in lane.appends if a.patient])
+            wakes, self._wakes = self._wakes, []
+        for wake in wakes:  # nothing may be left that the writer would take
+            wake()
         return taken
 
     def close(self) -> None:
@@ -178,13 +184,32 @@ class PendingAppends:
             self._lanes[run_id] = lane
 
 
-def _without_streamed(appends: Iterable[Append]) -> list[Append]:
-    """A run that is to stop need not first store what it was still saying."""
-    kept = []
-    for append in appends:
-        if not append.urgent:
-            append.events = [e for e in append.events if e.type not in STREAMED_TYPES]
-            append.size = sum(len(e.data) for e in append.events)
-        if append.events:
-            kept.append(append)
-    return kept
+def without_cancelled_text(batch: list[Append]) -> list[Append]:
+    """The batch without the text that a cancel overtook: a run that is to stop need not store it first.
+
+    Left out only here, as it is written: should the cancel not come to be stored, the text still is.
+    """
+    if not any(append.events[0].type == CancelRequested.type for append in batch):
+        return batch
+    kept: list[Append] = []
+    cancelled: set[str] = set()
+    for append in reversed(batch):
+        if append.events[0].type == CancelRequested.type:
+            cancelled.add(append.run_id)
+        elif append.run_id in cancelled and _is_text(append):
+            continue
+        kept.append(append)
+    return kept[::-1]
+
+
+def _joins(append: Append, last: Append) -> bool:
+    return (
+        _is_text(append)
+        and _is_text(last)
+        and last.attempt == append.attempt
+        and len(last.events) < MAX_JOINED
+    )
+
+
+def _is_text(append: Append) -> bool:
+    return not append.urgent and append.events[0].type in STREAMED_TYPES

@@ -94,5 +94,5 @@ def _matches(only: EventFilter) -> ColumnElement[bool]:
     return or_(
         _e.ends == 1,
         _e.type.in_(sorted(only.types)),
-        *(_e.type.startswith(prefix, autoescape=True) for prefix in only.prefixes),
+        *(func.substr(_e.type, 1, len(prefix)) == prefix for prefix in only.prefixes),  # LIKE ignores case
     )

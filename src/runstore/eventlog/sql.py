@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from runstore.core.codec import RecordedEvent
-from runstore.core.errors import RunstoreError
+from runstore.core.errors import LogUnavailable, RunstoreError
 from runstore.core.ports import EventFilter, Head, InlineProjection, LiveFeed, OpenRun
 from runstore.eventlog.control import read_open_runs
 from runstore.eventlog.dialects import PAGERS, READERS, SqliteDialect
@@ -85,7 +85,12 @@ class SqlEventLog:
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _run_in(self, pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(pool, self._query, function, arguments)
+        loop = asyncio.get_running_loop()
+        try:
+            reading = loop.run_in_executor(pool, self._query, function, arguments)
+        except RuntimeError:
+            raise LogUnavailable("the log is closed") from None
+        return await reading
 
     def _query(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         try:

@@ -81,8 +81,7 @@ class SqlStore:
     def _commit(self, batch: Sequence[Append]) -> CommitResult:
         connection = self._connect()
         self._dialect.begin_write(connection)
-        heads = self._current_heads(connection, batch)
-        outcomes, changes = _admit_all(heads, batch)
+        heads, outcomes, changes = self._admit(connection, batch)
         result = CommitResult(outcomes, [_committed(r, heads[r], events) for r, events in changes.items()])
         if changes:
             append_id = self._incarnation + next(self._batches).to_bytes(4, "big")
@@ -97,6 +96,20 @@ class SqlStore:
     def _connect(self) -> Connection:
         self._connection = self._connection or self._dialect.engine.connect()
         return self._connection
+
+    def _admit(
+        self, connection: Connection, batch: Sequence[Append]
+    ) -> tuple[dict[str, Head], list[Outcome], dict[str, list[EncodedEvent]]]:
+        """Judge by the heads that we know; but nobody is refused by those, only by the head as it is."""
+        heads = self._current_heads(connection, batch)
+        outcomes, changes = _admit_all(heads, batch)
+        refused = {a.run_id for a, o in zip(batch, outcomes, strict=True) if isinstance(o, RunstoreError)}
+        if not refused.isdisjoint(self._heads):
+            for run_id in refused:
+                self._heads.pop(run_id, None)
+            heads = self._current_heads(connection, batch)
+            outcomes, changes = _admit_all(heads, batch)
+        return heads, outcomes, changes
 
     def _current_heads(self, connection: Connection, batch: Sequence[Append]) -> dict[str, Head]:
         heads: dict[str, Head] = {}

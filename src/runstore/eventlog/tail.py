@@ -64,8 +64,8 @@ class Tail:
 
     async def _find_history(self) -> None:
         head = await self._log.head(self._run_id)
-        self._history = head.seq if head else 0
-        self.ended = head is None or (head.closed and self._cursor >= head.seq)
+        self._history = head.seq - head.deleted if head else 0  # the stream ends before a deletion marker
+        self.ended = head is None or (head.closed and self._cursor >= self._history)
 
     async def _replay(self) -> bytes:
         page = await self._log.read(
@@ -77,9 +77,13 @@ class Tail:
         return b"".join([frame(run, e.seq, e.type.encode(), e.at, e.data) for e in page])
 
     def _join(self, chunks: Sequence[Chunk]) -> bytes:
-        bodies = [chunk.body(self._cursor, self._only) for chunk in chunks]
-        self._cursor = chunks[-1].last
-        self.ended = chunks[-1].ends
+        bodies = []
+        for chunk in chunks:
+            bodies.append(chunk.body(self._cursor, self._only))
+            self._cursor = chunk.last
+            if chunk.ends:
+                self.ended = True
+                break
         return bodies[0] if len(bodies) == 1 else b"".join(bodies)
 
 

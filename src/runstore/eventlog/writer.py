@@ -16,10 +16,11 @@ from msgspec import Struct
 
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import InvalidEvent, LogUnavailable, RunstoreError
-from runstore.core.events import Custom, Event
+from runstore.core.events import Custom, Deleted, Event, Queued
 from runstore.core.ports import Committed, LiveFeed
 from runstore.eventlog.admission import Append, Waiter
-from runstore.eventlog.pending import PendingAppends
+from runstore.eventlog.control import is_control
+from runstore.eventlog.pending import PendingAppends, without_cancelled_text
 
 MAX_EVENTS_PER_APPEND = 1_000  # one append is one unit: it is stored whole or not at all
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # between two tries while the log is unavailable
@@ -89,6 +90,8 @@ class Writer:
         self, run_id: str, event: EncodedEvent, *, attempt: int, refused: Callable[[RunstoreError], None]
     ) -> bool:
         """See `EventLog.offer`."""
+        if is_control(event) or event.type == Deleted.type:
+            raise InvalidEvent(f"a {event.type} event is appended, not offered")
         size = len(event.data)
         return self._pending.put(
             Append(run_id, [event], None, attempt, patient=True, urgent=False, size=size, refused=refused)
@@ -105,7 +108,8 @@ class Writer:
         """See `EventLog.wait_for_room`."""
         room = threading.Event()
         self._pending.when_room(room.set)
-        room.wait(timeout_s)
+        if not room.wait(timeout_s):
+            self._pending.forget(room.set)
 
     async def close(self) -> None:
         """Commit what is queued and stop, within CLOSE_TIMEOUT_S when the log is unavailable. Safe twice."""
@@ -125,8 +129,9 @@ class Writer:
         """Commit a batch for good: wait while the log is unavailable, and leave out what cannot be stored."""
         pause = FIRST_RETRY_S
         while batch:
+            kept = without_cancelled_text(batch)
             try:
-                result = self._store.commit(batch)
+                result = self._store.commit(kept)
             except LogUnavailable as error:
                 batch = self._hold(batch, error, pause)
                 pause = min(2 * pause, LAST_RETRY_S)
@@ -135,8 +140,8 @@ class Writer:
                 return
             else:
                 self.unavailable = None
-                self._feed.publish(result.commits)
-                _acknowledge(batch, result.outcomes)
+                _shielded(self._feed.publish, result.commits)
+                _acknowledge(kept, result.outcomes)
                 return
         self.unavailable = None
 
@@ -145,12 +150,13 @@ class Writer:
         if self.unavailable is None:
             log.error("log_unavailable", error=str(error))
         self.unavailable = error
-        impatient = [append for append in batch if not append.patient] + self._pending.take_impatient()
-        _acknowledge(impatient, [LogUnavailable(str(error)) for _ in impatient])
+        patient = [append for append in batch if append.patient]
+        _fail([append for append in batch if not append.patient] + self._pending.take_impatient(), error)
         if self._stopping.wait(pause):
-            log.error("events_dropped", reason=str(error), runs=len({append.run_id for append in batch}))
+            log.error("events_dropped", reason=str(error), runs=len({append.run_id for append in patient}))
+            _fail([append for append in patient if append.waiter], error)
             return []
-        return [append for append in batch if append.patient]
+        return patient
 
     def _split(self, batch: list[Append], error: Exception) -> None:
         """Settle each run alone, so that one bad run never fails the others."""
@@ -174,6 +180,10 @@ def _encode_all(events: Sequence[Event | Custom]) -> list[EncodedEvent]:
     encoded = [encode(event) for event in events]
     if any(event.ends for event in encoded[:-1]):
         raise InvalidEvent("nothing can follow a terminal event in an append")
+    if any(event.type == Queued.type for event in encoded[1:]):
+        raise InvalidEvent(f"{Queued.type} can only be a run's first event")
+    if len(encoded) > 1 and any(event.type == Deleted.type for event in encoded):
+        raise InvalidEvent(f"{Deleted.type} is appended alone")
     return encoded
 
 
@@ -184,9 +194,21 @@ def _acknowledge(batch: Sequence[Append], outcomes: Sequence[Outcome]) -> None:
         if append.waiter is not None:
             answers[append.waiter.loop].append((append.waiter.future, outcome))
         elif append.refused is not None and isinstance(outcome, RunstoreError):
-            append.refused(outcome)
+            _shielded(append.refused, outcome)
     for loop, pairs in answers.items():
         _call(loop, _resolve, pairs)
+
+
+def _fail(batch: Sequence[Append], error: LogUnavailable) -> None:
+    _acknowledge(batch, [LogUnavailable(str(error)) for _ in batch])
+
+
+def _shielded(function: Callable[..., None], *arguments: object) -> None:
+    """What a listener or a producer's callback raises is its own fault: the writer writes on."""
+    try:
+        function(*arguments)
+    except Exception:
+        log.exception("callback_failed")
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:

@@ -1,0 +1,51 @@
+"""A reader of event streams that costs little, so that the server is what is measured."""
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+
+TOKEN = b"event: llm.token\n"
+ENDING = re.compile(rb"event: lifecycle\.(completed|failed|cancelled)\n")
+AT = re.compile(rb'"at":"([0-9T:.-]+)Z"')
+OVERLAP = 64  # bytes kept for a pattern that two reads share
+
+
+@dataclass
+class Stream:
+    """What one reader saw. Times are `time.time()`."""
+
+    asked_at: float = 0.0
+    first_token_at: float = 0.0
+    ended_at: float = 0.0
+    tokens: int = 0
+    events: int = 0
+    delays: list[float] = field(default_factory=list)  # seconds from an event's `at` to its arrival
+
+
+async def follow(port: int, method: str, path: str, body: bytes = b"", *, delays: bool = False) -> Stream:
+    """Send a request and read its event stream to the end of the run."""
+    seen = Stream(asked_at=time.time())
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+    writer.write(
+        b"%b %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+        % (method.encode(), path.encode(), len(body), body)
+    )
+    kept = b""
+    while part := await reader.read(1 << 18):
+        now = time.time()
+        text = kept + part
+        fresh = text.count(TOKEN) - kept.count(TOKEN)
+        seen.events += text.count(b"\nevent: ") - kept.count(b"\nevent: ")
+        if fresh and not seen.tokens:
+            seen.first_token_at = now
+        seen.tokens += fresh
+        if delays and (stamps := AT.findall(part)):
+            seen.delays.append(now - datetime.fromisoformat(stamps[-1].decode() + "+00:00").timestamp())
+        if ENDING.search(text):
+            break
+        kept = text[-OVERLAP:]
+    seen.ended_at = time.time()
+    writer.close()
+    return seen

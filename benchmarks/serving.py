@@ -1,0 +1,233 @@
+"""A real server, real strands agents, real HTTP: tokens, latencies, replay, many subscribers, memory."""
+
+import asyncio
+import itertools
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.client import Stream, follow
+from benchmarks.report import Report, milliseconds, percentile
+
+START_TIMEOUT_S = 30.0
+BODY = json.dumps({"input": "the quick brown fox jumps over the lazy dog"}).encode()
+CONFIG = """
+[agents.burst]
+model = "scripted"
+tokens = {burst}
+tokens_per_s = 0
+
+[agents.load]
+model = "scripted"
+tokens = 400
+tokens_per_s = 0
+
+[agents.paced]
+model = "scripted"
+tokens = {paced}
+tokens_per_s = 50
+
+[agents.long]
+model = "scripted"
+tokens = {long}
+tokens_per_s = 0
+
+[agents.slow]
+model = "scripted"
+tokens = 1000
+tokens_per_s = 0.2
+"""
+
+
+def run(quick: bool) -> Iterator[Report]:
+    """All against one server, one after the other; the client shares the machine."""
+    sizes = (
+        {"burst": 2_000, "paced": 25, "long": 10_000}
+        if quick
+        else {"burst": 20_000, "paced": 150, "long": 100_000}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "runstore.toml"
+        config.write_text(CONFIG.format(**sizes))
+        yield _starts(config)
+        with Server(config) as server:
+            asyncio.run(_streams(server, "load", 10))  # warm
+            yield _bursts(server)
+            yield _paced(server, quick)
+            yield _replay(server, sizes["long"])
+            yield _many_subscribers(server, 100 if quick else 1_000)
+            yield _memory(server, 100 if quick else 1_000)
+
+
+class Server:
+    """`runstore serve` on a free port, with a database beside its configuration."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+        self._log = config.parent / f"server-{next(self._numbers)}.log"
+
+    def __enter__(self) -> "Server":
+        with self._log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "runstore", "serve", "--port", "0", "--config", str(self._config),
+                 "--database-url", f"sqlite:///{self._config.parent / 'bench.db'}"],
+                stdout=output, stderr=output,
+            )  # fmt: skip
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not (found := re.search(r"url=http://127.0.0.1:(\d+)", self._log.read_text())):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(self._log.read_text())
+            time.sleep(0.002)
+        self.port = int(found[1])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+    def begin(self, agent: str) -> str:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/agents/{agent}/start", BODY, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request) as answer:
+            run_id: str = json.load(answer)["run_id"]
+        return run_id
+
+    def stop(self, run_id: str) -> None:
+        urllib.request.urlopen(
+            urllib.request.Request(f"http://127.0.0.1:{self.port}/runs/{run_id}/stop", method="POST")
+        ).close()
+
+    def resident_kib(self) -> int:
+        shown = subprocess.run(
+            ["ps", "-o", "rss=", "-p", str(self.process.pid)], capture_output=True, text=True, check=True
+        )
+        return int(shown.stdout)
+
+
+def _starts(config: Path) -> Report:
+    report = Report("Server start, until it listens", ("start", "ms"))
+    for kind in ("empty database", "existing database", "existing database"):
+        start = time.perf_counter()
+        with Server(config):
+            report.add(kind, (time.perf_counter() - start) * 1000)
+    return report
+
+
+def _bursts(server: Server) -> Report:
+    report = Report(
+        "Tokens delivered over HTTP, agents as fast as they go",
+        ("runs", "tokens each", "tokens/s", "first token p50", "p99"),
+        "From the first request to the last terminal event, every run followed by its own subscriber.",
+    )
+    for runs, agent in ((1, "burst"), (10, "load"), (50, "load"), (500, "load")):
+        streams, elapsed = asyncio.run(_streams(server, agent, runs))
+        first = [s.first_token_at - s.asked_at for s in streams]
+        total = sum(s.tokens for s in streams)
+        report.add(
+            str(runs), total / runs, total / elapsed,
+            milliseconds(percentile(first, 50)), milliseconds(percentile(first, 99)),
+        )  # fmt: skip
+    return report
+
+
+def _paced(server: Server, quick: bool) -> Report:
+    report = Report(
+        "Latency, agents at 50 tokens/s",
+        ("runs", "tokens/s", "first token p50", "p99", "append to client p50", "p99"),
+        "Append to client: from the event's own timestamp (a millisecond's resolution) to its arrival.",
+    )
+    for runs in (1, 10, 50) if quick else (1, 10, 50, 500):
+        streams, elapsed = asyncio.run(_streams(server, "paced", runs, delays=True))
+        first = [s.first_token_at - s.asked_at for s in streams]
+        delays = list(itertools.chain.from_iterable(s.delays for s in streams))
+        report.add(
+            str(runs), sum(s.tokens for s in streams) / elapsed,
+            milliseconds(percentile(first, 50)), milliseconds(percentile(first, 99)),
+            milliseconds(percentile(delays, 50)), milliseconds(percentile(delays, 99)),
+        )  # fmt: skip
+    return report
+
+
+def _replay(server: Server, tokens: int) -> Report:
+    report = Report(f"Replay of one closed run with {tokens:,} tokens", ("subscribers", "events/s in all"))
+    run_id = asyncio.run(_streams(server, "long", 1))[0] and _newest(server)
+    for subscribers in (1, 4):
+        rates = []
+        for _ in range(3):
+            start = time.perf_counter()
+            streams = asyncio.run(_follow(server, run_id, subscribers))
+            rates.append(sum(s.events for s in streams) / (time.perf_counter() - start))
+        report.add(str(subscribers), statistics.median(rates))
+    return report
+
+
+def _many_subscribers(server: Server, subscribers: int) -> Report:
+    report = Report(
+        "Many subscribers on one run at 50 tokens/s",
+        ("subscribers", "tokens/s in all", "append to client p50", "p99"),
+    )
+    run_id = server.begin("paced")
+    start = time.perf_counter()
+    streams = asyncio.run(_follow(server, run_id, subscribers, delays=True))
+    elapsed = time.perf_counter() - start
+    live = list(itertools.chain.from_iterable(s.delays[1:] for s in streams))  # the first is the replay
+    report.add(
+        str(subscribers), sum(s.tokens for s in streams) / elapsed,
+        milliseconds(percentile(live, 50)), milliseconds(percentile(live, 99)),
+    )  # fmt: skip
+    return report
+
+
+def _memory(server: Server, subscribers: int) -> Report:
+    report = Report("Memory of idle subscribers", ("subscribers", "KiB each", "server in all, MiB"))
+    run_id = server.begin("slow")
+
+    async def measure() -> tuple[int, int]:
+        before = server.resident_kib()
+        tasks = [
+            asyncio.create_task(follow(server.port, "GET", f"/runs/{run_id}/stream"))
+            for _ in range(subscribers)
+        ]
+        await asyncio.sleep(2 if subscribers > 100 else 1)
+        after = server.resident_kib()
+        server.stop(run_id)
+        await asyncio.gather(*tasks)
+        return before, after
+
+    before, after = asyncio.run(measure())
+    report.add(str(subscribers), f"{(after - before) / subscribers:.1f}", after / 1024)
+    return report
+
+
+async def _streams(
+    server: Server, agent: str, runs: int, *, delays: bool = False
+) -> tuple[list[Stream], float]:
+    start = time.perf_counter()
+    path = f"/agents/{agent}/stream"
+    streams = await asyncio.gather(
+        *(follow(server.port, "POST", path, BODY, delays=delays) for _ in range(runs))
+    )
+    return streams, time.perf_counter() - start
+
+
+async def _follow(server: Server, run_id: str, subscribers: int, *, delays: bool = False) -> list[Stream]:
+    path = f"/runs/{run_id}/stream"
+    return await asyncio.gather(
+        *(follow(server.port, "GET", path, delays=delays) for _ in range(subscribers))
+    )
+
+
+def _newest(server: Server) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/runs?limit=1") as answer:
+        run_id: str = json.load(answer)["data"][0]["run_id"]
+    return run_id

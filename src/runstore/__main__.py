@@ -1,0 +1,5 @@
+"""`python -m runstore`."""
+
+from runstore.cli import main
+
+main()

@@ -1,0 +1,191 @@
+"""The command line."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from runstore import __version__
+from runstore.core.errors import RunstoreError
+
+EXIT_CONFIG = 2
+
+app = typer.Typer(
+    name="runstore",
+    help="An event-sourced run store for LLM agents: every token is an event, and no run is lost.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+projections = typer.Typer(
+    help="State derived from the log: compare it, rebuild it, drop it.", no_args_is_help=True
+)
+app.add_typer(projections, name="projections")
+
+Config = Annotated[
+    Path | None,
+    typer.Option(envvar="RUNSTORE_CONFIG", help="Configuration file; ./runstore.toml if it is there."),
+]
+DatabaseUrl = Annotated[
+    str | None, typer.Option(envvar="RUNSTORE_DATABASE_URL", help="For example sqlite:///runstore.db.")
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"runstore {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str | None, typer.Option(envvar="RUNSTORE_HOST", help="Address to bind; loopback only.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(envvar="RUNSTORE_PORT", help="Port; 0 takes a free one.")
+    ] = None,
+    database_url: DatabaseUrl = None,
+    config: Config = None,
+    capacity: Annotated[
+        int | None, typer.Option(envvar="RUNSTORE_CAPACITY", help="Runs at once; more wait as queued.")
+    ] = None,
+    cancel_grace_s: Annotated[
+        float | None,
+        typer.Option(envvar="RUNSTORE_CANCEL_GRACE_S", help="Seconds from a stop to its ending."),
+    ] = None,
+    drain_s: Annotated[
+        float | None, typer.Option(envvar="RUNSTORE_DRAIN_S", help="Seconds for active runs on SIGTERM.")
+    ] = None,
+    heartbeat_s: Annotated[
+        float | None,
+        typer.Option(envvar="RUNSTORE_HEARTBEAT_S", help="Seconds between heartbeats of a stream."),
+    ] = None,
+) -> None:
+    """Serve the HTTP API and run agents.
+
+    Example: runstore serve --port 8082 --database-url sqlite:///runstore.db
+    """
+    from runstore.app import serve as run_server
+    from runstore.logs import configure_logs
+
+    configure_logs()
+    settings = _settings(
+        config, host=host, port=port, database_url=database_url, capacity=capacity,
+        cancel_grace_s=cancel_grace_s, drain_s=drain_s, heartbeat_s=heartbeat_s,
+    )  # fmt: skip
+    run_server(settings)
+
+
+@app.command()
+def demo(
+    config: Config = None,
+    agent: Annotated[str, typer.Option(help="The agent to tell the story with.")] = "demo",
+) -> None:
+    """Show, on a throw-away directory and real servers, that a run survives whatever happens to its clients.
+
+    Example: runstore demo --config runstore.toml --agent mine
+    """
+    from runstore.demo import run_demo
+
+    raise typer.Exit(run_demo(config, agent))
+
+
+@app.command()
+def migrate(database_url: DatabaseUrl = None, config: Config = None) -> None:
+    """Bring a database up to this release.
+
+    Example: runstore migrate --database-url sqlite:///runstore.db
+    """
+    from runstore.app import open_database
+    from runstore.migrations import HEAD
+
+    url = _settings(config, database_url=database_url).server.database_url
+    open_database(url)
+    typer.echo(f"{url}: schema {HEAD}")
+
+
+@projections.command()
+def rebuild(database_url: DatabaseUrl = None, config: Config = None) -> None:
+    """Rebuild the run list from the log while the system runs, and say what differed.
+
+    Example: runstore projections rebuild --database-url sqlite:///runstore.db
+    """
+    difference = _rebuild(config, database_url, swap=True)
+    typer.echo(f"runs: rebuilt from the log, {_said(difference)}")
+
+
+@projections.command()
+def verify(database_url: DatabaseUrl = None, config: Config = None) -> None:
+    """Compare the run list with the log; exit 1 when they differ.
+
+    Example: runstore projections verify --database-url sqlite:///runstore.db
+    """
+    difference = _rebuild(config, database_url, swap=False)
+    typer.echo(f"runs: {_said(difference)}")
+    if not difference.equal:
+        raise typer.Exit(1)
+
+
+@projections.command()
+def drop(database_url: DatabaseUrl = None, config: Config = None) -> None:
+    """Empty the run list. The log is untouched; `rebuild` brings the list back.
+
+    Example: runstore projections drop --database-url sqlite:///runstore.db
+    """
+    from runstore.app import drop_runs
+
+    rows = drop_runs(_settings(config, database_url=database_url).server.database_url)
+    typer.echo(f"runs: dropped {rows} rows")
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line and exit code 2, never a traceback."""
+    try:
+        app()
+    except RunstoreError as error:
+        typer.echo(f"runstore: {error}", err=True)
+        sys.exit(EXIT_CONFIG)
+
+
+def _settings(config: Path | None, **changes: Any) -> Any:
+    from msgspec.structs import replace
+
+    from runstore.settings import load_settings, override
+
+    settings = load_settings(config)
+    return replace(settings, server=override(settings.server, changes))
+
+
+def _rebuild(config: Path | None, database_url: str | None, *, swap: bool) -> Any:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from runstore.app import rebuild_runs
+
+    url = _settings(config, database_url=database_url).server.database_url
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("runs", total=None)
+
+        def progress(position: int, last: int) -> None:
+            bar.update(task, completed=position, total=last)
+
+        return rebuild_runs(url, progress, swap=swap)
+
+
+def _said(difference: Any) -> str:
+    if difference.equal:
+        return f"equal: {difference.rows} runs"
+    return (
+        f"different: {difference.missing} missing, {difference.wrong} wrong, {difference.extra} too many, "
+        f"of {difference.rows} runs"
+    )

@@ -1,0 +1,248 @@
+"""The story of a run that you can leave, told by real processes over real HTTP, each claim checked."""
+
+import itertools
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+from rich.console import Console
+
+TIMEOUT_S = 120.0  # of one step; a real model may take its time
+SHORT = "Count from 1 to 30"
+LONG = "Write a very long essay about space exploration"
+WORD = "Say 'BETA' five times"
+
+
+class ClaimFailed(Exception):
+    """Something that runstore promises did not hold."""
+
+
+class Frame(msgspec.Struct, frozen=True):
+    """One server-sent event, with the bytes that it came in."""
+
+    raw: bytes
+    event: dict[str, Any]
+
+    @property
+    def seq(self) -> int:
+        seq: int = self.event["seq"]
+        return seq
+
+
+class Server:
+    """A `runstore serve` of our own, on a free port, that may be killed."""
+
+    def __init__(self, folder: Path, config: Path | None) -> None:
+        self._folder = folder
+        self.database_url = f"sqlite:///{folder / 'demo.db'}"
+        self._arguments = ["--database-url", self.database_url, "--host", "127.0.0.1"]
+        self._arguments += ["--config", str(config)] if config else []
+        self._starts = itertools.count(1)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.http = httpx.Client(timeout=TIMEOUT_S)
+
+    def start(self) -> None:
+        path = self._folder / f"server-{next(self._starts)}.log"
+        with path.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "runstore", "serve", "--port", "0", *self._arguments],
+                stdout=output, stderr=output, cwd=self._folder,
+            )  # fmt: skip
+        deadline = time.monotonic() + TIMEOUT_S
+        while not (found := re.search(r"listening .*url=(\S+)", path.read_text())):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise ClaimFailed(f"the server did not start:\n{path.read_text()}")
+            time.sleep(0.02)
+        self.http.base_url = httpx.URL(found[1])
+
+    def kill(self) -> None:
+        """`kill -9`"""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(TIMEOUT_S)
+            self._process = None
+        self.http.close()
+
+    def run_command(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "runstore", *arguments, "--database-url", self.database_url],
+            capture_output=True, text=True, cwd=self._folder, timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise ClaimFailed(f"runstore {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done.stdout.strip()
+
+    def begin(self, agent: str, task: str) -> str:
+        answer = self.http.post(f"/agents/{agent}/start", json={"input": task})
+        if answer.status_code != 202:
+            raise ClaimFailed(f"starting a run of {agent!r}: {answer.status_code} {answer.text}")
+        run_id: str = answer.json()["run_id"]
+        return run_id
+
+    def frames(self, run_id: str, after: int = 0) -> Iterator[Frame]:
+        """The run's stream; breaking off the iteration cuts the connection."""
+        with self.http.stream(
+            "GET", f"/runs/{run_id}/stream", headers={"Last-Event-ID": str(after)}
+        ) as answer:
+            buffer = b""
+            for part in answer.iter_raw():
+                *whole, buffer = (buffer + part).split(b"\n\n")
+                yield from map(_frame, whole)
+
+
+class Story:
+    """Tells the steps and keeps count of what held."""
+
+    def __init__(self, console: Console, server: Server, agent: str) -> None:
+        self._console = console
+        self._server = server
+        self._agent = agent
+
+    def tell(self) -> None:
+        self._reconnect()
+        self._two_at_once()
+        self._kill()
+        self._rebuild()
+
+    def claim(self, text: str, holds: bool, detail: str = "") -> None:
+        if not holds:
+            raise ClaimFailed(f"{text}\n  {detail}")
+        self._console.print(f"[green]✓[/] {text}", highlight=False)
+
+    def step(self, title: str) -> None:
+        self._console.print(f"\n[bold]{title}[/]", highlight=False)
+
+    def _reconnect(self) -> None:
+        self.step("1. Lose the connection, come back, miss nothing")
+        run_id = self._server.begin(self._agent, SHORT)
+        before = take_until_tokens(self._server.frames(run_id), 3)
+        self.claim(
+            f"the stream was cut in the middle of the run, after seq {before[-1].seq}", not ended(before)
+        )
+        after = list(self._server.frames(run_id, before[-1].seq))
+        seqs = [frame.seq for frame in before + after]
+        self.claim(
+            f"Last-Event-ID {before[-1].seq} brought the rest: seq 1 to {seqs[-1]}, each exactly once",
+            seqs == list(range(1, len(seqs) + 1)) and ended(after), f"got {seqs}",
+        )  # fmt: skip
+        replay = b"".join(frame.raw for frame in self._server.frames(run_id))
+        joined = b"".join(frame.raw for frame in before + after)
+        self.claim("the two parts are byte for byte one uncut replay", joined == replay)
+
+    def _two_at_once(self) -> None:
+        self.step("2. Two runs at once")
+        essay = self._server.begin(self._agent, LONG)
+        words = self._server.begin(self._agent, WORD)
+        self.claim("both run", bool(take_until_tokens(self._server.frames(essay), 1)))
+        answer = self._server.http.post(f"/runs/{essay}/stop")
+        self.claim("stopping one is accepted (202)", answer.status_code == 202, answer.text)
+        streams = {run_id: list(self._server.frames(run_id)) for run_id in (essay, words)}
+        strangers = [
+            f.event for run_id, frames in streams.items() for f in frames if f.event["run_id"] != run_id
+        ]
+        self.claim("no stream carries an event of the other run", not strangers, str(strangers[:3]))
+        if self._scripted():
+            mixed = "BETA" in said(streams[essay]) or set(said(streams[words]).split()) != {"BETA"}
+            self.claim("no stream carries a word of the other run", not mixed, said(streams[words]))
+        states = {run_id: self._server.http.get(f"/runs/{run_id}").json()["status"] for run_id in streams}
+        self.claim(
+            "the stopped run ended 'stopped', the other 'success'",
+            states == {essay: "stopped", words: "success"}, str(states),
+        )  # fmt: skip
+
+    def _kill(self) -> None:
+        self.step("3. kill -9 the server in the middle of a run")
+        run_id = self._server.begin(self._agent, SHORT)
+        seen = []
+        with suppress(httpx.RemoteProtocolError, httpx.ReadError):  # it breaks under us: that is the point
+            for frame in self._server.frames(run_id):
+                seen.append(frame)
+                if len(tokens(seen)) == 5:
+                    self._server.kill()
+                    break
+        self.claim(f"a client had seen {seen[-1].seq} events when the server died", not ended(seen))
+        self._server.start()
+        rest = list(self._server.frames(run_id, seen[-1].seq))
+        replay = b"".join(frame.raw for frame in self._server.frames(run_id))
+        joined = b"".join(frame.raw for frame in seen + rest)
+        self.claim("all that it had seen is there after the restart, byte for byte", joined == replay)
+        self.claim(
+            f"the run went on in a new attempt and its subscriber got the ending: {rest[-1].event['type']}",
+            ended(rest) and any(f.event["type"] == "lifecycle.started" for f in rest),
+        )  # fmt: skip
+
+    def _rebuild(self) -> None:
+        self.step("4. Drop the run list, rebuild it from the log")
+        before = self._server.http.get("/runs").content
+        self._server.run_command("projections", "drop")
+        empty = self._server.http.get("/runs").json()["data"]
+        self.claim("the run list is gone", empty == [], str(empty))
+        told = self._server.run_command("projections", "rebuild")
+        after = self._server.http.get("/runs").content
+        self.claim(
+            f"rebuilt, it is byte for byte the same ({told})", before == after, f"{before!r}\n  {after!r}"
+        )
+        self.claim(self._server.run_command("projections", "verify"), True)
+
+    def _scripted(self) -> bool:
+        agents = self._server.http.get("/agents").json()["data"]
+        return any(agent["name"] == self._agent and agent.get("model") == "scripted" for agent in agents)
+
+
+def run_demo(config: Path | None, agent: str) -> int:
+    """Tell the story; returns the exit code: 0 only if every claim held."""
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="runstore-demo-", ignore_cleanup_errors=True) as folder:
+        server = Server(Path(folder), config.resolve() if config else None)
+        try:
+            server.start()
+            Story(console, server, agent).tell()
+        except (ClaimFailed, httpx.HTTPError) as error:
+            console.print(f"[red]✗[/] {str(error) or type(error).__name__}", highlight=False)
+            return 1
+        finally:
+            server.stop()
+    console.print("\n[bold green]Every claim held.[/]")
+    return 0
+
+
+def take_until_tokens(frames: Iterator[Frame], count: int) -> list[Frame]:
+    taken: list[Frame] = []
+    for frame in frames:
+        taken.append(frame)
+        if len(tokens(taken)) == count:
+            break
+    return taken
+
+
+def tokens(frames: list[Frame]) -> list[str]:
+    return [frame.event["data"]["text"] for frame in frames if frame.event["type"] == "llm.token"]
+
+
+def said(frames: list[Frame]) -> str:
+    return "".join(tokens(frames))
+
+
+def ended(frames: list[Frame]) -> bool:
+    endings = ("lifecycle.completed", "lifecycle.failed", "lifecycle.cancelled")
+    return bool(frames) and frames[-1].event["type"] in endings
+
+
+def _frame(block: bytes) -> Frame:
+    lines = [line for line in block.split(b"\n") if not line.startswith(b":")]  # heartbeats
+    data = next(line.removeprefix(b"data: ") for line in lines if line.startswith(b"data: "))
+    return Frame(b"\n".join(lines) + b"\n\n", msgspec.json.decode(data))

@@ -1,0 +1,76 @@
+"""Errors become answers here, and only here: `{"error": {"code", "message"}}` with the right status."""
+
+from typing import Any
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runstore.core import errors
+from runstore.http.json import json_response
+
+STATUS: dict[type[errors.RunstoreError], int] = {
+    errors.RunNotFound: 404,
+    errors.AgentNotFound: 404,
+    errors.RunDeleted: 410,
+    errors.RunActive: 409,
+    errors.AppendRefused: 409,
+    errors.InvalidCursor: 400,
+    errors.InvalidEvent: 400,
+    errors.EventTooLarge: 413,
+    errors.LogUnavailable: 503,
+}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+log = structlog.get_logger(__name__)
+
+
+class BadRequest(errors.RunstoreError):
+    """The request cannot be understood."""
+
+    code = "bad_request"
+
+    def __init__(self, message: str, *, code: str = "bad_request", status: int = 400) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+def error_response(status: int, code: str, message: str, headers: Any = None, **details: Any) -> Response:
+    return json_response({"error": {"code": code, "message": message, **details}}, status, headers)
+
+
+async def on_runstore_error(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status", None) or next(
+        (STATUS[cls] for cls in type(error).__mro__ if cls in STATUS), 500
+    )
+    if status == 500 or not isinstance(error, errors.RunstoreError):
+        return await on_unexpected(request, error)
+    details = {"head": error.head} if isinstance(error, errors.AppendRefused) else {}
+    headers = {"Retry-After": "1"} if status == 503 else None
+    return error_response(status, error.code, str(error), headers, **details)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        return await on_unexpected(request, error)
+    code = HTTP_CODES.get(error.status_code, "http_error")
+    message = {
+        404: f"there is nothing at {request.url.path}",
+        405: f"{request.method} is not allowed at {request.url.path}",
+    }.get(error.status_code, error.detail)
+    return error_response(error.status_code, code, message, error.headers)
+
+
+async def on_unexpected(request: Request, error: Exception) -> Response:
+    """A defect of ours: the log gets the traceback, the client does not."""
+    log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
+    return error_response(500, "internal_error", "the server failed; its log says why")
+
+
+EXCEPTION_HANDLERS = {
+    errors.RunstoreError: on_runstore_error,
+    HTTPException: on_http_exception,
+    Exception: on_unexpected,
+}

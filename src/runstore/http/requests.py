@@ -1,0 +1,150 @@
+"""What comes in, checked: bodies, query parameters, cursors. Whatever is wrong is named, with status 4xx."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+
+from runstore.core.events import EVENT_CLASSES
+from runstore.core.ports import EventFilter
+from runstore.http.errors import BadRequest
+
+MAX_BODY_BYTES = 8 << 20  # a request's body; one event of it is bounded by MAX_EVENT_BYTES
+MAX_CURSOR_DIGITS = 18  # a seq is a 64-bit number
+FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {"custom."}
+
+T = TypeVar("T")
+
+
+async def read_body(request: Request, cls: type[T], *, optional: bool = False) -> T:
+    """The request's JSON body as `cls`.
+
+    Raises:
+        BadRequest: 415 no JSON by its type, 413 too large, 400 anything else that is wrong with it.
+    """
+    body = await _read_bytes(request)
+    if not body and optional:
+        return cls()
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise BadRequest(
+            f"the body must be application/json, not {kind or 'of no type'}",
+            code="unsupported_media_type",
+            status=415,
+        )
+    try:
+        return msgspec.json.decode(body, type=cls)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"the body is not as it should be: {error}", code="invalid_body") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from error
+
+
+async def _read_bytes(request: Request) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise BadRequest(
+                f"the body is larger than {MAX_BODY_BYTES:,} bytes", code="body_too_large", status=413
+            )
+        parts.append(part)
+    return b"".join(parts)
+
+
+def check_parameters(request: Request, allowed: Sequence[str]) -> None:
+    """Refuse query parameters that this route does not know, and those given twice."""
+    for name in request.query_params:
+        if name not in allowed:
+            known = ", ".join(allowed) or "none"
+            raise BadRequest(
+                f"unknown query parameter {name[:50]!r}; known: {known}", code="unknown_parameter"
+            )
+        if len(request.query_params.getlist(name)) > 1:
+            raise BadRequest(f"query parameter {name!r} is given more than once", code="invalid_parameter")
+
+
+def read_number(request: Request, name: str, default: int, low: int, high: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not _is_number(text) or not low <= int(text) <= high:
+        raise BadRequest(
+            f"{name}={text[:50]!r} must be a whole number from {low} to {high}", code="invalid_parameter"
+        )
+    return int(text)
+
+
+def read_seconds(request: Request, name: str, high: float) -> float:
+    text = request.query_params.get(name)
+    if text is None:
+        return 0
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds <= high:
+        raise BadRequest(f"{name}={text[:50]!r} must be seconds from 0 to {high:g}", code="invalid_parameter")
+    return seconds
+
+
+def read_time(request: Request, name: str) -> int | None:
+    """A time as milliseconds since 1970."""
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    try:
+        at = msgspec.convert(text.replace(" ", "+"), datetime)  # a '+' that was not escaped in the URL
+    except msgspec.ValidationError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise BadRequest(
+            f"{name}={text[:50]!r} must be a time with its zone, as 2026-11-20T10:00:00Z",
+            code="invalid_parameter",
+        )
+    return int(at.timestamp() * 1000)
+
+
+def read_choice(request: Request, name: str, choices: Sequence[str]) -> str | None:
+    text = request.query_params.get(name)
+    if text is not None and text not in choices:
+        raise BadRequest(
+            f"{name}={text[:50]!r} must be one of {', '.join(choices)}", code="invalid_parameter"
+        )
+    return text
+
+
+def read_cursor(request: Request) -> int:
+    """Where a reader left off: `Last-Event-ID`, else `?after=`, else the beginning."""
+    text = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
+    if not _is_number(text):
+        raise BadRequest(
+            f"the cursor {text[:50]!r} is no seq: it must be a whole number", code="invalid_cursor"
+        )
+    return int(text)
+
+
+def read_filter(request: Request) -> EventFilter | None:
+    """`?types=llm.token,lifecycle.*`"""
+    text = request.query_params.get("types")
+    if text is None:
+        return None
+    types, prefixes = set(), set()
+    for name in text.split(","):
+        if name in EVENT_CLASSES or (name.startswith("custom.") and not name.endswith("*")):
+            types.add(name)
+        elif name.endswith(".*") and any(name.startswith(family) for family in FAMILIES):
+            prefixes.add(name.removesuffix("*"))
+        else:
+            known = ", ".join([*EVENT_CLASSES, *sorted(f"{family}*" for family in FAMILIES)])
+            raise BadRequest(
+                f"types: unknown event type {name[:50]!r}; known: {known}", code="invalid_parameter"
+            )
+    return EventFilter(frozenset(types), tuple(sorted(prefixes)))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= MAX_CURSOR_DIGITS

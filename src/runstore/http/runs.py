@@ -1,0 +1,220 @@
+"""Runs: read, list, follow, stop, add to, delete."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from msgspec import UNSET, Struct, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from runstore.core.codec import ENCODER_VERSION, RecordedEvent, envelope, timestamp
+from runstore.core.errors import InvalidCursor, LogUnavailable, RunNotFound
+from runstore.core.events import Custom
+from runstore.core.ids import parse_run_id
+from runstore.core.ports import EventFilter
+from runstore.core.run import STATUSES, Run
+from runstore.http.errors import BadRequest
+from runstore.http.json import json_response
+from runstore.http.requests import (
+    check_parameters,
+    read_body,
+    read_choice,
+    read_cursor,
+    read_filter,
+    read_number,
+    read_seconds,
+    read_time,
+)  # fmt: skip
+from runstore.http.sse import EventStream, nothing_left
+from runstore.http.users import user_of
+from runstore.projections.runs import RunQuery
+from runstore.store import RunAt, RunStore
+
+MAX_PAGE = 1_000  # runs or events of one page
+MAX_WAIT_S = 300.0  # of ?wait=
+MAX_REASON = 200  # characters
+NDJSON = "application/x-ndjson"
+
+
+class RunRecord(Struct, frozen=True):
+    """A run as the API shows it. `created_at`, `started_at`, `completed_at`: RFC 3339, UTC."""
+
+    run_id: str
+    user_id: str
+    agent_name: str
+    session_id: str | None
+    status: str
+    cancel_requested: bool
+    created_at: str
+    started_at: str | None
+    completed_at: str | None
+    attempt: int
+    result: dict[str, Any] | None
+    error: str | None
+    error_code: str | None
+    reason: str | None
+    forced: bool
+    superseded_by: str | None
+    parent_run_id: str | None
+    usage: dict[str, int]
+    metadata: dict[str, Any]
+    last_seq: int | UnsetType = UNSET  # of a single run; a list does not read every log
+
+
+class StopBody(Struct, frozen=True, forbid_unknown_fields=True):
+    reason: str = "user"
+
+
+class ExternalEvent(Struct, frozen=True, forbid_unknown_fields=True):
+    type: str
+    data: Any = None
+
+
+class AppendBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """One event, or several that are stored together or not at all."""
+
+    type: str | UnsetType = UNSET
+    data: Any = None
+    events: list[ExternalEvent] | UnsetType = UNSET
+    expected_seq: int | None = None
+
+
+class RunRoutes:
+    """The routes below `/runs`."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+
+    async def list(self, request: Request) -> Response:
+        check_parameters(request, ("status", "agent", "session_id", "since", "until", "limit", "after"))
+        limit = read_number(request, "limit", 100, 1, MAX_PAGE)
+        after = request.query_params.get("after")
+        user = user_of(request)
+        runs = await self._store.find(
+            RunQuery(
+                user_id=None if user.admin else user.user_id,
+                status=read_choice(request, "status", STATUSES),  # type: ignore[arg-type]
+                agent=request.query_params.get("agent"),
+                session_id=request.query_params.get("session_id"),
+                since=read_time(request, "since"),
+                until=read_time(request, "until"),
+                before=_list_cursor(after) if after is not None else None,
+                limit=limit + 1,
+            )
+        )
+        page = runs[:limit]
+        following = page[-1].run_id if len(runs) > limit else None
+        return json_response({"data": [record(run) for run in page], "next": following})
+
+    async def get(self, request: Request) -> Response:
+        check_parameters(request, ("at", "wait"))
+        at = read_number(request, "at", 0, 1, 10**18) or None
+        wait_s = read_seconds(request, "wait", MAX_WAIT_S)
+        return record_response(await self._store.get(_run_id(request), at=at, wait_s=wait_s))
+
+    async def events(self, request: Request) -> Response:
+        check_parameters(request, ("after", "limit", "types"))
+        run_id, after, only = _run_id(request), read_cursor(request), read_filter(request)
+        head = await self._store.head(run_id)
+        _check_cursor(after, head.seq, run_id)
+        if NDJSON in request.headers.get("accept", ""):
+            limit = read_number(request, "limit", 10**18, 1, 10**18)
+            return StreamingResponse(self._lines(run_id, after, limit, only), media_type=NDJSON)
+        limit = read_number(request, "limit", 100, 1, MAX_PAGE)
+        headers = {}
+        if head.closed:
+            headers["ETag"] = f'"{run_id}.{head.seq}.{after}.{limit}.{_tag(only)}.v{ENCODER_VERSION}"'
+            if headers["ETag"] in request.headers.get("if-none-match", ""):
+                return Response(status_code=304, headers=headers)
+        page = await self._store.events(run_id, after=after, limit=limit, only=only)
+        following = b"%d" % page[-1].seq if page and page[-1].seq < head.seq else b"null"
+        body = b'{"data":[%b],"next":%b}' % (b",".join(map(_line, page)), following)
+        return Response(body, headers=headers, media_type="application/json")
+
+    async def stream(self, request: Request) -> Response:
+        check_parameters(request, ("after", "types"))
+        run_id, after, only = _run_id(request), read_cursor(request), read_filter(request)
+        try:
+            head = await self._store.head(run_id)
+        except LogUnavailable:
+            pass  # an error would end an EventSource for ever; the stream idles until the log is back
+        else:
+            _check_cursor(after, head.seq, run_id)
+            if head.closed and after == head.seq:
+                return nothing_left()
+        return EventStream(self._store.tail(run_id, after=after, only=only))
+
+    async def stop(self, request: Request) -> Response:
+        check_parameters(request, ())
+        run_id = _run_id(request)
+        body = await read_body(request, StopBody, optional=True)
+        if not 0 < len(body.reason) <= MAX_REASON:
+            raise BadRequest(f"$.reason must have 1 to {MAX_REASON} characters", code="invalid_body")
+        stopping = await self._store.stop(run_id, by=user_of(request).user_id, reason=body.reason)
+        return record_response(await self._store.get(run_id), 202 if stopping else 200)
+
+    async def append(self, request: Request) -> Response:
+        check_parameters(request, ())
+        run_id = _run_id(request)
+        body = await read_body(request, AppendBody)
+        if (body.type is UNSET) == (body.events is UNSET):
+            raise BadRequest("the body must have either `type` or `events`", code="invalid_body")
+        given = body.events or [] if body.type is UNSET else [ExternalEvent(body.type, body.data)]
+        events = [Custom(event.type, event.data) for event in given]
+        last_seq = await self._store.append(run_id, events, expected_seq=body.expected_seq)
+        return json_response({"run_id": run_id, "last_seq": last_seq}, 201)
+
+    async def delete(self, request: Request) -> Response:
+        check_parameters(request, ())
+        await self._store.delete(_run_id(request), by=user_of(request).user_id)
+        return Response(status_code=204)
+
+    async def _lines(
+        self, run_id: str, after: int, limit: int, only: EventFilter | None
+    ) -> AsyncIterator[bytes]:
+        left = limit
+        while left and (
+            page := await self._store.events(run_id, after=after, limit=min(left, MAX_PAGE), only=only)
+        ):
+            yield b"".join([_line(event) + b"\n" for event in page])
+            after, left = page[-1].seq, left - len(page)
+
+
+def record(run: Run, last_seq: int | UnsetType = UNSET) -> RunRecord:
+    return RunRecord(
+        run_id=run.run_id, user_id=run.user_id, agent_name=run.agent_name, session_id=run.session_id,
+        status=run.status, cancel_requested=run.cancel_requested, created_at=timestamp(run.created_at),
+        started_at=timestamp(run.started_at) if run.started_at is not None else None,
+        completed_at=timestamp(run.completed_at) if run.completed_at is not None else None,
+        attempt=run.attempt, result=run.result, error=run.error, error_code=run.error_code, reason=run.reason,
+        forced=run.forced, superseded_by=run.superseded_by, parent_run_id=run.parent_run_id, usage=run.usage,
+        metadata=run.metadata, last_seq=last_seq,
+    )  # fmt: skip
+
+
+def record_response(found: RunAt, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return json_response(record(found.run, found.last_seq), status, headers)
+
+
+def _run_id(request: Request) -> str:
+    return parse_run_id(request.path_params["run_id"])
+
+
+def _check_cursor(after: int, head: int, run_id: str) -> None:
+    if after > head:
+        raise InvalidCursor(f"the cursor {after} is ahead of run {run_id}, whose last seq is {head}")
+
+
+def _list_cursor(text: str) -> str:
+    try:
+        return parse_run_id(text)
+    except RunNotFound:
+        raise BadRequest("after must be the `next` of an earlier page", code="invalid_cursor") from None
+
+
+def _tag(only: EventFilter | None) -> str:
+    return "" if only is None else ",".join([*sorted(only.types), *only.prefixes])
+
+
+def _line(event: RecordedEvent) -> bytes:
+    return envelope(event.run_id.encode(), event.seq, event.type.encode(), event.at, event.data)

@@ -1,0 +1,65 @@
+"""uvicorn, taught to end: open streams are closed first, a second signal stops at once."""
+
+import os
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from runstore.http.sse import ClientStuck
+
+GRACEFUL_S = 2  # for requests in flight when the process is told to stop; clients that never read are cut
+BACKLOG = 2_048  # connections that wait to be accepted
+
+log = structlog.get_logger(__name__)
+
+
+class Server(uvicorn.Server):
+    """Serves an app. `closing` is called when the server is told to stop, so that streams may end."""
+
+    def __init__(self, app: ASGIApp, closing: Callable[[], None], started: Callable[[], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                self._cut_stuck(app),
+                http="httptools",
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=GRACEFUL_S,
+                backlog=BACKLOG,
+            )
+        )
+        self._closing = closing
+        self._on_started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._closing()
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            os._exit(128 + sig)
+        self.should_exit = True
+
+    def _cut_stuck(self, app: ASGIApp) -> ASGIApp:
+        """Abort the connection of a client that reads nothing: closing it politely would wait for it."""
+
+        async def cut_stuck(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            except ClientStuck:
+                log.info("client_cut", client=scope.get("client"), path=scope["path"])
+                for connection in list(self.server_state.connections):
+                    if getattr(connection, "client", None) == scope["client"]:
+                        connection.transport.abort()
+
+        return cut_stuck

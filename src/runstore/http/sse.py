@@ -1,0 +1,70 @@
+"""Server-sent events (WHATWG HTML, 9.2), by hand: a tail's bytes are the response's bytes."""
+
+import asyncio
+from collections.abc import Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from runstore.eventlog.tail import Tail
+
+HEARTBEAT = b":\n"  # a comment without a blank line: clients would take an empty frame for an event
+SEND_TIMEOUT_S = 30.0  # a client that has not read for so long is cut off
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+MEDIA_TYPE = "text/event-stream"
+
+
+class ClientStuck(Exception):
+    """The client keeps its connection open and reads nothing. The server aborts the connection."""
+
+
+class EventStream(Response):
+    """Follows a run until it ends, the client goes, or the server closes. The run does not notice."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, tail: Tail, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(headers={**HEADERS, **(headers or {})})
+        del self.headers["content-length"]
+        self._tail = tail
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+            return
+        pump = asyncio.create_task(self._pump(send))
+        gone = asyncio.create_task(_disconnected(receive))
+        try:
+            await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not pump.done():
+                pump.cancel()
+            await asyncio.wait({pump, gone})
+        if not pump.cancelled():
+            pump.result()
+
+    async def _pump(self, send: Send) -> None:
+        await _send(send, HEARTBEAT)  # shows at once that the stream is open, also through a proxy
+        async for frames in self._tail.frames():
+            await _send(send, frames or HEARTBEAT)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def nothing_left() -> Response:
+    """204 at the end of a closed run. The type keeps clients quiet that look for it whatever the status."""
+    return Response(status_code=204, headers=HEADERS, media_type=MEDIA_TYPE)
+
+
+async def _send(send: Send, body: bytes) -> None:
+    try:
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+    except TimeoutError:
+        raise ClientStuck from None
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,187 @@
+"""The agents that this process can run, as its configuration names them."""
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+from weakref import WeakSet
+
+import msgspec
+from msgspec import Struct
+
+from runstore.core.errors import AgentError, AgentNotFound, ConfigError
+from runstore.core.ports import Agent, RunContext
+from runstore.runtime.generator_agent import GeneratorAgent
+from runstore.runtime.strands_models import MODEL_NAMES, SCRIPTED
+from runstore.runtime.user_code import REFERENCE, call, in_thread, load
+
+AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # no slash: that divides an agent's path
+MAX_TOKENS = 10_000_000  # of one scripted answer
+MAX_TOKENS_PER_S = 1_000_000
+MAX_RUN_TIMEOUT_S = 30 * 24 * 3600
+SECRET_KEY = re.compile(
+    r"api_?key|access_?key|private_?key|secret|passw|credential|authorization|bearer|cookie|(^|_)(token|key)$"
+)
+URL_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+NO_LLM = "This is no LLM: a script says the words of the input."
+
+
+def _check_range(name: str, value: float | None, least: float, most: float) -> None:
+    if value is not None and not least <= value <= most:
+        raise ValueError(f"`{name}` must be from {least:g} to {most:,}")
+
+
+class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One `[agents.name]` table: a model with its settings, or a factory that builds the agent."""
+
+    model: str | None = None
+    model_args: dict[str, Any] = {}
+    system_prompt: str | None = None
+    tools: list[str] = []  # package.module:function
+    factory: str | None = None  # package.module:function
+    tokens: int | None = None  # scripted: exactly so many llm.token events
+    tokens_per_s: float | None = None  # scripted; 0 or nothing: as fast as they go
+    description: str | None = None
+    run_timeout_s: float | None = None
+    on_worker_lost: Literal["resume", "restart", "fail"] = "resume"
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.factory is None):
+            raise ValueError("an agent needs a `model` or a `factory`, and not both")
+        if self.model is not None and self.model not in MODEL_NAMES:
+            raise ValueError(f"there is no model {self.model!r}; there are {', '.join(MODEL_NAMES)}")
+        self._check_that_nothing_is_ignored()
+        for reference in (*self.tools, *([self.factory] if self.factory is not None else [])):
+            if not REFERENCE.fullmatch(reference):
+                raise ValueError(f"{reference!r} must be of the form 'package.module:function'")
+        _check_range("tokens", self.tokens, 1, MAX_TOKENS)
+        _check_range("tokens_per_s", self.tokens_per_s, 0, MAX_TOKENS_PER_S)
+        _check_range("run_timeout_s", self.run_timeout_s, 0.001, MAX_RUN_TIMEOUT_S)
+
+    def _check_that_nothing_is_ignored(self) -> None:
+        if self.model != SCRIPTED and (self.tokens is not None or self.tokens_per_s is not None):
+            raise ValueError(f"`tokens` and `tokens_per_s` are for model = {SCRIPTED!r} only")
+        if self.model == SCRIPTED and self.model_args:
+            raise ValueError("the scripted model takes no `model_args`, only `tokens` and `tokens_per_s`")
+        for setting in ("model_args", "system_prompt", "tools"):
+            if self.factory is not None and getattr(self, setting):
+                raise ValueError(f"`{setting}` is for agents with a `model`; a factory sets it itself")
+
+
+BUILT_IN: dict[str, AgentSpec] = {
+    "demo": AgentSpec(model=SCRIPTED, tokens_per_s=20, description="A demonstration that needs no key.")
+}
+
+
+class AgentCatalog:
+    """All agents, by name: the built-in `demo`, and the configured ones, which may replace it.
+
+    Raises:
+        ConfigError: a name that cannot stand in a URL and in an agent's path.
+    """
+
+    def __init__(self, specs: Mapping[str, AgentSpec]) -> None:
+        for name in specs:
+            if not AGENT_NAME.fullmatch(name):
+                raise ConfigError(
+                    f"agent name {name[:100]!r} must be 1 to 64 letters, digits, '_', '.' or '-', "
+                    "beginning with a letter or digit"
+                )
+        self._specs = {**BUILT_IN, **specs}
+        self._taken: WeakSet[Any] = WeakSet()  # strands agents that a run has had
+
+    def names(self) -> list[str]:
+        return sorted(self._specs)
+
+    def spec(self, name: str) -> AgentSpec:
+        """One agent's settings.
+
+        Raises:
+            AgentNotFound: it has none; the message names those that have.
+        """
+        try:
+            return self._specs[name]
+        except KeyError:
+            known = ", ".join(self.names())
+            raise AgentNotFound(f"there is no agent {name[:100]!r}; there are {known}") from None
+
+    def definition(self, name: str) -> dict[str, Any]:
+        """The settings as JSON without defaults, secrets masked: what `lifecycle.queued` keeps for ever."""
+        definition: dict[str, Any] = _masked(msgspec.to_builtins(self.spec(name)))
+        return definition
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What a client may know of each agent."""
+        return [_description(name, self._specs[name]) for name in self.names()]
+
+    async def build(self, name: str, ctx: RunContext) -> Agent:
+        """A new agent for one attempt of a run.
+
+        Raises:
+            AgentNotFound: there is none of this name.
+            AgentError: the user's code failed, or made something that is no agent.
+            ConfigError: the model or a tool cannot be made.
+        """
+        spec = self.spec(name)
+        made = await (self._configured(name, spec) if spec.factory is None else _made(spec.factory, ctx))
+        if inspect.isasyncgenfunction(made):
+            return GeneratorAgent(made, ctx)
+        from runstore.runtime.strands_agent import PRODUCTS, StrandsAgent
+
+        if isinstance(made, PRODUCTS):
+            return StrandsAgent(made, ctx, self._taken)
+        raise AgentError(f"agent {name!r}: its factory returned {_what(made)}; {EXPECTED}")
+
+    async def _configured(self, name: str, spec: AgentSpec) -> Any:
+        from runstore.runtime.strands_models import build_agent, build_model
+
+        tools = [await load(reference) for reference in spec.tools]
+
+        def build() -> Any:
+            scripted = {"tokens": spec.tokens, "tokens_per_s": spec.tokens_per_s or 0}
+            model = build_model(spec.model or "", scripted if spec.model == SCRIPTED else spec.model_args)
+            return build_agent(
+                name, model, system_prompt=spec.system_prompt, tools=tools, description=spec.description
+            )
+
+        # A provider's package may take seconds to import; the scripted model takes 0.1 ms.
+        return build() if spec.model == SCRIPTED else await in_thread(build, f"building agent {name!r}")
+
+
+EXPECTED = "expected a strands Agent, Graph or Swarm, or an async generator function"
+
+
+async def _made(reference: str, ctx: RunContext) -> Any:
+    """What a factory makes; an async generator function is taken as it is."""
+    factory = await load(reference)
+    if inspect.isasyncgenfunction(factory):
+        return factory
+    if not callable(factory) or hasattr(factory, "stream_async"):
+        raise AgentError(
+            f"{reference!r} is {_what(factory)}, not a function that builds a new agent for each run"
+        )
+    return await call(factory, ctx, f"factory {reference!r}")
+
+
+def _what(made: Any) -> str:
+    if inspect.isasyncgen(made):
+        return "an async generator, which is the function already called (return the function itself)"
+    return "None" if made is None else f"an object of type {type(made).__name__}"
+
+
+def _description(name: str, spec: AgentSpec) -> dict[str, Any]:
+    described = {"name": name, "description": spec.description, "model": spec.model}
+    return {**described, "note": NO_LLM} if spec.model == SCRIPTED else described
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: "***" if _is_secret(key, item) else _masked(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(item) for item in value]
+    return URL_PASSWORD.sub("***@", value) if isinstance(value, str) else value
+
+
+def _is_secret(key: Any, item: Any) -> bool:
+    named = SECRET_KEY.search(str(key).lower().replace("-", "_"))
+    return named is not None and not isinstance(item, bool | None)

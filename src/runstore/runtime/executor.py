@@ -1,0 +1,109 @@
+"""One attempt of one run: build the agent, let it work, write the ending."""
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from runstore.core.codec import RecordedEvent
+from runstore.core.errors import AppendRefused, RunstoreError
+from runstore.core.events import Completed, Event, Failed, Queued
+from runstore.core.ports import Agent, EventLog, RunContext
+from runstore.runtime.agents import AgentCatalog
+from runstore.runtime.loops import AgentLoop
+from runstore.runtime.recorder import Recorder
+
+SAFE_POINT_S = 0.1  # what an agent that was asked to stop gets to do so by itself
+MAX_MESSAGE = 4_000  # characters of an error message
+
+log = structlog.get_logger(__name__)
+
+
+class Executor:
+    """Drives an agent on its loop. Its ending is what the agent came to, or what `stop` says."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        catalog: AgentCatalog,
+        loop: AgentLoop,
+        context: RunContext,
+        queued: Queued,
+        history: Sequence[RecordedEvent],
+    ) -> None:
+        self.context = context
+        self._log = event_log
+        self._catalog = catalog
+        self._loop = loop
+        self._queued = queued
+        self._history = history
+        self._agent: Agent | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ending: Event | None = None
+        self._handed_over = False
+        self._written = False
+
+    async def execute(self) -> None:
+        """Run on the agents' loop until the run has ended, or is no longer ours."""
+        self._task = asyncio.current_task()
+        ending: Event | None
+        try:
+            ending = await self._work()
+        except asyncio.CancelledError:
+            ending = self._ending
+        except AppendRefused as refusal:
+            log.info("run_lost", run_id=self.context.run_id, reason=str(refusal))
+            return
+        except Exception as error:
+            ending = failure(error)
+        self._agent = None
+        if ending is not None and not self._handed_over:
+            await self._write(self._ending or ending)
+
+    def stop(self, ending: Event) -> None:
+        """End the run so: ask the agent, then cancel its task. From any thread; the first call wins."""
+        self._loop.call(self._stop, ending)
+
+    def abandon(self, *, handed_over: bool = False) -> None:
+        """Write no ending any more: the run was closed over our head, or goes on elsewhere."""
+        self._handed_over = handed_over
+        self._loop.call(self._cancel)
+
+    async def _work(self) -> Event:
+        context, recorder = self.context, Recorder(self._log, self.context.run_id, self.context.attempt)
+        if self._ending is not None:
+            return self._ending
+        self._agent = agent = await self._catalog.build(context.agent_name, context)
+        done = await agent.run(self._queued.input, self._history, recorder)
+        return Completed(result=done.result, usage=done.usage)
+
+    async def _write(self, ending: Event) -> None:
+        self._written = True  # from here on the task is not cancelled: the ending is on its way
+        try:
+            await self._append(ending)
+        except RunstoreError as error:
+            if isinstance(error, AppendRefused):
+                return
+            await self._append(failure(error))  # a result that cannot be stored
+
+    async def _append(self, ending: Event) -> None:
+        await self._log.append(self.context.run_id, [ending], attempt=self.context.attempt, patient=True)
+        log.info("run_ended", run_id=self.context.run_id, ending=ending.type)
+
+    def _stop(self, ending: Event) -> None:
+        if self._ending is None:
+            self._ending = ending
+            if self._agent is not None:
+                self._agent.cancel()
+            asyncio.get_running_loop().call_later(SAFE_POINT_S, self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None and not self._written:
+            self._task.cancel()
+
+
+def failure(error: Exception) -> Failed:
+    """The ending of a run whose agent raised."""
+    if isinstance(error, RunstoreError):
+        return Failed(code=error.code, message=str(error)[:MAX_MESSAGE])
+    return Failed(code="agent_error", message=f"{type(error).__name__}: {error}"[:MAX_MESSAGE])

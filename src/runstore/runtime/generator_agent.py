@@ -1,0 +1,95 @@
+"""A plain async generator function as an agent of a run."""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from runstore.core.codec import RecordedEvent
+from runstore.core.errors import AgentError
+from runstore.core.events import AgentFinished, AgentStarted, Custom, Event, Token
+from runstore.core.ports import AgentResult, RunContext, RunRecorder
+from runstore.runtime.result_text import MAX_RESULT_BYTES, text_result
+from runstore.runtime.user_code import accepts_context, failed
+
+GeneratorFunction = Callable[..., AsyncGenerator[Any, None]]
+
+
+class GeneratorAgent:
+    """Calls the function with the run's input, and with `ctx` when it has a parameter of that name.
+
+    Every `str` that it yields becomes an `llm.token`, every `{"type": "custom.…", "data": …}` an event. It
+    has no messages to resume from: a new attempt starts again from the input.
+    """
+
+    def __init__(self, function: GeneratorFunction, context: RunContext) -> None:
+        self._function = function
+        self._context = context
+
+    async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
+        """See `Agent.run`."""
+        name = self._context.agent_name
+        await recorder.record(AgentStarted(agent=name))
+        try:
+            text = await self._follow(input, recorder)
+        except AgentError:
+            await recorder.record(AgentFinished(agent=name))
+            raise
+        await recorder.record(AgentFinished(agent=name))
+        return AgentResult(result=text_result(text), usage={})
+
+    def cancel(self) -> None:
+        """Nothing: it ends when its task is cancelled."""
+
+    async def _follow(self, input: Any, recorder: RunRecorder) -> str:
+        said: list[str] = []
+        room = MAX_RESULT_BYTES
+        async with aclosing(_Guarded(self._start(input))) as items:
+            async for item in items:
+                await recorder.record(_event(item, self._context.agent_name))
+                if isinstance(item, str) and room >= 0:
+                    said.append(item)
+                    room -= len(item)
+        return "".join(said)
+
+    def _start(self, input: Any) -> AsyncGenerator[Any, None]:
+        try:
+            if accepts_context(self._function):
+                return self._function(input, ctx=self._context)
+            return self._function(input)
+        except TypeError as error:
+            raise AgentError(
+                f"the agent's generator function cannot be called with an input: {error}"
+            ) from error
+
+
+class _Guarded:
+    """The generator, with whatever it raises as an AgentError; what the recorder raises is not touched."""
+
+    def __init__(self, generator: AsyncGenerator[Any, None]) -> None:
+        self._generator = generator
+
+    def __aiter__(self) -> "_Guarded":
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await anext(self._generator)
+        except StopAsyncIteration:
+            raise
+        except (Exception, SystemExit) as error:
+            raise failed("the agent's generator", error) from error
+
+    async def aclose(self) -> None:
+        await self._generator.aclose()
+
+
+def _event(item: Any, agent: str) -> Event | Custom:
+    if isinstance(item, str):
+        return Token(agent=agent, text=item)
+    if isinstance(item, dict) and isinstance(item.get("type"), str) and item.keys() <= {"type", "data"}:
+        return Custom(item["type"], item.get("data"))
+    shown = repr(item)[:100] if isinstance(item, dict) else type(item).__name__
+    raise AgentError(
+        f"the agent's generator yielded {shown}; it may yield text (str) and events "
+        '({"type": "custom.…", "data": …})'
+    )

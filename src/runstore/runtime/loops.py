@@ -1,0 +1,50 @@
+"""Where agents run: event loops in threads of their own, never the loop that serves HTTP."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+TOOL_THREADS = 64  # sync tools of one loop's agents that run at once
+
+
+class AgentLoop:
+    """An event loop in a daemon thread, with a pool of its own for the sync tools of its agents."""
+
+    def __init__(self, name: str = "runstore-agents") -> None:
+        self._loop = _new_event_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(TOOL_THREADS, thread_name_prefix=f"{name}-tool"))
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, coroutine: Coroutine[Any, Any, None]) -> "Future[None]":
+        """Start a coroutine there; from any thread."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def call(self, function: Any, *arguments: Any) -> None:
+        """Call a function there, soon; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it whatever was to be told
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def stop(self, timeout_s: float) -> bool:
+        """Stop the loop; False when an agent has held it for `timeout_s` and the thread is left behind."""
+        self.call(self._loop.stop)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # it comes with uvicorn[standard], but not on every platform
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

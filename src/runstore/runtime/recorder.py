@@ -1,0 +1,59 @@
+"""The way of what an agent says into the log."""
+
+import asyncio
+
+from runstore.core.codec import encode
+from runstore.core.errors import RunstoreError
+from runstore.core.events import Custom, Event
+from runstore.core.ports import EventLog
+
+TURN = 32  # events after which an agent that never waits lets the others of its loop go on
+ROOM_TIMEOUT_S = 1.0  # a thread that waits for room looks this often whether its run still takes events
+
+
+class Recorder:
+    """The port `RunRecorder`: bound to one attempt of one run for good. Safe to call from any thread."""
+
+    def __init__(self, log: EventLog, run_id: str, attempt: int) -> None:
+        self._log = log
+        self._run_id = run_id
+        self._attempt = attempt
+        self._refusal: RunstoreError | None = None
+        self._turn = 0
+
+    async def record(self, event: Event | Custom) -> None:
+        """See `RunRecorder.record`.
+
+        Raises:
+            InvalidEvent: the event cannot be stored.
+            RunClosed, LeaseLost: the run is no longer this agent's; what it says is refused from now on.
+        """
+        encoded = encode(event)
+        while not self._log.offer(self._run_id, encoded, attempt=self._attempt, refused=self._refuse):
+            await self._log.room(self._run_id)
+            self._check()
+        self._check()
+        self._turn += 1
+        if self._turn >= TURN:
+            self._turn = 0
+            await asyncio.sleep(0)
+
+    def record_from_thread(self, event: Event | Custom) -> None:
+        """See `RunRecorder.record_from_thread`. Raises as `record` does."""
+        encoded = encode(event)
+        while not self._log.offer(self._run_id, encoded, attempt=self._attempt, refused=self._refuse):
+            self._log.wait_for_room(self._run_id, ROOM_TIMEOUT_S)
+            self._check()
+        self._check()
+
+    async def commit(self, event: Event | Custom) -> None:
+        """See `RunRecorder.commit`. Raises as `record` does."""
+        self._check()
+        await self._log.append(self._run_id, [event], attempt=self._attempt, patient=True)
+
+    def _refuse(self, refusal: RunstoreError) -> None:
+        self._refusal = refusal
+
+    def _check(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal

@@ -1,0 +1,113 @@
+"""What strands streams, as our events. Pure, and on the way of every token.
+
+strands yields each token twice: as the raw chunk of the model, and as a `data` item that also carries the
+agent and the caller's state. Only the raw chunk is read, and no live object gets into an event.
+
+An agent that works inside a tool call (an agent as a tool, or a tool that passes an agent's stream on) comes
+nested in `tool_stream_event`, a node of a Graph or Swarm in `multiagent_node_stream`. Both are unwrapped,
+however deep: the path of an event's `agent` grows by the tool's name or the node's id, and `call_id` is the
+tool use that the agent works for.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runstore.core.events import (
+    AgentFinished,
+    AgentStarted,
+    Event,
+    Message,
+    Reasoning,
+    Token,
+    ToolProgress,
+    Usage,
+)  # fmt: skip
+
+Item = Mapping[str, Any]
+NOTHING: tuple[Event, ...] = ()
+FIRST_OF_A_STREAM = (
+    "init_event_loop",
+    "multiagent_node_start",
+)  # how the stream of an agent or a Graph begins
+
+
+class Translator:
+    """Translates one run's stream. Remembers only which tool calls stream an agent.
+
+    Args:
+        root: the path of the run's agent.
+        models: path → model id, for `llm.usage`; may grow while the run goes on.
+    """
+
+    def __init__(self, root: str, models: Mapping[str, str] | None = None) -> None:
+        self._root = root
+        self._models = {} if models is None else models
+        self._inner: dict[tuple[str, str, str], str] = {}  # a call that streams an agent → that agent's path
+
+    def translate(self, item: Item) -> Sequence[Event]:
+        """The events in one item of `stream_async`; most items hold none."""
+        return self._translate(item, self._root, None)
+
+    def _translate(self, item: Item, path: str, call_id: str | None) -> Sequence[Event]:
+        if len(item) == 1:
+            raw = item.get("event")
+            if raw is not None:
+                block = raw.get("contentBlockDelta")
+                if block is None:
+                    return self._usage(raw, path, call_id) if "metadata" in raw else NOTHING
+                text = block["delta"].get("text")
+                if text:
+                    return (Token(agent=path, call_id=call_id, text=text),)
+                return _reasoning(block["delta"], path, call_id)
+            return _message(item.get("message"), path, call_id)
+        if "delta" in item:
+            return NOTHING  # the second of the two
+        return self._wrapped(item, path, call_id)
+
+    def _wrapped(self, item: Item, path: str, call_id: str | None) -> Sequence[Event]:
+        match item.get("type"):
+            case "tool_stream":
+                return self._tool(item["tool_stream_event"], path, call_id)
+            case "multiagent_node_stream":
+                return self._translate(item["event"], f"{path}/{item['node_id']}", call_id)
+            case "multiagent_node_start":
+                return (AgentStarted(agent=f"{path}/{item['node_id']}", call_id=call_id),)
+            case "multiagent_node_stop":
+                return (AgentFinished(agent=f"{path}/{item['node_id']}", call_id=call_id),)
+        return NOTHING
+
+    def _tool(self, streamed: Item, path: str, call_id: str | None) -> Sequence[Event]:
+        tool_use, data = streamed["tool_use"], streamed.get("data")
+        use_id, name = tool_use["toolUseId"], tool_use["name"]
+        call = (path, name, use_id)
+        inner = self._inner.get(call)
+        if isinstance(data, dict):
+            if inner is None and (data.get("type") in FIRST_OF_A_STREAM or "init_event_loop" in data):
+                inner = self._inner[call] = f"{path}/{name}"
+            if inner is not None:
+                return self._translate(data, inner, use_id)
+        return (ToolProgress(agent=path, call_id=call_id, tool_use_id=use_id, name=name, output=data),)
+
+    def _usage(self, raw: Item, path: str, call_id: str | None) -> Sequence[Event]:
+        usage = raw["metadata"].get("usage")
+        if not usage:
+            return NOTHING
+        inputs, outputs = usage.get("inputTokens", 0), usage.get("outputTokens", 0)
+        model = self._models.get(path)
+        return (Usage(agent=path, call_id=call_id, input_tokens=inputs, output_tokens=outputs, model=model),)
+
+
+def _reasoning(delta: Item, path: str, call_id: str | None) -> Sequence[Event]:
+    text = (delta.get("reasoningContent") or {}).get("text")
+    return (Reasoning(agent=path, call_id=call_id, text=text),) if text else NOTHING
+
+
+def _message(message: Item | None, path: str, call_id: str | None) -> Sequence[Event]:
+    if message is None:
+        return NOTHING
+    return (Message(agent=path, call_id=call_id, message=bare(message)),)
+
+
+def bare(message: Item) -> dict[str, Any]:
+    """A strands message as it is logged: without what strands notes on it for itself."""
+    return {"role": message["role"], "content": message["content"]}

@@ -1,0 +1,54 @@
+"""Who works in a run: the agents below an agent, a Graph or a Swarm, and the tool calls that they work in."""
+
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+from msgspec import Struct
+from strands import Agent
+from strands.multiagent.base import MultiAgentBase
+
+from runstore.runtime.resume import Place
+
+
+class Call(Struct, eq=False):
+    """A tool call in which a sub-agent works; `outer` is the call that its caller works in."""
+
+    agent: Agent
+    place: Place
+    outer: "Call | None"
+
+
+# In which tool call the present task works. strands runs a call, and with it all hooks of a sub-agent, in
+# the call's own task, so this tells two calls apart whenever they overlap.
+CALL: ContextVar[Call | None] = ContextVar("runstore_call", default=None)
+
+
+def call_of(agent: Agent) -> Call | None:
+    """The call that an agent works in at the moment; None for one that was not called as a tool."""
+    call = CALL.get()
+    while call is not None and call.agent is not agent:
+        call = call.outer
+    return call
+
+
+def called_agent(tool: Any) -> Agent | None:
+    """The agent behind an agent as a tool."""
+    agent = getattr(tool, "agent", None) if getattr(tool, "tool_type", None) == "agent" else None
+    return agent if isinstance(agent, Agent) else None
+
+
+def agents_of(product: Any, path: str, seen: frozenset[int] = frozenset()) -> Iterator[tuple[str, Agent]]:
+    """Every agent of a hierarchy with its path, from the top; one that contains itself is followed once."""
+    if id(product) in seen:
+        return
+    seen = seen | {id(product)}
+    if isinstance(product, Agent):
+        yield path, product
+        tools = {**product.tool_registry.registry, **product.tool_registry.dynamic_tools}
+        for name, tool in tools.items():
+            if (agent := called_agent(tool)) is not None:
+                yield from agents_of(agent, f"{path}/{name}", seen)
+    elif isinstance(product, MultiAgentBase):
+        for node_id, node in getattr(product, "nodes", {}).items():
+            yield from agents_of(node.executor, f"{path}/{node_id}", seen)

@@ -1,0 +1,209 @@
+"""What strands' hooks write into a run's log: tools ahead of their running, messages, sub-agents.
+
+strands reports a turn's parallel tools in one message, after the slowest. So that a lost worker's run goes on
+without repeating any of them, `tool.started` is committed before a tool runs and `tool.finished` after it.
+And what hooks see added to an agent's messages is exactly its memory; the stream leaves some of them out.
+"""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from strands import Agent
+from strands.hooks import (
+    AfterModelCallEvent,
+    AfterToolCallEvent,
+    BeforeInvocationEvent,
+    BeforeToolCallEvent,
+    HookOrder,
+    MessageAddedEvent,
+)
+from strands.middleware import (
+    ExecuteToolContext,
+    ExecuteToolStage,
+    MiddlewareNext,
+    ToolResultEvent,
+    TypedEvent,
+)
+
+from runstore.core.errors import RunstoreError
+from runstore.core.events import (
+    AgentFinished,
+    AgentStarted,
+    Event,
+    Message,
+    ToolFailed,
+    ToolFinished,
+    ToolStarted,
+)
+from runstore.core.ports import RunContext, RunRecorder
+from runstore.runtime.resume import Conversation, Memory, Place
+from runstore.runtime.strands_events import bare
+from runstore.runtime.strands_hierarchy import CALL, Call, call_of, called_agent
+
+LAST = HookOrder.SDK_LAST + 1  # before a call: when every other hook has had its say
+FIRST = HookOrder.SDK_FIRST - 1  # after a call hooks run in reverse, so this is the last one too
+STATE_KEY = "runstore"  # of strands' invocation_state: the RunContext
+GO_ON = "Go on."  # said to a resumed agent whose last message was an answer, but not the end of its work
+
+
+class Hooks:
+    """The hooks of one attempt of one run, on every agent of its hierarchy.
+
+    Args:
+        remembering: write the agents' messages, and resume from `memory`. Not for a Graph or Swarm: those
+            start again from the input.
+    """
+
+    def __init__(
+        self, context: RunContext, recorder: RunRecorder, memory: Memory, *, remembering: bool
+    ) -> None:
+        self.models: dict[str, str] = {}  # path → model id
+        self.remembered: set[str] = set()  # paths of the agents whose messages are written from here
+        self.model_error: BaseException | None = None  # what a model raised last
+        self.refusal: RunstoreError | None = None  # the log took no more; nothing must run on after that
+        self._context = context
+        self._recorder = recorder
+        self._memory = memory
+        self._remembering = remembering
+        self._homes: dict[Agent, str] = {}
+        self._inputs: dict[Place, int] = {}  # messages that are an agent's input, still to be added
+        self._results: dict[Place, dict[str, Any]] = {}  # results that a resumed agent need not ask for again
+        self._working: set[Place] = set()
+
+    def install(self, agent: Agent, path: str) -> None:
+        """Hook an agent, once. `path` is where it stands when no tool call says otherwise."""
+        self._introduce(agent, path)
+        if agent in self._homes:
+            return
+        self._homes[agent] = path
+        agent.add_hook(self._before_invocation, BeforeInvocationEvent, order=LAST)
+        agent.add_hook(self._before_tool, BeforeToolCallEvent, order=LAST)
+        agent.add_hook(self._after_tool, AfterToolCallEvent, order=FIRST)
+        agent.add_hook(self._after_model, AfterModelCallEvent)
+        if self._remembering:
+            agent.add_hook(self._message_added, MessageAddedEvent, order=LAST)
+        if self._memory.conversations:
+            agent.add_middleware(ExecuteToolStage, self._replay)
+
+    def _introduce(self, agent: Agent, path: str) -> None:
+        config = agent.model.get_config()
+        if isinstance(config, dict) and config.get("model_id"):
+            self.models[path] = str(config["model_id"])
+        if self._remembering:
+            self.remembered.add(path)
+
+    def _place(self, agent: Agent) -> Place:
+        call = call_of(agent)
+        return call.place if call else (self._homes[agent], None)
+
+    # An agent begins to work.
+
+    async def _before_invocation(self, event: BeforeInvocationEvent) -> None:
+        path, call_id = place = self._place(event.agent)
+        event.invocation_state.setdefault(STATE_KEY, self._context)
+        if place in self._inputs:
+            return  # a plugin lets it go on with new input, which belongs to its memory
+        if call_id is not None:
+            self._working.add(place)
+            await self._record(AgentStarted(agent=path, call_id=call_id))
+        self._inputs[place] = len(event.messages or ())
+        past = self._memory.conversations.pop(place, None)
+        if past and past.messages and getattr(event.agent, "_session_manager", None) is None:
+            self._resume(event, place, past)
+
+    def _resume(self, event: BeforeInvocationEvent, place: Place, past: Conversation) -> None:
+        messages: list[Any] = [*(event.messages or ()), *past.messages]
+        event.agent.messages.extend(messages)
+        event.messages = []
+        self._inputs[place] = 0
+        self._results[place] = past.results
+        if past.ending and not getattr(event.agent, "_default_structured_output_model", None):
+            event.agent.messages.pop()  # strands ends the invocation with this text, and adds it again
+            event.cancel = past.ending
+            self._inputs[place] = 1
+        elif past.ending is not None:
+            event.messages = [{"role": "user", "content": [{"text": GO_ON}]}]
+
+    async def _message_added(self, event: MessageAddedEvent) -> None:
+        path, call_id = place = self._place(event.agent)
+        inputs = self._inputs.get(place)
+        if inputs == 0:
+            await self._record(Message(agent=path, call_id=call_id, message=bare(event.message)))
+        elif inputs:
+            self._inputs[place] = inputs - 1
+
+    # A tool is called.
+
+    async def _before_tool(self, event: BeforeToolCallEvent) -> None:
+        path, call_id = place = self._place(event.agent)
+        if self._known(place, event.selected_tool, event.tool_use) is not None:
+            return
+        use_id, name = event.tool_use["toolUseId"], event.tool_use["name"]
+        if (agent := called_agent(event.selected_tool)) is not None:
+            inner = f"{path}/{name}"
+            self.install(agent, inner)
+            CALL.set(Call(agent, (inner, use_id), call_of(event.agent)))
+        await self._commit(
+            ToolStarted(
+                agent=path, call_id=call_id, tool_use_id=use_id, name=name, input=event.tool_use["input"]
+            )
+        )
+
+    async def _after_tool(self, event: AfterToolCallEvent) -> None:
+        path, call_id = place = self._place(event.agent)
+        if self._known(place, event.selected_tool, event.tool_use) is not None or _runs_again(event):
+            return
+        use_id, name = event.tool_use["toolUseId"], event.tool_use["name"]
+        inner = (f"{path}/{name}", use_id)
+        if inner in self._working:
+            self._working.discard(inner)
+            self._inputs.pop(inner, None)
+            self._results.pop(inner, None)
+            await self._record(AgentFinished(agent=inner[0], call_id=use_id))
+        written = ToolFailed if event.result.get("status") == "error" else ToolFinished
+        output = event.result.get("content")
+        await self._commit(written(agent=path, call_id=call_id, tool_use_id=use_id, name=name, output=output))
+
+    async def _replay(
+        self, context: ExecuteToolContext, run: MiddlewareNext[ExecuteToolContext, TypedEvent]
+    ) -> AsyncGenerator[TypedEvent, None]:
+        """Give a tool call the result that it had in an earlier attempt, instead of running the tool."""
+        agent: Any = context.agent
+        known = self._known(self._place(agent), context.tool, context.tool_use)
+        if known is not None:
+            result: Any = {**known, "toolUseId": context.tool_use["toolUseId"]}
+            yield ToolResultEvent(result)
+            return
+        async for event in run(context):
+            yield event
+
+    def _known(self, place: Place, tool: Any, tool_use: Any) -> Any:
+        if getattr(tool, "tool_type", None) == "structured_output":
+            return None  # its result is an object that it hands over beside the message
+        return self._results.get(place, {}).get(tool_use["toolUseId"])
+
+    def _after_model(self, event: AfterModelCallEvent) -> None:
+        self.model_error = event.exception
+
+    # The log.
+
+    async def _record(self, event: Event) -> None:
+        await self._write(self._recorder.record, event)
+
+    async def _commit(self, event: Event) -> None:
+        await self._write(self._recorder.commit, event)
+
+    async def _write(self, write: Any, event: Event) -> None:
+        if self.refusal is not None:
+            raise self.refusal  # strands turned it into an answer for the model: insist, until the run ends
+        try:
+            await write(event)
+        except RunstoreError as refusal:
+            self.refusal = refusal
+            raise
+
+
+def _runs_again(event: AfterToolCallEvent) -> bool:
+    """Whether strands throws this result away and calls the tool once more, since a hook wants it."""
+    stopped = event.result.get("cancelled") or event.agent.cancel_signal.is_set()
+    return event.retry and not stopped

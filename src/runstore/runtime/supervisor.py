@@ -1,0 +1,299 @@
+"""Owns the runs of a process: claims queued ones, stops those that are to stop, adopts those of the dead.
+
+What it knows it has from the log: by the live feed at once, and by a sweep when the feed lost it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import structlog
+from msgspec import Struct, field
+
+from runstore.core.codec import RecordedEvent
+from runstore.core.errors import AppendRefused, LogUnavailable
+from runstore.core.events import Cancelled, CancelRequested, Event, Failed, Queued, Started, StartReason
+from runstore.core.ports import Committed, EventLog, Leases, LiveFeed, OpenRun, RunContext
+from runstore.runtime.agents import AgentCatalog
+from runstore.runtime.executor import Executor
+from runstore.runtime.history import read_cancellation, read_history, read_queued
+from runstore.runtime.loops import AgentLoop
+from runstore.runtime.resume import discard_after
+
+SWEEP_S = 0.5
+MAX_ADOPTIONS = 2  # after the first attempt: three attempts in all
+PATIENCE_S = 0.5  # beyond the grace period, before another process's cancel is enforced from here
+LOOP_STOP_S = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+class _Active(Struct):
+    """A run that this process drives."""
+
+    executor: Executor
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+    stopping: bool = False
+
+
+class Supervisor:
+    """Runs up to `capacity` agents at once. `grace_s`: seconds from a cancel's commit to the run's ending."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        feed: LiveFeed,
+        catalog: AgentCatalog,
+        leases: Leases,
+        *,
+        capacity: int = 1_000,
+        grace_s: float = 2.0,
+    ) -> None:
+        self._log = event_log
+        self._feed = feed
+        self._catalog = catalog
+        self._leases = leases
+        self._capacity = capacity
+        self._grace_s = grace_s
+        self._active: dict[str, _Active] = {}
+        self._starting: dict[str, bool] = {}  # run id → whether it is to stop as soon as it has started
+        self._queue: dict[str, None] = {}  # run ids that wait for a place, oldest first
+        self._cancels_seen: dict[str, float] = {}  # when we first saw the cancel of another's run, our clock
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()  # a run has started or finished
+        self._draining = False
+        self.forced = 0  # runs that had to be closed over their agent's head
+
+    @property
+    def running(self) -> int:
+        """How many runs this process drives."""
+        return len(self._active)
+
+    async def __aenter__(self) -> Self:
+        self._main = asyncio.get_running_loop()
+        self._agents = AgentLoop()
+        self._feed.listen(self._listen)
+        self._sweeper = asyncio.create_task(self._sweep_for_ever())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.drain(0)
+
+    async def drain(self, within_s: float) -> None:
+        """Take no more runs, wait for ours, hand over those that are not done in time. Safe to call twice."""
+        if self._draining:
+            return
+        self._draining = True
+        self._sweeper.cancel()
+        self._queue.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._until_idle(), within_s)
+        for run_id, active in self._active.items():
+            log.info("run_handed_over", run_id=run_id)
+            active.executor.abandon(handed_over=True)
+        await asyncio.to_thread(self._agents.stop, LOOP_STOP_S)
+        self._leases.release()
+
+    async def _until_idle(self) -> None:
+        while self._active or self._starting:
+            self._changed.clear()
+            await self._changed.wait()
+
+    # What is to be done: heard from the feed at once, or found by the sweep.
+
+    def _listen(self, commit: Committed) -> None:
+        self._call(self._hear, commit)
+
+    def _hear(self, commit: Committed) -> None:
+        for event in commit.events:
+            if event.type == Queued.type:
+                self._enqueue(commit.run_id)
+            elif event.type == CancelRequested.type:
+                self._do(self._cancel(commit.run_id))
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            try:
+                await self._sweep()
+            except LogUnavailable:
+                pass  # the writer tells of it; nothing can be done until the log is back
+            except Exception:
+                log.exception("sweep_failed")
+            await asyncio.sleep(SWEEP_S)
+
+    async def _sweep(self) -> None:
+        found = await self._log.open_runs(except_worker=self._leases.worker_id)
+        workers = {run.worker_id for run in found if run.worker_id}
+        dead = self._leases.dead(workers)
+        now = time.monotonic()
+        self._cancels_seen = {
+            run.run_id: self._cancels_seen.get(run.run_id, now) for run in found if run.cancel_at is not None
+        }
+        for run in found:
+            self._look_after(run, dead, now)
+        self._leases.forget(workers)
+
+    def _look_after(self, run: OpenRun, dead: Mapping[str, bool], now: float) -> None:
+        ours = run.run_id in self._active or run.run_id in self._starting
+        driven = ours or (run.worker_id is not None and run.worker_id not in dead)
+        if run.cancel_at is not None:
+            if ours or not driven:
+                self._do(self._cancel(run.run_id))
+            elif now - self._cancels_seen[run.run_id] > self._grace_s + PATIENCE_S:
+                self._do(self._force(run.run_id))
+        elif run.worker_id is None:
+            self._enqueue(run.run_id)
+        elif not driven and not self._full():
+            self._begin(run.run_id, self._adopt(run, crashed=dead[run.worker_id]))
+
+    # Starting runs.
+
+    def _enqueue(self, run_id: str) -> None:
+        if run_id not in self._active and run_id not in self._starting:
+            self._queue[run_id] = None
+            self._claim_next()
+
+    def _claim_next(self) -> None:
+        while self._queue and not self._full() and not self._draining:
+            run_id = next(iter(self._queue))
+            del self._queue[run_id]
+            self._begin(run_id, self._claim(run_id))
+
+    def _full(self) -> bool:
+        return len(self._active) + len(self._starting) >= self._capacity
+
+    def _begin(self, run_id: str, start: Coroutine[Any, Any, None]) -> None:
+        self._starting[run_id] = False
+        self._do(self._start(run_id, start))
+
+    async def _start(self, run_id: str, start: Coroutine[Any, Any, None]) -> None:
+        try:
+            await start
+        except AppendRefused as refusal:
+            log.info("run_not_taken", run_id=run_id, reason=str(refusal))  # another was first
+        finally:
+            if self._starting.pop(run_id):
+                self._do(self._cancel(run_id))
+            self._claim_next()
+            self._changed.set()
+
+    async def _claim(self, run_id: str) -> None:
+        head = await self._log.head(run_id)
+        if head is None or head.closed or head.attempt:
+            return
+        if head.cancel_requested:
+            self._starting[run_id] = True
+        else:
+            await self._take(run_id, head.seq, 1, "claimed", [])
+
+    async def _adopt(self, run: OpenRun, *, crashed: bool) -> None:
+        head = await self._log.head(run.run_id)
+        if head is None or head.closed or head.attempt != run.attempt:
+            return
+        policy = (await read_queued(self._log, run.run_id)).definition.get("on_worker_lost", "resume")
+        if crashed and (policy == "fail" or run.adoptions >= MAX_ADOPTIONS):
+            lost = Failed(code="worker_lost", message=f"the worker of attempt {run.attempt} was lost")
+            await self._log.append(run.run_id, [lost], expected_seq=head.seq)
+            return
+        history = await read_history(self._log, run.run_id) if policy == "resume" else []
+        reason: StartReason = "adopted" if crashed else "handed_over"
+        await self._take(run.run_id, head.seq, run.attempt + 1, reason, history)
+
+    async def _take(
+        self, run_id: str, seq: int, attempt: int, reason: StartReason, history: list[RecordedEvent]
+    ) -> None:
+        """Write `lifecycle.started` where the head was: whoever succeeds has the run."""
+        started = Started(
+            worker_id=self._leases.worker_id, attempt=attempt, reason=reason,
+            discard_after_seq=None if attempt == 1 else discard_after(history),
+        )  # fmt: skip
+        queued = await read_queued(self._log, run_id)
+        await self._log.append(run_id, [started], expected_seq=seq)
+        log.info("run_started", run_id=run_id, agent=queued.agent, attempt=attempt, reason=reason)
+        self._launch(run_id, attempt, queued, history)
+
+    def _launch(self, run_id: str, attempt: int, queued: Queued, history: list[RecordedEvent]) -> None:
+        context = RunContext(
+            run_id, queued.user_id, queued.agent, queued.session_id, queued.metadata, attempt
+        )
+        executor = Executor(self._log, self._catalog, self._agents, context, queued, history)
+        active = self._active[run_id] = _Active(executor)
+        future = self._agents.submit(executor.execute())
+        future.add_done_callback(lambda _: self._call(self._finished, run_id, executor))
+        if timeout_s := queued.definition.get("run_timeout_s"):
+            timeout = Failed(code="timeout", message=f"the run took longer than {timeout_s} s")
+            active.timers.append(self._main.call_later(timeout_s, self._stop, run_id, active, timeout))
+
+    def _finished(self, run_id: str, executor: Executor) -> None:
+        active = self._active.get(run_id)
+        if active is not None and active.executor is executor:
+            del self._active[run_id]
+            for timer in active.timers:
+                timer.cancel()
+            self._claim_next()
+        self._changed.set()
+
+    # Ending runs.
+
+    async def _cancel(self, run_id: str) -> None:
+        """Stop a run of ours, or close one that nobody drives."""
+        if run_id in self._starting:
+            self._starting[run_id] = True
+            return
+        ending = await read_cancellation(self._log, run_id)
+        active = self._active.get(run_id)
+        if active is not None:
+            self._stop(run_id, active, ending)
+        else:
+            self._queue.pop(run_id, None)
+            await self._close(run_id, ending)
+
+    def _stop(self, run_id: str, active: _Active, ending: Event) -> None:
+        if not active.stopping:
+            active.stopping = True
+            active.executor.stop(ending)
+            force = self._main.call_later(self._grace_s, lambda: self._do(self._force(run_id, ending)))
+            active.timers.append(force)
+
+    async def _force(self, run_id: str, ending: Event | None = None) -> None:
+        """Close a run over its agent's head; what the agent says later is refused by the log."""
+        ending = ending or await read_cancellation(self._log, run_id)
+        if isinstance(ending, Cancelled):
+            ending = msgspec.structs.replace(ending, forced=True)
+        if await self._close(run_id, ending):
+            self.forced += 1
+            log.warning("run_forced", run_id=run_id, ending=ending.type)
+        if active := self._active.get(run_id):
+            active.executor.abandon()
+            self._finished(run_id, active.executor)
+
+    async def _close(self, run_id: str, ending: Event) -> bool:
+        """Append an ending, whoever drives the run; False when it has one."""
+        try:
+            await self._log.append(run_id, [ending], patient=True)
+        except AppendRefused:
+            return False
+        return True
+
+    # Tasks and threads.
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, LogUnavailable):  # then the next sweep tries again
+            log.error("supervisor_failed", error=repr(error), exc_info=error)
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the main loop is closed: the process is leaving
+            self._main.call_soon_threadsafe(function, *arguments)

@@ -1,0 +1,152 @@
+"""The configuration file, read strictly: a typo stops the start and is named with its line."""
+
+import difflib
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from runstore.core.errors import ConfigError
+from runstore.runtime.agents import AgentSpec
+
+DEFAULT_FILE = Path("runstore.toml")
+AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+T = TypeVar("T")
+
+
+class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[server]`: how the process serves and runs. Durations are in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8082
+    database_url: str = "sqlite:///runstore.db"
+    capacity: int = 1_000  # runs of this process at once; more wait as `queued`
+    cancel_grace_s: float = 2.0  # from a cancel's commit to the run's ending, whatever the agent does
+    drain_s: float = 2.0  # on SIGTERM: how long active runs may go on before they are handed over
+    heartbeat_s: float = 15.0  # between two signs of life on an idle stream
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("port", 0, 65_535),
+            ("capacity", 1, 100_000),
+            ("cancel_grace_s", 0.1, 3_600),
+            ("drain_s", 0, 3_600),
+            ("heartbeat_s", 0.1, 15),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"`{name}` must be from {low} to {high}, not {getattr(self, name)}")
+
+
+class Settings(Struct, frozen=True):
+    """All of the configuration. `folder` holds the agents' modules."""
+
+    server: ServerSettings = ServerSettings()
+    agents: dict[str, AgentSpec] = {}
+    folder: Path | None = None
+
+
+def load_settings(path: Path | None) -> Settings:
+    """Read the configuration file; without `path`, `runstore.toml` in the working directory, if it is there.
+
+    Raises:
+        ConfigError: what is wrong, in which line, and what would be right.
+    """
+    if path is None:
+        if not DEFAULT_FILE.exists():
+            return Settings()
+        path = DEFAULT_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+        tables = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    source = _Source(path, text)
+    for name in tables:
+        if name not in ("server", "agents"):
+            raise source.error(name, None, f"unknown section `{name}`", ["server", "agents"])
+    server = source.convert("server", tables.get("server", {}), ServerSettings)
+    agents = {name: source.agent(name, table) for name, table in source.table("agents", tables).items()}
+    return Settings(server, agents, path.resolve().parent)
+
+
+def override(settings: ServerSettings, changes: dict[str, Any]) -> ServerSettings:
+    """The settings with those of the command line or the environment put over them.
+
+    Raises:
+        ConfigError: a value is out of bounds.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    try:
+        return msgspec.convert(msgspec.to_builtins(settings) | given, ServerSettings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(str(error).removesuffix(" - at `$`")) from error
+
+
+class _Source:
+    """A configuration file, and where in it things stand."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._lines = text.splitlines()
+
+    def table(self, name: str, tables: dict[str, Any]) -> dict[str, Any]:
+        table = tables.get(name, {})
+        if not isinstance(table, dict):
+            raise self.error(name, None, f"`{name}` must be a table")
+        return table
+
+    def agent(self, name: str, table: Any) -> AgentSpec:
+        section = f"agents.{name}"
+        if not AGENT_NAME.fullmatch(name):
+            rule = "1 to 64 letters, digits, '_', '.' or '-'"
+            raise self.error(section, None, f"agent name {name!r} is not allowed: use {rule}")
+        return self.convert(section, table, AgentSpec)
+
+    def convert(self, section: str, table: Any, cls: type[T]) -> T:
+        try:
+            return msgspec.convert(table, cls)
+        except msgspec.ValidationError as error:
+            message = str(error).removesuffix(" - at `$`")
+            field = next(
+                iter(re.findall(r"`\$\.(\w+)", message) or re.findall(r"field `(\w+)`|^`(\w+)`", message)), ""
+            )
+            name = "".join(field)
+            known = list(cls.__struct_fields__) if "unknown field" in message else []  # type: ignore[attr-defined]
+            raise self.error(section, name or None, message, known) from error
+
+    def error(
+        self, section: str, field: str | None, message: str, known: list[str] | None = None
+    ) -> ConfigError:
+        """The error with its place and, for an unknown name, what was probably meant."""
+        hint = ""
+        if known:
+            near = difflib.get_close_matches(field or section, known, n=1)
+            hint = f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}"
+        place = f"{self._path}:{self._line(section, field)}: [{section}]"
+        return ConfigError(f"{place}: {message}{hint}")
+
+    def _line(self, section: str, field: str | None) -> int:
+        """The line of a field, or of its section's header when it is not spelled out there."""
+        header, found = 1, False
+        quoted = re.compile(r"""["'\s]""")
+        for number, line in enumerate(self._lines, 1):
+            text = line.strip()
+            if text.startswith("["):
+                found = quoted.sub("", text).startswith(f"[{section}]")
+                header = number if found else header
+            elif found and field and quoted.sub("", text).startswith(f"{field}="):
+                return number
+        return header
+
+
+def use_folder(folder: Path | None) -> None:
+    """Let the modules beside the configuration be imported."""
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))

@@ -1,0 +1,147 @@
+"""What can be done with runs, whichever surface asks: start, read, follow, stop, add to, delete."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import Connection
+
+from runstore.core.codec import RecordedEvent
+from runstore.core.errors import InvalidCursor, RunClosed, RunDeleted, RunNotFound
+from runstore.core.events import CancelRequested, Custom, Deleted, Queued
+from runstore.core.ids import new_run_id
+from runstore.core.ports import EventFilter, Head, LiveFeed
+from runstore.core.run import Run, fold
+from runstore.eventlog.queries import read_evolving, read_head
+from runstore.eventlog.sql import SqlEventLog
+from runstore.eventlog.tail import HEARTBEAT_S, Tail, wait_until_ended
+from runstore.projections.runs import RunQuery, find_run, find_runs
+from runstore.runtime.agents import AgentCatalog
+
+
+class RunAt(Struct, frozen=True):
+    """A run as it was when its head was at `last_seq`."""
+
+    run: Run
+    last_seq: int
+
+
+class RunStore:
+    """The runs of one database. Every method raises LogUnavailable while the database cannot be used."""
+
+    def __init__(
+        self, log: SqlEventLog, feed: LiveFeed, catalog: AgentCatalog, *, heartbeat_s: float = HEARTBEAT_S
+    ) -> None:
+        self.catalog = catalog
+        self._log = log
+        self._feed = feed
+        self._heartbeat_s = heartbeat_s
+
+    async def start(
+        self,
+        agent: str,
+        input: Any,
+        *,
+        user_id: str,
+        session_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> str:
+        """Queue a run and return its id, once it is stored.
+
+        Raises:
+            AgentNotFound: there is no such agent.
+            EventTooLarge: the input is larger than an event may be.
+        """
+        run_id = new_run_id()
+        queued = Queued(
+            agent=agent, user_id=user_id, input=input, session_id=session_id, metadata=metadata or {},
+            definition=self.catalog.definition(agent),
+        )  # fmt: skip
+        await self._log.append(run_id, [queued], expected_seq=0)
+        return run_id
+
+    async def head(self, run_id: str) -> Head:
+        """Where the run stands.
+
+        Raises:
+            RunNotFound, RunDeleted
+        """
+        return _existing(run_id, await self._log.head(run_id))
+
+    async def get(self, run_id: str, *, at: int | None = None, wait_s: float = 0) -> RunAt:
+        """The run as it is, or as it was at an earlier seq; with `wait_s`, once it has ended.
+
+        Raises:
+            RunNotFound, RunDeleted
+            InvalidCursor: `at` is beyond the head.
+        """
+        if wait_s:
+            await wait_until_ended(self._log, self._feed, run_id, timeout_s=wait_s)
+        found, run = await self._log.query(_read_run, run_id, at)
+        head = _existing(run_id, found)
+        if at is not None and not 0 < at <= head.seq:
+            raise InvalidCursor(f"at={at} is no event of run {run_id}: its events are 1 to {head.seq}")
+        return RunAt(run, at or head.seq)
+
+    async def find(self, query: RunQuery) -> list[Run]:
+        """The runs that match, newest first."""
+        return await self._log.query(find_runs, query)
+
+    async def stop(self, run_id: str, *, by: str, reason: str) -> bool:
+        """Ask the run to stop; False when it has ended already. Asking twice is asking once.
+
+        Raises:
+            RunNotFound, RunDeleted
+        """
+        if (await self.head(run_id)).closed:
+            return False
+        try:
+            await self._log.append(run_id, [CancelRequested(by=by, reason=reason)])
+        except RunClosed:
+            return False
+        return True
+
+    async def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
+        """Add an external producer's events; returns the last seq once they are stored.
+
+        Raises:
+            RunNotFound, RunDeleted, RunClosed, WrongExpectedSeq, InvalidEvent
+        """
+        await self.head(run_id)
+        return await self._log.append(run_id, events, expected_seq=expected_seq)
+
+    async def delete(self, run_id: str, *, by: str) -> None:
+        """Take a closed run out of the lists.
+
+        Raises:
+            RunNotFound, RunDeleted
+            RunActive: it has not ended.
+        """
+        await self.head(run_id)
+        await self._log.append(run_id, [Deleted(by=by)])
+
+    async def events(
+        self, run_id: str, *, after: int = 0, limit: int = 1000, only: EventFilter | None = None
+    ) -> list[RecordedEvent]:
+        """A page of the run's events; only an empty one means that there are no more."""
+        return await self._log.read(run_id, after=after, limit=limit, only=only)
+
+    def tail(self, run_id: str, *, after: int, only: EventFilter | None = None) -> Tail:
+        """Follow the run: everything after `after`, once, then live until it ends."""
+        return Tail(self._log, self._feed, run_id, after=after, only=only, idle_s=self._heartbeat_s)
+
+
+def _existing(run_id: str, head: Head | None) -> Head:
+    if head is None:
+        raise RunNotFound(f"there is no run {run_id}")
+    if head.deleted:
+        raise RunDeleted(f"run {run_id} was deleted")
+    return head
+
+
+def _read_run(connection: Connection, run_id: str, at: int | None) -> tuple[Head | None, Run]:
+    head = read_head(connection, run_id)
+    run = find_run(connection, run_id) if at is None else None
+    if run is None:  # an earlier state, or a row that waits for its projection to be rebuilt
+        run = fold(run_id, read_evolving(connection, run_id, at))
+    return head, run
