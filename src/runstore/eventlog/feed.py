@@ -5,36 +5,51 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import accumulate, takewhile
 
-from runstore.core.codec import EncodedEvent, RecordedEvent, frame
+from runstore.core.codec import EncodedEvent, frame
+from runstore.core.events import EventType
 from runstore.core.ports import Committed, EventFilter
 
-RING_BYTES = 256 << 10  # recent frames of one run; a reader that is further behind reads the log
+RING_BYTES = 128 << 10  # recent frames of one run; a reader that is further behind reads the log
 
 
 class FrameChunk:
     """Consecutive frames of one run, made once and shared by all its readers."""
 
-    __slots__ = ("_body", "_events", "_frames", "ends", "first", "last", "size")
+    __slots__ = ("_body", "_bounds", "_types", "ends", "first", "last")
 
-    def __init__(self, run_id: str, first: int, events: Sequence[EncodedEvent | RecordedEvent]) -> None:
+    def __init__(self, run_id: str, first: int, events: Sequence[EncodedEvent]) -> None:
         run = run_id.encode()
-        ending = next((place for place, e in enumerate(events) if e.ends), len(events))
-        self._events = events = events[: ending + 1]  # a deletion marker is no part of the stream
-        self._frames = [frame(run, seq, e.type.encode(), e.at, e.data) for seq, e in enumerate(events, first)]
-        self._body = b"".join(self._frames)
+        frames: list[bytes] = []
+        self._types: list[EventType] = []
+        self.ends = False
+        for event in events:
+            frames.append(frame(run, first + len(frames), event.type.encode(), event.at, event.data))
+            self._types.append(event.type)
+            if event.ends:
+                self.ends = True
+                break  # a deletion marker is no part of the stream
+        self._body = b"".join(frames)
+        self._bounds = list(accumulate(map(len, frames), initial=0))
         self.first = first
-        self.last = first + len(events) - 1
-        self.ends = any(e.ends for e in events)
-        self.size = 2 * len(self._body)
+        self.last = first + len(frames) - 1
+
+    @property
+    def size(self) -> int:
+        return len(self._body)
 
     def body(self, after: int, only: EventFilter | None) -> bytes:
         """The frames with `seq > after` that pass the filter, as one write."""
-        if after < self.first and only is None:
-            return self._body
         skipped = max(0, after - self.first + 1)
-        pairs = zip(self._frames[skipped:], self._events[skipped:], strict=True)
-        return b"".join([f for f, e in pairs if only is None or only.passes(e.type, e.ends)])
+        if only is None:
+            return self._body[self._bounds[skipped] :]
+        last = len(self._types) - 1
+        return b"".join(
+            self._body[self._bounds[place] : self._bounds[place + 1]]
+            for place in range(skipped, last + 1)
+            if only.passes(self._types[place], self.ends and place == last)
+        )
 
 
 class MemorySubscription:
@@ -48,9 +63,9 @@ class MemorySubscription:
         """See `Subscription.take`."""
         with self._channel.lock:
             self._seen = self._channel.version
-            chunks = [chunk for chunk in self._channel.ring if chunk.last > after]
-            gap = chunks[0].first > after + 1 if chunks else self._channel.last > after
-        return None if gap else chunks
+            chunks = list(takewhile(lambda chunk: chunk.last > after, reversed(self._channel.ring)))
+            gap = chunks[-1].first > after + 1 if chunks else self._channel.last > after
+        return None if gap else chunks[::-1]
 
     async def wait(self, timeout_s: float) -> bool:
         """See `Subscription.wait`."""

@@ -97,7 +97,9 @@ class SqlEventLog:
             with self._dialect.engine.connect() as connection:
                 return function(connection, *arguments)
         except Exception as error:
-            raise self._dialect.unavailable(error) or error from error
+            if unavailable := self._dialect.unavailable(error):
+                raise unavailable from error
+            raise
 
 
 class RebuildSource:

@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import count
 
 from msgspec import Struct
@@ -31,12 +32,6 @@ class _Attempt(Struct, frozen=True):
     run_id: str
     seq: int
 
-    def result_for(self, batch: Sequence[Append]) -> CommitResult:
-        """The result for those of the batch that still wait."""
-        waiting = {id(append) for append in batch}
-        pairs = zip(self.batch, self.result.outcomes, strict=True)
-        return CommitResult([o for append, o in pairs if id(append) in waiting], self.result.commits)
-
 
 class SqlStore:
     """Commits batches. Used by the writer's thread alone."""
@@ -47,36 +42,53 @@ class SqlStore:
         self._connection: Connection | None = None
         self._heads: dict[str, Head] = {}  # of open runs, as of our last commit: right, or we conflict
         self._attempt: _Attempt | None = None
+        self._landed: list[_Attempt] = []  # stored, though nobody has been told yet
         self._incarnation = os.urandom(4)
         self._batches = count(1)
 
     def commit(self, batch: Sequence[Append]) -> CommitResult:
         try:
-            return self._landed(batch) or self._commit(batch)
+            return self._try(batch)
         except Exception as error:
-            self._rollback(batch)
             if not self._dialect.is_conflict(error):
-                raise self._dialect.unavailable(error) or error from error
-        try:
-            return self._commit(batch)  # with the heads as they are now
-        except Exception as error:
-            self._rollback(batch)
-            raise self._dialect.unavailable(error) or error from error
+                raise
+        return self._try(batch)  # with the heads as they are now
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
         self._dialect.engine.dispose()
 
-    def _landed(self, batch: Sequence[Append]) -> CommitResult | None:
+    def _try(self, batch: Sequence[Append]) -> CommitResult:
+        try:
+            return self._commit_rest(batch)
+        except Exception as error:
+            self._rollback(batch)
+            if unavailable := self._dialect.unavailable(error):
+                raise unavailable from error
+            raise
+
+    def _commit_rest(self, batch: Sequence[Append]) -> CommitResult:
+        """Commit what of the batch has not landed by an earlier attempt, and tell of both."""
+        self._look_up_attempt()
+        outcomes = {id(a): o for t in self._landed for a, o in zip(t.batch, t.result.outcomes, strict=True)}
+        commits = [commit for attempt in self._landed for commit in attempt.result.commits]
+        if rest := [append for append in batch if id(append) not in outcomes]:
+            result = self._commit(rest)
+            outcomes |= {id(append): o for append, o in zip(rest, result.outcomes, strict=True)}
+            commits += result.commits
+        self._landed = []
+        return CommitResult([outcomes[id(append)] for append in batch], commits)
+
+    def _look_up_attempt(self) -> None:
         """What became of the last attempt, when its COMMIT failed: writing it again could store it twice."""
         attempt = self._attempt
-        if attempt is None:
-            return None
-        found = read_append_id(self._connect(), attempt.run_id, attempt.seq)
-        self._connect().rollback()
-        self._attempt = None
-        return attempt.result_for(batch) if found == attempt.append_id else None
+        if attempt is not None:
+            found = read_append_id(self._connect(), attempt.run_id, attempt.seq)
+            self._connect().rollback()
+            self._attempt = None
+            if found == attempt.append_id:
+                self._landed.append(attempt)
 
     def _commit(self, batch: Sequence[Append]) -> CommitResult:
         connection = self._connect()
@@ -155,6 +167,8 @@ class SqlStore:
             self._heads.pop(append.run_id, None)
         connection, self._connection = self._connection, None
         if connection is not None:
+            with suppress(Exception):
+                connection.rollback()  # closing alone keeps the lock for as long as a cursor is referenced
             connection.invalidate()  # whatever the driver thinks of it, the next try begins anew
             connection.close()
 

@@ -6,6 +6,7 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from runstore.core import errors
 from runstore.http.json import json_response
@@ -60,7 +61,14 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         404: f"there is nothing at {request.url.path}",
         405: f"{request.method} is not allowed at {request.url.path}",
     }.get(error.status_code, error.detail)
-    return error_response(error.status_code, code, message, error.headers)
+    headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+    return error_response(error.status_code, code, message, headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of every route at this path; Starlette names those of the first one only."""
+    matching = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return ", ".join(sorted({method for route in matching for method in route.methods}))
 
 
 async def on_unexpected(request: Request, error: Exception) -> Response:

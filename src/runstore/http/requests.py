@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import Request
 
-from runstore.core.events import EVENT_CLASSES
+from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
 from runstore.core.ports import EventFilter
 from runstore.http.errors import BadRequest
 
@@ -119,7 +119,7 @@ def read_choice(request: Request, name: str, choices: Sequence[str]) -> str | No
 
 def read_cursor(request: Request) -> int:
     """Where a reader left off: `Last-Event-ID`, else `?after=`, else the beginning."""
-    text = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
+    text = request.headers.get("last-event-id") or request.query_params.get("after", "0")
     if not _is_number(text):
         raise BadRequest(
             f"the cursor {text[:50]!r} is no seq: it must be a whole number", code="invalid_cursor"
@@ -134,10 +134,11 @@ def read_filter(request: Request) -> EventFilter | None:
         return None
     types, prefixes = set(), set()
     for name in text.split(","):
-        if name in EVENT_CLASSES or (name.startswith("custom.") and not name.endswith("*")):
+        prefix = name.removesuffix("*") if name.endswith(".*") else ""
+        if name in EVENT_CLASSES or CUSTOM_TYPE.fullmatch(name):
             types.add(name)
-        elif name.endswith(".*") and any(name.startswith(family) for family in FAMILIES):
-            prefixes.add(name.removesuffix("*"))
+        elif prefix in FAMILIES or CUSTOM_TYPE.fullmatch(prefix):
+            prefixes.add(prefix)
         else:
             known = ", ".join([*EVENT_CLASSES, *sorted(f"{family}*" for family in FAMILIES)])
             raise BadRequest(

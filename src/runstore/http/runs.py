@@ -74,7 +74,7 @@ class AppendBody(Struct, frozen=True, forbid_unknown_fields=True):
     """One event, or several that are stored together or not at all."""
 
     type: str | UnsetType = UNSET
-    data: Any = None
+    data: Any = UNSET
     events: list[ExternalEvent] | UnsetType = UNSET
     expected_seq: int | None = None
 
@@ -157,10 +157,7 @@ class RunRoutes:
         check_parameters(request, ())
         run_id = _run_id(request)
         body = await read_body(request, AppendBody)
-        if (body.type is UNSET) == (body.events is UNSET):
-            raise BadRequest("the body must have either `type` or `events`", code="invalid_body")
-        given = body.events or [] if body.type is UNSET else [ExternalEvent(body.type, body.data)]
-        events = [Custom(event.type, event.data) for event in given]
+        events = [Custom(event.type, event.data) for event in _given(body)]
         last_seq = await self._store.append(run_id, events, expected_seq=body.expected_seq)
         return json_response({"run_id": run_id, "last_seq": last_seq}, 201)
 
@@ -194,6 +191,14 @@ def record(run: Run, last_seq: int | UnsetType = UNSET) -> RunRecord:
 
 def record_response(found: RunAt, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return json_response(record(found.run, found.last_seq), status, headers)
+
+
+def _given(body: AppendBody) -> list[ExternalEvent]:
+    if isinstance(body.type, str) and body.events is UNSET:
+        return [ExternalEvent(body.type, None if body.data is UNSET else body.data)]
+    if isinstance(body.events, list) and body.type is UNSET and body.data is UNSET:
+        return body.events
+    raise BadRequest("the body must have either `type` and `data`, or `events`", code="invalid_body")
 
 
 def _run_id(request: Request) -> str:

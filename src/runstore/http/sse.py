@@ -1,6 +1,8 @@
 """Server-sent events (WHATWG HTML, 9.2), by hand: a tail's bytes are the response's bytes."""
 
 import asyncio
+import math
+import time
 from collections.abc import Mapping
 
 from starlette.responses import Response
@@ -9,7 +11,8 @@ from starlette.types import Receive, Scope, Send
 from runstore.eventlog.tail import Tail
 
 HEARTBEAT = b":\n"  # a comment without a blank line: clients would take an empty frame for an event
-SEND_TIMEOUT_S = 30.0  # a client that has not read for so long is cut off
+SEND_TIMEOUT_S = 30.0  # a client that has not read for so long is cut off,
+CHECK_S = 5.0  # as this look every so often finds
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 MEDIA_TYPE = "text/event-stream"
 
@@ -27,6 +30,7 @@ class EventStream(Response):
         super().__init__(headers={**HEADERS, **(headers or {})})
         del self.headers["content-length"]
         self._tail = tail
+        self._sending_since = math.inf  # when the write that is under way began
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -36,33 +40,33 @@ class EventStream(Response):
         pump = asyncio.create_task(self._pump(send))
         gone = asyncio.create_task(_disconnected(receive))
         try:
-            await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
+            while not (
+                await asyncio.wait({pump, gone}, timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED)
+            )[0]:
+                if time.monotonic() - self._sending_since > SEND_TIMEOUT_S:
+                    raise ClientStuck
         finally:
             gone.cancel()
-            if not pump.done():
-                pump.cancel()
+            pump.cancel()
             await asyncio.wait({pump, gone})
         if not pump.cancelled():
             pump.result()
 
     async def _pump(self, send: Send) -> None:
-        await _send(send, HEARTBEAT)  # shows at once that the stream is open, also through a proxy
+        await self._send(send, HEARTBEAT)  # shows at once that the stream is open, also through a proxy
         async for frames in self._tail.frames():
-            await _send(send, frames or HEARTBEAT)
+            await self._send(send, frames or HEARTBEAT)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, body: bytes) -> None:
+        self._sending_since = time.monotonic()
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        self._sending_since = math.inf
 
 
 def nothing_left() -> Response:
     """204 at the end of a closed run. The type keeps clients quiet that look for it whatever the status."""
     return Response(status_code=204, headers=HEADERS, media_type=MEDIA_TYPE)
-
-
-async def _send(send: Send, body: bytes) -> None:
-    try:
-        async with asyncio.timeout(SEND_TIMEOUT_S):
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-    except TimeoutError:
-        raise ClientStuck from None
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -1,1 +1,1 @@
-"""Where agents run: supervisor and executor, the way of their words into the log, and the agents themselves."""
+"""Where agents run: supervisor, executor, recorder, and the agents themselves."""

@@ -47,11 +47,16 @@ def _fill(schema: Schema, task: str, definitions: dict[str, Schema], depth: int)
 
 
 def _inner(schema: Schema, definitions: dict[str, Schema]) -> Schema | None:
-    """The schema that a reference or a choice stands for: of a choice, the first that is not null."""
+    """The schema that a reference or a choice stands for.
+
+    Of a choice it is the first that is not null, unless that is a reference, which may lead back to here.
+    """
     if "$ref" in schema:
         return definitions.get(str(schema["$ref"]).rpartition("/")[2], {})
     choices = [each for key in ("anyOf", "oneOf", "allOf") for each in schema.get(key, ())]
-    return next((each for each in choices if each.get("type") != "null"), None)
+    nullable = any(each.get("type") == "null" for each in choices)
+    useful = (each for each in choices if each.get("type") != "null" and not (nullable and "$ref" in each))
+    return next(useful, choices[-1] if choices else None)
 
 
 def _kind(schema: Schema) -> str | None:

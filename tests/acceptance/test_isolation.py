@@ -1,0 +1,187 @@
+"""Runs keep to themselves (G5), a reader that does not read costs nothing (G11), and nothing is left behind."""
+
+import asyncio
+import gc
+import subprocess
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from runstore.app import open_runtime
+from runstore.settings import Settings, load_settings
+from tests.database import make_database
+from tests.frames import Frame, joined, read_frames, said, seqs
+from tests.polling import until as until_async
+from tests.server import DEADLINE_S, ServerProcess, until
+
+RUNS = 100
+CONFIG = """
+[agents.talker]
+model = "scripted"
+tokens = 60
+tokens_per_s = 60
+
+[agents.flood]
+factory = "agents:flood"
+"""
+# Says a lot, and fast: 32 MiB in all.
+MIB = 32
+AGENTS = f"""
+def flood():
+    async def say_a_lot(input):
+        for n in range({MIB} * 256):
+            yield "x" * 4096
+    return say_a_lot
+"""
+
+
+async def test_of_100_runs_at_once_no_stream_holds_another_runs_word(
+    serve: Callable[..., ServerProcess],
+) -> None:
+    server = serve(CONFIG, AGENTS)
+    words = [f"word{n:03}" for n in range(RUNS)]
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(
+        base_url=server.http.base_url, timeout=3 * DEADLINE_S, trust_env=False, limits=limits
+    ) as http:
+
+        async def follow(word: str) -> list[Frame]:
+            async with http.stream("POST", "/agents/talker/stream", json={"input": word}) as answer:
+                return list(read_frames([part async for part in answer.aiter_raw()]))
+
+        streams = await asyncio.gather(*map(follow, words))
+
+    for word, frames in zip(words, streams, strict=True):
+        assert seqs(frames) == list(range(1, len(frames) + 1))
+        assert len({frame.event["run_id"] for frame in frames}) == 1
+        assert said(frames).split() == [word] * 60
+        assert not [other for other in words if other != word and other.encode() in joined(frames)]
+        assert frames[-1].type == "lifecycle.completed"
+    started = max(frames[1].event["at"] for frames in streams)
+    ended = min(frames[-1].event["at"] for frames in streams)
+    assert started < ended, "they ran at once"
+
+
+def test_stopping_one_run_stops_no_other(serve: Callable[..., ServerProcess]) -> None:
+    server = serve(CONFIG, AGENTS)
+    runs = [server.begin("talker", f"word{n}") for n in range(10)]
+    server.stop_run(runs[3])
+    statuses = [server.ended(run_id)["status"] for run_id in runs]
+    assert statuses == ["success"] * 3 + ["stopped"] + ["success"] * 6
+
+
+# A reader that does not read
+
+
+def resident_mib(pid: int) -> float:
+    """Memory that the process has in use."""
+    done = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=True)
+    return int(done.stdout) / 1024
+
+
+def connect(server: ServerProcess, run_id: str) -> socket.socket:
+    """Ask for a run's stream, and read nothing yet."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(DEADLINE_S)
+    connection.connect(("127.0.0.1", server.port))
+    connection.sendall(f"GET /runs/{run_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    return connection
+
+
+def read_all(connection: socket.socket) -> Iterator[bytes]:
+    """The body of an answer in chunks (RFC 9112, 7.1), to its end."""
+    with connection.makefile("rb") as file:
+        while file.readline().strip():
+            pass
+        while size := int(file.readline(), 16):
+            yield file.read(size)
+            file.readline()
+
+
+@pytest.fixture
+def flooded(serve: Callable[..., ServerProcess]) -> Iterator[tuple[ServerProcess, list[socket.socket], str, float]]:
+    """A server whose run has said a lot to readers that read nothing; and by how much it has grown."""
+    server = serve(CONFIG, AGENTS)
+    server.ended(server.begin("flood"))  # whatever it needs for so much text, it has now
+    server.http.get("/runs")
+    with ExitStack() as stack:
+        before = resident_mib(server.pid)
+        run_id = server.begin("flood")
+        readers = [stack.enter_context(connect(server, run_id)) for _ in range(10)]
+        server.ended(run_id)
+        yield server, readers, run_id, resident_mib(server.pid) - before
+
+
+def test_readers_that_read_nothing_cost_bounded_memory_and_lose_nothing(
+    flooded: tuple[ServerProcess, list[socket.socket], str, float]
+) -> None:
+    server, readers, run_id, grown_mib = flooded
+    assert grown_mib < MIB / 2, "not even one copy of what they have not read"
+    expected = list(range(1, server.record(run_id)["last_seq"] + 1))
+    for reader in readers[:2]:
+        frames = list(read_frames(read_all(reader)))
+        assert seqs(frames) == expected
+        assert frames[-1].type == "lifecycle.completed"
+
+
+# What is left
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    make_database(tmp_path / "runstore.db")
+    (tmp_path / "runstore.toml").write_text(
+        f'[server]\ndatabase_url = "sqlite:///{tmp_path}/runstore.db"\n'
+        '[agents.talker]\nmodel = "scripted"\ntokens = 20\n[agents.endless]\nmodel = "scripted"\n'
+        "tokens = 100000\ntokens_per_s = 100\n"
+    )
+    return load_settings(tmp_path / "runstore.toml")
+
+
+OF_A_RUN = {
+    "Executor", "Recorder", "Tail", "MemorySubscription", "FrameChunk", "_Channel", "_Active", "_Lane",
+    "StrandsAgent", "ScriptedModel", "Translator", "TimerHandle", "Task",
+}  # fmt: skip
+
+
+def living() -> Counter[str]:
+    """How many objects there are of each kind that belongs to a run."""
+    gc.collect()
+    return Counter(name for each in gc.get_objects() if (name := type(each).__name__) in OF_A_RUN)
+
+
+async def test_when_its_runs_have_ended_a_process_has_nothing_left_of_them(settings: Settings) -> None:
+    async with open_runtime(settings) as runtime:
+
+        async def follow(run_id: str) -> None:
+            async for _ in runtime.store.tail(run_id, after=0).frames():
+                pass
+
+        async def round_of_runs() -> None:
+            run_ids = [await runtime.store.start("talker", "hi", user_id="local") for _ in range(20)]
+            run_ids += [await runtime.store.start("endless", "hi", user_id="local") for _ in range(5)]
+            followers = [asyncio.create_task(follow(run_id)) for run_id in run_ids]
+            for run_id in run_ids[20:]:
+                await runtime.store.stop(run_id, by="local", reason="user")
+            await asyncio.gather(*followers)
+            await until_async(lambda: runtime.supervisor.running == 0)
+
+        def threads() -> Counter[str]:
+            return Counter(thread.name.rstrip("0123456789_-") for thread in threading.enumerate())
+
+        await round_of_runs()
+        await until_async(lambda: len(asyncio.all_tasks()) == 2)  # this one and the sweep
+        before, threads_before = living(), threads()
+        for _ in range(3):
+            await round_of_runs()
+        await until_async(lambda: len(asyncio.all_tasks()) == 2)
+        assert runtime.feed.followed == 0
+        await until_async(lambda: living() <= before)
+        assert threads().keys() == threads_before.keys()

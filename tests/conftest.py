@@ -1,0 +1,63 @@
+"""What the tests of every room share: an empty log of each kind, the feed that it tells, the loop."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runstore.core.ports import EventLog, LiveFeed
+from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.memory import MemoryEventLog
+from runstore.eventlog.sql import SqlEventLog
+from tests.database import make_database, open_sqlite_log
+
+
+def _memory(folder: Path, feed: LiveFeed) -> EventLog:
+    return MemoryEventLog(feed)
+
+
+def _sqlite(folder: Path, feed: LiveFeed) -> EventLog:
+    return open_sqlite_log(make_database(folder / "runstore.db"), feed)
+
+
+# Every kind of log passes the same tests: add a new one here.
+EVENT_LOGS: dict[str, Callable[[Path, LiveFeed], EventLog]] = {"memory": _memory, "sqlite": _sqlite}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def feed() -> MemoryFeed:
+    return MemoryFeed()
+
+
+@pytest.fixture(params=EVENT_LOGS)
+async def log(request: pytest.FixtureRequest, tmp_path: Path, feed: MemoryFeed) -> AsyncIterator[EventLog]:
+    """An empty log that tells `feed`; once of each kind."""
+    log = EVENT_LOGS[request.param](tmp_path, feed)
+    yield log
+    await log.close()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """An empty SQLite file with this release's schema."""
+    return make_database(tmp_path / "runstore.db")
+
+
+@pytest.fixture
+async def open_log(database: Path) -> AsyncIterator[Callable[..., SqlEventLog]]:
+    """`open_log(feed, projections=…)` opens `database`; each call stands for another process on that file."""
+    async with AsyncExitStack() as stack:
+
+        def open_one_more(feed: LiveFeed | None = None, **options: Any) -> SqlEventLog:
+            log = open_sqlite_log(database, feed or MemoryFeed(), **options)
+            stack.push_async_callback(log.close)
+            return log
+
+        yield open_one_more

@@ -1,0 +1,843 @@
+"""What every kind of log promises: the port `EventLog`, against each of EVENT_LOGS."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import pairwise
+
+import pytest
+
+from runstore.core.codec import MAX_EVENT_BYTES, EncodedEvent, RecordedEvent, encode
+from runstore.core.errors import (
+    AppendRefused,
+    EventTooLarge,
+    InvalidEvent,
+    LeaseLost,
+    LogUnavailable,
+    RunActive,
+    RunClosed,
+    RunNotFound,
+    RunstoreError,
+    WrongExpectedSeq,
+)
+from runstore.core.events import Cancelled, CancelRequested, Custom, Deleted, Event, Message, Token
+from runstore.core.ids import new_run_id
+from runstore.core.ports import Committed, EventFilter, EventLog, LiveFeed
+from runstore.eventlog.pending import MAX_RUN_EVENTS
+from tests.events import (
+    CANCEL,
+    CANCELLED,
+    COMPLETED,
+    ENDINGS,
+    QUEUED,
+    close_run,
+    note,
+    start_run,
+    started,
+    token,
+)
+from tests.polling import DEADLINE_S, until
+from tests.writer import held_writer
+
+DELETED = Deleted(by="local")
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text for this")
+
+
+def unexpected(error: RunstoreError) -> None:
+    raise AssertionError(f"refused: {error!r}")
+
+
+def offer(log: EventLog, run_id: str, event: Event | Custom, *, attempt: int = 1) -> bool:
+    return log.offer(run_id, encode(event), attempt=attempt, refused=unexpected)
+
+
+async def offer_patiently(log: EventLog, run_id: str, event: Event | Custom) -> None:
+    while not offer(log, run_id, event):
+        await log.room(run_id)
+
+
+async def read_run(log: EventLog, run_id: str, *, limit: int = 1000) -> list[RecordedEvent]:
+    events: list[RecordedEvent] = []
+    while page := await log.read(run_id, after=events[-1].seq if events else 0, limit=limit):
+        events += page
+    return events
+
+
+async def types(log: EventLog, run_id: str) -> list[str]:
+    return [event.type for event in await read_run(log, run_id)]
+
+
+async def race(*attempts: Awaitable[int]) -> tuple[list[int], list[BaseException]]:
+    """The seqs of those who succeeded, the errors of those who did not."""
+    outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+    won = [outcome for outcome in outcomes if isinstance(outcome, int)]
+    return won, [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+
+
+def in_threads(count: int, work: Callable[[int], Awaitable[None]]) -> Awaitable[None]:
+    """Do `work(0)`, `work(1)`, … at once, each on an event loop and thread of its own."""
+
+    def run(number: int) -> None:
+        asyncio.run(work(number))  # type: ignore[arg-type]
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(asyncio.to_thread(run, number) for number in range(count)))
+
+    return all_of_them()
+
+
+# ---- order: seq 1, 2, 3, …, whoever writes (G2) ----
+
+
+async def test_seqs_are_dense_from_one(log: EventLog) -> None:
+    run_id = new_run_id()
+    await log.append(run_id, [QUEUED, started()])
+    await log.append(run_id, [token(), token(), token()])
+    await log.append(run_id, [COMPLETED])
+    assert [event.seq for event in await read_run(log, run_id)] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_an_append_returns_the_runs_last_seq(log: EventLog) -> None:
+    run_id = new_run_id()
+    assert await log.append(run_id, [QUEUED]) == 1
+    assert await log.append(run_id, [started(), token()]) == 3
+
+
+async def test_runs_are_numbered_apart(log: EventLog) -> None:
+    one, other = await start_run(log), await start_run(log)
+    await log.append(one, [token("one")])
+    assert await log.append(other, [token("other")]) == 3
+
+
+async def test_appenders_on_many_loops_and_threads_get_dense_seqs(log: EventLog) -> None:
+    run_id = await start_run(log)
+    seqs: list[int] = []
+
+    async def append_some(number: int) -> None:
+        seqs.extend([await log.append(run_id, [note(f"{number}.{i}")]) for i in range(30)])
+
+    await in_threads(8, append_some)
+    assert sorted(seqs) == list(range(3, 3 + 8 * 30))
+    assert [event.seq for event in await read_run(log, run_id)] == list(range(1, 3 + 8 * 30))
+
+
+async def test_each_appenders_events_keep_their_order(log: EventLog) -> None:
+    run_id = await start_run(log)
+
+    async def append_some(number: int) -> None:
+        for i in range(30):
+            await log.append(run_id, [note(f"{number}.{i}")])
+
+    await in_threads(4, append_some)
+    stored = [event.data.decode().strip('"') for event in (await read_run(log, run_id))[2:]]
+    for number in range(4):
+        own = [text for text in stored if text.startswith(f"{number}.")]
+        assert own == [f"{number}.{i}" for i in range(30)]
+
+
+async def test_what_is_offered_and_what_is_appended_keep_their_order(log: EventLog) -> None:
+    run_id = await start_run(log)
+    for i in range(20):
+        offer(log, run_id, token(f"{i}"))
+        await log.append(run_id, [note(f"{i}")])
+    assert (await types(log, run_id))[2:] == ["llm.token", "custom.note"] * 20
+
+
+# ---- what the log refuses ----
+
+
+async def test_a_wrong_expected_seq_is_refused_with_the_head(log: EventLog) -> None:
+    run_id = await start_run(log)
+    with pytest.raises(WrongExpectedSeq) as refusal:
+        await log.append(run_id, [note()], expected_seq=1)
+    assert (refusal.value.head, refusal.value.expected) == (2, 1)
+
+
+async def test_the_right_expected_seq_is_accepted(log: EventLog) -> None:
+    run_id = await start_run(log)
+    assert await log.append(run_id, [note()], expected_seq=2) == 3
+
+
+async def test_a_refused_append_stores_nothing(log: EventLog) -> None:
+    run_id = await start_run(log)
+    with pytest.raises(WrongExpectedSeq):
+        await log.append(run_id, [note(), note()], expected_seq=7)
+    assert len(await read_run(log, run_id)) == 2
+
+
+async def test_of_many_appends_at_one_expected_seq_one_wins(log: EventLog) -> None:
+    run_id = await start_run(log)
+    won, lost = await race(*(log.append(run_id, [note(f"{i}")], expected_seq=2) for i in range(20)))
+    assert won == [3]
+    assert [type(error) for error in lost] == [WrongExpectedSeq] * 19
+
+
+async def test_a_run_is_created_once(log: EventLog) -> None:
+    run_id = new_run_id()
+    won, lost = await race(*(log.append(run_id, [QUEUED], expected_seq=0) for _ in range(5)))
+    assert won == [1]
+    assert [type(error) for error in lost] == [WrongExpectedSeq] * 4
+
+
+@pytest.mark.parametrize("expected_seq", [None, 0, 1])
+async def test_a_run_that_was_not_queued_is_not_found(log: EventLog, expected_seq: int | None) -> None:
+    with pytest.raises(RunNotFound):
+        await log.append(new_run_id(), [note()], expected_seq=expected_seq)
+
+
+async def test_a_run_is_queued_only_as_its_first_event(log: EventLog) -> None:
+    run_id = await start_run(log)
+    for events in ([QUEUED], [note(), QUEUED]):
+        with pytest.raises(RunstoreError):
+            await log.append(run_id, events)
+    assert len(await read_run(log, run_id)) == 2
+
+
+async def test_an_older_attempt_has_lost_its_lease(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [started(attempt=2)], expected_seq=2)
+    with pytest.raises(LeaseLost):
+        await log.append(run_id, [note("zombie")], attempt=1)
+    assert await log.append(run_id, [note("heir")], attempt=2) == 4
+
+
+async def test_an_append_without_an_attempt_needs_no_lease(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [started(attempt=2)])
+    assert await log.append(run_id, [CANCEL]) == 4
+
+
+async def test_of_two_claims_of_a_queued_run_one_wins(log: EventLog) -> None:
+    run_id = new_run_id()
+    await log.append(run_id, [QUEUED])
+    claims = (log.append(run_id, [started(worker_id=f"worker-{i}")], expected_seq=1) for i in range(2))
+    won, lost = await race(*claims)
+    assert (won, [type(error) for error in lost]) == ([2], [WrongExpectedSeq])
+
+
+async def test_a_cancel_is_stored_once_however_often_it_is_asked_for(log: EventLog) -> None:
+    run_id = await start_run(log)
+    assert await race(*(log.append(run_id, [CANCEL]) for _ in range(5))) == ([3] * 5, [])
+    assert await log.append(run_id, [CancelRequested(by="somebody else", reason="user")]) == 3
+    assert (await types(log, run_id)).count("cancel.requested") == 1
+
+
+async def test_what_comes_with_a_second_cancel_is_stored(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [CANCEL])
+    assert await log.append(run_id, [CANCEL, CANCELLED]) == 4
+    assert (await types(log, run_id))[2:] == ["cancel.requested", "lifecycle.cancelled"]
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+async def test_an_append_has_a_size(log: EventLog, count: int) -> None:
+    run_id = await start_run(log)
+    with pytest.raises(InvalidEvent):
+        await log.append(run_id, [note()] * count)
+
+
+# ---- one ending (G4) ----
+
+
+@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.type)
+async def test_a_closed_run_refuses_every_event(log: EventLog, ending: Event) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [ending])
+    for event in (note(), token(), CANCEL, started(attempt=2), *ENDINGS):
+        with pytest.raises(RunClosed) as refusal:
+            await log.append(run_id, [event])
+        assert refusal.value.head == 3
+    assert len(await read_run(log, run_id)) == 3
+
+
+async def test_a_run_can_be_closed_before_it_was_started(log: EventLog) -> None:
+    run_id = new_run_id()
+    await log.append(run_id, [QUEUED])
+    assert await log.append(run_id, [CANCEL, CANCELLED]) == 3
+
+
+async def test_of_endings_that_race_one_is_stored(log: EventLog) -> None:
+    runs = [await start_run(log) for _ in range(20)]
+    outcomes = await asyncio.gather(*(race(*(log.append(run, [e]) for e in ENDINGS)) for run in runs))
+    assert [(won, {type(e) for e in lost}) for won, lost in outcomes] == [([3], {RunClosed})] * 20
+    assert [len(await read_run(log, run)) for run in runs] == [3] * 20
+
+
+async def test_nothing_follows_an_ending_in_its_own_append(log: EventLog) -> None:
+    run_id = await start_run(log)
+    with pytest.raises(InvalidEvent):
+        await log.append(run_id, [COMPLETED, note()])
+    assert len(await read_run(log, run_id)) == 2
+
+
+async def test_what_is_offered_after_an_ending_is_refused(log: EventLog) -> None:
+    run_id = await close_run(log)
+    refusals: list[RunstoreError] = []
+    assert log.offer(run_id, encode(token()), attempt=1, refused=refusals.append)
+    await until(lambda: bool(refusals))
+    assert isinstance(refusals[0], RunClosed)
+    assert len(await read_run(log, run_id)) == 3
+
+
+@pytest.mark.parametrize(
+    "event", [*ENDINGS, QUEUED, started(), CANCEL, DELETED], ids=lambda event: event.type
+)
+async def test_what_decides_about_a_run_cannot_be_offered(log: EventLog, event: Event) -> None:
+    run_id = await start_run(log)
+    with pytest.raises(InvalidEvent):
+        offer(log, run_id, event)
+
+
+async def test_an_active_run_cannot_be_deleted(log: EventLog) -> None:
+    run_id = await start_run(log)
+    with pytest.raises(RunActive):
+        await log.append(run_id, [DELETED])
+    assert len(await read_run(log, run_id)) == 2
+
+
+async def test_a_deletion_cannot_hide_behind_another_event(log: EventLog) -> None:
+    run_id = await start_run(log)
+    with pytest.raises(RunstoreError):
+        await log.append(run_id, [note(), DELETED])
+    assert len(await read_run(log, run_id)) == 2
+
+
+async def test_a_closed_run_is_deleted_once(log: EventLog) -> None:
+    run_id = await close_run(log)
+    won, lost = await race(*(log.append(run_id, [DELETED]) for _ in range(3)))
+    assert (won, [type(error) for error in lost]) == ([4], [RunClosed] * 2)
+
+
+async def test_a_run_that_was_cancelled_can_be_deleted(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [CANCEL])
+    await log.append(run_id, [CANCELLED])
+    assert await log.append(run_id, [DELETED]) == 5
+
+
+async def test_nothing_slips_in_with_a_deletion(log: EventLog) -> None:
+    run_id = await close_run(log)
+    with pytest.raises(RunstoreError):
+        await log.append(run_id, [DELETED, note()])
+    assert len(await read_run(log, run_id)) == 3
+
+
+# ---- durable before visible (G1), acknowledged is there (G12) ----
+
+
+async def test_what_is_acknowledged_can_be_read_at_once(log: EventLog) -> None:
+    run_id = await start_run(log)
+    for i in range(30):
+        seq = await log.append(run_id, [note(f"{i}")])
+        assert [event.seq for event in await log.read(run_id, after=seq - 1)] == [seq]
+
+
+async def test_nothing_is_published_before_it_can_be_read(
+    log: EventLog, feed: LiveFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unseen: list[Committed] = []
+    seen = 0
+    publish = feed.publish
+
+    async def stored(commit: Committed) -> bool:
+        after, upto = commit.first_seq - 1, commit.first_seq + len(commit.events) - 1
+        page = await log.read(commit.run_id, after=after, upto=upto)
+        return [event.data for event in page] == [event.data for event in commit.events]
+
+    def publish_what_can_be_read(commits: Sequence[Committed]) -> None:
+        nonlocal seen
+        seen += len(commits)
+        unseen.extend(commit for commit in commits if not asyncio.run(stored(commit)))
+        publish(commits)
+
+    monkeypatch.setattr(feed, "publish", publish_what_can_be_read)
+    for _ in range(5):
+        run_id = await start_run(log)
+        for i in range(20):
+            await offer_patiently(log, run_id, token(f"{i}"))
+        await log.append(run_id, [COMPLETED])
+    assert seen >= 5
+    assert unseen == []
+
+
+async def test_nobody_hears_of_an_append_before_it_is_published(log: EventLog, feed: LiveFeed) -> None:
+    run_id = new_run_id()
+    published: list[str] = []
+    feed.listen(lambda commit: published.append(commit.run_id))
+    await log.append(run_id, [QUEUED])
+    assert published == [run_id]
+
+
+async def test_everything_that_is_stored_is_published_once_and_in_order(
+    log: EventLog, feed: LiveFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published: dict[str, list[tuple[int, EncodedEvent]]] = {}
+
+    def collect(commits: Sequence[Committed]) -> None:
+        for commit in commits:
+            published.setdefault(commit.run_id, []).extend(enumerate(commit.events, commit.first_seq))
+
+    monkeypatch.setattr(feed, "publish", collect)
+    runs = [await start_run(log) for _ in range(3)]
+    for i in range(100):
+        for run_id in runs:
+            await offer_patiently(log, run_id, token(f"{i}"))
+    for run_id in runs:
+        await log.append(run_id, [COMPLETED])
+        stored = [(event.seq, event.type, event.at, event.data) for event in await read_run(log, run_id)]
+        assert [(seq, e.type, e.at, e.data) for seq, e in published[run_id]] == stored
+
+
+async def test_what_is_refused_is_not_published(log: EventLog, feed: LiveFeed) -> None:
+    run_id = await close_run(log)
+    published: list[Committed] = []
+    feed.listen(published.append)
+    for refused in (CANCEL, COMPLETED):
+        with pytest.raises(RunClosed):
+            await log.append(run_id, [refused])
+    assert published == []
+
+
+async def test_a_reader_never_sees_a_part_of_an_append(log: EventLog) -> None:
+    run_id = await start_run(log)
+
+    async def write() -> None:
+        for _ in range(40):
+            await log.append(run_id, [note()] * 25)
+
+    writing = asyncio.create_task(write())
+    while not writing.done():
+        await asyncio.sleep(0)
+        head = await log.head(run_id)
+        assert head is not None
+        assert (head.seq - 2) % 25 == 0
+        assert len(await log.read(run_id, after=2, limit=2000)) % 25 == 0
+
+
+async def test_what_the_head_counts_can_be_read(log: EventLog) -> None:
+    run_id = await start_run(log)
+
+    async def write() -> None:
+        for _ in range(40):
+            await log.append(run_id, [note()] * 25)
+
+    writing = asyncio.create_task(write())
+    while not writing.done():
+        await asyncio.sleep(0)
+        head = await log.head(run_id)
+        assert head is not None
+        assert len(await log.read(run_id, upto=head.seq, limit=2000)) == head.seq
+
+
+async def test_closing_commits_what_is_queued(
+    log: EventLog, feed: LiveFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await start_run(log)
+    published: list[EncodedEvent] = []
+    monkeypatch.setattr(
+        feed, "publish", lambda commits: published.extend(e for c in commits for e in c.events)
+    )
+    async with held_writer(log, feed):
+        for i in range(10):
+            offer(log, run_id, token(f"{i}"))
+        appending = asyncio.create_task(log.append(run_id, [COMPLETED]))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(log.close())
+        await asyncio.sleep(0)
+    await closing
+    assert await appending == 13
+    assert [event.type for event in published[-11:]] == ["llm.token"] * 10 + ["lifecycle.completed"]
+
+
+async def test_a_closed_log_takes_nothing_more(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.close()
+    with pytest.raises(LogUnavailable):
+        await log.append(run_id, [note()])
+    with pytest.raises(LogUnavailable):
+        offer(log, run_id, token())
+
+
+async def test_closing_twice_is_closing_once(log: EventLog) -> None:
+    await start_run(log)
+    await log.close()
+    await log.close()
+
+
+# ---- what cannot be stored fails alone ----
+
+
+@pytest.mark.parametrize("data", [Unprintable(), {"deep": Unprintable()}], ids=["itself", "inside"])
+async def test_an_event_that_is_no_json_is_refused_and_the_log_lives(log: EventLog, data: object) -> None:
+    run_id = await start_run(log)
+    with pytest.raises(InvalidEvent):
+        await log.append(run_id, [note("good"), Custom("custom.bad", data)])
+    assert await log.append(run_id, [note("after")]) == 3
+
+
+async def test_an_event_over_the_limit_is_refused_and_the_log_lives(log: EventLog) -> None:
+    run_id = await start_run(log)
+    with pytest.raises(EventTooLarge):
+        await log.append(run_id, [note("good"), note("x" * MAX_EVENT_BYTES)])
+    assert await log.append(run_id, [note("after")]) == 3
+
+
+async def test_an_event_of_exactly_the_limit_is_stored(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [note("x" * (MAX_EVENT_BYTES - 2))])
+    assert len((await log.read(run_id, after=2))[0].data) == MAX_EVENT_BYTES
+
+
+# ---- reading ----
+
+
+async def test_a_run_that_does_not_exist_has_no_head_and_no_events(log: EventLog) -> None:
+    assert await log.head(new_run_id()) is None
+    assert await log.read(new_run_id()) == []
+
+
+async def test_the_head_tells_where_a_run_stands(log: EventLog) -> None:
+    run_id = new_run_id()
+    await log.append(run_id, [QUEUED])
+    for event, seq, attempt, cancel_requested in ((started(), 2, 1, False), (CANCEL, 3, 1, True)):
+        await log.append(run_id, [event])
+        head = await log.head(run_id)
+        assert head is not None
+        assert (head.seq, head.attempt, head.cancel_requested) == (seq, attempt, cancel_requested)
+        assert (head.closed, head.deleted) == (False, False)
+
+
+async def test_the_head_of_a_closed_run_is_closed_and_then_deleted(log: EventLog) -> None:
+    run_id = await close_run(log)
+    head = await log.head(run_id)
+    assert head is not None
+    assert (head.seq, head.closed, head.deleted) == (3, True, False)
+    await log.append(run_id, [DELETED])
+    head = await log.head(run_id)
+    assert head is not None
+    assert (head.seq, head.closed, head.deleted) == (4, True, True)
+
+
+async def test_what_is_read_is_what_was_encoded(log: EventLog) -> None:
+    run_id = await start_run(log)
+    encoded = encode(Custom("custom.odd", {"b": 1, "a": "\x00\ud800", "c": [1.5, None]}), at=1_234)
+    log.offer(run_id, encoded, attempt=1, refused=unexpected)
+    await log.append(run_id, [note()])
+    event = (await log.read(run_id, after=2))[0]
+    assert (event.run_id, event.type, event.version, event.ends) == (run_id, "custom.odd", 1, False)
+    assert (event.at, event.data) == (1_234, encoded.data)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 50])
+async def test_pages_of_any_size_give_every_event_once(log: EventLog, limit: int) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [note(f"{i}") for i in range(48)])
+    assert [event.seq for event in await read_run(log, run_id, limit=limit)] == list(range(1, 51))
+
+
+async def test_a_page_holds_what_is_after_the_cursor_up_to_upto(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [note(f"{i}") for i in range(10)])
+    assert [e.seq for e in await log.read(run_id, after=4, upto=7)] == [5, 6, 7]
+    assert [e.seq for e in await log.read(run_id, after=4, upto=7, limit=2)] == [5, 6]
+    assert await log.read(run_id, after=7, upto=7) == []
+    assert await log.read(run_id, after=12) == []
+
+
+async def test_a_page_is_bounded_in_bytes_and_paging_still_gives_everything(log: EventLog) -> None:
+    run_id = await start_run(log)
+    for _ in range(10):
+        await log.append(run_id, [note("x" * 400_000)])
+    assert 0 < len(await log.read(run_id)) <= 5
+    assert 0 < len(await log.read_all()) <= 5
+    assert [event.seq for event in await read_run(log, run_id)] == list(range(1, 13))
+
+
+async def test_a_reader_gets_only_its_own_runs_events(log: EventLog) -> None:
+    one, other = await start_run(log), await start_run(log)
+    for i in range(20):
+        await log.append(one, [note(f"one {i}")])
+        await log.append(other, [note(f"other {i}")])
+    assert all(event.run_id == one and b"other" not in event.data for event in await read_run(log, one))
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        (EventFilter(types=frozenset({"llm.token"})), ["llm.token", "lifecycle.completed"]),
+        (EventFilter(prefixes=("llm.", "cancel.")), ["llm.token", "cancel.requested", "lifecycle.completed"]),
+        (EventFilter(prefixes=("custom.note",)), ["custom.note", "custom.notes", "lifecycle.completed"]),
+        (EventFilter(prefixes=("custom.no_e",)), ["custom.no_e", "lifecycle.completed"]),
+        (EventFilter(prefixes=("custom.N",)), ["custom.NOTE", "lifecycle.completed"]),
+        (
+            EventFilter(types=frozenset({"custom.NOTE"}), prefixes=("llm.",)),
+            ["llm.token", "custom.NOTE", "lifecycle.completed"],
+        ),
+        (EventFilter(), ["lifecycle.completed"]),
+    ],
+    ids=["type", "prefixes", "prefix of a name", "underscore is itself", "case counts", "both", "nothing"],
+)
+async def test_a_filter_lets_through_what_it_names_and_every_ending(
+    log: EventLog, only: EventFilter, expected: list[str]
+) -> None:
+    run_id = await start_run(log)
+    customs = [Custom(f"custom.{name}") for name in ("note", "notes", "NOTE", "no_e")]
+    await log.append(run_id, [token(), *customs, CANCEL])
+    await log.append(run_id, [COMPLETED])
+    page = await log.read(run_id, only=only)
+    assert [event.type for event in page] == expected
+    assert all(only.passes(event.type, event.ends) for event in page)
+
+
+async def test_a_filtered_page_is_as_long_as_asked_for(log: EventLog) -> None:
+    run_id = await start_run(log)
+    for _ in range(10):
+        await log.append(run_id, [note(), token()])
+    page = await log.read(run_id, limit=4, only=EventFilter(types=frozenset({"llm.token"})))
+    assert [event.seq for event in page] == [4, 6, 8, 10]
+
+
+async def test_read_all_gives_every_event_of_every_run_once(log: EventLog) -> None:
+    runs = [await start_run(log) for _ in range(3)]
+    for i in range(10):
+        await asyncio.gather(*(log.append(run, [note(f"{i}")]) for run in runs))
+    everything: list[RecordedEvent] = []
+    while page := await log.read_all(after=everything[-1].position if everything else 0, limit=7):
+        everything += page
+    assert all(before.position < after.position for before, after in pairwise(everything))
+    for run in runs:
+        assert [e for e in everything if e.run_id == run] == await read_run(log, run)
+    assert len(everything) == 3 * 12
+
+
+async def test_a_reader_of_all_runs_that_keeps_up_with_writers_misses_nothing(log: EventLog) -> None:
+    runs = [await start_run(log) for _ in range(4)]
+
+    async def write(run_id: str) -> None:
+        for i in range(40):
+            await log.append(run_id, [note(f"{i}")])
+
+    writing = asyncio.gather(*map(write, runs))
+    read: list[RecordedEvent] = []
+    while len(read) < 4 * 42:
+        finished = writing.done()
+        await asyncio.sleep(0)
+        page = await log.read_all(after=read[-1].position if read else 0, limit=5)
+        read += page
+        assert page or not finished, "the writers are done, and events are missing"
+    for run in runs:
+        assert [event.seq for event in read if event.run_id == run] == list(range(1, 43))
+    await writing
+
+
+# ---- open runs ----
+
+
+async def test_a_run_is_open_from_its_first_event_to_its_ending(log: EventLog) -> None:
+    run_id = new_run_id()
+    await log.append(run_id, [QUEUED])
+    assert [run.run_id for run in await log.open_runs()] == [run_id]
+    await log.append(run_id, [started()])
+    assert [run.run_id for run in await log.open_runs()] == [run_id]
+    await log.append(run_id, [COMPLETED])
+    assert await log.open_runs() == []
+
+
+async def test_a_run_that_was_closed_in_one_append_was_never_open(log: EventLog) -> None:
+    await log.append(new_run_id(), [QUEUED, started(), COMPLETED])
+    assert await log.open_runs() == []
+
+
+async def test_an_open_run_tells_who_has_it_and_since_when_it_is_to_stop(log: EventLog) -> None:
+    run_id = new_run_id()
+    await log.append(run_id, [QUEUED])
+    (queued,) = await log.open_runs()
+    assert (queued.status, queued.attempt, queued.worker_id, queued.cancel_at) == ("queued", 0, None, None)
+    await log.append(run_id, [started(worker_id="worker-7")])
+    await log.append(run_id, [note(), CANCEL])
+    (running,) = await log.open_runs()
+    events = await read_run(log, run_id)
+    assert (running.status, running.attempt, running.worker_id) == ("running", 1, "worker-7")
+    assert (running.queued_at, running.cancel_at) == (events[0].at, events[3].at)
+
+
+async def test_only_adoptions_count_as_adoptions(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [started(attempt=2, reason="handed_over")])
+    await log.append(run_id, [started(attempt=3, reason="adopted", worker_id="worker-2")])
+    (run,) = await log.open_runs()
+    assert (run.attempt, run.adoptions, run.worker_id) == (3, 1, "worker-2")
+
+
+async def test_open_runs_come_oldest_first_and_as_many_as_asked_for(log: EventLog) -> None:
+    runs = [await start_run(log) for _ in range(5)]
+    assert [run.run_id for run in await log.open_runs()] == runs
+    assert [run.run_id for run in await log.open_runs(limit=2)] == runs[:2]
+
+
+async def test_a_workers_own_runs_can_be_left_out_unless_they_are_to_stop(log: EventLog) -> None:
+    queued, mine, mine_to_stop, anothers = [new_run_id() for _ in range(4)]
+    await log.append(queued, [QUEUED])
+    await log.append(mine, [QUEUED, started(worker_id="me")])
+    await log.append(mine_to_stop, [QUEUED, started(worker_id="me"), CANCEL])
+    await log.append(anothers, [QUEUED, started(worker_id="another")])
+    found = {run.run_id for run in await log.open_runs(except_worker="me")}
+    assert found == {queued, mine_to_stop, anothers}
+
+
+# ---- offers: without waiting, bounded, nothing lost (G11) ----
+
+
+async def test_offers_are_stored_in_their_order(log: EventLog) -> None:
+    run_id = await start_run(log)
+    for i in range(2_000):
+        await offer_patiently(log, run_id, token(f"{i}"))
+    await log.append(run_id, [COMPLETED])
+    texts = [event.data for event in (await read_run(log, run_id))[2:-1]]
+    assert texts == [encode(token(f"{i}")).data for i in range(2_000)]
+
+
+async def test_a_run_with_too_much_waiting_gets_no_more_room(log: EventLog, feed: LiveFeed) -> None:
+    run_id = await start_run(log)
+    async with held_writer(log, feed):
+        for _ in range(MAX_RUN_EVENTS):
+            assert offer(log, run_id, token())
+        assert not offer(log, run_id, token())
+
+
+async def test_room_comes_when_the_writer_goes_on(log: EventLog, feed: LiveFeed) -> None:
+    run_id = await start_run(log)
+    async with held_writer(log, feed):
+        while offer(log, run_id, token()):
+            pass
+        room = asyncio.ensure_future(log.room(run_id))
+        await asyncio.sleep(0)
+        assert not room.done()
+    await asyncio.wait_for(room, DEADLINE_S)
+    assert offer(log, run_id, token())
+
+
+async def test_a_flood_meets_back_pressure_and_loses_nothing(log: EventLog) -> None:
+    run_id = await start_run(log)
+    total = 3 * MAX_RUN_EVENTS
+    for i in range(total):
+        await offer_patiently(log, run_id, token(f"{i}"))
+    await log.append(run_id, [COMPLETED])
+    texts = [event.data for event in (await read_run(log, run_id))[2:-1]]
+    assert texts == [encode(token(f"{i}")).data for i in range(total)]
+
+
+async def test_threads_without_a_loop_offer_and_wait_for_room(log: EventLog) -> None:
+    runs = [await start_run(log) for _ in range(4)]
+
+    def flood(run_id: str) -> None:
+        for i in range(MAX_RUN_EVENTS + 100):
+            while not offer(log, run_id, token(f"{i}")):
+                log.wait_for_room(run_id, DEADLINE_S)
+
+    await asyncio.gather(*(asyncio.to_thread(flood, run_id) for run_id in runs))
+    for run_id in runs:
+        assert await log.append(run_id, [COMPLETED]) == MAX_RUN_EVENTS + 103
+
+
+async def test_waiting_for_room_ends_in_time(log: EventLog, feed: LiveFeed) -> None:
+    run_id = await start_run(log)
+    async with held_writer(log, feed):
+        while offer(log, run_id, token()):
+            pass
+        log.wait_for_room(run_id, 0.01)
+
+
+async def test_an_awaited_append_is_taken_however_full_its_run_is(log: EventLog, feed: LiveFeed) -> None:
+    run_id = await start_run(log)
+    async with held_writer(log, feed):
+        while offer(log, run_id, token()):
+            pass
+        ending = asyncio.create_task(log.append(run_id, [COMPLETED], attempt=1))
+        await asyncio.sleep(0)
+    assert await ending == MAX_RUN_EVENTS + 3
+
+
+async def test_a_refused_offer_tells_its_producer_why(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [started(attempt=2)])
+    refusals: list[tuple[RunstoreError, int]] = []
+    log.offer(
+        run_id,
+        encode(token()),
+        attempt=1,
+        refused=lambda error: refusals.append((error, threading.get_ident())),
+    )
+    await until(lambda: bool(refusals))
+    error, thread = refusals[0]
+    assert isinstance(error, LeaseLost)
+    assert isinstance(error, AppendRefused)
+    assert thread != threading.get_ident()
+
+
+async def test_a_producer_whose_callback_fails_does_not_stop_the_log(log: EventLog) -> None:
+    run_id = await close_run(log)
+    called = threading.Event()
+
+    def fail(error: RunstoreError) -> None:
+        called.set()
+        raise RuntimeError("the loop is closed")
+
+    log.offer(run_id, encode(token()), attempt=1, refused=fail)
+    assert await asyncio.to_thread(called.wait, DEADLINE_S)
+    await asyncio.wait_for(start_run(log), DEADLINE_S)
+
+
+async def test_a_listener_that_fails_does_not_stop_the_log(log: EventLog, feed: LiveFeed) -> None:
+    def fail(commit: Committed) -> None:
+        raise RuntimeError("the loop is closed")
+
+    feed.listen(fail)
+    run_id = await asyncio.wait_for(start_run(log), DEADLINE_S)
+    assert await asyncio.wait_for(log.append(run_id, [COMPLETED]), DEADLINE_S) == 3
+
+
+async def test_a_cancel_discards_the_streamed_text_that_still_waits_and_nothing_else(
+    log: EventLog, feed: LiveFeed
+) -> None:
+    run_id, other = await start_run(log), await start_run(log)
+    message = Message(agent="demo", message={"role": "assistant", "content": []})
+    async with held_writer(log, feed):
+        for event in (token(), note("kept"), token(), message, token()):
+            offer(log, run_id, event)
+        offer(log, other, token("kept too"))
+        appends = [asyncio.create_task(log.append(run_id, [event])) for event in (token("awaited"), CANCEL)]
+        await asyncio.sleep(0)
+        offer(log, run_id, token("said later"))
+    await asyncio.gather(*appends)
+    await log.append(run_id, [CANCELLED])
+    await log.append(other, [COMPLETED])
+    assert (await types(log, run_id))[2:] == [
+        "custom.note", "llm.message", "llm.token", "cancel.requested", "llm.token", "lifecycle.cancelled",
+    ]  # fmt: skip
+    assert (await types(log, other))[2:] == ["llm.token", "lifecycle.completed"]
+
+
+async def test_a_cancel_between_two_tokens_is_one_of_the_runs_events(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [Token(text="before", agent="demo")], attempt=1)
+    await log.append(run_id, [CANCEL])
+    await log.append(run_id, [Token(text="after", agent="demo")], attempt=1)
+    await log.append(run_id, [Cancelled(reason="user")], attempt=1)
+    stored = (await types(log, run_id))[2:]
+    assert stored == ["llm.token", "cancel.requested", "llm.token", "lifecycle.cancelled"]
+
+
+@pytest.mark.parametrize("first", ["ending", "cancel"])
+async def test_a_cancel_that_races_an_ending_is_before_it_or_refused(log: EventLog, first: str) -> None:
+    for _ in range(20):
+        run_id = await start_run(log)
+        racers = [log.append(run_id, [COMPLETED]), log.append(run_id, [CANCEL])]
+        won, lost = await race(*(racers if first == "ending" else racers[::-1]))
+        stored = (await types(log, run_id))[2:]
+        assert stored == ["cancel.requested", "lifecycle.completed"][2 - len(won) :]
+        assert all(isinstance(error, RunClosed) for error in lost)

@@ -1,0 +1,309 @@
+"""What every live feed promises: the port `LiveFeed`, against each of LIVE_FEEDS."""
+
+import asyncio
+import gc
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from runstore.core.codec import EncodedEvent, encode, frame
+from runstore.core.events import Custom, Event
+from runstore.core.ids import new_run_id
+from runstore.core.ports import Chunk, Committed, EventFilter, LiveFeed
+from runstore.eventlog.feed import RING_BYTES, MemoryFeed
+from tests.events import COMPLETED, QUEUED, note, token
+from tests.polling import DEADLINE_S
+
+LIVE_FEEDS = {"memory": MemoryFeed}
+
+RUN = new_run_id()
+
+
+@pytest.fixture(params=LIVE_FEEDS)
+def feed(request: pytest.FixtureRequest) -> LiveFeed:
+    return LIVE_FEEDS[request.param]()
+
+
+def committed(first: int, *events: Event | Custom, run_id: str = RUN, control: bool = False) -> Committed:
+    return Committed(run_id, first, [encode(event, at=0) for event in events], control)
+
+
+def seqs(chunks: Sequence[Chunk] | None, after: int = 0) -> list[int] | None:
+    """The seqs of the frames that a reader at `after` gets; None when it meets a gap."""
+    if chunks is None:
+        return None
+    body = b"".join(chunk.body(after, None) for chunk in chunks)
+    return [int(line[4:]) for line in body.splitlines() if line.startswith(b"id: ")]
+
+
+def frame_of(seq: int, event: EncodedEvent) -> bytes:
+    return frame(RUN.encode(), seq, event.type.encode(), event.at, event.data)
+
+
+async def blocked(waiting: "asyncio.Future[bool]") -> bool:
+    """Whether a reader that was given its turns still waits."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+    return not waiting.done()
+
+
+# ---- taking ----
+
+
+def test_what_is_published_after_registering_is_taken(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        feed.publish([committed(1, QUEUED)])
+        feed.publish([committed(2, token(), token())])
+        assert seqs(live.take(0)) == [1, 2, 3]
+
+
+def test_a_reader_that_has_everything_takes_nothing(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        assert live.take(0) == []
+        feed.publish([committed(1, QUEUED, token())])
+        assert live.take(2) == []
+
+
+def test_a_reader_ahead_of_the_news_takes_nothing(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        feed.publish([committed(1, QUEUED, token())])
+        assert live.take(7) == []
+
+
+def test_what_was_committed_before_registering_reads_as_a_gap(feed: LiveFeed) -> None:
+    feed.publish([committed(1, QUEUED)])
+    with feed.subscribe(RUN) as live:
+        feed.publish([committed(2, token())])
+        assert live.take(0) is None
+        assert seqs(live.take(1)) == [2]
+
+
+def test_a_commit_that_the_feed_never_heard_of_reads_as_a_gap(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        feed.publish([committed(1, QUEUED)])
+        feed.publish([committed(4, token())])
+        assert live.take(3) is not None
+        assert seqs(live.take(3), after=3) == [4]
+
+
+def test_a_reader_in_the_middle_of_a_commit_takes_the_rest_of_it(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        feed.publish([committed(1, QUEUED, token(), token(), token())])
+        assert seqs(live.take(2), after=2) == [3, 4]
+
+
+def test_a_frame_is_the_same_as_a_replayed_one(feed: LiveFeed) -> None:
+    news = committed(1, QUEUED, token("\n\n"), COMPLETED)
+    with feed.subscribe(RUN) as live:
+        feed.publish([news])
+        chunks = live.take(0)
+        assert chunks is not None
+        body = b"".join(chunk.body(0, None) for chunk in chunks)
+        assert body == b"".join(frame_of(seq, event) for seq, event in enumerate(news.events, 1))
+
+
+def test_a_filter_leaves_out_frames_and_keeps_the_ending(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        feed.publish([committed(1, QUEUED, token(), note(), token(), COMPLETED)])
+        (chunk,) = live.take(0) or []
+        only = EventFilter(types=frozenset({"llm.token"}))
+        assert [line for line in chunk.body(0, only).splitlines() if line.startswith(b"id: ")] == [
+            b"id: 2", b"id: 4", b"id: 5",
+        ]  # fmt: skip
+        assert chunk.last == 5
+        assert chunk.ends
+
+
+def test_nothing_behind_the_ending_is_part_of_the_stream(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        feed.publish([committed(1, QUEUED, COMPLETED, note("a deletion marker, say"))])
+        assert seqs(live.take(0)) == [1, 2]
+
+
+def test_a_reader_takes_only_its_own_runs_events(feed: LiveFeed) -> None:
+    other = new_run_id()
+    with feed.subscribe(RUN) as live, feed.subscribe(other) as others:
+        feed.publish([committed(1, QUEUED), committed(1, QUEUED, token(), run_id=other)])
+        assert seqs(live.take(0)) == [1]
+        assert seqs(others.take(0)) == [1, 2]
+
+
+# ---- bounded memory ----
+
+
+def publish_more_than_is_kept(feed: LiveFeed, run_id: str = RUN) -> int:
+    """Returns the last seq."""
+    count = 4 * RING_BYTES // 10_000
+    for seq in range(1, count + 1):
+        feed.publish([committed(seq, note("x" * 10_000), run_id=run_id)])
+    return count
+
+
+def test_a_reader_further_behind_than_the_feed_keeps_meets_a_gap(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        last = publish_more_than_is_kept(feed)
+        assert live.take(0) is None
+        assert seqs(live.take(last - 2), after=last - 2) == [last - 1, last]
+
+
+def test_the_feed_keeps_a_bounded_number_of_bytes(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        last = publish_more_than_is_kept(feed)
+        kept = [after for after in range(last) if live.take(after) is not None]
+        chunks = live.take(kept[0])
+        assert chunks is not None
+        assert 0 < sum(len(chunk.body(kept[0], None)) for chunk in chunks) <= RING_BYTES
+
+
+def test_a_commit_larger_than_what_is_kept_reads_as_a_gap(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        feed.publish([committed(1, note("x" * RING_BYTES))])
+        assert live.take(0) is None
+        assert live.take(1) == []
+
+
+def test_nothing_is_kept_for_a_run_without_readers(feed: LiveFeed) -> None:
+    publish_more_than_is_kept(feed)
+    with feed.subscribe(RUN) as live:
+        assert live.take(0) == []
+
+
+def test_nothing_is_left_when_the_last_reader_leaves() -> None:
+    feed = MemoryFeed()
+    with feed.subscribe(RUN):
+        with feed.subscribe(RUN):
+            publish_more_than_is_kept(feed)
+        assert feed.followed == 1
+    assert feed.followed == 0
+
+
+def test_a_reader_that_leaves_takes_nothing_from_the_others(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        with feed.subscribe(RUN):
+            feed.publish([committed(1, QUEUED)])
+        feed.publish([committed(2, token())])
+        assert seqs(live.take(0)) == [1, 2]
+
+
+async def test_waiting_in_vain_leaves_nothing_behind(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        live.take(0)
+        for _ in range(200):
+            assert not await live.wait(0)
+        gone = asyncio.create_task(live.wait(DEADLINE_S))
+        assert await blocked(gone)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        del gone
+        gc.collect()
+        futures = [thing for thing in gc.get_objects() if type(thing) is asyncio.Future and thing.done()]
+        assert len(futures) < 10
+
+
+# ---- waiting ----
+
+
+async def test_news_wakes_a_reader_that_waits(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        live.take(0)
+        waiting = asyncio.create_task(live.wait(DEADLINE_S))
+        assert await blocked(waiting)
+        threading.Thread(target=feed.publish, args=[[committed(1, QUEUED)]]).start()
+        assert await waiting
+        assert seqs(live.take(0)) == [1]
+
+
+async def test_news_between_taking_and_waiting_is_not_slept_through(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        assert live.take(0) == []
+        feed.publish([committed(1, QUEUED)])
+        assert await asyncio.wait_for(live.wait(DEADLINE_S), 1)
+
+
+async def test_every_reader_of_a_run_is_woken(feed: LiveFeed) -> None:
+    def follow() -> list[int] | None:
+        async def wait() -> list[int] | None:
+            with feed.subscribe(RUN) as live:
+                live.take(0)
+                ready.release()
+                await live.wait(DEADLINE_S)
+                return seqs(live.take(0))
+
+        return asyncio.run(wait())
+
+    ready = threading.Semaphore(0)
+    readers = [asyncio.create_task(asyncio.to_thread(follow)) for _ in range(4)]  # each on a loop of its own
+    for _ in readers:
+        assert await asyncio.to_thread(ready.acquire, timeout=DEADLINE_S)
+    feed.publish([committed(1, QUEUED)])
+    assert await asyncio.gather(*readers) == [[1]] * 4
+
+
+async def test_news_of_another_run_wakes_nobody(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live, feed.subscribe(new_run_id()):
+        live.take(0)
+        waiting = asyncio.create_task(live.wait(DEADLINE_S))
+        feed.publish([committed(1, QUEUED, run_id=new_run_id())])
+        assert await blocked(waiting)
+        waiting.cancel()
+
+
+async def test_waiting_ends_in_time(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        live.take(0)
+        assert not await live.wait(0.001)
+
+
+async def test_closing_wakes_everybody(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live, feed.subscribe(new_run_id()) as other:
+        waiting = []
+        for subscription in (live, other):
+            subscription.take(0)
+            waiting.append(asyncio.create_task(subscription.wait(DEADLINE_S)))
+        assert await blocked(waiting[0])
+        feed.close()
+        assert await asyncio.wait_for(asyncio.gather(*waiting), 1) == [False, False]
+        assert feed.closing
+
+
+async def test_nobody_waits_at_a_closed_feed(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        feed.close()
+        live.take(0)
+        assert not await asyncio.wait_for(live.wait(DEADLINE_S), 1)
+    with feed.subscribe(new_run_id()) as late:
+        late.take(0)
+        assert not await asyncio.wait_for(late.wait(DEADLINE_S), 1)
+
+
+def test_closing_twice_is_closing_once(feed: LiveFeed) -> None:
+    feed.close()
+    feed.close()
+    assert feed.closing
+
+
+# ---- listening ----
+
+
+def test_a_listener_hears_of_every_commit_that_decides_something_and_of_no_streamed_text(
+    feed: LiveFeed,
+) -> None:
+    heard: list[Committed] = []
+    feed.listen(heard.append)
+    queued = committed(1, QUEUED, control=True)
+    other = committed(1, QUEUED, run_id=new_run_id(), control=True)
+    feed.publish([queued, committed(2, token()), other])
+    assert heard == [queued, other]
+
+
+def test_a_listener_that_fails_keeps_nothing_from_the_readers(feed: LiveFeed) -> None:
+    def fail(commit: Committed) -> None:
+        raise RuntimeError("no")
+
+    feed.listen(fail)
+    with feed.subscribe(RUN) as live:
+        with pytest.raises(RuntimeError):
+            feed.publish([committed(1, note(), run_id=new_run_id(), control=True), committed(1, QUEUED)])
+        assert seqs(live.take(0)) == [1]

@@ -1,0 +1,55 @@
+"""SQLite files with this release's schema."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sqlalchemy import make_url
+
+from runstore import migrations
+from runstore.core.ports import InlineProjection, LiveFeed
+from runstore.eventlog.dialects import SqliteDialect, open_dialect
+from runstore.eventlog.queries import read_evolving
+from runstore.eventlog.sql import SqlEventLog
+from runstore.projections.runs import RunList
+
+
+def make_database(path: Path) -> Path:
+    """An empty log at `path`. Migrated once for each test process, then copied: alembic takes its time."""
+    path.write_bytes(_migrated())
+    return path
+
+
+def open_database(path: Path) -> SqliteDialect:
+    return open_dialect(make_url(f"sqlite:///{path}"))
+
+
+def migrate(path: Path) -> str | None:
+    """What a starting server does; returns the version that it found."""
+    dialect = open_database(path)
+    with dialect.engine.connect() as connection:
+        dialect.begin_write(connection)
+        before = migrations.upgrade(connection)
+        connection.commit()
+    dialect.engine.dispose()
+    return before
+
+
+def run_list() -> RunList:
+    return RunList(read_evolving)
+
+
+def open_sqlite_log(
+    path: Path, feed: LiveFeed, projections: Sequence[InlineProjection] | None = None
+) -> SqlEventLog:
+    """The log as a server opens it, with its run list unless `projections` says otherwise."""
+    return SqlEventLog(open_database(path), feed, [run_list()] if projections is None else projections)
+
+
+@cache
+def _migrated() -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "empty.db")
+        migrate(path)
+        return path.read_bytes()

@@ -1,0 +1,456 @@
+"""The writer against real SQLite files: bad events, other processes, and a database that is away."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, event
+
+from runstore.core.codec import EncodedEvent, RecordedEvent, encode
+from runstore.core.errors import (
+    InvalidEvent,
+    LeaseLost,
+    LogUnavailable,
+    RunClosed,
+    RunstoreError,
+    WrongExpectedSeq,
+)  # fmt: skip
+from runstore.core.events import Custom, Deleted, Event, Queued, Started
+from runstore.core.ids import new_run_id
+from runstore.eventlog import dialects, writer
+from runstore.eventlog.dialects import SqliteDialect
+from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.pending import MAX_RUN_EVENTS
+from runstore.eventlog.sql import SqlEventLog
+from runstore.eventlog.tail import Tail
+from tests.database import open_database, run_list
+from tests.events import CANCEL, CANCELLED, COMPLETED, QUEUED, note, start_run, started, token
+from tests.polling import DEADLINE_S, until
+from tests.writer import held_writer
+
+OpenLog = Callable[..., SqlEventLog]
+
+
+def unexpected(error: RunstoreError) -> None:
+    raise AssertionError(f"refused: {error!r}")
+
+
+def offer(log: SqlEventLog, run_id: str, event: Event | Custom) -> bool:
+    return log.offer(run_id, encode(event), attempt=1, refused=unexpected)
+
+
+async def texts(log: SqlEventLog, run_id: str) -> list[str]:
+    """The notes and tokens of a run, whose seqs have to be dense."""
+    events: list[RecordedEvent] = []
+    while page := await log.read(run_id, after=len(events)):
+        events += page
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    said = {encode(make(f"{i}")).data: f"{i}" for i in range(3 * MAX_RUN_EVENTS) for make in (token, note)}
+    return [said[event.data] for event in events if event.type in ("llm.token", "custom.note")]
+
+
+# ---- one bad run never fails the others ----
+
+
+class Choosy:
+    """A projection that cannot bear one run."""
+
+    name = "choosy"
+
+    def __init__(self, bad_run: str) -> None:
+        self.bad_run = bad_run
+
+    def apply(
+        self, connection: Connection, changes: Mapping[str, Sequence[EncodedEvent | RecordedEvent]]
+    ) -> None:
+        if self.bad_run in changes:
+            raise ValueError("not this one")
+
+
+async def test_a_run_that_cannot_be_stored_fails_alone(open_log: OpenLog) -> None:
+    feed, runs = MemoryFeed(), [new_run_id() for _ in range(5)]
+    log = open_log(feed, projections=[Choosy(runs[2])])
+    async with held_writer(log, feed):  # so that all of them are one batch
+        appends = [asyncio.create_task(log.append(run_id, [QUEUED, started()])) for run_id in runs]
+        await asyncio.sleep(0)
+    outcomes = await asyncio.gather(*appends, return_exceptions=True)
+    assert isinstance(outcomes.pop(2), InvalidEvent)
+    assert outcomes == [2] * 4
+    assert [len(await log.read(run_id)) for run_id in runs] == [2, 2, 0, 2, 2]
+
+
+async def test_an_append_that_cannot_be_stored_fails_alone_in_its_run(open_log: OpenLog) -> None:
+    feed = MemoryFeed()
+    log = open_log(feed)
+    run_id = await start_run(log)
+    wrong = Started(worker_id="worker-1", attempt="two", reason="claimed")  # type: ignore[arg-type]
+    async with held_writer(log, feed):
+        appends = [asyncio.create_task(log.append(run_id, [e])) for e in (note("0"), wrong, note("1"))]
+        await asyncio.sleep(0)
+    before, bad, after = await asyncio.gather(*appends, return_exceptions=True)
+    assert (before, after) == (3, 4)
+    assert isinstance(bad, InvalidEvent)
+    assert await texts(log, run_id) == ["0", "1"]
+
+
+async def test_an_offer_that_cannot_be_stored_is_refused(open_log: OpenLog) -> None:
+    log = open_log(projections=[])
+    run_id = await start_run(log)
+    refusals: list[RunstoreError] = []
+    unstorable = EncodedEvent("custom.note", 1, False, 1 << 70, b"null")
+    log.offer(run_id, unstorable, attempt=1, refused=refusals.append)
+    await until(lambda: bool(refusals))
+    assert isinstance(refusals[0], InvalidEvent)
+    assert await log.append(run_id, [note("0")]) == 3
+
+
+async def test_a_run_of_wrong_types_is_refused(open_log: OpenLog) -> None:
+    wrong = Queued(agent="demo", user_id=None, input="hi")  # type: ignore[arg-type]
+    log, run_id = open_log(), new_run_id()
+    with pytest.raises(InvalidEvent):
+        await log.append(run_id, [wrong])
+    assert await log.head(run_id) is None
+
+
+# ---- several processes on one file ----
+
+
+async def test_processes_that_write_one_run_at_once_lose_nothing(open_log: OpenLog) -> None:
+    logs = [open_log(), open_log()]
+    run_id = await start_run(logs[0])
+
+    async def write(number: int) -> None:
+        for i in range(number, 100, 2):
+            await logs[number].append(run_id, [note(f"{i}")])
+
+    await asyncio.gather(write(0), write(1))
+    stored = await texts(logs[0], run_id)
+    assert sorted(stored, key=int) == [f"{i}" for i in range(100)]
+    for number in (0, 1):
+        assert [text for text in stored if int(text) % 2 == number] == [f"{i}" for i in range(number, 100, 2)]
+
+
+async def test_text_is_renumbered_behind_what_another_process_appended(open_log: OpenLog) -> None:
+    here, there = open_log(), open_log()
+    run_id = await start_run(here)
+    for i in range(0, 60, 3):
+        offer(here, run_id, token(f"{i}"))
+        offer(here, run_id, token(f"{i + 1}"))
+        await there.append(run_id, [note(f"{i + 2}")])
+    await here.append(run_id, [COMPLETED], attempt=1)
+    stored = await texts(here, run_id)
+    assert sorted(stored, key=int) == [f"{i}" for i in range(60)]
+    own = [text for text in stored if int(text) % 3 < 2]
+    assert own == sorted(own, key=int)
+
+
+async def test_an_expected_seq_is_judged_by_the_head_that_another_process_made(open_log: OpenLog) -> None:
+    here, there = open_log(), open_log()
+    run_id = await start_run(here)
+    assert await there.append(run_id, [note("0")]) == 3
+    assert await here.append(run_id, [note("1")], expected_seq=3) == 4
+    with pytest.raises(WrongExpectedSeq) as refusal:
+        await there.append(run_id, [note("2")], expected_seq=3)
+    assert refusal.value.head == 4
+
+
+async def test_a_cancel_by_another_process_is_learnt_of(open_log: OpenLog) -> None:
+    here, there = open_log(), open_log()
+    run_id = await start_run(here)
+    await here.append(run_id, [note("0")])
+    assert await there.append(run_id, [CANCEL]) == 4
+    head = await here.head(run_id)
+    assert head is not None
+    assert head.cancel_requested
+    assert (await here.open_runs())[0].cancel_at is not None
+    assert await here.append(run_id, [note("1")], attempt=1) == 5
+    assert await here.append(run_id, [CANCEL]) == 5
+
+
+async def test_an_ending_by_another_process_closes_the_run_here(open_log: OpenLog) -> None:
+    here, there = open_log(), open_log()
+    run_id = await start_run(here)
+    await there.append(run_id, [CANCELLED])
+    with pytest.raises(RunClosed):
+        await here.append(run_id, [COMPLETED], attempt=1)
+    assert await here.append(run_id, [Deleted(by="local")]) == 4
+
+
+async def test_a_run_that_another_process_closed_can_be_deleted_here(open_log: OpenLog) -> None:
+    here, there = open_log(), open_log()
+    run_id = await start_run(here)
+    await there.append(run_id, [CANCELLED])
+    assert await here.append(run_id, [Deleted(by="local")]) == 4
+
+
+async def test_an_adoption_by_another_process_takes_the_lease_from_here(open_log: OpenLog) -> None:
+    here, there = open_log(), open_log()
+    run_id = await start_run(here)
+    await there.append(run_id, [started(attempt=2, worker_id="worker-2", reason="adopted")], expected_seq=2)
+    with pytest.raises(LeaseLost):
+        await here.append(run_id, [note("0")], attempt=1)
+    refusals: list[RunstoreError] = []
+    here.offer(run_id, encode(token()), attempt=1, refused=refusals.append)
+    await until(lambda: bool(refusals))
+    assert isinstance(refusals[0], LeaseLost)
+
+
+async def test_of_endings_by_two_processes_one_is_stored(open_log: OpenLog) -> None:
+    here, there = open_log(), open_log()
+    for _ in range(20):
+        run_id = await start_run(here)
+        endings = (here.append(run_id, [COMPLETED]), there.append(run_id, [CANCELLED]))
+        outcomes = await asyncio.gather(*endings, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes if outcome != 3] == [RunClosed]
+        assert len(await here.read(run_id)) == 3
+
+
+# ---- a database that is away ----
+
+
+@asynccontextmanager
+async def closing_log(log: SqlEventLog) -> AsyncIterator[SqlEventLog]:
+    yield log
+    await log.close()
+
+
+def sqlite_value(database: Path, query: str) -> int:
+    with closing(sqlite3.connect(database)) as connection:
+        return int(connection.execute(query).fetchone()[0])
+
+
+@pytest.fixture
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialects, "BUSY_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(writer, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(writer, "LAST_RETRY_S", 0.02)
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Somebody else holds the database's only write lock."""
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        connection.close()
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_while_the_database_is_locked_the_impatient_get_an_error_and_the_patient_wait(
+    open_log: OpenLog, database: Path
+) -> None:
+    log = open_log()
+    run_id = await start_run(log)
+    with locked(database):
+        with pytest.raises(LogUnavailable):
+            await log.append(run_id, [note("lost, and said so")])
+        patient = asyncio.create_task(log.append(run_id, [COMPLETED], patient=True))
+        await until(lambda: log.unavailable is not None)
+        with pytest.raises(LogUnavailable):
+            await log.append(run_id, [note("lost too")])
+        assert not patient.done()
+    assert await asyncio.wait_for(patient, DEADLINE_S) == 3
+    assert log.unavailable is None
+    assert await texts(log, run_id) == []
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_what_waited_for_a_locked_database_is_stored_once_and_in_order(
+    open_log: OpenLog, database: Path
+) -> None:
+    log = open_log()
+    run_id = await start_run(log)
+    with locked(database):
+        for i in range(20):
+            offer(log, run_id, token(f"{i}"))
+        await until(lambda: log.unavailable is not None)
+        for i in range(20, 40):
+            offer(log, run_id, token(f"{i}"))
+        patient = asyncio.create_task(log.append(run_id, [note("40")], patient=True))
+        await asyncio.sleep(0)
+    await asyncio.wait_for(patient, DEADLINE_S)
+    assert await texts(log, run_id) == [f"{i}" for i in range(41)]
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_a_log_that_nobody_waits_for_recovers_by_itself(open_log: OpenLog, database: Path) -> None:
+    log = open_log()
+    run_id = await start_run(log)
+    with locked(database), pytest.raises(LogUnavailable):
+        await log.append(run_id, [note("0")])
+    await until(lambda: log.unavailable is None)
+    assert await log.append(run_id, [note("1")]) == 3
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_a_locked_database_can_be_read(open_log: OpenLog, database: Path) -> None:
+    log = open_log()
+    run_id = await start_run(log)
+    with locked(database):
+        assert len(await log.read(run_id)) == 2
+        assert len(await log.open_runs()) == 1
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_a_flood_meets_back_pressure_while_the_database_is_locked(
+    open_log: OpenLog, database: Path
+) -> None:
+    log = open_log()
+    run_id = await start_run(log)
+    offered = 0
+
+    async def flood() -> None:
+        nonlocal offered
+        while offered < 3 * MAX_RUN_EVENTS:
+            if offer(log, run_id, token(f"{offered}")):
+                offered += 1
+            else:
+                await log.room(run_id)
+
+    with locked(database):
+        flooding = asyncio.create_task(flood())
+        await until(lambda: log.unavailable is not None)
+        assert offered <= 2 * MAX_RUN_EVENTS
+        assert not flooding.done()
+    await asyncio.wait_for(flooding, DEADLINE_S)
+    await log.append(run_id, [COMPLETED])
+    assert await texts(log, run_id) == [f"{i}" for i in range(3 * MAX_RUN_EVENTS)]
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_a_cancel_that_could_not_be_stored_has_discarded_nothing(
+    open_log: OpenLog, database: Path
+) -> None:
+    feed = MemoryFeed()
+    log = open_log(feed)
+    run_id = await start_run(log)
+    with ExitStack() as stack:
+        async with held_writer(log, feed):
+            offer(log, run_id, token("0"))
+            offer(log, run_id, token("1"))
+            cancelling = asyncio.create_task(log.append(run_id, [CANCEL]))
+            await asyncio.sleep(0)
+            stack.enter_context(locked(database))
+        with pytest.raises(LogUnavailable):
+            await cancelling
+    await log.append(run_id, [COMPLETED], patient=True)
+    assert await texts(log, run_id) == ["0", "1"]
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_a_log_that_is_closed_while_the_database_is_locked_leaves_nobody_waiting(
+    open_log: OpenLog, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "CLOSE_TIMEOUT_S", 0.1)
+    log = open_log()
+    run_id = await start_run(log)
+    with locked(database):
+        patient = asyncio.create_task(log.append(run_id, [COMPLETED], patient=True))
+        offer(log, run_id, token())
+        room = asyncio.ensure_future(log.room(run_id))
+        await until(lambda: log.unavailable is not None)
+        await asyncio.wait_for(log.close(), DEADLINE_S)
+        with pytest.raises(LogUnavailable):
+            await asyncio.wait_for(patient, DEADLINE_S)
+        await asyncio.wait_for(room, DEADLINE_S)
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_what_a_stream_shows_while_the_database_is_locked_is_stored_afterwards(
+    open_log: OpenLog, database: Path
+) -> None:
+    feed = MemoryFeed()
+    log = open_log(feed)
+    run_id = await start_run(log)
+    stream = Tail(log, feed, run_id, after=2, idle_s=0.001).frames()
+    with locked(database):
+        offer(log, run_id, token("0"))
+        await until(lambda: log.unavailable is not None)
+        for _ in range(20):
+            assert await anext(aiter(stream)) == b""
+    while not (body := await anext(aiter(stream))):
+        pass
+    assert b"llm.token" in body
+    assert await texts(log, run_id) == ["0"]
+
+
+async def test_a_full_disk_refuses_and_recovers(database: Path) -> None:
+    dialect = open_database(database)
+    limit = 30 + sqlite_value(database, "PRAGMA page_count")
+
+    @event.listens_for(dialect.engine, "connect")
+    def leave_little_room(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {limit}")
+
+    async with closing_log(SqlEventLog(dialect, MemoryFeed(), [run_list()])) as log:
+        run_id = await start_run(log)
+        with pytest.raises(LogUnavailable, match="full"):
+            await log.append(run_id, [note("x" * 500_000)])
+        limit = 1 << 30
+        await until(lambda: log.unavailable is None)
+        assert await log.append(run_id, [note("0")]) == 3
+        assert await texts(log, run_id) == ["0"]
+
+
+# ---- a commit whose answer is lost ----
+
+
+@contextmanager
+def lost_answer(dialect: SqliteDialect) -> Iterator[None]:
+    """The next COMMIT is done, and the writer is told that it failed."""
+    armed = True
+
+    def commit_and_fail(connection: Connection) -> None:
+        nonlocal armed
+        if armed:
+            armed = False
+            connection.connection.commit()
+            raise sqlite3.OperationalError("disk I/O error")
+
+    event.listen(dialect.engine, "commit", commit_and_fail)
+    yield
+    assert not armed
+    event.remove(dialect.engine, "commit", commit_and_fail)
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_what_was_stored_though_its_answer_was_lost_is_acknowledged_and_not_stored_again(
+    database: Path,
+) -> None:
+    dialect, feed = open_database(database), MemoryFeed()
+    async with closing_log(SqlEventLog(dialect, feed, [run_list()])) as log:
+        run_id = await start_run(log)
+        with lost_answer(dialect):
+            assert await log.append(run_id, [note("0"), note("1")], patient=True) == 4
+        assert await log.append(run_id, [note("2")]) == 5
+        assert await texts(log, run_id) == ["0", "1", "2"]
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_what_was_stored_though_its_answer_was_lost_is_published(database: Path) -> None:
+    dialect, feed = open_database(database), MemoryFeed()
+    async with closing_log(SqlEventLog(dialect, feed, [run_list()])) as log:
+        run_id = await start_run(log)
+        with feed.subscribe(run_id) as live:
+            with lost_answer(dialect):
+                await log.append(run_id, [note("0")], patient=True)
+            assert [chunk.first for chunk in live.take(2) or []] == [3]
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_a_log_whose_impatient_writer_did_not_hear_the_answer_goes_on(database: Path) -> None:
+    dialect, feed = open_database(database), MemoryFeed()
+    async with closing_log(SqlEventLog(dialect, feed, [run_list()])) as log:
+        run_id = await start_run(log)
+        with feed.subscribe(run_id) as live:
+            with lost_answer(dialect), pytest.raises(LogUnavailable):
+                await log.append(run_id, [note("0")])
+            await until(lambda: log.unavailable is None)
+            assert await asyncio.wait_for(log.append(run_id, [note("1")]), DEADLINE_S) == 4
+            assert [chunk.first for chunk in live.take(2) or []] == [3, 4]
+        assert await texts(log, run_id) == ["0", "1"]

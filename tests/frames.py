@@ -1,0 +1,74 @@
+"""Server-sent events as they are on the wire. Anything else between two frames than a heartbeat is an error."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+HEARTBEAT = b":\n"
+FRAME = re.compile(rb"(retry: 1000\n)?id: (\d+)\nevent: ([a-z][\w.-]+)\ndata: ([^\r\n]+)\n\n", re.ASCII)
+ENDINGS = ("lifecycle.completed", "lifecycle.failed", "lifecycle.cancelled")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One event of a stream, with the bytes that it came in."""
+
+    raw: bytes
+    seq: int
+    type: str
+    line: bytes = field(repr=False)
+
+    @cached_property
+    def event(self) -> dict[str, Any]:
+        return json.loads(self.line)
+
+    @property
+    def data(self) -> Any:
+        return self.event["data"]
+
+    @property
+    def ends(self) -> bool:
+        return self.type in ENDINGS
+
+
+def read_frames(parts: Iterable[bytes]) -> Iterator[Frame]:
+    """The frames in what came over a connection; a part of a frame at its end, where it broke, is dropped."""
+    buffer = b""
+    for part in parts:
+        buffer += part
+        while True:
+            buffer = without_heartbeats(buffer)
+            found = FRAME.match(buffer)
+            if found is None:
+                assert b"\n\n" not in buffer, f"this is no frame: {buffer[:200]!r}"
+                break
+            yield _frame(found)
+            buffer = buffer[found.end() :]
+
+
+def without_heartbeats(buffer: bytes) -> bytes:
+    while buffer.startswith(HEARTBEAT):
+        buffer = buffer.removeprefix(HEARTBEAT)
+    return buffer
+
+
+def seqs(frames: Iterable[Frame]) -> list[int]:
+    return [frame.seq for frame in frames]
+
+
+def joined(frames: Iterable[Frame]) -> bytes:
+    return b"".join(frame.raw for frame in frames)
+
+
+def said(frames: Iterable[Frame]) -> str:
+    """The text of all tokens."""
+    return "".join(frame.data["text"] for frame in frames if frame.type == "llm.token")
+
+
+def _frame(found: re.Match[bytes]) -> Frame:
+    retry, seq, type, line = found.groups()
+    assert (retry is not None) == (seq == b"1"), "the first event's frame alone brings `retry`"
+    return Frame(found[0], int(seq), type.decode(), line)

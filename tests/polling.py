@@ -1,0 +1,16 @@
+"""Waiting for what no signal tells."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+DEADLINE_S = 10.0
+
+
+async def until(claim: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Return as soon as `claim` holds; fail when it does not within DEADLINE_S."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            answer = claim()
+            if answer if isinstance(answer, bool) else await answer:
+                return
+            await asyncio.sleep(0.002)

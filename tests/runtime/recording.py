@@ -1,0 +1,68 @@
+"""A log of one run that is a list: what an agent records is encoded and decoded as by the real log."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from runstore.core.codec import RecordedEvent, decode, encode
+from runstore.core.errors import RunstoreError
+from runstore.core.events import Custom, Event, Queued, Started, Unknown
+from runstore.core.ports import RunContext
+
+E = TypeVar("E")
+
+
+def context(attempt: int = 1, agent: str = "demo") -> RunContext:
+    return RunContext("run-1", "local", agent, None, {"colour": "green"}, attempt)
+
+
+class ListRecorder:
+    """The port `RunRecorder`. Refuses everything after `refusal` is set."""
+
+    def __init__(self, history: Sequence[RecordedEvent] = ()) -> None:
+        self.recorded = list(history)
+        self.committed: list[int] = []  # the seqs that were waited for
+        self.refusal: RunstoreError | None = None
+        if not history:
+            self.keep(Queued(agent="demo", user_id="local", input="hi"))
+            self.keep(Started(worker_id="worker-1", attempt=1, reason="claimed"))
+
+    def keep(self, event: Event | Custom) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        encoded = encode(event)
+        seq = len(self.recorded) + 1
+        self.recorded.append(
+            RecordedEvent(
+                "run-1", seq, seq, encoded.type, encoded.version, encoded.ends, encoded.at, encoded.data
+            )
+        )
+
+    async def record(self, event: Event | Custom) -> None:
+        self.keep(event)
+
+    def record_from_thread(self, event: Event | Custom) -> None:
+        self.keep(event)
+
+    async def commit(self, event: Event | Custom) -> None:
+        self.keep(event)
+        self.committed.append(len(self.recorded))
+        await asyncio.sleep(0)  # a commit takes a while, and others go on
+
+    @property
+    def events(self) -> list[Event | Custom | Unknown]:
+        return read(self.recorded)
+
+    def of(self, cls: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, cls)]
+
+    def types(self, *without: str) -> list[str]:
+        return [event.type for event in self.recorded if event.type not in without]
+
+
+def read(recorded: Sequence[RecordedEvent]) -> list[Event | Custom | Unknown]:
+    return [decode(event.type, event.version, event.data) for event in recorded]
+
+
+def text(tokens: Sequence[Any]) -> str:
+    return "".join(token.text for token in tokens)
