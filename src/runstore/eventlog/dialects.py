@@ -1,6 +1,7 @@
 """What differs between databases, and only that. Everything else does not ask which one it is."""
 
 import sqlite3
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's write
 READERS = 2  # connections for what must be quick: heads, the run list, open runs
 PAGERS = 4  # connections that read pages of events, so that long replays never hold up the others
 INSERT_ROWS = 256  # rows of one INSERT: the GIL is given up once for all of them, not at every row
+WAL_RETRY_S = 0.01  # between two tries to put a new file into WAL mode
 WAL_PAGES = 4_000  # of 4 KiB before a checkpoint, which the committing writer waits for
 
 _COLUMNS = "run_id, seq, type, v, ends, at, append_id, data"
@@ -80,6 +82,19 @@ def open_dialect(url: URL) -> SqliteDialect:
     raise ConfigError(f"database URL {url}: unknown database {url.get_backend_name()!r}; use sqlite:///FILE")
 
 
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """While another connection makes the same new file, SQLite refuses this at once, whatever the timeout."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(WAL_RETRY_S)
+
+
 _STATEMENTS: dict[int, str] = {}
 
 
@@ -97,8 +112,8 @@ def _control_transactions(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
+        _switch_to_wal(connection)
         for pragma in (
-            "journal_mode=WAL",
             "synchronous=FULL",
             "recursive_triggers=ON",  # else INSERT OR REPLACE deletes past the trigger that refuses it
             "foreign_keys=ON",

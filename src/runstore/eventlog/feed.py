@@ -102,6 +102,9 @@ class _Channel:
     def push(self, chunk: FrameChunk) -> "Waiting":
         """Add a chunk; returns who waited for it."""
         with self.lock:
+            if chunk.first != self.last + 1:  # another process wrote in between
+                self.ring.clear()
+                self.size = 0
             self.ring.append(chunk)
             self.size += chunk.size
             while self.size > RING_BYTES:

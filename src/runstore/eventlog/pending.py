@@ -64,8 +64,8 @@ class _Lane(_Load):
 class PendingAppends:
     """A queue with many producers and one consumer, the writer.
 
-    Urgent appends (lifecycle, cancel, awaited ones) are always taken in: their number is bounded by the
-    number of runs and requests. Streamed text is refused when its run, or the process, has too much waiting.
+    Urgent appends (lifecycle, cancel, what an agent writes ahead) are always taken in: the number of runs
+    bounds theirs. All else is refused when its run, or the process, has too much waiting.
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class PendingAppends:
         self._wakes: list[Callable[[], None]] = []
 
     def put(self, append: Append) -> bool:
-        """Queue an append; False when it is streamed text and there is no room for it.
+        """Queue an append; False when it is not urgent and there is no room for it.
 
         Raises:
             LogUnavailable: the log is closed.
@@ -212,4 +212,5 @@ def _joins(append: Append, last: Append) -> bool:
 
 
 def _is_text(append: Append) -> bool:
-    return not append.urgent and append.events[0].type in STREAMED_TYPES
+    streamed = append.events[0].type in STREAMED_TYPES
+    return streamed and not append.urgent and append.waiter is None

@@ -80,17 +80,20 @@ class Writer:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[int] = loop.create_future()
         append = Append(
-            run_id, encoded, expected_seq, attempt, patient,
+            run_id, encoded, expected_seq, attempt, patient, urgent=patient or any(map(_moves_run, encoded)),
             size=sum(len(e.data) for e in encoded), waiter=Waiter(loop, future),
         )  # fmt: skip
-        self._pending.put(append)
+        while not self._pending.put(append):
+            await self.room()
+            if self.unavailable:
+                raise LogUnavailable(str(self.unavailable))
         return await future
 
     def offer(
         self, run_id: str, event: EncodedEvent, *, attempt: int, refused: Callable[[RunstoreError], None]
     ) -> bool:
         """See `EventLog.offer`."""
-        if is_control(event) or event.type == Deleted.type:
+        if _moves_run(event):
             raise InvalidEvent(f"a {event.type} event is appended, not offered")
         size = len(event.data)
         return self._pending.put(
@@ -172,6 +175,10 @@ class Writer:
         else:
             log.error("append_failed", run_id=batch[0].run_id, error=repr(error))
             _acknowledge(batch, [InvalidEvent(f"the event cannot be stored: {error}")])
+
+
+def _moves_run(event: EncodedEvent) -> bool:
+    return is_control(event) or event.type == Deleted.type
 
 
 def _encode_all(events: Sequence[Event | Custom]) -> list[EncodedEvent]:

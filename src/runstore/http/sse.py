@@ -17,8 +17,8 @@ HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 MEDIA_TYPE = "text/event-stream"
 
 
-class ClientStuck(Exception):
-    """The client keeps its connection open and reads nothing. The server aborts the connection."""
+class ClientStuck(BaseException):
+    """The client keeps its connection open and reads nothing: no failure, but the connection is aborted."""
 
 
 class EventStream(Response):

@@ -54,7 +54,7 @@ class Executor:
         except AppendRefused as refusal:
             log.info("run_lost", run_id=self.context.run_id, reason=str(refusal))
             return
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             ending = failure(error)
         self._agent = None
         if ending is not None and not self._handed_over:
@@ -102,7 +102,7 @@ class Executor:
             self._task.cancel()
 
 
-def failure(error: Exception) -> Failed:
+def failure(error: BaseException) -> Failed:
     """The ending of a run whose agent raised."""
     if isinstance(error, RunstoreError):
         return Failed(code=error.code, message=str(error)[:MAX_MESSAGE])

@@ -7,7 +7,11 @@ from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import structlog
+
 TOOL_THREADS = 64  # sync tools of one loop's agents that run at once
+
+log = structlog.get_logger(__name__)
 
 
 class AgentLoop:
@@ -15,6 +19,7 @@ class AgentLoop:
 
     def __init__(self, name: str = "runstore-agents") -> None:
         self._loop = _new_event_loop()
+        self._stopped = False
         self._loop.set_default_executor(ThreadPoolExecutor(TOOL_THREADS, thread_name_prefix=f"{name}-tool"))
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -30,6 +35,7 @@ class AgentLoop:
 
     def stop(self, timeout_s: float) -> bool:
         """Stop the loop; False when an agent has held it for `timeout_s` and the thread is left behind."""
+        self._stopped = True
         self.call(self._loop.stop)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -37,9 +43,16 @@ class AgentLoop:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_forever()
+            while not self._stopped:
+                self._run_until_stopped()
         finally:
             self._loop.close()
+
+    def _run_until_stopped(self) -> None:
+        try:
+            self._loop.run_forever()
+        except (SystemExit, KeyboardInterrupt) as error:  # asyncio lets these end a loop: not that of others
+            log.warning("agent_exited", error=repr(error))
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

@@ -40,8 +40,7 @@ from runstore.runtime.resume import Conversation, Memory, Place
 from runstore.runtime.strands_events import bare
 from runstore.runtime.strands_hierarchy import CALL, Call, call_of, called_agent
 
-LAST = HookOrder.SDK_LAST + 1  # before a call: when every other hook has had its say
-FIRST = HookOrder.SDK_FIRST - 1  # after a call hooks run in reverse, so this is the last one too
+LAST = HookOrder.SDK_LAST + 1  # when every other hook has had its say
 STATE_KEY = "runstore"  # of strands' invocation_state: the RunContext
 GO_ON = "Go on."  # said to a resumed agent whose last message was an answer, but not the end of its work
 
@@ -78,7 +77,7 @@ class Hooks:
         self._homes[agent] = path
         agent.add_hook(self._before_invocation, BeforeInvocationEvent, order=LAST)
         agent.add_hook(self._before_tool, BeforeToolCallEvent, order=LAST)
-        agent.add_hook(self._after_tool, AfterToolCallEvent, order=FIRST)
+        agent.add_hook(self._after_tool, AfterToolCallEvent, order=LAST)
         agent.add_hook(self._after_model, AfterModelCallEvent)
         if self._remembering:
             agent.add_hook(self._message_added, MessageAddedEvent, order=LAST)
