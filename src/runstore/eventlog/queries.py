@@ -11,7 +11,7 @@ from runstore.core.ports import EventFilter, Head
 from runstore.core.run import EVOLVING_TYPES
 from runstore.eventlog.schema import events, open_runs
 
-MAX_PAGE_BYTES = 1 << 20  # data of one page; the event that goes over it is the last
+MAX_PAGE_BYTES = 256 << 10  # data of one page; the event that goes over it is the last
 
 EVOLVING = EventFilter(types=EVOLVING_TYPES)
 

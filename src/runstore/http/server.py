@@ -73,5 +73,7 @@ class Server(uvicorn.Server):
                 for connection in list(self.server_state.connections):
                     if getattr(connection, "client", None) == scope["client"]:
                         connection.transport.abort()
+                while (await receive())["type"] != "http.disconnect":
+                    pass
 
         return cut_stuck

@@ -1,0 +1,57 @@
+"""The loops that agents share."""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from runstore.runtime.loops import AgentLoop
+
+
+@pytest.fixture
+def agents() -> Iterator[AgentLoop]:
+    loop = AgentLoop()
+    yield loop
+    assert loop.stop(5)
+
+
+async def exits() -> None:
+    sys.exit(3)
+
+
+def test_an_agent_that_exits_does_not_end_the_loop_of_the_others(agents: AgentLoop) -> None:
+    started, go_on, done = threading.Event(), asyncio.Event(), threading.Event()
+
+    async def other() -> None:
+        started.set()
+        await go_on.wait()
+        done.set()
+
+    agents.submit(other())
+    assert started.wait(5)
+    with structlog.testing.capture_logs() as lines:
+        exited = agents.submit(exits())
+        with pytest.raises(SystemExit):
+            exited.result(5)
+        agents.call(go_on.set)
+        assert done.wait(5)
+    assert [line["event"] for line in lines] == ["agent_exited"]
+
+
+def test_agents_do_not_run_on_the_callers_loop_or_thread(agents: AgentLoop) -> None:
+    threads: list[str] = []
+
+    async def where() -> None:
+        threads.append(threading.current_thread().name)
+
+    agents.submit(where()).result(5)
+    assert threads == ["runstore-agents"]
+
+
+def test_a_loop_may_be_stopped_twice() -> None:
+    loop = AgentLoop()
+    assert loop.stop(5)
+    assert loop.stop(5)
