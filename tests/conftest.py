@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from runstore.core.ports import EventLog, LiveFeed
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.memory import MemoryEventLog
 from runstore.eventlog.sql import SqlEventLog
 from tests.database import make_database, open_sqlite_log
+
+settings.register_profile("runstore", deadline=None, max_examples=50)  # a busy machine is no failure
+settings.load_profile("runstore")
 
 
 def _memory(folder: Path, feed: LiveFeed) -> EventLog:

@@ -1,10 +1,13 @@
 """Events that a run is made of, and runs that have got so far."""
 
+from runstore.core.codec import RecordedEvent, encode
+from runstore.core.errors import RunstoreError
 from runstore.core.events import (
     Cancelled,
     CancelRequested,
     Completed,
     Custom,
+    Event,
     Failed,
     Queued,
     Started,
@@ -39,6 +42,30 @@ async def start_run(log: EventLog) -> str:
     run_id = new_run_id()
     await log.append(run_id, [QUEUED, started()], expected_seq=0)
     return run_id
+
+
+def unexpected(error: RunstoreError) -> None:
+    raise AssertionError(f"refused: {error!r}")
+
+
+def offer(log: EventLog, run_id: str, event: Event | Custom, *, attempt: int = 1) -> bool:
+    """Offer an event that has to be taken in the end; False when there is no room for it now."""
+    return log.offer(run_id, encode(event), attempt=attempt, refused=unexpected)
+
+
+async def offer_all(log: EventLog, run_id: str, *events: Event | Custom, attempt: int = 1) -> None:
+    """Offer events as an agent does: waiting for room, and not for their commit."""
+    for event in events:
+        while not offer(log, run_id, event, attempt=attempt):
+            await log.room(run_id)
+
+
+async def read_run(log: EventLog, run_id: str, *, limit: int = 1000) -> list[RecordedEvent]:
+    """All of a run's events, page by page."""
+    events: list[RecordedEvent] = []
+    while page := await log.read(run_id, after=events[-1].seq if events else 0, limit=limit):
+        events += page
+    return events
 
 
 async def close_run(log: EventLog) -> str:

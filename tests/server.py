@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx
 
+from tests.database import make_database
 from tests.frames import Frame, read_frames
 
 DEADLINE_S = 20.0  # of anything that a test waits for; a busy machine may take its time
@@ -47,8 +48,11 @@ class ServerProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self.http = new_client()
         self.options = options
+        self.variables: dict[str, str] = {}  # of its environment
         self._starts = itertools.count(1)
         self._logs: list[Path] = []
+        if not self.database.exists():
+            make_database(self.database)  # a server can do that itself, and takes its time
         (folder / "runstore.toml").write_text(config)
         (folder / "agents.py").write_text(agents)
 
@@ -63,13 +67,13 @@ class ServerProcess:
 
     def launch(self, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Start the process, and do not wait for it."""
-        options = {"port": 0, **self.options}
+        options = self.options if "RUNSTORE_PORT" in self.variables else {"port": 0, **self.options}
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
         self._logs.append(self.folder / f"server-{next(self._starts)}.log")
         with self._logs[-1].open("wb") as output:
             self.process = subprocess.Popen(
                 [*prefix, *PYTHON, "serve", *arguments],
-                stdout=output, stderr=output, cwd=self.folder, env=environment(),
+                stdout=output, stderr=output, cwd=self.folder, env=environment() | self.variables,
             )  # fmt: skip
         return self.process
 
@@ -181,7 +185,9 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(folder: Path, config: str = "", agents: str = SILENT_AGENT, **options: Any) -> Iterator[ServerProcess]:
+def serving(
+    folder: Path, config: str = "", agents: str = SILENT_AGENT, **options: Any
+) -> Iterator[ServerProcess]:
     """A server that is killed in the end, whatever has become of it."""
     server = ServerProcess(folder, config, agents, **options)
     try:
@@ -209,9 +215,9 @@ def environment() -> dict[str, str]:
 
 
 def new_client(base_url: str = "", timeout_s: float = DEADLINE_S) -> httpx.Client:
-    """A client that asks no proxy for 127.0.0.1."""
+    """A client for 127.0.0.1, which needs no proxy and no certificates."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False, limits=limits)
+    return httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False, verify=False, limits=limits)
 
 
 def until(claim: Callable[[], Any], what: str, within_s: float = DEADLINE_S) -> None:

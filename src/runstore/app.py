@@ -49,11 +49,11 @@ class Runtime(Struct, frozen=True):
     supervisor: Supervisor
 
 
-def open_database(url: str) -> SqliteDialect:
+def open_database(url: str, *, create: bool = True) -> SqliteDialect:
     """Open a database and bring its schema up to this release.
 
     Raises:
-        ConfigError: the URL is wrong.
+        ConfigError: the URL is wrong, or there is no database and `create` is False.
         SchemaMismatch: the database is newer than this release.
         LogUnavailable: it is read-only, locked, corrupt, or the disk is full.
     """
@@ -61,6 +61,8 @@ def open_database(url: str) -> SqliteDialect:
         dialect = open_dialect(make_url(url))
     except (ArgumentError, NoSuchModuleError) as error:
         raise ConfigError(f"database URL {url!r}: {error}; use sqlite:///FILE") from error
+    if not create and not dialect.path.exists():
+        raise ConfigError(f"database URL {url!r}: there is no file {dialect.path}")
     try:
         with dialect.engine.connect() as connection:
             dialect.begin_write(connection)  # two starting processes do not both migrate
@@ -151,13 +153,13 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 def rebuild_runs(url: str, progress: Progress, *, swap: bool) -> Difference:
     """Rebuild the run list from the log, or with `swap=False` only compare."""
-    dialect = open_database(url)
+    dialect = open_database(url, create=False)
     return rebuild(RebuildSource(dialect), RunList(read_evolving), progress, swap=swap)
 
 
 def drop_runs(url: str) -> int:
     """Empty the run list; returns how many runs it had. The log is untouched."""
-    dialect = open_database(url)
+    dialect = open_database(url, create=False)
     with dialect.engine.connect() as connection:
         dialect.begin_write(connection)
         rows = RunList(read_evolving).drop(connection)

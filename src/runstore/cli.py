@@ -76,9 +76,7 @@ def serve(
     Example: runstore serve --port 8082 --database-url sqlite:///runstore.db
     """
     from runstore.app import serve as run_server
-    from runstore.logs import configure_logs
 
-    configure_logs()
     settings = _settings(
         config, host=host, port=port, database_url=database_url, capacity=capacity,
         cancel_grace_s=cancel_grace_s, drain_s=drain_s, heartbeat_s=heartbeat_s,
@@ -150,6 +148,9 @@ def drop(database_url: DatabaseUrl = None, config: Config = None) -> None:
 
 def main() -> None:
     """Run the command line; an error of ours is one line and exit code 2, never a traceback."""
+    from runstore.logs import configure_logs
+
+    configure_logs()
     try:
         app()
     except RunstoreError as error:
@@ -173,7 +174,8 @@ def _rebuild(config: Path | None, database_url: str | None, *, swap: bool) -> An
     from runstore.app import rebuild_runs
 
     url = _settings(config, database_url=database_url).server.database_url
-    with Progress(console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("runs", total=None)
 
         def progress(position: int, last: int) -> None:

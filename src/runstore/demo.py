@@ -47,7 +47,7 @@ class Server:
         self._arguments += ["--config", str(config)] if config else []
         self._starts = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
-        self.http = httpx.Client(timeout=TIMEOUT_S)
+        self.http = httpx.Client(timeout=TIMEOUT_S, trust_env=False)  # no proxy for 127.0.0.1
 
     def start(self) -> None:
         path = self._folder / f"server-{next(self._starts)}.log"

@@ -104,6 +104,8 @@ class _Source:
 
     def agent(self, name: str, table: Any) -> AgentSpec:
         section = f"agents.{name}"
+        if not isinstance(table, dict):
+            raise self.error("agents", name, f"`{name}` must be a table: [{section}]")
         if not AGENT_NAME.fullmatch(name):
             rule = "1 to 64 letters, digits, '_', '.' or '-'"
             raise self.error(section, None, f"agent name {name!r} is not allowed: use {rule}")

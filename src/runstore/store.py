@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import Connection
 
-from runstore.core.codec import RecordedEvent
+from runstore.core.codec import RecordedEvent, encode
 from runstore.core.errors import InvalidCursor, RunClosed, RunDeleted, RunNotFound
 from runstore.core.events import CancelRequested, Custom, Deleted, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventFilter, Head, LiveFeed
-from runstore.core.run import Run, fold
+from runstore.core.run import Run, evolve, fold
 from runstore.eventlog.queries import read_evolving, read_head
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.tail import HEARTBEAT_S, Tail, wait_until_ended
@@ -45,8 +46,8 @@ class RunStore:
         user_id: str,
         session_id: str | None = None,
         metadata: dict[str, Any] | None = None,
-    ) -> str:
-        """Queue a run and return its id, once it is stored.
+    ) -> RunAt:
+        """Queue a run and return it, once it is stored.
 
         Raises:
             AgentNotFound: there is no such agent.
@@ -57,8 +58,9 @@ class RunStore:
             agent=agent, user_id=user_id, input=input, session_id=session_id, metadata=metadata or {},
             definition=self.catalog.definition(agent),
         )  # fmt: skip
-        await self._log.append(run_id, [queued], expected_seq=0)
-        return run_id
+        encoded = encode(queued)
+        last_seq = await self._log.append(run_id, [encoded], expected_seq=0)
+        return RunAt(evolve(Run(run_id), encoded), last_seq)
 
     async def head(self, run_id: str) -> Head:
         """Where the run stands.
@@ -87,19 +89,20 @@ class RunStore:
         """The runs that match, newest first."""
         return await self._log.query(find_runs, query)
 
-    async def stop(self, run_id: str, *, by: str, reason: str) -> bool:
-        """Ask the run to stop; False when it has ended already. Asking twice is asking once.
+    async def stop(self, run_id: str, *, by: str, reason: str) -> RunAt:
+        """Ask the run to stop; one that has ended stays as it is. Asking twice is asking once.
 
         Raises:
             RunNotFound, RunDeleted
         """
-        if (await self.head(run_id)).closed:
-            return False
+        found = await self.get(run_id)
+        if found.run.closed:
+            return found
         try:
-            await self._log.append(run_id, [CancelRequested(by=by, reason=reason)])
+            last_seq = await self._log.append(run_id, [CancelRequested(by=by, reason=reason)])
         except RunClosed:
-            return False
-        return True
+            return await self.get(run_id)
+        return RunAt(replace(found.run, cancel_requested=True), last_seq)
 
     async def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
         """Add an external producer's events; returns the last seq once they are stored.

@@ -5,7 +5,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.database import make_database
-from tests.server import SILENT_AGENT, SILENT_HEAD, ServerProcess
+from tests.server import SILENT_AGENT, SILENT_HEAD, ServerProcess, until
 from tests.tools import require
 
 CONFIG = """
@@ -28,7 +27,12 @@ CALLS = "fdatasync,fsync,pwrite64,write,writev,sendto,sendmsg"
 SYNCS = ("fdatasync", "fsync")
 DELAY_S = 0.3
 
-Watch = Callable[..., ServerProcess]
+
+NOTES = [f"note-{n}-" for n in range(10)]
+WORDS = [f"word-{n}-" for n in range(30)]
+INPUT = "what-the-last-run-was-asked"
+DATABASE = r"[^>]*runstore\.db-wal>"
+CONNECTION = r"(socket|TCP)"
 
 
 @dataclass
@@ -41,31 +45,57 @@ class Call:
     ended: int
 
 
-@pytest.fixture
-def trace(tmp_path: Path) -> Path:
-    return tmp_path / "trace"
+@dataclass
+class Story:
+    calls: list[Call]
+    started: str  # the run that was started last
 
 
-@pytest.fixture
-def watch(tmp_path: Path, trace: Path) -> Iterator[Watch]:
-    """`watch(*options)` starts a server under strace, which follows its threads and names its files."""
-    strace = require("strace")
-    make_database(tmp_path / "runstore.db")  # so that starting needs no fsync
-    server = ServerProcess(tmp_path, CONFIG, SILENT_AGENT)
+class Watched:
+    """A server under strace, which follows its threads and names its files."""
 
-    def start(*options: str) -> ServerProcess:
-        # -D: strace is the child, so that the process that we end is the server
-        return server.start([strace, "-D", "-f", "-y", "-s", "10000", "-e", f"trace={CALLS}", "-e", "signal=none",
-                             *options, "-o", str(trace)])  # fmt: skip
+    def __init__(self, folder: Path) -> None:
+        self.server = ServerProcess(folder, CONFIG, SILENT_AGENT, drain_s=0)
+        self._trace = folder / "trace"
 
-    yield start
-    server.close()
+    def start(self, *options: str) -> ServerProcess:
+        strace = [require("strace"), "-f", "-y", "-s", "10000", "-o", str(self._trace)]
+        strace += ["-e", f"trace={CALLS}", "-e", "signal=none", "--seccomp-bpf", *options]
+        return self.server.start([*strace, "-D"])  # -D: not strace is our child, but the server
+
+    def calls(self) -> list[Call]:
+        """End the server; returns the calls that it has made."""
+        self.server.terminate()
+        assert self.server.wait() == 0
+        end = re.compile(rf"^{self.server.pid} +\+\+\+ exited with 0", re.M)
+        until(lambda: end.search(self._trace.read_text(errors="replace")), "strace has written all it saw")
+        return read_calls(self._trace.read_text(errors="replace"))
 
 
-def read_calls(trace: Path) -> list[Call]:
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    """What a server did while a run was started, an agent spoke, and a producer appended."""
+    watched = Watched(tmp_path_factory.mktemp("watched"))
+    try:
+        server = watched.start()
+        run_id = server.begin_silent()
+        frames = server.frames(run_id)
+        list(islice(frames, SILENT_HEAD))
+        for note in NOTES:
+            server.note(run_id, note)
+            next(frames)
+        with server.http.stream("POST", "/agents/quick/stream", json={"input": " ".join(WORDS)}) as answer:
+            answer.read()
+        started = server.begin("silent", INPUT)
+        yield Story(watched.calls(), started)
+    finally:
+        watched.server.close()
+
+
+def read_calls(trace: str) -> list[Call]:
     calls: list[Call] = []
     unfinished: dict[str, Call] = {}
-    for number, line in enumerate(trace.read_text(errors="replace").splitlines()):
+    for number, line in enumerate(trace.splitlines()):
         thread, _, rest = line.partition(" ")
         rest = rest.strip()
         if rest.startswith("<... "):
@@ -80,63 +110,37 @@ def read_calls(trace: Path) -> list[Call]:
 
 def first(calls: list[Call], where: str, what: str) -> Call:
     """The first call that wrote `what` to a file or a connection."""
-    return next(c for c in calls if c.name not in SYNCS and re.match(rf"\w+\(\d+<{where}", c.text) and what in c.text)
+    return next(
+        c for c in calls if c.name not in SYNCS and re.match(rf"\w+\(\d+<{where}", c.text) and what in c.text
+    )
 
 
 def synced_between(calls: list[Call], stored: Call, sent: Call) -> bool:
     return any(c.name in SYNCS and stored.ended < c.began and c.ended < sent.began for c in calls)
 
 
-DATABASE = r"[^>]*runstore\.db-wal>"
-CONNECTION = r"(socket|TCP)"
+def test_an_appended_event_is_synced_before_anyone_hears_of_it(story: Story) -> None:
+    for seq, note in enumerate(NOTES, SILENT_HEAD + 1):
+        stored = first(story.calls, DATABASE, note)
+        assert synced_between(story.calls, stored, first(story.calls, CONNECTION, note))
+        assert synced_between(story.calls, stored, first(story.calls, CONNECTION, rf"\"last_seq\":{seq}}}"))
 
 
-def test_an_appended_event_is_synced_before_anyone_hears_of_it(watch: Watch, trace: Path) -> None:
-    server = watch()
-    run_id = server.begin_silent()
-    frames = server.frames(run_id)
-    list(islice(frames, SILENT_HEAD))
-    for n in range(10):
-        server.note(run_id, f"mark-{n}-")
-        next(frames)
-    server.terminate()
-    server.wait()
-
-    calls = read_calls(trace)
-    for n in range(10):
-        stored = first(calls, DATABASE, f"mark-{n}-")
-        seen = first(calls, CONNECTION, f"mark-{n}-")
-        acknowledged = first(calls, CONNECTION, rf"\"last_seq\":{n + SILENT_HEAD + 1}}}")
-        assert synced_between(calls, stored, seen)
-        assert synced_between(calls, stored, acknowledged)
-
-
-def test_an_agents_token_is_synced_before_anyone_sees_it(watch: Watch, trace: Path) -> None:
-    server = watch()
-    words = [f"mark-{n}-" for n in range(30)]
-    with server.http.stream("POST", "/agents/quick/stream", json={"input": " ".join(words)}) as answer:
-        answer.read()
-    server.terminate()
-    server.wait()
-
-    calls = read_calls(trace)
-    for word in words:
+def test_an_agents_token_is_synced_before_anyone_sees_it(story: Story) -> None:
+    for word in WORDS:
         said = rf"\"text\":\"{word}"
-        assert synced_between(calls, first(calls, DATABASE, said), first(calls, CONNECTION, said))
+        stored, sent = first(story.calls, DATABASE, said), first(story.calls, CONNECTION, said)
+        assert synced_between(story.calls, stored, sent)
 
 
-def test_a_started_run_is_synced_before_its_id_is_told(watch: Watch, trace: Path) -> None:
-    server = watch()
-    run_id = server.begin("silent", "mark-of-the-input")
-    server.terminate()
-    server.wait()
-
-    calls = read_calls(trace)
-    assert synced_between(calls, first(calls, DATABASE, "mark-of-the-input"), first(calls, CONNECTION, run_id))
+def test_a_started_run_is_synced_before_its_id_is_told(story: Story) -> None:
+    stored, told = first(story.calls, DATABASE, INPUT), first(story.calls, CONNECTION, story.started)
+    assert synced_between(story.calls, stored, told)
 
 
-def test_while_the_disk_is_slow_an_event_is_invisible(watch: Watch) -> None:
-    server = watch("-e", f"inject=fdatasync,fsync:delay_enter={int(DELAY_S * 1e6)}")
+def test_while_the_disk_is_slow_an_event_is_invisible(tmp_path: Path) -> None:
+    watched = Watched(tmp_path)
+    server = watched.start("-e", f"inject=fdatasync,fsync:delay_enter={int(DELAY_S * 1e6)}")
     run_id = server.begin_silent()
     frames = server.frames(run_id)
     list(islice(frames, SILENT_HEAD))
@@ -146,3 +150,4 @@ def test_while_the_disk_is_slow_an_event_is_invisible(watch: Watch) -> None:
         next(frames)
         assert time.monotonic() - begun >= DELAY_S
         assert acknowledged.result()[1] - begun >= DELAY_S
+    server.close()

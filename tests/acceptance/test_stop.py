@@ -1,17 +1,17 @@
 """Stopping: a run within its grace, whatever its agent does (G6), and the server within 5 s (G8)."""
 
+import errno
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any
 
 import pytest
 
 from tests.frames import said
-from tests.server import ServerProcess, until
+from tests.server import ServerProcess, serving, until
 
 Serve = Callable[..., ServerProcess]
 
@@ -89,9 +89,11 @@ def sleep_long(task: str) -> str:
 """
 
 
-@pytest.fixture
-def server(serve: Serve) -> ServerProcess:
-    return serve(CONFIG, AGENTS, cancel_grace_s=GRACE_S, drain_s=1)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One for all tests that stop only runs of their own."""
+    with serving(tmp_path_factory.mktemp("stop"), CONFIG, AGENTS, cancel_grace_s=GRACE_S) as server:
+        yield server
 
 
 def say_something(server: ServerProcess, agent: str) -> str:
@@ -147,8 +149,14 @@ def test_a_tool_that_sleeps_does_not_hold_up_the_end_of_its_run(server: ServerPr
     assert from_cancel_to_end(server, run_id) < timedelta(seconds=GRACE_S + 1)
 
 
-def test_an_agent_that_blocks_its_loop_is_closed_by_force(server: ServerProcess) -> None:
+def test_an_agent_that_blocks_its_loop_is_closed_by_force_and_the_server_answers_meanwhile(
+    serve: Serve,
+) -> None:
+    server = serve(CONFIG, AGENTS, cancel_grace_s=GRACE_S)
     run_id = say_something(server, "hog")
+    answers = [server.http.get("/runs") for _ in range(20)]
+    assert all(answer.is_success for answer in answers)
+    assert max(answer.elapsed.total_seconds() for answer in answers) < 1
     ended = server.stop_run(run_id)
     assert ended["status"] == "stopped"
     assert ended["forced"] is True
@@ -172,6 +180,14 @@ def test_a_run_that_takes_too_long_fails_with_timeout(server: ServerProcess, age
     assert "0.5 s" in ended["error"]
 
 
+def test_six_stuck_tools_do_not_hold_up_another_run(server: ServerProcess) -> None:
+    stuck = [server.begin("deaf_tool", "sleep") for _ in range(6)]
+    for run_id in stuck:
+        next(frame for frame in server.frames(run_id) if frame.type == "tool.started")
+        server.stop_run(run_id)
+    assert server.ended(server.begin("quick", "hi"))["status"] == "success"
+
+
 # The server.
 
 
@@ -184,7 +200,7 @@ def leaves_within(server: ServerProcess, limit_s: float) -> int:
 
 def test_sigterm_ends_the_server_with_streams_open_and_runs_active(serve: Serve) -> None:
     server = serve(CONFIG, AGENTS)
-    runs = [say_something(server, agent) for agent in ("talker", "deaf", "flood", "talker")]
+    runs = [say_something(server, agent) for agent in ("talker", "deaf", "talker")]
     runs += [server.begin_silent(), server.begin("deaf_tool", "sleep")]
     streams = [server.frames(run_id) for run_id in runs]
     for stream in streams:
@@ -262,7 +278,7 @@ def _seq_of_start(frames: list[Any], attempt: int) -> int:
 def test_handing_over_does_not_count_against_the_attempts(serve: Serve) -> None:
     server = serve(CONFIG, AGENTS, drain_s=0)
     run_id = server.begin_silent()
-    for attempt in range(2, 7):
+    for attempt in range(2, 5):
         server.terminate()
         assert server.wait() == 0
         server.start()
@@ -275,15 +291,20 @@ def test_a_stopping_server_takes_no_new_run(serve: Serve) -> None:
     say_something(server, "talker")
     server.terminate()
     until(lambda: "draining" in server.log, "the server drains")
-    with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", server.port))
+    assert refused(server)
+
+
+def refused(server: ServerProcess) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", server.port)) == errno.ECONNREFUSED
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_second_signal_stops_a_draining_server_at_once(serve: Serve, number: int) -> None:
     server = serve(CONFIG, AGENTS, drain_s=60)
     say_something(server, "talker")
-    say_something(server, "hog")
+    stuck = server.begin("deaf_tool", "sleep")
+    next(frame for frame in server.frames(stuck) if frame.type == "tool.started")
     server.process.send_signal(number)  # type: ignore[union-attr]
     until(lambda: "draining" in server.log, "the server drains")
     server.process.send_signal(number)  # type: ignore[union-attr]
@@ -299,24 +320,6 @@ def test_a_second_signal_does_not_wait_for_clients_either(serve: Serve) -> None:
         seen = server.record(run_id)["last_seq"]
         until(lambda: server.record(run_id)["last_seq"] > seen + 2_000, "8 MB more than the client reads")
         server.terminate()
+        until(lambda: refused(server), "the server has heard the first signal")
         server.terminate()
         assert leaves_within(server, 1.5) != 0
-
-
-# Others do not notice.
-
-
-def test_while_an_agent_blocks_its_loop_the_server_answers_at_once(server: ServerProcess) -> None:
-    say_something(server, "hog")
-    answers = [server.http.get("/runs") for _ in range(20)]
-    assert all(answer.is_success for answer in answers)
-    assert max(answer.elapsed.total_seconds() for answer in answers) < 1
-
-
-def test_six_stuck_tools_do_not_hold_up_another_run(server: ServerProcess) -> None:
-    stuck = [server.begin("deaf_tool", "sleep") for _ in range(6)]
-    for run_id in stuck:
-        next(frame for frame in server.frames(run_id) if frame.type == "tool.started")
-        server.stop_run(run_id)
-    assert server.ended(server.begin("quick", "hi"))["status"] == "success"
-    assert len(list(islice(server.frames(stuck[0]), 3))) == 3

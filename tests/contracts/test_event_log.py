@@ -32,9 +32,13 @@ from tests.events import (
     QUEUED,
     close_run,
     note,
+    offer,
+    offer_all,
+    read_run,
     start_run,
     started,
     token,
+    unexpected,
 )
 from tests.polling import DEADLINE_S, until
 from tests.writer import held_writer
@@ -45,26 +49,6 @@ DELETED = Deleted(by="local")
 class Unprintable:
     def __str__(self) -> str:
         raise RuntimeError("no text for this")
-
-
-def unexpected(error: RunstoreError) -> None:
-    raise AssertionError(f"refused: {error!r}")
-
-
-def offer(log: EventLog, run_id: str, event: Event | Custom, *, attempt: int = 1) -> bool:
-    return log.offer(run_id, encode(event), attempt=attempt, refused=unexpected)
-
-
-async def offer_patiently(log: EventLog, run_id: str, event: Event | Custom) -> None:
-    while not offer(log, run_id, event):
-        await log.room(run_id)
-
-
-async def read_run(log: EventLog, run_id: str, *, limit: int = 1000) -> list[RecordedEvent]:
-    events: list[RecordedEvent] = []
-    while page := await log.read(run_id, after=events[-1].seq if events else 0, limit=limit):
-        events += page
-    return events
 
 
 async def types(log: EventLog, run_id: str) -> list[str]:
@@ -358,7 +342,7 @@ async def test_nothing_is_published_before_it_can_be_read(
     for _ in range(5):
         run_id = await start_run(log)
         for i in range(20):
-            await offer_patiently(log, run_id, token(f"{i}"))
+            await offer_all(log, run_id, token(f"{i}"))
         await log.append(run_id, [COMPLETED])
     assert seen >= 5
     assert unseen == []
@@ -385,7 +369,7 @@ async def test_everything_that_is_stored_is_published_once_and_in_order(
     runs = [await start_run(log) for _ in range(3)]
     for i in range(100):
         for run_id in runs:
-            await offer_patiently(log, run_id, token(f"{i}"))
+            await offer_all(log, run_id, token(f"{i}"))
     for run_id in runs:
         await log.append(run_id, [COMPLETED])
         stored = [(event.seq, event.type, event.at, event.data) for event in await read_run(log, run_id)]
@@ -520,6 +504,14 @@ async def test_the_head_of_a_closed_run_is_closed_and_then_deleted(log: EventLog
     head = await log.head(run_id)
     assert head is not None
     assert (head.seq, head.closed, head.deleted) == (4, True, True)
+
+
+async def test_an_event_that_was_encoded_before_is_stored_as_it_is(log: EventLog) -> None:
+    run_id = await start_run(log)
+    encoded = encode(COMPLETED, at=1_234)
+    await log.append(run_id, [encoded])
+    event = (await log.read(run_id, after=2))[0]
+    assert (event.type, event.ends, event.at, event.data) == (encoded.type, True, 1_234, encoded.data)
 
 
 async def test_what_is_read_is_what_was_encoded(log: EventLog) -> None:
@@ -695,7 +687,7 @@ async def test_a_workers_own_runs_can_be_left_out_unless_they_are_to_stop(log: E
 async def test_offers_are_stored_in_their_order(log: EventLog) -> None:
     run_id = await start_run(log)
     for i in range(2_000):
-        await offer_patiently(log, run_id, token(f"{i}"))
+        await offer_all(log, run_id, token(f"{i}"))
     await log.append(run_id, [COMPLETED])
     texts = [event.data for event in (await read_run(log, run_id))[2:-1]]
     assert texts == [encode(token(f"{i}")).data for i in range(2_000)]
@@ -725,7 +717,7 @@ async def test_a_flood_meets_back_pressure_and_loses_nothing(log: EventLog) -> N
     run_id = await start_run(log)
     total = 3 * MAX_RUN_EVENTS
     for i in range(total):
-        await offer_patiently(log, run_id, token(f"{i}"))
+        await offer_all(log, run_id, token(f"{i}"))
     await log.append(run_id, [COMPLETED])
     texts = [event.data for event in (await read_run(log, run_id))[2:-1]]
     assert texts == [encode(token(f"{i}")).data for i in range(total)]
@@ -752,7 +744,17 @@ async def test_waiting_for_room_ends_in_time(log: EventLog, feed: LiveFeed) -> N
         log.wait_for_room(run_id, 0.01)
 
 
-async def test_an_awaited_append_is_taken_however_full_its_run_is(log: EventLog, feed: LiveFeed) -> None:
+async def test_an_external_append_waits_for_room_and_is_then_stored(log: EventLog, feed: LiveFeed) -> None:
+    run_id = await start_run(log)
+    async with held_writer(log, feed):
+        while offer(log, run_id, token()):
+            pass
+        external = asyncio.create_task(log.append(run_id, [note()]))
+        await asyncio.sleep(0)
+    assert await asyncio.wait_for(external, DEADLINE_S) == MAX_RUN_EVENTS + 3
+
+
+async def test_an_ending_is_taken_in_however_full_its_run_is(log: EventLog, feed: LiveFeed) -> None:
     run_id = await start_run(log)
     async with held_writer(log, feed):
         while offer(log, run_id, token()):

@@ -6,7 +6,7 @@ from runstore.core.codec import encode
 from runstore.core.errors import LogUnavailable
 from runstore.core.events import Custom, Event
 from runstore.eventlog import pending
-from runstore.eventlog.admission import Append
+from runstore.eventlog.admission import Append, Waiter
 from runstore.eventlog.pending import (
     MAX_BATCH_EVENTS,
     MAX_JOINED,
@@ -17,10 +17,13 @@ from runstore.eventlog.pending import (
 )
 from tests.events import CANCEL, CANCELLED, COMPLETED, QUEUED, note, token
 
+SOMEBODY = Waiter(None, None)  # type: ignore[arg-type]  # who waits is the writer's business
+
 
 def awaited(run_id: str, *events: Event | Custom, patient: bool = False) -> Append:
     encoded = [encode(event) for event in events]
-    return Append(run_id, encoded, patient=patient, size=sum(len(event.data) for event in encoded))
+    size = sum(len(event.data) for event in encoded)
+    return Append(run_id, encoded, patient=patient, size=size, waiter=SOMEBODY)
 
 
 def offered(run_id: str, event: Event | Custom, attempt: int = 1) -> Append:

@@ -2,34 +2,24 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from runstore.core.codec import encode, frame
-from runstore.core.errors import LogUnavailable, RunstoreError
-from runstore.core.events import Custom, Deleted, Event
+from runstore.core.codec import frame
+from runstore.core.errors import LogUnavailable
+from runstore.core.events import Deleted
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventFilter, EventLog, Head, LiveFeed
 from runstore.eventlog import tail
 from runstore.eventlog.feed import RING_BYTES, MemoryFeed
+from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.tail import Tail, wait_until_ended
-from tests.events import CANCEL, CANCELLED, COMPLETED, close_run, note, start_run, started, token
+from tests.events import CANCEL, CANCELLED, COMPLETED, close_run, note, offer_all, start_run, started, token
 from tests.frames import Frame, read_frames
 from tests.polling import DEADLINE_S, until
 
 TOKENS = EventFilter(types=frozenset({"llm.token"}))
-
-
-def unexpected(error: RunstoreError) -> None:
-    raise AssertionError(f"refused: {error!r}")
-
-
-async def say(log: EventLog, run_id: str, *events: Event | Custom, attempt: int = 1) -> None:
-    """Offer events as an agent does: without waiting for their commit."""
-    for event in events:
-        while not log.offer(run_id, encode(event), attempt=attempt, refused=unexpected):
-            await log.room(run_id)
 
 
 async def read(
@@ -69,13 +59,13 @@ async def cut_after(log: EventLog, feed: LiveFeed, run_id: str, *, after: int, l
 async def write_a_story(log: EventLog, run_id: str) -> None:
     """A run as a real one: streamed text in bursts, events that somebody awaits, a cancel, an ending."""
     for turn in range(8):
-        await say(log, run_id, *(token(f"{turn}.{i} \n\n") for i in range(4)), note(f"{turn}"))
+        await offer_all(log, run_id, *(token(f"{turn}.{i} \n\n") for i in range(4)), note(f"{turn}"))
         await asyncio.sleep(0)
         if turn % 2:
             await log.append(run_id, [note("awaited"), note("in pairs")])
     await log.append(run_id, [started(attempt=2)])
     await log.append(run_id, [CANCEL])
-    await say(log, run_id, token("last words"), attempt=2)
+    await offer_all(log, run_id, token("last words"), attempt=2)
     await log.append(run_id, [CANCELLED])
 
 
@@ -138,6 +128,31 @@ async def test_streams_of_runs_that_are_written_at_once_do_not_mix(log: EventLog
     await asyncio.gather(*(write_a_story(log, run_id) for run_id in runs))
     for run_id, stream in zip(runs, await asyncio.gather(*streams), strict=True):
         assert re.findall(rb'"run_id":"([^"]+)"', stream) == [run_id.encode()] * 54
+
+
+async def test_a_slow_stream_has_what_another_process_wrote_between_two_of_our_commits(
+    open_log: Callable[..., SqlEventLog], feed: MemoryFeed
+) -> None:
+    here, there = open_log(feed), open_log()
+    run_id = await start_run(here)
+    stream = Tail(here, feed, run_id, after=0).frames()
+    assert seqs(await anext(aiter(stream))) == [1, 2]
+    await here.append(run_id, [note("here")])
+    await there.append(run_id, [CANCEL])
+    await here.append(run_id, [CANCELLED])
+    async with asyncio.timeout(DEADLINE_S):
+        assert seqs(b"".join([body async for body in stream])) == [3, 4, 5]
+
+
+async def test_a_cursor_in_the_middle_of_a_commit_is_answered_with_the_rest_of_it(
+    log: EventLog, feed: MemoryFeed
+) -> None:
+    run_id = await start_run(log)
+    stream = asyncio.create_task(read(log, feed, run_id, after=4))  # ahead of the log, as it happens
+    await until(lambda: feed.followed == 1)
+    await log.append(run_id, [note() for _ in range(4)])
+    await log.append(run_id, [COMPLETED])
+    assert seqs(await stream) == [5, 6, 7]
 
 
 # ---- catching up, then live ----
@@ -350,6 +365,18 @@ async def test_a_stream_idles_while_the_log_cannot_be_read_and_then_goes_on(
     async with asyncio.timeout(DEADLINE_S):
         got += b"".join([body async for body in stream])
     assert seqs(got) == list(range(1, 9))
+
+
+async def test_an_idle_stream_finds_what_another_process_wrote(
+    open_log: Callable[..., SqlEventLog], feed: MemoryFeed
+) -> None:
+    here, there = open_log(feed), open_log()
+    run_id = await start_run(here)
+    stream = Tail(here, feed, run_id, after=2, idle_s=0.001).frames()
+    assert await anext(aiter(stream)) == b""
+    await there.append(run_id, [COMPLETED])
+    async with asyncio.timeout(DEADLINE_S):
+        assert seqs(b"".join([body async for body in stream])) == [3]
 
 
 # ---- waiting for the end ----

@@ -18,7 +18,7 @@ from runstore.core.errors import (
     RunstoreError,
     WrongExpectedSeq,
 )  # fmt: skip
-from runstore.core.events import Custom, Deleted, Event, Queued, Started
+from runstore.core.events import Deleted, Queued, Started
 from runstore.core.ids import new_run_id
 from runstore.eventlog import dialects, writer
 from runstore.eventlog.dialects import SqliteDialect
@@ -27,26 +27,27 @@ from runstore.eventlog.pending import MAX_RUN_EVENTS
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.tail import Tail
 from tests.database import open_database, run_list
-from tests.events import CANCEL, CANCELLED, COMPLETED, QUEUED, note, start_run, started, token
+from tests.events import (
+    CANCEL,
+    CANCELLED,
+    COMPLETED,
+    QUEUED,
+    note,
+    offer,
+    read_run,
+    start_run,
+    started,
+    token,
+)
 from tests.polling import DEADLINE_S, until
 from tests.writer import held_writer
 
 OpenLog = Callable[..., SqlEventLog]
 
 
-def unexpected(error: RunstoreError) -> None:
-    raise AssertionError(f"refused: {error!r}")
-
-
-def offer(log: SqlEventLog, run_id: str, event: Event | Custom) -> bool:
-    return log.offer(run_id, encode(event), attempt=1, refused=unexpected)
-
-
 async def texts(log: SqlEventLog, run_id: str) -> list[str]:
     """The notes and tokens of a run, whose seqs have to be dense."""
-    events: list[RecordedEvent] = []
-    while page := await log.read(run_id, after=len(events)):
-        events += page
+    events = await read_run(log, run_id)
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     said = {encode(make(f"{i}")).data: f"{i}" for i in range(3 * MAX_RUN_EVENTS) for make in (token, note)}
     return [said[event.data] for event in events if event.type in ("llm.token", "custom.note")]
@@ -113,6 +114,19 @@ async def test_a_run_of_wrong_types_is_refused(open_log: OpenLog) -> None:
     with pytest.raises(InvalidEvent):
         await log.append(run_id, [wrong])
     assert await log.head(run_id) is None
+
+
+async def test_external_appends_that_find_no_room_are_not_queued(open_log: OpenLog) -> None:
+    feed = MemoryFeed()
+    log = open_log(feed)
+    run_id = await start_run(log)
+    async with held_writer(log, feed):
+        while offer(log, run_id, token()):
+            pass
+        appends = [asyncio.create_task(log.append(run_id, [note()])) for _ in range(100)]
+        await asyncio.sleep(0)
+        assert log._writer._pending._load.events == MAX_RUN_EVENTS
+    assert sorted(await asyncio.gather(*appends)) == list(range(MAX_RUN_EVENTS + 3, MAX_RUN_EVENTS + 103))
 
 
 # ---- several processes on one file ----

@@ -1,0 +1,33 @@
+"""Logs that old releases wrote, and what they showed of them."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runstore.core.run import fold
+from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.sql import SqlEventLog
+from runstore.eventlog.tail import Tail
+
+FOLDER = Path(__file__).parent
+RELEASES = sorted(path.parent.name for path in FOLDER.glob("*/log.sql"))
+
+
+async def run_ids(log: SqlEventLog) -> list[str]:
+    return sorted({event.run_id for event in await log.read_all(limit=10_000)})
+
+
+async def read_streams(log: SqlEventLog, feed: MemoryFeed) -> bytes:
+    """Every run's stream up to where it stands, one after the other."""
+    streams = []
+    for run_id in await run_ids(log):
+        async for body in Tail(log, feed, run_id, after=0, idle_s=0).frames():
+            if not body:
+                break  # an open run, which has no more to say
+            streams.append(body)
+    return b"".join(streams)
+
+
+async def read_states(log: SqlEventLog) -> list[dict[str, Any]]:
+    return [msgspec.to_builtins(fold(run_id, await log.read(run_id))) for run_id in await run_ids(log)]

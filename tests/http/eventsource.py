@@ -29,7 +29,9 @@ class EventSource:
         self._url = url
         self._wait = wait
         self.last_event_id = ""
-        self.reconnection_s = 3.0  # "an implementation-defined value, probably in the region of a few seconds"
+        self.reconnection_s = (
+            3.0  # "an implementation-defined value, probably in the region of a few seconds"
+        )
         self.closed = False
         self.opened = 0  # how often `onopen` fired
         self.errors = 0  # how often `onerror` fired

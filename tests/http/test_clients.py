@@ -42,7 +42,9 @@ def test_httpx_sse_reads_a_run_without_phantom_events(server: ServerProcess, clo
 
 def test_httpx_sse_makes_no_event_of_a_heartbeat(server: ServerProcess, silent_run: str) -> None:
     events = sse(server, silent_run, after=str(SILENT_HEAD))
-    with server.stream(silent_run, after=SILENT_HEAD) as idle:  # as many heartbeats as the other has had meanwhile
+    with server.stream(
+        silent_run, after=SILENT_HEAD
+    ) as idle:  # as many heartbeats as the other has had meanwhile
         list(islice(idle.iter_raw(), 4))
     server.note(silent_run, "first")
     assert next(events).json()["data"] == "first"
@@ -72,7 +74,13 @@ def test_curl_reads_a_run_to_its_end(server: ServerProcess, closed_run: str) -> 
 
 
 def test_curl_sees_each_event_as_it_comes(server: ServerProcess, silent_run: str) -> None:
-    command = [require("curl"), "-sSN", "-H", f"Last-Event-ID: {SILENT_HEAD}", f"{server.http.base_url}/runs/{silent_run}/stream"]
+    command = [
+        require("curl"),
+        "-sSN",
+        "-H",
+        f"Last-Event-ID: {SILENT_HEAD}",
+        f"{server.http.base_url}/runs/{silent_run}/stream",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as curl:
         assert curl.stdout is not None
         frames = read_frames(iter(lambda: curl.stdout.read1(), b""))  # type: ignore[union-attr]

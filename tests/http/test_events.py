@@ -114,7 +114,9 @@ def test_several_events_are_stored_together(server: ServerProcess, silent_run: s
     assert [event["data"] for event in server.events(silent_run)[SILENT_HEAD:]] == list(range(10))
 
 
-@pytest.mark.parametrize("body", [{"type": "custom.a"}, {"events": [{"type": "custom.a"}]}], ids=["one", "many"])
+@pytest.mark.parametrize(
+    "body", [{"type": "custom.a"}, {"events": [{"type": "custom.a"}]}], ids=["one", "many"]
+)
 def test_an_append_where_the_head_is_expected_succeeds(
     server: ServerProcess, silent_run: str, body: dict[str, object]
 ) -> None:
@@ -123,7 +125,9 @@ def test_an_append_where_the_head_is_expected_succeeds(
 
 
 @pytest.mark.parametrize("expected_seq", [0, SILENT_HEAD - 1, SILENT_HEAD + 1, -1, 10**20])
-@pytest.mark.parametrize("body", [{"type": "custom.a"}, {"events": [{"type": "custom.a"}]}], ids=["one", "many"])
+@pytest.mark.parametrize(
+    "body", [{"type": "custom.a"}, {"events": [{"type": "custom.a"}]}], ids=["one", "many"]
+)
 def test_an_append_elsewhere_is_409_and_tells_the_head(
     server: ServerProcess, silent_run: str, body: dict[str, object], expected_seq: int
 ) -> None:

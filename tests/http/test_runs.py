@@ -3,7 +3,6 @@
 from itertools import pairwise
 from uuid import uuid4
 
-import httpx
 import pytest
 
 from tests.server import ServerProcess, until

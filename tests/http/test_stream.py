@@ -145,10 +145,10 @@ def test_closing_every_stream_of_a_run_does_not_end_it(server: ServerProcess) ->
     server.stop_run(run_id)
 
 
-@pytest.mark.parametrize("path", ["/runs/{run}/stream", "/runs/{run}/events", "/runs/{run}", "/runs", "/agents"])
-def test_head_answers_as_get_does_but_without_a_body(
-    http: httpx.Client, silent_run: str, path: str
-) -> None:
+@pytest.mark.parametrize(
+    "path", ["/runs/{run}/stream", "/runs/{run}/events", "/runs/{run}", "/runs", "/agents"]
+)
+def test_head_answers_as_get_does_but_without_a_body(http: httpx.Client, silent_run: str, path: str) -> None:
     answer = http.head(path.format(run=silent_run))
     assert answer.status_code == 200
     assert answer.content == b""

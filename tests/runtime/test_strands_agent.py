@@ -25,6 +25,7 @@ from runstore.core.events import (
 from runstore.runtime.result_text import MAX_RESULT_BYTES
 from runstore.runtime.strands_agent import StrandsAgent
 from runstore.runtime.strands_scripted import ScriptedModel
+from tests.polling import until
 from tests.runtime.recording import ListRecorder, context, text
 from tests.runtime.strands_kit import Playbook, agent, drive, say, think, use
 
@@ -39,12 +40,6 @@ def double(number: int) -> str:
 def fail() -> str:
     """Fail."""
     raise RuntimeError("out of paper")
-
-
-@tool
-async def ask_context(colour: str = "", tool_context: Any = None) -> str:
-    """Never called by itself."""
-    return colour
 
 
 def calls(recorder: ListRecorder) -> list[tuple[str, str, str | None, str]]:
@@ -234,6 +229,24 @@ async def test_a_tool_that_raises_has_failed_and_the_agent_goes_on() -> None:
     assert ended.result["text"] == "sorry"
 
 
+async def test_a_tool_that_exits_has_failed_and_ends_nothing_else() -> None:
+    @tool
+    def leave() -> str:
+        """Leave the process."""
+        raise SystemExit("bye")
+
+    @tool
+    async def leave_too() -> str:
+        """Leave the process."""
+        raise SystemExit("bye")
+
+    model = Playbook(use(("t1", "leave", {}), ("t2", "leave_too", {})), say("still here"))
+    recorder, ended = await drive(agent(model, leave, leave_too))
+    outputs = [event.output[0]["text"] for event in recorder.of(ToolFailed)]
+    assert outputs == ["Error: SystemExit: bye"] * 2
+    assert ended.result["text"] == "still here"
+
+
 async def test_an_unknown_tool_has_failed_too() -> None:
     recorder, _ = await drive(agent(Playbook(use(("t1", "nope", {})), say("sorry"))))
     assert [each[0] for each in calls(recorder)] == ["tool.started", "tool.failed"]
@@ -265,15 +278,17 @@ async def test_a_tool_whose_output_is_too_large_ends_the_run() -> None:
         """Say too much."""
         return "x" * (2 << 20)
 
+    model = Playbook(use(("t1", "flood", {})), say("never asked"))
     with pytest.raises(EventTooLarge, match="2,097"):
-        await drive(agent(Playbook(use(("t1", "flood", {})), say("ok")), flood))
+        await drive(agent(model, flood))
+    assert model.calls == 1
 
 
 # Sub-agents
 
 
-def worker_of(*turns: Any, name: str = "worker", tools: tuple[Any, ...] = (double,)) -> Agent:
-    return agent(Playbook(*turns), *tools, name=name)
+def worker_of(*turns: Any, name: str = "worker", **settings: Any) -> Agent:
+    return agent(Playbook(*turns), double, name=name, **settings)
 
 
 async def test_a_sub_agent_has_its_path_and_the_call_that_it_works_for() -> None:
@@ -303,7 +318,7 @@ async def test_a_sub_agent_has_its_path_and_the_call_that_it_works_for() -> None
 
 
 async def test_the_usage_of_a_run_is_that_of_all_its_agents() -> None:
-    worker = worker_of(say("a", "b"), tools=())
+    worker = worker_of(say("a", "b"))
     model = Playbook(use(("t1", "worker", {"input": "?"})), say("c"))
     recorder, ended = await drive(agent(model, worker))
     assert ended.usage == {"input_tokens": 21, "output_tokens": 3, "total_tokens": 24}
@@ -380,6 +395,18 @@ async def test_a_hierarchy_of_three_levels_has_paths_of_three_names(executor: An
     assert [token.agent for token in recorder.of(Token)] == ["demo/team/worker", "demo/team", "demo"]
 
 
+async def test_tool_use_ids_that_come_again_in_another_call_are_no_confusion() -> None:
+    """Each conversation of a scripted model begins with the id scripted-1."""
+    team = agent(ScriptedModel(), agent(ScriptedModel(), double, name="worker"), name="team")
+    ask = [use((f"t{number}", "team", {"input": "21"})) for number in (1, 2)]
+    recorder, _ = await drive(agent(Playbook(*ask, say("done")), team))
+    told = [(type(event), event.agent) for event in recorder.events[2:] if event.agent != "demo"]
+    assert told[: len(told) // 2] == told[len(told) // 2 :]
+    assert [event.call_id for event in recorder.of(AgentStarted)] == [
+        None, "t1", "scripted-1", "t2", "scripted-1",
+    ]  # fmt: skip
+
+
 async def test_a_delegates_words_stay_out_of_the_memory_of_its_caller() -> None:
     """strands passes a delegate's stream on as the caller's own; only the hooks know whose message it is."""
     clerk = agent(Playbook(say("no ", "refund")), name="clerk")
@@ -400,22 +427,23 @@ async def test_a_delegates_words_stay_out_of_the_memory_of_its_caller() -> None:
     ("raised", "code", "message"),
     [
         (ModelThrottledException("slow down"), "model_throttled", "ModelThrottledException: slow down"),
-        (
-            ContextWindowOverflowException("too much"),
-            "context_overflow",
-            "ContextWindowOverflowException: too much",
-        ),
         (ValueError("boom\n  and more"), "model_error", "ValueError: boom and more"),
         (KeyError(), "model_error", "KeyError"),
+        (SystemExit("bye"), "agent_error", "SystemExit: bye"),
     ],
 )
 @pytest.mark.parametrize("after_a_tool", [False, True])
 async def test_a_failing_model_is_an_error_in_one_line(
-    raised: Exception, code: str, message: str, after_a_tool: bool
+    raised: BaseException, code: str, message: str, after_a_tool: bool
 ) -> None:
     turns = [use(("t1", "double", {"number": 1}))] if after_a_tool else []
     error = await failure(agent(Playbook(*turns, [raised]), double, retry_strategy=None))
     assert (error.code, str(error)) == (code, message)
+
+
+async def test_a_conversation_that_is_too_long_for_the_model_is_an_error() -> None:
+    error = await failure(agent(Playbook([ContextWindowOverflowException("too much")])))
+    assert error.code == "context_overflow"
 
 
 async def test_a_model_that_fails_in_mid_stream_leaves_what_it_said() -> None:
@@ -502,7 +530,7 @@ async def test_a_cancelled_task_ends_at_once_and_nothing_is_swallowed() -> None:
             left.set()
         return ""
 
-    recorder = ListRecorder()
+    recorder, before = ListRecorder(), asyncio.all_tasks()
     worker = agent(Playbook(use(("w1", "hang", {}))), hang, name="worker")
     product = agent(Playbook(use(("t1", "worker", {"input": "?"}))), worker)
     task = asyncio.create_task(StrandsAgent(product, context(), WeakSet()).run("hi", [], recorder))
@@ -512,6 +540,110 @@ async def test_a_cancelled_task_ends_at_once_and_nothing_is_swallowed() -> None:
         await task
     assert left.is_set()
     assert recorder.types()[-1] == "tool.started"
+    await until(lambda: asyncio.all_tasks() <= before)
+
+
+class Held(ListRecorder):
+    """Holds what it is given of one type, for ever or until it raises."""
+
+    def __init__(self, kind: str, error: Exception | None = None) -> None:
+        super().__init__()
+        self.kind = kind
+        self.error = error
+        self.reached = asyncio.Event()
+
+    async def record(self, event: Any) -> None:
+        if event.type == self.kind:
+            self.reached.set()
+            if self.error:
+                raise self.error
+            await asyncio.Event().wait()
+        self.keep(event)
+
+
+@pytest.mark.parametrize("error", [None, RunClosed("run-1", 9), ZeroDivisionError("a bug of ours")])
+@pytest.mark.parametrize("layout", ["alone", "below", "graph"])
+async def test_an_agent_that_is_left_in_mid_stream_leaves_nothing_behind(
+    error: Exception | None, layout: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its tools have ended, its memory got no last words, and no span was closed in the wrong place."""
+    ended: list[str] = []
+
+    @tool
+    async def wait() -> str:
+        """Wait until cancelled."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("wait")
+        return ""
+
+    @tool
+    async def progress() -> Any:
+        """Report, and work on."""
+        try:
+            yield "half way"
+            await asyncio.Event().wait()
+        finally:
+            ended.append("progress")
+
+    turns = use(("w1", "wait", {}), ("w2", "progress", {}))
+    product: Any = agent(Playbook(turns), wait, progress, name="worker")
+    if layout == "below":
+        product = agent(Playbook(use(("t1", "worker", {"input": "?"}))), product)
+    elif layout == "graph":
+        builder = GraphBuilder()
+        builder.add_node(product, "only")
+        product = builder.set_execution_timeout(60).build()
+    recorder, before = Held("tool.progress", error), asyncio.all_tasks()
+    task = asyncio.create_task(StrandsAgent(product, context(), WeakSet()).run("hi", [], recorder))
+    await recorder.reached.wait()
+    if error is None:
+        task.cancel()
+    expected = {None: asyncio.CancelledError, RunClosed: RunClosed, ZeroDivisionError: AgentError}
+    with pytest.raises(expected[type(error) if error else None]):
+        await task
+    await until(lambda: sorted(ended) == ["progress", "wait"])
+    await until(lambda: asyncio.all_tasks() <= before)
+    assert not any("Cancelled by user" in str(each.message) for each in recorder.of(Message))
+    assert "Failed to detach context" not in caplog.text
+
+
+async def test_a_tool_that_never_stops_talking_cannot_keep_its_agent_from_ending() -> None:
+    @tool
+    async def flood() -> Any:
+        """Say more than anybody wants to know."""
+        while True:
+            yield "and on"
+            await asyncio.sleep(0)
+
+    builder = GraphBuilder()
+    builder.add_node(agent(Playbook(use(("w1", "flood", {}))), flood), "only")
+    product = builder.set_execution_timeout(60).build()
+    recorder = ListRecorder()
+    task = asyncio.create_task(StrandsAgent(product, context(), WeakSet()).run("hi", [], recorder))
+    await until(lambda: "tool.progress" in recorder.types())
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_tool_that_cancels_its_own_task_is_an_error_of_the_agent() -> None:
+    def give_up(event: BeforeToolCallEvent) -> None:
+        raise asyncio.CancelledError
+
+    product = agent(Playbook([asyncio.CancelledError()]), hooks=[give_up])
+    assert "cancelled the agent" in str(await failure(product))
+
+
+async def test_a_stream_that_is_left_without_an_await_leaves_no_cancellation_behind() -> None:
+    product = StrandsAgent(agent(ScriptedModel(tokens=100)), context(), WeakSet())
+    with pytest.raises(RunClosed):
+        await product.run("tick", [], Held("llm.token", RunClosed("run-1", 9)))
+    await asyncio.sleep(0)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
 
 
 # Graph and Swarm
@@ -553,7 +685,8 @@ async def test_a_swarm_hands_over_and_ends() -> None:
     hand_over = use(("t1", "handoff_to_agent", {"agent_name": "two", "message": "yours", "context": {}}))
     one = agent(Playbook(hand_over, say("handed over")), name="one")
     two = agent(Playbook(say("done")), name="two")
-    recorder, ended = await drive(Swarm([one, two]))
+    recorder, ended = await drive(Swarm([one, two]), "count the cats")
+    assert "User Request: count the cats" in str(one.messages)
     assert ended.result["text"] == "done"
     assert {each.agent for each in recorder.of(Token)} == {"demo/one", "demo/two"}
 

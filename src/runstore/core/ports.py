@@ -68,7 +68,7 @@ class EventLog(Protocol):
     async def append(
         self,
         run_id: str,
-        events: Sequence[Event | Custom],
+        events: Sequence[Event | Custom | EncodedEvent],
         *,
         expected_seq: int | None = None,
         attempt: int | None = None,

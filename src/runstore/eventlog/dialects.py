@@ -1,5 +1,6 @@
 """What differs between databases, and only that. Everything else does not ask which one it is."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ class SqliteDialect:
         self.path = Path(url.database)
         if not self.path.parent.is_dir():
             raise ConfigError(f"database URL {url}: there is no directory {self.path.parent}")
+        if self.path.exists() and not os.access(self.path, os.W_OK):
+            raise ConfigError(f"database URL {url}: the file {self.path} is read-only")
         self.engine = create_engine(
             url,
             pool_size=READERS + PAGERS + 1,
@@ -43,6 +46,10 @@ class SqliteDialect:
     def begin_write(self, connection: Connection) -> None:
         """Start the transaction that will append: from here on nobody else writes."""
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def touch(self, connection: Connection) -> None:
+        """Write something of no meaning: a disk that is full, or a file that is read-only, refuses it."""
+        connection.exec_driver_sql("PRAGMA user_version = 1")
 
     def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
         """Store rows, sorted by run and seq.

@@ -90,6 +90,9 @@ class MemoryStore:
                     result.outcomes.append(InvalidEvent(f"the event cannot be stored: {error}"))
         return result
 
+    def probe(self) -> CommitResult:
+        return CommitResult([], [])
+
     def close(self) -> None:
         """There is nothing to let go of."""
 

@@ -59,6 +59,9 @@ class SqlStore:
             self._connection.close()
         self._dialect.engine.dispose()
 
+    def probe(self) -> CommitResult:
+        return self._try([])
+
     def _try(self, batch: Sequence[Append]) -> CommitResult:
         try:
             return self._commit_rest(batch)
@@ -73,7 +76,8 @@ class SqlStore:
         self._look_up_attempt()
         outcomes = {id(a): o for t in self._landed for a, o in zip(t.batch, t.result.outcomes, strict=True)}
         commits = [commit for attempt in self._landed for commit in attempt.result.commits]
-        if rest := [append for append in batch if id(append) not in outcomes]:
+        rest = [append for append in batch if id(append) not in outcomes]
+        if rest or not batch:
             result = self._commit(rest)
             outcomes |= {id(append): o for append, o in zip(rest, result.outcomes, strict=True)}
             commits += result.commits
@@ -100,6 +104,8 @@ class SqlStore:
             self._store(connection, append_id, heads, changes)
             first = result.commits[0]
             self._attempt = _Attempt(batch, result, append_id, first.run_id, first.first_seq)
+        elif not batch:
+            self._dialect.touch(connection)
         connection.commit()
         self._attempt = None
         self._remember(heads, changes)
@@ -112,13 +118,12 @@ class SqlStore:
     def _admit(
         self, connection: Connection, batch: Sequence[Append]
     ) -> tuple[dict[str, Head], list[Outcome], dict[str, list[EncodedEvent]]]:
-        """Judge by the heads that we know; but nobody is refused by those, only by the head as it is."""
+        """Judge by the heads that we know. One that nothing is inserted behind is unproven: read it first."""
         heads = self._current_heads(connection, batch)
         outcomes, changes = _admit_all(heads, batch)
-        refused = {a.run_id for a, o in zip(batch, outcomes, strict=True) if isinstance(o, RunstoreError)}
-        if not refused.isdisjoint(self._heads):
-            for run_id in refused:
-                self._heads.pop(run_id, None)
+        if unproven := {append.run_id for append in batch}.difference(changes).intersection(self._heads):
+            for run_id in unproven:
+                del self._heads[run_id]
             heads = self._current_heads(connection, batch)
             outcomes, changes = _admit_all(heads, batch)
         return heads, outcomes, changes

@@ -58,6 +58,7 @@ class Tail:
                             yield body
                     elif not await live.wait(self._idle_s):
                         yield b""
+                        self._history = -1  # a wake-up may have been lost: another process may have written
                 except LogUnavailable:
                     yield b""
                     await asyncio.sleep(UNAVAILABLE_RETRY_S)

@@ -24,7 +24,7 @@ from runstore.eventlog.pending import PendingAppends, without_cancelled_text
 
 MAX_EVENTS_PER_APPEND = 1_000  # one append is one unit: it is stored whole or not at all
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # between two tries while the log is unavailable
-CLOSE_TIMEOUT_S = 2.0  # for committing what is queued; what is left then was never acknowledged
+CLOSE_TIMEOUT_S = 1.0  # for committing what is queued; what is left then was never acknowledged
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,13 @@ class Store(Protocol):
             Exception: nothing was stored; some append of the batch cannot be.
         """
 
+    def probe(self) -> CommitResult:
+        """Store something of no meaning, to see whether the log takes writes again.
+
+        Raises:
+            LogUnavailable
+        """
+
     def close(self) -> None: ...
 
 
@@ -67,7 +74,7 @@ class Writer:
     async def append(
         self,
         run_id: str,
-        events: Sequence[Event | Custom],
+        events: Sequence[Event | Custom | EncodedEvent],
         *,
         expected_seq: int | None = None,
         attempt: int | None = None,
@@ -129,15 +136,17 @@ class Writer:
             self._store.close()
 
     def _settle(self, batch: list[Append]) -> None:
-        """Commit a batch for good: wait while the log is unavailable, and leave out what cannot be stored."""
+        """Commit a batch for good: wait until the log is available, and leave out what cannot be stored."""
         pause = FIRST_RETRY_S
-        while batch:
+        while True:
             kept = without_cancelled_text(batch)
             try:
-                result = self._store.commit(kept)
+                result = self._store.commit(kept) if kept else self._store.probe()
             except LogUnavailable as error:
                 batch = self._hold(batch, error, pause)
                 pause = min(2 * pause, LAST_RETRY_S)
+                if self._stopping.is_set():
+                    return
             except Exception as error:
                 self._split(batch, error)
                 return
@@ -146,7 +155,6 @@ class Writer:
                 _shielded(self._feed.publish, result.commits)
                 _acknowledge(kept, result.outcomes)
                 return
-        self.unavailable = None
 
     def _hold(self, batch: list[Append], error: LogUnavailable, pause: float) -> list[Append]:
         """Refuse those who would not wait, keep the rest for the next try."""
@@ -181,10 +189,10 @@ def _moves_run(event: EncodedEvent) -> bool:
     return is_control(event) or event.type == Deleted.type
 
 
-def _encode_all(events: Sequence[Event | Custom]) -> list[EncodedEvent]:
+def _encode_all(events: Sequence[Event | Custom | EncodedEvent]) -> list[EncodedEvent]:
     if not 0 < len(events) <= MAX_EVENTS_PER_APPEND:
         raise InvalidEvent(f"an append takes 1 to {MAX_EVENTS_PER_APPEND} events, not {len(events)}")
-    encoded = [encode(event) for event in events]
+    encoded = [event if isinstance(event, EncodedEvent) else encode(event) for event in events]
     if any(event.ends for event in encoded[:-1]):
         raise InvalidEvent("nothing can follow a terminal event in an append")
     if any(event.type == Queued.type for event in encoded[1:]):

@@ -12,7 +12,7 @@ from runstore.http.requests import check_parameters, read_body
 from runstore.http.runs import record_response
 from runstore.http.sse import EventStream
 from runstore.http.users import user_of
-from runstore.store import RunStore
+from runstore.store import RunAt, RunStore
 
 MAX_SESSION_ID = 255  # characters
 
@@ -36,15 +36,16 @@ class AgentRoutes:
         return json_response({"data": self._store.catalog.describe(), "next": None})
 
     async def start(self, request: Request) -> Response:
-        run_id = await self._start(request)
+        started = await self._start(request)
+        run_id = started.run.run_id
         headers = {"Location": f"{request.scope.get('root_path', '')}/runs/{run_id}", "X-Run-Id": run_id}
-        return record_response(await self._store.get(run_id), 202, headers)
+        return record_response(started, 202, headers)
 
     async def stream(self, request: Request) -> Response:
-        run_id = await self._start(request)
+        run_id = (await self._start(request)).run.run_id
         return EventStream(self._store.tail(run_id, after=0), {"X-Run-Id": run_id})
 
-    async def _start(self, request: Request) -> str:
+    async def _start(self, request: Request) -> RunAt:
         check_parameters(request, ())
         agent = request.path_params["agent"]
         self._store.catalog.spec(agent)

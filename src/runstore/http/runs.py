@@ -150,8 +150,8 @@ class RunRoutes:
         body = await read_body(request, StopBody, optional=True)
         if not 0 < len(body.reason) <= MAX_REASON:
             raise BadRequest(f"$.reason must have 1 to {MAX_REASON} characters", code="invalid_body")
-        stopping = await self._store.stop(run_id, by=user_of(request).user_id, reason=body.reason)
-        return record_response(await self._store.get(run_id), 202 if stopping else 200)
+        found = await self._store.stop(run_id, by=user_of(request).user_id, reason=body.reason)
+        return record_response(found, 200 if found.run.closed else 202)
 
     async def append(self, request: Request) -> Response:
         check_parameters(request, ())

@@ -17,6 +17,7 @@ from runstore.projections.runs import RunList
 from runstore.projections.schema import checkpoints
 
 PAGE_EVENTS = 2_000  # folded in one transaction, which writers wait for, about 20 ms
+LAST_BYTES = 256 << 10  # a shorter page with less data is the last: writers are kept out to the end
 TURN_S = 0.02  # between two pages: writers get their turn
 
 Progress = Callable[[int, int], None]  # position reached, last position
@@ -56,13 +57,16 @@ def rebuild(source: Source, projection: RunList, progress: Progress, *, swap: bo
     """Fold the whole log into a shadow and compare; with `swap`, make the live table equal to it."""
     shadow = _Shadow(source, projection)
     with source.engine.connect() as connection:
-        shadow.open(connection)
-        while shadow.fold_page(connection):
+        source.keep_writers_out(connection)
+        while shadow.fold_page(connection):  # a page that finds nothing is the end: nobody adds to it
             last = source.last_position(connection)
+            if shadow.near_the_end:
+                progress(shadow.position, last)
+                continue
             connection.commit()
             progress(shadow.position, last)
             time.sleep(TURN_S)
-            source.keep_writers_out(connection)  # a page that finds nothing is the end: nobody adds to it
+            source.keep_writers_out(connection)
         difference = _compare(connection, projection.table, shadow.table)
         if swap and not difference.equal:
             _make_equal(connection, projection.table, shadow.table)
@@ -81,22 +85,15 @@ class _Shadow:
         self.table.indexes.clear()
         self._projection = RunList(source.history, self.table)
         self.position = 0
-
-    def open(self, connection: Connection) -> None:
-        """Begin, or go on where an earlier rebuild stopped; leaves a transaction that keeps writers out."""
-        self._source.keep_writers_out(connection)
-        self.table.create(connection, checkfirst=True)
-        self.position = connection.execute(_position(self._name)).scalar_one_or_none() or 0
-        if not self.position:
-            connection.execute(delete(self.table))
-            connection.execute(delete(checkpoints).where(checkpoints.c.name == self._name))
-            connection.execute(insert(checkpoints).values(name=self._name, position=0))
+        self.near_the_end = False  # so little was left that there is no need to let writers in between
 
     def fold_page(self, connection: Connection) -> bool:
-        """Fold the next events in; False when there were none."""
+        """Fold the next events in; False when there were none. Writers have to be kept out."""
+        self._find(connection)
         page = self._source.read_evolving(connection, self.position, PAGE_EVENTS)
         if not page:
             return False
+        self.near_the_end = len(page) < PAGE_EVENTS and sum(len(e.data) for e in page) < LAST_BYTES
         changes: dict[str, list[RecordedEvent]] = defaultdict(list)
         for event in page:
             changes[event.run_id].append(event)
@@ -106,6 +103,15 @@ class _Shadow:
             update(checkpoints).where(checkpoints.c.name == self._name).values(position=self.position)
         )
         return True
+
+    def _find(self, connection: Connection) -> None:
+        """Go on where an earlier rebuild stopped, or where another one has come to meanwhile; else begin."""
+        self.table.create(connection, checkfirst=True)
+        self.position = connection.execute(_position(self._name)).scalar_one_or_none() or 0
+        if not self.position:
+            connection.execute(delete(self.table))
+            connection.execute(delete(checkpoints).where(checkpoints.c.name == self._name))
+            connection.execute(insert(checkpoints).values(name=self._name, position=0))
 
     def drop(self, connection: Connection) -> None:
         self.table.drop(connection)

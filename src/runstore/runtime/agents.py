@@ -3,6 +3,8 @@
 import inspect
 import re
 from collections.abc import Mapping
+from functools import partial
+from importlib import import_module
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -31,6 +33,11 @@ def _check_range(name: str, value: float | None, least: float, most: float) -> N
         raise ValueError(f"`{name}` must be from {least:g} to {most:,}")
 
 
+def _check_reference(name: str, reference: str) -> None:
+    if not REFERENCE.fullmatch(reference):
+        raise ValueError(f"`{name}`: {reference!r} must be of the form 'package.module:function'")
+
+
 class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One `[agents.name]` table: a model with its settings, or a factory that builds the agent."""
 
@@ -49,11 +56,12 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
         if (self.model is None) == (self.factory is None):
             raise ValueError("an agent needs a `model` or a `factory`, and not both")
         if self.model is not None and self.model not in MODEL_NAMES:
-            raise ValueError(f"there is no model {self.model!r}; there are {', '.join(MODEL_NAMES)}")
+            raise ValueError(f"`model`: there is no model {self.model!r}; there are {', '.join(MODEL_NAMES)}")
         self._check_that_nothing_is_ignored()
-        for reference in (*self.tools, *([self.factory] if self.factory is not None else [])):
-            if not REFERENCE.fullmatch(reference):
-                raise ValueError(f"{reference!r} must be of the form 'package.module:function'")
+        if self.factory is not None:
+            _check_reference("factory", self.factory)
+        for tool in self.tools:
+            _check_reference("tools", tool)
         _check_range("tokens", self.tokens, 1, MAX_TOKENS)
         _check_range("tokens_per_s", self.tokens_per_s, 0, MAX_TOKENS_PER_S)
         _check_range("run_timeout_s", self.run_timeout_s, 0.001, MAX_RUN_TIMEOUT_S)
@@ -89,6 +97,7 @@ class AgentCatalog:
                 )
         self._specs = {**BUILT_IN, **specs}
         self._taken: WeakSet[Any] = WeakSet()  # strands agents that a run has had
+        self._strands_is_there = False
 
     def names(self) -> list[str]:
         return sorted(self._specs)
@@ -126,13 +135,21 @@ class AgentCatalog:
         made = await (self._configured(name, spec) if spec.factory is None else _made(spec.factory, ctx))
         if inspect.isasyncgenfunction(made):
             return GeneratorAgent(made, ctx)
+        await self._have_strands()
         from runstore.runtime.strands_agent import PRODUCTS, StrandsAgent
 
         if isinstance(made, PRODUCTS):
             return StrandsAgent(made, ctx, self._taken)
         raise AgentError(f"agent {name!r}: its factory returned {_what(made)}; {EXPECTED}")
 
+    async def _have_strands(self) -> None:
+        """Import strands, which takes a second or more, away from the loop that other runs share."""
+        if not self._strands_is_there:
+            await in_thread(partial(import_module, "runstore.runtime.strands_agent"), "importing strands")
+            self._strands_is_there = True
+
     async def _configured(self, name: str, spec: AgentSpec) -> Any:
+        await self._have_strands()
         from runstore.runtime.strands_models import build_agent, build_model
 
         tools = [await load(reference) for reference in spec.tools]

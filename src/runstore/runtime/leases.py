@@ -18,8 +18,10 @@ class FileLeases:
         directory.mkdir(exist_ok=True)
         self.worker_id = uuid4().hex
         self._directory = directory
-        self._file = os.open(self._path(self.worker_id), os.O_CREAT | os.O_RDWR, 0o600)
+        unlocked = directory / f"{self.worker_id}.new"  # under this name nobody takes it for a dead worker's
+        self._file = os.open(unlocked, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
+        unlocked.rename(self._path(self.worker_id))
 
     def dead(self, worker_ids: set[str]) -> dict[str, bool]:
         """See `Leases.dead`."""

@@ -1,7 +1,7 @@
 """A strands agent, Graph or Swarm as an agent of a run."""
 
-from collections.abc import AsyncIterator, MutableSet, Sequence
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, MutableSet, Sequence
 from typing import Any
 
 from strands import Agent
@@ -14,14 +14,17 @@ from runstore.core.errors import AgentError
 from runstore.core.events import AgentFinished, AgentStarted, Message, Token, Usage
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.core.run import add_usage
+from runstore.runtime.outlet import Outlet
 from runstore.runtime.resume import Memory, input_messages, recall
 from runstore.runtime.strands_events import Translator
 from runstore.runtime.strands_hierarchy import agents_of
 from runstore.runtime.strands_hooks import STATE_KEY, Hooks
-from runstore.runtime.strands_results import agent_error, result_of
+from runstore.runtime.strands_results import agent_error, one_line, result_of
 
+UNWIND_S = 0.1  # what agents that are left get to end by themselves, before their tools are cancelled
 PRODUCTS = (Agent, MultiAgentBase)
 Product = Agent | MultiAgentBase
+Followed = tuple[StrandsResult | MultiAgentResult | None, dict[str, int]]  # how it ended, what it used
 
 
 class StrandsAgent:
@@ -41,6 +44,7 @@ class StrandsAgent:
     def __init__(self, product: Product, context: RunContext, taken: MutableSet[Any]) -> None:
         self._product = product
         self._context = context
+        self._asked = False  # to stop
         self._agents = list(agents_of(product, context.agent_name))
         for _, agent in self._agents:
             if agent in taken:
@@ -55,17 +59,17 @@ class StrandsAgent:
 
     async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
         """See `Agent.run`."""
-        root, memory = self._context.agent_name, recall(history)
-        hooks = self._hooks(recorder, memory)
+        root, outlet = self._context.agent_name, Outlet(recorder, self._leave)
+        memory = recall(history)
+        hooks = self._hooks(outlet, memory)
         await recorder.record(AgentStarted(agent=root))
         try:
-            stream = self._stream(input_messages(input))
-            ended, usage = await self._follow(stream, hooks, recorder, memory.usage)
-            if hooks.refusal is not None:
-                raise hooks.refusal
+            ended, usage = await self._attend(
+                self._follow(self._stream(input), hooks, outlet, recorder, memory.usage), outlet
+            )
             result = result_of(ended)
         except Exception as error:
-            failure = hooks.refusal or agent_error(error, hooks.model_error)
+            failure = agent_error(error, hooks.model_error)
             if isinstance(failure, AgentError):
                 await recorder.record(AgentFinished(agent=root))
             raise failure from (None if failure is error else error)
@@ -74,17 +78,19 @@ class StrandsAgent:
 
     def cancel(self) -> None:
         """See `Agent.cancel`. strands looks at the next chunk of a model and before each tool."""
+        self._asked = True
         for _, agent in self._agents:
             agent.cancel()
 
-    def _hooks(self, recorder: RunRecorder, memory: Memory) -> Hooks:
+    def _hooks(self, outlet: Outlet, memory: Memory) -> Hooks:
         alone = isinstance(self._product, Agent)
-        hooks = Hooks(self._context, recorder, memory if alone else Memory(), remembering=alone)
+        hooks = Hooks(self._context, outlet, memory if alone else Memory(), remembering=alone)
         for path, agent in self._agents:
             hooks.install(agent, path)
         return hooks
 
-    def _stream(self, messages: list[Any]) -> AsyncIterator[Any]:
+    def _stream(self, input: Any) -> AsyncIterator[Any]:
+        messages: list[Any] = input_messages(input)
         state = {STATE_KEY: self._context}
         if isinstance(self._product, Agent):
             return self._product.stream_async(messages, invocation_state=state)
@@ -92,23 +98,76 @@ class StrandsAgent:
             raise AgentError(
                 "the input of a Graph or Swarm must be text or a list of content blocks", code="invalid_input"
             )
-        return self._product.stream_async(messages[0]["content"], state)
+        return self._product.stream_async(input if isinstance(input, str) else messages[0]["content"], state)
 
     async def _follow(
-        self, stream: Any, hooks: Hooks, recorder: RunRecorder, usage: dict[str, int]
-    ) -> tuple[StrandsResult | MultiAgentResult | None, dict[str, int]]:
-        translate = Translator(self._context.agent_name, hooks.models).translate
-        record, ended = recorder.record, None
-        async with aclosing(stream) as items:
-            async for item in items:
+        self,
+        stream: AsyncIterator[Any],
+        hooks: Hooks,
+        outlet: Outlet,
+        recorder: RunRecorder,
+        usage: dict[str, int],
+    ) -> Followed:
+        translate, ended = Translator(self._context.agent_name, hooks.models).translate, None
+        async for item in stream:
+            if outlet.closed_by is not None:
+                self._go_on_leaving()
+                continue
+            if "delta" in item:
+                continue  # half of all items, and none of them an event
+            try:
                 for event in translate(item):
-                    kind = type(event)
-                    if kind is not Token:
+                    if type(event) is not Token:
+                        if isinstance(event, Message) and event.agent in hooks.remembered:
+                            continue  # the hooks have written it
                         if isinstance(event, Usage):
                             usage = add_usage(usage, event)
-                        elif isinstance(event, Message) and event.agent in hooks.remembered:
-                            continue  # the hooks have written it
-                    await record(event)
-                if "result" in item and isinstance(item["result"], StrandsResult | MultiAgentResult):
-                    ended = item["result"]
+                    await recorder.record(event)
+            except Exception as error:
+                outlet.close(error)
+            except asyncio.CancelledError:
+                self._leave()
+            if "result" in item and isinstance(item["result"], StrandsResult | MultiAgentResult):
+                ended = item["result"]
         return ended, usage
+
+    # A stream that is no longer wanted is not just dropped, nor its task cancelled at once: of strands'
+    # nested generators that would end the outermost only, and leave the others, with their tools and tracing
+    # spans, to the garbage collector. The agents are asked to stop, and what still comes is thrown away;
+    # whoever then still waits, for a tool or a model, is cancelled right there.
+
+    async def _attend(self, following: Coroutine[Any, Any, Followed], outlet: Outlet) -> Followed:
+        """Wait until a stream has been followed to its end; leave it when we are cancelled."""
+        self._task = task = asyncio.create_task(_contained(following))
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as error:
+                if outlet.closed_by is not None:
+                    task.cancel()
+                cancelled = error
+                outlet.close(AgentError("the run was left"))
+        failure = None if task.cancelled() else task.exception()
+        if reason := cancelled or outlet.closed_by or failure:
+            raise reason
+        if task.cancelled():
+            raise AgentError("a tool or hook cancelled the agent that it works for")
+        return task.result()
+
+    def _leave(self) -> None:
+        task, loop = self._task, self._task.get_loop()
+        delay = 0 if self._asked else UNWIND_S
+        self.cancel()
+        loop.call_soon_threadsafe(lambda: loop.call_later(delay, task.cancel))
+
+    def _go_on_leaving(self) -> None:
+        if self._task.cancelling():
+            self._task.cancel()  # again: before Python 3.12, asyncio.wait_for may swallow one
+
+
+async def _contained(following: Coroutine[Any, Any, Followed]) -> Followed:
+    try:
+        return await following
+    except SystemExit as error:  # of a model or a hook; it would end the loop that all agents share
+        raise AgentError(one_line(error)) from error

@@ -25,23 +25,23 @@ from strands.middleware import (
     TypedEvent,
 )
 
-from runstore.core.errors import RunstoreError
 from runstore.core.events import (
     AgentFinished,
     AgentStarted,
-    Event,
     Message,
     ToolFailed,
     ToolFinished,
     ToolStarted,
 )
-from runstore.core.ports import RunContext, RunRecorder
+from runstore.core.ports import RunContext
+from runstore.runtime.outlet import Outlet
 from runstore.runtime.resume import Conversation, Memory, Place
 from runstore.runtime.strands_events import bare
 from runstore.runtime.strands_hierarchy import CALL, Call, call_of, called_agent
 
 LAST = HookOrder.SDK_LAST + 1  # when every other hook has had its say
 STATE_KEY = "runstore"  # of strands' invocation_state: the RunContext
+OVER = "The run is over."  # said to agents and tools that would begin when nothing is recorded any more
 GO_ON = "Go on."  # said to a resumed agent whose last message was an answer, but not the end of its work
 
 
@@ -53,15 +53,12 @@ class Hooks:
             start again from the input.
     """
 
-    def __init__(
-        self, context: RunContext, recorder: RunRecorder, memory: Memory, *, remembering: bool
-    ) -> None:
+    def __init__(self, context: RunContext, outlet: Outlet, memory: Memory, *, remembering: bool) -> None:
         self.models: dict[str, str] = {}  # path → model id
         self.remembered: set[str] = set()  # paths of the agents whose messages are written from here
         self.model_error: BaseException | None = None  # what a model raised last
-        self.refusal: RunstoreError | None = None  # the log took no more; nothing must run on after that
         self._context = context
-        self._recorder = recorder
+        self._outlet = outlet
         self._memory = memory
         self._remembering = remembering
         self._homes: dict[Agent, str] = {}
@@ -81,8 +78,7 @@ class Hooks:
         agent.add_hook(self._after_model, AfterModelCallEvent)
         if self._remembering:
             agent.add_hook(self._message_added, MessageAddedEvent, order=LAST)
-        if self._memory.conversations:
-            agent.add_middleware(ExecuteToolStage, self._replay)
+        agent.add_middleware(ExecuteToolStage, self._run_tool)
 
     def _introduce(self, agent: Agent, path: str) -> None:
         config = agent.model.get_config()
@@ -100,11 +96,13 @@ class Hooks:
     async def _before_invocation(self, event: BeforeInvocationEvent) -> None:
         path, call_id = place = self._place(event.agent)
         event.invocation_state.setdefault(STATE_KEY, self._context)
+        if self._outlet.closed_by is not None:
+            event.cancel = OVER
         if place in self._inputs:
             return  # a plugin lets it go on with new input, which belongs to its memory
         if call_id is not None:
             self._working.add(place)
-            await self._record(AgentStarted(agent=path, call_id=call_id))
+            await self._outlet.record(AgentStarted(agent=path, call_id=call_id))
         self._inputs[place] = len(event.messages or ())
         past = self._memory.conversations.pop(place, None)
         if past and past.messages and getattr(event.agent, "_session_manager", None) is None:
@@ -127,7 +125,7 @@ class Hooks:
         path, call_id = place = self._place(event.agent)
         inputs = self._inputs.get(place)
         if inputs == 0:
-            await self._record(Message(agent=path, call_id=call_id, message=bare(event.message)))
+            await self._outlet.record(Message(agent=path, call_id=call_id, message=bare(event.message)))
         elif inputs:
             self._inputs[place] = inputs - 1
 
@@ -142,11 +140,13 @@ class Hooks:
             inner = f"{path}/{name}"
             self.install(agent, inner)
             CALL.set(Call(agent, (inner, use_id), call_of(event.agent)))
-        await self._commit(
+        await self._outlet.commit(
             ToolStarted(
                 agent=path, call_id=call_id, tool_use_id=use_id, name=name, input=event.tool_use["input"]
             )
         )
+        if self._outlet.closed_by is not None:
+            event.cancel_tool = OVER  # it was not written ahead, so it must not run
 
     async def _after_tool(self, event: AfterToolCallEvent) -> None:
         path, call_id = place = self._place(event.agent)
@@ -158,23 +158,27 @@ class Hooks:
             self._working.discard(inner)
             self._inputs.pop(inner, None)
             self._results.pop(inner, None)
-            await self._record(AgentFinished(agent=inner[0], call_id=use_id))
+            await self._outlet.record(AgentFinished(agent=inner[0], call_id=use_id))
         written = ToolFailed if event.result.get("status") == "error" else ToolFinished
         output = event.result.get("content")
-        await self._commit(written(agent=path, call_id=call_id, tool_use_id=use_id, name=name, output=output))
+        await self._outlet.commit(
+            written(agent=path, call_id=call_id, tool_use_id=use_id, name=name, output=output)
+        )
 
-    async def _replay(
+    async def _run_tool(
         self, context: ExecuteToolContext, run: MiddlewareNext[ExecuteToolContext, TypedEvent]
     ) -> AsyncGenerator[TypedEvent, None]:
-        """Give a tool call the result that it had in an earlier attempt, instead of running the tool."""
+        """Run a tool, unless an earlier attempt has left its result."""
         agent: Any = context.agent
         known = self._known(self._place(agent), context.tool, context.tool_use)
         if known is not None:
-            result: Any = {**known, "toolUseId": context.tool_use["toolUseId"]}
-            yield ToolResultEvent(result)
+            yield _result(context, **known)
             return
-        async for event in run(context):
-            yield event
+        try:
+            async for event in run(context):
+                yield event
+        except SystemExit as error:  # which strands lets through, and which would end the loop of all agents
+            yield _result(context, status="error", content=[{"text": f"Error: SystemExit: {error}"}])
 
     def _known(self, place: Place, tool: Any, tool_use: Any) -> Any:
         if getattr(tool, "tool_type", None) == "structured_output":
@@ -184,22 +188,10 @@ class Hooks:
     def _after_model(self, event: AfterModelCallEvent) -> None:
         self.model_error = event.exception
 
-    # The log.
 
-    async def _record(self, event: Event) -> None:
-        await self._write(self._recorder.record, event)
-
-    async def _commit(self, event: Event) -> None:
-        await self._write(self._recorder.commit, event)
-
-    async def _write(self, write: Any, event: Event) -> None:
-        if self.refusal is not None:
-            raise self.refusal  # strands turned it into an answer for the model: insist, until the run ends
-        try:
-            await write(event)
-        except RunstoreError as refusal:
-            self.refusal = refusal
-            raise
+def _result(context: ExecuteToolContext, **outcome: Any) -> ToolResultEvent:
+    result: Any = {**outcome, "toolUseId": context.tool_use["toolUseId"]}
+    return ToolResultEvent(result)
 
 
 def _runs_again(event: AfterToolCallEvent) -> bool:

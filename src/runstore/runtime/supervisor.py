@@ -190,7 +190,7 @@ class Supervisor:
         if head.cancel_requested:
             self._starting[run_id] = True
         else:
-            await self._take(run_id, head.seq, 1, "claimed", [])
+            await self._take(run_id, head.seq, 1, "claimed", [], None)
 
     async def _adopt(self, run: OpenRun, *, crashed: bool) -> None:
         head = await self._log.head(run.run_id)
@@ -201,20 +201,31 @@ class Supervisor:
             lost = Failed(code="worker_lost", message=f"the worker of attempt {run.attempt} was lost")
             await self._log.append(run.run_id, [lost], expected_seq=head.seq)
             return
-        history = await read_history(self._log, run.run_id) if policy == "resume" else []
+        history = await read_history(self._log, run.run_id)
+        if policy == "restart":  # then all that was said is said again
+            discard, history = discard_after([e for e in history if e.type == Started.type]), []
+        else:
+            discard = discard_after(history)
         reason: StartReason = "adopted" if crashed else "handed_over"
-        await self._take(run.run_id, head.seq, run.attempt + 1, reason, history)
+        await self._take(run.run_id, head.seq, run.attempt + 1, reason, history, discard)
 
     async def _take(
-        self, run_id: str, seq: int, attempt: int, reason: StartReason, history: list[RecordedEvent]
+        self,
+        run_id: str,
+        seq: int,
+        attempt: int,
+        reason: StartReason,
+        history: list[RecordedEvent],
+        discard: int | None,
     ) -> None:
         """Write `lifecycle.started` where the head was: whoever succeeds has the run."""
         started = Started(
-            worker_id=self._leases.worker_id, attempt=attempt, reason=reason,
-            discard_after_seq=None if attempt == 1 else discard_after(history),
-        )  # fmt: skip
+            worker_id=self._leases.worker_id, attempt=attempt, reason=reason, discard_after_seq=discard
+        )
         queued = await read_queued(self._log, run_id)
         await self._log.append(run_id, [started], expected_seq=seq)
+        if self._draining:
+            return  # it goes on elsewhere, with what else we hand over
         log.info("run_started", run_id=run_id, agent=queued.agent, attempt=attempt, reason=reason)
         self._launch(run_id, attempt, queued, history)
 

@@ -1,0 +1,227 @@
+"""The command line: what is wrong is said in one line, with exit code 2, and what works says so with 0."""
+
+import re
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from runstore.cli import app
+from tests.database import make_database
+from tests.server import ServerProcess, run_command, until
+
+COMMANDS = ["serve", "demo", "migrate", "projections rebuild", "projections verify", "projections drop"]
+
+
+def refused(done: "object", *words: str) -> None:
+    """One line on standard error that names `words`, and exit code 2."""
+    assert done.returncode == 2, done.stdout + done.stderr  # type: ignore[attr-defined]
+    lines = done.stderr.strip().splitlines()  # type: ignore[attr-defined]
+    assert lines[-1].startswith("runstore: ")
+    assert len(lines) == 1, lines
+    for word in words:
+        assert word in lines[0]
+
+
+# Help.
+
+
+def help_of(*command: str) -> str:
+    answer = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
+    assert answer.exit_code == 0
+    return " ".join(answer.output.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_has_an_example(command: str) -> None:
+    assert f"Example: runstore {command}" in help_of(*command.split())
+
+
+def test_help_names_every_command() -> None:
+    said = help_of() + help_of("projections")
+    for word in " ".join(COMMANDS).split():
+        assert re.search(rf"\b{word}\b", said)
+
+
+def test_the_version_is_printed(tmp_path: Path) -> None:
+    assert re.fullmatch(r"runstore \d+\.\d+\.\d+\S*\n", run_command("--version", folder=tmp_path).stdout)
+
+
+def test_an_unknown_option_is_refused_with_2(tmp_path: Path) -> None:
+    done = run_command("serve", "--prot", "8082", folder=tmp_path)
+    assert done.returncode == 2
+    assert "--port" in done.stderr
+
+
+# The configuration.
+
+
+def test_a_typo_in_the_configuration_is_named_with_its_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[agents.a]\nmodel = 'scripted'\ntoken = 5\n")
+    done = run_command("serve", "--config", "mine.toml", "--port", "0", folder=tmp_path)
+    refused(done, "mine.toml:3: [agents.a]: ", "`token`", "did you mean `tokens`?")
+
+
+@pytest.mark.parametrize("command", ["migrate", "demo"])
+def test_every_command_reads_the_configuration_strictly(tmp_path: Path, command: str) -> None:
+    (tmp_path / "runstore.toml").write_text("[server]\nprot = 1\n")
+    done = run_command(*command.split(), "--config", "runstore.toml", folder=tmp_path)
+    assert done.returncode != 0
+    assert "did you mean `port`" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_an_option_out_of_bounds_is_refused(tmp_path: Path) -> None:
+    refused(run_command("serve", "--port", "70000", folder=tmp_path), "`port`", "70000", "65535")
+
+
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [("nonsense", "sqlite:///"), ("oracle://host/db", "oracle"), ("sqlite:///none/a.db", "none")],
+)
+def test_a_database_url_that_cannot_be_is_refused(tmp_path: Path, url: str, word: str) -> None:
+    refused(run_command("serve", "--port", "0", "--database-url", url, folder=tmp_path), word)
+
+
+# Starting.
+
+
+def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        refused(run_command("serve", "--port", port, folder=tmp_path), port, "in use")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", ""])
+def test_a_host_that_is_not_loopback_is_refused(tmp_path: Path, host: str) -> None:
+    refused(run_command("serve", "--port", "0", "--host", host, folder=tmp_path), "loopback")
+
+
+def test_a_database_of_a_newer_release_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = make_database(tmp_path / "runstore.db")
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    before = path.read_bytes()
+    for command in (["serve", "--port", "0"], ["projections", "rebuild"]):
+        refused(run_command(*command, folder=tmp_path), "9999", "upgrade runstore")
+    assert path.read_bytes() == before
+
+
+def test_every_option_of_serve_has_its_environment_variable(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path)
+    make_database(tmp_path / "mine.db")
+    (tmp_path / "mine.toml").write_text(
+        "[agents.mine]\nmodel = 'scripted'\ntokens = 9999\ntokens_per_s = 10\n"
+    )
+    server.variables = {
+        "RUNSTORE_PORT": "0", "RUNSTORE_HOST": "localhost", "RUNSTORE_CONFIG": "mine.toml",
+        "RUNSTORE_DATABASE_URL": "sqlite:///mine.db", "RUNSTORE_CAPACITY": "1", "RUNSTORE_DRAIN_S": "0",
+        "RUNSTORE_HEARTBEAT_S": "0.1", "RUNSTORE_CANCEL_GRACE_S": "1",
+    }  # fmt: skip
+    try:
+        server.start()
+        talking, waiting = server.begin("mine"), server.begin("mine")
+        until(lambda: server.record(talking)["status"] == "running", "the first run has the only place")
+        assert server.record(waiting)["status"] == "queued"
+        assert (tmp_path / "mine.db.workers").exists()
+        with server.stream(waiting, after=1) as answer:
+            assert b"".join(islice(answer.iter_raw(), 3)) == b":\n" * 3
+        server.terminate()
+        assert server.wait(2) == 0
+    finally:
+        server.close()
+
+
+def test_an_option_goes_before_the_environment_and_that_before_the_file(tmp_path: Path) -> None:
+    for name in ("file", "variable", "option"):
+        make_database(tmp_path / f"{name}.db")
+    (tmp_path / "runstore.toml").write_text("[server]\ndatabase_url = 'sqlite:///file.db'\n")
+    variable = {"RUNSTORE_DATABASE_URL": "sqlite:///variable.db"}
+    option = ["--database-url", "sqlite:///option.db"]
+    assert "file.db" in run_command("migrate", folder=tmp_path).stdout
+    assert "variable.db" in run_command("migrate", folder=tmp_path, **variable).stdout
+    assert "option.db" in run_command("migrate", *option, folder=tmp_path, **variable).stdout
+
+
+def test_serve_makes_a_database_where_there_is_none(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path, database_url="sqlite:///new.db")
+    try:
+        server.start()
+        assert server.stop_run(server.begin("demo"))["status"] == "stopped"
+    finally:
+        server.close()
+    assert (tmp_path / "new.db").exists()
+
+
+# Projections, while a server runs.
+
+
+@pytest.fixture
+def busy(serve: Callable[..., ServerProcess]) -> Iterator[ServerProcess]:
+    """A server with a few runs that have ended and one that talks."""
+    server = serve()
+    server.begin("talker", "on and on")
+    for _ in range(5):
+        server.stop_run(server.begin("silent"))
+    yield server
+
+
+def command(server: ServerProcess, *arguments: str) -> "tuple[int, str]":
+    done = run_command(*arguments, folder=server.folder)
+    return done.returncode, done.stdout
+
+
+def test_a_dropped_run_list_is_rebuilt_while_the_server_runs(busy: ServerProcess) -> None:
+    before = busy.http.get("/runs").content
+    assert command(busy, "projections", "verify") == (0, "runs: equal: 6 runs\n")
+    assert command(busy, "projections", "drop") == (0, "runs: dropped 6 rows\n")
+    assert busy.http.get("/runs").json()["data"] == []
+    code, said = command(busy, "projections", "verify")
+    assert (code, "6 missing" in said) == (1, True)
+    code, said = command(busy, "projections", "rebuild")
+    assert (code, "6 missing" in said) == (0, True)
+    assert command(busy, "projections", "verify") == (0, "runs: equal: 6 runs\n")
+    assert busy.http.get("/runs").content == before
+
+
+def test_a_run_can_be_read_and_stopped_while_its_projection_is_dropped(busy: ServerProcess) -> None:
+    talking = busy.http.get("/runs", params={"status": "running"}).json()["data"][0]["run_id"]
+    command(busy, "projections", "drop")
+    assert busy.record(talking)["status"] == "running"
+    assert busy.stop_run(talking)["status"] == "stopped"
+    listed = busy.http.get("/runs").json()["data"]
+    assert [run["run_id"] for run in listed] == [talking], "its own ending brought it back"
+    command(busy, "projections", "rebuild")
+    assert command(busy, "projections", "verify") == (0, "runs: equal: 6 runs\n")
+
+
+# The demo.
+
+
+def test_the_demo_checks_every_claim_and_prints_one_line_for_each(tmp_path: Path) -> None:
+    done = run_command("demo", folder=tmp_path, timeout_s=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(re.findall(r"^✓ ", done.stdout, re.M)) >= 12
+    assert "✗" not in done.stdout
+    assert list(tmp_path.iterdir()) == [], "it leaves nothing behind"
+
+
+def test_the_demo_of_an_agent_that_fails_exits_1_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "runstore.toml").write_text("[agents.broken]\nfactory = 'broken:build'\n")
+    (tmp_path / "broken.py").write_text("def build():\n    raise OSError('no model here')\n")
+    done = run_command("demo", "--config", "runstore.toml", "--agent", "broken", folder=tmp_path)
+    assert done.returncode == 1
+    assert "✗" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_the_demo_of_an_unknown_agent_exits_1_and_names_the_known_ones(tmp_path: Path) -> None:
+    done = run_command("demo", "--agent", "nobody", folder=tmp_path)
+    assert done.returncode == 1
+    assert "nobody" in done.stdout
+    assert "demo" in done.stdout

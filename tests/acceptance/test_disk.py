@@ -1,0 +1,302 @@
+"""A database that is read-only, locked, corrupt, or on a full disk: a clear message, and nothing is lost."""
+
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import CONFIG
+from tests.database import make_database
+from tests.frames import read_frames, seqs
+from tests.server import SILENT_HEAD, ServerProcess, until
+from tests.tools import lacking, require
+
+# For root no file is read-only, unless it gives up its capabilities.
+AS_MERE_OWNER = ["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
+QUICK_S = 4.0  # a write waits 2 s for another process's, then its caller is told
+MIB = 1 << 20
+
+
+# When it starts.
+
+
+def start_fails(folder: Path, *words: str, prefix: tuple[str, ...] = ()) -> None:
+    """The server leaves with exit code 2 and one line that names `words`."""
+    server = ServerProcess(folder)
+    try:
+        server.launch(prefix)
+        assert server.wait() == 2, server.log
+        assert len(server.log.splitlines()) == 1, server.log
+        for word in ("runstore: ", "runstore.db", *words):
+            assert word in server.log
+    finally:
+        server.close()
+
+
+def mere_owner() -> tuple[str, ...]:
+    return (require("setpriv"), *AS_MERE_OWNER) if os.geteuid() == 0 else ()
+
+
+@contextmanager
+def mode(path: Path, mode: int) -> Iterator[None]:
+    before = path.stat().st_mode
+    path.chmod(mode)
+    try:
+        yield
+    finally:
+        path.chmod(before)
+
+
+def test_a_read_only_database_is_refused(tmp_path: Path) -> None:
+    with mode(make_database(tmp_path / "runstore.db"), 0o444):
+        start_fails(tmp_path, "read-only", prefix=mere_owner())
+
+
+def test_a_database_in_a_read_only_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    make_database(folder / "runstore.db")
+    server = ServerProcess(tmp_path, database_url="sqlite:///data/runstore.db")
+    with mode(folder, 0o555):
+        server.launch(mere_owner())
+        assert server.wait() == 2, server.log
+    assert len(server.log.splitlines()) == 1, server.log
+    assert "data/runstore.db" in server.log
+    server.close()
+
+
+@pytest.mark.parametrize("content", [b"This is no database. " * 1000, b"SQLite format 3\0" + b"\xa5" * 9000])
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "runstore.db"
+    path.write_bytes(content)
+    start_fails(tmp_path)
+    assert path.read_bytes() == content
+
+
+def test_a_database_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    path = make_database(tmp_path / "runstore.db")
+    os.truncate(path, path.stat().st_size // 2)
+    start_fails(tmp_path, "malformed")
+
+
+def test_a_locked_database_is_refused(tmp_path: Path) -> None:
+    with locked(make_database(tmp_path / "runstore.db")):
+        start_fails(tmp_path, "locked")
+
+
+# While it runs.
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the only place to write from another process: this one."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+def refused_quickly(server: ServerProcess) -> None:
+    """Whatever needs a write answers 503 soon, and at once when it is known that there is no writing."""
+    run_id = server.http.get("/runs", params={"status": "running"}).json()["data"][0]["run_id"]
+    for path, body in (
+        ("/agents/silent/start", {"input": "hi"}),
+        ("/agents/silent/stream", {"input": "hi"}),
+        (f"/runs/{run_id}/events", {"type": "custom.note"}),
+        (f"/runs/{run_id}/stop", {}),
+    ):
+        answer = server.http.post(path, json=body)
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "log_unavailable"
+        assert "runstore.db" in answer.json()["error"]["message"]
+        assert answer.headers["retry-after"] == "1"
+        assert answer.elapsed.total_seconds() < QUICK_S
+    assert answer.elapsed.total_seconds() < 1
+    assert server.http.get("/readyz").status_code == 503
+    assert server.http.get("/healthz").status_code == 200
+
+
+def accepts_runs(server: ServerProcess) -> bool:
+    return server.http.post("/agents/silent/start", json={"input": "hi"}).status_code == 202
+
+
+def test_a_locked_database_refuses_runs_quickly_and_recovers(serve: Callable[..., ServerProcess]) -> None:
+    server = serve()
+    talking, silent = server.begin("talker", "on and on"), server.begin_silent()
+    talk, silence = server.frames(talking), server.frames(silent)
+    heard = list(islice(talk, 20))
+    list(islice(silence, SILENT_HEAD))
+    noted = server.note(silent, "before")
+    with locked(server.database):
+        refused_quickly(server)
+        assert server.record(talking)["status"] == "running", "reading goes on"
+    until(lambda: accepts_runs(server), "the server accepts runs again")
+    assert server.http.get("/readyz").status_code == 200
+    server.note(silent, "after")
+    assert [(frame.seq, frame.data) for frame in islice(silence, 2)] == [
+        (noted, "before"),
+        (noted + 1, "after"),
+    ]
+    heard += islice(talk, 100)
+    assert seqs(heard) == list(range(1, 121)), "the stream was never cut"
+    assert server.stop_run(talking)["status"] == "stopped"
+    assert server.log.count("level=error") == 1, "one line tells of it"
+    assert "Traceback" not in server.log
+
+
+def test_a_stream_that_is_asked_for_while_the_log_is_unavailable_waits(
+    serve: Callable[..., ServerProcess],
+) -> None:
+    server = serve(heartbeat_s=0.2)
+    run_id = server.begin_silent()
+    with locked(server.database):
+        assert server.http.post("/agents/silent/start", json={"input": "hi"}).status_code == 503
+        with server.stream(run_id) as answer:
+            assert answer.status_code == 200
+            frames = read_frames(answer.iter_raw())
+            assert seqs(islice(frames, SILENT_HEAD)) == list(range(1, SILENT_HEAD + 1))
+            answer.close()
+
+
+def test_a_cancel_that_could_not_be_written_is_not_forgotten_by_its_client(
+    serve: Callable[..., ServerProcess],
+) -> None:
+    server = serve()
+    run_id = server.begin("talker", "on and on")
+    next(frame for frame in server.frames(run_id) if frame.type == "llm.token")
+    with locked(server.database):
+        assert server.http.post(f"/runs/{run_id}/stop").status_code == 503
+    until(lambda: server.http.post(f"/runs/{run_id}/stop").is_success, "the stop is accepted")
+    assert server.ended(run_id)["status"] == "stopped"
+
+
+def test_sigterm_ends_a_server_that_cannot_write(serve: Callable[..., ServerProcess]) -> None:
+    server = serve()
+    run_id = server.begin("talker", "on and on")
+    next(frame for frame in server.frames(run_id) if frame.type == "llm.token")
+    with locked(server.database):
+        assert not accepts_runs(server)
+        begun = time.monotonic()
+        server.terminate()
+        server.wait()
+        assert time.monotonic() - begun < 5
+    server.start()
+    assert server.stop_run(run_id)["status"] == "stopped"
+
+
+# A full disk.
+
+
+class FullDisk:
+    """A disk for a database that can be filled up, and freed again."""
+
+    folder: Path
+
+    def fill(self, server: ServerProcess) -> None:
+        raise NotImplementedError
+
+    def free(self, server: ServerProcess) -> None:
+        raise NotImplementedError
+
+
+class SmallTmpfs(FullDisk):
+    """A file system in memory of 8 MiB; only root may mount it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._filler = folder / "filler"
+
+    def fill(self, server: ServerProcess) -> None:
+        with self._filler.open("wb", buffering=0) as file:
+            for size in (MIB, 4096):
+                try:
+                    while True:
+                        file.write(b"x" * size)
+                except OSError:
+                    pass  # no room for so much
+
+    def free(self, server: ServerProcess) -> None:
+        self._filler.unlink()
+
+
+class FileSizeLimit(FullDisk):
+    """No file of the server may grow: what everybody may do, on Linux."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fill(self, server: ServerProcess) -> None:
+        limit = (self.folder / "runstore.db-wal").stat().st_size
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+    def free(self, server: ServerProcess) -> None:
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[FullDisk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "runstore-test", str(folder)]
+    if (
+        sys.platform == "linux"
+        and os.geteuid() == 0
+        and not subprocess.run(mount, capture_output=True).returncode
+    ):
+        yield SmallTmpfs(folder)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    elif hasattr(resource, "prlimit"):
+        yield FileSizeLimit(folder)
+    else:
+        lacking("neither a small file system nor prlimit is to be had")
+
+
+def test_on_a_full_disk_nothing_acknowledged_is_lost_and_it_recovers(
+    serve: Callable[..., ServerProcess], disk: FullDisk
+) -> None:
+    make_database(disk.folder / "runstore.db")
+    server = serve(CONFIG, database_url=f"sqlite:///{disk.folder / 'runstore.db'}")
+    talking, noted = server.begin("talker", "on and on"), server.begin_silent()
+    talk = server.frames(talking)
+    heard = list(islice(talk, 20))
+    acknowledged = {server.note(noted, f"before {n}"): f"before {n}" for n in range(10)}
+
+    disk.fill(server)
+    for n in range(1_000):
+        answer = server.http.post(f"/runs/{noted}/events", json={"type": "custom.note", "data": f"full {n}"})
+        if answer.status_code != 201:
+            break
+        acknowledged[answer.json()["last_seq"]] = f"full {n}"
+    assert answer.status_code == 503
+    refused_quickly(server)
+
+    disk.free(server)
+    until(lambda: accepts_runs(server), "the server accepts runs again")
+    acknowledged |= {server.note(noted, f"after {n}"): f"after {n}" for n in range(10)}
+    heard += islice(talk, 100)
+    assert seqs(heard) == list(range(1, 121)), "the stream was never cut"
+    server.kill()
+    server.start()
+    stored = {event["seq"]: event["data"] for event in server.events(noted) if event["type"] == "custom.note"}
+    assert stored == acknowledged
+    assert seqs(server.frames(talking))[:120] == list(range(1, 121)) if server.stop_run(talking) else None
+    assert "Traceback" not in server.log
+
+
+def test_a_frozen_reader_of_the_database_does_not_stop_the_server(
+    serve: Callable[..., ServerProcess],
+) -> None:
+    server = serve()
+    run_id = server.begin_silent()
+    with closing(sqlite3.connect(server.database, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM events").fetchone()
+        assert [server.note(run_id) for _ in range(50)] == list(range(SILENT_HEAD + 1, SILENT_HEAD + 51))

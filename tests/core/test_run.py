@@ -1,0 +1,144 @@
+"""The state of a run: a fold over its events, at any seq."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runstore.core.codec import RecordedEvent, encode
+from runstore.core.events import (
+    Cancelled,
+    CancelRequested,
+    Completed,
+    Custom,
+    Deleted,
+    Event,
+    Failed,
+    Queued,
+    Usage,
+)
+from runstore.core.run import EVOLVING_TYPES, Run, evolve, fold
+from tests.events import CANCEL, CANCELLED, COMPLETED, FAILED, QUEUED, note, started, token
+
+RUN = "0192f0c1-2d3e-7f45-8a6b-0123456789ab"
+
+
+def record(*events: Event | Custom) -> list[RecordedEvent]:
+    """The events as a log holds them: the one with seq n came in second n."""
+    encoded = [encode(event, at=1_000 * seq) for seq, event in enumerate(events, 1)]
+    return [
+        RecordedEvent(RUN, seq, seq, e.type, e.version, e.ends, e.at, e.data)
+        for seq, e in enumerate(encoded, 1)
+    ]
+
+
+def state(*events: Event | Custom) -> Run:
+    return fold(RUN, record(*events))
+
+
+def usage(inputs: int, outputs: int) -> Usage:
+    return Usage(agent="demo", input_tokens=inputs, output_tokens=outputs)
+
+
+@pytest.mark.parametrize(
+    ("events", "status"),
+    [
+        ([QUEUED], "queued"),
+        ([QUEUED, CANCEL], "queued"),
+        ([QUEUED, started()], "running"),
+        ([QUEUED, started(), token(), CANCEL], "running"),
+        ([QUEUED, started(), COMPLETED], "success"),
+        ([QUEUED, started(), FAILED], "error"),
+        ([QUEUED, started(), CANCEL, CANCELLED], "stopped"),
+        ([QUEUED, CANCELLED], "stopped"),
+        ([QUEUED, started(), COMPLETED, Deleted(by="local")], "success"),
+    ],
+)
+def test_the_status_follows_the_lifecycle(events: list[Event], status: str) -> None:
+    run = state(*events)
+    assert run.status == status
+    assert run.closed == (status in ("success", "error", "stopped"))
+
+
+def test_a_queued_run_knows_what_it_was_asked_for() -> None:
+    queued = Queued(
+        agent="demo", user_id="ann", input="hi", session_id="s", metadata={"a": 1}, parent_run_id="parent"
+    )
+    assert state(queued) == Run(
+        RUN, user_id="ann", agent_name="demo", session_id="s", parent_run_id="parent", metadata={"a": 1},
+        created_at=1_000,
+    )  # fmt: skip
+
+
+def test_a_run_starts_once_however_many_attempts_it_takes() -> None:
+    run = state(QUEUED, started(), started(attempt=2, reason="adopted"))
+    assert (run.started_at, run.attempt) == (2_000, 2)
+
+
+def test_a_cancel_is_remembered_with_who_superseded_it() -> None:
+    assert not state(QUEUED).cancel_requested
+    assert state(QUEUED, CANCEL).cancel_requested
+    superseded = CancelRequested(by="ann", reason="superseded", superseded_by="another run")
+    assert state(QUEUED, superseded).superseded_by == "another run"
+
+
+@pytest.mark.parametrize(
+    ("ending", "expected"),
+    [
+        (Completed(result={"text": "4"}), {"result": {"text": "4"}}),
+        (Failed(code="timeout", message="too slow"), {"error": "too slow", "error_code": "timeout"}),
+        (Cancelled(reason="user", forced=True), {"reason": "user", "forced": True}),
+    ],
+)
+def test_a_closed_run_tells_how_it_ended_and_when(ending: Event, expected: dict[str, Any]) -> None:
+    run = state(QUEUED, started(), ending)
+    assert run.completed_at == 3_000
+    assert {name: getattr(run, name) for name in expected} == expected
+
+
+def test_usage_adds_up_over_the_models_calls() -> None:
+    run = state(QUEUED, started(), usage(10, 1), token(), usage(20, 2))
+    assert run.usage == {"input_tokens": 30, "output_tokens": 3, "total_tokens": 33}
+
+
+def test_the_endings_own_usage_counts_if_it_has_one() -> None:
+    own = Completed(result={}, usage={"input_tokens": 5})
+    assert state(QUEUED, started(), usage(10, 1), own).usage == {"input_tokens": 5}
+    assert state(QUEUED, started(), usage(10, 1), COMPLETED).usage["total_tokens"] == 11
+
+
+def test_a_deleted_run_keeps_its_state() -> None:
+    run = state(QUEUED, started(), COMPLETED, Deleted(by="local"))
+    assert (run.deleted, run.status, run.result) == (True, "success", COMPLETED.result)
+
+
+@pytest.mark.parametrize("event", [token(), note("x")])
+def test_what_a_run_says_does_not_change_its_state(event: Event | Custom) -> None:
+    assert event.type not in EVOLVING_TYPES
+    assert state(QUEUED, started(), event) == state(QUEUED, started())
+
+
+def test_an_event_of_a_newer_release_changes_nothing() -> None:
+    before = state(QUEUED, started())
+    paused = RecordedEvent(RUN, 3, 3, "lifecycle.paused", 1, False, 3_000, b'{"until":"tomorrow"}')
+    assert evolve(before, paused) == before
+
+
+STORY = [QUEUED, started(), token(), usage(1, 1), note(), CANCEL, started(attempt=2), usage(2, 2), CANCELLED]
+
+
+@pytest.mark.parametrize("seq", range(len(STORY) + 1))
+def test_the_state_at_any_seq_is_the_fold_up_to_there(seq: int) -> None:
+    events = record(*STORY)
+    earlier = fold(RUN, events[:seq])
+    assert earlier == state(*STORY[:seq])
+    for event in events[seq:]:
+        earlier = evolve(earlier, event)
+    assert earlier == fold(RUN, events)
+
+
+@given(st.lists(st.sampled_from([event for event in record(*STORY) if event.type not in EVOLVING_TYPES])))
+def test_leaving_out_what_does_not_evolve_changes_nothing(extra: list[RecordedEvent]) -> None:
+    evolving = [event for event in record(*STORY) if event.type in EVOLVING_TYPES]
+    assert fold(RUN, [evolving[0], *extra, *evolving[1:]]) == fold(RUN, evolving)

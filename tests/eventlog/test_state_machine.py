@@ -1,0 +1,355 @@
+"""Whatever is appended, refused, cancelled, crashed, dropped and resumed: the log equals a plain list.
+
+Hypothesis plays two server processes on one SQLite file; the model of a run is a list (G2, G4, G9, G10, G12).
+"""
+
+import asyncio
+import shutil
+import time
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from runstore.core.codec import RecordedEvent, encode, frame
+from runstore.core.errors import (
+    AppendRefused,
+    LeaseLost,
+    RunActive,
+    RunClosed,
+    RunstoreError,
+    WrongExpectedSeq,
+)  # fmt: skip
+from runstore.core.events import Custom, Deleted, Event
+from runstore.core.ids import new_run_id
+from runstore.core.run import EVOLVING_TYPES, fold
+from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.sql import RebuildSource, SqlEventLog
+from runstore.eventlog.tail import Tail
+from runstore.projections.rebuild import rebuild
+from runstore.projections.runs import find_run
+from tests.database import make_database, open_database, open_sqlite_log, run_list
+from tests.events import CANCEL, ENDINGS, QUEUED, note, read_run, started, token
+from tests.frames import read_frames
+from tests.polling import DEADLINE_S
+
+Fact = tuple[str, bytes]  # type, data
+
+HERE, THERE = 0, 1  # the process that runs the agents, and another replica
+somewhere = st.sampled_from([HERE, THERE])
+chance = st.integers(0, 1 << 16)
+
+
+def fact(event: Event | Custom) -> Fact:
+    encoded = encode(event)
+    return encoded.type, encoded.data
+
+
+@dataclass
+class ModelRun:
+    """What the log should hold: the facts in their order, and text that an agent offered and may land yet."""
+
+    facts: list[Fact] = field(default_factory=list)
+    offered: list[Fact] = field(default_factory=list)
+    attempt: int = 0
+    cancelled: bool = False
+    closed: bool = False
+    deleted: bool = False
+    listed: bool = True
+
+    def refusal(
+        self, event: Event | Custom, expected_seq: int | None, attempt: int | None
+    ) -> type[RunstoreError] | None:
+        deletion = isinstance(event, Deleted)
+        if deletion and not self.closed:
+            return RunActive
+        if self.closed and not (deletion and not self.deleted):
+            return RunClosed
+        if attempt is not None and attempt < self.attempt:
+            return LeaseLost
+        if expected_seq is not None and expected_seq != len(self.facts):
+            return WrongExpectedSeq
+        return None
+
+    def evolve(self, event: Event | Custom) -> None:
+        self.cancelled |= event == CANCEL
+        self.closed |= event in ENDINGS
+        self.deleted |= isinstance(event, Deleted)
+
+
+class LogMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.files = count()
+        self.numbers = count()
+        self.loop = asyncio.Runner()
+        self.path = make_database(Path(self.folder.name, f"{next(self.files)}.db"))
+        self.open()
+        self.runs: dict[str, ModelRun] = {}
+        self.frames: dict[tuple[str, int], bytes] = {}  # what a subscriber has ever been shown
+
+    # ---- processes ----
+
+    def open(self) -> None:
+        self.feed = MemoryFeed()
+        self.logs = [open_sqlite_log(self.path, feed) for feed in (self.feed, MemoryFeed())]
+
+    def close(self) -> None:
+        for log in self.logs:
+            self.loop.run(log.close())
+
+    def teardown(self) -> None:
+        self.close()
+        self.loop.close()
+        self.folder.cleanup()
+
+    @rule()
+    def restart(self) -> None:
+        self.close()
+        self.open()
+        for run_id, run in self.runs.items():
+            self.absorb(run_id)
+            assert run.offered == [], "closing the log lost what was queued"
+
+    @rule()
+    def crash(self) -> None:
+        for log in self.logs:
+            kill(log)
+        self.path = copy(self.path, Path(self.folder.name, f"{next(self.files)}.db"))
+        self.close()
+        self.open()
+        for run_id, run in self.runs.items():
+            self.absorb(run_id)
+            run.offered.clear()  # was never acknowledged
+
+    @precondition(lambda self: self.runs)
+    @rule(which=chance, size=st.integers(1, 40))
+    def crash_in_mid_sentence(self, which: int, size: int) -> None:
+        self.offer(which, size)
+        self.crash()
+
+    # ---- writers ----
+
+    @precondition(lambda self: len(self.runs) < 4)
+    @rule(where=somewhere, worker=st.booleans())
+    def start(self, where: int, worker: bool) -> None:
+        run_id = new_run_id()
+        events = [QUEUED, started()] if worker else [QUEUED]
+        assert self.loop.run(self.logs[where].append(run_id, events, expected_seq=0)) == len(events)
+        self.runs[run_id] = ModelRun([fact(event) for event in events], attempt=int(worker))
+
+    @precondition(lambda self: self.runs)
+    @rule(which=chance, size=st.integers(1, 40))
+    def offer(self, which: int, size: int) -> None:
+        run_id, run = self.pick(which)
+        if run.closed or not run.attempt:
+            return
+        for _ in range(size):
+            event = token(f"{next(self.numbers)}")
+            assert self.logs[HERE].offer(run_id, encode(event), attempt=run.attempt, refused=ignore)
+            run.offered.append(fact(event))
+
+    @precondition(lambda self: self.runs)
+    @rule(which=chance, where=somewhere, off=st.sampled_from([None, None, 0, 0, -1, 1]))
+    def append(self, which: int, where: int, off: int | None) -> None:
+        run_id, run = self.pick(which)
+        if off is not None:
+            self.settle(run_id)
+        expected_seq = None if off is None else len(run.facts) + off
+        self.write(where, run_id, note(f"{next(self.numbers)}"), expected_seq=expected_seq)
+
+    @precondition(lambda self: self.runs)
+    @rule(which=chance, where=somewhere)
+    def adopt(self, which: int, where: int) -> None:
+        run_id, run = self.pick(which)
+        self.settle(run_id)
+        attempt = run.attempt + 1
+        self.write(where, run_id, started(attempt, f"worker-{where}"), expected_seq=len(run.facts))
+        if not run.closed:
+            run.attempt = attempt
+
+    @precondition(lambda self: self.runs)
+    @rule(which=chance, where=somewhere)
+    def speak_as_a_zombie(self, which: int, where: int) -> None:
+        run_id, run = self.pick(which)
+        self.write(where, run_id, note(f"{next(self.numbers)}"), attempt=run.attempt - 1)
+
+    @precondition(lambda self: self.runs)
+    @rule(which=chance, where=somewhere)
+    def cancel(self, which: int, where: int) -> None:
+        self.write(where, self.pick(which)[0], CANCEL)
+
+    @precondition(lambda self: self.runs)
+    @rule(which=chance, where=somewhere, ending=st.sampled_from(ENDINGS))
+    def end(self, which: int, where: int, ending: Event) -> None:
+        self.write(where, self.pick(which)[0], ending)
+
+    @precondition(lambda self: self.runs)
+    @rule(which=chance, where=somewhere)
+    def delete(self, which: int, where: int) -> None:
+        self.write(where, self.pick(which)[0], Deleted(by="local"))
+
+    # ---- projections ----
+
+    @rule()
+    def drop_the_run_list(self) -> None:
+        dialect = open_database(self.path)
+        with dialect.engine.connect() as connection:
+            run_list().drop(connection)
+        dialect.engine.dispose()
+        for run in self.runs.values():
+            run.listed = False
+
+    @rule()
+    def rebuild_the_run_list(self) -> None:
+        dialect = open_database(self.path)
+        rebuild(RebuildSource(dialect), run_list(), lambda reached, last: None)
+        dialect.engine.dispose()
+        for run in self.runs.values():
+            run.listed = True
+
+    # ---- readers ----
+
+    @precondition(lambda self: self.runs)
+    @rule(which=chance, cursor=chance)
+    def resume_a_stream(self, which: int, cursor: int) -> None:
+        run_id, run = self.pick(which)
+        after = cursor % (len(run.facts) + 1)
+        stored = self.read(run_id)
+        last = len(stored) - run.deleted
+        body = self.loop.run(follow(self.logs[HERE], self.feed, run_id, after, last))
+        frames = {one.seq: one.raw for one in read_frames([body])}
+        assert list(frames) == list(range(after + 1, last + 1))
+        for event in stored[after:last]:
+            expected = frame(run_id.encode(), event.seq, event.type.encode(), event.at, event.data)
+            assert frames[event.seq] == expected == self.frames.setdefault((run_id, event.seq), expected)
+
+    # ---- what always holds ----
+
+    @invariant()
+    def every_run_is_what_the_model_says(self) -> None:
+        for run_id, run in self.runs.items():
+            self.absorb(run_id)
+            types = [type for type, _ in run.facts]
+            endings = [place for place, type in enumerate(types) if type in {event.type for event in ENDINGS}]
+            assert len(endings) == run.closed
+            assert types[endings[0] + 1 :] == ["run.deleted"] * run.deleted if endings else not run.deleted
+
+    @invariant()
+    def every_state_is_the_fold_of_its_events(self) -> None:
+        for run_id, run in self.runs.items():
+            state = self.loop.run(self.logs[HERE].query(find_run, run_id))
+            assert state == fold(run_id, self.read(run_id)) or (state is None and not run.listed)
+
+    @invariant()
+    def the_open_runs_are_those_without_an_ending(self) -> None:
+        found = {run.run_id for run in self.loop.run(self.logs[HERE].open_runs())}
+        assert found == {run_id for run_id, run in self.runs.items() if not run.closed}
+
+    # ---- how ----
+
+    def pick(self, which: int) -> tuple[str, ModelRun]:
+        run_id = list(self.runs)[which % len(self.runs)]
+        return run_id, self.runs[run_id]
+
+    def write(self, where: int, run_id: str, event: Event | Custom, **options: Any) -> None:
+        """Append an event: it is stored or refused as the model says; what was offered before is settled."""
+        run = self.runs[run_id]
+        refusal = run.refusal(event, options.get("expected_seq"), options.get("attempt"))
+        repeated = event == CANCEL and run.cancelled
+        append = self.logs[where].append(run_id, [event], **options)
+        if refusal is not None:
+            with pytest.raises(refusal):
+                self.loop.run(append)
+            self.absorb(run_id)
+        else:
+            seq = self.loop.run(append)
+            self.absorb(run_id, *([] if repeated else [fact(event)]))
+            assert repeated or run.facts[seq - 1] == fact(event)
+            run.evolve(event)
+            run.listed |= not repeated and event.type in EVOLVING_TYPES  # a missing row heals with these
+        if where == HERE:
+            assert run.offered == [] or event == CANCEL, "offered text was overtaken"
+        if run.closed or (where == HERE and event == CANCEL):
+            run.offered.clear()  # refused, or discarded by the cancel
+
+    def absorb(self, run_id: str, *appended: Fact) -> None:
+        """Take over what has landed: of what was acknowledged all, and of the offered text a beginning."""
+        run, expected = self.runs[run_id], list(appended)
+        stored = self.read(run_id)
+        assert [event.seq for event in stored] == list(range(1, len(stored) + 1))
+        facts = [(event.type, event.data) for event in stored]
+        assert facts[: len(run.facts)] == run.facts, "what was acknowledged has changed"
+        for new in facts[len(run.facts) :]:
+            source = run.offered if run.offered and run.offered[0] == new else expected
+            assert source, f"nobody wrote {new}"
+            assert source.pop(0) == new
+            run.facts.append(new)
+        assert expected == [], "what was acknowledged is missing"
+
+    def settle(self, run_id: str) -> None:
+        """Wait until all that was offered has landed."""
+
+        def landed() -> bool:
+            self.absorb(run_id)
+            return not run.offered
+
+        run = self.runs[run_id]
+        deadline = time.monotonic() + DEADLINE_S
+        while not landed():
+            assert time.monotonic() < deadline, "offered text never lands"
+
+    def read(self, run_id: str) -> list[RecordedEvent]:
+        return self.loop.run(read_run(self.logs[HERE], run_id))
+
+
+def ignore(error: RunstoreError) -> None:
+    assert isinstance(error, AppendRefused)
+
+
+async def follow(log: SqlEventLog, feed: MemoryFeed, run_id: str, after: int, last: int) -> bytes:
+    """What a subscriber is shown up to the event `last`."""
+    got = b""
+    async with asyncio.timeout(DEADLINE_S):
+        stream = Tail(log, feed, run_id, after=after).frames()
+        while after < last:
+            got += await anext(stream)
+            after = [one.seq for one in read_frames([got])][-1]
+        await stream.aclose()  # type: ignore[attr-defined]
+    return b"".join(one.raw for one in read_frames([got]) if one.seq <= last)
+
+
+def kill(log: SqlEventLog) -> None:
+    """End the writer between two commits, as `kill -9` may: what is queued is lost, no file is closed."""
+    store, writer = log._store, log._writer
+    writer._settle = lambda batch: None  # type: ignore[method-assign]
+    close, store.close = store.close, lambda: None  # type: ignore[method-assign]
+    writer._pending.close()
+    writer._thread.join(DEADLINE_S)
+    assert not writer._thread.is_alive()
+    store.close = close  # type: ignore[method-assign]
+
+
+def copy(source: Path, target: Path) -> Path:
+    """The files as the dead process left them."""
+    for suffix in ("", "-wal"):
+        if (file := source.with_name(source.name + suffix)).exists():
+            shutil.copyfile(file, target.with_name(target.name + suffix))
+    return target
+
+
+def test_whatever_happens_the_log_equals_a_plain_list() -> None:
+    run_state_machine_as_test(LogMachine, settings=settings(max_examples=40, stateful_step_count=30))

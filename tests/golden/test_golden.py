@@ -1,0 +1,117 @@
+"""What an old release wrote is read by this one: the same bytes, the same states."""
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from runstore import __version__
+from runstore.core.codec import ENCODER_VERSION, decode
+from runstore.core.errors import RunClosed
+from runstore.core.events import EVENT_CLASSES, Unknown
+from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.sql import RebuildSource, SqlEventLog
+from runstore.projections.rebuild import rebuild
+from runstore.projections.runs import find_run
+from tests.database import migrate, open_database, open_sqlite_log, run_list
+from tests.events import COMPLETED, note
+from tests.golden import FOLDER, RELEASES, read_states, read_streams, run_ids
+
+
+@pytest.fixture(params=RELEASES)
+def release(request: pytest.FixtureRequest) -> Path:
+    return FOLDER / request.param
+
+
+@pytest.fixture
+def old_database(release: Path, tmp_path: Path) -> Path:
+    """The release's file, as a server of this release starts on it."""
+    path = tmp_path / "runstore.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript((release / "log.sql").read_text(encoding="utf-8"))
+    migrate(path)
+    return path
+
+
+@pytest.fixture
+async def log(old_database: Path, feed: MemoryFeed) -> AsyncIterator[SqlEventLog]:
+    log = open_sqlite_log(old_database, feed)
+    yield log
+    await log.close()
+
+
+def states_of(release: Path) -> list[dict[str, Any]]:
+    states: list[dict[str, Any]] = json.loads((release / "runs.json").read_bytes())
+    return states
+
+
+def agree(states: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
+    """A later release may tell more of a run, never something else."""
+    return len(states) == len(expected) and all(
+        old.items() <= new.items() for new, old in zip(states, expected, strict=True)
+    )
+
+
+def test_this_release_has_its_log_here() -> None:
+    assert __version__ in RELEASES
+
+
+async def test_every_stream_is_replayed_byte_for_byte(
+    log: SqlEventLog, feed: MemoryFeed, release: Path
+) -> None:
+    assert ENCODER_VERSION == 1, "the form of the bytes has changed: compare with frames of that version"
+    assert await read_streams(log, feed) == (release / "frames.sse").read_bytes()
+
+
+async def test_every_run_folds_to_the_state_that_it_had(log: SqlEventLog, release: Path) -> None:
+    assert agree(await read_states(log), states_of(release))
+
+
+async def test_the_run_list_that_it_kept_is_understood(log: SqlEventLog, release: Path) -> None:
+    kept = [await log.query(find_run, run_id) for run_id in await run_ids(log)]
+    assert agree([msgspec.to_builtins(run) for run in kept], states_of(release))
+
+
+async def test_the_run_list_is_rebuilt_from_its_log(
+    log: SqlEventLog, old_database: Path, release: Path
+) -> None:
+    dialect = open_database(old_database)
+    with dialect.engine.connect() as connection:
+        run_list().drop(connection)
+    rebuild(RebuildSource(dialect), run_list(), lambda reached, last: None)
+    dialect.engine.dispose()
+    rebuilt = [await log.query(find_run, run_id) for run_id in await run_ids(log)]
+    assert agree([msgspec.to_builtins(run) for run in rebuilt], states_of(release))
+
+
+async def test_every_event_of_it_is_still_understood(log: SqlEventLog) -> None:
+    for event in await log.read_all(limit=10_000):
+        assert not isinstance(decode(event.type, event.version, event.data), Unknown)
+
+
+async def test_its_open_runs_go_on_and_its_closed_ones_stay_closed(log: SqlEventLog) -> None:
+    open_runs = [run.run_id for run in await log.open_runs()]
+    assert len(open_runs) == 2
+    for run_id in await run_ids(log):
+        if run_id in open_runs:
+            head = await log.head(run_id)
+            assert head is not None
+            assert await log.append(run_id, [note()]) == head.seq + 1
+            await log.append(run_id, [COMPLETED])
+        else:
+            with pytest.raises(RunClosed):
+                await log.append(run_id, [note()])
+
+
+def test_the_log_of_this_release_holds_every_event_type() -> None:
+    frames = (FOLDER / __version__ / "frames.sse").read_text(encoding="utf-8")
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript((FOLDER / __version__ / "log.sql").read_text(encoding="utf-8"))
+        types = {type for (type,) in connection.execute("SELECT DISTINCT type FROM events")}
+    assert types >= set(EVENT_CLASSES)
+    assert all(f"\nevent: {type}\n" in frames for type in types - {"run.deleted"})

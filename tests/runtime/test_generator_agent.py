@@ -1,0 +1,143 @@
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from runstore.core.errors import AgentError, InvalidEvent, RunClosed
+from runstore.core.events import Custom, Token
+from runstore.core.ports import AgentResult
+from runstore.runtime.generator_agent import GeneratorAgent
+from runstore.runtime.result_text import MAX_RESULT_BYTES
+from tests.runtime.recording import ListRecorder, context, text
+
+
+async def drive(function: Any, input: Any = "hi") -> tuple[ListRecorder, AgentResult]:
+    recorder = ListRecorder()
+    return recorder, await GeneratorAgent(function, context()).run(input, [], recorder)
+
+
+async def test_text_becomes_tokens_and_custom_events_are_kept() -> None:
+    async def agent(input: str) -> AsyncIterator[Any]:
+        yield f"{input} "
+        yield {"type": "custom.progress", "data": {"done": 1}}
+        yield {"type": "custom.bare"}
+        yield "there"
+
+    recorder, ended = await drive(agent)
+    assert recorder.events[2:] != []
+    assert recorder.types()[2:] == [
+        "agent.started", "llm.token", "custom.progress", "custom.bare", "llm.token", "agent.finished",
+    ]  # fmt: skip
+    assert recorder.of(Token)[0] == Token(agent="demo", text="hi ")
+    assert recorder.of(Custom)[0].data == {"done": 1}
+    assert ended == AgentResult(result={"text": "hi there"}, usage={})
+
+
+async def test_it_gets_the_context_when_it_asks_for_it() -> None:
+    async def agent(input: str, *, ctx: Any) -> AsyncIterator[str]:
+        yield f"{ctx.run_id} {ctx.metadata['colour']}"
+
+    assert (await drive(agent))[1].result["text"] == "run-1 green"
+
+
+async def test_its_input_need_not_be_text() -> None:
+    async def agent(question: Any) -> AsyncIterator[str]:
+        yield str(question["a"])
+
+    assert (await drive(agent, {"a": 1}))[1].result["text"] == "1"
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, 3, b"bytes", ["a"], {"text": "x"}, {"type": 3}, {"type": "custom.x", "more": 1}]
+)
+async def test_whatever_else_it_yields_is_an_error_that_says_what_is_allowed(wrong: Any) -> None:
+    async def agent(input: str) -> AsyncIterator[Any]:
+        yield wrong
+
+    with pytest.raises(AgentError, match=r"yielded .* it may yield text \(str\) and events"):
+        await drive(agent)
+
+
+async def test_a_type_that_is_not_custom_is_refused() -> None:
+    async def agent(input: str) -> AsyncIterator[Any]:
+        yield {"type": "lifecycle.completed", "data": {}}
+
+    with pytest.raises(InvalidEvent, match="must be 'custom"):
+        await drive(agent)
+
+
+@pytest.mark.parametrize("raised", [ValueError("boom"), SystemExit("boom")])
+async def test_what_it_raises_is_an_error_of_the_agent(raised: BaseException) -> None:
+    async def agent(input: str) -> AsyncIterator[str]:
+        yield "so far"
+        raise raised
+
+    recorder = ListRecorder()
+    with pytest.raises(AgentError, match="boom") as caught:
+        await GeneratorAgent(agent, context()).run("hi", [], recorder)
+    assert caught.value.code == "agent_error"
+    assert text(recorder.of(Token)) == "so far"
+
+
+async def test_a_function_that_takes_no_input_is_an_error() -> None:
+    async def agent() -> AsyncIterator[str]:
+        yield ""
+
+    with pytest.raises(AgentError, match="cannot be called with an input"):
+        await drive(agent)
+
+
+async def test_it_is_closed_when_the_log_takes_no_more() -> None:
+    closed = []
+
+    async def agent(input: str) -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "on and on "
+        finally:
+            closed.append(True)
+
+    recorder = ListRecorder()
+    recorder.refusal = None
+    keep = recorder.keep
+
+    def refuse(event: Any) -> None:
+        if len(recorder.recorded) == 5:
+            raise RunClosed("run-1", 5)
+        keep(event)
+
+    recorder.keep = refuse  # type: ignore[method-assign]
+    with pytest.raises(RunClosed):
+        await GeneratorAgent(agent, context()).run("hi", [], recorder)
+    assert closed == [True]
+
+
+async def test_it_is_closed_when_its_task_is_cancelled() -> None:
+    waiting, closed = asyncio.Event(), asyncio.Event()
+
+    async def agent(input: str) -> AsyncIterator[str]:
+        yield "now "
+        try:
+            waiting.set()
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    task = asyncio.create_task(drive(agent))
+    await waiting.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert closed.is_set()
+
+
+async def test_a_long_text_is_cut_in_the_result() -> None:
+    async def agent(input: str) -> AsyncIterator[str]:
+        for _ in range(400):
+            yield "ä" * 1_000
+
+    recorder, ended = await drive(agent)
+    assert ended.result["truncated"] is True
+    assert len(ended.result["text"].encode()) <= MAX_RESULT_BYTES
+    assert len(recorder.of(Token)) == 400

@@ -1,0 +1,88 @@
+"""The configuration file is read strictly: whatever is wrong is named with its line and its field."""
+
+from pathlib import Path
+
+import pytest
+
+from runstore.core.errors import ConfigError
+from runstore.settings import ServerSettings, load_settings, override
+
+WRONG: list[tuple[str, int, list[str]]] = [  # text, line, what the message names
+    ("[agents.a]\nmodel = 'scripted'\ntoken = 5\n", 3, ["[agents.a]", "`token`", "did you mean `tokens`?"]),
+    ("[server]\nport = 1\nhots = '127.0.0.1'\n", 3, ["[server]", "`hots`", "`host`"]),
+    ("[server]\nport = '8082'\n", 2, ["[server]", "port", "int"]),
+    ("[server]\nport = 8082.5\n", 2, ["[server]", "port", "int"]),
+    ("[server]\n\ncancel_grace_s = 0\n", 3, ["[server]", "`cancel_grace_s`", "0.1"]),
+    ("[server]\nheartbeat_s = 60\n", 2, ["[server]", "`heartbeat_s`", "15"]),
+    ("\n[sever]\nport = 1\n", 2, ["`sever`", "did you mean `server`?"]),
+    ("[agents.a]\nmodel = 'scripted'\n[agents.b]\nmodell = 'scripted'\n", 4, ["[agents.b]", "`modell`"]),
+    ("[agents.a]\nmodel = 'gpt'\n", 2, ["[agents.a]", "'gpt'", "scripted"]),
+    ("[agents.a]\nfactory = 'no colon'\n", 2, ["[agents.a]", "'no colon'", "package.module:function"]),
+    ("[agents.a]\nfactory = ''\n", 2, ["[agents.a]", "package.module:function"]),
+    ("[agents.a]\nmodel = 'scripted'\ntools = ['a:b', 'c']\n", 3, ["[agents.a]", "'c'"]),
+    ("[agents.a]\nmodel = 'scripted'\ntokens = 'many'\n", 3, ["[agents.a]", "tokens"]),
+    ("[agents.a]\nmodel = 'scripted'\ntokens = -1\n", 3, ["[agents.a]", "`tokens`"]),
+    ("[agents.a]\nmodel = 'scripted'\non_worker_lost = 'retry'\n", 3, ["on_worker_lost", "retry"]),
+    ("[agents.a]\ndescription = 'x'\n", 1, ["[agents.a]", "`model` or a `factory`"]),
+    ("[agents.'a b']\nmodel = 'scripted'\n", 1, ["a b"]),
+    ("[agents]\na = 'scripted'\n", 2, ["[agents]", "`a`"]),
+    ("agents = 5\n", 1, ["agents"]),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "words"), WRONG)
+def test_what_is_wrong_is_named_with_its_line_and_field(
+    tmp_path: Path, text: str, line: int, words: list[str]
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load_settings(path)
+    assert str(raised.value).startswith(f"{path}:{line}: ")
+    assert "\n" not in str(raised.value)
+    for word in words:
+        assert word in str(raised.value)
+
+
+@pytest.mark.parametrize(("text", "place"), [("[server\n", "line 1"), ("[server]\nport = \n", "line 2")])
+def test_what_is_no_toml_is_named_with_its_line(tmp_path: Path, text: str, place: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=place):
+        load_settings(path)
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml"):
+        load_settings(tmp_path / "none.toml")
+
+
+def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"mine\.toml"):
+        load_settings(path)
+
+
+def test_without_a_file_everything_has_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(None)
+    assert settings.server == ServerSettings()
+    assert settings.agents == {}
+
+
+def test_the_file_of_the_working_directory_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runstore.toml").write_text("[server]\ncapacity = 7\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(None).server.capacity == 7
+    assert load_settings(None).folder == tmp_path
+
+
+def test_an_override_replaces_only_what_is_given() -> None:
+    settings = override(ServerSettings(port=1, capacity=2), {"port": 3, "capacity": None})
+    assert (settings.port, settings.capacity) == (3, 2)
+
+
+def test_an_override_out_of_bounds_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="`capacity` must be from 1"):
+        override(ServerSettings(), {"capacity": 0})
