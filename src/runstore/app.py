@@ -119,9 +119,16 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
             not_ready=lambda: str(runtime.event_log.unavailable) if runtime.event_log.unavailable else None,
             hosts=LOOPBACK,
         )
-        server = Server(app, closing=runtime.feed.close, started=lambda: _on_started(listener))
+        drains: list[asyncio.Task[None]] = []
+
+        def close() -> None:  # runs come to their end while the connections do
+            log.info("draining", runs=runtime.supervisor.running)
+            runtime.feed.close()
+            drains.append(asyncio.create_task(runtime.supervisor.drain(settings.server.drain_s)))
+
+        server = Server(app, closing=close, started=lambda: _on_started(listener))
         await server.serve(sockets=[listener])
-        log.info("draining", runs=runtime.supervisor.running)
+        await asyncio.gather(*drains)
     log.info("stopped")
 
 

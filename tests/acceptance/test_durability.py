@@ -72,7 +72,7 @@ class Watched:
         return read_calls(self._trace.read_text(errors="replace"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     """What a server did while a run was started, an agent spoke, and a producer appended."""
     watched = Watched(tmp_path_factory.mktemp("watched"))

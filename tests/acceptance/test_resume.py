@@ -171,7 +171,7 @@ class LostRun:
 LostRuns = dict[str, LostRun]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LostRuns]:
     """Runs whose worker was killed three times: all but `thrice` could end after the first."""
     with serving(tmp_path_factory.mktemp("resume"), CONFIG, AGENTS) as server:

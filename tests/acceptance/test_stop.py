@@ -89,7 +89,7 @@ def sleep_long(task: str) -> str:
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One for all tests that stop only runs of their own."""
     with serving(tmp_path_factory.mktemp("stop"), CONFIG, AGENTS, cancel_grace_s=GRACE_S) as server:

@@ -267,7 +267,7 @@ PARAMETERS: list[tuple[str, str, str]] = [  # path, code, what the message names
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def one_run(running_server: ServerProcess) -> str:
     """A run at SILENT_HEAD, for requests that change nothing."""
     return running_server.begin_silent()

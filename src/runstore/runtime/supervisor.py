@@ -27,6 +27,7 @@ from runstore.runtime.resume import discard_after
 SWEEP_S = 0.5
 MAX_ADOPTIONS = 2  # after the first attempt: three attempts in all
 PATIENCE_S = 0.5  # beyond the grace period, before another process's cancel is enforced from here
+HAND_OVER_S = 0.3  # for agents that are handed over to close what they have open
 LOOP_STOP_S = 0.5
 
 log = structlog.get_logger(__name__)
@@ -97,6 +98,8 @@ class Supervisor:
         for run_id, active in self._active.items():
             log.info("run_handed_over", run_id=run_id)
             active.executor.abandon(handed_over=True)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._until_idle(), HAND_OVER_S)
         await asyncio.to_thread(self._agents.stop, LOOP_STOP_S)
         self._leases.release()
 
