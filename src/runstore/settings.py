@@ -11,10 +11,9 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.errors import ConfigError
-from runstore.runtime.agents import AgentSpec
+from runstore.runtime.agents import AGENT_NAME, AgentSpec
 
 DEFAULT_FILE = Path("runstore.toml")
-AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 import re
 import socket
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -162,13 +162,13 @@ def test_serve_makes_a_database_where_there_is_none(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def busy(serve: Callable[..., ServerProcess]) -> Iterator[ServerProcess]:
+def busy(serve: Callable[..., ServerProcess]) -> ServerProcess:
     """A server with a few runs that have ended and one that talks."""
     server = serve()
     server.begin("talker", "on and on")
     for _ in range(5):
         server.stop_run(server.begin("silent"))
-    yield server
+    return server
 
 
 def command(server: ServerProcess, *arguments: str) -> "tuple[int, str]":
@@ -178,7 +178,6 @@ def command(server: ServerProcess, *arguments: str) -> "tuple[int, str]":
 
 def test_a_dropped_run_list_is_rebuilt_while_the_server_runs(busy: ServerProcess) -> None:
     before = busy.http.get("/runs").content
-    assert command(busy, "projections", "verify") == (0, "runs: equal: 6 runs\n")
     assert command(busy, "projections", "drop") == (0, "runs: dropped 6 rows\n")
     assert busy.http.get("/runs").json()["data"] == []
     code, said = command(busy, "projections", "verify")

@@ -152,7 +152,7 @@ def test_a_locked_database_refuses_runs_quickly_and_recovers(serve: Callable[...
     assert "Traceback" not in server.log
 
 
-def test_a_stream_that_is_asked_for_while_the_log_is_unavailable_waits(
+def test_a_stream_can_be_opened_while_the_log_takes_no_writes(
     serve: Callable[..., ServerProcess],
 ) -> None:
     server = serve(heartbeat_s=0.2)

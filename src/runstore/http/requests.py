@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import TypeVar
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
 from runstore.core.ports import EventFilter
@@ -45,13 +45,16 @@ async def read_body(request: Request, cls: type[T], *, optional: bool = False) -
 async def _read_bytes(request: Request) -> bytes:
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise BadRequest(
-                f"the body is larger than {MAX_BODY_BYTES:,} bytes", code="body_too_large", status=413
-            )
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > MAX_BODY_BYTES:
+                raise BadRequest(
+                    f"the body is larger than {MAX_BODY_BYTES:,} bytes", code="body_too_large", status=413
+                )
+            parts.append(part)
+    except ClientDisconnect:  # nobody will read this answer, and it is no error of ours
+        raise BadRequest("the body broke off", code="invalid_body") from None
     return b"".join(parts)
 
 

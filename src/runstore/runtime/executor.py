@@ -50,14 +50,15 @@ class Executor:
         try:
             ending = await self._work()
         except asyncio.CancelledError:
-            ending = self._ending
+            itself = Failed(code="agent_error", message="the agent cancelled itself")
+            ending = self._ending or itself
         except AppendRefused as refusal:
             log.info("run_lost", run_id=self.context.run_id, reason=str(refusal))
             return
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
+        except BaseException as error:  # whatever it is, it ends this run and nothing else
             ending = failure(error)
         self._agent = None
-        if ending is not None and not self._handed_over:
+        if not self._handed_over:
             await self._write(self._ending or ending)
 
     def stop(self, ending: Event) -> None:

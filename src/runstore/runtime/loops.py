@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-TOOL_THREADS = 64  # sync tools of one loop's agents that run at once
+TOOL_THREADS = 1_000  # sync tools at once, as many as runs: stuck ones must not hold up the others
 
 log = structlog.get_logger(__name__)
 
@@ -20,7 +20,8 @@ class AgentLoop:
     def __init__(self, name: str = "runstore-agents") -> None:
         self._loop = _new_event_loop()
         self._stopped = False
-        self._loop.set_default_executor(ThreadPoolExecutor(TOOL_THREADS, thread_name_prefix=f"{name}-tool"))
+        self._name = name
+        self._loop.set_default_executor(self._new_pool())
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -33,12 +34,19 @@ class AgentLoop:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and with it whatever was to be told
             self._loop.call_soon_threadsafe(function, *arguments)
 
+    def renew_threads(self) -> None:
+        """Give the agents a fresh pool: tools that never return keep their places in the old one."""
+        self.call(self._loop.set_default_executor, self._new_pool())
+
     def stop(self, timeout_s: float) -> bool:
         """Stop the loop; False when an agent has held it for `timeout_s` and the thread is left behind."""
         self._stopped = True
         self.call(self._loop.stop)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(TOOL_THREADS, thread_name_prefix=f"{self._name}-tool")
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
