@@ -366,4 +366,4 @@ def copy(source: Path, target: Path) -> Path:
 
 
 def test_whatever_happens_the_log_equals_a_plain_list() -> None:
-    run_state_machine_as_test(LogMachine, settings=settings(max_examples=40, stateful_step_count=30))
+    run_state_machine_as_test(LogMachine, settings=settings(max_examples=30, stateful_step_count=30))

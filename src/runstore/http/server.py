@@ -22,7 +22,7 @@ GRACEFUL_S = 2  # for requests in flight when the process is told to stop; clien
 MAX_HEAD_BYTES = 64 << 10  # of a request before its body
 BACKLOG = 2_048  # connections that wait to be accepted
 
-TOO_LARGE_BODY = error_response(431, "headers_too_large", "a request may have 64 KiB of headers").body
+TOO_LARGE_BODY = bytes(error_response(431, "headers_too_large", "a request may have 64 KiB of headers").body)
 TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\n"
     b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(TOO_LARGE_BODY), TOO_LARGE_BODY)
