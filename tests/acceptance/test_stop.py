@@ -311,7 +311,7 @@ def test_a_second_signal_stops_a_draining_server_at_once(serve: Serve, number: i
     server.process.send_signal(number)  # type: ignore[union-attr]
     until(lambda: "draining" in server.log, "the server drains")
     server.process.send_signal(number)  # type: ignore[union-attr]
-    assert leaves_within(server, 2) != 0
+    assert leaves_within(server, LIMIT_S) != 0
     assert "Traceback" not in server.log
 
 
@@ -325,4 +325,4 @@ def test_a_second_signal_does_not_wait_for_clients_either(serve: Serve) -> None:
         server.terminate()
         until(lambda: refused(server), "the server has heard the first signal")
         server.terminate()
-        assert leaves_within(server, 1.5) != 0
+        assert leaves_within(server, LIMIT_S) != 0
