@@ -6,6 +6,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from runstore.core.content import Input, to_json
 from runstore.http.errors import BadRequest
 from runstore.http.json import json_response
 from runstore.http.requests import check_parameters, read_body
@@ -20,7 +21,7 @@ MAX_SESSION_ID = 255  # characters
 class StartBody(Struct, frozen=True, forbid_unknown_fields=True):
     """What a run is started with."""
 
-    input: str
+    input: Input
     session_id: str | None = None
     metadata: dict[str, Any] = {}
 
@@ -53,7 +54,7 @@ class AgentRoutes:
             raise BadRequest(f"$.session_id must have 1 to {MAX_SESSION_ID} characters", code="invalid_body")
         return await self._store.start(
             agent,
-            body.input,
+            to_json(body.input),
             user_id=user_of(request).user_id,
             session_id=body.session_id,
             metadata=body.metadata,
