@@ -81,7 +81,7 @@ def serve(
     configure_logs()
     settings = _settings(
         config, host=host, port=port, database_url=database_url, capacity=capacity,
-        cancel_grace_s=cancel_grace_s, drain_s=drain_s, heartbeat_s=heartbeat_s,
+        cancel_grace_s=cancel_grace_s, drain_s=drain_s, heartbeat_s=heartbeat_s, models=True,
     )  # fmt: skip
     run_server(settings)
 
@@ -157,12 +157,12 @@ def main() -> None:
         sys.exit(EXIT_CONFIG)
 
 
-def _settings(config: Path | None, **changes: Any) -> Any:
+def _settings(config: Path | None, *, models: bool = False, **changes: Any) -> Any:
     from msgspec.structs import replace
 
     from runstore.settings import load_settings, override
 
-    settings = load_settings(config)
+    settings = load_settings(config, models=models)
     return replace(settings, server=override(settings.server, changes))
 
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from runstore.core.errors import ConfigError
 from runstore.runtime.agents import AgentSpec
+from runstore.runtime.strands_models import SCRIPTED, build_model
 
 DEFAULT_FILE = Path("runstore.toml")
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -50,8 +51,11 @@ class Settings(Struct, frozen=True):
     folder: Path | None = None
 
 
-def load_settings(path: Path | None) -> Settings:
+def load_settings(path: Path | None, *, models: bool = False) -> Settings:
     """Read the configuration file; without `path`, `runstore.toml` in the working directory, if it is there.
+
+    Args:
+        models: also make every agent's model once, which imports its provider's package.
 
     Raises:
         ConfigError: what is wrong, in which line, and what would be right.
@@ -73,6 +77,8 @@ def load_settings(path: Path | None) -> Settings:
             raise source.error(name, None, f"unknown section `{name}`", ["server", "agents"])
     server = source.convert("server", tables.get("server", {}), ServerSettings)
     agents = {name: source.agent(name, table) for name, table in source.table("agents", tables).items()}
+    for name, spec in agents.items() if models else ():
+        source.check_model(name, spec)
     return Settings(server, agents, path.resolve().parent)
 
 
@@ -108,6 +114,14 @@ class _Source:
             rule = "1 to 64 letters, digits, '_', '.' or '-'"
             raise self.error(section, None, f"agent name {name!r} is not allowed: use {rule}")
         return self.convert(section, table, AgentSpec)
+
+    def check_model(self, name: str, spec: AgentSpec) -> None:
+        if spec.model is not None and spec.model != SCRIPTED:
+            try:
+                build_model(spec.model, spec.model_args)
+            except ConfigError as error:
+                field = "model_args" if spec.model_args else "model"
+                raise self.error(f"agents.{name}", field, str(error)) from error
 
     def convert(self, section: str, table: Any, cls: type[T]) -> T:
         try:

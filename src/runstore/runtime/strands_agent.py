@@ -15,10 +15,11 @@ from runstore.core.events import AgentFinished, AgentStarted, Message, Token, Us
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.core.run import add_usage
 from runstore.runtime.resume import Memory, input_messages, recall
+from runstore.runtime.strands_errors import agent_error
 from runstore.runtime.strands_events import Translator
 from runstore.runtime.strands_hierarchy import agents_of
 from runstore.runtime.strands_hooks import STATE_KEY, Hooks
-from runstore.runtime.strands_results import agent_error, result_of
+from runstore.runtime.strands_results import result_of
 
 PRODUCTS = (Agent, MultiAgentBase)
 Product = Agent | MultiAgentBase
