@@ -67,6 +67,7 @@ class Supervisor:
         self._changed = asyncio.Event()  # a run has started or finished
         self._draining = False
         self.forced = 0  # runs that had to be closed over their agent's head
+        self._abandoned: set[Executor] = set()  # whose run was closed over their head, and who go on
 
     @property
     def running(self) -> int:
@@ -74,6 +75,21 @@ class Supervisor:
         return len(self._active)
 
     async def __aenter__(self) -> Self:
+    @property
+    def waiting(self) -> int:
+        """How many runs wait for a place, or are being started."""
+        return len(self._queue) + len(self._starting)
+
+    @property
+    def abandoned(self) -> int:
+        """How many agents go on although their run was closed over their head."""
+        return len(self._abandoned)
+
+    @property
+    def abandoned_threads(self) -> int:
+        """How many threads of the agents' pool still work for a run that has ended."""
+        return sum(run_id not in self._active for run_id in self._agents.tool_runs())
+
         self._main = asyncio.get_running_loop()
         self._agents = AgentLoop()
         self._feed.listen(self._listen)
@@ -234,6 +250,7 @@ class Supervisor:
         active = self._active.get(run_id)
         if active is not None and active.executor is executor:
             del self._active[run_id]
+        self._abandoned.discard(executor)
             for timer in active.timers:
                 timer.cancel()
             self._claim_next()
@@ -277,6 +294,7 @@ class Supervisor:
         """Append an ending, whoever drives the run; False when it has one."""
         try:
             await self._log.append(run_id, [ending], patient=True)
+            self._abandoned.add(active.executor)  # until its task has ended
         except AppendRefused:
             return False
         return True
