@@ -27,7 +27,7 @@ CODES: dict[type[BaseException], str] = {
     MaxTokensReachedException: "max_tokens",
     StructuredOutputException: "structured_output_failed",
 }
-# HTTP statuses; another 4xx is model_refused, another 5xx model_unavailable.
+# HTTP statuses; any other 4xx is model_refused, every 5xx model_unavailable.
 STATUS_CODES = {
     401: "model_auth",
     403: "model_auth",
@@ -51,6 +51,7 @@ KIND_CODES = {
 CLASS_CODES = {
     "TransportError": "model_unavailable",
     "APIConnectionError": "model_unavailable",
+    "ConnectionError": "model_unavailable",
     "HTTPClientError": "model_unavailable",
     "ClientConnectionError": "model_unavailable",
     "NoCredentialsError": "model_auth",
@@ -120,16 +121,17 @@ def _code_of(error: BaseException) -> str | None:
     for cls, code in CODES.items():
         if isinstance(error, cls):
             return code
-    if (status := _status(error)) is not None:
-        return STATUS_CODES.get(status) or ("model_refused" if status < 500 else "model_unavailable")
-    if (kind := _kind(error)) in KIND_CODES:
-        return KIND_CODES[kind]
-    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+    status = _status(error)
+    if status is not None and status < 500:
+        return STATUS_CODES.get(status, "model_refused")
+    if (told := _told(str(error))) is not None:  # before a 5xx: LiteLLM makes one of a missing key
+        return told
+    if status is not None or isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
         return "model_unavailable"
     names = (cls.__name__ for cls in type(error).__mro__)
-    if (named := next((CLASS_CODES[name] for name in names if name in CLASS_CODES), None)) is not None:
-        return named
-    return _told(str(error))
+    return KIND_CODES.get(_kind(error)) or next(
+        (CLASS_CODES[name] for name in names if name in CLASS_CODES), None
+    )
 
 
 def _told(text: str) -> str | None:
