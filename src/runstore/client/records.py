@@ -13,6 +13,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     user_id: str = ""
     agent_name: str = ""
     session_id: str | None = None
+    workspace_id: str | None = None
     cancel_requested: bool = False
     created_at: str = ""
     started_at: str | None = None
