@@ -174,7 +174,8 @@ class ServerProcess:
         return found
 
     def _url(self) -> str | None:
-        found = re.search(r"^listening .*url=(\S+)$", self._logs[-1].read_text(errors="replace"), re.M)
+        log = self._logs[-1].read_text(errors="replace")
+        found = re.search(r"""^(?:{"event": ")?listening\b.* "?url(?:=|": ")([^\s"]+)"?}?$""", log, re.M)
         return found and found[1]
 
     def _has_exited(self) -> bool:
