@@ -117,6 +117,19 @@ class AgentCatalog:
         """What a client may know of each agent."""
         return [_description(name, self._specs[name]) for name in self.names()]
 
+    async def import_all(self) -> None:
+        """Import whatever the agents' factories and tools are.
+
+        Raises:
+            AgentError: which agent's code cannot be imported, and why.
+        """
+        for name, spec in self._specs.items():
+            for reference in (*spec.tools, *([spec.factory] if spec.factory is not None else [])):
+                try:
+                    await load(reference)
+                except AgentError as error:
+                    raise AgentError(f"agent {name!r}: {error}") from error
+
     async def build(self, name: str, ctx: RunContext) -> Agent:
         """A new agent for one attempt of a run.
 
