@@ -42,6 +42,7 @@ class Executor:
         self._agent: Agent | None = None
         self._task: asyncio.Task[None] | None = None
         self._ending: Event | None = None
+        self._abandoned = False
         self._handed_over = False
         self._written = False
 
@@ -50,7 +51,7 @@ class Executor:
         self._task = asyncio.current_task()
         bind_contextvars(run_id=self.context.run_id)  # of this task: for what anybody logs in it
         with attempt_span(self.context, self._queued.traceparent) as span:
-            ending = await self._end()
+            ending = None if self._abandoned else await self._end()
             self._agent = None
             if self._handed_over:
                 ending = None
@@ -76,6 +77,7 @@ class Executor:
 
     def abandon(self, *, handed_over: bool = False) -> None:
         """Write no ending any more: the run was closed over our head, or goes on elsewhere."""
+        self._abandoned = True  # also of a task that has not begun yet, which nobody can cancel
         self._handed_over = handed_over
         self._loop.call(self._cancel)
 
