@@ -6,10 +6,12 @@ from typing import Any
 import httpx
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from strands.multiagent import Swarm
 from strands.types.exceptions import EventLoopException, ModelThrottledException
 
 from runstore.core.errors import AgentError
 from runstore.runtime.strands_errors import agent_error, described, is_throttled, model_error_code
+from tests.runtime.strands_kit import Playbook, agent, drive
 
 
 class SdkError(Exception):
@@ -83,6 +85,13 @@ def test_only_a_models_own_error_is_told_as_one() -> None:
     assert agent_error(error, None).code == "agent_error"
     ours = AgentError("mine", code="mine")
     assert agent_error(EventLoopException(ours), None) is ours
+
+
+async def test_the_code_of_a_nodes_failing_model_is_the_runs() -> None:
+    with pytest.raises(AgentError) as caught:
+        await drive(Swarm([agent(Playbook([SdkError("wrong key", status_code=401)]), name="first")]))
+    assert str(caught.value) == "node 'first' failed: SdkError: wrong key"
+    assert caught.value.code == "model_auth"
 
 
 def test_only_what_has_not_begun_is_asked_for_again() -> None:

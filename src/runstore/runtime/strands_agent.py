@@ -64,7 +64,7 @@ class StrandsAgent:
             ended, usage = await self._follow(stream, hooks, recorder, memory.usage)
             if hooks.refusal is not None:
                 raise hooks.refusal
-            result = result_of(ended)
+            result = result_of(ended, hooks.model_error)
         except Exception as error:
             failure = hooks.refusal or agent_error(error, hooks.model_error)
             if isinstance(failure, AgentError):

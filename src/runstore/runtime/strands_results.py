@@ -8,14 +8,19 @@ from strands.multiagent.base import MultiAgentResult, NodeResult, Status
 from runstore.core.errors import AgentError, RunstoreError
 from runstore.runtime.result_text import text_result
 from runstore.runtime.resume import text_of
-from runstore.runtime.strands_errors import one_line
+from runstore.runtime.strands_errors import agent_error
 
 # What several SDKs make of a page for people: an answer without words and without usage.
 NO_ANSWER = "the model's answer was empty and used no tokens: does its address belong to this provider?"
 
 
-def result_of(ended: StrandsResult | MultiAgentResult | None) -> dict[str, Any]:
+def result_of(
+    ended: StrandsResult | MultiAgentResult | None, model_error: BaseException | None = None
+) -> dict[str, Any]:
     """The run's result.
+
+    Args:
+        model_error: what a model raised last, to tell a node's model's failures from the node's.
 
     Raises:
         AgentError: it was no success: a node failed, a tool or hook asks for a person's answer, or the model
@@ -24,7 +29,7 @@ def result_of(ended: StrandsResult | MultiAgentResult | None) -> dict[str, Any]:
     if ended is None:
         raise AgentError("the agent's stream ended without a result")
     if isinstance(ended, MultiAgentResult):
-        return _multi_agent_result(ended)
+        return _multi_agent_result(ended, model_error)
     if ended.stop_reason == "interrupt":
         names = ", ".join(interrupt.name for interrupt in ended.interrupts or ())
         raise AgentError(
@@ -39,13 +44,14 @@ def result_of(ended: StrandsResult | MultiAgentResult | None) -> dict[str, Any]:
     return result
 
 
-def _multi_agent_result(ended: MultiAgentResult) -> dict[str, Any]:
+def _multi_agent_result(ended: MultiAgentResult, model_error: BaseException | None) -> dict[str, Any]:
     if ended.status is not Status.COMPLETED:
         failed = {node_id: node for node_id, node in ended.results.items() if _failed(node)}
         for node_id, node in failed.items():
             if isinstance(node.result, RunstoreError):
                 raise node.result
-            raise AgentError(f"node {node_id!r} failed: {one_line(_cause(node))}")
+            failure = agent_error(_cause(node), model_error)
+            raise AgentError(f"node {node_id!r} failed: {failure}", code=failure.code)
         raise AgentError(f"the {type(ended).__name__.removesuffix('Result')} ended as {ended.status.value}")
     last = [agent for node in ended.results.values() for agent in node.get_agent_results()][-1:]
     text = text_of(last[0].message) if last else ""
