@@ -9,6 +9,7 @@ import typer
 from runstore import __version__
 from runstore.cli_keys import keys
 from runstore.cli_options import Config, DatabaseUrl
+from runstore.cli_runs import app as runs
 from runstore.core.errors import RunstoreError
 
 EXIT_CONFIG = 2
@@ -24,6 +25,7 @@ projections = typer.Typer(
 )
 app.add_typer(projections, name="projections")
 app.add_typer(keys, name="keys")
+app.add_typer(runs, name="runs")
 
 
 def _print_version(wanted: bool) -> None:

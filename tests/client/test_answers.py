@@ -64,9 +64,10 @@ def test_an_error_has_its_class_code_and_details(connect: Connect, status: int, 
 
 
 def test_the_answer_of_something_in_between_is_shown(connect: Connect) -> None:
-    with stranger((418, {"Content-Type": "text/html"}, b"<b>short\nand stout</b>")) as server:
-        with pytest.raises(ApiError, match="http_error: 418 I'm a Teapot: <b>short and stout</b>"):
-            connect(server.url).get("r")
+    shown = "http_error: 418 I'm a Teapot: <b>short and stout</b>"
+    teapot = (418, {"Content-Type": "text/html"}, b"<b>short\nand stout</b>")
+    with stranger(teapot) as server, pytest.raises(ApiError, match=shown):
+        connect(server.url).get("r")
 
 
 @pytest.mark.parametrize("body", [b"<html></html>", b"[]", b"{}", b"\xff", b""])
@@ -130,9 +131,9 @@ def test_an_event_that_comes_again_is_passed_over(connect: Connect) -> None:
 
 
 def test_a_stream_with_a_hole_is_refused(connect: Connect) -> None:
-    with stranger((200, SSE, frames(1, 2, 4))) as server:
-        with pytest.raises(UnexpectedAnswer, match="event 4 of the stream came after event 2"):
-            list(connect(server.url).stream("r"))
+    shown = "event 4 of the stream came after event 2"
+    with stranger((200, SSE, frames(1, 2, 4))) as server, pytest.raises(UnexpectedAnswer, match=shown):
+        list(connect(server.url).stream("r"))
 
 
 def test_a_filtered_stream_has_holes(connect: Connect) -> None:
