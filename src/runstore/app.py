@@ -6,36 +6,38 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import structlog
 from msgspec import Struct
-from sqlalchemy import make_url
+from sqlalchemy import Connection, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from runstore import migrations
+from runstore import keys, migrations
 from runstore.core.errors import ConfigError
 from runstore.eventlog.dialects import SqliteDialect, open_dialect
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
 from runstore.http.app import build_http
-from runstore.http.hosts import LOOPBACK
+from runstore.http.auth import Authenticator
+from runstore.http.hosts import hosts_of
+from runstore.http.login_function import LoginFunction
 from runstore.http.server import BACKLOG, Server
+from runstore.http.signing import TicketSigner
 from runstore.projections.rebuild import Difference, Progress, rebuild
 from runstore.projections.runs import RunList
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.leases import FileLeases
 from runstore.runtime.supervisor import Supervisor
-from runstore.settings import Settings, use_folder
+from runstore.settings import ServerSettings, Settings, use_folder
 from runstore.store import RunStore
 
 GIL_SWITCH_S = (
     0.0005  # how long a busy agent may hold up the writer; at Python's 5 ms tokens wait for seconds
 )
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +49,7 @@ class Runtime(Struct, frozen=True):
     feed: MemoryFeed
     event_log: SqlEventLog
     supervisor: Supervisor
+    authenticator: Authenticator
 
 
 def open_database(url: str, *, create: bool = True) -> SqliteDialect:
@@ -90,21 +93,41 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         event_log, feed, catalog, leases, capacity=server.capacity, grace_s=server.cancel_grace_s
     )
     try:
+        authenticator = await _open_authenticator(server, event_log)
         async with supervisor:
-            yield Runtime(store, feed, event_log, supervisor)
+            yield Runtime(store, feed, event_log, supervisor, authenticator)
             await supervisor.drain(server.drain_s)
     finally:
         await event_log.close()
 
 
-def serve(settings: Settings) -> None:
+@contextmanager
+def write_to(url: str) -> Iterator[Connection]:
+    """A transaction on a database, brought up to this release; committed unless there was an error."""
+    dialect = open_database(url)
+    try:
+        with dialect.engine.connect() as connection:
+            dialect.begin_write(connection)
+            yield connection
+            connection.commit()
+    except Exception as error:
+        raise dialect.unavailable(error) or error from error
+    finally:
+        dialect.engine.dispose()
+
+
+def serve(settings: Settings, listener: socket.socket | None = None) -> None:
     """Serve until told to stop; then leave at once, whatever agents' threads still hang.
+
+    Args:
+        listener: where to accept connections, instead of the settings' host and port.
 
     Raises:
         ConfigError: the host is not loopback, or the port is taken.
     """
     sys.setswitchinterval(GIL_SWITCH_S)
-    listener = _listen(settings.server.host, settings.server.port)
+    check_exposure(settings.server)
+    listener = listener or listen(settings.server.host, settings.server.port)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, listener))
         sys.stdout.flush()
@@ -113,21 +136,24 @@ def serve(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
+    server = settings.server
     async with open_runtime(settings) as runtime:
         app = build_http(
             runtime.store,
             not_ready=lambda: str(runtime.event_log.unavailable) if runtime.event_log.unavailable else None,
-            hosts=LOOPBACK,
+            authenticator=runtime.authenticator,
+            hosts=hosts_of(server.host, server.allowed_hosts, exposed=server.exposed),
+            cors_origins=server.cors_origins,
         )
         drains: list[asyncio.Task[None]] = []
 
         def close() -> None:  # runs come to their end while the connections do
             log.info("draining", runs=runtime.supervisor.running)
             runtime.feed.close()
-            drains.append(asyncio.create_task(runtime.supervisor.drain(settings.server.drain_s)))
+            drains.append(asyncio.create_task(runtime.supervisor.drain(server.drain_s)))
 
-        server = Server(app, closing=close, started=lambda: _on_started(listener))
-        await server.serve(sockets=[listener])
+        http = Server(app, closing=close, started=lambda: _on_started(listener))
+        await http.serve(sockets=[listener])
         await asyncio.gather(*drains)
     log.info("stopped")
 
@@ -140,9 +166,40 @@ def _on_started(listener: socket.socket) -> None:
     ).start()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    if host not in LOOPBACK_HOSTS:
-        raise ConfigError(f"host {host!r}: without API keys the server binds loopback only; use 127.0.0.1")
+def check_exposure(server: ServerSettings) -> None:
+    """Others than this machine, and pages of any origin, are let in only if it can be told who they are."""
+    if server.authenticate is not None or not (server.exposed or "*" in server.cors_origins):
+        return
+    with write_to(server.database_url) as connection:
+        if keys.any_keys(connection):
+            return
+    advice = "or make a key: runstore keys create --user NAME"
+    if server.exposed:
+        wrong = f"host {server.host!r}: without API keys the server binds loopback only; use 127.0.0.1"
+    else:
+        wrong = "cors_origins '*': without API keys any web page could use the server; name the origins"
+    raise ConfigError(f"{wrong}, {advice}")
+
+
+async def _open_authenticator(server: ServerSettings, event_log: SqlEventLog) -> Authenticator:
+    with write_to(server.database_url) as connection:
+        signer = TicketSigner(keys.ticket_secret(connection))
+    authenticator = Authenticator(
+        event_log.query,
+        signer,
+        function=LoginFunction.load(server.authenticate) if server.authenticate else None,
+        exposed=server.exposed,
+    )
+    await authenticator.required()  # while the database is known to answer
+    return authenticator
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind and listen.
+
+    Raises:
+        ConfigError: the host cannot be bound, or the port is taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import Connection
@@ -13,11 +14,13 @@ from runstore.core.events import CancelRequested, Custom, Deleted, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventFilter, Head, LiveFeed
 from runstore.core.run import Run, evolve, fold
-from runstore.eventlog.queries import read_evolving, read_head
+from runstore.eventlog.queries import read_evolving, read_head, read_run
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.tail import HEARTBEAT_S, Tail, wait_until_ended
 from runstore.projections.runs import RunQuery, find_run, find_runs
 from runstore.runtime.agents import AgentCatalog
+
+MAX_KNOWN_OWNERS = 10_000  # runs whose owner is kept in memory
 
 
 class RunAt(Struct, frozen=True):
@@ -25,6 +28,13 @@ class RunAt(Struct, frozen=True):
 
     run: Run
     last_seq: int
+
+
+class Owner(Struct, frozen=True):
+    """Whose a run is, as its first event says; it never changes."""
+
+    user_id: str
+    workspace_id: str | None = None
 
 
 class RunStore:
@@ -37,6 +47,7 @@ class RunStore:
         self._log = log
         self._feed = feed
         self._heartbeat_s = heartbeat_s
+        self._owners: dict[str, Owner] = {}
 
     async def start(
         self,
@@ -45,6 +56,7 @@ class RunStore:
         *,
         user_id: str,
         session_id: str | None = None,
+        workspace_id: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> RunAt:
         """Queue a run and return it, once it is stored.
@@ -55,8 +67,8 @@ class RunStore:
         """
         run_id = new_run_id()
         queued = Queued(
-            agent=agent, user_id=user_id, input=input, session_id=session_id, metadata=metadata or {},
-            definition=self.catalog.definition(agent),
+            agent=agent, user_id=user_id, input=input, session_id=session_id, workspace_id=workspace_id,
+            metadata=metadata or {}, definition=self.catalog.definition(agent),
         )  # fmt: skip
         encoded = encode(queued)
         last_seq = await self._log.append(run_id, [encoded], expected_seq=0)
@@ -69,6 +81,22 @@ class RunStore:
             RunNotFound, RunDeleted
         """
         return _existing(run_id, await self._log.head(run_id))
+
+    async def owner(self, run_id: str) -> Owner:
+        """Whose the run is, deleted or not. Asked of the log, once; never of the run list.
+
+        Raises:
+            RunNotFound
+        """
+        if (owner := self._owners.get(run_id)) is None:
+            first = await self._log.query(read_run, run_id, 0, None, 1, None)
+            if not first:
+                raise RunNotFound(f"there is no run {run_id}")
+            owner = msgspec.json.decode(first[0].data, type=Owner)
+            if len(self._owners) >= MAX_KNOWN_OWNERS:
+                self._owners.clear()
+            self._owners[run_id] = owner
+        return owner
 
     async def get(self, run_id: str, *, at: int | None = None, wait_s: float = 0) -> RunAt:
         """The run as it is, or as it was at an earlier seq; with `wait_s`, once it has ended.

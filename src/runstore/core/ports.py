@@ -152,13 +152,17 @@ class Subscription(Protocol):
         """Wait for news since the last `take`; False after `timeout_s`, or when the feed closes."""
 
 
-class LiveFeed(Protocol):
-    """Wakes readers after a commit. A hint and a cache: losing all of it loses nothing but time."""
-
-    closing: bool
+class Publisher(Protocol):
+    """Hears of commits."""
 
     def publish(self, commits: Sequence[Committed]) -> None:
         """Tell of committed events. Called by the writer's thread; does not block."""
+
+
+class LiveFeed(Publisher, Protocol):
+    """Wakes readers after a commit. A hint and a cache: losing all of it loses nothing but time."""
+
+    closing: bool
 
     def subscribe(self, run_id: str) -> AbstractContextManager[Subscription]:
         """Register for a run's news: whatever is committed from now on is taken or seen as a gap."""

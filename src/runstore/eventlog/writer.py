@@ -17,7 +17,7 @@ from msgspec import Struct
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import InvalidEvent, LogUnavailable, RunstoreError
 from runstore.core.events import Custom, Deleted, Event, Queued
-from runstore.core.ports import Committed, LiveFeed
+from runstore.core.ports import Committed, Publisher
 from runstore.eventlog.admission import Append, Waiter
 from runstore.eventlog.control import is_control
 from runstore.eventlog.pending import PendingAppends, without_cancelled_text
@@ -62,7 +62,7 @@ class Store(Protocol):
 class Writer:
     """Owns the thread that writes. Commits first, then tells the feed, then those who wait."""
 
-    def __init__(self, store: Store, feed: LiveFeed) -> None:
+    def __init__(self, store: Store, feed: Publisher) -> None:
         self._store = store
         self._feed = feed
         self._pending = PendingAppends()
@@ -70,6 +70,11 @@ class Writer:
         self.unavailable: LogUnavailable | None = None  # why the log takes no writes now
         self._thread = threading.Thread(target=self._write, name="runstore-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many events wait to be committed, and their bytes."""
+        return self._pending.load
 
     async def append(
         self,

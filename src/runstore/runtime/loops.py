@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import structlog
+
+from runstore.runtime.tool_threads import ToolThreads
 
 TOOL_THREADS = 64  # sync tools of one loop's agents that run at once
 
@@ -20,7 +22,8 @@ class AgentLoop:
     def __init__(self, name: str = "runstore-agents") -> None:
         self._loop = _new_event_loop()
         self._stopped = False
-        self._loop.set_default_executor(ThreadPoolExecutor(TOOL_THREADS, thread_name_prefix=f"{name}-tool"))
+        self._tools = ToolThreads(TOOL_THREADS, f"{name}-tool")
+        self._loop.set_default_executor(self._tools)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -32,6 +35,10 @@ class AgentLoop:
         """Call a function there, soon; from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, and with it whatever was to be told
             self._loop.call_soon_threadsafe(function, *arguments)
+
+    def tool_runs(self) -> list[str]:
+        """The run that each busy thread of the pool works for."""
+        return self._tools.runs()
 
     def stop(self, timeout_s: float) -> bool:
         """Stop the loop; False when an agent has held it for `timeout_s` and the thread is left behind."""
