@@ -27,10 +27,12 @@ from runstore.http.hosts import hosts_of
 from runstore.http.login_function import LoginFunction
 from runstore.http.server import BACKLOG, Server
 from runstore.http.signing import TicketSigner
+from runstore.metrics import Metrics
 from runstore.projections.rebuild import Difference, Progress, rebuild
 from runstore.projections.runs import RunList
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.leases import FileLeases
+from runstore.runtime.spans import flush_spans
 from runstore.runtime.supervisor import Supervisor
 from runstore.settings import ServerSettings, Settings, use_folder
 from runstore.store import RunStore
@@ -38,6 +40,7 @@ from runstore.store import RunStore
 GIL_SWITCH_S = (
     0.0005  # how long a busy agent may hold up the writer; at Python's 5 ms tokens wait for seconds
 )
+FLUSH_SPANS_S = 1.0  # for a tracer provider to hand out its last spans when the process leaves
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +52,7 @@ class Runtime(Struct, frozen=True):
     feed: MemoryFeed
     event_log: SqlEventLog
     supervisor: Supervisor
+    metrics: Metrics
     authenticator: Authenticator
 
 
@@ -93,9 +97,12 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         event_log, feed, catalog, leases, capacity=server.capacity, grace_s=server.cancel_grace_s
     )
     try:
+        metrics = Metrics(event_log, feed, supervisor)
         authenticator = await _open_authenticator(server, event_log)
+        # Nothing is awaited from here to the server's taking of the signals: no run is begun that a SIGTERM
+        # would then end as a crash.
         async with supervisor:
-            yield Runtime(store, feed, event_log, supervisor, authenticator)
+            yield Runtime(store, feed, event_log, supervisor, metrics, authenticator)
             await supervisor.drain(server.drain_s)
     finally:
         await event_log.close()
@@ -130,6 +137,7 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
     listener = listener or listen(settings.server.host, settings.server.port)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, listener))
+        flush_spans(FLUSH_SPANS_S)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
@@ -141,6 +149,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         app = build_http(
             runtime.store,
             not_ready=lambda: str(runtime.event_log.unavailable) if runtime.event_log.unavailable else None,
+            metrics=runtime.metrics.expose,
             authenticator=runtime.authenticator,
             hosts=hosts_of(server.host, server.allowed_hosts, exposed=server.exposed),
             cors_origins=server.cors_origins,

@@ -71,19 +71,34 @@ def serve(
         list[str] | None,
         typer.Option(envvar="RUNSTORE_ALLOWED_HOST", help="Name that is answered to; may be repeated."),
     ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(envvar="RUNSTORE_LOG_FORMAT", help="Of log lines: logfmt or json.")
+    ] = None,
+    log_file: Annotated[
+        str | None, typer.Option(envvar="RUNSTORE_LOG_FILE", help="Write log lines to this file too.")
+    ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start again when the agents' code or configuration changes.")
+    ] = False,
 ) -> None:
     """Serve the HTTP API and run agents.
 
     Example: runstore serve --port 8082 --database-url sqlite:///runstore.db
     """
     from runstore.app import serve as run_server
+    from runstore.logs import configure_logs
+    from runstore.reload import serve_reloading
 
     settings = _settings(
         config, host=host, port=port, database_url=database_url, capacity=capacity,
         cancel_grace_s=cancel_grace_s, drain_s=drain_s, heartbeat_s=heartbeat_s, models=True,
-        allowed_hosts=allowed_host or None,
+        log_format=log_format, log_file=log_file, allowed_hosts=allowed_host or None,
     )  # fmt: skip
-    run_server(settings)
+    configure_logs(settings.server.log_format, settings.server.log_file)
+    if reload:
+        serve_reloading(settings)
+    else:
+        run_server(settings)
 
 
 @app.command()

@@ -199,12 +199,13 @@ class _Watcher:
         return False
 
     async def _until_news(self) -> None:
-        """Wait for a change or a signal; should the server leave by itself, the next change starts another."""
+        """Wait for a change or a signal; a server that leaves by itself is told of and not missed before."""
         while not (self._changed.is_set() or self._stopping.is_set()):
             serving = self._serving
             left = [serving.process.wait()] if serving else []
             await _first(self._changed.wait(), self._stopping.wait(), *left)
-            if serving and serving.process.returncode is not None and not self._stopping.is_set():
+            gone = serving is not None and serving.process.returncode is not None
+            if serving and gone and not self._stopping.is_set():
                 log.error("server_exited", exit_code=await serving.left())
                 self._serving = None
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from runstore.core.errors import ConfigError
 from runstore.http.login_function import LoginFunction
+from runstore.logs import LogFormat
 from runstore.runtime.agents import AgentSpec
 from runstore.runtime.strands_models import SCRIPTED, build_model
 from runstore.runtime.user_code import REFERENCE
@@ -42,6 +43,8 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     cancel_grace_s: float = 2.0  # from a cancel's commit to the run's ending, whatever the agent does
     drain_s: float = 2.0  # on SIGTERM: how long active runs may go on before they are handed over
     heartbeat_s: float = 15.0  # between two signs of life on an idle stream
+    log_format: LogFormat = "logfmt"
+    log_file: str | None = None  # where log lines go besides standard error
     authenticate: str | None = None  # package.module:function, the seam for logins that are no API keys
     allowed_hosts: list[str] = []  # names by which a proxy or a network knows this server
     cors_origins: list[str] = []  # whose pages a browser lets read the answers

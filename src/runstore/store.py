@@ -58,6 +58,7 @@ class RunStore:
         session_id: str | None = None,
         workspace_id: str | None = None,
         metadata: dict[str, Any] | None = None,
+        traceparent: str | None = None,
     ) -> RunAt:
         """Queue a run and return it, once it is stored.
 
@@ -68,7 +69,7 @@ class RunStore:
         run_id = new_run_id()
         queued = Queued(
             agent=agent, user_id=user_id, input=input, session_id=session_id, workspace_id=workspace_id,
-            metadata=metadata or {}, definition=self.catalog.definition(agent),
+            metadata=metadata or {}, definition=self.catalog.definition(agent), traceparent=traceparent,
         )  # fmt: skip
         encoded = encode(queued)
         last_seq = await self._log.append(run_id, [encoded], expected_seq=0)

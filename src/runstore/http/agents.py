@@ -13,6 +13,7 @@ from runstore.http.json import json_response
 from runstore.http.requests import check_parameters, read_body
 from runstore.http.runs import record_response
 from runstore.http.sse import EventStream
+from runstore.http.trace import read_traceparent
 from runstore.http.users import login_of, user_of
 from runstore.store import RunAt, RunStore
 
@@ -64,5 +65,6 @@ class AgentRoutes:
             user_id=user_of(request).user_id,
             session_id=body.session_id,
             workspace_id=body.workspace_id,
+            traceparent=read_traceparent(request),
             metadata=body.metadata,
         )

@@ -15,6 +15,7 @@ from runstore.http.cors import cors
 from runstore.http.errors import EXCEPTION_HANDLERS
 from runstore.http.health import HealthRoutes
 from runstore.http.hosts import HostCheck, Hosts
+from runstore.http.metrics import Exposition, MetricsRoute, no_metrics
 from runstore.http.runs import RunRoutes
 from runstore.http.signing import TicketSigner
 from runstore.http.tickets import TicketRoutes
@@ -27,6 +28,7 @@ def build_http(
     store: RunStore,
     *,
     not_ready: Callable[[], str | None],
+    metrics: Exposition = no_metrics,
     lifespan: Lifespan[Starlette] | None = None,
     hosts: Hosts = DEFAULT_HOSTS,
     authenticator: Authenticator | None = None,
@@ -58,6 +60,7 @@ def build_http(
             Route("/runs/{run_id}/ticket", tickets.create, methods=["POST"]),
             Route("/healthz", health.live),
             Route("/readyz", health.ready),
+            Route("/metrics", MetricsRoute(metrics).get),
         ],
         middleware=[
             Middleware(HostCheck, hosts=hosts),

@@ -89,7 +89,8 @@ def _allowed(request: Request) -> str:
 
 async def on_unexpected(request: Request, error: Exception) -> Response:
     """A defect of ours: the log gets the traceback, the client does not."""
-    log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
+    run_id = request.path_params.get("run_id")
+    log.error("request_failed", run_id=run_id, method=request.method, path=request.url.path, exc_info=error)
     return error_response(500, "internal_error", "the server failed; its log says why")
 
 
