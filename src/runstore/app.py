@@ -88,8 +88,8 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     dialect = open_database(server.database_url)
     feed = MemoryFeed()
     event_log = SqlEventLog(dialect, feed, [RunList(read_evolving)])
-    catalog = AgentCatalog(settings.agents)
-    store = RunStore(event_log, feed, catalog, heartbeat_s=server.heartbeat_s)
+    catalog = AgentCatalog(settings.agents, run_timeout_s=settings.limits.run_timeout_s)
+    store = RunStore(event_log, feed, catalog, limits=settings.limits, heartbeat_s=server.heartbeat_s)
     leases = FileLeases(Path(f"{dialect.path}.workers"))
     supervisor = Supervisor(
         event_log, feed, catalog, leases, capacity=server.capacity, grace_s=server.cancel_grace_s
