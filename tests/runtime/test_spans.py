@@ -71,7 +71,8 @@ async def test_a_run_is_a_span_with_what_it_is_and_how_it_ended(
     assert span.parent is None
     assert span.status.status_code is trace.StatusCode.UNSET
     assert attributes(span) == {
-        "run_id": run_id, "agent": "demo", "attempt": 1, "user_id": "anna", "session_id": "s1", "status": "success",
+        "run_id": run_id, "agent": "demo", "attempt": 1, "user_id": "anna", "session_id": "s1",
+        "status": "success",
     }  # fmt: skip
 
 
