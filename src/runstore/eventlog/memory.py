@@ -96,13 +96,16 @@ class MemoryStore:
     def close(self) -> None:
         """There is nothing to let go of."""
 
+    def _count_active(self, user_id: str) -> int:
+        return sum(owner == user_id for owner in self.users.values())
+
     def _store(self, append: Append, commits: list[Committed]) -> int:
         """Store an append whole, or nothing of it."""
         run_id = append.run_id
         before = self.heads.get(run_id, NOTHING)
         if not (events := admit(before, append)):
             return before.seq
-        claims = Claims(list(self.users.values()).count, lambda *place: self.keys.get(place))
+        claims = Claims(self._count_active, lambda *place: self.keys.get(place))
         claims.take(append)
         user_id = self.users.get(run_id, "")
         if events[0].type == Queued.type:
