@@ -73,6 +73,7 @@ class LocalStore:
         *,
         user_id: str = LOCAL_USER,
         session_id: str | None = None,
+        workspace_id: str | None = None,
         metadata: dict[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> str:
@@ -85,8 +86,8 @@ class LocalStore:
         if not self._runs_agents:
             raise AgentNotFound("the store was opened without agents: give `config` or `agents` to open()")
         return await self._store.start(
-            agent, input, user_id=user_id, session_id=session_id, metadata=metadata,
-            idempotency_key=idempotency_key,
+            agent, input, user_id=user_id, session_id=session_id, workspace_id=workspace_id,
+            metadata=metadata, idempotency_key=idempotency_key,
         )  # fmt: skip
 
     @asynccontextmanager
