@@ -13,6 +13,7 @@ import pytest
 
 import runstore
 from runstore import MountedApp
+from tests.keys import make_key
 from tests.server import DEADLINE_S, environment, new_client, until
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -123,10 +124,12 @@ def mounted(tmp_path: Path) -> MountedApp:
     return MountedApp(f"sqlite:///{tmp_path / 'runstore.db'}", allowed_hosts=["runs.example"])
 
 
-async def status(app: MountedApp, host: str = "localhost", client: str = "127.0.0.1") -> tuple[int, str]:
+async def status(
+    app: MountedApp, host: str = "localhost", client: str = "127.0.0.1", key: str = ""
+) -> tuple[int, str]:
     transport = httpx.ASGITransport(app, client=(client, 1))
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as http:
-        answer = await http.get("/runs")
+        answer = await http.get("/runs", headers={"Authorization": f"Bearer {key}"})
     return answer.status_code, answer.json().get("error", {}).get("code", "")
 
 
@@ -149,6 +152,16 @@ async def test_without_keys_a_client_that_may_be_elsewhere_is_refused(
 ) -> None:
     async with mounted.open():
         assert await status(mounted, client=client) == (401, "unauthorized")
+
+
+async def test_with_keys_any_client_that_has_one_is_answered(mounted: MountedApp, tmp_path: Path) -> None:
+    async with mounted.open():
+        pass  # it makes the database
+    key = make_key(tmp_path, "alice")
+    async with mounted.open():
+        assert await status(mounted, client="203.0.113.7", key=key) == (200, "")
+        assert await status(mounted, client="203.0.113.7", key="wrong") == (401, "unauthorized")
+        assert await status(mounted) == (401, "unauthorized")
 
 
 async def test_the_signals_are_given_back(mounted: MountedApp) -> None:
