@@ -321,6 +321,33 @@ async def test_what_a_program_recorded_is_served(tmp_path: Path) -> None:
         assert runstore.text(client.stream(run.run_id)) == "hello"
 
 
+LOGS = """
+import asyncio, logging, sys, runstore
+
+async def echo(input):
+    yield input
+
+async def main():
+    async with runstore.open("sqlite:///logs.db", agents={"echo": echo}) as store:
+        await store.state(await store.start("echo", "100% of it"), wait_s=20)
+
+if len(sys.argv) > 1:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_library_logs_where_its_program_says(tmp_path: Path, told: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOGS, *(["told"] if told else [])],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stdout == ""
+    assert ("INFO runstore.runtime.supervisor run_started run_id=" in done.stderr) is told
+    assert bool(done.stderr) is told
+
+
 def test_importing_the_package_imports_none_of_its_rooms() -> None:
     code = (
         "import sys, runstore; assert 'open' in dir(runstore)\n"

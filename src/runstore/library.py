@@ -15,6 +15,7 @@ from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.run import Run
 from runstore.core.sse import FrameParser
+from runstore.logs import log_as_library
 from runstore.projections.runs import RunQuery
 from runstore.runtime.agents import AgentSpec
 from runstore.runtime.own_run import OwnRun, own_run
@@ -41,6 +42,7 @@ async def open(
         ConfigError: the URL, the configuration or an agent is wrong.
         SchemaMismatch: the database is newer than this release.
     """
+    log_as_library()
     settings = settings_of(url, config, agents)
     if config is None and agents is None:
         async with open_log(settings) as opened:

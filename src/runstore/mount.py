@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from runstore.app import Runtime, build_app, check_exposure, open_runtime
 from runstore.http.errors import Unauthorized, error_response, on_runstore_error
 from runstore.library import Agents, LocalStore, settings_of
+from runstore.logs import log_as_library
 from runstore.settings import override
 
 
@@ -57,6 +58,7 @@ class MountedApp:
         The outer server waits for open connections before it ends its lifespan, so streams end as soon as
         the process is told to stop by SIGTERM or SIGINT; otherwise call `close_streams`.
         """
+        log_as_library()
         check_exposure(self._settings.server)
         async with open_runtime(self._settings) as runtime:
             self._runtime, self._app = runtime, build_app(runtime, self._settings.server)
