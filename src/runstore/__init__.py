@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from runstore.core.records import EventRecord as EventRecord
     from runstore.core.transcript import Transcript as Transcript
     from runstore.core.transcript import text as text
+    from runstore.library import LocalStore as LocalStore
+    from runstore.library import open as open
+    from runstore.mount import MountedApp as MountedApp
 
 __version__ = "0.1.0"
 
@@ -25,9 +28,12 @@ _EXPORTS = {
     "ClientError": "runstore.client",
     "Custom": "runstore.core.events",
     "EventRecord": "runstore.core.records",
+    "LocalStore": "runstore.library",
+    "MountedApp": "runstore.mount",
     "RunRecord": "runstore.client",
     "RunstoreError": "runstore.core.errors",
     "Transcript": "runstore.core.transcript",
+    "open": "runstore.library",
     "text": "runstore.core.transcript",
 }
 

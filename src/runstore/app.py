@@ -14,6 +14,7 @@ import structlog
 from msgspec import Struct
 from sqlalchemy import Connection, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from starlette.applications import Starlette
 
 from runstore import keys, migrations
 from runstore.core.errors import ConfigError
@@ -45,12 +46,18 @@ FLUSH_SPANS_S = 1.0  # for a tracer provider to hand out its last spans when the
 log = structlog.get_logger(__name__)
 
 
-class Runtime(Struct, frozen=True):
-    """The parts of a running process that others need."""
+class OpenLog(Struct, frozen=True):
+    """An open database, without anything that runs agents."""
 
     store: RunStore
     feed: MemoryFeed
     event_log: SqlEventLog
+    leases: FileLeases
+
+
+class Runtime(OpenLog, frozen=True):
+    """The parts of a running process that others need."""
+
     supervisor: Supervisor
     metrics: Metrics
     authenticator: Authenticator
@@ -83,18 +90,25 @@ def open_database(url: str, *, create: bool = True) -> SqliteDialect:
 
 
 @asynccontextmanager
+async def open_log(settings: Settings) -> AsyncIterator[OpenLog]:
+    """Open the database and start the writer, for a program that has no agents."""
+    opened = _open(settings)
+    try:
+        yield opened
+    finally:
+        await opened.event_log.close()
+        opened.leases.release()
+
+
+@asynccontextmanager
 async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """Open the database, start the writer and the supervisor; drain and close them at the end."""
     use_folder(settings.folder)
     server = settings.server
-    dialect = open_database(server.database_url)
-    feed = MemoryFeed()
-    event_log = SqlEventLog(dialect, feed, [RunList(read_evolving)])
-    catalog = AgentCatalog(settings.agents)
-    store = RunStore(event_log, feed, catalog, heartbeat_s=server.heartbeat_s)
-    leases = FileLeases(Path(f"{dialect.path}.workers"))
+    opened = _open(settings)
+    store, feed, event_log, leases = opened.store, opened.feed, opened.event_log, opened.leases
     supervisor = Supervisor(
-        event_log, feed, catalog, leases, capacity=server.capacity, grace_s=server.cancel_grace_s
+        event_log, feed, store.catalog, leases, capacity=server.capacity, grace_s=server.cancel_grace_s
     )
     try:
         metrics = Metrics(event_log, feed, supervisor)
@@ -102,10 +116,21 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         # Nothing is awaited from here to the server's taking of the signals: no run is begun that a SIGTERM
         # would then end as a crash.
         async with supervisor:
-            yield Runtime(store, feed, event_log, supervisor, metrics, authenticator)
+            yield Runtime(store, feed, event_log, leases, supervisor, metrics, authenticator)
             await supervisor.drain(server.drain_s)
     finally:
         await event_log.close()
+
+
+def _open(settings: Settings) -> OpenLog:
+    dialect = open_database(settings.server.database_url)
+    feed = MemoryFeed()
+    event_log = SqlEventLog(dialect, feed, [RunList(read_evolving)])
+    catalog = AgentCatalog(settings.agents, run_timeout_s=settings.limits.run_timeout_s)
+    store = RunStore(
+        event_log, feed, catalog, limits=settings.limits, heartbeat_s=settings.server.heartbeat_s
+    )
+    return OpenLog(store, feed, event_log, FileLeases(Path(f"{dialect.path}.workers")))
 
 
 @contextmanager
@@ -143,23 +168,28 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
         os._exit(0)
 
 
+def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
+    """The HTTP API over an open runtime. Its streams end when the runtime's feed is closed."""
+    log = runtime.event_log
+    return build_http(
+        runtime.store,
+        not_ready=lambda: str(log.unavailable) if log.unavailable else None,
+        metrics=runtime.metrics.expose,
+        authenticator=runtime.authenticator,
+        hosts=hosts_of(server.host, server.allowed_hosts, exposed=server.exposed),
+        cors_origins=server.cors_origins,
+    )
+
+
 async def _serve(settings: Settings, listener: socket.socket) -> None:
-    server = settings.server
     async with open_runtime(settings) as runtime:
-        app = build_http(
-            runtime.store,
-            not_ready=lambda: str(runtime.event_log.unavailable) if runtime.event_log.unavailable else None,
-            metrics=runtime.metrics.expose,
-            authenticator=runtime.authenticator,
-            hosts=hosts_of(server.host, server.allowed_hosts, exposed=server.exposed),
-            cors_origins=server.cors_origins,
-        )
+        app = build_app(runtime, settings.server)
         drains: list[asyncio.Task[None]] = []
 
         def close() -> None:  # runs come to their end while the connections do
             log.info("draining", runs=runtime.supervisor.running)
             runtime.feed.close()
-            drains.append(asyncio.create_task(runtime.supervisor.drain(server.drain_s)))
+            drains.append(asyncio.create_task(runtime.supervisor.drain(settings.server.drain_s)))
 
         http = Server(app, closing=close, started=lambda: _on_started(listener))
         await http.serve(sockets=[listener])

@@ -15,8 +15,8 @@ from runstore.core.events import Cancelled, Failed, Token
 from runstore.core.records import EventRecord
 from runstore.core.transcript import Transcript
 
-SHOWN = 200  # characters of an event's data in a table
-PIPE_WIDTH = 1_000  # columns of a table that no terminal shows
+_SHOWN = 200  # characters of an event's data in a table
+_PIPE_WIDTH = 1_000  # columns of a table that no terminal shows
 RULE = "─" * 8
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # an agent's text must not drive the terminal
 
@@ -35,7 +35,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         table.add_column(name, no_wrap=name != columns[-1], overflow="fold")
     for row in rows:
         table.add_row(*[Text(_cell(value)) for value in row])
-    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False).print(table)
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False).print(table)
 
 
 def print_fields(fields: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ def print_fields(fields: dict[str, Any]) -> None:
 
 
 def event_row(event: EventRecord) -> tuple[Any, ...]:
-    return (event.seq, event.at, event.type, _cell(event.data)[:SHOWN])
+    return (event.seq, event.at, event.type, _cell(event.data)[:_SHOWN])
 
 
 class TextPrinter:

@@ -14,8 +14,8 @@ from runstore.core.run import Status
 if TYPE_CHECKING:
     from runstore.client import Client, RunRecord
 
-EXIT_REFUSED = 1  # the server said no or cannot be reached, or the run that was followed failed
-EXIT_INTERRUPTED = 130  # as a shell has it after Ctrl-C
+_EXIT_REFUSED = 1  # the server said no or cannot be reached, or the run that was followed failed
+_EXIT_INTERRUPTED = 130  # as a shell has it after Ctrl-C
 TAIL_RETRY_S = 600.0  # how long `tail` waits for a server that is away
 
 app = typer.Typer(help="Runs on a server: start, follow, read, stop them.", no_args_is_help=True)
@@ -191,7 +191,7 @@ def connected(url: str | None, api_key: str | None, retry_s: float = 0) -> "Iter
             yield client
         except ClientError as error:
             typer.echo(f"runstore: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(EXIT_REFUSED) from error
+            raise typer.Exit(_EXIT_REFUSED) from error
 
 
 def _follow(run_id: str, after: int, as_json: bool, url: str | None, api_key: str | None) -> None:
@@ -206,10 +206,10 @@ def _follow(run_id: str, after: int, as_json: bool, url: str | None, api_key: st
     except KeyboardInterrupt:
         printer.end_line()
         typer.echo(f"the run goes on; follow it: runstore runs tail {run_id} --after {seen}", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(_EXIT_INTERRUPTED) from None
     if last and (ending := ending_of(last)):
         typer.echo(f"runstore: {ending}", err=True)
-        raise typer.Exit(EXIT_REFUSED if last.type == Failed.type else 0)
+        raise typer.Exit(_EXIT_REFUSED if last.type == Failed.type else 0)
 
 
 def _print_run(run: "RunRecord", as_json: bool) -> None:

@@ -89,6 +89,23 @@ def configure_logs(log_format: LogFormat = "logfmt", log_file: str | None = None
     logging.getLogger("runstore").setLevel(logging.INFO)
 
 
+def log_as_library() -> None:
+    """In a program that has not configured structlog, send our lines to the standard library's loggers.
+
+    Those named `runstore.…` then do with them what the program says: show warnings, if it says nothing.
+    """
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.format_exc_info,
+                _logfmt,
+            ],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        )
+
+
 def _open(path: Path) -> logging.Handler:
     """A file that may be moved away while we write: the next line then begins a new one."""
     try:

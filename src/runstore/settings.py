@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.errors import ConfigError
+from runstore.core.limits import Limits
 from runstore.http.login_function import LoginFunction
 from runstore.logs import LogFormat
 from runstore.runtime.agents import AgentSpec
@@ -18,6 +19,7 @@ from runstore.runtime.strands_models import SCRIPTED, build_model
 from runstore.runtime.user_code import REFERENCE
 
 DEFAULT_FILE = Path("runstore.toml")
+SECTIONS = ["server", "limits", "agents"]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -43,11 +45,11 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     cancel_grace_s: float = 2.0  # from a cancel's commit to the run's ending, whatever the agent does
     drain_s: float = 2.0  # on SIGTERM: how long active runs may go on before they are handed over
     heartbeat_s: float = 15.0  # between two signs of life on an idle stream
-    log_format: LogFormat = "logfmt"
-    log_file: str | None = None  # where log lines go besides standard error
     authenticate: str | None = None  # package.module:function, the seam for logins that are no API keys
     allowed_hosts: list[str] = []  # names by which a proxy or a network knows this server
     cors_origins: list[str] = []  # whose pages a browser lets read the answers
+    log_format: LogFormat = "logfmt"
+    log_file: str | None = None  # where log lines go besides standard error
 
     @property
     def exposed(self) -> bool:
@@ -75,6 +77,7 @@ class Settings(Struct, frozen=True):
 
     server: ServerSettings = ServerSettings()
     agents: dict[str, AgentSpec] = {}
+    limits: Limits = Limits()
     folder: Path | None = None
 
 
@@ -100,15 +103,18 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
         raise ConfigError(f"{path}: {error}") from error
     source = _Source(path, text)
     for name in tables:
-        if name not in ("server", "agents"):
-            raise source.error(name, None, f"unknown section `{name}`", ["server", "agents"])
+        if name not in SECTIONS:
+            raise source.error(name, None, f"unknown section `{name}`", SECTIONS)
     server = source.convert("server", tables.get("server", {}), ServerSettings)
     agents = {name: source.agent(name, table) for name, table in source.table("agents", tables).items()}
     if models and server.authenticate is not None:
         source.check_authenticate(server.authenticate, path.resolve().parent)
     for name, spec in agents.items() if models else ():
         source.check_model(name, spec)
-    return Settings(server, agents, path.resolve().parent)
+    limits = source.convert("limits", tables.get("limits", {}), Limits)
+    for name, spec in agents.items():
+        source.check_timeout(name, spec, limits.max_run_timeout_s)
+    return Settings(server, agents, limits, path.resolve().parent)
 
 
 def override(settings: ServerSettings, changes: dict[str, Any]) -> ServerSettings:
@@ -145,6 +151,11 @@ class _Source:
             rule = "1 to 64 letters, digits, '_', '.' or '-'"
             raise self.error(section, None, f"agent name {name!r} is not allowed: use {rule}")
         return self.convert(section, table, AgentSpec)
+
+    def check_timeout(self, name: str, spec: AgentSpec, most: float) -> None:
+        if spec.run_timeout_s is not None and spec.run_timeout_s > most:
+            message = f"`run_timeout_s` must be at most `max_run_timeout_s`, {most:,}"
+            raise self.error(f"agents.{name}", "run_timeout_s", message)
 
     def check_authenticate(self, reference: str, folder: Path) -> None:
         use_folder(folder)

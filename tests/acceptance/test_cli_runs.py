@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,19 @@ def test_the_key_is_sent(runs: Run) -> None:
         runs("list", RUNSTORE_URL=server.url, RUNSTORE_API_KEY="secret")
         runs("list", "--url", server.url, "--api-key", "given", RUNSTORE_API_KEY="secret")
     assert [request.headers["Authorization"] for request in server.asked] == ["Bearer secret", "Bearer given"]
+
+
+def test_a_key_opens_the_commands_and_nothing_else_does(tmp_path: Path) -> None:
+    made = run_command("keys", "create", "--user", "alice", folder=tmp_path)
+    with serving(tmp_path, CONFIG, AGENTS) as server:
+        runs = partial(run_command, "runs", folder=tmp_path, RUNSTORE_URL=url_of(server))
+        for variables in ({}, {"RUNSTORE_API_KEY": "wrong"}):
+            done = runs("list", **variables)
+            assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+            assert done.stderr.startswith("runstore: unauthorized: ")
+        key = {"RUNSTORE_API_KEY": made.stdout.strip()}
+        assert runs("start", "quick", "one two", "--follow", **key).stdout == "one two\n"
+        assert objects(runs("list", "--json", **key))[0]["user_id"] == "alice"
 
 
 # Following

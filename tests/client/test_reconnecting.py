@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -47,6 +48,15 @@ def test_a_live_run_is_followed_over_a_line_that_breaks(connect: Connect, server
         events = list(client.stream(run.run_id))
     assert as_sent(events) == server.events(run.run_id)
     assert runstore.text(events) == "one two three"
+
+
+def test_a_start_whose_answer_was_lost_starts_one_run(connect: Connect, server: ServerProcess) -> None:
+    session = str(uuid4())
+    with line_to(server.port, [0, 0, 50]) as line:
+        client = connect(line.url)
+        run = client.start("quick", "hi", session_id=session)
+        assert line.connections == 4
+        assert [found.run_id for found in client.list(session_id=session)] == [run.run_id]
 
 
 def test_a_connection_that_says_nothing_any_more_is_left(

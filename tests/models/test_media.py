@@ -96,4 +96,5 @@ def test_a_bad_block_is_refused_by_its_path(server: ServerProcess, input: Any, p
 def test_media_beyond_the_size_of_an_event_are_refused(server: ServerProcess) -> None:
     big = {"image": {"format": "png", "source": {"bytes": b64encode(bytes(MAX_EVENT_BYTES)).decode()}}}
     answer = server.http.post("/agents/scripted/start", json={"input": [big]})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "event_too_large")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["limit"]) == (413, "limit_exceeded", "input_bytes")

@@ -3,6 +3,7 @@
 The tracer provider is the process's, and can be set once: strands takes no other.
 """
 
+import importlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ AGENTS = {
 @pytest.fixture(scope="module")
 def exporter() -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()
+    importlib.import_module("runstore.runtime.strands_agent")  # as a server does: it takes long
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
@@ -71,7 +73,8 @@ async def test_a_run_is_a_span_with_what_it_is_and_how_it_ended(
     assert span.parent is None
     assert span.status.status_code is trace.StatusCode.UNSET
     assert attributes(span) == {
-        "run_id": run_id, "agent": "demo", "attempt": 1, "user_id": "anna", "session_id": "s1", "status": "success",
+        "run_id": run_id, "agent": "demo", "attempt": 1, "user_id": "anna", "session_id": "s1",
+        "status": "success",
     }  # fmt: skip
 
 

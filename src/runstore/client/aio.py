@@ -47,11 +47,13 @@ class AsyncClient:
         input: Any,
         *,
         session_id: str | None = None,
+        workspace_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> RunRecord:
         """See `Client.start`."""
-        return await self._do(calls.start(agent, input, session_id, metadata, idempotency_key))
+        body = {"session_id": session_id, "workspace_id": workspace_id, "metadata": metadata}
+        return await self._do(calls.start(agent, idempotency_key, input=input, **body))
 
     async def stream(
         self, run_id: str, *, after: int = 0, types: Sequence[str] | None = None
@@ -86,13 +88,18 @@ class AsyncClient:
         status: str | None = None,
         agent: str | None = None,
         session_id: str | None = None,
+        workspace_id: str | None = None,
         since: datetime | str | None = None,
         until: datetime | str | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[RunRecord]:
         """See `Client.list`."""
-        filters = {"status": status, "agent": agent, "session_id": session_id, "since": since, "until": until}
-        return self._all(calls.runs(limit, **filters))
+        return self._all(
+            calls.runs(
+                limit, status=status, agent=agent, session_id=session_id, workspace_id=workspace_id,
+                since=since, until=until,
+            )
+        )  # fmt: skip
 
     def events(
         self, run_id: str, *, after: int = 0, limit: int | None = None, types: Sequence[str] | None = None

@@ -115,15 +115,12 @@ def unreachable(error: httpx.TransportError) -> ServerUnreachable:
 # The calls.
 
 
-def start(
-    agent: str, input: Any, session_id: str | None, metadata: Mapping[str, Any] | None, key: str | None
-) -> Call[RunRecord]:
-    optional = {"session_id": session_id, "metadata": metadata}
+def start(agent: str, key: str | None, **body: Any) -> Call[RunRecord]:
     return Call(
         "POST",
         f"/agents/{quote(agent, safe='')}/start",
         _read_run,
-        body={"input": input} | {name: value for name, value in optional.items() if value is not None},
+        body={name: value for name, value in body.items() if value is not None},
         headers={"Idempotency-Key": key or str(uuid4())},
     )
 

@@ -21,7 +21,7 @@ import msgspec
 
 from runstore.core.errors import RunstoreError
 
-SHOWN = 200  # characters of an answer that nobody expected
+_SHOWN = 200  # characters of an answer that nobody expected
 
 
 class ClientError(RunstoreError):
@@ -96,7 +96,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
         told = msgspec.json.decode(body, type=dict[str, dict[str, Any]])["error"]
         code, message = str(told.pop("code")), str(told.pop("message"))
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
-        shown = " ".join(body.decode(errors="replace").split())[:SHOWN]
+        shown = " ".join(body.decode(errors="replace").split())[:_SHOWN]
         code, message, told = "http_error", f"{status} {responses.get(status, '')}: {shown}".rstrip(": "), {}
     return _CLASSES.get(status, ApiError)(status, code, message, told, _retry_after_s(headers))
 

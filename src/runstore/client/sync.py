@@ -56,6 +56,7 @@ class Client:
         input: Any,
         *,
         session_id: str | None = None,
+        workspace_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> RunRecord:
@@ -63,7 +64,8 @@ class Client:
 
         Trying again starts no second run: every start has a key, your own or one made for it.
         """
-        return self._do(calls.start(agent, input, session_id, metadata, idempotency_key))
+        body = {"session_id": session_id, "workspace_id": workspace_id, "metadata": metadata}
+        return self._do(calls.start(agent, idempotency_key, input=input, **body))
 
     def stream(
         self, run_id: str, *, after: int = 0, types: Sequence[str] | None = None
@@ -108,13 +110,18 @@ class Client:
         status: str | None = None,
         agent: str | None = None,
         session_id: str | None = None,
+        workspace_id: str | None = None,
         since: datetime | str | None = None,
         until: datetime | str | None = None,
         limit: int | None = None,
     ) -> Iterator[RunRecord]:
         """The runs that match, newest first, read page by page while you iterate."""
-        filters = {"status": status, "agent": agent, "session_id": session_id, "since": since, "until": until}
-        return self._all(calls.runs(limit, **filters))
+        return self._all(
+            calls.runs(
+                limit, status=status, agent=agent, session_id=session_id, workspace_id=workspace_id,
+                since=since, until=until,
+            )
+        )  # fmt: skip
 
     def events(
         self, run_id: str, *, after: int = 0, limit: int | None = None, types: Sequence[str] | None = None

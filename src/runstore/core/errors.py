@@ -41,6 +41,7 @@ class EventTooLarge(InvalidEvent):
     """The event is larger than an event may be."""
 
     code = "event_too_large"
+    limit = "event_bytes"
 
 
 class AppendRefused(RunstoreError):

@@ -1,5 +1,6 @@
 """Agents: what there is, and starting runs of them."""
 
+from contextlib import ExitStack
 from typing import Any
 
 from msgspec import Struct
@@ -10,14 +11,13 @@ from runstore.core.content import Input, to_json
 from runstore.http.access import Access
 from runstore.http.errors import BadRequest
 from runstore.http.json import json_response
-from runstore.http.requests import check_parameters, read_body
+from runstore.http.requests import check_parameters, read_body, read_idempotency_key
 from runstore.http.runs import record_response
 from runstore.http.sse import EventStream
+from runstore.http.subscribers import Subscribers
 from runstore.http.trace import read_traceparent
-from runstore.http.users import login_of, user_of
+from runstore.http.users import MAX_NAME, login_of, user_of
 from runstore.store import RunAt, RunStore
-
-MAX_NAME = 255  # characters of a session's or a workspace's
 
 
 class StartBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,9 +32,10 @@ class StartBody(Struct, frozen=True, forbid_unknown_fields=True):
 class AgentRoutes:
     """The routes below `/agents`."""
 
-    def __init__(self, store: RunStore, access: Access) -> None:
+    def __init__(self, store: RunStore, access: Access, subscribers: Subscribers) -> None:
         self._store = store
         self._access = access
+        self._subscribers = subscribers
 
     async def list(self, request: Request) -> Response:
         check_parameters(request, ())
@@ -47,14 +48,19 @@ class AgentRoutes:
         return record_response(started, 202, headers)
 
     async def stream(self, request: Request) -> Response:
-        run_id = (await self._start(request)).run.run_id
-        return EventStream(self._store.tail(run_id, after=0), login_of(request), {"X-Run-Id": run_id})
+        login = login_of(request)
+        with ExitStack() as places:
+            places.enter_context(self._subscribers.of_user(login.user.user_id))  # before there is a run
+            run_id = (await self._start(request)).run.run_id
+            places.enter_context(self._subscribers.of_run(run_id))
+            tail = self._store.tail(run_id, after=0)
+            return EventStream(tail, login, places.pop_all(), {"X-Run-Id": run_id})
 
     async def _start(self, request: Request) -> RunAt:
         check_parameters(request, ())
         agent = request.path_params["agent"]
         self._store.catalog.spec(agent)
-        body = await read_body(request, StartBody)
+        body = await read_body(request, StartBody, self._store.limits)
         for name in ("session_id", "workspace_id"):
             if (value := getattr(body, name)) is not None and not 0 < len(value) <= MAX_NAME:
                 raise BadRequest(f"$.{name} must have 1 to {MAX_NAME} characters", code="invalid_body")
@@ -65,6 +71,7 @@ class AgentRoutes:
             user_id=user_of(request).user_id,
             session_id=body.session_id,
             workspace_id=body.workspace_id,
-            traceparent=read_traceparent(request),
             metadata=body.metadata,
+            idempotency_key=read_idempotency_key(request),
+            traceparent=read_traceparent(request),
         )

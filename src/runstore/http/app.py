@@ -18,6 +18,7 @@ from runstore.http.hosts import HostCheck, Hosts
 from runstore.http.metrics import Exposition, MetricsRoute, no_metrics
 from runstore.http.runs import RunRoutes
 from runstore.http.signing import TicketSigner
+from runstore.http.subscribers import Subscribers
 from runstore.http.tickets import TicketRoutes
 from runstore.store import RunStore
 
@@ -41,10 +42,11 @@ def build_http(
         cors_origins: whose pages a browser lets read the answers.
         authenticator: tells who asks. None: everyone is the user `local`, an admin.
     """
-    access = Access(store)
+    access, subscribers = Access(store), Subscribers(store)
     signer = authenticator.tickets if authenticator else TicketSigner(token_bytes(32))
     tickets = TicketRoutes(store, access, signer)
-    agents, runs, health = AgentRoutes(store, access), RunRoutes(store, access), HealthRoutes(not_ready)
+    agents, runs = AgentRoutes(store, access, subscribers), RunRoutes(store, access, subscribers)
+    health = HealthRoutes(not_ready)
     app = Starlette(
         routes=[
             Route("/agents", agents.list),

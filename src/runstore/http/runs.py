@@ -1,6 +1,7 @@
 """Runs: read, list, follow, stop, add to, delete."""
 
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
@@ -27,6 +28,7 @@ from runstore.http.requests import (
     read_time,
 )  # fmt: skip
 from runstore.http.sse import EventStream, nothing_left
+from runstore.http.subscribers import Subscribers
 from runstore.http.users import login_of, user_of
 from runstore.projections.runs import RunQuery
 from runstore.store import RunAt, RunStore
@@ -84,9 +86,10 @@ class AppendBody(Struct, frozen=True, forbid_unknown_fields=True):
 class RunRoutes:
     """The routes below `/runs`."""
 
-    def __init__(self, store: RunStore, access: Access) -> None:
+    def __init__(self, store: RunStore, access: Access, subscribers: Subscribers) -> None:
         self._store = store
         self._access = access
+        self._subscribers = subscribers
 
     async def list(self, request: Request) -> Response:
         check_parameters(
@@ -154,12 +157,16 @@ class RunRoutes:
             _check_cursor(after, head.seq, run_id)
             if head.closed and after == head.seq:
                 return nothing_left()
-        return EventStream(self._store.tail(run_id, after=after, only=only), login_of(request))
+        login = login_of(request)
+        with ExitStack() as places:
+            places.enter_context(self._subscribers.of_user(login.user.user_id))
+            places.enter_context(self._subscribers.of_run(run_id))
+            return EventStream(self._store.tail(run_id, after=after, only=only), login, places.pop_all())
 
     async def stop(self, request: Request) -> Response:
         check_parameters(request, ())
         run_id = await self._access.changeable(request)
-        body = await read_body(request, StopBody, optional=True)
+        body = await read_body(request, StopBody, self._store.limits, optional=True)
         if not 0 < len(body.reason) <= MAX_REASON:
             raise BadRequest(f"$.reason must have 1 to {MAX_REASON} characters", code="invalid_body")
         found = await self._store.stop(run_id, by=user_of(request).user_id, reason=body.reason)
@@ -168,7 +175,7 @@ class RunRoutes:
     async def append(self, request: Request) -> Response:
         check_parameters(request, ())
         run_id = await self._access.changeable(request)
-        body = await read_body(request, AppendBody)
+        body = await read_body(request, AppendBody, self._store.limits)
         events = [Custom(event.type, event.data) for event in _given(body)]
         last_seq = await self._store.append(run_id, events, expected_seq=body.expected_seq)
         return json_response({"run_id": run_id, "last_seq": last_seq}, 201)

@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -30,14 +31,25 @@ class EventStream(Response):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, tail: Tail, login: Login, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        tail: Tail,
+        login: Login,
+        place: AbstractContextManager[object],
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(headers={**HEADERS, **(headers or {})})
         del self.headers["content-length"]
         self._tail = tail
         self._login = login
+        self._place = place  # among the open streams; left when this one ends
         self._sending_since = math.inf  # when the write that is under way began
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._place:
+            await self._stream(scope, receive, send)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})

@@ -35,7 +35,7 @@ class TicketRoutes:
     async def create(self, request: Request) -> Response:
         check_parameters(request, ())
         run_id = await self._access.readable(request)
-        body = await read_body(request, TicketBody, optional=True)
+        body = await read_body(request, TicketBody, self._store.limits, optional=True)
         if not 1 <= body.ttl_s <= MAX_TICKET_TTL_S:
             raise BadRequest(f"$.ttl_s must be from 1 to {MAX_TICKET_TTL_S:,}", code="invalid_body")
         await self._store.head(run_id)

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.errors import AgentError, AgentNotFound, ConfigError
+from runstore.core.limits import MAX_RUN_TIMEOUT_S
 from runstore.core.ports import Agent, RunContext
 from runstore.runtime.generator_agent import GeneratorAgent
 from runstore.runtime.strands_models import MODEL_NAMES, SCRIPTED
@@ -20,7 +21,6 @@ from runstore.runtime.user_code import REFERENCE, call, in_thread, load
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # no slash: that divides an agent's path
 MAX_TOKENS = 10_000_000  # of one scripted answer
 MAX_TOKENS_PER_S = 1_000_000
-MAX_RUN_TIMEOUT_S = 30 * 24 * 3600
 MAX_MODEL_ATTEMPTS = 10  # they take 4 minutes
 SECRET_KEY = re.compile(
     r"api_?key|access_?key|private_?key|secret|passw|credential|authorization|bearer|cookie|(^|_)(token|key)$"
@@ -91,7 +91,8 @@ class AgentCatalog:
         ConfigError: a name that cannot stand in a URL and in an agent's path.
     """
 
-    def __init__(self, specs: Mapping[str, AgentSpec]) -> None:
+    def __init__(self, specs: Mapping[str, AgentSpec], *, run_timeout_s: float | None = None) -> None:
+        self._run_timeout_s = run_timeout_s  # of agents that have none of their own
         for name in specs:
             if not AGENT_NAME.fullmatch(name):
                 raise ConfigError(
@@ -120,6 +121,8 @@ class AgentCatalog:
     def definition(self, name: str) -> dict[str, Any]:
         """The settings as JSON without defaults, secrets masked: what `lifecycle.queued` keeps for ever."""
         definition: dict[str, Any] = _masked(msgspec.to_builtins(self.spec(name)))
+        if self._run_timeout_s is not None:
+            definition.setdefault("run_timeout_s", self._run_timeout_s)
         return definition
 
     def describe(self) -> list[dict[str, Any]]:

@@ -215,8 +215,10 @@ class Supervisor:
         head = await self._log.head(run.run_id)
         if head is None or head.closed or head.attempt != run.attempt:
             return
-        policy = (await read_queued(self._log, run.run_id)).definition.get("on_worker_lost", "resume")
-        if crashed and (policy == "fail" or run.adoptions >= MAX_ADOPTIONS):
+        definition = (await read_queued(self._log, run.run_id)).definition
+        policy = definition.get("on_worker_lost", "resume")
+        given_up = crashed and (policy == "fail" or run.adoptions >= MAX_ADOPTIONS)
+        if given_up or "recorded" in definition:  # a program's own run: there is no agent that could go on
             lost = Failed(code="worker_lost", message=f"the worker of attempt {run.attempt} was lost")
             await self._log.append(run.run_id, [lost], expected_seq=head.seq)
             return
