@@ -16,6 +16,7 @@ from runstore.core.events import (
 )
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog
+from runstore.eventlog.pending import MAX_RUN_EVENTS
 
 QUEUED = Queued(agent="demo", user_id="local", input="hi")
 CANCEL = CancelRequested(by="local", reason="user")
@@ -51,6 +52,14 @@ def unexpected(error: RunstoreError) -> None:
 def offer(log: EventLog, run_id: str, event: Event | Custom, *, attempt: int = 1) -> bool:
     """Offer an event that has to be taken in the end; False when there is no room for it now."""
     return log.offer(run_id, encode(event), attempt=attempt, refused=unexpected)
+
+
+def fill_up(log: EventLog, run_id: str) -> None:
+    """Offer text until there is no more room."""
+    for _ in range(2 * MAX_RUN_EVENTS):
+        if not offer(log, run_id, token()):
+            return
+    raise AssertionError("there is no end to the room")
 
 
 async def offer_all(log: EventLog, run_id: str, *events: Event | Custom, attempt: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Server-sent events as they are on the wire. Anything else between two frames than a heartbeat is an error."""
+"""Server-sent events as they are on the wire. Between two frames nothing but heartbeats is allowed."""
 
 import json
 import re

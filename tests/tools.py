@@ -1,4 +1,4 @@
-"""Programs that some tests need. At home their absence skips a test and says so; under CI=true it fails it."""
+"""Programs that some tests need. Without them a test is skipped and says so; under CI=true it fails."""
 
 import os
 import shutil

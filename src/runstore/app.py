@@ -77,16 +77,23 @@ def open_database(url: str, *, create: bool = True) -> SqliteDialect:
         raise ConfigError(f"database URL {url!r}: {error}; use sqlite:///FILE") from error
     if not create and not dialect.path.exists():
         raise ConfigError(f"database URL {url!r}: there is no file {dialect.path}")
-    try:
-        with dialect.engine.connect() as connection:
-            dialect.begin_write(connection)  # two starting processes do not both migrate
-            before = migrations.upgrade(connection)
-            connection.commit()
-    except Exception as error:
-        raise dialect.unavailable(error) or error from error
+    with _told_as_unavailable(dialect), dialect.engine.connect() as connection:
+        dialect.begin_write(connection)  # two starting processes do not both migrate
+        before = migrations.upgrade(connection)
+        connection.commit()
     if before != migrations.HEAD:
         log.info("migrated", database=str(dialect.path), before=before or "empty", now=migrations.HEAD)
     return dialect
+
+
+@contextmanager
+def _told_as_unavailable(dialect: SqliteDialect) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if unavailable := dialect.unavailable(error):
+            raise unavailable from error
+        raise
 
 
 @asynccontextmanager
@@ -257,13 +264,14 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 def rebuild_runs(url: str, progress: Progress, *, swap: bool) -> Difference:
     """Rebuild the run list from the log, or with `swap=False` only compare."""
     dialect = open_database(url, create=False)
-    return rebuild(RebuildSource(dialect), RunList(read_evolving), progress, swap=swap)
+    with _told_as_unavailable(dialect):
+        return rebuild(RebuildSource(dialect), RunList(read_evolving), progress, swap=swap)
 
 
 def drop_runs(url: str) -> int:
     """Empty the run list; returns how many runs it had. The log is untouched."""
     dialect = open_database(url, create=False)
-    with dialect.engine.connect() as connection:
+    with _told_as_unavailable(dialect), dialect.engine.connect() as connection:
         dialect.begin_write(connection)
         rows = RunList(read_evolving).drop(connection)
         connection.commit()

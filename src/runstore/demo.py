@@ -150,7 +150,8 @@ class Story:
         self.step("2. Two runs at once")
         essay = self._server.begin(self._agent, LONG)
         words = self._server.begin(self._agent, WORD)
-        self.claim("both run", bool(take_until_tokens(self._server.frames(essay), 1)))
+        both = [take_until_tokens(self._server.frames(run_id), 1) for run_id in (essay, words)]
+        self.claim("both run", not any(ended(frames) for frames in both))
         answer = self._server.http.post(f"/runs/{essay}/stop")
         self.claim("stopping one is accepted (202)", answer.status_code == 202, answer.text)
         streams = {run_id: list(self._server.frames(run_id)) for run_id in (essay, words)}

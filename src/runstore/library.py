@@ -87,10 +87,11 @@ class LocalStore:
         """
         if not self._runs_agents:
             raise AgentNotFound("the store was opened without agents: give `config` or `agents` to open()")
-        return await self._store.start(
+        started = await self._store.start(
             agent, input, user_id=user_id, session_id=session_id, workspace_id=workspace_id,
             metadata=metadata, idempotency_key=idempotency_key,
         )  # fmt: skip
+        return started.run.run_id
 
     @asynccontextmanager
     async def begin(
@@ -161,7 +162,7 @@ class LocalStore:
 
     async def stop(self, run_id: str, *, by: str = LOCAL_USER, reason: str = "user") -> bool:
         """Ask a run to stop; False when it has ended already."""
-        return await self._store.stop(run_id, by=by, reason=reason)
+        return not (await self._store.stop(run_id, by=by, reason=reason)).run.closed
 
     async def delete(self, run_id: str, *, by: str = LOCAL_USER) -> None:
         """Take a run that has ended out of the lists.

@@ -14,14 +14,13 @@ from runstore.core.errors import ConfigError
 from runstore.core.limits import Limits
 from runstore.http.login_function import LoginFunction
 from runstore.logs import LogFormat
-from runstore.runtime.agents import AgentSpec
+from runstore.runtime.agents import AGENT_NAME, AgentSpec
 from runstore.runtime.strands_models import SCRIPTED, build_model
 from runstore.runtime.user_code import REFERENCE
 
 DEFAULT_FILE = Path("runstore.toml")
 SECTIONS = ["server", "limits", "agents"]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
 ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?|\*")

@@ -138,8 +138,14 @@ def test_a_started_run_is_synced_before_its_id_is_told(story: Story) -> None:
     assert synced_between(story.calls, stored, told)
 
 
-def test_while_the_disk_is_slow_an_event_is_invisible(tmp_path: Path) -> None:
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
     watched = Watched(tmp_path)
+    yield watched
+    watched.server.close()
+
+
+def test_while_the_disk_is_slow_an_event_is_invisible(watched: Watched) -> None:
     server = watched.start("-e", f"inject=fdatasync,fsync:delay_enter={int(DELAY_S * 1e6)}")
     run_id = server.begin_silent()
     frames = server.frames(run_id)
@@ -150,4 +156,3 @@ def test_while_the_disk_is_slow_an_event_is_invisible(tmp_path: Path) -> None:
         next(frames)
         assert time.monotonic() - begun >= DELAY_S
         assert acknowledged.result()[1] - begun >= DELAY_S
-    server.close()

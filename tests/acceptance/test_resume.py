@@ -1,4 +1,4 @@
-"""A run goes on after its worker was killed: from its messages and the tools that had finished (DESIGN §6)."""
+"""A run goes on after its worker was killed: from its messages and the tools that had finished."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ on_worker_lost = "fail"
 factory = "agents:plain"
 """
 # A model that calls the tools `first` and `second`, one by one or both at once, and then says what it has
-# heard. Each tool notes in its run's file that it was called; what it waits for is another file, of the test's.
+# heard. Each tool notes in its run's file that it was called; what it waits for is a file of the test's.
 AGENTS = """
 import asyncio
 from pathlib import Path

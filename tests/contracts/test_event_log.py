@@ -31,6 +31,7 @@ from tests.events import (
     ENDINGS,
     QUEUED,
     close_run,
+    fill_up,
     note,
     offer,
     offer_all,
@@ -671,14 +672,12 @@ async def test_open_runs_come_oldest_first_and_as_many_as_asked_for(log: EventLo
     assert [run.run_id for run in await log.open_runs(limit=2)] == runs[:2]
 
 
-async def test_a_workers_own_runs_can_be_left_out_unless_they_are_to_stop(log: EventLog) -> None:
-    queued, mine, mine_to_stop, anothers = [new_run_id() for _ in range(4)]
-    await log.append(queued, [QUEUED])
-    await log.append(mine, [QUEUED, started(worker_id="me")])
-    await log.append(mine_to_stop, [QUEUED, started(worker_id="me"), CANCEL])
-    await log.append(anothers, [QUEUED, started(worker_id="another")])
-    found = {run.run_id for run in await log.open_runs(except_worker="me")}
-    assert found == {queued, mine_to_stop, anothers}
+async def test_open_runs_that_are_to_stop_come_first(log: EventLog) -> None:
+    older, to_stop = new_run_id(), new_run_id()
+    await log.append(older, [QUEUED])
+    await log.append(to_stop, [QUEUED, started(), CANCEL])
+    assert [run.run_id for run in await log.open_runs(limit=1)] == [to_stop]
+    assert [run.run_id for run in await log.open_runs()] == [to_stop, older]
 
 
 # ---- offers: without waiting, bounded, nothing lost (G11) ----
@@ -704,8 +703,7 @@ async def test_a_run_with_too_much_waiting_gets_no_more_room(log: EventLog, feed
 async def test_room_comes_when_the_writer_goes_on(log: EventLog, feed: LiveFeed) -> None:
     run_id = await start_run(log)
     async with held_writer(log, feed):
-        while offer(log, run_id, token()):
-            pass
+        fill_up(log, run_id)
         room = asyncio.ensure_future(log.room(run_id))
         await asyncio.sleep(0)
         assert not room.done()
@@ -739,16 +737,14 @@ async def test_threads_without_a_loop_offer_and_wait_for_room(log: EventLog) -> 
 async def test_waiting_for_room_ends_in_time(log: EventLog, feed: LiveFeed) -> None:
     run_id = await start_run(log)
     async with held_writer(log, feed):
-        while offer(log, run_id, token()):
-            pass
+        fill_up(log, run_id)
         log.wait_for_room(run_id, 0.01)
 
 
 async def test_an_external_append_waits_for_room_and_is_then_stored(log: EventLog, feed: LiveFeed) -> None:
     run_id = await start_run(log)
     async with held_writer(log, feed):
-        while offer(log, run_id, token()):
-            pass
+        fill_up(log, run_id)
         external = asyncio.create_task(log.append(run_id, [note()]))
         await asyncio.sleep(0)
     assert await asyncio.wait_for(external, DEADLINE_S) == MAX_RUN_EVENTS + 3
@@ -757,8 +753,7 @@ async def test_an_external_append_waits_for_room_and_is_then_stored(log: EventLo
 async def test_an_ending_is_taken_in_however_full_its_run_is(log: EventLog, feed: LiveFeed) -> None:
     run_id = await start_run(log)
     async with held_writer(log, feed):
-        while offer(log, run_id, token()):
-            pass
+        fill_up(log, run_id)
         ending = asyncio.create_task(log.append(run_id, [COMPLETED], attempt=1))
         await asyncio.sleep(0)
     assert await ending == MAX_RUN_EVENTS + 3

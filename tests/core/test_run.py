@@ -142,3 +142,11 @@ def test_the_state_at_any_seq_is_the_fold_up_to_there(seq: int) -> None:
 def test_leaving_out_what_does_not_evolve_changes_nothing(extra: list[RecordedEvent]) -> None:
     evolving = [event for event in record(*STORY) if event.type in EVOLVING_TYPES]
     assert fold(RUN, [evolving[0], *extra, *evolving[1:]]) == fold(RUN, evolving)
+
+
+def test_an_ending_of_a_newer_release_closes_the_run() -> None:
+    *before, last = record(QUEUED, started(), note())
+    ending = RecordedEvent(RUN, last.seq, last.position, "lifecycle.suspended", 1, True, last.at, b"{}")
+    run = fold(RUN, [*before, ending])
+    assert (run.status, run.completed_at) == ("error", last.at)
+    assert "lifecycle.suspended" in (run.error or "")

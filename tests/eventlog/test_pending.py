@@ -33,10 +33,10 @@ def offered(run_id: str, event: Event | Custom, attempt: int = 1) -> Append:
 
 def flood(waiting: PendingAppends, run_id: str) -> int:
     """Offer text until there is no more room; returns how much was taken."""
-    taken = 0
-    while waiting.put(offered(run_id, token())):
-        taken += 1
-    return taken
+    for taken in range(2 * MAX_RUN_EVENTS):
+        if not waiting.put(offered(run_id, token())):
+            return taken
+    raise AssertionError("there is no end to the room")
 
 
 def count(batch: list[Append]) -> int:
@@ -153,7 +153,7 @@ def test_what_one_run_may_have_waiting_is_bounded_in_events() -> None:
 def test_what_one_run_may_have_waiting_is_bounded_in_bytes() -> None:
     waiting = PendingAppends()
     taken = 0
-    while waiting.put(offered("a", note("x" * 1_000_000))):
+    while taken < 2 * MAX_RUN_BYTES and waiting.put(offered("a", note("x" * 1_000_000))):
         taken += 1_000_002
     assert MAX_RUN_BYTES <= taken < MAX_RUN_BYTES + 1_000_002
 
@@ -167,7 +167,7 @@ def test_what_all_runs_may_have_waiting_is_bounded(
     monkeypatch.setattr(pending, limit, value)
     waiting = PendingAppends()
     taken = 0
-    while waiting.put(offered(f"{taken}", token())):
+    while taken < 1_000 and waiting.put(offered(f"{taken}", token())):
         taken += 1
     assert taken == 100
 

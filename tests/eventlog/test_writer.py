@@ -26,12 +26,13 @@ from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.pending import MAX_RUN_EVENTS
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.tail import Tail
-from tests.database import open_database, run_list
+from tests.database import make_database, open_database, run_list
 from tests.events import (
     CANCEL,
     CANCELLED,
     COMPLETED,
     QUEUED,
+    fill_up,
     note,
     offer,
     read_run,
@@ -121,8 +122,7 @@ async def test_external_appends_that_find_no_room_are_not_queued(open_log: OpenL
     log = open_log(feed)
     run_id = await start_run(log)
     async with held_writer(log, feed):
-        while offer(log, run_id, token()):
-            pass
+        fill_up(log, run_id)
         appends = [asyncio.create_task(log.append(run_id, [note()])) for _ in range(100)]
         await asyncio.sleep(0)
         assert log._writer._pending._load.events == MAX_RUN_EVENTS
@@ -409,6 +409,19 @@ async def test_a_full_disk_refuses_and_recovers(database: Path) -> None:
         await until(lambda: log.unavailable is None)
         assert await log.append(run_id, [note("0")]) == 3
         assert await texts(log, run_id) == ["0"]
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_a_file_that_was_removed_or_replaced_takes_nothing_more(
+    open_log: OpenLog, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "CLOSE_TIMEOUT_S", 0.05)
+    log = open_log()
+    run_id = await start_run(log)
+    other = make_database(database.with_name("other.db"))
+    other.replace(database)
+    with pytest.raises(LogUnavailable, match="removed or replaced"):
+        await log.append(run_id, [note("0")])
 
 
 # ---- a commit whose answer is lost ----

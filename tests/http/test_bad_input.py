@@ -11,11 +11,12 @@ from tests.server import DEADLINE_S, SILENT_HEAD, ServerProcess
 
 NOBODY = "01890a5d-ac96-774b-bcce-b302099a8057"  # a run id that no run has
 JSON = {"Content-Type": "application/json"}
+DEEP = b"[" * 20_000 + b"]" * 20_000
 BIG = 9 << 20  # bytes; over the limit of a body
 
 
 def assert_error(answer: httpx.Response, status: int, code: str, *words: str) -> None:
-    assert answer.status_code == status, answer.text
+    assert answer.status_code == status, answer.url
     assert answer.headers["content-type"] == "application/json"
     error = answer.json()["error"]
     assert answer.json().keys() == {"error"}
@@ -35,7 +36,7 @@ BODIES: list[tuple[str, bytes, str, str]] = [  # why, body, code, what the messa
     ("no utf-8", b'{"input": "\xff\xfe"}', "invalid_json", ""),
     ("half an emoji", rb'{"input": "\ud83d"}', "invalid_json", ""),
     ("not a number", b'{"input": "hi", "metadata": {"n": NaN}}', "invalid_json", ""),
-    ("too deep", b'{"input": "hi", "metadata": {"n": ' + b"[" * 20_000 + b"]" * 20_000 + b"}}", "invalid_json", ""),
+    ("too deep", b'{"input": "hi", "metadata": {"n": ' + DEEP + b"}}", "invalid_json", ""),
     ("no body", b"", "invalid_json", ""),
     ("an array", b'["hi"]', "invalid_body", "object"),
     ("null", b"null", "invalid_body", "object"),
@@ -267,6 +268,14 @@ PARAMETERS: list[tuple[str, str, str]] = [  # path, code, what the message names
 ]
 
 
+def ask(http: httpx.Client, path: str, headers: dict[str, bytes] | None = None) -> httpx.Response:
+    """A refusal, whole; of what was let in, which may never end, only the beginning."""
+    with http.stream("GET", path, headers=headers) as answer:
+        if not answer.is_success:
+            answer.read()
+        return answer
+
+
 @pytest.fixture(scope="session")
 def one_run(running_server: ServerProcess) -> str:
     """A run at SILENT_HEAD, for requests that change nothing."""
@@ -277,7 +286,7 @@ def one_run(running_server: ServerProcess) -> str:
 def test_a_wrong_parameter_is_400_and_named(
     http: httpx.Client, one_run: str, path: str, code: str, named: str
 ) -> None:
-    assert_error(http.get(path.format(run=one_run)), 400, code, named)
+    assert_error(ask(http, path.format(run=one_run)), 400, code, named)
 
 
 @pytest.mark.parametrize("path", ["/agents/silent/start", "/runs/{run}/stop", "/runs/{run}/events"])
@@ -290,7 +299,7 @@ def test_a_post_takes_no_query_parameters(http: httpx.Client, one_run: str, path
 @pytest.mark.parametrize("surface", ["stream", "events"])
 def test_a_wrong_last_event_id_is_400(http: httpx.Client, one_run: str, surface: str, cursor: str) -> None:
     headers = {"Last-Event-ID": cursor.encode("latin-1")}
-    assert_error(http.get(f"/runs/{one_run}/{surface}", headers=headers), 400, "invalid_cursor")
+    assert_error(ask(http, f"/runs/{one_run}/{surface}", headers), 400, "invalid_cursor")
 
 
 # Names of this server.
@@ -313,19 +322,42 @@ def test_a_loopback_host_is_answered_on_every_port(http: httpx.Client, host: str
 # Not even HTTP.
 
 
+def test_a_head_without_end_is_431(server: ServerProcess) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as connection:
+        connection.sendall(b"GET /runs HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * (65 << 10))
+        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert received.startswith(b"HTTP/1.1 431 ")
+    assert b'"code":"headers_too_large"' in received
+
+
+UNFINISHED = b"POST /agents/silent/start HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
 @pytest.mark.parametrize(
     "sent",
     [
         b"\x16\x03\x01\x02\x00\x01\x00",
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET /runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
+        UNFINISHED,
+        UNFINISHED + b'Content-Length: 99\r\n\r\n{"input": "h',
     ],
-    ids=["tls", "version", "length"],
+    ids=["tls", "version", "length", "header cut off", "body cut off"],
 )
-def test_what_is_no_http_gets_a_4xx_and_leaves_no_trace(server: ServerProcess, sent: bytes) -> None:
+def test_what_is_no_whole_request_gets_a_4xx_or_nothing_and_leaves_no_trace(
+    server: ServerProcess, sent: bytes
+) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
         received = b"".join(iter(lambda: connection.recv(65_536), b""))
     assert not received or received.startswith(b"HTTP/1.1 4")
     assert server.http.get("/healthz").status_code == 200
+
+
+def test_headers_without_end_are_431_and_the_connection_is_closed(server: ServerProcess) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: " + b"x" * 100_000)
+        answer = b"".join(iter(lambda: client.recv(65_536), b""))
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b'"code":"headers_too_large"' in answer

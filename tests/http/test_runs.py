@@ -82,7 +82,7 @@ def test_paging_to_the_end_brings_every_run_once(server: ServerProcess, session:
             break
         after = {"after": page["next"]}
     assert [len(page) for page in found] == [2, 2, 1]
-    assert sum(found, []) == run_ids[::-1]
+    assert [run_id for page in found for run_id in page] == run_ids[::-1]
 
 
 def test_a_new_run_does_not_disturb_who_is_paging(server: ServerProcess, session: str) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import Connection, inspect
@@ -211,6 +212,26 @@ async def test_a_rebuild_comes_out_equal_while_writers_keep_appending(
         assert difference.missing + difference.wrong >= 100
         assert difference.rows > 100 + before
         assert (await asyncio.to_thread(rebuild_in, dialect, swap=False)).equal
+
+
+async def test_writers_that_write_at_every_turn_do_not_keep_a_rebuild_from_its_end(
+    log: SqlEventLog, dialect: SqliteDialect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuilding, "PAGE_EVENTS", 20)
+    await write_runs(log)
+    loop = asyncio.get_running_loop()
+    turns = 0
+
+    def let_writers_in(turn_s: float) -> None:
+        nonlocal turns
+        turns += 1
+        assert turns < 20, "there is no end to it"
+        asyncio.run_coroutine_threadsafe(start_run(log), loop).result(DEADLINE_S)
+
+    monkeypatch.setattr(rebuilding, "time", SimpleNamespace(sleep=let_writers_in))
+    await asyncio.to_thread(rebuild_in, dialect)
+    assert turns > 0
+    assert (await asyncio.to_thread(rebuild_in, dialect, swap=False)).equal
 
 
 async def test_an_interrupted_rebuild_goes_on_where_it_stopped(

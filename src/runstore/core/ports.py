@@ -139,8 +139,8 @@ class EventLog(Protocol):
     async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
         """A page of all runs' events after a `position`; events of one run come in their order."""
 
-    async def open_runs(self, *, except_worker: str | None = None, limit: int = 2_000) -> list[OpenRun]:
-        """The runs that have not ended, oldest first; without what `except_worker` has and may go on with."""
+    async def open_runs(self, *, limit: int = 2_000) -> list[OpenRun]:
+        """The runs that have not ended: those that are to stop first, then oldest first."""
 
     async def close(self) -> None:
         """Commit what is queued, then let go. Safe to call twice."""

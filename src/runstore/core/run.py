@@ -63,8 +63,16 @@ class Run(Struct, frozen=True):
 def evolve(run: Run, event: EncodedEvent | RecordedEvent) -> Run:
     """The run after one more event. Events that do not change it, or that are not known, pass."""
     if event.type not in EVOLVING_TYPES:
-        return run
+        return _ended_somehow(run, event) if event.ends else run
     return _evolve(run, decode(event.type, event.version, event.data), event.at)
+
+
+def _ended_somehow(run: Run, event: EncodedEvent | RecordedEvent) -> Run:
+    """A newer release closed the run in a way that this one does not know."""
+    change = msgspec.structs.replace
+    return change(
+        run, status="error", completed_at=event.at, error=f"ended by {event.type}, of a newer release"
+    )
 
 
 def fold(run_id: str, events: Iterable[RecordedEvent]) -> Run:

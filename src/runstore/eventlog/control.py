@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from runstore.core.codec import EncodedEvent
 from runstore.core.events import CancelRequested, Queued, Started
@@ -54,14 +54,10 @@ def write_control(connection: Connection, changes: Mapping[str, Sequence[Encoded
             connection.execute(statement, parameters)
 
 
-def read_open_runs(connection: Connection, except_worker: str | None, limit: int) -> list[OpenRun]:
+def read_open_runs(connection: Connection, limit: int) -> list[OpenRun]:
     runs = open_runs.c
-    query = select(*_COLUMNS).order_by(runs.queued_at, runs.run_id).limit(limit)
-    if except_worker is not None:
-        query = query.where(
-            or_(runs.worker_id.is_(None), runs.worker_id != except_worker, runs.cancel_at.is_not(None))
-        )
-    return [OpenRun(*row) for row in connection.execute(query)]
+    order = (runs.cancel_at.is_(None), runs.queued_at, runs.run_id)
+    return [OpenRun(*row) for row in connection.execute(select(*_COLUMNS).order_by(*order).limit(limit))]
 
 
 def _queued(run_id: str, event: EncodedEvent) -> dict[str, Any]:

@@ -41,11 +41,26 @@ class SqliteDialect:
             max_overflow=0,
             connect_args={"timeout": BUSY_TIMEOUT_S, "cached_statements": 64},
         )
+        self._identity: tuple[int, int] | None = None
         _control_transactions(self.engine)
 
+    def _identify(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
     def begin_write(self, connection: Connection) -> None:
-        """Start the transaction that will append: from here on nobody else writes."""
+        """Start the transaction that will append: from here on nobody else writes.
+
+        Raises:
+            LogUnavailable: the file is not the one that was opened; what is written to that one is lost.
+        """
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+        self._identity = self._identity or self._identify()
+        if self._identify() != self._identity:
+            raise LogUnavailable(f"database {self.path}: the file was removed or replaced")
 
     def touch(self, connection: Connection) -> None:
         """Write something of no meaning: a disk that is full, or a file that is read-only, refuses it."""
@@ -76,7 +91,7 @@ class SqliteDialect:
         cause = error.orig if isinstance(error, exc.DBAPIError) else error
         if isinstance(cause, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.InterfaceError):
             return None
-        if isinstance(cause, sqlite3.DatabaseError):
+        if isinstance(cause, sqlite3.DatabaseError) and not isinstance(cause, sqlite3.DataError):
             return LogUnavailable(f"database {self.path}: {cause}")
         if isinstance(error, exc.TimeoutError):
             return LogUnavailable(f"database {self.path}: too many reads at once")

@@ -54,15 +54,10 @@ class MemoryEventLog:
             events = self._store.log[after : after + limit]
         return _page(events, limit)
 
-    async def open_runs(self, *, except_worker: str | None = None, limit: int = 2_000) -> list[OpenRun]:
+    async def open_runs(self, *, limit: int = 2_000) -> list[OpenRun]:
         with self._store.lock:
             runs = list(self._store.open.values())
-        wanted = [
-            r
-            for r in runs
-            if except_worker is None or r.worker_id != except_worker or r.cancel_at is not None
-        ]
-        return wanted[:limit]
+        return sorted(runs, key=lambda run: run.cancel_at is None)[:limit]
 
     async def close(self) -> None:
         await self._writer.close()

@@ -75,8 +75,8 @@ class SqlEventLog:
     async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
         return await self._run_in(self._pagers, read_all, after, limit)
 
-    async def open_runs(self, *, except_worker: str | None = None, limit: int = 2_000) -> list[OpenRun]:
-        return await self.query(read_open_runs, except_worker, limit)
+    async def open_runs(self, *, limit: int = 2_000) -> list[OpenRun]:
+        return await self.query(read_open_runs, limit)
 
     async def query(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run `function(connection, *arguments)` in a reader's thread.

@@ -149,10 +149,10 @@ class Writer:
             try:
                 result = self._store.commit(kept) if kept else self._store.probe()
             except LogUnavailable as error:
-                batch = self._hold(batch, error, pause)
-                pause = min(2 * pause, LAST_RETRY_S)
-                if self._stopping.is_set():
+                held = self._hold(batch, error, pause)
+                if held is None:
                     return
+                batch, pause = held, min(2 * pause, LAST_RETRY_S)
             except Exception as error:
                 self._split(batch, error)
                 return
@@ -162,8 +162,8 @@ class Writer:
                 _acknowledge(kept, result.outcomes)
                 return
 
-    def _hold(self, batch: list[Append], error: LogUnavailable, pause: float) -> list[Append]:
-        """Refuse those who would not wait, keep the rest for the next try."""
+    def _hold(self, batch: list[Append], error: LogUnavailable, pause: float) -> list[Append] | None:
+        """Refuse those who would not wait, keep the rest for the next try; None when there will be none."""
         if self.unavailable is None:
             log.error("log_unavailable", error=str(error))
         self.unavailable = error
@@ -172,7 +172,7 @@ class Writer:
         if self._stopping.wait(pause):
             log.error("events_dropped", reason=str(error), runs=len({append.run_id for append in patient}))
             _fail([append for append in patient if append.waiter], error)
-            return []
+            return None
         return patient
 
     def _split(self, batch: list[Append], error: Exception) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TypeVar
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from runstore.core.errors import LimitExceeded
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
@@ -50,12 +50,15 @@ async def read_body(request: Request, cls: type[T], limits: Limits, *, optional:
 async def _read_bytes(request: Request, most: int) -> bytes:
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            message = f"the body is larger than {most:,} bytes"
-            raise LimitExceeded("body_bytes", message, code="body_too_large", status=413)
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > most:
+                message = f"the body is larger than {most:,} bytes"
+                raise LimitExceeded("body_bytes", message, code="body_too_large", status=413)
+            parts.append(part)
+    except ClientDisconnect:  # nobody will read this answer, and it is no error of ours
+        raise BadRequest("the body broke off", code="invalid_body") from None
     return b"".join(parts)
 
 

@@ -1,5 +1,6 @@
 """uvicorn, taught to end: open streams are closed first, a second signal stops at once."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -11,14 +12,45 @@ from types import FrameType
 import structlog
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import HANDLED_SIGNALS
 
+from runstore.http.errors import error_response
 from runstore.http.sse import ClientStuck
 
 GRACEFUL_S = 2  # for requests in flight when the process is told to stop; clients that never read are cut
+MAX_HEAD_BYTES = 64 << 10  # of a request before its body
 BACKLOG = 2_048  # connections that wait to be accepted
 
+TOO_LARGE_BODY = bytes(error_response(431, "headers_too_large", "a request may have 64 KiB of headers").body)
+TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(TOO_LARGE_BODY), TOO_LARGE_BODY)
+)
+
 log = structlog.get_logger(__name__)
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's, with a bound for the request line and headers, which it has none for."""
+
+    _head_bytes = 0  # received of a head that is not complete
+    _in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.transport.write(TOO_LARGE)
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_complete()
 
 
 class Server(uvicorn.Server):
@@ -28,9 +60,10 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 self._cut_stuck(app),
-                http="httptools",
+                http=HttpProtocol,
                 log_config=None,
                 access_log=False,
+                ws="none",
                 lifespan="off",
                 server_header=False,
                 timeout_graceful_shutdown=GRACEFUL_S,
@@ -68,6 +101,9 @@ class Server(uvicorn.Server):
         async def cut_stuck(scope: Scope, receive: Receive, send: Send) -> None:
             try:
                 await app(scope, receive, send)
+            except asyncio.CancelledError:
+                if not self.should_exit:
+                    raise  # else it was a request that would not end, and the process leaves
             except ClientStuck:
                 run_id = scope.get("path_params", {}).get("run_id")
                 log.info("client_cut", run_id=run_id, client=scope.get("client"), path=scope["path"])

@@ -64,11 +64,12 @@ class Executor:
         try:
             return await self._work()
         except asyncio.CancelledError:
-            return self._ending
+            itself = Failed(code="agent_error", message="the agent cancelled itself")
+            return self._ending or itself
         except AppendRefused as refusal:
             log.info("run_lost", run_id=self.context.run_id, reason=str(refusal))
             return None
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
+        except BaseException as error:  # whatever it is, it ends this run and nothing else
             return failure(error)
 
     def stop(self, ending: Event) -> None:

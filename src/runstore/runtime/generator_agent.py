@@ -1,5 +1,6 @@
 """A plain async generator function as an agent of a run."""
 
+from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -74,9 +75,9 @@ class _Guarded:
     async def __anext__(self) -> Any:
         try:
             return await anext(self._generator)
-        except StopAsyncIteration:
+        except (StopAsyncIteration, CancelledError):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise failed("the agent's generator", error) from error
 
     async def aclose(self) -> None:

@@ -11,7 +11,7 @@ import structlog
 
 from runstore.runtime.tool_threads import ToolThreads
 
-TOOL_THREADS = 64  # sync tools of one loop's agents that run at once
+TOOL_THREADS = 1_000  # sync tools at once, as many as runs: stuck ones must not hold up the others
 
 log = structlog.get_logger(__name__)
 

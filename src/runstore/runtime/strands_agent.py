@@ -170,5 +170,7 @@ class StrandsAgent:
 async def _contained(following: Coroutine[Any, Any, Followed]) -> Followed:
     try:
         return await following
-    except SystemExit as error:  # of a model or a hook; it would end the loop that all agents share
+    except (Exception, asyncio.CancelledError):
+        raise
+    except BaseException as error:  # of a model or a hook; an exit would end the loop that all agents share
         raise AgentError(one_line(error)) from error

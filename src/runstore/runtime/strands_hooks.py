@@ -5,6 +5,7 @@ without repeating any of them, `tool.started` is committed before a tool runs an
 And what hooks see added to an agent's messages is exactly its memory; the stream leaves some of them out.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -181,8 +182,13 @@ class Hooks:
         try:
             async for event in run(context):
                 yield event
-        except SystemExit as error:  # which strands lets through, and which would end the loop of all agents
-            yield _result(context, status="error", content=[{"text": f"Error: SystemExit: {error}"}])
+        except (Exception, GeneratorExit):
+            raise
+        except BaseException as error:  # strands lets it through: an exit would end the loop of all agents
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
+            text = f"Error: {type(error).__name__}: {error}"
+            yield _result(context, status="error", content=[{"text": text}])
 
     def _known(self, place: Place, tool: Any, tool_use: Any) -> Any:
         if getattr(tool, "tool_type", None) == "structured_output":
@@ -201,6 +207,12 @@ class Hooks:
 def _result(context: ExecuteToolContext, **outcome: Any) -> ToolResultEvent:
     result: Any = {**outcome, "toolUseId": context.tool_use["toolUseId"]}
     return ToolResultEvent(result)
+
+
+def _is_cancelled() -> bool:
+    """Whether it is this task that is to end, and not a tool that raises what it likes."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _runs_again(event: AfterToolCallEvent) -> bool:

@@ -5,7 +5,7 @@ What it knows it has from the log: by the live feed at once, and by a sweep when
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -62,7 +62,9 @@ class Supervisor:
         self._grace_s = grace_s
         self._active: dict[str, _Active] = {}
         self._starting: dict[str, bool] = {}  # run id → whether it is to stop as soon as it has started
+        self._lost: dict[str, tuple[OpenRun, bool]] = {}  # to adopt, ahead of the queue; True: after a crash
         self._queue: dict[str, None] = {}  # run ids that wait for a place, oldest first
+        self._strays: set[str] = set()  # runs that are ours by the log, but that we do not drive
         self._cancels_seen: dict[str, float] = {}  # when we first saw the cancel of another's run, our clock
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()  # a run has started or finished
@@ -109,6 +111,7 @@ class Supervisor:
         self._draining = True
         self._sweeper.cancel()
         self._queue.clear()
+        self._lost.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._until_idle(), within_s)
         for run_id, active in self._active.items():
@@ -147,29 +150,41 @@ class Supervisor:
             await asyncio.sleep(SWEEP_S)
 
     async def _sweep(self) -> None:
-        found = await self._log.open_runs(except_worker=self._leases.worker_id)
+        found = await self._log.open_runs()
         workers = {run.worker_id for run in found if run.worker_id}
         dead = self._leases.dead(workers)
         now = time.monotonic()
         self._cancels_seen = {
             run.run_id: self._cancels_seen.get(run.run_id, now) for run in found if run.cancel_at is not None
         }
-        for run in found:
+        dead |= self._find_strays(found)
+        for run in sorted(
+            found, key=lambda run: run.worker_id is None
+        ):  # what was active goes before the queue
             self._look_after(run, dead, now)
         self._leases.forget(workers)
 
+    def _find_strays(self, found: Sequence[OpenRun]) -> dict[str, bool]:
+        """Runs that we have by the log but do not drive; seen so twice, they are adopted as lost."""
+        ours = {run.run_id for run in found if run.worker_id == self._leases.worker_id}
+        missed = {run_id for run_id in ours if run_id not in self._active and run_id not in self._starting}
+        self._strays, missed_twice = missed, missed & self._strays
+        return dict.fromkeys(missed_twice, True)
+
     def _look_after(self, run: OpenRun, dead: Mapping[str, bool], now: float) -> None:
         ours = run.run_id in self._active or run.run_id in self._starting
-        driven = ours or (run.worker_id is not None and run.worker_id not in dead)
+        lost = run.run_id in dead or (run.worker_id is not None and run.worker_id in dead)
+        driven = ours or (run.worker_id is not None and not lost)
         if run.cancel_at is not None:
             if ours or not driven:
-                self._do(run.run_id, self._cancel(run.run_id))
+                self._do(run.run_id, self._cancel(run.run_id, lost=lost))
             elif now - self._cancels_seen[run.run_id] > self._grace_s + PATIENCE_S:
                 self._do(run.run_id, self._force(run.run_id))
         elif run.worker_id is None:
             self._enqueue(run.run_id)
-        elif not driven and not self._full():
-            self._begin(run.run_id, self._adopt(run, crashed=dead[run.worker_id]))
+        elif not driven:
+            self._lost[run.run_id] = (run, dead.get(run.worker_id, True))
+            self._claim_next()
 
     # Starting runs.
 
@@ -179,10 +194,14 @@ class Supervisor:
             self._claim_next()
 
     def _claim_next(self) -> None:
-        while self._queue and not self._full() and not self._draining:
-            run_id = next(iter(self._queue))
-            del self._queue[run_id]
-            self._begin(run_id, self._claim(run_id))
+        while (self._lost or self._queue) and not self._full() and not self._draining:
+            if self._lost:
+                run, crashed = self._lost.pop(next(iter(self._lost)))
+                self._begin(run.run_id, self._adopt(run, crashed=crashed))
+            else:
+                run_id = next(iter(self._queue))
+                del self._queue[run_id]
+                self._begin(run_id, self._claim(run_id))
 
     def _full(self) -> bool:
         return len(self._active) + len(self._starting) >= self._capacity
@@ -274,8 +293,8 @@ class Supervisor:
 
     # Ending runs.
 
-    async def _cancel(self, run_id: str) -> None:
-        """Stop a run of ours, or close one that nobody drives."""
+    async def _cancel(self, run_id: str, *, lost: bool = False) -> None:
+        """Stop a run of ours, or close one that nobody drives: a worker that lives stops its own."""
         if run_id in self._starting:
             self._starting[run_id] = True
             return
@@ -283,9 +302,14 @@ class Supervisor:
         active = self._active.get(run_id)
         if active is not None:
             self._stop(run_id, active, ending)
-        else:
+        elif lost or await self._waits(run_id):
             self._queue.pop(run_id, None)
+            self._lost.pop(run_id, None)
             await self._close(run_id, ending)
+
+    async def _waits(self, run_id: str) -> bool:
+        head = await self._log.head(run_id)
+        return head is not None and not head.closed and not head.attempt
 
     def _stop(self, run_id: str, active: _Active, ending: Event) -> None:
         if not active.stopping:

@@ -44,7 +44,9 @@ async def call(function: Callable[..., Any], ctx: Any, what: str) -> Any:
         return made
     try:
         return await made
-    except (Exception, SystemExit) as error:
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
         raise failed(what, error) from error
 
 
@@ -54,7 +56,7 @@ async def in_thread(function: Callable[[], T], what: str) -> T:
     def guarded() -> T:
         try:
             return function()
-        except (Exception, SystemExit) as error:  # an exit would end the loop's thread, and all its runs
+        except BaseException as error:  # an exit would end the loop's thread, and all its runs
             raise failed(what, error) from error
 
     return await asyncio.to_thread(guarded)

@@ -1,0 +1,131 @@
+"""Runs that could be lost between agents that break out, threads that never come back, and full places."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.server import ServerProcess, until
+
+AGENTS = """
+import asyncio
+import time
+
+import strands
+
+class Breakout(BaseException):
+    pass
+
+async def cancels_itself(input):
+    task = asyncio.ensure_future(asyncio.sleep(60))
+    task.cancel()
+    await task
+    yield ""
+
+async def raises_cancelled(input):
+    raise asyncio.CancelledError
+    yield ""
+
+async def breaks_out(input):
+    raise Breakout("out")
+    yield ""
+
+def factory_breaks_out():
+    raise Breakout("out")
+
+@strands.tool
+def breaking(word: str) -> str:
+    '''Breaks out.'''
+    raise Breakout("out")
+
+@strands.tool
+def sleeps(word: str) -> str:
+    '''Never returns.'''
+    time.sleep(600)
+
+@strands.tool
+def quick(word: str) -> str:
+    '''Returns.'''
+    return "done"
+
+async def silent(input):
+    await asyncio.Event().wait()
+    yield ""
+"""
+CONFIG = """
+[agents.cancels_itself]
+factory = "agents:cancels_itself"
+[agents.raises_cancelled]
+factory = "agents:raises_cancelled"
+[agents.breaks_out]
+factory = "agents:breaks_out"
+[agents.factory_breaks_out]
+factory = "agents:factory_breaks_out"
+[agents.breaking]
+model = "scripted"
+tools = ["agents:breaking"]
+[agents.sleeps]
+model = "scripted"
+tools = ["agents:sleeps"]
+[agents.quick]
+model = "scripted"
+tools = ["agents:quick"]
+[agents.silent]
+factory = "agents:silent"
+"""
+Serve = Callable[..., ServerProcess]
+
+
+@pytest.mark.parametrize("agent", ["cancels_itself", "raises_cancelled", "breaks_out", "factory_breaks_out"])
+def test_an_agent_that_breaks_out_of_its_task_ends_its_run(serve: Serve, agent: str) -> None:
+    server = serve(CONFIG, AGENTS)
+    record = server.ended(server.begin(agent))
+    assert (record["status"], record["error_code"]) == ("error", "agent_error")
+
+
+def test_a_tool_that_breaks_out_is_a_failed_tool(serve: Serve) -> None:
+    server = serve(CONFIG, AGENTS)
+    run_id = server.begin("breaking")
+    assert server.ended(run_id)["status"] == "success"
+    events = server.http.get(f"/runs/{run_id}/events", params={"types": "tool.*", "limit": 1000}).json()[
+        "data"
+    ]
+    assert [event["type"] for event in events if event["type"].startswith("tool.")] == [
+        "tool.started",
+        "tool.failed",
+    ]
+
+
+def test_tools_that_never_return_do_not_hold_up_other_runs(serve: Serve) -> None:
+    server = serve(CONFIG, AGENTS)
+    stuck = [server.begin("sleeps") for _ in range(70)]
+    for run_id in stuck:
+        until(lambda run_id=run_id: started_tools(server, run_id) == 1, "the tool has started")
+    assert server.ended(server.begin("quick"))["status"] == "success"
+    for run_id in stuck:
+        server.http.post(f"/runs/{run_id}/stop")
+    for run_id in stuck:
+        assert server.ended(run_id)["status"] == "stopped"
+    assert server.ended(server.begin("quick"))["status"] == "success"
+
+
+def test_runs_that_were_active_go_on_before_the_queue(serve: Serve) -> None:
+    server = serve(CONFIG, AGENTS, capacity=6)
+    active = [server.begin("silent") for _ in range(6)]
+    for run_id in active:
+        until(lambda run_id=run_id: attempt(server, run_id) == 1, "the run has started")
+    queued = [server.begin("silent") for _ in range(6)]
+    server.kill()
+    server.start()
+    for run_id in active:
+        until(lambda run_id=run_id: attempt(server, run_id) == 2, "the run has been adopted")
+    assert {attempt(server, run_id) for run_id in queued} == {0}
+
+
+def started_tools(server: ServerProcess, run_id: str) -> int:
+    events = server.http.get(f"/runs/{run_id}/events", params={"types": "tool.started"}).json()["data"]
+    return sum(event["type"] == "tool.started" for event in events)
+
+
+def attempt(server: ServerProcess, run_id: str) -> int:
+    number: int = server.http.get(f"/runs/{run_id}").json()["attempt"]
+    return number
