@@ -39,7 +39,7 @@ class ServerProcess:
     Args:
         config: the text of `runstore.toml`.
         agents: the text of `agents.py` beside it, for factories.
-        options: of `runstore serve`, as `drain_s=1`.
+        options: of `runstore serve`, as `drain_s=1`; True for one that takes no value.
     """
 
     def __init__(self, folder: Path, config: str = "", agents: str = SILENT_AGENT, **options: Any) -> None:
@@ -68,7 +68,8 @@ class ServerProcess:
     def launch(self, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Start the process, and do not wait for it."""
         options = self.options if "RUNSTORE_PORT" in self.variables else {"port": 0, **self.options}
-        arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        names = {name: f"--{name.replace('_', '-')}" for name in options}
+        arguments = [names[n] if value is True else f"{names[n]}={value}" for n, value in options.items()]
         self._logs.append(self.folder / f"server-{next(self._starts)}.log")
         with self._logs[-1].open("wb") as output:
             self.process = subprocess.Popen(
@@ -177,7 +178,8 @@ class ServerProcess:
         return found
 
     def _url(self) -> str | None:
-        found = re.search(r"^listening .*url=(\S+)$", self._logs[-1].read_text(errors="replace"), re.M)
+        log = self._logs[-1].read_text(errors="replace")
+        found = re.search(r"""^(?:{"event": ")?listening\b.* "?url(?:=|": ")([^\s"]+)"?}?$""", log, re.M)
         return found and found[1]
 
     def _has_exited(self) -> bool:

@@ -28,6 +28,7 @@ from runstore.http.agents import StartBody
 from runstore.http.app import build_http
 from runstore.http.errors import STATUS
 from runstore.http.runs import AppendBody, ExternalEvent, RunRecord, StopBody
+from runstore.http.tickets import TicketBody
 from runstore.runtime.agents import AgentSpec
 from runstore.settings import ServerSettings, load_settings
 from tests.pages import (
@@ -48,7 +49,8 @@ from tests.pages import (
 )
 
 GUARANTEES = [f"G{number}" for number in range(1, 13)]
-NOT_LIMITS = {"ENCODER_VERSION", "EXIT_CONFIG", "FIRST", "LAST"}  # numbers that bound nothing
+# Numbers that bound nothing.
+NOT_LIMITS = {"ENCODER_VERSION", "EXIT_CONFIG", "EXIT_INTERRUPTED", "EXIT_REFUSED", "FIRST", "LAST"}
 OUT_OF_DOCS = {"demo.py", "scripted_input.py", "scripted_text.py"}  # files whose limits concern no user's run
 
 TEST_NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
@@ -146,6 +148,7 @@ def query_parameters(endpoint: Callable[..., Any]) -> list[str]:
         (StopBody, "POST /runs/{run_id}/stop"),
         (AppendBody, "POST /runs/{run_id}/events"),
         (ExternalEvent, "POST /runs/{run_id}/events"),
+        (TicketBody, "POST /runs/{run_id}/ticket"),
     ],
 )
 def test_every_field_of_a_body_is_described(body: type[Struct], route: str) -> None:
@@ -263,7 +266,7 @@ def test_commands_and_variables_of_the_docs_exist(path: Path) -> None:
 def test_the_events_of_the_servers_log_are_described() -> None:
     levels = ("log.debug", "log.info", "log.warning", "log.error", "log.exception")
     written = {ast.unparse(call.args[0]).strip("'") for call in calls() if ast.unparse(call.func) in levels}
-    described = {name for row in rows(section("docs/operating.md", "Logs")) for name in words(row[0])}
+    described = {name for row in rows(section("docs/observability.md", "Logs")) for name in words(row[0])}
     assert described == written
 
 

@@ -12,41 +12,55 @@ from pathlib import Path
 
 import structlog
 from msgspec import Struct
-from sqlalchemy import make_url
+from sqlalchemy import Connection, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from starlette.applications import Starlette
 
-from runstore import migrations
+from runstore import keys, migrations
 from runstore.core.errors import ConfigError
 from runstore.eventlog.dialects import SqliteDialect, open_dialect
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
 from runstore.http.app import build_http
-from runstore.http.hosts import LOOPBACK
+from runstore.http.auth import Authenticator
+from runstore.http.hosts import hosts_of
+from runstore.http.login_function import LoginFunction
 from runstore.http.server import BACKLOG, Server
+from runstore.http.signing import TicketSigner
+from runstore.metrics import Metrics
 from runstore.projections.rebuild import Difference, Progress, rebuild
 from runstore.projections.runs import RunList
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.leases import FileLeases
+from runstore.runtime.spans import flush_spans
 from runstore.runtime.supervisor import Supervisor
-from runstore.settings import Settings, use_folder
+from runstore.settings import ServerSettings, Settings, use_folder
 from runstore.store import RunStore
 
 GIL_SWITCH_S = (
     0.0005  # how long a busy agent may hold up the writer; at Python's 5 ms tokens wait for seconds
 )
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+FLUSH_SPANS_S = 1.0  # for a tracer provider to hand out its last spans when the process leaves
 
 log = structlog.get_logger(__name__)
 
 
-class Runtime(Struct, frozen=True):
-    """The parts of a running process that others need."""
+class OpenLog(Struct, frozen=True):
+    """An open database, without anything that runs agents."""
 
     store: RunStore
     feed: MemoryFeed
     event_log: SqlEventLog
+    leases: FileLeases
+
+
+class Runtime(OpenLog, frozen=True):
+    """The parts of a running process that others need."""
+
     supervisor: Supervisor
+    metrics: Metrics
+    authenticator: Authenticator
 
 
 def open_database(url: str, *, create: bool = True) -> SqliteDialect:
@@ -83,49 +97,100 @@ def _told_as_unavailable(dialect: SqliteDialect) -> Iterator[None]:
 
 
 @asynccontextmanager
+async def open_log(settings: Settings) -> AsyncIterator[OpenLog]:
+    """Open the database and start the writer, for a program that has no agents."""
+    opened = _open(settings)
+    try:
+        yield opened
+    finally:
+        await opened.event_log.close()
+        opened.leases.release()
+
+
+@asynccontextmanager
 async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """Open the database, start the writer and the supervisor; drain and close them at the end."""
     use_folder(settings.folder)
     server = settings.server
-    dialect = open_database(server.database_url)
-    feed = MemoryFeed()
-    event_log = SqlEventLog(dialect, feed, [RunList(read_evolving)])
-    catalog = AgentCatalog(settings.agents)
-    store = RunStore(event_log, feed, catalog, heartbeat_s=server.heartbeat_s)
-    leases = FileLeases(Path(f"{dialect.path}.workers"))
+    opened = _open(settings)
+    store, feed, event_log, leases = opened.store, opened.feed, opened.event_log, opened.leases
     supervisor = Supervisor(
-        event_log, feed, catalog, leases, capacity=server.capacity, grace_s=server.cancel_grace_s
+        event_log, feed, store.catalog, leases, capacity=server.capacity, grace_s=server.cancel_grace_s
     )
     try:
+        metrics = Metrics(event_log, feed, supervisor)
+        authenticator = await _open_authenticator(server, event_log)
+        # Nothing is awaited from here to the server's taking of the signals: no run is begun that a SIGTERM
+        # would then end as a crash.
         async with supervisor:
-            yield Runtime(store, feed, event_log, supervisor)
+            yield Runtime(store, feed, event_log, leases, supervisor, metrics, authenticator)
             await supervisor.drain(server.drain_s)
     finally:
         await event_log.close()
 
 
-def serve(settings: Settings) -> None:
+def _open(settings: Settings) -> OpenLog:
+    dialect = open_database(settings.server.database_url)
+    feed = MemoryFeed()
+    event_log = SqlEventLog(dialect, feed, [RunList(read_evolving)])
+    catalog = AgentCatalog(settings.agents, run_timeout_s=settings.limits.run_timeout_s)
+    store = RunStore(
+        event_log, feed, catalog, limits=settings.limits, heartbeat_s=settings.server.heartbeat_s
+    )
+    return OpenLog(store, feed, event_log, FileLeases(Path(f"{dialect.path}.workers")))
+
+
+@contextmanager
+def write_to(url: str) -> Iterator[Connection]:
+    """A transaction on a database, brought up to this release; committed unless there was an error."""
+    dialect = open_database(url)
+    try:
+        with dialect.engine.connect() as connection:
+            dialect.begin_write(connection)
+            yield connection
+            connection.commit()
+    except Exception as error:
+        raise dialect.unavailable(error) or error from error
+    finally:
+        dialect.engine.dispose()
+
+
+def serve(settings: Settings, listener: socket.socket | None = None) -> None:
     """Serve until told to stop; then leave at once, whatever agents' threads still hang.
+
+    Args:
+        listener: where to accept connections, instead of the settings' host and port.
 
     Raises:
         ConfigError: the host is not loopback, or the port is taken.
     """
     sys.setswitchinterval(GIL_SWITCH_S)
-    listener = _listen(settings.server.host, settings.server.port)
+    check_exposure(settings.server)
+    listener = listener or listen(settings.server.host, settings.server.port)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings, listener))
+        flush_spans(FLUSH_SPANS_S)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
 
 
+def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
+    """The HTTP API over an open runtime. Its streams end when the runtime's feed is closed."""
+    log = runtime.event_log
+    return build_http(
+        runtime.store,
+        not_ready=lambda: str(log.unavailable) if log.unavailable else None,
+        metrics=runtime.metrics.expose,
+        authenticator=runtime.authenticator,
+        hosts=hosts_of(server.host, server.allowed_hosts, exposed=server.exposed),
+        cors_origins=server.cors_origins,
+    )
+
+
 async def _serve(settings: Settings, listener: socket.socket) -> None:
     async with open_runtime(settings) as runtime:
-        app = build_http(
-            runtime.store,
-            not_ready=lambda: str(runtime.event_log.unavailable) if runtime.event_log.unavailable else None,
-            hosts=LOOPBACK,
-        )
+        app = build_app(runtime, settings.server)
         drains: list[asyncio.Task[None]] = []
 
         def close() -> None:  # runs come to their end while the connections do
@@ -133,8 +198,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
             runtime.feed.close()
             drains.append(asyncio.create_task(runtime.supervisor.drain(settings.server.drain_s)))
 
-        server = Server(app, closing=close, started=lambda: _on_started(listener))
-        await server.serve(sockets=[listener])
+        http = Server(app, closing=close, started=lambda: _on_started(listener))
+        await http.serve(sockets=[listener])
         await asyncio.gather(*drains)
     log.info("stopped")
 
@@ -147,9 +212,40 @@ def _on_started(listener: socket.socket) -> None:
     ).start()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    if host not in LOOPBACK_HOSTS:
-        raise ConfigError(f"host {host!r}: without API keys the server binds loopback only; use 127.0.0.1")
+def check_exposure(server: ServerSettings) -> None:
+    """Others than this machine, and pages of any origin, are let in only if it can be told who they are."""
+    if server.authenticate is not None or not (server.exposed or "*" in server.cors_origins):
+        return
+    with write_to(server.database_url) as connection:
+        if keys.any_keys(connection):
+            return
+    advice = "or make a key: runstore keys create --user NAME"
+    if server.exposed:
+        wrong = f"host {server.host!r}: without API keys the server binds loopback only; use 127.0.0.1"
+    else:
+        wrong = "cors_origins '*': without API keys any web page could use the server; name the origins"
+    raise ConfigError(f"{wrong}, {advice}")
+
+
+async def _open_authenticator(server: ServerSettings, event_log: SqlEventLog) -> Authenticator:
+    with write_to(server.database_url) as connection:
+        signer = TicketSigner(keys.ticket_secret(connection))
+    authenticator = Authenticator(
+        event_log.query,
+        signer,
+        function=LoginFunction.load(server.authenticate) if server.authenticate else None,
+        exposed=server.exposed,
+    )
+    await authenticator.required()  # while the database is known to answer
+    return authenticator
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind and listen.
+
+    Raises:
+        ConfigError: the host cannot be bound, or the port is taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from runstore import __version__
+from runstore.cli_keys import keys
+from runstore.cli_options import Config, DatabaseUrl
+from runstore.cli_runs import app as runs
 from runstore.core.errors import RunstoreError
 
 EXIT_CONFIG = 2
@@ -21,14 +24,8 @@ projections = typer.Typer(
     help="State derived from the log: compare it, rebuild it, drop it.", no_args_is_help=True
 )
 app.add_typer(projections, name="projections")
-
-Config = Annotated[
-    Path | None,
-    typer.Option(envvar="RUNSTORE_CONFIG", help="Configuration file; ./runstore.toml if it is there."),
-]
-DatabaseUrl = Annotated[
-    str | None, typer.Option(envvar="RUNSTORE_DATABASE_URL", help="For example sqlite:///runstore.db.")
-]
+app.add_typer(keys, name="keys")
+app.add_typer(runs, name="runs")
 
 
 def _print_version(wanted: bool) -> None:
@@ -49,7 +46,7 @@ def options(
 @app.command()
 def serve(
     host: Annotated[
-        str | None, typer.Option(envvar="RUNSTORE_HOST", help="Address to bind; loopback only.")
+        str | None, typer.Option(envvar="RUNSTORE_HOST", help="Address to bind; without keys loopback only.")
     ] = None,
     port: Annotated[
         int | None, typer.Option(envvar="RUNSTORE_PORT", help="Port; 0 takes a free one.")
@@ -70,18 +67,38 @@ def serve(
         float | None,
         typer.Option(envvar="RUNSTORE_HEARTBEAT_S", help="Seconds between heartbeats of a stream."),
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(envvar="RUNSTORE_ALLOWED_HOST", help="Name that is answered to; may be repeated."),
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(envvar="RUNSTORE_LOG_FORMAT", help="Of log lines: logfmt or json.")
+    ] = None,
+    log_file: Annotated[
+        str | None, typer.Option(envvar="RUNSTORE_LOG_FILE", help="Write log lines to this file too.")
+    ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start again when the agents' code or configuration changes.")
+    ] = False,
 ) -> None:
     """Serve the HTTP API and run agents.
 
     Example: runstore serve --port 8082 --database-url sqlite:///runstore.db
     """
     from runstore.app import serve as run_server
+    from runstore.logs import configure_logs
+    from runstore.reload import serve_reloading
 
     settings = _settings(
         config, host=host, port=port, database_url=database_url, capacity=capacity,
-        cancel_grace_s=cancel_grace_s, drain_s=drain_s, heartbeat_s=heartbeat_s,
+        cancel_grace_s=cancel_grace_s, drain_s=drain_s, heartbeat_s=heartbeat_s, models=True,
+        log_format=log_format, log_file=log_file, allowed_hosts=allowed_host or None,
     )  # fmt: skip
-    run_server(settings)
+    configure_logs(settings.server.log_format, settings.server.log_file)
+    if reload:
+        serve_reloading(settings)
+    else:
+        run_server(settings)
 
 
 @app.command()
@@ -158,12 +175,12 @@ def main() -> None:
         sys.exit(EXIT_CONFIG)
 
 
-def _settings(config: Path | None, **changes: Any) -> Any:
+def _settings(config: Path | None, *, models: bool = False, **changes: Any) -> Any:
     from msgspec.structs import replace
 
     from runstore.settings import load_settings, override
 
-    settings = load_settings(config)
+    settings = load_settings(config, models=models)
     return replace(settings, server=override(settings.server, changes))
 
 

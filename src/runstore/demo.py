@@ -15,6 +15,9 @@ import httpx
 import msgspec
 from rich.console import Console
 
+from runstore.core.records import ENDINGS
+from runstore.core.sse import FrameParser
+
 TIMEOUT_S = 120.0  # of one step; a real model may take its time
 SHORT = "Count from 1 to 30"
 LONG = "Write a very long essay about space exploration"
@@ -98,10 +101,10 @@ class Server:
         with self.http.stream(
             "GET", f"/runs/{run_id}/stream", headers={"Last-Event-ID": str(after)}
         ) as answer:
-            buffer = b""
+            parser = FrameParser()
             for part in answer.iter_raw():
-                *whole, buffer = (buffer + part).split(b"\n\n")
-                yield from map(_frame, whole)
+                for frame in parser.feed(part):
+                    yield Frame(frame.raw, msgspec.json.decode(frame.data))
 
 
 class Story:
@@ -239,11 +242,4 @@ def said(frames: list[Frame]) -> str:
 
 
 def ended(frames: list[Frame]) -> bool:
-    endings = ("lifecycle.completed", "lifecycle.failed", "lifecycle.cancelled")
-    return bool(frames) and frames[-1].event["type"] in endings
-
-
-def _frame(block: bytes) -> Frame:
-    lines = [line for line in block.split(b"\n") if not line.startswith(b":")]  # heartbeats
-    data = next(line.removeprefix(b"data: ") for line in lines if line.startswith(b"data: "))
-    return Frame(b"\n".join(lines) + b"\n\n", msgspec.json.decode(data))
+    return bool(frames) and frames[-1].event["type"] in ENDINGS

@@ -1,41 +1,114 @@
-"""Log lines: logfmt on standard error, the event first, with `run_id=` where a run is concerned."""
+"""Log lines: logfmt or JSON, the event first, with the run's id wherever a run is concerned.
+
+In a run's task the id is bound to the context, so that it is in every line that is logged there: ours, those
+of the agent's own code, and those of the libraries that it calls.
+"""
 
 import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from typing import Literal
 
 import structlog
+from structlog.typing import EventDict, Processor
 
-_SHARED: list[structlog.typing.Processor] = [
-    structlog.processors.add_log_level,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
-    structlog.processors.format_exc_info,
-]
-_FIELDS = structlog.processors.LogfmtRenderer(
-    key_order=["level", "timestamp", "run_id"], drop_missing=True, bool_as_flag=False
-)
+from runstore.core.errors import ConfigError
+
+LogFormat = Literal["logfmt", "json"]
 
 
-def _render(logger: object, name: str, line: structlog.typing.EventDict) -> str:
-    """The event as the first word, then what belongs to it."""
-    event = line.pop("event", "")
-    return f"{event} {_FIELDS(logger, name, line)}"
+def _time_of_record(logger: object, name: str, line: EventDict) -> EventDict:
+    """When it was logged: each handler renders a line of another's logger anew, and says the same."""
+    at = datetime.fromtimestamp(line["_record"].created, UTC)
+    line["timestamp"] = at.replace(tzinfo=None).isoformat() + "Z"
+    return line
 
 
-def configure_logs() -> None:
-    """Send our lines, and warnings of the libraries, to standard error."""
+def _processors(stamp: Processor) -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        stamp,
+        structlog.processors.format_exc_info,
+    ]
+
+
+_OURS = _processors(structlog.processors.TimeStamper(fmt="iso", utc=True))
+_OTHERS = _processors(_time_of_record)
+_KEYS = ["level", "timestamp", "run_id"]
+_FIELDS = structlog.processors.LogfmtRenderer(key_order=_KEYS, drop_missing=True, bool_as_flag=False)
+_JSON = structlog.processors.JSONRenderer(ensure_ascii=False)
+
+
+def _logfmt(logger: object, name: str, line: EventDict) -> str:
+    """The event as the first word, then what belongs to it. One line, whatever is in it."""
+    event = "\\n".join(str(line.pop("event", "")).splitlines())
+    return f"{event} {_FIELDS(logger, name, _present(line))}"
+
+
+def _json(logger: object, name: str, line: EventDict) -> str:
+    """An object in one line, with the keys in the order that logfmt has them."""
+    ordered = {key: line.pop(key) for key in ("event", *_KEYS) if key in line}
+    text = _JSON(logger, name, _present({**ordered, **line}))
+    return text if isinstance(text, str) else text.decode()
+
+
+def _present(line: EventDict) -> EventDict:
+    return {key: value for key, value in line.items() if value is not None}
+
+
+RENDER: dict[LogFormat, Callable[[object, str, EventDict], str]] = {"logfmt": _logfmt, "json": _json}
+
+
+def configure_logs(log_format: LogFormat = "logfmt", log_file: str | None = None) -> None:
+    """Send our lines, and warnings of the libraries, to standard error, and to the end of `log_file` too.
+
+    Raises:
+        ConfigError: the file cannot be opened.
+    """
     structlog.configure(
-        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*_OURS, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=_SHARED,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _render],
-        )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_OTHERS,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, RENDER[log_format]],
     )
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if log_file is not None:
+        handlers.append(_open(Path(log_file)))
+    for handler in handlers:
+        handler.setFormatter(formatter)
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = handlers
     root.setLevel(logging.WARNING)
     logging.getLogger("runstore").setLevel(logging.INFO)
+
+
+def log_as_library() -> None:
+    """In a program that has not configured structlog, send our lines to the standard library's loggers.
+
+    Those named `runstore.…` then do with them what the program says: show warnings, if it says nothing.
+    """
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.format_exc_info,
+                _logfmt,
+            ],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        )
+
+
+def _open(path: Path) -> logging.Handler:
+    """A file that may be moved away while we write: the next line then begins a new one."""
+    try:
+        return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise ConfigError(f"log file {path}: cannot be opened: {error.strerror or error}") from error

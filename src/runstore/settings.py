@@ -11,11 +11,27 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.errors import ConfigError
+from runstore.core.limits import Limits
+from runstore.http.login_function import LoginFunction
+from runstore.logs import LogFormat
 from runstore.runtime.agents import AGENT_NAME, AgentSpec
+from runstore.runtime.strands_models import SCRIPTED, build_model
+from runstore.runtime.user_code import REFERENCE
 
 DEFAULT_FILE = Path("runstore.toml")
+SECTIONS = ["server", "limits", "agents"]
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
+ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?|\*")
 
 T = TypeVar("T")
+
+
+def _check_each(name: str, values: list[str], form: re.Pattern[str], rule: str) -> None:
+    for value in values:
+        if not form.fullmatch(value):
+            raise ValueError(f"`{name}`: {value!r} must be {rule}")
 
 
 class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,6 +44,16 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     cancel_grace_s: float = 2.0  # from a cancel's commit to the run's ending, whatever the agent does
     drain_s: float = 2.0  # on SIGTERM: how long active runs may go on before they are handed over
     heartbeat_s: float = 15.0  # between two signs of life on an idle stream
+    authenticate: str | None = None  # package.module:function, the seam for logins that are no API keys
+    allowed_hosts: list[str] = []  # names by which a proxy or a network knows this server
+    cors_origins: list[str] = []  # whose pages a browser lets read the answers
+    log_format: LogFormat = "logfmt"
+    log_file: str | None = None  # where log lines go besides standard error
+
+    @property
+    def exposed(self) -> bool:
+        """Whether others than this machine reach the server."""
+        return self.host not in LOOPBACK
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -39,6 +65,10 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"`{name}` must be from {low} to {high}, not {getattr(self, name)}")
+        if self.authenticate is not None and not REFERENCE.fullmatch(self.authenticate):
+            raise ValueError("`authenticate` must be of the form 'package.module:function'")
+        _check_each("allowed_hosts", self.allowed_hosts, HOST, "a name without scheme and port")
+        _check_each("cors_origins", self.cors_origins, ORIGIN, "an origin as https://example.com, or '*'")
 
 
 class Settings(Struct, frozen=True):
@@ -46,11 +76,15 @@ class Settings(Struct, frozen=True):
 
     server: ServerSettings = ServerSettings()
     agents: dict[str, AgentSpec] = {}
+    limits: Limits = Limits()
     folder: Path | None = None
 
 
-def load_settings(path: Path | None) -> Settings:
+def load_settings(path: Path | None, *, models: bool = False) -> Settings:
     """Read the configuration file; without `path`, `runstore.toml` in the working directory, if it is there.
+
+    Args:
+        models: also make every agent's model once, which imports its provider's package.
 
     Raises:
         ConfigError: what is wrong, in which line, and what would be right.
@@ -68,11 +102,18 @@ def load_settings(path: Path | None) -> Settings:
         raise ConfigError(f"{path}: {error}") from error
     source = _Source(path, text)
     for name in tables:
-        if name not in ("server", "agents"):
-            raise source.error(name, None, f"unknown section `{name}`", ["server", "agents"])
+        if name not in SECTIONS:
+            raise source.error(name, None, f"unknown section `{name}`", SECTIONS)
     server = source.convert("server", tables.get("server", {}), ServerSettings)
     agents = {name: source.agent(name, table) for name, table in source.table("agents", tables).items()}
-    return Settings(server, agents, path.resolve().parent)
+    if models and server.authenticate is not None:
+        source.check_authenticate(server.authenticate, path.resolve().parent)
+    for name, spec in agents.items() if models else ():
+        source.check_model(name, spec)
+    limits = source.convert("limits", tables.get("limits", {}), Limits)
+    for name, spec in agents.items():
+        source.check_timeout(name, spec, limits.max_run_timeout_s)
+    return Settings(server, agents, limits, path.resolve().parent)
 
 
 def override(settings: ServerSettings, changes: dict[str, Any]) -> ServerSettings:
@@ -109,6 +150,26 @@ class _Source:
             rule = "1 to 64 letters, digits, '_', '.' or '-'"
             raise self.error(section, None, f"agent name {name!r} is not allowed: use {rule}")
         return self.convert(section, table, AgentSpec)
+
+    def check_timeout(self, name: str, spec: AgentSpec, most: float) -> None:
+        if spec.run_timeout_s is not None and spec.run_timeout_s > most:
+            message = f"`run_timeout_s` must be at most `max_run_timeout_s`, {most:,}"
+            raise self.error(f"agents.{name}", "run_timeout_s", message)
+
+    def check_authenticate(self, reference: str, folder: Path) -> None:
+        use_folder(folder)
+        try:
+            LoginFunction.load(reference)
+        except ConfigError as error:
+            raise self.error("server", "authenticate", str(error)) from error
+
+    def check_model(self, name: str, spec: AgentSpec) -> None:
+        if spec.model is not None and spec.model != SCRIPTED:
+            try:
+                build_model(spec.model, spec.model_args)
+            except ConfigError as error:
+                field = "model_args" if spec.model_args else "model"
+                raise self.error(f"agents.{name}", field, str(error)) from error
 
     def convert(self, section: str, table: Any, cls: type[T]) -> T:
         try:

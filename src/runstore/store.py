@@ -1,23 +1,36 @@
 """What can be done with runs, whichever surface asks: start, read, follow, stop, add to, delete."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import Connection
 
-from runstore.core.codec import RecordedEvent, encode
-from runstore.core.errors import InvalidCursor, RunClosed, RunDeleted, RunNotFound
+from runstore.core.codec import RecordedEvent, encode, json_size
+from runstore.core.errors import (
+    AlreadyStarted,
+    InvalidCursor,
+    LimitExceeded,
+    RunClosed,
+    RunDeleted,
+    RunNotFound,
+)
 from runstore.core.events import CancelRequested, Custom, Deleted, Queued
 from runstore.core.ids import new_run_id
-from runstore.core.ports import EventFilter, Head, LiveFeed
+from runstore.core.limits import Limits
+from runstore.core.ports import Claim, EventFilter, Head, LiveFeed
 from runstore.core.run import Run, evolve, fold
-from runstore.eventlog.queries import read_evolving, read_head
+from runstore.eventlog.queries import read_evolving, read_head, read_run
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.tail import HEARTBEAT_S, Tail, wait_until_ended
 from runstore.projections.runs import RunQuery, find_run, find_runs
 from runstore.runtime.agents import AgentCatalog
+
+MAX_KNOWN_OWNERS = 10_000  # runs whose owner is kept in memory
+DEFAULT_LIMITS = Limits()
 
 
 class RunAt(Struct, frozen=True):
@@ -27,16 +40,31 @@ class RunAt(Struct, frozen=True):
     last_seq: int
 
 
+class Owner(Struct, frozen=True):
+    """Whose a run is, as its first event says; it never changes."""
+
+    user_id: str
+    workspace_id: str | None = None
+
+
 class RunStore:
     """The runs of one database. Every method raises LogUnavailable while the database cannot be used."""
 
     def __init__(
-        self, log: SqlEventLog, feed: LiveFeed, catalog: AgentCatalog, *, heartbeat_s: float = HEARTBEAT_S
+        self,
+        log: SqlEventLog,
+        feed: LiveFeed,
+        catalog: AgentCatalog,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self.catalog = catalog
+        self.limits = limits
         self._log = log
         self._feed = feed
         self._heartbeat_s = heartbeat_s
+        self._owners: dict[str, Owner] = {}
 
     async def start(
         self,
@@ -45,21 +73,37 @@ class RunStore:
         *,
         user_id: str,
         session_id: str | None = None,
+        workspace_id: str | None = None,
         metadata: dict[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
     ) -> RunAt:
         """Queue a run and return it, once it is stored.
 
+        Args:
+            idempotency_key: within 24 h, the same key with the same arguments is the same run.
+
         Raises:
             AgentNotFound: there is no such agent.
-            EventTooLarge: the input is larger than an event may be.
+            LimitExceeded: the input is too large, or the user has too many active runs.
+            EventTooLarge: the input and the metadata together are larger than an event may be.
+            IdempotencyConflict: the key was used with other arguments.
         """
+        self._check_size("input_bytes", input, "the input")
         run_id = new_run_id()
         queued = Queued(
-            agent=agent, user_id=user_id, input=input, session_id=session_id, metadata=metadata or {},
-            definition=self.catalog.definition(agent),
+            agent=agent, user_id=user_id, input=input, session_id=session_id, workspace_id=workspace_id,
+            metadata=metadata or {}, definition=self.catalog.definition(agent), traceparent=traceparent,
+        )  # fmt: skip
+        claim = Claim(
+            user_id, self.limits.runs_per_user, idempotency_key,
+            _hash([agent, input, session_id, workspace_id, metadata or {}]) if idempotency_key else b"",
         )  # fmt: skip
         encoded = encode(queued)
-        last_seq = await self._log.append(run_id, [encoded], expected_seq=0)
+        try:
+            last_seq = await self._log.append(run_id, [encoded], expected_seq=0, claim=claim)
+        except AlreadyStarted as earlier:
+            return await self.get(earlier.run_id)
         return RunAt(evolve(Run(run_id), encoded), last_seq)
 
     async def head(self, run_id: str) -> Head:
@@ -69,6 +113,22 @@ class RunStore:
             RunNotFound, RunDeleted
         """
         return _existing(run_id, await self._log.head(run_id))
+
+    async def owner(self, run_id: str) -> Owner:
+        """Whose the run is, deleted or not. Asked of the log, once; never of the run list.
+
+        Raises:
+            RunNotFound
+        """
+        if (owner := self._owners.get(run_id)) is None:
+            first = await self._log.query(read_run, run_id, 0, None, 1, None)
+            if not first:
+                raise RunNotFound(f"there is no run {run_id}")
+            owner = msgspec.json.decode(first[0].data, type=Owner)
+            if len(self._owners) >= MAX_KNOWN_OWNERS:
+                self._owners.clear()
+            self._owners[run_id] = owner
+        return owner
 
     async def get(self, run_id: str, *, at: int | None = None, wait_s: float = 0) -> RunAt:
         """The run as it is, or as it was at an earlier seq; with `wait_s`, once it has ended.
@@ -108,8 +168,14 @@ class RunStore:
         """Add an external producer's events; returns the last seq once they are stored.
 
         Raises:
-            RunNotFound, RunDeleted, RunClosed, WrongExpectedSeq, InvalidEvent
+            RunNotFound, RunDeleted, RunClosed, WrongExpectedSeq, InvalidEvent, LimitExceeded
         """
+        if len(events) > (most := self.limits.events_per_append):
+            message = f"the append has {len(events):,} events; the limit is {most:,}"
+            raise LimitExceeded("events_per_append", message, status=413)
+        for event in events:
+            what = f"the data of a {event.type} event"
+            self._check_size("event_bytes", event.data, what, code="event_too_large")
         await self.head(run_id)
         return await self._log.append(run_id, events, expected_seq=expected_seq)
 
@@ -132,6 +198,16 @@ class RunStore:
     def tail(self, run_id: str, *, after: int, only: EventFilter | None = None) -> Tail:
         """Follow the run: everything after `after`, once, then live until it ends."""
         return Tail(self._log, self._feed, run_id, after=after, only=only, idle_s=self._heartbeat_s)
+
+    def _check_size(self, limit: str, value: Any, what: str, *, code: str = LimitExceeded.code) -> None:
+        most = getattr(self.limits, limit)
+        if (size := json_size(value)) > most:
+            message = f"{what} has {size:,} bytes as JSON; the limit is {most:,} bytes"
+            raise LimitExceeded(limit, message, code=code, status=413)
+
+
+def _hash(arguments: Sequence[Any]) -> bytes:
+    return hashlib.sha256(msgspec.json.encode(arguments, order="deterministic")).digest()
 
 
 def _existing(run_id: str, head: Head | None) -> Head:

@@ -100,6 +100,7 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", ""])
 def test_a_host_that_is_not_loopback_is_refused(tmp_path: Path, host: str) -> None:
+    make_database(tmp_path / "runstore.db")
     refused(run_command("serve", "--port", "0", "--host", host, folder=tmp_path), "loopback")
 
 

@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, inspect, make_url, text
 from sqlalchemy.exc import IntegrityError
 
-from runstore import migrations
+from runstore import keys, migrations
 from runstore.core.errors import ConfigError, LogUnavailable, SchemaMismatch
 from runstore.eventlog import schema, writer
 from runstore.eventlog.dialects import PAGERS, READERS, SqliteDialect, open_dialect
@@ -222,7 +222,9 @@ def test_a_migration_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    "metadata", [schema.metadata, projections_schema.metadata], ids=["log", "projections"]
+    "metadata",
+    [schema.metadata, projections_schema.metadata, keys.metadata],
+    ids=["log", "projections", "keys"],
 )
 def test_the_migrations_make_the_tables_that_the_code_uses(
     connection: Connection, metadata: MetaData
@@ -239,7 +241,8 @@ def test_the_migrations_make_the_tables_that_the_code_uses(
 
 
 def test_the_migrations_make_no_table_that_nobody_uses(connection: Connection) -> None:
-    used = {*schema.metadata.tables, *projections_schema.metadata.tables, "alembic_version"}
+    tables = [schema.metadata.tables, projections_schema.metadata.tables, keys.metadata.tables]
+    used = {"alembic_version"}.union(*tables)
     assert set(inspect(connection).get_table_names()) == used
 
 

@@ -348,7 +348,8 @@ async def follow(log: SqlEventLog, feed: MemoryFeed, run_id: str, after: int, la
 
 def kill(log: SqlEventLog) -> None:
     """End the writer between two commits, as `kill -9` may: what is queued is lost, no file is closed."""
-    store, writer = log._store, log._writer
+    writer = log._writer
+    store = writer._store
     writer._settle = lambda batch: None  # type: ignore[method-assign]
     close, store.close = store.close, lambda: None  # type: ignore[method-assign]
     writer._pending.close()

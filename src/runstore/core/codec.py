@@ -63,6 +63,15 @@ def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
     return EncodedEvent(event.type, version, ends, time.time_ns() // 1_000_000 if at is None else at, data)
 
 
+def json_size(value: Any) -> int:
+    """How many bytes a value has in an event.
+
+    Raises:
+        InvalidEvent: no JSON can be made of it.
+    """
+    return len(_to_json(value))
+
+
 def decode(
     type: EventType, version: int, data: bytes, upcasts: Mapping[tuple[EventType, int], Upcast] = UPCASTS
 ) -> Event | Custom | Unknown:

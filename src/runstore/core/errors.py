@@ -11,6 +11,9 @@ RunstoreError
 ├── RunDeleted
 ├── RunActive               only a closed run can be deleted
 ├── InvalidCursor           a cursor ahead of the log, or no cursor at all
+├── LimitExceeded           one of the limits in the configuration
+├── IdempotencyConflict     the key came before with another body
+├── AlreadyStarted          the key came before with this body, and has its run
 ├── AgentNotFound
 ├── AgentError              the user's agent, model or factory failed
 ├── LogUnavailable          the log cannot be read or written now
@@ -38,6 +41,7 @@ class EventTooLarge(InvalidEvent):
     """The event is larger than an event may be."""
 
     code = "event_too_large"
+    limit = "event_bytes"
 
 
 class AppendRefused(RunstoreError):
@@ -101,6 +105,34 @@ class InvalidCursor(RunstoreError):
     """The cursor is no position in this run."""
 
     code = "invalid_cursor"
+
+
+class LimitExceeded(RunstoreError):
+    """A limit was reached. `limit`: its name in the configuration."""
+
+    code = "limit_exceeded"
+
+    def __init__(self, limit: str, message: str, *, code: str = "limit_exceeded", status: int = 429) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.code = code
+        self.status = status  # 429: later it may fit; 413: it never will
+
+
+class IdempotencyConflict(RunstoreError):
+    """The idempotency key was used with another body."""
+
+    code = "idempotency_conflict"
+
+
+class AlreadyStarted(RunstoreError):
+    """The idempotency key was used with this very body: `run_id` is the run that it started."""
+
+    code = "already_started"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"run {run_id} was started with this idempotency key")
+        self.run_id = run_id
 
 
 class AgentNotFound(RunstoreError):

@@ -33,6 +33,7 @@ class Queued(Event, frozen=True):
     metadata: dict[str, Any] = {}
     definition: dict[str, Any] = {}
     parent_run_id: str | None = None
+    workspace_id: str | None = None
     traceparent: str | None = None
 
 

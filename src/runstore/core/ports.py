@@ -55,6 +55,20 @@ class EventFilter(Struct, frozen=True):
         return ends or type in self.types or type.startswith(self.prefixes)
 
 
+class Claim(Struct, frozen=True):
+    """What a new run takes of its user's, or is refused.
+
+    Args:
+        max_active: refused when so many of the user's runs have not ended.
+        key: an idempotency key; used before, it is refused. `body_hash` (32 bytes) tells what for.
+    """
+
+    user_id: str
+    max_active: int | None = None
+    key: str | None = None
+    body_hash: bytes = b""
+
+
 class EventLog(Protocol):
     """The truth: every run's events, immutable and in order.
 
@@ -73,6 +87,7 @@ class EventLog(Protocol):
         expected_seq: int | None = None,
         attempt: int | None = None,
         patient: bool = False,
+        claim: Claim | None = None,
     ) -> int:
         """Append events and wait for their commit; returns the run's last seq.
 
@@ -80,8 +95,10 @@ class EventLog(Protocol):
             expected_seq: refuse unless the run's head is here; 0 creates the run. None: wherever it is.
             attempt: the writer's lease; refuse when a newer attempt has started.
             patient: keep trying while the log is unavailable, instead of failing at once.
+            claim: what the run that begins with this append takes of its user's.
 
         Raises:
+            LimitExceeded, AlreadyStarted, IdempotencyConflict: the claim was refused; nothing was stored.
             WrongExpectedSeq, RunClosed, LeaseLost, RunNotFound, RunActive: refused; nothing was stored.
             InvalidEvent: an event cannot be encoded or has no place there; nothing was stored.
             LogUnavailable: the log takes no writes now; nothing was stored.
@@ -152,13 +169,17 @@ class Subscription(Protocol):
         """Wait for news since the last `take`; False after `timeout_s`, or when the feed closes."""
 
 
-class LiveFeed(Protocol):
-    """Wakes readers after a commit. A hint and a cache: losing all of it loses nothing but time."""
-
-    closing: bool
+class Publisher(Protocol):
+    """Hears of commits."""
 
     def publish(self, commits: Sequence[Committed]) -> None:
         """Tell of committed events. Called by the writer's thread; does not block."""
+
+
+class LiveFeed(Publisher, Protocol):
+    """Wakes readers after a commit. A hint and a cache: losing all of it loses nothing but time."""
+
+    closing: bool
 
     def subscribe(self, run_id: str) -> AbstractContextManager[Subscription]:
         """Register for a run's news: whatever is committed from now on is taken or seen as a gap."""

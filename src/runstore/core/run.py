@@ -38,6 +38,7 @@ class Run(Struct, frozen=True):
     agent_name: str = ""
     session_id: str | None = None
     parent_run_id: str | None = None
+    workspace_id: str | None = None
     status: Status = "queued"
     cancel_requested: bool = False
     created_at: int = 0
@@ -84,7 +85,8 @@ def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
         case Queued():
             return change(
                 run, user_id=event.user_id, agent_name=event.agent, session_id=event.session_id,
-                parent_run_id=event.parent_run_id, metadata=event.metadata, created_at=at,
+                parent_run_id=event.parent_run_id, workspace_id=event.workspace_id, metadata=event.metadata,
+                created_at=at,
             )  # fmt: skip
         case Started():
             return change(run, status="running", attempt=event.attempt, started_at=run.started_at or at)

@@ -9,7 +9,7 @@ from msgspec import Struct
 from runstore.core.codec import EncodedEvent
 from runstore.core.errors import LeaseLost, RunActive, RunClosed, RunNotFound, RunstoreError, WrongExpectedSeq
 from runstore.core.events import CancelRequested, Deleted, Queued, Started
-from runstore.core.ports import Head
+from runstore.core.ports import Claim, Head
 
 NOTHING = Head(seq=0)
 
@@ -38,6 +38,7 @@ class Append(Struct):
     size: int = 0
     waiter: Waiter | None = None
     refused: Callable[[RunstoreError], None] | None = None
+    claim: Claim | None = None
 
 
 def admit(head: Head, append: Append) -> list[EncodedEvent]:

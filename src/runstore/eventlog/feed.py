@@ -135,6 +135,12 @@ class MemoryFeed:
         """How many runs have readers."""
         return len(self._channels)
 
+    @property
+    def subscribers(self) -> int:
+        """How many readers there are."""
+        with self._lock:
+            return sum(channel.readers for channel in self._channels.values())
+
     def publish(self, commits: Sequence[Committed]) -> None:
         """See `LiveFeed.publish`."""
         waiting: Waiting = {}

@@ -11,6 +11,7 @@ from runstore.core.errors import InvalidEvent, RunstoreError
 from runstore.core.events import CancelRequested, Queued, Started
 from runstore.core.ports import Committed, EventFilter, Head, LiveFeed, OpenRun
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
+from runstore.eventlog.claims import Claims, UsedKey
 from runstore.eventlog.control import is_control
 from runstore.eventlog.queries import MAX_PAGE_BYTES
 from runstore.eventlog.writer import CommitResult, Writer
@@ -71,6 +72,8 @@ class MemoryStore:
         self.runs: dict[str, list[RecordedEvent]] = {}
         self.open: dict[str, OpenRun] = {}
         self.log: list[RecordedEvent] = []
+        self.users: dict[str, str] = {}  # of the open runs
+        self.keys: dict[tuple[str, str], UsedKey] = {}
         self._positions = count(1)
 
     def commit(self, batch: Sequence[Append]) -> CommitResult:
@@ -91,12 +94,20 @@ class MemoryStore:
     def close(self) -> None:
         """There is nothing to let go of."""
 
+    def _count_active(self, user_id: str) -> int:
+        return sum(owner == user_id for owner in self.users.values())
+
     def _store(self, append: Append, commits: list[Committed]) -> int:
         """Store an append whole, or nothing of it."""
         run_id = append.run_id
         before = self.heads.get(run_id, NOTHING)
         if not (events := admit(before, append)):
             return before.seq
+        claims = Claims(self._count_active, lambda *place: self.keys.get(place))
+        claims.take(append)
+        user_id = self.users.get(run_id, "")
+        if events[0].type == Queued.type:
+            user_id = msgspec.json.decode(events[0].data, type=Queued).user_id
         after, open_run = advance(before, events), self.open.get(run_id)
         for event in events:
             open_run = _follow(open_run, run_id, event)
@@ -107,10 +118,13 @@ class MemoryStore:
         self.heads[run_id] = after
         self.runs.setdefault(run_id, []).extend(recorded)
         self.log += recorded
+        self.keys |= claims.keys
         if open_run is None:
             self.open.pop(run_id, None)
+            self.users.pop(run_id, None)
         else:
             self.open[run_id] = open_run
+            self.users[run_id] = user_id
         commits.append(Committed(run_id, before.seq + 1, events, any(map(is_control, events))))
         return after.seq
 

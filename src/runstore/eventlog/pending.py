@@ -76,6 +76,11 @@ class PendingAppends:
         self._load = _Load()
         self._wakes: list[Callable[[], None]] = []
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """How much waits: events, bytes of data."""
+        return self._load.events, self._load.size
+
     def put(self, append: Append) -> bool:
         """Queue an append; False when it is not urgent and there is no room for it.
 

@@ -99,3 +99,5 @@ idempotency = Table(
 )
 
 Index("ix_open_runs_queued_at", open_runs.c.queued_at)
+Index("ix_open_runs_user_id", open_runs.c.user_id)
+Index("ix_idempotency_at", idempotency.c.at)

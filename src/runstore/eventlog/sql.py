@@ -9,9 +9,10 @@ from sqlalchemy import Connection
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import LogUnavailable, RunstoreError
-from runstore.core.ports import EventFilter, Head, InlineProjection, LiveFeed, OpenRun
+from runstore.core.ports import EventFilter, Head, InlineProjection, OpenRun, Publisher
 from runstore.eventlog.control import read_open_runs
 from runstore.eventlog.dialects import PAGERS, READERS, SqliteDialect
+from runstore.eventlog.metered import LogCounts, MeteredFeed, MeteredStore
 from runstore.eventlog.queries import (
     EVOLVING,
     last_position,
@@ -30,13 +31,14 @@ class SqlEventLog:
     """The port `EventLog` over SQLAlchemy. See there for what it guarantees."""
 
     def __init__(
-        self, dialect: SqliteDialect, feed: LiveFeed, projections: Sequence[InlineProjection] = ()
+        self, dialect: SqliteDialect, feed: Publisher, projections: Sequence[InlineProjection] = ()
     ) -> None:
         self._dialect = dialect
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="runstore-reader")
         self._pagers = ThreadPoolExecutor(PAGERS, thread_name_prefix="runstore-pager")
-        self._store = SqlStore(dialect, projections)
-        self._writer = Writer(self._store, feed)
+        self.counts = LogCounts()
+        store = MeteredStore(SqlStore(dialect, projections), self.counts)
+        self._writer = Writer(store, MeteredFeed(feed, self.counts))
         self.append = self._writer.append
         self.offer = self._writer.offer
 
@@ -44,6 +46,11 @@ class SqlEventLog:
     def unavailable(self) -> RunstoreError | None:
         """Why the log takes no writes now; None when it does."""
         return self._writer.unavailable
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many events wait to be committed, and their bytes."""
+        return self._writer.waiting
 
     def room(self, run_id: str) -> Awaitable[None]:
         return self._writer.room()

@@ -14,6 +14,7 @@ from runstore.core.errors import RunstoreError
 from runstore.core.ports import Committed, Head, InlineProjection
 from runstore.core.run import EVOLVING_TYPES
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
+from runstore.eventlog.claims import Claims, read_claims, write_claims
 from runstore.eventlog.control import is_control, write_control
 from runstore.eventlog.dialects import Row, SqliteDialect
 from runstore.eventlog.queries import read_append_id, read_head
@@ -97,11 +98,12 @@ class SqlStore:
     def _commit(self, batch: Sequence[Append]) -> CommitResult:
         connection = self._connect()
         self._dialect.begin_write(connection)
-        heads, outcomes, changes = self._admit(connection, batch)
+        heads, outcomes, changes, claims = self._admit(connection, batch)
         result = CommitResult(outcomes, [_committed(r, heads[r], events) for r, events in changes.items()])
         if changes:
             append_id = self._incarnation + next(self._batches).to_bytes(4, "big")
             self._store(connection, append_id, heads, changes)
+            write_claims(connection, claims)
             first = result.commits[0]
             self._attempt = _Attempt(batch, result, append_id, first.run_id, first.first_seq)
         elif not batch:
@@ -117,16 +119,16 @@ class SqlStore:
 
     def _admit(
         self, connection: Connection, batch: Sequence[Append]
-    ) -> tuple[dict[str, Head], list[Outcome], dict[str, list[EncodedEvent]]]:
+    ) -> tuple[dict[str, Head], list[Outcome], dict[str, list[EncodedEvent]], Claims]:
         """Judge by the heads that we know. One that nothing is inserted behind is unproven: read it first."""
-        heads = self._current_heads(connection, batch)
-        outcomes, changes = _admit_all(heads, batch)
+        heads, claims = self._current_heads(connection, batch), read_claims(connection)
+        outcomes, changes = _admit_all(heads, claims, batch)
         if unproven := {append.run_id for append in batch}.difference(changes).intersection(self._heads):
             for run_id in unproven:
                 del self._heads[run_id]
-            heads = self._current_heads(connection, batch)
-            outcomes, changes = _admit_all(heads, batch)
-        return heads, outcomes, changes
+            heads, claims = self._current_heads(connection, batch), read_claims(connection)
+            outcomes, changes = _admit_all(heads, claims, batch)
+        return heads, outcomes, changes, claims
 
     def _current_heads(self, connection: Connection, batch: Sequence[Append]) -> dict[str, Head]:
         heads: dict[str, Head] = {}
@@ -179,7 +181,7 @@ class SqlStore:
 
 
 def _admit_all(
-    heads: dict[str, Head], batch: Sequence[Append]
+    heads: dict[str, Head], claims: Claims, batch: Sequence[Append]
 ) -> tuple[list[Outcome], dict[str, list[EncodedEvent]]]:
     """Let each append in or not, in order; `heads` move on with what is let in."""
     outcomes: list[Outcome] = []
@@ -188,6 +190,7 @@ def _admit_all(
         head = heads[append.run_id]
         try:
             events = admit(head, append)
+            claims.take(append)
         except RunstoreError as refusal:
             outcomes.append(refusal)
             continue

@@ -17,12 +17,12 @@ from msgspec import Struct
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import InvalidEvent, LogUnavailable, RunstoreError
 from runstore.core.events import Custom, Deleted, Event, Queued
-from runstore.core.ports import Committed, LiveFeed
+from runstore.core.limits import MAX_EVENTS_PER_APPEND
+from runstore.core.ports import Claim, Committed, Publisher
 from runstore.eventlog.admission import Append, Waiter
 from runstore.eventlog.control import is_control
 from runstore.eventlog.pending import PendingAppends, without_cancelled_text
 
-MAX_EVENTS_PER_APPEND = 1_000  # one append is one unit: it is stored whole or not at all
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # between two tries while the log is unavailable
 CLOSE_TIMEOUT_S = 1.0  # for committing what is queued; what is left then was never acknowledged
 
@@ -62,7 +62,7 @@ class Store(Protocol):
 class Writer:
     """Owns the thread that writes. Commits first, then tells the feed, then those who wait."""
 
-    def __init__(self, store: Store, feed: LiveFeed) -> None:
+    def __init__(self, store: Store, feed: Publisher) -> None:
         self._store = store
         self._feed = feed
         self._pending = PendingAppends()
@@ -70,6 +70,11 @@ class Writer:
         self.unavailable: LogUnavailable | None = None  # why the log takes no writes now
         self._thread = threading.Thread(target=self._write, name="runstore-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many events wait to be committed, and their bytes."""
+        return self._pending.load
 
     async def append(
         self,
@@ -79,6 +84,7 @@ class Writer:
         expected_seq: int | None = None,
         attempt: int | None = None,
         patient: bool = False,
+        claim: Claim | None = None,
     ) -> int:
         """See `EventLog.append`."""
         encoded = _encode_all(events)
@@ -88,7 +94,7 @@ class Writer:
         future: asyncio.Future[int] = loop.create_future()
         append = Append(
             run_id, encoded, expected_seq, attempt, patient, urgent=patient or any(map(_moves_run, encoded)),
-            size=sum(len(e.data) for e in encoded), waiter=Waiter(loop, future),
+            size=sum(len(e.data) for e in encoded), waiter=Waiter(loop, future), claim=claim,
         )  # fmt: skip
         while not self._pending.put(append):
             await self.room()

@@ -1,35 +1,41 @@
 """Agents: what there is, and starting runs of them."""
 
+from contextlib import ExitStack
 from typing import Any
 
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
+from runstore.core.content import Input, to_json
+from runstore.http.access import Access
 from runstore.http.errors import BadRequest
 from runstore.http.json import json_response
-from runstore.http.requests import check_parameters, read_body
+from runstore.http.requests import check_parameters, read_body, read_idempotency_key
 from runstore.http.runs import record_response
 from runstore.http.sse import EventStream
-from runstore.http.users import user_of
+from runstore.http.subscribers import Subscribers
+from runstore.http.trace import read_traceparent
+from runstore.http.users import MAX_NAME, login_of, user_of
 from runstore.store import RunAt, RunStore
-
-MAX_SESSION_ID = 255  # characters
 
 
 class StartBody(Struct, frozen=True, forbid_unknown_fields=True):
     """What a run is started with."""
 
-    input: str
+    input: Input
     session_id: str | None = None
     metadata: dict[str, Any] = {}
+    workspace_id: str | None = None
 
 
 class AgentRoutes:
     """The routes below `/agents`."""
 
-    def __init__(self, store: RunStore) -> None:
+    def __init__(self, store: RunStore, access: Access, subscribers: Subscribers) -> None:
         self._store = store
+        self._access = access
+        self._subscribers = subscribers
 
     async def list(self, request: Request) -> Response:
         check_parameters(request, ())
@@ -42,20 +48,30 @@ class AgentRoutes:
         return record_response(started, 202, headers)
 
     async def stream(self, request: Request) -> Response:
-        run_id = (await self._start(request)).run.run_id
-        return EventStream(self._store.tail(run_id, after=0), {"X-Run-Id": run_id})
+        login = login_of(request)
+        with ExitStack() as places:
+            places.enter_context(self._subscribers.of_user(login.user.user_id))  # before there is a run
+            run_id = (await self._start(request)).run.run_id
+            places.enter_context(self._subscribers.of_run(run_id))
+            tail = self._store.tail(run_id, after=0)
+            return EventStream(tail, login, places.pop_all(), {"X-Run-Id": run_id})
 
     async def _start(self, request: Request) -> RunAt:
         check_parameters(request, ())
         agent = request.path_params["agent"]
         self._store.catalog.spec(agent)
-        body = await read_body(request, StartBody)
-        if body.session_id is not None and not 0 < len(body.session_id) <= MAX_SESSION_ID:
-            raise BadRequest(f"$.session_id must have 1 to {MAX_SESSION_ID} characters", code="invalid_body")
+        body = await read_body(request, StartBody, self._store.limits)
+        for name in ("session_id", "workspace_id"):
+            if (value := getattr(body, name)) is not None and not 0 < len(value) <= MAX_NAME:
+                raise BadRequest(f"$.{name} must have 1 to {MAX_NAME} characters", code="invalid_body")
+        self._access.check_workspace(user_of(request), body.workspace_id)
         return await self._store.start(
             agent,
-            body.input,
+            to_json(body.input),
             user_id=user_of(request).user_id,
             session_id=body.session_id,
+            workspace_id=body.workspace_id,
             metadata=body.metadata,
+            idempotency_key=read_idempotency_key(request),
+            traceparent=read_traceparent(request),
         )

@@ -1,29 +1,52 @@
 """All routes on one page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from secrets import token_bytes
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import Lifespan
 
+from runstore.http.access import Access
 from runstore.http.agents import AgentRoutes
+from runstore.http.auth import Authentication, Authenticator
+from runstore.http.cors import cors
 from runstore.http.errors import EXCEPTION_HANDLERS
 from runstore.http.health import HealthRoutes
-from runstore.http.hosts import LOOPBACK, HostCheck
+from runstore.http.hosts import HostCheck, Hosts
+from runstore.http.metrics import Exposition, MetricsRoute, no_metrics
 from runstore.http.runs import RunRoutes
+from runstore.http.signing import TicketSigner
+from runstore.http.subscribers import Subscribers
+from runstore.http.tickets import TicketRoutes
 from runstore.store import RunStore
+
+DEFAULT_HOSTS = Hosts()
 
 
 def build_http(
     store: RunStore,
     *,
     not_ready: Callable[[], str | None],
+    metrics: Exposition = no_metrics,
     lifespan: Lifespan[Starlette] | None = None,
-    hosts: frozenset[str] = LOOPBACK,
+    hosts: Hosts = DEFAULT_HOSTS,
+    authenticator: Authenticator | None = None,
+    cors_origins: Sequence[str] = (),
 ) -> Starlette:
-    """The API over a store. `hosts`: the names that it answers to."""
-    agents, runs, health = AgentRoutes(store), RunRoutes(store), HealthRoutes(not_ready)
+    """The API over a store.
+
+    Args:
+        hosts: the names that it answers to.
+        cors_origins: whose pages a browser lets read the answers.
+        authenticator: tells who asks. None: everyone is the user `local`, an admin.
+    """
+    access, subscribers = Access(store), Subscribers(store)
+    signer = authenticator.tickets if authenticator else TicketSigner(token_bytes(32))
+    tickets = TicketRoutes(store, access, signer)
+    agents, runs = AgentRoutes(store, access, subscribers), RunRoutes(store, access, subscribers)
+    health = HealthRoutes(not_ready)
     app = Starlette(
         routes=[
             Route("/agents", agents.list),
@@ -36,10 +59,16 @@ def build_http(
             Route("/runs/{run_id}/events", runs.append, methods=["POST"]),
             Route("/runs/{run_id}/stream", runs.stream),
             Route("/runs/{run_id}/stop", runs.stop, methods=["POST"]),
+            Route("/runs/{run_id}/ticket", tickets.create, methods=["POST"]),
             Route("/healthz", health.live),
             Route("/readyz", health.ready),
+            Route("/metrics", MetricsRoute(metrics).get),
         ],
-        middleware=[Middleware(HostCheck, hosts=hosts)],
+        middleware=[
+            Middleware(HostCheck, hosts=hosts),
+            *cors(cors_origins),
+            Middleware(Authentication, authenticator=authenticator),
+        ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )

@@ -17,6 +17,7 @@ STATUS: dict[type[errors.RunstoreError], int] = {
     errors.RunDeleted: 410,
     errors.RunActive: 409,
     errors.AppendRefused: 409,
+    errors.IdempotencyConflict: 409,
     errors.InvalidCursor: 400,
     errors.InvalidEvent: 400,
     errors.EventTooLarge: 413,
@@ -38,6 +39,21 @@ class BadRequest(errors.RunstoreError):
         self.status = status
 
 
+class Unauthorized(errors.RunstoreError):
+    """The request does not tell who sent it, or not so that it can be believed."""
+
+    code = "unauthorized"
+    status = 401
+    headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012
+
+
+class Forbidden(errors.RunstoreError):
+    """The user is known, and may not do this."""
+
+    code = "forbidden"
+    status = 403
+
+
 def error_response(status: int, code: str, message: str, headers: Any = None, **details: Any) -> Response:
     return json_response({"error": {"code": code, "message": message, **details}}, status, headers)
 
@@ -48,8 +64,8 @@ async def on_runstore_error(request: Request, error: Exception) -> Response:
     )
     if status == 500 or not isinstance(error, errors.RunstoreError):
         return await on_unexpected(request, error)
-    details = {"head": error.head} if isinstance(error, errors.AppendRefused) else {}
-    headers = {"Retry-After": "1"} if status == 503 else None
+    details = {name: getattr(error, name) for name in ("head", "limit") if hasattr(error, name)}
+    headers = {"Retry-After": "1"} if status in (429, 503) else getattr(error, "headers", None)
     return error_response(status, error.code, str(error), headers, **details)
 
 
@@ -73,7 +89,8 @@ def _allowed(request: Request) -> str:
 
 async def on_unexpected(request: Request, error: Exception) -> Response:
     """A defect of ours: the log gets the traceback, the client does not."""
-    log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
+    run_id = request.path_params.get("run_id")
+    log.error("request_failed", run_id=run_id, method=request.method, path=request.url.path, exc_info=error)
     return error_response(500, "internal_error", "the server failed; its log says why")
 
 

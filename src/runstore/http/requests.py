@@ -1,5 +1,6 @@
 """What comes in, checked: bodies, query parameters, cursors. Whatever is wrong is named, with status 4xx."""
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TypeVar
@@ -7,24 +8,28 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from runstore.core.errors import LimitExceeded
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
+from runstore.core.limits import Limits
 from runstore.core.ports import EventFilter
 from runstore.http.errors import BadRequest
 
-MAX_BODY_BYTES = 8 << 20  # a request's body; one event of it is bounded by MAX_EVENT_BYTES
 MAX_CURSOR_DIGITS = 18  # a seq is a 64-bit number
 FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {"custom."}
+
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 T = TypeVar("T")
 
 
-async def read_body(request: Request, cls: type[T], *, optional: bool = False) -> T:
+async def read_body(request: Request, cls: type[T], limits: Limits, *, optional: bool = False) -> T:
     """The request's JSON body as `cls`.
 
     Raises:
-        BadRequest: 415 no JSON by its type, 413 too large, 400 anything else that is wrong with it.
+        BadRequest: 415 no JSON by its type, 400 anything else that is wrong with it.
+        LimitExceeded: it is too large.
     """
-    body = await _read_bytes(request)
+    body = await _read_bytes(request, limits.body_bytes)
     if not body and optional:
         return cls()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -42,16 +47,15 @@ async def read_body(request: Request, cls: type[T], *, optional: bool = False) -
         raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from error
 
 
-async def _read_bytes(request: Request) -> bytes:
+async def _read_bytes(request: Request, most: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
         async for part in request.stream():
             size += len(part)
-            if size > MAX_BODY_BYTES:
-                raise BadRequest(
-                    f"the body is larger than {MAX_BODY_BYTES:,} bytes", code="body_too_large", status=413
-                )
+            if size > most:
+                message = f"the body is larger than {most:,} bytes"
+                raise LimitExceeded("body_bytes", message, code="body_too_large", status=413)
             parts.append(part)
     except ClientDisconnect:  # nobody will read this answer, and it is no error of ours
         raise BadRequest("the body broke off", code="invalid_body") from None
@@ -128,6 +132,18 @@ def read_cursor(request: Request) -> int:
             f"the cursor {text[:50]!r} is no seq: it must be a whole number", code="invalid_cursor"
         )
     return int(text)
+
+
+def read_idempotency_key(request: Request) -> str | None:
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return None
+    if len(keys) > 1 or not IDEMPOTENCY_KEY.fullmatch(keys[0]):
+        raise BadRequest(
+            "Idempotency-Key must be given once, with 1 to 255 visible ASCII characters",
+            code="invalid_idempotency_key",
+        )
+    return keys[0]
 
 
 def read_filter(request: Request) -> EventFilter | None:

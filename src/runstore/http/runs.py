@@ -1,6 +1,7 @@
 """Runs: read, list, follow, stop, add to, delete."""
 
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
@@ -13,7 +14,8 @@ from runstore.core.events import Custom
 from runstore.core.ids import parse_run_id
 from runstore.core.ports import EventFilter
 from runstore.core.run import STATUSES, Run
-from runstore.http.errors import BadRequest
+from runstore.http.access import Access
+from runstore.http.errors import BadRequest, Unauthorized
 from runstore.http.json import json_response
 from runstore.http.requests import (
     check_parameters,
@@ -26,7 +28,8 @@ from runstore.http.requests import (
     read_time,
 )  # fmt: skip
 from runstore.http.sse import EventStream, nothing_left
-from runstore.http.users import user_of
+from runstore.http.subscribers import Subscribers
+from runstore.http.users import login_of, user_of
 from runstore.projections.runs import RunQuery
 from runstore.store import RunAt, RunStore
 
@@ -56,6 +59,7 @@ class RunRecord(Struct, frozen=True):
     forced: bool
     superseded_by: str | None
     parent_run_id: str | None
+    workspace_id: str | None
     usage: dict[str, int]
     metadata: dict[str, Any]
     last_seq: int | UnsetType = UNSET  # of a single run; a list does not read every log
@@ -82,20 +86,26 @@ class AppendBody(Struct, frozen=True, forbid_unknown_fields=True):
 class RunRoutes:
     """The routes below `/runs`."""
 
-    def __init__(self, store: RunStore) -> None:
+    def __init__(self, store: RunStore, access: Access, subscribers: Subscribers) -> None:
         self._store = store
+        self._access = access
+        self._subscribers = subscribers
 
     async def list(self, request: Request) -> Response:
-        check_parameters(request, ("status", "agent", "session_id", "since", "until", "limit", "after"))
+        check_parameters(
+            request, ("status", "agent", "session_id", "workspace_id", "since", "until", "limit", "after")
+        )
         limit = read_number(request, "limit", 100, 1, MAX_PAGE)
         after = request.query_params.get("after")
-        user = user_of(request)
+        user, workspace = user_of(request), request.query_params.get("workspace_id")
+        self._access.check_workspace(user, workspace)
         runs = await self._store.find(
             RunQuery(
-                user_id=None if user.admin else user.user_id,
+                user_id=None if user.admin or workspace else user.user_id,
                 status=read_choice(request, "status", STATUSES),  # type: ignore[arg-type]
                 agent=request.query_params.get("agent"),
                 session_id=request.query_params.get("session_id"),
+                workspace_id=workspace,
                 since=read_time(request, "since"),
                 until=read_time(request, "until"),
                 before=_list_cursor(after) if after is not None else None,
@@ -110,11 +120,15 @@ class RunRoutes:
         check_parameters(request, ("at", "wait"))
         at = read_number(request, "at", 0, 1, 10**18) or None
         wait_s = read_seconds(request, "wait", MAX_WAIT_S)
-        return record_response(await self._store.get(_run_id(request), at=at, wait_s=wait_s))
+        found = await self._store.get(await self._access.readable(request), at=at, wait_s=wait_s)
+        if wait_s and not await login_of(request).still_valid():
+            raise Unauthorized("the login ended while the request waited")
+        return record_response(found)
 
     async def events(self, request: Request) -> Response:
         check_parameters(request, ("after", "limit", "types"))
-        run_id, after, only = _run_id(request), read_cursor(request), read_filter(request)
+        run_id = await self._access.readable(request)
+        after, only = read_cursor(request), read_filter(request)
         head = await self._store.head(run_id)
         _check_cursor(after, head.seq, run_id)
         if NDJSON in request.headers.get("accept", ""):
@@ -132,8 +146,9 @@ class RunRoutes:
         return Response(body, headers=headers, media_type="application/json")
 
     async def stream(self, request: Request) -> Response:
-        check_parameters(request, ("after", "types"))
-        run_id, after, only = _run_id(request), read_cursor(request), read_filter(request)
+        check_parameters(request, ("after", "types", "ticket"))
+        run_id = await self._access.readable(request)
+        after, only = read_cursor(request), read_filter(request)
         try:
             head = await self._store.head(run_id)
         except LogUnavailable:
@@ -142,12 +157,16 @@ class RunRoutes:
             _check_cursor(after, head.seq, run_id)
             if head.closed and after == head.seq:
                 return nothing_left()
-        return EventStream(self._store.tail(run_id, after=after, only=only))
+        login = login_of(request)
+        with ExitStack() as places:
+            places.enter_context(self._subscribers.of_user(login.user.user_id))
+            places.enter_context(self._subscribers.of_run(run_id))
+            return EventStream(self._store.tail(run_id, after=after, only=only), login, places.pop_all())
 
     async def stop(self, request: Request) -> Response:
         check_parameters(request, ())
-        run_id = _run_id(request)
-        body = await read_body(request, StopBody, optional=True)
+        run_id = await self._access.changeable(request)
+        body = await read_body(request, StopBody, self._store.limits, optional=True)
         if not 0 < len(body.reason) <= MAX_REASON:
             raise BadRequest(f"$.reason must have 1 to {MAX_REASON} characters", code="invalid_body")
         found = await self._store.stop(run_id, by=user_of(request).user_id, reason=body.reason)
@@ -155,15 +174,15 @@ class RunRoutes:
 
     async def append(self, request: Request) -> Response:
         check_parameters(request, ())
-        run_id = _run_id(request)
-        body = await read_body(request, AppendBody)
+        run_id = await self._access.changeable(request)
+        body = await read_body(request, AppendBody, self._store.limits)
         events = [Custom(event.type, event.data) for event in _given(body)]
         last_seq = await self._store.append(run_id, events, expected_seq=body.expected_seq)
         return json_response({"run_id": run_id, "last_seq": last_seq}, 201)
 
     async def delete(self, request: Request) -> Response:
         check_parameters(request, ())
-        await self._store.delete(_run_id(request), by=user_of(request).user_id)
+        await self._store.delete(await self._access.changeable(request), by=user_of(request).user_id)
         return Response(status_code=204)
 
     async def _lines(
@@ -184,8 +203,8 @@ def record(run: Run, last_seq: int | UnsetType = UNSET) -> RunRecord:
         started_at=timestamp(run.started_at) if run.started_at is not None else None,
         completed_at=timestamp(run.completed_at) if run.completed_at is not None else None,
         attempt=run.attempt, result=run.result, error=run.error, error_code=run.error_code, reason=run.reason,
-        forced=run.forced, superseded_by=run.superseded_by, parent_run_id=run.parent_run_id, usage=run.usage,
-        metadata=run.metadata, last_seq=last_seq,
+        forced=run.forced, superseded_by=run.superseded_by, parent_run_id=run.parent_run_id,
+        workspace_id=run.workspace_id, usage=run.usage, metadata=run.metadata, last_seq=last_seq,
     )  # fmt: skip
 
 
@@ -199,10 +218,6 @@ def _given(body: AppendBody) -> list[ExternalEvent]:
     if isinstance(body.events, list) and body.type is UNSET and body.data is UNSET:
         return body.events
     raise BadRequest("the body must have either `type` and `data`, or `events`", code="invalid_body")
-
-
-def _run_id(request: Request) -> str:
-    return parse_run_id(request.path_params["run_id"])
 
 
 def _check_cursor(after: int, head: int, run_id: str) -> None:

@@ -105,7 +105,8 @@ class Server(uvicorn.Server):
                 if not self.should_exit:
                     raise  # else it was a request that would not end, and the process leaves
             except ClientStuck:
-                log.info("client_cut", client=scope.get("client"), path=scope["path"])
+                run_id = scope.get("path_params", {}).get("run_id")
+                log.info("client_cut", run_id=run_id, client=scope.get("client"), path=scope["path"])
                 for connection in list(self.server_state.connections):
                     if getattr(connection, "client", None) == scope["client"]:
                         connection.transport.abort()

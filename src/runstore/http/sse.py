@@ -4,15 +4,17 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from runstore.eventlog.tail import Tail
+from runstore.http.users import Login
 
 HEARTBEAT = b":\n"  # a comment without a blank line: clients would take an empty frame for an event
 SEND_TIMEOUT_S = 30.0  # a client that has not read for so long is cut off,
-CHECK_S = 5.0  # as this look every so often finds
+CHECK_S = 2.0  # as this look every so often finds, and that a login has ended
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 MEDIA_TYPE = "text/event-stream"
 
@@ -22,17 +24,32 @@ class ClientStuck(BaseException):
 
 
 class EventStream(Response):
-    """Follows a run until it ends, the client goes, or the server closes. The run does not notice."""
+    """Follows a run until it ends, the client goes, its login ends, or the server closes.
+
+    The run does not notice.
+    """
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, tail: Tail, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        tail: Tail,
+        login: Login,
+        place: AbstractContextManager[object],
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(headers={**HEADERS, **(headers or {})})
         del self.headers["content-length"]
         self._tail = tail
+        self._login = login
+        self._place = place  # among the open streams; left when this one ends
         self._sending_since = math.inf  # when the write that is under way began
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._place:
+            await self._stream(scope, receive, send)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
@@ -40,17 +57,26 @@ class EventStream(Response):
         pump = asyncio.create_task(self._pump(send))
         gone = asyncio.create_task(_disconnected(receive))
         try:
-            while not (
-                await asyncio.wait({pump, gone}, timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED)
-            )[0]:
-                if time.monotonic() - self._sending_since > SEND_TIMEOUT_S:
-                    raise ClientStuck
+            refused = await self._watch({pump, gone})
         finally:
             gone.cancel()
             pump.cancel()
             await asyncio.wait({pump, gone})
         if not pump.cancelled():
             pump.result()
+        elif refused:
+            if self._sending_since < math.inf:
+                raise ClientStuck  # the end of the response would wait for it as well
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _watch(self, tasks: set[asyncio.Task[None]]) -> bool:
+        """Wait until one of them is done (False), or the login has ended (True)."""
+        while not (await asyncio.wait(tasks, timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED))[0]:
+            if time.monotonic() - self._sending_since > SEND_TIMEOUT_S:
+                raise ClientStuck
+            if not await self._login.still_valid():
+                return True
+        return False
 
     async def _pump(self, send: Send) -> None:
         await self._send(send, HEARTBEAT)  # shows at once that the stream is open, also through a proxy

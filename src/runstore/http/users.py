@@ -1,16 +1,50 @@
-"""Who is asking. Without keys the server is bound to loopback, and its user is `local`, an admin."""
+"""Who is asking."""
 
 from msgspec import Struct
 from starlette.requests import Request
 
+SCOPE_KEY = "runstore.login"
+ADMIN = "admin"
+MAX_NAME = 255  # characters of a user's or a workspace's name
+
 
 class User(Struct, frozen=True):
+    """A person or a program. A `workspaces` member may read the runs of that workspace."""
+
     user_id: str
-    admin: bool = False
+    roles: frozenset[str] = frozenset()
+    workspaces: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name in (self.user_id, *self.workspaces):
+            if not 0 < len(name) <= MAX_NAME:
+                raise ValueError(f"the name of a user or workspace must have 1 to {MAX_NAME} characters")
+
+    @property
+    def admin(self) -> bool:
+        return ADMIN in self.roles
 
 
-LOCAL = User("local", admin=True)
+LOCAL = User("local", frozenset({ADMIN}))  # whoever reaches the loopback address while there are no keys
+
+
+class Login:
+    """How a request came to its user."""
+
+    def __init__(self, user: User, *, key_id: str | None = None, run_id: str | None = None) -> None:
+        self.user = user
+        self.key_id = key_id  # of the API key that it came with
+        self.run_id = run_id  # the only run that it is good for
+
+    async def still_valid(self) -> bool:
+        """Whether the same request would be let in now; an open stream asks every few seconds."""
+        return True
+
+
+def login_of(request: Request) -> Login:
+    login: Login = request.scope[SCOPE_KEY]
+    return login
 
 
 def user_of(request: Request) -> User:
-    return LOCAL
+    return login_of(request).user

@@ -76,6 +76,7 @@ class RunQuery(Struct, frozen=True, kw_only=True):
     status: Status | None = None
     agent: str | None = None
     session_id: str | None = None
+    workspace_id: str | None = None
     since: int | None = None
     until: int | None = None
     before: str | None = None  # a run id: go on after this one
@@ -91,6 +92,7 @@ def find_runs(connection: Connection, query: RunQuery) -> list[Run]:
         (table.status, query.status),
         (table.agent_name, query.agent),
         (table.session_id, query.session_id),
+        (table.workspace_id, query.workspace_id),
     ):
         if value is not None:
             conditions.append(column == value)
@@ -122,4 +124,5 @@ def _row(run: Run) -> dict[str, Any]:
         "run_id": run.run_id, "user_id": run.user_id, "agent_name": run.agent_name,
         "session_id": run.session_id, "status": run.status, "created_at": run.created_at,
         "completed_at": run.completed_at, "deleted": int(run.deleted), "state": _encode_state(run),
+        "workspace_id": run.workspace_id,
     }  # fmt: skip

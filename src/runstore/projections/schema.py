@@ -18,7 +18,11 @@ runs = Table(
     Column("completed_at", BigInteger),
     Column("deleted", SmallInteger, nullable=False),
     Column("state", LargeBinary, nullable=False),
-    *(Index(f"ix_runs_{c}_run_id", c, "run_id") for c in ("status", "user_id", "agent_name", "session_id")),
+    Column("workspace_id", String(255)),
+    *(
+        Index(f"ix_runs_{c}_run_id", c, "run_id")
+        for c in ("status", "user_id", "agent_name", "session_id", "workspace_id")
+    ),
 )
 
 checkpoints = Table(

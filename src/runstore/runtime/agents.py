@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.errors import AgentError, AgentNotFound, ConfigError
+from runstore.core.limits import MAX_RUN_TIMEOUT_S
 from runstore.core.ports import Agent, RunContext
 from runstore.runtime.generator_agent import GeneratorAgent
 from runstore.runtime.strands_models import MODEL_NAMES, SCRIPTED
@@ -20,7 +21,7 @@ from runstore.runtime.user_code import REFERENCE, call, in_thread, load
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # no slash: that divides an agent's path
 MAX_TOKENS = 10_000_000  # of one scripted answer
 MAX_TOKENS_PER_S = 1_000_000
-MAX_RUN_TIMEOUT_S = 30 * 24 * 3600
+MAX_MODEL_ATTEMPTS = 10  # they take 4 minutes
 SECRET_KEY = re.compile(
     r"api_?key|access_?key|private_?key|secret|passw|credential|authorization|bearer|cookie|(^|_)(token|key)$"
 )
@@ -50,6 +51,7 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     tokens_per_s: float | None = None  # scripted; 0 or nothing: as fast as they go
     description: str | None = None
     run_timeout_s: float | None = None
+    model_attempts: int | None = None  # calls of a throttled model in all; nothing: 3
     on_worker_lost: Literal["resume", "restart", "fail"] = "resume"
 
     def __post_init__(self) -> None:
@@ -65,13 +67,14 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
         _check_range("tokens", self.tokens, 1, MAX_TOKENS)
         _check_range("tokens_per_s", self.tokens_per_s, 0, MAX_TOKENS_PER_S)
         _check_range("run_timeout_s", self.run_timeout_s, 0.001, MAX_RUN_TIMEOUT_S)
+        _check_range("model_attempts", self.model_attempts, 1, MAX_MODEL_ATTEMPTS)
 
     def _check_that_nothing_is_ignored(self) -> None:
         if self.model != SCRIPTED and (self.tokens is not None or self.tokens_per_s is not None):
             raise ValueError(f"`tokens` and `tokens_per_s` are for model = {SCRIPTED!r} only")
         if self.model == SCRIPTED and self.model_args:
             raise ValueError("the scripted model takes no `model_args`, only `tokens` and `tokens_per_s`")
-        for setting in ("model_args", "system_prompt", "tools"):
+        for setting in ("model_args", "model_attempts", "system_prompt", "tools"):
             if self.factory is not None and getattr(self, setting):
                 raise ValueError(f"`{setting}` is for agents with a `model`; a factory sets it itself")
 
@@ -88,7 +91,8 @@ class AgentCatalog:
         ConfigError: a name that cannot stand in a URL and in an agent's path.
     """
 
-    def __init__(self, specs: Mapping[str, AgentSpec]) -> None:
+    def __init__(self, specs: Mapping[str, AgentSpec], *, run_timeout_s: float | None = None) -> None:
+        self._run_timeout_s = run_timeout_s  # of agents that have none of their own
         for name in specs:
             if not AGENT_NAME.fullmatch(name):
                 raise ConfigError(
@@ -117,11 +121,26 @@ class AgentCatalog:
     def definition(self, name: str) -> dict[str, Any]:
         """The settings as JSON without defaults, secrets masked: what `lifecycle.queued` keeps for ever."""
         definition: dict[str, Any] = _masked(msgspec.to_builtins(self.spec(name)))
+        if self._run_timeout_s is not None:
+            definition.setdefault("run_timeout_s", self._run_timeout_s)
         return definition
 
     def describe(self) -> list[dict[str, Any]]:
         """What a client may know of each agent."""
         return [_description(name, self._specs[name]) for name in self.names()]
+
+    async def import_all(self) -> None:
+        """Import whatever the agents' factories and tools are.
+
+        Raises:
+            AgentError: which agent's code cannot be imported, and why.
+        """
+        for name, spec in self._specs.items():
+            for reference in (*spec.tools, *([spec.factory] if spec.factory is not None else [])):
+                try:
+                    await load(reference)
+                except AgentError as error:
+                    raise AgentError(f"agent {name!r}: {error}") from error
 
     async def build(self, name: str, ctx: RunContext) -> Agent:
         """A new agent for one attempt of a run.
@@ -158,8 +177,9 @@ class AgentCatalog:
             scripted = {"tokens": spec.tokens, "tokens_per_s": spec.tokens_per_s or 0}
             model = build_model(spec.model or "", scripted if spec.model == SCRIPTED else spec.model_args)
             return build_agent(
-                name, model, system_prompt=spec.system_prompt, tools=tools, description=spec.description
-            )
+                name, model, system_prompt=spec.system_prompt, tools=tools, description=spec.description,
+                attempts=spec.model_attempts,
+            )  # fmt: skip
 
         # A provider's package may take seconds to import; the scripted model takes 0.1 ms.
         return build() if spec.model == SCRIPTED else await in_thread(build, f"building agent {name!r}")

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AppendRefused, RunstoreError
@@ -12,6 +13,7 @@ from runstore.core.ports import Agent, EventLog, RunContext
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.loops import AgentLoop
 from runstore.runtime.recorder import Recorder
+from runstore.runtime.spans import attempt_span, note_ending
 
 SAFE_POINT_S = 0.1  # what an agent that was asked to stop gets to do so by itself
 MAX_MESSAGE = 4_000  # characters of an error message
@@ -40,26 +42,35 @@ class Executor:
         self._agent: Agent | None = None
         self._task: asyncio.Task[None] | None = None
         self._ending: Event | None = None
+        self._abandoned = False
         self._handed_over = False
         self._written = False
 
     async def execute(self) -> None:
         """Run on the agents' loop until the run has ended, or is no longer ours."""
         self._task = asyncio.current_task()
-        ending: Event | None
+        bind_contextvars(run_id=self.context.run_id)  # of this task: for what anybody logs in it
+        with attempt_span(self.context, self._queued.traceparent) as span:
+            ending = None if self._abandoned else await self._end()
+            self._agent = None
+            if self._handed_over:
+                ending = None
+            if ending is not None:
+                ending = await self._write(self._ending or ending)
+            note_ending(span, ending, handed_over=self._handed_over)
+
+    async def _end(self) -> Event | None:
+        """What the agent came to; None when somebody else has, or will, say how the run ends."""
         try:
-            ending = await self._work()
+            return await self._work()
         except asyncio.CancelledError:
             itself = Failed(code="agent_error", message="the agent cancelled itself")
-            ending = self._ending or itself
+            return self._ending or itself
         except AppendRefused as refusal:
             log.info("run_lost", run_id=self.context.run_id, reason=str(refusal))
-            return
+            return None
         except BaseException as error:  # whatever it is, it ends this run and nothing else
-            ending = failure(error)
-        self._agent = None
-        if not self._handed_over:
-            await self._write(self._ending or ending)
+            return failure(error)
 
     def stop(self, ending: Event) -> None:
         """End the run so: ask the agent, then cancel its task. From any thread; the first call wins."""
@@ -67,6 +78,7 @@ class Executor:
 
     def abandon(self, *, handed_over: bool = False) -> None:
         """Write no ending any more: the run was closed over our head, or goes on elsewhere."""
+        self._abandoned = True  # also of a task that has not begun yet, which nobody can cancel
         self._handed_over = handed_over
         self._loop.call(self._cancel)
 
@@ -78,18 +90,20 @@ class Executor:
         done = await agent.run(self._queued.input, self._history, recorder)
         return Completed(result=done.result, usage=done.usage)
 
-    async def _write(self, ending: Event) -> None:
+    async def _write(self, ending: Event) -> Event | None:
+        """Append the ending; returns the one that was stored."""
         self._written = True  # from here on the task is not cancelled: the ending is on its way
         try:
-            await self._append(ending)
+            return await self._append(ending)
         except RunstoreError as error:
             if isinstance(error, AppendRefused):
-                return
-            await self._append(failure(error))  # a result that cannot be stored
+                return None
+            return await self._append(failure(error))  # a result that cannot be stored
 
-    async def _append(self, ending: Event) -> None:
+    async def _append(self, ending: Event) -> Event:
         await self._log.append(self.context.run_id, [ending], attempt=self.context.attempt, patient=True)
         log.info("run_ended", run_id=self.context.run_id, ending=ending.type)
+        return ending
 
     def _stop(self, ending: Event) -> None:
         if self._ending is None:

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import structlog
+
+from runstore.runtime.tool_threads import ToolThreads
 
 TOOL_THREADS = 1_000  # sync tools at once, as many as runs: stuck ones must not hold up the others
 
@@ -20,8 +22,8 @@ class AgentLoop:
     def __init__(self, name: str = "runstore-agents") -> None:
         self._loop = _new_event_loop()
         self._stopped = False
-        self._name = name
-        self._loop.set_default_executor(self._new_pool())
+        self._tools = ToolThreads(TOOL_THREADS, f"{name}-tool")
+        self._loop.set_default_executor(self._tools)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -34,9 +36,9 @@ class AgentLoop:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and with it whatever was to be told
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def renew_threads(self) -> None:
-        """Give the agents a fresh pool: tools that never return keep their places in the old one."""
-        self.call(self._loop.set_default_executor, self._new_pool())
+    def tool_runs(self) -> list[str]:
+        """The run that each busy thread of the pool works for."""
+        return self._tools.runs()
 
     def stop(self, timeout_s: float) -> bool:
         """Stop the loop; False when an agent has held it for `timeout_s` and the thread is left behind."""
@@ -44,9 +46,6 @@ class AgentLoop:
         self.call(self._loop.stop)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
-
-    def _new_pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(TOOL_THREADS, thread_name_prefix=f"{self._name}-tool")
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

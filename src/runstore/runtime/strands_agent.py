@@ -16,10 +16,11 @@ from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.core.run import add_usage
 from runstore.runtime.outlet import Outlet
 from runstore.runtime.resume import Memory, input_messages, recall
+from runstore.runtime.strands_errors import agent_error, one_line
 from runstore.runtime.strands_events import Translator
 from runstore.runtime.strands_hierarchy import agents_of
 from runstore.runtime.strands_hooks import STATE_KEY, Hooks
-from runstore.runtime.strands_results import agent_error, one_line, result_of
+from runstore.runtime.strands_results import result_of
 
 UNWIND_S = 0.1  # what agents that are left get to end by themselves, before their tools are cancelled
 PRODUCTS = (Agent, MultiAgentBase)
@@ -67,7 +68,7 @@ class StrandsAgent:
             ended, usage = await self._attend(
                 self._follow(self._stream(input), hooks, outlet, recorder, memory.usage), outlet
             )
-            result = result_of(ended)
+            result = result_of(ended, hooks.model_error)
         except Exception as error:
             failure = agent_error(error, hooks.model_error)
             if isinstance(failure, AgentError):

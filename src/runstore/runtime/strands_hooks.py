@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import structlog
 from strands import Agent
 from strands.hooks import (
     AfterModelCallEvent,
@@ -37,6 +38,7 @@ from runstore.core.events import (
 from runstore.core.ports import RunContext
 from runstore.runtime.outlet import Outlet
 from runstore.runtime.resume import Conversation, Memory, Place
+from runstore.runtime.strands_errors import described, model_error_code
 from runstore.runtime.strands_events import bare
 from runstore.runtime.strands_hierarchy import CALL, Call, call_of, called_agent
 
@@ -44,6 +46,8 @@ LAST = HookOrder.SDK_LAST + 1  # when every other hook has had its say
 STATE_KEY = "runstore"  # of strands' invocation_state: the RunContext
 OVER = "The run is over."  # said to agents and tools that would begin when nothing is recorded any more
 GO_ON = "Go on."  # said to a resumed agent whose last message was an answer, but not the end of its work
+
+log = structlog.get_logger(__name__)
 
 
 class Hooks:
@@ -76,7 +80,7 @@ class Hooks:
         agent.add_hook(self._before_invocation, BeforeInvocationEvent, order=LAST)
         agent.add_hook(self._before_tool, BeforeToolCallEvent, order=LAST)
         agent.add_hook(self._after_tool, AfterToolCallEvent, order=LAST)
-        agent.add_hook(self._after_model, AfterModelCallEvent)
+        agent.add_hook(self._after_model, AfterModelCallEvent, order=HookOrder.SDK_FIRST - 1)
         if self._remembering:
             agent.add_hook(self._message_added, MessageAddedEvent, order=LAST)
         agent.add_middleware(ExecuteToolStage, self._run_tool)
@@ -192,7 +196,12 @@ class Hooks:
         return self._results.get(place, {}).get(tool_use["toolUseId"])
 
     def _after_model(self, event: AfterModelCallEvent) -> None:
-        self.model_error = event.exception
+        """Runs before strands' retry strategy waits, so that a run that says nothing is explained."""
+        self.model_error = error = event.exception
+        if error is not None:
+            code, run_id = model_error_code(error), self._context.run_id
+            path, _ = self._place(event.agent)
+            log.warning("model_failed", run_id=run_id, agent=path, code=code, error=described(error))
 
 
 def _result(context: ExecuteToolContext, **outcome: Any) -> ToolResultEvent:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from strands.models import Model
 
 SCRIPTED = "scripted"
+ATTEMPTS = 3  # calls of a model that is throttled, in all
+FIRST_RETRY_S = 1  # the wait before the second call; doubled for each further one
+LAST_RETRY_S = 60
 
 
 class Provider(Struct, frozen=True):
@@ -30,21 +33,27 @@ PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
         Provider("anthropic", "AnthropicModel", "runstore[anthropic]", frozenset({"model_id", "max_tokens"})),
-        Provider("bedrock", "BedrockModel", "strands-agents", NONE),
+        Provider("bedrock", "BedrockModel", "runstore", NONE),
         Provider("gemini", "GeminiModel", "runstore[gemini]"),
         Provider("litellm", "LiteLLMModel", "runstore[litellm]"),
-        Provider("llamaapi", "LlamaAPIModel", "strands-agents[llamaapi]"),
-        Provider("llamacpp", "LlamaCppModel", "strands-agents", NONE),
+        Provider("llamaapi", "LlamaAPIModel", "runstore[llamaapi]"),
+        Provider("llamacpp", "LlamaCppModel", "runstore", NONE),
         Provider("mistral", "MistralModel", "runstore[mistral]"),
         Provider("ollama", "OllamaModel", "runstore[ollama]"),
         Provider("openai", "OpenAIModel", "runstore[openai]"),
         Provider("openai_responses", "OpenAIResponsesModel", "runstore[openai]"),
-        Provider("sagemaker", "SageMakerAIModel", "strands-agents[sagemaker]", NONE),
-        Provider("writer", "WriterModel", "strands-agents[writer]"),
+        Provider(
+            "sagemaker",
+            "SageMakerAIModel",
+            "runstore[sagemaker]",
+            frozenset({"endpoint_config", "payload_config"}),
+        ),
+        Provider("writer", "WriterModel", "runstore[writer]"),
     )
 }
 MODEL_NAMES: tuple[str, ...] = (SCRIPTED, *PROVIDERS)
 DEFAULTS: dict[str, dict[str, Any]] = {"ollama": {"host": None}}  # which its constructor does not have
+OBJECTS = {"boto_client_config", "boto_session", "client", "clock", "sleep"}  # no configuration can hold them
 
 
 def build_model(name: str, args: Mapping[str, Any]) -> "Model":
@@ -58,7 +67,7 @@ def build_model(name: str, args: Mapping[str, Any]) -> "Model":
         ConfigError: an unknown name, a missing package, or arguments that the model does not take.
     """
     cls = _model_class(name)
-    known, arguments = _parameters(cls), {**DEFAULTS.get(name, {}), **args}
+    known, arguments = _parameters(cls) - OBJECTS, {**DEFAULTS.get(name, {}), **args}
     if missing := sorted(PROVIDERS[name].needs - arguments.keys()) if name in PROVIDERS else ():
         raise ConfigError(f"model {name!r} needs {' and '.join(missing)} in model_args")
     if unknown := sorted(arguments.keys() - known):
@@ -66,20 +75,34 @@ def build_model(name: str, args: Mapping[str, Any]) -> "Model":
             f"model {name!r} takes no argument {', '.join(unknown)}; it takes {', '.join(sorted(known))}"
         )
     try:
+        if "cache_config" in arguments:
+            arguments["cache_config"] = _cache_config(arguments["cache_config"])
         return cls(**arguments)
     except Exception as error:  # each provider has errors of its own
         raise ConfigError(f"model {name!r} cannot be made: {type(error).__name__}: {error}") from error
 
 
 def build_agent(
-    name: str, model: "Model", *, system_prompt: str | None, tools: Sequence[Any], description: str | None
+    name: str,
+    model: "Model",
+    *,
+    system_prompt: str | None,
+    tools: Sequence[Any],
+    description: str | None,
+    attempts: int | None = None,
 ) -> "Agent":
     """A new agent that prints nothing. Plain functions among `tools` become strands tools.
+
+    Args:
+        attempts: how often a throttled model is called in all; None: ATTEMPTS. strands' own default would let
+            a run wait for two minutes.
 
     Raises:
         ConfigError: a tool that strands cannot take.
     """
     from strands import Agent
+
+    from runstore.runtime.strands_retries import Retries
 
     return Agent(
         model=model,
@@ -88,6 +111,9 @@ def build_agent(
         system_prompt=system_prompt,
         tools=[_tool(tool) for tool in tools],
         callback_handler=None,
+        retry_strategy=Retries(
+            max_attempts=attempts or ATTEMPTS, initial_delay=FIRST_RETRY_S, max_delay=LAST_RETRY_S
+        ),
     )
 
 
@@ -117,13 +143,21 @@ def _parameters(cls: Any) -> set[str]:
 
     names: set[str] = set()
     hints = get_type_hints(cls.__init__, include_extras=True)
-    for parameter in inspect.signature(cls).parameters.values():
+    _self, *parameters = inspect.signature(cls.__init__).parameters.values()
+    for parameter in parameters:
         if parameter.kind is parameter.VAR_KEYWORD:
             for config in get_args(hints[parameter.name]):  # Unpack[Config]
                 names |= get_type_hints(config).keys()
         else:
             names.add(parameter.name)
     return names
+
+
+def _cache_config(table: Any) -> Any:
+    """strands' CacheConfig, which a configuration can only write as a table."""
+    from strands.models import CacheConfig
+
+    return CacheConfig(**table) if isinstance(table, Mapping) else table
 
 
 def _tool(tool: Any) -> Any:

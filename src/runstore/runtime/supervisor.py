@@ -69,12 +69,28 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()  # a run has started or finished
         self._draining = False
+        self._abandoned: set[Executor] = set()  # whose run was closed over their head, and who go on
         self.forced = 0  # runs that had to be closed over their agent's head
 
     @property
     def running(self) -> int:
         """How many runs this process drives."""
         return len(self._active)
+
+    @property
+    def waiting(self) -> int:
+        """How many runs wait for a place, or are being started."""
+        return len(self._queue) + len(self._starting)
+
+    @property
+    def abandoned(self) -> int:
+        """How many agents go on although their run was closed over their head."""
+        return len(self._abandoned)
+
+    @property
+    def abandoned_threads(self) -> int:
+        """How many threads of the agents' pool still work for a run that has ended."""
+        return sum(run_id not in self._active for run_id in self._agents.tool_runs())
 
     async def __aenter__(self) -> Self:
         self._main = asyncio.get_running_loop()
@@ -121,7 +137,7 @@ class Supervisor:
             if event.type == Queued.type:
                 self._enqueue(commit.run_id)
             elif event.type == CancelRequested.type:
-                self._do(self._cancel(commit.run_id))
+                self._do(commit.run_id, self._cancel(commit.run_id))
 
     async def _sweep_for_ever(self) -> None:
         while True:
@@ -161,9 +177,9 @@ class Supervisor:
         driven = ours or (run.worker_id is not None and not lost)
         if run.cancel_at is not None:
             if ours or not driven:
-                self._do(self._cancel(run.run_id, lost=lost))
+                self._do(run.run_id, self._cancel(run.run_id, lost=lost))
             elif now - self._cancels_seen[run.run_id] > self._grace_s + PATIENCE_S:
-                self._do(self._force(run.run_id))
+                self._do(run.run_id, self._force(run.run_id))
         elif run.worker_id is None:
             self._enqueue(run.run_id)
         elif not driven:
@@ -192,7 +208,7 @@ class Supervisor:
 
     def _begin(self, run_id: str, start: Coroutine[Any, Any, None]) -> None:
         self._starting[run_id] = False
-        self._do(self._start(run_id, start))
+        self._do(run_id, self._start(run_id, start))
 
     async def _start(self, run_id: str, start: Coroutine[Any, Any, None]) -> None:
         try:
@@ -201,7 +217,7 @@ class Supervisor:
             log.info("run_not_taken", run_id=run_id, reason=str(refusal))  # another was first
         finally:
             if self._starting.pop(run_id):
-                self._do(self._cancel(run_id))
+                self._do(run_id, self._cancel(run_id))
             self._claim_next()
             self._changed.set()
 
@@ -218,8 +234,10 @@ class Supervisor:
         head = await self._log.head(run.run_id)
         if head is None or head.closed or head.attempt != run.attempt:
             return
-        policy = (await read_queued(self._log, run.run_id)).definition.get("on_worker_lost", "resume")
-        if crashed and (policy == "fail" or run.adoptions >= MAX_ADOPTIONS):
+        definition = (await read_queued(self._log, run.run_id)).definition
+        policy = definition.get("on_worker_lost", "resume")
+        given_up = crashed and (policy == "fail" or run.adoptions >= MAX_ADOPTIONS)
+        if given_up or "recorded" in definition:  # a program's own run: there is no agent that could go on
             lost = Failed(code="worker_lost", message=f"the worker of attempt {run.attempt} was lost")
             await self._log.append(run.run_id, [lost], expected_seq=head.seq)
             return
@@ -264,11 +282,10 @@ class Supervisor:
             active.timers.append(self._main.call_later(timeout_s, self._stop, run_id, active, timeout))
 
     def _finished(self, run_id: str, executor: Executor) -> None:
+        self._abandoned.discard(executor)
         active = self._active.get(run_id)
         if active is not None and active.executor is executor:
             del self._active[run_id]
-            if active.stopping:
-                self._agents.renew_threads()
             for timer in active.timers:
                 timer.cancel()
             self._claim_next()
@@ -298,7 +315,9 @@ class Supervisor:
         if not active.stopping:
             active.stopping = True
             active.executor.stop(ending)
-            force = self._main.call_later(self._grace_s, lambda: self._do(self._force(run_id, ending)))
+            force = self._main.call_later(
+                self._grace_s, lambda: self._do(run_id, self._force(run_id, ending))
+            )
             active.timers.append(force)
 
     async def _force(self, run_id: str, ending: Event | None = None) -> None:
@@ -312,6 +331,7 @@ class Supervisor:
         if active := self._active.get(run_id):
             active.executor.abandon()
             self._finished(run_id, active.executor)
+            self._abandoned.add(active.executor)  # until its task has ended
 
     async def _close(self, run_id: str, ending: Event) -> bool:
         """Append an ending, whoever drives the run; False when it has one."""
@@ -323,16 +343,16 @@ class Supervisor:
 
     # Tasks and threads.
 
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+    def _do(self, run_id: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(lambda task: self._done(run_id, task))
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, run_id: str, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, LogUnavailable):  # then the next sweep tries again
-            log.error("supervisor_failed", error=repr(error), exc_info=error)
+            log.error("supervisor_failed", run_id=run_id, error=repr(error), exc_info=error)
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         with suppress(RuntimeError):  # the main loop is closed: the process is leaving

@@ -1,0 +1,121 @@
+"""`runstore keys`: API keys, on the database itself."""
+
+import re
+import sys
+import time
+from typing import Annotated, Any, Literal
+
+import typer
+
+from runstore.cli_options import Config, DatabaseUrl, database_of
+from runstore.core.errors import ConfigError
+
+SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+MAX_EXPIRES_S = 100 * 365 * 86_400
+
+keys = typer.Typer(help="API keys: make, list and revoke them.", no_args_is_help=True)
+
+
+@keys.command()
+def create(
+    user: Annotated[str, typer.Option(help="Whose key it is: runs that it starts belong to this user.")],
+    role: Annotated[
+        Literal["user", "admin"], typer.Option(help="An admin may read, stop and delete everybody's runs.")
+    ] = "user",
+    expires: Annotated[
+        str | None, typer.Option(help="How long it is good for, as 90d, 12h or 30m; for ever if not given.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="What it is for, as it stands in the list.")] = "",
+    database_url: DatabaseUrl = None,
+    config: Config = None,
+) -> None:
+    """Make a key and print it, once: only its hash is stored.
+
+    Example: runstore keys create --user alice --role admin --expires 90d
+    """
+    from runstore.app import write_to
+    from runstore.keys import create_key, key_id_of
+
+    now = _now()
+    expires_at = None if expires is None else now + _seconds(expires) * 1_000
+    with write_to(database_of(config, database_url)) as connection:
+        key = create_key(connection, user, role=role, name=name, now=now, expires_at=expires_at)
+    typer.echo(key)
+    typer.echo(f"Key {key_id_of(key)} of {user}. Keep it: it is not shown again.", err=True)
+
+
+@keys.command(name="list")
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each key.")] = False,
+    database_url: DatabaseUrl = None,
+    config: Config = None,
+) -> None:
+    """List the keys, oldest first, without their secrets.
+
+    Example: runstore keys list --json
+    """
+    from runstore.app import write_to
+    from runstore.keys import list_keys
+
+    with write_to(database_of(config, database_url)) as connection:
+        rows = [_shown(key) for key in list_keys(connection)]
+    if as_json:
+        import msgspec
+
+        for row in rows:
+            typer.echo(msgspec.json.encode(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("id", "user", "role", "state", "created", "expires", "name")
+    for row in rows:
+        table.add_row(*(str(row[name] or "") for name in _COLUMNS))
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@keys.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as in the list.")],
+    database_url: DatabaseUrl = None,
+    config: Config = None,
+) -> None:
+    """Refuse a key from now on; servers notice within seconds, and end the streams that it opened.
+
+    Example: runstore keys revoke 3f9a1c02d4e5
+    """
+    from runstore.app import write_to
+    from runstore.keys import key_id_of, revoke_key
+
+    with write_to(database_of(config, database_url)) as connection:
+        key = revoke_key(connection, key_id_of(key_id) or key_id, _now())
+    already = " already" if key.revoked_at is not None else ""
+    typer.echo(f"Key {key.key_id} of {key.user_id} is revoked{already}.")
+
+
+_COLUMNS = ("key_id", "user_id", "role", "state", "created_at", "expires_at", "name")
+
+
+def _shown(key: Any) -> dict[str, Any]:
+    from runstore.core.codec import timestamp
+
+    def time_of(at: int | None) -> str | None:
+        return None if at is None else timestamp(at)
+
+    return {
+        "key_id": key.key_id, "user_id": key.user_id, "role": key.role, "state": key.state(_now()),
+        "created_at": time_of(key.created_at), "expires_at": time_of(key.expires_at),
+        "revoked_at": time_of(key.revoked_at), "name": key.name,
+    }  # fmt: skip
+
+
+def _seconds(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,9})([mhdw])", text)
+    seconds = int(found[1]) * SECONDS[found[2]] if found else 0
+    if not 0 < seconds <= MAX_EXPIRES_S:
+        raise ConfigError(f"--expires {text!r} must be a number and m, h, d or w, as 90d, at most 100 years")
+    return seconds
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,110 @@
+"""What the commands on runs print: tables for people, JSON for scripts, a run's text as it is said."""
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from runstore.core.events import Cancelled, Failed, Token
+from runstore.core.records import EventRecord
+from runstore.core.transcript import Transcript
+
+_SHOWN = 200  # characters of an event's data in a table
+_PIPE_WIDTH = 1_000  # columns of a table that no terminal shows
+RULE = "─" * 8
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # an agent's text must not drive the terminal
+
+
+def print_json(items: Iterable[Any]) -> None:
+    """One object on a line of its own, as soon as it is there."""
+    for item in items:
+        sys.stdout.buffer.write(msgspec.json.encode(item) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Rows under headings; in a narrow terminal the last column takes several lines."""
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, no_wrap=name != columns[-1], overflow="fold")
+    for row in rows:
+        table.add_row(*[Text(_cell(value)) for value in row])
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False).print(table)
+
+
+def print_fields(fields: dict[str, Any]) -> None:
+    """One field on a line; those without a value are left out."""
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        if value not in (None, "", {}, False):
+            typer.echo(f"{name:<{width}}  {_cell(value)}")
+
+
+def event_row(event: EventRecord) -> tuple[Any, ...]:
+    return (event.seq, event.at, event.type, _cell(event.data)[:_SHOWN])
+
+
+class TextPrinter:
+    """Prints the text of a run while it is said.
+
+    Where a new attempt says something again, a line marks that what came before it is dropped, and the text
+    begins anew: what follows the last such line is the text.
+    """
+
+    def __init__(self) -> None:
+        self._transcript = Transcript()
+        self._speaker: str | None = None
+        self._column = 0  # 0: at the beginning of a line
+
+    def show(self, event: EventRecord) -> None:
+        dropped = self._transcript.add(event)
+        if dropped:
+            self.end_line()
+            self._write(
+                f"{RULE} attempt {event.data['attempt']}: dropped what was said, and began again {RULE}\n"
+            )
+            self._write(self._transcript.text)
+        elif event.type == Token.type:
+            self._say(event.data["text"], event.data.get("agent"))
+        if event.ends:
+            self.end_line()
+
+    def end_line(self) -> None:
+        if self._column:
+            self._write("\n")
+
+    def _say(self, text: str, speaker: str | None) -> None:
+        if self._speaker not in (None, speaker):
+            self.end_line()
+            self._write(f"[{speaker}]\n")
+        self._speaker = speaker
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        shown = CONTROL.sub("", text) if sys.stdout.isatty() else text
+        if shown:
+            sys.stdout.write(shown)
+            sys.stdout.flush()
+            self._column = not shown.endswith("\n")
+
+
+def ending_of(event: EventRecord) -> str:
+    """How a run ended, in a line; empty when it completed, or has not ended."""
+    if event.type == Failed.type:
+        return f"the run failed: {event.data['code']}: {_cell(event.data['message'])}"
+    if event.type == Cancelled.type:
+        return f"the run was stopped: {_cell(event.data['reason'])}"
+    return ""
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return CONTROL.sub("", " ".join(text.split()))

@@ -1,0 +1,35 @@
+"""A client of the HTTP API, sync and async. The decisions are made once, in `calls` and `following`."""
+
+from runstore.client.aio import AsyncClient
+from runstore.client.errors import (
+    ApiError,
+    ClientError,
+    Conflict,
+    Forbidden,
+    Gone,
+    NotFound,
+    RateLimited,
+    ServerUnreachable,
+    Unauthorized,
+    Unavailable,
+    UnexpectedAnswer,
+)
+from runstore.client.records import RunRecord
+from runstore.client.sync import Client
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "Conflict",
+    "Forbidden",
+    "Gone",
+    "NotFound",
+    "RateLimited",
+    "RunRecord",
+    "ServerUnreachable",
+    "Unauthorized",
+    "Unavailable",
+    "UnexpectedAnswer",
+]

@@ -1,0 +1,144 @@
+"""The client for programs with an event loop: the same calls, awaited."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from runstore.client import calls
+from runstore.client.calls import Attempts, Call, Page
+from runstore.client.connection import connection
+from runstore.client.following import Following
+from runstore.client.patience import RETRY_S
+from runstore.client.records import RunRecord
+from runstore.core.events import Custom
+from runstore.core.records import EventRecord
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """As `Client`, whose methods say what these do. Use it in an `async with`, or `aclose` it."""
+
+    def __init__(
+        self, url: str | None = None, *, api_key: str | None = None, retry_s: float = RETRY_S
+    ) -> None:
+        self._http = httpx.AsyncClient(**connection(url, api_key))
+        self._retry_s = retry_s
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """See `Client.close`."""
+        await self._http.aclose()
+
+    async def start(
+        self,
+        agent: str,
+        input: Any,
+        *,
+        session_id: str | None = None,
+        workspace_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> RunRecord:
+        """See `Client.start`."""
+        body = {"session_id": session_id, "workspace_id": workspace_id, "metadata": metadata}
+        return await self._do(calls.start(agent, idempotency_key, input=input, **body))
+
+    async def stream(
+        self, run_id: str, *, after: int = 0, types: Sequence[str] | None = None
+    ) -> AsyncIterator[EventRecord]:
+        """See `Client.stream`. To leave the loop early, wrap the stream in `contextlib.aclosing`."""
+        following = Following(run_id, after=after, types=types, retry_s=self._retry_s)
+        while True:
+            try:
+                async with self._http.stream(**following.request()) as answer:
+                    if following.opened(answer):
+                        async for part in answer.aiter_bytes():
+                            for event in following.feed(part):
+                                yield event
+                            if following.ended:
+                                break
+                    else:
+                        await answer.aread()
+                        following.refused(answer)
+            except httpx.TransportError as error:
+                following.broken(error)
+            if following.ended:
+                return
+            await asyncio.sleep(following.wait_s())
+
+    async def get(self, run_id: str, *, at: int | None = None, wait: float | None = None) -> RunRecord:
+        """See `Client.get`."""
+        return await self._do(calls.get(run_id, at, wait))
+
+    def list(
+        self,
+        *,
+        status: str | None = None,
+        agent: str | None = None,
+        session_id: str | None = None,
+        workspace_id: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[RunRecord]:
+        """See `Client.list`."""
+        return self._all(
+            calls.runs(
+                limit, status=status, agent=agent, session_id=session_id, workspace_id=workspace_id,
+                since=since, until=until,
+            )
+        )  # fmt: skip
+
+    def events(
+        self, run_id: str, *, after: int = 0, limit: int | None = None, types: Sequence[str] | None = None
+    ) -> AsyncIterator[EventRecord]:
+        """See `Client.events`."""
+        return self._all(calls.events(run_id, after, limit, types))
+
+    async def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
+        """See `Client.append`."""
+        return await self._do(calls.append(run_id, events, expected_seq))
+
+    async def stop(self, run_id: str, *, reason: str | None = None) -> RunRecord:
+        """See `Client.stop`."""
+        return await self._do(calls.stop(run_id, reason))
+
+    async def delete(self, run_id: str) -> None:
+        """See `Client.delete`."""
+        await self._do(calls.delete(run_id))
+
+    async def agents(self) -> Sequence[dict[str, Any]]:
+        """See `Client.agents`."""
+        return await self._do(calls.agents())
+
+    async def _do(self, call: Call[T]) -> T:
+        attempts = Attempts(call, self._retry_s)
+        while True:
+            try:
+                answer = await self._http.request(**call.request())
+            except httpx.TransportError as error:
+                wait_s: float | None = attempts.failed(error)
+            else:
+                wait_s = attempts.answered(answer)
+            if wait_s is None:
+                return attempts.result(answer)
+            await asyncio.sleep(wait_s)
+
+    async def _all(self, call: Call[Page[T]] | None) -> AsyncIterator[T]:
+        while call is not None:
+            page = await self._do(call)
+            for item in page.data:
+                yield item
+            call = page.following

@@ -1,0 +1,209 @@
+"""Each request of the API as a value, and what its answer means. No I/O: `sync` and `aio` do that."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from runstore.client.errors import ApiError, ServerUnreachable, UnexpectedAnswer, error_of
+from runstore.client.patience import Patience
+from runstore.client.records import RunRecord
+from runstore.core.events import Custom
+from runstore.core.records import EventRecord
+
+PAGE = 1_000  # runs or events of one request
+CONNECT_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 30.0  # beyond what a request itself asks to wait
+NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+T = TypeVar("T")
+
+
+class Call(Struct, Generic[T], frozen=True):
+    """One request. `repeatable`: asking twice is asking once, so a lost answer is no reason to give up."""
+
+    method: str
+    path: str
+    read: Callable[[bytes], T]
+    params: Mapping[str, Any] = {}
+    body: Any = None
+    headers: Mapping[str, str] = {}
+    repeatable: bool = True
+    wait_s: float = 0
+
+    def request(self) -> dict[str, Any]:
+        """The arguments for httpx."""
+        headers, content = dict(self.headers), None
+        if self.body is not None:
+            headers["Content-Type"] = "application/json"
+            content = msgspec.json.encode(self.body)
+        timeout = httpx.Timeout(ANSWER_TIMEOUT_S + self.wait_s, connect=CONNECT_TIMEOUT_S)
+        return {
+            "method": self.method, "url": self.path, "content": content, "headers": headers,
+            "params": {name: value for name, value in self.params.items() if value is not None},
+            "timeout": timeout,
+        }  # fmt: skip
+
+
+class Page(Struct, Generic[T], frozen=True):
+    """Some of many, and the call for those after them."""
+
+    data: list[T]
+    following: Call["Page[T]"] | None
+
+
+class Attempts(Generic[T]):
+    """The attempts at one call: what came of each, and whether to try again."""
+
+    def __init__(self, call: Call[T], retry_s: float) -> None:
+        self._call = call
+        self._patience = Patience(retry_s)
+
+    def failed(self, error: httpx.TransportError) -> float:
+        """No answer came; returns how long to wait before the next try.
+
+        Raises:
+            ServerUnreachable: do not try again.
+        """
+        lost = unreachable(error)
+        if not self._call.repeatable and not isinstance(error, NEVER_SENT):
+            raise lost from error
+        return self._patience.wait_s(lost)
+
+    def answered(self, answer: httpx.Response) -> float | None:
+        """An answer came; returns how long to wait before the next try, None when this is it.
+
+        Raises:
+            ApiError: the server says no.
+        """
+        if answer.is_success:
+            return None
+        error = error_of(answer.status_code, answer.headers, answer.content)
+        if not is_passing(error) or (not self._call.repeatable and error.code != "log_unavailable"):
+            raise error
+        return self._patience.wait_s(error, error.retry_after_s)
+
+    def result(self, answer: httpx.Response) -> T:
+        """What a good answer says.
+
+        Raises:
+            UnexpectedAnswer
+        """
+        try:
+            return self._call.read(answer.content)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise UnexpectedAnswer(f"{answer.url} answered something else: {error}") from error
+
+
+def is_passing(error: ApiError) -> bool:
+    """Whether it may go later: the database or the server is away for a moment."""
+    return error.status in (502, 503, 504)
+
+
+def unreachable(error: httpx.TransportError) -> ServerUnreachable:
+    url = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}"
+    lost = ServerUnreachable(f"{url}: {str(error) or type(error).__name__}")
+    lost.__cause__ = error
+    return lost
+
+
+# The calls.
+
+
+def start(agent: str, key: str | None, **body: Any) -> Call[RunRecord]:
+    return Call(
+        "POST",
+        f"/agents/{quote(agent, safe='')}/start",
+        _read_run,
+        body={name: value for name, value in body.items() if value is not None},
+        headers={"Idempotency-Key": key or str(uuid4())},
+    )
+
+
+def stop(run_id: str, reason: str | None) -> Call[RunRecord]:
+    return Call("POST", _path(run_id, "/stop"), _read_run, body={"reason": reason} if reason else None)
+
+
+def get(run_id: str, at: int | None, wait_s: float | None) -> Call[RunRecord]:
+    return Call("GET", _path(run_id), _read_run, params={"at": at, "wait": wait_s}, wait_s=wait_s or 0)
+
+
+def delete(run_id: str) -> Call[None]:
+    return Call("DELETE", _path(run_id), _read_nothing, repeatable=False)
+
+
+def append(run_id: str, events: Sequence[Custom], expected_seq: int | None) -> Call[int]:
+    body = {"events": events, "expected_seq": expected_seq}
+    return Call("POST", _path(run_id, "/events"), _read_last_seq, body=body, repeatable=False)
+
+
+def agents() -> Call[list[dict[str, Any]]]:
+    return Call("GET", "/agents", _read_agents)
+
+
+def runs(limit: int | None, **filters: Any) -> Call[Page[RunRecord]]:
+    return _page("/runs", filters, limit, RunRecord)
+
+
+def events(
+    run_id: str, after: int, limit: int | None, types: Sequence[str] | None
+) -> Call[Page[EventRecord]]:
+    return _page(_path(run_id, "/events"), {"after": after, "types": joined(types)}, limit, EventRecord)
+
+
+def joined(types: Sequence[str] | None) -> str | None:
+    return None if types is None else ",".join(types)
+
+
+def _page(path: str, params: Mapping[str, Any], limit: int | None, cls: type[T]) -> Call[Page[T]]:
+    """One page after another; `limit`: how many in all, None: all that there are."""
+    decoder = msgspec.json.Decoder(_Listed[cls])  # type: ignore[valid-type]
+
+    def read(body: bytes) -> Page[T]:
+        listed = decoder.decode(body)
+        left = None if limit is None else limit - len(listed.data)
+        if listed.next is None or left == 0:
+            return Page(listed.data, None)
+        return Page(listed.data, _page(path, {**params, "after": listed.next}, left, cls))
+
+    asked = {name: _told(value) for name, value in params.items()}
+    return Call("GET", path, read, params={**asked, "limit": PAGE if limit is None else min(limit, PAGE)})
+
+
+class _Listed(Struct, Generic[T]):
+    data: list[T]
+    next: str | int | None = None
+
+
+class _Appended(Struct):
+    last_seq: int
+
+
+def _path(run_id: str, rest: str = "") -> str:
+    return f"/runs/{quote(run_id, safe='')}{rest}"
+
+
+def _told(value: Any) -> Any:
+    """A time as the API reads it; one without a zone is of here."""
+    return value.astimezone().isoformat() if isinstance(value, datetime) else value
+
+
+def _read_run(body: bytes) -> RunRecord:
+    return msgspec.json.decode(body, type=RunRecord)
+
+
+def _read_last_seq(body: bytes) -> int:
+    return msgspec.json.decode(body, type=_Appended).last_seq
+
+
+def _read_agents(body: bytes) -> list[dict[str, Any]]:
+    return msgspec.json.decode(body, type=_Listed[dict[str, Any]]).data
+
+
+def _read_nothing(body: bytes) -> None:
+    return None

@@ -1,0 +1,165 @@
+"""The client for programs without an event loop."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from runstore.client import calls
+from runstore.client.calls import Attempts, Call, Page
+from runstore.client.connection import connection
+from runstore.client.following import Following
+from runstore.client.patience import RETRY_S
+from runstore.client.records import RunRecord
+from runstore.core.events import Custom
+from runstore.core.records import EventRecord
+
+T = TypeVar("T")
+
+
+class Client:
+    """Starts, follows and stops runs over HTTP. Threads may share it. Use it in a `with`, or `close` it.
+
+    Every method raises ApiError when the server says no (its class tells the status, `code` the reason),
+    and ServerUnreachable when no answer came.
+
+    Args:
+        url: of the server; else RUNSTORE_URL, else http://127.0.0.1:8082.
+        api_key: else RUNSTORE_API_KEY, else none.
+        retry_s: how long to try again when the server does not answer or is unavailable; 0: never.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, api_key: str | None = None, retry_s: float = RETRY_S
+    ) -> None:
+        self._http = httpx.Client(**connection(url, api_key))
+        self._retry_s = retry_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connections; streams that are open end with an error."""
+        self._http.close()
+
+    def start(
+        self,
+        agent: str,
+        input: Any,
+        *,
+        session_id: str | None = None,
+        workspace_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> RunRecord:
+        """Start a run and return its record, once it is stored; `stream` follows it.
+
+        Trying again starts no second run: every start has a key, your own or one made for it.
+        """
+        body = {"session_id": session_id, "workspace_id": workspace_id, "metadata": metadata}
+        return self._do(calls.start(agent, idempotency_key, input=input, **body))
+
+    def stream(
+        self, run_id: str, *, after: int = 0, types: Sequence[str] | None = None
+    ) -> Iterator[EventRecord]:
+        """Every event of the run after a seq, once and in order, live until the run ends.
+
+        Connections that break, a server that restarts and a database that is away only take time. Leaving
+        the loop cuts the connection; the run goes on.
+
+        Args:
+            types: a filter, as ["llm.token", "lifecycle.*"]; terminal events always come.
+        """
+        following = Following(run_id, after=after, types=types, retry_s=self._retry_s)
+        while True:
+            try:
+                with self._http.stream(**following.request()) as answer:
+                    if following.opened(answer):
+                        for part in answer.iter_bytes():
+                            yield from following.feed(part)
+                            if following.ended:
+                                break
+                    else:
+                        answer.read()
+                        following.refused(answer)
+            except httpx.TransportError as error:
+                following.broken(error)
+            if following.ended:
+                return
+            time.sleep(following.wait_s())
+
+    def get(self, run_id: str, *, at: int | None = None, wait: float | None = None) -> RunRecord:
+        """The run as it is, or was after the seq `at`.
+
+        Args:
+            wait: seconds, up to 300: answer when the run has ended, or after so long.
+        """
+        return self._do(calls.get(run_id, at, wait))
+
+    def list(
+        self,
+        *,
+        status: str | None = None,
+        agent: str | None = None,
+        session_id: str | None = None,
+        workspace_id: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[RunRecord]:
+        """The runs that match, newest first, read page by page while you iterate."""
+        return self._all(
+            calls.runs(
+                limit, status=status, agent=agent, session_id=session_id, workspace_id=workspace_id,
+                since=since, until=until,
+            )
+        )  # fmt: skip
+
+    def events(
+        self, run_id: str, *, after: int = 0, limit: int | None = None, types: Sequence[str] | None = None
+    ) -> Iterator[EventRecord]:
+        """The run's events that are stored now, read page by page while you iterate."""
+        return self._all(calls.events(run_id, after, limit, types))
+
+    def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
+        """Add events of your own, all or none; returns the last seq, once they are stored."""
+        return self._do(calls.append(run_id, events, expected_seq))
+
+    def stop(self, run_id: str, *, reason: str | None = None) -> RunRecord:
+        """Ask the run to stop; its ending follows within the grace period."""
+        return self._do(calls.stop(run_id, reason))
+
+    def delete(self, run_id: str) -> None:
+        """Take a run that has ended out of the lists."""
+        self._do(calls.delete(run_id))
+
+    def agents(self) -> Sequence[dict[str, Any]]:
+        """The agents that can be started."""
+        return self._do(calls.agents())
+
+    def _do(self, call: Call[T]) -> T:
+        attempts = Attempts(call, self._retry_s)
+        while True:
+            try:
+                answer = self._http.request(**call.request())
+            except httpx.TransportError as error:
+                wait_s: float | None = attempts.failed(error)
+            else:
+                wait_s = attempts.answered(answer)
+            if wait_s is None:
+                return attempts.result(answer)
+            time.sleep(wait_s)
+
+    def _all(self, call: Call[Page[T]] | None) -> Iterator[T]:
+        while call is not None:
+            page = self._do(call)
+            yield from page.data
+            call = page.following

@@ -1,0 +1,62 @@
+"""A run's input as content blocks: text, and media that go to the model as bytes and come as base64.
+
+The shapes are those of strands' content blocks, which are modeled after the Bedrock Converse API
+(https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ContentBlock.html). What a model takes
+of them is its provider's to say.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+MAX_BLOCKS = 100  # of one input; all of it together is bounded by MAX_EVENT_BYTES
+MAX_DOCUMENT_NAME = 200  # characters
+
+
+class MediaSource(Struct, frozen=True, forbid_unknown_fields=True):
+    """The content itself: base64 (RFC 4648, section 4, with padding) in JSON."""
+
+    bytes: Annotated[bytes, Meta(min_length=1)]
+
+
+class Image(Struct, frozen=True, forbid_unknown_fields=True):
+    format: Literal["png", "jpeg", "gif", "webp"]
+    source: MediaSource
+
+
+class Document(Struct, frozen=True, forbid_unknown_fields=True):
+    format: Literal["pdf", "csv", "doc", "docx", "xls", "xlsx", "html", "txt", "md"]
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_DOCUMENT_NAME)]
+    source: MediaSource
+
+
+class Video(Struct, frozen=True, forbid_unknown_fields=True):
+    format: Literal["flv", "mkv", "mov", "mpeg", "mpg", "mp4", "three_gp", "webm", "wmv"]
+    source: MediaSource
+
+
+class ContentBlock(Struct, frozen=True, forbid_unknown_fields=True):
+    """One piece of an input: exactly one of its fields."""
+
+    text: Annotated[str, Meta(min_length=1)] | UnsetType = UNSET
+    image: Image | UnsetType = UNSET
+    document: Document | UnsetType = UNSET
+    video: Video | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        kinds = self.__struct_fields__
+        if sum(getattr(self, kind) is not UNSET for kind in kinds) != 1:
+            raise ValueError(f"a content block must have exactly one of {', '.join(kinds)}")
+
+
+ContentBlocks = Annotated[list[ContentBlock], Meta(min_length=1, max_length=MAX_BLOCKS)]
+Input = str | ContentBlocks
+
+
+def to_json(input: Input) -> str | list[dict[str, Any]]:
+    """An input as the log keeps it: text, or blocks with base64 for bytes."""
+    if isinstance(input, str):
+        return input
+    blocks: list[dict[str, Any]] = msgspec.to_builtins(input)
+    return blocks

@@ -1,0 +1,40 @@
+"""What one request, one user or one run may take. What is over a limit is refused with the limit's name."""
+
+from msgspec import Struct
+
+from runstore.core.codec import MAX_EVENT_BYTES
+
+MAX_BODY_BYTES = 256 << 20  # of `body_bytes`: a body is read into memory
+MAX_EVENTS_PER_APPEND = 1_000  # one append is one unit: it is stored whole or not at all
+MAX_RUN_TIMEOUT_S = 30 * 24 * 3_600
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[limits]`"""
+
+    body_bytes: int = 8 << 20  # a request's body
+    input_bytes: int = MAX_EVENT_BYTES  # a run's input, as JSON
+    event_bytes: int = MAX_EVENT_BYTES  # the data of an event that a client appends, as JSON
+    events_per_append: int = MAX_EVENTS_PER_APPEND
+    runs_per_user: int = 1_000  # that have not ended; on all processes of the database
+    subscribers_per_run: int = 2_000  # open streams; of each process
+    subscribers_per_user: int = 2_000  # the same
+    run_timeout_s: float = 86_400  # of an agent that has none of its own
+    max_run_timeout_s: float = MAX_RUN_TIMEOUT_S  # of an agent's own
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("body_bytes", 1_024, MAX_BODY_BYTES),
+            ("input_bytes", 1, MAX_EVENT_BYTES),
+            ("event_bytes", 1, MAX_EVENT_BYTES),
+            ("events_per_append", 1, MAX_EVENTS_PER_APPEND),
+            ("runs_per_user", 1, 1_000_000),
+            ("subscribers_per_run", 1, 1_000_000),
+            ("subscribers_per_user", 1, 1_000_000),
+            ("run_timeout_s", 0.001, MAX_RUN_TIMEOUT_S),
+            ("max_run_timeout_s", 0.001, MAX_RUN_TIMEOUT_S),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"`{name}` must be from {low:,} to {high:,}, not {getattr(self, name):,}")
+        if self.run_timeout_s > self.max_run_timeout_s:
+            raise ValueError("`run_timeout_s` must not be more than `max_run_timeout_s`")

@@ -1,0 +1,98 @@
+"""The seam for other logins: a function of the configuration's that is asked about each request."""
+
+import asyncio
+import importlib
+import inspect
+import operator
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+from starlette.requests import Request
+
+from runstore.core.errors import ConfigError
+from runstore.http.errors import Unauthorized
+from runstore.http.users import Login, User
+
+AUTHENTICATE_S = 10.0  # what the function may take
+RECHECK_S = 60.0  # how often it is asked again about an open stream
+
+log = structlog.get_logger(__name__)
+
+
+class LoginFunction:
+    """What `authenticate` names.
+
+    It is sync or async, gets the starlette request, and returns the user: `runstore.http.users.User`, or
+    anything with the same fields. None or a PermissionError refuses; any other error is one of the server.
+    """
+
+    def __init__(self, function: Callable[[Request], Any]) -> None:
+        self._function = function
+
+    @classmethod
+    def load(cls, reference: str) -> "LoginFunction":
+        """The function that `package.module:function` names.
+
+        Raises:
+            ConfigError: there is none, or importing it failed.
+        """
+        module, _, name = reference.partition(":")
+        try:
+            found = operator.attrgetter(name)(importlib.import_module(module))
+        except Exception as error:  # whatever a stranger's module raises
+            raise ConfigError(f"`authenticate`: cannot import {reference!r}: {error}") from error
+        if not callable(found):
+            raise ConfigError(f"`authenticate`: {reference!r} is no function")
+        return cls(found)
+
+    async def login(self, request: Request) -> Login:
+        """Who sent the request.
+
+        Raises:
+            Unauthorized: the function refuses.
+        """
+        return FunctionLogin(self, request, await self.ask(request))
+
+    async def ask(self, request: Request) -> User:
+        try:
+            async with asyncio.timeout(AUTHENTICATE_S):
+                found = await self._call(request)
+        except PermissionError as error:
+            raise Unauthorized(str(error) or "the login was refused") from error
+        if found is None:
+            raise Unauthorized("the login was refused")
+        try:
+            return msgspec.convert(found, User, from_attributes=True)
+        except msgspec.ValidationError as error:
+            raise TypeError(f"`authenticate` must return a user, or None to refuse: {error}") from error
+
+    async def _call(self, request: Request) -> Any:
+        if inspect.iscoroutinefunction(self._function):
+            return await self._function(request)
+        found = await asyncio.to_thread(self._function, request)
+        return await found if inspect.isawaitable(found) else found
+
+
+class FunctionLogin(Login):
+    """Asked about again every RECHECK_S, and ended when the answer is another, or none."""
+
+    def __init__(self, function: LoginFunction, request: Request, user: User) -> None:
+        super().__init__(user)
+        self._function = function
+        self._request = request
+        self._asked_at = time.monotonic()
+
+    async def still_valid(self) -> bool:
+        if time.monotonic() - self._asked_at < RECHECK_S:
+            return True
+        self._asked_at = time.monotonic()
+        try:
+            return await self._function.ask(self._request) == self.user
+        except Unauthorized:
+            return False
+        except Exception:
+            log.exception("authenticate_failed")
+            return False

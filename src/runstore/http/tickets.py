@@ -1,0 +1,52 @@
+"""Tickets for one run's stream."""
+
+from urllib.parse import quote
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runstore.core.codec import timestamp
+from runstore.http.access import Access
+from runstore.http.errors import BadRequest
+from runstore.http.json import json_response
+from runstore.http.known_keys import now_ms
+from runstore.http.requests import check_parameters, read_body
+from runstore.http.signing import Ticket, TicketSigner
+from runstore.http.users import login_of
+from runstore.store import RunStore
+
+TICKET_TTL_S = 3_600  # unless the request asks for less or more: an EventSource reconnects with what it has
+MAX_TICKET_TTL_S = 24 * 3_600
+
+
+class TicketBody(Struct, frozen=True, forbid_unknown_fields=True):
+    ttl_s: int = TICKET_TTL_S
+
+
+class TicketRoutes:
+    """`/runs/{run_id}/ticket`"""
+
+    def __init__(self, store: RunStore, access: Access, signer: TicketSigner) -> None:
+        self._store = store
+        self._access = access
+        self._signer = signer
+
+    async def create(self, request: Request) -> Response:
+        check_parameters(request, ())
+        run_id = await self._access.readable(request)
+        body = await read_body(request, TicketBody, self._store.limits, optional=True)
+        if not 1 <= body.ttl_s <= MAX_TICKET_TTL_S:
+            raise BadRequest(f"$.ttl_s must be from 1 to {MAX_TICKET_TTL_S:,}", code="invalid_body")
+        await self._store.head(run_id)
+        login = login_of(request)
+        ticket = Ticket(
+            run_id=run_id,
+            user_id=login.user.user_id,
+            key_id=login.key_id,
+            expires_at=now_ms() + body.ttl_s * 1_000,
+        )
+        text = self._signer.sign(ticket)
+        url = f"{request.scope.get('root_path', '')}/runs/{run_id}/stream?ticket={quote(text)}"
+        answer = {"ticket": text, "expires_at": timestamp(ticket.expires_at), "url": url}
+        return json_response(answer, 201, {"Cache-Control": "no-store"})

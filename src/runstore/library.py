@@ -1,0 +1,222 @@
+"""The log as a library: `async with runstore.open(url) as store:`, without HTTP."""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runstore.app import OpenLog, open_log, open_runtime
+from runstore.core.codec import RecordedEvent, timestamp
+from runstore.core.errors import AgentNotFound, ConfigError, InvalidCursor
+from runstore.core.events import Custom
+from runstore.core.ports import EventFilter
+from runstore.core.records import EventRecord
+from runstore.core.run import Run
+from runstore.core.sse import FrameParser
+from runstore.logs import log_as_library
+from runstore.projections.runs import RunQuery
+from runstore.runtime.agents import AgentSpec
+from runstore.runtime.own_run import OwnRun, own_run
+from runstore.settings import Settings, load_settings, override
+
+LOCAL_USER = "local"  # whose runs they are if a program does not say
+Agents = Mapping[str, AgentSpec | str | Callable[..., Any]]
+
+_decode = msgspec.json.Decoder(EventRecord).decode
+
+
+@asynccontextmanager
+async def open(
+    url: str, *, config: Path | str | None = None, agents: Agents | None = None
+) -> AsyncIterator["LocalStore"]:
+    """Open a database, and with `config` or `agents` run agents in this process.
+
+    Args:
+        url: sqlite:///FILE
+        config: a runstore.toml; its agents and its settings, but for host, port and database, hold.
+        agents: by their names: a function of a module, "package.module:function", or an AgentSpec.
+
+    Raises:
+        ConfigError: the URL, the configuration or an agent is wrong.
+        SchemaMismatch: the database is newer than this release.
+    """
+    log_as_library()
+    settings = settings_of(url, config, agents)
+    if config is None and agents is None:
+        async with open_log(settings) as opened:
+            yield LocalStore(opened, runs_agents=False)
+        return
+    async with open_runtime(settings) as runtime:
+        try:
+            yield LocalStore(runtime, runs_agents=True)
+        finally:
+            runtime.feed.close()  # what still follows a run ends, and does not wait for the drain
+
+
+class LocalStore:
+    """The runs of a database that this process has open.
+
+    Every method that names a run raises RunNotFound or RunDeleted when there is none, and LogUnavailable
+    while the database cannot be used.
+    """
+
+    def __init__(self, opened: OpenLog, *, runs_agents: bool) -> None:
+        self._store = opened.store
+        self._log = opened.event_log
+        self._worker_id = opened.leases.worker_id
+        self._runs_agents = runs_agents
+
+    async def start(
+        self,
+        agent: str,
+        input: Any,
+        *,
+        user_id: str = LOCAL_USER,
+        session_id: str | None = None,
+        workspace_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Start a run of an agent; returns its id, once it is stored.
+
+        Raises:
+            AgentNotFound: there is no such agent, or the store was opened without any.
+            LimitExceeded, EventTooLarge, IdempotencyConflict
+        """
+        if not self._runs_agents:
+            raise AgentNotFound("the store was opened without agents: give `config` or `agents` to open()")
+        started = await self._store.start(
+            agent, input, user_id=user_id, session_id=session_id, workspace_id=workspace_id,
+            metadata=metadata, idempotency_key=idempotency_key,
+        )  # fmt: skip
+        return started.run.run_id
+
+    @asynccontextmanager
+    async def begin(
+        self,
+        agent: str,
+        input: Any = None,
+        *,
+        user_id: str = LOCAL_USER,
+        session_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> AsyncIterator[OwnRun]:
+        """Record a run of your own: the block is the run, and its end is the run's ending.
+
+        A block that raises ends the run as failed, one that is cancelled as stopped. Should the process die,
+        the next one that runs agents on this database ends the run as failed, with the code `worker_lost`.
+        """
+        queued = {"agent": agent, "input": input, "user_id": user_id, "session_id": session_id}
+        async with own_run(self._log, self._worker_id, metadata=metadata or {}, **queued) as run:
+            yield run
+
+    async def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
+        """Add events to a run that has not ended, all or none; returns the last seq, once they are stored.
+
+        Raises:
+            RunClosed, WrongExpectedSeq, InvalidEvent, LimitExceeded
+        """
+        return await self._store.append(run_id, events, expected_seq=expected_seq)
+
+    async def read(
+        self, run_id: str, *, after: int = 0, types: Sequence[str] | None = None
+    ) -> AsyncIterator[EventRecord]:
+        """The run's events that are stored now, in order.
+
+        Raises:
+            InvalidCursor: `after` is ahead of the run.
+        """
+        await self._check(run_id, after)
+        while page := await self._store.events(run_id, after=after, only=_filter(types)):
+            for event in page:
+                yield _record(event)
+            after = page[-1].seq
+
+    async def tail(
+        self, run_id: str, *, after: int = 0, types: Sequence[str] | None = None
+    ) -> AsyncIterator[EventRecord]:
+        """The run's events, each once and in order, live until the run ends or the store is closed.
+
+        Raises:
+            InvalidCursor: `after` is ahead of the run.
+        """
+        await self._check(run_id, after)
+        parser = FrameParser()
+        async for frames in self._store.tail(run_id, after=after, only=_filter(types)).frames():
+            for frame in parser.feed(frames):
+                yield _decode(frame.data)
+
+    async def state(self, run_id: str, *, at: int | None = None, wait_s: float = 0) -> Run:
+        """The run as it is, or as it was after the seq `at`; with `wait_s`, once it has ended.
+
+        Raises:
+            InvalidCursor: `at` is beyond the run's head.
+        """
+        return (await self._store.get(run_id, at=at, wait_s=wait_s)).run
+
+    async def find(self, query: RunQuery | None = None) -> list[Run]:
+        """The runs that match, newest first."""
+        return await self._store.find(query or RunQuery())
+
+    async def stop(self, run_id: str, *, by: str = LOCAL_USER, reason: str = "user") -> bool:
+        """Ask a run to stop; False when it has ended already."""
+        return not (await self._store.stop(run_id, by=by, reason=reason)).run.closed
+
+    async def delete(self, run_id: str, *, by: str = LOCAL_USER) -> None:
+        """Take a run that has ended out of the lists.
+
+        Raises:
+            RunActive: it has not ended.
+        """
+        await self._store.delete(run_id, by=by)
+
+    async def _check(self, run_id: str, after: int) -> None:
+        head = await self._store.head(run_id)
+        if not 0 <= after <= head.seq:
+            raise InvalidCursor(
+                f"the cursor {after} is no place in run {run_id}, whose last seq is {head.seq}"
+            )
+
+
+def settings_of(url: str, config: Path | str | None, agents: Agents | None) -> Settings:
+    """The configuration of a program that has no command line.
+
+    Raises:
+        ConfigError
+    """
+    settings = load_settings(Path(config)) if config is not None else Settings()
+    specs = {name: _spec(name, agent) for name, agent in (agents or {}).items()}
+    return msgspec.structs.replace(
+        settings,
+        server=override(settings.server, {"database_url": url}),
+        agents={**settings.agents, **specs},
+    )
+
+
+def _spec(name: str, agent: AgentSpec | str | Callable[..., Any]) -> AgentSpec:
+    """The log keeps an agent's definition, and another process may take its run over: so it needs a name."""
+    if isinstance(agent, AgentSpec):
+        return agent
+    if not isinstance(agent, str):
+        if "<" in agent.__qualname__:
+            raise ConfigError(f"agent {name!r} must be a function of a module, not {agent.__qualname__}")
+        agent = f"{agent.__module__}:{agent.__qualname__}"
+    try:
+        return AgentSpec(factory=agent)
+    except ValueError as error:
+        raise ConfigError(f"agent {name!r}: {error}") from error
+
+
+def _filter(types: Sequence[str] | None) -> EventFilter | None:
+    if types is None:
+        return None
+    families = tuple(name.removesuffix("*") for name in types if name.endswith(".*"))
+    return EventFilter(frozenset(types), families)
+
+
+def _record(event: RecordedEvent) -> EventRecord:
+    return EventRecord(
+        event.run_id, event.seq, event.type, timestamp(event.at), msgspec.json.decode(event.data)
+    )

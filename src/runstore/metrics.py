@@ -1,0 +1,122 @@
+"""What Prometheus is told, made when it asks: from the log's counts, and from the state that is there anyway.
+
+A registry for each runtime: nothing is global, and two runtimes in one process do not meet.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)  # fmt: skip
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from runstore import __version__
+from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.metered import STATUSES, Histogram
+from runstore.eventlog.sql import SqlEventLog
+from runstore.runtime.supervisor import Supervisor
+
+
+class Metrics(Collector):
+    """The numbers of one runtime."""
+
+    def __init__(self, event_log: SqlEventLog, feed: MemoryFeed, supervisor: Supervisor) -> None:
+        self._log = event_log
+        self._feed = feed
+        self._supervisor = supervisor
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def expose(self, accept: str) -> tuple[bytes, str]:
+        """All metrics in a format that an `Accept` header asks for, and its media type."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self._registry), media_type
+
+    def collect(self) -> Iterator[Metric]:
+        """See `prometheus_client.registry.Collector`."""
+        yield _gauge("runstore_build", "The release that runs, always 1.", "version", {__version__: 1})
+        yield from self._runs()
+        yield from self._cancels()
+        yield from self._commits()
+        yield from self._queue()
+
+    def _runs(self) -> Iterator[Metric]:
+        supervisor, counts = self._supervisor, self._log.counts
+        states = {"active": supervisor.running, "queued": supervisor.waiting}
+        ended = {status: counts.ended[status] for status in STATUSES.values()}
+        reasons = {reason: counts.attempts[reason] for reason in ("claimed", "adopted", "handed_over")}
+        yield _gauge(
+            "runstore_runs", "Runs that this process drives, or would if it had a place.", "state", states
+        )
+        yield _counter("runstore_runs_queued", "Runs that were created.", counts.queued)
+        yield _counters("runstore_attempts", "Attempts that were started.", "reason", reasons)
+        yield _counters("runstore_runs_ended", "Runs that ended.", "status", ended)
+        yield _counter("runstore_runs_forced", "Runs closed over their agent's head.", supervisor.forced)
+        yield _gauge("runstore_agents_abandoned", "Agents that go on after that.", value=supervisor.abandoned)
+        yield _gauge(
+            "runstore_threads_abandoned",
+            "Threads of agents' tools that still work for a run that has ended.",
+            value=supervisor.abandoned_threads,
+        )
+
+    def _cancels(self) -> Iterator[Metric]:
+        counts = self._log.counts
+        late = {code: counts.late_events[code] for code in ("run_closed", "lease_lost")}
+        yield _counter("runstore_cancels", "Stop requests that were stored.", counts.cancels)
+        yield _histogram(
+            "runstore_cancel_seconds", "From a stop request to the run's ending.", counts.cancel_seconds
+        )
+        yield _counters("runstore_late_events_refused", "Events of agents whose run is gone.", "reason", late)
+
+    def _commits(self) -> Iterator[Metric]:
+        counts = self._log.counts
+        outcomes = {outcome: counts.appends[outcome] for outcome in ("stored", "refused")}
+        yield _counters("runstore_appends", "Appends that the writer settled.", "outcome", outcomes)
+        yield _counter("runstore_events", "Events that were stored.", counts.events)
+        yield _histogram("runstore_commit_events", "Events of a commit.", counts.commit_events)
+        yield _histogram("runstore_commit_seconds", "What a commit took.", counts.commit_seconds)
+        yield _counter("runstore_commit_failures", "Commits that failed.", counts.commit_failures)
+        yield _histogram(
+            "runstore_publish_lag_seconds",
+            "From the making of a commit's oldest event to the waking of its readers.",
+            counts.publish_lag,
+        )
+
+    def _queue(self) -> Iterator[Metric]:
+        events, size = self._log.waiting
+        unavailable = self._log.unavailable is not None
+        yield _gauge("runstore_queue_events", "Events that wait to be committed.", value=events)
+        yield _gauge("runstore_queue_bytes", "Their data.", value=size)
+        yield _gauge("runstore_log_unavailable", "1 while the log takes no writes.", value=unavailable)
+        yield _gauge("runstore_subscribers", "Open streams.", value=self._feed.subscribers)
+        yield _gauge("runstore_runs_followed", "Runs that have open streams.", value=self._feed.followed)
+
+
+def _gauge(
+    name: str, help: str, label: str = "", values: Mapping[str, float] | None = None, *, value: float = 0
+) -> Metric:
+    family = GaugeMetricFamily(name, help, labels=[label] if label else None)
+    for labelled, number in ({"": value} if values is None else values).items():
+        family.add_metric([labelled] if label else [], number)
+    return family
+
+
+def _counter(name: str, help: str, value: float) -> Metric:
+    return CounterMetricFamily(name, help, value=value)
+
+
+def _counters(name: str, help: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(name, help, labels=[label])
+    for labelled, value in values.items():
+        family.add_metric([labelled], value)
+    return family
+
+
+def _histogram(name: str, help: str, counted: Histogram) -> Metric:
+    return HistogramMetricFamily(name, help, buckets=counted.buckets(), sum_value=counted.sum)

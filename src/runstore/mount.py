@@ -1,0 +1,127 @@
+"""The API inside another ASGI application: `Mount("/runstore", app=MountedApp(url))`."""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from runstore.app import Runtime, build_app, check_exposure, open_runtime
+from runstore.http.errors import Unauthorized, error_response, on_runstore_error
+from runstore.library import Agents, LocalStore, settings_of
+from runstore.logs import log_as_library
+from runstore.settings import override
+
+
+class MountedApp:
+    """The HTTP API as an ASGI application. It answers while `open()` is entered, best by the outer lifespan.
+
+    Without API keys and without an `authenticate` function it answers clients of this machine only, whatever
+    the outer server is bound to.
+
+    Args:
+        url, config, agents: as of `runstore.open`.
+        allowed_hosts: names besides the loopback ones by which clients know the outer server.
+
+    Raises:
+        ConfigError: something of it is wrong.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        config: Path | str | None = None,
+        agents: Agents | None = None,
+        allowed_hosts: Sequence[str] = (),
+    ) -> None:
+        settings = settings_of(url, config, agents)
+        hosts = [*settings.server.allowed_hosts, *allowed_hosts]
+        server = override(settings.server, {"host": "127.0.0.1", "allowed_hosts": hosts})
+        self._settings = msgspec.structs.replace(settings, server=server)
+        self._runtime: Runtime | None = None
+        self._app: ASGIApp | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[LocalStore]:
+        """Open the database, run agents, answer requests; yields the store for the outer application's use.
+
+        The outer server waits for open connections before it ends its lifespan, so streams end as soon as
+        the process is told to stop by SIGTERM or SIGINT; otherwise call `close_streams`.
+        """
+        log_as_library()
+        check_exposure(self._settings.server)
+        async with open_runtime(self._settings) as runtime:
+            self._runtime, self._app = runtime, build_app(runtime, self._settings.server)
+            loop = asyncio.get_running_loop()
+            try:
+                with _before_signals(lambda: loop.call_soon_threadsafe(self.close_streams)):
+                    yield LocalStore(runtime, runs_agents=True)
+            finally:
+                self.close_streams()
+                self._runtime = self._app = None
+
+    def close_streams(self) -> None:
+        """End every open stream, and each new one at once; clients come back to the next process."""
+        if self._runtime is not None:
+            self._runtime.feed.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._app is None or self._runtime is None:
+            if scope["type"] == "http":
+                response = error_response(503, "not_ready", "the application has not opened its run store")
+                await response(scope, receive, send)
+            return
+        needs_login = scope["type"] == "http" and not _is_local(scope)
+        if needs_login and not await self._runtime.authenticator.required():
+            refusal = Unauthorized("without API keys only clients of this machine are answered")
+            response = await on_runstore_error(Request(scope), refusal)
+            await response(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _is_local(scope: Scope) -> bool:
+    """Whether the client is on this machine. One whose address is not known is not."""
+    try:
+        return ip_address((scope.get("client") or ("",))[0]).is_loopback
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _before_signals(hear: Callable[[], object]) -> Iterator[None]:
+    """Call `hear` when the process is told to stop, before whoever else handles the signal."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        hear()
+        previous = before[number]
+        if callable(previous):
+            previous(number, frame)
+        elif previous == signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    for signalled in (signal.SIGTERM, signal.SIGINT):
+        if (previous := signal.getsignal(signalled)) is not None:  # None: not of Python, cannot be called
+            before[signalled] = previous
+            signal.signal(signalled, handle)
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            if signal.getsignal(number) is handle:
+                signal.signal(number, previous)

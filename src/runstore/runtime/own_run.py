@@ -1,0 +1,88 @@
+"""A run that a program records itself, instead of an agent that runstore runs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from runstore.core.errors import AppendRefused, InvalidEvent
+from runstore.core.events import (
+    Cancelled,
+    Completed,
+    Custom,
+    Event,
+    Failed,
+    Queued,
+    Started,
+    Token,
+)
+from runstore.core.ids import new_run_id
+from runstore.core.ports import EventLog
+from runstore.runtime.executor import failure
+from runstore.runtime.recorder import Recorder
+
+OF_THE_BLOCK = (Queued, Started, Completed, Failed, Cancelled)  # what begins and ends the run
+
+
+class OwnRun:
+    """What the block of `LocalStore.begin` records. `result` and `usage`: what the run came to."""
+
+    def __init__(self, run_id: str, agent: str, recorder: Recorder) -> None:
+        self.run_id = run_id
+        self.result: dict[str, Any] = {}
+        self.usage: dict[str, int] = {}
+        self._agent = agent
+        self._recorder = recorder
+
+    async def say(self, text: str) -> None:
+        """Record an `llm.token`."""
+        await self.record(Token(agent=self._agent, text=text))
+
+    async def record(self, event: Event | Custom) -> None:
+        """Queue an event, and wait only when the log is behind.
+
+        Raises:
+            InvalidEvent: it cannot be stored.
+            RunClosed: somebody else has ended the run, as the grace period after a stop request does.
+        """
+        await self._recorder.record(_allowed(event))
+
+    async def commit(self, event: Event | Custom) -> None:
+        """Record an event, and return when it is stored. Raises as `record` does."""
+        await self._recorder.commit(_allowed(event))
+
+
+@asynccontextmanager
+async def own_run(log: EventLog, worker_id: str, *, agent: str, **queued: Any) -> AsyncIterator[OwnRun]:
+    """Begin a run, and end it with the block.
+
+    It is started as it is queued, under this process's own lease, and its definition says that there is no
+    agent to run: a supervisor leaves it alone while the process lives, and closes it afterwards.
+    """
+    run_id = new_run_id()
+    beginning = [
+        Queued(agent=agent, definition={"recorded": True}, **queued),
+        Started(worker_id=worker_id, attempt=1, reason="claimed"),
+    ]
+    await log.append(run_id, beginning, expected_seq=0)
+    run = OwnRun(run_id, agent, Recorder(log, run_id, attempt=1))
+    try:
+        yield run
+        await log.append(run_id, [Completed(result=run.result, usage=run.usage)], attempt=1, patient=True)
+    except asyncio.CancelledError:
+        await asyncio.shield(_end(log, run_id, Cancelled(reason="cancelled")))
+        raise
+    except Exception as error:
+        await _end(log, run_id, failure(error))
+        raise
+
+
+async def _end(log: EventLog, run_id: str, ending: Event) -> None:
+    with suppress(AppendRefused):  # it has ended already, which is why the block raised
+        await log.append(run_id, [ending], attempt=1, patient=True)
+
+
+def _allowed(event: Event | Custom) -> Event | Custom:
+    if isinstance(event, OF_THE_BLOCK):
+        raise InvalidEvent(f"a run's {event.type} is recorded by the beginning and the end of its block")
+    return event

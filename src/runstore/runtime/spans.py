@@ -1,0 +1,58 @@
+"""One OpenTelemetry span for each attempt of a run. Without a tracer provider this does nothing."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from runstore.core.events import Cancelled, Completed, Event, Failed
+from runstore.core.ports import RunContext
+
+STATUS = {Completed.type: "success", Failed.type: "error", Cancelled.type: "stopped"}
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+
+@contextmanager
+def attempt_span(context: RunContext, traceparent: str | None) -> Iterator[trace.Span]:
+    """A span that is the current one of the task, so that strands' own spans lie below it.
+
+    Args:
+        traceparent: its parent (W3C Trace Context); None makes it a root.
+    """
+    carrier = {"traceparent": traceparent} if traceparent else {}
+    attributes: dict[str, str | int] = {
+        "runstore.run_id": context.run_id,
+        "runstore.agent": context.agent_name,
+        "runstore.attempt": context.attempt,
+        "runstore.user_id": context.user_id,
+    }
+    if context.session_id is not None:
+        attributes["runstore.session_id"] = context.session_id
+    with trace.get_tracer("runstore").start_as_current_span(
+        f"run {context.agent_name}", _PROPAGATOR.extract(carrier, Context()), attributes=attributes
+    ) as span:
+        yield span
+
+
+def note_ending(span: trace.Span, ending: Event | None, *, handed_over: bool) -> None:
+    """How the attempt ended; without an ending of its own the run goes on, or was closed, elsewhere."""
+    if ending is None:
+        span.set_attribute("runstore.status", "handed_over" if handed_over else "lost")
+        return
+    span.set_attribute("runstore.status", STATUS[ending.type])
+    if isinstance(ending, Failed):
+        span.set_attribute("runstore.error_code", ending.code)
+        span.set_status(trace.StatusCode.ERROR, ending.message)
+
+
+def flush_spans(timeout_s: float) -> None:
+    """Hand out what a provider still holds: a process that leaves at once runs none of its exit handlers."""
+    flush = getattr(trace.get_tracer_provider(), "force_flush", None)
+    if flush is not None:
+        flushing = threading.Thread(target=flush, daemon=True)
+        flushing.start()
+        flushing.join(timeout_s)

@@ -1,0 +1,173 @@
+"""What models and strands raise, as codes that a person can act on. docs/models.md describes each.
+
+Every provider has an SDK with errors of its own. None of them is imported here: an error is told by the HTTP
+status that it carries, by the kind that the provider gave it, by its class's name, or by what caused it.
+"""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from strands.types.exceptions import (
+    ContextWindowOverflowException,
+    EventLoopException,
+    MaxTokensReachedException,
+    ModelThrottledException,
+    StructuredOutputException,
+)
+
+from runstore.core.errors import AgentError, RunstoreError
+
+MAX_MESSAGE = 1_000  # characters of an error's text
+MAX_CAUSES = 10  # of an error that are looked at
+
+CODES: dict[type[BaseException], str] = {
+    ModelThrottledException: "model_throttled",
+    ContextWindowOverflowException: "context_overflow",
+    MaxTokensReachedException: "max_tokens",
+    StructuredOutputException: "structured_output_failed",
+}
+# HTTP statuses; any other 4xx is model_refused, every 5xx model_unavailable.
+STATUS_CODES = {
+    401: "model_auth",
+    403: "model_auth",
+    404: "model_not_found",
+    408: "model_unavailable",
+    429: "model_throttled",
+}
+# What providers call an error that comes in the middle of a stream, when its status was 200 long ago.
+KIND_CODES = {
+    "api_error": "model_unavailable",
+    "authentication_error": "model_auth",
+    "invalid_request_error": "model_refused",
+    "not_found_error": "model_not_found",
+    "overloaded_error": "model_unavailable",
+    "permission_error": "model_auth",
+    "rate_limit_error": "model_throttled",
+    "server_error": "model_unavailable",
+    "timeout_error": "model_unavailable",
+}
+# Classes by name: httpx, the OpenAI and Anthropic SDKs, botocore, aiohttp, pydantic, json.
+CLASS_CODES = {
+    "TransportError": "model_unavailable",
+    "APIConnectionError": "model_unavailable",
+    "ConnectionError": "model_unavailable",
+    "HTTPClientError": "model_unavailable",
+    "ClientConnectionError": "model_unavailable",
+    "NoCredentialsError": "model_auth",
+    "JSONDecodeError": "model_invalid_answer",
+    "UnicodeDecodeError": "model_invalid_answer",
+    "ValidationError": "model_invalid_answer",
+    "APIResponseValidationError": "model_invalid_answer",
+}
+BROKEN = "the connection to the model broke"  # for errors that say nothing
+# A key that is missing altogether is noticed by the SDK, in words of its own.
+NO_KEY = ("api_key", "api key", "authentication method", "credentials")
+NO_SUCH_CONTENT = "content_type=<"  # how strands' providers begin when they cannot send a content block
+
+
+def agent_error(error: BaseException, model_error: BaseException | None) -> RunstoreError:
+    """A strands error as ours; one of ours that went through strands comes out as it was.
+
+    Args:
+        model_error: what a model raised last, to tell the model's failures from the agent's.
+    """
+    error = unwrapped(error)
+    if isinstance(error, RunstoreError):
+        return error
+    code = next((code for cls, code in CODES.items() if isinstance(error, cls)), None)
+    if code is None:
+        code = model_error_code(error) if error is model_error else "agent_error"
+    return AgentError(described(error), code=code)
+
+
+def model_error_code(error: BaseException) -> str:
+    """The code of what a model raised."""
+    for cause in _causes(unwrapped(error)):
+        if (code := _code_of(cause)) is not None:
+            return code
+    return "model_error"
+
+
+def is_throttled(error: BaseException) -> bool:
+    """Whether a model was refused for asking too often; nothing of its answer has come then."""
+    return isinstance(error, ModelThrottledException) or _status(error) == 429
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The error that strands' loop has wrapped."""
+    while isinstance(error, EventLoopException):
+        error = error.original_exception
+    return error
+
+
+def described(error: BaseException) -> str:
+    """An error in one line, with its root cause where that says more, as for "Connection error."."""
+    line = one_line(error)
+    if model_error_code(error) != "model_unavailable":
+        return line
+    causes = [str(cause).strip() for cause in _causes(error)]
+    root = next((text for text in reversed(causes) if text), BROKEN)
+    return line if root in line else f"{line} ({' '.join(root.split())})"[:MAX_MESSAGE]
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in a line that a person can read."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:MAX_MESSAGE] if text else type(error).__name__
+
+
+def _code_of(error: BaseException) -> str | None:
+    for cls, code in CODES.items():
+        if isinstance(error, cls):
+            return code
+    status = _status(error)
+    if status is not None and status < 500:
+        return STATUS_CODES.get(status, "model_refused")
+    if (told := _told(str(error))) is not None:  # before a 5xx: LiteLLM makes one of a missing key
+        return told
+    if status is not None or isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+        return "model_unavailable"
+    names = (cls.__name__ for cls in type(error).__mro__)
+    return KIND_CODES.get(_kind(error)) or next(
+        (CLASS_CODES[name] for name in names if name in CLASS_CODES), None
+    )
+
+
+def _told(text: str) -> str | None:
+    """The code that an error's own words stand for."""
+    if text.startswith(NO_SUCH_CONTENT):
+        return "invalid_input"
+    if "NoneType" in text:  # an SDK found nothing where the protocol has something
+        return "model_invalid_answer"
+    words = text.lower()
+    return "model_auth" if any(phrase in words for phrase in NO_KEY) else None
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of a provider's error answer."""
+    response: Any = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        candidates = [found]
+    else:
+        candidates = [getattr(error, name, None) for name in ("status_code", "code")]
+        candidates.append(getattr(response, "status_code", None))
+    return next((each for each in candidates if isinstance(each, int) and 400 <= each < 600), None)
+
+
+def _kind(error: BaseException) -> str:
+    """What a provider calls its error: the `type` of an OpenAI or Anthropic error object."""
+    body: Any = getattr(error, "body", None)
+    inner = body.get("error", body) if isinstance(body, dict) else None
+    return str(inner.get("type", "")) if isinstance(inner, dict) else ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what caused it, down to the root."""
+    cause: BaseException | None = error
+    for _ in range(MAX_CAUSES):
+        if cause is None:
+            return
+        yield cause
+        cause = cause.__cause__

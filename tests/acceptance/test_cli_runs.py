@@ -1,0 +1,324 @@
+"""`runstore runs …` against real servers, as a person and as a script would use it."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import typer
+
+from runstore.cli import app
+from tests.client.stranger import stranger
+from tests.server import DEADLINE_S, PYTHON, ServerProcess, environment, run_command, serving
+
+CONFIG = """
+[agents.silent]
+factory = "agents:silent"
+
+[agents.quick]
+model = "scripted"
+
+[agents.gated]
+factory = "agents:gated"
+
+[agents.broken]
+factory = "agents:broken"
+
+[agents.rude]
+factory = "agents:rude"
+"""
+AGENTS = """
+import asyncio
+from pathlib import Path
+
+async def silent(input):
+    await asyncio.Event().wait()
+    yield ""
+
+async def gated(input):
+    yield "one "
+    yield "two "
+    while not Path(input).exists():
+        await asyncio.sleep(0.01)
+    yield "three"
+
+async def broken(input):
+    yield "so far "
+    raise ValueError("out of\\nwords")
+
+async def rude(input):
+    yield "clean\\x1b[2J\\x07 text\\x9b1m"
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with serving(tmp_path_factory.mktemp("server"), CONFIG, AGENTS, drain_s=0) as server:
+        server.options["port"] = server.port  # a restart is found where the server was
+        yield server
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def runs(server: ServerProcess) -> Run:
+    """`runs("list", …)` runs `runstore runs list …` to its end."""
+
+    def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        return run_command(
+            "runs", *arguments, folder=server.folder, **{"RUNSTORE_URL": url_of(server), **variables}
+        )
+
+    return run
+
+
+@contextmanager
+def tailing(server: ServerProcess, *arguments: str, **options: Any) -> Iterator["subprocess.Popen[str]"]:
+    """`runstore runs tail …` while it goes on."""
+    command = [*PYTHON, "runs", "tail", *arguments, "--url", url_of(server)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+    with subprocess.Popen(command, env=environment(), **streams) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def url_of(server: ServerProcess) -> str:
+    return str(server.http.base_url)
+
+
+def objects(done: "subprocess.CompletedProcess[str]") -> list[Any]:
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+# A person's day
+
+
+def test_a_run_is_started_followed_and_its_words_are_printed(runs: Run) -> None:
+    done = runs("start", "quick", "one two three", "--follow")
+    assert (done.returncode, done.stdout) == (0, "one two three\n")
+    assert runs("tail", done.stderr.strip()).stdout == "one two three\n"
+
+
+def test_a_start_prints_the_runs_id_alone(runs: Run, server: ServerProcess) -> None:
+    run_id = runs("start", "quick", "hi", "--session-id", "s", "--metadata", '{"n": 1}').stdout.strip()
+    record = server.ended(run_id)
+    assert (record["agent_name"], record["session_id"], record["metadata"]) == ("quick", "s", {"n": 1})
+
+
+def test_an_input_may_come_from_a_pipe(runs: Run, server: ServerProcess) -> None:
+    done = subprocess.run(
+        [*PYTHON, "runs", "start", "quick", "-", "--follow", "--url", url_of(server)],
+        input="from a pipe", capture_output=True, text=True, env=environment(), timeout=DEADLINE_S,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout == "from a pipe\n"
+
+
+def test_the_list_and_one_run_are_tables(runs: Run, server: ServerProcess) -> None:
+    run_id = server.begin("quick", "hi", session_id="table")
+    server.ended(run_id)
+    heading, row = runs("list", "--session-id", "table").stdout.splitlines()
+    assert heading.split() == ["RUN", "STATUS", "CREATED", "AGENT", "SESSION"]
+    assert row.split()[::4] == [run_id, "table"]
+    shown = dict(line.split(maxsplit=1) for line in runs("show", run_id).stdout.splitlines())
+    assert (shown["run_id"], shown["status"]) == (run_id, "success")
+
+
+def test_events_are_a_table_with_a_row_for_each(runs: Run, server: ServerProcess) -> None:
+    run_id = server.begin("quick", "hi")
+    server.ended(run_id)
+    _, *rows = runs("events", run_id).stdout.splitlines()
+    assert [row.split()[::2][:2] for row in rows] == [
+        [str(e["seq"]), e["type"]] for e in server.events(run_id)
+    ]
+
+
+def test_a_run_is_stopped_and_deleted(runs: Run, server: ServerProcess) -> None:
+    run_id = server.begin("silent")
+    assert runs("stop", run_id, "--reason", "enough").stdout == f"{run_id} is asked to stop\n"
+    assert server.ended(run_id)["reason"] == "enough"
+    assert runs("stop", run_id).stdout == f"{run_id} stopped\n"
+    assert runs("delete", run_id).returncode == 0
+    assert server.http.get(f"/runs/{run_id}").status_code == 410
+
+
+# A script's
+
+
+def test_json_is_one_object_on_a_line(runs: Run, server: ServerProcess) -> None:
+    started = [objects(runs("start", "quick", "hi", "--session-id", "json", "--json"))[0] for _ in range(3)]
+    ids = [run["run_id"] for run in started]
+    for run_id in ids:
+        server.ended(run_id)
+    assert [run["run_id"] for run in objects(runs("list", "--session-id", "json", "--json"))] == ids[::-1]
+    assert len(objects(runs("list", "--session-id", "json", "--limit", "2", "--json"))) == 2
+    assert objects(runs("show", ids[0], "--json"))[0]["status"] == "success"
+    assert objects(runs("stop", ids[0], "--json"))[0]["status"] == "success"
+    events = server.events(ids[0])
+    assert objects(runs("events", ids[0], "--json")) == events
+    assert objects(runs("events", ids[0], "--json", "--after", "2", "--limit", "2")) == events[2:4]
+    assert objects(runs("tail", ids[0], "--json", "--after", "1")) == events[1:]
+    filtered = objects(runs("events", ids[0], "--json", "--types", "llm.token,lifecycle.*"))
+    assert {event["type"].partition(".")[0] for event in filtered} == {"llm", "lifecycle"}
+
+
+def test_a_record_waits_for_the_end_of_its_run(runs: Run, server: ServerProcess) -> None:
+    (gate := server.folder / "shown").touch()
+    run_id = server.begin("gated", gate.name)
+    assert objects(runs("show", run_id, "--wait", "20", "--json"))[0]["status"] == "success"
+    assert objects(runs("show", run_id, "--at", "1", "--json"))[0]["status"] == "queued"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("show", "nonsense"), "run_not_found: there is no run 'nonsense'"),
+        (("tail", "01890a5d-ac96-774b-bcce-b302099a8057"), "run_not_found: "),
+        (("start", "nobody", "hi"), "agent_not_found: there is no agent 'nobody'"),
+        (("list", "--since", "yesterday"), "invalid_parameter: since='yesterday'"),
+        (("list", "--url", "http://127.0.0.1:1"), "http://127.0.0.1:1: "),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_1(runs: Run, arguments: tuple[str, ...], said: str) -> None:
+    done = runs(*arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"runstore: {said}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("list", "--url", "nonsense"),
+        ("list", "--status", "odd"),
+        ("start", "quick", "hi", "--metadata", "[]"),
+        ("show",),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(runs: Run, arguments: tuple[str, ...]) -> None:
+    done = runs(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_failed_is_one_line_and_exit_code_1(runs: Run) -> None:
+    done = runs("start", "broken", "hi", "--follow")
+    assert (done.returncode, done.stdout) == (1, "so far \n")
+    assert done.stderr.splitlines()[1].startswith("runstore: the run failed: agent_error: ")
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_the_key_is_sent(runs: Run) -> None:
+    with stranger((200, {"Content-Type": "application/json"}, b'{"data": [], "next": null}')) as server:
+        runs("list", RUNSTORE_URL=server.url, RUNSTORE_API_KEY="secret")
+        runs("list", "--url", server.url, "--api-key", "given", RUNSTORE_API_KEY="secret")
+    assert [request.headers["Authorization"] for request in server.asked] == ["Bearer secret", "Bearer given"]
+
+
+def test_a_key_opens_the_commands_and_nothing_else_does(tmp_path: Path) -> None:
+    made = run_command("keys", "create", "--user", "alice", folder=tmp_path)
+    with serving(tmp_path, CONFIG, AGENTS) as server:
+        runs = partial(run_command, "runs", folder=tmp_path, RUNSTORE_URL=url_of(server))
+        for variables in ({}, {"RUNSTORE_API_KEY": "wrong"}):
+            done = runs("list", **variables)
+            assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+            assert done.stderr.startswith("runstore: unauthorized: ")
+        key = {"RUNSTORE_API_KEY": made.stdout.strip()}
+        assert runs("start", "quick", "one two", "--follow", **key).stdout == "one two\n"
+        assert objects(runs("list", "--json", **key))[0]["user_id"] == "alice"
+
+
+# Following
+
+
+@pytest.mark.parametrize("how", ["kill -9", "SIGTERM"])
+def test_tail_survives_a_restart_and_drops_what_is_said_again(server: ServerProcess, how: str) -> None:
+    gate = server.folder / f"after {how}"
+    run_id = server.begin("gated", gate.name)
+    with tailing(server, run_id) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(len("one two ")) == "one two "
+        server.kill() if how == "kill -9" else server.terminate()
+        server.wait()
+        server.start()
+        gate.touch()
+        rest, errors = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, errors) == (0, "")
+    assert re.fullmatch("\n─+ attempt 2: .+ ─+\none two three\n", rest)
+
+
+def test_ctrl_c_ends_the_tail_and_not_the_run(server: ServerProcess) -> None:
+    gate = server.folder / "after Ctrl-C"
+    run_id = server.begin("gated", gate.name)
+    with tailing(server, run_id) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(len("one two ")) == "one two "
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, rest) == (130, "\n")
+    assert server.record(run_id)["status"] == "running"
+    told = re.search(f"runstore runs tail {run_id} --after ([0-9]+)", errors)
+    assert told
+    gate.touch()
+    with tailing(server, run_id, "--after", told[1]) as process:
+        assert process.communicate(timeout=DEADLINE_S) == ("three\n", "")
+    assert process.returncode == 0
+
+
+def test_tail_says_that_a_run_was_stopped(server: ServerProcess) -> None:
+    run_id = server.begin("silent")
+    with tailing(server, run_id) as process:
+        server.stop_run(run_id)
+        said, errors = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, said, errors) == (0, "", "runstore: the run was stopped: user\n")
+
+
+def test_an_agent_cannot_drive_the_terminal(server: ServerProcess) -> None:
+    run_id = server.begin("rude")
+    ours, theirs = pty.openpty()
+    with tailing(server, run_id, stdout=theirs) as process:
+        assert process.wait(DEADLINE_S) == 0
+    os.close(theirs)
+    assert os.read(ours, 1_000).replace(b"\r\n", b"\n") == b"clean[2J text1m\n"
+    os.close(ours)
+
+
+# The shell
+
+
+def commands(group: Any = None, name: str = "runstore") -> dict[str, click.Command]:
+    group = typer.main.get_command(app) if group is None else group
+    if not hasattr(group, "commands"):
+        return {name: group}
+    return {
+        n: c for child in group.commands.values() for n, c in commands(child, f"{name} {child.name}").items()
+    }
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_has_an_example_of_itself(name: str) -> None:
+    assert f"Example: {name}" in (commands()[name].help or "")
+
+
+def test_the_shell_completes_commands(tmp_path: Path) -> None:
+    asked = {"_RUNSTORE_COMPLETE": "complete_bash", "COMP_WORDS": "runstore runs s", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv = ['runstore']; from runstore.cli import main; main()"],
+        capture_output=True, text=True, timeout=DEADLINE_S, check=False, cwd=tmp_path,
+        env=environment() | asked,
+    )  # fmt: skip
+    assert done.stdout.split() == ["show", "start", "stop"]

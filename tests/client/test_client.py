@@ -1,0 +1,145 @@
+"""Each method against a real server, by both clients."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+import runstore
+from runstore import Custom
+from runstore.client import ApiError, Conflict, Gone, NotFound, RunRecord, calls
+from runstore.http import runs
+from tests.server import SILENT_HEAD, ServerProcess
+
+
+def as_sent(events: Any) -> list[Any]:
+    return [msgspec.to_builtins(event) for event in events]
+
+
+def test_a_run_is_started_and_followed_to_its_end(client: Any, server: ServerProcess) -> None:
+    run = client.start("quick", "one two three", session_id="s", metadata={"a": 1})
+    events = list(client.stream(run.run_id))
+    assert as_sent(events) == server.events(run.run_id)
+    assert runstore.text(events) == "one two three"
+    assert (run.session_id, run.metadata) == ("s", {"a": 1})
+    assert [event.ends for event in events] == [False] * (len(events) - 1) + [True]
+
+
+def test_a_stream_begins_after_its_cursor(client: Any, server: ServerProcess, closed_run: str) -> None:
+    assert as_sent(client.stream(closed_run, after=4)) == server.events(closed_run)[4:]
+
+
+def test_the_stream_of_a_closed_run_after_its_end_is_empty(
+    client: Any, server: ServerProcess, closed_run: str
+) -> None:
+    assert list(client.stream(closed_run, after=server.record(closed_run)["last_seq"])) == []
+
+
+def test_a_filtered_stream_has_the_ending_too(client: Any, closed_run: str) -> None:
+    types = [event.type for event in client.stream(closed_run, types=["llm.token", "custom.*"])]
+    assert set(types) == {"llm.token", "lifecycle.completed"}
+
+
+def test_a_stream_of_a_run_that_is_not_there_is_refused(client: Any) -> None:
+    with pytest.raises(NotFound):
+        next(client.stream(str(uuid4())))
+
+
+def test_a_cursor_ahead_of_the_run_is_refused(client: Any, closed_run: str) -> None:
+    with pytest.raises(ApiError) as refusal:
+        next(client.stream(closed_run, after=1_000))
+    assert (refusal.value.status, refusal.value.code) == (400, "invalid_cursor")
+
+
+def test_leaving_the_loop_leaves_the_run_running(client: Any, server: ServerProcess) -> None:
+    run = client.start("talker", "on and on")
+    for event in client.stream(run.run_id, types=["llm.token"]):
+        if event.seq > 10:
+            break
+    assert client.get(run.run_id).status == "running"
+    server.stop_run(run.run_id)
+
+
+def test_a_run_is_stopped_and_waited_for(client: Any, server: ServerProcess) -> None:
+    run_id = server.begin_silent()
+    assert client.stop(run_id, reason="enough").cancel_requested
+    ended = client.get(run_id, wait=20)
+    assert (ended.status, ended.reason, ended.ended) == ("stopped", "enough", True)
+    assert client.stop(run_id).status == "stopped"
+
+
+def test_a_run_is_read_as_it_was(client: Any, closed_run: str) -> None:
+    assert client.get(closed_run, at=1).status == "queued"
+    assert client.get(closed_run).status == "success"
+
+
+def test_a_list_goes_through_all_pages(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "PAGE", 2)
+    session = str(uuid4())
+    started = [client.start("quick", "hi", session_id=session).run_id for _ in range(5)]
+    listed = [run.run_id for run in client.list(session_id=session, agent="quick")]
+    assert listed == started[::-1]
+    assert [run.run_id for run in client.list(session_id=session, limit=3)] == listed[:3]
+
+
+def test_a_list_takes_times(client: Any, closed_run: str) -> None:
+    now = datetime.now(UTC)
+    assert closed_run in [run.run_id for run in client.list(since=now - timedelta(hours=1), until=now)]
+    assert list(client.list(until=now - timedelta(days=3650))) == []
+
+
+def test_events_go_through_all_pages(
+    client: Any, server: ServerProcess, closed_run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "PAGE", 2)
+    expected = server.events(closed_run)
+    assert as_sent(client.events(closed_run)) == expected
+    assert as_sent(client.events(closed_run, after=1, limit=3)) == expected[1:4]
+    types = ("llm.", "lifecycle.completed")
+    assert as_sent(client.events(closed_run, types=["llm.*"])) == [
+        event for event in expected if event["type"].startswith(types)
+    ]
+
+
+def test_events_are_appended_where_they_are_expected(client: Any, silent_run: str) -> None:
+    notes = [Custom("custom.note", {"n": 1}), Custom("custom.note", {"n": 2})]
+    assert client.append(silent_run, notes, expected_seq=SILENT_HEAD) == SILENT_HEAD + 2
+    with pytest.raises(Conflict) as refusal:
+        client.append(silent_run, notes, expected_seq=SILENT_HEAD)
+    assert refusal.value.code == "wrong_expected_seq"
+    assert refusal.value.details["head"] == SILENT_HEAD + 2
+    assert [event.data for event in client.events(silent_run, after=SILENT_HEAD)] == [{"n": 1}, {"n": 2}]
+
+
+def test_a_run_is_deleted(client: Any, closed_run: str) -> None:
+    client.delete(closed_run)
+    with pytest.raises(Gone) as refusal:
+        client.get(closed_run)
+    assert refusal.value.code == "run_deleted"
+
+
+def test_a_run_that_has_not_ended_is_not_deleted(client: Any, silent_run: str) -> None:
+    with pytest.raises(Conflict, match="run_active"):
+        client.delete(silent_run)
+
+
+def test_an_unknown_agent_is_named_by_the_error(client: Any) -> None:
+    with pytest.raises(NotFound, match="agent_not_found: there is no agent 'nobody'"):
+        client.start("nobody", "hi")
+
+
+def test_names_that_are_no_names_do_not_reach_another_route(client: Any) -> None:
+    with pytest.raises(NotFound):
+        client.get("../agents")
+    with pytest.raises(NotFound):
+        client.start("a/b?c", "hi")
+
+
+def test_the_agents_are_listed(client: Any) -> None:
+    assert {"quick", "silent", "talker"} <= {agent["name"] for agent in client.agents()}
+
+
+def test_the_clients_run_record_has_the_fields_of_the_api() -> None:
+    assert set(RunRecord.__struct_fields__) >= set(runs.RunRecord.__struct_fields__)

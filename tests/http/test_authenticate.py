@@ -1,0 +1,141 @@
+"""`authenticate = "package:function"`: logins that are no API keys."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.keys import client, make_key
+from tests.server import SILENT_AGENT, ServerProcess, run_command, serving
+
+FUNCTIONS = """
+from types import SimpleNamespace
+
+from runstore.http.users import User
+
+TEAMS = {"ann": ["red"], "ben": ["red", "blue"], "cleo": []}
+
+def by_header(request):
+    name = request.headers.get("x-user")
+    if name == "banned":
+        raise PermissionError("banned until Monday")
+    if name == "broken":
+        raise RuntimeError("the directory's password is hunter2")
+    if name == "nonsense":
+        return "ann"
+    if name == "nameless":
+        return {"user_id": ""}
+    if name == "object":
+        return SimpleNamespace(user_id="object", roles=["admin"], workspaces=[])
+    if name == "dict":
+        return {"user_id": "dict"}
+    if name in TEAMS:
+        return User(name, workspaces=frozenset(TEAMS[name]))
+
+async def in_a_while(request):
+    return by_header(request)
+"""
+CONFIG = """
+[server]
+authenticate = "agents:{function}"
+
+[agents.quick]
+model = "scripted"
+
+[agents.silent]
+factory = "agents:silent"
+"""
+
+
+@pytest.fixture(params=["by_header", "in_a_while"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> ServerProcess:
+    with serving(tmp_path, CONFIG.format(function=request.param), SILENT_AGENT + FUNCTIONS) as server:
+        yield server
+
+
+def get(server: ServerProcess, user: str | None, path: str = "/runs") -> httpx.Response:
+    return server.http.get(path, headers={"X-User": user} if user else {})
+
+
+def begin(server: ServerProcess, user: str, **body: object) -> httpx.Response:
+    return server.http.post("/agents/quick/start", json={"input": "hi", **body}, headers={"X-User": user})
+
+
+def test_the_function_says_who_asks_or_refuses(server: ServerProcess) -> None:
+    assert begin(server, "ann").json()["user_id"] == "ann"
+    assert begin(server, "object").json()["user_id"] == "object"
+    assert begin(server, "dict").json()["user_id"] == "dict"
+    for nobody in (None, "unknown", "banned"):
+        answer = get(server, nobody)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert "Traceback" not in server.log
+
+
+def test_what_the_function_does_wrong_is_500_and_told_in_the_log_only(server: ServerProcess) -> None:
+    for user in ("broken", "nonsense", "nameless"):
+        answer = get(server, user)
+        assert answer.status_code == 500
+        assert answer.json()["error"]["code"] == "internal_error"
+        assert "hunter2" not in answer.text
+    assert "hunter2" in server.log
+    assert "`authenticate` must return a user, or None to refuse" in server.log
+
+
+def test_members_of_a_workspace_may_read_its_runs_and_no_more(server: ServerProcess) -> None:
+    run_id = begin(server, "ann", workspace_id="red").json()["run_id"]
+    path = f"/runs/{run_id}"
+    assert get(server, "ben", path).json()["workspace_id"] == "red"
+    assert get(server, "cleo", path).status_code == 403
+    assert server.http.post(f"{path}/stop", headers={"X-User": "ben"}).status_code == 403
+    assert server.http.delete(path, headers={"X-User": "ben"}).status_code == 403
+    own = begin(server, "ann").json()["run_id"]
+    assert get(server, "ben", f"/runs/{own}").status_code == 403
+
+
+def test_a_workspaces_runs_are_listed_to_its_members(server: ServerProcess) -> None:
+    run_id = begin(server, "ann", workspace_id="red").json()["run_id"]
+    begin(server, "ann")
+    listed = get(server, "ben", "/runs?workspace_id=red").json()["data"]
+    assert [run["run_id"] for run in listed] == [run_id]
+    assert get(server, "ben").json()["data"] == []
+    assert get(server, "cleo", "/runs?workspace_id=red").status_code == 403
+
+
+def test_a_run_is_not_started_in_a_workspace_of_others(server: ServerProcess) -> None:
+    assert begin(server, "ann", workspace_id="blue").status_code == 403
+    assert begin(server, "ann", workspace_id="").status_code == 400
+    assert get(server, "ann").json()["data"] == []
+
+
+def test_keys_are_good_beside_the_function(server: ServerProcess) -> None:
+    with client(server, make_key(server.folder, "machine")) as machine:
+        assert machine.post("/agents/quick/start", json={"input": "hi"}).json()["user_id"] == "machine"
+    wrong = {"Authorization": "Bearer rsk_1_2", "X-User": "ann"}
+    assert server.http.get("/runs", headers=wrong).status_code == 401
+
+
+def test_a_ticket_of_such_a_login_opens_its_stream(server: ServerProcess) -> None:
+    run_id = begin(server, "ann").json()["run_id"]
+    url = server.http.post(f"/runs/{run_id}/ticket", headers={"X-User": "ann"}).json()["url"]
+    with server.http.stream("GET", url) as stream:
+        assert stream.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("agents:missing", "cannot import 'agents:missing'"),
+        ("nowhere:f", "No module named 'nowhere'"),
+        ("agents:TEAMS", "is no function"),
+        ("agents", "package.module:function"),
+    ],
+)
+def test_a_function_that_is_not_there_stops_the_start(tmp_path: Path, reference: str, said: str) -> None:
+    (tmp_path / "runstore.toml").write_text(f'[server]\nport = 0\nauthenticate = "{reference}"\n')
+    (tmp_path / "agents.py").write_text(FUNCTIONS)
+    ended = run_command("serve", folder=tmp_path)
+    assert ended.returncode == 2
+    assert "runstore.toml:3: [server]: " in ended.stderr
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr

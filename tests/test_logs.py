@@ -1,0 +1,191 @@
+"""Log lines of real servers: their form, where they go, and whose run they are of."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server import ServerProcess, run_command, serving, until
+
+Start = Callable[..., ServerProcess]
+
+CONFIG = """
+[agents.talkative]
+factory = "agents:talkative"
+
+[agents.tool]
+model = "scripted"
+tools = ["agents:warn"]
+
+[agents.failing]
+factory = "agents:failing"
+"""
+AGENTS = r"""
+import asyncio
+import logging
+
+from strands import tool
+
+log = logging.getLogger("agents")
+both = asyncio.Barrier(2)
+
+async def talkative(input):
+    await both.wait()
+    log.warning("a word from %s", input)
+    logging.getLogger("strands.event_loop").warning("a word of strands for %s", input)
+    await asyncio.to_thread(log.warning, "a thread of %s", input)
+    yield input
+
+@tool
+def warn(task: str) -> str:
+    '''Warn.'''
+    log.warning("a tool")
+    return task
+
+def failing():
+    log.warning("first line\nlevel=error second line")
+    raise ValueError("no agent")
+"""
+
+
+@pytest.fixture(scope="module")
+def logfmt(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with serving(tmp_path_factory.mktemp("logfmt"), CONFIG, AGENTS) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def as_json(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with serving(tmp_path_factory.mktemp("json"), CONFIG, AGENTS, log_format="json") as server:
+        yield server
+
+
+def json_lines(server: ServerProcess) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in server.log.splitlines()]
+
+
+def run_ids(server: ServerProcess, event: str) -> list[str | None]:
+    """Of the JSON lines with this event."""
+    return [line.get("run_id") for line in json_lines(server) if line["event"] == event]
+
+
+# The form.
+
+
+def test_logfmt_has_the_event_as_its_first_word_and_the_runs_id(logfmt: ServerProcess) -> None:
+    run_id = logfmt.begin("tool", "hi")
+    logfmt.ended(run_id)
+    until(lambda: f"run_id={run_id} ending=" in logfmt.log, "the ending is logged")
+    line = next(line for line in logfmt.log.splitlines() if f"run_id={run_id} ending=" in line)
+    event, level, timestamp, run, ending = line.split(" ")
+    assert (event, level) == ("run_ended", "level=info")
+    assert timestamp.startswith("timestamp=20")
+    assert (run, ending) == (f"run_id={run_id}", "ending=lifecycle.completed")
+
+
+def test_a_message_of_several_lines_is_one_line_of_the_log(logfmt: ServerProcess) -> None:
+    run_id = logfmt.begin("failing", "hi")
+    logfmt.ended(run_id)
+    until(lambda: "second line" in logfmt.log, "the warning is logged")
+    found = [line for line in logfmt.log.splitlines() if "second line" in line]
+    assert len(found) == 1
+    assert found[0].startswith("first line\\nlevel=error second line level=warning timestamp=")
+    assert found[0].endswith(f"run_id={run_id}")
+
+
+def test_json_is_one_object_a_line_with_the_same_fields(as_json: ServerProcess) -> None:
+    run_id = as_json.begin("tool", "hi")
+    as_json.ended(run_id)
+    until(lambda: run_id in run_ids(as_json, "run_ended"), "the ending is logged")
+    line = next(
+        line for line in json_lines(as_json) if line["event"] == "run_ended" and line["run_id"] == run_id
+    )
+    assert list(line) == ["event", "level", "timestamp", "run_id", "ending"]
+    assert line["level"] == "info"
+
+
+# Whose run.
+
+
+def test_what_two_agents_log_at_once_has_each_its_own_runs_id(as_json: ServerProcess) -> None:
+    runs = {name: as_json.begin("talkative", name) for name in ("anna", "bela")}
+    for run_id in runs.values():
+        assert as_json.ended(run_id)["status"] == "success"
+    for name, run_id in runs.items():
+        for message in ("a word from", "a word of strands for", "a thread of"):
+            assert run_ids(as_json, f"{message} {name}") == [run_id], message
+
+
+def test_what_a_tool_logs_in_its_thread_has_its_runs_id(as_json: ServerProcess) -> None:
+    run_id = as_json.begin("tool", "hi")
+    as_json.ended(run_id)
+    assert run_id in run_ids(as_json, "a tool")
+
+
+def test_what_no_run_is_concerned_with_has_no_runs_id(as_json: ServerProcess) -> None:
+    as_json.ended(as_json.begin("tool", "hi"))
+    assert run_ids(as_json, "listening") == [None]
+
+
+# Where they go.
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Any:
+    servers: list[ServerProcess] = []
+
+    def start_one(**options: Any) -> ServerProcess:
+        servers.append(ServerProcess(tmp_path, CONFIG, AGENTS, **options))
+        return servers[-1].start()
+
+    yield start_one
+    for server in servers:
+        server.close()
+
+
+def test_a_log_file_gets_the_same_lines_after_what_it_has(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "server.log").write_text("from before\n")
+    server = start(log_file="server.log", log_format="json")
+    server.ended(server.begin("tool", "hi"))
+    server.terminate()
+    assert server.wait() == 0
+    assert (tmp_path / "server.log").read_text() == "from before\n" + server.log
+
+
+def test_a_log_file_that_is_moved_away_is_begun_anew(start: Start, tmp_path: Path) -> None:
+    server = start(log_file="server.log")
+    (tmp_path / "server.log").rename(tmp_path / "server.log.1")
+    run_id = server.begin("tool", "hi")
+    server.ended(run_id)
+    until(lambda: (tmp_path / "server.log").exists(), "there is a new file")
+    assert run_id in (tmp_path / "server.log").read_text()
+    assert "listening" in (tmp_path / "server.log.1").read_text()
+
+
+def test_the_environment_and_the_file_say_it_too(tmp_path: Path) -> None:
+    config = '[server]\nlog_format = "json"\nlog_file = "of-the-file.log"\n'
+    server = ServerProcess(tmp_path, config, AGENTS)
+    try:
+        server.start(prefix=["env", "RUNSTORE_LOG_FILE=of-the-environment.log"])
+        assert (
+            json.loads((tmp_path / "of-the-environment.log").read_text().splitlines()[-1])["event"]
+            == "listening"
+        )
+        assert not (tmp_path / "of-the-file.log").exists()
+    finally:
+        server.close()
+
+
+def test_a_log_file_that_cannot_be_opened_is_exit_code_2(tmp_path: Path) -> None:
+    done = run_command("serve", "--port=0", "--log-file=nowhere/server.log", folder=tmp_path)
+    assert done.returncode == 2
+    assert "nowhere/server.log" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_log_format_that_there_is_not_is_exit_code_2(tmp_path: Path) -> None:
+    done = run_command("serve", "--port=0", "--log-format=xml", folder=tmp_path)
+    assert done.returncode == 2
+    assert "log_format" in done.stderr
