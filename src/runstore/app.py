@@ -6,8 +6,8 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from starlette.applications import Starlette
 
 from runstore import keys, migrations
-from runstore.core.errors import ConfigError
+from runstore.core.errors import AgentError, ConfigError
 from runstore.eventlog.dialects import SqliteDialect, open_dialect
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.queries import read_evolving
@@ -28,11 +28,13 @@ from runstore.http.hosts import hosts_of
 from runstore.http.login_function import LoginFunction
 from runstore.http.server import BACKLOG, Server
 from runstore.http.signing import TicketSigner
+from runstore.logs import flush_logs
 from runstore.metrics import Metrics
 from runstore.projections.rebuild import Difference, Progress, rebuild
 from runstore.projections.runs import RunList
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.leases import FileLeases
+from runstore.runtime.loops import new_event_loop
 from runstore.runtime.spans import flush_spans
 from runstore.runtime.supervisor import Supervisor
 from runstore.settings import ServerSettings, Settings, use_folder
@@ -167,9 +169,10 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
     sys.setswitchinterval(GIL_SWITCH_S)
     check_exposure(settings.server)
     listener = listener or listen(settings.server.host, settings.server.port)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(settings, listener))
         flush_spans(FLUSH_SPANS_S)
+        flush_logs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
@@ -177,15 +180,26 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
 
 def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
     """The HTTP API over an open runtime. Its streams end when the runtime's feed is closed."""
-    log = runtime.event_log
     return build_http(
         runtime.store,
-        not_ready=lambda: str(log.unavailable) if log.unavailable else None,
+        not_ready=lambda: _not_ready(runtime, server.max_abandoned_threads),
         metrics=runtime.metrics.expose,
         authenticator=runtime.authenticator,
         hosts=hosts_of(server.host, server.allowed_hosts, exposed=server.exposed),
         cors_origins=server.cors_origins,
     )
+
+
+def _not_ready(runtime: Runtime, max_abandoned_threads: int) -> str | None:
+    if unavailable := runtime.event_log.unavailable:
+        return str(unavailable)
+    abandoned = runtime.supervisor.abandoned_threads
+    if abandoned > max_abandoned_threads:
+        return (
+            f"stuck agents hold {abandoned:,} threads, more than max_abandoned_threads = "
+            f"{max_abandoned_threads:,}; restart the server"
+        )
+    return None
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
@@ -198,18 +212,24 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
             runtime.feed.close()
             drains.append(asyncio.create_task(runtime.supervisor.drain(settings.server.drain_s)))
 
-        http = Server(app, closing=close, started=lambda: _on_started(listener))
+        http = Server(app, closing=close, started=lambda: _on_started(listener, runtime))
         await http.serve(sockets=[listener])
         await asyncio.gather(*drains)
     log.info("stopped")
 
 
-def _on_started(listener: socket.socket) -> None:
+def _on_started(listener: socket.socket, runtime: Runtime) -> None:
     host, port = listener.getsockname()[:2]
     log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    threading.Thread(
-        target=importlib.import_module, args=["runstore.runtime.strands_agent"], daemon=True
-    ).start()
+    threading.Thread(target=_warm_up, args=[runtime], daemon=True).start()
+
+
+def _warm_up(runtime: Runtime) -> None:
+    """Have ready what the first run would wait for."""
+    importlib.import_module("runstore.runtime.strands_agent")
+    if runtime.store.catalog.needs_processes:
+        with suppress(AgentError):  # then the first run that needs one fails with it
+            runtime.supervisor.processes.prepare()
 
 
 def check_exposure(server: ServerSettings) -> None:
@@ -251,14 +271,6 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
 
 
 def rebuild_runs(url: str, progress: Progress, *, swap: bool) -> Difference:

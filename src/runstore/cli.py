@@ -94,7 +94,7 @@ def serve(
         cancel_grace_s=cancel_grace_s, drain_s=drain_s, heartbeat_s=heartbeat_s, models=True,
         log_format=log_format, log_file=log_file, allowed_hosts=allowed_host or None,
     )  # fmt: skip
-    configure_logs(settings.server.log_format, settings.server.log_file)
+    configure_logs(settings.server.log_format, settings.server.log_file, queued=True)
     if reload:
         serve_reloading(settings)
     else:
@@ -165,12 +165,13 @@ def drop(database_url: DatabaseUrl = None, config: Config = None) -> None:
 
 def main() -> None:
     """Run the command line; an error of ours is one line and exit code 2, never a traceback."""
-    from runstore.logs import configure_logs
+    from runstore.logs import configure_logs, flush_logs
 
     configure_logs()
     try:
         app()
     except RunstoreError as error:
+        flush_logs()
         typer.echo(f"runstore: {error}", err=True)
         sys.exit(EXIT_CONFIG)
 

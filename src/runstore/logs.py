@@ -5,11 +5,13 @@ of the agent's own code, and those of the libraries that it calls.
 """
 
 import logging
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from logging.handlers import WatchedFileHandler
+from logging.handlers import QueueHandler, QueueListener, WatchedFileHandler
 from pathlib import Path
-from typing import Literal
+from queue import Full, Queue
+from typing import Any, Literal
 
 import structlog
 from structlog.typing import EventDict, Processor
@@ -17,6 +19,12 @@ from structlog.typing import EventDict, Processor
 from runstore.core.errors import ConfigError
 
 LogFormat = Literal["logfmt", "json"]
+
+MAX_LINE = 16_384  # characters of a message
+MAX_LINES = 2_000  # that wait to be written
+FLUSH_S = 1.0  # for them to be written when the process leaves
+
+log = structlog.get_logger(__name__)
 
 
 def _time_of_record(logger: object, name: str, line: EventDict) -> EventDict:
@@ -62,8 +70,13 @@ def _present(line: EventDict) -> EventDict:
 RENDER: dict[LogFormat, Callable[[object, str, EventDict], str]] = {"logfmt": _logfmt, "json": _json}
 
 
-def configure_logs(log_format: LogFormat = "logfmt", log_file: str | None = None) -> None:
+def configure_logs(
+    log_format: LogFormat = "logfmt", log_file: str | None = None, *, queued: bool = False
+) -> None:
     """Send our lines, and warnings of the libraries, to standard error, and to the end of `log_file` too.
+
+    Args:
+        queued: a thread writes them; call `flush_logs` before the process leaves.
 
     Raises:
         ConfigError: the file cannot be opened.
@@ -81,12 +94,57 @@ def configure_logs(log_format: LogFormat = "logfmt", log_file: str | None = None
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if log_file is not None:
         handlers.append(_open(Path(log_file)))
+    if queued:
+        handlers = [_Queued(handlers)]
     for handler in handlers:
         handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = handlers
     root.setLevel(logging.WARNING)
     logging.getLogger("runstore").setLevel(logging.INFO)
+
+
+def flush_logs() -> None:
+    """Have what was logged written; not at any price."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Queued):
+            handler.flush_within(FLUSH_S)
+
+
+class _Queued(QueueHandler):
+    """Whoever logs never waits for whoever reads: a thread writes the lines, and what is too much is dropped.
+
+    An agent may log a megabyte at every token, and a pipe behind standard error may stand still.
+    """
+
+    def __init__(self, targets: list[logging.Handler]) -> None:
+        self._lines: Queue[logging.LogRecord] = Queue(MAX_LINES)
+        super().__init__(self._lines)
+        self._dropped = 0
+        QueueListener(self._lines, *targets).start()
+
+    def prepare(self, record: logging.LogRecord) -> Any:
+        """See `QueueHandler.prepare`."""
+        if isinstance(record.msg, str) and len(message := record.getMessage()) > MAX_LINE:
+            record.msg, record.args = f"{message[:MAX_LINE]}… ({len(message):,} characters)", None
+        return super().prepare(record)
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """See `QueueHandler.enqueue`."""
+        try:
+            self._lines.put_nowait(record)
+        except Full:
+            self._dropped += 1
+            return
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            log.warning("log_lines_dropped", lines=dropped)
+
+    def flush_within(self, timeout_s: float) -> None:
+        """Wait until the queue has been written."""
+        waiting = threading.Thread(target=self._lines.join, daemon=True)
+        waiting.start()
+        waiting.join(timeout_s)
 
 
 def log_as_library() -> None:

@@ -61,8 +61,13 @@ class Metrics(Collector):
         yield _gauge("runstore_agents_abandoned", "Agents that go on after that.", value=supervisor.abandoned)
         yield _gauge(
             "runstore_threads_abandoned",
-            "Threads of agents' tools that still work for a run that has ended.",
+            "Threads that still work for a run that has ended, or are held by its agent.",
             value=supervisor.abandoned_threads,
+        )
+        yield _counter("runstore_loops_blocked", "Agents that held their loop.", supervisor.blocked_loops)
+        yield _gauge("runstore_processes", "Agents' processes.", value=supervisor.processes.running)
+        yield _counter(
+            "runstore_processes_killed", "Agents' processes that were killed.", supervisor.processes.killed
         )
 
     def _cancels(self) -> Iterator[Metric]:

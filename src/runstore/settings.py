@@ -42,6 +42,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     database_url: str = "sqlite:///runstore.db"
     capacity: int = 1_000  # runs of this process at once; more wait as `queued`
     cancel_grace_s: float = 2.0  # from a cancel's commit to the run's ending, whatever the agent does
+    max_abandoned_threads: int = 100  # that stuck agents may hold before `/readyz` says so
     drain_s: float = 2.0  # on SIGTERM: how long active runs may go on before they are handed over
     heartbeat_s: float = 15.0  # between two signs of life on an idle stream
     authenticate: str | None = None  # package.module:function, the seam for logins that are no API keys
@@ -60,6 +61,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
             ("port", 0, 65_535),
             ("capacity", 1, 100_000),
             ("cancel_grace_s", 0.1, 3_600),
+            ("max_abandoned_threads", 0, 100_000),
             ("drain_s", 0, 3_600),
             ("heartbeat_s", 0.1, 15),
         ):

@@ -9,13 +9,15 @@ import pytest
 import structlog
 
 from runstore.runtime.loops import AgentLoop
+from runstore.runtime.tool_threads import ToolThreads
 
 
 @pytest.fixture
 def agents() -> Iterator[AgentLoop]:
-    loop = AgentLoop()
+    loop = AgentLoop("runstore-agents", ToolThreads(10, "tool"))
     yield loop
-    assert loop.stop(5)
+    loop.stop()
+    assert loop.join(5)
 
 
 async def exits() -> None:
@@ -52,6 +54,8 @@ def test_agents_do_not_run_on_the_callers_loop_or_thread(agents: AgentLoop) -> N
 
 
 def test_a_loop_may_be_stopped_twice() -> None:
-    loop = AgentLoop()
-    assert loop.stop(5)
-    assert loop.stop(5)
+    loop = AgentLoop("runstore-agents", ToolThreads(10, "tool"))
+    loop.stop()
+    assert loop.join(5)
+    loop.stop()
+    assert loop.join(5)

@@ -231,13 +231,13 @@ class RunContext(Struct, frozen=True):
 class RunRecorder(Protocol):
     """Takes what the agent of one run says. Bound to its run when it is made; never shared or looked up."""
 
-    async def record(self, event: Event | Custom) -> None:
+    async def record(self, event: Event | Custom | EncodedEvent) -> None:
         """Queue an event; waits only when the log is behind (back-pressure)."""
 
     def record_from_thread(self, event: Event | Custom) -> None:
         """The same for a thread without an event loop; blocks when the log is behind."""
 
-    async def commit(self, event: Event | Custom) -> None:
+    async def commit(self, event: Event | Custom | EncodedEvent) -> None:
         """Write an event ahead: returns when it is stored."""
 
 

@@ -15,12 +15,15 @@ from runstore.core.errors import AgentError, AgentNotFound, ConfigError
 from runstore.core.limits import MAX_RUN_TIMEOUT_S
 from runstore.core.ports import Agent, RunContext
 from runstore.runtime.generator_agent import GeneratorAgent
+from runstore.runtime.loops import Isolation
 from runstore.runtime.strands_models import MODEL_NAMES, SCRIPTED
 from runstore.runtime.user_code import REFERENCE, call, in_thread, load
 
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # no slash: that divides an agent's path
 MAX_TOKENS = 10_000_000  # of one scripted answer
 MAX_TOKENS_PER_S = 1_000_000
+MIN_MEMORY_MB = 100  # a process that does nothing has half of it
+MAX_MEMORY_MB = 1 << 20
 MAX_MODEL_ATTEMPTS = 10  # they take 4 minutes
 SECRET_KEY = re.compile(
     r"api_?key|access_?key|private_?key|secret|passw|credential|authorization|bearer|cookie|(^|_)(token|key)$"
@@ -51,6 +54,9 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     tokens_per_s: float | None = None  # scripted; 0 or nothing: as fast as they go
     description: str | None = None
     run_timeout_s: float | None = None
+    idle_timeout_s: float | None = None  # without a word from the agent
+    isolation: Isolation = "loop"
+    memory_limit_mb: int | None = None  # of the agent's process, in MiB
     model_attempts: int | None = None  # calls of a throttled model in all; nothing: 3
     on_worker_lost: Literal["resume", "restart", "fail"] = "resume"
 
@@ -67,9 +73,13 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
         _check_range("tokens", self.tokens, 1, MAX_TOKENS)
         _check_range("tokens_per_s", self.tokens_per_s, 0, MAX_TOKENS_PER_S)
         _check_range("run_timeout_s", self.run_timeout_s, 0.001, MAX_RUN_TIMEOUT_S)
+        _check_range("idle_timeout_s", self.idle_timeout_s, 0.1, MAX_RUN_TIMEOUT_S)
+        _check_range("memory_limit_mb", self.memory_limit_mb, MIN_MEMORY_MB, MAX_MEMORY_MB)
         _check_range("model_attempts", self.model_attempts, 1, MAX_MODEL_ATTEMPTS)
 
     def _check_that_nothing_is_ignored(self) -> None:
+        if self.isolation != "process" and self.memory_limit_mb is not None:
+            raise ValueError("`memory_limit_mb` is for isolation = 'process' only")
         if self.model != SCRIPTED and (self.tokens is not None or self.tokens_per_s is not None):
             raise ValueError(f"`tokens` and `tokens_per_s` are for model = {SCRIPTED!r} only")
         if self.model == SCRIPTED and self.model_args:
@@ -117,6 +127,15 @@ class AgentCatalog:
         except KeyError:
             known = ", ".join(self.names())
             raise AgentNotFound(f"there is no agent {name[:100]!r}; there are {known}") from None
+
+    def isolation(self, name: str) -> Isolation:
+        """Where its attempts run; an agent that is not there fails on the loop that all share."""
+        return self._specs[name].isolation if name in self._specs else "loop"
+
+    @property
+    def needs_processes(self) -> bool:
+        """Whether an agent runs in a process of its own."""
+        return any(spec.isolation == "process" for spec in self._specs.values())
 
     def definition(self, name: str) -> dict[str, Any]:
         """The settings as JSON without defaults, secrets masked: what `lifecycle.queued` keeps for ever."""

@@ -1,16 +1,15 @@
 """One attempt of one run: build the agent, let it work, write the ending."""
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
-from structlog.contextvars import bind_contextvars
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AppendRefused, RunstoreError
 from runstore.core.events import Completed, Event, Failed, Queued
 from runstore.core.ports import Agent, EventLog, RunContext
-from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.loops import AgentLoop
 from runstore.runtime.recorder import Recorder
 from runstore.runtime.spans import attempt_span, note_ending
@@ -27,31 +26,31 @@ class Executor:
     def __init__(
         self,
         event_log: EventLog,
-        catalog: AgentCatalog,
+        build: Callable[[RunContext], Awaitable[Agent]],
         loop: AgentLoop,
         context: RunContext,
         queued: Queued,
         history: Sequence[RecordedEvent],
     ) -> None:
         self.context = context
+        self.loop = loop
         self._log = event_log
-        self._catalog = catalog
-        self._loop = loop
+        self._build = build
+        self._recorder = Recorder(event_log, context.run_id, context.attempt)
         self._queued = queued
         self._history = history
         self._agent: Agent | None = None
         self._task: asyncio.Task[None] | None = None
         self._ending: Event | None = None
-        self._abandoned = False
+        self._abandoned_at: float | None = None
         self._handed_over = False
         self._written = False
 
     async def execute(self) -> None:
         """Run on the agents' loop until the run has ended, or is no longer ours."""
         self._task = asyncio.current_task()
-        bind_contextvars(run_id=self.context.run_id)  # of this task: for what anybody logs in it
         with attempt_span(self.context, self._queued.traceparent) as span:
-            ending = None if self._abandoned else await self._end()
+            ending = None if self._abandoned_at else await self._end()
             self._agent = None
             if self._handed_over:
                 ending = None
@@ -72,22 +71,33 @@ class Executor:
         except BaseException as error:  # whatever it is, it ends this run and nothing else
             return failure(error)
 
+    @property
+    def idle_s(self) -> float:
+        """How long ago the agent last said something, or was begun."""
+        return time.monotonic() - self._recorder.said_at
+
+    @property
+    def abandoned_s(self) -> float:
+        """How long ago its run was closed over its head."""
+        return time.monotonic() - self._abandoned_at if self._abandoned_at else 0
+
     def stop(self, ending: Event) -> None:
         """End the run so: ask the agent, then cancel its task. From any thread; the first call wins."""
-        self._loop.call(self._stop, ending)
+        self.loop.call(self._stop, ending)
 
     def abandon(self, *, handed_over: bool = False) -> None:
         """Write no ending any more: the run was closed over our head, or goes on elsewhere."""
-        self._abandoned = True  # also of a task that has not begun yet, which nobody can cancel
+        self._abandoned_at = (
+            time.monotonic()
+        )  # also of a task that has not begun yet, which nobody can cancel
         self._handed_over = handed_over
-        self._loop.call(self._cancel)
+        self.loop.call(self._cancel)
 
     async def _work(self) -> Event:
-        context, recorder = self.context, Recorder(self._log, self.context.run_id, self.context.attempt)
         if self._ending is not None:
             return self._ending
-        self._agent = agent = await self._catalog.build(context.agent_name, context)
-        done = await agent.run(self._queued.input, self._history, recorder)
+        self._agent = agent = await self._build(self.context)
+        done = await agent.run(self._queued.input, self._history, self._recorder)
         return Completed(result=done.result, usage=done.usage)
 
     async def _write(self, ending: Event) -> Event | None:

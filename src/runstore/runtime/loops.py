@@ -1,31 +1,68 @@
-"""Where agents run: event loops in threads of their own, never the loop that serves HTTP."""
+"""Where attempts run: event loops in threads of their own, never the loop that serves HTTP."""
 
 import asyncio
 import contextlib
+import sys
 import threading
-from collections.abc import Coroutine
+import time
+import traceback
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import structlog
+from msgspec import Struct
+from structlog.contextvars import get_contextvars
 
+from runstore.runtime.interrupts import Interrupted, interrupt
 from runstore.runtime.tool_threads import ToolThreads
 
+Isolation = Literal["loop", "thread", "process"]
+
 TOOL_THREADS = 1_000  # sync tools at once, as many as runs: stuck ones must not hold up the others
+BLOCKED_S = 1.0  # a loop that has not turned for so long is blocked
+STACK_FRAMES = 8  # of a blocked loop that are told of, the innermost
 
 log = structlog.get_logger(__name__)
 
 
-class AgentLoop:
-    """An event loop in a daemon thread, with a pool of its own for the sync tools of its agents."""
+class _Task(asyncio.Task[Any]):
+    """A task that knows which run it works for: that of whoever made it."""
 
-    def __init__(self, name: str = "runstore-agents") -> None:
-        self._loop = _new_event_loop()
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.run_id: str | None = get_contextvars().get("run_id")
+
+
+def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> _Task:
+    return _Task(coroutine, loop=loop, **options)
+
+
+class AgentLoop:
+    """An event loop in a daemon thread. `attempts`: how many it has that somebody waits for."""
+
+    def __init__(self, name: str, tools: ToolThreads, *, retired: bool = False) -> None:
+        self.attempts = 0
+        self.retired = retired  # takes no more attempts, and ends with its last
+        self.blocked = False  # as it was when somebody last looked
         self._stopped = False
-        self._tools = ToolThreads(TOOL_THREADS, f"{name}-tool")
-        self._loop.set_default_executor(self._tools)
+        self._asked_at: float | None = None
+        self._loop = new_event_loop()
+        self._loop.set_default_executor(tools)
+        self._loop.set_task_factory(_make_task)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def current_run(self) -> str | None:
+        """The run whose code holds the loop now."""
+        task = asyncio.current_task(self._loop)
+        return task.run_id if isinstance(task, _Task) else None
 
     def submit(self, coroutine: Coroutine[Any, Any, None]) -> "Future[None]":
         """Start a coroutine there; from any thread."""
@@ -36,35 +73,150 @@ class AgentLoop:
         with contextlib.suppress(RuntimeError):  # the loop is closed, and with it whatever was to be told
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def tool_runs(self) -> list[str]:
-        """The run that each busy thread of the pool works for."""
-        return self._tools.runs()
+    def silent_s(self) -> float:
+        """How long ago it was asked for a sign of life that it has not given; asks for the next one."""
+        now, asked_at = time.monotonic(), self._asked_at
+        if asked_at is not None:
+            return now - asked_at
+        self._asked_at = now
+        self.call(self._answer)
+        return 0
 
-    def stop(self, timeout_s: float) -> bool:
-        """Stop the loop; False when an agent has held it for `timeout_s` and the thread is left behind."""
+    def stack(self) -> str:
+        """Where its thread is now, innermost first: `function file:line < …`."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        frames = traceback.extract_stack(frame)[-STACK_FRAMES:] if frame else []
+        return " < ".join(f"{at.name} {Path(at.filename).name}:{at.lineno}" for at in reversed(frames))
+
+    def stop(self) -> None:
+        """Let the thread end as soon as the loop turns, whatever runs there; from any thread."""
         self._stopped = True
         self.call(self._loop.stop)
+
+    def interrupt(self) -> None:
+        """Break off what holds a loop that is to stop, if it is Python."""
+        if self._stopped and self.alive and self._thread.ident:
+            interrupt(self._thread.ident)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end of the thread; False when an agent holds it for longer."""
         self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return not self.alive
+
+    def _answer(self) -> None:
+        self._asked_at = None
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         try:
             while not self._stopped:
                 self._run_until_stopped()
+            self._forget_tasks()
         finally:
             self._loop.close()
 
     def _run_until_stopped(self) -> None:
         try:
             self._loop.run_forever()
+        except Interrupted:
+            pass
         except (SystemExit, KeyboardInterrupt) as error:  # asyncio lets these end a loop: not that of others
             log.warning("agent_exited", error=repr(error))
 
+    def _forget_tasks(self) -> None:
+        for task in asyncio.all_tasks(self._loop):  # of agents that do not end; nobody is to be told so again
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
 
-def _new_event_loop() -> asyncio.AbstractEventLoop:
+
+class Blocked(Struct, frozen=True):
+    """A loop that has stopped turning. `run_id`: whose code holds it, if that can be told; `stack`: once."""
+
+    loop: AgentLoop
+    run_id: str | None
+    silent_s: float
+    stack: str | None
+
+
+class AgentLoops:
+    """The loops of a process, by isolation level.
+
+    `loop`: one that all such attempts share; `thread`: one for each attempt; `process`: one that holds the
+    server's ends of the pipes, and runs no agent's code. A shared loop that an agent holds, or does not
+    leave, is retired: new attempts get a fresh one.
+    """
+
+    def __init__(self) -> None:
+        self.tools = ToolThreads(TOOL_THREADS, "runstore-tool")
+        self._shared = AgentLoop("runstore-agents", self.tools)
+        self._pipes = AgentLoop("runstore-pipes", self.tools)
+        self._loops = {self._shared, self._pipes}
+        self.blocked = 0  # incidents
+
+    @property
+    def abandoned(self) -> int:
+        """How many threads should have ended, and have not."""
+        return sum(loop.retired and loop.attempts == 0 and loop.alive for loop in self._loops)
+
+    def take(self, isolation: Isolation) -> AgentLoop:
+        """The loop for an attempt, to be given back by `release`."""
+        loop = (
+            self._own() if isolation == "thread" else self._pipes if isolation == "process" else self._shared
+        )
+        loop.attempts += 1
+        return loop
+
+    def release(self, loop: AgentLoop) -> None:
+        """An attempt has ended there, or nobody waits for it any more."""
+        loop.attempts -= 1
+        self._stop_if_idle(loop)
+
+    def retire(self, loop: AgentLoop) -> None:
+        """Give it no more attempts."""
+        if loop is self._shared:
+            self._shared = AgentLoop("runstore-agents", self.tools)
+            self._loops.add(self._shared)
+            loop.retired = True
+            self._stop_if_idle(loop)
+
+    def look(self) -> Iterator[Blocked]:
+        """The loops that are blocked. Call it several times a second, from one thread."""
+        self._loops = {loop for loop in self._loops if loop.alive}
+        for loop in list(self._loops):
+            silent_s = loop.silent_s()
+            newly = silent_s >= BLOCKED_S and not loop.blocked
+            loop.blocked = silent_s >= BLOCKED_S
+            self.blocked += newly
+            if loop.blocked:
+                yield Blocked(loop, loop.current_run, silent_s, loop.stack() if newly else None)
+
+    def interrupt(self) -> None:
+        """Break off what holds loops that should have ended."""
+        for loop in self._loops:
+            if loop.blocked:
+                loop.interrupt()
+
+    def stop(self, timeout_s: float) -> None:
+        """Stop all loops; threads that agents hold for longer are left behind."""
+        for loop in self._loops:
+            loop.stop()
+        until = time.monotonic() + timeout_s
+        for loop in self._loops:
+            loop.join(max(0, until - time.monotonic()))
+
+    def _own(self) -> AgentLoop:
+        loop = AgentLoop("runstore-agent", self.tools, retired=True)
+        self._loops.add(loop)
+        return loop
+
+    def _stop_if_idle(self, loop: AgentLoop) -> None:
+        if loop.retired and loop.attempts == 0:
+            loop.stop()
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, where there is one: it comes with uvicorn[standard], but not on every platform."""
     try:
         import uvloop
-    except ImportError:  # it comes with uvicorn[standard], but not on every platform
+    except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()

@@ -1,8 +1,9 @@
 """The way of what an agent says into the log."""
 
 import asyncio
+import time
 
-from runstore.core.codec import encode
+from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import RunstoreError
 from runstore.core.events import Custom, Event
 from runstore.core.ports import EventLog
@@ -12,7 +13,10 @@ ROOM_TIMEOUT_S = 1.0  # a thread that waits for room looks this often whether it
 
 
 class Recorder:
-    """The port `RunRecorder`: bound to one attempt of one run for good. Safe to call from any thread."""
+    """The port `RunRecorder`: bound to one attempt of one run for good. Safe to call from any thread.
+
+    `said_at`: when the agent last said something, by the clock `time.monotonic`.
+    """
 
     def __init__(self, log: EventLog, run_id: str, attempt: int) -> None:
         self._log = log
@@ -20,15 +24,17 @@ class Recorder:
         self._attempt = attempt
         self._refusal: RunstoreError | None = None
         self._turn = 0
+        self.said_at = time.monotonic()
 
-    async def record(self, event: Event | Custom) -> None:
+    async def record(self, event: Event | Custom | EncodedEvent) -> None:
         """See `RunRecorder.record`.
 
         Raises:
             InvalidEvent: the event cannot be stored.
             RunClosed, LeaseLost: the run is no longer this agent's; what it says is refused from now on.
         """
-        encoded = encode(event)
+        self.said_at = time.monotonic()
+        encoded = event if isinstance(event, EncodedEvent) else encode(event)
         while not self._log.offer(self._run_id, encoded, attempt=self._attempt, refused=self._refuse):
             await self._log.room(self._run_id)
             self._check()
@@ -46,8 +52,9 @@ class Recorder:
             self._check()
         self._check()
 
-    async def commit(self, event: Event | Custom) -> None:
+    async def commit(self, event: Event | Custom | EncodedEvent) -> None:
         """See `RunRecorder.commit`. Raises as `record` does."""
+        self.said_at = time.monotonic()
         self._check()
         await self._log.append(self._run_id, [event], attempt=self._attempt, patient=True)
 

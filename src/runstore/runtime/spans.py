@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from opentelemetry import trace
+from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -17,7 +17,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 @contextmanager
-def attempt_span(context: RunContext, traceparent: str | None) -> Iterator[trace.Span]:
+def attempt_span(run: RunContext, traceparent: str | None) -> Iterator[trace.Span]:
     """A span that is the current one of the task, so that strands' own spans lie below it.
 
     Args:
@@ -25,17 +25,37 @@ def attempt_span(context: RunContext, traceparent: str | None) -> Iterator[trace
     """
     carrier = {"traceparent": traceparent} if traceparent else {}
     attributes: dict[str, str | int] = {
-        "runstore.run_id": context.run_id,
-        "runstore.agent": context.agent_name,
-        "runstore.attempt": context.attempt,
-        "runstore.user_id": context.user_id,
+        "runstore.run_id": run.run_id,
+        "runstore.agent": run.agent_name,
+        "runstore.attempt": run.attempt,
+        "runstore.user_id": run.user_id,
     }
-    if context.session_id is not None:
-        attributes["runstore.session_id"] = context.session_id
+    if run.session_id is not None:
+        attributes["runstore.session_id"] = run.session_id
     with trace.get_tracer("runstore").start_as_current_span(
-        f"run {context.agent_name}", _PROPAGATOR.extract(carrier, Context()), attributes=attributes
+        f"run {run.agent_name}", _PROPAGATOR.extract(carrier, Context()), attributes=attributes
     ) as span:
         yield span
+
+
+def traceparent() -> str | None:
+    """The current span, as another process takes it for a parent; None when nobody traces."""
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier)
+    return carrier.get("traceparent")
+
+
+@contextmanager
+def child_of(traceparent: str | None) -> Iterator[None]:
+    """Spans that are begun in the block lie below this one, of another process."""
+    if traceparent is None:
+        yield
+        return
+    token = context.attach(_PROPAGATOR.extract({"traceparent": traceparent}))
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
 def note_ending(span: trace.Span, ending: Event | None, *, handed_over: bool) -> None:

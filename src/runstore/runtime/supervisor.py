@@ -13,19 +13,25 @@ from typing import Any, Self
 import msgspec
 import structlog
 from msgspec import Struct, field
+from structlog.contextvars import bound_contextvars
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AppendRefused, LogUnavailable
 from runstore.core.events import Cancelled, CancelRequested, Event, Failed, Queued, Started, StartReason
-from runstore.core.ports import Committed, EventLog, Leases, LiveFeed, OpenRun, RunContext
+from runstore.core.ports import Agent, Committed, EventLog, Leases, LiveFeed, OpenRun, RunContext
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.executor import Executor
 from runstore.runtime.history import read_cancellation, read_history, read_queued
-from runstore.runtime.loops import AgentLoop
+from runstore.runtime.loops import AgentLoop, AgentLoops
+from runstore.runtime.process_agent import ProcessAgent
+from runstore.runtime.processes import Processes
 from runstore.runtime.resume import discard_after
 
 SWEEP_S = 0.5
+LOOK_S = 0.25  # between two looks at the agents' loops
+MOVE_S = 5.0  # after which the other runs of a blocked loop go on elsewhere
 MAX_ADOPTIONS = 2  # after the first attempt: three attempts in all
+LEAVE_S = 1.0  # for an agent to end after its run was closed over its head, before its loop is retired
 PATIENCE_S = 0.5  # beyond the grace period, before another process's cancel is enforced from here
 HAND_OVER_S = 0.3  # for agents that are handed over to close what they have open
 LOOP_STOP_S = 0.5
@@ -37,7 +43,7 @@ class _Active(Struct):
     """A run that this process drives."""
 
     executor: Executor
-    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+    timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
     stopping: bool = False
 
 
@@ -70,6 +76,7 @@ class Supervisor:
         self._changed = asyncio.Event()  # a run has started or finished
         self._draining = False
         self._abandoned: set[Executor] = set()  # whose run was closed over their head, and who go on
+        self.processes = Processes()
         self.forced = 0  # runs that had to be closed over their agent's head
 
     @property
@@ -89,14 +96,22 @@ class Supervisor:
 
     @property
     def abandoned_threads(self) -> int:
-        """How many threads of the agents' pool still work for a run that has ended."""
-        return sum(run_id not in self._active for run_id in self._agents.tool_runs())
+        """How many threads still work for a run that has ended, or left us."""
+        return self._loops.abandoned + self._loops.tools.abandoned
+
+    @property
+    def blocked_loops(self) -> int:
+        """How often an agent has held its loop for longer than it should."""
+        return self._loops.blocked
 
     async def __aenter__(self) -> Self:
         self._main = asyncio.get_running_loop()
-        self._agents = AgentLoop()
+        self._loops = AgentLoops()
         self._feed.listen(self._listen)
-        self._sweeper = asyncio.create_task(self._sweep_for_ever())
+        self._watchers = [
+            asyncio.create_task(self._repeat(SWEEP_S, self._sweep)),
+            asyncio.create_task(self._repeat(LOOK_S, self._look_at_loops)),
+        ]
         return self
 
     async def __aexit__(
@@ -109,7 +124,8 @@ class Supervisor:
         if self._draining:
             return
         self._draining = True
-        self._sweeper.cancel()
+        for watcher in self._watchers:
+            watcher.cancel()
         self._queue.clear()
         self._lost.clear()
         with suppress(TimeoutError):
@@ -119,7 +135,8 @@ class Supervisor:
             active.executor.abandon(handed_over=True)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._until_idle(), HAND_OVER_S)
-        await asyncio.to_thread(self._agents.stop, LOOP_STOP_S)
+        await asyncio.to_thread(self._loops.stop, LOOP_STOP_S)
+        await asyncio.to_thread(self.processes.close)
         self._leases.release()
 
     async def _until_idle(self) -> None:
@@ -139,15 +156,15 @@ class Supervisor:
             elif event.type == CancelRequested.type:
                 self._do(commit.run_id, self._cancel(commit.run_id))
 
-    async def _sweep_for_ever(self) -> None:
+    async def _repeat(self, every_s: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
             try:
-                await self._sweep()
+                await work()
             except LogUnavailable:
                 pass  # the writer tells of it; nothing can be done until the log is back
             except Exception:
                 log.exception("sweep_failed")
-            await asyncio.sleep(SWEEP_S)
+            await asyncio.sleep(every_s)
 
     async def _sweep(self) -> None:
         found = await self._log.open_runs()
@@ -197,7 +214,8 @@ class Supervisor:
         while (self._lost or self._queue) and not self._full() and not self._draining:
             if self._lost:
                 run, crashed = self._lost.pop(next(iter(self._lost)))
-                self._begin(run.run_id, self._adopt(run, crashed=crashed))
+                adoptions = run.adoptions if crashed else None
+                self._begin(run.run_id, self._adopt(run.run_id, run.attempt, adoptions))
             else:
                 run_id = next(iter(self._queue))
                 del self._queue[run_id]
@@ -230,24 +248,26 @@ class Supervisor:
         else:
             await self._take(run_id, head.seq, 1, "claimed", [], None)
 
-    async def _adopt(self, run: OpenRun, *, crashed: bool) -> None:
-        head = await self._log.head(run.run_id)
-        if head is None or head.closed or head.attempt != run.attempt:
+    async def _adopt(self, run_id: str, attempt: int, adoptions: int | None = None) -> None:
+        """Begin a new attempt. `adoptions`: how many followed a crash; None when this one does not."""
+        crashed = adoptions is not None
+        head = await self._log.head(run_id)
+        if head is None or head.closed or head.attempt != attempt:
             return
-        definition = (await read_queued(self._log, run.run_id)).definition
+        definition = (await read_queued(self._log, run_id)).definition
         policy = definition.get("on_worker_lost", "resume")
-        given_up = crashed and (policy == "fail" or run.adoptions >= MAX_ADOPTIONS)
+        given_up = adoptions is not None and (policy == "fail" or adoptions >= MAX_ADOPTIONS)
         if given_up or "recorded" in definition:  # a program's own run: there is no agent that could go on
-            lost = Failed(code="worker_lost", message=f"the worker of attempt {run.attempt} was lost")
-            await self._log.append(run.run_id, [lost], expected_seq=head.seq)
+            lost = Failed(code="worker_lost", message=f"the worker of attempt {attempt} was lost")
+            await self._log.append(run_id, [lost], expected_seq=head.seq)
             return
-        history = await read_history(self._log, run.run_id)
+        history = await read_history(self._log, run_id)
         if policy == "restart":  # then all that was said is said again
             discard, history = discard_after([e for e in history if e.type == Started.type]), []
         else:
             discard = discard_after(history)
         reason: StartReason = "adopted" if crashed else "handed_over"
-        await self._take(run.run_id, head.seq, run.attempt + 1, reason, history, discard)
+        await self._take(run_id, head.seq, attempt + 1, reason, history, discard)
 
     async def _take(
         self,
@@ -273,23 +293,37 @@ class Supervisor:
         context = RunContext(
             run_id, queued.user_id, queued.agent, queued.session_id, queued.metadata, attempt
         )
-        executor = Executor(self._log, self._catalog, self._agents, context, queued, history)
+        loop = self._loops.take(self._catalog.isolation(queued.agent))
+        executor = Executor(self._log, self._build, loop, context, queued, history)
         active = self._active[run_id] = _Active(executor)
-        future = self._agents.submit(executor.execute())
+        with bound_contextvars(run_id=run_id):  # in the attempt's tasks: for what anybody logs there
+            future = loop.submit(executor.execute())
         future.add_done_callback(lambda _: self._call(self._finished, run_id, executor))
         if timeout_s := queued.definition.get("run_timeout_s"):
             timeout = Failed(code="timeout", message=f"the run took longer than {timeout_s} s")
-            active.timers.append(self._main.call_later(timeout_s, self._stop, run_id, active, timeout))
+            active.timers["run"] = self._main.call_later(timeout_s, self._stop, run_id, active, timeout)
+        if idle_s := queued.definition.get("idle_timeout_s"):
+            self._watch_idle(run_id, active, idle_s, idle_s)
+
+    async def _build(self, context: RunContext) -> Agent:
+        name = context.agent_name
+        if self._catalog.isolation(name) == "process":
+            return ProcessAgent(self.processes, self._catalog.spec(name), context)
+        return await self._catalog.build(name, context)
 
     def _finished(self, run_id: str, executor: Executor) -> None:
         self._abandoned.discard(executor)
         active = self._active.get(run_id)
         if active is not None and active.executor is executor:
-            del self._active[run_id]
-            for timer in active.timers:
-                timer.cancel()
+            self._let_go(run_id, active)
             self._claim_next()
         self._changed.set()
+
+    def _let_go(self, run_id: str, active: _Active) -> None:
+        del self._active[run_id]
+        self._loops.release(active.executor.loop)
+        for timer in active.timers.values():
+            timer.cancel()
 
     # Ending runs.
 
@@ -315,10 +349,20 @@ class Supervisor:
         if not active.stopping:
             active.stopping = True
             active.executor.stop(ending)
-            force = self._main.call_later(
+            active.timers["force"] = self._main.call_later(
                 self._grace_s, lambda: self._do(run_id, self._force(run_id, ending))
             )
-            active.timers.append(force)
+
+    def _watch_idle(self, run_id: str, active: _Active, idle_s: float, left_s: float) -> None:
+        def look() -> None:
+            left_s = idle_s - active.executor.idle_s
+            if left_s > 0:
+                self._watch_idle(run_id, active, idle_s, left_s)
+            else:
+                idle = Failed(code="timeout", message=f"the agent said nothing for {idle_s} s")
+                self._stop(run_id, active, idle)
+
+        active.timers["idle"] = self._main.call_later(left_s, look)
 
     async def _force(self, run_id: str, ending: Event | None = None) -> None:
         """Close a run over its agent's head; what the agent says later is refused by the log."""
@@ -329,9 +373,11 @@ class Supervisor:
             self.forced += 1
             log.warning("run_forced", run_id=run_id, ending=ending.type)
         if active := self._active.get(run_id):
-            active.executor.abandon()
-            self._finished(run_id, active.executor)
             self._abandoned.add(active.executor)  # until its task has ended
+            active.executor.abandon()
+            self._let_go(run_id, active)
+            self._claim_next()
+            self._changed.set()
 
     async def _close(self, run_id: str, ending: Event) -> bool:
         """Append an ending, whoever drives the run; False when it has one."""
@@ -340,6 +386,31 @@ class Supervisor:
         except AppendRefused:
             return False
         return True
+
+    # Agents that hold their loop, or do not leave it.
+
+    async def _look_at_loops(self) -> None:
+        for blocked in self._loops.look():
+            if blocked.stack is not None:
+                log.warning("loop_blocked", run_id=blocked.run_id, stack=blocked.stack)
+            self._loops.retire(blocked.loop)
+            if blocked.silent_s >= MOVE_S and blocked.run_id is not None:
+                self._move_others(blocked.loop, blocked.run_id)
+        self._abandoned = {executor for executor in self._abandoned if executor.loop.alive}
+        for executor in self._abandoned:
+            if executor.abandoned_s >= LEAVE_S:
+                self._loops.retire(executor.loop)
+        self._loops.interrupt()
+        self._loops.tools.abandon(self._loops.tools.runs() - self._active.keys())
+
+    def _move_others(self, loop: AgentLoop, culprit: str) -> None:
+        """Let the runs that share a loop with one that holds it go on elsewhere, each in a new attempt."""
+        for run_id, active in list(self._active.items()):
+            if active.executor.loop is loop and run_id != culprit and not active.stopping:
+                log.warning("run_moved", run_id=run_id, blocked_by=culprit)
+                active.executor.abandon(handed_over=True)
+                self._let_go(run_id, active)
+                self._begin(run_id, self._adopt(run_id, active.executor.context.attempt))
 
     # Tasks and threads.
 

@@ -1,37 +1,107 @@
 """The threads that agents' blocking code runs in, which no cancel can end."""
 
 import itertools
-from collections.abc import Callable
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from structlog.contextvars import get_contextvars
+
+from runstore.runtime.interrupts import Interrupted, clear_interrupt, interrupt
+
+INTERRUPT_S = 5.0  # that a blocking tool gets to end after its run
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class ToolThreads(ThreadPoolExecutor):
-    """A pool that knows for which runs its threads work: those of the tasks that gave them their work."""
+class _Call:
+    """One call, and the run that it works for: that of the task which asked for it."""
 
-    def __init__(self, threads: int, name: str) -> None:
-        super().__init__(threads, thread_name_prefix=name)
-        self._numbers = itertools.count()
-        self._working: dict[int, str | None] = {}
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.run_id: str | None = get_contextvars().get("run_id")
+        self.future: Future[Any] = Future()
+        self.thread_id = 0
+        self.abandoned_at: float | None = None
+        self._function = function
+
+    def make(self) -> None:
+        if self.future.set_running_or_notify_cancel():
+            try:
+                result = self._function()
+            except BaseException as error:
+                self.future.set_exception(error)
+            else:
+                self.future.set_result(result)
+
+
+class ToolThreads(ThreadPoolExecutor):
+    """A thread for each call: a stuck one is left behind, and takes no place that another needs.
+
+    A ThreadPoolExecutor by name only, since event loops take no other kind; `limit` calls at once, the others
+    wait. Safe to use from any thread. `abandoned`: how many threads still work for a run that is gone.
+    """
+
+    def __init__(self, limit: int, name: str) -> None:
+        super().__init__(1)
+        self._limit = limit
+        self._names = (f"{name}-{number}" for number in itertools.count())
+        self._lock = threading.Lock()
+        self._working: set[_Call] = set()
+        self.abandoned = 0
+        self._waiting: deque[_Call] = deque()
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """See `Executor.submit`."""
-        run_id, number = get_contextvars().get("run_id"), next(self._numbers)
+        call = _Call(partial(function, *args, **kwargs))
+        with self._lock:
+            self._waiting.append(call)
+            self._start_next()
+        return call.future
 
-        def work() -> T:
-            self._working[number] = run_id
-            try:
-                return function(*args, **kwargs)
-            finally:
-                del self._working[number]
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Nothing: the loops that share these threads close one by one, and the threads are daemons."""
 
-        return super().submit(work)
+    def abandon(self, gone: Set[str]) -> None:
+        """Give the places of what works for runs that are gone to others; later, interrupt it."""
+        now = time.monotonic()
+        with self._lock:
+            for call in self._working:
+                if call.run_id in gone and call.thread_id:
+                    if call.abandoned_at is None:
+                        call.abandoned_at = now
+                        self.abandoned += 1
+                    elif now - call.abandoned_at > INTERRUPT_S:
+                        interrupt(call.thread_id)
+            self._start_next()
 
-    def runs(self) -> list[str]:
-        """The run that each thread works for now."""
-        return [run_id for run_id in list(self._working.values()) if run_id is not None]
+    def runs(self) -> set[str]:
+        """The runs that threads work for now."""
+        with self._lock:
+            return {call.run_id for call in self._working if call.run_id is not None}
+
+    def _start_next(self) -> None:
+        while self._waiting and len(self._working) - self.abandoned < self._limit:
+            call = self._waiting.popleft()
+            self._working.add(call)
+            threading.Thread(target=self._work, args=(call,), name=next(self._names), daemon=True).start()
+
+    def _work(self, call: _Call) -> None:
+        try:
+            call.thread_id = threading.get_ident()
+            call.make()
+            self._leave(call)
+        except Interrupted:  # on the way out, when the call was over
+            self._leave(call)
+
+    def _leave(self, call: _Call) -> None:
+        with self._lock:
+            if call in self._working:
+                self._working.remove(call)
+                self.abandoned -= call.abandoned_at is not None
+                self._start_next()
+        clear_interrupt(call.thread_id)

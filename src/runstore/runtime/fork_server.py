@@ -1,0 +1,139 @@
+"""The process that agents' processes are forked from: strands is imported there once, and nothing else runs.
+
+    server ─── fork server ─── keeper ─── agent ─── whatever the agent starts
+       └──── control ───────────┘           │
+       └──── events ────────────────────────┘
+
+Each agent has a keeper, a process that waits: for the agent's end, or for that of its control socket, which
+closes when the server wants the agent gone, or is gone itself, however it ended. Then it kills the agent and
+all that came from it; as their reaper it also gets those that have left the agent's process group. It tells
+the server how the agent ended.
+"""
+
+import ctypes
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+from contextlib import suppress
+from importlib import import_module
+from typing import NoReturn
+
+PRELOADED = (
+    "runstore.runtime.process_child",
+    "runstore.runtime.strands_agent",
+    "runstore.runtime.strands_models",
+)
+STATUS_BYTES = 4  # of what a keeper tells: the agent's exit code, or minus the signal that ended it
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def main(fd: int) -> None:
+    """Fork an agent and its keeper for each request, until there are no more to come.
+
+    Args:
+        fd: a socket. One byte with two sockets (control, events) asks for an agent, its end for ours.
+    """
+    requests = socket.socket(fileno=fd)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends us in good order
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, lambda *_: _reap())
+    for module in PRELOADED:
+        import_module(module)
+    gc.collect()
+    gc.freeze()  # or the first collection in each process would copy all that they share
+    requests.sendall(b"+")
+    while True:
+        asked, sockets, _, _ = socket.recv_fds(requests, 1, 2)
+        if not asked:
+            break
+        control, events = (socket.socket(fileno=fd) for fd in sockets)
+        if os.fork() == 0:
+            requests.close()
+            _keep(control, events)
+        control.close()
+        events.close()
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
+def _keep(control: socket.socket, events: socket.socket) -> NoReturn:
+    heard, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    _control_process(_PR_SET_CHILD_SUBREAPER, 1)
+    agent = os.fork()
+    if agent == 0:
+        for own in (control, heard, wake):
+            own.close()
+        _become_agent(events)
+    events.close()
+    with selectors.DefaultSelector() as selector:
+        selector.register(control, selectors.EVENT_READ)
+        selector.register(heard, selectors.EVENT_READ)
+        status = None
+        while status is None:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if heard in ready:
+                heard.recv(4096)
+                status = _reap(agent)
+            if control in ready:
+                break
+    status = _kill_all(agent, status)
+    with suppress(OSError):  # the server is gone, or does not want to know
+        control.sendall(status.to_bytes(STATUS_BYTES, "big", signed=True))
+    os._exit(0)
+
+
+def _become_agent(events: socket.socket) -> NoReturn:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.setpgid(0, 0)  # what it starts is killed with it
+    _control_process(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    from runstore.runtime.process_child import work
+
+    work(events)
+
+
+def _kill_all(agent: int, status: int | None) -> int:
+    """Kill an agent and what came from it until nothing is left; returns how the agent ended."""
+    while True:
+        for kill, target in [(os.killpg, agent), *((os.kill, child) for child in _children())]:
+            with suppress(ProcessLookupError, PermissionError):
+                kill(target, signal.SIGKILL)
+        try:
+            pid, ended = os.wait()
+        except ChildProcessError:
+            return -signal.SIGKILL if status is None else status
+        if pid == agent:
+            status = os.waitstatus_to_exitcode(ended)
+
+
+def _children() -> list[int]:
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as listed:
+            return [int(pid) for pid in listed.read().split()]
+    except OSError:
+        return []  # no Linux: what has left the agent's process group cannot be found
+
+
+def _reap(agent: int = 0) -> int | None:
+    """Let go of the children that have ended; returns how `agent` did, if it is one of them."""
+    status = None
+    with suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            if found[0] == agent:
+                status = os.waitstatus_to_exitcode(found[1])
+    return status
+
+
+def _control_process(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

@@ -1,0 +1,114 @@
+"""An agent in a process of its own, as the server sees it."""
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from runstore.core.codec import RecordedEvent
+from runstore.core.errors import AgentError
+from runstore.core.ports import AgentResult, RunContext, RunRecorder
+from runstore.runtime import process_messages as messages
+from runstore.runtime.agents import AgentSpec
+from runstore.runtime.process_messages import LENGTH_BYTES, MAX_MESSAGE_BYTES, event_of, pack
+from runstore.runtime.processes import Child, Processes
+from runstore.runtime.spans import traceparent
+
+
+class ProcessAgent:
+    """The port `Agent`: hands the work to a process, and records what it says.
+
+    The first cancel of its task is passed on, the second kills: a process too gets the grace period.
+    """
+
+    def __init__(self, processes: Processes, spec: AgentSpec, context: RunContext) -> None:
+        self._processes = processes
+        self._spec = spec
+        self._context = context
+        self._child: Child | None = None
+        self._told = False  # to stop
+
+    async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
+        """See `Agent.run`.
+
+        Raises:
+            AgentError: the agent failed, or its process ended without a word.
+        """
+        child = self._child = await self._processes.fork()
+        self._processes.running += 1
+        try:
+            begin = messages.Begin(self._context, self._spec, input, list(history), sys.path, traceparent())
+            child.writer.write(pack(begin))
+            return await self._attend(asyncio.create_task(_listen(child, recorder)))
+        finally:
+            self._processes.running -= 1
+            child.close()
+
+    def cancel(self) -> None:
+        """See `Agent.cancel`."""
+        if self._child is not None and not self._told:
+            self._told = True
+            self._child.writer.write(pack(messages.Cancel()))
+
+    async def _attend(self, listening: "asyncio.Task[AgentResult]") -> AgentResult:
+        cancelled: asyncio.CancelledError | None = None
+        while not listening.done():
+            try:
+                await asyncio.wait({listening})
+            except asyncio.CancelledError as error:
+                if cancelled is not None:
+                    self._processes.killed += 1
+                    listening.cancel()
+                    raise
+                cancelled = error
+                self.cancel()
+        if cancelled is not None:
+            listening.exception()  # it says how the agent took its cancel, which nobody asks
+            raise cancelled
+        return listening.result()
+
+
+async def _listen(child: Child, recorder: RunRecorder) -> AgentResult:
+    try:
+        while True:
+            match await _read(child.reader):
+                case messages.Events(said):
+                    at = time.time_ns() // 1_000_000
+                    for one in said:
+                        await recorder.record(event_of(one, at))
+                case messages.WriteAhead(one):
+                    await recorder.commit(event_of(one, time.time_ns() // 1_000_000))
+                    child.writer.write(pack(messages.Stored()))
+                case messages.Logged(logger, level, message):
+                    logging.getLogger(logger).log(level, "%s", message)
+                case messages.Done(result, usage):
+                    return AgentResult(result, usage)
+                case messages.Raised(code, message):
+                    raise AgentError(message, code=code)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        raise AgentError(_how(await child.ended()), code="agent_crashed") from None
+
+
+async def _read(reader: asyncio.StreamReader) -> messages.ToServer:
+    size = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "big")
+    if size > MAX_MESSAGE_BYTES:
+        raise AgentError(f"the agent's process sent a message of {size:,} bytes")
+    body = await reader.readexactly(size)
+    try:
+        return messages.to_server(body)
+    except msgspec.MsgspecError as error:
+        raise AgentError(f"the agent's process sent what is no message: {error}") from error
+
+
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"the agent's process ended with exit code {status} before the agent had come to its end"
+    with suppress(ValueError):
+        return f"the agent's process was ended by {signal.Signals(-status).name}"
+    return f"the agent's process was ended by signal {-status}"
