@@ -102,6 +102,8 @@ def configure_logs(
     root.handlers = handlers
     root.setLevel(logging.WARNING)
     logging.getLogger("runstore").setLevel(logging.INFO)
+    # An agent that is left behind is thrown away in another context than its spans', which need no end then.
+    logging.getLogger("opentelemetry.context").setLevel(logging.CRITICAL)
 
 
 def flush_logs() -> None:

@@ -4,21 +4,20 @@ import asyncio
 import logging
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
-
-import msgspec
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.runtime import process_messages as messages
 from runstore.runtime.agents import AgentSpec
-from runstore.runtime.process_messages import LENGTH_BYTES, MAX_MESSAGE_BYTES, event_of, pack
+from runstore.runtime.process_messages import event_of, pack
 from runstore.runtime.processes import Child, Processes
 from runstore.runtime.spans import traceparent
+
+READ_BYTES = 1 << 16  # of a process at once
 
 
 class ProcessAgent:
@@ -75,35 +74,30 @@ class ProcessAgent:
 
 
 async def _listen(child: Child, recorder: RunRecorder) -> AgentResult:
-    try:
-        while True:
-            match await _read(child.reader):
-                case messages.Events(said):
-                    at = time.time_ns() // 1_000_000
-                    for one in said:
-                        await recorder.record(event_of(one, at))
-                case messages.WriteAhead(one):
-                    await recorder.commit(event_of(one, time.time_ns() // 1_000_000))
+    buffer = bytearray()
+    while received := await _receive(child.reader):
+        buffer += received
+        for message in list(messages.to_server(buffer)):
+            match message:
+                case messages.Said():
+                    await recorder.record(event_of(message))
+                case messages.WriteAhead():
+                    await recorder.commit(event_of(message))
                     child.writer.write(pack(messages.Stored()))
-                case messages.Logged(logger, level, message):
-                    logging.getLogger(logger).log(level, "%s", message)
+                case messages.Logged(logger, level, line):
+                    logging.getLogger(logger).log(level, "%s", line)
                 case messages.Done(result, usage):
                     return AgentResult(result, usage)
-                case messages.Raised(code, message):
-                    raise AgentError(message, code=code)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        raise AgentError(_how(await child.ended()), code="agent_crashed") from None
+                case messages.Raised(code, text):
+                    raise AgentError(text, code=code)
+    raise AgentError(_how(await child.ended()), code="agent_crashed")
 
 
-async def _read(reader: asyncio.StreamReader) -> messages.ToServer:
-    size = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "big")
-    if size > MAX_MESSAGE_BYTES:
-        raise AgentError(f"the agent's process sent a message of {size:,} bytes")
-    body = await reader.readexactly(size)
+async def _receive(reader: asyncio.StreamReader) -> bytes:
     try:
-        return messages.to_server(body)
-    except msgspec.MsgspecError as error:
-        raise AgentError(f"the agent's process sent what is no message: {error}") from error
+        return await reader.read(READ_BYTES)
+    except ConnectionError:
+        return b""
 
 
 def _how(status: int) -> str:

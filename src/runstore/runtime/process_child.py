@@ -8,17 +8,19 @@ import signal
 import socket
 import sys
 import traceback
+from collections import deque
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import structlog
 
 from runstore.core.codec import EncodedEvent, encode
-from runstore.core.events import Custom, Event
+from runstore.core.events import Custom, Event, EventType
 from runstore.runtime import process_messages as messages
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.executor import SAFE_POINT_S, failure
 from runstore.runtime.loops import new_event_loop
-from runstore.runtime.process_messages import LENGTH_BYTES, MAX_BATCH_BYTES, ToServer, pack
+from runstore.runtime.process_messages import LENGTH_BYTES, ToServer, pack
 from runstore.runtime.recorder import TURN
 from runstore.runtime.spans import child_of
 
@@ -46,11 +48,11 @@ def work(events: socket.socket) -> NoReturn:
 
 
 async def _work(events: socket.socket) -> None:
-    reader, writer = await asyncio.open_unix_connection(sock=events)
-    begin = messages.to_child(await _read(reader))
+    events.setblocking(False)
+    begin = messages.to_child(await _read(events))
     if not isinstance(begin, messages.Begin):
         raise TypeError(f"the server began with {begin!r}")
-    recorder = PipeRecorder(writer)
+    recorder = PipeRecorder(Pipe(events))
     _send_logs(recorder)
     sys.path[:] = begin.path
     sys.stdout = sys.stderr  # the server's own standard output says where it listens
@@ -58,22 +60,32 @@ async def _work(events: socket.socket) -> None:
         limit = begin.spec.memory_limit_mb * MIB
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     attempt = Attempt(begin, recorder)
-    listening = asyncio.create_task(_listen(reader, attempt, recorder))
+    listening = asyncio.create_task(_listen(events, attempt, recorder))
     await recorder.send(await attempt.end())
     listening.cancel()
 
 
-async def _listen(reader: asyncio.StreamReader, attempt: "Attempt", recorder: "PipeRecorder") -> None:
+async def _listen(events: socket.socket, attempt: "Attempt", recorder: "PipeRecorder") -> None:
     while True:
-        match messages.to_child(await _read(reader)):
+        match messages.to_child(await _read(events)):
             case messages.Cancel():
                 attempt.cancel()
             case messages.Stored():
                 recorder.stored()
 
 
-async def _read(reader: asyncio.StreamReader) -> bytes:
-    return await reader.readexactly(int.from_bytes(await reader.readexactly(LENGTH_BYTES), "big"))
+async def _read(events: socket.socket) -> bytes:
+    return await _receive(events, int.from_bytes(await _receive(events, LENGTH_BYTES), "big"))
+
+
+async def _receive(events: socket.socket, size: int) -> bytes:
+    received = bytearray()
+    while len(received) < size:
+        part = await asyncio.get_running_loop().sock_recv(events, size - len(received))
+        if not part:
+            raise ConnectionError("the server is gone")
+        received += part
+    return bytes(received)
 
 
 class Attempt:
@@ -115,29 +127,55 @@ class Attempt:
         return messages.Done(done.result, done.usage)
 
 
-class PipeRecorder:
-    """The port `RunRecorder` at this end of the pipe. What a turn of the loop records is sent at its end."""
+class Pipe:
+    """The way to the server. What is written is sent before the agent goes on: a crash loses none of it."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
+    def __init__(self, events: socket.socket) -> None:
+        self._events = events
         self._loop = asyncio.get_running_loop()
-        self._said: list[messages.Said] = []
-        self._bytes = 0
+        self._waiting = bytearray()
+        self._draining: asyncio.Task[None] | None = None
+
+    async def write(self, message: ToServer) -> None:
+        """Send a message; waits only while the server is behind."""
+        self.write_soon(message)
+        if self._draining is not None:
+            await self._draining
+
+    def write_soon(self, message: ToServer) -> None:
+        """Send a message, or leave it to be sent behind those that wait."""
+        data = pack(message)
+        sent = 0
+        if self._draining is None:
+            with suppress(BlockingIOError):
+                sent = self._events.send(data)
+        if sent < len(data):
+            self._waiting += data[sent:]
+            if self._draining is None:
+                self._draining = self._loop.create_task(self._drain())
+
+    async def _drain(self) -> None:
+        while self._waiting:
+            data, self._waiting = self._waiting, bytearray()
+            await self._loop.sock_sendall(self._events, data)
+        self._draining = None
+
+
+class PipeRecorder:
+    """The port `RunRecorder` at this end of the pipe."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._loop = asyncio.get_running_loop()
         self._turn = 0
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def record(self, event: Event | Custom | EncodedEvent) -> None:
         """See `RunRecorder.record`."""
-        said = _said(event)
-        if not self._said:
-            self._loop.call_soon(self._flush)
-        self._said.append(said)
-        self._bytes += len(said[1])
+        await self._pipe.write(messages.Said(*_said(event)))
         self._turn += 1
-        if self._turn >= TURN or self._bytes >= MAX_BATCH_BYTES:
+        if self._turn >= TURN:
             self._turn = 0
-            self._flush()
-            await self._writer.drain()
             await asyncio.sleep(0)
 
     def record_from_thread(self, event: Event | Custom) -> None:
@@ -148,33 +186,26 @@ class PipeRecorder:
         """See `RunRecorder.commit`."""
         stored = self._loop.create_future()
         self._waiting.append(stored)
-        await self.send(messages.WriteAhead(_said(event)))
+        await self._pipe.write(messages.WriteAhead(*_said(event)))
         await stored
 
     def stored(self) -> None:
         """The server has stored the oldest of what was to be written ahead."""
-        stored = self._waiting.pop(0)
+        stored = self._waiting.popleft()
         if not stored.done():
             stored.set_result(None)
 
-    async def send(self, message: ToServer) -> None:
-        """Send a message after what was recorded."""
-        self._flush()
-        self._writer.write(pack(message))
-        await self._writer.drain()
+    async def send(self, ending: ToServer) -> None:
+        """Say how the agent ended, after all that it said."""
+        await self._pipe.write(ending)
 
     def log(self, record: logging.LogRecord) -> None:
         """Send a line of the log; from any thread."""
         line = messages.Logged(record.name, record.levelno, record.getMessage()[:MAX_LOGGED])
-        self._loop.call_soon_threadsafe(self._writer.write, pack(line))
-
-    def _flush(self) -> None:
-        if self._said:
-            said, self._said, self._bytes = self._said, [], 0
-            self._writer.write(pack(messages.Events(said)))
+        self._loop.call_soon_threadsafe(self._pipe.write_soon, line)
 
 
-def _said(event: Event | Custom | EncodedEvent) -> messages.Said:
+def _said(event: Event | Custom | EncodedEvent) -> tuple[EventType, bytes]:
     encoded = event if isinstance(event, EncodedEvent) else encode(event)
     return encoded.type, encoded.data
 

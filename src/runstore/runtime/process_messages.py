@@ -3,6 +3,8 @@
 The process is not trusted: the server takes from it what an agent may say, and nothing else.
 """
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -15,11 +17,8 @@ from runstore.core.ports import RunContext
 from runstore.runtime.agents import AgentSpec
 
 LENGTH_BYTES = 4
-MAX_BATCH_BYTES = 256 << 10  # events that are sent as one message, about
 MAX_MESSAGE_BYTES = 16 << 20  # of a process
 CONTROL = ("lifecycle.", "cancel.", "run.")  # types that no agent writes
-
-Said = tuple[EventType, bytes]  # type and data
 
 
 class Begin(Struct, frozen=True, array_like=True, tag="begin"):
@@ -41,16 +40,18 @@ class Stored(Struct, frozen=True, array_like=True, tag="stored"):
     """What was to be written ahead is stored."""
 
 
-class Events(Struct, frozen=True, array_like=True, tag="events"):
-    """What the agent says."""
+class Said(Struct, frozen=True, array_like=True, tag="said", gc=False):
+    """An event: its type, and its data as JSON."""
 
-    said: list[Said]
+    event: EventType
+    data: bytes
 
 
-class WriteAhead(Struct, frozen=True, array_like=True, tag="write_ahead"):
-    """One event, after which the agent waits for `Stored`."""
+class WriteAhead(Struct, frozen=True, array_like=True, tag="write_ahead", gc=False):
+    """An event, after which the agent waits for `Stored`."""
 
-    said: Said
+    event: EventType
+    data: bytes
 
 
 class Logged(Struct, frozen=True, array_like=True, tag="logged"):
@@ -76,7 +77,7 @@ class Raised(Struct, frozen=True, array_like=True, tag="raised"):
 
 
 ToChild = Begin | Cancel | Stored
-ToServer = Events | WriteAhead | Logged | Done | Raised
+ToServer = Said | WriteAhead | Logged | Done | Raised
 
 _encoder = msgspec.msgpack.Encoder()
 _read_to_child: msgspec.msgpack.Decoder[ToChild] = msgspec.msgpack.Decoder(ToChild)
@@ -90,13 +91,26 @@ def to_child(body: bytes) -> ToChild:
     return _read_to_child.decode(body)
 
 
-def to_server(body: bytes) -> ToServer:
-    """Read what a process said.
+def to_server(buffer: bytearray) -> Iterator[ToServer]:
+    """Take the whole messages of a process off the front of what was received.
 
     Raises:
-        msgspec.MsgspecError: it is no message.
+        AgentError: it is none.
     """
-    return _read_to_server.decode(body)
+    start = 0
+    while len(buffer) - start >= LENGTH_BYTES:
+        body = start + LENGTH_BYTES
+        size = int.from_bytes(buffer[start:body], "big")
+        if size > MAX_MESSAGE_BYTES:
+            raise AgentError(f"the agent's process sent a message of {size:,} bytes")
+        if len(buffer) < body + size:
+            break
+        start = body + size
+        try:
+            yield _read_to_server.decode(memoryview(buffer)[body:start])
+        except msgspec.MsgspecError as error:
+            raise AgentError(f"the agent's process sent what is no message: {error}") from error
+    del buffer[:start]
 
 
 def pack(message: ToChild | ToServer) -> bytes:
@@ -105,13 +119,13 @@ def pack(message: ToChild | ToServer) -> bytes:
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
-def event_of(said: Said, at: int) -> EncodedEvent:
+def event_of(said: Said | WriteAhead) -> EncodedEvent:
     """What a process said, as an event that may be stored.
 
     Raises:
         AgentError: it is none, or none that an agent may write.
     """
-    type, data = said
+    type, data = said.event, said.data
     cls = EVENT_CLASSES.get(type)
     try:
         if type.startswith(CONTROL) or (cls is None and not CUSTOM_TYPE.fullmatch(type)):
@@ -121,4 +135,4 @@ def event_of(said: Said, at: int) -> EncodedEvent:
         (_read_json if cls is None else _read_event[type]).decode(data)
     except (InvalidEvent, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise AgentError(f"the agent's process wrote what is no event: {error}") from error
-    return EncodedEvent(type, 1 if cls is None else cls.version, False, at, data)
+    return EncodedEvent(type, 1 if cls is None else cls.version, False, time.time_ns() // 1_000_000, data)

@@ -1,0 +1,371 @@
+"""Nothing hangs (G8), and every stop is bounded (G6), whatever agents do, alone and twenty at once."""
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from statistics import quantiles
+from typing import NamedTuple
+
+import pytest
+
+from tests.acceptance.stuck import (
+    AGENTS,
+    LEVELS,
+    MARK,
+    MEMORY_MB,
+    WORDS_PER_S,
+    begun,
+    configuration,
+    marked,
+)
+from tests.frames import Frame
+from tests.metrics import sample
+from tests.models.standins import ModelServer
+from tests.server import ServerProcess, new_client, until
+
+Serve = Callable[..., ServerProcess]
+
+GRACE_S = 0.5
+LEFT_S = 10.0  # from SIGTERM to the end
+ANSWER_S = 0.25  # p99 of GET /healthz
+LATE_S = 0.25  # p99 of a healthy run's words behind their schedule
+CROWD = 20
+MAX_ABANDONED = 10
+DEAF = ("blocks", "busy", "regex", "talks_on", "swallows")
+CANCELLABLE = ("never-answers", "stops-talking", "flood", "logs")
+STUCK_ON_LOOP = ("async_sleep", "sync_wait", "swallows", "talks_on", "blocks", *CANCELLABLE)
+STUCK_IN_THREAD = (*STUCK_ON_LOOP, "busy")
+STUCK_IN_PROCESS = (*STUCK_IN_THREAD, "regex", "forks")
+EACH = [
+    *(f"{kind}-loop" for kind in STUCK_ON_LOOP),
+    *(f"{kind}-thread" for kind in STUCK_IN_THREAD),
+    *(f"{kind}-process" for kind in STUCK_IN_PROCESS),
+]
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[ModelServer]:
+    with ModelServer() as standin:
+        yield standin
+
+
+@contextmanager
+def leaving_nothing(server: ServerProcess) -> Iterator[ServerProcess]:
+    """A server that leaves within its time at SIGTERM, and nothing behind."""
+    server.variables[MARK] = str(server.folder)
+    try:
+        yield server.start()
+        server.terminate()
+        begun_at = time.monotonic()
+        assert server.wait() == 0
+        assert time.monotonic() - begun_at < LEFT_S, server.log
+        assert not [line for line in server.log.splitlines() if "Traceback" in line]
+        until(lambda: not marked(server), "nothing is left of the server")
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def one(models: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for all agents that get stuck one by one: none of them may spoil it for the next."""
+    folder = tmp_path_factory.mktemp("stuck")
+    with leaving_nothing(
+        ServerProcess(folder, configuration(models), AGENTS, cancel_grace_s=GRACE_S)
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def server(models: ModelServer, tmp_path: Path) -> Iterator[ServerProcess]:
+    config = f"[server]\nmax_abandoned_threads = {MAX_ABANDONED}\n{configuration(models)}"
+    with leaving_nothing(ServerProcess(tmp_path, config, AGENTS, cancel_grace_s=GRACE_S)) as server:
+        yield server
+
+
+def stopped_in_time(server: ServerProcess, run_id: str) -> Frame:
+    """Stop a run; returns the ending that its subscriber has seen."""
+    assert server.http.post(f"/runs/{run_id}/stop").is_success
+    requested, ended = server.frames(run_id, types="cancel.requested")
+    assert ended.type == "lifecycle.cancelled"
+    took = datetime.fromisoformat(ended.event["at"]) - datetime.fromisoformat(requested.event["at"])
+    assert took < timedelta(seconds=GRACE_S + 1)
+    return ended
+
+
+# One.
+
+
+@pytest.mark.parametrize("agent", EACH)
+def test_a_stuck_agent_is_stopped_in_time(one: ServerProcess, agent: str) -> None:
+    run_id = begun(one, agent)
+    ended = stopped_in_time(one, run_id)
+    kind, _, level = agent.rpartition("-")
+    if kind in DEAF:
+        assert ended.data["forced"] is True
+    if kind in CANCELLABLE:
+        assert ended.data.get("forced", False) is False
+    assert one.ended(one.begin(f"quick-{level}"))["status"] == "success"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_agent_that_says_nothing_for_too_long_fails_with_timeout(one: ServerProcess, level: str) -> None:
+    ended = one.ended(one.begin(f"idle-{level}"))
+    assert (ended["status"], ended["error_code"]) == ("error", "timeout")
+    assert "0.5 s" in ended["error"]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_agent_that_takes_too_long_fails_with_timeout_though_it_talks(
+    one: ServerProcess, level: str
+) -> None:
+    ended = one.ended(one.begin(f"late-{level}"))
+    assert (ended["status"], ended["error_code"]) == ("error", "timeout")
+
+
+def test_an_agent_that_talks_is_not_idle(one: ServerProcess) -> None:
+    run_id = one.begin("chatty")
+    words = [frame for frame in one.frames(run_id) if frame.type == "llm.token"]
+    assert len(words) == 15
+    assert one.ended(run_id)["status"] == "success"
+
+
+def test_an_agent_that_needs_too_much_memory_fails_and_says_so(one: ServerProcess) -> None:
+    ended = one.ended(one.begin("leaks-process"))
+    assert (ended["status"], ended["error_code"]) == ("error", "memory_limit")
+    assert str(MEMORY_MB) in ended["error"]
+
+
+def test_an_agent_whose_process_dies_fails_and_keeps_what_it_said(one: ServerProcess) -> None:
+    run_id = one.begin("dies-process")
+    ended = one.ended(run_id)
+    assert (ended["status"], ended["error_code"]) == ("error", "agent_crashed")
+    assert "SIGKILL" in ended["error"]
+    assert "llm.token" in [event["type"] for event in one.events(run_id)]
+
+
+def test_late_words_are_refused_and_counted(one: ServerProcess) -> None:
+    late = {"name": "runstore_late_events_refused_total", "reason": "run_closed"}
+    before = sample(one.http, **late)
+    run_id = begun(one, "talks_on-loop")
+    last_seq = one.ended(run_id)["last_seq"] if stopped_in_time(one, run_id) else 0
+    until(lambda: sample(one.http, **late) > before, "what it said later is counted")
+    assert one.record(run_id)["last_seq"] == last_seq
+
+
+def test_the_stack_of_a_blocked_loop_is_logged_once_with_its_run(one: ServerProcess) -> None:
+    before = sample(one.http, "runstore_loops_blocked_total")
+    run_id = begun(one, "blocks-loop")
+    until(lambda: lines(one, "loop_blocked", run_id), "the watchdog tells of it")
+    stopped_in_time(one, run_id)
+    (line,) = lines(one, "loop_blocked", run_id)
+    assert "blocks agents.py:" in line
+    assert sample(one.http, "runstore_loops_blocked_total") == before + 1
+
+
+def lines(server: ServerProcess, event: str, run_id: str) -> list[str]:
+    found = [line for line in server.log.splitlines() if line.startswith(f"{event} ")]
+    return [line for line in found if f"run_id={run_id}" in line]
+
+
+def test_killed_processes_are_counted(one: ServerProcess) -> None:
+    before = sample(one.http, "runstore_processes_killed_total")
+    stopped_in_time(one, begun(one, "busy-process"))
+    until(lambda: sample(one.http, "runstore_processes_killed_total") == before + 1, "the process is counted")
+
+
+def test_a_line_of_a_megabyte_is_cut(one: ServerProcess) -> None:
+    for level in ("loop", "process"):
+        run_id = begun(one, f"logs-{level}")
+        stopped_in_time(one, run_id)
+        until(lambda run_id=run_id: logged(one, run_id), "the line is there")  # type: ignore[misc]
+    assert max(len(line) for line in one.log.splitlines()) < 20_000
+
+
+def logged(server: ServerProcess, run_id: str) -> bool:
+    return any(line.startswith("xxx") and f"run_id={run_id}" in line for line in server.log.splitlines())
+
+
+# Twenty at once.
+
+
+@contextmanager
+def asking(server: ServerProcess) -> Iterator[list[float]]:
+    """How long `GET /healthz` takes, in seconds, again and again for as long as the block lasts."""
+    took: list[float] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        with new_client(str(server.http.base_url)) as http:
+            while not done.wait(0.02):
+                took.append(http.get("/healthz").elapsed.total_seconds())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield took
+    finally:
+        done.set()
+        thread.join()
+
+
+def lateness(server: ServerProcess, run_id: str, words: int) -> list[float]:
+    """How far behind its schedule a paced run's words come to a subscriber, in seconds."""
+    came = []
+    for frame in server.frames(run_id):
+        if frame.type == "llm.token":
+            came.append(time.monotonic())
+            if len(came) == words:
+                break
+    begun_at = min(at - number / WORDS_PER_S for number, at in enumerate(came))
+    return [at - number / WORDS_PER_S - begun_at for number, at in enumerate(came)]
+
+
+def p99(values: list[float]) -> float:
+    return quantiles(values, n=100)[98]
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        *(f"{kind}-loop" for kind in ("async_sleep", "sync_wait", "swallows")),
+        *(f"{kind}-loop" for kind in ("never-answers", "stops-talking", "flood", "logs")),
+        *(f"{kind}-process" for kind in ("busy", "regex", "forks")),
+    ],
+)  # fmt: skip
+def test_twenty_stuck_agents_hold_up_nobody(server: ServerProcess, agent: str) -> None:
+    healthy = begun(server, "healthy-thread")
+    with asking(server) as took, ThreadPoolExecutor(CROWD + 1) as clients:
+        following = clients.submit(lateness, server, healthy, 3 * WORDS_PER_S)
+        stuck = list(clients.map(lambda _: begun(server, agent), range(CROWD)))
+        late = following.result()
+        list(clients.map(partial(stopped_in_time, server), stuck))
+    assert p99(took) < ANSWER_S
+    assert p99(late) < LATE_S
+    assert server.stop_run(healthy)["forced"] is False
+
+
+# And what is left of them.
+
+
+def test_the_other_runs_of_a_blocked_loop_go_on_elsewhere(server: ServerProcess) -> None:
+    innocent = begun(server, "healthy-loop")
+    culprit = begun(server, "blocks-loop")
+    stream = (frame for frame in server.frames(innocent))
+    moved = next(
+        frame for frame in stream if frame.type == "lifecycle.started" and frame.data["attempt"] == 2
+    )
+    assert moved.data["reason"] == "handed_over"
+    next(frame for frame in stream if frame.type == "llm.token")
+    assert server.record(culprit)["attempt"] == 1
+    assert server.stop_run(innocent)["forced"] is False
+
+
+def test_a_server_that_has_abandoned_too_many_threads_is_not_ready(server: ServerProcess) -> None:
+    assert server.http.get("/readyz").status_code == 200
+    for run_id in [begun(server, "sync_wait-loop") for _ in range(MAX_ABANDONED + 1)]:
+        stopped_in_time(server, run_id)
+    until(lambda: server.http.get("/readyz").status_code == 503, "it says so")
+    assert "max_abandoned_threads" in server.http.get("/readyz").json()["error"]["message"]
+    assert sample(server.http, "runstore_threads_abandoned") == MAX_ABANDONED + 1
+    assert server.http.get("/healthz").status_code == 200
+
+
+def test_a_busy_thread_is_broken_off(server: ServerProcess) -> None:
+    before = resources(server).threads
+    for run_id in [begun(server, "busy-thread") for _ in range(3)]:
+        stopped_in_time(server, run_id)
+    until(lambda: sample(server.http, "runstore_threads_abandoned") == 0, "the threads have ended")
+    until(lambda: resources(server).threads <= before + 2, "so they are no more")
+
+
+class Resources(NamedTuple):
+    threads: int
+    descriptors: int
+    memory_mb: float
+
+
+def resources(server: ServerProcess) -> Resources:
+    status = Path(f"/proc/{server.pid}/status").read_text()
+    number = dict(re.findall(r"^(\w+):\s+(\d+)", status, re.M))
+    descriptors = len(list(Path(f"/proc/{server.pid}/fd").iterdir()))
+    return Resources(int(number["Threads"]), descriptors, int(number["RssAnon"]) / 1024)
+
+
+LEFT_THREADS = [("blocks-process", 0), ("sync_wait-loop", 1), ("swallows-thread", 0)]
+
+
+@pytest.mark.parametrize(("agent", "left"), LEFT_THREADS)
+def test_after_a_hundred_incidents_the_server_is_as_it_was(
+    server: ServerProcess, agent: str, left: int
+) -> None:
+    """`left`: threads that each incident may cost."""
+
+    def incidents(count: int) -> None:
+        with ThreadPoolExecutor(CROWD) as clients:
+            stuck = list(clients.map(lambda _: begun(server, agent), range(count)))
+            list(clients.map(partial(stopped_in_time, server), stuck))
+
+    incidents(10)
+    before = resources(server)
+    incidents(100)
+    until(lambda: sample(server.http, "runstore_runs", state="active") == 0, "all have ended")
+    until(lambda: resources(server).threads <= before.threads + 100 * left + 5, "their threads are gone")
+    until(lambda: resources(server).descriptors <= before.descriptors + 5, "their descriptors are closed")
+    assert resources(server).memory_mb < before.memory_mb + 30
+
+
+def test_kill_9_of_the_server_leaves_no_process(models: ModelServer, tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path, configuration(models), AGENTS)
+    server.variables[MARK] = str(tmp_path)
+    try:
+        server.start()
+        for kind in ("busy", "forks", "regex", "flood"):
+            begun(server, f"{kind}-process")
+        assert len(marked(server)) > 8
+    finally:
+        server.close()
+    until(lambda: not marked(server), "nothing is left")
+
+
+def test_a_stopped_agent_takes_all_that_it_started_with_it(server: ServerProcess) -> None:
+    assert server.ended(server.begin("quick-process"))["status"] == "success"
+    until(lambda: len(marked(server)) == 2, "there are the server and its fork server")
+    run_id = begun(server, "forks-process")
+    assert len(marked(server)) == 6  # a keeper, the agent, its child, and one that has left its group
+    stopped_in_time(server, run_id)
+    until(lambda: len(marked(server)) == 2, "its children are gone")
+
+
+def test_the_fork_server_may_die(server: ServerProcess) -> None:
+    assert server.ended(server.begin("quick-process"))["status"] == "success"
+    (forking,) = [pid for pid in marked(server) if "fork_server" in Path(f"/proc/{pid}/cmdline").read_text()]
+    running = begun(server, "healthy-process")
+    os.kill(forking, signal.SIGKILL)
+    assert server.ended(server.begin("quick-process"))["status"] == "success"
+    assert server.stop_run(running)["forced"] is False
+
+
+def test_an_agent_in_a_process_is_resumed_after_a_crash(server: ServerProcess) -> None:
+    run_id = begun(server, "sync_wait-process")
+    next(frame for frame in server.frames(run_id) if frame.type == "tool.started")
+    server.kill()
+    server.start()
+    started = [frame for frame in first(server, run_id, 2) if frame.type == "lifecycle.started"]
+    assert [frame.data["attempt"] for frame in started] == [1, 2]
+    assert server.stop_run(run_id)["status"] == "stopped"
+
+
+def first(server: ServerProcess, run_id: str, attempts: int) -> Iterator[Frame]:
+    for frame in server.frames(run_id):
+        yield frame
+        attempts -= frame.type == "lifecycle.started"
+        if not attempts:
+            return
