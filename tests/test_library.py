@@ -25,7 +25,9 @@ from runstore.core.errors import (
 from runstore.core.events import Completed, Token, ToolFinished, ToolStarted
 from runstore.core.ids import new_run_id
 from runstore.projections.runs import RunQuery
+from runstore.runtime import supervisor
 from runstore.runtime.agents import AgentSpec
+from runstore.runtime.leases import FileLeases
 from tests.database import make_database
 from tests.polling import until
 from tests.server import DEADLINE_S, serving
@@ -311,6 +313,19 @@ async def test_a_stop_request_ends_a_program_s_run_where_agents_run_too(working:
     with pytest.raises(RunClosed):
         await work()
     assert (await working.state(begun[0])).status == "stopped"
+
+
+async def test_a_programs_run_is_not_taken_for_lost_while_its_block_goes_on(
+    working: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "SWEEP_S", 0.01)
+    looks: list[set[str]] = []
+    monkeypatch.setattr(FileLeases, "forget", lambda _, named: looks.append(named))
+    async with working.begin("importer") as run:
+        looks.clear()
+        await until(lambda: len(looks) > 10)
+        assert (await working.state(run.run_id)).status == "running"
+    assert (await working.state(run.run_id)).status == "success"
 
 
 async def test_what_a_program_recorded_is_served(tmp_path: Path) -> None:
