@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from runstore.projections.rebuild import Difference, Progress, rebuild
 from runstore.projections.runs import RunList
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.leases import FileLeases
+from runstore.runtime.loops import new_event_loop
 from runstore.runtime.spans import flush_spans
 from runstore.runtime.supervisor import Supervisor
 from runstore.settings import ServerSettings, Settings, use_folder
@@ -173,7 +174,7 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
     sys.setswitchinterval(GIL_SWITCH_S)
     check_exposure(settings.server)
     listener = listener or listen(settings.server.host, settings.server.port)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(settings, listener))
         flush_spans(FLUSH_SPANS_S)
         sys.stdout.flush()
@@ -257,14 +258,6 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
 
 
 def rebuild_runs(url: str, progress: Progress, *, swap: bool) -> Difference:

@@ -16,11 +16,20 @@ TOOL_THREADS = 1_000  # sync tools at once, as many as runs: stuck ones must not
 log = structlog.get_logger(__name__)
 
 
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """The fastest kind that there is here: uvloop comes with uvicorn[standard], but not on every platform."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
 class AgentLoop:
     """An event loop in a daemon thread, with a pool of its own for the sync tools of its agents."""
 
     def __init__(self, name: str = "runstore-agents") -> None:
-        self._loop = _new_event_loop()
+        self._loop = new_event_loop()
         self._stopped = False
         self._tools = ToolThreads(TOOL_THREADS, f"{name}-tool")
         self._loop.set_default_executor(self._tools)
@@ -60,11 +69,3 @@ class AgentLoop:
             self._loop.run_forever()
         except (SystemExit, KeyboardInterrupt) as error:  # asyncio lets these end a loop: not that of others
             log.warning("agent_exited", error=repr(error))
-
-
-def _new_event_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:  # it comes with uvicorn[standard], but not on every platform
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
