@@ -120,13 +120,6 @@ class Writer:
         self._pending.when_room(lambda: _call(loop, _resolve, [(future, None)]))
         return future
 
-    def wait_for_room(self, timeout_s: float) -> None:
-        """See `EventLog.wait_for_room`."""
-        room = threading.Event()
-        self._pending.when_room(room.set)
-        if not room.wait(timeout_s):
-            self._pending.forget(room.set)
-
     async def close(self) -> None:
         """Commit what is queued and stop, within CLOSE_TIMEOUT_S when the log is unavailable. Safe twice."""
         self._pending.close()
