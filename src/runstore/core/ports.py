@@ -101,7 +101,8 @@ class EventLog(Protocol):
             LimitExceeded, AlreadyStarted, IdempotencyConflict: the claim was refused; nothing was stored.
             WrongExpectedSeq, RunClosed, LeaseLost, RunNotFound, RunActive: refused; nothing was stored.
             InvalidEvent: an event cannot be encoded or has no place there; nothing was stored.
-            LogUnavailable: the log takes no writes now; nothing was stored.
+            LogUnavailable: the log takes no writes now. Nothing was stored, or the answer to its COMMIT is
+                lost: then an `expected_seq` or the claim's key tells whoever appends again.
         """
 
     def offer(

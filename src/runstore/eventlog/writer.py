@@ -45,7 +45,7 @@ class Store(Protocol):
         """Store every append that its run admits, in one transaction, durably.
 
         Raises:
-            LogUnavailable: nothing was stored; the same batch may succeed later.
+            LogUnavailable: it is not known to be stored. What of it is given again is stored once.
             Exception: nothing was stored; some append of the batch cannot be.
         """
 
