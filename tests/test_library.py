@@ -25,7 +25,9 @@ from runstore.core.errors import (
 from runstore.core.events import Completed, Token, ToolFinished, ToolStarted
 from runstore.core.ids import new_run_id
 from runstore.projections.runs import RunQuery
+from runstore.runtime import supervisor
 from runstore.runtime.agents import AgentSpec
+from runstore.runtime.leases import FileLeases
 from tests.database import make_database
 from tests.polling import until
 from tests.server import DEADLINE_S, serving
@@ -258,6 +260,29 @@ async def test_a_run_that_is_not_there_and_a_cursor_ahead_are_refused(store: Loc
             await anext(store.read(run.run_id, after=-1))
 
 
+@pytest.mark.parametrize("run_id", ["", "nope", "{01890a5d-ac96-774b-bcce-b302099a8057}"])
+async def test_what_is_no_run_id_is_no_run(store: LocalStore, run_id: str) -> None:
+    for asked in (
+        store.state(run_id),
+        anext(store.read(run_id)),
+        anext(store.tail(run_id)),
+        store.append(run_id, [Custom("custom.note")]),
+        store.stop(run_id),
+        store.delete(run_id),
+    ):
+        with pytest.raises(RunNotFound):
+            await asked
+
+
+async def test_a_run_id_in_upper_case_is_the_same_run(store: LocalStore) -> None:
+    async with store.begin("importer") as run:
+        await run.say("hello")
+    upper = run.run_id.upper()
+    assert (await store.state(upper)).run_id == run.run_id
+    for events in (store.read(upper), store.tail(upper)):
+        assert {event.run_id async for event in events} == {run.run_id}
+
+
 async def test_without_agents_none_is_started(store: LocalStore) -> None:
     with pytest.raises(AgentNotFound, match="without agents"):
         await store.start("demo", "hi")
@@ -311,6 +336,19 @@ async def test_a_stop_request_ends_a_program_s_run_where_agents_run_too(working:
     with pytest.raises(RunClosed):
         await work()
     assert (await working.state(begun[0])).status == "stopped"
+
+
+async def test_a_programs_run_is_not_taken_for_lost_while_its_block_goes_on(
+    working: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "SWEEP_S", 0.01)
+    looks: list[set[str]] = []
+    monkeypatch.setattr(FileLeases, "forget", lambda _, named: looks.append(named))
+    async with working.begin("importer") as run:
+        looks.clear()
+        await until(lambda: len(looks) > 10)
+        assert (await working.state(run.run_id)).status == "running"
+    assert (await working.state(run.run_id)).status == "success"
 
 
 async def test_what_a_program_recorded_is_served(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ log = structlog.get_logger(__name__)
 
 
 class OpenLog(Struct, frozen=True):
-    """An open database, without anything that runs agents."""
+    """An open database, without anything that runs agents. `leases`: under which a program records runs."""
 
     store: RunStore
     feed: MemoryFeed
@@ -117,7 +117,12 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     opened = _open(settings)
     store, feed, event_log, leases = opened.store, opened.feed, opened.event_log, opened.leases
     supervisor = Supervisor(
-        event_log, feed, store.catalog, leases, capacity=server.capacity, grace_s=server.cancel_grace_s
+        event_log,
+        feed,
+        store.catalog,
+        leases.another(),  # apart: what a program records under its own is no run that we have lost
+        capacity=server.capacity,
+        grace_s=server.cancel_grace_s,
     )
     try:
         metrics = Metrics(event_log, feed, supervisor)
@@ -129,6 +134,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             await supervisor.drain(server.drain_s)
     finally:
         await event_log.close()
+        leases.release()
 
 
 def _open(settings: Settings) -> OpenLog:

@@ -39,6 +39,9 @@ def list_runs(
     status: Annotated[Status | None, typer.Option(help="Only runs in this state.")] = None,
     agent: Annotated[str | None, typer.Option(help="Only runs of this agent.")] = None,
     session_id: Annotated[str | None, typer.Option(help="Only runs of this session.")] = None,
+    workspace_id: Annotated[
+        str | None, typer.Option(help="The runs of this workspace, whoever's they are.")
+    ] = None,
     since: Annotated[str | None, typer.Option(help="Created then or later: 2026-11-20T10:00:00Z.")] = None,
     until: Annotated[str | None, typer.Option(help="Created then or earlier.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
@@ -54,8 +57,9 @@ def list_runs(
 
     with connected(url, api_key) as client:
         runs = client.list(
-            status=status, agent=agent, session_id=session_id, since=since, until=until, limit=limit
-        )
+            status=status, agent=agent, session_id=session_id, workspace_id=workspace_id,
+            since=since, until=until, limit=limit,
+        )  # fmt: skip
         if as_json:
             print_json(runs)
         else:
@@ -109,7 +113,13 @@ def start(
     input: Annotated[
         str, typer.Argument(metavar="INPUT", help="What the agent is asked; - reads it from standard input.")
     ],
+    blocks: Annotated[
+        bool, typer.Option("--blocks", help="INPUT is a JSON list of content blocks: text, images, …")
+    ] = False,
     session_id: Annotated[str | None, typer.Option(help="The session that the run belongs to.")] = None,
+    workspace_id: Annotated[
+        str | None, typer.Option(help="The workspace whose members may read the run.")
+    ] = None,
     metadata: Annotated[str | None, typer.Option(help="A JSON object, as '{\"ticket\": 7}'.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Follow the run as `tail` does.")] = False,
     as_json: Json = False,
@@ -122,9 +132,11 @@ def start(
     """
     from runstore.cli_output import print_json
 
-    asked = sys.stdin.read() if input == "-" else input
+    text = sys.stdin.read() if input == "-" else input
+    asked = _json(text, list[dict[str, Any]], "INPUT") if blocks else text
+    described = None if metadata is None else _json(metadata, dict[str, Any], "--metadata")
     with connected(url, api_key) as client:
-        run = client.start(agent, asked, session_id=session_id, metadata=_object(metadata))
+        run = client.start(agent, asked, session_id=session_id, workspace_id=workspace_id, metadata=described)
     if not follow:
         print_json([run]) if as_json else typer.echo(run.run_id)
         return
@@ -226,8 +238,8 @@ def _run_row(run: "RunRecord") -> tuple[Any, ...]:
     return (run.run_id, status, run.created_at, run.agent_name, run.session_id)
 
 
-def _object(text: str | None) -> dict[str, Any] | None:
+def _json(text: str, kind: Any, where: str) -> Any:
     try:
-        return None if text is None else msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
-        raise typer.BadParameter(f"this is no JSON object: {error}", param_hint="--metadata") from error
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise typer.BadParameter(f"this JSON is not as it should be: {error}", param_hint=where) from error

@@ -11,6 +11,7 @@ from runstore.app import OpenLog, open_log, open_runtime
 from runstore.core.codec import RecordedEvent, timestamp
 from runstore.core.errors import AgentNotFound, ConfigError, InvalidCursor
 from runstore.core.events import Custom
+from runstore.core.ids import parse_run_id
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.run import Run
@@ -118,7 +119,7 @@ class LocalStore:
         Raises:
             RunClosed, WrongExpectedSeq, InvalidEvent, LimitExceeded
         """
-        return await self._store.append(run_id, events, expected_seq=expected_seq)
+        return await self._store.append(parse_run_id(run_id), events, expected_seq=expected_seq)
 
     async def read(
         self, run_id: str, *, after: int = 0, types: Sequence[str] | None = None
@@ -128,7 +129,7 @@ class LocalStore:
         Raises:
             InvalidCursor: `after` is ahead of the run.
         """
-        await self._check(run_id, after)
+        run_id = await self._check(run_id, after)
         while page := await self._store.events(run_id, after=after, only=_filter(types)):
             for event in page:
                 yield _record(event)
@@ -142,7 +143,7 @@ class LocalStore:
         Raises:
             InvalidCursor: `after` is ahead of the run.
         """
-        await self._check(run_id, after)
+        run_id = await self._check(run_id, after)
         parser = FrameParser()
         async for frames in self._store.tail(run_id, after=after, only=_filter(types)).frames():
             for frame in parser.feed(frames):
@@ -154,7 +155,7 @@ class LocalStore:
         Raises:
             InvalidCursor: `at` is beyond the run's head.
         """
-        return (await self._store.get(run_id, at=at, wait_s=wait_s)).run
+        return (await self._store.get(parse_run_id(run_id), at=at, wait_s=wait_s)).run
 
     async def find(self, query: RunQuery | None = None) -> list[Run]:
         """The runs that match, newest first."""
@@ -162,7 +163,7 @@ class LocalStore:
 
     async def stop(self, run_id: str, *, by: str = LOCAL_USER, reason: str = "user") -> bool:
         """Ask a run to stop; False when it has ended already."""
-        return not (await self._store.stop(run_id, by=by, reason=reason)).run.closed
+        return not (await self._store.stop(parse_run_id(run_id), by=by, reason=reason)).run.closed
 
     async def delete(self, run_id: str, *, by: str = LOCAL_USER) -> None:
         """Take a run that has ended out of the lists.
@@ -170,14 +171,17 @@ class LocalStore:
         Raises:
             RunActive: it has not ended.
         """
-        await self._store.delete(run_id, by=by)
+        await self._store.delete(parse_run_id(run_id), by=by)
 
-    async def _check(self, run_id: str, after: int) -> None:
+    async def _check(self, run_id: str, after: int) -> str:
+        """The run's id, canonical."""
+        run_id = parse_run_id(run_id)
         head = await self._store.head(run_id)
         if not 0 <= after <= head.seq:
             raise InvalidCursor(
                 f"the cursor {after} is no place in run {run_id}, whose last seq is {head.seq}"
             )
+        return run_id
 
 
 def settings_of(url: str, config: Path | str | None, agents: Agents | None) -> Settings:

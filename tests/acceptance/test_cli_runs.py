@@ -128,6 +128,19 @@ def test_an_input_may_come_from_a_pipe(runs: Run, server: ServerProcess) -> None
     assert done.stdout == "from a pipe\n"
 
 
+def test_an_input_may_be_content_blocks(runs: Run, server: ServerProcess) -> None:
+    blocks = [{"text": "one two"}, {"image": {"format": "png", "source": {"bytes": "aGk="}}}]
+    run_id = runs("start", "quick", json.dumps(blocks), "--blocks").stdout.strip()
+    assert server.events(run_id)[0]["data"]["input"] == blocks
+
+
+def test_runs_of_a_workspace_are_started_and_listed(runs: Run, server: ServerProcess) -> None:
+    run_id = runs("start", "quick", "hi", "--workspace-id", "red").stdout.strip()
+    assert server.record(run_id)["workspace_id"] == "red"
+    assert [run["run_id"] for run in objects(runs("list", "--workspace-id", "red", "--json"))] == [run_id]
+    assert objects(runs("list", "--workspace-id", "blue", "--json")) == []
+
+
 def test_the_list_and_one_run_are_tables(runs: Run, server: ServerProcess) -> None:
     run_id = server.begin("quick", "hi", session_id="table")
     server.ended(run_id)
@@ -206,6 +219,7 @@ def test_an_error_is_one_line_and_exit_code_1(runs: Run, arguments: tuple[str, .
         ("list", "--url", "nonsense"),
         ("list", "--status", "odd"),
         ("start", "quick", "hi", "--metadata", "[]"),
+        ("start", "quick", "hi", "--blocks"),
         ("show",),
     ],
 )

@@ -96,6 +96,15 @@ def locked(path: Path) -> Iterator[None]:
         connection.execute("ROLLBACK")
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Hold a snapshot, as a reader that is frozen."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM events").fetchone()
+        yield
+
+
 def refused_quickly(server: ServerProcess) -> None:
     """Whatever needs a write answers 503 soon, and at once when it is known that there is no writing."""
     run_id = server.http.get("/runs", params={"status": "running"}).json()["data"][0]["run_id"]
@@ -182,6 +191,29 @@ def test_sigterm_ends_a_server_that_cannot_write(serve: Callable[..., ServerProc
         assert time.monotonic() - begun < 5
     server.start()
     assert server.stop_run(run_id)["status"] == "stopped"
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_file_that_was_taken_away_takes_nothing_more_until_it_is_back(
+    serve: Callable[..., ServerProcess], how: str
+) -> None:
+    server = serve()
+    run_id = server.begin_silent()
+    noted = server.note(run_id, "before")
+    taken = server.database.rename(server.database.with_name("taken.db"))
+    if how == "replaced":
+        make_database(server.database)
+    answer = server.http.post("/agents/silent/start", json={"input": "hi"})
+    assert answer.status_code == 503
+    assert "the file was removed or replaced" in answer.json()["error"]["message"]
+    assert server.http.get("/readyz").status_code == 503
+    taken.replace(server.database)
+    until(lambda: server.http.get("/readyz").is_success, "the server is ready again, though nobody writes")
+    assert server.note(run_id, "after") == noted + 1
+    server.kill()
+    server.start()
+    stored = [(event["seq"], event["data"]) for event in server.events(run_id)]
+    assert stored[noted - 1 : noted + 1] == [(noted, "before"), (noted + 1, "after")]
 
 
 # A full disk.
@@ -283,12 +315,28 @@ def test_on_a_full_disk_nothing_acknowledged_is_lost_and_it_recovers(
     assert "Traceback" not in server.log
 
 
+def test_on_a_full_disk_a_server_with_nothing_to_write_is_not_ready_until_there_is_room(
+    serve: Callable[..., ServerProcess], disk: FullDisk
+) -> None:
+    make_database(disk.folder / "runstore.db")
+    server = serve(CONFIG, database_url=f"sqlite:///{disk.folder / 'runstore.db'}")
+    run_id = server.begin_silent()
+    with reading(disk.folder / "runstore.db"):  # else SQLite empties its `-wal` file, and there is room
+        disk.fill(server)
+        while server.http.post(f"/runs/{run_id}/events", json={"type": "custom.note"}).is_success:
+            pass
+        looking_until = time.monotonic() + 0.5
+        while time.monotonic() < looking_until:  # the writer tries again after 0.05 s, 0.1 s, 0.2 s
+            assert server.http.get("/readyz").status_code == 503
+    disk.free(server)
+    until(lambda: server.http.get("/readyz").is_success, "the server is ready again")
+    assert server.log.count("log_unavailable") == 1
+
+
 def test_a_frozen_reader_of_the_database_does_not_stop_the_server(
     serve: Callable[..., ServerProcess],
 ) -> None:
     server = serve()
     run_id = server.begin_silent()
-    with closing(sqlite3.connect(server.database, isolation_level=None)) as reader:
-        reader.execute("BEGIN")
-        reader.execute("SELECT count(*) FROM events").fetchone()
+    with reading(server.database):
         assert [server.note(run_id) for _ in range(50)] == list(range(SILENT_HEAD + 1, SILENT_HEAD + 51))

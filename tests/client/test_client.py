@@ -75,6 +75,18 @@ def test_a_run_is_read_as_it_was(client: Any, closed_run: str) -> None:
     assert client.get(closed_run).status == "success"
 
 
+def test_a_ticket_opens_the_stream_and_is_good_for_as_long_as_was_asked(
+    client: Any, server: ServerProcess, closed_run: str
+) -> None:
+    ticket = client.ticket(closed_run, ttl_s=60)
+    left = datetime.fromisoformat(ticket.expires_at) - datetime.now(UTC)
+    assert timedelta(0) < left <= timedelta(seconds=60)
+    assert server.http.get(ticket.url).text.count("lifecycle.completed") > 0
+    assert server.http.get(ticket.url.replace(ticket.ticket, "x")).status_code == 401
+    with pytest.raises(ApiError, match="ttl_s"):
+        client.ticket(closed_run, ttl_s=0)
+
+
 def test_a_list_goes_through_all_pages(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "PAGE", 2)
     session = str(uuid4())

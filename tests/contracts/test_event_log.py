@@ -721,26 +721,6 @@ async def test_a_flood_meets_back_pressure_and_loses_nothing(log: EventLog) -> N
     assert texts == [encode(token(f"{i}")).data for i in range(total)]
 
 
-async def test_threads_without_a_loop_offer_and_wait_for_room(log: EventLog) -> None:
-    runs = [await start_run(log) for _ in range(4)]
-
-    def flood(run_id: str) -> None:
-        for i in range(MAX_RUN_EVENTS + 100):
-            while not offer(log, run_id, token(f"{i}")):
-                log.wait_for_room(run_id, DEADLINE_S)
-
-    await asyncio.gather(*(asyncio.to_thread(flood, run_id) for run_id in runs))
-    for run_id in runs:
-        assert await log.append(run_id, [COMPLETED]) == MAX_RUN_EVENTS + 103
-
-
-async def test_waiting_for_room_ends_in_time(log: EventLog, feed: LiveFeed) -> None:
-    run_id = await start_run(log)
-    async with held_writer(log, feed):
-        fill_up(log, run_id)
-        log.wait_for_room(run_id, 0.01)
-
-
 async def test_an_external_append_waits_for_room_and_is_then_stored(log: EventLog, feed: LiveFeed) -> None:
     run_id = await start_run(log)
     async with held_writer(log, feed):

@@ -215,21 +215,6 @@ def test_whoever_waits_for_room_is_called_though_only_errors_made_it() -> None:
     assert calls == [1]
 
 
-def test_whoever_gave_up_waiting_for_room_is_forgotten() -> None:
-    waiting = PendingAppends()
-    flood(waiting, "a")
-    calls: list[int] = []
-
-    def wake() -> None:
-        calls.append(1)
-
-    waiting.when_room(wake)
-    waiting.forget(wake)
-    waiting.forget(wake)
-    waiting.take()
-    assert calls == []
-
-
 # ---- what a cancel overtook ----
 
 

@@ -144,17 +144,6 @@ async def test_a_slow_stream_has_what_another_process_wrote_between_two_of_our_c
         assert seqs(b"".join([body async for body in stream])) == [3, 4, 5]
 
 
-async def test_a_cursor_in_the_middle_of_a_commit_is_answered_with_the_rest_of_it(
-    log: EventLog, feed: MemoryFeed
-) -> None:
-    run_id = await start_run(log)
-    stream = asyncio.create_task(read(log, feed, run_id, after=4))  # ahead of the log, as it happens
-    await until(lambda: feed.followed == 1)
-    await log.append(run_id, [note() for _ in range(4)])
-    await log.append(run_id, [COMPLETED])
-    assert seqs(await stream) == [5, 6, 7]
-
-
 # ---- catching up, then live ----
 
 
@@ -365,6 +354,20 @@ async def test_a_stream_idles_while_the_log_cannot_be_read_and_then_goes_on(
     async with asyncio.timeout(DEADLINE_S):
         got += b"".join([body async for body in stream])
     assert seqs(got) == list(range(1, 9))
+
+
+async def test_a_stream_whose_cursor_turns_out_to_be_ahead_ends_without_a_word(
+    log: EventLog, feed: MemoryFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail, "UNAVAILABLE_RETRY_S", 0.001)
+    run_id = await start_run(log)
+    interrupted = Interrupted(log)
+    interrupted.broken = True
+    stream = Tail(interrupted, feed, run_id, after=3).frames()  # type: ignore[arg-type]
+    assert await anext(aiter(stream)) == b""
+    interrupted.broken = False
+    async with asyncio.timeout(DEADLINE_S):
+        assert b"".join([body async for body in stream]) == b""
 
 
 async def test_an_idle_stream_finds_what_another_process_wrote(

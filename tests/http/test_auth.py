@@ -277,6 +277,24 @@ def test_a_key_revoked_while_its_stream_is_open_ends_that_stream(people: People,
         assert other.post(f"/runs/{run_id}/stop").status_code == 202
 
 
+def test_a_key_revoked_during_a_download_cuts_it(people: People) -> None:
+    key = make_key(people.server.folder, "heidi")
+    with client(people.server, key) as heidi:
+        run_id = begin(heidi)
+        large = {"type": "custom.large", "data": "x" * 1_000_000}
+        for _ in range(40):  # more than the buffers of both ends of a connection hold
+            assert heidi.post(f"/runs/{run_id}/events", json=large).status_code == 201
+        lines = {"Accept": "application/x-ndjson"}
+        with heidi.stream("GET", f"/runs/{run_id}/events", headers=lines) as answer:
+            pieces = answer.iter_raw()
+            assert next(pieces)
+            revoke_key(people.server.folder, key)
+            until(lambda: "client_cut" in people.server.log, "the download is cut")
+            with pytest.raises(httpx.TransportError):  # and does not look as if it were complete
+                list(pieces)
+    assert people.admin.post(f"/runs/{run_id}/stop").status_code == 202
+
+
 def test_a_key_that_expires_while_its_stream_is_open_ends_that_stream(people: People) -> None:
     key = make_key(people.server.folder, "frank", expires_in_s=2)
     with client(people.server, key) as frank:

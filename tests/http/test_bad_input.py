@@ -161,6 +161,7 @@ ROUTES_OF_A_RUN = [
     ("POST", "/runs/{run}/events", {"type": "custom.a"}),
     ("GET", "/runs/{run}/stream", None),
     ("POST", "/runs/{run}/stop", None),
+    ("POST", "/runs/{run}/ticket", None),
 ]
 
 
@@ -171,7 +172,22 @@ def test_an_unknown_run_is_404(http: httpx.Client, method: str, path: str, body:
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES_OF_A_RUN)
-@pytest.mark.parametrize("run_id", ["101", "no-uuid", "%00", "%ff", "٣", "x" * 3_000])
+def test_a_run_id_in_upper_case_is_the_same_run_on_every_route(
+    http: httpx.Client, silent_run: str, method: str, path: str, body: Any
+) -> None:
+    with http.stream(method, path.format(run=silent_run.upper()), json=body) as answer:
+        if answer.headers["content-type"].startswith("text/event-stream"):
+            text = next(answer.iter_text(400))
+        else:
+            text = answer.read().decode()
+    assert silent_run in text
+    assert silent_run.upper() not in text
+
+
+@pytest.mark.parametrize(("method", "path", "body"), ROUTES_OF_A_RUN)
+@pytest.mark.parametrize(
+    "run_id", ["101", "{01890a5d-ac96-774b-bcce-b302099a8057}", "no-uuid", "%00", "%ff", "٣", "x" * 3_000]
+)
 def test_what_is_no_uuid_is_404(http: httpx.Client, method: str, path: str, body: Any, run_id: str) -> None:
     answer = http.request(method, path.format(run=run_id), json=body)
     assert_error(answer, 404, "run_not_found", "UUID")

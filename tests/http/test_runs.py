@@ -37,10 +37,6 @@ def test_a_record_tells_how_a_run_ended(server: ServerProcess, closed_run: str) 
     assert record["last_seq"] == len(server.events(closed_run))
 
 
-def test_a_run_id_in_another_spelling_is_the_same_run(server: ServerProcess, closed_run: str) -> None:
-    assert server.record(closed_run.upper())["run_id"] == closed_run
-
-
 def test_a_run_can_be_seen_as_of_each_of_its_events(server: ServerProcess, closed_run: str) -> None:
     events = server.events(closed_run)
     states = [server.record(closed_run, at=event["seq"]) for event in events]

@@ -13,8 +13,9 @@ import structlog
 from runstore.app import Runtime, open_runtime
 from runstore.core.events import Completed, Custom, Queued, Started
 from runstore.core.ids import new_run_id
-from runstore.http import sse
+from runstore.http import watched
 from runstore.http.app import build_http
+from runstore.http.runs import NDJSON
 from runstore.http.server import Server
 from runstore.settings import ServerSettings, Settings
 from tests.polling import until
@@ -23,11 +24,12 @@ EVENT = Custom("custom.large", "x" * 500_000)
 EVENTS = 40  # 20 MB: more than the buffers of both ends of a connection hold
 
 
+@pytest.mark.parametrize("path", ["stream", "events"])
 async def test_a_client_that_reads_nothing_is_cut_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr(sse, "SEND_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(sse, "CHECK_S", 0.05)
+    monkeypatch.setattr(watched, "SEND_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(watched, "CHECK_S", 0.05)
     settings = Settings(ServerSettings(database_url=f"sqlite:///{tmp_path / 'runstore.db'}"))
     async with open_runtime(settings) as runtime:
         run_id = await closed_run(runtime)
@@ -36,7 +38,8 @@ async def test_a_client_that_reads_nothing_is_cut_off(
             running(runtime) as server,
             connected(server) as client,
         ):
-            client.sendall(f"GET /runs/{run_id}/stream HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            request = f"GET /runs/{run_id}/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {NDJSON}\r\n\r\n"
+            client.sendall(request.encode())
             await until(lambda: "client_cut" in [line["event"] for line in lines])
             await until(lambda: not server.server_state.connections)
             assert not [line for line in lines if line["log_level"] == "error"]

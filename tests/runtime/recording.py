@@ -41,9 +41,6 @@ class ListRecorder:
     async def record(self, event: Event | Custom) -> None:
         self.keep(event)
 
-    def record_from_thread(self, event: Event | Custom) -> None:
-        self.keep(event)
-
     async def commit(self, event: Event | Custom) -> None:
         self.keep(event)
         self.committed.append(len(self.recorded))

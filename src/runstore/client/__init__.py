@@ -14,7 +14,7 @@ from runstore.client.errors import (
     Unavailable,
     UnexpectedAnswer,
 )
-from runstore.client.records import RunRecord
+from runstore.client.records import RunRecord, Ticket
 from runstore.client.sync import Client
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "RateLimited",
     "RunRecord",
     "ServerUnreachable",
+    "Ticket",
     "Unauthorized",
     "Unavailable",
     "UnexpectedAnswer",

@@ -13,7 +13,7 @@ from runstore.client.calls import Attempts, Call, Page
 from runstore.client.connection import connection
 from runstore.client.following import Following
 from runstore.client.patience import RETRY_S
-from runstore.client.records import RunRecord
+from runstore.client.records import RunRecord, Ticket
 from runstore.core.events import Custom
 from runstore.core.records import EventRecord
 
@@ -114,6 +114,10 @@ class AsyncClient:
     async def stop(self, run_id: str, *, reason: str | None = None) -> RunRecord:
         """See `Client.stop`."""
         return await self._do(calls.stop(run_id, reason))
+
+    async def ticket(self, run_id: str, *, ttl_s: int | None = None) -> Ticket:
+        """See `Client.ticket`."""
+        return await self._do(calls.ticket(run_id, ttl_s))
 
     async def delete(self, run_id: str) -> None:
         """See `Client.delete`."""

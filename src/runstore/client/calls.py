@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from runstore.client.errors import ApiError, ServerUnreachable, UnexpectedAnswer, error_of
 from runstore.client.patience import Patience
-from runstore.client.records import RunRecord
+from runstore.client.records import RunRecord, Ticket
 from runstore.core.events import Custom
 from runstore.core.records import EventRecord
 
@@ -133,6 +133,11 @@ def get(run_id: str, at: int | None, wait_s: float | None) -> Call[RunRecord]:
     return Call("GET", _path(run_id), _read_run, params={"at": at, "wait": wait_s}, wait_s=wait_s or 0)
 
 
+def ticket(run_id: str, ttl_s: int | None) -> Call[Ticket]:
+    body = None if ttl_s is None else {"ttl_s": ttl_s}
+    return Call("POST", _path(run_id, "/ticket"), _read_ticket, body=body)
+
+
 def delete(run_id: str) -> Call[None]:
     return Call("DELETE", _path(run_id), _read_nothing, repeatable=False)
 
@@ -195,6 +200,10 @@ def _told(value: Any) -> Any:
 
 def _read_run(body: bytes) -> RunRecord:
     return msgspec.json.decode(body, type=RunRecord)
+
+
+def _read_ticket(body: bytes) -> Ticket:
+    return msgspec.json.decode(body, type=Ticket)
 
 
 def _read_last_seq(body: bytes) -> int:

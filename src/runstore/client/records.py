@@ -1,4 +1,4 @@
-"""A run as the API shows it. A newer server's fields are ignored, those that an older one lacks empty."""
+"""What the API shows. A newer server's fields are ignored, those that an older one lacks empty."""
 
 from typing import Any
 
@@ -34,3 +34,11 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     def ended(self) -> bool:
         """Whether the run has its terminal event."""
         return self.completed_at is not None
+
+
+class Ticket(Struct, frozen=True, kw_only=True):
+    """What opens one run's stream without a key. `url`: the stream's, with it, from the server's root."""
+
+    ticket: str
+    url: str
+    expires_at: str

@@ -13,7 +13,7 @@ from runstore.client.calls import Attempts, Call, Page
 from runstore.client.connection import connection
 from runstore.client.following import Following
 from runstore.client.patience import RETRY_S
-from runstore.client.records import RunRecord
+from runstore.client.records import RunRecord, Ticket
 from runstore.core.events import Custom
 from runstore.core.records import EventRecord
 
@@ -136,6 +136,14 @@ class Client:
     def stop(self, run_id: str, *, reason: str | None = None) -> RunRecord:
         """Ask the run to stop; its ending follows within the grace period."""
         return self._do(calls.stop(run_id, reason))
+
+    def ticket(self, run_id: str, *, ttl_s: int | None = None) -> Ticket:
+        """What lets a browser follow the run: its EventSource cannot send a key.
+
+        Args:
+            ttl_s: seconds that it is good for, up to 86,400; an hour if not given.
+        """
+        return self._do(calls.ticket(run_id, ttl_s))
 
     def delete(self, run_id: str) -> None:
         """Take a run that has ended out of the lists."""

@@ -101,7 +101,8 @@ class EventLog(Protocol):
             LimitExceeded, AlreadyStarted, IdempotencyConflict: the claim was refused; nothing was stored.
             WrongExpectedSeq, RunClosed, LeaseLost, RunNotFound, RunActive: refused; nothing was stored.
             InvalidEvent: an event cannot be encoded or has no place there; nothing was stored.
-            LogUnavailable: the log takes no writes now; nothing was stored.
+            LogUnavailable: the log takes no writes now. Nothing was stored, or the answer to its COMMIT is
+                lost: then an `expected_seq` or the claim's key tells whoever appends again.
         """
 
     def offer(
@@ -115,9 +116,6 @@ class EventLog(Protocol):
 
     def room(self, run_id: str) -> Awaitable[None]:
         """Wait until `offer` is worth another try."""
-
-    def wait_for_room(self, run_id: str, timeout_s: float) -> None:
-        """The same for a thread without an event loop."""
 
     async def head(self, run_id: str) -> Head | None:
         """Where the run stands; None when there is no such run."""
@@ -233,9 +231,6 @@ class RunRecorder(Protocol):
 
     async def record(self, event: Event | Custom | EncodedEvent) -> None:
         """Queue an event; waits only when the log is behind (back-pressure)."""
-
-    def record_from_thread(self, event: Event | Custom) -> None:
-        """The same for a thread without an event loop; blocks when the log is behind."""
 
     async def commit(self, event: Event | Custom | EncodedEvent) -> None:
         """Write an event ahead: returns when it is stored."""

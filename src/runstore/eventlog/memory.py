@@ -29,9 +29,6 @@ class MemoryEventLog:
     def room(self, run_id: str) -> Awaitable[None]:
         return self._writer.room()
 
-    def wait_for_room(self, run_id: str, timeout_s: float) -> None:
-        self._writer.wait_for_room(timeout_s)
-
     async def head(self, run_id: str) -> Head | None:
         with self._store.lock:
             return self._store.heads.get(run_id)

@@ -108,12 +108,6 @@ class PendingAppends:
                 return
         wake()
 
-    def forget(self, wake: Callable[[], None]) -> None:
-        """Call `wake` no more: whoever waited has given up."""
-        with self._news:
-            if wake in self._wakes:
-                self._wakes.remove(wake)
-
     def take(self) -> list[Append]:
         """Wait for appends and take a batch: urgent lanes first, then a turn for each. Empty once closed."""
         with self._news:

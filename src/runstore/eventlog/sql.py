@@ -55,9 +55,6 @@ class SqlEventLog:
     def room(self, run_id: str) -> Awaitable[None]:
         return self._writer.room()
 
-    def wait_for_room(self, run_id: str, timeout_s: float) -> None:
-        self._writer.wait_for_room(timeout_s)
-
     async def head(self, run_id: str) -> Head | None:
         return await self.query(read_head, run_id)
 

@@ -36,12 +36,13 @@ class Tail:
         self._only = only
         self._idle_s = idle_s
         self._history = -1  # replay up to here, then go live; -1: not known yet
-        self.ended = False  # the terminal event has been read
+        self.ended = False  # the terminal event has been read, or there is nothing to wait for
 
     async def frames(self) -> AsyncIterator[bytes]:
         """Yield the frames with `seq > after`, as many as there are; b"" after `idle_s` without any.
 
-        Stops after the terminal event, or when the feed closes. While the log cannot be read it idles.
+        Stops after the terminal event, when the feed closes, and when the run turns out not to be there, or
+        to end before `after`: who asks again is told. While the log cannot be read it idles.
         """
         with self._feed.subscribe(self._run_id) as live:
             while not self.ended and not self._feed.closing:
@@ -65,8 +66,11 @@ class Tail:
 
     async def _find_history(self) -> None:
         head = await self._log.head(self._run_id)
-        self._history = head.seq - head.deleted if head else 0  # the stream ends before a deletion marker
-        self.ended = head is None or (head.closed and self._cursor >= self._history)
+        if head is None or self._cursor > head.seq:
+            self.ended = True
+            return
+        self._history = head.seq - head.deleted  # the stream ends before a deletion marker
+        self.ended = head.closed and self._cursor >= self._history
 
     async def _replay(self) -> bytes:
         page = await self._log.read(

@@ -45,7 +45,7 @@ class Store(Protocol):
         """Store every append that its run admits, in one transaction, durably.
 
         Raises:
-            LogUnavailable: nothing was stored; the same batch may succeed later.
+            LogUnavailable: it is not known to be stored. What of it is given again is stored once.
             Exception: nothing was stored; some append of the batch cannot be.
         """
 
@@ -119,13 +119,6 @@ class Writer:
         future: asyncio.Future[None] = loop.create_future()
         self._pending.when_room(lambda: _call(loop, _resolve, [(future, None)]))
         return future
-
-    def wait_for_room(self, timeout_s: float) -> None:
-        """See `EventLog.wait_for_room`."""
-        room = threading.Event()
-        self._pending.when_room(room.set)
-        if not room.wait(timeout_s):
-            self._pending.forget(room.set)
 
     async def close(self) -> None:
         """Commit what is queued and stop, within CLOSE_TIMEOUT_S when the log is unavailable. Safe twice."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from runstore.core.codec import ENCODER_VERSION, RecordedEvent, envelope, timestamp
 from runstore.core.errors import InvalidCursor, LogUnavailable, RunNotFound
@@ -30,6 +30,7 @@ from runstore.http.requests import (
 from runstore.http.sse import EventStream, nothing_left
 from runstore.http.subscribers import Subscribers
 from runstore.http.users import login_of, user_of
+from runstore.http.watched import WatchedAnswer
 from runstore.projections.runs import RunQuery
 from runstore.store import RunAt, RunStore
 
@@ -133,7 +134,8 @@ class RunRoutes:
         _check_cursor(after, head.seq, run_id)
         if NDJSON in request.headers.get("accept", ""):
             limit = read_number(request, "limit", 10**18, 1, 10**18)
-            return StreamingResponse(self._lines(run_id, after, limit, only), media_type=NDJSON)
+            lines = self._lines(run_id, after, limit, only)
+            return WatchedAnswer(lines, login_of(request), media_type=NDJSON)
         limit = read_number(request, "limit", 100, 1, MAX_PAGE)
         headers = {}
         if head.closed:

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import HANDLED_SIGNALS
 
 from runstore.http.errors import error_response
-from runstore.http.sse import ClientStuck
+from runstore.http.watched import ConnectionCut
 
 GRACEFUL_S = 2  # for requests in flight when the process is told to stop; clients that never read are cut
 MAX_HEAD_BYTES = 64 << 10  # of a request before its body
@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: ASGIApp, closing: Callable[[], None], started: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
-                self._cut_stuck(app),
+                self._cut_off(app),
                 http=HttpProtocol,
                 log_config=None,
                 access_log=False,
@@ -95,16 +95,16 @@ class Server(uvicorn.Server):
             os._exit(128 + sig)
         self.should_exit = True
 
-    def _cut_stuck(self, app: ASGIApp) -> ASGIApp:
-        """Abort the connection of a client that reads nothing: closing it politely would wait for it."""
+    def _cut_off(self, app: ASGIApp) -> ASGIApp:
+        """Abort a connection: closing it politely would wait for who reads nothing, and end what is cut."""
 
-        async def cut_stuck(scope: Scope, receive: Receive, send: Send) -> None:
+        async def cut_off(scope: Scope, receive: Receive, send: Send) -> None:
             try:
                 await app(scope, receive, send)
             except asyncio.CancelledError:
                 if not self.should_exit:
                     raise  # else it was a request that would not end, and the process leaves
-            except ClientStuck:
+            except ConnectionCut:
                 run_id = scope.get("path_params", {}).get("run_id")
                 log.info("client_cut", run_id=run_id, client=scope.get("client"), path=scope["path"])
                 for connection in list(self.server_state.connections):
@@ -113,4 +113,4 @@ class Server(uvicorn.Server):
                 while (await receive())["type"] != "http.disconnect":
                     pass
 
-        return cut_stuck
+        return cut_off

@@ -1,9 +1,7 @@
 """Server-sent events (WHATWG HTML, 9.2), by hand: a tail's bytes are the response's bytes."""
 
-import asyncio
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager
 
 from starlette.responses import Response
@@ -11,25 +9,18 @@ from starlette.types import Receive, Scope, Send
 
 from runstore.eventlog.tail import Tail
 from runstore.http.users import Login
+from runstore.http.watched import WatchedAnswer
 
 HEARTBEAT = b":\n"  # a comment without a blank line: clients would take an empty frame for an event
-SEND_TIMEOUT_S = 30.0  # a client that has not read for so long is cut off,
-CHECK_S = 2.0  # as this look every so often finds, and that a login has ended
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 MEDIA_TYPE = "text/event-stream"
 
 
-class ClientStuck(BaseException):
-    """The client keeps its connection open and reads nothing: no failure, but the connection is aborted."""
-
-
-class EventStream(Response):
+class EventStream(WatchedAnswer):
     """Follows a run until it ends, the client goes, its login ends, or the server closes.
 
     The run does not notice.
     """
-
-    media_type = MEDIA_TYPE
 
     def __init__(
         self,
@@ -38,56 +29,18 @@ class EventStream(Response):
         place: AbstractContextManager[object],
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(headers={**HEADERS, **(headers or {})})
-        del self.headers["content-length"]
-        self._tail = tail
-        self._login = login
+        super().__init__(_parts(tail), login, media_type=MEDIA_TYPE, headers={**HEADERS, **(headers or {})})
         self._place = place  # among the open streams; left when this one ends
-        self._sending_since = math.inf  # when the write that is under way began
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._place:
-            await self._stream(scope, receive, send)
+            await super().__call__(scope, receive, send)
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        if scope["method"] == "HEAD":
-            await send({"type": "http.response.body", "body": b""})
-            return
-        pump = asyncio.create_task(self._pump(send))
-        gone = asyncio.create_task(_disconnected(receive))
-        try:
-            refused = await self._watch({pump, gone})
-        finally:
-            gone.cancel()
-            pump.cancel()
-            await asyncio.wait({pump, gone})
-        if not pump.cancelled():
-            pump.result()
-        elif refused:
-            if self._sending_since < math.inf:
-                raise ClientStuck  # the end of the response would wait for it as well
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _watch(self, tasks: set[asyncio.Task[None]]) -> bool:
-        """Wait until one of them is done (False), or the login has ended (True)."""
-        while not (await asyncio.wait(tasks, timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED))[0]:
-            if time.monotonic() - self._sending_since > SEND_TIMEOUT_S:
-                raise ClientStuck
-            if not await self._login.still_valid():
-                return True
-        return False
-
-    async def _pump(self, send: Send) -> None:
-        await self._send(send, HEARTBEAT)  # shows at once that the stream is open, also through a proxy
-        async for frames in self._tail.frames():
-            await self._send(send, frames or HEARTBEAT)
+    async def _refuse(self, send: Send) -> None:
+        """Whoever reads a stream comes back after it, and is told then; who reads nothing is cut off."""
+        if self._sending_since < math.inf:
+            await super()._refuse(send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _send(self, send: Send, body: bytes) -> None:
-        self._sending_since = time.monotonic()
-        await send({"type": "http.response.body", "body": body, "more_body": True})
-        self._sending_since = math.inf
 
 
 def nothing_left() -> Response:
@@ -95,6 +48,7 @@ def nothing_left() -> Response:
     return Response(status_code=204, headers=HEADERS, media_type=MEDIA_TYPE)
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _parts(tail: Tail) -> AsyncIterator[bytes]:
+    yield HEARTBEAT  # shows at once that the stream is open, also through a proxy
+    async for frames in tail.frames():
+        yield frames or HEARTBEAT

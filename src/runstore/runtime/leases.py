@@ -23,6 +23,10 @@ class FileLeases:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         unlocked.rename(self._path(self.worker_id))
 
+    def another(self) -> "FileLeases":
+        """A lease of its own for another worker of this process."""
+        return FileLeases(self._directory)
+
     def dead(self, worker_ids: set[str]) -> dict[str, bool]:
         """See `Leases.dead`."""
         found = {worker_id: self._crashed(worker_id) for worker_id in worker_ids - {self.worker_id}}

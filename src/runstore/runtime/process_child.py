@@ -178,10 +178,6 @@ class PipeRecorder:
             self._turn = 0
             await asyncio.sleep(0)
 
-    def record_from_thread(self, event: Event | Custom) -> None:
-        """See `RunRecorder.record_from_thread`."""
-        asyncio.run_coroutine_threadsafe(self.record(event), self._loop).result()
-
     async def commit(self, event: Event | Custom | EncodedEvent) -> None:
         """See `RunRecorder.commit`."""
         stored = self._loop.create_future()

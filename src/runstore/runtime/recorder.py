@@ -9,11 +9,10 @@ from runstore.core.events import Custom, Event
 from runstore.core.ports import EventLog
 
 TURN = 32  # events after which an agent that never waits lets the others of its loop go on
-ROOM_TIMEOUT_S = 1.0  # a thread that waits for room looks this often whether its run still takes events
 
 
 class Recorder:
-    """The port `RunRecorder`: bound to one attempt of one run for good. Safe to call from any thread.
+    """The port `RunRecorder`: bound to one attempt of one run for good. Safe to call from any event loop.
 
     `said_at`: when the agent last said something, by the clock `time.monotonic`.
     """
@@ -43,14 +42,6 @@ class Recorder:
         if self._turn >= TURN:
             self._turn = 0
             await asyncio.sleep(0)
-
-    def record_from_thread(self, event: Event | Custom) -> None:
-        """See `RunRecorder.record_from_thread`. Raises as `record` does."""
-        encoded = encode(event)
-        while not self._log.offer(self._run_id, encoded, attempt=self._attempt, refused=self._refuse):
-            self._log.wait_for_room(self._run_id, ROOM_TIMEOUT_S)
-            self._check()
-        self._check()
 
     async def commit(self, event: Event | Custom | EncodedEvent) -> None:
         """See `RunRecorder.commit`. Raises as `record` does."""

@@ -174,23 +174,24 @@ class Supervisor:
         self._cancels_seen = {
             run.run_id: self._cancels_seen.get(run.run_id, now) for run in found if run.cancel_at is not None
         }
-        dead |= self._find_strays(found)
+        strays = self._find_strays(found)
         for run in sorted(
             found, key=lambda run: run.worker_id is None
         ):  # what was active goes before the queue
-            self._look_after(run, dead, now)
+            self._look_after(run, dead, run.run_id in strays, now)
         self._leases.forget(workers)
 
-    def _find_strays(self, found: Sequence[OpenRun]) -> dict[str, bool]:
+    def _find_strays(self, found: Sequence[OpenRun]) -> set[str]:
         """Runs that we have by the log but do not drive; seen so twice, they are adopted as lost."""
         ours = {run.run_id for run in found if run.worker_id == self._leases.worker_id}
         missed = {run_id for run_id in ours if run_id not in self._active and run_id not in self._starting}
         self._strays, missed_twice = missed, missed & self._strays
-        return dict.fromkeys(missed_twice, True)
+        return missed_twice
 
-    def _look_after(self, run: OpenRun, dead: Mapping[str, bool], now: float) -> None:
+    def _look_after(self, run: OpenRun, dead: Mapping[str, bool], stray: bool, now: float) -> None:
+        """`dead`: the workers that are gone, and whether they crashed; `stray`: the run is one of ours."""
         ours = run.run_id in self._active or run.run_id in self._starting
-        lost = run.run_id in dead or (run.worker_id is not None and run.worker_id in dead)
+        lost = stray or run.worker_id in dead
         driven = ours or (run.worker_id is not None and not lost)
         if run.cancel_at is not None:
             if ours or not driven:
@@ -200,7 +201,7 @@ class Supervisor:
         elif run.worker_id is None:
             self._enqueue(run.run_id)
         elif not driven:
-            self._lost[run.run_id] = (run, dead.get(run.worker_id, True))
+            self._lost[run.run_id] = (run, stray or dead[run.worker_id])
             self._claim_next()
 
     # Starting runs.

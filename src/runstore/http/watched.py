@@ -1,0 +1,91 @@
+"""Answers that may take for ever: cut off when the client reads nothing, ended when its login has ended."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Mapping
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from runstore.core.errors import LogUnavailable
+from runstore.http.users import Login
+
+SEND_TIMEOUT_S = 30.0  # a client that has not read for so long is cut off,
+CHECK_S = 2.0  # as this look every so often finds, and that a login has ended
+
+
+class ConnectionCut(BaseException):
+    """The answer cannot be ended politely: no failure, but the connection is aborted."""
+
+
+class WatchedAnswer(Response):
+    """Sends `parts`. One that breaks off is cut, so that nobody takes what there is for the whole."""
+
+    def __init__(
+        self,
+        parts: AsyncIterator[bytes],
+        login: Login,
+        *,
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(headers=headers, media_type=media_type)
+        del self.headers["content-length"]
+        self._parts = parts
+        self._login = login
+        self._sending_since = math.inf  # when the write that is under way began
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if scope["method"] == "HEAD":
+            await _end(send)
+            return
+        pump = asyncio.create_task(self._pump(send))
+        gone = asyncio.create_task(_disconnected(receive))
+        try:
+            refused = await self._watch({pump, gone})
+        finally:
+            gone.cancel()
+            pump.cancel()
+            await asyncio.wait({pump, gone})
+        if not pump.cancelled():
+            _raise(pump)
+        elif refused:
+            await self._refuse(send)
+
+    async def _refuse(self, send: Send) -> None:
+        """End the answer before its end: the login has ended."""
+        raise ConnectionCut
+
+    async def _watch(self, tasks: set[asyncio.Task[None]]) -> bool:
+        """Wait until one of them is done (False), or the login has ended (True)."""
+        while not (await asyncio.wait(tasks, timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED))[0]:
+            if time.monotonic() - self._sending_since > SEND_TIMEOUT_S:
+                raise ConnectionCut
+            if not await self._login.still_valid():
+                return True
+        return False
+
+    async def _pump(self, send: Send) -> None:
+        async for part in self._parts:
+            self._sending_since = time.monotonic()
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            self._sending_since = math.inf
+        await _end(send)
+
+
+async def _end(send: Send) -> None:
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _raise(pump: "asyncio.Task[None]") -> None:
+    try:
+        pump.result()
+    except LogUnavailable as error:
+        raise ConnectionCut from error
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,117 @@
+"""Two servers on one database, and a worker that did not hear that a run is its own."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runstore.core.events import Queued, Started
+from runstore.core.ids import new_run_id
+from runstore.eventlog.feed import MemoryFeed
+from tests.database import open_sqlite_log
+from tests.server import ServerProcess, until
+
+AGENTS = """
+import asyncio
+
+async def polite(input):
+    yield "hello "
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        yield "goodbye"
+        raise
+
+async def chatty(input):
+    while True:
+        yield "on "
+        await asyncio.sleep(0.01)
+"""
+CONFIG = """
+[server]
+cancel_grace_s = 1
+
+[agents.polite]
+factory = "agents:polite"
+
+[agents.chatty]
+factory = "agents:chatty"
+"""
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[tuple[ServerProcess, ServerProcess]]:
+    """Two servers on one database."""
+    with (
+        closing(ServerProcess(tmp_path, CONFIG, AGENTS)) as one,
+        closing(ServerProcess(tmp_path, CONFIG, AGENTS)) as other,
+    ):
+        yield one.start(), other.start()
+
+
+def talking(server: ServerProcess, agent: str) -> str:
+    """A run of `server`'s."""
+    run_id = server.begin(agent)
+    next(frame for frame in server.frames(run_id) if frame.type == "llm.token")
+    return run_id
+
+
+def types(events: list[dict[str, Any]]) -> list[str]:
+    return [event["type"] for event in events]
+
+
+def test_a_stop_that_another_process_hears_leaves_the_run_to_its_living_worker(
+    two: tuple[ServerProcess, ServerProcess],
+) -> None:
+    one, other = two
+    run_id = talking(one, "polite")
+    assert other.http.post(f"/runs/{run_id}/stop").status_code == 202
+    assert one.ended(run_id)["forced"] is False
+    ending = one.events(run_id)[-3:]
+    assert types(ending) == ["cancel.requested", "llm.token", "lifecycle.cancelled"]
+    assert ending[1]["data"]["text"] == "goodbye"
+
+
+def test_a_stop_of_a_frozen_workers_run_is_enforced_by_another_process(
+    two: tuple[ServerProcess, ServerProcess],
+) -> None:
+    one, other = two
+    run_id = talking(one, "chatty")
+    os.kill(one.pid, signal.SIGSTOP)
+    assert other.http.post(f"/runs/{run_id}/stop").status_code == 202
+    ended = other.ended(run_id)
+    assert (ended["status"], ended["forced"]) == ("stopped", True)
+    os.kill(one.pid, signal.SIGCONT)
+    until(lambda: "run_lost" in one.log, "the worker learns that the run is no longer its own")
+    assert types(other.events(run_id))[-2:] == ["cancel.requested", "lifecycle.cancelled"]
+
+
+async def test_a_run_that_a_worker_has_by_the_log_alone_is_adopted(
+    serve: Callable[..., ServerProcess],
+) -> None:
+    """As it is left by a COMMIT whose answer was lost: its worker lives, and does not drive it."""
+    server = serve(CONFIG, AGENTS)
+    driven = talking(server, "polite")
+    worker_id = server.events(driven)[1]["data"]["worker_id"]
+    run_id = new_run_id()
+    log = open_sqlite_log(server.database, MemoryFeed())
+    await log.append(
+        run_id,
+        [
+            Queued(agent="polite", user_id="local", input="hi"),
+            Started(worker_id=worker_id, attempt=1, reason="claimed"),
+        ],
+        expected_seq=0,
+    )
+    await log.close()
+    until(lambda: server.record(run_id)["attempt"] == 2, "the run is adopted")
+    started = [event["data"] for event in server.events(run_id) if event["type"] == "lifecycle.started"]
+    assert [(data["worker_id"], data["reason"]) for data in started] == [
+        (worker_id, "claimed"),
+        (worker_id, "adopted"),
+    ]
+    assert server.record(driven)["attempt"] == 1, "the worker itself is not taken for dead"
