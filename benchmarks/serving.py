@@ -3,10 +3,7 @@
 import asyncio
 import itertools
 import json
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
@@ -15,9 +12,8 @@ from pathlib import Path
 
 from benchmarks.client import Stream, follow
 from benchmarks.report import Report, milliseconds, percentile
+from benchmarks.server import Server, start_and_follow
 
-START_TIMEOUT_S = 30.0
-BODY = json.dumps({"input": "the quick brown fox jumps over the lazy dog"}).encode()
 CONFIG = """
 [agents.burst]
 model = "scripted"
@@ -58,60 +54,12 @@ def run(quick: bool) -> Iterator[Report]:
         config.write_text(CONFIG.format(**sizes))
         yield _starts(config)
         with Server(config) as server:
-            asyncio.run(_streams(server, "load", 10))  # warm
+            asyncio.run(start_and_follow(server, "load", 10))  # warm
             yield _bursts(server)
             yield _paced(server, quick)
             yield _replay(server, sizes["long"])
             yield _many_subscribers(server, 100 if quick else 1_000)
             yield _memory(server, 100 if quick else 1_000)
-
-
-class Server:
-    """`runstore serve` on a free port, with a database beside its configuration."""
-
-    _numbers = itertools.count(1)
-
-    def __init__(self, config: Path) -> None:
-        self._config = config
-        self._log = config.parent / f"server-{next(self._numbers)}.log"
-
-    def __enter__(self) -> "Server":
-        with self._log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "runstore", "serve", "--port", "0", "--config", str(self._config),
-                 "--database-url", f"sqlite:///{self._config.parent / 'bench.db'}"],
-                stdout=output, stderr=output,
-            )  # fmt: skip
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not (found := re.search(r"url=http://127.0.0.1:(\d+)", self._log.read_text())):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(self._log.read_text())
-            time.sleep(0.002)
-        self.port = int(found[1])
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait()
-
-    def begin(self, agent: str) -> str:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/agents/{agent}/start", BODY, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request) as answer:
-            run_id: str = json.load(answer)["run_id"]
-        return run_id
-
-    def stop(self, run_id: str) -> None:
-        urllib.request.urlopen(
-            urllib.request.Request(f"http://127.0.0.1:{self.port}/runs/{run_id}/stop", method="POST")
-        ).close()
-
-    def resident_kib(self) -> int:
-        shown = subprocess.run(
-            ["ps", "-o", "rss=", "-p", str(self.process.pid)], capture_output=True, text=True, check=True
-        )
-        return int(shown.stdout)
 
 
 def _starts(config: Path) -> Report:
@@ -130,7 +78,7 @@ def _bursts(server: Server) -> Report:
         "From the first request to the last terminal event, every run followed by its own subscriber.",
     )
     for runs, agent in ((1, "burst"), (10, "load"), (50, "load"), (500, "load")):
-        streams, elapsed = asyncio.run(_streams(server, agent, runs))
+        streams, elapsed = asyncio.run(start_and_follow(server, agent, runs))
         first = [s.first_token_at - s.asked_at for s in streams]
         total = sum(s.tokens for s in streams)
         report.add(
@@ -147,7 +95,7 @@ def _paced(server: Server, quick: bool) -> Report:
         "Append to client: from the event's own timestamp (a millisecond's resolution) to its arrival.",
     )
     for runs in (1, 10, 50) if quick else (1, 10, 50, 500):
-        streams, elapsed = asyncio.run(_streams(server, "paced", runs, delays=True))
+        streams, elapsed = asyncio.run(start_and_follow(server, "paced", runs, delays=True))
         first = [s.first_token_at - s.asked_at for s in streams]
         delays = list(itertools.chain.from_iterable(s.delays for s in streams))
         report.add(
@@ -160,7 +108,7 @@ def _paced(server: Server, quick: bool) -> Report:
 
 def _replay(server: Server, tokens: int) -> Report:
     report = Report(f"Replay of one closed run with {tokens:,} tokens", ("subscribers", "events/s in all"))
-    run_id = asyncio.run(_streams(server, "long", 1))[0] and _newest(server)
+    run_id = asyncio.run(start_and_follow(server, "long", 1))[0] and _newest(server)
     for subscribers in (1, 4):
         rates = []
         for _ in range(3):
@@ -207,17 +155,6 @@ def _memory(server: Server, subscribers: int) -> Report:
     before, after = asyncio.run(measure())
     report.add(str(subscribers), f"{(after - before) / subscribers:.1f}", after / 1024)
     return report
-
-
-async def _streams(
-    server: Server, agent: str, runs: int, *, delays: bool = False
-) -> tuple[list[Stream], float]:
-    start = time.perf_counter()
-    path = f"/agents/{agent}/stream"
-    streams = await asyncio.gather(
-        *(follow(server.port, "POST", path, BODY, delays=delays) for _ in range(runs))
-    )
-    return streams, time.perf_counter() - start
 
 
 async def _follow(server: Server, run_id: str, subscribers: int, *, delays: bool = False) -> list[Stream]:
