@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from runstore.core.events import Failed
+from runstore.core.events import Failed, MultitaskStrategy
 from runstore.core.run import Status
 
 if TYPE_CHECKING:
@@ -111,6 +111,9 @@ def start(
     ],
     session_id: Annotated[str | None, typer.Option(help="The session that the run belongs to.")] = None,
     metadata: Annotated[str | None, typer.Option(help="A JSON object, as '{\"ticket\": 7}'.")] = None,
+    multitask_strategy: Annotated[
+        MultitaskStrategy | None, typer.Option(help="What to do while the session has another run.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Follow the run as `tail` does.")] = False,
     as_json: Json = False,
     url: Url = None,
@@ -124,7 +127,10 @@ def start(
 
     asked = sys.stdin.read() if input == "-" else input
     with connected(url, api_key) as client:
-        run = client.start(agent, asked, session_id=session_id, metadata=_object(metadata))
+        run = client.start(
+            agent, asked, session_id=session_id, metadata=_object(metadata),
+            multitask_strategy=multitask_strategy,
+        )  # fmt: skip
     if not follow:
         print_json([run]) if as_json else typer.echo(run.run_id)
         return

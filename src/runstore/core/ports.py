@@ -75,6 +75,8 @@ class EventLog(Protocol):
     Durability: what `append` acknowledges survives `kill -9` and a power cut, once.
     Order: a run's `seq` is 1, 2, 3, … whoever writes; an append is stored whole or not at all.
     Closing: after a terminal event a run takes nothing but one `run.deleted`.
+    Sessions: of the runs of a user's session one at a time is started, in the order they were queued, the
+    `parallel` ones aside. One that is queued to `interrupt` asks those before it to stop, in the same append.
     Visibility: the live feed hears of events after their commit, never before.
     Threads: `offer` may be called from any thread; the coroutines from any event loop.
     """
@@ -99,6 +101,7 @@ class EventLog(Protocol):
 
         Raises:
             LimitExceeded, AlreadyStarted, IdempotencyConflict: the claim was refused; nothing was stored.
+            SessionBusy: it is not the run's turn in its session; nothing was stored.
             WrongExpectedSeq, RunClosed, LeaseLost, RunNotFound, RunActive: refused; nothing was stored.
             InvalidEvent: an event cannot be encoded or has no place there; nothing was stored.
             LogUnavailable: the log takes no writes now; nothing was stored.

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore.core.content import Input, to_json
+from runstore.core.events import MultitaskStrategy
 from runstore.http.access import Access
 from runstore.http.errors import BadRequest
 from runstore.http.json import json_response
@@ -27,6 +28,7 @@ class StartBody(Struct, frozen=True, forbid_unknown_fields=True):
     session_id: str | None = None
     metadata: dict[str, Any] = {}
     workspace_id: str | None = None
+    multitask_strategy: MultitaskStrategy = "enqueue"
 
 
 class AgentRoutes:
@@ -72,6 +74,7 @@ class AgentRoutes:
             session_id=body.session_id,
             workspace_id=body.workspace_id,
             metadata=body.metadata,
+            multitask_strategy=body.multitask_strategy,
             idempotency_key=read_idempotency_key(request),
             traceparent=read_traceparent(request),
         )

@@ -18,6 +18,7 @@ STATUS: dict[type[errors.RunstoreError], int] = {
     errors.RunActive: 409,
     errors.AppendRefused: 409,
     errors.IdempotencyConflict: 409,
+    errors.SessionBusy: 409,
     errors.InvalidCursor: 400,
     errors.InvalidEvent: 400,
     errors.EventTooLarge: 413,
