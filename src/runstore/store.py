@@ -76,6 +76,7 @@ class RunStore:
         workspace_id: str | None = None,
         metadata: dict[str, Any] | None = None,
         multitask_strategy: MultitaskStrategy = "enqueue",
+        memory: bool | None = None,
         idempotency_key: str | None = None,
         traceparent: str | None = None,
     ) -> RunAt:
@@ -84,6 +85,8 @@ class RunStore:
         Args:
             multitask_strategy: what to do about runs of the same session that have not ended: stop them and
                 then start, wait for them, be refused, or take no notice.
+            memory: the agent begins with the messages of the session's earlier successful runs. None: if its
+                settings say so.
             idempotency_key: within 24 h, the same key with the same arguments is the same run.
 
         Raises:
@@ -95,10 +98,12 @@ class RunStore:
         """
         self._check_size("input_bytes", input, "the input")
         run_id = new_run_id()
+        if memory is None:
+            memory = self.catalog.spec(agent).memory == "session"
         queued = Queued(
             agent=agent, user_id=user_id, input=input, session_id=session_id, workspace_id=workspace_id,
             metadata=metadata or {}, definition=self.catalog.definition(agent), traceparent=traceparent,
-            multitask_strategy=multitask_strategy,
+            multitask_strategy=multitask_strategy, memory="session" if memory and session_id else None,
         )  # fmt: skip
         arguments = [agent, input, session_id, workspace_id, metadata or {}]
         if multitask_strategy != "enqueue":

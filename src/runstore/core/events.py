@@ -41,6 +41,7 @@ class Queued(Event, frozen=True):
     workspace_id: str | None = None
     traceparent: str | None = None
     multitask_strategy: MultitaskStrategy = "enqueue"
+    memory: Literal["session"] | None = None
 
 
 StartReason = Literal["claimed", "adopted", "handed_over"]

@@ -145,6 +145,9 @@ class EventLog(Protocol):
     async def open_runs(self, *, limit: int = 2_000) -> list[OpenRun]:
         """The runs that have not ended: those that are to stop first, then oldest first."""
 
+    async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
+        """The runs of a user's session that were made before a run, newest first."""
+
     async def close(self) -> None:
         """Commit what is queued, then let go. Safe to call twice."""
 
@@ -221,7 +224,10 @@ class Leases(Protocol):
 
 
 class RunContext(Struct, frozen=True):
-    """What an agent may know of the run that it works for; a factory's parameter named `ctx`."""
+    """What an agent may know of the run that it works for; a factory's parameter named `ctx`.
+
+    `memory`: the messages of the session's earlier successful runs, if the run begins with them.
+    """
 
     run_id: str
     user_id: str
@@ -229,6 +235,7 @@ class RunContext(Struct, frozen=True):
     session_id: str | None
     metadata: dict[str, Any]
     attempt: int
+    memory: Sequence[dict[str, Any]] = ()
 
 
 class RunRecorder(Protocol):

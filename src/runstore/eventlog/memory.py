@@ -61,6 +61,11 @@ class MemoryEventLog:
             runs = list(self._store.open.values())
         return sorted(runs, key=lambda run: run.cancel_at is None)[:limit]
 
+    async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
+        with self._store.lock:
+            runs = self._store.conversations.get((user_id, session_id), [])
+        return sorted([run_id for run_id in runs if run_id < before], reverse=True)[:limit]
+
     async def close(self) -> None:
         await self._writer.close()
 
@@ -78,6 +83,7 @@ class MemoryStore:
         self.keys: dict[tuple[str, str], UsedKey] = {}
         self.sessions: dict[str, Session | None] = {}  # whose turns the open runs take
         self.active: dict[Session, str] = {}
+        self.conversations: dict[Session, list[str]] = {}  # the runs of each session
         self._positions = count(1)
 
     def commit(self, batch: Sequence[Append]) -> CommitResult:
@@ -114,6 +120,8 @@ class MemoryStore:
         if events[0].type == Queued.type:
             wish = read_wish(events[0])
             user_id, session = wish.user_id, wish.session
+            if wish.session_id is not None:
+                self.conversations.setdefault((user_id, wish.session_id), []).append(run_id)
         after, open_run = advance(before, events), self.open.get(run_id)
         for event in events:
             open_run = _follow(open_run, run_id, event)

@@ -3,13 +3,13 @@
 import asyncio
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
+from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from runstore.eventlog.tail import Tail
 from runstore.http.users import Login
 
 HEARTBEAT = b":\n"  # a comment without a blank line: clients would take an empty frame for an event
@@ -23,26 +23,36 @@ class ClientStuck(BaseException):
     """The client keeps its connection open and reads nothing: no failure, but the connection is aborted."""
 
 
+class Frames(Protocol):
+    """What a stream sends: a tail."""
+
+    def frames(self) -> AsyncIterator[bytes]:
+        """Server-sent events, as many as there are; b"" when there have been none for a while."""
+
+
 class EventStream(Response):
     """Follows a run until it ends, the client goes, its login ends, or the server closes.
 
-    The run does not notice.
+    The run does not notice, unless `left` tells it: that is called when the client goes before the end.
     """
 
     media_type = MEDIA_TYPE
 
     def __init__(
         self,
-        tail: Tail,
+        tail: Frames,
         login: Login,
         place: AbstractContextManager[object],
         headers: Mapping[str, str] | None = None,
+        *,
+        left: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(headers={**HEADERS, **(headers or {})})
         del self.headers["content-length"]
         self._tail = tail
         self._login = login
         self._place = place  # among the open streams; left when this one ends
+        self._left = left
         self._sending_since = math.inf  # when the write that is under way began
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,13 +65,20 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": b""})
             return
         pump = asyncio.create_task(self._pump(send))
-        gone = asyncio.create_task(_disconnected(receive))
+        gone = asyncio.create_task(disconnected(receive))
+        left = False
         try:
             refused = await self._watch({pump, gone})
+            left = gone.done() and not pump.done()
+        except ClientStuck:
+            left = True
+            raise
         finally:
             gone.cancel()
             pump.cancel()
             await asyncio.wait({pump, gone})
+            if left and self._left is not None:
+                await self._left()
         if not pump.cancelled():
             pump.result()
         elif refused:
@@ -95,6 +112,7 @@ def nothing_left() -> Response:
     return Response(status_code=204, headers=HEADERS, media_type=MEDIA_TYPE)
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
 import structlog
 from structlog.contextvars import bind_contextvars
 
@@ -13,6 +14,7 @@ from runstore.core.ports import Agent, EventLog, RunContext
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.loops import AgentLoop
 from runstore.runtime.recorder import Recorder
+from runstore.runtime.session_memory import read_memory
 from runstore.runtime.spans import attempt_span, note_ending
 
 SAFE_POINT_S = 0.1  # what an agent that was asked to stop gets to do so by itself
@@ -86,6 +88,9 @@ class Executor:
         context, recorder = self.context, Recorder(self._log, self.context.run_id, self.context.attempt)
         if self._ending is not None:
             return self._ending
+        if self._queued.memory == "session":
+            remembered = await read_memory(self._log, context.run_id, self._queued)
+            context = msgspec.structs.replace(context, memory=remembered)
         self._agent = agent = await self._catalog.build(context.agent_name, context)
         done = await agent.run(self._queued.input, self._history, recorder)
         return Completed(result=done.result, usage=done.usage)
