@@ -16,7 +16,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test check serve bench format clean
+.PHONY: help install node demo test check serve bench format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ $(STAMP): pyproject.toml
 	echo "Installing runstore, every extra and the test tools into $(VENV); the first time takes a minute or two"
 	@$(BIN)/python -m pip install -qq --editable '.[all,dev]'
 	@touch $@
+
+node: $(STAMP)  ## install OpenAI's client for Node, which one test needs
+	@PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix tests/node --silent --no-fund --no-audit
 
 demo: $(STAMP)  ## tell the whole story against real servers, checking every claim
 	@$(BIN)/runstore demo $(ARGS)
@@ -61,6 +64,6 @@ format: $(STAMP)  ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 
 clean:  ## remove .venv, caches and build products; data (runstore.db) stays
-	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* \
+	rm -rf $(VENV) tests/node/node_modules build dist htmlcov .coverage .coverage.* \
 		.mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
 	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

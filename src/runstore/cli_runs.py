@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from runstore.core.events import Failed
+from runstore.core.events import Failed, MultitaskStrategy
 from runstore.core.run import Status
 
 if TYPE_CHECKING:
@@ -121,6 +121,9 @@ def start(
         str | None, typer.Option(help="The workspace whose members may read the run.")
     ] = None,
     metadata: Annotated[str | None, typer.Option(help="A JSON object, as '{\"ticket\": 7}'.")] = None,
+    multitask_strategy: Annotated[
+        MultitaskStrategy | None, typer.Option(help="What to do while the session has another run.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Follow the run as `tail` does.")] = False,
     as_json: Json = False,
     url: Url = None,
@@ -136,7 +139,10 @@ def start(
     asked = _json(text, list[dict[str, Any]], "INPUT") if blocks else text
     described = None if metadata is None else _json(metadata, dict[str, Any], "--metadata")
     with connected(url, api_key) as client:
-        run = client.start(agent, asked, session_id=session_id, workspace_id=workspace_id, metadata=described)
+        run = client.start(
+            agent, asked, session_id=session_id, workspace_id=workspace_id, metadata=described,
+            multitask_strategy=multitask_strategy,
+        )  # fmt: skip
     if not follow:
         print_json([run]) if as_json else typer.echo(run.run_id)
         return

@@ -10,7 +10,7 @@ import msgspec
 from runstore.app import OpenLog, open_log, open_runtime
 from runstore.core.codec import RecordedEvent, timestamp
 from runstore.core.errors import AgentNotFound, ConfigError, InvalidCursor
-from runstore.core.events import Custom
+from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.ids import parse_run_id
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
@@ -78,19 +78,20 @@ class LocalStore:
         session_id: str | None = None,
         workspace_id: str | None = None,
         metadata: dict[str, Any] | None = None,
+        multitask_strategy: MultitaskStrategy = "enqueue",
         idempotency_key: str | None = None,
     ) -> str:
         """Start a run of an agent; returns its id, once it is stored.
 
         Raises:
             AgentNotFound: there is no such agent, or the store was opened without any.
-            LimitExceeded, EventTooLarge, IdempotencyConflict
+            LimitExceeded, EventTooLarge, IdempotencyConflict, SessionBusy
         """
         if not self._runs_agents:
             raise AgentNotFound("the store was opened without agents: give `config` or `agents` to open()")
         started = await self._store.start(
             agent, input, user_id=user_id, session_id=session_id, workspace_id=workspace_id,
-            metadata=metadata, idempotency_key=idempotency_key,
+            metadata=metadata, multitask_strategy=multitask_strategy, idempotency_key=idempotency_key,
         )  # fmt: skip
         return started.run.run_id
 
@@ -108,6 +109,9 @@ class LocalStore:
 
         A block that raises ends the run as failed, one that is cancelled as stopped. Should the process die,
         the next one that runs agents on this database ends the run as failed, with the code `worker_lost`.
+
+        Raises:
+            SessionBusy: the session has another run that has not ended.
         """
         queued = {"agent": agent, "input": input, "user_id": user_id, "session_id": session_id}
         async with own_run(self._log, self._worker_id, metadata=metadata or {}, **queued) as run:

@@ -18,7 +18,7 @@ from runstore.core.errors import (
     RunDeleted,
     RunNotFound,
 )
-from runstore.core.events import CancelRequested, Custom, Deleted, Queued
+from runstore.core.events import CancelRequested, Custom, Deleted, MultitaskStrategy, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.limits import Limits
 from runstore.core.ports import Claim, EventFilter, Head, LiveFeed
@@ -75,12 +75,18 @@ class RunStore:
         session_id: str | None = None,
         workspace_id: str | None = None,
         metadata: dict[str, Any] | None = None,
+        multitask_strategy: MultitaskStrategy = "enqueue",
+        memory: bool | None = None,
         idempotency_key: str | None = None,
         traceparent: str | None = None,
     ) -> RunAt:
         """Queue a run and return it, once it is stored.
 
         Args:
+            multitask_strategy: what to do about runs of the same session that have not ended: stop them and
+                then start, wait for them, be refused, or take no notice.
+            memory: the agent begins with the messages of the session's earlier successful runs. None: if its
+                settings say so.
             idempotency_key: within 24 h, the same key with the same arguments is the same run.
 
         Raises:
@@ -88,16 +94,23 @@ class RunStore:
             LimitExceeded: the input is too large, or the user has too many active runs.
             EventTooLarge: the input and the metadata together are larger than an event may be.
             IdempotencyConflict: the key was used with other arguments.
+            SessionBusy: the strategy is `reject`, and the session has a run that has not ended.
         """
         self._check_size("input_bytes", input, "the input")
         run_id = new_run_id()
+        if memory is None:
+            memory = self.catalog.spec(agent).memory == "session"
         queued = Queued(
             agent=agent, user_id=user_id, input=input, session_id=session_id, workspace_id=workspace_id,
             metadata=metadata or {}, definition=self.catalog.definition(agent), traceparent=traceparent,
+            multitask_strategy=multitask_strategy, memory="session" if memory and session_id else None,
         )  # fmt: skip
+        arguments = [agent, input, session_id, workspace_id, metadata or {}]
+        if multitask_strategy != "enqueue":
+            arguments.append(multitask_strategy)  # only then: keys of an earlier release still match
         claim = Claim(
             user_id, self.limits.runs_per_user, idempotency_key,
-            _hash([agent, input, session_id, workspace_id, metadata or {}]) if idempotency_key else b"",
+            _hash(arguments) if idempotency_key else b"",
         )  # fmt: skip
         encoded = encode(queued)
         try:

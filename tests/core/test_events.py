@@ -57,6 +57,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     str | None: st.none() | st.text(),
     int | None: st.none() | st.integers(0, 2**53),
+    typing.Literal["session"] | None: st.sampled_from([None, "session"]),
     dict[str, Any]: st.dictionaries(st.text(), json, max_size=3),
     dict[str, int]: st.dictionaries(st.text(), st.integers(0, 2**53), max_size=3),
 }

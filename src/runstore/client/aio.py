@@ -14,7 +14,7 @@ from runstore.client.connection import connection
 from runstore.client.following import Following
 from runstore.client.patience import RETRY_S
 from runstore.client.records import RunRecord, Ticket
-from runstore.core.events import Custom
+from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.records import EventRecord
 
 T = TypeVar("T")
@@ -49,10 +49,14 @@ class AsyncClient:
         session_id: str | None = None,
         workspace_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        multitask_strategy: MultitaskStrategy | None = None,
         idempotency_key: str | None = None,
     ) -> RunRecord:
         """See `Client.start`."""
-        body = {"session_id": session_id, "workspace_id": workspace_id, "metadata": metadata}
+        body = {
+            "session_id": session_id, "workspace_id": workspace_id, "metadata": metadata,
+            "multitask_strategy": multitask_strategy,
+        }  # fmt: skip
         return await self._do(calls.start(agent, idempotency_key, input=input, **body))
 
     async def stream(

@@ -14,7 +14,7 @@ from runstore.client.connection import connection
 from runstore.client.following import Following
 from runstore.client.patience import RETRY_S
 from runstore.client.records import RunRecord, Ticket
-from runstore.core.events import Custom
+from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.records import EventRecord
 
 T = TypeVar("T")
@@ -58,13 +58,21 @@ class Client:
         session_id: str | None = None,
         workspace_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        multitask_strategy: MultitaskStrategy | None = None,
         idempotency_key: str | None = None,
     ) -> RunRecord:
         """Start a run and return its record, once it is stored; `stream` follows it.
 
         Trying again starts no second run: every start has a key, your own or one made for it.
+
+        Args:
+            multitask_strategy: what to do about runs of the same session that have not ended: `interrupt`,
+                `enqueue` (so it is if nothing is said), `reject` or `parallel`.
         """
-        body = {"session_id": session_id, "workspace_id": workspace_id, "metadata": metadata}
+        body = {
+            "session_id": session_id, "workspace_id": workspace_id, "metadata": metadata,
+            "multitask_strategy": multitask_strategy,
+        }  # fmt: skip
         return self._do(calls.start(agent, idempotency_key, input=input, **body))
 
     def stream(

@@ -14,6 +14,7 @@ RunstoreError
 ├── LimitExceeded           one of the limits in the configuration
 ├── IdempotencyConflict     the key came before with another body
 ├── AlreadyStarted          the key came before with this body, and has its run
+├── SessionBusy             another run of the session comes first
 ├── AgentNotFound
 ├── AgentError              the user's agent, model or factory failed
 ├── LogUnavailable          the log cannot be read or written now
@@ -132,6 +133,16 @@ class AlreadyStarted(RunstoreError):
 
     def __init__(self, run_id: str) -> None:
         super().__init__(f"run {run_id} was started with this idempotency key")
+        self.run_id = run_id
+
+
+class SessionBusy(RunstoreError):
+    """Another run of the session comes first. `run_id`: the one that has to end before."""
+
+    code = "session_busy"
+
+    def __init__(self, session_id: str, run_id: str) -> None:
+        super().__init__(f"session {session_id!r} is busy with run {run_id}")
         self.run_id = run_id
 
 

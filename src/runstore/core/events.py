@@ -5,7 +5,7 @@ A new field needs a default, so that old events still read. A field that changes
 """
 
 import re
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from msgspec import Struct
 
@@ -22,6 +22,11 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ends: ClassVar[bool] = False  # closes the run: the log takes nothing after it but a deletion marker
 
 
+MultitaskStrategy = Literal["interrupt", "enqueue", "reject", "parallel"]
+STRATEGIES: tuple[MultitaskStrategy, ...] = get_args(MultitaskStrategy)
+SUPERSEDED = "superseded"  # why a run was stopped that another one of its session took the place of
+
+
 class Queued(Event, frozen=True):
     """The run exists. Holds the agent's definition as it was, so that an audit needs no other table."""
 
@@ -35,6 +40,8 @@ class Queued(Event, frozen=True):
     parent_run_id: str | None = None
     workspace_id: str | None = None
     traceparent: str | None = None
+    multitask_strategy: MultitaskStrategy = "enqueue"
+    memory: Literal["session"] | None = None
 
 
 StartReason = Literal["claimed", "adopted", "handed_over"]

@@ -75,6 +75,8 @@ class EventLog(Protocol):
     Durability: what `append` acknowledges survives `kill -9` and a power cut, once.
     Order: a run's `seq` is 1, 2, 3, … whoever writes; an append is stored whole or not at all.
     Closing: after a terminal event a run takes nothing but one `run.deleted`.
+    Sessions: of the runs of a user's session one at a time is started, in the order they were queued, the
+    `parallel` ones aside. One that is queued to `interrupt` asks those before it to stop, in the same append.
     Visibility: the live feed hears of events after their commit, never before.
     Threads: `offer` may be called from any thread; the coroutines from any event loop.
     """
@@ -99,6 +101,7 @@ class EventLog(Protocol):
 
         Raises:
             LimitExceeded, AlreadyStarted, IdempotencyConflict: the claim was refused; nothing was stored.
+            SessionBusy: it is not the run's turn in its session; nothing was stored.
             WrongExpectedSeq, RunClosed, LeaseLost, RunNotFound, RunActive: refused; nothing was stored.
             InvalidEvent: an event cannot be encoded or has no place there; nothing was stored.
             LogUnavailable: the log takes no writes now. Nothing was stored, or the answer to its COMMIT is
@@ -139,6 +142,9 @@ class EventLog(Protocol):
 
     async def open_runs(self, *, limit: int = 2_000) -> list[OpenRun]:
         """The runs that have not ended: those that are to stop first, then oldest first."""
+
+    async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
+        """The runs of a user's session that were made before a run, newest first."""
 
     async def close(self) -> None:
         """Commit what is queued, then let go. Safe to call twice."""
@@ -216,7 +222,10 @@ class Leases(Protocol):
 
 
 class RunContext(Struct, frozen=True):
-    """What an agent may know of the run that it works for; a factory's parameter named `ctx`."""
+    """What an agent may know of the run that it works for; a factory's parameter named `ctx`.
+
+    `memory`: the messages of the session's earlier successful runs, if the run begins with them.
+    """
 
     run_id: str
     user_id: str
@@ -224,6 +233,7 @@ class RunContext(Struct, frozen=True):
     session_id: str | None
     metadata: dict[str, Any]
     attempt: int
+    memory: Sequence[dict[str, Any]] = ()
 
 
 class RunRecorder(Protocol):

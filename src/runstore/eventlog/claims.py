@@ -36,8 +36,8 @@ class Claims:
         self._active: dict[str, int] = {}
         self.keys: dict[tuple[str, str], UsedKey] = {}  # taken by this batch
 
-    def take(self, append: Append) -> None:
-        """Take what an append claims, if it claims anything.
+    def check(self, append: Append) -> None:
+        """Whether an append may have what it claims.
 
         Raises:
             AlreadyStarted, IdempotencyConflict: the key was used before.
@@ -46,21 +46,31 @@ class Claims:
         claim = append.claim
         if claim is None:
             return
-        now, place = append.events[0].at, (claim.user_id, claim.key or "")
-        used = self.keys.get(place) or (self._find_key(*place) if claim.key is not None else None)
-        if used is not None and used.at > now - KEPT_MS:
-            if used.body_hash != claim.body_hash:
-                raise IdempotencyConflict(f"the idempotency key {claim.key!r} was used with another body")
-            raise AlreadyStarted(used.run_id)
-        active = self._active.get(claim.user_id)
-        if active is None:
-            active = self._count_active(claim.user_id)
+        if claim.key is not None:
+            place = (claim.user_id, claim.key)
+            used = self.keys.get(place) or self._find_key(*place)
+            if used is not None and used.at > append.events[0].at - KEPT_MS:
+                if used.body_hash != claim.body_hash:
+                    raise IdempotencyConflict(f"the idempotency key {claim.key!r} was used with another body")
+                raise AlreadyStarted(used.run_id)
+        active = self._active_of(claim.user_id)
         if claim.max_active is not None and active >= claim.max_active:
             message = f"user {claim.user_id} has {active:,} active runs, as many as allowed"
             raise LimitExceeded("runs_per_user", message)
-        self._active[claim.user_id] = active + 1
+
+    def take(self, append: Append) -> None:
+        """Take what an append claims, if it claims anything; it has been checked."""
+        if (claim := append.claim) is None:
+            return
+        self._active[claim.user_id] = self._active_of(claim.user_id) + 1
         if claim.key is not None:
-            self.keys[place] = UsedKey(append.run_id, claim.body_hash, now)
+            place = (claim.user_id, claim.key)
+            self.keys[place] = UsedKey(append.run_id, claim.body_hash, append.events[0].at)
+
+    def _active_of(self, user_id: str) -> int:
+        if user_id not in self._active:
+            self._active[user_id] = self._count_active(user_id)
+        return self._active[user_id]
 
 
 def read_claims(connection: Connection) -> Claims:

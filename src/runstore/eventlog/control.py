@@ -4,16 +4,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
 
 from runstore.core.codec import EncodedEvent
 from runstore.core.events import CancelRequested, Queued, Started
 from runstore.core.ports import OpenRun
-from runstore.eventlog.schema import open_runs
+from runstore.eventlog.schema import open_runs, session_runs, sessions
+from runstore.eventlog.sessions import Wish, read_wish
 
 _CONTROL_TYPES = frozenset({Queued.type, Started.type, CancelRequested.type})
 _INSERT = insert(open_runs)
+_JOIN_SESSION = insert(session_runs)
 _DELETE = delete(open_runs).where(open_runs.c.run_id == bindparam("closed"))
+_LEAVE_SESSION = delete(sessions).where(
+    sessions.c.run_id == bindparam("closed"),
+    tuple_(sessions.c.user_id, sessions.c.session_id).in_(
+        select(open_runs.c.user_id, open_runs.c.session_id).where(open_runs.c.run_id == bindparam("closed"))
+    ),
+)
 _CANCEL = (
     update(open_runs)
     .where(open_runs.c.run_id == bindparam("run"), open_runs.c.cancel_at.is_(None))
@@ -38,13 +46,20 @@ def is_control(event: EncodedEvent) -> bool:
 
 def write_control(connection: Connection, changes: Mapping[str, Sequence[EncodedEvent]]) -> None:
     """Bring the control tables up to the events of each run, in as few statements as there are kinds."""
-    statements: dict[Any, list[dict[str, Any]]] = {_INSERT: [], _START: [], _CANCEL: [], _DELETE: []}
+    statements: dict[Any, list[dict[str, Any]]] = {
+        _INSERT: [], _JOIN_SESSION: [], _START: [], _CANCEL: [], _LEAVE_SESSION: [], _DELETE: [],
+    }  # fmt: skip
     for run_id, events in sorted(changes.items()):
         for event in events:
             if event.ends:
+                statements[_LEAVE_SESSION].append({"closed": run_id})
                 statements[_DELETE].append({"closed": run_id})
             elif event.type == Queued.type:
-                statements[_INSERT].append(_queued(run_id, event))
+                wish = read_wish(event)
+                statements[_INSERT].append(_queued(run_id, event.at, wish))
+                if wish.session_id is not None:
+                    conversation = {"user_id": wish.user_id, "session_id": wish.session_id}
+                    statements[_JOIN_SESSION].append({**conversation, "run_id": run_id})
             elif event.type == Started.type:
                 statements[_START].append(_started(run_id, event))
             elif event.type == CancelRequested.type:
@@ -60,11 +75,11 @@ def read_open_runs(connection: Connection, limit: int) -> list[OpenRun]:
     return [OpenRun(*row) for row in connection.execute(select(*_COLUMNS).order_by(*order).limit(limit))]
 
 
-def _queued(run_id: str, event: EncodedEvent) -> dict[str, Any]:
-    queued = msgspec.json.decode(event.data, type=Queued)
+def _queued(run_id: str, at: int, wish: Wish) -> dict[str, Any]:
+    _, session_id = wish.session or (None, None)  # a parallel run takes no turns
     return {
-        "run_id": run_id, "status": "queued", "user_id": queued.user_id, "session_id": queued.session_id,
-        "attempt": 0, "adoptions": 0, "worker_id": None, "queued_at": event.at, "cancel_at": None,
+        "run_id": run_id, "status": "queued", "user_id": wish.user_id, "session_id": session_id,
+        "attempt": 0, "adoptions": 0, "worker_id": None, "queued_at": at, "cancel_at": None,
     }  # fmt: skip
 
 

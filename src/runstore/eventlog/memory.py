@@ -14,6 +14,8 @@ from runstore.eventlog.admission import NOTHING, Append, admit, advance
 from runstore.eventlog.claims import Claims, UsedKey
 from runstore.eventlog.control import is_control
 from runstore.eventlog.queries import MAX_PAGE_BYTES
+from runstore.eventlog.rules import Rules
+from runstore.eventlog.sessions import Session, Sessions, Turn, read_wish
 from runstore.eventlog.writer import CommitResult, Writer
 
 
@@ -56,6 +58,11 @@ class MemoryEventLog:
             runs = list(self._store.open.values())
         return sorted(runs, key=lambda run: run.cancel_at is None)[:limit]
 
+    async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
+        with self._store.lock:
+            runs = self._store.conversations.get((user_id, session_id), [])
+        return sorted([run_id for run_id in runs if run_id < before], reverse=True)[:limit]
+
     async def close(self) -> None:
         await self._writer.close()
 
@@ -71,6 +78,9 @@ class MemoryStore:
         self.log: list[RecordedEvent] = []
         self.users: dict[str, str] = {}  # of the open runs
         self.keys: dict[tuple[str, str], UsedKey] = {}
+        self.sessions: dict[str, Session | None] = {}  # whose turns the open runs take
+        self.active: dict[Session, str] = {}
+        self.conversations: dict[Session, list[str]] = {}  # the runs of each session
         self._positions = count(1)
 
     def commit(self, batch: Sequence[Append]) -> CommitResult:
@@ -101,10 +111,14 @@ class MemoryStore:
         if not (events := admit(before, append)):
             return before.seq
         claims = Claims(self._count_active, lambda *place: self.keys.get(place))
-        claims.take(append)
-        user_id = self.users.get(run_id, "")
+        rules = Rules(claims, Sessions(self.sessions.get, self._find_turns))
+        caused = rules.take(append, events, before)
+        user_id, session = self.users.get(run_id, ""), self.sessions.get(run_id)
         if events[0].type == Queued.type:
-            user_id = msgspec.json.decode(events[0].data, type=Queued).user_id
+            wish = read_wish(events[0])
+            user_id, session = wish.user_id, wish.session
+            if wish.session_id is not None:
+                self.conversations.setdefault((user_id, wish.session_id), []).append(run_id)
         after, open_run = advance(before, events), self.open.get(run_id)
         for event in events:
             open_run = _follow(open_run, run_id, event)
@@ -116,14 +130,23 @@ class MemoryStore:
         self.runs.setdefault(run_id, []).extend(recorded)
         self.log += recorded
         self.keys |= claims.keys
+        self.active |= rules.sessions.started
         if open_run is None:
-            self.open.pop(run_id, None)
-            self.users.pop(run_id, None)
+            for of_open_runs in (self.open, self.users, self.sessions):
+                of_open_runs.pop(run_id, None)
+            if session is not None and self.active.get(session) == run_id:
+                del self.active[session]
         else:
-            self.open[run_id] = open_run
-            self.users[run_id] = user_id
+            self.open[run_id], self.users[run_id], self.sessions[run_id] = open_run, user_id, session
         commits.append(Committed(run_id, before.seq + 1, events, any(map(is_control, events))))
+        for other in caused:
+            self._store(other, commits)
         return after.seq
+
+    def _find_turns(self, session: Session) -> list[Turn]:
+        runs = [self.open[run_id] for run_id, theirs in self.sessions.items() if theirs == session]
+        runs.sort(key=lambda run: (run.queued_at, run.run_id))
+        return [Turn(run.run_id, self.active.get(session) == run.run_id) for run in runs]
 
 
 def _follow(run: OpenRun | None, run_id: str, event: EncodedEvent) -> OpenRun | None:

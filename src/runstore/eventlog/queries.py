@@ -9,7 +9,7 @@ from runstore.core.codec import RecordedEvent
 from runstore.core.events import Deleted
 from runstore.core.ports import EventFilter, Head
 from runstore.core.run import EVOLVING_TYPES
-from runstore.eventlog.schema import events, open_runs
+from runstore.eventlog.schema import events, open_runs, session_runs
 
 MAX_PAGE_BYTES = 256 << 10  # data of one page; the event that goes over it is the last
 
@@ -78,6 +78,16 @@ def read_all(
             rows.close()
             break
     return page
+
+
+def read_session_runs(
+    connection: Connection, user_id: str, session_id: str, before: str, limit: int
+) -> list[str]:
+    runs = session_runs.c
+    query = select(runs.run_id).where(
+        runs.user_id == user_id, runs.session_id == session_id, runs.run_id < before
+    )
+    return list(connection.execute(query.order_by(runs.run_id.desc()).limit(limit)).scalars())
 
 
 def last_position(connection: Connection) -> int:

@@ -88,6 +88,14 @@ sessions = Table(
     Column("run_id", RunId, nullable=False),
 )
 
+session_runs = Table(
+    "session_runs",
+    metadata,
+    Column("user_id", String(255), primary_key=True),
+    Column("session_id", String(255), primary_key=True),
+    Column("run_id", RunId, primary_key=True),
+)
+
 idempotency = Table(
     "idempotency",
     metadata,

@@ -20,6 +20,7 @@ from runstore.eventlog.queries import (
     read_evolving,
     read_head,
     read_run,
+    read_session_runs,
 )
 from runstore.eventlog.sql_store import SqlStore
 from runstore.eventlog.writer import Writer
@@ -74,6 +75,9 @@ class SqlEventLog:
 
     async def open_runs(self, *, limit: int = 2_000) -> list[OpenRun]:
         return await self.query(read_open_runs, limit)
+
+    async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
+        return await self.query(read_session_runs, user_id, session_id, before, limit)
 
     async def query(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run `function(connection, *arguments)` in a reader's thread.

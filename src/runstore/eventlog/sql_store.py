@@ -4,6 +4,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import count
 
 from msgspec import Struct
@@ -14,10 +15,10 @@ from runstore.core.errors import RunstoreError
 from runstore.core.ports import Committed, Head, InlineProjection
 from runstore.core.run import EVOLVING_TYPES
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
-from runstore.eventlog.claims import Claims, read_claims, write_claims
 from runstore.eventlog.control import is_control, write_control
 from runstore.eventlog.dialects import Row, SqliteDialect
 from runstore.eventlog.queries import read_append_id, read_head
+from runstore.eventlog.rules import Rules, read_rules, write_rules
 from runstore.eventlog.schema import pack_run_id
 from runstore.eventlog.writer import CommitResult, Outcome
 
@@ -98,12 +99,12 @@ class SqlStore:
     def _commit(self, batch: Sequence[Append]) -> CommitResult:
         connection = self._connect()
         self._dialect.begin_write(connection)
-        heads, outcomes, changes, claims = self._admit(connection, batch)
+        heads, outcomes, changes, rules = self._admit(connection, batch)
         result = CommitResult(outcomes, [_committed(r, heads[r], events) for r, events in changes.items()])
         if changes:
             append_id = self._incarnation + next(self._batches).to_bytes(4, "big")
+            write_rules(connection, rules)
             self._store(connection, append_id, heads, changes)
-            write_claims(connection, claims)
             first = result.commits[0]
             self._attempt = _Attempt(batch, result, append_id, first.run_id, first.first_seq)
         elif not batch:
@@ -119,16 +120,16 @@ class SqlStore:
 
     def _admit(
         self, connection: Connection, batch: Sequence[Append]
-    ) -> tuple[dict[str, Head], list[Outcome], dict[str, list[EncodedEvent]], Claims]:
+    ) -> tuple[dict[str, Head], list[Outcome], dict[str, list[EncodedEvent]], Rules]:
         """Judge by the heads that we know. One that nothing is inserted behind is unproven: read it first."""
-        heads, claims = self._current_heads(connection, batch), read_claims(connection)
-        outcomes, changes = _admit_all(heads, claims, batch)
+        heads, rules = self._current_heads(connection, batch), read_rules(connection)
+        outcomes, changes = _admit_all(heads, rules, batch, partial(read_head, connection))
         if unproven := {append.run_id for append in batch}.difference(changes).intersection(self._heads):
             for run_id in unproven:
                 del self._heads[run_id]
-            heads, claims = self._current_heads(connection, batch), read_claims(connection)
-            outcomes, changes = _admit_all(heads, claims, batch)
-        return heads, outcomes, changes, claims
+            heads, rules = self._current_heads(connection, batch), read_rules(connection)
+            outcomes, changes = _admit_all(heads, rules, batch, partial(read_head, connection))
+        return heads, outcomes, changes, rules
 
     def _current_heads(self, connection: Connection, batch: Sequence[Append]) -> dict[str, Head]:
         heads: dict[str, Head] = {}
@@ -181,23 +182,34 @@ class SqlStore:
 
 
 def _admit_all(
-    heads: dict[str, Head], claims: Claims, batch: Sequence[Append]
+    heads: dict[str, Head],
+    rules: Rules,
+    batch: Sequence[Append],
+    find_head: Callable[[str], Head | None],
 ) -> tuple[list[Outcome], dict[str, list[EncodedEvent]]]:
     """Let each append in or not, in order; `heads` move on with what is let in."""
     outcomes: list[Outcome] = []
     changes: dict[str, list[EncodedEvent]] = defaultdict(list)
+
+    def let_in(run_id: str, events: list[EncodedEvent]) -> None:
+        if events:
+            heads[run_id] = advance(heads[run_id], events)
+            changes[run_id] += events
+
     for append in batch:
         head = heads[append.run_id]
         try:
             events = admit(head, append)
-            claims.take(append)
+            caused = rules.take(append, events, head)
         except RunstoreError as refusal:
             outcomes.append(refusal)
             continue
-        if events:
-            head = heads[append.run_id] = advance(head, events)
-            changes[append.run_id] += events
-        outcomes.append(head.seq)
+        let_in(append.run_id, events)
+        outcomes.append(heads[append.run_id].seq)
+        for other in caused:
+            if other.run_id not in heads:
+                heads[other.run_id] = find_head(other.run_id) or NOTHING
+            let_in(other.run_id, admit(heads[other.run_id], other))
     return outcomes, dict(changes)
 
 

@@ -1,14 +1,17 @@
 """Agents: what there is, and starting runs of them."""
 
 from contextlib import ExitStack
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore.core.content import Input, to_json
+from runstore.core.events import MultitaskStrategy
 from runstore.http.access import Access
+from runstore.http.disconnect import OnDisconnect, cancel_run
 from runstore.http.errors import BadRequest
 from runstore.http.json import json_response
 from runstore.http.requests import check_parameters, read_body, read_idempotency_key
@@ -19,6 +22,8 @@ from runstore.http.trace import read_traceparent
 from runstore.http.users import MAX_NAME, login_of, user_of
 from runstore.store import RunAt, RunStore
 
+B = TypeVar("B", bound="StartBody")
+
 
 class StartBody(Struct, frozen=True, forbid_unknown_fields=True):
     """What a run is started with."""
@@ -27,6 +32,13 @@ class StartBody(Struct, frozen=True, forbid_unknown_fields=True):
     session_id: str | None = None
     metadata: dict[str, Any] = {}
     workspace_id: str | None = None
+    multitask_strategy: MultitaskStrategy = "enqueue"
+
+
+class StreamBody(StartBody, frozen=True, forbid_unknown_fields=True):
+    """The same, and what becomes of the run if the client goes."""
+
+    on_disconnect: OnDisconnect = "continue"
 
 
 class AgentRoutes:
@@ -42,7 +54,7 @@ class AgentRoutes:
         return json_response({"data": self._store.catalog.describe(), "next": None})
 
     async def start(self, request: Request) -> Response:
-        started = await self._start(request)
+        started = await self._start(request, await self._read(request, StartBody))
         run_id = started.run.run_id
         headers = {"Location": f"{request.scope.get('root_path', '')}/runs/{run_id}", "X-Run-Id": run_id}
         return record_response(started, 202, headers)
@@ -51,27 +63,33 @@ class AgentRoutes:
         login = login_of(request)
         with ExitStack() as places:
             places.enter_context(self._subscribers.of_user(login.user.user_id))  # before there is a run
-            run_id = (await self._start(request)).run.run_id
+            body = await self._read(request, StreamBody)
+            run_id = (await self._start(request, body)).run.run_id
             places.enter_context(self._subscribers.of_run(run_id))
             tail = self._store.tail(run_id, after=0)
-            return EventStream(tail, login, places.pop_all(), {"X-Run-Id": run_id})
+            cancel = partial(cancel_run, self._store, run_id, login.user.user_id)
+            left = cancel if body.on_disconnect == "cancel" else None
+            return EventStream(tail, login, places.pop_all(), {"X-Run-Id": run_id}, left=left)
 
-    async def _start(self, request: Request) -> RunAt:
+    async def _read(self, request: Request, cls: type[B]) -> B:
         check_parameters(request, ())
-        agent = request.path_params["agent"]
-        self._store.catalog.spec(agent)
-        body = await read_body(request, StartBody, self._store.limits)
+        self._store.catalog.spec(request.path_params["agent"])
+        body = await read_body(request, cls, self._store.limits)
         for name in ("session_id", "workspace_id"):
             if (value := getattr(body, name)) is not None and not 0 < len(value) <= MAX_NAME:
                 raise BadRequest(f"$.{name} must have 1 to {MAX_NAME} characters", code="invalid_body")
         self._access.check_workspace(user_of(request), body.workspace_id)
+        return body
+
+    async def _start(self, request: Request, body: StartBody) -> RunAt:
         return await self._store.start(
-            agent,
+            request.path_params["agent"],
             to_json(body.input),
             user_id=user_of(request).user_id,
             session_id=body.session_id,
             workspace_id=body.workspace_id,
             metadata=body.metadata,
+            multitask_strategy=body.multitask_strategy,
             idempotency_key=read_idempotency_key(request),
             traceparent=read_traceparent(request),
         )

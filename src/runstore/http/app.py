@@ -11,6 +11,7 @@ from starlette.types import Lifespan
 from runstore.http.access import Access
 from runstore.http.agents import AgentRoutes
 from runstore.http.auth import Authentication, Authenticator
+from runstore.http.chat import ChatRoutes
 from runstore.http.cors import cors
 from runstore.http.errors import EXCEPTION_HANDLERS
 from runstore.http.health import HealthRoutes
@@ -46,7 +47,7 @@ def build_http(
     signer = authenticator.tickets if authenticator else TicketSigner(token_bytes(32))
     tickets = TicketRoutes(store, access, signer)
     agents, runs = AgentRoutes(store, access, subscribers), RunRoutes(store, access, subscribers)
-    health = HealthRoutes(not_ready)
+    chat, health = ChatRoutes(store, subscribers), HealthRoutes(not_ready)
     app = Starlette(
         routes=[
             Route("/agents", agents.list),
@@ -60,6 +61,9 @@ def build_http(
             Route("/runs/{run_id}/stream", runs.stream),
             Route("/runs/{run_id}/stop", runs.stop, methods=["POST"]),
             Route("/runs/{run_id}/ticket", tickets.create, methods=["POST"]),
+            Route("/v1/chat/completions", chat.completions, methods=["POST"]),
+            Route("/v1/models", chat.models),
+            Route("/v1/models/{model}", chat.model),
             Route("/healthz", health.live),
             Route("/readyz", health.ready),
             Route("/metrics", MetricsRoute(metrics).get),

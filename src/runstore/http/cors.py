@@ -8,6 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 MAX_AGE_S = 600  # how long a browser remembers that it may
 REQUEST_HEADERS = (
     "Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "traceparent",
+    "X-Multitask-Strategy", "X-On-Disconnect", "X-Session-Id",
 )  # fmt: skip
 ANSWER_HEADERS = ("ETag", "Location", "Retry-After", "X-Run-Id")
 

@@ -1,4 +1,7 @@
-"""Errors become answers here, and only here: `{"error": {"code", "message"}}` with the right status."""
+"""Errors become answers here, and only here: `{"error": {"code", "message"}}` with the right status.
+
+Below `/v1` they are OpenAI's error objects, with the same codes.
+"""
 
 from typing import Any
 
@@ -7,9 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
+from starlette.types import Scope
 
 from runstore.core import errors
 from runstore.http.json import json_response
+from runstore.http.openai_objects import error_object
 
 STATUS: dict[type[errors.RunstoreError], int] = {
     errors.RunNotFound: 404,
@@ -18,11 +23,13 @@ STATUS: dict[type[errors.RunstoreError], int] = {
     errors.RunActive: 409,
     errors.AppendRefused: 409,
     errors.IdempotencyConflict: 409,
+    errors.SessionBusy: 409,
     errors.InvalidCursor: 400,
     errors.InvalidEvent: 400,
     errors.EventTooLarge: 413,
     errors.LogUnavailable: 503,
 }
+NO_RETRY = {"X-Should-Retry": "false"}  # OpenAI's clients try again after 409 and 5xx unless told not to
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 log = structlog.get_logger(__name__)
@@ -33,10 +40,13 @@ class BadRequest(errors.RunstoreError):
 
     code = "bad_request"
 
-    def __init__(self, message: str, *, code: str = "bad_request", status: int = 400) -> None:
+    def __init__(
+        self, message: str, *, code: str = "bad_request", status: int = 400, param: str | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.status = status
+        self.param = param  # the field that is wrong: its path in the body
 
 
 class Unauthorized(errors.RunstoreError):
@@ -58,6 +68,31 @@ def error_response(status: int, code: str, message: str, headers: Any = None, **
     return json_response({"error": {"code": code, "message": message, **details}}, status, headers)
 
 
+def openai_error(
+    status: int, code: str, message: str, *, param: str | None = None, headers: Any = None
+) -> Response:
+    return json_response(error_object(status, code, message, param), status, headers)
+
+
+def error_for(
+    scope: Scope,
+    status: int,
+    code: str,
+    message: str,
+    headers: Any = None,
+    *,
+    param: str | None = None,
+    **details: Any,
+) -> Response:
+    """An error in the form that the request's surface has."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    if not path.startswith("/v1/"):
+        return error_response(status, code, message, headers, **details)
+    if status == 409:
+        headers = {**(headers or {}), **NO_RETRY}
+    return openai_error(status, code, message, param=param, headers=headers)
+
+
 async def on_runstore_error(request: Request, error: Exception) -> Response:
     status = getattr(error, "status", None) or next(
         (STATUS[cls] for cls in type(error).__mro__ if cls in STATUS), 500
@@ -66,7 +101,8 @@ async def on_runstore_error(request: Request, error: Exception) -> Response:
         return await on_unexpected(request, error)
     details = {name: getattr(error, name) for name in ("head", "limit") if hasattr(error, name)}
     headers = {"Retry-After": "1"} if status in (429, 503) else getattr(error, "headers", None)
-    return error_response(status, error.code, str(error), headers, **details)
+    param = getattr(error, "param", None)
+    return error_for(request.scope, status, error.code, str(error), headers, param=param, **details)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
@@ -78,7 +114,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not allowed at {request.url.path}",
     }.get(error.status_code, error.detail)
     headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
-    return error_response(error.status_code, code, message, headers)
+    return error_for(request.scope, error.status_code, code, message, headers)
 
 
 def _allowed(request: Request) -> str:
@@ -91,7 +127,7 @@ async def on_unexpected(request: Request, error: Exception) -> Response:
     """A defect of ours: the log gets the traceback, the client does not."""
     run_id = request.path_params.get("run_id")
     log.error("request_failed", run_id=run_id, method=request.method, path=request.url.path, exc_info=error)
-    return error_response(500, "internal_error", "the server failed; its log says why")
+    return error_for(request.scope, 500, "internal_error", "the server failed; its log says why")
 
 
 EXCEPTION_HANDLERS = {

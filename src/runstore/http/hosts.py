@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from msgspec import Struct
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from runstore.http.errors import error_response
+from runstore.http.errors import error_for
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -40,7 +40,7 @@ class HostCheck:
             return
         known = ", ".join(sorted(self._hosts.names))
         message = f"this server does not answer to host {_host(scope)[:100]!r}; it is {known}"
-        await error_response(400, "unknown_host", message)(scope, receive, send)
+        await error_for(scope, 400, "unknown_host", message)(scope, receive, send)
 
 
 def _host(scope: Scope) -> str:

@@ -17,13 +17,20 @@ from runstore.http.errors import BadRequest
 MAX_CURSOR_DIGITS = 18  # a seq is a 64-bit number
 FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {"custom."}
 
+FIELD_PATH = re.compile(r"at `\$\.?([^`]+)`$")  # at the end of what msgspec says is wrong
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 T = TypeVar("T")
 
 
-async def read_body(request: Request, cls: type[T], limits: Limits, *, optional: bool = False) -> T:
+async def read_body(
+    request: Request, cls: type[T], limits: Limits, *, optional: bool = False, any_type: bool = False
+) -> T:
     """The request's JSON body as `cls`.
+
+    Args:
+        any_type: whatever type it is said to be, if the request has an `Authorization` header. A browser
+            sends none to another origin without asking first, so this is no form of a stranger's page.
 
     Raises:
         BadRequest: 415 no JSON by its type, 400 anything else that is wrong with it.
@@ -33,7 +40,7 @@ async def read_body(request: Request, cls: type[T], limits: Limits, *, optional:
     if not body and optional:
         return cls()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    if kind != "application/json" and not (any_type and "authorization" in request.headers):
         raise BadRequest(
             f"the body must be application/json, not {kind or 'of no type'}",
             code="unsupported_media_type",
@@ -42,7 +49,9 @@ async def read_body(request: Request, cls: type[T], limits: Limits, *, optional:
     try:
         return msgspec.json.decode(body, type=cls)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"the body is not as it should be: {error}", code="invalid_body") from error
+        place = FIELD_PATH.search(str(error))
+        message = f"the body is not as it should be: {error}"
+        raise BadRequest(message, code="invalid_body", param=place and place[1]) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from error
 
@@ -132,6 +141,17 @@ def read_cursor(request: Request) -> int:
             f"the cursor {text[:50]!r} is no seq: it must be a whole number", code="invalid_cursor"
         )
     return int(text)
+
+
+def read_header(request: Request, name: str, choices: Sequence[str] = ()) -> str | None:
+    """A header that may be given once, with one of `choices` if there are any."""
+    values = request.headers.getlist(name)
+    if len(values) > 1:
+        raise BadRequest(f"{name} is given more than once", code="invalid_header")
+    if values and choices and values[0] not in choices:
+        message = f"{name}: {values[0][:50]!r} must be one of {', '.join(choices)}"
+        raise BadRequest(message, code="invalid_header")
+    return values[0] if values else None
 
 
 def read_idempotency_key(request: Request) -> str | None:

@@ -15,6 +15,7 @@ from runstore.core.ids import parse_run_id
 from runstore.core.ports import EventFilter
 from runstore.core.run import STATUSES, Run
 from runstore.http.access import Access
+from runstore.http.chat_stream import CHAT_EVENTS, ChatTail, Chunks
 from runstore.http.errors import BadRequest, Unauthorized
 from runstore.http.json import json_response
 from runstore.http.requests import (
@@ -27,7 +28,7 @@ from runstore.http.requests import (
     read_seconds,
     read_time,
 )  # fmt: skip
-from runstore.http.sse import EventStream, nothing_left
+from runstore.http.sse import EventStream, Frames, nothing_left
 from runstore.http.subscribers import Subscribers
 from runstore.http.users import login_of, user_of
 from runstore.http.watched import WatchedAnswer
@@ -38,6 +39,7 @@ MAX_PAGE = 1_000  # runs or events of one page
 MAX_WAIT_S = 300.0  # of ?wait=
 MAX_REASON = 200  # characters
 NDJSON = "application/x-ndjson"
+FORMATS = ("events", "openai")  # of a stream
 
 
 class RunRecord(Struct, frozen=True):
@@ -148,13 +150,19 @@ class RunRoutes:
         return Response(body, headers=headers, media_type="application/json")
 
     async def stream(self, request: Request) -> Response:
-        check_parameters(request, ("after", "types", "ticket"))
+        check_parameters(request, ("after", "types", "format", "ticket"))
         run_id = await self._access.readable(request)
         after, only = read_cursor(request), read_filter(request)
+        as_chunks = read_choice(request, "format", FORMATS) == "openai"
+        if as_chunks and only is not None:
+            raise BadRequest("types cannot be given with format=openai", code="invalid_parameter")
         try:
             head = await self._store.head(run_id)
+            run = (await self._store.get(run_id)).run if as_chunks else None
         except LogUnavailable:
-            pass  # an error would end an EventSource for ever; the stream idles until the log is back
+            if as_chunks:
+                raise
+            run = None  # an error would end an EventSource for ever; the stream idles until the log is back
         else:
             _check_cursor(after, head.seq, run_id)
             if head.closed and after == head.seq:
@@ -163,7 +171,10 @@ class RunRoutes:
         with ExitStack() as places:
             places.enter_context(self._subscribers.of_user(login.user.user_id))
             places.enter_context(self._subscribers.of_run(run_id))
-            return EventStream(self._store.tail(run_id, after=after, only=only), login, places.pop_all())
+            frames: Frames = self._store.tail(run_id, after=after, only=only)
+            if run is not None:
+                frames = ChatTail(self._store.tail(run_id, after=after, only=CHAT_EVENTS), Chunks(run))
+            return EventStream(frames, login, places.pop_all())
 
     async def stop(self, request: Request) -> Response:
         check_parameters(request, ())

@@ -39,16 +39,23 @@ class WatchedAnswer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         if scope["method"] == "HEAD":
-            await _end(send)
+            await end(send)
             return
         pump = asyncio.create_task(self._pump(send))
-        gone = asyncio.create_task(_disconnected(receive))
+        gone = asyncio.create_task(disconnected(receive))
+        left = False
         try:
             refused = await self._watch({pump, gone})
+            left = gone.done() and not pump.done()
+        except ConnectionCut:
+            left = True
+            raise
         finally:
             gone.cancel()
             pump.cancel()
             await asyncio.wait({pump, gone})
+            if left:
+                await self._gone()
         if not pump.cancelled():
             _raise(pump)
         elif refused:
@@ -57,6 +64,9 @@ class WatchedAnswer(Response):
     async def _refuse(self, send: Send) -> None:
         """End the answer before its end: the login has ended."""
         raise ConnectionCut
+
+    async def _gone(self) -> None:
+        """The client has gone before the end, or reads nothing."""
 
     async def _watch(self, tasks: set[asyncio.Task[None]]) -> bool:
         """Wait until one of them is done (False), or the login has ended (True)."""
@@ -72,10 +82,11 @@ class WatchedAnswer(Response):
             self._sending_since = time.monotonic()
             await send({"type": "http.response.body", "body": part, "more_body": True})
             self._sending_since = math.inf
-        await _end(send)
+        await end(send)
 
 
-async def _end(send: Send) -> None:
+async def end(send: Send) -> None:
+    """End an answer in good order."""
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -86,6 +97,7 @@ def _raise(pump: "asyncio.Task[None]") -> None:
         raise ConnectionCut from error
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -59,6 +59,7 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     memory_limit_mb: int | None = None  # of the agent's process, in MiB
     model_attempts: int | None = None  # calls of a throttled model in all; nothing: 3
     on_worker_lost: Literal["resume", "restart", "fail"] = "resume"
+    memory: Literal["session"] | None = None  # begin with the messages of the session's earlier runs
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.factory is None):

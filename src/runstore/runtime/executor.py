@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
 import structlog
 
 from runstore.core.codec import RecordedEvent
@@ -12,6 +13,7 @@ from runstore.core.events import Completed, Event, Failed, Queued
 from runstore.core.ports import Agent, EventLog, RunContext
 from runstore.runtime.loops import AgentLoop
 from runstore.runtime.recorder import Recorder
+from runstore.runtime.session_memory import read_memory
 from runstore.runtime.spans import attempt_span, note_ending
 
 SAFE_POINT_S = 0.1  # what an agent that was asked to stop gets to do so by itself
@@ -87,16 +89,18 @@ class Executor:
 
     def abandon(self, *, handed_over: bool = False) -> None:
         """Write no ending any more: the run was closed over our head, or goes on elsewhere."""
-        self._abandoned_at = (
-            time.monotonic()
-        )  # also of a task that has not begun yet, which nobody can cancel
+        self._abandoned_at = time.monotonic()  # also of a task that has not begun, which nobody can cancel
         self._handed_over = handed_over
         self.loop.call(self._cancel)
 
     async def _work(self) -> Event:
         if self._ending is not None:
             return self._ending
-        self._agent = agent = await self._build(self.context)
+        context = self.context
+        if self._queued.memory == "session":
+            remembered = await read_memory(self._log, context.run_id, self._queued)
+            context = msgspec.structs.replace(context, memory=remembered)
+        self._agent = agent = await self._build(context)
         done = await agent.run(self._queued.input, self._history, self._recorder)
         return Completed(result=done.result, usage=done.usage)
 

@@ -8,6 +8,7 @@ from strands import Agent
 from strands.agent import AgentResult as StrandsResult
 from strands.handlers import PrintingCallbackHandler, null_callback_handler
 from strands.multiagent.base import MultiAgentBase, MultiAgentResult
+from strands.types.content import SystemContentBlock
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError
@@ -15,7 +16,7 @@ from runstore.core.events import AgentFinished, AgentStarted, Message, Token, Us
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.core.run import add_usage
 from runstore.runtime.outlet import Outlet
-from runstore.runtime.resume import Memory, input_messages, recall
+from runstore.runtime.resume import Memory, input_messages, recall, text_of
 from runstore.runtime.strands_errors import agent_error, one_line
 from runstore.runtime.strands_events import Translator
 from runstore.runtime.strands_hierarchy import agents_of
@@ -94,6 +95,9 @@ class StrandsAgent:
         messages: list[Any] = input_messages(input)
         state = {STATE_KEY: self._context}
         if isinstance(self._product, Agent):
+            _instruct(self._product, [message for message in messages if message["role"] == "system"])
+            messages = [message for message in messages if message["role"] != "system"]
+            _remind(self._product, self._context.memory)
             return self._product.stream_async(messages, invocation_state=state)
         if len(messages) != 1:
             raise AgentError(
@@ -165,6 +169,20 @@ class StrandsAgent:
     def _go_on_leaving(self) -> None:
         if self._task.cancelling():
             self._task.cancel()  # again: before Python 3.12, asyncio.wait_for may swallow one
+
+
+def _instruct(agent: Agent, messages: Sequence[Any]) -> None:
+    """Add a conversation's own instructions to those that the agent has."""
+    if messages:
+        own = agent.system_prompt_content or []
+        agent.system_prompt = [*own, *(SystemContentBlock(text=text_of(message)) for message in messages)]
+
+
+def _remind(agent: Agent, memory: Sequence[Any]) -> None:
+    """Let the agent begin with its session's memory, as much of it as its conversation manager keeps."""
+    if memory and getattr(agent, "_session_manager", None) is None:
+        agent.messages.extend(memory)
+        agent.conversation_manager.apply_management(agent)
 
 
 async def _contained(following: Coroutine[Any, Any, Followed]) -> Followed:

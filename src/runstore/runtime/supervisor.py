@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from structlog.contextvars import bound_contextvars
 
 from runstore.core.codec import RecordedEvent
-from runstore.core.errors import AppendRefused, LogUnavailable
+from runstore.core.errors import AppendRefused, LogUnavailable, SessionBusy
 from runstore.core.events import Cancelled, CancelRequested, Event, Failed, Queued, Started, StartReason
 from runstore.core.ports import Agent, Committed, EventLog, Leases, LiveFeed, OpenRun, RunContext
 from runstore.runtime.agents import AgentCatalog
@@ -26,6 +26,7 @@ from runstore.runtime.loops import AgentLoop, AgentLoops
 from runstore.runtime.process_agent import ProcessAgent
 from runstore.runtime.processes import Processes
 from runstore.runtime.resume import discard_after
+from runstore.runtime.turns import Turns
 
 SWEEP_S = 0.5
 LOOK_S = 0.25  # between two looks at the agents' loops
@@ -70,6 +71,7 @@ class Supervisor:
         self._starting: dict[str, bool] = {}  # run id → whether it is to stop as soon as it has started
         self._lost: dict[str, tuple[OpenRun, bool]] = {}  # to adopt, ahead of the queue; True: after a crash
         self._queue: dict[str, None] = {}  # run ids that wait for a place, oldest first
+        self._turns = Turns()  # queued runs whose session another one has
         self._strays: set[str] = set()  # runs that are ours by the log, but that we do not drive
         self._cancels_seen: dict[str, float] = {}  # when we first saw the cancel of another's run, our clock
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,8 +88,8 @@ class Supervisor:
 
     @property
     def waiting(self) -> int:
-        """How many runs wait for a place, or are being started."""
-        return len(self._queue) + len(self._starting)
+        """How many runs wait for a place or for their turn in a session, or are being started."""
+        return len(self._queue) + len(self._starting) + len(self._turns)
 
     @property
     def abandoned(self) -> int:
@@ -153,6 +155,8 @@ class Supervisor:
         for event in commit.events:
             if event.type == Queued.type:
                 self._enqueue(commit.run_id)
+            elif event.ends:
+                self._end_turn(commit.run_id)
             elif event.type == CancelRequested.type:
                 self._do(commit.run_id, self._cancel(commit.run_id))
 
@@ -167,7 +171,10 @@ class Supervisor:
             await asyncio.sleep(every_s)
 
     async def _sweep(self) -> None:
+        waited = self._turns.waited_for()
         found = await self._log.open_runs()
+        for run_id in waited - {run.run_id for run in found}:
+            self._end_turn(run_id)  # the feed lost its ending
         workers = {run.worker_id for run in found if run.worker_id}
         dead = self._leases.dead(workers)
         now = time.monotonic()
@@ -199,7 +206,8 @@ class Supervisor:
             elif now - self._cancels_seen[run.run_id] > self._grace_s + PATIENCE_S:
                 self._do(run.run_id, self._force(run.run_id))
         elif run.worker_id is None:
-            self._enqueue(run.run_id)
+            if run.run_id not in self._turns:
+                self._enqueue(run.run_id)
         elif not driven:
             self._lost[run.run_id] = (run, stray or dead[run.worker_id])
             self._claim_next()
@@ -230,8 +238,11 @@ class Supervisor:
         self._do(run_id, self._start(run_id, start))
 
     async def _start(self, run_id: str, start: Coroutine[Any, Any, None]) -> None:
+        before: str | None = None
         try:
             await start
+        except SessionBusy as busy:
+            before = busy.run_id
         except AppendRefused as refusal:
             log.info("run_not_taken", run_id=run_id, reason=str(refusal))  # another was first
         finally:
@@ -239,6 +250,18 @@ class Supervisor:
                 self._do(run_id, self._cancel(run_id))
             self._claim_next()
             self._changed.set()
+        if before is not None:
+            await self._wait_for_turn(run_id, before)
+
+    async def _wait_for_turn(self, run_id: str, before: str) -> None:
+        self._turns.wait(run_id, before)
+        head = await self._log.head(before)
+        if head is None or head.closed:  # its ending may have come before we began to wait
+            self._end_turn(before)
+
+    def _end_turn(self, run_id: str) -> None:
+        for waiting in self._turns.end(run_id):
+            self._enqueue(waiting)
 
     async def _claim(self, run_id: str) -> None:
         head = await self._log.head(run_id)

@@ -1,0 +1,145 @@
+"""Chat completions as OpenAI's clients know them. The request is the stream: when it goes, its run stops."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+from runstore.core.errors import AgentNotFound
+from runstore.core.events import STRATEGIES
+from runstore.core.run import Run
+from runstore.http.chat_input import chat_input
+from runstore.http.chat_stream import (
+    CHAT_EVENTS,
+    ENDING_EVENTS,
+    SERVER_STOPPING,
+    ChatTail,
+    Chunks,
+    StreamLines,
+    ending_error,
+)
+from runstore.http.disconnect import CLIENT_DISCONNECT, cancel_run
+from runstore.http.errors import NO_RETRY, BadRequest, Unauthorized, openai_error
+from runstore.http.json import json_response
+from runstore.http.openai_objects import ChatBody, Model, ModelList, completion
+from runstore.http.requests import check_parameters, read_body, read_header, read_idempotency_key
+from runstore.http.sse import EventStream
+from runstore.http.subscribers import Subscribers
+from runstore.http.trace import read_traceparent
+from runstore.http.users import MAX_NAME, login_of, user_of
+from runstore.http.watched import disconnected
+from runstore.store import RunStore
+
+DEFAULT_MODEL = "demo"
+
+
+class ChatRoutes:
+    """The routes below `/v1`."""
+
+    def __init__(self, store: RunStore, subscribers: Subscribers) -> None:
+        self._store = store
+        self._subscribers = subscribers
+
+    async def models(self, request: Request) -> Response:
+        check_parameters(request, ())
+        return json_response(ModelList([Model(name) for name in self._store.catalog.names()]))
+
+    async def model(self, request: Request) -> Response:
+        check_parameters(request, ())
+        name = request.path_params["model"]
+        self._check_model(name)
+        return json_response(Model(name))
+
+    async def completions(self, request: Request) -> Response:
+        check_parameters(request, ())
+        continues = read_header(request, "X-On-Disconnect", ("cancel", "continue")) == "continue"
+        login = login_of(request)
+        with ExitStack() as places:
+            places.enter_context(self._subscribers.of_user(login.user.user_id))  # before there is a run
+            body = await read_body(request, ChatBody, self._store.limits, any_type=True)
+            run = await self._start(request, body)
+            places.enter_context(self._subscribers.of_run(run.run_id))
+            lines = StreamLines(run.run_id, run.session_id)
+            lines.started()
+            places.callback(lines.ended)
+            left = None if continues else partial(self._left, run, lines)
+            if not body.stream:
+                return await self._complete(request, run, lines, left)
+            usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+            tail = self._store.tail(run.run_id, after=0, only=CHAT_EVENTS)
+            frames = ChatTail(tail, Chunks(run, include_usage=usage), lines)
+            return EventStream(frames, login, places.pop_all(), {"X-Run-Id": run.run_id}, left=left)
+
+    async def _start(self, request: Request, body: ChatBody) -> Run:
+        agent, session_id = body.model or DEFAULT_MODEL, read_header(request, "X-Session-Id")
+        if session_id is not None and not 0 < len(session_id) <= MAX_NAME:
+            raise BadRequest(f"X-Session-Id must have 1 to {MAX_NAME} characters", code="invalid_header")
+        strategy: Any = read_header(request, "X-Multitask-Strategy", STRATEGIES) or "interrupt"
+        self._check_model(agent)
+        started = await self._store.start(
+            agent,
+            chat_input(body),
+            user_id=user_of(request).user_id,
+            session_id=session_id,
+            metadata=body.metadata,
+            multitask_strategy=strategy,
+            memory=body.prompt is not None,
+            idempotency_key=read_idempotency_key(request),
+            traceparent=read_traceparent(request),
+        )
+        return started.run
+
+    def _check_model(self, name: str) -> None:
+        try:
+            self._store.catalog.spec(name)
+        except AgentNotFound as error:
+            message = f"the model {name[:100]!r} does not exist: {error}"
+            raise BadRequest(message, code="model_not_found", status=404, param="model") from error
+
+    async def _left(self, run: Run, lines: StreamLines) -> None:
+        lines.cancelled(CLIENT_DISCONNECT)
+        await cancel_run(self._store, run.run_id, run.user_id)
+
+    async def _complete(
+        self, request: Request, run: Run, lines: StreamLines, left: Callable[[], Awaitable[None]] | None
+    ) -> Response:
+        """The whole answer, once the run has ended."""
+        tail = self._store.tail(run.run_id, after=0, only=ENDING_EVENTS)
+        if not await _until_read(ChatTail(tail, Chunks(run), lines), request.receive):
+            if left is not None:
+                await left()
+            return Response(status_code=204)  # which nobody reads
+        if not await login_of(request).still_valid():
+            raise Unauthorized("the login ended while the request waited")
+        found = (await self._store.get(run.run_id)).run
+        headers = {"X-Run-Id": run.run_id}
+        if found.status == "success":
+            return json_response(completion(found), headers=headers)
+        error = ending_error(found) if found.closed else SERVER_STOPPING
+        return openai_error(*error, headers={**headers, **NO_RETRY})
+
+
+async def _until_read(tail: ChatTail, receive: Receive) -> bool:
+    """Follow a run to its end; False if the client has gone before."""
+    reading = asyncio.create_task(_exhaust(tail))
+    gone = asyncio.create_task(disconnected(receive))
+    try:
+        await asyncio.wait({reading, gone}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        read = reading.done()
+        reading.cancel()
+        gone.cancel()
+        await asyncio.wait({reading, gone})
+    if read:
+        reading.result()
+    return read
+
+
+async def _exhaust(tail: ChatTail) -> None:
+    async for _ in tail.frames():
+        pass

@@ -1,0 +1,153 @@
+"""A run's stream as OpenAI's chunks: one for each `llm.token`, with the event's seq as the SSE id."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import msgspec
+import structlog
+from msgspec import UNSET
+
+from runstore.core.errors import RunstoreError
+from runstore.core.events import SUPERSEDED, Cancelled, CancelRequested, Completed, Started, Token
+from runstore.core.ports import EventFilter
+from runstore.core.records import EventRecord
+from runstore.core.run import Run
+from runstore.core.sse import FrameParser
+from runstore.eventlog.tail import Tail
+from runstore.http.openai_objects import (
+    Chunk,
+    ChunkChoice,
+    Delta,
+    completion_id,
+    error_object,
+    finish_reason,
+    usage_of,
+)
+
+CHAT_EVENTS = EventFilter(types=frozenset({Started.type, Token.type, CancelRequested.type}))
+ENDING_EVENTS = EventFilter(types=frozenset({CancelRequested.type}))
+DONE = b"[DONE]"
+STOPPED = "stopped"  # the code of a run that somebody stopped
+
+log = structlog.get_logger(__name__)
+_decode = msgspec.json.Decoder(EventRecord).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class StreamLines:
+    """The log lines of one chat request. `trace` and `stream_id` are the run."""
+
+    def __init__(self, run_id: str, session_id: str | None) -> None:
+        self._fields = {"trace": run_id, "stream_id": run_id, "session": session_id}
+
+    def started(self) -> None:
+        log.info("stream_start", **self._fields)
+
+    def cancelled(self, reason: str) -> None:
+        log.info("stream_cancelled", **self._fields, reason=reason)
+
+    def made_way(self, *, forced: bool) -> None:
+        """The run that superseded this one may begin."""
+        if forced:
+            log.warning("prev_stream_forced", **self._fields)
+        else:
+            log.info("prev_stream_finished_cleanly", **self._fields)
+
+    def ended(self) -> None:
+        log.info("stream_end", **self._fields)
+
+
+class Chunks:
+    """Turns the events of one run into chunks."""
+
+    def __init__(self, run: Run, *, include_usage: bool = False) -> None:
+        self._run = run
+        self._include_usage = include_usage
+
+    def frames(self, event: EventRecord) -> Iterator[bytes]:
+        """What an event says to a client of OpenAI's API, as server-sent events."""
+        if event.type == Token.type:
+            yield _frame(event.seq, self._chunk(Delta(content=event.data["text"])))
+        elif event.type == Started.type:
+            discard = event.data.get("discard_after_seq")
+            first = self._chunk(Delta(role="assistant", content=""))
+            again = msgspec.structs.replace(first, discard_after_seq=UNSET if discard is None else discard)
+            yield _frame(event.seq, again)
+        elif event.type == Completed.type:
+            yield _frame(event.seq, self._chunk(Delta(), finish_reason(event.data["result"])))
+            if self._include_usage:
+                usage = usage_of(event.data.get("usage", {}))
+                yield _frame(event.seq, msgspec.structs.replace(self._chunk(None), usage=usage))
+            yield b"data: %b\n\n" % DONE
+        elif event.type != CancelRequested.type:
+            yield _frame(event.seq, error_object(*ending_error(_ended(self._run, event))))
+
+    def _chunk(self, delta: Delta | None, finish_reason: str | None = None) -> Chunk:
+        run = self._run
+        return Chunk(
+            id=completion_id(run), created=run.created_at // 1000, model=run.agent_name,
+            choices=[] if delta is None else [ChunkChoice(delta, finish_reason=finish_reason)],
+            usage=None if self._include_usage else UNSET,
+        )  # fmt: skip
+
+
+class ChatTail:
+    """A tail whose frames are chunks; it tells `lines` what becomes of the run."""
+
+    def __init__(self, tail: Tail, chunks: Chunks, lines: StreamLines | None = None) -> None:
+        self._tail = tail
+        self._chunks = chunks
+        self._lines = lines
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """As `Tail.frames`. One that ends before its run says so: it must not seem complete."""
+        parser = FrameParser()
+        async for body in self._tail.frames():
+            if not body:
+                yield b""
+            events = [_decode(frame.data) for frame in parser.feed(body)]
+            if frames := b"".join([frame for event in events for frame in self._chunks.frames(event)]):
+                yield frames
+            for event in events:
+                self._tell(event)
+        if not self._tail.ended:
+            yield _data(error_object(*SERVER_STOPPING))
+
+    def _tell(self, event: EventRecord) -> None:
+        if self._lines is None:
+            return
+        if event.type == CancelRequested.type:
+            self._lines.cancelled(event.data["reason"])
+        elif event.type == Cancelled.type and event.data["reason"] == SUPERSEDED:
+            self._lines.made_way(forced=event.data.get("forced", False))
+
+
+SERVER_STOPPING = (
+    503,
+    "server_stopping",
+    "the server stops; the run goes on: resume at /runs/{X-Run-Id}/stream?format=openai with Last-Event-ID",
+)
+
+
+def ending_error(run: Run) -> tuple[int, str, str]:
+    """The status, code and message of a run that has ended and did not succeed."""
+    if run.status == "error":
+        return 500, run.error_code or RunstoreError.code, run.error or ""
+    if run.reason == SUPERSEDED:
+        return 409, SUPERSEDED, "a newer request of the same session took the place of this one"
+    return 409, STOPPED, f"the run was stopped: {run.reason}"
+
+
+def _ended(run: Run, event: EventRecord) -> Run:
+    change = msgspec.structs.replace
+    if event.type == Cancelled.type:
+        return change(run, status="stopped", reason=event.data["reason"])
+    code, message = event.data.get("code"), event.data.get("message", f"ended by {event.type}")
+    return change(run, status="error", error_code=code, error=message)
+
+
+def _frame(seq: int, content: object) -> bytes:
+    return b"id: %d\n%b" % (seq, _data(content))
+
+
+def _data(content: object) -> bytes:
+    return b"data: %b\n\n" % _encode(content)

@@ -1,0 +1,231 @@
+"""Turns in a session: every kind of log lets one of its runs be started at a time, in their order."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from runstore.core.codec import decode
+from runstore.core.errors import AlreadyStarted, RunstoreError, SessionBusy
+from runstore.core.events import STRATEGIES, CancelRequested, Deleted, Event, MultitaskStrategy, Queued
+from runstore.core.ids import new_run_id
+from runstore.core.ports import Claim, EventLog
+from runstore.eventlog.sql import SqlEventLog
+from tests.events import CANCEL, CANCELLED, COMPLETED, ENDINGS, read_run, started
+
+
+async def queue(
+    log: EventLog,
+    strategy: MultitaskStrategy = "enqueue",
+    *,
+    session: str | None = "s",
+    user: str = "alice",
+    claim: Claim | None = None,
+) -> str:
+    run_id = new_run_id()
+    queued = Queued(agent="a", user_id=user, input="hi", session_id=session, multitask_strategy=strategy)
+    await log.append(run_id, [queued], expected_seq=0, claim=claim)
+    return run_id
+
+
+async def start(log: EventLog, run_id: str) -> str:
+    await log.append(run_id, [started()], expected_seq=1)
+    return run_id
+
+
+async def refused(log: EventLog, run_id: str) -> str:
+    """The run that a start is refused for."""
+    with pytest.raises(SessionBusy) as refusal:
+        await start(log, run_id)
+    return refusal.value.run_id
+
+
+async def cancel_of(log: EventLog, run_id: str) -> Any:
+    """The cancel request of a run; None when it has none."""
+    found = [decode(e.type, e.version, e.data) for e in await read_run(log, run_id)]
+    return next((event for event in found if isinstance(event, CancelRequested)), None)
+
+
+async def test_a_run_waits_until_the_one_before_it_has_ended(log: EventLog) -> None:
+    first = await start(log, await queue(log))
+    second = await queue(log)
+    assert await refused(log, second) == first
+    await log.append(first, [COMPLETED])
+    await start(log, second)
+
+
+@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.type)
+async def test_every_ending_gives_the_session_back(log: EventLog, ending: Event) -> None:
+    await log.append(await start(log, await queue(log)), [ending])
+    await start(log, await queue(log, "reject"))
+
+
+async def test_turns_are_taken_in_the_order_of_queueing(log: EventLog) -> None:
+    runs = [await queue(log) for _ in range(3)]
+    assert await refused(log, runs[2]) == runs[1]
+    assert await refused(log, runs[1]) == runs[0]
+    for run_id in runs:
+        await start(log, run_id)
+        await log.append(run_id, [COMPLETED])
+
+
+async def test_a_run_that_is_cancelled_in_the_queue_gives_its_turn_away(log: EventLog) -> None:
+    first, second = await queue(log), await queue(log)
+    await log.append(first, [CANCEL])
+    assert await refused(log, second) == first
+    await log.append(first, [CANCELLED])
+    await start(log, second)
+
+
+async def test_a_run_keeps_its_session_when_it_is_adopted(log: EventLog) -> None:
+    run_id = await start(log, await queue(log))
+    waiting = await queue(log)
+    await log.append(run_id, [started(2, "worker-2", "adopted")], expected_seq=2)
+    assert await refused(log, waiting) == run_id
+
+
+async def test_sessions_of_two_users_with_one_name_are_two(log: EventLog) -> None:
+    await start(log, await queue(log, user="alice"))
+    await start(log, await queue(log, "reject", user="bob"))
+
+
+async def test_runs_without_a_session_do_not_touch_each_other(log: EventLog) -> None:
+    for strategy in STRATEGIES:
+        run_id = await start(log, await queue(log, strategy, session=None))
+        assert await cancel_of(log, run_id) is None
+
+
+async def test_a_parallel_run_waits_for_nobody_and_nobody_for_it(log: EventLog) -> None:
+    first = await start(log, await queue(log))
+    parallel = await start(log, await queue(log, "parallel"))
+    await log.append(first, [COMPLETED])
+    await start(log, await queue(log, "interrupt"))
+    assert await cancel_of(log, parallel) is None
+
+
+async def test_a_run_that_would_not_wait_is_refused_and_not_stored(log: EventLog) -> None:
+    waiting = await queue(log)
+    with pytest.raises(SessionBusy) as refusal:
+        await queue(log, "reject")
+    assert refusal.value.run_id == waiting
+    assert len(await log.read_all()) == 1
+    assert len(await log.open_runs()) == 1
+
+
+async def test_a_refused_start_keeps_no_idempotency_key_and_no_place(log: EventLog) -> None:
+    first = await queue(log)
+    claim = Claim("alice", max_active=2, key="k", body_hash=bytes(32))
+    with pytest.raises(SessionBusy):
+        await queue(log, "reject", claim=claim)
+    await log.append(first, [CANCELLED])
+    await queue(log, "reject", claim=claim)
+    with pytest.raises(AlreadyStarted):
+        await queue(log, "reject", claim=claim)
+
+
+async def test_an_interrupting_run_asks_all_before_it_to_stop(log: EventLog) -> None:
+    before = [await start(log, await queue(log)), await queue(log), await queue(log, "interrupt")]
+    newest = await queue(log, "interrupt")
+    for run_id in before:
+        cancel = await cancel_of(log, run_id)
+        assert (cancel.by, cancel.reason) == ("alice", "superseded")
+    assert [(await cancel_of(log, run_id)).superseded_by for run_id in before] == [before[2]] * 2 + [newest]
+    assert await cancel_of(log, newest) is None
+
+
+async def test_an_interrupting_run_starts_only_when_those_before_it_have_ended(log: EventLog) -> None:
+    active, waiting = await start(log, await queue(log)), await queue(log)
+    newest = await queue(log, "interrupt")
+    assert await refused(log, newest) == waiting
+    await log.append(waiting, [CANCELLED])
+    assert await refused(log, newest) == active
+    await log.append(active, [CANCELLED])
+    await start(log, newest)
+
+
+async def test_a_run_that_was_to_stop_anyway_is_not_asked_again(log: EventLog) -> None:
+    first = await start(log, await queue(log))
+    await log.append(first, [CANCEL])
+    await queue(log, "interrupt")
+    assert (await cancel_of(log, first)).reason == "user"
+    assert len(await read_run(log, first)) == 3
+
+
+async def test_a_run_that_begins_as_it_is_queued_takes_its_turn_or_is_not_stored(log: EventLog) -> None:
+    async def begin() -> str:
+        run_id = new_run_id()
+        queued = Queued(agent="a", user_id="alice", input="hi", session_id="s")
+        await log.append(run_id, [queued, started()], expected_seq=0)
+        return run_id
+
+    first = await begin()
+    with pytest.raises(SessionBusy):
+        await begin()
+    assert len(await log.open_runs()) == 1
+    await log.append(first, [COMPLETED])
+    await begin()
+
+
+async def test_a_deleted_run_has_no_turn(log: EventLog) -> None:
+    first = await start(log, await queue(log))
+    await log.append(first, [COMPLETED])
+    await log.append(first, [Deleted(by="alice")])
+    await start(log, await queue(log, "reject"))
+
+
+async def test_of_all_strategies_at_once_one_run_is_active_at_a_time(log: EventLog) -> None:
+    assert await race([log], seed=1) > 0
+
+
+async def test_processes_that_race_start_one_run_at_a_time(open_log: Callable[..., SqlEventLog]) -> None:
+    assert await race([open_log(), open_log()], seed=2) > 0
+
+
+async def race(logs: list[EventLog] | list[SqlEventLog], seed: int) -> int:
+    """Clients queue runs while workers start, end and lose them; returns how many were superseded."""
+    dice, open_runs = random.Random(seed), set[str]()
+
+    async def client(log: EventLog) -> None:
+        for _ in range(10):
+            with_strategy = dice.choice(["interrupt", "enqueue", "reject"])
+            try:
+                open_runs.add(await queue(log, with_strategy))  # type: ignore[arg-type]
+            except SessionBusy:
+                await asyncio.sleep(0)
+
+    async def worker(log: EventLog) -> None:
+        while open_runs or not clients.done():
+            for run_id in sorted(open_runs, key=lambda _: dice.random())[:3]:
+                await work(log, run_id)
+            await asyncio.sleep(0)
+
+    async def work(log: EventLog, run_id: str) -> None:
+        head = await log.head(run_id)
+        assert head is not None
+        try:
+            if head.attempt or (head.cancel_requested and not head.closed):
+                await log.append(run_id, [CANCELLED if head.cancel_requested else COMPLETED])
+            elif not head.closed:
+                await log.append(run_id, [started()], expected_seq=head.seq)
+        except RunstoreError:
+            pass  # another worker was first, or it is not the run's turn
+        if head.closed:
+            open_runs.discard(run_id)
+
+    clients = asyncio.gather(*(client(log) for log in logs for _ in range(4)))
+    await asyncio.wait_for(asyncio.gather(clients, *(worker(log) for log in logs for _ in range(3))), 60)
+    active, superseded = set[str](), 0
+    after = 0
+    while page := await logs[0].read_all(after=after):
+        for event in page:
+            if event.type == "lifecycle.started":
+                assert not active, "two runs of a session are active"
+                active.add(event.run_id)
+            elif event.ends:
+                active.discard(event.run_id)
+            superseded += event.type == "cancel.requested"
+        after = page[-1].position
+    assert not active
+    return superseded

@@ -1,0 +1,149 @@
+"""OpenAI's own clients, unchanged, against a server: what they read, and which of their errors they raise."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.types.chat import ChatCompletionMessageParam
+
+from tests.server import DEADLINE_S, ServerProcess
+from tests.tools import lacking
+
+NODE_FOLDER = Path(__file__).parent.parent / "node"
+COUNT: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Count from 1 to 3"}]
+LONG: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Write a very long poem"}]
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
+    http = httpx.Client(trust_env=False, verify=False, timeout=DEADLINE_S)
+    with openai.OpenAI(base_url=f"{server.http.base_url}/v1", api_key="devkey", http_client=http) as client:
+        yield client
+
+
+@pytest.fixture
+async def async_client(server: ServerProcess) -> AsyncIterator[openai.AsyncOpenAI]:
+    http = httpx.AsyncClient(trust_env=False, verify=False, timeout=DEADLINE_S)
+    url = f"{server.http.base_url}/v1"
+    async with openai.AsyncOpenAI(base_url=url, api_key="devkey", http_client=http) as client:
+        yield client
+
+
+def test_the_python_client_reads_a_completion(client: openai.OpenAI) -> None:
+    found = client.chat.completions.create(model="quick", messages=COUNT)
+    assert found.choices[0].message.content == "1 2 3"
+    assert found.choices[0].finish_reason == "stop"
+    assert found.usage is not None
+    assert found.usage.completion_tokens == 3
+
+
+def test_the_python_client_reads_a_stream(client: openai.OpenAI) -> None:
+    options: Any = {"include_usage": True}
+    chunks = list(
+        client.chat.completions.create(model="quick", messages=COUNT, stream=True, stream_options=options)
+    )
+    texts = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
+    assert [text for text in texts if text] == ["1 ", "2 ", "3"]
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 8
+
+
+def test_the_python_clients_stream_helper_accumulates_the_answer(client: openai.OpenAI) -> None:
+    with client.chat.completions.stream(model="quick", messages=COUNT) as stream:
+        stream.until_done()
+        final = stream.get_final_completion()
+    assert final.choices[0].message.content == "1 2 3"
+
+
+async def test_the_python_clients_superseded_stream_is_an_api_error(
+    async_client: openai.AsyncOpenAI,
+) -> None:
+    session = {"X-Session-Id": "python-superseded"}
+    begun = asyncio.Event()
+
+    async def read() -> None:
+        stream = await async_client.chat.completions.create(
+            model="talker", messages=LONG, stream=True, extra_headers=session
+        )
+        async for _ in stream:
+            begun.set()
+
+    older = asyncio.create_task(read())
+    await asyncio.wait_for(begun.wait(), DEADLINE_S)
+    newer = await async_client.chat.completions.create(model="quick", messages=COUNT, extra_headers=session)
+    with pytest.raises(openai.APIError) as failure:
+        await asyncio.wait_for(older, DEADLINE_S)
+    assert failure.value.code == "superseded"
+    assert newer.choices[0].message.content == "1 2 3"
+
+
+def test_the_python_client_raises_its_own_errors(client: openai.OpenAI) -> None:
+    create: Any = client.chat.completions.create
+    with pytest.raises(openai.NotFoundError) as missing:
+        create(model="none", messages=COUNT)
+    assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.BadRequestError) as wrong:
+        create(messages=[{"role": "nobody", "content": "hi"}], model="quick")
+    assert (wrong.value.code, wrong.value.param) == ("invalid_body", "messages[0].role")
+    reject = {**BUSY, "X-Multitask-Strategy": "reject"}
+    with (
+        create(model="silent", messages=COUNT, stream=True, extra_headers=BUSY),
+        pytest.raises(openai.ConflictError) as busy,
+    ):
+        create(model="quick", messages=COUNT, extra_headers=reject)
+    assert busy.value.code == "session_busy"
+
+
+BUSY = {"X-Session-Id": "python-busy"}
+
+
+def test_the_python_client_lists_the_models(client: openai.OpenAI) -> None:
+    assert "quick" in [model.id for model in client.models.list()]
+    assert client.models.retrieve("quick").id == "quick"
+
+
+def test_a_python_client_that_leaves_its_stream_ends_its_run(
+    server: ServerProcess, client: openai.OpenAI
+) -> None:
+    with client.chat.completions.create(model="talker", messages=LONG, stream=True) as stream:
+        run_id = stream.response.headers["x-run-id"]
+        next(iter(stream))
+    assert server.ended(run_id)["reason"] == "client_disconnect"
+
+
+def test_the_node_client_reads_completions_streams_and_errors(server: ServerProcess) -> None:
+    if not (NODE_FOLDER / "node_modules" / "openai").exists():
+        lacking("OpenAI's client for Node is not installed (make node)")
+    done = subprocess.run(
+        [node(), "chat.mjs", f"{server.http.base_url}/v1"],
+        cwd=NODE_FOLDER, capture_output=True, text=True, timeout=3 * DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert "demo" in found["models"]
+    assert found["whole"] == "1 2 3"
+    usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    assert found["streamed"] == {"text": "1 2 3", "finish": "stop", "usage": usage}
+    assert found["next"] == "4"
+    assert (found["superseded"]["name"], found["superseded"]["code"]) == ("APIError", "superseded")
+    assert found["noModel"] == {
+        "name": "NotFoundError", "status": 404, "code": "model_not_found", "param": "model",
+    }  # fmt: skip
+    assert found["badRole"] == {
+        "name": "BadRequestError", "status": 400, "code": "invalid_body", "param": "messages[0].role",
+    }  # fmt: skip
+
+
+def node() -> str:
+    """Node of the development tools, else whichever there is."""
+    ours = shutil.which("node", path=str(Path(sys.executable).parent))
+    return ours or shutil.which("node") or lacking("node is not installed (make node)")
