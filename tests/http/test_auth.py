@@ -94,7 +94,7 @@ def test_no_route_answers_without_a_key(people: People, method: str, path: str) 
 
 
 @pytest.mark.parametrize("path", sorted(OPEN_PATHS))
-def test_whoever_watches_the_process_needs_no_key(people: People, path: str) -> None:
+def test_how_the_process_is_and_what_the_api_is_needs_no_key(people: People, path: str) -> None:
     assert people.stranger.get(path).status_code == 200
 
 

@@ -3,20 +3,21 @@
 from contextlib import ExitStack
 from typing import Any
 
-from msgspec import Struct
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore.core.content import Input, to_json
 from runstore.http.access import Access
-from runstore.http.errors import BadRequest
+from runstore.http.fields import Name
 from runstore.http.json import json_response
 from runstore.http.requests import check_parameters, read_body, read_idempotency_key
 from runstore.http.runs import record_response
 from runstore.http.sse import EventStream
 from runstore.http.subscribers import Subscribers
 from runstore.http.trace import read_traceparent
-from runstore.http.users import MAX_NAME, login_of, user_of
+from runstore.http.users import login_of, user_of
 from runstore.store import RunAt, RunStore
 
 
@@ -24,9 +25,25 @@ class StartBody(Struct, frozen=True, forbid_unknown_fields=True):
     """What a run is started with."""
 
     input: Input
-    session_id: str | None = None
+    session_id: Name | None = None
     metadata: dict[str, Any] = {}
-    workspace_id: str | None = None
+    workspace_id: Name | None = None
+
+
+class AgentRecord(Struct, frozen=True):
+    """An agent that can be started. `model`: None for one that a factory builds."""
+
+    name: str
+    description: str | None
+    model: str | None
+    note: str | UnsetType = UNSET
+
+
+class AgentPage(Struct, frozen=True):
+    """All agents."""
+
+    data: list[AgentRecord]
+    next: None = None
 
 
 class AgentRoutes:
@@ -39,7 +56,7 @@ class AgentRoutes:
 
     async def list(self, request: Request) -> Response:
         check_parameters(request, ())
-        return json_response({"data": self._store.catalog.describe(), "next": None})
+        return json_response(AgentPage(msgspec.convert(self._store.catalog.describe(), list[AgentRecord])))
 
     async def start(self, request: Request) -> Response:
         started = await self._start(request)
@@ -61,9 +78,6 @@ class AgentRoutes:
         agent = request.path_params["agent"]
         self._store.catalog.spec(agent)
         body = await read_body(request, StartBody, self._store.limits)
-        for name in ("session_id", "workspace_id"):
-            if (value := getattr(body, name)) is not None and not 0 < len(value) <= MAX_NAME:
-                raise BadRequest(f"$.{name} must have 1 to {MAX_NAME} characters", code="invalid_body")
         self._access.check_workspace(user_of(request), body.workspace_id)
         return await self._store.start(
             agent,

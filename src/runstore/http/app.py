@@ -16,6 +16,7 @@ from runstore.http.errors import EXCEPTION_HANDLERS
 from runstore.http.health import HealthRoutes
 from runstore.http.hosts import HostCheck, Hosts
 from runstore.http.metrics import Exposition, MetricsRoute, no_metrics
+from runstore.http.openapi import OpenApiRoute
 from runstore.http.runs import RunRoutes
 from runstore.http.signing import TicketSigner
 from runstore.http.subscribers import Subscribers
@@ -47,6 +48,7 @@ def build_http(
     tickets = TicketRoutes(store, access, signer)
     agents, runs = AgentRoutes(store, access, subscribers), RunRoutes(store, access, subscribers)
     health = HealthRoutes(not_ready)
+    document = OpenApiRoute(authenticator)
     app = Starlette(
         routes=[
             Route("/agents", agents.list),
@@ -63,6 +65,7 @@ def build_http(
             Route("/healthz", health.live),
             Route("/readyz", health.ready),
             Route("/metrics", MetricsRoute(metrics).get),
+            Route("/openapi.json", document.get),
         ],
         middleware=[
             Middleware(HostCheck, hosts=hosts),
