@@ -28,6 +28,7 @@ from runstore.http.agents import StartBody, StreamBody
 from runstore.http.app import build_http
 from runstore.http.errors import STATUS
 from runstore.http.openai_objects import ChatBody, StreamOptions
+from runstore.http.openapi import document
 from runstore.http.runs import AppendBody, ExternalEvent, RunRecord, StopBody
 from runstore.http.tickets import TicketBody
 from runstore.runtime.agents import AgentSpec
@@ -49,6 +50,11 @@ from tests.pages import (
     words,
 )
 
+PATHS = document(needs_login=True)["paths"]
+# Errors of requests that find no route, and those that no client meets.
+OF_NO_ROUTE = {
+    "append_refused", "bad_request", "http_error", "lease_lost", "method_not_allowed", "not_found",
+}  # fmt: skip
 GUARANTEES = [f"G{number}" for number in range(1, 13)]
 # Numbers that bound nothing.
 NOT_LIMITS = {
@@ -143,6 +149,41 @@ def query_parameters(endpoint: Callable[..., Any]) -> list[str]:
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check_parameters":
             found += ast.literal_eval(node.args[1])
     return found
+
+
+def test_the_routes_of_the_openapi_document_are_those_of_the_code() -> None:
+    described = {(method.upper(), path) for path, methods in PATHS.items() for method in methods}
+    assert described == {(method, path) for method, path, _ in routes()}
+
+
+@pytest.mark.parametrize(("method", "path", "endpoint"), list(routes()))
+def test_the_openapi_document_has_every_parameter(
+    method: str, path: str, endpoint: Callable[..., Any]
+) -> None:
+    operation = PATHS[path][method.lower()]
+    described = {each["name"] for each in operation["parameters"] if each["in"] == "query"}
+    described |= {name for scheme in operation["security"] for name in scheme if name == "ticket"}
+    assert described == set(query_parameters(endpoint))
+    in_path = [each["name"] for each in operation["parameters"] if each["in"] == "path"]
+    assert in_path == re.findall(r"{(\w+)}", path)
+
+
+def test_the_errors_of_the_openapi_document_are_those_of_the_docs() -> None:
+    said = {code: row[1] for row in rows(section("docs/http.md", "Errors")) for code in words(row[0])}
+    described = {(code, status) for status, code in openapi_errors()}
+    assert described <= {(code, status) for code, text in said.items() for status in text.split(", ")}
+    assert said.keys() - {code for code, _ in described} == OF_NO_ROUTE
+
+
+def openapi_errors() -> Iterator[tuple[str, str]]:
+    """Every status and code that the document has."""
+    for methods in PATHS.values():
+        for operation in methods.values():
+            for status, answer in operation["responses"].items():
+                if int(status) >= 400:
+                    schema = answer["content"]["application/json"]["schema"]
+                    for code in schema["properties"]["error"]["properties"]["code"]["enum"]:
+                        yield status, code
 
 
 @pytest.mark.parametrize(

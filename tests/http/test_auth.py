@@ -61,7 +61,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
 
 def ask(http: httpx.Client, method: str, path: str, run_id: str = NOBODY, **options: Any) -> int:
     """The status of a request; a stream is not read."""
-    url = path.format(agent="quick", run_id=run_id)
+    url = path.format(agent="quick", model="quick", run_id=run_id)
     if method == "POST":
         options.setdefault("json", BODIES.get(path))
     with http.stream(method, url, **options) as answer:
@@ -94,7 +94,7 @@ def test_no_route_answers_without_a_key(people: People, method: str, path: str) 
 
 
 @pytest.mark.parametrize("path", sorted(OPEN_PATHS))
-def test_whoever_watches_the_process_needs_no_key(people: People, path: str) -> None:
+def test_how_the_process_is_and_what_the_api_is_needs_no_key(people: People, path: str) -> None:
     assert people.stranger.get(path).status_code == 200
 
 

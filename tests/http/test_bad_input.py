@@ -318,6 +318,12 @@ def test_a_wrong_last_event_id_is_400(http: httpx.Client, one_run: str, surface:
     assert_error(ask(http, f"/runs/{one_run}/{surface}", headers), 400, "invalid_cursor")
 
 
+@pytest.mark.parametrize("surface", ["events", "stream"])
+def test_a_good_last_event_id_excuses_no_wrong_after(http: httpx.Client, one_run: str, surface: str) -> None:
+    answer = ask(http, f"/runs/{one_run}/{surface}?after=x", {"Last-Event-ID": "1"})
+    assert_error(answer, 400, "invalid_cursor")
+
+
 # Names of this server.
 
 

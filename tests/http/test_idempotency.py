@@ -64,6 +64,15 @@ def test_a_repeated_stream_is_the_stream_of_the_same_run(server: ServerProcess, 
     assert frames[-1].ends
 
 
+@pytest.mark.parametrize("path", [START, STREAM])
+def test_the_key_of_a_deleted_run_is_410(server: ServerProcess, key: str, path: str) -> None:
+    run_id = start(server.http, key).json()["run_id"]
+    server.ended(run_id)
+    assert server.http.delete(f"/runs/{run_id}").status_code == 204
+    answer = start(server.http, key, path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (410, "run_deleted")
+
+
 def test_duplicates_at_the_same_moment_are_one_run(http: httpx.Client, key: str) -> None:
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda _: start(http, key, session_id=key), range(32)))

@@ -13,11 +13,20 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 MAX_BLOCKS = 100  # of one input; all of it together is bounded by MAX_EVENT_BYTES
 MAX_DOCUMENT_NAME = 200  # characters
 
+# What decoding checks by itself, for a JSON Schema.
+BASE64 = Meta(
+    min_length=1,
+    extra_json_schema={
+        "pattern": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{4})$"
+    },
+)
+ONE_FIELD = Meta(extra_json_schema={"minProperties": 1, "maxProperties": 1})
+
 
 class MediaSource(Struct, frozen=True, forbid_unknown_fields=True):
     """The content itself: base64 (RFC 4648, section 4, with padding) in JSON."""
 
-    bytes: Annotated[bytes, Meta(min_length=1)]
+    bytes: Annotated[bytes, BASE64]
 
 
 class Image(Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,7 +59,7 @@ class ContentBlock(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"a content block must have exactly one of {', '.join(kinds)}")
 
 
-ContentBlocks = Annotated[list[ContentBlock], Meta(min_length=1, max_length=MAX_BLOCKS)]
+ContentBlocks = Annotated[list[Annotated[ContentBlock, ONE_FIELD]], Meta(min_length=1, max_length=MAX_BLOCKS)]
 Input = str | ContentBlocks
 
 

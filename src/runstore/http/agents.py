@@ -4,7 +4,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
 
-from msgspec import Struct
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,14 +13,14 @@ from runstore.core.content import Input, to_json
 from runstore.core.events import MultitaskStrategy
 from runstore.http.access import Access
 from runstore.http.disconnect import OnDisconnect, cancel_run
-from runstore.http.errors import BadRequest
+from runstore.http.fields import Name
 from runstore.http.json import json_response
 from runstore.http.requests import check_parameters, read_body, read_idempotency_key
 from runstore.http.runs import record_response
 from runstore.http.sse import EventStream
 from runstore.http.subscribers import Subscribers
 from runstore.http.trace import read_traceparent
-from runstore.http.users import MAX_NAME, login_of, user_of
+from runstore.http.users import login_of, user_of
 from runstore.store import RunAt, RunStore
 
 B = TypeVar("B", bound="StartBody")
@@ -29,9 +30,9 @@ class StartBody(Struct, frozen=True, forbid_unknown_fields=True):
     """What a run is started with."""
 
     input: Input
-    session_id: str | None = None
+    session_id: Name | None = None
     metadata: dict[str, Any] = {}
-    workspace_id: str | None = None
+    workspace_id: Name | None = None
     multitask_strategy: MultitaskStrategy = "enqueue"
 
 
@@ -39,6 +40,22 @@ class StreamBody(StartBody, frozen=True, forbid_unknown_fields=True):
     """The same, and what becomes of the run if the client goes."""
 
     on_disconnect: OnDisconnect = "continue"
+
+
+class AgentRecord(Struct, frozen=True):
+    """An agent that can be started. `model`: None for one that a factory builds."""
+
+    name: str
+    description: str | None
+    model: str | None
+    note: str | UnsetType = UNSET
+
+
+class AgentPage(Struct, frozen=True):
+    """All agents."""
+
+    data: list[AgentRecord]
+    next: None = None
 
 
 class AgentRoutes:
@@ -51,7 +68,7 @@ class AgentRoutes:
 
     async def list(self, request: Request) -> Response:
         check_parameters(request, ())
-        return json_response({"data": self._store.catalog.describe(), "next": None})
+        return json_response(AgentPage(msgspec.convert(self._store.catalog.describe(), list[AgentRecord])))
 
     async def start(self, request: Request) -> Response:
         started = await self._start(request, await self._read(request, StartBody))
@@ -75,9 +92,6 @@ class AgentRoutes:
         check_parameters(request, ())
         self._store.catalog.spec(request.path_params["agent"])
         body = await read_body(request, cls, self._store.limits)
-        for name in ("session_id", "workspace_id"):
-            if (value := getattr(body, name)) is not None and not 0 < len(value) <= MAX_NAME:
-                raise BadRequest(f"$.{name} must have 1 to {MAX_NAME} characters", code="invalid_body")
         self._access.check_workspace(user_of(request), body.workspace_id)
         return body
 

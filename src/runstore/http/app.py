@@ -17,6 +17,7 @@ from runstore.http.errors import EXCEPTION_HANDLERS
 from runstore.http.health import HealthRoutes
 from runstore.http.hosts import HostCheck, Hosts
 from runstore.http.metrics import Exposition, MetricsRoute, no_metrics
+from runstore.http.openapi import OpenApiRoute
 from runstore.http.runs import RunRoutes
 from runstore.http.signing import TicketSigner
 from runstore.http.subscribers import Subscribers
@@ -48,6 +49,7 @@ def build_http(
     tickets = TicketRoutes(store, access, signer)
     agents, runs = AgentRoutes(store, access, subscribers), RunRoutes(store, access, subscribers)
     chat, health = ChatRoutes(store, subscribers), HealthRoutes(not_ready)
+    document = OpenApiRoute(authenticator)
     app = Starlette(
         routes=[
             Route("/agents", agents.list),
@@ -67,6 +69,7 @@ def build_http(
             Route("/healthz", health.live),
             Route("/readyz", health.ready),
             Route("/metrics", MetricsRoute(metrics).get),
+            Route("/openapi.json", document.get),
         ],
         middleware=[
             Middleware(HostCheck, hosts=hosts),

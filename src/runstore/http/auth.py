@@ -17,7 +17,7 @@ from runstore.http.signing import Ticket, TicketSigner
 from runstore.http.users import ADMIN, LOCAL, SCOPE_KEY, Login, User
 from runstore.keys import ApiKey
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # for whoever watches the process
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})  # how the process is, and what the API is
 
 _STREAM = re.compile(r"/runs/([^/]+)/stream")
 
@@ -127,7 +127,7 @@ class TicketLogin(Login):
 
 
 class Authentication:
-    """Lets no request through that has no login, but for those that ask how the process is.
+    """Lets no request through that has no login, but for those to OPEN_PATHS.
 
     Without an `authenticator` everyone is `local`: the app is mounted into another one, which answers for it.
     """

@@ -6,6 +6,7 @@ Below `/v1` they are OpenAI's error objects, with the same codes.
 from typing import Any
 
 import structlog
+from msgspec import UNSET, Struct, UnsetType
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -33,6 +34,21 @@ NO_RETRY = {"X-Should-Retry": "false"}  # OpenAI's clients try again after 409 a
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 log = structlog.get_logger(__name__)
+
+
+class ErrorDetail(Struct, frozen=True):
+    """`code` is for programs, `message` for people. `head`: the run's last seq; `limit`: which one."""
+
+    code: str
+    message: str
+    head: int | UnsetType = UNSET
+    limit: str | UnsetType = UNSET
+
+
+class ErrorAnswer(Struct, frozen=True):
+    """Whatever went wrong."""
+
+    error: ErrorDetail
 
 
 class BadRequest(errors.RunstoreError):
@@ -65,7 +81,14 @@ class Forbidden(errors.RunstoreError):
 
 
 def error_response(status: int, code: str, message: str, headers: Any = None, **details: Any) -> Response:
-    return json_response({"error": {"code": code, "message": message, **details}}, status, headers)
+    return json_response(ErrorAnswer(ErrorDetail(code, message, **details)), status, headers)
+
+
+def status_of(error: errors.RunstoreError | type[errors.RunstoreError]) -> int:
+    """The status of an error's answer; 500 if it is none that a client should meet."""
+    cls = error if isinstance(error, type) else type(error)
+    known = next((STATUS[base] for base in cls.__mro__ if base in STATUS), 500)
+    return getattr(error, "status", None) or known
 
 
 def openai_error(
@@ -94,10 +117,7 @@ def error_for(
 
 
 async def on_runstore_error(request: Request, error: Exception) -> Response:
-    status = getattr(error, "status", None) or next(
-        (STATUS[cls] for cls in type(error).__mro__ if cls in STATUS), 500
-    )
-    if status == 500 or not isinstance(error, errors.RunstoreError):
+    if not isinstance(error, errors.RunstoreError) or (status := status_of(error)) == 500:
         return await on_unexpected(request, error)
     details = {name: getattr(error, name) for name in ("head", "limit") if hasattr(error, name)}
     headers = {"Retry-After": "1"} if status in (429, 503) else getattr(error, "headers", None)

@@ -134,13 +134,21 @@ def read_choice(request: Request, name: str, choices: Sequence[str]) -> str | No
 
 
 def read_cursor(request: Request) -> int:
-    """Where a reader left off: `Last-Event-ID`, else `?after=`, else the beginning."""
-    text = request.headers.get("last-event-id") or request.query_params.get("after", "0")
-    if not _is_number(text):
-        raise BadRequest(
-            f"the cursor {text[:50]!r} is no seq: it must be a whole number", code="invalid_cursor"
-        )
-    return int(text)
+    """Where a reader left off: `Last-Event-ID`, else `?after=`, else the beginning. Each must be one."""
+    given = [request.headers.get("last-event-id") or None, request.query_params.get("after")]
+    cursors = [text for text in given if text is not None]
+    for text in cursors:
+        if not _is_number(text):
+            raise BadRequest(
+                f"the cursor {text[:50]!r} is no seq: it must be a whole number", code="invalid_cursor"
+            )
+    return int(cursors[0]) if cursors else 0
+
+
+def has_already(request: Request, tag: str) -> bool:
+    """Whether the client has what this ETag names: `If-None-Match` (RFC 9110, 13.1.2)."""
+    known = request.headers.get("if-none-match", "")
+    return tag in known or known.strip() == "*"
 
 
 def read_header(request: Request, name: str, choices: Sequence[str] = ()) -> str | None:

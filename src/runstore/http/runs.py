@@ -2,24 +2,28 @@
 
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore.core.codec import ENCODER_VERSION, RecordedEvent, envelope, timestamp
 from runstore.core.errors import InvalidCursor, LogUnavailable, RunNotFound
-from runstore.core.events import Custom
+from runstore.core.events import CUSTOM_TYPE, Custom
 from runstore.core.ids import parse_run_id
+from runstore.core.limits import MAX_EVENTS_PER_APPEND
 from runstore.core.ports import EventFilter
-from runstore.core.run import STATUSES, Run
+from runstore.core.records import EventRecord
+from runstore.core.run import STATUSES, Run, Status
 from runstore.http.access import Access
 from runstore.http.chat_stream import CHAT_EVENTS, ChatTail, Chunks
 from runstore.http.errors import BadRequest, Unauthorized
+from runstore.http.fields import Count, RunId, Seq, Time
 from runstore.http.json import json_response
 from runstore.http.requests import (
     check_parameters,
+    has_already,
     read_body,
     read_choice,
     read_cursor,
@@ -43,47 +47,87 @@ FORMATS = ("events", "openai")  # of a stream
 
 
 class RunRecord(Struct, frozen=True):
-    """A run as the API shows it. `created_at`, `started_at`, `completed_at`: RFC 3339, UTC."""
+    """A run as the API shows it."""
 
-    run_id: str
+    run_id: RunId
     user_id: str
     agent_name: str
     session_id: str | None
-    status: str
+    status: Status
     cancel_requested: bool
-    created_at: str
-    started_at: str | None
-    completed_at: str | None
-    attempt: int
+    created_at: Time
+    started_at: Time | None
+    completed_at: Time | None
+    attempt: Count
     result: dict[str, Any] | None
     error: str | None
     error_code: str | None
     reason: str | None
     forced: bool
-    superseded_by: str | None
-    parent_run_id: str | None
+    superseded_by: RunId | None
+    parent_run_id: RunId | None
     workspace_id: str | None
-    usage: dict[str, int]
+    usage: dict[str, Count]
     metadata: dict[str, Any]
-    last_seq: int | UnsetType = UNSET  # of a single run; a list does not read every log
+    last_seq: Seq | UnsetType = UNSET  # of a single run; a list does not read every log
+
+
+class RunPage(Struct, frozen=True):
+    """Runs, newest first."""
+
+    data: list[RunRecord]
+    next: RunId | None
+
+
+class EventPage(Struct, frozen=True):
+    """Events in their order. The bytes of each one are the log's, so a page is never made of this."""
+
+    data: list[EventRecord]
+    next: Seq | None
 
 
 class StopBody(Struct, frozen=True, forbid_unknown_fields=True):
-    reason: str = "user"
+    reason: Annotated[str, Meta(min_length=1, max_length=MAX_REASON)] = "user"
+
+
+# What the log itself checks, and answers with codes of its own, is only told here.
+CustomType = Annotated[str, Meta(extra_json_schema={"pattern": f"^{CUSTOM_TYPE.pattern}$"})]
 
 
 class ExternalEvent(Struct, frozen=True, forbid_unknown_fields=True):
-    type: str
+    type: CustomType
     data: Any = None
+
+
+ExternalEvents = Annotated[
+    list[ExternalEvent], Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_EVENTS_PER_APPEND})
+]
 
 
 class AppendBody(Struct, frozen=True, forbid_unknown_fields=True):
     """One event, or several that are stored together or not at all."""
 
-    type: str | UnsetType = UNSET
+    type: CustomType | UnsetType = UNSET
     data: Any = UNSET
-    events: list[ExternalEvent] | UnsetType = UNSET
+    events: ExternalEvents | UnsetType = UNSET
     expected_seq: int | None = None
+
+
+EITHER = Meta(
+    extra_json_schema={
+        "oneOf": [
+            {"required": ["type"], "properties": {"events": False}},
+            {"required": ["events"], "properties": {"type": False, "data": False}},
+        ]
+    }
+)
+
+
+class Appended(Struct, frozen=True):
+    """`last_seq`: of the last event that was added."""
+
+    run_id: RunId
+    last_seq: Seq
 
 
 class RunRoutes:
@@ -117,7 +161,7 @@ class RunRoutes:
         )
         page = runs[:limit]
         following = page[-1].run_id if len(runs) > limit else None
-        return json_response({"data": [record(run) for run in page], "next": following})
+        return json_response(RunPage([record(run) for run in page], following))
 
     async def get(self, request: Request) -> Response:
         check_parameters(request, ("at", "wait"))
@@ -142,7 +186,7 @@ class RunRoutes:
         headers = {}
         if head.closed:
             headers["ETag"] = f'"{run_id}.{head.seq}.{after}.{limit}.{_tag(only)}.v{ENCODER_VERSION}"'
-            if headers["ETag"] in request.headers.get("if-none-match", ""):
+            if has_already(request, headers["ETag"]):
                 return Response(status_code=304, headers=headers)
         page = await self._store.events(run_id, after=after, limit=limit, only=only)
         following = b"%d" % page[-1].seq if page and page[-1].seq < head.seq else b"null"
@@ -180,8 +224,6 @@ class RunRoutes:
         check_parameters(request, ())
         run_id = await self._access.changeable(request)
         body = await read_body(request, StopBody, self._store.limits, optional=True)
-        if not 0 < len(body.reason) <= MAX_REASON:
-            raise BadRequest(f"$.reason must have 1 to {MAX_REASON} characters", code="invalid_body")
         found = await self._store.stop(run_id, by=user_of(request).user_id, reason=body.reason)
         return record_response(found, 200 if found.run.closed else 202)
 
@@ -191,7 +233,7 @@ class RunRoutes:
         body = await read_body(request, AppendBody, self._store.limits)
         events = [Custom(event.type, event.data) for event in _given(body)]
         last_seq = await self._store.append(run_id, events, expected_seq=body.expected_seq)
-        return json_response({"run_id": run_id, "last_seq": last_seq}, 201)
+        return json_response(Appended(run_id, last_seq), 201)
 
     async def delete(self, request: Request) -> Response:
         check_parameters(request, ())

@@ -1,14 +1,15 @@
 """Tickets for one run's stream."""
 
+from typing import Annotated
 from urllib.parse import quote
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore.core.codec import timestamp
 from runstore.http.access import Access
-from runstore.http.errors import BadRequest
+from runstore.http.fields import Time
 from runstore.http.json import json_response
 from runstore.http.known_keys import now_ms
 from runstore.http.requests import check_parameters, read_body
@@ -21,7 +22,15 @@ MAX_TICKET_TTL_S = 24 * 3_600
 
 
 class TicketBody(Struct, frozen=True, forbid_unknown_fields=True):
-    ttl_s: int = TICKET_TTL_S
+    ttl_s: Annotated[int, Meta(ge=1, le=MAX_TICKET_TTL_S)] = TICKET_TTL_S
+
+
+class TicketAnswer(Struct, frozen=True):
+    """`url`: the run's stream, with the ticket in it."""
+
+    ticket: str
+    expires_at: Time
+    url: str
 
 
 class TicketRoutes:
@@ -36,8 +45,6 @@ class TicketRoutes:
         check_parameters(request, ())
         run_id = await self._access.readable(request)
         body = await read_body(request, TicketBody, self._store.limits, optional=True)
-        if not 1 <= body.ttl_s <= MAX_TICKET_TTL_S:
-            raise BadRequest(f"$.ttl_s must be from 1 to {MAX_TICKET_TTL_S:,}", code="invalid_body")
         await self._store.head(run_id)
         login = login_of(request)
         ticket = Ticket(
@@ -48,5 +55,5 @@ class TicketRoutes:
         )
         text = self._signer.sign(ticket)
         url = f"{request.scope.get('root_path', '')}/runs/{run_id}/stream?ticket={quote(text)}"
-        answer = {"ticket": text, "expires_at": timestamp(ticket.expires_at), "url": url}
+        answer = TicketAnswer(text, timestamp(ticket.expires_at), url)
         return json_response(answer, 201, {"Cache-Control": "no-store"})

@@ -1,0 +1,156 @@
+"""The server answers as its OpenAPI document says, to whatever schemathesis makes of that document."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from schemathesis.specs.openapi.checks import negative_data_rejection
+from schemathesis.specs.openapi.schemas import OpenApiSchema
+
+from runstore.http.openapi import document
+from tests.http.conftest import CONFIG, HEARTBEAT_S
+from tests.keys import client, make_key
+from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving
+
+# Ids that requests are made of before there is a server; each is replaced by that of a run of its kind.
+CLOSED, OPEN, DELETED, NONE = (f"01890a5d-ac96-774b-bcce-b302099a800{digit}" for digit in range(4))
+
+CHOICES: dict[str, Any] = {
+    "generation": {"deterministic": True, "with-security-parameters": False},
+    "phases": {"stateful": {"inference": {"algorithms": []}}},  # nothing but the links of the document
+    "dictionaries": {
+        "agents": {"values": ["quick"]},
+        "runs": {"values": [CLOSED, OPEN, DELETED, NONE]},
+        "ended runs": {"values": [CLOSED, DELETED, NONE]},  # no request waits for their end
+    },
+    "parameters": {
+        "path.agent": {"dictionary": "agents", "probability": 0.9},
+        "path.run_id": {"dictionary": "runs", "probability": 0.9},
+    },
+    "checks": {
+        "negative_data_rejection": {"expected-statuses": ["4xx"]},
+        # What no schema can say: a cursor ahead of the run, 1.0 for 1, a workspace of others, …
+        "positive_data_acceptance": {"expected-statuses": ["2xx", "304", "400", "403", "404", "409", "410"]},
+    },
+    "operations": [
+        {
+            "include-operation-id": ["follow_run", "get_run"],
+            "parameters": {"path.run_id": {"dictionary": "ended runs", "probability": 0.9}},
+        },
+    ],
+}
+UNKNOWN_HEADER = "x-schemathesis-unknown-property"  # which any server ignores
+FUZZED = settings(
+    max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+
+
+def nothing_valid_is_refused(ctx: Any, answer: schemathesis.Response, case: schemathesis.Case) -> None:
+    """What is as the document says is answered 400 for a cursor ahead of the run, or for 1.0 instead of 1."""
+    if answer.status_code == 400 and case.meta and case.meta.generation.mode.is_positive:
+        error = answer.json()["error"]
+        assert error["code"] == "invalid_cursor" or "got `float`" in error["message"], error
+
+
+class Api:
+    """A server, and new runs of every kind on it."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self._server = server
+        self._runs = {
+            CLOSED: server.begin("quick"),
+            OPEN: server.begin_silent(),
+            DELETED: server.begin("quick"),
+        }
+        for kind in (CLOSED, DELETED):
+            server.ended(self._runs[kind])
+        assert server.http.delete(f"/runs/{self._runs[DELETED]}").status_code == 204
+
+    def check(self, case: schemathesis.Case) -> None:
+        asked = case.path_parameters.get("run_id")
+        if asked in self._runs:
+            case.path_parameters["run_id"] = self._runs[asked]
+        key = self._server.http.headers.get("authorization")
+        case.call_and_validate(
+            base_url=str(self._server.http.base_url).rstrip("/"),
+            headers={"Authorization": key} if key else None,
+            additional_checks=[nothing_valid_is_refused],
+            excluded_checks=[negative_data_rejection] if UNKNOWN_HEADER in case.headers else None,
+            timeout=DEADLINE_S,
+        )
+
+
+def schema(*, needs_login: bool) -> OpenApiSchema:
+    said = msgspec.json.decode(msgspec.json.encode(document(needs_login=needs_login)))
+    examples = {"agent": "quick", "run_id": CLOSED}
+    for path, operations in said["paths"].items():
+        for method, operation in operations.items():
+            for parameter in operation["parameters"]:
+                if parameter["in"] == "path":
+                    parameter["example"] = examples[parameter["name"]]
+                    if (method, path) == ("post", "/runs/{run_id}/events"):
+                        parameter["example"] = OPEN
+    return schemathesis.openapi.from_dict(said, config=schemathesis.Config.from_dict(CHOICES))
+
+
+@pytest.fixture(scope="module")
+def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with serving(tmp_path_factory.mktemp("open"), CONFIG, SILENT_AGENT, heartbeat_s=HEARTBEAT_S) as server:
+        yield server
+        assert "Traceback" not in server.log
+
+
+@pytest.fixture
+def open_api(open_server: ServerProcess) -> Api:
+    return Api(open_server)
+
+
+@pytest.fixture(scope="module")
+def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("guarded")
+    key = make_key(folder, "alice")
+    with (
+        serving(folder, CONFIG, SILENT_AGENT, heartbeat_s=HEARTBEAT_S) as server,
+        client(server, key) as http,
+    ):
+        server.http.headers.update(http.headers)
+        yield server
+        assert "Traceback" not in server.log
+
+
+@pytest.fixture
+def guarded_api(guarded_server: ServerProcess) -> Api:
+    return Api(guarded_server)
+
+
+@schema(needs_login=False).parametrize()
+@FUZZED
+def test_every_answer_is_as_the_document_says(case: schemathesis.Case, open_api: Api) -> None:
+    open_api.check(case)
+
+
+@schema(needs_login=True).parametrize()
+@FUZZED
+def test_every_answer_is_as_the_document_says_where_keys_are_in_use(
+    case: schemathesis.Case, guarded_api: Api
+) -> None:
+    guarded_api.check(case)
+
+
+def test_what_follows_from_an_answer_is_as_the_document_says_too(open_server: ServerProcess) -> None:
+    machine = schema(needs_login=False).as_state_machine()
+
+    class Client(machine):  # type: ignore[misc, valid-type]
+        def before_call(self, case: schemathesis.Case) -> None:
+            case.headers.pop("Idempotency-Key", None)  # each session is to begin with runs of its own
+
+        def get_call_kwargs(self, case: schemathesis.Case) -> dict[str, Any]:
+            return {"base_url": str(open_server.http.base_url).rstrip("/"), "timeout": DEADLINE_S}
+
+        def validate_response(self, response: Any, case: Any, **options: Any) -> None:
+            super().validate_response(response, case, additional_checks=[nothing_valid_is_refused], **options)
+
+    Client.run(settings=settings(FUZZED, max_examples=20, stateful_step_count=8, phases=[Phase.generate]))
