@@ -125,6 +125,10 @@ class _Queued(QueueHandler):
         self._dropped = 0
         QueueListener(self._lines, *targets).start()
 
+    def createLock(self) -> None:
+        """None: it would be held while what an agent logs is made a text, and that may never end."""
+        self.lock = None
+
     def prepare(self, record: logging.LogRecord) -> Any:
         """See `QueueHandler.prepare`."""
         if isinstance(record.msg, str) and len(message := record.getMessage()) > MAX_LINE:

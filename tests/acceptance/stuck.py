@@ -68,6 +68,14 @@ async def logs(input):
         log.warning("x" * 1_000_000)
         yield "logged "
 
+class Stuck:
+    def __str__(self):
+        time.sleep(3600)
+
+async def logs_stuck(input):
+    yield "log "
+    logging.getLogger("stuck.agent").warning("%s", Stuck())
+
 async def leaks(input):
     yield "more "
     kept = []
@@ -101,6 +109,7 @@ FACTORIES = (
     "regex",
     "flood",
     "logs",
+    "logs_stuck",
     "forks",
     "leaks",
     "dies",
@@ -109,6 +118,7 @@ FACTORIES = (
 LEVELS = ("loop", "thread", "process")
 MEMORY_MB = 160
 WORDS_PER_S = 20
+FAST_PER_S = 100
 
 
 def configuration(models: ModelServer) -> str:
@@ -129,6 +139,10 @@ def configuration(models: ModelServer) -> str:
         tables.append(
             f'[agents.healthy-{level}]\nmodel = "scripted"\ntokens = 100000\n'
             f"tokens_per_s = {WORDS_PER_S}\n{place}\n"
+        )
+        tables.append(
+            f'[agents.fast-{level}]\nmodel = "scripted"\ntokens = 100000\n'
+            f"tokens_per_s = {FAST_PER_S}\n{place}\n"
         )
         tables.append(f'[agents.quick-{level}]\nmodel = "scripted"\n{place}\n')
         tables.append(f'[agents.idle-{level}]\nfactory = "agents:shuts_up"\nidle_timeout_s = 0.5\n{place}\n')

@@ -40,14 +40,12 @@ class ProcessAgent:
             AgentError: the agent failed, or its process ended without a word.
         """
         child = self._child = await self._processes.fork()
-        self._processes.running += 1
         try:
             begin = messages.Begin(self._context, self._spec, input, list(history), sys.path, traceparent())
             child.writer.write(pack(begin))
             return await self._attend(asyncio.create_task(_listen(child, recorder)))
         finally:
-            self._processes.running -= 1
-            child.close()
+            self._processes.release(child)
 
     def cancel(self) -> None:
         """See `Agent.cancel`."""

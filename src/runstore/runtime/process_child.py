@@ -32,19 +32,17 @@ MIB = 1 << 20
 
 def work(events: socket.socket) -> NoReturn:
     """Do what the server says over the socket `events`, then leave at once."""
-    status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.nice(NICENESS)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(_work(events))
-        status = 0
+        asyncio.Runner(loop_factory=new_event_loop).run(_work(events))
+        os._exit(0)
     except BaseException:
         traceback.print_exc()
     finally:
-        os._exit(status)
+        os._exit(1)
 
 
 async def _work(events: socket.socket) -> None:

@@ -45,14 +45,19 @@ class Child:
 
 
 class Processes:
-    """Starts agents' processes. `running`: how many there are; `killed`: how many had to be killed."""
+    """Starts agents' processes, and counts those that had to be killed."""
 
     def __init__(self) -> None:
-        self.running = 0
         self.killed = 0
         self._lock = threading.Lock()
+        self._children: set[Child] = set()
         self._server: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
+
+    @property
+    def running(self) -> int:
+        """How many there are."""
+        return len(self._children)
 
     def prepare(self) -> None:
         """Have the fork server ready. It takes a second the first time, and blocks as long.
@@ -87,10 +92,19 @@ class Processes:
             control.close()
             events.close()
             raise
-        return Child(control, reader, writer)
+        child = Child(control, reader, writer)
+        self._children.add(child)
+        return child
+
+    def release(self, child: Child) -> None:
+        """Let go of a process; if it lives, it is killed."""
+        self._children.discard(child)
+        child.close()
 
     def close(self) -> None:
-        """Wait until every process is gone; they are killed as their control sockets close."""
+        """Kill every process, and wait until they are gone."""
+        for child in list(self._children):
+            child.kill()
         with self._lock:
             if self._requests is not None and self._server is not None:
                 self._requests.close()
