@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,7 +85,7 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
     """Read the configuration file; without `path`, `runstore.toml` in the working directory, if it is there.
 
     Args:
-        models: also make every agent's model once, which imports its provider's package.
+        models: also look for the agents' modules, and make every model once, which imports its provider.
 
     Raises:
         ConfigError: what is wrong, in which line, and what would be right.
@@ -109,6 +110,7 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
     if models and server.authenticate is not None:
         source.check_authenticate(server.authenticate, path.resolve().parent)
     for name, spec in agents.items() if models else ():
+        source.check_code(name, spec, path.resolve().parent)
         source.check_model(name, spec)
     limits = source.convert("limits", tables.get("limits", {}), Limits)
     for name, spec in agents.items():
@@ -162,6 +164,17 @@ class _Source:
             LoginFunction.load(reference)
         except ConfigError as error:
             raise self.error("server", "authenticate", str(error)) from error
+
+    def check_code(self, name: str, spec: AgentSpec, folder: Path) -> None:
+        """Look for the modules of the factory and the tools. To import them may take seconds."""
+        use_folder(folder)
+        named = [("factory", spec.factory or ""), *(("tools", tool) for tool in spec.tools)]
+        for field, reference in named:
+            package = re.split("[.:]", reference)[0]
+            if package and package not in sys.modules and find_spec(package) is None:
+                where = f"neither in {folder} nor installed"
+                message = f"`{field}`: {reference!r}: there is no module {package!r}, {where}"
+                raise self.error(f"agents.{name}", field, message)
 
     def check_model(self, name: str, spec: AgentSpec) -> None:
         if spec.model is not None and spec.model != SCRIPTED:

@@ -77,6 +77,21 @@ def test_every_command_reads_the_configuration_strictly(tmp_path: Path, command:
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("factory", '"agnets:build"'), ("tools", '["os:getcwd", "no_such.tools:search"]')]
+)
+def test_a_module_that_is_not_there_is_named_with_its_file_and_line(
+    tmp_path: Path, field: str, value: str
+) -> None:
+    model = "" if field == "factory" else 'model = "scripted"\n'
+    (tmp_path / "runstore.toml").write_text(f"[agents.mine]\n{model}{field} = {value}\n")
+    done = run_command("serve", "--port=0", folder=tmp_path)
+    assert done.returncode == 2
+    line = 2 if field == "factory" else 3
+    assert done.stderr.startswith(f"runstore: runstore.toml:{line}: [agents.mine]: `{field}`: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_an_option_out_of_bounds_is_refused(tmp_path: Path) -> None:
     refused(run_command("serve", "--port", "70000", folder=tmp_path), "`port`", "70000", "65535")
 
