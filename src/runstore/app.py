@@ -148,9 +148,9 @@ def _open(settings: Settings) -> OpenLog:
 
 
 @contextmanager
-def write_to(url: str) -> Iterator[Connection]:
+def write_to(url: str, *, create: bool = True) -> Iterator[Connection]:
     """A transaction on a database, brought up to this release; committed unless there was an error."""
-    dialect = open_database(url)
+    dialect = open_database(url, create=create)
     try:
         with dialect.engine.connect() as connection:
             dialect.begin_write(connection)
