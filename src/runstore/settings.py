@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from runstore.core.errors import ConfigError
 from runstore.core.limits import Limits
@@ -79,6 +80,21 @@ class Settings(Struct, frozen=True):
     agents: dict[str, AgentSpec] = {}
     limits: Limits = Limits()
     folder: Path | None = None
+    places: dict[str, str] = {}  # in a file, of the settings of [server] that are in force from there
+
+    def placed(self, error: ConfigError) -> ConfigError:
+        """The error with the place of its setting, if it stands in the file."""
+        place = self.places.get(error.setting or "")
+        return ConfigError(f"{place}: `{error.setting}`: {error}") if place else error
+
+    def overridden(self, changes: dict[str, Any]) -> "Settings":
+        """With those of the command line or the environment put over `[server]`; None: not given.
+
+        Raises:
+            ConfigError: a value is out of bounds.
+        """
+        places = {name: place for name, place in self.places.items() if changes.get(name) is None}
+        return replace(self, server=override(self.server, changes), places=places)
 
 
 def load_settings(path: Path | None, *, models: bool = False) -> Settings:
@@ -115,7 +131,8 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
     limits = source.convert("limits", tables.get("limits", {}), Limits)
     for name, spec in agents.items():
         source.check_timeout(name, spec, limits.max_run_timeout_s)
-    return Settings(server, agents, limits, path.resolve().parent)
+    places = {name: source.place("server", name) for name in tables.get("server", {})}
+    return Settings(server, agents, limits, path.resolve().parent, places)
 
 
 def override(settings: ServerSettings, changes: dict[str, Any]) -> ServerSettings:
@@ -204,8 +221,10 @@ class _Source:
         if known:
             near = difflib.get_close_matches(field or section, known, n=1)
             hint = f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}"
-        place = f"{self._path}:{self._line(section, field)}: [{section}]"
-        return ConfigError(f"{place}: {message}{hint}")
+        return ConfigError(f"{self.place(section, field)}: {message}{hint}")
+
+    def place(self, section: str, field: str | None) -> str:
+        return f"{self._path}:{self._line(section, field)}: [{section}]"
 
     def _line(self, section: str, field: str | None) -> int:
         """The line of a field, or of its section's header when it is not spelled out there."""
