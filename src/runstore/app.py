@@ -1,6 +1,7 @@
 """The composition root: the only file that knows every concrete class."""
 
 import asyncio
+import errno
 import importlib
 import os
 import socket
@@ -76,7 +77,8 @@ def open_database(url: str, *, create: bool = True) -> SqliteDialect:
     try:
         dialect = open_dialect(make_url(url))
     except (ArgumentError, NoSuchModuleError) as error:
-        raise ConfigError(f"database URL {url!r}: {error}; use sqlite:///FILE") from error
+        message = f"database URL {url!r}: {error}; use sqlite:///FILE"
+        raise ConfigError(message, setting="database_url") from error
     if not create and not dialect.path.exists():
         raise ConfigError(f"database URL {url!r}: there is no file {dialect.path}")
     with _told_as_unavailable(dialect), dialect.engine.connect() as connection:
@@ -149,9 +151,9 @@ def _open(settings: Settings) -> OpenLog:
 
 
 @contextmanager
-def write_to(url: str) -> Iterator[Connection]:
+def write_to(url: str, *, create: bool = True) -> Iterator[Connection]:
     """A transaction on a database, brought up to this release; committed unless there was an error."""
-    dialect = open_database(url)
+    dialect = open_database(url, create=create)
     try:
         with dialect.engine.connect() as connection:
             dialect.begin_write(connection)
@@ -247,10 +249,12 @@ def check_exposure(server: ServerSettings) -> None:
             return
     advice = "or make a key: runstore keys create --user NAME"
     if server.exposed:
+        setting = "host"
         wrong = f"host {server.host!r}: without API keys the server binds loopback only; use 127.0.0.1"
     else:
+        setting = "cors_origins"
         wrong = "cors_origins '*': without API keys any web page could use the server; name the origins"
-    raise ConfigError(f"{wrong}, {advice}")
+    raise ConfigError(f"{wrong}, {advice}", setting=setting)
 
 
 async def _open_authenticator(server: ServerSettings, event_log: SqlEventLog) -> Authenticator:
@@ -276,7 +280,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from error
+        setting = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
+        message = f"cannot listen on {host}, port {port}: {error.strerror or error}"
+        raise ConfigError(message, setting=setting) from error
 
 
 def rebuild_runs(url: str, progress: Progress, *, swap: bool) -> Difference:

@@ -10,7 +10,7 @@ from runstore import __version__
 from runstore.cli_keys import keys
 from runstore.cli_options import Config, DatabaseUrl
 from runstore.cli_runs import app as runs
-from runstore.core.errors import RunstoreError
+from runstore.core.errors import ConfigError, RunstoreError
 
 EXIT_CONFIG = 2
 
@@ -94,11 +94,14 @@ def serve(
         cancel_grace_s=cancel_grace_s, drain_s=drain_s, heartbeat_s=heartbeat_s, models=True,
         log_format=log_format, log_file=log_file, allowed_hosts=allowed_host or None,
     )  # fmt: skip
-    configure_logs(settings.server.log_format, settings.server.log_file, queued=True)
-    if reload:
-        serve_reloading(settings)
-    else:
-        run_server(settings)
+    try:
+        configure_logs(settings.server.log_format, settings.server.log_file, queued=True)
+        if reload:
+            serve_reloading(settings)
+        else:
+            run_server(settings)
+    except ConfigError as error:
+        raise settings.placed(error) from error
 
 
 @app.command()
@@ -177,12 +180,9 @@ def main() -> None:
 
 
 def _settings(config: Path | None, *, models: bool = False, **changes: Any) -> Any:
-    from msgspec.structs import replace
+    from runstore.settings import load_settings
 
-    from runstore.settings import load_settings, override
-
-    settings = load_settings(config, models=models)
-    return replace(settings, server=override(settings.server, changes))
+    return load_settings(config, models=models).overridden(changes)
 
 
 def _rebuild(config: Path | None, database_url: str | None, *, swap: bool) -> Any:

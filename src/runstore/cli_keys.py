@@ -57,7 +57,7 @@ def list_(
     from runstore.app import write_to
     from runstore.keys import list_keys
 
-    with write_to(database_of(config, database_url)) as connection:
+    with write_to(database_of(config, database_url), create=False) as connection:
         rows = [_shown(key) for key in list_keys(connection)]
     if as_json:
         import msgspec
@@ -87,7 +87,7 @@ def revoke(
     from runstore.app import write_to
     from runstore.keys import key_id_of, revoke_key
 
-    with write_to(database_of(config, database_url)) as connection:
+    with write_to(database_of(config, database_url), create=False) as connection:
         key = revoke_key(connection, key_id_of(key_id) or key_id, _now())
     already = " already" if key.revoked_at is not None else ""
     typer.echo(f"Key {key.key_id} of {key.user_id} is revoked{already}.")

@@ -1,5 +1,6 @@
 """`runstore runs …`: the API from a shell."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,7 +136,7 @@ def start(
     """
     from runstore.cli_output import print_json
 
-    text = sys.stdin.read() if input == "-" else input
+    text = _utf8(sys.stdin.buffer.read() if input == "-" else os.fsencode(input))
     asked = _json(text, list[dict[str, Any]], "INPUT") if blocks else text
     described = None if metadata is None else _json(metadata, dict[str, Any], "--metadata")
     with connected(url, api_key) as client:
@@ -242,6 +243,13 @@ def _print_run(run: "RunRecord", as_json: bool) -> None:
 def _run_row(run: "RunRecord") -> tuple[Any, ...]:
     status = f"{run.status}, stopping" if run.cancel_requested and not run.ended else run.status
     return (run.run_id, status, run.created_at, run.agent_name, run.session_id)
+
+
+def _utf8(given: bytes) -> str:
+    try:
+        return given.decode()
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"this is no UTF-8: {error}", param_hint="INPUT") from error
 
 
 def _json(text: str, kind: Any, where: str) -> Any:

@@ -175,4 +175,5 @@ def _open(path: Path) -> logging.Handler:
     try:
         return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
-        raise ConfigError(f"log file {path}: cannot be opened: {error.strerror or error}") from error
+        message = f"log file {path}: cannot be opened: {error.strerror or error}"
+        raise ConfigError(message, setting="log_file") from error

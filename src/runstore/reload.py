@@ -190,12 +190,12 @@ class _Watcher:
         await _first(good, self._changed.wait(), self._stopping.wait())
         if good.done() and good.result():
             return True
-        if not good.done():
+        if good.done():
+            log.error("reload_failed", exit_code=await server.left())
+        else:
             good.cancel()
             server.leave(signal.SIGKILL)
-        code = await server.left()
-        if good.done():
-            log.error("reload_failed", exit_code=code)
+            await server.left()
         return False
 
     async def _until_news(self) -> None:

@@ -4,11 +4,13 @@ import difflib
 import re
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from runstore.core.errors import ConfigError
 from runstore.core.limits import Limits
@@ -80,13 +82,28 @@ class Settings(Struct, frozen=True):
     agents: dict[str, AgentSpec] = {}
     limits: Limits = Limits()
     folder: Path | None = None
+    places: dict[str, str] = {}  # in a file, of the settings of [server] that are in force from there
+
+    def placed(self, error: ConfigError) -> ConfigError:
+        """The error with the place of its setting, if it stands in the file."""
+        place = self.places.get(error.setting or "")
+        return ConfigError(f"{place}: `{error.setting}`: {error}") if place else error
+
+    def overridden(self, changes: dict[str, Any]) -> "Settings":
+        """With those of the command line or the environment put over `[server]`; None: not given.
+
+        Raises:
+            ConfigError: a value is out of bounds.
+        """
+        places = {name: place for name, place in self.places.items() if changes.get(name) is None}
+        return replace(self, server=override(self.server, changes), places=places)
 
 
 def load_settings(path: Path | None, *, models: bool = False) -> Settings:
     """Read the configuration file; without `path`, `runstore.toml` in the working directory, if it is there.
 
     Args:
-        models: also make every agent's model once, which imports its provider's package.
+        models: also look for the agents' modules, and make every model once, which imports its provider.
 
     Raises:
         ConfigError: what is wrong, in which line, and what would be right.
@@ -111,11 +128,13 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
     if models and server.authenticate is not None:
         source.check_authenticate(server.authenticate, path.resolve().parent)
     for name, spec in agents.items() if models else ():
+        source.check_code(name, spec, path.resolve().parent)
         source.check_model(name, spec)
     limits = source.convert("limits", tables.get("limits", {}), Limits)
     for name, spec in agents.items():
         source.check_timeout(name, spec, limits.max_run_timeout_s)
-    return Settings(server, agents, limits, path.resolve().parent)
+    places = {name: source.place("server", name) for name in tables.get("server", {})}
+    return Settings(server, agents, limits, path.resolve().parent, places)
 
 
 def override(settings: ServerSettings, changes: dict[str, Any]) -> ServerSettings:
@@ -165,6 +184,17 @@ class _Source:
         except ConfigError as error:
             raise self.error("server", "authenticate", str(error)) from error
 
+    def check_code(self, name: str, spec: AgentSpec, folder: Path) -> None:
+        """Look for the modules of the factory and the tools. To import them may take seconds."""
+        use_folder(folder)
+        named = [("factory", spec.factory or ""), *(("tools", tool) for tool in spec.tools)]
+        for field, reference in named:
+            package = re.split("[.:]", reference)[0]
+            if package and package not in sys.modules and find_spec(package) is None:
+                where = f"neither in {folder} nor installed"
+                message = f"`{field}`: {reference!r}: there is no module {package!r}, {where}"
+                raise self.error(f"agents.{name}", field, message)
+
     def check_model(self, name: str, spec: AgentSpec) -> None:
         if spec.model is not None and spec.model != SCRIPTED:
             try:
@@ -193,8 +223,10 @@ class _Source:
         if known:
             near = difflib.get_close_matches(field or section, known, n=1)
             hint = f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}"
-        place = f"{self._path}:{self._line(section, field)}: [{section}]"
-        return ConfigError(f"{place}: {message}{hint}")
+        return ConfigError(f"{self.place(section, field)}: {message}{hint}")
+
+    def place(self, section: str, field: str | None) -> str:
+        return f"{self._path}:{self._line(section, field)}: [{section}]"
 
     def _line(self, section: str, field: str | None) -> int:
         """The line of a field, or of its section's header when it is not spelled out there."""

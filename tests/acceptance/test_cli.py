@@ -77,6 +77,44 @@ def test_every_command_reads_the_configuration_strictly(tmp_path: Path, command:
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("factory", '"agnets:build"'), ("tools", '["os:getcwd", "no_such.tools:search"]')]
+)
+def test_a_module_that_is_not_there_is_named_with_its_file_and_line(
+    tmp_path: Path, field: str, value: str
+) -> None:
+    model = "" if field == "factory" else 'model = "scripted"\n'
+    (tmp_path / "runstore.toml").write_text(f"[agents.mine]\n{model}{field} = {value}\n")
+    done = run_command("serve", "--port=0", folder=tmp_path)
+    assert done.returncode == 2
+    line = 2 if field == "factory" else 3
+    assert done.stderr.startswith(f"runstore: runstore.toml:{line}: [agents.mine]: `{field}`: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("host", '"0.0.0.0"', "loopback"),
+        ("cors_origins", '["*"]', "any web page"),
+        ("database_url", '"sqlite:///none/a.db"', "there is no directory none"),
+        ("database_url", '"oracle://host/db"', "oracle"),
+        ("log_file", '"none/server.log"', "cannot be opened"),
+    ],
+)
+def test_a_setting_that_shows_its_fault_when_it_is_used_is_named_with_its_file_and_line(
+    tmp_path: Path, setting: str, value: str, said: str
+) -> None:
+    make_database(tmp_path / "runstore.db")
+    (tmp_path / "runstore.toml").write_text(f"[server]\nport = 0\n{setting} = {value}\n")
+    done = run_command("serve", folder=tmp_path)
+    refused(done, f"runstore: runstore.toml:3: [server]: `{setting}`: ", said)
+    options = {"host": "--host=127.0.0.1", "database_url": "--database-url=sqlite:///none/b.db"}
+    if setting in options:  # what is not in force is not blamed
+        done = run_command("serve", options[setting], "--log-file=none/b.log", folder=tmp_path)
+        refused(done, "runstore: log file none/b.log")
+
+
 def test_an_option_out_of_bounds_is_refused(tmp_path: Path) -> None:
     refused(run_command("serve", "--port", "70000", folder=tmp_path), "`port`", "70000", "65535")
 

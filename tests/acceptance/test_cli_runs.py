@@ -128,6 +128,17 @@ def test_an_input_may_come_from_a_pipe(runs: Run, server: ServerProcess) -> None
     assert done.stdout == "from a pipe\n"
 
 
+@pytest.mark.parametrize("input", ["-", os.fsdecode(b"caf\xe9")])
+def test_an_input_that_is_no_utf_8_is_exit_code_2(server: ServerProcess, input: str) -> None:
+    done = subprocess.run(
+        [*PYTHON, "runs", "start", "quick", input, "--url", url_of(server)],
+        input=b"caf\xe9", capture_output=True, env=environment(), timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert b"UTF-8" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 def test_an_input_may_be_content_blocks(runs: Run, server: ServerProcess) -> None:
     blocks = [{"text": "one two"}, {"image": {"format": "png", "source": {"bytes": "aGk="}}}]
     run_id = runs("start", "quick", json.dumps(blocks), "--blocks").stdout.strip()

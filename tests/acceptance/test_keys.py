@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.database import make_database
 from tests.keys import client, make_key
 from tests.server import ServerProcess, run_command, serving, until
 
@@ -64,10 +65,21 @@ def listed(folder: Path) -> list[dict[str, str]]:
 def test_a_wrong_key_command_ends_with_2_and_one_line(
     tmp_path: Path, arguments: tuple[str, ...], said: str
 ) -> None:
+    make_database(tmp_path / "runstore.db")
     ended = run_command("keys", *arguments, folder=tmp_path)
     assert ended.returncode == 2
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("revoke", "0123456789ab")])
+def test_keys_are_looked_for_only_where_there_is_a_database(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    ended = run_command("keys", *arguments, folder=tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "there is no file runstore.db" in ended.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_keys_any_other_host_than_loopback_is_refused(tmp_path: Path) -> None:

@@ -26,10 +26,10 @@ async def polite(input):
         yield "goodbye"
         raise
 
-async def chatty(input):
+async def persistent(input):
     while True:
         yield "on "
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(1)  # frozen in the middle of a commit, it would hold the database's lock
 """
 CONFIG = """
 [server]
@@ -38,8 +38,8 @@ cancel_grace_s = 1
 [agents.polite]
 factory = "agents:polite"
 
-[agents.chatty]
-factory = "agents:chatty"
+[agents.persistent]
+factory = "agents:persistent"
 """
 
 
@@ -80,7 +80,7 @@ def test_a_stop_of_a_frozen_workers_run_is_enforced_by_another_process(
     two: tuple[ServerProcess, ServerProcess],
 ) -> None:
     one, other = two
-    run_id = talking(one, "chatty")
+    run_id = talking(one, "persistent")
     os.kill(one.pid, signal.SIGSTOP)
     assert other.http.post(f"/runs/{run_id}/stop").status_code == 202
     ended = other.ended(run_id)

@@ -167,6 +167,14 @@ def test_broken_code_is_named_and_the_old_serves_on_until_it_is_mended(
     assert server.stop_run(run_id)["status"] == "stopped"
 
 
+def test_code_that_is_edited_again_before_it_is_imported_is_no_failure(server: ServerProcess) -> None:
+    edit(server, "import asyncio", "import asyncio, time; time.sleep(600)")
+    until(lambda: times(server, "reloading") == 1, "the new code is being imported")
+    edit(server, ", time; time.sleep(600)", "")
+    wait_for_reload(server)
+    assert times(server, "reload_failed") == 0
+
+
 def test_a_server_that_starts_with_broken_code_waits_for_it_to_be_mended(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path, CONFIG, AGENTS.replace("import asyncio", "import asyncio("), reload=True)
     try:

@@ -175,6 +175,10 @@ class SchemaMismatch(RunstoreError):
 
 
 class ConfigError(RunstoreError):
-    """The configuration is wrong."""
+    """The configuration is wrong. `setting`: the one of `[server]` that shows it only when it is used."""
 
     code = "config_error"
+
+    def __init__(self, message: str = "", *, setting: str | None = None) -> None:
+        super().__init__(message)
+        self.setting = setting

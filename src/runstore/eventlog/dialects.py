@@ -29,12 +29,12 @@ class SqliteDialect:
 
     def __init__(self, url: URL) -> None:
         if not url.database or url.database == ":memory:":
-            raise ConfigError(f"database URL {url}: SQLite needs a file, for example sqlite:///runstore.db")
+            raise _wrong(url, "SQLite needs a file, for example sqlite:///runstore.db")
         self.path = Path(url.database)
         if not self.path.parent.is_dir():
-            raise ConfigError(f"database URL {url}: there is no directory {self.path.parent}")
+            raise _wrong(url, f"there is no directory {self.path.parent}")
         if self.path.exists() and not os.access(self.path, os.W_OK):
-            raise ConfigError(f"database URL {url}: the file {self.path} is read-only")
+            raise _wrong(url, f"the file {self.path} is read-only")
         self.engine = create_engine(
             url,
             pool_size=READERS + PAGERS + 1,
@@ -98,10 +98,14 @@ class SqliteDialect:
         return None
 
 
+def _wrong(url: URL, what: str) -> ConfigError:
+    return ConfigError(f"database URL {url}: {what}", setting="database_url")
+
+
 def open_dialect(url: URL) -> SqliteDialect:
     if url.get_backend_name() == "sqlite":
         return SqliteDialect(url)
-    raise ConfigError(f"database URL {url}: unknown database {url.get_backend_name()!r}; use sqlite:///FILE")
+    raise _wrong(url, f"unknown database {url.get_backend_name()!r}; use sqlite:///FILE")
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
