@@ -61,7 +61,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
 
 def ask(http: httpx.Client, method: str, path: str, run_id: str = NOBODY, **options: Any) -> int:
     """The status of a request; a stream is not read."""
-    url = path.format(agent="quick", run_id=run_id)
+    url = path.format(agent="quick", model="quick", run_id=run_id)
     if method == "POST":
         options.setdefault("json", BODIES.get(path))
     with http.stream(method, url, **options) as answer:
@@ -296,3 +296,26 @@ def test_a_key_revoked_while_a_request_waits_gets_no_answer_of_the_run(people: P
         revoke_key(people.server.folder, key)
         assert grace.get(f"/runs/{run_id}", params={"wait": 1.5}).status_code == 401
     assert people.admin.post(f"/runs/{run_id}/stop").status_code == 202
+
+
+# Chats.
+
+
+def test_below_v1_a_refusal_is_openais_error_object(people: People) -> None:
+    answer = people.stranger.post("/v1/chat/completions", json={"prompt": "hi"})
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    error = answer.json()["error"]
+    assert (error["code"], error["type"], error["param"]) == ("unauthorized", "authentication_error", None)
+
+
+def test_a_session_is_its_users_own(people: People) -> None:
+    session = {"X-Session-Id": "one-name"}
+    body = {"prompt": "of alice", "model": "silent", "stream": True}
+    with people.alice.stream("POST", "/v1/chat/completions", json=body, headers=session) as alices:
+        answer = people.bob.post(
+            "/v1/chat/completions", json={"prompt": "of bob", "model": "quick"}, headers=session
+        )
+        assert answer.json()["usage"]["prompt_tokens"] == 2
+        run = people.alice.get(f"/runs/{alices.headers['x-run-id']}").json()
+        assert not run["cancel_requested"]
