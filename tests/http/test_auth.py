@@ -319,3 +319,17 @@ def test_a_session_is_its_users_own(people: People) -> None:
         assert answer.json()["usage"]["prompt_tokens"] == 2
         run = people.alice.get(f"/runs/{alices.headers['x-run-id']}").json()
         assert not run["cancel_requested"]
+
+
+def test_a_chat_whose_key_is_revoked_ends_with_its_run(people: People) -> None:
+    key = make_key(people.server.folder, "carol")
+    body = {"prompt": "hi", "model": "silent", "stream": True}
+    with (
+        client(people.server, key) as carol,
+        carol.stream("POST", "/v1/chat/completions", json=body) as chat,
+    ):
+        revoke_key(people.server.folder, key)
+        list(chat.iter_raw())
+        run_id = chat.headers["x-run-id"]
+    run = people.admin.get(f"/runs/{run_id}", params={"wait": DEADLINE_S}).json()
+    assert run["reason"] == "client_disconnect"

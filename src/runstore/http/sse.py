@@ -33,7 +33,8 @@ class Frames(Protocol):
 class EventStream(Response):
     """Follows a run until it ends, the client goes, its login ends, or the server closes.
 
-    The run does not notice, unless `left` tells it: that is called when the client goes before the end.
+    The run does not notice, unless `left` tells it: that is called when the client goes, or is cut off,
+    before the end.
     """
 
     media_type = MEDIA_TYPE
@@ -69,7 +70,7 @@ class EventStream(Response):
         left = False
         try:
             refused = await self._watch({pump, gone})
-            left = gone.done() and not pump.done()
+            left = refused or not pump.done()
         except ClientStuck:
             left = True
             raise

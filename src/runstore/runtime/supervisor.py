@@ -26,6 +26,7 @@ from runstore.runtime.resume import discard_after
 from runstore.runtime.turns import Turns
 
 SWEEP_S = 0.5
+MAX_SWEPT = 2_000  # open runs that one sweep looks at, oldest first
 MAX_ADOPTIONS = 2  # after the first attempt: three attempts in all
 PATIENCE_S = 0.5  # beyond the grace period, before another process's cancel is enforced from here
 HAND_OVER_S = 0.3  # for agents that are handed over to close what they have open
@@ -155,9 +156,10 @@ class Supervisor:
 
     async def _sweep(self) -> None:
         waited = self._turns.waited_for()
-        found = await self._log.open_runs()
-        for run_id in waited - {run.run_id for run in found}:
-            self._end_turn(run_id)  # the feed lost its ending
+        found = await self._log.open_runs(limit=MAX_SWEPT)
+        if len(found) < MAX_SWEPT:
+            for run_id in waited - {run.run_id for run in found}:
+                self._end_turn(run_id)  # the feed lost its ending
         workers = {run.worker_id for run in found if run.worker_id}
         dead = self._leases.dead(workers)
         now = time.monotonic()
