@@ -38,11 +38,16 @@ class StreamLines:
 
     def __init__(self, run_id: str, session_id: str | None) -> None:
         self._fields = {"trace": run_id, "stream_id": run_id, "session": session_id}
+        self._cancelled = False
 
     def started(self) -> None:
         log.info("stream_start", **self._fields)
 
     def cancelled(self, reason: str) -> None:
+        """The run is to stop; only the first reason counts."""
+        if self._cancelled:
+            return
+        self._cancelled = True
         log.info("stream_cancelled", **self._fields, reason=reason)
 
     def made_way(self, *, forced: bool) -> None:

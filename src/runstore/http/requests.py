@@ -152,14 +152,21 @@ def has_already(request: Request, tag: str) -> bool:
 
 
 def read_header(request: Request, name: str, choices: Sequence[str] = ()) -> str | None:
-    """A header that may be given once, with one of `choices` if there are any."""
-    values = request.headers.getlist(name)
+    """A header that may be given once, with one of `choices` if there are any. It is read as UTF-8."""
+    values = [_as_utf8(value) for value in request.headers.getlist(name)]
     if len(values) > 1:
         raise BadRequest(f"{name} is given more than once", code="invalid_header")
     if values and choices and values[0] not in choices:
         message = f"{name}: {values[0][:50]!r} must be one of {', '.join(choices)}"
         raise BadRequest(message, code="invalid_header")
     return values[0] if values else None
+
+
+def _as_utf8(value: str) -> str:
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
 
 
 def read_idempotency_key(request: Request) -> str | None:
