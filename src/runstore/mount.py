@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runstore.app import Runtime, build_app, check_exposure, open_runtime
+from runstore.http.envelope import path_of
 from runstore.http.errors import Unauthorized, error_response, on_runstore_error
 from runstore.library import Agents, LocalStore, settings_of
 from runstore.logs import log_as_library
@@ -78,7 +79,8 @@ class MountedApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._app is None or self._runtime is None:
             if scope["type"] == "http":
-                response = error_response(503, "not_ready", "the application has not opened its run store")
+                message = "the application has not opened its run store"
+                response = error_response(503, "not_ready", message, path=path_of(scope))
                 await response(scope, receive, send)
             return
         needs_login = scope["type"] == "http" and not _is_local(scope)

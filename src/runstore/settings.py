@@ -16,10 +16,11 @@ from runstore.http.login_function import LoginFunction
 from runstore.logs import LogFormat
 from runstore.runtime.agents import AGENT_NAME, AgentSpec
 from runstore.runtime.strands_models import SCRIPTED, build_model
+from runstore.runtime.teams import HierarchySettings, ModelSpec
 from runstore.runtime.user_code import REFERENCE
 
 DEFAULT_FILE = Path("runstore.toml")
-SECTIONS = ["server", "limits", "agents"]
+SECTIONS = ["server", "limits", "agents", "hierarchies"]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
@@ -77,6 +78,7 @@ class Settings(Struct, frozen=True):
     server: ServerSettings = ServerSettings()
     agents: dict[str, AgentSpec] = {}
     limits: Limits = Limits()
+    hierarchies: HierarchySettings = HierarchySettings()
     folder: Path | None = None
 
 
@@ -108,12 +110,15 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
     agents = {name: source.agent(name, table) for name, table in source.table("agents", tables).items()}
     if models and server.authenticate is not None:
         source.check_authenticate(server.authenticate, path.resolve().parent)
+    hierarchies = source.convert("hierarchies", tables.get("hierarchies", {}), HierarchySettings)
     for name, spec in agents.items() if models else ():
-        source.check_model(name, spec)
+        source.check_model(f"agents.{name}", spec)
+    for name, model in hierarchies.models.items() if models else ():
+        source.check_model(f"hierarchies.models.{name}", model)
     limits = source.convert("limits", tables.get("limits", {}), Limits)
     for name, spec in agents.items():
         source.check_timeout(name, spec, limits.max_run_timeout_s)
-    return Settings(server, agents, limits, path.resolve().parent)
+    return Settings(server, agents, limits, hierarchies, path.resolve().parent)
 
 
 def override(settings: ServerSettings, changes: dict[str, Any]) -> ServerSettings:
@@ -163,13 +168,13 @@ class _Source:
         except ConfigError as error:
             raise self.error("server", "authenticate", str(error)) from error
 
-    def check_model(self, name: str, spec: AgentSpec) -> None:
+    def check_model(self, section: str, spec: AgentSpec | ModelSpec) -> None:
         if spec.model is not None and spec.model != SCRIPTED:
             try:
                 build_model(spec.model, spec.model_args)
             except ConfigError as error:
                 field = "model_args" if spec.model_args else "model"
-                raise self.error(f"agents.{name}", field, str(error)) from error
+                raise self.error(section, field, str(error)) from error
 
     def convert(self, section: str, table: Any, cls: type[T]) -> T:
         try:

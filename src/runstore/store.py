@@ -77,11 +77,13 @@ class RunStore:
         metadata: dict[str, Any] | None = None,
         idempotency_key: str | None = None,
         traceparent: str | None = None,
+        definition: dict[str, Any] | None = None,
     ) -> RunAt:
         """Queue a run and return it, once it is stored.
 
         Args:
             idempotency_key: within 24 h, the same key with the same arguments is the same run.
+            definition: what the run holds of its agent, if that is none of the configured ones.
 
         Raises:
             AgentNotFound: there is no such agent.
@@ -90,10 +92,11 @@ class RunStore:
             IdempotencyConflict: the key was used with other arguments.
         """
         self._check_size("input_bytes", input, "the input")
+        held = self.catalog.definition(agent) if definition is None else self.catalog.timed(definition)
         run_id = new_run_id()
         queued = Queued(
             agent=agent, user_id=user_id, input=input, session_id=session_id, workspace_id=workspace_id,
-            metadata=metadata or {}, definition=self.catalog.definition(agent), traceparent=traceparent,
+            metadata=metadata or {}, definition=held, traceparent=traceparent,
         )  # fmt: skip
         claim = Claim(
             user_id, self.limits.runs_per_user, idempotency_key,

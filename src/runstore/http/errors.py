@@ -1,4 +1,4 @@
-"""Errors become answers here, and only here: `{"error": {"code", "message"}}` with the right status."""
+"""Errors become answers here, and only here: the right status, and the surface's form of code and message."""
 
 from typing import Any
 
@@ -9,6 +9,8 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from runstore.core import errors
+from runstore.hierarchies import HierarchyNotFound, InvalidHierarchy
+from runstore.http.envelope import error_body, path_of
 from runstore.http.json import json_response
 
 STATUS: dict[type[errors.RunstoreError], int] = {
@@ -18,6 +20,8 @@ STATUS: dict[type[errors.RunstoreError], int] = {
     errors.RunActive: 409,
     errors.AppendRefused: 409,
     errors.IdempotencyConflict: 409,
+    HierarchyNotFound: 404,
+    InvalidHierarchy: 400,
     errors.InvalidCursor: 400,
     errors.InvalidEvent: 400,
     errors.EventTooLarge: 413,
@@ -33,10 +37,13 @@ class BadRequest(errors.RunstoreError):
 
     code = "bad_request"
 
-    def __init__(self, message: str, *, code: str = "bad_request", status: int = 400) -> None:
+    def __init__(
+        self, message: str, *, code: str = "bad_request", status: int = 400, field: str | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.status = status
+        self.field = field  # the place in the body that is wrong
 
 
 class Unauthorized(errors.RunstoreError):
@@ -54,8 +61,11 @@ class Forbidden(errors.RunstoreError):
     status = 403
 
 
-def error_response(status: int, code: str, message: str, headers: Any = None, **details: Any) -> Response:
-    return json_response({"error": {"code": code, "message": message, **details}}, status, headers)
+def error_response(
+    status: int, code: str, message: str, headers: Any = None, *, path: str = "", **details: Any
+) -> Response:
+    """`path`: of the request, as `path_of` tells it; the error has the form of the surface that is there."""
+    return json_response(error_body(path, {"code": code, "message": message, **details}), status, headers)
 
 
 async def on_runstore_error(request: Request, error: Exception) -> Response:
@@ -64,9 +74,10 @@ async def on_runstore_error(request: Request, error: Exception) -> Response:
     )
     if status == 500 or not isinstance(error, errors.RunstoreError):
         return await on_unexpected(request, error)
-    details = {name: getattr(error, name) for name in ("head", "limit") if hasattr(error, name)}
+    details = {name: getattr(error, name, None) for name in ("head", "limit", "field")}
+    details = {name: value for name, value in details.items() if value is not None}
     headers = {"Retry-After": "1"} if status in (429, 503) else getattr(error, "headers", None)
-    return error_response(status, error.code, str(error), headers, **details)
+    return error_response(status, error.code, str(error), headers, path=path_of(request.scope), **details)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
@@ -78,7 +89,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not allowed at {request.url.path}",
     }.get(error.status_code, error.detail)
     headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
-    return error_response(error.status_code, code, message, headers)
+    return error_response(error.status_code, code, message, headers, path=path_of(request.scope))
 
 
 def _allowed(request: Request) -> str:
@@ -91,7 +102,8 @@ async def on_unexpected(request: Request, error: Exception) -> Response:
     """A defect of ours: the log gets the traceback, the client does not."""
     run_id = request.path_params.get("run_id")
     log.error("request_failed", run_id=run_id, method=request.method, path=request.url.path, exc_info=error)
-    return error_response(500, "internal_error", "the server failed; its log says why")
+    message = "the server failed; its log says why"
+    return error_response(500, "internal_error", message, path=path_of(request.scope))
 
 
 EXCEPTION_HANDLERS = {

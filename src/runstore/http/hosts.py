@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from msgspec import Struct
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from runstore.http.envelope import path_of
 from runstore.http.errors import error_response
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -40,7 +41,8 @@ class HostCheck:
             return
         known = ", ".join(sorted(self._hosts.names))
         message = f"this server does not answer to host {_host(scope)[:100]!r}; it is {known}"
-        await error_response(400, "unknown_host", message)(scope, receive, send)
+        response = error_response(400, "unknown_host", message, path=path_of(scope))
+        await response(scope, receive, send)
 
 
 def _host(scope: Scope) -> str:

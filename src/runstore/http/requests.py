@@ -124,9 +124,9 @@ def read_choice(request: Request, name: str, choices: Sequence[str]) -> str | No
     return text
 
 
-def read_cursor(request: Request) -> int:
-    """Where a reader left off: `Last-Event-ID`, else `?after=`, else the beginning."""
-    text = request.headers.get("last-event-id") or request.query_params.get("after", "0")
+def read_cursor(request: Request, otherwise: str = "0") -> int:
+    """Where a reader left off: `Last-Event-ID`, else `?after=`, else `otherwise`."""
+    text = request.headers.get("last-event-id") or request.query_params.get("after", otherwise)
     if not _is_number(text):
         raise BadRequest(
             f"the cursor {text[:50]!r} is no seq: it must be a whole number", code="invalid_cursor"

@@ -1,7 +1,6 @@
 """Runs: read, list, follow, stop, add to, delete."""
 
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
@@ -9,13 +8,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from runstore.core.codec import ENCODER_VERSION, RecordedEvent, envelope, timestamp
-from runstore.core.errors import InvalidCursor, LogUnavailable, RunNotFound
+from runstore.core.errors import RunNotFound
 from runstore.core.events import Custom
 from runstore.core.ids import parse_run_id
 from runstore.core.ports import EventFilter
 from runstore.core.run import STATUSES, Run
 from runstore.http.access import Access
 from runstore.http.errors import BadRequest, Unauthorized
+from runstore.http.following import Following, check_cursor
 from runstore.http.json import json_response
 from runstore.http.requests import (
     check_parameters,
@@ -27,8 +27,6 @@ from runstore.http.requests import (
     read_seconds,
     read_time,
 )  # fmt: skip
-from runstore.http.sse import EventStream, nothing_left
-from runstore.http.subscribers import Subscribers
 from runstore.http.users import login_of, user_of
 from runstore.projections.runs import RunQuery
 from runstore.store import RunAt, RunStore
@@ -86,10 +84,10 @@ class AppendBody(Struct, frozen=True, forbid_unknown_fields=True):
 class RunRoutes:
     """The routes below `/runs`."""
 
-    def __init__(self, store: RunStore, access: Access, subscribers: Subscribers) -> None:
+    def __init__(self, store: RunStore, access: Access, following: Following) -> None:
         self._store = store
         self._access = access
-        self._subscribers = subscribers
+        self._following = following
 
     async def list(self, request: Request) -> Response:
         check_parameters(
@@ -108,7 +106,7 @@ class RunRoutes:
                 workspace_id=workspace,
                 since=read_time(request, "since"),
                 until=read_time(request, "until"),
-                before=_list_cursor(after) if after is not None else None,
+                before=list_cursor(after) if after is not None else None,
                 limit=limit + 1,
             )
         )
@@ -130,7 +128,7 @@ class RunRoutes:
         run_id = await self._access.readable(request)
         after, only = read_cursor(request), read_filter(request)
         head = await self._store.head(run_id)
-        _check_cursor(after, head.seq, run_id)
+        check_cursor(after, head.seq, run_id)
         if NDJSON in request.headers.get("accept", ""):
             limit = read_number(request, "limit", 10**18, 1, 10**18)
             return StreamingResponse(self._lines(run_id, after, limit, only), media_type=NDJSON)
@@ -149,19 +147,7 @@ class RunRoutes:
         check_parameters(request, ("after", "types", "ticket"))
         run_id = await self._access.readable(request)
         after, only = read_cursor(request), read_filter(request)
-        try:
-            head = await self._store.head(run_id)
-        except LogUnavailable:
-            pass  # an error would end an EventSource for ever; the stream idles until the log is back
-        else:
-            _check_cursor(after, head.seq, run_id)
-            if head.closed and after == head.seq:
-                return nothing_left()
-        login = login_of(request)
-        with ExitStack() as places:
-            places.enter_context(self._subscribers.of_user(login.user.user_id))
-            places.enter_context(self._subscribers.of_run(run_id))
-            return EventStream(self._store.tail(run_id, after=after, only=only), login, places.pop_all())
+        return await self._following.follow(login_of(request), run_id, after=after, only=only)
 
     async def stop(self, request: Request) -> Response:
         check_parameters(request, ())
@@ -220,12 +206,8 @@ def _given(body: AppendBody) -> list[ExternalEvent]:
     raise BadRequest("the body must have either `type` and `data`, or `events`", code="invalid_body")
 
 
-def _check_cursor(after: int, head: int, run_id: str) -> None:
-    if after > head:
-        raise InvalidCursor(f"the cursor {after} is ahead of run {run_id}, whose last seq is {head}")
-
-
-def _list_cursor(text: str) -> str:
+def list_cursor(text: str) -> str:
+    """The `next` of an earlier page of a list that is sorted by id."""
     try:
         return parse_run_id(text)
     except RunNotFound:

@@ -86,7 +86,7 @@ class Executor:
         context, recorder = self.context, Recorder(self._log, self.context.run_id, self.context.attempt)
         if self._ending is not None:
             return self._ending
-        self._agent = agent = await self._catalog.build(context.agent_name, context)
+        self._agent = agent = await self._catalog.build(context.agent_name, context, self._queued.definition)
         done = await agent.run(self._queued.input, self._history, recorder)
         return Completed(result=done.result, usage=done.usage)
 

@@ -37,16 +37,20 @@ class StrandsAgent:
     Args:
         taken: every agent that has been given to a run; they keep their messages and hooks, so each run
             needs its own.
+        root: the path of the outermost agent; None: the name of the run's agent.
 
     Raises:
         AgentError: an agent of the hierarchy is another run's.
     """
 
-    def __init__(self, product: Product, context: RunContext, taken: MutableSet[Any]) -> None:
+    def __init__(
+        self, product: Product, context: RunContext, taken: MutableSet[Any], *, root: str | None = None
+    ) -> None:
         self._product = product
         self._context = context
+        self._root = root or context.agent_name
         self._asked = False  # to stop
-        self._agents = list(agents_of(product, context.agent_name))
+        self._agents = list(agents_of(product, self._root))
         for _, agent in self._agents:
             if agent in taken:
                 raise AgentError(
@@ -60,7 +64,7 @@ class StrandsAgent:
 
     async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
         """See `Agent.run`."""
-        root, outlet = self._context.agent_name, Outlet(recorder, self._leave)
+        root, outlet = self._root, Outlet(recorder, self._leave)
         memory = recall(history)
         hooks = self._hooks(outlet, memory)
         await recorder.record(AgentStarted(agent=root))
@@ -109,7 +113,7 @@ class StrandsAgent:
         recorder: RunRecorder,
         usage: dict[str, int],
     ) -> Followed:
-        translate, ended = Translator(self._context.agent_name, hooks.models).translate, None
+        translate, ended = Translator(self._root, hooks.models).translate, None
         async for item in stream:
             if outlet.closed_by is not None:
                 self._go_on_leaving()
