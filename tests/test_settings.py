@@ -27,6 +27,10 @@ WRONG: list[tuple[str, int, list[str]]] = [  # text, line, what the message name
     ("[agents.'a b']\nmodel = 'scripted'\n", 1, ["a b"]),
     ("[agents]\na = 'scripted'\n", 2, ["[agents]", "`a`"]),
     ("agents = 5\n", 1, ["agents"]),
+    ("[hierarchies]\nmodell = 'x'\n", 2, ["[hierarchies]", "did you mean `model`?"]),
+    ("[hierarchies]\nmodel = 'x'\n", 2, ["[hierarchies]", "'x'", "scripted"]),
+    ("[hierarchies]\ntools = { a = 'b' }\n", 2, ["[hierarchies]", "package.module:function"]),
+    ("[hierarchies.models.a]\nmodel = 'gpt'\n", 1, ["hierarchies", "'gpt'"]),
 ]
 
 

@@ -8,14 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore.core.codec import timestamp
-from runstore.core.hierarchy import AGENT, Team, agent_name, hierarchy_of
+from runstore.core.hierarchy import AGENT, Hierarchy, Team, agent_name, hierarchy_of
 from runstore.core.run import Status
 from runstore.hierarchies import HierarchyStore, HierarchySummary, StoredHierarchy
 from runstore.http.access import Access
 from runstore.http.envelope import success_body
 from runstore.http.errors import Forbidden
 from runstore.http.following import Following
-from runstore.http.hierarchy_body import read_hierarchy
 from runstore.http.json import json_response
 from runstore.http.known_keys import now_ms
 from runstore.http.requests import check_parameters, read_body, read_cursor, read_idempotency_key
@@ -118,7 +117,7 @@ class HierarchyRoutes:
 
     async def create(self, request: Request) -> Response:
         check_parameters(request, ())
-        hierarchy = await read_hierarchy(request, self._store.limits)
+        hierarchy = await read_body(request, Hierarchy, self._store.limits)
         stored = await self._hierarchies.create(hierarchy, user_id=user_of(request).user_id, now=now_ms())
         return _success(_shown(stored), 201)
 

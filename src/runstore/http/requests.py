@@ -17,6 +17,9 @@ from runstore.http.errors import BadRequest
 MAX_CURSOR_DIGITS = 18  # a seq is a 64-bit number
 FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {"custom."}
 
+PLACE = re.compile(
+    r" - at `(\$[^`]*)`\Z"
+)  # in msgspec's message, as `$.teams[0].name`; none: the body itself
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 T = TypeVar("T")
@@ -42,7 +45,12 @@ async def read_body(request: Request, cls: type[T], limits: Limits, *, optional:
     try:
         return msgspec.json.decode(body, type=cls)
     except msgspec.ValidationError as error:
-        raise BadRequest(f"the body is not as it should be: {error}", code="invalid_body") from error
+        place = PLACE.search(str(error))
+        raise BadRequest(
+            f"the body is not as it should be: {error}",
+            code="invalid_body",
+            field=place[1] if place else "$",
+        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from error
 

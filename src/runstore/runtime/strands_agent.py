@@ -61,12 +61,13 @@ class StrandsAgent:
             taken.add(agent)
             if isinstance(agent.callback_handler, PrintingCallbackHandler):
                 agent.callback_handler = null_callback_handler
+        self._hooks: Hooks | None = None
 
     async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
         """See `Agent.run`."""
         root, outlet = self._root, Outlet(recorder, self._leave)
         memory = recall(history)
-        hooks = self._hooks(outlet, memory)
+        hooks = self._hooks = self._hook(outlet, memory)
         await recorder.record(AgentStarted(agent=root))
         try:
             ended, usage = await self._attend(
@@ -84,10 +85,12 @@ class StrandsAgent:
     def cancel(self) -> None:
         """See `Agent.cancel`. strands looks at the next chunk of a model and before each tool."""
         self._asked = True
-        for _, agent in self._agents:
+        # Each of them, also those that were made for a call: strands hands a cancel down by polling, 50 ms
+        # for each level.
+        for agent in self._hooks.agents if self._hooks else [agent for _, agent in self._agents]:
             agent.cancel()
 
-    def _hooks(self, outlet: Outlet, memory: Memory) -> Hooks:
+    def _hook(self, outlet: Outlet, memory: Memory) -> Hooks:
         alone = isinstance(self._product, Agent)
         hooks = Hooks(self._context, outlet, memory if alone else Memory(), remembering=alone)
         for path, agent in self._agents:
