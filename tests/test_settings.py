@@ -56,6 +56,14 @@ def test_what_is_no_toml_is_named_with_its_line(tmp_path: Path, text: str, place
         load_settings(path)
 
 
+def test_a_model_of_hierarchies_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[hierarchies.models.fast]\nmodel = 'ollama'\n")
+    assert load_settings(path).hierarchies.models["fast"].model == "ollama"
+    with pytest.raises(ConfigError, match=rf"{path}:2: \[hierarchies.models.fast\]: .*model_id"):
+        load_settings(path, models=True)
+
+
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml"):
         load_settings(tmp_path / "none.toml")

@@ -1,6 +1,6 @@
 """The hierarchies that users have made, in the database. A run holds a copy of its own."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from runstore.core.errors import LimitExceeded, RunstoreError
-from runstore.core.hierarchy import Hierarchy, Problem
+from runstore.core.hierarchy import Hierarchy, Problem, check_size
 from runstore.core.ids import new_run_id
 from runstore.runtime.teams import Teams
 
@@ -107,7 +107,8 @@ class HierarchyStore:
             InvalidHierarchy: it cannot run here.
             LimitExceeded: the user has as many as allowed.
         """
-        self._check(hierarchy)
+        _refuse(check_size(hierarchy))
+        _refuse(self._teams.problems(hierarchy))
         summary = HierarchySummary(new_run_id(), user_id, hierarchy.name, now)
         stored = StoredHierarchy(summary, hierarchy)
         await self._database.change(_insert, stored, self._per_user)
@@ -133,12 +134,8 @@ class HierarchyStore:
         Raises:
             InvalidHierarchy: it cannot run here, or not any more, since the configuration has changed.
         """
-        self._check(hierarchy)
+        _refuse(self._teams.problems(hierarchy))
         return self._teams.definition(hierarchy)
-
-    def _check(self, hierarchy: Hierarchy) -> None:
-        for problem in self._teams.problems(hierarchy):
-            raise InvalidHierarchy(problem)
 
     async def delete(self, hierarchy_id: str) -> None:
         """Delete a hierarchy; its runs stay as they are.
@@ -159,6 +156,11 @@ def parse_hierarchy_id(text: str) -> str:
         return str(UUID(text))
     except ValueError:
         raise HierarchyNotFound(f"there is no hierarchy {text[:100]!r}: its id is a UUID") from None
+
+
+def _refuse(found: Iterator[Problem]) -> None:
+    for problem in found:
+        raise InvalidHierarchy(problem)
 
 
 def _insert(connection: Connection, stored: StoredHierarchy, most: int) -> None:

@@ -10,6 +10,7 @@ from runstore.core.hierarchy import (
     MAX_PROMPT,
     Hierarchy,
     agent_name,
+    check_size,
     hierarchy_of,
     models_of,
     problems,
@@ -64,7 +65,7 @@ def test_a_hierarchy_that_is_too_large_in_all_is_one_problem() -> None:
     body = hierarchy(Red={f"W{n}": [] for n in range(20)})
     for worker in body["teams"][0]["workers"]:
         worker["system_prompt"] = "p" * MAX_PROMPT
-    [problem] = problems(made(body), {"scripted"}, ())
+    [problem] = check_size(made(body))
     assert problem.field == "$"
     assert f"{MAX_HIERARCHY_BYTES:,}" in problem.message
 

@@ -12,7 +12,7 @@ from strands.models import Model
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError, ConfigError
 from runstore.core.events import AgentStarted, Message, Token, ToolFinished, Usage
-from runstore.core.hierarchy import ROOT, Hierarchy
+from runstore.core.hierarchy import MAX_HIERARCHY_BYTES, ROOT, Hierarchy, check_size
 from runstore.core.ports import AgentResult
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.strands_agent import StrandsAgent
@@ -128,6 +128,17 @@ async def test_each_agent_speaks_through_the_model_that_it_names() -> None:
     teams = teams_with(twice=ModelSpec(model="scripted", tokens=2))
     recorder, _ = await run(teams, msgspec.convert(body, Hierarchy), "one")
     assert (said(recorder)["global/Red/Ann"], said(recorder)["global/Red/Bob"]) == ("one", "one one")
+
+
+async def test_the_largest_hierarchy_runs_with_its_models_spelled_out() -> None:
+    body = hierarchy(**{f"T{t}": {f"W{w}": [] for w in range(20)} for t in range(20)})
+    for number, team in enumerate(body["teams"]):
+        team["supervisor_prompt"] = "p" * (12_300 if number else 1)
+    body["teams"][0]["supervisor_prompt"] = "p" * (MAX_HIERARCHY_BYTES - len(msgspec.json.encode(body)) + 1)
+    largest = msgspec.convert(body, Hierarchy)
+    assert list(check_size(largest)) == []
+    teams = Teams(HierarchySettings(model="longer-name", models={"longer-name": FAST}))
+    assert await teams.build(teams.definition(largest))
 
 
 # Agents as tools.
@@ -250,6 +261,12 @@ async def test_what_is_no_tool_of_that_name_is_refused(name: str, attribute: str
     teams = teams_with({name: f"{__name__}:{attribute}"})
     with pytest.raises(ConfigError, match=reason):
         await teams.build(teams.definition(made({"Red": {"Ann": [name]}})))
+
+
+async def test_code_of_a_tool_that_cannot_be_imported_is_told_before_it_is_needed() -> None:
+    await AgentCatalog({}, teams=teams_with({"loud": f"{__name__}:shout"})).import_all()
+    with pytest.raises(AgentError, match="tool 'loud' of hierarchies: cannot import 'no_such_module:f'"):
+        await AgentCatalog({}, teams=teams_with({"loud": "no_such_module:f"})).import_all()
 
 
 @pytest.mark.parametrize(

@@ -68,10 +68,14 @@ class Problem(NamedTuple):
     message: str
 
 
-def problems(hierarchy: Hierarchy, models: Collection[str], tools: Collection[str]) -> Iterator[Problem]:
-    """What its fields' types do not tell. `models`, `tools`: the names that the server allows."""
+def check_size(hierarchy: Hierarchy) -> Iterator[Problem]:
+    """Whether it is too large to be stored."""
     if (size := json_size(hierarchy)) > MAX_HIERARCHY_BYTES:
         yield Problem("$", f"has {size:,} bytes as JSON; the limit is {MAX_HIERARCHY_BYTES:,} bytes")
+
+
+def problems(hierarchy: Hierarchy, models: Collection[str], tools: Collection[str]) -> Iterator[Problem]:
+    """Names that cannot be so. `models`, `tools`: those that the server allows."""
     yield from _model("$", hierarchy.model, models)
     yield from _duplicates("$.teams", ".name", [team.name for team in hierarchy.teams])
     for t, team in enumerate(hierarchy.teams):
