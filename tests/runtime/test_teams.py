@@ -1,6 +1,8 @@
 """A hierarchy's definition, and the strands agents that are made of it."""
 
-from collections.abc import Mapping
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from weakref import WeakSet
 
@@ -19,7 +21,7 @@ from runstore.runtime.strands_agent import StrandsAgent
 from runstore.runtime.strands_team import TeamModel, build_team
 from runstore.runtime.teams import HierarchySettings, ModelSpec, Teams
 from tests.runtime.recording import ListRecorder, context, read, text
-from tests.runtime.strands_kit import Playbook, say, use
+from tests.runtime.strands_kit import Playbook, delta, say, use
 from tests.teams import hierarchy
 
 FAST = ModelSpec(model="scripted")
@@ -222,6 +224,65 @@ async def test_a_worker_that_is_called_again_does_not_remember() -> None:
     }
     await run_team(office(models, with_own_models(hierarchy(Red={"Ann": []}))), "hi")
     assert [heard[0]["content"] for heard in worker.heard] == [[{"text": "1"}], [{"text": "2"}]]
+
+
+async def test_agents_of_calls_that_are_over_are_let_go_while_the_run_goes_on() -> None:
+    calls = [use((f"a{n}", "Ann", {"input": "?"})) for n in range(9)]
+
+    class Counting(Playbook):
+        alive = 0
+
+        async def stream(self, messages: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            gc.collect()
+            self.alive = sum(isinstance(each, Agent) and each.name == "Ann" for each in gc.get_objects())
+            async for chunk in super().stream(messages, *args, **kwargs):
+                yield chunk
+
+    worker = Counting(*[say("ok")] * 9)
+    models = {
+        "global": Playbook(use(("g1", "Red", {"input": "?"})), say("done")),
+        "Red": Playbook(*calls, say("ok")),
+        "Ann": worker,
+    }
+    await run_team(office(models, with_own_models(hierarchy(Red={"Ann": []}))), "hi")
+    assert worker.calls == 9
+    assert worker.alive <= 2
+
+
+class Talker(Playbook):
+    """Never stops, and notes how many words it says after it was to."""
+
+    after_cancel = 0
+    cancelled = False
+
+    async def stream(self, messages: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        yield {"messageStart": {"role": "assistant"}}
+        yield {"contentBlockStart": {"start": {}}}
+        while self.after_cancel < 1_000:
+            self.after_cancel += self.cancelled
+            yield delta(text="on and ")
+            await asyncio.sleep(0)
+
+
+async def test_a_cancel_reaches_every_agent_at_work_at_once() -> None:
+    talker = Talker()
+    models = {
+        "global": Playbook(use(("g1", "Red", {"input": "?"}))),
+        "Red": Playbook(use(("r1", "Ann", {"input": "?"}))),
+        "Ann": talker,
+    }
+    team = office(models, with_own_models(hierarchy(Red={"Ann": []})))
+    driven = StrandsAgent(team, context(agent="hierarchy:x"), WeakSet(), root=ROOT)
+
+    class Cancelling(ListRecorder):
+        async def record(self, event: Any) -> None:
+            await super().record(event)
+            if isinstance(event, Token) and not talker.cancelled:
+                talker.cancelled = True
+                driven.cancel()
+
+    await driven.run("hi", [], Cancelling())
+    assert talker.after_cancel <= 3
 
 
 async def test_usage_is_of_all_agents_and_names_their_models() -> None:
