@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -140,10 +140,10 @@ OF_A_RUN = {
 FEW = 2  # the writer still holds its last batch, and who was to hear of its refusal
 
 
-def left_of_runs() -> Counter[str]:
+def left_of_runs(kinds: Set[str] = OF_A_RUN) -> Counter[str]:
     """How many objects there are of each kind that belongs to a run; a few of the last run do not count."""
     gc.collect()
-    found = Counter(name for each in gc.get_objects() if (name := type(each).__name__) in OF_A_RUN)
+    found = Counter(name for each in gc.get_objects() if (name := type(each).__name__) in kinds)
     return Counter({name: number for name, number in found.items() if number > FEW})
 
 

@@ -25,7 +25,7 @@ BODIES: dict[str, Any] = {
 def routes() -> list[tuple[str, str]]:
     return [
         (method, route.path)
-        for route in build_http(cast(Any, None), not_ready=lambda: None).routes
+        for route in build_http(cast(Any, None), cast(Any, None), not_ready=lambda: None).routes
         if isinstance(route, Route)
         for method in sorted(route.methods or ())
     ]

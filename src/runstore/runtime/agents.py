@@ -5,19 +5,23 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 import msgspec
 from msgspec import Struct
 
 from runstore.core.errors import AgentError, AgentNotFound, ConfigError
+from runstore.core.hierarchy import ROOT
 from runstore.core.limits import MAX_RUN_TIMEOUT_S
 from runstore.core.ports import Agent, RunContext
 from runstore.runtime.generator_agent import GeneratorAgent
 from runstore.runtime.loops import Isolation
 from runstore.runtime.strands_models import MODEL_NAMES, SCRIPTED
 from runstore.runtime.user_code import REFERENCE, call, in_thread, load
+
+if TYPE_CHECKING:
+    from runstore.runtime.teams import Teams
 
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # no slash: that divides an agent's path
 MAX_TOKENS = 10_000_000  # of one scripted answer
@@ -29,6 +33,7 @@ SECRET_KEY = re.compile(
     r"api_?key|access_?key|private_?key|secret|passw|credential|authorization|bearer|cookie|(^|_)(token|key)$"
 )
 URL_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+NOTHING: Mapping[str, Any] = {}
 NO_LLM = "This is no LLM: a script says the words of the input."
 
 
@@ -98,11 +103,21 @@ BUILT_IN: dict[str, AgentSpec] = {
 class AgentCatalog:
     """All agents, by name: the built-in `demo`, and the configured ones, which may replace it.
 
+    Args:
+        teams: what builds the agents of a run that holds a hierarchy of its own.
+
     Raises:
         ConfigError: a name that cannot stand in a URL and in an agent's path.
     """
 
-    def __init__(self, specs: Mapping[str, AgentSpec], *, run_timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        specs: Mapping[str, AgentSpec],
+        *,
+        run_timeout_s: float | None = None,
+        teams: "Teams | None" = None,
+    ) -> None:
+        self._teams = teams
         self._run_timeout_s = run_timeout_s  # of agents that have none of their own
         for name in specs:
             if not AGENT_NAME.fullmatch(name):
@@ -140,7 +155,10 @@ class AgentCatalog:
 
     def definition(self, name: str) -> dict[str, Any]:
         """The settings as JSON without defaults, secrets masked: what `lifecycle.queued` keeps for ever."""
-        definition: dict[str, Any] = _masked(msgspec.to_builtins(self.spec(name)))
+        return self.timed(masked(msgspec.to_builtins(self.spec(name))))
+
+    def timed(self, definition: dict[str, Any]) -> dict[str, Any]:
+        """A definition with the timeout of those that have none of their own."""
         if self._run_timeout_s is not None:
             definition.setdefault("run_timeout_s", self._run_timeout_s)
         return definition
@@ -157,19 +175,27 @@ class AgentCatalog:
         """
         for name, spec in self._specs.items():
             for reference in (*spec.tools, *([spec.factory] if spec.factory is not None else [])):
-                try:
-                    await load(reference)
-                except AgentError as error:
-                    raise AgentError(f"agent {name!r}: {error}") from error
+                await _load_for(f"agent {name!r}", reference)
+        for name, reference in self._teams.tools.items() if self._teams else ():
+            await _load_for(f"tool {name!r} of hierarchies", reference)
 
-    async def build(self, name: str, ctx: RunContext) -> Agent:
+    async def build(self, name: str, ctx: RunContext, definition: Mapping[str, Any] = NOTHING) -> Agent:
         """A new agent for one attempt of a run.
+
+        Args:
+            definition: what the run holds of its agent. A hierarchy is built from there; any other agent
+                from this process's configuration, which has its secrets.
 
         Raises:
             AgentNotFound: there is none of this name.
             AgentError: the user's code failed, or made something that is no agent.
             ConfigError: the model or a tool cannot be made.
         """
+        if self._teams is not None and "hierarchy" in definition:
+            await self._have_strands()
+            from runstore.runtime.strands_agent import StrandsAgent
+
+            return StrandsAgent(await self._teams.build(definition), ctx, self._taken, root=ROOT)
         spec = self.spec(name)
         made = await (self._configured(name, spec) if spec.factory is None else _made(spec.factory, ctx))
         if inspect.isasyncgenfunction(made):
@@ -205,6 +231,13 @@ class AgentCatalog:
         return build() if spec.model == SCRIPTED else await in_thread(build, f"building agent {name!r}")
 
 
+async def _load_for(what: str, reference: str) -> None:
+    try:
+        await load(reference)
+    except AgentError as error:
+        raise AgentError(f"{what}: {error}") from error
+
+
 EXPECTED = "expected a strands Agent, Graph or Swarm, or an async generator function"
 
 
@@ -231,11 +264,12 @@ def _description(name: str, spec: AgentSpec) -> dict[str, Any]:
     return {**described, "note": NO_LLM} if spec.model == SCRIPTED else described
 
 
-def _masked(value: Any) -> Any:
+def masked(value: Any) -> Any:
+    """Settings as they may be kept and shown: what looks like a secret is `***`."""
     if isinstance(value, dict):
-        return {key: "***" if _is_secret(key, item) else _masked(item) for key, item in value.items()}
+        return {key: "***" if _is_secret(key, item) else masked(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_masked(item) for item in value]
+        return [masked(item) for item in value]
     return URL_PASSWORD.sub("***@", value) if isinstance(value, str) else value
 
 

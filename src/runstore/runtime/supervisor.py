@@ -331,11 +331,11 @@ class Supervisor:
         if idle_s := queued.definition.get("idle_timeout_s"):
             self._watch_idle(run_id, active, idle_s, idle_s)
 
-    async def _build(self, context: RunContext) -> Agent:
+    async def _build(self, context: RunContext, definition: Mapping[str, Any]) -> Agent:
         name = context.agent_name
         if self._catalog.isolation(name) == "process":
             return ProcessAgent(self.processes, self._catalog.spec(name), context)
-        return await self._catalog.build(name, context)
+        return await self._catalog.build(name, context, definition)
 
     def _finished(self, run_id: str, executor: Executor) -> None:
         self._abandoned.discard(executor)
