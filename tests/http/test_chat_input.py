@@ -71,11 +71,11 @@ def test_arguments_that_are_no_object_are_named() -> None:
     call = {"id": "c1", "function": {"name": "add", "arguments": "[1"}}
     with pytest.raises(BadRequest) as wrong:
         read({"role": "assistant", "tool_calls": [call]}, {"role": "user", "content": "hi"})
-    assert wrong.value.param == "messages[0].tool_calls[0].function.arguments"
+    assert wrong.value.field == "$.messages[0].tool_calls[0].function.arguments"
 
 
 def test_a_history_that_ends_with_a_tool_call_cannot_make_the_agent_run_it() -> None:
     call = {"id": "c1", "function": {"name": "delete_everything"}}
     with pytest.raises(BadRequest) as wrong:
         read({"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": [call]})
-    assert wrong.value.param == "messages[1].role"
+    assert wrong.value.field == "$.messages[1].role"

@@ -74,10 +74,9 @@ class Chunks:
         if event.type == Token.type:
             yield _frame(event.seq, self._chunk(Delta(content=event.data["text"])))
         elif event.type == Started.type:
-            discard = event.data.get("discard_after_seq")
             first = self._chunk(Delta(role="assistant", content=""))
-            again = msgspec.structs.replace(first, discard_after_seq=UNSET if discard is None else discard)
-            yield _frame(event.seq, again)
+            again = event.data.get("discard_after_seq", UNSET)
+            yield _frame(event.seq, msgspec.structs.replace(first, discard_after_seq=again))
         elif event.type == Completed.type:
             yield _frame(event.seq, self._chunk(Delta(), finish_reason(event.data["result"])))
             if self._include_usage:
@@ -110,11 +109,13 @@ class ChatTail:
         async for body in self._tail.frames():
             if not body:
                 yield b""
-            events = [_decode(frame.data) for frame in parser.feed(body)]
-            if frames := b"".join([frame for event in events for frame in self._chunks.frames(event)]):
-                yield frames
-            for event in events:
+            frames: list[bytes] = []
+            for frame in parser.feed(body):
+                event = _decode(frame.data)
                 self._tell(event)
+                frames += self._chunks.frames(event)
+            if frames:
+                yield b"".join(frames)
         if not self._tail.ended:
             yield _data(error_object(*SERVER_STOPPING))
 
