@@ -1,5 +1,6 @@
 """The executor surface: hierarchies and their runs. Bodies by POST, `{"success": true, "data": …}` back."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -11,8 +12,9 @@ from runstore.core.codec import timestamp
 from runstore.core.events import MultitaskStrategy
 from runstore.core.hierarchy import AGENT, Hierarchy, Team, agent_name, hierarchy_of
 from runstore.core.run import Status
-from runstore.hierarchies import HierarchyStore, HierarchySummary, StoredHierarchy
+from runstore.hierarchies import HierarchyStore, HierarchySummary, StoredHierarchy, parse_hierarchy_id
 from runstore.http.access import Access
+from runstore.http.disconnect import OnDisconnect, cancel_run
 from runstore.http.envelope import success_body
 from runstore.http.errors import Forbidden
 from runstore.http.fields import Name
@@ -60,10 +62,11 @@ class RunBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FollowBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which run, and after which event."""
+    """Which run, after which event, and what becomes of it if the client goes."""
 
     run_id: str
     after: Annotated[int, Meta(ge=0)] = 0
+    on_disconnect: OnDisconnect = "continue"
 
 
 class CancelBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -183,7 +186,11 @@ class TeamRunRoutes:
         check_parameters(request, ())
         body, login = await read_body(request, FollowBody, self._store.limits), login_of(request)
         run_id = await self._access.may_read(login, body.run_id)
-        return await self._following.follow(login, run_id, after=read_cursor(request, body.after))
+        left = None
+        if body.on_disconnect == "cancel":
+            await self._access.may_change(login.user, run_id)
+            left = partial(cancel_run, self._store, run_id, login.user.user_id)
+        return await self._following.follow(login, run_id, after=read_cursor(request, body.after), left=left)
 
     async def cancel(self, request: Request) -> Response:
         check_parameters(request, ())
@@ -205,7 +212,7 @@ class TeamRunRoutes:
             RunQuery(
                 user_id=None if user.admin else user.user_id,
                 status=body.status,
-                agent=agent_name(body.hierarchy_id) if body.hierarchy_id is not None else None,
+                agent=_agent_of(body.hierarchy_id) if body.hierarchy_id is not None else None,
                 agent_prefix=AGENT,
                 session_id=body.session_id,
                 before=list_cursor(body.after) if body.after is not None else None,
@@ -228,6 +235,10 @@ async def own(hierarchies: HierarchyStore, user: User, hierarchy_id: str) -> Sto
     if not user.admin and stored.summary.user_id != user.user_id:
         raise Forbidden(f"hierarchy {stored.summary.hierarchy_id} belongs to another user")
     return stored
+
+
+def _agent_of(hierarchy_id: str) -> str:
+    return agent_name(parse_hierarchy_id(hierarchy_id))
 
 
 def _success(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
