@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from runstore.core.errors import LimitExceeded, RunstoreError
 from runstore.core.hierarchy import Hierarchy, Problem, check_size
-from runstore.core.ids import UUID_TEXT, new_run_id
+from runstore.core.ids import new_run_id, parse_uuid
 from runstore.runtime.teams import Teams
 
 T = TypeVar("T")
@@ -151,9 +151,9 @@ def parse_hierarchy_id(text: str) -> str:
     Raises:
         HierarchyNotFound: `text` is no UUID, so no hierarchy can have it.
     """
-    if not UUID_TEXT.fullmatch(text):
+    if (hierarchy_id := parse_uuid(text)) is None:
         raise HierarchyNotFound(f"there is no hierarchy {text[:100]!r}: its id is a UUID")
-    return text.lower()
+    return hierarchy_id
 
 
 def _refuse(found: Iterator[Problem]) -> None:

@@ -31,8 +31,8 @@ from runstore.http.requests import check_parameters, read_body, read_header, rea
 from runstore.http.sse import EventStream
 from runstore.http.subscribers import Subscribers
 from runstore.http.trace import read_traceparent
-from runstore.http.users import MAX_NAME, login_of, user_of
-from runstore.http.watched import disconnected
+from runstore.http.users import MAX_NAME, Login, login_of, user_of
+from runstore.http.watched import disconnected, first_done
 from runstore.store import RunStore
 
 DEFAULT_MODEL = "demo"
@@ -78,7 +78,8 @@ class ChatRoutes:
             return EventStream(frames, login, places.pop_all(), {"X-Run-Id": run.run_id}, left=left)
 
     async def _start(self, request: Request, body: ChatBody) -> Run:
-        agent, session_id = body.model or DEFAULT_MODEL, read_header(request, "X-Session-Id")
+        agent = DEFAULT_MODEL if body.model is None else body.model
+        session_id = read_header(request, "X-Session-Id")
         if session_id is not None and not 0 < len(session_id) <= MAX_NAME:
             raise BadRequest(f"X-Session-Id must have 1 to {MAX_NAME} characters", code="invalid_header")
         strategy: Any = read_header(request, "X-Multitask-Strategy", STRATEGIES) or DEFAULT_STRATEGY
@@ -111,13 +112,15 @@ class ChatRoutes:
         self, request: Request, run: Run, lines: StreamLines, left: Callable[[], Awaitable[None]] | None
     ) -> Response:
         """The whole answer, once the run has ended."""
-        tail = self._store.tail(run.run_id, after=0, only=ENDING_EVENTS)
-        if not await _until_read(ChatTail(tail, Chunks(run), lines), request.receive):
-            if left is not None:
-                await left()
-            return Response(status_code=204)  # which nobody reads
-        if not await login_of(request).still_valid():
+        login = login_of(request)
+        tail = ChatTail(self._store.tail(run.run_id, after=0, only=ENDING_EVENTS), Chunks(run), lines)
+        read = await _until_read(tail, login, request.receive)
+        if not read and left is not None:
+            await left()
+        if not await login.still_valid():
             raise Unauthorized("the login ended while the request waited")
+        if not read:
+            return Response(status_code=204)  # which nobody reads
         found = (await self._store.get(run.run_id)).run
         headers = {"X-Run-Id": run.run_id}
         if found.status == "success":
@@ -126,12 +129,12 @@ class ChatRoutes:
         return openai_error(*error, headers={**headers, **NO_RETRY})
 
 
-async def _until_read(tail: ChatTail, receive: Receive) -> bool:
-    """Follow a run to its end; False if the client has gone before."""
+async def _until_read(tail: ChatTail, login: Login, receive: Receive) -> bool:
+    """Follow a run to its end; False if the client has gone before, or its login has ended."""
     reading = asyncio.create_task(_exhaust(tail))
     gone = asyncio.create_task(disconnected(receive))
     try:
-        await asyncio.wait({reading, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await first_done({reading, gone}, login)
     finally:
         read = reading.done()
         reading.cancel()

@@ -1,5 +1,6 @@
 """The executor surface: hierarchies and their runs. Bodies by POST, `{"success": true, "data": …}` back."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -13,6 +14,7 @@ from runstore.core.hierarchy import AGENT, Hierarchy, Team, agent_name, hierarch
 from runstore.core.run import Status
 from runstore.hierarchies import HierarchyStore, HierarchySummary, StoredHierarchy, parse_hierarchy_id
 from runstore.http.access import Access
+from runstore.http.disconnect import OnDisconnect, cancel_run
 from runstore.http.envelope import Success
 from runstore.http.errors import Forbidden
 from runstore.http.fields import HierarchyId, Name, RunId, Time
@@ -66,10 +68,11 @@ class RunBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FollowBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which run, and after which event."""
+    """Which run, after which event, and what becomes of it if the client goes."""
 
     run_id: RunId
     after: Annotated[int, Meta(ge=0, lt=10**MAX_CURSOR_DIGITS)] = 0
+    on_disconnect: OnDisconnect = "continue"
 
 
 class CancelBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -209,7 +212,11 @@ class TeamRunRoutes:
         check_parameters(request, ())
         body, login = await read_body(request, FollowBody, self._store.limits), login_of(request)
         run_id = await self._access.may_read(login, body.run_id)
-        return await self._following.follow(login, run_id, after=read_cursor(request, body.after))
+        left = None
+        if body.on_disconnect == "cancel":
+            await self._access.may_change(login.user, run_id)
+            left = partial(cancel_run, self._store, run_id, login.user.user_id)
+        return await self._following.follow(login, run_id, after=read_cursor(request, body.after), left=left)
 
     async def cancel(self, request: Request) -> Response:
         check_parameters(request, ())
