@@ -198,9 +198,11 @@ def expected(server: ServerProcess, run_id: str) -> bool:
 
 
 def test_an_agent_that_does_not_leave_is_thrown_away_in_its_own_thread(one: ServerProcess) -> None:
+    before = sample(one.http, "runstore_loops_blocked_total")
     stopped_in_time(one, begun(one, "stays-thread"))
     until(lambda: "thrown away in" in one.log, "it is thrown away")
     assert "thrown away in runstore-agent\n" in one.log
+    until(lambda: sample(one.http, "runstore_loops_blocked_total") == before + 1, "it is counted")
 
 
 def test_late_words_are_refused_and_counted(one: ServerProcess) -> None:
@@ -416,9 +418,16 @@ def test_a_stopped_agent_takes_all_that_it_started_with_it(server: ServerProcess
     until(lambda: len(marked(server)) == 2, "its children are gone")
 
 
+def fork_server(server: ServerProcess) -> int:
+    """Its process id, when it has no others forked."""
+    until(lambda: len(marked(server)) == 2, "there are the server and its fork server")
+    (pid,) = set(marked(server)) - {server.pid}
+    return pid
+
+
 def test_the_fork_server_may_die(server: ServerProcess) -> None:
     assert server.ended(server.begin("quick-process"))["status"] == "success"
-    (forking,) = [pid for pid in marked(server) if "fork_server" in Path(f"/proc/{pid}/cmdline").read_text()]
+    forking = fork_server(server)
     running = begun(server, "healthy-process")
     os.kill(forking, signal.SIGKILL)
     assert server.ended(server.begin("quick-process"))["status"] == "success"
@@ -427,8 +436,7 @@ def test_the_fork_server_may_die(server: ServerProcess) -> None:
 
 def test_the_fork_server_may_stand_still(server: ServerProcess) -> None:
     assert server.ended(server.begin("quick-process"))["status"] == "success"
-    (forking,) = [pid for pid in marked(server) if "fork_server" in Path(f"/proc/{pid}/cmdline").read_text()]
-    os.kill(forking, signal.SIGSTOP)
+    os.kill(fork_server(server), signal.SIGSTOP)
     waiting = [server.begin("quick-process") for _ in range(CROWD)]
     assert server.ended(server.begin("quick-loop"))["status"] == "success"
     assert stopped_in_time(server, waiting[0]).data.get("forced", False) is False

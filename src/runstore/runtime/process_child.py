@@ -66,7 +66,7 @@ async def _work(events: socket.socket) -> None:
     attempt = Attempt(begin, recorder)
     listening = asyncio.create_task(_listen(events, attempt, recorder))
     ending = await attempt.end()
-    await asyncio.to_thread(flush_spans, FLUSH_S)  # the server has us killed as soon as it knows the ending
+    flush_spans(FLUSH_S)  # the server has us killed as soon as it knows the ending
     await recorder.end(ending)
     listening.cancel()
 
