@@ -9,9 +9,10 @@ from runstore.core import errors
 from runstore.core.codec import RETRY_MS
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
 from runstore.core.run import STATUSES
-from runstore.http.agents import AgentPage, StartBody
+from runstore.http.agents import AgentPage, CodeBody, CodeStreamBody, StartBody, StreamBody
 from runstore.http.errors import Forbidden, Unauthorized
 from runstore.http.health import Health
+from runstore.http.included import INCLUDES, EventPage
 from runstore.http.requests import FAMILIES, IDEMPOTENCY_KEY, MAX_CURSOR_DIGITS
 from runstore.http.runs import (
     EITHER,
@@ -20,7 +21,6 @@ from runstore.http.runs import (
     NDJSON,
     AppendBody,
     Appended,
-    EventPage,
     RunPage,
     RunRecord,
     StopBody,
@@ -186,6 +186,14 @@ def stream(description: str, headers: dict[str, Schema] | None = None, run_id: s
 
 NOT_MODIFIED = Answer(description="what `If-None-Match` names", headers=ETAG)
 
+STARTED = json(
+    "the run is stored, and starts as soon as there is a place for it",
+    RunRecord,
+    {"Location": {"type": "string", "format": "uri-reference"}, **RUN_HEADER},
+    "$response.body#/run_id",
+)
+FOLLOWED = stream("the run's events, from the first one on", RUN_HEADER, "$response.header.X-Run-Id")
+
 # ---- the routes ----
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
@@ -194,29 +202,36 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         summary="The agents that can be started",
         answers={200: json("all of them", AgentPage)},
     ),
+    ("POST", "/agents/run-code/start"): Operation(
+        id="start_code",
+        summary="Run Python, where that is enabled",
+        parameters=START_HEADERS,
+        body=CodeBody,
+        answers={202: STARTED},
+        problems=OF_A_START,
+    ),
+    ("POST", "/agents/run-code/stream"): Operation(
+        id="start_and_follow_code",
+        summary="Run Python and follow it, where that is enabled",
+        parameters=START_HEADERS,
+        body=CodeStreamBody,
+        answers={200: FOLLOWED},
+        problems=OF_A_START,
+    ),
     ("POST", "/agents/{agent}/start"): Operation(
         id="start_run",
         summary="Start a run",
         parameters=(AGENT, *START_HEADERS),
         body=StartBody,
-        answers={
-            202: json(
-                "the run is stored, and starts as soon as there is a place for it",
-                RunRecord,
-                {"Location": {"type": "string", "format": "uri-reference"}, **RUN_HEADER},
-                "$response.body#/run_id",
-            )
-        },
+        answers={202: STARTED},
         problems=OF_A_START,
     ),
     ("POST", "/agents/{agent}/stream"): Operation(
         id="start_and_follow_run",
         summary="Start a run and follow it",
         parameters=(AGENT, *START_HEADERS),
-        body=StartBody,
-        answers={
-            200: stream("the run's events, from the first one on", RUN_HEADER, "$response.header.X-Run-Id")
-        },
+        body=StreamBody,
+        answers={200: FOLLOWED},
         problems=OF_A_START,
     ),
     ("GET", "/runs"): Operation(
@@ -245,6 +260,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
                 "wait",
                 {"type": "number", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
                 "seconds: answer when the run has ended, or after so long",
+            ),
+            Parameter(
+                "include",
+                {"type": "array", "minItems": 1, "items": {"enum": list(INCLUDES)}},
+                "what the record is to have besides",
             ),
         ),
         answers={200: json("the run", RunRecord)},
