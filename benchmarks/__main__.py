@@ -8,10 +8,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, isolation, serving
+from benchmarks import append, guarded, isolation, serving
 from benchmarks.report import Report
 
-BENCHMARKS = {"append": append.run, "serving": serving.run, "isolation": isolation.run}
+BENCHMARKS = {
+    "append": append.run,
+    "serving": serving.run,
+    "isolation": isolation.run,
+    "guarded": guarded.run,
+}
 
 
 def main(
@@ -20,7 +25,7 @@ def main(
     ] = None,
     quick: Annotated[bool, typer.Option(help="Smaller sizes: to see that it works, not how fast.")] = False,
 ) -> None:
-    """Measure how fast the log appends, how fast a server streams, and what isolation costs."""
+    """Measure how fast the log appends and a server streams, and what isolation, keys and metrics cost."""
     console = Console()
     console.print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.system()}")
     for name in names or BENCHMARKS:

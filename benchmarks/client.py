@@ -24,13 +24,20 @@ class Stream:
     delays: list[float] = field(default_factory=list)  # seconds from an event's `at` to its arrival
 
 
-async def follow(port: int, method: str, path: str, body: bytes = b"", *, delays: bool = False) -> Stream:
-    """Send a request and read its event stream to the end of the run."""
+def _authorization(key: str) -> bytes:
+    return f"Authorization: Bearer {key}\r\n".encode() if key else b""
+
+
+async def follow(
+    port: int, method: str, path: str, body: bytes = b"", *, delays: bool = False, key: str = ""
+) -> Stream:
+    """Send a request, with an API key if there is one, and read its event stream to the end of the run."""
     seen = Stream(asked_at=time.time())
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     writer.write(
-        b"%b %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-        % (method.encode(), path.encode(), len(body), body)
+        b"%b %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        b"%bContent-Length: %d\r\n\r\n%b"
+        % (method.encode(), path.encode(), _authorization(key), len(body), body)
     )
     kept = b""
     while part := await reader.read(1 << 18):

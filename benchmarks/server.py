@@ -23,13 +23,14 @@ class Server:
 
     def __init__(self, config: Path) -> None:
         self._config = config
+        self._database = f"sqlite:///{config.parent / 'bench.db'}"
         self._log = config.parent / f"server-{next(self._numbers)}.log"
 
     def __enter__(self) -> "Server":
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "runstore", "serve", "--port", "0", "--config", str(self._config),
-                 "--database-url", f"sqlite:///{self._config.parent / 'bench.db'}"],
+                 "--database-url", self._database],
                 stdout=output, stderr=output,
             )  # fmt: skip
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -43,6 +44,15 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
         self.process.wait()
+
+    def make_key(self) -> str:
+        """An API key; from now on the server wants one."""
+        made = subprocess.run(
+            [sys.executable, "-m", "runstore", "keys", "create", "--user", "bench", "--role", "admin",
+             "--database-url", self._database],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return made.stdout.strip()
 
     def begin(self, agent: str) -> str:
         request = urllib.request.Request(
@@ -90,12 +100,12 @@ def _private_kib(pid: int) -> int:
 
 
 async def start_and_follow(
-    server: Server, agent: str, runs: int, *, delays: bool = False
+    server: Server, agent: str, runs: int, *, delays: bool = False, key: str = ""
 ) -> tuple[list[Stream], float]:
     """Start runs at once and follow each to its end; returns what was seen, and how long it took in s."""
     start = time.perf_counter()
     path = f"/agents/{agent}/stream"
     streams = await asyncio.gather(
-        *(follow(server.port, "POST", path, BODY, delays=delays) for _ in range(runs))
+        *(follow(server.port, "POST", path, BODY, delays=delays, key=key) for _ in range(runs))
     )
     return streams, time.perf_counter() - start

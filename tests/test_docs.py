@@ -23,15 +23,26 @@ from runstore.cli import app as cli
 from runstore.core.codec import MAX_EVENT_BYTES, RETRY_MS, decode, frame
 from runstore.core.errors import RunstoreError
 from runstore.core.events import EVENT_CLASSES, Custom
+from runstore.core.hierarchy import Hierarchy, Team, Worker
 from runstore.core.run import STATUSES
 from runstore.http.agents import StartBody, StreamBody
 from runstore.http.app import build_http
 from runstore.http.errors import STATUS
+from runstore.http.executor import (
+    CancelBody,
+    FollowBody,
+    HierarchyBody,
+    ListHierarchiesBody,
+    ListRunsBody,
+    RunBody,
+    StartTeamBody,
+)
 from runstore.http.openai_objects import ChatBody, StreamOptions
 from runstore.http.openapi import document
 from runstore.http.runs import AppendBody, ExternalEvent, RunRecord, StopBody
 from runstore.http.tickets import TicketBody
 from runstore.runtime.agents import AgentSpec
+from runstore.runtime.teams import HierarchySettings
 from runstore.settings import ServerSettings, load_settings
 from tests.pages import (
     HEADING,
@@ -123,7 +134,7 @@ def frame_of(example: str) -> str:
 
 
 def routes() -> Iterator[tuple[str, str, Callable[..., Any]]]:
-    for route in build_http(cast(Any, None), not_ready=lambda: None).routes:
+    for route in build_http(cast(Any, None), cast(Any, None), not_ready=lambda: None).routes:
         assert isinstance(route, Route)
         for method in sorted((route.methods or set()) - {"HEAD"}):
             yield method, route.path, route.endpoint
@@ -197,6 +208,17 @@ def openapi_errors() -> Iterator[tuple[str, str]]:
         (AppendBody, "POST /runs/{run_id}/events"),
         (ExternalEvent, "POST /runs/{run_id}/events"),
         (TicketBody, "POST /runs/{run_id}/ticket"),
+        (Hierarchy, "POST /api/executor/v1/hierarchies/create"),
+        (Team, "POST /api/executor/v1/hierarchies/create"),
+        (Worker, "POST /api/executor/v1/hierarchies/create"),
+        (ListHierarchiesBody, "POST /api/executor/v1/hierarchies/list"),
+        (HierarchyBody, "POST /api/executor/v1/hierarchies/get"),
+        (HierarchyBody, "POST /api/executor/v1/hierarchies/delete"),
+        (StartTeamBody, "POST /api/executor/v1/runs/start"),
+        (FollowBody, "POST /api/executor/v1/runs/stream"),
+        (CancelBody, "POST /api/executor/v1/runs/cancel"),
+        (RunBody, "POST /api/executor/v1/runs/get"),
+        (ListRunsBody, "POST /api/executor/v1/runs/list"),
     ],
 )
 def test_every_field_of_a_body_is_described(body: type[Struct], route: str) -> None:
@@ -262,7 +284,8 @@ def errors_below(cls: type[RunstoreError]) -> Iterator[type[RunstoreError]]:
 
 
 @pytest.mark.parametrize(
-    ("cls", "title", "column"), [(ServerSettings, "Settings", 3), (AgentSpec, "Agents", 1)]
+    ("cls", "title", "column"),
+    [(ServerSettings, "Settings", 3), (AgentSpec, "Agents", 1), (HierarchySettings, "Hierarchies", 1)],
 )
 def test_every_setting_is_described_with_its_default(cls: type[Struct], title: str, column: int) -> None:
     described = {row[0].strip("`"): row for row in rows(section("docs/operating.md", title))}

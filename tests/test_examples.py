@@ -83,6 +83,14 @@ def test_errors_are_those_of_the_api(example: Example) -> None:
     assert example.http.get("/runs/nonsense").json()["error"]["code"] == "run_not_found"
 
 
+def test_chats_are_answered_below_the_prefix(example: Example) -> None:
+    body = {"prompt": "why not", "model": example.agent}
+    found = example.http.post("/v1/chat/completions", json=body)
+    assert found.json()["choices"][0]["message"]["content"].strip() == SAID[example.name].strip()
+    wrong = example.http.post("/v1/chat/completions", json={"prompt": ""}).json()["error"]
+    assert (wrong["code"], wrong["param"]) == ("invalid_body", "prompt")
+
+
 def test_a_page_that_rebinds_its_name_is_refused_below_the_prefix_only(example: Example) -> None:
     headers = {"Host": "evil.example"}
     answer = example.http.get("/agents", headers=headers)

@@ -20,6 +20,7 @@ from runstore.core.errors import (
     RunClosed,
     RunDeleted,
     RunNotFound,
+    SessionBusy,
     WrongExpectedSeq,
 )
 from runstore.core.events import Completed, Token, ToolFinished, ToolStarted
@@ -400,3 +401,12 @@ def test_every_name_of_the_package_is_there() -> None:
         assert getattr(runstore, name).__module__.startswith("runstore.")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = runstore.nothing
+
+
+async def test_a_program_takes_its_turn_in_a_session_or_is_refused(store: LocalStore) -> None:
+    async with store.begin("importer", session_id="s"):
+        with pytest.raises(SessionBusy):
+            async with store.begin("importer", session_id="s"):
+                raise AssertionError("the block is not entered")
+    async with store.begin("importer", session_id="s"):
+        pass

@@ -27,6 +27,10 @@ WRONG: list[tuple[str, int, list[str]]] = [  # text, line, what the message name
     ("[agents.'a b']\nmodel = 'scripted'\n", 1, ["a b"]),
     ("[agents]\na = 'scripted'\n", 2, ["[agents]", "`a`"]),
     ("agents = 5\n", 1, ["agents"]),
+    ("[hierarchies]\nmodell = 'x'\n", 2, ["[hierarchies]", "did you mean `model`?"]),
+    ("[hierarchies]\nmodel = 'x'\n", 2, ["[hierarchies]", "'x'", "scripted"]),
+    ("[hierarchies]\ntools = { a = 'b' }\n", 2, ["[hierarchies]", "package.module:function"]),
+    ("[hierarchies.models.a]\nmodel = 'gpt'\n", 1, ["hierarchies", "'gpt'"]),
 ]
 
 
@@ -50,6 +54,14 @@ def test_what_is_no_toml_is_named_with_its_line(tmp_path: Path, text: str, place
     path.write_text(text)
     with pytest.raises(ConfigError, match=place):
         load_settings(path)
+
+
+def test_a_model_of_hierarchies_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[hierarchies.models.fast]\nmodel = 'ollama'\n")
+    assert load_settings(path).hierarchies.models["fast"].model == "ollama"
+    with pytest.raises(ConfigError, match=rf"{path}:2: \[hierarchies.models.fast\]: .*model_id"):
+        load_settings(path, models=True)
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from runstore.eventlog.dialects import SqliteDialect, open_dialect
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
+from runstore.hierarchies import HierarchyStore
 from runstore.http.app import build_http
 from runstore.http.auth import Authenticator
 from runstore.http.hosts import hosts_of
@@ -39,6 +40,7 @@ from runstore.runtime.leases import FileLeases
 from runstore.runtime.loops import new_event_loop
 from runstore.runtime.spans import flush_spans
 from runstore.runtime.supervisor import Supervisor
+from runstore.runtime.teams import Teams
 from runstore.settings import ServerSettings, Settings, use_folder
 from runstore.store import RunStore
 
@@ -54,6 +56,7 @@ class OpenLog(Struct, frozen=True):
     """An open database, without anything that runs agents. `leases`: under which a program records runs."""
 
     store: RunStore
+    hierarchies: HierarchyStore
     feed: MemoryFeed
     event_log: SqlEventLog
     leases: FileLeases
@@ -133,7 +136,9 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         # Nothing is awaited from here to the server's taking of the signals: no run is begun that a SIGTERM
         # would then end as a crash.
         async with supervisor:
-            yield Runtime(store, feed, event_log, leases, supervisor, metrics, authenticator)
+            yield Runtime(
+                store, opened.hierarchies, feed, event_log, leases, supervisor, metrics, authenticator
+            )
             await supervisor.drain(server.drain_s)
     finally:
         await event_log.close()
@@ -144,11 +149,13 @@ def _open(settings: Settings) -> OpenLog:
     dialect = open_database(settings.server.database_url)
     feed = MemoryFeed()
     event_log = SqlEventLog(dialect, feed, [RunList(read_evolving)])
-    catalog = AgentCatalog(settings.agents, run_timeout_s=settings.limits.run_timeout_s)
+    teams = Teams(settings.hierarchies)
+    catalog = AgentCatalog(settings.agents, run_timeout_s=settings.limits.run_timeout_s, teams=teams)
     store = RunStore(
         event_log, feed, catalog, limits=settings.limits, heartbeat_s=settings.server.heartbeat_s
     )
-    return OpenLog(store, feed, event_log, FileLeases(Path(f"{dialect.path}.workers")))
+    hierarchies = HierarchyStore(event_log, teams, per_user=settings.limits.hierarchies_per_user)
+    return OpenLog(store, hierarchies, feed, event_log, FileLeases(Path(f"{dialect.path}.workers")))
 
 
 @contextmanager
@@ -193,6 +200,7 @@ def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
     """The HTTP API over an open runtime. Its streams end when the runtime's feed is closed."""
     return build_http(
         runtime.store,
+        runtime.hierarchies,
         not_ready=lambda: _not_ready(runtime, server.max_abandoned_threads),
         metrics=runtime.metrics.expose,
         authenticator=runtime.authenticator,

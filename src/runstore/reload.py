@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from runstore import app
 from runstore.core.errors import AgentError, ConfigError
 from runstore.runtime.agents import AgentCatalog
+from runstore.runtime.teams import Teams
 from runstore.settings import Settings, use_folder
 
 DRAIN_S = 0.5  # at most, for runs that are about to end; the others are handed over
@@ -69,7 +70,7 @@ def _serve(settings: Settings, listener: socket.socket, watcher: socket.socket) 
 def _import_agents(settings: Settings) -> None:
     use_folder(settings.folder)
     try:
-        asyncio.run(AgentCatalog(settings.agents).import_all())
+        asyncio.run(AgentCatalog(settings.agents, teams=Teams(settings.hierarchies)).import_all())
     except AgentError as error:
         raise ConfigError(str(error)) from error
 

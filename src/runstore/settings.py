@@ -18,10 +18,11 @@ from runstore.http.login_function import LoginFunction
 from runstore.logs import LogFormat
 from runstore.runtime.agents import AGENT_NAME, ONLY_RUN_CODE, RUN_CODE, AgentSpec
 from runstore.runtime.strands_models import SCRIPTED, build_model
+from runstore.runtime.teams import HierarchySettings, ModelSpec
 from runstore.runtime.user_code import REFERENCE
 
 DEFAULT_FILE = Path("runstore.toml")
-SECTIONS = ["server", "limits", "agents"]
+SECTIONS = ["server", "limits", "agents", "hierarchies"]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
@@ -81,10 +82,9 @@ class Settings(Struct, frozen=True):
     server: ServerSettings = ServerSettings()
     agents: dict[str, AgentSpec] = {}
     limits: Limits = Limits()
+    hierarchies: HierarchySettings = HierarchySettings()
     folder: Path | None = None
-    places: dict[
-        str, str
-    ] = {}  # in a file, of the settings of [server] that are in force from there, and of `code`
+    places: dict[str, str] = {}  # of `code` and of the settings of [server] that are in force from a file
 
     @property
     def runs_code(self) -> bool:
@@ -134,15 +134,18 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
     agents = {name: source.agent(name, table) for name, table in source.table("agents", tables).items()}
     if models and server.authenticate is not None:
         source.check_authenticate(server.authenticate, path.resolve().parent)
+    hierarchies = source.convert("hierarchies", tables.get("hierarchies", {}), HierarchySettings)
     for name, spec in agents.items() if models else ():
         source.check_code(name, spec, path.resolve().parent)
-        source.check_model(name, spec)
+        source.check_model(f"agents.{name}", spec)
+    for name, model in hierarchies.models.items() if models else ():
+        source.check_model(f"hierarchies.models.{name}", model)
     limits = source.convert("limits", tables.get("limits", {}), Limits)
     for name, spec in agents.items():
         source.check_timeout(name, spec, limits.max_run_timeout_s)
     places = {name: source.place("server", name) for name in tables.get("server", {})}
     places["code"] = source.place(f"agents.{RUN_CODE}", "code")
-    return Settings(server, agents, limits, path.resolve().parent, places)
+    return Settings(server, agents, limits, hierarchies, path.resolve().parent, places)
 
 
 def override(settings: ServerSettings, changes: dict[str, Any]) -> ServerSettings:
@@ -206,13 +209,13 @@ class _Source:
                 message = f"`{field}`: {reference!r}: there is no module {package!r}, {where}"
                 raise self.error(f"agents.{name}", field, message)
 
-    def check_model(self, name: str, spec: AgentSpec) -> None:
+    def check_model(self, section: str, spec: AgentSpec | ModelSpec) -> None:
         if spec.model is not None and spec.model != SCRIPTED:
             try:
                 build_model(spec.model, spec.model_args)
             except ConfigError as error:
                 field = "model_args" if spec.model_args else "model"
-                raise self.error(f"agents.{name}", field, str(error)) from error
+                raise self.error(section, field, str(error)) from error
 
     def convert(self, section: str, table: Any, cls: type[T]) -> T:
         try:

@@ -79,6 +79,7 @@ class RunStore:
         memory: bool | None = None,
         idempotency_key: str | None = None,
         traceparent: str | None = None,
+        definition: dict[str, Any] | None = None,
     ) -> RunAt:
         """Queue a run and return it, once it is stored.
 
@@ -88,6 +89,7 @@ class RunStore:
             memory: the agent begins with the messages of the session's earlier successful runs. None: if its
                 settings say so.
             idempotency_key: within 24 h, the same key with the same arguments is the same run.
+            definition: what the run holds of its agent, if that is none of the configured ones.
 
         Raises:
             AgentNotFound: there is no such agent.
@@ -97,12 +99,13 @@ class RunStore:
             SessionBusy: the strategy is `reject`, and the session has a run that has not ended.
         """
         self._check_size("input_bytes", input, "the input")
+        held = self.catalog.definition(agent) if definition is None else self.catalog.timed(definition)
         run_id = new_run_id()
         if memory is None:
-            memory = self.catalog.spec(agent).memory == "session"
+            memory = held.get("memory") == "session"
         queued = Queued(
             agent=agent, user_id=user_id, input=input, session_id=session_id, workspace_id=workspace_id,
-            metadata=metadata or {}, definition=self.catalog.definition(agent), traceparent=traceparent,
+            metadata=metadata or {}, definition=held, traceparent=traceparent,
             multitask_strategy=multitask_strategy, memory="session" if memory and session_id else None,
         )  # fmt: skip
         arguments = [agent, input, session_id, workspace_id, metadata or {}]

@@ -300,7 +300,9 @@ def test_ctrl_c_ends_the_tail_and_not_the_run(server: ServerProcess) -> None:
     assert told
     gate.touch()
     with tailing(server, run_id, "--after", told[1]) as process:
-        assert process.communicate(timeout=DEADLINE_S) == ("three\n", "")
+        rest, errors = process.communicate(timeout=DEADLINE_S)
+    assert rest in ("three\n", "two three\n")  # a word that it was just printing comes again
+    assert errors == ""
     assert process.returncode == 0
 
 

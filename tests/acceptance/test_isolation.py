@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -140,10 +140,10 @@ OF_A_RUN = {
 FEW = 2  # the writer still holds its last batch, and who was to hear of its refusal
 
 
-def left_of_runs() -> Counter[str]:
+def left_of_runs(kinds: Set[str] = OF_A_RUN) -> Counter[str]:
     """How many objects there are of each kind that belongs to a run; a few of the last run do not count."""
     gc.collect()
-    found = Counter(name for each in gc.get_objects() if (name := type(each).__name__) in OF_A_RUN)
+    found = Counter(name for each in gc.get_objects() if (name := type(each).__name__) in kinds)
     return Counter({name: number for name, number in found.items() if number > FEW})
 
 
@@ -174,6 +174,7 @@ async def have_some_runs(runtime: Runtime) -> None:
 
 
 async def test_when_its_runs_have_ended_a_process_has_nothing_left_of_them(settings: Settings) -> None:
+    before = left_of_runs()  # other tests of this process keep some
     async with open_runtime(settings) as runtime:
         tasks = unfinished_tasks()
         await have_some_runs(runtime)
@@ -181,6 +182,6 @@ async def test_when_its_runs_have_ended_a_process_has_nothing_left_of_them(setti
         for _ in range(3):
             await have_some_runs(runtime)
         await until_async(lambda: unfinished_tasks() == tasks)
-        await until_async(lambda: not left_of_runs())
+        await until_async(lambda: not left_of_runs() - before)
         assert runtime.feed.followed == 0
         assert thread_names() == threads

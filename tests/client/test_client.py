@@ -155,3 +155,14 @@ def test_the_agents_are_listed(client: Any) -> None:
 
 def test_the_clients_run_record_has_the_fields_of_the_api() -> None:
     assert set(RunRecord.__struct_fields__) >= set(runs.RunRecord.__struct_fields__)
+
+
+def test_a_start_says_what_becomes_of_the_sessions_other_run(client: Any, server: ServerProcess) -> None:
+    session = f"client-{uuid4()}"
+    first = client.start("silent", "hi", session_id=session)
+    with pytest.raises(Conflict) as busy:
+        client.start("quick", "hi", session_id=session, multitask_strategy="reject")
+    assert busy.value.code == "session_busy"
+    second = client.start("quick", "hi", session_id=session, multitask_strategy="interrupt")
+    assert server.ended(first.run_id)["superseded_by"] == second.run_id
+    assert server.ended(second.run_id)["status"] == "success"

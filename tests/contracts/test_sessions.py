@@ -2,16 +2,20 @@
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runstore.core.codec import decode
+from runstore.core.codec import decode, encode
 from runstore.core.errors import AlreadyStarted, RunstoreError, SessionBusy
 from runstore.core.events import STRATEGIES, CancelRequested, Deleted, Event, MultitaskStrategy, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.ports import Claim, EventLog
+from runstore.eventlog.schema import pack_run_id
 from runstore.eventlog.sql import SqlEventLog
 from tests.events import CANCEL, CANCELLED, COMPLETED, ENDINGS, read_run, started
 
@@ -71,6 +75,14 @@ async def test_turns_are_taken_in_the_order_of_queueing(log: EventLog) -> None:
         await log.append(run_id, [COMPLETED])
 
 
+async def test_a_run_of_a_clock_that_is_behind_still_waits_for_the_active_one(log: EventLog) -> None:
+    active = await start(log, await queue(log))
+    late = new_run_id()
+    queued = Queued(agent="a", user_id="alice", input="hi", session_id="s")
+    await log.append(late, [encode(queued, at=1)], expected_seq=0)
+    assert await refused(log, late) == active
+
+
 async def test_a_run_that_is_cancelled_in_the_queue_gives_its_turn_away(log: EventLog) -> None:
     first, second = await queue(log), await queue(log)
     await log.append(first, [CANCEL])
@@ -117,8 +129,10 @@ async def test_a_run_that_would_not_wait_is_refused_and_not_stored(log: EventLog
 async def test_a_refused_start_keeps_no_idempotency_key_and_no_place(log: EventLog) -> None:
     first = await queue(log)
     claim = Claim("alice", max_active=2, key="k", body_hash=bytes(32))
-    with pytest.raises(SessionBusy):
-        await queue(log, "reject", claim=claim)
+    refusal = queue(log, "reject", claim=claim)
+    others = [queue(log, session=None, user="bob") for _ in range(40)]  # which share its commit
+    outcomes = await asyncio.gather(*others[:20], refusal, *others[20:], return_exceptions=True)
+    assert [type(each) for each in outcomes if not isinstance(each, str)] == [SessionBusy]
     await log.append(first, [CANCELLED])
     await queue(log, "reject", claim=claim)
     with pytest.raises(AlreadyStarted):
@@ -172,6 +186,33 @@ async def test_a_deleted_run_has_no_turn(log: EventLog) -> None:
     first = await start(log, await queue(log))
     await log.append(first, [COMPLETED])
     await log.append(first, [Deleted(by="alice")])
+    await start(log, await queue(log, "reject"))
+
+
+async def test_a_session_knows_its_runs_newest_first(log: EventLog) -> None:
+    runs = [await queue(log, strategy) for strategy in ("enqueue", "parallel", "interrupt")]
+    await queue(log, user="bob")
+    await queue(log, session="other")
+    await queue(log, session=None)
+    newest = await queue(log)
+
+    async def before(run_id: str, limit: int = 10) -> list[str]:
+        return await log.session_runs("alice", "s", before=run_id, limit=limit)
+
+    assert await before(newest) == runs[::-1]
+    assert await before(newest, limit=1) == runs[2:]
+    assert await before(runs[1]) == runs[:1]
+
+
+async def test_a_row_that_another_release_left_behind_blocks_nobody(
+    open_log: Callable[..., SqlEventLog], database: Path
+) -> None:
+    log = open_log()
+    first = await start(log, await queue(log))
+    await log.append(first, [COMPLETED])
+    with closing(sqlite3.connect(database)) as connection, connection:
+        row = ("alice", "s", pack_run_id(first))
+        connection.execute("INSERT INTO sessions (user_id, session_id, run_id) VALUES (?, ?, ?)", row)
     await start(log, await queue(log, "reject"))
 
 

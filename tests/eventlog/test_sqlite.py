@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, inspect, make_url, text
 from sqlalchemy.exc import IntegrityError
 
-from runstore import keys, migrations
+from runstore import hierarchies, keys, migrations
 from runstore.core.errors import ConfigError, LogUnavailable, SchemaMismatch
 from runstore.eventlog import schema, writer
 from runstore.eventlog.dialects import PAGERS, READERS, SqliteDialect, open_dialect
@@ -223,8 +223,8 @@ def test_a_migration_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize(
     "metadata",
-    [schema.metadata, projections_schema.metadata, keys.metadata],
-    ids=["log", "projections", "keys"],
+    [schema.metadata, projections_schema.metadata, keys.metadata, hierarchies.metadata],
+    ids=["log", "projections", "keys", "hierarchies"],
 )
 def test_the_migrations_make_the_tables_that_the_code_uses(
     connection: Connection, metadata: MetaData
@@ -241,8 +241,8 @@ def test_the_migrations_make_the_tables_that_the_code_uses(
 
 
 def test_the_migrations_make_no_table_that_nobody_uses(connection: Connection) -> None:
-    tables = [schema.metadata.tables, projections_schema.metadata.tables, keys.metadata.tables]
-    used = {"alembic_version"}.union(*tables)
+    ours = (schema, projections_schema, keys, hierarchies)
+    used = {"alembic_version"}.union(*(module.metadata.tables for module in ours))
     assert set(inspect(connection).get_table_names()) == used
 
 

@@ -25,7 +25,7 @@ BODIES: dict[str, Any] = {
 def routes() -> list[tuple[str, str]]:
     return [
         (method, route.path)
-        for route in build_http(cast(Any, None), not_ready=lambda: None).routes
+        for route in build_http(cast(Any, None), cast(Any, None), not_ready=lambda: None).routes
         if isinstance(route, Route)
         for method in sorted(route.methods or ())
     ]
@@ -314,3 +314,40 @@ def test_a_key_revoked_while_a_request_waits_gets_no_answer_of_the_run(people: P
         revoke_key(people.server.folder, key)
         assert grace.get(f"/runs/{run_id}", params={"wait": 1.5}).status_code == 401
     assert people.admin.post(f"/runs/{run_id}/stop").status_code == 202
+
+
+# Chats.
+
+
+def test_below_v1_a_refusal_is_openais_error_object(people: People) -> None:
+    answer = people.stranger.post("/v1/chat/completions", json={"prompt": "hi"})
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    error = answer.json()["error"]
+    assert (error["code"], error["type"], error["param"]) == ("unauthorized", "authentication_error", None)
+
+
+def test_a_session_is_its_users_own(people: People) -> None:
+    session = {"X-Session-Id": "one-name"}
+    body = {"prompt": "of alice", "model": "silent", "stream": True}
+    with people.alice.stream("POST", "/v1/chat/completions", json=body, headers=session) as alices:
+        answer = people.bob.post(
+            "/v1/chat/completions", json={"prompt": "of bob", "model": "quick"}, headers=session
+        )
+        assert answer.json()["usage"]["prompt_tokens"] == 2
+        run = people.alice.get(f"/runs/{alices.headers['x-run-id']}").json()
+        assert not run["cancel_requested"]
+
+
+def test_a_chat_whose_key_is_revoked_ends_with_its_run(people: People) -> None:
+    key = make_key(people.server.folder, "carol")
+    body = {"prompt": "hi", "model": "silent", "stream": True}
+    with (
+        client(people.server, key) as carol,
+        carol.stream("POST", "/v1/chat/completions", json=body) as chat,
+    ):
+        revoke_key(people.server.folder, key)
+        list(chat.iter_raw())
+        run_id = chat.headers["x-run-id"]
+    run = people.admin.get(f"/runs/{run_id}", params={"wait": DEADLINE_S}).json()
+    assert run["reason"] == "client_disconnect"

@@ -344,9 +344,9 @@ def test_a_loopback_host_is_answered_on_every_port(http: httpx.Client, host: str
 # Not even HTTP.
 
 
-def test_a_head_without_end_is_431(server: ServerProcess) -> None:
+def test_a_complete_head_that_is_too_large_is_431(server: ServerProcess) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as connection:
-        connection.sendall(b"GET /runs HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * (65 << 10))
+        connection.sendall(b"GET /runs HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * (65 << 10) + b"\r\n\r\n")
         received = b"".join(iter(lambda: connection.recv(65_536), b""))
     assert received.startswith(b"HTTP/1.1 431 ")
     assert b'"code":"headers_too_large"' in received

@@ -104,6 +104,14 @@ def test_every_chunk_has_its_events_seq_as_id(server: ServerProcess) -> None:
     assert set(seen) - {0} <= {event["seq"] for event in server.events(run_id)}
 
 
+def test_a_session_has_the_same_name_in_a_header_and_in_a_body(server: ServerProcess) -> None:
+    name = "küche 🍳"
+    found = server.http.post(
+        URL, json={"prompt": "hi", "model": "quick"}, headers=[(b"X-Session-Id", name.encode())]
+    )
+    assert server.record(found.headers["x-run-id"])["session_id"] == name
+
+
 def test_a_completions_run_is_a_run_like_any_other(server: ServerProcess, session: str) -> None:
     found = ask(server, COUNT, session, model="quick", metadata={"a": "b"})
     record = server.record(found.headers["x-run-id"])

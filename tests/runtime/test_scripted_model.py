@@ -20,6 +20,12 @@ def search(query: str, limit: int, deep: bool, tags: list[str], site: str | None
     return f"{limit} hits for {query!r}, deep={deep}, tags={tags}, site={site}"
 
 
+@tool
+def count(number: int) -> str:
+    """Count things."""
+    return f"{number} things"
+
+
 async def test_it_says_the_answer_to_the_last_user_text_in_pieces() -> None:
     said, _ = await reply(ScriptedModel(), "What is 2+2?")
     assert said == ["4"]
@@ -47,6 +53,16 @@ async def test_it_calls_the_first_tool_once_and_says_its_result() -> None:
         "input": {"query": "find 7 cats", "limit": 7, "deep": True, "tags": []},
     }
     assert "".join(said) == "7 hits for 'find 7 cats', deep=True, tags=[], site=None"
+
+
+async def test_a_supervisor_calls_all_of_its_tools_at_once_and_says_all_results() -> None:
+    said, agent = await reply(ScriptedModel(calls_all=True), "find 7 cats", tools=[search, count])
+    uses = [block["toolUse"] for block in agent.messages[1]["content"]]
+    assert [(use["toolUseId"], use["name"]) for use in uses] == [
+        ("scripted-1", "search"),
+        ("scripted-2", "count"),
+    ]
+    assert "".join(said).endswith("site=None 7 things")
 
 
 async def test_the_tool_use_ids_of_a_conversation_go_on_counting() -> None:

@@ -17,6 +17,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     event_bytes: int = MAX_EVENT_BYTES  # the data of an event that a client appends, as JSON
     events_per_append: int = MAX_EVENTS_PER_APPEND
     runs_per_user: int = 1_000  # that have not ended; on all processes of the database
+    hierarchies_per_user: int = 1_000  # that are not deleted
     subscribers_per_run: int = 2_000  # open streams; of each process
     subscribers_per_user: int = 2_000  # the same
     run_timeout_s: float = 86_400  # of an agent that has none of its own
@@ -29,6 +30,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
             ("event_bytes", 1, MAX_EVENT_BYTES),
             ("events_per_append", 1, MAX_EVENTS_PER_APPEND),
             ("runs_per_user", 1, 1_000_000),
+            ("hierarchies_per_user", 1, 1_000_000),
             ("subscribers_per_run", 1, 1_000_000),
             ("subscribers_per_user", 1, 1_000_000),
             ("run_timeout_s", 0.001, MAX_RUN_TIMEOUT_S),

@@ -15,7 +15,7 @@ from runstore.eventlog.claims import Claims, UsedKey
 from runstore.eventlog.control import is_control
 from runstore.eventlog.queries import MAX_PAGE_BYTES
 from runstore.eventlog.rules import Rules
-from runstore.eventlog.sessions import Session, Sessions, Turn, read_wish
+from runstore.eventlog.sessions import Place, Session, Sessions, read_wish
 from runstore.eventlog.writer import CommitResult, Writer
 
 
@@ -111,7 +111,7 @@ class MemoryStore:
         if not (events := admit(before, append)):
             return before.seq
         claims = Claims(self._count_active, lambda *place: self.keys.get(place))
-        rules = Rules(claims, Sessions(self.sessions.get, self._find_turns))
+        rules = Rules(claims, Sessions(self._find_place, self.active.get, self._find_before))
         caused = rules.take(append, events, before)
         user_id, session = self.users.get(run_id, ""), self.sessions.get(run_id)
         if events[0].type == Queued.type:
@@ -143,10 +143,19 @@ class MemoryStore:
             self._store(other, commits)
         return after.seq
 
-    def _find_turns(self, session: Session) -> list[Turn]:
-        runs = [self.open[run_id] for run_id, theirs in self.sessions.items() if theirs == session]
-        runs.sort(key=lambda run: (run.queued_at, run.run_id))
-        return [Turn(run.run_id, self.active.get(session) == run.run_id) for run in runs]
+    def _find_place(self, run_id: str) -> Place | None:
+        session = self.sessions.get(run_id)
+        return None if session is None else Place(session, run_id, self.open[run_id].queued_at)
+
+    def _find_before(self, place: Place, most: int) -> list[str]:
+        line = [
+            (self.open[run_id].queued_at, run_id)
+            for run_id, session in self.sessions.items()
+            if session == place.session
+        ]
+        if place.queued_at is not None:
+            line = [each for each in line if each < (place.queued_at, place.run_id)]
+        return [run_id for _, run_id in sorted(line, reverse=True)[:most]]
 
 
 def _follow(run: OpenRun | None, run_id: str, event: EncodedEvent) -> OpenRun | None:

@@ -7,10 +7,11 @@ stand outside: they wait for nobody, and nobody for them.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, and_, bindparam, delete, insert, select
+from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select
 
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import SessionBusy
@@ -19,14 +20,17 @@ from runstore.core.ports import Head
 from runstore.eventlog.admission import Append
 from runstore.eventlog.schema import open_runs, sessions
 
+MAX_SUPERSEDED = 1_000  # runs that one interrupts, the newest: as many as a user may have by default
+
 Session = tuple[str, str]  # user, session id
 
 
-class Turn(Struct, frozen=True):
-    """An open run of a session; `active`: it has been started."""
+class Place(Struct, frozen=True):
+    """A run's place in the line of its session. `queued_at`: None until it is stored, and thus the last."""
 
+    session: Session
     run_id: str
-    active: bool
+    queued_at: int | None = None
 
 
 class Wish(Struct, frozen=True):
@@ -47,20 +51,22 @@ class Sessions:
     """Judges one batch; what is let in counts for those that come after.
 
     Args:
-        find_session: whose turns an open run takes.
-        find_turns: a session's open runs, oldest first.
+        find_place: of an open run; None when it takes no turns.
+        find_active: the run that has a session.
+        find_before: so many of a session's open runs that were queued before a place, newest first.
     """
 
     def __init__(
         self,
-        find_session: Callable[[str], Session | None],
-        find_turns: Callable[[Session], Sequence[Turn]],
+        find_place: Callable[[str], Place | None],
+        find_active: Callable[[Session], str | None],
+        find_before: Callable[[Place, int], Sequence[str]],
     ) -> None:
-        self._find_session = find_session
-        self._find_turns = find_turns
-        self._queued: dict[str, Session | None] = {}  # by this batch
+        self._find_place = find_place
+        self._find_active = find_active
+        self._find_before = find_before
+        self._queued: dict[str, Place | None] = {}  # by this batch, in order
         self._ended: set[str] = set()
-        self._turns: dict[Session, dict[str, bool]] = {}
         self.started: dict[Session, str] = {}  # by this batch: which run has the session now
 
     def take(self, append: Append, events: Sequence[EncodedEvent], head: Head) -> list[Append]:
@@ -86,59 +92,63 @@ class Sessions:
 
     def _queue(self, run_id: str, event: EncodedEvent) -> list[Append]:
         wish = read_wish(event)
-        session = self._queued[run_id] = wish.session
-        if session is None:
-            return []
-        before = list(self._open(session))
-        if before and wish.multitask_strategy == "reject":
-            raise SessionBusy(session[1], before[-1])
-        self._turns[session][run_id] = False
-        if wish.multitask_strategy != "interrupt":
-            return []
-        cancel = CancelRequested(by=wish.user_id, reason=SUPERSEDED, superseded_by=run_id)
-        return [Append(other, [encode(cancel, at=event.at)]) for other in before]
+        place = Place(wish.session, run_id) if wish.session is not None else None
+        superseded: list[Append] = []
+        if place is not None and wish.multitask_strategy == "reject":
+            if before := self._before(place, 1):
+                raise SessionBusy(place.session[1], before[0])
+        elif place is not None and wish.multitask_strategy == "interrupt":
+            cancel = encode(
+                CancelRequested(by=wish.user_id, reason=SUPERSEDED, superseded_by=run_id), at=event.at
+            )
+            superseded = [Append(other, [cancel]) for other in self._before(place, MAX_SUPERSEDED)]
+        self._queued[run_id] = place
+        return superseded
 
     def _start(self, run_id: str, head: Head) -> None:
-        session = self._queued[run_id] if run_id in self._queued else self._find_session(run_id)
-        if session is None:
+        place = self._queued[run_id] if run_id in self._queued else self._find_place(run_id)
+        if place is None:
             return
-        turns = self._open(session)
-        runs = list(turns)
-        active = next((other for other in runs if turns[other] and other != run_id), None)
-        waiting = [] if head.attempt else runs[: runs.index(run_id)]  # who had it before need not queue again
-        if active is not None or waiting:
-            raise SessionBusy(session[1], waiting[-1] if waiting else active or "")
-        turns[run_id] = True
-        self.started[session] = run_id
+        active = self.started.get(place.session) or self._find_active(place.session)
+        if active in self._ended or active == run_id:
+            active = None
+        before = [] if head.attempt else self._before(place, 1)  # who had it before need not queue again
+        if first := before[0] if before else active:
+            raise SessionBusy(place.session[1], first)
+        self.started[place.session] = run_id
 
-    def _open(self, session: Session) -> dict[str, bool]:
-        if session not in self._turns:
-            self._turns[session] = {turn.run_id: turn.active for turn in self._find_turns(session)}
-        turns = self._turns[session]
-        for run_id in self._ended.intersection(turns):
-            del turns[run_id]
-        return turns
+    def _before(self, place: Place, most: int) -> list[str]:
+        """The open runs before a place, newest first."""
+        queued: list[str] = []
+        if place.queued_at is None:  # nothing of this batch comes before what is stored
+            others = takewhile(lambda other: other != place, self._queued.values())
+            queued = [other.run_id for other in others if other and other.session == place.session]
+        stored = self._find_before(place, most + len(self._ended))
+        return [other for other in (*reversed(queued), *stored) if other not in self._ended][:most]
 
 
 def read_wish(event: EncodedEvent) -> Wish:
     return msgspec.json.decode(event.data, type=Wish)
 
 
-_SESSION = select(open_runs.c.user_id, open_runs.c.session_id).where(open_runs.c.run_id == bindparam("run"))
-_TURNS = (
-    select(open_runs.c.run_id, sessions.c.run_id.is_not(None))
-    .select_from(
-        open_runs.outerjoin(
-            sessions,
-            and_(
-                sessions.c.user_id == open_runs.c.user_id,
-                sessions.c.session_id == open_runs.c.session_id,
-                sessions.c.run_id == open_runs.c.run_id,
-            ),
-        )
+_open = open_runs.c
+_PLACE = select(_open.user_id, _open.session_id, _open.queued_at).where(_open.run_id == bindparam("run"))
+_ACTIVE = (
+    select(sessions.c.run_id)
+    .join(open_runs, _open.run_id == sessions.c.run_id)
+    .where(sessions.c.user_id == bindparam("user"), sessions.c.session_id == bindparam("session"))
+)
+_LINE = (
+    select(_open.run_id)
+    .where(_open.user_id == bindparam("user"), _open.session_id == bindparam("session"))
+    .order_by(_open.queued_at.desc(), _open.run_id.desc())
+    .limit(bindparam("most"))
+)
+_BEFORE = _LINE.where(
+    or_(
+        _open.queued_at < bindparam("at"),
+        and_(_open.queued_at == bindparam("at"), _open.run_id < bindparam("run")),
     )
-    .where(open_runs.c.user_id == bindparam("user"), open_runs.c.session_id == bindparam("session"))
-    .order_by(open_runs.c.queued_at, open_runs.c.run_id)
 )
 _FREE = delete(sessions).where(
     sessions.c.user_id == bindparam("user"), sessions.c.session_id == bindparam("session")
@@ -148,7 +158,9 @@ _TAKE = insert(sessions)
 
 def read_sessions(connection: Connection) -> Sessions:
     """Sessions that are judged by the control tables."""
-    return Sessions(partial(_find_session, connection), partial(_find_turns, connection))
+    return Sessions(
+        partial(_find_place, connection), partial(_find_active, connection), partial(_find_before, connection)
+    )
 
 
 def write_started(connection: Connection, started: Mapping[Session, str]) -> None:
@@ -163,11 +175,18 @@ def write_started(connection: Connection, started: Mapping[Session, str]) -> Non
     )
 
 
-def _find_session(connection: Connection, run_id: str) -> Session | None:
-    row = connection.execute(_SESSION, {"run": run_id}).first()
-    return None if row is None or row[1] is None else (row[0], row[1])
+def _find_place(connection: Connection, run_id: str) -> Place | None:
+    row = connection.execute(_PLACE, {"run": run_id}).first()
+    return None if row is None or row[1] is None else Place((row[0], row[1]), run_id, row[2])
 
 
-def _find_turns(connection: Connection, session: Session) -> list[Turn]:
-    rows = connection.execute(_TURNS, {"user": session[0], "session": session[1]})
-    return [Turn(run_id, bool(active)) for run_id, active in rows]
+def _find_active(connection: Connection, session: Session) -> str | None:
+    """The run that has the session, if it is open: a release that knows no turns leaves its row behind."""
+    return connection.execute(_ACTIVE, {"user": session[0], "session": session[1]}).scalar()
+
+
+def _find_before(connection: Connection, place: Place, most: int) -> Sequence[str]:
+    line = {"user": place.session[0], "session": place.session[1], "most": most}
+    if place.queued_at is None:
+        return connection.execute(_LINE, line).scalars().all()
+    return connection.execute(_BEFORE, {**line, "at": place.queued_at, "run": place.run_id}).scalars().all()

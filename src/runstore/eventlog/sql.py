@@ -87,6 +87,23 @@ class SqlEventLog:
         """
         return await self._run_in(self._readers, function, *arguments)
 
+    async def change(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run `function(connection, *arguments)` in a transaction of its own, while nobody else writes.
+
+        For what is no event. What it raises is raised here, and nothing is stored.
+
+        Raises:
+            LogUnavailable: the database takes no writes now.
+        """
+
+        def write(connection: Connection) -> T:
+            self._dialect.begin_write(connection)
+            done = function(connection, *arguments)
+            connection.commit()
+            return done
+
+        return await self.query(write)
+
     async def close(self) -> None:
         await self._writer.close()
         for pool in (self._readers, self._pagers):

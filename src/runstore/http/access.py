@@ -7,7 +7,7 @@ from starlette.requests import Request
 
 from runstore.core.ids import parse_run_id
 from runstore.http.errors import Forbidden
-from runstore.http.users import User, login_of
+from runstore.http.users import Login, User, login_of
 from runstore.store import Owner, RunStore
 
 
@@ -19,7 +19,11 @@ class Access:
 
     async def readable(self, request: Request) -> str:
         """The id of the request's run, which its user may read."""
-        run_id, login = _run_id(request), login_of(request)
+        return await self.may_read(login_of(request), request.path_params["run_id"])
+
+    async def may_read(self, login: Login, run_id: str) -> str:
+        """The canonical form of the id of a run that may be read with this login."""
+        run_id = parse_run_id(run_id)
         if login.run_id != run_id and not login.user.admin:
             owner = await self._store.owner(run_id)
             if not _owns(login.user, owner) and owner.workspace_id not in login.user.workspaces:
@@ -28,7 +32,11 @@ class Access:
 
     async def changeable(self, request: Request) -> str:
         """The id of the request's run, which its user may stop, add to and delete."""
-        run_id, user = _run_id(request), login_of(request).user
+        return await self.may_change(login_of(request).user, request.path_params["run_id"])
+
+    async def may_change(self, user: User, run_id: str) -> str:
+        """The canonical form of the id of a run that this user may change."""
+        run_id = parse_run_id(run_id)
         if not user.admin and not _owns(user, await self._store.owner(run_id)):
             raise _refusal(run_id)
         return run_id
@@ -37,10 +45,6 @@ class Access:
         """Refuse to start or list runs in a workspace of others."""
         if workspace_id is not None and workspace_id not in user.workspaces and not user.admin:
             raise Forbidden(f"workspace {workspace_id[:100]!r} is none of yours")
-
-
-def _run_id(request: Request) -> str:
-    return parse_run_id(request.path_params["run_id"])
 
 
 def _owns(user: User, owner: Owner) -> bool:

@@ -8,12 +8,16 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import Lifespan
 
+from runstore.hierarchies import HierarchyStore
 from runstore.http.access import Access
 from runstore.http.agents import AgentRoutes
 from runstore.http.auth import Authentication, Authenticator
 from runstore.http.chat import ChatRoutes
 from runstore.http.cors import cors
+from runstore.http.envelope import EXECUTOR
 from runstore.http.errors import EXCEPTION_HANDLERS
+from runstore.http.executor import HierarchyRoutes, TeamRunRoutes
+from runstore.http.following import Following
 from runstore.http.health import HealthRoutes
 from runstore.http.hosts import HostCheck, Hosts
 from runstore.http.metrics import Exposition, MetricsRoute, no_metrics
@@ -29,6 +33,7 @@ DEFAULT_HOSTS = Hosts()
 
 def build_http(
     store: RunStore,
+    hierarchies: HierarchyStore,
     *,
     not_ready: Callable[[], str | None],
     metrics: Exposition = no_metrics,
@@ -47,9 +52,12 @@ def build_http(
     access, subscribers = Access(store), Subscribers(store)
     signer = authenticator.tickets if authenticator else TicketSigner(token_bytes(32))
     tickets = TicketRoutes(store, access, signer)
-    agents, runs = AgentRoutes(store, access, subscribers), RunRoutes(store, access, subscribers)
-    chat, health = ChatRoutes(store, subscribers), HealthRoutes(not_ready)
-    document = OpenApiRoute(authenticator)
+    following = Following(store, subscribers)
+    agents, runs = AgentRoutes(store, access, subscribers), RunRoutes(store, access, following)
+    chat = ChatRoutes(store, subscribers)
+    teams = HierarchyRoutes(store, hierarchies)
+    team_runs = TeamRunRoutes(store, hierarchies, access, following)
+    health, document = HealthRoutes(not_ready), OpenApiRoute(authenticator)
     app = Starlette(
         routes=[
             Route("/agents", agents.list),
@@ -68,6 +76,15 @@ def build_http(
             Route("/v1/chat/completions", chat.completions, methods=["POST"]),
             Route("/v1/models", chat.models),
             Route("/v1/models/{model}", chat.model),
+            Route(f"{EXECUTOR}/hierarchies/create", teams.create, methods=["POST"]),
+            Route(f"{EXECUTOR}/hierarchies/list", teams.list, methods=["POST"]),
+            Route(f"{EXECUTOR}/hierarchies/get", teams.get, methods=["POST"]),
+            Route(f"{EXECUTOR}/hierarchies/delete", teams.delete, methods=["POST"]),
+            Route(f"{EXECUTOR}/runs/start", team_runs.start, methods=["POST"]),
+            Route(f"{EXECUTOR}/runs/stream", team_runs.stream, methods=["POST"]),
+            Route(f"{EXECUTOR}/runs/cancel", team_runs.cancel, methods=["POST"]),
+            Route(f"{EXECUTOR}/runs/get", team_runs.get, methods=["POST"]),
+            Route(f"{EXECUTOR}/runs/list", team_runs.list, methods=["POST"]),
             Route("/healthz", health.live),
             Route("/readyz", health.ready),
             Route("/metrics", MetricsRoute(metrics).get),

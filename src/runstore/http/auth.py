@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runstore import keys
 from runstore.core.errors import RunstoreError
+from runstore.http.envelope import path_of
 from runstore.http.errors import Unauthorized, on_runstore_error, on_unexpected
 from runstore.http.known_keys import KnownKeys, Query, now_ms
 from runstore.http.login_function import LoginFunction
@@ -56,7 +57,7 @@ class Authenticator:
             Unauthorized: nobody who may.
             LogUnavailable: the database, which knows the keys, cannot be read now.
         """
-        stream = _STREAM.fullmatch(_path(request.scope))
+        stream = _STREAM.fullmatch(path_of(request.scope))
         if stream and (ticket := request.query_params.get("ticket")) is not None:
             return await self._by_ticket(ticket, stream[1])
         if not await self.required():
@@ -137,7 +138,7 @@ class Authentication:
         self._authenticator = authenticator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _path(scope) in OPEN_PATHS:
+        if scope["type"] != "http" or path_of(scope) in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
@@ -154,11 +155,6 @@ class Authentication:
 
     async def _login(self, request: Request) -> Login:
         return Login(LOCAL) if self._authenticator is None else await self._authenticator.login(request)
-
-
-def _path(scope: Scope) -> str:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _bearer(request: Request) -> str:

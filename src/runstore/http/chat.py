@@ -99,7 +99,7 @@ class ChatRoutes:
             self._store.catalog.spec(name)
         except AgentNotFound as error:
             message = f"the model {name[:100]!r} does not exist: {error}"
-            raise BadRequest(message, code="model_not_found", status=404, param="model") from error
+            raise BadRequest(message, code="model_not_found", status=404, field="$.model") from error
 
     async def _left(self, run: Run, lines: StreamLines) -> None:
         lines.cancelled(CLIENT_DISCONNECT)

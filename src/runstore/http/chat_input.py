@@ -96,4 +96,4 @@ def _joined(messages: Sequence[Message]) -> list[Message]:
 
 
 def _wrong(param: str, message: str) -> BadRequest:
-    return BadRequest(f"{param}: {message}", code="invalid_body", param=param)
+    return BadRequest(f"{param}: {message}", code="invalid_body", field=f"$.{param}")

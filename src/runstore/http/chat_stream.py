@@ -38,11 +38,16 @@ class StreamLines:
 
     def __init__(self, run_id: str, session_id: str | None) -> None:
         self._fields = {"trace": run_id, "stream_id": run_id, "session": session_id}
+        self._cancelled = False
 
     def started(self) -> None:
         log.info("stream_start", **self._fields)
 
     def cancelled(self, reason: str) -> None:
+        """The run is to stop; only the first reason counts."""
+        if self._cancelled:
+            return
+        self._cancelled = True
         log.info("stream_cancelled", **self._fields, reason=reason)
 
     def made_way(self, *, forced: bool) -> None:
@@ -68,10 +73,9 @@ class Chunks:
         if event.type == Token.type:
             yield _frame(event.seq, self._chunk(Delta(content=event.data["text"])))
         elif event.type == Started.type:
-            discard = event.data.get("discard_after_seq")
             first = self._chunk(Delta(role="assistant", content=""))
-            again = msgspec.structs.replace(first, discard_after_seq=UNSET if discard is None else discard)
-            yield _frame(event.seq, again)
+            again = event.data.get("discard_after_seq", UNSET)
+            yield _frame(event.seq, msgspec.structs.replace(first, discard_after_seq=again))
         elif event.type == Completed.type:
             yield _frame(event.seq, self._chunk(Delta(), finish_reason(event.data["result"])))
             if self._include_usage:
@@ -104,11 +108,13 @@ class ChatTail:
         async for body in self._tail.frames():
             if not body:
                 yield b""
-            events = [_decode(frame.data) for frame in parser.feed(body)]
-            if frames := b"".join([frame for event in events for frame in self._chunks.frames(event)]):
-                yield frames
-            for event in events:
+            frames: list[bytes] = []
+            for frame in parser.feed(body):
+                event = _decode(frame.data)
                 self._tell(event)
+                frames += self._chunks.frames(event)
+            if frames:
+                yield b"".join(frames)
         if not self._tail.ended:
             yield _data(error_object(*SERVER_STOPPING))
 

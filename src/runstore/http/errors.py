@@ -1,7 +1,4 @@
-"""Errors become answers here, and only here: `{"error": {"code", "message"}}` with the right status.
-
-Below `/v1` they are OpenAI's error objects, with the same codes.
-"""
+"""Errors become answers here, and only here: the right status, and the surface's form of code and message."""
 
 from typing import Any
 
@@ -14,6 +11,8 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from runstore.core import errors
+from runstore.hierarchies import HierarchyNotFound, InvalidHierarchy
+from runstore.http.envelope import EXECUTOR, OPENAI, failure_body, path_of
 from runstore.http.json import json_response
 from runstore.http.openai_objects import error_object
 
@@ -25,6 +24,8 @@ STATUS: dict[type[errors.RunstoreError], int] = {
     errors.AppendRefused: 409,
     errors.IdempotencyConflict: 409,
     errors.SessionBusy: 409,
+    HierarchyNotFound: 404,
+    InvalidHierarchy: 400,
     errors.InvalidCursor: 400,
     errors.InvalidEvent: 400,
     errors.EventTooLarge: 413,
@@ -37,12 +38,16 @@ log = structlog.get_logger(__name__)
 
 
 class ErrorDetail(Struct, frozen=True):
-    """`code` is for programs, `message` for people. `head`: the run's last seq; `limit`: which one."""
+    """`code` is for programs, `message` for people.
+
+    `head`: the run's last seq; `limit`: which one; `field`: the place in the body.
+    """
 
     code: str
     message: str
     head: int | UnsetType = UNSET
     limit: str | UnsetType = UNSET
+    field: str | UnsetType = UNSET
 
 
 class ErrorAnswer(Struct, frozen=True):
@@ -57,12 +62,12 @@ class BadRequest(errors.RunstoreError):
     code = "bad_request"
 
     def __init__(
-        self, message: str, *, code: str = "bad_request", status: int = 400, param: str | None = None
+        self, message: str, *, code: str = "bad_request", status: int = 400, field: str | None = None
     ) -> None:
         super().__init__(message)
         self.code = code
         self.status = status
-        self.param = param  # the field that is wrong: its path in the body
+        self.field = field  # the place in the body that is wrong, as `$.metadata`
 
 
 class Unauthorized(errors.RunstoreError):
@@ -80,10 +85,6 @@ class Forbidden(errors.RunstoreError):
     status = 403
 
 
-def error_response(status: int, code: str, message: str, headers: Any = None, **details: Any) -> Response:
-    return json_response(ErrorAnswer(ErrorDetail(code, message, **details)), status, headers)
-
-
 def status_of(error: errors.RunstoreError | type[errors.RunstoreError]) -> int:
     """The status of an error's answer; 500 if it is none that a client should meet."""
     cls = error if isinstance(error, type) else type(error)
@@ -91,38 +92,39 @@ def status_of(error: errors.RunstoreError | type[errors.RunstoreError]) -> int:
     return getattr(error, "status", None) or known
 
 
+def error_response(status: int, code: str, message: str, headers: Any = None, **details: Any) -> Response:
+    """An error in the native form."""
+    return json_response(ErrorAnswer(ErrorDetail(code, message, **details)), status, headers)
+
+
 def openai_error(
-    status: int, code: str, message: str, *, param: str | None = None, headers: Any = None
+    status: int, code: str, message: str, *, field: str | None = None, headers: Any = None
 ) -> Response:
-    return json_response(error_object(status, code, message, param), status, headers)
+    param = field.removeprefix("$").removeprefix(".") if field else None
+    return json_response(error_object(status, code, message, param or None), status, headers)
 
 
 def error_for(
-    scope: Scope,
-    status: int,
-    code: str,
-    message: str,
-    headers: Any = None,
-    *,
-    param: str | None = None,
-    **details: Any,
+    scope: Scope, status: int, code: str, message: str, headers: Any = None, **details: Any
 ) -> Response:
     """An error in the form that the request's surface has."""
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-    if not path.startswith("/v1/"):
+    path = path_of(scope)
+    if path.startswith(f"{EXECUTOR}/"):
+        return json_response(failure_body(ErrorDetail(code, message, **details)), status, headers)
+    if not path.startswith(f"{OPENAI}/"):
         return error_response(status, code, message, headers, **details)
     if status == 409:
         headers = {**(headers or {}), **NO_RETRY}
-    return openai_error(status, code, message, param=param, headers=headers)
+    return openai_error(status, code, message, field=details.get("field"), headers=headers)
 
 
 async def on_runstore_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, errors.RunstoreError) or (status := status_of(error)) == 500:
         return await on_unexpected(request, error)
-    details = {name: getattr(error, name) for name in ("head", "limit") if hasattr(error, name)}
+    details = {name: getattr(error, name, None) for name in ("head", "limit", "field")}
+    details = {name: value for name, value in details.items() if value is not None}
     headers = {"Retry-After": "1"} if status in (429, 503) else getattr(error, "headers", None)
-    param = getattr(error, "param", None)
-    return error_for(request.scope, status, error.code, str(error), headers, param=param, **details)
+    return error_for(request.scope, status, error.code, str(error), headers, **details)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -17,7 +17,7 @@ from runstore.http.errors import BadRequest
 MAX_CURSOR_DIGITS = 18  # a seq is a 64-bit number
 FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {"custom."}
 
-FIELD_PATH = re.compile(r"at `\$\.?([^`]+)`$")  # at the end of what msgspec says is wrong
+PLACE = re.compile(r" - at `(\$[^`]*)`\Z")  # in msgspec's message, as `$.teams[0].name`; none: the body
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 T = TypeVar("T")
@@ -49,9 +49,9 @@ async def read_body(
     try:
         return msgspec.json.decode(body, type=cls)
     except msgspec.ValidationError as error:
-        place = FIELD_PATH.search(str(error))
+        place = PLACE.search(str(error))
         message = f"the body is not as it should be: {error}"
-        raise BadRequest(message, code="invalid_body", param=place and place[1]) from error
+        raise BadRequest(message, code="invalid_body", field=place[1] if place else "$") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from error
 
@@ -133,8 +133,8 @@ def read_choice(request: Request, name: str, choices: Sequence[str]) -> str | No
     return text
 
 
-def read_cursor(request: Request) -> int:
-    """Where a reader left off: `Last-Event-ID`, else `?after=`, else the beginning. Each must be one."""
+def read_cursor(request: Request, otherwise: int = 0) -> int:
+    """Where a reader left off: `Last-Event-ID`, else `?after=`, else `otherwise`. Each must be a cursor."""
     given = [request.headers.get("last-event-id") or None, request.query_params.get("after")]
     cursors = [text for text in given if text is not None]
     for text in cursors:
@@ -142,7 +142,7 @@ def read_cursor(request: Request) -> int:
             raise BadRequest(
                 f"the cursor {text[:50]!r} is no seq: it must be a whole number", code="invalid_cursor"
             )
-    return int(cursors[0]) if cursors else 0
+    return int(cursors[0]) if cursors else otherwise
 
 
 def has_already(request: Request, tag: str) -> bool:
@@ -152,14 +152,21 @@ def has_already(request: Request, tag: str) -> bool:
 
 
 def read_header(request: Request, name: str, choices: Sequence[str] = ()) -> str | None:
-    """A header that may be given once, with one of `choices` if there are any."""
-    values = request.headers.getlist(name)
+    """A header that may be given once, with one of `choices` if there are any. It is read as UTF-8."""
+    values = [_as_utf8(value) for value in request.headers.getlist(name)]
     if len(values) > 1:
         raise BadRequest(f"{name} is given more than once", code="invalid_header")
     if values and choices and values[0] not in choices:
         message = f"{name}: {values[0][:50]!r} must be one of {', '.join(choices)}"
         raise BadRequest(message, code="invalid_header")
     return values[0] if values else None
+
+
+def _as_utf8(value: str) -> str:
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
 
 
 def read_idempotency_key(request: Request) -> str | None:

@@ -1,7 +1,6 @@
 """Runs: read, list, follow, stop, add to, delete."""
 
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -9,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore.core.codec import ENCODER_VERSION, RecordedEvent, envelope, timestamp
-from runstore.core.errors import InvalidCursor, LogUnavailable, RunNotFound
+from runstore.core.errors import RunNotFound
 from runstore.core.events import CUSTOM_TYPE, Custom
 from runstore.core.ids import parse_run_id
 from runstore.core.limits import MAX_EVENTS_PER_APPEND
@@ -17,9 +16,9 @@ from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.run import STATUSES, Run, Status
 from runstore.http.access import Access
-from runstore.http.chat_stream import CHAT_EVENTS, ChatTail, Chunks
 from runstore.http.errors import BadRequest, Unauthorized
 from runstore.http.fields import Count, RunId, Seq, Time
+from runstore.http.following import Following, check_cursor
 from runstore.http.included import EventPage, Included, include, read_include
 from runstore.http.json import json_response
 from runstore.http.requests import (
@@ -33,8 +32,6 @@ from runstore.http.requests import (
     read_seconds,
     read_time,
 )  # fmt: skip
-from runstore.http.sse import EventStream, Frames, nothing_left
-from runstore.http.subscribers import Subscribers
 from runstore.http.users import login_of, user_of
 from runstore.http.watched import WatchedAnswer
 from runstore.projections.runs import RunQuery
@@ -132,10 +129,10 @@ class Appended(Struct, frozen=True):
 class RunRoutes:
     """The routes below `/runs`."""
 
-    def __init__(self, store: RunStore, access: Access, subscribers: Subscribers) -> None:
+    def __init__(self, store: RunStore, access: Access, following: Following) -> None:
         self._store = store
         self._access = access
-        self._subscribers = subscribers
+        self._following = following
 
     async def list(self, request: Request) -> Response:
         check_parameters(
@@ -154,7 +151,7 @@ class RunRoutes:
                 workspace_id=workspace,
                 since=read_time(request, "since"),
                 until=read_time(request, "until"),
-                before=_list_cursor(after) if after is not None else None,
+                before=list_cursor(after) if after is not None else None,
                 limit=limit + 1,
             )
         )
@@ -177,7 +174,7 @@ class RunRoutes:
         run_id = await self._access.readable(request)
         after, only = read_cursor(request), read_filter(request)
         head = await self._store.head(run_id)
-        _check_cursor(after, head.seq, run_id)
+        check_cursor(after, head.seq, run_id)
         if NDJSON in request.headers.get("accept", ""):
             limit = read_number(request, "limit", 10**18, 1, 10**18)
             lines = self._lines(run_id, after, limit, only)
@@ -200,25 +197,8 @@ class RunRoutes:
         as_chunks = read_choice(request, "format", FORMATS) == "openai"
         if as_chunks and only is not None:
             raise BadRequest("types cannot be given with format=openai", code="invalid_parameter")
-        try:
-            head = await self._store.head(run_id)
-            run = (await self._store.get(run_id)).run if as_chunks else None
-        except LogUnavailable:
-            if as_chunks:
-                raise
-            run = None  # an error would end an EventSource for ever; the stream idles until the log is back
-        else:
-            _check_cursor(after, head.seq, run_id)
-            if head.closed and after == head.seq:
-                return nothing_left()
         login = login_of(request)
-        with ExitStack() as places:
-            places.enter_context(self._subscribers.of_user(login.user.user_id))
-            places.enter_context(self._subscribers.of_run(run_id))
-            frames: Frames = self._store.tail(run_id, after=after, only=only)
-            if run is not None:
-                frames = ChatTail(self._store.tail(run_id, after=after, only=CHAT_EVENTS), Chunks(run))
-            return EventStream(frames, login, places.pop_all())
+        return await self._following.follow(login, run_id, after=after, only=only, as_chunks=as_chunks)
 
     async def stop(self, request: Request) -> Response:
         check_parameters(request, ())
@@ -278,12 +258,8 @@ def _given(body: AppendBody) -> list[ExternalEvent]:
     raise BadRequest("the body must have either `type` and `data`, or `events`", code="invalid_body")
 
 
-def _check_cursor(after: int, head: int, run_id: str) -> None:
-    if after > head:
-        raise InvalidCursor(f"the cursor {after} is ahead of run {run_id}, whose last seq is {head}")
-
-
-def _list_cursor(text: str) -> str:
+def list_cursor(text: str) -> str:
+    """The `next` of an earlier page of a list that is sorted by id."""
     try:
         return parse_run_id(text)
     except RunNotFound:

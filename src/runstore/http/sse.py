@@ -26,7 +26,8 @@ class Frames(Protocol):
 class EventStream(WatchedAnswer):
     """Follows a run until it ends, the client goes, its login ends, or the server closes.
 
-    The run does not notice, unless `left` tells it: that is called when the client goes before the end.
+    The run does not notice, unless `left` tells it: that is called when the client goes, or is cut off,
+    before the end.
     """
 
     def __init__(

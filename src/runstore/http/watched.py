@@ -46,7 +46,7 @@ class WatchedAnswer(Response):
         left = False
         try:
             refused = await self._watch({pump, gone})
-            left = gone.done() and not pump.done()
+            left = refused or not pump.done()
         except ConnectionCut:
             left = True
             raise
@@ -66,7 +66,7 @@ class WatchedAnswer(Response):
         raise ConnectionCut
 
     async def _gone(self) -> None:
-        """The client has gone before the end, or reads nothing."""
+        """The client has gone before the end, reads nothing, or may not read any more."""
 
     async def _watch(self, tasks: set[asyncio.Task[None]]) -> bool:
         """Wait until one of them is done (False), or the login has ended (True)."""

@@ -75,6 +75,7 @@ class RunQuery(Struct, frozen=True, kw_only=True):
     user_id: str | None = None
     status: Status | None = None
     agent: str | None = None
+    agent_prefix: str | None = None
     session_id: str | None = None
     workspace_id: str | None = None
     since: int | None = None
@@ -96,6 +97,8 @@ def find_runs(connection: Connection, query: RunQuery) -> list[Run]:
     ):
         if value is not None:
             conditions.append(column == value)
+    if query.agent_prefix is not None:
+        conditions.append(table.agent_name.startswith(query.agent_prefix, autoescape=True))
     if query.since is not None:
         conditions.append(table.created_at >= query.since)
     if query.until is not None:

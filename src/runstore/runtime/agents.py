@@ -5,13 +5,14 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
 import msgspec
 from msgspec import Struct
 
 from runstore.core.errors import AgentError, AgentNotFound, ConfigError
+from runstore.core.hierarchy import ROOT
 from runstore.core.limits import MAX_RUN_TIMEOUT_S
 from runstore.core.ports import Agent, RunContext
 from runstore.runtime.code_agent import CodeAgent
@@ -21,6 +22,9 @@ from runstore.runtime.loops import Isolation
 from runstore.runtime.output_schema import check_schema
 from runstore.runtime.strands_models import MODEL_NAMES, SCRIPTED
 from runstore.runtime.user_code import REFERENCE, call, in_thread, load
+
+if TYPE_CHECKING:
+    from runstore.runtime.teams import Teams
 
 RUN_CODE = "run-code"  # the one agent that runs what it is sent
 ONLY_RUN_CODE = f"the agent {RUN_CODE!r}, and no other, has `code = true`"
@@ -38,6 +42,7 @@ SECRET_KEY = re.compile(
     r"api_?key|access_?key|private_?key|secret|passw|credential|authorization|bearer|cookie|(^|_)(token|key)$"
 )
 URL_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+NOTHING: Mapping[str, Any] = {}
 NO_LLM = "This is no LLM: a script says the words of the input."
 
 
@@ -79,7 +84,9 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
 
     def __post_init__(self) -> None:
         if (self.model is not None) + (self.factory is not None) + self.code != 1:
-            raise ValueError("an agent needs a `model` or a `factory` (or `code = true`), and only one of them")
+            raise ValueError(
+                "an agent needs a `model` or a `factory`, or `code = true`, and not both"
+            )
         if self.model is not None and self.model not in MODEL_NAMES:
             raise ValueError(f"`model`: there is no model {self.model!r}; there are {', '.join(MODEL_NAMES)}")
         self._check_that_nothing_is_ignored()
@@ -140,11 +147,21 @@ BUILT_IN: dict[str, AgentSpec] = {
 class AgentCatalog:
     """All agents, by name: the built-in `demo`, and the configured ones, which may replace it.
 
+    Args:
+        teams: what builds the agents of a run that holds a hierarchy of its own.
+
     Raises:
         ConfigError: a name that cannot stand in a URL and in an agent's path.
     """
 
-    def __init__(self, specs: Mapping[str, AgentSpec], *, run_timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        specs: Mapping[str, AgentSpec],
+        *,
+        run_timeout_s: float | None = None,
+        teams: "Teams | None" = None,
+    ) -> None:
+        self._teams = teams
         self._run_timeout_s = run_timeout_s  # of agents that have none of their own
         for name in specs:
             if not AGENT_NAME.fullmatch(name):
@@ -193,12 +210,16 @@ class AgentCatalog:
     def definition(self, name: str) -> dict[str, Any]:
         """The settings as JSON without defaults, secrets masked: what `lifecycle.queued` keeps for ever."""
         spec = self.spec(name)
-        definition: dict[str, Any] = _masked(msgspec.to_builtins(spec))
+        definition: dict[str, Any] = masked(msgspec.to_builtins(spec))
         if spec.output_schema is not None:
             definition["output_schema"] = spec.output_schema  # it names fields, and has no secrets
         if spec.code:
             definition.setdefault("run_timeout_s", min(CODE_TIMEOUT_S, self._run_timeout_s or CODE_TIMEOUT_S))
             definition.setdefault("on_worker_lost", "fail")
+        return self.timed(definition)
+
+    def timed(self, definition: dict[str, Any]) -> dict[str, Any]:
+        """A definition with the timeout of those that have none of their own."""
         if self._run_timeout_s is not None:
             definition.setdefault("run_timeout_s", self._run_timeout_s)
         return definition
@@ -215,19 +236,27 @@ class AgentCatalog:
         """
         for name, spec in self._specs.items():
             for reference in (*spec.tools, *([spec.factory] if spec.factory is not None else [])):
-                try:
-                    await load(reference)
-                except AgentError as error:
-                    raise AgentError(f"agent {name!r}: {error}") from error
+                await _load_for(f"agent {name!r}", reference)
+        for name, reference in self._teams.tools.items() if self._teams else ():
+            await _load_for(f"tool {name!r} of hierarchies", reference)
 
-    async def build(self, name: str, ctx: RunContext) -> Agent:
+    async def build(self, name: str, ctx: RunContext, definition: Mapping[str, Any] = NOTHING) -> Agent:
         """A new agent for one attempt of a run.
+
+        Args:
+            definition: what the run holds of its agent. A hierarchy is built from there; any other agent
+                from this process's configuration, which has its secrets.
 
         Raises:
             AgentNotFound: there is none of this name.
             AgentError: the user's code failed, or made something that is no agent.
             ConfigError: the model or a tool cannot be made.
         """
+        if self._teams is not None and "hierarchy" in definition:
+            await self._have_strands()
+            from runstore.runtime.strands_agent import StrandsAgent
+
+            return StrandsAgent(await self._teams.build(definition), ctx, self._taken, root=ROOT)
         spec = self.spec(name)
         if spec.code:
             return CodeAgent(spec.code_limits, ctx)
@@ -265,6 +294,13 @@ class AgentCatalog:
         return build() if spec.model == SCRIPTED else await in_thread(build, f"building agent {name!r}")
 
 
+async def _load_for(what: str, reference: str) -> None:
+    try:
+        await load(reference)
+    except AgentError as error:
+        raise AgentError(f"{what}: {error}") from error
+
+
 EXPECTED = "expected a strands Agent, Graph or Swarm, or an async generator function"
 
 
@@ -291,11 +327,12 @@ def _description(name: str, spec: AgentSpec) -> dict[str, Any]:
     return {**described, "note": NO_LLM} if spec.model == SCRIPTED else described
 
 
-def _masked(value: Any) -> Any:
+def masked(value: Any) -> Any:
+    """Settings as they may be kept and shown: what looks like a secret is `***`."""
     if isinstance(value, dict):
-        return {key: "***" if _is_secret(key, item) else _masked(item) for key, item in value.items()}
+        return {key: "***" if _is_secret(key, item) else masked(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_masked(item) for item in value]
+        return [masked(item) for item in value]
     return URL_PASSWORD.sub("***@", value) if isinstance(value, str) else value
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import structlog
@@ -28,7 +29,7 @@ class Executor:
     def __init__(
         self,
         event_log: EventLog,
-        build: Callable[[RunContext], Awaitable[Agent]],
+        build: Callable[[RunContext, Mapping[str, Any]], Awaitable[Agent]],
         loop: AgentLoop,
         context: RunContext,
         queued: Queued,
@@ -100,7 +101,7 @@ class Executor:
         if self._queued.memory == "session":
             remembered = await read_memory(self._log, context.run_id, self._queued)
             context = msgspec.structs.replace(context, memory=remembered)
-        self._agent = agent = await self._build(context)
+        self._agent = agent = await self._build(context, self._queued.definition)
         done = await agent.run(self._queued.input, self._history, self._recorder)
         return Completed(result=done.result, usage=done.usage)
 

@@ -38,16 +38,20 @@ class StrandsAgent:
     Args:
         taken: every agent that has been given to a run; they keep their messages and hooks, so each run
             needs its own.
+        root: the path of the outermost agent; None: the name of the run's agent.
 
     Raises:
         AgentError: an agent of the hierarchy is another run's.
     """
 
-    def __init__(self, product: Product, context: RunContext, taken: MutableSet[Any]) -> None:
+    def __init__(
+        self, product: Product, context: RunContext, taken: MutableSet[Any], *, root: str | None = None
+    ) -> None:
         self._product = product
         self._context = context
+        self._root = root or context.agent_name
         self._asked = False  # to stop
-        self._agents = list(agents_of(product, context.agent_name))
+        self._agents = list(agents_of(product, self._root))
         for _, agent in self._agents:
             if agent in taken:
                 raise AgentError(
@@ -58,12 +62,13 @@ class StrandsAgent:
             taken.add(agent)
             if isinstance(agent.callback_handler, PrintingCallbackHandler):
                 agent.callback_handler = null_callback_handler
+        self._hooks: Hooks | None = None
 
     async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
         """See `Agent.run`."""
-        root, outlet = self._context.agent_name, Outlet(recorder, self._leave)
+        root, outlet = self._root, Outlet(recorder, self._leave)
         memory = recall(history)
-        hooks = self._hooks(outlet, memory)
+        hooks = self._hooks = self._hook(outlet, memory)
         await recorder.record(AgentStarted(agent=root))
         try:
             ended, usage = await self._attend(
@@ -81,10 +86,12 @@ class StrandsAgent:
     def cancel(self) -> None:
         """See `Agent.cancel`. strands looks at the next chunk of a model and before each tool."""
         self._asked = True
-        for _, agent in self._agents:
+        # Each of them, also those that were made for a call: strands hands a cancel down by polling, 50 ms
+        # for each level.
+        for agent in self._hooks.agents if self._hooks else [agent for _, agent in self._agents]:
             agent.cancel()
 
-    def _hooks(self, outlet: Outlet, memory: Memory) -> Hooks:
+    def _hook(self, outlet: Outlet, memory: Memory) -> Hooks:
         alone = isinstance(self._product, Agent)
         hooks = Hooks(self._context, outlet, memory if alone else Memory(), remembering=alone)
         for path, agent in self._agents:
@@ -113,7 +120,7 @@ class StrandsAgent:
         recorder: RunRecorder,
         usage: dict[str, int],
     ) -> Followed:
-        translate, ended = Translator(self._context.agent_name, hooks.models).translate, None
+        translate, ended = Translator(self._root, hooks.models).translate, None
         async for item in stream:
             if outlet.closed_by is not None:
                 self._go_on_leaving()

@@ -8,6 +8,7 @@ And what hooks see added to an agent's messages is exactly its memory; the strea
 import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import structlog
 from strands import Agent
@@ -66,10 +67,15 @@ class Hooks:
         self._outlet = outlet
         self._memory = memory
         self._remembering = remembering
-        self._homes: dict[Agent, str] = {}
+        self._homes: WeakKeyDictionary[Agent, str] = WeakKeyDictionary()  # some work for one call only
         self._inputs: dict[Place, int] = {}  # messages that are an agent's input, still to be added
         self._results: dict[Place, dict[str, Any]] = {}  # results that a resumed agent need not ask for again
         self._working: set[Place] = set()
+
+    @property
+    def agents(self) -> list[Agent]:
+        """Every agent that has been hooked, and may be at work."""
+        return list(self._homes)
 
     def install(self, agent: Agent, path: str) -> None:
         """Hook an agent, once. `path` is where it stands when no tool call says otherwise."""

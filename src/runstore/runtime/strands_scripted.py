@@ -1,11 +1,11 @@
-"""The scripted model: a strands model that is no LLM. It says the input's words and calls the first tool.
+"""The scripted model: a strands model that is no LLM. It says the input's words and calls tools.
 
 It is deterministic, needs no key and no network, and still passes through strands' own loop, tools included.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, TypedDict, TypeVar
 
 import msgspec
@@ -40,6 +40,7 @@ class ScriptedModel(Model):
         tokens: say exactly so many words; None: as many as the answer has.
         tokens_per_s: 0: as fast as they go. Otherwise word n comes n / tokens_per_s seconds after the first,
             measured on `clock`, so that late words do not delay the later ones.
+        calls_all: call every tool at once, as a supervisor that delegates; otherwise the first one only.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class ScriptedModel(Model):
         tokens: int | None = None,
         tokens_per_s: float = 0,
         *,
+        calls_all: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.config = ScriptedConfig(model_id="scripted", tokens=tokens, tokens_per_s=tokens_per_s)
+        self._calls_all = calls_all
         self._clock = clock
         self._sleep = sleep
 
@@ -74,9 +77,9 @@ class ScriptedModel(Model):
     ) -> AsyncGenerator[StreamEvent, None]:
         """One turn of the model: a tool call while the turn has no result of one, text otherwise."""
         turn = _turn(messages)
-        spec = _tool_to_call(tool_specs or [], tool_choice, called=bool(turn.results))
-        if spec is not None:
-            return self._call(spec, turn.task, messages)
+        specs = _tools_to_call(tool_specs or [], tool_choice, called=bool(turn.results))
+        if specs:
+            return self._call(specs if self._calls_all else specs[:1], turn.task, messages)
         tokens, report = self.config["tokens"], " ".join(turn.results)
         words = echo(report, tokens, MAX_REPORTED) if turn.results else answer(turn.task, tokens)
         return self._say(words, messages)
@@ -101,15 +104,18 @@ class ScriptedModel(Model):
         yield {"messageStop": {"stopReason": "end_turn"}}
         yield _usage(messages, said=len(words))
 
-    async def _call(self, spec: ToolSpec, task: str, messages: Messages) -> AsyncGenerator[StreamEvent, None]:
+    async def _call(
+        self, specs: Sequence[ToolSpec], task: str, messages: Messages
+    ) -> AsyncGenerator[StreamEvent, None]:
         calls = sum("toolUse" in block for message in messages for block in message["content"])
-        schema: Any = spec["inputSchema"]
-        arguments = msgspec.json.encode(tool_input(schema.get("json", schema), task)).decode()
-        tool_use: ContentBlockStartToolUse = {"name": spec["name"], "toolUseId": f"scripted-{calls + 1}"}
         yield {"messageStart": {"role": "assistant"}}
-        yield {"contentBlockStart": {"start": {"toolUse": tool_use}}}
-        yield {"contentBlockDelta": {"delta": {"toolUse": {"input": arguments}}}}
-        yield {"contentBlockStop": {}}
+        for number, spec in enumerate(specs, calls + 1):
+            schema: Any = spec["inputSchema"]
+            arguments = msgspec.json.encode(tool_input(schema.get("json", schema), task)).decode()
+            tool_use: ContentBlockStartToolUse = {"name": spec["name"], "toolUseId": f"scripted-{number}"}
+            yield {"contentBlockStart": {"start": {"toolUse": tool_use}}}
+            yield {"contentBlockDelta": {"delta": {"toolUse": {"input": arguments}}}}
+            yield {"contentBlockStop": {}}
         yield {"messageStop": {"stopReason": "tool_use"}}
         yield _usage(messages, said=0)
 
@@ -140,10 +146,10 @@ def _text(item: Any) -> str:
     return str(item["text"] if "text" in item else item.get("json", ""))
 
 
-def _tool_to_call(specs: list[ToolSpec], choice: Any, *, called: bool) -> ToolSpec | None:
+def _tools_to_call(specs: list[ToolSpec], choice: Any, *, called: bool) -> list[ToolSpec]:
     if choice and "tool" in choice:
-        return next((spec for spec in specs if spec["name"] == choice["tool"]["name"]), None)
-    return None if called or not specs else specs[0]
+        return [spec for spec in specs if spec["name"] == choice["tool"]["name"]]
+    return [] if called else specs
 
 
 def _usage(messages: Messages, *, said: int) -> StreamEvent:

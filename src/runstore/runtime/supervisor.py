@@ -31,6 +31,7 @@ from runstore.runtime.turns import Turns
 SWEEP_S = 0.5
 LOOK_S = 0.25  # between two looks at the agents' loops
 MOVE_S = 5.0  # after which the other runs of a blocked loop go on elsewhere
+MAX_SWEPT = 2_000  # open runs that one sweep looks at, oldest first
 MAX_ADOPTIONS = 2  # after the first attempt: three attempts in all
 LEAVE_S = 1.0  # for an agent to end after its run was closed over its head, before its loop is retired
 PATIENCE_S = 0.5  # beyond the grace period, before another process's cancel is enforced from here
@@ -172,9 +173,10 @@ class Supervisor:
 
     async def _sweep(self) -> None:
         waited = self._turns.waited_for()
-        found = await self._log.open_runs()
-        for run_id in waited - {run.run_id for run in found}:
-            self._end_turn(run_id)  # the feed lost its ending
+        found = await self._log.open_runs(limit=MAX_SWEPT)
+        if len(found) < MAX_SWEPT:
+            for run_id in waited - {run.run_id for run in found}:
+                self._end_turn(run_id)  # the feed lost its ending
         workers = {run.worker_id for run in found if run.worker_id}
         dead = self._leases.dead(workers)
         now = time.monotonic()
@@ -329,11 +331,11 @@ class Supervisor:
         if idle_s := queued.definition.get("idle_timeout_s"):
             self._watch_idle(run_id, active, idle_s, idle_s)
 
-    async def _build(self, context: RunContext) -> Agent:
+    async def _build(self, context: RunContext, definition: Mapping[str, Any]) -> Agent:
         name = context.agent_name
         if self._catalog.isolation(name) == "process":
             return ProcessAgent(self.processes, self._catalog.spec(name), context)
-        return await self._catalog.build(name, context)
+        return await self._catalog.build(name, context, definition)
 
     def _finished(self, run_id: str, executor: Executor) -> None:
         self._abandoned.discard(executor)

@@ -1,0 +1,139 @@
+"""A hierarchy of agents as a user describes it, and what makes it one that can run. Pure.
+
+A global supervisor delegates to teams, the supervisor of a team to its workers. Names of teams and workers
+are the names of tools for whoever stands above them, and the parts of an agent's path:
+`global/TestTeam/TestWorker`.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from runstore.core.codec import json_size
+
+MAX_TEAMS = 20  # of one hierarchy; with their workers that is 421 agents at most,
+MAX_WORKERS = 20  # of one team: a model that has to choose among more tools chooses badly
+MAX_TOOLS = 50  # of one worker
+MAX_PROMPT = 20_000  # characters of one prompt
+MAX_ROLE = 500  # characters
+MAX_HIERARCHY_NAME = 255  # characters
+MAX_HIERARCHY_BYTES = 256 << 10  # as JSON: each of its runs holds a copy, in an event of 1 MiB at most
+
+ROOT = "global"  # the path of the global supervisor
+AGENT = "hierarchy:"  # how the agent of its runs is called: this and the id; no configured agent has a colon
+
+MemberName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="What model providers take as a tool's name.")
+]
+Prompt = Annotated[str, Meta(min_length=1, max_length=MAX_PROMPT)]
+
+
+class Worker(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An agent that does the work. `role`: what its supervisor is told of it."""
+
+    name: MemberName
+    system_prompt: Prompt
+    role: Annotated[str, Meta(max_length=MAX_ROLE)] = ""
+    tools: Annotated[list[str], Meta(max_length=MAX_TOOLS)] = []
+    model: str | None = None
+
+
+class Team(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A supervisor and its workers. `model`: the supervisor's."""
+
+    name: MemberName
+    supervisor_prompt: Prompt
+    workers: Annotated[list[Worker], Meta(min_length=1, max_length=MAX_WORKERS)]
+    model: str | None = None
+
+
+class Hierarchy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A global supervisor and its teams. `model`: the global supervisor's."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_HIERARCHY_NAME)]
+    global_prompt: Prompt
+    teams: Annotated[list[Team], Meta(min_length=1, max_length=MAX_TEAMS)]
+    model: str | None = None
+
+
+T = TypeVar("T", Worker, Team, Hierarchy)
+
+
+class Problem(NamedTuple):
+    """Why a hierarchy cannot run, and where in it: `$.teams[0].workers[1].tools[0]`."""
+
+    field: str
+    message: str
+
+
+def check_size(hierarchy: Hierarchy) -> Iterator[Problem]:
+    """Whether it is too large to be stored."""
+    if (size := json_size(hierarchy)) > MAX_HIERARCHY_BYTES:
+        yield Problem("$", f"has {size:,} bytes as JSON; the limit is {MAX_HIERARCHY_BYTES:,} bytes")
+
+
+def problems(hierarchy: Hierarchy, models: Collection[str], tools: Collection[str]) -> Iterator[Problem]:
+    """Names that cannot be so. `models`, `tools`: those that the server allows."""
+    yield from _model("$", hierarchy.model, models)
+    yield from _duplicates("$.teams", ".name", [team.name for team in hierarchy.teams])
+    for t, team in enumerate(hierarchy.teams):
+        yield from _model(f"$.teams[{t}]", team.model, models)
+        yield from _duplicates(f"$.teams[{t}].workers", ".name", [worker.name for worker in team.workers])
+        for w, worker in enumerate(team.workers):
+            path = f"$.teams[{t}].workers[{w}]"
+            yield from _model(path, worker.model, models)
+            yield from _duplicates(f"{path}.tools", "", worker.tools)
+            for n, tool in enumerate(worker.tools):
+                if tool not in tools:
+                    yield Problem(f"{path}.tools[{n}]", _unknown("tool", tool, tools))
+
+
+def with_models(hierarchy: Hierarchy, default: str) -> Hierarchy:
+    """The hierarchy with the model of every agent spelled out."""
+
+    def settled(member: T, **changes: Any) -> T:
+        return replace(member, model=member.model or default, **changes)
+
+    teams = [settled(team, workers=[settled(worker) for worker in team.workers]) for team in hierarchy.teams]
+    return settled(hierarchy, teams=teams)
+
+
+def models_of(hierarchy: Hierarchy) -> set[str]:
+    """The models that its agents name."""
+    named = [hierarchy.model]
+    for team in hierarchy.teams:
+        named += [team.model, *(worker.model for worker in team.workers)]
+    return {model for model in named if model is not None}
+
+
+def tools_of(hierarchy: Hierarchy) -> set[str]:
+    """The tools that its workers name."""
+    return {tool for team in hierarchy.teams for worker in team.workers for tool in worker.tools}
+
+
+def agent_name(hierarchy_id: str) -> str:
+    """The name that the runs of a hierarchy have as their agent's."""
+    return AGENT + hierarchy_id
+
+
+def hierarchy_of(agent: str) -> str | None:
+    """The hierarchy that a run's agent is; None when it is none."""
+    return agent.removeprefix(AGENT) if agent.startswith(AGENT) else None
+
+
+def _model(path: str, model: str | None, models: Collection[str]) -> Iterator[Problem]:
+    if model is not None and model not in models:
+        yield Problem(f"{path}.model", _unknown("model", model, models))
+
+
+def _duplicates(path: str, field: str, names: Sequence[str]) -> Iterator[Problem]:
+    for n, name in enumerate(names):
+        if (first := names.index(name)) < n:
+            yield Problem(f"{path}[{n}]{field}", f"{name[:100]!r} is taken by {path}[{first}]")
+
+
+def _unknown(kind: str, name: str, known: Collection[str]) -> str:
+    there_are = f"there are {', '.join(sorted(known))}" if known else "the server allows none"
+    return f"there is no {kind} {name[:100]!r}; {there_are}"

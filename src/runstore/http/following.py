@@ -1,0 +1,65 @@
+"""How every surface follows a run: the answer to a cursor."""
+
+from contextlib import ExitStack
+
+from starlette.responses import Response
+
+from runstore.core.errors import InvalidCursor, LogUnavailable
+from runstore.core.ports import EventFilter
+from runstore.http.chat_stream import CHAT_EVENTS, ChatTail, Chunks
+from runstore.http.sse import EventStream, Frames, nothing_left
+from runstore.http.subscribers import Subscribers
+from runstore.http.users import Login
+from runstore.store import RunStore
+
+
+class Following:
+    """Opens streams of runs that their reader may read."""
+
+    def __init__(self, store: RunStore, subscribers: Subscribers) -> None:
+        self._store = store
+        self._subscribers = subscribers
+
+    async def follow(
+        self,
+        login: Login,
+        run_id: str,
+        *,
+        after: int,
+        only: EventFilter | None = None,
+        as_chunks: bool = False,
+    ) -> Response:
+        """The run's stream after a cursor; 204 at the end of a closed run.
+
+        Args:
+            as_chunks: as chunks of OpenAI's chat completions.
+
+        Raises:
+            InvalidCursor: it is ahead of the run.
+            RunNotFound, RunDeleted, LimitExceeded
+        """
+        run = None
+        try:
+            head = await self._store.head(run_id)
+            run = (await self._store.get(run_id)).run if as_chunks else None
+        except LogUnavailable:
+            if as_chunks:
+                raise
+            # an error would end an EventSource for ever; the stream idles until the log is back
+        else:
+            check_cursor(after, head.seq, run_id)
+            if head.closed and after == head.seq:
+                return nothing_left()
+        with ExitStack() as places:
+            places.enter_context(self._subscribers.of_user(login.user.user_id))
+            places.enter_context(self._subscribers.of_run(run_id))
+            frames: Frames = self._store.tail(run_id, after=after, only=only)
+            if run is not None:
+                frames = ChatTail(self._store.tail(run_id, after=after, only=CHAT_EVENTS), Chunks(run))
+            return EventStream(frames, login, places.pop_all())
+
+
+def check_cursor(after: int, head: int, run_id: str) -> None:
+    """Refuse a cursor that is ahead of the run."""
+    if after > head:
+        raise InvalidCursor(f"the cursor {after} is ahead of run {run_id}, whose last seq is {head}")

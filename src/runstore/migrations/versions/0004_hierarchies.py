@@ -1,0 +1,20 @@
+"""The hierarchies of agents that users have made."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "hierarchies",
+        sa.Column("hierarchy_id", sa.String(36), nullable=False),
+        sa.Column("user_id", sa.String(255), nullable=False),
+        sa.Column("name", sa.String(255), nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("definition", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("hierarchy_id", name="pk_hierarchies"),
+    )
+    op.create_index("ix_hierarchies_user_id_hierarchy_id", "hierarchies", ["user_id", "hierarchy_id"])

@@ -1,0 +1,38 @@
+"""A recorder is bound to its run: whoever calls it, and on whichever thread."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+from runstore.core.codec import decode
+from runstore.core.events import Queued, Started, Token
+from runstore.core.ids import new_run_id
+from runstore.core.ports import EventLog
+from runstore.runtime.recorder import Recorder
+
+RUNS, WORDS, THREADS = 20, 50, 8
+
+
+async def test_callbacks_of_many_runs_from_one_pool_of_threads_never_mix(log: EventLog) -> None:
+    recorders = {}
+    for _ in range(RUNS):
+        run_id = new_run_id()
+        beginning = [
+            Queued(agent="a", user_id="u", input="hi"),
+            Started(worker_id="w", attempt=1, reason="claimed"),
+        ]
+        await log.append(run_id, beginning, expected_seq=0)
+        recorders[run_id] = Recorder(log, run_id, attempt=1)
+    calls = [(run_id, n) for run_id in recorders for n in range(WORDS)]
+    random.Random(1).shuffle(calls)
+    with ThreadPoolExecutor(THREADS) as threads:
+        for run_id, n in calls:
+            event = Token(agent="a", text=f"{run_id}:{n}")
+            threads.submit(recorders[run_id].record_from_thread, event)
+    for run_id, recorder in recorders.items():
+        await recorder.commit(Token(agent="a", text=f"{run_id}:last"))
+        events = await log.read(run_id, after=2)
+        said = [decode(event.type, event.version, event.data) for event in events]
+        texts = [event.text for event in said if isinstance(event, Token)]
+        assert sorted(texts[:-1]) == sorted(f"{run_id}:{n}" for n in range(WORDS))
+        assert texts[-1] == f"{run_id}:last"
+        assert [event.seq for event in events] == list(range(3, WORDS + 4))
