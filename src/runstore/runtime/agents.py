@@ -84,9 +84,7 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
 
     def __post_init__(self) -> None:
         if (self.model is not None) + (self.factory is not None) + self.code != 1:
-            raise ValueError(
-                "an agent needs a `model` or a `factory`, or `code = true`, and not both"
-            )
+            raise ValueError("an agent needs a `model` or a `factory`, or `code = true`, and not both")
         if self.model is not None and self.model not in MODEL_NAMES:
             raise ValueError(f"`model`: there is no model {self.model!r}; there are {', '.join(MODEL_NAMES)}")
         self._check_that_nothing_is_ignored()
