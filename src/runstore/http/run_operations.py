@@ -6,9 +6,10 @@ from typing import Annotated
 from runstore.core import errors
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
 from runstore.core.run import STATUSES
-from runstore.http.agents import AgentPage, StartBody, StreamBody
+from runstore.http.agents import AgentPage, CodeBody, CodeStreamBody, StartBody, StreamBody
 from runstore.http.chat_operations import CHUNKS
 from runstore.http.errors import Forbidden
+from runstore.http.included import INCLUDES, EventPage
 from runstore.http.operations import (
     CURSOR,
     FROM_HEADER,
@@ -42,7 +43,6 @@ from runstore.http.runs import (
     NDJSON,
     AppendBody,
     Appended,
-    EventPage,
     RunPage,
     RunRecord,
     StopBody,
@@ -78,6 +78,13 @@ LINES: Schema = {
     "type": "string",
     "description": "One EventRecord on each line: what is stored now, without waiting for more.",
 }
+STARTED = json(
+    "the run is stored, and starts as soon as there is a place for it",
+    RunRecord,
+    {"Location": {"type": "string", "format": "uri-reference"}, **RUN_HEADER},
+    "$response.body#/run_id",
+)
+FOLLOWED = stream("the run's events, from the first one on", RUN_HEADER, FROM_HEADER)
 
 RUN_OPERATIONS: Operations = {
     ("GET", "/agents"): Operation(
@@ -85,19 +92,28 @@ RUN_OPERATIONS: Operations = {
         summary="The agents that can be started",
         answers={200: json("all of them", AgentPage)},
     ),
+    ("POST", "/agents/run-code/start"): Operation(
+        id="start_code",
+        summary="Run Python, where that is enabled",
+        parameters=START_HEADERS,
+        body=CodeBody,
+        answers={202: STARTED},
+        problems=OF_AN_AGENT,
+    ),
+    ("POST", "/agents/run-code/stream"): Operation(
+        id="start_and_follow_code",
+        summary="Run Python and follow it, where that is enabled",
+        parameters=START_HEADERS,
+        body=CodeStreamBody,
+        answers={200: FOLLOWED},
+        problems=OF_AN_AGENT,
+    ),
     ("POST", "/agents/{agent}/start"): Operation(
         id="start_run",
         summary="Start a run",
         parameters=(AGENT, *START_HEADERS),
         body=StartBody,
-        answers={
-            202: json(
-                "the run is stored, and starts as soon as there is a place for it",
-                RunRecord,
-                {"Location": {"type": "string", "format": "uri-reference"}, **RUN_HEADER},
-                "$response.body#/run_id",
-            )
-        },
+        answers={202: STARTED},
         problems=OF_AN_AGENT,
     ),
     ("POST", "/agents/{agent}/stream"): Operation(
@@ -105,7 +121,7 @@ RUN_OPERATIONS: Operations = {
         summary="Start a run and follow it",
         parameters=(AGENT, *START_HEADERS),
         body=StreamBody,
-        answers={200: stream("the run's events, from the first one on", RUN_HEADER, FROM_HEADER)},
+        answers={200: FOLLOWED},
         problems=OF_AN_AGENT,
     ),
     ("GET", "/runs"): Operation(
@@ -134,6 +150,11 @@ RUN_OPERATIONS: Operations = {
                 "wait",
                 {"type": "number", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
                 "seconds: answer when the run has ended, or after so long",
+            ),
+            Parameter(
+                "include",
+                {"type": "array", "minItems": 1, "items": {"enum": list(INCLUDES)}},
+                "what the record is to have besides",
             ),
         ),
         answers={200: json("the run", RunRecord)},
