@@ -1,4 +1,4 @@
-"""The way of what an agent says into the log, as far as the log makes it wait."""
+"""When an agent is idle: not while the log makes it wait."""
 
 import asyncio
 from typing import Any
