@@ -306,32 +306,32 @@ def undisturbed(server: ServerProcess, paced: str, per_s: int, late_s: float, be
         *(f"{kind}-process" for kind in ("busy", "regex", "forks")),
     ],
 )  # fmt: skip
-def test_twenty_stuck_agents_hold_up_nobody(server: ServerProcess, agent: str) -> None:
-    healthy = begun(server, "healthy-thread")
-    before = look(server, healthy, WORDS_PER_S)
+def test_twenty_stuck_agents_hold_up_nobody(one: ServerProcess, agent: str) -> None:
+    healthy = begun(one, "healthy-thread")
+    before = look(one, healthy, WORDS_PER_S)
     with ThreadPoolExecutor(CROWD) as clients:
-        stuck = list(clients.map(lambda _: begun(server, agent), range(CROWD)))
-        until(lambda: undisturbed(server, healthy, WORDS_PER_S, LATE_S, before), "nobody is held up", 40)
-        list(clients.map(partial(stopped_in_time, server), stuck))
-    assert server.stop_run(healthy)["forced"] is False
+        stuck = list(clients.map(lambda _: begun(one, agent), range(CROWD)))
+        until(lambda: undisturbed(one, healthy, WORDS_PER_S, LATE_S, before), "nobody is held up", 40)
+        list(clients.map(partial(stopped_in_time, one), stuck))
+    assert one.stop_run(healthy)["forced"] is False
 
 
-def test_a_flood_delays_neither_another_runs_words_nor_its_end(server: ServerProcess) -> None:
-    healthy = begun(server, "fast-thread")
-    before = look(server, healthy, FAST_PER_S)
-    begun(server, "flood-loop")
-    until(
-        lambda: undisturbed(server, healthy, FAST_PER_S, BESIDE_FLOOD_S, before), "its words come in time", 40
-    )
-    assert stopped_in_time(server, healthy).data.get("forced", False) is False
+def test_a_flood_delays_neither_another_runs_words_nor_its_end(one: ServerProcess) -> None:
+    healthy = begun(one, "fast-thread")
+    before = look(one, healthy, FAST_PER_S)
+    flood = begun(one, "flood-loop")
+    until(lambda: undisturbed(one, healthy, FAST_PER_S, BESIDE_FLOOD_S, before), "its words come in time", 40)
+    assert stopped_in_time(one, healthy).data.get("forced", False) is False
+    stopped_in_time(one, flood)
 
 
-def test_twenty_agents_that_need_too_much_memory_hold_up_nobody(server: ServerProcess) -> None:
-    healthy = begun(server, "healthy-thread")
-    before = look(server, healthy, WORDS_PER_S)
-    greedy = [server.begin("leaks-process") for _ in range(CROWD)]
-    until(lambda: undisturbed(server, healthy, WORDS_PER_S, LATE_S, before), "nobody is held up", 40)
-    assert {server.ended(run_id)["error_code"] for run_id in greedy} == {"memory_limit"}
+def test_twenty_agents_that_need_too_much_memory_hold_up_nobody(one: ServerProcess) -> None:
+    healthy = begun(one, "healthy-thread")
+    before = look(one, healthy, WORDS_PER_S)
+    greedy = [one.begin("leaks-process") for _ in range(CROWD)]
+    until(lambda: undisturbed(one, healthy, WORDS_PER_S, LATE_S, before), "nobody is held up", 40)
+    assert {one.ended(run_id)["error_code"] for run_id in greedy} == {"memory_limit"}
+    stopped_in_time(one, healthy)
 
 
 # And what is left of them.
