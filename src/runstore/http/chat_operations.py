@@ -27,6 +27,7 @@ from runstore.http.operations import (
     Parameter,
     Problem,
     Schema,
+    component,
     json,
     within,
 )  # fmt: skip
@@ -41,8 +42,8 @@ CHUNKS: Schema = {  # see STREAM
         "data": {
             "type": "string",
             "anyOf": [
-                {**within(Chunk)},
-                {**within(ErrorResponse), "description": "the run did not succeed: the last one"},
+                within(component(Chunk)),
+                {**within(component(ErrorResponse)), "description": "the run did not succeed: the last one"},
                 {"const": DONE.decode(), "description": "the last one, if the run succeeded"},
             ],
         },

@@ -11,7 +11,7 @@ from runstore.core.codec import timestamp
 from runstore.core.events import MultitaskStrategy
 from runstore.core.hierarchy import AGENT, Hierarchy, Team, agent_name, hierarchy_of
 from runstore.core.run import Status
-from runstore.hierarchies import HierarchyStore, HierarchySummary, StoredHierarchy
+from runstore.hierarchies import HierarchyStore, HierarchySummary, StoredHierarchy, parse_hierarchy_id
 from runstore.http.access import Access
 from runstore.http.envelope import Success
 from runstore.http.errors import Forbidden
@@ -226,12 +226,14 @@ class TeamRunRoutes:
     async def list(self, request: Request) -> Response:
         check_parameters(request, ())
         body = await read_body(request, ListRunsBody, self._store.limits, optional=True)
-        user = user_of(request)
+        user, agent = user_of(request), None
+        if body.hierarchy_id is not None:
+            agent = agent_name(parse_hierarchy_id(body.hierarchy_id))
         runs = await self._store.find(
             RunQuery(
                 user_id=None if user.admin else user.user_id,
                 status=body.status,
-                agent=agent_name(body.hierarchy_id) if body.hierarchy_id is not None else None,
+                agent=agent,
                 agent_prefix=AGENT,
                 session_id=body.session_id,
                 before=list_cursor(body.after) if body.after is not None else None,

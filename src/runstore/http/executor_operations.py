@@ -119,6 +119,6 @@ EXECUTOR_OPERATIONS: Operations = {
         body=ListRunsBody,
         body_optional=True,
         answers={200: success("a page of runs", TeamRunPage)},
-        problems=(errors.InvalidCursor,),
+        problems=(errors.InvalidCursor, HierarchyNotFound),
     ),
 }

@@ -25,6 +25,7 @@ from runstore.http.operations import (
     Parameter,
     Schema,
     header,
+    within,
 )  # fmt: skip
 from runstore.http.refusals import refusals
 from runstore.http.requests import check_parameters, has_already
@@ -127,13 +128,12 @@ def _operation(path: str, operation: Operation, schemas: Schemas, *, needs_login
 def _body(operation: Operation, schemas: Schemas) -> Schema:
     description = f"At most {Limits().body_bytes:,} bytes unless configured otherwise."
     if operation.any_type:
-        description += " JSON, whatever its type is said to be, in a request with an `Authorization` header."
-    kinds = (JSON, ANY_TYPE) if operation.any_type else (JSON,)
-    return {
-        "description": description,
-        "required": not operation.body_optional,
-        "content": {kind: {"schema": schemas.of(operation.body)} for kind in kinds},
-    }
+        description += " JSON whatever its type is said to be, if the request has an `Authorization` header."
+    schema = schemas.of(operation.body)
+    content = {JSON: {"schema": schema}}
+    if operation.any_type:
+        content[ANY_TYPE] = {"schema": {"type": "string", **within(schema)}}
+    return {"description": description, "required": not operation.body_optional, "content": content}
 
 
 def _tag(path: str) -> str:

@@ -128,10 +128,14 @@ RUN_HEADER = {"X-Run-Id": UUID}
 FROM_HEADER = "$response.header.X-Run-Id"  # where a run's id is
 
 
-def within(content: type[Any]) -> Schema:
-    """A text that is JSON: server-sent events carry nothing else."""
-    schema = {"$ref": f"#/components/schemas/{content.__name__}"}
+def within(schema: Schema) -> Schema:
+    """A text that is JSON."""
     return {"contentMediaType": JSON, "contentSchema": schema}
+
+
+def component(content: type[Any]) -> Schema:
+    """The schema of one of STREAMED, or of the errors."""
+    return {"$ref": f"#/components/schemas/{content.__name__}"}
 
 
 STREAM: Schema = {  # as is the custom before OpenAPI 3.2: of one event, not of the whole body
@@ -140,7 +144,7 @@ STREAM: Schema = {  # as is the custom before OpenAPI 3.2: of one event, not of 
     "properties": {
         "id": {"type": "string", "pattern": "^[1-9][0-9]*$", "description": "the seq, which is the cursor"},
         "event": {"type": "string", "description": "the type"},
-        "data": {"type": "string", **within(EventRecord)},
+        "data": {"type": "string", **within(component(EventRecord))},
         "retry": {"const": RETRY_MS, "description": "of a run's first event"},
     },
     "required": ["id", "event", "data"],
