@@ -77,7 +77,7 @@ CHOICES: dict[str, Any] = {
 }
 UNKNOWN_HEADER = "x-schemathesis-unknown-property"  # which any server ignores
 FUZZED = settings(
-    max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 
 
