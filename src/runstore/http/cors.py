@@ -10,7 +10,7 @@ REQUEST_HEADERS = (
     "Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "traceparent",
     "X-Multitask-Strategy", "X-On-Disconnect", "X-Session-Id",
 )  # fmt: skip
-ANSWER_HEADERS = ("ETag", "Location", "Retry-After", "X-Run-Id")
+ANSWER_HEADERS = ("ETag", "Location", "Retry-After", "X-Run-Id", "X-Should-Retry")
 
 
 def cors(origins: Sequence[str]) -> list[Middleware]:
