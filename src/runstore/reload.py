@@ -46,6 +46,7 @@ def serve_reloading(settings: Settings) -> NoReturn:
     if inherited := os.environ.pop(INHERITED, None):
         _serve(settings, *(socket.socket(fileno=int(number)) for number in inherited.split(",")))
     app.check_exposure(settings)
+    app.hide()  # from code that a server of ours is sent
     listener = app.listen(settings.server.host, settings.server.port)
     sys.exit(asyncio.run(_Watcher(settings.folder or Path.cwd(), listener).run()))
 
