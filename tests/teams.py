@@ -68,8 +68,8 @@ class Executor:
         return run_id
 
     @contextmanager
-    def stream(self, run_id: str, after: int = 0) -> Iterator[Iterator[Frame]]:
-        body = {"run_id": run_id, "after": after}
+    def stream(self, run_id: str, after: int = 0, **more: Any) -> Iterator[Iterator[Frame]]:
+        body = {"run_id": run_id, "after": after, **more}
         with self.http.stream("POST", f"{EXECUTOR}/runs/stream", json=body) as answer:
             assert answer.status_code in (200, 204), answer.read()
             yield read_frames(answer.iter_raw())

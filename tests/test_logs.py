@@ -154,6 +154,11 @@ def test_a_log_file_gets_the_same_lines_after_what_it_has(start: Start, tmp_path
     assert (tmp_path / "server.log").read_text() == "from before\n" + server.log
 
 
+def test_the_folder_of_a_log_file_is_made(start: Start, tmp_path: Path) -> None:
+    server = start(log_file="logs/system.log")
+    assert (tmp_path / "logs" / "system.log").read_text() == server.log
+
+
 def test_a_log_file_that_is_moved_away_is_begun_anew(start: Start, tmp_path: Path) -> None:
     server = start(log_file="server.log")
     (tmp_path / "server.log").rename(tmp_path / "server.log.1")
@@ -179,9 +184,9 @@ def test_the_environment_and_the_file_say_it_too(tmp_path: Path) -> None:
 
 
 def test_a_log_file_that_cannot_be_opened_is_exit_code_2(tmp_path: Path) -> None:
-    done = run_command("serve", "--port=0", "--log-file=nowhere/server.log", folder=tmp_path)
+    done = run_command("serve", "--port=0", "--log-file=no/where/server.log", folder=tmp_path)
     assert done.returncode == 2
-    assert "nowhere/server.log" in done.stderr
+    assert "no/where/server.log" in done.stderr
     assert "Traceback" not in done.stderr
 
 

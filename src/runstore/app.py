@@ -47,6 +47,7 @@ from runstore.store import RunStore
 GIL_SWITCH_S = (
     0.0005  # how long a busy agent may hold up the writer; at Python's 5 ms tokens wait for seconds
 )
+FLUSH_OUTPUT_S = 1.0  # for standard output and standard error, when the process leaves
 FLUSH_SPANS_S = 1.0  # for a tracer provider to hand out its last spans when the process leaves
 
 log = structlog.get_logger(__name__)
@@ -191,9 +192,15 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
         runner.run(_serve(settings, listener))
         flush_spans(FLUSH_SPANS_S)
         flush_logs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush_output()
         os._exit(0)
+
+
+def _flush_output() -> None:
+    """What agents have printed; not at any price: whoever reads it may stand still."""
+    flushing = threading.Thread(target=lambda: (sys.stdout.flush(), sys.stderr.flush()), daemon=True)
+    flushing.start()
+    flushing.join(FLUSH_OUTPUT_S)
 
 
 def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:

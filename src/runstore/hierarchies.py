@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol, TypeVar
-from uuid import UUID
 
 import msgspec
 from msgspec import Struct
@@ -24,7 +23,7 @@ from sqlalchemy import (
 
 from runstore.core.errors import LimitExceeded, RunstoreError
 from runstore.core.hierarchy import Hierarchy, Problem, check_size
-from runstore.core.ids import new_run_id
+from runstore.core.ids import new_run_id, parse_uuid
 from runstore.runtime.teams import Teams
 
 T = TypeVar("T")
@@ -147,15 +146,14 @@ class HierarchyStore:
 
 
 def parse_hierarchy_id(text: str) -> str:
-    """The canonical form of an id that came from outside.
+    """The canonical form of an id that came from outside, as `parse_run_id`.
 
     Raises:
         HierarchyNotFound: `text` is no UUID, so no hierarchy can have it.
     """
-    try:
-        return str(UUID(text))
-    except ValueError:
-        raise HierarchyNotFound(f"there is no hierarchy {text[:100]!r}: its id is a UUID") from None
+    if (hierarchy_id := parse_uuid(text)) is None:
+        raise HierarchyNotFound(f"there is no hierarchy {text[:100]!r}: its id is a UUID")
+    return hierarchy_id
 
 
 def _refuse(found: Iterator[Problem]) -> None:

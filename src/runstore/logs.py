@@ -173,6 +173,7 @@ def log_as_library() -> None:
 def _open(path: Path) -> logging.Handler:
     """A file that may be moved away while we write: the next line then begins a new one."""
     try:
+        path.parent.mkdir(exist_ok=True)
         return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         message = f"log file {path}: cannot be opened: {error.strerror or error}"

@@ -99,7 +99,7 @@ def test_a_module_that_is_not_there_is_named_with_its_file_and_line(
         ("cors_origins", '["*"]', "any web page"),
         ("database_url", '"sqlite:///none/a.db"', "there is no directory none"),
         ("database_url", '"oracle://host/db"', "oracle"),
-        ("log_file", '"none/server.log"', "cannot be opened"),
+        ("log_file", '"no/where/server.log"', "cannot be opened"),
     ],
 )
 def test_a_setting_that_shows_its_fault_when_it_is_used_is_named_with_its_file_and_line(
@@ -111,8 +111,8 @@ def test_a_setting_that_shows_its_fault_when_it_is_used_is_named_with_its_file_a
     refused(done, f"runstore: runstore.toml:3: [server]: `{setting}`: ", said)
     options = {"host": "--host=127.0.0.1", "database_url": "--database-url=sqlite:///none/b.db"}
     if setting in options:  # what is not in force is not blamed
-        done = run_command("serve", options[setting], "--log-file=none/b.log", folder=tmp_path)
-        refused(done, "runstore: log file none/b.log")
+        done = run_command("serve", options[setting], "--log-file=no/where/b.log", folder=tmp_path)
+        refused(done, "runstore: log file no/where/b.log")
 
 
 def test_an_option_out_of_bounds_is_refused(tmp_path: Path) -> None:

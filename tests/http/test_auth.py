@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, cast
 
 import httpx
@@ -353,3 +354,22 @@ def test_a_chat_whose_key_is_revoked_ends_with_its_run(people: People) -> None:
         run_id = chat.headers["x-run-id"]
     run = people.admin.get(f"/runs/{run_id}", params={"wait": DEADLINE_S}).json()
     assert run["reason"] == "client_disconnect"
+
+
+def test_a_chat_that_waits_when_its_key_is_revoked_ends_with_its_run(people: People) -> None:
+    key = make_key(people.server.folder, "dora")
+    body = {"prompt": "hi", "model": "silent"}
+    with client(people.server, key) as dora, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(dora.post, "/v1/chat/completions", json=body)
+        until(lambda: running(people, "dora"), "the run has started")
+        (run_id,) = running(people, "dora")
+        revoke_key(people.server.folder, key)
+        answer = waiting.result(DEADLINE_S)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
+    run = people.admin.get(f"/runs/{run_id}", params={"wait": DEADLINE_S}).json()
+    assert run["reason"] == "client_disconnect"
+
+
+def running(people: People, user: str) -> list[str]:
+    runs = people.admin.get("/runs", params={"status": "running"}).json()["data"]
+    return [run["run_id"] for run in runs if run["user_id"] == user]

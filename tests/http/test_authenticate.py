@@ -7,6 +7,7 @@ import pytest
 
 from tests.keys import client, make_key
 from tests.server import SILENT_AGENT, ServerProcess, run_command, serving
+from tests.teams import EXECUTOR
 
 FUNCTIONS = """
 from types import SimpleNamespace
@@ -91,6 +92,16 @@ def test_members_of_a_workspace_may_read_its_runs_and_no_more(server: ServerProc
     assert server.http.delete(path, headers={"X-User": "ben"}).status_code == 403
     own = begin(server, "ann").json()["run_id"]
     assert get(server, "ben", f"/runs/{own}").status_code == 403
+
+
+def test_who_may_only_read_a_run_cannot_have_it_end_with_the_stream(server: ServerProcess) -> None:
+    body = {"run_id": begin(server, "ann", workspace_id="red").json()["run_id"]}
+
+    def follow(**more: str) -> httpx.Response:
+        return server.http.post(f"{EXECUTOR}/runs/stream", json={**body, **more}, headers={"X-User": "ben"})
+
+    assert follow().status_code == 200
+    assert follow(on_disconnect="cancel").status_code == 403
 
 
 def test_a_workspaces_runs_are_listed_to_its_members(server: ServerProcess) -> None:

@@ -158,6 +158,7 @@ def test_the_same_run_can_be_read_as_events(server: ServerProcess) -> None:
     ("body", "code", "param"),
     [
         ({"prompt": "hi", "model": "none"}, "model_not_found", "model"),
+        ({"prompt": "hi", "model": ""}, "model_not_found", "model"),
         ({}, "invalid_body", "messages"),
         ({"prompt": ""}, "invalid_body", "prompt"),
         ({"prompt": 7}, "invalid_body", "prompt"),

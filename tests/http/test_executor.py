@@ -129,6 +129,34 @@ def test_a_cancelled_run_ends_as_cancelled(executor: Executor) -> None:
     assert executor.ask("runs/cancel", {"run_id": run_id}).status_code == 200
 
 
+@pytest.mark.parametrize(("on_disconnect", "asked"), [("cancel", True), ("continue", False)])
+def test_a_run_goes_on_without_its_reader_unless_that_asked_it_to_end(
+    server: ServerProcess, executor: Executor, on_disconnect: str, asked: bool
+) -> None:
+    run_id = executor.start(executor.create(), "Write a very long essay")
+    with executor.stream(run_id, on_disconnect=on_disconnect) as frames:
+        next(frames)
+    if asked:
+        assert executor.ended(run_id)["reason"] == "client_disconnect"
+    else:
+        assert not server.record(run_id, wait=0.5)["cancel_requested"]
+        server.stop_run(run_id)
+
+
+def test_ids_are_read_in_upper_case_too_and_in_no_other_notation(
+    server: ServerProcess, executor: Executor
+) -> None:
+    hierarchy_id = executor.create()
+    run_id = executor.start(hierarchy_id.upper())
+    server.ended(run_id)
+    assert executor.get(run_id.upper())["run_id"] == run_id
+    listed = executor.data("runs/list", {"hierarchy_id": hierarchy_id.upper()})["runs"]
+    assert [run["run_id"] for run in listed] == [run_id]
+    for path, body in (("runs/start", {"task": "hi"}), ("runs/list", {}), ("hierarchies/get", {})):
+        answer = executor.ask(path, {**body, "hierarchy_id": hierarchy_id.replace("-", "")})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "hierarchy_not_found")
+
+
 def test_runs_are_listed_by_hierarchy_status_and_session(server: ServerProcess, executor: Executor) -> None:
     first, second = executor.create(), executor.create()
     session = uuid4().hex

@@ -13,12 +13,17 @@ def new_run_id() -> str:
     return str(uuid_utils.uuid7())
 
 
+def parse_uuid(text: str) -> str | None:
+    """The canonical form of an id that came from outside: RFC 9562, 4, its text in upper or lower case."""
+    return text.lower() if UUID_TEXT.fullmatch(text) else None
+
+
 def parse_run_id(text: str) -> str:
-    """The canonical form of a run id that came from outside: RFC 9562, 4, its text in upper or lower case.
+    """The canonical form of a run id that came from outside.
 
     Raises:
-        RunNotFound: `text` is no UUID in this notation, so no run can have it.
+        RunNotFound: `text` is no UUID in that notation, so no run can have it.
     """
-    if not UUID_TEXT.fullmatch(text):
+    if (run_id := parse_uuid(text)) is None:
         raise RunNotFound(f"there is no run {text[:100]!r}: a run id is a UUID")
-    return text.lower()
+    return run_id

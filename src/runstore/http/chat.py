@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
 from runstore.core.errors import AgentNotFound
-from runstore.core.events import STRATEGIES
+from runstore.core.events import STRATEGIES, MultitaskStrategy
 from runstore.core.run import Run
 from runstore.http.chat_input import chat_input
 from runstore.http.chat_stream import (
@@ -23,7 +23,7 @@ from runstore.http.chat_stream import (
     StreamLines,
     ending_error,
 )
-from runstore.http.disconnect import CLIENT_DISCONNECT, cancel_run
+from runstore.http.disconnect import CLIENT_DISCONNECT, OnDisconnect, cancel_run
 from runstore.http.errors import NO_RETRY, BadRequest, Unauthorized, openai_error
 from runstore.http.json import json_response
 from runstore.http.openai_objects import ChatBody, Model, ModelList, completion
@@ -31,11 +31,13 @@ from runstore.http.requests import check_parameters, read_body, read_header, rea
 from runstore.http.sse import EventStream
 from runstore.http.subscribers import Subscribers
 from runstore.http.trace import read_traceparent
-from runstore.http.users import MAX_NAME, login_of, user_of
-from runstore.http.watched import disconnected
+from runstore.http.users import MAX_NAME, Login, login_of, user_of
+from runstore.http.watched import disconnected, first_done
 from runstore.store import RunStore
 
 DEFAULT_MODEL = "demo"
+DEFAULT_STRATEGY: MultitaskStrategy = "interrupt"
+ON_DISCONNECT: tuple[OnDisconnect, ...] = get_args(OnDisconnect)
 
 
 class ChatRoutes:
@@ -57,7 +59,7 @@ class ChatRoutes:
 
     async def completions(self, request: Request) -> Response:
         check_parameters(request, ())
-        continues = read_header(request, "X-On-Disconnect", ("cancel", "continue")) == "continue"
+        continues = read_header(request, "X-On-Disconnect", ON_DISCONNECT) == "continue"
         login = login_of(request)
         with ExitStack() as places:
             places.enter_context(self._subscribers.of_user(login.user.user_id))  # before there is a run
@@ -76,10 +78,11 @@ class ChatRoutes:
             return EventStream(frames, login, places.pop_all(), {"X-Run-Id": run.run_id}, left=left)
 
     async def _start(self, request: Request, body: ChatBody) -> Run:
-        agent, session_id = body.model or DEFAULT_MODEL, read_header(request, "X-Session-Id")
+        agent = DEFAULT_MODEL if body.model is None else body.model
+        session_id = read_header(request, "X-Session-Id")
         if session_id is not None and not 0 < len(session_id) <= MAX_NAME:
             raise BadRequest(f"X-Session-Id must have 1 to {MAX_NAME} characters", code="invalid_header")
-        strategy: Any = read_header(request, "X-Multitask-Strategy", STRATEGIES) or "interrupt"
+        strategy: Any = read_header(request, "X-Multitask-Strategy", STRATEGIES) or DEFAULT_STRATEGY
         self._check_model(agent)
         started = await self._store.start(
             agent,
@@ -109,13 +112,15 @@ class ChatRoutes:
         self, request: Request, run: Run, lines: StreamLines, left: Callable[[], Awaitable[None]] | None
     ) -> Response:
         """The whole answer, once the run has ended."""
-        tail = self._store.tail(run.run_id, after=0, only=ENDING_EVENTS)
-        if not await _until_read(ChatTail(tail, Chunks(run), lines), request.receive):
-            if left is not None:
-                await left()
-            return Response(status_code=204)  # which nobody reads
-        if not await login_of(request).still_valid():
+        login = login_of(request)
+        tail = ChatTail(self._store.tail(run.run_id, after=0, only=ENDING_EVENTS), Chunks(run), lines)
+        read = await _until_read(tail, login, request.receive)
+        if not read and left is not None:
+            await left()
+        if not await login.still_valid():
             raise Unauthorized("the login ended while the request waited")
+        if not read:
+            return Response(status_code=204)  # which nobody reads
         found = (await self._store.get(run.run_id)).run
         headers = {"X-Run-Id": run.run_id}
         if found.status == "success":
@@ -124,12 +129,12 @@ class ChatRoutes:
         return openai_error(*error, headers={**headers, **NO_RETRY})
 
 
-async def _until_read(tail: ChatTail, receive: Receive) -> bool:
-    """Follow a run to its end; False if the client has gone before."""
+async def _until_read(tail: ChatTail, login: Login, receive: Receive) -> bool:
+    """Follow a run to its end; False if the client has gone before, or its login has ended."""
     reading = asyncio.create_task(_exhaust(tail))
     gone = asyncio.create_task(disconnected(receive))
     try:
-        await asyncio.wait({reading, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await first_done({reading, gone}, login)
     finally:
         read = reading.done()
         reading.cancel()

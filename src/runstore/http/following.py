@@ -1,5 +1,6 @@
 """How every surface follows a run: the answer to a cursor."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
 from starlette.responses import Response
@@ -28,11 +29,13 @@ class Following:
         after: int,
         only: EventFilter | None = None,
         as_chunks: bool = False,
+        left: Callable[[], Awaitable[None]] | None = None,
     ) -> Response:
         """The run's stream after a cursor; 204 at the end of a closed run.
 
         Args:
             as_chunks: as chunks of OpenAI's chat completions.
+            left: called when the client goes before the run's end.
 
         Raises:
             InvalidCursor: it is ahead of the run.
@@ -56,7 +59,7 @@ class Following:
             frames: Frames = self._store.tail(run_id, after=after, only=only)
             if run is not None:
                 frames = ChatTail(self._store.tail(run_id, after=after, only=CHAT_EVENTS), Chunks(run))
-            return EventStream(frames, login, places.pop_all())
+            return EventStream(frames, login, places.pop_all(), left=left)
 
 
 def check_cursor(after: int, head: int, run_id: str) -> None:

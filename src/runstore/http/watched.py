@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -45,7 +45,7 @@ class WatchedAnswer(Response):
         gone = asyncio.create_task(disconnected(receive))
         left = False
         try:
-            refused = await self._watch({pump, gone})
+            refused = not await first_done({pump, gone}, self._login, self._check_reader)
             left = refused or not pump.done()
         except ConnectionCut:
             left = True
@@ -68,14 +68,9 @@ class WatchedAnswer(Response):
     async def _gone(self) -> None:
         """The client has gone before the end, reads nothing, or may not read any more."""
 
-    async def _watch(self, tasks: set[asyncio.Task[None]]) -> bool:
-        """Wait until one of them is done (False), or the login has ended (True)."""
-        while not (await asyncio.wait(tasks, timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED))[0]:
-            if time.monotonic() - self._sending_since > SEND_TIMEOUT_S:
-                raise ConnectionCut
-            if not await self._login.still_valid():
-                return True
-        return False
+    def _check_reader(self) -> None:
+        if time.monotonic() - self._sending_since > SEND_TIMEOUT_S:
+            raise ConnectionCut
 
     async def _pump(self, send: Send) -> None:
         async for part in self._parts:
@@ -83,6 +78,17 @@ class WatchedAnswer(Response):
             await send({"type": "http.response.body", "body": part, "more_body": True})
             self._sending_since = math.inf
         await end(send)
+
+
+async def first_done(
+    tasks: set[asyncio.Task[None]], login: Login, look: Callable[[], None] = lambda: None
+) -> bool:
+    """Wait until one of them is done (True), or the login has ended (False). `look` is called meanwhile."""
+    while not (await asyncio.wait(tasks, timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED))[0]:
+        look()
+        if not await login.still_valid():
+            return False
+    return True
 
 
 async def end(send: Send) -> None:

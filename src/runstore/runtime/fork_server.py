@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import tempfile
+import traceback
 from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
@@ -27,6 +28,7 @@ PRELOADED = (
     "runstore.runtime.strands_agent",
     "runstore.runtime.strands_models",
 )
+READY, FAILED = b"+", b"-"  # what the fork server tells the server: to begin with, and of each request
 STATUS_BYTES = 4  # of what a keeper tells: the agent's exit code, or minus the signal that ended it
 
 _PR_SET_PDEATHSIG = 1
@@ -49,20 +51,38 @@ def main(fd: int) -> None:
         import_module(module)
     gc.collect()
     gc.freeze()  # or the first collection in each process would copy all that they share
-    requests.sendall(b"+")
-    while True:
-        asked, sockets, _, _ = socket.recv_fds(requests, 1, 2)
-        if not asked:
-            break
-        control, events = (socket.socket(fileno=fd) for fd in sockets)
-        if os.fork() == 0:
-            requests.close()
-            _keep(control, events)
-        control.close()
-        events.close()
+    with suppress(ConnectionError):  # the server is gone
+        requests.sendall(READY)
+        while True:
+            asked, sockets, _, _ = socket.recv_fds(requests, 1, 2)
+            if not asked:
+                break
+            requests.sendall(_fork(requests, sockets))
     with suppress(ChildProcessError):
         while True:
             os.wait()
+
+
+def _fork(requests: socket.socket, sockets: list[int]) -> bytes:
+    try:
+        control, events = (socket.socket(fileno=fd) for fd in sockets)
+        with control, events:
+            if os.fork() == 0:
+                _begin(requests, control, events)
+        return READY
+    except (OSError, ValueError) as error:  # no more processes, or descriptors, are to be had
+        print(f"no process for an agent: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _begin(requests: socket.socket, control: socket.socket, events: socket.socket) -> NoReturn:
+    try:
+        requests.close()
+        _keep(control, events)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
 
 
 def _keep(control: socket.socket, events: socket.socket) -> NoReturn:
