@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, guarded, isolation, serving
+from benchmarks import append, by_hand, guarded, isolation, serving
 from benchmarks.report import Report
 
 BENCHMARKS = {
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "serving": serving.run,
     "isolation": isolation.run,
     "guarded": guarded.run,
+    "by_hand": by_hand.run,
 }
 
 

@@ -35,6 +35,7 @@ from runstore.metrics import Metrics
 from runstore.projections.rebuild import Difference, Progress, rebuild
 from runstore.projections.runs import RunList
 from runstore.runtime.agents import AgentCatalog
+from runstore.runtime.fork_server import hide
 from runstore.runtime.leases import FileLeases
 from runstore.runtime.loops import new_event_loop
 from runstore.runtime.spans import flush_spans
@@ -46,6 +47,7 @@ from runstore.store import RunStore
 GIL_SWITCH_S = (
     0.0005  # how long a busy agent may hold up the writer; at Python's 5 ms tokens wait for seconds
 )
+FLUSH_OUTPUT_S = 1.0  # for standard output and standard error, when the process leaves
 FLUSH_SPANS_S = 1.0  # for a tracer provider to hand out its last spans when the process leaves
 
 log = structlog.get_logger(__name__)
@@ -182,15 +184,23 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
         ConfigError: the host is not loopback, or the port is taken.
     """
     sys.setswitchinterval(GIL_SWITCH_S)
-    check_exposure(settings.server)
+    check_exposure(settings)
+    if settings.runs_code:
+        hide()  # from what it is sent
     listener = listener or listen(settings.server.host, settings.server.port)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(settings, listener))
         flush_spans(FLUSH_SPANS_S)
         flush_logs()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush_output()
         os._exit(0)
+
+
+def _flush_output() -> None:
+    """What agents have printed; not at any price: whoever reads it may stand still."""
+    flushing = threading.Thread(target=lambda: (sys.stdout.flush(), sys.stderr.flush()), daemon=True)
+    flushing.start()
+    flushing.join(FLUSH_OUTPUT_S)
 
 
 def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
@@ -248,15 +258,19 @@ def _warm_up(runtime: Runtime) -> None:
             runtime.supervisor.processes.prepare()
 
 
-def check_exposure(server: ServerSettings) -> None:
+def check_exposure(settings: Settings) -> None:
     """Others than this machine, and pages of any origin, are let in only if it can be told who they are."""
+    server = settings.server
     if server.authenticate is not None or not (server.exposed or "*" in server.cors_origins):
         return
     with write_to(server.database_url) as connection:
         if keys.any_keys(connection):
             return
     advice = "or make a key: runstore keys create --user NAME"
-    if server.exposed:
+    if server.exposed and settings.runs_code:
+        setting = "code"
+        wrong = f"host {server.host!r}: without API keys code of anybody would run; use 127.0.0.1"
+    elif server.exposed:
         setting = "host"
         wrong = f"host {server.host!r}: without API keys the server binds loopback only; use 127.0.0.1"
     else:

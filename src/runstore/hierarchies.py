@@ -146,7 +146,7 @@ class HierarchyStore:
 
 
 def parse_hierarchy_id(text: str) -> str:
-    """The canonical form of an id that came from outside.
+    """The canonical form of an id that came from outside, as `parse_run_id`.
 
     Raises:
         HierarchyNotFound: `text` is no UUID, so no hierarchy can have it.

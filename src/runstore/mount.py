@@ -59,7 +59,7 @@ class MountedApp:
         the process is told to stop by SIGTERM or SIGINT; otherwise call `close_streams`.
         """
         log_as_library()
-        check_exposure(self._settings.server)
+        check_exposure(self._settings)
         async with open_runtime(self._settings) as runtime:
             self._runtime, self._app = runtime, build_app(runtime, self._settings.server)
             loop = asyncio.get_running_loop()

@@ -45,7 +45,7 @@ def serve_reloading(settings: Settings) -> NoReturn:
     """
     if inherited := os.environ.pop(INHERITED, None):
         _serve(settings, *(socket.socket(fileno=int(number)) for number in inherited.split(",")))
-    app.check_exposure(settings.server)
+    app.check_exposure(settings)
     listener = app.listen(settings.server.host, settings.server.port)
     sys.exit(asyncio.run(_Watcher(settings.folder or Path.cwd(), listener).run()))
 

@@ -16,7 +16,7 @@ from runstore.core.errors import ConfigError
 from runstore.core.limits import Limits
 from runstore.http.login_function import LoginFunction
 from runstore.logs import LogFormat
-from runstore.runtime.agents import AGENT_NAME, AgentSpec
+from runstore.runtime.agents import AGENT_NAME, ONLY_RUN_CODE, RUN_CODE, AgentSpec
 from runstore.runtime.strands_models import SCRIPTED, build_model
 from runstore.runtime.teams import HierarchySettings, ModelSpec
 from runstore.runtime.user_code import REFERENCE
@@ -84,7 +84,12 @@ class Settings(Struct, frozen=True):
     limits: Limits = Limits()
     hierarchies: HierarchySettings = HierarchySettings()
     folder: Path | None = None
-    places: dict[str, str] = {}  # in a file, of the settings of [server] that are in force from there
+    places: dict[str, str] = {}  # of `code` and of the settings of [server] that are in force from a file
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether clients may send code."""
+        return RUN_CODE in self.agents
 
     def placed(self, error: ConfigError) -> ConfigError:
         """The error with the place of its setting, if it stands in the file."""
@@ -139,6 +144,7 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
     for name, spec in agents.items():
         source.check_timeout(name, spec, limits.max_run_timeout_s)
     places = {name: source.place("server", name) for name in tables.get("server", {})}
+    places["code"] = source.place(f"agents.{RUN_CODE}", "code")
     return Settings(server, agents, limits, hierarchies, path.resolve().parent, places)
 
 
@@ -175,7 +181,10 @@ class _Source:
         if not AGENT_NAME.fullmatch(name):
             rule = "1 to 64 letters, digits, '_', '.' or '-'"
             raise self.error(section, None, f"agent name {name!r} is not allowed: use {rule}")
-        return self.convert(section, table, AgentSpec)
+        spec = self.convert(section, table, AgentSpec)
+        if (name == RUN_CODE) != spec.code:
+            raise self.error(section, "code", f"`code`: {ONLY_RUN_CODE}")
+        return spec
 
     def check_timeout(self, name: str, spec: AgentSpec, most: float) -> None:
         if spec.run_timeout_s is not None and spec.run_timeout_s > most:

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 
+from opentelemetry import trace
 from strands import tool
 
 @tool
@@ -97,6 +98,62 @@ async def dies(input):
     yield "bye "
     os.kill(os.getpid(), 9)
 
+async def stays(input):
+    yield "here "
+    await asyncio.create_task(outstay())
+
+async def outstay():
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+        except GeneratorExit:
+            print("thrown away in", threading.current_thread().name, file=sys.stderr, flush=True)
+            time.sleep(3600)
+
+async def prints(input):
+    yield "see "
+    while True:
+        print("x" * 100_000, flush=True)
+
+async def crowds(input):
+    loop = asyncio.get_running_loop()
+    for _ in range(40):
+        loop.run_in_executor(None, time.sleep, 3600)
+    yield await asyncio.to_thread(lambda: "through ")
+
+async def closes(input):
+    yield "bye "
+    os.closerange(3, 256)
+    time.sleep(3600)
+
+async def scribbles(input):
+    yield "look "
+    for descriptor in range(3, 256):
+        try:
+            os.write(descriptor, b"{}" * 100)
+        except OSError:
+            pass
+    await asyncio.Event().wait()
+
+class Speechless(Exception):
+    def __str__(self):
+        raise Speechless
+
+async def raises(input):
+    yield "oh "
+    raise Speechless
+
+async def tells(input, ctx):
+    span = trace.get_current_span().get_span_context()
+    yield repr([input, ctx.user_id, ctx.session_id, ctx.metadata, ctx.attempt, span.trace_id])
+    try:
+        raise RuntimeError("on purpose")
+    except RuntimeError:
+        logging.getLogger("stuck.agent").exception("expected")
+    raise ValueError("half of an emoji: \\ud83d")
+
 async def shuts_up(input):
     yield "hm "
     await asyncio.Event().wait()
@@ -114,6 +171,13 @@ FACTORIES = (
     "leaks",
     "dies",
     "shuts_up",
+    "stays",
+    "prints",
+    "crowds",
+    "closes",
+    "scribbles",
+    "raises",
+    "tells",
 )
 LEVELS = ("loop", "thread", "process")
 MEMORY_MB = 160

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +69,8 @@ def leaving_nothing(server: ServerProcess) -> Iterator[ServerProcess]:
         begun_at = time.monotonic()
         assert server.wait() == 0
         assert time.monotonic() - begun_at < LEFT_S, server.log
-        broken = [line for line in server.log.splitlines() if "Traceback" in line or "Error" in line]
+        lines = [line for line in server.log.splitlines() if not line.startswith("expected")]
+        broken = [line for line in lines if "Traceback" in line or "Error" in line]
         assert not broken, server.log[:20_000]
         until(lambda: not marked(server), "nothing is left of the server")
     finally:
@@ -151,6 +153,56 @@ def test_an_agent_whose_process_dies_fails_and_keeps_what_it_said(one: ServerPro
     assert (ended["status"], ended["error_code"]) == ("error", "agent_crashed")
     assert "SIGKILL" in ended["error"]
     assert "llm.token" in [event["type"] for event in one.events(run_id)]
+
+
+@pytest.mark.parametrize(("agent", "code"), [("closes", "agent_crashed"), ("scribbles", "agent_error")])
+def test_a_process_that_spoils_its_own_pipe_is_killed_and_its_run_fails(
+    one: ServerProcess, agent: str, code: str
+) -> None:
+    ended = one.ended(one.begin(f"{agent}-process"))
+    assert (ended["status"], ended["error_code"]) == ("error", code)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_error_that_cannot_be_told_ends_its_run_at_once(one: ServerProcess, level: str) -> None:
+    ended = one.ended(one.begin(f"raises-{level}"))
+    assert (ended["status"], ended["error_code"], ended["attempt"]) == ("error", "agent_error", 1)
+    assert "Speechless" in ended["error"]
+
+
+def test_forty_stuck_threads_of_a_run_hold_up_no_other_of_its_own(one: ServerProcess) -> None:
+    assert one.ended(one.begin("crowds-process"))["status"] == "success"
+
+
+def test_an_agent_gets_and_gives_the_same_at_every_level(one: ServerProcess) -> None:
+    trace_id = 0x0AF7651916CD43DD8448EB211C80319C
+    body = {"input": "héllo", "session_id": "s", "metadata": {"big": 2**70, "none": None}}
+    headers = {"traceparent": f"00-{trace_id:032x}-b7ad6b7169203331-01"}
+    told, errors = set(), set()
+    for level in LEVELS:
+        answer = one.http.post(f"/agents/tells-{level}/start", json=body, headers=headers)
+        run_id = answer.json()["run_id"]
+        errors.add(one.ended(run_id)["error"])
+        told.add(next(e["data"]["text"] for e in one.events(run_id) if e["type"] == "llm.token"))
+        until(lambda run_id=run_id: expected(one, run_id), "it is logged")  # type: ignore[misc]
+    assert len(errors) == 1
+    (words,) = told
+    assert str(2**70) in words
+    assert str(trace_id) in words
+
+
+def expected(server: ServerProcess, run_id: str) -> bool:
+    """Whether the error that an agent has logged is in the log, in one line with its stack."""
+    found = [line for line in server.log.splitlines() if line.startswith("expected") and run_id in line]
+    return len(found) == 1 and "RuntimeError: on purpose" in found[0]
+
+
+def test_an_agent_that_does_not_leave_is_thrown_away_in_its_own_thread(one: ServerProcess) -> None:
+    before = sample(one.http, "runstore_loops_blocked_total")
+    stopped_in_time(one, begun(one, "stays-thread"))
+    until(lambda: "thrown away in" in one.log, "it is thrown away")
+    assert "thrown away in runstore-agent\n" in one.log
+    until(lambda: sample(one.http, "runstore_loops_blocked_total") == before + 1, "it is counted")
 
 
 def test_late_words_are_refused_and_counted(one: ServerProcess) -> None:
@@ -366,13 +418,44 @@ def test_a_stopped_agent_takes_all_that_it_started_with_it(server: ServerProcess
     until(lambda: len(marked(server)) == 2, "its children are gone")
 
 
+def fork_server(server: ServerProcess) -> int:
+    """Its process id, when it has no others forked."""
+    until(lambda: len(marked(server)) == 2, "there are the server and its fork server")
+    (pid,) = set(marked(server)) - {server.pid}
+    return pid
+
+
 def test_the_fork_server_may_die(server: ServerProcess) -> None:
     assert server.ended(server.begin("quick-process"))["status"] == "success"
-    (forking,) = [pid for pid in marked(server) if "fork_server" in Path(f"/proc/{pid}/cmdline").read_text()]
+    forking = fork_server(server)
     running = begun(server, "healthy-process")
     os.kill(forking, signal.SIGKILL)
     assert server.ended(server.begin("quick-process"))["status"] == "success"
     assert server.stop_run(running)["forced"] is False
+
+
+def test_the_fork_server_may_stand_still(server: ServerProcess) -> None:
+    assert server.ended(server.begin("quick-process"))["status"] == "success"
+    os.kill(fork_server(server), signal.SIGSTOP)
+    waiting = [server.begin("quick-process") for _ in range(CROWD)]
+    assert server.ended(server.begin("quick-loop"))["status"] == "success"
+    assert stopped_in_time(server, waiting[0]).data.get("forced", False) is False
+
+
+def test_a_server_whose_output_nobody_reads_leaves_in_time(server: ServerProcess) -> None:
+    server.terminate()
+    assert server.wait() == 0
+    server.start(prefix=[sys.executable, "-c", UNREAD])
+    stopped_in_time(server, begun(server, "prints-loop"))
+
+
+UNREAD = """
+import os, sys
+reader, writer = os.pipe()
+os.set_inheritable(reader, True)
+os.dup2(writer, 1)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def test_an_agent_in_a_process_is_resumed_after_a_crash(server: ServerProcess) -> None:

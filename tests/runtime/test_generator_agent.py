@@ -55,7 +55,7 @@ async def test_whatever_else_it_yields_is_an_error_that_says_what_is_allowed(wro
     async def agent(input: str) -> AsyncIterator[Any]:
         yield wrong
 
-    with pytest.raises(AgentError, match=r"yielded .* it may yield text \(str\) and events"):
+    with pytest.raises(AgentError, match=r"yielded .* it may be text \(str\) or an event"):
         await drive(agent)
 
 

@@ -25,7 +25,12 @@ ROOT = "global"  # the path of the global supervisor
 AGENT = "hierarchy:"  # how the agent of its runs is called: this and the id; no configured agent has a colon
 
 MemberName = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="What model providers take as a tool's name.")
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_-]{1,64}\Z",
+        description="What model providers take as a tool's name.",
+        extra_json_schema={"pattern": "^[A-Za-z0-9_-]{1,64}$"},  # as JavaScript writes it
+    ),
 ]
 Prompt = Annotated[str, Meta(min_length=1, max_length=MAX_PROMPT)]
 

@@ -2,10 +2,10 @@
 
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,22 +21,50 @@ from runstore.http.sse import EventStream
 from runstore.http.subscribers import Subscribers
 from runstore.http.trace import read_traceparent
 from runstore.http.users import login_of, user_of
+from runstore.runtime.agents import RUN_CODE
 from runstore.store import RunAt, RunStore
 
-B = TypeVar("B", bound="StartBody")
+Code = Annotated[str, Meta(min_length=1)]
+B = TypeVar("B", bound="StartBody | CodeBody")
 
 
-class StartBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a run is started with."""
+class RunOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be said of any run."""
 
-    input: Input
     session_id: Name | None = None
     metadata: dict[str, Any] = {}
     workspace_id: Name | None = None
     multitask_strategy: MultitaskStrategy = "enqueue"
 
 
+class StartBody(RunOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a run is started with."""
+
+    input: Input
+
+    def for_agent(self) -> Any:
+        """The run's input."""
+        return to_json(self.input)
+
+
+class CodeBody(RunOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Python to run, and what it is to work on."""
+
+    code: Code
+    input: Any = None
+
+    def for_agent(self) -> Any:
+        """The run's input."""
+        return {"code": self.code, "input": self.input}
+
+
 class StreamBody(StartBody, frozen=True, forbid_unknown_fields=True):
+    """The same, and what becomes of the run if the client goes."""
+
+    on_disconnect: OnDisconnect = "continue"
+
+
+class CodeStreamBody(CodeBody, frozen=True, forbid_unknown_fields=True):
     """The same, and what becomes of the run if the client goes."""
 
     on_disconnect: OnDisconnect = "continue"
@@ -71,16 +99,30 @@ class AgentRoutes:
         return json_response(AgentPage(msgspec.convert(self._store.catalog.describe(), list[AgentRecord])))
 
     async def start(self, request: Request) -> Response:
-        started = await self._start(request, await self._read(request, StartBody))
+        return await self._started(request, StartBody)
+
+    async def start_code(self, request: Request) -> Response:
+        return await self._started(request, CodeBody)
+
+    async def stream(self, request: Request) -> Response:
+        return await self._streamed(request, StreamBody)
+
+    async def stream_code(self, request: Request) -> Response:
+        return await self._streamed(request, CodeStreamBody)
+
+    async def _started(self, request: Request, cls: type[StartBody | CodeBody]) -> Response:
+        check_parameters(request, ())
+        started = await self._start(request, await self._read(request, cls))
         run_id = started.run.run_id
         headers = {"Location": f"{request.scope.get('root_path', '')}/runs/{run_id}", "X-Run-Id": run_id}
         return record_response(started, 202, headers)
 
-    async def stream(self, request: Request) -> Response:
+    async def _streamed(self, request: Request, cls: type[StreamBody | CodeStreamBody]) -> Response:
+        check_parameters(request, ())
         login = login_of(request)
         with ExitStack() as places:
             places.enter_context(self._subscribers.of_user(login.user.user_id))  # before there is a run
-            body = await self._read(request, StreamBody)
+            body = await self._read(request, cls)
             run_id = (await self._start(request, body)).run.run_id
             places.enter_context(self._subscribers.of_run(run_id))
             tail = self._store.tail(run_id, after=0)
@@ -89,16 +131,15 @@ class AgentRoutes:
             return EventStream(tail, login, places.pop_all(), {"X-Run-Id": run_id}, left=left)
 
     async def _read(self, request: Request, cls: type[B]) -> B:
-        check_parameters(request, ())
-        self._store.catalog.spec(request.path_params["agent"])
+        self._store.catalog.spec(_agent_of(request))
         body = await read_body(request, cls, self._store.limits)
         self._access.check_workspace(user_of(request), body.workspace_id)
         return body
 
-    async def _start(self, request: Request, body: StartBody) -> RunAt:
+    async def _start(self, request: Request, body: StartBody | CodeBody) -> RunAt:
         return await self._store.start(
-            request.path_params["agent"],
-            to_json(body.input),
+            _agent_of(request),
+            body.for_agent(),
             user_id=user_of(request).user_id,
             session_id=body.session_id,
             workspace_id=body.workspace_id,
@@ -107,3 +148,8 @@ class AgentRoutes:
             idempotency_key=read_idempotency_key(request),
             traceparent=read_traceparent(request),
         )
+
+
+def _agent_of(request: Request) -> str:
+    name: str = request.path_params.get("agent", RUN_CODE)
+    return name

@@ -61,6 +61,8 @@ def build_http(
     app = Starlette(
         routes=[
             Route("/agents", agents.list),
+            Route("/agents/run-code/start", agents.start_code, methods=["POST"]),
+            Route("/agents/run-code/stream", agents.stream_code, methods=["POST"]),
             Route("/agents/{agent}/start", agents.start, methods=["POST"]),
             Route("/agents/{agent}/stream", agents.stream, methods=["POST"]),
             Route("/runs", runs.list),

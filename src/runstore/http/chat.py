@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
 from runstore.core.errors import AgentNotFound
-from runstore.core.events import STRATEGIES
+from runstore.core.events import STRATEGIES, MultitaskStrategy
 from runstore.core.run import Run
 from runstore.http.chat_input import chat_input
 from runstore.http.chat_stream import (
@@ -23,7 +23,7 @@ from runstore.http.chat_stream import (
     StreamLines,
     ending_error,
 )
-from runstore.http.disconnect import CLIENT_DISCONNECT, cancel_run
+from runstore.http.disconnect import CLIENT_DISCONNECT, OnDisconnect, cancel_run
 from runstore.http.errors import NO_RETRY, BadRequest, Unauthorized, openai_error
 from runstore.http.json import json_response
 from runstore.http.openai_objects import ChatBody, Model, ModelList, completion
@@ -36,6 +36,8 @@ from runstore.http.watched import disconnected, first_done
 from runstore.store import RunStore
 
 DEFAULT_MODEL = "demo"
+DEFAULT_STRATEGY: MultitaskStrategy = "interrupt"
+ON_DISCONNECT: tuple[OnDisconnect, ...] = get_args(OnDisconnect)
 
 
 class ChatRoutes:
@@ -57,7 +59,7 @@ class ChatRoutes:
 
     async def completions(self, request: Request) -> Response:
         check_parameters(request, ())
-        continues = read_header(request, "X-On-Disconnect", ("cancel", "continue")) == "continue"
+        continues = read_header(request, "X-On-Disconnect", ON_DISCONNECT) == "continue"
         login = login_of(request)
         with ExitStack() as places:
             places.enter_context(self._subscribers.of_user(login.user.user_id))  # before there is a run
@@ -80,7 +82,7 @@ class ChatRoutes:
         session_id = read_header(request, "X-Session-Id")
         if session_id is not None and not 0 < len(session_id) <= MAX_NAME:
             raise BadRequest(f"X-Session-Id must have 1 to {MAX_NAME} characters", code="invalid_header")
-        strategy: Any = read_header(request, "X-Multitask-Strategy", STRATEGIES) or "interrupt"
+        strategy: Any = read_header(request, "X-Multitask-Strategy", STRATEGIES) or DEFAULT_STRATEGY
         self._check_model(agent)
         started = await self._store.start(
             agent,

@@ -1,15 +1,12 @@
 """OpenAI's messages as those of a run's input: strands' content blocks, with base64 for bytes. Pure."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from runstore.http.errors import BadRequest
-from runstore.http.openai_objects import ChatBody, ChatMessage, ImagePart, TextPart
-
-DATA_URL = re.compile(r"data:image/(png|jpeg|gif|webp);base64,([A-Za-z0-9+/]+={0,2})")
+from runstore.http.openai_objects import DATA_URL, ChatBody, ChatMessage, ImagePart, TextPart
 
 Message = dict[str, Any]
 

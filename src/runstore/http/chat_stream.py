@@ -17,6 +17,7 @@ from runstore.http.openai_objects import (
     Chunk,
     ChunkChoice,
     Delta,
+    FinishReason,
     completion_id,
     error_object,
     finish_reason,
@@ -85,7 +86,7 @@ class Chunks:
         elif event.type != CancelRequested.type:
             yield _frame(event.seq, error_object(*ending_error(_ended(self._run, event))))
 
-    def _chunk(self, delta: Delta | None, finish_reason: str | None = None) -> Chunk:
+    def _chunk(self, delta: Delta | None, finish_reason: FinishReason | None = None) -> Chunk:
         run = self._run
         return Chunk(
             id=completion_id(run), created=run.created_at // 1000, model=run.agent_name,

@@ -1,9 +1,9 @@
 """Errors become answers here, and only here: the right status, and the surface's form of code and message."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,9 +12,9 @@ from starlette.types import Scope
 
 from runstore.core import errors
 from runstore.hierarchies import HierarchyNotFound, InvalidHierarchy
-from runstore.http.envelope import EXECUTOR, OPENAI, failure_body, path_of
+from runstore.http.envelope import EXECUTOR, OPENAI, path_of
 from runstore.http.json import json_response
-from runstore.http.openai_objects import error_object
+from runstore.http.openai_objects import ErrorResponse, error_object
 
 STATUS: dict[type[errors.RunstoreError], int] = {
     errors.RunNotFound: 404,
@@ -54,6 +54,16 @@ class ErrorAnswer(Struct, frozen=True):
     """Whatever went wrong."""
 
     error: ErrorDetail
+
+
+class Failure(Struct, frozen=True):
+    """The same in the executor's form."""
+
+    success: Annotated[bool, Meta(extra_json_schema={"const": False})]
+    error: ErrorDetail
+
+
+ERROR_FORMS = (ErrorAnswer, ErrorResponse, Failure)
 
 
 class BadRequest(errors.RunstoreError):
@@ -97,6 +107,13 @@ def error_response(status: int, code: str, message: str, headers: Any = None, **
     return json_response(ErrorAnswer(ErrorDetail(code, message, **details)), status, headers)
 
 
+def error_form(path: str) -> Any:
+    """The struct of the errors at a path, one of ERROR_FORMS, as its surface has it."""
+    if path.startswith(f"{EXECUTOR}/"):
+        return Failure
+    return ErrorResponse if path.startswith(f"{OPENAI}/") else ErrorAnswer
+
+
 def openai_error(
     status: int, code: str, message: str, *, field: str | None = None, headers: Any = None
 ) -> Response:
@@ -108,10 +125,10 @@ def error_for(
     scope: Scope, status: int, code: str, message: str, headers: Any = None, **details: Any
 ) -> Response:
     """An error in the form that the request's surface has."""
-    path = path_of(scope)
-    if path.startswith(f"{EXECUTOR}/"):
-        return json_response(failure_body(ErrorDetail(code, message, **details)), status, headers)
-    if not path.startswith(f"{OPENAI}/"):
+    form = error_form(path_of(scope))
+    if form is Failure:
+        return json_response(Failure(False, ErrorDetail(code, message, **details)), status, headers)
+    if form is ErrorAnswer:
         return error_response(status, code, message, headers, **details)
     if status == 409:
         headers = {**(headers or {}), **NO_RETRY}

@@ -15,13 +15,19 @@ from runstore.core.run import Status
 from runstore.hierarchies import HierarchyStore, HierarchySummary, StoredHierarchy, parse_hierarchy_id
 from runstore.http.access import Access
 from runstore.http.disconnect import OnDisconnect, cancel_run
-from runstore.http.envelope import success_body
+from runstore.http.envelope import Success
 from runstore.http.errors import Forbidden
-from runstore.http.fields import Name
+from runstore.http.fields import HierarchyId, Name, RunId, Time
 from runstore.http.following import Following
 from runstore.http.json import json_response
 from runstore.http.known_keys import now_ms
-from runstore.http.requests import check_parameters, read_body, read_cursor, read_idempotency_key
+from runstore.http.requests import (
+    MAX_CURSOR_DIGITS,
+    check_parameters,
+    read_body,
+    read_cursor,
+    read_idempotency_key,
+)  # fmt: skip
 from runstore.http.runs import MAX_PAGE, MAX_REASON, RunRecord, list_cursor, record
 from runstore.http.trace import read_traceparent
 from runstore.http.users import User, login_of, user_of
@@ -34,20 +40,20 @@ Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 class HierarchyBody(Struct, frozen=True, forbid_unknown_fields=True):
     """Which hierarchy."""
 
-    hierarchy_id: str
+    hierarchy_id: HierarchyId
 
 
 class ListHierarchiesBody(Struct, frozen=True, forbid_unknown_fields=True):
     """`after`: the `next` of an earlier page."""
 
     limit: Limit = 100
-    after: str | None = None
+    after: HierarchyId | None = None
 
 
 class StartTeamBody(Struct, frozen=True, forbid_unknown_fields=True):
     """What a hierarchy is to do."""
 
-    hierarchy_id: str
+    hierarchy_id: HierarchyId
     task: Annotated[str, Meta(min_length=1)]
     session_id: Name | None = None
     workspace_id: Name | None = None
@@ -58,59 +64,79 @@ class StartTeamBody(Struct, frozen=True, forbid_unknown_fields=True):
 class RunBody(Struct, frozen=True, forbid_unknown_fields=True):
     """Which run."""
 
-    run_id: str
+    run_id: RunId
 
 
 class FollowBody(Struct, frozen=True, forbid_unknown_fields=True):
     """Which run, after which event, and what becomes of it if the client goes."""
 
-    run_id: str
-    after: Annotated[int, Meta(ge=0)] = 0
+    run_id: RunId
+    after: Annotated[int, Meta(ge=0, lt=10**MAX_CURSOR_DIGITS)] = 0
     on_disconnect: OnDisconnect = "continue"
 
 
 class CancelBody(Struct, frozen=True, forbid_unknown_fields=True):
     """Which run is to stop."""
 
-    run_id: str
+    run_id: RunId
     reason: Annotated[str, Meta(min_length=1, max_length=MAX_REASON)] = "user"
 
 
 class ListRunsBody(Struct, frozen=True, forbid_unknown_fields=True):
     """Which runs of hierarchies. `after`: the `next` of an earlier page."""
 
-    hierarchy_id: str | None = None
+    hierarchy_id: HierarchyId | None = None
     status: Status | None = None
     session_id: Name | None = None
     limit: Limit = 100
-    after: str | None = None
+    after: RunId | None = None
 
 
 class HierarchyListed(Struct, frozen=True):
     """A hierarchy as a list shows it. `created_at`: RFC 3339, UTC."""
 
-    hierarchy_id: str
+    hierarchy_id: HierarchyId
     user_id: str
     name: str
-    created_at: str
+    created_at: Time
 
 
 class HierarchyRecord(Struct, frozen=True):
     """A hierarchy as the API shows it."""
 
-    hierarchy_id: str
+    hierarchy_id: HierarchyId
     user_id: str
     name: str
-    created_at: str
+    created_at: Time
     global_prompt: str
     teams: list[Team]
     model: str | None
 
 
+class HierarchyPage(Struct, frozen=True):
+    """Hierarchies, newest first."""
+
+    hierarchies: list[HierarchyListed]
+    next: HierarchyId | None
+
+
+class DeletedHierarchy(Struct, frozen=True):
+    """Which hierarchy is no more."""
+
+    hierarchy_id: HierarchyId
+
+
 class TeamRunRecord(RunRecord, frozen=True, kw_only=True):
     """A run as the native surface shows it, and which hierarchy ran; null for a run of any other agent."""
 
-    hierarchy_id: str | None
+    hierarchy_id: HierarchyId | None
+
+
+class TeamRunPage(Struct, frozen=True):
+    """Runs of hierarchies, newest first."""
+
+    runs: list[TeamRunRecord]
+    next: RunId | None
 
 
 class HierarchyRoutes:
@@ -137,7 +163,7 @@ class HierarchyRoutes:
         )
         page = found[: body.limit]
         following = page[-1].hierarchy_id if len(found) > body.limit else None
-        return _success({"hierarchies": [_listed(summary) for summary in page], "next": following})
+        return _success(HierarchyPage([_listed(summary) for summary in page], following))
 
     async def get(self, request: Request) -> Response:
         check_parameters(request, ())
@@ -149,7 +175,7 @@ class HierarchyRoutes:
         body = await read_body(request, HierarchyBody, self._store.limits)
         stored = await own(self._hierarchies, user_of(request), body.hierarchy_id)
         await self._hierarchies.delete(stored.summary.hierarchy_id)
-        return _success({"hierarchy_id": stored.summary.hierarchy_id})
+        return _success(DeletedHierarchy(stored.summary.hierarchy_id))
 
 
 class TeamRunRoutes:
@@ -207,12 +233,14 @@ class TeamRunRoutes:
     async def list(self, request: Request) -> Response:
         check_parameters(request, ())
         body = await read_body(request, ListRunsBody, self._store.limits, optional=True)
-        user = user_of(request)
+        user, agent = user_of(request), None
+        if body.hierarchy_id is not None:
+            agent = agent_name(parse_hierarchy_id(body.hierarchy_id))
         runs = await self._store.find(
             RunQuery(
                 user_id=None if user.admin else user.user_id,
                 status=body.status,
-                agent=_agent_of(body.hierarchy_id) if body.hierarchy_id is not None else None,
+                agent=agent,
                 agent_prefix=AGENT,
                 session_id=body.session_id,
                 before=list_cursor(body.after) if body.after is not None else None,
@@ -221,7 +249,7 @@ class TeamRunRoutes:
         )
         page = runs[: body.limit]
         following = page[-1].run_id if len(runs) > body.limit else None
-        return _success({"runs": [_record(record(run)) for run in page], "next": following})
+        return _success(TeamRunPage([_record(record(run)) for run in page], following))
 
 
 async def own(hierarchies: HierarchyStore, user: User, hierarchy_id: str) -> StoredHierarchy:
@@ -237,12 +265,8 @@ async def own(hierarchies: HierarchyStore, user: User, hierarchy_id: str) -> Sto
     return stored
 
 
-def _agent_of(hierarchy_id: str) -> str:
-    return agent_name(parse_hierarchy_id(hierarchy_id))
-
-
 def _success(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return json_response(success_body(data), status, headers)
+    return json_response(Success(True, data), status, headers)
 
 
 def _run(found: RunAt, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -3,17 +3,20 @@
 What is not named here is ignored in a request, and not there in an answer.
 """
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from runstore.core.run import Run
 
-FINISH_REASONS = {
+FinishReason = Literal["stop", "length", "content_filter"]
+FINISH_REASONS: dict[str, FinishReason] = {
     "max_tokens": "length",
     "content_filtered": "content_filter",
     "guardrail_intervened": "content_filter",
 }
+DATA_URL = re.compile(r"data:image/(png|jpeg|gif|webp);base64,([A-Za-z0-9+/]+={0,2})")
 
 
 # Requests.
@@ -28,7 +31,7 @@ class RefusalPart(Struct, frozen=True, tag="refusal"):
 
 
 class ImageUrl(Struct, frozen=True):
-    url: str
+    url: Annotated[str, Meta(extra_json_schema={"pattern": f"^{DATA_URL.pattern}$"})]
 
 
 class ImagePart(Struct, frozen=True, tag="image_url"):
@@ -69,72 +72,85 @@ class ChatBody(Struct, frozen=True):
     metadata: dict[str, Any] | None = None
 
 
-# Answers.
+# What `chat_input` asks for, as far as a JSON Schema can say it.
+EITHER_MESSAGES_OR_PROMPT = Meta(
+    extra_json_schema={
+        "oneOf": [
+            {
+                "required": ["messages"],
+                "properties": {"messages": {"type": "array", "minItems": 1}, "prompt": {"type": "null"}},
+            },
+            {
+                "required": ["prompt"],
+                "properties": {"prompt": {"type": "string", "minLength": 1}, "messages": {"type": "null"}},
+            },
+        ]
+    }
+)
+
+
+# Answers. `object` says what each of them is.
 
 
 class Delta(Struct, frozen=True, omit_defaults=True):
-    role: str | None = None
+    role: Literal["assistant"] | None = None
     content: str | None = None
 
 
 class ChunkChoice(Struct, frozen=True):
     delta: Delta
     index: int = 0
-    finish_reason: str | None = None
+    finish_reason: FinishReason | None = None
 
 
-class Usage(Struct, frozen=True):
+class CompletionUsage(Struct, frozen=True):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
 
 
-class Chunk(Struct, frozen=True):
+class Chunk(Struct, frozen=True, tag_field="object", tag="chat.completion.chunk"):
     """`discard_after_seq` is ours: a new attempt says again what came after the chunk with this id."""
 
     id: str
     created: int
     model: str
     choices: list[ChunkChoice]
-    object: str = "chat.completion.chunk"
-    usage: Usage | UnsetType | None = UNSET
+    usage: CompletionUsage | UnsetType | None = UNSET
     discard_after_seq: int | UnsetType = UNSET
 
 
 class CompletionMessage(Struct, frozen=True):
     content: str
-    role: str = "assistant"
+    role: Literal["assistant"] = "assistant"
     refusal: None = None
 
 
 class Choice(Struct, frozen=True):
     message: CompletionMessage
-    finish_reason: str
+    finish_reason: FinishReason
     index: int = 0
     logprobs: None = None
 
 
-class Completion(Struct, frozen=True):
+class Completion(Struct, frozen=True, tag_field="object", tag="chat.completion"):
     id: str
     created: int
     model: str
     choices: list[Choice]
-    usage: Usage
-    object: str = "chat.completion"
+    usage: CompletionUsage
 
 
-class Model(Struct, frozen=True):
+class Model(Struct, frozen=True, tag_field="object", tag="model"):
     """An agent, as a client of models sees it."""
 
     id: str
-    object: str = "model"
     created: int = 0  # an agent is as old as its configuration, which is not told
     owned_by: str = "runstore"
 
 
-class ModelList(Struct, frozen=True):
+class ModelList(Struct, frozen=True, tag_field="object", tag="list"):
     data: list[Model]
-    object: str = "list"
 
 
 class ErrorObject(Struct, frozen=True):
@@ -144,7 +160,9 @@ class ErrorObject(Struct, frozen=True):
     code: str
 
 
-class ErrorAnswer(Struct, frozen=True):
+class ErrorResponse(Struct, frozen=True):
+    """Whatever went wrong, as OpenAI's clients expect it."""
+
     error: ErrorObject
 
 
@@ -161,18 +179,19 @@ def completion_id(run: Run) -> str:
     return f"chatcmpl-{run.run_id}"
 
 
-def finish_reason(result: dict[str, Any]) -> str:
+def finish_reason(result: dict[str, Any]) -> FinishReason:
     return FINISH_REASONS.get(str(result.get("stop_reason")), "stop")
 
 
-def usage_of(usage: dict[str, int]) -> Usage:
-    return Usage(usage.get("input_tokens", 0), usage.get("output_tokens", 0), usage.get("total_tokens", 0))
+def usage_of(usage: dict[str, int]) -> CompletionUsage:
+    counts = [usage.get(f"{kind}_tokens", 0) for kind in ("input", "output", "total")]
+    return CompletionUsage(*counts)
 
 
-def error_object(status: int, code: str, message: str, param: str | None = None) -> ErrorAnswer:
+def error_object(status: int, code: str, message: str, param: str | None = None) -> ErrorResponse:
     """OpenAI's error object, with our codes."""
     kind = ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return ErrorAnswer(ErrorObject(message, kind, param, code))
+    return ErrorResponse(ErrorObject(message, kind, param, code))
 
 
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

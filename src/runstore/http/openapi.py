@@ -10,28 +10,31 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore import __version__
-from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
 from runstore.core.limits import Limits
-from runstore.core.records import EventRecord
 from runstore.http.auth import OPEN_PATHS, Authenticator
-from runstore.http.errors import ErrorAnswer, status_of
+from runstore.http.chat_operations import CHAT_OPERATIONS
+from runstore.http.errors import ERROR_FORMS
+from runstore.http.executor_operations import EXECUTOR_OPERATIONS
 from runstore.http.operations import (
+    ANY_TYPE,
     JSON,
-    OF_A_BODY,
-    OF_A_RUN,
-    OF_ALL,
-    OF_GUARDED,
-    OF_PARAMETERS,
-    OF_STRICT,
-    OPERATIONS,
     RUN_ID,
+    STREAMED,
     Answer,
     Operation,
     Parameter,
-    Problem,
     Schema,
+    header,
+    within,
 )  # fmt: skip
+from runstore.http.refusals import refusals
 from runstore.http.requests import check_parameters, has_already
+from runstore.http.run_operations import RUN_OPERATIONS
+from runstore.http.schemas import Schemas
+from runstore.http.server_operations import SERVER_OPERATIONS
+
+OPERATIONS = {**RUN_OPERATIONS, **CHAT_OPERATIONS, **EXECUTOR_OPERATIONS, **SERVER_OPERATIONS}
+TAGS = {"agents": "agents", "runs": "runs", "v1": "chat", "api": "hierarchies"}  # by a path's first part
 
 DESCRIPTION = (
     "Runs of LLM agents as event logs: start them, follow them from any event on, stop them. "
@@ -53,7 +56,6 @@ SECURITY_SCHEMES: Schema = {
         "description": "For one run's stream, of clients that cannot send headers.",
     },
 }
-PROBLEM_HEADERS = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
 
 
 class OpenApiRoute:
@@ -76,7 +78,7 @@ class OpenApiRoute:
 @cache
 def document(*, needs_login: bool) -> dict[str, Any]:
     """The document, but for where the server is."""
-    schemas = _Schemas()
+    schemas = Schemas(_types())
     paths: dict[str, Any] = defaultdict(dict)
     for (method, path), operation in OPERATIONS.items():
         paths[path][method.lower()] = _operation(path, operation, schemas, needs_login=needs_login)
@@ -93,39 +95,20 @@ def document(*, needs_login: bool) -> dict[str, Any]:
     }
 
 
-class _Schemas:
-    """JSON Schemas of the structs that bodies are read into and made of."""
-
-    def __init__(self) -> None:
-        bodies = [operation.body for operation in OPERATIONS.values() if operation.body is not None]
-        contents = [
-            content
-            for operation in OPERATIONS.values()
-            for answer in operation.answers.values()
-            for content in answer.content.values()
-            if not isinstance(content, dict)
-        ]
-        types = [*bodies, *contents, ErrorAnswer, EventRecord, *EVENT_CLASSES.values()]
-        schemas, self.components = msgspec.json.schema_components(
-            types, ref_template="#/components/schemas/{name}"
-        )
-        self._of = list(zip(types, schemas, strict=True))
-        self.components["EventRecord"]["oneOf"] = [
-            *(
-                {"properties": {"type": {"const": cls.type}, "data": self.of(cls)}}
-                for cls in EVENT_CLASSES.values()
-            ),
-            {"properties": {"type": {"pattern": f"^{CUSTOM_TYPE.pattern}$"}}},
-        ]
-
-    def of(self, content: Any) -> Schema:
-        """The schema of a type, or the schema that it is already."""
-        if isinstance(content, dict):
-            return content
-        return next(schema for known, schema in self._of if known == content)
+def _types() -> list[Any]:
+    """The structs that bodies are read into and made of."""
+    bodies = [operation.body for operation in OPERATIONS.values() if operation.body is not None]
+    contents = [
+        content
+        for operation in OPERATIONS.values()
+        for answer in operation.answers.values()
+        for content in answer.content.values()
+        if not isinstance(content, dict)
+    ]
+    return [*bodies, *contents, *ERROR_FORMS, *STREAMED]
 
 
-def _operation(path: str, operation: Operation, schemas: _Schemas, *, needs_login: bool) -> Schema:
+def _operation(path: str, operation: Operation, schemas: Schemas, *, needs_login: bool) -> Schema:
     found: Schema = {
         "operationId": operation.id,
         "summary": operation.summary,
@@ -134,21 +117,28 @@ def _operation(path: str, operation: Operation, schemas: _Schemas, *, needs_logi
         "parameters": [_parameter(parameter) for parameter in operation.parameters],
         "responses": {
             **{str(status): _answer(answer, schemas) for status, answer in operation.answers.items()},
-            **{str(status): _refusal(status, codes, schemas) for status, codes in _codes(path, operation)},
+            **refusals(path, operation, schemas),
         },
     }
     if operation.body is not None:
-        found["requestBody"] = {
-            "description": f"At most {Limits().body_bytes:,} bytes unless configured otherwise.",
-            "required": not operation.body_optional,
-            "content": {JSON: {"schema": schemas.of(operation.body)}},
-        }
+        found["requestBody"] = _body(operation, schemas)
     return found
+
+
+def _body(operation: Operation, schemas: Schemas) -> Schema:
+    description = f"At most {Limits().body_bytes:,} bytes unless configured otherwise."
+    if operation.any_type:
+        description += " JSON whatever its type is said to be, if the request has an `Authorization` header."
+    schema = schemas.of(operation.body)
+    content = {JSON: {"schema": schema}}
+    if operation.any_type:
+        content[ANY_TYPE] = {"schema": {"type": "string", **within(schema)}}
+    return {"description": description, "required": not operation.body_optional, "content": content}
 
 
 def _tag(path: str) -> str:
     first = path.split("/")[1]
-    return first if first in ("agents", "runs") else "server"
+    return TAGS.get(first, "server")
 
 
 def _security(path: str, operation: Operation, *, needs_login: bool) -> list[Schema]:
@@ -168,10 +158,10 @@ def _parameter(parameter: Parameter) -> Schema:
     return found
 
 
-def _answer(answer: Answer, schemas: _Schemas) -> Schema:
+def _answer(answer: Answer, schemas: Schemas) -> Schema:
     found: Schema = {"description": answer.description}
     if answer.headers:
-        found["headers"] = {name: _header(schema, required=True) for name, schema in answer.headers.items()}
+        found["headers"] = {name: header(schema) for name, schema in answer.headers.items()}
     if answer.content:
         found["content"] = {kind: {"schema": schemas.of(content)} for kind, content in answer.content.items()}
     if answer.run_id:
@@ -180,37 +170,4 @@ def _answer(answer: Answer, schemas: _Schemas) -> Schema:
             for operation in OPERATIONS.values()
             if RUN_ID in operation.parameters
         }
-    return found
-
-
-def _header(schema: Schema, *, required: bool) -> Schema:
-    return {"required": required, "schema": schema}
-
-
-def _codes(path: str, operation: Operation) -> list[tuple[int, list[str]]]:
-    """The statuses that an operation may refuse with, and the codes of each."""
-    problems: list[Problem] = [*OF_ALL, *operation.problems]
-    for applies, more in (
-        (path not in OPEN_PATHS, OF_GUARDED),
-        (RUN_ID in operation.parameters, OF_A_RUN),
-        (operation.body is not None, OF_A_BODY),
-        (operation.strict, OF_STRICT),
-        (operation.by_ticket or any(each.place == "query" for each in operation.parameters), OF_PARAMETERS),
-    ):
-        problems += more if applies else ()
-    codes: dict[int, set[str]] = defaultdict(set)
-    for problem in problems:
-        status, code = problem if isinstance(problem, tuple) else (status_of(problem), problem.code)
-        codes[status].add(code)
-    return [(status, sorted(found)) for status, found in sorted(codes.items())]
-
-
-def _refusal(status: int, codes: list[str], schemas: _Schemas) -> Schema:
-    narrowed = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
-    found: Schema = {
-        "description": ", ".join(f"`{code}`" for code in codes),
-        "content": {JSON: {"schema": {**schemas.of(ErrorAnswer), **narrowed}}},
-    }
-    if name := PROBLEM_HEADERS.get(status):
-        found["headers"] = {name: _header({"type": "string"}, required=codes != ["not_ready"])}
     return found

@@ -19,6 +19,7 @@ from runstore.http.access import Access
 from runstore.http.errors import BadRequest, Unauthorized
 from runstore.http.fields import Count, RunId, Seq, Time
 from runstore.http.following import Following, check_cursor
+from runstore.http.included import EventPage, Included, include, read_include
 from runstore.http.json import json_response
 from runstore.http.requests import (
     check_parameters,
@@ -34,6 +35,7 @@ from runstore.http.requests import (
 from runstore.http.users import login_of, user_of
 from runstore.http.watched import WatchedAnswer
 from runstore.projections.runs import RunQuery
+from runstore.runtime.output_schema import SchemaWarning
 from runstore.store import RunAt, RunStore
 
 MAX_PAGE = 1_000  # runs or events of one page
@@ -41,6 +43,7 @@ MAX_WAIT_S = 300.0  # of ?wait=
 MAX_REASON = 200  # characters
 NDJSON = "application/x-ndjson"
 FORMATS = ("events", "openai")  # of a stream
+NOTHING = Included()
 
 
 class RunRecord(Struct, frozen=True):
@@ -67,6 +70,9 @@ class RunRecord(Struct, frozen=True):
     usage: dict[str, Count]
     metadata: dict[str, Any]
     last_seq: Seq | UnsetType = UNSET  # of a single run; a list does not read every log
+    trace: EventPage | UnsetType = UNSET  # these are there for those who ask
+    ops_log: list[EventRecord] | UnsetType = UNSET
+    schema_warnings: list[SchemaWarning] | UnsetType | None = UNSET
 
 
 class RunPage(Struct, frozen=True):
@@ -74,13 +80,6 @@ class RunPage(Struct, frozen=True):
 
     data: list[RunRecord]
     next: RunId | None
-
-
-class EventPage(Struct, frozen=True):
-    """Events in their order. The bytes of each one are the log's, so a page is never made of this."""
-
-    data: list[EventRecord]
-    next: Seq | None
 
 
 class StopBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -161,13 +160,14 @@ class RunRoutes:
         return json_response(RunPage([record(run) for run in page], following))
 
     async def get(self, request: Request) -> Response:
-        check_parameters(request, ("at", "wait"))
+        check_parameters(request, ("at", "wait", "include"))
+        names = read_include(request)
         at = read_number(request, "at", 0, 1, 10**18) or None
         wait_s = read_seconds(request, "wait", MAX_WAIT_S)
         found = await self._store.get(await self._access.readable(request), at=at, wait_s=wait_s)
         if wait_s and not await login_of(request).still_valid():
             raise Unauthorized("the login ended while the request waited")
-        return record_response(found)
+        return record_response(found, included=await include(self._store, found, names))
 
     async def events(self, request: Request) -> Response:
         check_parameters(request, ("after", "limit", "types"))
@@ -231,7 +231,7 @@ class RunRoutes:
             after, left = page[-1].seq, left - len(page)
 
 
-def record(run: Run, last_seq: int | UnsetType = UNSET) -> RunRecord:
+def record(run: Run, last_seq: int | UnsetType = UNSET, included: Included = NOTHING) -> RunRecord:
     return RunRecord(
         run_id=run.run_id, user_id=run.user_id, agent_name=run.agent_name, session_id=run.session_id,
         status=run.status, cancel_requested=run.cancel_requested, created_at=timestamp(run.created_at),
@@ -240,11 +240,14 @@ def record(run: Run, last_seq: int | UnsetType = UNSET) -> RunRecord:
         attempt=run.attempt, result=run.result, error=run.error, error_code=run.error_code, reason=run.reason,
         forced=run.forced, superseded_by=run.superseded_by, parent_run_id=run.parent_run_id,
         workspace_id=run.workspace_id, usage=run.usage, metadata=run.metadata, last_seq=last_seq,
+        trace=included.trace, ops_log=included.ops_log, schema_warnings=included.schema_warnings,
     )  # fmt: skip
 
 
-def record_response(found: RunAt, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return json_response(record(found.run, found.last_seq), status, headers)
+def record_response(
+    found: RunAt, status: int = 200, headers: dict[str, str] | None = None, *, included: Included = NOTHING
+) -> Response:
+    return json_response(record(found.run, found.last_seq, included), status, headers)
 
 
 def _given(body: AppendBody) -> list[ExternalEvent]:

@@ -15,20 +15,29 @@ from runstore.core.errors import AgentError, AgentNotFound, ConfigError
 from runstore.core.hierarchy import ROOT
 from runstore.core.limits import MAX_RUN_TIMEOUT_S
 from runstore.core.ports import Agent, RunContext
+from runstore.runtime.code_agent import CodeAgent
+from runstore.runtime.code_process import CodeLimits
 from runstore.runtime.generator_agent import GeneratorAgent
 from runstore.runtime.loops import Isolation
+from runstore.runtime.output_schema import check_schema
 from runstore.runtime.strands_models import MODEL_NAMES, SCRIPTED
 from runstore.runtime.user_code import REFERENCE, call, in_thread, load
 
 if TYPE_CHECKING:
     from runstore.runtime.teams import Teams
 
+RUN_CODE = "run-code"  # the one agent that runs what it is sent
+ONLY_RUN_CODE = f"the agent {RUN_CODE!r}, and no other, has `code = true`"
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # no slash: that divides an agent's path
 MAX_TOKENS = 10_000_000  # of one scripted answer
 MAX_TOKENS_PER_S = 1_000_000
 MIN_MEMORY_MB = 100  # a process that does nothing has half of it
 MAX_MEMORY_MB = 1 << 20
 MAX_MODEL_ATTEMPTS = 10  # they take 4 minutes
+CODE_TIMEOUT_S = 300.0  # of a run of code whose agent has no `run_timeout_s`
+MAX_OPEN_FILES = 65_536
+MAX_PROCESSES = 4_096
+MAX_OUTPUT_MB = 1_024
 SECRET_KEY = re.compile(
     r"api_?key|access_?key|private_?key|secret|passw|credential|authorization|bearer|cookie|(^|_)(token|key)$"
 )
@@ -55,6 +64,7 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     system_prompt: str | None = None
     tools: list[str] = []  # package.module:function
     factory: str | None = None  # package.module:function
+    code: bool = False  # runs the Python that it is sent
     tokens: int | None = None  # scripted: exactly so many llm.token events
     tokens_per_s: float | None = None  # scripted; 0 or nothing: as fast as they go
     description: str | None = None
@@ -63,12 +73,18 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     isolation: Isolation = "loop"
     memory_limit_mb: int | None = None  # of the agent's process, in MiB
     model_attempts: int | None = None  # calls of a throttled model in all; nothing: 3
-    on_worker_lost: Literal["resume", "restart", "fail"] = "resume"
+    on_worker_lost: Literal["resume", "restart", "fail"] | None = None  # nothing: "resume", of code "fail"
     memory: Literal["session"] | None = None  # begin with the messages of the session's earlier runs
+    output_schema: dict[str, Any] | None = None  # a JSON Schema that results are held against
+    cpu_limit_s: int | None = None  # code: seconds of computing; this and what follows has a default there
+    file_limit_mb: int | None = None  # code: MiB of one file
+    open_files_limit: int | None = None  # code
+    process_limit: int | None = None  # code: processes and threads
+    output_limit_mb: int | None = None  # code: MiB that it may say
 
     def __post_init__(self) -> None:
-        if (self.model is None) == (self.factory is None):
-            raise ValueError("an agent needs a `model` or a `factory`, and not both")
+        if (self.model is not None) + (self.factory is not None) + self.code != 1:
+            raise ValueError("an agent needs a `model` or a `factory`, or `code = true`, and not both")
         if self.model is not None and self.model not in MODEL_NAMES:
             raise ValueError(f"`model`: there is no model {self.model!r}; there are {', '.join(MODEL_NAMES)}")
         self._check_that_nothing_is_ignored()
@@ -82,19 +98,45 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
         _check_range("idle_timeout_s", self.idle_timeout_s, 0.1, MAX_RUN_TIMEOUT_S)
         _check_range("memory_limit_mb", self.memory_limit_mb, MIN_MEMORY_MB, MAX_MEMORY_MB)
         _check_range("model_attempts", self.model_attempts, 1, MAX_MODEL_ATTEMPTS)
+        _check_range("cpu_limit_s", self.cpu_limit_s, 1, MAX_RUN_TIMEOUT_S)
+        _check_range("file_limit_mb", self.file_limit_mb, 1, MAX_MEMORY_MB)
+        _check_range("open_files_limit", self.open_files_limit, 16, MAX_OPEN_FILES)
+        _check_range("process_limit", self.process_limit, 1, MAX_PROCESSES)
+        _check_range("output_limit_mb", self.output_limit_mb, 1, MAX_OUTPUT_MB)
+        if self.output_schema is not None:
+            check_schema(self.output_schema)
+
+    @property
+    def code_limits(self) -> CodeLimits:
+        """What its code may take."""
+        named = {
+            "cpu_s": self.cpu_limit_s, "memory_mb": self.memory_limit_mb, "file_mb": self.file_limit_mb,
+            "open_files": self.open_files_limit, "processes": self.process_limit,
+            "output_mb": self.output_limit_mb,
+        }  # fmt: skip
+        return CodeLimits(**{name: value for name, value in named.items() if value is not None})
 
     def _check_that_nothing_is_ignored(self) -> None:
-        if self.isolation != "process" and self.memory_limit_mb is not None:
+        if self.isolation != "process" and not self.code and self.memory_limit_mb is not None:
             raise ValueError("`memory_limit_mb` is for isolation = 'process' only")
+        for setting in OF_CODE:
+            if not self.code and getattr(self, setting) is not None:
+                raise ValueError(f"`{setting}` is for code = true only")
+        if self.code and (self.isolation == "thread" or self.on_worker_lost == "resume"):
+            setting = "isolation" if self.isolation == "thread" else "on_worker_lost"
+            raise ValueError(f"`{setting}`: code runs in a process of its own, and begins from the beginning")
         if self.model != SCRIPTED and (self.tokens is not None or self.tokens_per_s is not None):
             raise ValueError(f"`tokens` and `tokens_per_s` are for model = {SCRIPTED!r} only")
         if self.model == SCRIPTED and self.model_args:
             raise ValueError("the scripted model takes no `model_args`, only `tokens` and `tokens_per_s`")
         for setting in ("model_args", "model_attempts", "system_prompt", "tools"):
-            if self.factory is not None and getattr(self, setting):
+            if self.model is None and getattr(self, setting):
                 raise ValueError(f"`{setting}` is for agents with a `model`; a factory sets it itself")
+        if self.code and self.memory is not None:
+            raise ValueError("`memory`: code has no messages to begin with")
 
 
+OF_CODE = ("cpu_limit_s", "file_limit_mb", "open_files_limit", "process_limit", "output_limit_mb")
 BUILT_IN: dict[str, AgentSpec] = {
     "demo": AgentSpec(model=SCRIPTED, tokens_per_s=20, description="A demonstration that needs no key.")
 }
@@ -125,6 +167,8 @@ class AgentCatalog:
                     f"agent name {name[:100]!r} must be 1 to 64 letters, digits, '_', '.' or '-', "
                     "beginning with a letter or digit"
                 )
+            if (name == RUN_CODE) != specs[name].code:
+                raise ConfigError(f"agent {name!r}: {ONLY_RUN_CODE}")
         self._specs = {**BUILT_IN, **specs}
         self._taken: WeakSet[Any] = WeakSet()  # strands agents that a run has had
         self._strands_is_there = False
@@ -146,16 +190,31 @@ class AgentCatalog:
 
     def isolation(self, name: str) -> Isolation:
         """Where its attempts run; an agent that is not there fails on the loop that all share."""
-        return self._specs[name].isolation if name in self._specs else "loop"
+        spec = self._specs.get(name)
+        if spec is None:
+            return "loop"
+        return "process" if spec.code else spec.isolation
 
     @property
     def needs_processes(self) -> bool:
         """Whether an agent runs in a process of its own."""
-        return any(spec.isolation == "process" for spec in self._specs.values())
+        return any(self.isolation(name) == "process" for name in self._specs)
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether it runs what it is sent."""
+        return RUN_CODE in self._specs
 
     def definition(self, name: str) -> dict[str, Any]:
         """The settings as JSON without defaults, secrets masked: what `lifecycle.queued` keeps for ever."""
-        return self.timed(masked(msgspec.to_builtins(self.spec(name))))
+        spec = self.spec(name)
+        definition: dict[str, Any] = masked(msgspec.to_builtins(spec))
+        if spec.output_schema is not None:
+            definition["output_schema"] = spec.output_schema  # it names fields, and has no secrets
+        if spec.code:
+            definition.setdefault("run_timeout_s", min(CODE_TIMEOUT_S, self._run_timeout_s or CODE_TIMEOUT_S))
+            definition.setdefault("on_worker_lost", "fail")
+        return self.timed(definition)
 
     def timed(self, definition: dict[str, Any]) -> dict[str, Any]:
         """A definition with the timeout of those that have none of their own."""
@@ -197,6 +256,8 @@ class AgentCatalog:
 
             return StrandsAgent(await self._teams.build(definition), ctx, self._taken, root=ROOT)
         spec = self.spec(name)
+        if spec.code:
+            return CodeAgent(spec.code_limits, ctx)
         made = await (self._configured(name, spec) if spec.factory is None else _made(spec.factory, ctx))
         if inspect.isasyncgenfunction(made):
             return GeneratorAgent(made, ctx)

@@ -16,6 +16,7 @@ from runstore.runtime.loops import AgentLoop
 from runstore.runtime.recorder import Recorder
 from runstore.runtime.session_memory import read_memory
 from runstore.runtime.spans import attempt_span, note_ending
+from runstore.runtime.user_code import words_of
 
 SAFE_POINT_S = 0.1  # what an agent that was asked to stop gets to do so by itself
 MAX_MESSAGE = 4_000  # characters of an error message
@@ -54,7 +55,6 @@ class Executor:
         self._task = asyncio.current_task()
         with attempt_span(self.context, self._queued.traceparent) as span:
             ending = None if self._abandoned_at else await self._end()
-            self._agent = None
             if self._handed_over:
                 ending = None
             if ending is not None:
@@ -71,13 +71,17 @@ class Executor:
         except AppendRefused as refusal:
             log.info("run_lost", run_id=self.context.run_id, reason=str(refusal))
             return None
+        except GeneratorExit:  # thrown away with its loop; the run was closed over our head
+            raise
         except BaseException as error:  # whatever it is, it ends this run and nothing else
             return failure(error)
+        finally:
+            self._agent = None
 
     @property
     def idle_s(self) -> float:
-        """How long ago the agent last said something, or was begun."""
-        return time.monotonic() - self._recorder.said_at
+        """How long the agent has said nothing; what it waits for the log is not its fault."""
+        return self._recorder.idle_s
 
     @property
     def abandoned_s(self) -> float:
@@ -136,4 +140,4 @@ def failure(error: BaseException) -> Failed:
     """The ending of a run whose agent raised."""
     if isinstance(error, RunstoreError):
         return Failed(code=error.code, message=str(error)[:MAX_MESSAGE])
-    return Failed(code="agent_error", message=f"{type(error).__name__}: {error}"[:MAX_MESSAGE])
+    return Failed(code="agent_error", message=f"{type(error).__name__}: {words_of(error)}"[:MAX_MESSAGE])

@@ -7,7 +7,7 @@
 Each agent has a keeper, a process that waits: for the agent's end, or for that of its control socket, which
 closes when the server wants the agent gone, or is gone itself, however it ended. Then it kills the agent and
 all that came from it; as their reaper it also gets those that have left the agent's process group. It tells
-the server how the agent ended.
+the server how the agent ended, and removes the agent's temporary directory with all that is in it.
 """
 
 import ctypes
@@ -17,6 +17,8 @@ import selectors
 import signal
 import socket
 import sys
+import tempfile
+import traceback
 from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
@@ -26,9 +28,11 @@ PRELOADED = (
     "runstore.runtime.strands_agent",
     "runstore.runtime.strands_models",
 )
+READY, FAILED = b"+", b"-"  # what the fork server tells the server: to begin with, and of each request
 STATUS_BYTES = 4  # of what a keeper tells: the agent's exit code, or minus the signal that ended it
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -39,6 +43,7 @@ def main(fd: int) -> None:
         fd: a socket. One byte with two sockets (control, events) asks for an agent, its end for ours.
     """
     requests = socket.socket(fileno=fd)
+    hide()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends us in good order
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, lambda *_: _reap())
@@ -46,20 +51,38 @@ def main(fd: int) -> None:
         import_module(module)
     gc.collect()
     gc.freeze()  # or the first collection in each process would copy all that they share
-    requests.sendall(b"+")
-    while True:
-        asked, sockets, _, _ = socket.recv_fds(requests, 1, 2)
-        if not asked:
-            break
-        control, events = (socket.socket(fileno=fd) for fd in sockets)
-        if os.fork() == 0:
-            requests.close()
-            _keep(control, events)
-        control.close()
-        events.close()
+    with suppress(ConnectionError):  # the server is gone
+        requests.sendall(READY)
+        while True:
+            asked, sockets, _, _ = socket.recv_fds(requests, 1, 2)
+            if not asked:
+                break
+            requests.sendall(_fork(requests, sockets))
     with suppress(ChildProcessError):
         while True:
             os.wait()
+
+
+def _fork(requests: socket.socket, sockets: list[int]) -> bytes:
+    try:
+        control, events = (socket.socket(fileno=fd) for fd in sockets)
+        with control, events:
+            if os.fork() == 0:
+                _begin(requests, control, events)
+        return READY
+    except (OSError, ValueError) as error:  # no more processes, or descriptors, are to be had
+        print(f"no process for an agent: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _begin(requests: socket.socket, control: socket.socket, events: socket.socket) -> NoReturn:
+    try:
+        requests.close()
+        _keep(control, events)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
 
 
 def _keep(control: socket.socket, events: socket.socket) -> NoReturn:
@@ -68,11 +91,12 @@ def _keep(control: socket.socket, events: socket.socket) -> NoReturn:
     signal.set_wakeup_fd(wake.fileno())
     signal.signal(signal.SIGCHLD, lambda *_: None)
     _control_process(_PR_SET_CHILD_SUBREAPER, 1)
+    folder = _own_folder()
     agent = os.fork()
     if agent == 0:
         for own in (control, heard, wake):
             own.close()
-        _become_agent(events)
+        _become_agent(events, folder)
     events.close()
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
@@ -88,15 +112,40 @@ def _keep(control: socket.socket, events: socket.socket) -> NoReturn:
     status = _kill_all(agent, status)
     with suppress(OSError):  # the server is gone, or does not want to know
         control.sendall(status.to_bytes(STATUS_BYTES, "big", signed=True))
+    _remove(folder)
     os._exit(0)
 
 
-def _become_agent(events: socket.socket) -> NoReturn:
+def hide() -> None:
+    """Let no other process of our user look into this one or those that it forks, but for root's."""
+    _control_process(_PR_SET_DUMPABLE, 0)
+
+
+def _own_folder() -> str | None:
+    try:
+        return tempfile.mkdtemp(prefix="runstore-")
+    except OSError:
+        return None  # most agents need none
+
+
+def _remove(folder: str | None) -> None:
+    """Remove a directory, however deep and locked what is in it."""
+    if folder is not None:
+        with suppress(OSError):
+            os.rmdir(folder)
+            return
+        os.execl("/bin/sh", "sh", "-c", 'chmod -R u+rwx "$0" 2>&-; exec rm -rf -- "$0"', folder)  # noqa: S606
+
+
+def _become_agent(events: socket.socket, folder: str | None) -> NoReturn:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setpgid(0, 0)  # what it starts is killed with it
     _control_process(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    tempfile.tempdir = folder
+    if folder is not None:
+        os.environ["TMPDIR"] = folder
     from runstore.runtime.process_child import work
 
     work(events)

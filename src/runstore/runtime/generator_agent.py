@@ -46,7 +46,8 @@ class GeneratorAgent:
         room = MAX_RESULT_BYTES
         async with aclosing(_Guarded(self._start(input))) as items:
             async for item in items:
-                await recorder.record(_event(item, self._context.agent_name))
+                event = event_of(item, self._context.agent_name, "the agent's generator yielded")
+                await recorder.record(event)
                 if isinstance(item, str) and room >= 0:
                     said.append(item)
                     room -= len(item)
@@ -75,7 +76,7 @@ class _Guarded:
     async def __anext__(self) -> Any:
         try:
             return await anext(self._generator)
-        except (StopAsyncIteration, CancelledError):
+        except (StopAsyncIteration, CancelledError, GeneratorExit):
             raise
         except BaseException as error:
             raise failed("the agent's generator", error) from error
@@ -84,13 +85,15 @@ class _Guarded:
         await self._generator.aclose()
 
 
-def _event(item: Any, agent: str) -> Event | Custom:
+def event_of(item: Any, agent: str, said: str) -> Event | Custom:
+    """What an agent says as an event. `said`: how, for the message.
+
+    Raises:
+        AgentError: it is neither text nor an event.
+    """
     if isinstance(item, str):
         return Token(agent=agent, text=item)
     if isinstance(item, dict) and isinstance(item.get("type"), str) and item.keys() <= {"type", "data"}:
         return Custom(item["type"], item.get("data"))
     shown = repr(item)[:100] if isinstance(item, dict) else type(item).__name__
-    raise AgentError(
-        f"the agent's generator yielded {shown}; it may yield text (str) and events "
-        '({"type": "custom.…", "data": …})'
-    )
+    raise AgentError(f'{said} {shown}; it may be text (str) or an event ({{"type": "custom.…", "data": …}})')

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import inspect
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,15 +18,16 @@ from msgspec import Struct
 from structlog.contextvars import get_contextvars
 
 from runstore.runtime.interrupts import Interrupted, interrupt
-from runstore.runtime.tool_threads import ToolThreads
+from runstore.runtime.tool_threads import TOOL_THREADS, ToolThreads
 
 Isolation = Literal["loop", "thread", "process"]
 
-TOOL_THREADS = 1_000  # sync tools at once, as many as runs: stuck ones must not hold up the others
 BLOCKED_S = 1.0  # a loop that has not turned for so long is blocked
 STACK_FRAMES = 8  # of a blocked loop that are told of, the innermost
 
 log = structlog.get_logger(__name__)
+
+_unending: list[asyncio.Task[Any]] = []  # that do not even end when they are thrown away, and so never are
 
 
 class _Task(asyncio.Task[Any]):
@@ -85,8 +88,9 @@ class AgentLoop:
     def stack(self) -> str:
         """Where its thread is now, innermost first: `function file:line < …`."""
         frame = sys._current_frames().get(self._thread.ident or 0)
-        frames = traceback.extract_stack(frame)[-STACK_FRAMES:] if frame else []
-        return " < ".join(f"{at.name} {Path(at.filename).name}:{at.lineno}" for at in reversed(frames))
+        frames = islice(traceback.walk_stack(frame), STACK_FRAMES) if frame else []
+        places = [(at.f_code.co_name, Path(at.f_code.co_filename).name, line) for at, line in frames]
+        return " < ".join(f"{function} {file}:{line}" for function, file, line in places)
 
     def stop(self) -> None:
         """Let the thread end as soon as the loop turns, whatever runs there; from any thread."""
@@ -111,7 +115,7 @@ class AgentLoop:
         try:
             while not self._stopped:
                 self._run_until_stopped()
-            self._forget_tasks()
+            self._throw_tasks_away()
         finally:
             self._loop.close()
 
@@ -123,9 +127,16 @@ class AgentLoop:
         except (SystemExit, KeyboardInterrupt) as error:  # asyncio lets these end a loop: not that of others
             log.warning("agent_exited", error=repr(error))
 
-    def _forget_tasks(self) -> None:
-        for task in asyncio.all_tasks(self._loop):  # of agents that do not end; nobody is to be told so again
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
+    def _throw_tasks_away(self) -> None:
+        """End agents that do not end by themselves, in this thread: Python runs their `finally` blocks and
+        handlers of GeneratorExit, and the garbage collector would do that in any other."""
+        for task in asyncio.all_tasks(self._loop):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # nobody is to be told again
+            coroutine: Any = task.get_coro()
+            with contextlib.suppress(BaseException):  # nor of what it raises
+                coroutine.close()
+            if inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
+                _unending.append(task)
 
 
 class Blocked(Struct, frozen=True):

@@ -13,11 +13,13 @@ from runstore.core.errors import AgentError
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.runtime import process_messages as messages
 from runstore.runtime.agents import AgentSpec
-from runstore.runtime.process_messages import event_of, pack
+from runstore.runtime.process_messages import event_of, for_child, result_of
 from runstore.runtime.processes import Child, Processes
 from runstore.runtime.spans import traceparent
 
 READ_BYTES = 1 << 16  # of a process at once
+
+_logger = logging.getLogger(__name__)  # of all agents' lines: names of theirs would be kept for ever
 
 
 class ProcessAgent:
@@ -42,7 +44,7 @@ class ProcessAgent:
         child = self._child = await self._processes.fork()
         try:
             begin = messages.Begin(self._context, self._spec, input, list(history), sys.path, traceparent())
-            child.writer.write(pack(begin))
+            child.writer.write(for_child(begin))
             return await self._attend(asyncio.create_task(_listen(child, recorder)))
         finally:
             self._processes.release(child)
@@ -51,7 +53,7 @@ class ProcessAgent:
         """See `Agent.cancel`."""
         if self._child is not None and not self._told:
             self._told = True
-            self._child.writer.write(pack(messages.Cancel()))
+            self._child.writer.write(for_child(messages.Cancel()))
 
     async def _attend(self, listening: "asyncio.Task[AgentResult]") -> AgentResult:
         cancelled: asyncio.CancelledError | None = None
@@ -81,14 +83,12 @@ async def _listen(child: Child, recorder: RunRecorder) -> AgentResult:
                     await recorder.record(event_of(message))
                 case messages.WriteAhead():
                     await recorder.commit(event_of(message))
-                    child.writer.write(pack(messages.Stored()))
-                case messages.Logged(logger, level, line):
-                    logging.getLogger(logger).log(level, "%s", line)
-                case messages.Done(result, usage):
-                    return AgentResult(result, usage)
-                case messages.Raised(code, text):
-                    raise AgentError(text, code=code)
-    raise AgentError(_how(await child.ended()), code="agent_crashed")
+                    child.writer.write(for_child(messages.Stored()))
+                case messages.Logged(level, line):
+                    _logger.log(level, "%s", line)
+                case messages.Ended():
+                    return result_of(message)
+    raise AgentError(_how(await child.end()), code="agent_crashed")
 
 
 async def _receive(reader: asyncio.StreamReader) -> bytes:
@@ -98,7 +98,9 @@ async def _receive(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
-def _how(status: int) -> str:
+def _how(status: int | None) -> str:
+    if status is None:
+        return "the agent's process was lost, and nobody can say how it ended"
     if status >= 0:
         return f"the agent's process ended with exit code {status} before the agent had come to its end"
     with suppress(ValueError):

@@ -15,17 +15,21 @@ from typing import Any, NoReturn
 import structlog
 
 from runstore.core.codec import EncodedEvent, encode
-from runstore.core.events import Custom, Event, EventType
+from runstore.core.errors import RunstoreError
+from runstore.core.events import Completed, Custom, Event, EventType, Failed
 from runstore.runtime import process_messages as messages
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.executor import SAFE_POINT_S, failure
 from runstore.runtime.loops import new_event_loop
-from runstore.runtime.process_messages import LENGTH_BYTES, ToServer, pack
+from runstore.runtime.process_messages import LENGTH_BYTES, ToServer, for_server
 from runstore.runtime.recorder import TURN
-from runstore.runtime.spans import child_of
+from runstore.runtime.spans import child_of, flush_spans
+from runstore.runtime.tool_threads import TOOL_THREADS, ToolThreads
 
 NICENESS = 10  # below the server's, which has to answer whatever agents do
 MAX_LOGGED = 8_192  # characters of a line that an agent logs
+MAX_LINES = 1_000  # that wait to be sent; what is too much is dropped
+FLUSH_S = 1.0  # for the agent's own tracer provider to hand out its spans
 
 MIB = 1 << 20
 
@@ -36,6 +40,7 @@ def work(events: socket.socket) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.nice(NICENESS)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(2, 1)  # the server's own standard output says where it listens
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         asyncio.Runner(loop_factory=new_event_loop).run(_work(events))
         os._exit(0)
@@ -53,13 +58,16 @@ async def _work(events: socket.socket) -> None:
     recorder = PipeRecorder(Pipe(events))
     _send_logs(recorder)
     sys.path[:] = begin.path
-    sys.stdout = sys.stderr  # the server's own standard output says where it listens
+    sys.stdout = sys.stderr  # as it is, line by line
     if begin.spec.memory_limit_mb is not None:
         limit = begin.spec.memory_limit_mb * MIB
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    asyncio.get_running_loop().set_default_executor(ToolThreads(TOOL_THREADS, "tool"))
     attempt = Attempt(begin, recorder)
     listening = asyncio.create_task(_listen(events, attempt, recorder))
-    await recorder.send(await attempt.end())
+    ending = await attempt.end()
+    flush_spans(FLUSH_S)  # the server has us killed as soon as it knows the ending
+    await recorder.end(ending)
     listening.cancel()
 
 
@@ -95,20 +103,24 @@ class Attempt:
         self._agent: Any = None
         self._task = asyncio.create_task(self._work())
 
-    async def end(self) -> ToServer:
+    async def end(self) -> EncodedEvent:
         """What the agent came to."""
         await asyncio.wait({self._task})
+        try:
+            return encode(self._ending())
+        except RunstoreError as error:  # a result that cannot be stored
+            return encode(failure(error))
+
+    def _ending(self) -> Completed | Failed:
         if self._task.cancelled():
-            return messages.Raised("agent_error", "the agent cancelled itself")
+            return Failed(code="agent_error", message="the agent cancelled itself")
         error = self._task.exception()
         if error is None:
             return self._task.result()
         if _is_memory_error(error):
-            return messages.Raised(
-                "memory_limit", f"the agent needed more than {self._begin.spec.memory_limit_mb} MiB"
-            )
-        ending = failure(error)
-        return messages.Raised(ending.code, ending.message)
+            limit = self._begin.spec.memory_limit_mb
+            return Failed(code="memory_limit", message=f"the agent needed more than {limit} MiB")
+        return failure(error)
 
     def cancel(self) -> None:
         """Ask the agent to stop, then cancel its task; what does not end then is killed from outside."""
@@ -116,13 +128,13 @@ class Attempt:
             self._agent.cancel()
         asyncio.get_running_loop().call_later(SAFE_POINT_S, self._task.cancel)
 
-    async def _work(self) -> ToServer:
+    async def _work(self) -> Completed:
         begin = self._begin
         catalog = AgentCatalog({begin.context.agent_name: begin.spec})
         with child_of(begin.traceparent):
             self._agent = agent = await catalog.build(begin.context.agent_name, begin.context)
             done = await agent.run(begin.input, begin.history, self._recorder)
-        return messages.Done(done.result, done.usage)
+        return Completed(result=done.result, usage=done.usage)
 
 
 class Pipe:
@@ -136,13 +148,7 @@ class Pipe:
 
     async def write(self, message: ToServer) -> None:
         """Send a message; waits only while the server is behind."""
-        self.write_soon(message)
-        if self._draining is not None:
-            await self._draining
-
-    def write_soon(self, message: ToServer) -> None:
-        """Send a message, or leave it to be sent behind those that wait."""
-        data = pack(message)
+        data = for_server(message)
         sent = 0
         if self._draining is None:
             with suppress(BlockingIOError):
@@ -151,6 +157,7 @@ class Pipe:
             self._waiting += data[sent:]
             if self._draining is None:
                 self._draining = self._loop.create_task(self._drain())
+            await asyncio.shield(self._draining)
 
     async def _drain(self) -> None:
         while self._waiting:
@@ -167,6 +174,9 @@ class PipeRecorder:
         self._loop = asyncio.get_running_loop()
         self._turn = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._lines: deque[messages.Logged] = deque()
+        self._lines_dropped = 0
+        self._called = False  # to send lines
 
     async def record(self, event: Event | Custom | EncodedEvent) -> None:
         """See `RunRecorder.record`."""
@@ -189,14 +199,29 @@ class PipeRecorder:
         if not stored.done():
             stored.set_result(None)
 
-    async def send(self, ending: ToServer) -> None:
+    async def end(self, ending: EncodedEvent) -> None:
         """Say how the agent ended, after all that it said."""
-        await self._pipe.write(ending)
+        await self._send_lines()
+        await self._pipe.write(messages.Ended(ending.type, ending.data))
 
-    def log(self, record: logging.LogRecord) -> None:
-        """Send a line of the log; from any thread."""
-        line = messages.Logged(record.name, record.levelno, record.getMessage()[:MAX_LOGGED])
-        self._loop.call_soon_threadsafe(self._pipe.write_soon, line)
+    def log(self, level: int, line: str) -> None:
+        """Send a line of the log, unless too many wait already; from any thread, which does not wait."""
+        if len(self._lines) >= MAX_LINES:
+            self._lines_dropped += 1
+            return
+        text = line[:MAX_LOGGED].encode(errors="replace").decode()
+        self._lines.append(messages.Logged(level, text))
+        if not self._called:
+            self._called = True
+            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._send_lines()))
+
+    async def _send_lines(self) -> None:
+        self._called = False
+        if self._lines_dropped:
+            dropped, self._lines_dropped = self._lines_dropped, 0
+            self._lines.append(messages.Logged(logging.WARNING, f"log_lines_dropped lines={dropped}"))
+        while self._lines:
+            await self._pipe.write(self._lines.popleft())
 
 
 def _said(event: Event | Custom | EncodedEvent) -> tuple[EventType, bytes]:
@@ -213,7 +238,14 @@ def _is_memory_error(error: BaseException | None) -> bool:
 class _LogHandler(logging.Handler):
     def __init__(self, recorder: PipeRecorder) -> None:
         super().__init__()
-        self.emit = recorder.log  # type: ignore[method-assign]
+        self._recorder = recorder
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler.emit`."""
+        try:
+            self._recorder.log(record.levelno, self.format(record))
+        except Exception:  # of the agent's own arguments, as in a line with too few of them
+            self.handleError(record)
 
 
 def _send_logs(recorder: PipeRecorder) -> None:

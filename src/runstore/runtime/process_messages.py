@@ -1,19 +1,20 @@
-"""What the server and an agent's process say to each other: MessagePack, each message after its length.
+"""What the server and an agent's process say to each other, each message after its length.
 
-The process is not trusted: the server takes from it what an agent may say, and nothing else.
+The process is not trusted: the server takes from it what an agent may say, as MessagePack, and nothing else.
+The process trusts the server, and gets Python's objects as they are, with bytes and integers of any size.
 """
 
-import time
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from runstore.core.codec import MAX_EVENT_BYTES, EncodedEvent, RecordedEvent
-from runstore.core.errors import AgentError, EventTooLarge, InvalidEvent
-from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES, EventType
-from runstore.core.ports import RunContext
+from runstore.core.codec import EncodedEvent, RecordedEvent, encode
+from runstore.core.errors import AgentError, InvalidEvent
+from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES, Completed, Custom, EventType, Failed
+from runstore.core.ports import AgentResult, RunContext
 from runstore.runtime.agents import AgentSpec
 
 LENGTH_BYTES = 4
@@ -21,7 +22,7 @@ MAX_MESSAGE_BYTES = 16 << 20  # of a process
 CONTROL = ("lifecycle.", "cancel.", "run.")  # types that no agent writes
 
 
-class Begin(Struct, frozen=True, array_like=True, tag="begin"):
+class Begin(Struct, frozen=True):
     """What to do. `path`: where Python looks for modules."""
 
     context: RunContext
@@ -32,11 +33,11 @@ class Begin(Struct, frozen=True, array_like=True, tag="begin"):
     traceparent: str | None
 
 
-class Cancel(Struct, frozen=True, array_like=True, tag="cancel"):
+class Cancel(Struct, frozen=True):
     """Stop at the next safe point."""
 
 
-class Stored(Struct, frozen=True, array_like=True, tag="stored"):
+class Stored(Struct, frozen=True):
     """What was to be written ahead is stored."""
 
 
@@ -57,38 +58,40 @@ class WriteAhead(Struct, frozen=True, array_like=True, tag="write_ahead", gc=Fal
 class Logged(Struct, frozen=True, array_like=True, tag="logged"):
     """A line that the agent's code logged."""
 
-    logger: str
     level: int
     message: str
 
 
-class Done(Struct, frozen=True, array_like=True, tag="done"):
-    """The agent has come to its end."""
+class Ended(Struct, frozen=True, array_like=True, tag="ended", gc=False):
+    """How the agent ended, as the event that says so."""
 
-    result: dict[str, Any]
-    usage: dict[str, int]
-
-
-class Raised(Struct, frozen=True, array_like=True, tag="raised"):
-    """The agent has failed."""
-
-    code: str
-    message: str
+    event: EventType
+    data: bytes
 
 
 ToChild = Begin | Cancel | Stored
-ToServer = Said | WriteAhead | Logged | Done | Raised
+ToServer = Said | WriteAhead | Logged | Ended
 
 _encoder = msgspec.msgpack.Encoder()
-_read_to_child: msgspec.msgpack.Decoder[ToChild] = msgspec.msgpack.Decoder(ToChild)
 _read_to_server: msgspec.msgpack.Decoder[ToServer] = msgspec.msgpack.Decoder(ToServer)
 _read_event = {type: msgspec.json.Decoder(cls) for type, cls in EVENT_CLASSES.items()}
 _read_json = msgspec.json.Decoder()
 
 
+def for_child(message: ToChild) -> bytes:
+    """The message with its length."""
+    return _with_length(pickle.dumps(message))
+
+
 def to_child(body: bytes) -> ToChild:
     """Read what the server said."""
-    return _read_to_child.decode(body)
+    message: ToChild = pickle.loads(body)  # noqa: S301 - our own server wrote it
+    return message
+
+
+def for_server(message: ToServer) -> bytes:
+    """The message with its length."""
+    return _with_length(_encoder.encode(message))
 
 
 def to_server(buffer: bytearray) -> Iterator[ToServer]:
@@ -108,31 +111,45 @@ def to_server(buffer: bytearray) -> Iterator[ToServer]:
         start = body + size
         try:
             yield _read_to_server.decode(memoryview(buffer)[body:start])
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise AgentError(f"the agent's process sent what is no message: {error}") from error
     del buffer[:start]
 
 
-def pack(message: ToChild | ToServer) -> bytes:
-    """The message with its length."""
-    body = _encoder.encode(message)
-    return len(body).to_bytes(LENGTH_BYTES, "big") + body
-
-
 def event_of(said: Said | WriteAhead) -> EncodedEvent:
-    """What a process said, as an event that may be stored.
+    """What a process said, as an event that may be stored: in bytes and at a time of our own.
 
     Raises:
         AgentError: it is none, or none that an agent may write.
     """
-    type, data = said.event, said.data
-    cls = EVENT_CLASSES.get(type)
     try:
-        if type.startswith(CONTROL) or (cls is None and not CUSTOM_TYPE.fullmatch(type)):
-            raise InvalidEvent(f"an agent cannot write {type[:100]!r}")
-        if len(data) > MAX_EVENT_BYTES:
-            raise EventTooLarge(f"a {type} event has {len(data):,} bytes of data")
-        (_read_json if cls is None else _read_event[type]).decode(data)
-    except (InvalidEvent, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        if said.event.startswith(CONTROL):
+            raise InvalidEvent(f"an agent cannot write {said.event[:100]!r}")
+        if said.event in EVENT_CLASSES:
+            return encode(_read_event[said.event].decode(said.data))
+        if not CUSTOM_TYPE.fullmatch(said.event):
+            raise InvalidEvent(f"there is no event type {said.event[:100]!r}")
+        return encode(Custom(said.event, _read_json.decode(said.data)))
+    except (InvalidEvent, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise AgentError(f"the agent's process wrote what is no event: {error}") from error
-    return EncodedEvent(type, 1 if cls is None else cls.version, False, time.time_ns() // 1_000_000, data)
+
+
+def result_of(ended: Ended) -> AgentResult:
+    """How an agent ended.
+
+    Raises:
+        AgentError: it failed, or its process told nonsense.
+    """
+    try:
+        ending = _read_event[ended.event].decode(ended.data)
+    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise AgentError(f"the agent's process ended with what is no ending: {error}") from error
+    if isinstance(ending, Completed):
+        return AgentResult(ending.result, ending.usage)
+    if isinstance(ending, Failed):
+        raise AgentError(ending.message, code=ending.code)
+    raise AgentError(f"an agent's process cannot end with {ended.event[:100]!r}")
+
+
+def _with_length(body: bytes) -> bytes:
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body

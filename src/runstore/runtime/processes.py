@@ -5,13 +5,15 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from runstore.core.errors import AgentError
-from runstore.runtime.fork_server import STATUS_BYTES
+from runstore.runtime.fork_server import READY, STATUS_BYTES
 
-START_S = 30.0  # for the fork server to import what agents need
+START_S = 30.0  # for the fork server to import what agents need, and to fork a process
 CLOSE_S = 2.0  # for it and all processes to end
+ENDED_S = 5.0  # for a process that we hear no more of to be gone
 FORK_SERVER = (
     "import sys; fd = int(sys.argv[1]); sys.path[:] = sys.argv[2:]; "
     "from runstore.runtime.fork_server import main; main(fd)"
@@ -33,10 +35,18 @@ class Child:
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
 
-    async def ended(self) -> int:
-        """Wait for its end: its exit code, or minus the signal that ended it."""
-        told = await asyncio.get_running_loop().sock_recv(self._control, STATUS_BYTES)
-        return int.from_bytes(told, "big", signed=True) if told else -9
+    async def end(self) -> int | None:
+        """Kill it, unless it has ended by itself: its exit code, or minus the signal that ended it.
+
+        None when its keeper does not tell.
+        """
+        self.kill()
+        receiving = asyncio.get_running_loop().sock_recv(self._control, STATUS_BYTES)
+        try:
+            told = await asyncio.wait_for(receiving, ENDED_S)
+        except (TimeoutError, ConnectionError):
+            return None
+        return int.from_bytes(told, "big", signed=True) if told else None
 
     def close(self) -> None:
         """Kill it, if it lives, and let go of it."""
@@ -44,15 +54,68 @@ class Child:
         self.writer.close()
 
 
+class _ForkServer:
+    """The process that forks the others. Every method may block; `close` breaks that off."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(START_S)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", FORK_SERVER, str(theirs.fileno()), *sys.path],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait_until_ready(self) -> None:
+        """Raises OSError when it does not start, or not in time."""
+        self._expect_word()
+
+    def fork(self) -> tuple[socket.socket, socket.socket]:
+        """Our ends of a new process's sockets, control and events. Raises OSError when there is none."""
+        control, theirs = socket.socketpair()
+        events, their_events = socket.socketpair()
+        try:
+            with theirs, their_events:
+                socket.send_fds(self._socket, [b"+"], [theirs.fileno(), their_events.fileno()])
+                self._expect_word()
+        except BaseException:
+            control.close()
+            events.close()
+            raise
+        return control, events
+
+    def close(self) -> None:
+        """Have it end with all that it has forked; kill it if it does not."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        try:
+            self._process.wait(CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # its keepers end with us
+            self._process.wait()
+        self._socket.close()
+
+    def _expect_word(self) -> None:
+        word = self._socket.recv(1)
+        if word != READY:
+            raise ConnectionError("see its lines in the log" if word else "it has ended")
+
+
 class Processes:
     """Starts agents' processes, and counts those that had to be killed."""
 
     def __init__(self) -> None:
         self.killed = 0
-        self._lock = threading.Lock()
         self._children: set[Child] = set()
-        self._server: subprocess.Popen[bytes] | None = None
-        self._requests: socket.socket | None = None
+        self._lock = threading.Lock()  # one talks to the fork server at a time; never taken on a loop
+        self._server: _ForkServer | None = None
+        self._closed = False
 
     @property
     def running(self) -> int:
@@ -65,9 +128,8 @@ class Processes:
         Raises:
             AgentError: it cannot be started.
         """
-        with self._lock:
-            if self._server is None or self._server.poll() is not None:
-                self._start()
+        with self._lock, self._told_as_agent_error():
+            self._have_server()
 
     async def fork(self) -> Child:
         """A new process, which waits to be told what to do.
@@ -75,23 +137,14 @@ class Processes:
         Raises:
             AgentError: there is none to be had.
         """
-        await asyncio.to_thread(self.prepare)
-        control, theirs = socket.socketpair()
-        events, child_events = socket.socketpair()
-        with theirs, child_events:
-            try:
-                self._request(theirs, child_events)
-            except OSError as error:
-                control.close()
-                events.close()
-                raise AgentError(f"no process can be started for the agent: {error}") from error
-        control.setblocking(False)
+        forking = asyncio.ensure_future(asyncio.to_thread(self._fork))
         try:
-            reader, writer = await asyncio.open_unix_connection(sock=events)
-        except BaseException:
-            control.close()
-            events.close()
+            control, events = await asyncio.shield(forking)
+        except asyncio.CancelledError:
+            forking.add_done_callback(_close_sockets)
             raise
+        control.setblocking(False)
+        reader, writer = await asyncio.open_unix_connection(sock=events)
         child = Child(control, reader, writer)
         self._children.add(child)
         return child
@@ -102,39 +155,47 @@ class Processes:
         child.close()
 
     def close(self) -> None:
-        """Kill every process, and wait until they are gone."""
+        """Kill every process, and wait until they are gone. No more are started."""
+        self._closed = True
         for child in list(self._children):
             child.kill()
-        with self._lock:
-            if self._requests is not None and self._server is not None:
-                self._requests.close()
-                with suppress(subprocess.TimeoutExpired):
-                    self._server.wait(CLOSE_S)
+        if self._server is not None:
+            self._server.close()
 
-    def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._server = subprocess.Popen(
-                [sys.executable, "-c", FORK_SERVER, str(theirs.fileno()), *sys.path],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
-        ours.settimeout(START_S)
+    def _fork(self) -> tuple[socket.socket, socket.socket]:
+        with self._lock, self._told_as_agent_error():
+            return self._have_server().fork()
+
+    def _have_server(self) -> _ForkServer:
+        if self._server is None or not self._server.alive:
+            self._drop_server()
+            self._check_open()
+            self._server = _ForkServer()
+            self._check_open()  # again: from here on `close` sees it
+            self._server.wait_until_ready()
+        return self._server
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectionError("the server is closing")
+
+    def _drop_server(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+
+    @contextmanager
+    def _told_as_agent_error(self) -> Iterator[None]:
         try:
-            if not ours.recv(1):
-                raise AgentError("the fork server for agents' processes does not start; see its lines above")
-        except TimeoutError:
-            self._server.kill()
-            raise AgentError(
-                f"the fork server for agents' processes was not ready in {START_S:g} s"
-            ) from None
-        if self._requests is not None:
-            self._requests.close()
-        self._requests = ours
+            yield
+        except BaseException as error:
+            self._drop_server()  # whatever it did not do in time, the next one is a new one
+            if isinstance(error, OSError):
+                raise AgentError(f"no process can be started for the agent: {error}") from error
+            raise
 
-    def _request(self, *sockets: socket.socket) -> None:
-        with self._lock:
-            if self._requests is None:
-                raise ConnectionError("there is no fork server")
-            socket.send_fds(self._requests, [b"+"], [one.fileno() for one in sockets])
+
+def _close_sockets(forking: "asyncio.Future[tuple[socket.socket, socket.socket]]") -> None:
+    if not forking.cancelled() and forking.exception() is None:
+        for one in forking.result():
+            one.close()

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import RunstoreError
@@ -12,10 +14,7 @@ TURN = 32  # events after which an agent that never waits lets the others of its
 
 
 class Recorder:
-    """The port `RunRecorder`: bound to one attempt of one run for good. Safe to call from any event loop.
-
-    `said_at`: when the agent last said something, by the clock `time.monotonic`.
-    """
+    """The port `RunRecorder`: bound to one attempt of one run for good. Safe to call from any event loop."""
 
     def __init__(self, log: EventLog, run_id: str, attempt: int) -> None:
         self._log = log
@@ -23,7 +22,13 @@ class Recorder:
         self._attempt = attempt
         self._refusal: RunstoreError | None = None
         self._turn = 0
-        self.said_at = time.monotonic()
+        self._heard_at = time.monotonic()
+        self._waiting = 0  # events that wait for the log
+
+    @property
+    def idle_s(self) -> float:
+        """How long ago the agent last said something, or was begun; nothing while it waits for the log."""
+        return 0 if self._waiting else time.monotonic() - self._heard_at
 
     async def record(self, event: Event | Custom | EncodedEvent) -> None:
         """See `RunRecorder.record`.
@@ -32,10 +37,11 @@ class Recorder:
             InvalidEvent: the event cannot be stored.
             RunClosed, LeaseLost: the run is no longer this agent's; what it says is refused from now on.
         """
-        self.said_at = time.monotonic()
+        self._heard_at = time.monotonic()
         encoded = event if isinstance(event, EncodedEvent) else encode(event)
         while not self._log.offer(self._run_id, encoded, attempt=self._attempt, refused=self._refuse):
-            await self._log.room(self._run_id)
+            with self._waits():
+                await self._log.room(self._run_id)
             self._check()
         self._check()
         self._turn += 1
@@ -45,9 +51,18 @@ class Recorder:
 
     async def commit(self, event: Event | Custom | EncodedEvent) -> None:
         """See `RunRecorder.commit`. Raises as `record` does."""
-        self.said_at = time.monotonic()
         self._check()
-        await self._log.append(self._run_id, [event], attempt=self._attempt, patient=True)
+        with self._waits():
+            await self._log.append(self._run_id, [event], attempt=self._attempt, patient=True)
+
+    @contextmanager
+    def _waits(self) -> Iterator[None]:
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            self._heard_at = time.monotonic()
 
     def _refuse(self, refusal: RunstoreError) -> None:
         self._refusal = refusal

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Set
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,6 +14,7 @@ from structlog.contextvars import get_contextvars
 
 from runstore.runtime.interrupts import Interrupted, clear_interrupt, interrupt
 
+TOOL_THREADS = 1_000  # sync tools at once, as many as runs: stuck ones must not hold up the others
 INTERRUPT_S = 5.0  # that a blocking tool gets to end after its run
 
 P = ParamSpec("P")
@@ -87,21 +89,26 @@ class ToolThreads(ThreadPoolExecutor):
     def _start_next(self) -> None:
         while self._waiting and len(self._working) - self.abandoned < self._limit:
             call = self._waiting.popleft()
+            thread = threading.Thread(target=self._work, args=(call,), name=next(self._names), daemon=True)
             self._working.add(call)
-            threading.Thread(target=self._work, args=(call,), name=next(self._names), daemon=True).start()
+            try:
+                thread.start()
+            except RuntimeError as error:  # the machine gives no more threads
+                self._working.remove(call)
+                if call.future.set_running_or_notify_cancel():
+                    call.future.set_exception(error)
 
     def _work(self, call: _Call) -> None:
-        try:
-            call.thread_id = threading.get_ident()
+        call.thread_id = threading.get_ident()
+        with suppress(Interrupted):
             call.make()
-            self._leave(call)
-        except Interrupted:  # on the way out, when the call was over
-            self._leave(call)
+        while call in self._working:
+            with suppress(Interrupted):  # on the way out, when the call was over
+                self._leave(call)
 
     def _leave(self, call: _Call) -> None:
         with self._lock:
-            if call in self._working:
-                self._working.remove(call)
-                self.abandoned -= call.abandoned_at is not None
-                self._start_next()
-        clear_interrupt(call.thread_id)
+            clear_interrupt(call.thread_id)  # there is no new one while we have the lock
+            self._working.remove(call)
+            self.abandoned -= call.abandoned_at is not None
+            self._start_next()

@@ -44,7 +44,7 @@ async def call(function: Callable[..., Any], ctx: Any, what: str) -> Any:
         return made
     try:
         return await made
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, GeneratorExit):
         raise
     except BaseException as error:
         raise failed(what, error) from error
@@ -74,5 +74,13 @@ def failed(what: str, error: BaseException) -> RunstoreError:
     """What a user's code raised, as ours; what is ours stays as it is."""
     if isinstance(error, RunstoreError):
         return error
-    text = " ".join(str(error).split())
+    text = " ".join(words_of(error).split())
     return AgentError(f"{what} failed: {type(error).__name__}: {text}"[:1_000])
+
+
+def words_of(error: BaseException) -> str:
+    """What an exception says of itself; a user's may raise another instead."""
+    try:
+        return str(error)
+    except BaseException as another:
+        return f"(its __str__ raised {type(another).__name__})"

@@ -1,0 +1,81 @@
+"""What a run's record has besides, for those who ask: `?include=trace,ops_log,schema_warnings`."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+from starlette.requests import Request
+
+from runstore.core.codec import RecordedEvent, decode, timestamp
+from runstore.core.events import EVENT_CLASSES, STREAMED_TYPES, Queued
+from runstore.core.ports import EventFilter
+from runstore.core.records import EventRecord
+from runstore.http.errors import BadRequest
+from runstore.http.fields import Seq
+from runstore.http.requests import FAMILIES
+from runstore.runtime.output_schema import SchemaWarning, schema_warnings
+from runstore.store import RunAt, RunStore
+
+INCLUDES = ("trace", "ops_log", "schema_warnings")
+MAX_INCLUDED = 1_000  # events of a trace or an operations log; the rest is read as pages
+
+_STREAMING = frozenset(name.partition(".")[0] + "." for name in STREAMED_TYPES)
+TRACE = EventFilter(frozenset(EVENT_CLASSES) - STREAMED_TYPES, tuple(sorted(FAMILIES - _STREAMING)))
+OPS_LOG = EventFilter(prefixes=("cancel.", "lifecycle."))
+
+
+class EventPage(Struct, frozen=True):
+    """Events in their order. The bytes of each one are the log's."""
+
+    data: list[EventRecord]
+    next: Seq | None
+
+
+class Included(Struct, frozen=True):
+    """What was asked for."""
+
+    trace: EventPage | UnsetType = UNSET
+    ops_log: list[EventRecord] | UnsetType = UNSET
+    schema_warnings: list[SchemaWarning] | UnsetType | None = UNSET
+
+
+def read_include(request: Request) -> list[str]:
+    """`?include=`: names with commas between them."""
+    text = request.query_params.get("include")
+    names = [] if text is None else text.split(",")
+    for name in names:
+        if name not in INCLUDES:
+            message = f"include: unknown name {name[:50]!r}; known: {', '.join(INCLUDES)}"
+            raise BadRequest(message, code="invalid_parameter")
+    return names
+
+
+async def include(store: RunStore, found: RunAt, names: list[str]) -> Included:
+    """Read what was asked for, as it was at the seq of the run that was found."""
+    return Included(
+        trace=await _page(store, found, TRACE) if "trace" in names else UNSET,
+        ops_log=(await _page(store, found, OPS_LOG)).data if "ops_log" in names else UNSET,
+        schema_warnings=await _warnings(store, found) if "schema_warnings" in names else UNSET,
+    )
+
+
+async def _page(store: RunStore, found: RunAt, only: EventFilter) -> EventPage:
+    events = await store.events(found.run.run_id, limit=MAX_INCLUDED + 1, only=only)
+    events = [event for event in events if event.seq <= found.last_seq]
+    page = events[:MAX_INCLUDED]
+    return EventPage([_record(event) for event in page], page[-1].seq if len(events) > len(page) else None)
+
+
+async def _warnings(store: RunStore, found: RunAt) -> list[SchemaWarning] | None:
+    """What is wrong with a result; None if there is none, or its agent did not say how it should be."""
+    [first] = await store.events(found.run.run_id, limit=1)
+    queued = decode(first.type, first.version, first.data)
+    schema: Any = queued.definition.get("output_schema") if isinstance(queued, Queued) else None
+    if schema is None or found.run.result is None:
+        return None
+    return await asyncio.to_thread(schema_warnings, schema, found.run.result)
+
+
+def _record(event: RecordedEvent) -> EventRecord:
+    return EventRecord(event.run_id, event.seq, event.type, timestamp(event.at), msgspec.Raw(event.data))

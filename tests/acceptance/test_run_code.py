@@ -1,0 +1,378 @@
+"""Submitted Python does what it is for, and nothing else: each limit meets code that does not keep it."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from runstore.runtime.code_process import FIRST_UID, UIDS
+from tests.code import ENABLED, WAITS, begin, emitted, ended, run, until_said, words
+from tests.keys import make_key
+from tests.server import DEADLINE_S, ServerProcess, run_command, serving, until
+
+GRACE_S = 1.0
+TIMEOUT_S = 15
+SECRET = "a-secret-that-no-code-may-see"
+MEMORY_MB, OUTPUT_MB, FILE_MB, PROCESSES, OPEN_FILES = 200, 1, 1, 20, 32
+CONFIG = f"""
+[agents.run-code]
+code = true
+run_timeout_s = {TIMEOUT_S}
+cpu_limit_s = 1
+memory_limit_mb = {MEMORY_MB}
+output_limit_mb = {OUTPUT_MB}
+file_limit_mb = {FILE_MB}
+process_limit = {PROCESSES}
+open_files_limit = {OPEN_FILES}
+
+[agents.silent]
+factory = "agents:silent"
+"""
+linux = pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at /proc")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    server = ServerProcess(tmp_path_factory.mktemp("code"), CONFIG, cancel_grace_s=GRACE_S)
+    server.variables["MODEL_API_KEY"] = SECRET
+    try:
+        yield server.start()
+        assert "Traceback" not in server.log
+    finally:
+        server.close()
+
+
+# What it is for.
+
+
+def test_each_line_that_it_prints_is_a_token_and_all_of_it_the_result(server: ServerProcess) -> None:
+    record = run(server, "print('one')\nprint('zwölf', 'three')\nprint('end', end='')")
+    assert words(server, record["run_id"]) == ["one\n", "zwölf three\n", "end"]
+    assert (record["status"], record["result"]) == ("success", {"text": "one\nzwölf three\nend"})
+
+
+def test_what_it_prints_and_emits_is_recorded_in_its_order(server: ServerProcess) -> None:
+    code = """
+for number in range(3):
+    print("print", number, end="")
+    emit({"type": "custom.step", "data": number})
+    emit(f"emit {number}")
+"""
+    record = run(server, code)
+    said = [(e["type"], e["data"]) for e in server.events(record["run_id"]) if e["type"] != "llm.token"]
+    assert said[3:6] == [("custom.step", 0), ("custom.step", 1), ("custom.step", 2)]
+    texts = [f"{how} {number}" for number in range(3) for how in ("print", "emit")]
+    assert words(server, record["run_id"]) == texts
+
+
+@pytest.mark.parametrize(
+    ("returned", "result"),
+    [
+        ({"sum": 3}, {"sum": 3}),
+        ("three", {"text": "three"}),
+        ([1, 2], {"value": [1, 2]}),
+        (None, {"text": "said\n"}),
+    ],
+)
+def test_what_its_function_run_returns_is_the_result(
+    server: ServerProcess, returned: Any, result: dict[str, Any]
+) -> None:
+    code = """
+import asyncio
+async def run(input, emit):
+    await asyncio.sleep(0)
+    emit("said\\n")
+    return input
+"""
+    assert run(server, code, returned)["result"] == result
+
+
+def test_its_error_is_the_runs_with_the_end_of_its_traceback(server: ServerProcess) -> None:
+    record = run(server, "def inner():\n    raise ValueError('no luck')\n\nprint('begun')\ninner()")
+    assert (record["status"], record["error_code"]) == ("error", "code_failed")
+    assert record["error"].endswith("in inner\n    raise ValueError('no luck')\nValueError: no luck")
+    assert words(server, record["run_id"]) == ["begun\n"]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import sys; sys.exit(7)", "exit code 7"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "signal 11"),
+        ("this is no Python", "SyntaxError"),
+        ("async def run(input, emit):\n    return object()", "not JSON serializable"),
+        ("emit({'type': 'lifecycle.completed', 'data': {}})", "lifecycle.completed"),
+        ("emit(5)", "int"),
+        ("print('\\x1eforged', flush=True)", "no JSON"),
+        ("emit('x' * 2_000_000)", "1,048,576"),
+    ],
+)
+def test_whatever_it_does_wrong_ends_its_run_with_a_reason(
+    server: ServerProcess, code: str, message: str
+) -> None:
+    record = run(server, code)
+    assert record["status"] == "error"
+    assert message in record["error"]
+
+
+def test_its_code_and_input_stand_in_the_runs_first_event(server: ServerProcess) -> None:
+    record = run(server, "print(input['a'])", {"a": 1})
+    first = server.events(record["run_id"])[0]["data"]
+    assert first["input"] == {"code": "print(input['a'])", "input": {"a": 1}}
+    assert first["definition"]["code"] is True
+
+
+# What it cannot see.
+
+
+def test_its_environment_is_empty_but_for_its_directory(server: ServerProcess) -> None:
+    found = emitted(server, "import os; emit({'type': 'custom.environment', 'data': dict(os.environ)})")
+    assert found.keys() <= {"TMPDIR", "LC_CTYPE"}  # Python itself sets the second
+
+
+@linux
+def test_it_cannot_look_into_the_server_or_any_process_between(server: ServerProcess) -> None:
+    code = """
+import os
+looked_at, seen, process = [], [], os.getppid()
+while True:
+    looked_at.append(process)
+    for name in ("environ", "mem", "maps", "fd"):
+        path = f"/proc/{process}/{name}"
+        try:
+            if os.listdir(path) if name == "fd" else open(path, "rb").read(1):
+                seen.append(path)
+        except OSError:
+            pass
+    if process == input:
+        break
+    process = int(open(f"/proc/{process}/stat").read().rpartition(")")[2].split()[1])
+emit({"type": "custom.seen", "data": [len(looked_at), seen]})
+"""
+    assert emitted(server, code, server.pid) == [
+        4,
+        [],
+    ]  # the agent's, its keeper, the fork server, the server
+
+
+def test_it_has_no_descriptor_but_its_standard_ones(server: ServerProcess) -> None:
+    code = """
+import os
+found = []
+for number in range(1024):
+    try:
+        os.fstat(number)
+        found.append(number)
+    except OSError:
+        pass
+emit({"type": "custom.descriptors", "data": found})
+"""
+    assert emitted(server, code) == [0, 1, 2]
+
+
+def test_it_never_runs_as_root(server: ServerProcess) -> None:
+    code = (
+        "from os import *; emit({'type': 'custom.ids', 'data': [*getresuid(), *getresgid(), *getgroups()]})"
+    )
+    assert 0 not in emitted(server, code)
+
+
+def test_none_of_ours_is_imported_in_its_process(server: ServerProcess) -> None:
+    code = "import sys; emit({'type': 'custom.modules', 'data': sorted(sys.modules)})"
+    assert not {"runstore", "strands", "sqlalchemy"} & set(emitted(server, code))
+
+
+# What it cannot take.
+
+
+def test_code_that_computes_for_ever_is_ended_by_its_cpu_limit(server: ServerProcess) -> None:
+    record = run(server, "while True: pass")
+    assert (record["status"], record["error_code"]) == ("error", "cpu_limit")
+
+
+def test_code_that_needs_too_much_memory_is_ended(server: ServerProcess) -> None:
+    record = run(server, "kept = []\nwhile True: kept.append(bytearray(10_000_000))")
+    assert (record["status"], record["error_code"]) == ("error", "memory_limit")
+
+
+def test_memory_that_is_shared_is_bounded_too(server: ServerProcess) -> None:
+    record = run(server, f"import mmap\nmmap.mmap(-1, {MEMORY_MB + 1} << 20)")
+    assert record["status"] == "error"
+    assert "Cannot allocate memory" in record["error"]
+
+
+def test_a_gigabyte_of_print_is_bounded(server: ServerProcess) -> None:
+    record = run(server, "for _ in range(1_000): print('x' * 1_000_000)")
+    assert (record["status"], record["error_code"]) == ("error", "output_limit")
+    assert sum(map(len, words(server, record["run_id"]))) <= OUTPUT_MB << 20
+
+
+def test_a_flood_of_empty_lines_is_bounded(server: ServerProcess) -> None:
+    record = run(server, "while True: print()")
+    assert record["error_code"] == "output_limit"
+    assert record["last_seq"] < 20_000
+
+
+def test_a_fork_bomb_is_bounded(server: ServerProcess) -> None:
+    begun_at = time.monotonic()
+    run_id = begin(server.http, "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass")
+    while not (record := server.record(run_id, wait=0.2))["completed_at"]:
+        assert server.http.get("/healthz").is_success
+        if Path("/proc/self").exists():
+            assert processes_of_code() <= PROCESSES
+    assert record["status"] == "error"
+    assert time.monotonic() - begun_at < TIMEOUT_S + DEADLINE_S
+
+
+def processes_of_code() -> int:
+    """How many processes the busiest of the users has that are there for code only."""
+    found = Counter[int]()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            found[process.stat().st_uid] += 1
+    return max((count for uid, count in found.items() if FIRST_UID <= uid < FIRST_UID + UIDS), default=0)
+
+
+def test_a_file_has_a_limit(server: ServerProcess) -> None:
+    record = run(server, f"with open('big', 'wb') as file: file.write(b'x' * ({FILE_MB + 1} << 20))")
+    assert "File too large" in record["error"]
+
+
+def test_open_files_have_a_limit(server: ServerProcess) -> None:
+    record = run(server, "kept = [open('run.py') for _ in range(100)]")
+    assert "Too many open files" in record["error"]
+
+
+def test_code_that_waits_for_ever_is_ended_by_its_timeout(tmp_path: Path) -> None:
+    with serving(tmp_path, ENABLED + "run_timeout_s = 0.5\n") as server:
+        record = run(server, WAITS)
+    assert (record["status"], record["error_code"]) == ("error", "timeout")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print('busy')\nwhile True: pass",
+        "print('busy')\nimport time\ntime.sleep(3600)",
+        "import signal\nfor n in (2, 15): signal.signal(n, signal.SIG_IGN)\nprint('busy')\nwhile True: pass",
+    ],
+)
+def test_a_stop_ends_it_within_the_grace_period(tmp_path: Path, code: str) -> None:
+    with serving(tmp_path, ENABLED, cancel_grace_s=GRACE_S) as server:
+        run_id = begin(server.http, code)
+        until_said(server.frames(run_id), "busy\n")
+        asked_at = time.monotonic()
+        assert server.http.post(f"/runs/{run_id}/stop").status_code == 202
+        record = ended(server.http, run_id)
+        assert time.monotonic() - asked_at < GRACE_S + 1
+        assert (record["status"], record["reason"]) == ("stopped", "user")
+
+
+# What is left of it.
+
+LEAVES = """
+import os, subprocess, sys
+sleep = [sys.executable, "-I", "-c", "import time; time.sleep(3600)"]
+child = subprocess.Popen(sleep, start_new_session=True)
+os.makedirs("a/b/c")
+open("a/b/c/file", "w").write("left")
+os.chmod("a/b", 0)
+emit({"type": "custom.left", "data": [child.pid, os.getcwd()]})
+"""
+
+
+@linux
+@pytest.mark.parametrize("then", ["", "1 / 0", "import os; os.kill(os.getpid(), 9)"])
+def test_its_children_and_its_files_go_with_it(server: ServerProcess, then: str) -> None:
+    pid, folder = emitted(server, LEAVES + then)
+    until(lambda: not Path(f"/proc/{pid}").exists(), "the child is gone")
+    until(lambda: not Path(folder).parent.exists(), "the files are gone")
+
+
+def test_a_child_that_holds_its_output_does_not_hold_up_its_end(server: ServerProcess) -> None:
+    begun_at = time.monotonic()
+    run(server, "import subprocess; subprocess.Popen(['sleep', '3600']); print('done')")
+    assert time.monotonic() - begun_at < 10
+
+
+@linux
+@pytest.mark.parametrize("end", ["stop", "kill", "terminate"])
+def test_they_go_too_when_it_is_stopped_or_the_server_ends(tmp_path: Path, end: str) -> None:
+    with serving(tmp_path, ENABLED, cancel_grace_s=GRACE_S, drain_s=0) as server:
+        run_id = begin(server.http, LEAVES + WAITS)
+        until_said(server.frames(run_id), "waiting\n")
+        [(pid, folder)] = [e["data"] for e in server.events(run_id) if e["type"] == "custom.left"]
+        if end == "stop":
+            server.stop_run(run_id)
+        else:
+            getattr(server, end)()
+        until(lambda: not Path(f"/proc/{pid}").exists(), "the child is gone")
+        until(lambda: not Path(folder).parent.exists(), "the files are gone")
+
+
+@pytest.mark.parametrize(("policy", "status"), [("", "error"), ("on_worker_lost = 'restart'\n", "success")])
+def test_after_a_crash_it_fails_unless_it_may_be_restarted(tmp_path: Path, policy: str, status: str) -> None:
+    code = "import time\nprint('begun')\ntime.sleep(input)"
+    with serving(tmp_path, ENABLED + policy) as server:
+        run_id = begin(server.http, code, 1)
+        until_said(server.frames(run_id), "begun\n")
+        server.kill()
+        server.start()
+        record = ended(server.http, run_id)
+        assert (record["status"], record["error_code"] or "worker_lost") == (status, "worker_lost")
+
+
+# Whether it is there at all.
+
+
+def test_it_is_off_unless_it_is_enabled(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        for route in ("start", "stream"):
+            answer = server.http.post(f"/agents/run-code/{route}", json={"code": "print(1)"})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "agent_not_found")
+        assert "run-code" not in server.http.get("/agents").text
+
+
+def test_others_than_this_machine_need_a_key_for_it(tmp_path: Path) -> None:
+    (tmp_path / "runstore.toml").write_text(f"[server]\nhost = '0.0.0.0'\nport = 0\n\n{ENABLED}")
+    refused = run_command("serve", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "runstore.toml:6: [agents.run-code]: `code`: " in refused.stderr
+    assert "without API keys" in refused.stderr
+    key = make_key(tmp_path, "alice")
+    with serving(tmp_path, ENABLED, host="0.0.0.0") as server:
+        server.http.base_url = httpx.URL(f"http://127.0.0.1:{server.port}")
+        assert server.http.post("/agents/run-code/start", json={"code": "1"}).status_code == 401
+        server.http.headers["Authorization"] = f"Bearer {key}"
+        assert run(server, "print('mine')")["result"] == {"text": "mine\n"}
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({"input": 1}, "missing required field `code`"),
+        ({"code": ""}, "`$.code`"),
+        ({"code": 5}, "`$.code`"),
+        ({"code": "1", "metadata": []}, "`$.metadata`"),
+        ({"code": "1", "cod": "1"}, "`cod`"),
+        ({"code": "1", "session_id": ""}, "`$.session_id`"),
+    ],
+)
+@pytest.mark.parametrize("route", ["start", "stream"])
+def test_a_body_that_is_wrong_is_refused_with_the_place(
+    server: ServerProcess, route: str, body: dict[str, Any], path: str
+) -> None:
+    answer = server.http.post(f"/agents/run-code/{route}", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_body")
+    assert path in answer.json()["error"]["message"]
+
+
+def test_other_agents_take_no_code(server: ServerProcess) -> None:
+    answer = server.http.post("/agents/silent/start", json={"input": "hi", "code": "print(1)"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_body")
+    assert "`code`" in answer.json()["error"]["message"]

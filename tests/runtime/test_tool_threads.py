@@ -1,0 +1,164 @@
+"""The threads of agents' blocking code: limits, waiting, and what is left behind."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+import pytest
+from structlog.contextvars import bound_contextvars
+
+from runstore.runtime import tool_threads
+from runstore.runtime.interrupts import Interrupted
+from runstore.runtime.tool_threads import ToolThreads
+from tests.server import until
+
+LIMIT = 3
+DEADLINE_S = 10
+
+
+class Held:
+    """Calls that wait until they are let go."""
+
+    def __init__(self, threads: ToolThreads) -> None:
+        self._threads = threads
+        self._go_on = threading.Event()
+        self.begun = 0
+
+    def hold(self, run_id: str, count: int = 1) -> list[Future[int]]:
+        with bound_contextvars(run_id=run_id):
+            return [self._threads.submit(self._wait) for _ in range(count)]
+
+    def let_go(self) -> None:
+        self._go_on.set()
+
+    def _wait(self) -> int:
+        self.begun += 1
+        self._go_on.wait()
+        return threading.get_ident()
+
+
+@pytest.fixture
+def threads() -> ToolThreads:
+    return ToolThreads(LIMIT, "tool")
+
+
+@pytest.fixture
+def held(threads: ToolThreads) -> Iterator[Held]:
+    held = Held(threads)
+    yield held
+    held.let_go()
+
+
+@contextmanager
+def interrupting_at_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tool_threads, "INTERRUPT_S", 0)
+        yield
+
+
+def test_a_call_returns_and_raises_as_the_function_does(threads: ToolThreads) -> None:
+    assert threads.submit(divmod, 7, 2).result(DEADLINE_S) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        threads.submit(divmod, 7, 0).result(DEADLINE_S)
+
+
+def test_more_calls_than_the_limit_wait_for_a_place_in_their_order(threads: ToolThreads, held: Held) -> None:
+    held.hold("a", LIMIT)
+    order: list[int] = []
+    waiting = [threads.submit(order.append, number) for number in range(5)]
+    until(lambda: held.begun == LIMIT, "the places are taken")
+    assert not any(call.done() for call in waiting)
+    assert order == []
+    held.let_go()
+    for call in waiting:
+        call.result(DEADLINE_S)
+    assert sorted(order) == [0, 1, 2, 3, 4]
+
+
+def test_a_call_that_is_cancelled_while_it_waits_is_not_made(threads: ToolThreads, held: Held) -> None:
+    held.hold("a", LIMIT)
+    made: list[int] = []
+    given_up, kept = threads.submit(made.append, 1), threads.submit(made.append, 2)
+    assert given_up.cancel()
+    held.let_go()
+    kept.result(DEADLINE_S)
+    assert made == [2]
+
+
+def test_what_is_left_behind_gives_its_place_to_others_and_is_counted_until_it_ends(
+    threads: ToolThreads, held: Held
+) -> None:
+    stuck = held.hold("gone", LIMIT)
+    until(lambda: held.begun == LIMIT, "they are stuck")
+    other = threads.submit(divmod, 7, 2)
+    assert threads.runs() == {"gone"}
+    threads.abandon({"gone"})
+    threads.abandon({"gone"})
+    assert threads.abandoned == LIMIT
+    assert other.result(DEADLINE_S) == (3, 1)
+    held.let_go()
+    for call in stuck:
+        call.result(DEADLINE_S)
+    until(lambda: threads.abandoned == 0, "they are counted no more")
+    assert threads.runs() == set()
+
+
+def test_a_run_that_is_there_keeps_its_places(threads: ToolThreads, held: Held) -> None:
+    held.hold("there", LIMIT)
+    until(lambda: held.begun == LIMIT, "the places are taken")
+    other = threads.submit(divmod, 7, 2)
+    threads.abandon({"another"})
+    assert threads.abandoned == 0
+    assert not other.done()
+
+
+def test_a_busy_call_of_a_run_that_is_gone_is_broken_off(threads: ToolThreads) -> None:
+    begun = threading.Event()
+
+    def busy() -> None:
+        begun.set()
+        while True:
+            pass
+
+    with bound_contextvars(run_id="gone"):
+        call = threads.submit(busy)
+    assert begun.wait(DEADLINE_S)
+    with interrupting_at_once():
+        until(lambda: threads.abandon({"gone"}) or call.done(), "it is broken off")
+    with pytest.raises(Interrupted):
+        call.result()
+    until(lambda: threads.abandoned == 0, "its thread has ended")
+
+
+def test_an_interrupt_never_reaches_another_call(threads: ToolThreads) -> None:
+    def short() -> None:
+        time.sleep(0.0001)
+
+    calls: list[Future[None]] = []
+    with interrupting_at_once():
+        for _ in range(300):
+            with bound_contextvars(run_id="gone"):
+                threads.submit(short)
+            with bound_contextvars(run_id="there"):
+                calls.append(threads.submit(short))
+            threads.abandon({"gone"})
+        for call in calls:
+            assert call.result(DEADLINE_S) is None
+    until(lambda: (threads.runs(), threads.abandoned) == (set(), 0), "nothing is left, nor counted")
+
+
+def test_a_machine_without_more_threads_fails_the_call_and_takes_no_place(
+    threads: ToolThreads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        refused = [threads.submit(divmod, 7, 2) for _ in range(2 * LIMIT)]
+    for call in refused:
+        with pytest.raises(RuntimeError, match="new thread"):
+            call.result(DEADLINE_S)
+    assert threads.submit(divmod, 7, 2).result(DEADLINE_S) == (3, 1)
