@@ -16,6 +16,10 @@ factory = "agents:careful"
 [agents.parallel]
 factory = "agents:parallel"
 
+[agents.contained]
+factory = "agents:parallel"
+isolation = "process"
+
 [agents.again]
 factory = "agents:careful"
 on_worker_lost = "restart"
@@ -175,7 +179,7 @@ LostRuns = dict[str, LostRun]
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LostRuns]:
     """Runs whose worker was killed three times: all but `thrice` could end after the first."""
     with serving(tmp_path_factory.mktemp("resume"), CONFIG, AGENTS) as server:
-        names = ("careful", "parallel", "again", "once")
+        names = ("careful", "parallel", "contained", "again", "once")
         runs = {name: LostRun(server, name, name) for name in names}
         runs["thrice"] = LostRun(server, "careful", "thrice")
         for run in runs.values():
@@ -199,7 +203,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LostRuns]:
         yield runs
 
 
-@pytest.mark.parametrize("name", ["careful", "parallel"])
+@pytest.mark.parametrize("name", ["careful", "parallel", "contained"])
 def test_a_tool_that_had_finished_is_not_called_again(runs: LostRuns, name: str) -> None:
     run = runs[name]
     assert sorted(run.calls) == ["first", "second", "second"]
@@ -217,7 +221,7 @@ def test_a_client_that_discards_as_it_is_told_has_the_text_of_an_undisturbed_run
     assert runs[name].kept == expected
 
 
-@pytest.mark.parametrize("name", ["careful", "parallel", "heard ", "again", "beta "])
+@pytest.mark.parametrize("name", ["careful", "parallel", "contained", "heard ", "again", "beta "])
 def test_a_run_goes_on_in_a_second_attempt(runs: LostRuns, name: str) -> None:
     starts = [(start["attempt"], start["reason"]) for start in runs[name].starts]
     assert starts == [(1, "claimed"), (2, "adopted")]

@@ -129,12 +129,18 @@ def parts_of(told: Told) -> set[str]:
 async def test_each_runs_tools_on_threads_log_with_its_own_id(server: ServerProcess, office: str) -> None:
     words = [f"logged{n}x" for n in range(5)]
     for told in await run_at_once(server, office, words):
+        until(lambda: ended_in_log(server, told.run_id), "its end is in the log")  # noqa: B023
         lines = [json.loads(line) for line in server.log.splitlines() if f"word={told.word} " in line]
         assert {line["run_id"] for line in lines} == {told.run_id}
         assert len(lines) == 2
         assert all("MainThread" not in line["event"] for line in lines)
         about = [json.loads(line) for line in server.log.splitlines() if told.run_id in line]
         assert {line["event"].split()[0] for line in about} == {"run_started", "whose", "run_ended"}
+
+
+def ended_in_log(server: ServerProcess, run_id: str) -> bool:
+    lines = [line for line in server.log.splitlines() if run_id in line]
+    return any(json.loads(line)["event"] == "run_ended" for line in lines)
 
 
 # Cancelling one of them.

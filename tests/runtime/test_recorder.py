@@ -1,5 +1,6 @@
 """A recorder is bound to its run: whoever calls it, and on whichever thread."""
 
+import asyncio
 import random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,10 +25,14 @@ async def test_callbacks_of_many_runs_from_one_pool_of_threads_never_mix(log: Ev
         recorders[run_id] = Recorder(log, run_id, attempt=1)
     calls = [(run_id, n) for run_id in recorders for n in range(WORDS)]
     random.Random(1).shuffle(calls)
+    loop = asyncio.get_running_loop()
+
+    def call_back(run_id: str, n: int) -> None:
+        event = Token(agent="a", text=f"{run_id}:{n}")
+        asyncio.run_coroutine_threadsafe(recorders[run_id].record(event), loop).result()
+
     with ThreadPoolExecutor(THREADS) as threads:
-        for run_id, n in calls:
-            event = Token(agent="a", text=f"{run_id}:{n}")
-            threads.submit(recorders[run_id].record_from_thread, event)
+        await asyncio.gather(*(loop.run_in_executor(threads, call_back, *call) for call in calls))
     for run_id, recorder in recorders.items():
         await recorder.commit(Token(agent="a", text=f"{run_id}:last"))
         events = await log.read(run_id, after=2)

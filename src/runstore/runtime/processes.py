@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from runstore.core.errors import AgentError
-from runstore.runtime.fork_server import READY, STATUS_BYTES
+from runstore.runtime.fork_server import FAILED, READY, STATUS_BYTES
 
 START_S = 30.0  # for the fork server to import what agents need, and to fork a process
 CLOSE_S = 2.0  # for it and all processes to end
@@ -103,8 +103,10 @@ class _ForkServer:
 
     def _expect_word(self) -> None:
         word = self._socket.recv(1)
+        if word == FAILED:
+            raise AgentError("no process can be started for the agent; the log says why")
         if word != READY:
-            raise ConnectionError("see its lines in the log" if word else "it has ended")
+            raise ConnectionError("the fork server has ended")
 
 
 class Processes:
@@ -188,6 +190,8 @@ class Processes:
     def _told_as_agent_error(self) -> Iterator[None]:
         try:
             yield
+        except AgentError:
+            raise
         except BaseException as error:
             self._drop_server()  # whatever it did not do in time, the next one is a new one
             if isinstance(error, OSError):
