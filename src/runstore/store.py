@@ -101,16 +101,17 @@ class RunStore:
         self._check_size("input_bytes", input, "the input")
         held = self.catalog.definition(agent) if definition is None else self.catalog.timed(definition)
         run_id = new_run_id()
-        if memory is None:
-            memory = held.get("memory") == "session"
+        remembers = held.get("memory") == "session" if memory is None else memory
         queued = Queued(
             agent=agent, user_id=user_id, input=input, session_id=session_id, workspace_id=workspace_id,
             metadata=metadata or {}, definition=held, traceparent=traceparent,
-            multitask_strategy=multitask_strategy, memory="session" if memory and session_id else None,
+            multitask_strategy=multitask_strategy, memory="session" if remembers and session_id else None,
         )  # fmt: skip
         arguments = [agent, input, session_id, workspace_id, metadata or {}]
         if multitask_strategy != "enqueue":
             arguments.append(multitask_strategy)  # only then: keys of an earlier release still match
+        if memory is not None:
+            arguments.append(memory)
         claim = Claim(
             user_id, self.limits.runs_per_user, idempotency_key,
             _hash(arguments) if idempotency_key else b"",

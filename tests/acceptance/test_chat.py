@@ -40,22 +40,46 @@ memory = "session"
 [agents.recalling]
 factory = "agents:recalling"
 memory = "session"
+
+[agents.remembering_apart]
+model = "scripted"
+memory = "session"
+isolation = "process"
+
+[agents.recalling_apart]
+factory = "agents:recalling"
+memory = "session"
+isolation = "process"
+
+[agents.asleep_on_the_loop]
+factory = "agents:asleep"
+
+[agents.asleep_in_a_thread]
+factory = "agents:asleep"
+isolation = "thread"
+
+[agents.asleep_apart]
+factory = "agents:asleep"
+isolation = "process"
 """
 AGENTS = '''
 import asyncio
 import gc
 import json
 import threading
+import time
 
-def deaf():
-    async def ignore_its_cancel(input):
-        while True:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                pass
-        yield ""
-    return ignore_its_cancel
+async def asleep(input):
+    yield "just "
+    time.sleep(60)
+
+async def deaf(input):
+    yield "just "
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
 
 async def census(input):
     """What the process has of tasks and threads."""
@@ -64,7 +88,10 @@ async def census(input):
     yield json.dumps({"tasks": len(tasks), "threads": threading.active_count()})
 
 async def recalling(input, ctx):
-    yield json.dumps([[block["text"] for block in message["content"]] for message in ctx.memory])
+    def what(block):
+        return block["text"] if "text" in block else len(block["image"]["source"]["bytes"])
+
+    yield json.dumps([[what(block) for block in message["content"]] for message in ctx.memory])
 '''
 
 
@@ -229,12 +256,13 @@ def contents(path: Path) -> list[str]:
 # ---- agents that are stuck, servers that die or stop ----
 
 
+@pytest.mark.parametrize("agent", ["deaf", "asleep_on_the_loop", "asleep_in_a_thread", "asleep_apart"])
 def test_a_session_whose_agent_is_stuck_answers_after_the_grace_period(
-    server: ServerProcess, session: str
+    server: ServerProcess, session: str, agent: str
 ) -> None:
-    with ThreadPoolExecutor(1) as pool, streaming(server, "hi", session, model="deaf") as older:
+    with ThreadPoolExecutor(1) as pool, streaming(server, "hi", session, model=agent) as older:
         found = chunks(older)
-        next(found)
+        until(lambda: said([next(found)]), "it has said a word")
         begun = time.monotonic()
         newer = pool.submit(answer, server, "What is 2+2?", session, model="quick")
         assert text_of(newer.result(DEADLINE_S)) == "4"
@@ -334,25 +362,47 @@ def census(server: ServerProcess) -> dict[str, int]:
     return {**counted, "resident_kb": int(status.split("VmRSS:")[1].split()[0])}
 
 
-# ---- memory on the native API ----
+# ---- memory on the native API, and of agents in processes of their own ----
 
 
+@pytest.mark.parametrize("agent", ["remembering", "remembering_apart"])
 def test_an_agent_with_a_memory_begins_with_its_sessions_messages(
-    server: ServerProcess, session: str
+    server: ServerProcess, session: str, agent: str
 ) -> None:
     def heard(agent: str, input: str) -> Any:
         return server.ended(server.begin(agent, input, session_id=session))["usage"]["input_tokens"]
 
-    assert heard("remembering", "one two three") == 3
+    assert heard(agent, "one two three") == 3
     assert heard("quick", "four") == 1
-    assert heard("remembering", "five") == 3 + 3 + 1 + 1 + 1
+    assert heard(agent, "five") == 3 + 3 + 1 + 1 + 1
 
 
-def test_a_generator_function_finds_the_conversation_in_its_context(
+def test_an_agent_in_a_process_of_its_own_answers_chats_and_goes_on_with_them(
     server: ServerProcess, session: str
 ) -> None:
+    with streaming(server, "Count from 1 to 3", session, model="remembering_apart") as first:
+        found = list(chunks(first))
+    assert said(found) == ["1 ", "2 ", "3"]
+    assert found[-1] == (0, "[DONE]")
+    second = answer(server, "four", session, model="remembering_apart")
+    assert second["usage"]["prompt_tokens"] == 5 + 3 + 1
+
+
+def test_images_of_the_conversation_reach_a_process(server: ServerProcess, session: str) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "hello there"}, image]}]
+    body = {"model": "quick", "messages": messages}
+    assert server.http.post(URL, json=body, headers=headers(session)).is_success
+    recalled = answer(server, "again", session, model="recalling_apart")
+    assert json.loads(text_of(recalled)) == [["hello there", 8], ["hello there"]]
+
+
+@pytest.mark.parametrize("agent", ["recalling", "recalling_apart"])
+def test_a_generator_function_finds_the_conversation_in_its_context(
+    server: ServerProcess, session: str, agent: str
+) -> None:
     answer(server, "hello there", session, model="quick")
-    run_id = server.begin("recalling", "again", session_id=session)
+    run_id = server.begin(agent, "again", session_id=session)
     assert json.loads(server.ended(run_id)["result"]["text"]) == [["hello there"], ["hello there"]]
 
 

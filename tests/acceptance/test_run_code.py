@@ -56,6 +56,16 @@ def test_each_line_that_it_prints_is_a_token_and_all_of_it_the_result(server: Se
     assert (record["status"], record["result"]) == ("success", {"text": "one\nzwölf three\nend"})
 
 
+def test_it_is_no_model_of_chats(server: ServerProcess) -> None:
+    assert "run-code" not in server.http.get("/v1/models").text
+    asked = {"model": "run-code", "prompt": "print(1)"}
+    for answer in (
+        server.http.get("/v1/models/run-code"),
+        server.http.post("/v1/chat/completions", json=asked),
+    ):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+
+
 def test_what_it_prints_and_emits_is_recorded_in_its_order(server: ServerProcess) -> None:
     code = """
 for number in range(3):

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.server import DEADLINE_S, ServerProcess, new_client, run_command, serving, until
+from tests.teams import Executor
 
 GRACE_S = 1.0
 CONFIG = """
@@ -209,16 +210,11 @@ def race(server: ServerProcess, seed: int, *, kill: bool) -> None:
         dice = random.Random(100 * seed + number)
         with new_client(url) as http, suppress(httpx.TransportError):
             for _ in range(12):
-                body = {
-                    "input": "hi",
-                    "session_id": dice.choice(["a", "b"]),
-                    "multitask_strategy": dice.choice(STRATEGIES),
-                }
-                answer = http.post(f"/agents/{dice.choice(AGENT_NAMES)}/start", json=body)
-                assert answer.status_code in (202, 409), answer.text
+                begin = dice.choice([begin_natively, begin_chat, begin_team])
+                run_id = begin(http, dice.choice(AGENT_NAMES), dice.choice("ab"), dice.choice(STRATEGIES))
                 enough.release()
-                if answer.status_code == 202 and dice.random() < 0.5:
-                    http.get(f"/runs/{answer.json()['run_id']}", params={"wait": 0.5})
+                if run_id is not None and dice.random() < 0.5:
+                    http.get(f"/runs/{run_id}", params={"wait": 0.5})
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -230,6 +226,32 @@ def race(server: ServerProcess, seed: int, *, kill: bool) -> None:
     for thread in threads:
         thread.join(DEADLINE_S)
         assert not thread.is_alive()
+
+
+def begin_natively(http: httpx.Client, agent: str, session: str, strategy: str) -> str | None:
+    """Start a run; None when the session is busy."""
+    body = {"input": "hi", "session_id": session, "multitask_strategy": strategy}
+    return begun(http.post(f"/agents/{agent}/start", json=body), 202)
+
+
+def begin_chat(http: httpx.Client, agent: str, session: str, strategy: str) -> str | None:
+    """The same as a chat, whose stream is left at once."""
+    sent = {"X-Session-Id": session, "X-Multitask-Strategy": strategy, "X-On-Disconnect": "continue"}
+    body = {"prompt": "hi", "model": agent, "stream": True}
+    with http.stream("POST", "/v1/chat/completions", json=body, headers=sent) as answer:
+        return begun(answer, 200)
+
+
+def begin_team(http: httpx.Client, agent: str, session: str, strategy: str) -> str | None:
+    """The same with a hierarchy, whatever agent is named."""
+    executor = Executor(http)
+    task = {"task": "hi", "session_id": session, "multitask_strategy": strategy}
+    return begun(executor.ask("runs/start", {"hierarchy_id": executor.create(), **task}), 202)
+
+
+def begun(answer: httpx.Response, status: int) -> str | None:
+    assert answer.status_code in (status, 409), answer.read()
+    return answer.headers.get("x-run-id")
 
 
 def open_runs(server: ServerProcess) -> list[tuple[object, ...]]:

@@ -315,6 +315,18 @@ def test_what_failed_or_was_stopped_or_deleted_is_not_remembered(server: ServerP
     assert heard(answer(server, "hello", session, model="quick")) == 1
 
 
+def test_a_key_knows_a_prompt_from_a_history_of_the_same_words(server: ServerProcess, session: str) -> None:
+    prompt, history = {"prompt": "hello"}, {"messages": [{"role": "user", "content": "hello"}]}
+    key = headers(session) | {"Idempotency-Key": session}
+
+    def ask_with_key(body: dict[str, Any]) -> httpx.Response:
+        return server.http.post(URL, json=body | {"model": "quick"}, headers=key)
+
+    first = ask_with_key(prompt)
+    assert ask_with_key(prompt).json() == first.json()
+    assert error_of(ask_with_key(history), 409)["code"] == "idempotency_conflict"
+
+
 # ---- clients that go away ----
 
 

@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from runstore.core.errors import AgentNotFound
 from runstore.core.events import STRATEGIES, MultitaskStrategy
 from runstore.core.run import Run
 from runstore.http.chat_input import chat_input
@@ -49,7 +48,7 @@ class ChatRoutes:
 
     async def models(self, request: Request) -> Response:
         check_parameters(request, ())
-        return json_response(ModelList([Model(name) for name in self._store.catalog.names()]))
+        return json_response(ModelList([Model(name) for name in self._models()]))
 
     async def model(self, request: Request) -> Response:
         check_parameters(request, ())
@@ -97,12 +96,15 @@ class ChatRoutes:
         )
         return started.run
 
+    def _models(self) -> list[str]:
+        """The agents that chat: one that runs code takes nothing that a chat has."""
+        catalog = self._store.catalog
+        return [name for name in catalog.names() if not catalog.spec(name).code]
+
     def _check_model(self, name: str) -> None:
-        try:
-            self._store.catalog.spec(name)
-        except AgentNotFound as error:
-            message = f"the model {name[:100]!r} does not exist: {error}"
-            raise BadRequest(message, code="model_not_found", status=404, field="$.model") from error
+        if name not in (models := self._models()):
+            message = f"the model {name[:100]!r} does not exist; there are {', '.join(models)}"
+            raise BadRequest(message, code="model_not_found", status=404, field="$.model")
 
     async def _left(self, run: Run, lines: StreamLines) -> None:
         lines.cancelled(CLIENT_DISCONNECT)
