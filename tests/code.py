@@ -8,7 +8,7 @@ from tests.frames import Frame
 from tests.server import DEADLINE_S, ServerProcess
 
 ENABLED = "[agents.run-code]\ncode = true\n"
-# Says a word every so often, and which attempt of the run it is cannot be told from it.
+# Says a number every so often.
 COUNTS = """
 import time
 for number in range(input):
