@@ -25,7 +25,7 @@ from runstore.core.errors import RunstoreError
 from runstore.core.events import EVENT_CLASSES, Custom
 from runstore.core.hierarchy import Hierarchy, Team, Worker
 from runstore.core.run import STATUSES
-from runstore.http.agents import StartBody, StreamBody
+from runstore.http.agents import CodeBody, CodeStreamBody, StartBody, StreamBody
 from runstore.http.app import build_http
 from runstore.http.errors import STATUS
 from runstore.http.executor import (
@@ -201,6 +201,8 @@ def openapi_errors() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("body", "route"),
     [
+        (CodeBody, "POST /agents/run-code/start"),
+        (CodeStreamBody, "POST /agents/run-code/stream"),
         (StartBody, "POST /agents/{agent}/start"),
         (StreamBody, "POST /agents/{agent}/stream"),
         (ChatBody, "POST /v1/chat/completions"),

@@ -120,6 +120,8 @@ async def open_log(settings: Settings) -> AsyncIterator[OpenLog]:
 async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """Open the database, start the writer and the supervisor; drain and close them at the end."""
     use_folder(settings.folder)
+    if settings.runs_code:
+        hide()  # from what it is sent
     server = settings.server
     opened = _open(settings)
     store, feed, event_log, leases = opened.store, opened.feed, opened.event_log, opened.leases
@@ -185,8 +187,6 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
     """
     sys.setswitchinterval(GIL_SWITCH_S)
     check_exposure(settings)
-    if settings.runs_code:
-        hide()  # from what it is sent
     listener = listener or listen(settings.server.host, settings.server.port)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(settings, listener))

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from runstore import app
 from runstore.core.errors import AgentError, ConfigError
 from runstore.runtime.agents import AgentCatalog
+from runstore.runtime.fork_server import hide
 from runstore.runtime.teams import Teams
 from runstore.settings import Settings, use_folder
 
@@ -46,6 +47,7 @@ def serve_reloading(settings: Settings) -> NoReturn:
     if inherited := os.environ.pop(INHERITED, None):
         _serve(settings, *(socket.socket(fileno=int(number)) for number in inherited.split(",")))
     app.check_exposure(settings)
+    hide()  # from code that a server of ours is sent
     listener = app.listen(settings.server.host, settings.server.port)
     sys.exit(asyncio.run(_Watcher(settings.folder or Path.cwd(), listener).run()))
 

@@ -337,6 +337,18 @@ def test_after_a_crash_it_fails_unless_it_may_be_restarted(tmp_path: Path, polic
         assert (record["status"], record["error_code"] or "worker_lost") == (status, "worker_lost")
 
 
+def test_a_restart_in_good_order_begins_it_again(tmp_path: Path) -> None:
+    code = "import time\nprint('begun')\ntime.sleep(input)"
+    with serving(tmp_path, ENABLED, drain_s=0) as server:
+        run_id = begin(server.http, code, 1)
+        until_said(server.frames(run_id), "begun\n")
+        server.terminate()
+        assert server.wait() == 0
+        server.start()
+        record = ended(server.http, run_id)
+        assert (record["status"], record["attempt"], record["result"]) == ("success", 2, {"text": "begun\n"})
+
+
 # Whether it is there at all.
 
 

@@ -14,6 +14,10 @@ factory = "agents:silent"
 [agents.quick]
 model = "scripted"
 
+[agents.run-code]
+code = true
+cpu_limit_s = 1
+
 [agents.talker]
 model = "scripted"
 tokens = 100000

@@ -17,6 +17,8 @@ from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving, until
 
 NOBODY = "01890a5d-ac96-774b-bcce-b302099a8057"
 BODIES: dict[str, Any] = {
+    "/agents/run-code/start": {"code": "print(1)"},
+    "/agents/run-code/stream": {"code": "print(1)"},
     "/agents/{agent}/start": {"input": "hi"},
     "/agents/{agent}/stream": {"input": "hi"},
     "/runs/{run_id}/events": {"type": "custom.note"},

@@ -262,3 +262,14 @@ def test_an_idempotency_key_that_cannot_be_one_is_refused(executor: Executor) ->
     body = {"hierarchy_id": executor.create(), "task": "hi"}
     answer = executor.ask("runs/start", body, headers={"Idempotency-Key": "two words"})
     assert_error(answer, 400, "invalid_idempotency_key")
+
+
+def test_the_id_of_a_hierarchy_is_checked_as_that_of_a_run(executor: Executor) -> None:
+    hierarchy_id = executor.create()
+    run_id = executor.start(hierarchy_id)
+    assert executor.data("hierarchies/get", {"hierarchy_id": hierarchy_id.upper()})
+    [run] = executor.data("runs/list", {"hierarchy_id": hierarchy_id.upper()})["runs"]
+    assert run["run_id"] == run_id
+    for other in ("x", "", hierarchy_id.replace("-", ""), f"{{{hierarchy_id}}}"):
+        for path in ("hierarchies/get", "runs/list"):
+            assert_error(executor.ask(path, {"hierarchy_id": other}), 404, "hierarchy_not_found")

@@ -1,6 +1,7 @@
 """`/openapi.json`: valid, complete, and open to everybody."""
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,32 @@ async def test_of_a_mounted_app_it_names_where_that_is(mounted: httpx.AsyncClien
     [server] = document["servers"]
     assert server == {"url": "/inner"}
     assert (await mounted.get(f"{server['url']}/runs")).status_code == 200
+
+
+def test_every_pattern_is_one_that_other_languages_can_read(http: httpx.Client) -> None:
+    """JSON Schema's are JavaScript's (ECMA-262), which has no `\\Z`."""
+    patterns = set(found(described(http), "pattern"))
+    assert len(patterns) > 5
+    assert not [pattern for pattern in patterns if re.search(r"\\[AZ]|\(\?P", pattern)]
+
+
+def found(schema: Any, keyword: str) -> Iterator[str]:
+    """Every text that stands at `keyword`."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get(keyword), str):
+            yield schema[keyword]
+        for value in schema.values():
+            yield from found(value, keyword)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from found(value, keyword)
+
+
+def test_a_chats_body_may_be_of_any_type_and_hold_more_than_is_known(http: httpx.Client) -> None:
+    document = described(http)
+    content = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]
+    assert content.keys() == {"application/json", "*/*"}
+    assert content["*/*"]["schema"]["contentSchema"] == content["application/json"]["schema"]
+    schema = {**content["application/json"]["schema"], "components": document["components"]}
+    assert Draft202012Validator(schema).is_valid({"prompt": "hi", "temperature": 0.2})
+    assert not Draft202012Validator(schema).is_valid({"prompt": "hi", "messages": []})

@@ -24,13 +24,9 @@ MAX_HIERARCHY_BYTES = 256 << 10  # as JSON: each of its runs holds a copy, in an
 ROOT = "global"  # the path of the global supervisor
 AGENT = "hierarchy:"  # how the agent of its runs is called: this and the id; no configured agent has a colon
 
+MEMBER_NAME = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"  # `\Z`, as JavaScript can read it too
 MemberName = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z0-9_-]{1,64}\Z",
-        description="What model providers take as a tool's name.",
-        extra_json_schema={"pattern": "^[A-Za-z0-9_-]{1,64}$"},  # as JavaScript writes it
-    ),
+    str, Meta(pattern=MEMBER_NAME, description="What model providers take as a tool's name.")
 ]
 Prompt = Annotated[str, Meta(min_length=1, max_length=MAX_PROMPT)]
 

@@ -18,7 +18,7 @@ from runstore.runtime.output_schema import SchemaWarning, schema_warnings
 from runstore.store import RunAt, RunStore
 
 INCLUDES = ("trace", "ops_log", "schema_warnings")
-MAX_INCLUDED = 1_000  # events of a trace or an operations log; the rest is read as pages
+MAX_INCLUDED = 1_000  # events of a trace or an operations log
 
 _STREAMING = frozenset(name.partition(".")[0] + "." for name in STREAMED_TYPES)
 TRACE = EventFilter(frozenset(EVENT_CLASSES) - STREAMED_TYPES, tuple(sorted(FAMILIES - _STREAMING)))
@@ -54,17 +54,32 @@ def read_include(request: Request) -> list[str]:
 async def include(store: RunStore, found: RunAt, names: list[str]) -> Included:
     """Read what was asked for, as it was at the seq of the run that was found."""
     return Included(
-        trace=await _page(store, found, TRACE) if "trace" in names else UNSET,
-        ops_log=(await _page(store, found, OPS_LOG)).data if "ops_log" in names else UNSET,
+        trace=await _trace(store, found) if "trace" in names else UNSET,
+        ops_log=await _ops_log(store, found) if "ops_log" in names else UNSET,
         schema_warnings=await _warnings(store, found) if "schema_warnings" in names else UNSET,
     )
 
 
-async def _page(store: RunStore, found: RunAt, only: EventFilter) -> EventPage:
-    events = await store.events(found.run.run_id, limit=MAX_INCLUDED + 1, only=only)
-    events = [event for event in events if event.seq <= found.last_seq]
-    page = events[:MAX_INCLUDED]
-    return EventPage([_record(event) for event in page], page[-1].seq if len(events) > len(page) else None)
+async def _trace(store: RunStore, found: RunAt) -> EventPage:
+    """The first page of it; the rest is read as pages of events."""
+    page = await _events(store, found, TRACE, after=0)
+    last = page[-1].seq if page else 0
+    return EventPage([_record(event) for event in page], last if 0 < last < found.last_seq else None)
+
+
+async def _ops_log(store: RunStore, found: RunAt) -> list[EventRecord]:
+    log: list[RecordedEvent] = []
+    while len(log) < MAX_INCLUDED:
+        page = await _events(store, found, OPS_LOG, after=log[-1].seq if log else 0)
+        if not page:
+            break
+        log += page
+    return [_record(event) for event in log[:MAX_INCLUDED]]
+
+
+async def _events(store: RunStore, found: RunAt, only: EventFilter, *, after: int) -> list[RecordedEvent]:
+    page = await store.events(found.run.run_id, after=after, limit=MAX_INCLUDED, only=only)
+    return [event for event in page if event.seq <= found.last_seq]
 
 
 async def _warnings(store: RunStore, found: RunAt) -> list[SchemaWarning] | None:
