@@ -26,8 +26,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield server
 
 
-def preflight(http: httpx.Client, origin: str, path: str = "/agents/quick/start") -> httpx.Response:
-    wanted = "authorization, content-type, idempotency-key, last-event-id"
+def preflight(
+    http: httpx.Client, origin: str, path: str = "/agents/quick/start", more: str = "last-event-id"
+) -> httpx.Response:
+    wanted = f"authorization, content-type, idempotency-key, {more}"
     headers = {
         "Origin": origin,
         "Access-Control-Request-Method": "POST",
@@ -50,6 +52,16 @@ def test_a_page_of_an_allowed_origin_may_send_its_headers_and_read_ours(
     exposed = {name.strip() for name in answer.headers["access-control-expose-headers"].split(",")}
     assert {"X-Run-Id", "Location", "ETag"} <= exposed
     assert "access-control-allow-credentials" not in answer.headers
+
+
+def test_openais_client_may_chat_from_a_page(server: ServerProcess) -> None:
+    path, sent = "/v1/chat/completions", "x-session-id, x-stainless-lang, x-stainless-retry-count"
+    assert preflight(server.http, ORIGIN, path, sent).status_code == 200
+    assert preflight(server.http, "https://evil.example", path, sent).status_code == 400
+    chat = {"prompt": "hi", "model": "quick"}
+    answer = server.http.post(path, json=chat, headers={"Origin": ORIGIN, "X-Stainless-Lang": "js"})
+    exposed = {name.strip() for name in answer.headers["access-control-expose-headers"].split(",")}
+    assert {"X-Run-Id", "X-Should-Retry"} <= exposed
 
 
 def test_an_error_and_a_stream_can_be_read_too(server: ServerProcess) -> None:
