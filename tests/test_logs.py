@@ -115,13 +115,14 @@ def test_what_two_agents_log_at_once_has_each_its_own_runs_id(as_json: ServerPro
         assert as_json.ended(run_id)["status"] == "success"
     for name, run_id in runs.items():
         for message in ("a word from", "a word of strands for", "a thread of"):
+            until(lambda: run_ids(as_json, f"{message} {name}"), f"{message} is logged")  # noqa: B023
             assert run_ids(as_json, f"{message} {name}") == [run_id], message
 
 
 def test_what_a_tool_logs_in_its_thread_has_its_runs_id(as_json: ServerProcess) -> None:
     run_id = as_json.begin("tool", "hi")
     as_json.ended(run_id)
-    assert run_id in run_ids(as_json, "a tool")
+    until(lambda: run_id in run_ids(as_json, "a tool"), "its line is there")
 
 
 def test_what_no_run_is_concerned_with_has_no_runs_id(as_json: ServerProcess) -> None:

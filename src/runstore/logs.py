@@ -91,9 +91,8 @@ def configure_logs(
         foreign_pre_chain=_OTHERS,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, RENDER[log_format]],
     )
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    if log_file is not None:
-        handlers.append(_open(Path(log_file)))
+    handlers: list[logging.Handler] = [] if log_file is None else [_open(Path(log_file))]
+    handlers.append(logging.StreamHandler())
     if queued:
         handlers = [_Queued(handlers)]
     for handler in handlers:

@@ -9,7 +9,7 @@ import pytest
 from tests.frames import said
 from tests.models.conftest import PROVIDERS
 from tests.models.standins import WORDS, ModelServer
-from tests.server import DEADLINE_S, ServerProcess
+from tests.server import DEADLINE_S, ServerProcess, until
 
 GRACE_S = 2.0  # the default, from a stop request to the run's ending
 SPOKEN = "".join(WORDS[:2])
@@ -95,7 +95,7 @@ def test_a_throttled_model_is_asked_again_and_answers(
     record = server.ended(run_id := server.begin(f"{provider}-recovers", question))
     assert (record["status"], record["result"]["text"]) == ("success", "".join(WORDS))
     assert len(models.heard(question)) == 2
-    assert complaints(server, run_id) == ["model_throttled"]
+    until(lambda: complaints(server, run_id) == ["model_throttled"], "the failed call is logged")
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -105,7 +105,8 @@ def test_a_model_that_stays_throttled_is_given_up_and_each_try_is_in_the_servers
     record, events = failure(server, f"{provider}-status-429")
     assert (record["error_code"], "slow down" in record["error"]) == ("model_throttled", True)
     assert len(models.heard(f"Hello, {provider}-status-429")) == 2  # model_attempts
-    assert complaints(server, events[0]["run_id"]) == ["model_throttled", "model_throttled"]
+    run_id = events[0]["run_id"]
+    until(lambda: complaints(server, run_id) == ["model_throttled", "model_throttled"], "both are logged")
 
 
 def waiting_request(models: ModelServer, question: str) -> Any:
