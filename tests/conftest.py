@@ -1,5 +1,6 @@
 """What the tests of every room share: an empty log of each kind, the feed that it tells, the loop."""
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,6 +17,11 @@ from tests.database import make_database, open_sqlite_log
 
 settings.register_profile("runstore", deadline=None, max_examples=50)  # a busy machine is no failure
 settings.load_profile("runstore")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than there are cores: many tests wait for a server's deadline."""
+    return (os.cpu_count() or 1) + 1
 
 
 def _memory(folder: Path, feed: LiveFeed) -> EventLog:
