@@ -43,12 +43,11 @@ CROWD = 20
 MAX_ABANDONED = 10
 DEAF = ("blocks", "logs_stuck", "busy", "regex", "talks_on", "swallows")
 CANCELLABLE = ("never-answers", "stops-talking", "flood", "logs")
-STUCK_ON_LOOP = ("async_sleep", "sync_wait", "swallows", "talks_on", "blocks", "logs_stuck", *CANCELLABLE)
-STUCK_IN_THREAD = (*STUCK_ON_LOOP, "busy")
-STUCK_IN_PROCESS = (*STUCK_IN_THREAD, "regex", "forks")
+STUCK = ("async_sleep", "sync_wait", "swallows", "talks_on", "blocks", "busy", "logs_stuck", *CANCELLABLE)
+STUCK_IN_PROCESS = (*STUCK, "regex", "forks")
 EACH = [
-    *(f"{kind}-loop" for kind in STUCK_ON_LOOP),
-    *(f"{kind}-thread" for kind in STUCK_IN_THREAD),
+    *(f"{kind}-loop" for kind in STUCK),
+    *(f"{kind}-thread" for kind in STUCK),
     *(f"{kind}-process" for kind in STUCK_IN_PROCESS),
 ]
 

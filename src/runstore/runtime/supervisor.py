@@ -272,7 +272,7 @@ class Supervisor:
         if head.cancel_requested:
             self._starting[run_id] = True
         else:
-            await self._take(run_id, head.seq, 1, "claimed", [], None)
+            await self._take(run_id, await read_queued(self._log, run_id), head.seq, 1, "claimed", [], None)
 
     async def _adopt(self, run_id: str, attempt: int, adoptions: int | None = None) -> None:
         """Begin a new attempt. `adoptions`: how many followed a crash; None when this one does not."""
@@ -280,10 +280,12 @@ class Supervisor:
         head = await self._log.head(run_id)
         if head is None or head.closed or head.attempt != attempt:
             return
-        definition = (await read_queued(self._log, run_id)).definition
-        policy = definition.get("on_worker_lost", "resume")
+        queued = await read_queued(self._log, run_id)
+        policy = queued.definition.get("on_worker_lost", "resume")
         given_up = adoptions is not None and (policy == "fail" or adoptions >= MAX_ADOPTIONS)
-        if given_up or "recorded" in definition:  # a program's own run: there is no agent that could go on
+        if (
+            given_up or "recorded" in queued.definition
+        ):  # a program's own run: there is no agent that could go on
             lost = Failed(code="worker_lost", message=f"the worker of attempt {attempt} was lost")
             await self._log.append(run_id, [lost], expected_seq=head.seq)
             return
@@ -293,11 +295,12 @@ class Supervisor:
         else:
             discard = discard_after(history)
         reason: StartReason = "adopted" if crashed else "handed_over"
-        await self._take(run_id, head.seq, attempt + 1, reason, history, discard)
+        await self._take(run_id, queued, head.seq, attempt + 1, reason, history, discard)
 
     async def _take(
         self,
         run_id: str,
+        queued: Queued,
         seq: int,
         attempt: int,
         reason: StartReason,
@@ -308,7 +311,6 @@ class Supervisor:
         started = Started(
             worker_id=self._leases.worker_id, attempt=attempt, reason=reason, discard_after_seq=discard
         )
-        queued = await read_queued(self._log, run_id)
         await self._log.append(run_id, [started], expected_seq=seq)
         if self._draining:
             return  # it goes on elsewhere, with what else we hand over
