@@ -48,7 +48,9 @@ def test_what_one_database_gets_no_other_has(kind: str, tmp_path: Path) -> None:
         with connect(one).begin() as connection:
             connection.execute(text("INSERT INTO checkpoints VALUES ('mine', 1)"))
         with connect(other).connect() as connection:
-            assert connection.execute(text("SELECT count(*) FROM checkpoints WHERE name = 'mine'")).scalar() == 0
+            assert (
+                connection.execute(text("SELECT count(*) FROM checkpoints WHERE name = 'mine'")).scalar() == 0
+            )
 
 
 @pytest.mark.parametrize("kind", SERVERS)
