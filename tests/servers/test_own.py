@@ -100,8 +100,12 @@ def test_redis_is_empty_after_a_restart_and_full_when_it_is_told_to_be() -> None
         with server.client() as client:
             assert client.get("key") is None
             with pytest.raises(redis.exceptions.OutOfMemoryError):
-                for number in range(10_000):
-                    client.set(f"key-{number}", "x" * 1_000)
+                fill(client)
         server.stop()
         with pytest.raises(redis.ConnectionError):
             server.client().ping()
+
+
+def fill(client: "redis.Redis") -> None:
+    for number in range(10_000):
+        client.set(f"key-{number}", "x" * 1_000)
