@@ -12,9 +12,7 @@ from runstore.cli import app as cli
 from tests.pages import ROOT
 
 DEPLOY = ROOT / "deploy"
-LEAVES_S = (
-    10  # from the end of the drain to the end of the process, while the database answers slowly or not at all
-)
+LEAVES_S = 10  # from the end of the drain to that of the process, at most: the database may not answer
 
 _SECONDS = {"": 1, "s": 1, "min": 60, "m": 60}
 
@@ -25,7 +23,7 @@ def compose() -> Any:
 
 
 def unit(name: str) -> dict[str, list[str]]:
-    """The settings of a systemd unit, each with all of its values: a setting may be repeated, as in no INI file."""
+    """The settings of a systemd unit, each with all of its values: unlike those of INI files, they repeat."""
     found: dict[str, list[str]] = {}
     section = ""
     for line in (DEPLOY / "systemd" / name).read_text(encoding="utf-8").splitlines():

@@ -22,11 +22,10 @@ from tests.server import new_client, until
 from tests.tools import require
 
 STOP_S = 20.0
+MAIN = (DEPLOY / "nginx/main.conf").read_text(encoding="utf-8")
 # Of an nginx that serves other sites too, and compresses whatever it can.
-OTHER_MAIN = (DEPLOY / "nginx/main.conf").read_text(encoding="utf-8").replace(
-    "    include runstore/site.conf;",
-    "    gzip on;\n    gzip_types *;\n    gzip_min_length 0;\n    gzip_proxied any;\n    include runstore/site.conf;",
-)  # fmt: skip
+COMPRESSING = "gzip on; gzip_types *; gzip_min_length 0; gzip_proxied any;"
+OTHER_MAIN = MAIN.replace("http {", f"http {{\n    {COMPRESSING}")
 
 
 def program() -> str:
@@ -52,7 +51,7 @@ class Nginx:
 
 
 @contextmanager
-def nginx(replicas: Sequence[int], main: str | None = None) -> Iterator[Nginx]:
+def nginx(replicas: Sequence[int], main: str = MAIN) -> Iterator[Nginx]:
     """nginx before the replicas on these ports of 127.0.0.1. `main`: another main.conf."""
     with (
         tempfile.TemporaryDirectory() as name,  # pytest's own are closed to other users
@@ -65,13 +64,9 @@ def nginx(replicas: Sequence[int], main: str | None = None) -> Iterator[Nginx]:
         variables = {**os.environ, "NGINX": f"{listener.fileno()};"}
         with (folder / "errors").open("wb") as errors:
             process = subprocess.Popen(
-                command(folder),
-                stdout=errors,
-                stderr=errors,
-                env=variables,
-                pass_fds=[listener.fileno()],
-                **_user(),
-            )
+                command(folder), stdout=errors, stderr=errors,
+                env=variables, pass_fds=[listener.fileno()], **_user(),
+            )  # fmt: skip
         running = Nginx(folder, f"http://127.0.0.1:{port}")
         listener.close()
         try:
@@ -84,10 +79,10 @@ def nginx(replicas: Sequence[int], main: str | None = None) -> Iterator[Nginx]:
             process.wait(STOP_S)
 
 
-def lay_out(folder: Path, listen: str, replicas: str, main: str | None = None) -> None:
+def lay_out(folder: Path, listen: str, replicas: str, main: str = MAIN) -> None:
     """Put the configuration where `command` finds it."""
     (folder / "runstore").mkdir()
-    (folder / "nginx.conf").write_text(main or (DEPLOY / "nginx/main.conf").read_text(encoding="utf-8"))
+    (folder / "nginx.conf").write_text(main)
     shutil.copy(DEPLOY / "nginx/site.conf", folder / "runstore/site.conf")
     (folder / "runstore/listen.conf").write_text(listen)
     (folder / "runstore/replicas.conf").write_text(replicas)
@@ -99,9 +94,8 @@ def checked(folder: Path) -> "subprocess.CompletedProcess[str]":
     """What nginx says of the configuration in `folder`, as that unprivileged user."""
     with (folder / "said").open("w+") as said:
         os.chmod(said.fileno(), 0o666)
-        done = subprocess.run(
-            [*command(folder), "-t"], stdout=said, stderr=said, text=True, check=False, **_user()
-        )
+        test = [*command(folder), "-t"]
+        done = subprocess.run(test, stdout=said, stderr=said, text=True, check=False, **_user())
         said.seek(0)
         done.stdout = said.read()
     return done

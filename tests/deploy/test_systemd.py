@@ -1,4 +1,4 @@
-"""deploy/systemd: every command and variable is real, systemd takes every setting, and a drain has its time."""
+"""deploy/systemd: every command and variable is real, systemd takes it all, and a drain has its time."""
 
 import shlex
 import subprocess
