@@ -140,7 +140,9 @@ def test_streams_are_not_compressed_where_everything_else_is(replicas: list[Serv
 def test_the_end_of_a_closed_run_is_204_of_the_streams_type(proxy: Nginx) -> None:
     run_id = begin(proxy.http)
     proxy.http.post(f"/runs/{run_id}/stop")
-    last = proxy.http.get(f"/runs/{run_id}", params={"wait": 20}).json()["last_seq"]
+    record = partial(proxy.http.get, f"/runs/{run_id}")
+    until(lambda: record().json()["completed_at"], "the run has ended")
+    last = record().json()["last_seq"]
     answer = proxy.http.get(f"/runs/{run_id}/stream", headers={"Last-Event-ID": str(last)})
     assert (answer.status_code, answer.content) == (204, b"")
     assert answer.headers["content-type"].partition(";")[0] == "text/event-stream"
