@@ -1,7 +1,7 @@
 """What the tests of every room share: an empty log of each kind, the feed that it tells, the loop."""
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.memory import MemoryEventLog
 from runstore.eventlog.sql import SqlEventLog
 from tests.database import make_database, open_sqlite_log
+from tests.servers.databases import close_shared
 
 settings.register_profile("runstore", deadline=None, max_examples=50)  # a busy machine is no failure
 settings.load_profile("runstore")
@@ -34,6 +35,13 @@ def _sqlite(folder: Path, feed: LiveFeed) -> EventLog:
 
 # Every kind of log passes the same tests: add a new one here.
 EVENT_LOGS: dict[str, Callable[[Path, LiveFeed], EventLog]] = {"memory": _memory, "sqlite": _sqlite}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_servers() -> Iterator[None]:
+    """The databases that were made for this test run go with it."""
+    yield
+    close_shared()
 
 
 @pytest.fixture

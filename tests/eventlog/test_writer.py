@@ -20,8 +20,8 @@ from runstore.core.errors import (
 )  # fmt: skip
 from runstore.core.events import Deleted, Queued, Started
 from runstore.core.ids import new_run_id
-from runstore.eventlog import dialects, writer
-from runstore.eventlog.dialects import SqliteDialect
+from runstore.eventlog import writer
+from runstore.eventlog.dialects import SqliteDialect, sqlite
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.pending import MAX_RUN_EVENTS
 from runstore.eventlog.sql import SqlEventLog
@@ -238,7 +238,7 @@ def sqlite_value(database: Path, query: str) -> int:
 
 @pytest.fixture
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dialects, "BUSY_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.02)
     monkeypatch.setattr(writer, "FIRST_RETRY_S", 0.01)
     monkeypatch.setattr(writer, "LAST_RETRY_S", 0.02)
 
