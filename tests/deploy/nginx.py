@@ -25,9 +25,9 @@ COMPRESSING = MAIN.replace(
 class Nginx:
     """A running nginx. `http`: a client of its address."""
 
-    def __init__(self, folder: Path, url: str) -> None:
-        self.url = url
-        self.http = new_client(url)
+    def __init__(self, folder: Path, port: int) -> None:
+        self.port = port
+        self.http = new_client(f"http://127.0.0.1:{port}")
         self._folder = folder
 
     @property
@@ -47,7 +47,7 @@ def nginx(replicas: Sequence[int], main: str = MAIN) -> Iterator[Nginx]:
             # It writes this once it listens.
             until(lambda: (folder / "nginx.pid").exists() or process.poll() is not None, "nginx runs")
             assert process.poll() is None, (folder / "errors").read_text()
-            running = Nginx(folder, f"http://127.0.0.1:{port.number}")
+            running = Nginx(folder, port.number)
             with closing(running.http):
                 yield running
         finally:

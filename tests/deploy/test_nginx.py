@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -37,6 +38,7 @@ tokens_per_s = 50
 """
 SITE = (DEPLOY / "nginx/site.conf").read_text(encoding="utf-8")
 START = "/agents/silent/start"
+LENGTH = 64 << 20  # of an answer that no buffer holds
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +158,30 @@ def test_streams_are_not_compressed_where_everything_else_is(replicas: list[Serv
         assert joined(read_frames([compressing.http.get(f"/runs/{run_id}/stream").content]))
 
 
+def test_what_a_client_does_not_read_waits_at_the_replica_and_not_in_nginx() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as replica,
+        nginx([replica.getsockname()[1]]) as proxy,
+        ThreadPoolExecutor() as pool,
+    ):
+        with socket.create_connection(("127.0.0.1", proxy.port)) as stuck:
+            stuck.sendall(b"GET /runs/1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            sending = pool.submit(answer_at_length, *replica.accept())
+            taken = pool.submit(lambda: answer_at_length(*replica.accept()))
+            assert len(proxy.http.get("/runs/2/events").content) == LENGTH
+            taken.result()
+            assert not sending.done(), "nginx has taken it all, as fast as what somebody has read"
+        sending.result()
+
+
+def answer_at_length(connection: socket.socket, _address: Any) -> None:
+    """What a replica answers with more than all buffers hold; nginx may go before the end."""
+    with connection, suppress(OSError):
+        read_head(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LENGTH)
+        connection.sendall(bytes(LENGTH))
+
+
 def test_the_end_of_a_closed_run_is_204_of_the_streams_type(proxy: Nginx) -> None:
     run_id = begin(proxy.http)
     last = end(proxy.http, run_id)["last_seq"]
@@ -230,7 +256,7 @@ def test_a_replica_is_told_who_asks_and_keeps_its_connection() -> None:
             "Host": f"{PUBLIC}:8080", "Last-Event-ID": "7", "Authorization": "Bearer rsk_1",
             "Idempotency-Key": "k", "X-Forwarded-For": "203.0.113.9", "Connection": "close",
         }  # fmt: skip
-        with socket.create_connection(("127.0.0.1", int(proxy.url.rpartition(":")[2]))) as client:
+        with socket.create_connection(("127.0.0.1", proxy.port)) as client:
             lines = "".join(f"{name}: {value}\r\n" for name, value in told.items())
             client.sendall(f"GET /runs/1/stream?after=3 HTTP/1.1\r\n{lines}\r\n".encode())
             connection, _ = replica.accept()
