@@ -20,6 +20,7 @@ from runstore.core.errors import AppendRefused, LogUnavailable, SessionBusy
 from runstore.core.events import Cancelled, CancelRequested, Event, Failed, Queued, Started, StartReason
 from runstore.core.ports import Agent, Committed, EventLog, Leases, LiveFeed, OpenRun, RunContext
 from runstore.runtime.agents import AgentCatalog
+from runstore.runtime.at_most_once import obstacle
 from runstore.runtime.executor import Executor
 from runstore.runtime.fair_queue import FairQueue
 from runstore.runtime.history import owner_of, read_cancellation, read_history, read_queued
@@ -290,6 +291,9 @@ class Supervisor:
             await self._log.append(run_id, [lost], expected_seq=head.seq)
             return
         history = await read_history(self._log, run_id)
+        if failed := obstacle(history, repeats=policy == "restart"):
+            await self._log.append(run_id, [failed], expected_seq=head.seq)
+            return
         if policy == "restart":  # then all that was said is said again
             discard, history = discard_after([e for e in history if e.type == Started.type]), []
         else:
