@@ -15,6 +15,7 @@ import runstore
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError
 from runstore.core.events import AgentFinished, AgentStarted, Message, Token, ToolFinished
+from runstore.runtime.resume import digest_of
 from runstore.runtime.strands_nodes import HANDOFF
 from runstore.runtime.strands_scripted import ScriptedModel
 from tests.runtime.recording import ListRecorder, again_after, read, spoken
@@ -205,6 +206,16 @@ async def test_a_node_that_would_call_a_tool_again_that_may_be_called_once_ends_
     ) as e:
         await drive(chain(desk, Playbook(say("Words.")), once=True), history=history)
     assert (e.value.code, desk.runs) == ("at_most_once", [])
+
+
+def test_an_input_is_the_same_in_whatever_order_the_nodes_before_it_are_gathered() -> None:
+    """strands gathers them from a set, whose order is another one in every process."""
+
+    def digest(*texts: str) -> str:
+        return digest_of([{"role": "user", "content": [{"text": text} for text in texts]}])
+
+    assert digest("task", "of left", "of right") == digest("task", "of right", "of left")
+    assert digest("task", "of left") != digest("task", "of right")
 
 
 # What starts again from the input
