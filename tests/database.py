@@ -28,16 +28,19 @@ def open_database(path: Path) -> SqliteDialect:
 def migrate(path: Path) -> str | None:
     """What a starting server does; returns the version that it found."""
     dialect = open_database(path)
-    with dialect.engine.connect() as connection:
-        dialect.begin_write(connection)
+    with dialect.engine.connect() as connection, dialect.migrating(connection):
         before = migrations.upgrade(connection)
-        connection.commit()
     dialect.engine.dispose()
     return before
 
 
 def run_list() -> RunList:
     return RunList(read_evolving)
+
+
+def open_log_at(url: str, feed: LiveFeed) -> SqlEventLog:
+    """The log of a database that has this release's schema, as a server opens it."""
+    return SqlEventLog(open_dialect(make_url(url)), feed, [run_list()])
 
 
 def open_sqlite_log(

@@ -4,12 +4,15 @@ import asyncio
 import errno
 import importlib
 import os
+import signal
 import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import structlog
 from msgspec import Struct
@@ -19,7 +22,8 @@ from starlette.applications import Starlette
 
 from runstore import keys, migrations
 from runstore.core.errors import AgentError, ConfigError
-from runstore.eventlog.dialects import SqliteDialect, open_dialect
+from runstore.core.ports import Leases
+from runstore.eventlog.dialects import FORMS, Dialect, open_dialect
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
@@ -43,6 +47,7 @@ from runstore.runtime.supervisor import Supervisor
 from runstore.runtime.teams import Teams
 from runstore.settings import ServerSettings, Settings, use_folder
 from runstore.store import RunStore
+from runstore.workers import HeartbeatLeases, ListedLeases
 
 GIL_SWITCH_S = (
     0.0005  # how long a busy agent may hold up the writer; at Python's 5 ms tokens wait for seconds
@@ -60,7 +65,7 @@ class OpenLog(Struct, frozen=True):
     hierarchies: HierarchyStore
     feed: MemoryFeed
     event_log: SqlEventLog
-    leases: FileLeases
+    leases: Leases
 
 
 class Runtime(OpenLog, frozen=True):
@@ -71,32 +76,40 @@ class Runtime(OpenLog, frozen=True):
     authenticator: Authenticator
 
 
-def open_database(url: str, *, create: bool = True) -> SqliteDialect:
+def open_database(url: str, *, create: bool = True, hurried: bool = False) -> Dialect:
     """Open a database and bring its schema up to this release.
 
+    Args:
+        create: also if it has none yet.
+        hurried: give up statements that take long, as a process has to that serves.
+
     Raises:
-        ConfigError: the URL is wrong, or there is no database and `create` is False.
+        ConfigError: the URL is wrong, the server too old, or there is no log in it and `create` is False.
         SchemaMismatch: the database is newer than this release.
-        LogUnavailable: it is read-only, locked, corrupt, or the disk is full.
+        LogUnavailable: it cannot be reached, or is read-only, locked, corrupt, or the disk is full.
     """
     try:
-        dialect = open_dialect(make_url(url))
+        dialect = open_dialect(make_url(url), hurried=hurried)
     except (ArgumentError, NoSuchModuleError) as error:
-        message = f"database URL {url!r}: {error}; use sqlite:///FILE"
-        raise ConfigError(message, setting="database_url") from error
-    if not create and not dialect.path.exists():
-        raise ConfigError(f"database URL {url!r}: there is no file {dialect.path}")
+        raise ConfigError(f"database URL {url!r}: {error}; use {FORMS}", setting="database_url") from error
+    if not create and dialect.file is not None and not dialect.file.exists():
+        raise ConfigError(f"database URL {url!r}: there is no file {dialect.file}")
     with _told_as_unavailable(dialect), dialect.engine.connect() as connection:
-        dialect.begin_write(connection)  # two starting processes do not both migrate
-        before = migrations.upgrade(connection)
-        connection.commit()
+        dialect.check(connection)
+        before = migrations.current_version(connection)
+        if before is None and not create:
+            raise ConfigError(f"database {dialect.place}: it holds no log; `runstore migrate` makes one")
+        connection.rollback()
+        if before != migrations.HEAD:
+            with dialect.migrating(connection):  # two starting processes do not both migrate
+                before = migrations.upgrade(connection)
     if before != migrations.HEAD:
-        log.info("migrated", database=str(dialect.path), before=before or "empty", now=migrations.HEAD)
+        log.info("migrated", database=dialect.place, before=before or "empty", now=migrations.HEAD)
     return dialect
 
 
 @contextmanager
-def _told_as_unavailable(dialect: SqliteDialect) -> Iterator[None]:
+def _told_as_unavailable(dialect: Dialect) -> Iterator[None]:
     try:
         yield
     except Exception as error:
@@ -112,8 +125,8 @@ async def open_log(settings: Settings) -> AsyncIterator[OpenLog]:
     try:
         yield opened
     finally:
+        await opened.leases.release()
         await opened.event_log.close()
-        opened.leases.release()
 
 
 @asynccontextmanager
@@ -129,8 +142,9 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         event_log,
         feed,
         store.catalog,
-        leases.another(),  # apart: what a program records under its own is no run that we have lost
-        capacity=server.capacity,
+        # Apart: what a program records under the other is no run that we have lost.
+        _new_leases(event_log, server, capacity=server.capacity),
+        capacity=server.capacity if server.worker else 0,
         grace_s=server.cancel_grace_s,
     )
     try:
@@ -144,12 +158,12 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             )
             await supervisor.drain(server.drain_s)
     finally:
+        await leases.release()
         await event_log.close()
-        leases.release()
 
 
 def _open(settings: Settings) -> OpenLog:
-    dialect = open_database(settings.server.database_url)
+    dialect = open_database(settings.server.database_url, hurried=True)
     feed = MemoryFeed()
     event_log = SqlEventLog(dialect, feed, [RunList(read_evolving)])
     teams = Teams(settings.hierarchies)
@@ -158,7 +172,14 @@ def _open(settings: Settings) -> OpenLog:
         event_log, feed, catalog, limits=settings.limits, heartbeat_s=settings.server.heartbeat_s
     )
     hierarchies = HierarchyStore(event_log, teams, per_user=settings.limits.hierarchies_per_user)
-    return OpenLog(store, hierarchies, feed, event_log, FileLeases(Path(f"{dialect.path}.workers")))
+    return OpenLog(store, hierarchies, feed, event_log, _new_leases(event_log, settings.server, capacity=0))
+
+
+def _new_leases(event_log: SqlEventLog, server: ServerSettings, *, capacity: int) -> Leases:
+    """A file is on one machine, whose locks tell who is dead; elsewhere workers have to give signs."""
+    if (file := event_log.file) is not None:
+        return ListedLeases(FileLeases(Path(f"{file}.workers")), event_log, capacity=capacity)
+    return HeartbeatLeases(event_log, lease_s=server.lease_s, capacity=capacity)
 
 
 @contextmanager
@@ -167,11 +188,22 @@ def write_to(url: str, *, create: bool = True) -> Iterator[Connection]:
     dialect = open_database(url, create=create)
     try:
         with dialect.engine.connect() as connection:
-            dialect.begin_write(connection)
+            dialect.begin_write(connection, alone=True)
             yield connection
             connection.commit()
     except Exception as error:
         raise dialect.unavailable(error) or error from error
+    finally:
+        dialect.engine.dispose()
+
+
+@contextmanager
+def read_from(url: str) -> Iterator[Connection]:
+    """A connection to a database that holds a log."""
+    dialect = open_database(url, create=False)
+    try:
+        with _told_as_unavailable(dialect), dialect.engine.connect() as connection:
+            yield connection
     finally:
         dialect.engine.dispose()
 
@@ -190,10 +222,23 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
     listener = listener or listen(settings.server.host, settings.server.port)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_serve(settings, listener))
-        flush_spans(FLUSH_SPANS_S)
-        flush_logs()
-        _flush_output()
-        os._exit(0)
+        _leave()
+
+
+def work(settings: Settings) -> None:
+    """Run agents, without HTTP, until told to stop; then leave at once, as `serve` does."""
+    sys.setswitchinterval(GIL_SWITCH_S)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_work(settings))
+        _leave()
+
+
+def _leave() -> NoReturn:
+    """End the process, whatever threads of agents are still at work: the interpreter would wait for them."""
+    flush_spans(FLUSH_SPANS_S)
+    flush_logs()
+    _flush_output()
+    os._exit(0)
 
 
 def _flush_output() -> None:
@@ -242,6 +287,35 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         await http.serve(sockets=[listener])
         await asyncio.gather(*drains)
     log.info("stopped")
+
+
+async def _work(settings: Settings) -> None:
+    async with open_runtime(settings) as runtime:
+        stopping = _signalled()
+        log.info("working", worker_id=runtime.supervisor.worker_id, capacity=settings.server.capacity)
+        threading.Thread(target=_warm_up, args=[runtime], daemon=True).start()
+        await stopping
+        log.info("draining", runs=runtime.supervisor.running)
+    log.info("stopped")
+
+
+def _signalled() -> "asyncio.Future[None]":
+    """Done at the first SIGTERM or SIGINT; the second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[None] = loop.create_future()
+
+    def settle() -> None:
+        if not told.done():
+            told.set_result(None)
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if told.done():
+            os._exit(128 + number)
+        loop.call_soon_threadsafe(settle)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    return told
 
 
 def _on_started(listener: socket.socket, runtime: Runtime) -> None:
@@ -318,7 +392,7 @@ def drop_runs(url: str) -> int:
     """Empty the run list; returns how many runs it had. The log is untouched."""
     dialect = open_database(url, create=False)
     with _told_as_unavailable(dialect), dialect.engine.connect() as connection:
-        dialect.begin_write(connection)
+        dialect.begin_write(connection, alone=True)
         rows = RunList(read_evolving).drop(connection)
         connection.commit()
     return rows

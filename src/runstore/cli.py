@@ -1,14 +1,26 @@
 """The command line."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from msgspec.structs import astuple
 
 from runstore import __version__
 from runstore.cli_keys import keys
-from runstore.cli_options import Config, DatabaseUrl
+from runstore.cli_options import (
+    CancelGrace,
+    Capacity,
+    Config,
+    DatabaseUrl,
+    Drain,
+    Lease,
+    LogFile,
+    LogFormat,
+    RedisUrl,
+)
 from runstore.cli_runs import app as runs
 from runstore.core.errors import ConfigError, RunstoreError
 
@@ -52,17 +64,16 @@ def serve(
         int | None, typer.Option(envvar="RUNSTORE_PORT", help="Port; 0 takes a free one.")
     ] = None,
     database_url: DatabaseUrl = None,
+    redis_url: RedisUrl = None,
+    worker: Annotated[
+        bool | None,
+        typer.Option("--worker/--no-worker", envvar="RUNSTORE_WORKER", help="Whether to run agents too."),
+    ] = None,
     config: Config = None,
-    capacity: Annotated[
-        int | None, typer.Option(envvar="RUNSTORE_CAPACITY", help="Runs at once; more wait as queued.")
-    ] = None,
-    cancel_grace_s: Annotated[
-        float | None,
-        typer.Option(envvar="RUNSTORE_CANCEL_GRACE_S", help="Seconds from a stop to its ending."),
-    ] = None,
-    drain_s: Annotated[
-        float | None, typer.Option(envvar="RUNSTORE_DRAIN_S", help="Seconds for active runs on SIGTERM.")
-    ] = None,
+    capacity: Capacity = None,
+    cancel_grace_s: CancelGrace = None,
+    drain_s: Drain = None,
+    lease_s: Lease = None,
     heartbeat_s: Annotated[
         float | None,
         typer.Option(envvar="RUNSTORE_HEARTBEAT_S", help="Seconds between heartbeats of a stream."),
@@ -71,12 +82,8 @@ def serve(
         list[str] | None,
         typer.Option(envvar="RUNSTORE_ALLOWED_HOST", help="Name that is answered to; may be repeated."),
     ] = None,
-    log_format: Annotated[
-        str | None, typer.Option(envvar="RUNSTORE_LOG_FORMAT", help="Of log lines: logfmt or json.")
-    ] = None,
-    log_file: Annotated[
-        str | None, typer.Option(envvar="RUNSTORE_LOG_FILE", help="Write log lines to this file too.")
-    ] = None,
+    log_format: LogFormat = None,
+    log_file: LogFile = None,
     reload: Annotated[
         bool, typer.Option("--reload", help="Start again when the agents' code or configuration changes.")
     ] = False,
@@ -86,22 +93,64 @@ def serve(
     Example: runstore serve --port 8082 --database-url sqlite:///runstore.db
     """
     from runstore.app import serve as run_server
-    from runstore.logs import configure_logs
     from runstore.reload import serve_reloading
 
     settings = _settings(
-        config, host=host, port=port, database_url=database_url, capacity=capacity,
-        cancel_grace_s=cancel_grace_s, drain_s=drain_s, heartbeat_s=heartbeat_s, models=True,
-        log_format=log_format, log_file=log_file, allowed_hosts=allowed_host or None,
+        config, host=host, port=port, database_url=database_url, redis_url=redis_url, worker=worker,
+        capacity=capacity, cancel_grace_s=cancel_grace_s, drain_s=drain_s, lease_s=lease_s, models=True,
+        heartbeat_s=heartbeat_s, log_format=log_format, log_file=log_file, allowed_hosts=allowed_host or None,
     )  # fmt: skip
-    try:
-        configure_logs(settings.server.log_format, settings.server.log_file, queued=True)
-        if reload:
-            serve_reloading(settings)
-        else:
-            run_server(settings)
-    except ConfigError as error:
-        raise settings.placed(error) from error
+    if reload:
+        _run(serve_reloading, settings)
+    else:
+        _run(run_server, settings)
+
+
+@app.command()
+def worker(
+    database_url: DatabaseUrl = None,
+    redis_url: RedisUrl = None,
+    config: Config = None,
+    capacity: Capacity = None,
+    cancel_grace_s: CancelGrace = None,
+    drain_s: Drain = None,
+    lease_s: Lease = None,
+    log_format: LogFormat = None,
+    log_file: LogFile = None,
+) -> None:
+    """Run agents, without the HTTP API: it is served by others on the same database.
+
+    Example: runstore worker --database-url postgresql+psycopg://runstore@db/runstore --redis-url redis://cache
+    """
+    from runstore.app import work
+
+    settings = _settings(
+        config, database_url=database_url, redis_url=redis_url, capacity=capacity, drain_s=drain_s,
+        cancel_grace_s=cancel_grace_s, lease_s=lease_s, log_format=log_format, log_file=log_file, models=True,
+    )  # fmt: skip
+    _run(work, settings)
+
+
+@app.command()
+def workers(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each worker.")] = False,
+    database_url: DatabaseUrl = None,
+    config: Config = None,
+) -> None:
+    """List the workers of a database, with the runs that they have and when they last gave a sign of life.
+
+    Example: runstore workers --database-url postgresql+psycopg://runstore@db/runstore
+    """
+    from runstore.app import read_from
+    from runstore.cli_output import print_json, print_table
+    from runstore.workers import WorkerRecord, read_workers, record
+
+    with read_from(_settings(config, database_url=database_url).server.database_url) as connection:
+        found = [record(worker) for worker in read_workers(connection)]
+    if as_json:
+        print_json(found)
+    else:
+        print_table(WorkerRecord.__struct_fields__, map(astuple, found))
 
 
 @app.command()
@@ -177,6 +226,17 @@ def main() -> None:
         flush_logs()
         typer.echo(f"runstore: {error}", err=True)
         sys.exit(EXIT_CONFIG)
+
+
+def _run(process: Callable[..., None], settings: Any) -> None:
+    """Run a process that serves or works, to its end."""
+    from runstore.logs import configure_logs
+
+    try:
+        configure_logs(settings.server.log_format, settings.server.log_file, queued=True)
+        process(settings)
+    except ConfigError as error:
+        raise settings.placed(error) from error
 
 
 def _settings(config: Path | None, *, models: bool = False, **changes: Any) -> Any:

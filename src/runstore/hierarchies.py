@@ -6,21 +6,9 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Index,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    delete,
-    func,
-    insert,
-    select,
-)
+from sqlalchemy import BigInteger, Column, Connection, Index, MetaData, Table, delete, func, insert, select
 
+from runstore.columns import Bytes, Name
 from runstore.core.errors import LimitExceeded, RunstoreError
 from runstore.core.hierarchy import Hierarchy, Problem, check_size
 from runstore.core.ids import new_run_id, parse_uuid
@@ -33,11 +21,11 @@ metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
 hierarchies = Table(
     "hierarchies",
     metadata,
-    Column("hierarchy_id", String(36), primary_key=True),
-    Column("user_id", String(255), nullable=False),
-    Column("name", String(255), nullable=False),
+    Column("hierarchy_id", Name(36), primary_key=True),
+    Column("user_id", Name(255), nullable=False),
+    Column("name", Name(255), nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("definition", LargeBinary, nullable=False),
+    Column("definition", Bytes, nullable=False),
 )
 
 Index("ix_hierarchies_user_id_hierarchy_id", hierarchies.c.user_id, hierarchies.c.hierarchy_id)

@@ -12,19 +12,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, insert, select, update
 
+from runstore.columns import Name, fixed
 from runstore.core.errors import RunstoreError
 
 PREFIX = "rsk_"
@@ -39,11 +29,11 @@ metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
 api_keys = Table(
     "api_keys",
     metadata,
-    Column("key_id", String(16), primary_key=True),
-    Column("secret_hash", LargeBinary(32), nullable=False),
-    Column("user_id", String(255), nullable=False),
-    Column("role", String(16), nullable=False),
-    Column("name", String(255), nullable=False),
+    Column("key_id", Name(16), primary_key=True),
+    Column("secret_hash", fixed(32), nullable=False),
+    Column("user_id", Name(255), nullable=False),
+    Column("role", Name(16), nullable=False),
+    Column("name", Name(255), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
@@ -52,8 +42,8 @@ api_keys = Table(
 server_secrets = Table(
     "server_secrets",
     metadata,
-    Column("name", String(64), primary_key=True),
-    Column("value", LargeBinary(32), nullable=False),
+    Column("name", Name(64), primary_key=True),
+    Column("value", fixed(32), nullable=False),
 )
 
 

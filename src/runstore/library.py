@@ -35,7 +35,7 @@ async def open(
     """Open a database, and with `config` or `agents` run agents in this process.
 
     Args:
-        url: sqlite:///FILE
+        url: sqlite:///FILE, postgresql+psycopg://… or mysql+pymysql://…
         config: a runstore.toml; its agents and its settings, but for host, port and database, hold.
         agents: by their names: a function of a module, "package.module:function", or an AgentSpec.
 
@@ -66,7 +66,7 @@ class LocalStore:
     def __init__(self, opened: OpenLog, *, runs_agents: bool) -> None:
         self._store = opened.store
         self._log = opened.event_log
-        self._worker_id = opened.leases.worker_id
+        self._leases = opened.leases
         self._runs_agents = runs_agents
 
     async def start(
@@ -114,7 +114,7 @@ class LocalStore:
             SessionBusy: the session has another run that has not ended.
         """
         queued = {"agent": agent, "input": input, "user_id": user_id, "session_id": session_id}
-        async with own_run(self._log, self._worker_id, metadata=metadata or {}, **queued) as run:
+        async with own_run(self._log, self._leases, metadata=metadata or {}, **queued) as run:
             yield run
 
     async def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:

@@ -25,6 +25,7 @@ DEFAULT_FILE = Path("runstore.toml")
 SECTIONS = ["server", "limits", "agents", "hierarchies"]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
+REDIS_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\]")
 ORIGIN = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?|\*")
 
@@ -43,6 +44,10 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: int = 8082
     database_url: str = "sqlite:///runstore.db"
+    redis_url: str | None = None  # wakes the readers and workers of other processes at once
+    redis_prefix: str = "runstore"  # of all keys in Redis
+    worker: bool = True  # whether the process that serves also runs agents
+    lease_s: float = 15.0  # after which a worker of another machine that gives no sign of life loses its runs
     capacity: int = 1_000  # runs of this process at once; more wait as `queued`
     cancel_grace_s: float = 2.0  # from a cancel's commit to the run's ending, whatever the agent does
     max_abandoned_threads: int = 100  # that stuck agents may hold before `/readyz` says so
@@ -62,6 +67,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for name, low, high in (
             ("port", 0, 65_535),
+            ("lease_s", 1, 3_600),
             ("capacity", 1, 100_000),
             ("cancel_grace_s", 0.1, 3_600),
             ("max_abandoned_threads", 0, 100_000),
@@ -70,6 +76,8 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
         ):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"`{name}` must be from {low} to {high}, not {getattr(self, name)}")
+        if not REDIS_PREFIX.fullmatch(self.redis_prefix):
+            raise ValueError("`redis_prefix` must be 1 to 64 letters, digits, '_', '.', '-' or ':'")
         if self.authenticate is not None and not REFERENCE.fullmatch(self.authenticate):
             raise ValueError("`authenticate` must be of the form 'package.module:function'")
         _check_each("allowed_hosts", self.allowed_hosts, HOST, "a name without scheme and port")

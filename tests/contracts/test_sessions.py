@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from runstore.columns import pack_run_id
 from runstore.core.codec import decode, encode
 from runstore.core.errors import AlreadyStarted, RunstoreError, SessionBusy
 from runstore.core.events import STRATEGIES, CancelRequested, Deleted, Event, MultitaskStrategy, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.ports import Claim, EventLog
-from runstore.eventlog.schema import pack_run_id
 from runstore.eventlog.sql import SqlEventLog
 from tests.events import CANCEL, CANCELLED, COMPLETED, ENDINGS, read_run, started
 

@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, inspect, make_url, text
 from sqlalchemy.exc import IntegrityError
 
-from runstore import hierarchies, keys, migrations
+from runstore import hierarchies, keys, migrations, workers
 from runstore.core.errors import ConfigError, LogUnavailable, SchemaMismatch
 from runstore.eventlog import schema, writer
 from runstore.eventlog.dialects import PAGERS, READERS, SqliteDialect, open_dialect
@@ -241,7 +241,7 @@ def test_the_migrations_make_the_tables_that_the_code_uses(
 
 
 def test_the_migrations_make_no_table_that_nobody_uses(connection: Connection) -> None:
-    ours = (schema, projections_schema, keys, hierarchies)
+    ours = (schema, projections_schema, keys, hierarchies, workers)
     used = {"alembic_version"}.union(*(module.metadata.tables for module in ours))
     assert set(inspect(connection).get_table_names()) == used
 

@@ -212,18 +212,31 @@ class InlineProjection(Protocol):
 
 
 class Leases(Protocol):
-    """Who is alive. A worker holds its own lease for as long as its process lives."""
+    """Who is alive. A worker holds its own lease from `hold` to `release`, or to the end of its process.
+
+    The coroutines raise LogUnavailable while the database cannot be used, but for `release`.
+    """
 
     worker_id: str
 
-    def dead(self, worker_ids: set[str]) -> dict[str, bool]:
-        """Which of these workers are gone: {worker_id: True when it crashed, False when it handed over}."""
+    @property
+    def held(self) -> bool:
+        """Whether the own lease is known to be good; without it no run is taken."""
 
-    def forget(self, still_named: set[str]) -> None:
+    async def hold(self) -> None:
+        """Take the own lease. Safe to call twice."""
+
+    async def dead(self, worker_ids: set[str]) -> dict[str, bool]:
+        """Which of these workers are gone: {worker_id: True when it crashed, False when it handed over}.
+
+        To be asked several times a second: what is not watched is not known.
+        """
+
+    async def forget(self, still_named: set[str]) -> None:
         """Clean up after dead workers that no open run names any more."""
 
-    def release(self) -> None:
-        """Let go of the own lease on purpose: what is left runs on elsewhere, as handed over."""
+    async def release(self) -> None:
+        """Let go of the own lease on purpose: what is left runs on elsewhere, as handed over. Safe twice."""
 
 
 class RunContext(Struct, frozen=True):

@@ -65,9 +65,11 @@ def read_evolving(connection: Connection, run_id: str, upto: int | None = None) 
 
 
 def read_all(
-    connection: Connection, after: int, limit: int, only: EventFilter | None = None
+    connection: Connection, after: int, upto: int | None, limit: int, only: EventFilter | None = None
 ) -> list[RecordedEvent]:
+    """`upto`: the position up to which they are final; None: nobody else writes."""
     query = _ALL if only is None else _ALL.where(_matches(only))
+    query = query if upto is None else query.where(_e.position <= upto)
     page: list[RecordedEvent] = []
     size = 0
     rows = connection.execute(query.limit(limit), {"after": after})

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from runstore.core.codec import EncodedEvent
+from runstore.core.events import Queued, Started
 from runstore.core.ports import Head
 from runstore.eventlog.admission import Append
 from runstore.eventlog.claims import Claims, read_claims, write_claims
-from runstore.eventlog.sessions import Sessions, read_sessions, write_started
+from runstore.eventlog.schema import open_runs
+from runstore.eventlog.sessions import Sessions, read_sessions, read_wish, write_started
 
 
 class Rules:
@@ -28,6 +30,17 @@ class Rules:
         caused = self.sessions.take(append, events, head)
         self.claims.take(append)
         return caused
+
+
+def users_of(connection: Connection, batch: Sequence[Append]) -> set[str]:
+    """Whose runs the rules count, in judging this batch: no other writer may judge by them meanwhile."""
+    events = [(append.run_id, event) for append in batch for event in append.events]
+    users = {read_wish(event).user_id for _, event in events if event.type == Queued.type}
+    if starting := [run_id for run_id, event in events if event.type == Started.type]:
+        runs = open_runs.c
+        waiting = select(runs.user_id).where(runs.run_id.in_(starting), runs.session_id.is_not(None))
+        users |= set(connection.execute(waiting).scalars())
+    return users
 
 
 def read_rules(connection: Connection) -> Rules:

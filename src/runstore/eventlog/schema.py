@@ -1,22 +1,8 @@
 """The tables. `events` is the truth; control tables hold what rules across runs need; no projection here."""
 
-from typing import Any
-from uuid import UUID
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, SmallInteger, Table, UniqueConstraint
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Dialect,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    SmallInteger,
-    String,
-    Table,
-    TypeDecorator,
-    UniqueConstraint,
-)  # fmt: skip
+from runstore.columns import Bytes, Name, Position, RunId, fixed
 
 metadata = MetaData(
     naming_convention={
@@ -27,41 +13,18 @@ metadata = MetaData(
 )
 
 
-class RunId(TypeDecorator[str]):
-    """A run's id: text in Python, 16 bytes in the database."""
-
-    impl = LargeBinary(16)
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
-        return None if value is None else pack_run_id(value)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
-        return None if value is None else unpack_run_id(value)
-
-
-def pack_run_id(run_id: str) -> bytes:
-    return bytes.fromhex(run_id.replace("-", ""))
-
-
-def unpack_run_id(value: bytes) -> str:
-    return str(UUID(bytes=value))
-
-
-Position = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts only an INTEGER PRIMARY KEY by itself
-
 events = Table(
     "events",
     metadata,
     Column("position", Position, primary_key=True, autoincrement=True),
     Column("run_id", RunId, nullable=False),
     Column("seq", BigInteger, nullable=False),
-    Column("type", String(128), nullable=False),
+    Column("type", Name(128), nullable=False),
     Column("v", SmallInteger, nullable=False),
     Column("ends", SmallInteger, nullable=False),
     Column("at", BigInteger, nullable=False),
-    Column("append_id", LargeBinary(8), nullable=False),
-    Column("data", LargeBinary, nullable=False),
+    Column("append_id", fixed(8), nullable=False),
+    Column("data", Bytes, nullable=False),
     UniqueConstraint("run_id", "seq"),
     sqlite_autoincrement=True,
 )
@@ -70,12 +33,12 @@ open_runs = Table(
     "open_runs",
     metadata,
     Column("run_id", RunId, primary_key=True),
-    Column("status", String(16), nullable=False),
-    Column("user_id", String(255), nullable=False),
-    Column("session_id", String(255)),
+    Column("status", Name(16), nullable=False),
+    Column("user_id", Name(255), nullable=False),
+    Column("session_id", Name(255)),
     Column("attempt", Integer, nullable=False),
     Column("adoptions", Integer, nullable=False),
-    Column("worker_id", String(64)),
+    Column("worker_id", Name(64)),
     Column("queued_at", BigInteger, nullable=False),
     Column("cancel_at", BigInteger),
 )
@@ -83,29 +46,43 @@ open_runs = Table(
 sessions = Table(
     "sessions",
     metadata,
-    Column("user_id", String(255), primary_key=True),
-    Column("session_id", String(255), primary_key=True),
+    Column("user_id", Name(255), primary_key=True),
+    Column("session_id", Name(255), primary_key=True),
     Column("run_id", RunId, nullable=False),
 )
 
 session_runs = Table(
     "session_runs",
     metadata,
-    Column("user_id", String(255), primary_key=True),
-    Column("session_id", String(255), primary_key=True),
+    Column("user_id", Name(255), primary_key=True),
+    Column("session_id", Name(255), primary_key=True),
     Column("run_id", RunId, primary_key=True),
 )
 
 idempotency = Table(
     "idempotency",
     metadata,
-    Column("user_id", String(255), primary_key=True),
-    Column("key", String(255), primary_key=True),
+    Column("user_id", Name(255), primary_key=True),
+    Column("key", Name(255), primary_key=True),
     Column("run_id", RunId, nullable=False),
-    Column("body_hash", LargeBinary(32), nullable=False),
+    Column("body_hash", fixed(32), nullable=False),
     Column("at", BigInteger, nullable=False),
 )
 
+barrier = Table(
+    "barrier",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("closed_upto", BigInteger, nullable=False),
+)
+
+user_locks = Table(
+    "user_locks", metadata, Column("slot", SmallInteger, primary_key=True, autoincrement=False)
+)
+
+purging = Table("purging", metadata, Column("run_id", RunId, primary_key=True))
+
 Index("ix_open_runs_queued_at", open_runs.c.queued_at)
 Index("ix_open_runs_user_id", open_runs.c.user_id)
+Index("ix_open_runs_worker_id", open_runs.c.worker_id)
 Index("ix_idempotency_at", idempotency.c.at)

@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, exc
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import LogUnavailable, RunstoreError
 from runstore.core.ports import EventFilter, Head, InlineProjection, OpenRun, Publisher
 from runstore.eventlog.control import read_open_runs
-from runstore.eventlog.dialects import PAGERS, READERS, SqliteDialect
+from runstore.eventlog.dialects import PAGERS, READERS, Dialect
 from runstore.eventlog.metered import LogCounts, MeteredFeed, MeteredStore
 from runstore.eventlog.queries import (
     EVOLVING,
@@ -22,7 +24,7 @@ from runstore.eventlog.queries import (
     read_run,
     read_session_runs,
 )
-from runstore.eventlog.sql_store import SqlStore
+from runstore.eventlog.sql_store import SqlStore, begin_write
 from runstore.eventlog.writer import Writer
 
 T = TypeVar("T")
@@ -32,7 +34,7 @@ class SqlEventLog:
     """The port `EventLog` over SQLAlchemy. See there for what it guarantees."""
 
     def __init__(
-        self, dialect: SqliteDialect, feed: Publisher, projections: Sequence[InlineProjection] = ()
+        self, dialect: Dialect, feed: Publisher, projections: Sequence[InlineProjection] = ()
     ) -> None:
         self._dialect = dialect
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="runstore-reader")
@@ -42,6 +44,11 @@ class SqlEventLog:
         self._writer = Writer(store, MeteredFeed(feed, self.counts))
         self.append = self._writer.append
         self.offer = self._writer.offer
+
+    @property
+    def file(self) -> Path | None:
+        """The file that the log is in, if it is in one."""
+        return self._dialect.file
 
     @property
     def unavailable(self) -> RunstoreError | None:
@@ -68,10 +75,11 @@ class SqlEventLog:
         limit: int = 1000,
         only: EventFilter | None = None,
     ) -> list[RecordedEvent]:
-        return await self._run_in(self._pagers, read_run, run_id, after, upto, limit, only)
+        return await self._run_in(self._pagers, self._reading, read_run, run_id, after, upto, limit, only)
 
     async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
-        return await self._run_in(self._pagers, read_all, after, limit)
+        upto = await self._run_in(self._pagers, self._dialect.closed_upto, after)
+        return await self._run_in(self._pagers, self._reading, read_all, after, upto, limit)
 
     async def open_runs(self, *, limit: int = 2_000) -> list[OpenRun]:
         return await self.query(read_open_runs, limit)
@@ -85,24 +93,20 @@ class SqlEventLog:
         Raises:
             LogUnavailable: the database cannot be read now.
         """
-        return await self._run_in(self._readers, function, *arguments)
+        return await self._run_in(self._readers, self._reading, function, *arguments)
 
-    async def change(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run `function(connection, *arguments)` in a transaction of its own, while nobody else writes.
+    async def change(self, function: Callable[..., T], *arguments: Any, alone: bool = True) -> T:
+        """Run `function(connection, *arguments)` in a transaction of its own.
 
         For what is no event. What it raises is raised here, and nothing is stored.
+
+        Args:
+            alone: nobody else writes meanwhile.
 
         Raises:
             LogUnavailable: the database takes no writes now.
         """
-
-        def write(connection: Connection) -> T:
-            self._dialect.begin_write(connection)
-            done = function(connection, *arguments)
-            connection.commit()
-            return done
-
-        return await self.query(write)
+        return await self._run_in(self._readers, self._writing, function, arguments, alone)
 
     async def close(self) -> None:
         await self._writer.close()
@@ -112,31 +116,47 @@ class SqlEventLog:
     async def _run_in(self, pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
         loop = asyncio.get_running_loop()
         try:
-            reading = loop.run_in_executor(pool, self._query, function, arguments)
+            working = loop.run_in_executor(pool, partial(function, *arguments))
         except RuntimeError:
             raise LogUnavailable("the log is closed") from None
-        return await reading
-
-    def _query(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         try:
-            with self._dialect.engine.connect() as connection:
-                return function(connection, *arguments)
+            return await working
         except Exception as error:
             if unavailable := self._dialect.unavailable(error):
                 raise unavailable from error
             raise
 
+    def _reading(self, function: Callable[..., T], *arguments: Any) -> T:
+        with self._dialect.engine.connect() as connection:
+            try:
+                return function(connection, *arguments)
+            except exc.DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+            connection.rollback()
+            return function(connection, *arguments)  # on a new connection: the server may have come back
+
+    def _writing(self, function: Callable[..., T], arguments: tuple[Any, ...], alone: bool) -> T:
+        with self._dialect.engine.connect() as connection:
+            begin_write(self._dialect, connection, alone=alone)
+            done = function(connection, *arguments)
+            connection.commit()
+            return done
+
 
 class RebuildSource:
     """The log as a rebuild of projections reads it: `runstore.projections.rebuild.Source`."""
 
-    def __init__(self, dialect: SqliteDialect) -> None:
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
         self.engine = dialect.engine
-        self.keep_writers_out = dialect.begin_write
         self.last_position = last_position
 
+    def keep_writers_out(self, connection: Connection) -> None:
+        self._dialect.begin_write(connection, alone=True)
+
     def read_evolving(self, connection: Connection, after: int, limit: int) -> list[RecordedEvent]:
-        return read_all(connection, after, limit, EVOLVING)
+        return read_all(connection, after, None, limit, EVOLVING)
 
     def history(self, connection: Connection, run_id: str) -> list[RecordedEvent]:
         return read_evolving(connection, run_id)

@@ -8,21 +8,26 @@ from functools import partial
 from itertools import count
 
 from msgspec import Struct
-from sqlalchemy import Connection
+from sqlalchemy import Connection, exc
 
+from runstore.columns import pack_run_id
 from runstore.core.codec import EncodedEvent
 from runstore.core.errors import RunstoreError
 from runstore.core.ports import Committed, Head, InlineProjection
 from runstore.core.run import EVOLVING_TYPES
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
 from runstore.eventlog.control import is_control, write_control
-from runstore.eventlog.dialects import Row, SqliteDialect
+from runstore.eventlog.dialects import Dialect, Row
 from runstore.eventlog.queries import read_append_id, read_head
-from runstore.eventlog.rules import Rules, read_rules, write_rules
-from runstore.eventlog.schema import pack_run_id
+from runstore.eventlog.rules import Rules, read_rules, users_of, write_rules
 from runstore.eventlog.writer import CommitResult, Outcome
 
+TRIES = 2  # side by side with other writers; then alone, which cannot conflict
 MAX_KNOWN_HEADS = 10_000  # runs that others may close without our noticing; a forgotten head is read again
+
+
+class _Conflict(Exception):
+    """Another writer was first, or in the way."""
 
 
 class _Attempt(Struct, frozen=True):
@@ -35,10 +40,21 @@ class _Attempt(Struct, frozen=True):
     seq: int
 
 
+def begin_write(dialect: Dialect, connection: Connection, *, alone: bool) -> None:
+    """Start a transaction that writes; again if the connection has gone since it was last used."""
+    try:
+        dialect.begin_write(connection, alone=alone)
+    except exc.DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        connection.rollback()
+        dialect.begin_write(connection, alone=alone)
+
+
 class SqlStore:
     """Commits batches. Used by the writer's thread alone."""
 
-    def __init__(self, dialect: SqliteDialect, projections: Sequence[InlineProjection]) -> None:
+    def __init__(self, dialect: Dialect, projections: Sequence[InlineProjection]) -> None:
         self._dialect = dialect
         self._projections = projections
         self._connection: Connection | None = None
@@ -49,12 +65,10 @@ class SqlStore:
         self._batches = count(1)
 
     def commit(self, batch: Sequence[Append]) -> CommitResult:
-        try:
-            return self._try(batch)
-        except Exception as error:
-            if not self._dialect.is_conflict(error):
-                raise
-        return self._try(batch)  # with the heads as they are now
+        for _ in range(TRIES):
+            with suppress(_Conflict):
+                return self._try(batch)  # the next one with the heads as they are then
+        return self._try(batch, alone=True)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -64,41 +78,50 @@ class SqlStore:
     def probe(self) -> CommitResult:
         return self._try([])
 
-    def _try(self, batch: Sequence[Append]) -> CommitResult:
+    def _try(self, batch: Sequence[Append], *, alone: bool = False) -> CommitResult:
         try:
-            return self._commit_rest(batch)
+            return self._commit_rest(batch, alone)
         except Exception as error:
-            self._rollback(batch)
+            conflict = not alone and self._dialect.is_conflict(error)
+            self._rollback(batch, intact=conflict)
+            if conflict:
+                raise _Conflict from error
             if unavailable := self._dialect.unavailable(error):
                 raise unavailable from error
             raise
 
-    def _commit_rest(self, batch: Sequence[Append]) -> CommitResult:
+    def _commit_rest(self, batch: Sequence[Append], alone: bool) -> CommitResult:
         """Commit what of the batch has not landed by an earlier attempt, and tell of both."""
         self._look_up_attempt()
         outcomes = {id(a): o for t in self._landed for a, o in zip(t.batch, t.result.outcomes, strict=True)}
         commits = [commit for attempt in self._landed for commit in attempt.result.commits]
         rest = [append for append in batch if id(append) not in outcomes]
         if rest or not batch:
-            result = self._commit(rest)
+            result = self._commit(rest, alone)
             outcomes |= {id(append): o for append, o in zip(rest, result.outcomes, strict=True)}
             commits += result.commits
         self._landed = []
         return CommitResult([outcomes[id(append)] for append in batch], commits)
 
     def _look_up_attempt(self) -> None:
-        """What became of the last attempt, when its COMMIT failed: writing it again could store it twice."""
+        """What became of the last attempt, when its COMMIT failed: writing it again could store it twice.
+
+        Alone, since the server may still be at work on it: a row that is not there then will never be.
+        """
         attempt = self._attempt
         if attempt is not None:
-            found = read_append_id(self._connect(), attempt.run_id, attempt.seq)
-            self._connect().rollback()
+            connection = self._connect()
+            begin_write(self._dialect, connection, alone=True)
+            found = read_append_id(connection, attempt.run_id, attempt.seq)
+            connection.rollback()
             self._attempt = None
             if found == attempt.append_id:
                 self._landed.append(attempt)
 
-    def _commit(self, batch: Sequence[Append]) -> CommitResult:
+    def _commit(self, batch: Sequence[Append], alone: bool) -> CommitResult:
         connection = self._connect()
-        self._dialect.begin_write(connection)
+        begin_write(self._dialect, connection, alone=alone)
+        self._dialect.lock_users(connection, partial(users_of, connection, batch))
         heads, outcomes, changes, rules = self._admit(connection, batch)
         result = CommitResult(outcomes, [_committed(r, heads[r], events) for r, events in changes.items()])
         if changes:
@@ -170,15 +193,22 @@ class SqlStore:
             else:
                 self._heads[run_id] = heads[run_id]
 
-    def _rollback(self, batch: Sequence[Append]) -> None:
+    def _rollback(self, batch: Sequence[Append], *, intact: bool) -> None:
+        """`intact`: the connection can be used again."""
         for append in batch:
             self._heads.pop(append.run_id, None)
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            connection.rollback()  # closing alone keeps the lock for as long as a cursor is referenced
+        except Exception:
+            intact = False
+        if not intact:  # whatever the driver thinks of it, the next try begins anew
+            self._connection = None
             with suppress(Exception):
-                connection.rollback()  # closing alone keeps the lock for as long as a cursor is referenced
-            connection.invalidate()  # whatever the driver thinks of it, the next try begins anew
-            connection.close()
+                connection.invalidate()
+                connection.close()
 
 
 def _admit_all(

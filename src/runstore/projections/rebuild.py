@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
-from sqlalchemy import Connection, Engine, MetaData, Select, Table, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, Select, Table, delete, func, insert, or_, select, update
 
 from runstore.core.codec import RecordedEvent
+from runstore.projections import schema
 from runstore.projections.runs import RunList
 from runstore.projections.schema import checkpoints
 
@@ -70,7 +71,7 @@ def rebuild(source: Source, projection: RunList, progress: Progress, *, swap: bo
         difference = _compare(connection, projection.table, shadow.table)
         if swap and not difference.equal:
             _make_equal(connection, projection.table, shadow.table)
-        shadow.drop(connection)
+        shadow.clear(connection)
         connection.commit()
     return difference
 
@@ -81,8 +82,7 @@ class _Shadow:
     def __init__(self, source: Source, projection: RunList) -> None:
         self._source = source
         self._name = f"{projection.name}_shadow"
-        self.table = projection.table.to_metadata(MetaData(), name=self._name)
-        self.table.indexes.clear()
+        self.table = schema.runs_shadow
         self._projection = RunList(source.history, self.table)
         self.position = 0
         self.near_the_end = False  # so little was left that there is no need to let writers in between
@@ -106,15 +106,14 @@ class _Shadow:
 
     def _find(self, connection: Connection) -> None:
         """Go on where an earlier rebuild stopped, or where another one has come to meanwhile; else begin."""
-        self.table.create(connection, checkfirst=True)
         self.position = connection.execute(_position(self._name)).scalar_one_or_none() or 0
         if not self.position:
-            connection.execute(delete(self.table))
-            connection.execute(delete(checkpoints).where(checkpoints.c.name == self._name))
+            self.clear(connection)
             connection.execute(insert(checkpoints).values(name=self._name, position=0))
 
-    def drop(self, connection: Connection) -> None:
-        self.table.drop(connection)
+    def clear(self, connection: Connection) -> None:
+        """Empty it: whoever comes next begins anew."""
+        connection.execute(delete(self.table))
         connection.execute(delete(checkpoints).where(checkpoints.c.name == self._name))
 
 

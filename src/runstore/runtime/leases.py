@@ -15,32 +15,41 @@ class FileLeases:
     """The port `Leases` over `flock`."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(exist_ok=True)
         self.worker_id = uuid4().hex
         self._directory = directory
-        unlocked = directory / f"{self.worker_id}.new"  # under this name nobody takes it for a dead worker's
+        self._file = -1
+
+    @property
+    def held(self) -> bool:
+        """See `Leases.held`."""
+        return self._file >= 0
+
+    async def hold(self) -> None:
+        """See `Leases.hold`."""
+        if self.held:
+            return
+        self._directory.mkdir(exist_ok=True)
+        unlocked = (
+            self._directory / f"{self.worker_id}.new"
+        )  # under this name nobody takes it for a dead worker's
         self._file = os.open(unlocked, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         unlocked.rename(self._path(self.worker_id))
 
-    def another(self) -> "FileLeases":
-        """A lease of its own for another worker of this process."""
-        return FileLeases(self._directory)
-
-    def dead(self, worker_ids: set[str]) -> dict[str, bool]:
+    async def dead(self, worker_ids: set[str]) -> dict[str, bool]:
         """See `Leases.dead`."""
         found = {worker_id: self._crashed(worker_id) for worker_id in worker_ids - {self.worker_id}}
         return {worker_id: crashed for worker_id, crashed in found.items() if crashed is not None}
 
-    def forget(self, still_named: set[str]) -> None:
+    async def forget(self, still_named: set[str]) -> None:
         """Remove the files of dead workers that no open run names any more."""
         for path in self._directory.glob("*.lock"):
             if path.stem not in still_named | {self.worker_id} and self._crashed(path.stem):
                 path.unlink(missing_ok=True)
 
-    def release(self) -> None:
-        """See `Leases.release`. Safe to call twice."""
-        if self._file >= 0:
+    async def release(self) -> None:
+        """See `Leases.release`."""
+        if self.held:
             self._path(self.worker_id).unlink(missing_ok=True)
             os.close(self._file)
             self._file = -1

@@ -17,7 +17,7 @@ from runstore.core.events import (
     Token,
 )
 from runstore.core.ids import new_run_id
-from runstore.core.ports import EventLog
+from runstore.core.ports import EventLog, Leases
 from runstore.runtime.executor import failure
 from runstore.runtime.recorder import Recorder
 
@@ -53,16 +53,17 @@ class OwnRun:
 
 
 @asynccontextmanager
-async def own_run(log: EventLog, worker_id: str, *, agent: str, **queued: Any) -> AsyncIterator[OwnRun]:
+async def own_run(log: EventLog, leases: Leases, *, agent: str, **queued: Any) -> AsyncIterator[OwnRun]:
     """Begin a run, and end it with the block.
 
     It is started as it is queued, under this process's own lease, and its definition says that there is no
     agent to run: a supervisor leaves it alone while the process lives, and closes it afterwards.
     """
+    await leases.hold()
     run_id = new_run_id()
     beginning = [
         Queued(agent=agent, definition={"recorded": True}, **queued),
-        Started(worker_id=worker_id, attempt=1, reason="claimed"),
+        Started(worker_id=leases.worker_id, attempt=1, reason="claimed"),
     ]
     await log.append(run_id, beginning, expected_seq=0)
     run = OwnRun(run_id, agent, Recorder(log, run_id, attempt=1))

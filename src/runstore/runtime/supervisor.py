@@ -52,7 +52,10 @@ class _Active(Struct):
 
 
 class Supervisor:
-    """Runs up to `capacity` agents at once. `grace_s`: seconds from a cancel's commit to the run's ending."""
+    """Runs up to `capacity` agents at once; with 0 it only sees to it that runs end that are to stop.
+
+    `grace_s`: seconds from a cancel's commit to the run's ending.
+    """
 
     def __init__(
         self,
@@ -85,6 +88,11 @@ class Supervisor:
         self.forced = 0  # runs that had to be closed over their agent's head
 
     @property
+    def worker_id(self) -> str:
+        """By which the log calls this worker."""
+        return self._leases.worker_id
+
+    @property
     def running(self) -> int:
         """How many runs this process drives."""
         return len(self._active)
@@ -110,6 +118,8 @@ class Supervisor:
         return self._loops.blocked
 
     async def __aenter__(self) -> Self:
+        if self._capacity:
+            await self._leases.hold()
         self._main = asyncio.get_running_loop()
         self._loops = AgentLoops()
         self._feed.listen(self._listen)
@@ -142,7 +152,7 @@ class Supervisor:
             await asyncio.wait_for(self._until_idle(), HAND_OVER_S)
         await asyncio.to_thread(self._loops.stop, LOOP_STOP_S)
         await asyncio.to_thread(self.processes.close)
-        self._leases.release()
+        await self._leases.release()
 
     async def _until_idle(self) -> None:
         while self._active or self._starting:
@@ -180,7 +190,7 @@ class Supervisor:
             for run_id in waited - {run.run_id for run in found}:
                 self._end_turn(run_id)  # the feed lost its ending
         workers = {run.worker_id for run in found if run.worker_id}
-        dead = self._leases.dead(workers)
+        dead = await self._leases.dead(workers)
         now = time.monotonic()
         self._cancels_seen = {
             run.run_id: self._cancels_seen.get(run.run_id, now) for run in found if run.cancel_at is not None
@@ -190,7 +200,7 @@ class Supervisor:
             found, key=lambda run: run.worker_id is None
         ):  # what was active goes before the queue
             self._look_after(run, dead, run.run_id in strays, now)
-        self._leases.forget(workers)
+        await self._leases.forget(workers)
 
     def _find_strays(self, found: Sequence[OpenRun]) -> set[str]:
         """Runs that we have by the log but do not drive; seen so twice, they are adopted as lost."""
@@ -234,7 +244,7 @@ class Supervisor:
                 self._begin(run_id, user_id, self._claim(run_id))
 
     def _full(self) -> bool:
-        return len(self._active) + len(self._starting) >= self._capacity
+        return len(self._active) + len(self._starting) >= self._capacity or not self._leases.held
 
     def _begin(self, run_id: str, user_id: str, start: Coroutine[Any, Any, None]) -> None:
         self._starting[run_id] = False

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from runstore.columns import Name, fixed
+
 revision = "0002"
 down_revision = "0001"
 
@@ -10,11 +12,11 @@ down_revision = "0001"
 def upgrade() -> None:
     op.create_table(
         "api_keys",
-        sa.Column("key_id", sa.String(16), nullable=False),
-        sa.Column("secret_hash", sa.LargeBinary(32), nullable=False),
-        sa.Column("user_id", sa.String(255), nullable=False),
-        sa.Column("role", sa.String(16), nullable=False),
-        sa.Column("name", sa.String(255), nullable=False),
+        sa.Column("key_id", Name(16), nullable=False),
+        sa.Column("secret_hash", fixed(32), nullable=False),
+        sa.Column("user_id", Name(255), nullable=False),
+        sa.Column("role", Name(16), nullable=False),
+        sa.Column("name", Name(255), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.BigInteger),
         sa.Column("revoked_at", sa.BigInteger),
@@ -22,13 +24,13 @@ def upgrade() -> None:
     )
     op.create_table(
         "server_secrets",
-        sa.Column("name", sa.String(64), nullable=False),
-        sa.Column("value", sa.LargeBinary(32), nullable=False),
+        sa.Column("name", Name(64), nullable=False),
+        sa.Column("value", fixed(32), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_server_secrets"),
     )
     op.execute("DROP TABLE IF EXISTS runs_shadow")  # a rebuild that was interrupted begins anew
     op.execute("DELETE FROM checkpoints WHERE name = 'runs_shadow'")
-    op.add_column("runs", sa.Column("workspace_id", sa.String(255)))
+    op.add_column("runs", sa.Column("workspace_id", Name(255)))
     op.create_index("ix_runs_workspace_id_run_id", "runs", ["workspace_id", "run_id"])
     op.create_index("ix_open_runs_user_id", "open_runs", ["user_id"])
     op.create_index("ix_idempotency_at", "idempotency", ["at"])

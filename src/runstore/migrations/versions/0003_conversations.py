@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from runstore.columns import Name, RunId
+
 revision = "0003"
 down_revision = "0002"
 
@@ -10,8 +12,8 @@ down_revision = "0002"
 def upgrade() -> None:
     op.create_table(
         "session_runs",
-        sa.Column("user_id", sa.String(255), nullable=False),
-        sa.Column("session_id", sa.String(255), nullable=False),
-        sa.Column("run_id", sa.LargeBinary(16), nullable=False),
+        sa.Column("user_id", Name(255), nullable=False),
+        sa.Column("session_id", Name(255), nullable=False),
+        sa.Column("run_id", RunId, nullable=False),
         sa.PrimaryKeyConstraint("user_id", "session_id", "run_id", name="pk_session_runs"),
     )

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from runstore.columns import Bytes, Name
+
 revision = "0004"
 down_revision = "0003"
 
@@ -10,11 +12,11 @@ down_revision = "0003"
 def upgrade() -> None:
     op.create_table(
         "hierarchies",
-        sa.Column("hierarchy_id", sa.String(36), nullable=False),
-        sa.Column("user_id", sa.String(255), nullable=False),
-        sa.Column("name", sa.String(255), nullable=False),
+        sa.Column("hierarchy_id", Name(36), nullable=False),
+        sa.Column("user_id", Name(255), nullable=False),
+        sa.Column("name", Name(255), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
-        sa.Column("definition", sa.LargeBinary, nullable=False),
+        sa.Column("definition", Bytes, nullable=False),
         sa.PrimaryKeyConstraint("hierarchy_id", name="pk_hierarchies"),
     )
     op.create_index("ix_hierarchies_user_id_hierarchy_id", "hierarchies", ["user_id", "hierarchy_id"])

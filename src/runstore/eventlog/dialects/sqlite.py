@@ -1,27 +1,23 @@
-"""What differs between databases, and only that. Everything else does not ask which one it is."""
+"""SQLite: one file, for one machine."""
 
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL
 
-from runstore.core.errors import ConfigError, LogUnavailable
-
-Row = tuple[bytes, int, str, int, int, int, bytes, bytes]  # run_id, seq, type, v, ends, at, append_id, data
+from runstore.core.errors import LogUnavailable
+from runstore.eventlog.dialects.base import COLUMNS, CONNECTIONS, Row, wrong_url
 
 BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's write
-READERS = 2  # connections for what must be quick: heads, the run list, open runs
-PAGERS = 4  # connections that read pages of events, so that long replays never hold up the others
 INSERT_ROWS = 256  # rows of one INSERT: the GIL is given up once for all of them, not at every row
 WAL_RETRY_S = 0.01  # between two tries to put a new file into WAL mode
 WAL_PAGES = 4_000  # of 4 KiB before a checkpoint, which the committing writer waits for
-
-_COLUMNS = "run_id, seq, type, v, ends, at, append_id, data"
 
 
 class SqliteDialect:
@@ -29,15 +25,15 @@ class SqliteDialect:
 
     def __init__(self, url: URL) -> None:
         if not url.database or url.database == ":memory:":
-            raise _wrong(url, "SQLite needs a file, for example sqlite:///runstore.db")
+            raise wrong_url(url, "SQLite needs a file, for example sqlite:///runstore.db")
         self.path = Path(url.database)
         if not self.path.parent.is_dir():
-            raise _wrong(url, f"there is no directory {self.path.parent}")
+            raise wrong_url(url, f"there is no directory {self.path.parent}")
         if self.path.exists() and not os.access(self.path, os.W_OK):
-            raise _wrong(url, f"the file {self.path} is read-only")
+            raise wrong_url(url, f"the file {self.path} is read-only")
         self.engine = create_engine(
             url,
-            pool_size=READERS + PAGERS + 1,
+            pool_size=CONNECTIONS,
             max_overflow=0,
             connect_args={"timeout": BUSY_TIMEOUT_S, "cached_statements": 64},
         )
@@ -51,8 +47,19 @@ class SqliteDialect:
             return None
         return status.st_dev, status.st_ino
 
-    def begin_write(self, connection: Connection) -> None:
-        """Start the transaction that will append: from here on nobody else writes.
+    @property
+    def place(self) -> str:
+        return str(self.path)
+
+    @property
+    def file(self) -> Path:
+        return self.path
+
+    def check(self, connection: Connection) -> None:
+        """The library comes with Python, and is new enough."""
+
+    def begin_write(self, connection: Connection, *, alone: bool = False) -> None:
+        """See `Dialect.begin_write`. From here on nobody else writes, in any case.
 
         Raises:
             LogUnavailable: the file is not the one that was opened; what is written to that one is lost.
@@ -62,16 +69,22 @@ class SqliteDialect:
         if self._identify() != self._identity:
             raise LogUnavailable(f"database {self.path}: the file was removed or replaced")
 
+    def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
+        """Nobody else writes."""
+
+    def closed_upto(self, after: int) -> int | None:
+        return None
+
+    @contextmanager
+    def migrating(self, connection: Connection) -> Iterator[None]:
+        self.begin_write(connection)
+        yield
+        connection.commit()
+
     def touch(self, connection: Connection) -> None:
-        """Write something of no meaning: a disk that is full, or a file that is read-only, refuses it."""
         connection.exec_driver_sql("PRAGMA user_version = 1")
 
     def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
-        """Store rows, sorted by run and seq.
-
-        Raises:
-            sqlalchemy.exc.IntegrityError: a seq is taken, so a head was not where the writer believed it.
-        """
         cursor = connection.connection.cursor()
         start = 0
         while start < len(rows):
@@ -83,11 +96,10 @@ class SqliteDialect:
         cursor.close()
 
     def is_conflict(self, error: Exception) -> bool:
-        """Whether somebody else has stored one of the seqs."""
         return isinstance(error, sqlite3.IntegrityError)
 
     def unavailable(self, error: Exception) -> LogUnavailable | None:
-        """The error as one that may pass (locked, full, read-only, I/O, corrupt); None when it will not."""
+        """See `Dialect.unavailable`: locked, full, read-only, I/O, corrupt."""
         cause = error.orig if isinstance(error, exc.DBAPIError) else error
         if isinstance(cause, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.InterfaceError):
             return None
@@ -96,16 +108,6 @@ class SqliteDialect:
         if isinstance(error, exc.TimeoutError):
             return LogUnavailable(f"database {self.path}: too many reads at once")
         return None
-
-
-def _wrong(url: URL, what: str) -> ConfigError:
-    return ConfigError(f"database URL {url}: {what}", setting="database_url")
-
-
-def open_dialect(url: URL) -> SqliteDialect:
-    if url.get_backend_name() == "sqlite":
-        return SqliteDialect(url)
-    raise _wrong(url, f"unknown database {url.get_backend_name()!r}; use sqlite:///FILE")
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
@@ -128,7 +130,7 @@ def _insert_statement(rows: int) -> str:
     statement = _STATEMENTS.get(rows)
     if statement is None:
         values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * rows)
-        statement = _STATEMENTS[rows] = f"INSERT INTO events ({_COLUMNS}) VALUES {values}"
+        statement = _STATEMENTS[rows] = f"INSERT INTO events ({COLUMNS}) VALUES {values}"
     return statement
 
 

@@ -1,0 +1,69 @@
+"""Column types that hold the same values, and compare them the same way, on every database.
+
+MySQL's texts ignore case or trailing blanks, depending on the collation, and PostgreSQL's sort by the locale:
+names are bytes there, or of the collation "C", so that two users are the same exactly if their names are.
+"""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Dialect, Integer, LargeBinary, String, TypeDecorator
+from sqlalchemy.dialects.mysql import BINARY, LONGBLOB, VARBINARY
+from sqlalchemy.types import TypeEngine
+
+MYSQL = ("mysql", "mariadb")  # how SQLAlchemy calls their dialects
+UTF8_BYTES = 4  # the most that a character takes
+
+Bytes = LargeBinary().with_variant(LONGBLOB(), *MYSQL)  # of any length; MySQL's BLOB ends at 64 KiB
+Position = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts only an INTEGER PRIMARY KEY by itself
+
+
+def fixed(length: int) -> TypeEngine[bytes]:
+    """Always so many bytes."""
+    return LargeBinary(length).with_variant(BINARY(length), *MYSQL)
+
+
+class Name(TypeDecorator[str]):
+    """A short text that is compared exactly, and sorted by its code points."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name in MYSQL:
+            return dialect.type_descriptor(VARBINARY(UTF8_BYTES * self.length))
+        collation = "C" if dialect.name == "postgresql" else None
+        return dialect.type_descriptor(String(self.length, collation=collation))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
+        if value is None or dialect.name not in MYSQL:
+            return value
+        return value.encode()
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        return value.decode() if isinstance(value, bytes) else value
+
+
+class RunId(TypeDecorator[str]):
+    """A run's id: text in Python, 16 bytes in the database."""
+
+    impl = fixed(16)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
+        return None if value is None else pack_run_id(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else unpack_run_id(value)
+
+
+def pack_run_id(run_id: str) -> bytes:
+    return bytes.fromhex(run_id.replace("-", ""))
+
+
+def unpack_run_id(value: bytes) -> str:
+    return str(UUID(bytes=value))

@@ -1,0 +1,96 @@
+"""What a database has to offer to hold the log. Nobody else asks which one it is."""
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+from zlib import crc32
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.engine import URL
+
+from runstore.core.errors import ConfigError, LogUnavailable
+
+Row = tuple[bytes, int, str, int, int, int, bytes, bytes]  # run_id, seq, type, v, ends, at, append_id, data
+COLUMNS = "run_id, seq, type, v, ends, at, append_id, data"
+
+READERS = 2  # connections for what must be quick: heads, the run list, open runs
+PAGERS = 4  # connections that read pages of events, so that long replays never hold up the others
+CONNECTIONS = READERS + PAGERS + 1  # the last one is the writer's
+
+CONNECT_S = 5  # for a server to take a connection
+ANSWER_S = 10  # for a statement of a server that writes and reads; rebuilds and migrations take their time
+LOCK_S = 0.2  # for another writer's commit; whoever holds a lock for longer is stuck, or its disk is
+ALONE_S = 2.0  # for all other writers' commits
+IDLE_S = 1  # after which the database ends the transaction of a client that has stopped
+MIGRATION_S = 60  # for another process that migrates
+USER_LOCKS = 256  # that users are spread over
+
+
+class Dialect(Protocol):
+    """A database, and how it differs from the others.
+
+    A server's writers work side by side: each holds a shared lock, the barrier, up to its commit. Who is
+    `alone` has it exclusively: nothing is in flight, what is read is final. SQLite has one writer at a time.
+    """
+
+    engine: Engine
+
+    @property
+    def place(self) -> str:
+        """Where the database is, as messages tell it; no secrets."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file that is the database; None: a server has it."""
+
+    def check(self, connection: Connection) -> None:
+        """Raises ConfigError when the server is too old."""
+
+    def begin_write(self, connection: Connection, *, alone: bool = False) -> None:
+        """Start a transaction that will append, with nobody else's in flight if it is `alone`."""
+
+    def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
+        """Keep other writers from judging by what these users have, until the end of the transaction."""
+
+    def touch(self, connection: Connection) -> None:
+        """Write something of no meaning: a disk that is full, or a database that is read-only, refuses it."""
+
+    def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """Store rows, sorted by run and seq. Raises an error that `is_conflict` when a seq is taken."""
+
+    def closed_upto(self, after: int) -> int | None:
+        """The position up to which no event will appear any more; None: all that can be read is final.
+
+        For a reader that has read up to `after`.
+        """
+
+    def migrating(self, connection: Connection) -> AbstractContextManager[None]:
+        """A transaction that keeps other migrations out; committed at the end."""
+
+    def is_conflict(self, error: Exception) -> bool:
+        """Whether another writer was first, or in the way: worth another try with what it has written."""
+
+    def unavailable(self, error: Exception) -> LogUnavailable | None:
+        """The error as one that may pass; None when it will not."""
+
+
+def wrong_url(url: URL, what: str) -> ConfigError:
+    return ConfigError(f"database URL {shown(url)}: {what}", setting="database_url")
+
+
+def shown(url: URL) -> str:
+    return url.render_as_string(hide_password=True)
+
+
+def user_slots(users: Collection[str]) -> list[int]:
+    """The locks of these users, in the order in which everybody takes them."""
+    return sorted({crc32(user.encode()) % USER_LOCKS for user in users})
+
+
+def check_version(url: URL, name: str, found: tuple[Any, ...] | None, least: tuple[int, ...]) -> None:
+    """Refuse a server that is too old."""
+    numbers = tuple(part for part in found or () if isinstance(part, int))
+    if numbers < least:
+        have, want = (".".join(map(str, version)) for version in (numbers, least))
+        raise wrong_url(url, f"{name} {have} is too old; runstore needs {want} or newer")

@@ -1,0 +1,184 @@
+"""MariaDB and MySQL, through PyMySQL."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pymysql
+from pymysql.constants import CLIENT, CR, ER
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy.engine import URL
+
+from runstore.core.errors import LogUnavailable
+from runstore.eventlog.dialects.base import (
+    ANSWER_S,
+    COLUMNS,
+    CONNECT_S,
+    CONNECTIONS,
+    IDLE_S,
+    MIGRATION_S,
+    Row,
+    check_version,
+    shown,
+    user_slots,
+)
+from runstore.eventlog.dialects.servers import ClosedPositions, ServerErrors, cause_of, touch_barrier
+from runstore.eventlog.schema import user_locks
+
+LEAST_MARIADB, LEAST_MYSQL = (10, 6), (8, 0)
+LOCK_S = 2  # for other writers' commits; seconds are the unit of innodb_lock_wait_timeout
+CLOSE_LOCK_S = 1  # for the barrier, when positions are closed; MariaDB can give up the statement sooner
+CLOSE_S = 0.2
+STATEMENT_TIMEOUT = 1969  # MariaDB's
+INSERT_ROWS = 1_000  # rows of one INSERT
+INSERT_BYTES = 4 << 20  # their data; a server takes 16 MiB (MariaDB) in one packet, and quoting may double it
+MIGRATION = "runstore_migration"
+
+_ROW = "(%s,%s,%s,%s,%s,%s,%s,%s)"
+# In one round trip, so that a client that is stopped just now does not hold the barrier.
+_CLOSE = """
+    BEGIN;
+    SELECT id FROM barrier WHERE id = 1 FOR UPDATE;
+    UPDATE barrier SET closed_upto = GREATEST(closed_upto, (SELECT COALESCE(MAX(position), 0) FROM events));
+    COMMIT
+"""
+
+CONFLICTS = frozenset({ER.DUP_ENTRY, ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT})
+# What is not caused by what is written: connections, rights, shutdown, disks, timeouts, missing tables.
+PASSING = frozenset(
+    {
+        ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT, ER.CON_COUNT_ERROR, ER.HOST_IS_BLOCKED,
+        ER.ACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR, ER.TABLEACCESS_DENIED_ERROR, ER.BAD_DB_ERROR,
+        ER.NO_SUCH_TABLE,
+        ER.SERVER_SHUTDOWN, ER.NORMAL_SHUTDOWN, ER.FORCING_CLOSE, ER.ABORTING_CONNECTION,
+        ER.NEW_ABORTING_CONNECTION, ER.NET_READ_ERROR, ER.NET_READ_INTERRUPTED, ER.NET_ERROR_ON_WRITE,
+        ER.NET_WRITE_INTERRUPTED, ER.TOO_MANY_USER_CONNECTIONS, ER.USER_LIMIT_REACHED, ER.QUERY_INTERRUPTED,
+        ER.DISK_FULL, ER.RECORD_FILE_FULL, ER.ERROR_ON_WRITE, ER.ERROR_ON_READ, ER.GET_ERRNO,
+        ER.ERROR_DURING_COMMIT, ER.OPTION_PREVENTS_STATEMENT, CR.CR_CONNECTION_ERROR, CR.CR_CONN_HOST_ERROR,
+        CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST, CR.CR_COMMANDS_OUT_OF_SYNC,
+        STATEMENT_TIMEOUT, 1836, 1927, 3024, 4031,  # read-only mode, connection killed, timeouts
+    }
+)  # fmt: skip
+
+
+class MysqlDialect:
+    """A server whose writers run side by side; the barrier and the users' locks are rows."""
+
+    def __init__(self, url: URL, *, hurried: bool = True) -> None:
+        self.url = url
+        self.engine = self._make_engine(CONNECTIONS, LOCK_S, ANSWER_S if hurried else 0)
+        # Apart, and the only one that takes several statements at once: no value is ever put into their text.
+        self._closing = self._make_engine(1, CLOSE_LOCK_S, CLOSE_S, client_flag=CLIENT.MULTI_STATEMENTS)
+        errors = ServerErrors(url, conflicts=_is_conflict, passes=_may_pass)
+        self.is_conflict, self.unavailable = errors.is_conflict, errors.unavailable
+        self.closed_upto = ClosedPositions(self.engine, self._close, _is_in_the_way).upto
+
+    @property
+    def place(self) -> str:
+        return shown(self.url)
+
+    @property
+    def file(self) -> None:
+        return None
+
+    def check(self, connection: Connection) -> None:
+        mariadb = connection.dialect.is_mariadb  # type: ignore[attr-defined]
+        name, least = ("MariaDB", LEAST_MARIADB) if mariadb else ("MySQL", LEAST_MYSQL)
+        check_version(self.url, name, connection.dialect.server_version_info, least)
+
+    def begin_write(self, connection: Connection, *, alone: bool = False) -> None:
+        how = "FOR UPDATE" if alone else "LOCK IN SHARE MODE"
+        connection.exec_driver_sql(f"SELECT id FROM barrier WHERE id = 1 {how}")
+
+    def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
+        if slots := user_slots(find()):
+            slot = user_locks.c.slot
+            connection.execute(select(slot).where(slot.in_(slots)).order_by(slot).with_for_update())
+
+    def touch(self, connection: Connection) -> None:
+        touch_barrier(connection)
+
+    def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
+        cursor: Any = connection.connection.cursor()
+        for part in _parts(rows):
+            values = [value for row in part for value in row]
+            cursor.execute(f"INSERT INTO events ({COLUMNS}) VALUES {','.join([_ROW] * len(part))}", values)
+        cursor.close()
+
+    @contextmanager
+    def migrating(self, connection: Connection) -> Iterator[None]:
+        """A session's lock: MySQL commits at every change of the schema, and frees a transaction's locks."""
+        database = f"{MIGRATION}:{self.url.database}"[:64]
+        if connection.execute(select(func.get_lock(database, MIGRATION_S))).scalar() != 1:
+            raise LogUnavailable(
+                f"database {self.place}: another process has migrated it for {MIGRATION_S} s"
+            )
+        try:
+            yield
+            connection.commit()
+        finally:
+            connection.execute(select(func.release_lock(database)))
+
+    def _close(self) -> None:
+        with self._closing.connect() as connection:
+            cursor: Any = connection.connection.cursor()
+            cursor.execute(_CLOSE)
+            while cursor.nextset():
+                pass
+            cursor.close()
+
+    def _make_engine(self, connections: int, lock_s: int, statement_s: float, **options: Any) -> Engine:
+        """`statement_s`: 0 for as long as it takes."""
+        answer_s = max(statement_s, ANSWER_S) if statement_s else None
+        options |= {
+            "connect_timeout": CONNECT_S,
+            "read_timeout": answer_s,
+            "write_timeout": answer_s,
+        }
+        engine = create_engine(
+            self.url,
+            pool_size=connections,
+            max_overflow=0,
+            isolation_level="READ COMMITTED",
+            connect_args=options,
+        )
+
+        @event.listens_for(engine, "connect")
+        def on_connect(connection: Any, _record: Any) -> None:
+            settings = {"innodb_lock_wait_timeout": lock_s, "time_zone": "'+00:00'"}
+            if "MariaDB" in connection.get_server_info():
+                settings |= {"idle_transaction_timeout": IDLE_S, "max_statement_time": statement_s}
+            with connection.cursor() as cursor:
+                cursor.execute("SET " + ", ".join(f"SESSION {name} = {to}" for name, to in settings.items()))
+
+        return engine
+
+
+def _parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """As many rows as one statement takes."""
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        if part and (len(part) == INSERT_ROWS or size + len(row[-1]) > INSERT_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += len(row[-1])
+    yield part
+
+
+def _is_conflict(error: BaseException) -> bool:
+    return _code(error) in CONFLICTS
+
+
+def _is_in_the_way(error: Exception) -> bool:
+    cause = cause_of(error)
+    return _is_conflict(cause) or _code(cause) == STATEMENT_TIMEOUT
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, pymysql.InterfaceError) or _code(error) in PASSING
+
+
+def _code(error: BaseException) -> Any:
+    return error.args[0] if isinstance(error, pymysql.MySQLError) and error.args else None

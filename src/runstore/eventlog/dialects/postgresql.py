@@ -1,0 +1,158 @@
+"""PostgreSQL, through psycopg."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.engine import URL
+
+from runstore.eventlog.dialects.base import (
+    ALONE_S,
+    ANSWER_S,
+    COLUMNS,
+    CONNECT_S,
+    CONNECTIONS,
+    IDLE_S,
+    LOCK_S,
+    MIGRATION_S,
+    Row,
+    check_version,
+    shown,
+    user_slots,
+)
+from runstore.eventlog.dialects.servers import ClosedPositions, ServerErrors, touch_barrier
+
+LEAST_VERSION = (14,)
+BARRIER, MIGRATION, USERS = 0x52554E01, 0x52554E02, 0x52554E03  # advisory locks; "RUN" and a number
+
+# SQLSTATE, PostgreSQL's appendix A: unique violation, lock not available, deadlock, serialization failure
+CONFLICTS = frozenset({"23505", "55P03", "40P01", "40001"})
+# Connections, authorization, no such database, resources, operator, system
+PASSING = ("08", "28", "3D", "53", "55", "57", "58")
+PASSING_STATES = frozenset(
+    {"25006", "25P03", "42501", "42P01"}
+)  # read-only, idle for too long, no right, no table
+
+_INSERT = (
+    f"INSERT INTO events ({COLUMNS}) SELECT run_id, seq, type, v, ends, at, %s::bytea, data "
+    "FROM unnest(%s::bytea[], %s::int8[], %s::text[], %s::int2[], %s::int2[], %s::int8[], %s::bytea[]) "
+    "AS new (run_id, seq, type, v, ends, at, data)"
+)
+# In one round trip, so that a client that is stopped just now does not hold the barrier. The highest position
+# is read by a statement of its own: the one that waited for the lock sees what was there before it waited.
+_CLOSE = f"""
+    BEGIN;
+    SELECT pg_advisory_xact_lock({BARRIER});
+    UPDATE barrier SET closed_upto = GREATEST(closed_upto, (SELECT coalesce(max(position), 0) FROM events));
+    COMMIT
+"""
+
+
+class _Connection(psycopg.Connection[Any]):
+    """One whose server answers in time, or is given up: its connection may have gone without a sign."""
+
+    answer_s: float | None = None
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        try:
+            return super().wait(gen, interval, timeout or self.answer_s)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self.pgconn.finish()  # what it would still say answers a question that nobody asks any more
+            raise
+
+
+class PostgresDialect:
+    """A server whose writers run side by side, and wait for each other's seqs and users alone."""
+
+    def __init__(self, url: URL, *, hurried: bool = True) -> None:
+        self.url = url
+        self.engine = create_engine(
+            url, pool_size=CONNECTIONS, max_overflow=0, connect_args={"connect_timeout": CONNECT_S}
+        )
+        errors = ServerErrors(url, conflicts=_is_conflict, passes=_may_pass)
+        self.is_conflict, self.unavailable = errors.is_conflict, errors.unavailable
+        self.closed_upto = ClosedPositions(self.engine, self._close, errors.is_conflict).upto
+        self._set_up(ANSWER_S if hurried else None)
+
+    @property
+    def place(self) -> str:
+        return shown(self.url)
+
+    @property
+    def file(self) -> None:
+        return None
+
+    def check(self, connection: Connection) -> None:
+        check_version(self.url, "PostgreSQL", connection.dialect.server_version_info, LEAST_VERSION)
+
+    def begin_write(self, connection: Connection, *, alone: bool = False) -> None:
+        if alone:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{ALONE_S}s'")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({BARRIER})")
+        else:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared({BARRIER})")
+
+    def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
+        if slots := user_slots(find()):
+            locks = f"SELECT pg_advisory_xact_lock({USERS}, slot) FROM unnest(%s::int4[]) AS slot"
+            connection.exec_driver_sql(locks, (slots,))
+
+    def touch(self, connection: Connection) -> None:
+        touch_barrier(connection)
+
+    def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
+        run_ids, seqs, types, versions, ends, ats, append_ids, data = map(list, zip(*rows, strict=True))
+        columns = [append_ids[0], run_ids, seqs, types, versions, list(map(int, ends)), ats, data]
+        cursor: Any = connection.connection.cursor()
+        cursor.execute(_INSERT, columns, binary=True)
+        cursor.close()
+
+    @contextmanager
+    def migrating(self, connection: Connection) -> Iterator[None]:
+        with connection.begin():
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{MIGRATION_S}s'")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION})")
+            yield
+
+    def _close(self) -> None:
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql(_CLOSE)
+
+    def _set_up(self, answer_s: float | None) -> None:
+        @event.listens_for(self.engine, "do_connect")
+        def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> _Connection:
+            return _Connection.connect(*arguments, **options)
+
+        @event.listens_for(self.engine, "connect")
+        def on_connect(connection: _Connection, _record: Any) -> None:
+            settings = {
+                "lock_timeout": f"{LOCK_S}s",
+                "idle_in_transaction_session_timeout": f"{IDLE_S}s",
+                "statement_timeout": f"{answer_s}s" if answer_s else "0",
+                "TimeZone": "UTC",
+            }
+            names = ", ".join(["set_config(%s, %s, false)"] * len(settings))
+            # A commit that is acknowledged is on disk, whatever the server's default for a role or database.
+            synced = "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' "
+            synced += "THEN 'on' ELSE current_setting('synchronous_commit') END, false)"
+            connection.execute(
+                f"SELECT {names}, {synced}", [part for setting in settings.items() for part in setting]
+            )
+            connection.commit()
+            connection.answer_s = answer_s
+
+
+def _is_conflict(error: BaseException) -> bool:
+    return getattr(error, "sqlstate", None) in CONFLICTS
+
+
+def _may_pass(error: BaseException) -> bool:
+    if not isinstance(error, psycopg.Error):
+        return False
+    if error.sqlstate is None:  # not from the server: it cannot be reached, or the connection has gone
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.sqlstate.startswith(PASSING) or error.sqlstate in PASSING_STATES

@@ -1,0 +1,103 @@
+"""What database servers have in common, and SQLite has not."""
+
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Connection, Engine, exc, func, select
+from sqlalchemy.engine import URL
+
+from runstore.core.errors import LogUnavailable
+from runstore.eventlog.dialects.base import shown
+from runstore.eventlog.schema import barrier, events
+
+FIRST_PAUSE_S, LAST_PAUSE_S = (
+    0.05,
+    5.0,
+)  # after a writer was in the way: whoever waits for one holds up the others
+
+_CLOSED_UPTO = select(barrier.c.closed_upto)
+_LAST = select(func.max(events.c.position))
+
+
+class ClosedPositions:
+    """How far the positions are final.
+
+    A position is handed out before the commit, so an event may appear below one that can be read already.
+    With the barrier taken exclusively nothing is in flight: then the highest position is final. It is taken
+    by who reads in order of position, for an instant and only if there is news; what was found is stored.
+    """
+
+    def __init__(
+        self, engine: Engine, close: Callable[[], None], in_the_way: Callable[[Exception], bool]
+    ) -> None:
+        self._engine = engine
+        self._close = close
+        self._in_the_way = in_the_way
+        self._not_before = 0.0
+        self._pause = FIRST_PAUSE_S
+
+    def upto(self, after: int) -> int:
+        """See `Dialect.closed_upto`. Looks anew for who has read all that was final."""
+        with self._engine.connect() as connection:
+            closed: int = connection.execute(_CLOSED_UPTO).scalar_one()
+            if closed > after or time.monotonic() < self._not_before:
+                return closed
+            last = connection.execute(_LAST).scalar() or 0
+            connection.rollback()
+            if last > closed:
+                self._advance()
+                closed = connection.execute(_CLOSED_UPTO).scalar_one()
+            return closed
+
+    def _advance(self) -> None:
+        try:
+            self._close()
+        except Exception as error:
+            if not self._in_the_way(error):
+                raise
+            self._not_before = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, LAST_PAUSE_S)
+        else:
+            self._pause = FIRST_PAUSE_S
+
+
+class ServerErrors:
+    """A server's errors, which come from its driver, or wrapped by SQLAlchemy.
+
+    Args:
+        conflicts: whether other writers have caused a driver's error.
+        passes: whether a driver's error may pass, other than by what is written.
+    """
+
+    def __init__(
+        self, url: URL, *, conflicts: Callable[[BaseException], bool], passes: Callable[[BaseException], bool]
+    ) -> None:
+        self._place = shown(url)
+        self._conflicts = conflicts
+        self._passes = passes
+
+    def is_conflict(self, error: Exception) -> bool:
+        """See `Dialect.is_conflict`."""
+        return self._conflicts(cause_of(error))
+
+    def unavailable(self, error: Exception) -> LogUnavailable | None:
+        """See `Dialect.unavailable`. A lock that could not be had in time is one that may pass."""
+        if isinstance(error, exc.TimeoutError):
+            return LogUnavailable(f"database {self._place}: too many reads at once")
+        cause = cause_of(error)
+        if self._passes(cause):
+            return LogUnavailable(f"database {self._place}: {_first_line(cause)}")
+        return None
+
+
+def touch_barrier(connection: Connection) -> None:
+    connection.execute(barrier.update().values(id=barrier.c.id))
+
+
+def cause_of(error: Exception) -> BaseException:
+    """The driver's own error."""
+    return error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
+
+
+def _first_line(error: BaseException) -> str:
+    return " ".join(str(error).split("\n")[0].split()) or type(error).__name__

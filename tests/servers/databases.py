@@ -1,0 +1,183 @@
+"""Empty databases with this release's schema, one for each test, on the servers that all tests share.
+
+Migrating takes most of a second, so each process of a test run does it once for each kind. PostgreSQL then
+copies that database. MariaDB has no such copy: the statements that make its tables are read back and
+repeated, which is quicker than to keep databases and empty them (`events` refuses a DELETE).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine
+
+from runstore.app import open_database
+from tests.database import make_database
+from tests.servers.names import left_over, new_name
+from tests.servers.shared import shared_database
+
+DATABASES = ("sqlite", "postgresql", "mysql")
+SWEEP_LOCK = 7_226_001  # held by whoever drops what killed test runs have left
+DROP_WAIT_S = 10  # for the locks of a connection that has just been ended
+
+
+@contextmanager
+def empty_database(kind: str, folder: Path) -> Iterator[str]:
+    """The URL of a database of the caller's own; `kind` is one of DATABASES, `folder` is for a file."""
+    if kind == "sqlite":
+        yield f"sqlite:///{make_database(folder / 'runstore.db')}"
+        return
+    databases = _shared(kind)
+    name = databases.make()
+    try:
+        yield databases.url(name)
+    finally:
+        databases.drop(name)
+
+
+class Databases(ABC):
+    """Makes and drops databases on one server."""
+
+    def __init__(self, server: URL) -> None:
+        self._server = server
+
+    def url(self, name: str) -> str:
+        return self._server.set(database=name).render_as_string(hide_password=False)
+
+    @abstractmethod
+    def make(self) -> str:
+        """Make an empty database with this release's schema; returns its name."""
+
+    def drop(self, name: str) -> None:
+        """Drop a database, whoever is still connected to it."""
+        with self._engine.connect() as connection:
+            self._drop(connection, name)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @abstractmethod
+    def _names(self, connection: Connection) -> list[str]: ...
+
+    @abstractmethod
+    def _drop(self, connection: Connection, name: str) -> None: ...
+
+    @cached_property
+    def _engine(self) -> Engine:
+        """Connections to the server, from which left-over databases have been dropped."""
+        engine = create_engine(self._server, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            self._lock(connection)
+            for name in left_over(self._names(connection)):
+                self._drop(connection, name)
+            connection.invalidate()  # and with its end the lock is free
+        return engine
+
+    @abstractmethod
+    def _lock(self, connection: Connection) -> None:
+        """Keep other test runs from dropping the same databases, until the connection ends."""
+
+    def _migrated(self, connection: Connection) -> str:
+        name = new_name()
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        migrate(self.url(name))
+        return name
+
+
+class PostgresDatabases(Databases):
+    def make(self) -> str:
+        template, name = self._template, new_name()
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+    def close(self) -> None:
+        if "_template" in vars(self):
+            self.drop(self._template)
+        super().close()
+
+    @cached_property
+    def _template(self) -> str:
+        with self._engine.connect() as connection:
+            return self._migrated(connection)
+
+    def _names(self, connection: Connection) -> list[str]:
+        return list(connection.exec_driver_sql("SELECT datname FROM pg_database").scalars())
+
+    def _drop(self, connection: Connection, name: str) -> None:
+        connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def _lock(self, connection: Connection) -> None:
+        connection.exec_driver_sql(f"SELECT pg_advisory_lock({SWEEP_LOCK})")
+
+
+class MysqlDatabases(Databases):
+    def make(self) -> str:
+        statements, name = self._statements, new_name()
+        with self._engine.connect() as connection:
+            cursor = connection.connection.cursor()
+            cursor.execute(f"CREATE DATABASE {name}")
+            cursor.execute(f"USE {name}")
+            cursor.execute("SET foreign_key_checks = 0")  # whatever the order of the tables
+            for statement, values in statements:
+                cursor.execute(statement, values)
+            connection.invalidate()  # nobody else shall find it in this database
+        return name
+
+    @cached_property
+    def _statements(self) -> list[tuple[str, tuple[Any, ...] | None]]:
+        with self._engine.connect() as connection:
+            name = self._migrated(connection)
+            try:
+                return list(_statements_of(connection, name))
+            finally:
+                self._drop(connection, name)
+
+    def _names(self, connection: Connection) -> list[str]:
+        return list(connection.exec_driver_sql("SHOW DATABASES").scalars())
+
+    def _drop(self, connection: Connection, name: str) -> None:
+        connected = "SELECT id FROM information_schema.processlist WHERE db = %s"
+        for thread in connection.exec_driver_sql(connected, (name,)).scalars().all():
+            connection.exec_driver_sql(f"KILL {thread}")
+        connection.exec_driver_sql(f"SET lock_wait_timeout = {DROP_WAIT_S}")
+        connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name}")
+
+    def _lock(self, connection: Connection) -> None:
+        connection.exec_driver_sql(f"SELECT GET_LOCK('{SWEEP_LOCK}', {DROP_WAIT_S})")
+
+
+def _statements_of(connection: Connection, name: str) -> Iterator[tuple[str, tuple[Any, ...] | None]]:
+    """What makes the tables of a database, with their first rows and then their triggers."""
+    tables = connection.exec_driver_sql(f"SHOW TABLES FROM {name}").scalars().all()
+    for table in tables:
+        yield connection.exec_driver_sql(f"SHOW CREATE TABLE {name}.{table}").one()[1], None
+        for row in connection.exec_driver_sql(f"SELECT * FROM {name}.{table}"):
+            yield f"INSERT INTO {table} VALUES ({', '.join(['%s'] * len(row))})", tuple(row)
+    for trigger in connection.exec_driver_sql(f"SHOW TRIGGERS FROM {name}").mappings().all():
+        made = connection.exec_driver_sql(f"SHOW CREATE TRIGGER {name}.{trigger['Trigger']}").mappings().one()
+        yield made["SQL Original Statement"], None
+
+
+def migrate(url: str) -> None:
+    """Bring a database up to this release."""
+    open_database(url).engine.dispose()
+
+
+KINDS: dict[str, type[Databases]] = {"postgresql": PostgresDatabases, "mysql": MysqlDatabases}
+_opened: dict[str, Databases] = {}
+
+
+def _shared(kind: str) -> Databases:
+    if kind not in _opened:
+        _opened[kind] = KINDS[kind](shared_database(kind))
+    return _opened[kind]
+
+
+def close_shared() -> None:
+    """Leave the servers, at the end of the test run."""
+    while _opened:
+        _opened.popitem()[1].close()

@@ -1,0 +1,38 @@
+"""A Redis of a test's own. It keeps nothing over a restart unless it is told to, as many in production."""
+
+import redis
+
+from tests.servers.own import OwnServer
+from tests.servers.owner import program
+
+SETTINGS = {"bind": "127.0.0.1", "save": ""}
+
+
+class OwnRedis(OwnServer):
+    """Options are those of redis.conf, with `_` for `-`."""
+
+    account = "redis"
+
+    def __init__(self, **settings: str) -> None:
+        super().__init__()
+        self._settings = SETTINGS | {name.replace("_", "-"): value for name, value in settings.items()}
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def client(self) -> "redis.Redis":
+        """To flush it, fill it, and look what is in it."""
+        return redis.Redis.from_url(self.url, decode_responses=True)
+
+    def _command(self) -> list[str]:
+        settings = {"port": str(self.port), "dir": str(self.folder), **self._settings}
+        options = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        return [program("redis-server"), *options]
+
+    def _answers(self) -> bool:
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.RedisError:  # also while it loads what it has kept
+            return False

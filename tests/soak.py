@@ -1,0 +1,5 @@
+"""How long the fault tests go on: short in CI, and as long as one likes with `make soak`."""
+
+import os
+
+SOAK = int(os.environ.get("RUNSTORE_SOAK") or 1)  # how many times each fault test repeats its fault
