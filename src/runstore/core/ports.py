@@ -38,12 +38,16 @@ class OpenRun(Struct, frozen=True, gc=False):
 
 
 class Committed(Struct, frozen=True):
-    """One run's part of a commit. `control`: it holds a lifecycle event or a cancel request."""
+    """One run's part of a commit.
+
+    `control`: it holds a lifecycle event or a cancel request. `remote`: another process has committed it.
+    """
 
     run_id: str
     first_seq: int
     events: Sequence[EncodedEvent]
     control: bool
+    remote: bool = False
 
 
 class EventFilter(Struct, frozen=True):
