@@ -50,6 +50,11 @@ class RedisConnection:
         self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
         return [self._answer() for _ in commands]
 
+    def run_packed(self, command: bytes) -> Any:
+        """The same with one command that is in Redis' own form."""
+        self._connection.send_packed_command([command], check_health=False)
+        return self._answer()
+
     def close(self) -> None:
         """The next `run` connects again."""
         self._connection.disconnect()

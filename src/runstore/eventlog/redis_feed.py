@@ -71,6 +71,11 @@ class RedisFeed:
         return self._publisher.dropped
 
     @property
+    def streams(self) -> int:
+        """How many streams are read."""
+        return self._reader.streams
+
+    @property
     def followed(self) -> int:
         """How many runs have readers."""
         return self.local.followed

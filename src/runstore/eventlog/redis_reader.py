@@ -12,7 +12,8 @@ from runstore.core.ports import Committed
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.redis_connection import RedisConnection, wrong_type
 from runstore.eventlog.redis_health import Backoff, RedisHealth
-from runstore.eventlog.redis_wire import Command, Entry, Keys, Wire
+from runstore.eventlog.redis_places import BEGINNING, Places
+from runstore.eventlog.redis_wire import Entry, Keys, Wire
 
 BLOCK_S = 1.0  # that Redis waits for news; then we look again which runs are followed
 READ_ENTRIES = 32  # of each stream at once
@@ -20,7 +21,6 @@ FIND_RUNS = 250  # whose last entry is asked for at once
 BARRED_S = 30.0  # that a key of a wrong type is left out; one in XREAD fails all the others
 
 USER = "reader"
-BEGINNING = b"0-0"
 
 log = structlog.get_logger(__name__)
 
@@ -42,10 +42,15 @@ class RedisReader:
         self._health = health
         self._feed = feed
         self._stopping = threading.Event()
-        self._ids: dict[bytes, bytes] = {}  # the last entry that was read of each stream
+        self._places = Places((b"COUNT", b"%d" % READ_ENTRIES, b"BLOCK", b"%d" % int(BLOCK_S * 1000)))
         self._barred: dict[bytes, float] = {}  # keys of a wrong type, and when to look at them again
         self._changes = -1  # of the followed runs that are known
         self._thread = threading.Thread(target=self._run, name="runstore-redis-reader", daemon=True)
+
+    @property
+    def streams(self) -> int:
+        """How many are read: of the followed runs, the control stream, and this process's wake-ups."""
+        return len(self._places)
 
     def start(self) -> None:
         self._thread.start()
@@ -76,7 +81,7 @@ class RedisReader:
     def _lose(self, error: object) -> None:
         self._connection.close()
         for key in (self._keys.control, self._keys.wake):
-            self._ids.pop(key, None)  # an empty Redis whose clock is slow counts from behind our place
+            self._places.discard(key)  # an empty Redis whose clock is slow counts from behind our place
         self._changes = -1
         self._health.lost(USER, error)
 
@@ -91,11 +96,13 @@ class RedisReader:
             return
         changes = self._feed.changes
         wanted = {self._keys.wake, self._keys.control, *map(self._keys.run, self._feed.followed_runs())}
-        for key in self._ids.keys() - wanted:
-            del self._ids[key]
-        new = wanted - self._ids.keys() - self._barred.keys()
+        for key in set(self._places.keys) - wanted:
+            self._places.discard(key)
+        new = wanted.difference(self._places.keys, self._barred)
         if self._keys.wake in new:
-            self._ids[self._keys.wake] = BEGINNING  # a wake-up of before is one too many, not one too few
+            self._places.set(
+                self._keys.wake, BEGINNING
+            )  # a wake-up of before is one too many, not one too few
             new.remove(self._keys.wake)
         self._find_places(list(new))
         self._changes = changes
@@ -110,35 +117,32 @@ class RedisReader:
                         raise found
                     self._bar(key, found)
                 else:
-                    self._ids[key] = found[0][0] if found else BEGINNING
+                    self._places.set(key, found[0][0] if found else BEGINNING)
                     if key != self._keys.control:
                         self._deliver(key, found)
 
     def _bar(self, key: bytes, error: object) -> None:
-        self._ids.pop(key, None)
+        self._places.discard(key)
         self._barred[key] = time.monotonic() + BARRED_S
         log.warning("redis_key_unusable", key=key.decode(), error=str(error))
 
     # What there is to read.
 
     def _read(self) -> None:
-        if not self._ids:
+        if not self._places:
             self._stopping.wait(BLOCK_S)
             return
-        block_ms = int(BLOCK_S * 1000)
-        places = (*self._ids.keys(), *self._ids.values())
-        command: Command = ("XREAD", "COUNT", READ_ENTRIES, "BLOCK", block_ms, "STREAMS", *places)
-        (answer,) = self._connection.run([command])
+        answer = self._connection.run_packed(self._places.command())
         if isinstance(answer, ResponseError):
             self._bar_wrong_ones(answer)
             return
         for key, entries in answer or ():
-            self._ids[key] = entries[-1][0]
+            self._places.set(key, entries[-1][0])
             self._deliver(key, entries)
 
     def _bar_wrong_ones(self, error: ResponseError) -> None:
         """Leave out the streams that are none, which made the read fail."""
-        keys = list(self._ids)
+        keys = list(self._places.keys)
         types = self._connection.run([("TYPE", key) for key in keys])
         wrong = [key for key, type in zip(keys, types, strict=True) if type not in (b"stream", b"none")]
         if not wrong:

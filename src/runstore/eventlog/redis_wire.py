@@ -17,6 +17,7 @@ from runstore.eventlog.control import is_control
 
 FORM = b"1"  # of an entry's value; what has another one is a hint
 MAX_ENTRY_BYTES = 64 << 10  # of an entry's events; more come as a hint, for no ring keeps much more
+MAX_JOINED_BYTES = 16 << 10  # of commits that go as one entry: a ring has room for a few of them
 MAX_RUN_ENTRIES = 32  # of a run that Redis keeps, about: for readers that are a moment behind
 MAX_CONTROL_ENTRIES = 1_000  # that Redis keeps, about
 MAX_CONTROL_EVENTS = 256  # of one entry
@@ -126,7 +127,7 @@ def join(commits: Iterable[Committed]) -> list[Part]:
         size = sum([len(event.data) for event in commit.events])
         part = newest.get(commit.run_id)
         joins = part is not None and part.last_seq + 1 == commit.first_seq
-        if part is not None and joins and part.size + size <= MAX_ENTRY_BYTES:
+        if part is not None and joins and part.size + size <= MAX_JOINED_BYTES:
             part.events += commit.events
             part.size += size
         else:
