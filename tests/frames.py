@@ -34,19 +34,30 @@ class Frame:
         return self.type in ENDINGS
 
 
-def read_frames(parts: Iterable[bytes]) -> Iterator[Frame]:
-    """The frames in what came over a connection; a part of a frame at its end, where it broke, is dropped."""
-    buffer = b""
-    for part in parts:
-        buffer += part
+class FrameReader:
+    """Takes what comes over a connection, part by part; half a frame at its end, where it broke, is lost."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def feed(self, part: bytes) -> Iterator[Frame]:
+        """The frames that are complete now."""
+        self._buffer += part
         while True:
-            buffer = without_heartbeats(buffer)
-            found = FRAME.match(buffer)
+            self._buffer = without_heartbeats(self._buffer)
+            found = FRAME.match(self._buffer)
             if found is None:
-                assert b"\n\n" not in buffer, f"this is no frame: {buffer[:200]!r}"
-                break
+                assert b"\n\n" not in self._buffer, f"this is no frame: {self._buffer[:200]!r}"
+                return
+            self._buffer = self._buffer[found.end() :]
             yield _frame(found)
-            buffer = buffer[found.end() :]
+
+
+def read_frames(parts: Iterable[bytes]) -> Iterator[Frame]:
+    """The frames in all that came over a connection."""
+    reader = FrameReader()
+    for part in parts:
+        yield from reader.feed(part)
 
 
 def without_heartbeats(buffer: bytes) -> bytes:

@@ -1,24 +1,29 @@
-"""Real servers: `runstore serve` in a process of its own, that a test may kill, stop and start again."""
+"""Real servers: `runstore serve`, and what a client does with it."""
 
-import itertools
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
 from tests.database import make_database
 from tests.frames import Frame, read_frames
+from tests.process import DEADLINE_S, PYTHON, RunstoreProcess, environment, run_command, until
 
-DEADLINE_S = 20.0  # of anything that a test waits for; a busy machine may take its time
-PYTHON = (sys.executable, "-m", "runstore")
+__all__ = [
+    "DEADLINE_S",
+    "PYTHON",
+    "SILENT_AGENT",
+    "SILENT_HEAD",
+    "ServerProcess",
+    "environment",
+    "new_client",
+    "run_command",
+    "serving",
+    "until",
+]
 
 # Says nothing until it is stopped: whatever else is in its run's log, the test has put there.
 SILENT_AGENT = """
@@ -33,84 +38,44 @@ def silent():
 SILENT_HEAD = 3  # the head of its run: queued, started, and the agent has begun
 
 
-class ServerProcess:
-    """A server on a free port of 127.0.0.1, with its database and its agents in `folder`.
+class ServerProcess(RunstoreProcess):
+    """A server on a free port of 127.0.0.1, its agents in `folder`; its database too, if it is not given one.
 
     Args:
-        config: the text of `runstore.toml`.
-        agents: the text of `agents.py` beside it, for factories.
+        config: the text of `runstore.toml`; None leaves what is there.
+        agents: the text of `agents.py` beside it, for factories; None likewise.
         options: of `runstore serve`, as `drain_s=1`; True for one that takes no value.
     """
 
-    def __init__(self, folder: Path, config: str = "", agents: str = SILENT_AGENT, **options: Any) -> None:
-        self.folder = folder
+    command = "serve"
+    ready = re.compile(r"""^(?:{"event": ")?listening\b.* "?url(?:=|": ")([^\s"]+)"?}?$""", re.M)
+
+    def __init__(
+        self, folder: Path, config: str | None = "", agents: str | None = SILENT_AGENT, **options: Any
+    ) -> None:
+        super().__init__(folder, **options)
         self.database = folder / "runstore.db"
-        self.process: subprocess.Popen[bytes] | None = None
         self.http = new_client()
-        self.options = options
-        self.variables: dict[str, str] = {}  # of its environment
-        self._starts = itertools.count(1)
-        self._logs: list[Path] = []
-        if not self.database.exists():
+        if "database_url" not in options and not self.database.exists():
             make_database(self.database)  # a server can do that itself, and takes its time
-        (folder / "runstore.toml").write_text(config)
-        (folder / "agents.py").write_text(agents)
+        write_configuration(folder, config, agents)
 
-    def start(self, prefix: Sequence[str] = ()) -> Self:
-        """Start, again or for the first time; `prefix`: a program that runs the server, as strace."""
-        self.launch(prefix)
-        until(lambda: self._url() is not None or self._has_exited(), "the server listens")
-        url = self._url()
-        assert url is not None, f"the server did not start:\n{self.log}"
+    def wait_until_ready(self) -> str:
+        url = super().wait_until_ready()
         self.http.base_url = httpx.URL(url)
-        return self
-
-    def launch(self, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-        """Start the process, and do not wait for it."""
-        options = self.options if "RUNSTORE_PORT" in self.variables else {"port": 0, **self.options}
-        names = {name: f"--{name.replace('_', '-')}" for name in options}
-        arguments = [names[n] if value is True else f"{names[n]}={value}" for n, value in options.items()]
-        self._logs.append(self.folder / f"server-{next(self._starts)}.log")
-        with self._logs[-1].open("wb") as output:
-            self.process = subprocess.Popen(
-                [*prefix, *PYTHON, "serve", *arguments],
-                stdout=output, stderr=output, cwd=self.folder, env=environment() | self.variables,
-            )  # fmt: skip
-        return self.process
+        return url
 
     @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
+    def arguments(self) -> dict[str, Any]:
+        return self.options if "RUNSTORE_PORT" in self.variables else {"port": 0, **self.options}
 
     @property
     def port(self) -> int:
         assert self.http.base_url.port
         return self.http.base_url.port
 
-    @property
-    def log(self) -> str:
-        """What all of its processes have said, oldest first."""
-        return "".join(path.read_text(errors="replace") for path in self._logs)
-
-    def kill(self) -> None:
-        """`kill -9`"""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def terminate(self) -> None:
-        """Tell it to stop, and do not wait for it."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-
-    def wait(self, timeout_s: float = DEADLINE_S) -> int:
-        """Wait until it has left; returns the exit code."""
-        assert self.process is not None
-        return self.process.wait(timeout_s)
-
     def close(self) -> None:
-        self.kill()
+        super().close()
         self.http.close()
 
     # What a client does.
@@ -177,14 +142,6 @@ class ServerProcess:
             after = page["next"]
         return found
 
-    def _url(self) -> str | None:
-        log = self._logs[-1].read_text(errors="replace")
-        found = re.search(r"""^(?:{"event": ")?listening\b.* "?url(?:=|": ")([^\s"]+)"?}?$""", log, re.M)
-        return found and found[1]
-
-    def _has_exited(self) -> bool:
-        return self.process is not None and self.process.poll() is not None
-
 
 @contextmanager
 def serving(
@@ -198,33 +155,13 @@ def serving(
         server.close()
 
 
-def run_command(
-    *arguments: str, folder: Path, timeout_s: float = DEADLINE_S, **variables: str
-) -> "subprocess.CompletedProcess[str]":
-    """`runstore …` in `folder`, with some more environment variables."""
-    return subprocess.run(
-        [*PYTHON, *arguments],
-        capture_output=True, text=True, cwd=folder, timeout=timeout_s, check=False,
-        env=environment() | variables,
-    )  # fmt: skip
-
-
-def environment() -> dict[str, str]:
-    """Ours, without what would configure a server or colour its output."""
-    unwanted = ("RUNSTORE_", "FORCE_COLOR", "CLICOLOR_FORCE")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
-    return kept | {"NO_COLOR": "1", "COLUMNS": "200"}
+def write_configuration(folder: Path, config: str | None, agents: str | None) -> None:
+    for name, text in (("runstore.toml", config), ("agents.py", agents)):
+        if text is not None:
+            (folder / name).write_text(text)
 
 
 def new_client(base_url: str = "", timeout_s: float = DEADLINE_S) -> httpx.Client:
     """A client for 127.0.0.1, which needs no proxy and no certificates."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     return httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False, verify=False, limits=limits)
-
-
-def until(claim: Callable[[], Any], what: str, within_s: float = DEADLINE_S) -> None:
-    """Return as soon as `claim` holds; fail when it does not in time."""
-    deadline = time.monotonic() + within_s
-    while not claim():
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(0.01)

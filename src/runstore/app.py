@@ -8,22 +8,20 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import structlog
 from msgspec import Struct
-from sqlalchemy import Connection, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from starlette.applications import Starlette
 
-from runstore import keys, migrations
+from runstore import keys
 from runstore.core.errors import AgentError, ConfigError
 from runstore.core.ports import Leases
-from runstore.eventlog.dialects import FORMS, Dialect, open_dialect
+from runstore.database import open_database, opened_database, write_to
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
@@ -47,7 +45,7 @@ from runstore.runtime.supervisor import Supervisor
 from runstore.runtime.teams import Teams
 from runstore.settings import ServerSettings, Settings, use_folder
 from runstore.store import RunStore
-from runstore.workers import HeartbeatLeases, ListedLeases
+from runstore.workers import HeartbeatLeases, ListedLeases, read_workers
 
 GIL_SWITCH_S = (
     0.0005  # how long a busy agent may hold up the writer; at Python's 5 ms tokens wait for seconds
@@ -74,48 +72,6 @@ class Runtime(OpenLog, frozen=True):
     supervisor: Supervisor
     metrics: Metrics
     authenticator: Authenticator
-
-
-def open_database(url: str, *, create: bool = True, hurried: bool = False) -> Dialect:
-    """Open a database and bring its schema up to this release.
-
-    Args:
-        create: also if it has none yet.
-        hurried: give up statements that take long, as a process has to that serves.
-
-    Raises:
-        ConfigError: the URL is wrong, the server too old, or there is no log in it and `create` is False.
-        SchemaMismatch: the database is newer than this release.
-        LogUnavailable: it cannot be reached, or is read-only, locked, corrupt, or the disk is full.
-    """
-    try:
-        dialect = open_dialect(make_url(url), hurried=hurried)
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise ConfigError(f"database URL {url!r}: {error}; use {FORMS}", setting="database_url") from error
-    if not create and dialect.file is not None and not dialect.file.exists():
-        raise ConfigError(f"database URL {url!r}: there is no file {dialect.file}")
-    with _told_as_unavailable(dialect), dialect.engine.connect() as connection:
-        dialect.check(connection)
-        before = migrations.current_version(connection)
-        if before is None and not create:
-            raise ConfigError(f"database {dialect.place}: it holds no log; `runstore migrate` makes one")
-        connection.rollback()
-        if before != migrations.HEAD:
-            with dialect.migrating(connection):  # two starting processes do not both migrate
-                before = migrations.upgrade(connection)
-    if before != migrations.HEAD:
-        log.info("migrated", database=dialect.place, before=before or "empty", now=migrations.HEAD)
-    return dialect
-
-
-@contextmanager
-def _told_as_unavailable(dialect: Dialect) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if unavailable := dialect.unavailable(error):
-            raise unavailable from error
-        raise
 
 
 @asynccontextmanager
@@ -182,32 +138,6 @@ def _new_leases(event_log: SqlEventLog, server: ServerSettings, *, capacity: int
     return HeartbeatLeases(event_log, lease_s=server.lease_s, capacity=capacity)
 
 
-@contextmanager
-def write_to(url: str, *, create: bool = True) -> Iterator[Connection]:
-    """A transaction on a database, brought up to this release; committed unless there was an error."""
-    dialect = open_database(url, create=create)
-    try:
-        with dialect.engine.connect() as connection:
-            dialect.begin_write(connection, alone=True)
-            yield connection
-            connection.commit()
-    except Exception as error:
-        raise dialect.unavailable(error) or error from error
-    finally:
-        dialect.engine.dispose()
-
-
-@contextmanager
-def read_from(url: str) -> Iterator[Connection]:
-    """A connection to a database that holds a log."""
-    dialect = open_database(url, create=False)
-    try:
-        with _told_as_unavailable(dialect), dialect.engine.connect() as connection:
-            yield connection
-    finally:
-        dialect.engine.dispose()
-
-
 def serve(settings: Settings, listener: socket.socket | None = None) -> None:
     """Serve until told to stop; then leave at once, whatever agents' threads still hang.
 
@@ -255,6 +185,7 @@ def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
         runtime.hierarchies,
         not_ready=lambda: _not_ready(runtime, server.max_abandoned_threads),
         metrics=runtime.metrics.expose,
+        workers=lambda: runtime.event_log.query(read_workers),
         authenticator=runtime.authenticator,
         hosts=hosts_of(server.host, server.allowed_hosts, exposed=server.exposed),
         cors_origins=server.cors_origins,
@@ -383,16 +314,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 def rebuild_runs(url: str, progress: Progress, *, swap: bool) -> Difference:
     """Rebuild the run list from the log, or with `swap=False` only compare."""
-    dialect = open_database(url, create=False)
-    with _told_as_unavailable(dialect):
+    with opened_database(url, create=False) as dialect:
         return rebuild(RebuildSource(dialect), RunList(read_evolving), progress, swap=swap)
 
 
 def drop_runs(url: str) -> int:
     """Empty the run list; returns how many runs it had. The log is untouched."""
-    dialect = open_database(url, create=False)
-    with _told_as_unavailable(dialect), dialect.engine.connect() as connection:
-        dialect.begin_write(connection, alone=True)
-        rows = RunList(read_evolving).drop(connection)
-        connection.commit()
-    return rows
+    with write_to(url, create=False) as connection:
+        return RunList(read_evolving).drop(connection)

@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import ClassVar, Self
 
-from tests.processes import descendants, runs, send
+from tests.process_tree import descendants, runs, send
 from tests.servers.owner import owner
 from tests.servers.ports import Port
 

@@ -20,8 +20,10 @@ from runstore.core.errors import AppendRefused, LogUnavailable, SessionBusy
 from runstore.core.events import Cancelled, CancelRequested, Event, Failed, Queued, Started, StartReason
 from runstore.core.ports import Agent, Committed, EventLog, Leases, LiveFeed, OpenRun, RunContext
 from runstore.runtime.agents import AgentCatalog
+from runstore.runtime.at_most_once import obstacle
 from runstore.runtime.executor import Executor
-from runstore.runtime.history import read_cancellation, read_history, read_queued
+from runstore.runtime.fair_queue import FairQueue
+from runstore.runtime.history import owner_of, read_cancellation, read_history, read_queued
 from runstore.runtime.loops import AgentLoop, AgentLoops
 from runstore.runtime.process_agent import ProcessAgent
 from runstore.runtime.processes import Processes
@@ -31,7 +33,7 @@ from runstore.runtime.turns import Turns
 SWEEP_S = 0.5
 LOOK_S = 0.25  # between two looks at the agents' loops
 MOVE_S = 5.0  # after which the other runs of a blocked loop go on elsewhere
-MAX_SWEPT = 2_000  # open runs that one sweep looks at, oldest first
+MAX_SWEPT = 2_000  # open runs that one sweep looks at: as many of each user as there is room for
 MAX_ADOPTIONS = 2  # after the first attempt: three attempts in all
 LEAVE_S = 1.0  # for an agent to end after its run was closed over its head, before its loop is retired
 PATIENCE_S = 0.5  # beyond the grace period, before another process's cancel is enforced from here
@@ -74,7 +76,7 @@ class Supervisor:
         self._active: dict[str, _Active] = {}
         self._starting: dict[str, bool] = {}  # run id → whether it is to stop as soon as it has started
         self._lost: dict[str, tuple[OpenRun, bool]] = {}  # to adopt, ahead of the queue; True: after a crash
-        self._queue: dict[str, None] = {}  # run ids that wait for a place, oldest first
+        self._queue = FairQueue()  # of runs that wait for a place
         self._turns = Turns()  # queued runs whose session another one has
         self._strays: set[str] = set()  # runs that are ours by the log, but that we do not drive
         self._cancels_seen: dict[str, float] = {}  # when we first saw the cancel of another's run, our clock
@@ -165,7 +167,7 @@ class Supervisor:
     def _hear(self, commit: Committed) -> None:
         for event in commit.events:
             if event.type == Queued.type:
-                self._enqueue(commit.run_id)
+                self._enqueue(commit.run_id, owner_of(event))
             elif event.ends:
                 self._end_turn(commit.run_id)
             elif event.type == CancelRequested.type:
@@ -219,16 +221,16 @@ class Supervisor:
                 self._do(run.run_id, self._force(run.run_id))
         elif run.worker_id is None:
             if run.run_id not in self._turns:
-                self._enqueue(run.run_id)
+                self._enqueue(run.run_id, run.user_id)
         elif not driven:
             self._lost[run.run_id] = (run, stray or dead[run.worker_id])
             self._claim_next()
 
     # Starting runs.
 
-    def _enqueue(self, run_id: str) -> None:
+    def _enqueue(self, run_id: str, user_id: str) -> None:
         if run_id not in self._active and run_id not in self._starting:
-            self._queue[run_id] = None
+            self._queue.add(run_id, user_id)
             self._claim_next()
 
     def _claim_next(self) -> None:
@@ -236,20 +238,19 @@ class Supervisor:
             if self._lost:
                 run, crashed = self._lost.pop(next(iter(self._lost)))
                 adoptions = run.adoptions if crashed else None
-                self._begin(run.run_id, self._adopt(run.run_id, run.attempt, adoptions))
+                self._begin(run.run_id, run.user_id, self._adopt(run.run_id, run.attempt, adoptions))
             else:
-                run_id = next(iter(self._queue))
-                del self._queue[run_id]
-                self._begin(run_id, self._claim(run_id))
+                run_id, user_id = self._queue.take()
+                self._begin(run_id, user_id, self._claim(run_id))
 
     def _full(self) -> bool:
         return len(self._active) + len(self._starting) >= self._capacity or not self._leases.held
 
-    def _begin(self, run_id: str, start: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, run_id: str, user_id: str, start: Coroutine[Any, Any, None]) -> None:
         self._starting[run_id] = False
-        self._do(run_id, self._start(run_id, start))
+        self._do(run_id, self._start(run_id, user_id, start))
 
-    async def _start(self, run_id: str, start: Coroutine[Any, Any, None]) -> None:
+    async def _start(self, run_id: str, user_id: str, start: Coroutine[Any, Any, None]) -> None:
         before: str | None = None
         try:
             await start
@@ -263,17 +264,17 @@ class Supervisor:
             self._claim_next()
             self._changed.set()
         if before is not None:
-            await self._wait_for_turn(run_id, before)
+            await self._wait_for_turn(run_id, user_id, before)
 
-    async def _wait_for_turn(self, run_id: str, before: str) -> None:
-        self._turns.wait(run_id, before)
+    async def _wait_for_turn(self, run_id: str, user_id: str, before: str) -> None:
+        self._turns.wait(run_id, user_id, before)
         head = await self._log.head(before)
         if head is None or head.closed:  # its ending may have come before we began to wait
             self._end_turn(before)
 
     def _end_turn(self, run_id: str) -> None:
-        for waiting in self._turns.end(run_id):
-            self._enqueue(waiting)
+        for waiting, user_id in self._turns.end(run_id):
+            self._enqueue(waiting, user_id)
 
     async def _claim(self, run_id: str) -> None:
         head = await self._log.head(run_id)
@@ -300,6 +301,9 @@ class Supervisor:
             await self._log.append(run_id, [lost], expected_seq=head.seq)
             return
         history = await read_history(self._log, run_id)
+        if failed := obstacle(history, repeats=policy == "restart"):
+            await self._log.append(run_id, [failed], expected_seq=head.seq)
+            return
         if policy == "restart":  # then all that was said is said again
             discard, history = discard_after([e for e in history if e.type == Started.type]), []
         else:
@@ -375,7 +379,7 @@ class Supervisor:
         if active is not None:
             self._stop(run_id, active, ending)
         elif lost or await self._waits(run_id):
-            self._queue.pop(run_id, None)
+            self._queue.remove(run_id)
             self._lost.pop(run_id, None)
             await self._close(run_id, ending)
 
@@ -448,7 +452,8 @@ class Supervisor:
                 log.warning("run_moved", run_id=run_id, blocked_by=culprit)
                 active.executor.abandon(handed_over=True)
                 self._let_go(run_id, active)
-                self._begin(run_id, self._adopt(run_id, active.executor.context.attempt))
+                context = active.executor.context
+                self._begin(run_id, context.user_id, self._adopt(run_id, context.attempt))
 
     # Tasks and threads.
 

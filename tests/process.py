@@ -1,0 +1,137 @@
+"""A process of runstore that a test may kill, freeze, stop and start again."""
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+DEADLINE_S = 20.0  # of anything that a test waits for; a busy machine may take its time
+PYTHON = (sys.executable, "-m", "runstore")
+_starts = itertools.count(1)
+
+
+class RunstoreProcess:
+    """`runstore COMMAND` in `folder`, where its configuration and its log files are.
+
+    Args:
+        options: of the command, as `drain_s=1`; True for one that takes no value.
+    """
+
+    command: ClassVar[str]
+    ready: ClassVar[
+        re.Pattern[str]
+    ]  # the line of the log that tells that it has started; a group is its fact
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.folder = folder
+        self.options = options
+        self.variables: dict[str, str] = {}  # of its environment
+        self.process: subprocess.Popen[bytes] | None = None
+        self._logs: list[Path] = []
+
+    def start(self, prefix: Sequence[str] = ()) -> Self:
+        """Start, again or for the first time; `prefix`: a program that runs it, as strace."""
+        self.launch(prefix)
+        self.wait_until_ready()
+        return self
+
+    def launch(self, prefix: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
+        """Start the process, and do not wait for it."""
+        options = self.arguments
+        names = {name: f"--{name.replace('_', '-')}" for name in options}
+        arguments = [names[n] if v is True else f"{names[n]}={v}" for n, v in options.items()]
+        self._logs.append(self.folder / f"{self.command}-{next(_starts)}.log")
+        with self._logs[-1].open("wb") as output:
+            self.process = subprocess.Popen(
+                [*prefix, *PYTHON, self.command, *arguments],
+                stdout=output, stderr=output, cwd=self.folder, env=environment() | self.variables,
+            )  # fmt: skip
+        return self.process
+
+    def wait_until_ready(self) -> str:
+        """Wait until it has started; returns what the line of its log tells."""
+        until(lambda: self._told() is not None or self.has_exited, f"{self.command} has started")
+        told = self._told()
+        assert told is not None, f"it did not start:\n{self.log}"
+        return told
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The options that it is started with."""
+        return self.options
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def has_exited(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    @property
+    def log(self) -> str:
+        """What all of its processes have said, oldest first."""
+        return "".join(path.read_text(errors="replace") for path in self._logs)
+
+    def kill(self) -> None:
+        """`kill -9`"""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def freeze(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def terminate(self) -> None:
+        """Tell it to stop, and do not wait for it."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout_s: float = DEADLINE_S) -> int:
+        """Wait until it has left; returns the exit code."""
+        assert self.process is not None
+        return self.process.wait(timeout_s)
+
+    def close(self) -> None:
+        self.kill()
+
+    def _told(self) -> str | None:
+        """By the process that was started last."""
+        found = self.ready.search(self._logs[-1].read_text(errors="replace"))
+        return found and found[1]
+
+
+def environment() -> dict[str, str]:
+    """Ours, without what would configure a server or colour its output."""
+    unwanted = ("RUNSTORE_", "FORCE_COLOR", "CLICOLOR_FORCE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+    return kept | {"NO_COLOR": "1", "COLUMNS": "200"}
+
+
+def run_command(
+    *arguments: str, folder: Path, timeout_s: float = DEADLINE_S, **variables: str
+) -> "subprocess.CompletedProcess[str]":
+    """`runstore …` in `folder`, with some more environment variables."""
+    return subprocess.run(
+        [*PYTHON, *arguments],
+        capture_output=True, text=True, cwd=folder, timeout=timeout_s, check=False,
+        env=environment() | variables,
+    )  # fmt: skip
+
+
+def until(claim: Callable[[], Any], what: str, within_s: float = DEADLINE_S) -> None:
+    """Return as soon as `claim` holds; fail when it does not in time."""
+    deadline = time.monotonic() + within_s
+    while not claim():
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
+        time.sleep(0.01)
