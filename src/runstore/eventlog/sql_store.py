@@ -73,7 +73,7 @@ class SqlStore:
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        self._dialect.engine.dispose()
+        self._dialect.close()
 
     def probe(self) -> CommitResult:
         return self._try([])

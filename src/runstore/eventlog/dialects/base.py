@@ -68,6 +68,9 @@ class Dialect(Protocol):
     def migrating(self, connection: Connection) -> AbstractContextManager[None]:
         """A transaction that keeps other migrations out; committed at the end."""
 
+    def close(self) -> None:
+        """Let go of all connections."""
+
     def is_conflict(self, error: Exception) -> bool:
         """Whether another writer was first, or in the way: worth another try with what it has written."""
 

@@ -73,6 +73,10 @@ class MysqlDialect:
         self.is_conflict, self.unavailable = errors.is_conflict, errors.unavailable
         self.closed_upto = ClosedPositions(self.engine, self._close, _is_in_the_way).upto
 
+    def close(self) -> None:
+        self.engine.dispose()
+        self._closing.dispose()
+
     @property
     def place(self) -> str:
         return shown(self.url)

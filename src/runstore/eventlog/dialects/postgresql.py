@@ -78,6 +78,9 @@ class PostgresDialect:
         self.closed_upto = ClosedPositions(self.engine, self._close, errors.is_conflict).upto
         self._set_up(ANSWER_S if hurried else None)
 
+    def close(self) -> None:
+        self.engine.dispose()
+
     @property
     def place(self) -> str:
         return shown(self.url)

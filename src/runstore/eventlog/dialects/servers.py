@@ -100,4 +100,5 @@ def cause_of(error: Exception) -> BaseException:
 
 
 def _first_line(error: BaseException) -> str:
-    return " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+    message = str(error.args[-1]) if error.args else ""
+    return " ".join(message.split("\n")[0].split()) or type(error).__name__

@@ -47,6 +47,9 @@ class SqliteDialect:
             return None
         return status.st_dev, status.st_ino
 
+    def close(self) -> None:
+        self.engine.dispose()
+
     @property
     def place(self) -> str:
         return str(self.path)
