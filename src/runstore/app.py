@@ -239,6 +239,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 
 
 async def _work(settings: Settings) -> None:
+    await asyncio.to_thread(_import_strands)  # first: runs that we took would wait for it
     async with open_runtime(settings) as runtime:
         stopping = _signalled()
         log.info("working", worker_id=runtime.supervisor.worker_id, capacity=settings.server.capacity)
@@ -275,10 +276,14 @@ def _on_started(listener: socket.socket, runtime: Runtime) -> None:
 
 def _warm_up(runtime: Runtime) -> None:
     """Have ready what the first run would wait for."""
-    importlib.import_module("runstore.runtime.strands_agent")
+    _import_strands()
     if runtime.store.catalog.needs_processes:
         with suppress(AgentError):  # then the first run that needs one fails with it
             runtime.supervisor.processes.prepare()
+
+
+def _import_strands() -> None:
+    importlib.import_module("runstore.runtime.strands_agent")
 
 
 def check_exposure(settings: Settings) -> None:

@@ -49,7 +49,8 @@ def read_last_seqs(connection: Connection, run_ids: Sequence[str]) -> dict[str, 
     found: dict[str, int] = {}
     for start in range(0, len(run_ids), HEADS_AT_ONCE):
         some = run_ids[start : start + HEADS_AT_ONCE]
-        found.update(connection.execute(_LAST_SEQS, {"runs": some}).tuples())
+        for run_id, seq in connection.execute(_LAST_SEQS, {"runs": some}):
+            found[run_id] = seq
     return found
 
 
