@@ -71,6 +71,7 @@ async def test_what_the_poll_found_first_comes_late_and_changes_nothing(feed: Me
         assert live.take(1) is None
         feed.publish([committed(4, note())])
         assert seqs(live.take(3), after=3) == [4]
+        assert live.take(0) is None
 
 
 async def test_nothing_is_asked_while_nobody_follows_a_run(feed: MemoryFeed) -> None:
