@@ -60,6 +60,8 @@ from tests.pages import (
     sources,
     words,
 )
+from tests.servers.shared import SHARED
+from tests.soak import SOAK_VARIABLE
 
 PATHS = document(needs_login=True)["paths"]
 # Errors of requests that find no route, and those that no client meets.
@@ -324,6 +326,7 @@ def test_every_command_is_described_with_its_options_and_variables(name: str) ->
 def test_commands_and_variables_of_the_docs_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     known = {str(p.envvar) for command in commands().values() for p in command.params if p.envvar}
+    known |= {SOAK_VARIABLE, *(variable for variable, _ in SHARED.values())}  # of the tests
     assert set(re.findall(r"\bRUNSTORE_[A-Z_]+\b", text)) <= known
     targets = set(re.findall(r"^([a-z]+):", page("Makefile"), re.M))
     assert set(re.findall(r"`make ([a-z]+)|^make ([a-z]+)", text, re.M)) <= {

@@ -38,7 +38,7 @@ from runstore.eventlog.schema import open_runs
 T = TypeVar("T")
 
 BEATS_PER_LEASE = 5  # some may be lost, and it costs nobody its lease
-RELEASE_S = 2.0  # for the database to take the news, when a process leaves
+RELEASE_S = 0.5  # for the database to take the news, when a process leaves
 HOST_CHARS = 255
 
 metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})

@@ -251,7 +251,8 @@ async def test_listeners_of_another_process_hear_what_decides_something(two: lis
         (RUN, 5, True, "lifecycle.completed"),
     ]
     assert [one.events[0].ends for one in heard] == [False, False, True]
-    assert {one.events[0].data for one in heard} == {b""}
+    assert [one.events[0].data for one in heard] == [b'{"user_id":"local"}', b"", b""]
+    assert all(one.remote for one in heard)
 
 
 async def test_a_listener_hears_its_own_processes_commits_once(two: list[RedisFeed]) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.codec import EncodedEvent
-from runstore.core.events import EventType
+from runstore.core.events import EventType, Queued
 from runstore.core.ports import Committed
 from runstore.eventlog.control import is_control
 
@@ -61,7 +61,7 @@ class Part(Struct):
 
 
 class ControlEvent(Struct, frozen=True, gc=False, array_like=True):
-    """An event of the control stream, without its data: who needs that reads the log."""
+    """An event of the control stream. Of its data only whose a queued run is; the log has the rest."""
 
     run_id: str
     seq: int
@@ -69,6 +69,16 @@ class ControlEvent(Struct, frozen=True, gc=False, array_like=True):
     version: int
     ends: bool
     at: int
+    data: bytes = b""
+
+
+class Owner(Struct, frozen=True):
+    """What a listener has to know of a queued run, whose input may be large."""
+
+    user_id: str
+
+
+_read_owner = msgspec.json.Decoder(Owner).decode
 
 
 class Wire:
@@ -114,7 +124,13 @@ class Wire:
         except msgspec.MsgspecError:
             return []
         return [
-            Committed(e.run_id, e.seq, [EncodedEvent(e.type, e.version, e.ends, e.at, b"")], control=True)
+            Committed(
+                e.run_id,
+                e.seq,
+                [EncodedEvent(e.type, e.version, e.ends, e.at, e.data)],
+                control=True,
+                remote=True,
+            )
             for e in events
         ]
 
@@ -136,10 +152,14 @@ def join(commits: Iterable[Committed]) -> list[Part]:
     return parts
 
 
+def _owner(event: EncodedEvent) -> bytes:
+    return msgspec.json.encode(_read_owner(event.data)) if event.type == Queued.type else b""
+
+
 def control_events(commits: Iterable[Committed]) -> list[ControlEvent]:
     """What listeners of other processes are to hear of."""
     return [
-        ControlEvent(commit.run_id, seq, e.type, e.version, e.ends, e.at)
+        ControlEvent(commit.run_id, seq, e.type, e.version, e.ends, e.at, _owner(e))
         for commit in commits
         if commit.control
         for seq, e in enumerate(commit.events, commit.first_seq)
