@@ -31,10 +31,13 @@ class RedisConnection:
 
     def __init__(self, url: str, *, answer_s: float = ANSWER_S, **options: Any) -> None:
         parsed = _parse(url)
-        bounds = {"socket_connect_timeout": CONNECT_S, "socket_timeout": answer_s, "protocol": 2}
+        ours = {
+            "socket_connect_timeout": CONNECT_S, "socket_timeout": answer_s, "protocol": 2,
+            "decode_responses": False, "retry_on_timeout": False,
+        }  # fmt: skip
         connection_class = parsed.pop("connection_class", Connection)
         try:
-            self._connection = connection_class(**parsed | options | bounds)
+            self._connection = connection_class(**parsed | options | ours)
         except TypeError:
             unknown = f"{SETTING} {shown(url)}: it has an option that redis-py does not know"
             raise ConfigError(unknown, setting=SETTING) from None
