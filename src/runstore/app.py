@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from runstore.core.errors import AgentError, ConfigError
 from runstore.core.ports import Leases
 from runstore.eventlog.dialects import FORMS, Dialect, open_dialect
 from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.purge import Purge, Purgeable, PurgeCount
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
 from runstore.hierarchies import HierarchyStore
@@ -386,6 +387,29 @@ def rebuild_runs(url: str, progress: Progress, *, swap: bool) -> Difference:
     dialect = open_database(url, create=False)
     with _told_as_unavailable(dialect):
         return rebuild(RebuildSource(dialect), RunList(read_evolving), progress, swap=swap)
+
+
+def survey_purge(url: str, before: int) -> Purgeable:
+    """What `purge_runs` would remove."""
+    with _purge(url, before, lambda count: None) as purge:
+        return purge.survey()
+
+
+def purge_runs(url: str, before: int, progress: Callable[[PurgeCount], None]) -> PurgeCount:
+    """Remove the events of the runs that ended before a time: UTC, milliseconds since 1970."""
+    with _purge(url, before, progress) as purge:
+        return purge.run(by="retention")
+
+
+@contextmanager
+def _purge(url: str, before: int, progress: Callable[[PurgeCount], None]) -> Iterator[Purge]:
+    dialect = open_database(url, create=False)
+    purge = Purge(dialect, [RunList(read_evolving)], before, progress)
+    try:
+        with _told_as_unavailable(dialect):
+            yield purge
+    finally:
+        purge.close()
 
 
 def drop_runs(url: str) -> int:

@@ -40,15 +40,18 @@ class _Attempt(Struct, frozen=True):
     seq: int
 
 
-def begin_write(dialect: Dialect, connection: Connection, *, alone: bool) -> None:
-    """Start a transaction that writes; again if the connection has gone since it was last used."""
+def begin_write(dialect: Dialect, connection: Connection, *, alone: bool) -> int:
+    """Start a transaction that writes; again if the connection has gone since it was last used.
+
+    Returns what `Dialect.begin_write` does.
+    """
     try:
-        dialect.begin_write(connection, alone=alone)
+        return dialect.begin_write(connection, alone=alone)
     except exc.DBAPIError as error:
         if not error.connection_invalidated:
             raise
         connection.rollback()
-        dialect.begin_write(connection, alone=alone)
+        return dialect.begin_write(connection, alone=alone)
 
 
 class SqlStore:
@@ -59,6 +62,7 @@ class SqlStore:
         self._projections = projections
         self._connection: Connection | None = None
         self._heads: dict[str, Head] = {}  # of open runs, as of our last commit: right, or we conflict
+        self._purges = 0  # with the events of a purged run goes what would conflict
         self._attempt: _Attempt | None = None
         self._landed: list[_Attempt] = []  # stored, though nobody has been told yet
         self._incarnation = os.urandom(4)
@@ -120,7 +124,9 @@ class SqlStore:
 
     def _commit(self, batch: Sequence[Append], alone: bool) -> CommitResult:
         connection = self._connect()
-        begin_write(self._dialect, connection, alone=alone)
+        if (purges := begin_write(self._dialect, connection, alone=alone)) != self._purges:
+            self._heads.clear()
+            self._purges = purges
         self._dialect.lock_users(connection, partial(users_of, connection, batch))
         heads, outcomes, changes, rules = self._admit(connection, batch)
         result = CommitResult(outcomes, [_committed(r, heads[r], events) for r, events in changes.items()])

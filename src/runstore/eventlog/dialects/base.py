@@ -47,8 +47,11 @@ class Dialect(Protocol):
     def check(self, connection: Connection) -> None:
         """Raises ConfigError when the server is too old."""
 
-    def begin_write(self, connection: Connection, *, alone: bool = False) -> None:
-        """Start a transaction that will append, with nobody else's in flight if it is `alone`."""
+    def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
+        """Start a transaction that will append, with nobody else's in flight if it is `alone`.
+
+        Returns how often events have been purged: no head is known any more that was read at another number.
+        """
 
     def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
         """Keep other writers from judging by what these users have, until the end of the transaction."""

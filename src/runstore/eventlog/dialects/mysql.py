@@ -85,9 +85,10 @@ class MysqlDialect:
         name, least = ("MariaDB", LEAST_MARIADB) if mariadb else ("MySQL", LEAST_MYSQL)
         check_version(self.url, name, connection.dialect.server_version_info, least)
 
-    def begin_write(self, connection: Connection, *, alone: bool = False) -> None:
+    def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
         how = "FOR UPDATE" if alone else "LOCK IN SHARE MODE"
-        connection.exec_driver_sql(f"SELECT id FROM barrier WHERE id = 1 {how}")
+        found: int = connection.exec_driver_sql(f"SELECT purges FROM barrier WHERE id = 1 {how}").scalar_one()
+        return found
 
     def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
         if slots := user_slots(find()):

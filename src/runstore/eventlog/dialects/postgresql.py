@@ -41,6 +41,9 @@ _INSERT = (
     "FROM unnest(%s::bytea[], %s::int8[], %s::text[], %s::int2[], %s::int2[], %s::int8[], %s::bytea[]) "
     "AS new (run_id, seq, type, v, ends, at, data)"
 )
+# Two statements of one round trip: the second one sees what was committed while the first one waited.
+_BEGIN = f"SELECT pg_advisory_xact_lock_shared({BARRIER}); SELECT purges FROM barrier"
+_BEGIN_ALONE = f"SELECT pg_advisory_xact_lock({BARRIER}); SELECT purges FROM barrier"
 # In one round trip, so that a client that is stopped just now does not hold the barrier. The highest position
 # is read by a statement of its own: the one that waited for the lock sees what was there before it waited.
 _CLOSE = f"""
@@ -89,12 +92,14 @@ class PostgresDialect:
     def check(self, connection: Connection) -> None:
         check_version(self.url, "PostgreSQL", connection.dialect.server_version_info, LEAST_VERSION)
 
-    def begin_write(self, connection: Connection, *, alone: bool = False) -> None:
+    def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
         if alone:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{ALONE_S}s'")
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({BARRIER})")
-        else:
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared({BARRIER})")
+        cursor: Any = connection.exec_driver_sql(_BEGIN_ALONE if alone else _BEGIN).cursor
+        cursor.nextset()
+        purges: int = cursor.fetchone()[0]
+        cursor.close()
+        return purges
 
     def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
         if slots := user_slots(find()):

@@ -58,12 +58,19 @@ class SqliteDialect:
     def check(self, connection: Connection) -> None:
         """The library comes with Python, and is new enough."""
 
-    def begin_write(self, connection: Connection, *, alone: bool = False) -> None:
+    def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
         """See `Dialect.begin_write`. From here on nobody else writes, in any case.
 
         Raises:
             LogUnavailable: the file is not the one that was opened; what is written to that one is lost.
         """
+        self._begin(connection)
+        cursor: Any = connection.connection.cursor()
+        purges: int = cursor.execute("SELECT purges FROM barrier").fetchone()[0]
+        cursor.close()
+        return purges
+
+    def _begin(self, connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         self._identity = self._identity or self._identify()
         if self._identify() != self._identity:
@@ -77,7 +84,7 @@ class SqliteDialect:
 
     @contextmanager
     def migrating(self, connection: Connection) -> Iterator[None]:
-        self.begin_write(connection)
+        self._begin(connection)
         yield
         connection.commit()
 
