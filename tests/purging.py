@@ -1,7 +1,8 @@
 """Old runs, and their purge."""
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from uuid import UUID
 
 from sqlalchemy import make_url
@@ -11,18 +12,20 @@ from runstore.core.events import Custom, Event, Queued
 from runstore.core.ids import first_run_id
 from runstore.core.ports import EventLog
 from runstore.eventlog.dialects import open_dialect
-from runstore.eventlog.purge import Purge, PurgeCount
+from runstore.eventlog.purge import Purge, Purgeable, PurgeCount
 from tests.database import run_list
 from tests.events import COMPLETED, started, token
 
 DAY_MS = 86_400_000
 OLD = 1_700_000_000_000  # when old runs were made: in November 2023
+FOREVER = 1 << 47  # so late that every run has ended before
+_numbers = count(1)
 LATER = OLD + 1_000 * DAY_MS  # and before when they have ended
 
 
 def old_run_id(at: int = OLD) -> str:
-    """The id of a run that was made then."""
-    return str(UUID(int=UUID(first_run_id(at)).int + int.from_bytes(os.urandom(8))))
+    """The id of a run that was made then; each is greater than the one before it."""
+    return str(UUID(int=UUID(first_run_id(at)).int + next(_numbers)))
 
 
 async def write_old(
@@ -41,18 +44,26 @@ async def write_old(
     return run_id
 
 
-def make_purge(
-    url: str, *, before: int = LATER, progress: Callable[[PurgeCount], None] = lambda done: None
-) -> Purge:
-    return Purge(open_dialect(make_url(url), hurried=False), [run_list()], before, progress)
-
-
 def purge(
     url: str, *, before: int = LATER, progress: Callable[[PurgeCount], None] = lambda done: None
 ) -> PurgeCount:
     """What `runstore retention` does."""
-    purge = make_purge(url, before=before, progress=progress)
-    try:
+    with _opened(url, before, progress) as purge:
         return purge.run(by="retention")
+
+
+def survey(url: str, *, before: int = LATER) -> Purgeable:
+    """What it would do."""
+    with _opened(url, before) as purge:
+        return purge.survey()
+
+
+@contextmanager
+def _opened(
+    url: str, before: int, progress: Callable[[PurgeCount], None] = lambda done: None
+) -> Iterator[Purge]:
+    purge = Purge(open_dialect(make_url(url), hurried=False), [run_list()], before, progress)
+    try:
+        yield purge
     finally:
         purge.close()

@@ -6,6 +6,7 @@ Hypothesis plays two server processes on one SQLite file; the model of a run is 
 import asyncio
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -30,15 +31,18 @@ from runstore.core.errors import (
     LeaseLost,
     RunActive,
     RunClosed,
+    RunPurged,
     RunstoreError,
     WrongExpectedSeq,
 )  # fmt: skip
 from runstore.core.events import Custom, Deleted, Event
 from runstore.core.ids import new_run_id
 from runstore.core.run import EVOLVING_TYPES, Run, fold
+from runstore.eventlog import purge as purging
 from runstore.eventlog import queries
 from runstore.eventlog.control import read_open_runs
 from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.purge import PurgeCount
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
 from runstore.eventlog.tail import Tail
 from runstore.projections.rebuild import rebuild
@@ -47,6 +51,7 @@ from tests.database import make_database, open_database, open_sqlite_log, run_li
 from tests.events import CANCEL, ENDINGS, QUEUED, note, started, token
 from tests.frames import read_frames
 from tests.polling import DEADLINE_S
+from tests.purging import FOREVER, purge
 
 Fact = tuple[str, bytes]  # type, data
 
@@ -70,6 +75,7 @@ class ModelRun:
     cancelled: bool = False
     closed: bool = False
     deleted: bool = False
+    purged: bool = False
     listed: bool = True
 
     def refusal(
@@ -78,7 +84,7 @@ class ModelRun:
         deletion = isinstance(event, Deleted)
         if deletion and not self.closed:
             return RunActive
-        if self.closed and not (deletion and not self.deleted):
+        if self.closed and not (deletion and not self.deleted and not self.purged):
             return RunClosed
         if attempt is not None and attempt < self.attempt:
             return LeaseLost
@@ -205,6 +211,20 @@ class LogMachine(RuleBasedStateMachine):
     def delete(self, which: int, where: int) -> None:
         self.write(where, self.pick(which)[0], Deleted(by="local"))
 
+    @rule(interrupted=st.booleans())
+    def purge(self, interrupted: bool) -> None:
+        """Of all that have ended; one that is interrupted has marked them."""
+
+        def interrupt(done: PurgeCount) -> None:
+            if interrupted:
+                raise KeyboardInterrupt
+
+        with suppress(KeyboardInterrupt):
+            purge(f"sqlite:///{self.path}", before=FOREVER, progress=interrupt)
+        for run in self.runs.values():
+            run.listed |= run.closed and not run.purged
+            run.purged |= run.closed
+
     # ---- projections ----
 
     @rule()
@@ -231,6 +251,9 @@ class LogMachine(RuleBasedStateMachine):
     def resume_a_stream(self, which: int, cursor: int) -> None:
         run_id, run = self.pick(which)
         after = cursor % (len(run.facts) + 1)
+        if run.purged:
+            assert self.loop.run(is_refused(self.logs[HERE], self.feed, run_id, after))
+            return
         stored = self.read(run_id)
         last = len(stored) - run.deleted
         body = self.loop.run(follow(self.logs[HERE], self.feed, run_id, after, last))
@@ -253,7 +276,12 @@ class LogMachine(RuleBasedStateMachine):
             assert len(endings) == run.closed
             assert types[endings[0] + 1 :] == ["run.deleted"] * run.deleted if endings else not run.deleted
             state = states[run_id]
-            assert state == fold(run_id, stored[run_id]) or (state is None and not run.listed)
+            assert state is not None or not run.listed
+            if state is not None and run.purged:
+                assert (state.purged_at is not None, state.deleted) == (True, run.deleted)
+                assert sum(state.counts.values()) == len(run.facts)
+            elif state is not None:
+                assert state == fold(run_id, stored[run_id])
 
     # ---- how ----
 
@@ -288,6 +316,9 @@ class LogMachine(RuleBasedStateMachine):
     def take_over(self, run_id: str, stored: list[RecordedEvent], *appended: Fact) -> None:
         """What has landed has to be all of what was acknowledged, and a beginning of the offered text."""
         run, expected = self.runs[run_id], list(appended)
+        if run.purged:
+            assert (stored, appended) == ([], ())
+            return
         assert [event.seq for event in stored] == list(range(1, len(stored) + 1))
         facts = [(event.type, event.data) for event in stored]
         assert facts[: len(run.facts)] == run.facts, "what was acknowledged has changed"
@@ -315,9 +346,13 @@ class LogMachine(RuleBasedStateMachine):
 
 
 def read_events(connection: Connection, run_id: str) -> list[RecordedEvent]:
+    """Nothing of a purged run."""
     events: list[RecordedEvent] = []
-    while page := queries.read_run(connection, run_id, len(events), None, 1_000, None):
-        events += page
+    try:
+        while page := queries.read_run(connection, run_id, len(events), None, 1_000, None):
+            events += page
+    except RunPurged:
+        return []
     return events
 
 
@@ -346,6 +381,12 @@ async def follow(log: SqlEventLog, feed: MemoryFeed, run_id: str, after: int, la
     return b"".join(one.raw for one in read_frames([got]) if one.seq <= last)
 
 
+async def is_refused(log: SqlEventLog, feed: MemoryFeed, run_id: str, after: int) -> bool:
+    """Whether a subscriber of a purged run is shown nothing, and told why."""
+    tail = Tail(log, feed, run_id, after=after)
+    return [frame async for frame in tail.frames()] == [] and tail.purged
+
+
 def kill(log: SqlEventLog) -> None:
     """End the writer between two commits, as `kill -9` may: what is queued is lost, no file is closed."""
     writer = log._writer
@@ -366,5 +407,6 @@ def copy(source: Path, target: Path) -> Path:
     return target
 
 
-def test_whatever_happens_the_log_equals_a_plain_list() -> None:
+def test_whatever_happens_the_log_equals_a_plain_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(purging, "TURN_S", 0)
     run_state_machine_as_test(LogMachine, settings=settings(max_examples=30, stateful_step_count=30))

@@ -51,7 +51,7 @@ _heads = (
     .group_by(_e.run_id)
     .having(func.min(_e.seq) == 1)  # of a purged run there is one event, and it is not the first
     .order_by(_e.run_id)
-    .limit(PAGE_RUNS)
+    .limit(bindparam("runs"))
     .subquery()
 )
 _LAST_TWO = (
@@ -65,7 +65,7 @@ _OLDER = (
     .where(_e.run_id == bindparam("run"), _e.type != Purged.type)
     .order_by(_e.seq)
 )
-_MARKED = select(purging.c.run_id).order_by(purging.c.run_id).limit(PAGE_RUNS)
+_MARKED = select(purging.c.run_id).order_by(purging.c.run_id).limit(bindparam("runs"))
 _BEGUN = select(func.count()).select_from(purging)
 _WARN = update(barrier).values(purges=barrier.c.purges + 1)
 _REMOVE = delete(events).where(
@@ -152,7 +152,9 @@ class Purge:
         """The runs that are to be purged, oldest first, page by page."""
         after, upto = first_run_id(0), first_run_id(self._before)  # what ended before was made before
         while rows := self._read(
-            lambda connection: connection.execute(_LAST_TWO, {"after": after, "upto": upto}).all()  # noqa: B023
+            lambda connection: connection.execute(
+                _LAST_TWO, {"after": after, "upto": upto, "runs": PAGE_RUNS}
+            ).all()  # noqa: B023
         ):
             after = rows[-1].run_id
             yield list(_due_of(rows, self._before))
@@ -172,7 +174,9 @@ class Purge:
 
     def _clear(self) -> None:
         """Remove the events of all runs that are marked."""
-        while marked := self._read(lambda connection: connection.execute(_MARKED).scalars().all()):
+        while marked := self._read(
+            lambda connection: connection.execute(_MARKED, {"runs": PAGE_RUNS}).scalars().all()
+        ):
             self._write(lambda connection: connection.execute(_WARN), alone=True)
             waiting = deque(marked)
             while waiting:
