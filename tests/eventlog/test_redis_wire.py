@@ -67,12 +67,12 @@ def test_a_large_part_is_a_hint() -> None:
     assert THERE.read_run(RUN, (b"2-0", [HERE.tag, NO_EVENTS])) == 2
 
 
-def test_the_control_stream_has_what_decides_something_and_no_data() -> None:
+def test_the_control_stream_has_what_decides_something_and_whose_a_queued_run_is() -> None:
     events = control_events([committed(1, QUEUED, token(), CANCEL), committed(4, token())])
     assert [(event.seq, event.type) for event in events] == [(1, "lifecycle.queued"), (3, "cancel.requested")]
     entry = (b"1795000000000-0", [HERE.tag, HERE.control_entry(events)])
     assert [(one.first_seq, one.control, one.events[0].data) for one in THERE.read_control(entry)] == [
-        (1, True, b""),
+        (1, True, b'{"user_id":"local"}'),
         (3, True, b""),
     ]
     assert HERE.read_control(entry) == []
