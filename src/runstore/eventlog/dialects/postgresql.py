@@ -133,6 +133,8 @@ class PostgresDialect:
         @event.listens_for(self.engine, "connect")
         def on_connect(connection: _Connection, _record: Any) -> None:
             settings = {
+                # Who waited for a lock must see what was written meanwhile, whatever the server's default.
+                "default_transaction_isolation": "read committed",
                 "lock_timeout": f"{LOCK_S}s",
                 "idle_in_transaction_session_timeout": f"{IDLE_S}s",
                 "statement_timeout": f"{answer_s}s" if answer_s else "0",
