@@ -32,6 +32,7 @@ class Dialect(Protocol):
 
     A server's writers work side by side: each holds a shared lock, the barrier, up to its commit. Who is
     `alone` has it exclusively: nothing is in flight, what is read is final. SQLite has one writer at a time.
+    Outside a transaction that one of these methods begins, a statement may be one of its own.
     """
 
     engine: Engine
@@ -58,6 +59,9 @@ class Dialect(Protocol):
 
     def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
         """Store rows, sorted by run and seq. Raises an error that `is_conflict` when a seq is taken."""
+
+    def begin_with_events(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """`begin_write`, not alone, and `insert_events`, in as few round trips as they take."""
 
     def closed_upto(self, after: int) -> int | None:
         """The position up to which no event will appear any more; None: all that can be read is final.

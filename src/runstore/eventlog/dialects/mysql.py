@@ -31,10 +31,9 @@ CLOSE_LOCK_S = 1  # for the barrier, when positions are closed; MariaDB can give
 CLOSE_S = 0.2
 STATEMENT_TIMEOUT = 1969  # MariaDB's
 INSERT_ROWS = 1_000  # rows of one INSERT
-INSERT_BYTES = 4 << 20  # their data; a server takes 16 MiB (MariaDB) in one packet, and quoting may double it
+INSERT_BYTES = 4 << 20  # their data; a server takes 16 MiB (MariaDB) in one packet, and hex doubles it
 MIGRATION = "runstore_migration"
 
-_ROW = "(%s,%s,%s,%s,%s,%s,%s,%s)"
 # In one round trip, so that a client that is stopped just now does not hold the barrier.
 _CLOSE = """
     BEGIN;
@@ -105,9 +104,12 @@ class MysqlDialect:
     def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
         cursor: Any = connection.connection.cursor()
         for part in _parts(rows):
-            values = [value for row in part for value in row]
-            cursor.execute(f"INSERT INTO events ({COLUMNS}) VALUES {','.join([_ROW] * len(part))}", values)
+            cursor.execute(f"INSERT INTO events ({COLUMNS}) VALUES {_values(part)}")
         cursor.close()
+
+    def begin_with_events(self, connection: Connection, rows: Sequence[Row]) -> None:
+        self.begin_write(connection)
+        self.insert_events(connection, rows)
 
     @contextmanager
     def migrating(self, connection: Connection) -> Iterator[None]:
@@ -169,6 +171,18 @@ def _parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
         part.append(row)
         size += len(row[-1])
     yield part
+
+
+def _values(rows: Sequence[Row]) -> str:
+    """The rows as literals, in hex: a quarter of the time that the driver takes to quote them."""
+    types = {row[2]: row[2].encode().hex() for row in rows}
+    append_id = rows[0][6].hex()
+    return ",".join(
+        [
+            f"(x'{run_id.hex()}',{seq},x'{types[type]}',{v},{ends:d},{at},x'{append_id}',x'{data.hex()}')"
+            for run_id, seq, type, v, ends, at, _, data in rows
+        ]
+    )
 
 
 def _is_conflict(error: BaseException) -> bool:

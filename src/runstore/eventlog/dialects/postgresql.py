@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -23,6 +23,16 @@ from runstore.eventlog.dialects.base import (
     shown,
     user_slots,
 )
+from runstore.eventlog.dialects.postgresql_arrays import (
+    BYTEA,
+    INT2,
+    INT8,
+    TEXT,
+    Packed,
+    PackedDumper,
+    pack_bytes,
+    pack_numbers,
+)
 from runstore.eventlog.dialects.servers import ClosedPositions, ServerErrors, touch_barrier
 
 LEAST_VERSION = (14,)
@@ -36,9 +46,10 @@ PASSING_STATES = frozenset(
     {"25006", "25P03", "42501", "42P01"}
 )  # read-only, idle for too long, no right, no table
 
+_SHARE = f"SELECT pg_advisory_xact_lock_shared({BARRIER})"
 _INSERT = (
-    f"INSERT INTO events ({COLUMNS}) SELECT run_id, seq, type, v, ends, at, %s::bytea, data "
-    "FROM unnest(%s::bytea[], %s::int8[], %s::text[], %s::int2[], %s::int2[], %s::int8[], %s::bytea[]) "
+    f"INSERT INTO events ({COLUMNS}) SELECT run_id, seq, type, v, ends, at, %b::bytea, data "
+    "FROM unnest(%b::bytea[], %b::int8[], %b::text[], %b::int2[], %b::int2[], %b::int8[], %b::bytea[]) "
     "AS new (run_id, seq, type, v, ends, at, data)"
 )
 # In one round trip, so that a client that is stopped just now does not hold the barrier. The highest position
@@ -94,10 +105,9 @@ class PostgresDialect:
 
     def begin_write(self, connection: Connection, *, alone: bool = False) -> None:
         if alone:
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{ALONE_S}s'")
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({BARRIER})")
+            _begin(connection, ALONE_S, f"SELECT pg_advisory_xact_lock({BARRIER})")
         else:
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock_shared({BARRIER})")
+            connection.exec_driver_sql(f"BEGIN; {_SHARE}")
 
     def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
         if slots := user_slots(find()):
@@ -108,21 +118,31 @@ class PostgresDialect:
         touch_barrier(connection)
 
     def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
-        run_ids, seqs, types, versions, ends, ats, append_ids, data = map(list, zip(*rows, strict=True))
-        columns = [append_ids[0], run_ids, seqs, types, versions, list(map(int, ends)), ats, data]
-        cursor: Any = connection.connection.cursor()
-        cursor.execute(_INSERT, columns, binary=True)
-        cursor.close()
+        with _driver(connection).cursor() as cursor:
+            cursor.execute(_INSERT, _pack(rows))
+
+    def begin_with_events(self, connection: Connection, rows: Sequence[Row]) -> None:
+        """See `Dialect.begin_with_events`. The server has the barrier before it comes to the INSERT."""
+        connection.begin()
+        driver = _driver(connection)
+        try:
+            with driver.pipeline(), driver.cursor() as cursor:
+                cursor.execute("BEGIN")
+                cursor.execute(_SHARE)
+                cursor.execute(_INSERT, _pack(rows))
+        except psycopg.OperationalError:
+            if driver.closed:
+                connection.invalidate()
+            raise
 
     @contextmanager
     def migrating(self, connection: Connection) -> Iterator[None]:
         with connection.begin():
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{MIGRATION_S}s'")
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION})")
+            _begin(connection, MIGRATION_S, f"SELECT pg_advisory_xact_lock({MIGRATION})")
             yield
 
     def _close(self) -> None:
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with self.engine.connect() as connection:
             connection.exec_driver_sql(_CLOSE)
 
     def _set_up(self, answer_s: float | None) -> None:
@@ -132,6 +152,8 @@ class PostgresDialect:
 
         @event.listens_for(self.engine, "connect")
         def on_connect(connection: _Connection, _record: Any) -> None:
+            connection.autocommit = True  # who writes says BEGIN; a read then is one round trip, not three
+            connection.adapters.register_dumper(Packed, PackedDumper)
             settings = {
                 # Who waited for a lock must see what was written meanwhile, whatever the server's default.
                 "default_transaction_isolation": "read committed",
@@ -147,8 +169,29 @@ class PostgresDialect:
             connection.execute(
                 f"SELECT {names}, {synced}", [part for setting in settings.items() for part in setting]
             )
-            connection.commit()
             connection.answer_s = answer_s
+
+
+def _driver(connection: Connection) -> _Connection:
+    return cast(_Connection, connection.connection.driver_connection)
+
+
+def _begin(connection: Connection, lock_s: float, lock: str) -> None:
+    connection.exec_driver_sql(f"BEGIN; SET LOCAL lock_timeout = '{lock_s}s'; {lock}")
+
+
+def _pack(rows: Sequence[Row]) -> list[Packed]:
+    run_ids, seqs, types, versions, ends, ats, append_ids, data = zip(*rows, strict=True)
+    return [
+        Packed(append_ids[0]),
+        pack_bytes(BYTEA, run_ids),
+        pack_numbers(INT8, seqs),
+        pack_bytes(TEXT, [type.encode() for type in types]),
+        pack_numbers(INT2, versions),
+        pack_numbers(INT2, ends),
+        pack_numbers(INT8, ats),
+        pack_bytes(BYTEA, data),
+    ]
 
 
 def _is_conflict(error: BaseException) -> bool:

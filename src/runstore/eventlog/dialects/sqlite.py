@@ -98,6 +98,10 @@ class SqliteDialect:
             start += count
         cursor.close()
 
+    def begin_with_events(self, connection: Connection, rows: Sequence[Row]) -> None:
+        self.begin_write(connection)
+        self.insert_events(connection, rows)
+
     def is_conflict(self, error: Exception) -> bool:
         return isinstance(error, sqlite3.IntegrityError)
 
