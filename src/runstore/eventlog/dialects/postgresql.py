@@ -158,6 +158,8 @@ class PostgresDialect:
             connection.autocommit = True  # who writes says BEGIN; a read then is one round trip, not three
             connection.adapters.register_dumper(Packed, PackedDumper)
             settings = {
+                # Who waited for a lock must see what was written meanwhile, whatever the server's default.
+                "default_transaction_isolation": "read committed",
                 "lock_timeout": f"{LOCK_S}s",
                 "idle_in_transaction_session_timeout": f"{IDLE_S}s",
                 "statement_timeout": f"{answer_s}s" if answer_s else "0",
