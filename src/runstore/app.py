@@ -9,13 +9,15 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import asdict
 from starlette.applications import Starlette
 
 from runstore import keys
@@ -23,7 +25,8 @@ from runstore.core.errors import AgentError, ConfigError
 from runstore.core.ports import Leases
 from runstore.database import open_database, opened_database, write_to
 from runstore.eventlog.feed import MemoryFeed
-from runstore.eventlog.queries import read_evolving
+from runstore.eventlog.head_poll import HeadPoll
+from runstore.eventlog.queries import read_evolving, read_last_seqs
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
 from runstore.hierarchies import HierarchyStore
 from runstore.http.app import build_http
@@ -47,9 +50,14 @@ from runstore.settings import ServerSettings, Settings, use_folder
 from runstore.store import RunStore
 from runstore.workers import HeartbeatLeases, ListedLeases, read_workers
 
+if TYPE_CHECKING:
+    from runstore.eventlog.redis_feed import RedisFeed
+
 GIL_SWITCH_S = (
     0.0005  # how long a busy agent may hold up the writer; at Python's 5 ms tokens wait for seconds
 )
+POLL_S = 0.5  # between two looks for what other processes have written
+LOST_POLL_S = 2.0  # the same with Redis, which may lose a wake-up
 FLUSH_OUTPUT_S = 1.0  # for standard output and standard error, when the process leaves
 FLUSH_SPANS_S = 1.0  # for a tracer provider to hand out its last spans when the process leaves
 
@@ -61,7 +69,7 @@ class OpenLog(Struct, frozen=True):
 
     store: RunStore
     hierarchies: HierarchyStore
-    feed: MemoryFeed
+    feed: "MemoryFeed | RedisFeed"
     event_log: SqlEventLog
     leases: Leases
 
@@ -77,12 +85,8 @@ class Runtime(OpenLog, frozen=True):
 @asynccontextmanager
 async def open_log(settings: Settings) -> AsyncIterator[OpenLog]:
     """Open the database and start the writer, for a program that has no agents."""
-    opened = _open(settings)
-    try:
+    async with _open(settings) as opened:
         yield opened
-    finally:
-        await opened.leases.release()
-        await opened.event_log.close()
 
 
 @asynccontextmanager
@@ -92,43 +96,57 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     if settings.runs_code:
         hide()  # from what it is sent
     server = settings.server
-    opened = _open(settings)
-    store, feed, event_log, leases = opened.store, opened.feed, opened.event_log, opened.leases
-    supervisor = Supervisor(
-        event_log,
-        feed,
-        store.catalog,
-        # Apart: what a program records under the other is no run that we have lost.
-        _new_leases(event_log, server, capacity=server.capacity),
-        capacity=server.capacity if server.worker else 0,
-        grace_s=server.cancel_grace_s,
-    )
-    try:
-        metrics = Metrics(event_log, feed, supervisor)
-        authenticator = await _open_authenticator(server, event_log)
+    async with _open(settings) as opened:
+        supervisor = Supervisor(
+            opened.event_log,
+            opened.feed,
+            opened.store.catalog,
+            # Apart: what a program records under the other is no run that we have lost.
+            _new_leases(opened.event_log, server, capacity=server.capacity),
+            capacity=server.capacity if server.worker else 0,
+            grace_s=server.cancel_grace_s,
+        )
+        metrics = Metrics(opened.event_log, opened.feed, supervisor)
+        authenticator = await _open_authenticator(server, opened.event_log)
         # Nothing is awaited from here to the server's taking of the signals: no run is begun that a SIGTERM
         # would then end as a crash.
         async with supervisor:
             yield Runtime(
-                store, opened.hierarchies, feed, event_log, leases, supervisor, metrics, authenticator
+                **asdict(opened), supervisor=supervisor, metrics=metrics, authenticator=authenticator
             )
             await supervisor.drain(server.drain_s)
-    finally:
-        await leases.release()
-        await event_log.close()
 
 
-def _open(settings: Settings) -> OpenLog:
-    dialect = open_database(settings.server.database_url, hurried=True)
-    feed = MemoryFeed()
-    event_log = SqlEventLog(dialect, feed, [RunList(read_evolving)])
-    teams = Teams(settings.hierarchies)
-    catalog = AgentCatalog(settings.agents, run_timeout_s=settings.limits.run_timeout_s, teams=teams)
-    store = RunStore(
-        event_log, feed, catalog, limits=settings.limits, heartbeat_s=settings.server.heartbeat_s
-    )
-    hierarchies = HierarchyStore(event_log, teams, per_user=settings.limits.hierarchies_per_user)
-    return OpenLog(store, hierarchies, feed, event_log, _new_leases(event_log, settings.server, capacity=0))
+@asynccontextmanager
+async def _open(settings: Settings) -> AsyncIterator[OpenLog]:
+    server = settings.server
+    local = MemoryFeed()
+    shared = _redis_feed(server.redis_url, server.redis_prefix, local) if server.redis_url else None
+    feed = shared or local
+    dialect = open_database(server.database_url, hurried=True)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(shared or nullcontext())
+        event_log = SqlEventLog(dialect, feed, [RunList(read_evolving)])
+        stack.push_async_callback(event_log.close)
+        last_seqs = partial(event_log.query, read_last_seqs)
+        every_s = LOST_POLL_S if shared else POLL_S
+        await stack.enter_async_context(HeadPoll(local, last_seqs, every_s=every_s))
+        teams = Teams(settings.hierarchies)
+        catalog = AgentCatalog(settings.agents, run_timeout_s=settings.limits.run_timeout_s, teams=teams)
+        store = RunStore(event_log, feed, catalog, limits=settings.limits, heartbeat_s=server.heartbeat_s)
+        hierarchies = HierarchyStore(event_log, teams, per_user=settings.limits.hierarchies_per_user)
+        leases = _new_leases(event_log, server, capacity=0)
+        stack.push_async_callback(leases.release)
+        yield OpenLog(store, hierarchies, feed, event_log, leases)
+
+
+def _redis_feed(url: str, prefix: str, local: MemoryFeed) -> "RedisFeed":
+    # Here, since to import a client of Redis takes a good part of a start, and most have none.
+    from runstore.eventlog.redis_check import check_redis
+    from runstore.eventlog.redis_feed import RedisFeed
+
+    check_redis(url, prefix=prefix)
+    return RedisFeed(url, prefix=prefix, local=local)
 
 
 def _new_leases(event_log: SqlEventLog, server: ServerSettings, *, capacity: int) -> Leases:
@@ -221,6 +239,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 
 
 async def _work(settings: Settings) -> None:
+    await asyncio.to_thread(_import_strands)  # first: runs that we took would wait for it
     async with open_runtime(settings) as runtime:
         stopping = _signalled()
         log.info("working", worker_id=runtime.supervisor.worker_id, capacity=settings.server.capacity)
@@ -257,10 +276,14 @@ def _on_started(listener: socket.socket, runtime: Runtime) -> None:
 
 def _warm_up(runtime: Runtime) -> None:
     """Have ready what the first run would wait for."""
-    importlib.import_module("runstore.runtime.strands_agent")
+    _import_strands()
     if runtime.store.catalog.needs_processes:
         with suppress(AgentError):  # then the first run that needs one fails with it
             runtime.supervisor.processes.prepare()
+
+
+def _import_strands() -> None:
+    importlib.import_module("runstore.runtime.strands_agent")
 
 
 def check_exposure(settings: Settings) -> None:

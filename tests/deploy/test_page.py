@@ -20,7 +20,7 @@ def calls(program: str) -> list[list[str]]:
     """The words after `program` wherever the page has it in a line of shell."""
     found = [line.partition(f"{program} ")[2] for line in LINES if f"{program} " in line]
     found += re.findall(rf"`{program} ([^`]+)`", PAGE)
-    return [shlex.split(line) for line in found]
+    return [shlex.split(line) for line in sorted(set(found))]
 
 
 def test_every_file_of_the_deployment_that_it_names_is_there() -> None:
@@ -30,7 +30,7 @@ def test_every_file_of_the_deployment_that_it_names_is_there() -> None:
         assert list(ROOT.glob(name)), name
 
 
-@pytest.mark.parametrize("words", calls("docker compose"), ids=" ".join)
+@pytest.mark.parametrize("words", calls("docker compose"), ids=str)
 def test_every_service_that_it_names_is_one_of_the_compose_file(words: list[str]) -> None:
     services = compose()["services"]
     command, *rest = words
@@ -52,6 +52,6 @@ def test_every_unit_that_it_names_is_there() -> None:
         assert not name.endswith(".timer") or (DEPLOY / "systemd" / name).exists(), name
 
 
-@pytest.mark.parametrize("words", calls("/opt/runstore/bin/runstore"), ids=" ".join)
+@pytest.mark.parametrize("words", calls("/opt/runstore/bin/runstore"), ids=str)
 def test_every_command_that_it_shows_is_one_of_the_command_line(words: list[str]) -> None:
     parse(words)

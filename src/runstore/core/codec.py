@@ -19,8 +19,11 @@ Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 UPCASTS: dict[tuple[EventType, int], Upcast] = {}  # (type, version) → data of the version after it
 
 
-class EncodedEvent(Struct, frozen=True, gc=False):
-    """An event on its way into the log. `at`: UTC, milliseconds since 1970."""
+class EncodedEvent(Struct, frozen=True, gc=False, array_like=True):
+    """An event on its way into the log. `at`: UTC, milliseconds since 1970.
+
+    Its fields have their order when it goes to another process: a new one comes last, with a default.
+    """
 
     type: EventType
     version: int

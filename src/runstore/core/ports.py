@@ -38,12 +38,16 @@ class OpenRun(Struct, frozen=True, gc=False):
 
 
 class Committed(Struct, frozen=True):
-    """One run's part of a commit. `control`: it holds a lifecycle event or a cancel request."""
+    """One run's part of a commit.
+
+    `control`: it holds a lifecycle event or a cancel request. `remote`: another process has committed it.
+    """
 
     run_id: str
     first_seq: int
     events: Sequence[EncodedEvent]
     control: bool
+    remote: bool = False
 
 
 class EventFilter(Struct, frozen=True):
@@ -188,13 +192,19 @@ class Publisher(Protocol):
 class LiveFeed(Publisher, Protocol):
     """Wakes readers after a commit. A hint and a cache: losing all of it loses nothing but time."""
 
-    closing: bool
+    @property
+    def closing(self) -> bool:
+        """Whether it was closed."""
 
     def subscribe(self, run_id: str) -> AbstractContextManager[Subscription]:
         """Register for a run's news: whatever is committed from now on is taken or seen as a gap."""
 
     def listen(self, listener: Callable[[Committed], None]) -> None:
-        """Call `listener` for each commit with `control`; on the writer's thread, so it must not block."""
+        """Call `listener` for each commit with `control`; it must not block.
+
+        Of another process's commit it hears only the events that make it one, each as a commit of its own
+        and without its data (`b""`), on a thread of the feed; else on the writer's.
+        """
 
     def close(self) -> None:
         """Wake every reader for the last time."""

@@ -37,6 +37,10 @@ class FairQueue:
             if not self._lanes[user_id]:
                 del self._lanes[user_id]
 
+    def runs(self) -> set[str]:
+        """All that wait."""
+        return set(self._users)
+
     def clear(self) -> None:
         """Forget all."""
         self._lanes.clear()

@@ -4,6 +4,7 @@ What it knows it has from the log: by the live feed at once, and by a sweep when
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +34,7 @@ from runstore.runtime.turns import Turns
 SWEEP_S = 0.5
 LOOK_S = 0.25  # between two looks at the agents' loops
 MOVE_S = 5.0  # after which the other runs of a blocked loop go on elsewhere
+HEAD_START_S = 0.02
 MAX_SWEPT = 2_000  # open runs that one sweep looks at: as many of each user as there is room for
 MAX_ADOPTIONS = 2  # after the first attempt: three attempts in all
 LEAVE_S = 1.0  # for an agent to end after its run was closed over its head, before its loop is retired
@@ -167,11 +169,19 @@ class Supervisor:
     def _hear(self, commit: Committed) -> None:
         for event in commit.events:
             if event.type == Queued.type:
-                self._enqueue(commit.run_id, owner_of(event))
+                wait_s = self._head_start_s() if commit.remote else 0
+                self._main.call_later(wait_s, self._enqueue, commit.run_id, owner_of(event))
+            elif event.type == Started.type:
+                self._queue.remove(commit.run_id)
             elif event.ends:
+                self._queue.remove(commit.run_id)
                 self._end_turn(commit.run_id)
             elif event.type == CancelRequested.type:
                 self._do(commit.run_id, self._cancel(commit.run_id))
+
+    def _head_start_s(self) -> float:
+        """What others get to take a run that all have heard of: the more we have, the longer."""
+        return HEAD_START_S * (random.random() + self.running / (self.running + 20))
 
     async def _repeat(self, every_s: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
@@ -184,11 +194,14 @@ class Supervisor:
             await asyncio.sleep(every_s)
 
     async def _sweep(self) -> None:
-        waited = self._turns.waited_for()
+        waited, queued = self._turns.waited_for(), self._queue.runs()
         found = await self._log.open_runs(limit=MAX_SWEPT)
         if len(found) < MAX_SWEPT:
             for run_id in waited - {run.run_id for run in found}:
                 self._end_turn(run_id)  # the feed lost its ending
+            for run_id in queued - {run.run_id for run in found if run.worker_id is None}:
+                self._queue.remove(run_id)  # or that another has taken it
+        self._lost.clear()
         workers = {run.worker_id for run in found if run.worker_id}
         dead = await self._leases.dead(workers)
         now = time.monotonic()
@@ -229,7 +242,7 @@ class Supervisor:
     # Starting runs.
 
     def _enqueue(self, run_id: str, user_id: str) -> None:
-        if run_id not in self._active and run_id not in self._starting:
+        if self._capacity and run_id not in self._active and run_id not in self._starting:
             self._queue.add(run_id, user_id)
             self._claim_next()
 
