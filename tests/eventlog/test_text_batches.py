@@ -142,6 +142,13 @@ async def test_text_of_a_run_that_another_process_has_taken_over_is_refused(open
     ]  # fmt: skip
 
 
+async def test_an_expected_seq_that_another_process_has_made_right_is_let_in(open_shared: OpenLog) -> None:
+    log, other = open_shared(), open_shared()
+    run_id = await start_run(log)
+    assert await other.append(run_id, [note()]) == 3
+    assert await log.append(run_id, [note()], expected_seq=3) == 4  # its own head was 2
+
+
 @postgresql
 def test_arrays_are_read_as_they_were_packed(dialect: Dialect) -> None:
     numbers = [0, 1, -1, (1 << 15) - 1, -(1 << 15)]
