@@ -212,7 +212,7 @@ class LiveFeed(Publisher, Protocol):
         """Call `listener` for each commit with `control`; it must not block.
 
         Of another process's commit it hears only the events that make it one, each as a commit of its own
-        and without its data (`b""`, but a queued run's `user_id`), on a thread of the feed; else on the writer's.
+        and without its data (`b""`, but a queued run's `user_id`), on a thread of the feed.
         """
 
     def close(self) -> None:
