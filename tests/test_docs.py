@@ -338,7 +338,7 @@ def test_commands_and_variables_of_the_docs_exist(path: Path) -> None:
         if called[:1] == ["runstore"]:
             name = next((n for n in (" ".join(called[:3]), " ".join(called[:2])) if n in commands()), None)
             assert name, line
-            options = {option for parameter in commands()[name].params for option in parameter.opts}
+            options = {o for p in commands()[name].params for o in (*p.opts, *p.secondary_opts)}
             assert {word for word in called if word.startswith("--")} <= options, line
 
 
