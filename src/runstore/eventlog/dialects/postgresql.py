@@ -215,7 +215,7 @@ def _begun(connection: Connection) -> Iterator[_Connection]:
     driver = _driver(connection)
     try:
         yield driver
-    except psycopg.OperationalError:
+    except psycopg.Error:
         if driver.closed:
             connection.invalidate()
         raise
@@ -243,5 +243,8 @@ def _may_pass(error: BaseException) -> bool:
     if not isinstance(error, psycopg.Error):
         return False
     if error.sqlstate is None:  # not from the server: it cannot be reached, or the connection has gone
-        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+        lost_in_pipeline = (
+            type(error) is psycopg.DatabaseError
+        )  # libpq tells of it by a result without a state
+        return lost_in_pipeline or isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     return error.sqlstate.startswith(PASSING) or error.sqlstate in PASSING_STATES
