@@ -4,7 +4,7 @@ A check says what is wrong by an AssertionError that names the run.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from tests.cluster import Cluster
 from tests.frames import Frame, joined, seqs
@@ -72,14 +72,25 @@ def check_notes(seen: Seen, frames: Sequence[Frame]) -> None:
     assert max(stored, default=-1) < seen.offered, f"{seen.run_id}: {max(stored)} was never offered"
 
 
-def check_undisturbed(load: Load) -> None:
-    """Every run has come to its end in the attempt that it was begun in."""
+def check_said(load: Load, begun: Collection[str]) -> None:
+    """Every run came to its end, and what its last attempt said is its result, with nobody else's word in it.
+
+    Args:
+        begun: why attempts may have been begun: `claimed`, `handed_over`, `adopted`.
+    """
     for seen in load.runs:
-        started = [frame.data["reason"] for frame in seen.frames if frame.type == "lifecycle.started"]
+        text: list[tuple[int, str]] = []
+        for frame in seen.frames:
+            if frame.type == "llm.token":
+                text.append((frame.seq, frame.data["text"]))
+            elif frame.type == "lifecycle.started":
+                assert frame.data["reason"] in begun, f"{seen.run_id}: {frame.data}"
+                if (kept := frame.data.get("discard_after_seq")) is not None:
+                    text = [(seq, word) for seq, word in text if seq <= kept]
         ending = seen.frames[-1]
-        assert (started, ending.type) == (["claimed"], "lifecycle.completed"), (
-            f"{seen.run_id}: {started}, {ending.data}"
-        )
+        assert ending.type == "lifecycle.completed", f"{seen.run_id}: {ending.type} {ending.data}"
+        said = "".join(word for _, word in text)
+        assert said == ending.data["result"]["text"], f"{seen.run_id}: said {said!r}"
 
 
 async def check_list(load: Load, url: str) -> None:

@@ -1,7 +1,7 @@
 """Several servers and workers on one database, with one configuration in one folder."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,13 @@ class Cluster:
         _start(added)
         return added
 
-    def add_workers(self, count: int, **options: Any) -> list[WorkerProcess]:
+    def add_workers(
+        self, count: int, variables: Mapping[str, str] | None = None, **options: Any
+    ) -> list[WorkerProcess]:
+        """Start workers. `variables`: of their environment."""
         added = [WorkerProcess(self.folder, **self.options | options) for _ in range(count)]
+        for each in added:
+            each.variables |= variables or {}
         self.workers += added
         _start(added)
         return added

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +29,11 @@ class Frame:
     @property
     def data(self) -> Any:
         return self.event["data"]
+
+    @property
+    def at_s(self) -> float:
+        """Seconds since 1970."""
+        return datetime.fromisoformat(self.event["at"]).timestamp()
 
     @property
     def ends(self) -> bool:

@@ -135,8 +135,10 @@ class _Connection:
 
     def start(self) -> None:
         client, server = self._ends
+        for end in self._ends:
+            with suppress(OSError):  # it may have been cut already
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for source, target, direction in ((client, server, "requests"), (server, client, "answers")):
-            source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=self._pass_on, args=(source, target, direction), daemon=True).start()
 
     def close(self, *, reset: bool) -> None:

@@ -78,13 +78,13 @@ class Load:
 
     async def until_seen(self, frames: int) -> None:
         """Wait until so many frames have been seen in all."""
-        await self._until(lambda: self.frames >= frames, f"{frames} frames")
+        await self.until(lambda: self.frames >= frames, f"{frames} frames")
 
     async def finish(self) -> None:
         """Wait until all runs have ended and nobody follows them any more."""
-        await self._until(lambda: all(task.done() for task in self._tasks), "the end of every run")
+        await self.until(lambda: all(task.done() for task in self._tasks), "the end of every run")
 
-    async def _until(self, claim: Callable[[], bool], what: str) -> None:
+    async def until(self, claim: Callable[[], bool], what: str) -> None:
         """Wait until `claim` holds or a client has failed; its error is raised here."""
         deadline = time.monotonic() + FINISH_S
         while True:

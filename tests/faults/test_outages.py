@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.checks import check_all, check_undisturbed
+from tests.checks import check_all, check_said
 from tests.cluster import Cluster, cluster
 from tests.link import Link
 from tests.load import Load
@@ -100,4 +100,4 @@ async def test_outages_of_every_kind_lose_nothing_and_no_run(site: Site) -> None
             await outage
         await load.finish()
         await check_all(load, site.cluster)
-        check_undisturbed(load)
+        check_said(load, begun={"claimed"})

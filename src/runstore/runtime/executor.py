@@ -69,7 +69,7 @@ class Executor:
             itself = Failed(code="agent_error", message="the agent cancelled itself")
             return self._ending or itself
         except AppendRefused as refusal:
-            log.info("run_lost", run_id=self.context.run_id, reason=str(refusal))
+            self._lose(refusal)
             return None
         except GeneratorExit:  # thrown away with its loop; the run was closed over our head
             raise
@@ -116,8 +116,12 @@ class Executor:
             return await self._append(ending)
         except RunstoreError as error:
             if isinstance(error, AppendRefused):
+                self._lose(error)
                 return None
             return await self._append(failure(error))  # a result that cannot be stored
+
+    def _lose(self, refusal: AppendRefused) -> None:
+        log.info("run_lost", run_id=self.context.run_id, reason=str(refusal))
 
     async def _append(self, ending: Event) -> Event:
         await self._log.append(self.context.run_id, [ending], attempt=self.context.attempt, patient=True)

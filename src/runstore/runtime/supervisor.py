@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ from msgspec import Struct, field
 from structlog.contextvars import bound_contextvars
 
 from runstore.core.codec import RecordedEvent
-from runstore.core.errors import AppendRefused, LogUnavailable, SessionBusy
+from runstore.core.errors import AppendRefused, LogUnavailable, SessionBusy, WrongExpectedSeq
 from runstore.core.events import Cancelled, CancelRequested, Event, Failed, Queued, Started, StartReason
 from runstore.core.ports import Agent, Committed, EventLog, Leases, LiveFeed, OpenRun, RunContext
 from runstore.runtime.agents import AgentCatalog
@@ -37,12 +38,15 @@ MOVE_S = 5.0  # after which the other runs of a blocked loop go on elsewhere
 HEAD_START_S = 0.02
 MAX_SWEPT = 2_000  # open runs that one sweep looks at: as many of each user as there is room for
 MAX_ADOPTIONS = 2  # after the first attempt: three attempts in all
+START_TRIES = 20  # of one attempt, while others keep adding to the run; the next sweep goes on
 LEAVE_S = 1.0  # for an agent to end after its run was closed over its head, before its loop is retired
 PATIENCE_S = 0.5  # beyond the grace period, before another process's cancel is enforced from here
 HAND_OVER_S = 0.3  # for agents that are handed over to close what they have open
 LOOP_STOP_S = 0.5
 
 log = structlog.get_logger(__name__)
+
+Start = Callable[[], Coroutine[Any, Any, None]]
 
 
 class _Active(Struct):
@@ -251,22 +255,23 @@ class Supervisor:
             if self._lost:
                 run, crashed = self._lost.pop(next(iter(self._lost)))
                 adoptions = run.adoptions if crashed else None
-                self._begin(run.run_id, run.user_id, self._adopt(run.run_id, run.attempt, adoptions))
+                start = partial(self._adopt, run.run_id, run.attempt, adoptions)
+                self._begin(run.run_id, run.user_id, start)
             else:
                 run_id, user_id = self._queue.take()
-                self._begin(run_id, user_id, self._claim(run_id))
+                self._begin(run_id, user_id, partial(self._claim, run_id))
 
     def _full(self) -> bool:
         return len(self._active) + len(self._starting) >= self._capacity or not self._leases.held
 
-    def _begin(self, run_id: str, user_id: str, start: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, run_id: str, user_id: str, start: Start) -> None:
         self._starting[run_id] = False
         self._do(run_id, self._start(run_id, user_id, start))
 
-    async def _start(self, run_id: str, user_id: str, start: Coroutine[Any, Any, None]) -> None:
+    async def _start(self, run_id: str, user_id: str, start: Start) -> None:
         before: str | None = None
         try:
-            await start
+            await _start_again(start)
         except SessionBusy as busy:
             before = busy.run_id
         except AppendRefused as refusal:
@@ -338,7 +343,8 @@ class Supervisor:
         started = Started(
             worker_id=self._leases.worker_id, attempt=attempt, reason=reason, discard_after_seq=discard
         )
-        await self._log.append(run_id, [started], expected_seq=seq)
+        # However long it takes: given up in an outage, it may be ours all the same, and would be adopted.
+        await self._log.append(run_id, [started], expected_seq=seq, patient=True)
         if self._draining:
             return  # it goes on elsewhere, with what else we hand over
         log.info("run_started", run_id=run_id, agent=queued.agent, attempt=attempt, reason=reason)
@@ -466,7 +472,7 @@ class Supervisor:
                 active.executor.abandon(handed_over=True)
                 self._let_go(run_id, active)
                 context = active.executor.context
-                self._begin(run_id, context.user_id, self._adopt(run_id, context.attempt))
+                self._begin(run_id, context.user_id, partial(self._adopt, run_id, context.attempt))
 
     # Tasks and threads.
 
@@ -484,3 +490,11 @@ class Supervisor:
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         with suppress(RuntimeError):  # the main loop is closed: the process is leaving
             self._main.call_soon_threadsafe(function, *arguments)
+
+
+async def _start_again(start: Start) -> None:
+    """Begin an attempt, though others add to the run between the look at it and the append."""
+    for _ in range(START_TRIES - 1):
+        with suppress(WrongExpectedSeq):
+            return await start()
+    await start()

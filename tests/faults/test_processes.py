@@ -1,0 +1,161 @@
+"""Processes die, freeze and are replaced under load, and clocks are wrong; the database is PostgreSQL."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import runstore
+from tests.checks import check_all, check_said
+from tests.cluster import Cluster, cluster
+from tests.frames import Frame
+from tests.load import Load
+from tests.process import until
+from tests.servers.databases import empty_database
+from tests.soak import SOAK
+
+LEASE_S = 1
+DRAIN_S = 0.2  # shorter than a run takes
+RUNS = 12
+CAPACITY = 9  # so that one worker cannot take them all
+HOUR_S = 3_600
+CONFIG = f"""
+[server]
+heartbeat_s = 0.5
+capacity = {CAPACITY}
+
+[agents.talker]
+model = "scripted"
+tokens = 200
+tokens_per_s = 50
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("processes")
+    with (
+        empty_database("postgresql", folder) as url,
+        cluster(folder, url, config=CONFIG, lease_s=LEASE_S, drain_s=DRAIN_S) as made,
+    ):
+        yield made
+
+
+@pytest.fixture
+def made(site: Cluster) -> Cluster:
+    """All of it runs, whatever the last test has killed."""
+    site.start_all()
+    return site
+
+
+def attempts(load: Load) -> list[Frame]:
+    """The second and later ones."""
+    return [
+        frame
+        for seen in load.runs
+        for frame in seen.frames
+        if frame.type == "lifecycle.started" and frame.data["attempt"] > 1
+    ]
+
+
+async def until_shared(load: Load, made: Cluster) -> None:
+    """Wait until each worker has some of the runs that have not ended."""
+
+    def busy() -> set[str]:
+        active = [seen.frames for seen in load.runs if not seen.ended]
+        return {f.data["worker_id"] for frames in active for f in frames if f.type == "lifecycle.started"}
+
+    await load.until(lambda: {each.worker_id for each in made.workers} <= busy(), "runs on each worker")
+
+
+async def test_the_runs_of_a_killed_worker_go_on_elsewhere(made: Cluster) -> None:
+    async with Load(lambda: made.urls) as load:
+        for _ in range(SOAK):
+            load.begin(RUNS, "talker", notes=True)
+            await until_shared(load, made)
+            made.workers[0].kill()
+            await load.finish()
+            made.start_all()
+        await check_all(load, made)
+        check_said(load, begun={"claimed", "adopted"})
+        assert attempts(load), "or it had nothing to do"
+
+
+async def test_a_killed_server_takes_nothing_with_it(made: Cluster) -> None:
+    async with Load(lambda: made.urls) as load:
+        for number in range(SOAK):
+            load.begin(RUNS, "talker", notes=True)
+            await load.until_seen(load.frames + 20 * RUNS)
+            made.servers[number % 2].kill()
+            load.begin(2, "talker", notes=True)
+            await load.until_seen(load.frames + 20 * RUNS)
+            made.start_all()
+            await load.finish()
+        await check_all(load, made)
+        check_said(load, begun={"claimed"})
+
+
+async def test_a_worker_that_was_frozen_for_longer_than_its_lease_is_heard_no_more(made: Cluster) -> None:
+    frozen = made.workers[0]
+    async with Load(lambda: made.urls) as load:
+        for _ in range(SOAK):
+            load.begin(RUNS, "talker", notes=True)
+            await until_shared(load, made)
+            adopted, refused = len(attempts(load)), frozen.log.count("run_lost")
+            frozen.freeze()
+            await load.until(lambda n=adopted: len(attempts(load)) > n, "its runs are adopted")
+            frozen.thaw()
+            await load.finish()
+            until(lambda n=refused: frozen.log.count("run_lost") > n, "the log has refused it")
+        await check_all(load, made)
+        check_said(load, begun={"claimed", "adopted"})
+
+
+async def test_of_a_rolling_restart_nobody_loses_anything(made: Cluster) -> None:
+    """Each process is told to stop and replaced, one after the other; what it ran goes on elsewhere."""
+    async with Load(lambda: made.urls) as load:
+        for _ in range(SOAK):
+            load.begin(RUNS, "talker", notes=True)
+            await until_shared(load, made)
+            for process in (*made.workers, *made.servers):
+                process.terminate()
+                load.begin(1, "talker", notes=True)
+                assert await asyncio.to_thread(process.wait) == 0
+                await asyncio.to_thread(made.start_all)
+            await load.finish()
+        await check_all(load, made)
+        check_said(load, begun={"claimed", "handed_over"})
+        assert attempts(load), "or it was over before"
+
+
+async def test_clocks_that_differ_by_two_hours_change_nothing(tmp_path: Path) -> None:
+    with (
+        empty_database("postgresql", tmp_path) as url,
+        cluster(tmp_path, url, config=CONFIG, servers=1, workers=0, lease_s=LEASE_S) as made,
+    ):
+        for shift_s in (-HOUR_S, HOUR_S):
+            made.add_workers(1, variables=shifted(shift_s))
+        async with Load(lambda: made.urls) as load:
+            load.begin(RUNS, "talker", notes=True)
+            await until_shared(load, made)
+            await load.finish()
+            check_said(load, begun={"claimed"})
+            ended = {round((f.at_s - s.frames[0].at_s) / HOUR_S) for s in load.runs for f in s.frames[-1:]}
+            assert ended == {-1, 1}, "or no clock was wrong"
+            killed, other = made.workers
+            load.begin(RUNS, "talker")
+            await until_shared(load, made)
+            killed.kill()
+            await load.finish()
+            check_said(load, begun={"claimed", "adopted"})
+            assert {frame.data["worker_id"] for frame in attempts(load)} == {other.worker_id}
+
+
+def shifted(shift_s: int) -> dict[str, str]:
+    folders = (Path(__file__).parents[1] / "clock", Path(runstore.__file__).parents[1])
+    return {
+        "PYTHONPATH": os.pathsep.join(map(str, folders)),
+        "RUNSTORE_TEST_CLOCK_SHIFT_S": str(shift_s),
+    }
