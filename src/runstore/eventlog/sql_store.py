@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class _Conflict(Exception):
-    """Another writer was first, or in the way."""
+    """Another writer was first, or in the way, or the server has dropped us: nothing was stored."""
 
 
 class _Attempt(Struct, frozen=True):
@@ -114,9 +114,9 @@ class SqlStore:
         try:
             return self._commit_rest(batch, alone)
         except Exception as error:
-            conflict = not alone and (isinstance(error, _Conflict) or self._dialect.is_conflict(error))
-            self._rollback(batch, intact=conflict)
-            if conflict:
+            conflict = isinstance(error, _Conflict) or self._dialect.is_conflict(error)
+            cut_off = not self._rollback(batch, keep=conflict and not alone) and self._attempt is None
+            if (conflict or cut_off) and not alone:  # nothing was stored
                 raise _Conflict from error
             if unavailable := self._dialect.unavailable(error):
                 raise unavailable from error
@@ -234,22 +234,24 @@ class SqlStore:
             else:
                 self._heads[run_id] = head
 
-    def _rollback(self, batch: Sequence[Append], *, intact: bool) -> None:
-        """`intact`: the connection can be used again."""
+    def _rollback(self, batch: Sequence[Append], *, keep: bool) -> bool:
+        """`keep` the connection if it still answers; returns False when there was one that does not."""
         for append in batch:
             self._heads.pop(append.run_id, None)
         connection = self._connection
         if connection is None:
-            return
+            return True
+        answers = not connection.invalidated
         try:
             connection.rollback()  # closing alone keeps the lock for as long as a cursor is referenced
         except Exception:
-            intact = False
-        if not intact:  # whatever the driver thinks of it, the next try begins anew
+            answers = False
+        if not (keep and answers):  # whatever the driver thinks of it, the next try begins anew
             self._connection = None
             with suppress(Exception):
                 connection.invalidate()
                 connection.close()
+        return answers
 
 
 def _admit_all(
