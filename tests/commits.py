@@ -62,10 +62,15 @@ class Commits:
         if end is None:
             self._before = (self._before + part)[-LONGEST_END:]
             return False
-        carried = armed is not None and armed.carrying in self._carried
+        carried = armed is not None and any(each in self._carried for each in _forms(armed.carrying))
         self._before = self._carried = b""
         return carried and end[1] == b"COMMIT"
 
     def confirmed(self, part: bytes) -> bool:
         """Whether the server says that it has committed."""
         return COMMITTED[self._kind].search(part) is not None
+
+
+def _forms(carried: bytes) -> tuple[bytes, bytes]:
+    """As a value and as a literal."""
+    return carried, carried.hex().encode()

@@ -42,7 +42,7 @@ def writing(dialect: Dialect, *, together: bool = False) -> Iterator[tuple[Conne
     rows = [(pack_run_id(run_id), 1, "custom.note", 1, 0, 0, b"12345678", b"null")]
     with dialect.engine.connect() as connection:
         if together:
-            dialect.begin_with_events(connection, rows)
+            dialect.begin_with_events(connection, rows, 0)
         else:
             dialect.begin_write(connection)
             dialect.insert_events(connection, rows)

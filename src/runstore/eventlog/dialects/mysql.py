@@ -118,6 +118,8 @@ class MysqlDialect:
     def migrating(self, connection: Connection) -> Iterator[None]:
         """A session's lock: MySQL commits at every change of the schema, and frees a transaction's locks."""
         database = f"{MIGRATION}:{self.url.database}"[:64]
+        if connection.dialect.is_mariadb:  # type: ignore[attr-defined]
+            connection.exec_driver_sql(f"SET SESSION idle_transaction_timeout = {MIGRATION_S}")
         if connection.execute(select(func.get_lock(database, MIGRATION_S))).scalar() != 1:
             raise LogUnavailable(
                 f"database {self.place}: another process has migrated it for {MIGRATION_S} s"
@@ -126,7 +128,7 @@ class MysqlDialect:
             yield
             connection.commit()
         finally:
-            connection.execute(select(func.release_lock(database)))
+            connection.invalidate()  # and with the session its lock and its patience end
 
     def _close(self) -> None:
         with self._closing.connect() as connection:
