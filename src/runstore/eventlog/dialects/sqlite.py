@@ -105,12 +105,6 @@ class SqliteDialect:
             start += count
         cursor.close()
 
-    def begin_with_events(self, connection: Connection, rows: Sequence[Row], purges: int) -> bool:
-        if self.begin_write(connection) != purges:
-            return False
-        self.insert_events(connection, rows)
-        return True
-
     def is_conflict(self, error: Exception) -> bool:
         return isinstance(error, sqlite3.IntegrityError)
 
