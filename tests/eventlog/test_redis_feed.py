@@ -344,8 +344,10 @@ async def test_what_has_queued_is_published_before_a_feed_stops(two: list[RedisF
     _, there = two
     leaving = RedisFeed(shared_redis(), prefix=prefix)
     with there.subscribe(RUN) as live:
-        leaving.publish([committed(1, QUEUED, COMPLETED)])
         leaving.start()
+        for _ in range(14):  # several pipelines
+            leaving.publish([committed(1, note("x" * 1_000_000), run_id=new_run_id())])
+        leaving.publish([committed(1, QUEUED, COMPLETED)])
         leaving.stop()
         assert await news(live, 0) == [1, 2]
 
