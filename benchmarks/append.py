@@ -22,9 +22,7 @@ def run(options: Options) -> Iterator[Report]:
         name = name_of(server_url)
         with empty_database(server_url) as url:
             yield _batches(f"Durable appends ({name})", url, options.quick)
-            yield _running_agents(
-                f"Appends of running agents ({name}; no waiting, group commit)", url, options.quick
-            )
+            yield _running_agents(f"Appends of running agents ({name}; group commit)", url, options.quick)
 
 
 def _batches(title: str, url: str, quick: bool) -> Report:
@@ -32,8 +30,8 @@ def _batches(title: str, url: str, quick: bool) -> Report:
     report = Report(
         title,
         ("batch", *(f"{name} events/s" for name in drivers), f"{OURS} events/s", "ratio", "ack p50", "p99"),
-        "A batch is one append, acknowledged after its commit, before the next is made; in turns. The ratio is "
-        "to the faster driver.",
+        "A batch is one append, acknowledged after its commit, before the next is made; in turns. The ratio "
+        "is to the faster driver.",
     )
     for batch in BATCHES:
         appends = max(4, min(2_000, 200_000 // batch) // (20 if quick else 1))

@@ -40,7 +40,7 @@ class Log:
         return run_id
 
     async def append(self, run_id: str, count: int) -> None:
-        """A batch of tokens, until it is committed. An append holds 1,000 events: two are committed together."""
+        """A batch of tokens, until it is committed. An append holds 1,000: two are committed together."""
         parts = [count] if count <= 1_000 else [count // 2, count - count // 2]
         await asyncio.gather(*(self.log.append(run_id, [TOKEN] * part, attempt=1) for part in parts))
 

@@ -45,8 +45,8 @@ def run(options: Options) -> Iterator[Report]:
     report = Report(
         "API replicas with as many workers, on one database",
         ("database", "wake-ups", "replicas", "tokens/s", "first token p50", "append to client p50", "p99"),
-        "Tokens/s: runs as fast as they go, followed at the replicas in turn. Latencies: runs at 50 tokens/s, "
-        "append to client from the event's own timestamp. All processes and the client share this machine.",
+        "Tokens/s: runs as fast as they go, followed at the replicas in turn. Latencies at 50 tokens/s; "
+        "append to client: from the event's own timestamp. All processes and the client share the machine.",
     )
     for server_url in options.database_urls or (None,):
         for redis_url in wake_ups(options):

@@ -29,7 +29,8 @@ def run(options: Options) -> Iterator[Report]:
                     took += asyncio.run(_stops(*servers))
             report.add(
                 name_of(server_url), "Redis" if redis_url else "polling", str(len(took)),
-                milliseconds(percentile(took, 50)), milliseconds(percentile(took, 99)), milliseconds(max(took)),
+                milliseconds(percentile(took, 50)), milliseconds(percentile(took, 99)),
+                milliseconds(max(took)),
             )  # fmt: skip
     yield report
 

@@ -21,8 +21,9 @@ def run(options: Options) -> Iterator[Report]:
     """One process, two and four, in turns; the same number of events in all."""
     report = Report(
         "Durable events/s of several processes on one database",
-        ("database", *(f"{count} processes" for count in PROCESSES), "4 to 1"),
-        f"Tokens of {RUNS} runs in each process, which share this machine with the server. Medians of rounds in turns.",
+        ("database", *(f"{count} at work" for count in PROCESSES), "4 to 1"),
+        f"Tokens of {RUNS} runs in each process, which share the machine with the server; medians of rounds "
+        "in turns.",
     )
     events = 20_000 if options.quick else 240_000
     for server_url in (None, *options.database_urls):

@@ -18,14 +18,12 @@ from tests.database import migrate, open_database, open_sqlite_log
 def make_old(path: Path, version: str) -> None:
     """An empty database of an older release."""
     dialect = open_database(path)
-    with dialect.engine.connect() as connection:
-        dialect.begin_write(connection)
+    with dialect.engine.connect() as connection, dialect.migrating(connection):
         config = Config()
         config.set_main_option("script_location", "runstore:migrations")
         config.set_main_option("path_separator", "os")
         config.attributes["connection"] = connection
         command.upgrade(config, version)
-        connection.commit()
     dialect.engine.dispose()
 
 

@@ -8,8 +8,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -26,6 +26,7 @@ from runstore.core.ports import Leases
 from runstore.database import open_database, opened_database, write_to
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.head_poll import HeadPoll
+from runstore.eventlog.purge import Purge, Purgeable, PurgeCount
 from runstore.eventlog.queries import read_evolving, read_last_seqs
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
 from runstore.hierarchies import HierarchyStore
@@ -339,6 +340,28 @@ def rebuild_runs(url: str, progress: Progress, *, swap: bool) -> Difference:
     """Rebuild the run list from the log, or with `swap=False` only compare."""
     with opened_database(url, create=False) as dialect:
         return rebuild(RebuildSource(dialect), RunList(read_evolving), progress, swap=swap)
+
+
+def survey_purge(url: str, before: int) -> Purgeable:
+    """What `purge_runs` would remove."""
+    with _purge(url, before, lambda count: None) as purge:
+        return purge.survey()
+
+
+def purge_runs(url: str, before: int, progress: Callable[[PurgeCount], None]) -> PurgeCount:
+    """Remove the events of the runs that ended before a time: UTC, milliseconds since 1970."""
+    with _purge(url, before, progress) as purge:
+        return purge.run(by="retention")
+
+
+@contextmanager
+def _purge(url: str, before: int, progress: Callable[[PurgeCount], None]) -> Iterator[Purge]:
+    with opened_database(url, create=False) as dialect:
+        purge = Purge(dialect, [RunList(read_evolving)], before, progress)
+        try:
+            yield purge
+        finally:
+            purge.close()
 
 
 def drop_runs(url: str) -> int:

@@ -21,6 +21,7 @@ from runstore.cli_options import (
     LogFormat,
     RedisUrl,
 )
+from runstore.cli_retention import retention
 from runstore.cli_runs import app as runs
 from runstore.core.errors import ConfigError, RunstoreError
 
@@ -38,6 +39,7 @@ projections = typer.Typer(
 app.add_typer(projections, name="projections")
 app.add_typer(keys, name="keys")
 app.add_typer(runs, name="runs")
+app.command()(retention)
 
 
 def _print_version(wanted: bool) -> None:

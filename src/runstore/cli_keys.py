@@ -1,17 +1,12 @@
 """`runstore keys`: API keys, on the database itself."""
 
-import re
 import sys
 import time
 from typing import Annotated, Any, Literal
 
 import typer
 
-from runstore.cli_options import Config, DatabaseUrl, database_of
-from runstore.core.errors import ConfigError
-
-SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-MAX_EXPIRES_S = 100 * 365 * 86_400
+from runstore.cli_options import Config, DatabaseUrl, database_of, seconds_of
 
 keys = typer.Typer(help="API keys: make, list and revoke them.", no_args_is_help=True)
 
@@ -37,7 +32,7 @@ def create(
     from runstore.keys import create_key, key_id_of
 
     now = _now()
-    expires_at = None if expires is None else now + _seconds(expires) * 1_000
+    expires_at = None if expires is None else now + seconds_of("--expires", expires) * 1_000
     with write_to(database_of(config, database_url)) as connection:
         key = create_key(connection, user, role=role, name=name, now=now, expires_at=expires_at)
     typer.echo(key)
@@ -107,14 +102,6 @@ def _shown(key: Any) -> dict[str, Any]:
         "created_at": time_of(key.created_at), "expires_at": time_of(key.expires_at),
         "revoked_at": time_of(key.revoked_at), "name": key.name,
     }  # fmt: skip
-
-
-def _seconds(text: str) -> int:
-    found = re.fullmatch(r"([0-9]{1,9})([mhdw])", text)
-    seconds = int(found[1]) * SECONDS[found[2]] if found else 0
-    if not 0 < seconds <= MAX_EXPIRES_S:
-        raise ConfigError(f"--expires {text!r} must be a number and m, h, d or w, as 90d, at most 100 years")
-    return seconds
 
 
 def _now() -> int:

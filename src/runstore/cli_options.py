@@ -1,9 +1,15 @@
 """Options that several commands have."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from runstore.core.errors import ConfigError
+
+SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+MAX_DURATION_S = 100 * 365 * 86_400
 
 Config = Annotated[
     Path | None,
@@ -39,6 +45,19 @@ LogFormat = Annotated[
 LogFile = Annotated[
     str | None, typer.Option(envvar="RUNSTORE_LOG_FILE", help="Write log lines to this file too.")
 ]
+
+
+def seconds_of(option: str, text: str) -> int:
+    """A duration as 90d, 12h or 30m.
+
+    Raises:
+        ConfigError: it is none, nothing, or over MAX_DURATION_S.
+    """
+    found = re.fullmatch(r"([0-9]{1,9})([mhdw])", text)
+    seconds = int(found[1]) * SECONDS[found[2]] if found else 0
+    if not 0 < seconds <= MAX_DURATION_S:
+        raise ConfigError(f"{option} {text!r} must be a number and m, h, d or w, as 90d, at most 100 years")
+    return seconds
 
 
 def database_of(config: Path | None, database_url: str | None) -> str:

@@ -45,6 +45,9 @@ def list_runs(
     ] = None,
     since: Annotated[str | None, typer.Option(help="Created then or later: 2026-11-20T10:00:00Z.")] = None,
     until: Annotated[str | None, typer.Option(help="Created then or earlier.")] = None,
+    purged: Annotated[
+        bool, typer.Option("--purged", help="The runs that were purged, and no others.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
     as_json: Json = False,
     url: Url = None,
@@ -59,7 +62,7 @@ def list_runs(
     with connected(url, api_key) as client:
         runs = client.list(
             status=status, agent=agent, session_id=session_id, workspace_id=workspace_id,
-            since=since, until=until, limit=limit,
+            since=since, until=until, purged=purged, limit=limit,
         )  # fmt: skip
         if as_json:
             print_json(runs)

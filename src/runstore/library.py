@@ -9,7 +9,7 @@ import msgspec
 
 from runstore.app import OpenLog, open_log, open_runtime
 from runstore.core.codec import RecordedEvent, timestamp
-from runstore.core.errors import AgentNotFound, ConfigError, InvalidCursor
+from runstore.core.errors import AgentNotFound, ConfigError, InvalidCursor, RunPurged
 from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.ids import parse_run_id
 from runstore.core.ports import EventFilter
@@ -59,8 +59,8 @@ async def open(
 class LocalStore:
     """The runs of a database that this process has open.
 
-    Every method that names a run raises RunNotFound or RunDeleted when there is none, and LogUnavailable
-    while the database cannot be used.
+    Every method that names a run raises RunNotFound, RunDeleted or RunPurged when there is none, and
+    LogUnavailable while the database cannot be used.
     """
 
     def __init__(self, opened: OpenLog, *, runs_agents: bool) -> None:
@@ -149,9 +149,12 @@ class LocalStore:
         """
         run_id = await self._check(run_id, after)
         parser = FrameParser()
-        async for frames in self._store.tail(run_id, after=after, only=_filter(types)).frames():
+        following = self._store.tail(run_id, after=after, only=_filter(types))
+        async for frames in following.frames():
             for frame in parser.feed(frames):
                 yield _decode(frame.data)
+        if following.purged:
+            raise RunPurged(run_id)
 
     async def state(self, run_id: str, *, at: int | None = None, wait_s: float = 0) -> Run:
         """The run as it is, or as it was after the seq `at`; with `wait_s`, once it has ended.

@@ -17,13 +17,14 @@ from runstore.core.errors import (
     RunClosed,
     RunDeleted,
     RunNotFound,
+    RunPurged,
 )
 from runstore.core.events import CancelRequested, Custom, Deleted, MultitaskStrategy, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.limits import Limits
 from runstore.core.ports import Claim, EventFilter, Head, LiveFeed
 from runstore.core.run import Run, evolve, fold
-from runstore.eventlog.queries import read_evolving, read_head, read_run
+from runstore.eventlog.queries import read_evolving, read_first, read_head
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.tail import HEARTBEAT_S, Tail, wait_until_ended
 from runstore.projections.runs import RunQuery, find_run, find_runs
@@ -127,21 +128,21 @@ class RunStore:
         """Where the run stands.
 
         Raises:
-            RunNotFound, RunDeleted
+            RunNotFound, RunDeleted, RunPurged
         """
         return _existing(run_id, await self._log.head(run_id))
 
     async def owner(self, run_id: str) -> Owner:
-        """Whose the run is, deleted or not. Asked of the log, once; never of the run list.
+        """Whose the run is, also if it was deleted or purged. Asked of the log, once; never of the run list.
 
         Raises:
             RunNotFound
         """
         if (owner := self._owners.get(run_id)) is None:
-            first = await self._log.query(read_run, run_id, 0, None, 1, None)
-            if not first:
+            first = await self._log.query(read_first, run_id)
+            if first is None:
                 raise RunNotFound(f"there is no run {run_id}")
-            owner = msgspec.json.decode(first[0].data, type=Owner)
+            owner = msgspec.json.decode(first.data, type=Owner)
             if len(self._owners) >= MAX_KNOWN_OWNERS:
                 self._owners.clear()
             self._owners[run_id] = owner
@@ -151,13 +152,15 @@ class RunStore:
         """The run as it is, or as it was at an earlier seq; with `wait_s`, once it has ended.
 
         Raises:
-            RunNotFound, RunDeleted
+            RunNotFound, RunDeleted, RunPurged
             InvalidCursor: `at` is beyond the head.
         """
         if wait_s:
             await wait_until_ended(self._log, self._feed, run_id, timeout_s=wait_s)
         found, run = await self._log.query(_read_run, run_id, at)
         head = _existing(run_id, found)
+        if run.purged_at is not None:  # since the head was read
+            raise RunPurged(run_id)
         if at is not None and not 0 < at <= head.seq:
             raise InvalidCursor(f"at={at} is no event of run {run_id}: its events are 1 to {head.seq}")
         return RunAt(run, at or head.seq)
@@ -170,7 +173,7 @@ class RunStore:
         """Ask the run to stop; one that has ended stays as it is. Asking twice is asking once.
 
         Raises:
-            RunNotFound, RunDeleted
+            RunNotFound, RunDeleted, RunPurged
         """
         found = await self.get(run_id)
         if found.run.closed:
@@ -185,7 +188,7 @@ class RunStore:
         """Add an external producer's events; returns the last seq once they are stored.
 
         Raises:
-            RunNotFound, RunDeleted, RunClosed, WrongExpectedSeq, InvalidEvent, LimitExceeded
+            RunNotFound, RunDeleted, RunPurged, RunClosed, WrongExpectedSeq, InvalidEvent, LimitExceeded
         """
         if len(events) > (most := self.limits.events_per_append):
             message = f"the append has {len(events):,} events; the limit is {most:,}"
@@ -200,7 +203,7 @@ class RunStore:
         """Take a closed run out of the lists.
 
         Raises:
-            RunNotFound, RunDeleted
+            RunNotFound, RunDeleted, RunPurged
             RunActive: it has not ended.
         """
         await self.head(run_id)
@@ -209,7 +212,11 @@ class RunStore:
     async def events(
         self, run_id: str, *, after: int = 0, limit: int = 1000, only: EventFilter | None = None
     ) -> list[RecordedEvent]:
-        """A page of the run's events; only an empty one means that there are no more."""
+        """A page of the run's events; only an empty one means that there are no more.
+
+        Raises:
+            RunPurged
+        """
         return await self._log.read(run_id, after=after, limit=limit, only=only)
 
     def tail(self, run_id: str, *, after: int, only: EventFilter | None = None) -> Tail:
@@ -230,6 +237,8 @@ def _hash(arguments: Sequence[Any]) -> bytes:
 def _existing(run_id: str, head: Head | None) -> Head:
     if head is None:
         raise RunNotFound(f"there is no run {run_id}")
+    if head.purged:
+        raise RunPurged(run_id)
     if head.deleted:
         raise RunDeleted(f"run {run_id} was deleted")
     return head

@@ -43,6 +43,7 @@ TAGS = {
     "tool.finished": "ToolFinished",
     "tool.failed": "ToolFailed",
     "run.deleted": "Deleted",
+    "run.purged": "Purged",
 }
 
 json = st.recursive(

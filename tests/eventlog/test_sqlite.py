@@ -210,7 +210,7 @@ def test_a_migration_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "new.db"
     dialect = open_database(path)
     with dialect.engine.connect() as connection:
-        dialect.begin_write(connection)
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
         migrations.upgrade(connection)
         connection.rollback()
         assert inspect(connection).get_table_names() == []

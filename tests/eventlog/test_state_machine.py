@@ -7,7 +7,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -32,16 +32,19 @@ from runstore.core.errors import (
     LeaseLost,
     RunActive,
     RunClosed,
+    RunPurged,
     RunstoreError,
     WrongExpectedSeq,
 )  # fmt: skip
 from runstore.core.events import Custom, Deleted, Event
 from runstore.core.ids import new_run_id
 from runstore.core.run import EVOLVING_TYPES, Run, fold
+from runstore.eventlog import purge as purging
 from runstore.eventlog import queries
 from runstore.eventlog.control import read_open_runs
 from runstore.eventlog.dialects import Dialect, open_dialect
 from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.purge import PurgeCount
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
 from runstore.eventlog.tail import Tail
 from runstore.projections.rebuild import rebuild
@@ -50,6 +53,7 @@ from tests.database import open_log_at, run_list
 from tests.events import CANCEL, ENDINGS, QUEUED, note, started, token
 from tests.frames import read_frames
 from tests.polling import DEADLINE_S
+from tests.purging import FOREVER, purge
 from tests.servers.databases import empty_database
 
 Fact = tuple[str, bytes]  # type, data
@@ -74,6 +78,7 @@ class ModelRun:
     cancelled: bool = False
     closed: bool = False
     deleted: bool = False
+    purged: bool = False
     listed: bool = True
 
     def refusal(
@@ -82,7 +87,7 @@ class ModelRun:
         deletion = isinstance(event, Deleted)
         if deletion and not self.closed:
             return RunActive
-        if self.closed and not (deletion and not self.deleted):
+        if self.closed and not (deletion and not self.deleted and not self.purged):
             return RunClosed
         if attempt is not None and attempt < self.attempt:
             return LeaseLost
@@ -215,6 +220,20 @@ class LogMachine(RuleBasedStateMachine):
     def delete(self, which: int, where: int) -> None:
         self.write(where, self.pick(which)[0], Deleted(by="local"))
 
+    @rule(interrupted=st.booleans())
+    def purge(self, interrupted: bool) -> None:
+        """Of all that have ended; one that is interrupted has marked them."""
+
+        def interrupt(done: PurgeCount) -> None:
+            if interrupted:
+                raise KeyboardInterrupt
+
+        with suppress(KeyboardInterrupt):
+            purge(self.url, before=FOREVER, progress=interrupt)
+        for run in self.runs.values():
+            run.listed |= run.closed and not run.purged
+            run.purged |= run.closed
+
     # ---- projections ----
 
     @rule()
@@ -239,6 +258,9 @@ class LogMachine(RuleBasedStateMachine):
     def resume_a_stream(self, which: int, cursor: int) -> None:
         run_id, run = self.pick(which)
         after = cursor % (len(run.facts) + 1)
+        if run.purged:
+            assert self.loop.run(is_refused(self.logs[HERE], self.feed, run_id, after))
+            return
         stored = self.read(run_id)
         last = len(stored) - run.deleted
         body = self.loop.run(follow(self.logs[HERE], self.feed, run_id, after, last))
@@ -261,7 +283,12 @@ class LogMachine(RuleBasedStateMachine):
             assert len(endings) == run.closed
             assert types[endings[0] + 1 :] == ["run.deleted"] * run.deleted if endings else not run.deleted
             state = states[run_id]
-            assert state == fold(run_id, stored[run_id]) or (state is None and not run.listed)
+            assert state is not None or not run.listed
+            if state is not None and run.purged:
+                assert (state.purged_at is not None, state.deleted) == (True, run.deleted)
+                assert sum(state.counts.values()) == len(run.facts)
+            elif state is not None:
+                assert state == fold(run_id, stored[run_id])
 
     # ---- how ----
 
@@ -302,6 +329,9 @@ class LogMachine(RuleBasedStateMachine):
     def take_over(self, run_id: str, stored: list[RecordedEvent], *appended: Fact) -> None:
         """What has landed has to be all of what was acknowledged, and a beginning of the offered text."""
         run, expected = self.runs[run_id], list(appended)
+        if run.purged:
+            assert (stored, appended) == ([], ())
+            return
         assert [event.seq for event in stored] == list(range(1, len(stored) + 1))
         facts = [(event.type, event.data) for event in stored]
         assert facts[: len(run.facts)] == run.facts, "what was acknowledged has changed"
@@ -329,9 +359,13 @@ class LogMachine(RuleBasedStateMachine):
 
 
 def read_events(connection: Connection, run_id: str) -> list[RecordedEvent]:
+    """Nothing of a purged run."""
     events: list[RecordedEvent] = []
-    while page := queries.read_run(connection, run_id, len(events), None, 1_000, None):
-        events += page
+    try:
+        while page := queries.read_run(connection, run_id, len(events), None, 1_000, None):
+            events += page
+    except RunPurged:
+        return []
     return events
 
 
@@ -360,6 +394,12 @@ async def follow(log: SqlEventLog, feed: MemoryFeed, run_id: str, after: int, la
     return b"".join(one.raw for one in read_frames([got]) if one.seq <= last)
 
 
+async def is_refused(log: SqlEventLog, feed: MemoryFeed, run_id: str, after: int) -> bool:
+    """Whether a subscriber of a purged run is shown nothing, and told why."""
+    tail = Tail(log, feed, run_id, after=after)
+    return [frame async for frame in tail.frames()] == [] and tail.purged
+
+
 def kill(log: SqlEventLog) -> None:
     """End the writer between two commits, as `kill -9` may: what is queued is lost, no file is closed."""
     writer = log._writer
@@ -382,6 +422,9 @@ def copy(url: str, target: Path) -> str:
 
 
 @pytest.mark.parametrize(("kind", "examples"), [("sqlite", 30), ("postgresql", 8), ("mysql", 8)])
-def test_whatever_happens_the_log_equals_a_plain_list(kind: str, examples: int) -> None:
+def test_whatever_happens_the_log_equals_a_plain_list(
+    kind: str, examples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(purging, "TURN_S", 0)
     machine = type("Machine", (LogMachine,), {"kind": kind})
     run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=30))

@@ -7,6 +7,7 @@ import msgspec
 
 from runstore.core.run import fold
 from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.tail import Tail
 
@@ -30,4 +31,5 @@ async def read_streams(log: SqlEventLog, feed: MemoryFeed) -> bytes:
 
 
 async def read_states(log: SqlEventLog) -> list[dict[str, Any]]:
-    return [msgspec.to_builtins(fold(run_id, await log.read(run_id))) for run_id in await run_ids(log)]
+    states = [fold(run_id, await log.query(read_evolving, run_id)) for run_id in await run_ids(log)]
+    return [msgspec.to_builtins(state) for state in states]

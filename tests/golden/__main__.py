@@ -20,6 +20,7 @@ from runstore.core.events import (
     Event,
     Failed,
     Message,
+    Purged,
     Queued,
     Reasoning,
     Started,
@@ -32,8 +33,9 @@ from runstore.core.events import (
 )  # fmt: skip
 from runstore.core.ids import new_run_id
 from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.purge import Purge
 from runstore.eventlog.sql import SqlEventLog
-from tests.database import make_database, open_sqlite_log
+from tests.database import make_database, open_database, open_sqlite_log, run_list
 from tests.golden import FOLDER, read_states, read_streams
 
 TEAM = "global/TestTeam/TestWorker"
@@ -81,6 +83,18 @@ RUNS: dict[str, list[Event | Custom]] = {
         Token(agent="demo", text="three "), Cancelled(reason="superseded", forced=True),
     ],
     "deleted": [QUEUED, STARTED, *SAID, Completed(result={}), Deleted(by="ann")],
+    "purged": [
+        QUEUED, STARTED, *SAID, Completed(result={}, usage={"total_tokens": 2}),
+        Purged(
+            by="retention", user_id="local", agent="demo", status="success", created_at=1_700_000_000_000,
+            started_at=1_700_000_000_010, completed_at=1_700_000_000_500, session_id="s-1",
+            workspace_id="red", parent_run_id="0192f0c1-2d3e-7f45-8a6b-0123456789ab", attempt=1,
+            error_code="timeout", usage={"total_tokens": 2}, deleted=True,
+            counts={
+                "lifecycle.queued": 1, "lifecycle.started": 1, "llm.token": 2, "lifecycle.completed": 1,
+            },
+        ),
+    ],
     "stopped in the queue": [QUEUED, CancelRequested(by="local", reason="user"), Cancelled(reason="user")],
     "queued": [QUEUED],
     "running": [QUEUED, STARTED, *SAID, Usage(agent="demo", input_tokens=1, output_tokens=2)],
@@ -105,6 +119,7 @@ async def write(database: Path, target: Path) -> None:
     states = msgspec.json.format(msgspec.json.encode(await read_states(log)))
     (target / "runs.json").write_bytes(states + b"\n")
     await log.close()
+    Purge(open_database(database), [run_list()], before=0).run(by="retention")  # what is begun is finished
     with closing(sqlite3.connect(database)) as connection:
         (target / "log.sql").write_text("\n".join(connection.iterdump()) + "\n", encoding="utf-8")
 

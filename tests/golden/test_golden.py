@@ -22,6 +22,8 @@ from tests.database import migrate, open_database, open_sqlite_log, run_list
 from tests.events import COMPLETED, note
 from tests.golden import FOLDER, RELEASES, read_states, read_streams, run_ids
 
+UNRELEASED = {"run.purged"}  # types that came after this release; the log of the next one has them
+
 
 @pytest.fixture(params=RELEASES)
 def release(request: pytest.FixtureRequest) -> Path:
@@ -113,5 +115,5 @@ def test_the_log_of_this_release_holds_every_event_type() -> None:
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript((FOLDER / __version__ / "log.sql").read_text(encoding="utf-8"))
         types = {type for (type,) in connection.execute("SELECT DISTINCT type FROM events")}
-    assert types >= set(EVENT_CLASSES)
-    assert all(f"\nevent: {type}\n" in frames for type in types - {"run.deleted"})
+    assert types == set(EVENT_CLASSES) - UNRELEASED | {"custom.chart", "custom.empty"}
+    assert all(f"\nevent: {type}\n" in frames for type in types - {"run.deleted", "run.purged"})

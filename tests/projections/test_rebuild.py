@@ -310,7 +310,7 @@ async def test_a_comparison_reports_what_is_missing_wrong_and_extra_and_changes_
         f"UPDATE runs SET status = 'queued' WHERE run_id = '{written[3]}'",
         f"UPDATE runs SET session_id = 's' WHERE run_id = '{written[4]}'",
         "INSERT INTO runs SELECT 'no run', user_id, agent_name, session_id, status, created_at, completed_at,"
-        f" deleted, state, workspace_id FROM runs WHERE run_id = '{written[5]}'",
+        f" deleted, state, workspace_id, purged FROM runs WHERE run_id = '{written[5]}'",
     )
     before = rows(dialect)
     assert rebuild_in(dialect, swap=False) == Difference(missing=3, wrong=2, extra=1, rows=10)

@@ -95,13 +95,14 @@ class AsyncClient:
         workspace_id: str | None = None,
         since: datetime | str | None = None,
         until: datetime | str | None = None,
+        purged: bool = False,
         limit: int | None = None,
     ) -> AsyncIterator[RunRecord]:
         """See `Client.list`."""
         return self._all(
             calls.runs(
                 limit, status=status, agent=agent, session_id=session_id, workspace_id=workspace_id,
-                since=since, until=until,
+                since=since, until=until, purged=purged or None,
             )
         )  # fmt: skip
 

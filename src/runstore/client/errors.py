@@ -73,7 +73,7 @@ class Conflict(ApiError):
 
 
 class Gone(ApiError):
-    """The run was deleted."""
+    """The run was deleted or purged: `code` tells which."""
 
 
 class RateLimited(ApiError):

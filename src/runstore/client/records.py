@@ -6,7 +6,10 @@ from msgspec import Struct
 
 
 class RunRecord(Struct, frozen=True, kw_only=True):
-    """See docs/http.md, "The run record". Times: RFC 3339, UTC. `last_seq`: not in lists."""
+    """See docs/http.md, "The run record". Times: RFC 3339, UTC. `last_seq`: not in lists.
+
+    `purged_at`, `deleted`, `counts`: only of purged runs.
+    """
 
     run_id: str
     status: str
@@ -29,6 +32,9 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     usage: dict[str, int] = {}
     metadata: dict[str, Any] = {}
     last_seq: int | None = None
+    purged_at: str | None = None
+    deleted: bool = False
+    counts: dict[str, int] = {}
 
     @property
     def ended(self) -> bool:

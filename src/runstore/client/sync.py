@@ -121,13 +121,14 @@ class Client:
         workspace_id: str | None = None,
         since: datetime | str | None = None,
         until: datetime | str | None = None,
+        purged: bool = False,
         limit: int | None = None,
     ) -> Iterator[RunRecord]:
-        """The runs that match, newest first, read page by page while you iterate."""
+        """The runs that match, newest first, read page by page while you iterate; or the `purged` ones."""
         return self._all(
             calls.runs(
                 limit, status=status, agent=agent, session_id=session_id, workspace_id=workspace_id,
-                since=since, until=until,
+                since=since, until=until, purged=purged or None,
             )
         )  # fmt: skip
 

@@ -9,6 +9,7 @@ RunstoreError
 │   └── LeaseLost           a newer attempt owns the run
 ├── RunNotFound
 ├── RunDeleted
+├── RunPurged               its events were removed because of their age
 ├── RunActive               only a closed run can be deleted
 ├── InvalidCursor           a cursor ahead of the log, or no cursor at all
 ├── LimitExceeded           one of the limits in the configuration
@@ -94,6 +95,15 @@ class RunDeleted(RunstoreError):
     """The run was deleted."""
 
     code = "run_deleted"
+
+
+class RunPurged(RunstoreError):
+    """The run's events were removed because of their age."""
+
+    code = "run_purged"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"run {run_id} was purged: its events were removed because of their age")
 
 
 class RunActive(RunstoreError):

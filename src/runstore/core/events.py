@@ -19,7 +19,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     type: ClassVar[EventType] = ""
     version: ClassVar[int] = 1
-    ends: ClassVar[bool] = False  # closes the run: the log takes nothing after it but a deletion marker
+    ends: ClassVar[bool] = False  # closes the run: the log takes nothing after it but the markers below
 
 
 MultitaskStrategy = Literal["interrupt", "enqueue", "reject", "parallel"]
@@ -180,17 +180,46 @@ class ToolFailed(ToolEvent, frozen=True, kw_only=True):
 
 
 class Deleted(Event, frozen=True):
-    """The run left the lists; the only event that a closed run still takes."""
+    """The run left the lists; a closed run still takes this one, once."""
 
     type: ClassVar[EventType] = "run.deleted"
     by: str
+
+
+Outcome = Literal["success", "error", "stopped"]  # the status of a run that has ended
+
+
+class Purged(Event, frozen=True):
+    """The run's events were removed because of their age: what is left to tell of it. Always its last event.
+
+    `counts`: how many events there were of each type, `custom` for all of `custom.*`; together they are as
+    many as the last seq said. Times: UTC, milliseconds since 1970.
+    """
+
+    type: ClassVar[EventType] = "run.purged"
+    by: str
+    user_id: str
+    agent: str
+    status: Outcome
+    created_at: int
+    completed_at: int
+    counts: dict[str, int]
+    started_at: int | None = None
+    session_id: str | None = None
+    workspace_id: str | None = None
+    parent_run_id: str | None = None
+    attempt: int = 0
+    error_code: str | None = None
+    usage: dict[str, int] = {}
+    deleted: bool = False
 
 
 EVENT_CLASSES: dict[EventType, type[Event]] = {
     cls.type: cls
     for cls in (
         Queued, Started, Completed, Failed, Cancelled, CancelRequested, AgentStarted, AgentFinished,
-        Token, Reasoning, Message, Usage, ToolStarted, ToolProgress, ToolFinished, ToolFailed, Deleted,
+        Token, Reasoning, Message, Usage, ToolStarted, ToolProgress, ToolFinished, ToolFailed,
+        Deleted, Purged,
     )
 }  # fmt: skip
 

@@ -1,16 +1,23 @@
 """Run ids: UUIDv7 (RFC 9562), so that they sort by the time of their making; opaque outside."""
 
 import re
+from uuid import UUID
 
 import uuid_utils
 
 from runstore.core.errors import RunNotFound
 
+RANDOM_BITS = 80  # of a UUIDv7, after its time
 UUID_TEXT = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def new_run_id() -> str:
     return str(uuid_utils.uuid7())
+
+
+def first_run_id(at: int) -> str:
+    """The lowest id that a run has which was made at a time: UTC, milliseconds since 1970."""
+    return str(UUID(int=at << RANDOM_BITS))
 
 
 def parse_uuid(text: str) -> str | None:

@@ -22,6 +22,7 @@ class Head(Struct, frozen=True, gc=False):
     deleted: bool = False
     attempt: int = 0
     cancel_requested: bool = False
+    purged: bool = False
 
 
 class OpenRun(Struct, frozen=True, gc=False):
@@ -79,7 +80,9 @@ class EventLog(Protocol):
 
     Durability: what `append` acknowledges survives `kill -9` and a power cut, once.
     Order: a run's `seq` is 1, 2, 3, … whoever writes; an append is stored whole or not at all.
-    Closing: after a terminal event a run takes nothing but one `run.deleted`.
+    Closing: after a terminal event a run takes nothing but one `run.deleted`, and at last one `run.purged`.
+    Purging: from that on the run is read no more; whoever was reading it gets all of what he asks for, or
+    RunPurged. It keeps its head, and nobody can begin it anew.
     Sessions: of the runs of a user's session one at a time is started, in the order they were queued, the
     `parallel` ones aside. One that is queued to `interrupt` asks those before it to stop, in the same append.
     Visibility: the live feed hears of events after their commit, never before.
@@ -140,10 +143,16 @@ class EventLog(Protocol):
         """A page of the run's events with `after < seq <= upto`, in order; bounded in bytes too.
 
         Only an empty page means that there is no more.
+
+        Raises:
+            RunPurged
         """
 
     async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
-        """A page of all runs' events after a `position`; events of one run come in their order."""
+        """A page of all runs' events after a `position`; events of one run come in their order.
+
+        Of a run that is being purged there may be a part; its `run.purged` comes after that, and says it all.
+        """
 
     async def open_runs(self, *, limit: int = 2_000) -> list[OpenRun]:
         """The runs that have not ended: those that are to stop first, then users and workers take turns.
@@ -153,7 +162,7 @@ class EventLog(Protocol):
         """
 
     async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
-        """The runs of a user's session that were made before a run, newest first."""
+        """The runs of a user's session that were made before a run, newest first; without purged ones."""
 
     async def close(self) -> None:
         """Commit what is queued, then let go. Safe to call twice."""

@@ -19,6 +19,7 @@ from runstore.core.events import (
     Deleted,
     Event,
     Failed,
+    Purged,
     Queued,
     Started,
     Unknown,
@@ -54,6 +55,8 @@ class Run(Struct, frozen=True):
     usage: dict[str, int] = {}
     metadata: dict[str, Any] = {}
     deleted: bool = False
+    purged_at: int | None = None
+    counts: dict[str, int] = {}  # of a purged run: how many events there were of each type
 
     @property
     def closed(self) -> bool:
@@ -104,6 +107,14 @@ def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
             return change(run, status="stopped", completed_at=at, reason=event.reason, forced=event.forced)
         case Deleted():
             return change(run, deleted=True)
+        case Purged():  # all that came before may be gone, or a part of it
+            return Run(
+                run.run_id, user_id=event.user_id, agent_name=event.agent, session_id=event.session_id,
+                parent_run_id=event.parent_run_id, workspace_id=event.workspace_id, status=event.status,
+                created_at=event.created_at, started_at=event.started_at, completed_at=event.completed_at,
+                attempt=event.attempt, error_code=event.error_code, usage=event.usage, deleted=event.deleted,
+                purged_at=at, counts=event.counts,
+            )  # fmt: skip
         case _:
             return run
 
@@ -115,5 +126,6 @@ def add_usage(usage: dict[str, int], more: Usage) -> dict[str, int]:
 
 
 EVOLVING_TYPES = frozenset(
-    cls.type for cls in (Queued, Started, CancelRequested, Usage, Completed, Failed, Cancelled, Deleted)
+    cls.type
+    for cls in (Queued, Started, CancelRequested, Usage, Completed, Failed, Cancelled, Deleted, Purged)
 )

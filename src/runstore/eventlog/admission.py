@@ -8,10 +8,11 @@ from msgspec import Struct
 
 from runstore.core.codec import EncodedEvent
 from runstore.core.errors import LeaseLost, RunActive, RunClosed, RunNotFound, RunstoreError, WrongExpectedSeq
-from runstore.core.events import CancelRequested, Deleted, Queued, Started
+from runstore.core.events import CancelRequested, Deleted, EventType, Purged, Queued, Started
 from runstore.core.ports import Claim, Head
 
 NOTHING = Head(seq=0)
+MARKERS = frozenset({Deleted.type, Purged.type})  # what a closed run still takes, each alone and once
 
 
 class Waiter(Struct, frozen=True):
@@ -53,9 +54,9 @@ def admit(head: Head, append: Append) -> list[EncodedEvent]:
         raise WrongExpectedSeq(append.run_id, head.seq, 0)
     if first.type != Queued.type and not head.seq:
         raise RunNotFound(f"there is no run {append.run_id}")
-    if first.type == Deleted.type and not head.closed:
+    if first.type in MARKERS and not head.closed:
         raise RunActive(f"run {append.run_id} has not ended: stop it, then delete it")
-    if head.closed and not (first.type == Deleted.type and not head.deleted):
+    if head.closed and not _takes_marker(head, first.type):
         raise RunClosed(append.run_id, head.seq)
     if append.attempt is not None and append.attempt < head.attempt:
         raise LeaseLost(append.run_id, head.seq, append.attempt, head.attempt)
@@ -66,9 +67,15 @@ def admit(head: Head, append: Append) -> list[EncodedEvent]:
     return events
 
 
+def _takes_marker(head: Head, type: EventType) -> bool:
+    """Whether a closed run takes an event: one that marks it, once, and nothing once it is purged."""
+    return not head.purged and (type == Purged.type or (type == Deleted.type and not head.deleted))
+
+
 def advance(head: Head, events: list[EncodedEvent]) -> Head:
     """The head after these events."""
     closed, deleted, attempt, cancel = head.closed, head.deleted, head.attempt, head.cancel_requested
+    purged = head.purged
     for event in events:
         if event.ends:
             closed = True
@@ -78,4 +85,6 @@ def advance(head: Head, events: list[EncodedEvent]) -> Head:
             attempt = msgspec.json.decode(event.data, type=Started).attempt
         elif event.type == Deleted.type:
             deleted = True
-    return Head(head.seq + len(events), closed, deleted, attempt, cancel)
+        elif event.type == Purged.type:
+            purged = True
+    return Head(head.seq + len(events), closed, deleted, attempt, cancel, purged)

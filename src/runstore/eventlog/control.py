@@ -7,9 +7,9 @@ import msgspec
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, tuple_, update
 
 from runstore.core.codec import EncodedEvent
-from runstore.core.events import CancelRequested, Queued, Started
+from runstore.core.events import CancelRequested, Purged, Queued, Started
 from runstore.core.ports import OpenRun
-from runstore.eventlog.schema import open_runs, session_runs, sessions
+from runstore.eventlog.schema import open_runs, purging, session_runs, sessions
 from runstore.eventlog.sessions import Wish, read_wish
 
 _CONTROL_TYPES = frozenset({Queued.type, Started.type, CancelRequested.type})
@@ -21,6 +21,12 @@ _LEAVE_SESSION = delete(sessions).where(
     tuple_(sessions.c.user_id, sessions.c.session_id).in_(
         select(open_runs.c.user_id, open_runs.c.session_id).where(open_runs.c.run_id == bindparam("closed"))
     ),
+)
+_PURGE = insert(purging)
+_FORGET = delete(session_runs).where(
+    session_runs.c.user_id == bindparam("user"),
+    session_runs.c.session_id == bindparam("session"),
+    session_runs.c.run_id == bindparam("purged"),
 )
 _CANCEL = (
     update(open_runs)
@@ -37,13 +43,21 @@ _START = (
         adoptions=open_runs.c.adoptions + bindparam("adopted"),
     )
 )
-_TURN = func.row_number().over(
-    partition_by=(open_runs.c.worker_id, open_runs.c.user_id),
-    order_by=(open_runs.c.queued_at, open_runs.c.run_id),
+_runs = open_runs.c
+_turn = func.row_number().over(
+    partition_by=(_runs.worker_id, _runs.user_id), order_by=(_runs.queued_at, _runs.run_id)
 )
-_ranked = select(open_runs, _TURN.label("turn")).subquery()
-_OPEN_RUNS = select(*[_ranked.c[name] for name in OpenRun.__struct_fields__]).order_by(
-    _ranked.c.cancel_at.is_(None), _ranked.c.turn, _ranked.c.queued_at, _ranked.c.run_id
+_ranked = select(_runs.run_id, _runs.cancel_at, _runs.queued_at, _turn.label("turn")).subquery()
+_first = (  # of narrow rows, and only then whole ones: that halves the time of the query
+    select(_ranked.c.run_id, _ranked.c.turn)
+    .order_by(_ranked.c.cancel_at.is_(None), _ranked.c.turn, _ranked.c.queued_at, _ranked.c.run_id)
+    .limit(bindparam("limit"))
+    .subquery()
+)
+_OPEN_RUNS = (
+    select(*[_runs[name] for name in OpenRun.__struct_fields__])
+    .join(_first, _first.c.run_id == _runs.run_id)
+    .order_by(_runs.cancel_at.is_(None), _first.c.turn, _runs.queued_at, _runs.run_id)
 )
 
 
@@ -55,6 +69,7 @@ def write_control(connection: Connection, changes: Mapping[str, Sequence[Encoded
     """Bring the control tables up to the events of each run, in as few statements as there are kinds."""
     statements: dict[Any, list[dict[str, Any]]] = {
         _INSERT: [], _JOIN_SESSION: [], _START: [], _CANCEL: [], _LEAVE_SESSION: [], _DELETE: [],
+        _PURGE: [], _FORGET: [],
     }  # fmt: skip
     for run_id, events in sorted(changes.items()):
         for event in events:
@@ -71,6 +86,12 @@ def write_control(connection: Connection, changes: Mapping[str, Sequence[Encoded
                 statements[_START].append(_started(run_id, event))
             elif event.type == CancelRequested.type:
                 statements[_CANCEL].append({"run": run_id, "at": event.at})
+            elif event.type == Purged.type:
+                wish = read_wish(event)
+                statements[_PURGE].append({"run_id": run_id})
+                if wish.session_id is not None:
+                    conversation = {"user": wish.user_id, "session": wish.session_id}
+                    statements[_FORGET].append({**conversation, "purged": run_id})
     for statement, parameters in statements.items():
         if parameters:
             connection.execute(statement, parameters)
@@ -78,7 +99,7 @@ def write_control(connection: Connection, changes: Mapping[str, Sequence[Encoded
 
 def read_open_runs(connection: Connection, limit: int) -> list[OpenRun]:
     """See `EventLog.open_runs`."""
-    return [OpenRun(*row) for row in connection.execute(_OPEN_RUNS.limit(limit))]
+    return [OpenRun(*row) for row in connection.execute(_OPEN_RUNS, {"limit": limit})]
 
 
 def _queued(run_id: str, at: int, wish: Wish) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from itertools import count
 import msgspec
 
 from runstore.core.codec import EncodedEvent, RecordedEvent
-from runstore.core.errors import InvalidEvent, RunstoreError
-from runstore.core.events import CancelRequested, Queued, Started
+from runstore.core.errors import InvalidEvent, RunPurged, RunstoreError
+from runstore.core.events import CancelRequested, Purged, Queued, Started
 from runstore.core.ports import Committed, EventFilter, Head, LiveFeed, OpenRun
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
 from runstore.eventlog.claims import Claims, UsedKey
@@ -46,12 +46,15 @@ class MemoryEventLog:
         only: EventFilter | None = None,
     ) -> list[RecordedEvent]:
         with self._store.lock:
-            events = self._store.runs.get(run_id, [])[after:upto]
+            events = self._store.runs.get(run_id, [])
+        if events and events[-1].type == Purged.type:
+            raise RunPurged(run_id)
+        events = events[after:upto]
         return _page([e for e in events if only is None or only.passes(e.type, e.ends)], limit)
 
     async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
         with self._store.lock:
-            events = self._store.log[after : after + limit]
+            events = [event for event in self._store.log if event.position > after]
         return _page(events, limit)
 
     async def open_runs(self, *, limit: int = 2_000) -> list[OpenRun]:
@@ -127,6 +130,8 @@ class MemoryStore:
             for seq, e in enumerate(events, before.seq + 1)
         ]
         self.heads[run_id] = after
+        if after.purged:
+            self._forget(run_id)
         self.runs.setdefault(run_id, []).extend(recorded)
         self.log += recorded
         self.keys |= claims.keys
@@ -142,6 +147,14 @@ class MemoryStore:
         for other in caused:
             self._store(other, commits)
         return after.seq
+
+    def _forget(self, run_id: str) -> None:
+        """Remove a run's events."""
+        del self.runs[run_id]
+        self.log = [event for event in self.log if event.run_id != run_id]
+        for runs in self.conversations.values():
+            if run_id in runs:
+                runs.remove(run_id)
 
     def _find_place(self, run_id: str) -> Place | None:
         session = self.sessions.get(run_id)

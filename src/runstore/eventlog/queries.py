@@ -6,10 +6,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select
 
 from runstore.core.codec import RecordedEvent
-from runstore.core.events import Deleted
+from runstore.core.errors import RunPurged
+from runstore.core.events import Deleted, Purged
 from runstore.core.ports import EventFilter, Head
 from runstore.core.run import EVOLVING_TYPES
-from runstore.eventlog.schema import events, open_runs, session_runs
+from runstore.eventlog.schema import events, open_runs, purging, session_runs
 
 HEADS_AT_ONCE = 500  # runs of one SELECT
 MAX_PAGE_BYTES = 256 << 10  # data of one page; the event that goes over it is the last
@@ -18,7 +19,14 @@ EVOLVING = EventFilter(types=EVOLVING_TYPES)
 
 _e = events.c
 _RECORDED = (_e.seq, _e.position, _e.type, _e.v, _e.ends, _e.at, _e.data)
-_RUN = select(*_RECORDED).where(_e.run_id == bindparam("run"), _e.seq > bindparam("after")).order_by(_e.seq)
+# In one statement, which sees one state: all of a run's events, or none while they are being removed.
+_RUN = (
+    select(*_RECORDED)
+    .where(_e.run_id == bindparam("run"), _e.seq > bindparam("after"))
+    .where(~select(purging.c.run_id).where(purging.c.run_id == bindparam("run")).exists())
+    .order_by(_e.seq)
+)
+_LAST = select(*_RECORDED).where(_e.run_id == bindparam("run")).order_by(_e.seq.desc()).limit(1)
 _ALL = select(_e.run_id, *_RECORDED).where(_e.position > bindparam("after")).order_by(_e.position)
 _HEAD = (
     select(_e.seq, _e.type, _e.ends, open_runs.c.attempt, open_runs.c.cancel_at)
@@ -62,6 +70,7 @@ def read_append_id(connection: Connection, run_id: str, seq: int) -> bytes | Non
 def read_run(
     connection: Connection, run_id: str, after: int, upto: int | None, limit: int, only: EventFilter | None
 ) -> list[RecordedEvent]:
+    """See `EventLog.read`. A page is as it was in one moment: whole, or RunPurged is raised."""
     query = _RUN.where(_e.seq <= upto) if upto is not None else _RUN
     if only is not None:
         query = query.where(_matches(only))
@@ -74,15 +83,31 @@ def read_run(
         if size >= MAX_PAGE_BYTES:
             rows.close()
             break
+    last = page[-1] if page else _read_last(connection, run_id)
+    if last is not None and last.type == Purged.type:
+        raise RunPurged(run_id)
     return page
 
 
 def read_evolving(connection: Connection, run_id: str, upto: int | None = None) -> list[RecordedEvent]:
-    """All of a run's events that its state is made of."""
+    """All of a run's events that its state is made of; of a purged run the one that stands for them."""
     found: list[RecordedEvent] = []
-    while page := read_run(connection, run_id, found[-1].seq if found else 0, upto, 1000, EVOLVING):
-        found += page
+    try:
+        while page := read_run(connection, run_id, found[-1].seq if found else 0, upto, 1000, EVOLVING):
+            found += page
+    except RunPurged:
+        last = _read_last(connection, run_id)
+        return [] if last is None else [last]
     return found
+
+
+def read_first(connection: Connection, run_id: str) -> RecordedEvent | None:
+    """The run's first event; of a purged run the one that stands for all. None: there is no such run."""
+    try:
+        first = read_run(connection, run_id, 0, None, 1, None)
+    except RunPurged:
+        return _read_last(connection, run_id)
+    return first[0] if first else None
 
 
 def read_all(
@@ -117,10 +142,16 @@ def last_position(connection: Connection) -> int:
     return connection.execute(select(func.max(_e.position))).scalar() or 0
 
 
+def _read_last(connection: Connection, run_id: str) -> RecordedEvent | None:
+    row = connection.execute(_LAST, {"run": run_id}).first()
+    return None if row is None else RecordedEvent(run_id, *row)
+
+
 def _head(row: Sequence[Any]) -> Head:
     seq, type, ends, attempt, cancel_at = row
-    deleted = type == Deleted.type
-    return Head(seq, bool(ends) or deleted, deleted, attempt or 0, cancel_at is not None)
+    deleted, purged = type == Deleted.type, type == Purged.type
+    closed = bool(ends) or deleted or purged
+    return Head(seq, closed, deleted, attempt or 0, cancel_at is not None, purged)
 
 
 def _matches(only: EventFilter) -> ColumnElement[bool]:

@@ -74,6 +74,7 @@ barrier = Table(
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
     Column("closed_upto", BigInteger, nullable=False),
+    Column("purges", BigInteger, nullable=False),
 )
 
 user_locks = Table(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
+from typing import TypeVar
 
 from msgspec import Struct
 from sqlalchemy import Connection
@@ -24,6 +25,9 @@ from runstore.eventlog.writer import CommitResult, Outcome
 
 TRIES = 2  # side by side with other writers; then alone, which cannot conflict
 MAX_KNOWN_HEADS = 10_000  # runs that others may close without our noticing; a forgotten head is read again
+
+
+T = TypeVar("T")
 
 
 class _Conflict(Exception):
@@ -63,19 +67,19 @@ class _Admitted(Struct, frozen=True):
         return rows
 
 
-def begin_write(dialect: Dialect, connection: Connection, *, alone: bool) -> None:
-    """Start a transaction that writes; again if the connection has gone since it was last used."""
-    _begin(connection, partial(dialect.begin_write, connection, alone=alone))
+def begin_write(dialect: Dialect, connection: Connection, *, alone: bool) -> int:
+    """`Dialect.begin_write`; again if the connection has gone since it was last used."""
+    return _begin(connection, partial(dialect.begin_write, connection, alone=alone))
 
 
-def _begin(connection: Connection, begin: Callable[[], None]) -> None:
+def _begin(connection: Connection, begin: Callable[[], T]) -> T:
     try:
-        begin()
+        return begin()
     except Exception:
         if not connection.invalidated:
             raise
         connection.rollback()
-        begin()
+        return begin()
 
 
 class SqlStore:
@@ -86,6 +90,7 @@ class SqlStore:
         self._projections = projections
         self._connection: Connection | None = None
         self._heads: dict[str, Head] = {}  # of open runs, as of our last commit: right, or we conflict
+        self._purges = 0  # with the events of a purged run goes what would conflict
         self._attempt: _Attempt | None = None
         self._landed: list[_Attempt] = []  # stored, though nobody has been told yet
         self._incarnation = os.urandom(4)
@@ -109,7 +114,7 @@ class SqlStore:
         try:
             return self._commit_rest(batch, alone)
         except Exception as error:
-            conflict = not alone and self._dialect.is_conflict(error)
+            conflict = not alone and (isinstance(error, _Conflict) or self._dialect.is_conflict(error))
             self._rollback(batch, intact=conflict)
             if conflict:
                 raise _Conflict from error
@@ -150,7 +155,9 @@ class SqlStore:
         admitted = None if alone or _moves(batch) else self._admit_known(connection, batch)
         begun = admitted is None
         if admitted is None:
-            begin_write(self._dialect, connection, alone=alone)
+            if (purges := begin_write(self._dialect, connection, alone=alone)) != self._purges:
+                self._heads.clear()
+                self._purges = purges
             self._dialect.lock_users(connection, partial(users_of, connection, batch))
             admitted = self._admit(connection, batch)
         result = admitted.result()
@@ -205,7 +212,10 @@ class SqlStore:
     def _store(self, connection: Connection, append_id: bytes, admitted: _Admitted, begun: bool) -> None:
         rows = admitted.rows(append_id)
         if not begun:
-            _begin(connection, partial(self._dialect.begin_with_events, connection, rows))
+            begin = partial(self._dialect.begin_with_events, connection, rows, self._purges)
+            if not _begin(connection, begin):
+                self._heads.clear()
+                raise _Conflict
             return  # events that move no run, and nothing but them
         write_rules(connection, admitted.rules)
         self._dialect.insert_events(connection, rows)

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from runstore.core.codec import frame
-from runstore.core.errors import LogUnavailable
+from runstore.core.errors import LogUnavailable, RunPurged
 from runstore.core.ports import Chunk, EventFilter, EventLog, LiveFeed
 
 PAGE_EVENTS = 1_000
@@ -37,15 +37,16 @@ class Tail:
         self._idle_s = idle_s
         self._history = -1  # replay up to here, then go live; -1: not known yet
         self.ended = False  # the terminal event has been read, or there is nothing to wait for
+        self.purged = False  # the run's events have been removed; what was read is not all
 
     async def frames(self) -> AsyncIterator[bytes]:
         """Yield the frames with `seq > after`, as many as there are; b"" after `idle_s` without any.
 
-        Stops after the terminal event, when the feed closes, and when the run turns out not to be there, or
-        to end before `after`: who asks again is told. While the log cannot be read it idles.
+        Stops after the terminal event, when the feed closes, and when the run turns out not to be there, to
+        end before `after`, or to be purged: who asks again is told. While the log cannot be read it idles.
         """
         with self._feed.subscribe(self._run_id) as live:
-            while not self.ended and not self._feed.closing:
+            while not (self.ended or self.purged or self._feed.closing):
                 try:
                     if self._history < 0:
                         await self._find_history()
@@ -60,6 +61,8 @@ class Tail:
                     elif not await live.wait(self._idle_s):
                         yield b""
                         self._history = -1  # a wake-up may have been lost: another process may have written
+                except RunPurged:
+                    self.purged = True
                 except LogUnavailable:
                     yield b""
                     await asyncio.sleep(UNAVAILABLE_RETRY_S)
@@ -69,6 +72,8 @@ class Tail:
         if head is None or self._cursor > head.seq:
             self.ended = True
             return
+        if head.purged:
+            raise RunPurged(self._run_id)
         self._history = head.seq - head.deleted  # the stream ends before a deletion marker
         self.ended = head.closed and self._cursor >= self._history
 

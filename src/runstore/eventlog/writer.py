@@ -16,10 +16,10 @@ from msgspec import Struct
 
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import InvalidEvent, LogUnavailable, RunstoreError
-from runstore.core.events import Custom, Deleted, Event, Queued
+from runstore.core.events import Custom, Event, Queued
 from runstore.core.limits import MAX_EVENTS_PER_APPEND
 from runstore.core.ports import Claim, Committed, Publisher
-from runstore.eventlog.admission import Append, Waiter
+from runstore.eventlog.admission import MARKERS, Append, Waiter
 from runstore.eventlog.control import is_control
 from runstore.eventlog.pending import PendingAppends, without_cancelled_text
 
@@ -185,7 +185,7 @@ class Writer:
 
 
 def _moves_run(event: EncodedEvent) -> bool:
-    return is_control(event) or event.type == Deleted.type
+    return is_control(event) or event.type in MARKERS
 
 
 def _encode_all(events: Sequence[Event | Custom | EncodedEvent]) -> list[EncodedEvent]:
@@ -196,8 +196,8 @@ def _encode_all(events: Sequence[Event | Custom | EncodedEvent]) -> list[Encoded
         raise InvalidEvent("nothing can follow a terminal event in an append")
     if any(event.type == Queued.type for event in encoded[1:]):
         raise InvalidEvent(f"{Queued.type} can only be a run's first event")
-    if len(encoded) > 1 and any(event.type == Deleted.type for event in encoded):
-        raise InvalidEvent(f"{Deleted.type} is appended alone")
+    if len(encoded) > 1 and (markers := MARKERS.intersection(event.type for event in encoded)):
+        raise InvalidEvent(f"{min(markers)} is appended alone")
     return encoded
 
 

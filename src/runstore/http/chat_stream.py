@@ -6,7 +6,7 @@ import msgspec
 import structlog
 from msgspec import UNSET
 
-from runstore.core.errors import RunstoreError
+from runstore.core.errors import RunPurged, RunstoreError
 from runstore.core.events import SUPERSEDED, Cancelled, CancelRequested, Completed, Started, Token
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
@@ -116,7 +116,9 @@ class ChatTail:
                 frames += self._chunks.frames(event)
             if frames:
                 yield b"".join(frames)
-        if not self._tail.ended:
+        if self._tail.purged:
+            yield _data(error_object(*PURGED))
+        elif not self._tail.ended:
             yield _data(error_object(*SERVER_STOPPING))
 
     def _tell(self, event: EventRecord) -> None:
@@ -133,6 +135,7 @@ SERVER_STOPPING = (
     "server_stopping",
     "the server stops; the run goes on: resume at /runs/{X-Run-Id}/stream?format=openai with Last-Event-ID",
 )
+PURGED = (410, RunPurged.code, "the run was purged while it was read: its events were removed")
 
 
 def ending_error(run: Run) -> tuple[int, str, str]:

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Literal
 
-from runstore.core.errors import LogUnavailable, RunDeleted, RunNotFound
+from runstore.core.errors import LogUnavailable, RunDeleted, RunNotFound, RunPurged
 from runstore.store import RunStore
 
 RETRY_S = 1.0  # while the log takes no writes
@@ -17,7 +17,7 @@ async def cancel_run(store: RunStore, run_id: str, user_id: str) -> None:
     while True:
         try:
             await store.stop(run_id, by=user_id, reason=CLIENT_DISCONNECT)
-        except (RunNotFound, RunDeleted):
+        except (RunNotFound, RunDeleted, RunPurged):
             return
         except LogUnavailable:
             await asyncio.sleep(RETRY_S)

@@ -20,6 +20,7 @@ STATUS: dict[type[errors.RunstoreError], int] = {
     errors.RunNotFound: 404,
     errors.AgentNotFound: 404,
     errors.RunDeleted: 410,
+    errors.RunPurged: 410,
     errors.RunActive: 409,
     errors.AppendRefused: 409,
     errors.IdempotencyConflict: 409,

@@ -39,7 +39,7 @@ class Following:
 
         Raises:
             InvalidCursor: it is ahead of the run.
-            RunNotFound, RunDeleted, LimitExceeded
+            RunNotFound, RunDeleted, RunPurged, LimitExceeded
         """
         run = None
         try:

@@ -75,7 +75,7 @@ Operations = dict[tuple[str, str], Operation]  # of a method and a path
 
 OF_ALL: tuple[Problem, ...] = ((400, "unknown_host"), (431, "headers_too_large"), (500, "internal_error"))
 OF_GUARDED: tuple[Problem, ...] = (Unauthorized, errors.LogUnavailable)
-OF_A_RUN: tuple[Problem, ...] = (errors.RunNotFound, errors.RunDeleted, Forbidden)
+OF_A_RUN: tuple[Problem, ...] = (errors.RunNotFound, errors.RunDeleted, errors.RunPurged, Forbidden)
 OF_STRICT: tuple[Problem, ...] = ((400, "unknown_parameter"),)
 OF_PARAMETERS: tuple[Problem, ...] = ((400, "invalid_parameter"),)
 OF_A_BODY: tuple[Problem, ...] = (
@@ -89,6 +89,7 @@ OF_A_START: tuple[Problem, ...] = (
     errors.IdempotencyConflict,
     errors.SessionBusy,
     errors.RunDeleted,  # which this key started
+    errors.RunPurged,
     errors.EventTooLarge,
     (413, errors.LimitExceeded.code),
     (429, errors.LimitExceeded.code),

@@ -134,6 +134,11 @@ RUN_OPERATIONS: Operations = {
             Parameter("workspace_id", TEXT, "the runs of this workspace, whoever's they are"),
             Parameter("since", MOMENT, "created then or later"),
             Parameter("until", MOMENT, "created then or earlier"),
+            Parameter(
+                "purged",
+                {"type": "boolean", "default": False},
+                "`true`: the runs that were purged, and no others",
+            ),
             Parameter("limit", PAGE),
             Parameter("after", UUID, "the `next` of an earlier page"),
         ),

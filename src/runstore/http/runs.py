@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -73,6 +74,9 @@ class RunRecord(Struct, frozen=True):
     trace: EventPage | UnsetType = UNSET  # these are there for those who ask
     ops_log: list[EventRecord] | UnsetType = UNSET
     schema_warnings: list[SchemaWarning] | UnsetType | None = UNSET
+    purged_at: Time | UnsetType = UNSET  # these of runs that were purged
+    deleted: bool | UnsetType = UNSET
+    counts: dict[str, Count] | UnsetType = UNSET
 
 
 class RunPage(Struct, frozen=True):
@@ -136,7 +140,8 @@ class RunRoutes:
 
     async def list(self, request: Request) -> Response:
         check_parameters(
-            request, ("status", "agent", "session_id", "workspace_id", "since", "until", "limit", "after")
+            request,
+            ("status", "agent", "session_id", "workspace_id", "since", "until", "purged", "limit", "after"),
         )
         limit = read_number(request, "limit", 100, 1, MAX_PAGE)
         after = request.query_params.get("after")
@@ -151,13 +156,14 @@ class RunRoutes:
                 workspace_id=workspace,
                 since=read_time(request, "since"),
                 until=read_time(request, "until"),
+                purged=read_choice(request, "purged", ("true", "false")) == "true",
                 before=list_cursor(after) if after is not None else None,
                 limit=limit + 1,
             )
         )
         page = runs[:limit]
         following = page[-1].run_id if len(runs) > limit else None
-        return json_response(RunPage([record(run) for run in page], following))
+        return json_response(RunPage([listed(run) for run in page], following))
 
     async def get(self, request: Request) -> Response:
         check_parameters(request, ("at", "wait", "include"))
@@ -241,6 +247,16 @@ def record(run: Run, last_seq: int | UnsetType = UNSET, included: Included = NOT
         forced=run.forced, superseded_by=run.superseded_by, parent_run_id=run.parent_run_id,
         workspace_id=run.workspace_id, usage=run.usage, metadata=run.metadata, last_seq=last_seq,
         trace=included.trace, ops_log=included.ops_log, schema_warnings=included.schema_warnings,
+    )  # fmt: skip
+
+
+def listed(run: Run) -> RunRecord:
+    """A run as lists show it; of one that was purged they are the only place."""
+    if run.purged_at is None:
+        return record(run)
+    return replace(
+        record(run, sum(run.counts.values())),
+        purged_at=timestamp(run.purged_at), deleted=run.deleted, counts=run.counts,
     )  # fmt: skip
 
 

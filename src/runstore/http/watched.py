@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from runstore.core.errors import LogUnavailable
+from runstore.core.errors import LogUnavailable, RunPurged
 from runstore.http.users import Login
 
 SEND_TIMEOUT_S = 30.0  # a client that has not read for so long is cut off,
@@ -99,7 +99,7 @@ async def end(send: Send) -> None:
 def _raise(pump: "asyncio.Task[None]") -> None:
     try:
         pump.result()
-    except LogUnavailable as error:
+    except (LogUnavailable, RunPurged) as error:
         raise ConnectionCut from error
 
 

@@ -81,13 +81,16 @@ class RunQuery(Struct, frozen=True, kw_only=True):
     since: int | None = None
     until: int | None = None
     before: str | None = None  # a run id: go on after this one
+    purged: bool = False  # instead of those that are there; also if they were deleted before
     limit: int = 100
 
 
 def find_runs(connection: Connection, query: RunQuery) -> list[Run]:
     """The runs that match, newest first."""
     table = schema.runs.c
-    conditions: list[ColumnElement[bool]] = [table.deleted == 0]
+    conditions: list[ColumnElement[bool]] = [table.purged == int(query.purged)]
+    if not query.purged:
+        conditions.append(table.deleted == 0)
     for column, value in (
         (table.user_id, query.user_id),
         (table.status, query.status),
@@ -127,5 +130,5 @@ def _row(run: Run) -> dict[str, Any]:
         "run_id": run.run_id, "user_id": run.user_id, "agent_name": run.agent_name,
         "session_id": run.session_id, "status": run.status, "created_at": run.created_at,
         "completed_at": run.completed_at, "deleted": int(run.deleted), "state": _encode_state(run),
-        "workspace_id": run.workspace_id,
+        "workspace_id": run.workspace_id, "purged": int(run.purged_at is not None),
     }  # fmt: skip

@@ -21,9 +21,10 @@ runs = Table(
     Column("deleted", SmallInteger, nullable=False),
     Column("state", Bytes, nullable=False),
     Column("workspace_id", Name(255)),
+    Column("purged", SmallInteger, nullable=False, server_default="0"),
     *(
         Index(f"ix_runs_{c}_run_id", c, "run_id")
-        for c in ("status", "user_id", "agent_name", "session_id", "workspace_id")
+        for c in ("status", "user_id", "agent_name", "session_id", "workspace_id", "purged")
     ),
 )
 

@@ -48,8 +48,11 @@ class Dialect(Protocol):
     def check(self, connection: Connection) -> None:
         """Raises ConfigError when the server is too old."""
 
-    def begin_write(self, connection: Connection, *, alone: bool = False) -> None:
-        """Start a transaction that will append, with nobody else's in flight if it is `alone`."""
+    def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
+        """Start a transaction that will append, with nobody else's in flight if it is `alone`.
+
+        Returns how often events have been purged: no head is known any more that was read at another number.
+        """
 
     def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
         """Keep other writers from judging by what these users have, until the end of the transaction."""
@@ -60,8 +63,11 @@ class Dialect(Protocol):
     def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
         """Store rows, sorted by run and seq. Raises an error that `is_conflict` when a seq is taken."""
 
-    def begin_with_events(self, connection: Connection, rows: Sequence[Row]) -> None:
-        """`begin_write`, not alone, and `insert_events`, in as few round trips as they take."""
+    def begin_with_events(self, connection: Connection, rows: Sequence[Row], purges: int) -> bool:
+        """`begin_write`, not alone, and `insert_events`, in as few round trips as they take.
+
+        False when events have been purged more often than the caller believes: then nothing is inserted.
+        """
 
     def closed_upto(self, after: int) -> int | None:
         """The position up to which no event will appear any more; None: all that can be read is final.

@@ -89,9 +89,10 @@ class MysqlDialect:
         name, least = ("MariaDB", LEAST_MARIADB) if mariadb else ("MySQL", LEAST_MYSQL)
         check_version(self.url, name, connection.dialect.server_version_info, least)
 
-    def begin_write(self, connection: Connection, *, alone: bool = False) -> None:
+    def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
         how = "FOR UPDATE" if alone else "LOCK IN SHARE MODE"
-        connection.exec_driver_sql(f"SELECT id FROM barrier WHERE id = 1 {how}")
+        found: int = connection.exec_driver_sql(f"SELECT purges FROM barrier WHERE id = 1 {how}").scalar_one()
+        return found
 
     def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
         if slots := user_slots(find()):
@@ -107,9 +108,11 @@ class MysqlDialect:
             cursor.execute(f"INSERT INTO events ({COLUMNS}) VALUES {_values(part)}")
         cursor.close()
 
-    def begin_with_events(self, connection: Connection, rows: Sequence[Row]) -> None:
-        self.begin_write(connection)
+    def begin_with_events(self, connection: Connection, rows: Sequence[Row], purges: int) -> bool:
+        if self.begin_write(connection) != purges:
+            return False
         self.insert_events(connection, rows)
+        return True
 
     @contextmanager
     def migrating(self, connection: Connection) -> Iterator[None]:

@@ -46,12 +46,16 @@ PASSING_STATES = frozenset(
     {"25006", "25P03", "42501", "42P01"}
 )  # read-only, idle for too long, no right, no table
 
+# A statement that waited for a lock does not see what was committed meanwhile; the next one does.
 _SHARE = f"SELECT pg_advisory_xact_lock_shared({BARRIER})"
+_ALONE = f"SELECT pg_advisory_xact_lock({BARRIER})"
+_PURGES = "SELECT purges FROM barrier"
 _INSERT = (
     f"INSERT INTO events ({COLUMNS}) SELECT run_id, seq, type, v, ends, at, %b::bytea, data "
     "FROM unnest(%b::bytea[], %b::int8[], %b::text[], %b::int2[], %b::int2[], %b::int8[], %b::bytea[]) "
     "AS new (run_id, seq, type, v, ends, at, data)"
 )
+_INSERT_UNPURGED = f"{_INSERT} WHERE ({_PURGES}) = %b::int8"
 # In one round trip, so that a client that is stopped just now does not hold the barrier. The highest position
 # is read by a statement of its own: the one that waited for the lock sees what was there before it waited.
 _CLOSE = f"""
@@ -103,11 +107,14 @@ class PostgresDialect:
     def check(self, connection: Connection) -> None:
         check_version(self.url, "PostgreSQL", connection.dialect.server_version_info, LEAST_VERSION)
 
-    def begin_write(self, connection: Connection, *, alone: bool = False) -> None:
-        if alone:
-            _begin(connection, ALONE_S, f"SELECT pg_advisory_xact_lock({BARRIER})")
-        else:
-            connection.exec_driver_sql(f"BEGIN; {_SHARE}")
+    def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
+        waiting = [f"SET LOCAL lock_timeout = '{ALONE_S}s'", _ALONE] if alone else [_SHARE]
+        with _begun(connection) as driver, driver.cursor() as cursor:
+            cursor.execute("; ".join(["BEGIN", *waiting, _PURGES]))
+            while cursor.nextset():
+                pass
+            (purges,) = cursor.fetchone() or (0,)
+        return int(purges)
 
     def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
         if slots := user_slots(find()):
@@ -121,24 +128,20 @@ class PostgresDialect:
         with _driver(connection).cursor() as cursor:
             cursor.execute(_INSERT, _pack(rows))
 
-    def begin_with_events(self, connection: Connection, rows: Sequence[Row]) -> None:
+    def begin_with_events(self, connection: Connection, rows: Sequence[Row], purges: int) -> bool:
         """See `Dialect.begin_with_events`. The server has the barrier before it comes to the INSERT."""
-        connection.begin()
-        driver = _driver(connection)
-        try:
-            with driver.pipeline(), driver.cursor() as cursor:
-                cursor.execute("BEGIN")
-                cursor.execute(_SHARE)
-                cursor.execute(_INSERT, _pack(rows))
-        except psycopg.OperationalError:
-            if driver.closed:
-                connection.invalidate()
-            raise
+        with _begun(connection) as driver, driver.cursor() as beginning, driver.cursor() as inserting:
+            with driver.pipeline():
+                beginning.execute("BEGIN")
+                beginning.execute(_SHARE)
+                inserting.execute(_INSERT_UNPURGED, [*_pack(rows), Packed(purges.to_bytes(8, "big"))])
+            return inserting.rowcount == len(rows)
 
     @contextmanager
     def migrating(self, connection: Connection) -> Iterator[None]:
         with connection.begin():
-            _begin(connection, MIGRATION_S, f"SELECT pg_advisory_xact_lock({MIGRATION})")
+            connection.exec_driver_sql(f"BEGIN; SET LOCAL lock_timeout = '{MIGRATION_S}s'")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION})")
             yield
 
     def _close(self) -> None:
@@ -155,6 +158,8 @@ class PostgresDialect:
             connection.autocommit = True  # who writes says BEGIN; a read then is one round trip, not three
             connection.adapters.register_dumper(Packed, PackedDumper)
             settings = {
+                # Who waited for a lock must see what was written meanwhile, whatever the server's default.
+                "default_transaction_isolation": "read committed",
                 "lock_timeout": f"{LOCK_S}s",
                 "idle_in_transaction_session_timeout": f"{IDLE_S}s",
                 "statement_timeout": f"{answer_s}s" if answer_s else "0",
@@ -174,8 +179,17 @@ def _driver(connection: Connection) -> _Connection:
     return cast(_Connection, connection.connection.driver_connection)
 
 
-def _begin(connection: Connection, lock_s: float, lock: str) -> None:
-    connection.exec_driver_sql(f"BEGIN; SET LOCAL lock_timeout = '{lock_s}s'; {lock}")
+@contextmanager
+def _begun(connection: Connection) -> Iterator[_Connection]:
+    """The driver's connection, in a transaction by SQLAlchemy's reckoning, which has to know if it breaks."""
+    connection.begin()
+    driver = _driver(connection)
+    try:
+        yield driver
+    except psycopg.OperationalError:
+        if driver.closed:
+            connection.invalidate()
+        raise
 
 
 def _pack(rows: Sequence[Row]) -> list[Packed]:

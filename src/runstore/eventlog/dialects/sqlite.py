@@ -61,12 +61,19 @@ class SqliteDialect:
     def check(self, connection: Connection) -> None:
         """The library comes with Python, and is new enough."""
 
-    def begin_write(self, connection: Connection, *, alone: bool = False) -> None:
+    def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
         """See `Dialect.begin_write`. From here on nobody else writes, in any case.
 
         Raises:
             LogUnavailable: the file is not the one that was opened; what is written to that one is lost.
         """
+        self._begin(connection)
+        cursor: Any = connection.connection.cursor()
+        purges: int = cursor.execute("SELECT purges FROM barrier").fetchone()[0]
+        cursor.close()
+        return purges
+
+    def _begin(self, connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         self._identity = self._identity or self._identify()
         if self._identify() != self._identity:
@@ -80,7 +87,7 @@ class SqliteDialect:
 
     @contextmanager
     def migrating(self, connection: Connection) -> Iterator[None]:
-        self.begin_write(connection)
+        self._begin(connection)
         yield
         connection.commit()
 
@@ -98,9 +105,11 @@ class SqliteDialect:
             start += count
         cursor.close()
 
-    def begin_with_events(self, connection: Connection, rows: Sequence[Row]) -> None:
-        self.begin_write(connection)
+    def begin_with_events(self, connection: Connection, rows: Sequence[Row], purges: int) -> bool:
+        if self.begin_write(connection) != purges:
+            return False
         self.insert_events(connection, rows)
+        return True
 
     def is_conflict(self, error: Exception) -> bool:
         return isinstance(error, sqlite3.IntegrityError)

@@ -9,8 +9,8 @@ from runstore.columns import MYSQL, Bytes, Name, RunId
 revision = "0005"
 down_revision = "0004"
 
-USER_LOCKS = 256
-NO_SUPER = 1419  # MySQL: binary logging is on, and the account may not create triggers
+_USER_LOCKS = 256
+_NO_SUPER = 1419  # MySQL: binary logging is on, and the account may not create triggers
 
 log = structlog.get_logger(__name__)
 
@@ -31,21 +31,24 @@ def upgrade() -> None:
         "barrier",
         sa.Column("id", sa.SmallInteger, autoincrement=False, nullable=False),
         sa.Column("closed_upto", sa.BigInteger, nullable=False),
+        sa.Column("purges", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_barrier"),
     )
-    op.bulk_insert(barrier, [{"id": 1, "closed_upto": 0}])
+    op.bulk_insert(barrier, [{"id": 1, "closed_upto": 0, "purges": 0}])
     user_locks = op.create_table(
         "user_locks",
         sa.Column("slot", sa.SmallInteger, autoincrement=False, nullable=False),
         sa.PrimaryKeyConstraint("slot", name="pk_user_locks"),
     )
-    op.bulk_insert(user_locks, [{"slot": slot} for slot in range(USER_LOCKS)])
+    op.bulk_insert(user_locks, [{"slot": slot} for slot in range(_USER_LOCKS)])
     op.create_table(
         "purging",
         sa.Column("run_id", RunId, nullable=False),
         sa.PrimaryKeyConstraint("run_id", name="pk_purging"),
     )
     op.create_index("ix_open_runs_worker_id", "open_runs", ["worker_id"])
+    op.add_column("runs", sa.Column("purged", sa.SmallInteger, nullable=False, server_default="0"))
+    op.create_index("ix_runs_purged_run_id", "runs", ["purged", "run_id"])
     op.execute("DROP TABLE IF EXISTS runs_shadow")  # a rebuild that was interrupted begins anew
     op.execute("DELETE FROM checkpoints WHERE name = 'runs_shadow'")
     op.create_table(
@@ -60,6 +63,7 @@ def upgrade() -> None:
         sa.Column("deleted", sa.SmallInteger, nullable=False),
         sa.Column("state", Bytes, nullable=False),
         sa.Column("workspace_id", Name(255)),
+        sa.Column("purged", sa.SmallInteger, nullable=False, server_default="0"),
         sa.PrimaryKeyConstraint("run_id", name="pk_runs_shadow"),
     )
     dialect = op.get_bind().dialect.name
@@ -73,16 +77,17 @@ def _execute(statement: str) -> None:
     try:
         op.execute(sa.text(statement))
     except sa.exc.DBAPIError as error:
-        if error.orig is None or error.orig.args[:1] != (NO_SUPER,):
+        if error.orig is None or error.orig.args[:1] != (_NO_SUPER,):
             raise
         log.warning(
             "trigger_refused", error=str(error.orig), lacks="what refuses changes of events by other programs"
         )
 
 
-# An event is immutable, whoever holds the connection; only those of a run that is being purged may go.
+# An event is immutable, whoever holds the connection. Only those of a run that is being purged may go, but
+# never the one that stands for them.
 
-_PURGED = "EXISTS (SELECT 1 FROM purging WHERE purging.run_id = OLD.run_id)"
+_PURGED = "(OLD.type <> 'run.purged' AND EXISTS (SELECT 1 FROM purging WHERE purging.run_id = OLD.run_id))"
 _ON_SQLITE = [
     "DROP TRIGGER IF EXISTS events_refuse_update",
     "DROP TRIGGER IF EXISTS events_refuse_delete",

@@ -1,0 +1,69 @@
+"""Old runs, and their purge."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from uuid import UUID
+
+from sqlalchemy import make_url
+
+from runstore.core.codec import encode
+from runstore.core.events import Custom, Event, Queued
+from runstore.core.ids import first_run_id
+from runstore.core.ports import EventLog
+from runstore.eventlog.dialects import open_dialect
+from runstore.eventlog.purge import Purge, Purgeable, PurgeCount
+from tests.database import run_list
+from tests.events import COMPLETED, started, token
+
+DAY_MS = 86_400_000
+OLD = 1_700_000_000_000  # when old runs were made: in November 2023
+FOREVER = 1 << 47  # so late that every run has ended before
+_numbers = count(1)
+LATER = OLD + 1_000 * DAY_MS  # and before when they have ended
+
+
+def old_run_id(at: int = OLD) -> str:
+    """The id of a run that was made then; each is greater than the one before it."""
+    return str(UUID(int=UUID(first_run_id(at)).int + next(_numbers)))
+
+
+async def write_old(
+    log: EventLog,
+    *events: Event | Custom,
+    at: int = OLD,
+    queued: Queued | None = None,
+    ending: Sequence[Event] = (COMPLETED,),
+) -> str:
+    """A run that was made, and ended, some years ago."""
+    run_id = old_run_id(at)
+    first = queued or Queued(agent="demo", user_id="ann", session_id="s-1", input="hi")
+    await log.append(run_id, [encode(event, at=at) for event in (first, started(), token(), *events)])
+    for number, event in enumerate(ending, 1):
+        await log.append(run_id, [encode(event, at=at + number)])
+    return run_id
+
+
+def purge(
+    url: str, *, before: int = LATER, progress: Callable[[PurgeCount], None] = lambda done: None
+) -> PurgeCount:
+    """What `runstore retention` does."""
+    with _opened(url, before, progress) as purge:
+        return purge.run(by="retention")
+
+
+def survey(url: str, *, before: int = LATER) -> Purgeable:
+    """What it would do."""
+    with _opened(url, before) as purge:
+        return purge.survey()
+
+
+@contextmanager
+def _opened(
+    url: str, before: int, progress: Callable[[PurgeCount], None] = lambda done: None
+) -> Iterator[Purge]:
+    purge = Purge(open_dialect(make_url(url), hurried=False), [run_list()], before, progress)
+    try:
+        yield purge
+    finally:
+        purge.close()
