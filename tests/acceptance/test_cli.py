@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from runstore.cli import app
 from runstore.core.errors import ConfigError
+from runstore.eventlog import purge as purging
 from runstore.eventlog.feed import MemoryFeed
 from tests.database import make_database, open_log_at
 from tests.keys import url_of
@@ -272,6 +273,29 @@ def test_retention_refuses_what_is_no_age(age: str) -> None:
     answer = CliRunner().invoke(app, ["retention", f"--older-than={age}"])
     assert isinstance(answer.exception, ConfigError)
     assert f"--older-than {age!r} must be" in str(answer.exception)
+
+
+def test_ctrl_c_ends_retention_with_130_and_the_next_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_database(tmp_path / "runstore.db")
+    url = url_of(tmp_path)
+    asyncio.run(write_old_at(url))
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    arguments = ["retention", "--older-than=1d", "--database-url", url]
+    with monkeypatch.context() as patched:
+        patched.setattr(purging.time, "sleep", interrupt)
+        answer = CliRunner().invoke(app, arguments)
+    assert answer.exit_code == 130
+    assert answer.stderr == (
+        "retention: purged 1 run and removed 0 events, and was interrupted; the next goes on\n"
+    )
+    found = CliRunner().invoke(app, [*arguments, "--dry-run"]).stdout
+    assert "0 runs with 0 events would be purged, and 1 run that an earlier purge has begun" in found
+    assert "purged 0 runs and removed 4 events" in CliRunner().invoke(app, arguments).stdout
 
 
 def test_retention_makes_no_database(tmp_path: Path) -> None:
