@@ -16,7 +16,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install node demo test check serve bench format clean
+.PHONY: help install node demo test soak check serve bench format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ demo: $(STAMP)  ## tell the whole story against real servers, checking every cla
 
 test: $(STAMP)  ## run the tests; ARGS="-n0 -k tail" goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(STAMP)  ## repeat the faults many times; RUNSTORE_SOAK=100 says how often
+	RUNSTORE_SOAK=$${RUNSTORE_SOAK:-20} $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/faults $(ARGS)
 
 check: $(STAMP)  ## lint, formatting, types, and who imports whom
 	$(BIN)/ruff check .

@@ -1,22 +1,28 @@
-"""`python -m benchmarks [--quick] [NAME ...]`: run all benchmarks, or those named."""
+"""`python -m benchmarks [OPTION ...] [NAME ...]`: run all benchmarks, or those named."""
 
+import logging
 import os
 import platform
 from typing import Annotated
 
+import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, by_hand, guarded, isolation, serving
+from benchmarks import append, by_hand, guarded, isolation, replicas, serving, stops, writers
+from benchmarks.options import Options
 from benchmarks.report import Report
 
 BENCHMARKS = {
     "append": append.run,
+    "writers": writers.run,
     "serving": serving.run,
     "isolation": isolation.run,
     "guarded": guarded.run,
     "by_hand": by_hand.run,
+    "replicas": replicas.run,
+    "stops": stops.run,
 }
 
 
@@ -25,14 +31,24 @@ def main(
         list[str] | None, typer.Argument(help=f"Of {', '.join(BENCHMARKS)}; all by default.")
     ] = None,
     quick: Annotated[bool, typer.Option(help="Smaller sizes: to see that it works, not how fast.")] = False,
+    database_url: Annotated[
+        list[str] | None,
+        typer.Option(help="A server, for a database that is made there and dropped; may be repeated."),
+    ] = None,
+    redis_url: Annotated[str | None, typer.Option(help="For replicas and stops.")] = None,
 ) -> None:
-    """Measure how fast the log appends and a server streams, and what isolation, keys and metrics cost."""
+    """Measure how fast the log appends and a server streams, and what isolation, keys and metrics cost.
+
+    Example: python -m benchmarks append --database-url postgresql+psycopg://postgres@127.0.0.1/postgres
+    """
+    options = Options(quick, tuple(database_url or ()), redis_url)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     console = Console()
     console.print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.system()}")
     for name in names or BENCHMARKS:
         if name not in BENCHMARKS:
             raise typer.BadParameter(f"{name!r}; known: {', '.join(BENCHMARKS)}")
-        for report in BENCHMARKS[name](quick):
+        for report in BENCHMARKS[name](options):
             console.print(_table(report))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.client import Stream, follow
+from benchmarks.options import Options
 from benchmarks.report import Report, milliseconds, percentile
 from benchmarks.server import BODY, START_TIMEOUT_S, Server
 
@@ -26,12 +27,12 @@ tokens = {tokens}
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
-def run(quick: bool) -> Iterator[Report]:
+def run(options: Options) -> Iterator[Report]:
     """In turns, so that what else the machine does meets all."""
     if shutil.which("redis-server") is None:
         yield Report("By hand: skipped, since there is no redis-server on PATH", ("",))
         return
-    rounds, sizes = (1, (1, 10)) if quick else (5, (1, 10, 50))
+    rounds, sizes = (1, (1, 10)) if options.quick else (5, (1, 10, 50))
     report = Report(
         f"Beside FastAPI and Redis Streams by hand, {TOKENS} tokens a run as fast as they go",
         ("server", *(f"{runs} runs, tokens/s" for runs in sizes), "first token p50, of the most"),

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
+from benchmarks.options import Options
 from benchmarks.report import Report, milliseconds, percentile
 from benchmarks.server import Server, start_and_follow
 
@@ -20,9 +21,9 @@ tokens = 400
 """
 
 
-def run(quick: bool) -> Iterator[Report]:
+def run(options: Options) -> Iterator[Report]:
     """In turns, so that what else the machine does meets both."""
-    rounds, runs = (1, 10) if quick else (7, 50)
+    rounds, runs = (1, 10) if options.quick else (7, 50)
     report = Report(
         f"API keys and metrics, {runs} runs at once",
         ("server", "tokens/s", "first token p50"),

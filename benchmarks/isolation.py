@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.options import Options
 from benchmarks.report import Report, milliseconds, percentile
 from benchmarks.server import Server, start_and_follow
 
@@ -27,9 +28,9 @@ isolation = "{level}"
 """
 
 
-def run(quick: bool) -> Iterator[Report]:
+def run(options: Options) -> Iterator[Report]:
     """Each level on the same server, which serves nothing else meanwhile."""
-    burst, starts, held = (2_000, 5, 5) if quick else (20_000, 40, 40)
+    burst, starts, held = (2_000, 5, 5) if options.quick else (20_000, 40, 40)
     report = Report(
         "Isolation levels",
         ("level", "first token, one run p50", "p99", "tokens/s, 1 run", "10 runs", "memory a run"),

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Self
 
 from benchmarks.client import Stream, follow
 
@@ -16,34 +17,55 @@ START_TIMEOUT_S = 30.0
 BODY = json.dumps({"input": "the quick brown fox jumps over the lazy dog"}).encode()
 
 
-class Server:
-    """`runstore serve` on a free port, with a database beside its configuration."""
+class Process:
+    """`runstore` with a command that runs until it is told to stop.
+
+    Args:
+        options: of the command, beside the configuration.
+    """
 
     _numbers = itertools.count(1)
 
-    def __init__(self, config: Path) -> None:
-        self._config = config
-        self._database = f"sqlite:///{config.parent / 'bench.db'}"
-        self._log = config.parent / f"server-{next(self._numbers)}.log"
+    def __init__(self, config: Path, command: str, ready: str, *options: str) -> None:
+        self._command = [sys.executable, "-m", "runstore", command, "--config", str(config), *options]
+        self._ready = re.compile(ready)
+        self._log = config.parent / f"{command}-{next(self._numbers)}.log"
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> Self:
         with self._log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "runstore", "serve", "--port", "0", "--config", str(self._config),
-                 "--database-url", self._database],
-                stdout=output, stderr=output,
-            )  # fmt: skip
+            self.process = subprocess.Popen(self._command, stdout=output, stderr=output)
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not (found := re.search(r"url=http://127.0.0.1:(\d+)", self._log.read_text())):
+        while not (found := self._ready.search(self._log.read_text())):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(self._log.read_text())
             time.sleep(0.002)
-        self.port = int(found[1])
+        self.said = found
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
         self.process.wait()
+
+
+class Worker(Process):
+    """`runstore worker`."""
+
+    def __init__(self, config: Path, *options: str) -> None:
+        super().__init__(config, "worker", r"worker_id=(\S+)", *options)
+
+
+class Server(Process):
+    """`runstore serve` on a free port, with a database beside its configuration if `options` name none."""
+
+    def __init__(self, config: Path, *options: str) -> None:
+        if "--database-url" not in options:
+            options += ("--database-url", f"sqlite:///{config.parent / 'bench.db'}")
+        self._database = options[options.index("--database-url") + 1]
+        super().__init__(config, "serve", r"url=http://127.0.0.1:(\d+)", "--port", "0", *options)
+
+    @property
+    def port(self) -> int:
+        return int(self.said[1])
 
     def make_key(self) -> str:
         """An API key; from now on the server wants one."""

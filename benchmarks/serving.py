@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.client import Stream, follow
+from benchmarks.options import Options
 from benchmarks.report import Report, milliseconds, percentile
 from benchmarks.server import Server, start_and_follow
 
@@ -42,11 +43,11 @@ tokens_per_s = 0.2
 """
 
 
-def run(quick: bool) -> Iterator[Report]:
+def run(options: Options) -> Iterator[Report]:
     """All against one server, one after the other; the client shares the machine."""
     sizes = (
         {"burst": 2_000, "paced": 25, "long": 10_000}
-        if quick
+        if options.quick
         else {"burst": 20_000, "paced": 150, "long": 100_000}
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -56,10 +57,10 @@ def run(quick: bool) -> Iterator[Report]:
         with Server(config) as server:
             asyncio.run(start_and_follow(server, "load", 10))  # warm
             yield _bursts(server)
-            yield _paced(server, quick)
+            yield _paced(server, options.quick)
             yield _replay(server, sizes["long"])
-            yield _many_subscribers(server, 100 if quick else 1_000)
-            yield _memory(server, 100 if quick else 1_000)
+            yield _many_subscribers(server, 100 if options.quick else 1_000)
+            yield _memory(server, 100 if options.quick else 1_000)
 
 
 def _starts(config: Path) -> Report:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from runstore.core.ports import EventLog, LiveFeed
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.memory import MemoryEventLog
 from runstore.eventlog.sql import SqlEventLog
-from tests.database import make_database, open_sqlite_log
-from tests.servers.databases import close_shared
+from tests.database import make_database, open_log_at, open_sqlite_log
+from tests.servers.databases import DATABASES, close_shared, empty_database
 
 settings.register_profile("runstore", deadline=None, max_examples=50)  # a busy machine is no failure
 settings.load_profile("runstore")
@@ -25,16 +25,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return (os.cpu_count() or 1) + 1
 
 
-def _memory(folder: Path, feed: LiveFeed) -> EventLog:
-    return MemoryEventLog(feed)
-
-
-def _sqlite(folder: Path, feed: LiveFeed) -> EventLog:
-    return open_sqlite_log(make_database(folder / "runstore.db"), feed)
-
-
 # Every kind of log passes the same tests: add a new one here.
-EVENT_LOGS: dict[str, Callable[[Path, LiveFeed], EventLog]] = {"memory": _memory, "sqlite": _sqlite}
+EVENT_LOGS = ("memory", *DATABASES)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,9 +49,33 @@ def feed() -> MemoryFeed:
 @pytest.fixture(params=EVENT_LOGS)
 async def log(request: pytest.FixtureRequest, tmp_path: Path, feed: MemoryFeed) -> AsyncIterator[EventLog]:
     """An empty log that tells `feed`; once of each kind."""
-    log = EVENT_LOGS[request.param](tmp_path, feed)
-    yield log
-    await log.close()
+    with ExitStack() as stack:
+        if request.param == "memory":
+            log: EventLog = MemoryEventLog(feed)
+        else:
+            log = open_log_at(stack.enter_context(empty_database(request.param, tmp_path)), feed)
+        yield log
+        await log.close()
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database with this release's schema; once of each kind."""
+    with empty_database(request.param, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture
+async def open_shared(database_url: str) -> AsyncIterator[Callable[..., SqlEventLog]]:
+    """`open_shared(feed)` opens `database_url`; each call stands for another process on that database."""
+    async with AsyncExitStack() as stack:
+
+        def open_one_more(feed: LiveFeed | None = None) -> SqlEventLog:
+            log = open_log_at(database_url, feed or MemoryFeed())
+            stack.push_async_callback(log.close)
+            return log
+
+        yield open_one_more
 
 
 @pytest.fixture

@@ -82,3 +82,11 @@ async def close_run(log: EventLog) -> str:
     run_id = await start_run(log)
     await log.append(run_id, [COMPLETED])
     return run_id
+
+
+async def texts(log: EventLog, run_id: str) -> list[str]:
+    """The notes and tokens of a run, whose seqs have to be dense."""
+    events = await read_run(log, run_id)
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    said = {encode(make(f"{i}")).data: f"{i}" for i in range(3 * MAX_RUN_EVENTS) for make in (token, note)}
+    return [said[event.data] for event in events if event.type in ("llm.token", "custom.note")]

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 
 from runstore import keys
-from runstore.app import write_to
+from runstore.database import write_to
 from tests.server import ServerProcess, new_client
 
 

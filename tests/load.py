@@ -80,10 +80,9 @@ class Load:
         """Wait until so many frames have been seen in all."""
         await self._until(lambda: self.frames >= frames, f"{frames} frames")
 
-    async def finish(self) -> list[Seen]:
+    async def finish(self) -> None:
         """Wait until all runs have ended and nobody follows them any more."""
         await self._until(lambda: all(task.done() for task in self._tasks), "the end of every run")
-        return self.runs
 
     async def _until(self, claim: Callable[[], bool], what: str) -> None:
         """Wait until `claim` holds or a client has failed; its error is raised here."""
@@ -157,9 +156,10 @@ class Load:
             hop_at = len(seen.frames) + self._chance.randint(1, FRAMES_A_HOP)
             reader = FrameReader()
             async for part in answer.aiter_raw():
-                seen.frames += reader.feed(part)
-                if len(seen.frames) >= hop_at and not seen.ended:
-                    return False
+                for frame in reader.feed(part):
+                    seen.frames.append(frame)
+                    if len(seen.frames) == hop_at and not seen.ended:
+                        return False  # what else has come was not seen
             return answer.status_code == 204 or seen.ended
 
     async def _produce(self, seen: Seen) -> None:

@@ -2,4 +2,5 @@
 
 import os
 
-SOAK = int(os.environ.get("RUNSTORE_SOAK") or 1)  # how many times each fault test repeats its fault
+SOAK_VARIABLE = "RUNSTORE_SOAK"
+SOAK = int(os.environ.get(SOAK_VARIABLE) or 1)  # how many times each fault test repeats its fault

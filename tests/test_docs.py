@@ -60,6 +60,8 @@ from tests.pages import (
     sources,
     words,
 )
+from tests.servers.shared import SHARED
+from tests.soak import SOAK_VARIABLE
 
 PATHS = document(needs_login=True)["paths"]
 # Errors of requests that find no route, and those that no client meets.
@@ -70,7 +72,8 @@ GUARANTEES = [f"G{number}" for number in range(1, 13)]
 # Numbers that bound nothing.
 NOT_LIMITS = {
     "ENCODER_VERSION", "EXIT_CONFIG", "EXIT_INTERRUPTED", "EXIT_REFUSED", "FIRST", "LAST",
-    "LENGTH_BYTES", "STATUS_BYTES", "MIB",
+    "LENGTH_BYTES", "STATUS_BYTES", "MIB", "UTF8_BYTES", "RANDOM_BITS", "MAX_DOUBLINGS",
+    "BARRIER", "MIGRATION", "USERS", "BYTEA", "INT2", "INT8", "TEXT", "STATEMENT_TIMEOUT",
 }  # fmt: skip
 OUT_OF_DOCS = {"demo.py", "scripted_input.py", "scripted_text.py"}  # files whose limits concern no user's run
 
@@ -324,6 +327,7 @@ def test_every_command_is_described_with_its_options_and_variables(name: str) ->
 def test_commands_and_variables_of_the_docs_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     known = {str(p.envvar) for command in commands().values() for p in command.params if p.envvar}
+    known |= {SOAK_VARIABLE, *(variable for variable, _ in SHARED.values())}  # of the tests
     assert set(re.findall(r"\bRUNSTORE_[A-Z_]+\b", text)) <= known
     targets = set(re.findall(r"^([a-z]+):", page("Makefile"), re.M))
     assert set(re.findall(r"`make ([a-z]+)|^make ([a-z]+)", text, re.M)) <= {
@@ -334,7 +338,7 @@ def test_commands_and_variables_of_the_docs_exist(path: Path) -> None:
         if called[:1] == ["runstore"]:
             name = next((n for n in (" ".join(called[:3]), " ".join(called[:2])) if n in commands()), None)
             assert name, line
-            options = {option for parameter in commands()[name].params for option in parameter.opts}
+            options = {o for p in commands()[name].params for o in (*p.opts, *p.secondary_opts)}
             assert {word for word in called if word.startswith("--")} <= options, line
 
 

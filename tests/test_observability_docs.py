@@ -33,7 +33,8 @@ def marked(text: str) -> list[str]:
 @pytest.fixture
 async def runtime(tmp_path: Path) -> AsyncIterator[Runtime]:
     url = f"sqlite:///{tmp_path}/runstore.db"
-    async with open_runtime(Settings(ServerSettings(database_url=url, drain_s=0))) as runtime:
+    server = ServerSettings(database_url=url, redis_url="redis://127.0.0.1:1", drain_s=0)  # nobody is there
+    async with open_runtime(Settings(server)) as runtime:
         yield runtime
 
 

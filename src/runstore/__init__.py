@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from runstore.library import LocalStore as LocalStore
     from runstore.library import open as open
     from runstore.mount import MountedApp as MountedApp
+    from runstore.runtime.at_most_once import at_most_once as at_most_once
 
 __version__ = "0.1.0"
 
@@ -32,6 +33,7 @@ _EXPORTS = {
     "MountedApp": "runstore.mount",
     "RunRecord": "runstore.client",
     "RunstoreError": "runstore.core.errors",
+    "at_most_once": "runstore.runtime.at_most_once",
     "Transcript": "runstore.core.transcript",
     "open": "runstore.library",
     "text": "runstore.core.transcript",

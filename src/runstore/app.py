@@ -9,24 +9,25 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 from msgspec import Struct
-from sqlalchemy import Connection, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from msgspec.structs import asdict
 from starlette.applications import Starlette
 
-from runstore import keys, migrations
+from runstore import keys
 from runstore.core.errors import AgentError, ConfigError
 from runstore.core.ports import Leases
-from runstore.eventlog.dialects import FORMS, Dialect, open_dialect
+from runstore.database import open_database, opened_database, write_to
 from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.head_poll import HeadPoll
 from runstore.eventlog.purge import Purge, Purgeable, PurgeCount
-from runstore.eventlog.queries import read_evolving
+from runstore.eventlog.queries import read_evolving, read_last_seqs
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
 from runstore.hierarchies import HierarchyStore
 from runstore.http.app import build_http
@@ -48,11 +49,16 @@ from runstore.runtime.supervisor import Supervisor
 from runstore.runtime.teams import Teams
 from runstore.settings import ServerSettings, Settings, use_folder
 from runstore.store import RunStore
-from runstore.workers import HeartbeatLeases, ListedLeases
+from runstore.workers import HeartbeatLeases, ListedLeases, read_workers
+
+if TYPE_CHECKING:
+    from runstore.eventlog.redis_feed import RedisFeed
 
 GIL_SWITCH_S = (
     0.0005  # how long a busy agent may hold up the writer; at Python's 5 ms tokens wait for seconds
 )
+POLL_S = 0.5  # between two looks for what other processes have written
+LOST_POLL_S = 2.0  # the same with Redis, which may lose a wake-up
 FLUSH_OUTPUT_S = 1.0  # for standard output and standard error, when the process leaves
 FLUSH_SPANS_S = 1.0  # for a tracer provider to hand out its last spans when the process leaves
 
@@ -64,7 +70,7 @@ class OpenLog(Struct, frozen=True):
 
     store: RunStore
     hierarchies: HierarchyStore
-    feed: MemoryFeed
+    feed: "MemoryFeed | RedisFeed"
     event_log: SqlEventLog
     leases: Leases
 
@@ -77,57 +83,11 @@ class Runtime(OpenLog, frozen=True):
     authenticator: Authenticator
 
 
-def open_database(url: str, *, create: bool = True, hurried: bool = False) -> Dialect:
-    """Open a database and bring its schema up to this release.
-
-    Args:
-        create: also if it has none yet.
-        hurried: give up statements that take long, as a process has to that serves.
-
-    Raises:
-        ConfigError: the URL is wrong, the server too old, or there is no log in it and `create` is False.
-        SchemaMismatch: the database is newer than this release.
-        LogUnavailable: it cannot be reached, or is read-only, locked, corrupt, or the disk is full.
-    """
-    try:
-        dialect = open_dialect(make_url(url), hurried=hurried)
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise ConfigError(f"database URL {url!r}: {error}; use {FORMS}", setting="database_url") from error
-    if not create and dialect.file is not None and not dialect.file.exists():
-        raise ConfigError(f"database URL {url!r}: there is no file {dialect.file}")
-    with _told_as_unavailable(dialect), dialect.engine.connect() as connection:
-        dialect.check(connection)
-        before = migrations.current_version(connection)
-        if before is None and not create:
-            raise ConfigError(f"database {dialect.place}: it holds no log; `runstore migrate` makes one")
-        connection.rollback()
-        if before != migrations.HEAD:
-            with dialect.migrating(connection):  # two starting processes do not both migrate
-                before = migrations.upgrade(connection)
-    if before != migrations.HEAD:
-        log.info("migrated", database=dialect.place, before=before or "empty", now=migrations.HEAD)
-    return dialect
-
-
-@contextmanager
-def _told_as_unavailable(dialect: Dialect) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        if unavailable := dialect.unavailable(error):
-            raise unavailable from error
-        raise
-
-
 @asynccontextmanager
 async def open_log(settings: Settings) -> AsyncIterator[OpenLog]:
     """Open the database and start the writer, for a program that has no agents."""
-    opened = _open(settings)
-    try:
+    async with _open(settings) as opened:
         yield opened
-    finally:
-        await opened.leases.release()
-        await opened.event_log.close()
 
 
 @asynccontextmanager
@@ -137,43 +97,57 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     if settings.runs_code:
         hide()  # from what it is sent
     server = settings.server
-    opened = _open(settings)
-    store, feed, event_log, leases = opened.store, opened.feed, opened.event_log, opened.leases
-    supervisor = Supervisor(
-        event_log,
-        feed,
-        store.catalog,
-        # Apart: what a program records under the other is no run that we have lost.
-        _new_leases(event_log, server, capacity=server.capacity),
-        capacity=server.capacity if server.worker else 0,
-        grace_s=server.cancel_grace_s,
-    )
-    try:
-        metrics = Metrics(event_log, feed, supervisor)
-        authenticator = await _open_authenticator(server, event_log)
+    async with _open(settings) as opened:
+        supervisor = Supervisor(
+            opened.event_log,
+            opened.feed,
+            opened.store.catalog,
+            # Apart: what a program records under the other is no run that we have lost.
+            _new_leases(opened.event_log, server, capacity=server.capacity),
+            capacity=server.capacity if server.worker else 0,
+            grace_s=server.cancel_grace_s,
+        )
+        metrics = Metrics(opened.event_log, opened.feed, supervisor)
+        authenticator = await _open_authenticator(server, opened.event_log)
         # Nothing is awaited from here to the server's taking of the signals: no run is begun that a SIGTERM
         # would then end as a crash.
         async with supervisor:
             yield Runtime(
-                store, opened.hierarchies, feed, event_log, leases, supervisor, metrics, authenticator
+                **asdict(opened), supervisor=supervisor, metrics=metrics, authenticator=authenticator
             )
             await supervisor.drain(server.drain_s)
-    finally:
-        await leases.release()
-        await event_log.close()
 
 
-def _open(settings: Settings) -> OpenLog:
-    dialect = open_database(settings.server.database_url, hurried=True)
-    feed = MemoryFeed()
-    event_log = SqlEventLog(dialect, feed, [RunList(read_evolving)])
-    teams = Teams(settings.hierarchies)
-    catalog = AgentCatalog(settings.agents, run_timeout_s=settings.limits.run_timeout_s, teams=teams)
-    store = RunStore(
-        event_log, feed, catalog, limits=settings.limits, heartbeat_s=settings.server.heartbeat_s
-    )
-    hierarchies = HierarchyStore(event_log, teams, per_user=settings.limits.hierarchies_per_user)
-    return OpenLog(store, hierarchies, feed, event_log, _new_leases(event_log, settings.server, capacity=0))
+@asynccontextmanager
+async def _open(settings: Settings) -> AsyncIterator[OpenLog]:
+    server = settings.server
+    local = MemoryFeed()
+    shared = _redis_feed(server.redis_url, server.redis_prefix, local) if server.redis_url else None
+    feed = shared or local
+    dialect = open_database(server.database_url, hurried=True)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(shared or nullcontext())
+        event_log = SqlEventLog(dialect, feed, [RunList(read_evolving)])
+        stack.push_async_callback(event_log.close)
+        last_seqs = partial(event_log.query, read_last_seqs)
+        every_s = LOST_POLL_S if shared else POLL_S
+        await stack.enter_async_context(HeadPoll(local, last_seqs, every_s=every_s))
+        teams = Teams(settings.hierarchies)
+        catalog = AgentCatalog(settings.agents, run_timeout_s=settings.limits.run_timeout_s, teams=teams)
+        store = RunStore(event_log, feed, catalog, limits=settings.limits, heartbeat_s=server.heartbeat_s)
+        hierarchies = HierarchyStore(event_log, teams, per_user=settings.limits.hierarchies_per_user)
+        leases = _new_leases(event_log, server, capacity=0)
+        stack.push_async_callback(leases.release)
+        yield OpenLog(store, hierarchies, feed, event_log, leases)
+
+
+def _redis_feed(url: str, prefix: str, local: MemoryFeed) -> "RedisFeed":
+    # Here, since to import a client of Redis takes a good part of a start, and most have none.
+    from runstore.eventlog.redis_check import check_redis
+    from runstore.eventlog.redis_feed import RedisFeed
+
+    check_redis(url, prefix=prefix)
+    return RedisFeed(url, prefix=prefix, local=local)
 
 
 def _new_leases(event_log: SqlEventLog, server: ServerSettings, *, capacity: int) -> Leases:
@@ -181,32 +155,6 @@ def _new_leases(event_log: SqlEventLog, server: ServerSettings, *, capacity: int
     if (file := event_log.file) is not None:
         return ListedLeases(FileLeases(Path(f"{file}.workers")), event_log, capacity=capacity)
     return HeartbeatLeases(event_log, lease_s=server.lease_s, capacity=capacity)
-
-
-@contextmanager
-def write_to(url: str, *, create: bool = True) -> Iterator[Connection]:
-    """A transaction on a database, brought up to this release; committed unless there was an error."""
-    dialect = open_database(url, create=create)
-    try:
-        with dialect.engine.connect() as connection:
-            dialect.begin_write(connection, alone=True)
-            yield connection
-            connection.commit()
-    except Exception as error:
-        raise dialect.unavailable(error) or error from error
-    finally:
-        dialect.engine.dispose()
-
-
-@contextmanager
-def read_from(url: str) -> Iterator[Connection]:
-    """A connection to a database that holds a log."""
-    dialect = open_database(url, create=False)
-    try:
-        with _told_as_unavailable(dialect), dialect.engine.connect() as connection:
-            yield connection
-    finally:
-        dialect.engine.dispose()
 
 
 def serve(settings: Settings, listener: socket.socket | None = None) -> None:
@@ -256,6 +204,7 @@ def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
         runtime.hierarchies,
         not_ready=lambda: _not_ready(runtime, server.max_abandoned_threads),
         metrics=runtime.metrics.expose,
+        workers=lambda: runtime.event_log.query(read_workers),
         authenticator=runtime.authenticator,
         hosts=hosts_of(server.host, server.allowed_hosts, exposed=server.exposed),
         cors_origins=server.cors_origins,
@@ -291,6 +240,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 
 
 async def _work(settings: Settings) -> None:
+    await asyncio.to_thread(_import_strands)  # first: runs that we took would wait for it
     async with open_runtime(settings) as runtime:
         stopping = _signalled()
         log.info("working", worker_id=runtime.supervisor.worker_id, capacity=settings.server.capacity)
@@ -327,10 +277,14 @@ def _on_started(listener: socket.socket, runtime: Runtime) -> None:
 
 def _warm_up(runtime: Runtime) -> None:
     """Have ready what the first run would wait for."""
-    importlib.import_module("runstore.runtime.strands_agent")
+    _import_strands()
     if runtime.store.catalog.needs_processes:
         with suppress(AgentError):  # then the first run that needs one fails with it
             runtime.supervisor.processes.prepare()
+
+
+def _import_strands() -> None:
+    importlib.import_module("runstore.runtime.strands_agent")
 
 
 def check_exposure(settings: Settings) -> None:
@@ -384,8 +338,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def rebuild_runs(url: str, progress: Progress, *, swap: bool) -> Difference:
     """Rebuild the run list from the log, or with `swap=False` only compare."""
-    dialect = open_database(url, create=False)
-    with _told_as_unavailable(dialect):
+    with opened_database(url, create=False) as dialect:
         return rebuild(RebuildSource(dialect), RunList(read_evolving), progress, swap=swap)
 
 
@@ -403,20 +356,15 @@ def purge_runs(url: str, before: int, progress: Callable[[PurgeCount], None]) ->
 
 @contextmanager
 def _purge(url: str, before: int, progress: Callable[[PurgeCount], None]) -> Iterator[Purge]:
-    dialect = open_database(url, create=False)
-    purge = Purge(dialect, [RunList(read_evolving)], before, progress)
-    try:
-        with _told_as_unavailable(dialect):
+    with opened_database(url, create=False) as dialect:
+        purge = Purge(dialect, [RunList(read_evolving)], before, progress)
+        try:
             yield purge
-    finally:
-        purge.close()
+        finally:
+            purge.close()
 
 
 def drop_runs(url: str) -> int:
     """Empty the run list; returns how many runs it had. The log is untouched."""
-    dialect = open_database(url, create=False)
-    with _told_as_unavailable(dialect), dialect.engine.connect() as connection:
-        dialect.begin_write(connection, alone=True)
-        rows = RunList(read_evolving).drop(connection)
-        connection.commit()
-    return rows
+    with write_to(url, create=False) as connection:
+        return RunList(read_evolving).drop(connection)

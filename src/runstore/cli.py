@@ -143,8 +143,8 @@ def workers(
 
     Example: runstore workers --database-url postgresql+psycopg://runstore@db/runstore
     """
-    from runstore.app import read_from
     from runstore.cli_output import print_json, print_table
+    from runstore.database import read_from
     from runstore.workers import WorkerRecord, read_workers, record
 
     with read_from(_settings(config, database_url=database_url).server.database_url) as connection:
@@ -175,11 +175,11 @@ def migrate(database_url: DatabaseUrl = None, config: Config = None) -> None:
 
     Example: runstore migrate --database-url sqlite:///runstore.db
     """
-    from runstore.app import open_database
+    from runstore.database import open_database
     from runstore.migrations import HEAD
 
     url = _settings(config, database_url=database_url).server.database_url
-    open_database(url)
+    open_database(url).close()
     typer.echo(f"{url}: schema {HEAD}")
 
 

@@ -28,7 +28,7 @@ def create(
 
     Example: runstore keys create --user alice --role admin --expires 90d
     """
-    from runstore.app import write_to
+    from runstore.database import write_to
     from runstore.keys import create_key, key_id_of
 
     now = _now()
@@ -49,7 +49,7 @@ def list_(
 
     Example: runstore keys list --json
     """
-    from runstore.app import write_to
+    from runstore.database import write_to
     from runstore.keys import list_keys
 
     with write_to(database_of(config, database_url), create=False) as connection:
@@ -79,7 +79,7 @@ def revoke(
 
     Example: runstore keys revoke 3f9a1c02d4e5
     """
-    from runstore.app import write_to
+    from runstore.database import write_to
     from runstore.keys import key_id_of, revoke_key
 
     with write_to(database_of(config, database_url), create=False) as connection:

@@ -15,8 +15,9 @@ import httpx
 import msgspec
 from rich.console import Console
 
-from runstore.core.records import ENDINGS
+from runstore.core.records import ENDINGS, EventRecord
 from runstore.core.sse import FrameParser
+from runstore.core.transcript import text
 
 TIMEOUT_S = 120.0  # of one step; a real model may take its time
 SHORT = "Count from 1 to 30"
@@ -114,6 +115,7 @@ class Story:
         self._console = console
         self._server = server
         self._agent = agent
+        self._undisturbed = ""  # what a run says whose server lives
 
     def tell(self) -> None:
         self._reconnect()
@@ -145,6 +147,7 @@ class Story:
         replay = b"".join(frame.raw for frame in self._server.frames(run_id))
         joined = b"".join(frame.raw for frame in before + after)
         self.claim("the two parts are byte for byte one uncut replay", joined == replay)
+        self._undisturbed = said(before + after)
 
     def _two_at_once(self) -> None:
         self.step("2. Two runs at once")
@@ -188,6 +191,12 @@ class Story:
             f"the run went on in a new attempt and its subscriber got the ending: {rest[-1].event['type']}",
             ended(rest) and any(f.event["type"] == "lifecycle.started" for f in rest),
         )  # fmt: skip
+        if self._scripted():
+            kept = text(msgspec.convert(frame.event, EventRecord) for frame in seen + rest)
+            self.claim(
+                "without what it says again (discard_after_seq) the text is that of an undisturbed run",
+                kept == self._undisturbed, f"{kept!r}\n  {self._undisturbed!r}",
+            )  # fmt: skip
 
     def _rebuild(self) -> None:
         self.step("4. Drop the run list, rebuild it from the log")

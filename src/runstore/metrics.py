@@ -4,6 +4,7 @@ A registry for each runtime: nothing is global, and two runtimes in one process 
 """
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from prometheus_client import ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -21,11 +22,16 @@ from runstore.eventlog.metered import STATUSES, Histogram
 from runstore.eventlog.sql import SqlEventLog
 from runstore.runtime.supervisor import Supervisor
 
+if TYPE_CHECKING:
+    from runstore.eventlog.redis_feed import RedisFeed
+
 
 class Metrics(Collector):
     """The numbers of one runtime."""
 
-    def __init__(self, event_log: SqlEventLog, feed: MemoryFeed, supervisor: Supervisor) -> None:
+    def __init__(
+        self, event_log: SqlEventLog, feed: "MemoryFeed | RedisFeed", supervisor: Supervisor
+    ) -> None:
         self._log = event_log
         self._feed = feed
         self._supervisor = supervisor
@@ -45,6 +51,8 @@ class Metrics(Collector):
         yield from self._cancels()
         yield from self._commits()
         yield from self._queue()
+        if not isinstance(self._feed, MemoryFeed):
+            yield from self._redis(self._feed)
 
     def _runs(self) -> Iterator[Metric]:
         supervisor, counts = self._supervisor, self._log.counts
@@ -101,6 +109,14 @@ class Metrics(Collector):
         yield _gauge("runstore_log_unavailable", "1 while the log takes no writes.", value=unavailable)
         yield _gauge("runstore_subscribers", "Open streams.", value=self._feed.subscribers)
         yield _gauge("runstore_runs_followed", "Runs that have open streams.", value=self._feed.followed)
+
+    def _redis(self, feed: "RedisFeed") -> Iterator[Metric]:
+        yield _gauge("runstore_redis_connected", "1 while Redis does what it is asked.", value=feed.connected)
+        yield _counter("runstore_redis_reconnects", "Times that Redis came back.", feed.reconnects)
+        yield _counter(
+            "runstore_redis_published", "Parts of commits that others were told of.", feed.published
+        )
+        yield _counter("runstore_redis_dropped", "Those that others have to find in the log.", feed.dropped)
 
 
 def _gauge(

@@ -38,7 +38,8 @@ from runstore.eventlog.schema import open_runs
 T = TypeVar("T")
 
 BEATS_PER_LEASE = 5  # some may be lost, and it costs nobody its lease
-RELEASE_S = 2.0  # for the database to take the news, when a process leaves
+LOOK_S = 1.0  # between two looks at them; after more than that something was in the way
+RELEASE_S = 0.5  # for the database to take the news, when a process leaves
 HOST_CHARS = 255
 
 metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
@@ -84,6 +85,16 @@ class WorkerRecord(Struct, frozen=True):
     heartbeat_at: str | None
 
 
+class _Silence(Struct, frozen=True):
+    """How long a worker has been seen without a new beat."""
+
+    beat: int
+    seconds: float = 0
+
+    def longer(self, by_s: float) -> "_Silence":
+        return _Silence(self.beat, self.seconds + by_s)
+
+
 class Database(Protocol):
     """What of the log's database is needed here: see `SqlEventLog`."""
 
@@ -117,7 +128,7 @@ class HeartbeatLeases:
         self._beating: asyncio.Task[None] | None = None
         self._beaten_at = -lease_s  # when our own beat was last stored
         self._looked_at = -lease_s  # when we last read those of others
-        self._seen: dict[str, tuple[int, float]] = {}  # worker → its beat, and since when it is that one
+        self._seen: dict[str, _Silence] = {}  # of each worker since its last beat
         self._silent: set[str] = set()  # for a whole lease
 
     @property
@@ -134,18 +145,17 @@ class HeartbeatLeases:
     async def dead(self, worker_ids: set[str]) -> dict[str, bool]:
         """See `Leases.dead`."""
         beats = await self._database.query(_read_beats)
-        now = self._clock()
-        blind = now - self._looked_at > self._beat_s or (
-            self._beating and now - self._beaten_at > 2 * self._beat_s
-        )
-        self._looked_at = now
-        seen = {} if blind else self._seen  # what we could not see does not count against anybody
+        watched_s = self._watched_s()
+        if watched_s is None:
+            self._seen = {}
         self._seen = {
-            worker_id: seen[worker_id] if seen.get(worker_id, (None,))[0] == beat else (beat, now)
+            worker_id: self._seen[worker_id].longer(watched_s or 0)
+            if worker_id in self._seen and self._seen[worker_id].beat == beat
+            else _Silence(beat)
             for worker_id, beat in beats.items()
             if worker_id != self.worker_id
         }
-        self._silent = {id for id, (_, since) in self._seen.items() if now - since >= self._lease_s}
+        self._silent = {id for id, silence in self._seen.items() if silence.seconds >= self._lease_s}
         left = worker_ids - beats.keys() - {self.worker_id}
         return dict.fromkeys(left, False) | dict.fromkeys(self._silent & worker_ids, True)
 
@@ -160,6 +170,18 @@ class HeartbeatLeases:
         if beating is not None:
             beating.cancel()
             await _told(self._database, self.worker_id)
+
+    def _watched_s(self) -> float | None:
+        """How long we have watched since the last look; None when an outage may have kept beats from us.
+
+        Who looks less often than others beat counts a beat for each look, and no more.
+        """
+        now = self._clock()
+        passed_s, self._looked_at = now - self._looked_at, now
+        late = self._beating is not None and now - self._beaten_at > max(2 * self._beat_s, LOOK_S)
+        if late or passed_s > max(self._beat_s, LOOK_S):
+            return None
+        return min(passed_s, self._beat_s)
 
     async def _beat_on(self) -> None:
         while True:

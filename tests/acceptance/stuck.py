@@ -212,6 +212,9 @@ def configuration(models: ModelServer) -> str:
         tables.append(f'[agents.idle-{level}]\nfactory = "agents:shuts_up"\nidle_timeout_s = 0.5\n{place}\n')
         tables.append(f'[agents.late-{level}]\nfactory = "agents:talks_on"\nrun_timeout_s = 0.5\n{place}\n')
     tables.append(
+        '[agents.pays-loop]\nmodel = "scripted"\ntools = ["agents:sync_wait"]\nat_most_once = ["sync_wait"]\n'
+    )
+    tables.append(
         '[agents.chatty]\nmodel = "scripted"\ntokens = 15\ntokens_per_s = 10\nidle_timeout_s = 0.5\n'
     )
     return "\n".join(tables)

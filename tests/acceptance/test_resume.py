@@ -30,15 +30,42 @@ on_worker_lost = "fail"
 
 [agents.plain]
 factory = "agents:plain"
+
+[agents.family]
+factory = "agents:family"
+
+[agents.graph]
+factory = "agents:graph"
+
+[agents.swarm]
+factory = "agents:swarm"
+
+[agents.paying]
+factory = "agents:paying"
+
+[agents.paying-apart]
+factory = "agents:paying"
+isolation = "process"
+
+[agents.paid]
+factory = "agents:paid"
+
+[agents.paid-again]
+factory = "agents:paid"
+on_worker_lost = "restart"
 """
 # A model that calls the tools `first` and `second`, one by one or both at once, and then says what it has
 # heard. Each tool notes in its run's file that it was called; what it waits for is a file of the test's.
 AGENTS = """
 import asyncio
+import json
 from pathlib import Path
 
 from strands import Agent, tool
 from strands.models import Model
+from strands.multiagent import GraphBuilder, Swarm
+
+import runstore
 
 def folder(ctx):
     path = Path(ctx.metadata["folder"])
@@ -70,9 +97,10 @@ def tools(ctx):
     return [first, second]
 
 class Caller(Model):
-    def __init__(self, ctx, turns):
+    def __init__(self, ctx, turns, waits=True):
         self.ctx = ctx
         self.turns = turns
+        self.waits = waits
 
     def update_config(self, **config):
         pass
@@ -93,12 +121,13 @@ class Caller(Model):
         words = ["I ", "call ", *(name + " " for name in calls)] if calls else ["I ", "heard "] + heard
         for word in words:
             yield {"contentBlockDelta": {"delta": {"text": word}}}
-        if not calls:
+        if not calls and self.waits:
             await wait_for(folder(self.ctx) / "let-answer-end")
         yield {"contentBlockStop": {}}
         for name in calls:
             yield {"contentBlockStart": {"start": {"toolUse": {"name": name, "toolUseId": "use-" + name}}}}
-            yield {"contentBlockDelta": {"delta": {"toolUse": {"input": "{}"}}}}
+            arguments = {"agent_name": "two", "message": "go on"} if "handoff" in name else {"input": "go"}
+            yield {"contentBlockDelta": {"delta": {"toolUse": {"input": json.dumps(arguments)}}}}
             yield {"contentBlockStop": {}}
         yield {"messageStop": {"stopReason": "tool_use" if calls else "end_turn"}}
         yield {"metadata": {"usage": {"inputTokens": 1, "outputTokens": 1, "totalTokens": 2},
@@ -109,6 +138,33 @@ def careful(ctx):
 
 def parallel(ctx):
     return Agent(model=Caller(ctx, [["first", "second"]]), tools=tools(ctx))
+
+def caller(ctx, name, *turns):
+    return Agent(model=Caller(ctx, turns, waits=False), tools=tools(ctx), name=name)
+
+def family(ctx):
+    left = caller(ctx, "left", ["first"])
+    right = caller(ctx, "right", ["second"])
+    return Agent(model=Caller(ctx, [["left", "middle"]]), tools=[left, Agent(
+        model=Caller(ctx, [["right"]], waits=False), tools=[right], name="middle")])
+
+def graph(ctx):
+    builder = GraphBuilder()
+    builder.add_node(caller(ctx, "one", ["first"]), "one")
+    builder.add_node(caller(ctx, "two", ["second"]), "two")
+    builder.add_edge("one", "two")
+    return builder.set_execution_timeout(60).build()
+
+def swarm(ctx):
+    return Swarm([caller(ctx, "one", ["first", "handoff_to_agent"]), caller(ctx, "two", ["second"])])
+
+def paying(ctx):
+    first, second = tools(ctx)
+    return Agent(model=Caller(ctx, [["first"], ["second"]]), tools=[first, runstore.at_most_once(second)])
+
+def paid(ctx):
+    first, second = tools(ctx)
+    return Agent(model=Caller(ctx, [["first"], ["second"]]), tools=[runstore.at_most_once(first), second])
 
 async def plain(input, ctx):
     note(ctx, "plain")
@@ -179,7 +235,8 @@ LostRuns = dict[str, LostRun]
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LostRuns]:
     """Runs whose worker was killed three times: all but `thrice` could end after the first."""
     with serving(tmp_path_factory.mktemp("resume"), CONFIG, AGENTS) as server:
-        names = ("careful", "parallel", "contained", "again", "once")
+        names = ("careful", "parallel", "contained", "again", "once", "family", "graph", "swarm", "paying")
+        names += ("paying-apart", "paid", "paid-again")
         runs = {name: LostRun(server, name, name) for name in names}
         runs["thrice"] = LostRun(server, "careful", "thrice")
         for run in runs.values():
@@ -192,6 +249,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LostRuns]:
         server.start()
 
         runs["undisturbed"] = LostRun(server, "careful", "undisturbed")
+        for name in ("graph", "swarm"):
+            runs[f"undisturbed {name}"] = LostRun(server, name, f"undisturbed-{name}")
         for name, run in runs.items():
             if name != "thrice":
                 run.let("second-return", "answer-end")
@@ -211,6 +270,45 @@ def test_a_tool_that_had_finished_is_not_called_again(runs: LostRuns, name: str)
     assert run.record["result"]["text"] == "I heard onetwo"
     finished = [frame.data["name"] for frame in run.frames if frame.type == "tool.finished"]
     assert finished == ["first", "second"]
+
+
+@pytest.mark.parametrize("name", ["family", "graph", "swarm"])
+def test_of_several_agents_only_what_was_interrupted_is_done_again(runs: LostRuns, name: str) -> None:
+    run = runs[name]
+    assert sorted(run.calls) == ["first", "second", "second"]
+    assert run.record["status"] == "success"
+    assert "two" in run.record["result"]["text"]
+    messages = [frame.line.partition(b'"data"')[2] for frame in run.frames if frame.type == "llm.message"]
+    assert len(messages) == len(set(messages)), "no model is asked again for what it has said"
+
+
+@pytest.mark.parametrize("name", ["graph", "swarm"])
+def test_the_nodes_that_had_their_answer_say_it_again_for_a_client_that_discards(
+    runs: LostRuns, name: str
+) -> None:
+    run, whole = runs[name], runs[f"undisturbed {name}"]
+    assert (run.kept, run.record["result"]) == (whole.kept, whole.record["result"])
+
+
+@pytest.mark.parametrize("name", ["paying", "paying-apart"])
+def test_a_tool_that_may_be_called_once_is_not_called_again(runs: LostRuns, name: str) -> None:
+    run = runs[name]
+    record = run.record
+    assert (record["status"], record["error_code"], record["attempt"]) == ("error", "at_most_once", 1)
+    assert "tool 'second'" in record["error"]
+    assert "(tool use use-second)" in record["error"]
+    assert run.calls == ["first", "second"]
+
+
+def test_a_tool_that_may_be_called_once_and_has_been_does_not_stop_a_resume(runs: LostRuns) -> None:
+    run = runs["paid"]
+    assert (run.record["status"], run.calls) == ("success", ["first", "second", "second"])
+
+
+def test_a_tool_that_may_be_called_once_and_has_been_stops_a_restart(runs: LostRuns) -> None:
+    run = runs["paid-again"]
+    assert (run.record["error_code"], run.record["attempt"]) == ("at_most_once", 1)
+    assert run.calls == ["first", "second"]
 
 
 @pytest.mark.parametrize("name", ["careful", "parallel", "heard ", "again"])

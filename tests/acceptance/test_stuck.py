@@ -337,7 +337,8 @@ def test_twenty_agents_that_need_too_much_memory_hold_up_nobody(one: ServerProce
 
 
 def test_the_other_runs_of_a_blocked_loop_go_on_elsewhere(server: ServerProcess) -> None:
-    innocent = begun(server, "healthy-loop")
+    innocent, paying = begun(server, "healthy-loop"), begun(server, "pays-loop")
+    until(lambda: "tool.started" in kinds(server, paying), "its tool runs, which may be called once")
     culprit = begun(server, "blocks-loop")
     stream = (frame for frame in server.frames(innocent))
     moved = next(
@@ -347,6 +348,12 @@ def test_the_other_runs_of_a_blocked_loop_go_on_elsewhere(server: ServerProcess)
     next(frame for frame in stream if frame.type == "llm.token")
     assert server.record(culprit)["attempt"] == 1
     assert server.stop_run(innocent)["forced"] is False
+    assert server.ended(paying)["error_code"] == "at_most_once"
+    assert kinds(server, paying).count("tool.started") == 1
+
+
+def kinds(server: ServerProcess, run_id: str) -> list[str]:
+    return [event["type"] for event in server.events(run_id)]
 
 
 def test_a_server_that_has_abandoned_too_many_threads_is_not_ready(server: ServerProcess) -> None:

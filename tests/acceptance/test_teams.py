@@ -303,8 +303,11 @@ def test_a_hierarchy_goes_on_after_kill_9_from_what_the_run_holds(
     whole = [*seen, *frames_after]
     assert seqs(whole) == list(range(1, run["last_seq"] + 1))
     again = whole[next(n for n, f in enumerate(whole) if f.data.get("attempt") == 2) :]
-    spoken = {f.data["agent"] for f in again if f.type == "llm.token"}
-    assert spoken == {"global/Blue/Bob", "global/Blue", "global"}, "the first team is not asked again"
+    asked = {f.data["agent"] for f in again if f.type == "llm.usage"}
+    assert asked == {"global/Blue/Bob", "global/Blue", "global"}, "the first team is not asked again"
+    repeated = [f.data for f in again if f.type == "llm.token" and f.data["agent"].startswith("global/Red")]
+    assert {data["text"] for data in repeated} == {"one"}, "its text comes from the log"
+    assert len(repeated) == 2
 
 
 def test_a_team_that_is_killed_while_it_speaks_comes_to_the_same_result(

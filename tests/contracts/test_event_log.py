@@ -734,6 +734,29 @@ async def test_open_runs_come_oldest_first_and_as_many_as_asked_for(log: EventLo
     assert [run.run_id for run in await log.open_runs(limit=2)] == runs[:2]
 
 
+async def queue_run(log: EventLog, user_id: str, *events: Event) -> str:
+    run_id = new_run_id()
+    await log.append(run_id, [Queued(agent="demo", user_id=user_id, input="hi"), *events])
+    return run_id
+
+
+async def test_open_runs_are_every_users_in_turns(log: EventLog) -> None:
+    flood = [await queue_run(log, "flood") for _ in range(5)]
+    others = [await queue_run(log, "one"), await queue_run(log, "two"), await queue_run(log, "one")]
+    found = await log.open_runs()
+    expected = [flood[0], others[0], others[1], flood[1], others[2], *flood[2:]]
+    assert [run.run_id for run in found] == expected
+    assert [run.user_id for run in found[:3]] == ["flood", "one", "two"]
+    assert [run.run_id for run in await log.open_runs(limit=3)] == expected[:3]
+
+
+async def test_open_runs_are_every_workers_in_turns(log: EventLog) -> None:
+    busy = [await queue_run(log, "flood", started()) for _ in range(5)]
+    queued = await queue_run(log, "flood")
+    lost = await queue_run(log, "flood", started(worker_id="worker-2"))
+    assert [run.run_id for run in await log.open_runs(limit=3)] == [busy[0], queued, lost]
+
+
 async def test_open_runs_that_are_to_stop_come_first(log: EventLog) -> None:
     older, to_stop = new_run_id(), new_run_id()
     await log.append(older, [QUEUED])

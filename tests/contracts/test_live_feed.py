@@ -3,42 +3,37 @@
 import asyncio
 import gc
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import pytest
 
-from runstore.core.codec import EncodedEvent, encode, frame
-from runstore.core.events import Custom, Event
 from runstore.core.ids import new_run_id
-from runstore.core.ports import Chunk, Committed, EventFilter, LiveFeed
+from runstore.core.ports import Committed, EventFilter, LiveFeed
 from runstore.eventlog.feed import RING_BYTES, MemoryFeed
+from runstore.eventlog.redis_feed import RedisFeed
 from tests.events import COMPLETED, QUEUED, note, token
+from tests.live import RUN, committed, frame_of, own_prefix, seqs
 from tests.polling import DEADLINE_S
+from tests.servers.shared import shared_redis
 
-LIVE_FEEDS = {"memory": MemoryFeed}
 
-RUN = new_run_id()
+@contextmanager
+def _redis() -> Iterator[LiveFeed]:
+    with own_prefix() as prefix, RedisFeed(shared_redis(), prefix=prefix) as feed:
+        yield feed
+
+
+LIVE_FEEDS: dict[str, Callable[[], AbstractContextManager[LiveFeed]]] = {
+    "memory": lambda: nullcontext(MemoryFeed()),
+    "redis": _redis,
+}
 
 
 @pytest.fixture(params=LIVE_FEEDS)
-def feed(request: pytest.FixtureRequest) -> LiveFeed:
-    return LIVE_FEEDS[request.param]()
-
-
-def committed(first: int, *events: Event | Custom, run_id: str = RUN, control: bool = False) -> Committed:
-    return Committed(run_id, first, [encode(event, at=0) for event in events], control)
-
-
-def seqs(chunks: Sequence[Chunk] | None, after: int = 0) -> list[int] | None:
-    """The seqs of the frames that a reader at `after` gets; None when it meets a gap."""
-    if chunks is None:
-        return None
-    body = b"".join(chunk.body(after, None) for chunk in chunks)
-    return [int(line[4:]) for line in body.splitlines() if line.startswith(b"id: ")]
-
-
-def frame_of(seq: int, event: EncodedEvent) -> bytes:
-    return frame(RUN.encode(), seq, event.type.encode(), event.at, event.data)
+def feed(request: pytest.FixtureRequest) -> Iterator[LiveFeed]:
+    with LIVE_FEEDS[request.param]() as feed:
+        yield feed
 
 
 async def blocked(waiting: "asyncio.Future[bool]") -> bool:
@@ -86,6 +81,28 @@ def test_a_commit_that_the_feed_never_heard_of_reads_as_a_gap(feed: LiveFeed) ->
         assert live.take(0) is None
         assert live.take(1) is None
         assert seqs(live.take(3), after=3) == [4]
+
+
+def test_a_commit_that_comes_late_or_again_changes_nothing(feed: LiveFeed) -> None:
+    first, second, third = committed(1, QUEUED), committed(2, token()), committed(3, token())
+    with feed.subscribe(RUN) as live:
+        for commit in (first, third, second, third, first):
+            feed.publish([commit])
+        assert live.take(0) is None
+        assert live.take(1) is None
+        assert seqs(live.take(2), after=2) == [3]
+        feed.publish([committed(4, token())])
+        assert seqs(live.take(2), after=2) == [3, 4]
+
+
+def test_a_commit_of_which_a_part_is_known_adds_the_rest(feed: LiveFeed) -> None:
+    with feed.subscribe(RUN) as live:
+        feed.publish([committed(1, QUEUED, token())])
+        feed.publish([committed(2, token(), token(), COMPLETED)])
+        assert seqs(live.take(2), after=2) == [3, 4]
+        chunks = live.take(0)
+        assert chunks is not None
+        assert [chunk.last for chunk in chunks] == [2, 4]
 
 
 def test_a_reader_in_the_middle_of_a_commit_takes_the_rest_of_it(feed: LiveFeed) -> None:
@@ -297,8 +314,8 @@ def test_a_listener_hears_of_every_commit_that_decides_something_and_of_no_strea
 ) -> None:
     heard: list[Committed] = []
     feed.listen(heard.append)
-    queued = committed(1, QUEUED, control=True)
-    other = committed(1, QUEUED, run_id=new_run_id(), control=True)
+    queued = committed(1, QUEUED)
+    other = committed(1, QUEUED, run_id=new_run_id())
     feed.publish([queued, committed(2, token()), other])
     assert heard == [queued, other]
 
@@ -310,5 +327,5 @@ def test_a_listener_that_fails_keeps_nothing_from_the_readers(feed: LiveFeed) ->
     feed.listen(fail)
     with feed.subscribe(RUN) as live:
         with pytest.raises(RuntimeError):
-            feed.publish([committed(1, note(), run_id=new_run_id(), control=True), committed(1, QUEUED)])
+            feed.publish([committed(1, QUEUED, run_id=new_run_id()), committed(1, QUEUED)])
         assert seqs(live.take(0)) == [1]

@@ -8,20 +8,17 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, MetaData, inspect, make_url, text
+from sqlalchemy import Connection, inspect, make_url, text
 from sqlalchemy.exc import IntegrityError
 
-from runstore import hierarchies, keys, migrations, workers
+from runstore import migrations
 from runstore.core.errors import ConfigError, LogUnavailable, SchemaMismatch
-from runstore.eventlog import schema, writer
+from runstore.eventlog import writer
 from runstore.eventlog.dialects import PAGERS, READERS, SqliteDialect, open_dialect
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.sql import SqlEventLog
-from runstore.projections import schema as projections_schema
 from tests.database import migrate, open_database, open_sqlite_log
 from tests.events import CANCEL, COMPLETED, close_run, note, start_run
 
@@ -219,31 +216,6 @@ def test_a_migration_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pyte
         assert inspect(connection).get_table_names() == []
     dialect.engine.dispose()
     assert migrate(path) is None
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    [schema.metadata, projections_schema.metadata, keys.metadata, hierarchies.metadata],
-    ids=["log", "projections", "keys", "hierarchies"],
-)
-def test_the_migrations_make_the_tables_that_the_code_uses(
-    connection: Connection, metadata: MetaData
-) -> None:
-    ours = set(metadata.tables)
-    context = MigrationContext.configure(
-        connection,
-        opts={
-            "include_name": lambda name, kind, _parents: kind != "table" or name in ours,
-            "compare_type": True,
-        },
-    )
-    assert compare_metadata(context, metadata) == []
-
-
-def test_the_migrations_make_no_table_that_nobody_uses(connection: Connection) -> None:
-    ours = (schema, projections_schema, keys, hierarchies, workers)
-    used = {"alembic_version"}.union(*(module.metadata.tables for module in ours))
-    assert set(inspect(connection).get_table_names()) == used
 
 
 def test_the_newest_migration_is_this_releases_schema(connection: Connection) -> None:

@@ -1,17 +1,18 @@
 """Whatever is appended, refused, cancelled, crashed, dropped and resumed: the log equals a plain list.
 
-Hypothesis plays two server processes on one SQLite file; the model of a run is a list (G2, G4, G9, G10, G12).
+Hypothesis plays two server processes on one database; the model of a run is a list (G2, G4, G9, G10, G12).
 """
 
 import asyncio
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import settings
@@ -23,7 +24,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import Connection
+from sqlalchemy import Connection, make_url
 
 from runstore.core.codec import RecordedEvent, encode, frame
 from runstore.core.errors import (
@@ -41,17 +42,19 @@ from runstore.core.run import EVOLVING_TYPES, Run, fold
 from runstore.eventlog import purge as purging
 from runstore.eventlog import queries
 from runstore.eventlog.control import read_open_runs
+from runstore.eventlog.dialects import Dialect, open_dialect
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.purge import PurgeCount
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
 from runstore.eventlog.tail import Tail
 from runstore.projections.rebuild import rebuild
 from runstore.projections.runs import find_run
-from tests.database import make_database, open_database, open_sqlite_log, run_list
+from tests.database import open_log_at, run_list
 from tests.events import CANCEL, ENDINGS, QUEUED, note, started, token
 from tests.frames import read_frames
 from tests.polling import DEADLINE_S
 from tests.purging import FOREVER, purge
+from tests.servers.databases import empty_database
 
 Fact = tuple[str, bytes]  # type, data
 
@@ -99,13 +102,16 @@ class ModelRun:
 
 
 class LogMachine(RuleBasedStateMachine):
+    kind: ClassVar[str]  # one of DATABASES
+
     def __init__(self) -> None:
         super().__init__()
-        self.folder = TemporaryDirectory()
+        self.stack = ExitStack()
+        self.folder = Path(self.stack.enter_context(TemporaryDirectory()))
         self.files = count()
         self.numbers = count()
         self.loop = asyncio.Runner()
-        self.path = make_database(Path(self.folder.name, f"{next(self.files)}.db"))
+        self.url = self.stack.enter_context(empty_database(self.kind, self.folder))
         self.open()
         self.runs: dict[str, ModelRun] = {}
         self.frames: dict[tuple[str, int], bytes] = {}  # what a subscriber has ever been shown
@@ -114,7 +120,7 @@ class LogMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.feed = MemoryFeed()
-        self.logs = [open_sqlite_log(self.path, feed) for feed in (self.feed, MemoryFeed())]
+        self.logs = [open_log_at(self.url, feed) for feed in (self.feed, MemoryFeed())]
 
     def close(self) -> None:
         for log in self.logs:
@@ -123,7 +129,7 @@ class LogMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.close()
         self.loop.close()
-        self.folder.cleanup()
+        self.stack.close()
 
     @rule()
     def restart(self) -> None:
@@ -137,7 +143,10 @@ class LogMachine(RuleBasedStateMachine):
     def crash(self) -> None:
         for log in self.logs:
             kill(log)
-        self.path = copy(self.path, Path(self.folder.name, f"{next(self.files)}.db"))
+        if self.kind == "sqlite":
+            self.url = copy(self.url, self.folder / f"{next(self.files)}.db")
+        for log in self.logs:
+            log._writer._store.close()  # as the operating system does with a dead process's connections
         self.close()
         self.open()
         for run_id, run in self.runs.items():
@@ -220,7 +229,7 @@ class LogMachine(RuleBasedStateMachine):
                 raise KeyboardInterrupt
 
         with suppress(KeyboardInterrupt):
-            purge(f"sqlite:///{self.path}", before=FOREVER, progress=interrupt)
+            purge(self.url, before=FOREVER, progress=interrupt)
         for run in self.runs.values():
             run.listed |= run.closed and not run.purged
             run.purged |= run.closed
@@ -229,18 +238,16 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule()
     def drop_the_run_list(self) -> None:
-        dialect = open_database(self.path)
-        with dialect.engine.connect() as connection:
+        with self.opened() as dialect, dialect.engine.connect() as connection:
             run_list().drop(connection)
-        dialect.engine.dispose()
+            connection.commit()
         for run in self.runs.values():
             run.listed = False
 
     @rule()
     def rebuild_the_run_list(self) -> None:
-        dialect = open_database(self.path)
-        rebuild(RebuildSource(dialect), run_list(), lambda reached, last: None)
-        dialect.engine.dispose()
+        with self.opened() as dialect:
+            rebuild(RebuildSource(dialect), run_list(), lambda reached, last: None)
         for run in self.runs.values():
             run.listed = True
 
@@ -284,6 +291,12 @@ class LogMachine(RuleBasedStateMachine):
                 assert state == fold(run_id, stored[run_id])
 
     # ---- how ----
+
+    @contextmanager
+    def opened(self) -> Iterator[Dialect]:
+        dialect = open_dialect(make_url(self.url))
+        yield dialect
+        dialect.engine.dispose()
 
     def pick(self, which: int) -> tuple[str, ModelRun]:
         run_id = list(self.runs)[which % len(self.runs)]
@@ -399,14 +412,19 @@ def kill(log: SqlEventLog) -> None:
     store.close = close  # type: ignore[method-assign]
 
 
-def copy(source: Path, target: Path) -> Path:
+def copy(url: str, target: Path) -> str:
     """The files as the dead process left them."""
+    source = Path(make_url(url).database or "")
     for suffix in ("", "-wal"):
         if (file := source.with_name(source.name + suffix)).exists():
             shutil.copyfile(file, target.with_name(target.name + suffix))
-    return target
+    return f"sqlite:///{target}"
 
 
-def test_whatever_happens_the_log_equals_a_plain_list(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("kind", "examples"), [("sqlite", 30), ("postgresql", 8), ("mysql", 8)])
+def test_whatever_happens_the_log_equals_a_plain_list(
+    kind: str, examples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(purging, "TURN_S", 0)
-    run_state_machine_as_test(LogMachine, settings=settings(max_examples=30, stateful_step_count=30))
+    machine = type("Machine", (LogMachine,), {"kind": kind})
+    run_state_machine_as_test(machine, settings=settings(max_examples=examples, stateful_step_count=30))

@@ -9,16 +9,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, event
 
-from runstore.core.codec import EncodedEvent, RecordedEvent, encode
+from runstore.core.codec import EncodedEvent, RecordedEvent
 from runstore.core.errors import (
     InvalidEvent,
-    LeaseLost,
     LogUnavailable,
-    RunClosed,
     RunstoreError,
-    WrongExpectedSeq,
 )  # fmt: skip
-from runstore.core.events import Deleted, Queued, Started
+from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
 from runstore.eventlog import writer
 from runstore.eventlog.dialects import SqliteDialect, sqlite
@@ -29,29 +26,20 @@ from runstore.eventlog.tail import Tail
 from tests.database import make_database, open_database, run_list
 from tests.events import (
     CANCEL,
-    CANCELLED,
     COMPLETED,
     QUEUED,
     fill_up,
     note,
     offer,
-    read_run,
     start_run,
     started,
+    texts,
     token,
 )
 from tests.polling import DEADLINE_S, until
 from tests.writer import held_writer
 
 OpenLog = Callable[..., SqlEventLog]
-
-
-async def texts(log: SqlEventLog, run_id: str) -> list[str]:
-    """The notes and tokens of a run, whose seqs have to be dense."""
-    events = await read_run(log, run_id)
-    assert [event.seq for event in events] == list(range(1, len(events) + 1))
-    said = {encode(make(f"{i}")).data: f"{i}" for i in range(3 * MAX_RUN_EVENTS) for make in (token, note)}
-    return [said[event.data] for event in events if event.type in ("llm.token", "custom.note")]
 
 
 # ---- one bad run never fails the others ----
@@ -127,99 +115,6 @@ async def test_external_appends_that_find_no_room_are_not_queued(open_log: OpenL
         await asyncio.sleep(0)
         assert log._writer._pending._load.events == MAX_RUN_EVENTS
     assert sorted(await asyncio.gather(*appends)) == list(range(MAX_RUN_EVENTS + 3, MAX_RUN_EVENTS + 103))
-
-
-# ---- several processes on one file ----
-
-
-async def test_processes_that_write_one_run_at_once_lose_nothing(open_log: OpenLog) -> None:
-    logs = [open_log(), open_log()]
-    run_id = await start_run(logs[0])
-
-    async def write(number: int) -> None:
-        for i in range(number, 100, 2):
-            await logs[number].append(run_id, [note(f"{i}")])
-
-    await asyncio.gather(write(0), write(1))
-    stored = await texts(logs[0], run_id)
-    assert sorted(stored, key=int) == [f"{i}" for i in range(100)]
-    for number in (0, 1):
-        assert [text for text in stored if int(text) % 2 == number] == [f"{i}" for i in range(number, 100, 2)]
-
-
-async def test_text_is_renumbered_behind_what_another_process_appended(open_log: OpenLog) -> None:
-    here, there = open_log(), open_log()
-    run_id = await start_run(here)
-    for i in range(0, 60, 3):
-        offer(here, run_id, token(f"{i}"))
-        offer(here, run_id, token(f"{i + 1}"))
-        await there.append(run_id, [note(f"{i + 2}")])
-    await here.append(run_id, [COMPLETED], attempt=1)
-    stored = await texts(here, run_id)
-    assert sorted(stored, key=int) == [f"{i}" for i in range(60)]
-    own = [text for text in stored if int(text) % 3 < 2]
-    assert own == sorted(own, key=int)
-
-
-async def test_an_expected_seq_is_judged_by_the_head_that_another_process_made(open_log: OpenLog) -> None:
-    here, there = open_log(), open_log()
-    run_id = await start_run(here)
-    assert await there.append(run_id, [note("0")]) == 3
-    assert await here.append(run_id, [note("1")], expected_seq=3) == 4
-    with pytest.raises(WrongExpectedSeq) as refusal:
-        await there.append(run_id, [note("2")], expected_seq=3)
-    assert refusal.value.head == 4
-
-
-async def test_a_cancel_by_another_process_is_learnt_of(open_log: OpenLog) -> None:
-    here, there = open_log(), open_log()
-    run_id = await start_run(here)
-    await here.append(run_id, [note("0")])
-    assert await there.append(run_id, [CANCEL]) == 4
-    head = await here.head(run_id)
-    assert head is not None
-    assert head.cancel_requested
-    assert (await here.open_runs())[0].cancel_at is not None
-    assert await here.append(run_id, [note("1")], attempt=1) == 5
-    assert await here.append(run_id, [CANCEL]) == 5
-
-
-async def test_an_ending_by_another_process_closes_the_run_here(open_log: OpenLog) -> None:
-    here, there = open_log(), open_log()
-    run_id = await start_run(here)
-    await there.append(run_id, [CANCELLED])
-    with pytest.raises(RunClosed):
-        await here.append(run_id, [COMPLETED], attempt=1)
-    assert await here.append(run_id, [Deleted(by="local")]) == 4
-
-
-async def test_a_run_that_another_process_closed_can_be_deleted_here(open_log: OpenLog) -> None:
-    here, there = open_log(), open_log()
-    run_id = await start_run(here)
-    await there.append(run_id, [CANCELLED])
-    assert await here.append(run_id, [Deleted(by="local")]) == 4
-
-
-async def test_an_adoption_by_another_process_takes_the_lease_from_here(open_log: OpenLog) -> None:
-    here, there = open_log(), open_log()
-    run_id = await start_run(here)
-    await there.append(run_id, [started(attempt=2, worker_id="worker-2", reason="adopted")], expected_seq=2)
-    with pytest.raises(LeaseLost):
-        await here.append(run_id, [note("0")], attempt=1)
-    refusals: list[RunstoreError] = []
-    here.offer(run_id, encode(token()), attempt=1, refused=refusals.append)
-    await until(lambda: bool(refusals))
-    assert isinstance(refusals[0], LeaseLost)
-
-
-async def test_of_endings_by_two_processes_one_is_stored(open_log: OpenLog) -> None:
-    here, there = open_log(), open_log()
-    for _ in range(20):
-        run_id = await start_run(here)
-        endings = (here.append(run_id, [COMPLETED]), there.append(run_id, [CANCELLED]))
-        outcomes = await asyncio.gather(*endings, return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes if outcome != 3] == [RunClosed]
-        assert len(await here.read(run_id)) == 3
 
 
 # ---- a database that is away ----

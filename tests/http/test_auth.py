@@ -385,3 +385,9 @@ def test_a_chat_that_waits_when_its_key_is_revoked_ends_with_its_run(people: Peo
 def running(people: People, user: str) -> list[str]:
     runs = people.admin.get("/runs", params={"status": "running"}).json()["data"]
     return [run["run_id"] for run in runs if run["user_id"] == user]
+
+
+def test_the_workers_are_for_admins(people: People) -> None:
+    assert people.alice.get("/workers").status_code == 403
+    (worker,) = people.admin.get("/workers").json()["data"]
+    assert worker["pid"] == people.server.pid

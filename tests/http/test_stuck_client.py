@@ -24,9 +24,11 @@ EVENT = Custom("custom.large", "x" * 500_000)
 EVENTS = 40  # 20 MB: more than the buffers of both ends of a connection hold
 
 
-@pytest.mark.parametrize("path", ["stream", "events"])
+@pytest.mark.parametrize(
+    ("path", "proxy"), [("stream", ""), ("events", ""), ("stream", "X-Forwarded-For: 192.0.2.1\r\n")]
+)
 async def test_a_client_that_reads_nothing_is_cut_off(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, proxy: str
 ) -> None:
     monkeypatch.setattr(watched, "SEND_TIMEOUT_S", 0.3)
     monkeypatch.setattr(watched, "CHECK_S", 0.05)
@@ -38,7 +40,9 @@ async def test_a_client_that_reads_nothing_is_cut_off(
             running(runtime) as server,
             connected(server) as client,
         ):
-            request = f"GET /runs/{run_id}/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {NDJSON}\r\n\r\n"
+            request = (
+                f"GET /runs/{run_id}/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {NDJSON}\r\n{proxy}\r\n"
+            )
             client.sendall(request.encode())
             await until(lambda: "client_cut" in [line["event"] for line in lines])
             await until(lambda: not server.server_state.connections)

@@ -5,24 +5,24 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, make_url, select
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.events import Deleted, Usage
 from runstore.core.ports import Committed
 from runstore.core.run import fold
-from runstore.eventlog.dialects import SqliteDialect
+from runstore.eventlog.dialects import Dialect, open_dialect
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
 from runstore.projections import rebuild as rebuilding
 from runstore.projections.rebuild import Difference, rebuild
 from runstore.projections.runs import find_run
-from tests.database import open_database, run_list
+from runstore.projections.schema import runs
+from tests.database import run_list
 from tests.events import (
     CANCEL,
     CANCELLED,
@@ -41,14 +41,14 @@ USAGE = Usage(agent="demo", input_tokens=10, output_tokens=1)
 
 
 @pytest.fixture
-async def log(open_log: Callable[..., SqlEventLog], feed: MemoryFeed) -> SqlEventLog:
-    return open_log(feed)
+async def log(open_shared: Callable[..., SqlEventLog], feed: MemoryFeed) -> SqlEventLog:
+    return open_shared(feed)
 
 
 @pytest.fixture
-def dialect(database: Path) -> Iterator[SqliteDialect]:
+def dialect(database_url: str) -> Iterator[Dialect]:
     """What `runstore projections` opens beside a running server."""
-    dialect = open_database(database)
+    dialect = open_dialect(make_url(database_url), hurried=False)
     yield dialect
     dialect.engine.dispose()
 
@@ -63,17 +63,17 @@ def no_progress(reached: int, last: int) -> None:
 
 
 def rebuild_in(
-    dialect: SqliteDialect, *, swap: bool = True, progress: rebuilding.Progress = no_progress
+    dialect: Dialect, *, swap: bool = True, progress: rebuilding.Progress = no_progress
 ) -> Difference:
     return rebuild(RebuildSource(dialect), run_list(), progress, swap=swap)
 
 
-def rows(dialect: SqliteDialect) -> list[tuple[object, ...]]:
+def rows(dialect: Dialect) -> list[tuple[object, ...]]:
     with dialect.engine.connect() as connection:
-        return [tuple(row) for row in connection.exec_driver_sql("SELECT * FROM runs ORDER BY run_id")]
+        return [tuple(row) for row in connection.execute(select(runs).order_by(runs.c.run_id))]
 
 
-def execute(dialect: SqliteDialect, *statements: str) -> None:
+def execute(dialect: Dialect, *statements: str) -> None:
     with dialect.engine.connect() as connection:
         dialect.begin_write(connection)
         for statement in statements:
@@ -105,7 +105,7 @@ async def test_the_run_list_is_as_far_as_what_was_acknowledged(log: SqlEventLog)
 
 
 async def test_the_run_list_is_as_far_as_what_is_published(
-    log: SqlEventLog, feed: MemoryFeed, dialect: SqliteDialect, monkeypatch: pytest.MonkeyPatch
+    log: SqlEventLog, feed: MemoryFeed, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     behind: list[Committed] = []
     seen = 0
@@ -126,7 +126,7 @@ async def test_the_run_list_is_as_far_as_what_is_published(
     assert behind == []
 
 
-async def test_streamed_text_does_not_touch_the_run_list(log: SqlEventLog, dialect: SqliteDialect) -> None:
+async def test_streamed_text_does_not_touch_the_run_list(log: SqlEventLog, dialect: Dialect) -> None:
     run_id = await start_run(log)
     execute(dialect, "UPDATE runs SET agent_name = 'untouched'")
     await log.append(run_id, [token(), note()])
@@ -134,7 +134,7 @@ async def test_streamed_text_does_not_touch_the_run_list(log: SqlEventLog, diale
 
 
 async def test_a_run_whose_row_is_missing_gets_it_with_its_next_event(
-    log: SqlEventLog, dialect: SqliteDialect
+    log: SqlEventLog, dialect: Dialect
 ) -> None:
     run_id, other = await start_run(log), await start_run(log)
     await log.append(run_id, [USAGE])
@@ -147,11 +147,12 @@ async def test_a_run_whose_row_is_missing_gets_it_with_its_next_event(
 # ---- rebuilding ----
 
 
-async def test_dropped_and_rebuilt_the_run_list_is_equal(log: SqlEventLog, dialect: SqliteDialect) -> None:
-    runs = await write_runs(log)
+async def test_dropped_and_rebuilt_the_run_list_is_equal(log: SqlEventLog, dialect: Dialect) -> None:
+    await write_runs(log)
     before = rows(dialect)
     with dialect.engine.connect() as connection:
-        assert run_list().drop(connection) == len(runs)
+        assert run_list().drop(connection) == 10
+        connection.commit()
     assert rows(dialect) == []
     assert rebuild_in(dialect) == Difference(missing=10, wrong=0, extra=0, rows=10)
     assert rows(dialect) == before
@@ -159,14 +160,14 @@ async def test_dropped_and_rebuilt_the_run_list_is_equal(log: SqlEventLog, diale
 
 @pytest.mark.parametrize("page", [1, 2, 3, 7, 100])
 async def test_however_long_its_pages_a_rebuild_comes_out_equal(
-    log: SqlEventLog, dialect: SqliteDialect, monkeypatch: pytest.MonkeyPatch, page: int
+    log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
     monkeypatch.setattr(rebuilding, "PAGE_EVENTS", page)
     await write_runs(log)
     assert rebuild_in(dialect).equal
 
 
-async def test_an_empty_log_is_rebuilt_to_an_empty_list(dialect: SqliteDialect) -> None:
+async def test_an_empty_log_is_rebuilt_to_an_empty_list(dialect: Dialect) -> None:
     assert rebuild_in(dialect) == Difference(missing=0, wrong=0, extra=0, rows=0)
 
 
@@ -189,7 +190,7 @@ async def writers(log: SqlEventLog) -> AsyncIterator[list[str]]:
 @pytest.mark.parametrize("damage", ["DELETE FROM runs", "UPDATE runs SET status = 'queued'"])
 async def test_a_rebuild_comes_out_equal_while_writers_keep_appending(
     log: SqlEventLog,
-    dialect: SqliteDialect,
+    dialect: Dialect,
     writers: list[str],
     monkeypatch: pytest.MonkeyPatch,
     damage: str,
@@ -215,7 +216,7 @@ async def test_a_rebuild_comes_out_equal_while_writers_keep_appending(
 
 
 async def test_writers_that_write_at_every_turn_do_not_keep_a_rebuild_from_its_end(
-    log: SqlEventLog, dialect: SqliteDialect, monkeypatch: pytest.MonkeyPatch
+    log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuilding, "PAGE_EVENTS", 20)
     await write_runs(log)
@@ -235,7 +236,7 @@ async def test_writers_that_write_at_every_turn_do_not_keep_a_rebuild_from_its_e
 
 
 async def test_an_interrupted_rebuild_goes_on_where_it_stopped(
-    log: SqlEventLog, dialect: SqliteDialect, monkeypatch: pytest.MonkeyPatch
+    log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuilding, "PAGE_EVENTS", 10)
     await write_runs(log)
@@ -258,7 +259,7 @@ async def test_an_interrupted_rebuild_goes_on_where_it_stopped(
 
 
 async def test_rebuilds_that_run_at_once_come_out_equal(
-    log: SqlEventLog, dialect: SqliteDialect, monkeypatch: pytest.MonkeyPatch
+    log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuilding, "PAGE_EVENTS", 5)
     await write_runs(log, 20)
@@ -272,7 +273,7 @@ async def test_rebuilds_that_run_at_once_come_out_equal(
 
 
 async def test_progress_is_told_and_ends_at_the_end(
-    log: SqlEventLog, dialect: SqliteDialect, monkeypatch: pytest.MonkeyPatch
+    log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rebuilding, "PAGE_EVENTS", 10)
     run_id = (await write_runs(log))[0]
@@ -284,7 +285,7 @@ async def test_progress_is_told_and_ends_at_the_end(
     assert told[-1] == (end, end)
 
 
-async def test_a_rebuild_leaves_nothing_behind(log: SqlEventLog, dialect: SqliteDialect) -> None:
+async def test_a_rebuild_leaves_nothing_behind(log: SqlEventLog, dialect: Dialect) -> None:
     def left(connection: Connection) -> tuple[int, int]:
         rows = connection.exec_driver_sql("SELECT count(*) FROM runs_shadow").scalar_one()
         return rows, connection.exec_driver_sql("SELECT count(*) FROM checkpoints").scalar_one()
@@ -300,36 +301,36 @@ async def test_a_rebuild_leaves_nothing_behind(log: SqlEventLog, dialect: Sqlite
 
 
 async def test_a_comparison_reports_what_is_missing_wrong_and_extra_and_changes_nothing(
-    log: SqlEventLog, dialect: SqliteDialect
+    log: SqlEventLog, dialect: Dialect
 ) -> None:
-    runs = sorted(await write_runs(log))
+    written = sorted(await write_runs(log))
     execute(
         dialect,
-        f"DELETE FROM runs WHERE run_id IN ('{runs[0]}', '{runs[1]}', '{runs[2]}')",
-        f"UPDATE runs SET status = 'queued' WHERE run_id = '{runs[3]}'",
-        f"UPDATE runs SET session_id = 's' WHERE run_id = '{runs[4]}'",
+        f"DELETE FROM runs WHERE run_id IN ('{written[0]}', '{written[1]}', '{written[2]}')",
+        f"UPDATE runs SET status = 'queued' WHERE run_id = '{written[3]}'",
+        f"UPDATE runs SET session_id = 's' WHERE run_id = '{written[4]}'",
         "INSERT INTO runs SELECT 'no run', user_id, agent_name, session_id, status, created_at, completed_at,"
-        f" deleted, state, workspace_id, purged FROM runs WHERE run_id = '{runs[5]}'",
+        f" deleted, state, workspace_id, purged FROM runs WHERE run_id = '{written[5]}'",
     )
     before = rows(dialect)
     assert rebuild_in(dialect, swap=False) == Difference(missing=3, wrong=2, extra=1, rows=10)
     assert rows(dialect) == before
 
 
-async def test_a_rebuild_repairs_what_it_reports(log: SqlEventLog, dialect: SqliteDialect) -> None:
-    runs = sorted(await write_runs(log))
+async def test_a_rebuild_repairs_what_it_reports(log: SqlEventLog, dialect: Dialect) -> None:
+    written = sorted(await write_runs(log))
     before = rows(dialect)
     execute(
         dialect,
-        f"DELETE FROM runs WHERE run_id = '{runs[0]}'",
-        f"UPDATE runs SET run_id = 'no run' WHERE run_id = '{runs[1]}'",
-        f"UPDATE runs SET state = x'7b7d' WHERE run_id = '{runs[2]}'",
+        f"DELETE FROM runs WHERE run_id = '{written[0]}'",
+        f"UPDATE runs SET run_id = 'no run' WHERE run_id = '{written[1]}'",
+        f"UPDATE runs SET agent_name = 'other' WHERE run_id = '{written[2]}'",
     )
     assert rebuild_in(dialect) == Difference(missing=2, wrong=1, extra=1, rows=10)
     assert rows(dialect) == before
 
 
-async def test_every_row_is_the_fold_of_its_runs_events(log: SqlEventLog, dialect: SqliteDialect) -> None:
+async def test_every_row_is_the_fold_of_its_runs_events(log: SqlEventLog, dialect: Dialect) -> None:
     runs = await write_runs(log)
     rebuild_in(dialect)
     for run_id in runs:
@@ -337,7 +338,7 @@ async def test_every_row_is_the_fold_of_its_runs_events(log: SqlEventLog, dialec
         assert await log.query(find_run, run_id) == fold(run_id, events)
 
 
-async def test_a_list_that_was_rebuilt_goes_on_with_the_log(log: SqlEventLog, dialect: SqliteDialect) -> None:
+async def test_a_list_that_was_rebuilt_goes_on_with_the_log(log: SqlEventLog, dialect: Dialect) -> None:
     run_id = await start_run(log)
     execute(dialect, "DELETE FROM runs")
     rebuild_in(dialect)

@@ -1,13 +1,15 @@
 """A log of one run that is a list: what an agent records is encoded and decoded as by the real log."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from runstore.core.codec import RecordedEvent, decode, encode
 from runstore.core.errors import RunstoreError
-from runstore.core.events import Custom, Event, Queued, Started, Unknown
+from runstore.core.events import Custom, Event, Queued, Started, Token, Unknown
 from runstore.core.ports import RunContext
+from runstore.runtime.resume import discard_after
 
 E = TypeVar("E")
 
@@ -59,6 +61,28 @@ class ListRecorder:
 
 def read(recorded: Sequence[RecordedEvent]) -> list[Event | Custom | Unknown]:
     return [decode(event.type, event.version, event.data) for event in recorded]
+
+
+def again_after(history: Sequence[RecordedEvent], attempt: int) -> list[RecordedEvent]:
+    """The log with the start of the next attempt, as a supervisor writes it."""
+    recorder = ListRecorder(history)
+    seq = discard_after(history)
+    recorder.keep(Started(worker_id="w", attempt=attempt, reason="adopted", discard_after_seq=seq))
+    return recorder.recorded
+
+
+def spoken(recorded: Sequence[RecordedEvent]) -> dict[str, str]:
+    """What a client has of each agent that drops what it is told to drop."""
+    kept: list[tuple[int, Token]] = []
+    for seq, event in enumerate(read(recorded), 1):
+        if isinstance(event, Started) and event.discard_after_seq is not None:
+            kept = [each for each in kept if each[0] <= event.discard_after_seq]
+        elif isinstance(event, Token):
+            kept.append((seq, event))
+    said: defaultdict[str, str] = defaultdict(str)
+    for _, token in kept:
+        said[token.agent] += token.text
+    return dict(said)
 
 
 def text(tokens: Sequence[Any]) -> str:

@@ -13,14 +13,14 @@ from strands.models import Model
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError, ConfigError
-from runstore.core.events import AgentStarted, Message, Token, ToolFinished, Usage
+from runstore.core.events import AgentStarted, Message, Token, ToolFinished, ToolStarted, Usage
 from runstore.core.hierarchy import MAX_HIERARCHY_BYTES, ROOT, Hierarchy, check_size
 from runstore.core.ports import AgentResult
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.strands_agent import StrandsAgent
 from runstore.runtime.strands_team import TeamModel, build_team
 from runstore.runtime.teams import HierarchySettings, ModelSpec, Teams
-from tests.runtime.recording import ListRecorder, context, read, text
+from tests.runtime.recording import ListRecorder, again_after, context, read, spoken, text
 from tests.runtime.strands_kit import Playbook, delta, say, use
 from tests.teams import hierarchy
 
@@ -362,9 +362,21 @@ async def test_wherever_its_worker_dies_a_team_comes_to_the_same_end() -> None:
     for seq in range(2, len(recorder.recorded) + 1):
         history = recorder.recorded[:seq]
         team = await teams.build(teams.definition(asked))
-        again, ended_again = await run_team(team, "hello there", history)
+        again, ended_again = await run_team(team, "hello there", again_after(history, 2))
         assert ended_again.result == ended.result, seq
         assert _memory(again) == _memory(recorder), seq
+        assert spoken(again.recorded) == spoken(recorder.recorded), seq
+        _check_calls(again)
+
+
+def _check_calls(recorder: ListRecorder) -> None:
+    """What had its result is not called again: tools, and agents with all below them."""
+    ended: set[tuple[str, str | None, str]] = set()
+    for event in recorder.events:
+        if isinstance(event, ToolStarted):
+            assert (event.agent, event.call_id, event.tool_use_id) not in ended
+        elif isinstance(event, ToolFinished):
+            ended.add((event.agent, event.call_id, event.tool_use_id))
 
 
 def _memory(recorder: ListRecorder) -> set[str]:

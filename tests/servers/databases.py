@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine
 
-from runstore.app import open_database
+from runstore.database import open_database
 from tests.database import make_database
 from tests.servers.names import left_over, new_name
 from tests.servers.shared import shared_database
@@ -32,6 +32,20 @@ def empty_database(kind: str, folder: Path) -> Iterator[str]:
         return
     databases = _shared(kind)
     name = databases.make()
+    try:
+        yield databases.url(name)
+    finally:
+        databases.drop(name)
+
+
+@contextmanager
+def bare_database(kind: str, folder: Path) -> Iterator[str]:
+    """The same, without any schema."""
+    if kind == "sqlite":
+        yield f"sqlite:///{folder / 'bare.db'}"
+        return
+    databases = _shared(kind)
+    name = databases.make_bare()
     try:
         yield databases.url(name)
     finally:
@@ -80,9 +94,15 @@ class Databases(ABC):
     def _lock(self, connection: Connection) -> None:
         """Keep other test runs from dropping the same databases, until the connection ends."""
 
-    def _migrated(self, connection: Connection) -> str:
+    def make_bare(self) -> str:
+        """Make a database without a schema; returns its name."""
         name = new_name()
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        return name
+
+    def _migrated(self) -> str:
+        name = self.make_bare()
         migrate(self.url(name))
         return name
 
@@ -101,8 +121,7 @@ class PostgresDatabases(Databases):
 
     @cached_property
     def _template(self) -> str:
-        with self._engine.connect() as connection:
-            return self._migrated(connection)
+        return self._migrated()
 
     def _names(self, connection: Connection) -> list[str]:
         return list(connection.exec_driver_sql("SELECT datname FROM pg_database").scalars())
@@ -129,8 +148,8 @@ class MysqlDatabases(Databases):
 
     @cached_property
     def _statements(self) -> list[tuple[str, tuple[Any, ...] | None]]:
+        name = self._migrated()
         with self._engine.connect() as connection:
-            name = self._migrated(connection)
             try:
                 return list(_statements_of(connection, name))
             finally:

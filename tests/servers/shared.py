@@ -22,24 +22,31 @@ SHARED = {
 
 def shared_database(kind: str) -> URL:
     """Where the shared server of a kind is; it has answered in this process."""
-    url = make_url(_configured(kind))
-    if failure := _database_failure(url):
-        variable = SHARED[kind][0]
-        lacking(f"no server of tests at {url}, which {variable} may change: {failure}")
-    return url
+    return make_url(_shared(kind))
 
 
 def shared_redis() -> str:
     """Where the shared Redis is. Use keys with a prefix of your own."""
-    url = _configured("redis")
-    if failure := _redis_failure(url):
-        lacking(f"no server of tests at {url}, which {SHARED['redis'][0]} may change: {failure}")
-    return url
+    return _shared("redis")
 
 
-def _configured(kind: str) -> str:
+def configured(kind: str) -> str:
+    """The URL of a shared server, whether it answers or not."""
     variable, default = SHARED[kind]
     return os.environ.get(variable) or default
+
+
+def failure(kind: str) -> str | None:
+    """Why the shared server of a kind cannot be used; None when it can."""
+    url = configured(kind)
+    return _redis_failure(url) if kind == "redis" else _database_failure(make_url(url))
+
+
+def _shared(kind: str) -> str:
+    if reason := failure(kind):
+        url = make_url(configured(kind))  # which hides the password
+        lacking(f"no server for tests at {url!r}, or where {SHARED[kind][0]} says: {reason}")
+    return configured(kind)
 
 
 @cache

@@ -19,8 +19,11 @@ Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 UPCASTS: dict[tuple[EventType, int], Upcast] = {}  # (type, version) → data of the version after it
 
 
-class EncodedEvent(Struct, frozen=True, gc=False):
-    """An event on its way into the log. `at`: UTC, milliseconds since 1970."""
+class EncodedEvent(Struct, frozen=True, gc=False, array_like=True):
+    """An event on its way into the log. `at`: UTC, milliseconds since 1970.
+
+    Its fields have their order when it goes to another process: a new one comes last, with a default.
+    """
 
     type: EventType
     version: int
@@ -53,9 +56,9 @@ def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
         EventTooLarge: its data is over MAX_EVENT_BYTES.
     """
     if isinstance(event, Custom):
-        data, version, ends = _to_json(event.data), 1, False
+        data, version, ends = to_json(event.data), 1, False
     else:
-        data, version, ends = _to_json(event), event.version, event.ends
+        data, version, ends = to_json(event), event.version, event.ends
     if len(data) > MAX_EVENT_BYTES:
         raise EventTooLarge(
             f"a {event.type} event has {len(data):,} bytes of data; the limit is {MAX_EVENT_BYTES:,} bytes"
@@ -64,12 +67,8 @@ def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
 
 
 def json_size(value: Any) -> int:
-    """How many bytes a value has in an event.
-
-    Raises:
-        InvalidEvent: no JSON can be made of it.
-    """
-    return len(_to_json(value))
+    """How many bytes a value has in an event. Raises as `to_json` does."""
+    return len(to_json(value))
 
 
 def decode(
@@ -115,7 +114,12 @@ def _second(second: int) -> bytes:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
 
 
-def _to_json(value: Any) -> bytes:
+def to_json(value: Any) -> bytes:
+    """A value as it stands in an event.
+
+    Raises:
+        InvalidEvent: no JSON can be made of it.
+    """
     try:
         return _ENCODER.encode(value)
     except (TypeError, ValueError, RecursionError):  # a lone surrogate is a ValueError

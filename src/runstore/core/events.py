@@ -101,9 +101,10 @@ class AgentEvent(Event, frozen=True, kw_only=True):
 
 
 class AgentStarted(AgentEvent, frozen=True, kw_only=True):
-    """An agent of the hierarchy began to work."""
+    """An agent of the hierarchy began to work. `input_digest`: of a node's input, to tell two apart."""
 
     type: ClassVar[EventType] = "agent.started"
+    input_digest: str | None = None
 
 
 class AgentFinished(AgentEvent, frozen=True, kw_only=True):
@@ -150,10 +151,11 @@ class ToolEvent(AgentEvent, frozen=True, kw_only=True):
 
 
 class ToolStarted(ToolEvent, frozen=True, kw_only=True):
-    """Written, and committed, before the tool runs."""
+    """Written, and committed, before the tool runs. `at_most_once`: no new attempt may call it again."""
 
     type: ClassVar[EventType] = "tool.started"
     input: Any = None
+    at_most_once: bool = False
 
 
 class ToolProgress(ToolEvent, frozen=True, kw_only=True):

@@ -29,6 +29,7 @@ class OpenRun(Struct, frozen=True, gc=False):
     """A run that has not ended, as claim, sweep and adopt see it. Times: UTC, milliseconds since 1970."""
 
     run_id: str
+    user_id: str
     status: str
     attempt: int
     adoptions: int
@@ -38,12 +39,16 @@ class OpenRun(Struct, frozen=True, gc=False):
 
 
 class Committed(Struct, frozen=True):
-    """One run's part of a commit. `control`: it holds a lifecycle event or a cancel request."""
+    """One run's part of a commit.
+
+    `control`: it holds a lifecycle event or a cancel request. `remote`: another process has committed it.
+    """
 
     run_id: str
     first_seq: int
     events: Sequence[EncodedEvent]
     control: bool
+    remote: bool = False
 
 
 class EventFilter(Struct, frozen=True):
@@ -150,7 +155,11 @@ class EventLog(Protocol):
         """
 
     async def open_runs(self, *, limit: int = 2_000) -> list[OpenRun]:
-        """The runs that have not ended: those that are to stop first, then oldest first."""
+        """The runs that have not ended: those that are to stop first, then users and workers take turns.
+
+        First comes the oldest queued run of each user, and the oldest of each user at each worker, then the
+        second ones, and so on; those of one turn oldest first. So nobody's runs can fill the `limit`.
+        """
 
     async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
         """The runs of a user's session that were made before a run, newest first; without purged ones."""
@@ -192,13 +201,19 @@ class Publisher(Protocol):
 class LiveFeed(Publisher, Protocol):
     """Wakes readers after a commit. A hint and a cache: losing all of it loses nothing but time."""
 
-    closing: bool
+    @property
+    def closing(self) -> bool:
+        """Whether it was closed."""
 
     def subscribe(self, run_id: str) -> AbstractContextManager[Subscription]:
         """Register for a run's news: whatever is committed from now on is taken or seen as a gap."""
 
     def listen(self, listener: Callable[[Committed], None]) -> None:
-        """Call `listener` for each commit with `control`; on the writer's thread, so it must not block."""
+        """Call `listener` for each commit with `control`; it must not block.
+
+        Of another process's commit it hears only the events that make it one, each as a commit of its own
+        and without its data (`b""`, but a queued run's `user_id`), on a thread of the feed.
+        """
 
     def close(self) -> None:
         """Wake every reader for the last time."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, tuple_, update
 
 from runstore.core.codec import EncodedEvent
 from runstore.core.events import CancelRequested, Purged, Queued, Started
@@ -43,7 +43,22 @@ _START = (
         adoptions=open_runs.c.adoptions + bindparam("adopted"),
     )
 )
-_COLUMNS = [open_runs.c[name] for name in OpenRun.__struct_fields__]
+_runs = open_runs.c
+_turn = func.row_number().over(
+    partition_by=(_runs.worker_id, _runs.user_id), order_by=(_runs.queued_at, _runs.run_id)
+)
+_ranked = select(_runs.run_id, _runs.cancel_at, _runs.queued_at, _turn.label("turn")).subquery()
+_first = (  # of narrow rows, and only then whole ones: that halves the time of the query
+    select(_ranked.c.run_id, _ranked.c.turn)
+    .order_by(_ranked.c.cancel_at.is_(None), _ranked.c.turn, _ranked.c.queued_at, _ranked.c.run_id)
+    .limit(bindparam("limit"))
+    .subquery()
+)
+_OPEN_RUNS = (
+    select(*[_runs[name] for name in OpenRun.__struct_fields__])
+    .join(_first, _first.c.run_id == _runs.run_id)
+    .order_by(_runs.cancel_at.is_(None), _first.c.turn, _runs.queued_at, _runs.run_id)
+)
 
 
 def is_control(event: EncodedEvent) -> bool:
@@ -83,9 +98,8 @@ def write_control(connection: Connection, changes: Mapping[str, Sequence[Encoded
 
 
 def read_open_runs(connection: Connection, limit: int) -> list[OpenRun]:
-    runs = open_runs.c
-    order = (runs.cancel_at.is_(None), runs.queued_at, runs.run_id)
-    return [OpenRun(*row) for row in connection.execute(select(*_COLUMNS).order_by(*order).limit(limit))]
+    """See `EventLog.open_runs`."""
+    return [OpenRun(*row) for row in connection.execute(_OPEN_RUNS, {"limit": limit})]
 
 
 def _queued(run_id: str, at: int, wish: Wish) -> dict[str, Any]:

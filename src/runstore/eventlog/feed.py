@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import accumulate, takewhile
 
@@ -53,11 +53,12 @@ class FrameChunk:
 
 
 class MemorySubscription:
-    """One reader's place at a run's ring."""
+    """One reader's place at a run's ring. `first`: the run had no other reader."""
 
-    def __init__(self, channel: "_Channel") -> None:
+    def __init__(self, channel: "_Channel", first: bool) -> None:
         self._channel = channel
         self._seen = 0
+        self.first = first
 
     def take(self, after: int) -> list[FrameChunk] | None:
         """See `Subscription.take`."""
@@ -100,17 +101,31 @@ class _Channel:
         self.waiting: Waiting = {}
 
     def push(self, chunk: FrameChunk) -> "Waiting":
-        """Add a chunk; returns who waited for it."""
+        """Add a chunk; returns who waited for it. One that comes late, or again, changes nothing."""
         with self.lock:
-            if chunk.first != self.last + 1:  # another process wrote in between
-                self.ring.clear()
-                self.size = 0
+            if chunk.last <= self.last:
+                return {}
+            if chunk.first > self.last + 1:  # another process wrote in between
+                self.clear()
             self.ring.append(chunk)
             self.size += chunk.size
             while self.size > RING_BYTES:
                 self.size -= self.ring.popleft().size
             self.last = chunk.last
             return self.stir()
+
+    def notice(self, seq: int) -> "Waiting":
+        """The log has events up to here; returns who waited for them, if they did not come."""
+        with self.lock:
+            if seq <= self.last:
+                return {}
+            self.clear()
+            self.last = seq
+            return self.stir()
+
+    def clear(self) -> None:
+        self.ring.clear()
+        self.size = 0
 
     def stir(self) -> "Waiting":
         self.version += 1
@@ -122,10 +137,14 @@ Waiting = dict["asyncio.Future[bool]", asyncio.AbstractEventLoop]
 
 
 class MemoryFeed:
-    """The port `LiveFeed` for readers in the writer's own process."""
+    """The port `LiveFeed` for readers in the writer's own process.
+
+    What other processes commit may be told to it as well: `wake_readers`, `tell_listeners`, `notice`.
+    """
 
     def __init__(self) -> None:
         self.closing = False
+        self.changes = 0  # of which runs have readers
         self._lock = threading.Lock()
         self._channels: dict[str, _Channel] = {}
         self._listeners: list[Callable[[Committed], None]] = []
@@ -141,18 +160,40 @@ class MemoryFeed:
         with self._lock:
             return sum(channel.readers for channel in self._channels.values())
 
+    def followed_runs(self) -> list[str]:
+        """Which runs have readers."""
+        with self._lock:
+            return list(self._channels)
+
     def publish(self, commits: Sequence[Committed]) -> None:
         """See `LiveFeed.publish`."""
+        self.wake_readers(commits)
+        self.tell_listeners(commits)
+
+    def wake_readers(self, commits: Sequence[Committed]) -> None:
+        """Give the events to who follows their runs."""
         waiting: Waiting = {}
         for commit in commits:
             channel = self._channels.get(commit.run_id)
             if channel is not None:
                 waiting |= channel.push(FrameChunk(commit.run_id, commit.first_seq, commit.events))
         _wake(waiting, True)
+
+    def tell_listeners(self, commits: Sequence[Committed]) -> None:
+        """Tell who listens of the commits with `control`."""
         for commit in commits:
             if commit.control:
                 for listener in self._listeners:
                     listener(commit)
+
+    def notice(self, heads: Mapping[str, int]) -> None:
+        """The log has events up to these seqs of runs: who follows one and is behind reads the log."""
+        waiting: Waiting = {}
+        for run_id, seq in heads.items():
+            channel = self._channels.get(run_id)
+            if channel is not None:
+                waiting |= channel.notice(seq)
+        _wake(waiting, True)
 
     @contextmanager
     def subscribe(self, run_id: str) -> Iterator[MemorySubscription]:
@@ -160,13 +201,16 @@ class MemoryFeed:
         with self._lock:
             channel = self._channels.setdefault(run_id, _Channel(closed=self.closing))
             channel.readers += 1
+            first = channel.readers == 1
+            self.changes += first
         try:
-            yield MemorySubscription(channel)
+            yield MemorySubscription(channel, first)
         finally:
             with self._lock:
                 channel.readers -= 1
                 if not channel.readers:
                     del self._channels[run_id]
+                    self.changes += 1
 
     def listen(self, listener: Callable[[Committed], None]) -> None:
         """See `LiveFeed.listen`."""

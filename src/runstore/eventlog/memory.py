@@ -1,6 +1,7 @@
 """The log in memory: for tests and trials. It passes the same contract as the others, but for durability."""
 
 import threading
+from collections import defaultdict
 from collections.abc import Awaitable, Sequence
 from itertools import count
 
@@ -59,7 +60,7 @@ class MemoryEventLog:
     async def open_runs(self, *, limit: int = 2_000) -> list[OpenRun]:
         with self._store.lock:
             runs = list(self._store.open.values())
-        return sorted(runs, key=lambda run: run.cancel_at is None)[:limit]
+        return _by_turns(runs)[:limit]
 
     async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
         with self._store.lock:
@@ -79,7 +80,6 @@ class MemoryStore:
         self.runs: dict[str, list[RecordedEvent]] = {}
         self.open: dict[str, OpenRun] = {}
         self.log: list[RecordedEvent] = []
-        self.users: dict[str, str] = {}  # of the open runs
         self.keys: dict[tuple[str, str], UsedKey] = {}
         self.sessions: dict[str, Session | None] = {}  # whose turns the open runs take
         self.active: dict[Session, str] = {}
@@ -105,7 +105,7 @@ class MemoryStore:
         """There is nothing to let go of."""
 
     def _count_active(self, user_id: str) -> int:
-        return sum(owner == user_id for owner in self.users.values())
+        return sum(run.user_id == user_id for run in self.open.values())
 
     def _store(self, append: Append, commits: list[Committed]) -> int:
         """Store an append whole, or nothing of it."""
@@ -116,12 +116,12 @@ class MemoryStore:
         claims = Claims(self._count_active, lambda *place: self.keys.get(place))
         rules = Rules(claims, Sessions(self._find_place, self.active.get, self._find_before))
         caused = rules.take(append, events, before)
-        user_id, session = self.users.get(run_id, ""), self.sessions.get(run_id)
+        session = self.sessions.get(run_id)
         if events[0].type == Queued.type:
             wish = read_wish(events[0])
-            user_id, session = wish.user_id, wish.session
+            session = wish.session
             if wish.session_id is not None:
-                self.conversations.setdefault((user_id, wish.session_id), []).append(run_id)
+                self.conversations.setdefault((wish.user_id, wish.session_id), []).append(run_id)
         after, open_run = advance(before, events), self.open.get(run_id)
         for event in events:
             open_run = _follow(open_run, run_id, event)
@@ -137,12 +137,12 @@ class MemoryStore:
         self.keys |= claims.keys
         self.active |= rules.sessions.started
         if open_run is None:
-            for of_open_runs in (self.open, self.users, self.sessions):
-                of_open_runs.pop(run_id, None)
+            self.open.pop(run_id, None)
+            self.sessions.pop(run_id, None)
             if session is not None and self.active.get(session) == run_id:
                 del self.active[session]
         else:
-            self.open[run_id], self.users[run_id], self.sessions[run_id] = open_run, user_id, session
+            self.open[run_id], self.sessions[run_id] = open_run, session
         commits.append(Committed(run_id, before.seq + 1, events, any(map(is_control, events))))
         for other in caused:
             self._store(other, commits)
@@ -175,7 +175,7 @@ def _follow(run: OpenRun | None, run_id: str, event: EncodedEvent) -> OpenRun | 
     """The run's row among the open runs after an event; None when it has none."""
     change = msgspec.structs.replace
     if event.type == Queued.type:
-        return OpenRun(run_id, "queued", 0, 0, None, None, event.at)
+        return OpenRun(run_id, read_wish(event).user_id, "queued", 0, 0, None, None, event.at)
     if event.ends or run is None:
         return None
     if event.type == Started.type:
@@ -187,6 +187,13 @@ def _follow(run: OpenRun | None, run_id: str, event: EncodedEvent) -> OpenRun | 
     if event.type == CancelRequested.type and run.cancel_at is None:
         return change(run, cancel_at=event.at)
     return run
+
+
+def _by_turns(runs: Sequence[OpenRun]) -> list[OpenRun]:
+    turns: defaultdict[tuple[str | None, str], count[int]] = defaultdict(count)
+    oldest_first = sorted(runs, key=lambda run: (run.queued_at, run.run_id))
+    ranked = [(next(turns[run.worker_id, run.user_id]), run) for run in oldest_first]
+    return [run for _, run in sorted(ranked, key=lambda each: (each[1].cancel_at is None, each[0]))]
 
 
 def _page(events: list[RecordedEvent], limit: int) -> list[RecordedEvent]:

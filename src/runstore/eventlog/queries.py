@@ -12,6 +12,7 @@ from runstore.core.ports import EventFilter, Head
 from runstore.core.run import EVOLVING_TYPES
 from runstore.eventlog.schema import events, open_runs, purging, session_runs
 
+HEADS_AT_ONCE = 500  # runs of one SELECT
 MAX_PAGE_BYTES = 256 << 10  # data of one page; the event that goes over it is the last
 
 EVOLVING = EventFilter(types=EVOLVING_TYPES)
@@ -34,11 +35,31 @@ _HEAD = (
     .order_by(_e.seq.desc())
     .limit(1)
 )
+_first = events.alias("first")
+_LAST_SEQS = select(  # each run's last seq is one step from the end of its part of the index
+    _first.c.run_id,
+    select(_e.seq)
+    .where(_e.run_id == _first.c.run_id)
+    .order_by(_e.seq.desc())
+    .limit(1)
+    .scalar_subquery()
+    .correlate(_first),
+).where(_first.c.seq == 1, _first.c.run_id.in_(bindparam("runs", expanding=True)))
 
 
 def read_head(connection: Connection, run_id: str) -> Head | None:
     row = connection.execute(_HEAD, {"run": run_id}).first()
     return None if row is None else _head(row)
+
+
+def read_last_seqs(connection: Connection, run_ids: Sequence[str]) -> dict[str, int]:
+    """Where each of many runs stands; one that does not exist is left out."""
+    found: dict[str, int] = {}
+    for start in range(0, len(run_ids), HEADS_AT_ONCE):
+        some = run_ids[start : start + HEADS_AT_ONCE]
+        for run_id, seq in connection.execute(_LAST_SEQS, {"runs": some}):
+            found[run_id] = seq
+    return found
 
 
 def read_append_id(connection: Connection, run_id: str, seq: int) -> bytes | None:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
+from typing import TypeVar
 
 from msgspec import Struct
-from sqlalchemy import Connection, exc
+from sqlalchemy import Connection
 
 from runstore.columns import pack_run_id
 from runstore.core.codec import EncodedEvent
@@ -26,6 +27,9 @@ TRIES = 2  # side by side with other writers; then alone, which cannot conflict
 MAX_KNOWN_HEADS = 10_000  # runs that others may close without our noticing; a forgotten head is read again
 
 
+T = TypeVar("T")
+
+
 class _Conflict(Exception):
     """Another writer was first, or in the way."""
 
@@ -40,18 +44,42 @@ class _Attempt(Struct, frozen=True):
     seq: int
 
 
-def begin_write(dialect: Dialect, connection: Connection, *, alone: bool) -> int:
-    """Start a transaction that writes; again if the connection has gone since it was last used.
+class _Admitted(Struct, frozen=True):
+    """What of a batch its runs take, and their heads then, if nobody else was first."""
 
-    Returns what `Dialect.begin_write` does.
-    """
+    heads: dict[str, Head]
+    outcomes: list[Outcome]
+    changes: dict[str, list[EncodedEvent]]
+    rules: Rules
+
+    def result(self) -> CommitResult:
+        commits = [_committed(run_id, self.heads[run_id], events) for run_id, events in self.changes.items()]
+        return CommitResult(self.outcomes, commits)
+
+    def rows(self, append_id: bytes) -> list[Row]:
+        rows: list[Row] = []
+        for run_id, events in sorted(self.changes.items()):
+            packed, first = pack_run_id(run_id), self.heads[run_id].seq - len(events) + 1
+            rows += [
+                (packed, seq, e.type, e.version, e.ends, e.at, append_id, e.data)
+                for seq, e in enumerate(events, first)
+            ]
+        return rows
+
+
+def begin_write(dialect: Dialect, connection: Connection, *, alone: bool) -> int:
+    """`Dialect.begin_write`; again if the connection has gone since it was last used."""
+    return _begin(connection, partial(dialect.begin_write, connection, alone=alone))
+
+
+def _begin(connection: Connection, begin: Callable[[], T]) -> T:
     try:
-        return dialect.begin_write(connection, alone=alone)
-    except exc.DBAPIError as error:
-        if not error.connection_invalidated:
+        return begin()
+    except Exception:
+        if not connection.invalidated:
             raise
         connection.rollback()
-        return dialect.begin_write(connection, alone=alone)
+        return begin()
 
 
 class SqlStore:
@@ -77,7 +105,7 @@ class SqlStore:
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        self._dialect.engine.dispose()
+        self._dialect.close()
 
     def probe(self) -> CommitResult:
         return self._try([])
@@ -86,7 +114,7 @@ class SqlStore:
         try:
             return self._commit_rest(batch, alone)
         except Exception as error:
-            conflict = not alone and self._dialect.is_conflict(error)
+            conflict = not alone and (isinstance(error, _Conflict) or self._dialect.is_conflict(error))
             self._rollback(batch, intact=conflict)
             if conflict:
                 raise _Conflict from error
@@ -124,41 +152,54 @@ class SqlStore:
 
     def _commit(self, batch: Sequence[Append], alone: bool) -> CommitResult:
         connection = self._connect()
-        if (purges := begin_write(self._dialect, connection, alone=alone)) != self._purges:
-            self._heads.clear()
-            self._purges = purges
-        self._dialect.lock_users(connection, partial(users_of, connection, batch))
-        heads, outcomes, changes, rules = self._admit(connection, batch)
-        result = CommitResult(outcomes, [_committed(r, heads[r], events) for r, events in changes.items()])
-        if changes:
+        admitted = None if alone or _moves(batch) else self._admit_known(connection, batch)
+        begun = admitted is None
+        if admitted is None:
+            if (purges := begin_write(self._dialect, connection, alone=alone)) != self._purges:
+                self._heads.clear()
+                self._purges = purges
+            self._dialect.lock_users(connection, partial(users_of, connection, batch))
+            admitted = self._admit(connection, batch)
+        result = admitted.result()
+        if admitted.changes:
             append_id = self._incarnation + next(self._batches).to_bytes(4, "big")
-            write_rules(connection, rules)
-            self._store(connection, append_id, heads, changes)
+            self._store(connection, append_id, admitted, begun)
             first = result.commits[0]
             self._attempt = _Attempt(batch, result, append_id, first.run_id, first.first_seq)
         elif not batch:
             self._dialect.touch(connection)
         connection.commit()
         self._attempt = None
-        self._remember(heads, changes)
+        self._remember(admitted)
         return result
 
     def _connect(self) -> Connection:
         self._connection = self._connection or self._dialect.engine.connect()
         return self._connection
 
-    def _admit(
-        self, connection: Connection, batch: Sequence[Append]
-    ) -> tuple[dict[str, Head], list[Outcome], dict[str, list[EncodedEvent]], Rules]:
+    def _admit_known(self, connection: Connection, batch: Sequence[Append]) -> _Admitted | None:
+        """Judge by heads that we know, and nothing else; None when that does not do. No transaction yet."""
+        if not batch or any(append.run_id not in self._heads for append in batch):
+            return None
+        admitted = self._judge(connection, batch)
+        return None if self._unproven(batch, admitted) else admitted
+
+    def _admit(self, connection: Connection, batch: Sequence[Append]) -> _Admitted:
         """Judge by the heads that we know. One that nothing is inserted behind is unproven: read it first."""
-        heads, rules = self._current_heads(connection, batch), read_rules(connection)
-        outcomes, changes = _admit_all(heads, rules, batch, partial(read_head, connection))
-        if unproven := {append.run_id for append in batch}.difference(changes).intersection(self._heads):
+        admitted = self._judge(connection, batch)
+        if unproven := self._unproven(batch, admitted):
             for run_id in unproven:
                 del self._heads[run_id]
-            heads, rules = self._current_heads(connection, batch), read_rules(connection)
-            outcomes, changes = _admit_all(heads, rules, batch, partial(read_head, connection))
-        return heads, outcomes, changes, rules
+            admitted = self._judge(connection, batch)
+        return admitted
+
+    def _unproven(self, batch: Sequence[Append], admitted: _Admitted) -> set[str]:
+        return {append.run_id for append in batch}.difference(admitted.changes).intersection(self._heads)
+
+    def _judge(self, connection: Connection, batch: Sequence[Append]) -> _Admitted:
+        heads, rules = self._current_heads(connection, batch), read_rules(connection)
+        outcomes, changes = _admit_all(heads, rules, batch, partial(read_head, connection))
+        return _Admitted(heads, outcomes, changes, rules)
 
     def _current_heads(self, connection: Connection, batch: Sequence[Append]) -> dict[str, Head]:
         heads: dict[str, Head] = {}
@@ -168,36 +209,30 @@ class SqlStore:
                 heads[run_id] = self._heads.get(run_id) or read_head(connection, run_id) or NOTHING
         return heads
 
-    def _store(
-        self,
-        connection: Connection,
-        append_id: bytes,
-        heads: dict[str, Head],
-        changes: dict[str, list[EncodedEvent]],
-    ) -> None:
-        rows: list[Row] = []
-        for run_id in sorted(changes):
-            packed, last = pack_run_id(run_id), heads[run_id].seq
-            first = last - len(changes[run_id]) + 1
-            rows += [
-                (packed, seq, e.type, e.version, e.ends, e.at, append_id, e.data)
-                for seq, e in enumerate(changes[run_id], first)
-            ]
+    def _store(self, connection: Connection, append_id: bytes, admitted: _Admitted, begun: bool) -> None:
+        rows = admitted.rows(append_id)
+        if not begun:
+            begin = partial(self._dialect.begin_with_events, connection, rows, self._purges)
+            if not _begin(connection, begin):
+                self._heads.clear()
+                raise _Conflict
+            return  # events that move no run, and nothing but them
+        write_rules(connection, admitted.rules)
         self._dialect.insert_events(connection, rows)
-        evolving = _only(changes, lambda event: event.type in EVOLVING_TYPES or event.ends)
-        if evolving:
+        if evolving := _only_evolving(admitted.changes):
             for projection in self._projections:
                 projection.apply(connection, evolving)
             write_control(connection, evolving)
 
-    def _remember(self, heads: dict[str, Head], changes: dict[str, list[EncodedEvent]]) -> None:
+    def _remember(self, admitted: _Admitted) -> None:
         if len(self._heads) > MAX_KNOWN_HEADS:
             self._heads.clear()
-        for run_id in changes:
-            if heads[run_id].closed:
+        for run_id in admitted.changes:
+            head = admitted.heads[run_id]
+            if head.closed:
                 self._heads.pop(run_id, None)
             else:
-                self._heads[run_id] = heads[run_id]
+                self._heads[run_id] = head
 
     def _rollback(self, batch: Sequence[Append], *, intact: bool) -> None:
         """`intact`: the connection can be used again."""
@@ -249,10 +284,13 @@ def _admit_all(
     return outcomes, dict(changes)
 
 
-def _only(
-    changes: dict[str, list[EncodedEvent]], wanted: Callable[[EncodedEvent], bool]
-) -> dict[str, list[EncodedEvent]]:
-    kept = {run_id: [event for event in events if wanted(event)] for run_id, events in changes.items()}
+def _moves(batch: Sequence[Append]) -> bool:
+    """Whether a run changes by a batch, and not only what it says."""
+    return any(event.ends or event.type in EVOLVING_TYPES for append in batch for event in append.events)
+
+
+def _only_evolving(changes: dict[str, list[EncodedEvent]]) -> dict[str, list[EncodedEvent]]:
+    kept = {run_id: [e for e in es if e.type in EVOLVING_TYPES or e.ends] for run_id, es in changes.items()}
     return {run_id: events for run_id, events in kept.items() if events}
 
 

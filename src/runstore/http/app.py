@@ -26,6 +26,7 @@ from runstore.http.runs import RunRoutes
 from runstore.http.signing import TicketSigner
 from runstore.http.subscribers import Subscribers
 from runstore.http.tickets import TicketRoutes
+from runstore.http.workers import ListWorkers, WorkerRoutes, no_workers
 from runstore.store import RunStore
 
 DEFAULT_HOSTS = Hosts()
@@ -37,6 +38,7 @@ def build_http(
     *,
     not_ready: Callable[[], str | None],
     metrics: Exposition = no_metrics,
+    workers: ListWorkers = no_workers,
     lifespan: Lifespan[Starlette] | None = None,
     hosts: Hosts = DEFAULT_HOSTS,
     authenticator: Authenticator | None = None,
@@ -85,6 +87,7 @@ def build_http(
             Route(f"{EXECUTOR}/runs/cancel", team_runs.cancel, methods=["POST"]),
             Route(f"{EXECUTOR}/runs/get", team_runs.get, methods=["POST"]),
             Route(f"{EXECUTOR}/runs/list", team_runs.list, methods=["POST"]),
+            Route("/workers", WorkerRoutes(workers).list),
             Route("/healthz", health.live),
             Route("/readyz", health.ready),
             Route("/metrics", MetricsRoute(metrics).get),

@@ -114,9 +114,8 @@ class Server(uvicorn.Server):
             except ConnectionCut:
                 run_id = scope.get("path_params", {}).get("run_id")
                 log.info("client_cut", run_id=run_id, client=scope.get("client"), path=scope["path"])
-                for connection in list(self.server_state.connections):
-                    if getattr(connection, "client", None) == scope["client"]:
-                        connection.transport.abort()
+                # The address does not tell which one it is: a proxy's headers have changed it.
+                send.__self__.transport.abort()  # type: ignore[attr-defined]
                 while (await receive())["type"] != "http.disconnect":
                     pass
 

@@ -3,8 +3,15 @@
 from runstore.http.errors import Forbidden
 from runstore.http.health import Health
 from runstore.http.operations import ETAG, NOT_MODIFIED, TEXT, Answer, Operation, Operations, Parameter, json
+from runstore.http.workers import WorkerPage
 
 SERVER_OPERATIONS: Operations = {
+    ("GET", "/workers"): Operation(
+        id="list_workers",
+        summary="Who runs the agents of this database, oldest first, for admins",
+        answers={200: json("the workers", WorkerPage)},
+        problems=(Forbidden,),
+    ),
     ("GET", "/healthz"): Operation(
         id="check_health",
         summary="The process lives",

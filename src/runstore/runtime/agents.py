@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -63,6 +63,7 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     model_args: dict[str, Any] = {}
     system_prompt: str | None = None
     tools: list[str] = []  # package.module:function
+    at_most_once: list[str] = []  # names of tools that no new attempt may call again
     factory: str | None = None  # package.module:function
     code: bool = False  # runs the Python that it is sent
     tokens: int | None = None  # scripted: exactly so many llm.token events
@@ -129,9 +130,11 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
             raise ValueError(f"`tokens` and `tokens_per_s` are for model = {SCRIPTED!r} only")
         if self.model == SCRIPTED and self.model_args:
             raise ValueError("the scripted model takes no `model_args`, only `tokens` and `tokens_per_s`")
-        for setting in ("model_args", "model_attempts", "system_prompt", "tools"):
+        for setting in ("model_args", "model_attempts", "system_prompt", "tools", "at_most_once"):
             if self.model is None and getattr(self, setting):
                 raise ValueError(f"`{setting}` is for agents with a `model`; a factory sets it itself")
+        if self.at_most_once and not self.tools:
+            raise ValueError("`at_most_once` names some of the agent's `tools`, and it has none")
         if self.code and self.memory is not None:
             raise ValueError("`memory`: code has no messages to begin with")
 
@@ -254,7 +257,9 @@ class AgentCatalog:
             await self._have_strands()
             from runstore.runtime.strands_agent import StrandsAgent
 
-            return StrandsAgent(await self._teams.build(definition), ctx, self._taken, root=ROOT)
+            product = await self._teams.build(definition)
+            at_most_once = self._teams.at_most_once.union(definition.get("at_most_once", ()))
+            return StrandsAgent(product, ctx, self._taken, root=ROOT, at_most_once=at_most_once)
         spec = self.spec(name)
         if spec.code:
             return CodeAgent(spec.code_limits, ctx)
@@ -265,7 +270,7 @@ class AgentCatalog:
         from runstore.runtime.strands_agent import PRODUCTS, StrandsAgent
 
         if isinstance(made, PRODUCTS):
-            return StrandsAgent(made, ctx, self._taken)
+            return StrandsAgent(made, ctx, self._taken, at_most_once=frozenset(spec.at_most_once))
         raise AgentError(f"agent {name!r}: its factory returned {_what(made)}; {EXPECTED}")
 
     async def _have_strands(self) -> None:
@@ -289,7 +294,17 @@ class AgentCatalog:
             )  # fmt: skip
 
         # A provider's package may take seconds to import; the scripted model takes 0.1 ms.
-        return build() if spec.model == SCRIPTED else await in_thread(build, f"building agent {name!r}")
+        agent = build() if spec.model == SCRIPTED else await in_thread(build, f"building agent {name!r}")
+        _check_names(name, spec, agent.tool_names)
+        return agent
+
+
+def _check_names(name: str, spec: AgentSpec, tools: Sequence[str]) -> None:
+    """A misspelled name would protect nothing."""
+    for tool in spec.at_most_once:
+        if tool not in tools:
+            known = ", ".join(tools)
+            raise ConfigError(f"agent {name!r}: `at_most_once`: it has no tool {tool!r}; it has {known}")
 
 
 async def _load_for(what: str, reference: str) -> None:

@@ -1,18 +1,30 @@
 """What a new attempt builds on: the conversations of a run's agents, rebuilt from its log. Pure.
 
 Root and sub-agents are rebuilt alike. A sub-agent's conversation lives as long as the tool call that it works
-for: when the call has its result, the result is all that the caller needs.
+for: when the call has its result, the result is all that the caller needs. A node of a Graph or Swarm has a
+conversation for each of its visits, which live as long as the run: the control flow goes through all of them
+again, and finds each visit where the last attempt had left it.
 """
 
 from base64 import b64decode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from msgspec import Struct, field
 
-from runstore.core.codec import RecordedEvent, decode
+from runstore.core.codec import RecordedEvent, decode, to_json
 from runstore.core.errors import AgentError
-from runstore.core.events import Message, Started, ToolFailed, ToolFinished, Usage
+from runstore.core.events import (
+    AgentStarted,
+    Message,
+    Started,
+    Token,
+    ToolFailed,
+    ToolFinished,
+    ToolStarted,
+    Usage,
+)
 from runstore.core.run import add_usage
 
 Place = tuple[str, str | None]  # an agent at work: its path, and the tool use that it works for (root: None)
@@ -21,27 +33,94 @@ MEDIA = (
     "document",
     "video",
 )  # content blocks whose source strands keeps as bytes, and JSON as base64
-READ = frozenset(cls.type for cls in (Message, ToolFailed, ToolFinished, Usage))
+READ = frozenset(
+    cls.type for cls in (AgentStarted, Message, Started, ToolFailed, ToolFinished, ToolStarted, Usage)
+)
 
 
 class Conversation(Struct):
-    """What one agent had said and heard, its input aside, and every tool result it had or was to hear."""
+    """What one agent had said and heard, its input aside, and every tool result it had or was to hear.
+
+    `unrepeatable`: the name of a tool of its that may be called at most once, and has been.
+    `said`: tool use id → the text of the agents of that call, which is over.
+    """
+
+    place: Place
 
     messages: list[dict[str, Any]] = field(default_factory=list)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)  # tool use id → status and content
+    unrepeatable: str | None = None
+    said: dict[str, list[Token]] = field(default_factory=dict)
 
     @property
     def ending(self) -> str | None:
         """The text of the last message when it is an answer: nothing but the ending was missing."""
         last = self.messages[-1] if self.messages else {}
-        return text_of(last) if last.get("role") == "assistant" and not _tool_uses(last) else None
+        return text_of(last) if last.get("role") == "assistant" and not tool_uses(last) else None
+
+    def all_said(self) -> Iterator[Token]:
+        """The text of its complete messages, and of the calls that are over."""
+        for message in self.messages:
+            if message.get("role") == "assistant":
+                for block in message.get("content", ()):
+                    if "text" in block:
+                        yield Token(agent=self.place[0], call_id=self.place[1], text=block["text"])
+                    elif "toolUse" in block:
+                        yield from self.said.get(block["toolUse"]["toolUseId"], ())
+
+    def said_below(self) -> Iterator[Token]:
+        """What the agents of calls had said that its last message makes, and that are over."""
+        for tool_use in tool_uses(self.messages[-1]):
+            yield from self.said.get(tool_use["toolUseId"], ())
+
+
+class Visit(Conversation):
+    """A node's conversation; what another input was answered with is of no use."""
+
+    input_digest: str | None = None
 
 
 class Memory(Struct):
     """What earlier attempts left behind."""
 
     conversations: dict[Place, Conversation] = field(default_factory=dict)
+    visits: dict[str, list[Visit]] = field(default_factory=dict)
+    begun: dict[str, int] = field(default_factory=dict)  # how many of them the present attempt has come to
     usage: dict[str, int] = field(default_factory=dict)
+
+    def visit(self, path: str, input_digest: str | None) -> Visit | None:
+        """The next visit to a node as the last attempt had left it; None when it had not come so far.
+
+        A visit with another input comes back empty, and with it all later ones of the node are forgotten.
+        """
+        number = self.begun[path] = self.begun.get(path, 0) + 1
+        visits = self.visits.setdefault(path, [])
+        past = visits[number - 1] if number <= len(visits) else None
+        if past is None or input_digest is None or past.input_digest != input_digest:
+            del visits[number - 1 :]
+            self._forget_below(path)
+            visits.append(Visit((path, None), input_digest=input_digest))
+            return Visit((path, None), unrepeatable=past.unrepeatable) if past else None
+        return past
+
+    def at(self, place: Place) -> Conversation:
+        """The conversation that goes on at a place."""
+        path, call_id = place
+        if call_id is None and path in self.begun:
+            return self.visits[path][self.begun[path] - 1]
+        return self.conversations.setdefault(place, Conversation(place))
+
+    def close(self, place: Place) -> list[Token]:
+        """End a sub-agent's conversation and those below it: an id may come again in another call."""
+        conversation = self.conversations.pop(place, None)
+        if conversation is None:
+            return []
+        self._forget_below(place[0])
+        return list(conversation.all_said())
+
+    def _forget_below(self, path: str) -> None:
+        for place in [place for place in self.conversations if place[0].startswith(f"{path}/")]:
+            del self.conversations[place]
 
 
 def recall(history: Iterable[RecordedEvent]) -> Memory:
@@ -50,6 +129,7 @@ def recall(history: Iterable[RecordedEvent]) -> Memory:
     for recorded in history:
         if recorded.type in READ:
             _recall(memory, decode(recorded.type, recorded.version, recorded.data))
+    memory.begun.clear()
     return memory
 
 
@@ -77,6 +157,13 @@ def discard_after(history: Sequence[RecordedEvent]) -> int | None:
 def is_root(path: str) -> bool:
     """Whether a path is that of the run's own agent; agents' names hold no slash."""
     return "/" not in path
+
+
+def digest_of(messages: Iterable[Mapping[str, Any]]) -> str:
+    """Tells one input of a node from another. The order of its blocks is left out: strands gathers what the
+    nodes before it said from a set, in an order that is another one in every process."""
+    blocks = sorted(to_json(block) for message in messages for block in message.get("content", ()))
+    return sha256(b"\n".join(blocks)).hexdigest()[:32]
 
 
 def input_messages(input: Any) -> list[dict[str, Any]]:
@@ -129,29 +216,31 @@ def _recall(memory: Memory, event: Any) -> None:
     if isinstance(event, Usage):
         memory.usage = add_usage(memory.usage, event)
         return
-    open_ = memory.conversations
-    conversation = open_.setdefault((event.agent, event.call_id), Conversation())
+    if isinstance(event, Started):
+        memory.begun.clear()
+        return
+    if isinstance(event, AgentStarted):
+        if event.call_id is None and not is_root(event.agent):
+            memory.visit(event.agent, event.input_digest)
+        return
+    conversation = memory.at((event.agent, event.call_id))
     if isinstance(event, Message):
         conversation.messages.append(message_with_bytes(event.message))
+    elif isinstance(event, ToolStarted):
+        conversation.unrepeatable = event.name if event.at_most_once else conversation.unrepeatable
     elif isinstance(event, ToolFinished | ToolFailed):
         status = "success" if isinstance(event, ToolFinished) else "error"
         conversation.results[event.tool_use_id] = {
             "status": status,
             "content": [with_bytes(block) for block in event.output or ()],
         }
-        _forget(memory, f"{event.agent}/{event.name}", event.tool_use_id)
+        if said := memory.close((f"{event.agent}/{event.name}", event.tool_use_id)):
+            conversation.said[event.tool_use_id] = said
 
 
-def _forget(memory: Memory, path: str, call_id: str) -> None:
-    """Close a sub-agent's conversation and those below it: an id may come again in another call."""
-    if memory.conversations.pop((path, call_id), None):
-        below = f"{path}/"
-        for place in [place for place in memory.conversations if place[0].startswith(below)]:
-            del memory.conversations[place]
-
-
-def _tool_uses(message: Mapping[str, Any]) -> bool:
-    return any("toolUse" in block for block in message.get("content", ()))
+def tool_uses(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The tool calls that a message makes."""
+    return [block["toolUse"] for block in message.get("content", ()) if "toolUse" in block]
 
 
 def _revived(kind: str, inner: Any) -> Any:

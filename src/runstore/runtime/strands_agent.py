@@ -1,7 +1,7 @@
 """A strands agent, Graph or Swarm as an agent of a run."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, MutableSet, Sequence
+from collections.abc import AsyncIterator, Coroutine, MutableSet, Sequence, Set
 from typing import Any
 
 from strands import Agent
@@ -15,41 +15,53 @@ from runstore.core.errors import AgentError
 from runstore.core.events import AgentFinished, AgentStarted, Message, Token, Usage
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.core.run import add_usage
+from runstore.runtime import strands_nodes
+from runstore.runtime.at_most_once import obstacle
 from runstore.runtime.outlet import Outlet
 from runstore.runtime.resume import Memory, input_messages, recall, text_of
 from runstore.runtime.strands_errors import agent_error, one_line
 from runstore.runtime.strands_events import Translator
 from runstore.runtime.strands_hierarchy import agents_of
 from runstore.runtime.strands_hooks import STATE_KEY, Hooks
+from runstore.runtime.strands_nodes import nodes_of
 from runstore.runtime.strands_results import result_of
 
 UNWIND_S = 0.1  # what agents that are left get to end by themselves, before their tools are cancelled
 PRODUCTS = (Agent, MultiAgentBase)
 Product = Agent | MultiAgentBase
-Followed = tuple[StrandsResult | MultiAgentResult | None, dict[str, int]]  # how it ended, what it used
+Ended = StrandsResult | MultiAgentResult | None
 
 
 class StrandsAgent:
     """Drives what a configuration or a factory built, through strands' own loop, and records what it says.
 
-    An `Agent` is resumed from its messages and finished tools, together with its agents as tools; a Graph or
-    Swarm starts again from the input, and so does an agent with a strands session manager.
+    An `Agent` is resumed from its messages and finished tools, together with its agents as tools, and so are
+    the nodes of a Graph or Swarm, each visit by itself. What has a strands session manager starts again from
+    the input.
 
     Args:
         taken: every agent that has been given to a run; they keep their messages and hooks, so each run
             needs its own.
         root: the path of the outermost agent; None: the name of the run's agent.
+        at_most_once: names of tools that are marked so by the configuration.
 
     Raises:
         AgentError: an agent of the hierarchy is another run's.
     """
 
     def __init__(
-        self, product: Product, context: RunContext, taken: MutableSet[Any], *, root: str | None = None
+        self,
+        product: Product,
+        context: RunContext,
+        taken: MutableSet[Any],
+        *,
+        root: str | None = None,
+        at_most_once: Set[str] = frozenset(),
     ) -> None:
         self._product = product
         self._context = context
         self._root = root or context.agent_name
+        self._at_most_once = at_most_once
         self._asked = False  # to stop
         self._agents = list(agents_of(product, self._root))
         for _, agent in self._agents:
@@ -67,13 +79,13 @@ class StrandsAgent:
     async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
         """See `Agent.run`."""
         root, outlet = self._root, Outlet(recorder, self._leave)
-        memory = recall(history)
-        hooks = self._hooks = self._hook(outlet, memory)
+        goes_on = strands_nodes.goes_on(self._product)
+        if not goes_on and (failed := obstacle(history, repeats=True)):
+            raise AgentError(failed.message, code=failed.code)
+        hooks = self._hooks = self._hook(outlet, recall(history), goes_on)
         await recorder.record(AgentStarted(agent=root))
         try:
-            ended, usage = await self._attend(
-                self._follow(self._stream(input), hooks, outlet, recorder, memory.usage), outlet
-            )
+            ended = await self._attend(self._follow(self._stream(input), hooks, outlet, recorder), outlet)
             result = result_of(ended, hooks.model_error)
         except Exception as error:
             failure = agent_error(error, hooks.model_error)
@@ -81,7 +93,7 @@ class StrandsAgent:
                 await recorder.record(AgentFinished(agent=root))
             raise failure from (None if failure is error else error)
         await recorder.record(AgentFinished(agent=root))
-        return AgentResult(result=result, usage=usage)
+        return AgentResult(result=result, usage=hooks.usage)
 
     def cancel(self) -> None:
         """See `Agent.cancel`. strands looks at the next chunk of a model and before each tool."""
@@ -91,11 +103,16 @@ class StrandsAgent:
         for agent in self._hooks.agents if self._hooks else [agent for _, agent in self._agents]:
             agent.cancel()
 
-    def _hook(self, outlet: Outlet, memory: Memory) -> Hooks:
-        alone = isinstance(self._product, Agent)
-        hooks = Hooks(self._context, outlet, memory if alone else Memory(), remembering=alone)
+    def _hook(self, outlet: Outlet, memory: Memory, goes_on: bool) -> Hooks:
+        nodes = list(nodes_of(self._product, self._root)) if goes_on else []
+        memory = memory if goes_on else Memory(usage=memory.usage)
+        hooks = Hooks(
+            self._context, outlet, memory, remembering=goes_on, at_most_once=self._at_most_once, nodes=nodes
+        )
         for path, agent in self._agents:
             hooks.install(agent, path)
+        for node in nodes:
+            hooks.nodes.listen(node, Translator(node.path, hooks.models))
         return hooks
 
     def _stream(self, input: Any) -> AsyncIterator[Any]:
@@ -113,14 +130,10 @@ class StrandsAgent:
         return self._product.stream_async(input if isinstance(input, str) else messages[0]["content"], state)
 
     async def _follow(
-        self,
-        stream: AsyncIterator[Any],
-        hooks: Hooks,
-        outlet: Outlet,
-        recorder: RunRecorder,
-        usage: dict[str, int],
-    ) -> Followed:
-        translate, ended = Translator(self._root, hooks.models).translate, None
+        self, stream: AsyncIterator[Any], hooks: Hooks, outlet: Outlet, recorder: RunRecorder
+    ) -> Ended:
+        translate = Translator(self._root, hooks.models, apart=hooks.nodes.paths).translate
+        ended: Ended = None
         async for item in stream:
             if outlet.closed_by is not None:
                 self._go_on_leaving()
@@ -133,7 +146,7 @@ class StrandsAgent:
                         if isinstance(event, Message) and event.agent in hooks.remembered:
                             continue  # the hooks have written it
                         if isinstance(event, Usage):
-                            usage = add_usage(usage, event)
+                            hooks.usage = add_usage(hooks.usage, event)
                     await recorder.record(event)
             except Exception as error:
                 outlet.close(error)
@@ -141,14 +154,14 @@ class StrandsAgent:
                 self._leave()
             if "result" in item and isinstance(item["result"], StrandsResult | MultiAgentResult):
                 ended = item["result"]
-        return ended, usage
+        return ended
 
     # A stream that is no longer wanted is not just dropped, nor its task cancelled at once: of strands'
     # nested generators that would end the outermost only, and leave the others, with their tools and tracing
     # spans, to the garbage collector. The agents are asked to stop, and what still comes is thrown away;
     # whoever then still waits, for a tool or a model, is cancelled right there.
 
-    async def _attend(self, following: Coroutine[Any, Any, Followed], outlet: Outlet) -> Followed:
+    async def _attend(self, following: Coroutine[Any, Any, Ended], outlet: Outlet) -> Ended:
         """Wait until a stream has been followed to its end; leave it when we are cancelled."""
         self._task = task = asyncio.create_task(_contained(following))
         cancelled: asyncio.CancelledError | None = None
@@ -192,7 +205,7 @@ def _remind(agent: Agent, memory: Sequence[Any]) -> None:
         agent.conversation_manager.apply_management(agent)
 
 
-async def _contained(following: Coroutine[Any, Any, Followed]) -> Followed:
+async def _contained(following: Coroutine[Any, Any, Ended]) -> Ended:
     try:
         return await following
     except (Exception, asyncio.CancelledError):

@@ -9,7 +9,7 @@ however deep: the path of an event's `agent` grows by the tool's name or the nod
 tool use that the agent works for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from runstore.core.events import (
@@ -37,10 +37,14 @@ class Translator:
     Args:
         root: the path of the run's agent.
         models: path → model id, for `llm.usage`; may grow while the run goes on.
+        apart: paths of nodes whose beginning and stream somebody else records.
     """
 
-    def __init__(self, root: str, models: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, root: str, models: Mapping[str, str] | None = None, *, apart: Set[str] = frozenset()
+    ) -> None:
         self._root = root
+        self._apart = apart
         self._models = {} if models is None else models
         self._inner: dict[tuple[str, str, str], str] = {}  # a call that streams an agent → that agent's path
 
@@ -69,9 +73,11 @@ class Translator:
             case "tool_stream":
                 return self._tool(item["tool_stream_event"], path, call_id)
             case "multiagent_node_stream":
-                return self._translate(item["event"], f"{path}/{item['node_id']}", call_id)
+                inner = f"{path}/{item['node_id']}"
+                return NOTHING if inner in self._apart else self._translate(item["event"], inner, call_id)
             case "multiagent_node_start":
-                return (AgentStarted(agent=f"{path}/{item['node_id']}", call_id=call_id),)
+                inner = f"{path}/{item['node_id']}"
+                return NOTHING if inner in self._apart else (AgentStarted(agent=inner, call_id=call_id),)
             case "multiagent_node_stop":
                 return (AgentFinished(agent=f"{path}/{item['node_id']}", call_id=call_id),)
         return NOTHING

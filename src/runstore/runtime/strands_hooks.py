@@ -6,7 +6,7 @@ And what hooks see added to an agent's messages is exactly its memory; the strea
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence, Set
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,20 +28,26 @@ from strands.middleware import (
     TypedEvent,
 )
 
+from runstore.core.errors import AgentError
 from runstore.core.events import (
     AgentFinished,
     AgentStarted,
+    Event,
     Message,
     ToolFailed,
     ToolFinished,
     ToolStarted,
+    Usage,
 )
 from runstore.core.ports import RunContext
+from runstore.core.run import add_usage
+from runstore.runtime.at_most_once import CODE, is_at_most_once
 from runstore.runtime.outlet import Outlet
-from runstore.runtime.resume import Conversation, Memory, Place
+from runstore.runtime.resume import Conversation, Memory, Place, digest_of, is_root
 from runstore.runtime.strands_errors import described, model_error_code
 from runstore.runtime.strands_events import bare
 from runstore.runtime.strands_hierarchy import CALL, Call, call_of, called_agent
+from runstore.runtime.strands_nodes import Node, Nodes
 
 LAST = HookOrder.SDK_LAST + 1  # when every other hook has had its say
 STATE_KEY = "runstore"  # of strands' invocation_state: the RunContext
@@ -55,22 +61,36 @@ class Hooks:
     """The hooks of one attempt of one run, on every agent of its hierarchy.
 
     Args:
-        remembering: write the agents' messages, and resume from `memory`. Not for a Graph or Swarm: those
-            start again from the input.
+        remembering: write the agents' messages, and resume from `memory`. Not for an orchestrator that
+            starts again from the input.
+        at_most_once: names of tools that are marked so by the configuration; agents are no tools here.
+        nodes: of a Graph or Swarm that goes on from `memory`.
     """
 
-    def __init__(self, context: RunContext, outlet: Outlet, memory: Memory, *, remembering: bool) -> None:
+    def __init__(
+        self,
+        context: RunContext,
+        outlet: Outlet,
+        memory: Memory,
+        *,
+        remembering: bool,
+        at_most_once: Set[str] = frozenset(),
+        nodes: Sequence[Node] = (),
+    ) -> None:
         self.models: dict[str, str] = {}  # path → model id
         self.remembered: set[str] = set()  # paths of the agents whose messages are written from here
         self.model_error: BaseException | None = None  # what a model raised last
+        self.usage = memory.usage  # of all attempts
         self._context = context
         self._outlet = outlet
         self._memory = memory
         self._remembering = remembering
+        self._at_most_once = at_most_once
         self._homes: WeakKeyDictionary[Agent, str] = WeakKeyDictionary()  # some work for one call only
         self._inputs: dict[Place, int] = {}  # messages that are an agent's input, still to be added
         self._results: dict[Place, dict[str, Any]] = {}  # results that a resumed agent need not ask for again
         self._working: set[Place] = set()
+        self.nodes = Nodes(nodes, self._record_node, lambda path: self._inputs.pop((path, None), None))
 
     @property
     def agents(self) -> list[Agent]:
@@ -105,19 +125,39 @@ class Hooks:
     # An agent begins to work.
 
     async def _before_invocation(self, event: BeforeInvocationEvent) -> None:
-        path, call_id = place = self._place(event.agent)
+        place = self._place(event.agent)
         event.invocation_state.setdefault(STATE_KEY, self._context)
         if self._outlet.closed_by is not None:
             event.cancel = OVER
         if place in self._inputs:
             return  # a plugin lets it go on with new input, which belongs to its memory
+        self._results.pop(place, None)  # of a visit before: a tool use id may come again in the next
+        past = await self._begin(place, event.messages or ())
+        self._inputs[place] = len(event.messages or ())
+        if past and past.messages and getattr(event.agent, "_session_manager", None) is None:
+            await self._say_again(place, past)
+            await self.nodes.hand_over(event.agent, past)
+            self._resume(event, place, past)
+        elif past and past.unrepeatable:
+            self._outlet.close(AgentError(_repeats(place[0], past.unrepeatable), code=CODE))
+            event.cancel = OVER
+
+    async def _begin(self, place: Place, messages: Sequence[Any]) -> Conversation | None:
+        """An agent begins to work; returns its conversation when an earlier attempt has left one."""
+        path, call_id = place
+        if path in self.nodes.paths:
+            digest = digest_of(messages)
+            await self._outlet.record(AgentStarted(agent=path, input_digest=digest))
+            return self._memory.visit(path, digest)
         if call_id is not None:
             self._working.add(place)
             await self._outlet.record(AgentStarted(agent=path, call_id=call_id))
-        self._inputs[place] = len(event.messages or ())
-        past = self._memory.conversations.pop(place, None)
-        if past and past.messages and getattr(event.agent, "_session_manager", None) is None:
-            self._resume(event, place, past)
+        return self._memory.conversations.pop(place, None)
+
+    async def _say_again(self, place: Place, past: Conversation) -> None:
+        """Say what a client drops by `discard_after_seq` and nobody else will say: all but the root's own."""
+        for token in past.said_below() if is_root(place[0]) else past.all_said():
+            await self._outlet.record(token)
 
     def _resume(self, event: BeforeInvocationEvent, place: Place, past: Conversation) -> None:
         messages: list[Any] = [*(event.messages or ()), *past.messages]
@@ -131,6 +171,15 @@ class Hooks:
             self._inputs[place] = 1
         elif past.ending is not None:
             event.messages = [{"role": "user", "content": [{"text": GO_ON}]}]
+
+    async def _record_node(self, events: Sequence[Event]) -> None:
+        """Write what a node's stream says, but for what is written from here."""
+        for event in events:
+            if isinstance(event, Message) and event.agent in self.remembered:
+                continue
+            if isinstance(event, Usage):
+                self.usage = add_usage(self.usage, event)
+            await self._outlet.record(event)
 
     async def _message_added(self, event: MessageAddedEvent) -> None:
         path, call_id = place = self._place(event.agent)
@@ -147,15 +196,17 @@ class Hooks:
         if self._known(place, event.selected_tool, event.tool_use) is not None:
             return
         use_id, name = event.tool_use["toolUseId"], event.tool_use["name"]
-        if (agent := called_agent(event.selected_tool)) is not None:
+        agent = called_agent(event.selected_tool)
+        once = is_at_most_once(event.selected_tool) or (agent is None and name in self._at_most_once)
+        if agent is not None:
             inner = f"{path}/{name}"
             self.install(agent, inner)
             CALL.set(Call(agent, (inner, use_id), call_of(event.agent)))
-        await self._outlet.commit(
-            ToolStarted(
-                agent=path, call_id=call_id, tool_use_id=use_id, name=name, input=event.tool_use["input"]
-            )
-        )
+        started = ToolStarted(
+            agent=path, call_id=call_id, tool_use_id=use_id, name=name, input=event.tool_use["input"],
+            at_most_once=once,
+        )  # fmt: skip
+        await self._outlet.commit(started)
         if self._outlet.closed_by is not None:
             event.cancel_tool = OVER  # it was not written ahead, so it must not run
 
@@ -208,6 +259,13 @@ class Hooks:
             code, run_id = model_error_code(error), self._context.run_id
             path, _ = self._place(event.agent)
             log.warning("model_failed", run_id=run_id, agent=path, code=code, error=described(error))
+
+
+def _repeats(path: str, tool: str) -> str:
+    return (
+        f"tool {tool!r} of agent {path!r} may be called at most once; it has run, and the agent would start "
+        "from its input and call it again"
+    )
 
 
 def _result(context: ExecuteToolContext, **outcome: Any) -> ToolResultEvent:

@@ -4,6 +4,7 @@ What it knows it has from the log: by the live feed at once, and by a sweep when
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
@@ -20,8 +21,10 @@ from runstore.core.errors import AppendRefused, LogUnavailable, SessionBusy
 from runstore.core.events import Cancelled, CancelRequested, Event, Failed, Queued, Started, StartReason
 from runstore.core.ports import Agent, Committed, EventLog, Leases, LiveFeed, OpenRun, RunContext
 from runstore.runtime.agents import AgentCatalog
+from runstore.runtime.at_most_once import obstacle
 from runstore.runtime.executor import Executor
-from runstore.runtime.history import read_cancellation, read_history, read_queued
+from runstore.runtime.fair_queue import FairQueue
+from runstore.runtime.history import owner_of, read_cancellation, read_history, read_queued
 from runstore.runtime.loops import AgentLoop, AgentLoops
 from runstore.runtime.process_agent import ProcessAgent
 from runstore.runtime.processes import Processes
@@ -31,7 +34,8 @@ from runstore.runtime.turns import Turns
 SWEEP_S = 0.5
 LOOK_S = 0.25  # between two looks at the agents' loops
 MOVE_S = 5.0  # after which the other runs of a blocked loop go on elsewhere
-MAX_SWEPT = 2_000  # open runs that one sweep looks at, oldest first
+HEAD_START_S = 0.02
+MAX_SWEPT = 2_000  # open runs that one sweep looks at: as many of each user as there is room for
 MAX_ADOPTIONS = 2  # after the first attempt: three attempts in all
 LEAVE_S = 1.0  # for an agent to end after its run was closed over its head, before its loop is retired
 PATIENCE_S = 0.5  # beyond the grace period, before another process's cancel is enforced from here
@@ -74,7 +78,7 @@ class Supervisor:
         self._active: dict[str, _Active] = {}
         self._starting: dict[str, bool] = {}  # run id → whether it is to stop as soon as it has started
         self._lost: dict[str, tuple[OpenRun, bool]] = {}  # to adopt, ahead of the queue; True: after a crash
-        self._queue: dict[str, None] = {}  # run ids that wait for a place, oldest first
+        self._queue = FairQueue()  # of runs that wait for a place
         self._turns = Turns()  # queued runs whose session another one has
         self._strays: set[str] = set()  # runs that are ours by the log, but that we do not drive
         self._cancels_seen: dict[str, float] = {}  # when we first saw the cancel of another's run, our clock
@@ -165,11 +169,19 @@ class Supervisor:
     def _hear(self, commit: Committed) -> None:
         for event in commit.events:
             if event.type == Queued.type:
-                self._enqueue(commit.run_id)
+                wait_s = self._head_start_s() if commit.remote else 0
+                self._main.call_later(wait_s, self._enqueue, commit.run_id, owner_of(event))
+            elif event.type == Started.type:
+                self._queue.remove(commit.run_id)
             elif event.ends:
+                self._queue.remove(commit.run_id)
                 self._end_turn(commit.run_id)
             elif event.type == CancelRequested.type:
                 self._do(commit.run_id, self._cancel(commit.run_id))
+
+    def _head_start_s(self) -> float:
+        """What others get to take a run that all have heard of: the more we have, the longer."""
+        return HEAD_START_S * (random.random() + self.running / (self.running + 20))
 
     async def _repeat(self, every_s: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
@@ -182,11 +194,14 @@ class Supervisor:
             await asyncio.sleep(every_s)
 
     async def _sweep(self) -> None:
-        waited = self._turns.waited_for()
+        waited, queued = self._turns.waited_for(), self._queue.runs()
         found = await self._log.open_runs(limit=MAX_SWEPT)
         if len(found) < MAX_SWEPT:
             for run_id in waited - {run.run_id for run in found}:
                 self._end_turn(run_id)  # the feed lost its ending
+            for run_id in queued - {run.run_id for run in found if run.worker_id is None}:
+                self._queue.remove(run_id)  # or that another has taken it
+        self._lost.clear()
         workers = {run.worker_id for run in found if run.worker_id}
         dead = await self._leases.dead(workers)
         now = time.monotonic()
@@ -219,16 +234,16 @@ class Supervisor:
                 self._do(run.run_id, self._force(run.run_id))
         elif run.worker_id is None:
             if run.run_id not in self._turns:
-                self._enqueue(run.run_id)
+                self._enqueue(run.run_id, run.user_id)
         elif not driven:
             self._lost[run.run_id] = (run, stray or dead[run.worker_id])
             self._claim_next()
 
     # Starting runs.
 
-    def _enqueue(self, run_id: str) -> None:
-        if run_id not in self._active and run_id not in self._starting:
-            self._queue[run_id] = None
+    def _enqueue(self, run_id: str, user_id: str) -> None:
+        if self._capacity and run_id not in self._active and run_id not in self._starting:
+            self._queue.add(run_id, user_id)
             self._claim_next()
 
     def _claim_next(self) -> None:
@@ -236,20 +251,19 @@ class Supervisor:
             if self._lost:
                 run, crashed = self._lost.pop(next(iter(self._lost)))
                 adoptions = run.adoptions if crashed else None
-                self._begin(run.run_id, self._adopt(run.run_id, run.attempt, adoptions))
+                self._begin(run.run_id, run.user_id, self._adopt(run.run_id, run.attempt, adoptions))
             else:
-                run_id = next(iter(self._queue))
-                del self._queue[run_id]
-                self._begin(run_id, self._claim(run_id))
+                run_id, user_id = self._queue.take()
+                self._begin(run_id, user_id, self._claim(run_id))
 
     def _full(self) -> bool:
         return len(self._active) + len(self._starting) >= self._capacity or not self._leases.held
 
-    def _begin(self, run_id: str, start: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, run_id: str, user_id: str, start: Coroutine[Any, Any, None]) -> None:
         self._starting[run_id] = False
-        self._do(run_id, self._start(run_id, start))
+        self._do(run_id, self._start(run_id, user_id, start))
 
-    async def _start(self, run_id: str, start: Coroutine[Any, Any, None]) -> None:
+    async def _start(self, run_id: str, user_id: str, start: Coroutine[Any, Any, None]) -> None:
         before: str | None = None
         try:
             await start
@@ -263,17 +277,17 @@ class Supervisor:
             self._claim_next()
             self._changed.set()
         if before is not None:
-            await self._wait_for_turn(run_id, before)
+            await self._wait_for_turn(run_id, user_id, before)
 
-    async def _wait_for_turn(self, run_id: str, before: str) -> None:
-        self._turns.wait(run_id, before)
+    async def _wait_for_turn(self, run_id: str, user_id: str, before: str) -> None:
+        self._turns.wait(run_id, user_id, before)
         head = await self._log.head(before)
         if head is None or head.closed:  # its ending may have come before we began to wait
             self._end_turn(before)
 
     def _end_turn(self, run_id: str) -> None:
-        for waiting in self._turns.end(run_id):
-            self._enqueue(waiting)
+        for waiting, user_id in self._turns.end(run_id):
+            self._enqueue(waiting, user_id)
 
     async def _claim(self, run_id: str) -> None:
         head = await self._log.head(run_id)
@@ -300,6 +314,9 @@ class Supervisor:
             await self._log.append(run_id, [lost], expected_seq=head.seq)
             return
         history = await read_history(self._log, run_id)
+        if failed := obstacle(history, repeats=policy == "restart"):
+            await self._log.append(run_id, [failed], expected_seq=head.seq)
+            return
         if policy == "restart":  # then all that was said is said again
             discard, history = discard_after([e for e in history if e.type == Started.type]), []
         else:
@@ -375,7 +392,7 @@ class Supervisor:
         if active is not None:
             self._stop(run_id, active, ending)
         elif lost or await self._waits(run_id):
-            self._queue.pop(run_id, None)
+            self._queue.remove(run_id)
             self._lost.pop(run_id, None)
             await self._close(run_id, ending)
 
@@ -448,7 +465,8 @@ class Supervisor:
                 log.warning("run_moved", run_id=run_id, blocked_by=culprit)
                 active.executor.abandon(handed_over=True)
                 self._let_go(run_id, active)
-                self._begin(run_id, self._adopt(run_id, active.executor.context.attempt))
+                context = active.executor.context
+                self._begin(run_id, context.user_id, self._adopt(run_id, context.attempt))
 
     # Tasks and threads.
 

@@ -51,6 +51,7 @@ class HierarchySettings(Struct, frozen=True, forbid_unknown_fields=True):
     model: str = SCRIPTED  # of agents that name none
     models: dict[str, ModelSpec] = {}
     tools: dict[str, str] = {}  # name → package.module:function
+    at_most_once: list[str] = []  # names of tools that no new attempt may call again
 
     def __post_init__(self) -> None:
         if self.model not in {*BUILT_IN, *self.models}:
@@ -61,6 +62,10 @@ class HierarchySettings(Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"`tools`: {name!r} must be 1 to 64 letters, digits, '_' or '-'")
             if not REFERENCE.fullmatch(reference):
                 raise ValueError(f"`tools`: {reference!r} must be of the form 'package.module:function'")
+        for name in self.at_most_once:
+            if name not in self.tools:
+                known = f"there are {', '.join(sorted(self.tools))}" if self.tools else "there are none"
+                raise ValueError(f"`at_most_once`: there is no tool {name!r}; {known}")
 
 
 class Teams:
@@ -71,6 +76,7 @@ class Teams:
         self._default = settings.model
         self._models: Mapping[str, ModelSpec] = {**BUILT_IN, **settings.models}
         self.tools: Mapping[str, str] = settings.tools
+        self.at_most_once = frozenset(settings.at_most_once)
 
     def problems(self, hierarchy: Hierarchy) -> Iterator[Problem]:
         """Why it cannot run here."""
@@ -81,7 +87,9 @@ class Teams:
         settled = with_models(hierarchy, self._default)
         models = {name: msgspec.to_builtins(self._models[name]) for name in sorted(models_of(settled))}
         tools = {name: self.tools[name] for name in sorted(tools_of(settled))}
-        return {"hierarchy": msgspec.to_builtins(settled), "models": masked(models), "tools": tools}
+        definition = {"hierarchy": msgspec.to_builtins(settled), "models": masked(models), "tools": tools}
+        once = sorted(self.at_most_once.intersection(tools))
+        return {**definition, "at_most_once": once} if once else definition
 
     async def build(self, definition: Mapping[str, Any]) -> Any:
         """New strands agents for one attempt of a run: the global supervisor, which has all others.

@@ -32,6 +32,7 @@ class Dialect(Protocol):
 
     A server's writers work side by side: each holds a shared lock, the barrier, up to its commit. Who is
     `alone` has it exclusively: nothing is in flight, what is read is final. SQLite has one writer at a time.
+    Outside a transaction that one of these methods begins, a statement may be one of its own.
     """
 
     engine: Engine
@@ -62,6 +63,12 @@ class Dialect(Protocol):
     def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
         """Store rows, sorted by run and seq. Raises an error that `is_conflict` when a seq is taken."""
 
+    def begin_with_events(self, connection: Connection, rows: Sequence[Row], purges: int) -> bool:
+        """`begin_write`, not alone, and `insert_events`, in as few round trips as they take.
+
+        False when events have been purged more often than the caller believes: then nothing is inserted.
+        """
+
     def closed_upto(self, after: int) -> int | None:
         """The position up to which no event will appear any more; None: all that can be read is final.
 
@@ -70,6 +77,9 @@ class Dialect(Protocol):
 
     def migrating(self, connection: Connection) -> AbstractContextManager[None]:
         """A transaction that keeps other migrations out; committed at the end."""
+
+    def close(self) -> None:
+        """Let go of all connections."""
 
     def is_conflict(self, error: Exception) -> bool:
         """Whether another writer was first, or in the way: worth another try with what it has written."""

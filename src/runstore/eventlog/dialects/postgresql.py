@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -23,6 +23,16 @@ from runstore.eventlog.dialects.base import (
     shown,
     user_slots,
 )
+from runstore.eventlog.dialects.postgresql_arrays import (
+    BYTEA,
+    INT2,
+    INT8,
+    TEXT,
+    Packed,
+    PackedDumper,
+    pack_bytes,
+    pack_numbers,
+)
 from runstore.eventlog.dialects.servers import ClosedPositions, ServerErrors, touch_barrier
 
 LEAST_VERSION = (14,)
@@ -36,14 +46,16 @@ PASSING_STATES = frozenset(
     {"25006", "25P03", "42501", "42P01"}
 )  # read-only, idle for too long, no right, no table
 
+# A statement that waited for a lock does not see what was committed meanwhile; the next one does.
+_SHARE = f"SELECT pg_advisory_xact_lock_shared({BARRIER})"
+_ALONE = f"SELECT pg_advisory_xact_lock({BARRIER})"
+_PURGES = "SELECT purges FROM barrier"
 _INSERT = (
-    f"INSERT INTO events ({COLUMNS}) SELECT run_id, seq, type, v, ends, at, %s::bytea, data "
-    "FROM unnest(%s::bytea[], %s::int8[], %s::text[], %s::int2[], %s::int2[], %s::int8[], %s::bytea[]) "
+    f"INSERT INTO events ({COLUMNS}) SELECT run_id, seq, type, v, ends, at, %b::bytea, data "
+    "FROM unnest(%b::bytea[], %b::int8[], %b::text[], %b::int2[], %b::int2[], %b::int8[], %b::bytea[]) "
     "AS new (run_id, seq, type, v, ends, at, data)"
 )
-# Two statements of one round trip: the second one sees what was committed while the first one waited.
-_BEGIN = f"SELECT pg_advisory_xact_lock_shared({BARRIER}); SELECT purges FROM barrier"
-_BEGIN_ALONE = f"SELECT pg_advisory_xact_lock({BARRIER}); SELECT purges FROM barrier"
+_INSERT_UNPURGED = f"{_INSERT} WHERE ({_PURGES}) = %b::int8"
 # In one round trip, so that a client that is stopped just now does not hold the barrier. The highest position
 # is read by a statement of its own: the one that waited for the lock sees what was there before it waited.
 _CLOSE = f"""
@@ -81,6 +93,9 @@ class PostgresDialect:
         self.closed_upto = ClosedPositions(self.engine, self._close, errors.is_conflict).upto
         self._set_up(ANSWER_S if hurried else None)
 
+    def close(self) -> None:
+        self.engine.dispose()
+
     @property
     def place(self) -> str:
         return shown(self.url)
@@ -93,13 +108,13 @@ class PostgresDialect:
         check_version(self.url, "PostgreSQL", connection.dialect.server_version_info, LEAST_VERSION)
 
     def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
-        if alone:
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{ALONE_S}s'")
-        cursor: Any = connection.exec_driver_sql(_BEGIN_ALONE if alone else _BEGIN).cursor
-        cursor.nextset()
-        purges: int = cursor.fetchone()[0]
-        cursor.close()
-        return purges
+        waiting = [f"SET LOCAL lock_timeout = '{ALONE_S}s'", _ALONE] if alone else [_SHARE]
+        with _begun(connection) as driver, driver.cursor() as cursor:
+            cursor.execute("; ".join(["BEGIN", *waiting, _PURGES]))
+            while cursor.nextset():
+                pass
+            (purges,) = cursor.fetchone() or (0,)
+        return int(purges)
 
     def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
         if slots := user_slots(find()):
@@ -110,21 +125,27 @@ class PostgresDialect:
         touch_barrier(connection)
 
     def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
-        run_ids, seqs, types, versions, ends, ats, append_ids, data = map(list, zip(*rows, strict=True))
-        columns = [append_ids[0], run_ids, seqs, types, versions, list(map(int, ends)), ats, data]
-        cursor: Any = connection.connection.cursor()
-        cursor.execute(_INSERT, columns, binary=True)
-        cursor.close()
+        with _driver(connection).cursor() as cursor:
+            cursor.execute(_INSERT, _pack(rows))
+
+    def begin_with_events(self, connection: Connection, rows: Sequence[Row], purges: int) -> bool:
+        """See `Dialect.begin_with_events`. The server has the barrier before it comes to the INSERT."""
+        with _begun(connection) as driver, driver.cursor() as beginning, driver.cursor() as inserting:
+            with driver.pipeline():
+                beginning.execute("BEGIN")
+                beginning.execute(_SHARE)
+                inserting.execute(_INSERT_UNPURGED, [*_pack(rows), Packed(purges.to_bytes(8, "big"))])
+            return inserting.rowcount == len(rows)
 
     @contextmanager
     def migrating(self, connection: Connection) -> Iterator[None]:
         with connection.begin():
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{MIGRATION_S}s'")
+            connection.exec_driver_sql(f"BEGIN; SET LOCAL lock_timeout = '{MIGRATION_S}s'")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION})")
             yield
 
     def _close(self) -> None:
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with self.engine.connect() as connection:
             connection.exec_driver_sql(_CLOSE)
 
     def _set_up(self, answer_s: float | None) -> None:
@@ -134,7 +155,11 @@ class PostgresDialect:
 
         @event.listens_for(self.engine, "connect")
         def on_connect(connection: _Connection, _record: Any) -> None:
+            connection.autocommit = True  # who writes says BEGIN; a read then is one round trip, not three
+            connection.adapters.register_dumper(Packed, PackedDumper)
             settings = {
+                # Who waited for a lock must see what was written meanwhile, whatever the server's default.
+                "default_transaction_isolation": "read committed",
                 "lock_timeout": f"{LOCK_S}s",
                 "idle_in_transaction_session_timeout": f"{IDLE_S}s",
                 "statement_timeout": f"{answer_s}s" if answer_s else "0",
@@ -147,8 +172,38 @@ class PostgresDialect:
             connection.execute(
                 f"SELECT {names}, {synced}", [part for setting in settings.items() for part in setting]
             )
-            connection.commit()
             connection.answer_s = answer_s
+
+
+def _driver(connection: Connection) -> _Connection:
+    return cast(_Connection, connection.connection.driver_connection)
+
+
+@contextmanager
+def _begun(connection: Connection) -> Iterator[_Connection]:
+    """The driver's connection, in a transaction by SQLAlchemy's reckoning, which has to know if it breaks."""
+    connection.begin()
+    driver = _driver(connection)
+    try:
+        yield driver
+    except psycopg.OperationalError:
+        if driver.closed:
+            connection.invalidate()
+        raise
+
+
+def _pack(rows: Sequence[Row]) -> list[Packed]:
+    run_ids, seqs, types, versions, ends, ats, append_ids, data = zip(*rows, strict=True)
+    return [
+        Packed(append_ids[0]),
+        pack_bytes(BYTEA, run_ids),
+        pack_numbers(INT8, seqs),
+        pack_bytes(TEXT, [type.encode() for type in types]),
+        pack_numbers(INT2, versions),
+        pack_numbers(INT2, ends),
+        pack_numbers(INT8, ats),
+        pack_bytes(BYTEA, data),
+    ]
 
 
 def _is_conflict(error: BaseException) -> bool:

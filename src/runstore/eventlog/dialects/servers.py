@@ -78,13 +78,13 @@ class ServerErrors:
 
     def is_conflict(self, error: Exception) -> bool:
         """See `Dialect.is_conflict`."""
-        return self._conflicts(_cause(error))
+        return self._conflicts(cause_of(error))
 
     def unavailable(self, error: Exception) -> LogUnavailable | None:
         """See `Dialect.unavailable`. A lock that could not be had in time is one that may pass."""
         if isinstance(error, exc.TimeoutError):
             return LogUnavailable(f"database {self._place}: too many reads at once")
-        cause = _cause(error)
+        cause = cause_of(error)
         if self._passes(cause):
             return LogUnavailable(f"database {self._place}: {_first_line(cause)}")
         return None
@@ -94,9 +94,11 @@ def touch_barrier(connection: Connection) -> None:
     connection.execute(barrier.update().values(id=barrier.c.id))
 
 
-def _cause(error: Exception) -> BaseException:
+def cause_of(error: Exception) -> BaseException:
+    """The driver's own error."""
     return error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
 
 
 def _first_line(error: BaseException) -> str:
-    return " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+    message = str(error.args[-1]) if error.args else ""
+    return " ".join(message.split("\n")[0].split()) or type(error).__name__

@@ -47,6 +47,9 @@ class SqliteDialect:
             return None
         return status.st_dev, status.st_ino
 
+    def close(self) -> None:
+        self.engine.dispose()
+
     @property
     def place(self) -> str:
         return str(self.path)
@@ -101,6 +104,12 @@ class SqliteDialect:
             cursor.execute(_insert_statement(count), [value for row in chunk for value in row])
             start += count
         cursor.close()
+
+    def begin_with_events(self, connection: Connection, rows: Sequence[Row], purges: int) -> bool:
+        if self.begin_write(connection) != purges:
+            return False
+        self.insert_events(connection, rows)
+        return True
 
     def is_conflict(self, error: Exception) -> bool:
         return isinstance(error, sqlite3.IntegrityError)

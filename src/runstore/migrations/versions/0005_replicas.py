@@ -9,8 +9,8 @@ from runstore.columns import MYSQL, Bytes, Name, RunId
 revision = "0005"
 down_revision = "0004"
 
-USER_LOCKS = 256
-NO_SUPER = 1419  # MySQL: binary logging is on, and the account may not create triggers
+_USER_LOCKS = 256
+_NO_SUPER = 1419  # MySQL: binary logging is on, and the account may not create triggers
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +40,7 @@ def upgrade() -> None:
         sa.Column("slot", sa.SmallInteger, autoincrement=False, nullable=False),
         sa.PrimaryKeyConstraint("slot", name="pk_user_locks"),
     )
-    op.bulk_insert(user_locks, [{"slot": slot} for slot in range(USER_LOCKS)])
+    op.bulk_insert(user_locks, [{"slot": slot} for slot in range(_USER_LOCKS)])
     op.create_table(
         "purging",
         sa.Column("run_id", RunId, nullable=False),
@@ -77,7 +77,7 @@ def _execute(statement: str) -> None:
     try:
         op.execute(sa.text(statement))
     except sa.exc.DBAPIError as error:
-        if error.orig is None or error.orig.args[:1] != (NO_SUPER,):
+        if error.orig is None or error.orig.args[:1] != (_NO_SUPER,):
             raise
         log.warning(
             "trigger_refused", error=str(error.orig), lacks="what refuses changes of events by other programs"

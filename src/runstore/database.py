@@ -1,0 +1,97 @@
+"""Databases, opened: found by their URL, reached, and brought up to this release."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+from sqlalchemy import Connection, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from runstore import migrations
+from runstore.core.errors import ConfigError
+from runstore.eventlog.dialects import FORMS, Dialect, open_dialect
+
+PASSWORD = re.compile(r":[^:@/]+@")  # in a URL that cannot be parsed
+
+log = structlog.get_logger(__name__)
+
+
+def open_database(url: str, *, create: bool = True, hurried: bool = False) -> Dialect:
+    """Open a database and bring its schema up to this release.
+
+    Args:
+        create: also if it has none yet.
+        hurried: give up statements that take long, as a process has to that serves.
+
+    Raises:
+        ConfigError: the URL is wrong, the server too old, or there is no log in it and `create` is False.
+        SchemaMismatch: the database is newer than this release.
+        LogUnavailable: it cannot be reached, or is read-only, locked, corrupt, or the disk is full.
+    """
+    try:
+        dialect = open_dialect(make_url(url), hurried=hurried)
+    except (ArgumentError, NoSuchModuleError) as error:
+        shown = PASSWORD.sub(":***@", url)
+        raise ConfigError(f"database URL {shown!r}: {error}; use {FORMS}", setting="database_url") from error
+    if not create and dialect.file is not None and not dialect.file.exists():
+        raise ConfigError(f"database URL {url!r}: there is no file {dialect.file}")
+    try:
+        with _told_as_unavailable(dialect):
+            _bring_up(dialect, create)
+    except BaseException:
+        dialect.close()
+        raise
+    return dialect
+
+
+@contextmanager
+def opened_database(url: str, *, create: bool = True) -> Iterator[Dialect]:
+    """A database for one command, which may take its time. Raises as `open_database` does, all the while."""
+    dialect = open_database(url, create=create)
+    try:
+        with _told_as_unavailable(dialect):
+            yield dialect
+    finally:
+        dialect.close()
+
+
+@contextmanager
+def write_to(url: str, *, create: bool = True) -> Iterator[Connection]:
+    """A transaction while nobody else writes; committed unless there was an error."""
+    with opened_database(url, create=create) as dialect, dialect.engine.connect() as connection:
+        dialect.begin_write(connection, alone=True)
+        yield connection
+        connection.commit()
+
+
+@contextmanager
+def read_from(url: str) -> Iterator[Connection]:
+    """A connection to a database that holds a log."""
+    with opened_database(url, create=False) as dialect, dialect.engine.connect() as connection:
+        yield connection
+
+
+def _bring_up(dialect: Dialect, create: bool) -> None:
+    with dialect.engine.connect() as connection:
+        dialect.check(connection)
+        before = migrations.current_version(connection)
+        if before is None and not create:
+            raise ConfigError(f"database {dialect.place}: it holds no log; `runstore migrate` makes one")
+        connection.rollback()
+        if before == migrations.HEAD:
+            return
+        with dialect.migrating(connection):  # two starting processes do not both migrate
+            before = migrations.upgrade(connection)
+    if before != migrations.HEAD:
+        log.info("migrated", database=dialect.place, before=before or "empty", now=migrations.HEAD)
+
+
+@contextmanager
+def _told_as_unavailable(dialect: Dialect) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if unavailable := dialect.unavailable(error):
+            raise unavailable from error
+        raise

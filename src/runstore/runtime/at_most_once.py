@@ -1,0 +1,69 @@
+"""Tools that must not be called twice: how they are marked, and what their calls in a log forbid. Pure."""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from runstore.core.codec import RecordedEvent, decode
+from runstore.core.events import Failed, ToolFailed, ToolFinished, ToolStarted
+
+CODE = "at_most_once"  # of a run that cannot go on, since that could call such a tool again
+MARK = "runstore_at_most_once"
+READ = frozenset(cls.type for cls in (ToolStarted, ToolFinished, ToolFailed))
+
+Tool = TypeVar("Tool")
+
+
+def at_most_once(tool: Tool) -> Tool:
+    """Mark a tool that must not be called twice for what its agent asked once, even if its worker dies.
+
+    A decorator, above or below strands' `@tool`; it takes any tool object too, as those of an MCP server, and
+    an agent that is a tool. A run whose worker is lost while such a tool runs ends as failed, with the code
+    `at_most_once`. That an agent asks for it twice is the agent's own affair.
+
+    Raises:
+        TypeError: it takes no attributes, so it cannot be marked.
+    """
+    for marked in (tool, getattr(tool, "__wrapped__", None)):  # of a method, `@tool` binds what it wraps
+        if marked is not None:
+            try:
+                setattr(marked, MARK, True)
+            except (AttributeError, TypeError) as error:
+                kind = type(tool).__name__
+                raise TypeError(f"at_most_once: an object of type {kind} cannot be marked") from error
+    return tool
+
+
+def is_at_most_once(tool: Any) -> bool:
+    """Whether a tool, or the agent behind it, is marked."""
+    return bool(getattr(tool, MARK, False) or getattr(getattr(tool, "agent", None), MARK, False))
+
+
+def obstacle(history: Iterable[RecordedEvent], *, repeats: bool) -> Failed | None:
+    """How a run has to end that no new attempt may go on with; None when one may.
+
+    Args:
+        history: what earlier attempts said; it may leave out streamed text.
+        repeats: the new attempt starts from the input, and calls again what had finished.
+    """
+    running: dict[tuple[str, str | None, str], ToolStarted] = {}
+    finished: list[ToolStarted] = []
+    for recorded in history:
+        if recorded.type in READ:
+            event = decode(recorded.type, recorded.version, recorded.data)
+            if isinstance(event, ToolStarted | ToolFinished | ToolFailed):
+                call = (event.agent, event.call_id, event.tool_use_id)
+                if isinstance(event, ToolStarted):
+                    running[call] = event
+                elif (started := running.pop(call, None)) is not None and started.at_most_once:
+                    finished.append(started)
+    for started in running.values():
+        if started.at_most_once:
+            return _failed(started, "was running when its worker was lost, and nobody knows how far it came")
+    for started in finished if repeats else ():
+        return _failed(started, "has run, and a new attempt would start from the input and call it again")
+    return None
+
+
+def _failed(call: ToolStarted, what: str) -> Failed:
+    tool = f"tool {call.name!r} of agent {call.agent!r} (tool use {call.tool_use_id})"
+    return Failed(code=CODE, message=f"{tool} may be called at most once; it {what}")

@@ -1,0 +1,156 @@
+"""Reading in order of position: what is read is final, however writers overlap."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import Connection, make_url
+
+from runstore.columns import pack_run_id
+from runstore.core.ids import new_run_id
+from runstore.eventlog.dialects import Dialect, open_dialect
+from runstore.eventlog.queries import read_all
+from runstore.eventlog.sql import SqlEventLog
+from tests.events import start_run
+from tests.polling import DEADLINE_S
+from tests.servers.databases import DATABASES
+
+OpenLog = Callable[..., SqlEventLog]
+
+WRITERS = 4
+WRITES = 40  # of each writer
+
+servers = pytest.mark.parametrize(
+    "database_url", [kind for kind in DATABASES if kind != "sqlite"], indirect=True
+)
+
+
+@pytest.fixture
+def dialect(database_url: str) -> Iterator[Dialect]:
+    dialect = open_dialect(make_url(database_url))
+    yield dialect
+    dialect.engine.dispose()
+
+
+@contextmanager
+def writing(dialect: Dialect, *, together: bool = False) -> Iterator[tuple[Connection, str]]:
+    """A writer whose event has its position, and is not committed. `together`: begun with its event."""
+    run_id = new_run_id()
+    rows = [(pack_run_id(run_id), 1, "custom.note", 1, 0, 0, b"12345678", b"null")]
+    with dialect.engine.connect() as connection:
+        if together:
+            dialect.begin_with_events(connection, rows)
+        else:
+            dialect.begin_write(connection)
+            dialect.insert_events(connection, rows)
+        yield connection, run_id
+
+
+class Naive:
+    """Reads what it can see after the last position that it has seen."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self.found: list[str] = []
+        self._after = 0
+
+    def read(self) -> None:
+        with self._dialect.engine.connect() as connection:
+            page = read_all(connection, self._after, None, 1_000)
+        self.found += [event.run_id for event in page]
+        self._after = page[-1].position if page else self._after
+
+
+class Following:
+    """Reads as projections do."""
+
+    def __init__(self, log: SqlEventLog) -> None:
+        self._log = log
+        self.found: list[str] = []
+        self._after = 0
+
+    async def read(self) -> None:
+        page = await self._log.read_all(after=self._after)
+        assert [event.position for event in page] == sorted(event.position for event in page)
+        self.found += [event.run_id for event in page]
+        self._after = page[-1].position if page else self._after
+
+
+@servers
+@pytest.mark.parametrize("together", [False, True])
+async def test_an_event_that_is_committed_after_one_behind_it_is_not_passed_over(
+    open_shared: OpenLog, dialect: Dialect, together: bool
+) -> None:
+    naive, following = Naive(dialect), Following(open_shared())
+    with writing(dialect, together=together) as (early, first):
+        with writing(dialect) as (late, second):
+            late.commit()
+        naive.read()
+        await following.read()
+        assert following.found == []
+        early.commit()
+    naive.read()
+    await read_until(following, 2)
+    assert naive.found == [second]
+    assert following.found == [first, second]
+
+
+@servers
+async def test_a_hole_that_a_rollback_left_holds_up_nobody(open_shared: OpenLog, dialect: Dialect) -> None:
+    following = Following(open_shared())
+    with writing(dialect) as (connection, _):
+        connection.rollback()
+    with writing(dialect) as (connection, run_id):
+        connection.commit()
+    await following.read()
+    assert following.found == [run_id]
+
+
+@servers
+async def test_of_writers_that_overlap_and_roll_back_no_event_is_lost(
+    open_shared: OpenLog, dialect: Dialect
+) -> None:
+    naive, following = Naive(dialect), Following(open_shared())
+    committed: list[str] = []
+    reading = threading.Lock()
+
+    def write(seed: int) -> None:
+        chance = random.Random(seed)
+        for _ in range(WRITES):
+            with writing(dialect, together=seed % 2 == 0) as (connection, run_id):
+                time.sleep(chance.uniform(0, 0.004))  # what takes time between a position and its commit
+                if chance.random() < 0.2:
+                    connection.rollback()
+                else:
+                    connection.commit()
+                    committed.append(run_id)
+            with reading:  # while others have a position already
+                naive.read()
+
+    writers = [threading.Thread(target=write, args=[seed]) for seed in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        await following.read()
+    await read_until(following, len(committed))
+    naive.read()
+    assert sorted(following.found) == sorted(committed)
+    assert len(naive.found) < len(committed), "the writers did not overlap: the test shows nothing"
+
+
+async def test_what_is_committed_can_be_read_at_once(open_shared: OpenLog) -> None:
+    log, other = open_shared(), open_shared()
+    run_id = await start_run(log)
+    for reader in (log, other):
+        assert [(event.run_id, event.seq) for event in await reader.read_all()] == [(run_id, 1), (run_id, 2)]
+
+
+async def read_until(following: Following, count: int) -> None:
+    """A writer that was in the way makes a reader pause."""
+    deadline = time.monotonic() + DEADLINE_S
+    while len(following.found) < count:
+        assert time.monotonic() < deadline, following.found
+        await following.read()

@@ -1,0 +1,186 @@
+"""What a database guarantees, whoever opens it, and how it comes by its schema; on each kind."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pymysql
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, MetaData, delete, insert, inspect, make_url, text, update
+from sqlalchemy.exc import DBAPIError
+
+from runstore import hierarchies, keys, migrations, workers
+from runstore.columns import pack_run_id
+from runstore.core.errors import ConfigError, SchemaMismatch
+from runstore.core.ids import new_run_id
+from runstore.database import open_database
+from runstore.eventlog import schema
+from runstore.eventlog.dialects import Dialect, open_dialect
+from runstore.eventlog.dialects.base import check_version
+from runstore.eventlog.sql import SqlEventLog
+from runstore.projections import schema as projections_schema
+from tests.events import close_run, start_run
+from tests.servers.databases import DATABASES, bare_database
+
+OpenLog = Callable[..., SqlEventLog]
+
+METADATA = {
+    "log": schema.metadata,
+    "projections": projections_schema.metadata,
+    "keys": keys.metadata,
+    "hierarchies": hierarchies.metadata,
+    "workers": workers.metadata,
+}
+ERRORS = (sqlite3.IntegrityError, psycopg.IntegrityError, pymysql.IntegrityError)
+events = schema.events
+
+
+@pytest.fixture
+def dialect(database_url: str) -> Iterator[Dialect]:
+    dialect = open_dialect(make_url(database_url))
+    yield dialect
+    dialect.engine.dispose()
+
+
+@pytest.fixture
+def connection(dialect: Dialect) -> Iterator[Connection]:
+    with dialect.engine.connect() as connection:
+        yield connection
+
+
+@pytest.fixture(params=DATABASES)
+def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without any schema."""
+    with bare_database(request.param, tmp_path) as url:
+        yield url
+
+
+# ---- events are immutable ----
+
+
+@pytest.mark.parametrize("change", ["update", "update_all", "delete", "delete_all"])
+async def test_the_database_refuses_to_change_an_event(
+    open_shared: OpenLog, connection: Connection, change: str
+) -> None:
+    log = open_shared()
+    run_id = await start_run(log)
+    before = await log.read(run_id)
+    statement = {
+        "update": update(events).where(events.c.seq == 2).values(seq=99),
+        "update_all": update(events).values(data=b"0"),
+        "delete": delete(events).where(events.c.seq == 2),
+        "delete_all": delete(events),
+    }[change]
+    with pytest.raises(DBAPIError, match="events are immutable"):
+        connection.execute(statement)
+    connection.rollback()
+    assert await log.read(run_id) == before
+
+
+async def test_only_the_events_of_a_run_that_is_being_purged_can_be_deleted(
+    open_shared: OpenLog, connection: Connection
+) -> None:
+    log = open_shared()
+    purged, kept = await close_run(log), await close_run(log)
+    connection.execute(insert(schema.purging).values(run_id=purged))
+    connection.execute(delete(events).where(events.c.run_id == purged))
+    with pytest.raises(DBAPIError, match="events are immutable"):
+        connection.execute(delete(events).where(events.c.run_id == kept))
+    connection.rollback()
+
+
+async def test_a_seq_is_given_once(open_shared: OpenLog, dialect: Dialect, connection: Connection) -> None:
+    run_id = await start_run(open_shared())
+    dialect.begin_write(connection)
+    rows = [(pack_run_id(run_id), 2, "custom.note", 1, 0, 0, b"12345678", b"null")]
+    with pytest.raises(ERRORS) as refusal:
+        dialect.insert_events(connection, rows)
+    connection.rollback()
+    assert dialect.is_conflict(refusal.value)
+
+
+def test_names_that_differ_in_case_or_blanks_are_different(connection: Connection) -> None:
+    rows = [
+        {"user_id": user, "key": key, "run_id": new_run_id(), "body_hash": b"0" * 32, "at": 0}
+        for user in ("alice", "Alice", "alice ", "älice", "alice\u200b")
+        for key in ("k", "K", "k ")
+    ]
+    connection.execute(insert(schema.idempotency), rows)
+    found = connection.execute(schema.idempotency.select().order_by("user_id", "key")).all()
+    assert {(row.user_id, row.key): row.run_id for row in found} == {
+        (row["user_id"], row["key"]): row["run_id"] for row in rows
+    }
+    assert [row.user_id for row in found] == sorted(row.user_id for row in found)
+    connection.rollback()
+
+
+# ---- migrations ----
+
+
+def test_an_empty_database_is_migrated(bare_url: str) -> None:
+    assert version(bare_url) == migrations.HEAD
+    assert version(bare_url) == migrations.HEAD
+
+
+def test_of_migrations_that_run_at_once_one_migrates(bare_url: str) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(version, [bare_url] * 3)) == [migrations.HEAD] * 3
+
+
+@pytest.mark.parametrize("metadata", METADATA)
+def test_the_migrations_make_the_tables_that_the_code_uses(connection: Connection, metadata: str) -> None:
+    assert differences(connection, METADATA[metadata]) == []
+
+
+def test_the_migrations_make_no_table_that_nobody_uses(connection: Connection) -> None:
+    used = {"alembic_version"}.union(*(metadata.tables for metadata in METADATA.values()))
+    assert set(inspect(connection).get_table_names()) == used
+
+
+def test_a_newer_schema_is_refused(database_url: str, connection: Connection) -> None:
+    connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    connection.commit()
+    with pytest.raises(SchemaMismatch, match="9999"):
+        version(database_url)
+
+
+def test_a_database_without_a_schema_holds_no_log(bare_url: str) -> None:
+    with pytest.raises(ConfigError, match=r"no file|holds no log"):
+        open_database(bare_url, create=False)
+
+
+@pytest.mark.parametrize("found", [(13, 21), (9,), None])
+def test_a_server_that_is_too_old_is_refused(found: tuple[int, ...] | None) -> None:
+    url = make_url("postgresql+psycopg://me:secret@there/runs")
+    with pytest.raises(ConfigError, match="too old") as refusal:
+        check_version(url, "PostgreSQL", found, (14,))
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_server_of_this_release_is_taken(dialect: Dialect, connection: Connection) -> None:
+    dialect.check(connection)
+
+
+def version(url: str) -> str | None:
+    """Open a database as a starting server does; returns the schema that it then has."""
+    dialect = open_database(url)
+    with dialect.engine.connect() as connection:
+        found = migrations.current_version(connection)
+    dialect.engine.dispose()
+    return found
+
+
+def differences(connection: Connection, metadata: MetaData) -> list[object]:
+    ours = set(metadata.tables)
+    context = MigrationContext.configure(
+        connection,
+        opts={
+            "include_name": lambda name, kind, _parents: kind != "table" or name in ours,
+            "compare_type": True,
+        },
+    )
+    return compare_metadata(context, metadata)

@@ -1,0 +1,40 @@
+"""What an operator has set for a server, a role or a database does not change what the log promises."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import NullPool, create_engine
+
+from runstore.eventlog.feed import MemoryFeed
+from tests.database import open_log_at
+from tests.events import note, start_run, texts
+from tests.servers.databases import empty_database
+
+SETTINGS = {"default_transaction_isolation": "serializable", "synchronous_commit": "off"}
+APPENDS = 40
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[str]:
+    with empty_database("postgresql", tmp_path) as url:
+        engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for name, value in SETTINGS.items():
+                connection.exec_driver_sql(f"ALTER DATABASE {engine.url.database} SET {name} = '{value}'")
+        yield url
+
+
+async def test_writers_side_by_side_lose_nothing_whatever_isolation_is_the_default(database: str) -> None:
+    logs = [open_log_at(database, MemoryFeed()) for _ in range(3)]
+    run_id = await start_run(logs[0])
+
+    async def write(number: int) -> None:
+        for i in range(number, APPENDS, len(logs)):
+            await logs[number].append(run_id, [note(f"{i}")])
+
+    await asyncio.gather(*map(write, range(len(logs))))
+    assert sorted(await texts(logs[0], run_id), key=int) == [f"{i}" for i in range(APPENDS)]
+    for log in logs:
+        await log.close()

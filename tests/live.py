@@ -1,0 +1,69 @@
+"""Commits as a live feed is told of them, and feeds that share a Redis as processes do."""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import redis
+
+from runstore.core.codec import EncodedEvent, encode, frame
+from runstore.core.events import Custom, Event
+from runstore.core.ids import new_run_id
+from runstore.core.ports import Chunk, Committed
+from runstore.eventlog.control import is_control
+from runstore.eventlog.redis_feed import RedisFeed
+from tests.events import token
+from tests.polling import until
+from tests.servers.shared import shared_redis
+
+RUN = new_run_id()
+
+
+def committed(first: int, *events: Event | Custom, run_id: str = RUN) -> Committed:
+    encoded = [encode(event, at=0) for event in events]
+    return Committed(run_id, first, encoded, any(map(is_control, encoded)))
+
+
+def seqs(chunks: Sequence[Chunk] | None, after: int = 0) -> list[int] | None:
+    """The seqs of the frames that a reader at `after` gets; None when it meets a gap."""
+    if chunks is None:
+        return None
+    body = b"".join(chunk.body(after, None) for chunk in chunks)
+    return [int(line[4:]) for line in body.splitlines() if line.startswith(b"id: ")]
+
+
+def frame_of(seq: int, event: EncodedEvent) -> bytes:
+    return frame(RUN.encode(), seq, event.type.encode(), event.at, event.data)
+
+
+@contextmanager
+def own_prefix() -> Iterator[str]:
+    """A prefix of keys in the shared Redis that nobody else uses. Its keys go afterwards."""
+    prefix = f"runstore-test-{secrets.token_hex(6)}"
+    try:
+        yield prefix
+    finally:
+        with redis.Redis.from_url(shared_redis()) as client:
+            if keys := list(client.scan_iter(f"{prefix}:*", count=10_000)):
+                client.unlink(*keys)
+
+
+@contextmanager
+def processes(count: int, url: str, prefix: str = "runstore") -> Iterator[list[RedisFeed]]:
+    """So many feeds at one Redis, each for another process."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(RedisFeed(url, prefix=prefix)) for _ in range(count)]
+
+
+async def hears(here: RedisFeed, there: RedisFeed) -> None:
+    """Return when what is published `here` arrives `there`."""
+    run_id, seq = new_run_id(), 0
+
+    def arrives() -> bool:
+        nonlocal seq
+        seq += 1
+        here.publish([committed(seq, token(), run_id=run_id)])
+        return live.take(0) != []
+
+    with there.subscribe(run_id) as live:
+        await until(arrives)

@@ -1,0 +1,104 @@
+"""What Redis tells at once: proven with everything switched off that would find it without."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from runstore import app
+from runstore.app import Runtime, open_runtime
+from runstore.core.events import Custom
+from runstore.core.ports import EventFilter
+from runstore.runtime import supervisor
+from runstore.runtime.agents import AgentSpec
+from runstore.settings import ServerSettings, Settings
+from tests.frames import read_frames, said
+from tests.polling import DEADLINE_S, until
+from tests.servers.databases import empty_database
+from tests.servers.shared import shared_redis
+
+NEVER_S = 3_600.0
+NOTES = EventFilter(types=frozenset({"custom.note"}))
+TALKER = AgentSpec(model="scripted", tokens=20, tokens_per_s=200)
+SLOW = AgentSpec(model="scripted", tokens=10_000, tokens_per_s=20)
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> Iterator[str]:
+    with empty_database("postgresql", tmp_path) as url:
+        yield url
+
+
+@pytest.fixture
+async def replica_and_worker(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Runtime, Runtime]]:
+    """One that runs no agents, and one that does; neither ever looks by itself."""
+    monkeypatch.setattr(supervisor, "SWEEP_S", NEVER_S)
+    monkeypatch.setattr(app, "LOST_POLL_S", NEVER_S)
+    prefix = f"runstore-test-{secrets.token_hex(4)}"
+    async with AsyncExitStack() as stack:
+        opened = []
+        for worker in (False, True):
+            server = ServerSettings(
+                database_url=database_url,
+                redis_url=shared_redis(),
+                redis_prefix=prefix,
+                worker=worker,
+                drain_s=0,
+            )
+            settings = Settings(server, agents={"talker": TALKER, "slow": SLOW})
+            opened.append(await stack.enter_async_context(open_runtime(settings)))
+        yield opened[0], opened[1]
+
+
+async def test_a_run_that_a_replica_queues_is_run_by_a_worker_and_followed_at_the_replica(
+    replica_and_worker: tuple[Runtime, Runtime],
+) -> None:
+    replica, _ = replica_and_worker
+    run_id = (await replica.store.start("talker", "hi", user_id="local")).run.run_id
+    got = b""
+    async with asyncio.timeout(DEADLINE_S):
+        async for body in replica.store.tail(run_id, after=0).frames():
+            got += body
+    frames = list(read_frames([got]))
+    assert [frame.seq for frame in frames] == list(range(1, len(frames) + 1))
+    assert said(frames).split() == ["hi"] * 20
+    assert frames[-1].type == "lifecycle.completed"
+
+
+async def test_a_stop_at_a_replica_ends_a_run_of_a_worker(
+    replica_and_worker: tuple[Runtime, Runtime],
+) -> None:
+    replica, worker = replica_and_worker
+    run_id = (await replica.store.start("slow", "hi", user_id="local")).run.run_id
+    await until(lambda: worker.supervisor.running == 1)
+    await replica.store.stop(run_id, by="local", reason="user")
+    ended = (await replica.store.get(run_id, wait_s=DEADLINE_S)).run
+    assert (ended.status, ended.forced) == ("stopped", False)
+
+
+async def test_the_next_run_of_a_session_begins_when_the_one_before_it_has_ended_elsewhere(
+    replica_and_worker: tuple[Runtime, Runtime],
+) -> None:
+    replica, _ = replica_and_worker
+    session = {"user_id": "local", "session_id": "s"}
+    runs = [(await replica.store.start("talker", "hi", **session)).run.run_id for _ in range(2)]
+    for run_id in runs:
+        assert (await replica.store.get(run_id, wait_s=DEADLINE_S)).run.status == "success"
+
+
+async def test_what_a_replica_appends_is_followed_at_the_other_process(
+    replica_and_worker: tuple[Runtime, Runtime],
+) -> None:
+    replica, worker = replica_and_worker
+    run_id = (await replica.store.start("slow", "hi", user_id="local")).run.run_id
+    stream = worker.store.tail(run_id, after=0, only=NOTES).frames()
+    await replica.store.append(run_id, [Custom("custom.note", "from a replica")])
+    async with asyncio.timeout(DEADLINE_S):
+        while b"from a replica" not in await anext(stream):
+            pass
+    await stream.aclose()  # type: ignore[attr-defined]
