@@ -116,7 +116,7 @@ async def test_of_writers_that_overlap_and_roll_back_no_event_is_lost(
     def write(seed: int) -> None:
         chance = random.Random(seed)
         for _ in range(WRITES):
-            with writing(dialect % 2 == 0) as (connection, run_id):
+            with writing(dialect) as (connection, run_id):
                 time.sleep(chance.uniform(0, 0.004))  # what takes time between a position and its commit
                 if chance.random() < 0.2:
                     connection.rollback()
