@@ -1,20 +1,27 @@
 """Several processes that append to one database: what they store in all, as if each were a worker."""
 
 import asyncio
+import logging
 import multiprocessing
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.synchronize import Barrier
 from statistics import median
-from typing import Any
+
+import structlog
 
 from benchmarks.databases import empty_database, name_of
 from benchmarks.logs import Log
 from benchmarks.options import Options
 from benchmarks.report import Report
+from benchmarks.server import START_TIMEOUT_S
 
 PROCESSES = (1, 2, 4)
 RUNS = 20  # of each process
 ROUNDS = 3
+
+_barrier: Barrier  # of a process of ours, where all of them meet before they begin
 
 
 def run(options: Options) -> Iterator[Report]:
@@ -40,28 +47,26 @@ def run(options: Options) -> Iterator[Report]:
 def _append(url: str, processes: int, events: int) -> float:
     """Seconds from the first process's start to the last one's end, imports aside."""
     context = multiprocessing.get_context("spawn")
-    ready = context.Barrier(processes)
-    times = context.Queue()
-    started = [
-        context.Process(target=_produce, args=(url, events // processes, ready, times))
-        for _ in range(processes)
-    ]
-    for process in started:
-        process.start()
-    spans = [times.get() for _ in started]
-    for process in started:
-        process.join()
+    barrier = context.Barrier(processes)
+    with ProcessPoolExecutor(processes, context, initializer=_meet_at, initargs=(barrier,)) as pool:
+        spans = list(pool.map(_produce, [url] * processes, [events // processes] * processes))
     return max(end for _, end in spans) - min(start for start, _ in spans)
 
 
-def _produce(url: str, events: int, ready: Any, times: Any) -> None:
-    times.put(asyncio.run(_stream(url, events, ready)))
+def _meet_at(barrier: Barrier) -> None:
+    global _barrier
+    _barrier = barrier
 
 
-async def _stream(url: str, events: int, ready: Any) -> tuple[float, float]:
+def _produce(url: str, events: int) -> tuple[float, float]:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    return asyncio.run(_stream(url, events))
+
+
+async def _stream(url: str, events: int) -> tuple[float, float]:
     async with Log(url) as log:
         run_ids = [await log.begin() for _ in range(RUNS)]
-        await asyncio.to_thread(ready.wait)
+        await asyncio.to_thread(_barrier.wait, START_TIMEOUT_S)
         start = time.time()
         await log.stream(run_ids, events)
         return start, time.time()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from runstore.core.events import Custom, Event, Queued
 from runstore.core.ids import first_run_id
 from runstore.core.ports import EventLog
 from runstore.eventlog.dialects import open_dialect
-from runstore.eventlog.purge import Purge, Purgeable, PurgeCount
+from runstore.eventlog.purge import Purge, Purgeable, PurgeCount, _find_due
 from tests.database import run_list
 from tests.events import COMPLETED, started, token
 
@@ -50,6 +51,14 @@ def purge(
     """What `runstore retention` does."""
     with _opened(url, before, progress) as purge:
         return purge.run(by="retention")
+
+
+def purge_run(url: str, run_id: str) -> None:
+    """Purge one run, which has ended, whenever that was."""
+    with _opened(url, 0) as purge:
+        due = purge._read(partial(_find_due, run_ids=[run_id], before=FOREVER))
+        purge._mark(due, "retention")
+        purge.run(by="retention")
 
 
 def survey(url: str, *, before: int = LATER) -> Purgeable:

@@ -20,6 +20,7 @@ from runstore.core.errors import (
     RunClosed,
     RunDeleted,
     RunNotFound,
+    RunPurged,
     SessionBusy,
     WrongExpectedSeq,
 )
@@ -31,6 +32,7 @@ from runstore.runtime.agents import AgentSpec
 from runstore.runtime.leases import FileLeases
 from tests.database import make_database
 from tests.polling import until
+from tests.purging import purge_run
 from tests.server import DEADLINE_S, serving
 
 Opened = AsyncIterator[LocalStore]
@@ -249,6 +251,22 @@ async def test_runs_are_found_and_deleted(store: LocalStore) -> None:
     assert await store.find() == []
     with pytest.raises(RunDeleted):
         await store.state(run.run_id)
+
+
+async def test_a_purged_run_is_refused_and_found_by_itself(store: LocalStore, url: str) -> None:
+    async with store.begin("importer") as run:
+        for _ in range(3):
+            await run.record(Custom("custom.large", "x" * 300_000))
+    following = store.tail(run.run_id)
+    assert (await anext(following)).seq == 1
+    purge_run(url, run.run_id)
+    with pytest.raises(RunPurged):
+        [event async for event in following]
+    for refused in (store.state(run.run_id), anext(store.read(run.run_id)), anext(store.tail(run.run_id))):
+        with pytest.raises(RunPurged):
+            await refused
+    assert await store.find() == []
+    assert [found.run_id for found in await store.find(RunQuery(purged=True))] == [run.run_id]
 
 
 async def test_a_run_that_is_not_there_and_a_cursor_ahead_are_refused(store: LocalStore) -> None:

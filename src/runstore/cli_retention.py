@@ -39,8 +39,10 @@ def _would_purge(url: str, before: int) -> str:
     from runstore.app import survey_purge
 
     found = survey_purge(url, before)
-    begun = f", and {found.begun:,} runs that an earlier purge has begun with" if found.begun else ""
-    return f"{found.runs:,} runs with {found.events:,} events would be purged{begun}"
+    said = f"{_count(found.runs, 'run')} with {_count(found.events, 'event')} would be purged"
+    return (
+        f"{said}, and {_count(found.begun, 'run')} that an earlier purge has begun" if found.begun else said
+    )
 
 
 def _purge(url: str, before: int) -> str:
@@ -69,4 +71,8 @@ def _purge(url: str, before: int) -> str:
 
 
 def _said(runs: int, events: int) -> str:
-    return f"purged {runs:,} runs and removed {events:,} events"
+    return f"purged {_count(runs, 'run')} and removed {_count(events, 'event')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"

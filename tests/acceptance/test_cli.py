@@ -1,5 +1,6 @@
 """The command line: what is wrong is said in one line, with exit code 2, and what works says so with 0."""
 
+import asyncio
 import re
 import socket
 import sqlite3
@@ -13,10 +14,17 @@ import pytest
 from typer.testing import CliRunner
 
 from runstore.cli import app
-from tests.database import make_database
+from runstore.core.errors import ConfigError
+from runstore.eventlog import purge as purging
+from runstore.eventlog.feed import MemoryFeed
+from tests.database import make_database, open_log_at
+from tests.keys import url_of
+from tests.purging import write_old
 from tests.server import ServerProcess, run_command, until
 
-COMMANDS = ["serve", "demo", "migrate", "projections rebuild", "projections verify", "projections drop"]
+COMMANDS = [
+    "serve", "demo", "migrate", "projections rebuild", "projections verify", "projections drop", "retention",
+]  # fmt: skip
 
 
 def refused(done: "CompletedProcess[str]", *words: str) -> None:
@@ -229,6 +237,71 @@ def test_a_run_can_be_read_and_stopped_while_its_projection_is_dropped(busy: Ser
     assert [run["run_id"] for run in listed] == [talking], "its own ending brought it back"
     command(busy, "projections", "rebuild")
     assert command(busy, "projections", "verify") == (0, "runs: equal: 6 runs\n")
+
+
+# Retention, while a server runs.
+
+
+def test_retention_purges_what_ended_long_ago_and_nothing_else(busy: ServerProcess) -> None:
+    running, *ended = [run["run_id"] for run in busy.http.get("/runs").json()["data"]][::-1]
+    old = asyncio.run(write_old_at(url_of(busy.folder)))
+    code, said = command(busy, "retention", "--older-than", "90d", "--dry-run")
+    assert (code, said.partition(" (ended before 2")[0]) == (
+        0, "retention: 1 run with 4 events would be purged",
+    )  # fmt: skip
+    assert busy.record(old)["status"] == "success"
+    code, said = command(busy, "retention", "--older-than", "90d")
+    assert (code, said.partition(" (ended before 2")[0]) == (
+        0, "retention: purged 1 run and removed 4 events",
+    )  # fmt: skip
+    assert busy.http.get(f"/runs/{old}").status_code == 410
+    assert [busy.record(run_id)["status"] for run_id in ended] == ["stopped"] * 5
+    assert busy.record(running)["status"] == "running"
+    listed = CliRunner().invoke(app, ["runs", "list", "--purged", "--url", str(busy.http.base_url)])
+    assert old in listed.stdout
+
+
+async def write_old_at(url: str) -> str:
+    log = open_log_at(url, MemoryFeed())
+    run_id = await write_old(log)
+    await log.close()
+    return run_id
+
+
+@pytest.mark.parametrize("age", ["0d", "90", "d", "-1d", "1.5h", "90days", "", "999999999w"])
+def test_retention_refuses_what_is_no_age(age: str) -> None:
+    answer = CliRunner().invoke(app, ["retention", f"--older-than={age}"])
+    assert isinstance(answer.exception, ConfigError)
+    assert f"--older-than {age!r} must be" in str(answer.exception)
+
+
+def test_ctrl_c_ends_retention_with_130_and_the_next_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_database(tmp_path / "runstore.db")
+    url = url_of(tmp_path)
+    asyncio.run(write_old_at(url))
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    arguments = ["retention", "--older-than=1d", "--database-url", url]
+    with monkeypatch.context() as patched:
+        patched.setattr(purging.time, "sleep", interrupt)
+        answer = CliRunner().invoke(app, arguments)
+    assert answer.exit_code == 130
+    assert answer.stderr == (
+        "retention: purged 1 run and removed 0 events, and was interrupted; the next goes on\n"
+    )
+    found = CliRunner().invoke(app, [*arguments, "--dry-run"]).stdout
+    assert "0 runs with 0 events would be purged, and 1 run that an earlier purge has begun" in found
+    assert "purged 0 runs and removed 4 events" in CliRunner().invoke(app, arguments).stdout
+
+
+def test_retention_makes_no_database(tmp_path: Path) -> None:
+    done = run_command("retention", "--older-than", "90d", folder=tmp_path)
+    refused(done, "there is no file")
+    assert list(tmp_path.iterdir()) == []
 
 
 # The demo.

@@ -12,6 +12,8 @@ from runstore import Custom
 from runstore.client import ApiError, Conflict, Gone, NotFound, RunRecord, calls
 from runstore.http import runs
 from runstore.http.included import INCLUDES
+from tests.keys import url_of
+from tests.purging import purge_run
 from tests.server import SILENT_HEAD, ServerProcess
 
 
@@ -131,6 +133,21 @@ def test_a_run_is_deleted(client: Any, closed_run: str) -> None:
     with pytest.raises(Gone) as refusal:
         client.get(closed_run)
     assert refusal.value.code == "run_deleted"
+
+
+def test_a_purged_run_is_gone_and_listed_with_the_others_of_its_kind(
+    client: Any, server: ServerProcess, closed_run: str
+) -> None:
+    purge_run(url_of(server.folder), closed_run)
+    with pytest.raises(Gone) as refusal:
+        client.get(closed_run)
+    assert refusal.value.code == "run_purged"
+    with pytest.raises(Gone):
+        list(client.stream(closed_run))
+    [run] = [run for run in client.list(purged=True) if run.run_id == closed_run]
+    assert (run.status, run.result, run.counts["llm.token"]) == ("success", None, 3)
+    assert run.purged_at is not None
+    assert closed_run not in [run.run_id for run in client.list()]
 
 
 def test_a_run_that_has_not_ended_is_not_deleted(client: Any, silent_run: str) -> None:

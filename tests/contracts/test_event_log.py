@@ -5,6 +5,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from runstore.core.codec import MAX_EVENT_BYTES, EncodedEvent, RecordedEvent, encode
@@ -17,10 +18,21 @@ from runstore.core.errors import (
     RunActive,
     RunClosed,
     RunNotFound,
+    RunPurged,
     RunstoreError,
     WrongExpectedSeq,
 )
-from runstore.core.events import Cancelled, CancelRequested, Custom, Deleted, Event, Message, Queued, Token
+from runstore.core.events import (
+    Cancelled,
+    CancelRequested,
+    Custom,
+    Deleted,
+    Event,
+    Message,
+    Purged,
+    Queued,
+    Token,
+)
 from runstore.core.ids import new_run_id
 from runstore.core.ports import Committed, EventFilter, EventLog, LiveFeed
 from runstore.eventlog.pending import MAX_RUN_EVENTS
@@ -45,6 +57,9 @@ from tests.polling import DEADLINE_S, until
 from tests.writer import held_writer
 
 DELETED = Deleted(by="local")
+PURGED = Purged(
+    by="retention", user_id="local", agent="demo", status="success", created_at=1, completed_at=2, counts={}
+)
 
 
 class Unprintable:
@@ -505,6 +520,53 @@ async def test_the_head_of_a_closed_run_is_closed_and_then_deleted(log: EventLog
     head = await log.head(run_id)
     assert head is not None
     assert (head.seq, head.closed, head.deleted) == (4, True, True)
+
+
+# ---- purged ----
+
+
+async def test_a_purged_run_is_read_no_more_and_keeps_its_head(log: EventLog) -> None:
+    run_id, other = await close_run(log), await close_run(log)
+    assert await log.append(run_id, [PURGED]) == 4
+    for options in ({}, {"after": 3}, {"after": 9}, {"upto": 2}, {"only": EventFilter(prefixes=("llm.",))}):
+        with pytest.raises(RunPurged):
+            await log.read(run_id, **options)  # type: ignore[arg-type]
+    head = await log.head(run_id)
+    assert head is not None
+    assert (head.seq, head.closed, head.purged) == (4, True, True)
+    assert len(await read_run(log, other)) == 3
+    assert [event.type for event in await log.read_all() if event.run_id == run_id][-1] == "run.purged"
+
+
+async def test_a_deleted_run_is_purged_too_and_either_takes_nothing_more(log: EventLog) -> None:
+    run_id, deleted = await close_run(log), await close_run(log)
+    await log.append(deleted, [DELETED])
+    for purged, seq in ((run_id, 4), (deleted, 5)):
+        assert await log.append(purged, [PURGED], expected_seq=seq - 1) == seq
+        for event in (note(), COMPLETED, DELETED, PURGED):
+            with pytest.raises(RunClosed):
+                await log.append(purged, [event])
+        with pytest.raises(WrongExpectedSeq):
+            await log.append(purged, [QUEUED])
+
+
+async def test_only_a_run_that_has_ended_is_purged_and_only_as_it_was_seen(log: EventLog) -> None:
+    run_id = await start_run(log)
+    with pytest.raises(RunActive):
+        await log.append(run_id, [PURGED])
+    with pytest.raises(InvalidEvent):
+        await log.append(run_id, [COMPLETED, PURGED])
+    await log.append(run_id, [COMPLETED])
+    await log.append(run_id, [DELETED])
+    with pytest.raises(WrongExpectedSeq):
+        await log.append(run_id, [PURGED], expected_seq=3)
+
+
+async def test_a_session_lists_its_purged_runs_no_more(log: EventLog) -> None:
+    run_id = new_run_id()
+    await log.append(run_id, [Queued(agent="demo", user_id="ann", session_id="s", input="hi"), COMPLETED])
+    await log.append(run_id, [msgspec.structs.replace(PURGED, user_id="ann", session_id="s")])
+    assert await log.session_runs("ann", "s", before=new_run_id(), limit=10) == []
 
 
 async def test_an_event_that_was_encoded_before_is_stored_as_it_is(log: EventLog) -> None:

@@ -36,16 +36,13 @@ def dialect(database_url: str) -> Iterator[Dialect]:
 
 
 @contextmanager
-def writing(dialect: Dialect, *, together: bool = False) -> Iterator[tuple[Connection, str]]:
-    """A writer whose event has its position, and is not committed. `together`: begun with its event."""
+def writing(dialect: Dialect) -> Iterator[tuple[Connection, str]]:
+    """A writer whose event has its position, and is not committed."""
     run_id = new_run_id()
     rows = [(pack_run_id(run_id), 1, "custom.note", 1, 0, 0, b"12345678", b"null")]
     with dialect.engine.connect() as connection:
-        if together:
-            dialect.begin_with_events(connection, rows, 0)
-        else:
-            dialect.begin_write(connection)
-            dialect.insert_events(connection, rows)
+        dialect.begin_write(connection)
+        dialect.insert_events(connection, rows)
         yield connection, run_id
 
 
@@ -80,12 +77,11 @@ class Following:
 
 
 @servers
-@pytest.mark.parametrize("together", [False, True])
 async def test_an_event_that_is_committed_after_one_behind_it_is_not_passed_over(
-    open_shared: OpenLog, dialect: Dialect, together: bool
+    open_shared: OpenLog, dialect: Dialect
 ) -> None:
     naive, following = Naive(dialect), Following(open_shared())
-    with writing(dialect, together=together) as (early, first):
+    with writing(dialect) as (early, first):
         with writing(dialect) as (late, second):
             late.commit()
         naive.read()
@@ -120,7 +116,7 @@ async def test_of_writers_that_overlap_and_roll_back_no_event_is_lost(
     def write(seed: int) -> None:
         chance = random.Random(seed)
         for _ in range(WRITES):
-            with writing(dialect, together=seed % 2 == 0) as (connection, run_id):
+            with writing(dialect) as (connection, run_id):
                 time.sleep(chance.uniform(0, 0.004))  # what takes time between a position and its commit
                 if chance.random() < 0.2:
                     connection.rollback()

@@ -1,10 +1,12 @@
 """Purging, on every kind of database: what is left, what readers and writers meet meanwhile (G9, G10)."""
 
 import asyncio
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from runstore.eventlog import purge as purging
 from runstore.eventlog.claims import KEPT_MS
 from runstore.eventlog.dialects import open_dialect
 from runstore.eventlog.feed import MemoryFeed
-from runstore.eventlog.purge import Purgeable, PurgeCount
+from runstore.eventlog.purge import PIECE_EVENTS, Purgeable, PurgeCount
 from runstore.eventlog.queries import last_position, read_evolving
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
 from runstore.eventlog.tail import Tail
@@ -31,6 +33,7 @@ from runstore.projections.runs import RunQuery, find_run, find_runs
 from tests.database import open_log_at, run_list
 from tests.events import CANCEL, CANCELLED, COMPLETED, QUEUED, close_run, note, read_run, start_run, started
 from tests.polling import DEADLINE_S, until
+from tests.process import PYTHON, environment
 from tests.purging import FOREVER, LATER, OLD, old_run_id, purge, survey, write_old
 from tests.servers.databases import DATABASES, empty_database
 
@@ -280,6 +283,28 @@ async def test_what_an_interrupted_purge_has_begun_the_next_one_finishes(
     assert await log.query(count_events) == 3 + 12
     assert len(await read_run(log, runs[3])) == 12
     assert await log.query(rows_of("purging")) == 0
+
+
+async def test_a_purge_that_was_killed_is_finished_by_the_next(log: SqlEventLog, url: str) -> None:
+    run_id = await write_old(log, ending=[])
+    for _ in range(25):
+        await log.append(run_id, [encode(note(), at=OLD)] * 1_000)
+    await log.append(run_id, [encode(COMPLETED, at=OLD)])
+    command = [*PYTHON, "retention", "--older-than", "1d", "--database-url", url]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL) as process:
+        await until(partial(has_fewer_events, log, 25_000))
+        process.kill()
+    left = await log.query(count_events)
+    assert 1 < left < 25_000, "it was killed too late"
+    with pytest.raises(RunPurged):
+        await log.read(run_id)
+    assert rebuild_in(url, swap=False).equal
+    assert purge(url, before=0).events >= left - 1 - PIECE_EVENTS
+    assert await log.query(count_events) == 1
+
+
+async def has_fewer_events(log: SqlEventLog, number: int) -> bool:
+    return await log.query(count_events) < number
 
 
 # ---- readers: all or RunPurged ----

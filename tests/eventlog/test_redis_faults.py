@@ -59,10 +59,14 @@ async def test_absent_at_the_start_it_is_found_when_it_comes() -> None:
 
 async def test_after_a_kill_and_a_start_news_come_again_and_two_lines_tell_of_it(server: OwnRedis) -> None:
     with structlog.testing.capture_logs() as logged, processes(2, server.url) as (here, there):
+        heard: list[int] = []
+        there.listen(lambda commit: heard.append(commit.first_seq))
         await hears(here, there)
-        with there.subscribe(RUN) as live:
+        with there.subscribe(RUN) as live, server.client() as client:
             here.publish([committed(1, QUEUED)])
             await until(lambda: live.take(0) != [])
+            client.xadd("runstore:control", {"0": ""}, id="9999999999999-0")  # by a clock that was fast
+            await hears(here, there)
             server.kill()
             for seq in range(2, 50):
                 here.publish([committed(seq, token())])
@@ -74,6 +78,7 @@ async def test_after_a_kill_and_a_start_news_come_again_and_two_lines_tell_of_it
             await until(lambda: live.take(1) != [])
             assert live.take(1) is None
             await until(lambda: seqs(live.take(49), after=49) == [50])
+            await until(lambda: 50 in heard)
         assert here.reconnects >= 1
     assert lines(logged).count("redis_lost") == lines(logged).count("redis_back") == 2
 

@@ -1,4 +1,4 @@
-"""Batches that only say something: nothing is read before they are stored, in few round trips."""
+"""Batches of text: what is stored is what was given, and a connection that was lost costs nothing."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -61,10 +61,15 @@ def end_other_connections(dialect: Dialect) -> None:
             connection.exec_driver_sql(f"KILL {number}")
 
 
+def store(dialect: Dialect, connection: Connection, rows: Sequence[Row]) -> None:
+    dialect.begin_write(connection)
+    dialect.insert_events(connection, rows)
+
+
 def error_of(dialect: Dialect, connection: Connection, rows: Sequence[Row]) -> Exception | None:
     """Of whichever driver."""
     try:
-        dialect.begin_with_events(connection, rows, 0)
+        store(dialect, connection, rows)
     except Exception as error:
         return error
     return None
@@ -77,7 +82,7 @@ def stored(connection: Connection, run_id: str) -> list[bytes]:
 def test_what_is_stored_with_its_beginning_is_what_was_given(dialect: Dialect) -> None:
     run_id, data = new_run_id(), [b"", b"\0\\'\xff", "ünï 😀".encode(), BIG]
     with dialect.engine.connect() as connection:
-        dialect.begin_with_events(connection, rows_of(run_id, *data), 0)
+        store(dialect, connection, rows_of(run_id, *data))
         connection.commit()
         assert stored(connection, run_id) == data
         (event, *_) = read_run(connection, run_id, 0, None, 1000, None)
@@ -87,13 +92,13 @@ def test_what_is_stored_with_its_beginning_is_what_was_given(dialect: Dialect) -
 def test_a_seq_that_is_taken_is_a_conflict_after_which_the_connection_is_of_use(dialect: Dialect) -> None:
     run_id = new_run_id()
     with dialect.engine.connect() as connection:
-        dialect.begin_with_events(connection, rows_of(run_id, b"1"), 0)
+        store(dialect, connection, rows_of(run_id, b"1"))
         connection.commit()
         error = error_of(dialect, connection, rows_of(run_id, b"again", b"2"))
         assert error is not None
         assert dialect.is_conflict(error)
         connection.rollback()
-        dialect.begin_with_events(connection, rows_of(run_id, b"2", first=2), 0)
+        store(dialect, connection, rows_of(run_id, b"2", first=2))
         connection.commit()
         assert stored(connection, run_id) == [b"1", b"2"]
 
@@ -112,7 +117,7 @@ def test_who_is_alone_keeps_text_out_and_the_driver_does_not_complain(
         assert dialect.is_conflict(error)
         connection.rollback()
         alone.rollback()
-        dialect.begin_with_events(connection, rows_of(run_id, data), 0)
+        store(dialect, connection, rows_of(run_id, data))
         connection.commit()
         assert stored(connection, run_id) == [data]
     assert caplog.records == []

@@ -12,7 +12,8 @@ from starlette.routing import Route
 from runstore.http.app import build_http
 from runstore.http.auth import OPEN_PATHS
 from tests.http.conftest import CONFIG
-from tests.keys import client, make_key, revoke_key
+from tests.keys import client, make_key, revoke_key, url_of
+from tests.purging import purge_run
 from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving, until
 
 NOBODY = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -175,6 +176,17 @@ def test_another_users_deleted_run_is_403_on_every_route(people: People, method:
     assert people.alice.delete(f"/runs/{run_id}").status_code == 204
     assert ask(people.bob, method, path, run_id) == 403
     assert ask(people.alice, method, path, run_id) == 410
+
+
+def test_another_users_purged_run_is_403_on_every_route_and_in_no_list(people: People) -> None:
+    run_id = closed(people.alice)
+    purge_run(url_of(people.server.folder), run_id)
+    for method, path in OF_A_RUN:
+        assert ask(people.bob, method, path, run_id) == 403
+        assert ask(people.alice, method, path, run_id) == 410
+    for http, listed in ((people.alice, True), (people.admin, True), (people.bob, False)):
+        runs = http.get("/runs", params={"purged": "true"}).json()["data"]
+        assert (run_id in [run["run_id"] for run in runs]) is listed
 
 
 @pytest.mark.parametrize(("method", "path"), OF_A_RUN)

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 
-from runstore.core.events import Cancelled, Completed, Deleted, Event, Message, Queued
+from runstore.core.events import Cancelled, Completed, Deleted, Event, Message, Purged, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog
 from runstore.runtime.session_memory import read_memory
@@ -76,6 +76,27 @@ async def test_runs_that_did_not_succeed_are_left_out(log: EventLog) -> None:
     )
     await log.append(open_run, [queued, started(), token()], expected_seq=0)
     assert await memory(log) == [user("one"), answer("two")]
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["before", "while it is read"])
+async def test_a_run_that_was_purged_is_left_out(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, listed: bool
+) -> None:
+    purged = await run(log, "one", answer("two"))
+    await run(log, "three", answer("four"))
+    runs = await log.session_runs("alice", "s", before=new_run_id(), limit=10)
+    summary = Purged(
+        by="retention", user_id="alice", agent="demo", session_id="s", status="success", created_at=1,
+        completed_at=2, counts={},
+    )  # fmt: skip
+    await log.append(purged, [summary])
+
+    async def read_before(*where: str, **which: Any) -> list[str]:
+        return runs
+
+    if listed:
+        monkeypatch.setattr(log, "session_runs", read_before)
+    assert await memory(log) == [user("three"), answer("four")]
 
 
 async def test_a_run_that_came_with_a_whole_conversation_stands_for_what_was_before(log: EventLog) -> None:

@@ -211,8 +211,9 @@ class LiveFeed(Publisher, Protocol):
     def listen(self, listener: Callable[[Committed], None]) -> None:
         """Call `listener` for each commit with `control`; it must not block.
 
-        Of another process's commit it hears only the events that make it one, each as a commit of its own
-        and without its data (`b""`, but a queued run's `user_id`), on a thread of the feed.
+        It is called on the writer's thread. Of another process's commit it hears on a thread of the feed,
+        and only of the events that make it one, each as a commit of its own. Their data is `b""`, but for a
+        queued run's `user_id`.
         """
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
-from typing import TypeVar
 
 from msgspec import Struct
 from sqlalchemy import Connection
@@ -27,11 +26,8 @@ TRIES = 2  # side by side with other writers; then alone, which cannot conflict
 MAX_KNOWN_HEADS = 10_000  # runs that others may close without our noticing; a forgotten head is read again
 
 
-T = TypeVar("T")
-
-
 class _Conflict(Exception):
-    """Another writer was first, or in the way."""
+    """Another writer was first, or in the way, or the server has dropped us: nothing was stored."""
 
 
 class _Attempt(Struct, frozen=True):
@@ -69,17 +65,13 @@ class _Admitted(Struct, frozen=True):
 
 def begin_write(dialect: Dialect, connection: Connection, *, alone: bool) -> int:
     """`Dialect.begin_write`; again if the connection has gone since it was last used."""
-    return _begin(connection, partial(dialect.begin_write, connection, alone=alone))
-
-
-def _begin(connection: Connection, begin: Callable[[], T]) -> T:
     try:
-        return begin()
+        return dialect.begin_write(connection, alone=alone)
     except Exception:
         if not connection.invalidated:
             raise
         connection.rollback()
-        return begin()
+        return dialect.begin_write(connection, alone=alone)
 
 
 class SqlStore:
@@ -114,9 +106,9 @@ class SqlStore:
         try:
             return self._commit_rest(batch, alone)
         except Exception as error:
-            conflict = not alone and (isinstance(error, _Conflict) or self._dialect.is_conflict(error))
-            self._rollback(batch, intact=conflict)
-            if conflict:
+            conflict = isinstance(error, _Conflict) or self._dialect.is_conflict(error)
+            cut_off = not self._rollback(batch, keep=conflict and not alone) and self._attempt is None
+            if (conflict or cut_off) and not alone:  # nothing was stored
                 raise _Conflict from error
             if unavailable := self._dialect.unavailable(error):
                 raise unavailable from error
@@ -152,18 +144,15 @@ class SqlStore:
 
     def _commit(self, batch: Sequence[Append], alone: bool) -> CommitResult:
         connection = self._connect()
-        admitted = None if alone or _moves(batch) else self._admit_known(connection, batch)
-        begun = admitted is None
-        if admitted is None:
-            if (purges := begin_write(self._dialect, connection, alone=alone)) != self._purges:
-                self._heads.clear()
-                self._purges = purges
-            self._dialect.lock_users(connection, partial(users_of, connection, batch))
-            admitted = self._admit(connection, batch)
+        if (purges := begin_write(self._dialect, connection, alone=alone)) != self._purges:
+            self._heads.clear()
+            self._purges = purges
+        self._dialect.lock_users(connection, partial(users_of, connection, batch))
+        admitted = self._admit(connection, batch)
         result = admitted.result()
         if admitted.changes:
             append_id = self._incarnation + next(self._batches).to_bytes(4, "big")
-            self._store(connection, append_id, admitted, begun)
+            self._store(connection, append_id, admitted)
             first = result.commits[0]
             self._attempt = _Attempt(batch, result, append_id, first.run_id, first.first_seq)
         elif not batch:
@@ -177,24 +166,14 @@ class SqlStore:
         self._connection = self._connection or self._dialect.engine.connect()
         return self._connection
 
-    def _admit_known(self, connection: Connection, batch: Sequence[Append]) -> _Admitted | None:
-        """Judge by heads that we know, and nothing else; None when that does not do. No transaction yet."""
-        if not batch or any(append.run_id not in self._heads for append in batch):
-            return None
-        admitted = self._judge(connection, batch)
-        return None if self._unproven(batch, admitted) else admitted
-
     def _admit(self, connection: Connection, batch: Sequence[Append]) -> _Admitted:
         """Judge by the heads that we know. One that nothing is inserted behind is unproven: read it first."""
         admitted = self._judge(connection, batch)
-        if unproven := self._unproven(batch, admitted):
+        if unproven := {append.run_id for append in batch}.difference(admitted.changes) & self._heads.keys():
             for run_id in unproven:
                 del self._heads[run_id]
             admitted = self._judge(connection, batch)
         return admitted
-
-    def _unproven(self, batch: Sequence[Append], admitted: _Admitted) -> set[str]:
-        return {append.run_id for append in batch}.difference(admitted.changes).intersection(self._heads)
 
     def _judge(self, connection: Connection, batch: Sequence[Append]) -> _Admitted:
         heads, rules = self._current_heads(connection, batch), read_rules(connection)
@@ -209,16 +188,9 @@ class SqlStore:
                 heads[run_id] = self._heads.get(run_id) or read_head(connection, run_id) or NOTHING
         return heads
 
-    def _store(self, connection: Connection, append_id: bytes, admitted: _Admitted, begun: bool) -> None:
-        rows = admitted.rows(append_id)
-        if not begun:
-            begin = partial(self._dialect.begin_with_events, connection, rows, self._purges)
-            if not _begin(connection, begin):
-                self._heads.clear()
-                raise _Conflict
-            return  # events that move no run, and nothing but them
+    def _store(self, connection: Connection, append_id: bytes, admitted: _Admitted) -> None:
         write_rules(connection, admitted.rules)
-        self._dialect.insert_events(connection, rows)
+        self._dialect.insert_events(connection, admitted.rows(append_id))
         if evolving := _only_evolving(admitted.changes):
             for projection in self._projections:
                 projection.apply(connection, evolving)
@@ -234,22 +206,24 @@ class SqlStore:
             else:
                 self._heads[run_id] = head
 
-    def _rollback(self, batch: Sequence[Append], *, intact: bool) -> None:
-        """`intact`: the connection can be used again."""
+    def _rollback(self, batch: Sequence[Append], *, keep: bool) -> bool:
+        """`keep` the connection if it still answers; returns False when there was one that does not."""
         for append in batch:
             self._heads.pop(append.run_id, None)
         connection = self._connection
         if connection is None:
-            return
+            return True
+        answers = not connection.invalidated
         try:
             connection.rollback()  # closing alone keeps the lock for as long as a cursor is referenced
         except Exception:
-            intact = False
-        if not intact:  # whatever the driver thinks of it, the next try begins anew
+            answers = False
+        if not (keep and answers):  # whatever the driver thinks of it, the next try begins anew
             self._connection = None
             with suppress(Exception):
                 connection.invalidate()
                 connection.close()
+        return answers
 
 
 def _admit_all(
@@ -282,11 +256,6 @@ def _admit_all(
                 heads[other.run_id] = find_head(other.run_id) or NOTHING
             let_in(other.run_id, admit(heads[other.run_id], other))
     return outcomes, dict(changes)
-
-
-def _moves(batch: Sequence[Append]) -> bool:
-    """Whether a run changes by a batch, and not only what it says."""
-    return any(event.ends or event.type in EVOLVING_TYPES for append in batch for event in append.events)
 
 
 def _only_evolving(changes: dict[str, list[EncodedEvent]]) -> dict[str, list[EncodedEvent]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from runstore.core.codec import RecordedEvent, decode, json_size
-from runstore.core.errors import AgentError, LogUnavailable
+from runstore.core.errors import AgentError, LogUnavailable, RunPurged
 from runstore.core.events import Completed, Message, Queued
 from runstore.core.ports import EventFilter, EventLog
 from runstore.runtime.resume import input_messages, message_with_bytes
@@ -21,7 +21,7 @@ _CONVERSATION = EventFilter(types=frozenset({Queued.type, Message.type}))
 async def read_memory(log: EventLog, run_id: str, queued: Queued) -> list[dict[str, Any]]:
     """What was said in the run's session before it, oldest first. Waits while the log cannot be read.
 
-    Runs that failed or were stopped, and deleted ones, are left out. A run whose input was a whole
+    Runs that failed or were stopped, and deleted and purged ones, are left out. A run whose input was a whole
     conversation has all that was before it, so nothing before that is read.
     """
     while True:
@@ -51,8 +51,11 @@ async def _read(log: EventLog, run_id: str, queued: Queued) -> list[dict[str, An
 async def _read_turn(log: EventLog, run_id: str, agent: str) -> tuple[list[dict[str, Any]], bool] | None:
     """One run's input and what its own agent said; and whether the input was a whole conversation."""
     events: list[RecordedEvent] = []
-    while page := await log.read(run_id, after=events[-1].seq if events else 0, only=_CONVERSATION):
-        events += page
+    try:
+        while page := await log.read(run_id, after=events[-1].seq if events else 0, only=_CONVERSATION):
+            events += page
+    except RunPurged:  # since the session was looked at
+        return None
     head = await log.head(run_id)
     if head is None or head.deleted or not events or events[-1].type != Completed.type:
         return None

@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,19 +16,17 @@ import structlog
 from msgspec import Struct, field
 from structlog.contextvars import bound_contextvars
 
-from runstore.core.codec import RecordedEvent
-from runstore.core.errors import AppendRefused, LogUnavailable, SessionBusy, WrongExpectedSeq
-from runstore.core.events import Cancelled, CancelRequested, Event, Failed, Queued, Started, StartReason
+from runstore.core.errors import AppendRefused, LogUnavailable, SessionBusy
+from runstore.core.events import Cancelled, CancelRequested, Event, Failed, Queued, Started
 from runstore.core.ports import Agent, Committed, EventLog, Leases, LiveFeed, OpenRun, RunContext
 from runstore.runtime.agents import AgentCatalog
-from runstore.runtime.at_most_once import obstacle
+from runstore.runtime.attempts import Attempt, Attempts, ToStop
 from runstore.runtime.executor import Executor
 from runstore.runtime.fair_queue import FairQueue
-from runstore.runtime.history import owner_of, read_cancellation, read_history, read_queued
+from runstore.runtime.history import owner_of, read_cancellation
 from runstore.runtime.loops import AgentLoop, AgentLoops
 from runstore.runtime.process_agent import ProcessAgent
 from runstore.runtime.processes import Processes
-from runstore.runtime.resume import discard_after
 from runstore.runtime.turns import Turns
 
 SWEEP_S = 0.5
@@ -37,16 +34,12 @@ LOOK_S = 0.25  # between two looks at the agents' loops
 MOVE_S = 5.0  # after which the other runs of a blocked loop go on elsewhere
 HEAD_START_S = 0.02
 MAX_SWEPT = 2_000  # open runs that one sweep looks at: as many of each user as there is room for
-MAX_ADOPTIONS = 2  # after the first attempt: three attempts in all
-START_TRIES = 20  # of one attempt, while others keep adding to the run; the next sweep goes on
 LEAVE_S = 1.0  # for an agent to end after its run was closed over its head, before its loop is retired
 PATIENCE_S = 0.5  # beyond the grace period, before another process's cancel is enforced from here
 HAND_OVER_S = 0.3  # for agents that are handed over to close what they have open
 LOOP_STOP_S = 0.5
 
 log = structlog.get_logger(__name__)
-
-Start = Callable[[], Coroutine[Any, Any, None]]
 
 
 class _Active(Struct):
@@ -77,6 +70,7 @@ class Supervisor:
         self._feed = feed
         self._catalog = catalog
         self._leases = leases
+        self._attempts = Attempts(event_log, leases.worker_id)
         self._capacity = capacity
         self._grace_s = grace_s
         self._active: dict[str, _Active] = {}
@@ -228,6 +222,7 @@ class Supervisor:
 
     def _look_after(self, run: OpenRun, dead: Mapping[str, bool], stray: bool, now: float) -> None:
         """`dead`: the workers that are gone, and whether they crashed; `stray`: the run is one of ours."""
+        self._leave_to_newer(run)
         ours = run.run_id in self._active or run.run_id in self._starting
         lost = stray or run.worker_id in dead
         driven = ours or (run.worker_id is not None and not lost)
@@ -243,6 +238,14 @@ class Supervisor:
             self._lost[run.run_id] = (run, stray or dead[run.worker_id])
             self._claim_next()
 
+    def _leave_to_newer(self, run: OpenRun) -> None:
+        """Let go of a run that others have taken, since we gave no sign; its agent may not speak for long."""
+        active = self._active.get(run.run_id)
+        if active is not None and active.executor.context.attempt < run.attempt:
+            log.info("run_lost", run_id=run.run_id, reason=f"attempt {run.attempt} has begun elsewhere")
+            active.executor.abandon(handed_over=True)
+            self._let_go(run.run_id, active)
+
     # Starting runs.
 
     def _enqueue(self, run_id: str, user_id: str) -> None:
@@ -254,24 +257,33 @@ class Supervisor:
         while (self._lost or self._queue) and not self._full() and not self._draining:
             if self._lost:
                 run, crashed = self._lost.pop(next(iter(self._lost)))
-                adoptions = run.adoptions if crashed else None
-                start = partial(self._adopt, run.run_id, run.attempt, adoptions)
-                self._begin(run.run_id, run.user_id, start)
+                again = (
+                    self._attempts.adopt(run)
+                    if crashed
+                    else self._attempts.take_over(run.run_id, run.attempt)
+                )
+                self._begin(run.run_id, run.user_id, again)
             else:
                 run_id, user_id = self._queue.take()
-                self._begin(run_id, user_id, partial(self._claim, run_id))
+                self._begin(run_id, user_id, self._attempts.claim(run_id))
 
     def _full(self) -> bool:
         return len(self._active) + len(self._starting) >= self._capacity or not self._leases.held
 
-    def _begin(self, run_id: str, user_id: str, start: Start) -> None:
+    def _begin(self, run_id: str, user_id: str, start: Coroutine[Any, Any, Attempt | None]) -> None:
         self._starting[run_id] = False
         self._do(run_id, self._start(run_id, user_id, start))
 
-    async def _start(self, run_id: str, user_id: str, start: Start) -> None:
+    async def _start(self, run_id: str, user_id: str, start: Coroutine[Any, Any, Attempt | None]) -> None:
         before: str | None = None
         try:
-            await _start_again(start)
+            attempt = await start
+            if (
+                attempt is not None and not self._draining
+            ):  # else it goes on elsewhere, with what we hand over
+                self._launch(attempt)
+        except ToStop:
+            self._starting[run_id] = True
         except SessionBusy as busy:
             before = busy.run_id
         except AppendRefused as refusal:
@@ -294,68 +306,13 @@ class Supervisor:
         for waiting, user_id in self._turns.end(run_id):
             self._enqueue(waiting, user_id)
 
-    async def _claim(self, run_id: str) -> None:
-        head = await self._log.head(run_id)
-        if head is None or head.closed or head.attempt:
-            return
-        if head.cancel_requested:
-            self._starting[run_id] = True
-        else:
-            await self._take(run_id, await read_queued(self._log, run_id), head.seq, 1, "claimed", [], None)
-
-    async def _adopt(self, run_id: str, attempt: int, adoptions: int | None = None) -> None:
-        """Begin a new attempt. `adoptions`: how many followed a crash; None when this one does not."""
-        crashed = adoptions is not None
-        head = await self._log.head(run_id)
-        if head is None or head.closed or head.attempt != attempt:
-            return
-        queued = await read_queued(self._log, run_id)
-        policy = queued.definition.get("on_worker_lost", "resume")
-        given_up = adoptions is not None and (policy == "fail" or adoptions >= MAX_ADOPTIONS)
-        if (
-            given_up or "recorded" in queued.definition
-        ):  # a program's own run: there is no agent that could go on
-            lost = Failed(code="worker_lost", message=f"the worker of attempt {attempt} was lost")
-            await self._log.append(run_id, [lost], expected_seq=head.seq)
-            return
-        history = await read_history(self._log, run_id)
-        if failed := obstacle(history, repeats=policy == "restart"):
-            await self._log.append(run_id, [failed], expected_seq=head.seq)
-            return
-        if policy == "restart":  # then all that was said is said again
-            discard, history = discard_after([e for e in history if e.type == Started.type]), []
-        else:
-            discard = discard_after(history)
-        reason: StartReason = "adopted" if crashed else "handed_over"
-        await self._take(run_id, queued, head.seq, attempt + 1, reason, history, discard)
-
-    async def _take(
-        self,
-        run_id: str,
-        queued: Queued,
-        seq: int,
-        attempt: int,
-        reason: StartReason,
-        history: list[RecordedEvent],
-        discard: int | None,
-    ) -> None:
-        """Write `lifecycle.started` where the head was: whoever succeeds has the run."""
-        started = Started(
-            worker_id=self._leases.worker_id, attempt=attempt, reason=reason, discard_after_seq=discard
-        )
-        # However long it takes: given up in an outage, it may be ours all the same, and would be adopted.
-        await self._log.append(run_id, [started], expected_seq=seq, patient=True)
-        if self._draining:
-            return  # it goes on elsewhere, with what else we hand over
-        log.info("run_started", run_id=run_id, agent=queued.agent, attempt=attempt, reason=reason)
-        self._launch(run_id, attempt, queued, history)
-
-    def _launch(self, run_id: str, attempt: int, queued: Queued, history: list[RecordedEvent]) -> None:
+    def _launch(self, attempt: Attempt) -> None:
+        run_id, queued = attempt.run_id, attempt.queued
         context = RunContext(
-            run_id, queued.user_id, queued.agent, queued.session_id, queued.metadata, attempt
+            run_id, queued.user_id, queued.agent, queued.session_id, queued.metadata, attempt.number
         )
         loop = self._loops.take(self._catalog.isolation(queued.agent))
-        executor = Executor(self._log, self._build, loop, context, queued, history)
+        executor = Executor(self._log, self._build, loop, context, queued, attempt.history)
         active = self._active[run_id] = _Active(executor)
         with bound_contextvars(run_id=run_id):  # in the attempt's tasks: for what anybody logs there
             future = loop.submit(executor.execute())
@@ -472,7 +429,8 @@ class Supervisor:
                 active.executor.abandon(handed_over=True)
                 self._let_go(run_id, active)
                 context = active.executor.context
-                self._begin(run_id, context.user_id, partial(self._adopt, run_id, context.attempt))
+                again = self._attempts.take_over(run_id, context.attempt)
+                self._begin(run_id, context.user_id, again)
 
     # Tasks and threads.
 
@@ -490,11 +448,3 @@ class Supervisor:
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         with suppress(RuntimeError):  # the main loop is closed: the process is leaving
             self._main.call_soon_threadsafe(function, *arguments)
-
-
-async def _start_again(start: Start) -> None:
-    """Begin an attempt, though others add to the run between the look at it and the append."""
-    for _ in range(START_TRIES - 1):
-        with suppress(WrongExpectedSeq):
-            return await start()
-    await start()

@@ -63,12 +63,6 @@ class Dialect(Protocol):
     def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
         """Store rows, sorted by run and seq. Raises an error that `is_conflict` when a seq is taken."""
 
-    def begin_with_events(self, connection: Connection, rows: Sequence[Row], purges: int) -> bool:
-        """`begin_write`, not alone, and `insert_events`, in as few round trips as they take.
-
-        False when events have been purged more often than the caller believes: then nothing is inserted.
-        """
-
     def closed_upto(self, after: int) -> int | None:
         """The position up to which no event will appear any more; None: all that can be read is final.
 

@@ -108,12 +108,6 @@ class MysqlDialect:
             cursor.execute(f"INSERT INTO events ({COLUMNS}) VALUES {_values(part)}")
         cursor.close()
 
-    def begin_with_events(self, connection: Connection, rows: Sequence[Row], purges: int) -> bool:
-        if self.begin_write(connection) != purges:
-            return False
-        self.insert_events(connection, rows)
-        return True
-
     @contextmanager
     def migrating(self, connection: Connection) -> Iterator[None]:
         """A session's lock: MySQL commits at every change of the schema, and frees a transaction's locks."""

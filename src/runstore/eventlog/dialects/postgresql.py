@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import psycopg
-from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import URL
@@ -56,7 +55,6 @@ _INSERT = (
     "FROM unnest(%b::bytea[], %b::int8[], %b::text[], %b::int2[], %b::int2[], %b::int8[], %b::bytea[]) "
     "AS new (run_id, seq, type, v, ends, at, data)"
 )
-_INSERT_UNPURGED = f"{_INSERT} WHERE ({_PURGES}) = %b::int8"
 # In one round trip, so that a client that is stopped just now does not hold the barrier. The highest position
 # is read by a statement of its own: the one that waited for the lock sees what was there before it waited.
 _CLOSE = f"""
@@ -67,37 +65,10 @@ _CLOSE = f"""
 """
 
 
-class _Pipeline(psycopg.Pipeline):
-    """Sends everything in one piece, with the Sync last, so that the server gives up a client that stops.
-
-    psycopg sends each statement by itself, and a Flush behind the Sync. But in the middle of a pipeline and
-    after a Flush no timer of the server runs: it would wait for ever, with the transaction and its locks.
-    """
-
-    _whole = False
-
-    def _exit_gen(self) -> PQGen[None]:
-        self._whole = True
-        yield from super()._exit_gen()
-
-    def _communicate_gen(self) -> PQGen[None]:
-        if self._whole:
-            yield from super()._communicate_gen()
-
-    def _fetch_gen(self, *, flush: bool) -> PQGen[None]:
-        yield from super()._fetch_gen(flush=False)
-
-
 class _Connection(psycopg.Connection[Any]):
     """One whose server answers in time, or is given up: its connection may have gone without a sign."""
 
     answer_s: float | None = None
-
-    @contextmanager
-    def in_one_piece(self) -> Iterator[None]:
-        self._pipeline = _Pipeline(self)  # which `pipeline` then takes
-        with self.pipeline():
-            yield
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
@@ -155,15 +126,6 @@ class PostgresDialect:
     def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
         with _driver(connection).cursor() as cursor:
             cursor.execute(_INSERT, _pack(rows))
-
-    def begin_with_events(self, connection: Connection, rows: Sequence[Row], purges: int) -> bool:
-        """See `Dialect.begin_with_events`. The server has the barrier before it comes to the INSERT."""
-        with _begun(connection) as driver, driver.cursor() as beginning, driver.cursor() as inserting:
-            with driver.in_one_piece():
-                beginning.execute("BEGIN")
-                beginning.execute(_SHARE)
-                inserting.execute(_INSERT_UNPURGED, [*_pack(rows), Packed(purges.to_bytes(8, "big"))])
-            return inserting.rowcount == len(rows)
 
     @contextmanager
     def migrating(self, connection: Connection) -> Iterator[None]:
@@ -243,8 +205,5 @@ def _may_pass(error: BaseException) -> bool:
     if not isinstance(error, psycopg.Error):
         return False
     if error.sqlstate is None:  # not from the server: it cannot be reached, or the connection has gone
-        lost_in_pipeline = (
-            type(error) is psycopg.DatabaseError
-        )  # libpq tells of it by a result without a state
-        return lost_in_pipeline or isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     return error.sqlstate.startswith(PASSING) or error.sqlstate in PASSING_STATES

@@ -1,0 +1,121 @@
+"""How an attempt begins: `lifecycle.started` is written where the head of its run was, or it is not begun."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+
+import structlog
+from msgspec import Struct
+
+from runstore.core.codec import RecordedEvent
+from runstore.core.errors import WrongExpectedSeq
+from runstore.core.events import Failed, Queued, Started, StartReason
+from runstore.core.ports import EventLog, Head, OpenRun
+from runstore.runtime.at_most_once import obstacle
+from runstore.runtime.history import read_history, read_queued
+from runstore.runtime.resume import discard_after
+
+START_TRIES = 20  # of one attempt, while others keep adding to the run; the next sweep goes on
+MAX_ADOPTIONS = 2  # after the first attempt: three attempts in all
+
+
+log = structlog.get_logger(__name__)
+
+
+class Attempt(Struct, frozen=True):
+    """A run that a worker has. `history`: what earlier attempts left behind, and this one builds on."""
+
+    run_id: str
+    number: int
+    queued: Queued
+    history: Sequence[RecordedEvent] = ()
+
+
+class ToStop(Exception):
+    """The run is to stop before it has started."""
+
+
+class Attempts:
+    """Begins attempts in the name of one worker.
+
+    Every method returns None when there is nothing to begin any more, and raises AppendRefused when another
+    worker was first; SessionBusy: it is not the run's turn.
+    """
+
+    def __init__(self, log: EventLog, worker_id: str) -> None:
+        self._log = log
+        self._worker_id = worker_id
+
+    async def claim(self, run_id: str) -> Attempt | None:
+        """Take a queued run.
+
+        Raises:
+            ToStop: somebody has asked it to.
+        """
+        return await _try_again(partial(self._claim, run_id))
+
+    async def adopt(self, run: OpenRun) -> Attempt | None:
+        """Take the run of a worker that has crashed; one that cannot go on is ended."""
+        return await _try_again(partial(self._go_on, run.run_id, run.attempt, run.adoptions))
+
+    async def take_over(self, run_id: str, attempt: int) -> Attempt | None:
+        """Take a run that was handed over after this attempt; also one that we hand over to ourselves."""
+        return await _try_again(partial(self._go_on, run_id, attempt, None))
+
+    async def _claim(self, run_id: str) -> Attempt | None:
+        head = await self._log.head(run_id)
+        if head is None or head.closed or head.attempt:
+            return None
+        if head.cancel_requested:
+            raise ToStop
+        attempt = Attempt(run_id, 1, await read_queued(self._log, run_id))
+        return await self._begin(attempt, head, "claimed", None)
+
+    async def _go_on(self, run_id: str, attempt: int, adoptions: int | None) -> Attempt | None:
+        """`adoptions`: how often the run was adopted before; None: nobody has crashed."""
+        head = await self._log.head(run_id)
+        if head is None or head.closed or head.attempt != attempt:
+            return None
+        queued = await read_queued(self._log, run_id)
+        policy = queued.definition.get("on_worker_lost", "resume")
+        given_up = adoptions is not None and (policy == "fail" or adoptions >= MAX_ADOPTIONS)
+        if given_up or "recorded" in queued.definition:  # a program's own run has no agent that could go on
+            message = f"the worker of attempt {attempt} was lost"
+            await self._end(run_id, head, Failed(code="worker_lost", message=message))
+            return None
+        history = await read_history(self._log, run_id)
+        if failed := obstacle(history, repeats=policy == "restart"):
+            await self._end(run_id, head, failed)
+            return None
+        if policy == "restart":  # then all that was said is said again
+            discard, history = discard_after([e for e in history if e.type == Started.type]), []
+        else:
+            discard = discard_after(history)
+        reason: StartReason = "handed_over" if adoptions is None else "adopted"
+        return await self._begin(Attempt(run_id, attempt + 1, queued, history), head, reason, discard)
+
+    async def _begin(self, attempt: Attempt, head: Head, reason: StartReason, discard: int | None) -> Attempt:
+        started = Started(
+            worker_id=self._worker_id, attempt=attempt.number, reason=reason, discard_after_seq=discard
+        )
+        # However long it takes: given up in an outage, it may be ours all the same, and would be adopted.
+        await self._log.append(attempt.run_id, [started], expected_seq=head.seq, patient=True)
+        log.info(
+            "run_started",
+            run_id=attempt.run_id,
+            agent=attempt.queued.agent,
+            attempt=attempt.number,
+            reason=reason,
+        )
+        return attempt
+
+    async def _end(self, run_id: str, head: Head, failed: Failed) -> None:
+        await self._log.append(run_id, [failed], expected_seq=head.seq)
+
+
+async def _try_again(begin: Callable[[], Awaitable[Attempt | None]]) -> Attempt | None:
+    """Begin, though others may add to the run between the look at its head and the append."""
+    for _ in range(START_TRIES - 1):
+        with suppress(WrongExpectedSeq):
+            return await begin()
+    return await begin()
