@@ -7,7 +7,7 @@ import pytest
 from tests.checks import check_all
 from tests.cluster import cluster
 from tests.load import Load
-from tests.servers.databases import empty_database
+from tests.servers.databases import DATABASES, empty_database
 from tests.soak import SOAK
 
 CONFIG = """
@@ -20,7 +20,7 @@ model = "scripted"
 tokens = 100
 tokens_per_s = 100
 """
-RUNS = {"postgresql": 200, "mysql": 60, "sqlite": 60}
+RUNS = {"postgresql": 40, "mysql": 20, "sqlite": 20} if SOAK == 1 else dict.fromkeys(DATABASES, 200)
 
 
 @pytest.mark.parametrize("kind", RUNS)
