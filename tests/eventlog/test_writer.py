@@ -31,6 +31,7 @@ from tests.events import (
     fill_up,
     note,
     offer,
+    offer_all,
     start_run,
     started,
     texts,
@@ -115,6 +116,29 @@ async def test_external_appends_that_find_no_room_are_not_queued(open_log: OpenL
         await asyncio.sleep(0)
         assert log._writer._pending._load.events == MAX_RUN_EVENTS
     assert sorted(await asyncio.gather(*appends)) == list(range(MAX_RUN_EVENTS + 3, MAX_RUN_EVENTS + 103))
+
+
+# ---- several processes on one file ----
+
+
+async def test_a_process_that_writes_all_the_time_lets_another_one_write(
+    open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.5)  # for which an append may wait, and then fails
+    busy, other = open_log(), open_log()
+    run_id, others = await start_run(busy), await start_run(other)
+
+    async def flood() -> None:
+        while True:
+            await offer_all(busy, run_id, *[token("x" * 1_000)] * 32)
+            await asyncio.sleep(0)
+
+    flooding = asyncio.create_task(flood())
+    for i in range(30):
+        await other.append(others, [note(f"{i}")])
+    flooding.cancel()
+    await asyncio.wait([flooding])
+    assert await texts(other, others) == [f"{i}" for i in range(30)]
 
 
 # ---- a database that is away ----

@@ -15,6 +15,9 @@ from runstore.core.errors import LogUnavailable
 from runstore.eventlog.dialects.base import COLUMNS, CONNECTIONS, Row, wrong_url
 
 BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's write
+LOOK_MS = 10  # in which SQLite looks three times whether a lock is free
+TURN_S = 0.001  # between two transactions, while others write
+OTHERS_S = 1.0  # for which they are reckoned with after they have written
 INSERT_ROWS = 256  # rows of one INSERT: the GIL is given up once for all of them, not at every row
 WAL_RETRY_S = 0.01  # between two tries to put a new file into WAL mode
 WAL_PAGES = 4_000  # of 4 KiB before a checkpoint, which the committing writer waits for
@@ -38,6 +41,7 @@ class SqliteDialect:
             connect_args={"timeout": BUSY_TIMEOUT_S, "cached_statements": 64},
         )
         self._identity: tuple[int, int] | None = None
+        self._others_until = 0.0  # as far as we know, there are others that write
         _control_transactions(self.engine)
 
     def _identify(self) -> tuple[int, int] | None:
@@ -67,14 +71,43 @@ class SqliteDialect:
         Raises:
             LogUnavailable: the file is not the one that was opened; what is written to that one is lost.
         """
+        self._let_others_write()
         self._begin(connection)
         cursor: Any = connection.connection.cursor()
+        self._look_for_others(connection, cursor.execute("PRAGMA data_version").fetchone()[0])
         purges: int = cursor.execute("SELECT purges FROM barrier").fetchone()[0]
         cursor.close()
         return purges
 
+    # SQLite has no queue of those who wait for its lock. They look again, after up to 100 ms if it is left to
+    # SQLite, and a busy writer has taken it again long before.
+
+    def _take_lock(self, connection: Connection) -> None:
+        if not connection.info.get("looks_often"):
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {LOOK_MS}")
+            connection.rollback()  # of what SQLAlchemy takes for the beginning of a transaction
+            connection.info["looks_often"] = True
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                return
+            except exc.OperationalError as error:
+                if not _is_busy(error.orig) or time.monotonic() > deadline:
+                    raise
+
+    def _let_others_write(self) -> None:
+        if time.monotonic() < self._others_until:
+            time.sleep(TURN_S)
+
+    def _look_for_others(self, connection: Connection, version: int) -> None:
+        """`version` changes when others than this connection have written."""
+        if connection.info.setdefault("version", version) != version:
+            connection.info["version"] = version
+            self._others_until = time.monotonic() + OTHERS_S
+
     def _begin(self, connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        self._take_lock(connection)
         self._identity = self._identity or self._identify()
         if self._identify() != self._identity:
             raise LogUnavailable(f"database {self.path}: the file was removed or replaced")
@@ -120,6 +153,10 @@ class SqliteDialect:
         return None
 
 
+def _is_busy(error: BaseException | None) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+
+
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
     """While another connection makes the same new file, SQLite refuses this at once, whatever the timeout."""
     deadline = time.monotonic() + BUSY_TIMEOUT_S
@@ -128,7 +165,7 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA journal_mode=WAL")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if not _is_busy(error) or time.monotonic() > deadline:
                 raise
         time.sleep(WAL_RETRY_S)
 
