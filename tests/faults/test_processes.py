@@ -28,8 +28,8 @@ capacity = {CAPACITY}
 
 [agents.talker]
 model = "scripted"
-tokens = 200
-tokens_per_s = 50
+tokens = 120
+tokens_per_s = 40
 """
 
 
