@@ -1,0 +1,102 @@
+"""Redis forgets, goes, stands still and is full, under load: it costs time and nothing else."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import pytest
+
+from tests.checks import check_all, check_said
+from tests.cluster import Cluster, cluster
+from tests.load import Load
+from tests.servers.databases import empty_database
+from tests.servers.redis import OwnRedis
+from tests.soak import SOAK
+
+OUTAGE_S = 10.0 if SOAK > 1 else 1.0
+RUNS = 8  # that are begun before each fault; one more during it
+FRAMES = 100  # of all runs, that are seen before the next one
+CONFIG = """
+[server]
+heartbeat_s = 0.5
+
+[agents.talker]
+model = "scripted"
+tokens = 120
+tokens_per_s = 40
+"""
+
+
+class Site(NamedTuple):
+    redis: OwnRedis
+    cluster: Cluster
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("redis")
+    with ExitStack() as stack:
+        redis = stack.enter_context(OwnRedis())
+        url = stack.enter_context(empty_database("postgresql", folder))
+        yield Site(redis, stack.enter_context(cluster(folder, url, redis.url, config=CONFIG)))
+
+
+async def flushed(redis: OwnRedis) -> None:
+    with redis.client() as client:
+        for _ in range(5):
+            client.flushall()
+            await asyncio.sleep(OUTAGE_S / 5)
+
+
+async def stopped(redis: OwnRedis) -> None:
+    await asyncio.to_thread(redis.stop)
+    await asyncio.sleep(OUTAGE_S)
+    await asyncio.to_thread(redis.start)
+
+
+async def killed(redis: OwnRedis) -> None:
+    await asyncio.to_thread(redis.kill)
+    await asyncio.sleep(OUTAGE_S)
+    await asyncio.to_thread(redis.start)
+
+
+async def frozen(redis: OwnRedis) -> None:
+    redis.freeze()
+    await asyncio.sleep(OUTAGE_S)
+    redis.thaw()
+
+
+async def full(redis: OwnRedis) -> None:
+    """Every write is refused, as with `maxmemory-policy noeviction`."""
+    with redis.client() as client:
+        client.config_set("maxmemory", 1)
+        await asyncio.sleep(OUTAGE_S)
+        client.config_set("maxmemory", 0)
+
+
+async def evicting(redis: OwnRedis) -> None:
+    """Whatever is written is thrown out again soon."""
+    with redis.client() as client:
+        client.config_set("maxmemory-policy", "allkeys-random")
+        client.config_set("maxmemory", client.info("memory")["used_memory"])
+        await asyncio.sleep(OUTAGE_S)
+        client.config_set("maxmemory", 0)
+
+
+FAULTS: tuple[Callable[[OwnRedis], Awaitable[None]], ...] = (flushed, stopped, killed, frozen, full, evicting)
+
+
+async def test_whatever_happens_to_redis_every_stream_is_whole(site: Site) -> None:
+    async with Load(lambda: site.cluster.urls) as load:
+        for fault in FAULTS * SOAK:
+            load.begin(RUNS, "talker", notes=True)
+            await load.until_seen(load.frames + FRAMES)
+            trouble = asyncio.ensure_future(fault(site.redis))
+            load.begin(1, "talker", notes=True)
+            await trouble
+        await load.finish()
+        await check_all(load, site.cluster)
+        check_said(load, begun={"claimed"})
+        with site.redis.client() as client:
+            assert client.info("commandstats").get("cmdstat_xadd"), "or nobody has used it in the end"
