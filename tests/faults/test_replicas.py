@@ -104,7 +104,9 @@ async def test_of_a_sessions_runs_one_at_a_time_is_active(
 async def test_of_starts_that_interrupt_each_other_one_is_left(replicas: list[httpx.AsyncClient]) -> None:
     for number in range(ROUNDS):
         body = {"session_id": f"interrupt-{number}", "multitask_strategy": "interrupt"}
-        runs = [answer.json()["run_id"] for answer in await start_everywhere(replicas, "silent", **body)]
+        answers = await start_everywhere(replicas, "silent", **body)
+        assert [answer.status_code for answer in answers] == [202] * 4, [answer.text for answer in answers]
+        runs = [answer.json()["run_id"] for answer in answers]
         cancelled = [
             run_id for run_id in runs if (await replicas[0].get(f"/runs/{run_id}")).json()["cancel_requested"]
         ]
