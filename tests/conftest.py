@@ -21,8 +21,8 @@ settings.load_profile("runstore")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores: many tests wait for a server's deadline."""
-    return (os.cpu_count() or 1) + 1
+    """Two more than there are cores: many tests wait for processes and servers."""
+    return (os.cpu_count() or 1) + 2
 
 
 # Every kind of log passes the same tests: add a new one here.
