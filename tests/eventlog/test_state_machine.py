@@ -294,7 +294,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @contextmanager
     def opened(self) -> Iterator[Dialect]:
-        dialect = open_dialect(make_url(self.url))
+        dialect = open_dialect(make_url(self.url), hurried=False)
         yield dialect
         dialect.engine.dispose()
 

@@ -23,6 +23,7 @@ ANSWER_S = 10  # for a statement of a server that writes and reads; rebuilds and
 LOCK_S = 0.2  # for another writer's commit; whoever holds a lock for longer is stuck, or its disk is
 ALONE_S = 2.0  # for all other writers' commits
 IDLE_S = 1  # after which the database ends the transaction of a client that has stopped
+SLOW_IDLE_S = 10  # the same of a command that folds or removes much at once, maybe on a busy machine
 MIGRATION_S = 60  # for another process that migrates
 USER_LOCKS = 256  # that users are spread over
 

@@ -17,6 +17,7 @@ from runstore.eventlog.dialects.base import (
     CONNECTIONS,
     IDLE_S,
     MIGRATION_S,
+    SLOW_IDLE_S,
     Row,
     check_version,
     shown,
@@ -152,7 +153,8 @@ class MysqlDialect:
         def on_connect(connection: Any, _record: Any) -> None:
             settings = {"innodb_lock_wait_timeout": lock_s, "time_zone": "'+00:00'"}
             if "MariaDB" in connection.get_server_info():
-                settings |= {"idle_transaction_timeout": IDLE_S, "max_statement_time": statement_s}
+                idle_s = IDLE_S if statement_s else SLOW_IDLE_S
+                settings |= {"idle_transaction_timeout": idle_s, "max_statement_time": statement_s}
             with connection.cursor() as cursor:
                 cursor.execute("SET " + ", ".join(f"SESSION {name} = {to}" for name, to in settings.items()))
 

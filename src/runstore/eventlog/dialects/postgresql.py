@@ -18,6 +18,7 @@ from runstore.eventlog.dialects.base import (
     IDLE_S,
     LOCK_S,
     MIGRATION_S,
+    SLOW_IDLE_S,
     Row,
     check_version,
     shown,
@@ -152,7 +153,7 @@ class PostgresDialect:
                 # Who waited for a lock must see what was written meanwhile, whatever the server's default.
                 "default_transaction_isolation": "read committed",
                 "lock_timeout": f"{LOCK_S}s",
-                "idle_in_transaction_session_timeout": f"{IDLE_S}s",
+                "idle_in_transaction_session_timeout": f"{IDLE_S if answer_s else SLOW_IDLE_S}s",
                 "statement_timeout": f"{answer_s}s" if answer_s else "0",
                 "TimeZone": "UTC",
             }
