@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import NullPool, create_engine
+from sqlalchemy import NullPool, create_engine, make_url
 
+from runstore.eventlog.dialects import open_dialect
 from runstore.eventlog.feed import MemoryFeed
 from tests.database import open_log_at
 from tests.events import note, start_run, texts
@@ -38,3 +39,14 @@ async def test_writers_side_by_side_lose_nothing_whatever_isolation_is_the_defau
     assert sorted(await texts(logs[0], run_id), key=int) == [f"{i}" for i in range(APPENDS)]
     for log in logs:
         await log.close()
+
+
+def test_a_touch_is_a_write(tmp_path: Path) -> None:
+    """MariaDB leaves out an update that changes nothing; then a disk that is full would not be noticed."""
+    with empty_database("mysql", tmp_path) as url:
+        dialect = open_dialect(make_url(url))
+        with dialect.engine.connect() as connection:
+            dialect.touch(connection)
+            updates = connection.exec_driver_sql("SHOW SESSION STATUS LIKE 'Handler_update'").one()[1]
+        dialect.close()
+    assert int(updates) > 0

@@ -137,7 +137,8 @@ class SqlStore:
             connection = self._connect()
             begin_write(self._dialect, connection, alone=True)
             found = read_append_id(connection, attempt.run_id, attempt.seq)
-            connection.rollback()
+            self._dialect.touch(connection)  # since MariaDB shows what it has not synced yet
+            connection.commit()
             self._attempt = None
             if found == attempt.append_id:
                 self._landed.append(attempt)

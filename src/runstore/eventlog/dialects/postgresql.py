@@ -34,7 +34,8 @@ from runstore.eventlog.dialects.postgresql_arrays import (
     pack_bytes,
     pack_numbers,
 )
-from runstore.eventlog.dialects.servers import ClosedPositions, ServerErrors, touch_barrier
+from runstore.eventlog.dialects.servers import ClosedPositions, ServerErrors
+from runstore.eventlog.schema import barrier
 
 LEAST_VERSION = (14,)
 BARRIER, MIGRATION, USERS = 0x52554E01, 0x52554E02, 0x52554E03  # advisory locks; "RUN" and a number
@@ -122,7 +123,7 @@ class PostgresDialect:
             connection.exec_driver_sql(locks, (slots,))
 
     def touch(self, connection: Connection) -> None:
-        touch_barrier(connection)
+        connection.execute(barrier.update().values(id=barrier.c.id))
 
     def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
         with _driver(connection).cursor() as cursor:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Connection, Engine, exc, func, select
+from sqlalchemy import Engine, exc, func, select
 from sqlalchemy.engine import URL
 
 from runstore.core.errors import LogUnavailable
@@ -88,10 +88,6 @@ class ServerErrors:
         if self._passes(cause):
             return LogUnavailable(f"database {self._place}: {_first_line(cause)}")
         return None
-
-
-def touch_barrier(connection: Connection) -> None:
-    connection.execute(barrier.update().values(id=barrier.c.id))
 
 
 def cause_of(error: Exception) -> BaseException:

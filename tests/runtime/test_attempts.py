@@ -1,0 +1,82 @@
+"""How an attempt begins while others add to its run, or the database goes."""
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event
+
+from runstore.core.ids import new_run_id
+from runstore.core.ports import EventLog, Head
+from runstore.eventlog import writer
+from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.memory import MemoryEventLog
+from runstore.eventlog.sql import SqlEventLog
+from runstore.runtime.attempts import START_TRIES, Attempts
+from tests.database import make_database, open_database, run_list
+from tests.events import QUEUED, note, read_run, start_run
+
+BUSY = START_TRIES - 1  # notes that come just when somebody has looked at the head
+
+
+class BusyLog:
+    """A log with a producer that is always quicker than who has looked at a run's head."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._left = BUSY
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    async def head(self, run_id: str) -> Head | None:
+        head = await self._log.head(run_id)
+        if self._left:
+            self._left -= 1
+            await self._log.append(run_id, [note()])
+        return head
+
+
+@pytest.fixture
+def log() -> EventLog:
+    return MemoryEventLog(MemoryFeed())
+
+
+async def test_a_queued_run_that_others_keep_adding_to_is_claimed(log: EventLog) -> None:
+    run_id = new_run_id()
+    await log.append(run_id, [QUEUED], expected_seq=0)
+    busy: Any = BusyLog(log)
+    assert await Attempts(busy, "worker-1").claim(run_id)
+    assert [e.type for e in await read_run(log, run_id)][-1] == "lifecycle.started"
+
+
+async def test_a_lost_workers_run_that_others_keep_adding_to_is_adopted(log: EventLog) -> None:
+    run_id = await start_run(log)
+    (run,) = await log.open_runs()
+    busy: Any = BusyLog(log)
+    attempt = await Attempts(busy, "worker-2").adopt(run)
+    assert attempt is not None
+    assert attempt.number == 2
+    assert (await log.head(run_id)) == Head(BUSY + 3, attempt=2)
+
+
+async def test_a_start_whose_answer_is_lost_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given up, the run would be ours by the log, and adopted as if we had died."""
+    monkeypatch.setattr(writer, "FIRST_RETRY_S", 0.01)
+    dialect = open_database(make_database(tmp_path / "runstore.db"))
+    log = SqlEventLog(dialect, MemoryFeed(), [run_list()])
+    run_id = new_run_id()
+    await log.append(run_id, [QUEUED], expected_seq=0)
+
+    @event.listens_for(dialect.engine, "commit", once=True)
+    def commit_and_fail(connection: Connection) -> None:
+        connection.connection.commit()
+        raise sqlite3.OperationalError("disk I/O error")
+
+    attempt = await Attempts(log, "worker-1").claim(run_id)
+    assert attempt is not None
+    assert attempt.number == 1
+    await log.close()
