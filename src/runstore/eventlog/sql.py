@@ -1,8 +1,9 @@
 """The log in a SQL database."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +38,7 @@ class SqlEventLog:
         self, dialect: Dialect, feed: Publisher, projections: Sequence[InlineProjection] = ()
     ) -> None:
         self._dialect = dialect
+        self._closed = False
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="runstore-reader")
         self._pagers = ThreadPoolExecutor(PAGERS, thread_name_prefix="runstore-pager")
         self.counts = LogCounts()
@@ -109,6 +111,7 @@ class SqlEventLog:
         return await self._run_in(self._readers, self._writing, function, arguments, alone)
 
     async def close(self) -> None:
+        self._closed = True
         await self._writer.close()
         for pool in (self._readers, self._pagers):
             pool.shutdown(wait=False, cancel_futures=True)
@@ -126,8 +129,17 @@ class SqlEventLog:
                 raise unavailable from error
             raise
 
-    def _reading(self, function: Callable[..., T], *arguments: Any) -> T:
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
         with self._dialect.engine.connect() as connection:
+            try:
+                yield connection
+            finally:
+                if self._closed:  # the pool that it came from is no more
+                    connection.invalidate()
+
+    def _reading(self, function: Callable[..., T], *arguments: Any) -> T:
+        with self._connected() as connection:
             try:
                 return function(connection, *arguments)
             except exc.DBAPIError as error:
@@ -137,7 +149,7 @@ class SqlEventLog:
             return function(connection, *arguments)  # on a new connection: the server may have come back
 
     def _writing(self, function: Callable[..., T], arguments: tuple[Any, ...], alone: bool) -> T:
-        with self._dialect.engine.connect() as connection:
+        with self._connected() as connection:
             begin_write(self._dialect, connection, alone=alone)
             done = function(connection, *arguments)
             connection.commit()

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from runstore.columns import pack_run_id
 from runstore.core.codec import EncodedEvent
-from runstore.core.errors import RunstoreError
+from runstore.core.errors import AppendRefused, RunstoreError
 from runstore.core.ports import Committed, Head, InlineProjection
 from runstore.core.run import EVOLVING_TYPES
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
@@ -255,7 +255,8 @@ def _admit_all(
         for other in caused:
             if other.run_id not in heads:
                 heads[other.run_id] = find_head(other.run_id) or NOTHING
-            let_in(other.run_id, admit(heads[other.run_id], other))
+            with suppress(AppendRefused):  # it has ended since it was found to be open, and need not stop
+                let_in(other.run_id, admit(heads[other.run_id], other))
     return outcomes, dict(changes)
 
 
