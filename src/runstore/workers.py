@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 BEATS_PER_LEASE = 5  # some may be lost, and it costs nobody its lease
 LOOK_S = 1.0  # between two looks at them; after more than that something was in the way
-RELEASE_S = 0.5  # for the database to take the news, when a process leaves
+RELEASE_S = 2.0  # for the database to take the news, when a process leaves; a busy one takes its time
 HOST_CHARS = 255
 
 metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
@@ -169,7 +169,7 @@ class HeartbeatLeases:
         beating, self._beating = self._beating, None
         if beating is not None:
             beating.cancel()
-            await _told(self._database, self.worker_id)
+            await _told(self._database, self.worker_id, RELEASE_S)
 
     def _watched_s(self) -> float | None:
         """How long we have watched since the last look; None when an outage may have kept beats from us.
@@ -230,7 +230,7 @@ class ListedLeases:
         await self._leases.release()
         if self._listed:
             self._listed = False
-            await _told(self._database, self.worker_id)
+            await _told(self._database, self.worker_id, RELEASE_S / 4)  # the lock has told it
 
 
 def read_workers(connection: Connection) -> list[Worker]:
@@ -286,10 +286,10 @@ def _remove(connection: Connection, worker_ids: Collection[str]) -> None:
     connection.execute(delete(workers).where(workers.c.worker_id.in_(sorted(worker_ids))))
 
 
-async def _told(database: Database, worker_id: str) -> None:
+async def _told(database: Database, worker_id: str, within_s: float) -> None:
     """Say that a worker leaves on purpose. Unsaid, it is taken for dead, and its runs go on all the same."""
     with suppress(LogUnavailable, TimeoutError):
-        await asyncio.wait_for(database.change(_remove, [worker_id], alone=False), RELEASE_S)
+        await asyncio.wait_for(database.change(_remove, [worker_id], alone=False), within_s)
 
 
 def _now() -> int:

@@ -4,13 +4,19 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import Connection
 
 from runstore.core.codec import encode
 from runstore.core.errors import LeaseLost, RunClosed, RunstoreError, WrongExpectedSeq
-from runstore.core.events import Deleted
+from runstore.core.events import Deleted, Queued
+from runstore.core.ids import new_run_id
+from runstore.core.ports import Head
+from runstore.eventlog import sql_store
+from runstore.eventlog.queries import read_head
 from runstore.eventlog.sql import SqlEventLog
 from tests.events import CANCEL, CANCELLED, COMPLETED, note, offer, start_run, started, texts, token
 from tests.polling import until
+from tests.servers.databases import KINDS
 
 OpenLog = Callable[..., SqlEventLog]
 
@@ -103,3 +109,24 @@ async def test_of_endings_by_two_processes_one_is_stored(open_shared: OpenLog) -
         outcomes = await asyncio.gather(*endings, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes if outcome != 3] == [RunClosed]
         assert len(await here.read(run_id)) == 3
+
+
+@pytest.mark.parametrize("database_url", KINDS, indirect=True)
+async def test_a_run_that_ends_as_it_is_superseded_does_not_hold_up_its_successor(
+    open_shared: OpenLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found open by one statement, and closed by the next."""
+    here, there = open_shared(), open_shared()
+    queued = Queued(agent="demo", user_id="local", input="hi", session_id="s", multitask_strategy="interrupt")
+    before = new_run_id()
+    await there.append(before, [queued], expected_seq=0)
+
+    def ended_just_now(connection: Connection, run_id: str) -> Head | None:
+        if run_id == before:
+            monkeypatch.undo()
+            asyncio.run(there.append(before, [CANCELLED]))
+        return read_head(connection, run_id)
+
+    monkeypatch.setattr(sql_store, "read_head", ended_just_now)
+    assert await here.append(new_run_id(), [queued], expected_seq=0) == 1
+    assert len(await here.read(before)) == 2
