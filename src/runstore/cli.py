@@ -129,6 +129,7 @@ def worker(
     settings = _settings(
         config, database_url=database_url, redis_url=redis_url, capacity=capacity, drain_s=drain_s,
         cancel_grace_s=cancel_grace_s, lease_s=lease_s, log_format=log_format, log_file=log_file, models=True,
+        worker=True,
     )  # fmt: skip
     _run(work, settings)
 
@@ -175,12 +176,14 @@ def migrate(database_url: DatabaseUrl = None, config: Config = None) -> None:
 
     Example: runstore migrate --database-url sqlite:///runstore.db
     """
+    from sqlalchemy import make_url
+
     from runstore.database import open_database
     from runstore.migrations import HEAD
 
     url = _settings(config, database_url=database_url).server.database_url
     open_database(url).close()
-    typer.echo(f"{url}: schema {HEAD}")
+    typer.echo(f"{make_url(url).render_as_string(hide_password=True)}: schema {HEAD}")
 
 
 @projections.command()

@@ -31,7 +31,7 @@ def open_database(url: str, *, create: bool = True, hurried: bool = False) -> Di
     """
     try:
         dialect = open_dialect(make_url(url), hurried=hurried)
-    except (ArgumentError, NoSuchModuleError) as error:
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
         shown = PASSWORD.sub(":***@", url)
         raise ConfigError(f"database URL {shown!r}: {error}; use {FORMS}", setting="database_url") from error
     if not create and dialect.file is not None and not dialect.file.exists():

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
+import structlog
 from msgspec import Struct
 from sqlalchemy import (
     BigInteger,
@@ -36,6 +37,8 @@ from runstore.core.ports import Leases
 from runstore.eventlog.schema import open_runs
 
 T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 BEATS_PER_LEASE = 5  # some may be lost, and it costs nobody its lease
 LOOK_S = 1.0  # between two looks at them; after more than that something was in the way
@@ -186,8 +189,12 @@ class HeartbeatLeases:
     async def _beat_on(self) -> None:
         while True:
             await asyncio.sleep(self._beat_s)
-            with suppress(LogUnavailable):  # the writer tells of it
+            try:
                 await self._beat()
+            except LogUnavailable:
+                pass  # the writer tells of it
+            except Exception:  # without its beats the worker would lose all its runs
+                log.exception("heartbeat_failed")
 
     async def _beat(self) -> None:
         asked_at = self._clock()

@@ -147,6 +147,11 @@ class Writer:
                     return
                 batch, pause = held, min(2 * pause, LAST_RETRY_S)
             except Exception as error:
+                if not kept:  # a probe, which has no event that could be at fault
+                    batch, pause = self._hold(batch, LogUnavailable(str(error)), pause) or [], LAST_RETRY_S
+                    if self._stopping.is_set():
+                        return
+                    continue
                 self._split(batch, error)
                 return
             else:

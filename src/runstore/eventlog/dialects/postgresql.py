@@ -43,7 +43,7 @@ BARRIER, MIGRATION, USERS = 0x52554E01, 0x52554E02, 0x52554E03  # advisory locks
 # SQLSTATE, PostgreSQL's appendix A: unique violation, lock not available, deadlock, serialization failure
 CONFLICTS = frozenset({"23505", "55P03", "40P01", "40001"})
 # Connections, authorization, no such database, resources, operator, system
-PASSING = ("08", "28", "3D", "53", "55", "57", "58")
+PASSING = ("08", "28", "40", "3D", "53", "55", "57", "58")
 PASSING_STATES = frozenset(
     {"25006", "25P03", "42501", "42P01"}
 )  # read-only, idle for too long, no right, no table
