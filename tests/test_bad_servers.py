@@ -12,6 +12,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from runstore import cli
 from tests.servers.databases import bare_database, empty_database
+from tests.servers.mariadb import OwnMariadb
 from tests.servers.ports import Port
 from tests.servers.shared import configured, shared_database, shared_redis
 
@@ -66,6 +67,31 @@ def test_an_unknown_driver_is_refused_with_those_that_there_are(
 @pytest.mark.parametrize("url", ["postgresql+psycopg://there", "mysql+pymysql://there/"])
 def test_a_url_without_a_database_is_refused(capsys: pytest.CaptureFixture[str], url: str) -> None:
     assert "it names no database" in refused_url(capsys, url)
+
+
+def test_a_port_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused_url(capsys, "postgresql+psycopg://me:secret@there:port/runs")
+    assert "postgresql+psycopg://" in said
+    assert "secret" not in said
+
+
+def test_a_server_that_takes_too_little_at_once_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with OwnMariadb(max_allowed_packet="1M") as server:
+        assert "max_allowed_packet is 1,048,576" in refused_url(capsys, server.url)
+
+
+def test_the_password_is_not_shown_when_all_is_well(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with empty_database("postgresql", tmp_path) as url:
+        with_password = make_url(url).set(password="secret").render_as_string(hide_password=False)
+        monkeypatch.setattr(sys, "argv", ["runstore", "migrate", "--database-url", with_password])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+    said = capsys.readouterr()
+    assert left.value.code == 0
+    assert "schema" in said.out
+    assert "secret" not in said.out + said.err
 
 
 @pytest.mark.parametrize(("kind", "extra"), [("postgresql", "postgres"), ("mysql", "mysql")])

@@ -1,14 +1,19 @@
 """Who is taken for dead: only who gave no sign of life for a whole lease, while it could have been seen."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from runstore.app import open_runtime
 from runstore.eventlog.feed import MemoryFeed
-from runstore.workers import HeartbeatLeases
+from runstore.settings import ServerSettings, Settings
+from runstore.workers import HeartbeatLeases, ListedLeases
 from tests.database import make_database, open_sqlite_log
+from tests.polling import DEADLINE_S, until
 
 LOOKS_S = 0.5  # between two looks, as the supervisor's
 FOR_EVER_S = 3_600.0  # the lease of a worker that beats when it begins, and then not again
@@ -89,3 +94,76 @@ async def test_who_cannot_write_itself_takes_nobody_for_dead(
     await worker.hold()
     await watcher.hold()  # and its next beat is 12 real seconds away
     assert await watched_s(watcher, worker, clock, 180) == float("inf")
+
+
+async def test_a_worker_that_has_woken_up_is_not_forgotten(
+    join: Callable[..., HeartbeatLeases], clock: Clock
+) -> None:
+    watcher, worker, dead = join(1), join(FOR_EVER_S), join(FOR_EVER_S)
+    await worker.hold()
+    await dead.hold()
+    assert await watched_s(watcher, worker, clock, 60) < 60
+    await worker._beat()  # between the look and what is done about it
+    await watcher.forget(set())
+    assert await watcher.dead({worker.worker_id, dead.worker_id}) == {dead.worker_id: False}
+
+
+class Slow:
+    """A database that has taken a beat and has not answered yet."""
+
+    def __init__(self) -> None:
+        self.changes: list[str] = []
+        self.asked, self.answer = asyncio.Event(), asyncio.Event()
+        self.answer.set()
+
+    async def query(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        raise AssertionError("nobody looks")
+
+    async def change(self, function: Callable[..., Any], *arguments: Any, alone: bool = True) -> Any:
+        self.asked.set()
+        await self.answer.wait()
+        self.changes.append(function.__name__)
+
+
+async def test_a_worker_leaves_behind_its_last_beat() -> None:
+    """The other way round the beat would list it again, and what it handed over would wait for its lease."""
+    database = Slow()
+    leases = HeartbeatLeases(database, lease_s=0.05, capacity=1)
+    await leases.hold()
+    database.answer.clear()
+    database.asked.clear()
+    await asyncio.wait_for(database.asked.wait(), DEADLINE_S)
+    leaving = asyncio.create_task(leases.release())
+    await asyncio.sleep(0)
+    database.answer.set()
+    await leaving
+    assert database.changes[-2:] == ["_beat", "_remove"]
+
+
+async def test_beats_go_on_after_an_error_of_no_known_kind() -> None:
+    class Failing(Slow):
+        async def change(self, function: Callable[..., Any], *arguments: Any, alone: bool = True) -> Any:
+            await super().change(function, *arguments, alone=alone)
+            if len(self.changes) == 2:
+                raise RuntimeError("of no known kind")
+
+    database = Failing()
+    leases = HeartbeatLeases(database, lease_s=0.05, capacity=1)
+    await leases.hold()
+    await until(lambda: len(database.changes) > 3)
+    assert leases.held
+    await leases.release()
+
+
+async def test_without_a_lease_that_is_known_to_be_good_no_run_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ServerSettings(database_url=f"sqlite:///{make_database(tmp_path / 'runstore.db')}", drain_s=0)
+    async with open_runtime(Settings(server)) as runtime:
+        with monkeypatch.context() as patch:
+            patch.setattr(ListedLeases, "held", False)
+            run_id = (await runtime.store.start("demo", "hi", user_id="local")).run.run_id
+            await until(lambda: runtime.supervisor.waiting == 1)
+            await runtime.supervisor._sweep()
+            assert (await runtime.store.get(run_id)).run.status == "queued"
+        assert (await runtime.store.get(run_id, wait_s=DEADLINE_S)).run.status == "success"

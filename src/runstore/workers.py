@@ -23,6 +23,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Table,
+    bindparam,
     delete,
     func,
     insert,
@@ -129,6 +130,7 @@ class HeartbeatLeases:
         self._row = _new_row(self.worker_id, capacity)
         self._clock = clock
         self._beating: asyncio.Task[None] | None = None
+        self._leaving = asyncio.Event()
         self._beaten_at = -lease_s  # when our own beat was last stored
         self._looked_at = -lease_s  # when we last read those of others
         self._seen: dict[str, _Silence] = {}  # of each worker since its last beat
@@ -164,13 +166,15 @@ class HeartbeatLeases:
 
     async def forget(self, still_named: set[str]) -> None:
         """See `Leases.forget`."""
-        if gone := self._silent - still_named:
-            await self._database.change(_remove, gone, alone=False)
+        if gone := {id: self._seen[id].beat for id in self._silent - still_named}:
+            await self._database.change(_remove_silent, gone, alone=False)
 
     async def release(self) -> None:
         """See `Leases.release`."""
         beating, self._beating = self._beating, None
         if beating is not None:
+            self._leaving.set()
+            await asyncio.wait([beating], timeout=RELEASE_S)  # a beat under way would make the row anew
             beating.cancel()
             await _told(self._database, self.worker_id, RELEASE_S)
 
@@ -187,14 +191,18 @@ class HeartbeatLeases:
         return min(passed_s, self._beat_s)
 
     async def _beat_on(self) -> None:
-        while True:
-            await asyncio.sleep(self._beat_s)
+        while not await self._left_within(self._beat_s):
             try:
                 await self._beat()
             except LogUnavailable:
                 pass  # the writer tells of it
             except Exception:  # without its beats the worker would lose all its runs
                 log.exception("heartbeat_failed")
+
+    async def _left_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._leaving.wait(), seconds)
+        return self._leaving.is_set()
 
     async def _beat(self) -> None:
         asked_at = self._clock()
@@ -293,10 +301,21 @@ def _remove(connection: Connection, worker_ids: Collection[str]) -> None:
     connection.execute(delete(workers).where(workers.c.worker_id.in_(sorted(worker_ids))))
 
 
+def _remove_silent(connection: Connection, beats: Mapping[str, int]) -> None:
+    """Remove those that have not beaten since: one may have woken up."""
+    same = (workers.c.worker_id == bindparam("worker"), workers.c.beat == bindparam("seen"))
+    rows = [{"worker": worker_id, "seen": beat} for worker_id, beat in sorted(beats.items())]
+    connection.execute(delete(workers).where(*same), rows)
+
+
 async def _told(database: Database, worker_id: str, within_s: float) -> None:
     """Say that a worker leaves on purpose. Unsaid, it is taken for dead, and its runs go on all the same."""
-    with suppress(LogUnavailable, TimeoutError):
+    try:
         await asyncio.wait_for(database.change(_remove, [worker_id], alone=False), within_s)
+    except (LogUnavailable, TimeoutError):
+        pass
+    except Exception:  # nor does it hold up the end of the process
+        log.exception("heartbeat_failed")
 
 
 def _now() -> int:

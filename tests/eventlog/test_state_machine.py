@@ -223,9 +223,10 @@ class LogMachine(RuleBasedStateMachine):
     @rule(interrupted=st.booleans())
     def purge(self, interrupted: bool) -> None:
         """Of all that have ended; one that is interrupted has marked them."""
+        due = sum(run.closed and not run.purged for run in self.runs.values())
 
         def interrupt(done: PurgeCount) -> None:
-            if interrupted:
+            if interrupted and done.runs == due:
                 raise KeyboardInterrupt
 
         with suppress(KeyboardInterrupt):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, event
 
-from runstore.core.codec import EncodedEvent, RecordedEvent
+from runstore.core.codec import EncodedEvent, RecordedEvent, encode
 from runstore.core.errors import (
     InvalidEvent,
     LogUnavailable,
@@ -18,11 +18,15 @@ from runstore.core.errors import (
 from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
 from runstore.eventlog import writer
+from runstore.eventlog.admission import Append
 from runstore.eventlog.dialects import SqliteDialect, sqlite
 from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.memory import MemoryStore
 from runstore.eventlog.pending import MAX_RUN_EVENTS
 from runstore.eventlog.sql import SqlEventLog
+from runstore.eventlog.sql_store import SqlStore
 from runstore.eventlog.tail import Tail
+from runstore.eventlog.writer import CommitResult, Writer
 from tests.database import make_database, open_database, run_list
 from tests.events import (
     CANCEL,
@@ -400,3 +404,52 @@ async def test_a_log_whose_impatient_writer_did_not_hear_the_answer_goes_on(data
             assert await asyncio.wait_for(log.append(run_id, [note("1")]), DEADLINE_S) == 4
             assert [chunk.first for chunk in live.take(2) or []] == [3, 4]
         assert await texts(log, run_id) == ["0", "1"]
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_what_was_stored_is_told_of_once_also_when_the_rest_of_its_batch_cannot_be(
+    database: Path,
+) -> None:
+    store = SqlStore(open_database(database), [run_list()])
+    runs = [new_run_id() for _ in range(3)]
+    store.commit([Append(run_id, [encode(QUEUED), encode(started())]) for run_id in runs])
+    good, bad, other = (Append(run_id, [encode(note(f"{n}"))]) for n, run_id in enumerate(runs))
+    bad.events = [EncodedEvent("custom.note", 1, False, 1 << 70, b"null")]
+    with lost_answer(store._dialect), pytest.raises(LogUnavailable):  # type: ignore[arg-type]
+        store.commit([good])
+    with pytest.raises(OverflowError):
+        store.commit([good, bad, other])
+    assert [commit.run_id for commit in store.commit([other]).commits] == [runs[0], runs[2]]
+    told = store.commit([good])
+    assert (told.outcomes, told.commits) == ([3], [])
+    store.close()
+    assert sqlite_value(database, "SELECT count(*) FROM events WHERE type = 'custom.note'") == 2
+
+
+class Ailing(MemoryStore):
+    """Is away, and then fails in a way that nobody knows, and then is well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: list[Exception] = [LogUnavailable("away"), RuntimeError("of no known kind")]
+
+    def commit(self, batch: Sequence[Append]) -> CommitResult:
+        if self.failures:
+            raise self.failures.pop(0)
+        return super().commit(batch)
+
+    def probe(self) -> CommitResult:
+        return self.commit([])
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_a_failure_of_no_known_kind_while_nobody_waits_does_not_end_the_writer() -> None:
+    store = Ailing()
+    log = Writer(store, MemoryFeed())
+    run_id = new_run_id()
+    with pytest.raises(LogUnavailable):
+        await log.append(run_id, [QUEUED])
+    await until(lambda: log.unavailable is None)
+    assert store.failures == []
+    assert await asyncio.wait_for(log.append(run_id, [QUEUED]), DEADLINE_S) == 1
+    await log.close()

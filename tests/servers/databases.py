@@ -7,12 +7,13 @@ repeated, which is quicker than to keep databases and empty them (`events` refus
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy.exc import OperationalError
 
 from runstore.database import open_database
 from tests.database import make_database
@@ -29,13 +30,10 @@ def empty_database(kind: str, folder: Path) -> Iterator[str]:
     """The URL of a database of the caller's own; `kind` is one of DATABASES, `folder` is for a file."""
     if kind == "sqlite":
         yield f"sqlite:///{make_database(folder / 'runstore.db')}"
-        return
-    databases = _shared(kind)
-    name = databases.make()
-    try:
-        yield databases.url(name)
-    finally:
-        databases.drop(name)
+    else:
+        databases = _shared(kind)
+        with databases.lent(databases.make()) as url:
+            yield url
 
 
 @contextmanager
@@ -43,13 +41,10 @@ def bare_database(kind: str, folder: Path) -> Iterator[str]:
     """The same, without any schema."""
     if kind == "sqlite":
         yield f"sqlite:///{folder / 'bare.db'}"
-        return
-    databases = _shared(kind)
-    name = databases.make_bare()
-    try:
-        yield databases.url(name)
-    finally:
-        databases.drop(name)
+    else:
+        databases = _shared(kind)
+        with databases.lent(databases.make_bare()) as url:
+            yield url
 
 
 class Databases(ABC):
@@ -60,6 +55,14 @@ class Databases(ABC):
 
     def url(self, name: str) -> str:
         return self._server.set(database=name).render_as_string(hide_password=False)
+
+    @contextmanager
+    def lent(self, name: str) -> Iterator[str]:
+        """Its URL; the database goes afterwards."""
+        try:
+            yield self.url(name)
+        finally:
+            self.drop(name)
 
     @abstractmethod
     def make(self) -> str:
@@ -161,7 +164,8 @@ class MysqlDatabases(Databases):
     def _drop(self, connection: Connection, name: str) -> None:
         connected = "SELECT id FROM information_schema.processlist WHERE db = %s"
         for thread in connection.exec_driver_sql(connected, (name,)).scalars().all():
-            connection.exec_driver_sql(f"KILL {thread}")
+            with suppress(OperationalError):  # it has gone meanwhile
+                connection.exec_driver_sql(f"KILL {thread}")
         connection.exec_driver_sql(f"SET lock_wait_timeout = {DROP_WAIT_S}")
         connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name}")
 

@@ -84,7 +84,8 @@ class SqlStore:
         self._heads: dict[str, Head] = {}  # of open runs, as of our last commit: right, or we conflict
         self._purges = 0  # with the events of a purged run goes what would conflict
         self._attempt: _Attempt | None = None
-        self._landed: list[_Attempt] = []  # stored, though nobody has been told yet
+        self._landed: dict[int, Outcome] = {}  # of appends that are stored, by `id`: not told of yet
+        self._unpublished: list[Committed] = []  # what was stored with them
         self._incarnation = os.urandom(4)
         self._batches = count(1)
 
@@ -116,21 +117,19 @@ class SqlStore:
 
     def _commit_rest(self, batch: Sequence[Append], alone: bool) -> CommitResult:
         """Commit what of the batch has not landed by an earlier attempt, and tell of both."""
-        self._look_up_attempt()
-        outcomes = {id(a): o for t in self._landed for a, o in zip(t.batch, t.result.outcomes, strict=True)}
-        commits = [commit for attempt in self._landed for commit in attempt.result.commits]
-        rest = [append for append in batch if id(append) not in outcomes]
-        if rest or not batch:
-            result = self._commit(rest, alone)
-            outcomes |= {id(append): o for append, o in zip(rest, result.outcomes, strict=True)}
-            commits += result.commits
-        self._landed = []
-        return CommitResult([outcomes[id(append)] for append in batch], commits)
+        self._look_up_attempt(batch)
+        rest = [append for append in batch if id(append) not in self._landed]
+        result = self._commit(rest, alone) if rest or not batch else CommitResult([], [])
+        told = {id(append): outcome for append, outcome in zip(rest, result.outcomes, strict=True)}
+        commits, self._unpublished = [*self._unpublished, *result.commits], []
+        outcomes = [told[id(a)] if id(a) in told else self._landed.pop(id(a)) for a in batch]
+        return CommitResult(outcomes, commits)
 
-    def _look_up_attempt(self) -> None:
+    def _look_up_attempt(self, batch: Sequence[Append]) -> None:
         """What became of the last attempt, when its COMMIT failed: writing it again could store it twice.
 
-        Alone, since the server may still be at work on it: a row that is not there then will never be.
+        Alone, since the server may still be at work on it: a row that is not there then will never be. Who
+        was in that attempt and is not in `batch` has been refused, and does not come again.
         """
         attempt = self._attempt
         if attempt is not None:
@@ -141,7 +140,9 @@ class SqlStore:
             connection.commit()
             self._attempt = None
             if found == attempt.append_id:
-                self._landed.append(attempt)
+                outcomes = {id(a): o for a, o in zip(attempt.batch, attempt.result.outcomes, strict=True)}
+                self._landed = {id(a): outcomes[id(a)] for a in batch if id(a) in outcomes}
+                self._unpublished += attempt.result.commits
 
     def _commit(self, batch: Sequence[Append], alone: bool) -> CommitResult:
         connection = self._connect()

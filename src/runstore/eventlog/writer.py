@@ -140,18 +140,13 @@ class Writer:
         while True:
             kept = without_cancelled_text(batch)
             try:
-                result = self._store.commit(kept) if kept else self._store.probe()
+                result = self._store.commit(kept) if kept else self._probe()
             except LogUnavailable as error:
                 held = self._hold(batch, error, pause)
                 if held is None:
                     return
                 batch, pause = held, min(2 * pause, LAST_RETRY_S)
             except Exception as error:
-                if not kept:  # a probe, which has no event that could be at fault
-                    batch, pause = self._hold(batch, LogUnavailable(str(error)), pause) or [], LAST_RETRY_S
-                    if self._stopping.is_set():
-                        return
-                    continue
                 self._split(batch, error)
                 return
             else:
@@ -159,6 +154,14 @@ class Writer:
                 _shielded(self._feed.publish, result.commits)
                 _acknowledge(kept, result.outcomes)
                 return
+
+    def _probe(self) -> CommitResult:
+        try:
+            return self._store.probe()
+        except LogUnavailable:
+            raise
+        except Exception as error:  # there is no event that could be at fault
+            raise LogUnavailable(str(error)) from error
 
     def _hold(self, batch: list[Append], error: LogUnavailable, pause: float) -> list[Append] | None:
         """Refuse those who would not wait, keep the rest for the next try; None when there will be none."""

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pymysql
-from pymysql.constants import CLIENT, CR, ER
+from pymysql.constants import CLIENT, ER
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL
 
@@ -20,10 +20,10 @@ from runstore.eventlog.dialects.base import (
     SLOW_IDLE_S,
     Row,
     check_version,
-    shown,
     user_slots,
+    wrong_url,
 )
-from runstore.eventlog.dialects.servers import ClosedPositions, ServerErrors, cause_of
+from runstore.eventlog.dialects.servers import ClosedPositions, Server, ServerErrors, cause_of
 from runstore.eventlog.schema import barrier, user_locks
 
 LEAST_MARIADB, LEAST_MYSQL = (10, 6), (8, 0)
@@ -32,7 +32,9 @@ CLOSE_LOCK_S = 1  # for the barrier, when positions are closed; MariaDB can give
 CLOSE_S = 0.2
 STATEMENT_TIMEOUT = 1969  # MariaDB's
 INSERT_ROWS = 1_000  # rows of one INSERT
-INSERT_BYTES = 4 << 20  # their data; a server takes 16 MiB (MariaDB) in one packet, and hex doubles it
+INSERT_BYTES = 2 << 20  # their data; hex doubles it
+LEAST_PACKET = 8 << 20  # bytes that a server has to take at once; MariaDB's default is 16 MiB, MySQL's 64 MiB
+WAIT_S = 30  # after which MySQL, which knows no idle transactions, ends a session that says nothing
 MIGRATION = "runstore_migration"
 
 # In one round trip, so that a client that is stopped just now does not hold the barrier.
@@ -44,31 +46,27 @@ _CLOSE = """
 """
 
 CONFLICTS = frozenset({ER.DUP_ENTRY, ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT})
-# What is not caused by what is written: connections, rights, shutdown, disks, timeouts, missing tables.
-PASSING = frozenset(
+# What is written, or how; everything else may pass, and fails no run. The driver does not know all of them.
+FAULTS = (pymysql.DataError, pymysql.IntegrityError, pymysql.ProgrammingError, pymysql.NotSupportedError)
+MORE_FAULTS = frozenset(
     {
-        ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT, ER.CON_COUNT_ERROR, ER.HOST_IS_BLOCKED,
-        ER.ACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR, ER.TABLEACCESS_DENIED_ERROR, ER.BAD_DB_ERROR,
-        ER.NO_SUCH_TABLE,
-        ER.SERVER_SHUTDOWN, ER.NORMAL_SHUTDOWN, ER.FORCING_CLOSE, ER.ABORTING_CONNECTION,
-        ER.NEW_ABORTING_CONNECTION, ER.NET_READ_ERROR, ER.NET_READ_INTERRUPTED, ER.NET_ERROR_ON_WRITE,
-        ER.NET_WRITE_INTERRUPTED, ER.TOO_MANY_USER_CONNECTIONS, ER.USER_LIMIT_REACHED, ER.QUERY_INTERRUPTED,
-        ER.DISK_FULL, ER.RECORD_FILE_FULL, ER.ERROR_ON_WRITE, ER.ERROR_ON_READ, ER.GET_ERRNO,
-        ER.ERROR_DURING_COMMIT, ER.OPTION_PREVENTS_STATEMENT, CR.CR_CONNECTION_ERROR, CR.CR_CONN_HOST_ERROR,
-        CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST, CR.CR_COMMANDS_OUT_OF_SYNC,
-        STATEMENT_TIMEOUT, 1836, 1927, 3024, 4031,  # read-only mode, connection killed, timeouts
+        ER.BAD_FIELD_ERROR, ER.NET_PACKET_TOO_LARGE, ER.TRUNCATED_WRONG_VALUE, ER.NO_DEFAULT_FOR_FIELD,
+        1644, 1690,  # a trigger of somebody's, a number out of range
     }
 )  # fmt: skip
+NO_FAULTS = frozenset({ER.NO_SUCH_TABLE})
 
 
-class MysqlDialect:
+class MysqlDialect(Server):
     """A server whose writers run side by side; the barrier and the users' locks are rows."""
 
     def __init__(self, url: URL, *, hurried: bool = True) -> None:
-        self.url = url
-        self.engine = self._make_engine(CONNECTIONS, LOCK_S, ANSWER_S if hurried else 0)
+        super().__init__(url)
+        self.engine = self._make_engine(LOCK_S, ANSWER_S if hurried else 0, pool_size=CONNECTIONS)
         # Apart, and the only one that takes several statements at once: no value is ever put into their text.
-        self._closing = self._make_engine(1, CLOSE_LOCK_S, CLOSE_S, client_flag=CLIENT.MULTI_STATEMENTS)
+        self._closing = self._make_engine(
+            CLOSE_LOCK_S, CLOSE_S, client_flag=CLIENT.MULTI_STATEMENTS, pool_size=1, pool_pre_ping=True
+        )
         errors = ServerErrors(url, conflicts=_is_conflict, passes=_may_pass)
         self.is_conflict, self.unavailable = errors.is_conflict, errors.unavailable
         self.closed_upto = ClosedPositions(self.engine, self._close, _is_in_the_way).upto
@@ -77,18 +75,15 @@ class MysqlDialect:
         self.engine.dispose()
         self._closing.dispose()
 
-    @property
-    def place(self) -> str:
-        return shown(self.url)
-
-    @property
-    def file(self) -> None:
-        return None
-
     def check(self, connection: Connection) -> None:
         mariadb = connection.dialect.is_mariadb  # type: ignore[attr-defined]
         name, least = ("MariaDB", LEAST_MARIADB) if mariadb else ("MySQL", LEAST_MYSQL)
         check_version(self.url, name, connection.dialect.server_version_info, least)
+        packet = connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar_one()
+        if packet < LEAST_PACKET:
+            raise wrong_url(
+                self.url, f"max_allowed_packet is {packet:,} bytes; runstore needs {LEAST_PACKET:,} or more"
+            )
 
     def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
         how = "FOR UPDATE" if alone else "LOCK IN SHARE MODE"
@@ -134,20 +129,21 @@ class MysqlDialect:
                 pass
             cursor.close()
 
-    def _make_engine(self, connections: int, lock_s: int, statement_s: float, **options: Any) -> Engine:
+    def _make_engine(self, lock_s: int, statement_s: float, *, client_flag: int = 0, **pool: Any) -> Engine:
         """`statement_s`: 0 for as long as it takes."""
         answer_s = max(statement_s, ANSWER_S) if statement_s else None
-        options |= {
+        options = {
+            "client_flag": client_flag,
             "connect_timeout": CONNECT_S,
             "read_timeout": answer_s,
             "write_timeout": answer_s,
         }
         engine = create_engine(
             self.url,
-            pool_size=connections,
             max_overflow=0,
             isolation_level="READ COMMITTED",
             connect_args=options,
+            **pool,
         )
 
         @event.listens_for(engine, "connect")
@@ -156,6 +152,8 @@ class MysqlDialect:
             if "MariaDB" in connection.get_server_info():
                 idle_s = IDLE_S if statement_s else SLOW_IDLE_S
                 settings |= {"idle_transaction_timeout": idle_s, "max_statement_time": statement_s}
+            else:
+                settings["wait_timeout"] = WAIT_S
             with connection.cursor() as cursor:
                 cursor.execute("SET " + ", ".join(f"SESSION {name} = {to}" for name, to in settings.items()))
 
@@ -197,7 +195,10 @@ def _is_in_the_way(error: Exception) -> bool:
 
 
 def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, pymysql.InterfaceError) or _code(error) in PASSING
+    if not isinstance(error, pymysql.Error):
+        return False
+    code = _code(error)
+    return code in NO_FAULTS or not (isinstance(error, FAULTS) or code in MORE_FAULTS)
 
 
 def _code(error: BaseException) -> Any:

@@ -21,7 +21,6 @@ from runstore.eventlog.dialects.base import (
     SLOW_IDLE_S,
     Row,
     check_version,
-    shown,
     user_slots,
 )
 from runstore.eventlog.dialects.postgresql_arrays import (
@@ -34,7 +33,7 @@ from runstore.eventlog.dialects.postgresql_arrays import (
     pack_bytes,
     pack_numbers,
 )
-from runstore.eventlog.dialects.servers import ClosedPositions, ServerErrors
+from runstore.eventlog.dialects.servers import ClosedPositions, Server, ServerErrors
 from runstore.eventlog.schema import barrier
 
 LEAST_VERSION = (14,)
@@ -42,11 +41,10 @@ BARRIER, MIGRATION, USERS = 0x52554E01, 0x52554E02, 0x52554E03  # advisory locks
 
 # SQLSTATE, PostgreSQL's appendix A: unique violation, lock not available, deadlock, serialization failure
 CONFLICTS = frozenset({"23505", "55P03", "40P01", "40001"})
-# Connections, authorization, no such database, resources, operator, system
-PASSING = ("08", "28", "40", "3D", "53", "55", "57", "58")
-PASSING_STATES = frozenset(
-    {"25006", "25P03", "42501", "42P01"}
-)  # read-only, idle for too long, no right, no table
+# What is written, or how: features, cardinality, data, integrity, syntax, program limits, triggers of others.
+# Everything else may pass, and fails no run.
+FAULTS = ("0A", "21", "22", "23", "42", "54", "P0")
+NO_FAULTS = frozenset({"42501", "42P01"})  # rights that were taken away, a table that is not there
 
 # A statement that waited for a lock does not see what was committed meanwhile; the next one does.
 _SHARE = f"SELECT pg_advisory_xact_lock_shared({BARRIER})"
@@ -81,11 +79,11 @@ class _Connection(psycopg.Connection[Any]):
             raise
 
 
-class PostgresDialect:
+class PostgresDialect(Server):
     """A server whose writers run side by side, and wait for each other's seqs and users alone."""
 
     def __init__(self, url: URL, *, hurried: bool = True) -> None:
-        self.url = url
+        super().__init__(url)
         self.engine = create_engine(
             url, pool_size=CONNECTIONS, max_overflow=0, connect_args={"connect_timeout": CONNECT_S}
         )
@@ -96,14 +94,6 @@ class PostgresDialect:
 
     def close(self) -> None:
         self.engine.dispose()
-
-    @property
-    def place(self) -> str:
-        return shown(self.url)
-
-    @property
-    def file(self) -> None:
-        return None
 
     def check(self, connection: Connection) -> None:
         check_version(self.url, "PostgreSQL", connection.dialect.server_version_info, LEAST_VERSION)
@@ -132,8 +122,9 @@ class PostgresDialect:
     @contextmanager
     def migrating(self, connection: Connection) -> Iterator[None]:
         with connection.begin():
-            for timeout in ("lock_timeout", "idle_in_transaction_session_timeout"):
-                connection.exec_driver_sql(f"BEGIN; SET LOCAL {timeout} = '{MIGRATION_S}s'")
+            patience = ("lock_timeout", "idle_in_transaction_session_timeout")
+            settings = [f"SET LOCAL {timeout} = '{MIGRATION_S}s'" for timeout in patience]
+            connection.exec_driver_sql("; ".join(["BEGIN", *settings]))
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION})")
             yield
 
@@ -208,4 +199,4 @@ def _may_pass(error: BaseException) -> bool:
         return False
     if error.sqlstate is None:  # not from the server: it cannot be reached, or the connection has gone
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-    return error.sqlstate.startswith(PASSING) or error.sqlstate in PASSING_STATES
+    return not error.sqlstate.startswith(FAULTS) or error.sqlstate in NO_FAULTS

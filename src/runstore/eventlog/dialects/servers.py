@@ -2,18 +2,17 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
-from sqlalchemy import Engine, exc, func, select
+from sqlalchemy import Engine, Select, exc, func, select
 from sqlalchemy.engine import URL
 
 from runstore.core.errors import LogUnavailable
 from runstore.eventlog.dialects.base import shown
 from runstore.eventlog.schema import barrier, events
 
-FIRST_PAUSE_S, LAST_PAUSE_S = (
-    0.05,
-    5.0,
-)  # after a writer was in the way: whoever waits for one holds up the others
+# After a writer was in the way: whoever waits for one holds up the others.
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 5.0
 
 _CLOSED_UPTO = select(barrier.c.closed_upto)
 _LAST = select(func.max(events.c.position))
@@ -38,16 +37,16 @@ class ClosedPositions:
 
     def upto(self, after: int) -> int:
         """See `Dialect.closed_upto`. Looks anew for who has read all that was final."""
-        with self._engine.connect() as connection:
-            closed: int = connection.execute(_CLOSED_UPTO).scalar_one()
-            if closed > after or time.monotonic() < self._not_before:
-                return closed
-            last = connection.execute(_LAST).scalar() or 0
-            connection.rollback()
-            if last > closed:
-                self._advance()
-                closed = connection.execute(_CLOSED_UPTO).scalar_one()
+        closed = self._read(_CLOSED_UPTO)
+        if closed > after or time.monotonic() < self._not_before or self._read(_LAST) <= closed:
             return closed
+        self._advance()
+        return self._read(_CLOSED_UPTO)
+
+    def _read(self, query: Select[Any]) -> int:
+        with self._engine.connect() as connection:
+            found: int | None = connection.execute(query).scalar()
+        return found or 0
 
     def _advance(self) -> None:
         try:
@@ -59,6 +58,23 @@ class ClosedPositions:
             self._pause = min(2 * self._pause, LAST_PAUSE_S)
         else:
             self._pause = FIRST_PAUSE_S
+
+
+class Server:
+    """Where a server's log is."""
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+
+    @property
+    def place(self) -> str:
+        """See `Dialect.place`."""
+        return shown(self.url)
+
+    @property
+    def file(self) -> None:
+        """See `Dialect.file`."""
+        return None
 
 
 class ServerErrors:

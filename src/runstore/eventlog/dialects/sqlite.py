@@ -184,6 +184,11 @@ def _insert_statement(rows: int) -> str:
 def _control_transactions(engine: Engine) -> None:
     """Let SQLAlchemy begin transactions; the driver's own way commits before some statements."""
 
+    @event.listens_for(engine, "checkin")
+    def on_checkin(connection: Any, record: Any) -> None:
+        if connection is not None and record.info.pop("looks_often", False):
+            connection.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1_000)}")
+
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
