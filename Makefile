@@ -7,6 +7,7 @@ ARGS  ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
+unexport PYTHONDONTWRITEBYTECODE  # where it is set, each start of a process compiles all of it again
 
 # A name on PATH proves nothing (a version manager's shim may stand for a Python that is not there, and a
 # distribution may leave venv out), so each candidate has to run. `make PYTHON=/path/to/python` overrides.
@@ -34,8 +35,10 @@ $(STAMP): pyproject.toml
 		echo "Making $(VENV) with $$("$$python" --version)"; \
 		"$$python" -m venv --clear $(VENV) || exit 1; \
 	fi; \
-	echo "Installing runstore, every extra and the test tools into $(VENV); the first time takes a minute or two"
-	@$(BIN)/python -m pip install -qq --editable '.[all,dev]'
+	echo "Installing runstore, every extra and the test tools into $(VENV)"
+	@$(BIN)/python -m pip install -qq uv  # installs in seconds what takes pip minutes
+	@$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python --editable '.[all,dev]' || \
+		$(BIN)/python -m pip install -qq --editable '.[all,dev]'  # for whom only pip knows the way to packages
 	@touch $@
 
 node: $(STAMP)  ## install OpenAI's client for Node, which one test needs
