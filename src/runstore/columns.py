@@ -8,19 +8,40 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Dialect, Integer, LargeBinary, String, TypeDecorator
-from sqlalchemy.dialects.mysql import BINARY, LONGBLOB, VARBINARY
 from sqlalchemy.types import TypeEngine
 
 MYSQL = ("mysql", "mariadb")  # how SQLAlchemy calls their dialects
 UTF8_BYTES = 4  # the most that a character takes
 
-Bytes = LargeBinary().with_variant(LONGBLOB(), *MYSQL)  # of any length; MySQL's BLOB ends at 64 KiB
 Position = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts only an INTEGER PRIMARY KEY by itself
 
 
-def fixed(length: int) -> TypeEngine[bytes]:
+class Bytes(TypeDecorator[bytes]):
+    """Of any length; MySQL's BLOB ends at 64 KiB."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name not in MYSQL:
+            return dialect.type_descriptor(LargeBinary())
+        return dialect.type_descriptor(_mysql().LONGBLOB())
+
+
+class Fixed(TypeDecorator[bytes]):
     """Always so many bytes."""
-    return LargeBinary(length).with_variant(BINARY(length), *MYSQL)
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.length = length
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name not in MYSQL:
+            return dialect.type_descriptor(LargeBinary(self.length))
+        return dialect.type_descriptor(_mysql().BINARY(self.length))
 
 
 class Name(TypeDecorator[str]):
@@ -35,7 +56,7 @@ class Name(TypeDecorator[str]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name in MYSQL:
-            return dialect.type_descriptor(VARBINARY(UTF8_BYTES * self.length))
+            return dialect.type_descriptor(_mysql().VARBINARY(UTF8_BYTES * self.length))
         collation = "C" if dialect.name == "postgresql" else None
         return dialect.type_descriptor(String(self.length, collation=collation))
 
@@ -51,7 +72,7 @@ class Name(TypeDecorator[str]):
 class RunId(TypeDecorator[str]):
     """A run's id: text in Python, 16 bytes in the database."""
 
-    impl = fixed(16)
+    impl = Fixed(16)
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
@@ -59,6 +80,12 @@ class RunId(TypeDecorator[str]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
         return None if value is None else unpack_run_id(value)
+
+
+def _mysql() -> Any:
+    from sqlalchemy.dialects import mysql  # here, as its import takes time that most starts need not spend
+
+    return mysql
 
 
 def pack_run_id(run_id: str) -> bytes:

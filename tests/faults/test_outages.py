@@ -20,7 +20,7 @@ from tests.soak import SOAK
 SERVERS: dict[str, Callable[[], OwnServer]] = {"postgresql": OwnPostgres, "mysql": OwnMariadb}
 LEASE_S = 1
 OUTAGE_S = 10.0 if SOAK > 1 else 1.5  # longer than the lease
-RUNS = 6  # that are begun before each outage; one more during it
+RUNS = 4  # that are begun before each outage; one more during it
 FRAMES = 50  # of all runs, that are seen before the next one
 CONFIG = """
 [server]

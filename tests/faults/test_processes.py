@@ -18,18 +18,34 @@ from tests.soak import SOAK
 
 LEASE_S = 1
 DRAIN_S = 0.2  # shorter than a run takes
-RUNS = 12
-CAPACITY = 9  # so that one worker cannot take them all
+HELD = 6  # runs that do not end before they may, on one worker or another
+FREE = 4  # those of a model, which end by themselves
+CAPACITY = 5  # so that one worker cannot take all that are held
 HOUR_S = 3_600
 CONFIG = f"""
 [server]
 heartbeat_s = 0.5
 capacity = {CAPACITY}
 
-[agents.talker]
+[agents.held]
+factory = "agents:held"
+
+[agents.free]
 model = "scripted"
 tokens = 120
 tokens_per_s = 40
+"""
+AGENTS = """
+import asyncio
+from pathlib import Path
+
+async def held(input):
+    may_end = Path(__file__).with_name("may_end")
+    while True:
+        await asyncio.sleep(0.025)
+        yield "on and "
+        if may_end.exists():
+            break
 """
 
 
@@ -38,7 +54,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("processes")
     with (
         empty_database("postgresql", folder) as url,
-        cluster(folder, url, config=CONFIG, lease_s=LEASE_S, drain_s=DRAIN_S) as made,
+        cluster(folder, url, config=CONFIG, agents=AGENTS, lease_s=LEASE_S, drain_s=DRAIN_S) as made,
     ):
         yield made
 
@@ -60,23 +76,36 @@ def attempts(load: Load) -> list[Frame]:
     ]
 
 
-async def until_shared(load: Load, made: Cluster) -> None:
-    """Wait until each worker has some of the runs that have not ended."""
+async def begin(load: Load, made: Cluster) -> None:
+    """Start runs, until each worker has some that does not end before `let_end`."""
+    may_end(made).unlink(missing_ok=True)
+    load.begin(HELD, "held", notes=True)
+    load.begin(FREE, "free", notes=True)
 
     def busy() -> set[str]:
         active = [seen.frames for seen in load.runs if not seen.ended]
-        return {f.data["worker_id"] for frames in active for f in frames if f.type == "lifecycle.started"}
+        held = [frames for frames in active if frames and frames[0].data["agent"] == "held"]
+        return {f.data["worker_id"] for frames in held for f in frames if f.type == "lifecycle.started"}
 
     await load.until(lambda: {each.worker_id for each in made.workers} <= busy(), "runs on each worker")
+
+
+async def let_end(load: Load, made: Cluster) -> None:
+    """Wait until all runs have ended."""
+    may_end(made).touch()
+    await load.finish()
+
+
+def may_end(made: Cluster) -> Path:
+    return made.folder / "may_end"
 
 
 async def test_the_runs_of_a_killed_worker_go_on_elsewhere(made: Cluster) -> None:
     async with Load(lambda: made.urls) as load:
         for _ in range(SOAK):
-            load.begin(RUNS, "talker", notes=True)
-            await until_shared(load, made)
+            await begin(load, made)
             made.workers[0].kill()
-            await load.finish()
+            await let_end(load, made)
             made.start_all()
         await check_all(load, made)
         check_said(load, begun={"claimed", "adopted"})
@@ -86,13 +115,12 @@ async def test_the_runs_of_a_killed_worker_go_on_elsewhere(made: Cluster) -> Non
 async def test_a_killed_server_takes_nothing_with_it(made: Cluster) -> None:
     async with Load(lambda: made.urls) as load:
         for number in range(SOAK):
-            load.begin(RUNS, "talker", notes=True)
-            await load.until_seen(load.frames + 20 * RUNS)
+            await begin(load, made)
             made.servers[number % 2].kill()
-            load.begin(2, "talker", notes=True)
-            await load.until_seen(load.frames + 20 * RUNS)
+            load.begin(2, "free", notes=True)
+            await load.until_seen(load.frames + 40 * HELD)
             made.start_all()
-            await load.finish()
+            await let_end(load, made)
         await check_all(load, made)
         check_said(load, begun={"claimed"})
 
@@ -101,12 +129,14 @@ async def test_a_worker_that_was_frozen_for_longer_than_its_lease_is_heard_no_mo
     frozen = made.workers[0]
     async with Load(lambda: made.urls) as load:
         for _ in range(SOAK):
-            load.begin(RUNS, "talker", notes=True)
-            await until_shared(load, made)
+            await begin(load, made)
             adopted, refused = len(attempts(load)), frozen.log.count("run_lost")
             frozen.freeze()
-            await load.until(lambda n=adopted: len(attempts(load)) > n, "its runs are adopted")
-            frozen.thaw()
+            try:
+                may_end(made).touch()  # or the other worker has no room for its runs
+                await load.until(lambda n=adopted: len(attempts(load)) > n, "its runs are adopted")
+            finally:
+                frozen.thaw()
             await load.finish()
             until(lambda n=refused: frozen.log.count("run_lost") > n, "the log has refused it")
         await check_all(load, made)
@@ -117,14 +147,13 @@ async def test_of_a_rolling_restart_nobody_loses_anything(made: Cluster) -> None
     """Each process is told to stop and replaced, one after the other; what it ran goes on elsewhere."""
     async with Load(lambda: made.urls) as load:
         for _ in range(SOAK):
-            load.begin(RUNS, "talker", notes=True)
-            await until_shared(load, made)
+            await begin(load, made)
             for process in (*made.workers, *made.servers):
                 process.terminate()
-                load.begin(1, "talker", notes=True)
+                load.begin(1, "free", notes=True)
                 assert await asyncio.to_thread(process.wait) == 0
                 await asyncio.to_thread(made.start_all)
-            await load.finish()
+            await let_end(load, made)
         await check_all(load, made)
         check_said(load, begun={"claimed", "handed_over"})
         assert attempts(load), "or it was over before"
@@ -133,22 +162,20 @@ async def test_of_a_rolling_restart_nobody_loses_anything(made: Cluster) -> None
 async def test_clocks_that_differ_by_two_hours_change_nothing(tmp_path: Path) -> None:
     with (
         empty_database("postgresql", tmp_path) as url,
-        cluster(tmp_path, url, config=CONFIG, servers=1, workers=0, lease_s=LEASE_S) as made,
+        cluster(tmp_path, url, config=CONFIG, agents=AGENTS, servers=1, workers=0, lease_s=LEASE_S) as made,
     ):
         for shift_s in (-HOUR_S, HOUR_S):
             made.add_workers(1, variables=shifted(shift_s))
         async with Load(lambda: made.urls) as load:
-            load.begin(RUNS, "talker", notes=True)
-            await until_shared(load, made)
-            await load.finish()
+            await begin(load, made)
+            await let_end(load, made)
             check_said(load, begun={"claimed"})
             ended = {round((f.at_s - s.frames[0].at_s) / HOUR_S) for s in load.runs for f in s.frames[-1:]}
             assert ended == {-1, 1}, "or no clock was wrong"
             killed, other = made.workers
-            load.begin(RUNS, "talker")
-            await until_shared(load, made)
+            await begin(load, made)
             killed.kill()
-            await load.finish()
+            await let_end(load, made)
             check_said(load, begun={"claimed", "adopted"})
             assert {frame.data["worker_id"] for frame in attempts(load)} == {other.worker_id}
 

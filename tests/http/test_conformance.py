@@ -80,15 +80,6 @@ FUZZED = settings(
     max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 
-
-UNSAID_CODES = {"invalid_cursor", "invalid_hierarchy"}  # ahead of the run; a name twice, no such model
-UNSAID_WORDS = (
-    "got `float`",  # 1.0 instead of 1
-    "types cannot be given with format=openai",
-    "messages[",  # of whom the last message of a chat is, what a message of which role holds
-)
-
-
 UNSAID_CODES = {"invalid_cursor", "invalid_hierarchy"}  # ahead of the run; a name twice, no such model
 UNSAID_WORDS = (
     "got `float`",  # 1.0 instead of 1

@@ -244,9 +244,13 @@ async def test_agents_of_calls_that_are_over_are_let_go_while_the_run_goes_on() 
         "Red": Playbook(*calls, say("ok")),
         "Ann": worker,
     }
-    await run_team(office(models, with_own_models(hierarchy(Red={"Ann": []}))), "hi")
+    gc.freeze()  # what is there already need not be searched
+    try:
+        await run_team(office(models, with_own_models(hierarchy(Red={"Ann": []}))), "hi")
+    finally:
+        gc.unfreeze()
     assert worker.calls == 9
-    assert worker.alive <= 2
+    assert 1 <= worker.alive <= 2
 
 
 class Talker(Playbook):

@@ -7,6 +7,7 @@ import pymysql
 
 from tests.servers.own import OwnServer
 from tests.servers.owner import owner, program
+from tests.servers.shared import PLAIN
 
 SMALL = {"innodb-log-file-size": "8M", "innodb-buffer-pool-size": "32M", "skip-name-resolve": "ON"}
 SETTINGS = SMALL | {
@@ -30,7 +31,7 @@ class OwnMariadb(OwnServer):
 
     @property
     def url(self) -> str:
-        return f"mysql+pymysql://root@127.0.0.1:{self.port}/runstore"
+        return f"mysql+pymysql://root@127.0.0.1:{self.port}/runstore{PLAIN}"
 
     def _command(self) -> list[str]:
         places = {
@@ -44,7 +45,7 @@ class OwnMariadb(OwnServer):
 
     def _answers(self) -> bool:
         try:
-            connection = pymysql.connect(host="127.0.0.1", port=self.port, user="root")
+            connection = pymysql.connect(host="127.0.0.1", port=self.port, user="root", ssl_disabled=True)
         except pymysql.OperationalError:
             return False
         with connection, connection.cursor() as cursor:

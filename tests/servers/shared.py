@@ -13,9 +13,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from tests.tools import lacking
 
 CONNECT_S = 5  # for an answer from a server on this machine
+PLAIN = "?ssl_disabled=true"  # or PyMySQL reads all of the machine's certificates, for each connection
 SHARED = {
     "postgresql": ("RUNSTORE_TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"),
-    "mysql": ("RUNSTORE_TEST_MYSQL_URL", "mysql+pymysql://root@127.0.0.1:3306/mysql"),
+    "mysql": ("RUNSTORE_TEST_MYSQL_URL", f"mysql+pymysql://root@127.0.0.1:3306/mysql{PLAIN}"),
     "redis": ("RUNSTORE_TEST_REDIS_URL", "redis://127.0.0.1:6379"),
 }
 

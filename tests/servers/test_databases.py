@@ -59,7 +59,7 @@ def test_a_database_is_dropped_although_a_transaction_is_open_in_it(kind: str, t
         connection = connect(url).connect()
         connection.execute(text("INSERT INTO checkpoints VALUES ('mine', 1)"))
     connection.invalidate()
-    assert url.rpartition("/")[2] not in names_on(kind)
+    assert make_url(url).database not in names_on(kind)
 
 
 @pytest.mark.parametrize("kind", SERVERS)
@@ -81,7 +81,7 @@ def test_databases_of_a_killed_test_run_are_dropped_by_the_next_and_those_of_a_l
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert gone not in names_on(kind)
-        assert living.rpartition("/")[2] in names_on(kind)
+        assert make_url(living).database in names_on(kind)
 
 
 def sweep(kind: str) -> None:

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, SmallInteger, Table, UniqueConstraint
 
-from runstore.columns import Bytes, Name, Position, RunId, fixed
+from runstore.columns import Bytes, Fixed, Name, Position, RunId
 
 metadata = MetaData(
     naming_convention={
@@ -23,7 +23,7 @@ events = Table(
     Column("v", SmallInteger, nullable=False),
     Column("ends", SmallInteger, nullable=False),
     Column("at", BigInteger, nullable=False),
-    Column("append_id", fixed(8), nullable=False),
+    Column("append_id", Fixed(8), nullable=False),
     Column("data", Bytes, nullable=False),
     UniqueConstraint("run_id", "seq"),
     sqlite_autoincrement=True,
@@ -65,7 +65,7 @@ idempotency = Table(
     Column("user_id", Name(255), primary_key=True),
     Column("key", Name(255), primary_key=True),
     Column("run_id", RunId, nullable=False),
-    Column("body_hash", fixed(32), nullable=False),
+    Column("body_hash", Fixed(32), nullable=False),
     Column("at", BigInteger, nullable=False),
 )
 
