@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, NullPool, create_engine, inspect, text
+from sqlalchemy import Engine, NullPool, create_engine, inspect, make_url, text
 
 from tests.servers.databases import DATABASES, KINDS, empty_database
 from tests.servers.names import NAME, left_over, new_name
