@@ -116,7 +116,7 @@ def _descendants(pid: int) -> list[int]:
 def _private_kib(pid: int) -> int:
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except ProcessLookupError:  # it has just ended
+    except (ProcessLookupError, FileNotFoundError):  # it has just ended
         return 0
     return sum(int(kib) for kib in re.findall(r"^Private_\w+:\s+(\d+)", rollup, re.M))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 DEADLINE_S = 20.0  # of anything that a test waits for; a busy machine may take its time
+SHORTEST_S, LONGEST_S = 0.01, 0.1  # between two looks: what is asked again and again takes a core from others
 PYTHON = (sys.executable, "-m", "runstore")
 _starts = itertools.count(1)
 
@@ -132,6 +133,8 @@ def run_command(
 def until(claim: Callable[[], Any], what: str, within_s: float = DEADLINE_S) -> None:
     """Return as soon as `claim` holds; fail when it does not in time."""
     deadline = time.monotonic() + within_s
+    pause_s = SHORTEST_S
     while not claim():
         assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(0.01)
+        time.sleep(pause_s)
+        pause_s = min(1.2 * pause_s, LONGEST_S)

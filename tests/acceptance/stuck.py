@@ -65,8 +65,9 @@ async def flood(input):
 
 async def logs(input):
     log = logging.getLogger("stuck.agent")
+    log.warning("x" * 1_000_000)
     while True:
-        log.warning("x" * 1_000_000)
+        log.warning("x" * 100)
         yield "logged "
 
 class Stuck:
