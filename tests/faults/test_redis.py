@@ -15,7 +15,7 @@ from tests.servers.redis import OwnRedis
 from tests.soak import SOAK
 
 OUTAGE_S = 10.0 if SOAK > 1 else 1.0
-RUNS = 8  # that are begun before each fault; one more during it
+RUNS = 5  # that are begun before each fault; one more during it
 FRAMES = 100  # of all runs, that are seen before the next one
 CONFIG = """
 [server]

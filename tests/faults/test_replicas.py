@@ -12,7 +12,7 @@ from tests.server import SILENT_AGENT
 from tests.servers.databases import KINDS, empty_database
 from tests.soak import SOAK
 
-ROUNDS = 6 * SOAK
+ROUNDS = 4 * SOAK
 RUNS_PER_USER = 8
 GRACE_S = 2
 CONFIG = f"""
