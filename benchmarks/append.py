@@ -20,13 +20,14 @@ def run(options: Options) -> Iterator[Report]:
     """For each database, in turns, so that what else the machine does meets all."""
     for server_url in (None, *options.database_urls):
         name = name_of(server_url)
-        with empty_database(server_url) as url:
-            yield _batches(f"Durable appends ({name})", url, options.quick)
+        with empty_database(server_url) as url, empty_database(server_url) as theirs:
+            yield _batches(f"Durable appends ({name})", url, theirs, options.quick)
             yield _running_agents(f"Appends of running agents ({name}; group commit)", url, options.quick)
 
 
-def _batches(title: str, url: str, quick: bool) -> Report:
-    drivers = drivers_of(url)
+def _batches(title: str, url: str, theirs: str, quick: bool) -> Report:
+    """`theirs`: another database, for the drivers; on one file the log would give them their turns."""
+    drivers = drivers_of(theirs)
     report = Report(
         title,
         ("batch", *(f"{name} events/s" for name in drivers), f"{OURS} events/s", "ratio", "ack p50", "p99"),
@@ -35,7 +36,7 @@ def _batches(title: str, url: str, quick: bool) -> Report:
     )
     for batch in BATCHES:
         appends = max(4, min(2_000, 200_000 // batch) // (20 if quick else 1))
-        took = asyncio.run(_in_turns(url, batch, appends // ROUNDS))
+        took = asyncio.run(_in_turns(url, theirs, batch, appends // ROUNDS))
         rates = {name: batch * len(times) / sum(times) for name, times in took.items()}
         ours = rates.pop(OURS)
         report.add(
@@ -45,10 +46,10 @@ def _batches(title: str, url: str, quick: bool) -> Report:
     return report
 
 
-async def _in_turns(url: str, batch: int, appends: int) -> dict[str, list[float]]:
+async def _in_turns(url: str, theirs: str, batch: int, appends: int) -> dict[str, list[float]]:
     """How long each append took, in s, by who made it."""
     took: dict[str, list[float]] = defaultdict(list)
-    drivers = {name: connect() for name, connect in drivers_of(url).items()}
+    drivers = {name: connect() for name, connect in drivers_of(theirs).items()}
     async with Log(url) as log:
         run_id = await log.begin()
         for _ in range(ROUNDS):

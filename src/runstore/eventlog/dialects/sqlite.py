@@ -22,6 +22,8 @@ INSERT_ROWS = 256  # rows of one INSERT: the GIL is given up once for all of the
 WAL_RETRY_S = 0.01  # between two tries to put a new file into WAL mode
 WAL_PAGES = 4_000  # of 4 KiB before a checkpoint, which the committing writer waits for
 
+_BEFORE = "SELECT purges, data_version FROM barrier, pragma_data_version"  # at once, as each append asks it
+
 
 class SqliteDialect:
     """One file, one writer at a time. Commit order is position order: a committed position is final."""
@@ -74,9 +76,10 @@ class SqliteDialect:
         self._let_others_write()
         self._begin(connection)
         cursor: Any = connection.connection.cursor()
-        self._look_for_others(connection, cursor.execute("PRAGMA data_version").fetchone()[0])
-        purges: int = cursor.execute("SELECT purges FROM barrier").fetchone()[0]
+        purges: int
+        purges, version = cursor.execute(_BEFORE).fetchone()
         cursor.close()
+        self._look_for_others(connection, version)
         return purges
 
     # SQLite has no queue of those who wait for its lock. They look again, after up to 100 ms if it is left to
