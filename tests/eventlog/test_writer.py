@@ -351,20 +351,22 @@ async def test_a_file_that_was_removed_or_replaced_takes_nothing_more(
 
 
 @contextmanager
-def lost_answer(dialect: SqliteDialect) -> Iterator[None]:
-    """The next COMMIT is done, and the writer is told that it failed."""
-    armed = True
+def lost_answer(
+    dialect: SqliteDialect, error: type[Exception] = sqlite3.OperationalError, after: int = 0
+) -> Iterator[None]:
+    """One COMMIT is done, and the writer is told that it failed; `after` so many that are well."""
+    left = after
 
     def commit_and_fail(connection: Connection) -> None:
-        nonlocal armed
-        if armed:
-            armed = False
+        nonlocal left
+        left -= 1
+        if left == -1:
             connection.connection.commit()
-            raise sqlite3.OperationalError("disk I/O error")
+            raise error("disk I/O error")
 
     event.listen(dialect.engine, "commit", commit_and_fail)
     yield
-    assert not armed
+    assert left < 0
     event.remove(dialect.engine, "commit", commit_and_fail)
 
 
@@ -424,6 +426,26 @@ async def test_what_was_stored_is_told_of_once_also_when_the_rest_of_its_batch_c
     assert (told.outcomes, told.commits) == ([3], [])
     store.close()
     assert sqlite_value(database, "SELECT count(*) FROM events WHERE type = 'custom.note'") == 2
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError, RuntimeError])
+def test_what_was_stored_is_not_stored_again_however_many_answers_are_lost(
+    database: Path, error: type[Exception]
+) -> None:
+    dialect = open_database(database)
+    store = SqlStore(dialect, [run_list()])
+    runs = [new_run_id() for _ in range(3)]
+    store.commit([Append(run_id, [encode(QUEUED), encode(started())]) for run_id in runs])
+    one, two, three = (Append(run_id, [encode(note(f"{n}"))]) for n, run_id in enumerate(runs))
+    for batch in ([one], [one, two], [one, two, three]):
+        looks = len(batch) > 1  # first for what became of the last one, which ends with a COMMIT too
+        with lost_answer(dialect, error, after=looks), pytest.raises(LogUnavailable):
+            store.commit(batch)
+    told = store.commit([one, two, three])
+    assert told.outcomes == [3, 3, 3]
+    assert [commit.run_id for commit in told.commits] == runs
+    store.close()
+    assert sqlite_value(database, "SELECT count(*) FROM events WHERE type = 'custom.note'") == 3
 
 
 class Ailing(MemoryStore):

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from runstore.columns import pack_run_id
 from runstore.core.codec import EncodedEvent
-from runstore.core.errors import AppendRefused, RunstoreError
+from runstore.core.errors import AppendRefused, LogUnavailable, RunstoreError
 from runstore.core.ports import Committed, Head, InlineProjection
 from runstore.core.run import EVOLVING_TYPES
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
@@ -84,7 +84,7 @@ class SqlStore:
         self._heads: dict[str, Head] = {}  # of open runs, as of our last commit: right, or we conflict
         self._purges = 0  # with the events of a purged run goes what would conflict
         self._attempt: _Attempt | None = None
-        self._landed: dict[int, Outcome] = {}  # of appends that are stored, by `id`: not told of yet
+        self._landed: dict[int, tuple[Append, Outcome]] = {}  # what is stored and not told of yet, by `id`
         self._unpublished: list[Committed] = []  # what was stored with them
         self._incarnation = os.urandom(4)
         self._batches = count(1)
@@ -113,6 +113,8 @@ class SqlStore:
                 raise _Conflict from error
             if unavailable := self._dialect.unavailable(error):
                 raise unavailable from error
+            if self._attempt is not None:  # it may be stored: who takes it for refused could write it again
+                raise LogUnavailable(str(error)) from error
             raise
 
     def _commit_rest(self, batch: Sequence[Append], alone: bool) -> CommitResult:
@@ -122,7 +124,7 @@ class SqlStore:
         result = self._commit(rest, alone) if rest or not batch else CommitResult([], [])
         told = {id(append): outcome for append, outcome in zip(rest, result.outcomes, strict=True)}
         commits, self._unpublished = [*self._unpublished, *result.commits], []
-        outcomes = [told[id(a)] if id(a) in told else self._landed.pop(id(a)) for a in batch]
+        outcomes = [told[id(a)] if id(a) in told else self._landed.pop(id(a))[1] for a in batch]
         return CommitResult(outcomes, commits)
 
     def _look_up_attempt(self, batch: Sequence[Append]) -> None:
@@ -140,8 +142,9 @@ class SqlStore:
             connection.commit()
             self._attempt = None
             if found == attempt.append_id:
-                outcomes = {id(a): o for a, o in zip(attempt.batch, attempt.result.outcomes, strict=True)}
-                self._landed = {id(a): outcomes[id(a)] for a in batch if id(a) in outcomes}
+                coming = {id(append) for append in batch}
+                told = zip(attempt.batch, attempt.result.outcomes, strict=True)
+                self._landed |= {id(a): (a, outcome) for a, outcome in told if id(a) in coming}
                 self._unpublished += attempt.result.commits
 
     def _commit(self, batch: Sequence[Append], alone: bool) -> CommitResult:
