@@ -65,7 +65,7 @@ class MysqlDialect(Server):
         self.engine = self._make_engine(LOCK_S, ANSWER_S if hurried else 0, pool_size=CONNECTIONS)
         # Apart, and the only one that takes several statements at once: no value is ever put into their text.
         self._closing = self._make_engine(
-            CLOSE_LOCK_S, CLOSE_S, client_flag=CLIENT.MULTI_STATEMENTS, pool_size=1, pool_pre_ping=True
+            CLOSE_LOCK_S, CLOSE_S, flags=CLIENT.MULTI_STATEMENTS, pool_size=1, pool_pre_ping=True
         )
         errors = ServerErrors(url, conflicts=_is_conflict, passes=_may_pass)
         self.is_conflict, self.unavailable = errors.is_conflict, errors.unavailable
@@ -129,11 +129,11 @@ class MysqlDialect(Server):
                 pass
             cursor.close()
 
-    def _make_engine(self, lock_s: int, statement_s: float, *, client_flag: int = 0, **pool: Any) -> Engine:
+    def _make_engine(self, lock_s: int, statement_s: float, *, flags: int = 0, **pool: Any) -> Engine:
         """`statement_s`: 0 for as long as it takes."""
         answer_s = max(statement_s, ANSWER_S) if statement_s else None
         options = {
-            "client_flag": client_flag,
+            "client_flag": CLIENT.FOUND_ROWS | flags,  # as SQLAlchemy has it: an UPDATE counts what it finds
             "connect_timeout": CONNECT_S,
             "read_timeout": answer_s,
             "write_timeout": answer_s,
