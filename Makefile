@@ -36,9 +36,15 @@ $(STAMP): pyproject.toml
 		"$$python" -m venv --clear $(VENV) || exit 1; \
 	fi; \
 	echo "Installing runstore, every extra and the test tools into $(VENV)"
-	@$(BIN)/python -m pip install -qq uv  # installs in seconds what takes pip minutes
-	@$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python --editable '.[all,dev]' || \
-		$(BIN)/python -m pip install -qq --editable '.[all,dev]'  # for whom only pip knows the way to packages
+	@pip="$(BIN)/python -m pip"; packages="--editable .[all,dev]"; \
+	if $$pip config list | grep -q '\.index-url='; then \
+		echo "With pip, which has an index of its own configured; that takes minutes"; \
+		$$pip install -qq $$packages; \
+	elif ! $$pip install -qq uv || \
+		! $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python $$packages; then \
+		echo "uv could not; now with pip, which takes minutes"; \
+		$$pip install -qq $$packages; \
+	fi
 	@touch $@
 
 node: $(STAMP)  ## install OpenAI's client for Node, which one test needs

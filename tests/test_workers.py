@@ -147,6 +147,19 @@ async def test_a_worker_leaves_behind_its_last_beat() -> None:
     assert database.changes == ["_beat", "_beat", "_remove"]
 
 
+async def test_a_worker_whose_last_beat_hangs_leaves_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it could still say, the beat could undo."""
+    monkeypatch.setattr("runstore.workers.RELEASE_S", 0.05)
+    database = Slow()
+    leases = HeartbeatLeases(database, lease_s=0.05, capacity=1)
+    await leases.hold()
+    database.answer.clear()
+    database.asked.clear()
+    await asyncio.wait_for(database.asked.wait(), DEADLINE_S)
+    await asyncio.wait_for(leases.release(), DEADLINE_S)
+    assert database.changes == ["_beat"]
+
+
 async def test_beats_go_on_after_an_error_of_no_known_kind() -> None:
     class Failing(Slow):
         async def change(self, function: Callable[..., Any], *arguments: Any, alone: bool = True) -> Any:

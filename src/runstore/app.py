@@ -309,11 +309,9 @@ def check_exposure(settings: Settings) -> None:
 
 
 async def _open_authenticator(server: ServerSettings, event_log: SqlEventLog) -> Authenticator:
-    with write_to(server.database_url) as connection:
-        signer = TicketSigner(keys.ticket_secret(connection))
     authenticator = Authenticator(
         event_log.query,
-        signer,
+        TicketSigner(await event_log.change(keys.ticket_secret)),
         function=LoginFunction.load(server.authenticate) if server.authenticate else None,
         exposed=server.exposed,
     )

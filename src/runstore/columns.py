@@ -16,32 +16,21 @@ UTF8_BYTES = 4  # the most that a character takes
 Position = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts only an INTEGER PRIMARY KEY by itself
 
 
-class Bytes(TypeDecorator[bytes]):
-    """Of any length; MySQL's BLOB ends at 64 KiB."""
+class Binary(TypeDecorator[bytes]):
+    """Always so many bytes, or any number of them: MySQL's BLOB ends at 64 KiB."""
 
     impl = LargeBinary
     cache_ok = True
 
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name not in MYSQL:
-            return dialect.type_descriptor(LargeBinary())
-        return dialect.type_descriptor(_mysql().LONGBLOB())
-
-
-class Fixed(TypeDecorator[bytes]):
-    """Always so many bytes."""
-
-    impl = LargeBinary
-    cache_ok = True
-
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int | None = None) -> None:
         super().__init__(length)
         self.length = length
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name not in MYSQL:
             return dialect.type_descriptor(LargeBinary(self.length))
-        return dialect.type_descriptor(_mysql().BINARY(self.length))
+        mysql = _mysql()
+        return dialect.type_descriptor(mysql.BINARY(self.length) if self.length else mysql.LONGBLOB())
 
 
 class Name(TypeDecorator[str]):
@@ -72,7 +61,7 @@ class Name(TypeDecorator[str]):
 class RunId(TypeDecorator[str]):
     """A run's id: text in Python, 16 bytes in the database."""
 
-    impl = Fixed(16)
+    impl = Binary(16)
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:

@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 from sqlalchemy import BigInteger, Column, Connection, Index, MetaData, Table, delete, func, insert, select
 
-from runstore.columns import Bytes, Name
+from runstore.columns import Binary, Name
 from runstore.core.errors import LimitExceeded, RunstoreError
 from runstore.core.hierarchy import Hierarchy, Problem, check_size
 from runstore.core.ids import new_run_id, parse_uuid
@@ -25,7 +25,7 @@ hierarchies = Table(
     Column("user_id", Name(255), nullable=False),
     Column("name", Name(255), nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("definition", Bytes, nullable=False),
+    Column("definition", Binary, nullable=False),
 )
 
 Index("ix_hierarchies_user_id_hierarchy_id", hierarchies.c.user_id, hierarchies.c.hierarchy_id)

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, insert, select, update
 
-from runstore.columns import Fixed, Name
+from runstore.columns import Binary, Name
 from runstore.core.errors import RunstoreError
 
 PREFIX = "rsk_"
@@ -30,7 +30,7 @@ api_keys = Table(
     "api_keys",
     metadata,
     Column("key_id", Name(16), primary_key=True),
-    Column("secret_hash", Fixed(32), nullable=False),
+    Column("secret_hash", Binary(32), nullable=False),
     Column("user_id", Name(255), nullable=False),
     Column("role", Name(16), nullable=False),
     Column("name", Name(255), nullable=False),
@@ -43,7 +43,7 @@ server_secrets = Table(
     "server_secrets",
     metadata,
     Column("name", Name(64), primary_key=True),
-    Column("value", Fixed(32), nullable=False),
+    Column("value", Binary(32), nullable=False),
 )
 
 

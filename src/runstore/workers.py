@@ -144,6 +144,7 @@ class HeartbeatLeases:
     async def hold(self) -> None:
         """See `Leases.hold`."""
         if self._beating is None:
+            self._leaving.clear()
             await self._beat()
             self._beating = asyncio.create_task(self._beat_on())
 
@@ -174,9 +175,8 @@ class HeartbeatLeases:
         beating, self._beating = self._beating, None
         if beating is not None:
             self._leaving.set()
-            await asyncio.wait([beating], timeout=RELEASE_S)  # a beat under way would make the row anew
+            await _told(self._database, self.worker_id, RELEASE_S, after=beating)
             beating.cancel()
-            await _told(self._database, self.worker_id, RELEASE_S)
 
     def _watched_s(self) -> float | None:
         """How long we have watched since the last look; None when an outage may have kept beats from us.
@@ -308,14 +308,23 @@ def _remove_silent(connection: Connection, beats: Mapping[str, int]) -> None:
     connection.execute(delete(workers).where(*same), rows)
 
 
-async def _told(database: Database, worker_id: str, within_s: float) -> None:
-    """Say that a worker leaves on purpose. Unsaid, it is taken for dead, and its runs go on all the same."""
+async def _told(
+    database: Database, worker_id: str, within_s: float, *, after: "asyncio.Task[None] | None" = None
+) -> None:
+    """Say that a worker leaves on purpose. Unsaid, it is taken for dead, and its runs go on all the same.
+
+    Args:
+        after: its beats; one that is under way would make the row anew.
+    """
     try:
-        await asyncio.wait_for(database.change(_remove, [worker_id], alone=False), within_s)
+        async with asyncio.timeout(within_s):
+            if after is not None:
+                await asyncio.wait([after])
+            await database.change(_remove, [worker_id], alone=False)
     except (LogUnavailable, TimeoutError):
         pass
     except Exception:  # nor does it hold up the end of the process
-        log.exception("heartbeat_failed")
+        log.exception("leave_failed")
 
 
 def _now() -> int:

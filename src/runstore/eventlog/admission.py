@@ -22,8 +22,8 @@ class Waiter(Struct, frozen=True):
     future: "asyncio.Future[int]"
 
 
-class Append(Struct):
-    """What one writer wants to add to one run.
+class Append(Struct, eq=False):
+    """What one writer wants to add to one run. Two are the same only if they are one object.
 
     `waiter` is told the last seq or the error; without one nobody waits, and `refused` hears of a refusal.
     `patient` appends outlive an unavailable log, others fail with it. `urgent` ones never wait behind

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, SmallInteger, Table, UniqueConstraint
 
-from runstore.columns import Bytes, Fixed, Name, Position, RunId
+from runstore.columns import Binary, Name, Position, RunId
 
 metadata = MetaData(
     naming_convention={
@@ -23,8 +23,8 @@ events = Table(
     Column("v", SmallInteger, nullable=False),
     Column("ends", SmallInteger, nullable=False),
     Column("at", BigInteger, nullable=False),
-    Column("append_id", Fixed(8), nullable=False),
-    Column("data", Bytes, nullable=False),
+    Column("append_id", Binary(8), nullable=False),
+    Column("data", Binary, nullable=False),
     UniqueConstraint("run_id", "seq"),
     sqlite_autoincrement=True,
 )
@@ -65,7 +65,7 @@ idempotency = Table(
     Column("user_id", Name(255), primary_key=True),
     Column("key", Name(255), primary_key=True),
     Column("run_id", RunId, nullable=False),
-    Column("body_hash", Fixed(32), nullable=False),
+    Column("body_hash", Binary(32), nullable=False),
     Column("at", BigInteger, nullable=False),
 )
 

@@ -84,7 +84,7 @@ class SqlStore:
         self._heads: dict[str, Head] = {}  # of open runs, as of our last commit: right, or we conflict
         self._purges = 0  # with the events of a purged run goes what would conflict
         self._attempt: _Attempt | None = None
-        self._landed: dict[int, tuple[Append, Outcome]] = {}  # what is stored and not told of yet, by `id`
+        self._landed: dict[Append, Outcome] = {}  # what is stored and not told of yet
         self._unpublished: list[Committed] = []  # what was stored with them
         self._incarnation = os.urandom(4)
         self._batches = count(1)
@@ -120,12 +120,11 @@ class SqlStore:
     def _commit_rest(self, batch: Sequence[Append], alone: bool) -> CommitResult:
         """Commit what of the batch has not landed by an earlier attempt, and tell of both."""
         self._look_up_attempt(batch)
-        rest = [append for append in batch if id(append) not in self._landed]
+        rest = [append for append in batch if append not in self._landed]
         result = self._commit(rest, alone) if rest or not batch else CommitResult([], [])
-        told = {id(append): outcome for append, outcome in zip(rest, result.outcomes, strict=True)}
+        self._landed |= zip(rest, result.outcomes, strict=True)
         commits, self._unpublished = [*self._unpublished, *result.commits], []
-        outcomes = [told[id(a)] if id(a) in told else self._landed.pop(id(a))[1] for a in batch]
-        return CommitResult(outcomes, commits)
+        return CommitResult([self._landed.pop(append) for append in batch], commits)
 
     def _look_up_attempt(self, batch: Sequence[Append]) -> None:
         """What became of the last attempt, when its COMMIT failed: writing it again could store it twice.
@@ -142,9 +141,9 @@ class SqlStore:
             connection.commit()
             self._attempt = None
             if found == attempt.append_id:
-                coming = {id(append) for append in batch}
-                told = zip(attempt.batch, attempt.result.outcomes, strict=True)
-                self._landed |= {id(a): (a, outcome) for a, outcome in told if id(a) in coming}
+                coming = set(batch)
+                outcomes = zip(attempt.batch, attempt.result.outcomes, strict=True)
+                self._landed |= {append: outcome for append, outcome in outcomes if append in coming}
                 self._unpublished += attempt.result.commits
 
     def _commit(self, batch: Sequence[Append], alone: bool) -> CommitResult:

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Index, MetaData, SmallInteger, Table
 
-from runstore.columns import Bytes, Name
+from runstore.columns import Binary, Name
 
 metadata = MetaData(
     naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s"}
@@ -19,7 +19,7 @@ runs = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("completed_at", BigInteger),
     Column("deleted", SmallInteger, nullable=False),
-    Column("state", Bytes, nullable=False),
+    Column("state", Binary, nullable=False),
     Column("workspace_id", Name(255)),
     Column("purged", SmallInteger, nullable=False, server_default="0"),
     *(

@@ -41,9 +41,10 @@ BARRIER, MIGRATION, USERS = 0x52554E01, 0x52554E02, 0x52554E03  # advisory locks
 
 # SQLSTATE, PostgreSQL's appendix A: unique violation, lock not available, deadlock, serialization failure
 CONFLICTS = frozenset({"23505", "55P03", "40P01", "40001"})
-# What is written, or how: features, cardinality, data, integrity, syntax, program limits, triggers of others.
+# What is written, or how: features, cardinality, data, integrity, syntax, program limits, triggers and
+# checks of others.
 # Everything else may pass, and fails no run.
-FAULTS = ("0A", "21", "22", "23", "42", "54", "P0")
+FAULTS = ("0A", "21", "22", "23", "2F", "38", "39", "42", "44", "54", "P0")
 NO_FAULTS = frozenset({"42501", "42P01"})  # rights that were taken away, a table that is not there
 
 # A statement that waited for a lock does not see what was committed meanwhile; the next one does.

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from runstore.columns import Bytes, Fixed, Name, Position, RunId
+from runstore.columns import Binary, Name, Position, RunId
 
 revision = "0001"
 down_revision = None
@@ -19,8 +19,8 @@ def upgrade() -> None:
         sa.Column("v", sa.SmallInteger, nullable=False),
         sa.Column("ends", sa.SmallInteger, nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False),
-        sa.Column("append_id", Fixed(8), nullable=False),
-        sa.Column("data", Bytes, nullable=False),
+        sa.Column("append_id", Binary(8), nullable=False),
+        sa.Column("data", Binary, nullable=False),
         sa.PrimaryKeyConstraint("position", name="pk_events"),
         sa.UniqueConstraint("run_id", "seq", name="uq_events_run_id_seq"),
         sqlite_autoincrement=True,
@@ -51,7 +51,7 @@ def upgrade() -> None:
         sa.Column("user_id", Name(255), nullable=False),
         sa.Column("key", Name(255), nullable=False),
         sa.Column("run_id", RunId, nullable=False),
-        sa.Column("body_hash", Fixed(32), nullable=False),
+        sa.Column("body_hash", Binary(32), nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("user_id", "key", name="pk_idempotency"),
     )
@@ -65,7 +65,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("completed_at", sa.BigInteger),
         sa.Column("deleted", sa.SmallInteger, nullable=False),
-        sa.Column("state", Bytes, nullable=False),
+        sa.Column("state", Binary, nullable=False),
         sa.PrimaryKeyConstraint("run_id", name="pk_runs"),
     )
     for column in ("status", "user_id", "agent_name", "session_id"):

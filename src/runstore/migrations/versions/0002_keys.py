@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from runstore.columns import Fixed, Name
+from runstore.columns import Binary, Name
 
 revision = "0002"
 down_revision = "0001"
@@ -13,7 +13,7 @@ def upgrade() -> None:
     op.create_table(
         "api_keys",
         sa.Column("key_id", Name(16), nullable=False),
-        sa.Column("secret_hash", Fixed(32), nullable=False),
+        sa.Column("secret_hash", Binary(32), nullable=False),
         sa.Column("user_id", Name(255), nullable=False),
         sa.Column("role", Name(16), nullable=False),
         sa.Column("name", Name(255), nullable=False),
@@ -25,7 +25,7 @@ def upgrade() -> None:
     op.create_table(
         "server_secrets",
         sa.Column("name", Name(64), nullable=False),
-        sa.Column("value", Fixed(32), nullable=False),
+        sa.Column("value", Binary(32), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_server_secrets"),
     )
     op.execute("DROP TABLE IF EXISTS runs_shadow")  # a rebuild that was interrupted begins anew

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from runstore.columns import Bytes, Name
+from runstore.columns import Binary, Name
 
 revision = "0004"
 down_revision = "0003"
@@ -16,7 +16,7 @@ def upgrade() -> None:
         sa.Column("user_id", Name(255), nullable=False),
         sa.Column("name", Name(255), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
-        sa.Column("definition", Bytes, nullable=False),
+        sa.Column("definition", Binary, nullable=False),
         sa.PrimaryKeyConstraint("hierarchy_id", name="pk_hierarchies"),
     )
     op.create_index("ix_hierarchies_user_id_hierarchy_id", "hierarchies", ["user_id", "hierarchy_id"])

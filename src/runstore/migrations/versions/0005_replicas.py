@@ -4,7 +4,7 @@ import sqlalchemy as sa
 import structlog
 from alembic import op
 
-from runstore.columns import MYSQL, Bytes, Name, RunId
+from runstore.columns import MYSQL, Binary, Name, RunId
 
 revision = "0005"
 down_revision = "0004"
@@ -61,7 +61,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("completed_at", sa.BigInteger),
         sa.Column("deleted", sa.SmallInteger, nullable=False),
-        sa.Column("state", Bytes, nullable=False),
+        sa.Column("state", Binary, nullable=False),
         sa.Column("workspace_id", Name(255)),
         sa.Column("purged", sa.SmallInteger, nullable=False, server_default="0"),
         sa.PrimaryKeyConstraint("run_id", name="pk_runs_shadow"),
