@@ -15,7 +15,7 @@ from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.memory import MemoryEventLog
 from runstore.eventlog.sql import SqlEventLog
 from tests.database import make_database, open_log_at, open_sqlite_log
-from tests.servers.databases import DATABASES, close_shared, empty_database
+from tests.servers.databases import DATABASES, close_shared, kept_database
 
 settings.register_profile("runstore", deadline=None, max_examples=50)  # a busy machine is no failure
 settings.load_profile("runstore")
@@ -60,7 +60,7 @@ async def log(request: pytest.FixtureRequest, tmp_path: Path, feed: MemoryFeed) 
         if request.param == "memory":
             log: EventLog = MemoryEventLog(feed)
         else:
-            log = open_log_at(stack.enter_context(empty_database(request.param, tmp_path)), feed)
+            log = open_log_at(stack.enter_context(kept_database(request.param, tmp_path)), feed)
         yield log
         await log.close()
 
@@ -68,7 +68,7 @@ async def log(request: pytest.FixtureRequest, tmp_path: Path, feed: MemoryFeed) 
 @pytest.fixture(params=DATABASES)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty database with this release's schema; once of each kind."""
-    with empty_database(request.param, tmp_path) as url:
+    with kept_database(request.param, tmp_path) as url:
         yield url
 
 

@@ -35,7 +35,7 @@ from tests.events import CANCEL, CANCELLED, COMPLETED, QUEUED, close_run, note, 
 from tests.polling import DEADLINE_S, until
 from tests.process import PYTHON, environment
 from tests.purging import FOREVER, LATER, OLD, old_run_id, purge, survey, write_old
-from tests.servers.databases import DATABASES, empty_database
+from tests.servers.databases import DATABASES, kept_database
 
 DELETED = Deleted(by="ann")
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # for what no database does otherwise
@@ -43,7 +43,7 @@ on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # for wha
 
 @pytest.fixture(params=DATABASES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    with empty_database(request.param, tmp_path) as url:
+    with kept_database(request.param, tmp_path) as url:
         yield url
 
 

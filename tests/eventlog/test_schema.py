@@ -141,11 +141,14 @@ def test_the_migrations_make_no_table_that_nobody_uses(connection: Connection) -
     assert set(inspect(connection).get_table_names()) == used
 
 
-def test_a_newer_schema_is_refused(database_url: str, connection: Connection) -> None:
-    connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    connection.commit()
+def test_a_newer_schema_is_refused(bare_url: str) -> None:
+    dialect = open_database(bare_url)
+    with dialect.engine.connect() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.commit()
+    dialect.close()
     with pytest.raises(SchemaMismatch, match="9999"):
-        version(database_url)
+        version(bare_url)
 
 
 def test_a_database_without_a_schema_holds_no_log(bare_url: str) -> None:

@@ -37,14 +37,14 @@ from tests.events import (
     token,
 )
 from tests.polling import DEADLINE_S
-from tests.servers.databases import empty_database
+from tests.servers.databases import kept_database
 
 USAGE = Usage(agent="demo", input_tokens=10, output_tokens=1)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])  # MariaDB's are those of the state machine
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    with empty_database(request.param, tmp_path) as url:
+    with kept_database(request.param, tmp_path) as url:
         yield url
 
 

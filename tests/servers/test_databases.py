@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, inspect, make_url, text
 
-from tests.servers.databases import DATABASES, KINDS, empty_database
+from runstore.eventlog.feed import MemoryFeed
+from tests.database import open_log_at
+from tests.events import start_run
+from tests.purging import purge, write_old
+from tests.servers.databases import DATABASES, KINDS, empty_database, kept_database
 from tests.servers.names import NAME, left_over, new_name
 from tests.servers.shared import shared_database
 
@@ -51,6 +55,36 @@ def test_what_one_database_gets_no_other_has(kind: str, tmp_path: Path) -> None:
             assert (
                 connection.execute(text("SELECT count(*) FROM checkpoints WHERE name = 'mine'")).scalar() == 0
             )
+
+
+def contents(url: str) -> dict[str, list[tuple[object, ...]]]:
+    with connect(url).connect() as connection:
+        tables = inspect(connection).get_table_names()
+        return {t: sorted(map(tuple, connection.execute(text(f"SELECT * FROM {t}")))) for t in tables}
+
+
+async def write_into(url: str) -> int:
+    """Leave something in most tables; returns the position of the first event."""
+    log = open_log_at(url, MemoryFeed())
+    await write_old(log)
+    await start_run(log)
+    first = (await log.read_all(limit=1))[0].position
+    await log.close()
+    purge(url)
+    return first
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+async def test_a_kept_database_is_as_new_whenever_it_is_lent(kind: str, tmp_path: Path) -> None:
+    with empty_database(kind, tmp_path) as url:
+        new = contents(url)
+    with kept_database(kind, tmp_path) as first:
+        assert await write_into(first) == 1
+        assert contents(first) != new
+    with kept_database(kind, tmp_path) as second:
+        assert second == first
+        assert contents(second) == new
+        assert await write_into(second) == 1
 
 
 @pytest.mark.parametrize("kind", SERVERS)
