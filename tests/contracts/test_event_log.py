@@ -750,11 +750,32 @@ async def test_open_runs_are_every_users_in_turns(log: EventLog) -> None:
     assert [run.run_id for run in await log.open_runs(limit=3)] == expected[:3]
 
 
-async def test_open_runs_are_every_workers_in_turns(log: EventLog) -> None:
-    busy = [await queue_run(log, "flood", started()) for _ in range(5)]
+async def test_open_runs_that_a_worker_has_come_before_queued_ones_and_workers_take_turns(
+    log: EventLog,
+) -> None:
     queued = await queue_run(log, "flood")
-    lost = await queue_run(log, "flood", started(worker_id="worker-2"))
-    assert [run.run_id for run in await log.open_runs(limit=3)] == [busy[0], queued, lost]
+    busy = [await queue_run(log, "flood", started()) for _ in range(3)]
+    other = await queue_run(log, "flood", started(worker_id="worker-2"))
+    expected = [busy[0], other, *busy[1:], queued]
+    assert [run.run_id for run in await log.open_runs()] == expected
+    assert [run.run_id for run in await log.open_runs(limit=2)] == expected[:2]
+
+
+async def test_runs_of_workers_that_need_no_look_leave_the_room_to_others(log: EventLog) -> None:
+    busy = [await queue_run(log, f"user-{i}", started()) for i in range(3)]
+    lost = await queue_run(log, "ann", started(worker_id="worker-2"))
+    queued = await queue_run(log, "ben")
+    to_stop = await queue_run(log, "cem", started(), CANCEL)
+    found = await log.open_runs(limit=3, besides={"worker-1"})
+    assert [run.run_id for run in found] == [to_stop, lost, queued]
+    assert await log.workers() == {"worker-1", "worker-2"}
+    assert {run.run_id for run in await log.runs_of("worker-1")} == {*busy, to_stop}
+
+
+async def test_open_attempts_are_of_runs_that_have_not_ended(log: EventLog) -> None:
+    running, queued, ended = await start_run(log), await queue_run(log, "ann"), await close_run(log)
+    assert await log.open_attempts({running, queued, ended, new_run_id()}) == {running: 1, queued: 0}
+    assert await log.open_attempts(()) == {}
 
 
 async def test_open_runs_that_are_to_stop_come_first(log: EventLog) -> None:

@@ -1,6 +1,6 @@
 """Where the packages meet: each port is small and states its guarantees."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -154,12 +154,24 @@ class EventLog(Protocol):
         Of a run that is being purged there may be a part; its `run.purged` comes after that, and says it all.
         """
 
-    async def open_runs(self, *, limit: int = 2_000) -> list[OpenRun]:
-        """The runs that have not ended: those that are to stop first, then users and workers take turns.
+    async def open_runs(self, *, limit: int = 2_000, besides: Collection[str] = ()) -> list[OpenRun]:
+        """The runs that have not ended: those to stop, then those that a worker has, then queued ones.
 
-        First comes the oldest queued run of each user, and the oldest of each user at each worker, then the
-        second ones, and so on; those of one turn oldest first. So nobody's runs can fill the `limit`.
+        Of each kind users take turns, at each worker: first comes everybody's oldest, then the second ones,
+        and so on; those of one turn oldest first.
+
+        Args:
+            besides: workers whose runs are left out, but for those that are to stop.
         """
+
+    async def runs_of(self, worker_id: str) -> list[OpenRun]:
+        """The runs that have not ended and are this worker's."""
+
+    async def workers(self) -> set[str]:
+        """The workers of all runs that have not ended."""
+
+    async def open_attempts(self, run_ids: Collection[str]) -> dict[str, int]:
+        """The attempt of each of these runs, 0: queued; one that has ended is left out."""
 
     async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
         """The runs of a user's session that were made before a run, newest first; without purged ones."""

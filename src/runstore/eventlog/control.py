@@ -1,10 +1,10 @@
 """Control tables: what rules across runs need, written in the append's own transaction. No projections."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, tuple_, update
 
 from runstore.core.codec import EncodedEvent
 from runstore.core.events import CancelRequested, Purged, Queued, Started
@@ -47,18 +47,39 @@ _runs = open_runs.c
 _turn = func.row_number().over(
     partition_by=(_runs.worker_id, _runs.user_id), order_by=(_runs.queued_at, _runs.run_id)
 )
-_ranked = select(_runs.run_id, _runs.cancel_at, _runs.queued_at, _turn.label("turn")).subquery()
+_ranked = (
+    select(_runs.run_id, _runs.worker_id, _runs.cancel_at, _runs.queued_at, _turn.label("turn"))
+    .where(
+        or_(
+            _runs.worker_id.is_(None),
+            _runs.worker_id.not_in(bindparam("besides", expanding=True)),
+            _runs.cancel_at.is_not(None),
+        )
+    )
+    .subquery()
+)
 _first = (  # of narrow rows, and only then whole ones: that halves the time of the query
     select(_ranked.c.run_id, _ranked.c.turn)
-    .order_by(_ranked.c.cancel_at.is_(None), _ranked.c.turn, _ranked.c.queued_at, _ranked.c.run_id)
+    .order_by(
+        _ranked.c.cancel_at.is_(None),
+        _ranked.c.worker_id.is_(None),
+        _ranked.c.turn,
+        _ranked.c.queued_at,
+        _ranked.c.run_id,
+    )
     .limit(bindparam("limit"))
     .subquery()
 )
+_row = [_runs[name] for name in OpenRun.__struct_fields__]
 _OPEN_RUNS = (
-    select(*[_runs[name] for name in OpenRun.__struct_fields__])
+    select(*_row)
     .join(_first, _first.c.run_id == _runs.run_id)
-    .order_by(_runs.cancel_at.is_(None), _first.c.turn, _runs.queued_at, _runs.run_id)
+    .order_by(
+        _runs.cancel_at.is_(None), _runs.worker_id.is_(None), _first.c.turn, _runs.queued_at, _runs.run_id
+    )
 )
+_RUNS_OF = select(*_row).where(_runs.worker_id == bindparam("worker"))
+_WORKERS = select(_runs.worker_id).where(_runs.worker_id.is_not(None)).distinct()
 
 
 def is_control(event: EncodedEvent) -> bool:
@@ -97,9 +118,20 @@ def write_control(connection: Connection, changes: Mapping[str, Sequence[Encoded
             connection.execute(statement, parameters)
 
 
-def read_open_runs(connection: Connection, limit: int) -> list[OpenRun]:
+def read_open_runs(connection: Connection, limit: int, besides: Collection[str] = ()) -> list[OpenRun]:
     """See `EventLog.open_runs`."""
-    return [OpenRun(*row) for row in connection.execute(_OPEN_RUNS, {"limit": limit})]
+    parameters = {"limit": limit, "besides": sorted(besides)}
+    return [OpenRun(*row) for row in connection.execute(_OPEN_RUNS, parameters)]
+
+
+def read_runs_of(connection: Connection, worker_id: str) -> list[OpenRun]:
+    """See `EventLog.runs_of`."""
+    return [OpenRun(*row) for row in connection.execute(_RUNS_OF, {"worker": worker_id})]
+
+
+def read_workers(connection: Connection) -> set[str]:
+    """See `EventLog.workers`."""
+    return set(connection.execute(_WORKERS).scalars())
 
 
 def _queued(run_id: str, at: int, wish: Wish) -> dict[str, Any]:

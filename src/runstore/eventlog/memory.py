@@ -2,7 +2,7 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from itertools import count
 
 import msgspec
@@ -57,10 +57,18 @@ class MemoryEventLog:
             events = [event for event in self._store.log if event.position > after]
         return _page(events, limit)
 
-    async def open_runs(self, *, limit: int = 2_000) -> list[OpenRun]:
-        with self._store.lock:
-            runs = list(self._store.open.values())
+    async def open_runs(self, *, limit: int = 2_000, besides: Collection[str] = ()) -> list[OpenRun]:
+        runs = [run for run in self._open() if run.worker_id not in besides or run.cancel_at is not None]
         return _by_turns(runs)[:limit]
+
+    async def runs_of(self, worker_id: str) -> list[OpenRun]:
+        return [run for run in self._open() if run.worker_id == worker_id]
+
+    async def workers(self) -> set[str]:
+        return {run.worker_id for run in self._open() if run.worker_id is not None}
+
+    async def open_attempts(self, run_ids: Collection[str]) -> dict[str, int]:
+        return {run.run_id: run.attempt for run in self._open() if run.run_id in run_ids}
 
     async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
         with self._store.lock:
@@ -69,6 +77,10 @@ class MemoryEventLog:
 
     async def close(self) -> None:
         await self._writer.close()
+
+    def _open(self) -> list[OpenRun]:
+        with self._store.lock:
+            return list(self._store.open.values())
 
 
 class MemoryStore:
@@ -193,7 +205,12 @@ def _by_turns(runs: Sequence[OpenRun]) -> list[OpenRun]:
     turns: defaultdict[tuple[str | None, str], count[int]] = defaultdict(count)
     oldest_first = sorted(runs, key=lambda run: (run.queued_at, run.run_id))
     ranked = [(next(turns[run.worker_id, run.user_id]), run) for run in oldest_first]
-    return [run for _, run in sorted(ranked, key=lambda each: (each[1].cancel_at is None, each[0]))]
+    return [run for _, run in sorted(ranked, key=_urgency)]
+
+
+def _urgency(ranked: tuple[int, OpenRun]) -> tuple[bool, bool, int]:
+    turn, run = ranked
+    return run.cancel_at is None, run.worker_id is None, turn
 
 
 def _page(events: list[RecordedEvent], limit: int) -> list[RecordedEvent]:

@@ -1,9 +1,9 @@
 """How the log is read."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, or_, select
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import RunPurged
@@ -45,6 +45,9 @@ _LAST_SEQS = select(  # each run's last seq is one step from the end of its part
     .scalar_subquery()
     .correlate(_first),
 ).where(_first.c.seq == 1, _first.c.run_id.in_(bindparam("runs", expanding=True)))
+_ATTEMPTS = select(open_runs.c.run_id, open_runs.c.attempt).where(
+    open_runs.c.run_id.in_(bindparam("runs", expanding=True))
+)
 
 
 def read_head(connection: Connection, run_id: str) -> Head | None:
@@ -54,12 +57,12 @@ def read_head(connection: Connection, run_id: str) -> Head | None:
 
 def read_last_seqs(connection: Connection, run_ids: Sequence[str]) -> dict[str, int]:
     """Where each of many runs stands; one that does not exist is left out."""
-    found: dict[str, int] = {}
-    for start in range(0, len(run_ids), HEADS_AT_ONCE):
-        some = run_ids[start : start + HEADS_AT_ONCE]
-        for run_id, seq in connection.execute(_LAST_SEQS, {"runs": some}):
-            found[run_id] = seq
-    return found
+    return _read_of_each(connection, _LAST_SEQS, run_ids)
+
+
+def read_open_attempts(connection: Connection, run_ids: Collection[str]) -> dict[str, int]:
+    """See `EventLog.open_attempts`."""
+    return _read_of_each(connection, _ATTEMPTS, list(run_ids))
 
 
 def read_append_id(connection: Connection, run_id: str, seq: int) -> bytes | None:
@@ -140,6 +143,14 @@ def read_session_runs(
 
 def last_position(connection: Connection) -> int:
     return connection.execute(select(func.max(_e.position))).scalar() or 0
+
+
+def _read_of_each(connection: Connection, query: Select[Any], run_ids: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for start in range(0, len(run_ids), HEADS_AT_ONCE):
+        some = run_ids[start : start + HEADS_AT_ONCE]
+        found |= dict(map(tuple, connection.execute(query, {"runs": some})))
+    return found
 
 
 def _read_last(connection: Connection, run_id: str) -> RecordedEvent | None:

@@ -1,7 +1,7 @@
 """The log in a SQL database."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, exc
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import LogUnavailable, RunstoreError
 from runstore.core.ports import EventFilter, Head, InlineProjection, OpenRun, Publisher
-from runstore.eventlog.control import read_open_runs
+from runstore.eventlog.control import read_open_runs, read_runs_of, read_workers
 from runstore.eventlog.dialects import PAGERS, READERS, Dialect
 from runstore.eventlog.metered import LogCounts, MeteredFeed, MeteredStore
 from runstore.eventlog.queries import (
@@ -22,6 +22,7 @@ from runstore.eventlog.queries import (
     read_all,
     read_evolving,
     read_head,
+    read_open_attempts,
     read_run,
     read_session_runs,
 )
@@ -83,8 +84,17 @@ class SqlEventLog:
         upto = await self._run_in(self._pagers, self._dialect.closed_upto, after)
         return await self._run_in(self._pagers, self._reading, read_all, after, upto, limit)
 
-    async def open_runs(self, *, limit: int = 2_000) -> list[OpenRun]:
-        return await self.query(read_open_runs, limit)
+    async def open_runs(self, *, limit: int = 2_000, besides: Collection[str] = ()) -> list[OpenRun]:
+        return await self.query(read_open_runs, limit, besides)
+
+    async def runs_of(self, worker_id: str) -> list[OpenRun]:
+        return await self.query(read_runs_of, worker_id)
+
+    async def workers(self) -> set[str]:
+        return await self.query(read_workers)
+
+    async def open_attempts(self, run_ids: Collection[str]) -> dict[str, int]:
+        return await self.query(read_open_attempts, run_ids) if run_ids else {}
 
     async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
         return await self.query(read_session_runs, user_id, session_id, before, limit)

@@ -79,6 +79,11 @@ class Executor:
             self._agent = None
 
     @property
+    def written(self) -> bool:
+        """Whether the agent has ended, and the ending is on its way or stored."""
+        return self._written
+
+    @property
     def idle_s(self) -> float:
         """How long the agent has said nothing; what it waits for the log is not its fault."""
         return self._recorder.idle_s

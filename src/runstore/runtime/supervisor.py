@@ -6,7 +6,7 @@ What it knows it has from the log: by the live feed at once, and by a sweep when
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -33,7 +33,7 @@ SWEEP_S = 0.5
 LOOK_S = 0.25  # between two looks at the agents' loops
 MOVE_S = 5.0  # after which the other runs of a blocked loop go on elsewhere
 HEAD_START_S = 0.02
-MAX_SWEPT = 2_000  # open runs that one sweep looks at: as many of each user as there is room for
+MAX_SWEPT = 2_000  # open runs that one sweep looks at, without those that a living worker has
 LEAVE_S = 1.0  # for an agent to end after its run was closed over its head, before its loop is retired
 PATIENCE_S = 0.5  # beyond the grace period, before another process's cancel is enforced from here
 HAND_OVER_S = 0.3  # for agents that are handed over to close what they have open
@@ -192,59 +192,80 @@ class Supervisor:
             await asyncio.sleep(every_s)
 
     async def _sweep(self) -> None:
-        waited, queued = self._turns.waited_for(), self._queue.runs()
-        found = await self._log.open_runs(limit=MAX_SWEPT)
-        if len(found) < MAX_SWEPT:
-            for run_id in waited - {run.run_id for run in found}:
-                self._end_turn(run_id)  # the feed lost its ending
-            for run_id in queued - {run.run_id for run in found if run.worker_id is None}:
-                self._queue.remove(run_id)  # or that another has taken it
-        self._lost.clear()
-        workers = {run.worker_id for run in found if run.worker_id}
+        workers = await self._log.workers()
         dead = await self._leases.dead(workers)
+        await self._end_turns()
+        strays = await self._compare_ours()
+        queued = self._queue.runs()
+        found = await self._log.open_runs(limit=MAX_SWEPT, besides=workers - dead.keys())
+        if len(found) < MAX_SWEPT:
+            for run_id in queued - {run.run_id for run in found if run.worker_id is None}:
+                self._queue.remove(run_id)  # the feed lost that another has taken it
         now = time.monotonic()
         self._cancels_seen = {
             run.run_id: self._cancels_seen.get(run.run_id, now) for run in found if run.cancel_at is not None
         }
-        strays = self._find_strays(found)
-        for run in sorted(
-            found, key=lambda run: run.worker_id is None
-        ):  # what was active goes before the queue
-            self._look_after(run, dead, run.run_id in strays, now)
+        self._lost.clear()
+        for run in strays:
+            self._look_after(run, True, now)
+        for run in found:
+            self._look_after(run, dead.get(run.worker_id or ""), now)
         await self._leases.forget(workers)
 
-    def _find_strays(self, found: Sequence[OpenRun]) -> set[str]:
-        """Runs that we have by the log but do not drive; seen so twice, they are adopted as lost."""
-        ours = {run.run_id for run in found if run.worker_id == self._leases.worker_id}
+    async def _end_turns(self) -> None:
+        """End the turns of runs whose ending the feed has lost."""
+        waited = self._turns.waited_for()
+        for run_id in waited - (await self._log.open_attempts(waited)).keys():
+            self._end_turn(run_id)
+
+    async def _compare_ours(self) -> list[OpenRun]:
+        """Leave the runs that we drive, but do not have by the log any more.
+
+        Returns those that we have, but do not drive: seen so twice, they are lost.
+        """
+        driven = dict(self._active)
+        ours = {run.run_id: run for run in await self._log.runs_of(self.worker_id)}
+        for run_id in driven.keys() - ours.keys():
+            self._do(run_id, self._leave(run_id, driven[run_id]))
         missed = {run_id for run_id in ours if run_id not in self._active and run_id not in self._starting}
         self._strays, missed_twice = missed, missed & self._strays
-        return missed_twice
+        return [ours[run_id] for run_id in missed_twice]
 
-    def _look_after(self, run: OpenRun, dead: Mapping[str, bool], stray: bool, now: float) -> None:
-        """`dead`: the workers that are gone, and whether they crashed; `stray`: the run is one of ours."""
-        self._leave_to_newer(run)
+    def _look_after(self, run: OpenRun, crashed: bool | None, now: float) -> None:
+        """`crashed`: how the worker that had the run has gone; None when it has not."""
         ours = run.run_id in self._active or run.run_id in self._starting
-        lost = stray or run.worker_id in dead
-        driven = ours or (run.worker_id is not None and not lost)
+        driven = ours or (run.worker_id is not None and crashed is None)
         if run.cancel_at is not None:
             if ours or not driven:
-                self._do(run.run_id, self._cancel(run.run_id, lost=lost))
+                self._do(run.run_id, self._cancel(run.run_id, lost=crashed is not None))
             elif now - self._cancels_seen[run.run_id] > self._grace_s + PATIENCE_S:
                 self._do(run.run_id, self._force(run.run_id))
         elif run.worker_id is None:
             if run.run_id not in self._turns:
                 self._enqueue(run.run_id, run.user_id)
         elif not driven:
-            self._lost[run.run_id] = (run, stray or dead[run.worker_id])
+            self._lost[run.run_id] = (run, bool(crashed))
             self._claim_next()
 
-    def _leave_to_newer(self, run: OpenRun) -> None:
-        """Let go of a run that others have taken, since we gave no sign; its agent may not speak for long."""
-        active = self._active.get(run.run_id)
-        if active is not None and active.executor.context.attempt < run.attempt:
-            log.info("run_lost", run_id=run.run_id, reason=f"attempt {run.attempt} has begun elsewhere")
-            active.executor.abandon(handed_over=True)
-            self._let_go(run.run_id, active)
+    async def _leave(self, run_id: str, active: _Active) -> None:
+        """Let go of a run that has ended, or goes on, elsewhere: its agent may say nothing for long."""
+        head, attempt = await self._log.head(run_id), active.executor.context.attempt
+        if self._active.get(run_id) is not active or active.executor.written:
+            return
+        if head is None or head.closed:
+            log.info("run_lost", run_id=run_id, reason="it has ended elsewhere")
+            self._abandon(run_id, active)
+        elif head.attempt > attempt:
+            log.info("run_lost", run_id=run_id, reason=f"attempt {head.attempt} has begun elsewhere")
+            self._abandon(run_id, active, handed_over=True)
+
+    def _abandon(self, run_id: str, active: _Active, *, handed_over: bool = False) -> None:
+        """Go on without an agent, which may take its time to leave, or stay."""
+        self._abandoned.add(active.executor)  # until its task has ended
+        active.executor.abandon(handed_over=handed_over)
+        self._let_go(run_id, active)
+        self._claim_next()
+        self._changed.set()
 
     # Starting runs.
 
@@ -391,11 +412,7 @@ class Supervisor:
             self.forced += 1
             log.warning("run_forced", run_id=run_id, ending=ending.type)
         if active := self._active.get(run_id):
-            self._abandoned.add(active.executor)  # until its task has ended
-            active.executor.abandon()
-            self._let_go(run_id, active)
-            self._claim_next()
-            self._changed.set()
+            self._abandon(run_id, active)
 
     async def _close(self, run_id: str, ending: Event) -> bool:
         """Append an ending, whoever drives the run; False when it has one."""
