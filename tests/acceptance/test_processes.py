@@ -76,9 +76,7 @@ def test_a_stop_that_another_process_hears_leaves_the_run_to_its_living_worker(
     assert ending[1]["data"]["text"] == "goodbye"
 
 
-@pytest.mark.parametrize(
-    "agent", ["persistent", "polite"]
-)  # which speaks on, or is silent
+@pytest.mark.parametrize("agent", ["persistent", "polite"])  # which speaks on, or is silent
 def test_a_stop_of_a_frozen_workers_run_is_enforced_by_another_process(
     two: tuple[ServerProcess, ServerProcess], agent: str
 ) -> None:
