@@ -112,6 +112,30 @@ def test_a_batch_is_bounded_in_bytes() -> None:
     assert sum(append.size for append in waiting.take()) < pending.MAX_BATCH_BYTES + 1_000_100
 
 
+def test_a_batch_of_endings_behind_text_is_bounded() -> None:
+    waiting = PendingAppends()
+    for number in range(8):
+        flood(waiting, f"{number}")
+    for number in range(8):
+        waiting.put(awaited(f"{number}", COMPLETED))
+    most = MAX_BATCH_EVENTS + MAX_RUN_EVENTS + 1 + MAX_JOINED  # the lane that fills it is taken to its ending
+    assert MAX_BATCH_EVENTS <= count(waiting.take()) <= most
+    ended = [append.run_id for append in drain(waiting) if append.events[0].ends]
+    assert len(ended) == 7
+
+
+def test_what_is_awaited_does_not_keep_text_waiting_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pending, "MAX_BATCH_EVENTS", 4)
+    waiting = PendingAppends()
+    waiting.put(offered("quiet", token()))
+    for batch in range(10):
+        for number in range(5):
+            waiting.put(awaited(f"{batch}-{number}", QUEUED))
+        if "quiet" in {append.run_id for append in waiting.take()}:
+            return
+    raise AssertionError("others were always first")
+
+
 # ---- in order ----
 
 

@@ -61,6 +61,24 @@ class _Lane(_Load):
         return append
 
 
+class _Batch(_Load):
+    """What one transaction will store; once it is full it may end a lane, but begins no other."""
+
+    __slots__ = ("appends",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.appends: list[Append] = []
+
+    @property
+    def full(self) -> bool:
+        return self.events >= MAX_BATCH_EVENTS or self.size >= MAX_BATCH_BYTES
+
+    def push(self, append: Append) -> None:
+        self.add(append)
+        self.appends.append(append)
+
+
 class PendingAppends:
     """A queue with many producers and one consumer, the writer.
 
@@ -151,19 +169,20 @@ class PendingAppends:
         )
 
     def _take_turns(self) -> list[Append]:
-        batch: list[Append] = []
-        events = size = 0
+        batch = _Batch()
         for run_id in [run_id for run_id, lane in self._lanes.items() if lane.urgent]:
+            if batch.full:
+                break
             while (lane := self._lanes.get(run_id)) and lane.urgent:
-                batch.append(self._pop(run_id, lane))
-        while self._lanes and events < MAX_BATCH_EVENTS and size < MAX_BATCH_BYTES:
+                batch.push(self._pop(run_id, lane))
+        while self._lanes:  # once at least: many urgent ones do not keep the first of the line waiting
             run_id, lane = next(iter(self._lanes.items()))
-            append = self._pop(run_id, lane)
-            batch.append(append)
-            events, size = events + len(append.events), size + append.size
+            batch.push(self._pop(run_id, lane))
             if lane.appends:
                 self._lanes[run_id] = self._lanes.pop(run_id)  # to the end of the line
-        return batch
+            if batch.full:
+                break
+        return batch.appends
 
     def _pop(self, run_id: str, lane: _Lane) -> Append:
         append = lane.pop()
