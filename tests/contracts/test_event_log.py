@@ -563,10 +563,12 @@ async def test_only_a_run_that_has_ended_is_purged_and_only_as_it_was_seen(log: 
 
 
 async def test_a_session_lists_its_purged_runs_no_more(log: EventLog) -> None:
-    run_id = new_run_id()
-    await log.append(run_id, [Queued(agent="demo", user_id="ann", session_id="s", input="hi"), COMPLETED])
-    await log.append(run_id, [msgspec.structs.replace(PURGED, user_id="ann", session_id="s")])
-    assert await log.session_runs("ann", "s", before=new_run_id(), limit=10) == []
+    purged, newest = new_run_id(), new_run_id()
+    for run_id in (purged, newest):
+        queued = Queued(agent="demo", user_id="ann", session_id="s", input="hi")
+        await log.append(run_id, [queued, COMPLETED])
+    await log.append(purged, [msgspec.structs.replace(PURGED, user_id="ann", session_id="s")])
+    assert await log.session_runs("ann", "s", before=newest, limit=10) == []
 
 
 async def test_an_event_that_was_encoded_before_is_stored_as_it_is(log: EventLog) -> None:

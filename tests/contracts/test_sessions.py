@@ -3,8 +3,9 @@
 import asyncio
 import random
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from runstore.core.errors import AlreadyStarted, RunstoreError, SessionBusy
 from runstore.core.events import STRATEGIES, CancelRequested, Deleted, Event, MultitaskStrategy, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.ports import Claim, EventLog
+from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.sql import SqlEventLog
 from tests.events import CANCEL, CANCELLED, COMPLETED, ENDINGS, read_run, started
+from tests.purging import FOREVER, LATER, OLD, old_run_id
+from tests.writer import held_writer
 
 
 async def queue(
@@ -27,10 +31,12 @@ async def queue(
     session: str | None = "s",
     user: str = "alice",
     claim: Claim | None = None,
+    clock: int | None = None,
 ) -> str:
-    run_id = new_run_id()
+    """`clock`: the time where the run is queued, if it is not ours; ms since 1970."""
+    run_id = new_run_id() if clock is None else old_run_id(clock)
     queued = Queued(agent="a", user_id=user, input="hi", session_id=session, multitask_strategy=strategy)
-    await log.append(run_id, [queued], expected_seq=0, claim=claim)
+    await log.append(run_id, [encode(queued, at=clock)], expected_seq=0, claim=claim)
     return run_id
 
 
@@ -75,12 +81,30 @@ async def test_turns_are_taken_in_the_order_of_queueing(log: EventLog) -> None:
         await log.append(run_id, [COMPLETED])
 
 
+async def test_turns_are_taken_in_the_order_of_queueing_whatever_the_clocks(log: EventLog) -> None:
+    runs = [await queue(log, clock=FOREVER), await queue(log), await queue(log, clock=OLD), await queue(log)]
+    for before, run_id in pairwise(runs):
+        assert await refused(log, run_id) == before
+    for run_id in runs:
+        await start(log, run_id)
+        await log.append(run_id, [COMPLETED])
+
+
+async def test_runs_of_one_commit_take_their_turns_in_the_order_they_came(
+    log: EventLog, feed: MemoryFeed
+) -> None:
+    async with held_writer(log, feed):
+        coming = [asyncio.create_task(queue(log, clock=clock)) for clock in (FOREVER, LATER, OLD)]
+        await asyncio.sleep(0)
+    runs = await asyncio.gather(*coming)
+    assert await refused(log, runs[2]) == runs[1]
+    assert await refused(log, runs[1]) == runs[0]
+    assert await log.session_runs("alice", "s", before=runs[2], limit=10) == [runs[1], runs[0]]
+
+
 async def test_a_run_of_a_clock_that_is_behind_still_waits_for_the_active_one(log: EventLog) -> None:
     active = await start(log, await queue(log))
-    late = new_run_id()
-    queued = Queued(agent="a", user_id="alice", input="hi", session_id="s")
-    await log.append(late, [encode(queued, at=1)], expected_seq=0)
-    assert await refused(log, late) == active
+    assert await refused(log, await queue(log, clock=OLD)) == active
 
 
 async def test_a_run_that_is_cancelled_in_the_queue_gives_its_turn_away(log: EventLog) -> None:
@@ -189,8 +213,10 @@ async def test_a_deleted_run_has_no_turn(log: EventLog) -> None:
     await start(log, await queue(log, "reject"))
 
 
-async def test_a_session_knows_its_runs_newest_first(log: EventLog) -> None:
-    runs = [await queue(log, strategy) for strategy in ("enqueue", "parallel", "interrupt")]
+@pytest.mark.parametrize("clocks", [(None, None, None), (FOREVER, None, OLD)], ids=["same", "differ"])
+async def test_a_session_knows_its_runs_newest_first(log: EventLog, clocks: Sequence[int | None]) -> None:
+    strategies: Sequence[MultitaskStrategy] = ("enqueue", "parallel", "interrupt")
+    runs = [await queue(log, each, clock=clock) for each, clock in zip(strategies, clocks, strict=True)]
     await queue(log, user="bob")
     await queue(log, session="other")
     await queue(log, session=None)

@@ -212,10 +212,11 @@ async def test_positions_go_on_after_a_purge(log: SqlEventLog, url: str) -> None
 async def test_the_session_forgets_a_purged_run(log: SqlEventLog, url: str) -> None:
     old = await write_old(log)
     queued = Queued(agent="demo", user_id="ann", session_id="s-1", input="hi")
-    young = old_run_id(LATER)
-    await log.append(young, [queued, started(), COMPLETED])
+    young, newest = old_run_id(LATER), old_run_id(FOREVER)
+    for run_id in (young, newest):
+        await log.append(run_id, [queued, started(), COMPLETED])
     purge(url)
-    assert await log.session_runs("ann", "s-1", before=old_run_id(FOREVER), limit=10) == [young]
+    assert await log.session_runs("ann", "s-1", before=newest, limit=10) == [young]
     assert await log.session_runs("ann", "s-1", before=old, limit=10) == []
 
 

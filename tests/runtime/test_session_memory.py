@@ -12,7 +12,8 @@ from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog
 from runstore.runtime.session_memory import read_memory
 from runstore.runtime.strands_agent import StrandsAgent
-from tests.events import started, token
+from tests.events import CANCELLED, started, token
+from tests.purging import FOREVER, OLD, old_run_id
 from tests.runtime.recording import ListRecorder, context
 from tests.runtime.strands_kit import Playbook, agent, drive, say
 
@@ -36,9 +37,10 @@ async def run(
     name: str = "demo",
     ending: Event | None = None,
     session: str = "s",
+    clock: int | None = None,
 ) -> str:
-    """A run of the session that has ended."""
-    run_id = new_run_id()
+    """A run of the session that has ended. `clock`: the time where it was made, if it is not ours."""
+    run_id = new_run_id() if clock is None else old_run_id(clock)
     queued = Queued(agent=name, user_id="alice", input=asked, session_id=session)
     await log.append(run_id, [queued, started()], expected_seq=0)
     messages = [Message(agent=name, message=message) for message in said]
@@ -50,12 +52,17 @@ async def run(
 async def memory(log: EventLog, name: str = "demo", session: str = "s") -> list[dict[str, Any]]:
     """What a new run of the session begins with."""
     queued = Queued(agent=name, user_id="alice", input="next", session_id=session)
-    return await read_memory(log, new_run_id(), queued)
+    run_id = new_run_id()
+    await log.append(run_id, [queued, CANCELLED], expected_seq=0)
+    return await read_memory(log, run_id, queued)
 
 
-async def test_a_conversation_is_its_runs_inputs_and_messages_in_order(log: EventLog) -> None:
-    await run(log, "one", answer("two"))
-    await run(log, [{"text": "three"}], answer("four"))
+@pytest.mark.parametrize("clocks", [(None, None), (FOREVER, OLD)], ids=["same", "differ"])
+async def test_a_conversation_is_its_runs_inputs_and_messages_in_order(
+    log: EventLog, clocks: tuple[int | None, int | None]
+) -> None:
+    await run(log, "one", answer("two"), clock=clocks[0])
+    await run(log, [{"text": "three"}], answer("four"), clock=clocks[1])
     assert await memory(log) == [user("one"), answer("two"), user("three"), answer("four")]
 
 
@@ -83,8 +90,7 @@ async def test_a_run_that_was_purged_is_left_out(
     log: EventLog, monkeypatch: pytest.MonkeyPatch, listed: bool
 ) -> None:
     purged = await run(log, "one", answer("two"))
-    await run(log, "three", answer("four"))
-    runs = await log.session_runs("alice", "s", before=new_run_id(), limit=10)
+    runs = [await run(log, "three", answer("four")), purged]
     summary = Purged(
         by="retention", user_id="alice", agent="demo", session_id="s", status="success", created_at=1,
         completed_at=2, counts={},
@@ -122,8 +128,13 @@ async def test_the_newest_runs_are_remembered_as_far_as_there_is_room(
     found = await memory(log)
     assert [found[0], found[2]] == [user("question 3"), user("question 4")]
     assert len(found) == 4
+
+
+async def test_so_many_runs_are_looked_at(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        await run(log, f"question {number}", answer("yes"))
     monkeypatch.setattr("runstore.runtime.session_memory.MAX_RUNS", 1)
-    assert (await memory(log))[0] == user("question 4")
+    assert await memory(log) == [user("question 2"), answer("yes")]
 
 
 async def test_an_agent_hears_its_memory_before_its_input() -> None:

@@ -174,7 +174,7 @@ class EventLog(Protocol):
         """The attempt of each of these runs, 0: queued; one that has ended is left out."""
 
     async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
-        """The runs of a user's session that were made before a run, newest first; without purged ones."""
+        """The runs of a user's session that were queued before one of them, newest first; no purged ones."""
 
     async def close(self) -> None:
         """Commit what is queued, then let go. Safe to call twice."""

@@ -73,7 +73,8 @@ class MemoryEventLog:
     async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
         with self._store.lock:
             runs = self._store.conversations.get((user_id, session_id), [])
-        return sorted([run_id for run_id in runs if run_id < before], reverse=True)[:limit]
+            earlier = runs[: runs.index(before)] if before in runs else []
+        return earlier[::-1][:limit]
 
     async def close(self) -> None:
         await self._writer.close()
@@ -93,9 +94,9 @@ class MemoryStore:
         self.open: dict[str, OpenRun] = {}
         self.log: list[RecordedEvent] = []
         self.keys: dict[tuple[str, str], UsedKey] = {}
-        self.sessions: dict[str, Session | None] = {}  # whose turns the open runs take
+        self.sessions: dict[str, Session | None] = {}  # whose turns the open runs take, as they were queued
         self.active: dict[Session, str] = {}
-        self.conversations: dict[Session, list[str]] = {}  # the runs of each session
+        self.conversations: dict[Session, list[str]] = {}  # the runs of each session, as they were queued
         self._positions = count(1)
 
     def commit(self, batch: Sequence[Append]) -> CommitResult:
@@ -170,17 +171,13 @@ class MemoryStore:
 
     def _find_place(self, run_id: str) -> Place | None:
         session = self.sessions.get(run_id)
-        return None if session is None else Place(session, run_id, self.open[run_id].queued_at)
+        return None if session is None else Place(session, run_id, self.runs[run_id][0].position)
 
     def _find_before(self, place: Place, most: int) -> list[str]:
-        line = [
-            (self.open[run_id].queued_at, run_id)
-            for run_id, session in self.sessions.items()
-            if session == place.session
-        ]
-        if place.queued_at is not None:
-            line = [each for each in line if each < (place.queued_at, place.run_id)]
-        return [run_id for _, run_id in sorted(line, reverse=True)[:most]]
+        line = [run_id for run_id, session in self.sessions.items() if session == place.session]
+        if place.position is not None:
+            line = line[: line.index(place.run_id)]
+        return line[::-1][:most]
 
 
 def _follow(run: OpenRun | None, run_id: str, event: EncodedEvent) -> OpenRun | None:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, bindparam, func, or_, select
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import RunPurged
@@ -47,6 +47,25 @@ _LAST_SEQS = select(  # each run's last seq is one step from the end of its part
 ).where(_first.c.seq == 1, _first.c.run_id.in_(bindparam("runs", expanding=True)))
 _ATTEMPTS = select(open_runs.c.run_id, open_runs.c.attempt).where(
     open_runs.c.run_id.in_(bindparam("runs", expanding=True))
+)
+
+
+def first_position(run_id: ColumnElement[str]) -> ScalarSelect[int]:
+    """Where a run begins in the log: a user's runs are in the order they were queued, whatever the clocks.
+
+    For that order the user's lock is held as they are stored. A subquery, run by run: joined with many runs,
+    PostgreSQL may read the whole table.
+    """
+    return select(_first.c.position).where(_first.c.run_id == run_id, _first.c.seq == 1).scalar_subquery()
+
+
+_session = session_runs.c
+_SESSION_RUNS = (
+    select(_session.run_id)
+    .where(_session.user_id == bindparam("user"), _session.session_id == bindparam("session"))
+    .where(first_position(_session.run_id) < first_position(bindparam("before")))
+    .order_by(first_position(_session.run_id).desc())
+    .limit(bindparam("limit"))
 )
 
 
@@ -134,11 +153,8 @@ def read_all(
 def read_session_runs(
     connection: Connection, user_id: str, session_id: str, before: str, limit: int
 ) -> list[str]:
-    runs = session_runs.c
-    query = select(runs.run_id).where(
-        runs.user_id == user_id, runs.session_id == session_id, runs.run_id < before
-    )
-    return list(connection.execute(query.order_by(runs.run_id.desc()).limit(limit)).scalars())
+    session = {"user": user_id, "session": session_id, "before": before, "limit": limit}
+    return list(connection.execute(_SESSION_RUNS, session).scalars())
 
 
 def last_position(connection: Connection) -> int:

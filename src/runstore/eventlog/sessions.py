@@ -11,13 +11,14 @@ from itertools import takewhile
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import SessionBusy
 from runstore.core.events import SUPERSEDED, CancelRequested, MultitaskStrategy, Queued, Started
 from runstore.core.ports import Head
 from runstore.eventlog.admission import Append
+from runstore.eventlog.queries import first_position
 from runstore.eventlog.schema import open_runs, sessions
 
 MAX_SUPERSEDED = 1_000  # runs that one interrupts, the newest: as many as a user may have by default
@@ -26,11 +27,11 @@ Session = tuple[str, str]  # user, session id
 
 
 class Place(Struct, frozen=True):
-    """A run's place in the line of its session. `queued_at`: None until it is stored, and thus the last."""
+    """A run's place in the line of its session. `position`: None until it is stored, and thus the last."""
 
     session: Session
     run_id: str
-    queued_at: int | None = None
+    position: int | None = None
 
 
 class Wish(Struct, frozen=True):
@@ -120,7 +121,7 @@ class Sessions:
     def _before(self, place: Place, most: int) -> list[str]:
         """The open runs before a place, newest first."""
         queued: list[str] = []
-        if place.queued_at is None:  # nothing of this batch comes before what is stored
+        if place.position is None:  # nothing of this batch comes before what is stored
             others = takewhile(lambda other: other != place, self._queued.values())
             queued = [other.run_id for other in others if other and other.session == place.session]
         stored = self._find_before(place, most + len(self._ended))
@@ -132,7 +133,8 @@ def read_wish(event: EncodedEvent) -> Wish:
 
 
 _open = open_runs.c
-_PLACE = select(_open.user_id, _open.session_id, _open.queued_at).where(_open.run_id == bindparam("run"))
+_position = first_position(_open.run_id)
+_PLACE = select(_open.user_id, _open.session_id, _position).where(_open.run_id == bindparam("run"))
 _ACTIVE = (
     select(sessions.c.run_id)
     .join(open_runs, _open.run_id == sessions.c.run_id)
@@ -141,15 +143,10 @@ _ACTIVE = (
 _LINE = (
     select(_open.run_id)
     .where(_open.user_id == bindparam("user"), _open.session_id == bindparam("session"))
-    .order_by(_open.queued_at.desc(), _open.run_id.desc())
+    .order_by(_position.desc())
     .limit(bindparam("most"))
 )
-_BEFORE = _LINE.where(
-    or_(
-        _open.queued_at < bindparam("at"),
-        and_(_open.queued_at == bindparam("at"), _open.run_id < bindparam("run")),
-    )
-)
+_BEFORE = _LINE.where(_position < bindparam("position"))
 _FREE = delete(sessions).where(
     sessions.c.user_id == bindparam("user"), sessions.c.session_id == bindparam("session")
 )
@@ -187,6 +184,6 @@ def _find_active(connection: Connection, session: Session) -> str | None:
 
 def _find_before(connection: Connection, place: Place, most: int) -> Sequence[str]:
     line = {"user": place.session[0], "session": place.session[1], "most": most}
-    if place.queued_at is None:
+    if place.position is None:
         return connection.execute(_LINE, line).scalars().all()
-    return connection.execute(_BEFORE, {**line, "at": place.queued_at, "run": place.run_id}).scalars().all()
+    return connection.execute(_BEFORE, {**line, "position": place.position}).scalars().all()

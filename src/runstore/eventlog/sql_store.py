@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from runstore.columns import pack_run_id
 from runstore.core.codec import EncodedEvent
 from runstore.core.errors import AppendRefused, LogUnavailable, RunstoreError
+from runstore.core.events import Queued
 from runstore.core.ports import Committed, Head, InlineProjection
 from runstore.core.run import EVOLVING_TYPES
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
@@ -53,8 +54,9 @@ class _Admitted(Struct, frozen=True):
         return CommitResult(self.outcomes, commits)
 
     def rows(self, append_id: bytes) -> list[Row]:
+        """Sorted by run and seq; before all others new runs, whose positions are in the order they came."""
         rows: list[Row] = []
-        for run_id, events in sorted(self.changes.items()):
+        for run_id, events in sorted(self.changes.items(), key=_new_first):
             packed, first = pack_run_id(run_id), self.heads[run_id].seq - len(events) + 1
             rows += [
                 (packed, seq, e.type, e.version, e.ends, e.at, append_id, e.data)
@@ -261,6 +263,11 @@ def _admit_all(
             with suppress(AppendRefused):  # it has ended since it was found to be open, and need not stop
                 let_in(other.run_id, admit(heads[other.run_id], other))
     return outcomes, dict(changes)
+
+
+def _new_first(change: tuple[str, list[EncodedEvent]]) -> str:
+    run_id, events = change
+    return "" if events[0].type == Queued.type else run_id
 
 
 def _only_evolving(changes: dict[str, list[EncodedEvent]]) -> dict[str, list[EncodedEvent]]:

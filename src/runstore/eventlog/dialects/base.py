@@ -62,7 +62,10 @@ class Dialect(Protocol):
         """Write something of no meaning: a disk that is full, or a database that is read-only, refuses it."""
 
     def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
-        """Store rows, sorted by run and seq. Raises an error that `is_conflict` when a seq is taken."""
+        """Store rows, in this order of positions. Raises an error that `is_conflict` when a seq is taken.
+
+        Sorted by run and seq, but for new runs, which come first: two writers never wait for each other.
+        """
 
     def closed_upto(self, after: int) -> int | None:
         """The position up to which no event will appear any more; None: all that can be read is final.
