@@ -385,6 +385,30 @@ async def test_an_idle_stream_finds_what_another_process_wrote(
 # ---- waiting for the end ----
 
 
+async def test_a_stream_does_not_ask_on_and_on_for_what_the_log_has_not(
+    log: EventLog, feed: MemoryFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a database was restored and Redis was not emptied."""
+    run_id = await start_run(log)
+    looks, head = 0, log.head
+
+    async def counted(run_id: str) -> Head | None:
+        nonlocal looks
+        looks += 1
+        return await head(run_id)
+
+    monkeypatch.setattr(log, "head", counted)
+    stream = Tail(log, feed, run_id, after=0, idle_s=0.01).frames()
+    assert seqs(await anext(stream)) == [1, 2]
+    feed.notice({run_id: 99})
+    async with asyncio.timeout(DEADLINE_S):
+        assert [await anext(stream) for _ in range(5)] == [b""] * 5
+    assert looks <= 1 + 1 + 5, "one for the history, one for the news, one for each sign of life"
+    await log.append(run_id, [COMPLETED])
+    async with asyncio.timeout(DEADLINE_S):
+        assert seqs(b"".join([body async for body in stream])) == [3]
+
+
 async def test_waiting_for_the_end_ends_with_the_run(log: EventLog, feed: MemoryFeed) -> None:
     run_id = await start_run(log)
     waiting = asyncio.create_task(wait_until_ended(log, feed, run_id, timeout_s=DEADLINE_S))

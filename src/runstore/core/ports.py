@@ -199,6 +199,9 @@ class Subscription(Protocol):
     def take(self, after: int) -> Sequence[Chunk] | None:
         """What has come and joins on to `after`; None when there is a gap: read the log."""
 
+    def correct(self, last: int) -> None:
+        """The log ends at `last`, as read since the last `take`: what the feed has beyond is none of it."""
+
     async def wait(self, timeout_s: float) -> bool:
         """Wait for news since the last `take`; False after `timeout_s`, or when the feed closes."""
 

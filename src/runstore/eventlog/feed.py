@@ -68,6 +68,13 @@ class MemorySubscription:
             gap = chunks[-1].first > after + 1 if chunks else self._channel.last > after
         return None if gap else chunks[::-1]
 
+    def correct(self, last: int) -> None:
+        """See `Subscription.correct`. News since the last `take` may be newer than the look at the log."""
+        with self._channel.lock:
+            if self._channel.version == self._seen:
+                self._channel.clear()
+                self._channel.last = last
+
     async def wait(self, timeout_s: float) -> bool:
         """See `Subscription.wait`."""
         loop = asyncio.get_running_loop()

@@ -54,7 +54,9 @@ class Tail:
                         if body := await self._replay():
                             yield body
                     elif (chunks := live.take(self._cursor)) is None:  # more came than the feed keeps
-                        self._history = -1
+                        await self._find_history()
+                        if self._history <= self._cursor:
+                            live.correct(self._history)
                     elif chunks:
                         if body := self._join(chunks):
                             yield body
