@@ -1,19 +1,23 @@
 """Who is taken for dead: only who gave no sign of life for a whole lease, while it could have been seen."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from runstore.app import open_runtime
+from runstore.eventlog.dialects import open_dialect
 from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.sql import SqlEventLog
 from runstore.settings import ServerSettings, Settings
-from runstore.workers import HeartbeatLeases, ListedLeases
+from runstore.workers import HeartbeatLeases, ListedLeases, read_workers
 from tests.database import make_database, open_sqlite_log
 from tests.polling import DEADLINE_S, until
+from tests.servers.databases import KINDS
 
 LOOKS_S = 0.5  # between two looks, as the supervisor's
 FOR_EVER_S = 3_600.0  # the lease of a worker that beats when it begins, and then not again
@@ -106,6 +110,39 @@ async def test_a_worker_that_has_woken_up_is_not_forgotten(
     await worker._beat()  # between the look and what is done about it
     await watcher.forget(set())
     assert await watcher.dead({worker.worker_id, dead.worker_id}) == {dead.worker_id: False}
+
+
+@contextmanager
+def writers_kept_out(url: str) -> Iterator[None]:
+    """Somebody else holds the barrier."""
+    dialect = open_dialect(make_url(url), hurried=False)
+    with closing(dialect), dialect.engine.connect() as connection:
+        dialect.begin_write(connection, alone=True)
+        yield
+
+
+@pytest.mark.parametrize("database_url", KINDS, indirect=True)
+async def test_a_worker_begins_while_nobody_may_append(
+    open_shared: Callable[..., SqlEventLog], database_url: str
+) -> None:
+    worker = HeartbeatLeases(open_shared(), lease_s=FOR_EVER_S, capacity=1)
+    with writers_kept_out(database_url):
+        await worker.hold()
+    assert worker.held
+    await worker.release()
+
+
+@pytest.mark.parametrize("database_url", KINDS, indirect=True)
+async def test_a_worker_leaves_while_nobody_may_append(
+    open_shared: Callable[..., SqlEventLog], database_url: str
+) -> None:
+    """Else what it handed over would wait for a whole lease, and count as lost."""
+    log = open_shared()
+    worker = HeartbeatLeases(log, lease_s=FOR_EVER_S, capacity=1)
+    await worker.hold()
+    with writers_kept_out(database_url):
+        await worker.release()
+    assert await log.query(read_workers) == []
 
 
 class Slow:

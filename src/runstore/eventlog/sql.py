@@ -26,7 +26,7 @@ from runstore.eventlog.queries import (
     read_run,
     read_session_runs,
 )
-from runstore.eventlog.sql_store import SqlStore, begin_write
+from runstore.eventlog.sql_store import SqlStore, begin
 from runstore.eventlog.writer import Writer
 
 T = TypeVar("T")
@@ -113,7 +113,8 @@ class SqlEventLog:
         For what is no event. What it raises is raised here, and nothing is stored.
 
         Args:
-            alone: nobody else writes meanwhile.
+            alone: nobody else writes meanwhile. Otherwise those who append go on; on a server neither waits
+                for the other.
 
         Raises:
             LogUnavailable: the database takes no writes now.
@@ -159,8 +160,9 @@ class SqlEventLog:
             return function(connection, *arguments)  # on a new connection: the server may have come back
 
     def _writing(self, function: Callable[..., T], arguments: tuple[Any, ...], alone: bool) -> T:
+        how = partial(self._dialect.begin_write, alone=True) if alone else self._dialect.begin_apart
         with self._connected() as connection:
-            begin_write(self._dialect, connection, alone=alone)
+            begin(connection, how)
             done = function(connection, *arguments)
             connection.commit()
             return done

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import count
+from typing import TypeVar
 
 from msgspec import Struct
 from sqlalchemy import Connection
@@ -22,6 +23,8 @@ from runstore.eventlog.dialects import Dialect, Row
 from runstore.eventlog.queries import read_append_id, read_head
 from runstore.eventlog.rules import Rules, read_rules, users_of, write_rules
 from runstore.eventlog.writer import CommitResult, Outcome
+
+T = TypeVar("T")
 
 TRIES = 2  # side by side with other writers; then alone, which cannot conflict
 MAX_KNOWN_HEADS = 10_000  # runs that others may close without our noticing; a forgotten head is read again
@@ -65,15 +68,20 @@ class _Admitted(Struct, frozen=True):
         return rows
 
 
-def begin_write(dialect: Dialect, connection: Connection, *, alone: bool) -> int:
-    """`Dialect.begin_write`; again if the connection has gone since it was last used."""
+def begin(connection: Connection, how: Callable[[Connection], T]) -> T:
+    """Begin a transaction in a dialect's way; again if the connection has gone since it was last used."""
     try:
-        return dialect.begin_write(connection, alone=alone)
+        return how(connection)
     except Exception:
         if not connection.invalidated:
             raise
         connection.rollback()
-        return dialect.begin_write(connection, alone=alone)
+        return how(connection)
+
+
+def begin_write(dialect: Dialect, connection: Connection, *, alone: bool) -> int:
+    """`Dialect.begin_write`, as `begin` does it."""
+    return begin(connection, partial(dialect.begin_write, alone=alone))
 
 
 class SqlStore:

@@ -55,6 +55,9 @@ class Dialect(Protocol):
         Returns how often events have been purged: no head is known any more that was read at another number.
         """
 
+    def begin_apart(self, connection: Connection) -> None:
+        """Start a transaction that appends nothing and reads no events: on a server it takes no barrier."""
+
     def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
         """Keep other writers from judging by what these users have, until the end of the transaction."""
 

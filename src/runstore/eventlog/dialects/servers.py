@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Engine, Select, exc, func, select
+from sqlalchemy import Connection, Engine, Select, exc, func, select
 from sqlalchemy.engine import URL
 
 from runstore.core.errors import LogUnavailable
@@ -75,6 +75,10 @@ class Server:
     def file(self) -> None:
         """See `Dialect.file`."""
         return None
+
+    def begin_apart(self, connection: Connection) -> None:
+        """See `Dialect.begin_apart`."""
+        connection.exec_driver_sql("BEGIN")
 
 
 class ServerErrors:

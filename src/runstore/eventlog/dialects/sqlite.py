@@ -82,6 +82,10 @@ class SqliteDialect:
         self._look_for_others(connection, version)
         return purges
 
+    def begin_apart(self, connection: Connection) -> None:
+        """See `Dialect.begin_apart`. Here it takes its turn as all who write."""
+        self.begin_write(connection)
+
     # SQLite has no queue of those who wait for its lock. They look again, after up to 100 ms if it is left to
     # SQLite, and a busy writer has taken it again long before.
 
