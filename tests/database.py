@@ -5,6 +5,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import make_url
 
 from runstore import migrations
@@ -19,6 +21,18 @@ def make_database(path: Path) -> Path:
     """An empty log at `path`. Migrated once for each test process, then copied: alembic takes its time."""
     path.write_bytes(_migrated())
     return path
+
+
+def make_old(path: Path, version: str) -> None:
+    """An empty database of an older release."""
+    dialect = open_database(path)
+    with dialect.engine.connect() as connection, dialect.migrating(connection):
+        config = Config()
+        config.set_main_option("script_location", "runstore:migrations")
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        command.upgrade(config, version)
+    dialect.engine.dispose()
 
 
 def open_database(path: Path) -> SqliteDialect:

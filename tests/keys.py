@@ -16,12 +16,12 @@ def make_key(folder: Path, user: str, role: keys.Role = "user", *, expires_in_s:
     """A key in the database of a server in `folder`."""
     now = time.time_ns() // 1_000_000
     expires_at = None if expires_in_s is None else now + int(expires_in_s * 1_000)
-    with write_to(url_of(folder)) as connection:
+    with write_to(url_of(folder), create=True) as connection:
         return keys.create_key(connection, user, role=role, name="", now=now, expires_at=expires_at)
 
 
 def revoke_key(folder: Path, key: str) -> None:
-    with write_to(url_of(folder)) as connection:
+    with write_to(url_of(folder), create=True) as connection:
         keys.revoke_key(connection, keys.key_id_of(key) or "", time.time_ns() // 1_000_000)
 
 

@@ -3,28 +3,13 @@
 import sqlite3
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-
 from runstore import migrations
 from runstore.core.events import Queued
 from runstore.core.ids import new_run_id
 from runstore.core.run import Run
 from runstore.eventlog.feed import MemoryFeed
 from runstore.projections.runs import RunQuery, find_runs
-from tests.database import migrate, open_database, open_sqlite_log
-
-
-def make_old(path: Path, version: str) -> None:
-    """An empty database of an older release."""
-    dialect = open_database(path)
-    with dialect.engine.connect() as connection, dialect.migrating(connection):
-        config = Config()
-        config.set_main_option("script_location", "runstore:migrations")
-        config.set_main_option("path_separator", "os")
-        config.attributes["connection"] = connection
-        command.upgrade(config, version)
-    dialect.engine.dispose()
+from tests.database import make_old, migrate, open_sqlite_log
 
 
 async def test_a_database_of_schema_0001_keeps_its_runs(tmp_path: Path) -> None:

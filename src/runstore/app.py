@@ -23,7 +23,7 @@ from starlette.applications import Starlette
 from runstore import keys
 from runstore.core.errors import AgentError, ConfigError
 from runstore.core.ports import Leases
-from runstore.database import open_database, opened_database, write_to
+from runstore.database import open_database, opened_database, read_from, write_to
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.head_poll import HeadPoll
 from runstore.eventlog.purge import Purge, Purgeable, PurgeCount
@@ -292,7 +292,8 @@ def check_exposure(settings: Settings) -> None:
     server = settings.server
     if server.authenticate is not None or not (server.exposed or "*" in server.cors_origins):
         return
-    with write_to(server.database_url) as connection:
+    open_database(server.database_url).close()  # which makes it, or brings it up
+    with read_from(server.database_url) as connection:
         if keys.any_keys(connection):
             return
     advice = "or make a key: runstore keys create --user NAME"
@@ -336,7 +337,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def rebuild_runs(url: str, progress: Progress, *, swap: bool) -> Difference:
     """Rebuild the run list from the log, or with `swap=False` only compare."""
-    with opened_database(url, create=False) as dialect:
+    with opened_database(url) as dialect:
         return rebuild(RebuildSource(dialect), RunList(read_evolving), progress, swap=swap)
 
 
@@ -354,7 +355,7 @@ def purge_runs(url: str, before: int, progress: Callable[[PurgeCount], None]) ->
 
 @contextmanager
 def _purge(url: str, before: int, progress: Callable[[PurgeCount], None]) -> Iterator[Purge]:
-    with opened_database(url, create=False) as dialect:
+    with opened_database(url) as dialect:
         purge = Purge(dialect, [RunList(read_evolving)], before, progress)
         try:
             yield purge
@@ -364,5 +365,5 @@ def _purge(url: str, before: int, progress: Callable[[PurgeCount], None]) -> Ite
 
 def drop_runs(url: str) -> int:
     """Empty the run list; returns how many runs it had. The log is untouched."""
-    with write_to(url, create=False) as connection:
+    with write_to(url) as connection:
         return RunList(read_evolving).drop(connection)

@@ -33,7 +33,7 @@ def create(
 
     now = _now()
     expires_at = None if expires is None else now + seconds_of("--expires", expires) * 1_000
-    with write_to(database_of(config, database_url)) as connection:
+    with write_to(database_of(config, database_url), create=True) as connection:
         key = create_key(connection, user, role=role, name=name, now=now, expires_at=expires_at)
     typer.echo(key)
     typer.echo(f"Key {key_id_of(key)} of {user}. Keep it: it is not shown again.", err=True)
@@ -49,10 +49,10 @@ def list_(
 
     Example: runstore keys list --json
     """
-    from runstore.database import write_to
+    from runstore.database import read_from
     from runstore.keys import list_keys
 
-    with write_to(database_of(config, database_url), create=False) as connection:
+    with read_from(database_of(config, database_url)) as connection:
         rows = [_shown(key) for key in list_keys(connection)]
     if as_json:
         import msgspec
@@ -82,7 +82,7 @@ def revoke(
     from runstore.database import write_to
     from runstore.keys import key_id_of, revoke_key
 
-    with write_to(database_of(config, database_url), create=False) as connection:
+    with write_to(database_of(config, database_url)) as connection:
         key = revoke_key(connection, key_id_of(key_id) or key_id, _now())
     already = " already" if key.revoked_at is not None else ""
     typer.echo(f"Key {key.key_id} of {key.user_id} is revoked{already}.")

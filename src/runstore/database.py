@@ -9,7 +9,7 @@ from sqlalchemy import Connection, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from runstore import migrations
-from runstore.core.errors import ConfigError
+from runstore.core.errors import ConfigError, SchemaMismatch
 from runstore.eventlog.dialects import FORMS, Dialect, open_dialect
 
 PASSWORD = re.compile(r":[^:@/]+@")  # in a URL that cannot be parsed
@@ -17,16 +17,17 @@ PASSWORD = re.compile(r":[^:@/]+@")  # in a URL that cannot be parsed
 log = structlog.get_logger(__name__)
 
 
-def open_database(url: str, *, create: bool = True, hurried: bool = False) -> Dialect:
-    """Open a database and bring its schema up to this release.
+def open_database(url: str, *, create: bool = True, upgrade: bool = True, hurried: bool = False) -> Dialect:
+    """Open a database that has, or is given, this release's schema.
 
     Args:
-        create: also if it has none yet.
+        create: make the schema where there is none.
+        upgrade: bring up one of an older release, which there is no way back from.
         hurried: give up statements that take long, as a process has to that serves.
 
     Raises:
         ConfigError: the URL is wrong, the server too old, or there is no log in it and `create` is False.
-        SchemaMismatch: the database is newer than this release.
+        SchemaMismatch: the database is newer than this release, or older and `upgrade` is False.
         LogUnavailable: it cannot be reached, or is read-only, locked, corrupt, or the disk is full.
     """
     try:
@@ -38,7 +39,7 @@ def open_database(url: str, *, create: bool = True, hurried: bool = False) -> Di
         raise ConfigError(f"database URL {url!r}: there is no file {dialect.file}")
     try:
         with _told_as_unavailable(dialect):
-            _bring_up(dialect, create)
+            _bring_up(dialect, create, upgrade)
     except BaseException:
         dialect.close()
         raise
@@ -46,9 +47,12 @@ def open_database(url: str, *, create: bool = True, hurried: bool = False) -> Di
 
 
 @contextmanager
-def opened_database(url: str, *, create: bool = True) -> Iterator[Dialect]:
-    """A database for one command, which may take its time. Raises as `open_database` does, all the while."""
-    dialect = open_database(url, create=create)
+def opened_database(url: str, *, create: bool = False) -> Iterator[Dialect]:
+    """A database for one command, which may take its time, and upgrades nothing.
+
+    Raises as `open_database` does, all the while.
+    """
+    dialect = open_database(url, create=create, upgrade=False)
     try:
         with _told_as_unavailable(dialect):
             yield dialect
@@ -57,7 +61,7 @@ def opened_database(url: str, *, create: bool = True) -> Iterator[Dialect]:
 
 
 @contextmanager
-def write_to(url: str, *, create: bool = True) -> Iterator[Connection]:
+def write_to(url: str, *, create: bool = False) -> Iterator[Connection]:
     """A transaction while nobody else writes; committed unless there was an error."""
     with opened_database(url, create=create) as dialect, dialect.engine.connect() as connection:
         dialect.begin_write(connection, alone=True)
@@ -68,19 +72,24 @@ def write_to(url: str, *, create: bool = True) -> Iterator[Connection]:
 @contextmanager
 def read_from(url: str) -> Iterator[Connection]:
     """A connection to a database that holds a log."""
-    with opened_database(url, create=False) as dialect, dialect.engine.connect() as connection:
+    with opened_database(url) as dialect, dialect.engine.connect() as connection:
         yield connection
 
 
-def _bring_up(dialect: Dialect, create: bool) -> None:
+def _bring_up(dialect: Dialect, create: bool, upgrade: bool) -> None:
     with dialect.engine.connect() as connection:
         dialect.check(connection)
         before = migrations.current_version(connection)
         if before is None and not create:
             raise ConfigError(f"database {dialect.place}: it holds no log; `runstore migrate` makes one")
-        connection.rollback()
         if before == migrations.HEAD:
             return
+        if before is not None and before < migrations.HEAD and not upgrade:
+            raise SchemaMismatch(
+                f"database {dialect.place}: it has schema {before}, and this release of runstore needs "
+                f"{migrations.HEAD}; make a backup, then `runstore migrate`"
+            )
+        connection.rollback()
         with dialect.migrating(connection):  # two starting processes do not both migrate
             before = migrations.upgrade(connection)
     if before != migrations.HEAD:

@@ -17,7 +17,7 @@ from runstore.cli import app
 from runstore.core.errors import ConfigError
 from runstore.eventlog import purge as purging
 from runstore.eventlog.feed import MemoryFeed
-from tests.database import make_database, open_log_at
+from tests.database import make_database, make_old, migrate, open_log_at
 from tests.keys import url_of
 from tests.purging import write_old
 from tests.server import ServerProcess, run_command, until
@@ -189,6 +189,23 @@ def test_an_option_goes_before_the_environment_and_that_before_the_file(tmp_path
     assert "file.db" in run_command("migrate", folder=tmp_path).stdout
     assert "variable.db" in run_command("migrate", folder=tmp_path, **variable).stdout
     assert "option.db" in run_command("migrate", *option, folder=tmp_path, **variable).stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "retention --older-than 90d --dry-run", "retention --older-than 90d", "workers", "projections verify",
+        "projections rebuild", "projections drop", "keys list", "keys create --user alice",
+        "keys revoke 3f9a1c02d4e5",
+    ],
+)  # fmt: skip
+def test_a_command_refuses_a_database_of_an_older_release_and_leaves_it_alone(
+    tmp_path: Path, command: str
+) -> None:
+    """There is no way back from it, and nobody has made a backup."""
+    make_old(tmp_path / "runstore.db", "0004")
+    refused(run_command(*command.split(), folder=tmp_path), "0004", "`runstore migrate`")
+    assert migrate(tmp_path / "runstore.db") == "0004"
 
 
 def test_serve_makes_a_database_where_there_is_none(tmp_path: Path) -> None:

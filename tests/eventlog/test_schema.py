@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -154,6 +155,16 @@ def test_a_newer_schema_is_refused(bare_url: str) -> None:
 def test_a_database_without_a_schema_holds_no_log(bare_url: str) -> None:
     with pytest.raises(ConfigError, match=r"no file|holds no log"):
         open_database(bare_url, create=False)
+
+
+def test_an_older_schema_is_left_as_it_is_unless_it_shall_be_upgraded(bare_url: str) -> None:
+    with closing(open_database(bare_url)) as dialect, dialect.engine.connect() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
+        connection.commit()
+        with pytest.raises(SchemaMismatch, match=r"0004.*`runstore migrate`"):
+            open_database(bare_url, upgrade=False)
+        connection.rollback()
+        assert migrations.current_version(connection) == "0004"
 
 
 @pytest.mark.parametrize("found", [(13, 21), (9,), None])
