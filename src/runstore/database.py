@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import structlog
 from sqlalchemy import Connection, make_url
@@ -39,7 +39,8 @@ def open_database(url: str, *, create: bool = True, upgrade: bool = True, hurrie
         raise ConfigError(f"database URL {url!r}: there is no file {dialect.file}")
     try:
         with _told_as_unavailable(dialect):
-            _bring_up(dialect, create, upgrade)
+            if _is_behind(dialect, create, upgrade):
+                _migrate(url)
     except BaseException:
         dialect.close()
         raise
@@ -76,22 +77,29 @@ def read_from(url: str) -> Iterator[Connection]:
         yield connection
 
 
-def _bring_up(dialect: Dialect, create: bool, upgrade: bool) -> None:
+def _is_behind(dialect: Dialect, create: bool, upgrade: bool) -> bool:
+    """Whether the schema has to be made or upgraded. Raises if it may not be."""
     with dialect.engine.connect() as connection:
         dialect.check(connection)
         before = migrations.current_version(connection)
-        if before is None and not create:
-            raise ConfigError(f"database {dialect.place}: it holds no log; `runstore migrate` makes one")
-        if before == migrations.HEAD:
-            return
-        if before is not None and before < migrations.HEAD and not upgrade:
-            raise SchemaMismatch(
-                f"database {dialect.place}: it has schema {before}, and this release of runstore needs "
-                f"{migrations.HEAD}; make a backup, then `runstore migrate`"
-            )
-        connection.rollback()
-        with dialect.migrating(connection):  # two starting processes do not both migrate
-            before = migrations.upgrade(connection)
+    if before is None and not create:
+        raise ConfigError(f"database {dialect.place}: it holds no log; `runstore migrate` makes one")
+    if before is not None and before < migrations.HEAD and not upgrade:
+        raise SchemaMismatch(
+            f"database {dialect.place}: it has schema {before}, and this release of runstore needs "
+            f"{migrations.HEAD}; make a backup, then `runstore migrate`"
+        )
+    return before != migrations.HEAD
+
+
+def _migrate(url: str) -> None:
+    """Over a connection that is in no hurry: another process's migration takes its time, and so may ours."""
+    with (
+        closing(open_dialect(make_url(url), hurried=False)) as dialect,
+        dialect.engine.connect() as connection,
+        dialect.migrating(connection),  # two starting processes do not both migrate
+    ):
+        before = migrations.upgrade(connection)
     if before != migrations.HEAD:
         log.info("migrated", database=dialect.place, before=before or "empty", now=migrations.HEAD)
 

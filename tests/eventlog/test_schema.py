@@ -1,5 +1,6 @@
 """What a database guarantees, whoever opens it, and how it comes by its schema; on each kind."""
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from runstore.eventlog.dialects.base import check_version
 from runstore.eventlog.sql import SqlEventLog
 from runstore.projections import schema as projections_schema
 from tests.events import close_run, start_run
+from tests.polling import until
 from tests.servers.databases import DATABASES, bare_database
 
 OpenLog = Callable[..., SqlEventLog]
@@ -35,6 +37,17 @@ METADATA = {
     "keys": keys.metadata,
     "hierarchies": hierarchies.metadata,
     "workers": workers.metadata,
+}
+WAITING = {  # whether somebody has waited for a migration's lock for longer than ANSWER_S, which is 1 s here
+    "postgresql": (
+        "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database "
+        "WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted "
+        "AND clock_timestamp() - waitstart > interval '1.2 s'"
+    ),
+    "mysql": (
+        "SELECT count(*) FROM information_schema.processlist "
+        "WHERE db = database() AND state = 'User lock' AND time_ms > 1200"
+    ),
 }
 ERRORS = (sqlite3.IntegrityError, psycopg.IntegrityError, pymysql.IntegrityError)
 events = schema.events
@@ -155,6 +168,25 @@ def test_a_newer_schema_is_refused(bare_url: str) -> None:
 def test_a_database_without_a_schema_holds_no_log(bare_url: str) -> None:
     with pytest.raises(ConfigError, match=r"no file|holds no log"):
         open_database(bare_url, create=False)
+
+
+@pytest.mark.parametrize("bare_url", WAITING, indirect=True)
+async def test_a_process_that_serves_waits_for_the_migration_of_another_one(
+    bare_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For longer than for an answer to anything else."""
+    kind = make_url(bare_url).get_backend_name()
+    monkeypatch.setattr(f"runstore.eventlog.dialects.{kind}.ANSWER_S", 1)
+    dialect = open_dialect(make_url(bare_url), hurried=False)
+    with closing(dialect), dialect.engine.connect() as looking, dialect.engine.connect() as connection:
+        with dialect.migrating(connection):
+            opening = asyncio.create_task(asyncio.to_thread(open_database, bare_url, hurried=True))
+            await until(lambda: opening.done() or waits(looking, WAITING[kind]))
+        (await opening).close()
+
+
+def waits(connection: Connection, statement: str) -> bool:
+    return bool(connection.exec_driver_sql(statement).scalar())
 
 
 def test_an_older_schema_is_left_as_it_is_unless_it_shall_be_upgraded(bare_url: str) -> None:
