@@ -27,7 +27,9 @@ from runstore.eventlog.dialects.servers import ClosedPositions, Server, ServerEr
 from runstore.eventlog.schema import barrier, user_locks
 
 LEAST_MARIADB, LEAST_MYSQL = (10, 6), (8, 0)
-LOCK_S = 2  # for other writers' commits; seconds are the unit of innodb_lock_wait_timeout
+ROW_LOCK_S = (
+    2  # for other writers' commits, be it all of them; the unit of innodb_lock_wait_timeout is a second
+)
 CLOSE_LOCK_S = 1  # for the barrier, when positions are closed; MariaDB can give up the statement sooner
 CLOSE_S = 0.2
 STATEMENT_TIMEOUT = 1969  # MariaDB's
@@ -63,7 +65,7 @@ class MysqlDialect(Server):
 
     def __init__(self, url: URL, *, hurried: bool = True) -> None:
         super().__init__(url)
-        self.engine = self._make_engine(LOCK_S, ANSWER_S if hurried else 0, pool_size=CONNECTIONS)
+        self.engine = self._make_engine(ROW_LOCK_S, ANSWER_S if hurried else 0, pool_size=CONNECTIONS)
         # Apart, and the only one that takes several statements at once: no value is ever put into their text.
         self._closing = self._make_engine(
             CLOSE_LOCK_S, CLOSE_S, flags=CLIENT.MULTI_STATEMENTS, pool_size=1, pool_pre_ping=True
