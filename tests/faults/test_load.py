@@ -20,7 +20,7 @@ model = "scripted"
 tokens = 100
 tokens_per_s = 100
 """
-RUNS = {"postgresql": 24, "mysql": 12, "sqlite": 12} if SOAK == 1 else dict.fromkeys(DATABASES, 200)
+RUNS = {"postgresql": 200, "mysql": 12, "sqlite": 12} if SOAK == 1 else dict.fromkeys(DATABASES, 200)
 
 
 @pytest.mark.parametrize("kind", RUNS)
