@@ -70,7 +70,7 @@ def test_a_url_without_a_database_is_refused(capsys: pytest.CaptureFixture[str],
 
 
 def test_a_port_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused_url(capsys, "postgresql+psycopg://me:secret@there:port/runs")
+    said = refused_url(capsys, "postgresql+psycopg://me:secret@there:port/runs?password=secret")
     assert "postgresql+psycopg://" in said
     assert "secret" not in said
 
@@ -80,11 +80,15 @@ def test_a_server_that_takes_too_little_at_once_is_refused(capsys: pytest.Captur
         assert "max_allowed_packet is 1,048,576" in refused_url(capsys, server.url)
 
 
+@pytest.mark.parametrize("option", [True, False])
 def test_the_password_is_not_shown_when_all_is_well(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: bool
 ) -> None:
-    with empty_database("postgresql", tmp_path) as url:
-        with_password = make_url(url).set(password="secret").render_as_string(hide_password=False)
+    with bare_database("postgresql", tmp_path) as url:
+        database = make_url(url).set(password="secret")
+        if option:
+            database = database.set(password=None).update_query_dict({"password": "secret"})
+        with_password = database.render_as_string(hide_password=False)
         monkeypatch.setattr(sys, "argv", ["runstore", "migrate", "--database-url", with_password])
         with pytest.raises(SystemExit) as left:
             cli.main()
@@ -110,7 +114,7 @@ def test_a_missing_driver_names_what_to_install(
 def test_a_server_that_is_not_there_is_told(
     capsys: pytest.CaptureFixture[str], free_port: int, kind: str
 ) -> None:
-    url = make_url(configured(kind)).set(port=free_port, password="secret")
+    url = make_url(configured(kind)).set(port=free_port).update_query_dict({"password": "secret"})
     said = refused_url(capsys, url.render_as_string(hide_password=False))
     assert "refused" in said
     assert "secret" not in said

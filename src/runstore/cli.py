@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -176,14 +177,12 @@ def migrate(database_url: DatabaseUrl = None, config: Config = None) -> None:
 
     Example: runstore migrate --database-url sqlite:///runstore.db
     """
-    from sqlalchemy import make_url
-
     from runstore.database import open_database
     from runstore.migrations import HEAD
 
     url = _settings(config, database_url=database_url).server.database_url
-    open_database(url).close()
-    typer.echo(f"{make_url(url).render_as_string(hide_password=True)}: schema {HEAD}")
+    with closing(open_database(url)) as dialect:
+        typer.echo(f"{dialect.place}: schema {HEAD}")
 
 
 @projections.command()

@@ -33,7 +33,7 @@ def open_database(url: str, *, create: bool = True, upgrade: bool = True, hurrie
     try:
         dialect = open_dialect(make_url(url), hurried=hurried)
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        shown = PASSWORD.sub(":***@", url)
+        shown = PASSWORD.sub(":***@", url).partition("?")[0]
         raise ConfigError(f"database URL {shown!r}: {error}; use {FORMS}", setting="database_url") from error
     if not create and dialect.file is not None and not dialect.file.exists():
         raise ConfigError(f"database URL {url!r}: there is no file {dialect.file}")

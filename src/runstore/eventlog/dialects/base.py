@@ -94,7 +94,8 @@ def wrong_url(url: URL, what: str) -> ConfigError:
 
 
 def shown(url: URL) -> str:
-    return url.render_as_string(hide_password=True)
+    """The URL without what is secret in it; its options may hold passwords too."""
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def user_slots(users: Collection[str]) -> list[int]:
