@@ -8,17 +8,20 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 
+import runstore
 from runstore.core.codec import frame
-from runstore.core.errors import LogUnavailable
+from runstore.core.errors import LogUnavailable, SessionBusy
 from runstore.eventlog import writer
 from runstore.eventlog.dialects import mysql, postgresql
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.tail import Tail
+from runstore.projections.runs import RunQuery
 from tests.commits import Side
 from tests.database import open_log_at
 from tests.events import COMPLETED, note, offer, read_run, start_run, texts, token
@@ -128,6 +131,32 @@ async def test_what_somebody_else_appends_meanwhile_is_neither_lost_nor_written_
         link.accept()
         assert await appending == (5 if side == "before" else 4)
         assert await texts(log, run_id) == (["2", "0", "1"] if side == "before" else ["0", "1", "2"])
+
+
+@pytest.mark.usefixtures("impatience")
+@pytest.mark.parametrize("side", SIDES)
+async def test_a_programs_run_whose_beginning_was_cut_does_not_stay_open(link: Link, side: Side) -> None:
+    async with runstore.open(link.url) as store:
+        for number in range(SOAK):
+            session = f"{side} {number}"
+            cut = link.cut_commit(side, carrying=b"lifecycle.started")
+            with pytest.raises(LogUnavailable):
+                async with store.begin("importer", session_id=session):
+                    raise AssertionError("the block is not entered")
+            await asyncio.to_thread(cut.wait)
+            await until(partial(is_free, store, session))
+            following, *cut_ones = await store.find(RunQuery(session_id=session))
+            assert following.status == "success"
+            assert [run.status for run in cut_ones] == (["error"] if side == "after" else [])
+
+
+async def is_free(store: runstore.LocalStore, session: str) -> bool:
+    """Whether the session has no open run, and the log takes writes."""
+    try:
+        async with store.begin("importer", session_id=session):
+            return True
+    except (LogUnavailable, SessionBusy):
+        return False
 
 
 async def test_a_commit_that_arrives_when_its_writer_has_reconnected_is_waited_for(

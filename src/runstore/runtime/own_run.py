@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from runstore.core.errors import AppendRefused, InvalidEvent
+from runstore.core.errors import AppendRefused, InvalidEvent, LogUnavailable, RunNotFound
 from runstore.core.events import (
     Cancelled,
     Completed,
@@ -21,6 +21,7 @@ from runstore.core.ports import EventLog, Leases
 from runstore.runtime.executor import failure
 from runstore.runtime.recorder import Recorder
 
+END_S = 1.0  # for an ending to be stored before its block is left; in an outage it is stored afterwards
 OF_THE_BLOCK = (Queued, Started, Completed, Failed, Cancelled)  # what begins and ends the run
 
 
@@ -65,13 +66,13 @@ async def own_run(log: EventLog, leases: Leases, *, agent: str, **queued: Any) -
         Queued(agent=agent, definition={"recorded": True}, **queued),
         Started(worker_id=leases.worker_id, attempt=1, reason="claimed"),
     ]
-    await log.append(run_id, beginning, expected_seq=0)
     run = OwnRun(run_id, agent, Recorder(log, run_id, attempt=1))
     try:
+        await log.append(run_id, beginning, expected_seq=0)  # given up, it may come to be stored all the same
         yield run
         await log.append(run_id, [Completed(result=run.result, usage=run.usage)], attempt=1, patient=True)
     except asyncio.CancelledError:
-        await asyncio.shield(_end(log, run_id, Cancelled(reason="cancelled")))
+        await _end(log, run_id, Cancelled(reason="cancelled"))
         raise
     except Exception as error:
         await _end(log, run_id, failure(error))
@@ -79,7 +80,13 @@ async def own_run(log: EventLog, leases: Leases, *, agent: str, **queued: Any) -
 
 
 async def _end(log: EventLog, run_id: str, ending: Event) -> None:
-    with suppress(AppendRefused):  # it has ended already, which is why the block raised
+    """See to it that a run ends, whoever is cancelled meanwhile."""
+    await asyncio.wait([asyncio.create_task(_append(log, run_id, ending))], timeout=END_S)
+
+
+async def _append(log: EventLog, run_id: str, ending: Event) -> None:
+    # It has ended already, or never begun, which is why the block raised; or the log was closed.
+    with suppress(AppendRefused, RunNotFound, LogUnavailable):
         await log.append(run_id, [ending], attempt=1, patient=True)
 
 
