@@ -140,7 +140,7 @@ async def test_full_it_takes_nothing_and_is_back_when_there_is_room() -> None:
         assert here.dropped > 1
         assert not here.connected
         with there.subscribe(RUN):  # its reader goes on, and cannot be woken
-            await until(lambda: there.streams == 3)
+            await until(lambda: there.streams == 3 and not there.connected)
         client.config_set("maxmemory", "0")
         await hears(here, there)
         await until(lambda: here.connected and there.connected)
