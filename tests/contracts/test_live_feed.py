@@ -83,6 +83,16 @@ def test_a_commit_that_the_feed_never_heard_of_reads_as_a_gap(feed: LiveFeed) ->
         assert seqs(live.take(3), after=3) == [4]
 
 
+async def test_what_is_published_while_a_reader_looks_at_the_log_wakes_it_though_the_feed_was_ahead() -> None:
+    feed = MemoryFeed()
+    with feed.subscribe(RUN) as live:
+        feed.notice({RUN: 99})  # of a log that was restored since
+        assert live.take(2) is None
+        feed.publish([committed(3, token())])
+        live.correct(2)  # as it was read just before
+        assert await live.wait(DEADLINE_S)
+
+
 def test_a_commit_that_comes_late_or_again_changes_nothing(feed: LiveFeed) -> None:
     first, second, third = committed(1, QUEUED), committed(2, token()), committed(3, token())
     with feed.subscribe(RUN) as live:

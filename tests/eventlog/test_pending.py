@@ -124,6 +124,15 @@ def test_a_batch_of_endings_behind_text_is_bounded() -> None:
     assert len(ended) == 7
 
 
+def test_what_is_awaited_does_not_wait_behind_floods_that_end() -> None:
+    waiting = PendingAppends()
+    for number in range(8):
+        flood(waiting, f"{number}")
+        waiting.put(awaited(f"{number}", COMPLETED))
+    waiting.put(awaited("late", QUEUED))
+    assert waiting.take()[0].run_id == "late"
+
+
 def test_what_is_awaited_does_not_keep_text_waiting_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "MAX_BATCH_EVENTS", 4)
     waiting = PendingAppends()

@@ -108,10 +108,10 @@ class _Channel:
         self.waiting: Waiting = {}
 
     def push(self, chunk: FrameChunk) -> "Waiting":
-        """Add a chunk; returns who waited for it. One that comes late, or again, changes nothing."""
+        """Add a chunk; returns who waited for it. One that comes late, or again, is news, but is not kept."""
         with self.lock:
             if chunk.last <= self.last:
-                return {}
+                return self.stir()
             if chunk.first > self.last + 1:  # another process wrote in between
                 self.clear()
             self.ring.append(chunk)

@@ -170,7 +170,8 @@ class PendingAppends:
 
     def _take_turns(self) -> list[Append]:
         batch = _Batch()
-        for run_id in [run_id for run_id, lane in self._lanes.items() if lane.urgent]:
+        urgent = [run_id for run_id, lane in self._lanes.items() if lane.urgent]
+        for run_id in sorted(urgent, key=lambda run_id: self._lanes[run_id].events):  # none behind a flood
             if batch.full:
                 break
             while (lane := self._lanes.get(run_id)) and lane.urgent:
