@@ -166,7 +166,11 @@ class Processes:
 
     def _fork(self) -> tuple[socket.socket, socket.socket]:
         with self._lock, self._told_as_agent_error():
-            return self._have_server().fork()
+            try:
+                return self._have_server().fork()
+            except ConnectionError:  # it has just ended, though it seemed to be alive
+                self._drop_server()
+                return self._have_server().fork()
 
     def _have_server(self) -> _ForkServer:
         if self._server is None or not self._server.alive:
