@@ -73,8 +73,8 @@ def leaving_nothing(server: ServerProcess) -> Iterator[ServerProcess]:
         assert server.wait() == 0
         assert time.monotonic() - begun_at < LEFT_S, server.log
         lines = [line for line in server.log.splitlines() if not line.startswith("expected")]
-        broken = [line for line in lines if "Traceback" in line or "Error" in line]
-        assert not broken, server.log[:20_000]
+        broken = [n for n, line in enumerate(lines) if "Traceback" in line or "Error" in line]
+        assert not broken, "\n".join(lines[max(0, broken[0] - 5) : broken[-1] + 5])[:20_000]
         until(lambda: not marked(server), "nothing is left of the server")
     finally:
         server.close()
