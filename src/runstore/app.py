@@ -292,8 +292,7 @@ def check_exposure(settings: Settings) -> None:
     server = settings.server
     if server.authenticate is not None or not (server.exposed or "*" in server.cors_origins):
         return
-    open_database(server.database_url).close()  # which makes it, or brings it up
-    with read_from(server.database_url) as connection:
+    with read_from(server.database_url, create=True, upgrade=True) as connection:
         if keys.any_keys(connection):
             return
     advice = "or make a key: runstore keys create --user NAME"

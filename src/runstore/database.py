@@ -48,12 +48,9 @@ def open_database(url: str, *, create: bool = True, upgrade: bool = True, hurrie
 
 
 @contextmanager
-def opened_database(url: str, *, create: bool = False) -> Iterator[Dialect]:
-    """A database for one command, which may take its time, and upgrades nothing.
-
-    Raises as `open_database` does, all the while.
-    """
-    dialect = open_database(url, create=create, upgrade=False)
+def opened_database(url: str, *, create: bool = False, upgrade: bool = False) -> Iterator[Dialect]:
+    """A database for one command, which may take its time. Raises as `open_database` does, all the while."""
+    dialect = open_database(url, create=create, upgrade=upgrade)
     try:
         with _told_as_unavailable(dialect):
             yield dialect
@@ -71,9 +68,12 @@ def write_to(url: str, *, create: bool = False) -> Iterator[Connection]:
 
 
 @contextmanager
-def read_from(url: str) -> Iterator[Connection]:
+def read_from(url: str, *, create: bool = False, upgrade: bool = False) -> Iterator[Connection]:
     """A connection to a database that holds a log."""
-    with opened_database(url) as dialect, dialect.engine.connect() as connection:
+    with (
+        opened_database(url, create=create, upgrade=upgrade) as dialect,
+        dialect.engine.connect() as connection,
+    ):
         yield connection
 
 

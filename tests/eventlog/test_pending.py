@@ -124,6 +124,17 @@ def test_a_batch_of_endings_behind_text_is_bounded() -> None:
     assert len(ended) == 7
 
 
+def test_text_that_cancels_discard_fills_no_batch() -> None:
+    waiting = PendingAppends()
+    for number in range(8):
+        flood(waiting, f"{number}")
+        waiting.put(awaited(f"{number}", COMPLETED if number % 2 else CANCEL))
+    taken = without_cancelled_text(waiting.take())
+    cancels = [append.run_id for append in taken if append.events[0].type == CANCEL.type]
+    assert cancels == ["0", "2", "4", "6"]
+    assert {append.run_id for append in taken[: len(cancels)]} == {*cancels}
+
+
 def test_what_is_awaited_does_not_wait_behind_floods_that_end() -> None:
     waiting = PendingAppends()
     for number in range(8):

@@ -15,7 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, delete, insert, inspect, make_url, text, update
 from sqlalchemy.exc import DBAPIError
 
-from runstore import hierarchies, keys, migrations, workers
+from runstore import migrations
 from runstore.columns import pack_run_id
 from runstore.core.errors import ConfigError, SchemaMismatch
 from runstore.core.ids import new_run_id
@@ -24,20 +24,12 @@ from runstore.eventlog import schema
 from runstore.eventlog.dialects import Dialect, open_dialect
 from runstore.eventlog.dialects.base import check_version
 from runstore.eventlog.sql import SqlEventLog
-from runstore.projections import schema as projections_schema
 from tests.events import close_run, start_run
 from tests.polling import until
-from tests.servers.databases import DATABASES, bare_database
+from tests.servers.databases import DATABASES, METADATA, bare_database
 
 OpenLog = Callable[..., SqlEventLog]
 
-METADATA = {
-    "log": schema.metadata,
-    "projections": projections_schema.metadata,
-    "keys": keys.metadata,
-    "hierarchies": hierarchies.metadata,
-    "workers": workers.metadata,
-}
 WAITING = {  # whether somebody has waited for a migration's lock for longer than ANSWER_S, which is 1 s here
     "postgresql": (
         "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database "

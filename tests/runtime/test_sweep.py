@@ -1,6 +1,6 @@
 """What a worker looks for by itself: nothing is overlooked, however much there is that needs no look."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,11 +10,9 @@ from runstore.app import Runtime, open_runtime
 from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog
-from runstore.eventlog.feed import MemoryFeed
 from runstore.runtime import supervisor
 from runstore.runtime.leases import FileLeases
 from runstore.settings import ServerSettings, Settings
-from tests.database import open_sqlite_log
 from tests.polling import DEADLINE_S
 
 SWEPT = 2
@@ -26,11 +24,9 @@ def _sweeps_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def elsewhere(database: Path) -> AsyncIterator[EventLog]:
+async def elsewhere(open_log: Callable[..., EventLog]) -> EventLog:
     """Another process on the same database, of which nothing is heard."""
-    log = open_sqlite_log(database, MemoryFeed())
-    yield log
-    await log.close()
+    return open_log()
 
 
 @pytest.fixture

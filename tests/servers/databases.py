@@ -25,11 +25,17 @@ from tests.servers.names import left_over, new_name
 from tests.servers.shared import shared_database
 
 DATABASES = ("sqlite", "postgresql", "mysql")
-METADATA = (schema, projections_schema, keys, hierarchies, workers)
+METADATA = {
+    "log": schema.metadata,
+    "projections": projections_schema.metadata,
+    "keys": keys.metadata,
+    "hierarchies": hierarchies.metadata,
+    "workers": workers.metadata,
+}
 WRITTEN = [
     table
-    for module in METADATA
-    for table in module.metadata.tables.values()
+    for metadata in METADATA.values()
+    for table in metadata.tables.values()
     if table.name not in ("events", "barrier", "user_locks")
 ]
 SWEEP_LOCK = 7_226_001  # held by whoever drops what killed test runs have left
@@ -50,11 +56,8 @@ def empty_database(kind: str, folder: Path) -> Iterator[str]:
 @contextmanager
 def kept_database(kind: str, folder: Path) -> Iterator[str]:
     """The same, for a test that changes rows alone, and leaves no connection behind."""
-    if kind == "sqlite":
-        yield f"sqlite:///{make_database(folder / 'runstore.db')}"
-    else:
-        with _shared(kind).kept() as url:
-            yield url
+    with empty_database(kind, folder) if kind == "sqlite" else _shared(kind).kept() as url:
+        yield url
 
 
 @contextmanager
@@ -172,9 +175,7 @@ class PostgresDatabases(Databases):
 
     def _empty_events(self, connection: Connection) -> None:
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{DROP_WAIT_S}s'")
-        connection.exec_driver_sql(
-            "SET LOCAL session_replication_role = replica"
-        )  # then no trigger is called
+        connection.exec_driver_sql("SET LOCAL session_replication_role = replica")  # so no trigger is called
         connection.exec_driver_sql("DELETE FROM events")  # TRUNCATE makes new files
         connection.exec_driver_sql("ALTER SEQUENCE events_position_seq RESTART")
 

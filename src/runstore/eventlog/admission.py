@@ -26,8 +26,8 @@ class Append(Struct, eq=False):
     """What one writer wants to add to one run. Two are the same only if they are one object.
 
     `waiter` is told the last seq or the error; without one nobody waits, and `refused` hears of a refusal.
-    `patient` appends outlive an unavailable log, others fail with it. `urgent` ones never wait behind
-    another run's streamed text. `size`: bytes of data.
+    `patient` appends outlive an unavailable log, others fail with it. `urgent` ones come before
+    other runs' streamed text. `size`: bytes of data.
     """
 
     run_id: str

@@ -58,25 +58,21 @@ _ranked = (
     )
     .subquery()
 )
+
+
+def _urgency(run: Any, turn: Any) -> list[Any]:
+    return [run.cancel_at.is_(None), run.worker_id.is_(None), turn, run.queued_at, run.run_id]
+
+
 _first = (  # of narrow rows, and only then whole ones: that halves the time of the query
     select(_ranked.c.run_id, _ranked.c.turn)
-    .order_by(
-        _ranked.c.cancel_at.is_(None),
-        _ranked.c.worker_id.is_(None),
-        _ranked.c.turn,
-        _ranked.c.queued_at,
-        _ranked.c.run_id,
-    )
+    .order_by(*_urgency(_ranked.c, _ranked.c.turn))
     .limit(bindparam("limit"))
     .subquery()
 )
 _row = [_runs[name] for name in OpenRun.__struct_fields__]
 _OPEN_RUNS = (
-    select(*_row)
-    .join(_first, _first.c.run_id == _runs.run_id)
-    .order_by(
-        _runs.cancel_at.is_(None), _runs.worker_id.is_(None), _first.c.turn, _runs.queued_at, _runs.run_id
-    )
+    select(*_row).join(_first, _first.c.run_id == _runs.run_id).order_by(*_urgency(_runs, _first.c.turn))
 )
 _RUNS_OF = select(*_row).where(_runs.worker_id == bindparam("worker"))
 _WORKERS = select(_runs.worker_id).where(_runs.worker_id.is_not(None)).distinct()

@@ -5,7 +5,7 @@ Every run has a lane. Streamed text joins the last append of its lane, so that a
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from runstore.core.errors import LogUnavailable
 from runstore.core.events import STREAMED_TYPES, CancelRequested
@@ -44,6 +44,11 @@ class _Lane(_Load):
         self.appends: deque[Append] = deque()
         self.urgent = 0
 
+    @property
+    def stored(self) -> int:
+        """How many of its events are to be stored."""
+        return sum(len(append.events) for append in without_cancelled_text(self.appends))
+
     def push(self, append: Append) -> None:
         last = self.appends[-1] if self.appends else None
         self.add(append)
@@ -62,7 +67,7 @@ class _Lane(_Load):
 
 
 class _Batch(_Load):
-    """What one transaction will store; once it is full it may end a lane, but begins no other."""
+    """What one transaction takes. Once it is full it begins no other lane; discarded text fills nothing."""
 
     __slots__ = ("appends",)
 
@@ -74,9 +79,10 @@ class _Batch(_Load):
     def full(self) -> bool:
         return self.events >= MAX_BATCH_EVENTS or self.size >= MAX_BATCH_BYTES
 
-    def push(self, append: Append) -> None:
-        self.add(append)
-        self.appends.append(append)
+    def push(self, *appends: Append) -> None:
+        self.appends += appends
+        for append in without_cancelled_text(appends):
+            self.add(append)
 
 
 class PendingAppends:
@@ -170,12 +176,11 @@ class PendingAppends:
 
     def _take_turns(self) -> list[Append]:
         batch = _Batch()
-        urgent = [run_id for run_id, lane in self._lanes.items() if lane.urgent]
-        for run_id in sorted(urgent, key=lambda run_id: self._lanes[run_id].events):  # none behind a flood
+        urgent = {run_id: lane for run_id, lane in self._lanes.items() if lane.urgent}
+        for run_id in sorted(urgent, key=lambda run_id: urgent[run_id].stored):  # none behind a flood
             if batch.full:
                 break
-            while (lane := self._lanes.get(run_id)) and lane.urgent:
-                batch.push(self._pop(run_id, lane))
+            batch.push(*self._pop_urgent(run_id, urgent[run_id]))
         while self._lanes:  # once at least: many urgent ones do not keep the first of the line waiting
             run_id, lane = next(iter(self._lanes.items()))
             batch.push(self._pop(run_id, lane))
@@ -184,6 +189,12 @@ class PendingAppends:
             if batch.full:
                 break
         return batch.appends
+
+    def _pop_urgent(self, run_id: str, lane: _Lane) -> list[Append]:
+        popped = []
+        while lane.urgent:
+            popped.append(self._pop(run_id, lane))
+        return popped
 
     def _pop(self, run_id: str, lane: _Lane) -> Append:
         append = lane.pop()
@@ -203,7 +214,7 @@ class PendingAppends:
             self._lanes[run_id] = lane
 
 
-def without_cancelled_text(batch: list[Append]) -> list[Append]:
+def without_cancelled_text(batch: Sequence[Append]) -> Sequence[Append]:
     """The batch without the text that a cancel overtook: a run that is to stop need not store it first.
 
     Left out only here, as it is written: should the cancel not come to be stored, the text still is.

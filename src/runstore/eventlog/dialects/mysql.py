@@ -27,9 +27,7 @@ from runstore.eventlog.dialects.servers import ClosedPositions, Server, ServerEr
 from runstore.eventlog.schema import barrier, user_locks
 
 LEAST_MARIADB, LEAST_MYSQL = (10, 6), (8, 0)
-ROW_LOCK_S = (
-    2  # for other writers' commits, be it all of them; the unit of innodb_lock_wait_timeout is a second
-)
+ROW_LOCK_S = 2  # for other writers' commits, be it all; innodb_lock_wait_timeout counts in seconds
 CLOSE_LOCK_S = 1  # for the barrier, when positions are closed; MariaDB can give up the statement sooner
 CLOSE_S = 0.2
 STATEMENT_TIMEOUT = 1969  # MariaDB's
