@@ -137,14 +137,12 @@ OF_A_RUN = {
     "Executor", "Recorder", "Tail", "MemorySubscription", "FrameChunk", "_Channel", "_Active", "_Lane",
     "StrandsAgent", "ScriptedModel", "Translator", "Agent",
 }  # fmt: skip
-FEW = 2  # the writer still holds its last batch, and who was to hear of its refusal
 
 
 def left_of_runs(kinds: Set[str] = OF_A_RUN) -> Counter[str]:
-    """How many objects there are of each kind that belongs to a run; a few of the last run do not count."""
+    """How many objects there are of each kind that belongs to a run."""
     gc.collect()
-    found = Counter(name for each in gc.get_objects() if (name := type(each).__name__) in kinds)
-    return Counter({name: number for name, number in found.items() if number > FEW})
+    return Counter(name for each in gc.get_objects() if (name := type(each).__name__) in kinds)
 
 
 def unfinished_tasks() -> int:

@@ -131,6 +131,7 @@ class Writer:
         try:
             while batch := self._pending.take():
                 self._settle(batch)
+                del batch  # nobody who waited is kept while there is nothing to do
         finally:
             self._store.close()
 
