@@ -17,10 +17,10 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install node demo test soak check serve bench format clean
+.PHONY: help install node demo test test-all soak check serve bench format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## make .venv and install everything (again only when pyproject.toml changed)
 
@@ -53,7 +53,10 @@ node: $(STAMP)  ## install OpenAI's client for Node, which one test needs
 demo: $(STAMP)  ## tell the whole story against real servers, checking every claim
 	@$(BIN)/runstore demo $(ARGS)
 
-test: $(STAMP)  ## run the tests; ARGS="-n0 -k tail" goes to pytest
+test: $(STAMP)  ## run the tests, but for the slow ones; ARGS="-n0 -k tail" goes to pytest
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(STAMP)  ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
 soak: $(STAMP)  ## repeat the faults many times; RUNSTORE_SOAK=100 says how often
