@@ -54,6 +54,20 @@ def test_each_problem_has_its_place() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (hierarchy(**{"a-b": {"Ann": []}, "a_b": {"Ann": []}}), "$.teams[1].name"),
+        (hierarchy(Red={"a-b-c": [], "a_b-c": []}), "$.teams[0].workers[1].name"),
+        (hierarchy(Red={"Ann": ["look-up", "look_up"]}), "$.teams[0].workers[0].tools[1]"),
+    ],
+)
+def test_names_that_differ_by_a_hyphen_only_are_one_tool(body: dict[str, Any], field: str) -> None:
+    [problem] = problems(made(body), {"scripted"}, {"look-up", "look_up"})
+    assert problem.field == field
+    assert "'-' and '_' are the same in a tool's name" in problem.message
+
+
 def test_a_problem_names_what_there_is() -> None:
     [problem] = problems(made(hierarchy(Red={"Ann": ["dig"]})), {"scripted"}, {"search", "read"})
     assert problem.message == "there is no tool 'dig'; there are read, search"

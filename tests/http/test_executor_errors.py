@@ -103,6 +103,12 @@ WRONG: list[tuple[str, Callable[[dict[str, Any]], Any], str, str]] = [  # why, c
     ("51 tools", put("teams.0.workers.0.tools", ["t"] * 51), "invalid_body", "$.teams[0].workers[0].tools"),
     ("two teams of a name", put("teams.1.name", "Red"), "invalid_hierarchy", "$.teams[1].name"),
     (
+        "two workers of a tool's name",
+        put("teams.0.workers", [{**WORKER, "name": "a-b"}, {**WORKER, "name": "a_b"}]),
+        "invalid_hierarchy",
+        "$.teams[0].workers[1].name",
+    ),
+    (
         "two workers of a name",
         put("teams.0.workers.1.name", "Ann"),
         "invalid_hierarchy",

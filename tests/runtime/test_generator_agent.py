@@ -113,6 +113,16 @@ async def test_it_is_closed_when_the_log_takes_no_more() -> None:
     assert closed == [True]
 
 
+async def test_a_refusal_of_another_run_is_its_own_error_and_not_the_loss_of_its_run() -> None:
+    async def agent(input: str) -> AsyncIterator[str]:
+        yield "x"
+        raise RunClosed("another run", 5)
+
+    with pytest.raises(AgentError, match="another run ended at seq 5") as caught:
+        await drive(agent)
+    assert caught.value.code == "run_closed"
+
+
 async def test_it_is_closed_when_its_task_is_cancelled() -> None:
     waiting, closed = asyncio.Event(), asyncio.Event()
 

@@ -130,9 +130,14 @@ def _model(path: str, model: str | None, models: Collection[str]) -> Iterator[Pr
 
 
 def _duplicates(path: str, field: str, names: Sequence[str]) -> Iterator[Problem]:
+    """Each is a tool's name for the agent above, and strands takes `a-b` and `a_b` for one."""
+    taken = [name.replace("-", "_") for name in names]
     for n, name in enumerate(names):
-        if (first := names.index(name)) < n:
-            yield Problem(f"{path}[{n}]{field}", f"{name[:100]!r} is taken by {path}[{first}]")
+        if (first := taken.index(taken[n])) < n:
+            message = f"{name[:100]!r} is taken by {path}[{first}]"
+            if names[first] != name:
+                message += f", {names[first][:100]!r}: '-' and '_' are the same in a tool's name"
+            yield Problem(f"{path}[{n}]{field}", message)
 
 
 def _unknown(kind: str, name: str, known: Collection[str]) -> str:

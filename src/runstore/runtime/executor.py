@@ -16,10 +16,11 @@ from runstore.runtime.loops import AgentLoop
 from runstore.runtime.recorder import Recorder
 from runstore.runtime.session_memory import read_memory
 from runstore.runtime.spans import attempt_span, note_ending
-from runstore.runtime.user_code import words_of
+from runstore.runtime.user_code import in_a_line, words_of
 
 SAFE_POINT_S = 0.1  # what an agent that was asked to stop gets to do so by itself
 MAX_MESSAGE = 4_000  # characters of an error message
+MAX_CODE = 100  # characters of an error's code, which a user's code may choose
 
 log = structlog.get_logger(__name__)
 
@@ -148,5 +149,5 @@ class Executor:
 def failure(error: BaseException) -> Failed:
     """The ending of a run whose agent raised."""
     if isinstance(error, RunstoreError):
-        return Failed(code=error.code, message=str(error)[:MAX_MESSAGE])
-    return Failed(code="agent_error", message=f"{type(error).__name__}: {words_of(error)}"[:MAX_MESSAGE])
+        return Failed(code=str(error.code)[:MAX_CODE], message=words_of(error)[:MAX_MESSAGE])
+    return Failed(code="agent_error", message=in_a_line(error))

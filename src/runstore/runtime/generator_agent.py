@@ -76,7 +76,7 @@ class _Guarded:
     async def __anext__(self) -> Any:
         try:
             return await anext(self._generator)
-        except (StopAsyncIteration, CancelledError, GeneratorExit):
+        except (StopAsyncIteration, CancelledError, GeneratorExit, AgentError):
             raise
         except BaseException as error:
             raise failed("the agent's generator", error) from error

@@ -25,6 +25,7 @@ from runstore.runtime.process_messages import LENGTH_BYTES, ToServer, for_server
 from runstore.runtime.recorder import TURN
 from runstore.runtime.spans import child_of, flush_spans
 from runstore.runtime.tool_threads import TOOL_THREADS, ToolThreads
+from runstore.runtime.user_code import causes_of
 
 NICENESS = 10  # below the server's, which has to answer whatever agents do
 MAX_LOGGED = 8_192  # characters of a line that an agent logs
@@ -117,7 +118,7 @@ class Attempt:
         error = self._task.exception()
         if error is None:
             return self._task.result()
-        if _is_memory_error(error):
+        if any(isinstance(cause, MemoryError) for cause in causes_of(error)):
             limit = self._begin.spec.memory_limit_mb
             return Failed(code="memory_limit", message=f"the agent needed more than {limit} MiB")
         return failure(error)
@@ -227,12 +228,6 @@ class PipeRecorder:
 def _said(event: Event | Custom | EncodedEvent) -> tuple[EventType, bytes]:
     encoded = event if isinstance(event, EncodedEvent) else encode(event)
     return encoded.type, encoded.data
-
-
-def _is_memory_error(error: BaseException | None) -> bool:
-    while error is not None and not isinstance(error, MemoryError):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 class _LogHandler(logging.Handler):

@@ -11,7 +11,7 @@ from strands.multiagent.base import MultiAgentBase, MultiAgentResult
 from strands.types.content import SystemContentBlock
 
 from runstore.core.codec import RecordedEvent
-from runstore.core.errors import AgentError
+from runstore.core.errors import AgentError, AppendRefused
 from runstore.core.events import AgentFinished, AgentStarted, Message, Token, Usage
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.core.run import add_usage
@@ -19,12 +19,13 @@ from runstore.runtime import strands_nodes
 from runstore.runtime.at_most_once import obstacle
 from runstore.runtime.outlet import Outlet
 from runstore.runtime.resume import Memory, input_messages, recall, text_of
-from runstore.runtime.strands_errors import agent_error, one_line
+from runstore.runtime.strands_errors import agent_error
 from runstore.runtime.strands_events import Translator
 from runstore.runtime.strands_hierarchy import agents_of
 from runstore.runtime.strands_hooks import STATE_KEY, Hooks
 from runstore.runtime.strands_nodes import nodes_of
 from runstore.runtime.strands_results import result_of
+from runstore.runtime.user_code import in_a_line
 
 UNWIND_S = 0.1  # what agents that are left get to end by themselves, before their tools are cancelled
 PRODUCTS = (Agent, MultiAgentBase)
@@ -89,6 +90,8 @@ class StrandsAgent:
             result = result_of(ended, hooks.model_error)
         except Exception as error:
             failure = agent_error(error, hooks.model_error)
+            if isinstance(failure, AppendRefused) and failure is not outlet.closed_by:  # of another run's
+                failure = AgentError(str(failure), code=failure.code)
             if isinstance(failure, AgentError):
                 await recorder.record(AgentFinished(agent=root))
             raise failure from (None if failure is error else error)
@@ -211,4 +214,4 @@ async def _contained(following: Coroutine[Any, Any, Ended]) -> Ended:
     except (Exception, asyncio.CancelledError):
         raise
     except BaseException as error:  # of a model or a hook; an exit would end the loop that all agents share
-        raise AgentError(one_line(error)) from error
+        raise AgentError(in_a_line(error)) from error

@@ -17,8 +17,8 @@ from strands.types.exceptions import (
 )
 
 from runstore.core.errors import AgentError, RunstoreError
+from runstore.runtime.user_code import MAX_WORDS, in_a_line, words_of
 
-MAX_MESSAGE = 1_000  # characters of an error's text
 MAX_CAUSES = 10  # of an error that are looked at
 
 CODES: dict[type[BaseException], str] = {
@@ -96,25 +96,21 @@ def is_throttled(error: BaseException) -> bool:
 
 def unwrapped(error: BaseException) -> BaseException:
     """The error that strands' loop has wrapped."""
-    while isinstance(error, EventLoopException):
+    for _ in range(MAX_CAUSES):
+        if not isinstance(error, EventLoopException):
+            break
         error = error.original_exception
     return error
 
 
 def described(error: BaseException) -> str:
     """An error in one line, with its root cause where that says more, as for "Connection error."."""
-    line = one_line(error)
+    line = in_a_line(error)
     if model_error_code(error) != "model_unavailable":
         return line
-    causes = [str(cause).strip() for cause in _causes(error)]
+    causes = [words_of(cause).strip() for cause in _causes(error)]
     root = next((text for text in reversed(causes) if text), BROKEN)
-    return line if root in line else f"{line} ({' '.join(root.split())})"[:MAX_MESSAGE]
-
-
-def one_line(error: BaseException) -> str:
-    """An exception in a line that a person can read."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:MAX_MESSAGE] if text else type(error).__name__
+    return line if root in line else f"{line} ({' '.join(root.split())})"[:MAX_WORDS]
 
 
 def _code_of(error: BaseException) -> str | None:
@@ -124,7 +120,7 @@ def _code_of(error: BaseException) -> str | None:
     status = _status(error)
     if status is not None and status < 500:
         return STATUS_CODES.get(status, "model_refused")
-    if (told := _told(str(error))) is not None:  # before a 5xx: LiteLLM makes one of a missing key
+    if (told := _told(words_of(error))) is not None:  # before a 5xx: LiteLLM makes one of a missing key
         return told
     if status is not None or isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
         return "model_unavailable"

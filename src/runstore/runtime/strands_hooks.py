@@ -48,6 +48,7 @@ from runstore.runtime.strands_errors import described, model_error_code
 from runstore.runtime.strands_events import bare
 from runstore.runtime.strands_hierarchy import CALL, Call, call_of, called_agent
 from runstore.runtime.strands_nodes import Node, Nodes
+from runstore.runtime.user_code import in_a_line
 
 LAST = HookOrder.SDK_LAST + 1  # when every other hook has had its say
 STATE_KEY = "runstore"  # of strands' invocation_state: the RunContext
@@ -244,7 +245,7 @@ class Hooks:
         except BaseException as error:  # strands lets it through: an exit would end the loop of all agents
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
-            text = f"Error: {type(error).__name__}: {error}"
+            text = f"Error: {in_a_line(error)}"
             yield _result(context, status="error", content=[{"text": text}])
 
     def _known(self, place: Place, tool: Any, tool_use: Any) -> Any:

@@ -5,11 +5,16 @@ import importlib
 import inspect
 import operator
 import re
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 from runstore.core.errors import AgentError, RunstoreError
 
+MAX_WORDS = 1_000  # characters of an error's text
+MAX_MEMBERS = 10  # of an exception group that are named
+MAX_CAUSES = 100  # of an error that are looked at
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")  # package.module:attribute
 
 T = TypeVar("T")
@@ -44,7 +49,7 @@ async def call(function: Callable[..., Any], ctx: Any, what: str) -> Any:
         return made
     try:
         return await made
-    except (asyncio.CancelledError, GeneratorExit):
+    except (asyncio.CancelledError, GeneratorExit, AgentError):
         raise
     except BaseException as error:
         raise failed(what, error) from error
@@ -56,6 +61,8 @@ async def in_thread(function: Callable[[], T], what: str) -> T:
     def guarded() -> T:
         try:
             return function()
+        except RunstoreError:
+            raise
         except BaseException as error:  # an exit would end the loop's thread, and all its runs
             raise failed(what, error) from error
 
@@ -70,12 +77,26 @@ def accepts_context(function: Callable[..., Any]) -> bool:
         return False
 
 
-def failed(what: str, error: BaseException) -> RunstoreError:
-    """What a user's code raised, as ours; what is ours stays as it is."""
+def failed(what: str, error: BaseException) -> AgentError:
+    """What a user's code raised, as a new error of ours; to be raised `from` it.
+
+    One of ours keeps its code and its words, also as the only member of a group, as a TaskGroup raises it.
+    """
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
     if isinstance(error, RunstoreError):
-        return error
-    text = " ".join(words_of(error).split())
-    return AgentError(f"{what} failed: {type(error).__name__}: {text}"[:1_000])
+        return AgentError(words_of(error)[:MAX_WORDS], code=error.code)
+    return AgentError(f"{what} failed: {in_a_line(error)}"[:MAX_WORDS])
+
+
+def in_a_line(error: BaseException) -> str:
+    """An exception in a line that a person can read, with the members of a group."""
+    words = " ".join(words_of(error)[:MAX_WORDS].split())
+    line = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    if isinstance(error, BaseExceptionGroup):
+        members = (f"{type(each).__name__}: {words_of(each)[:MAX_WORDS]}" for each in error.exceptions)
+        line = " ".join(f"{line}: {'; '.join(islice(members, MAX_MEMBERS))}".split())
+    return line[:MAX_WORDS]
 
 
 def words_of(error: BaseException) -> str:
@@ -84,3 +105,16 @@ def words_of(error: BaseException) -> str:
         return str(error)
     except BaseException as another:
         return f"(its __str__ raised {type(another).__name__})"
+
+
+def causes_of(error: BaseException) -> Iterator[BaseException]:
+    """An error, the members of groups and what caused them, each once: causes may form a cycle."""
+    seen: set[int] = set()
+    waiting = deque([error])
+    while waiting and len(seen) < MAX_CAUSES:
+        error = waiting.popleft()
+        if id(error) not in seen:
+            seen.add(id(error))
+            yield error
+            members = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+            waiting.extend(each for each in (*members, error.__cause__ or error.__context__) if each)
