@@ -14,7 +14,9 @@ from runstore.core.ports import EventLog, LiveFeed
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.memory import MemoryEventLog
 from runstore.eventlog.sql import SqlEventLog
+from tests import warden
 from tests.database import make_database, open_log_at, open_sqlite_log
+from tests.servers.absent import absent
 from tests.servers.databases import DATABASES, close_shared, kept_database
 
 settings.register_profile("runstore", deadline=None, max_examples=50)  # a busy machine is no failure
@@ -32,12 +34,30 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """After the line that counts the tests, so that it is not overlooked."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")  # which xdist's processes do not have
+    skipped = reporter.stats.get("skipped", ()) if reporter else ()
+    if line := absent(str(report.longrepr) for report in skipped):
+        reporter.write_line(line)
+
+
 # Every kind of log passes the same tests: add a new one here.
 EVENT_LOGS = ("memory", *DATABASES)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _shared_servers() -> Iterator[None]:
+def _warden() -> Iterator[None]:
+    """What the tests have started ends with this process, also when a test hangs."""
+    process = warden.watch()
+    yield
+    if process is not None:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_servers(_warden: None) -> Iterator[None]:
     """The databases that were made for this test run go with it."""
     yield
     close_shared()

@@ -38,7 +38,11 @@ class Link:
         self._listener: socket.socket | None = None
         self.delay_s = 0.0  # for everything that is passed on, each way
         self.accepted = 0  # connections so far
-        self.accept()
+        try:
+            self.accept()
+        except BaseException:
+            self._port.release()
+            raise
 
     @property
     def url(self) -> str:

@@ -28,9 +28,8 @@ def _logs_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def free_port() -> Iterator[int]:
     """One that nobody listens on."""
-    port = Port()
-    yield port.number
-    port.release()
+    with Port() as port:
+        yield port.number
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

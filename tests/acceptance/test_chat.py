@@ -116,7 +116,7 @@ def shell(server: ServerProcess, folder: Path, script: str) -> "subprocess.Compl
     require("curl")
     script = script.replace("localhost:8000", f"localhost:{server.port}").replace("/tmp/", f"{folder}/")
     return subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, timeout=3 * DEADLINE_S, check=False
+        [require("bash"), "-c", script], capture_output=True, text=True, timeout=3 * DEADLINE_S, check=False
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -273,6 +274,7 @@ def disk(tmp_path: Path) -> Iterator[FullDisk]:
     if (
         sys.platform == "linux"
         and os.geteuid() == 0
+        and shutil.which("mount")
         and not subprocess.run(mount, capture_output=True).returncode
     ):
         yield SmallTmpfs(folder)

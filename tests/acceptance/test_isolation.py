@@ -2,8 +2,8 @@
 
 import asyncio
 import gc
+import os
 import socket
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Set
@@ -79,8 +79,8 @@ def test_stopping_one_run_stops_no_other(serve: Callable[..., ServerProcess]) ->
 
 def resident_mib(pid: int) -> float:
     """Memory that the process has in use."""
-    done = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, check=True)
-    return int(done.stdout) / 1024
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
 def connect(server: ServerProcess, run_id: str) -> socket.socket:

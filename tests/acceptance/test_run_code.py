@@ -306,7 +306,8 @@ def test_its_children_and_its_files_go_with_it(server: ServerProcess, then: str)
 
 def test_a_child_that_holds_its_output_does_not_hold_up_its_end(server: ServerProcess) -> None:
     begun_at = time.monotonic()
-    run(server, "import subprocess; subprocess.Popen(['sleep', '3600']); print('done')")
+    sleep = "[sys.executable, '-c', 'import time; time.sleep(3600)']"
+    run(server, f"import subprocess, sys; subprocess.Popen({sleep}); print('done')")
     assert time.monotonic() - begun_at < 10
 
 

@@ -190,7 +190,7 @@ def shell(server: ServerProcess) -> Shell:
         for name, value in ids.items():
             command = command.replace(f"<{name}>", value)
         return subprocess.run(
-            ["bash", "-c", at(server, command)],
+            [require("bash"), "-c", at(server, command)],
             capture_output=True, text=True, env=environment(), timeout=2 * DEADLINE_S, check=True,
         ).stdout  # fmt: skip
 

@@ -6,7 +6,7 @@ listens and where the replicas are, is what the test writes: in the files that a
 
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from tests.deploy.files import DEPLOY
@@ -38,10 +38,12 @@ class Nginx:
 @contextmanager
 def nginx(replicas: Sequence[int], main: str = MAIN) -> Iterator[Nginx]:
     """nginx before the replicas on these ports of 127.0.0.1, with this main.conf."""
-    port = Port()
-    listen = f"listen 127.0.0.1:{port.number};\naccess_log access.log runstore;\n"
-    servers = "".join(f"server 127.0.0.1:{replica} fail_timeout=2s;\n" for replica in replicas)
-    with laid_out(listen, servers, main) as (nobody, folder), (folder / "errors").open("w+") as errors:
+    with ExitStack() as stack:
+        port = stack.enter_context(Port())
+        listen = f"listen 127.0.0.1:{port.number};\naccess_log access.log runstore;\n"
+        servers = "".join(f"server 127.0.0.1:{replica} fail_timeout=2s;\n" for replica in replicas)
+        nobody, folder = stack.enter_context(laid_out(listen, servers, main))
+        errors = stack.enter_context((folder / "errors").open("w+"))
         process = nobody.start(command(folder), stdout=errors, stderr=errors)
         try:
             # It writes this once it listens.
@@ -53,7 +55,6 @@ def nginx(replicas: Sequence[int], main: str = MAIN) -> Iterator[Nginx]:
         finally:
             process.terminate()
             process.wait(STOP_S)
-            port.release()
 
 
 @contextmanager

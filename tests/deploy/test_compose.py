@@ -1,15 +1,18 @@
 """deploy/compose.yaml: every command and variable is real, and the order and the times are right."""
 
+import os
 import re
 import shutil
 import subprocess
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runstore.settings import ServerSettings, load_settings
 from tests.deploy.files import DEPLOY, LEAVES_S, compose, parse, seconds, variables_of
+from tests.tools import require
 
 SERVICES: dict[str, dict[str, Any]] = compose()["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
@@ -131,11 +134,22 @@ def test_none_of_ours_has_more_rights_than_it_needs() -> None:
     assert SERVICES["nginx"]["user"] != "0"
 
 
-def test_docker_compose_can_read_it() -> None:
-    docker = shutil.which("docker")
-    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True).returncode:
-        pytest.skip("docker compose is not installed")
-    command = [docker, "compose", "--env-file", "/dev/stdin", "config", "--quiet"]
-    secrets = "POSTGRES_PASSWORD=a\nREDIS_PASSWORD=b\nTAG=test\n"
-    done = subprocess.run(command, input=secrets, capture_output=True, text=True, cwd=DEPLOY)
+def test_docker_compose_can_read_it(tmp_path: Path) -> None:
+    """It needs no engine for that."""
+    text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+    file = tmp_path / "compose.yaml"
+    nameless = re.sub("^name: .*\n", "", text, flags=re.M)  # Debian's is of before projects had names
+    file.write_text(nameless, encoding="utf-8")
+    options = ["--file", str(file), "--project-directory", str(DEPLOY)]
+    secrets = {"POSTGRES_PASSWORD": "a", "REDIS_PASSWORD": "b", "TAG": "test"}
+    command = [*docker_compose(), *options, "config", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | secrets)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def docker_compose() -> list[str]:
+    """The plugin of docker, or the program that Debian has."""
+    docker = shutil.which("docker")
+    if docker and not subprocess.run([docker, "compose", "version"], capture_output=True).returncode:
+        return [docker, "compose"]
+    return [require("docker-compose")]

@@ -1,7 +1,6 @@
 """deploy/systemd: every command and variable is real, systemd takes it all, and a drain has its time."""
 
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.files import DEPLOY, LEAVES_S, environment_file, parse, seconds, unit, variables_of
+from tests.tools import require
 
 SERVICES = sorted(path.name for path in (DEPLOY / "systemd").glob("*.service"))
 UNITS = [*SERVICES, "runstore-retention.timer"]
@@ -93,9 +93,7 @@ def test_old_runs_are_purged_only_by_a_timer_that_somebody_enables() -> None:
 
 def test_systemd_takes_every_setting(tmp_path: Path) -> None:
     """But for the program's place; of a template it takes an instance."""
-    analyze = shutil.which("systemd-analyze")
-    if analyze is None:
-        pytest.skip("systemd-analyze is not installed")
+    analyze = require("systemd-analyze")
     for name in [*UNITS, HARDENING]:
         text = (DEPLOY / "systemd" / name).read_text(encoding="utf-8")
         (tmp_path / name).parent.mkdir(exist_ok=True)

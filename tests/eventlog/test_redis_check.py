@@ -4,8 +4,9 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import structlog
@@ -128,12 +129,10 @@ def test_a_redis_that_will_do_is_said_nothing_of() -> None:
 
 
 def test_a_redis_that_is_absent_is_only_logged() -> None:
-    port = Port()
-    with structlog.testing.capture_logs() as lines:
+    with Port() as port, structlog.testing.capture_logs() as lines:
         check_redis(f"redis://me:{PASSWORD}@127.0.0.1:{port.number}")
         check_redis("redis://no-such-host.invalid")
         check_redis("unix:///no/such/socket")
-    port.release()
     assert [line["event"] for line in lines] == ["redis_absent"] * 3
     assert PASSWORD not in str(lines)
 
@@ -207,21 +206,20 @@ def make_certificate(folder: Path) -> str:
 class TlsRedis(OwnRedis):
     """Listens on a second port with TLS."""
 
-    def __init__(self) -> None:
-        self.tls_port = Port()
-        super().__init__(tls_port=str(self.tls_port.number), tls_auth_clients="no")
-        self.certificate = make_certificate(self.folder)
-        for name in ("tls-cert-file", "tls-key-file", "tls-ca-cert-file"):
-            self._settings[name] = self.certificate
-
-    def close(self) -> None:
-        super().close()
-        self.tls_port.release()
+    def __init__(self, port: int, certificate: str) -> None:
+        files = dict.fromkeys(("tls_cert_file", "tls_key_file", "tls_ca_cert_file"), certificate)
+        super().__init__(tls_port=str(port), tls_auth_clients="no", **files)
+        self.certificate = certificate
+        self.tls_port = port
 
 
 async def test_tls_will_do_with_a_certificate_that_is_trusted() -> None:
-    with TlsRedis() as server:
-        url = f"rediss://127.0.0.1:{server.tls_port.number}"
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))  # not pytest's, which Redis may not enter
+        folder.chmod(0o755)
+        port = stack.enter_context(Port())
+        server = stack.enter_context(TlsRedis(port.number, make_certificate(folder)))
+        url = f"rediss://127.0.0.1:{server.tls_port}"
         assert "TLS failed: CERTIFICATE_VERIFY_FAILED" in refusal(url)
         assert "there is no such file of certificates" in refusal(f"{url}?ssl_ca_certs=/no/such/file")
         assert "TLS failed: " in refusal(f"rediss://127.0.0.1:{server.port}")

@@ -110,9 +110,13 @@ class LogMachine(RuleBasedStateMachine):
         self.folder = Path(self.stack.enter_context(TemporaryDirectory()))
         self.files = count()
         self.numbers = count()
-        self.loop = asyncio.Runner()
-        self.url = self.stack.enter_context(empty_database(self.kind, self.folder))
-        self.open()
+        self.loop = self.stack.enter_context(asyncio.Runner())
+        try:
+            self.url = self.stack.enter_context(empty_database(self.kind, self.folder))
+            self.open()
+        except BaseException:  # nobody calls `teardown` then
+            self.stack.close()
+            raise
         self.runs: dict[str, ModelRun] = {}
         self.frames: dict[tuple[str, int], bytes] = {}  # what a subscriber has ever been shown
 
@@ -127,9 +131,10 @@ class LogMachine(RuleBasedStateMachine):
             self.loop.run(log.close())
 
     def teardown(self) -> None:
-        self.close()
-        self.loop.close()
-        self.stack.close()
+        try:
+            self.close()
+        finally:
+            self.stack.close()
 
     @rule()
     def restart(self) -> None:

@@ -27,11 +27,14 @@ class OwnMariadb(OwnServer):
     def __init__(self, **settings: str) -> None:
         super().__init__()
         self._settings = SETTINGS | {name.replace("_", "-"): value for name, value in settings.items()}
-        self._owner.run("cp", "-R", str(_installed()), str(self.folder / "data"))
 
     @property
     def url(self) -> str:
         return f"mysql+pymysql://root@127.0.0.1:{self.port}/runstore{PLAIN}"
+
+    def _installed(self) -> Path:
+        program("mariadbd")
+        return _installed()
 
     def _command(self) -> list[str]:
         places = {

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import ClassVar, Self
 
 from tests.process_tree import descendants, runs, send
@@ -26,11 +27,22 @@ class OwnServer(ABC):
 
     def __init__(self) -> None:
         self._owner = owner(self.account)
+        installed = self._installed()  # skips the test where it is not: nothing is held yet
         self._port = Port()
         self.port = self._port.number
         self.folder = self._owner.folder()
         self._process: subprocess.Popen[bytes] | None = None
         self._processes: list[int] = []  # those that are frozen
+        try:
+            if installed is not None:
+                self._owner.run("cp", "-R", str(installed), str(self.folder / "data"))
+        except BaseException:
+            self.close()
+            raise
+
+    @abstractmethod
+    def _installed(self) -> Path | None:
+        """The data that it begins with, which is copied; it skips the test where the program is missing."""
 
     @property
     @abstractmethod

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.tools import lacking
 
-PLACES = ("/usr/local/sbin", "/usr/sbin", "/usr/lib/postgresql/*/bin")  # besides PATH
+PLACES: tuple[str, ...] = ("/usr/local/sbin", "/usr/sbin", "/usr/lib/postgresql/*/bin")  # besides PATH
 
 
 class Owner:

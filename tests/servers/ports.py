@@ -10,14 +10,14 @@ import random
 import socket
 import tempfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 PORTS = range(20_000, 32_000)
 TRIES = 1_000
 
 
 class Port:
-    """A free port of 127.0.0.1; ours until it is released or this process ends."""
+    """A free port of 127.0.0.1; ours until it is released, as by a `with` block, or this process ends."""
 
     def __init__(self) -> None:
         for _ in range(TRIES):
@@ -33,6 +33,12 @@ class Port:
 
     def release(self) -> None:
         self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.release()
 
 
 def _lock(number: int) -> IO[bytes] | None:

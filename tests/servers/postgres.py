@@ -30,11 +30,14 @@ class OwnPostgres(OwnServer):
     def __init__(self, **settings: str) -> None:
         super().__init__()
         self._settings = SETTINGS | settings
-        self._owner.run("cp", "-R", str(_installed()), str(self.folder / "data"))
 
     @property
     def url(self) -> str:
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/postgres"
+
+    def _installed(self) -> Path:
+        program("postgres")
+        return _installed()
 
     def _command(self) -> list[str]:
         settings = [f"--{name}={value}" for name, value in self._settings.items()]

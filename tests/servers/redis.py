@@ -25,6 +25,9 @@ class OwnRedis(OwnServer):
         """To flush it, fill it, and look what is in it."""
         return redis.Redis.from_url(self.url, decode_responses=True)
 
+    def _installed(self) -> None:
+        program("redis-server")
+
     def _command(self) -> list[str]:
         settings = {"port": str(self.port), "dir": str(self.folder), **self._settings}
         options = [word for name, value in settings.items() for word in (f"--{name}", value)]

@@ -101,7 +101,7 @@ def test_databases_of_a_killed_test_run_are_dropped_by_the_next_and_those_of_a_l
     kind: str, tmp_path: Path
 ) -> None:
     """The next one is a process of its own; this process is the living one."""
-    dead = subprocess.Popen(["true"])
+    dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     gone = NAME.pattern.replace(r"(\d+)_\w+", f"{dead.pid}_1")
     databases = KINDS[kind](shared_database(kind))

@@ -1,0 +1,28 @@
+"""What a test run says last when it had to do without servers."""
+
+from collections.abc import Iterable
+
+from tests.servers.shared import SHARED
+
+NAMES = {"postgresql": "PostgreSQL", "mysql": "MariaDB", "redis": "Redis"}
+PACKAGES = {"postgresql": "postgresql", "mysql": "mariadb-server", "redis": "redis-server"}
+
+
+def absent(reasons: Iterable[str]) -> str | None:
+    """A line about the servers that tests were skipped for; None if they had them all.
+
+    Args:
+        reasons: why tests were skipped.
+    """
+    said = set(reasons)
+    kinds = [kind for kind, (variable, _) in SHARED.items() if any(variable in reason for reason in said)]
+    if not kinds:
+        return None
+    names, packages, variables = (
+        ", ".join(of[kind] for kind in kinds)
+        for of in (NAMES, PACKAGES, {kind: variable for kind, (variable, _) in SHARED.items()})
+    )
+    return (
+        f"NOT TESTED, as no server answers: {names}. To have them, install {packages} and run"
+        f" `.venv/bin/python -m tests.servers make test`, which starts them, or set {variables}."
+    )

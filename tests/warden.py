@@ -1,0 +1,53 @@
+"""Ends what a test process has started once that process is gone, however it went.
+
+A test that hangs ends its process on the spot (`faulthandler_exit_on_timeout`), as does `kill -9`: no fixture
+is torn down, and the servers that it has started would run for ever. Needs Linux: /proc and pidfd_open(2).
+"""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from glob import glob
+from pathlib import Path
+from secrets import token_hex
+
+MARK = "TEST_PROCESS"  # in the environment of all that a test process starts
+
+
+def watch() -> "subprocess.Popen[bytes] | None":
+    """Have this process watched; returns the warden, which leaves by itself when this process has."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    os.environ[MARK] = token_hex(8)
+    command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), os.environ[MARK]]
+    environment = {name: value for name, value in os.environ.items() if name != MARK}
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def keep_watch(pid: int, mark: str) -> None:
+    """Wait for the end of a process, then kill whatever still runs of those that it has started."""
+    with suppress(ProcessLookupError):
+        select.select([os.pidfd_open(pid)], [], [])
+    while found := marked(mark):  # again and again: they may have started others meanwhile
+        for each in found:
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+
+
+def marked(mark: str) -> list[int]:
+    """The processes with this mark, but for zombies, which have no environment."""
+    return [int(Path(folder).name) for folder in glob("/proc/[0-9]*") if _environment(folder, mark)]
+
+
+def _environment(folder: str, mark: str) -> bool:
+    try:
+        return f"{MARK}={mark}".encode() in Path(folder, "environ").read_bytes().split(b"\0")
+    except OSError:  # it has gone, or is another user's
+        return False
+
+
+if __name__ == "__main__":
+    keep_watch(int(sys.argv[1]), sys.argv[2])
