@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runstore.core.events import Cancelled, Failed, Token
+from runstore.core.events import Cancelled, Failed
 from runstore.core.records import EventRecord
-from runstore.core.transcript import Transcript
+from runstore.core.transcript import SEPARATOR, Transcript
 
 _SHOWN = 200  # characters of an event's data in a table
 _PIPE_WIDTH = 1_000  # columns of a table that no terminal shows
@@ -70,8 +70,8 @@ class TextPrinter:
                 f"{RULE} attempt {event.data['attempt']}: dropped what was said, and began again {RULE}\n"
             )
             self._write(self._transcript.text)
-        elif event.type == Token.type:
-            self._say(event.data["text"], event.data.get("agent"))
+        elif self._transcript.added:
+            self._say(self._transcript.added, event.data.get("agent"))
         if event.ends:
             self.end_line()
 
@@ -83,6 +83,7 @@ class TextPrinter:
         if self._speaker not in (None, speaker):
             self.end_line()
             self._write(f"[{speaker}]\n")
+            text = text.removeprefix(SEPARATOR)
         self._speaker = speaker
         self._write(text)
 

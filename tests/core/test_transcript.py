@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runstore.core.records import EventRecord
-from runstore.core.transcript import Transcript, text
+from runstore.core.transcript import SEPARATOR, Transcript, text
 
 
 def run(*said: Any) -> list[EventRecord]:
@@ -23,6 +23,18 @@ def run(*said: Any) -> list[EventRecord]:
 
 def _discard(seq: int | None) -> dict[str, int]:
     return {} if seq is None else {"discard_after_seq": seq}
+
+
+def event(seq: int, type: str, /, agent: str = "demo", **data: Any) -> EventRecord:
+    return EventRecord("run", seq, type, "", {"agent": agent, **data})
+
+
+def token(seq: int, text: str, **data: Any) -> EventRecord:
+    return event(seq, "llm.token", text=text, **data)
+
+
+def message(seq: int, *blocks: Any, role: str = "assistant", **data: Any) -> EventRecord:
+    return event(seq, "llm.message", message={"role": role, "content": list(blocks)}, **data)
 
 
 def test_the_text_is_that_of_the_tokens() -> None:
@@ -62,3 +74,58 @@ def test_the_text_is_what_the_rule_of_the_documents_leaves(said: list[Any]) -> N
         kept = kept if after is None else [e for e in kept if e.seq <= after]
         kept.append(event)
     assert text(events) == "".join(e.data["text"] for e in kept if e.type == "llm.token")
+
+
+# ---- messages ----
+
+
+def test_a_blank_line_is_between_what_was_said_before_and_after_a_tool_call() -> None:
+    use = {"toolUse": {"toolUseId": "1", "name": "look_up", "input": {}}}
+    result = {"toolResult": {"toolUseId": "1", "status": "success", "content": [{"text": "p. 12"}]}}
+    events = [
+        token(1, "Let me "), token(2, "look."), message(3, {"text": "Let me look."}, use),
+        event(4, "tool.started", tool_use_id="1", name="look_up"), message(5, result, role="user"),
+        token(6, "It is "), token(7, "on page 12."), message(8, {"text": "It is on page 12."}),
+    ]  # fmt: skip
+    assert text(events) == "Let me look.\n\nIt is on page 12."
+    transcript = Transcript()
+    added = []
+    for each in events:
+        assert transcript.add(each) == ""
+        added.append(transcript.added)
+    assert [piece for piece in added if piece] == ["Let me ", "look.", "\n\nIt is ", "on page 12."]
+
+
+def test_a_tool_call_ends_a_message_that_is_not_recorded_itself() -> None:
+    events = [token(1, "Let me look."), event(2, "tool.started"), token(3, "Page 12.")]
+    assert text(events) == "Let me look.\n\nPage 12."
+
+
+def test_blocks_of_one_message_are_joined_as_they_were_streamed() -> None:
+    blocks = ["Paris is ", "the capital", " of France."]
+    events = [
+        *(token(n, block) for n, block in enumerate(blocks, 1)),
+        message(9, *({"text": b} for b in blocks)),
+    ]
+    assert text(events) == "Paris is the capital of France."
+
+
+def test_two_agents_are_set_apart_and_so_are_two_calls_of_one() -> None:
+    events = [
+        token(1, "a"), token(2, "b", agent="demo/x", call_id="1"), token(3, "c", agent="demo/x", call_id="2"),
+        token(4, "d"),
+    ]  # fmt: skip
+    assert text(events).split(SEPARATOR) == ["a", "b", "c", "d"]
+
+
+def test_a_message_of_which_nothing_was_streamed_is_said_by_its_event() -> None:
+    cited = {"citationsContent": {"citations": [], "content": [{"text": "Pa"}, {"text": "ris"}]}}
+    assert text([message(1, cited), message(2, {"text": "next"}), token(3, "x")]) == "Paris\n\nnext\n\nx"
+    assert text([message(1, {"text": "to the model"}, role="user")]) == ""
+
+
+def test_a_discarded_message_leaves_no_line_behind() -> None:
+    again = EventRecord("run", 9, "lifecycle.started", "", {"attempt": 2, "discard_after_seq": 0})
+    assert text([token(1, "a"), message(2, {"text": "a"}), token(3, "b"), again, token(10, "a")]) == "a"
+    kept = EventRecord("run", 9, "lifecycle.started", "", {"attempt": 2, "discard_after_seq": 2})
+    assert text([token(1, "a"), message(2, {"text": "a"}), token(3, "b"), kept, token(10, "b")]) == "a\n\nb"

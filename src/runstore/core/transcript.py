@@ -1,16 +1,72 @@
 """What a run has said: a fold over its events that drops what a new attempt says again. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from runstore.core.events import Started, Token
+from msgspec import Struct
+
+from runstore.core.events import Message, Started, Token, ToolStarted
 from runstore.core.records import EventRecord
+
+SEPARATOR = "\n\n"  # between two messages of a run; the pieces of one message are joined as they are
+
+Speaker = tuple[str, str | None]  # an agent's path, and the call that it works for
+
+
+class _Said(Struct):
+    """Consecutive text of one message."""
+
+    speaker: Speaker
+    seq: int  # of its first piece
+    ended: int | None = None  # the seq of what ended the message
+
+
+class Messages:
+    """Tells where one message of a run's text ends and the next begins. Keeps no text.
+
+    A message ends with the agent's `llm.message`, with a call of a tool, and where another agent speaks.
+    """
+
+    def __init__(self) -> None:
+        self._said: list[_Said] = []
+
+    def separator(self, seq: int, speaker: Speaker) -> str:
+        """What stands before an agent's next piece of text; mostly nothing."""
+        last = self._said[-1] if self._said else None
+        if last is not None and last.ended is None and last.speaker == speaker:
+            return ""
+        self._said.append(_Said(speaker, seq))
+        return "" if last is None else SEPARATOR
+
+    def end(self, seq: int, speaker: Speaker) -> bool:
+        """The agent's message is complete; returns whether any of it was said."""
+        for said in reversed(self._said):
+            if said.speaker == speaker:
+                if said.ended is not None:
+                    return False
+                said.ended = seq
+                return True
+        return False
+
+    def discard(self, after: int) -> None:
+        """Forget what was said after a seq."""
+        while self._said and self._said[-1].seq > after:
+            self._said.pop()
+        for said in self._said:
+            if said.ended is not None and said.ended > after:
+                said.ended = None
 
 
 class Transcript:
-    """The text of a run while its events come in; of all its agents, in their order."""
+    """The text of a run while its events come in; of all its agents, in their order.
+
+    `added`: what the last event has added to the text, with the blank line that sets a message off.
+    """
 
     def __init__(self) -> None:
+        self.added = ""
         self._pieces: list[tuple[int, str]] = []
+        self._messages = Messages()
 
     @property
     def text(self) -> str:
@@ -20,19 +76,36 @@ class Transcript:
     def add(self, event: EventRecord) -> str:
         """Take the next event of the run; returns the text that it makes a reader drop, mostly none.
 
-        An `llm.token` adds its text. A `lifecycle.started` with `discard_after_seq` drops the text that
-        came after this seq, since the new attempt says it again.
+        An `llm.token` adds its text, and so does an `llm.message` of a model of which nothing was streamed. A
+        `lifecycle.started` with `discard_after_seq` drops the text that came after this seq, since the new
+        attempt says it again.
         """
+        self.added = ""
         if event.type == Token.type:
-            self._pieces.append((event.seq, event.data["text"]))
+            self._say(event.seq, speaker_of(event.data), event.data["text"])
+        elif event.type == Message.type:
+            speaker = speaker_of(event.data)
+            if not self._messages.end(event.seq, speaker) and (text := answer_of(event.data["message"])):
+                self._say(event.seq, speaker, text)
+                self._messages.end(event.seq, speaker)
+        elif event.type == ToolStarted.type:
+            self._messages.end(event.seq, speaker_of(event.data))
         elif event.type == Started.type and (keep := event.data.get("discard_after_seq")) is not None:
-            kept = len(self._pieces)
-            while kept and self._pieces[kept - 1][0] > keep:
-                kept -= 1
-            dropped = "".join([piece for _, piece in self._pieces[kept:]])
-            del self._pieces[kept:]
-            return dropped
+            return self._discard(keep)
         return ""
+
+    def _say(self, seq: int, speaker: Speaker, text: str) -> None:
+        self.added = self._messages.separator(seq, speaker) + text
+        self._pieces.append((seq, self.added))
+
+    def _discard(self, after: int) -> str:
+        self._messages.discard(after)
+        kept = len(self._pieces)
+        while kept and self._pieces[kept - 1][0] > after:
+            kept -= 1
+        dropped = "".join([piece for _, piece in self._pieces[kept:]])
+        del self._pieces[kept:]
+        return dropped
 
 
 def text(events: Iterable[EventRecord]) -> str:
@@ -41,3 +114,21 @@ def text(events: Iterable[EventRecord]) -> str:
     for event in events:
         transcript.add(event)
     return transcript.text
+
+
+def speaker_of(data: dict[str, Any]) -> Speaker:
+    """Which agent an event is of, and in which call."""
+    return data.get("agent", ""), data.get("call_id")
+
+
+def answer_of(message: Mapping[str, Any]) -> str:
+    """What a model's message says; nothing if it is a message to the model."""
+    return message_text(message) if message.get("role") == "assistant" else ""
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """What a message says, without its tool calls and reasoning: its texts, joined as they were streamed."""
+    content: list[Mapping[str, Any]] = []
+    for block in message.get("content") or ():
+        content += block["citationsContent"].get("content", ()) if "citationsContent" in block else [block]
+    return "".join([block["text"] for block in content if "text" in block])

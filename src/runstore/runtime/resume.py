@@ -26,6 +26,7 @@ from runstore.core.events import (
     Usage,
 )
 from runstore.core.run import add_usage
+from runstore.core.transcript import SEPARATOR, message_text
 
 Place = tuple[str, str | None]  # an agent at work: its path, and the tool use that it works for (root: None)
 MEDIA = (
@@ -56,17 +57,23 @@ class Conversation(Struct):
     def ending(self) -> str | None:
         """The text of the last message when it is an answer: nothing but the ending was missing."""
         last = self.messages[-1] if self.messages else {}
-        return text_of(last) if last.get("role") == "assistant" and not tool_uses(last) else None
+        return message_text(last) if last.get("role") == "assistant" and not tool_uses(last) else None
 
     def all_said(self) -> Iterator[Token]:
-        """The text of its complete messages, and of the calls that are over."""
+        """The text of its complete messages, and of the calls that are over.
+
+        A reader finds no end of a message between two tokens of one agent, so the second begins with it.
+        """
+        before = ""
         for message in self.messages:
             if message.get("role") == "assistant":
-                for block in message.get("content", ()):
-                    if "text" in block:
-                        yield Token(agent=self.place[0], call_id=self.place[1], text=block["text"])
-                    elif "toolUse" in block:
-                        yield from self.said.get(block["toolUse"]["toolUseId"], ())
+                if text := message_text(message):
+                    yield Token(agent=self.place[0], call_id=self.place[1], text=before + text)
+                    before = SEPARATOR
+                for tool_use in tool_uses(message):
+                    for token in self.said.get(tool_use["toolUseId"], ()):
+                        yield token
+                        before = ""
 
     def said_below(self) -> Iterator[Token]:
         """What the agents of calls had said that its last message makes, and that are over."""
@@ -202,14 +209,6 @@ def with_bytes(block: Any) -> Any:
     if not isinstance(block, dict):
         return block
     return {key: _revived(key, inner) for key, inner in block.items()}
-
-
-def text_of(message: Mapping[str, Any]) -> str:
-    """What a message says, without its tool calls and reasoning."""
-    content: list[Mapping[str, Any]] = []
-    for block in message.get("content", ()):
-        content += block["citationsContent"].get("content", ()) if "citationsContent" in block else [block]
-    return "\n".join(block["text"] for block in content if "text" in block)
 
 
 def _recall(memory: Memory, event: Any) -> None:

@@ -18,7 +18,7 @@ from runstore.core.run import add_usage
 from runstore.runtime import strands_nodes
 from runstore.runtime.at_most_once import obstacle
 from runstore.runtime.outlet import Outlet
-from runstore.runtime.resume import Memory, input_messages, recall, text_of
+from runstore.runtime.resume import Memory, input_messages, recall
 from runstore.runtime.strands_errors import agent_error
 from runstore.runtime.strands_events import Translator
 from runstore.runtime.strands_hierarchy import agents_of
@@ -198,7 +198,8 @@ def _instruct(agent: Agent, messages: Sequence[Any]) -> None:
     """Add a conversation's own instructions to those that the agent has."""
     if messages:
         own = agent.system_prompt_content or []
-        agent.system_prompt = [*own, *(SystemContentBlock(text=text_of(message)) for message in messages)]
+        said = [block for message in messages for block in message["content"] if "text" in block]
+        agent.system_prompt = [*own, *(SystemContentBlock(text=block["text"]) for block in said)]
 
 
 def _remind(agent: Agent, memory: Sequence[Any]) -> None:

@@ -6,8 +6,8 @@ from strands.agent import AgentResult as StrandsResult
 from strands.multiagent.base import MultiAgentResult, NodeResult, Status
 
 from runstore.core.errors import AgentError, RunstoreError
+from runstore.core.transcript import message_text
 from runstore.runtime.result_text import text_result
-from runstore.runtime.resume import text_of
 from runstore.runtime.strands_errors import agent_error
 
 # What several SDKs make of a page for people: an answer without words and without usage.
@@ -38,7 +38,7 @@ def result_of(
         )
     if not ended.message["content"] and not ended.metrics.accumulated_usage["totalTokens"]:
         raise AgentError(NO_ANSWER, code="model_invalid_answer")
-    result = {**text_result(text_of(ended.message)), "stop_reason": ended.stop_reason}
+    result = {**text_result(message_text(ended.message)), "stop_reason": ended.stop_reason}
     if ended.structured_output is not None:
         result["structured_output"] = ended.structured_output.model_dump(mode="json")
     return result
@@ -54,7 +54,7 @@ def _multi_agent_result(ended: MultiAgentResult, model_error: BaseException | No
             raise AgentError(f"node {node_id!r} failed: {failure}", code=failure.code)
         raise AgentError(f"the {type(ended).__name__.removesuffix('Result')} ended as {ended.status.value}")
     last = [agent for node in ended.results.values() for agent in node.get_agent_results()][-1:]
-    text = text_of(last[0].message) if last else ""
+    text = message_text(last[0].message) if last else ""
     return {**text_result(text), "stop_reason": last[0].stop_reason if last else "end_turn"}
 
 
