@@ -4,7 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -170,6 +170,31 @@ async def test_with_keys_any_client_that_has_one_is_answered(mounted: MountedApp
         assert await status(mounted, client="203.0.113.7", key=key) == (200, "")
         assert await status(mounted, client="203.0.113.7", key="wrong") == (401, "unauthorized")
         assert await status(mounted) == (401, "unauthorized")
+
+
+async def test_a_mounted_app_with_a_login_function_takes_no_body_that_may_have_trailers(
+    tmp_path: Path,
+) -> None:
+    """What is mounted cannot tell them from headers: uvicorn adds them while the body comes."""
+    (tmp_path / "runstore.toml").write_text('[server]\nauthenticate = "logins:nobody"\n')
+    (tmp_path / "logins.py").write_text("def nobody(request):\n    return None\n")
+    url = f"sqlite:///{tmp_path / 'runstore.db'}"
+    mounted = MountedApp(url, config=tmp_path / "runstore.toml")
+
+    async def chunk() -> AsyncIterator[bytes]:
+        yield b"{}"
+
+    async with mounted.open(), httpx.AsyncClient(transport=httpx.ASGITransport(mounted)) as http:
+        answer = await http.post("http://localhost/agents/demo/start", content=chunk())
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_request")
+        assert (await http.post("http://localhost/agents/demo/start", content=b"{}")).status_code == 401
+
+
+async def test_a_mounted_app_refuses_two_host_headers(mounted: MountedApp) -> None:
+    twice = [("Host", "localhost"), ("Host", "localhost")]
+    async with mounted.open(), httpx.AsyncClient(transport=httpx.ASGITransport(mounted)) as http:
+        answer = await http.get("http://localhost/runs", headers=twice)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unknown_host")
 
 
 async def test_the_signals_are_given_back(mounted: MountedApp) -> None:

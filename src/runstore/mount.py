@@ -88,7 +88,18 @@ class MountedApp:
             response = await on_runstore_error(Request(scope), refusal)
             await response(scope, receive, send)
             return
+        if scope["type"] == "http" and self._may_have_trailers(scope):
+            message = (
+                "send a Content-Length: the trailers of a chunked body may pass for headers in this server"
+            )
+            await error_for(scope, 400, "malformed_request", message)(scope, receive, send)
+            return
         await self._app(scope, receive, send)
+
+    def _may_have_trailers(self, scope: Scope) -> bool:
+        """Whether a login function might believe trailers, which uvicorn adds to the headers."""
+        chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
+        return chunked and self._settings.server.authenticate is not None
 
 
 def _is_local(scope: Scope) -> bool:

@@ -35,17 +35,23 @@ class HostCheck:
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _host(scope) in self._hosts:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = [value for name, value in scope["headers"] if name == b"host"]
+        host = _name(given[0] if given else b"")
+        if len(given) < 2 and host in self._hosts:
             await self._app(scope, receive, send)
             return
         known = ", ".join(sorted(self._hosts.names))
-        message = f"this server does not answer to host {_host(scope)[:100]!r}; it is {known}"
+        message = f"this server does not answer to host {host[:100]!r}; it is {known}"
+        if len(given) > 1:
+            message = "a request may have one `Host` header, not several"
         await error_for(scope, 400, "unknown_host", message)(scope, receive, send)
 
 
-def _host(scope: Scope) -> str:
-    value = next((value for name, value in scope["headers"] if name == b"host"), b"")
-    host: str = value.decode("latin-1").strip().lower()
+def _name(value: bytes) -> str:
+    host = value.decode("latin-1").strip().lower()
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdigit() else host
 

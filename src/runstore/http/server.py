@@ -12,52 +12,15 @@ from types import FrameType
 import structlog
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import HANDLED_SIGNALS
 
-from runstore.http.errors import error_response
+from runstore.http.protocol import HttpProtocol
 from runstore.http.watched import ConnectionCut
 
 GRACEFUL_S = 2  # for requests in flight when the process is told to stop; clients that never read are cut
-MAX_HEAD_BYTES = 64 << 10  # of a request before its body
 BACKLOG = 2_048  # connections that wait to be accepted
 
-TOO_LARGE_BODY = bytes(error_response(431, "headers_too_large", "a request may have 64 KiB of headers").body)
-TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: application/json\r\n"
-    b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(TOO_LARGE_BODY), TOO_LARGE_BODY)
-)
-
 log = structlog.get_logger(__name__)
-
-
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's, with a bound for the request line and headers, which it has none for."""
-
-    _head_bytes = 0  # received of a head that is not complete
-    _in_head = True
-
-    def data_received(self, data: bytes) -> None:
-        self._head_bytes += len(data)
-        super().data_received(data)
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
-            self._refuse()
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
-            self._refuse()  # it came in one read
-        else:
-            super().on_headers_complete()
-
-    def _refuse(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.write(TOO_LARGE)
-            self.transport.close()
-
-    def on_message_complete(self) -> None:
-        self._in_head, self._head_bytes = True, 0
-        super().on_message_complete()
 
 
 class Server(uvicorn.Server):

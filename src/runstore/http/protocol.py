@@ -1,0 +1,280 @@
+"""HTTP/1.1 on a socket: uvicorn's protocol with bounds, and strict about what RFC 9112 is strict about.
+
+A connection costs bounded memory and is closed when its client stalls. What a proxy may have read in another
+way is refused before a route sees it. In another server (`MountedApp`) that server's own rules hold instead.
+"""
+
+import asyncio
+import socket
+import time
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+import structlog
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from runstore.http import watched
+from runstore.http.errors import error_response
+
+MAX_HEAD_BYTES = 64 << 10  # of a request before its body
+MAX_HEADERS = 256  # lines of it
+MAX_FRAMING_BYTES = 16 << 10  # of a chunked body besides its content: trailers, extensions of chunks
+CHUNK_FRAMING_BYTES = 64  # more of these for each chunk: its size and ends of lines
+MAX_PIPELINED = 16  # requests that wait for the answer to an earlier one of their connection
+HEAD_S = 10.0  # from a connection, or the first byte of a request, to the end of its head
+LINGER_S = 2.0  # that the rest of a body is read after the answer, so that the client can read that
+MAX_UNSENT_BYTES = 64 << 10  # in the kernel, lest a slow reader's progress come in megabytes
+
+KNOWN_VERSIONS = frozenset({"1.0", "1.1"})
+UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
+
+log = structlog.get_logger(__name__)
+
+
+class Refused(Exception):
+    """The connection sends what is no request that we take."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+    @property
+    def answer(self) -> bytes:
+        body = bytes(error_response(self.status, self.code, str(self)).body)
+        lines = [
+            f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+        ]
+        return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    _in_head: bool = True  # of a request, or before one
+    _head_bytes = 0  # received of a head that is not complete
+    _body_begun: bool = False
+    _framing_bytes = 0  # received of a body, without its content
+    _framing_allowed = 0
+    _deadline: asyncio.TimerHandle | None = None  # of the head, or of what is left of a body
+    _reader_watch: asyncio.TimerHandle | None = None  # while the client has not taken all that was written
+    _unsent = 0  # of that, at the last look
+    _read_at = 0.0  # when the client was last seen to read
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT") and self.client is not None:
+            connection = transport.get_extra_info("socket")
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
+        self._end_in(HEAD_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._deadline, self._reader_watch):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    # Reading
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._deadline is None and not self._answering():
+                self._end_in(HEAD_S)
+        else:
+            self._framing_bytes += len(data)
+        try:
+            self._feed(data)
+            self._check_bounds()
+        except Refused as refused:
+            self._refuse(refused)
+        except httptools.HttpParserError as error:
+            malformed = _malformed(f"this is no HTTP/1.1 request: {error}")
+            self._refuse(error.__context__ if isinstance(error.__context__, Refused) else malformed)
+
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._without_upgrade() + data[upgrade.args[0] :]
+            else:
+                return
+
+    def _without_upgrade(self) -> bytes:
+        """The head again, to go on in HTTP/1.1 (RFC 9110, 7.8). The parser would not read a body after it."""
+        if self.parser.get_method() == b"CONNECT":
+            raise _malformed("this is no proxy: it takes no CONNECT")
+        head = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1\r\n"]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = [option.strip() for option in value.split(b",")]
+                value = b", ".join(each for each in options if each.lower() not in UPGRADE_HEADERS)
+            if name not in UPGRADE_HEADERS:
+                head.append(b"%b: %b\r\n" % (name, value))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return b"".join([*head, b"\r\n"])
+
+    def _check_bounds(self) -> None:
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+            raise _too_large_head()
+        if self._framing_bytes > MAX_FRAMING_BYTES + self._framing_allowed:
+            message = (
+                f"a chunked body may have {MAX_FRAMING_BYTES >> 10} KiB of trailers and chunk extensions"
+            )
+            raise Refused(431, "headers_too_large", message)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer: no proxy has looked at it, and no route wants one
+        if len(self.headers) >= MAX_HEADERS:
+            raise Refused(431, "headers_too_large", f"a request may have {MAX_HEADERS} headers")
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # it comes again, without
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            raise _too_large_head()  # it came in one read
+        self._check_head()
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise _malformed(f"more than {MAX_PIPELINED} requests wait for an answer")
+        self._in_head, self._head_bytes, self._body_begun = False, 0, False
+        self._framing_bytes = self._framing_allowed = 0
+        self._cancel_deadline()
+        super().on_headers_complete()
+
+    def _check_head(self) -> None:
+        version, names = self.parser.get_http_version(), [name for name, _ in self.headers]
+        if version not in KNOWN_VERSIONS:
+            raise _malformed(f"HTTP/{version} is not spoken here; HTTP/1.1 is")
+        if names.count(b"host") > 1:
+            raise _malformed("a request may have one `Host` header, not several")
+        if b"transfer-encoding" in names:
+            coding = next(value for name, value in self.headers if name == b"transfer-encoding")
+            if coding.strip().lower() != b"chunked":
+                raise _malformed("the only transfer coding that is known is `chunked`")
+            if version == "1.0":
+                raise _malformed("HTTP/1.0 has no `Transfer-Encoding`")
+        self._take_host_of_target()
+
+    def _take_host_of_target(self) -> None:
+        """The host of a target in absolute form goes before the header (RFC 9112, 3.2.2)."""
+        if self.url.startswith(b"/"):
+            return
+        target: Any = httptools.parse_url(self.url)  # its stub knows no part that is missing
+        if target.host is None:
+            raise _malformed("the target must be a path, or a URL with a host")
+        host = b"[%b]" % target.host if b":" in target.host else target.host
+        host = host if target.port is None else b"%b:%d" % (host, target.port)
+        self.headers[:] = [each for each in self.headers if each[0] != b"host"]
+        self.headers.append((b"host", host))
+        path = target.path or b"/"
+        self.url = path if target.query is None else path + b"?" + target.query
+
+    def on_body(self, body: bytes) -> None:
+        self._body_begun = True
+        self._framing_bytes -= len(body)
+        super().on_body(body)
+
+    def on_chunk_complete(self) -> None:
+        """Called by the parser."""
+        self._framing_allowed += CHUNK_FRAMING_BYTES
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        self._in_head, self._head_bytes = True, 0
+        self._framing_bytes = self._framing_allowed = 0
+        self._cancel_deadline()
+        super().on_message_complete()
+        if self.cycle.response_complete:  # before the body was
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def on_response_complete(self) -> None:
+        unasked = self.expect_100_continue and not self._in_head and not self._body_begun
+        super().on_response_complete()
+        if self.transport.get_write_buffer_size():
+            self._watch_reader()
+        if self._answering() or self.transport.is_closing():
+            return
+        if unasked:
+            self.transport.close()  # the client may send its body now, or its next request
+        elif not self._in_head:
+            self._end_in(LINGER_S)
+        elif self._head_bytes:
+            self._unset_keepalive_if_required()
+            self._end_in(HEAD_S)
+
+    def _answering(self) -> bool:
+        """Whether a request has come whose answer is not complete."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _end_in(self, seconds: float) -> None:
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(seconds, self._end)
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _end(self) -> None:
+        if self._in_head and self._head_bytes:
+            message = f"the head of the request did not come within {HEAD_S:g} s"
+            self._refuse(Refused(408, "request_timeout", message))
+        else:
+            self.transport.close()
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer and close; only close if the client would take it for the answer to another request."""
+        if self.transport.is_closing():
+            return
+        own = not self._answering() if self._in_head else not self.cycle.response_started
+        if own and not self.pipeline:
+            self.transport.write(refused.answer)
+        self.transport.close()
+
+    # Writing
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        self._read_at = time.monotonic()
+        super().resume_writing()
+
+    def _watch_reader(self) -> None:
+        if self._reader_watch is None:
+            self._read_at = time.monotonic()
+            self._look_at_reader()
+
+    def _look_at_reader(self) -> None:
+        """Cut off a client that reads nothing, be the answer complete or not."""
+        unsent, now = self.transport.get_write_buffer_size(), time.monotonic()
+        if unsent < self._unsent:
+            self._read_at = now
+        self._unsent, self._reader_watch = unsent, None
+        if now - self._read_at > watched.SEND_TIMEOUT_S:
+            log.info("client_cut", client=self.client, path=self.scope.get("path"))
+            self.transport.abort()
+        elif unsent:
+            self._reader_watch = self.loop.call_later(watched.CHECK_S, self._look_at_reader)
+
+
+def _malformed(message: str) -> Refused:
+    return Refused(400, "malformed_request", message)
+
+
+def _too_large_head() -> Refused:
+    return Refused(431, "headers_too_large", f"a request may have {MAX_HEAD_BYTES >> 10} KiB of headers")

@@ -1,0 +1,272 @@
+"""HTTP/1.1 as raw bytes: what can be read in two ways is refused, what stalls is ended, all is bounded."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from runstore.http import protocol, watched
+from runstore.http.server import Server
+from tests.server import DEADLINE_S
+
+HOST = b"Host: localhost\r\n"
+CHUNKED = b"POST /body HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n"
+LARGE = 8 << 20  # bytes of an answer: more than the buffers of both ends hold
+OK = b"HTTP/1.1 200 "
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with what it has been given; below `/early` without reading the body."""
+    request = Request(scope, receive)
+    early = scope["path"].startswith("/early")
+    try:
+        body = b"" if early or scope["method"] == "GET" else await request.body()
+    except ClientDisconnect:
+        return
+    headers = [[name.decode(), value.decode()] for name, value in scope["headers"]]
+    seen = {"target": scope["path"], "headers": headers, "body": body.decode()}
+    answer = Response(b"x" * LARGE) if scope["path"] == "/large" else JSONResponse(seen)
+    await answer(scope, receive, send)
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A server of `echo`, in a thread of its own."""
+    started = threading.Event()
+    server = Server(echo, closing=lambda: None, started=started.set)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+        thread.start()
+        started.wait()
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def client(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        yield client
+
+
+def until_closed(client: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    received = b""
+    try:
+        while part := client.recv(65_536):
+            received += part
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def ask(client: socket.socket, request: bytes) -> dict[str, Any]:
+    """The answer of `echo` to a request whose connection stays open."""
+    client.sendall(request)
+    received = b""
+    while b"\r\n\r\n" not in received or not received.endswith(b"}"):
+        part = client.recv(65_536)
+        assert part, received
+        received += part
+    assert received.startswith(OK), received
+    seen: dict[str, Any] = json.loads(received.partition(b"\r\n\r\n")[2])
+    return seen
+
+
+def names(seen: dict[str, Any]) -> list[str]:
+    return [name for name, _ in seen["headers"]]
+
+
+GET = b"GET / HTTP/1.1\r\n" + HOST
+POST = b"POST /body HTTP/1.1\r\n" + HOST
+REFUSED = {
+    "two hosts": GET + HOST + b"\r\n",
+    "two different hosts": GET + b"Host: example.org\r\n\r\n",
+    "obsolete folding": GET + b"X-A: b\r\n c\r\n\r\n",
+    "two lengths": POST + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+    "a list of lengths": POST + b"Content-Length: 3, 3\r\n\r\nabc",
+    "length and chunked": POST + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunked and length": POST + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+    "chunked twice": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "another coding": POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "only another coding": POST + b"Transfer-Encoding: gzip\r\n\r\n",
+    "chunked in HTTP/1.0": POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "HTTP/0.9": b"GET /\r\n\r\n",
+    "HTTP/2.0": GET.replace(b"1.1", b"2.0") + b"\r\n",
+    "NUL in the target": b"GET /a\0b HTTP/1.1\r\n" + HOST + b"\r\n",
+    "a control byte in the target": b"GET /a\x01b HTTP/1.1\r\n" + HOST + b"\r\n",
+    "a tab in the target": b"GET /a\tb HTTP/1.1\r\n" + HOST + b"\r\n",
+    "latin-1 in the target": b"GET /\xe9 HTTP/1.1\r\n" + HOST + b"\r\n",
+    "NUL in a header": GET + b"X-A: a\0b\r\n\r\n",
+    "a control byte in a header": GET + b"X-A: a\x01b\r\n\r\n",
+    "CR in a header": GET + b"X-A: a\rb\r\n\r\n",
+    "a blank before the colon": GET + b"X-A : b\r\n\r\n",
+    "no name": GET + b": b\r\n\r\n",
+    "LF alone": b"GET / HTTP/1.1\nHost: localhost\n\n",
+    "no path": b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n",
+    "a tunnel": b"CONNECT localhost:22 HTTP/1.1\r\n" + HOST + b"\r\nhello",
+    "a chunk's size that overflows": CHUNKED + b"\r\n10000000000000003\r\nabc",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("request_", [pytest.param(sent, id=name) for name, sent in REFUSED.items()])
+def test_what_can_be_read_in_two_ways_is_refused(client: socket.socket, request_: bytes) -> None:
+    client.sendall(request_)
+    answer = until_closed(client)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"malformed_request"' in answer
+    assert answer.count(b"\r\nContent-Length") == 1
+
+
+def test_trailers_are_not_headers(client: socket.socket) -> None:
+    trailers = b"Authorization: Bearer x\r\nHost: example.org\r\nX-Remote-User: root\r\n"
+    seen = ask(client, CHUNKED + b"\r\n3\r\nabc\r\n0\r\n" + trailers + b"\r\n")
+    assert names(seen) == ["host", "transfer-encoding"]
+    assert seen["body"] == "abc"
+
+
+@pytest.mark.parametrize("path", [b"body", b"early"])
+@pytest.mark.parametrize(
+    "endless",
+    [b"3\r\nabc\r\n0\r\nX-A: ", b"3\r\nabc\r\n0\r\n" + b"X-A: b\r\n" * 9_000, b"3;a="],
+    ids=["one trailer", "many trailers", "a chunk's extension"],
+)
+def test_trailers_and_extensions_of_chunks_are_bounded(
+    client: socket.socket, path: bytes, endless: bytes
+) -> None:
+    sent = 0
+    try:
+        client.sendall(CHUNKED.replace(b"body", path) + b"\r\n" + endless)
+        while sent < 100 << 20:
+            sent += client.send(b"x" * 65_536)
+    except OSError:
+        pass  # it has been closed
+    assert sent < 16 << 20  # what the buffers of both ends hold
+
+
+def test_a_large_body_in_small_chunks_is_no_overhead(client: socket.socket) -> None:
+    seen = ask(client, CHUNKED + b"\r\n" + b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n")
+    assert len(seen["body"]) == 50_000
+
+
+@pytest.mark.parametrize(
+    "target", [b"http://example.org", b"http://example.org:81/a?b=c", b"http://[::1]:80/"]
+)
+def test_the_host_of_an_absolute_target_goes_before_the_header(client: socket.socket, target: bytes) -> None:
+    seen = ask(client, b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+    [host] = [value for name, value in seen["headers"] if name == "host"]
+    assert host == target.decode().removeprefix("http://").partition("/")[0]
+    assert seen["target"].startswith("/")
+
+
+@pytest.mark.parametrize("protocol_name", [b"h2c", b"websocket"])
+def test_an_upgrade_is_ignored_and_the_body_and_next_request_are_read(
+    client: socket.socket, protocol_name: bytes
+) -> None:
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\nUpgrade: " + protocol_name
+    seen = ask(client, POST + upgrade + b"\r\nContent-Length: 24\r\n\r\nGET /smuggled HTTP/1.1\r\n")
+    assert seen["body"] == "GET /smuggled HTTP/1.1\r\n"
+    assert "upgrade" not in names(seen)
+    assert ask(client, GET + b"\r\n")["target"] == "/"
+
+
+def test_pipelined_requests_are_answered_in_order_and_bounded(client: socket.socket) -> None:
+    client.sendall(b"".join(b"GET /%d HTTP/1.1\r\n" % number + HOST + b"\r\n" for number in range(10)))
+    received = b""
+    while received.count(OK) < 10 or not received.endswith(b"}"):
+        received += client.recv(65_536)
+    assert [received.index(b'"/%d"' % number) for number in range(10)] == sorted(
+        received.index(b'"/%d"' % number) for number in range(10)
+    )
+    client.sendall((GET + b"\r\n") * (protocol.MAX_PIPELINED + 2))
+    assert until_closed(client).count(OK) <= protocol.MAX_PIPELINED + 1
+
+
+def test_the_number_of_headers_is_bounded(client: socket.socket) -> None:
+    client.sendall(GET + b"A: b\r\n" * protocol.MAX_HEADERS + b"\r\n")
+    assert until_closed(client).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_client_that_expects_leave_is_given_it(client: socket.socket) -> None:
+    client.sendall(POST + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+    assert client.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert ask(client, b"abc")["body"] == "abc"
+
+
+def test_a_client_that_is_not_given_leave_cannot_smuggle_a_request_as_the_body(client: socket.socket) -> None:
+    """Whether it sends its body now or its next request, nobody can tell."""
+    client.sendall(POST.replace(b"body", b"early") + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+    answer = until_closed(client)
+    assert answer.startswith(OK)
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+# What stalls.
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_S", 0.2)
+    monkeypatch.setattr(protocol, "LINGER_S", 0.2)
+    monkeypatch.setattr(watched, "SEND_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(watched, "CHECK_S", 0.05)
+
+
+@pytest.mark.parametrize("sent", [b"G", GET, GET + b"X-A: "], ids=["a byte", "a line", "half a header"])
+def test_half_a_head_is_408_and_the_connection_is_closed(hurried: None, port: int, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        client.sendall(sent)
+        answer = until_closed(client)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"request_timeout"' in answer
+
+
+def test_a_head_that_drips_has_no_longer(hurried: None, client: socket.socket) -> None:
+    try:
+        client.sendall(b"GET / HTTP/1.1\r\nX-A: ")
+        for _ in range(1_000):
+            client.sendall(b"x")
+            time.sleep(0.01)  # slowly is what is tried
+    except OSError:
+        return
+    pytest.fail("the connection is still open")
+
+
+def test_a_connection_that_says_nothing_is_closed_without_an_answer(hurried: None, port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
+        assert until_closed(client) == b""
+
+
+def test_half_a_head_after_an_answer_is_408(hurried: None, client: socket.socket) -> None:
+    ask(client, GET + b"\r\n")
+    client.sendall(GET)
+    assert until_closed(client).startswith(b"HTTP/1.1 408 ")
+
+
+def test_the_rest_of_a_body_that_is_not_read_does_not_keep_the_connection(
+    hurried: None, client: socket.socket
+) -> None:
+    client.sendall(POST.replace(b"body", b"early") + b"Content-Length: 1000\r\n\r\nabc")
+    assert until_closed(client).startswith(OK)
+
+
+def test_a_request_after_a_body_that_came_late_is_answered(client: socket.socket) -> None:
+    ask(client, POST.replace(b"body", b"early") + b"Content-Length: 3\r\n\r\na")
+    assert ask(client, b"bc" + GET + b"\r\n")["target"] == "/"
+
+
+def test_a_client_that_reads_nothing_of_a_plain_answer_is_cut_off(
+    hurried: None, client: socket.socket
+) -> None:
+    client.sendall(b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n")
+    client.recv(1)
+    time.sleep(1.0)  # in which it reads nothing
+    assert len(until_closed(client)) < LARGE
