@@ -73,7 +73,7 @@ GUARANTEES = [f"G{number}" for number in range(1, 13)]
 # Numbers that bound nothing.
 NOT_LIMITS = {
     "ENCODER_VERSION", "EXIT_CONFIG", "EXIT_INTERRUPTED", "EXIT_REFUSED", "FIRST", "LAST",
-    "LENGTH_BYTES", "STATUS_BYTES", "MIB", "UTF8_BYTES", "RANDOM_BITS", "MAX_DOUBLINGS",
+    "LENGTH_BYTES", "STATUS_BYTES", "MIB", "UTF8_BYTES", "RANDOM_BITS", "LAST_TIME", "MAX_DOUBLINGS",
     "BARRIER", "MIGRATION", "USERS", "BYTEA", "INT2", "INT8", "TEXT", "STATEMENT_TIMEOUT",
 }  # fmt: skip
 OUT_OF_DOCS = {"demo.py", "scripted_input.py", "scripted_text.py"}  # files whose limits concern no user's run

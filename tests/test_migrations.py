@@ -3,13 +3,18 @@
 import sqlite3
 from pathlib import Path
 
+import msgspec
+
 from runstore import migrations
-from runstore.core.events import Queued
+from runstore.core.events import Completed, Deleted, Queued
 from runstore.core.ids import new_run_id
-from runstore.core.run import Run
+from runstore.core.run import Run, fold
 from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.sql import RebuildSource
+from runstore.projections.rebuild import Difference, rebuild
 from runstore.projections.runs import RunQuery, find_runs
-from tests.database import make_old, migrate, open_sqlite_log
+from tests.database import make_old, migrate, open_database, open_sqlite_log, run_list
+from tests.events import started
 
 
 async def test_a_database_of_schema_0001_keeps_its_runs(tmp_path: Path) -> None:
@@ -31,9 +36,40 @@ async def test_a_database_of_schema_0001_keeps_its_runs(tmp_path: Path) -> None:
     await log.append(
         new, [Queued(agent="a", user_id="alice", workspace_id="red", input="hi")], expected_seq=0
     )
-    found: list[Run] = await log.query(find_runs, RunQuery(user_id="alice"))
+    found: list[Run] = (await log.query(find_runs, RunQuery(user_id="alice"))).runs
     assert [(run.run_id, run.workspace_id) for run in found] == [(new, "red"), (run_id, None)]
     await log.close()
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT * FROM checkpoints").fetchall() == []
     connection.close()
+
+
+async def test_what_is_large_goes_out_of_the_run_list_of_schema_0005_as_a_rebuild_leaves_it_out(
+    tmp_path: Path, database: Path
+) -> None:
+    log = open_sqlite_log(database, MemoryFeed())
+    large = {"text": "x" * 10_000}
+    for metadata, result in (({}, {}), (large, {"text": "ü" * 2_000}), ({"a": [1.50, None]}, large)):
+        queued = Queued(agent="a", user_id="alice", input="hi", metadata=metadata)
+        run_id = new_run_id()
+        await log.append(run_id, [queued, started(), Completed(result=result)])
+        await log.append(run_id, [Deleted(by="alice")])
+    events = await log.read_all()
+    await log.close()
+    old = tmp_path / "old.db"
+    make_old(old, "0005")
+    with sqlite3.connect(old) as connection:
+        connection.execute("ATTACH ? AS new", (str(database),))
+        connection.execute("INSERT INTO events SELECT * FROM new.events")
+        for run_id in {event.run_id for event in events}:
+            run = fold(run_id, [event for event in events if event.run_id == run_id])
+            connection.execute(
+                "INSERT INTO runs VALUES (?, 'alice', 'a', NULL, 'success', ?, ?, 1, ?, NULL, 0)",
+                (run_id, run.created_at, run.completed_at, msgspec.json.encode(run)),
+            )
+    connection.close()
+    assert migrate(old) == "0005"
+    dialect = open_database(old)
+    difference = rebuild(RebuildSource(dialect), run_list(), lambda reached, last: None, swap=False)
+    dialect.close()
+    assert difference == Difference(missing=0, wrong=0, extra=0, rows=3)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from runstore.app import OpenLog, open_log, open_runtime
 from runstore.core.codec import RecordedEvent, timestamp
@@ -165,8 +166,18 @@ class LocalStore:
         return (await self._store.get(parse_run_id(run_id), at=at, wait_s=wait_s)).run
 
     async def find(self, query: RunQuery | None = None) -> list[Run]:
-        """The runs that match, newest first."""
-        return await self._store.find(query or RunQuery())
+        """The runs that match, newest first, as many as the query's limit.
+
+        What is large of a run is left out, and named in its `truncated`: `state` has it.
+        """
+        query = query or RunQuery()
+        runs: list[Run] = []
+        while True:
+            found = await self._store.find(replace(query, limit=query.limit - len(runs)))
+            runs += found.runs
+            if found.next is None or len(runs) >= query.limit:
+                return runs
+            query = replace(query, before=found.next)
 
     async def stop(self, run_id: str, *, by: str = LOCAL_USER, reason: str = "user") -> bool:
         """Ask a run to stop; False when it has ended already."""

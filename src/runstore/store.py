@@ -23,11 +23,11 @@ from runstore.core.events import CancelRequested, Custom, Deleted, MultitaskStra
 from runstore.core.ids import new_run_id
 from runstore.core.limits import Limits
 from runstore.core.ports import Claim, EventFilter, Head, LiveFeed
-from runstore.core.run import Run, evolve, fold
-from runstore.eventlog.queries import read_evolving, read_first, read_head
+from runstore.core.run import Run, evolve, fold, whole
+from runstore.eventlog.queries import read_ends, read_evolving, read_first, read_head
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.tail import HEARTBEAT_S, Tail, wait_until_ended
-from runstore.projections.runs import RunQuery, find_run, find_runs
+from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs
 from runstore.runtime.agents import AgentCatalog
 
 MAX_KNOWN_OWNERS = 10_000  # runs whose owner is kept in memory
@@ -165,8 +165,8 @@ class RunStore:
             raise InvalidCursor(f"at={at} is no event of run {run_id}: its events are 1 to {head.seq}")
         return RunAt(run, at or head.seq)
 
-    async def find(self, query: RunQuery) -> list[Run]:
-        """The runs that match, newest first."""
+    async def find(self, query: RunQuery) -> RunsFound:
+        """A page of the runs that match, newest first, without what is large of them."""
         return await self._log.query(find_runs, query)
 
     async def stop(self, run_id: str, *, by: str, reason: str) -> RunAt:
@@ -249,4 +249,6 @@ def _read_run(connection: Connection, run_id: str, at: int | None) -> tuple[Head
     run = find_run(connection, run_id) if at is None else None
     if run is None:  # an earlier state, or a row that waits for its projection to be rebuilt
         run = fold(run_id, read_evolving(connection, run_id, at))
+    elif run.truncated:
+        run = whole(run, read_ends(connection, run_id))
     return head, run

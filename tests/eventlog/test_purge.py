@@ -187,8 +187,8 @@ async def test_the_rows_of_purged_runs_are_rebuilt_from_what_is_left(log: SqlEve
     await log.change(lambda connection: run_list().drop(connection))
     rebuild_in(url)
     assert rebuild_in(url, swap=False).equal
-    assert len(await log.query(find_runs, RunQuery(purged=True))) == 3
-    assert [run.run_id for run in await log.query(find_runs, RunQuery())] == [young]
+    assert len((await log.query(find_runs, RunQuery(purged=True))).runs) == 3
+    assert [run.run_id for run in (await log.query(find_runs, RunQuery())).runs] == [young]
 
 
 @on_sqlite

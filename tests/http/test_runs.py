@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 
+from runstore.client import Client
 from tests.server import ServerProcess, until
 
 FIELDS = {
@@ -131,6 +132,24 @@ def test_a_zone_whose_plus_was_not_escaped_is_understood(server: ServerProcess, 
     run_id = server.begin("quick", "hi", session_id=session)
     answer = server.http.get(f"/runs?session_id={session}&since=2020-01-01T01:00:00+01:00")
     assert [run["run_id"] for run in answer.json()["data"]] == [run_id]
+
+
+def test_a_list_leaves_out_what_is_large_of_a_run_and_says_so(server: ServerProcess, session: str) -> None:
+    metadata = {"text": "x" * 5_000}
+    run_id = server.begin("quick", "hi", session_id=session, metadata=metadata)
+    server.ended(run_id)
+    [listed] = server.http.get("/runs", params={"session_id": session}).json()["data"]
+    whole = server.record(run_id)
+    assert listed["truncated"] == ["metadata"]
+    assert listed["metadata"] == {}
+    assert listed["result"] == whole["result"]
+    assert whole["metadata"] == server.record(run_id, at=2)["metadata"] == metadata
+    assert "truncated" not in whole
+    with Client(str(server.http.base_url)) as client:
+        [found] = client.list(session_id=session)
+        assert found.truncated == ["metadata"]
+        assert client.get(run_id).metadata == metadata
+        assert client.get(run_id).truncated == []
 
 
 # Stopping.

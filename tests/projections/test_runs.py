@@ -20,7 +20,8 @@ async def log(open_log: Callable[..., SqlEventLog], feed: MemoryFeed) -> SqlEven
 
 
 async def listed(log: SqlEventLog, **query: object) -> list[str]:
-    return [run.run_id for run in await log.query(find_runs, RunQuery(**query))]  # type: ignore[arg-type]
+    found = await log.query(find_runs, RunQuery(**query))  # type: ignore[arg-type]
+    return [run.run_id for run in found.runs]
 
 
 async def test_runs_are_listed_newest_first(log: SqlEventLog) -> None:

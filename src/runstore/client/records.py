@@ -8,7 +8,8 @@ from msgspec import Struct
 class RunRecord(Struct, frozen=True, kw_only=True):
     """See docs/http.md, "The run record". Times: RFC 3339, UTC. `last_seq`: not in lists.
 
-    `purged_at`, `deleted`, `counts`: only of purged runs.
+    `truncated`: in lists, the fields that are left out since they are large; `get` has them. `purged_at`,
+    `deleted`, `counts`: only of purged runs.
     """
 
     run_id: str
@@ -31,6 +32,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     parent_run_id: str | None = None
     usage: dict[str, int] = {}
     metadata: dict[str, Any] = {}
+    truncated: list[str] = []
     last_seq: int | None = None
     purged_at: str | None = None
     deleted: bool = False

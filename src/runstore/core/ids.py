@@ -8,6 +8,7 @@ import uuid_utils
 from runstore.core.errors import RunNotFound
 
 RANDOM_BITS = 80  # of a UUIDv7, after its time
+LAST_TIME = (1 << 48) - 1  # that a UUIDv7 has room for, in milliseconds since 1970
 UUID_TEXT = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 

@@ -8,7 +8,7 @@ from functools import reduce
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from runstore.core.codec import EncodedEvent, RecordedEvent, decode
 from runstore.core.events import (
@@ -29,10 +29,15 @@ from runstore.core.events import (
 Status = Literal["queued", "running", "success", "error", "stopped"]
 STATUSES: tuple[Status, ...] = ("queued", "running", "success", "error", "stopped")
 CLOSED: frozenset[Status] = frozenset({"success", "error", "stopped"})
+LARGE_FIELDS = ("metadata", "result", "usage")  # that an agent or a client may fill up to a whole event
+LISTED_BYTES = 4_096  # of each of them as JSON: a list leaves out what is larger
 
 
 class Run(Struct, frozen=True):
-    """The state of one run. Times are UTC, milliseconds since 1970."""
+    """The state of one run. Times are UTC, milliseconds since 1970.
+
+    `truncated`: the large fields that are left out here, since it comes from a list; the log has them.
+    """
 
     run_id: str
     user_id: str = ""
@@ -57,6 +62,7 @@ class Run(Struct, frozen=True):
     deleted: bool = False
     purged_at: int | None = None
     counts: dict[str, int] = {}  # of a purged run: how many events there were of each type
+    truncated: tuple[str, ...] | UnsetType = UNSET
 
     @property
     def closed(self) -> bool:
@@ -80,6 +86,32 @@ def _ended_somehow(run: Run, event: EncodedEvent | RecordedEvent) -> Run:
 
 def fold(run_id: str, events: Iterable[RecordedEvent]) -> Run:
     return reduce(evolve, events, Run(run_id))
+
+
+def shortened(run: Run) -> Run:
+    """The run as lists have it, small whatever it was started with: `truncated` names what is left out."""
+    known = run.truncated or ()
+    large = [
+        name
+        for name in LARGE_FIELDS
+        if name in known or len(msgspec.json.encode(getattr(run, name))) > LISTED_BYTES
+    ]
+    if len(large) == len(known):
+        return run
+    empty = Run(run.run_id)
+    return msgspec.structs.replace(
+        run, truncated=tuple(large), **{name: getattr(empty, name) for name in large}
+    )
+
+
+def whole(run: Run, ends: Iterable[RecordedEvent]) -> Run:
+    """A run of a list with what was left out. `ends`: its first event, and the one that closed it."""
+    if not run.truncated:
+        return run
+    found = fold(run.run_id, ends)
+    return msgspec.structs.replace(
+        run, truncated=UNSET, **{name: getattr(found, name) for name in run.truncated}
+    )
 
 
 def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:

@@ -27,6 +27,7 @@ _RUN = (
     .order_by(_e.seq)
 )
 _LAST = select(*_RECORDED).where(_e.run_id == bindparam("run")).order_by(_e.seq.desc()).limit(1)
+_ENDING = _LAST.where(_e.ends == 1)  # at the end but for the markers
 _ALL = select(_e.run_id, *_RECORDED).where(_e.position > bindparam("after")).order_by(_e.position)
 _HEAD = (
     select(_e.seq, _e.type, _e.ends, open_runs.c.attempt, open_runs.c.cancel_at)
@@ -121,6 +122,13 @@ def read_evolving(connection: Connection, run_id: str, upto: int | None = None) 
         last = _read_last(connection, run_id)
         return [] if last is None else [last]
     return found
+
+
+def read_ends(connection: Connection, run_id: str) -> list[RecordedEvent]:
+    """The run's first event, and the one that closed it if it is closed. Raises RunPurged."""
+    ending = connection.execute(_ENDING, {"run": run_id}).first()
+    found = read_run(connection, run_id, 0, None, 1, None)  # last: were it purged since, this would say so
+    return found if ending is None else [*found, RecordedEvent(run_id, *ending)]
 
 
 def read_first(connection: Connection, run_id: str) -> RecordedEvent | None:

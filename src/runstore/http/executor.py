@@ -19,7 +19,7 @@ from runstore.http.envelope import Success
 from runstore.http.errors import Forbidden
 from runstore.http.fields import HierarchyId, Name, RunId, Time
 from runstore.http.following import Following
-from runstore.http.json import json_response
+from runstore.http.json import json_list, json_response
 from runstore.http.known_keys import now_ms
 from runstore.http.requests import (
     MAX_CURSOR_DIGITS,
@@ -236,7 +236,7 @@ class TeamRunRoutes:
         user, agent = user_of(request), None
         if body.hierarchy_id is not None:
             agent = agent_name(parse_hierarchy_id(body.hierarchy_id))
-        runs = await self._store.find(
+        found = await self._store.find(
             RunQuery(
                 user_id=None if user.admin else user.user_id,
                 status=body.status,
@@ -244,12 +244,11 @@ class TeamRunRoutes:
                 agent_prefix=AGENT,
                 session_id=body.session_id,
                 before=list_cursor(body.after) if body.after is not None else None,
-                limit=body.limit + 1,
+                limit=body.limit,
             )
         )
-        page = runs[: body.limit]
-        following = page[-1].run_id if len(runs) > body.limit else None
-        return _success(TeamRunPage([_record(record(run)) for run in page], following))
+        runs = await json_list(_record(record(run)) for run in found.runs)
+        return _success(TeamRunPage(runs, found.next))  # type: ignore[arg-type]
 
 
 async def own(hierarchies: HierarchyStore, user: User, hierarchy_id: str) -> StoredHierarchy:

@@ -21,7 +21,7 @@ from runstore.http.errors import BadRequest, Unauthorized
 from runstore.http.fields import Count, RunId, Seq, Time
 from runstore.http.following import Following, check_cursor
 from runstore.http.included import EventPage, Included, include, read_include
-from runstore.http.json import json_response
+from runstore.http.json import json_list, json_response
 from runstore.http.requests import (
     check_parameters,
     has_already,
@@ -70,6 +70,9 @@ class RunRecord(Struct, frozen=True):
     workspace_id: str | None
     usage: dict[str, Count]
     metadata: dict[str, Any]
+    truncated: tuple[str, ...] | UnsetType = (
+        UNSET  # in lists: which of these are left out, since they are large
+    )
     last_seq: Seq | UnsetType = UNSET  # of a single run; a list does not read every log
     trace: EventPage | UnsetType = UNSET  # these are there for those who ask
     ops_log: list[EventRecord] | UnsetType = UNSET
@@ -147,7 +150,7 @@ class RunRoutes:
         after = request.query_params.get("after")
         user, workspace = user_of(request), request.query_params.get("workspace_id")
         self._access.check_workspace(user, workspace)
-        runs = await self._store.find(
+        found = await self._store.find(
             RunQuery(
                 user_id=None if user.admin or workspace else user.user_id,
                 status=read_choice(request, "status", STATUSES),  # type: ignore[arg-type]
@@ -158,12 +161,11 @@ class RunRoutes:
                 until=read_time(request, "until"),
                 purged=read_choice(request, "purged", ("true", "false")) == "true",
                 before=list_cursor(after) if after is not None else None,
-                limit=limit + 1,
+                limit=limit,
             )
         )
-        page = runs[:limit]
-        following = page[-1].run_id if len(runs) > limit else None
-        return json_response(RunPage([listed(run) for run in page], following))
+        data = await json_list(listed(run) for run in found.runs)
+        return json_response(RunPage(data, found.next))  # type: ignore[arg-type]
 
     async def get(self, request: Request) -> Response:
         check_parameters(request, ("at", "wait", "include"))
@@ -247,6 +249,7 @@ def record(run: Run, last_seq: int | UnsetType = UNSET, included: Included = NOT
         forced=run.forced, superseded_by=run.superseded_by, parent_run_id=run.parent_run_id,
         workspace_id=run.workspace_id, usage=run.usage, metadata=run.metadata, last_seq=last_seq,
         trace=included.trace, ops_log=included.ops_log, schema_warnings=included.schema_warnings,
+        truncated=run.truncated,
     )  # fmt: skip
 
 

@@ -1,19 +1,40 @@
-"""The run list: every run's state, kept in the append's own transaction, so it is never behind the log."""
+"""The run list: every run's state, kept in the append's own transaction, so it is never behind the log.
+
+A row is small whatever its run was started with: it is written again at each change of the run's state. What
+is large stays in the log alone.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, Table, bindparam, delete, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
 
+from runstore.columns import MYSQL
 from runstore.core.codec import EncodedEvent, RecordedEvent
 from runstore.core.events import Queued
-from runstore.core.run import Run, Status, evolve, fold
+from runstore.core.ids import LAST_TIME, first_run_id
+from runstore.core.run import LISTED_BYTES, Run, Status, evolve, fold, shortened
 from runstore.projections import schema
 
 History = Callable[[Connection, str], Sequence[RecordedEvent]]
 READ_AT_ONCE = 500  # runs of one SELECT; SQLite takes 32,766 parameters
+LISTED_AT_ONCE = 100  # the same of a list, whose pages end at bytes
+MAX_LIST_BYTES = 1 << 20  # of states in one page of a list; the run that goes over it is the last
+MAX_SCANNED = 10_000  # runs that are looked at for one page: a filter that matches none of them costs no more
+ID_SLACK_MS = 60_000  # between the time in a run's id and that of its first event; they are made together
 
 _decode_state = msgspec.json.Decoder(Run).decode
 _encode_state = msgspec.json.Encoder().encode
@@ -85,38 +106,92 @@ class RunQuery(Struct, frozen=True, kw_only=True):
     limit: int = 100
 
 
-def find_runs(connection: Connection, query: RunQuery) -> list[Run]:
-    """The runs that match, newest first."""
-    table = schema.runs.c
-    conditions: list[ColumnElement[bool]] = [table.purged == int(query.purged)]
-    if not query.purged:
-        conditions.append(table.deleted == 0)
-    for column, value in (
-        (table.user_id, query.user_id),
-        (table.status, query.status),
-        (table.agent_name, query.agent),
-        (table.session_id, query.session_id),
-        (table.workspace_id, query.workspace_id),
-    ):
-        if value is not None:
-            conditions.append(column == value)
-    if query.agent_prefix is not None:
-        conditions.append(table.agent_name.startswith(query.agent_prefix, autoescape=True))
-    if query.since is not None:
-        conditions.append(table.created_at >= query.since)
-    if query.until is not None:
-        conditions.append(table.created_at <= query.until)
-    if query.before is not None:
-        conditions.append(table.run_id < query.before)
-    rows = connection.execute(
-        select(table.state).where(*conditions).order_by(table.run_id.desc()).limit(query.limit)
-    )
-    return [_decode_state(state) for (state,) in rows]
+class RunsFound(Struct, frozen=True):
+    """A page of a list. `next`: the `before` of the following page, which may be empty; None: it is the last.
+
+    It ends at the query's limit, at MAX_LIST_BYTES, or after MAX_SCANNED runs that were looked at.
+    """
+
+    runs: list[Run]
+    next: str | None
+
+
+def find_runs(connection: Connection, query: RunQuery) -> RunsFound:
+    """The runs that match, newest first, without what is large of them: see `Run.truncated`."""
+    newest, others = _split(query)
+    matching = list(connection.execute(_matching(query, newest, others)).scalars())
+    following = matching[query.limit - 1] if len(matching) > query.limit else None
+    runs, rest = _read_listed(connection, matching[: query.limit])
+    if rest:
+        following = runs[-1].run_id
+    elif following is None and others:
+        following = connection.execute(newest.limit(1).offset(MAX_SCANNED - 1)).scalar()
+        if following is not None and matching:
+            following = min(following, matching[-1])
+    return RunsFound(runs, following)
 
 
 def find_run(connection: Connection, run_id: str) -> Run | None:
+    """One run as the list has it."""
     state = connection.execute(select(schema.runs.c.state).where(schema.runs.c.run_id == run_id)).scalar()
     return None if state is None else _decode_state(state)
+
+
+def _split(query: RunQuery) -> tuple[Select[Any], list[ColumnElement[bool]]]:
+    """The ids that an index gives for a query, newest first, and what each run has to be looked at for."""
+    table = schema.runs.c
+    asked = {
+        "user_id": query.user_id, "session_id": query.session_id, "agent_name": query.agent,
+        "workspace_id": query.workspace_id, "status": query.status,
+    }  # fmt: skip
+    equal = {name: table[name] == value for name, value in asked.items() if value is not None}
+    by = next(columns for columns in schema.INDEXED if equal.keys() >= set(columns))
+    indexed = [equal.pop(name) for name in by] + [table.purged == int(query.purged), table.deleted == 0]
+    others = list(equal.values())
+    if query.agent_prefix is not None:
+        others.append(table.agent_name.startswith(query.agent_prefix, autoescape=True))
+    if query.since is not None:
+        others.append(table.created_at >= query.since)
+        indexed.append(table.run_id >= _first_id(query.since - ID_SLACK_MS))
+    if query.until is not None:
+        others.append(table.created_at <= query.until)
+        indexed.append(table.run_id <= _first_id(query.until + ID_SLACK_MS))
+    if query.before is not None:
+        indexed.append(table.run_id < query.before)
+    newest = select(table.run_id).where(*indexed).order_by(table.run_id.desc())
+    for dialect in MYSQL:  # whose own choice may read them all and sort
+        newest = newest.with_hint(schema.runs, f"FORCE INDEX ({schema.index_name(by)})", dialect)
+    return newest, others
+
+
+def _matching(query: RunQuery, newest: Select[Any], others: Sequence[ColumnElement[bool]]) -> Select[Any]:
+    """The ids of the runs that match, one more than asked for if there is one."""
+    if not others:
+        return newest.limit(query.limit + 1)
+    scanned = newest.add_columns(and_(*others).label("matches")).limit(MAX_SCANNED).subquery()
+    found = select(scanned.c.run_id).where(scanned.c.matches).order_by(scanned.c.run_id.desc())
+    return found.limit(query.limit + 1)
+
+
+def _read_listed(connection: Connection, run_ids: Sequence[str]) -> tuple[list[Run], bool]:
+    """As many of these runs as fit into a page; and whether there are more of them."""
+    runs: list[Run] = []
+    size = 0
+    for start in range(0, len(run_ids), LISTED_AT_ONCE):
+        wanted = schema.runs.c.run_id.in_(run_ids[start : start + LISTED_AT_ONCE])
+        rows = connection.execute(
+            select(schema.runs.c.state).where(wanted).order_by(schema.runs.c.run_id.desc())
+        ).scalars()
+        for state in rows:
+            runs.append(_decode_state(state))
+            size += len(state)
+            if size >= MAX_LIST_BYTES:
+                return runs, runs[-1].run_id != run_ids[-1]
+    return runs, False
+
+
+def _first_id(at: int) -> str:
+    return first_run_id(min(max(at, 0), LAST_TIME))
 
 
 def _advance(run: Run, events: Sequence[EncodedEvent | RecordedEvent]) -> Run:
@@ -126,9 +201,15 @@ def _advance(run: Run, events: Sequence[EncodedEvent | RecordedEvent]) -> Run:
 
 
 def _row(run: Run) -> dict[str, Any]:
+    state = _encode_state(run)
+    if len(state) > LISTED_BYTES:  # else no part of it is larger
+        run = shortened(run)
+        state = _encode_state(run)
+    purged = run.purged_at is not None
     return {
         "run_id": run.run_id, "user_id": run.user_id, "agent_name": run.agent_name,
         "session_id": run.session_id, "status": run.status, "created_at": run.created_at,
-        "completed_at": run.completed_at, "deleted": int(run.deleted), "state": _encode_state(run),
-        "workspace_id": run.workspace_id, "purged": int(run.purged_at is not None),
+        "completed_at": run.completed_at, "state": state, "workspace_id": run.workspace_id,
+        "purged": int(purged),
+        "deleted": int(run.deleted and not purged),  # those that were purged have a list of their own
     }  # fmt: skip
