@@ -16,6 +16,7 @@ from runstore.eventlog.memory import MemoryEventLog
 from runstore.eventlog.sql import SqlEventLog
 from tests import warden
 from tests.database import make_database, open_log_at, open_sqlite_log
+from tests.events import take_unexpected
 from tests.servers.absent import absent
 from tests.servers.databases import DATABASES, close_shared, kept_database
 
@@ -61,6 +62,13 @@ def _shared_servers(_warden: None) -> Iterator[None]:
     """The databases that were made for this test run go with it."""
     yield
     close_shared()
+
+
+@pytest.fixture(autouse=True)
+def _no_unexpected_refusals() -> Iterator[None]:
+    """An event that a test offered and the log refused fails that test."""
+    yield
+    assert take_unexpected() == []
 
 
 @pytest.fixture

@@ -45,8 +45,18 @@ async def start_run(log: EventLog) -> str:
     return run_id
 
 
+_refusals: list[RunstoreError] = []
+
+
 def unexpected(error: RunstoreError) -> None:
-    raise AssertionError(f"refused: {error!r}")
+    """Note a refusal. The writer calls this and goes on whatever it raises, so the test's end checks it."""
+    _refusals.append(error)
+
+
+def take_unexpected() -> list[RunstoreError]:
+    """The refusals that no test expected, since this was last called."""
+    taken, _refusals[:] = list(_refusals), []
+    return taken
 
 
 def offer(log: EventLog, run_id: str, event: Event | Custom, *, attempt: int = 1) -> bool:

@@ -91,6 +91,20 @@ async def test_after_an_outage_everybody_has_a_whole_lease_again(
     assert await watched_s(watcher, worker, clock, 60) >= lease_s
 
 
+async def test_a_worker_holds_its_lease_for_as_long_as_its_last_beat_is_good(
+    join: Callable[..., HeartbeatLeases], clock: Clock
+) -> None:
+    worker = join(FOR_EVER_S)
+    assert not worker.held
+    await worker.hold()
+    clock.now += FOR_EVER_S - 1
+    assert worker.held
+    clock.now += 1  # by now others may have taken its runs
+    assert not worker.held
+    await worker._beat()
+    assert worker.held
+
+
 async def test_who_cannot_write_itself_takes_nobody_for_dead(
     join: Callable[..., HeartbeatLeases], clock: Clock
 ) -> None:

@@ -416,6 +416,7 @@ async def test_a_reader_never_sees_a_part_of_an_append(log: EventLog) -> None:
         assert head is not None
         assert (head.seq - 2) % 25 == 0
         assert len(await log.read(run_id, after=2, limit=2000)) % 25 == 0
+    await writing
 
 
 async def test_what_the_head_counts_can_be_read(log: EventLog) -> None:
@@ -431,6 +432,7 @@ async def test_what_the_head_counts_can_be_read(log: EventLog) -> None:
         head = await log.head(run_id)
         assert head is not None
         assert len(await log.read(run_id, upto=head.seq, limit=2000)) == head.seq
+    await writing
 
 
 async def test_closing_commits_what_is_queued(

@@ -87,6 +87,19 @@ async def test_the_database_refuses_to_change_an_event(
     assert await log.read(run_id) == before
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_the_events_cannot_be_truncated(open_shared: OpenLog, connection: Connection) -> None:
+    """PostgreSQL calls no row trigger for it. MySQL counts it as dropping the table, which takes that right."""
+    log = open_shared()
+    run_id = await start_run(log)
+    before = await log.read(run_id)
+    for statement in ("TRUNCATE events", "TRUNCATE events CASCADE"):
+        with pytest.raises(DBAPIError, match="events are immutable"):
+            connection.execute(text(statement))
+        connection.rollback()
+    assert await log.read(run_id) == before
+
+
 async def test_only_the_events_of_a_run_that_is_being_purged_can_be_deleted(
     open_shared: OpenLog, connection: Connection
 ) -> None:

@@ -41,6 +41,25 @@ async def test_writers_side_by_side_lose_nothing_whatever_isolation_is_the_defau
         await log.close()
 
 
+@pytest.mark.parametrize(
+    ("configured", "used"), [("off", "on"), ("local", "local"), ("remote_write", "remote_write")]
+)
+def test_a_commit_is_synced_whatever_the_role_or_database_is_set_to(
+    tmp_path: Path, configured: str, used: str
+) -> None:
+    """Only `off` acknowledges what is not on disk; an operator may choose among the others."""
+    with empty_database("postgresql", tmp_path) as url:
+        engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            name = engine.url.database
+            connection.exec_driver_sql(f"ALTER DATABASE {name} SET synchronous_commit = '{configured}'")
+            assert connection.exec_driver_sql("SELECT current_database()").scalar_one() == name
+        dialect = open_dialect(make_url(url))
+        with dialect.engine.connect() as connection:
+            assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == used
+        dialect.close()
+
+
 def test_a_touch_is_a_write(tmp_path: Path) -> None:
     """MariaDB leaves out an update that changes nothing; then a disk that is full would not be noticed."""
     with empty_database("mysql", tmp_path) as url:

@@ -119,6 +119,7 @@ class LogMachine(RuleBasedStateMachine):
             raise
         self.runs: dict[str, ModelRun] = {}
         self.frames: dict[tuple[str, int], bytes] = {}  # what a subscriber has ever been shown
+        self.refusals: list[RunstoreError] = []  # of offered events
 
     # ---- processes ----
 
@@ -182,7 +183,8 @@ class LogMachine(RuleBasedStateMachine):
             return
         for _ in range(size):
             event = token(f"{next(self.numbers)}")
-            assert self.logs[HERE].offer(run_id, encode(event), attempt=run.attempt, refused=ignore)
+            refused = self.refusals.append
+            assert self.logs[HERE].offer(run_id, encode(event), attempt=run.attempt, refused=refused)
             run.offered.append(fact(event))
 
     @precondition(lambda self: self.runs)
@@ -280,6 +282,8 @@ class LogMachine(RuleBasedStateMachine):
 
     @invariant()
     def log_and_state_are_what_the_model_says(self) -> None:
+        wrong = [error for error in self.refusals if not isinstance(error, AppendRefused)]
+        assert wrong == [], "offered text was refused for another reason than its run's state"
         stored, states, open_runs = self.loop.run(self.logs[HERE].query(look_at, list(self.runs)))
         assert open_runs == {run_id for run_id, run in self.runs.items() if not run.closed}
         for run_id, run in self.runs.items():
@@ -382,10 +386,6 @@ def look_at(
     stored = {run_id: read_events(connection, run_id) for run_id in run_ids}
     states = {run_id: find_run(connection, run_id) for run_id in run_ids}
     return stored, states, {run.run_id for run in read_open_runs(connection, 2_000)}
-
-
-def ignore(error: RunstoreError) -> None:
-    assert isinstance(error, AppendRefused)
 
 
 async def follow(log: SqlEventLog, feed: MemoryFeed, run_id: str, after: int, last: int) -> bytes:

@@ -64,17 +64,29 @@ def test_a_call_returns_and_raises_as_the_function_does(threads: ToolThreads) ->
         threads.submit(divmod, 7, 0).result(DEADLINE_S)
 
 
-def test_more_calls_than_the_limit_wait_for_a_place_in_their_order(threads: ToolThreads, held: Held) -> None:
+def test_more_calls_than_the_limit_wait_for_a_place(threads: ToolThreads, held: Held) -> None:
     held.hold("a", LIMIT)
-    order: list[int] = []
-    waiting = [threads.submit(order.append, number) for number in range(5)]
+    made: list[int] = []
+    waiting = [threads.submit(made.append, number) for number in range(5)]
     until(lambda: held.begun == LIMIT, "the places are taken")
     assert not any(call.done() for call in waiting)
-    assert order == []
+    assert made == []
     held.let_go()
     for call in waiting:
         call.result(DEADLINE_S)
-    assert sorted(order) == [0, 1, 2, 3, 4]
+    assert sorted(made) == [0, 1, 2, 3, 4]
+
+
+def test_calls_that_wait_for_a_place_are_made_in_their_order() -> None:
+    threads = ToolThreads(1, "tool")  # with more places, the calls themselves could overtake each other
+    held = Held(threads)
+    held.hold("a")
+    order: list[int] = []
+    waiting = [threads.submit(order.append, number) for number in range(5)]
+    held.let_go()
+    for call in waiting:
+        call.result(DEADLINE_S)
+    assert order == [0, 1, 2, 3, 4]
 
 
 def test_a_call_that_is_cancelled_while_it_waits_is_not_made(threads: ToolThreads, held: Held) -> None:
