@@ -15,6 +15,7 @@ from runstore.core.ports import EventFilter
 from runstore.runtime import supervisor
 from runstore.runtime.agents import AgentSpec
 from runstore.settings import ServerSettings, Settings
+from tests.database import make_database
 from tests.frames import read_frames, said
 from tests.polling import DEADLINE_S, until
 from tests.servers.databases import empty_database
@@ -24,6 +25,22 @@ NEVER_S = 3_600.0
 NOTES = EventFilter(types=frozenset({"custom.note"}))
 TALKER = AgentSpec(model="scripted", tokens=20, tokens_per_s=200)
 SLOW = AgentSpec(model="scripted", tokens=10_000, tokens_per_s=20)
+
+
+async def test_without_redis_a_reader_hears_from_the_poll_what_another_process_appends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "POLL_S", 0.01)
+    url = f"sqlite:///{make_database(tmp_path / 'runstore.db')}"
+    server = ServerSettings(database_url=url, worker=False, drain_s=0)
+    async with open_runtime(Settings(server)) as here, open_runtime(Settings(server)) as there:
+        run_id = (await here.store.start("demo", "hi", user_id="local")).run.run_id
+        stream = there.store.tail(run_id, after=1, only=NOTES).frames()
+        reading = asyncio.create_task(anext(stream))
+        await until(lambda: there.feed.subscribers == 1)
+        await here.store.append(run_id, [Custom("custom.note", "from another process")])
+        assert b"from another process" in await asyncio.wait_for(reading, DEADLINE_S)
+        await stream.aclose()  # type: ignore[attr-defined]
 
 
 @pytest.fixture

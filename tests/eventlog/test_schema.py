@@ -89,7 +89,7 @@ async def test_the_database_refuses_to_change_an_event(
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_the_events_cannot_be_truncated(open_shared: OpenLog, connection: Connection) -> None:
-    """PostgreSQL calls no row trigger for it. MySQL counts it as dropping the table, which takes that right."""
+    """PostgreSQL calls no row trigger for it. On MySQL it takes the right to drop tables."""
     log = open_shared()
     run_id = await start_run(log)
     before = await log.read(run_id)

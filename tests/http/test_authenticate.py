@@ -1,12 +1,14 @@
 """`authenticate = "package:function"`: logins that are no API keys."""
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from tests.http.routes import ROUTES
 from tests.keys import client, make_key
-from tests.server import SILENT_AGENT, ServerProcess, run_command, serving, until
+from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, run_command, serving, until
 from tests.teams import EXECUTOR
 
 FUNCTIONS = """
@@ -58,8 +60,8 @@ def get(server: ServerProcess, user: str | None, path: str = "/runs") -> httpx.R
     return server.http.get(path, headers={"X-User": user} if user else {})
 
 
-def begin(server: ServerProcess, user: str, **body: object) -> httpx.Response:
-    return server.http.post("/agents/quick/start", json={"input": "hi", **body}, headers={"X-User": user})
+def begin(server: ServerProcess, user: str, agent: str = "quick", **body: object) -> httpx.Response:
+    return server.http.post(f"/agents/{agent}/start", json={"input": "hi", **body}, headers={"X-User": user})
 
 
 def test_the_function_says_who_asks_or_refuses(server: ServerProcess) -> None:
@@ -83,13 +85,67 @@ def test_what_the_function_does_wrong_is_500_and_told_in_the_log_only(server: Se
     until(lambda: "`authenticate` must return a user, or None to refuse" in server.log, "so is the rule")
 
 
-def test_members_of_a_workspace_may_read_its_runs_and_no_more(server: ServerProcess) -> None:
-    run_id = begin(server, "ann", workspace_id="red").json()["run_id"]
-    path = f"/runs/{run_id}"
-    assert get(server, "ben", path).json()["workspace_id"] == "red"
-    assert get(server, "cleo", path).status_code == 403
-    assert server.http.post(f"{path}/stop", headers={"X-User": "ben"}).status_code == 403
-    assert server.http.delete(path, headers={"X-User": "ben"}).status_code == 403
+# What a member of a run's workspace, who is not its owner, may do with it: by every route that takes a run.
+READING = {
+    ("GET", "/runs/{run_id}"): None,
+    ("GET", "/runs/{run_id}/events"): None,
+    ("GET", "/runs/{run_id}/stream"): None,
+    ("POST", "/runs/{run_id}/ticket"): None,
+    ("POST", f"{EXECUTOR}/runs/stream"): {},
+    ("POST", f"{EXECUTOR}/runs/get"): {},
+}
+CHANGING = {
+    ("POST", "/runs/{run_id}/events"): {"type": "custom.note"},
+    ("POST", "/runs/{run_id}/stop"): None,
+    ("DELETE", "/runs/{run_id}"): None,
+    ("POST", f"{EXECUTOR}/runs/cancel"): {},
+    ("POST", f"{EXECUTOR}/runs/stream"): {"on_disconnect": "cancel"},
+}
+OF_NO_RUN = {f"{EXECUTOR}/runs/start", f"{EXECUTOR}/runs/list"}
+
+
+def ask(server: ServerProcess, user: str, method: str, path: str, run_id: str, body: Any) -> int:
+    """The status of a request about a run; a stream is not read."""
+    if path.startswith(EXECUTOR):
+        body = {**body, "run_id": run_id}
+    url = path.format(run_id=run_id)
+    with server.http.stream(method, url, json=body, headers={"X-User": user}) as answer:
+        return answer.status_code
+
+
+def test_every_route_that_takes_a_run_is_tried_below() -> None:
+    taking = {
+        (method, path)
+        for method, path in ROUTES
+        if method != "HEAD" and ("{run_id}" in path or path.startswith(f"{EXECUTOR}/runs/"))
+    }
+    assert {route for route in taking if route[1] not in OF_NO_RUN} == READING.keys() | CHANGING.keys()
+
+
+def test_members_of_a_workspace_may_read_its_runs_and_do_nothing_else_with_them(
+    server: ServerProcess,
+) -> None:
+    run_id = begin(server, "ann", "silent", workspace_id="red").json()["run_id"]
+    assert get(server, "ben", f"/runs/{run_id}").json()["workspace_id"] == "red"
+    for (method, path), body in READING.items():
+        assert ask(server, "ben", method, path, run_id, body) in (200, 201), (method, path)
+        assert ask(server, "cleo", method, path, run_id, body) == 403, (method, path)
+    for (method, path), body in CHANGING.items():
+        for user in ("ben", "cleo"):
+            assert ask(server, user, method, path, run_id, body) == 403, (user, method, path)
+    run = get(server, "ann", f"/runs/{run_id}").json()
+    assert (run["status"], run["cancel_requested"]) == ("running", False)
+    types = {event["type"] for event in get(server, "ann", f"/runs/{run_id}/events").json()["data"]}
+    assert not types & {"custom.note", "cancel.requested"}
+    for (method, path), body in sorted(CHANGING.items(), key=lambda route: route[0][0] == "DELETE"):
+        if method == "DELETE":  # which takes a run that has ended
+            get(server, "ann", f"/runs/{run_id}?wait={DEADLINE_S}")
+        assert ask(server, "ann", method, path, run_id, body) in (200, 201, 202, 204), (method, path)
+
+
+def test_members_of_a_workspace_may_not_read_what_its_members_run_outside_of_it(
+    server: ServerProcess,
+) -> None:
     own = begin(server, "ann").json()["run_id"]
     assert get(server, "ben", f"/runs/{own}").status_code == 403
 

@@ -1,0 +1,89 @@
+"""One attempt of one run: what becomes of its ending when the run has moved on."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from runstore.core.codec import RecordedEvent
+from runstore.core.errors import AgentError
+from runstore.core.ports import Agent, AgentResult, EventLog, RunContext, RunRecorder
+from runstore.runtime.executor import Executor
+from tests.events import CANCELLED, QUEUED, read_run, start_run, started
+from tests.polling import DEADLINE_S
+
+Ending = AgentResult | AgentError
+LATE = (AgentResult({"text": "late"}, {}), AgentError("late"))
+
+
+class Held:
+    """An agent that says nothing until it is let go, and then ends in one way."""
+
+    def __init__(self, ending: Ending) -> None:
+        self._ending = ending
+        self.begun, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
+        self.begun.set()
+        await self.go_on.wait()
+        if isinstance(self._ending, AgentError):
+            raise self._ending
+        return self._ending
+
+    def cancel(self) -> None:
+        """It does not listen."""
+
+
+class Here:
+    """The test's own loop, in place of one of the agents'."""
+
+    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+        function(*arguments)
+
+
+def executor_of(log: EventLog, run_id: str, agent: Agent) -> Executor:
+    """The first attempt of a run."""
+
+    async def build(context: RunContext, definition: Mapping[str, Any]) -> Agent:
+        return agent
+
+    here: Any = Here()
+    context = RunContext(run_id, "local", "demo", None, {}, 1)
+    return Executor(log, build, here, context, QUEUED, [])
+
+
+@pytest.mark.parametrize("ending", LATE, ids=["completed", "failed"])
+async def test_the_ending_of_an_attempt_that_was_replaced_is_refused(log: EventLog, ending: Ending) -> None:
+    """A worker that was taken for dead may wake up; its answer is not that of the run's new attempt."""
+    run_id = await start_run(log)
+    agent = Held(ending)
+    executing = asyncio.create_task(executor_of(log, run_id, agent).execute())
+    await asyncio.wait_for(agent.begun.wait(), DEADLINE_S)
+    await log.append(run_id, [started(2, "worker-2", "adopted")])
+    agent.go_on.set()
+    await asyncio.wait_for(executing, DEADLINE_S)
+    types = [event.type for event in await read_run(log, run_id)]
+    assert types == ["lifecycle.queued", "lifecycle.started", "lifecycle.started"]
+
+
+async def test_the_stop_of_an_attempt_that_was_replaced_is_refused(log: EventLog) -> None:
+    run_id = await start_run(log)
+    agent = Held(LATE[0])
+    executor = executor_of(log, run_id, agent)
+    executing = asyncio.create_task(executor.execute())
+    await asyncio.wait_for(agent.begun.wait(), DEADLINE_S)
+    await log.append(run_id, [started(2, "worker-2", "adopted")])
+    executor.stop(CANCELLED)
+    await asyncio.wait_for(executing, DEADLINE_S)
+    assert [event.type for event in await read_run(log, run_id)][2:] == ["lifecycle.started"]
+
+
+@pytest.mark.parametrize("ending", LATE, ids=["completed", "failed"])
+async def test_the_ending_of_the_current_attempt_is_the_run_s(log: EventLog, ending: Ending) -> None:
+    run_id = await start_run(log)
+    agent = Held(ending)
+    agent.go_on.set()
+    await executor_of(log, run_id, agent).execute()
+    expected = "lifecycle.failed" if isinstance(ending, AgentError) else "lifecycle.completed"
+    assert [event.type for event in await read_run(log, run_id)][2:] == [expected]
