@@ -126,9 +126,7 @@ def test_an_event_of_a_newer_release_changes_nothing() -> None:
 
 
 STORY = [QUEUED, started(), token(), usage(1, 1), note(), CANCEL, started(attempt=2), usage(2, 2), CANCELLED]
-STATES: list[
-    tuple[str, int, bool, int]
-] = [  # status, attempt, cancel requested, tokens used
+STATES: list[tuple[str, int, bool, int]] = [  # status, attempt, cancel requested, tokens used
     ("queued", 0, False, 0),  # of no event yet
     ("queued", 0, False, 0),
     ("running", 1, False, 0),
