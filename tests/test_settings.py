@@ -7,6 +7,7 @@ import pytest
 from runstore.core.errors import ConfigError
 from runstore.settings import ServerSettings, load_settings, override
 
+DEEP = "[" * 65 + "]" * 65
 WRONG: list[tuple[str, int, list[str]]] = [  # text, line, what the message names
     ("[agents.a]\nmodel = 'scripted'\ntoken = 5\n", 3, ["[agents.a]", "`token`", "did you mean `tokens`?"]),
     ("[server]\nport = 1\nhots = '127.0.0.1'\n", 3, ["[server]", "`hots`", "`host`"]),
@@ -38,6 +39,7 @@ WRONG: list[tuple[str, int, list[str]]] = [  # text, line, what the message name
         3,
         ["`output_schema`", "'objekt'"],
     ),
+    (f"[agents.a]\nmodel = 'openai'\nmodel_args = {{a = {DEEP}}}\n", 3, ["`model_args`", "too deep", "64"]),
     ("[agents.a]\ndescription = 'x'\n", 1, ["[agents.a]", "`model` or a `factory`"]),
     ("[agents.'a b']\nmodel = 'scripted'\n", 1, ["a b"]),
     ("[agents]\na = 'scripted'\n", 2, ["[agents]", "`a`"]),
@@ -63,7 +65,10 @@ def test_what_is_wrong_is_named_with_its_line_and_field(
         assert word in str(raised.value)
 
 
-@pytest.mark.parametrize(("text", "place"), [("[server\n", "line 1"), ("[server]\nport = \n", "line 2")])
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [("[server\n", "line 1"), ("[server]\nport = \n", "line 2"), (f"a = {'[' * 5_000}", "too deep")],
+)
 def test_what_is_no_toml_is_named_with_its_line(tmp_path: Path, text: str, place: str) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)

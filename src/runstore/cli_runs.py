@@ -258,5 +258,5 @@ def _utf8(given: bytes) -> str:
 def _json(text: str, kind: Any, where: str) -> Any:
     try:
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise typer.BadParameter(f"this JSON is not as it should be: {error}", param_hint=where) from error

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from runstore.app import OpenLog, open_log, open_runtime
 from runstore.core.codec import RecordedEvent, timestamp
+from runstore.core.depth import decoded
 from runstore.core.errors import AgentNotFound, ConfigError, InvalidCursor, RunPurged
 from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.ids import parse_run_id
@@ -153,7 +154,7 @@ class LocalStore:
         following = self._store.tail(run_id, after=after, only=_filter(types))
         async for frames in following.frames():
             for frame in parser.feed(frames):
-                yield _decode(frame.data)
+                yield decoded(_decode, frame.data)
         if following.purged:
             raise RunPurged(run_id)
 
@@ -239,6 +240,5 @@ def _filter(types: Sequence[str] | None) -> EventFilter | None:
 
 
 def _record(event: RecordedEvent) -> EventRecord:
-    return EventRecord(
-        event.run_id, event.seq, event.type, timestamp(event.at), msgspec.json.decode(event.data)
-    )
+    data = decoded(msgspec.json.decode, event.data)
+    return EventRecord(event.run_id, event.seq, event.type, timestamp(event.at), data)

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from runstore.core.codec import TOO_DEEP
 from runstore.core.errors import ConfigError
 from runstore.core.limits import Limits
 from runstore.http.login_function import LoginFunction
@@ -134,6 +135,8 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: {TOO_DEEP.format('a value')}") from error
     source = _Source(path, text)
     for name in tables:
         if name not in SECTIONS:

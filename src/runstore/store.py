@@ -9,7 +9,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import Connection
 
-from runstore.core.codec import RecordedEvent, encode, json_size
+from runstore.core.codec import RecordedEvent, check_depth, encode, json_size
+from runstore.core.depth import decoded
 from runstore.core.errors import (
     AlreadyStarted,
     InvalidCursor,
@@ -46,6 +47,9 @@ class Owner(Struct, frozen=True):
 
     user_id: str
     workspace_id: str | None = None
+
+
+_read_owner = msgspec.json.Decoder(Owner).decode
 
 
 class RunStore:
@@ -96,10 +100,13 @@ class RunStore:
             AgentNotFound: there is no such agent.
             LimitExceeded: the input is too large, or the user has too many active runs.
             EventTooLarge: the input and the metadata together are larger than an event may be.
+            EventTooDeep: the input or the metadata is nested too deep.
             IdempotencyConflict: the key was used with other arguments.
             SessionBusy: the strategy is `reject`, and the session has a run that has not ended.
         """
         self._check_size("input_bytes", input, "the input")
+        check_depth(input, "the input")
+        check_depth(metadata, "the metadata")
         held = self.catalog.definition(agent) if definition is None else self.catalog.timed(definition)
         run_id = new_run_id()
         remembers = held.get("memory") == "session" if memory is None else memory
@@ -142,7 +149,7 @@ class RunStore:
             first = await self._log.query(read_first, run_id)
             if first is None:
                 raise RunNotFound(f"there is no run {run_id}")
-            owner = msgspec.json.decode(first.data, type=Owner)
+            owner = decoded(_read_owner, first.data)
             if len(self._owners) >= MAX_KNOWN_OWNERS:
                 self._owners.clear()
             self._owners[run_id] = owner

@@ -36,7 +36,7 @@ BODIES: list[tuple[str, bytes, str, str]] = [  # why, body, code, what the messa
     ("no utf-8", b'{"input": "\xff\xfe"}', "invalid_json", ""),
     ("half an emoji", rb'{"input": "\ud83d"}', "invalid_json", ""),
     ("not a number", b'{"input": "hi", "metadata": {"n": NaN}}', "invalid_json", ""),
-    ("too deep", b'{"input": "hi", "metadata": {"n": ' + DEEP + b"}}", "invalid_json", ""),
+    ("too deep", b'{"input": "hi", "metadata": {"n": ' + DEEP + b"}}", "event_too_deep", "64"),
     ("no body", b"", "invalid_json", ""),
     ("an array", b'["hi"]', "invalid_body", "object"),
     ("null", b"null", "invalid_body", "object"),

@@ -10,6 +10,7 @@ from strands.multiagent import GraphBuilder, Swarm
 from strands.tools.executors import SequentialToolExecutor
 from strands.types.exceptions import ContextWindowOverflowException, ModelThrottledException
 
+from runstore.core.depth import MAX_DEPTH
 from runstore.core.errors import AgentError, EventTooLarge, RunClosed
 from runstore.core.events import (
     AgentFinished,
@@ -25,6 +26,7 @@ from runstore.core.events import (
 from runstore.runtime.result_text import MAX_RESULT_BYTES
 from runstore.runtime.strands_agent import StrandsAgent
 from runstore.runtime.strands_scripted import ScriptedModel
+from tests.core.test_depth import deep
 from tests.polling import until
 from tests.runtime.recording import ListRecorder, context, text
 from tests.runtime.strands_kit import Playbook, agent, drive, say, think, use
@@ -708,3 +710,25 @@ async def test_cancelling_a_graph_cancels_its_nodes() -> None:
     with pytest.raises(AgentError):
         await product.run("tick", [], recorder)
     assert len(recorder.of(Token)) == 0
+
+
+async def test_a_tool_whose_result_is_nested_too_deep_fails_and_the_agent_goes_on() -> None:
+    @tool
+    def dig() -> Any:
+        """Dig."""
+        return {"status": "success", "content": [{"json": {"deep": deep(300)}}]}
+
+    recorder, ended = await drive(agent(Playbook(use(("t1", "dig", {})), say("no luck")), dig))
+    [failed] = recorder.of(ToolFailed)
+    assert "nested too deep" in failed.output[0]["text"]
+    assert ended.result["text"] == "no luck"
+
+
+async def test_a_tool_result_at_the_limit_of_depth_is_kept() -> None:
+    @tool
+    def dig() -> Any:
+        """Dig."""
+        return {"status": "success", "content": [{"json": deep(MAX_DEPTH)}]}
+
+    recorder, _ = await drive(agent(Playbook(use(("t1", "dig", {})), say("deep")), dig))
+    assert recorder.of(ToolFinished)[0].output == [{"json": deep(MAX_DEPTH)}]

@@ -13,6 +13,7 @@ from msgspec import Struct
 from runstore.client.errors import ApiError, ServerUnreachable, UnexpectedAnswer, error_of
 from runstore.client.patience import Patience
 from runstore.client.records import RunRecord, Ticket
+from runstore.core.depth import decoded
 from runstore.core.events import Custom
 from runstore.core.records import EventRecord
 
@@ -170,7 +171,7 @@ def _page(path: str, params: Mapping[str, Any], limit: int | None, cls: type[T])
     decoder = msgspec.json.Decoder(_Listed[cls])  # type: ignore[valid-type]
 
     def read(body: bytes) -> Page[T]:
-        listed = decoder.decode(body)
+        listed = decoded(decoder.decode, body)
         left = None if limit is None else limit - len(listed.data)
         if listed.next is None or left == 0:
             return Page(listed.data, None)
@@ -199,7 +200,7 @@ def _told(value: Any) -> Any:
 
 
 def _read_run(body: bytes) -> RunRecord:
-    return msgspec.json.decode(body, type=RunRecord)
+    return decoded(msgspec.json.Decoder(RunRecord).decode, body)
 
 
 def _read_ticket(body: bytes) -> Ticket:

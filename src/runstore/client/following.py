@@ -10,6 +10,7 @@ import msgspec
 from runstore.client.calls import CONNECT_TIMEOUT_S, is_passing, joined, unreachable
 from runstore.client.errors import ClientError, ServerUnreachable, UnexpectedAnswer, error_of
 from runstore.client.patience import Patience
+from runstore.core.depth import decoded
 from runstore.core.records import EventRecord
 from runstore.core.sse import Frame, FrameParser, FrameTooLarge
 
@@ -103,7 +104,7 @@ class Following:
 
     def _event(self, frame: Frame) -> EventRecord | None:
         try:
-            event = _decode(frame.data)
+            event = decoded(_decode, frame.data)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise UnexpectedAnswer(f"an event of the stream cannot be read: {error}") from error
         if event.seq <= self._cursor or self.ended:

@@ -2,17 +2,19 @@
 
 import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from runstore.core.errors import EventTooLarge, InvalidEvent
+from runstore.core.depth import MAX_DEPTH, SHALLOW_BYTES, decoded, is_deeper
+from runstore.core.errors import EventTooDeep, EventTooLarge, InvalidEvent
 from runstore.core.events import EVENT_CLASSES, Custom, Event, EventType, Unknown
 
 MAX_EVENT_BYTES = 1 << 20  # one event's data; larger output belongs in an artifact store
 ENCODER_VERSION = 1  # part of every ETag: pages change when the form of the bytes does
+TOO_DEEP = f"{{}} is nested too deep: the limit is {MAX_DEPTH} lists and objects within each other"
 RETRY_MS = 1000  # how long an EventSource waits before it reconnects; a line of the first event's frame
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
@@ -54,15 +56,14 @@ def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
     Raises:
         InvalidEvent: no JSON can be made of it.
         EventTooLarge: its data is over MAX_EVENT_BYTES.
+        EventTooDeep: a value in it is nested deeper than MAX_DEPTH.
     """
     if isinstance(event, Custom):
-        data, version, ends = to_json(event.data), 1, False
+        data, version, ends, levels = to_json(event.data), 1, False, 0
     else:
-        data, version, ends = to_json(event), event.version, event.ends
-    if len(data) > MAX_EVENT_BYTES:
-        raise EventTooLarge(
-            f"a {event.type} event has {len(data):,} bytes of data; the limit is {MAX_EVENT_BYTES:,} bytes"
-        )
+        data, version, ends, levels = to_json(event), event.version, event.ends, event.levels
+    if len(data) > SHALLOW_BYTES:  # longer than a token is
+        _check(data, f"a {event.type} event", levels)
     return EncodedEvent(event.type, version, ends, time.time_ns() // 1_000_000 if at is None else at, data)
 
 
@@ -71,17 +72,33 @@ def json_size(value: Any) -> int:
     return len(to_json(value))
 
 
+def check_depth(value: Any, what: str, *, levels: int = 0) -> None:
+    """Refuse a value that is nested too deep.
+
+    Args:
+        what: how the message names it.
+        levels: lists and objects around it that do not count.
+
+    Raises:
+        EventTooDeep
+        InvalidEvent: no JSON can be made of it.
+    """
+    if is_deeper(to_json(value), MAX_DEPTH + levels):
+        raise EventTooDeep(TOO_DEEP.format(what))
+
+
 def decode(
     type: EventType, version: int, data: bytes, upcasts: Mapping[tuple[EventType, int], Upcast] = UPCASTS
 ) -> Event | Custom | Unknown:
     """Read stored bytes as this release's event; older shapes are upcast, unknown types passed through."""
     cls = EVENT_CLASSES.get(type)
     if cls is None:
-        content = msgspec.json.decode(data)
+        content = decoded(msgspec.json.decode, data)
         return Custom(type, content) if type.startswith("custom.") else Unknown(type, content)
     if version >= cls.version:
-        return msgspec.json.decode(data, type=cls)
-    content = msgspec.json.decode(data)
+        event: Event = decoded(partial(msgspec.json.decode, type=cls), data)
+        return event
+    content = decoded(msgspec.json.decode, data)
     for step in range(version, cls.version):
         content = upcasts[type, step](content)
     return msgspec.convert(content, cls)
@@ -119,15 +136,27 @@ def to_json(value: Any) -> bytes:
 
     Raises:
         InvalidEvent: no JSON can be made of it.
+        EventTooDeep: so deep that it cannot be tried, or within itself.
     """
     try:
         return _ENCODER.encode(value)
-    except (TypeError, ValueError, RecursionError):  # a lone surrogate is a ValueError
+    except RecursionError as error:
+        raise EventTooDeep(TOO_DEEP.format("the event")) from error
+    except (TypeError, ValueError):  # a lone surrogate is a ValueError
         pass
     try:
         return _ENCODER.encode(_mend(msgspec.to_builtins(value, enc_hook=_foreign, builtin_types=_MENDABLE)))
-    except (TypeError, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise EventTooDeep(TOO_DEEP.format("the event")) from error
+    except (TypeError, ValueError) as error:
         raise InvalidEvent(f"the event cannot be written as JSON: {error}") from error
+
+
+def _check(data: bytes, what: str, levels: int) -> None:
+    if len(data) > MAX_EVENT_BYTES:
+        raise EventTooLarge(f"{what} has {len(data):,} bytes of data; the limit is {MAX_EVENT_BYTES:,} bytes")
+    if is_deeper(data, MAX_DEPTH + levels):
+        raise EventTooDeep(TOO_DEEP.format(what))
 
 
 def _foreign(value: Any) -> Any:

@@ -2,7 +2,8 @@
 
 RunstoreError
 ├── InvalidEvent            the event cannot be stored
-│   └── EventTooLarge
+│   ├── EventTooLarge
+│   └── EventTooDeep
 ├── AppendRefused           the log says no; nothing of the append was stored
 │   ├── WrongExpectedSeq    somebody else was first
 │   ├── RunClosed           the run has its ending
@@ -44,6 +45,12 @@ class EventTooLarge(InvalidEvent):
 
     code = "event_too_large"
     limit = "event_bytes"
+
+
+class EventTooDeep(InvalidEvent):
+    """The event is nested deeper than an event may be."""
+
+    code = "event_too_deep"
 
 
 class AppendRefused(RunstoreError):

@@ -20,6 +20,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     type: ClassVar[EventType] = ""
     version: ClassVar[int] = 1
     ends: ClassVar[bool] = False  # closes the run: the log takes nothing after it but the markers below
+    levels: ClassVar[int] = 1  # lists and objects of its own around the values that it carries
 
 
 MultitaskStrategy = Literal["interrupt", "enqueue", "reject", "parallel"]
@@ -131,6 +132,7 @@ class Message(AgentEvent, frozen=True, kw_only=True):
     """A complete message (`role`, `content` blocks as strands has them): the agent's memory on a resume."""
 
     type: ClassVar[EventType] = "llm.message"
+    levels: ClassVar[int] = 7  # around the JSON of a tool's result
     message: dict[str, Any]
 
 
@@ -146,6 +148,7 @@ class Usage(AgentEvent, frozen=True, kw_only=True):
 class ToolEvent(AgentEvent, frozen=True, kw_only=True):
     """What happened to one tool call."""
 
+    levels: ClassVar[int] = 3  # an output is a list of blocks
     tool_use_id: str
     name: str
 

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from runstore.core.codec import EncodedEvent, RecordedEvent, decode
+from runstore.core.depth import MAX_DEPTH, readable
 from runstore.core.events import (
     Cancelled,
     CancelRequested,
@@ -28,6 +29,7 @@ from runstore.core.events import (
 
 Status = Literal["queued", "running", "success", "error", "stopped"]
 STATUSES: tuple[Status, ...] = ("queued", "running", "success", "error", "stopped")
+RUN_DEPTH = MAX_DEPTH + 1  # of a run as JSON: an object, and the values in it
 CLOSED: frozenset[Status] = frozenset({"success", "error", "stopped"})
 LARGE_FIELDS = ("metadata", "result", "usage")  # that an agent or a client may fill up to a whole event
 LISTED_BYTES = 4_096  # of each of them as JSON: a list leaves out what is larger
@@ -73,7 +75,7 @@ def evolve(run: Run, event: EncodedEvent | RecordedEvent) -> Run:
     """The run after one more event. Events that do not change it, or that are not known, pass."""
     if event.type not in EVOLVING_TYPES:
         return _ended_somehow(run, event) if event.ends else run
-    return _evolve(run, decode(event.type, event.version, event.data), event.at)
+    return _evolve(run, decode(event.type, event.version, readable(event.data, RUN_DEPTH)), event.at)
 
 
 def _ended_somehow(run: Run, event: EncodedEvent | RecordedEvent) -> Run:

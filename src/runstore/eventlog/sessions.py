@@ -14,6 +14,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from runstore.core.codec import EncodedEvent, encode
+from runstore.core.depth import decoded
 from runstore.core.errors import SessionBusy
 from runstore.core.events import SUPERSEDED, CancelRequested, MultitaskStrategy, Queued, Started
 from runstore.core.ports import Head
@@ -128,8 +129,11 @@ class Sessions:
         return [other for other in (*reversed(queued), *stored) if other not in self._ended][:most]
 
 
+_read_wish = msgspec.json.Decoder(Wish).decode
+
+
 def read_wish(event: EncodedEvent) -> Wish:
-    return msgspec.json.decode(event.data, type=Wish)
+    return decoded(_read_wish, event.data)
 
 
 _open = open_runs.c

@@ -76,7 +76,7 @@ def _image(part: ImagePart, place: str) -> Message:
 def _tool_use(call: Any, place: str) -> Message:
     try:
         arguments = msgspec.json.decode(call.function.arguments or "{}", type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise _wrong(f"{place}.function.arguments", f"they are no JSON object: {error}") from error
     return {"toolUse": {"toolUseId": call.id, "name": call.function.name, "input": arguments}}
 

@@ -6,6 +6,7 @@ import msgspec
 import structlog
 from msgspec import UNSET
 
+from runstore.core.depth import cut
 from runstore.core.errors import RunPurged, RunstoreError
 from runstore.core.events import SUPERSEDED, Cancelled, CancelRequested, Completed, Started, Token
 from runstore.core.ports import EventFilter
@@ -111,7 +112,10 @@ class ChatTail:
                 yield b""
             frames: list[bytes] = []
             for frame in parser.feed(body):
-                event = _decode(frame.data)
+                try:
+                    event = _decode(frame.data)
+                except RecursionError:
+                    event = _decode(cut(frame.data))
                 self._tell(event)
                 frames += self._chunks.frames(event)
             if frames:

@@ -81,6 +81,7 @@ OF_PARAMETERS: tuple[Problem, ...] = ((400, "invalid_parameter"),)
 OF_A_BODY: tuple[Problem, ...] = (
     (400, "invalid_json"),
     (400, "invalid_body"),
+    errors.EventTooDeep,
     (413, "body_too_large"),
     (415, "unsupported_media_type"),
 )

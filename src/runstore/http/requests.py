@@ -8,12 +8,15 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
-from runstore.core.errors import LimitExceeded
+from runstore.core.codec import TOO_DEEP
+from runstore.core.depth import MAX_DEPTH, is_deeper
+from runstore.core.errors import EventTooDeep, LimitExceeded
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
 from runstore.core.limits import Limits
 from runstore.core.ports import EventFilter
 from runstore.http.errors import BadRequest
 
+BODY_LEVELS = 3  # around a value: {"events": [{"data": value}]}
 MAX_CURSOR_DIGITS = 18  # a seq is a 64-bit number
 FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {"custom."}
 
@@ -35,6 +38,7 @@ async def read_body(
     Raises:
         BadRequest: 415 no JSON by its type, 400 anything else that is wrong with it.
         LimitExceeded: it is too large.
+        EventTooDeep: it is nested too deep.
     """
     body = await _read_bytes(request, limits.body_bytes)
     if not body and optional:
@@ -47,13 +51,18 @@ async def read_body(
             status=415,
         )
     try:
-        return msgspec.json.decode(body, type=cls)
+        content = msgspec.json.decode(body, type=cls)
+    except RecursionError as error:
+        raise EventTooDeep(TOO_DEEP.format("the body")) from error
     except msgspec.ValidationError as error:
         place = PLACE.search(str(error))
         message = f"the body is not as it should be: {error}"
         raise BadRequest(message, code="invalid_body", field=place[1] if place else "$") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from error
+    if is_deeper(body, MAX_DEPTH + BODY_LEVELS):
+        raise EventTooDeep(TOO_DEEP.format("the body"))
+    return content
 
 
 async def _read_bytes(request: Request, most: int) -> bytes:

@@ -24,9 +24,10 @@ from sqlalchemy import (
 
 from runstore.columns import MYSQL
 from runstore.core.codec import EncodedEvent, RecordedEvent
+from runstore.core.depth import readable
 from runstore.core.events import Queued
 from runstore.core.ids import LAST_TIME, first_run_id
-from runstore.core.run import LISTED_BYTES, Run, Status, evolve, fold, shortened
+from runstore.core.run import LISTED_BYTES, RUN_DEPTH, Run, Status, evolve, fold, shortened
 from runstore.projections import schema
 
 History = Callable[[Connection, str], Sequence[RecordedEvent]]
@@ -36,7 +37,7 @@ MAX_LIST_BYTES = 1 << 20  # of states in one page of a list; the run that goes o
 MAX_SCANNED = 10_000  # runs that are looked at for one page: a filter that matches none of them costs no more
 ID_SLACK_MS = 60_000  # between the time in a run's id and that of its first event; they are made together
 
-_decode_state = msgspec.json.Decoder(Run).decode
+_read_run = msgspec.json.Decoder(Run).decode
 _encode_state = msgspec.json.Encoder().encode
 
 
@@ -198,6 +199,10 @@ def _advance(run: Run, events: Sequence[EncodedEvent | RecordedEvent]) -> Run:
     for event in events:
         run = evolve(run, event)
     return run
+
+
+def _decode_state(state: bytes) -> Run:
+    return _read_run(readable(state, RUN_DEPTH))
 
 
 def _row(run: Run) -> dict[str, Any]:

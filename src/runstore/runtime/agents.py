@@ -11,6 +11,8 @@ from weakref import WeakSet
 import msgspec
 from msgspec import Struct
 
+from runstore.core.codec import TOO_DEEP, to_json
+from runstore.core.depth import is_deeper
 from runstore.core.errors import AgentError, AgentNotFound, ConfigError
 from runstore.core.hierarchy import ROOT
 from runstore.core.limits import MAX_RUN_TIMEOUT_S
@@ -104,6 +106,9 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
         _check_range("open_files_limit", self.open_files_limit, 16, MAX_OPEN_FILES)
         _check_range("process_limit", self.process_limit, 1, MAX_PROCESSES)
         _check_range("output_limit_mb", self.output_limit_mb, 1, MAX_OUTPUT_MB)
+        for name in ("model_args", "output_schema"):
+            if is_deeper(to_json(getattr(self, name))):
+                raise ValueError(TOO_DEEP.format(f"`{name}`"))
         if self.output_schema is not None:
             check_schema(self.output_schema)
 

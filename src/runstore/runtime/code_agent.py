@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from runstore.core.codec import MAX_EVENT_BYTES, RecordedEvent
-from runstore.core.errors import AgentError
+from runstore.core.codec import MAX_EVENT_BYTES, TOO_DEEP, RecordedEvent
+from runstore.core.errors import AgentError, EventTooDeep
 from runstore.core.events import AgentFinished, AgentStarted
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.runtime.code_process import MIB, CodeLimits, CodeProcess
@@ -113,6 +113,7 @@ class Output:
 
         Raises:
             AgentError: a record is too large, or none.
+            EventTooDeep
         """
         text = self._rest + self._decoder.decode(data, final=not data)
         start = 0
@@ -142,6 +143,8 @@ def _item(said: str) -> Item:
         return Item(len(said), said)
     try:
         return Item(len(said), record=msgspec.json.decode(said[1:], type=Record))
+    except RecursionError as error:
+        raise EventTooDeep(TOO_DEEP.format("what the code emitted")) from error
     except msgspec.MsgspecError as error:
         raise AgentError(f"the code emitted what is no JSON: {error}", code="code_failed") from error
 

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.codec import EncodedEvent, RecordedEvent, decode
+from runstore.core.depth import decoded
 from runstore.core.errors import RunNotFound
 from runstore.core.events import EVENT_CLASSES, STREAMED_TYPES, Cancelled, CancelRequested, Event, Queued
 from runstore.core.ports import EventFilter, EventLog
@@ -24,7 +25,7 @@ _read_owner = msgspec.json.Decoder(_Owner).decode
 
 def owner_of(queued: EncodedEvent) -> str:
     """Whose a run is by its `lifecycle.queued`, whose input is not read."""
-    return _read_owner(queued.data).user_id
+    return decoded(_read_owner, queued.data).user_id
 
 
 async def read_queued(log: EventLog, run_id: str) -> Queued:

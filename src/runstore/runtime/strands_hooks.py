@@ -28,7 +28,8 @@ from strands.middleware import (
     TypedEvent,
 )
 
-from runstore.core.errors import AgentError
+from runstore.core.codec import check_depth
+from runstore.core.errors import AgentError, InvalidEvent
 from runstore.core.events import (
     AgentFinished,
     AgentStarted,
@@ -239,7 +240,7 @@ class Hooks:
             return
         try:
             async for event in run(context):
-                yield event
+                yield _checked(context, event)
         except (Exception, GeneratorExit):
             raise
         except BaseException as error:  # strands lets it through: an exit would end the loop of all agents
@@ -272,6 +273,16 @@ def _repeats(path: str, tool: str) -> str:
 def _result(context: ExecuteToolContext, **outcome: Any) -> ToolResultEvent:
     result: Any = {**outcome, "toolUseId": context.tool_use["toolUseId"]}
     return ToolResultEvent(result)
+
+
+def _checked(context: ExecuteToolContext, event: TypedEvent) -> TypedEvent:
+    """A tool's result, or why it cannot be stored: the model sees that, and its run goes on."""
+    if isinstance(event, ToolResultEvent):
+        try:
+            check_depth(event.tool_result.get("content"), "the tool's result", levels=2)
+        except InvalidEvent as error:
+            return _result(context, status="error", content=[{"text": f"Error: {error}"}])
+    return event
 
 
 def _is_cancelled() -> bool:

@@ -1,0 +1,97 @@
+"""One limit of depth, told from the bytes."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runstore.core.codec import encode
+from runstore.core.depth import MAX_DEPTH, cut, is_deeper
+from runstore.core.errors import EventTooDeep, InvalidEvent
+from runstore.core.events import (
+    Completed,
+    Custom,
+    Event,
+    Message,
+    Queued,
+    ToolFinished,
+    ToolProgress,
+    ToolStarted,
+)
+
+TRICKY = 'a "[{\\ ]}" \\\\'  # text that looks like brackets and the ends of strings
+
+texts = st.text('ab[]{}\\"\n', max_size=6)
+nested = st.recursive(
+    st.none() | st.integers() | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=30,
+)
+
+
+def deep(levels: int, leaf: Any = TRICKY) -> Any:
+    """A value with so many lists and objects within each other."""
+    for level in range(levels):
+        leaf = [leaf, "]"] if level % 2 else {TRICKY: leaf, "b": 1}
+    return leaf
+
+
+def depth_of(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth_of, inner), default=0)
+
+
+@given(nested, st.integers(0, 6))
+def test_the_depth_is_that_of_the_value(value: Any, most: int) -> None:
+    assert is_deeper(json.dumps(value).encode(), most) is (depth_of(value) > most)
+
+
+@given(nested, st.integers(0, 6))
+def test_what_is_cut_is_json_of_the_depth_that_is_left(value: Any, most: int) -> None:
+    data = json.dumps(value, ensure_ascii=False).encode()
+    left = json.loads(cut(data, most))
+    assert depth_of(left) == min(depth_of(value), most)
+    if depth_of(value) <= most:
+        assert left == value
+
+
+def test_a_value_of_any_depth_is_cut() -> None:
+    data = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
+    assert depth_of(json.loads(cut(data))) == MAX_DEPTH
+
+
+def block(value: Any) -> dict[str, Any]:
+    return {"json": value}
+
+
+CALL = {"agent": "demo", "tool_use_id": "t", "name": "find"}
+CARRIERS: dict[str, Any] = {
+    "custom data": lambda value: Custom("custom.x", value),
+    "an input": lambda value: Queued(agent="demo", user_id="local", input=value),
+    "metadata": lambda value: Queued(agent="demo", user_id="local", input="hi", metadata=value),
+    "a result": lambda value: Completed(result=value),
+    "a tool's progress": lambda value: ToolProgress(**CALL, output=[block(value)]),
+    "a tool's result": lambda value: ToolFinished(**CALL, output=[block(value)]),
+    "a message": lambda value: Message(
+        agent="demo",
+        message={"role": "user", "content": [{"toolResult": {"toolUseId": "t", "content": [block(value)]}}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("carry", CARRIERS.values(), ids=CARRIERS)
+def test_a_value_may_be_nested_so_deep_and_no_deeper(carry: Any) -> None:
+    encode(carry(deep(MAX_DEPTH)))
+    for levels in (MAX_DEPTH + 1, 300, 900, 100_000):
+        with pytest.raises(EventTooDeep, match="64"):
+            encode(carry(deep(levels)))
+
+
+def test_a_value_within_itself_is_nested_too_deep() -> None:
+    itself: list[Any] = []
+    itself.append(itself)
+    event: Event = ToolStarted(**CALL, input={"itself": itself})
+    with pytest.raises(InvalidEvent):
+        encode(event)
