@@ -242,6 +242,13 @@ async def test_reading_begins_after_a_cursor_and_passes_what_is_asked_for(store:
     ]  # fmt: skip
 
 
+async def test_a_filter_has_so_many_names(store: LocalStore) -> None:
+    async with store.begin("importer") as run:
+        many = [f"custom.x{number}" for number in range(101)]
+    with pytest.raises(ValueError, match="100 names"):
+        await types(store.tail(run.run_id, types=many))
+
+
 async def test_runs_are_found_and_deleted(store: LocalStore) -> None:
     async with store.begin("importer", session_id="s") as run:
         with pytest.raises(RunActive):

@@ -14,6 +14,7 @@ from runstore.core.depth import decoded
 from runstore.core.errors import AgentNotFound, ConfigError, InvalidCursor, RunPurged
 from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.ids import parse_run_id
+from runstore.core.limits import MAX_FILTER_TYPES
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.run import Run
@@ -235,6 +236,8 @@ def _spec(name: str, agent: AgentSpec | str | Callable[..., Any]) -> AgentSpec:
 def _filter(types: Sequence[str] | None) -> EventFilter | None:
     if types is None:
         return None
+    if len(types) > MAX_FILTER_TYPES:
+        raise ValueError(f"types may have {MAX_FILTER_TYPES} names, not {len(types):,}")
     families = tuple(name.removesuffix("*") for name in types if name.endswith(".*"))
     return EventFilter(frozenset(types), families)
 

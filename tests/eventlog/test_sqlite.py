@@ -11,14 +11,16 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, make_url, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from runstore import migrations
 from runstore.core.errors import ConfigError, LogUnavailable, SchemaMismatch
+from runstore.core.ports import EventFilter
 from runstore.eventlog import writer
 from runstore.eventlog.dialects import PAGERS, READERS, SqliteDialect, open_dialect
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.sql import SqlEventLog
+from runstore.eventlog.tail import Tail
 from tests.database import migrate, open_database, open_sqlite_log
 from tests.events import CANCEL, COMPLETED, close_run, note, start_run
 
@@ -224,3 +226,15 @@ def test_the_newest_migration_is_this_releases_schema(connection: Connection) ->
     config.set_main_option("path_separator", "os")
     assert ScriptDirectory.from_config(config).get_heads() == [migrations.HEAD]
     assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == migrations.HEAD
+
+
+async def test_a_statement_that_sqlite_will_never_take_is_an_error_and_no_outage(
+    open_log: OpenLog,
+) -> None:
+    """A reader that waited for the end of an outage would wait for ever."""
+    log, feed = open_log(), MemoryFeed()
+    run_id = await start_run(log)
+    too_many = EventFilter(prefixes=tuple(f"custom.x{number}." for number in range(1_100)))
+    frames = Tail(log, feed, run_id, after=0, only=too_many).frames()
+    with pytest.raises(OperationalError, match="too large"):
+        await anext(frames)

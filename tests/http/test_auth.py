@@ -318,7 +318,7 @@ def test_a_key_revoked_while_a_request_waits_gets_no_answer_of_the_run(people: P
     with client(people.server, key) as grace, ThreadPoolExecutor(1) as waiting:
         run_id = begin(grace)
         followed = sample(people.admin, "runstore_runs_followed")
-        answer = waiting.submit(grace.get, f"/runs/{run_id}", params={"wait": 3})
+        answer = waiting.submit(grace.get, f"/runs/{run_id}", params={"wait": 300})
         until(lambda: sample(people.admin, "runstore_runs_followed") == followed + 1, "the request waits")
         revoke_key(people.server.folder, key)
         assert error_of(answer.result(), 401) == "unauthorized"

@@ -1,5 +1,6 @@
 """Every limit: what is over it is refused, by name, and what is not is taken."""
 
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -150,6 +151,23 @@ def test_a_run_has_so_many_open_streams_and_their_ends_make_room(user: httpx.Cli
 def opens(http: httpx.Client, url: str) -> bool:
     with http.stream("GET", url) as answer:
         return answer.status_code == 200
+
+
+def test_a_request_that_waits_has_a_place_among_the_streams_until_its_client_goes(
+    running: ServerProcess, user: httpx.Client
+) -> None:
+    url = f"/runs/{begin(user)}"
+    with ExitStack() as stack:
+        for _ in range(2):
+            waiting = stack.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+            key = user.headers["authorization"]
+            waiting.sendall(
+                f"GET {url}?wait=300 HTTP/1.1\r\nHost: localhost\r\nAuthorization: {key}\r\n\r\n".encode()
+            )
+        until(lambda: not opens(user, f"{url}/stream"), "both wait")
+        assert_refused(user.get(url, params={"wait": 300}), 429, "subscribers_per_run")
+        assert user.get(url).status_code == 200
+    until(lambda: opens(user, f"{url}/stream"), "the places are free again")
 
 
 def test_a_user_has_so_many_open_streams(user: httpx.Client) -> None:

@@ -6,6 +6,7 @@ from itertools import islice
 import httpx
 import pytest
 
+from runstore.core.limits import MAX_FILTER_TYPES
 from tests.frames import Frame, joined, read_frames, seqs
 from tests.http.conftest import HEARTBEAT_S
 from tests.server import SILENT_HEAD, ServerProcess, until
@@ -105,6 +106,20 @@ def test_one_type_is_not_a_prefix_of_others(server: ServerProcess, silent_run: s
     for kind in ("custom.ab", "custom.a.b", "custom.a"):
         server.http.post(f"/runs/{silent_run}/events", json={"type": kind})
     assert next(frames).type == "custom.a"
+
+
+MANY = ",".join(f"custom.x{number}.*" for number in range(MAX_FILTER_TYPES))
+
+
+@pytest.mark.parametrize("path", ["stream", "events"])
+def test_a_filter_has_so_many_names(server: ServerProcess, closed_run: str, path: str) -> None:
+    url = f"/runs/{closed_run}/{path}"
+    answer = server.http.get(url, params={"types": MANY})
+    assert answer.status_code == 200
+    assert "lifecycle.completed" in answer.text
+    answer = server.http.get(url, params={"types": f"{MANY},llm.token"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_parameter")
+    assert "100 names" in answer.json()["error"]["message"]
 
 
 def test_a_filtered_reader_that_reconnects_after_each_event_gets_each_once(

@@ -6,6 +6,7 @@ from runstore.core.codec import MAX_EVENT_BYTES
 
 MAX_BODY_BYTES = 256 << 20  # of `body_bytes`: a body is read into memory
 MAX_EVENTS_PER_APPEND = 1_000  # one append is one unit: it is stored whole or not at all
+MAX_FILTER_TYPES = 100  # names in a filter of events: each is a condition of a query
 MAX_RUN_TIMEOUT_S = 30 * 24 * 3_600
 
 

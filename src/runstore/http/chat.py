@@ -1,6 +1,5 @@
 """Chat completions as OpenAI's clients know them. The request is the stream: when it goes, its run stops."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
@@ -8,7 +7,6 @@ from typing import Any, get_args
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive
 
 from runstore.core.events import STRATEGIES, MultitaskStrategy
 from runstore.core.run import Run
@@ -23,15 +21,15 @@ from runstore.http.chat_stream import (
     ending_error,
 )
 from runstore.http.disconnect import CLIENT_DISCONNECT, OnDisconnect, cancel_run
-from runstore.http.errors import NO_RETRY, BadRequest, Unauthorized, openai_error
+from runstore.http.errors import NO_RETRY, BadRequest, openai_error
 from runstore.http.json import json_response
 from runstore.http.openai_objects import ChatBody, Model, ModelList, completion
 from runstore.http.requests import check_parameters, read_body, read_header, read_idempotency_key
 from runstore.http.sse import EventStream
 from runstore.http.subscribers import Subscribers
 from runstore.http.trace import read_traceparent
-from runstore.http.users import MAX_NAME, Login, login_of, user_of
-from runstore.http.watched import disconnected, first_done
+from runstore.http.users import MAX_NAME, login_of, user_of
+from runstore.http.watched import ClientGone, attended
 from runstore.store import RunStore
 
 DEFAULT_MODEL = "demo"
@@ -114,14 +112,10 @@ class ChatRoutes:
         self, request: Request, run: Run, lines: StreamLines, left: Callable[[], Awaitable[None]] | None
     ) -> Response:
         """The whole answer, once the run has ended."""
-        login = login_of(request)
         tail = ChatTail(self._store.tail(run.run_id, after=0, only=ENDING_EVENTS), Chunks(run), lines)
-        read = await _until_read(tail, login, request.receive)
-        if not read and left is not None:
-            await left()
-        if not await login.still_valid():
-            raise Unauthorized("the login ended while the request waited")
-        if not read:
+        try:
+            await attended(_exhaust(tail), login_of(request), request.receive, left=left)
+        except ClientGone:
             return Response(status_code=204)  # which nobody reads
         found = (await self._store.get(run.run_id)).run
         headers = {"X-Run-Id": run.run_id}
@@ -129,22 +123,6 @@ class ChatRoutes:
             return json_response(completion(found), headers=headers)
         error = ending_error(found) if found.closed else SERVER_STOPPING
         return openai_error(*error, headers={**headers, **NO_RETRY})
-
-
-async def _until_read(tail: ChatTail, login: Login, receive: Receive) -> bool:
-    """Follow a run to its end; False if the client has gone before, or its login has ended."""
-    reading = asyncio.create_task(_exhaust(tail))
-    gone = asyncio.create_task(disconnected(receive))
-    try:
-        await first_done({reading, gone}, login)
-    finally:
-        read = reading.done()
-        reading.cancel()
-        gone.cancel()
-        await asyncio.wait({reading, gone})
-    if read:
-        reading.result()
-    return read
 
 
 async def _exhaust(tail: ChatTail) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
 from starlette.responses import Response
+from starlette.types import Receive
 
 from runstore.core.errors import InvalidCursor, LogUnavailable
 from runstore.core.ports import EventFilter
@@ -11,6 +12,7 @@ from runstore.http.chat_stream import CHAT_EVENTS, ChatTail, Chunks
 from runstore.http.sse import EventStream, Frames, nothing_left
 from runstore.http.subscribers import Subscribers
 from runstore.http.users import Login
+from runstore.http.watched import attended
 from runstore.store import RunStore
 
 
@@ -60,6 +62,16 @@ class Following:
             if run is not None:
                 frames = ChatTail(self._store.tail(run_id, after=after, only=CHAT_EVENTS), Chunks(run))
             return EventStream(frames, login, places.pop_all(), left=left)
+
+    async def until_ended(self, login: Login, run_id: str, wait_s: float, receive: Receive) -> None:
+        """Return when the run has ended, or after `wait_s`. Meanwhile its reader counts as one of a stream.
+
+        Raises:
+            ClientGone, Unauthorized: see `attended`.
+            RunNotFound, RunDeleted, RunPurged, LimitExceeded
+        """
+        with self._subscribers.of_user(login.user.user_id), self._subscribers.of_run(run_id):
+            await attended(self._store.get(run_id, wait_s=wait_s), login, receive)
 
 
 def check_cursor(after: int, head: int, run_id: str) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
@@ -12,12 +13,13 @@ from runstore.core.codec import TOO_DEEP
 from runstore.core.depth import MAX_DEPTH, is_deeper
 from runstore.core.errors import EventTooDeep, LimitExceeded
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
-from runstore.core.limits import Limits
+from runstore.core.limits import MAX_FILTER_TYPES, Limits
 from runstore.core.ports import EventFilter
 from runstore.http.errors import BadRequest
 
 BODY_LEVELS = 3  # around a value: {"events": [{"data": value}]}
 MAX_CURSOR_DIGITS = 18  # a seq is a 64-bit number
+FILTERS = 256  # that are kept, of those in use lately
 FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {"custom."}
 
 PLACE = re.compile(r" - at `(\$[^`]*)`\Z")  # in msgspec's message, as `$.teams[0].name`; none: the body
@@ -193,10 +195,17 @@ def read_idempotency_key(request: Request) -> str | None:
 def read_filter(request: Request) -> EventFilter | None:
     """`?types=llm.token,lifecycle.*`"""
     text = request.query_params.get("types")
-    if text is None:
-        return None
+    return None if text is None else _filter(text)
+
+
+@lru_cache(FILTERS)
+def _filter(text: str) -> EventFilter:
+    """Of all streams with the same text there is one."""
     types, prefixes = set(), set()
-    for name in text.split(","):
+    names = text.split(",", MAX_FILTER_TYPES)
+    if len(names) > MAX_FILTER_TYPES:
+        raise BadRequest(f"types may have {MAX_FILTER_TYPES} names", code="invalid_parameter")
+    for name in names:
         prefix = name.removesuffix("*") if name.endswith(".*") else ""
         if name in EVENT_CLASSES or CUSTOM_TYPE.fullmatch(name):
             types.add(name)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from runstore.core import errors
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
+from runstore.core.limits import MAX_FILTER_TYPES
 from runstore.core.run import STATUSES
 from runstore.http.agents import AgentPage, CodeBody, CodeStreamBody, StartBody, StreamBody
 from runstore.http.chat_operations import CHUNKS
@@ -66,7 +67,12 @@ ONE_TYPE = "|".join(
 )
 TYPES = Parameter(
     "types",
-    {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": f"^(?:{ONE_TYPE})$"}},
+    {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": MAX_FILTER_TYPES,
+        "items": {"type": "string", "pattern": f"^(?:{ONE_TYPE})$"},
+    },
     "only events of these types; terminal events always pass",
 )
 FORMAT = Parameter(
@@ -163,7 +169,7 @@ RUN_OPERATIONS: Operations = {
             ),
         ),
         answers={200: json("the run", RunRecord)},
-        problems=(errors.InvalidCursor,),
+        problems=(errors.InvalidCursor, TOO_MANY_STREAMS),
     ),
     ("DELETE", "/runs/{run_id}"): Operation(
         id="delete_run",

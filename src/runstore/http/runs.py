@@ -17,7 +17,7 @@ from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.run import STATUSES, Run, Status
 from runstore.http.access import Access
-from runstore.http.errors import BadRequest, Unauthorized
+from runstore.http.errors import BadRequest
 from runstore.http.fields import Count, RunId, Seq, Time
 from runstore.http.following import Following, check_cursor
 from runstore.http.included import EventPage, Included, include, read_include
@@ -34,7 +34,7 @@ from runstore.http.requests import (
     read_time,
 )  # fmt: skip
 from runstore.http.users import login_of, user_of
-from runstore.http.watched import WatchedAnswer
+from runstore.http.watched import ClientGone, WatchedAnswer
 from runstore.projections.runs import RunQuery
 from runstore.runtime.output_schema import SchemaWarning
 from runstore.store import RunAt, RunStore
@@ -172,9 +172,13 @@ class RunRoutes:
         names = read_include(request)
         at = read_number(request, "at", 0, 1, 10**18) or None
         wait_s = read_seconds(request, "wait", MAX_WAIT_S)
-        found = await self._store.get(await self._access.readable(request), at=at, wait_s=wait_s)
-        if wait_s and not await login_of(request).still_valid():
-            raise Unauthorized("the login ended while the request waited")
+        run_id = await self._access.readable(request)
+        if wait_s:
+            try:
+                await self._following.until_ended(login_of(request), run_id, wait_s, request.receive)
+            except ClientGone:
+                return Response(status_code=204)  # which nobody reads
+        found = await self._store.get(run_id, at=at)
         return record_response(found, included=await include(self._store, found, names))
 
     async def events(self, request: Request) -> Response:

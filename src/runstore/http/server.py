@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import HANDLED_SIGNALS
 
 from runstore.http.protocol import HttpProtocol
-from runstore.http.watched import ConnectionCut
+from runstore.http.watched import WATCHED, ConnectionCut
 
 GRACEFUL_S = 2  # for requests in flight when the process is told to stop; clients that never read are cut
 BACKLOG = 2_048  # connections that wait to be accepted
@@ -69,6 +69,7 @@ class Server(uvicorn.Server):
         """Abort a connection: closing it politely would wait for who reads nothing, and end what is cut."""
 
         async def cut_off(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["extensions"] = {WATCHED: {}}  # by HttpProtocol, which sees each byte go
             try:
                 await app(scope, receive, send)
             except asyncio.CancelledError:

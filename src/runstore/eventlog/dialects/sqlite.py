@@ -22,6 +22,10 @@ INSERT_ROWS = 256  # rows of one INSERT: the GIL is given up once for all of the
 WAL_RETRY_S = 0.01  # between two tries to put a new file into WAL mode
 WAL_PAGES = 4_000  # of 4 KiB before a checkpoint, which the committing writer waits for
 
+# Of the errors without a code of their own: a file that is being replaced, a transaction that is in another
+# state than we took it for. All others are of the statement.
+MAY_PASS = ("no such table", "cannot ", "SQL logic error")
+
 _BEFORE = "SELECT purges, data_version FROM barrier, pragma_data_version"  # at once, as each append asks it
 
 
@@ -149,9 +153,11 @@ class SqliteDialect:
         return isinstance(error, sqlite3.IntegrityError)
 
     def unavailable(self, error: Exception) -> LogUnavailable | None:
-        """See `Dialect.unavailable`: locked, full, read-only, I/O, corrupt."""
+        """See `Dialect.unavailable`: locked, full, read-only, I/O, corrupt, a table that is not there."""
         cause = error.orig if isinstance(error, exc.DBAPIError) else error
         if isinstance(cause, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.InterfaceError):
+            return None
+        if _is_of_statement(cause):
             return None
         if isinstance(cause, sqlite3.DatabaseError) and not isinstance(cause, sqlite3.DataError):
             return LogUnavailable(f"database {self.path}: {cause}")
@@ -162,6 +168,12 @@ class SqliteDialect:
 
 def _is_busy(error: BaseException | None) -> bool:
     return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+
+
+def _is_of_statement(error: BaseException | None) -> bool:
+    """Whether SQLite would refuse the statement again and again, as one that is too complex."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code == sqlite3.SQLITE_ERROR and not str(error).startswith(MAY_PASS)
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
