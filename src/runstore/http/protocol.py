@@ -24,7 +24,7 @@ CHUNK_FRAMING_BYTES = 64  # more of these for each chunk: its size and ends of l
 MAX_PIPELINED = 16  # requests that wait for the answer to an earlier one of their connection
 HEAD_S = 10.0  # from a connection, or the first byte of a request, to the end of its head
 LINGER_S = 2.0  # that the rest of a body is read after the answer, so that the client can read that
-MAX_UNSENT_BYTES = 64 << 10  # in the kernel, lest a slow reader's progress come in megabytes
+MAX_UNSENT_BYTES = 16 << 10  # in the kernel, lest a slow reader's progress come in megabytes
 
 KNOWN_VERSIONS = frozenset({"1.0", "1.1"})
 UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
