@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runstore.core.events import Cancelled, Failed
+from runstore.core.events import Cancelled, Discarded, Failed
 from runstore.core.records import EventRecord
 from runstore.core.transcript import SEPARATOR, Transcript
 
@@ -53,8 +53,8 @@ def event_row(event: EventRecord) -> tuple[Any, ...]:
 class TextPrinter:
     """Prints the text of a run while it is said.
 
-    Where a new attempt says something again, a line marks that what came before it is dropped, and the text
-    begins anew: what follows the last such line is the text.
+    Where text no longer counts, since it is said again or was redacted, a line marks that what came before it
+    is dropped, and the text begins anew: what follows the last such line is the text.
     """
 
     def __init__(self) -> None:
@@ -66,9 +66,8 @@ class TextPrinter:
         dropped = self._transcript.add(event)
         if dropped:
             self.end_line()
-            self._write(
-                f"{RULE} attempt {event.data['attempt']}: dropped what was said, and began again {RULE}\n"
-            )
+            self._write(f"{RULE} {_why_dropped(event)} {RULE}\n")
+            self._speaker = None
             self._write(self._transcript.text)
         elif self._transcript.added:
             self._say(self._transcript.added, event.data.get("agent"))
@@ -93,6 +92,12 @@ class TextPrinter:
             sys.stdout.write(shown)
             sys.stdout.flush()
             self._column = not shown.endswith("\n")
+
+
+def _why_dropped(event: EventRecord) -> str:
+    if event.type == Discarded.type:
+        return f"{event.data['reason']}: dropped what no longer counts"
+    return f"attempt {event.data['attempt']}: dropped what was said, and began again"
 
 
 def ending_of(event: EventRecord) -> str:

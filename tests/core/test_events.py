@@ -15,6 +15,7 @@ from runstore.core.events import (
     CUSTOM_TYPE,
     EVENT_CLASSES,
     STREAMED_TYPES,
+    TEXT_TYPES,
     AgentEvent,
     Custom,
     Event,
@@ -38,6 +39,9 @@ TAGS = {
     "llm.reasoning": "Reasoning",
     "llm.message": "Message",
     "llm.usage": "Usage",
+    "llm.discarded": "Discarded",
+    "llm.redacted": "Redacted",
+    "llm.retrying": "Retrying",
     "tool.started": "ToolStarted",
     "tool.progress": "ToolProgress",
     "tool.finished": "ToolFinished",
@@ -55,6 +59,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     Any: json,
     str: st.text(),
     int: st.integers(0, 2**53),
+    float: st.floats(0, 2**53),
     bool: st.booleans(),
     str | None: st.none() | st.text(),
     int | None: st.none() | st.integers(0, 2**53),
@@ -94,7 +99,8 @@ def test_three_events_end_a_run() -> None:
 
 
 def test_only_pieces_of_the_models_answer_are_streamed_text() -> None:
-    assert {"llm.token", "llm.reasoning"} == STREAMED_TYPES
+    assert {"llm.token", "llm.reasoning"} == TEXT_TYPES
+    assert TEXT_TYPES | {"llm.redacted"} == STREAMED_TYPES
 
 
 @pytest.mark.parametrize("cls", EVENT_CLASSES.values(), ids=lambda cls: cls.type)

@@ -1,6 +1,5 @@
 """The text of a run, also of one whose worker died in the middle of a word."""
 
-from itertools import count
 from typing import Any
 
 from hypothesis import given, settings
@@ -11,14 +10,22 @@ from runstore.core.transcript import SEPARATOR, Transcript, text
 
 
 def run(*said: Any) -> list[EventRecord]:
-    """The events of a run: a text is a token, a number a new attempt that discards after that seq."""
-    seqs = count(1)
-    return [
-        EventRecord("run", next(seqs), "llm.token", "", {"text": item, "agent": "demo"})
-        if isinstance(item, str)
-        else EventRecord("run", next(seqs), "lifecycle.started", "", {"attempt": 2, **_discard(item)})
-        for item in said
-    ]
+    """The events of a run: a text is a token, a number a new attempt that discards after that seq.
+
+    A pair is what another agent says, or an object: the data of an `llm.discarded`.
+    """
+    return [EventRecord("run", seq, *_event(item)) for seq, item in enumerate(said, 1)]
+
+
+def _event(item: Any) -> tuple[str, str, dict[str, Any]]:
+    match item:
+        case str():
+            return "llm.token", "", {"text": item, "agent": "demo"}
+        case (agent, call_id, text):
+            return "llm.token", "", {"text": text, "agent": agent, "call_id": call_id}
+        case {"from_seq": _}:
+            return "llm.discarded", "", {"agent": "demo", "reason": "retried", "length": 1, **item}
+    return "lifecycle.started", "", {"attempt": 2, **_discard(item)}
 
 
 def _discard(seq: int | None) -> dict[str, int]:
@@ -58,6 +65,30 @@ def test_a_reader_is_told_what_to_drop() -> None:
         "wor",
         "",
     ]
+
+
+def test_what_a_failed_call_had_said_is_dropped() -> None:
+    events = run("Paris? ", "The ca", "pital of Fra", {"from_seq": 2}, "The capital ", "of France")
+    assert text(events) == "Paris? The capital of France"
+    transcript = Transcript()
+    assert [transcript.add(event) for event in events][3] == "The capital of Fra"
+
+
+def test_what_another_agent_or_call_says_is_not_dropped_with_it() -> None:
+    said = [
+        ("demo/a", "t1", "A"),
+        ("demo/a", "t2", "B"),
+        "C",
+        {"agent": "demo/a", "call_id": "t1", "from_seq": 1},
+    ]
+    assert text(run(*said)) == f"B{SEPARATOR}C"
+    assert text(run(*said, {"from_seq": 1})) == "B"
+    assert text(run(*said, {"from_seq": 1}, "D")) == f"B{SEPARATOR}D"
+
+
+def test_tombstones_say_nothing() -> None:
+    buried = EventRecord("run", 2, "llm.redacted", "", {"agent": "demo"})
+    assert text([*run("a"), buried, *run({"from_seq": 2})]) == "a"
 
 
 def test_an_attempt_without_a_discard_drops_nothing() -> None:

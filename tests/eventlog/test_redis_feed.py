@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator
 
+import msgspec
 import pytest
 import redis
 
@@ -192,6 +193,21 @@ async def test_a_large_commit_is_a_hint_to_read_the_log(
         here.publish([committed(3, token())])
         assert await news(live, 2) == [3]
     assert client.memory_usage(f"{prefix}:run:{RUN}") < MAX_ENTRY_BYTES
+
+
+async def test_a_redaction_empties_what_redis_and_other_processes_have_of_the_run(
+    two: list[RedisFeed], prefix: str, client: "redis.Redis"
+) -> None:
+    here, there = two
+    with there.subscribe(RUN) as live:
+        here.publish([committed(1, QUEUED), committed(2, token("secret"))])
+        assert await news(live, 0) == [1, 2]
+        here.publish([msgspec.structs.replace(committed(3, note()), redacts=True)])
+        await until(lambda: live.take(0) is None)
+        here.publish([committed(4, token())])
+        assert await news(live, 3) == [4]
+    assert client.xlen(f"{prefix}:run:{RUN}") == 2  # the hint, and what came after it
+    assert 0 < client.ttl(f"{prefix}:run:{RUN}") <= ACTIVE_EXPIRY_S
 
 
 async def test_a_deletion_marker_is_no_part_of_another_processes_stream(two: list[RedisFeed]) -> None:

@@ -1,5 +1,7 @@
 """What is joined into one entry of Redis, and what is left out of it."""
 
+import msgspec
+
 from runstore.core.ids import new_run_id
 from runstore.core.ports import Committed
 from runstore.eventlog.redis_wire import (
@@ -65,6 +67,13 @@ def test_a_large_part_is_a_hint() -> None:
     (part,) = join([committed(1, QUEUED, note("x" * MAX_ENTRY_BYTES))])
     assert HERE.run_entry(part) == NO_EVENTS
     assert THERE.read_run(RUN, (b"2-0", [HERE.tag, NO_EVENTS])) == 2
+
+
+def test_a_part_that_redacts_is_a_hint_and_so_is_what_it_joined() -> None:
+    redacting = msgspec.structs.replace(committed(2, token("b")), redacts=True)
+    (part,) = join([committed(1, token("a")), redacting, committed(3, token("c"))])
+    assert (part.redacts, part.last_seq) == (True, 3)
+    assert HERE.run_entry(part) == NO_EVENTS
 
 
 def test_the_control_stream_has_what_decides_something_and_whose_a_queued_run_is() -> None:

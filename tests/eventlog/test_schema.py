@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pymysql
@@ -24,7 +25,7 @@ from runstore.eventlog import schema
 from runstore.eventlog.dialects import Dialect, open_dialect
 from runstore.eventlog.dialects.base import check_version
 from runstore.eventlog.sql import SqlEventLog
-from tests.events import close_run, start_run
+from tests.events import close_run, start_run, token
 from tests.polling import until
 from tests.servers.databases import DATABASES, METADATA, bare_database
 
@@ -98,6 +99,27 @@ async def test_the_events_cannot_be_truncated(open_shared: OpenLog, connection: 
             connection.execute(text(statement))
         connection.rollback()
     assert await log.read(run_id) == before
+
+
+TOMBSTONE = {"type": "llm.redacted", "data": b'{"agent":"demo"}'}
+
+
+@pytest.mark.parametrize(
+    "besides", [{"seq": 99}, {"position": 99}, {"at": 1}, {"ends": 1}, {"append_id": b"12345678"},
+                {"run_id": new_run_id()}, {"type": "llm.token"}]
+)  # fmt: skip
+async def test_a_tombstone_takes_the_place_of_text_and_changes_nothing_else(
+    open_shared: OpenLog, connection: Connection, besides: dict[str, Any]
+) -> None:
+    log = open_shared()
+    run_id = await start_run(log)
+    await log.append(run_id, [token()])
+    bury = update(events).where(events.c.run_id == run_id)
+    for refused in (bury.where(events.c.seq == 3).values({**TOMBSTONE, **besides}), bury.values(TOMBSTONE)):
+        with pytest.raises(DBAPIError, match="events are immutable"):
+            connection.execute(refused)
+        connection.rollback()
+    assert [event.type for event in await log.read(run_id)][2:] == ["llm.token"]
 
 
 async def test_only_the_events_of_a_run_that_is_being_purged_can_be_deleted(

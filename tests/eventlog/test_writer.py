@@ -15,7 +15,7 @@ from runstore.core.errors import (
     LogUnavailable,
     RunstoreError,
 )  # fmt: skip
-from runstore.core.events import Queued, Started
+from runstore.core.events import Discarded, Queued, Started
 from runstore.core.ids import new_run_id
 from runstore.eventlog import writer
 from runstore.eventlog.admission import Append
@@ -392,6 +392,24 @@ async def test_what_was_stored_though_its_answer_was_lost_is_published(database:
             with lost_answer(dialect):
                 await log.append(run_id, [note("0")], patient=True)
             assert [chunk.first for chunk in live.take(2) or []] == [3]
+
+
+@pytest.mark.usefixtures("impatience")
+async def test_a_redaction_whose_answer_was_lost_is_stored_once_and_told_of(database: Path) -> None:
+    dialect, feed = open_database(database), MemoryFeed()
+    redaction = Discarded(agent="demo", reason="redacted", length=6)
+    async with closing_log(SqlEventLog(dialect, feed, [run_list()])) as log:
+        run_id = await start_run(log)
+        with feed.subscribe(run_id) as live:
+            await log.append(run_id, [token("secret")])
+            with lost_answer(dialect):
+                await log.append(run_id, [redaction], patient=True)
+            assert live.take(2) is None
+            assert [chunk.first for chunk in live.take(3) or []] == [4]
+        await log.append(run_id, [token("more")])
+        assert [event.type for event in await log.read(run_id, after=2)] == [
+            "llm.redacted", "llm.discarded", "llm.token",
+        ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("impatience")

@@ -128,6 +128,39 @@ class Reasoning(AgentEvent, frozen=True, kw_only=True):
     text: str
 
 
+DiscardReason = Literal["retried", "failed", "rejected", "redacted"]
+
+
+class Discarded(AgentEvent, frozen=True, kw_only=True):
+    """Text of the agent's present model call no longer counts: `from_seq` and later, up to this event.
+
+    It concerns this agent and call alone. `length`: how much text that is, in UTF-16 code units, which stay
+    the same however it was cut into pieces. An agent gives it, and the log finds `from_seq`. Text that is
+    `redacted` is withheld: the log keeps `Redacted` in its place.
+    """
+
+    type: ClassVar[EventType] = "llm.discarded"
+    reason: DiscardReason
+    length: int
+    from_seq: int = 0  # until the log has found it
+
+
+class Redacted(AgentEvent, frozen=True, kw_only=True):
+    """The tombstone of a piece of text, or of a message, that was redacted; it has its place in the run."""
+
+    type: ClassVar[EventType] = "llm.redacted"
+
+
+class Retrying(AgentEvent, frozen=True, kw_only=True):
+    """A model call has failed and is made again after `wait_s`. `attempt`: which call failed, 1 the first."""
+
+    type: ClassVar[EventType] = "llm.retrying"
+    code: str
+    message: str
+    attempt: int
+    wait_s: float
+
+
 class Message(AgentEvent, frozen=True, kw_only=True):
     """A complete message (`role`, `content` blocks as strands has them): the agent's memory on a resume."""
 
@@ -221,12 +254,13 @@ EVENT_CLASSES: dict[EventType, type[Event]] = {
     cls.type: cls
     for cls in (
         Queued, Started, Completed, Failed, Cancelled, CancelRequested, AgentStarted, AgentFinished,
-        Token, Reasoning, Message, Usage, ToolStarted, ToolProgress, ToolFinished, ToolFailed,
-        Deleted, Purged,
+        Token, Reasoning, Message, Usage, Discarded, Redacted, Retrying,
+        ToolStarted, ToolProgress, ToolFinished, ToolFailed, Deleted, Purged,
     )
 }  # fmt: skip
 
-STREAMED_TYPES = frozenset({Token.type, Reasoning.type})  # so many that only streams look at them
+TEXT_TYPES = frozenset({Token.type, Reasoning.type})
+STREAMED_TYPES = TEXT_TYPES | {Redacted.type}  # so many that only streams look at them
 CUSTOM_TYPE = re.compile(r"custom\.[A-Za-z0-9_.-]{1,120}")
 
 

@@ -42,6 +42,7 @@ class Committed(Struct, frozen=True):
     """One run's part of a commit.
 
     `control`: it holds a lifecycle event or a cancel request. `remote`: another process has committed it.
+    `redacts`: it withholds events that were committed before, and whoever has kept them lets go of them.
     """
 
     run_id: str
@@ -49,6 +50,7 @@ class Committed(Struct, frozen=True):
     events: Sequence[EncodedEvent]
     control: bool
     remote: bool = False
+    redacts: bool = False
 
 
 class EventFilter(Struct, frozen=True):
@@ -81,6 +83,9 @@ class EventLog(Protocol):
     Durability: what `append` acknowledges survives `kill -9` and a power cut, once.
     Order: a run's `seq` is 1, 2, 3, … whoever writes; an append is stored whole or not at all.
     Closing: after a terminal event a run takes nothing but one `run.deleted`, and at last one `run.purged`.
+    Discarding: `llm.discarded` says how much text it takes back, and the log adds from which seq.
+    What is redacted is replaced, in the same append and for every later read, by an `llm.redacted` with the
+    same seq, position and time.
     Purging: from that on the run is read no more; whoever was reading it gets all of what he asks for, or
     RunPurged. It keeps its head, and nobody can begin it anew.
     Sessions: of the runs of a user's session one at a time is started, in the order they were queued, the

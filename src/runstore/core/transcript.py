@@ -1,11 +1,11 @@
-"""What a run has said: a fold over its events that drops what a new attempt says again. Pure."""
+"""What a run has said: a fold over its events that drops what no longer counts. Pure."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from runstore.core.events import Message, Started, Token, ToolStarted
+from runstore.core.events import Discarded, Message, Started, Token, ToolStarted
 from runstore.core.records import EventRecord
 
 SEPARATOR = "\n\n"  # between two messages of a run; the pieces of one message are joined as they are
@@ -48,13 +48,19 @@ class Messages:
                 return True
         return False
 
-    def discard(self, after: int) -> None:
-        """Forget what was said after a seq."""
-        while self._said and self._said[-1].seq > after:
-            self._said.pop()
+    def discard(self, after: int, of: Speaker | None = None) -> None:
+        """Forget what was said after a seq, by one agent or by all."""
+        self._said = [said for said in self._said if said.seq <= after or of not in (None, said.speaker)]
         for said in self._said:
-            if said.ended is not None and said.ended > after:
+            if said.ended is not None and said.ended > after and of in (None, said.speaker):
                 said.ended = None
+
+
+class _Piece(NamedTuple):
+    seq: int
+    speaker: Speaker
+    separator: str
+    text: str
 
 
 class Transcript:
@@ -65,18 +71,20 @@ class Transcript:
 
     def __init__(self) -> None:
         self.added = ""
-        self._pieces: list[tuple[int, str]] = []
+        self._pieces: list[_Piece] = []
         self._messages = Messages()
 
     @property
     def text(self) -> str:
         """What has been said and is not dropped."""
-        return "".join([piece for _, piece in self._pieces])
+        first, rest = self._pieces[:1], self._pieces[1:]
+        return "".join([piece.text for piece in first] + [piece.separator + piece.text for piece in rest])
 
     def add(self, event: EventRecord) -> str:
         """Take the next event of the run; returns the text that it makes a reader drop, mostly none.
 
-        An `llm.token` adds its text, and so does an `llm.message` of a model of which nothing was streamed. A
+        An `llm.token` adds its text, and so does an `llm.message` of a model of which nothing was streamed.
+        An `llm.discarded` drops what its agent has said in this call from `from_seq` on. A
         `lifecycle.started` with `discard_after_seq` drops the text that came after this seq, since the new
         attempt says it again.
         """
@@ -90,26 +98,27 @@ class Transcript:
                 self._messages.end(event.seq, speaker)
         elif event.type == ToolStarted.type:
             self._messages.end(event.seq, speaker_of(event.data))
+        elif event.type == Discarded.type:
+            return self._discard(event.data["from_seq"] - 1, speaker_of(event.data))
         elif event.type == Started.type and (keep := event.data.get("discard_after_seq")) is not None:
             return self._discard(keep)
         return ""
 
     def _say(self, seq: int, speaker: Speaker, text: str) -> None:
-        self.added = self._messages.separator(seq, speaker) + text
-        self._pieces.append((seq, self.added))
+        separator = self._messages.separator(seq, speaker)
+        self.added = separator + text
+        self._pieces.append(_Piece(seq, speaker, separator, text))
 
-    def _discard(self, after: int) -> str:
-        self._messages.discard(after)
-        kept = len(self._pieces)
-        while kept and self._pieces[kept - 1][0] > after:
-            kept -= 1
-        dropped = "".join([piece for _, piece in self._pieces[kept:]])
-        del self._pieces[kept:]
-        return dropped
+    def _discard(self, after: int, of: Speaker | None = None) -> str:
+        self._messages.discard(after, of)
+        dropped = [piece for piece in self._pieces if piece.seq > after and of in (None, piece.speaker)]
+        gone = {piece.seq for piece in dropped}
+        self._pieces = [piece for piece in self._pieces if piece.seq not in gone]
+        return "".join([piece.separator + piece.text for piece in dropped])
 
 
 def text(events: Iterable[EventRecord]) -> str:
-    """The text of a run's events, in the order of the run; what a new attempt said again is there once."""
+    """The text of a run's events, in the order of the run; what no longer counts is not in it."""
     transcript = Transcript()
     for event in events:
         transcript.add(event)
@@ -119,6 +128,11 @@ def text(events: Iterable[EventRecord]) -> str:
 def speaker_of(data: dict[str, Any]) -> Speaker:
     """Which agent an event is of, and in which call."""
     return data.get("agent", ""), data.get("call_id")
+
+
+def length_of(text: str) -> int:
+    """How long a text is in UTF-16 code units, as JavaScript counts: half of a surrogate pair is one."""
+    return len(text) + sum(character > "\uffff" for character in text)
 
 
 def answer_of(message: Mapping[str, Any]) -> str:

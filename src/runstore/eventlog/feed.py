@@ -107,9 +107,15 @@ class _Channel:
         self.readers = 0
         self.waiting: Waiting = {}
 
-    def push(self, chunk: FrameChunk) -> "Waiting":
-        """Add a chunk; returns who waited for it. One that comes late, or again, is news, but is not kept."""
+    def push(self, chunk: FrameChunk, *, redacts: bool = False) -> "Waiting":
+        """Add a chunk; returns who waited for it. One that comes late, or again, is news, but is not kept.
+
+        Args:
+            redacts: what is kept of the run is not what the log says any more.
+        """
         with self.lock:
+            if redacts:
+                self.clear()
             if chunk.last <= self.last:
                 return self.stir()
             if chunk.first > self.last + 1:  # another process wrote in between
@@ -183,7 +189,8 @@ class MemoryFeed:
         for commit in commits:
             channel = self._channels.get(commit.run_id)
             if channel is not None:
-                waiting |= channel.push(FrameChunk(commit.run_id, commit.first_seq, commit.events))
+                chunk = FrameChunk(commit.run_id, commit.first_seq, commit.events)
+                waiting |= channel.push(chunk, redacts=commit.redacts)
         _wake(waiting, True)
 
     def tell_listeners(self, commits: Sequence[Committed]) -> None:

@@ -2,18 +2,19 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
 from itertools import count
 
 import msgspec
 
 from runstore.core.codec import EncodedEvent, RecordedEvent
 from runstore.core.errors import InvalidEvent, RunPurged, RunstoreError
-from runstore.core.events import CancelRequested, Purged, Queued, Started
+from runstore.core.events import CancelRequested, Purged, Queued, Redacted, Started
 from runstore.core.ports import Committed, EventFilter, Head, LiveFeed, OpenRun
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
 from runstore.eventlog.claims import Claims, UsedKey
 from runstore.eventlog.control import is_control
+from runstore.eventlog.discards import Told, Withheld, discards, settle
 from runstore.eventlog.queries import MAX_PAGE_BYTES
 from runstore.eventlog.rules import Rules
 from runstore.eventlog.sessions import Place, Session, Sessions, read_wish
@@ -135,6 +136,12 @@ class MemoryStore:
             session = wish.session
             if wish.session_id is not None:
                 self.conversations.setdefault((wish.user_id, wish.session_id), []).append(run_id)
+        redacts = False
+        if discards(append):
+            settled = settle(events, before.seq + 1, lambda: self._text_before(run_id))
+            events, redacts = settled.events, settled.redacts
+            for withheld in settled.withheld:
+                self._withhold(run_id, withheld)
         after, open_run = advance(before, events), self.open.get(run_id)
         for event in events:
             open_run = _follow(open_run, run_id, event)
@@ -156,10 +163,22 @@ class MemoryStore:
                 del self.active[session]
         else:
             self.open[run_id], self.sessions[run_id] = open_run, session
-        commits.append(Committed(run_id, before.seq + 1, events, any(map(is_control, events))))
+        control = any(map(is_control, events))
+        commits.append(Committed(run_id, before.seq + 1, events, control, redacts=redacts))
         for other in caused:
             self._store(other, commits)
         return after.seq
+
+    def _text_before(self, run_id: str) -> Iterator[Told]:
+        for event in reversed(self.runs.get(run_id, [])):
+            yield event.seq, event.type, event.data
+
+    def _withhold(self, run_id: str, withheld: Withheld) -> None:
+        run, seqs = self.runs[run_id], set(withheld.seqs)
+        for place in [place for place, event in enumerate(run) if event.seq in seqs]:
+            tombstone = msgspec.structs.replace(run[place], type=Redacted.type, data=withheld.data)
+            self.log[self.log.index(run[place])] = tombstone
+            run[place] = tombstone
 
     def _forget(self, run_id: str) -> None:
         """Remove a run's events."""

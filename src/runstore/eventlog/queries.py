@@ -1,18 +1,30 @@
 """How the log is read."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, bindparam, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    ScalarSelect,
+    Select,
+    bindparam,
+    func,
+    or_,
+    select,
+    update,
+)  # fmt: skip
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import RunPurged
-from runstore.core.events import Deleted, Purged
+from runstore.core.events import Deleted, Purged, Redacted
 from runstore.core.ports import EventFilter, Head
 from runstore.core.run import EVOLVING_TYPES
+from runstore.eventlog.discards import READ, Told, Withheld
 from runstore.eventlog.schema import events, open_runs, purging, session_runs
 
 HEADS_AT_ONCE = 500  # runs of one SELECT
+TEXT_AT_ONCE = 500  # events of one statement that looks for discarded text, or withholds it
 MAX_PAGE_BYTES = 256 << 10  # data of one page; the event that goes over it is the last
 
 EVOLVING = EventFilter(types=EVOLVING_TYPES)
@@ -35,6 +47,17 @@ _HEAD = (
     .where(_e.run_id == bindparam("run"))
     .order_by(_e.seq.desc())
     .limit(1)
+)
+_TEXT_BEFORE = (
+    select(_e.seq, _e.type, _e.data)
+    .where(_e.run_id == bindparam("run"), _e.seq < bindparam("before"), _e.type.in_(sorted(READ)))
+    .order_by(_e.seq.desc())
+    .limit(TEXT_AT_ONCE)
+)
+_WITHHOLD = (
+    update(events)
+    .where(_e.run_id == bindparam("run"), _e.seq.in_(bindparam("seqs", expanding=True)))
+    .values(type=Redacted.type, v=Redacted.version, data=bindparam("tombstone"))
 )
 _first = events.alias("first")
 _LAST_SEQS = select(  # each run's last seq is one step from the end of its part of the index
@@ -88,6 +111,20 @@ def read_open_attempts(connection: Connection, run_ids: Collection[str]) -> dict
 def read_append_id(connection: Connection, run_id: str, seq: int) -> bytes | None:
     """Whose append an event came with."""
     return connection.execute(select(_e.append_id).where(_e.run_id == run_id, _e.seq == seq)).scalar()
+
+
+def read_text_before(connection: Connection, run_id: str, seq: int) -> Iterator[Told]:
+    """What a run's agents have said before an event, newest first, read as far as it is asked for."""
+    while page := connection.execute(_TEXT_BEFORE, {"run": run_id, "before": seq}).all():
+        for seq, type, data in page:
+            yield seq, type, data
+
+
+def withhold(connection: Connection, run_id: str, withheld: Withheld) -> None:
+    """Put tombstones in the place of events: the one change that the database allows."""
+    for start in range(0, len(withheld.seqs), TEXT_AT_ONCE):
+        seqs = withheld.seqs[start : start + TEXT_AT_ONCE]
+        connection.execute(_WITHHOLD, {"run": run_id, "seqs": seqs, "tombstone": withheld.data})
 
 
 def read_run(

@@ -183,6 +183,9 @@ class RedisPublisher:
         key = self._keys.run(part.run_id)
         last_id, value = f"{part.last_seq}-0", self._wire.run_entry(part)
         add: Command = ("XADD", key, "MAXLEN", "~", MAX_RUN_ENTRIES, last_id, self._wire.tag, value)
+        if part.redacts:  # also where a later event was published first, and the hint is refused
+            self._expiries.pop(part.run_id, None)
+            return [(("EXPIRE", key, 0), None), (add, part), (("EXPIRE", key, ACTIVE_EXPIRY_S), None)]
         if part.ends:
             self._expiries.pop(part.run_id, None)
             return [(add, part), (("EXPIRE", key, ENDED_EXPIRY_S), None)]

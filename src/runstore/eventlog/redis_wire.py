@@ -50,6 +50,7 @@ class Part(Struct):
     first_seq: int
     events: list[EncodedEvent]
     size: int
+    redacts: bool = False  # what Redis and other processes have of the run is to be dropped
 
     @property
     def last_seq(self) -> int:
@@ -91,8 +92,8 @@ class Wire:
         self._control_decoder = msgspec.msgpack.Decoder(list[ControlEvent])
 
     def run_entry(self, part: Part) -> bytes:
-        """The value of a run's entry."""
-        if part.size > MAX_ENTRY_BYTES:
+        """The value of a run's entry; a hint, after which others read the log, if it is large or redacts."""
+        if part.size > MAX_ENTRY_BYTES or part.redacts:
             return NO_EVENTS
         return self._encoder.encode((part.first_seq, part.events))
 
@@ -146,8 +147,11 @@ def join(commits: Iterable[Committed]) -> list[Part]:
         if part is not None and joins and part.size + size <= MAX_JOINED_BYTES:
             part.events += commit.events
             part.size += size
+            part.redacts |= commit.redacts
         else:
-            part = newest[commit.run_id] = Part(commit.run_id, commit.first_seq, [*commit.events], size)
+            part = newest[commit.run_id] = Part(
+                commit.run_id, commit.first_seq, [*commit.events], size, commit.redacts
+            )
             parts.append(part)
     return parts
 

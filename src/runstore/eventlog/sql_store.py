@@ -20,7 +20,8 @@ from runstore.core.run import EVOLVING_TYPES
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
 from runstore.eventlog.control import is_control, write_control
 from runstore.eventlog.dialects import Dialect, Row
-from runstore.eventlog.queries import read_append_id, read_head
+from runstore.eventlog.discards import discards, settle
+from runstore.eventlog.queries import read_append_id, read_head, read_text_before, withhold
 from runstore.eventlog.rules import Rules, read_rules, users_of, write_rules
 from runstore.eventlog.writer import CommitResult, Outcome
 
@@ -51,16 +52,26 @@ class _Admitted(Struct, frozen=True):
     outcomes: list[Outcome]
     changes: dict[str, list[EncodedEvent]]
     rules: Rules
+    redacting: set[str]
 
     def result(self) -> CommitResult:
-        commits = [_committed(run_id, self.heads[run_id], events) for run_id, events in self.changes.items()]
-        return CommitResult(self.outcomes, commits)
+        return CommitResult(self.outcomes, [self._commit(run_id) for run_id in self.changes])
+
+    def first_seq(self, run_id: str) -> int:
+        return self.heads[run_id].seq - len(self.changes[run_id]) + 1
+
+    def _commit(self, run_id: str) -> Committed:
+        events = self.changes[run_id]
+        return Committed(
+            run_id, self.first_seq(run_id), events, any(map(is_control, events)),
+            redacts=run_id in self.redacting,
+        )  # fmt: skip
 
     def rows(self, append_id: bytes) -> list[Row]:
         """Sorted by run and seq; before all others new runs, whose positions are in the order they came."""
         rows: list[Row] = []
         for run_id, events in sorted(self.changes.items(), key=_new_first):
-            packed, first = pack_run_id(run_id), self.heads[run_id].seq - len(events) + 1
+            packed, first = pack_run_id(run_id), self.first_seq(run_id)
             rows += [
                 (packed, seq, e.type, e.version, e.ends, e.at, append_id, e.data)
                 for seq, e in enumerate(events, first)
@@ -163,6 +174,7 @@ class SqlStore:
             self._purges = purges
         self._dialect.lock_users(connection, partial(users_of, connection, batch))
         admitted = self._admit(connection, batch)
+        _settle_discards(connection, admitted, batch)
         result = admitted.result()
         if admitted.changes:
             append_id = self._incarnation + next(self._batches).to_bytes(4, "big")
@@ -192,7 +204,7 @@ class SqlStore:
     def _judge(self, connection: Connection, batch: Sequence[Append]) -> _Admitted:
         heads, rules = self._current_heads(connection, batch), read_rules(connection)
         outcomes, changes = _admit_all(heads, rules, batch, partial(read_head, connection))
-        return _Admitted(heads, outcomes, changes, rules)
+        return _Admitted(heads, outcomes, changes, rules, set())
 
     def _current_heads(self, connection: Connection, batch: Sequence[Append]) -> dict[str, Head]:
         heads: dict[str, Head] = {}
@@ -283,5 +295,14 @@ def _only_evolving(changes: dict[str, list[EncodedEvent]]) -> dict[str, list[Enc
     return {run_id: events for run_id, events in kept.items() if events}
 
 
-def _committed(run_id: str, head: Head, events: list[EncodedEvent]) -> Committed:
-    return Committed(run_id, head.seq - len(events) + 1, events, any(map(is_control, events)))
+def _settle_discards(connection: Connection, admitted: _Admitted, batch: Sequence[Append]) -> None:
+    """Complete the discards in a batch, and replace what they withhold."""
+    for run_id in {append.run_id for append in batch if discards(append)} & admitted.changes.keys():
+        first_seq = admitted.first_seq(run_id)
+        earlier = partial(read_text_before, connection, run_id, first_seq)
+        settled = settle(admitted.changes[run_id], first_seq, earlier)
+        for withheld in settled.withheld:
+            withhold(connection, run_id, withheld)
+        admitted.changes[run_id] = settled.events
+        if settled.redacts:
+            admitted.redacting.add(run_id)

@@ -1,0 +1,126 @@
+"""Text that no longer counts: where it begins in the log, and what of it is withheld. Pure.
+
+An agent does not wait for the seqs of what it says. So it tells how much text it takes back, and the log
+measures it, backwards from the `llm.discarded`, in the transaction that stores it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from runstore.core.codec import EncodedEvent, encode, to_json
+from runstore.core.events import (
+    STREAMED_TYPES,
+    TEXT_TYPES,
+    Discarded,
+    DiscardReason,
+    EventType,
+    Message,
+    Redacted,
+)
+from runstore.core.transcript import length_of
+from runstore.eventlog.admission import Append
+
+READ = TEXT_TYPES | {Message.type}  # what is looked at, and may be withheld
+WITHHELD: DiscardReason = "redacted"
+
+Told = tuple[int, EventType, bytes]  # an event's seq, type and data
+
+
+class Withheld(Struct, frozen=True):
+    """Stored events that become tombstones, all with the same data."""
+
+    seqs: list[int]
+    data: bytes
+
+
+class Settled(Struct):
+    """What a run gets, with its discards complete, and what it no longer shows."""
+
+    events: list[EncodedEvent]
+    withheld: list[Withheld]
+    redacts: bool = False
+
+
+class _Role(Struct, frozen=True):
+    role: str = ""
+
+
+class _Said(Struct, frozen=True):
+    """Who said what; of a message only whether it is an answer."""
+
+    agent: str = ""
+    call_id: str | None = None
+    text: str = ""
+    message: _Role | None = None
+
+
+_read_said = msgspec.json.Decoder(_Said).decode
+_read_discarded = msgspec.json.Decoder(Discarded).decode
+
+
+def discards(append: Append) -> bool:
+    """Whether an append holds an `llm.discarded`; of streamed text one look is enough."""
+    if append.waiter is None and append.events[0].type in STREAMED_TYPES:
+        return False
+    return any(event.type == Discarded.type for event in append.events)
+
+
+def settle(events: Sequence[EncodedEvent], first_seq: int, earlier: Callable[[], Iterable[Told]]) -> Settled:
+    """Complete the discards among a run's new events.
+
+    Args:
+        first_seq: of these events.
+        earlier: finds the run's events before them whose type is in READ, newest first.
+    """
+    settled = Settled([*events], [])
+    for place, event in enumerate(events):
+        if event.type == Discarded.type:
+            _discard(settled, first_seq, place, earlier)
+    return settled
+
+
+def _discard(settled: Settled, first_seq: int, place: int, earlier: Callable[[], Iterable[Told]]) -> None:
+    event, own_seq = settled.events[place], first_seq + place
+    discarded = _read_discarded(event.data)
+    seqs, from_seq = _taken_back(discarded, own_seq, _backwards(settled.events[:place], first_seq, earlier))
+    complete = msgspec.structs.replace(discarded, from_seq=from_seq)
+    settled.events[place] = msgspec.structs.replace(event, data=to_json(complete))
+    if discarded.reason == WITHHELD:
+        settled.redacts = True
+        tombstone = Redacted(agent=discarded.agent, call_id=discarded.call_id)
+        for seq in seqs:
+            if seq >= first_seq:
+                at = settled.events[seq - first_seq].at
+                settled.events[seq - first_seq] = encode(tombstone, at=at)
+        if stored := [seq for seq in seqs if seq < first_seq]:
+            settled.withheld.append(Withheld(stored, to_json(tombstone)))
+
+
+def _backwards(
+    new: Sequence[EncodedEvent], first_seq: int, earlier: Callable[[], Iterable[Told]]
+) -> Iterator[Told]:
+    for place in range(len(new) - 1, -1, -1):
+        yield first_seq + place, new[place].type, new[place].data
+    yield from earlier()
+
+
+def _taken_back(discarded: Discarded, own_seq: int, told: Iterable[Told]) -> tuple[list[int], int]:
+    """The seqs of the text and answers that are taken back, and the first of the text."""
+    taken: list[int] = []
+    from_seq, left = own_seq, discarded.length
+    for seq, type, data in told:
+        if seq < discarded.from_seq or (left <= 0 and not discarded.from_seq):
+            break
+        if type in READ and _is_of(discarded, said := _read_said(data)):
+            if type in TEXT_TYPES:
+                from_seq, left = seq, left - length_of(said.text)
+                taken.append(seq)
+            elif said.message is not None and said.message.role == "assistant":
+                taken.append(seq)
+    return taken, discarded.from_seq or from_seq
+
+
+def _is_of(discarded: Discarded, said: _Said) -> bool:
+    return (said.agent, said.call_id) == (discarded.agent, discarded.call_id)

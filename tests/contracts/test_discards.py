@@ -1,0 +1,224 @@
+"""Text that no longer counts, as every kind of log keeps it: where a discard begins, and what is withheld."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from runstore.core.codec import RecordedEvent, decode
+from runstore.core.errors import RunClosed
+from runstore.core.events import (
+    Custom,
+    Discarded,
+    DiscardReason,
+    Event,
+    Message,
+    Reasoning,
+    Redacted,
+    Token,
+    Unknown,
+    Usage,
+)
+from runstore.core.ports import EventFilter, EventLog
+from runstore.core.transcript import length_of
+from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.queries import TEXT_AT_ONCE
+from runstore.eventlog.tail import Tail
+from tests.events import COMPLETED, note, offer_all, read_run, start_run
+from tests.live import seqs
+
+SECRET = "hunter2"
+ANSWER = Message(agent="demo", message={"role": "assistant", "content": [{"text": SECRET}]})
+GUIDANCE = Message(agent="demo", message={"role": "user", "content": [{"text": "be kind"}]})
+
+
+def say(text: str, agent: str = "demo", call_id: str | None = None) -> Token:
+    return Token(agent=agent, call_id=call_id, text=text)
+
+
+def take_back(
+    text: str, reason: DiscardReason = "retried", *, agent: str = "demo", call_id: str | None = None
+) -> Discarded:
+    return Discarded(agent=agent, call_id=call_id, reason=reason, length=length_of(text))
+
+
+def read(events: Sequence[RecordedEvent]) -> list[Event | Custom | Unknown]:
+    return [decode(event.type, event.version, event.data) for event in events]
+
+
+async def discards(log: EventLog, run_id: str) -> list[Discarded]:
+    return [event for event in read(await read_run(log, run_id)) if isinstance(event, Discarded)]
+
+
+async def frames(log: EventLog, feed: MemoryFeed, run_id: str, *, after: int = 0) -> bytes:
+    """All that a stream has to say of a run that has ended."""
+    return b"".join([body async for body in Tail(log, feed, run_id, after=after).frames()])
+
+
+# ---- where it begins ----
+
+
+async def test_a_discard_begins_with_the_first_piece_of_text_that_is_taken_back(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await offer_all(log, run_id, say("kept "), say("lost "), say("lost"))
+    await log.append(run_id, [take_back("lost lost")], attempt=1)
+    assert await discards(log, run_id) == [
+        Discarded(agent="demo", reason="retried", length=9, from_seq=4)
+    ]  # fmt: skip
+    assert [event.text for event in read(await read_run(log, run_id)) if isinstance(event, Token)] == [
+        "kept ", "lost ", "lost",
+    ]  # fmt: skip
+
+
+async def test_text_that_was_stored_long_ago_is_counted_too(log: EventLog) -> None:
+    run_id = await start_run(log)
+    for word in ("kept", "lost", "lost"):
+        await log.append(run_id, [say(word)])
+    await log.append(run_id, [note(), say("lost"), take_back(3 * "lost"), say("again")])
+    assert [event.from_seq for event in await discards(log, run_id)] == [4]
+
+
+async def test_what_others_say_meanwhile_is_not_counted(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [say("lost"), say("other", "demo/other", "t1"), note("x")])
+    await log.append(run_id, [Usage(agent="demo", input_tokens=1, output_tokens=1), GUIDANCE])
+    await log.append(
+        run_id, [say("other", "demo", "t2"), Reasoning(agent="demo", text="hm"), take_back("losthm")]
+    )
+    assert [event.from_seq for event in await discards(log, run_id)] == [3]
+
+
+async def test_each_of_two_discards_takes_back_its_own_text(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [say("a"), take_back("a"), say("b"), take_back("b"), say("c")])
+    assert [event.from_seq for event in await discards(log, run_id)] == [3, 5]
+
+
+async def test_a_discard_of_more_than_there_is_begins_with_what_there_is(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [say("a"), take_back("a long text")])
+    await log.append(run_id, [take_back("a", agent="nobody")])
+    assert [event.from_seq for event in await discards(log, run_id)] == [3, 5]
+
+
+async def test_a_long_answer_is_measured_page_by_page(log: EventLog) -> None:
+    run_id = await start_run(log)
+    long = 2 * TEXT_AT_ONCE + 5
+    await offer_all(log, run_id, *[say("word ") for _ in range(long + 5)])
+    await log.append(run_id, [note()])
+    await log.append(run_id, [take_back(long * "word ", "redacted")])
+    assert [event.from_seq for event in await discards(log, run_id)] == [8]
+    kinds = [event.type for event in await read_run(log, run_id)]
+    assert kinds[2:-2] == ["llm.token"] * 5 + ["llm.redacted"] * long
+
+
+async def test_text_is_measured_alike_however_a_character_was_cut(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [say("kept"), say("😀"), say("😀"[:1]), say("\ud83d"), say("\ude00!")])
+    await log.append(run_id, [take_back("😀😀\ud83d\ude00!")])
+    assert [event.from_seq for event in await discards(log, run_id)] == [4]
+
+
+# ---- what is withheld ----
+
+
+async def redacted_run(log: EventLog) -> str:
+    """A run with a secret that was said: partly stored before it was redacted, partly with the redaction."""
+    run_id = await start_run(log)
+    await log.append(run_id, [say("fine "), say(SECRET), Reasoning(agent="demo", text=SECRET)])
+    await log.append(run_id, [say("other ", "demo/other", "t1"), ANSWER, GUIDANCE])
+    await offer_all(log, run_id, say(SECRET), say(SECRET))
+    await log.append(run_id, [take_back(4 * SECRET, "redacted"), say("[redacted]")], attempt=1)
+    return run_id
+
+
+async def test_redacted_text_is_gone_for_every_later_reader(log: EventLog, feed: MemoryFeed) -> None:
+    run_id = await redacted_run(log)
+    await log.append(run_id, [COMPLETED])
+    told = [
+        *[event.data for event in await read_run(log, run_id)],
+        *[event.data for event in await log.read(run_id, only=EventFilter(prefixes=("llm.",)))],
+        *[event.data for event in await log.read_all()],
+        await frames(log, feed, run_id),
+        await frames(log, feed, run_id, after=3),
+    ]
+    assert not [data for data in told if SECRET.encode() in data]
+
+
+async def test_a_tombstone_has_the_place_of_what_was_redacted(log: EventLog) -> None:
+    run_id = await redacted_run(log)
+    events = await read_run(log, run_id)
+    assert [event.seq for event in events] == list(range(1, 13))
+    assert [event.type for event in events[2:]] == [
+        "llm.token", "llm.redacted", "llm.redacted", "llm.token", "llm.redacted", "llm.message",
+        "llm.redacted", "llm.redacted", "llm.discarded", "llm.token",
+    ]  # fmt: skip
+    assert {e for e in read(events) if isinstance(e, Redacted)} == {Redacted(agent="demo")}
+    assert events == [event for event in await log.read_all() if event.run_id == run_id]
+    assert [event.position for event in events] == sorted(event.position for event in events)
+
+
+async def test_a_tombstone_has_the_time_and_the_place_in_the_log_of_the_event(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [say(SECRET)])
+    [before] = await log.read(run_id, after=2)
+    await log.append(run_id, [take_back(SECRET, "redacted")])
+    [after, _] = await log.read(run_id, after=2)
+    assert after == msgspec.structs.replace(before, type="llm.redacted", data=b'{"agent":"demo"}')
+
+
+async def test_what_was_kept_for_readers_is_dropped_with_the_redaction(
+    log: EventLog, feed: MemoryFeed
+) -> None:
+    run_id = await start_run(log)
+    with feed.subscribe(run_id) as slow:
+        await log.append(run_id, [say(SECRET)])
+        assert seqs(slow.take(2), after=2) == [3]
+        await log.append(run_id, [say(SECRET), take_back(2 * SECRET, "redacted")])
+        assert slow.take(2) is None  # it reads the log
+        bodies = b"".join(chunk.body(3, None) for chunk in slow.take(3) or ())
+    assert SECRET.encode() not in bodies
+    assert seqs(slow.take(3), after=3) == [4, 5]
+
+
+async def test_a_stream_in_the_middle_of_what_is_redacted_goes_on_with_tombstones(
+    log: EventLog, feed: MemoryFeed
+) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [say(SECRET)])
+    stream = Tail(log, feed, run_id, after=0).frames()
+    seen = await anext(stream)
+    await log.append(run_id, [say(SECRET), take_back(2 * SECRET, "redacted")])
+    await log.append(run_id, [COMPLETED])
+    rest = b"".join([body async for body in stream])
+    assert SECRET.encode() not in rest
+    lines = (seen + rest).splitlines()
+    assert [int(line[4:]) for line in lines if line.startswith(b"id: ")] == list(range(1, 7))
+
+
+@pytest.mark.parametrize("reason", ["retried", "failed", "rejected"])
+async def test_what_is_not_redacted_is_replayed_as_it_was(log: EventLog, reason: DiscardReason) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [say("half an ans"), take_back("half an ans", reason)])
+    assert read(await log.read(run_id, after=2, limit=1)) == [say("half an ans")]
+
+
+async def test_a_run_that_has_ended_takes_no_redaction(log: EventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [say("a"), COMPLETED])
+    with pytest.raises(RunClosed):
+        await log.append(run_id, [take_back(SECRET, "redacted")])
+    assert (await read_run(log, run_id))[2].type == "llm.token"
+
+
+async def test_another_process_redacts_what_this_one_has_said(open_shared: Callable[..., Any]) -> None:
+    here, there = open_shared(), open_shared()
+    run_id = await start_run(here)
+    await here.append(run_id, [say("fine "), say(SECRET)])
+    await there.append(run_id, [take_back(SECRET, "redacted")])
+    await here.append(run_id, [say("on"), take_back("on")])
+    assert [event.type for event in await read_run(here, run_id)][2:] == [
+        "llm.token", "llm.redacted", "llm.discarded", "llm.token", "llm.discarded",
+    ]  # fmt: skip
+    assert [event.from_seq for event in await discards(there, run_id)] == [4, 6]
