@@ -1,8 +1,10 @@
 """Who may do what: a key for everybody, and every route for its own people only."""
 
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import httpx
@@ -15,6 +17,10 @@ from tests.keys import client, make_key, revoke_key, url_of
 from tests.metrics import sample
 from tests.purging import purge_run
 from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving, until
+from tests.slowness import measured_slowness
+
+# What docs/security.md promises: streams of a revoked key end within about 3 s.
+CHECK_S, TRUST_S = 2.0, 1.0  # between two looks at a login, and how old what a look finds may be
 
 NOBODY = "01890a5d-ac96-774b-bcce-b302099a8057"
 BODIES: dict[str, Any] = {
@@ -281,6 +287,31 @@ def test_a_key_revoked_while_its_stream_is_open_ends_that_stream(people: People,
         assert erin.get(url).status_code == 401
         assert other.get(f"/runs/{run_id}").json()["status"] in ("queued", "running")
         assert other.post(f"/runs/{run_id}/stop").status_code == 202
+
+
+def test_the_streams_of_keys_that_are_revoked_end_in_time(people: People) -> None:
+    folder, count = people.server.folder, 8
+    keys = [make_key(folder, "judy") for _ in range(count)]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(client(people.server, key)) for key in keys]
+        run_id = begin(clients[0])
+        streams = [stack.enter_context(http.stream("GET", f"/runs/{run_id}/stream")) for http in clients]
+        pieces = [stream.iter_raw() for stream in streams]
+        assert all(next(each) for each in pieces)
+
+        def ended_at(rest: Iterator[bytes]) -> float:
+            for _ in rest:
+                pass
+            return time.monotonic()
+
+        with measured_slowness() as slowness, ThreadPoolExecutor(count) as readers:
+            ended = [readers.submit(ended_at, rest) for rest in pieces]
+            for key in keys:
+                revoke_key(folder, key)
+            revoked_at = time.monotonic()
+            took = [reading.result() - revoked_at for reading in ended]
+    assert max(took) < (CHECK_S + TRUST_S + 0.3) * slowness.factor
+    assert people.admin.post(f"/runs/{run_id}/stop").status_code == 202
 
 
 def test_a_key_revoked_during_a_download_cuts_it(people: People) -> None:
