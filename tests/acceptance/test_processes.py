@@ -53,10 +53,10 @@ ENFORCED_IN = timedelta(seconds=1 + PATIENCE_S + 2 * SWEEP_S + 0.3)
 
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[tuple[ServerProcess, ServerProcess]]:
-    """Two servers on one database."""
+    """Two servers on one database; only the first one runs agents."""
     with (
         closing(ServerProcess(tmp_path, CONFIG, AGENTS)) as one,
-        closing(ServerProcess(tmp_path, CONFIG, AGENTS)) as other,
+        closing(ServerProcess(tmp_path, CONFIG, AGENTS, no_worker=True)) as other,
     ):
         yield one.start(), other.start()
 
