@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from runstore.core.codec import RecordedEvent, decode, encode
+from runstore.core.codec import EncodedEvent, RecordedEvent, decode, encode
 from runstore.core.errors import RunstoreError
 from runstore.core.events import Custom, Event, Queued, Started, Token, Unknown
 from runstore.core.ports import RunContext
@@ -29,10 +29,10 @@ class ListRecorder:
             self.keep(Queued(agent="demo", user_id="local", input="hi"))
             self.keep(Started(worker_id="worker-1", attempt=1, reason="claimed"))
 
-    def keep(self, event: Event | Custom) -> None:
+    def keep(self, event: Event | Custom | EncodedEvent) -> None:
         if self.refusal is not None:
             raise self.refusal
-        encoded = encode(event)
+        encoded = event if isinstance(event, EncodedEvent) else encode(event)
         seq = len(self.recorded) + 1
         self.recorded.append(
             RecordedEvent(
@@ -40,10 +40,10 @@ class ListRecorder:
             )
         )
 
-    async def record(self, event: Event | Custom) -> None:
+    async def record(self, event: Event | Custom | EncodedEvent) -> None:
         self.keep(event)
 
-    async def commit(self, event: Event | Custom) -> None:
+    async def commit(self, event: Event | Custom | EncodedEvent) -> None:
         self.keep(event)
         self.committed.append(len(self.recorded))
         await asyncio.sleep(0)  # a commit takes a while, and others go on

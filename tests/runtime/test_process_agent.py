@@ -4,13 +4,16 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from strands import Agent, tool
 
 from runstore.core.errors import AgentError
+from runstore.core.events import ToolFailed, ToolFinished
 from runstore.core.ports import AgentResult
 from runstore.runtime.agents import AgentSpec
 from runstore.runtime.process_agent import ProcessAgent
 from runstore.runtime.processes import Processes
 from tests.runtime.recording import ListRecorder, context
+from tests.runtime.strands_kit import Playbook, agent, say, use
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,38 @@ async def failure(processes: Processes, function: Any, input: Any = "hi", **sett
     with pytest.raises(AgentError) as caught:
         await drive(processes, function, input, **settings)
     return caught.value
+
+
+# What it says
+
+
+async def echo(input: object) -> AsyncIterator[str]:
+    yield str(input)
+
+
+async def test_an_input_that_is_nested_too_deeply_is_refused(processes: Processes) -> None:
+    deep: list[object] = []
+    for _ in range(2_000):
+        deep = [deep]
+    assert (await failure(processes, echo, deep)).code == "invalid_input"
+
+
+@tool
+def fetch(letter: str) -> str:
+    """Fetch a page."""
+    return letter * (1_200_000 if letter == "z" else 300_000)
+
+
+def fetching() -> Agent:
+    calls = [(f"t{n}", "fetch", {"letter": letter}) for n, letter in enumerate("abcdz")]
+    return agent(Playbook(use(*calls), say("read")), fetch)
+
+
+async def test_large_results_of_tools_come_through_the_pipe(processes: Processes) -> None:
+    recorder, ended = await drive(processes, fetching)
+    assert ended.result["text"] == "read"
+    assert sorted(event.output[0]["text"][0] for event in recorder.of(ToolFinished)) == list("abcd")
+    assert "1,200,0" in recorder.of(ToolFailed)[0].output[0]["text"]
 
 
 # Its errors

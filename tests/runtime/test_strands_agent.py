@@ -11,7 +11,7 @@ from strands.tools.executors import SequentialToolExecutor
 from strands.types.exceptions import ContextWindowOverflowException, ModelThrottledException
 
 from runstore.core.depth import MAX_DEPTH
-from runstore.core.errors import AgentError, EventTooLarge, RunClosed
+from runstore.core.errors import AgentError, RunClosed
 from runstore.core.events import (
     AgentFinished,
     AgentStarted,
@@ -20,16 +20,18 @@ from runstore.core.events import (
     Token,
     ToolFailed,
     ToolFinished,
+    ToolProgress,
     ToolStarted,
     Usage,
 )
 from runstore.runtime.result_text import MAX_RESULT_BYTES
+from runstore.runtime.resume import discard_after, recall
 from runstore.runtime.strands_agent import StrandsAgent
 from runstore.runtime.strands_scripted import ScriptedModel
 from tests.core.test_depth import deep
 from tests.polling import until
 from tests.runtime.recording import ListRecorder, context, text
-from tests.runtime.strands_kit import Playbook, agent, drive, say, think, use
+from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, think, use
 
 
 @tool
@@ -274,16 +276,117 @@ async def test_a_result_that_a_hook_throws_away_is_not_logged() -> None:
     assert [each[0] for each in calls(recorder)] == ["tool.started", "tool.started", "tool.finished"]
 
 
-async def test_a_tool_whose_output_is_too_large_ends_the_run() -> None:
-    @tool
-    def flood() -> str:
-        """Say too much."""
-        return "x" * (2 << 20)
+# What is too large for one event
 
-    model = Playbook(use(("t1", "flood", {})), say("never asked"))
-    with pytest.raises(EventTooLarge, match="2,097"):
-        await drive(agent(model, flood))
-    assert model.calls == 1
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ([{"text": "x" * (2 * MIB)}], "2,097,"),
+        ([{"image": {"format": "png", "source": {"bytes": b"\0" * 850_000}}}], "1,133,"),
+    ],
+    ids=["text", "screenshot"],
+)
+async def test_a_result_that_no_event_can_hold_is_its_tools_failure(content: Any, why: str) -> None:
+    @tool
+    def flood() -> Any:
+        """Say too much."""
+        return {"status": "success", "content": content}
+
+    model = Playbook(use(("t1", "flood", {})), say("sorry"))
+    recorder, ended = await drive(agent(model, flood))
+    [failed] = recorder.of(ToolFailed)
+    assert why in failed.output[0]["text"]
+    assert "the result of tool 'flood' cannot be recorded" in failed.output[0]["text"]
+    heard = model.heard[1][-1]["content"][0]["toolResult"]
+    assert (heard["status"], heard["content"]) == ("error", failed.output)
+    assert recorder.of(ToolFinished) == []
+    assert ended.result["text"] == "sorry"
+
+
+async def test_an_input_that_no_event_can_hold_is_told_to_the_model_and_the_tool_not_called() -> None:
+    called = []
+
+    @tool
+    def write(text: str) -> str:
+        """Write."""
+        called.append(text)
+        return "written"
+
+    model = Playbook(
+        use(("t1", "write", {"text": "x" * (2 * MIB)}), ("t2", "write", {"text": "short"})), say("I see")
+    )
+    recorder, ended = await drive(agent(model, write))
+    assert called == ["short"]
+    [failed] = recorder.of(ToolFailed)
+    assert failed.tool_use_id == "t1"
+    assert (
+        "the input of tool 'write' cannot be recorded: a tool.started event has 2,097,"
+        in failed.output[0]["text"]
+    )
+    assert ended.result["text"] == "I see"
+
+
+async def test_results_that_fit_one_by_one_but_not_together_are_all_heard_also_after_a_crash() -> None:
+    @tool
+    def fetch(letter: str) -> str:
+        """Fetch a page."""
+        return letter * 300_000
+
+    turns = use(*((f"t{n}", "fetch", {"letter": letter}) for n, letter in enumerate("abcd"))), say("read")
+    model = Playbook(*turns)
+    recorder, ended = await drive(agent(model, fetch))
+    assert ended.result["text"] == "read"
+    joint = recorder.of(Message)[1]
+    kept = [block["toolResult"] for block in joint.message["content"]]
+    assert [result["toolUseId"] for result in kept] == ["t0", "t1", "t2", "t3"]
+    assert 0 < sum("content" in result for result in kept) < 4
+
+    log = cut(recorder, lambda event: event.type == "llm.message" and event.seq < len(recorder.recorded) - 5)
+    again = Playbook(say("read"))
+    await drive(agent(again, fetch), history=log)
+
+    def heard(messages: Any) -> list[tuple[str, str]]:
+        results = [block["toolResult"] for block in messages[-1]["content"]]
+        return [(result["toolUseId"], result["content"][0]["text"]) for result in results]
+
+    assert heard(again.heard[0]) == heard(model.heard[1])
+    assert [text[0] for _, text in heard(model.heard[1])] == list("abcd")
+
+
+async def test_an_answer_that_no_event_can_hold_is_recorded_in_several() -> None:
+    long = "\0" + "é" * (2 * MIB)
+    recorder, ended = await drive(agent(Playbook(say(long))))
+    assert text(recorder.of(Token)) == long
+    assert ended.result["truncated"]
+    parts = recorder.of(Message)
+    assert [part.more for part in parts] == [True] * (len(parts) - 1) + [False]
+    [conversation] = recall(recorder.recorded).conversations.values()
+    assert conversation.messages == [{"role": "assistant", "content": [{"text": long}]}]
+
+
+async def test_a_message_whose_last_part_is_missing_was_never_said() -> None:
+    recorder, _ = await drive(agent(Playbook(say("x" * (2 * MIB)))))
+    first = next(event.seq for event in recorder.recorded if event.type == "llm.message")
+    [conversation] = recall(recorder.recorded[:first]).conversations.values()
+    assert conversation.messages == []
+    assert discard_after(recorder.recorded[:first]) == 2
+
+
+async def test_progress_that_no_event_can_hold_is_left_out_and_the_tool_goes_on() -> None:
+    @tool
+    async def render() -> Any:
+        """Draw."""
+        yield "x" * (2 * MIB)
+        yield "done"
+
+    recorder, ended = await drive(agent(Playbook(use(("t1", "render", {})), say("ok")), render))
+    assert "left out" in recorder.of(ToolProgress)[0].output
+    assert recorder.of(ToolFinished)[0].output == [{"text": "done"}]
+    assert ended.result["text"] == "ok"
 
 
 # Sub-agents

@@ -162,11 +162,16 @@ class Retrying(AgentEvent, frozen=True, kw_only=True):
 
 
 class Message(AgentEvent, frozen=True, kw_only=True):
-    """A complete message (`role`, `content` blocks as strands has them): the agent's memory on a resume."""
+    """A complete message (`role`, `content` blocks as strands has them): the agent's memory on a resume.
+
+    `more`: it goes on in the agent's next one. Of a tool result `content` may be left out: `tool.finished` or
+    `tool.failed` holds it.
+    """
 
     type: ClassVar[EventType] = "llm.message"
     levels: ClassVar[int] = 7  # around the JSON of a tool's result
     message: dict[str, Any]
+    more: bool = False
 
 
 class Usage(AgentEvent, frozen=True, kw_only=True):

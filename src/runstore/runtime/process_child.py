@@ -189,9 +189,10 @@ class PipeRecorder:
 
     async def commit(self, event: Event | Custom | EncodedEvent) -> None:
         """See `RunRecorder.commit`."""
+        said = messages.WriteAhead(*_said(event))  # first: what is not sent is not answered
         stored = self._loop.create_future()
         self._waiting.append(stored)
-        await self._pipe.write(messages.WriteAhead(*_said(event)))
+        await self._pipe.write(said)
         await stored
 
     def stored(self) -> None:

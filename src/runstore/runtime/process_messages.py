@@ -79,8 +79,16 @@ _read_json = msgspec.json.Decoder()
 
 
 def for_child(message: ToChild) -> bytes:
-    """The message with its length."""
-    return _with_length(pickle.dumps(message))
+    """The message with its length.
+
+    Raises:
+        AgentError: it holds an input that is nested too deeply.
+    """
+    try:
+        return _with_length(pickle.dumps(message))
+    except RecursionError:
+        too_deep = "the run's input or metadata is nested too deeply for an agent in a process"
+        raise AgentError(too_deep, code="invalid_input") from None
 
 
 def to_child(body: bytes) -> ToChild:

@@ -27,6 +27,7 @@ from runstore.core.events import (
 )
 from runstore.core.run import add_usage
 from runstore.core.transcript import SEPARATOR, message_text
+from runstore.runtime.oversized import continued, with_results
 
 Place = tuple[str, str | None]  # an agent at work: its path, and the tool use that it works for (root: None)
 MEDIA = (
@@ -47,11 +48,25 @@ class Conversation(Struct):
     """
 
     place: Place
-
     messages: list[dict[str, Any]] = field(default_factory=list)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)  # tool use id → status and content
     unrepeatable: str | None = None
     said: dict[str, list[Token]] = field(default_factory=dict)
+    incomplete: bool = False  # the last message has more to come
+
+    def add(self, event: Message) -> None:
+        """Take its next message, or the next part of one."""
+        message = message_with_bytes(with_results(event.message, self.results))
+        if self.incomplete:
+            message = continued(self.messages.pop(), message)
+        self.messages.append(message)
+        self.incomplete = event.more
+
+    def drop_incomplete(self) -> None:
+        """Forget the beginning of a message whose rest was never stored."""
+        if self.incomplete:
+            self.messages.pop()
+            self.incomplete = False
 
     @property
     def ending(self) -> str | None:
@@ -125,6 +140,12 @@ class Memory(Struct):
         self._forget_below(place[0])
         return list(conversation.all_said())
 
+    def interrupt(self) -> None:
+        """An attempt has ended there, wherever its agents were."""
+        self.begun.clear()
+        for conversation in (*self.conversations.values(), *(v for all in self.visits.values() for v in all)):
+            conversation.drop_incomplete()
+
     def _forget_below(self, path: str) -> None:
         for place in [place for place in self.conversations if place[0].startswith(f"{path}/")]:
             del self.conversations[place]
@@ -136,7 +157,7 @@ def recall(history: Iterable[RecordedEvent]) -> Memory:
     for recorded in history:
         if recorded.type in READ:
             _recall(memory, decode(recorded.type, recorded.version, recorded.data))
-    memory.begun.clear()
+    memory.interrupt()
     return memory
 
 
@@ -156,7 +177,7 @@ def discard_after(history: Sequence[RecordedEvent]) -> int | None:
             found = recorded.seq if found is None else found
         elif recorded.type == Message.type:
             message = decode(recorded.type, recorded.version, recorded.data)
-            if isinstance(message, Message) and is_root(message.agent):
+            if isinstance(message, Message) and is_root(message.agent) and not message.more:
                 found = recorded.seq
     return found
 
@@ -216,7 +237,7 @@ def _recall(memory: Memory, event: Any) -> None:
         memory.usage = add_usage(memory.usage, event)
         return
     if isinstance(event, Started):
-        memory.begun.clear()
+        memory.interrupt()
         return
     if isinstance(event, AgentStarted):
         if event.call_id is None and not is_root(event.agent):
@@ -224,7 +245,7 @@ def _recall(memory: Memory, event: Any) -> None:
         return
     conversation = memory.at((event.agent, event.call_id))
     if isinstance(event, Message):
-        conversation.messages.append(message_with_bytes(event.message))
+        conversation.add(event)
     elif isinstance(event, ToolStarted):
         conversation.unrepeatable = event.name if event.at_most_once else conversation.unrepeatable
     elif isinstance(event, ToolFinished | ToolFailed):

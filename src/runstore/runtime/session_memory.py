@@ -8,7 +8,8 @@ from runstore.core.codec import RecordedEvent, decode, json_size
 from runstore.core.errors import AgentError, LogUnavailable, RunPurged
 from runstore.core.events import Completed, Message, Queued
 from runstore.core.ports import EventFilter, EventLog
-from runstore.runtime.resume import input_messages, message_with_bytes
+from runstore.runtime.oversized import is_whole
+from runstore.runtime.resume import Conversation, input_messages
 
 MAX_RUNS = 200  # of a session that are looked at, the newest; also those that did not succeed
 MAX_MEMORY_BYTES = 1 << 20  # of their messages as JSON; the agent's conversation manager bounds them further
@@ -40,7 +41,7 @@ async def _read(log: EventLog, run_id: str, queued: Queued) -> list[dict[str, An
             continue
         messages, whole = turn
         room -= json_size(messages)
-        if room < 0:
+        if room < 0 or not all(map(is_whole, messages)):  # what an event could not hold is over it, too
             break
         turns.append(messages)
         if whole:
@@ -66,10 +67,11 @@ async def _read_turn(log: EventLog, run_id: str, agent: str) -> tuple[list[dict[
         asked = [message for message in input_messages(queued.input) if message["role"] != "system"]
     except AgentError:
         return None  # an input that only a function can make something of
-    answer = [e.message for e in said if isinstance(e, Message) and e.agent == queued.agent]
-    if not answer:
-        answer = list(_result_message(said[-1]))
-    messages = [*asked, *map(message_with_bytes, answer)]
+    conversation = Conversation((queued.agent, None))
+    for event in said:
+        if isinstance(event, Message) and event.agent == queued.agent:
+            conversation.add(event)
+    messages = [*asked, *(conversation.messages or _result_message(said[-1]))]
     if queued.agent != agent:
         messages = list(_words(messages))
     complete = bool(messages) and messages[-1]["role"] == "assistant"

@@ -11,7 +11,7 @@ from strands.multiagent.base import MultiAgentBase, MultiAgentResult
 from strands.types.content import SystemContentBlock
 
 from runstore.core.codec import RecordedEvent
-from runstore.core.errors import AgentError, AppendRefused
+from runstore.core.errors import AgentError, AppendRefused, InvalidEvent
 from runstore.core.events import AgentFinished, AgentStarted, Message, Token, Usage
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.core.run import add_usage
@@ -150,7 +150,10 @@ class StrandsAgent:
                             continue  # the hooks have written it
                         if isinstance(event, Usage):
                             hooks.usage = add_usage(hooks.usage, event)
-                    await recorder.record(event)
+                    try:
+                        await recorder.record(event)
+                    except InvalidEvent as error:
+                        await outlet.record_fitting(event, error)
             except Exception as error:
                 outlet.close(error)
             except asyncio.CancelledError:

@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import structlog
+from msgspec.structs import replace
 from strands import Agent
 from strands.hooks import (
     AfterModelCallEvent,
@@ -28,7 +29,7 @@ from strands.middleware import (
     TypedEvent,
 )
 
-from runstore.core.codec import check_depth
+from runstore.core.codec import encode
 from runstore.core.errors import AgentError, InvalidEvent
 from runstore.core.events import (
     AgentFinished,
@@ -44,6 +45,7 @@ from runstore.core.ports import RunContext
 from runstore.core.run import add_usage
 from runstore.runtime.at_most_once import CODE, is_at_most_once
 from runstore.runtime.outlet import Outlet
+from runstore.runtime.oversized import PART_BYTES
 from runstore.runtime.resume import Conversation, Memory, Place, digest_of, is_root
 from runstore.runtime.strands_errors import described, model_error_code
 from runstore.runtime.strands_events import bare
@@ -91,6 +93,7 @@ class Hooks:
         self._homes: WeakKeyDictionary[Agent, str] = WeakKeyDictionary()  # some work for one call only
         self._inputs: dict[Place, int] = {}  # messages that are an agent's input, still to be added
         self._results: dict[Place, dict[str, Any]] = {}  # results that a resumed agent need not ask for again
+        self._left_out: dict[str, str] = {}  # tool use id → why its input is in no event; it is not called
         self._working: set[Place] = set()
         self.nodes = Nodes(nodes, self._record_node, lambda path: self._inputs.pop((path, None), None))
 
@@ -186,10 +189,20 @@ class Hooks:
     async def _message_added(self, event: MessageAddedEvent) -> None:
         path, call_id = place = self._place(event.agent)
         inputs = self._inputs.get(place)
-        if inputs == 0:
-            await self._outlet.record(Message(agent=path, call_id=call_id, message=bare(event.message)))
-        elif inputs:
+        if inputs:
             self._inputs[place] = inputs - 1
+        elif inputs == 0:
+            said = Message(agent=path, call_id=call_id, message=bare(event.message))
+            if await self._outlet.try_record(said):
+                self._leave_out_inputs(event.message)
+                await self._outlet.record(said)
+
+    def _leave_out_inputs(self, message: Any) -> None:
+        """Take out of a message what no event can hold of its tool calls. They are not made."""
+        for block in message["content"]:
+            if (tool_use := block.get("toolUse")) and (wrong := _unfit(tool_use["input"])):
+                tool_use["input"] = {"left_out": wrong}
+                self._left_out[tool_use["toolUseId"]] = f"the input of tool {tool_use['name']!r} {wrong}"
 
     # A tool is called.
 
@@ -208,9 +221,14 @@ class Hooks:
             agent=path, call_id=call_id, tool_use_id=use_id, name=name, input=event.tool_use["input"],
             at_most_once=once,
         )  # fmt: skip
-        await self._outlet.commit(started)
+        left_out = self._left_out.pop(use_id, None)
+        if wrong := await self._outlet.try_commit(started):
+            left_out = f"the input of tool {name!r} cannot be recorded: {wrong}"
+            await self._outlet.commit(replace(started, input={"left_out": left_out}))
         if self._outlet.closed_by is not None:
             event.cancel_tool = OVER  # it was not written ahead, so it must not run
+        elif left_out is not None:
+            event.cancel_tool = left_out
 
     async def _after_tool(self, event: AfterToolCallEvent) -> None:
         path, call_id = place = self._place(event.agent)
@@ -223,11 +241,12 @@ class Hooks:
             self._inputs.pop(inner, None)
             self._results.pop(inner, None)
             await self._outlet.record(AgentFinished(agent=inner[0], call_id=use_id))
+        call: Any = {"agent": path, "call_id": call_id, "tool_use_id": use_id, "name": name}
         written = ToolFailed if event.result.get("status") == "error" else ToolFinished
-        output = event.result.get("content")
-        await self._outlet.commit(
-            written(agent=path, call_id=call_id, tool_use_id=use_id, name=name, output=output)
-        )
+        if wrong := await self._outlet.try_commit(written(**call, output=event.result.get("content"))):
+            text = f"Error: the result of tool {name!r} cannot be recorded, and is left out: {wrong}"
+            event.result = {**event.result, "status": "error", "content": [{"text": text}]}
+            await self._outlet.commit(ToolFailed(**call, output=event.result["content"]))
 
     async def _run_tool(
         self, context: ExecuteToolContext, run: MiddlewareNext[ExecuteToolContext, TypedEvent]
@@ -240,7 +259,7 @@ class Hooks:
             return
         try:
             async for event in run(context):
-                yield _checked(context, event)
+                yield event
         except (Exception, GeneratorExit):
             raise
         except BaseException as error:  # strands lets it through: an exit would end the loop of all agents
@@ -270,19 +289,18 @@ def _repeats(path: str, tool: str) -> str:
     )
 
 
+def _unfit(input: Any) -> str | None:
+    """Why no event can hold a tool's input."""
+    try:
+        size = len(encode(ToolStarted(agent="", tool_use_id="", name="", input=input)).data)
+    except InvalidEvent as error:
+        return f"cannot be recorded: {error}"
+    return f"has {size:,} bytes as JSON; the limit is {PART_BYTES:,} bytes" if size > PART_BYTES else None
+
+
 def _result(context: ExecuteToolContext, **outcome: Any) -> ToolResultEvent:
     result: Any = {**outcome, "toolUseId": context.tool_use["toolUseId"]}
     return ToolResultEvent(result)
-
-
-def _checked(context: ExecuteToolContext, event: TypedEvent) -> TypedEvent:
-    """A tool's result, or why it cannot be stored: the model sees that, and its run goes on."""
-    if isinstance(event, ToolResultEvent):
-        try:
-            check_depth(event.tool_result.get("content"), "the tool's result", levels=2)
-        except InvalidEvent as error:
-            return _result(context, status="error", content=[{"text": f"Error: {error}"}])
-    return event
 
 
 def _is_cancelled() -> bool:

@@ -1,0 +1,108 @@
+"""What is too large for one event, as events that fit, and messages put together again from those. Pure.
+
+A tool's result is in the log before the message that brings it to the model, so a message of several results
+may leave out the `content` of some. A longer text becomes several pieces, and a longer message several events
+of which all but the last have `more`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from runstore.core.codec import MAX_EVENT_BYTES, json_size
+from runstore.core.errors import EventTooLarge, InvalidEvent
+from runstore.core.events import Custom, Event, Message, Reasoning, Token, ToolProgress
+
+PIECE_CHARACTERS = MAX_EVENT_BYTES // 8  # of a text that is divided; as JSON one has up to 6 bytes
+PART_BYTES = (
+    MAX_EVENT_BYTES * 7 // 8
+)  # of a message's content in one event; the rest is for what is around it
+
+Blocks = Sequence[Mapping[str, Any]]
+
+
+def fitting(event: Event | Custom, error: InvalidEvent) -> Iterator[Event]:
+    """An event that the log refuses, as events that it takes.
+
+    Raises:
+        InvalidEvent: the given error, when there is no other way to say it.
+    """
+    if isinstance(event, ToolProgress):
+        yield replace(event, output=f"(left out: {error})")
+    elif isinstance(event, Token | Reasoning) and isinstance(error, EventTooLarge):
+        for piece in _pieces(event.text):
+            yield replace(event, text=piece)
+    elif isinstance(event, Message) and isinstance(error, EventTooLarge):
+        *parts, last = _parts(_without_large_results(event.message["content"]))
+        for part in parts:
+            yield replace(event, message={**event.message, "content": part}, more=True)
+        yield replace(event, message={**event.message, "content": last})
+    else:
+        raise error
+
+
+def continued(message: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """A message with its next part."""
+    content, more = list(message["content"]), list(part["content"])
+    if content and more and content[-1].keys() == more[0].keys() == {"text"}:
+        content[-1] = {"text": content[-1]["text"] + more.pop(0)["text"]}
+    return {**message, "content": content + more}
+
+
+def with_results(message: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A message with the content of the tool results that it leaves out. `results`: by tool use id."""
+
+    def filled(block: Any) -> Any:
+        result = block.get("toolResult") if isinstance(block, dict) else None
+        if result is None or "content" in result or result["toolUseId"] not in results:
+            return block
+        return {**block, "toolResult": {**result, "content": results[result["toolUseId"]]["content"]}}
+
+    return {**message, "content": [filled(block) for block in message["content"]]}
+
+
+def is_whole(message: Mapping[str, Any]) -> bool:
+    """Whether it leaves no tool result's content out."""
+    return all("content" in block.get("toolResult", {"content": ()}) for block in message.get("content", ()))
+
+
+def _without_large_results(blocks: Blocks) -> Blocks:
+    """Leave out the largest of several results until the rest fits."""
+    sizes = [json_size(block) for block in blocks]
+    results = [n for n, block in enumerate(blocks) if "toolResult" in block]
+    kept, total = list(blocks), sum(sizes)
+    for n in sorted(results, key=lambda n: -sizes[n]):
+        if total <= PART_BYTES:
+            break
+        bare = {key: value for key, value in blocks[n]["toolResult"].items() if key != "content"}
+        kept[n] = {**blocks[n], "toolResult": bare}
+        total += json_size(kept[n]) - sizes[n]
+    return kept
+
+
+def _parts(blocks: Blocks) -> Iterator[list[Mapping[str, Any]]]:
+    part: list[Mapping[str, Any]] = []
+    room = PART_BYTES
+    for block in blocks:
+        for number, piece in enumerate(_divided(block)):
+            size = json_size(piece)
+            if part and size > room:
+                yield part
+                part, room = [], PART_BYTES
+            elif number:
+                piece = {"text": part.pop()["text"] + piece["text"]}
+            part.append(piece)
+            room -= size
+    yield part
+
+
+def _divided(block: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    if block.keys() == {"text"}:
+        return ({"text": piece} for piece in _pieces(block["text"]))
+    return iter([block])
+
+
+def _pieces(text: str) -> Iterator[str]:
+    for start in range(0, max(1, len(text)), PIECE_CHARACTERS):
+        yield text[start : start + PIECE_CHARACTERS]
