@@ -187,3 +187,32 @@ def test_a_password_that_redis_refuses_is_told_and_not_shown(
     said = refused_redis(capsys, tmp_path, shared_redis().replace("redis://", "redis://nobody:secret@", 1))
     assert "password" in said
     assert "secret" not in said
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_postgresql_database_that_is_not_utf_8_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, encoding: str
+) -> None:
+    with bare_database("postgresql", tmp_path) as url:
+        server = create_engine(shared_database("postgresql"), isolation_level="AUTOCOMMIT")
+        name = make_url(url).database
+        with server.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name}"))
+            options = f"TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+            connection.execute(text(f"CREATE DATABASE {name} {options}"))
+        server.dispose()
+        said = refused_url(capsys, url)
+        assert encoding in said
+        assert "UTF8" in said
+
+
+def test_a_mysql_database_that_is_not_utf_8_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with bare_database("mysql", tmp_path) as url:
+        assert "charset=" in refused_url(capsys, f"{url}&charset=latin1")
+        server = create_engine(shared_database("mysql"), isolation_level="AUTOCOMMIT")
+        with server.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {make_url(url).database} CHARACTER SET latin1"))
+        server.dispose()
+        assert "ALTER DATABASE" in refused_url(capsys, url)

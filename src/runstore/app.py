@@ -32,6 +32,7 @@ from runstore.eventlog.sql import RebuildSource, SqlEventLog
 from runstore.hierarchies import HierarchyStore
 from runstore.http.app import build_http
 from runstore.http.auth import Authenticator
+from runstore.http.errors import UNAVAILABLE
 from runstore.http.hosts import hosts_of
 from runstore.http.login_function import LoginFunction
 from runstore.http.server import BACKLOG, Server
@@ -212,8 +213,8 @@ def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
 
 
 def _not_ready(runtime: Runtime, max_abandoned_threads: int) -> str | None:
-    if unavailable := runtime.event_log.unavailable:
-        return str(unavailable)
+    if runtime.event_log.unavailable:
+        return UNAVAILABLE
     abandoned = runtime.supervisor.abandoned_threads
     if abandoned > max_abandoned_threads:
         return (

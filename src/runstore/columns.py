@@ -8,10 +8,16 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Dialect, Integer, LargeBinary, String, TypeDecorator
+from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.types import TypeEngine
 
 MYSQL = ("mysql", "mariadb")  # how SQLAlchemy calls their dialects
 UTF8_BYTES = 4  # the most that a character takes
+
+
+class UnstorableText(DontWrapMixin, ValueError):
+    """The text of a name that no database can hold. Names from outside are checked before they come here."""
+
 
 Position = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts only an INTEGER PRIMARY KEY by itself
 
@@ -50,9 +56,15 @@ class Name(TypeDecorator[str]):
         return dialect.type_descriptor(String(self.length, collation=collation))
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> Any:
-        if value is None or dialect.name not in MYSQL:
+        if value is None:
             return value
-        return value.encode()
+        try:
+            encoded = value.encode()
+        except UnicodeEncodeError as error:
+            raise UnstorableText("a name must be text that is UTF-8") from error
+        if b"\0" in encoded:
+            raise UnstorableText("a name must not hold the character NUL")
+        return encoded if dialect.name in MYSQL else value
 
     def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
         return value.decode() if isinstance(value, bytes) else value

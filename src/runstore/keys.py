@@ -8,14 +8,15 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, insert, select, update
 
 from runstore.columns import Binary, Name
 from runstore.core.errors import RunstoreError
+from runstore.core.names import check_name
 
 PREFIX = "rsk_"
 ID_BYTES = 6
@@ -53,19 +54,13 @@ class KeyNotFound(RunstoreError):
     code = "key_not_found"
 
 
-class InvalidKey(RunstoreError):
-    """A key cannot be made so."""
-
-    code = "invalid_key"
-
-
 class ApiKey(Struct, frozen=True, kw_only=True):
     """A key without its secret. Times: UTC, milliseconds since 1970."""
 
     key_id: str
-    user_id: Annotated[str, Meta(min_length=1, max_length=255)]
+    user_id: str
     role: Role
-    name: Annotated[str, Meta(max_length=255)] = ""
+    name: str = ""
     created_at: int
     expires_at: int | None = None
     revoked_at: int | None = None
@@ -96,17 +91,16 @@ def create_key(
     """Store a new key and return it; it cannot be read again.
 
     Raises:
-        InvalidKey: the user's name or the key's is too long, or empty.
+        InvalidName: the user's name or the key's is too long, or empty, or no database can hold it.
     """
+    check_name(user_id, "user")
+    check_name(name or None, "name")
     key_id = secrets.token_hex(ID_BYTES)
     presented = f"{PREFIX}{key_id}_{secrets.token_urlsafe(SECRET_BYTES)}"
     key = ApiKey(
         key_id=key_id, user_id=user_id, role=role, name=name, created_at=now, expires_at=expires_at
     )  # fmt: skip
-    try:
-        values = msgspec.to_builtins(msgspec.convert(msgspec.to_builtins(key), ApiKey))
-    except msgspec.ValidationError as error:
-        raise InvalidKey(f"the key cannot be made: {error}") from error
+    values = msgspec.structs.asdict(key)
     connection.execute(insert(api_keys).values(secret_hash=_hash(presented), **values))
     return presented
 

@@ -23,6 +23,7 @@ from runstore.core.errors import (
 from runstore.core.events import CancelRequested, Custom, Deleted, MultitaskStrategy, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.limits import Limits
+from runstore.core.names import check_name
 from runstore.core.ports import Claim, EventFilter, Head, LiveFeed
 from runstore.core.run import Run, evolve, fold, whole
 from runstore.eventlog.queries import read_ends, read_evolving, read_first, read_head
@@ -99,11 +100,14 @@ class RunStore:
         Raises:
             AgentNotFound: there is no such agent.
             LimitExceeded: the input is too large, or the user has too many active runs.
+            InvalidName: no database can hold the user's, the session's or the workspace's name.
             EventTooLarge: the input and the metadata together are larger than an event may be.
             EventTooDeep: the input or the metadata is nested too deep.
             IdempotencyConflict: the key was used with other arguments.
             SessionBusy: the strategy is `reject`, and the session has a run that has not ended.
         """
+        for name, what in ((user_id, "user_id"), (session_id, "session_id"), (workspace_id, "workspace_id")):
+            check_name(name, what)
         self._check_size("input_bytes", input, "the input")
         check_depth(input, "the input")
         check_depth(metadata, "the metadata")

@@ -52,7 +52,7 @@ class OwnMariadb(OwnServer):
         except pymysql.OperationalError:
             return False
         with connection, connection.cursor() as cursor:
-            cursor.execute("CREATE DATABASE IF NOT EXISTS runstore")
+            cursor.execute("CREATE DATABASE IF NOT EXISTS runstore CHARACTER SET utf8mb4")
         return True
 
 

@@ -4,6 +4,7 @@ RunstoreError
 ├── InvalidEvent            the event cannot be stored
 │   ├── EventTooLarge
 │   └── EventTooDeep
+├── InvalidName             no database can hold a name so
 ├── AppendRefused           the log says no; nothing of the append was stored
 │   ├── WrongExpectedSeq    somebody else was first
 │   ├── RunClosed           the run has its ending
@@ -51,6 +52,12 @@ class EventTooDeep(InvalidEvent):
     """The event is nested deeper than an event may be."""
 
     code = "event_too_deep"
+
+
+class InvalidName(RunstoreError):
+    """No database can hold the name."""
+
+    code = "invalid_name"
 
 
 class AppendRefused(RunstoreError):

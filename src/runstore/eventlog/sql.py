@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import Connection, exc
 
+from runstore.columns import UnstorableText
 from runstore.core.codec import RecordedEvent
-from runstore.core.errors import LogUnavailable, RunstoreError
+from runstore.core.errors import InvalidName, LogUnavailable, RunstoreError
 from runstore.core.ports import EventFilter, Head, InlineProjection, OpenRun, Publisher
 from runstore.eventlog.control import read_open_runs, read_runs_of, read_workers
 from runstore.eventlog.dialects import PAGERS, READERS, Dialect
@@ -31,6 +33,8 @@ from runstore.eventlog.writer import Writer
 
 T = TypeVar("T")
 
+log = structlog.get_logger(__name__)
+
 
 class SqlEventLog:
     """The port `EventLog` over SQLAlchemy. See there for what it guarantees."""
@@ -40,6 +44,7 @@ class SqlEventLog:
     ) -> None:
         self._dialect = dialect
         self._closed = False
+        self._readable = True
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="runstore-reader")
         self._pagers = ThreadPoolExecutor(PAGERS, thread_name_prefix="runstore-pager")
         self.counts = LogCounts()
@@ -134,11 +139,18 @@ class SqlEventLog:
         except RuntimeError:
             raise LogUnavailable("the log is closed") from None
         try:
-            return await working
+            done = await working
+        except UnstorableText as error:
+            raise InvalidName(str(error)) from error
         except Exception as error:
             if unavailable := self._dialect.unavailable(error):
+                if self._readable:
+                    log.error("log_unreadable", error=str(unavailable))
+                self._readable = False
                 raise unavailable from error
             raise
+        self._readable = True
+        return done
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:

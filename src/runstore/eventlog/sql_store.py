@@ -2,12 +2,12 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import count
 from typing import TypeVar
 
+import structlog
 from msgspec import Struct
 from sqlalchemy import Connection
 
@@ -28,7 +28,11 @@ from runstore.eventlog.writer import CommitResult, Outcome
 T = TypeVar("T")
 
 TRIES = 2  # side by side with other writers; then alone, which cannot conflict
+BATCHES = 1 << 32  # of one process that an append_id tells apart
 MAX_KNOWN_HEADS = 10_000  # runs that others may close without our noticing; a forgotten head is read again
+
+
+log = structlog.get_logger(__name__)
 
 
 class _Conflict(Exception):
@@ -107,8 +111,7 @@ class SqlStore:
         self._attempt: _Attempt | None = None
         self._landed: dict[Append, Outcome] = {}  # what is stored and not told of yet
         self._unpublished: list[Committed] = []  # what was stored with them
-        self._incarnation = os.urandom(4)
-        self._batches = count(1)
+        self._append_ids = _append_ids()
 
     def commit(self, batch: Sequence[Append]) -> CommitResult:
         for _ in range(TRIES):
@@ -135,7 +138,8 @@ class SqlStore:
             if unavailable := self._dialect.unavailable(error):
                 raise unavailable from error
             if self._attempt is not None:  # it may be stored: who takes it for refused could write it again
-                raise LogUnavailable(str(error)) from error
+                log.error("commit_in_doubt", error=repr(error))
+                raise LogUnavailable("the answer to a COMMIT is lost") from error
             raise
 
     def _commit_rest(self, batch: Sequence[Append], alone: bool) -> CommitResult:
@@ -177,7 +181,7 @@ class SqlStore:
         _settle_discards(connection, admitted, batch)
         result = admitted.result()
         if admitted.changes:
-            append_id = self._incarnation + next(self._batches).to_bytes(4, "big")
+            append_id = next(self._append_ids)
             self._store(connection, append_id, admitted)
             first = result.commits[0]
             self._attempt = _Attempt(batch, result, append_id, first.run_id, first.first_seq)
@@ -250,6 +254,14 @@ class SqlStore:
                 connection.invalidate()
                 connection.close()
         return answers
+
+
+def _append_ids() -> Iterator[bytes]:
+    """A number for each batch; when they are used up, they begin again in the name of another process."""
+    while True:
+        process = os.urandom(4)
+        for number in range(BATCHES):
+            yield process + number.to_bytes(4, "big")
 
 
 def _admit_all(

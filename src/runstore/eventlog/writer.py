@@ -14,6 +14,7 @@ from typing import Protocol
 import structlog
 from msgspec import Struct
 
+from runstore.columns import UnstorableText
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import InvalidEvent, LogUnavailable, RunstoreError
 from runstore.core.events import Custom, Event, Queued
@@ -162,7 +163,8 @@ class Writer:
         except LogUnavailable:
             raise
         except Exception as error:  # there is no event that could be at fault
-            raise LogUnavailable(str(error)) from error
+            log.error("probe_failed", error=repr(error))
+            raise LogUnavailable("the database refused a trial write") from error
 
     def _hold(self, batch: list[Append], error: LogUnavailable, pause: float) -> list[Append] | None:
         """Refuse those who would not wait, keep the rest for the next try; None when there will be none."""
@@ -190,7 +192,8 @@ class Writer:
                 self._settle([append])
         else:
             log.error("append_failed", run_id=batch[0].run_id, error=repr(error))
-            _acknowledge(batch, [InvalidEvent(f"the event cannot be stored: {error}")])
+            told = str(error) if isinstance(error, UnstorableText) else "the database refused it"
+            _acknowledge(batch, [InvalidEvent(f"the event cannot be stored: {told}")])
 
 
 def _moves_run(event: EncodedEvent) -> bool:

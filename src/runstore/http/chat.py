@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore.core.events import STRATEGIES, MultitaskStrategy
+from runstore.core.names import MAX_NAME
 from runstore.core.run import Run
 from runstore.http.chat_input import chat_input
 from runstore.http.chat_stream import (
@@ -28,7 +29,7 @@ from runstore.http.requests import check_parameters, read_body, read_header, rea
 from runstore.http.sse import EventStream
 from runstore.http.subscribers import Subscribers
 from runstore.http.trace import read_traceparent
-from runstore.http.users import MAX_NAME, login_of, user_of
+from runstore.http.users import login_of, user_of
 from runstore.http.watched import ClientGone, attended
 from runstore.store import RunStore
 

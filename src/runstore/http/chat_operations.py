@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from runstore.core.events import STRATEGIES, SUPERSEDED
+from runstore.core.names import MAX_NAME
 from runstore.http.chat import DEFAULT_STRATEGY, ON_DISCONNECT
 from runstore.http.chat_stream import DONE, SERVER_STOPPING, STOPPED
 from runstore.http.openai_objects import (
@@ -32,7 +33,6 @@ from runstore.http.operations import (
     within,
 )  # fmt: skip
 from runstore.http.sse import MEDIA_TYPE as SSE
-from runstore.http.users import MAX_NAME
 
 CHUNKS: Schema = {  # see STREAM
     "type": "object",

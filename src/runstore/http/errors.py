@@ -29,10 +29,12 @@ STATUS: dict[type[errors.RunstoreError], int] = {
     InvalidHierarchy: 400,
     errors.InvalidCursor: 400,
     errors.InvalidEvent: 400,
+    errors.InvalidName: 400,
     errors.EventTooLarge: 413,
     errors.LogUnavailable: 503,
 }
 NO_RETRY = {"X-Should-Retry": "false"}  # OpenAI's clients try again after 409 and 5xx unless told not to
+UNAVAILABLE = "the database cannot be used now; the server's log says why"  # and where it is, and as whom
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 log = structlog.get_logger(__name__)
@@ -142,7 +144,8 @@ async def on_runstore_error(request: Request, error: Exception) -> Response:
     details = {name: getattr(error, name, None) for name in ("head", "limit", "field")}
     details = {name: value for name, value in details.items() if value is not None}
     headers = {"Retry-After": "1"} if status in (429, 503) else getattr(error, "headers", None)
-    return error_for(request.scope, status, error.code, str(error), headers, **details)
+    message = UNAVAILABLE if isinstance(error, errors.LogUnavailable) else str(error)
+    return error_for(request.scope, status, error.code, message, headers, **details)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from runstore.http.users import MAX_NAME
+from runstore.core.names import MAX_NAME
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 RunId = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]

@@ -53,6 +53,7 @@ class LoginFunction:
 
         Raises:
             Unauthorized: the function refuses.
+            InvalidName: no database can hold the user's name, or a workspace's.
         """
         return FunctionLogin(self, request, await self.ask(request))
 

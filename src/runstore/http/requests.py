@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import TypeVar
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -14,6 +15,7 @@ from runstore.core.depth import MAX_DEPTH, is_deeper
 from runstore.core.errors import EventTooDeep, LimitExceeded
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
 from runstore.core.limits import MAX_FILTER_TYPES, Limits
+from runstore.core.names import holds_nul
 from runstore.core.ports import EventFilter
 from runstore.http.errors import BadRequest
 
@@ -29,13 +31,20 @@ T = TypeVar("T")
 
 
 async def read_body(
-    request: Request, cls: type[T], limits: Limits, *, optional: bool = False, any_type: bool = False
+    request: Request,
+    cls: type[T],
+    limits: Limits,
+    *,
+    optional: bool = False,
+    any_type: bool = False,
+    any_text: bool = False,
 ) -> T:
     """The request's JSON body as `cls`.
 
     Args:
         any_type: whatever type it is said to be, if the request has an `Authorization` header. A browser
             sends none to another origin without asking first, so this is no form of a stranger's page.
+        any_text: also with the character NUL, which no database takes in a name.
 
     Raises:
         BadRequest: 415 no JSON by its type, 400 anything else that is wrong with it.
@@ -64,6 +73,8 @@ async def read_body(
         raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from error
     if is_deeper(body, MAX_DEPTH + BODY_LEVELS):
         raise EventTooDeep(TOO_DEEP.format("the body"))
+    if not any_text and holds_nul(body):
+        raise BadRequest("the body must not hold the character NUL (\\u0000)", code="invalid_body")
     return content
 
 
@@ -83,7 +94,14 @@ async def _read_bytes(request: Request, most: int) -> bytes:
 
 
 def check_parameters(request: Request, allowed: Sequence[str]) -> None:
-    """Refuse query parameters that this route does not know, and those given twice."""
+    """Refuse query parameters that this route does not know, those given twice, and what is no text."""
+    if b"%" in (query := request.scope["query_string"]):
+        try:
+            text = unquote_to_bytes(query).decode()
+        except UnicodeDecodeError as error:
+            raise BadRequest("the query is not UTF-8", code="invalid_parameter") from error
+        if "\0" in text:
+            raise BadRequest("the query must not hold the character NUL", code="invalid_parameter")
     for name in request.query_params:
         if name not in allowed:
             known = ", ".join(allowed) or "none"
@@ -167,6 +185,8 @@ def read_header(request: Request, name: str, choices: Sequence[str] = ()) -> str
     values = [_as_utf8(value) for value in request.headers.getlist(name)]
     if len(values) > 1:
         raise BadRequest(f"{name} is given more than once", code="invalid_header")
+    if any("\0" in value for value in values):
+        raise BadRequest(f"{name} must not hold the character NUL", code="invalid_header")
     if values and choices and values[0] not in choices:
         message = f"{name}: {values[0][:50]!r} must be one of {', '.join(choices)}"
         raise BadRequest(message, code="invalid_header")

@@ -222,7 +222,7 @@ class RunRoutes:
     async def append(self, request: Request) -> Response:
         check_parameters(request, ())
         run_id = await self._access.changeable(request)
-        body = await read_body(request, AppendBody, self._store.limits)
+        body = await read_body(request, AppendBody, self._store.limits, any_text=True)
         events = [Custom(event.type, event.data) for event in _given(body)]
         last_seq = await self._store.append(run_id, events, expected_seq=body.expected_seq)
         return json_response(Appended(run_id, last_seq), 201)

@@ -3,9 +3,10 @@
 from msgspec import Struct
 from starlette.requests import Request
 
+from runstore.core.names import MAX_NAME, check_text
+
 SCOPE_KEY = "runstore.login"
 ADMIN = "admin"
-MAX_NAME = 255  # characters of a user's or a workspace's name
 
 
 class User(Struct, frozen=True):
@@ -19,6 +20,7 @@ class User(Struct, frozen=True):
         for name in (self.user_id, *self.workspaces):
             if not 0 < len(name) <= MAX_NAME:
                 raise ValueError(f"the name of a user or workspace must have 1 to {MAX_NAME} characters")
+            check_text(name, "the name of a user or workspace")  # which a proxy may have from the request
 
     @property
     def admin(self) -> bool:

@@ -17,6 +17,7 @@ from runstore.core.events import (
     Token,
 )
 from runstore.core.ids import new_run_id
+from runstore.core.names import check_name
 from runstore.core.ports import EventLog, Leases
 from runstore.runtime.executor import failure
 from runstore.runtime.recorder import Recorder
@@ -60,6 +61,9 @@ async def own_run(log: EventLog, leases: Leases, *, agent: str, **queued: Any) -
     It is started as it is queued, under this process's own lease, and its definition says that there is no
     agent to run: a supervisor leaves it alone while the process lives, and closes it afterwards.
     """
+    for name in ("user_id", "session_id", "workspace_id"):
+        check_name(queued.get(name), name)
+    check_name(agent, "agent")
     await leases.hold()
     run_id = new_run_id()
     beginning = [

@@ -35,6 +35,7 @@ INSERT_ROWS = 1_000  # rows of one INSERT
 INSERT_BYTES = 2 << 20  # their data; hex doubles it
 LEAST_PACKET = 8 << 20  # bytes that a server has to take at once; MariaDB's default is 16 MiB, MySQL's 64 MiB
 WAIT_S = 30  # after which MySQL, which knows no idle transactions, ends a session that says nothing
+CHARSET = "utf8mb4"
 MIGRATION = "runstore_migration"
 
 # In one round trip, so that a client that is stopped just now does not hold the barrier.
@@ -80,11 +81,23 @@ class MysqlDialect(Server):
         mariadb = connection.dialect.is_mariadb  # type: ignore[attr-defined]
         name, least = ("MariaDB", LEAST_MARIADB) if mariadb else ("MySQL", LEAST_MYSQL)
         check_version(self.url, name, connection.dialect.server_version_info, least)
+        self._check_charset(connection)
         packet = connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar_one()
         if packet < LEAST_PACKET:
             raise wrong_url(
                 self.url, f"max_allowed_packet is {packet:,} bytes; runstore needs {LEAST_PACKET:,} or more"
             )
+
+    def _check_charset(self, connection: Connection) -> None:
+        charsets = "SELECT @@character_set_database, @@character_set_client"
+        of_database, of_connection = connection.exec_driver_sql(charsets).one()
+        if of_database != CHARSET:
+            remedy = f"ALTER DATABASE {self.url.database} CHARACTER SET {CHARSET}"
+            raise wrong_url(
+                self.url, f"the database's character set is {of_database}, not {CHARSET}: {remedy}"
+            )
+        if of_connection != CHARSET:
+            raise wrong_url(self.url, f"the connection's charset is {of_connection}; leave out `charset=`")
 
     def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
         how = "FOR UPDATE" if alone else "LOCK IN SHARE MODE"
@@ -143,6 +156,7 @@ class MysqlDialect(Server):
             self.url,
             max_overflow=0,
             isolation_level="READ COMMITTED",
+            hide_parameters=True,
             connect_args=options,
             **pool,
         )

@@ -22,6 +22,7 @@ from runstore.eventlog.dialects.base import (
     Row,
     check_version,
     user_slots,
+    wrong_url,
 )
 from runstore.eventlog.dialects.postgresql_arrays import (
     BYTEA,
@@ -86,7 +87,11 @@ class PostgresDialect(Server):
     def __init__(self, url: URL, *, hurried: bool = True) -> None:
         super().__init__(url)
         self.engine = create_engine(
-            url, pool_size=CONNECTIONS, max_overflow=0, connect_args={"connect_timeout": CONNECT_S}
+            url,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            hide_parameters=True,
+            connect_args={"connect_timeout": CONNECT_S, "client_encoding": "UTF8"},
         )
         errors = ServerErrors(url, conflicts=_is_conflict, passes=_may_pass)
         self.is_conflict, self.unavailable = errors.is_conflict, errors.unavailable
@@ -98,6 +103,13 @@ class PostgresDialect(Server):
 
     def check(self, connection: Connection) -> None:
         check_version(self.url, "PostgreSQL", connection.dialect.server_version_info, LEAST_VERSION)
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+        if encoding != "UTF8":
+            raise wrong_url(
+                self.url,
+                f"the database's encoding is {encoding}; runstore needs UTF8: "
+                "createdb --template template0 --encoding UTF8 NAME",
+            )
 
     def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
         waiting = [f"SET LOCAL lock_timeout = '{ALONE_S}s'", _ALONE] if alone else [_SHARE]

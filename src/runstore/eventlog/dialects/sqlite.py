@@ -44,6 +44,7 @@ class SqliteDialect:
             url,
             pool_size=CONNECTIONS,
             max_overflow=0,
+            hide_parameters=True,
             connect_args={"timeout": BUSY_TIMEOUT_S, "cached_statements": 64},
         )
         self._identity: tuple[int, int] | None = None

@@ -1,0 +1,129 @@
+"""The character NUL, and half of a surrogate pair, are in no name: 400 everywhere, whichever the database."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import runstore
+from runstore.core.errors import InvalidName
+from runstore.core.ids import new_run_id
+from runstore.database import read_from, write_to
+from runstore.http.users import User
+from runstore.keys import create_key, list_keys
+from runstore.mount import MountedApp
+from runstore.projections.runs import RunQuery
+from tests.teams import ALONE, EXECUTOR
+
+NUL = "a\0b"
+FORMS: dict[str, str] = {"nul": NUL, "half a pair": "a\ud800"}
+CONFIG = """
+[server]
+authenticate = "tests.http.test_nul:by_header"
+
+[agents.run-code]
+code = true
+"""
+
+
+def by_header(request: Any) -> User:
+    """What a proxy says in a header, as it is."""
+    name = request.headers.get("x-remote-user", "ann")
+    return User(name.replace("%00", "\0"), frozenset({"admin"}))
+
+
+@pytest.fixture
+async def http(database_url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """The API in this process, on each kind of database."""
+    config = tmp_path / "runstore.toml"
+    config.write_text(CONFIG)
+    app = MountedApp(database_url, config=config)
+    transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
+    async with app.open(), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        yield client
+
+
+RUN = new_run_id()
+HIERARCHY = new_run_id()
+BODIES: list[tuple[str, Any]] = [
+    ("/agents/demo/start", {"input": NUL}),
+    ("/agents/demo/start", {"input": [{"text": NUL}]}),
+    ("/agents/demo/start", {"input": "hi", "session_id": NUL}),
+    ("/agents/demo/start", {"input": "hi", "workspace_id": NUL}),
+    ("/agents/demo/start", {"input": "hi", "metadata": {NUL: 1}}),
+    ("/agents/demo/start", {"input": "hi", "metadata": {"a": [{"b": NUL}]}}),
+    ("/agents/demo/stream", {"input": "hi", "session_id": NUL}),
+    ("/agents/run-code/start", {"code": "print()", "input": NUL}),
+    ("/v1/chat/completions", {"prompt": NUL}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": NUL}]}),
+    ("/v1/chat/completions", {"prompt": "hi", "model": NUL}),
+    (f"{EXECUTOR}/hierarchies/create", {**ALONE, "name": NUL}),
+    (f"{EXECUTOR}/runs/list", {"session_id": NUL}),
+    (f"{EXECUTOR}/runs/cancel", {"run_id": RUN, "reason": NUL}),
+    ("/runs/{run}/stop", {"reason": NUL}),
+    ("/runs/{run}/events", {"type": NUL}),
+]
+QUERIES = [
+    "/runs?session_id=a%00b", "/runs?agent=%00", "/runs?workspace_id=a%00b",
+    "/runs?status=%00", "/runs?after=%00",
+    "/runs?session_id=%ED%A0%80", "/runs?agent=%ff", "/runs/{run}/events?types=custom.%00", "/agents?%00=1",
+]  # fmt: skip
+
+
+async def test_no_request_holds_nul(http: httpx.AsyncClient) -> None:
+    run_id = (await http.post("/agents/demo/start", json={"input": "hi"})).json()["run_id"]
+    for path, body in BODIES:
+        answer = await http.post(path.format(run=run_id), json=body)
+        assert answer.status_code == 400, (path, body, answer.text)
+        assert "SELECT" not in answer.text
+    for path in QUERIES:
+        answer = await http.get(path.format(run=run_id))
+        assert answer.status_code == 400, (path, answer.text)
+    for headers in ({"X-Remote-User": "a%00b"}, {"X-Session-Id": "a\0b"}):
+        answer = await http.post("/v1/chat/completions", json={"prompt": "hi"}, headers=headers)
+        assert answer.status_code == 400, (headers, answer.text)
+    assert [run["run_id"] for run in (await http.get("/runs")).json()["data"]] == [run_id]
+
+
+async def test_the_data_of_an_event_may_hold_nul(http: httpx.AsyncClient) -> None:
+    run_id = (await http.post("/agents/demo/start", json={"input": "hi " * 50})).json()["run_id"]
+    answer = await http.post(f"/runs/{run_id}/events", json={"type": "custom.x", "data": {NUL: NUL}})
+    assert answer.status_code == 201
+    page = (await http.get(f"/runs/{run_id}/events", params={"types": "custom.x"})).json()
+    assert page["data"][0]["data"] == {NUL: NUL}
+
+
+@pytest.mark.parametrize("name", [*FORMS.values(), "", "x" * 256], ids=[*FORMS, "empty", "too long"])
+async def test_a_program_gives_no_such_name(database_url: str, name: str) -> None:
+    async with runstore.open(database_url) as store:
+        for names in ({"user_id": name}, {"session_id": name}):
+            with pytest.raises(InvalidName):
+                async with store.begin("own", **names):
+                    raise AssertionError("it has begun")
+        with pytest.raises(InvalidName):
+            async with store.begin(name):
+                raise AssertionError("it has begun")
+        assert await store.find() == []
+    async with runstore.open(database_url, agents={}) as store:
+        for names in ({"user_id": name}, {"session_id": name}, {"workspace_id": name}):
+            with pytest.raises(InvalidName):
+                await store.start("demo", "hi", **names)
+
+
+@pytest.mark.parametrize("name", FORMS.values(), ids=FORMS)
+async def test_a_program_does_not_look_for_such_a_name(database_url: str, name: str) -> None:
+    async with runstore.open(database_url) as store:
+        for field in ("user_id", "session_id", "agent", "workspace_id", "agent_prefix"):
+            with pytest.raises(InvalidName):
+                await store.find(RunQuery(**{field: name}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", FORMS.values(), ids=FORMS)
+def test_no_key_has_such_a_name(database_url: str, name: str) -> None:
+    for user, label in ((name, ""), ("ann", name)):
+        with pytest.raises(InvalidName), write_to(database_url) as connection:
+            create_key(connection, user, role="user", name=label, now=0, expires_at=None)
+    with read_from(database_url) as connection:
+        assert list_keys(connection) == []
