@@ -169,8 +169,10 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
     """
     sys.setswitchinterval(GIL_SWITCH_S)
     check_exposure(settings)
-    listener = listener or listen(settings.server.host, settings.server.port)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with (
+        listener or listen(settings.server.host, settings.server.port) as listener,
+        asyncio.Runner(loop_factory=new_event_loop) as runner,
+    ):
         runner.run(_serve(settings, listener))
         _leave()
 

@@ -17,6 +17,7 @@ from runstore.cli import app
 from runstore.core.errors import ConfigError
 from runstore.eventlog import purge as purging
 from runstore.eventlog.feed import MemoryFeed
+from tests.command_line import call_command
 from tests.database import make_database, make_old, migrate, open_log_at
 from tests.keys import url_of
 from tests.purging import write_old
@@ -72,14 +73,14 @@ def test_an_unknown_option_is_refused_with_2(tmp_path: Path) -> None:
 
 def test_a_typo_in_the_configuration_is_named_with_its_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[agents.a]\nmodel = 'scripted'\ntoken = 5\n")
-    done = run_command("serve", "--config", "mine.toml", "--port", "0", folder=tmp_path)
+    done = call_command("serve", "--config", "mine.toml", "--port", "0", folder=tmp_path)
     refused(done, "mine.toml:3: [agents.a]: ", "`token`", "did you mean `tokens`?")
 
 
 @pytest.mark.parametrize("command", ["migrate", "demo"])
 def test_every_command_reads_the_configuration_strictly(tmp_path: Path, command: str) -> None:
     (tmp_path / "runstore.toml").write_text("[server]\nprot = 1\n")
-    done = run_command(*command.split(), "--config", "runstore.toml", folder=tmp_path)
+    done = call_command(*command.split(), "--config", "runstore.toml", folder=tmp_path)
     assert done.returncode != 0
     assert "did you mean `port`" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -93,7 +94,7 @@ def test_a_module_that_is_not_there_is_named_with_its_file_and_line(
 ) -> None:
     model = "" if field == "factory" else 'model = "scripted"\n'
     (tmp_path / "runstore.toml").write_text(f"[agents.mine]\n{model}{field} = {value}\n")
-    done = run_command("serve", "--port=0", folder=tmp_path)
+    done = call_command("serve", "--port=0", folder=tmp_path)
     assert done.returncode == 2
     line = 2 if field == "factory" else 3
     assert done.stderr.startswith(f"runstore: runstore.toml:{line}: [agents.mine]: `{field}`: ")
@@ -124,7 +125,7 @@ def test_a_setting_that_shows_its_fault_when_it_is_used_is_named_with_its_file_a
 
 
 def test_an_option_out_of_bounds_is_refused(tmp_path: Path) -> None:
-    refused(run_command("serve", "--port", "70000", folder=tmp_path), "`port`", "70000", "65535")
+    refused(call_command("serve", "--port", "70000", folder=tmp_path), "`port`", "70000", "65535")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_an_option_out_of_bounds_is_refused(tmp_path: Path) -> None:
     [("nonsense", "sqlite:///"), ("oracle://host/db", "oracle"), ("sqlite:///none/a.db", "none")],
 )
 def test_a_database_url_that_cannot_be_is_refused(tmp_path: Path, url: str, word: str) -> None:
-    refused(run_command("serve", "--port", "0", "--database-url", url, folder=tmp_path), word)
+    refused(call_command("serve", "--port", "0", "--database-url", url, folder=tmp_path), word)
 
 
 # Starting.
@@ -147,7 +148,7 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", ""])
 def test_a_host_that_is_not_loopback_is_refused(tmp_path: Path, host: str) -> None:
     make_database(tmp_path / "runstore.db")
-    refused(run_command("serve", "--port", "0", "--host", host, folder=tmp_path), "loopback")
+    refused(call_command("serve", "--port", "0", "--host", host, folder=tmp_path), "loopback")
 
 
 def test_a_database_of_a_newer_release_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_a_database_of_a_newer_release_is_refused_and_left_alone(tmp_path: Path)
     connection.close()
     before = path.read_bytes()
     for command in (["serve", "--port", "0"], ["projections", "rebuild"]):
-        refused(run_command(*command, folder=tmp_path), "9999", "upgrade runstore")
+        refused(call_command(*command, folder=tmp_path), "9999", "upgrade runstore")
     assert path.read_bytes() == before
 
 
@@ -186,9 +187,9 @@ def test_an_option_goes_before_the_environment_and_that_before_the_file(tmp_path
     (tmp_path / "runstore.toml").write_text("[server]\ndatabase_url = 'sqlite:///file.db'\n")
     variable = {"RUNSTORE_DATABASE_URL": "sqlite:///variable.db"}
     option = ["--database-url", "sqlite:///option.db"]
-    assert "file.db" in run_command("migrate", folder=tmp_path).stdout
-    assert "variable.db" in run_command("migrate", folder=tmp_path, **variable).stdout
-    assert "option.db" in run_command("migrate", *option, folder=tmp_path, **variable).stdout
+    assert "file.db" in call_command("migrate", folder=tmp_path).stdout
+    assert "variable.db" in call_command("migrate", folder=tmp_path, **variable).stdout
+    assert "option.db" in call_command("migrate", *option, folder=tmp_path, **variable).stdout
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ def test_a_command_refuses_a_database_of_an_older_release_and_leaves_it_alone(
 ) -> None:
     """There is no way back from it, and nobody has made a backup."""
     make_old(tmp_path / "runstore.db", "0004")
-    refused(run_command(*command.split(), folder=tmp_path), "0004", "`runstore migrate`")
+    refused(call_command(*command.split(), folder=tmp_path), "0004", "`runstore migrate`")
     assert migrate(tmp_path / "runstore.db") == "0004"
 
 
@@ -229,7 +230,7 @@ def busy(serve: Callable[..., ServerProcess]) -> ServerProcess:
 
 
 def command(server: ServerProcess, *arguments: str) -> "tuple[int, str]":
-    done = run_command(*arguments, folder=server.folder)
+    done = call_command(*arguments, folder=server.folder)
     return done.returncode, done.stdout
 
 
@@ -316,7 +317,7 @@ def test_ctrl_c_ends_retention_with_130_and_the_next_goes_on(
 
 
 def test_retention_makes_no_database(tmp_path: Path) -> None:
-    done = run_command("retention", "--older-than", "90d", folder=tmp_path)
+    done = call_command("retention", "--older-than", "90d", folder=tmp_path)
     refused(done, "there is no file")
     assert list(tmp_path.iterdir()) == []
 

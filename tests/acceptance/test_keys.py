@@ -6,22 +6,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.command_line import call_command
 from tests.database import make_database
 from tests.keys import client, make_key
-from tests.server import ServerProcess, run_command, serving, until
+from tests.server import ServerProcess, serving, until
 
 CONFIG = '[agents.quick]\nmodel = "scripted"\n'
 
 
 def test_a_key_is_shown_once_and_only_its_hash_is_stored(tmp_path: Path) -> None:
-    made = run_command("keys", "create", "--user", "alice", "--name", "laptop", folder=tmp_path)
+    made = call_command("keys", "create", "--user", "alice", "--name", "laptop", folder=tmp_path)
     assert made.returncode == 0, made.stderr
     key = made.stdout.strip()
     assert key.startswith("rsk_")
     assert "\n" not in key
     secret = key.rpartition("_")[2] if key.count("_") == 2 else key.split("_", 2)[2]
     assert secret not in made.stderr
-    listed = run_command("keys", "list", folder=tmp_path)
+    listed = call_command("keys", "list", folder=tmp_path)
     assert "laptop" in listed.stdout
     assert secret not in listed.stdout
     for file in tmp_path.glob("runstore.db*"):
@@ -31,7 +32,7 @@ def test_a_key_is_shown_once_and_only_its_hash_is_stored(tmp_path: Path) -> None
 
 def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     for options in ([], ["--role", "admin"], ["--expires", "90d"]):
-        assert run_command("keys", "create", "--user", "alice", *options, folder=tmp_path).returncode == 0
+        assert call_command("keys", "create", "--user", "alice", *options, folder=tmp_path).returncode == 0
     keys = listed(tmp_path)
     assert [(key["user_id"], key["role"], key["state"]) for key in keys] == [
         ("alice", "user", "active"),
@@ -40,14 +41,14 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     ]
     assert [key["expires_at"] is None for key in keys] == [True, True, False]
     for answer in ("is revoked.", "is revoked already."):
-        revoked = run_command("keys", "revoke", keys[1]["key_id"], folder=tmp_path)
+        revoked = call_command("keys", "revoke", keys[1]["key_id"], folder=tmp_path)
         assert revoked.returncode == 0
         assert answer in revoked.stdout
     assert [key["state"] for key in listed(tmp_path)] == ["active", "revoked", "active"]
 
 
 def listed(folder: Path) -> list[dict[str, str]]:
-    lines = run_command("keys", "list", "--json", folder=folder).stdout.splitlines()
+    lines = call_command("keys", "list", "--json", folder=folder).stdout.splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -66,7 +67,7 @@ def test_a_wrong_key_command_ends_with_2_and_one_line(
     tmp_path: Path, arguments: tuple[str, ...], said: str
 ) -> None:
     make_database(tmp_path / "runstore.db")
-    ended = run_command("keys", *arguments, folder=tmp_path)
+    ended = call_command("keys", *arguments, folder=tmp_path)
     assert ended.returncode == 2
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -76,14 +77,14 @@ def test_a_wrong_key_command_ends_with_2_and_one_line(
 def test_keys_are_looked_for_only_where_there_is_a_database(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
-    ended = run_command("keys", *arguments, folder=tmp_path)
+    ended = call_command("keys", *arguments, folder=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert "there is no file runstore.db" in ended.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_without_keys_any_other_host_than_loopback_is_refused(tmp_path: Path) -> None:
-    ended = run_command("serve", "--host", "0.0.0.0", "--port", "0", folder=tmp_path)
+    ended = call_command("serve", "--host", "0.0.0.0", "--port", "0", folder=tmp_path)
     assert ended.returncode == 2
     assert "without API keys the server binds loopback only" in ended.stderr
     assert "runstore keys create" in ended.stderr
@@ -104,7 +105,7 @@ def test_with_a_key_any_host_is_bound_and_the_key_is_asked_for(tmp_path: Path) -
 def test_a_server_whose_last_key_was_revoked_stays_closed(tmp_path: Path) -> None:
     key = make_key(tmp_path, "alice")
     key_id = listed(tmp_path)[0]["key_id"]
-    assert run_command("keys", "revoke", key_id, folder=tmp_path).returncode == 0
+    assert call_command("keys", "revoke", key_id, folder=tmp_path).returncode == 0
     with serving(tmp_path, CONFIG) as server, client(server, key) as alice:
         assert alice.get("/runs").status_code == 401
         assert server.http.get("/runs").status_code == 401
@@ -119,7 +120,7 @@ def test_the_first_key_closes_a_running_server_within_seconds(tmp_path: Path) ->
     with serving(tmp_path, CONFIG) as server:
         run_id = server.begin("quick")
         server.ended(run_id)
-        made = run_command("keys", "create", "--user", "alice", folder=tmp_path)
+        made = call_command("keys", "create", "--user", "alice", folder=tmp_path)
         assert made.returncode == 0
         until(lambda: server.http.get("/runs").status_code == 401, "a key is asked for")
         with client(server, made.stdout.strip()) as alice:
@@ -130,6 +131,6 @@ def test_a_port_that_is_taken_is_said_with_keys_too(tmp_path: Path) -> None:
     make_key(tmp_path, "alice")
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = str(taken.getsockname()[1])
-        ended = run_command("serve", "--host", "0.0.0.0", "--port", port, folder=tmp_path)
+        ended = call_command("serve", "--host", "0.0.0.0", "--port", port, folder=tmp_path)
     assert ended.returncode == 2
     assert port in ended.stderr

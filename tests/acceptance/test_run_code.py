@@ -12,8 +12,9 @@ import pytest
 
 from runstore.runtime.code_process import FIRST_UID, UIDS
 from tests.code import ENABLED, WAITS, begin, emitted, ended, run, until_said, words
+from tests.command_line import call_command
 from tests.keys import make_key
-from tests.server import DEADLINE_S, ServerProcess, run_command, serving, until
+from tests.server import DEADLINE_S, ServerProcess, serving, until
 
 GRACE_S = 1.0
 TIMEOUT_S = 15
@@ -363,7 +364,7 @@ def test_it_is_off_unless_it_is_enabled(tmp_path: Path) -> None:
 
 def test_others_than_this_machine_need_a_key_for_it(tmp_path: Path) -> None:
     (tmp_path / "runstore.toml").write_text(f"[server]\nhost = '0.0.0.0'\nport = 0\n\n{ENABLED}")
-    refused = run_command("serve", folder=tmp_path)
+    refused = call_command("serve", folder=tmp_path)
     assert refused.returncode == 2
     assert "runstore.toml:6: [agents.run-code]: `code`: " in refused.stderr
     assert "without API keys" in refused.stderr

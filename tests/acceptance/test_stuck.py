@@ -31,6 +31,7 @@ from tests.frames import Frame
 from tests.metrics import sample
 from tests.models.standins import ModelServer
 from tests.server import ServerProcess, new_client, until
+from tests.slow import mostly_slow
 from tests.slowness import measured_slowness
 
 Serve = Callable[..., ServerProcess]
@@ -54,6 +55,12 @@ EACH = [
     *(f"{kind}-thread" for kind in STUCK),
     *(f"{kind}-process" for kind in STUCK_IN_PROCESS),
 ]
+# Each way of being stuck once, and each level with one that hears nothing and one that can be cancelled.
+SOME = (
+    *("async_sleep-loop", "sync_wait-loop", "blocks-loop", "never-answers-loop", "flood-loop"),
+    *("swallows-thread", "talks_on-thread", "busy-thread", "stops-talking-thread"),
+    *("logs_stuck-process", "regex-process", "forks-process", "logs-process"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +130,7 @@ def all_stopped_in_time(server: ServerProcess, stuck: list[str], clients: Execut
 # One.
 
 
-@pytest.mark.parametrize("agent", EACH)
+@pytest.mark.parametrize("agent", mostly_slow(EACH, *SOME))
 def test_a_stuck_agent_is_stopped_in_time(one: ServerProcess, agent: str) -> None:
     run_id = begun(one, agent)
     ended = stopped_in_time(one, run_id)
@@ -321,14 +328,14 @@ def crowd(server: ServerProcess, agent: str, clients: Executor) -> list[str]:
     return list(clients.map(lambda _: begun(server, agent), range(CROWD)))
 
 
-@pytest.mark.parametrize(
-    "agent",
-    [
-        *(f"{kind}-loop" for kind in ("async_sleep", "sync_wait", "swallows")),
-        *(f"{kind}-loop" for kind in ("never-answers", "stops-talking", "flood", "logs")),
-        *(f"{kind}-process" for kind in ("busy", "regex", "forks")),
-    ],
-)  # fmt: skip
+CROWDS = (
+    *(f"{kind}-loop" for kind in ("async_sleep", "sync_wait", "swallows")),
+    *(f"{kind}-loop" for kind in ("never-answers", "stops-talking", "flood", "logs")),
+    *(f"{kind}-process" for kind in ("busy", "regex", "forks")),
+)
+
+
+@pytest.mark.parametrize("agent", mostly_slow(CROWDS, "async_sleep-loop", "busy-process"))
 def test_twenty_stuck_agents_hold_up_nobody(one: ServerProcess, agent: str) -> None:
     healthy = begun(one, "healthy-thread")
     before = look(one, healthy, WORDS_PER_S)
@@ -352,6 +359,7 @@ def test_a_flood_delays_neither_another_runs_words_nor_its_end(one: ServerProces
     stopped_in_time(one, flood)
 
 
+@pytest.mark.slow
 def test_twenty_agents_that_need_too_much_memory_hold_up_nobody(one: ServerProcess) -> None:
     healthy = begun(one, "healthy-thread")
     before = look(one, healthy, WORDS_PER_S)
@@ -417,14 +425,11 @@ def resources(server: ServerProcess) -> Resources:
     return Resources(int(number["Threads"]), descriptors, int(number["RssAnon"]) / 1024)
 
 
-LEFT_THREADS = [("blocks-process", 0), ("sync_wait-loop", 1), ("swallows-thread", 0)]
+LEFT_THREADS = {"blocks-process": 0, "sync_wait-loop": 1, "swallows-thread": 0}  # by each incident, at most
 
 
-@pytest.mark.parametrize(("agent", "left"), LEFT_THREADS)
-def test_after_a_hundred_incidents_the_server_is_as_it_was(
-    server: ServerProcess, agent: str, left: int
-) -> None:
-    """`left`: threads that each incident may cost."""
+@pytest.mark.parametrize("agent", mostly_slow(LEFT_THREADS, "swallows-thread"))
+def test_after_a_hundred_incidents_the_server_is_as_it_was(server: ServerProcess, agent: str) -> None:
 
     def incidents(count: int) -> None:
         with ThreadPoolExecutor(CROWD) as clients:
@@ -435,7 +440,10 @@ def test_after_a_hundred_incidents_the_server_is_as_it_was(
     before = resources(server)
     incidents(100)
     until(lambda: sample(server.http, "runstore_runs", state="active") == 0, "all have ended")
-    until(lambda: resources(server).threads <= before.threads + 100 * left + 5, "their threads are gone")
+    until(
+        lambda: resources(server).threads <= before.threads + 100 * LEFT_THREADS[agent] + 5,
+        "their threads are gone",
+    )
     until(lambda: resources(server).descriptors <= before.descriptors + 5, "their descriptors are closed")
     assert resources(server).memory_mb < before.memory_mb + 30
 

@@ -6,9 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.command_line import call_command
 from tests.http.routes import ROUTES
 from tests.keys import client, make_key
-from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, run_command, serving, until
+from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving, until
 from tests.teams import EXECUTOR
 
 FUNCTIONS = """
@@ -201,7 +202,7 @@ def test_a_ticket_of_such_a_login_opens_its_stream(server: ServerProcess) -> Non
 def test_a_function_that_is_not_there_stops_the_start(tmp_path: Path, reference: str, said: str) -> None:
     (tmp_path / "runstore.toml").write_text(f'[server]\nport = 0\nauthenticate = "{reference}"\n')
     (tmp_path / "agents.py").write_text(FUNCTIONS)
-    ended = run_command("serve", folder=tmp_path)
+    ended = call_command("serve", folder=tmp_path)
     assert ended.returncode == 2
     assert "runstore.toml:3: [server]: " in ended.stderr
     assert said in ended.stderr

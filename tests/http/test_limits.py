@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.command_line import call_command
 from tests.keys import client, make_key
-from tests.server import SILENT_AGENT, ServerProcess, run_command, serving, until
+from tests.server import SILENT_AGENT, ServerProcess, serving, until
 
 LIMITS = {
     "body_bytes": 2_000,
@@ -214,7 +215,7 @@ WRONG: list[tuple[str, Any, str]] = [
 @pytest.mark.parametrize(("name", "value", "said"), WRONG)
 def test_a_wrong_limit_stops_the_start(tmp_path: Path, name: str, value: Any, said: str) -> None:
     (tmp_path / "runstore.toml").write_text(f"[limits]\n{name} = {value}\n")
-    ended = run_command("serve", "--port", "0", folder=tmp_path)
+    ended = call_command("serve", "--port", "0", folder=tmp_path)
     assert ended.returncode == 2
     assert "runstore.toml:" in ended.stderr
     assert "[limits]: " in ended.stderr
@@ -225,6 +226,6 @@ def test_an_agents_timeout_over_the_highest_stops_the_start(tmp_path: Path) -> N
     limits = "[limits]\nrun_timeout_s = 1\nmax_run_timeout_s = 10\n"
     config = limits + "[agents.a]\nmodel = 'scripted'\nrun_timeout_s = 11\n"
     (tmp_path / "runstore.toml").write_text(config)
-    ended = run_command("serve", "--port", "0", folder=tmp_path)
+    ended = call_command("serve", "--port", "0", folder=tmp_path)
     assert ended.returncode == 2
     assert "runstore.toml:6: [agents.a]: `run_timeout_s` must be at most" in ended.stderr

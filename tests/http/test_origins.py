@@ -6,8 +6,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.command_line import call_command
 from tests.keys import client, make_key
-from tests.server import ServerProcess, run_command, serving
+from tests.server import ServerProcess, serving
 
 ORIGIN = "https://app.example.com"
 CONFIG = """
@@ -137,7 +138,7 @@ def test_a_server_for_the_network_answers_to_every_address_but_to_no_unknown_nam
 )
 def test_a_wrong_name_or_origin_stops_the_start(tmp_path: Path, line: str, said: str) -> None:
     (tmp_path / "runstore.toml").write_text(f"[server]\nport = 0\n{line}\n")
-    ended = run_command("serve", folder=tmp_path)
+    ended = call_command("serve", folder=tmp_path)
     assert ended.returncode == 2
     assert "runstore.toml:3: [server]: " in ended.stderr
     assert said in ended.stderr
@@ -145,6 +146,6 @@ def test_a_wrong_name_or_origin_stops_the_start(tmp_path: Path, line: str, said:
 
 def test_any_origin_needs_keys(tmp_path: Path) -> None:
     (tmp_path / "runstore.toml").write_text('[server]\nport = 0\ncors_origins = ["*"]\n')
-    ended = run_command("serve", folder=tmp_path)
+    ended = call_command("serve", folder=tmp_path)
     assert ended.returncode == 2
     assert "without API keys any web page could use the server" in ended.stderr

@@ -3,7 +3,8 @@
 import json
 import socket
 
-from tests.server import ServerProcess, run_command
+from tests.command_line import call_command
+from tests.server import ServerProcess
 
 
 def test_the_server_is_among_the_workers_with_the_runs_that_it_has(
@@ -23,9 +24,9 @@ def test_the_server_is_among_the_workers_with_the_runs_that_it_has(
 def test_the_command_line_lists_the_same_workers(server: ServerProcess) -> None:
     (shown,) = server.http.get("/workers").json()["data"]
     database = f"--database-url=sqlite:///{server.database}"
-    listed = run_command("workers", "--json", database, folder=server.folder)
+    listed = call_command("workers", "--json", database, folder=server.folder)
     assert json.loads(listed.stdout)["worker_id"] == shown["worker_id"]
-    table = run_command("workers", database, folder=server.folder).stdout
+    table = call_command("workers", database, folder=server.folder).stdout
     assert shown["worker_id"] in table
     assert table.splitlines()[0].split() == list(shown)
 
