@@ -159,6 +159,11 @@ def _check(data: bytes, what: str, levels: int) -> None:
         raise EventTooDeep(TOO_DEEP.format(what))
 
 
+def mended(text: str) -> str:
+    """A text with the two halves of a surrogate pair joined, and U+FFFD for a half that is alone."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _foreign(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)  # pydantic, which strands and its tools speak
     try:
@@ -174,7 +179,7 @@ _MENDABLE = (bytes, bytearray, memoryview)
 
 def _mend(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return mended(value)
     if isinstance(value, dict):
         return {_mend(key if isinstance(key, str) else str(key)): _mend(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):

@@ -70,10 +70,12 @@ async def own_run(log: EventLog, leases: Leases, *, agent: str, **queued: Any) -
         Queued(agent=agent, definition={"recorded": True}, **queued),
         Started(worker_id=leases.worker_id, attempt=1, reason="claimed"),
     ]
-    run = OwnRun(run_id, agent, Recorder(log, run_id, attempt=1))
+    recorder = Recorder(log, run_id, attempt=1)
+    run = OwnRun(run_id, agent, recorder)
     try:
         await log.append(run_id, beginning, expected_seq=0)  # given up, it may come to be stored all the same
         yield run
+        await recorder.flush()
         await log.append(run_id, [Completed(result=run.result, usage=run.usage)], attempt=1, patient=True)
     except asyncio.CancelledError:
         await _end(log, run_id, Cancelled(reason="cancelled"))

@@ -20,6 +20,7 @@ from runstore.core.events import Completed, Custom, Event, EventType, Failed
 from runstore.runtime import process_messages as messages
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.executor import SAFE_POINT_S, failure
+from runstore.runtime.halves import Halves
 from runstore.runtime.loops import new_event_loop
 from runstore.runtime.process_messages import LENGTH_BYTES, ToServer, for_server
 from runstore.runtime.recorder import TURN
@@ -174,6 +175,7 @@ class PipeRecorder:
         self._pipe = pipe
         self._loop = asyncio.get_running_loop()
         self._turn = 0
+        self._halves = Halves()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._lines: deque[messages.Logged] = deque()
         self._lines_dropped = 0
@@ -181,7 +183,11 @@ class PipeRecorder:
 
     async def record(self, event: Event | Custom | EncodedEvent) -> None:
         """See `RunRecorder.record`."""
-        await self._pipe.write(messages.Said(*_said(event)))
+        if self._halves.concern(event):
+            for each in self._halves.whole(event):
+                await self._pipe.write(messages.Said(*_said(each)))
+        else:
+            await self._pipe.write(messages.Said(*_said(event)))
         self._turn += 1
         if self._turn >= TURN:
             self._turn = 0
@@ -189,6 +195,9 @@ class PipeRecorder:
 
     async def commit(self, event: Event | Custom | EncodedEvent) -> None:
         """See `RunRecorder.commit`."""
+        *before, event = self._halves.whole(event, hold=False)
+        for each in before:
+            await self._pipe.write(messages.Said(*_said(each)))
         said = messages.WriteAhead(*_said(event))  # first: what is not sent is not answered
         stored = self._loop.create_future()
         self._waiting.append(stored)

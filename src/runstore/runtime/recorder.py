@@ -9,6 +9,7 @@ from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import RunstoreError
 from runstore.core.events import Custom, Event
 from runstore.core.ports import EventLog
+from runstore.runtime.halves import Halves
 
 TURN = 32  # events after which an agent that never waits lets the others of its loop go on
 
@@ -22,6 +23,7 @@ class Recorder:
         self._attempt = attempt
         self._refusal: RunstoreError | None = None
         self._turn = 0
+        self._halves = Halves()
         self._heard_at = time.monotonic()
         self._waiting = 0  # events that wait for the log
 
@@ -38,6 +40,18 @@ class Recorder:
             RunClosed, LeaseLost: the run is no longer this agent's; what it says is refused from now on.
         """
         self._heard_at = time.monotonic()
+        if self._halves.concern(event):
+            for each in self._halves.whole(event):
+                await self._offer(each)
+            return
+        await self._offer(event)
+
+    async def flush(self) -> None:
+        """Record what was held back."""
+        for event in self._halves.rest():
+            await self._offer(event)
+
+    async def _offer(self, event: Event | Custom | EncodedEvent) -> None:
         encoded = event if isinstance(event, EncodedEvent) else encode(event)
         while not self._log.offer(self._run_id, encoded, attempt=self._attempt, refused=self._refuse):
             with self._waits():
@@ -53,7 +67,8 @@ class Recorder:
         """See `RunRecorder.commit`. Raises as `record` does."""
         self._check()
         with self._waits():
-            await self._log.append(self._run_id, [event], attempt=self._attempt, patient=True)
+            events = self._halves.whole(event, hold=False)
+            await self._log.append(self._run_id, events, attempt=self._attempt, patient=True)
 
     @contextmanager
     def _waits(self) -> Iterator[None]:

@@ -1,0 +1,50 @@
+"""Characters that were cut in half: a model's delta ends within a surrogate pair, as in an emoji. Pure."""
+
+from msgspec.structs import replace
+
+from runstore.core.codec import EncodedEvent
+from runstore.core.events import AgentEvent, Custom, Event, EventType, Reasoning, Token
+
+Recordable = Event | Custom | EncodedEvent
+
+
+class Halves:
+    """Holds the first half of a character back until the agent says the second one.
+
+    A half that stays alone is recorded as it is, before the agent's next event of another type.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[EventType, str, str | None], Token | Reasoning] = {}
+
+    def whole(self, event: Recordable, *, hold: bool = True) -> list[Recordable]:
+        """What is to be recorded now. `hold`: it may be that nothing is."""
+        if isinstance(event, Token | Reasoning):
+            return self._text(event, hold)
+        if isinstance(event, AgentEvent):
+            return [*self.rest(event), event]
+        return [event]
+
+    def concern(self, event: Recordable) -> bool:
+        """Whether there is more to do than to record the event. Every token comes by here."""
+        return bool(self._held) or (isinstance(event, Token | Reasoning) and _is_first_half(event.text[-1:]))
+
+    def rest(self, of: AgentEvent | None = None) -> list[Recordable]:
+        """The halves that are held, of one agent's call or of all, which are held no more."""
+        places = [place for place in self._held if of is None or place[1:] == (of.agent, of.call_id)]
+        return [self._held.pop(place) for place in places]
+
+    def _text(self, event: Token | Reasoning, hold: bool) -> list[Recordable]:
+        place = (event.type, event.agent, event.call_id)
+        held = self._held.pop(place, None)
+        text = event.text if held is None else held.text + event.text
+        if not text:
+            return [event]
+        if hold and _is_first_half(text[-1:]):
+            self._held[place] = replace(event, text=text[-1:])
+            text = text[:-1]
+        return [replace(event, text=text)] if text else []
+
+
+def _is_first_half(character: str) -> bool:
+    return "\ud800" <= character <= "\udbff"
