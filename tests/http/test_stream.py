@@ -5,8 +5,10 @@ from itertools import islice
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from runstore.core.limits import MAX_FILTER_TYPES
+from runstore.http.requests import read_cursor
 from tests.frames import Frame, joined, read_frames, seqs
 from tests.http.conftest import HEARTBEAT_S
 from tests.server import SILENT_HEAD, ServerProcess, until
@@ -66,6 +68,39 @@ def test_the_header_goes_before_the_parameter(server: ServerProcess, closed_run:
         f"/runs/{closed_run}/stream", params={"after": 1}, headers={"Last-Event-ID": "3"}
     )
     assert next(read_frames([answer.content])).seq == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["lastEventId", "lastEventID", "last-event-id", "Last-Event-ID", "last_event_id"]
+)
+@pytest.mark.parametrize("route", ["stream", "events"])
+def test_a_polyfill_may_say_where_it_is_in_the_query(
+    server: ServerProcess, closed_run: str, route: str, name: str
+) -> None:
+    def read(query: dict[str, str], **headers: str) -> httpx.Response:
+        return server.http.get(f"/runs/{closed_run}/{route}", params=query, headers=headers)
+
+    found, wanted = read({name: "3", "after": "1"}), read({"after": "3"})
+    assert (found.content, found.headers.get("etag")) == (wanted.content, wanted.headers.get("etag"))
+    assert (
+        read({name: " 3 "}).content == read({name: "2"}, **{"Last-Event-ID": "3"}).content == wanted.content
+    )
+    assert read({name: ""}).content == read({}).content
+    wrong = read({name: "x"})
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "invalid_cursor")
+
+
+def test_a_cursor_is_given_in_one_parameter(server: ServerProcess, closed_run: str) -> None:
+    for query in ("lastEventId=1&lastEventId=2", "lastEventId=1&last-event-id=1"):
+        answer = server.http.get(f"/runs/{closed_run}/stream?{query}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_parameter")
+
+
+@pytest.mark.parametrize("value", [b"3 ", b"3\r", b"\t3", b"3\r\n"])
+def test_blanks_around_a_last_event_id_are_not_part_of_it(value: bytes) -> None:
+    scope = {"type": "http", "headers": [(b"last-event-id", value)], "query_string": b"after=1"}
+    assert read_cursor(Request(scope)) == 3
+    assert read_cursor(Request({**scope, "headers": [(b"last-event-id", b" ")]})) == 1
 
 
 def test_a_stream_ends_after_the_terminal_event(server: ServerProcess, closed_run: str) -> None:

@@ -114,6 +114,11 @@ LAST_EVENT_ID = Parameter(
     "a cursor, as `after`, and goes before it. Empty is as good as not given",
     "header",
 )
+LAST_EVENT_ID_PARAMETER = Parameter(
+    "lastEventId",
+    {"anyOf": [CURSOR, {"const": ""}]},
+    "as the header, which goes before it, for those who cannot send it. Case, `-` and `_` do not matter",
+)
 START_HEADERS = (
     Parameter(
         "Idempotency-Key",

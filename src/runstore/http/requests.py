@@ -22,6 +22,7 @@ from runstore.http.errors import BadRequest
 BODY_LEVELS = 3  # around a value: {"events": [{"data": value}]}
 MAX_CURSOR_DIGITS = 18  # a seq is a 64-bit number
 FILTERS = 256  # that are kept, of those in use lately
+LAST_EVENT_ID = "lastEventId"  # as EventSource polyfills have it in the query, each in its own spelling
 FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {"custom."}
 
 PLACE = re.compile(r" - at `(\$[^`]*)`\Z")  # in msgspec's message, as `$.teams[0].name`; none: the body
@@ -103,7 +104,7 @@ def check_parameters(request: Request, allowed: Sequence[str]) -> None:
         if "\0" in text:
             raise BadRequest("the query must not hold the character NUL", code="invalid_parameter")
     for name in request.query_params:
-        if name not in allowed:
+        if name not in allowed and not (LAST_EVENT_ID in allowed and _is_last_event_id(name)):
             known = ", ".join(allowed) or "none"
             raise BadRequest(
                 f"unknown query parameter {name[:50]!r}; known: {known}", code="unknown_parameter"
@@ -163,15 +164,28 @@ def read_choice(request: Request, name: str, choices: Sequence[str]) -> str | No
 
 
 def read_cursor(request: Request, otherwise: int = 0) -> int:
-    """Where a reader left off: `Last-Event-ID`, else `?after=`, else `otherwise`. Each must be a cursor."""
-    given = [request.headers.get("last-event-id") or None, request.query_params.get("after")]
-    cursors = [text for text in given if text is not None]
+    """Where a reader left off: `Last-Event-ID`, else `?lastEventId=`, else `?after=`, else `otherwise`.
+
+    Each that is given must be a cursor; white space around a last event's id is not part of it, and an empty
+    one is none.
+    """
+    named = [text for name, text in request.query_params.items() if _is_last_event_id(name)]
+    if len(named) > 1:
+        raise BadRequest(f"{LAST_EVENT_ID} is given more than once", code="invalid_parameter")
+    ids = [text.strip() for text in (request.headers.get("last-event-id", ""), *named)]
+    cursors = [text for text in ids if text]
+    if (after := request.query_params.get("after")) is not None:
+        cursors.append(after)
     for text in cursors:
         if not _is_number(text):
             raise BadRequest(
                 f"the cursor {text[:50]!r} is no seq: it must be a whole number", code="invalid_cursor"
             )
     return int(cursors[0]) if cursors else otherwise
+
+
+def _is_last_event_id(name: str) -> bool:
+    return name.lower().replace("-", "").replace("_", "") == LAST_EVENT_ID.lower()
 
 
 def has_already(request: Request, tag: str) -> bool:

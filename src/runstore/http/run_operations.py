@@ -16,6 +16,7 @@ from runstore.http.operations import (
     FROM_HEADER,
     JSON,
     LAST_EVENT_ID,
+    LAST_EVENT_ID_PARAMETER,
     NOT_MODIFIED,
     NOTHING_LEFT,
     OF_A_START,
@@ -185,6 +186,7 @@ RUN_OPERATIONS: Operations = {
             RUN_ID,
             AFTER,
             LAST_EVENT_ID,
+            LAST_EVENT_ID_PARAMETER,
             Parameter("limit", PAGE, "of NDJSON any number; all if not given"),
             TYPES,
             Parameter("If-None-Match", TEXT, "the ETag of a page", "header"),
@@ -215,7 +217,7 @@ RUN_OPERATIONS: Operations = {
     ("GET", "/runs/{run_id}/stream"): Operation(
         id="follow_run",
         summary="Follow a run: replay, then live",
-        parameters=(RUN_ID, AFTER, LAST_EVENT_ID, TYPES, FORMAT),
+        parameters=(RUN_ID, AFTER, LAST_EVENT_ID, LAST_EVENT_ID_PARAMETER, TYPES, FORMAT),
         answers={
             200: stream(
                 "everything after the cursor, until the run ends", schema={"anyOf": [STREAM, CHUNKS]}

@@ -182,7 +182,7 @@ class RunRoutes:
         return record_response(found, included=await include(self._store, found, names))
 
     async def events(self, request: Request) -> Response:
-        check_parameters(request, ("after", "limit", "types"))
+        check_parameters(request, ("after", "lastEventId", "limit", "types"))
         run_id = await self._access.readable(request)
         after, only = read_cursor(request), read_filter(request)
         head = await self._store.head(run_id)
@@ -203,7 +203,7 @@ class RunRoutes:
         return Response(body, headers=headers, media_type="application/json")
 
     async def stream(self, request: Request) -> Response:
-        check_parameters(request, ("after", "types", "format", "ticket"))
+        check_parameters(request, ("after", "lastEventId", "types", "format", "ticket"))
         run_id = await self._access.readable(request)
         after, only = read_cursor(request), read_filter(request)
         as_chunks = read_choice(request, "format", FORMATS) == "openai"
