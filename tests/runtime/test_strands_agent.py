@@ -560,9 +560,41 @@ async def test_a_model_that_fails_in_mid_stream_leaves_what_it_said() -> None:
     assert recorder.types()[-1] == "agent.finished"
 
 
-async def test_a_model_that_reaches_its_token_limit_is_an_error() -> None:
-    error = await failure(agent(Playbook(say("and so", stop="max_tokens"))))
-    assert error.code == "max_tokens"
+async def test_an_answer_that_is_cut_by_the_token_limit_is_a_result_that_says_so() -> None:
+    recorder, ended = await drive(agent(Playbook(say("and ", "so", stop="max_tokens"))))
+    assert ended.result == {"text": "and so", "stop_reason": "max_tokens"}
+    assert ended.usage["output_tokens"] == 2
+    assert recorder.types()[-1] == "agent.finished"
+
+
+async def test_a_token_limit_that_leaves_nothing_but_half_a_tool_call_is_a_result_too() -> None:
+    cut: Any = [*use(("t1", "double", {"number": 1}))[:-2], {"messageStop": {"stopReason": "max_tokens"}}]
+    recorder, ended = await drive(agent(Playbook(cut), double))
+    assert ended.result["stop_reason"] == "max_tokens"
+    assert "tool.started" not in recorder.types()
+
+
+async def test_an_agent_that_answers_with_an_object_says_so_when_it_begins() -> None:
+    class Person(BaseModel):
+        name: str
+
+    recorder, _ = await drive(
+        agent(Playbook(use(("t1", "Person", {"name": "Ada"}))), structured_output_model=Person)
+    )
+    assert [each.structured_output for each in recorder.of(AgentStarted)] == [True]
+    recorder, _ = await drive(agent(Playbook(say("hi"))))
+    assert [each.structured_output for each in recorder.of(AgentStarted)] == [False]
+
+
+async def test_the_blocks_of_a_message_are_joined_as_they_were_streamed() -> None:
+    model = Playbook([*say("Paris is ")[:-2], *say("the capital", " of France.")[1:]])
+    _, ended = await drive(agent(model))
+    assert ended.result["text"] == "Paris is the capital of France."
+
+
+async def test_halves_of_a_character_are_whole_in_a_result_that_is_cut() -> None:
+    _, ended = await drive(agent(Playbook(say("\ud83d", "\ude42", "x" * MAX_RESULT_BYTES))))
+    assert ended.result["text"].startswith("\U0001f642x")
 
 
 async def test_a_hook_that_raises_is_an_error_of_the_agent() -> None:

@@ -102,10 +102,14 @@ class AgentEvent(Event, frozen=True, kw_only=True):
 
 
 class AgentStarted(AgentEvent, frozen=True, kw_only=True):
-    """An agent of the hierarchy began to work. `input_digest`: of a node's input, to tell two apart."""
+    """An agent of the hierarchy began to work. `input_digest`: of a node's input, to tell two apart.
+
+    `structured_output`: the run's own agent answers with an object, so that its text is not the answer.
+    """
 
     type: ClassVar[EventType] = "agent.started"
     input_digest: str | None = None
+    structured_output: bool = False
 
 
 class AgentFinished(AgentEvent, frozen=True, kw_only=True):

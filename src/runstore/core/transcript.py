@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from runstore.core.events import Discarded, Message, Started, Token, ToolStarted
+from runstore.core.events import Discarded, EventType, Message, Started, Token, ToolStarted
 from runstore.core.records import EventRecord
 
 SEPARATOR = "\n\n"  # between two messages of a run; the pieces of one message are joined as they are
@@ -29,6 +29,11 @@ class Messages:
 
     def __init__(self) -> None:
         self._said: list[_Said] = []
+
+    @property
+    def silent(self) -> bool:
+        """Whether there is none."""
+        return not self._said
 
     def separator(self, seq: int, speaker: Speaker) -> str:
         """What stands before an agent's next piece of text; mostly nothing."""
@@ -67,12 +72,23 @@ class Transcript:
     """The text of a run while its events come in; of all its agents, in their order.
 
     `added`: what the last event has added to the text, with the blank line that sets a message off.
+
+    Args:
+        of: the type of the events whose text it is.
+        kept: whether there is to be a `text` in the end; without it, no text is kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of: EventType = Token.type, *, kept: bool = True) -> None:
         self.added = ""
+        self._type = of
+        self._kept = kept
         self._pieces: list[_Piece] = []
         self._messages = Messages()
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing has been said, or all of it was dropped."""
+        return self._messages.silent
 
     @property
     def text(self) -> str:
@@ -89,12 +105,13 @@ class Transcript:
         attempt says it again.
         """
         self.added = ""
-        if event.type == Token.type:
-            self._say(event.seq, speaker_of(event.data), event.data["text"])
+        if event.type == self._type:
+            self.say(event.seq, speaker_of(event.data), event.data["text"])
         elif event.type == Message.type:
             speaker = speaker_of(event.data)
-            if not self._messages.end(event.seq, speaker) and (text := answer_of(event.data["message"])):
-                self._say(event.seq, speaker, text)
+            said = self._messages.end(event.seq, speaker)
+            if not said and self._type == Token.type and (text := _answer(event.data["message"])):
+                self.say(event.seq, speaker, text)
                 self._messages.end(event.seq, speaker)
         elif event.type == ToolStarted.type:
             self._messages.end(event.seq, speaker_of(event.data))
@@ -104,10 +121,12 @@ class Transcript:
             return self._discard(keep)
         return ""
 
-    def _say(self, seq: int, speaker: Speaker, text: str) -> None:
+    def say(self, seq: int, speaker: Speaker, text: str) -> None:
+        """Add text that no token has."""
         separator = self._messages.separator(seq, speaker)
         self.added = separator + text
-        self._pieces.append(_Piece(seq, speaker, separator, text))
+        if self._kept:
+            self._pieces.append(_Piece(seq, speaker, separator, text))
 
     def _discard(self, after: int, of: Speaker | None = None) -> str:
         self._messages.discard(after, of)
@@ -135,7 +154,7 @@ def length_of(text: str) -> int:
     return len(text) + sum(character > "\uffff" for character in text)
 
 
-def answer_of(message: Mapping[str, Any]) -> str:
+def _answer(message: Mapping[str, Any]) -> str:
     """What a model's message says; nothing if it is a message to the model."""
     return message_text(message) if message.get("role") == "assistant" else ""
 

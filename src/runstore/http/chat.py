@@ -5,16 +5,21 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, get_args
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore.core.events import STRATEGIES, MultitaskStrategy
 from runstore.core.names import MAX_NAME
+from runstore.core.ports import EventFilter
+from runstore.core.records import EventRecord
 from runstore.core.run import Run
+from runstore.http.chat_answer import ANSWER_TYPES, Answer
 from runstore.http.chat_input import chat_input
 from runstore.http.chat_stream import (
     CHAT_EVENTS,
     ENDING_EVENTS,
+    MAX_TOKENS,
     SERVER_STOPPING,
     ChatTail,
     Chunks,
@@ -24,7 +29,14 @@ from runstore.http.chat_stream import (
 from runstore.http.disconnect import CLIENT_DISCONNECT, OnDisconnect, cancel_run
 from runstore.http.errors import NO_RETRY, BadRequest, openai_error
 from runstore.http.json import json_response
-from runstore.http.openai_objects import ChatBody, Model, ModelList, completion
+from runstore.http.openai_objects import (
+    ChatBody,
+    Completion,
+    Model,
+    ModelList,
+    completion,
+    finish_reason,
+)  # fmt: skip
 from runstore.http.requests import check_parameters, read_body, read_header, read_idempotency_key
 from runstore.http.sse import EventStream
 from runstore.http.subscribers import Subscribers
@@ -35,6 +47,8 @@ from runstore.store import RunStore
 
 DEFAULT_MODEL = "demo"
 DEFAULT_STRATEGY: MultitaskStrategy = "interrupt"
+MAX_ANSWER = 8 << 20  # characters of a whole answer, about; a longer one is cut, and says so
+ANSWER_EVENTS = EventFilter(types=ANSWER_TYPES)
 ON_DISCONNECT: tuple[OnDisconnect, ...] = get_args(OnDisconnect)
 
 
@@ -120,10 +134,28 @@ class ChatRoutes:
             return Response(status_code=204)  # which nobody reads
         found = (await self._store.get(run.run_id)).run
         headers = {"X-Run-Id": run.run_id}
-        if found.status == "success":
-            return json_response(completion(found), headers=headers)
+        if found.status == "success" or found.error_code == MAX_TOKENS:
+            return json_response(await self._completion(found), headers=headers)
         error = ending_error(found) if found.closed else SERVER_STOPPING
         return openai_error(*error, headers={**headers, **NO_RETRY})
+
+    async def _completion(self, run: Run) -> Completion:
+        """What a run came to, from its log."""
+        result = run.result or {"stop_reason": MAX_TOKENS}
+        answer, after, size = Answer(kept=True), 0, 0
+        while page := await self._store.events(run.run_id, after=after, only=ANSWER_EVENTS):
+            for event in page:
+                record = EventRecord(event.run_id, event.seq, event.type, "", msgspec.json.decode(event.data))
+                if record.ends:
+                    answer.end(record.seq, result)
+                else:
+                    answer.add(record)
+                size += len(answer.content) + len(answer.reasoning)
+            after = page[-1].seq
+            if size > MAX_ANSWER:
+                result = {"stop_reason": MAX_TOKENS}
+                break
+        return completion(run, *answer.whole, finish_reason(result))
 
 
 async def _exhaust(tail: ChatTail) -> None:

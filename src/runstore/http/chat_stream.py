@@ -1,4 +1,4 @@
-"""A run's stream as OpenAI's chunks: one for each `llm.token`, with the event's seq as the SSE id."""
+"""A run's stream as OpenAI's chunks: one for each piece of the answer, with its event's seq as the SSE id."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -8,12 +8,22 @@ from msgspec import UNSET
 
 from runstore.core.depth import cut
 from runstore.core.errors import RunPurged, RunstoreError
-from runstore.core.events import SUPERSEDED, Cancelled, CancelRequested, Completed, Started, Token
+from runstore.core.events import (
+    SUPERSEDED,
+    Cancelled,
+    CancelRequested,
+    Completed,
+    Discarded,
+    Failed,
+    Started,
+    Usage,
+)  # fmt: skip
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
-from runstore.core.run import Run
+from runstore.core.run import Run, add_usage
 from runstore.core.sse import FrameParser
 from runstore.eventlog.tail import Tail
+from runstore.http.chat_answer import ANSWER_TYPES, Answer, is_own
 from runstore.http.openai_objects import (
     Chunk,
     ChunkChoice,
@@ -25,9 +35,10 @@ from runstore.http.openai_objects import (
     usage_of,
 )
 
-CHAT_EVENTS = EventFilter(types=frozenset({Started.type, Token.type, CancelRequested.type}))
+CHAT_EVENTS = EventFilter(types=ANSWER_TYPES | {CancelRequested.type, Usage.type})
 ENDING_EVENTS = EventFilter(types=frozenset({CancelRequested.type}))
 DONE = b"[DONE]"
+MAX_TOKENS = "max_tokens"  # a stop reason, and the code of a run that failed for it
 STOPPED = "stopped"  # the code of a run that somebody stopped
 
 log = structlog.get_logger(__name__)
@@ -64,28 +75,60 @@ class StreamLines:
 
 
 class Chunks:
-    """Turns the events of one run into chunks."""
+    """Turns the events of one run into chunks.
 
-    def __init__(self, run: Run, *, include_usage: bool = False) -> None:
+    Args:
+        after: a cursor: chunks of events with a greater seq. The others are taken too: they say where the
+            answer stands.
+    """
+
+    def __init__(self, run: Run, *, after: int = 0, include_usage: bool = False) -> None:
         self._run = run
+        self._after = after
         self._include_usage = include_usage
+        self._answer = Answer()
+        self._usage: dict[str, int] = {}
 
     def frames(self, event: EventRecord) -> Iterator[bytes]:
         """What an event says to a client of OpenAI's API, as server-sent events."""
-        if event.type == Token.type:
-            yield _frame(event.seq, self._chunk(Delta(content=event.data["text"])))
-        elif event.type == Started.type:
-            first = self._chunk(Delta(role="assistant", content=""))
-            again = event.data.get("discard_after_seq", UNSET)
-            yield _frame(event.seq, msgspec.structs.replace(first, discard_after_seq=again))
-        elif event.type == Completed.type:
-            yield _frame(event.seq, self._chunk(Delta(), finish_reason(event.data["result"])))
-            if self._include_usage:
-                usage = usage_of(event.data.get("usage", {}))
-                yield _frame(event.seq, msgspec.structs.replace(self._chunk(None), usage=usage))
-            yield b"data: %b\n\n" % DONE
+        frames = list(self._frames(event))
+        return iter(frames if event.seq > self._after else ())
+
+    def _frames(self, event: EventRecord) -> Iterator[bytes]:
+        if event.ends:
+            yield from self._ending(event)
+        elif event.type == Usage.type:
+            self._usage = add_usage(self._usage, msgspec.convert(event.data, Usage))
         elif event.type != CancelRequested.type:
+            self._answer.add(event)
+            if event.type == Started.type:
+                first = self._chunk(Delta(role="assistant", content=""))
+                again = event.data.get("discard_after_seq", UNSET)
+                yield _frame(event.seq, msgspec.structs.replace(first, discard_after_seq=again))
+            elif event.type == Discarded.type and is_own(event):
+                kept = event.data["from_seq"] - 1
+                yield _frame(event.seq, msgspec.structs.replace(self._chunk(Delta()), discard_after_seq=kept))
+            yield from self._said(event.seq)
+
+    def _said(self, seq: int) -> Iterator[bytes]:
+        content, reasoning = self._answer.content or None, self._answer.reasoning or None
+        if content or reasoning:
+            yield _frame(seq, self._chunk(Delta(content=content, reasoning_content=reasoning)))
+
+    def _ending(self, event: EventRecord) -> Iterator[bytes]:
+        if event.type == Completed.type:
+            result, usage = event.data["result"], event.data.get("usage") or self._usage
+        elif is_cut(event.type, event.data.get("code")):
+            result, usage = {"stop_reason": MAX_TOKENS}, self._usage
+        else:
             yield _frame(event.seq, error_object(*ending_error(_ended(self._run, event))))
+            return
+        self._answer.end(event.seq, result)
+        yield from self._said(event.seq)
+        yield _frame(event.seq, self._chunk(Delta(), finish_reason(result)))
+        if self._include_usage:
+            yield _frame(event.seq, msgspec.structs.replace(self._chunk(None), usage=usage_of(usage)))
+        yield b"data: %b\n\n" % DONE
 
     def _chunk(self, delta: Delta | None, finish_reason: FinishReason | None = None) -> Chunk:
         run = self._run
@@ -140,6 +183,11 @@ SERVER_STOPPING = (
     "the server stops; the run goes on: resume at /runs/{X-Run-Id}/stream?format=openai with Last-Event-ID",
 )
 PURGED = (410, RunPurged.code, "the run was purged while it was read: its events were removed")
+
+
+def is_cut(ending: str, code: str | None) -> bool:
+    """Whether a run failed since an answer was cut by its token limit: to a chat that is an answer, cut."""
+    return ending == Failed.type and code == MAX_TOKENS
 
 
 def ending_error(run: Run) -> tuple[int, str, str]:

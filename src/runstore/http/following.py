@@ -60,7 +60,8 @@ class Following:
             places.enter_context(self._subscribers.of_run(run_id))
             frames: Frames = self._store.tail(run_id, after=after, only=only)
             if run is not None:
-                frames = ChatTail(self._store.tail(run_id, after=after, only=CHAT_EVENTS), Chunks(run))
+                whole = self._store.tail(run_id, after=0, only=CHAT_EVENTS)
+                frames = ChatTail(whole, Chunks(run, after=after))
             return EventStream(frames, login, places.pop_all(), left=left)
 
     async def until_ended(self, login: Login, run_id: str, wait_s: float, receive: Receive) -> None:

@@ -3,58 +3,133 @@
 What is not named here is ignored in a request, and not there in an answer.
 """
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from runstore.core.run import Run
 
 FinishReason = Literal["stop", "length", "content_filter"]
-FINISH_REASONS: dict[str, FinishReason] = {
+FINISH_REASONS: dict[str, FinishReason] = {  # by strands' stop reasons, and those that providers have beside
     "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "limit_output_tokens": "length",
+    "limit_total_tokens": "length",
+    "limit_turns": "length",
     "content_filtered": "content_filter",
     "guardrail_intervened": "content_filter",
+    "refusal": "content_filter",
 }
-DATA_URL = re.compile(r"data:image/(png|jpeg|gif|webp);base64,([A-Za-z0-9+/]+={0,2})")
 
 
 # Requests.
 
 
 class TextPart(Struct, frozen=True, tag="text"):
-    text: str
+    text: str | None = None
+
+
+class InputTextPart(Struct, frozen=True, tag="input_text"):
+    """As the Responses API has it, and so do clients that speak both."""
+
+    text: str | None = None
+
+
+class OutputTextPart(Struct, frozen=True, tag="output_text"):
+    """The same."""
+
+    text: str | None = None
 
 
 class RefusalPart(Struct, frozen=True, tag="refusal"):
-    refusal: str
+    refusal: str | None = None
 
 
 class ImageUrl(Struct, frozen=True):
-    url: Annotated[str, Meta(extra_json_schema={"pattern": f"^{DATA_URL.pattern}$"})]
+    """A data: URL of a png, jpeg, gif or webp in base64."""
+
+    url: str
 
 
 class ImagePart(Struct, frozen=True, tag="image_url"):
-    image_url: ImageUrl
+    image_url: str | ImageUrl
+
+
+class InputImagePart(Struct, frozen=True, tag="input_image"):
+    """As the Responses API has it."""
+
+    image_url: str | ImageUrl
+
+
+class ThinkingPart(Struct, frozen=True, tag="thinking"):
+    """A model's reasoning of an earlier turn, which the agent is not given."""
+
+
+class RedactedThinkingPart(Struct, frozen=True, tag="redacted_thinking"):
+    """The same."""
+
+
+class ReasoningPart(Struct, frozen=True, tag="reasoning"):
+    """The same."""
+
+
+class ReasoningContentPart(Struct, frozen=True, tag="reasoning_content"):
+    """The same."""
+
+
+class ToolUsePart(Struct, frozen=True, tag="tool_use"):
+    """A tool call that is among `tool_calls` too."""
+
+
+UNHEARD_PARTS = (ThinkingPart, RedactedThinkingPart, ReasoningPart, ReasoningContentPart, ToolUsePart)
+Part = (
+    TextPart
+    | InputTextPart
+    | OutputTextPart
+    | RefusalPart
+    | ImagePart
+    | InputImagePart
+    | ThinkingPart
+    | RedactedThinkingPart
+    | ReasoningPart
+    | ReasoningContentPart
+    | ToolUsePart
+)
 
 
 class FunctionCall(Struct, frozen=True):
     name: str
-    arguments: str = "{}"
+    arguments: str | dict[str, Any] | None = None
+
+
+class CustomCall(Struct, frozen=True):
+    name: str
+    input: str = ""
 
 
 class ToolCall(Struct, frozen=True):
-    id: str
-    function: FunctionCall
+    """A call of a function, or of a custom tool, whose input is text."""
+
+    id: str | None = None
+    function: FunctionCall | None = None
+    custom: CustomCall | None = None
+
+    @property
+    def called(self) -> FunctionCall | CustomCall | None:
+        """Whichever it is."""
+        return self.function or self.custom
 
 
 class ChatMessage(Struct, frozen=True):
     """One message of the client's history."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart | RefusalPart | ImagePart] | None = None
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[str | Part] | None = None
+    refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = None
     tool_call_id: str | None = None
+    name: str | None = None
 
 
 class StreamOptions(Struct, frozen=True):
@@ -95,6 +170,7 @@ EITHER_MESSAGES_OR_PROMPT = Meta(
 class Delta(Struct, frozen=True, omit_defaults=True):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
 
 
 class ChunkChoice(Struct, frozen=True):
@@ -124,6 +200,7 @@ class CompletionMessage(Struct, frozen=True):
     content: str
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
 
 
 class Choice(Struct, frozen=True):
@@ -166,10 +243,10 @@ class ErrorResponse(Struct, frozen=True):
     error: ErrorObject
 
 
-def completion(run: Run) -> Completion:
-    """What a run that succeeded came to."""
-    result = run.result or {}
-    choice = Choice(CompletionMessage(str(result.get("text", ""))), finish_reason(result))
+def completion(run: Run, content: str, reasoning: str, finish_reason: FinishReason) -> Completion:
+    """What a run came to."""
+    message = CompletionMessage(content, reasoning_content=reasoning or UNSET)
+    choice = Choice(message, finish_reason)
     return Completion(
         completion_id(run), run.created_at // 1000, run.agent_name, [choice], usage_of(run.usage)
     )

@@ -9,6 +9,7 @@ from strands.agent import AgentResult as StrandsResult
 from strands.handlers import PrintingCallbackHandler, null_callback_handler
 from strands.multiagent.base import MultiAgentBase, MultiAgentResult
 from strands.types.content import SystemContentBlock
+from strands.types.exceptions import MaxTokensReachedException
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError, AppendRefused, InvalidEvent
@@ -19,12 +20,12 @@ from runstore.runtime import strands_nodes
 from runstore.runtime.at_most_once import obstacle
 from runstore.runtime.outlet import Outlet
 from runstore.runtime.resume import Memory, input_messages, recall
-from runstore.runtime.strands_errors import agent_error
+from runstore.runtime.strands_errors import agent_error, unwrapped
 from runstore.runtime.strands_events import Translator
 from runstore.runtime.strands_hierarchy import agents_of
 from runstore.runtime.strands_hooks import STATE_KEY, Hooks
 from runstore.runtime.strands_nodes import nodes_of
-from runstore.runtime.strands_results import result_of
+from runstore.runtime.strands_results import cut_result, result_of
 from runstore.runtime.user_code import in_a_line
 
 UNWIND_S = 0.1  # what agents that are left get to end by themselves, before their tools are cancelled
@@ -84,11 +85,14 @@ class StrandsAgent:
         if not goes_on and (failed := obstacle(history, repeats=True)):
             raise AgentError(failed.message, code=failed.code)
         hooks = self._hooks = self._hook(outlet, recall(history), goes_on)
-        await recorder.record(AgentStarted(agent=root))
+        await recorder.record(AgentStarted(agent=root, structured_output=_answers_object(self._product)))
         try:
             ended = await self._attend(self._follow(self._stream(input), hooks, outlet, recorder), outlet)
             result = result_of(ended, hooks.model_error)
         except Exception as error:
+            if (cut := self._cut_result(error)) is not None:
+                await recorder.record(AgentFinished(agent=root))
+                return AgentResult(result=cut, usage=hooks.usage)
             failure = agent_error(error, hooks.model_error)
             if isinstance(failure, AppendRefused) and failure is not outlet.closed_by:  # of another run's
                 failure = AgentError(str(failure), code=failure.code)
@@ -97,6 +101,15 @@ class StrandsAgent:
             raise failure from (None if failure is error else error)
         await recorder.record(AgentFinished(agent=root))
         return AgentResult(result=result, usage=hooks.usage)
+
+    def _cut_result(self, error: Exception) -> dict[str, Any] | None:
+        """What an agent has come to whose answer was cut by its model's token limit: no failure of a run."""
+        if not isinstance(self._product, Agent) or not isinstance(
+            unwrapped(error), MaxTokensReachedException
+        ):
+            return None
+        last = self._product.messages[-1] if self._product.messages else None
+        return cut_result(last if last and last["role"] == "assistant" else None)
 
     def cancel(self) -> None:
         """See `Agent.cancel`. strands looks at the next chunk of a model and before each tool."""
@@ -195,6 +208,10 @@ class StrandsAgent:
     def _go_on_leaving(self) -> None:
         if self._task.cancelling():
             self._task.cancel()  # again: before Python 3.12, asyncio.wait_for may swallow one
+
+
+def _answers_object(product: Product) -> bool:
+    return getattr(product, "_default_structured_output_model", None) is not None
 
 
 def _instruct(agent: Agent, messages: Sequence[Any]) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from strands.agent import AgentResult as StrandsResult
 from strands.multiagent.base import MultiAgentResult, NodeResult, Status
+from strands.types.content import Message
 
 from runstore.core.errors import AgentError, RunstoreError
 from runstore.core.transcript import message_text
@@ -38,6 +39,15 @@ def result_of(
         )
     if not ended.message["content"] and not ended.metrics.accumulated_usage["totalTokens"]:
         raise AgentError(NO_ANSWER, code="model_invalid_answer")
+    return _result(ended)
+
+
+def cut_result(message: Message | None) -> dict[str, Any]:
+    """The result of an agent whose answer was cut by the token limit of its model."""
+    return {**text_result(message_text(message or {})), "stop_reason": "max_tokens"}
+
+
+def _result(ended: StrandsResult) -> dict[str, Any]:
     result = {**text_result(message_text(ended.message)), "stop_reason": ended.stop_reason}
     if ended.structured_output is not None:
         result["structured_output"] = ended.structured_output.model_dump(mode="json")
@@ -54,8 +64,7 @@ def _multi_agent_result(ended: MultiAgentResult, model_error: BaseException | No
             raise AgentError(f"node {node_id!r} failed: {failure}", code=failure.code)
         raise AgentError(f"the {type(ended).__name__.removesuffix('Result')} ended as {ended.status.value}")
     last = [agent for node in ended.results.values() for agent in node.get_agent_results()][-1:]
-    text = message_text(last[0].message) if last else ""
-    return {**text_result(text), "stop_reason": last[0].stop_reason if last else "end_turn"}
+    return _result(last[0]) if last else {**text_result(""), "stop_reason": "end_turn"}
 
 
 def _failed(node: NodeResult) -> bool:

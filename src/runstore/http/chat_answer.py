@@ -1,0 +1,77 @@
+"""A run's answer to a chat: what its own agent says. One fold for a stream and for the whole answer. Pure."""
+
+from typing import Any
+
+import msgspec
+
+from runstore.core.events import AgentStarted, Discarded, Message, Reasoning, Started, Token, ToolStarted
+from runstore.core.records import EventRecord
+from runstore.core.transcript import Speaker, Transcript
+
+ANSWER_TYPES = frozenset(
+    cls.type for cls in (Started, AgentStarted, Token, Reasoning, Discarded, Message, ToolStarted)
+)
+RESULT: Speaker = ("", None)  # whose words a result's are
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Answer:
+    """The answer while the run's events come in.
+
+    It is the text of the run's own agent, or of the nodes of its Graph or Swarm: all messages, with a blank
+    line between two. What agents say within a tool call belongs to the call. An agent that answers with an
+    object (structured output) answers with its JSON, whatever it says beside it.
+
+    `content`, `reasoning`: what the last event has added.
+
+    Args:
+        kept: whether there is to be a `whole` in the end.
+    """
+
+    def __init__(self, *, kept: bool = False) -> None:
+        self.content = ""
+        self.reasoning = ""
+        self._said = Transcript(kept=kept)
+        self._thought = Transcript(Reasoning.type, kept=kept)
+        self._structured = False
+
+    def add(self, event: EventRecord) -> None:
+        """Take the next event of the run, but for its ending."""
+        self.content = self.reasoning = ""
+        if event.type == AgentStarted.type:
+            if event.data.get("structured_output"):
+                self._structured = True
+            return
+        if not is_own(event):
+            return
+        if event.type != Token.type:
+            self._thought.add(event)
+            self.reasoning = self._thought.added
+        takes_back = event.type in (Started.type, Discarded.type)
+        if takes_back or not (self._structured or event.type == Reasoning.type):
+            self._said.add(event)
+            self.content = self._said.added
+
+    def end(self, seq: int, result: dict[str, Any]) -> None:
+        """Take the result of the run, which ends with the event `seq`: what of it has not been said."""
+        self.content = self.reasoning = ""
+        if result.get("structured_output") is not None:
+            text = _encode(result["structured_output"]).decode()
+        elif self._said.silent:
+            text = str(result.get("text") or "")
+        else:
+            return
+        if text:
+            self._said.say(seq, RESULT, text)
+            self.content = self._said.added
+
+    @property
+    def whole(self) -> tuple[str, str]:
+        """All of the content, and all of the reasoning."""
+        return self._said.text, self._thought.text
+
+
+def is_own(event: EventRecord) -> bool:
+    """Whether an event is of the run itself, and not of an agent that works for a tool call."""
+    return event.data.get("call_id") is None
