@@ -1,4 +1,4 @@
-"""Processes die, freeze and are replaced under load, and clocks are wrong; the database is PostgreSQL."""
+"""Processes die, freeze and are replaced under load, and clocks are wrong, on PostgreSQL and on MariaDB."""
 
 import asyncio
 import os
@@ -50,11 +50,11 @@ async def held(input):
 """
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+@pytest.fixture(scope="module", params=["postgresql", pytest.param("mysql", marks=pytest.mark.slow)])
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("processes")
     with (
-        empty_database("postgresql", folder) as url,
+        empty_database(request.param, folder) as url,
         cluster(folder, url, config=CONFIG, agents=AGENTS, lease_s=LEASE_S, drain_s=DRAIN_S) as made,
     ):
         yield made

@@ -37,12 +37,12 @@ from tests.events import (
     token,
 )
 from tests.polling import DEADLINE_S
-from tests.servers.databases import kept_database
+from tests.servers.databases import DATABASES, kept_database
 
 USAGE = Usage(agent="demo", input_tokens=10, output_tokens=1)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])  # MariaDB's are those of the state machine
+@pytest.fixture(params=["sqlite", "postgresql"])  # and MariaDB, where there are writers beside it
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with kept_database(request.param, tmp_path) as url:
         yield url
@@ -195,6 +195,7 @@ async def writers(log: SqlEventLog) -> AsyncIterator[list[str]]:
     await asyncio.gather(*writing)
 
 
+@pytest.mark.parametrize("database_url", DATABASES, indirect=True)
 @pytest.mark.parametrize("damage", ["DELETE FROM runs", "UPDATE runs SET status = 'queued'"])
 async def test_a_rebuild_comes_out_equal_while_writers_keep_appending(
     log: SqlEventLog,
@@ -223,6 +224,7 @@ async def test_a_rebuild_comes_out_equal_while_writers_keep_appending(
         assert (await asyncio.to_thread(rebuild_in, dialect, swap=False)).equal
 
 
+@pytest.mark.parametrize("database_url", DATABASES, indirect=True)
 async def test_writers_that_write_at_every_turn_do_not_keep_a_rebuild_from_its_end(
     log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +268,7 @@ async def test_an_interrupted_rebuild_goes_on_where_it_stopped(
     assert rebuild_in(dialect, swap=False).equal
 
 
+@pytest.mark.parametrize("database_url", DATABASES, indirect=True)
 async def test_rebuilds_that_run_at_once_come_out_equal(
     log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
