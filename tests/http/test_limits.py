@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from select import select
 from typing import Any
 
 import httpx
@@ -158,14 +159,17 @@ def test_a_request_that_waits_has_a_place_among_the_streams_until_its_client_goe
     running: ServerProcess, user: httpx.Client
 ) -> None:
     url = f"/runs/{begin(user)}"
+    head = f"GET {url}?wait=300 HTTP/1.1\r\nHost: localhost\r\n"
+    request = f"{head}Authorization: {user.headers['authorization']}\r\n\r\n".encode()
     with ExitStack() as stack:
-        for _ in range(2):
-            waiting = stack.enter_context(socket.create_connection(("127.0.0.1", running.port)))
-            key = user.headers["authorization"]
-            waiting.sendall(
-                f"GET {url}?wait=300 HTTP/1.1\r\nHost: localhost\r\nAuthorization: {key}\r\n\r\n".encode()
-            )
-        until(lambda: not opens(user, f"{url}/stream"), "both wait")
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", running.port))) for _ in range(4)
+        ]
+        for client in clients:
+            client.sendall(request)
+        until(lambda: len(select(clients, [], [], 0)[0]) == 2, "two are answered")
+        for client in select(clients, [], [], 0)[0]:
+            assert b"subscribers_per_run" in client.recv(65_536)
         assert_refused(user.get(url, params={"wait": 300}), 429, "subscribers_per_run")
         assert user.get(url).status_code == 200
     until(lambda: opens(user, f"{url}/stream"), "the places are free again")

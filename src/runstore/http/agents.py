@@ -132,7 +132,7 @@ class AgentRoutes:
 
     async def _read(self, request: Request, cls: type[B]) -> B:
         self._store.catalog.spec(_agent_of(request))
-        body = await read_body(request, cls, self._store.limits)
+        body = await read_body(request, cls)
         self._access.check_workspace(user_of(request), body.workspace_id)
         return body
 

@@ -12,6 +12,7 @@ from runstore.hierarchies import HierarchyStore
 from runstore.http.access import Access
 from runstore.http.agents import AgentRoutes
 from runstore.http.auth import Authentication, Authenticator
+from runstore.http.bodies import Bodies
 from runstore.http.chat import ChatRoutes
 from runstore.http.cors import cors
 from runstore.http.envelope import EXECUTOR
@@ -102,4 +103,5 @@ def build_http(
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
+    app.state.bodies = Bodies(store)
     return app

@@ -14,6 +14,7 @@ from runstore.core.names import MAX_NAME
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.run import Run
+from runstore.http.bodies import Bodies
 from runstore.http.chat_answer import ANSWER_TYPES, Answer
 from runstore.http.chat_input import chat_input
 from runstore.http.chat_stream import (
@@ -46,6 +47,7 @@ from runstore.http.watched import ClientGone, attended
 from runstore.store import RunStore
 
 DEFAULT_MODEL = "demo"
+MANY_MESSAGES = 100  # of a chat, which are read beside the loop
 DEFAULT_STRATEGY: MultitaskStrategy = "interrupt"
 MAX_ANSWER = 8 << 20  # characters of a whole answer, about; a longer one is cut, and says so
 ANSWER_EVENTS = EventFilter(types=ANSWER_TYPES)
@@ -75,7 +77,7 @@ class ChatRoutes:
         login = login_of(request)
         with ExitStack() as places:
             places.enter_context(self._subscribers.of_user(login.user.user_id))  # before there is a run
-            body = await read_body(request, ChatBody, self._store.limits, any_type=True)
+            body = await read_body(request, ChatBody, any_type=True)
             run = await self._start(request, body)
             places.enter_context(self._subscribers.of_run(run.run_id))
             lines = StreamLines(run.run_id, run.session_id)
@@ -96,9 +98,11 @@ class ChatRoutes:
             raise BadRequest(f"X-Session-Id must have 1 to {MAX_NAME} characters", code="invalid_header")
         strategy: Any = read_header(request, "X-Multitask-Strategy", STRATEGIES) or DEFAULT_STRATEGY
         self._check_model(agent)
+        bodies: Bodies = request.app.state.bodies
+        long = len(body.messages or ()) > MANY_MESSAGES
         started = await self._store.start(
             agent,
-            chat_input(body),
+            await bodies.beside(chat_input, body) if long else chat_input(body),
             user_id=user_of(request).user_id,
             session_id=session_id,
             metadata=body.metadata,

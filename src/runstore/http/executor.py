@@ -148,13 +148,13 @@ class HierarchyRoutes:
 
     async def create(self, request: Request) -> Response:
         check_parameters(request, ())
-        hierarchy = await read_body(request, Hierarchy, self._store.limits)
+        hierarchy = await read_body(request, Hierarchy)
         stored = await self._hierarchies.create(hierarchy, user_id=user_of(request).user_id, now=now_ms())
         return _success(_shown(stored), 201)
 
     async def list(self, request: Request) -> Response:
         check_parameters(request, ())
-        body = await read_body(request, ListHierarchiesBody, self._store.limits, optional=True)
+        body = await read_body(request, ListHierarchiesBody, optional=True)
         user = user_of(request)
         found = await self._hierarchies.find(
             user_id=None if user.admin else user.user_id,
@@ -167,12 +167,12 @@ class HierarchyRoutes:
 
     async def get(self, request: Request) -> Response:
         check_parameters(request, ())
-        body = await read_body(request, HierarchyBody, self._store.limits)
+        body = await read_body(request, HierarchyBody)
         return _success(_shown(await own(self._hierarchies, user_of(request), body.hierarchy_id)))
 
     async def delete(self, request: Request) -> Response:
         check_parameters(request, ())
-        body = await read_body(request, HierarchyBody, self._store.limits)
+        body = await read_body(request, HierarchyBody)
         stored = await own(self._hierarchies, user_of(request), body.hierarchy_id)
         await self._hierarchies.delete(stored.summary.hierarchy_id)
         return _success(DeletedHierarchy(stored.summary.hierarchy_id))
@@ -191,7 +191,7 @@ class TeamRunRoutes:
 
     async def start(self, request: Request) -> Response:
         check_parameters(request, ())
-        body, user = await read_body(request, StartTeamBody, self._store.limits), user_of(request)
+        body, user = await read_body(request, StartTeamBody), user_of(request)
         self._access.check_workspace(user, body.workspace_id)
         stored = await own(self._hierarchies, user, body.hierarchy_id)
         started = await self._store.start(
@@ -210,7 +210,7 @@ class TeamRunRoutes:
 
     async def stream(self, request: Request) -> Response:
         check_parameters(request, ())
-        body, login = await read_body(request, FollowBody, self._store.limits), login_of(request)
+        body, login = await read_body(request, FollowBody), login_of(request)
         run_id = await self._access.may_read(login, body.run_id)
         left = None
         if body.on_disconnect == "cancel":
@@ -220,19 +220,19 @@ class TeamRunRoutes:
 
     async def cancel(self, request: Request) -> Response:
         check_parameters(request, ())
-        body, user = await read_body(request, CancelBody, self._store.limits), user_of(request)
+        body, user = await read_body(request, CancelBody), user_of(request)
         run_id = await self._access.may_change(user, body.run_id)
         found = await self._store.stop(run_id, by=user.user_id, reason=body.reason)
         return _run(found, 200 if found.run.closed else 202)
 
     async def get(self, request: Request) -> Response:
         check_parameters(request, ())
-        body = await read_body(request, RunBody, self._store.limits)
+        body = await read_body(request, RunBody)
         return _run(await self._store.get(await self._access.may_read(login_of(request), body.run_id)))
 
     async def list(self, request: Request) -> Response:
         check_parameters(request, ())
-        body = await read_body(request, ListRunsBody, self._store.limits, optional=True)
+        body = await read_body(request, ListRunsBody, optional=True)
         user, agent = user_of(request), None
         if body.hierarchy_id is not None:
             agent = agent_name(parse_hierarchy_id(body.hierarchy_id))

@@ -82,8 +82,10 @@ OF_A_BODY: tuple[Problem, ...] = (
     (400, "invalid_json"),
     (400, "invalid_body"),
     errors.EventTooDeep,
+    (408, "body_timeout"),
     (413, "body_too_large"),
     (415, "unsupported_media_type"),
+    (503, "server_busy"),
 )
 OF_A_START: tuple[Problem, ...] = (
     (400, "invalid_idempotency_key"),

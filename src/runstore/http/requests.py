@@ -3,20 +3,21 @@
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from runstore.core.codec import TOO_DEEP
 from runstore.core.depth import MAX_DEPTH, is_deeper
-from runstore.core.errors import EventTooDeep, LimitExceeded
+from runstore.core.errors import EventTooDeep
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
-from runstore.core.limits import MAX_FILTER_TYPES, Limits
+from runstore.core.limits import MAX_FILTER_TYPES
 from runstore.core.names import holds_nul
 from runstore.core.ports import EventFilter
+from runstore.http.bodies import Bodies
 from runstore.http.errors import BadRequest
 
 BODY_LEVELS = 3  # around a value: {"events": [{"data": value}]}
@@ -34,13 +35,12 @@ T = TypeVar("T")
 async def read_body(
     request: Request,
     cls: type[T],
-    limits: Limits,
     *,
     optional: bool = False,
     any_type: bool = False,
     any_text: bool = False,
 ) -> T:
-    """The request's JSON body as `cls`.
+    """The request's JSON body as `cls`. A large one is decoded beside the loop.
 
     Args:
         any_type: whatever type it is said to be, if the request has an `Authorization` header. A browser
@@ -48,17 +48,23 @@ async def read_body(
         any_text: also with the character NUL, which no database takes in a name.
 
     Raises:
-        BadRequest: 415 no JSON by its type, 400 anything else that is wrong with it.
+        BadRequest: 415 no JSON by its type, 408 it stalls, 400 anything else that is wrong with it.
         LimitExceeded: it is too large.
         EventTooDeep: it is nested too deep.
     """
-    body = await _read_bytes(request, limits.body_bytes)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    known = kind == "application/json" or (any_type and "authorization" in request.headers)
+    bodies: Bodies = request.app.state.bodies
+    return await bodies.read(request, partial(_decode, cls, optional, any_text, None if known else kind))
+
+
+def _decode(cls: type[T], optional: bool, any_text: bool, foreign: str | None, body: bytes) -> T:
+    """`foreign`: what type it is said to be, other than JSON."""
     if not body and optional:
         return cls()
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json" and not (any_type and "authorization" in request.headers):
+    if foreign is not None:
         raise BadRequest(
-            f"the body must be application/json, not {kind or 'of no type'}",
+            f"the body must be application/json, not {foreign or 'of no type'}",
             code="unsupported_media_type",
             status=415,
         )
@@ -77,21 +83,6 @@ async def read_body(
     if not any_text and holds_nul(body):
         raise BadRequest("the body must not hold the character NUL (\\u0000)", code="invalid_body")
     return content
-
-
-async def _read_bytes(request: Request, most: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                message = f"the body is larger than {most:,} bytes"
-                raise LimitExceeded("body_bytes", message, code="body_too_large", status=413)
-            parts.append(part)
-    except ClientDisconnect:  # nobody will read this answer, and it is no error of ours
-        raise BadRequest("the body broke off", code="invalid_body") from None
-    return b"".join(parts)
 
 
 def check_parameters(request: Request, allowed: Sequence[str]) -> None:

@@ -215,14 +215,14 @@ class RunRoutes:
     async def stop(self, request: Request) -> Response:
         check_parameters(request, ())
         run_id = await self._access.changeable(request)
-        body = await read_body(request, StopBody, self._store.limits, optional=True)
+        body = await read_body(request, StopBody, optional=True)
         found = await self._store.stop(run_id, by=user_of(request).user_id, reason=body.reason)
         return record_response(found, 200 if found.run.closed else 202)
 
     async def append(self, request: Request) -> Response:
         check_parameters(request, ())
         run_id = await self._access.changeable(request)
-        body = await read_body(request, AppendBody, self._store.limits, any_text=True)
+        body = await read_body(request, AppendBody, any_text=True)
         events = [Custom(event.type, event.data) for event in _given(body)]
         last_seq = await self._store.append(run_id, events, expected_seq=body.expected_seq)
         return json_response(Appended(run_id, last_seq), 201)

@@ -44,7 +44,7 @@ class TicketRoutes:
     async def create(self, request: Request) -> Response:
         check_parameters(request, ())
         run_id = await self._access.readable(request)
-        body = await read_body(request, TicketBody, self._store.limits, optional=True)
+        body = await read_body(request, TicketBody, optional=True)
         await self._store.head(run_id)
         login = login_of(request)
         ticket = Ticket(
