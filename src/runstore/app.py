@@ -23,6 +23,7 @@ from starlette.applications import Starlette
 from runstore import keys
 from runstore.core.errors import AgentError, ConfigError
 from runstore.core.ports import Leases
+from runstore.core.threads import in_own_thread
 from runstore.database import open_database, opened_database, read_from, write_to
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.head_poll import HeadPoll
@@ -243,7 +244,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 
 
 async def _work(settings: Settings) -> None:
-    await asyncio.to_thread(_import_strands)  # first: runs that we took would wait for it
+    await in_own_thread(_import_strands)  # first: runs that we took would wait for it
     async with open_runtime(settings) as runtime:
         stopping = _signalled()
         log.info("working", worker_id=runtime.supervisor.worker_id, capacity=settings.server.capacity)

@@ -170,6 +170,8 @@ class RunStore:
             await wait_until_ended(self._log, self._feed, run_id, timeout_s=wait_s)
         found, run = await self._log.query(_read_run, run_id, at)
         head = _existing(run_id, found)
+        if run is None:  # an earlier state, or a row that waits for its projection to be rebuilt
+            run = await self._log.query_history(_fold_run, run_id, at)
         if run.purged_at is not None:  # since the head was read
             raise RunPurged(run_id)
         if at is not None and not 0 < at <= head.seq:
@@ -178,7 +180,7 @@ class RunStore:
 
     async def find(self, query: RunQuery) -> RunsFound:
         """A page of the runs that match, newest first, without what is large of them."""
-        return await self._log.query(find_runs, query)
+        return await self._log.query_list(find_runs, query)
 
     async def stop(self, run_id: str, *, by: str, reason: str) -> RunAt:
         """Ask the run to stop; one that has ended stays as it is. Asking twice is asking once.
@@ -255,11 +257,13 @@ def _existing(run_id: str, head: Head | None) -> Head:
     return head
 
 
-def _read_run(connection: Connection, run_id: str, at: int | None) -> tuple[Head | None, Run]:
+def _read_run(connection: Connection, run_id: str, at: int | None) -> tuple[Head | None, Run | None]:
     head = read_head(connection, run_id)
     run = find_run(connection, run_id) if at is None else None
-    if run is None:  # an earlier state, or a row that waits for its projection to be rebuilt
-        run = fold(run_id, read_evolving(connection, run_id, at))
-    elif run.truncated:
+    if run is not None and run.truncated:
         run = whole(run, read_ends(connection, run_id))
     return head, run
+
+
+def _fold_run(connection: Connection, run_id: str, at: int | None) -> Run:
+    return fold(run_id, read_evolving(connection, run_id, at))

@@ -20,6 +20,7 @@ RunstoreError
 ├── SessionBusy             another run of the session comes first
 ├── AgentNotFound
 ├── AgentError              the user's agent, model or factory failed
+├── Busy                    too much of the kind is being done now
 ├── LogUnavailable          the log cannot be read or written now
 ├── SchemaMismatch          the database belongs to another release
 └── ConfigError             the configuration is wrong: what, where, what would be right
@@ -184,6 +185,12 @@ class AgentError(RunstoreError):
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
         self.code = code or type(self).code
+
+
+class Busy(RunstoreError):
+    """Too much of the kind is being done now, or it does not come to an end."""
+
+    code = "busy"
 
 
 class LogUnavailable(RunstoreError):

@@ -1,8 +1,6 @@
 """The log in a SQL database."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,8 +13,9 @@ from runstore.columns import UnstorableText
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import InvalidName, LogUnavailable, RunstoreError
 from runstore.core.ports import EventFilter, Head, InlineProjection, OpenRun, Publisher
+from runstore.core.threads import Threads
 from runstore.eventlog.control import read_open_runs, read_runs_of, read_workers
-from runstore.eventlog.dialects import PAGERS, READERS, Dialect
+from runstore.eventlog.dialects import LISTERS, PAGERS, READERS, Dialect
 from runstore.eventlog.metered import LogCounts, MeteredFeed, MeteredStore
 from runstore.eventlog.queries import (
     EVOLVING,
@@ -30,6 +29,8 @@ from runstore.eventlog.queries import (
 )
 from runstore.eventlog.sql_store import SqlStore, begin
 from runstore.eventlog.writer import Writer
+
+LIST_WAIT_S = 5.0  # that a list waits for its turn, before it is refused
 
 T = TypeVar("T")
 
@@ -45,8 +46,9 @@ class SqlEventLog:
         self._dialect = dialect
         self._closed = False
         self._readable = True
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="runstore-reader")
-        self._pagers = ThreadPoolExecutor(PAGERS, thread_name_prefix="runstore-pager")
+        self._readers = Threads("runstore-reader", READERS)
+        self._pagers = Threads("runstore-pager", PAGERS, share=PAGERS - 1)
+        self._listers = Threads("runstore-lister", LISTERS, share=LISTERS - 1, wait_s=LIST_WAIT_S)
         self.counts = LogCounts()
         store = MeteredStore(SqlStore(dialect, projections), self.counts)
         self._writer = Writer(store, MeteredFeed(feed, self.counts))
@@ -102,15 +104,28 @@ class SqlEventLog:
         return await self.query(read_open_attempts, run_ids) if run_ids else {}
 
     async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
-        return await self.query(read_session_runs, user_id, session_id, before, limit)
+        return await self.query_history(read_session_runs, user_id, session_id, before, limit)
 
     async def query(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run `function(connection, *arguments)` in a reader's thread.
+        """Run `function(connection, *arguments)` in a reader's thread: for what looks at a few rows.
 
         Raises:
             LogUnavailable: the database cannot be read now.
         """
         return await self._run_in(self._readers, self._reading, function, *arguments)
+
+    async def query_history(self, function: Callable[..., T], *arguments: Any) -> T:
+        """The same for what reads many events: others' quick queries do not wait for it."""
+        return await self._run_in(self._pagers, self._reading, function, *arguments)
+
+    async def query_list(self, function: Callable[..., T], *arguments: Any) -> T:
+        """The same for what looks through many runs.
+
+        Raises:
+            LogUnavailable
+            Busy: too many lists wait.
+        """
+        return await self._run_in(self._listers, self._reading, function, *arguments)
 
     async def change(self, function: Callable[..., T], *arguments: Any, alone: bool = True) -> T:
         """Run `function(connection, *arguments)` in a transaction of its own.
@@ -129,17 +144,14 @@ class SqlEventLog:
     async def close(self) -> None:
         self._closed = True
         await self._writer.close()
-        for pool in (self._readers, self._pagers):
-            pool.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._readers, self._pagers, self._listers):
+            threads.close()
 
-    async def _run_in(self, pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
-        loop = asyncio.get_running_loop()
+    async def _run_in(self, threads: Threads, function: Callable[..., T], *arguments: Any) -> T:
+        if self._closed:
+            raise LogUnavailable("the log is closed")
         try:
-            working = loop.run_in_executor(pool, partial(function, *arguments))
-        except RuntimeError:
-            raise LogUnavailable("the log is closed") from None
-        try:
-            done = await working
+            done = await threads.call(function, *arguments)
         except UnstorableText as error:
             raise InvalidName(str(error)) from error
         except Exception as error:
@@ -162,7 +174,7 @@ class SqlEventLog:
                     connection.invalidate()
 
     def _reading(self, function: Callable[..., T], *arguments: Any) -> T:
-        with self._connected() as connection:
+        with self._connected() as connection, self._dialect.answering(connection):
             try:
                 return function(connection, *arguments)
             except exc.DBAPIError as error:

@@ -20,6 +20,7 @@ from runstore.core.errors import InvalidEvent, LogUnavailable, RunstoreError
 from runstore.core.events import Custom, Event, Queued
 from runstore.core.limits import MAX_EVENTS_PER_APPEND
 from runstore.core.ports import Claim, Committed, Publisher
+from runstore.core.threads import in_own_thread
 from runstore.eventlog.admission import MARKERS, Append, Waiter
 from runstore.eventlog.control import is_control
 from runstore.eventlog.pending import PendingAppends, without_cancelled_text
@@ -124,9 +125,9 @@ class Writer:
     async def close(self) -> None:
         """Commit what is queued and stop, within CLOSE_TIMEOUT_S when the log is unavailable. Safe twice."""
         self._pending.close()
-        await asyncio.to_thread(self._thread.join, CLOSE_TIMEOUT_S)
+        await in_own_thread(self._thread.join, CLOSE_TIMEOUT_S)
         self._stopping.set()
-        await asyncio.to_thread(self._thread.join, CLOSE_TIMEOUT_S)
+        await in_own_thread(self._thread.join, CLOSE_TIMEOUT_S)
 
     def _write(self) -> None:
         try:

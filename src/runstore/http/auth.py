@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runstore import keys
 from runstore.core.errors import RunstoreError
+from runstore.core.threads import asking
 from runstore.http.envelope import path_of
 from runstore.http.errors import Unauthorized, on_runstore_error, on_unexpected
 from runstore.http.known_keys import KnownKeys, Query, now_ms
@@ -143,7 +144,9 @@ class Authentication:
             return
         request = Request(scope)
         try:
-            scope[SCOPE_KEY] = await self._login(request)
+            asking.set(f"address {request.client.host if request.client else ''}")
+            scope[SCOPE_KEY] = login = await self._login(request)
+            asking.set(login.user.user_id)
         except RunstoreError as error:
             response = await on_runstore_error(request, error)
         except Exception as error:

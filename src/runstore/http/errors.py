@@ -31,6 +31,7 @@ STATUS: dict[type[errors.RunstoreError], int] = {
     errors.InvalidEvent: 400,
     errors.InvalidName: 400,
     errors.EventTooLarge: 413,
+    errors.Busy: 503,
     errors.LogUnavailable: 503,
 }
 NO_RETRY = {"X-Should-Retry": "false"}  # OpenAI's clients try again after 409 and 5xx unless told not to

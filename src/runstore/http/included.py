@@ -1,6 +1,5 @@
 """What a run's record has besides, for those who ask: `?include=trace,ops_log,schema_warnings`."""
 
-import asyncio
 from typing import Any
 
 import msgspec
@@ -11,6 +10,7 @@ from runstore.core.codec import RecordedEvent, decode, timestamp
 from runstore.core.events import EVENT_CLASSES, STREAMED_TYPES, Queued
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
+from runstore.core.threads import Threads
 from runstore.http.errors import BadRequest
 from runstore.http.fields import Seq
 from runstore.http.requests import FAMILIES
@@ -19,6 +19,8 @@ from runstore.store import RunAt, RunStore
 
 INCLUDES = ("trace", "ops_log", "schema_warnings")
 MAX_INCLUDED = 1_000  # events of a trace or an operations log
+CHECKS = 2  # results that are held against their schemas at once: it is the interpreter's own work
+CHECK_WAIT_S = 5.0  # that one waits for its turn, before the request is refused
 
 _STREAMING = frozenset(name.partition(".")[0] + "." for name in STREAMED_TYPES)
 TRACE = EventFilter(frozenset(EVENT_CLASSES) - STREAMED_TYPES, tuple(sorted(FAMILIES - _STREAMING)))
@@ -51,13 +53,28 @@ def read_include(request: Request) -> list[str]:
     return names
 
 
-async def include(store: RunStore, found: RunAt, names: list[str]) -> Included:
-    """Read what was asked for, as it was at the seq of the run that was found."""
-    return Included(
-        trace=await _trace(store, found) if "trace" in names else UNSET,
-        ops_log=await _ops_log(store, found) if "ops_log" in names else UNSET,
-        schema_warnings=await _warnings(store, found) if "schema_warnings" in names else UNSET,
-    )
+class Includes:
+    """Reads what was asked for, as it was at the seq of the run that was found."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+        self._threads = Threads("runstore-schema", CHECKS, share=CHECKS - 1, wait_s=CHECK_WAIT_S)
+
+    async def read(self, found: RunAt, names: list[str]) -> Included:
+        return Included(
+            trace=await _trace(self._store, found) if "trace" in names else UNSET,
+            ops_log=await _ops_log(self._store, found) if "ops_log" in names else UNSET,
+            schema_warnings=await self._warnings(found) if "schema_warnings" in names else UNSET,
+        )
+
+    async def _warnings(self, found: RunAt) -> list[SchemaWarning] | None:
+        """What is wrong with a result; None if there is none, or its agent did not say how it should be."""
+        [first] = await self._store.events(found.run.run_id, limit=1)
+        queued = decode(first.type, first.version, first.data)
+        schema: Any = queued.definition.get("output_schema") if isinstance(queued, Queued) else None
+        if schema is None or found.run.result is None:
+            return None
+        return await self._threads.call(schema_warnings, schema, found.run.result)
 
 
 async def _trace(store: RunStore, found: RunAt) -> EventPage:
@@ -80,16 +97,6 @@ async def _ops_log(store: RunStore, found: RunAt) -> list[EventRecord]:
 async def _events(store: RunStore, found: RunAt, only: EventFilter, *, after: int) -> list[RecordedEvent]:
     page = await store.events(found.run.run_id, after=after, limit=MAX_INCLUDED, only=only)
     return [event for event in page if event.seq <= found.last_seq]
-
-
-async def _warnings(store: RunStore, found: RunAt) -> list[SchemaWarning] | None:
-    """What is wrong with a result; None if there is none, or its agent did not say how it should be."""
-    [first] = await store.events(found.run.run_id, limit=1)
-    queued = decode(first.type, first.version, first.data)
-    schema: Any = queued.definition.get("output_schema") if isinstance(queued, Queued) else None
-    if schema is None or found.run.result is None:
-        return None
-    return await asyncio.to_thread(schema_warnings, schema, found.run.result)
 
 
 def _record(event: RecordedEvent) -> EventRecord:

@@ -74,7 +74,7 @@ Operations = dict[tuple[str, str], Operation]  # of a method and a path
 # ---- errors ----
 
 OF_ALL: tuple[Problem, ...] = ((400, "unknown_host"), (431, "headers_too_large"), (500, "internal_error"))
-OF_GUARDED: tuple[Problem, ...] = (Unauthorized, errors.InvalidName, errors.LogUnavailable)
+OF_GUARDED: tuple[Problem, ...] = (Unauthorized, errors.Busy, errors.InvalidName, errors.LogUnavailable)
 OF_A_RUN: tuple[Problem, ...] = (errors.RunNotFound, errors.RunDeleted, errors.RunPurged, Forbidden)
 OF_STRICT: tuple[Problem, ...] = ((400, "unknown_parameter"),)
 OF_PARAMETERS: tuple[Problem, ...] = ((400, "invalid_parameter"),)

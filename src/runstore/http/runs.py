@@ -20,7 +20,7 @@ from runstore.http.access import Access
 from runstore.http.errors import BadRequest
 from runstore.http.fields import Count, RunId, Seq, Time
 from runstore.http.following import Following, check_cursor
-from runstore.http.included import EventPage, Included, include, read_include
+from runstore.http.included import EventPage, Included, Includes, read_include
 from runstore.http.json import json_list, json_response
 from runstore.http.requests import (
     check_parameters,
@@ -140,6 +140,7 @@ class RunRoutes:
         self._store = store
         self._access = access
         self._following = following
+        self._includes = Includes(store)
 
     async def list(self, request: Request) -> Response:
         check_parameters(
@@ -179,7 +180,7 @@ class RunRoutes:
             except ClientGone:
                 return Response(status_code=204)  # which nobody reads
         found = await self._store.get(run_id, at=at)
-        return record_response(found, included=await include(self._store, found, names))
+        return record_response(found, included=await self._includes.read(found, names))
 
     async def events(self, request: Request) -> Response:
         check_parameters(request, ("after", "lastEventId", "limit", "types"))

@@ -1,11 +1,19 @@
 """Results held against a JSON Schema (draft 2020-12, https://json-schema.org/specification)."""
 
+import threading
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 from msgspec import Struct
 
+from runstore.runtime.interrupts import Interrupted, clear_interrupt, interrupt
+
 MAX_SCHEMA_WARNINGS = 100  # of one result
 MAX_WARNING = 500  # characters of one
+CHECK_S = 2.0  # for one result: some keywords take time that grows by the square of its size, or faster
+MAX_MATCHED = 4_096  # characters that are held against a pattern: that is one call, which nothing can end
 
 
 class SchemaWarning(Struct, frozen=True):
@@ -25,19 +33,114 @@ def check_schema(schema: dict[str, Any]) -> None:
         raise ValueError(f"`output_schema` is no JSON Schema: {error.json_path}: {error.message}") from error
 
 
-def schema_warnings(schema: dict[str, Any], result: Any) -> list[SchemaWarning]:
-    """What is wrong with a result; nothing is fetched for it, whatever the schema refers to."""
-    from jsonschema import Draft202012Validator
+def schema_warnings(schema: dict[str, Any], result: Any, *, within_s: float = CHECK_S) -> list[SchemaWarning]:
+    """What is wrong with a result; nothing is fetched for it, whatever the schema refers to.
+
+    Where the check is given up, as after `within_s`, the last warning says so.
+    """
+    found: list[SchemaWarning] = []
+    if _has_long_name(result):
+        return [_given_up(f"the result has a name of more than {MAX_MATCHED:,} characters")]
+    try:
+        with _interrupted_after(within_s):
+            for warning in _warnings(schema, result):
+                found.append(warning)
+                if len(found) == MAX_SCHEMA_WARNINGS:
+                    break
+    except Interrupted:
+        found.append(_given_up(f"it took more than {within_s:g} s"))
+    except RecursionError:
+        found.append(_given_up("the schema or the result is nested too deep"))
+    return found[:MAX_SCHEMA_WARNINGS]
+
+
+def _warnings(schema: dict[str, Any], result: Any) -> Iterator[SchemaWarning]:
     from referencing import Registry
     from referencing.exceptions import Unresolvable
 
-    found: list[SchemaWarning] = []
     registry: Registry[Any] = Registry()
     try:
-        for error in Draft202012Validator(schema, registry=registry).iter_errors(result):
-            found.append(SchemaWarning(error.json_path, error.message[:MAX_WARNING]))
-            if len(found) == MAX_SCHEMA_WARNINGS:
-                break
+        for error in _validator()(schema, registry=registry).iter_errors(result):
+            yield SchemaWarning(error.json_path, error.message[:MAX_WARNING])
     except Unresolvable as error:
-        found.append(SchemaWarning("$", f"the schema refers to what it does not have: {error}"[:MAX_WARNING]))
-    return found
+        message = f"the schema refers to what it does not have: {error}"
+        yield SchemaWarning("$", message[:MAX_WARNING])
+
+
+def _given_up(why: str) -> SchemaWarning:
+    return SchemaWarning("$", f"the check was given up, so there may be more: {why}")
+
+
+@contextmanager
+def _interrupted_after(seconds: float) -> Iterator[None]:
+    """Raise Interrupted in the block, wherever it is, when its time is over; and never after it."""
+    thread_id, lock, over = threading.get_ident(), threading.Lock(), False
+
+    def end() -> None:
+        with lock:
+            if not over:
+                interrupt(thread_id)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        while not over:
+            with suppress(Interrupted):  # it came on the way out
+                with lock:
+                    over = True
+                    clear_interrupt(thread_id)
+                timer.cancel()
+
+
+def _has_long_name(value: Any) -> bool:
+    """Whether an object in a value has a name that is too long to be held against a pattern."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            if any(len(name) > MAX_MATCHED for name in item):
+                return True
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+    return False
+
+
+@cache
+def _validator() -> Any:
+    """The draft's validator, but for the keywords whose time nothing bounds."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.validators import extend
+
+    matches = Draft202012Validator.VALIDATORS["pattern"]
+
+    def unique_items(validator: Any, unique: Any, instance: Any, _schema: Any) -> Iterator[Any]:
+        if unique and validator.is_type(instance, "array"):
+            seen: set[Hashable] = set()
+            for item in map(_key, instance):
+                if item in seen:
+                    yield ValidationError("the array has non-unique elements")
+                    return
+                seen.add(item)
+
+    def pattern(validator: Any, wanted: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        if not validator.is_type(instance, "string") or len(instance) <= MAX_MATCHED:
+            yield from matches(validator, wanted, instance, schema) or ()
+        else:
+            yield ValidationError(f"more than {MAX_MATCHED:,} characters are not held against {wanted!r}")
+
+    keywords = {"uniqueItems": unique_items, "pattern": pattern}
+    return extend(Draft202012Validator, keywords)  # type: ignore[no-untyped-call]
+
+
+def _key(value: Any) -> Hashable:
+    """The same for values that JSON Schema takes for equal: 1 is 1.0, and not true."""
+    if isinstance(value, dict):
+        return "object", frozenset((name, _key(item)) for name, item in value.items())
+    if isinstance(value, list):
+        return "array", tuple(map(_key, value))
+    return ("boolean", value) if isinstance(value, bool) else value

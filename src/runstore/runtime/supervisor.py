@@ -19,6 +19,7 @@ from structlog.contextvars import bound_contextvars
 from runstore.core.errors import AppendRefused, LogUnavailable, SessionBusy
 from runstore.core.events import Cancelled, CancelRequested, Event, Failed, Queued, Started
 from runstore.core.ports import Agent, Committed, EventLog, Leases, LiveFeed, OpenRun, RunContext
+from runstore.core.threads import in_own_thread
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.attempts import Attempt, Attempts, ToStop
 from runstore.runtime.executor import Executor
@@ -150,8 +151,8 @@ class Supervisor:
             active.executor.abandon(handed_over=True)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._until_idle(), HAND_OVER_S)
-        await asyncio.to_thread(self._loops.stop, LOOP_STOP_S)
-        await asyncio.to_thread(self.processes.close)
+        await in_own_thread(self._loops.stop, LOOP_STOP_S)
+        await in_own_thread(self.processes.close)
         await self._leases.release()
 
     async def _until_idle(self) -> None:

@@ -4,11 +4,13 @@ from importlib.util import find_spec
 
 from sqlalchemy.engine import URL
 
-from runstore.eventlog.dialects.base import CONNECTIONS, PAGERS, READERS, Dialect, Row, wrong_url
+from runstore.eventlog.dialects.base import CONNECTIONS, LISTERS, PAGERS, READERS, Dialect, Row, wrong_url
 from runstore.eventlog.dialects.sqlite import SqliteDialect
 
 FORMS = "sqlite:///FILE, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE or mysql+pymysql://USER:PASSWORD@HOST/DATABASE"
-__all__ = ["CONNECTIONS", "FORMS", "PAGERS", "READERS", "Dialect", "Row", "SqliteDialect", "open_dialect"]
+__all__ = [
+    "CONNECTIONS", "FORMS", "LISTERS", "PAGERS", "READERS", "Dialect", "Row", "SqliteDialect", "open_dialect",
+]  # fmt: skip
 
 
 def open_dialect(url: URL, *, hurried: bool = True) -> Dialect:

@@ -14,12 +14,13 @@ from runstore.core.errors import ConfigError, LogUnavailable
 Row = tuple[bytes, int, str, int, int, int, bytes, bytes]  # run_id, seq, type, v, ends, at, append_id, data
 COLUMNS = "run_id, seq, type, v, ends, at, append_id, data"
 
-READERS = 2  # connections for what must be quick: heads, the run list, open runs
+READERS = 2  # connections for what must be quick: heads, single runs, open runs, keys
 PAGERS = 4  # connections that read pages of events, so that long replays never hold up the others
-CONNECTIONS = READERS + PAGERS + 1  # the last one is the writer's
+LISTERS = 2  # connections that look through the run list
+CONNECTIONS = READERS + PAGERS + LISTERS + 1  # the last one is the writer's
 
 CONNECT_S = 5  # for a server to take a connection
-ANSWER_S = 10  # for a statement of a server that writes and reads; rebuilds and migrations take their time
+ANSWER_S = 10  # for a statement of a process that serves; rebuilds and migrations take their time
 LOCK_S = 0.2  # for another writer's commit; whoever holds a lock for longer is stuck, or its disk is
 ALONE_S = 2.0  # for all other writers' commits
 IDLE_S = 1  # after which the database ends the transaction of a client that has stopped
@@ -57,6 +58,9 @@ class Dialect(Protocol):
 
     def begin_apart(self, connection: Connection) -> None:
         """Start a transaction that appends nothing and reads no events: on a server it takes no barrier."""
+
+    def answering(self, connection: Connection) -> AbstractContextManager[None]:
+        """Give up what is read in the block when ANSWER_S are over. Servers count for each statement."""
 
     def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
         """Keep other writers from judging by what these users have, until the end of the transaction."""

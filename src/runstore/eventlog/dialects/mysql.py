@@ -168,7 +168,7 @@ class MysqlDialect(Server):
                 idle_s = IDLE_S if statement_s else SLOW_IDLE_S
                 settings |= {"idle_transaction_timeout": idle_s, "max_statement_time": statement_s}
             else:
-                settings["wait_timeout"] = WAIT_S
+                settings |= {"wait_timeout": WAIT_S, "max_execution_time": round(1_000 * statement_s)}
             with connection.cursor() as cursor:
                 cursor.execute("SET " + ", ".join(f"SESSION {name} = {to}" for name, to in settings.items()))
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, exc, func, select
@@ -75,6 +76,10 @@ class Server:
     def file(self) -> None:
         """See `Dialect.file`."""
         return None
+
+    def answering(self, connection: Connection) -> AbstractContextManager[None]:
+        """See `Dialect.answering`: of a process that serves each connection is set up so."""
+        return nullcontext()
 
     def begin_apart(self, connection: Connection) -> None:
         """See `Dialect.begin_apart`."""

@@ -6,16 +6,17 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL
 
 from runstore.core.errors import LogUnavailable
-from runstore.eventlog.dialects.base import COLUMNS, CONNECTIONS, Row, wrong_url
+from runstore.eventlog.dialects.base import ANSWER_S, COLUMNS, CONNECTIONS, Row, wrong_url
 
 BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's write
 LOOK_MS = 10  # in which SQLite looks three times whether a lock is free
+LOOK_STEPS = 10_000  # of a statement, about 0.1 ms, between two looks whether its time is over
 TURN_S = 0.001  # between two transactions, while others write
 OTHERS_S = 1.0  # for which they are reckoned with after they have written
 INSERT_ROWS = 256  # rows of one INSERT: the GIL is given up once for all of them, not at every row
@@ -124,6 +125,17 @@ class SqliteDialect:
         if self._identify() != self._identity:
             raise LogUnavailable(f"database {self.path}: the file was removed or replaced")
 
+    @contextmanager
+    def answering(self, connection: Connection) -> Iterator[None]:
+        """See `Dialect.answering`."""
+        deadline = time.monotonic() + ANSWER_S
+        driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+        driver.set_progress_handler(lambda: time.monotonic() > deadline, LOOK_STEPS)
+        try:
+            yield
+        finally:
+            driver.set_progress_handler(None, 0)
+
     def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
         """Nobody else writes."""
 
@@ -160,6 +172,8 @@ class SqliteDialect:
             return None
         if _is_of_statement(cause):
             return None
+        if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            return LogUnavailable(f"database {self.path}: it has not answered within {ANSWER_S} s")
         if isinstance(cause, sqlite3.DatabaseError) and not isinstance(cause, sqlite3.DataError):
             return LogUnavailable(f"database {self.path}: {cause}")
         if isinstance(error, exc.TimeoutError):
