@@ -9,6 +9,7 @@ from strands import Agent, tool
 from strands.session import FileSessionManager
 
 from runstore.core.codec import RecordedEvent
+from runstore.core.errors import AgentError
 from runstore.core.events import (
     Message,
     Started,
@@ -150,10 +151,35 @@ async def test_with_only_the_ending_missing_the_model_is_not_asked() -> None:
 
 
 async def test_an_answer_without_text_is_asked_for_again() -> None:
-    history = await crashed(of_type("llm.message"), think("hm"))
+    history = await crashed(of_type("llm.message"), say(""))
     _, ended, model, _ = await resumed(history, say("so"))
     assert roles(model.heard[0])[-1] == "user:text"
     assert ended.result["text"] == "so"
+
+
+async def test_an_answer_that_was_cut_off_after_its_reasoning_ends_it_as_without_the_crash() -> None:
+    recorder = ListRecorder()
+    reasoning = {"reasoningContent": {"reasoningText": {"text": "hm"}}}
+    recorder.keep(Message(agent="demo", message={"role": "assistant", "content": [reasoning]}))
+    with pytest.raises(AgentError, match="reasoned") as caught:
+        await resumed(recorder.recorded, say("so"))
+    assert caught.value.code == "model_invalid_answer"
+
+
+async def test_what_a_guardrail_has_redacted_stays_redacted() -> None:
+    redaction = {"redactContent": {"redactUserContentMessage": "[redacted]"}}
+    history = await crashed(of_type("llm.input_replaced"), BOTH, [redaction, *say("No.")])
+    _, _, model, _ = await resumed(history, say("so"))
+    results = model.heard[0][2]["content"]
+    assert [each["toolResult"]["content"] for each in results] == [[{"text": "[redacted]"}]] * 2
+
+
+async def test_an_input_that_a_guardrail_has_redacted_stays_redacted() -> None:
+    redaction = {"redactContent": {"redactUserContentMessage": "[redacted]"}}
+    history = await crashed(of_type("llm.message"), [redaction, *use(("t1", "first", {}))], say("so"))
+    history = [event for event in history if event.seq <= _first(history, "llm.message")]
+    _, _, model, _ = await resumed(history, say("so"))
+    assert model.heard[0][0]["content"] == [{"text": "[redacted]"}]
 
 
 async def test_it_can_be_resumed_again_and_again() -> None:

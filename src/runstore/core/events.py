@@ -178,6 +178,28 @@ class Message(AgentEvent, frozen=True, kw_only=True):
     more: bool = False
 
 
+class InputReplaced(AgentEvent, frozen=True, kw_only=True):
+    """The last `count` messages of the agent's conversation read so from here on.
+
+    They are what the model was asked: the run's input, or tool results. A guardrail has redacted them, or a
+    hook has rewritten them.
+    """
+
+    type: ClassVar[EventType] = "llm.input_replaced"
+    levels: ClassVar[int] = 8  # as a message's, in a list
+    messages: list[dict[str, Any]]
+    count: int = 1
+
+
+class ContextReduced(AgentEvent, frozen=True, kw_only=True):
+    """What the agent's conversation manager has left: `begins_with`, then the last `kept` messages."""
+
+    type: ClassVar[EventType] = "llm.context_reduced"
+    levels: ClassVar[int] = 8  # as a message's, in a list
+    kept: int
+    begins_with: list[dict[str, Any]] = []
+
+
 class Usage(AgentEvent, frozen=True, kw_only=True):
     """What one model call used."""
 
@@ -263,7 +285,7 @@ EVENT_CLASSES: dict[EventType, type[Event]] = {
     cls.type: cls
     for cls in (
         Queued, Started, Completed, Failed, Cancelled, CancelRequested, AgentStarted, AgentFinished,
-        Token, Reasoning, Message, Usage, Discarded, Redacted, Retrying,
+        Token, Reasoning, Message, InputReplaced, ContextReduced, Usage, Discarded, Redacted, Retrying,
         ToolStarted, ToolProgress, ToolFinished, ToolFailed, Deleted, Purged,
     )
 }  # fmt: skip

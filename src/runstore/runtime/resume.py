@@ -17,6 +17,7 @@ from runstore.core.codec import RecordedEvent, decode, to_json
 from runstore.core.errors import AgentError
 from runstore.core.events import (
     AgentStarted,
+    InputReplaced,
     Message,
     Started,
     Token,
@@ -36,7 +37,17 @@ MEDIA = (
     "video",
 )  # content blocks whose source strands keeps as bytes, and JSON as base64
 READ = frozenset(
-    cls.type for cls in (AgentStarted, Message, Started, ToolFailed, ToolFinished, ToolStarted, Usage)
+    cls.type
+    for cls in (
+        AgentStarted,
+        InputReplaced,
+        Message,
+        Started,
+        ToolFailed,
+        ToolFinished,
+        ToolStarted,
+        Usage,
+    )
 )
 
 
@@ -45,10 +56,12 @@ class Conversation(Struct):
 
     `unrepeatable`: the name of a tool of its that may be called at most once, and has been.
     `said`: tool use id → the text of the agents of that call, which is over.
+    `replacements`: what its input was replaced by, in order.
     """
 
     place: Place
     messages: list[dict[str, Any]] = field(default_factory=list)
+    replacements: list[InputReplaced] = field(default_factory=list)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)  # tool use id → status and content
     unrepeatable: str | None = None
     said: dict[str, list[Token]] = field(default_factory=dict)
@@ -73,6 +86,20 @@ class Conversation(Struct):
         """The text of the last message when it is an answer: nothing but the ending was missing."""
         last = self.messages[-1] if self.messages else {}
         return message_text(last) if last.get("role") == "assistant" and not tool_uses(last) else None
+
+    @property
+    def broken_off(self) -> bool:
+        """Whether the last message is the beginning of an answer, without a word of it."""
+        last = self.messages[-1] if self.messages else {}
+        content = last.get("content", ())
+        return last.get("role") == "assistant" and bool(content) and all(map(is_unsigned, content))
+
+    def with_input(self, input: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """All of it: the input as it was replaced, and what came after."""
+        messages = list(input)
+        for replacement in self.replacements:
+            messages = replaced(messages, replacement)
+        return [*messages, *self.messages]
 
     def all_said(self) -> Iterator[Token]:
         """The text of its complete messages, and of the calls that are over.
@@ -214,6 +241,35 @@ def input_messages(input: Any) -> list[dict[str, Any]]:
     )
 
 
+def asked_messages(input: Any) -> list[dict[str, Any]]:
+    """A run's input without its instructions, as the messages that an agent adds to its conversation.
+
+    Neighbours of one role are one message, also those that had instructions between them: models want the
+    roles to alternate.
+
+    Raises:
+        AgentError: as `input_messages`.
+    """
+    return joined(message for message in input_messages(input) if message["role"] != "system")
+
+
+def joined(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with neighbours of one role as one."""
+    found: list[dict[str, Any]] = []
+    for message in messages:
+        if found and found[-1]["role"] == message["role"]:
+            found[-1] = {**found[-1], "content": [*found[-1]["content"], *message["content"]]}
+        else:
+            found.append(message)
+    return found
+
+
+def replaced(messages: Sequence[dict[str, Any]], replacement: InputReplaced) -> list[dict[str, Any]]:
+    """A conversation after an `llm.input_replaced`."""
+    kept = messages[: max(0, len(messages) - replacement.count)]
+    return [*kept, *map(message_with_bytes, replacement.messages)]
+
+
 def message_with_bytes(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message as strands has it: `with_bytes` for each of its blocks."""
     content = message.get("content")
@@ -232,6 +288,14 @@ def with_bytes(block: Any) -> Any:
     return {key: _revived(key, inner) for key, inner in block.items()}
 
 
+def is_unsigned(block: Mapping[str, Any]) -> bool:
+    """Whether a content block is reasoning without a signature, which providers do not take back."""
+    reasoning = block.get("reasoningContent")
+    return reasoning is not None and not (
+        reasoning.get("reasoningText", {}).get("signature") or reasoning.get("redactedContent")
+    )
+
+
 def _recall(memory: Memory, event: Any) -> None:
     if isinstance(event, Usage):
         memory.usage = add_usage(memory.usage, event)
@@ -246,6 +310,11 @@ def _recall(memory: Memory, event: Any) -> None:
     conversation = memory.at((event.agent, event.call_id))
     if isinstance(event, Message):
         conversation.add(event)
+    elif isinstance(event, InputReplaced):
+        if conversation.messages:
+            conversation.messages = replaced(conversation.messages, event)
+        else:
+            conversation.replacements.append(event)
     elif isinstance(event, ToolStarted):
         conversation.unrepeatable = event.name if event.at_most_once else conversation.unrepeatable
     elif isinstance(event, ToolFinished | ToolFailed):

@@ -1,29 +1,84 @@
-"""A session as a conversation: the messages of its earlier successful runs, rebuilt from the log."""
+"""A session as a conversation: what one long-lived strands agent would have kept of it, from the log."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from runstore.core.codec import RecordedEvent, decode, json_size
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from runstore.core.codec import RecordedEvent, decode, json_size, to_json
 from runstore.core.errors import AgentError, LogUnavailable, RunPurged
-from runstore.core.events import Completed, Message, Queued
+from runstore.core.events import (
+    AgentEvent,
+    Completed,
+    ContextReduced,
+    Failed,
+    InputReplaced,
+    Message,
+    Queued,
+    Started,
+)
 from runstore.core.ports import EventFilter, EventLog
-from runstore.runtime.oversized import is_whole
-from runstore.runtime.resume import Conversation, input_messages
+from runstore.core.transcript import message_text
+from runstore.runtime.oversized import continued, is_whole
+from runstore.runtime.resume import (
+    MEDIA,
+    asked_messages,
+    is_root,
+    is_unsigned,
+    joined,
+    message_with_bytes,
+    replaced,
+    tool_uses,
+)
 
 MAX_RUNS = 200  # of a session that are looked at, the newest; also those that did not succeed
 MAX_MEMORY_BYTES = 1 << 20  # of their messages as JSON; the agent's conversation manager bounds them further
 UNAVAILABLE_RETRY_S = 1.0
 
-_OWN = {"toolUse", "toolResult", "reasoningContent"}  # blocks that mean nothing to another agent
-_CONVERSATION = EventFilter(types=frozenset({Queued.type, Message.type}))
+CUT_OFF = "max_tokens"  # the code of a failed run whose last message is an answer all the same
+
+_CONVERSATION = EventFilter(
+    types=frozenset(cls.type for cls in (Queued, Started, Message, InputReplaced, ContextReduced))
+)
+
+Messages = list[dict[str, Any]]
 
 
-async def read_memory(log: EventLog, run_id: str, queued: Queued) -> list[dict[str, Any]]:
-    """What was said in the run's session before it, oldest first. Waits while the log cannot be read.
+class Turn(Struct):
+    """What a run makes of the conversation before it: `begins_with`, what is kept of it, and `messages`.
 
-    Runs that failed or were stopped, and deleted and purged ones, are left out. A run whose input was a whole
-    conversation has all that was before it, so nothing before that is read.
+    `before`: how many of the last messages before the run are kept; None: all.
+    """
+
+    messages: Messages
+    before: int | None = None
+    begins_with: Messages = field(default_factory=list)
+
+    def after(self, conversation: Messages) -> Messages:
+        """The conversation that the run leaves."""
+        kept = conversation if self.before is None else _last(conversation, self.before)
+        return [*self.begins_with, *kept, *self.messages]
+
+    def reduce(self, left: ContextReduced) -> None:
+        """Keep what the agent's conversation manager has left."""
+        begins_with = [message_with_bytes(message) for message in left.begins_with]
+        more = left.kept - len(self.messages)
+        if more <= 0:
+            self.begins_with, self.before, self.messages = begins_with, 0, _last(self.messages, left.kept)
+        elif self.before is None or more <= self.before:
+            self.begins_with, self.before = begins_with, more
+        else:
+            self.begins_with = [*begins_with, *_last(self.begins_with, more - self.before)]
+
+
+async def read_memory(log: EventLog, run_id: str, queued: Queued) -> Messages:
+    """What the run's agent would have kept, had it taken part in the session; waits until it can be read.
+
+    Runs that failed or were stopped, and deleted and purged ones, are left out: the session goes on as if
+    they had not been. An answer that its `max_tokens` cut off is kept. Of another agent's runs the words are
+    taken, without its tools and reasoning. A run whose input was a whole conversation has all before it.
     """
     while True:
         try:
@@ -32,25 +87,28 @@ async def read_memory(log: EventLog, run_id: str, queued: Queued) -> list[dict[s
             await asyncio.sleep(UNAVAILABLE_RETRY_S)
 
 
-async def _read(log: EventLog, run_id: str, queued: Queued) -> list[dict[str, Any]]:
-    turns: list[list[dict[str, Any]]] = []
+async def _read(log: EventLog, run_id: str, queued: Queued) -> Messages:
+    turns: list[Turn] = []
     room = MAX_MEMORY_BYTES
+    wanted: int | None = None  # how many more messages the agent's conversation manager has kept; None: all
     earlier = await log.session_runs(queued.user_id, queued.session_id or "", before=run_id, limit=MAX_RUNS)
     for earlier_id in earlier:
         if (turn := await _read_turn(log, earlier_id, queued.agent)) is None:
             continue
-        messages, whole = turn
-        room -= json_size(messages)
-        if room < 0 or not all(map(is_whole, messages)):  # what an event could not hold is over it, too
+        turns.append(turn)
+        room -= json_size([turn.begins_with, turn.messages])
+        of_it = [] if wanted is None else [wanted - len(turn.messages)]
+        wanted = min((*of_it, *([] if turn.before is None else [turn.before])), default=None)
+        if room < 0 or (wanted is not None and wanted <= 0):
             break
-        turns.append(messages)
-        if whole:
-            break
-    return [message for messages in reversed(turns) for message in messages]
+    conversation: Messages = []
+    for turn in reversed(turns):
+        conversation = turn.after(conversation)
+    return conversation if json_size(conversation) <= MAX_MEMORY_BYTES else _cut(conversation)
 
 
-async def _read_turn(log: EventLog, run_id: str, agent: str) -> tuple[list[dict[str, Any]], bool] | None:
-    """One run's input and what its own agent said; and whether the input was a whole conversation."""
+async def _read_turn(log: EventLog, run_id: str, agent: str) -> Turn | None:
+    """What a run adds to the memory of an agent; None: nothing."""
     events: list[RecordedEvent] = []
     try:
         while page := await log.read(run_id, after=events[-1].seq if events else 0, only=_CONVERSATION):
@@ -58,39 +116,164 @@ async def _read_turn(log: EventLog, run_id: str, agent: str) -> tuple[list[dict[
     except RunPurged:  # since the session was looked at
         return None
     head = await log.head(run_id)
-    if head is None or head.deleted or not events or events[-1].type != Completed.type:
+    if head is None or head.deleted or not events:
         return None
-    queued, *said = [decode(e.type, e.version, e.data) for e in events]
-    if not isinstance(queued, Queued):
+    queued, ending = _event(events[0]), _event(events[-1])
+    if not isinstance(queued, Queued) or not _counts(ending):
         return None
     try:
-        asked = [message for message in input_messages(queued.input) if message["role"] != "system"]
+        if queued.agent == agent:
+            return _own_turn(queued, _said(events), ending)
+        words = _words(_spoken(queued, _said(events)), ending)
     except AgentError:
         return None  # an input that only a function can make something of
-    conversation = Conversation((queued.agent, None))
+    return Turn(words, before=_before(queued)) if words else None
+
+
+def _own_turn(queued: Queued, said: Sequence[AgentEvent], ending: Any) -> Turn | None:
+    """A run as its own agent remembers it; None when it was not answered."""
+    asked, before = asked_messages(queued.input), _before(queued)
+    answers = [event.message for event in said if isinstance(event, Message)]
+    if not answers:  # of an agent that has no conversation, but comes to a result
+        result = _result(ending)
+        return Turn([*asked, *result], before) if result else None
+    if not _is_complete(answers[-1]):
+        return None
+    if not all(map(is_whole, answers)):  # no event could hold it, and a memory is no larger
+        return Turn(_words(_spoken(queued, said), ending), before)
+    turn = Turn(asked, before)
     for event in said:
-        if isinstance(event, Message) and event.agent == queued.agent:
-            conversation.add(event)
-    messages = [*asked, *(conversation.messages or _result_message(said[-1]))]
-    if queued.agent != agent:
-        messages = list(_words(messages))
-    complete = bool(messages) and messages[-1]["role"] == "assistant"
-    return (messages, _is_conversation(queued.input)) if complete else None
+        if isinstance(event, ContextReduced):
+            turn.reduce(event)
+        else:
+            turn.messages = _with(turn.messages, event)
+    if queued.memory == "session":
+        return turn
+    return Turn([*turn.begins_with, *turn.messages], before)  # it knew of nothing before
 
 
-def _result_message(completed: Any) -> Iterator[dict[str, Any]]:
-    """What an agent without messages of its own came to."""
-    if text := completed.result.get("text"):
-        yield {"role": "assistant", "content": [{"text": text}]}
+def _spoken(queued: Queued, said: Sequence[AgentEvent]) -> Messages:
+    """What was asked, heard and said in a run."""
+    messages = asked_messages(queued.input)
+    for event in said:
+        messages = _with(messages, event)
+    return messages
 
 
-def _words(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What another agent heard and said, without its tools, which this one does not have."""
+def _with(messages: Messages, event: AgentEvent) -> Messages:
+    if isinstance(event, Message):
+        return [*messages, message_with_bytes(event.message)]
+    return replaced(messages, event) if isinstance(event, InputReplaced) else messages
+
+
+def _said(events: Sequence[RecordedEvent]) -> list[AgentEvent]:
+    """The events of the run's own agent, each message whole.
+
+    Those of an attempt whose successor started again from the input are left out, and half a message too.
+    """
+    said: list[tuple[int, AgentEvent]] = []
+    for recorded in events:
+        event = _event(recorded)
+        begun = said[-1][1] if said else None
+        if not isinstance(begun, Message) or not begun.more:
+            begun = None
+        if isinstance(event, Started):
+            said = _kept(said[:-1] if begun else said, event.discard_after_seq)
+        elif isinstance(event, AgentEvent) and event.call_id is None and is_root(event.agent):
+            if begun and isinstance(event, Message):
+                said.pop()
+                event = replace(event, message=continued(begun.message, event.message))
+            said.append((recorded.seq, event))
+    return [event for _, event in said]
+
+
+def _kept(said: list[tuple[int, AgentEvent]], last: int | None) -> list[tuple[int, AgentEvent]]:
+    """What an attempt goes on from. `last`: the seq after which text is said again."""
+    if last is None or not any(seq > last and isinstance(event, Message) for seq, event in said):
+        return said
+    return [(seq, event) for seq, event in said if seq <= last]
+
+
+def _counts(ending: Any) -> bool:
+    return isinstance(ending, Completed) or (isinstance(ending, Failed) and ending.code == CUT_OFF)
+
+
+def _is_complete(message: Mapping[str, Any]) -> bool:
+    """Whether a turn may end with a message: an answer, or the results of all tools.
+
+    Not with a call that has no result, nor with unsigned reasoning alone: an answer that broke off. Providers
+    refuse a conversation with either in it.
+    """
+    content = message["content"]
+    if message["role"] == "user":
+        return any("toolResult" in block for block in content)
+    return not tool_uses(message) and (not content or not all(map(is_unsigned, content)))
+
+
+def _words(messages: Messages, ending: Any) -> Messages:
+    """What was asked and answered, for an agent without the tools and the model of the one that answered."""
+    found = joined(_without_tools(messages))
+    if not found or found[-1]["role"] != "assistant":
+        found += _result(ending) or _tool_results(messages[-1])
+    return found if found and found[-1]["role"] == "assistant" else []
+
+
+def _without_tools(messages: Messages) -> Iterator[dict[str, Any]]:
     for message in messages:
-        content = [block for block in message["content"] if not _OWN & block.keys()]
+        content: Messages = []
+        for block in message["content"]:
+            if "citationsContent" in block:
+                content.append({"text": message_text({"content": [block]})})
+            elif block.keys() & {"text", *MEDIA}:
+                content.append(block)
         if content:
-            yield {**message, "content": content}
+            yield {"role": message["role"], "content": content}
 
 
-def _is_conversation(input: Any) -> bool:
-    return isinstance(input, list) and "role" in input[0]
+def _result(ending: Any) -> Messages:
+    """What a run came to, as an answer."""
+    result = ending.result if isinstance(ending, Completed) else {}
+    structured = result.get("structured_output")
+    text = result.get("text") or (to_json(structured).decode() if structured is not None else "")
+    return [_answer(text)] if isinstance(text, str) and text else []
+
+
+def _tool_results(message: Mapping[str, Any]) -> Messages:
+    """What tools gave, when that was the end, as an answer."""
+    texts = [message_text(block["toolResult"]) for block in message["content"] if "toolResult" in block]
+    return [_answer("\n".join(texts))] if any(texts) else []
+
+
+def _answer(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": [{"text": text}]}
+
+
+def _cut(conversation: Messages) -> Messages:
+    """The longest end of it that has room and is a conversation; if there is none, one without tools."""
+    return _end_of(conversation) or _end_of(joined(_without_tools(conversation)))
+
+
+def _end_of(conversation: Messages) -> Messages:
+    room, begin = MAX_MEMORY_BYTES, len(conversation)
+    for place in reversed(range(len(conversation))):
+        message = conversation[place]
+        room -= json_size(message)
+        if room < 0:
+            break
+        if message["role"] == "user" and not any("toolResult" in block for block in message["content"]):
+            begin = place
+    return conversation[begin:]
+
+
+def _last(messages: Messages, count: int) -> Messages:
+    return messages[max(0, len(messages) - count) :]
+
+
+def _before(queued: Queued) -> int | None:
+    """How much is kept of what was before: nothing when the input was a whole conversation."""
+    whole = isinstance(queued.input, list) and bool(queued.input) and "role" in queued.input[0]
+    return 0 if whole else None
+
+
+def _event(recorded: RecordedEvent) -> Any:
+    return decode(recorded.type, recorded.version, recorded.data)

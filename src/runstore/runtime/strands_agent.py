@@ -19,7 +19,7 @@ from runstore.core.run import add_usage
 from runstore.runtime import strands_nodes
 from runstore.runtime.at_most_once import obstacle
 from runstore.runtime.outlet import Outlet
-from runstore.runtime.resume import Memory, input_messages, recall
+from runstore.runtime.resume import Memory, asked_messages, input_messages, recall
 from runstore.runtime.strands_errors import agent_error, unwrapped
 from runstore.runtime.strands_events import Translator
 from runstore.runtime.strands_hierarchy import agents_of
@@ -32,6 +32,7 @@ UNWIND_S = 0.1  # what agents that are left get to end by themselves, before the
 PRODUCTS = (Agent, MultiAgentBase)
 Product = Agent | MultiAgentBase
 Ended = StrandsResult | MultiAgentResult | None
+BROKEN_OFF = "the model's answer broke off: its stream ended before the answer did"
 
 
 class StrandsAgent:
@@ -87,7 +88,8 @@ class StrandsAgent:
         hooks = self._hooks = self._hook(outlet, recall(history), goes_on)
         await recorder.record(AgentStarted(agent=root, structured_output=_answers_object(self._product)))
         try:
-            ended = await self._attend(self._follow(self._stream(input), hooks, outlet, recorder), outlet)
+            stream = self._stream(input, hooks)
+            ended = await self._attend(self._follow(stream, hooks, outlet, recorder), outlet)
             result = result_of(ended, hooks.model_error)
         except Exception as error:
             if (cut := self._cut_result(error)) is not None:
@@ -131,14 +133,15 @@ class StrandsAgent:
             hooks.nodes.listen(node, Translator(node.path, hooks.models))
         return hooks
 
-    def _stream(self, input: Any) -> AsyncIterator[Any]:
+    def _stream(self, input: Any, hooks: Hooks) -> AsyncIterator[Any]:
         messages: list[Any] = input_messages(input)
         state = {STATE_KEY: self._context}
         if isinstance(self._product, Agent):
             _instruct(self._product, [message for message in messages if message["role"] == "system"])
-            messages = [message for message in messages if message["role"] != "system"]
             _remind(self._product, self._context.memory)
-            return self._product.stream_async(messages, invocation_state=state)
+            hooks.asked = asked_messages(input)
+            asked: list[Any] = asked_messages(input)  # once more: hooks may rewrite these in place
+            return self._product.stream_async(asked, invocation_state=state)
         if len(messages) != 1:
             raise AgentError(
                 "the input of a Graph or Swarm must be text or a list of content blocks", code="invalid_input"
@@ -148,7 +151,8 @@ class StrandsAgent:
     async def _follow(
         self, stream: AsyncIterator[Any], hooks: Hooks, outlet: Outlet, recorder: RunRecorder
     ) -> Ended:
-        translate = Translator(self._root, hooks.models, apart=hooks.nodes.paths).translate
+        translator = Translator(self._root, hooks.models, apart=hooks.nodes.paths)
+        translate = translator.translate
         ended: Ended = None
         async for item in stream:
             if outlet.closed_by is not None:
@@ -173,6 +177,8 @@ class StrandsAgent:
                 self._leave()
             if "result" in item and isinstance(item["result"], StrandsResult | MultiAgentResult):
                 ended = item["result"]
+        if translator.broken_off and isinstance(ended, StrandsResult) and ended.stop_reason == "end_turn":
+            raise AgentError(BROKEN_OFF, code="model_unavailable")
         return ended
 
     # A stream that is no longer wanted is not just dropped, nor its task cancelled at once: of strands'

@@ -32,7 +32,7 @@ FIRST_OF_A_STREAM = (
 
 
 class Translator:
-    """Translates one run's stream. Remembers only which tool calls stream an agent.
+    """Translates one run's stream. Remembers which tool calls stream an agent, and whether an answer ended.
 
     Args:
         root: the path of the run's agent.
@@ -47,6 +47,7 @@ class Translator:
         self._apart = apart
         self._models = {} if models is None else models
         self._inner: dict[tuple[str, str, str], str] = {}  # a call that streams an agent → that agent's path
+        self.broken_off = False  # the root's last answer has begun, and its provider has not ended it
 
     def translate(self, item: Item) -> Sequence[Event]:
         """The events in one item of `stream_async`; most items hold none."""
@@ -58,7 +59,13 @@ class Translator:
             if raw is not None:
                 block = raw.get("contentBlockDelta")
                 if block is None:
-                    return self._usage(raw, path, call_id) if "metadata" in raw else NOTHING
+                    if "metadata" in raw:
+                        return self._usage(raw, path, call_id)
+                    if path == self._root and call_id is None:
+                        self.broken_off = "messageStart" in raw or (
+                            self.broken_off and "messageStop" not in raw
+                        )
+                    return NOTHING
                 text = block["delta"].get("text")
                 if text:
                     return (Token(agent=path, call_id=call_id, text=text),)

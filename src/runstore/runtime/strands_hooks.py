@@ -14,6 +14,7 @@ import structlog
 from msgspec.structs import replace
 from strands import Agent
 from strands.hooks import (
+    AfterInvocationEvent,
     AfterModelCallEvent,
     AfterToolCallEvent,
     BeforeInvocationEvent,
@@ -34,7 +35,9 @@ from runstore.core.errors import AgentError, InvalidEvent
 from runstore.core.events import (
     AgentFinished,
     AgentStarted,
+    ContextReduced,
     Event,
+    InputReplaced,
     Message,
     ToolFailed,
     ToolFinished,
@@ -47,10 +50,12 @@ from runstore.runtime.at_most_once import CODE, is_at_most_once
 from runstore.runtime.outlet import Outlet
 from runstore.runtime.oversized import PART_BYTES
 from runstore.runtime.resume import Conversation, Memory, Place, digest_of, is_root
+from runstore.runtime.strands_conversation import LoggedConversation
 from runstore.runtime.strands_errors import described, model_error_code
 from runstore.runtime.strands_events import bare
 from runstore.runtime.strands_hierarchy import CALL, Call, call_of, called_agent
 from runstore.runtime.strands_nodes import Node, Nodes
+from runstore.runtime.strands_results import ONLY_REASONING
 from runstore.runtime.user_code import in_a_line
 
 LAST = HookOrder.SDK_LAST + 1  # when every other hook has had its say
@@ -85,15 +90,18 @@ class Hooks:
         self.remembered: set[str] = set()  # paths of the agents whose messages are written from here
         self.model_error: BaseException | None = None  # what a model raised last
         self.usage = memory.usage  # of all attempts
+        self.asked: Sequence[Any] = ()  # the input of the run's own agent, as the log has it
         self._context = context
         self._outlet = outlet
         self._memory = memory
         self._remembering = remembering
         self._at_most_once = at_most_once
         self._homes: WeakKeyDictionary[Agent, str] = WeakKeyDictionary()  # some work for one call only
+        self._own: WeakKeyDictionary[Agent, int] = WeakKeyDictionary()  # messages of their definitions
         self._inputs: dict[Place, int] = {}  # messages that are an agent's input, still to be added
         self._results: dict[Place, dict[str, Any]] = {}  # results that a resumed agent need not ask for again
         self._left_out: dict[str, str] = {}  # tool use id → why its input is in no event; it is not called
+        self._logged: dict[Place, LoggedConversation] = {}
         self._working: set[Place] = set()
         self.nodes = Nodes(nodes, self._record_node, lambda path: self._inputs.pop((path, None), None))
 
@@ -108,12 +116,15 @@ class Hooks:
         if agent in self._homes:
             return
         self._homes[agent] = path
+        self._own[agent] = len(agent.messages)
         agent.add_hook(self._before_invocation, BeforeInvocationEvent, order=LAST)
         agent.add_hook(self._before_tool, BeforeToolCallEvent, order=LAST)
         agent.add_hook(self._after_tool, AfterToolCallEvent, order=LAST)
         agent.add_hook(self._after_model, AfterModelCallEvent, order=HookOrder.SDK_FIRST - 1)
         if self._remembering:
             agent.add_hook(self._message_added, MessageAddedEvent, order=LAST)
+            agent.add_hook(self._input_redacted, AfterModelCallEvent, order=HookOrder.SDK_FIRST - 1)
+            agent.add_hook(self._context_reduced, AfterInvocationEvent, order=LAST)
         agent.add_middleware(ExecuteToolStage, self._run_tool)
 
     def _introduce(self, agent: Agent, path: str) -> None:
@@ -139,13 +150,22 @@ class Hooks:
         self._results.pop(place, None)  # of a visit before: a tool use id may come again in the next
         past = await self._begin(place, event.messages or ())
         self._inputs[place] = len(event.messages or ())
-        if past and past.messages and getattr(event.agent, "_session_manager", None) is None:
+        if past and past.broken_off and _is_run(place):
+            self._outlet.close(AgentError(ONLY_REASONING, code="model_invalid_answer"))
+            event.cancel = OVER
+        elif past and past.messages and getattr(event.agent, "_session_manager", None) is None:
             await self._say_again(place, past)
             await self.nodes.hand_over(event.agent, past)
             self._resume(event, place, past)
         elif past and past.unrepeatable:
             self._outlet.close(AgentError(_repeats(place[0], past.unrepeatable), code=CODE))
             event.cancel = OVER
+        elif _is_run(place) and _bare(event.messages) != _bare(self.asked):
+            rewritten = _bare(event.messages)
+            await self._outlet.record(
+                InputReplaced(agent=place[0], messages=rewritten, count=len(self.asked))
+            )
+        self._logged[place] = LoggedConversation(event.agent.messages, self._own[event.agent])
 
     async def _begin(self, place: Place, messages: Sequence[Any]) -> Conversation | None:
         """An agent begins to work; returns its conversation when an earlier attempt has left one."""
@@ -165,7 +185,9 @@ class Hooks:
             await self._outlet.record(token)
 
     def _resume(self, event: BeforeInvocationEvent, place: Place, past: Conversation) -> None:
-        messages: list[Any] = [*(event.messages or ()), *past.messages]
+        rewritten = _is_run(place) and past.replacements  # in the log, which has what was asked
+        asked: Any = self.asked if rewritten else event.messages or ()
+        messages: list[Any] = past.with_input(asked)
         event.agent.messages.extend(messages)
         event.messages = []
         self._inputs[place] = 0
@@ -189,13 +211,19 @@ class Hooks:
     async def _message_added(self, event: MessageAddedEvent) -> None:
         path, call_id = place = self._place(event.agent)
         inputs = self._inputs.get(place)
+        if inputs is None:
+            return  # strands mends what it begins with
+        added = self._logged[place].add(event.message, event.agent.messages)
         if inputs:
             self._inputs[place] = inputs - 1
-        elif inputs == 0:
+        elif added:
             said = Message(agent=path, call_id=call_id, message=bare(event.message))
             if await self._outlet.try_record(said):
                 self._leave_out_inputs(event.message)
                 await self._outlet.record(said)
+        else:
+            joined = bare(event.message)
+            await self._outlet.record(InputReplaced(agent=path, call_id=call_id, messages=[joined]))
 
     def _leave_out_inputs(self, message: Any) -> None:
         """Take out of a message what no event can hold of its tool calls. They are not made."""
@@ -203,6 +231,24 @@ class Hooks:
             if (tool_use := block.get("toolUse")) and (wrong := _unfit(tool_use["input"])):
                 tool_use["input"] = {"left_out": wrong}
                 self._left_out[tool_use["toolUseId"]] = f"the input of tool {tool_use['name']!r} {wrong}"
+
+    async def _input_redacted(self, event: AfterModelCallEvent) -> None:
+        """A guardrail may have redacted what the model was asked. strands has no hook for that."""
+        path, call_id = place = self._place(event.agent)
+        logged = self._logged.get(place)
+        if logged and (message := logged.redacted(event.agent.messages)) is not None:
+            await self._outlet.record(InputReplaced(agent=path, call_id=call_id, messages=[bare(message)]))
+
+    async def _context_reduced(self, event: AfterInvocationEvent) -> None:
+        """The conversation manager has had its say; what it has left is what the next run begins with."""
+        place = self._place(event.agent)
+        if not _is_run(place) or place not in self._logged or event.agent.model.stateful:
+            return  # a stateful model's conversation is kept by its provider
+        reduced = self._logged[place].reduced(event.agent.messages)
+        if reduced is not None:
+            messages, kept = reduced
+            left = ContextReduced(agent=place[0], kept=kept, begins_with=_bare(messages))
+            await self._outlet.try_record(left)  # one that no event can hold is reduced again by the next run
 
     # A tool is called.
 
@@ -239,6 +285,7 @@ class Hooks:
         if inner in self._working:
             self._working.discard(inner)
             self._inputs.pop(inner, None)
+            self._logged.pop(inner, None)
             self._results.pop(inner, None)
             await self._outlet.record(AgentFinished(agent=inner[0], call_id=use_id))
         call: Any = {"agent": path, "call_id": call_id, "tool_use_id": use_id, "name": name}
@@ -280,6 +327,16 @@ class Hooks:
             code, run_id = model_error_code(error), self._context.run_id
             path, _ = self._place(event.agent)
             log.warning("model_failed", run_id=run_id, agent=path, code=code, error=described(error))
+
+
+def _is_run(place: Place) -> bool:
+    """Whether it is the run's own agent that works there."""
+    path, call_id = place
+    return call_id is None and is_root(path)
+
+
+def _bare(messages: Sequence[Any] | None) -> list[dict[str, Any]]:
+    return [bare(message) for message in messages or ()]
 
 
 def _repeats(path: str, tool: str) -> str:

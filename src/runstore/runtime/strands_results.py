@@ -9,10 +9,12 @@ from strands.types.content import Message
 from runstore.core.errors import AgentError, RunstoreError
 from runstore.core.transcript import message_text
 from runstore.runtime.result_text import text_result
+from runstore.runtime.resume import is_unsigned
 from runstore.runtime.strands_errors import agent_error
 
 # What several SDKs make of a page for people: an answer without words and without usage.
 NO_ANSWER = "the model's answer was empty and used no tokens: does its address belong to this provider?"
+ONLY_REASONING = "the model has reasoned, and then said nothing: its answer was cut off"
 
 
 def result_of(
@@ -25,7 +27,7 @@ def result_of(
 
     Raises:
         AgentError: it was no success: a node failed, a tool or hook asks for a person's answer, or the model
-            said nothing at all.
+            said nothing at all, or nothing after its reasoning.
     """
     if ended is None:
         raise AgentError("the agent's stream ended without a result")
@@ -39,6 +41,8 @@ def result_of(
         )
     if not ended.message["content"] and not ended.metrics.accumulated_usage["totalTokens"]:
         raise AgentError(NO_ANSWER, code="model_invalid_answer")
+    if ended.message["content"] and all(map(is_unsigned, ended.message["content"])):
+        raise AgentError(ONLY_REASONING, code="model_invalid_answer")
     return _result(ended)
 
 

@@ -1,0 +1,62 @@
+"""An agent's conversation as its run's log can tell it, to find where the agent's own has become another.
+
+strands adds messages, each with a hook, and changes what was added without one: a guardrail redacts the last
+message, a conversation manager trims and summarises.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class LoggedConversation:
+    """The messages of one agent at work.
+
+    Args:
+        messages: what the agent begins with.
+        own: how many of them are of its definition, and begin every run's conversation.
+    """
+
+    def __init__(self, messages: Sequence[Any], own: int = 0) -> None:
+        self._own = list(messages[:own])
+        self._entries = _entries(messages[own:])
+
+    def add(self, message: Any, messages: Sequence[Any]) -> bool:
+        """A message was added; False: it took the place of the last one, and goes on where that ended."""
+        joined = bool(self._entries) and _joins(message, *self._entries[-1], messages)
+        if joined:
+            self._entries.pop()
+        self._entries.append((message, message["content"]))
+        return not joined
+
+    def redacted(self, messages: Sequence[Any]) -> Any | None:
+        """The last message, if it has been given another content since this was last asked."""
+        if self._entries and messages:
+            last, content = self._entries[-1]
+            if messages[-1] is last and last["content"] is not content:
+                self._entries[-1] = (last, last["content"])
+                return last
+        return None
+
+    def reduced(self, messages: Sequence[Any]) -> tuple[list[Any], int] | None:
+        """What is left if anything was taken away: new messages, and how many of the last ones follow."""
+        if all(now is own for now, own in zip(messages, self._own, strict=False)):
+            messages = messages[len(self._own) :]
+        kept = 0
+        for (message, content), now in zip(reversed(self._entries), reversed(messages), strict=False):
+            if now is not message or (now["content"] is not content and now["content"] != content):
+                break
+            kept += 1
+        if kept == len(self._entries) == len(messages):
+            return None
+        self._entries = _entries(messages)
+        return list(messages[: len(messages) - kept]), kept
+
+
+def _joins(message: Any, last: Any, content: Any, messages: Sequence[Any]) -> bool:
+    is_next = len(messages) > 1 and messages[-2] is last
+    same_role = message is not last and message["role"] == last["role"]
+    return not is_next and same_role and message["content"][: len(content)] == content
+
+
+def _entries(messages: Sequence[Any]) -> list[tuple[Any, Any]]:
+    return [(message, message["content"]) for message in messages]

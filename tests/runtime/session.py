@@ -1,0 +1,55 @@
+"""Runs of one session in a log in memory, each driven by the executor as a worker does."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+from weakref import WeakSet
+
+from runstore.core.events import Event, Queued
+from runstore.core.ids import new_run_id
+from runstore.core.ports import Agent, RunContext
+from runstore.eventlog.feed import MemoryFeed
+from runstore.eventlog.memory import MemoryEventLog
+from runstore.runtime.executor import Executor
+from runstore.runtime.history import read_queued
+from runstore.runtime.session_memory import read_memory
+from runstore.runtime.strands_agent import Product, StrandsAgent
+from tests.events import started
+from tests.runtime.recording import read
+
+
+class Session:
+    """A session of one user."""
+
+    def __init__(self) -> None:
+        self.log = MemoryEventLog(MemoryFeed())
+        self.runs: list[str] = []
+
+    async def turn(self, product: Product, asked: Any, *, agent: str = "demo", **queued: Any) -> Event:
+        """The next run: what a strands agent makes of an input. Returns how it ended."""
+        run_id = new_run_id()
+        self.runs.append(run_id)
+        beginning = Queued(
+            agent=agent, user_id="alice", input=asked, session_id="s", **{"memory": "session", **queued}
+        )
+        await self.log.append(run_id, [beginning, started()], expected_seq=0)
+
+        async def build(context: RunContext, definition: Mapping[str, Any]) -> Agent:
+            return StrandsAgent(product, context, WeakSet())
+
+        context = RunContext(run_id, "alice", agent, "s", {}, 1)
+        await Executor(self.log, build, cast(Any, None), context, beginning, []).execute()
+        ending = read((await self.log.read(run_id))[-1:])[0]
+        assert isinstance(ending, Event)
+        return ending
+
+    async def recorded(self, asked: Any, *events: Event) -> None:
+        """The next run, as the log has it."""
+        beginning = Queued(agent="demo", user_id="alice", input=asked, session_id="s", memory="session")
+        await self.log.append(new_run_id(), [beginning, started(), *events], expected_seq=0)
+
+    async def memory(self, agent: str = "demo") -> list[dict[str, Any]]:
+        """What the next run of an agent would begin with."""
+        queued = Queued(agent=agent, user_id="alice", input="next", session_id="s", memory="session")
+        run_id = new_run_id()
+        await self.log.append(run_id, [queued], expected_seq=0)
+        return await read_memory(self.log, run_id, await read_queued(self.log, run_id))
