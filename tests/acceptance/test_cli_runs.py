@@ -19,6 +19,7 @@ import typer
 
 from runstore.cli import app
 from tests.client.stranger import stranger
+from tests.command_line import call_command
 from tests.server import DEADLINE_S, PYTHON, ServerProcess, environment, run_command, serving
 
 CONFIG = """
@@ -76,7 +77,7 @@ def runs(server: ServerProcess) -> Run:
     """`runs("list", …)` runs `runstore runs list …` to its end."""
 
     def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        return run_command(
+        return call_command(
             "runs", *arguments, folder=server.folder, **{"RUNSTORE_URL": url_of(server), **variables}
         )
 

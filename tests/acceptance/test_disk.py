@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import CONFIG
+from tests.command_line import call_command
 from tests.database import make_database
 from tests.frames import read_frames, seqs
 from tests.server import SILENT_HEAD, ServerProcess, until
@@ -31,6 +32,12 @@ MIB = 1 << 20
 
 def start_fails(folder: Path, *words: str, prefix: tuple[str, ...] = (), **options: str) -> None:
     """The server leaves with exit code 2 and one line that names `words`."""
+    if not prefix:
+        done = call_command("serve", "--port=0", folder=folder)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert all(word in line for word in ("runstore: ", "runstore.db", *words)), line
+        return
     with closing(ServerProcess(folder, **options)) as server:
         server.launch(prefix)
         assert server.wait() == 2, server.log

@@ -12,6 +12,7 @@ import pytest
 
 from tests.frames import Frame, said, seqs
 from tests.server import ServerProcess, until
+from tests.slow import slow
 
 Serve = Callable[..., ServerProcess]
 
@@ -97,6 +98,7 @@ def test_a_run_of_own_code_goes_on_with_the_new_code(server: ServerProcess) -> N
     assert frames[-1].data["result"]["text"] == "new " * 30
 
 
+@pytest.mark.slow
 def test_a_run_of_a_model_is_handed_over_and_reaches_its_end(server: ServerProcess) -> None:
     stream = followed(server, server.begin("talker", "on and on"))
     frames = [next(frame for frame in stream if frame.type == "llm.token")]
@@ -145,12 +147,12 @@ def test_no_connection_is_refused_by_a_reload(server: ServerProcess) -> None:
     ("file", "old", "broken", "message"),
     [
         ("agents.py", "import asyncio", "import asyncio(", "SyntaxError"),
-        ("agents.py", "import asyncio", "import asyncio, no_such_module", "no_such_module"),
-        ("agents.py", "def own", "def renamed", "own"),
         ("runstore.toml", "tokens = 2000", "token = 2000", "did you mean `tokens`?"),
-        ("runstore.toml", "[agents.talker]", "[agents.talker", "runstore.toml"),
+        slow("agents.py", "import asyncio", "import asyncio, no_such_module", "no_such_module"),
+        slow("agents.py", "def own", "def renamed", "own"),
+        slow("runstore.toml", "[agents.talker]", "[agents.talker", "runstore.toml"),
     ],
-    ids=["syntax error", "missing module", "missing function", "wrong field", "no TOML"],
+    ids=["syntax error", "wrong field", "missing module", "missing function", "no TOML"],
 )
 def test_broken_code_is_named_and_the_old_serves_on_until_it_is_mended(
     server: ServerProcess, file: str, old: str, broken: str, message: str
@@ -175,6 +177,7 @@ def test_code_that_is_edited_again_before_it_is_imported_is_no_failure(server: S
     assert times(server, "reload_failed") == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_starts_with_broken_code_waits_for_it_to_be_mended(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path, CONFIG, AGENTS.replace("import asyncio", "import asyncio("), reload=True)
     try:
@@ -210,6 +213,7 @@ def test_what_a_server_and_its_agents_write_is_no_change_of_the_code(server: Ser
     assert "changed=agents.py" in server.log
 
 
+@pytest.mark.slow
 def test_many_edits_do_not_count_as_crashes(server: ServerProcess) -> None:
     run_id = server.begin_silent()
     for number in range(1, 6):
@@ -228,7 +232,7 @@ def test_a_server_that_died_is_started_again_by_the_next_change(server: ServerPr
     until(lambda: server.record(run_id)["attempt"] == 2, "the run goes on")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT)], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_ends_the_server_and_its_watcher(server: ServerProcess, number: int) -> None:
     server.begin_silent()
     serving = serving_process(server)

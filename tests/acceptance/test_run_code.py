@@ -48,6 +48,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         server.close()
 
 
+@pytest.fixture(scope="module")
+def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server whose code has time: no limit ends it before a stop does."""
+    with serving(tmp_path_factory.mktemp("roomy"), ENABLED, cancel_grace_s=GRACE_S) as server:
+        yield server
+
+
 # What it is for.
 
 
@@ -273,15 +280,14 @@ def test_code_that_waits_for_ever_is_ended_by_its_timeout(tmp_path: Path) -> Non
         "import signal\nfor n in (2, 15): signal.signal(n, signal.SIG_IGN)\nprint('busy')\nwhile True: pass",
     ],
 )
-def test_a_stop_ends_it_within_the_grace_period(tmp_path: Path, code: str) -> None:
-    with serving(tmp_path, ENABLED, cancel_grace_s=GRACE_S) as server:
-        run_id = begin(server.http, code)
-        until_said(server.frames(run_id), "busy\n")
-        asked_at = time.monotonic()
-        assert server.http.post(f"/runs/{run_id}/stop").status_code == 202
-        record = ended(server.http, run_id)
-        assert time.monotonic() - asked_at < GRACE_S + 1
-        assert (record["status"], record["reason"]) == ("stopped", "user")
+def test_a_stop_ends_it_within_the_grace_period(roomy: ServerProcess, code: str) -> None:
+    run_id = begin(roomy.http, code)
+    until_said(roomy.frames(run_id), "busy\n")
+    asked_at = time.monotonic()
+    assert roomy.http.post(f"/runs/{run_id}/stop").status_code == 202
+    record = ended(roomy.http, run_id)
+    assert time.monotonic() - asked_at < GRACE_S + 1
+    assert (record["status"], record["reason"]) == ("stopped", "user")
 
 
 # What is left of it.

@@ -14,6 +14,7 @@ import pytest
 
 from runstore.app import POLL_S
 from tests.server import DEADLINE_S, ServerProcess, new_client, run_command, serving, until
+from tests.slow import slow
 from tests.teams import Executor
 
 GRACE_S = 1.0
@@ -187,7 +188,7 @@ def test_the_command_line_names_a_strategy(server: ServerProcess, session: str) 
     server.ended(done.stdout.strip())
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, slow(2)])
 def test_clients_that_race_through_kills_never_make_two_runs_active(
     serve: Callable[..., ServerProcess], seed: int
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.frames import said
 from tests.server import ServerProcess, serving, until
+from tests.slow import slow
 
 Serve = Callable[..., ServerProcess]
 
@@ -278,6 +279,7 @@ def _seq_of_start(frames: list[Any], attempt: int) -> int:
     return next(f.seq for f in frames if f.type == "lifecycle.started" and f.data["attempt"] == attempt)
 
 
+@pytest.mark.slow
 def test_handing_over_does_not_count_against_the_attempts(serve: Serve) -> None:
     server = serve(CONFIG, AGENTS, drain_s=0)
     run_id = server.begin_silent()
@@ -302,7 +304,7 @@ def refused(server: ServerProcess) -> bool:
         return client.connect_ex(("127.0.0.1", server.port)) == errno.ECONNREFUSED
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT)], ids=["SIGTERM", "SIGINT"])
 def test_a_second_signal_stops_a_draining_server_at_once(serve: Serve, number: int) -> None:
     server = serve(CONFIG, AGENTS, drain_s=60)
     say_something(server, "talker")

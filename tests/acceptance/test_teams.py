@@ -20,6 +20,7 @@ from tests.frames import Frame, joined, read_frames, said, seqs
 from tests.metrics import sample
 from tests.polling import until as until_async
 from tests.server import DEADLINE_S, ServerProcess, serving, until
+from tests.slow import slow
 from tests.teams import EXECUTOR, Executor, hierarchy
 
 # A synchronous tool, which strands runs on a thread of a pool, and which a run's logger and state reach.
@@ -100,7 +101,7 @@ async def run_at_once(server: ServerProcess, hierarchy_id: str, words: list[str]
         return await asyncio.gather(*map(run, words))
 
 
-@pytest.mark.parametrize("runs", [2, 5, 10, 100])
+@pytest.mark.parametrize("runs", [slow(2), slow(5), 10, slow(100)])
 async def test_every_event_on_a_stream_is_its_runs_own(server: ServerProcess, office: str, runs: int) -> None:
     words = [f"word{runs:03}x{n:03}" for n in range(runs)]
     all_told = await run_at_once(server, office, words)

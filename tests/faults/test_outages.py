@@ -15,6 +15,7 @@ from tests.servers.databases import migrate
 from tests.servers.mariadb import OwnMariadb
 from tests.servers.own import OwnServer
 from tests.servers.postgres import OwnPostgres
+from tests.slow import mostly_slow
 from tests.soak import SOAK
 
 SERVERS: dict[str, Callable[[], OwnServer]] = {"postgresql": OwnPostgres, "mysql": OwnMariadb}
@@ -41,7 +42,7 @@ class Site(NamedTuple):
     cluster: Cluster
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+@pytest.fixture(scope="module", params=mostly_slow(SERVERS, "postgresql"))
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with ExitStack() as stack:
         server = stack.enter_context(SERVERS[request.param]())

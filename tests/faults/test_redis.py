@@ -87,6 +87,7 @@ async def evicting(redis: OwnRedis) -> None:
 FAULTS: tuple[Callable[[OwnRedis], Awaitable[None]], ...] = (flushed, stopped, killed, frozen, full, evicting)
 
 
+@pytest.mark.slow
 async def test_whatever_happens_to_redis_every_stream_is_whole(site: Site) -> None:
     async with Load(lambda: site.cluster.urls) as load:
         for fault in FAULTS * SOAK:

@@ -10,6 +10,7 @@ import pytest
 from tests.cluster import Cluster, cluster
 from tests.server import SILENT_AGENT
 from tests.servers.databases import KINDS, empty_database
+from tests.slow import mostly_slow
 from tests.soak import SOAK
 
 ROUNDS = 4 * SOAK
@@ -53,7 +54,7 @@ async def alone(input):
 )
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=mostly_slow(KINDS, "postgresql"))
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("replicas")
     with (

@@ -189,6 +189,7 @@ def test_every_answer_is_as_the_document_says(case: schemathesis.Case, open_api:
     open_api.check(case)
 
 
+@pytest.mark.slow  # what keys change is held route by route in test_auth.py
 @schema(needs_login=True).parametrize()
 @FUZZED
 def test_every_answer_is_as_the_document_says_where_keys_are_in_use(
