@@ -11,6 +11,7 @@ from runstore.core.transcript import Speaker, Transcript
 ANSWER_TYPES = frozenset(
     cls.type for cls in (Started, AgentStarted, Token, Reasoning, Discarded, Message, ToolStarted)
 )
+MESSAGE_ENDS = (Message.type, ToolStarted.type)
 RESULT: Speaker = ("", None)  # whose words a result's are
 
 _encode = msgspec.json.Encoder().encode

@@ -22,8 +22,10 @@ from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.run import Run, add_usage
 from runstore.core.sse import FrameParser
+from runstore.core.transcript import Speaker, speaker_of
 from runstore.eventlog.tail import Tail
-from runstore.http.chat_answer import ANSWER_TYPES, Answer, is_own
+from runstore.http.chat_answer import ANSWER_TYPES, MESSAGE_ENDS, RESULT, Answer, is_own
+from runstore.http.chat_repeats import Piece, Repeats
 from runstore.http.openai_objects import (
     Chunk,
     ChunkChoice,
@@ -87,6 +89,7 @@ class Chunks:
         self._after = after
         self._include_usage = include_usage
         self._answer = Answer()
+        self._repeats = Repeats()
         self._usage: dict[str, int] = {}
 
     def frames(self, event: EventRecord) -> Iterator[bytes]:
@@ -102,18 +105,35 @@ class Chunks:
         elif event.type != CancelRequested.type:
             self._answer.add(event)
             if event.type == Started.type:
+                self._repeats = Repeats()
                 first = self._chunk(Delta(role="assistant", content=""))
                 again = event.data.get("discard_after_seq", UNSET)
                 yield _frame(event.seq, msgspec.structs.replace(first, discard_after_seq=again))
-            elif event.type == Discarded.type and is_own(event):
-                kept = event.data["from_seq"] - 1
-                yield _frame(event.seq, msgspec.structs.replace(self._chunk(Delta()), discard_after_seq=kept))
-            yield from self._said(event.seq)
+            elif event.type == Discarded.type and is_own(event) and not self._take_back(event):
+                yield self._drop(event.seq)
+            yield from self._said(event.seq, speaker_of(event.data))
+            if event.type in MESSAGE_ENDS and is_own(event) and not self._repeats.end():
+                yield self._drop(event.seq)
 
-    def _said(self, seq: int) -> Iterator[bytes]:
-        content, reasoning = self._answer.content or None, self._answer.reasoning or None
-        if content or reasoning:
-            yield _frame(seq, self._chunk(Delta(content=content, reasoning_content=reasoning)))
+    def _said(self, seq: int, speaker: Speaker) -> Iterator[bytes]:
+        content = Piece("content", self._answer.content)
+        for piece in (Piece("reasoning_content", self._answer.reasoning), content):
+            if not piece.text:
+                continue
+            text = self._repeats.send(seq, speaker, piece)
+            if text is None:
+                yield self._drop(seq)
+            elif text:
+                yield _frame(seq, self._chunk(msgspec.structs.replace(Delta(), **{piece.kind: text})))
+
+    def _take_back(self, event: EventRecord) -> bool:
+        return self._repeats.take_back(event.data["from_seq"], speaker_of(event.data))
+
+    def _drop(self, seq: int) -> bytes:
+        """Tell the client to drop what was taken back, in one frame with what was said instead."""
+        keep, content, reasoning = self._repeats.drop()
+        chunk = self._chunk(Delta(content=content or None, reasoning_content=reasoning or None))
+        return _frame(seq, msgspec.structs.replace(chunk, discard_after_seq=keep))
 
     def _ending(self, event: EventRecord) -> Iterator[bytes]:
         if event.type == Completed.type:
@@ -124,7 +144,9 @@ class Chunks:
             yield _frame(event.seq, error_object(*ending_error(_ended(self._run, event))))
             return
         self._answer.end(event.seq, result)
-        yield from self._said(event.seq)
+        yield from self._said(event.seq, RESULT)
+        if not self._repeats.end():
+            yield self._drop(event.seq)
         yield _frame(event.seq, self._chunk(Delta(), finish_reason(result)))
         if self._include_usage:
             yield _frame(event.seq, msgspec.structs.replace(self._chunk(None), usage=usage_of(usage)))

@@ -1,0 +1,115 @@
+"""What a chat's client has when a model call is made again, be it one that drops what it is told or not."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from runstore.core.records import EventRecord
+from runstore.core.run import Run
+from runstore.core.sse import FrameParser
+from runstore.http.chat_answer import Answer
+from runstore.http.chat_repeats import MAX_SENT
+from runstore.http.chat_stream import Chunks
+
+FRANCE = "The capital of France is Paris."
+
+
+def events(*said: Any) -> list[EventRecord]:
+    """A run: texts are tokens, numbers take back so many tokens, None ends a message."""
+    found = [EventRecord("run", 1, "lifecycle.started", "", {"attempt": 1})]
+    for item in said:
+        seq = len(found) + 1
+        if isinstance(item, str):
+            kind = "llm.reasoning" if item.startswith("~") else "llm.token"
+            found.append(EventRecord("run", seq, kind, "", {"agent": "a", "text": item.lstrip("~")}))
+        elif item is None:
+            message = {"role": "assistant", "content": []}
+            found.append(EventRecord("run", seq, "llm.message", "", {"agent": "a", "message": message}))
+        else:
+            taken = {"agent": "a", "from_seq": seq - item, "reason": "retried", "events": item}
+            found.append(EventRecord("run", seq, "llm.discarded", "", taken))
+    seq = len(found) + 1
+    return [
+        *found,
+        EventRecord("run", seq, "lifecycle.completed", "", {"result": {"stop_reason": "end_turn"}}),
+    ]
+
+
+def sent(run: list[EventRecord], after: int = 0) -> list[tuple[int, Any]]:
+    """The chunks: seq and content of each."""
+    chunks = Chunks(Run("01890a5d-ac96-774b-bcce-b302099a8057", agent_name="a"), after=after)
+    body = b"".join(frame for event in run for frame in chunks.frames(event))
+    frames = FrameParser().feed(body)
+    assert frames[-1].data == b"[DONE]"
+    return [(int(frame.id), msgspec.json.decode(frame.data)) for frame in frames[:-1]]
+
+
+def read(found: list[tuple[int, Any]], *, drops: bool) -> tuple[str, str]:
+    """The content and the reasoning that a client has in the end."""
+    has: list[tuple[int, Any]] = []
+    for seq, chunk in found:
+        if drops and "discard_after_seq" in chunk:
+            has = [each for each in has if each[0] <= chunk["discard_after_seq"]]
+        has.append((seq, chunk["choices"][0]["delta"]))
+    content, reasoning = (
+        "".join(delta.get(kind, "") for _, delta in has) for kind in ("content", "reasoning_content")
+    )
+    return content, reasoning
+
+
+def whole(run: list[EventRecord]) -> tuple[str, str]:
+    answer = Answer(kept=True)
+    for event in run[:-1]:
+        answer.add(event)
+    answer.end(run[-1].seq, run[-1].data["result"])
+    return answer.whole
+
+
+SAME = [
+    (["The capital ", "of Fra", 2, FRANCE], FRANCE),
+    (["The capital ", "of Fra", 2, "The", " capital of", " France", " is Paris."], FRANCE),
+    (["The capital ", 1, "The capital ", "of Fra", 2, FRANCE], FRANCE),
+    (["The capital ", "of Fra", 2, "The ", 1, FRANCE], FRANCE),
+    ([FRANCE, 1, FRANCE], FRANCE),
+    (["Let me look.", None, "It is ", 1, "It is on page 12."], "Let me look.\n\nIt is on page 12."),
+    ([0, FRANCE], FRANCE),
+    (["~So, ", "The c", 2, "~So", "~, ", "The capital"], "The capital"),
+]
+OTHER = [
+    (["The capital ", "of Fra", 2, "Paris."], "Paris."),
+    (["The capital ", "of Fra", 2, "The capital is Paris."], "The capital is Paris."),
+    (["The capital of France", 1, "The capital", None], "The capital"),
+    (["The capital of France", 1], ""),
+    (["The capital ", 1, "The capital of Fra", 1, "The ", "answer"], "The answer"),
+    (["Let me look.", None, "It is ", 1, "Page 12."], "Let me look.\n\nPage 12."),
+    (["Let me look.", None, "It is ", 1, None, "Page 12."], "Let me look.\n\nPage 12."),
+    (["~So, ", "The c", 2, "~Well, ", "The capital"], "The capital"),
+    (["~So, ", "The c", 2, "The c", "~So, "], "The c"),
+    (["x" * MAX_SENT, "y", 2, "x" * MAX_SENT, "z"], "x" * MAX_SENT + "z"),
+]
+
+
+@pytest.mark.parametrize(("said", "content"), SAME + OTHER, ids=range(len(SAME + OTHER)))
+def test_a_client_that_drops_has_the_whole_answer(said: list[Any], content: str) -> None:
+    run = events(*said)
+    assert whole(run)[0] == content
+    assert read(sent(run), drops=True) == whole(run)
+
+
+@pytest.mark.parametrize(("said", "content"), SAME, ids=range(len(SAME)))
+def test_a_client_that_cannot_drop_has_it_too_as_long_as_the_same_is_said(
+    said: list[Any], content: str
+) -> None:
+    run = events(*said)
+    assert read(sent(run), drops=False) == whole(run)
+    assert not [chunk for _, chunk in sent(run) if "discard_after_seq" in chunk]
+
+
+@pytest.mark.parametrize(("said", "content"), SAME + OTHER, ids=range(len(SAME + OTHER)))
+def test_a_stream_that_is_cut_in_the_middle_goes_on_with_the_same_chunks(
+    said: list[Any], content: str
+) -> None:
+    run = events(*said)
+    for after in range(len(run)):
+        assert sent(run, after) == [each for each in sent(run) if each[0] > after]
