@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, by_hand, guarded, isolation, replicas, serving, stops, writers
+from benchmarks import append, by_hand, guarded, isolation, lists, replicas, serving, stops, writers
 from benchmarks.options import Options
 from benchmarks.report import Report
 
@@ -21,6 +21,7 @@ BENCHMARKS = {
     "isolation": isolation.run,
     "guarded": guarded.run,
     "by_hand": by_hand.run,
+    "lists": lists.run,
     "replicas": replicas.run,
     "stops": stops.run,
 }

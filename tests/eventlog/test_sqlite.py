@@ -17,7 +17,7 @@ from runstore import migrations
 from runstore.core.errors import ConfigError, LogUnavailable, SchemaMismatch
 from runstore.core.ports import EventFilter
 from runstore.eventlog import writer
-from runstore.eventlog.dialects import PAGERS, READERS, SqliteDialect, open_dialect
+from runstore.eventlog.dialects import CONNECTIONS, SqliteDialect, open_dialect
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.tail import Tail
@@ -91,7 +91,7 @@ async def test_a_position_is_never_given_again(open_log: OpenLog, connection: Co
 
 
 def test_every_connection_is_durable_and_guarded(dialect: SqliteDialect) -> None:
-    connections = [dialect.engine.connect() for _ in range(READERS + PAGERS + 1)]
+    connections = [dialect.engine.connect() for _ in range(CONNECTIONS)]
     for connection in connections:
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()

@@ -15,7 +15,7 @@ from runstore.core.errors import InvalidName, LogUnavailable, RunstoreError
 from runstore.core.ports import EventFilter, Head, InlineProjection, OpenRun, Publisher
 from runstore.core.threads import Threads
 from runstore.eventlog.control import read_open_runs, read_runs_of, read_workers
-from runstore.eventlog.dialects import LISTERS, PAGERS, READERS, Dialect
+from runstore.eventlog.dialects import CHANGERS, LISTERS, PAGERS, READERS, Dialect
 from runstore.eventlog.metered import LogCounts, MeteredFeed, MeteredStore
 from runstore.eventlog.queries import (
     EVOLVING,
@@ -49,6 +49,7 @@ class SqlEventLog:
         self._readers = Threads("runstore-reader", READERS)
         self._pagers = Threads("runstore-pager", PAGERS, share=PAGERS - 1)
         self._listers = Threads("runstore-lister", LISTERS, share=LISTERS - 1, wait_s=LIST_WAIT_S)
+        self._changers = Threads("runstore-changer", CHANGERS, share=CHANGERS - 1)
         self.counts = LogCounts()
         store = MeteredStore(SqlStore(dialect, projections), self.counts)
         self._writer = Writer(store, MeteredFeed(feed, self.counts))
@@ -139,12 +140,12 @@ class SqlEventLog:
         Raises:
             LogUnavailable: the database takes no writes now.
         """
-        return await self._run_in(self._readers, self._writing, function, arguments, alone)
+        return await self._run_in(self._changers, self._writing, function, arguments, alone)
 
     async def close(self) -> None:
         self._closed = True
         await self._writer.close()
-        for threads in (self._readers, self._pagers, self._listers):
+        for threads in (self._readers, self._pagers, self._listers, self._changers):
             threads.close()
 
     async def _run_in(self, threads: Threads, function: Callable[..., T], *arguments: Any) -> T:

@@ -4,12 +4,22 @@ from importlib.util import find_spec
 
 from sqlalchemy.engine import URL
 
-from runstore.eventlog.dialects.base import CONNECTIONS, LISTERS, PAGERS, READERS, Dialect, Row, wrong_url
+from runstore.eventlog.dialects.base import (
+    CHANGERS,
+    CONNECTIONS,
+    LISTERS,
+    PAGERS,
+    READERS,
+    Dialect,
+    Row,
+    wrong_url,
+)
 from runstore.eventlog.dialects.sqlite import SqliteDialect
 
 FORMS = "sqlite:///FILE, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE or mysql+pymysql://USER:PASSWORD@HOST/DATABASE"
 __all__ = [
-    "CONNECTIONS", "FORMS", "LISTERS", "PAGERS", "READERS", "Dialect", "Row", "SqliteDialect", "open_dialect",
+    "CHANGERS", "CONNECTIONS", "FORMS", "LISTERS", "PAGERS", "READERS",
+    "Dialect", "Row", "SqliteDialect", "open_dialect",
 ]  # fmt: skip
 
 

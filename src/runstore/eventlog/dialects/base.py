@@ -17,7 +17,8 @@ COLUMNS = "run_id, seq, type, v, ends, at, append_id, data"
 READERS = 2  # connections for what must be quick: heads, single runs, open runs, keys
 PAGERS = 4  # connections that read pages of events, so that long replays never hold up the others
 LISTERS = 2  # connections that look through the run list
-CONNECTIONS = READERS + PAGERS + LISTERS + 1  # the last one is the writer's
+CHANGERS = 2  # connections for changes that are no events, which wait for other writers
+CONNECTIONS = READERS + PAGERS + LISTERS + CHANGERS + 1  # the last one is the writer's
 
 CONNECT_S = 5  # for a server to take a connection
 ANSWER_S = 10  # for a statement of a process that serves; rebuilds and migrations take their time
