@@ -1,4 +1,7 @@
-"""An event-sourced run store for LLM agents behind an HTTP API."""
+"""An event-sourced run store for LLM agents behind an HTTP API.
+
+Everything that a program of a user needs is here; where it is defined may change.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -9,34 +12,83 @@ if TYPE_CHECKING:
     from runstore.client import Client as Client
     from runstore.client import ClientError as ClientError
     from runstore.client import RunRecord as RunRecord
+    from runstore.client import Ticket as Ticket
+    from runstore.core.errors import AgentError as AgentError
+    from runstore.core.errors import AgentNotFound as AgentNotFound
+    from runstore.core.errors import AlreadyStarted as AlreadyStarted
+    from runstore.core.errors import AppendRefused as AppendRefused
+    from runstore.core.errors import Busy as Busy
+    from runstore.core.errors import ConfigError as ConfigError
+    from runstore.core.errors import EventTooDeep as EventTooDeep
+    from runstore.core.errors import EventTooLarge as EventTooLarge
+    from runstore.core.errors import IdempotencyConflict as IdempotencyConflict
+    from runstore.core.errors import InvalidCursor as InvalidCursor
+    from runstore.core.errors import InvalidEvent as InvalidEvent
+    from runstore.core.errors import InvalidName as InvalidName
+    from runstore.core.errors import LeaseLost as LeaseLost
+    from runstore.core.errors import LimitExceeded as LimitExceeded
+    from runstore.core.errors import LogUnavailable as LogUnavailable
+    from runstore.core.errors import RunActive as RunActive
+    from runstore.core.errors import RunClosed as RunClosed
+    from runstore.core.errors import RunDeleted as RunDeleted
+    from runstore.core.errors import RunNotFound as RunNotFound
+    from runstore.core.errors import RunPurged as RunPurged
     from runstore.core.errors import RunstoreError as RunstoreError
+    from runstore.core.errors import SchemaMismatch as SchemaMismatch
+    from runstore.core.errors import SessionBusy as SessionBusy
+    from runstore.core.errors import WrongExpectedSeq as WrongExpectedSeq
+    from runstore.core.events import AgentFinished as AgentFinished
+    from runstore.core.events import AgentStarted as AgentStarted
     from runstore.core.events import Custom as Custom
+    from runstore.core.events import Event as Event
+    from runstore.core.events import Message as Message
+    from runstore.core.events import Reasoning as Reasoning
+    from runstore.core.events import Token as Token
+    from runstore.core.events import ToolFailed as ToolFailed
+    from runstore.core.events import ToolFinished as ToolFinished
+    from runstore.core.events import ToolProgress as ToolProgress
+    from runstore.core.events import ToolStarted as ToolStarted
+    from runstore.core.events import Usage as Usage
+    from runstore.core.ports import RunContext as RunContext
     from runstore.core.records import EventRecord as EventRecord
+    from runstore.core.run import Run as Run
     from runstore.core.transcript import Transcript as Transcript
     from runstore.core.transcript import text as text
+    from runstore.http.users import User as User
     from runstore.library import LocalStore as LocalStore
     from runstore.library import open as open
     from runstore.mount import MountedApp as MountedApp
+    from runstore.projections.runs import RunQuery as RunQuery
+    from runstore.runtime.agents import AgentSpec as AgentSpec
     from runstore.runtime.at_most_once import at_most_once as at_most_once
+    from runstore.runtime.own_run import OwnRun as OwnRun
 
 __version__ = "0.1.0"
 
-# Imported when they are first asked for: a client needs no database, a store no HTTP client.
+# Each is imported when it is first asked for: a client needs no database, and a store no HTTP client.
 _EXPORTS = {
-    "ApiError": "runstore.client",
-    "AsyncClient": "runstore.client",
-    "Client": "runstore.client",
-    "ClientError": "runstore.client",
-    "Custom": "runstore.core.events",
-    "EventRecord": "runstore.core.records",
-    "LocalStore": "runstore.library",
-    "MountedApp": "runstore.mount",
-    "RunRecord": "runstore.client",
-    "RunstoreError": "runstore.core.errors",
-    "at_most_once": "runstore.runtime.at_most_once",
-    "Transcript": "runstore.core.transcript",
-    "open": "runstore.library",
-    "text": "runstore.core.transcript",
+    name: module
+    for module, names in {
+        "runstore.client": "ApiError AsyncClient Client ClientError RunRecord Ticket",
+        "runstore.core.errors": "AgentError AgentNotFound AlreadyStarted AppendRefused Busy ConfigError "
+        "EventTooDeep EventTooLarge IdempotencyConflict InvalidCursor InvalidEvent InvalidName LeaseLost "
+        "LimitExceeded LogUnavailable RunActive RunClosed RunDeleted RunNotFound RunPurged RunstoreError "
+        "SchemaMismatch SessionBusy WrongExpectedSeq",
+        "runstore.core.events": "AgentFinished AgentStarted Custom Event Message Reasoning Token ToolFailed "
+        "ToolFinished ToolProgress ToolStarted Usage",
+        "runstore.core.ports": "RunContext",
+        "runstore.core.records": "EventRecord",
+        "runstore.core.run": "Run",
+        "runstore.core.transcript": "Transcript text",
+        "runstore.http.users": "User",
+        "runstore.library": "LocalStore open",
+        "runstore.mount": "MountedApp",
+        "runstore.projections.runs": "RunQuery",
+        "runstore.runtime.agents": "AgentSpec",
+        "runstore.runtime.at_most_once": "at_most_once",
+        "runstore.runtime.own_run": "OwnRun",
+    }.items()
+    for name in names.split()
 }
 
 

@@ -1,0 +1,66 @@
+"""What a user's program needs is exported from `runstore`, and docs and examples take it from there."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pytest
+
+import runstore
+from runstore.core import errors
+
+ROOT = Path(__file__).parents[1]
+INTERNALS = {"architecture.md", "guarantees.md", "seeds.md"}  # they tell where things are in the source
+PAGES = [
+    ROOT / "README.md",
+    *(page for page in sorted((ROOT / "docs").glob("**/*.md")) if page.name not in INTERNALS),
+    *sorted((ROOT / "examples").glob("**/*.py")),
+]
+INNER = re.compile(r"from runstore\.[\w.]+ import|import runstore\.\w|`runstore\.[a-z_]+\.[\w.]*[A-Z]")
+MADE_FOR_USERS = (runstore.LocalStore, runstore.OwnRun)  # nobody calls these classes himself
+
+
+def classes_in(hint: Any) -> Iterator[type]:
+    if isinstance(hint, list):  # a Callable's parameters
+        for part in hint:
+            yield from classes_in(part)
+    elif get_origin(hint) is not None:
+        for part in get_args(hint):
+            yield from classes_in(part)
+    elif isinstance(hint, type):
+        yield hint
+
+
+def signatures(exported: Any) -> Iterator[Any]:
+    """What has type hints that a user reads: a function; a class's fields, beginning and public methods."""
+    if not inspect.isclass(exported):
+        yield exported
+        return
+    yield exported
+    for name, member in inspect.getmembers(exported, inspect.isroutine):
+        if not name.startswith("_") or (name == "__init__" and exported not in MADE_FOR_USERS):
+            yield member
+
+
+@pytest.mark.parametrize("name", sorted(runstore._EXPORTS))
+def test_the_types_in_a_public_signature_are_public(name: str) -> None:
+    public = {getattr(runstore, exported) for exported in runstore._EXPORTS}
+    for function in signatures(getattr(runstore, name)):
+        if inspect.isbuiltin(function) or not hasattr(function, "__annotations__"):
+            continue
+        for hint in get_type_hints(inspect.unwrap(function)).values():
+            for used in classes_in(hint):
+                assert not used.__module__.startswith("runstore") or used in public, f"{function}: {used}"
+
+
+def test_every_error_is_public() -> None:
+    defined = [found for found in vars(errors).values() if inspect.isclass(found)]
+    names = {found.__name__ for found in defined if issubclass(found, Exception)}
+    assert names <= runstore._EXPORTS.keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_docs_and_examples_use_public_names_alone(page: Path) -> None:
+    assert INNER.findall(page.read_text()) == []
