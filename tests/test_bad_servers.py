@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from runstore import cli
+from runstore.eventlog.redis_connection import shown
 from tests.servers.databases import bare_database, empty_database
 from tests.servers.mariadb import OwnMariadb
 from tests.servers.ports import Port
@@ -216,3 +217,23 @@ def test_a_mysql_database_that_is_not_utf_8_is_refused(
             connection.execute(text(f"ALTER DATABASE {make_url(url).database} CHARACTER SET latin1"))
         server.dispose()
         assert "ALTER DATABASE" in refused_url(capsys, url)
+
+
+PASSWORDS = ["hunter2", "hun/ter2", "hun@ter2", "hun?ter2", "hun#ter2", "hun:ter2", "hun ter2"]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize(
+    "url", ["postgresql+psycopg://me:{}@127.0.0.1:1/runs", "oracle://me:{}@there:x/runs"]
+)
+def test_no_message_holds_a_part_of_a_password(
+    capsys: pytest.CaptureFixture[str], url: str, password: str
+) -> None:
+    said = refused_url(capsys, url.format(password))
+    assert "ter2" not in said
+    assert "hun" not in said
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+def test_a_redis_url_is_shown_without_its_password(password: str) -> None:
+    assert "ter2" not in shown(f"redis://me:{password}@there:6379/0?ssl_password=ter2")

@@ -1,8 +1,11 @@
 """The command line."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +28,8 @@ from runstore.cli_options import (
 from runstore.cli_retention import retention
 from runstore.cli_runs import app as runs
 from runstore.core.errors import ConfigError, RunstoreError
+from runstore.core.names import check_text
+from runstore.core.printable import escaped
 
 EXIT_CONFIG = 2
 
@@ -223,13 +228,36 @@ def main() -> None:
     """Run the command line; an error of ours is one line and exit code 2, never a traceback."""
     from runstore.logs import configure_logs, flush_logs
 
+    _prepare_output()
     configure_logs()
     try:
+        _check_arguments()
         app()
     except RunstoreError as error:
         flush_logs()
-        typer.echo(f"runstore: {error}", err=True)
+        typer.echo(f"runstore: {escaped(str(error), keep=chr(10))}", err=True)
         sys.exit(EXIT_CONFIG)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        typer.echo(f"runstore: {error}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left is written at the end
+        sys.exit(EXIT_CONFIG)
+
+
+def _prepare_output() -> None:
+    """Let whatever is printed be printed: in ASCII too, and to a descriptor that is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # or the next file that is opened, maybe the database, would be printed to
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _check_arguments() -> None:
+    for argument in sys.argv[1:]:
+        check_text(argument, f"the argument {ascii(argument)[:100]}")
 
 
 def _run(process: Callable[..., None], settings: Any) -> None:

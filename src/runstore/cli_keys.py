@@ -1,12 +1,12 @@
 """`runstore keys`: API keys, on the database itself."""
 
-import sys
 import time
 from typing import Annotated, Any, Literal
 
 import typer
 
 from runstore.cli_options import Config, DatabaseUrl, database_of, seconds_of
+from runstore.core.printable import escaped
 
 keys = typer.Typer(help="API keys: make, list and revoke them.", no_args_is_help=True)
 
@@ -36,7 +36,7 @@ def create(
     with write_to(database_of(config, database_url), create=True) as connection:
         key = create_key(connection, user, role=role, name=name, now=now, expires_at=expires_at)
     typer.echo(key)
-    typer.echo(f"Key {key_id_of(key)} of {user}. Keep it: it is not shown again.", err=True)
+    typer.echo(f"Key {key_id_of(key)} of {escaped(user)}. Keep it: it is not shown again.", err=True)
 
 
 @keys.command(name="list")
@@ -60,13 +60,9 @@ def list_(
         for row in rows:
             typer.echo(msgspec.json.encode(row))
         return
-    from rich.console import Console
-    from rich.table import Table
+    from runstore.cli_output import print_table
 
-    table = Table("id", "user", "role", "state", "created", "expires", "name")
-    for row in rows:
-        table.add_row(*(str(row[name] or "") for name in _COLUMNS))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    print_table(_HEADINGS, [[row[name] for name in _COLUMNS] for row in rows])
 
 
 @keys.command()
@@ -85,9 +81,10 @@ def revoke(
     with write_to(database_of(config, database_url)) as connection:
         key = revoke_key(connection, key_id_of(key_id) or key_id, _now())
     already = " already" if key.revoked_at is not None else ""
-    typer.echo(f"Key {key.key_id} of {key.user_id} is revoked{already}.")
+    typer.echo(f"Key {key.key_id} of {escaped(key.user_id)} is revoked{already}.")
 
 
+_HEADINGS = ("ID", "USER", "ROLE", "STATE", "CREATED", "EXPIRES", "NAME")
 _COLUMNS = ("key_id", "user_id", "role", "state", "created_at", "expires_at", "name")
 
 

@@ -1,6 +1,5 @@
 """What the commands on runs print: tables for people, JSON for scripts, a run's text as it is said."""
 
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from runstore.core.events import Cancelled, Discarded, Failed
+from runstore.core.printable import escaped
 from runstore.core.records import EventRecord
 from runstore.core.transcript import SEPARATOR, Transcript
 
 _SHOWN = 200  # characters of an event's data in a table
 _PIPE_WIDTH = 1_000  # columns of a table that no terminal shows
 RULE = "─" * 8
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # an agent's text must not drive the terminal
 
 
 def print_json(items: Iterable[Any]) -> None:
@@ -87,7 +86,7 @@ class TextPrinter:
         self._write(text)
 
     def _write(self, text: str) -> None:
-        shown = CONTROL.sub("", text) if sys.stdout.isatty() else text
+        shown = escaped(text.replace("\r", ""), keep="\n\t") if sys.stdout.isatty() else text
         if shown:
             sys.stdout.write(shown)
             sys.stdout.flush()
@@ -113,4 +112,4 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-    return CONTROL.sub("", " ".join(text.split()))
+    return escaped(" ".join(text.split()))

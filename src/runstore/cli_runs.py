@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from runstore.core.events import Failed, MultitaskStrategy
+from runstore.core.printable import escaped
 from runstore.core.run import Status
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def connected(url: str | None, api_key: str | None, retry_s: float = 0) -> "Iter
         try:
             yield client
         except ClientError as error:
-            typer.echo(f"runstore: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"runstore: {escaped(' '.join(str(error).split()))}", err=True)
             raise typer.Exit(_EXIT_REFUSED) from error
 
 

@@ -1,6 +1,5 @@
 """Databases, opened: found by their URL, reached, and brought up to this release."""
 
-import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
@@ -11,8 +10,6 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from runstore import migrations
 from runstore.core.errors import ConfigError, SchemaMismatch
 from runstore.eventlog.dialects import FORMS, Dialect, open_dialect
-
-PASSWORD = re.compile(r":[^:@/]+@")  # in a URL that cannot be parsed
 
 log = structlog.get_logger(__name__)
 
@@ -33,10 +30,10 @@ def open_database(url: str, *, create: bool = True, upgrade: bool = True, hurrie
     try:
         dialect = open_dialect(make_url(url), hurried=hurried)
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        shown = PASSWORD.sub(":***@", url).partition("?")[0]
-        raise ConfigError(f"database URL {shown!r}: {error}; use {FORMS}", setting="database_url") from error
+        scheme = url.partition(":")[0][:50]  # the rest may hold a password, wherever it stands
+        raise ConfigError(f"database URL {scheme + ':…'!r}: use {FORMS}", setting="database_url") from error
     if not create and dialect.file is not None and not dialect.file.exists():
-        raise ConfigError(f"database URL {url!r}: there is no file {dialect.file}")
+        raise ConfigError(f"there is no file {dialect.file}; `runstore migrate` makes the database")
     try:
         with _told_as_unavailable(dialect):
             if _is_behind(dialect, create, upgrade):

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 
 from runstore.core.records import ENDINGS, EventRecord
 from runstore.core.sse import FrameParser
@@ -126,10 +127,10 @@ class Story:
     def claim(self, text: str, holds: bool, detail: str = "") -> None:
         if not holds:
             raise ClaimFailed(f"{text}\n  {detail}")
-        self._console.print(f"[green]✓[/] {text}", highlight=False)
+        self._console.print(f"[green]✓[/] {escape(text)}", highlight=False)
 
     def step(self, title: str) -> None:
-        self._console.print(f"\n[bold]{title}[/]", highlight=False)
+        self._console.print(f"\n[bold]{escape(title)}[/]", highlight=False)
 
     def _reconnect(self) -> None:
         self.step("1. Lose the connection, come back, miss nothing")
@@ -225,7 +226,7 @@ def run_demo(config: Path | None, agent: str) -> int:
             server.start()
             Story(console, server, agent).tell()
         except (ClaimFailed, httpx.HTTPError) as error:
-            console.print(f"[red]✗[/] {str(error) or type(error).__name__}", highlight=False)
+            console.print(f"[red]✗[/] {escape(str(error) or type(error).__name__)}", highlight=False)
             return 1
         finally:
             server.stop()

@@ -17,6 +17,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from runstore.core.errors import ConfigError
+from runstore.core.printable import escaped
 
 LogFormat = Literal["logfmt", "json"]
 
@@ -53,14 +54,14 @@ _JSON = structlog.processors.JSONRenderer(ensure_ascii=False)
 def _logfmt(logger: object, name: str, line: EventDict) -> str:
     """The event as the first word, then what belongs to it. One line, whatever is in it."""
     event = "\\n".join(str(line.pop("event", "")).splitlines())
-    return f"{event} {_FIELDS(logger, name, _present(line))}"
+    return escaped(f"{event} {_FIELDS(logger, name, _present(line))}")
 
 
 def _json(logger: object, name: str, line: EventDict) -> str:
     """An object in one line, with the keys in the order that logfmt has them."""
     ordered = {key: line.pop(key) for key in ("event", *_KEYS) if key in line}
     text = _JSON(logger, name, _present({**ordered, **line}))
-    return text if isinstance(text, str) else text.decode()
+    return escaped(text if isinstance(text, str) else text.decode())
 
 
 def _present(line: EventDict) -> EventDict:

@@ -321,7 +321,8 @@ def test_an_agent_cannot_drive_the_terminal(server: ServerProcess) -> None:
     with tailing(server, run_id, stdout=theirs) as process:
         assert process.wait(DEADLINE_S) == 0
     os.close(theirs)
-    assert os.read(ours, 1_000).replace(b"\r\n", b"\n") == b"clean[2J text1m\n"
+    said = b"clean\\u001b[2J\\u0007 text\\u009b1m\n"
+    assert os.read(ours, 1_000).replace(b"\r\n", b"\n") == said
     os.close(ours)
 
 

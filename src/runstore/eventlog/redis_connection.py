@@ -83,10 +83,10 @@ def _parse(url: str) -> dict[str, Any]:
 
 def shown(url: str) -> str:
     """The URL without what is secret in it."""
-    parts = urlsplit(url)
-    credentials, _, host = parts.netloc.rpartition("@")
+    scheme, _, rest = url.partition("://")
+    credentials, _, place = rest.rpartition("@")  # the last one: a password may hold "@", "/" and "?"
     user = credentials.partition(":")[0]
-    return f"{parts.scheme}://{user and f'{user}@'}{host}{parts.path}"
+    return f"{scheme}://{user and f'{user}@'}{place.partition('?')[0]}"
 
 
 def wrong_type(error: ResponseError) -> bool:

@@ -19,6 +19,7 @@ from runstore.core.limits import MAX_RUN_TIMEOUT_S
 from runstore.core.ports import Agent, RunContext
 from runstore.runtime.code_agent import CodeAgent
 from runstore.runtime.code_process import CodeLimits
+from runstore.runtime.definitions import recorded
 from runstore.runtime.generator_agent import GeneratorAgent
 from runstore.runtime.loops import Isolation
 from runstore.runtime.output_schema import check_schema
@@ -40,10 +41,6 @@ CODE_TIMEOUT_S = 300.0  # of a run of code whose agent has no `run_timeout_s`
 MAX_OPEN_FILES = 65_536
 MAX_PROCESSES = 4_096
 MAX_OUTPUT_MB = 1_024
-SECRET_KEY = re.compile(
-    r"api_?key|access_?key|private_?key|secret|passw|credential|authorization|bearer|cookie|(^|_)(token|key)$"
-)
-URL_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
 NOTHING: Mapping[str, Any] = {}
 NO_LLM = "This is no LLM: a script says the words of the input."
 
@@ -214,11 +211,11 @@ class AgentCatalog:
         return RUN_CODE in self._specs
 
     def definition(self, name: str) -> dict[str, Any]:
-        """The settings as JSON without defaults, secrets masked: what `lifecycle.queued` keeps for ever."""
+        """The settings as JSON without defaults and secrets: what `lifecycle.queued` keeps for ever."""
         spec = self.spec(name)
-        definition: dict[str, Any] = masked(msgspec.to_builtins(spec))
+        definition: dict[str, Any] = recorded(msgspec.to_builtins(spec))
         if spec.output_schema is not None:
-            definition["output_schema"] = spec.output_schema  # it names fields, and has no secrets
+            definition["output_schema"] = spec.output_schema  # as it is: it has no secrets
         if spec.code:
             definition.setdefault("run_timeout_s", min(CODE_TIMEOUT_S, self._run_timeout_s or CODE_TIMEOUT_S))
             definition.setdefault("on_worker_lost", "fail")
@@ -343,17 +340,3 @@ def _what(made: Any) -> str:
 def _description(name: str, spec: AgentSpec) -> dict[str, Any]:
     described = {"name": name, "description": spec.description, "model": spec.model}
     return {**described, "note": NO_LLM} if spec.model == SCRIPTED else described
-
-
-def masked(value: Any) -> Any:
-    """Settings as they may be kept and shown: what looks like a secret is `***`."""
-    if isinstance(value, dict):
-        return {key: "***" if _is_secret(key, item) else masked(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [masked(item) for item in value]
-    return URL_PASSWORD.sub("***@", value) if isinstance(value, str) else value
-
-
-def _is_secret(key: Any, item: Any) -> bool:
-    named = SECRET_KEY.search(str(key).lower().replace("-", "_"))
-    return named is not None and not isinstance(item, bool | None)

@@ -9,7 +9,8 @@ from msgspec import Struct
 
 from runstore.core.errors import AgentError
 from runstore.core.hierarchy import Hierarchy, Problem, models_of, problems, tools_of, with_models
-from runstore.runtime.agents import AgentSpec, masked
+from runstore.runtime.agents import AgentSpec
+from runstore.runtime.definitions import recorded
 from runstore.runtime.strands_models import SCRIPTED, build_model
 from runstore.runtime.user_code import REFERENCE, in_thread, load
 
@@ -83,11 +84,12 @@ class Teams:
         return problems(hierarchy, self._models, self.tools)
 
     def definition(self, hierarchy: Hierarchy) -> dict[str, Any]:
-        """What `lifecycle.queued` keeps: the hierarchy, and what its names meant then, secrets masked."""
+        """What `lifecycle.queued` keeps: the hierarchy, and what its names meant then, without secrets."""
         settled = with_models(hierarchy, self._default)
-        models = {name: msgspec.to_builtins(self._models[name]) for name in sorted(models_of(settled))}
+        specs = {name: self._models[name] for name in sorted(models_of(settled))}
+        models = {name: recorded(msgspec.to_builtins(spec)) for name, spec in specs.items()}
         tools = {name: self.tools[name] for name in sorted(tools_of(settled))}
-        definition = {"hierarchy": msgspec.to_builtins(settled), "models": masked(models), "tools": tools}
+        definition = {"hierarchy": msgspec.to_builtins(settled), "models": models, "tools": tools}
         once = sorted(self.at_most_once.intersection(tools))
         return {**definition, "at_most_once": once} if once else definition
 

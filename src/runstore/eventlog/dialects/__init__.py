@@ -54,4 +54,6 @@ def _complete(url: URL, drivername: str) -> URL:
     """A URL without a driver means ours, not the one that SQLAlchemy would take."""
     if not url.database:
         raise wrong_url(url, f"it names no database; use {drivername}://USER:PASSWORD@HOST/DATABASE")
+    if "@" in (url.host or ""):
+        raise wrong_url(url, "a user or password with '@', ':' or '/' is written with %40, %3A or %2F")
     return url.set(drivername=drivername)

@@ -100,7 +100,8 @@ def wrong_url(url: URL, what: str) -> ConfigError:
 
 def shown(url: URL) -> str:
     """The URL without what is secret in it; its options may hold passwords too."""
-    return url.set(query={}).render_as_string(hide_password=True)
+    host = url.host and url.host.rpartition("@")[2]  # what is before it belongs to a password with "@"
+    return url.set(query={}, host=host).render_as_string(hide_password=True)
 
 
 def user_slots(users: Collection[str]) -> list[int]:

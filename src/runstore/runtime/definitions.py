@@ -1,0 +1,51 @@
+"""An agent's settings as a run keeps them, for ever and for all who may read it.
+
+A model's arguments go to somebody else's constructor, and any of them may be a secret: only those of HARMLESS
+names are kept, and of the others, within objects too, that they were set.
+"""
+
+import re
+from typing import Any
+
+SET = "***"  # in place of a value that is not kept
+HARMLESS = frozenset(
+    {
+        "model_id", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "stop_sequences", "streaming",
+        "max_tokens", "max_completion_tokens", "max_output_tokens", "num_predict", "num_ctx",
+        "context_window_limit", "frequency_penalty", "presence_penalty", "repetition_penalty", "verbosity",
+        "reasoning_effort", "budget_tokens", "region_name", "max_retries", "timeout",
+    }
+)  # fmt: skip
+_SIMPLE = (str, int, float, bool, type(None))
+# Up to the last "@": a password may hold "/" and "@". A user alone may be a token.
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^/@:\s]*:\S*|[^/@\s]+)@")
+
+
+def recorded(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an agent or a model, as JSON, without what may be secret."""
+    kept = {name: _without_credentials(value) for name, value in settings.items() if name != "model_args"}
+    if "model_args" in settings:
+        kept["model_args"] = _harmless(settings["model_args"])
+    return {name: kept[name] for name in settings}
+
+
+def _harmless(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: _value(name, value) for name, value in arguments.items()}
+
+
+def _value(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return _harmless(value)
+    if name not in HARMLESS:
+        return SET
+    simple = all(isinstance(item, _SIMPLE) for item in (value if isinstance(value, list) else [value]))
+    return _without_credentials(value) if simple else SET
+
+
+def _without_credentials(value: Any) -> Any:
+    """Texts with URLs that name no user and no password."""
+    if isinstance(value, dict):
+        return {key: _without_credentials(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_credentials(item) for item in value]
+    return _CREDENTIALS.sub(f"{SET}@", value) if isinstance(value, str) else value
