@@ -2,7 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -176,6 +177,7 @@ class AgentCatalog:
                 raise ConfigError(f"agent {name!r}: {ONLY_RUN_CODE}")
         self._specs = {**BUILT_IN, **specs}
         self._taken: WeakSet[Any] = WeakSet()  # strands agents that a run has had
+        self._blocking: set[str] = set()  # agents that may hold their loop while they are built
         self._strands_is_there = False
 
     def names(self) -> list[str]:
@@ -198,6 +200,8 @@ class AgentCatalog:
         spec = self._specs.get(name)
         if spec is None:
             return "loop"
+        if name in self._blocking and spec.isolation == "loop":
+            return "thread"
         return "process" if spec.code else spec.isolation
 
     @property
@@ -238,10 +242,12 @@ class AgentCatalog:
             AgentError: which agent's code cannot be imported, and why.
         """
         for name, spec in self._specs.items():
-            for reference in (*spec.tools, *([spec.factory] if spec.factory is not None else [])):
-                await _load_for(f"agent {name!r}", reference)
+            for reference in spec.tools:
+                await _for(f"agent {name!r}", load(reference))
+            if spec.factory is not None:
+                await _for(f"agent {name!r}", self._load_factory(name, spec.factory))
         for name, reference in self._teams.tools.items() if self._teams else ():
-            await _load_for(f"tool {name!r} of hierarchies", reference)
+            await _for(f"tool {name!r} of hierarchies", load(reference))
 
     async def build(self, name: str, ctx: RunContext, definition: Mapping[str, Any] = NOTHING) -> Agent:
         """A new agent for one attempt of a run.
@@ -265,10 +271,9 @@ class AgentCatalog:
         spec = self.spec(name)
         if spec.code:
             return CodeAgent(spec.code_limits, ctx)
-        made = await (self._configured(name, spec) if spec.factory is None else _made(spec.factory, ctx))
+        made = await (self._configured(name, spec) if spec.factory is None else self._made(name, spec, ctx))
         if inspect.isasyncgenfunction(made):
             return GeneratorAgent(made, ctx)
-        await self._have_strands()
         from runstore.runtime.strands_agent import PRODUCTS, StrandsAgent
 
         if isinstance(made, PRODUCTS):
@@ -280,6 +285,24 @@ class AgentCatalog:
         if not self._strands_is_there:
             await in_thread(partial(import_module, "runstore.runtime.strands_agent"), "importing strands")
             self._strands_is_there = True
+
+    async def _made(self, name: str, spec: AgentSpec, ctx: RunContext) -> Any:
+        """What a factory makes; an async generator function is taken as it is."""
+        factory = await self._load_factory(name, spec.factory or "")
+        if inspect.isasyncgenfunction(factory):
+            return factory
+        await self._have_strands()  # first: it watches what agents are made
+        return await call(factory, ctx, f"factory {spec.factory!r}")
+
+    async def _load_factory(self, name: str, reference: str) -> Any:
+        factory = await load(reference)
+        if not callable(factory) or hasattr(factory, "stream_async"):
+            raise AgentError(
+                f"{reference!r} is {_what(factory)}, not a function that builds a new agent for each run"
+            )
+        if inspect.iscoroutinefunction(factory) and MCP in sys.modules:
+            self._blocking.add(name)  # an agent waits for its MCP servers to start, wherever it is made
+        return factory
 
     async def _configured(self, name: str, spec: AgentSpec) -> Any:
         await self._have_strands()
@@ -309,26 +332,15 @@ def _check_names(name: str, spec: AgentSpec, tools: Sequence[str]) -> None:
             raise ConfigError(f"agent {name!r}: `at_most_once`: it has no tool {tool!r}; it has {known}")
 
 
-async def _load_for(what: str, reference: str) -> None:
+async def _for(what: str, loading: Awaitable[Any]) -> None:
     try:
-        await load(reference)
+        await loading
     except AgentError as error:
         raise AgentError(f"{what}: {error}") from error
 
 
+MCP = "strands.tools.mcp"  # imported by agents that have MCP clients
 EXPECTED = "expected a strands Agent, Graph or Swarm, or an async generator function"
-
-
-async def _made(reference: str, ctx: RunContext) -> Any:
-    """What a factory makes; an async generator function is taken as it is."""
-    factory = await load(reference)
-    if inspect.isasyncgenfunction(factory):
-        return factory
-    if not callable(factory) or hasattr(factory, "stream_async"):
-        raise AgentError(
-            f"{reference!r} is {_what(factory)}, not a function that builds a new agent for each run"
-        )
-    return await call(factory, ctx, f"factory {reference!r}")
 
 
 def _what(made: Any) -> str:

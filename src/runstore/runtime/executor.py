@@ -13,6 +13,7 @@ from runstore.core.errors import AppendRefused, RunstoreError
 from runstore.core.events import Completed, Event, Failed, Queued
 from runstore.core.ports import Agent, EventLog, RunContext
 from runstore.runtime.loops import AgentLoop
+from runstore.runtime.providers import HELD, Held
 from runstore.runtime.recorder import Recorder
 from runstore.runtime.session_memory import read_memory
 from runstore.runtime.spans import attempt_span, note_ending
@@ -50,10 +51,12 @@ class Executor:
         self._abandoned_at: float | None = None
         self._handed_over = False
         self._written = False
+        self._held = Held()
 
     async def execute(self) -> None:
         """Run on the agents' loop until the run has ended, or is no longer ours."""
         self._task = asyncio.current_task()
+        HELD.set(self._held)
         with attempt_span(self.context, self._queued.traceparent) as span:
             ending = None if self._abandoned_at else await self._end()
             if self._handed_over:
@@ -78,6 +81,7 @@ class Executor:
             return failure(error)
         finally:
             self._agent = None
+            self._held.close()
 
     @property
     def written(self) -> bool:
@@ -93,6 +97,10 @@ class Executor:
     def abandoned_s(self) -> float:
         """How long ago its run was closed over its head."""
         return time.monotonic() - self._abandoned_at if self._abandoned_at else 0
+
+    def let_go(self) -> None:
+        """Close what an agent holds that does not end. From any thread; safe to call twice."""
+        self._held.close()
 
     def stop(self, ending: Event) -> None:
         """End the run so: ask the agent, then cancel its task. From any thread; the first call wins."""

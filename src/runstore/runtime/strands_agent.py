@@ -19,17 +19,20 @@ from runstore.core.run import add_usage
 from runstore.runtime import strands_nodes
 from runstore.runtime.at_most_once import obstacle
 from runstore.runtime.outlet import Outlet
+from runstore.runtime.providers import HELD
 from runstore.runtime.resume import Memory, asked_messages, input_messages, recall
 from runstore.runtime.strands_errors import agent_error, unwrapped
 from runstore.runtime.strands_events import Translator
 from runstore.runtime.strands_hierarchy import agents_of
 from runstore.runtime.strands_hooks import STATE_KEY, Hooks
 from runstore.runtime.strands_nodes import nodes_of
+from runstore.runtime.strands_providers import has_providers, watch
 from runstore.runtime.strands_results import cut_result, result_of
 from runstore.runtime.user_code import in_a_line
 
 UNWIND_S = 0.1  # what agents that are left get to end by themselves, before their tools are cancelled
 PRODUCTS = (Agent, MultiAgentBase)
+watch()
 Product = Agent | MultiAgentBase
 Ended = StrandsResult | MultiAgentResult | None
 BROKEN_OFF = "the model's answer broke off: its stream ended before the answer did"
@@ -73,8 +76,11 @@ class StrandsAgent:
                     f"the factory of agent {context.agent_name!r} returned an Agent ({agent.name!r}) that "
                     "another run has: the factory must build a new Agent for each run"
                 )
+        held = HELD.get()
         for _, agent in self._agents:
             taken.add(agent)
+            if held is not None and has_providers(agent):
+                held.own(agent.tool_registry)
             if isinstance(agent.callback_handler, PrintingCallbackHandler):
                 agent.callback_handler = null_callback_handler
         self._hooks: Hooks | None = None

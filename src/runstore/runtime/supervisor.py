@@ -28,6 +28,7 @@ from runstore.runtime.history import owner_of, read_cancellation
 from runstore.runtime.loops import AgentLoop, AgentLoops
 from runstore.runtime.process_agent import ProcessAgent
 from runstore.runtime.processes import Processes
+from runstore.runtime.providers import wait_until_closed
 from runstore.runtime.turns import Turns
 
 SWEEP_S = 0.5
@@ -39,6 +40,7 @@ LEAVE_S = 1.0  # for an agent to end after its run was closed over its head, bef
 PATIENCE_S = 0.5  # beyond the grace period, before another process's cancel is enforced from here
 HAND_OVER_S = 0.3  # for agents that are handed over to close what they have open
 LOOP_STOP_S = 0.5
+CLOSING_S = 5.0  # for what agents held, as MCP servers, to be gone when the process leaves
 
 log = structlog.get_logger(__name__)
 
@@ -151,9 +153,12 @@ class Supervisor:
             active.executor.abandon(handed_over=True)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._until_idle(), HAND_OVER_S)
+        for executor in (*self._abandoned, *(active.executor for active in self._active.values())):
+            executor.let_go()
         await in_own_thread(self._loops.stop, LOOP_STOP_S)
         await in_own_thread(self.processes.close)
         await self._leases.release()
+        await in_own_thread(wait_until_closed, CLOSING_S)
 
     async def _until_idle(self) -> None:
         while self._active or self._starting:
@@ -435,6 +440,7 @@ class Supervisor:
         self._abandoned = {executor for executor in self._abandoned if executor.loop.alive}
         for executor in self._abandoned:
             if executor.abandoned_s >= LEAVE_S:
+                executor.let_go()
                 self._loops.retire(executor.loop)
         self._loops.interrupt()
         self._loops.tools.abandon(self._loops.tools.runs() - self._active.keys())

@@ -1,0 +1,135 @@
+"""Tool providers of strands agents (MCP clients): nobody waits for one to end, and runs may share one.
+
+strands ends a provider with its last agent, in `Agent.__del__`: on whatever thread the garbage collector
+comes by, which then waits for seconds. It has no hook for that, nor for the agents that are made. So these
+methods of its classes are replaced, once, for all agents of the process: they do what they did, and what is
+said here.
+"""
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+
+from strands import Agent
+from strands.tools.registry import ToolRegistry
+
+from runstore.runtime.providers import HELD, close
+
+CLOSE_S = 5.0  # for a provider to end by itself; an MCP server gets 4 s of it to leave
+MCP = "strands.tools.mcp.mcp_client"  # imported by whoever has an MCP client, and by nobody else
+
+_process_tools = ToolRegistry.process_tools
+_cleanup = ToolRegistry.cleanup
+
+
+def watch() -> None:
+    """Replace the methods. Safe to call twice."""
+    ToolRegistry.process_tools = process_tools  # type: ignore[method-assign]
+    ToolRegistry.cleanup = cleanup  # type: ignore[method-assign]
+    Agent.__del__ = finalize  # type: ignore[method-assign]
+
+
+def process_tools(self: ToolRegistry, tools: list[Any]) -> list[str]:
+    """`ToolRegistry.process_tools`; the attempt that it works for remembers what holds providers."""
+    if MCP in sys.modules:
+        _let_be_shared(sys.modules[MCP].MCPClient)
+    new = not self.registry
+    try:
+        return _process_tools(self, tools)
+    except BaseException:
+        if new and self._tool_providers:  # of an agent that there will not be
+            close(self)
+        raise
+    finally:
+        if self._tool_providers and (held := HELD.get()) is not None:
+            held.add(self)
+
+
+def cleanup(self: ToolRegistry, **kwargs: Any) -> None:
+    """`ToolRegistry.cleanup`; a provider that does not end in time is broken off."""
+    if self._tool_providers:
+        with _within(CLOSE_S, partial(_break_off_unused, self)):
+            _cleanup(self, **kwargs)
+
+
+def finalize(self: Agent) -> None:
+    """`Agent.__del__`; the thread that the garbage collector came by on goes on at once."""
+    registry = self.__dict__.get("tool_registry")  # none, if its constructor raised
+    if registry is not None and registry._tool_providers and not sys.is_finalizing():
+        close(registry)
+
+
+def has_providers(agent: Agent) -> bool:
+    """Whether it holds something that is to be closed."""
+    return bool(agent.tool_registry._tool_providers)
+
+
+@contextmanager
+def _within(seconds: float, break_off: Callable[[], None]) -> Iterator[None]:
+    timer = threading.Timer(seconds, break_off)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _break_off_unused(registry: ToolRegistry) -> None:
+    for provider in registry._tool_providers:
+        if not getattr(provider, "_consumers", set()) - {registry._registry_id}:
+            _break_off(provider)
+
+
+def _break_off(provider: Any) -> None:
+    """End what an MCP client waits for, as a server that never answers."""
+    loop: asyncio.AbstractEventLoop | None = getattr(provider, "_background_thread_event_loop", None)
+    if loop is not None:
+        with suppress(RuntimeError):  # it has just been closed
+            loop.call_soon_threadsafe(_cancel_all, loop)
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+
+
+def _let_be_shared(client: Any) -> None:
+    """Let agents come to and leave an MCP client one after the other.
+
+    Otherwise the last one that leaves may stop it under one that comes, and of two that come at once both
+    start it.
+    """
+    if hasattr(client, "_runstore_shared"):
+        return
+    client._runstore_shared = True
+    add_consumer, remove_consumer, load_tools = client.add_consumer, client.remove_consumer, client.load_tools
+
+    def lock_of(self: Any) -> threading.RLock:
+        lock: threading.RLock = vars(self).setdefault("_runstore_lock", threading.RLock())
+        return lock
+
+    def add(self: Any, consumer_id: Any, **kwargs: Any) -> None:
+        with lock_of(self):
+            add_consumer(self, consumer_id, **kwargs)
+
+    def remove(self: Any, consumer_id: Any, **kwargs: Any) -> None:
+        with lock_of(self):
+            if consumer_id in self._consumers:  # else it has left before, and another may have started since
+                remove_consumer(self, consumer_id, **kwargs)
+
+    async def load(self: Any, **kwargs: Any) -> Sequence[Any]:
+        # On the loop of a thread of its own, where nothing else runs. Whose start times out waits on.
+        with lock_of(self), _within(self._startup_timeout + CLOSE_S, partial(_break_off, self)):
+            consumers = set(self._consumers)
+            try:
+                tools: Sequence[Any] = await load_tools(self, **kwargs)
+                return tools
+            finally:
+                self._consumers |= consumers  # a start that fails forgets those that wait for theirs
+
+    client.add_consumer, client.remove_consumer, client.load_tools = add, remove, load
