@@ -40,15 +40,19 @@ class Answer:
     def add(self, event: EventRecord) -> None:
         """Take the next event of the run, but for its ending."""
         self.content = self.reasoning = ""
+        if event.type == Token.type:
+            if is_own(event) and not self._structured:
+                self._said.add(event)
+                self.content = self._said.added
+            return
         if event.type == AgentStarted.type:
             if event.data.get("structured_output"):
                 self._structured = True
             return
         if not is_own(event):
             return
-        if event.type != Token.type:
-            self._thought.add(event)
-            self.reasoning = self._thought.added
+        self._thought.add(event)
+        self.reasoning = self._thought.added
         takes_back = event.type in (Started.type, Discarded.type)
         if takes_back or not (self._structured or event.type == Reasoning.type):
             self._said.add(event)

@@ -16,6 +16,7 @@ from runstore.core.events import (
     Discarded,
     Failed,
     Started,
+    Token,
     Usage,
 )  # fmt: skip
 from runstore.core.ports import EventFilter
@@ -25,7 +26,7 @@ from runstore.core.sse import FrameParser
 from runstore.core.transcript import Speaker, speaker_of
 from runstore.eventlog.tail import Tail
 from runstore.http.chat_answer import ANSWER_TYPES, MESSAGE_ENDS, RESULT, Answer, is_own
-from runstore.http.chat_repeats import Piece, Repeats
+from runstore.http.chat_repeats import Kind, Piece, Repeats
 from runstore.http.openai_objects import (
     Chunk,
     ChunkChoice,
@@ -92,10 +93,17 @@ class Chunks:
         self._repeats = Repeats()
         self._usage: dict[str, int] = {}
 
-    def frames(self, event: EventRecord) -> Iterator[bytes]:
+    def frames(self, event: EventRecord) -> list[bytes]:
         """What an event says to a client of OpenAI's API, as server-sent events."""
-        frames = list(self._frames(event))
-        return iter(frames if event.seq > self._after else ())
+        if event.type == Token.type:  # nearly all are
+            self._answer.add(event)
+            content = self._answer.content
+            frames = (
+                list(self._send(event.seq, speaker_of(event.data), "content", content)) if content else []
+            )
+        else:
+            frames = list(self._frames(event))
+        return frames if event.seq > self._after else []
 
     def _frames(self, event: EventRecord) -> Iterator[bytes]:
         if event.ends:
@@ -116,15 +124,18 @@ class Chunks:
                 yield self._drop(event.seq)
 
     def _said(self, seq: int, speaker: Speaker) -> Iterator[bytes]:
-        content = Piece("content", self._answer.content)
-        for piece in (Piece("reasoning_content", self._answer.reasoning), content):
-            if not piece.text:
-                continue
-            text = self._repeats.send(seq, speaker, piece)
-            if text is None:
-                yield self._drop(seq)
-            elif text:
-                yield _frame(seq, self._chunk(msgspec.structs.replace(Delta(), **{piece.kind: text})))
+        if self._answer.reasoning:
+            yield from self._send(seq, speaker, "reasoning_content", self._answer.reasoning)
+        if self._answer.content:
+            yield from self._send(seq, speaker, "content", self._answer.content)
+
+    def _send(self, seq: int, speaker: Speaker, kind: Kind, said: str) -> Iterator[bytes]:
+        text = self._repeats.send(seq, speaker, Piece(kind, said))
+        if text is None:
+            yield self._drop(seq)
+        elif text:
+            delta = Delta(content=text) if kind == "content" else Delta(reasoning_content=text)
+            yield _frame(seq, self._chunk(delta))
 
     def _take_back(self, event: EventRecord) -> bool:
         return self._repeats.take_back(event.data["from_seq"], speaker_of(event.data))

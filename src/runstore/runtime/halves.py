@@ -5,6 +5,8 @@ from msgspec.structs import replace
 from runstore.core.codec import EncodedEvent
 from runstore.core.events import AgentEvent, Custom, Event, EventType, Reasoning, Token
 
+TEXT = (Token, Reasoning)
+
 Recordable = Event | Custom | EncodedEvent
 
 
@@ -19,7 +21,7 @@ class Halves:
 
     def whole(self, event: Recordable, *, hold: bool = True) -> list[Recordable]:
         """What is to be recorded now. `hold`: it may be that nothing is."""
-        if isinstance(event, Token | Reasoning):
+        if isinstance(event, TEXT):
             return self._text(event, hold)
         if isinstance(event, AgentEvent):
             return [*self.rest(event), event]
@@ -27,7 +29,7 @@ class Halves:
 
     def concern(self, event: Recordable) -> bool:
         """Whether there is more to do than to record the event. Every token comes by here."""
-        return bool(self._held) or (isinstance(event, Token | Reasoning) and _is_first_half(event.text[-1:]))
+        return bool(self._held) or (isinstance(event, TEXT) and _is_first_half(event.text[-1:]))
 
     def rest(self, of: AgentEvent | None = None) -> list[Recordable]:
         """The halves that are held, of one agent's call or of all, which are held no more."""
