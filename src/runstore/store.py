@@ -1,13 +1,16 @@
 """What can be done with runs, whichever surface asks: start, read, follow, stop, add to, delete."""
 
 import hashlib
+import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select, select
 
 from runstore.core.codec import RecordedEvent, check_depth, encode, json_size
 from runstore.core.depth import decoded
@@ -19,19 +22,33 @@ from runstore.core.errors import (
     RunDeleted,
     RunNotFound,
     RunPurged,
+    RunstoreError,
 )
 from runstore.core.events import CancelRequested, Custom, Deleted, MultitaskStrategy, Queued
-from runstore.core.ids import new_run_id
+from runstore.core.ids import RANDOM_BITS, first_run_id, new_run_id
 from runstore.core.limits import Limits
 from runstore.core.names import check_name
+from runstore.core.places import MAX_PLACES, OwnPlaces, Places
 from runstore.core.ports import Claim, EventFilter, Head, LiveFeed
 from runstore.core.run import Run, evolve, fold, whole
-from runstore.eventlog.queries import read_ends, read_evolving, read_first, read_head
+from runstore.eventlog.joined_tail import JoinedTail, NewRuns
+from runstore.eventlog.queries import (
+    first_position,
+    read_ends,
+    read_evolving,
+    read_first,
+    read_first_positions,
+    read_head,
+)  # fmt: skip
+from runstore.eventlog.schema import open_runs
 from runstore.eventlog.sql import SqlEventLog
+from runstore.eventlog.starts import Starts
 from runstore.eventlog.tail import HEARTBEAT_S, Tail, wait_until_ended
 from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs
+from runstore.projections.schema import runs
 from runstore.runtime.agents import AgentCatalog
 
+CLOCKS_S = 600  # by which the clocks of two processes may differ, lest a new run pass for an old one
 MAX_KNOWN_OWNERS = 10_000  # runs whose owner is kept in memory
 DEFAULT_LIMITS = Limits()
 
@@ -71,6 +88,7 @@ class RunStore:
         self._feed = feed
         self._heartbeat_s = heartbeat_s
         self._owners: dict[str, Owner] = {}
+        self.starts = Starts(feed)
 
     async def start(
         self,
@@ -236,6 +254,34 @@ class RunStore:
         """Follow the run: everything after `after`, once, then live until it ends."""
         return Tail(self._log, self._feed, run_id, after=after, only=only, idle_s=self._heartbeat_s)
 
+    def joined_tail(
+        self,
+        places: Places,
+        *,
+        lost: dict[str, RunstoreError],
+        only: EventFilter | None = None,
+        new_runs: NewRuns | None = None,
+    ) -> JoinedTail:
+        """Follow several runs as one stream."""
+        return JoinedTail(
+            self._feed, places, partial(self._tail_after, only),
+            lost=lost, new_runs=new_runs, idle_s=self._heartbeat_s,
+        )  # fmt: skip
+
+    def _tail_after(self, only: EventFilter | None, run_id: str, after: int) -> Tail:
+        return self.tail(run_id, after=after, only=only)
+
+    async def own_places(self, user_id: str) -> OwnPlaces:
+        """The beginnings of a user's runs that have not ended; runs that start from now on are new."""
+        return await self._log.query(_read_own_places, user_id)
+
+    async def find_starts(self, user_id: str, places: OwnPlaces) -> None:
+        """Add a user's new runs, in the order in which they were queued, as many as there is room for."""
+        for position, run_id in await self._log.query(
+            _read_starts, user_id, places.position, places.seconds, places.free
+        ):
+            places.add(run_id, position)
+
     def _check_size(self, limit: str, value: Any, what: str, *, code: str = LimitExceeded.code) -> None:
         most = getattr(self.limits, limit)
         if (size := json_size(value)) > most:
@@ -255,6 +301,42 @@ def _existing(run_id: str, head: Head | None) -> Head:
     if head.deleted:
         raise RunDeleted(f"run {run_id} was deleted")
     return head
+
+
+def _read_own_places(connection: Connection, user_id: str) -> OwnPlaces:
+    newest = connection.execute(_own_runs(user_id).order_by(runs.c.run_id.desc()).limit(1)).scalar()
+    places = OwnPlaces(0, int(time.time()))
+    if newest is not None:
+        seconds = (UUID(newest).int >> RANDOM_BITS) // 1_000
+        known = _read_starts(connection, user_id, 0, seconds)
+        places = OwnPlaces(max((position for position, _ in known), default=0), seconds)
+    position = first_position(open_runs.c.run_id)
+    unended = select(position, open_runs.c.run_id).where(open_runs.c.user_id == user_id)
+    found = connection.execute(unended.order_by(position).limit(MAX_PLACES + 1)).all()
+    if len(found) > MAX_PLACES:  # the others have their turn when these have ended
+        places = OwnPlaces(0, (UUID(found[0][1]).int >> RANDOM_BITS) // 1_000)
+    for begins, run_id in found[:MAX_PLACES]:
+        places.add(run_id, begins)
+    return places
+
+
+def _read_starts(
+    connection: Connection, user_id: str, after: int, seconds: int, limit: int | None = None
+) -> list[tuple[int, str]]:
+    """The runs of a user that begin in the log after a position, in order, and where.
+
+    Args:
+        seconds: when the newest known one was made. Those made CLOCKS_S before are not looked at.
+    """
+    oldest = first_run_id(max(0, seconds - CLOCKS_S) * 1_000)
+    run_ids = connection.execute(_own_runs(user_id).where(runs.c.run_id >= oldest)).scalars().all()
+    begins = read_first_positions(connection, run_ids)
+    return sorted((position, run_id) for run_id, position in begins.items() if position > after)[:limit]
+
+
+def _own_runs(user_id: str) -> Select[Any]:
+    table = runs.c
+    return select(table.run_id).where(table.user_id == user_id, table.purged == 0, table.deleted == 0)
 
 
 def _read_run(connection: Connection, run_id: str, at: int | None) -> tuple[Head | None, Run | None]:

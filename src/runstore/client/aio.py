@@ -1,7 +1,7 @@
 """The client for programs with an event loop: the same calls, awaited."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -11,7 +11,7 @@ import httpx
 from runstore.client import calls
 from runstore.client.calls import Attempts, Call, Page
 from runstore.client.connection import connection
-from runstore.client.following import Following
+from runstore.client.following import Following, FollowingSeveral, Stream
 from runstore.client.patience import RETRY_S
 from runstore.client.records import RunRecord, Ticket
 from runstore.core.events import Custom, MultitaskStrategy
@@ -59,11 +59,17 @@ class AsyncClient:
         }  # fmt: skip
         return await self._do(calls.start(agent, idempotency_key, input=input, **body))
 
-    async def stream(
+    def stream(
         self, run_id: str, *, after: int = 0, types: Sequence[str] | None = None
-    ) -> AsyncIterator[EventRecord]:
+    ) -> AsyncGenerator[EventRecord, None]:
         """See `Client.stream`. To leave the loop early, wrap the stream in `contextlib.aclosing`."""
-        following = Following(run_id, after=after, types=types, retry_s=self._retry_s)
+        return self._follow(Following(run_id, after=after, types=types, retry_s=self._retry_s))
+
+    def follow(self, *run_ids: str, types: Sequence[str] | None = None) -> AsyncGenerator[EventRecord, None]:
+        """See `Client.follow`. To leave the loop early, wrap the stream in `contextlib.aclosing`."""
+        return self._follow(FollowingSeveral(run_ids, types=types, retry_s=self._retry_s))
+
+    async def _follow(self, following: Stream) -> AsyncGenerator[EventRecord, None]:
         while True:
             try:
                 async with self._http.stream(**following.request()) as answer:

@@ -7,32 +7,27 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from runstore.client.calls import CONNECT_TIMEOUT_S, is_passing, joined, unreachable
+from runstore.client.calls import CONNECT_TIMEOUT_S, is_passing, unreachable
 from runstore.client.errors import ClientError, ServerUnreachable, UnexpectedAnswer, error_of
 from runstore.client.patience import Patience
-from runstore.core.depth import decoded
 from runstore.core.records import EventRecord
 from runstore.core.sse import Frame, FrameParser, FrameTooLarge
 
 SILENCE_S = 45.0  # three heartbeats: a connection that has said nothing for so long is dead
 MEDIA_TYPE = "text/event-stream"
+GONE = "stream.gone"  # the type of what a stream of several runs says of a run that is no more
 
 _decode = msgspec.json.Decoder(EventRecord).decode
 
 
-class Following:
-    """One reader's place in a run. Ask `request()`, tell what came, wait `wait_s()`, until it has `ended`.
+class Stream:
+    """One reader's place. Ask `request()`, tell what came, wait `wait_s()`, until it has `ended`."""
 
-    Args:
-        after: the cursor: events with a greater seq.
-        types: a filter; without one, a missing seq is an error.
-    """
-
-    def __init__(self, run_id: str, *, after: int, types: Sequence[str] | None, retry_s: float) -> None:
+    def __init__(self, path: str, params: list[tuple[str, str]], last_id: str, retry_s: float) -> None:
         self.ended = False
-        self._path = f"/runs/{quote(run_id, safe='')}/stream"
-        self._cursor = after
-        self._types = types
+        self._path = path
+        self._params = params
+        self._last_id = last_id
         self._patience = Patience(retry_s)
         self._parser = FrameParser()
         self._lost: ClientError = ServerUnreachable()
@@ -41,11 +36,11 @@ class Following:
     def request(self) -> dict[str, Any]:
         """The next request, as arguments for httpx."""
         headers = {"Accept": MEDIA_TYPE, "Accept-Encoding": "identity", "Cache-Control": "no-store"}
-        if self._cursor:
-            headers["Last-Event-ID"] = str(self._cursor)
+        if self._last_id:
+            headers["Last-Event-ID"] = self._last_id
         return {
             "method": "GET", "url": self._path, "headers": headers,
-            "params": {} if self._types is None else {"types": joined(self._types)},
+            "params": self._params,
             "timeout": httpx.Timeout(SILENCE_S, connect=CONNECT_TIMEOUT_S),
         }  # fmt: skip
 
@@ -103,14 +98,73 @@ class Following:
         return self._patience.wait_s(self._lost, asked_s)
 
     def _event(self, frame: Frame) -> EventRecord | None:
-        try:
-            event = decoded(_decode, frame.data)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise UnexpectedAnswer(f"an event of the stream cannot be read: {error}") from error
+        """The event of a frame, None if it is none for the reader."""
+        raise NotImplementedError
+
+
+class Following(Stream):
+    """One reader's place in a run.
+
+    Args:
+        after: the cursor: events with a greater seq.
+        types: a filter; without one, a missing seq is an error.
+    """
+
+    def __init__(self, run_id: str, *, after: int, types: Sequence[str] | None, retry_s: float) -> None:
+        path = f"/runs/{quote(run_id, safe='')}/stream"
+        super().__init__(path, _filter(types), str(after) if after else "", retry_s)
+        self._cursor = after
+        self._filtered = types is not None
+
+    def _event(self, frame: Frame) -> EventRecord | None:
+        event = _read(frame)
         if event.seq <= self._cursor or self.ended:
             return None
-        if self._types is None and event.seq != self._cursor + 1:
-            raise UnexpectedAnswer(f"event {event.seq} of the stream came after event {self._cursor}")
+        _check_next(event, None if self._filtered else self._cursor)
         self._cursor = event.seq
+        self._last_id = str(event.seq)
         self.ended = event.ends
         return event
+
+
+class FollowingSeveral(Stream):
+    """One reader's places in several runs.
+
+    Args:
+        run_ids: none: all of one's own runs.
+    """
+
+    def __init__(self, run_ids: Sequence[str], *, types: Sequence[str] | None, retry_s: float) -> None:
+        super().__init__(
+            "/stream", [*(("run_id", run_id) for run_id in run_ids), *_filter(types)], "", retry_s
+        )
+        self._cursors = dict.fromkeys(map(str.lower, run_ids), 0)
+        self._filtered = types is not None
+
+    def _event(self, frame: Frame) -> EventRecord | None:
+        event = _read(frame)
+        self._last_id = frame.id
+        if event.seq == 0:
+            return event if event.type == GONE else None
+        cursor = self._cursors.get(event.run_id, 0)
+        _check_next(event, None if self._filtered else cursor)
+        self._cursors[event.run_id] = event.seq
+        if event.ends:
+            del self._cursors[event.run_id]
+        return event
+
+
+def _filter(types: Sequence[str] | None) -> list[tuple[str, str]]:
+    return [] if types is None else [("types", ",".join(types))]
+
+
+def _read(frame: Frame) -> EventRecord:
+    try:
+        return _decode(frame.data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise UnexpectedAnswer(f"an event of the stream cannot be read: {error}") from error
+
+
+def _check_next(event: EventRecord, cursor: int | None) -> None:
+    if cursor is not None and event.seq != cursor + 1:
+        raise UnexpectedAnswer(f"event {event.seq} of the stream came after event {cursor}")

@@ -11,7 +11,7 @@ import httpx
 from runstore.client import calls
 from runstore.client.calls import Attempts, Call, Page
 from runstore.client.connection import connection
-from runstore.client.following import Following
+from runstore.client.following import Following, FollowingSeveral, Stream
 from runstore.client.patience import RETRY_S
 from runstore.client.records import RunRecord, Ticket
 from runstore.core.events import Custom, MultitaskStrategy
@@ -86,7 +86,18 @@ class Client:
         Args:
             types: a filter, as ["llm.token", "lifecycle.*"]; terminal events always come.
         """
-        following = Following(run_id, after=after, types=types, retry_s=self._retry_s)
+        return self._follow(Following(run_id, after=after, types=types, retry_s=self._retry_s))
+
+    def follow(self, *run_ids: str, types: Sequence[str] | None = None) -> Iterator[EventRecord]:
+        """Every event of several runs over one connection, live until all of them have ended.
+
+        Without names: of all of one's own runs that have not ended, and of each that starts meanwhile; that
+        has no end. Each run's events come once and in order. Of a run that is deleted or purged before its
+        end comes an event `stream.gone` with the seq 0. Connections that break take time only: see `stream`.
+        """
+        return self._follow(FollowingSeveral(run_ids, types=types, retry_s=self._retry_s))
+
+    def _follow(self, following: Stream) -> Iterator[EventRecord]:
         while True:
             try:
                 with self._http.stream(**following.request()) as answer:

@@ -69,6 +69,9 @@ _LAST_SEQS = select(  # each run's last seq is one step from the end of its part
     .scalar_subquery()
     .correlate(_first),
 ).where(_first.c.seq == 1, _first.c.run_id.in_(bindparam("runs", expanding=True)))
+_FIRST_POSITIONS = select(_first.c.run_id, _first.c.position).where(
+    _first.c.seq == 1, _first.c.run_id.in_(bindparam("runs", expanding=True))
+)
 _ATTEMPTS = select(open_runs.c.run_id, open_runs.c.attempt).where(
     open_runs.c.run_id.in_(bindparam("runs", expanding=True))
 )
@@ -101,6 +104,11 @@ def read_head(connection: Connection, run_id: str) -> Head | None:
 def read_last_seqs(connection: Connection, run_ids: Sequence[str]) -> dict[str, int]:
     """Where each of many runs stands; one that does not exist is left out."""
     return _read_of_each(connection, _LAST_SEQS, run_ids)
+
+
+def read_first_positions(connection: Connection, run_ids: Sequence[str]) -> dict[str, int]:
+    """Where each of many runs begins in the log, see `first_position`; one that is not there is left out."""
+    return _read_of_each(connection, _FIRST_POSITIONS, run_ids)
 
 
 def read_open_attempts(connection: Connection, run_ids: Collection[str]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from runstore.core.codec import frame
 from runstore.core.errors import LogUnavailable, RunPurged
-from runstore.core.ports import Chunk, EventFilter, EventLog, LiveFeed
+from runstore.core.ports import Chunk, EventFilter, EventLog, LiveFeed, Subscription
 
 PAGE_EVENTS = 1_000
 UNAVAILABLE_RETRY_S = 1.0
@@ -31,12 +31,13 @@ class Tail:
     ) -> None:
         self._log = log
         self._feed = feed
-        self._run_id = run_id
+        self.run_id = run_id
         self._cursor = after
         self._only = only
         self._idle_s = idle_s
         self._history = -1  # replay up to here, then go live; -1: not known yet
         self.ended = False  # the terminal event has been read, or there is nothing to wait for
+        self.missing = False  # there is no such run, or it ends before the cursor
         self.purged = False  # the run's events have been removed; what was read is not all
 
     async def frames(self) -> AsyncIterator[bytes]:
@@ -45,47 +46,60 @@ class Tail:
         Stops after the terminal event, when the feed closes, and when the run turns out not to be there, to
         end before `after`, or to be purged: who asks again is told. While the log cannot be read it idles.
         """
-        with self._feed.subscribe(self._run_id) as live:
+        with self._feed.subscribe(self.run_id) as live:
             while not (self.ended or self.purged or self._feed.closing):
                 try:
-                    if self._history < 0:
-                        await self._find_history()
-                    elif self._cursor < self._history:
-                        if body := await self._replay():
-                            yield body
-                    elif (chunks := live.take(self._cursor)) is None:  # more came than the feed keeps
-                        await self._find_history()
-                        if self._history <= self._cursor:
-                            live.correct(self._history)
-                    elif chunks:
-                        if body := self._join(chunks):
-                            yield body
-                    elif not await live.wait(self._idle_s):
+                    body = await self.advance(live)
+                    if body:
+                        yield body
+                    elif body is None and not await live.wait(self._idle_s):
                         yield b""
-                        self._history = -1  # a wake-up may have been lost: another process may have written
+                        self.look_again()
                 except RunPurged:
                     self.purged = True
                 except LogUnavailable:
                     yield b""
                     await asyncio.sleep(UNAVAILABLE_RETRY_S)
 
+    async def advance(self, live: Subscription) -> bytes | None:
+        """One step: the frames that it finds, if any; None when there is nothing but to wait for news.
+
+        Raises:
+            RunPurged, LogUnavailable
+        """
+        if self._history < 0:
+            await self._find_history()
+        elif self._cursor < self._history:
+            return await self._replay()
+        elif (chunks := live.take(self._cursor)) is None:  # more came than the feed keeps
+            await self._find_history()
+            if self._history <= self._cursor:
+                live.correct(self._history)
+        else:
+            return self._join(chunks) if chunks else None
+        return b""
+
+    def look_again(self) -> None:
+        """A wake-up may have been lost: another process may have written."""
+        self._history = -1
+
     async def _find_history(self) -> None:
-        head = await self._log.head(self._run_id)
+        head = await self._log.head(self.run_id)
         if head is None or self._cursor > head.seq:
-            self.ended = True
+            self.ended = self.missing = True
             return
         if head.purged:
-            raise RunPurged(self._run_id)
+            raise RunPurged(self.run_id)
         self._history = head.seq - head.deleted  # the stream ends before a deletion marker
         self.ended = head.closed and self._cursor >= self._history
 
     async def _replay(self) -> bytes:
         page = await self._log.read(
-            self._run_id, after=self._cursor, upto=self._history, limit=PAGE_EVENTS, only=self._only
+            self.run_id, after=self._cursor, upto=self._history, limit=PAGE_EVENTS, only=self._only
         )
         self._cursor = page[-1].seq if page else self._history
         self.ended = any(event.ends for event in page)
-        run = self._run_id.encode()
+        run = self.run_id.encode()
         return b"".join([frame(run, e.seq, e.type.encode(), e.at, e.data) for e in page])
 
     def _join(self, chunks: Sequence[Chunk]) -> bytes:

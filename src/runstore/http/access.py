@@ -24,7 +24,7 @@ class Access:
     async def may_read(self, login: Login, run_id: str) -> str:
         """The canonical form of the id of a run that may be read with this login."""
         run_id = parse_run_id(run_id)
-        if login.run_id != run_id and not login.user.admin:
+        if run_id not in login.run_ids and not login.user.admin:
             owner = await self._store.owner(run_id)
             if not _owns(login.user, owner) and owner.workspace_id not in login.user.workspaces:
                 raise _refusal(run_id)

@@ -15,7 +15,7 @@ from runstore.http.auth import Authentication, Authenticator
 from runstore.http.bodies import Bodies
 from runstore.http.chat import ChatRoutes
 from runstore.http.cors import cors
-from runstore.http.envelope import EXECUTOR
+from runstore.http.envelope import EXECUTOR, STREAM
 from runstore.http.errors import EXCEPTION_HANDLERS
 from runstore.http.executor import HierarchyRoutes, TeamRunRoutes
 from runstore.http.following import Following
@@ -25,6 +25,7 @@ from runstore.http.metrics import Exposition, MetricsRoute, no_metrics
 from runstore.http.openapi import OpenApiRoute
 from runstore.http.runs import RunRoutes
 from runstore.http.signing import TicketSigner
+from runstore.http.streams import StreamRoutes
 from runstore.http.subscribers import Subscribers
 from runstore.http.tickets import TicketRoutes
 from runstore.http.workers import ListWorkers, WorkerRoutes, no_workers
@@ -57,6 +58,7 @@ def build_http(
     tickets = TicketRoutes(store, access, signer)
     following = Following(store, subscribers)
     agents, runs = AgentRoutes(store, access, subscribers), RunRoutes(store, access, following)
+    streams = StreamRoutes(access, following)
     chat = ChatRoutes(store, subscribers)
     teams = HierarchyRoutes(store, hierarchies)
     team_runs = TeamRunRoutes(store, hierarchies, access, following)
@@ -76,6 +78,8 @@ def build_http(
             Route("/runs/{run_id}/stream", runs.stream),
             Route("/runs/{run_id}/stop", runs.stop, methods=["POST"]),
             Route("/runs/{run_id}/ticket", tickets.create, methods=["POST"]),
+            Route(STREAM, streams.stream),
+            Route(f"{STREAM}/ticket", tickets.create_for_several, methods=["POST"]),
             Route("/v1/chat/completions", chat.completions, methods=["POST"]),
             Route("/v1/models", chat.models),
             Route("/v1/models/{model}", chat.model),

@@ -5,17 +5,18 @@ Without any of them the server is bound to loopback, and everyone is the user `l
 
 import re
 
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runstore import keys
 from runstore.core.errors import RunstoreError
 from runstore.core.threads import asking
-from runstore.http.envelope import path_of
+from runstore.http.envelope import STREAM, path_of, run_id_of
 from runstore.http.errors import Unauthorized, on_runstore_error, on_unexpected
 from runstore.http.known_keys import KnownKeys, Query, now_ms
 from runstore.http.login_function import LoginFunction
-from runstore.http.signing import Ticket, TicketSigner
+from runstore.http.signing import Ticket, TicketSigner, name_of
 from runstore.http.users import ADMIN, LOCAL, SCOPE_KEY, Login, User
 from runstore.keys import ApiKey
 
@@ -58,9 +59,9 @@ class Authenticator:
             Unauthorized: nobody who may.
             LogUnavailable: the database, which knows the keys, cannot be read now.
         """
-        stream = _STREAM.fullmatch(path_of(request.scope))
-        if stream and (ticket := request.query_params.get("ticket")) is not None:
-            return await self._by_ticket(ticket, stream[1])
+        ticket = request.query_params.get("ticket")
+        if ticket is not None and (runs := _followed(request)) is not None:
+            return await self._by_ticket(ticket, runs)
         if not await self.required():
             return OpenLogin(self)
         token = _bearer(request)
@@ -85,11 +86,11 @@ class Authenticator:
             raise Unauthorized("the API key is unknown, revoked or expired")
         return KeyLogin(self._keys, stored.key)
 
-    async def _by_ticket(self, text: str, run_id: str) -> Login:
+    async def _by_ticket(self, text: str, runs: "_Followed") -> Login:
         ticket = self.tickets.read(text)
-        if ticket is None or ticket.run_id != run_id.lower() or not await self.ticket_holds(ticket):
+        if ticket is None or ticket.run_id != runs.name or not await self.ticket_holds(ticket):
             raise Unauthorized("the ticket is not for this run, or has expired")
-        return TicketLogin(self, ticket)
+        return TicketLogin(self, ticket, runs.run_ids)
 
 
 class OpenLogin(Login):
@@ -117,10 +118,10 @@ class KeyLogin(Login):
 
 
 class TicketLogin(Login):
-    """By a ticket, for one run's stream."""
+    """By a ticket, for one stream."""
 
-    def __init__(self, authenticator: Authenticator, ticket: Ticket) -> None:
-        super().__init__(User(ticket.user_id), key_id=ticket.key_id, run_id=ticket.run_id)
+    def __init__(self, authenticator: Authenticator, ticket: Ticket, run_ids: frozenset[str]) -> None:
+        super().__init__(User(ticket.user_id), key_id=ticket.key_id, run_ids=run_ids)
         self._authenticator = authenticator
         self._ticket = ticket
 
@@ -158,6 +159,24 @@ class Authentication:
 
     async def _login(self, request: Request) -> Login:
         return Login(LOCAL) if self._authenticator is None else await self._authenticator.login(request)
+
+
+class _Followed(Struct, frozen=True):
+    """What a request for a stream follows, and how a ticket for it calls that."""
+
+    name: str
+    run_ids: frozenset[str]
+
+
+def _followed(request: Request) -> _Followed | None:
+    path = path_of(request.scope)
+    if path == STREAM:
+        run_ids = [run_id_of(text) for text in request.query_params.getlist("run_id")]
+        return _Followed(name_of(run_ids), frozenset(run_ids))
+    if (stream := _STREAM.fullmatch(path)) is None:
+        return None
+    run_id = stream[1].lower()
+    return _Followed(run_id, frozenset({run_id}))
 
 
 def _bearer(request: Request) -> str:

@@ -7,6 +7,7 @@ from starlette.types import Scope
 
 EXECUTOR = "/api/executor/v1"
 OPENAI = "/v1"
+STREAM = "/stream"  # of several runs
 
 T = TypeVar("T")
 
@@ -16,6 +17,11 @@ class Success(Struct, Generic[T], frozen=True):
 
     success: Annotated[bool, Meta(extra_json_schema={"const": True})]
     data: T
+
+
+def run_id_of(text: str) -> str:
+    """The run of `RUN_ID` or `RUN_ID:SEQ`, as a stream of several runs names it."""
+    return text.partition(":")[0].lower()
 
 
 def path_of(scope: Scope) -> str:

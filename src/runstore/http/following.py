@@ -2,12 +2,15 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from functools import partial
 
 from starlette.responses import Response
 from starlette.types import Receive
 
-from runstore.core.errors import InvalidCursor, LogUnavailable
+from runstore.core.errors import InvalidCursor, LogUnavailable, RunDeleted, RunPurged, RunstoreError
+from runstore.core.places import NamedPlaces, OwnPlaces
 from runstore.core.ports import EventFilter
+from runstore.eventlog.joined_tail import NewRuns
 from runstore.http.chat_stream import CHAT_EVENTS, ChatTail, Chunks
 from runstore.http.sse import EventStream, Frames, nothing_left
 from runstore.http.subscribers import Subscribers
@@ -63,6 +66,66 @@ class Following:
                 whole = self._store.tail(run_id, after=0, only=CHAT_EVENTS)
                 frames = ChatTail(whole, Chunks(run, after=after))
             return EventStream(frames, login, places.pop_all(), left=left)
+
+    async def follow_several(
+        self, login: Login, places: NamedPlaces, *, only: EventFilter | None = None
+    ) -> Response:
+        """One stream of runs by name; 204 when all have ended and the reader has all of them.
+
+        A run that was deleted or purged does not refuse the others: the stream tells of it.
+
+        Raises:
+            InvalidCursor: a place is ahead of its run.
+            RunNotFound, LimitExceeded
+        """
+        lost: dict[str, RunstoreError] = {}
+        left = False
+        for run_id, after in places.open().items():
+            try:
+                head = await self._store.head(run_id)
+            except LogUnavailable:
+                left = True  # see `follow`
+            except (RunDeleted, RunPurged) as error:
+                lost[run_id] = error
+            else:
+                check_cursor(after, head.seq, run_id)
+                left = left or not head.closed or after < head.seq
+        if not left and not lost:
+            return nothing_left()
+        with ExitStack() as stack:
+            stack.enter_context(self._subscribers.of_user(login.user.user_id))
+            for run_id in places.open():
+                stack.enter_context(self._subscribers.of_run(run_id))
+            tail = self._store.joined_tail(places, lost=lost, only=only)
+            return EventStream(tail, login, stack.pop_all())
+
+    async def follow_own(
+        self, login: Login, places: OwnPlaces | None, *, only: EventFilter | None = None
+    ) -> Response:
+        """One stream of all of a user's runs, with those that start meanwhile. It has no end.
+
+        Args:
+            places: None: from the beginnings of those that have not ended.
+
+        Raises:
+            InvalidCursor: a place is ahead of its run.
+            RunNotFound, LimitExceeded, LogUnavailable
+        """
+        user_id = login.user.user_id
+        if places is None:
+            places = await self._store.own_places(user_id)
+        lost: dict[str, RunstoreError] = {}
+        for run_id, after in places.open().items():
+            try:
+                check_cursor(after, (await self._store.head(run_id)).seq, run_id)
+            except (RunDeleted, RunPurged) as error:
+                lost[run_id] = error
+        with ExitStack() as stack:
+            stack.enter_context(self._subscribers.of_user(user_id))
+            started = stack.enter_context(self._store.starts.watch(user_id))
+            new_runs = NewRuns(started, partial(self._store.find_starts, user_id, places))
+            tail = self._store.joined_tail(places, lost=lost, only=only, new_runs=new_runs)
+            return EventStream(tail, login, stack.pop_all())
 
     async def until_ended(self, login: Login, run_id: str, wait_s: float, receive: Receive) -> None:
         """Return when the run has ended, or after `wait_s`. Meanwhile its reader counts as one of a stream.

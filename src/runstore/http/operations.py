@@ -158,6 +158,15 @@ STREAM: Schema = {  # as is the custom before OpenAPI 3.2: of one event, not of 
     },
     "required": ["id", "event", "data"],
 }
+SEVERAL: Schema = {
+    **STREAM,
+    "description": "One server-sent event, as of a single run. `stream.opened` and `stream.gone` have seq 0.",
+    "properties": {
+        **STREAM["properties"],
+        "id": {"type": "string", "description": "the reader's place in each run, which is the cursor"},
+        "data": {"type": "string", "contentMediaType": JSON},
+    },
+}
 STREAMED = (EventRecord, *EVENT_CLASSES.values(), Chunk)  # what streams hold
 
 

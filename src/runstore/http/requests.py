@@ -85,7 +85,7 @@ def _decode(cls: type[T], optional: bool, any_text: bool, foreign: str | None, b
     return content
 
 
-def check_parameters(request: Request, allowed: Sequence[str]) -> None:
+def check_parameters(request: Request, allowed: Sequence[str], *, repeated: str = "") -> None:
     """Refuse query parameters that this route does not know, those given twice, and what is no text."""
     if b"%" in (query := request.scope["query_string"]):
         try:
@@ -100,7 +100,7 @@ def check_parameters(request: Request, allowed: Sequence[str]) -> None:
             raise BadRequest(
                 f"unknown query parameter {name[:50]!r}; known: {known}", code="unknown_parameter"
             )
-        if len(request.query_params.getlist(name)) > 1:
+        if name != repeated and len(request.query_params.getlist(name)) > 1:
             raise BadRequest(f"query parameter {name!r} is given more than once", code="invalid_parameter")
 
 
@@ -160,6 +160,20 @@ def read_cursor(request: Request, otherwise: int = 0) -> int:
     Each that is given must be a cursor; white space around a last event's id is not part of it, and an empty
     one is none.
     """
+    cursors = [read_seq(text) for text in read_ids(request)]
+    return cursors[0] if cursors else otherwise
+
+
+def read_seq(text: str) -> int:
+    if not _is_number(text):
+        raise BadRequest(
+            f"the cursor {text[:50]!r} is no seq: it must be a whole number", code="invalid_cursor"
+        )
+    return int(text)
+
+
+def read_ids(request: Request) -> list[str]:
+    """The ids after which a reader wants to go on, as it gives them; the first one counts."""
     named = [text for name, text in request.query_params.items() if _is_last_event_id(name)]
     if len(named) > 1:
         raise BadRequest(f"{LAST_EVENT_ID} is given more than once", code="invalid_parameter")
@@ -167,12 +181,7 @@ def read_cursor(request: Request, otherwise: int = 0) -> int:
     cursors = [text for text in ids if text]
     if (after := request.query_params.get("after")) is not None:
         cursors.append(after)
-    for text in cursors:
-        if not _is_number(text):
-            raise BadRequest(
-                f"the cursor {text[:50]!r} is no seq: it must be a whole number", code="invalid_cursor"
-            )
-    return int(cursors[0]) if cursors else otherwise
+    return cursors
 
 
 def _is_last_event_id(name: str) -> bool:

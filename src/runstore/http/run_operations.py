@@ -5,7 +5,9 @@ from typing import Annotated
 
 from runstore.core import errors
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
+from runstore.core.ids import UUID_TEXT
 from runstore.core.limits import MAX_FILTER_TYPES
+from runstore.core.places import MAX_PLACES
 from runstore.core.run import STATUSES
 from runstore.http.agents import AgentPage, CodeBody, CodeStreamBody, StartBody, StreamBody
 from runstore.http.chat_operations import CHUNKS
@@ -22,6 +24,7 @@ from runstore.http.operations import (
     OF_A_START,
     RUN_HEADER,
     RUN_ID,
+    SEVERAL,
     START_HEADERS,
     STREAM,
     TEXT,
@@ -49,10 +52,11 @@ from runstore.http.runs import (
     RunRecord,
     StopBody,
 )  # fmt: skip
-from runstore.http.tickets import TicketAnswer, TicketBody
+from runstore.http.tickets import SeveralBody, TicketAnswer, TicketBody
 
 OF_AN_AGENT = (*OF_A_START, Forbidden, errors.AgentNotFound)
 
+PLACES: Schema = {"type": "string"}
 PAGE = whole(1, MAX_PAGE, 100)
 MOMENT: Schema = {"type": "string", "format": "date-time"}
 
@@ -226,6 +230,39 @@ RUN_OPERATIONS: Operations = {
         },
         problems=(errors.InvalidCursor, TOO_MANY_STREAMS),
         by_ticket=True,
+    ),
+    ("GET", "/stream"): Operation(
+        id="follow_runs",
+        summary="Follow several runs, or all of one's own, in one stream",
+        parameters=(
+            Parameter(
+                "run_id",
+                {
+                    "type": "array",
+                    "maxItems": MAX_PLACES,
+                    "items": {"type": "string", "pattern": f"^{UUID_TEXT.pattern}(:[0-9]{{1,18}})?$"},
+                },
+                "a run, with the seq after which it is wanted; given once for each. None: all of one's own",
+            ),
+            Parameter("after", PLACES, "the `id` of an event of such a stream"),
+            Parameter("lastEventId", PLACES, "the same, as polyfills send it"),
+            Parameter("Last-Event-ID", PLACES, "the same, and goes before it", "header"),
+            TYPES,
+        ),
+        answers={
+            200: stream("everything after the places, until all named runs have ended", schema=SEVERAL),
+            204: NOTHING_LEFT,
+        },
+        problems=(errors.InvalidCursor, errors.RunNotFound, Forbidden, TOO_MANY_STREAMS),
+        by_ticket=True,
+    ),
+    ("POST", "/stream/ticket"): Operation(
+        id="create_streams_ticket",
+        summary="A ticket for such a stream",
+        body=SeveralBody,
+        body_optional=True,
+        answers={201: json("the ticket", TicketAnswer, {"Cache-Control": {"const": "no-store"}})},
+        problems=(errors.RunNotFound, Forbidden),
     ),
     ("POST", "/runs/{run_id}/stop"): Operation(
         id="stop_run",

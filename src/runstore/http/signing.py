@@ -7,13 +7,17 @@ server's secret. It holds no secret of its user's, but whoever has it can follow
 import hashlib
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
 
 
 class Ticket(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`key_id`: the API key that it was got with, whose end it shares. `expires_at`: ms since 1970."""
+    """`run_id`: the run, or the name of several. `expires_at`: ms since 1970.
+
+    `key_id`: the API key that it was got with, whose end it shares.
+    """
 
     run_id: str
     user_id: str
@@ -40,6 +44,11 @@ class TicketSigner:
 
     def _mac(self, payload: str) -> bytes:
         return hmac.digest(self._secret, payload.encode(), hashlib.sha256)
+
+
+def name_of(run_ids: Sequence[str]) -> str:
+    """What a ticket for the stream of several runs calls them; of no names, all of its user's."""
+    return f"runs:{hashlib.sha256(','.join(run_ids).encode()).hexdigest()}" if run_ids else "own"
 
 
 def _encode(data: bytes) -> str:

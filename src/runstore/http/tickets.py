@@ -1,4 +1,4 @@
-"""Tickets for one run's stream."""
+"""Tickets for streams."""
 
 from typing import Annotated
 from urllib.parse import quote
@@ -8,12 +8,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore.core.codec import timestamp
+from runstore.core.places import MAX_PLACES
 from runstore.http.access import Access
-from runstore.http.fields import Time
+from runstore.http.envelope import STREAM
+from runstore.http.errors import BadRequest
+from runstore.http.fields import RunId, Time
 from runstore.http.json import json_response
 from runstore.http.known_keys import now_ms
 from runstore.http.requests import check_parameters, read_body
-from runstore.http.signing import Ticket, TicketSigner
+from runstore.http.signing import Ticket, TicketSigner, name_of
 from runstore.http.users import login_of
 from runstore.store import RunStore
 
@@ -25,8 +28,15 @@ class TicketBody(Struct, frozen=True, forbid_unknown_fields=True):
     ttl_s: Annotated[int, Meta(ge=1, le=MAX_TICKET_TTL_S)] = TICKET_TTL_S
 
 
+class SeveralBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """For which runs, in the order in which the stream is asked for them; all of one's own if not given."""
+
+    run_ids: Annotated[list[RunId], Meta(min_length=1, max_length=MAX_PLACES)] | None = None
+    ttl_s: Annotated[int, Meta(ge=1, le=MAX_TICKET_TTL_S)] = TICKET_TTL_S
+
+
 class TicketAnswer(Struct, frozen=True):
-    """`url`: the run's stream, with the ticket in it."""
+    """`url`: the stream, with the ticket in it."""
 
     ticket: str
     expires_at: Time
@@ -34,7 +44,7 @@ class TicketAnswer(Struct, frozen=True):
 
 
 class TicketRoutes:
-    """`/runs/{run_id}/ticket`"""
+    """`/runs/{run_id}/ticket` and `/stream/ticket`"""
 
     def __init__(self, store: RunStore, access: Access, signer: TicketSigner) -> None:
         self._store = store
@@ -46,14 +56,26 @@ class TicketRoutes:
         run_id = await self._access.readable(request)
         body = await read_body(request, TicketBody, optional=True)
         await self._store.head(run_id)
+        return self._answer(request, run_id, f"/runs/{run_id}/stream?", body.ttl_s)
+
+    async def create_for_several(self, request: Request) -> Response:
+        check_parameters(request, ())
+        body, login = await read_body(request, SeveralBody, optional=True), login_of(request)
+        run_ids = [await self._access.may_read(login, run_id) for run_id in body.run_ids or ()]
+        if len(set(run_ids)) < len(run_ids):
+            raise BadRequest("run_ids names a run twice", code="invalid_body", field="$.run_ids")
+        query = "".join(f"run_id={run_id}&" for run_id in run_ids)
+        return self._answer(request, name_of(run_ids), f"{STREAM}?{query}", body.ttl_s)
+
+    def _answer(self, request: Request, name: str, stream: str, ttl_s: int) -> Response:
         login = login_of(request)
         ticket = Ticket(
-            run_id=run_id,
+            run_id=name,
             user_id=login.user.user_id,
             key_id=login.key_id,
-            expires_at=now_ms() + body.ttl_s * 1_000,
+            expires_at=now_ms() + ttl_s * 1_000,
         )
         text = self._signer.sign(ticket)
-        url = f"{request.scope.get('root_path', '')}/runs/{run_id}/stream?ticket={quote(text)}"
+        url = f"{request.scope.get('root_path', '')}{stream}ticket={quote(text)}"
         answer = TicketAnswer(text, timestamp(ticket.expires_at), url)
         return json_response(answer, 201, {"Cache-Control": "no-store"})

@@ -33,10 +33,12 @@ LOCAL = User("local", frozenset({ADMIN}))  # whoever reaches the loopback addres
 class Login:
     """How a request came to its user."""
 
-    def __init__(self, user: User, *, key_id: str | None = None, run_id: str | None = None) -> None:
+    def __init__(
+        self, user: User, *, key_id: str | None = None, run_ids: frozenset[str] = frozenset()
+    ) -> None:
         self.user = user
         self.key_id = key_id  # of the API key that it came with
-        self.run_id = run_id  # the only run that it is good for
+        self.run_ids = run_ids  # that may be read with it, whoever's they are
 
     async def still_valid(self) -> bool:
         """Whether the same request would be let in now; an open stream asks every few seconds."""

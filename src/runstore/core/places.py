@@ -1,0 +1,131 @@
+"""Where a reader of several runs is, as the text that is the id of each of its frames. Pure.
+
+Of named runs, whose names the reader asks with again: `CHECK.SEQ.SEQ…`, in the order of the names. `CHECK`
+stands for the names, lest the places be taken for those of other runs.
+Of all of a user's runs: `own.POSITION.SECONDS`, then `.RUN:SEQ` for each that has not ended. A user's runs
+begin in the log in the order in which they were queued, so whatever begins beyond POSITION is new. SECONDS:
+when the newest known run was made, since 1970.
+"""
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from uuid import UUID
+from zlib import crc32
+
+from runstore.core.errors import InvalidCursor
+
+MAX_PLACES = 100  # runs that one reader follows at a time: each frame's id names all their places
+GONE = "x"  # in place of a seq: the reader was told that the run's events are no more
+
+_SEQ = "[0-9]{1,18}"
+_NAMED = re.compile(rf"[0-9a-f]{{8}}(\.(?:{_SEQ}|{GONE})){{1,{MAX_PLACES}}}")
+_OWN = re.compile(rf"own\.{_SEQ}\.{_SEQ}(\.[A-Za-z0-9_-]{{22}}:{_SEQ}){{0,{MAX_PLACES}}}")
+
+
+class NamedPlaces:
+    """The places in runs that are followed by name. A run stays in it when it has ended.
+
+    Args:
+        seqs: of each run the seq that the reader has.
+    """
+
+    def __init__(self, seqs: dict[str, int]) -> None:
+        self._check = f"{crc32(','.join(seqs).encode()):08x}"
+        self._seqs = {run_id: str(seq) for run_id, seq in seqs.items()}
+
+    def resume(self, text: str) -> None:
+        """Go on from an earlier text.
+
+        Raises:
+            InvalidCursor: it is none, or one of other runs.
+        """
+        if _NAMED.fullmatch(text) is None:
+            raise _no_cursor(text)
+        check, *seqs = text.split(".")
+        if check != self._check or len(seqs) != len(self._seqs):
+            raise InvalidCursor(f"the cursor {text[:50]!r} is of other runs, or of another order of them")
+        self._seqs = dict(zip(self._seqs, seqs, strict=True))
+
+    @property
+    def text(self) -> str:
+        return ".".join([self._check, *self._seqs.values()])
+
+    def open(self) -> dict[str, int]:
+        """The runs to follow, and the seqs that the reader has of them."""
+        return {run_id: int(seq) for run_id, seq in self._seqs.items() if seq != GONE}
+
+    def move(self, run_id: str, seq: int) -> None:
+        self._seqs[run_id] = str(seq)
+
+    def end(self, run_id: str) -> None:
+        """The run has ended, and the reader has all of it."""
+
+    def lose(self, run_id: str) -> None:
+        """The reader is told that the run's events are no more."""
+        self._seqs[run_id] = GONE
+
+
+class OwnPlaces:
+    """The places in all of a user's runs. A run that has ended leaves it.
+
+    Args:
+        position: where the newest known run begins in the log.
+        seconds: when it was made, since 1970.
+    """
+
+    def __init__(self, position: int, seconds: int) -> None:
+        self.position = position
+        self.seconds = seconds
+        self._seqs: dict[str, str] = {}
+
+    @classmethod
+    def parse(cls, text: str) -> "OwnPlaces":
+        """Raises InvalidCursor."""
+        if _OWN.fullmatch(text) is None:
+            raise _no_cursor(text)
+        _, position, seconds, *runs = text.split(".")
+        places = cls(int(position), int(seconds))
+        for name, _, seq in (run.partition(":") for run in runs):
+            places._seqs[str(UUID(bytes=urlsafe_b64decode(f"{name}==")))] = seq
+        return places
+
+    @property
+    def text(self) -> str:
+        runs = [f".{_short(run_id)}:{seq}" for run_id, seq in self._seqs.items()]
+        return f"own.{self.position}.{self.seconds}{''.join(runs)}"
+
+    @property
+    def free(self) -> int:
+        """How many runs may be added."""
+        return MAX_PLACES - len(self._seqs)
+
+    def add(self, run_id: str, position: int) -> bool:
+        """Follow a new run; False if it is known already."""
+        self.position = max(self.position, position)
+        self.seconds = max(self.seconds, (UUID(run_id).int >> 80) // 1_000)
+        if run_id in self._seqs:
+            return False
+        self._seqs[run_id] = "0"
+        return True
+
+    def open(self) -> dict[str, int]:
+        return {run_id: int(seq) for run_id, seq in self._seqs.items()}
+
+    def move(self, run_id: str, seq: int) -> None:
+        self._seqs[run_id] = str(seq)
+
+    def end(self, run_id: str) -> None:
+        del self._seqs[run_id]
+
+    lose = end
+
+
+Places = NamedPlaces | OwnPlaces
+
+
+def _short(run_id: str) -> str:
+    return urlsafe_b64encode(UUID(run_id).bytes).rstrip(b"=").decode()
+
+
+def _no_cursor(text: str) -> InvalidCursor:
+    return InvalidCursor(f"the cursor {text[:50]!r} is no id of an event of such a stream")

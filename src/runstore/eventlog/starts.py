@@ -1,0 +1,53 @@
+"""Word of a user's new runs, for those who follow all of them."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import msgspec
+from msgspec import Struct
+
+from runstore.core.events import Queued
+from runstore.core.ports import Committed, LiveFeed
+
+
+class _Owner(Struct, frozen=True):
+    user_id: str
+
+
+_read_owner = msgspec.json.Decoder(_Owner).decode
+
+
+class Starts:
+    """Tells when a user has started a run. A hint: who waits looks by himself now and then."""
+
+    def __init__(self, feed: LiveFeed) -> None:
+        self._lock = threading.Lock()
+        self._watches: dict[str, dict[asyncio.Event, asyncio.AbstractEventLoop]] = {}
+        feed.listen(self._hear)
+
+    @contextmanager
+    def watch(self, user_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set at each start of this user's."""
+        started = asyncio.Event()
+        with self._lock:
+            self._watches.setdefault(user_id, {})[started] = asyncio.get_running_loop()
+        try:
+            yield started
+        finally:
+            with self._lock:
+                del self._watches[user_id][started]
+                if not self._watches[user_id]:
+                    del self._watches[user_id]
+
+    def _hear(self, commit: Committed) -> None:
+        if not self._watches:
+            return
+        for event in commit.events:
+            if event.type == Queued.type:
+                with self._lock:
+                    watches = dict(self._watches.get(_read_owner(event.data).user_id, {}))
+                for started, loop in watches.items():
+                    with suppress(RuntimeError):  # the loop is closed, and with it its readers
+                        loop.call_soon_threadsafe(started.set)
