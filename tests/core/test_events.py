@@ -42,6 +42,8 @@ TAGS = {
     "llm.discarded": "Discarded",
     "llm.redacted": "Redacted",
     "llm.retrying": "Retrying",
+    "llm.input_replaced": "InputReplaced",
+    "llm.context_reduced": "ContextReduced",
     "tool.started": "ToolStarted",
     "tool.progress": "ToolProgress",
     "tool.finished": "ToolFinished",
@@ -64,6 +66,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     str | None: st.none() | st.text(),
     int | None: st.none() | st.integers(0, 2**53),
     typing.Literal["session"] | None: st.sampled_from([None, "session"]),
+    list[dict[str, Any]]: st.lists(st.dictionaries(st.text(), json, max_size=3), max_size=3),
     dict[str, Any]: st.dictionaries(st.text(), json, max_size=3),
     dict[str, int]: st.dictionaries(st.text(), st.integers(0, 2**53), max_size=3),
 }

@@ -531,9 +531,13 @@ async def test_a_delegates_words_stay_out_of_the_memory_of_its_caller() -> None:
 @pytest.mark.parametrize(
     ("raised", "code", "message"),
     [
-        (ModelThrottledException("slow down"), "model_throttled", "ModelThrottledException: slow down"),
-        (ValueError("boom\n  and more"), "model_error", "ValueError: boom and more"),
-        (KeyError(), "model_error", "KeyError"),
+        (
+            ModelThrottledException("slow down"),
+            "model_throttled",
+            "the model's provider refuses so many requests",
+        ),
+        (ValueError("boom\n  and more"), "model_error", "the call of the model failed (ValueError)"),
+        (KeyError(), "model_error", "the call of the model failed (KeyError)"),
         (SystemExit("bye"), "agent_error", "SystemExit: bye"),
     ],
 )
@@ -554,10 +558,10 @@ async def test_a_conversation_that_is_too_long_for_the_model_is_an_error() -> No
 async def test_a_model_that_fails_in_mid_stream_leaves_what_it_said() -> None:
     recorder = ListRecorder()
     broken = agent(Playbook([*say("so ", "far")[:-3], OSError("connection reset")]))
-    with pytest.raises(AgentError, match="connection reset"):
+    with pytest.raises(AgentError, match=r"the call of the model failed \(OSError\)"):
         await StrandsAgent(broken, context(), WeakSet()).run("hi", [], recorder)
     assert text(recorder.of(Token)) == "so far"
-    assert recorder.types()[-1] == "agent.finished"
+    assert recorder.types()[-2:] == ["llm.discarded", "agent.finished"]
 
 
 async def test_an_answer_that_is_cut_by_the_token_limit_is_a_result_that_says_so() -> None:
@@ -815,7 +819,7 @@ async def test_a_graphs_nodes_are_its_agents_and_the_last_one_has_the_answer() -
 
 async def test_a_graph_whose_node_fails_is_an_error() -> None:
     error = await failure(graph(Playbook([ValueError("boom")])))
-    assert (error.code, str(error)) == ("model_error", "ValueError: boom")
+    assert (error.code, str(error)) == ("model_error", "the call of the model failed (ValueError)")
 
 
 async def test_a_swarm_hands_over_and_ends() -> None:
@@ -830,7 +834,7 @@ async def test_a_swarm_hands_over_and_ends() -> None:
 
 async def test_a_swarm_whose_agent_fails_is_an_error() -> None:
     error = await failure(Swarm([agent(Playbook([ValueError("boom")]), name="one")]))
-    assert "boom" in str(error)
+    assert str(error) == "node 'one' failed: the call of the model failed (ValueError)"
 
 
 async def test_a_graph_takes_no_conversation() -> None:

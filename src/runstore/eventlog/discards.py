@@ -107,18 +107,25 @@ def _backwards(
 
 
 def _taken_back(discarded: Discarded, own_seq: int, told: Iterable[Told]) -> tuple[list[int], int]:
-    """The seqs of the text and answers that are taken back, and the first of the text."""
+    """The seqs of the text and answers that are taken back, and the first of them.
+
+    A discard of no text takes back the last answer, if it was not streamed.
+    """
     taken: list[int] = []
     from_seq, left = own_seq, discarded.length
     for seq, type, data in told:
-        if seq < discarded.from_seq or (left <= 0 and not discarded.from_seq):
+        found_all = left <= 0 and (taken or discarded.length)
+        if seq < discarded.from_seq or (found_all and not discarded.from_seq):
             break
         if type in READ and _is_of(discarded, said := _read_said(data)):
             if type in TEXT_TYPES:
+                if left <= 0 and not discarded.from_seq:
+                    break
                 from_seq, left = seq, left - length_of(said.text)
                 taken.append(seq)
             elif said.message is not None and said.message.role == "assistant":
                 taken.append(seq)
+                from_seq = seq
     return taken, discarded.from_seq or from_seq
 
 

@@ -11,6 +11,7 @@ import structlog
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AppendRefused, RunstoreError
 from runstore.core.events import Completed, Event, Failed, Queued
+from runstore.core.masking import without_keys
 from runstore.core.ports import Agent, EventLog, RunContext
 from runstore.runtime.loops import AgentLoop
 from runstore.runtime.providers import HELD, Held
@@ -157,5 +158,5 @@ class Executor:
 def failure(error: BaseException) -> Failed:
     """The ending of a run whose agent raised."""
     if isinstance(error, RunstoreError):
-        return Failed(code=str(error.code)[:MAX_CODE], message=words_of(error)[:MAX_MESSAGE])
+        return Failed(code=str(error.code)[:MAX_CODE], message=without_keys(words_of(error)[:MAX_MESSAGE]))
     return Failed(code="agent_error", message=in_a_line(error))

@@ -5,12 +5,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
+from msgspec import Struct
+
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import RunstoreError
-from runstore.core.events import Custom, Event
+from runstore.core.events import Custom, Event, Retrying
 from runstore.core.ports import EventLog
 from runstore.runtime.halves import Halves
 
+MAX_WAIT_S = 600.0  # before a model is called again that is not held against the agent; strands waits 240 s
 TURN = 32  # events after which an agent that never waits lets the others of its loop go on
 
 
@@ -29,8 +33,11 @@ class Recorder:
 
     @property
     def idle_s(self) -> float:
-        """How long ago the agent last said something, or was begun; nothing while it waits for the log."""
-        return 0 if self._waiting else time.monotonic() - self._heard_at
+        """How long ago the agent last said something, or was begun; nothing while it waits for the log.
+
+        A wait before a model is called again counts only from when it should be over.
+        """
+        return 0 if self._waiting else max(0.0, time.monotonic() - self._heard_at)
 
     async def record(self, event: Event | Custom | EncodedEvent) -> None:
         """See `RunRecorder.record`.
@@ -69,6 +76,8 @@ class Recorder:
         with self._waits():
             events = self._halves.whole(event, hold=False)
             await self._log.append(self._run_id, events, attempt=self._attempt, patient=True)
+        if event.type == Retrying.type:
+            self._heard_at += min(_wait_of(event), MAX_WAIT_S)
 
     @contextmanager
     def _waits(self) -> Iterator[None]:
@@ -85,3 +94,12 @@ class Recorder:
     def _check(self) -> None:
         if self._refusal is not None:
             raise self._refusal
+
+
+class _Wait(Struct, frozen=True):
+    wait_s: float
+
+
+def _wait_of(event: Event | Custom | EncodedEvent) -> float:
+    encoded = event if isinstance(event, EncodedEvent) else encode(event)
+    return max(0.0, msgspec.json.decode(encoded.data, type=_Wait).wait_s)

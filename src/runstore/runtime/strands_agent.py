@@ -13,7 +13,7 @@ from strands.types.exceptions import MaxTokensReachedException
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError, AppendRefused, InvalidEvent
-from runstore.core.events import AgentFinished, AgentStarted, Message, Token, Usage
+from runstore.core.events import AgentFinished, AgentStarted, Discarded, Token, Usage
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.core.run import add_usage
 from runstore.runtime import strands_nodes
@@ -105,8 +105,12 @@ class StrandsAgent:
             if isinstance(failure, AppendRefused) and failure is not outlet.closed_by:  # of another run's
                 failure = AgentError(str(failure), code=failure.code)
             if isinstance(failure, AgentError):
+                for event in hooks.answers.take_back_all("failed"):
+                    await recorder.commit(event)
                 await recorder.record(AgentFinished(agent=root))
             raise failure from (None if failure is error else error)
+        for event in hooks.answers.take_back_all("failed"):
+            await recorder.commit(event)
         await recorder.record(AgentFinished(agent=root))
         return AgentResult(result=result, usage=hooks.usage)
 
@@ -122,21 +126,24 @@ class StrandsAgent:
     def cancel(self) -> None:
         """See `Agent.cancel`. strands looks at the next chunk of a model and before each tool."""
         self._asked = True
+        if self._hooks is not None:
+            self._hooks.answers.stopping = True
         # Each of them, also those that were made for a call: strands hands a cancel down by polling, 50 ms
         # for each level.
         for agent in self._hooks.agents if self._hooks else [agent for _, agent in self._agents]:
             agent.cancel()
 
     def _hook(self, outlet: Outlet, memory: Memory, goes_on: bool) -> Hooks:
-        nodes = list(nodes_of(self._product, self._root)) if goes_on else []
+        nodes = list(nodes_of(self._product, self._root))
         memory = memory if goes_on else Memory(usage=memory.usage)
         hooks = Hooks(
             self._context, outlet, memory, remembering=goes_on, at_most_once=self._at_most_once, nodes=nodes
         )
+        hooks.answers.stopping = self._asked
         for path, agent in self._agents:
             hooks.install(agent, path)
         for node in nodes:
-            hooks.nodes.listen(node, Translator(node.path, hooks.models))
+            hooks.nodes.listen(node, Translator(node.path, hooks.models, answers=hooks.answers))
         return hooks
 
     def _stream(self, input: Any, hooks: Hooks) -> AsyncIterator[Any]:
@@ -157,7 +164,8 @@ class StrandsAgent:
     async def _follow(
         self, stream: AsyncIterator[Any], hooks: Hooks, outlet: Outlet, recorder: RunRecorder
     ) -> Ended:
-        translator = Translator(self._root, hooks.models, apart=hooks.nodes.paths)
+        apart, answers = hooks.nodes.paths, hooks.answers
+        translator = Translator(self._root, hooks.models, apart=apart, answers=answers)
         translate = translator.translate
         ended: Ended = None
         async for item in stream:
@@ -169,10 +177,11 @@ class StrandsAgent:
             try:
                 for event in translate(item):
                     if type(event) is not Token:
-                        if isinstance(event, Message) and event.agent in hooks.remembered:
-                            continue  # the hooks have written it
                         if isinstance(event, Usage):
                             hooks.usage = add_usage(hooks.usage, event)
+                        elif isinstance(event, Discarded):
+                            await recorder.commit(event)
+                            continue
                     try:
                         await recorder.record(event)
                     except InvalidEvent as error:

@@ -17,6 +17,7 @@ from strands.types.exceptions import (
 )
 
 from runstore.core.errors import AgentError, RunstoreError
+from runstore.core.masking import without_keys
 from runstore.runtime.user_code import MAX_WORDS, in_a_line, words_of
 
 MAX_CAUSES = 10  # of an error that are looked at
@@ -60,6 +61,18 @@ CLASS_CODES = {
     "ValidationError": "model_invalid_answer",
     "APIResponseValidationError": "model_invalid_answer",
 }
+# What users are told of a model's failure. What its provider said may hold a key, and is in the server's log.
+SENTENCES = {
+    "model_auth": "the model's provider refuses the key, or there is none",
+    "model_not_found": "the model's provider knows no such model, or the address is wrong",
+    "model_throttled": "the model's provider refuses so many requests",
+    "model_unavailable": "there was no connection to the model, or it broke, or the model's provider failed",
+    "model_refused": "the model's provider does not take the request",
+    "model_invalid_answer": "the model's answer was none that its provider's protocol has",
+    "model_error": "the call of the model failed",
+    "context_overflow": "the conversation is too long for the model",
+    "max_tokens": "the model's answer was cut by its token limit",
+}
 BROKEN = "the connection to the model broke"  # for errors that say nothing
 # A key that is missing altogether is noticed by the SDK, in words of its own.
 NO_KEY = ("api_key", "api key", "authentication method", "credentials")
@@ -78,7 +91,15 @@ def agent_error(error: BaseException, model_error: BaseException | None) -> Runs
     code = next((code for cls, code in CODES.items() if isinstance(error, cls)), None)
     if code is None:
         code = model_error_code(error) if error is model_error else "agent_error"
-    return AgentError(described(error), code=code)
+    sentence = SENTENCES.get(code) or described(error)
+    if code == "model_error":
+        sentence = f"{sentence} ({type(error).__name__})"
+    return AgentError(sentence, code=code)
+
+
+def sentence_of(code: str) -> str:
+    """What people are told of a model's failure."""
+    return SENTENCES.get(code, SENTENCES["model_error"])
 
 
 def model_error_code(error: BaseException) -> str:
@@ -110,7 +131,8 @@ def described(error: BaseException) -> str:
         return line
     causes = [words_of(cause).strip() for cause in _causes(error)]
     root = next((text for text in reversed(causes) if text), BROKEN)
-    return line if root in line else f"{line} ({' '.join(root.split())})"[:MAX_WORDS]
+    root = without_keys(" ".join(root[:MAX_WORDS].split()))
+    return line if root in line else f"{line} ({root})"[:MAX_WORDS]
 
 
 def _code_of(error: BaseException) -> str | None:

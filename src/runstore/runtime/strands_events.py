@@ -22,6 +22,7 @@ from runstore.core.events import (
     ToolProgress,
     Usage,
 )  # fmt: skip
+from runstore.runtime.strands_answers import Answers
 
 Item = Mapping[str, Any]
 NOTHING: tuple[Event, ...] = ()
@@ -38,12 +39,19 @@ class Translator:
         root: the path of the run's agent.
         models: path → model id, for `llm.usage`; may grow while the run goes on.
         apart: paths of nodes whose beginning and stream somebody else records.
+        answers: what the agents are saying, of all streams of the run.
     """
 
     def __init__(
-        self, root: str, models: Mapping[str, str] | None = None, *, apart: Set[str] = frozenset()
+        self,
+        root: str,
+        models: Mapping[str, str] | None = None,
+        *,
+        apart: Set[str] = frozenset(),
+        answers: Answers | None = None,
     ) -> None:
         self._root = root
+        self._answers = answers or Answers()
         self._apart = apart
         self._models = {} if models is None else models
         self._inner: dict[tuple[str, str, str], str] = {}  # a call that streams an agent → that agent's path
@@ -59,23 +67,20 @@ class Translator:
             if raw is not None:
                 block = raw.get("contentBlockDelta")
                 if block is None:
-                    if "metadata" in raw:
-                        return self._usage(raw, path, call_id)
-                    if path == self._root and call_id is None:
-                        self.broken_off = "messageStart" in raw or (
-                            self.broken_off and "messageStop" not in raw
-                        )
-                    return NOTHING
+                    return self._beside_text(raw, path, call_id)
                 text = block["delta"].get("text")
                 if text:
+                    self._answers.at((path, call_id)).texts.append(text)
                     return (Token(agent=path, call_id=call_id, text=text),)
-                return _reasoning(block["delta"], path, call_id)
-            return _message(item.get("message"), path, call_id)
+                return self._reasoning(block["delta"], path, call_id)
+            return self._message(item.get("message"), path, call_id)
         if "delta" in item:
             return NOTHING  # the second of the two
         return self._wrapped(item, path, call_id)
 
     def _wrapped(self, item: Item, path: str, call_id: str | None) -> Sequence[Event]:
+        if "force_stop" in item:
+            return self._answers.take_back((path, call_id), "failed")
         match item.get("type"):
             case "tool_stream":
                 return self._tool(item["tool_stream_event"], path, call_id)
@@ -101,6 +106,17 @@ class Translator:
                 return self._translate(data, inner, use_id)
         return (ToolProgress(agent=path, call_id=call_id, tool_use_id=use_id, name=name, output=data),)
 
+    def _beside_text(self, raw: Item, path: str, call_id: str | None) -> Sequence[Event]:
+        if "metadata" in raw:
+            return self._usage(raw, path, call_id)
+        if path == self._root and call_id is None:
+            self.broken_off = "messageStart" in raw or (self.broken_off and "messageStop" not in raw)
+        if "messageStart" in raw:
+            self._answers.start((path, call_id))
+            return NOTHING
+        replaced = raw.get("redactContent", {}).get("redactAssistantContentMessage")
+        return NOTHING if replaced is None else self._answers.redact((path, call_id), replaced)
+
     def _usage(self, raw: Item, path: str, call_id: str | None) -> Sequence[Event]:
         usage = raw["metadata"].get("usage")
         if not usage:
@@ -109,16 +125,18 @@ class Translator:
         model = self._models.get(path)
         return (Usage(agent=path, call_id=call_id, input_tokens=inputs, output_tokens=outputs, model=model),)
 
+    def _reasoning(self, delta: Item, path: str, call_id: str | None) -> Sequence[Event]:
+        text = (delta.get("reasoningContent") or {}).get("text")
+        if not text:
+            return NOTHING
+        self._answers.at((path, call_id)).thoughts.append(text)
+        return (Reasoning(agent=path, call_id=call_id, text=text),)
 
-def _reasoning(delta: Item, path: str, call_id: str | None) -> Sequence[Event]:
-    text = (delta.get("reasoningContent") or {}).get("text")
-    return (Reasoning(agent=path, call_id=call_id, text=text),) if text else NOTHING
-
-
-def _message(message: Item | None, path: str, call_id: str | None) -> Sequence[Event]:
-    if message is None:
-        return NOTHING
-    return (Message(agent=path, call_id=call_id, message=bare(message)),)
+    def _message(self, message: Item | None, path: str, call_id: str | None) -> Sequence[Event]:
+        if message is None or path in self._answers.written:
+            return NOTHING
+        completing = self._answers.complete((path, call_id), message)
+        return (*completing, Message(agent=path, call_id=call_id, message=bare(message)))
 
 
 def bare(message: Item) -> dict[str, Any]:

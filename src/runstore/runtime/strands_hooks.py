@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, Sequence, Set
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import structlog
 from msgspec.structs import replace
 from strands import Agent
 from strands.hooks import (
@@ -19,7 +18,6 @@ from strands.hooks import (
     AfterToolCallEvent,
     BeforeInvocationEvent,
     BeforeToolCallEvent,
-    HookOrder,
     MessageAddedEvent,
 )
 from strands.middleware import (
@@ -36,6 +34,7 @@ from runstore.core.events import (
     AgentFinished,
     AgentStarted,
     ContextReduced,
+    Discarded,
     Event,
     InputReplaced,
     Message,
@@ -44,26 +43,26 @@ from runstore.core.events import (
     ToolStarted,
     Usage,
 )
+from runstore.core.masking import without_keys
 from runstore.core.ports import RunContext
 from runstore.core.run import add_usage
 from runstore.runtime.at_most_once import CODE, is_at_most_once
 from runstore.runtime.outlet import Outlet
 from runstore.runtime.oversized import PART_BYTES
 from runstore.runtime.resume import Conversation, Memory, Place, digest_of, is_root
+from runstore.runtime.strands_answers import Answers
 from runstore.runtime.strands_conversation import LoggedConversation
-from runstore.runtime.strands_errors import described, model_error_code
+from runstore.runtime.strands_errors import sentence_of
 from runstore.runtime.strands_events import bare
 from runstore.runtime.strands_hierarchy import CALL, Call, call_of, called_agent
+from runstore.runtime.strands_model_calls import FIRST, LAST, ModelCalls
 from runstore.runtime.strands_nodes import Node, Nodes
 from runstore.runtime.strands_results import ONLY_REASONING
 from runstore.runtime.user_code import in_a_line
 
-LAST = HookOrder.SDK_LAST + 1  # when every other hook has had its say
 STATE_KEY = "runstore"  # of strands' invocation_state: the RunContext
 OVER = "The run is over."  # said to agents and tools that would begin when nothing is recorded any more
 GO_ON = "Go on."  # said to a resumed agent whose last message was an answer, but not the end of its work
-
-log = structlog.get_logger(__name__)
 
 
 class Hooks:
@@ -88,7 +87,7 @@ class Hooks:
     ) -> None:
         self.models: dict[str, str] = {}  # path → model id
         self.remembered: set[str] = set()  # paths of the agents whose messages are written from here
-        self.model_error: BaseException | None = None  # what a model raised last
+        self.answers = Answers(self.remembered)
         self.usage = memory.usage  # of all attempts
         self.asked: Sequence[Any] = ()  # the input of the run's own agent, as the log has it
         self._context = context
@@ -103,7 +102,13 @@ class Hooks:
         self._left_out: dict[str, str] = {}  # tool use id → why its input is in no event; it is not called
         self._logged: dict[Place, LoggedConversation] = {}
         self._working: set[Place] = set()
+        self._model_calls = ModelCalls(context.run_id, outlet, self.answers, self._place)
         self.nodes = Nodes(nodes, self._record_node, lambda path: self._inputs.pop((path, None), None))
+
+    @property
+    def model_error(self) -> BaseException | None:
+        """What a model raised last."""
+        return self._model_calls.error
 
     @property
     def agents(self) -> list[Agent]:
@@ -120,10 +125,11 @@ class Hooks:
         agent.add_hook(self._before_invocation, BeforeInvocationEvent, order=LAST)
         agent.add_hook(self._before_tool, BeforeToolCallEvent, order=LAST)
         agent.add_hook(self._after_tool, AfterToolCallEvent, order=LAST)
-        agent.add_hook(self._after_model, AfterModelCallEvent, order=HookOrder.SDK_FIRST - 1)
+        agent.add_hook(self._after_invocation, AfterInvocationEvent, order=LAST)
+        self._model_calls.install(agent)
         if self._remembering:
             agent.add_hook(self._message_added, MessageAddedEvent, order=LAST)
-            agent.add_hook(self._input_redacted, AfterModelCallEvent, order=HookOrder.SDK_FIRST - 1)
+            agent.add_hook(self._input_redacted, AfterModelCallEvent, order=FIRST)
             agent.add_hook(self._context_reduced, AfterInvocationEvent, order=LAST)
         agent.add_middleware(ExecuteToolStage, self._run_tool)
 
@@ -202,11 +208,12 @@ class Hooks:
     async def _record_node(self, events: Sequence[Event]) -> None:
         """Write what a node's stream says, but for what is written from here."""
         for event in events:
-            if isinstance(event, Message) and event.agent in self.remembered:
-                continue
             if isinstance(event, Usage):
                 self.usage = add_usage(self.usage, event)
-            await self._outlet.record(event)
+            await self._write(event)
+
+    async def _write(self, event: Event) -> None:
+        await (self._outlet.commit if isinstance(event, Discarded) else self._outlet.record)(event)
 
     async def _message_added(self, event: MessageAddedEvent) -> None:
         path, call_id = place = self._place(event.agent)
@@ -217,6 +224,8 @@ class Hooks:
         if inputs:
             self._inputs[place] = inputs - 1
         elif added:
+            for each in self.answers.complete(place, event.message):
+                await self._write(each)
             said = Message(agent=path, call_id=call_id, message=bare(event.message))
             if await self._outlet.try_record(said):
                 self._leave_out_inputs(event.message)
@@ -250,6 +259,16 @@ class Hooks:
             left = ContextReduced(agent=place[0], kept=kept, begins_with=_bare(messages))
             await self._outlet.try_record(left)  # one that no event can hold is reduced again by the next run
 
+    async def _after_invocation(self, event: AfterInvocationEvent) -> None:
+        """An agent has ended. Its last message may have been rewritten since it was added."""
+        path, call_id = place = self._place(event.agent)
+        message = getattr(event.result, "message", None)
+        if message is not None and (corrected := self.answers.correct(place, message)):
+            for said in corrected:
+                await self._write(said)
+            if not (_is_run(place) and place in self._logged):  # else it is in what `_context_reduced` writes
+                await self._outlet.record(Message(agent=path, call_id=call_id, message=bare(message)))
+
     # A tool is called.
 
     async def _before_tool(self, event: BeforeToolCallEvent) -> None:
@@ -282,12 +301,16 @@ class Hooks:
             return
         use_id, name = event.tool_use["toolUseId"], event.tool_use["name"]
         inner = (f"{path}/{name}", use_id)
+        for unsaid in self.answers.take_back(inner, "failed"):
+            await self._write(unsaid)
         if inner in self._working:
             self._working.discard(inner)
             self._inputs.pop(inner, None)
             self._logged.pop(inner, None)
             self._results.pop(inner, None)
             await self._outlet.record(AgentFinished(agent=inner[0], call_id=use_id))
+        if event.result.get("status") == "error":
+            event.result = _without_secrets(event.result, self._model_calls.failure_of(inner))
         call: Any = {"agent": path, "call_id": call_id, "tool_use_id": use_id, "name": name}
         written = ToolFailed if event.result.get("status") == "error" else ToolFinished
         if wrong := await self._outlet.try_commit(written(**call, output=event.result.get("content"))):
@@ -320,13 +343,16 @@ class Hooks:
             return None  # its result is an object that it hands over beside the message
         return self._results.get(place, {}).get(tool_use["toolUseId"])
 
-    def _after_model(self, event: AfterModelCallEvent) -> None:
-        """Runs before strands' retry strategy waits, so that a run that says nothing is explained."""
-        self.model_error = error = event.exception
-        if error is not None:
-            code, run_id = model_error_code(error), self._context.run_id
-            path, _ = self._place(event.agent)
-            log.warning("model_failed", run_id=run_id, agent=path, code=code, error=described(error))
+
+def _without_secrets(result: Any, code: str | None) -> Any:
+    """A tool's error as others get it. `code`: of the failure of its agent's model, if that was it."""
+    if code is not None:
+        return {**result, "content": [{"text": f"Agent error: {sentence_of(code)}"}]}
+    blocks = [
+        {**block, "text": without_keys(block["text"])} if isinstance(block.get("text"), str) else block
+        for block in result.get("content") or ()
+    ]
+    return {**result, "content": blocks}
 
 
 def _is_run(place: Place) -> bool:

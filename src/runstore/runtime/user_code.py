@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from runstore.core.errors import AgentError, RunstoreError
+from runstore.core.masking import without_keys
 
 MAX_WORDS = 1_000  # characters of an error's text
 MAX_MEMBERS = 10  # of an exception group that are named
@@ -85,7 +86,7 @@ def failed(what: str, error: BaseException) -> AgentError:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     if isinstance(error, RunstoreError):
-        return AgentError(words_of(error)[:MAX_WORDS], code=error.code)
+        return AgentError(without_keys(words_of(error)[:MAX_WORDS]), code=error.code)
     return AgentError(f"{what} failed: {in_a_line(error)}"[:MAX_WORDS])
 
 
@@ -96,7 +97,7 @@ def in_a_line(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         members = (f"{type(each).__name__}: {words_of(each)[:MAX_WORDS]}" for each in error.exceptions)
         line = " ".join(f"{line}: {'; '.join(islice(members, MAX_MEMBERS))}".split())
-    return line[:MAX_WORDS]
+    return without_keys(line[:MAX_WORDS])
 
 
 def words_of(error: BaseException) -> str:

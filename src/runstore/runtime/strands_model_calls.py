@@ -1,0 +1,102 @@
+"""The model calls of a run's agents: why one failed, when it is made again, and whether its words count."""
+
+from collections.abc import Callable
+
+import structlog
+from strands import Agent, ModelRetryStrategy
+from strands.hooks import AfterModelCallEvent, HookOrder
+
+from runstore.core.events import DiscardReason, Event, Retrying
+from runstore.runtime.outlet import Outlet
+from runstore.runtime.resume import Place
+from runstore.runtime.strands_answers import Answers
+from runstore.runtime.strands_errors import described, model_error_code, sentence_of
+
+FIRST = HookOrder.SDK_FIRST - 1  # before any other hook, and before strands' retry strategy waits
+LAST = HookOrder.SDK_LAST + 1  # when every other hook has had its say
+
+log = structlog.get_logger(__name__)
+
+
+class ModelCalls:
+    """What strands' hooks tell of each model call, written into the run's log.
+
+    Args:
+        place: where an agent works at the moment.
+    """
+
+    def __init__(
+        self, run_id: str, outlet: Outlet, answers: Answers, place: Callable[[Agent], Place]
+    ) -> None:
+        self.error: BaseException | None = None  # what a model raised last
+        self._run_id = run_id
+        self._outlet = outlet
+        self._answers = answers
+        self._place = place
+        self._failures: dict[Place, int] = {}  # calls that failed, one after another
+        self._announced: set[Place] = set()  # agents whose next call was announced before a wait
+        self._given_up: dict[Place, str] = {}  # the code of the failure that ended an agent
+
+    def install(self, agent: Agent) -> None:
+        """Hook an agent, once."""
+        agent.add_hook(self._called, AfterModelCallEvent, order=FIRST)
+        agent.add_hook(self._settled, AfterModelCallEvent, order=LAST)
+
+    def failure_of(self, place: Place) -> str | None:
+        """The code of the model's failure that ended an agent, asked once."""
+        return self._given_up.pop(place, None)
+
+    async def _called(self, event: AfterModelCallEvent) -> None:
+        self.error = error = event.exception
+        place = self._place(event.agent)
+        if error is None:
+            self._failures.pop(place, None)
+            return
+        code = model_error_code(error)
+        log.warning("model_failed", run_id=self._run_id, agent=place[0], code=code, error=described(error))
+        self._failures[place] = self._failures.get(place, 0) + 1
+        wait_s = wait_before_retry(event.agent, error)
+        if wait_s is not None:
+            self._announced.add(place)
+            await self._retrying(place, code, wait_s)
+
+    async def _settled(self, event: AfterModelCallEvent) -> None:
+        place, error = self._place(event.agent), event.exception
+        announced = place in self._announced
+        self._announced.discard(place)
+        if error is None:
+            if event.retry:
+                await self._take_back(place, "rejected")
+        elif not event.retry:
+            self._failures.pop(place, None)
+            self._given_up[place] = model_error_code(error)
+            await self._take_back(place, "failed")
+        elif not announced:  # by a hook that waits for itself, or a router that has another model
+            await self._retrying(place, model_error_code(error), 0)
+
+    async def _retrying(self, place: Place, code: str, wait_s: float) -> None:
+        path, call_id = place
+        retrying = Retrying(
+            agent=path, call_id=call_id, code=code, message=sentence_of(code),
+            attempt=self._failures.get(place, 1), wait_s=wait_s,
+        )  # fmt: skip
+        await self._take_back(place, "retried", retrying)
+
+    async def _take_back(self, place: Place, reason: DiscardReason, *then: Event) -> None:
+        for event in (*self._answers.take_back(place, reason), *then):
+            await self._outlet.commit(event)
+
+
+def wait_before_retry(agent: Agent, error: Exception) -> float | None:
+    """How long strands' retry strategy is about to wait; None when it will not call the model again.
+
+    strands does not tell beforehand, so its strategy is asked what it is going to ask itself.
+    """
+    strategy = getattr(agent, "_retry_strategy", None)
+    try:
+        if not isinstance(strategy, ModelRetryStrategy) or not strategy.is_retryable(error):
+            return None
+        failed = strategy._current_attempt
+        return None if failed + 1 >= strategy._max_attempts else float(strategy._calculate_delay(failed))
+    except Exception:  # a strategy of somebody's own need not be like strands'; its retry is told afterwards
+        return None
