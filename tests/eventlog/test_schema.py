@@ -13,7 +13,7 @@ import pymysql
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, MetaData, delete, insert, inspect, make_url, text, update
+from sqlalchemy import Connection, MetaData, delete, insert, inspect, make_url, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from runstore import migrations
@@ -25,6 +25,7 @@ from runstore.eventlog import schema
 from runstore.eventlog.dialects import Dialect, open_dialect
 from runstore.eventlog.dialects.base import check_version
 from runstore.eventlog.sql import SqlEventLog
+from runstore.projections.schema import runs
 from tests.events import close_run, start_run, token
 from tests.polling import until
 from tests.servers.databases import DATABASES, METADATA, bare_database
@@ -224,6 +225,22 @@ def test_an_older_schema_is_left_as_it_is_unless_it_shall_be_upgraded(bare_url: 
             open_database(bare_url, upgrade=False)
         connection.rollback()
         assert migrations.current_version(connection) == "0004"
+
+
+def test_runs_of_sessions_that_are_older_than_their_table_are_remembered(bare_url: str) -> None:
+    old, known = new_run_id(), new_run_id()
+    row = {"user_id": "zoë", "session_id": "s", "agent_name": "demo", "status": "success"}
+    rest = {"created_at": 1, "deleted": 0, "purged": 0, "state": b"{}"}
+    with closing(open_database(bare_url)) as dialect, dialect.engine.connect() as connection:
+        connection.execute(runs.insert(), [{**row, **rest, "run_id": run_id} for run_id in (old, known)])
+        connection.execute(
+            schema.session_runs.insert(), {"user_id": "zoë", "session_id": "s", "run_id": known}
+        )
+        connection.execute(text("UPDATE alembic_version SET version_num = '0007'"))
+        connection.commit()
+    with closing(open_database(bare_url)) as dialect, dialect.engine.connect() as connection:
+        found = connection.execute(select(schema.session_runs)).all()
+    assert sorted(found) == sorted([("zoë", "s", old), ("zoë", "s", known)])
 
 
 @pytest.mark.parametrize("found", [(13, 21), (9,), None])

@@ -14,10 +14,13 @@ from runstore import __version__
 from runstore.core.codec import ENCODER_VERSION, decode
 from runstore.core.errors import RunClosed
 from runstore.core.events import EVENT_CLASSES, Unknown
+from runstore.core.ids import new_run_id
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
 from runstore.projections.rebuild import rebuild
 from runstore.projections.runs import find_run
+from runstore.runtime.history import read_queued
+from runstore.runtime.session_memory import read_memory
 from tests.database import migrate, open_database, open_sqlite_log, run_list
 from tests.events import COMPLETED, note
 from tests.golden import FOLDER, RELEASES, read_states, read_streams, run_ids
@@ -112,6 +115,16 @@ async def test_its_open_runs_go_on_and_its_closed_ones_stay_closed(log: SqlEvent
         else:
             with pytest.raises(RunClosed):
                 await log.append(run_id, [note()])
+
+
+async def test_its_sessions_are_remembered(log: SqlEventLog) -> None:
+    told = [await read_queued(log, run_id) for run_id in await run_ids(log)]
+    for queued in (each for each in told if each.session_id):
+        run_id = new_run_id()
+        await log.append(run_id, [queued], expected_seq=0)
+        memory = await read_memory(log, run_id, queued)
+        assert [message["role"] for message in memory] == ["user", "assistant"]
+        assert memory[0]["content"] == [{"text": queued.input}]
 
 
 def test_the_log_of_this_release_holds_every_event_type() -> None:

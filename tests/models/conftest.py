@@ -1,8 +1,8 @@
 """One real server for all of a worker's tests of models, and the stand-in that its agents talk to.
 
 There is an agent `PROVIDER-MODEL` for each of strands' providers here and each model of the stand-in, with
-`PROVIDER-tool` (has a tool), `PROVIDER-late` (has a time limit) and `PROVIDER-nobody` (at an address where
-nobody listens).
+`PROVIDER-tool` (has a tool), `PROVIDER-finish` (has one that ends its turn), `PROVIDER-late` (has a time
+limit) and `PROVIDER-nobody` (at an address where nobody listens).
 """
 
 import socket
@@ -17,9 +17,17 @@ from tests.server import ServerProcess, serving
 PROVIDERS = tuple(WIRES)
 KEY = "sk-a-key-that-nobody-must-read"
 TOOLS = '''
+from strands import ToolContext, tool
+
 def add(a: int, b: int) -> int:
     """Add two numbers."""
     return a + b
+
+@tool(context=True)
+def finish(a: int, b: int, tool_context: ToolContext) -> str:
+    """Answer at once."""
+    tool_context.agent.cancel(after_current_tools=True)
+    return "that is all"
 '''
 
 
@@ -41,6 +49,7 @@ def configuration(url: str, nobody: str) -> str:
     for each in PROVIDERS:
         tables += [agent_table(f"{each}-{model}", each, model, url, "model_attempts = 2") for model in MODELS]
         tables.append(agent_table(f"{each}-tool", each, "talks", url, 'tools = ["agents:add"]'))
+        tables.append(agent_table(f"{each}-finish", each, "talks", url, 'tools = ["agents:finish"]'))
         tables.append(agent_table(f"{each}-late", each, "stops-talking", url, "run_timeout_s = 0.3"))
         tables.append(agent_table(f"{each}-nobody", each, "talks", nobody))
     return "\n".join(tables)

@@ -45,11 +45,18 @@ class Session:
     async def recorded(self, asked: Any, *events: Event) -> None:
         """The next run, as the log has it."""
         beginning = Queued(agent="demo", user_id="alice", input=asked, session_id="s", memory="session")
-        await self.log.append(new_run_id(), [beginning, started(), *events], expected_seq=0)
+        run_id = new_run_id()
+        self.runs.append(run_id)
+        await self.log.append(run_id, [beginning, started()], expected_seq=0)
+        for event in events:
+            await self.log.append(run_id, [event])
 
     async def memory(self, agent: str = "demo") -> list[dict[str, Any]]:
         """What the next run of an agent would begin with."""
-        queued = Queued(agent=agent, user_id="alice", input="next", session_id="s", memory="session")
+        queued = Queued(
+            agent=agent, user_id="alice", input="next", session_id="s", memory="session",
+            multitask_strategy="parallel",
+        )  # fmt: skip
         run_id = new_run_id()
         await self.log.append(run_id, [queued], expected_seq=0)
         return await read_memory(self.log, run_id, await read_queued(self.log, run_id))

@@ -9,8 +9,18 @@ from strands import Agent, ToolContext, tool
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.multiagent import GraphBuilder, Swarm
 
-from runstore.core.events import Completed, ContextReduced, Failed, InputReplaced, Message, Started
+from runstore.core.events import (
+    Cancelled,
+    Completed,
+    ContextReduced,
+    Deleted,
+    Failed,
+    InputReplaced,
+    Message,
+    Started,
+)
 from runstore.runtime import session_memory
+from runstore.runtime.strands_events import bare
 from tests.runtime.recording import read
 from tests.runtime.session import Session
 from tests.runtime.strands_kit import Playbook, Turn, agent, delta, say, think, use
@@ -283,3 +293,43 @@ async def test_of_a_turn_with_results_that_no_event_could_hold_the_words_are_rem
     said = [Message(agent="demo", message=message) for message in (asks, left_out, answer("done"))]
     await session.recorded("one", *said, Completed(result={"text": "done"}))
     assert await session.memory() == [user("one"), answer("done")]
+
+
+async def test_of_a_turn_that_is_too_large_to_be_read_the_words_are_remembered(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_memory, "MAX_TURN_BYTES", 100)
+    await session.turn(with_a_tool(), "look it up")
+    words = {"role": "assistant", "content": [{"text": "Let me look."}, {"text": "It is on page 12."}]}
+    assert await session.memory() == [user("look it up"), words]
+
+
+# ---- agents that know something already ----
+
+
+async def test_a_factory_may_make_its_agent_with_the_memory(session: Session) -> None:
+    await hears(session, "one")
+    model = Playbook(say("yes"))
+    await session.turn(agent(model, messages=await session.memory()), "two")
+    assert roles(model.heard[0]) == ["user", "assistant", "user"]
+    assert len(await session.memory()) == 4
+
+
+# ---- turns that do not count, between those that do ----
+
+
+async def test_failed_stopped_and_deleted_turns_leave_nothing_between_the_others(session: Session) -> None:
+    model = Playbook(*(say(f"answer {number}") for number in range(10)))
+    for number in range(10):
+        await session.turn(agent(model), f"question {number}")
+        said = Message(agent="demo", message=answer("half"))
+        await session.recorded("lost", said, Cancelled(reason="superseded"))
+        await session.recorded("lost", said, Failed(code="model_unavailable", message="reset"))
+        await session.recorded("lost", said, Completed(result={"text": "half"}), Deleted(by="alice"))
+    one = Playbook(*(say(f"answer {number}") for number in range(10)))
+    lived = agent(one)
+    for number in range(10):
+        await lived.invoke_async(f"question {number}")
+    assert [[bare(each) for each in heard] for heard in model.heard] == [
+        [bare(each) for each in heard] for heard in one.heard
+    ]

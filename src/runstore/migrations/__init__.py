@@ -4,7 +4,7 @@ from sqlalchemy import Connection, inspect, text
 
 from runstore.core.errors import SchemaMismatch
 
-HEAD = "0007"  # this release's schema; spares an up-to-date start the import of alembic
+HEAD = "0008"  # this release's schema; spares an up-to-date start the import of alembic
 
 
 def current_version(connection: Connection) -> str | None:

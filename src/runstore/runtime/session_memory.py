@@ -35,6 +35,7 @@ from runstore.runtime.resume import (
 
 MAX_RUNS = 200  # of a session that are looked at, the newest; also those that did not succeed
 MAX_MEMORY_BYTES = 1 << 20  # of their messages as JSON; the agent's conversation manager bounds them further
+MAX_TURN_BYTES = 16 << 20  # of a run's messages that are read; of a larger one without tools' results
 UNAVAILABLE_RETRY_S = 1.0
 
 CUT_OFF = "max_tokens"  # the code of a failed run whose last message is an answer all the same
@@ -110,9 +111,14 @@ async def _read(log: EventLog, run_id: str, queued: Queued) -> Messages:
 async def _read_turn(log: EventLog, run_id: str, agent: str) -> Turn | None:
     """What a run adds to the memory of an agent; None: nothing."""
     events: list[RecordedEvent] = []
+    size = after = 0
     try:
-        while page := await log.read(run_id, after=events[-1].seq if events else 0, only=_CONVERSATION):
+        while page := await log.read(run_id, after=after, only=_CONVERSATION):
             events += page
+            after = page[-1].seq
+            size += sum([len(event.data) for event in page])
+            if size > MAX_TURN_BYTES:
+                events = [event for event in events if not _brings_results(event)]
     except RunPurged:  # since the session was looked at
         return None
     head = await log.head(run_id)
@@ -123,15 +129,15 @@ async def _read_turn(log: EventLog, run_id: str, agent: str) -> Turn | None:
         return None
     try:
         if queued.agent == agent:
-            return _own_turn(queued, _said(events), ending)
+            return _own_turn(queued, _said(events), ending, whole=size <= MAX_TURN_BYTES)
         words = _words(_spoken(queued, _said(events)), ending)
     except AgentError:
         return None  # an input that only a function can make something of
     return Turn(words, before=_before(queued)) if words else None
 
 
-def _own_turn(queued: Queued, said: Sequence[AgentEvent], ending: Any) -> Turn | None:
-    """A run as its own agent remembers it; None when it was not answered."""
+def _own_turn(queued: Queued, said: Sequence[AgentEvent], ending: Any, *, whole: bool) -> Turn | None:
+    """A run as its own agent remembers it; None when it was not answered. `whole`: all of it was read."""
     asked, before = asked_messages(queued.input), _before(queued)
     answers = [event.message for event in said if isinstance(event, Message)]
     if not answers:  # of an agent that has no conversation, but comes to a result
@@ -139,7 +145,7 @@ def _own_turn(queued: Queued, said: Sequence[AgentEvent], ending: Any) -> Turn |
         return Turn([*asked, *result], before) if result else None
     if not _is_complete(answers[-1]):
         return None
-    if not all(map(is_whole, answers)):  # no event could hold it, and a memory is no larger
+    if not whole or not all(map(is_whole, answers)):  # no memory could hold it
         return Turn(_words(_spoken(queued, said), ending), before)
     turn = Turn(asked, before)
     for event in said:
@@ -273,6 +279,10 @@ def _before(queued: Queued) -> int | None:
     """How much is kept of what was before: nothing when the input was a whole conversation."""
     whole = isinstance(queued.input, list) and bool(queued.input) and "role" in queued.input[0]
     return 0 if whole else None
+
+
+def _brings_results(recorded: RecordedEvent) -> bool:
+    return recorded.type == Message.type and b'"toolResult":' in recorded.data
 
 
 def _event(recorded: RecordedEvent) -> Any:

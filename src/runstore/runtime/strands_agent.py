@@ -22,7 +22,7 @@ from runstore.runtime.outlet import Outlet
 from runstore.runtime.providers import HELD
 from runstore.runtime.resume import Memory, asked_messages, input_messages, recall
 from runstore.runtime.strands_errors import agent_error, unwrapped
-from runstore.runtime.strands_events import Translator
+from runstore.runtime.strands_events import Translator, bare
 from runstore.runtime.strands_hierarchy import agents_of
 from runstore.runtime.strands_hooks import STATE_KEY, Hooks
 from runstore.runtime.strands_nodes import nodes_of
@@ -151,7 +151,7 @@ class StrandsAgent:
         state = {STATE_KEY: self._context}
         if isinstance(self._product, Agent):
             _instruct(self._product, [message for message in messages if message["role"] == "system"])
-            _remind(self._product, self._context.memory)
+            hooks.own = _remind(self._product, self._context.memory)
             hooks.asked = asked_messages(input)
             asked: list[Any] = asked_messages(input)  # once more: hooks may rewrite these in place
             return self._product.stream_async(asked, invocation_state=state)
@@ -243,11 +243,20 @@ def _instruct(agent: Agent, messages: Sequence[Any]) -> None:
         agent.system_prompt = [*own, *(SystemContentBlock(text=block["text"]) for block in said)]
 
 
-def _remind(agent: Agent, memory: Sequence[Any]) -> None:
-    """Let the agent begin with its session's memory, as much of it as its conversation manager keeps."""
-    if memory and getattr(agent, "_session_manager", None) is None:
+def _remind(agent: Agent, memory: Sequence[Any]) -> int:
+    """Let the agent begin with its session's memory, as much of it as its conversation manager keeps.
+
+    Returns how many messages of its own come first. A factory may have made it with the memory.
+    """
+    own = list(agent.messages)
+    if not memory or getattr(agent, "_session_manager", None) is not None:
+        return len(own)
+    if list(map(bare, own[-len(memory) :])) == list(map(bare, memory)):
+        del own[-len(memory) :]
+    else:
         agent.messages.extend(memory)
-        agent.conversation_manager.apply_management(agent)
+    agent.conversation_manager.apply_management(agent)
+    return sum(any(message is one for one in own) for message in agent.messages)
 
 
 async def _contained(following: Coroutine[Any, Any, Ended]) -> Ended:

@@ -90,13 +90,13 @@ class Hooks:
         self.answers = Answers(self.remembered)
         self.usage = memory.usage  # of all attempts
         self.asked: Sequence[Any] = ()  # the input of the run's own agent, as the log has it
+        self.own = 0  # messages with which the run's own agent was made
         self._context = context
         self._outlet = outlet
         self._memory = memory
         self._remembering = remembering
         self._at_most_once = at_most_once
         self._homes: WeakKeyDictionary[Agent, str] = WeakKeyDictionary()  # some work for one call only
-        self._own: WeakKeyDictionary[Agent, int] = WeakKeyDictionary()  # messages of their definitions
         self._inputs: dict[Place, int] = {}  # messages that are an agent's input, still to be added
         self._results: dict[Place, dict[str, Any]] = {}  # results that a resumed agent need not ask for again
         self._left_out: dict[str, str] = {}  # tool use id → why its input is in no event; it is not called
@@ -121,7 +121,6 @@ class Hooks:
         if agent in self._homes:
             return
         self._homes[agent] = path
-        self._own[agent] = len(agent.messages)
         agent.add_hook(self._before_invocation, BeforeInvocationEvent, order=LAST)
         agent.add_hook(self._before_tool, BeforeToolCallEvent, order=LAST)
         agent.add_hook(self._after_tool, AfterToolCallEvent, order=LAST)
@@ -171,7 +170,8 @@ class Hooks:
             await self._outlet.record(
                 InputReplaced(agent=place[0], messages=rewritten, count=len(self.asked))
             )
-        self._logged[place] = LoggedConversation(event.agent.messages, self._own[event.agent])
+        own = self.own if _is_run(place) else 0
+        self._logged[place] = LoggedConversation(event.agent.messages, own)
 
     async def _begin(self, place: Place, messages: Sequence[Any]) -> Conversation | None:
         """An agent begins to work; returns its conversation when an earlier attempt has left one."""
@@ -251,8 +251,9 @@ class Hooks:
     async def _context_reduced(self, event: AfterInvocationEvent) -> None:
         """The conversation manager has had its say; what it has left is what the next run begins with."""
         place = self._place(event.agent)
-        if not _is_run(place) or place not in self._logged or event.agent.model.stateful:
-            return  # a stateful model's conversation is kept by its provider
+        kept_elsewhere = event.agent.model.stateful or getattr(event.agent, "_session_manager", None)
+        if not _is_run(place) or place not in self._logged or kept_elsewhere:
+            return
         reduced = self._logged[place].reduced(event.agent.messages)
         if reduced is not None:
             messages, kept = reduced
