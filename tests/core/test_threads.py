@@ -78,6 +78,15 @@ async def test_the_process_itself_may_have_every_place() -> None:
         assert calls.begun == ["", "", ""]
 
 
+async def test_calls_that_come_at_once_do_not_all_wait_for_the_one_idle_thread() -> None:
+    async with stalled(threads := Threads("test", 2)) as calls:
+        await threads.call(lambda: None)
+        async with asyncio.timeout(DEADLINE_S):
+            while not threads._idle:
+                await asyncio.sleep(0.001)
+        await calls.add("ann", 2)
+
+
 async def test_callers_take_turns() -> None:
     served: list[str] = []
     async with stalled(threads := Threads("test", 1)) as calls:

@@ -6,14 +6,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from socket import create_connection
+from typing import Any, cast
 
 import pytest
 from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 
 from runstore.core.errors import Busy
+from runstore.core.threads import asking
 from runstore.http import login_function
+from runstore.http.auth import Authentication
 from runstore.http.login_function import ADDRESS_SHARE, LOGIN_SHARE, LOGIN_THREADS, LoginFunction
-from runstore.http.users import User
+from runstore.http.users import Login, User
 from tests.polling import DEADLINE_S
 from tests.server import serving
 
@@ -92,6 +96,22 @@ async def test_a_timeout_of_the_functions_own_is_its_error() -> None:
 
     with pytest.raises(TimeoutError, match="the directory is slow"):
         await LoginFunction(lookup).login(request("ann"))
+
+
+async def test_what_a_request_needs_is_done_for_its_address_and_then_for_its_user() -> None:
+    done_for: list[str] = []
+
+    class Authenticator:
+        async def login(self, request: Request) -> Login:
+            done_for.append(asking.get())
+            return Login(User("ann"))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        done_for.append(asking.get())
+
+    scope = {**request("ann").scope, "path": "/runs", "root_path": ""}
+    await Authentication(app, cast(Any, Authenticator()))(scope, cast(Any, None), cast(Any, None))
+    assert done_for == ["address 192.0.2.1", "ann"]
 
 
 HANGS = """

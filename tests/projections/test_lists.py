@@ -242,6 +242,38 @@ async def test_pages_that_end_at_what_was_looked_at_give_every_match_once(
     assert all(one > other for one, other in pairwise(cursors))  # type: ignore[operator]
 
 
+def test_runs_that_begin_while_a_page_is_read_bring_none_of_it_twice(
+    dialect: Dialect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_list_module, "MAX_SCANNED", 4)
+    query = RunQuery(user_id="ann", status="success", agent="demo", limit=10)
+    rows = [_row(number) for number in range(14)]
+    statements: list[str] = []
+    with dialect.engine.connect() as reading, dialect.engine.connect() as writing:
+
+        def begin_more(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            statements.append(statement)
+            if rows and len(statements) == 3:  # of the ids, of the runs; now where that ended
+                write()
+
+        def write() -> None:
+            dialect.begin_write(writing)
+            some = [rows.pop(0) for _ in range(7)]
+            writing.execute(insert(runs), some)
+            writing.commit()
+
+        write()
+        event.listen(reading, "before_cursor_execute", begin_more)
+        found = find_runs(reading, query)
+        ids = [run.run_id for run in found.runs]
+        while found.next is not None:
+            reading.rollback()
+            found = find_runs(reading, msgspec.structs.replace(query, before=found.next))
+            ids += [run.run_id for run in found.runs]
+    assert len(ids) == len(set(ids)) == 7
+    assert rows == []
+
+
 async def test_purged_and_deleted_runs_are_not_in_the_way_of_others(
     log: SqlEventLog, dialect: Dialect
 ) -> None:
