@@ -6,19 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import openai
 import pytest
 from pydantic import BaseModel
 from strands import Agent
 from strands import tool as as_tool
+from strands.hooks import AfterModelCallEvent
 from strands.multiagent import GraphBuilder
 
+from runstore.core.records import EventRecord
+from runstore.core.transcript import text
 from runstore.mount import MountedApp
 from runstore.runtime.agents import AgentSpec
 from tests.database import make_database
 from tests.runtime.strands_kit import Playbook, Turn, say, think, use
 
 LONG = "0123456789" * 400  # said a hundred times: 400,000 characters
+decode = msgspec.json.Decoder(EventRecord).decode
 URL = "/v1/chat/completions"
 
 
@@ -130,6 +135,39 @@ def cut_graph() -> Any:
     return builder.build()
 
 
+FRANCE = "The capital of France is Paris."
+
+
+def retried() -> Agent:
+    broken = [*say("The capital ", "of Fra")[:-3], ConnectionError("Incorrect API key: sk-abcdefghijkl")]
+    agent = new(broken, say("The capital of", " France is Paris."))
+
+    def again(event: AfterModelCallEvent) -> None:
+        event.retry = event.exception is not None
+
+    agent.add_hook(again, AfterModelCallEvent)
+    return agent
+
+
+def rejected() -> Agent:
+    agent = new(say("Berlin", "!"), say(FRANCE))
+
+    def reject(event: AfterModelCallEvent) -> None:
+        event.retry = "Berlin" in str(event.stop_response)
+
+    agent.add_hook(reject, AfterModelCallEvent)
+    return agent
+
+
+def redacted() -> Agent:
+    *said, usage = say("It is ", "hunter2.")
+    return new([*said, {"redactContent": {"redactAssistantContentMessage": "[redacted]"}}, usage])
+
+
+def broken() -> Agent:
+    return new([*say("The capital ")[:-3], ValueError("Incorrect API key: sk-abcdefghijkl")])
+
+
 def halves() -> Agent:
     return new(say("a \ud83d", "\ude42 b", " \ud83d", "c", "\ud83d"))
 
@@ -143,7 +181,8 @@ AGENTS = {
     function.__name__.replace("_", "-"): AgentSpec(factory=f"{__name__}:{function.__name__}")
     for function in (
         looker, blocks, thinker, deep_thinker, lengthy, cut, cut_in_a_call, filtered, guarded, refusing,
-        person, silent, boss, graph, cut_graph, halves, generator,
+        person, silent, boss, graph, cut_graph, halves, generator, retried,
+        rejected, redacted, broken,
     )
 }  # fmt: skip
 
@@ -218,6 +257,7 @@ async def streamed(client: openai.AsyncOpenAI, agent: str) -> Said:
         ("boss", "I ask.\n\nI know.", "stop"),
         ("graph", "One. \n\nTwo.", "stop"),
         ("halves", "a 🙂 b \N{REPLACEMENT CHARACTER}c\N{REPLACEMENT CHARACTER}", "stop"),
+        ("retried", FRANCE, "stop"),
         ("generator", "Count: 🙂\N{REPLACEMENT CHARACTER}", "stop"),
     ],
 )
@@ -227,6 +267,41 @@ async def test_a_streamed_answer_is_the_whole_one(
     found, stream = await asyncio.gather(whole(client, agent), streamed(client, agent))
     assert (found.content, found.finish) == (content, finish)
     assert stream == found
+
+
+@pytest.mark.parametrize(("agent", "content"), [("rejected", FRANCE), ("redacted", "[redacted]")])
+async def test_a_stream_that_has_what_is_not_the_answer_ends_with_an_error(
+    http: httpx.AsyncClient, client: openai.AsyncOpenAI, agent: str, content: str
+) -> None:
+    assert (await whole(client, agent)).content == content
+    try:
+        assert (await streamed(client, agent)).content == content  # redacted before anybody was sent it
+        assert agent == "redacted"
+    except openai.APIError as error:
+        assert error.code == "answer_replaced"  # noqa: PT017
+    runs = (await http.get("/runs")).json()["data"]
+    for run in runs:
+        record = (await http.get(f"/runs/{run['run_id']}", params={"wait": 60})).json()
+        assert (record["status"], record["result"]["text"]) == ("success", content)
+        events = await http.get(f"/runs/{run['run_id']}/events", headers={"Accept": "application/x-ndjson"})
+        replay = await http.get(f"/runs/{run['run_id']}/stream")
+        chunks = await http.get(f"/runs/{run['run_id']}/stream", params={"format": "openai"})
+        assert "hunter2" not in events.text + replay.text + chunks.text
+        assert text(map(decode, events.text.splitlines())) == content
+
+
+async def test_a_providers_words_are_told_to_nobody(
+    http: httpx.AsyncClient, client: openai.AsyncOpenAI
+) -> None:
+    with pytest.raises(openai.APIStatusError) as raised:
+        await whole(client, "broken")
+    with pytest.raises(openai.APIError) as cut_off:
+        await streamed(client, "broken")
+    run_id = raised.value.response.headers["x-run-id"]
+    told = [raised.value.response.text, str(cut_off.value)]
+    told += [(await http.get(f"/runs/{run_id}{path}")).text for path in ("", "/stream", "/events")]
+    assert not [each for each in told if "sk-abc" in each]
+    assert (raised.value.code, cut_off.value.code) == ("model_auth", "model_auth")
 
 
 async def test_reasoning_is_sent_beside_the_content(client: openai.AsyncOpenAI) -> None:

@@ -27,7 +27,7 @@ def events(*said: Any) -> list[EventRecord]:
             message = {"role": "assistant", "content": []}
             found.append(EventRecord("run", seq, "llm.message", "", {"agent": "a", "message": message}))
         else:
-            taken = {"agent": "a", "from_seq": seq - item, "reason": "retried", "events": item}
+            taken = {"agent": "a", "from_seq": seq - item, "reason": "retried", "length": 0}
             found.append(EventRecord("run", seq, "llm.discarded", "", taken))
     seq = len(found) + 1
     return [
@@ -95,6 +95,40 @@ def test_a_client_that_drops_has_the_whole_answer(said: list[Any], content: str)
     run = events(*said)
     assert whole(run)[0] == content
     assert read(sent(run), drops=True) == whole(run)
+
+
+def plain(run: list[EventRecord]) -> list[Any]:
+    """What a client of OpenAI's is sent that can drop nothing."""
+    chunks = Chunks(Run("01890a5d-ac96-774b-bcce-b302099a8057", agent_name="a"), plain=True)
+    frames = FrameParser().feed(b"".join(frame for event in run for frame in chunks.frames(event)))
+    return [frame.data if frame.data == b"[DONE]" else msgspec.json.decode(frame.data) for frame in frames]
+
+
+@pytest.mark.parametrize(("said", "content"), SAME, ids=range(len(SAME)))
+def test_a_plain_clients_answer_goes_on_where_it_broke_off(said: list[Any], content: str) -> None:
+    *chunks, done = plain(events(*said))
+    assert done == b"[DONE]"
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == content
+
+
+@pytest.mark.parametrize(("said", "content"), OTHER, ids=range(len(OTHER)))
+def test_a_plain_clients_stream_ends_with_an_error_where_it_has_what_is_not_the_answer(
+    said: list[Any], content: str
+) -> None:
+    *chunks, last = plain(events(*said))
+    assert last["error"]["code"] == "answer_replaced"
+    assert all(chunk["choices"][0]["finish_reason"] is None for chunk in chunks)
+
+
+@pytest.mark.parametrize(("again", "whole"), [("one two", True), ("on two", False)])
+def test_a_new_attempt_that_says_the_same_goes_on_for_a_plain_client(again: str, whole: bool) -> None:
+    run = events("one ")
+    started = EventRecord("run", 3, "lifecycle.started", "", {"attempt": 2, "discard_after_seq": 1})
+    said = EventRecord("run", 4, "llm.token", "", {"agent": "a", "text": again})
+    *chunks, last = plain([*run[:-1], started, said, msgspec.structs.replace(run[-1], seq=5)])
+    assert (last == b"[DONE]") is whole
+    content = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+    assert content == ("one two" if whole else "one ")
 
 
 @pytest.mark.parametrize(("said", "content"), SAME, ids=range(len(SAME)))

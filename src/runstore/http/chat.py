@@ -88,7 +88,7 @@ class ChatRoutes:
                 return await self._complete(request, run, lines, left)
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             tail = self._store.tail(run.run_id, after=0, only=CHAT_EVENTS)
-            frames = ChatTail(tail, Chunks(run, include_usage=usage), lines)
+            frames = ChatTail(tail, Chunks(run, include_usage=usage, plain=True), lines)
             return EventStream(frames, login, places.pop_all(), {"X-Run-Id": run.run_id}, left=left)
 
     async def _start(self, request: Request, body: ChatBody) -> Run:

@@ -44,11 +44,11 @@ class Repeats:
         self._before, self._again = [], []
         return piece.text[len(piece.text) - (len(again) - len(before)) :]
 
-    def take_back(self, from_seq: int, speaker: Speaker) -> bool:
-        """What an agent has said from a seq on no longer counts; False: it is time for `drop`."""
+    def take_back(self, from_seq: int, speaker: Speaker | None = None) -> bool:
+        """What an agent, or all, have said from a seq on no longer counts; False: it is time for `drop`."""
         self._keep = from_seq - 1 if self._keep is None else self._keep
         taken = [each for each in self._sent if each[0] >= from_seq]
-        if self._size > MAX_SENT or any(each[1] != speaker for each in taken):
+        if self._size > MAX_SENT or any(speaker not in (None, each[1]) for each in taken):
             self._again = []
             return False
         self._sent = self._sent[: len(self._sent) - len(taken)]

@@ -1,6 +1,6 @@
 """A run's stream as OpenAI's chunks: one for each piece of the answer, with its event's seq as the SSE id."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import msgspec
 import structlog
@@ -83,9 +83,14 @@ class Chunks:
     Args:
         after: a cursor: chunks of events with a greater seq. The others are taken too: they say where the
             answer stands.
+        plain: for a client that knows OpenAI's format alone, and can drop nothing. When it has text that does
+            not count and is not said again, the stream ends with an error, so that nobody takes it for the
+            answer.
     """
 
-    def __init__(self, run: Run, *, after: int = 0, include_usage: bool = False) -> None:
+    def __init__(self, run: Run, *, after: int = 0, include_usage: bool = False, plain: bool = False) -> None:
+        self.replaced = False  # the stream has ended, since what the client has is not the answer
+        self._plain = plain
         self._run = run
         self._after = after
         self._include_usage = include_usage
@@ -95,15 +100,24 @@ class Chunks:
 
     def frames(self, event: EventRecord) -> list[bytes]:
         """What an event says to a client of OpenAI's API, as server-sent events."""
+        if self.replaced:
+            return []
         if event.type == Token.type:  # nearly all are
             self._answer.add(event)
             content = self._answer.content
-            frames = (
-                list(self._send(event.seq, speaker_of(event.data), "content", content)) if content else []
-            )
+            said = self._send(event.seq, speaker_of(event.data), "content", content) if content else ()
+            frames = self._until_replaced(said)
         else:
-            frames = list(self._frames(event))
+            frames = self._until_replaced(self._frames(event))
         return frames if event.seq > self._after else []
+
+    def _until_replaced(self, frames: Iterable[bytes]) -> list[bytes]:
+        sent: list[bytes] = []
+        for frame in frames:
+            sent.append(frame)
+            if self.replaced:
+                break
+        return sent
 
     def _frames(self, event: EventRecord) -> Iterator[bytes]:
         if event.ends:
@@ -112,7 +126,12 @@ class Chunks:
             self._usage = add_usage(self._usage, msgspec.convert(event.data, Usage))
         elif event.type != CancelRequested.type:
             self._answer.add(event)
-            if event.type == Started.type:
+            if event.type == Started.type and self._plain:
+                yield _frame(event.seq, self._chunk(Delta(role="assistant", content="")))
+                keep = event.data.get("discard_after_seq")
+                if keep is not None and not self._repeats.take_back(keep + 1):
+                    yield self._drop(event.seq)
+            elif event.type == Started.type:
                 self._repeats = Repeats()
                 first = self._chunk(Delta(role="assistant", content=""))
                 again = event.data.get("discard_after_seq", UNSET)
@@ -142,6 +161,9 @@ class Chunks:
 
     def _drop(self, seq: int) -> bytes:
         """Tell the client to drop what was taken back, in one frame with what was said instead."""
+        if self._plain:
+            self.replaced = True
+            return _data(error_object(*ANSWER_REPLACED))
         keep, content, reasoning = self._repeats.drop()
         chunk = self._chunk(Delta(content=content or None, reasoning_content=reasoning or None))
         return _frame(seq, msgspec.structs.replace(chunk, discard_after_seq=keep))
@@ -196,6 +218,8 @@ class ChatTail:
                 frames += self._chunks.frames(event)
             if frames:
                 yield b"".join(frames)
+            if self._chunks.replaced:
+                return
         if self._tail.purged:
             yield _data(error_object(*PURGED))
         elif not self._tail.ended:
@@ -214,6 +238,13 @@ SERVER_STOPPING = (
     503,
     "server_stopping",
     "the server stops; the run goes on: resume at /runs/{X-Run-Id}/stream?format=openai with Last-Event-ID",
+)
+ANSWER_REPLACED = (
+    409,
+    "answer_replaced",
+    "what was streamed is not the answer: the model's call failed and was made again, or its answer was "
+    "rejected or redacted; the run goes on: its answer is at /runs/{X-Run-Id}, and its text at "
+    "/runs/{X-Run-Id}/stream?format=openai",
 )
 PURGED = (410, RunPurged.code, "the run was purged while it was read: its events were removed")
 

@@ -37,6 +37,7 @@ class Answers:
     def __init__(self, written: Set[str] = frozenset()) -> None:
         self.written = written
         self.stopping = False  # the run is to stop: what was said until then stays
+        self.cut: set[Place] = set()  # whose answers a limit has cut: strands adds to them that it did
         self._open: dict[Place, Answer] = {}
         self._last: dict[Place, tuple[str, int]] = {}  # the last message's text, and how much was said in it
 
@@ -75,7 +76,8 @@ class Answers:
             return []
         said, text = "".join(answer.texts), message_text(message)
         if text.startswith(said):  # what was not streamed at all is said by its `llm.message`
-            rest = text[len(said) :] if said else ""
+            rest = text[len(said) :] if said and place not in self.cut else ""
+            self.cut.discard(place)
             self._last[place] = text, answer.length + length_of(rest)
             return list(_token(place, rest))
         self._last[place] = text, length_of(text)

@@ -67,6 +67,8 @@ class ModelCalls:
         if error is None:
             if event.retry:
                 await self._take_back(place, "rejected")
+            elif event.stop_response is not None and event.stop_response.stop_reason == "max_tokens":
+                self._answers.cut.add(place)
         elif not event.retry:
             self._failures.pop(place, None)
             self._given_up[place] = model_error_code(error)
