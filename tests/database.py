@@ -19,6 +19,7 @@ from runstore.projections.runs import RunList
 
 def make_database(path: Path) -> Path:
     """An empty log at `path`. Migrated once for each test process, then copied: alembic takes its time."""
+    path.touch(0o600)
     path.write_bytes(_migrated())
     return path
 

@@ -25,6 +25,7 @@ from runstore.core.errors import AgentError, ConfigError
 from runstore.core.ports import Leases
 from runstore.core.threads import in_own_thread
 from runstore.database import open_database, opened_database, read_from, write_to
+from runstore.eventlog.dialects import Dialect
 from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.head_poll import HeadPoll
 from runstore.eventlog.purge import Purge, Purgeable, PurgeCount
@@ -127,6 +128,11 @@ async def _open(settings: Settings) -> AsyncIterator[OpenLog]:
     shared = _redis_feed(server.redis_url, server.redis_prefix, local) if server.redis_url else None
     feed = shared or local
     dialect = open_database(server.database_url, hurried=True)
+    try:
+        _check_files(dialect, settings.runs_code)
+    except ConfigError:
+        dialect.close()
+        raise
     async with AsyncExitStack() as stack:
         stack.enter_context(shared or nullcontext())
         event_log = SqlEventLog(dialect, feed, [RunList(read_evolving)])
@@ -141,6 +147,18 @@ async def _open(settings: Settings) -> AsyncIterator[OpenLog]:
         leases = _new_leases(event_log, server, capacity=0)
         stack.push_async_callback(leases.release)
         yield OpenLog(store, hierarchies, feed, event_log, leases)
+
+
+def _check_files(dialect: Dialect, runs_code: bool) -> None:
+    """Files that we make are ours alone. Others are refused where strangers' code runs beside them."""
+    if (remedy := dialect.exposed()) is None:
+        return
+    if runs_code:
+        raise ConfigError(
+            f"database {dialect.place}: other users can open it, as submitted code is one: {remedy}",
+            setting="code",
+        )
+    log.warning("database_open_to_others", remedy=remedy)
 
 
 def _redis_feed(url: str, prefix: str, local: MemoryFeed) -> "RedisFeed":

@@ -19,14 +19,18 @@ from runstore.cli_options import (
     Capacity,
     Config,
     DatabaseUrl,
+    DatabaseUrlFile,
     Drain,
     Lease,
     LogFile,
     LogFormat,
     RedisUrl,
+    RedisUrlFile,
+    database_of,
 )
 from runstore.cli_retention import retention
 from runstore.cli_runs import app as runs
+from runstore.cli_secrets import take_secrets, wipe
 from runstore.core.errors import ConfigError, RunstoreError
 from runstore.core.names import check_text
 from runstore.core.printable import escaped
@@ -72,7 +76,9 @@ def serve(
         int | None, typer.Option(envvar="RUNSTORE_PORT", help="Port; 0 takes a free one.")
     ] = None,
     database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
     redis_url: RedisUrl = None,
+    redis_url_file: RedisUrlFile = None,
     worker: Annotated[
         bool | None,
         typer.Option("--worker/--no-worker", envvar="RUNSTORE_WORKER", help="Whether to run agents too."),
@@ -104,7 +110,8 @@ def serve(
     from runstore.reload import serve_reloading
 
     settings = _settings(
-        config, host=host, port=port, database_url=database_url, redis_url=redis_url, worker=worker,
+        config, host=host, port=port, database_url=database_url, database_url_file=database_url_file,
+        redis_url=redis_url, redis_url_file=redis_url_file, worker=worker,
         capacity=capacity, cancel_grace_s=cancel_grace_s, drain_s=drain_s, lease_s=lease_s, models=True,
         heartbeat_s=heartbeat_s, log_format=log_format, log_file=log_file, allowed_hosts=allowed_host or None,
     )  # fmt: skip
@@ -117,7 +124,9 @@ def serve(
 @app.command()
 def worker(
     database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
     redis_url: RedisUrl = None,
+    redis_url_file: RedisUrlFile = None,
     config: Config = None,
     capacity: Capacity = None,
     cancel_grace_s: CancelGrace = None,
@@ -133,7 +142,8 @@ def worker(
     from runstore.app import work
 
     settings = _settings(
-        config, database_url=database_url, redis_url=redis_url, capacity=capacity, drain_s=drain_s,
+        config, database_url=database_url, database_url_file=database_url_file, capacity=capacity,
+        redis_url=redis_url, redis_url_file=redis_url_file, drain_s=drain_s,
         cancel_grace_s=cancel_grace_s, lease_s=lease_s, log_format=log_format, log_file=log_file, models=True,
         worker=True,
     )  # fmt: skip
@@ -144,6 +154,7 @@ def worker(
 def workers(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each worker.")] = False,
     database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
     config: Config = None,
 ) -> None:
     """List the workers of a database, with the runs that they have and when they last gave a sign of life.
@@ -154,7 +165,7 @@ def workers(
     from runstore.database import read_from
     from runstore.workers import WorkerRecord, read_workers, record
 
-    with read_from(_settings(config, database_url=database_url).server.database_url) as connection:
+    with read_from(database_of(config, database_url, database_url_file)) as connection:
         found = [record(worker) for worker in read_workers(connection)]
     if as_json:
         print_json(found)
@@ -177,7 +188,9 @@ def demo(
 
 
 @app.command()
-def migrate(database_url: DatabaseUrl = None, config: Config = None) -> None:
+def migrate(
+    database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, config: Config = None
+) -> None:
     """Bring a database up to this release.
 
     Example: runstore migrate --database-url sqlite:///runstore.db
@@ -185,42 +198,48 @@ def migrate(database_url: DatabaseUrl = None, config: Config = None) -> None:
     from runstore.database import open_database
     from runstore.migrations import HEAD
 
-    url = _settings(config, database_url=database_url).server.database_url
+    url = database_of(config, database_url, database_url_file)
     with closing(open_database(url)) as dialect:
         typer.echo(f"{dialect.place}: schema {HEAD}")
 
 
 @projections.command()
-def rebuild(database_url: DatabaseUrl = None, config: Config = None) -> None:
+def rebuild(
+    database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, config: Config = None
+) -> None:
     """Rebuild the run list from the log while the system runs, and say what differed.
 
     Example: runstore projections rebuild --database-url sqlite:///runstore.db
     """
-    difference = _rebuild(config, database_url, swap=True)
+    difference = _rebuild(config, database_url, database_url_file, swap=True)
     typer.echo(f"runs: rebuilt from the log, {_said(difference)}")
 
 
 @projections.command()
-def verify(database_url: DatabaseUrl = None, config: Config = None) -> None:
+def verify(
+    database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, config: Config = None
+) -> None:
     """Compare the run list with the log; exit 1 when they differ.
 
     Example: runstore projections verify --database-url sqlite:///runstore.db
     """
-    difference = _rebuild(config, database_url, swap=False)
+    difference = _rebuild(config, database_url, database_url_file, swap=False)
     typer.echo(f"runs: {_said(difference)}")
     if not difference.equal:
         raise typer.Exit(1)
 
 
 @projections.command()
-def drop(database_url: DatabaseUrl = None, config: Config = None) -> None:
+def drop(
+    database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, config: Config = None
+) -> None:
     """Empty the run list. The log is untouched; `rebuild` brings the list back.
 
     Example: runstore projections drop --database-url sqlite:///runstore.db
     """
     from runstore.app import drop_runs
 
-    rows = drop_runs(_settings(config, database_url=database_url).server.database_url)
+    rows = drop_runs(database_of(config, database_url, database_url_file))
     typer.echo(f"runs: dropped {rows} rows")
 
 
@@ -228,6 +247,8 @@ def main() -> None:
     """Run the command line; an error of ours is one line and exit code 2, never a traceback."""
     from runstore.logs import configure_logs, flush_logs
 
+    _, secrets = take_secrets(sys.argv[1:])
+    wipe(list(secrets.values()))
     _prepare_output()
     configure_logs()
     try:
@@ -277,13 +298,15 @@ def _settings(config: Path | None, *, models: bool = False, **changes: Any) -> A
     return load_settings(config, models=models).overridden(changes)
 
 
-def _rebuild(config: Path | None, database_url: str | None, *, swap: bool) -> Any:
+def _rebuild(
+    config: Path | None, database_url: str | None, database_url_file: str | None, *, swap: bool
+) -> Any:
     from rich.console import Console
     from rich.progress import Progress
 
     from runstore.app import rebuild_runs
 
-    url = _settings(config, database_url=database_url).server.database_url
+    url = database_of(config, database_url, database_url_file)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("runs", total=None)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from runstore.cli_options import Config, DatabaseUrl, database_of, seconds_of
+from runstore.cli_options import Config, DatabaseUrl, DatabaseUrlFile, database_of, seconds_of
 from runstore.core.printable import escaped
 
 keys = typer.Typer(help="API keys: make, list and revoke them.", no_args_is_help=True)
@@ -22,6 +22,7 @@ def create(
     ] = None,
     name: Annotated[str, typer.Option(help="What it is for, as it stands in the list.")] = "",
     database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
     config: Config = None,
 ) -> None:
     """Make a key and print it, once: only its hash is stored.
@@ -33,7 +34,7 @@ def create(
 
     now = _now()
     expires_at = None if expires is None else now + seconds_of("--expires", expires) * 1_000
-    with write_to(database_of(config, database_url), create=True) as connection:
+    with write_to(database_of(config, database_url, database_url_file), create=True) as connection:
         key = create_key(connection, user, role=role, name=name, now=now, expires_at=expires_at)
     typer.echo(key)
     typer.echo(f"Key {key_id_of(key)} of {escaped(user)}. Keep it: it is not shown again.", err=True)
@@ -43,6 +44,7 @@ def create(
 def list_(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each key.")] = False,
     database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
     config: Config = None,
 ) -> None:
     """List the keys, oldest first, without their secrets.
@@ -52,7 +54,7 @@ def list_(
     from runstore.database import read_from
     from runstore.keys import list_keys
 
-    with read_from(database_of(config, database_url)) as connection:
+    with read_from(database_of(config, database_url, database_url_file)) as connection:
         rows = [_shown(key) for key in list_keys(connection)]
     if as_json:
         import msgspec
@@ -69,6 +71,7 @@ def list_(
 def revoke(
     key_id: Annotated[str, typer.Argument(help="The key's id, as in the list.")],
     database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
     config: Config = None,
 ) -> None:
     """Refuse a key from now on; servers notice within seconds, and end the streams that it opened.
@@ -78,7 +81,7 @@ def revoke(
     from runstore.database import write_to
     from runstore.keys import key_id_of, revoke_key
 
-    with write_to(database_of(config, database_url)) as connection:
+    with write_to(database_of(config, database_url, database_url_file)) as connection:
         key = revoke_key(connection, key_id_of(key_id) or key_id, _now())
     already = " already" if key.revoked_at is not None else ""
     typer.echo(f"Key {key.key_id} of {escaped(key.user_id)} is revoked{already}.")

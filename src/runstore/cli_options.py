@@ -22,9 +22,16 @@ DatabaseUrl = Annotated[
         help="sqlite:///FILE, postgresql+psycopg://USER:PASSWORD@HOST/NAME or mysql+pymysql://….",
     ),
 ]
+DatabaseUrlFile = Annotated[
+    str | None,
+    typer.Option(envvar="RUNSTORE_DATABASE_URL_FILE", help="File that holds the URL, and its password."),
+]
 RedisUrl = Annotated[
     str | None,
     typer.Option(envvar="RUNSTORE_REDIS_URL", help="redis://HOST:6379, which wakes other processes at once."),
+]
+RedisUrlFile = Annotated[
+    str | None, typer.Option(envvar="RUNSTORE_REDIS_URL_FILE", help="File that holds this URL.")
 ]
 Capacity = Annotated[
     int | None, typer.Option(envvar="RUNSTORE_CAPACITY", help="Runs at once; more wait as queued.")
@@ -60,10 +67,11 @@ def seconds_of(option: str, text: str) -> int:
     return seconds
 
 
-def database_of(config: Path | None, database_url: str | None) -> str:
+def database_of(config: Path | None, database_url: str | None, database_url_file: str | None) -> str:
     """The URL that was given, else the configuration's. What opening it logs goes to standard error."""
     from runstore.logs import configure_logs
     from runstore.settings import load_settings, override
 
     configure_logs()
-    return override(load_settings(config).server, {"database_url": database_url}).database_url
+    given = {"database_url": database_url, "database_url_file": database_url_file}
+    return override(load_settings(config).server, given).database_url

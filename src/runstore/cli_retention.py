@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runstore.cli_options import Config, DatabaseUrl, database_of, seconds_of
+from runstore.cli_options import Config, DatabaseUrl, DatabaseUrlFile, database_of, seconds_of
 
 if TYPE_CHECKING:
     from runstore.eventlog.purge import PurgeCount
@@ -19,6 +19,7 @@ def retention(
         bool, typer.Option("--dry-run", help="Say how many runs and events would go, and change nothing.")
     ] = False,
     database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
     config: Config = None,
 ) -> None:
     """Purge old runs: remove their events for good, and keep that they were there. Servers go on meanwhile.
@@ -30,7 +31,7 @@ def retention(
     from runstore.core.codec import timestamp
 
     before = time.time_ns() // 1_000_000 - seconds_of("--older-than", older_than) * 1_000
-    url = database_of(config, database_url)
+    url = database_of(config, database_url, database_url_file)
     said = _would_purge(url, before) if dry_run else _purge(url, before)
     typer.echo(f"retention: {said} (ended before {timestamp(before)})")
 

@@ -24,6 +24,7 @@ import structlog
 from msgspec.structs import replace
 
 from runstore import app
+from runstore.cli_secrets import take_secrets
 from runstore.core.errors import AgentError, ConfigError
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.fork_server import hide
@@ -179,10 +180,11 @@ class _Watcher:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         fds = (self._listener.fileno(), theirs.fileno())
+        arguments, secrets = take_secrets(sys.argv[1:])
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "runstore", *sys.argv[1:],
-                env={**os.environ, INHERITED: "{},{}".format(*fds)}, pass_fds=fds,
+                sys.executable, "-m", "runstore", *arguments,
+                env={**os.environ, **secrets, INHERITED: "{},{}".format(*fds)}, pass_fds=fds,
                 process_group=0,  # Ctrl-C in a terminal is for the watcher, which passes it on
             )  # fmt: skip
         return _Server(process, ours)

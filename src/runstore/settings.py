@@ -22,6 +22,7 @@ from runstore.runtime.strands_models import SCRIPTED, build_model
 from runstore.runtime.teams import HierarchySettings, ModelSpec
 from runstore.runtime.user_code import REFERENCE
 
+URLS = ("database_url", "redis_url")  # that may stand in files of their own
 DEFAULT_FILE = Path("runstore.toml")
 SECTIONS = ["server", "limits", "agents", "hierarchies"]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -45,6 +46,8 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: int = 8082
     database_url: str = "sqlite:///runstore.db"
+    database_url_file: str | None = None  # whose text is the URL, so that its password stands nowhere else
+    redis_url_file: str | None = None  # the same of `redis_url`
     redis_url: str | None = None  # wakes the readers and workers of other processes at once
     redis_prefix: str = "runstore"  # of all keys in Redis
     worker: bool = True  # whether the process that serves also runs agents
@@ -142,6 +145,10 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
         if name not in SECTIONS:
             raise source.error(name, None, f"unknown section `{name}`", SECTIONS)
     server = source.convert("server", tables.get("server", {}), ServerSettings)
+    for name in URLS:
+        if {name, f"{name}_file"} <= tables.get("server", {}).keys():
+            raise source.error("server", f"{name}_file", f"give either `{name}` or `{name}_file`")
+    server = _with_urls(server, path.resolve().parent)
     agents = {name: source.agent(name, table) for name, table in source.table("agents", tables).items()}
     if models and server.authenticate is not None:
         source.check_authenticate(server.authenticate, path.resolve().parent)
@@ -166,10 +173,37 @@ def override(settings: ServerSettings, changes: dict[str, Any]) -> ServerSetting
         ConfigError: a value is out of bounds.
     """
     given = {name: value for name, value in changes.items() if value is not None}
+    for name in URLS:
+        if name in given:  # it comes before a file
+            given.pop(f"{name}_file", None)
     try:
-        return msgspec.convert(msgspec.to_builtins(settings) | given, ServerSettings)
+        changed = msgspec.convert(msgspec.to_builtins(settings) | given, ServerSettings)
+        return _with_urls(changed, Path.cwd())
     except msgspec.ValidationError as error:
         raise ConfigError(str(error).removesuffix(" - at `$`")) from error
+
+
+def _with_urls(settings: ServerSettings, folder: Path) -> ServerSettings:
+    """The settings with the URLs that stand in files. `folder`: where relative paths begin.
+
+    Raises:
+        ConfigError: a file cannot be read, or is not one line.
+    """
+    for name in URLS:
+        if (file := getattr(settings, f"{name}_file")) is not None:
+            url = _read_line(folder / file, f"{name}_file")
+            settings = replace(settings, **{name: url, f"{name}_file": None})
+    return settings
+
+
+def _read_line(path: Path, setting: str) -> str:
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}", setting=setting) from error
+    if not text or "\n" in text:
+        raise ConfigError(f"{path}: must hold one line, the URL", setting=setting)
+    return text
 
 
 class _Source:

@@ -205,6 +205,67 @@ def test_none_of_ours_is_imported_in_its_process(server: ServerProcess) -> None:
     assert not {"runstore", "strands", "sqlalchemy"} & set(emitted(server, code))
 
 
+READS = """
+import os
+found = {}
+for path in input["paths"]:
+    for how in (os.O_RDONLY, os.O_WRONLY):
+        try:
+            os.close(os.open(path, how))
+            found[path] = "open"
+        except OSError as error:
+            found.setdefault(path, type(error).__name__)
+emit({"type": "custom.found", "data": found})
+"""
+
+
+@linux
+def test_it_opens_no_file_of_the_servers(server: ServerProcess) -> None:
+    database = server.database
+    paths = [database, *(Path(f"{database}{suffix}") for suffix in ("-wal", "-shm", ".workers"))]
+    paths += [*Path(f"{database}.workers").iterdir(), server.folder / "runstore.toml", Path(__file__)]
+    assert len(paths) > 6
+    assert server.process is not None
+    paths += [Path(f"/proc/{server.process.pid}/environ"), Path(f"/proc/{server.process.pid}/mem")]
+    found = emitted(server, READS, {"paths": [str(path) for path in paths]})
+    assert found == {str(path): "PermissionError" for path in paths}
+
+
+SHARED_MEMORY = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+calls = {
+    "memfd": lambda: os.memfd_create("x"),
+    "/dev/shm": lambda: os.open("/dev/shm/runstore-test", os.O_CREAT | os.O_RDWR),
+    "shmget": lambda: libc.shmget(0, 1 << 20, 0o1600),
+    "msgget": lambda: libc.msgget(0, 0o1600),
+    "/tmp": lambda: os.open("/tmp/runstore-test", os.O_CREAT | os.O_RDWR),
+}
+failed = []
+for name, call in calls.items():
+    try:
+        failed += [name] if call() < 0 else []
+    except OSError:
+        failed.append(name)
+emit({"type": "custom.failed", "data": failed})
+"""
+
+
+@linux
+def test_it_has_no_memory_that_its_limit_does_not_count(server: ServerProcess) -> None:
+    assert emitted(server, SHARED_MEMORY) == ["memfd", "/dev/shm", "shmget", "msgget", "/tmp"]
+
+
+@linux
+def test_it_can_get_no_more_rights(server: ServerProcess) -> None:
+    code = """
+status = dict(line.rstrip().split(":", 1) for line in open("/proc/self/status"))
+names = ("NoNewPrivs", "Groups", "CapEff", "Seccomp")
+emit({"type": "custom.status", "data": [status[name].strip() for name in names]})
+"""
+    assert emitted(server, code) == ["1", "", "0" * 16, "2"]
+
+
 # What it cannot take.
 
 

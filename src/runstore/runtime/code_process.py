@@ -1,7 +1,6 @@
 """The process that runs submitted code: bounded, in a directory of its own, with nothing of ours in it."""
 
 import asyncio
-import ctypes
 import os
 import resource
 import subprocess
@@ -17,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.errors import AgentError
+from runstore.runtime.code_sandbox import CodeSandbox
 
 MIB = 1 << 20
 READ_BYTES = 1 << 16  # of what the code says, at once
@@ -26,7 +26,6 @@ UIDS = 4_336
 SYSTEM_PYTHONS = ("/usr/local/bin/python3", "/usr/bin/python3")
 
 _RUNNER = files("runstore.runtime").joinpath("code_runner.py").read_text(encoding="utf-8")
-_PR_SET_NO_NEW_PRIVS = 38
 
 
 class CodeLimits(Struct, frozen=True):
@@ -55,16 +54,18 @@ class CodeProcess:
         self._output, output = os.pipe()
         os.set_blocking(self._output, False)
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as this is
+        sandbox = CodeSandbox(folder)
         try:
             self._process = _begin(
                 stdin=subprocess.DEVNULL, stdout=output, stderr=self._errors,
                 cwd=folder, env={"TMPDIR": str(folder)}, close_fds=True,
                 user=uid, group=uid, extra_groups=None if uid is None else (),
-                preexec_fn=_bounded(limits),
+                preexec_fn=_bounded(limits, sandbox),
             )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as error:
             raise AgentError(f"no process can be started for the code: {error}") from error
         finally:
+            sandbox.close()
             os.close(output)
         self._ended = asyncio.ensure_future(asyncio.to_thread(self._process.wait))
 
@@ -125,7 +126,7 @@ def _own_folder() -> Path:
     return Path(tempfile.mkdtemp())
 
 
-def _bounded(limits: CodeLimits) -> Callable[[], None]:
+def _bounded(limits: CodeLimits, sandbox: CodeSandbox) -> Callable[[], None]:
     """What the process does to itself before the code comes in."""
     memory, size = limits.memory_mb * MIB, limits.file_mb * MIB
     bounds = [
@@ -139,13 +140,11 @@ def _bounded(limits: CodeLimits) -> Callable[[], None]:
         bounds.append((resource.RLIMIT_NPROC, limits.processes, limits.processes))
     elif (others := _tasks_of_user()) is not None:
         bounds.append((resource.RLIMIT_NPROC, others + limits.processes, others + limits.processes))
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
     def bound() -> None:
         for which, soft, hard in bounds:
             resource.setrlimit(which, (soft, hard))
-        if libc is not None:
-            libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # no sudo
+        sandbox.enter()
 
     return bound
 

@@ -134,7 +134,9 @@ def _remove(folder: str | None) -> None:
         with suppress(OSError):
             os.rmdir(folder)
             return
-        os.execl("/bin/sh", "sh", "-c", 'chmod -R u+rwx "$0" 2>&-; exec rm -rf -- "$0"', folder)  # noqa: S606
+        # In an empty environment: another run's code may be of the same user, and could read that of a shell.
+        command = 'chmod -R u+rwx "$0" 2>&-; exec rm -rf -- "$0"'
+        os.execle("/bin/sh", "sh", "-c", command, folder, {"PATH": os.defpath})  # noqa: S606
 
 
 def _become_agent(events: socket.socket, folder: str | None) -> NoReturn:

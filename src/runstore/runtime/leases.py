@@ -28,7 +28,7 @@ class FileLeases:
         """See `Leases.hold`."""
         if self.held:
             return
-        self._directory.mkdir(exist_ok=True)
+        self._directory.mkdir(mode=0o700, exist_ok=True)
         unlocked = (
             self._directory / f"{self.worker_id}.new"
         )  # under this name nobody takes it for a dead worker's

@@ -51,6 +51,9 @@ class Dialect(Protocol):
     def check(self, connection: Connection) -> None:
         """Raises ConfigError when the server is too old."""
 
+    def exposed(self) -> str | None:
+        """The commands that close the files to other users of the machine; None: they are closed."""
+
     def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
         """Start a transaction that will append, with nobody else's in flight if it is `alone`.
 

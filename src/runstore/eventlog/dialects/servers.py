@@ -81,6 +81,9 @@ class Server:
         """See `Dialect.answering`: of a process that serves each connection is set up so."""
         return nullcontext()
 
+    def exposed(self) -> None:
+        """See `Dialect.exposed`."""
+
     def begin_apart(self, connection: Connection) -> None:
         """See `Dialect.begin_apart`."""
         connection.exec_driver_sql("BEGIN")

@@ -4,7 +4,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,6 +48,7 @@ class SqliteDialect:
             hide_parameters=True,
             connect_args={"timeout": BUSY_TIMEOUT_S, "cached_statements": 64},
         )
+        event.listen(self.engine, "do_connect", lambda *_: _create(self.path))
         self._identity: tuple[int, int] | None = None
         self._others_until = 0.0  # as far as we know, there are others that write
         _control_transactions(self.engine)
@@ -72,6 +73,16 @@ class SqliteDialect:
 
     def check(self, connection: Connection) -> None:
         """The library comes with Python, and is new enough."""
+
+    def exposed(self) -> str | None:
+        """See `Dialect.exposed`."""
+        remedies = []
+        for suffix, mode in (("", 600), ("-wal", 600), ("-shm", 600), (".workers", 700)):
+            path = Path(f"{self.path}{suffix}")
+            with suppress(FileNotFoundError):
+                if path.stat().st_mode & 0o077:
+                    remedies.append(f"chmod {mode} {path}")
+        return "; ".join(remedies) or None
 
     def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
         """See `Dialect.begin_write`. From here on nobody else writes, in any case.
@@ -202,6 +213,12 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
             if not _is_busy(error) or time.monotonic() > deadline:
                 raise
         time.sleep(WAL_RETRY_S)
+
+
+def _create(path: Path) -> None:
+    """Make a new file that is its owner's alone; SQLite gives those beside it (-wal, -shm) the same mode."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 _STATEMENTS: dict[int, str] = {}

@@ -1,0 +1,53 @@
+"""Secrets on the command line: any user of the machine can read that of a process, as `ps` shows it.
+
+They are taken out of the process's own copy, which is what /proc shows (Linux, proc_pid_cmdline(5)), and are
+handed to processes that we start by the environment, which only their own user can read.
+"""
+
+import ctypes
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+VARIABLES = {
+    "--database-url": "RUNSTORE_DATABASE_URL",
+    "--redis-url": "RUNSTORE_REDIS_URL",
+    "--api-key": "RUNSTORE_API_KEY",
+}
+
+
+def take_secrets(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments without secrets, and the secrets as the environment variables that mean the same."""
+    kept: list[str] = []
+    taken: dict[str, str] = {}
+    rest = iter(arguments)
+    for argument in rest:
+        name, given, value = argument.partition("=")
+        if name not in VARIABLES:
+            kept.append(argument)
+        else:
+            taken[VARIABLES[name]] = value if given else next(rest, "")
+        if argument == "--":
+            break
+    return [*kept, *rest], taken
+
+
+def wipe(secrets: Sequence[str]) -> None:
+    """Overwrite secrets in what /proc shows as this process's command line; on Linux only."""
+    if sys.platform != "linux":
+        return
+    shown = Path("/proc/self/cmdline").read_bytes()
+    start = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45])  # arg_start, field 48
+    for secret in secrets if start else ():  # a process that hides itself does not know where they are
+        encoded = os.fsencode(_secret_part(secret))
+        place = shown.find(encoded) if encoded else -1
+        while place >= 0:
+            ctypes.memset(start + place, ord("*"), len(encoded))
+            place = shown.find(encoded, place + len(encoded))
+
+
+def _secret_part(secret: str) -> str:
+    """All of a key; of a URL what follows its scheme, unless it has neither a password nor options."""
+    _, found, rest = secret.partition("://")
+    return (rest if {"@", "?"} & set(rest) else "") if found else secret
