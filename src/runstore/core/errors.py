@@ -190,7 +190,7 @@ class AgentError(RunstoreError):
 class Busy(RunstoreError):
     """Too much of the kind is being done now, or it does not come to an end."""
 
-    code = "busy"
+    code = "server_busy"
 
 
 class LogUnavailable(RunstoreError):

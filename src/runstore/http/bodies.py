@@ -8,13 +8,13 @@ import asyncio
 import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from runstore.core.errors import LimitExceeded
+from runstore.core.errors import Busy, LimitExceeded
+from runstore.core.threads import Threads
 from runstore.http.errors import BadRequest
 from runstore.http.users import login_of
 from runstore.store import RunStore
@@ -26,7 +26,7 @@ MAX_BODIES_BYTES = (
 MAX_BODY_VALUES = 100_000  # texts, numbers, lists, …: decoding holds up everybody by up to 1 µs for each
 BODY_S = 20.0  # in which WINDOW_BYTES of a body must come, or the rest of it; also the wait for room
 WINDOW_BYTES = 64 << 10
-DECODERS = 2  # threads
+DECODERS = 2  # threads; of one user one less
 
 _MARKS = b'",[{'  # what begins a value, or stands before one, and what texts stand between
 _OTHERS = bytes(sorted(set(range(256)) - set(_MARKS)))
@@ -42,14 +42,15 @@ class Bodies:
         self._held = 0
         self._of_users = Counter[str]()
         self._freed = asyncio.Condition()
-        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="runstore-decoder")
+        self._decoders = Threads("runstore-decoder", DECODERS, share=DECODERS - 1)
 
     async def read(self, request: Request, decode: Callable[[bytes], T]) -> T:
         """What `decode` makes of the request's body; of a large one it is called in a thread.
 
         Raises:
             LimitExceeded: it is too large.
-            BadRequest: it breaks off, stalls, has too many values, or there is no room for it now.
+            BadRequest: it breaks off, stalls, or has too many values.
+            Busy: there is no room for it now.
         """
         size = self._announced(request)
         async with self._room(login_of(request).user.user_id, size):
@@ -60,7 +61,7 @@ class Bodies:
 
     async def beside(self, work: Callable[..., T], *arguments: Any) -> T:
         """Call `work` in a thread: what takes long only since a body is large."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work, *arguments)
+        return await self._decoders.call(work, *arguments)
 
     @property
     def _largest(self) -> int:
@@ -96,8 +97,7 @@ class Bodies:
                 self._held += size
                 self._of_users[user_id] += size
         except TimeoutError:
-            message = "too many large bodies are being received; try again"
-            raise BadRequest(message, code="server_busy", status=503) from None
+            raise Busy("too many large bodies are being received; try again") from None
         try:
             yield
         finally:

@@ -85,7 +85,6 @@ OF_A_BODY: tuple[Problem, ...] = (
     (408, "body_timeout"),
     (413, "body_too_large"),
     (415, "unsupported_media_type"),
-    (503, "server_busy"),
 )
 OF_A_START: tuple[Problem, ...] = (
     (400, "invalid_idempotency_key"),
