@@ -69,6 +69,31 @@ async def test_large_results_of_tools_come_through_the_pipe(processes: Processes
     assert "1,200,0" in recorder.of(ToolFailed)[0].output[0]["text"]
 
 
+def calling() -> Agent:
+    @tool
+    def look_up() -> str:
+        """Look up."""
+        return "found"
+
+    @tool
+    async def ask() -> str:
+        """Ask an agent, and hold the loop while it works in a thread of its own."""
+        inner = agent(Playbook(use(("i1", "look_up", {})), say("four", "teen")), look_up)
+        return str(inner("7 + 7?"))
+
+    return agent(Playbook(use(("t1", "ask", {})), say("14")), ask)
+
+
+async def test_an_agent_that_a_tool_calls_is_recorded_though_its_loop_waits(processes: Processes) -> None:
+    recorder, ended = await drive(processes, calling)
+    inner = [event for event in recorder.events if getattr(event, "agent", "") == "demo/ask"]
+    assert [event.type for event in inner] == [
+        "agent.started", "llm.usage", "llm.message", "tool.started", "tool.finished", "llm.message",
+        "llm.token", "llm.token", "llm.usage", "llm.message", "agent.finished",
+    ]  # fmt: skip
+    assert ended.usage["output_tokens"] == 3
+
+
 # Its errors
 
 

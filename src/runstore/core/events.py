@@ -105,11 +105,13 @@ class AgentStarted(AgentEvent, frozen=True, kw_only=True):
     """An agent of the hierarchy began to work. `input_digest`: of a node's input, to tell two apart.
 
     `structured_output`: the run's own agent answers with an object, so that its text is not the answer.
+    `anew`: the code of a tool called it, so a new attempt does not resume it, but calls the tool again.
     """
 
     type: ClassVar[EventType] = "agent.started"
     input_digest: str | None = None
     structured_output: bool = False
+    anew: bool = False
 
 
 class AgentFinished(AgentEvent, frozen=True, kw_only=True):

@@ -1,15 +1,16 @@
 """Tools that must not be called twice: how they are marked, and what their calls in a log forbid. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, TypeVar
 
 from runstore.core.codec import RecordedEvent, decode
-from runstore.core.events import Failed, ToolFailed, ToolFinished, ToolStarted
+from runstore.core.events import AgentStarted, Failed, ToolFailed, ToolFinished, ToolStarted
 
 CODE = "at_most_once"  # of a run that cannot go on, since that could call such a tool again
 MARK = "runstore_at_most_once"
-READ = frozenset(cls.type for cls in (ToolStarted, ToolFinished, ToolFailed))
+READ = frozenset(cls.type for cls in (AgentStarted, ToolStarted, ToolFinished, ToolFailed))
 
+Place = tuple[str, str | None]  # an agent's path, and the tool use that it works for
 Tool = TypeVar("Tool")
 
 
@@ -47,13 +48,17 @@ def obstacle(history: Iterable[RecordedEvent], *, repeats: bool) -> Failed | Non
     """
     running: dict[tuple[str, str | None, str], ToolStarted] = {}
     finished: list[ToolStarted] = []
+    anew: set[Place] = set()  # where agents work whom the code of a tool calls
+    calls: dict[str, ToolStarted] = {}
     for recorded in history:
         if recorded.type in READ:
             event = decode(recorded.type, recorded.version, recorded.data)
-            if isinstance(event, ToolStarted | ToolFinished | ToolFailed):
+            if isinstance(event, AgentStarted) and event.anew:
+                anew.add((event.agent, event.call_id))
+            elif isinstance(event, ToolStarted | ToolFinished | ToolFailed):
                 call = (event.agent, event.call_id, event.tool_use_id)
                 if isinstance(event, ToolStarted):
-                    running[call] = event
+                    running[call] = calls[event.tool_use_id] = event
                 elif (started := running.pop(call, None)) is not None and started.at_most_once:
                     finished.append(started)
     for started in running.values():
@@ -61,7 +66,23 @@ def obstacle(history: Iterable[RecordedEvent], *, repeats: bool) -> Failed | Non
             return _failed(started, "was running when its worker was lost, and nobody knows how far it came")
     for started in finished if repeats else ():
         return _failed(started, "has run, and a new attempt would start from the input and call it again")
+    again = {call.tool_use_id for call in running.values()}
+    for started in finished:
+        if _is_below(started, anew, again, calls):
+            how = "has run, and a new attempt would call the tool again that calls its agent"
+            return _failed(started, how)
     return None
+
+
+def _is_below(call: ToolStarted, anew: Set[Place], again: Set[str], calls: Mapping[str, ToolStarted]) -> bool:
+    """Whether an agent makes a call that begins anew with a tool which is called again, however far above."""
+    seen: set[str | None] = set()
+    while (call.agent, call.call_id) in anew and call.call_id not in seen:
+        if call.call_id in again:
+            return True
+        seen.add(call.call_id)
+        call = calls.get(call.call_id or "", call)
+    return False
 
 
 def _failed(call: ToolStarted, what: str) -> Failed:

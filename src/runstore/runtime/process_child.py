@@ -7,8 +7,10 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections import deque
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -31,6 +33,7 @@ from runstore.runtime.user_code import causes_of
 NICENESS = 10  # below the server's, which has to answer whatever agents do
 MAX_LOGGED = 8_192  # characters of a line that an agent logs
 MAX_LINES = 1_000  # that wait to be sent; what is too much is dropped
+PIPE_STACK_BYTES = 512 << 10  # of the thread that reads the pipe
 FLUSH_S = 1.0  # for the agent's own tracer provider to hand out its spans
 
 MIB = 1 << 20
@@ -57,7 +60,8 @@ async def _work(events: socket.socket) -> None:
     begin = messages.to_child(await _read(events))
     if not isinstance(begin, messages.Begin):
         raise TypeError(f"the server began with {begin!r}")
-    recorder = PipeRecorder(Pipe(events))
+    pipe_loop = _new_loop_in_a_thread()
+    recorder = PipeRecorder(Pipe(events, pipe_loop))
     _send_logs(recorder)
     sys.path[:] = begin.path
     sys.stdout = sys.stderr  # as it is, line by line
@@ -66,18 +70,29 @@ async def _work(events: socket.socket) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     asyncio.get_running_loop().set_default_executor(ToolThreads(TOOL_THREADS, "tool"))
     attempt = Attempt(begin, recorder)
-    listening = asyncio.create_task(_listen(events, attempt, recorder))
+    listening = _listen(events, asyncio.get_running_loop(), attempt, recorder)
+    asyncio.run_coroutine_threadsafe(listening, pipe_loop)
     ending = await attempt.end()
     flush_spans(FLUSH_S)  # the server has us killed as soon as it knows the ending
     await recorder.end(ending)
-    listening.cancel()
 
 
-async def _listen(events: socket.socket, attempt: "Attempt", recorder: "PipeRecorder") -> None:
+def _new_loop_in_a_thread() -> asyncio.AbstractEventLoop:
+    """A loop for the pipe: a thread's words get there also while the agent's loop waits for that thread."""
+    loop = new_event_loop()
+    size = threading.stack_size(PIPE_STACK_BYTES)  # of the memory that the agent may use
+    threading.Thread(target=loop.run_forever, name="pipe", daemon=True).start()
+    threading.stack_size(size)
+    return loop
+
+
+async def _listen(
+    events: socket.socket, loop: asyncio.AbstractEventLoop, attempt: "Attempt", recorder: "PipeRecorder"
+) -> None:
     while True:
         match messages.to_child(await _read(events)):
             case messages.Cancel():
-                attempt.cancel()
+                loop.call_soon_threadsafe(attempt.cancel)
             case messages.Stored():
                 recorder.stored()
 
@@ -140,43 +155,61 @@ class Attempt:
 
 
 class Pipe:
-    """The way to the server. What is written is sent before the agent goes on: a crash loses none of it."""
+    """The way to the server. What is written is sent before the agent goes on: a crash loses none of it.
 
-    def __init__(self, events: socket.socket) -> None:
+    Safe to use from any thread and event loop.
+
+    Args:
+        loop: one that no agent's code runs on, which sends what the socket does not take at once.
+    """
+
+    def __init__(self, events: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
         self._events = events
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._lock = threading.Lock()
         self._waiting = bytearray()
-        self._draining: asyncio.Task[None] | None = None
+        self._draining: Future[None] | None = None
 
     async def write(self, message: ToServer) -> None:
         """Send a message; waits only while the server is behind."""
+        if (draining := self.send(message)) is not None:
+            await asyncio.shield(asyncio.wrap_future(draining))
+
+    def send(self, message: ToServer) -> "Future[None] | None":
+        """Send a message, or what the socket takes of it; then what is to be waited for is returned."""
         data = for_server(message)
-        sent = 0
-        if self._draining is None:
-            with suppress(BlockingIOError):
-                sent = self._events.send(data)
-        if sent < len(data):
+        with self._lock:
+            sent = 0
+            if self._draining is None:
+                with suppress(BlockingIOError):
+                    sent = self._events.send(data)
+            if sent == len(data):
+                return None
             self._waiting += data[sent:]
             if self._draining is None:
-                self._draining = self._loop.create_task(self._drain())
-            await asyncio.shield(self._draining)
+                self._draining = asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
+            return self._draining
 
     async def _drain(self) -> None:
-        while self._waiting:
-            data, self._waiting = self._waiting, bytearray()
+        while True:
+            with self._lock:
+                data, self._waiting = self._waiting, bytearray()
+                if not data:
+                    self._draining = None
+                    return
             await self._loop.sock_sendall(self._events, data)
-        self._draining = None
 
 
 class PipeRecorder:
-    """The port `RunRecorder` at this end of the pipe."""
+    """The port `RunRecorder` at this end of the pipe. Safe to call from any thread and event loop."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self._loop = asyncio.get_running_loop()
         self._turn = 0
         self._halves = Halves()
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._lock = threading.Lock()
+        self._waiting: deque[Future[None]] = deque()
         self._lines: deque[messages.Logged] = deque()
         self._lines_dropped = 0
         self._called = False  # to send lines
@@ -199,16 +232,15 @@ class PipeRecorder:
         for each in before:
             await self._pipe.write(messages.Said(*_said(each)))
         said = messages.WriteAhead(*_said(event))  # first: what is not sent is not answered
-        stored = self._loop.create_future()
-        self._waiting.append(stored)
-        await self._pipe.write(said)
-        await stored
+        stored: Future[None] = Future()
+        with self._lock:  # the answers come in the order of sending
+            self._waiting.append(stored)
+            self._pipe.send(said)
+        await asyncio.shield(asyncio.wrap_future(stored))
 
     def stored(self) -> None:
         """The server has stored the oldest of what was to be written ahead."""
-        stored = self._waiting.popleft()
-        if not stored.done():
-            stored.set_result(None)
+        self._waiting.popleft().set_result(None)
 
     async def end(self, ending: EncodedEvent) -> None:
         """Say how the agent ended, after all that it said."""

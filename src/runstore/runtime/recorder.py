@@ -1,6 +1,7 @@
 """The way of what an agent says into the log."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ class Recorder:
         self._turn = 0
         self._halves = Halves()
         self._heard_at = time.monotonic()
+        self._lock = threading.Lock()
         self._waiting = 0  # events that wait for the log
 
     @property
@@ -81,11 +83,13 @@ class Recorder:
 
     @contextmanager
     def _waits(self) -> Iterator[None]:
-        self._waiting += 1
+        with self._lock:
+            self._waiting += 1
         try:
             yield
         finally:
-            self._waiting -= 1
+            with self._lock:
+                self._waiting -= 1
             self._heard_at = time.monotonic()
 
     def _refuse(self, refusal: RunstoreError) -> None:

@@ -15,24 +15,24 @@ from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError, AppendRefused, InvalidEvent
 from runstore.core.events import AgentFinished, AgentStarted, Discarded, Token, Usage
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
-from runstore.core.run import add_usage
-from runstore.runtime import strands_nodes
+from runstore.runtime import strands_called, strands_nodes, strands_providers
 from runstore.runtime.at_most_once import obstacle
 from runstore.runtime.outlet import Outlet
 from runstore.runtime.providers import HELD
 from runstore.runtime.resume import Memory, asked_messages, input_messages, recall
 from runstore.runtime.strands_errors import agent_error, unwrapped
-from runstore.runtime.strands_events import Translator, bare
+from runstore.runtime.strands_events import bare
 from runstore.runtime.strands_hierarchy import agents_of
 from runstore.runtime.strands_hooks import STATE_KEY, Hooks
 from runstore.runtime.strands_nodes import nodes_of
-from runstore.runtime.strands_providers import has_providers, watch
+from runstore.runtime.strands_providers import has_providers
 from runstore.runtime.strands_results import cut_result, result_of
 from runstore.runtime.user_code import in_a_line
 
 UNWIND_S = 0.1  # what agents that are left get to end by themselves, before their tools are cancelled
 PRODUCTS = (Agent, MultiAgentBase)
-watch()
+strands_called.watch()
+strands_providers.watch()
 Product = Agent | MultiAgentBase
 Ended = StrandsResult | MultiAgentResult | None
 BROKEN_OFF = "the model's answer broke off: its stream ended before the answer did"
@@ -143,7 +143,7 @@ class StrandsAgent:
         for path, agent in self._agents:
             hooks.install(agent, path)
         for node in nodes:
-            hooks.nodes.listen(node, Translator(node.path, hooks.models, answers=hooks.answers))
+            hooks.nodes.listen(node, hooks.translator(node.path))
         return hooks
 
     def _stream(self, input: Any, hooks: Hooks) -> AsyncIterator[Any]:
@@ -164,8 +164,7 @@ class StrandsAgent:
     async def _follow(
         self, stream: AsyncIterator[Any], hooks: Hooks, outlet: Outlet, recorder: RunRecorder
     ) -> Ended:
-        apart, answers = hooks.nodes.paths, hooks.answers
-        translator = Translator(self._root, hooks.models, apart=apart, answers=answers)
+        translator = hooks.translator(self._root, apart=hooks.nodes.paths)
         translate = translator.translate
         ended: Ended = None
         async for item in stream:
@@ -178,7 +177,7 @@ class StrandsAgent:
                 for event in translate(item):
                     if type(event) is not Token:
                         if isinstance(event, Usage):
-                            hooks.usage = add_usage(hooks.usage, event)
+                            hooks.count(event)
                         elif isinstance(event, Discarded):
                             await recorder.commit(event)
                             continue

@@ -38,8 +38,10 @@ class Translator:
     Args:
         root: the path of the run's agent.
         models: path → model id, for `llm.usage`; may grow while the run goes on.
+        call_id: the tool use that the root works for.
         apart: paths of nodes whose beginning and stream somebody else records.
         answers: what the agents are saying, of all streams of the run.
+        recorded: calls of tools, each a path and a tool use, whose agents somebody else records; it may grow.
     """
 
     def __init__(
@@ -47,19 +49,23 @@ class Translator:
         root: str,
         models: Mapping[str, str] | None = None,
         *,
+        call_id: str | None = None,
         apart: Set[str] = frozenset(),
         answers: Answers | None = None,
+        recorded: Set[tuple[str, str | None]] = frozenset(),
     ) -> None:
         self._root = root
+        self._call_id = call_id
         self._answers = answers or Answers()
         self._apart = apart
+        self._recorded = recorded
         self._models = {} if models is None else models
         self._inner: dict[tuple[str, str, str], str] = {}  # a call that streams an agent → that agent's path
         self.broken_off = False  # the root's last answer has begun, and its provider has not ended it
 
     def translate(self, item: Item) -> Sequence[Event]:
         """The events in one item of `stream_async`; most items hold none."""
-        return self._translate(item, self._root, None)
+        return self._translate(item, self._root, self._call_id)
 
     def _translate(self, item: Item, path: str, call_id: str | None) -> Sequence[Event]:
         if len(item) == 1:
@@ -103,7 +109,8 @@ class Translator:
             if inner is None and (data.get("type") in FIRST_OF_A_STREAM or "init_event_loop" in data):
                 inner = self._inner[call] = f"{path}/{name}"
             if inner is not None:
-                return self._translate(data, inner, use_id)
+                recorded = (inner, use_id) in self._recorded
+                return NOTHING if recorded else self._translate(data, inner, use_id)
         return (ToolProgress(agent=path, call_id=call_id, tool_use_id=use_id, name=name, output=data),)
 
     def _beside_text(self, raw: Item, path: str, call_id: str | None) -> Sequence[Event]:

@@ -6,11 +6,11 @@ And what hooks see added to an agent's messages is exactly its memory; the strea
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Sequence, Set
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from msgspec.structs import replace
 from strands import Agent
 from strands.hooks import (
     AfterInvocationEvent,
@@ -28,8 +28,7 @@ from strands.middleware import (
     TypedEvent,
 )
 
-from runstore.core.codec import encode
-from runstore.core.errors import AgentError, InvalidEvent
+from runstore.core.errors import AgentError
 from runstore.core.events import (
     AgentFinished,
     AgentStarted,
@@ -38,30 +37,26 @@ from runstore.core.events import (
     Event,
     InputReplaced,
     Message,
-    ToolFailed,
-    ToolFinished,
-    ToolStarted,
     Usage,
 )
-from runstore.core.masking import without_keys
 from runstore.core.ports import RunContext
 from runstore.core.run import add_usage
 from runstore.runtime.at_most_once import CODE, is_at_most_once
 from runstore.runtime.outlet import Outlet
-from runstore.runtime.oversized import PART_BYTES
 from runstore.runtime.resume import Conversation, Memory, Place, digest_of, is_root
 from runstore.runtime.strands_answers import Answers
+from runstore.runtime.strands_called import Called
 from runstore.runtime.strands_conversation import LoggedConversation
-from runstore.runtime.strands_errors import sentence_of
-from runstore.runtime.strands_events import bare
+from runstore.runtime.strands_events import Translator, bare
 from runstore.runtime.strands_hierarchy import CALL, Call, call_of, called_agent
 from runstore.runtime.strands_model_calls import FIRST, LAST, ModelCalls
 from runstore.runtime.strands_nodes import Node, Nodes
 from runstore.runtime.strands_results import ONLY_REASONING
+from runstore.runtime.strands_tools import OVER, runs_again, unfit, write_call, write_result
 from runstore.runtime.user_code import in_a_line
 
+NONE: frozenset[str] = frozenset()
 STATE_KEY = "runstore"  # of strands' invocation_state: the RunContext
-OVER = "The run is over."  # said to agents and tools that would begin when nothing is recorded any more
 GO_ON = "Go on."  # said to a resumed agent whose last message was an answer, but not the end of its work
 
 
@@ -102,7 +97,9 @@ class Hooks:
         self._left_out: dict[str, str] = {}  # tool use id → why its input is in no event; it is not called
         self._logged: dict[Place, LoggedConversation] = {}
         self._working: set[Place] = set()
+        self._lock = threading.Lock()
         self._model_calls = ModelCalls(context.run_id, outlet, self.answers, self._place)
+        self.called = Called(self, outlet, self._model_calls)
         self.nodes = Nodes(nodes, self._record_node, lambda path: self._inputs.pop((path, None), None))
 
     @property
@@ -112,8 +109,20 @@ class Hooks:
 
     @property
     def agents(self) -> list[Agent]:
-        """Every agent that has been hooked, and may be at work."""
-        return list(self._homes)
+        """Every agent that has been hooked, or that a tool has called, and may be at work."""
+        return [*self._homes, *self.called.agents]
+
+    def count(self, usage: Usage) -> None:
+        """Add what a model call used; from any thread."""
+        with self._lock:
+            self.usage = add_usage(self.usage, usage)
+
+    def translator(self, path: str, call_id: str | None = None, *, apart: Set[str] = NONE) -> Translator:
+        """What translates the stream of an agent that works here."""
+        return Translator(
+            path, self.models, call_id=call_id, apart=apart, answers=self.answers,
+            recorded=self.called.places,
+        )  # fmt: skip
 
     def install(self, agent: Agent, path: str) -> None:
         """Hook an agent, once. `path` is where it stands when no tool call says otherwise."""
@@ -132,10 +141,18 @@ class Hooks:
             agent.add_hook(self._context_reduced, AfterInvocationEvent, order=LAST)
         agent.add_middleware(ExecuteToolStage, self._run_tool)
 
-    def _introduce(self, agent: Agent, path: str) -> None:
+    def knows(self, agent: Agent) -> bool:
+        """Whether an agent has been hooked, and is of this run alone."""
+        return agent in self._homes
+
+    def note_model(self, agent: Agent, path: str) -> None:
+        """Remember which model speaks there."""
         config = agent.model.get_config()
         if isinstance(config, dict) and config.get("model_id"):
             self.models[path] = str(config["model_id"])
+
+    def _introduce(self, agent: Agent, path: str) -> None:
+        self.note_model(agent, path)
         if self._remembering:
             self.remembered.add(path)
 
@@ -209,10 +226,11 @@ class Hooks:
         """Write what a node's stream says, but for what is written from here."""
         for event in events:
             if isinstance(event, Usage):
-                self.usage = add_usage(self.usage, event)
-            await self._write(event)
+                self.count(event)
+            await self.write(event)
 
-    async def _write(self, event: Event) -> None:
+    async def write(self, event: Event) -> None:
+        """Record an event, and commit one that takes back others."""
         await (self._outlet.commit if isinstance(event, Discarded) else self._outlet.record)(event)
 
     async def _message_added(self, event: MessageAddedEvent) -> None:
@@ -225,7 +243,7 @@ class Hooks:
             self._inputs[place] = inputs - 1
         elif added:
             for each in self.answers.complete(place, event.message):
-                await self._write(each)
+                await self.write(each)
             said = Message(agent=path, call_id=call_id, message=bare(event.message))
             if await self._outlet.try_record(said):
                 self._leave_out_inputs(event.message)
@@ -237,7 +255,7 @@ class Hooks:
     def _leave_out_inputs(self, message: Any) -> None:
         """Take out of a message what no event can hold of its tool calls. They are not made."""
         for block in message["content"]:
-            if (tool_use := block.get("toolUse")) and (wrong := _unfit(tool_use["input"])):
+            if (tool_use := block.get("toolUse")) and (wrong := unfit(tool_use["input"])):
                 tool_use["input"] = {"left_out": wrong}
                 self._left_out[tool_use["toolUseId"]] = f"the input of tool {tool_use['name']!r} {wrong}"
 
@@ -266,58 +284,45 @@ class Hooks:
         message = getattr(event.result, "message", None)
         if message is not None and (corrected := self.answers.correct(place, message)):
             for said in corrected:
-                await self._write(said)
+                await self.write(said)
             if not (_is_run(place) and place in self._logged):  # else it is in what `_context_reduced` writes
                 await self._outlet.record(Message(agent=path, call_id=call_id, message=bare(message)))
 
     # A tool is called.
 
     async def _before_tool(self, event: BeforeToolCallEvent) -> None:
-        path, call_id = place = self._place(event.agent)
+        place = self._place(event.agent)
         if self._known(place, event.selected_tool, event.tool_use) is not None:
             return
         use_id, name = event.tool_use["toolUseId"], event.tool_use["name"]
-        agent = called_agent(event.selected_tool)
+        agent, inner = called_agent(event.selected_tool), f"{place[0]}/{name}"
         once = is_at_most_once(event.selected_tool) or (agent is None and name in self._at_most_once)
+        self.called.begin(inner, use_id, apart=agent is not None)
         if agent is not None:
-            inner = f"{path}/{name}"
             self.install(agent, inner)
             CALL.set(Call(agent, (inner, use_id), call_of(event.agent)))
-        started = ToolStarted(
-            agent=path, call_id=call_id, tool_use_id=use_id, name=name, input=event.tool_use["input"],
-            at_most_once=once,
-        )  # fmt: skip
         left_out = self._left_out.pop(use_id, None)
-        if wrong := await self._outlet.try_commit(started):
-            left_out = f"the input of tool {name!r} cannot be recorded: {wrong}"
-            await self._outlet.commit(replace(started, input={"left_out": left_out}))
-        if self._outlet.closed_by is not None:
-            event.cancel_tool = OVER  # it was not written ahead, so it must not run
-        elif left_out is not None:
-            event.cancel_tool = left_out
+        await write_call(self._outlet, event, place, once=once, left_out=left_out)
 
     async def _after_tool(self, event: AfterToolCallEvent) -> None:
-        path, call_id = place = self._place(event.agent)
-        if self._known(place, event.selected_tool, event.tool_use) is not None or _runs_again(event):
-            return
+        place = self._place(event.agent)
         use_id, name = event.tool_use["toolUseId"], event.tool_use["name"]
-        inner = (f"{path}/{name}", use_id)
-        for unsaid in self.answers.take_back(inner, "failed"):
-            await self._write(unsaid)
-        if inner in self._working:
-            self._working.discard(inner)
-            self._inputs.pop(inner, None)
-            self._logged.pop(inner, None)
-            self._results.pop(inner, None)
-            await self._outlet.record(AgentFinished(agent=inner[0], call_id=use_id))
-        if event.result.get("status") == "error":
-            event.result = _without_secrets(event.result, self._model_calls.failure_of(inner))
-        call: Any = {"agent": path, "call_id": call_id, "tool_use_id": use_id, "name": name}
-        written = ToolFailed if event.result.get("status") == "error" else ToolFinished
-        if wrong := await self._outlet.try_commit(written(**call, output=event.result.get("content"))):
-            text = f"Error: the result of tool {name!r} cannot be recorded, and is left out: {wrong}"
-            event.result = {**event.result, "status": "error", "content": [{"text": text}]}
-            await self._outlet.commit(ToolFailed(**call, output=event.result["content"]))
+        self.called.end(use_id)
+        if self._known(place, event.selected_tool, event.tool_use) is None and not runs_again(event):
+            inner = (f"{place[0]}/{name}", use_id)
+            await self.finish(inner)
+            await write_result(self._outlet, event, place, self._model_calls.failure_of(inner))
+
+    async def finish(self, place: Place) -> None:
+        """A sub-agent's work for a call is done."""
+        for unsaid in self.answers.take_back(place, "failed"):
+            await self.write(unsaid)
+        if place in self._working:
+            self._working.discard(place)
+            self._inputs.pop(place, None)
+            self._logged.pop(place, None)
+            self._results.pop(place, None)
+            await self._outlet.record(AgentFinished(agent=place[0], call_id=place[1]))
 
     async def _run_tool(
         self, context: ExecuteToolContext, run: MiddlewareNext[ExecuteToolContext, TypedEvent]
@@ -345,17 +350,6 @@ class Hooks:
         return self._results.get(place, {}).get(tool_use["toolUseId"])
 
 
-def _without_secrets(result: Any, code: str | None) -> Any:
-    """A tool's error as others get it. `code`: of the failure of its agent's model, if that was it."""
-    if code is not None:
-        return {**result, "content": [{"text": f"Agent error: {sentence_of(code)}"}]}
-    blocks = [
-        {**block, "text": without_keys(block["text"])} if isinstance(block.get("text"), str) else block
-        for block in result.get("content") or ()
-    ]
-    return {**result, "content": blocks}
-
-
 def _is_run(place: Place) -> bool:
     """Whether it is the run's own agent that works there."""
     path, call_id = place
@@ -373,15 +367,6 @@ def _repeats(path: str, tool: str) -> str:
     )
 
 
-def _unfit(input: Any) -> str | None:
-    """Why no event can hold a tool's input."""
-    try:
-        size = len(encode(ToolStarted(agent="", tool_use_id="", name="", input=input)).data)
-    except InvalidEvent as error:
-        return f"cannot be recorded: {error}"
-    return f"has {size:,} bytes as JSON; the limit is {PART_BYTES:,} bytes" if size > PART_BYTES else None
-
-
 def _result(context: ExecuteToolContext, **outcome: Any) -> ToolResultEvent:
     result: Any = {**outcome, "toolUseId": context.tool_use["toolUseId"]}
     return ToolResultEvent(result)
@@ -391,9 +376,3 @@ def _is_cancelled() -> bool:
     """Whether it is this task that is to end, and not a tool that raises what it likes."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _runs_again(event: AfterToolCallEvent) -> bool:
-    """Whether strands throws this result away and calls the tool once more, since a hook wants it."""
-    stopped = event.result.get("cancelled") or event.agent.cancel_signal.is_set()
-    return event.retry and not stopped

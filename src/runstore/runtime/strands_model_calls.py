@@ -39,14 +39,15 @@ class ModelCalls:
 
     def install(self, agent: Agent) -> None:
         """Hook an agent, once."""
-        agent.add_hook(self._called, AfterModelCallEvent, order=FIRST)
-        agent.add_hook(self._settled, AfterModelCallEvent, order=LAST)
+        agent.add_hook(self.called, AfterModelCallEvent, order=FIRST)
+        agent.add_hook(self.settled, AfterModelCallEvent, order=LAST)
 
     def failure_of(self, place: Place) -> str | None:
         """The code of the model's failure that ended an agent, asked once."""
         return self._given_up.pop(place, None)
 
-    async def _called(self, event: AfterModelCallEvent) -> None:
+    async def called(self, event: AfterModelCallEvent) -> None:
+        """A model call has ended, before any other hook has its say."""
         self.error = error = event.exception
         place = self._place(event.agent)
         if error is None:
@@ -60,7 +61,8 @@ class ModelCalls:
             self._announced.add(place)
             await self._retrying(place, code, wait_s)
 
-    async def _settled(self, event: AfterModelCallEvent) -> None:
+    async def settled(self, event: AfterModelCallEvent) -> None:
+        """A model call has ended, and every other hook had its say."""
         place, error = self._place(event.agent), event.exception
         announced = place in self._announced
         self._announced.discard(place)
