@@ -330,8 +330,8 @@ def test_commands_and_variables_of_the_docs_exist(path: Path) -> None:
     known = {str(p.envvar) for command in commands().values() for p in command.params if p.envvar}
     known |= {SOAK_VARIABLE, *(variable for variable, _ in SHARED.values())}  # of the tests
     assert set(re.findall(r"\bRUNSTORE_[A-Z_]+\b", text)) <= known
-    targets = set(re.findall(r"^([a-z]+):", page("Makefile"), re.M))
-    assert set(re.findall(r"`make ([a-z]+)|^make ([a-z]+)", text, re.M)) <= {
+    targets = set(re.findall(r"^([a-z-]+):", page("Makefile"), re.M))
+    assert set(re.findall(r"`make ([a-z-]+)|^make ([a-z-]+)", text, re.M)) <= {
         pair for target in targets for pair in ((target, ""), ("", target))
     }
     for line in "".join(fenced(text, "sh")).splitlines():

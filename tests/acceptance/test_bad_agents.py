@@ -22,7 +22,7 @@ FAILING: dict[str, tuple[str, list[str]]] = {
     "endless_json": (
         "async def endless_json(input):\n    loop = []\n    loop.append(loop)\n"
         "    yield {'type': 'custom.a', 'data': loop}",
-        ["JSON"],
+        ["nested too deep"],
     ),
     "forging": (
         "async def forging(input):\n    yield {'type': 'lifecycle.completed', 'data': {}}",

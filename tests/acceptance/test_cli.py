@@ -21,7 +21,7 @@ from tests.command_line import call_command
 from tests.database import make_database, make_old, migrate, open_log_at
 from tests.keys import url_of
 from tests.purging import write_old
-from tests.server import ServerProcess, run_command, until
+from tests.server import DEADLINE_S, ServerProcess, run_command, until
 
 COMMANDS = [
     "serve", "demo", "migrate", "projections rebuild", "projections verify", "projections drop", "retention",
@@ -326,7 +326,7 @@ def test_retention_makes_no_database(tmp_path: Path) -> None:
 
 
 def test_the_demo_checks_every_claim_and_prints_one_line_for_each(tmp_path: Path) -> None:
-    done = run_command("demo", folder=tmp_path, timeout_s=60)
+    done = run_command("demo", folder=tmp_path, timeout_s=3 * DEADLINE_S)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(re.findall(r"^✓ ", done.stdout, re.M)) >= 12
     assert "✗" not in done.stdout
