@@ -29,6 +29,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return (os.cpu_count() or 1) + 2
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Its cases are made at collection, which takes seconds in each process, also where none of them runs."""
+    unasked = config.option.markexpr == "not slow" and collection_path.name == "test_conformance.py"
+    return unasked or None
+
+
 def pytest_collection_finish() -> None:
     """Thousands of tests need not be searched at each collection of garbage."""
     gc.collect()

@@ -383,6 +383,17 @@ def test_every_guarantee_names_tests_that_hold_it(guarantee: str) -> None:
     [title] = [title for title in titles if title.startswith(f"{guarantee}:")]
     named = TEST_NAME.findall(section("docs/guarantees.md", title))
     assert named, f"docs/guarantees.md: {guarantee} names no test"
+    assert not all(name in slow_of(ROOT / file) for file, name in named), "`make test` would not hold it"
+
+
+@cache
+def slow_of(path: Path) -> set[str]:
+    """The test functions of a file that `make test` leaves out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if any(ast.unparse(node) == "pytestmark = pytest.mark.slow" for node in tree.body):
+        return claims_of(path)
+    functions = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {f.name for f in functions if "pytest.mark.slow" in map(ast.unparse, f.decorator_list)}
 
 
 @every_page

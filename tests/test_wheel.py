@@ -54,6 +54,7 @@ def test_the_package_in_use_is_the_wheels_and_not_the_checkouts(installed: Path,
     assert Path(found).is_relative_to(installed)
 
 
+@pytest.mark.slow
 def test_the_demo_runs_without_a_checkout(installed: Path, tmp_path: Path) -> None:
     said = run([str(installed / "bin" / "runstore"), "demo"], tmp_path, DEMO_S)
     assert "Every claim held." in said

@@ -21,6 +21,7 @@ from runstore.cli import app
 from tests.client.stranger import stranger
 from tests.command_line import call_command
 from tests.server import DEADLINE_S, PYTHON, ServerProcess, environment, run_command, serving
+from tests.slow import mostly_slow
 
 CONFIG = """
 [agents.silent]
@@ -271,7 +272,7 @@ def test_a_key_opens_the_commands_and_nothing_else_does(tmp_path: Path) -> None:
 # Following
 
 
-@pytest.mark.parametrize("how", ["kill -9", "SIGTERM"])
+@pytest.mark.parametrize("how", mostly_slow(["kill -9", "SIGTERM"], "kill -9"))
 def test_tail_survives_a_restart_and_drops_what_is_said_again(server: ServerProcess, how: str) -> None:
     gate = server.folder / f"after {how}"
     run_id = server.begin("gated", gate.name)

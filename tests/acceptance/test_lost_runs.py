@@ -1,10 +1,10 @@
 """Runs that could be lost between agents that break out, threads that never come back, and full places."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.server import ServerProcess, until
+from tests.server import ServerProcess, serving, until
 
 AGENTS = """
 import asyncio
@@ -75,15 +75,20 @@ factory = "agents:silent"
 Serve = Callable[..., ServerProcess]
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One for all agents that break out: none of them may spoil it for the next."""
+    with serving(tmp_path_factory.mktemp("breakouts"), CONFIG, AGENTS) as server:
+        yield server
+
+
 @pytest.mark.parametrize("agent", ["cancels_itself", "raises_cancelled", "breaks_out", "factory_breaks_out"])
-def test_an_agent_that_breaks_out_of_its_task_ends_its_run(serve: Serve, agent: str) -> None:
-    server = serve(CONFIG, AGENTS)
+def test_an_agent_that_breaks_out_of_its_task_ends_its_run(server: ServerProcess, agent: str) -> None:
     record = server.ended(server.begin(agent))
     assert (record["status"], record["error_code"]) == ("error", "agent_error")
 
 
-def test_a_tool_that_breaks_out_is_a_failed_tool(serve: Serve) -> None:
-    server = serve(CONFIG, AGENTS)
+def test_a_tool_that_breaks_out_is_a_failed_tool(server: ServerProcess) -> None:
     run_id = server.begin("breaking")
     assert server.ended(run_id)["status"] == "success"
     events = server.http.get(f"/runs/{run_id}/events", params={"types": "tool.*", "limit": 1000}).json()[

@@ -12,6 +12,7 @@ from tests.client.conftest import Connect
 from tests.client.test_client import as_sent
 from tests.proxy import line_to
 from tests.server import SILENT_HEAD, ServerProcess, serving, until
+from tests.slow import mostly_slow
 
 CONFIG = """
 [agents.talker]
@@ -68,7 +69,7 @@ def test_a_connection_that_says_nothing_any_more_is_left(
     assert as_sent(events) == server.events(closed_run)
 
 
-@pytest.mark.parametrize("how", ["kill -9", "SIGTERM"])
+@pytest.mark.parametrize("how", mostly_slow(["kill -9", "SIGTERM"], "kill -9"))
 def test_a_stream_survives_a_restart_of_the_server(
     connect: Connect, own_server: ServerProcess, how: str
 ) -> None:

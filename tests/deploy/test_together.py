@@ -53,6 +53,7 @@ def environment_of(name: str) -> dict[str, str]:
     return {key: re.sub(r"\$\{\w+:[-?]([^}]*)\}", r"\1", value) for key, value in set_in_file.items()}
 
 
+@pytest.mark.slow
 def test_the_processes_of_compose_serve_a_run_from_its_start_to_its_end(
     place: tuple[Path, dict[str, str]],
 ) -> None:

@@ -55,6 +55,7 @@ from tests.frames import read_frames
 from tests.polling import DEADLINE_S
 from tests.purging import FOREVER, purge
 from tests.servers.databases import empty_database
+from tests.slow import slow
 
 Fact = tuple[str, bytes]  # type, data
 
@@ -427,7 +428,13 @@ def copy(url: str, target: Path) -> str:
     return f"sqlite:///{target}"
 
 
-@pytest.mark.parametrize(("kind", "examples"), [("sqlite", 30), ("postgresql", 8), ("mysql", 8)])
+@pytest.mark.parametrize(
+    ("kind", "examples"),
+    [
+        *(("sqlite", 8), ("postgresql", 3), ("mysql", 3)),
+        *(slow("sqlite", 60), slow("postgresql", 20), slow("mysql", 20)),
+    ],
+)
 def test_whatever_happens_the_log_equals_a_plain_list(
     kind: str, examples: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

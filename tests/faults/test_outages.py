@@ -88,15 +88,16 @@ async def cut_off(site: Site) -> None:
     site.link.restore()
 
 
-FAULTS = (killed, stopped, frozen, refusing, cut_off)
+FAULTS = {each.__name__: each for each in (killed, stopped, frozen, refusing, cut_off)}
 
 
-async def test_outages_of_every_kind_lose_nothing_and_no_run(site: Site) -> None:
+@pytest.mark.parametrize("fault", mostly_slow(FAULTS, "killed", "cut_off"))
+async def test_outages_of_every_kind_lose_nothing_and_no_run(site: Site, fault: str) -> None:
     async with Load(lambda: site.cluster.urls) as load:
-        for fault in FAULTS * SOAK:
+        for _ in range(SOAK):
             load.begin(RUNS, "talker", notes=True)
             await load.until_seen(load.frames + FRAMES)
-            outage = asyncio.create_task(fault(site))
+            outage = asyncio.create_task(FAULTS[fault](site))
             load.begin(1, "talker", notes=True)
             await outage
         await load.finish()

@@ -1,4 +1,8 @@
-"""The server answers as its OpenAPI document says, to whatever schemathesis makes of that document."""
+"""The server answers as its OpenAPI document says, to whatever schemathesis makes of that document.
+
+It makes its cases when tests are collected, which takes seconds in each process: `make test` does not collect
+this file (see `conftest.py`). What each answer is documented to be is held by `test_documented_answers.py`.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +20,8 @@ from tests.http.conftest import CONFIG, HEARTBEAT_S
 from tests.keys import client, make_key
 from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving
 from tests.teams import EXECUTOR, Executor
+
+pytestmark = pytest.mark.slow
 
 # Ids that requests are made of before there is a server; each is replaced by that of a run of its kind,
 CLOSED, OPEN, DELETED, NONE = (f"01890a5d-ac96-774b-bcce-b302099a800{digit}" for digit in range(4))
@@ -189,7 +195,6 @@ def test_every_answer_is_as_the_document_says(case: schemathesis.Case, open_api:
     open_api.check(case)
 
 
-@pytest.mark.slow  # what keys change is held route by route in test_auth.py
 @schema(needs_login=True).parametrize()
 @FUZZED
 def test_every_answer_is_as_the_document_says_where_keys_are_in_use(

@@ -7,6 +7,7 @@ import pytest
 from runstore.core.errors import ConfigError
 from runstore.runtime.strands_models import PROVIDERS, build_model
 from tests.command_line import call_command
+from tests.server import run_command
 
 KEY = {"client_args": {"api_key": "k"}}
 ARGUMENTS = {  # as little as each provider takes
@@ -77,7 +78,7 @@ def test_a_package_that_is_missing_is_named_with_what_to_install(tmp_path: Path)
         "[agents.mine]\nmodel = 'ollama'\nmodel_args = { model_id = 'm' }\n"
     )
     (tmp_path / "ollama.py").write_text("raise ModuleNotFoundError(\"No module named 'ollama'\")\n")
-    done = call_command("serve", "--port", "0", folder=tmp_path)
+    done = run_command("serve", "--port", "0", folder=tmp_path)
     assert done.returncode == 2
     assert "runstore.toml:3: [agents.mine]: " in done.stderr
     assert "pip install 'runstore[ollama]'" in done.stderr

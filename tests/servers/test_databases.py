@@ -15,6 +15,8 @@ from tests.servers.databases import DATABASES, KINDS, empty_database, kept_datab
 from tests.servers.names import NAME, left_over, new_name
 from tests.servers.shared import shared_database
 
+pytestmark = pytest.mark.slow  # they hold what tests are made of, not the product
+
 SERVERS = tuple(KINDS)
 
 

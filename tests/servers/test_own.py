@@ -15,6 +15,8 @@ from tests.servers.own import OwnServer
 from tests.servers.postgres import OwnPostgres
 from tests.servers.redis import OwnRedis
 
+pytestmark = pytest.mark.slow  # they hold what tests are made of, not the product
+
 DATABASES: dict[str, type[OwnServer]] = {"postgresql": OwnPostgres, "mysql": OwnMariadb}
 
 
