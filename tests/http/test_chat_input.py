@@ -139,7 +139,6 @@ def test_a_conversation_may_begin_with_an_answer() -> None:
         ([HI, {"role": "assistant", "content": "ho"}, {"role": "user"}], "messages[2].content"),
         ([{"role": "system", "content": "be brief"}], "messages[0].role"),
         ([{"role": "tool", "content": "4"}], "messages[0].tool_call_id"),
-        ([HI, {"role": "assistant", "tool_calls": [{"id": "1"}]}, AGAIN], "messages[1].tool_calls[0]"),
     ],
 )
 def test_where_there_is_nothing_to_answer_is_named(messages: list[Any], field: str) -> None:
@@ -153,6 +152,31 @@ def test_where_there_is_nothing_to_answer_is_named(messages: list[Any], field: s
 
 def call(id: Any = "c1", arguments: Any = "{}", name: str = "add") -> dict[str, Any]:
     return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+@pytest.mark.parametrize(
+    "cut_off",
+    [
+        {"tool_calls": [None]},
+        {"tool_calls": [{"id": "c1"}]},
+        {"tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": {"arguments": ""}}]},
+        {"tool_calls": [call(name="")]},
+        {"tool_calls": [{"id": "c1", "type": "custom", "custom": {"name": None, "input": None}}]},
+        {"function_call": {}},
+    ],
+)
+def test_a_call_that_was_cut_off_before_its_name_is_left_out(cut_off: Any) -> None:
+    result = {"role": "tool", "tool_call_id": "c1", "content": "?"}
+    assert read(HI, {"role": "assistant", "content": "ho", **cut_off}, result, AGAIN)[1:] == [
+        {"role": "assistant", "content": [{"text": "ho"}]},
+        {"role": "user", "content": [{"text": "?"}, {"text": "again"}]},
+    ]
+
+
+@pytest.mark.parametrize("kind", ["think", "tool_call", "tool-call", "server_tool_use", "input_json_delta"])
+def test_parts_that_clients_keep_of_an_answer_are_left_out(kind: str) -> None:
+    parts = [{"type": kind, "think": "hm", "tool_call": {"id": "c1"}}, {"type": "text", "text": "ho"}]
+    assert read(HI, {"role": "assistant", "content": parts}, AGAIN)[1]["content"] == [{"text": "ho"}]
 
 
 def inputs(said: list[dict[str, Any]]) -> list[Any]:

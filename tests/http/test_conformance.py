@@ -91,6 +91,7 @@ UNSAID_WORDS = (
     "got `float`",  # 1.0 instead of 1
     "types cannot be given with format=openai",
     "messages[",  # of whom the last message of a chat is, what a message of which role holds
+    "the character NUL",  # which PostgreSQL takes in no text
 )
 
 

@@ -113,13 +113,14 @@ class Conversation:
         return self._messages
 
     def _calls(self, message: ChatMessage, number: int) -> list[tuple[_Call, ToolCall]]:
-        given = list(message.tool_calls or ())
+        """The calls of a message; one that was cut off before its name is left out."""
+        given = [call for call in message.tool_calls or () if call is not None]
         if message.function_call is not None:
             given.append(ToolCall(function=message.function_call))
         found = []
         for n, call in enumerate(given):
-            if call.called is None:
-                raise _wrong(f"messages[{number}].tool_calls[{n}]", "a call needs its `function`")
+            if call.called is None or not call.called.name:
+                continue
             use_id = call.id or ""
             if not use_id or use_id in self._use_ids:
                 use_id = f"call-{number}-{n}"
@@ -195,7 +196,7 @@ def _tool_use(call: _Call, given: ToolCall) -> Block:
 def _arguments(call: ToolCall) -> dict[str, Any]:
     """What a tool was called with; nothing, as strands has it, if that is no JSON object."""
     if call.custom is not None:
-        return {"input": call.custom.input}
+        return {"input": call.custom.input or ""}
     arguments = None if call.function is None else call.function.arguments
     if isinstance(arguments, str):
         try:

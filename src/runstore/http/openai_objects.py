@@ -81,7 +81,38 @@ class ToolUsePart(Struct, frozen=True, tag="tool_use"):
     """A tool call that is among `tool_calls` too."""
 
 
-UNHEARD_PARTS = (ThinkingPart, RedactedThinkingPart, ReasoningPart, ReasoningContentPart, ToolUsePart)
+class ThinkPart(Struct, frozen=True, tag="think"):
+    """Reasoning, as LibreChat has it."""
+
+
+class ToolCallPart(Struct, frozen=True, tag="tool_call"):
+    """A tool call, as LibreChat has it."""
+
+
+class SdkToolCallPart(Struct, frozen=True, tag="tool-call"):
+    """A tool call, as Vercel's AI SDK has it."""
+
+
+class ServerToolUsePart(Struct, frozen=True, tag="server_tool_use"):
+    """A call of a tool that the provider has run itself."""
+
+
+class InputDeltaPart(Struct, frozen=True, tag="input_json_delta"):
+    """A piece of a tool call's input, as LangChain leaves it in what it gathers of a stream."""
+
+
+UNHEARD_PARTS = (
+    ThinkingPart,
+    RedactedThinkingPart,
+    ReasoningPart,
+    ReasoningContentPart,
+    ToolUsePart,
+    ThinkPart,
+    ToolCallPart,
+    SdkToolCallPart,
+    ServerToolUsePart,
+    InputDeltaPart,
+)
 Part = (
     TextPart
     | InputTextPart
@@ -94,17 +125,26 @@ Part = (
     | ReasoningPart
     | ReasoningContentPart
     | ToolUsePart
+    | ThinkPart
+    | ToolCallPart
+    | SdkToolCallPart
+    | ServerToolUsePart
+    | InputDeltaPart
 )
 
 
 class FunctionCall(Struct, frozen=True):
-    name: str
-    arguments: str | dict[str, Any] | None = None
+    """`name` is missing where a stream was cut off before it."""
+
+    name: str | None = None
+    arguments: str | dict[str, Any] | list[Any] | None = None
 
 
 class CustomCall(Struct, frozen=True):
-    name: str
-    input: str = ""
+    """The same."""
+
+    name: str | None = None
+    input: str | None = None
 
 
 class ToolCall(Struct, frozen=True):
@@ -126,7 +166,7 @@ class ChatMessage(Struct, frozen=True):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[str | Part] | None = None
     refusal: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[ToolCall | None] | None = None
     function_call: FunctionCall | None = None
     tool_call_id: str | None = None
     name: str | None = None
