@@ -79,7 +79,8 @@ async def test_a_body_that_stalls_is_408(hurried: None, room: Bodies, length: in
     assert await refusal(room.read(sender.request, bytes)) == (408, "body_timeout")
 
 
-async def test_a_body_that_drips_is_408(hurried: None, room: Bodies) -> None:
+async def test_a_body_that_drips_is_408(monkeypatch: pytest.MonkeyPatch, room: Bodies) -> None:
+    monkeypatch.setattr(bodies, "BODY_S", 0.3)
     sender = Sender(10_000)
 
     async def drip() -> None:

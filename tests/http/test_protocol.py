@@ -15,11 +15,12 @@ from starlette.types import Receive, Scope, Send
 
 from runstore.http import protocol, watched
 from runstore.http.server import Server
-from tests.server import DEADLINE_S
+from tests.server import DEADLINE_S, until
 
 HOST = b"Host: localhost\r\n"
 CHUNKED = b"POST /body HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n"
 LARGE = 8 << 20  # bytes of an answer: more than the buffers of both ends hold
+MEDIUM = 60_000  # bytes: more than the kernel takes for who reads nothing, and less than a write waits for
 OK = b"HTTP/1.1 200 "
 
 
@@ -33,12 +34,13 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         return
     headers = [[name.decode(), value.decode()] for name, value in scope["headers"]]
     seen = {"target": scope["path"], "headers": headers, "body": body.decode()}
-    answer = Response(b"x" * LARGE) if scope["path"] == "/large" else JSONResponse(seen)
+    size = {"/large": LARGE, "/medium": MEDIUM}.get(scope["path"])
+    answer = Response(b"x" * size) if size else JSONResponse(seen)
     await answer(scope, receive, send)
 
 
 @pytest.fixture(scope="module")
-def port() -> Iterator[int]:
+def server() -> Iterator[Server]:
     """A server of `echo`, in a thread of its own."""
     started = threading.Event()
     server = Server(echo, closing=lambda: None, started=started.set)
@@ -46,9 +48,15 @@ def port() -> Iterator[int]:
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
         thread.start()
         started.wait()
-        yield listener.getsockname()[1]
+        yield server
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(scope="module")
+def port(server: Server) -> int:
+    [listening] = server.servers
+    return int(listening.sockets[0].getsockname()[1])
 
 
 @pytest.fixture
@@ -254,8 +262,15 @@ def test_half_a_head_after_an_answer_is_408(hurried: None, client: socket.socket
 def test_the_rest_of_a_body_that_is_not_read_does_not_keep_the_connection(
     hurried: None, client: socket.socket
 ) -> None:
-    client.sendall(POST.replace(b"body", b"early") + b"Content-Length: 1000\r\n\r\nabc")
-    assert until_closed(client).startswith(OK)
+    client.sendall(POST.replace(b"body", b"early") + b"Content-Length: 9000\r\n\r\nabc")
+    assert client.recv(65_536).startswith(OK)
+    try:
+        for _ in range(1_000):
+            client.sendall(b"x")
+            time.sleep(0.01)  # slowly is what is tried
+    except OSError:
+        return
+    pytest.fail("the connection is still open")
 
 
 def test_a_request_after_a_body_that_came_late_is_answered(client: socket.socket) -> None:
@@ -270,3 +285,15 @@ def test_a_client_that_reads_nothing_of_a_plain_answer_is_cut_off(
     client.recv(1)
     time.sleep(1.0)  # in which it reads nothing
     assert len(until_closed(client)) < LARGE
+
+
+def test_what_is_left_of_an_answer_does_not_keep_a_connection_that_reads_nothing(
+    hurried: None, server: Server, port: int
+) -> None:
+    before = server.server_state.total_requests
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.connect(("127.0.0.1", port))
+        client.sendall(b"GET /medium HTTP/1.1\r\n" + HOST + b"\r\n")
+        until(lambda: server.server_state.total_requests > before, "it is answered")
+        until(lambda: not server.server_state.connections, "it is cut off")
