@@ -16,7 +16,7 @@ from strands.agent.conversation_manager import (
     SlidingWindowConversationManager,
     SummarizingConversationManager,
 )
-from strands.hooks import AfterModelCallEvent, BeforeInvocationEvent
+from strands.hooks import AfterModelCallEvent, BeforeInvocationEvent, MessageAddedEvent
 from strands.models import Model
 from strands.types.exceptions import ContextWindowOverflowException, MaxTokensReachedException
 
@@ -181,6 +181,17 @@ def rewriting(model: Model) -> Agent:
     return made
 
 
+def rewriting_what_is_added(model: Model) -> Agent:
+    def hide(event: MessageAddedEvent) -> None:
+        for block in event.message["content"]:
+            if "text" in block:
+                block["text"] = block["text"].replace("4711", "****")
+
+    made = agent(model)
+    made.add_hook(hide, MessageAddedEvent)
+    return made
+
+
 # ---- answers that fail, are rejected or cut off ----
 
 
@@ -273,6 +284,20 @@ KINDS = {
     "blocked tool results": Kind(guarded_tool, lambda model: agent(model, add)),
     "redacted output": Kind(guarded_output),
     "rewritten input": Kind(plain, rewriting, "my card is 4711, {}".format),
+    "input rewritten as it is added": Kind(plain, rewriting_what_is_added, "my card is 4711, {}".format),
+    "a conversation rewritten as it is added": Kind(
+        plain,
+        rewriting_what_is_added,
+        lambda number: (
+            [
+                {"role": "user", "content": [{"text": "my card is 4711"}]},
+                {"role": "assistant", "content": [{"text": "Thanks."}]},
+                {"role": "user", "content": [{"text": f"4711, I say {number}"}]},
+            ]
+            if number == 0
+            else f"hm {number}"
+        ),
+    ),
     "retried answers": Kind(unreliable, repeating),
     "rejected answers": Kind(bad_first, rejecting),
     "answers cut off by max_tokens": Kind(too_long, lambda model: agent(model, add)),

@@ -8,6 +8,7 @@ And what hooks see added to an agent's messages is exactly its memory; the strea
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Sequence, Set
+from copy import deepcopy
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -93,6 +94,7 @@ class Hooks:
         self._at_most_once = at_most_once
         self._homes: WeakKeyDictionary[Agent, str] = WeakKeyDictionary()  # some work for one call only
         self._inputs: dict[Place, int] = {}  # messages that are an agent's input, still to be added
+        self._asked: list[dict[str, Any]] = []  # the input as it was before hooks of its messages saw it
         self._results: dict[Place, dict[str, Any]] = {}  # results that a resumed agent need not ask for again
         self._left_out: dict[str, str] = {}  # tool use id → why its input is in no event; it is not called
         self._logged: dict[Place, LoggedConversation] = {}
@@ -187,6 +189,8 @@ class Hooks:
             await self._outlet.record(
                 InputReplaced(agent=place[0], messages=rewritten, count=len(self.asked))
             )
+        if _is_run(place):
+            self._asked = deepcopy(_bare(event.messages))
         own = self.own if _is_run(place) else 0
         self._logged[place] = LoggedConversation(event.agent.messages, own)
 
@@ -241,6 +245,8 @@ class Hooks:
         added = self._logged[place].add(event.message, event.agent.messages)
         if inputs:
             self._inputs[place] = inputs - 1
+            if inputs == 1 and added and _is_run(place):
+                await self._input_added(path, event.agent.messages)
         elif added:
             for each in self.answers.complete(place, event.message):
                 await self.write(each)
@@ -251,6 +257,12 @@ class Hooks:
         else:
             joined = bare(event.message)
             await self._outlet.record(InputReplaced(agent=path, call_id=call_id, messages=[joined]))
+
+    async def _input_added(self, path: str, messages: Sequence[Any]) -> None:
+        """All of the run's input is in the conversation. Hooks may have rewritten it there."""
+        count = len(self._asked)
+        if count and (added := _bare(messages[-count:])) != self._asked:
+            await self._outlet.record(InputReplaced(agent=path, messages=added, count=count))
 
     def _leave_out_inputs(self, message: Any) -> None:
         """Take out of a message what no event can hold of its tool calls. They are not made."""
