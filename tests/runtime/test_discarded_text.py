@@ -26,6 +26,7 @@ from runstore.eventlog.memory import MemoryEventLog
 from runstore.runtime import strands_model_calls
 from runstore.runtime.recorder import Recorder
 from runstore.runtime.strands_agent import Product, StrandsAgent
+from runstore.runtime.strands_answers import Answers
 from runstore.runtime.strands_retries import Retries
 from tests.events import COMPLETED, read_run
 from tests.runtime.recording import ListRecorder, context, read
@@ -403,6 +404,14 @@ async def test_what_was_said_until_a_run_is_stopped_stays() -> None:
     await driven.run("?", [], recorder)
     assert not recorder.of(Discarded)
     assert [event.text for event in recorder.events if event.type == "llm.token"][:1] == ["one "]  # type: ignore[union-attr]
+
+
+def test_what_is_redacted_while_a_run_is_being_stopped_is_withheld() -> None:
+    answers, place = Answers(), ("demo", None)
+    answers.at(place).texts.append(SECRET)
+    answers.stopping = True
+    (discarded,) = answers.redact(place, "blocked")
+    assert discarded == Discarded(agent="demo", reason="redacted", length=len(SECRET))
 
 
 def test_a_strategy_of_ones_own_that_tells_nothing_is_not_announced() -> None:

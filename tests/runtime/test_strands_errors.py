@@ -81,10 +81,11 @@ def test_the_cause_is_told_where_the_error_says_nothing() -> None:
 
 def test_only_a_models_own_error_is_told_as_one() -> None:
     error = SdkError(status_code=401)
-    assert agent_error(error, error).code == "model_auth"
-    assert agent_error(error, None).code == "agent_error"
+    assert agent_error(error, [error]).code == "model_auth"
+    assert agent_error(error, [error, ValueError("of another agent, later")]).code == "model_auth"
+    assert agent_error(error).code == "agent_error"
     ours = AgentError("mine", code="mine")
-    assert agent_error(EventLoopException(ours), None) is ours
+    assert agent_error(EventLoopException(ours)) is ours
 
 
 async def test_the_code_of_a_nodes_failing_model_is_the_runs() -> None:

@@ -96,12 +96,12 @@ class StrandsAgent:
         try:
             stream = self._stream(input, hooks)
             ended = await self._attend(self._follow(stream, hooks, outlet, recorder), outlet)
-            result = result_of(ended, hooks.model_error)
+            result = result_of(ended, hooks.model_errors)
         except Exception as error:
             if (cut := self._cut_result(error)) is not None:
                 await recorder.record(AgentFinished(agent=root))
                 return AgentResult(result=cut, usage=hooks.usage)
-            failure = agent_error(error, hooks.model_error)
+            failure = agent_error(error, hooks.model_errors)
             if isinstance(failure, AppendRefused) and failure is not outlet.closed_by:  # of another run's
                 failure = AgentError(str(failure), code=failure.code)
             if isinstance(failure, AgentError):

@@ -36,7 +36,7 @@ class Answers:
 
     def __init__(self, written: Set[str] = frozenset()) -> None:
         self.written = written
-        self.stopping = False  # the run is to stop: what was said until then stays
+        self.stopping = False  # the run is to stop: what was said until then stays, unless it is redacted
         self.cut: set[Place] = set()  # whose answers a limit has cut: strands adds to them that it did
         self._open: dict[Place, Answer] = {}
         self._last: dict[Place, tuple[str, int]] = {}  # the last message's text, and how much was said in it
@@ -56,7 +56,9 @@ class Answers:
     def take_back(self, place: Place, reason: DiscardReason) -> list[Event]:
         """An agent's answer does not count."""
         answer = self._open.pop(place, None)
-        return [] if answer is None or self.stopping else _discarded(place, reason, answer.length)
+        if answer is None or (self.stopping and reason != "redacted"):
+            return []
+        return _discarded(place, reason, answer.length)
 
     def take_back_all(self, reason: DiscardReason) -> list[Event]:
         """No answer counts that is not complete."""

@@ -5,7 +5,7 @@ status that it carries, by the kind that the provider gave it, by its class's na
 """
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from strands.types.exceptions import (
@@ -79,18 +79,19 @@ NO_KEY = ("api_key", "api key", "authentication method", "credentials")
 NO_SUCH_CONTENT = "content_type=<"  # how strands' providers begin when they cannot send a content block
 
 
-def agent_error(error: BaseException, model_error: BaseException | None) -> RunstoreError:
+def agent_error(error: BaseException, model_errors: Collection[BaseException] = ()) -> RunstoreError:
     """A strands error as ours; one of ours that went through strands comes out as it was.
 
     Args:
-        model_error: what a model raised last, to tell the model's failures from the agent's.
+        model_errors: what models raised, to tell their failures from the agent's.
     """
     error = unwrapped(error)
     if isinstance(error, RunstoreError):
         return error
     code = next((code for cls, code in CODES.items() if isinstance(error, cls)), None)
     if code is None:
-        code = model_error_code(error) if error is model_error else "agent_error"
+        of_a_model = any(error is raised for raised in model_errors)
+        code = model_error_code(error) if of_a_model else "agent_error"
     sentence = SENTENCES.get(code) or described(error)
     if code == "model_error":
         sentence = f"{sentence} ({type(error).__name__})"

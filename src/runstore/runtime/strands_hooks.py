@@ -7,7 +7,7 @@ And what hooks see added to an agent's messages is exactly its memory; the strea
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Sequence, Set
+from collections.abc import AsyncGenerator, Collection, Sequence, Set
 from copy import deepcopy
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -105,9 +105,9 @@ class Hooks:
         self.nodes = Nodes(nodes, self._record_node, lambda path: self._inputs.pop((path, None), None))
 
     @property
-    def model_error(self) -> BaseException | None:
-        """What a model raised last."""
-        return self._model_calls.error
+    def model_errors(self) -> Collection[BaseException]:
+        """What models raised, of agents that may work at the same time."""
+        return self._model_calls.errors
 
     @property
     def agents(self) -> list[Agent]:

@@ -1,5 +1,6 @@
 """The model calls of a run's agents: why one failed, when it is made again, and whether its words count."""
 
+from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -14,6 +15,7 @@ from runstore.runtime.strands_errors import described, model_error_code, sentenc
 
 FIRST = HookOrder.SDK_FIRST - 1  # before any other hook, and before strands' retry strategy waits
 LAST = HookOrder.SDK_LAST + 1  # when every other hook has had its say
+MAX_ERRORS = 64  # of models that are remembered; more agents than this hardly fail at once
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +30,7 @@ class ModelCalls:
     def __init__(
         self, run_id: str, outlet: Outlet, answers: Answers, place: Callable[[Agent], Place]
     ) -> None:
-        self.error: BaseException | None = None  # what a model raised last
+        self.errors: deque[BaseException] = deque(maxlen=MAX_ERRORS)  # what models raised, newest last
         self._run_id = run_id
         self._outlet = outlet
         self._answers = answers
@@ -48,11 +50,11 @@ class ModelCalls:
 
     async def called(self, event: AfterModelCallEvent) -> None:
         """A model call has ended, before any other hook has its say."""
-        self.error = error = event.exception
-        place = self._place(event.agent)
+        error, place = event.exception, self._place(event.agent)
         if error is None:
             self._failures.pop(place, None)
             return
+        self.errors.append(error)
         code = model_error_code(error)
         log.warning("model_failed", run_id=self._run_id, agent=place[0], code=code, error=described(error))
         self._failures[place] = self._failures.get(place, 0) + 1

@@ -1,5 +1,6 @@
 """How a strands agent, Graph or Swarm ended, in the words of a run."""
 
+from collections.abc import Collection
 from typing import Any
 
 from strands.agent import AgentResult as StrandsResult
@@ -18,12 +19,12 @@ ONLY_REASONING = "the model has reasoned, and then said nothing: its answer was 
 
 
 def result_of(
-    ended: StrandsResult | MultiAgentResult | None, model_error: BaseException | None = None
+    ended: StrandsResult | MultiAgentResult | None, model_errors: Collection[BaseException] = ()
 ) -> dict[str, Any]:
     """The run's result.
 
     Args:
-        model_error: what a model raised last, to tell a node's model's failures from the node's.
+        model_errors: what models raised, to tell the failure of a node's model from the node's.
 
     Raises:
         AgentError: it was no success: a node failed, a tool or hook asks for a person's answer, or the model
@@ -32,7 +33,7 @@ def result_of(
     if ended is None:
         raise AgentError("the agent's stream ended without a result")
     if isinstance(ended, MultiAgentResult):
-        return _multi_agent_result(ended, model_error)
+        return _multi_agent_result(ended, model_errors)
     if ended.stop_reason == "interrupt":
         names = ", ".join(interrupt.name for interrupt in ended.interrupts or ())
         raise AgentError(
@@ -58,13 +59,13 @@ def _result(ended: StrandsResult) -> dict[str, Any]:
     return result
 
 
-def _multi_agent_result(ended: MultiAgentResult, model_error: BaseException | None) -> dict[str, Any]:
+def _multi_agent_result(ended: MultiAgentResult, model_errors: Collection[BaseException]) -> dict[str, Any]:
     if ended.status is not Status.COMPLETED:
         failed = {node_id: node for node_id, node in ended.results.items() if _failed(node)}
         for node_id, node in failed.items():
             if isinstance(node.result, RunstoreError):
                 raise node.result
-            failure = agent_error(_cause(node), model_error)
+            failure = agent_error(_cause(node), model_errors)
             raise AgentError(f"node {node_id!r} failed: {failure}", code=failure.code)
         raise AgentError(f"the {type(ended).__name__.removesuffix('Result')} ended as {ended.status.value}")
     last = [agent for node in ended.results.values() for agent in node.get_agent_results()][-1:]

@@ -4,6 +4,8 @@ import msgspec
 import sqlalchemy as sa
 from alembic import op
 
+from runstore.core.depth import decoded
+
 revision = "0006"
 down_revision = "0005"
 
@@ -22,6 +24,7 @@ _NEW = (
 _LARGE = {"metadata": b"{}", "result": b"null", "usage": b"{}"}  # fields, and what stands for them
 _LARGEST = 4_096  # bytes of one of them in the list; the log has what is larger
 _ROWS = 20  # that are read at once: each may have megabytes
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def upgrade() -> None:
@@ -52,7 +55,7 @@ def _shorten(connection: sa.Connection) -> None:
 
 
 def _short(state: bytes) -> bytes:
-    fields = msgspec.json.decode(state, type=dict[str, msgspec.Raw])
+    fields = decoded(_fields, state)  # of which an older release has stored some that are nested deeper
     left_out = [name for name in _LARGE if len(fields.get(name, b"")) > _LARGEST]
     for name in left_out:
         fields[name] = msgspec.Raw(_LARGE[name])
