@@ -1,6 +1,7 @@
 """What a chat's client has when a model call is made again, be it one that drops what it is told or not."""
 
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
@@ -8,8 +9,9 @@ import pytest
 from runstore.core.records import EventRecord
 from runstore.core.run import Run
 from runstore.core.sse import FrameParser
+from runstore.http import chat_repeats
 from runstore.http.chat_answer import Answer
-from runstore.http.chat_repeats import MAX_SENT
+from runstore.http.chat_repeats import MAX_SENT, Piece, Repeats
 from runstore.http.chat_stream import Chunks
 
 FRANCE = "The capital of France is Paris."
@@ -147,3 +149,17 @@ def test_a_stream_that_is_cut_in_the_middle_goes_on_with_the_same_chunks(
     run = events(*said)
     for after in range(len(run)):
         assert sent(run, after) == [each for each in sent(run) if each[0] > after]
+
+
+def test_a_long_answer_that_is_said_again_costs_each_token_once() -> None:
+    tokens = ["a word "] * 2048
+    repeats = Repeats()
+    for seq, token in enumerate(tokens):
+        repeats.send(seq, ("a", None), Piece("content", token))
+    assert repeats.take_back(0)
+    joined = mock.Mock(wraps=chat_repeats._joined)
+    with mock.patch.object(chat_repeats, "_joined", joined):
+        again = [repeats.send(seq, ("a", None), Piece("content", token)) for seq, token in enumerate(tokens)]
+    assert {*again} == {""}
+    assert joined.call_count == 1
+    assert repeats.end()

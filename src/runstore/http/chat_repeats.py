@@ -26,8 +26,9 @@ class Repeats:
     def __init__(self) -> None:
         self._sent: list[tuple[int, Speaker, Piece]] = []
         self._size = 0
-        self._before: list[Piece] = []  # has been taken back, and is still with the client
+        self._before = ""  # joined: has been taken back, and is still with the client
         self._again: list[Piece] = []  # what has been said in its place; not sent, as it is the same so far
+        self._same = 0  # so many characters of `_before` have been said again
         self._keep: int | None = None  # the seq up to which a client that drops keeps what it has
 
     def send(self, seq: int, speaker: Speaker, piece: Piece) -> str | None:
@@ -37,25 +38,29 @@ class Repeats:
             self._size += len(piece.text)
         if not self._before:
             return piece.text
+        goes_on = bool(self._again) and self._again[-1].kind == piece.kind
         self._again.append(piece)
-        before, again = _joined(self._before), _joined(self._again)
-        if not again.startswith(before):
-            return "" if before.startswith(again) else None
-        self._before, self._again = [], []
-        return piece.text[len(piece.text) - (len(again) - len(before)) :]
+        said = piece.text if goes_on else _joined([piece])
+        left = len(self._before) - self._same
+        if not self._before.startswith(said[:left], self._same):
+            return None
+        self._same += min(len(said), left)
+        if len(said) < left:
+            return ""
+        self._before, self._again, self._same = "", [], 0
+        return piece.text[len(piece.text) - (len(said) - left) :]
 
     def take_back(self, from_seq: int, speaker: Speaker | None = None) -> bool:
         """What an agent, or all, have said from a seq on no longer counts; False: it is time for `drop`."""
         self._keep = from_seq - 1 if self._keep is None else self._keep
+        self._again, self._same = [], 0
         taken = [each for each in self._sent if each[0] >= from_seq]
         if self._size > MAX_SENT or any(speaker not in (None, each[1]) for each in taken):
-            self._again = []
             return False
         self._sent = self._sent[: len(self._sent) - len(taken)]
         self._size -= sum(len(piece.text) for _, _, piece in taken)
         if not self._before:
-            self._before = [piece for _, _, piece in taken]
-        self._again = []
+            self._before = _joined([piece for _, _, piece in taken])
         return True
 
     def end(self) -> bool:
@@ -68,7 +73,7 @@ class Repeats:
     def drop(self) -> tuple[int, str, str]:
         """The seq after which the client is to drop what it has; the content and the reasoning instead."""
         keep, again = self._keep or 0, self._again
-        self._keep, self._before, self._again = None, [], []
+        self._keep, self._before, self._again, self._same = None, "", [], 0
         content, reasoning = (
             "".join(piece.text for piece in again if piece.kind == kind)
             for kind in ("content", "reasoning_content")
