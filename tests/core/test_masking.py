@@ -2,7 +2,7 @@
 
 import pytest
 
-from runstore.core.masking import without_keys
+from runstore.core.masking import MAX_TEXT, without_keys
 
 KEYS = (
     "Incorrect API key provided: sk-proj-abcdEFGH1234. You can find it at https://x.y/keys",
@@ -16,15 +16,34 @@ KEYS = (
     "password=hunter2pass",
     "jwt eyJhbGciOi.eyJzdWIiOiIx.c2lnbmF0dXJl expired",
     "key wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY is bad",
+    "key wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY is bad",
+    "pwd=hunter2pass",
+    "passcode: 84213377",
+    "auth: hunter2pass",
+    "X-Auth: hunter2pass",
+    "jwt: hunter2pass",
+    "cookie: theme=dark; sid=hunter2pass",
+    "accessToken=hunter2pass",
+    "passphrase: hunter2pass",
+    '{"password": "my own hunter2 pass"}',
+    r"{\"pwd\": \"hunter2pass\"}",
+    "https://user:hunt/er2@pass@proxy.example/v1 refused",
+    "see http://a/b,http://user:hunter2@proxy/ there",
 )
 SECRETS = (
     "sk-proj", "abcdefgh", "0123456789abcdef", "abc.def", "topsecret", "AKIA", "hunter2", "AIza", "hunter2",
-    "eyJ", "wJalr",
+    "eyJ", "wJalr", "wJalr",
+    "hunter2", "84213377", *["hunter2"] * 8,
+    "er2", "hunter2",
 )  # fmt: skip
 HARMLESS = (
     "ValueError: boom", "out of paper", "model gpt-4.1-mini-2025-04-14 does not exist",
     "run 0198c0de-0000-7000-8000-000000000001 ended", "rate limit reached: 30000 tokens per min",
     "max_tokens: 8192 is too large", "connection to http://127.0.0.1:8080/v1 refused", "the token limit is 4",
+    "max_tokens: length exceeded", "token: unexpected end", "auth: login is needed",
+    "author: Smith and others",
+    "cookie: none was sent", "No such file: /home/bob/Projects/runstore2/src/runstore/core",
+    "mail bob@example.com",
 )  # fmt: skip
 
 
@@ -38,3 +57,18 @@ def test_a_key_is_masked(text: str, secret: str) -> None:
 @pytest.mark.parametrize("text", HARMLESS)
 def test_what_is_no_key_stays(text: str) -> None:
     assert without_keys(text) == text
+
+
+@pytest.mark.parametrize(
+    "shape", ["-a", "/p/qX1", "QUJD/+9a", "eyJ-", "://a:", "token", "a.eyJabcd", "pwd-", " "]
+)
+def test_a_long_text_of_any_shape_is_cut_and_masked_in_one_pass(shape: str) -> None:
+    text = shape * (2**20 // len(shape))
+    masked = without_keys(f"pwd=hunter2pass {text}")
+    assert masked.startswith("pwd=*** ")
+    assert masked.endswith(" more characters)")
+    assert len(masked) < MAX_TEXT + 100
+
+
+def test_a_key_at_the_cut_does_not_stand_there_by_half() -> None:
+    assert "AKIA" not in without_keys("x " * (MAX_TEXT // 2 - 4) + "AKIAIOSFODNN7EXAMPLE")

@@ -1,13 +1,21 @@
-"""Words of others, as a provider's error, without what looks like a key. Pure."""
+"""Words of others, as a provider's error, without what looks like a key. Pure, and linear in their length."""
 
 import re
 
 MASK = "***"
+MAX_TEXT = 65_536  # characters of a text that are kept
+
+_VALUE = r"""(?:(?<=["'])[^"'\r\n]{4,}|[^\s"',;)}\]]{4,})"""
+_SEPARATOR = r"""\\?["']?\s{0,3}(?:[:=]|provided:?)\s{0,3}\\?["']?(?:(?:bearer|basic)\s+)?"""
+_PROSE = r"(?<=\s)[a-z]+\s+[a-z]"  # "token: unexpected end"
 _NAMED = re.compile(  # a name that means a secret, and its value
-    r"""(?ix)
-    (\b[\w-]{0,40}?(?:api[\s_-]?key|apikey|access[_-]?key|secret|token|passw(?:or)?d|passphrase|authorization|credential)s?
-    [\w-]{0,20}["']?\s{0,3}(?:[:=]|provided:?)\s{0,3}["']?(?:(?:bearer|basic)\s+)?)
-    (?!\d+\b)([^\s"',;)}\]]{4,})
+    rf"""(?ix)
+    ((?:passw(?:or)?d|passphrase|passcode|pwd|api[\s_-]?key|access[_-]?key|authorization)s?[\w-]{{0,20}}{_SEPARATOR})
+    {_VALUE}
+    | ((?:secret|token|credential|jwt|(?<![a-z])auth(?![a-z]))s?[\w-]{{0,20}}{_SEPARATOR})
+    (?!\d+\b|{_PROSE}){_VALUE}
+    | (cookies?{_SEPARATOR})
+    (?!{_PROSE}){_VALUE}(?:;\s{{0,3}}[^\s"',;)}}\]]+)*
     """
 )
 _SHAPED = re.compile(  # keys that tell what they are
@@ -15,17 +23,43 @@ _SHAPED = re.compile(  # keys that tell what they are
     \b(?:sk|pk|rk|ak|gsk|xai|pplx|hf|ghp|gho|ghs|glpat|xox[abprs]|rs|whsec)[-_][A-Za-z0-9][A-Za-z0-9_*-]{5,}
     | \b(?:AKIA|ASIA)[A-Z0-9]{12,}
     | \bAIza[A-Za-z0-9_-]{20,}
-    | \beyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]+)+
+    | \beyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]+)*
     | (?<=[Bb]earer\ )[^\s"',;]{4,}
     """
 )
-_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")  # of a URL, with the user
-_RANDOM = re.compile(r"\b(?=[\w+/-]*[a-z])(?=[\w+/-]*[A-Z])(?=[\w+/-]*\d)[A-Za-z0-9_+-]{32,}={0,2}")
+# Up to the last "@": a password may hold "/" and "@". A user alone may be a token.
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^/@:\s]*:\S*|[^/@\s]+)@")
+_UNBROKEN = re.compile(r"\S+")
+_LONG = re.compile(r"[A-Za-z0-9_+/-]{32,}={0,2}")
+_RANDOM = (re.compile("[a-z]"), re.compile("[A-Z]"), re.compile("[0-9]"))  # a key has all of them
 
 
 def without_keys(text: str) -> str:
-    """The text with `***` in place of what looks like a key, a token or a password."""
-    text = _PASSWORD.sub(f"{MASK}@", text)
-    text = _SHAPED.sub(MASK, text)
-    text = _NAMED.sub(rf"\g<1>{MASK}", text)
-    return _RANDOM.sub(MASK, text)
+    """The text, or the start of a long one, with `***` in place of what looks like a key or a password."""
+    if len(text) > MAX_TEXT:
+        start = text[:MAX_TEXT].rsplit(maxsplit=1)[0]  # half a key might not look like one
+        return f"{_masked(start)} … ({len(text) - len(start):,} more characters)"
+    return _masked(text)
+
+
+def without_credentials(text: str, mask: str = MASK) -> str:
+    """The text without the users and passwords of URLs."""
+
+    def masked(run: re.Match[str]) -> str:
+        head, at, tail = run[0].rpartition("@")  # the pattern never looks for an "@" in vain
+        return _CREDENTIALS.sub(f"{mask}@", head + at) + tail if at else run[0]
+
+    return _UNBROKEN.sub(masked, text) if "://" in text else text
+
+
+def _masked(text: str) -> str:
+    text = _SHAPED.sub(MASK, without_credentials(text))
+    text = _NAMED.sub(lambda found: f"{found[1] or found[2] or found[3]}{MASK}", text)
+    return _LONG.sub(lambda found: MASK if _is_random(found[0]) else found[0], text)
+
+
+def _is_random(run: str) -> bool:
+    """Whether a long run of characters is a key, and no path: most of whose parts are in one case."""
+    parts = [part for part in run.split("/") if part]
+    mixed = sum(part[1:].lower() != part[1:] and part.upper() != part for part in parts)
+    return all(kind.search(run) for kind in _RANDOM) and 2 * mixed >= len(parts)

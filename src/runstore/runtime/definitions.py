@@ -4,8 +4,9 @@ A model's arguments go to somebody else's constructor, and any of them may be a 
 names are kept, and of the others, within objects too, that they were set.
 """
 
-import re
 from typing import Any
+
+from runstore.core.masking import without_credentials
 
 SET = "***"  # in place of a value that is not kept
 HARMLESS = frozenset(
@@ -17,8 +18,6 @@ HARMLESS = frozenset(
     }
 )  # fmt: skip
 _SIMPLE = (str, int, float, bool, type(None))
-# Up to the last "@": a password may hold "/" and "@". A user alone may be a token.
-_CREDENTIALS = re.compile(r"(?<=://)(?:[^/@:\s]*:\S*|[^/@\s]+)@")
 
 
 def recorded(settings: dict[str, Any]) -> dict[str, Any]:
@@ -48,4 +47,4 @@ def _without_credentials(value: Any) -> Any:
         return {key: _without_credentials(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_credentials(item) for item in value]
-    return _CREDENTIALS.sub(f"{SET}@", value) if isinstance(value, str) else value
+    return without_credentials(value, SET) if isinstance(value, str) else value
