@@ -90,6 +90,7 @@ UNSAID_CODES = {"invalid_cursor", "invalid_hierarchy"}  # ahead of the run; a na
 UNSAID_WORDS = (
     "got `float`",  # 1.0 instead of 1
     "types cannot be given with format=openai",
+    "the character NUL",  # in JSON of any form
     "messages[",  # of whom the last message of a chat is, what a message of which role holds
     "the character NUL",  # which PostgreSQL takes in no text
 )

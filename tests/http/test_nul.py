@@ -127,3 +127,12 @@ def test_no_key_has_such_a_name(database_url: str, name: str) -> None:
             create_key(connection, user, role="user", name=label, now=0, expires_at=None)
     with read_from(database_url) as connection:
         assert list_keys(connection) == []
+
+
+@pytest.mark.parametrize("name", FORMS.values(), ids=FORMS)
+def test_the_client_sends_no_such_name(name: str) -> None:
+    with runstore.Client("http://127.0.0.1:1") as client, pytest.raises(InvalidName):
+        list(client.list(session_id=name))
+    if name != NUL:  # which the server refuses
+        with runstore.Client("http://127.0.0.1:1") as client, pytest.raises(InvalidName):
+            client.start("demo", "hi", session_id=name)

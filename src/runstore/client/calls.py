@@ -13,8 +13,11 @@ from msgspec import Struct
 from runstore.client.errors import ApiError, ServerUnreachable, UnexpectedAnswer, error_of
 from runstore.client.patience import Patience
 from runstore.client.records import RunRecord, Ticket
+from runstore.core.codec import TOO_DEEP
 from runstore.core.depth import decoded
+from runstore.core.errors import EventTooDeep, InvalidName
 from runstore.core.events import Custom
+from runstore.core.names import check_text
 from runstore.core.records import EventRecord
 
 PAGE = 1_000  # runs or events of one request
@@ -38,17 +41,37 @@ class Call(Struct, Generic[T], frozen=True):
     wait_s: float = 0
 
     def request(self) -> dict[str, Any]:
-        """The arguments for httpx."""
+        """The arguments for httpx.
+
+        Raises:
+            InvalidName: something is no text that can be sent.
+            EventTooDeep: the body cannot be sent.
+        """
         headers, content = dict(self.headers), None
         if self.body is not None:
             headers["Content-Type"] = "application/json"
-            content = msgspec.json.encode(self.body)
+            content = _json(self.body)
         timeout = httpx.Timeout(ANSWER_TIMEOUT_S + self.wait_s, connect=CONNECT_TIMEOUT_S)
         return {
             "method": self.method, "url": self.path, "content": content, "headers": headers,
-            "params": {name: value for name, value in self.params.items() if value is not None},
+            "params": {name: _text(name, value) for name, value in self.params.items() if value is not None},
             "timeout": timeout,
         }  # fmt: skip
+
+
+def _json(body: Any) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except RecursionError as error:
+        raise EventTooDeep(TOO_DEEP.format("the body")) from error
+    except UnicodeEncodeError as error:
+        raise InvalidName("the body holds half of a surrogate pair, which UTF-8 has not") from error
+
+
+def _text(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        check_text(value, name)
+    return value
 
 
 class Page(Struct, Generic[T], frozen=True):

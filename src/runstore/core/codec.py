@@ -59,11 +59,11 @@ def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
         EventTooDeep: a value in it is nested deeper than MAX_DEPTH.
     """
     if isinstance(event, Custom):
-        data, version, ends, levels = to_json(event.data), 1, False, 0
+        data, version, ends = to_json(event.data), 1, False
     else:
-        data, version, ends, levels = to_json(event), event.version, event.ends, event.levels
+        data, version, ends = to_json(event), event.version, event.ends
     if len(data) > SHALLOW_BYTES:  # longer than a token is
-        _check(data, f"a {event.type} event", levels)
+        _check(event, data)
     return EncodedEvent(event.type, version, ends, time.time_ns() // 1_000_000 if at is None else at, data)
 
 
@@ -152,7 +152,8 @@ def to_json(value: Any) -> bytes:
         raise InvalidEvent(f"the event cannot be written as JSON: {error}") from error
 
 
-def _check(data: bytes, what: str, levels: int) -> None:
+def _check(event: Event | Custom, data: bytes) -> None:
+    what, levels = f"a {event.type} event", 0 if isinstance(event, Custom) else event.levels
     if len(data) > MAX_EVENT_BYTES:
         raise EventTooLarge(f"{what} has {len(data):,} bytes of data; the limit is {MAX_EVENT_BYTES:,} bytes")
     if is_deeper(data, MAX_DEPTH + levels):

@@ -76,8 +76,7 @@ Operations = dict[tuple[str, str], Operation]  # of a method and a path
 OF_ALL: tuple[Problem, ...] = ((400, "unknown_host"), (431, "headers_too_large"), (500, "internal_error"))
 OF_GUARDED: tuple[Problem, ...] = (Unauthorized, errors.Busy, errors.InvalidName, errors.LogUnavailable)
 OF_A_RUN: tuple[Problem, ...] = (errors.RunNotFound, errors.RunDeleted, errors.RunPurged, Forbidden)
-OF_STRICT: tuple[Problem, ...] = ((400, "unknown_parameter"),)
-OF_PARAMETERS: tuple[Problem, ...] = ((400, "invalid_parameter"),)
+OF_STRICT: tuple[Problem, ...] = ((400, "unknown_parameter"), (400, "invalid_parameter"))
 OF_A_BODY: tuple[Problem, ...] = (
     (400, "invalid_json"),
     (400, "invalid_body"),

@@ -11,7 +11,6 @@ from runstore.http.operations import (
     OF_A_RUN,
     OF_ALL,
     OF_GUARDED,
-    OF_PARAMETERS,
     OF_STRICT,
     RUN_ID,
     Operation,
@@ -43,7 +42,6 @@ def _codes(path: str, operation: Operation) -> dict[int, Codes]:
         (RUN_ID in operation.parameters, OF_A_RUN),
         (operation.body is not None, OF_A_BODY),
         (operation.strict, OF_STRICT),
-        (operation.by_ticket or any(each.place == "query" for each in operation.parameters), OF_PARAMETERS),
     ):
         problems += more if applies else ()
     codes: dict[int, Codes] = defaultdict(set)
