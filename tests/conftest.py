@@ -56,11 +56,8 @@ EVENT_LOGS = ("memory", *DATABASES)
 @pytest.fixture(scope="session", autouse=True)
 def _warden() -> Iterator[None]:
     """What the tests have started ends with this process, also when a test hangs."""
-    process = warden.watch()
-    yield
-    if process is not None:
-        process.terminate()
-        process.wait()
+    with warden.watched():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

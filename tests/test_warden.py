@@ -10,19 +10,24 @@ from tests.pages import ROOT
 from tests.process import until
 from tests.process_tree import runs
 
-DIES = """
+STARTS = """
 import os, signal, subprocess, sys
 from tests import warden
-warden.watch()
-sleep = "import time; time.sleep(3600)"
-server = subprocess.Popen([sys.executable, "-c", sleep], start_new_session=True, stdout=subprocess.DEVNULL)
-print(server.pid, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
+with warden.watched():
+    command = [sys.executable, "-c", "import time; time.sleep(3600)"]
+    server = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    print(server.pid, flush=True)
+    {end}
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the warden looks at /proc")
-def test_what_a_killed_test_process_has_started_ends() -> None:
-    died = subprocess.run([sys.executable, "-c", DIES], capture_output=True, text=True, cwd=ROOT)
-    assert died.returncode == -signal.SIGKILL, died.stderr
-    until(lambda: not runs(int(died.stdout)), "its server has ended")
+@pytest.mark.parametrize(
+    ("end", "code"), [("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL), ("server.returncode = 0", 0)]
+)
+def test_what_a_test_process_has_started_ends_with_it_though_nothing_closes_it(end: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STARTS.format(end=end)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == code, done.stderr
+    until(lambda: not runs(int(done.stdout)), "its server has ended")

@@ -9,7 +9,8 @@ import select
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from glob import glob
 from pathlib import Path
 from secrets import token_hex
@@ -17,20 +18,33 @@ from secrets import token_hex
 MARK = "TEST_PROCESS"  # in the environment of all that a test process starts
 
 
-def watch() -> "subprocess.Popen[bytes] | None":
-    """Have this process watched; returns the warden, which leaves by itself when this process has."""
+@contextmanager
+def watched() -> Iterator[None]:
+    """End what is started meanwhile and still runs: when the block ends, or when this process does before."""
     if not hasattr(os, "pidfd_open"):
-        return None
-    os.environ[MARK] = token_hex(8)
-    command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), os.environ[MARK]]
+        yield
+        return
+    mark = os.environ[MARK] = token_hex(8)
+    command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), mark]
     environment = {name: value for name, value in os.environ.items() if name != MARK}
-    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+    ) as warden:
+        try:
+            yield
+        finally:
+            end_all(mark)
+            warden.terminate()
 
 
 def keep_watch(pid: int, mark: str) -> None:
-    """Wait for the end of a process, then kill whatever still runs of those that it has started."""
+    """Wait for the end of a process, then end whatever still runs of those that it has started."""
     with suppress(ProcessLookupError):
         select.select([os.pidfd_open(pid)], [], [])
+    end_all(mark)
+
+
+def end_all(mark: str) -> None:
     while found := marked(mark):  # again and again: they may have started others meanwhile
         for each in found:
             with suppress(ProcessLookupError):
@@ -39,10 +53,10 @@ def keep_watch(pid: int, mark: str) -> None:
 
 def marked(mark: str) -> list[int]:
     """The processes with this mark, but for zombies, which have no environment."""
-    return [int(Path(folder).name) for folder in glob("/proc/[0-9]*") if _environment(folder, mark)]
+    return [int(Path(folder).name) for folder in glob("/proc/[0-9]*") if _has_mark(folder, mark)]
 
 
-def _environment(folder: str, mark: str) -> bool:
+def _has_mark(folder: str, mark: str) -> bool:
     try:
         return f"{MARK}={mark}".encode() in Path(folder, "environ").read_bytes().split(b"\0")
     except OSError:  # it has gone, or is another user's
