@@ -46,7 +46,8 @@ def warn(task: str) -> str:
 
 def failing():
     log.warning("first line\nlevel=error second line")
-    raise ValueError("no agent")
+    logging.getLogger("strands.models").warning("refused: %s", "api_key=hunter2hunter2")
+    raise ValueError("no agent: Incorrect API key provided: sk-abcdefghijkl")
 """
 
 
@@ -93,6 +94,14 @@ def test_a_message_of_several_lines_is_one_line_of_the_log(logfmt: ServerProcess
     assert len(found) == 1
     assert found[0].startswith("first line\\nlevel=error second line level=warning timestamp=")
     assert found[0].endswith(f"run_id={run_id}")
+
+
+def test_what_a_library_logs_and_an_agent_raises_has_no_key(logfmt: ServerProcess) -> None:
+    run_id = logfmt.begin("failing", "hi")
+    message = logfmt.ended(run_id)["error"]
+    assert message.endswith("ValueError: no agent: Incorrect API key provided: ***")
+    until(lambda: "refused: api_key=***" in logfmt.log, "the warning is logged")
+    assert not [key for key in ("hunter2", "sk-abc") if key in logfmt.log]
 
 
 def test_json_is_one_object_a_line_with_the_same_fields(as_json: ServerProcess) -> None:

@@ -17,6 +17,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from runstore.core.errors import ConfigError
+from runstore.core.masking import without_keys
 from runstore.core.printable import escaped
 
 LogFormat = Literal["logfmt", "json"]
@@ -35,6 +36,14 @@ def _time_of_record(logger: object, name: str, line: EventDict) -> EventDict:
     return line
 
 
+def _without_keys(logger: object, name: str, line: EventDict) -> EventDict:
+    """A library's words may be a provider's, which may quote a key."""
+    for field in ("event", "exception"):
+        if isinstance(line.get(field), str):
+            line[field] = without_keys(line[field])
+    return line
+
+
 def _processors(stamp: Processor) -> list[Processor]:
     return [
         structlog.contextvars.merge_contextvars,
@@ -45,7 +54,7 @@ def _processors(stamp: Processor) -> list[Processor]:
 
 
 _OURS = _processors(structlog.processors.TimeStamper(fmt="iso", utc=True))
-_OTHERS = _processors(_time_of_record)
+_OTHERS = [*_processors(_time_of_record), _without_keys]
 _KEYS = ["level", "timestamp", "run_id"]
 _FIELDS = structlog.processors.LogfmtRenderer(key_order=_KEYS, drop_missing=True, bool_as_flag=False)
 _JSON = structlog.processors.JSONRenderer(ensure_ascii=False)

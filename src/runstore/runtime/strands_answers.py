@@ -15,9 +15,12 @@ from runstore.core.transcript import length_of, message_text
 from runstore.runtime.resume import Place
 
 
-class Answer(Struct, gc=False):
-    """What a model call has said so far."""
+class Answer(Struct):
+    """What a model call has said so far. `open`: it is still saying it."""
 
+    path: str = ""
+    call_id: str | None = None
+    open: bool = True
     texts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)  # texts before each start of a provider's stream
@@ -42,10 +45,10 @@ class Answers:
         self._last: dict[Place, tuple[str, int]] = {}  # the last message's text, and how much was said in it
 
     def at(self, place: Place) -> Answer:
-        """The answer that an agent is giving. On the way of every token."""
+        """The answer that an agent is giving."""
         answer = self._open.get(place)
         if answer is None:
-            answer = self._open[place] = Answer()
+            answer = self._open[place] = Answer(*place)
         return answer
 
     def start(self, place: Place) -> None:
@@ -55,7 +58,7 @@ class Answers:
 
     def take_back(self, place: Place, reason: DiscardReason) -> list[Event]:
         """An agent's answer does not count."""
-        answer = self._open.pop(place, None)
+        answer = self._close(place)
         if answer is None or (self.stopping and reason != "redacted"):
             return []
         return _discarded(place, reason, answer.length)
@@ -73,7 +76,7 @@ class Answers:
         """An agent's answer has become this message of its conversation."""
         if message.get("role") != "assistant":
             return []
-        answer = self._open.pop(place, None) or Answer()
+        answer = self._close(place) or Answer()
         if self.stopping:
             return []
         said, text = "".join(answer.texts), message_text(message)
@@ -95,6 +98,12 @@ class Answers:
             return []
         discarded = Discarded(agent=place[0], call_id=place[1], reason="redacted", length=length)
         return [discarded, *_token(place, now)]
+
+    def _close(self, place: Place) -> Answer | None:
+        answer = self._open.pop(place, None)
+        if answer is not None:
+            answer.open = False
+        return answer
 
     def _say(self, place: Place, text: str) -> Iterator[Event]:
         if text and not self.stopping:

@@ -22,7 +22,7 @@ from runstore.core.events import (
     ToolProgress,
     Usage,
 )  # fmt: skip
-from runstore.runtime.strands_answers import Answers
+from runstore.runtime.strands_answers import Answer, Answers
 
 Item = Mapping[str, Any]
 NOTHING: tuple[Event, ...] = ()
@@ -57,6 +57,7 @@ class Translator:
         self._root = root
         self._call_id = call_id
         self._answers = answers or Answers()
+        self._answer = Answer(open=False)  # of the last token, which is mostly the next one's too
         self._apart = apart
         self._recorded = recorded
         self._models = {} if models is None else models
@@ -76,7 +77,10 @@ class Translator:
                     return self._beside_text(raw, path, call_id)
                 text = block["delta"].get("text")
                 if text:
-                    self._answers.at((path, call_id)).texts.append(text)
+                    answer = self._answer
+                    if not answer.open or answer.path != path or answer.call_id != call_id:
+                        answer = self._answer = self._answers.at((path, call_id))
+                    answer.texts.append(text)
                     return (Token(agent=path, call_id=call_id, text=text),)
                 return self._reasoning(block["delta"], path, call_id)
             return self._message(item.get("message"), path, call_id)
