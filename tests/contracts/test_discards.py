@@ -16,6 +16,7 @@ from runstore.core.events import (
     Message,
     Reasoning,
     Redacted,
+    Started,
     Token,
     Unknown,
     Usage,
@@ -195,6 +196,25 @@ async def test_a_stream_in_the_middle_of_what_is_redacted_goes_on_with_tombstone
     assert SECRET.encode() not in rest
     lines = (seen + rest).splitlines()
     assert [int(line[4:]) for line in lines if line.startswith(b"id: ")] == list(range(1, 7))
+
+
+@pytest.mark.parametrize("withholds", [True, False])
+async def test_a_new_attempt_withholds_what_the_last_one_left_unjudged(
+    log: EventLog, withholds: bool
+) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [say("judged "), ANSWER, say("other", "demo/x", "t1"), say(SECRET), note()])
+    again = Started(
+        worker_id="w", attempt=2, reason="adopted", discard_after_seq=4, withholds=withholds
+    )  # fmt: skip
+    await log.append(run_id, [again, say("again")])
+    events = await read_run(log, run_id)
+    kinds = ["llm.redacted"] * 2 if withholds else ["llm.token"] * 2
+    assert [event.type for event in events][2:] == [
+        "llm.token", "llm.message", *kinds, "custom.note", "lifecycle.started", "llm.token",
+    ]  # fmt: skip
+    if withholds:
+        assert read(events)[4:6] == [Redacted(agent="demo/x", call_id="t1"), Redacted(agent="demo")]
 
 
 @pytest.mark.parametrize("reason", ["retried", "failed", "rejected"])

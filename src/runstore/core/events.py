@@ -49,13 +49,17 @@ StartReason = Literal["claimed", "adopted", "handed_over"]
 
 
 class Started(Event, frozen=True):
-    """A worker took the run. On a resume, text after `discard_after_seq` is said again: a client drops it."""
+    """A worker took the run. On a resume, text after `discard_after_seq` is said again: a client drops it.
+
+    `withholds`: and nobody gets it any more, as its guardrail had not judged it yet.
+    """
 
     type: ClassVar[EventType] = "lifecycle.started"
     worker_id: str
     attempt: int
     reason: StartReason
     discard_after_seq: int | None = None
+    withholds: bool = False
 
 
 class Completed(Event, frozen=True):
@@ -106,12 +110,14 @@ class AgentStarted(AgentEvent, frozen=True, kw_only=True):
 
     `structured_output`: the run's own agent answers with an object, so that its text is not the answer.
     `anew`: the code of a tool called it, so a new attempt does not resume it, but calls the tool again.
+    `redacts`: its answers may be redacted when they have been said.
     """
 
     type: ClassVar[EventType] = "agent.started"
     input_digest: str | None = None
     structured_output: bool = False
     anew: bool = False
+    redacts: bool = False
 
 
 class AgentFinished(AgentEvent, frozen=True, kw_only=True):

@@ -1,9 +1,11 @@
 """Text that no longer counts: where it begins in the log, and what of it is withheld. Pure.
 
 An agent does not wait for the seqs of what it says. So it tells how much text it takes back, and the log
-measures it, backwards from the `llm.discarded`, in the transaction that stores it.
+measures it, backwards from the `llm.discarded`, in the transaction that stores it. A new attempt of a run
+that may redact withholds what the last one left half said.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
@@ -18,6 +20,7 @@ from runstore.core.events import (
     EventType,
     Message,
     Redacted,
+    Started,
 )
 from runstore.core.transcript import length_of
 from runstore.eventlog.admission import Append
@@ -58,13 +61,14 @@ class _Said(Struct, frozen=True):
 
 _read_said = msgspec.json.Decoder(_Said).decode
 _read_discarded = msgspec.json.Decoder(Discarded).decode
+_read_started = msgspec.json.Decoder(Started).decode
 
 
 def discards(append: Append) -> bool:
-    """Whether an append holds an `llm.discarded`; of streamed text one look is enough."""
+    """Whether an append may discard text; of streamed text one look is enough."""
     if append.waiter is None and append.events[0].type in STREAMED_TYPES:
         return False
-    return any(event.type == Discarded.type for event in append.events)
+    return any(event.type in (Discarded.type, Started.type) for event in append.events)
 
 
 def settle(events: Sequence[EncodedEvent], first_seq: int, earlier: Callable[[], Iterable[Told]]) -> Settled:
@@ -78,6 +82,8 @@ def settle(events: Sequence[EncodedEvent], first_seq: int, earlier: Callable[[],
     for place, event in enumerate(events):
         if event.type == Discarded.type:
             _discard(settled, first_seq, place, earlier)
+        elif event.type == Started.type:
+            _start(settled, first_seq, place, earlier)
     return settled
 
 
@@ -88,14 +94,31 @@ def _discard(settled: Settled, first_seq: int, place: int, earlier: Callable[[],
     complete = msgspec.structs.replace(discarded, from_seq=from_seq)
     settled.events[place] = msgspec.structs.replace(event, data=to_json(complete))
     if discarded.reason == WITHHELD:
-        settled.redacts = True
-        tombstone = Redacted(agent=discarded.agent, call_id=discarded.call_id)
-        for seq in seqs:
-            if seq >= first_seq:
-                at = settled.events[seq - first_seq].at
-                settled.events[seq - first_seq] = encode(tombstone, at=at)
-        if stored := [seq for seq in seqs if seq < first_seq]:
-            settled.withheld.append(Withheld(stored, to_json(tombstone)))
+        _bury(settled, first_seq, seqs, Redacted(agent=discarded.agent, call_id=discarded.call_id))
+
+
+def _start(settled: Settled, first_seq: int, place: int, earlier: Callable[[], Iterable[Told]]) -> None:
+    started = _read_started(settled.events[place].data)
+    if started.withholds and started.discard_after_seq is not None:
+        seqs: defaultdict[Redacted, list[int]] = defaultdict(list)
+        for seq, type, data in _backwards(settled.events[:place], first_seq, earlier):
+            if seq <= started.discard_after_seq:
+                break
+            if type in TEXT_TYPES:
+                said = _read_said(data)
+                seqs[Redacted(agent=said.agent, call_id=said.call_id)].append(seq)
+        for tombstone, buried in seqs.items():
+            _bury(settled, first_seq, buried, tombstone)
+
+
+def _bury(settled: Settled, first_seq: int, seqs: Sequence[int], tombstone: Redacted) -> None:
+    settled.redacts = True
+    for seq in seqs:
+        if seq >= first_seq:
+            at = settled.events[seq - first_seq].at
+            settled.events[seq - first_seq] = encode(tombstone, at=at)
+    if stored := [seq for seq in seqs if seq < first_seq]:
+        settled.withheld.append(Withheld(stored, to_json(tombstone)))
 
 
 def _backwards(

@@ -13,7 +13,7 @@ from runstore.core.events import Failed, Queued, Started, StartReason
 from runstore.core.ports import EventLog, Head, OpenRun
 from runstore.runtime.at_most_once import obstacle
 from runstore.runtime.history import read_history, read_queued
-from runstore.runtime.resume import discard_after
+from runstore.runtime.resume import discard_after, may_redact
 
 START_TRIES = 20  # of one attempt, while others keep adding to the run; the next sweep goes on
 MAX_ADOPTIONS = 2  # after the first attempt: three attempts in all
@@ -87,17 +87,28 @@ class Attempts:
         if failed := obstacle(history, repeats=policy == "restart"):
             await self._end(run_id, head, failed)
             return None
+        withholds = may_redact(history)
         if policy == "restart":  # then all that was said is said again
             discard, history = discard_after([e for e in history if e.type == Started.type]), []
         else:
             discard = discard_after(history)
         reason: StartReason = "handed_over" if adoptions is None else "adopted"
-        return await self._begin(Attempt(run_id, attempt + 1, queued, history), head, reason, discard)
+        following = Attempt(run_id, attempt + 1, queued, history)
+        return await self._begin(following, head, reason, discard, withholds=withholds)
 
-    async def _begin(self, attempt: Attempt, head: Head, reason: StartReason, discard: int | None) -> Attempt:
+    async def _begin(
+        self,
+        attempt: Attempt,
+        head: Head,
+        reason: StartReason,
+        discard: int | None,
+        *,
+        withholds: bool = False,
+    ) -> Attempt:
         started = Started(
-            worker_id=self._worker_id, attempt=attempt.number, reason=reason, discard_after_seq=discard
-        )
+            worker_id=self._worker_id, attempt=attempt.number, reason=reason, discard_after_seq=discard,
+            withholds=withholds,
+        )  # fmt: skip
         # However long it takes: given up in an outage, it may be ours all the same, and would be adopted.
         await self._log.append(attempt.run_id, [started], expected_seq=head.seq, patient=True)
         log.info(

@@ -209,6 +209,16 @@ def discard_after(history: Sequence[RecordedEvent]) -> int | None:
     return found
 
 
+def may_redact(history: Iterable[RecordedEvent]) -> bool:
+    """Whether what the last attempt left half said might still have been redacted."""
+    for recorded in history:
+        if recorded.type == AgentStarted.type:
+            started = decode(recorded.type, recorded.version, recorded.data)
+            if isinstance(started, AgentStarted) and started.redacts:
+                return True
+    return False
+
+
 def is_root(path: str) -> bool:
     """Whether a path is that of the run's own agent; agents' names hold no slash."""
     return "/" not in path

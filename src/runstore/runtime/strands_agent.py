@@ -26,6 +26,7 @@ from runstore.runtime.strands_hierarchy import agents_of
 from runstore.runtime.strands_hooks import STATE_KEY, Hooks
 from runstore.runtime.strands_nodes import nodes_of
 from runstore.runtime.strands_providers import has_providers
+from runstore.runtime.strands_redaction import may_redact
 from runstore.runtime.strands_results import cut_result, result_of
 from runstore.runtime.user_code import in_a_line
 
@@ -92,7 +93,7 @@ class StrandsAgent:
         if not goes_on and (failed := obstacle(history, repeats=True)):
             raise AgentError(failed.message, code=failed.code)
         hooks = self._hooks = self._hook(outlet, recall(history), goes_on)
-        await recorder.record(AgentStarted(agent=root, structured_output=_answers_object(self._product)))
+        await recorder.record(self._beginning())
         try:
             stream = self._stream(input, hooks)
             ended = await self._attend(self._follow(stream, hooks, outlet, recorder), outlet)
@@ -113,6 +114,13 @@ class StrandsAgent:
             await recorder.commit(event)
         await recorder.record(AgentFinished(agent=root))
         return AgentResult(result=result, usage=hooks.usage)
+
+    def _beginning(self) -> AgentStarted:
+        return AgentStarted(
+            agent=self._root,
+            structured_output=_answers_object(self._product),
+            redacts=any(may_redact(agent) for _, agent in self._agents),
+        )
 
     def _cut_result(self, error: Exception) -> dict[str, Any] | None:
         """What an agent has come to whose answer was cut by its model's token limit: no failure of a run."""

@@ -52,6 +52,7 @@ from runstore.runtime.strands_events import Translator, bare
 from runstore.runtime.strands_hierarchy import CALL, Call, call_of, called_agent
 from runstore.runtime.strands_model_calls import FIRST, LAST, ModelCalls
 from runstore.runtime.strands_nodes import Node, Nodes
+from runstore.runtime.strands_redaction import may_redact
 from runstore.runtime.strands_results import ONLY_REASONING
 from runstore.runtime.strands_tools import OVER, runs_again, unfit, write_call, write_result
 from runstore.runtime.user_code import in_a_line
@@ -172,7 +173,7 @@ class Hooks:
         if place in self._inputs:
             return  # a plugin lets it go on with new input, which belongs to its memory
         self._results.pop(place, None)  # of a visit before: a tool use id may come again in the next
-        past = await self._begin(place, event.messages or ())
+        past = await self._begin(place, event.messages or (), redacts=may_redact(event.agent))
         self._inputs[place] = len(event.messages or ())
         if past and past.broken_off and _is_run(place):
             self._outlet.close(AgentError(ONLY_REASONING, code="model_invalid_answer"))
@@ -194,16 +195,16 @@ class Hooks:
         own = self.own if _is_run(place) else 0
         self._logged[place] = LoggedConversation(event.agent.messages, own)
 
-    async def _begin(self, place: Place, messages: Sequence[Any]) -> Conversation | None:
+    async def _begin(self, place: Place, messages: Sequence[Any], *, redacts: bool) -> Conversation | None:
         """An agent begins to work; returns its conversation when an earlier attempt has left one."""
         path, call_id = place
         if path in self.nodes.paths:
             digest = digest_of(messages)
-            await self._outlet.record(AgentStarted(agent=path, input_digest=digest))
+            await self._outlet.record(AgentStarted(agent=path, input_digest=digest, redacts=redacts))
             return self._memory.visit(path, digest)
         if call_id is not None:
             self._working.add(place)
-            await self._outlet.record(AgentStarted(agent=path, call_id=call_id))
+            await self._outlet.record(AgentStarted(agent=path, call_id=call_id, redacts=redacts))
         return self._memory.conversations.pop(place, None)
 
     async def _say_again(self, place: Place, past: Conversation) -> None:
