@@ -187,6 +187,7 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
         ConfigError: the host is not loopback, or the port is taken.
     """
     sys.setswitchinterval(GIL_SWITCH_S)
+    settings.look_up_code()
     check_exposure(settings)
     with (
         listener or listen(settings.server.host, settings.server.port) as listener,
@@ -199,6 +200,7 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
 def work(settings: Settings) -> None:
     """Run agents, without HTTP, until told to stop; then leave at once, as `serve` does."""
     sys.setswitchinterval(GIL_SWITCH_S)
+    settings.look_up_code()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_work(settings))
         _leave()
@@ -246,6 +248,7 @@ def _not_ready(runtime: Runtime, max_abandoned_threads: int) -> str | None:
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
+    wrong: list[ConfigError] = []
     async with open_runtime(settings) as runtime:
         app = build_app(runtime, settings.server)
         drains: list[asyncio.Task[None]] = []
@@ -255,18 +258,26 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
             runtime.feed.close()
             drains.append(asyncio.create_task(runtime.supervisor.drain(settings.server.drain_s)))
 
-        http = Server(app, closing=close, started=lambda: _on_started(listener, runtime))
+        def leave(error: ConfigError) -> None:
+            wrong.append(error)
+            http.should_exit = True
+
+        http = Server(app, closing=close, started=lambda: _on_started(listener, runtime, leave))
         await http.serve(sockets=[listener])
         await asyncio.gather(*drains)
     log.info("stopped")
+    for error in wrong:
+        raise error
 
 
 async def _work(settings: Settings) -> None:
     await in_own_thread(_import_strands)  # first: runs that we took would wait for it
+    use_folder(settings.folder)
+    await AgentCatalog(settings.agents, teams=Teams(settings.hierarchies)).check()
     async with open_runtime(settings) as runtime:
         stopping = _signalled()
         log.info("working", worker_id=runtime.supervisor.worker_id, capacity=settings.server.capacity)
-        threading.Thread(target=_warm_up, args=[runtime], daemon=True).start()
+        threading.Thread(target=_prepare_processes, args=[runtime], daemon=True).start()
         await stopping
         log.info("draining", runs=runtime.supervisor.running)
     log.info("stopped")
@@ -291,15 +302,24 @@ def _signalled() -> "asyncio.Future[None]":
     return told
 
 
-def _on_started(listener: socket.socket, runtime: Runtime) -> None:
+def _on_started(listener: socket.socket, runtime: Runtime, leave: Callable[[ConfigError], None]) -> None:
     host, port = listener.getsockname()[:2]
     log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    threading.Thread(target=_warm_up, args=[runtime], daemon=True).start()
+    threading.Thread(target=_warm_up, args=[runtime, leave], daemon=True).start()
 
 
-def _warm_up(runtime: Runtime) -> None:
-    """Have ready what the first run would wait for."""
+def _warm_up(runtime: Runtime, leave: Callable[[ConfigError], None]) -> None:
+    """Have ready what the first run would wait for, and leave if the agents' code cannot be used."""
     _import_strands()
+    try:
+        if runtime.supervisor.runs_agents:
+            asyncio.run(runtime.store.catalog.check())
+    except ConfigError as error:
+        leave(error)
+    _prepare_processes(runtime)
+
+
+def _prepare_processes(runtime: Runtime) -> None:
     if runtime.store.catalog.needs_processes:
         with suppress(AgentError):  # then the first run that needs one fails with it
             runtime.supervisor.processes.prepare()

@@ -212,11 +212,13 @@ def settings_of(url: str, config: Path | str | None, agents: Agents | None) -> S
     """
     settings = load_settings(Path(config)) if config is not None else Settings()
     specs = {name: _spec(name, agent) for name, agent in (agents or {}).items()}
-    return msgspec.structs.replace(
+    settings = msgspec.structs.replace(
         settings,
         server=override(settings.server, {"database_url": url}),
         agents={**settings.agents, **specs},
     )
+    settings.look_up_code()
+    return settings
 
 
 def _spec(name: str, agent: AgentSpec | str | Callable[..., Any]) -> AgentSpec:

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 
 from runstore import app
 from runstore.cli_secrets import take_secrets
-from runstore.core.errors import AgentError, ConfigError
+from runstore.core.errors import ConfigError
 from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.fork_server import hide
 from runstore.runtime.teams import Teams
@@ -73,9 +73,9 @@ def _serve(settings: Settings, listener: socket.socket, watcher: socket.socket) 
 def _import_agents(settings: Settings) -> None:
     use_folder(settings.folder)
     try:
-        asyncio.run(AgentCatalog(settings.agents, teams=Teams(settings.hierarchies)).import_all())
-    except AgentError as error:
-        raise ConfigError(str(error)) from error
+        asyncio.run(AgentCatalog(settings.agents, teams=Teams(settings.hierarchies)).check(processes=True))
+    except ConfigError as error:
+        raise settings.placed(error) from error
 
 
 def _leave_after(watcher: socket.socket) -> None:

@@ -17,9 +17,9 @@ from runstore.core.errors import ConfigError
 from runstore.core.limits import Limits
 from runstore.http.login_function import LoginFunction
 from runstore.logs import LogFormat
-from runstore.runtime.agents import AGENT_NAME, ONLY_RUN_CODE, RUN_CODE, AgentSpec
+from runstore.runtime.agents import AGENT_NAME, ONLY_RUN_CODE, RUN_CODE, AgentCatalog, AgentSpec
 from runstore.runtime.strands_models import SCRIPTED, build_model
-from runstore.runtime.teams import HierarchySettings, ModelSpec
+from runstore.runtime.teams import HierarchySettings, ModelSpec, Teams
 from runstore.runtime.user_code import REFERENCE
 
 URLS = ("database_url", "redis_url")  # that may stand in files of their own
@@ -96,7 +96,7 @@ class Settings(Struct, frozen=True):
     limits: Limits = Limits()
     hierarchies: HierarchySettings = HierarchySettings()
     folder: Path | None = None
-    places: dict[str, str] = {}  # of `code` and of the settings of [server] that are in force from a file
+    places: dict[str, str] = {}  # in a file, of `code`, of the settings of [server], and of what names code
 
     @property
     def runs_code(self) -> bool:
@@ -106,7 +106,20 @@ class Settings(Struct, frozen=True):
     def placed(self, error: ConfigError) -> ConfigError:
         """The error with the place of its setting, if it stands in the file."""
         place = self.places.get(error.setting or "")
-        return ConfigError(f"{place}: `{error.setting}`: {error}") if place else error
+        if place is None or error.setting is None:
+            return error
+        return ConfigError(f"{place}: `{error.setting.rpartition('.')[2]}`: {error}")
+
+    def look_up_code(self) -> None:
+        """Look for the code that it names, importing nothing.
+
+        Raises:
+            ConfigError: what is missing, in which line.
+        """
+        try:
+            AgentCatalog(self.agents, teams=Teams(self.hierarchies)).look_up(self.folder)
+        except ConfigError as error:
+            raise self.placed(error) from error
 
     def overridden(self, changes: dict[str, Any]) -> "Settings":
         """With those of the command line or the environment put over `[server]`; None: not given.
@@ -163,6 +176,11 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
         source.check_timeout(name, spec, limits.max_run_timeout_s)
     places = {name: source.place("server", name) for name in tables.get("server", {})}
     places["code"] = source.place(f"agents.{RUN_CODE}", "code")
+    for name in agents:
+        for field in ("factory", "tools", "at_most_once"):
+            places[f"agents.{name}.{field}"] = source.place(f"agents.{name}", field)
+    for tool in hierarchies.tools:
+        places[f"hierarchies.tools.{tool}"] = source.place("hierarchies.tools", tool)
     return Settings(server, agents, limits, hierarchies, path.resolve().parent, places)
 
 

@@ -101,6 +101,29 @@ def test_a_module_that_is_not_there_is_named_with_its_file_and_line(
     assert done.stderr.count("\n") == 1
 
 
+def test_a_function_that_is_not_there_is_named_with_its_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "runstore.toml").write_text('[agents.mine]\nfactory = "agents:biuld"\n')
+    (tmp_path / "agents.py").write_text("def build(): ...\n")
+    for command in ("serve", "worker"):
+        refused(
+            run_command(command, folder=tmp_path),
+            "runstore: runstore.toml:2: [agents.mine]: `factory`: cannot import 'agents:biuld': ",
+            "did you mean 'build'?",
+        )
+
+
+def test_code_that_cannot_be_imported_ends_the_server_with_2(tmp_path: Path) -> None:
+    config = '[agents.mine]\nfactory = "agents:build"\n'
+    server = ServerProcess(tmp_path, config, "import no_such_package\ndef build(): ...\n")
+    try:
+        server.launch()
+        assert server.wait() == 2
+        assert "[agents.mine]: `factory`: cannot import 'agents:build': No module named" in server.log
+        assert "Traceback" not in server.log
+    finally:
+        server.close()
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
     [

@@ -241,7 +241,7 @@ async def test_a_client_that_runs_share_is_stopped_under_none_of_them(
 
 
 async def test_a_server_that_starts_slowly_holds_up_no_other_run(runtime: Runtime, tmp_path: Path) -> None:
-    await runtime.store.catalog.import_all()
+    await runtime.store.catalog.check()
     first = await start(runtime, "ticking")
     second = await start(runtime, "gated")
     await until(lambda: len(alive(tmp_path)) == 1)

@@ -326,9 +326,10 @@ async def test_what_is_no_tool_of_that_name_is_refused(name: str, attribute: str
 
 
 async def test_code_of_a_tool_that_cannot_be_imported_is_told_before_it_is_needed() -> None:
-    await AgentCatalog({}, teams=teams_with({"loud": f"{__name__}:shout"})).import_all()
-    with pytest.raises(AgentError, match="tool 'loud' of hierarchies: cannot import 'no_such_module:f'"):
-        await AgentCatalog({}, teams=teams_with({"loud": "no_such_module:f"})).import_all()
+    await AgentCatalog({}, teams=teams_with({"loud": f"{__name__}:shout"})).check()
+    with pytest.raises(ConfigError, match="cannot import 'no_such_module:f'") as caught:
+        await AgentCatalog({}, teams=teams_with({"loud": "no_such_module:f"})).check()
+    assert caught.value.setting == "hierarchies.tools.loud"
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 import inspect
 import re
 import sys
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakSet
 
@@ -14,7 +16,7 @@ from msgspec import Struct
 
 from runstore.core.codec import TOO_DEEP, to_json
 from runstore.core.depth import is_deeper
-from runstore.core.errors import AgentError, AgentNotFound, ConfigError
+from runstore.core.errors import AgentError, AgentNotFound, ConfigError, RunstoreError
 from runstore.core.hierarchy import ROOT
 from runstore.core.limits import MAX_RUN_TIMEOUT_S
 from runstore.core.ports import Agent, RunContext
@@ -24,8 +26,9 @@ from runstore.runtime.definitions import recorded
 from runstore.runtime.generator_agent import GeneratorAgent
 from runstore.runtime.loops import Isolation
 from runstore.runtime.output_schema import check_schema
+from runstore.runtime.references import missing
 from runstore.runtime.strands_models import MODEL_NAMES, SCRIPTED
-from runstore.runtime.user_code import REFERENCE, call, in_thread, load
+from runstore.runtime.user_code import REFERENCE, call, check_call, in_thread, load
 
 if TYPE_CHECKING:
     from runstore.runtime.teams import Teams
@@ -235,19 +238,56 @@ class AgentCatalog:
         """What a client may know of each agent."""
         return [_description(name, self._specs[name]) for name in self.names()]
 
-    async def import_all(self) -> None:
-        """Import whatever the agents' factories and tools are.
+    def look_up(self, folder: Path | None = None) -> None:
+        """Look for the code of all agents, importing nothing.
+
+        Args:
+            folder: of the configuration, where Python will look first.
 
         Raises:
-            AgentError: which agent's code cannot be imported, and why.
+            ConfigError: what is missing, and in which setting.
+        """
+        for setting, reference in self._references():
+            if (reason := missing(reference, folder)) is not None:
+                raise ConfigError(f"cannot import {reference!r}: {reason}", setting=setting)
+
+    async def check(self, *, processes: bool = False) -> None:
+        """Import the code of all agents, and see that it can be called as it will be.
+
+        Args:
+            processes: also of agents in processes of their own, whose code else stays out of this one.
+
+        Raises:
+            ConfigError: what is wrong, and in which setting.
         """
         for name, spec in self._specs.items():
-            for reference in spec.tools:
-                await _for(f"agent {name!r}", load(reference))
+            if spec.isolation != "process" or processes:
+                if spec.factory is not None:
+                    with _told_of(f"agents.{name}.factory"):
+                        check_call(await self._load_factory(name, spec.factory), spec.factory)
+                if spec.tools:
+                    with _told_of(f"agents.{name}.tools"):
+                        tools = [await load(reference) for reference in spec.tools]
+                        await self._have_strands()
+                        from runstore.runtime.strands_models import names_of
+
+                        names = names_of(tools)
+                    with _told_of(f"agents.{name}.at_most_once"):
+                        _check_names(spec, names)
+        if self._teams is not None:
+            for name in self._teams.tools:
+                with _told_of(f"hierarchies.tools.{name}"):
+                    await self._teams.check_tool(name)
+
+    def _references(self) -> Iterator[tuple[str, str]]:
+        """Each setting that names code, and what it names."""
+        for name, spec in self._specs.items():
             if spec.factory is not None:
-                await _for(f"agent {name!r}", self._load_factory(name, spec.factory))
+                yield f"agents.{name}.factory", spec.factory
+            for tool in spec.tools:
+                yield f"agents.{name}.tools", tool
         for name, reference in self._teams.tools.items() if self._teams else ():
-            await _for(f"tool {name!r} of hierarchies", load(reference))
+            yield f"hierarchies.tools.{name}", reference
 
     async def build(self, name: str, ctx: RunContext, definition: Mapping[str, Any] = NOTHING) -> Agent:
         """A new agent for one attempt of a run.
@@ -320,23 +360,25 @@ class AgentCatalog:
 
         # A provider's package may take seconds to import; the scripted model takes 0.1 ms.
         agent = build() if spec.model == SCRIPTED else await in_thread(build, f"building agent {name!r}")
-        _check_names(name, spec, agent.tool_names)
+        _check_names(spec, agent.tool_names)
         return agent
 
 
-def _check_names(name: str, spec: AgentSpec, tools: Sequence[str]) -> None:
+def _check_names(spec: AgentSpec, tools: Sequence[str]) -> None:
     """A misspelled name would protect nothing."""
     for tool in spec.at_most_once:
         if tool not in tools:
             known = ", ".join(tools)
-            raise ConfigError(f"agent {name!r}: `at_most_once`: it has no tool {tool!r}; it has {known}")
+            raise ConfigError(f"at_most_once: the agent has no tool {tool!r}; it has {known}")
 
 
-async def _for(what: str, loading: Awaitable[Any]) -> None:
+@contextmanager
+def _told_of(setting: str) -> Iterator[None]:
+    """Whatever is wrong in the block is wrong with a setting."""
     try:
-        await loading
-    except AgentError as error:
-        raise AgentError(f"{what}: {error}") from error
+        yield
+    except RunstoreError as error:
+        raise ConfigError(str(error), setting=setting) from error
 
 
 MCP = "strands.tools.mcp"  # imported by agents that have MCP clients

@@ -117,6 +117,21 @@ def build_agent(
     )
 
 
+def names_of(tools: Sequence[Any]) -> list[str]:
+    """The names by which a model will know an agent's tools.
+
+    Raises:
+        ConfigError: what strands cannot take, or two of a name.
+    """
+    names: list[str] = []
+    for tool in map(_tool, tools):
+        name: str = tool.tool_name
+        if name.replace("-", "_") in (taken.replace("-", "_") for taken in names):
+            raise ConfigError(f"two tools have the name {name!r}, in which '-' and '_' are the same")
+        names.append(name)
+    return names
+
+
 def _model_class(name: str) -> "type[Model]":
     if name == SCRIPTED:
         from runstore.runtime.strands_scripted import ScriptedModel

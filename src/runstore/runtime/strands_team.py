@@ -82,9 +82,9 @@ def build_team(hierarchy: Hierarchy, models: Models, tools: Mapping[str, Any]) -
     Raises:
         ConfigError: a tool that strands cannot take, or that has another name.
     """
-    named = {name: _named(name, tool) for name, tool in tools.items()}
+    by_name = {name: named(name, tool) for name, tool in tools.items()}
     delegates = [
-        Delegate(team.name, _members(team), partial(_team, team, models, named)) for team in hierarchy.teams
+        Delegate(team.name, _members(team), partial(_team, team, models, by_name)) for team in hierarchy.teams
     ]
     return _supervisor(ROOT, models[hierarchy.model], hierarchy.global_prompt, delegates)
 
@@ -127,7 +127,12 @@ def _members(team: Team) -> str:
     return f"The team {team.name}: {', '.join(members)}."
 
 
-def _named(name: str, tool: Any) -> AgentTool:
+def named(name: str, tool: Any) -> AgentTool:
+    """A tool under the name that hierarchies know it by.
+
+    Raises:
+        ConfigError: strands cannot take it, or it has another name.
+    """
     if not isinstance(tool, AgentTool):
         if not callable(tool):
             kind = type(tool).__name__

@@ -96,6 +96,11 @@ class Supervisor:
         return self._leases.worker_id
 
     @property
+    def runs_agents(self) -> bool:
+        """Whether it takes runs at all."""
+        return self._capacity > 0
+
+    @property
     def running(self) -> int:
         """How many runs this process drives."""
         return len(self._active)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from runstore.runtime.strands_team import TeamModel
 
 TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def _named(name: str, tool: Any) -> None:
+    from runstore.runtime.strands_team import named
+
+    named(name, tool)
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -92,6 +99,16 @@ class Teams:
         definition = {"hierarchy": msgspec.to_builtins(settled), "models": models, "tools": tools}
         once = sorted(self.at_most_once.intersection(tools))
         return {**definition, "at_most_once": once} if once else definition
+
+    async def check_tool(self, name: str) -> None:
+        """See that a tool can be imported, and is one.
+
+        Raises:
+            AgentError: it cannot be imported.
+            ConfigError: strands cannot take it, or it has another name.
+        """
+        tool = await load(self.tools[name])
+        await in_thread(partial(_named, name, tool), f"tool {name!r}")
 
     async def build(self, definition: Mapping[str, Any]) -> Any:
         """New strands agents for one attempt of a run: the global supervisor, which has all others.

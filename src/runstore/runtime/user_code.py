@@ -56,6 +56,23 @@ async def call(function: Callable[..., Any], ctx: Any, what: str) -> Any:
         raise failed(what, error) from error
 
 
+def check_call(function: Callable[..., Any], reference: str) -> None:
+    """See that a factory, or an async generator function, can be called as it will be.
+
+    Raises:
+        AgentError: it has a parameter that nobody gives.
+    """
+    given = {"ctx": None} if accepts_context(function) else {}
+    generates = inspect.isasyncgenfunction(function)
+    try:
+        inspect.signature(function).bind(*(["the input"] if generates else []), **given)
+    except TypeError as error:
+        takes = "the input, and `ctx`" if generates else "nothing but `ctx`"
+        raise AgentError(f"{reference!r} is called with {takes} if it asks for it: {error}") from error
+    except ValueError:  # a builtin that does not tell
+        pass
+
+
 async def in_thread(function: Callable[[], T], what: str) -> T:
     """Call a blocking function away from the loop that other runs share."""
 
