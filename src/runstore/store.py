@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import Connection, Select, select
 
+from runstore.columns import MYSQL
 from runstore.core.codec import RecordedEvent, check_depth, encode, json_size
 from runstore.core.depth import decoded
 from runstore.core.errors import (
@@ -25,7 +26,7 @@ from runstore.core.errors import (
     RunstoreError,
 )
 from runstore.core.events import CancelRequested, Custom, Deleted, MultitaskStrategy, Queued
-from runstore.core.ids import RANDOM_BITS, first_run_id, new_run_id
+from runstore.core.ids import LAST_TIME, RANDOM_BITS, first_run_id, new_run_id
 from runstore.core.limits import Limits
 from runstore.core.names import check_name
 from runstore.core.places import MAX_PLACES, OwnPlaces, Places
@@ -44,8 +45,8 @@ from runstore.eventlog.schema import open_runs
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.starts import Starts
 from runstore.eventlog.tail import HEARTBEAT_S, Tail, wait_until_ended
-from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs
-from runstore.projections.schema import runs
+from runstore.projections.runs import MAX_SCANNED, RunQuery, RunsFound, find_run, find_runs
+from runstore.projections.schema import index_name, runs
 from runstore.runtime.agents import AgentCatalog
 
 CLOCKS_S = 600  # by which the clocks of two processes may differ, lest a new run pass for an old one
@@ -273,14 +274,19 @@ class RunStore:
 
     async def own_places(self, user_id: str) -> OwnPlaces:
         """The beginnings of a user's runs that have not ended; runs that start from now on are new."""
-        return await self._log.query(_read_own_places, user_id)
+        return await self._log.query_list(_read_own_places, user_id)
 
     async def find_starts(self, user_id: str, places: OwnPlaces) -> None:
-        """Add a user's new runs, in the order in which they were queued, as many as there is room for."""
-        for position, run_id in await self._log.query(
-            _read_starts, user_id, places.position, places.seconds, places.free
-        ):
-            places.add(run_id, position)
+        """Add a user's new runs, in the order in which they were queued, as many as there is room for.
+
+        Raises:
+            InvalidCursor: too many runs were started since to find the new ones among them.
+            LogUnavailable, Busy
+        """
+        if places.free:
+            where = (places.position, places.seconds, places.free)
+            for position, run_id in await self._log.query_list(_read_starts, user_id, *where):
+                places.add(run_id, position)
 
     def _check_size(self, limit: str, value: Any, what: str, *, code: str = LimitExceeded.code) -> None:
         most = getattr(self.limits, limit)
@@ -304,39 +310,65 @@ def _existing(run_id: str, head: Head | None) -> Head:
 
 
 def _read_own_places(connection: Connection, user_id: str) -> OwnPlaces:
-    newest = connection.execute(_own_runs(user_id).order_by(runs.c.run_id.desc()).limit(1)).scalar()
-    places = OwnPlaces(0, int(time.time()))
-    if newest is not None:
-        seconds = (UUID(newest).int >> RANDOM_BITS) // 1_000
-        known = _read_starts(connection, user_id, 0, seconds)
-        places = OwnPlaces(max((position for position, _ in known), default=0), seconds)
+    places = _read_newest(connection, user_id)  # first: what is queued after it is new, if not open as well
     position = first_position(open_runs.c.run_id)
     unended = select(position, open_runs.c.run_id).where(open_runs.c.user_id == user_id)
     found = connection.execute(unended.order_by(position).limit(MAX_PLACES + 1)).all()
     if len(found) > MAX_PLACES:  # the others have their turn when these have ended
-        places = OwnPlaces(0, (UUID(found[0][1]).int >> RANDOM_BITS) // 1_000)
+        places = OwnPlaces(0, 0)  # until these are added: it stands where the last of them begins
     for begins, run_id in found[:MAX_PLACES]:
         places.add(run_id, begins)
     return places
 
 
+def _read_newest(connection: Connection, user_id: str) -> OwnPlaces:
+    """Where a user's newest runs begin: one that is not looked at passes for a new one."""
+    newest = connection.execute(_own_runs(user_id).order_by(runs.c.run_id.desc()).limit(1)).scalar()
+    if newest is None:
+        return OwnPlaces(0, int(time.time()))
+    seconds = (UUID(newest).int >> RANDOM_BITS) // 1_000
+    made = _made_since(user_id, seconds).order_by(runs.c.run_id.desc()).limit(MAX_SCANNED)
+    begin = read_first_positions(connection, connection.execute(made).scalars().all())
+    return OwnPlaces(max(begin.values(), default=0), seconds)
+
+
 def _read_starts(
-    connection: Connection, user_id: str, after: int, seconds: int, limit: int | None = None
+    connection: Connection, user_id: str, after: int, seconds: int, limit: int
 ) -> list[tuple[int, str]]:
     """The runs of a user that begin in the log after a position, in order, and where.
 
+    Of those that were made since, none may be left out: by their ids they are in another order.
+
     Args:
         seconds: when the newest known one was made. Those made CLOCKS_S before are not looked at.
+
+    Raises:
+        InvalidCursor: there are more than MAX_SCANNED to look at.
     """
-    oldest = first_run_id(max(0, seconds - CLOCKS_S) * 1_000)
-    run_ids = connection.execute(_own_runs(user_id).where(runs.c.run_id >= oldest)).scalars().all()
-    begins = read_first_positions(connection, run_ids)
-    return sorted((position, run_id) for run_id, position in begins.items() if position > after)[:limit]
+    made = _made_since(user_id, seconds).order_by(runs.c.run_id).limit(MAX_SCANNED + 1)
+    run_ids = connection.execute(made).scalars().all()
+    if len(run_ids) > MAX_SCANNED:
+        message = (
+            f"the cursor is too far behind: more than {MAX_SCANNED:,} runs were started since "
+            f"{CLOCKS_S // 60} minutes before its newest run; list them with GET /runs, and "
+            "follow anew without it"
+        )
+        raise InvalidCursor(message)
+    begin = read_first_positions(connection, run_ids)
+    return sorted((position, run_id) for run_id, position in begin.items() if position > after)[:limit]
+
+
+def _made_since(user_id: str, seconds: int) -> Select[Any]:
+    oldest = first_run_id(max(0, min(seconds * 1_000, LAST_TIME) - CLOCKS_S * 1_000))
+    return _own_runs(user_id).where(runs.c.run_id >= oldest)
 
 
 def _own_runs(user_id: str) -> Select[Any]:
     table = runs.c
-    return select(table.run_id).where(table.user_id == user_id, table.purged == 0, table.deleted == 0)
+    own = select(table.run_id).where(table.user_id == user_id, table.purged == 0, table.deleted == 0)
+    for dialect in MYSQL:  # whose own choice may read them all and sort
+        own = own.with_hint(runs, f"FORCE INDEX ({index_name(('user_id',))})", dialect)
+    return own
 
 
 def _read_run(connection: Connection, run_id: str, at: int | None) -> tuple[Head | None, Run | None]:

@@ -33,6 +33,17 @@ def test_the_places_of_ones_own_runs_are_read_as_they_were_written() -> None:
     assert len(places.text) < 4_096  # as a header
 
 
+def test_the_id_of_a_frame_costs_no_conversion_of_run_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = OwnPlaces(0, 0)
+    run_id = new_run_id()
+    places.add(run_id, 1)
+    for each in (places, OwnPlaces.parse(places.text)):
+        with monkeypatch.context() as patched:
+            patched.delattr("runstore.core.places.UUID")
+            each.move(run_id, 3)
+            assert each.text.endswith(":3")
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "1", "own", "own.1", "own.x.1", "own.1.1.", "own.1.1.short:1", "own.1.1" + ".A" * 9, "own.1.1\n"],

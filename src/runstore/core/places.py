@@ -77,6 +77,7 @@ class OwnPlaces:
         self.position = position
         self.seconds = seconds
         self._seqs: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # of the same runs in the text, which each frame has
 
     @classmethod
     def parse(cls, text: str) -> "OwnPlaces":
@@ -86,12 +87,14 @@ class OwnPlaces:
         _, position, seconds, *runs = text.split(".")
         places = cls(int(position), int(seconds))
         for name, _, seq in (run.partition(":") for run in runs):
-            places._seqs[str(UUID(bytes=urlsafe_b64decode(f"{name}==")))] = seq
+            run_id = str(UUID(bytes=urlsafe_b64decode(f"{name}==")))
+            places._seqs[run_id] = seq
+            places._names[run_id] = _short(run_id)
         return places
 
     @property
     def text(self) -> str:
-        runs = [f".{_short(run_id)}:{seq}" for run_id, seq in self._seqs.items()]
+        runs = [f".{self._names[run_id]}:{seq}" for run_id, seq in self._seqs.items()]
         return f"own.{self.position}.{self.seconds}{''.join(runs)}"
 
     @property
@@ -106,6 +109,7 @@ class OwnPlaces:
         if run_id in self._seqs:
             return False
         self._seqs[run_id] = "0"
+        self._names[run_id] = _short(run_id)
         return True
 
     def open(self) -> dict[str, int]:
@@ -115,7 +119,7 @@ class OwnPlaces:
         self._seqs[run_id] = str(seq)
 
     def end(self, run_id: str) -> None:
-        del self._seqs[run_id]
+        del self._seqs[run_id], self._names[run_id]
 
     lose = end
 

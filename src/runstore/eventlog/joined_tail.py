@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 import msgspec
 
 from runstore.core.codec import timestamp
-from runstore.core.errors import LogUnavailable, RunPurged, RunstoreError
+from runstore.core.errors import Busy, InvalidCursor, LogUnavailable, RunPurged, RunstoreError
 from runstore.core.places import Places
 from runstore.core.ports import LiveFeed, Subscription
 from runstore.core.records import EventRecord
@@ -118,8 +118,11 @@ class JoinedTail:
     async def _look(self, new_runs: NewRuns) -> "asyncio.Task[bool]":
         """Look for new runs; returns when it is worth to look again."""
         new_runs.started.clear()
-        with suppress(LogUnavailable):  # the next look finds them
-            await new_runs.find()
+        try:
+            with suppress(LogUnavailable, Busy):  # the next look finds them
+                await new_runs.find()
+        except InvalidCursor:
+            self._refused = True  # who asks again is told
         return asyncio.create_task(_set_within(new_runs.started, FIND_STARTS_S))
 
     def _follow_new(self) -> None:

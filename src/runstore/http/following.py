@@ -108,12 +108,14 @@ class Following:
             places: None: from the beginnings of those that have not ended.
 
         Raises:
-            InvalidCursor: a place is ahead of its run.
-            RunNotFound, LimitExceeded, LogUnavailable
+            InvalidCursor: a place is ahead of its run, or too many runs were started since.
+            RunNotFound, LimitExceeded, LogUnavailable, Busy
         """
         user_id = login.user.user_id
         if places is None:
             places = await self._store.own_places(user_id)
+        else:
+            await self._store.find_starts(user_id, places)  # a cursor too far behind is refused
         lost: dict[str, RunstoreError] = {}
         for run_id, after in places.open().items():
             try:
