@@ -293,6 +293,22 @@ async def test_what_is_redacted_is_withheld_and_its_replacement_is_said(how: str
     assert [message["content"] for message in kept] == [[{"text": "[redacted]"}]]
 
 
+async def test_a_guardrails_redaction_is_stored_before_anything_else_happens() -> None:
+    product, recorder = redacted_agent("model"), ListRecorder()
+    seen: list[str] = []
+    product.add_hook(lambda event: seen.extend(recorder.types()), AfterModelCallEvent)
+    await StrandsAgent(product, context(), WeakSet()).run("?", [], recorder)
+    assert "llm.discarded" in seen
+
+
+async def test_what_a_hook_redacts_as_the_run_is_stopped_is_withheld() -> None:
+    product, recorder = redacted_agent("hook"), ListRecorder()
+    driven = StrandsAgent(product, context(), WeakSet())
+    product.add_hook(lambda event: driven.cancel(), AfterModelCallEvent, order=-50)
+    await driven.run("?", [], recorder)
+    assert [event.reason for event in recorder.of(Discarded)] == ["redacted"]
+
+
 async def test_what_a_hook_adds_to_an_answer_is_said_too() -> None:
     product = agent(Playbook(say("Paris.")))
 

@@ -40,6 +40,7 @@ class Answers:
     def __init__(self, written: Set[str] = frozenset()) -> None:
         self.written = written
         self.stopping = False  # the run is to stop: what was said until then stays, unless it is redacted
+        self.cancelled: set[Place] = set()  # whose answers strands has put a note in the place of
         self.cut: set[Place] = set()  # whose answers a limit has cut: strands adds to them that it did
         self._open: dict[Place, Answer] = {}
         self._last: dict[Place, tuple[str, int]] = {}  # the last message's text, and how much was said in it
@@ -77,7 +78,7 @@ class Answers:
         if message.get("role") != "assistant":
             return []
         answer = self._close(place) or Answer()
-        if self.stopping:
+        if self.stopping and place in self.cancelled:
             return []
         said, text = "".join(answer.texts), message_text(message)
         if text.startswith(said):  # what was not streamed at all is said by its `llm.message`

@@ -73,6 +73,8 @@ class ModelCalls:
                 await self._take_back(place, "rejected")
             elif event.stop_response is not None and event.stop_response.stop_reason == "max_tokens":
                 self._answers.cut.add(place)
+            elif event.stop_response is not None and event.stop_response.stop_reason == "cancelled":
+                self._answers.cancelled.add(place)
         elif not event.retry:
             self._failures.pop(place, None)
             self._given_up[place] = model_error_code(error)
