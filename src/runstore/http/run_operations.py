@@ -240,6 +240,7 @@ RUN_OPERATIONS: Operations = {
                 {
                     "type": "array",
                     "maxItems": MAX_PLACES,
+                    "uniqueItems": True,
                     "items": {"type": "string", "pattern": f"^{UUID_TEXT.pattern}(:[0-9]{{1,18}})?$"},
                 },
                 "a run, with the seq after which it is wanted; given once for each. None: all of one's own",

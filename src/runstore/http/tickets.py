@@ -31,7 +31,13 @@ class TicketBody(Struct, frozen=True, forbid_unknown_fields=True):
 class SeveralBody(Struct, frozen=True, forbid_unknown_fields=True):
     """For which runs, in the order in which the stream is asked for them; all of one's own if not given."""
 
-    run_ids: Annotated[list[RunId], Meta(min_length=1, max_length=MAX_PLACES)] | None = None
+    run_ids: (
+        Annotated[
+            list[RunId],
+            Meta(min_length=1, max_length=MAX_PLACES, extra_json_schema={"uniqueItems": True}),
+        ]
+        | None
+    ) = None
     ttl_s: Annotated[int, Meta(ge=1, le=MAX_TICKET_TTL_S)] = TICKET_TTL_S
 
 
