@@ -99,7 +99,7 @@ async def test_the_configuration_names_tools_of_an_agent() -> None:
 
 async def test_a_name_that_no_tool_has_ends_the_run_before_it_does_anything() -> None:
     spec = AgentSpec(model="scripted", tools=[f"{__name__}:charge"], at_most_once=["charg"])
-    with pytest.raises(ConfigError, match="`at_most_once`: it has no tool 'charg'; it has charge"):
+    with pytest.raises(ConfigError, match="at_most_once: the agent has no tool 'charg'; it has charge"):
         await of_configuration(AgentCatalog({"demo": spec}))
 
 
