@@ -183,7 +183,8 @@ def test_the_environment_and_the_file_say_it_too(tmp_path: Path) -> None:
     config = '[server]\nlog_format = "json"\nlog_file = "of-the-file.log"\n'
     server = ServerProcess(tmp_path, config, AGENTS)
     try:
-        server.start(prefix=["env", "RUNSTORE_LOG_FILE=of-the-environment.log"])
+        server.variables["RUNSTORE_LOG_FILE"] = "of-the-environment.log"
+        server.start()
         assert (
             json.loads((tmp_path / "of-the-environment.log").read_text().splitlines()[-1])["event"]
             == "listening"

@@ -80,7 +80,8 @@ def test_a_server_that_leaves_hands_out_its_last_spans(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
     server = ServerProcess(tmp_path, CONFIG)
     try:
-        server.start(prefix=["env", f"PYTHONPATH={tmp_path}:{Path(__file__).parents[2] / 'src'}"])
+        server.variables["PYTHONPATH"] = f"{tmp_path}:{Path(__file__).parents[2] / 'src'}"
+        server.start()
         assert stored(server, GOOD) == GOOD
         server.ended(server.record(server.http.get("/runs").json()["data"][0]["run_id"])["run_id"])
         server.terminate()

@@ -49,6 +49,8 @@ def work(events: socket.socket) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         asyncio.Runner(loop_factory=new_event_loop).run(_work(events))
         os._exit(0)
+    except ConnectionError:
+        pass  # the server has let go of this run, and its end of the socket
     except BaseException:
         traceback.print_exc()
     finally:

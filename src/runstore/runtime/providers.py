@@ -92,9 +92,9 @@ def in_thread(function: Callable[[], Any]) -> None:
                 _closing.discard(threading.current_thread())
 
     thread = threading.Thread(target=run, name="runstore-closing", daemon=True)
-    with _lock:
+    with _lock:  # which the thread takes at its end: it is there before it can leave
+        thread.start()
         _closing.add(thread)
-    thread.start()
 
 
 def wait_until_closed(timeout_s: float) -> bool:
