@@ -92,7 +92,6 @@ UNSAID_WORDS = (
     "types cannot be given with format=openai",
     "the character NUL",  # in JSON of any form
     "messages[",  # of whom the last message of a chat is, what a message of which role holds
-    "the character NUL",  # which PostgreSQL takes in no text
 )
 
 
