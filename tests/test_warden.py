@@ -15,7 +15,8 @@ import os, signal, subprocess, sys
 from tests import warden
 with warden.watched():
     command = [sys.executable, "-c", "import time; time.sleep(3600)"]
-    server = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    silent = {{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}}
+    server = subprocess.Popen(command, start_new_session=True, **silent)
     print(server.pid, flush=True)
     {end}
 """

@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import glob
@@ -16,6 +17,7 @@ from pathlib import Path
 from secrets import token_hex
 
 MARK = "TEST_PROCESS"  # in the environment of all that a test process starts
+LOOKS, PAUSE_S = 4, 0.1  # that have to find nothing, one after the other
 
 
 @contextmanager
@@ -45,10 +47,15 @@ def keep_watch(pid: int, mark: str) -> None:
 
 
 def end_all(mark: str) -> None:
-    while found := marked(mark):  # again and again: they may have started others meanwhile
+    """End them, and look again: a process that is just being executed has no environment for a moment."""
+    looks = 0
+    while looks < LOOKS:
+        found = marked(mark)
+        looks = 0 if found else looks + 1
         for each in found:
             with suppress(ProcessLookupError):
                 os.kill(each, signal.SIGKILL)
+        time.sleep(PAUSE_S)
 
 
 def marked(mark: str) -> list[int]:
