@@ -39,8 +39,8 @@ Serve = Callable[..., ServerProcess]
 GRACE_S = 0.8  # a process at low priority gets its turn meanwhile
 STOPPED_IN = timedelta(seconds=GRACE_S + 0.3)  # on an idle machine
 LEFT_S = 10.0  # from SIGTERM to the end
-ANSWER_S = 0.25  # p95 of GET /healthz
-LATE_S = 0.25  # p95 of a healthy run's words behind their schedule
+ANSWER_S = 0.25  # p99 of GET /healthz
+LATE_S = 0.25  # p99 of a healthy run's words behind their schedule
 BESIDE_FLOOD_S = 0.1  # the same beside a flood
 ASK_EVERY_S = 0.01  # for GET /healthz
 LOOKS = 3
@@ -277,7 +277,7 @@ def logged(server: ServerProcess, run_id: str) -> bool:
 
 
 class Look(NamedTuple):
-    """How long `GET /healthz` takes, and how late a paced run's words come: p95 of a while, in seconds."""
+    """How long `GET /healthz` takes, and how late a paced run's words come: p99 of a while, in seconds."""
 
     answer: float
     late: float
@@ -288,7 +288,7 @@ def look(server: ServerProcess, paced: str, per_s: int, while_s: float = 2.0) ->
     with measured_slowness() as slowness, ThreadPoolExecutor(2) as clients:
         answers = clients.submit(time_answers, server, while_s)
         late = clients.submit(time_words, server, paced, round(while_s * per_s), per_s)
-        answer_s, late_s = p95(answers.result()), p95(late.result())
+        answer_s, late_s = p99(answers.result()), p99(late.result())
     return Look(answer_s / slowness.factor, late_s / slowness.factor)
 
 
@@ -314,8 +314,8 @@ def time_words(server: ServerProcess, run_id: str, words: int, per_s: int) -> li
     return [at - number / per_s - begun_at for number, at in enumerate(came)]
 
 
-def p95(values: list[float]) -> float:
-    return quantiles(values, n=20)[18]
+def p99(values: list[float]) -> float:
+    return quantiles(values, n=100)[98]
 
 
 def disturbance(server: ServerProcess, paced: str, per_s: int) -> Look:
