@@ -6,16 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import msgspec
-from msgspec import Struct
-
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import RunstoreError
-from runstore.core.events import Custom, Event, Retrying
+from runstore.core.events import Custom, Event
 from runstore.core.ports import EventLog
+from runstore.runtime.announced_waits import AnnouncedWaits
 from runstore.runtime.halves import Halves
 
-MAX_WAIT_S = 600.0  # before a model is called again that is not held against the agent; strands waits 240 s
 TURN = 32  # events after which an agent that never waits lets the others of its loop go on
 
 
@@ -30,6 +27,7 @@ class Recorder:
         self._turn = 0
         self._halves = Halves()
         self._heard_at = time.monotonic()
+        self._announced = AnnouncedWaits()
         self._lock = threading.Lock()
         self._waiting = 0  # events that wait for the log
 
@@ -37,9 +35,13 @@ class Recorder:
     def idle_s(self) -> float:
         """How long ago the agent last said something, or was begun; nothing while it waits for the log.
 
-        A wait before a model is called again counts only from when it should be over.
+        While one of its agents waits before it calls its model again, the silence begins when that is over.
         """
-        return 0 if self._waiting else max(0.0, time.monotonic() - self._heard_at)
+        if self._waiting:
+            return 0
+        with self._lock:
+            since = max(self._heard_at, self._announced.until)
+        return max(0.0, time.monotonic() - since)
 
     async def record(self, event: Event | Custom | EncodedEvent) -> None:
         """See `RunRecorder.record`.
@@ -48,7 +50,7 @@ class Recorder:
             InvalidEvent: the event cannot be stored.
             RunClosed, LeaseLost: the run is no longer this agent's; what it says is refused from now on.
         """
-        self._heard_at = time.monotonic()
+        self._hear(event)
         if self._halves.concern(event):
             for each in self._halves.whole(event):
                 await self._offer(each)
@@ -78,8 +80,13 @@ class Recorder:
         with self._waits():
             events = self._halves.whole(event, hold=False)
             await self._log.append(self._run_id, events, attempt=self._attempt, patient=True)
-        if event.type == Retrying.type:
-            self._heard_at += min(_wait_of(event), MAX_WAIT_S)
+        self._hear(event)
+
+    def _hear(self, event: Event | Custom | EncodedEvent) -> None:
+        self._heard_at = time.monotonic()
+        if self._announced.concern(event):
+            with self._lock:
+                self._announced.hear(event, self._heard_at)
 
     @contextmanager
     def _waits(self) -> Iterator[None]:
@@ -98,12 +105,3 @@ class Recorder:
     def _check(self) -> None:
         if self._refusal is not None:
             raise self._refusal
-
-
-class _Wait(Struct, frozen=True):
-    wait_s: float
-
-
-def _wait_of(event: Event | Custom | EncodedEvent) -> float:
-    encoded = event if isinstance(event, EncodedEvent) else encode(event)
-    return max(0.0, msgspec.json.decode(encoded.data, type=_Wait).wait_s)

@@ -1,0 +1,65 @@
+"""Until when a run's agents wait before they call their models again, as `llm.retrying` says. Pure."""
+
+import msgspec
+from msgspec import Struct
+
+from runstore.core.codec import EncodedEvent
+from runstore.core.events import AgentEvent, Custom, Event, Retrying, ToolFailed, ToolFinished
+
+MAX_WAIT_S = 600.0  # of one wait that is not held against the agent; strands waits 240 s
+ENDS_CALL = (ToolFinished.type, ToolFailed.type)
+
+Recordable = Event | Custom | EncodedEvent
+
+
+class AnnouncedWaits:
+    """A wait ends with the next event of the agent that waits, or with the tool call that it works for.
+
+    What agents beside it say does not end it.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[str, str | None], float] = {}
+
+    @property
+    def until(self) -> float:
+        """The end of the last wait, on the clock of `hear`; 0 without any."""
+        return max(self._until.values(), default=0.0)
+
+    def concern(self, event: Recordable) -> bool:
+        """Whether `hear` has anything to do. Every token comes by here."""
+        return bool(self._until) or event.type == Retrying.type
+
+    def hear(self, event: Recordable, now_s: float) -> None:
+        """Note what an agent says. `now_s`: seconds of a monotonic clock."""
+        said = _said(event)
+        if said is None:
+            return
+        self._until.pop((said.agent, said.call_id), None)
+        if event.type in ENDS_CALL:
+            for place in [place for place in self._until if said.is_call_of(*place)]:
+                del self._until[place]
+        if event.type == Retrying.type:
+            self._until[said.agent, said.call_id] = now_s + min(max(0.0, said.wait_s), MAX_WAIT_S)
+
+
+class _Said(Struct, frozen=True):
+    """Of any event of an agent."""
+
+    agent: str
+    call_id: str | None = None
+    name: str = ""  # of a tool
+    tool_use_id: str | None = None
+    wait_s: float = 0
+
+    def is_call_of(self, agent: str, call_id: str | None) -> bool:
+        """Whether the agent works for this tool call."""
+        path = f"{self.agent}/{self.name}"
+        return call_id == self.tool_use_id and (agent == path or agent.startswith(f"{path}/"))
+
+
+def _said(event: Recordable) -> _Said | None:
+    if isinstance(event, EncodedEvent):
+        is_agents = event.type.startswith(("agent.", "llm.", "tool."))
+        return msgspec.json.decode(event.data, type=_Said) if is_agents else None
+    return msgspec.convert(event, _Said, from_attributes=True) if isinstance(event, AgentEvent) else None
