@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from runstore.client.connection import IDLE_S
 from tests.database import make_database
 from tests.frames import Frame, read_frames
 from tests.process import DEADLINE_S, PYTHON, RunstoreProcess, environment, run_command, until
@@ -163,5 +164,5 @@ def write_configuration(folder: Path, config: str | None, agents: str | None) ->
 
 def new_client(base_url: str = "", timeout_s: float = DEADLINE_S) -> httpx.Client:
     """A client for 127.0.0.1, which needs no proxy and no certificates."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=IDLE_S)
     return httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False, verify=False, limits=limits)

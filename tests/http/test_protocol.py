@@ -5,16 +5,20 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
+import httpx
 import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from runstore.client.connection import connection
 from runstore.http import protocol, watched
 from runstore.http.server import Server
+from tests.proxy import RESET
 from tests.server import DEADLINE_S, until
 
 HOST = b"Host: localhost\r\n"
@@ -215,6 +219,61 @@ def test_a_client_that_is_not_given_leave_cannot_smuggle_a_request_as_the_body(c
     answer = until_closed(client)
     assert answer.startswith(OK)
     assert answer.count(b"HTTP/1.1 ") == 1
+
+
+# What rests.
+
+
+PROXY_S = 120.0  # the longest that nginx, Traefik or Caddy keep an idle connection, unless configured
+
+
+def test_the_server_keeps_idle_connections_for_longer_than_clients_and_proxies(server: Server) -> None:
+    assert server.config.timeout_keep_alive > PROXY_S
+
+
+def test_our_client_drops_an_idle_connection_before_a_server_does_that_keeps_it_for_5_s() -> None:
+    """As uvicorn, Node and many more do unless configured: another one may stand before ours."""
+    limits: httpx.Limits = connection(None, None)["limits"]
+    assert limits.keepalive_expiry is not None
+    assert limits.keepalive_expiry <= 4
+
+
+@pytest.fixture
+def connect(port: int) -> Iterator[Callable[[], socket.socket]]:
+    with ExitStack() as stack:
+        address = ("127.0.0.1", port)
+        yield lambda: stack.enter_context(socket.create_connection(address, DEADLINE_S))
+
+
+def test_of_too_many_idle_connections_the_one_that_has_waited_longest_is_closed(
+    server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.server_state, "max_idle", 3)
+    first, second, third, fourth = (connect() for _ in range(4))
+    for client in (first, second, third, first, fourth):
+        ask(client, GET + b"\r\n")
+    assert until_closed(second) == b""
+    for client in (first, third, fourth):
+        assert ask(client, GET + b"\r\n")["target"] == "/"
+
+
+@pytest.mark.parametrize("ended", [b"", b"Connection: close\r\n"], ids=["reset", "closed"])
+def test_a_connection_that_waits_for_its_body_or_has_ended_is_not_idle(
+    server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch, ended: bytes
+) -> None:
+    monkeypatch.setattr(server.server_state, "max_idle", 2)
+    idle, busy = connect(), connect()
+    for client in (busy, idle):
+        ask(client, GET + b"\r\n")
+    busy.sendall(POST + b"Content-Length: 3\r\n\r\n")
+    for _ in range(3):
+        left = connect()
+        ask(left, GET + ended + b"\r\n")
+        left.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        left.close()
+        until(lambda: len(server.server_state.connections) == 2, "it has gone")
+    assert ask(busy, b"abc")["body"] == "abc"
+    assert ask(idle, GET + b"\r\n")["target"] == "/"
 
 
 # What stalls.

@@ -8,6 +8,7 @@ import httpx
 from runstore.core.errors import ConfigError
 
 DEFAULT_URL = "http://127.0.0.1:8082"
+IDLE_S = 4.0  # that a connection is kept for another request: common servers and proxies close it after 5 s
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -24,7 +25,7 @@ def connection(url: str | None, api_key: str | None) -> dict[str, Any]:
     return {
         "base_url": address,
         "headers": {"Authorization": f"Bearer {key}"} if key else {},
-        "limits": httpx.Limits(max_connections=None),  # each stream needs one
+        "limits": httpx.Limits(max_connections=None, keepalive_expiry=IDLE_S),  # each stream needs one
         "trust_env": address.host not in LOOPBACK,  # no proxy stands between a machine and itself
     }
 

@@ -13,6 +13,7 @@ from typing import Any
 import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from runstore.http import watched
 from runstore.http.errors import error_response
@@ -22,6 +23,9 @@ MAX_HEADERS = 256  # lines of it
 MAX_FRAMING_BYTES = 16 << 10  # of a chunked body besides its content: trailers, extensions of chunks
 CHUNK_FRAMING_BYTES = 64  # more of these for each chunk: its size and ends of lines
 MAX_PIPELINED = 16  # requests that wait for the answer to an earlier one of their connection
+# That a connection waits for another request. Longer than the other side keeps it (clients' pools 4 s in Node to
+# 90 s in Go, nginx 60 s, Caddy 120 s): to close it under a request loses one that may not be repeated.
+KEEP_ALIVE_S = 130
 HEAD_S = 10.0  # from a connection, or the first byte of a request, to the end of its head
 LINGER_S = 2.0  # that the rest of a body is read after the answer, so that the client can read that
 MAX_UNSENT_BYTES = 16 << 10  # in the kernel, lest a slow reader's progress come in megabytes
@@ -52,9 +56,33 @@ class Refused(Exception):
         return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+class Connections(ServerState):
+    """All connections of a server.
+
+    Args:
+        max_idle: of those that wait for another request; of more, the one that has waited longest is closed.
+    """
+
+    def __init__(self, max_idle: int) -> None:
+        super().__init__()
+        self.max_idle = max_idle
+        self._idle: dict[HttpProtocol, None] = {}  # in the order in which they began to wait
+
+    def rest(self, connection: "HttpProtocol") -> None:
+        self._idle[connection] = None
+        if len(self._idle) > self.max_idle:
+            longest = next(iter(self._idle))
+            self.wake(longest)
+            longest.transport.close()
+
+    def wake(self, connection: "HttpProtocol") -> None:
+        self._idle.pop(connection, None)
+
+
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
+    server_state: Connections
     _in_head: bool = True  # of a request, or before one
     _head_bytes = 0  # received of a head that is not complete
     _body_begun: bool = False
@@ -76,6 +104,7 @@ class HttpProtocol(HttpToolsProtocol):
         for timer in (self._deadline, self._reader_watch):
             if timer is not None:
                 timer.cancel()
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     # Reading
@@ -198,6 +227,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+            self.server_state.rest(self)
 
     def on_response_complete(self) -> None:
         unasked = self.expect_100_continue and not self._in_head and not self._body_begun
@@ -213,6 +243,12 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._head_bytes:
             self._unset_keepalive_if_required()
             self._end_in(HEAD_S)
+        else:
+            self.server_state.rest(self)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self.server_state.wake(self)
+        super()._unset_keepalive_if_required()
 
     def _answering(self) -> bool:
         """Whether a request has come whose answer is not complete."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import threading
@@ -14,11 +15,12 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import HANDLED_SIGNALS
 
-from runstore.http.protocol import HttpProtocol
+from runstore.http.protocol import KEEP_ALIVE_S, Connections, HttpProtocol
 from runstore.http.watched import WATCHED, ConnectionCut
 
 GRACEFUL_S = 2  # for requests in flight when the process is told to stop; clients that never read are cut
 BACKLOG = 2_048  # connections that wait to be accepted
+MAX_IDLE = 4_096  # connections that wait for another request; at most half of the process's descriptors
 
 log = structlog.get_logger(__name__)
 
@@ -36,10 +38,12 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=GRACEFUL_S,
                 backlog=BACKLOG,
             )
         )
+        self.server_state = Connections(_max_idle())
         self._closing = closing
         self._on_started = started
 
@@ -84,3 +88,8 @@ class Server(uvicorn.Server):
                     pass
 
         return cut_off
+
+
+def _max_idle() -> int:
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_IDLE if descriptors == resource.RLIM_INFINITY else min(MAX_IDLE, descriptors // 2)
