@@ -23,8 +23,8 @@ MAX_HEADERS = 256  # lines of it
 MAX_FRAMING_BYTES = 16 << 10  # of a chunked body besides its content: trailers, extensions of chunks
 CHUNK_FRAMING_BYTES = 64  # more of these for each chunk: its size and ends of lines
 MAX_PIPELINED = 16  # requests that wait for the answer to an earlier one of their connection
-# That a connection waits for another request. Longer than the other side keeps it (clients' pools 4 s in Node to
-# 90 s in Go, nginx 60 s, Caddy 120 s): to close it under a request loses one that may not be repeated.
+# That a connection waits for another request. Longer than the other side keeps it (clients' pools 4 s in Node
+# to 90 s in Go, nginx 60 s, Caddy 120 s): to close it under a request loses one that may not be repeated.
 KEEP_ALIVE_S = 130
 HEAD_S = 10.0  # from a connection, or the first byte of a request, to the end of its head
 LINGER_S = 2.0  # that the rest of a body is read after the answer, so that the client can read that
