@@ -102,7 +102,7 @@ class StrandsAgent:
             if (cut := self._cut_result(error)) is not None:
                 await recorder.record(AgentFinished(agent=root))
                 return AgentResult(result=cut, usage=hooks.usage)
-            failure = agent_error(error, hooks.model_errors)
+            failure = hooks.without_provider_words(agent_error(error, hooks.model_errors))
             if isinstance(failure, AppendRefused) and failure is not outlet.closed_by:  # of another run's
                 failure = AgentError(str(failure), code=failure.code)
             if isinstance(failure, AgentError):

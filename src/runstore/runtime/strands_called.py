@@ -122,6 +122,9 @@ class Called:
                 said = {"role": "assistant", "content": [{"text": made.model_dump_json()}]}
                 await self._record(Message(agent=place[0], call_id=place[1], message=said), False)
                 return made
+            except Exception as error:
+                self.model_calls.failed(place, error)
+                raise
             finally:
                 await self._finish(place, installed)
 
@@ -133,9 +136,10 @@ class Called:
 
     async def after_tool(self, event: AfterToolCallEvent, place: Place) -> None:
         self.end(event.tool_use["toolUseId"])
+        inner = (f"{place[0]}/{event.tool_use['name']}", event.tool_use["toolUseId"])
+        failure = self.model_calls.failure_of(inner)
         if not runs_again(event):
-            inner = (f"{place[0]}/{event.tool_use['name']}", event.tool_use["toolUseId"])
-            await write_result(self._outlet, event, place, self.model_calls.failure_of(inner))
+            await write_result(self._outlet, event, place, failure, self.model_calls.words)
 
     @contextmanager
     def _entered(self, call: ToolCall, agent: Agent) -> Iterator[Place]:

@@ -22,6 +22,7 @@ from runstore.core.events import (
     ToolProgress,
     Usage,
 )  # fmt: skip
+from runstore.runtime.provider_words import ProviderWords
 from runstore.runtime.strands_answers import Answer, Answers
 
 Item = Mapping[str, Any]
@@ -42,6 +43,7 @@ class Translator:
         apart: paths of nodes whose beginning and stream somebody else records.
         answers: what the agents are saying, of all streams of the run.
         recorded: calls of tools, each a path and a tool use, whose agents somebody else records; it may grow.
+        words: of the providers of the run's models, which a tool's progress may quote.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Translator:
         apart: Set[str] = frozenset(),
         answers: Answers | None = None,
         recorded: Set[tuple[str, str | None]] = frozenset(),
+        words: ProviderWords | None = None,
     ) -> None:
         self._root = root
         self._call_id = call_id
@@ -60,6 +63,7 @@ class Translator:
         self._answer = Answer(open=False)  # of the last token, which is mostly the next one's too
         self._apart = apart
         self._recorded = recorded
+        self._words = words or ProviderWords()
         self._models = {} if models is None else models
         self._inner: dict[tuple[str, str, str], str] = {}  # a call that streams an agent → that agent's path
         self.broken_off = False  # the root's last answer has begun, and its provider has not ended it
@@ -115,7 +119,8 @@ class Translator:
             if inner is not None:
                 recorded = (inner, use_id) in self._recorded
                 return NOTHING if recorded else self._translate(data, inner, use_id)
-        return (ToolProgress(agent=path, call_id=call_id, tool_use_id=use_id, name=name, output=data),)
+        output = self._words.replaced(data)
+        return (ToolProgress(agent=path, call_id=call_id, tool_use_id=use_id, name=name, output=output),)
 
     def _beside_text(self, raw: Item, path: str, call_id: str | None) -> Sequence[Event]:
         if "metadata" in raw:

@@ -29,7 +29,7 @@ from strands.middleware import (
     TypedEvent,
 )
 
-from runstore.core.errors import AgentError
+from runstore.core.errors import AgentError, RunstoreError
 from runstore.core.events import (
     AgentFinished,
     AgentStarted,
@@ -110,6 +110,12 @@ class Hooks:
         """What models raised, of agents that may work at the same time."""
         return self._model_calls.errors
 
+    def without_provider_words(self, failure: RunstoreError) -> RunstoreError:
+        """A failure of the run that quotes no provider. A model's own is a sentence already."""
+        text = self._model_calls.words.replaced(str(failure))
+        quotes = isinstance(failure, AgentError) and text != str(failure)
+        return AgentError(text, code=failure.code) if quotes else failure
+
     @property
     def agents(self) -> list[Agent]:
         """Every agent that has been hooked, or that a tool has called, and may be at work."""
@@ -124,7 +130,7 @@ class Hooks:
         """What translates the stream of an agent that works here."""
         return Translator(
             path, self.models, call_id=call_id, apart=apart, answers=self.answers,
-            recorded=self.called.places,
+            recorded=self.called.places, words=self._model_calls.words,
         )  # fmt: skip
 
     def install(self, agent: Agent, path: str) -> None:
@@ -321,10 +327,11 @@ class Hooks:
         place = self._place(event.agent)
         use_id, name = event.tool_use["toolUseId"], event.tool_use["name"]
         self.called.end(use_id)
+        inner = (f"{place[0]}/{name}", use_id)
+        failure = self._model_calls.failure_of(inner)
         if self._known(place, event.selected_tool, event.tool_use) is None and not runs_again(event):
-            inner = (f"{place[0]}/{name}", use_id)
             await self.finish(inner)
-            await write_result(self._outlet, event, place, self._model_calls.failure_of(inner))
+            await write_result(self._outlet, event, place, failure, self._model_calls.words)
 
     async def finish(self, place: Place) -> None:
         """A sub-agent's work for a call is done."""

@@ -9,6 +9,7 @@ from strands.hooks import AfterModelCallEvent, HookOrder
 
 from runstore.core.events import DiscardReason, Event, Retrying
 from runstore.runtime.outlet import Outlet
+from runstore.runtime.provider_words import ProviderWords
 from runstore.runtime.resume import Place
 from runstore.runtime.strands_answers import Answers
 from runstore.runtime.strands_errors import described, model_error_code, sentence_of
@@ -31,6 +32,7 @@ class ModelCalls:
         self, run_id: str, outlet: Outlet, answers: Answers, place: Callable[[Agent], Place]
     ) -> None:
         self.errors: deque[BaseException] = deque(maxlen=MAX_ERRORS)  # what models raised, newest last
+        self.words = ProviderWords()
         self._run_id = run_id
         self._outlet = outlet
         self._answers = answers
@@ -44,9 +46,24 @@ class ModelCalls:
         agent.add_hook(self.called, AfterModelCallEvent, order=FIRST)
         agent.add_hook(self.settled, AfterModelCallEvent, order=LAST)
 
-    def failure_of(self, place: Place) -> str | None:
-        """The code of the model's failure that ended an agent, asked once."""
-        return self._given_up.pop(place, None)
+    def failure_of(self, call: Place) -> str | None:
+        """The code of the last failure of a model that ended an agent of a tool call, asked once.
+
+        Args:
+            call: the tool's path, and the tool use. Its agents work there, and beside and below each other.
+        """
+        path, use_id = call
+        agents = [
+            place
+            for place in self._given_up
+            if place[1] == use_id and (place[0] == path or place[0].startswith(f"{path}/"))
+        ]
+        codes = [self._given_up.pop(place) for place in agents]
+        return codes[-1] if codes else None
+
+    def failed(self, place: Place, error: BaseException) -> None:
+        """A model call has failed that strands has no hooks for, and with it the agent."""
+        self._given_up[place] = self._note(place, error)
 
     async def called(self, event: AfterModelCallEvent) -> None:
         """A model call has ended, before any other hook has its say."""
@@ -54,9 +71,7 @@ class ModelCalls:
         if error is None:
             self._failures.pop(place, None)
             return
-        self.errors.append(error)
-        code = model_error_code(error)
-        log.warning("model_failed", run_id=self._run_id, agent=place[0], code=code, error=described(error))
+        code = self._note(place, error)
         self._failures[place] = self._failures.get(place, 0) + 1
         wait_s = wait_before_retry(event.agent, error)
         if wait_s is not None:
@@ -81,6 +96,14 @@ class ModelCalls:
             await self._take_back(place, "failed")
         elif not announced:  # by a hook that waits for itself, or a router that has another model
             await self._retrying(place, model_error_code(error), 0)
+
+    def _note(self, place: Place, error: BaseException) -> str:
+        """A model has raised this; returns its code."""
+        code = model_error_code(error)
+        self.errors.append(error)
+        self.words.add(error, sentence_of(code))
+        log.warning("model_failed", run_id=self._run_id, agent=place[0], code=code, error=described(error))
+        return code
 
     async def _retrying(self, place: Place, code: str, wait_s: float) -> None:
         path, call_id = place

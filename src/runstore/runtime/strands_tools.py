@@ -11,6 +11,7 @@ from runstore.core.events import ToolFailed, ToolFinished, ToolStarted
 from runstore.core.masking import without_keys
 from runstore.runtime.outlet import Outlet
 from runstore.runtime.oversized import PART_BYTES
+from runstore.runtime.provider_words import ProviderWords
 from runstore.runtime.resume import Place
 from runstore.runtime.strands_errors import sentence_of
 
@@ -42,16 +43,18 @@ async def write_call(
 
 
 async def write_result(
-    outlet: Outlet, event: AfterToolCallEvent, place: Place, model_failure: str | None
+    outlet: Outlet, event: AfterToolCallEvent, place: Place, failure: str | None, words: ProviderWords
 ) -> None:
     """Commit a tool's result, or in its place an error that says why it cannot be stored.
 
     Args:
-        model_failure: the code of what ended the agent that worked for the tool.
+        failure: the code of what ended an agent that worked for the tool.
+        words: of the providers of the run's models, which the tool may quote.
     """
     path, call_id = place
+    event.result = words.replaced(event.result)
     if event.result.get("status") == "error":
-        event.result = _without_secrets(event.result, model_failure)
+        event.result = _without_secrets(event.result, failure)
     name = event.tool_use["name"]
     call: Any = {"agent": path, "call_id": call_id, "tool_use_id": event.tool_use["toolUseId"], "name": name}
     written = ToolFailed if event.result.get("status") == "error" else ToolFinished

@@ -1,0 +1,112 @@
+"""What providers have said of failed calls of models, found where others quote it. Pure.
+
+A tool's code catches what its agent raises, and answers with it; strands' own examples do. The words may name
+accounts and servers, and belong in the server's log alone.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from runstore.core.masking import MAX_TEXT
+from runstore.runtime.user_code import causes_of, words_of
+
+MAX_FAILURES = 64  # whose words are remembered, the newest; more models than this hardly fail in one run
+MAX_CAUSES = 5  # of a failure whose words are remembered
+MIN_CHARS = 8  # of words that are looked for: shorter ones stand in any text
+ANCHOR_CHARS = 12  # from which the beginning of words is recognised; more may have been cut off
+
+_PART = re.compile(r"""[^\s"'\\\x7f-\U0010ffff]+""")
+# Between parts: white space, quotes and characters beyond ASCII, also as Python or JSON escapes them.
+_BETWEEN = r"""(?:\\(?:u[0-9a-fA-F]{4}|[nrt])?|[\s"'\x7f-\U0010ffff])*"""
+_GAP = re.compile(_BETWEEN)
+
+
+class ProviderWords:
+    """Replaces the words of the newest failures by sentences about them."""
+
+    def __init__(self) -> None:
+        self._failures: deque[tuple[list[_Words], str]] = deque(maxlen=MAX_FAILURES)
+
+    def add(self, error: BaseException, sentence: str) -> None:
+        """A call of a model has failed. `sentence`: what others are told of it."""
+        causes = islice(causes_of(error), MAX_CAUSES)
+        said = [_Words(text) for cause in causes for text in dict.fromkeys(_texts(cause))]
+        said = [words for words in said if words.chars >= MIN_CHARS]
+        if said and not any(said == known for known, _ in self._failures):
+            self._failures.append((said, sentence))
+
+    def replaced(self, value: Any) -> Any:
+        """A value as JSON has it, with sentences in place of the words; itself if it has none of them."""
+        return self._replaced(value) if self._failures else value
+
+    def _replaced(self, value: Any) -> Any:
+        if isinstance(value, BaseException):
+            value = words_of(value)
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, dict):
+            new = {key: self._replaced(each) for key, each in value.items()}
+            return new if any(new[key] is not each for key, each in value.items()) else value
+        if isinstance(value, list | tuple):
+            items = [self._replaced(each) for each in value]
+            return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
+        return value
+
+    def _text(self, text: str) -> str:
+        new = text
+        for said, sentence in self._failures:
+            for words in said:
+                new = words.replaced_in(new, sentence)
+        return new
+
+
+class _Words:
+    """The words of one error, found in any spacing and quoting, and also when their end is cut off."""
+
+    def __init__(self, text: str) -> None:
+        parts = _PART.findall(text[:MAX_TEXT])
+        self.chars = sum(map(len, parts))
+        first, chars = 0, 0
+        while first < len(parts) and chars < ANCHOR_CHARS:
+            chars += len(parts[first])
+            first += 1
+        self._parts = parts
+        self._rest = parts[first:]
+        self._anchor = re.compile(_BETWEEN.join(map(re.escape, parts[:first])))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Words) and self._parts == other._parts
+
+    def replaced_in(self, text: str, sentence: str) -> str:
+        pieces, at = [], 0
+        while found := self._anchor.search(text, at):
+            pieces += [text[at : found.start()], sentence]
+            at = self._end(text, found.end())
+        return "".join([*pieces, text[at:]]) if pieces else text
+
+    def _end(self, text: str, at: int) -> int:
+        """Where the words end that begin before `at`."""
+        for part in self._rest:
+            gap = _GAP.match(text, at)
+            start = gap.end() if gap else at
+            if not text.startswith(part, start):
+                same = (a == b for a, b in zip(part, text[start:], strict=False))
+                cut = next(
+                    (i for i, equal in enumerate(same) if not equal), min(len(part), len(text) - start)
+                )
+                return start + cut if cut else at
+            at = start + len(part)
+        return at
+
+
+def _texts(error: BaseException) -> Iterator[str]:
+    """What an error says of itself, and what the SDKs of providers keep of an answer beside that."""
+    yield words_of(error)
+    body: Any = getattr(error, "body", None)
+    inner = body.get("error", body) if isinstance(body, dict) else None
+    for text in (getattr(error, "message", None), inner.get("message") if isinstance(inner, dict) else None):
+        if isinstance(text, str):
+            yield text
