@@ -15,10 +15,14 @@ from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.memory import MemoryEventLog
 from runstore.eventlog.sql import SqlEventLog
 from tests import warden
+from tests.alone import Turns, is_alone
 from tests.database import make_database, open_log_at, open_sqlite_log
 from tests.events import take_unexpected
+from tests.forking import close_template
 from tests.servers.absent import absent
 from tests.servers.databases import DATABASES, close_shared, kept_database
+
+TURNS = pytest.StashKey[Turns]()
 
 settings.register_profile("runstore", deadline=None, max_examples=50)  # a busy machine is no failure
 settings.load_profile("runstore")
@@ -35,6 +39,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return unasked or None
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TURNS] = Turns(config.cache.mkdir("turns") / "lock")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=is_alone)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Outside of the time that a test may take before it counts as hung."""
+    with item.config.stash[TURNS].turn(alone=is_alone(item)):
+        return (yield)
+
+
 def pytest_collection_finish() -> None:
     """Thousands of tests need not be searched at each collection of garbage."""
     gc.collect()
@@ -42,7 +61,8 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """After the line that counts the tests, so that it is not overlooked."""
+    """The last line comes after the one that counts the tests, so that it is not overlooked."""
+    config.stash[TURNS].close()
     reporter = config.pluginmanager.get_plugin("terminalreporter")  # which xdist's processes do not have
     skipped = reporter.stats.get("skipped", ()) if reporter else ()
     if line := absent(str(report.longrepr) for report in skipped):
@@ -62,8 +82,9 @@ def _warden() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _shared_servers(_warden: None) -> Iterator[None]:
-    """The databases that were made for this test run go with it."""
+    """The databases of this test run go with it, and the process that servers are forked from."""
     yield
+    close_template()
     close_shared()
 
 

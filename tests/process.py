@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeAlias
+
+from tests.forking import SUPPORTED, Forked, template
 
 DEADLINE_S = 60.0  # of anything that a test waits for; a busy machine may take its time
 SHORTEST_S, LONGEST_S = 0.01, 0.1  # between two looks: what is asked again and again takes a core from others
 PYTHON = (sys.executable, "-m", "runstore")
+Process: TypeAlias = "subprocess.Popen[bytes] | Forked"
 _starts = itertools.count(1)
 
 
@@ -25,6 +28,7 @@ class RunstoreProcess:
     """
 
     command: ClassVar[str]
+    forked: ClassVar[bool] = True  # from a process that has imported runstore, if nothing stands against it
     ready: ClassVar[
         re.Pattern[str]
     ]  # the line of the log that tells that it has started; a group is its fact
@@ -33,7 +37,7 @@ class RunstoreProcess:
         self.folder = folder
         self.options = options
         self.variables: dict[str, str] = {}  # of its environment
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self._logs: list[Path] = []
 
     def start(self, prefix: Sequence[str] = ()) -> Self:
@@ -42,12 +46,17 @@ class RunstoreProcess:
         self.wait_until_ready()
         return self
 
-    def launch(self, prefix: Sequence[str] = ()) -> "subprocess.Popen[bytes]":
+    def launch(self, prefix: Sequence[str] = ()) -> Process:
         """Start the process, and do not wait for it."""
         options = self.arguments
         names = {name: f"--{name.replace('_', '-')}" for name in options}
         arguments = [names[n] if v is True else f"{names[n]}={v}" for n, v in options.items()]
         self._logs.append(self.folder / f"{self.command}-{next(_starts)}.log")
+        self._logs[-1].touch()
+        if SUPPORTED and self.forked and not prefix and not self.variables:
+            command = [self.command, *arguments]
+            self.process = template().fork(command, self._logs[-1], self.folder, environment())
+            return self.process
         with self._logs[-1].open("wb") as output:
             self.process = subprocess.Popen(
                 [*prefix, *PYTHON, self.command, *arguments],

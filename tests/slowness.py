@@ -1,44 +1,47 @@
 """How much slower than an idle machine this one is just now, for promises that are about time.
 
 A bound that is loose enough for the busiest machine holds nothing. So a test compares what it measured with
-the promise times the slowness of the same moments.
+the promise times the slowness of the same moments. A process of its own measures it, so that a test process
+that is busy itself does not count as a slow machine.
 """
 
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 TICK_S = 0.005
+HIGHEST = 2.0  # beyond it a test fails, rather than hold nothing
 
 
 class Slowness:
-    """Measured while a block runs. `factor`: 1 on an idle machine, 2 when sleeps take twice as long."""
+    """`factor`, after the block: 1 on an idle machine, 2 when sleeping and computing take twice as long."""
 
-    def __init__(self) -> None:
-        self._begun_at = time.monotonic()
-        self._ticks = 0
-        self._over = threading.Event()
-        self.factor = 1.0
-
-    def _measure(self) -> None:
-        while not self._over.is_set():
-            time.sleep(TICK_S)
-            self._ticks += 1
-
-    def _end(self) -> None:
-        self._over.set()
-        self.factor = max(1.0, (time.monotonic() - self._begun_at) / (TICK_S * max(1, self._ticks)))
+    factor = 1.0
 
 
 @contextmanager
 def measured_slowness() -> Iterator[Slowness]:
-    """Measure for as long as the block runs; its `factor` is there afterwards."""
+    """Measure for as long as the block runs."""
     slowness = Slowness()
-    measuring = threading.Thread(target=slowness._measure, daemon=True)
-    measuring.start()
-    try:
+    command = [sys.executable, "-I", "-S", __file__]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as measuring:
         yield slowness
-    finally:
-        slowness._end()
-        measuring.join()
+        measured, _ = measuring.communicate()
+    slowness.factor = min(max(1.0, float(measured)), HIGHEST)
+
+
+def measure() -> float:
+    """Sleep and compute in turns until stdin is closed; returns the time that took by what it should have."""
+    import select
+
+    begun_at, ideal_s = time.monotonic(), 0.0
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        time.sleep(TICK_S)
+        ideal_s += TICK_S
+    return (time.monotonic() - begun_at) / (ideal_s + time.process_time())
+
+
+if __name__ == "__main__":
+    print(measure())

@@ -84,6 +84,7 @@ def test_a_stop_that_another_process_hears_leaves_the_run_to_its_living_worker(
     assert ending[1]["data"]["text"] == "goodbye"
 
 
+@pytest.mark.alone
 def test_stops_of_a_frozen_workers_runs_are_enforced_by_another_process_in_time(
     two: tuple[ServerProcess, ServerProcess],
 ) -> None:

@@ -55,11 +55,15 @@ EACH = [
     *(f"{kind}-thread" for kind in STUCK),
     *(f"{kind}-process" for kind in STUCK_IN_PROCESS),
 ]
-# Each way of being stuck once, and each level with one that hears nothing and one that can be cancelled.
+# Each level, with agents that hear nothing and agents that can be cancelled.
 SOME = (
-    *("async_sleep-loop", "sync_wait-loop", "blocks-loop", "never-answers-loop", "flood-loop"),
-    *("swallows-thread", "talks_on-thread", "busy-thread", "stops-talking-thread"),
-    *("logs_stuck-process", "regex-process", "forks-process", "logs-process"),
+    "sync_wait-loop",
+    "blocks-loop",
+    "flood-loop",
+    "talks_on-thread",
+    "busy-thread",
+    "regex-process",
+    "forks-process",
 )
 
 
@@ -335,7 +339,8 @@ CROWDS = (
 )
 
 
-@pytest.mark.parametrize("agent", mostly_slow(CROWDS, "async_sleep-loop", "busy-process"))
+@pytest.mark.alone
+@pytest.mark.parametrize("agent", mostly_slow(CROWDS, "async_sleep-loop"))
 def test_twenty_stuck_agents_hold_up_nobody(one: ServerProcess, agent: str) -> None:
     healthy = begun(one, "healthy-thread")
     before = look(one, healthy, WORDS_PER_S)
@@ -348,6 +353,8 @@ def test_twenty_stuck_agents_hold_up_nobody(one: ServerProcess, agent: str) -> N
     assert one.stop_run(healthy)["forced"] is False
 
 
+@pytest.mark.alone
+@pytest.mark.slow
 def test_a_flood_delays_neither_another_runs_words_nor_its_end(one: ServerProcess) -> None:
     healthy = begun(one, "fast-thread")
     before = look(one, healthy, FAST_PER_S)
@@ -359,6 +366,7 @@ def test_a_flood_delays_neither_another_runs_words_nor_its_end(one: ServerProces
     stopped_in_time(one, flood)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_twenty_agents_that_need_too_much_memory_hold_up_nobody(one: ServerProcess) -> None:
     healthy = begun(one, "healthy-thread")
@@ -428,7 +436,9 @@ def resources(server: ServerProcess) -> Resources:
 LEFT_THREADS = {"blocks-process": 0, "sync_wait-loop": 1, "swallows-thread": 0}  # by each incident, at most
 
 
-@pytest.mark.parametrize("agent", mostly_slow(LEFT_THREADS, "swallows-thread"))
+@pytest.mark.alone
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", LEFT_THREADS)
 def test_after_a_hundred_incidents_the_server_is_as_it_was(server: ServerProcess, agent: str) -> None:
 
     def incidents(count: int) -> None:

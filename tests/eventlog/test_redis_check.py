@@ -151,7 +151,7 @@ def test_a_server_that_is_too_old_is_refused() -> None:
 
 
 def test_a_node_of_a_cluster_is_refused() -> None:
-    with OwnRedis(cluster_enabled="yes") as server:
+    with Port() as bus, OwnRedis(cluster_enabled="yes", cluster_port=str(bus.number)) as server:
         assert "node of a cluster" in refusal(server.url)
 
 

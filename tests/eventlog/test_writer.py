@@ -125,6 +125,7 @@ async def test_external_appends_that_find_no_room_are_not_queued(open_log: OpenL
 # ---- several processes on one file ----
 
 
+@pytest.mark.alone
 async def test_a_process_that_writes_all_the_time_lets_another_one_write(
     open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

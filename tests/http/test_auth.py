@@ -289,6 +289,7 @@ def test_a_key_revoked_while_its_stream_is_open_ends_that_stream(people: People,
         assert other.post(f"/runs/{run_id}/stop").status_code == 202
 
 
+@pytest.mark.alone
 def test_the_streams_of_keys_that_are_revoked_end_in_time(people: People) -> None:
     folder, count = people.server.folder, 8
     keys = [make_key(folder, "judy") for _ in range(count)]
