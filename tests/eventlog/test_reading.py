@@ -106,3 +106,18 @@ async def test_closing_a_log_waits_for_no_thread_of_others(log: SqlEventLog) -> 
     assert not end.is_set()
     end.set()
     await asyncio.gather(*stuck)
+
+
+@pytest.mark.parametrize("kind", ["query", "query_history", "query_list", "change"])
+async def test_a_call_that_waits_when_the_log_is_closed_is_told_so(log: SqlEventLog, kind: str) -> None:
+    """As a cancellation it would pass for one of the caller's own."""
+    query = getattr(log, kind)
+    end, stuck = await stall(log, query, "", 100)
+    waiting = asyncio.create_task(query(lambda _connection: None))
+    await asyncio.sleep(0)
+    await log.close()
+    with pytest.raises(LogUnavailable, match="the log is closed"):
+        await waiting
+    end.set()
+    outcomes = await asyncio.gather(*stuck, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {LogUnavailable, type(None)}

@@ -41,6 +41,10 @@ class _Call:
             else:
                 self.future.set_result(result)
 
+    def refuse(self, error: Exception) -> None:
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
 
 class Threads:
     """A number of threads whose callers take turns, each with its calls in order. Safe from any thread.
@@ -76,8 +80,7 @@ class Threads:
             by: who calls; None: whoever `asking` names.
 
         Raises:
-            Busy: it has not begun within `wait_s`.
-            RuntimeError: the threads were closed.
+            Busy: it has not begun within `wait_s`, or before the threads were closed.
         """
         future = self.submit(partial(function, *arguments), asking.get() if by is None else by)
         result = asyncio.wrap_future(future)
@@ -92,11 +95,11 @@ class Threads:
             raise
 
     def submit(self, function: Callable[[], T], by: str) -> "Future[T]":
-        """Queue a call. Raises RuntimeError when the threads were closed."""
+        """Queue a call. Raises Busy when the threads were closed."""
         call = _Call(function, by)
         with self._news:
             if self._closed:
-                raise RuntimeError("the threads were closed")
+                raise _closed()
             self._lanes.setdefault(by, deque()).append(call)
             self._waiting += 1
             if self._waiting > self._idle and self._threads < self._places:
@@ -105,14 +108,14 @@ class Threads:
         return call.future
 
     def close(self) -> None:
-        """Give up what waits; what has begun goes on. Safe to call twice."""
+        """Refuse what waits, with `Busy`; what has begun goes on. Safe to call twice."""
         with self._news:
             self._closed = True
             lanes, self._lanes, self._waiting = self._lanes, {}, 0
             self._news.notify_all()
         for lane in lanes.values():
             for call in lane:
-                call.future.cancel()
+                call.refuse(_closed())
 
     def _start(self) -> None:
         with suppress(RuntimeError):  # the machine gives no more threads: those that there are have to do
@@ -152,6 +155,10 @@ class Threads:
                 self._working[by] += 1
                 return call
         return None
+
+
+def _closed() -> Busy:
+    return Busy("the process is stopping")
 
 
 async def in_own_thread(function: Callable[..., T], *arguments: Any) -> T:

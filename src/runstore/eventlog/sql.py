@@ -11,7 +11,7 @@ from sqlalchemy import Connection, exc
 
 from runstore.columns import UnstorableText
 from runstore.core.codec import RecordedEvent
-from runstore.core.errors import InvalidName, LogUnavailable, RunstoreError
+from runstore.core.errors import Busy, InvalidName, LogUnavailable, RunstoreError
 from runstore.core.ports import EventFilter, Head, InlineProjection, OpenRun, Publisher
 from runstore.core.threads import Threads
 from runstore.eventlog.control import read_open_runs, read_runs_of, read_workers
@@ -30,6 +30,7 @@ from runstore.eventlog.queries import (
 from runstore.eventlog.sql_store import SqlStore, begin
 from runstore.eventlog.writer import Writer
 
+CLOSED = "the log is closed"
 LIST_WAIT_S = 5.0  # that a list waits for its turn, before it is refused
 
 T = TypeVar("T")
@@ -150,9 +151,13 @@ class SqlEventLog:
 
     async def _run_in(self, threads: Threads, function: Callable[..., T], *arguments: Any) -> T:
         if self._closed:
-            raise LogUnavailable("the log is closed")
+            raise LogUnavailable(CLOSED)
         try:
             done = await threads.call(function, *arguments)
+        except Busy as error:
+            if self._closed:  # it waited for a thread
+                raise LogUnavailable(CLOSED) from error
+            raise
         except UnstorableText as error:
             raise InvalidName(str(error)) from error
         except Exception as error:
