@@ -242,14 +242,20 @@ class RunStore:
         await self._log.append(run_id, [Deleted(by=by)])
 
     async def events(
-        self, run_id: str, *, after: int = 0, limit: int = 1000, only: EventFilter | None = None
+        self,
+        run_id: str,
+        after: int = 0,
+        *,
+        upto: int | None = None,
+        limit: int = 1000,
+        only: EventFilter | None = None,
     ) -> list[RecordedEvent]:
-        """A page of the run's events; only an empty one means that there are no more.
+        """A page of the run's events, as far as `upto`; only an empty one means that there are no more.
 
         Raises:
             RunPurged
         """
-        return await self._log.read(run_id, after=after, limit=limit, only=only)
+        return await self._log.read(run_id, after=after, upto=upto, limit=limit, only=only)
 
     def tail(self, run_id: str, *, after: int, only: EventFilter | None = None) -> Tail:
         """Follow the run: everything after `after`, once, then live until it ends."""

@@ -17,6 +17,7 @@ from strands.multiagent import GraphBuilder
 
 from runstore.core.records import EventRecord
 from runstore.core.transcript import text
+from runstore.http import chat_stream
 from runstore.mount import MountedApp
 from runstore.runtime.agents import AgentSpec
 from tests.database import make_database
@@ -327,6 +328,40 @@ async def test_a_stream_goes_on_at_any_chunk_as_it_went_on(http: httpx.AsyncClie
         query = f"/runs/{run_id}/stream?format=openai&lastEventId={after}"
         rest = b"".join(frame for frame, seq in zip(frames, seqs, strict=False) if seq > after) + frames[-1]
         assert (await http.get(query)).content.removeprefix(b":\n") == rest
+
+
+@pytest.mark.parametrize("agent", ["deep-thinker", "person", "boss", "graph", "retried", "rejected"])
+async def test_a_reconnect_goes_on_as_the_stream_did_whatever_it_has_of_the_answer(
+    http: httpx.AsyncClient, agent: str
+) -> None:
+    started = await http.post(f"/agents/{agent}/start", json={"input": "hi"})
+    run_id = started.json()["run_id"]
+    last = (await http.get(f"/runs/{run_id}", params={"wait": 60})).json()["last_seq"]
+    query = f"/runs/{run_id}/stream?format=openai&lastEventId="
+    body = (await http.get(f"{query}0")).content.removeprefix(b":\n")
+    frames = [frame + b"\n\n" for frame in body.split(b"\n\n") if frame]
+    seqs = [int(frame.removeprefix(b"id: ").split(b"\n")[0]) for frame in frames[:-1]]
+    for after in range(1, last):
+        rest = b"".join(frame for frame, seq in zip(frames, seqs, strict=False) if seq > after) + frames[-1]
+        assert (await http.get(f"{query}{after}")).content.removeprefix(b":\n") == rest
+
+
+async def test_a_reconnect_makes_no_chunks_of_what_its_client_has(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor of a run of 20,000 tokens, that was read from its beginning as if all of it were to be sent."""
+    run_id = (await http.post("/agents/lengthy/start", json={"input": "hi"})).json()["run_id"]
+    last = (await http.get(f"/runs/{run_id}", params={"wait": 60})).json()["last_seq"]
+    made: list[object] = []
+    encode = chat_stream._encode
+
+    def counted(value: object) -> bytes:
+        made.append(value)
+        return encode(value)
+
+    monkeypatch.setattr(chat_stream, "_encode", counted)
+    await http.get(f"/runs/{run_id}/stream?format=openai&lastEventId={last - 2}")
+    assert len(made) < 5
 
 
 async def test_a_run_whose_answer_was_cut_is_a_success_that_says_so(http: httpx.AsyncClient) -> None:

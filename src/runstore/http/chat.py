@@ -11,11 +11,10 @@ from starlette.responses import Response
 
 from runstore.core.events import STRATEGIES, MultitaskStrategy
 from runstore.core.names import MAX_NAME
-from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.run import Run
 from runstore.http.bodies import Bodies
-from runstore.http.chat_answer import ANSWER_TYPES, Answer
+from runstore.http.chat_answer import ANSWER_EVENTS, Answer
 from runstore.http.chat_input import chat_input
 from runstore.http.chat_stream import (
     CHAT_EVENTS,
@@ -50,7 +49,6 @@ DEFAULT_MODEL = "demo"
 MANY_MESSAGES = 100  # of a chat, which are read beside the loop
 DEFAULT_STRATEGY: MultitaskStrategy = "interrupt"
 MAX_ANSWER = 8 << 20  # characters of a whole answer, about; a longer one is cut, and says so
-ANSWER_EVENTS = EventFilter(types=ANSWER_TYPES)
 ON_DISCONNECT: tuple[OnDisconnect, ...] = get_args(OnDisconnect)
 
 

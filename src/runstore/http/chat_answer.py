@@ -5,12 +5,14 @@ from typing import Any
 import msgspec
 
 from runstore.core.events import AgentStarted, Discarded, Message, Reasoning, Started, Token, ToolStarted
+from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.transcript import Speaker, Transcript
 
 ANSWER_TYPES = frozenset(
     cls.type for cls in (Started, AgentStarted, Token, Reasoning, Discarded, Message, ToolStarted)
 )
+ANSWER_EVENTS = EventFilter(types=ANSWER_TYPES)
 MESSAGE_ENDS = (Message.type, ToolStarted.type)
 RESULT: Speaker = ("", None)  # whose words a result's are
 

@@ -1,13 +1,16 @@
 """A run's stream as OpenAI's chunks: one for each piece of the answer, with its event's seq as the SSE id."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 import structlog
 from msgspec import UNSET
 
+from runstore.core.codec import RecordedEvent
 from runstore.core.depth import cut
-from runstore.core.errors import RunPurged, RunstoreError
+from runstore.core.errors import LogUnavailable, RunPurged, RunstoreError
 from runstore.core.events import (
     SUPERSEDED,
     Cancelled,
@@ -24,7 +27,7 @@ from runstore.core.records import EventRecord
 from runstore.core.run import Run, add_usage
 from runstore.core.sse import FrameParser
 from runstore.core.transcript import Speaker, speaker_of
-from runstore.eventlog.tail import Tail
+from runstore.eventlog.tail import UNAVAILABLE_RETRY_S, Tail
 from runstore.http.chat_answer import ANSWER_TYPES, MESSAGE_ENDS, RESULT, Answer, is_own
 from runstore.http.chat_repeats import Kind, Piece, Repeats
 from runstore.http.openai_objects import (
@@ -46,6 +49,7 @@ STOPPED = "stopped"  # the code of a run that somebody stopped
 
 log = structlog.get_logger(__name__)
 _decode = msgspec.json.Decoder(EventRecord).decode
+_read = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -81,18 +85,15 @@ class Chunks:
     """Turns the events of one run into chunks.
 
     Args:
-        after: a cursor: chunks of events with a greater seq. The others are taken too: they say where the
-            answer stands.
         plain: for a client that knows OpenAI's format alone, and can drop nothing. When it has text that does
             not count and is not said again, the stream ends with an error, so that nobody takes it for the
             answer.
     """
 
-    def __init__(self, run: Run, *, after: int = 0, include_usage: bool = False, plain: bool = False) -> None:
+    def __init__(self, run: Run, *, include_usage: bool = False, plain: bool = False) -> None:
         self.replaced = False  # the stream has ended, since what the client has is not the answer
         self._plain = plain
         self._run = run
-        self._after = after
         self._include_usage = include_usage
         self._answer = Answer()
         self._repeats = Repeats()
@@ -106,10 +107,19 @@ class Chunks:
             self._answer.add(event)
             content = self._answer.content
             said = self._send(event.seq, speaker_of(event.data), "content", content) if content else ()
-            frames = self._until_replaced(said)
-        else:
-            frames = self._until_replaced(self._frames(event))
-        return frames if event.seq > self._after else []
+            return self._until_replaced(said)
+        return self._until_replaced(self._frames(event))
+
+    def pass_over(self, event: EventRecord) -> None:
+        """Take an event that the client has: nothing is made of it but what later chunks depend on."""
+        if event.type != Token.type:
+            self._until_replaced(self._frames(event))
+            return
+        self._answer.add(event)
+        if content := self._answer.content:
+            said = self._repeats.send(event.seq, speaker_of(event.data), Piece("content", content))
+            if said is None:
+                self._drop(event.seq)
 
     def _until_replaced(self, frames: Iterable[bytes]) -> list[bytes]:
         sent: list[bytes] = []
@@ -195,15 +205,34 @@ class Chunks:
 
 
 class ChatTail:
-    """A tail whose frames are chunks; it tells `lines` what becomes of the run."""
+    """A tail whose frames are chunks; it tells `lines` what becomes of the run.
 
-    def __init__(self, tail: Tail, chunks: Chunks, lines: StreamLines | None = None) -> None:
+    Args:
+        before: reads a page, after a seq, of the events before the tail's first one. All of them are passed
+            over: they say what the answer goes on from, as which of its messages count.
+    """
+
+    def __init__(
+        self,
+        tail: Tail,
+        chunks: Chunks,
+        lines: StreamLines | None = None,
+        *,
+        before: Callable[[int], Awaitable[Sequence[RecordedEvent]]] | None = None,
+    ) -> None:
         self._tail = tail
         self._chunks = chunks
         self._lines = lines
+        self._before = before
 
     async def frames(self) -> AsyncIterator[bytes]:
         """As `Tail.frames`. One that ends before its run says so: it must not seem complete."""
+        try:
+            async for _ in self._catch_up():
+                yield b""
+        except RunPurged:
+            yield _data(error_object(*PURGED))
+            return
         parser = FrameParser()
         async for body in self._tail.frames():
             if not body:
@@ -224,6 +253,23 @@ class ChatTail:
             yield _data(error_object(*PURGED))
         elif not self._tail.ended:
             yield _data(error_object(*SERVER_STOPPING))
+
+    async def _catch_up(self) -> AsyncIterator[None]:
+        """Pass over the events before the tail's; yields while the log cannot be read."""
+        seq = 0
+        while self._before is not None:
+            try:
+                page = await self._before(seq)
+            except LogUnavailable:
+                yield
+                await asyncio.sleep(UNAVAILABLE_RETRY_S)
+                continue
+            if not page:
+                return
+            for event in page:
+                record = EventRecord(event.run_id, event.seq, event.type, "", _read(event.data))
+                self._chunks.pass_over(record)
+            seq = page[-1].seq
 
     def _tell(self, event: EventRecord) -> None:
         if self._lines is None:

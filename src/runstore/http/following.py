@@ -11,6 +11,7 @@ from runstore.core.errors import InvalidCursor, LogUnavailable, RunDeleted, RunP
 from runstore.core.places import NamedPlaces, OwnPlaces
 from runstore.core.ports import EventFilter
 from runstore.eventlog.joined_tail import NewRuns
+from runstore.http.chat_answer import ANSWER_EVENTS
 from runstore.http.chat_stream import CHAT_EVENTS, ChatTail, Chunks
 from runstore.http.sse import EventStream, Frames, nothing_left
 from runstore.http.subscribers import Subscribers
@@ -61,10 +62,11 @@ class Following:
         with ExitStack() as places:
             places.enter_context(self._subscribers.of_user(login.user.user_id))
             places.enter_context(self._subscribers.of_run(run_id))
-            frames: Frames = self._store.tail(run_id, after=after, only=only)
+            tail = self._store.tail(run_id, after=after, only=only if run is None else CHAT_EVENTS)
+            frames: Frames = tail
             if run is not None:
-                whole = self._store.tail(run_id, after=0, only=CHAT_EVENTS)
-                frames = ChatTail(whole, Chunks(run, after=after))
+                before = partial(self._store.events, run_id, upto=after, only=ANSWER_EVENTS)
+                frames = ChatTail(tail, Chunks(run), before=before)
             return EventStream(frames, login, places.pop_all(), left=left)
 
     async def follow_several(
