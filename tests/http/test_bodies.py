@@ -14,7 +14,7 @@ from runstore.core.errors import RunstoreError
 from runstore.core.limits import Limits
 from runstore.http import bodies
 from runstore.http.bodies import MAX_BODY_VALUES, Bodies, has_more_values
-from runstore.http.errors import status_of
+from runstore.http.errors import BadRequest, status_of
 from runstore.http.users import SCOPE_KEY, Login, User
 from runstore.store import RunStore
 
@@ -93,6 +93,38 @@ async def test_a_body_that_drips_is_408(monkeypatch: pytest.MonkeyPatch, room: B
         assert await refusal(room.read(sender.request, bytes)) == (408, "body_timeout")
     finally:
         dripping.cancel()
+
+
+async def test_a_large_body_that_drips_is_408_long_before_its_end(
+    monkeypatch: pytest.MonkeyPatch, room: Bodies
+) -> None:
+    """Each window comes in time, so that it kept its room for 43 minutes."""
+    monkeypatch.setattr(bodies, "BODY_S", 0.3)
+    monkeypatch.setattr(bodies, "BODY_BYTES_PER_S", 10 * bodies.WINDOW_BYTES)
+    sender = Sender(LARGEST)
+
+    async def drip() -> None:
+        for _ in range(LARGEST // bodies.WINDOW_BYTES):
+            sender.send(b"x" * bodies.WINDOW_BYTES, more=True)
+            await asyncio.sleep(0.15)  # slowly is what is tried
+
+    dripping = asyncio.create_task(drip())
+    try:
+        async with asyncio.timeout(5):
+            with pytest.raises(BadRequest, match="KiB/s on average"):
+                await room.read(sender.request, bytes)
+    finally:
+        dripping.cancel()
+
+
+async def test_a_body_that_comes_fast_has_its_time_to_stall_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, room: Bodies
+) -> None:
+    monkeypatch.setattr(bodies, "BODY_S", 0.05)
+    sender = Sender(LARGEST)
+    sender.send(b"x" * (LARGEST - 1), more=True)
+    async with asyncio.timeout(5):  # the average would allow 256 s
+        assert await refusal(room.read(sender.request, bytes)) == (408, "body_timeout")
 
 
 async def test_a_body_that_is_over_the_limit_is_413_before_it_comes(room: Bodies) -> None:

@@ -26,6 +26,7 @@ MAX_BODIES_BYTES = (
 MAX_BODY_VALUES = 100_000  # texts, numbers, lists, …: decoding holds up everybody by up to 1 µs for each
 BODY_S = 20.0  # in which WINDOW_BYTES of a body must come, or the rest of it; also the wait for room
 WINDOW_BYTES = 64 << 10
+BODY_BYTES_PER_S = 32 << 10  # on average, after the first BODY_S: 8 MiB keep their room for up to 276 s
 DECODERS = 2  # threads; of one user one less
 
 _MARKS = b'",[{'  # what begins a value, or stands before one, and what texts stand between
@@ -111,6 +112,7 @@ class Bodies:
     async def _receive(self, request: Request) -> bytes:
         body, lately = bytearray(), 0
         loop = asyncio.get_running_loop()
+        begun, dripping = loop.time(), False
         try:
             async with asyncio.timeout(BODY_S) as limit:
                 async for part in request.stream():
@@ -118,12 +120,18 @@ class Bodies:
                     body += part
                     lately += len(part)
                     if lately >= WINDOW_BYTES:
-                        limit.reschedule(loop.time() + BODY_S)
-                        lately = 0
+                        stalled, slow = loop.time() + BODY_S, begun + BODY_S + len(body) / BODY_BYTES_PER_S
+                        limit.reschedule(min(stalled, slow))
+                        lately, dripping = 0, slow < stalled
         except ClientDisconnect:  # nobody will read this answer, and it is no error of ours
             raise BadRequest("the body broke off", code="invalid_body") from None
         except TimeoutError:
             message = f"less than {WINDOW_BYTES >> 10} KiB of the body came within {BODY_S:g} s"
+            if dripping:
+                message = (
+                    f"the body came too slowly: after the first {BODY_S:g} s it must have come at "
+                    f"{BODY_BYTES_PER_S >> 10} KiB/s on average"
+                )
             raise BadRequest(message, code="body_timeout", status=408) from None
         return bytes(body)
 
