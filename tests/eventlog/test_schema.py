@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,26 @@ import pymysql
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, MetaData, delete, insert, inspect, make_url, select, text, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    MetaData,
+    delete,
+    event,
+    func,
+    insert,
+    inspect,
+    make_url,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import DBAPIError
 
 from runstore import migrations
 from runstore.columns import pack_run_id
 from runstore.core.errors import ConfigError, SchemaMismatch
+from runstore.core.events import Queued
 from runstore.core.ids import new_run_id
 from runstore.database import open_database
 from runstore.eventlog import schema
@@ -227,20 +241,86 @@ def test_an_older_schema_is_left_as_it_is_unless_it_shall_be_upgraded(bare_url: 
         assert migrations.current_version(connection) == "0004"
 
 
-def test_runs_of_sessions_that_are_older_than_their_table_are_remembered(bare_url: str) -> None:
-    old, known = new_run_id(), new_run_id()
-    row = {"user_id": "zoë", "session_id": "s", "agent_name": "demo", "status": "success"}
-    rest = {"created_at": 1, "deleted": 0, "purged": 0, "state": b"{}"}
-    with closing(open_database(bare_url)) as dialect, dialect.engine.connect() as connection:
-        connection.execute(runs.insert(), [{**row, **rest, "run_id": run_id} for run_id in (old, known)])
-        connection.execute(
-            schema.session_runs.insert(), {"user_id": "zoë", "session_id": "s", "run_id": known}
+async def test_runs_of_sessions_that_are_older_than_their_table_are_remembered(
+    open_shared: OpenLog, database_url: str, connection: Connection
+) -> None:
+    """Whatever the run list holds: it may have been dropped."""
+    log = open_shared()
+    old, known, purged, alone = [new_run_id() for _ in range(4)]
+    for run_id, session in ((old, "s"), (known, "s"), (purged, "s"), (alone, None)):
+        queued = Queued(
+            agent="demo", user_id="zoë", session_id=session, input="hi", multitask_strategy="parallel"
         )
-        connection.execute(text("UPDATE alembic_version SET version_num = '0007'"))
-        connection.commit()
-    with closing(open_database(bare_url)) as dialect, dialect.engine.connect() as connection:
-        found = connection.execute(select(schema.session_runs)).all()
+        await log.append(run_id, [queued])
+    await log.close()
+    connection.execute(delete(schema.session_runs).where(schema.session_runs.c.run_id != known))
+    connection.execute(delete(runs))
+    connection.execute(insert(schema.purging).values(run_id=purged))
+    connection.execute(text("UPDATE alembic_version SET version_num = '0007'"))
+    connection.commit()
+    assert version(database_url) == migrations.HEAD
+    found = connection.execute(select(schema.session_runs)).all()
     assert sorted(found) == sorted([("zoë", "s", old), ("zoë", "s", known)])
+    connection.execute(delete(schema.purging))
+    connection.commit()
+
+
+MAX_TRIES = 100  # more than there are changes of the schema
+
+
+class Killed(BaseException):
+    """As if the process ended between two statements."""
+
+
+@pytest.mark.parametrize("bare_url", ["mysql"], indirect=True)
+def test_a_migration_that_is_killed_between_two_changes_of_the_schema_goes_on(bare_url: str) -> None:
+    """MySQL commits each of them at once. Each time one more is made; the log is protected all the while."""
+    changes, protected = 0, False
+    for _ in range(MAX_TRIES):
+        with killed_before_the_second_change() as changed:
+            try:
+                assert version(bare_url) == migrations.HEAD
+            except Killed:
+                pass
+            else:
+                break
+        changes += len(changed)
+        assert changed, "no try comes further than the one before"
+        with closing(open_dialect(make_url(bare_url))) as dialect, dialect.engine.connect() as connection:
+            refused = refuses_updates(connection)
+        assert refused or not protected
+        protected = refused
+    assert changes > 40
+    with closing(open_dialect(make_url(bare_url))) as dialect, dialect.engine.connect() as connection:
+        for metadata in METADATA.values():
+            assert differences(connection, metadata) == []
+        triggers = connection.execute(text("SHOW TRIGGERS")).mappings().all()
+        assert {row["Trigger"] for row in triggers} == {"events_refuse_update", "events_refuse_delete"}
+        assert "llm.redacted" in triggers[0]["Statement"] + triggers[1]["Statement"]
+        assert connection.execute(select(func.count()).select_from(schema.user_locks)).scalar() == 256
+
+
+@contextmanager
+def killed_before_the_second_change() -> Iterator[list[str]]:
+    """Of the schema, wherever it is changed; yields the one that is made."""
+    changed: list[str] = []
+
+    def look(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.split(maxsplit=1)[0] in ("CREATE", "DROP", "ALTER"):
+            if changed:
+                raise Killed
+            changed.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", look)
+    try:
+        yield changed
+    finally:
+        event.remove(Engine, "before_cursor_execute", look)
+
+
+def refuses_updates(connection: Connection) -> bool:
+    found = connection.execute(text("SHOW TRIGGERS")).mappings().all()
+    return any(row["Event"] == "UPDATE" for row in found)
 
 
 @pytest.mark.parametrize("found", [(13, 21), (9,), None])

@@ -1,16 +1,16 @@
 """The first schema: the log, its control tables, the run list."""
 
 import sqlalchemy as sa
-from alembic import op
 
 from runstore.columns import Binary, Name, Position, RunId
+from runstore.migrations import steps
 
 revision = "0001"
 down_revision = None
 
 
 def upgrade() -> None:
-    op.create_table(
+    steps.create_table(
         "events",
         sa.Column("position", Position, primary_key=True, autoincrement=True),
         sa.Column("run_id", RunId, nullable=False),
@@ -25,7 +25,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("run_id", "seq", name="uq_events_run_id_seq"),
         sqlite_autoincrement=True,
     )
-    op.create_table(
+    steps.create_table(
         "open_runs",
         sa.Column("run_id", RunId),
         sa.Column("status", Name(16), nullable=False),
@@ -38,15 +38,15 @@ def upgrade() -> None:
         sa.Column("cancel_at", sa.BigInteger),
         sa.PrimaryKeyConstraint("run_id", name="pk_open_runs"),
     )
-    op.create_index("ix_open_runs_queued_at", "open_runs", ["queued_at"])
-    op.create_table(
+    steps.create_index("ix_open_runs_queued_at", "open_runs", ["queued_at"])
+    steps.create_table(
         "sessions",
         sa.Column("user_id", Name(255), nullable=False),
         sa.Column("session_id", Name(255), nullable=False),
         sa.Column("run_id", RunId, nullable=False),
         sa.PrimaryKeyConstraint("user_id", "session_id", name="pk_sessions"),
     )
-    op.create_table(
+    steps.create_table(
         "idempotency",
         sa.Column("user_id", Name(255), nullable=False),
         sa.Column("key", Name(255), nullable=False),
@@ -55,7 +55,7 @@ def upgrade() -> None:
         sa.Column("at", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("user_id", "key", name="pk_idempotency"),
     )
-    op.create_table(
+    steps.create_table(
         "runs",
         sa.Column("run_id", Name(36), nullable=False),
         sa.Column("user_id", Name(255), nullable=False),
@@ -69,8 +69,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run_id", name="pk_runs"),
     )
     for column in ("status", "user_id", "agent_name", "session_id"):
-        op.create_index(f"ix_runs_{column}_run_id", "runs", [column, "run_id"])
-    op.create_table(
+        steps.create_index(f"ix_runs_{column}_run_id", "runs", [column, "run_id"])
+    steps.create_table(
         "checkpoints",
         sa.Column("name", Name(64), nullable=False),
         sa.Column("position", sa.BigInteger, nullable=False),

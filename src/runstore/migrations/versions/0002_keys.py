@@ -4,13 +4,14 @@ import sqlalchemy as sa
 from alembic import op
 
 from runstore.columns import Binary, Name
+from runstore.migrations import steps
 
 revision = "0002"
 down_revision = "0001"
 
 
 def upgrade() -> None:
-    op.create_table(
+    steps.create_table(
         "api_keys",
         sa.Column("key_id", Name(16), nullable=False),
         sa.Column("secret_hash", Binary(32), nullable=False),
@@ -22,15 +23,15 @@ def upgrade() -> None:
         sa.Column("revoked_at", sa.BigInteger),
         sa.PrimaryKeyConstraint("key_id", name="pk_api_keys"),
     )
-    op.create_table(
+    steps.create_table(
         "server_secrets",
         sa.Column("name", Name(64), nullable=False),
         sa.Column("value", Binary(32), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_server_secrets"),
     )
-    op.execute("DROP TABLE IF EXISTS runs_shadow")  # a rebuild that was interrupted begins anew
+    steps.drop_table("runs_shadow")  # a rebuild that was interrupted begins anew
     op.execute("DELETE FROM checkpoints WHERE name = 'runs_shadow'")
-    op.add_column("runs", sa.Column("workspace_id", Name(255)))
-    op.create_index("ix_runs_workspace_id_run_id", "runs", ["workspace_id", "run_id"])
-    op.create_index("ix_open_runs_user_id", "open_runs", ["user_id"])
-    op.create_index("ix_idempotency_at", "idempotency", ["at"])
+    steps.add_column("runs", sa.Column("workspace_id", Name(255)))
+    steps.create_index("ix_runs_workspace_id_run_id", "runs", ["workspace_id", "run_id"])
+    steps.create_index("ix_open_runs_user_id", "open_runs", ["user_id"])
+    steps.create_index("ix_idempotency_at", "idempotency", ["at"])

@@ -1,16 +1,16 @@
 """The runs of each session, which an agent with a memory begins with."""
 
 import sqlalchemy as sa
-from alembic import op
 
 from runstore.columns import Name, RunId
+from runstore.migrations import steps
 
 revision = "0003"
 down_revision = "0002"
 
 
 def upgrade() -> None:
-    op.create_table(
+    steps.create_table(
         "session_runs",
         sa.Column("user_id", Name(255), nullable=False),
         sa.Column("session_id", Name(255), nullable=False),

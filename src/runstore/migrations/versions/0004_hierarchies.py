@@ -1,16 +1,16 @@
 """The hierarchies of agents that users have made."""
 
 import sqlalchemy as sa
-from alembic import op
 
 from runstore.columns import Binary, Name
+from runstore.migrations import steps
 
 revision = "0004"
 down_revision = "0003"
 
 
 def upgrade() -> None:
-    op.create_table(
+    steps.create_table(
         "hierarchies",
         sa.Column("hierarchy_id", Name(36), nullable=False),
         sa.Column("user_id", Name(255), nullable=False),
@@ -19,4 +19,4 @@ def upgrade() -> None:
         sa.Column("definition", Binary, nullable=False),
         sa.PrimaryKeyConstraint("hierarchy_id", name="pk_hierarchies"),
     )
-    op.create_index("ix_hierarchies_user_id_hierarchy_id", "hierarchies", ["user_id", "hierarchy_id"])
+    steps.create_index("ix_hierarchies_user_id_hierarchy_id", "hierarchies", ["user_id", "hierarchy_id"])

@@ -1,22 +1,19 @@
 """Many processes on one database: workers, the writers' barrier, users' locks, and purges of runs."""
 
 import sqlalchemy as sa
-import structlog
 from alembic import op
 
 from runstore.columns import MYSQL, Binary, Name, RunId
+from runstore.migrations import steps
 
 revision = "0005"
 down_revision = "0004"
 
 _USER_LOCKS = 256
-_NO_SUPER = 1419  # MySQL: binary logging is on, and the account may not create triggers
-
-log = structlog.get_logger(__name__)
 
 
 def upgrade() -> None:
-    op.create_table(
+    steps.create_table(
         "workers",
         sa.Column("worker_id", Name(64), nullable=False),
         sa.Column("host", Name(255), nullable=False),
@@ -27,31 +24,32 @@ def upgrade() -> None:
         sa.Column("beat_at", sa.BigInteger),
         sa.PrimaryKeyConstraint("worker_id", name="pk_workers"),
     )
-    barrier = op.create_table(
+    steps.create_table(
         "barrier",
         sa.Column("id", sa.SmallInteger, autoincrement=False, nullable=False),
         sa.Column("closed_upto", sa.BigInteger, nullable=False),
         sa.Column("purges", sa.BigInteger, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_barrier"),
     )
-    op.bulk_insert(barrier, [{"id": 1, "closed_upto": 0, "purges": 0}])
-    user_locks = op.create_table(
+    _fill("barrier", [{"id": 1, "closed_upto": 0, "purges": 0}])
+    steps.create_table(
         "user_locks",
         sa.Column("slot", sa.SmallInteger, autoincrement=False, nullable=False),
         sa.PrimaryKeyConstraint("slot", name="pk_user_locks"),
     )
-    op.bulk_insert(user_locks, [{"slot": slot} for slot in range(_USER_LOCKS)])
-    op.create_table(
+    _fill("user_locks", [{"slot": slot} for slot in range(_USER_LOCKS)])
+    steps.create_table(
         "purging",
         sa.Column("run_id", RunId, nullable=False),
         sa.PrimaryKeyConstraint("run_id", name="pk_purging"),
     )
-    op.create_index("ix_open_runs_worker_id", "open_runs", ["worker_id"])
-    op.add_column("runs", sa.Column("purged", sa.SmallInteger, nullable=False, server_default="0"))
-    op.create_index("ix_runs_purged_run_id", "runs", ["purged", "run_id"])
-    op.execute("DROP TABLE IF EXISTS runs_shadow")  # a rebuild that was interrupted begins anew
+    steps.create_index("ix_open_runs_worker_id", "open_runs", ["worker_id"])
+    steps.add_column("runs", sa.Column("purged", sa.SmallInteger, nullable=False, server_default="0"))
+    steps.create_index("ix_runs_purged_run_id", "runs", ["purged", "run_id"])
+    if steps.has_table("runs_shadow") and not steps.has_column("runs_shadow", "purged"):
+        steps.drop_table("runs_shadow")  # a rebuild that was interrupted begins anew
     op.execute("DELETE FROM checkpoints WHERE name = 'runs_shadow'")
-    op.create_table(
+    steps.create_table(
         "runs_shadow",
         sa.Column("run_id", Name(36), nullable=False),
         sa.Column("user_id", Name(255), nullable=False),
@@ -67,21 +65,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run_id", name="pk_runs_shadow"),
     )
     dialect = op.get_bind().dialect.name
-    for statement in (
-        _ON_MYSQL if dialect in MYSQL else {"sqlite": _ON_SQLITE, "postgresql": _ON_POSTGRESQL}[dialect]
-    ):
-        _execute(statement)
+    if dialect in MYSQL:
+        for name, does in _ON_MYSQL.items():
+            steps.create_trigger(name, does)
+    else:
+        for statement in {"sqlite": _ON_SQLITE, "postgresql": _ON_POSTGRESQL}[dialect]:
+            op.execute(sa.text(statement))
 
 
-def _execute(statement: str) -> None:
-    try:
-        op.execute(sa.text(statement))
-    except sa.exc.DBAPIError as error:
-        if error.orig is None or error.orig.args[:1] != (_NO_SUPER,):
-            raise
-        log.warning(
-            "trigger_refused", error=str(error.orig), lacks="what refuses changes of events by other programs"
-        )
+def _fill(name: str, rows: list[dict[str, int]]) -> None:
+    """The rows of a new table, all of them or none."""
+    table = sa.table(name, *map(sa.column, rows[0]))
+    connection = op.get_bind()
+    if not connection.execute(sa.select(sa.func.count()).select_from(table)).scalar():
+        connection.execute(sa.insert(table), rows)
 
 
 # An event is immutable, whoever holds the connection. Only those of a run that is being purged may go, but
@@ -105,9 +102,9 @@ _ON_POSTGRESQL = [
     "CREATE TRIGGER events_refuse_truncate BEFORE TRUNCATE ON events "
     "FOR EACH STATEMENT EXECUTE FUNCTION events_refuse_change()",
 ]
-_ON_MYSQL = [
-    "CREATE TRIGGER events_refuse_update BEFORE UPDATE ON events FOR EACH ROW "
+_ON_MYSQL = {
+    "events_refuse_update": "BEFORE UPDATE ON events FOR EACH ROW "
     "SIGNAL SQLSTATE '23000' SET MESSAGE_TEXT = 'events are immutable'",
-    "CREATE TRIGGER events_refuse_delete BEFORE DELETE ON events FOR EACH ROW BEGIN "
+    "events_refuse_delete": "BEFORE DELETE ON events FOR EACH ROW BEGIN "
     f"IF NOT {_PURGED} THEN SIGNAL SQLSTATE '23000' SET MESSAGE_TEXT = 'events are immutable'; END IF; END",
-]
+}

@@ -5,6 +5,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from runstore.core.depth import decoded
+from runstore.migrations import steps
 
 revision = "0006"
 down_revision = "0005"
@@ -29,14 +30,14 @@ _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 def upgrade() -> None:
     for column in _OLD:
-        op.drop_index(f"ix_runs_{column}_run_id", "runs")
+        steps.drop_index(f"ix_runs_{column}_run_id", "runs")
     op.execute("UPDATE runs SET deleted = 0 WHERE purged = 1")  # they have a list of their own
     _shorten(op.get_bind())
     op.execute("DELETE FROM runs_shadow")  # a rebuild that was interrupted begins anew
     op.execute("DELETE FROM checkpoints WHERE name = 'runs_shadow'")
     for columns in _NEW:
         name = "_".join(["ix_runs", *columns, "list"])
-        op.create_index(name, "runs", [*columns, "purged", "deleted", "run_id"])
+        steps.create_index(name, "runs", [*columns, "purged", "deleted", "run_id"])
 
 
 def _shorten(connection: sa.Connection) -> None:

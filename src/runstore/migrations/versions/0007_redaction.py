@@ -1,36 +1,31 @@
 """Tombstones: the one change of an event that the database allows."""
 
 import sqlalchemy as sa
-import structlog
 from alembic import op
 
 from runstore.columns import MYSQL
+from runstore.migrations import steps
 
 revision = "0007"
 down_revision = "0006"
 
-_NO_SUPER = 1419  # MySQL: binary logging is on, and the account may not create triggers
-
-log = structlog.get_logger(__name__)
-
 
 def upgrade() -> None:
     dialect = op.get_bind().dialect.name
-    for statement in (
-        _ON_MYSQL if dialect in MYSQL else {"sqlite": _ON_SQLITE, "postgresql": _ON_POSTGRESQL}[dialect]
-    ):
-        _execute(statement)
+    if dialect in MYSQL:
+        _replace_on_mysql()
+    else:
+        for statement in {"sqlite": _ON_SQLITE, "postgresql": _ON_POSTGRESQL}[dialect]:
+            op.execute(sa.text(statement))
 
 
-def _execute(statement: str) -> None:
-    try:
-        op.execute(sa.text(statement))
-    except sa.exc.DBAPIError as error:
-        if error.orig is None or error.orig.args[:1] != (_NO_SUPER,):
-            raise
-        log.warning(
-            "trigger_refused", error=str(error.orig), lacks="what refuses changes of events by other programs"
-        )
+def _replace_on_mysql() -> None:
+    """Each statement is committed at once: a second trigger protects the log while the first is replaced."""
+    if _TOMBSTONE not in (steps.trigger_of(_UPDATE) or ""):
+        steps.create_trigger(_MEANWHILE, _ON_MYSQL)
+        steps.drop_trigger(_UPDATE)
+        steps.create_trigger(_UPDATE, _ON_MYSQL)
+    steps.drop_trigger(_MEANWHILE)
 
 
 # Text that was redacted may become a tombstone, which keeps its place; nothing else of an event changes.
@@ -60,8 +55,8 @@ _ON_POSTGRESQL = [
     "RAISE EXCEPTION 'events are immutable' USING ERRCODE = 'integrity_constraint_violation'; END $$",
 ]
 _BURIES = _buries("OLD.{0} <=> NEW.{0}")
-_ON_MYSQL = [
-    "DROP TRIGGER IF EXISTS events_refuse_update",
-    "CREATE TRIGGER events_refuse_update BEFORE UPDATE ON events FOR EACH ROW BEGIN "  # noqa: S608
-    f"IF NOT ({_BURIES}) THEN SIGNAL SQLSTATE '23000' SET MESSAGE_TEXT = 'events are immutable'; END IF; END",
-]
+_UPDATE, _MEANWHILE = "events_refuse_update", "events_refuse_update_0007"
+_ON_MYSQL = (
+    "BEFORE UPDATE ON events FOR EACH ROW BEGIN "  # noqa: S608
+    f"IF NOT ({_BURIES}) THEN SIGNAL SQLSTATE '23000' SET MESSAGE_TEXT = 'events are immutable'; END IF; END"
+)

@@ -1,34 +1,62 @@
-"""The runs of sessions that are older than the table of them: agents with a memory remember those too."""
+"""The runs of sessions that are older than the table of them: agents with a memory remember those too.
+
+Read from the log: the run list may have been dropped, or be in the making.
+"""
 
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql, sqlite
 
-from runstore.columns import Name, RunId
+from runstore.columns import Binary, Name, RunId
+from runstore.core.depth import decoded
 
 revision = "0008"
 down_revision = "0007"
 
-_ROWS = 1_000  # that are read and written at once
+_ROWS = 50  # that are read and written at once: each may have a megabyte
+_NIL = "00000000-0000-0000-0000-000000000000"  # before every run
+
+
+class _Queued(msgspec.Struct):
+    user_id: str
+    session_id: str | None = None
+
+
+_queued = msgspec.json.Decoder(_Queued).decode
 
 
 def upgrade() -> None:
     connection = op.get_bind()
-    runs = sa.table("runs", sa.column("run_id", Name(36)), sa.column("purged"), *_names())
+    events = sa.table(
+        "events",
+        sa.column("run_id", RunId),
+        sa.column("seq"),
+        sa.column("type", Name(128)),
+        sa.column("data", Binary),
+    )
+    purging = sa.table("purging", sa.column("run_id", RunId))
     page = (
-        sa.select(*(runs.c[name] for name in ("user_id", "session_id", "run_id")))
-        .where(runs.c.session_id.is_not(None), runs.c.purged == 0)
-        .where(runs.c.run_id > sa.bindparam("after", type_=Name(36)))
-        .order_by(runs.c.run_id)
+        sa.select(events.c.run_id, events.c.data)
+        .where(events.c.seq == 1, events.c.type == "lifecycle.queued")
+        .where(events.c.run_id.not_in(sa.select(purging.c.run_id)))
+        .where(events.c.run_id > sa.bindparam("after", type_=RunId))
+        .order_by(events.c.run_id)
         .limit(_ROWS)
     )
     add = _insert(sa.table("session_runs", sa.column("run_id", RunId), *_names()), connection.dialect.name)
-    after = ""
-    while rows := connection.execute(page, {"after": after}).mappings().all():
-        connection.execute(add, [dict(row) for row in rows])
-        after = rows[-1]["run_id"]
+    last = _NIL
+    while rows := connection.execute(page, {"after": last}).all():
+        said = [(run_id, decoded(_queued, data)) for run_id, data in rows]
+        if runs := [
+            {"user_id": queued.user_id, "session_id": queued.session_id, "run_id": run_id}
+            for run_id, queued in said
+            if queued.session_id is not None
+        ]:
+            connection.execute(add, runs)
+        last = rows[-1].run_id
 
 
 def _names() -> list[sa.ColumnClause[str]]:
