@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from redis.asyncio import Redis
 
-from runstore.runtime.strands_models import build_agent, build_model
+from runstore.runtime.strands.models import build_agent, build_model
 
 TOKENS = int(os.environ["BENCH_TOKENS"])
 

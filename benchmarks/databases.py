@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, make_url
 
-from runstore.database import open_database
+from runstore.database.opening import open_database
 
 NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MySQL", "mariadb": "MariaDB"}
 

@@ -16,10 +16,10 @@ from runstore.core.events import Queued
 from runstore.core.ids import first_run_id, new_run_id
 from runstore.core.run import Run
 from runstore.core.threads import asking
-from runstore.eventlog.dialects import open_dialect
-from runstore.eventlog.feed import MemoryFeed
+from runstore.database.dialects import open_dialect
 from runstore.eventlog.queries import read_evolving, read_head
 from runstore.eventlog.sql import SqlEventLog
+from runstore.feed.memory import MemoryFeed
 from runstore.projections.runs import RunList, RunQuery, find_run, find_runs
 from runstore.projections.schema import runs
 

@@ -10,10 +10,10 @@ from runstore.app import GIL_SWITCH_S
 from runstore.core.codec import encode
 from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
-from runstore.database import open_database
-from runstore.eventlog.feed import MemoryFeed
+from runstore.database.opening import open_database
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import SqlEventLog
+from runstore.feed.memory import MemoryFeed
 from runstore.projections.runs import RunList
 
 

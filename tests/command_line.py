@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import structlog
 
-from runstore import cli
+import runstore.cli.main as cli
 from tests.process import environment
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 
 from runstore import migrations
 from runstore.core.ports import InlineProjection, LiveFeed
-from runstore.eventlog.dialects import SqliteDialect, open_dialect
+from runstore.database.dialects import SqliteDialect, open_dialect
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import SqlEventLog
 from runstore.projections.runs import RunList

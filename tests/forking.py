@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Any
 
 SUPPORTED = hasattr(os, "pidfd_open")
-PRELOADED = ("runstore.cli", "runstore.app", "runstore.runtime.strands_agent", "uvicorn.server", "alembic")
+PRELOADED = (
+    "runstore.cli.main",
+    "runstore.app",
+    "runstore.runtime.strands.agent",
+    "uvicorn.server",
+    "alembic",
+)
 MESSAGE_BYTES = 1 << 20
 
 
@@ -129,7 +135,7 @@ def become(request: dict[str, Any]) -> None:
     os.dup2(output, 2)
     os.close(output)
     gc.unfreeze()
-    cli = importlib.import_module("runstore.cli")
+    cli = importlib.import_module("runstore.cli.main")
     sys.path[0] = request["folder"]
     sys.argv = ["runstore", *request["arguments"]]
     cli.main()

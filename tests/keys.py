@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 
-from runstore import keys
-from runstore.database import write_to
+from runstore.database.opening import write_to
+from runstore.store import keys
 from tests.server import ServerProcess, new_client
 
 

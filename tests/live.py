@@ -10,8 +10,8 @@ from runstore.core.codec import EncodedEvent, encode, frame
 from runstore.core.events import Custom, Event
 from runstore.core.ids import new_run_id
 from runstore.core.ports import Chunk, Committed
-from runstore.eventlog.control import is_control
-from runstore.eventlog.redis_feed import RedisFeed
+from runstore.eventlog.rules.control import is_control
+from runstore.feed.redis.feed import RedisFeed
 from tests.events import token
 from tests.polling import until
 from tests.servers.shared import shared_redis

@@ -12,8 +12,8 @@ from runstore.core.codec import encode
 from runstore.core.events import Custom, Event, Queued
 from runstore.core.ids import first_run_id
 from runstore.core.ports import EventLog
-from runstore.eventlog.dialects import open_dialect
-from runstore.eventlog.purge import Purge, Purgeable, PurgeCount, _find_due
+from runstore.database.dialects import open_dialect
+from runstore.maintenance.purge import Purge, Purgeable, PurgeCount, _find_due
 from tests.database import run_list
 from tests.events import COMPLETED, started, token
 

@@ -10,8 +10,8 @@ from threading import Thread
 import pytest
 from sqlalchemy import create_engine, make_url, text
 
-from runstore import cli
-from runstore.eventlog.redis_connection import shown
+import runstore.cli.main as cli
+from runstore.feed.redis.connection import shown
 from tests.servers.databases import bare_database, empty_database
 from tests.servers.mariadb import OwnMariadb
 from tests.servers.ports import Port
@@ -105,7 +105,7 @@ def test_a_missing_driver_names_what_to_install(
     find = importlib.util.find_spec
     absent = ("psycopg", "pymysql")
     monkeypatch.setattr(
-        "runstore.eventlog.dialects.find_spec", lambda name: None if name in absent else find(name)
+        "runstore.database.dialects.find_spec", lambda name: None if name in absent else find(name)
     )
     assert f"pip install 'runstore[{extra}]'" in refused_url(capsys, f"{kind}://there/runs")
 

@@ -28,7 +28,7 @@ from runstore.core.events import Completed, Token, ToolFinished, ToolStarted
 from runstore.core.ids import new_run_id
 from runstore.projections.runs import RunQuery
 from runstore.runtime import supervisor
-from runstore.runtime.agents import AgentSpec
+from runstore.runtime.catalog.agents import AgentSpec
 from runstore.runtime.leases import FileLeases
 from tests.database import make_database
 from tests.polling import until

@@ -9,9 +9,9 @@ from runstore import migrations
 from runstore.core.events import Completed, Deleted, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.run import Run, fold
-from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.sql import RebuildSource
-from runstore.projections.rebuild import Difference, rebuild
+from runstore.feed.memory import MemoryFeed
+from runstore.maintenance.rebuild import Difference, rebuild
 from runstore.projections.runs import RunQuery, find_runs
 from tests.database import make_old, migrate, open_database, open_sqlite_log, run_list
 from tests.events import started

@@ -13,7 +13,7 @@ from runstore.app import Runtime, open_runtime
 from runstore.core.events import Custom
 from runstore.core.ports import EventFilter
 from runstore.runtime import supervisor
-from runstore.runtime.agents import AgentSpec
+from runstore.runtime.catalog.agents import AgentSpec
 from runstore.settings import ServerSettings, Settings
 from tests.database import make_database
 from tests.frames import read_frames, said

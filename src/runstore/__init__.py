@@ -54,13 +54,13 @@ if TYPE_CHECKING:
     from runstore.core.run import Run as Run
     from runstore.core.transcript import Transcript as Transcript
     from runstore.core.transcript import text as text
-    from runstore.http.users import User as User
+    from runstore.http.security.users import User as User
     from runstore.library import LocalStore as LocalStore
     from runstore.library import open as open
     from runstore.mount import MountedApp as MountedApp
     from runstore.projections.runs import RunQuery as RunQuery
-    from runstore.runtime.agents import AgentSpec as AgentSpec
     from runstore.runtime.at_most_once import at_most_once as at_most_once
+    from runstore.runtime.catalog.agents import AgentSpec as AgentSpec
     from runstore.runtime.own_run import OwnRun as OwnRun
 
 __version__ = "0.1.0"
@@ -80,11 +80,11 @@ _EXPORTS = {
         "runstore.core.records": "EventRecord",
         "runstore.core.run": "Run",
         "runstore.core.transcript": "Transcript text",
-        "runstore.http.users": "User",
+        "runstore.http.security.users": "User",
         "runstore.library": "LocalStore open",
         "runstore.mount": "MountedApp",
         "runstore.projections.runs": "RunQuery",
-        "runstore.runtime.agents": "AgentSpec",
+        "runstore.runtime.catalog.agents": "AgentSpec",
         "runstore.runtime.at_most_once": "at_most_once",
         "runstore.runtime.own_run": "OwnRun",
     }.items()

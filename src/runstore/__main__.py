@@ -1,5 +1,5 @@
 """`python -m runstore`."""
 
-from runstore.cli import main
+from runstore.cli.main import main
 
 main()

@@ -20,42 +20,42 @@ from msgspec import Struct
 from msgspec.structs import asdict
 from starlette.applications import Starlette
 
-from runstore import keys
 from runstore.core.errors import AgentError, ConfigError
 from runstore.core.ports import Leases
 from runstore.core.threads import in_own_thread
-from runstore.database import open_database, opened_database, read_from, write_to
-from runstore.eventlog.dialects import Dialect
-from runstore.eventlog.feed import MemoryFeed
-from runstore.eventlog.head_poll import HeadPoll
-from runstore.eventlog.purge import Purge, Purgeable, PurgeCount
+from runstore.database.dialects import Dialect
+from runstore.database.opening import open_database, opened_database, read_from, write_to
 from runstore.eventlog.queries import read_evolving, read_last_seqs
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
-from runstore.hierarchies import HierarchyStore
+from runstore.feed.head_poll import HeadPoll
+from runstore.feed.memory import MemoryFeed
 from runstore.http.app import build_http
-from runstore.http.auth import Authenticator
 from runstore.http.errors import UNAVAILABLE
-from runstore.http.hosts import hosts_of
-from runstore.http.login_function import LoginFunction
+from runstore.http.security.auth import Authenticator
+from runstore.http.security.hosts import hosts_of
+from runstore.http.security.login_function import LoginFunction
+from runstore.http.security.signing import TicketSigner
 from runstore.http.server import BACKLOG, Server
-from runstore.http.signing import TicketSigner
 from runstore.logs import flush_logs
+from runstore.maintenance.purge import Purge, Purgeable, PurgeCount
+from runstore.maintenance.rebuild import Difference, Progress, rebuild
 from runstore.metrics import Metrics
-from runstore.projections.rebuild import Difference, Progress, rebuild
 from runstore.projections.runs import RunList
-from runstore.runtime.agents import AgentCatalog
-from runstore.runtime.fork_server import hide
+from runstore.runtime.catalog.agents import AgentCatalog
+from runstore.runtime.catalog.teams import Teams
 from runstore.runtime.leases import FileLeases
 from runstore.runtime.loops import new_event_loop
+from runstore.runtime.process.fork_server import hide
 from runstore.runtime.spans import flush_spans
 from runstore.runtime.supervisor import Supervisor
-from runstore.runtime.teams import Teams
 from runstore.settings import ServerSettings, Settings, use_folder
-from runstore.store import RunStore
-from runstore.workers import HeartbeatLeases, ListedLeases, read_workers
+from runstore.store import keys
+from runstore.store.hierarchies import HierarchyStore
+from runstore.store.runs import RunStore
+from runstore.store.workers import HeartbeatLeases, ListedLeases, read_workers
 
 if TYPE_CHECKING:
-    from runstore.eventlog.redis_feed import RedisFeed
+    from runstore.feed.redis.feed import RedisFeed
 
 GIL_SWITCH_S = (
     0.0005  # how long a busy agent may hold up the writer; at Python's 5 ms tokens wait for seconds
@@ -163,8 +163,8 @@ def _check_files(dialect: Dialect, runs_code: bool) -> None:
 
 def _redis_feed(url: str, prefix: str, local: MemoryFeed) -> "RedisFeed":
     # Here, since to import a client of Redis takes a good part of a start, and most have none.
-    from runstore.eventlog.redis_check import check_redis
-    from runstore.eventlog.redis_feed import RedisFeed
+    from runstore.feed.redis.check import check_redis
+    from runstore.feed.redis.feed import RedisFeed
 
     check_redis(url, prefix=prefix)
     return RedisFeed(url, prefix=prefix, local=local)
@@ -326,7 +326,7 @@ def _prepare_processes(runtime: Runtime) -> None:
 
 
 def _import_strands() -> None:
-    importlib.import_module("runstore.runtime.strands_agent")
+    importlib.import_module("runstore.runtime.strands.agent")
 
 
 def check_exposure(settings: Settings) -> None:

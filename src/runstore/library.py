@@ -21,7 +21,7 @@ from runstore.core.run import Run
 from runstore.core.sse import FrameParser
 from runstore.logs import log_as_library
 from runstore.projections.runs import RunQuery
-from runstore.runtime.agents import AgentSpec
+from runstore.runtime.catalog.agents import AgentSpec
 from runstore.runtime.own_run import OwnRun, own_run
 from runstore.settings import Settings, load_settings, override
 

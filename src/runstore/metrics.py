@@ -17,13 +17,13 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from runstore import __version__
-from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.metered import STATUSES, Histogram
 from runstore.eventlog.sql import SqlEventLog
+from runstore.feed.memory import MemoryFeed
 from runstore.runtime.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from runstore.eventlog.redis_feed import RedisFeed
+    from runstore.feed.redis.feed import RedisFeed
 
 
 class Metrics(Collector):

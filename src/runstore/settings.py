@@ -15,11 +15,11 @@ from msgspec.structs import replace
 from runstore.core.codec import TOO_DEEP
 from runstore.core.errors import ConfigError
 from runstore.core.limits import Limits
-from runstore.http.login_function import LoginFunction
+from runstore.http.security.login_function import LoginFunction
 from runstore.logs import LogFormat
-from runstore.runtime.agents import AGENT_NAME, ONLY_RUN_CODE, RUN_CODE, AgentCatalog, AgentSpec
-from runstore.runtime.strands_models import SCRIPTED, build_model
-from runstore.runtime.teams import HierarchySettings, ModelSpec, Teams
+from runstore.runtime.catalog.agents import AGENT_NAME, ONLY_RUN_CODE, RUN_CODE, AgentCatalog, AgentSpec
+from runstore.runtime.catalog.teams import HierarchySettings, ModelSpec, Teams
+from runstore.runtime.strands.models import SCRIPTED, build_model
 from runstore.runtime.user_code import REFERENCE
 
 URLS = ("database_url", "redis_url")  # that may stand in files of their own

@@ -13,10 +13,10 @@ from subprocess import CompletedProcess
 import pytest
 from typer.testing import CliRunner
 
-from runstore.cli import app
+import runstore.maintenance.purge as purging
+from runstore.cli.main import app
 from runstore.core.errors import ConfigError
-from runstore.eventlog import purge as purging
-from runstore.eventlog.feed import MemoryFeed
+from runstore.feed.memory import MemoryFeed
 from tests.command_line import call_command
 from tests.database import make_database, make_old, migrate, open_log_at
 from tests.keys import url_of

@@ -17,7 +17,7 @@ import click
 import pytest
 import typer
 
-from runstore.cli import app
+from runstore.cli.main import app
 from tests.client.stranger import stranger
 from tests.command_line import call_command
 from tests.server import DEADLINE_S, PYTHON, ServerProcess, environment, run_command, serving
@@ -344,10 +344,13 @@ def test_every_command_has_an_example_of_itself(name: str) -> None:
     assert f"Example: {name}" in (commands()[name].help or "")
 
 
+COMPLETED = "import sys; sys.argv = ['runstore']; import runstore.cli.main as command; command.main()"
+
+
 def test_the_shell_completes_commands(tmp_path: Path) -> None:
     asked = {"_RUNSTORE_COMPLETE": "complete_bash", "COMP_WORDS": "runstore runs s", "COMP_CWORD": "2"}
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; sys.argv = ['runstore']; from runstore.cli import main; main()"],
+        [sys.executable, "-c", COMPLETED],
         capture_output=True, text=True, timeout=DEADLINE_S, check=False, cwd=tmp_path,
         env=environment() | asked,
     )  # fmt: skip

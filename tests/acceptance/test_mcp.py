@@ -14,8 +14,8 @@ from strands.multiagent import GraphBuilder, Swarm
 from strands.tools.mcp import MCPClient
 
 from runstore.app import Runtime, open_runtime
-from runstore.runtime.agents import AgentSpec
-from runstore.runtime.strands_scripted import ScriptedModel
+from runstore.runtime.catalog.agents import AgentSpec
+from runstore.runtime.scripted.model import ScriptedModel
 from runstore.settings import ServerSettings, Settings
 from tests.database import make_database
 from tests.polling import until

@@ -13,7 +13,7 @@ import pytest
 
 from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
-from runstore.eventlog.feed import MemoryFeed
+from runstore.feed.memory import MemoryFeed
 from runstore.runtime.supervisor import PATIENCE_S, SWEEP_S
 from tests.database import open_sqlite_log
 from tests.server import ServerProcess, until

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from runstore.runtime.code_process import FIRST_UID, UIDS
+from runstore.runtime.code.process import FIRST_UID, UIDS
 from tests.code import ENABLED, WAITS, begin, emitted, ended, run, until_said, words
 from tests.command_line import call_command
 from tests.keys import make_key

@@ -23,9 +23,9 @@ from runstore.core.events import (
 )
 from runstore.core.ports import EventFilter, EventLog
 from runstore.core.transcript import length_of
-from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.queries import TEXT_AT_ONCE
-from runstore.eventlog.tail import Tail
+from runstore.feed.memory import MemoryFeed
+from runstore.feed.tail import Tail
 from tests.events import COMPLETED, note, offer_all, read_run, start_run
 from tests.live import seqs
 

@@ -10,8 +10,8 @@ import pytest
 
 from runstore.core.ids import new_run_id
 from runstore.core.ports import Committed, EventFilter, LiveFeed
-from runstore.eventlog.feed import RING_BYTES, MemoryFeed
-from runstore.eventlog.redis_feed import RedisFeed
+from runstore.feed.memory import RING_BYTES, MemoryFeed
+from runstore.feed.redis.feed import RedisFeed
 from tests.events import COMPLETED, QUEUED, note, token
 from tests.live import RUN, committed, frame_of, own_prefix, seqs
 from tests.polling import DEADLINE_S

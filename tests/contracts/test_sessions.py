@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from runstore.columns import pack_run_id
 from runstore.core.codec import decode, encode
 from runstore.core.errors import AlreadyStarted, RunstoreError, SessionBusy
 from runstore.core.events import STRATEGIES, CancelRequested, Deleted, Event, MultitaskStrategy, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.ports import Claim, EventLog
-from runstore.eventlog.feed import MemoryFeed
+from runstore.database.columns import pack_run_id
 from runstore.eventlog.sql import SqlEventLog
+from runstore.feed.memory import MemoryFeed
 from tests.events import CANCEL, CANCELLED, COMPLETED, ENDINGS, read_run, started
 from tests.purging import FOREVER, LATER, OLD, old_run_id
 from tests.writer import held_writer

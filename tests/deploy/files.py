@@ -8,7 +8,7 @@ from typing import Any
 import typer
 import yaml
 
-from runstore.cli import app as cli
+from runstore.cli.main import app as cli
 from tests.pages import ROOT
 
 DEPLOY = ROOT / "deploy"

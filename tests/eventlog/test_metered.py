@@ -7,10 +7,10 @@ import pytest
 
 from runstore.core.codec import encode
 from runstore.core.errors import RunClosed, WrongExpectedSeq
-from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.metered import Histogram, LogCounts, MeteredStore
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.writer import CommitResult
+from runstore.feed.memory import MemoryFeed
 from tests.events import CANCEL, CANCELLED, COMPLETED, FAILED, note, start_run, started, token
 from tests.polling import until
 from tests.writer import held_writer

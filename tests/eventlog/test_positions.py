@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import Connection, make_url
 
-from runstore.columns import pack_run_id
 from runstore.core.ids import new_run_id
-from runstore.eventlog.dialects import Dialect, open_dialect
+from runstore.database.columns import pack_run_id
+from runstore.database.dialects import Dialect, open_dialect
 from runstore.eventlog.queries import read_all
 from runstore.eventlog.sql import SqlEventLog
 from tests.events import start_run

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, text
 
 from runstore.core.errors import Busy, LogUnavailable
 from runstore.core.threads import asking
-from runstore.eventlog.dialects import LISTERS, PAGERS, sqlite
-from runstore.eventlog.feed import MemoryFeed
+from runstore.database.dialects import LISTERS, PAGERS, sqlite
 from runstore.eventlog.sql import SqlEventLog
+from runstore.feed.memory import MemoryFeed
 from runstore.projections.runs import RunQuery, find_runs
 from tests.events import start_run
 from tests.polling import DEADLINE_S

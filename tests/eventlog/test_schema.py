@@ -29,15 +29,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 
+import runstore.database.tables as schema
 from runstore import migrations
-from runstore.columns import pack_run_id
 from runstore.core.errors import ConfigError, SchemaMismatch
 from runstore.core.events import Queued
 from runstore.core.ids import new_run_id
-from runstore.database import open_database
-from runstore.eventlog import schema
-from runstore.eventlog.dialects import Dialect, open_dialect
-from runstore.eventlog.dialects.base import check_version
+from runstore.database.columns import pack_run_id
+from runstore.database.dialects import Dialect, open_dialect
+from runstore.database.dialects.base import check_version
+from runstore.database.opening import open_database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.projections.schema import runs
 from tests.events import close_run, start_run, token
@@ -218,7 +218,7 @@ async def test_a_process_that_serves_waits_for_the_migration_of_another_one(
 ) -> None:
     """For longer than for an answer to anything else."""
     kind = make_url(bare_url).get_backend_name()
-    monkeypatch.setattr(f"runstore.eventlog.dialects.{kind}.ANSWER_S", 1)
+    monkeypatch.setattr(f"runstore.database.dialects.{kind}.ANSWER_S", 1)
     dialect = open_dialect(make_url(bare_url), hurried=False)
     with closing(dialect), dialect.engine.connect() as looking, dialect.engine.connect() as connection:
         with dialect.migrating(connection):

@@ -7,7 +7,7 @@ import pymysql
 import pytest
 from sqlalchemy import make_url
 
-from runstore.eventlog.dialects import Dialect, open_dialect
+from runstore.database.dialects import Dialect, open_dialect
 
 STATES = {
     True: ("08006", "25006", "25P03", "28P01", "3D000", "40001", "40P01", "42501", "42P01", "53100", "55P03",

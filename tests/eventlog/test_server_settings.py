@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import NullPool, create_engine, make_url
 
-from runstore.eventlog.dialects import open_dialect
-from runstore.eventlog.feed import MemoryFeed
+from runstore.database.dialects import open_dialect
+from runstore.feed.memory import MemoryFeed
 from tests.database import open_log_at
 from tests.events import note, start_run, texts
 from tests.servers.databases import empty_database

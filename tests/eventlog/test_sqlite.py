@@ -16,11 +16,11 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from runstore import migrations
 from runstore.core.errors import ConfigError, LogUnavailable, SchemaMismatch
 from runstore.core.ports import EventFilter
+from runstore.database.dialects import CONNECTIONS, SqliteDialect, open_dialect
 from runstore.eventlog import writer
-from runstore.eventlog.dialects import CONNECTIONS, SqliteDialect, open_dialect
-from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.sql import SqlEventLog
-from runstore.eventlog.tail import Tail
+from runstore.feed.memory import MemoryFeed
+from runstore.feed.tail import Tail
 from tests.database import migrate, open_database, open_sqlite_log
 from tests.events import CANCEL, COMPLETED, close_run, note, start_run
 

@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Connection, make_url
 
+import runstore.maintenance.purge as purging
 from runstore.core.codec import RecordedEvent, encode, frame
 from runstore.core.errors import (
     AppendRefused,
@@ -39,15 +40,14 @@ from runstore.core.errors import (
 from runstore.core.events import Custom, Deleted, Event
 from runstore.core.ids import new_run_id
 from runstore.core.run import EVOLVING_TYPES, Run, fold
-from runstore.eventlog import purge as purging
+from runstore.database.dialects import Dialect, open_dialect
 from runstore.eventlog import queries
-from runstore.eventlog.control import read_open_runs
-from runstore.eventlog.dialects import Dialect, open_dialect
-from runstore.eventlog.feed import MemoryFeed
-from runstore.eventlog.purge import PurgeCount
+from runstore.eventlog.rules.control import read_open_runs
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
-from runstore.eventlog.tail import Tail
-from runstore.projections.rebuild import rebuild
+from runstore.feed.memory import MemoryFeed
+from runstore.feed.tail import Tail
+from runstore.maintenance.purge import PurgeCount
+from runstore.maintenance.rebuild import rebuild
 from runstore.projections.runs import find_run
 from tests.database import open_log_at, run_list
 from tests.events import CANCEL, ENDINGS, QUEUED, note, started, token

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from sqlalchemy import Connection, make_url
 
-from runstore.columns import pack_run_id
 from runstore.core.errors import LeaseLost
 from runstore.core.ids import new_run_id
-from runstore.eventlog.dialects import Dialect, Row, open_dialect
-from runstore.eventlog.dialects.postgresql_arrays import (
+from runstore.database.columns import pack_run_id
+from runstore.database.dialects import Dialect, Row, open_dialect
+from runstore.database.dialects.postgresql_arrays import (
     BYTEA,
     INT2,
     INT8,

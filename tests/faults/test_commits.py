@@ -16,11 +16,11 @@ import pytest
 import runstore
 from runstore.core.codec import frame
 from runstore.core.errors import LogUnavailable, SessionBusy
+from runstore.database.dialects import mysql, postgresql
 from runstore.eventlog import writer
-from runstore.eventlog.dialects import mysql, postgresql
-from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.sql import SqlEventLog
-from runstore.eventlog.tail import Tail
+from runstore.feed.memory import MemoryFeed
+from runstore.feed.tail import Tail
 from runstore.projections.runs import RunQuery
 from tests.commits import Side
 from tests.database import open_log_at

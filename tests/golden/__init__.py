@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 
 from runstore.core.run import fold
-from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import SqlEventLog
-from runstore.eventlog.tail import Tail
+from runstore.feed.memory import MemoryFeed
+from runstore.feed.tail import Tail
 
 FOLDER = Path(__file__).parent
 RELEASES = sorted(path.parent.name for path in FOLDER.glob("*/log.sql"))

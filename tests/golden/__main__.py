@@ -32,9 +32,9 @@ from runstore.core.events import (
     Usage,
 )  # fmt: skip
 from runstore.core.ids import new_run_id
-from runstore.eventlog.feed import MemoryFeed
-from runstore.eventlog.purge import Purge
 from runstore.eventlog.sql import SqlEventLog
+from runstore.feed.memory import MemoryFeed
+from runstore.maintenance.purge import Purge
 from tests.database import make_database, open_database, open_sqlite_log, run_list
 from tests.golden import FOLDER, read_states, read_streams
 

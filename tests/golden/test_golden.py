@@ -15,9 +15,9 @@ from runstore.core.codec import ENCODER_VERSION, decode
 from runstore.core.errors import RunClosed
 from runstore.core.events import EVENT_CLASSES, Unknown
 from runstore.core.ids import new_run_id
-from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
-from runstore.projections.rebuild import rebuild
+from runstore.feed.memory import MemoryFeed
+from runstore.maintenance.rebuild import rebuild
 from runstore.projections.runs import find_run
 from runstore.runtime.history import read_queued
 from runstore.runtime.session_memory import read_memory

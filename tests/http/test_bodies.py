@@ -15,8 +15,8 @@ from runstore.core.limits import Limits
 from runstore.http import bodies
 from runstore.http.bodies import MAX_BODY_VALUES, Bodies, has_more_values
 from runstore.http.errors import BadRequest, status_of
-from runstore.http.users import SCOPE_KEY, Login, User
-from runstore.store import RunStore
+from runstore.http.security.users import SCOPE_KEY, Login, User
+from runstore.store.runs import RunStore
 
 MIB = 1 << 20
 LARGEST = 8 * MIB

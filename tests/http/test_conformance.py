@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis.specs.openapi.checks import negative_data_rejection
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
-from runstore.http.openapi import document
+from runstore.http.openapi.document import document
 from runstore.http.operations import ANY_TYPE, JSON
 from tests.http.conftest import CONFIG, HEARTBEAT_S
 from tests.keys import client, make_key

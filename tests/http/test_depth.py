@@ -13,7 +13,7 @@ from runstore.core.codec import EncodedEvent
 from runstore.core.depth import MAX_DEPTH
 from runstore.core.errors import EventTooDeep
 from runstore.core.ids import new_run_id
-from runstore.eventlog.feed import MemoryFeed
+from runstore.feed.memory import MemoryFeed
 from runstore.mount import MountedApp
 from tests.core.test_depth import deep, depth_of
 from tests.database import make_database, open_sqlite_log

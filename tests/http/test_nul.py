@@ -10,11 +10,11 @@ import pytest
 import runstore
 from runstore.core.errors import InvalidName
 from runstore.core.ids import new_run_id
-from runstore.database import read_from, write_to
-from runstore.http.users import User
-from runstore.keys import create_key, list_keys
+from runstore.database.opening import read_from, write_to
+from runstore.http.security.users import User
 from runstore.mount import MountedApp
 from runstore.projections.runs import RunQuery
+from runstore.store.keys import create_key, list_keys
 from tests.teams import ALONE, EXECUTOR
 
 NUL = "a\0b"

@@ -16,8 +16,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from runstore.client.connection import connection
-from runstore.http import protocol, watched
+from runstore.http import protocol
 from runstore.http.server import Server
+from runstore.http.streaming import watched
 from tests.proxy import RESET
 from tests.server import DEADLINE_S, until
 

@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
+import runstore.runtime.strands.errors as strands_errors
+import runstore.runtime.strands.models as strands_models
 from runstore.core import content
-from runstore.runtime import strands_errors, strands_models
-from runstore.runtime.agents import AgentSpec
+from runstore.runtime.catalog.agents import AgentSpec
 from tests.models.standins import ModelServer
 from tests.server import serving
 

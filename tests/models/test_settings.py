@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from runstore.core.errors import ConfigError
-from runstore.runtime.strands_models import PROVIDERS, build_model
+from runstore.runtime.strands.models import PROVIDERS, build_model
 from tests.command_line import call_command
 from tests.server import run_command
 

@@ -12,12 +12,12 @@ from sqlalchemy import Connection, event, insert, make_url, select
 from runstore.core.events import Completed, Queued, Usage
 from runstore.core.ids import first_run_id, new_run_id
 from runstore.core.run import LISTED_BYTES, Run, fold
-from runstore.eventlog.dialects import Dialect, open_dialect
-from runstore.eventlog.feed import MemoryFeed
+from runstore.database.dialects import Dialect, open_dialect
 from runstore.eventlog.queries import read_ends
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
+from runstore.feed.memory import MemoryFeed
+from runstore.maintenance.rebuild import rebuild
 from runstore.projections import runs as run_list_module
-from runstore.projections.rebuild import rebuild
 from runstore.projections.runs import RunQuery, RunsFound, find_runs
 from runstore.projections.schema import runs
 from tests.database import run_list

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import make_url
 
-from runstore import store
+import runstore.store.runs as store
 from runstore.core.errors import InvalidCursor
 from runstore.core.events import Queued
 from runstore.core.ids import new_run_id
 from runstore.core.places import MAX_PLACES
-from runstore.eventlog.dialects import open_dialect
-from runstore.eventlog.feed import MemoryFeed
+from runstore.database.dialects import open_dialect
 from runstore.eventlog.sql import SqlEventLog
+from runstore.feed.memory import MemoryFeed
 from tests.events import COMPLETED, started
 from tests.projections.test_lists import MANY, _row, crowded, rows_read
 

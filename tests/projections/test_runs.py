@@ -8,8 +8,8 @@ import pytest
 from runstore.core.events import Deleted
 from runstore.core.ids import new_run_id
 from runstore.core.ports import Committed
-from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.sql import SqlEventLog
+from runstore.feed.memory import MemoryFeed
 from runstore.projections.runs import RunQuery, find_run, find_runs
 from tests.events import CANCELLED, COMPLETED, FAILED, QUEUED, close_run, start_run, started
 

@@ -10,7 +10,7 @@ from strands.models import Model
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.ports import AgentResult
-from runstore.runtime.strands_agent import Product, StrandsAgent
+from runstore.runtime.strands.agent import Product, StrandsAgent
 from tests.runtime.recording import ListRecorder, context
 
 Chunk = dict[str, Any]

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, event
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog, Head
 from runstore.eventlog import writer
-from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.memory import MemoryEventLog
 from runstore.eventlog.sql import SqlEventLog
+from runstore.feed.memory import MemoryFeed
 from runstore.runtime.attempts import START_TRIES, Attempts
 from tests.database import make_database, open_database, run_list
 from tests.events import QUEUED, note, read_run, start_run

@@ -15,19 +15,19 @@ from strands.multiagent import GraphBuilder, Swarm
 from strands.types.events import ModelStopReason
 from strands.types.exceptions import ContextWindowOverflowException, ModelThrottledException
 
+import runstore.runtime.strands.model_calls as strands_model_calls
 from runstore.core.codec import timestamp
 from runstore.core.errors import AgentError
 from runstore.core.events import ContextReduced, Discarded, Message, Queued, Retrying, Started, ToolFailed
 from runstore.core.ids import new_run_id
 from runstore.core.records import EventRecord
 from runstore.core.transcript import text as text_of
-from runstore.eventlog.feed import MemoryFeed
 from runstore.eventlog.memory import MemoryEventLog
-from runstore.runtime import strands_model_calls
+from runstore.feed.memory import MemoryFeed
 from runstore.runtime.recorder import Recorder
-from runstore.runtime.strands_agent import Product, StrandsAgent
-from runstore.runtime.strands_answers import Answers
-from runstore.runtime.strands_retries import Retries
+from runstore.runtime.strands.agent import Product, StrandsAgent
+from runstore.runtime.strands.answers import Answers
+from runstore.runtime.strands.retries import Retries
 from tests.events import COMPLETED, read_run
 from tests.runtime.recording import ListRecorder, context, read
 from tests.runtime.strands_kit import Playbook, Turn, agent, say, think, use

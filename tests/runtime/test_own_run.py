@@ -11,7 +11,7 @@ import pytest
 
 from runstore.core.errors import LogUnavailable, SessionBusy
 from runstore.core.ports import EventLog
-from runstore.eventlog.feed import MemoryFeed
+from runstore.feed.memory import MemoryFeed
 from runstore.runtime import own_run
 from runstore.runtime.leases import FileLeases
 from runstore.runtime.own_run import OwnRun

@@ -20,7 +20,7 @@ from runstore.core.events import (
     Usage,
 )
 from runstore.runtime.resume import discard_after, input_messages, recall, with_bytes
-from runstore.runtime.strands_scripted import ScriptedModel
+from runstore.runtime.scripted.model import ScriptedModel
 from tests.runtime.recording import ListRecorder, again_after, read, spoken, text
 from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, think, use
 

@@ -11,7 +11,7 @@ from runstore.core.events import Cancelled, Completed, Deleted, Event, Message, 
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog
 from runstore.runtime.session_memory import read_memory
-from runstore.runtime.strands_agent import StrandsAgent
+from runstore.runtime.strands.agent import StrandsAgent
 from tests.events import CANCELLED, started, token
 from tests.purging import FOREVER, OLD, old_run_id
 from tests.runtime.recording import ListRecorder, context

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from runstore.app import Runtime, open_runtime
-from runstore.runtime.agents import AgentSpec
+from runstore.runtime.catalog.agents import AgentSpec
 from runstore.settings import ServerSettings, Settings
 from tests.polling import until
 
@@ -31,7 +31,7 @@ AGENTS = {
 @pytest.fixture(scope="module")
 def exporter() -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()
-    importlib.import_module("runstore.runtime.strands_agent")  # as a server does: it takes long
+    importlib.import_module("runstore.runtime.strands.agent")  # as a server does: it takes long
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(provider)

@@ -16,10 +16,10 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, delete, update
 from sqlalchemy.exc import OperationalError
 
-from runstore import hierarchies, keys, workers
-from runstore.database import open_database
-from runstore.eventlog import schema
+import runstore.database.tables as schema
+from runstore.database.opening import open_database
 from runstore.projections import schema as projections_schema
+from runstore.store import hierarchies, keys, workers
 from tests.database import make_database
 from tests.servers.names import left_over, new_name
 from tests.servers.shared import shared_database

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, NullPool, create_engine, inspect, make_url, text
 
-from runstore.eventlog.feed import MemoryFeed
+from runstore.feed.memory import MemoryFeed
 from tests.database import open_log_at
 from tests.events import start_run
 from tests.purging import purge, write_old

@@ -12,12 +12,12 @@ from runstore.core.errors import InvalidEvent, RunPurged, RunstoreError
 from runstore.core.events import CancelRequested, Purged, Queued, Redacted, Started
 from runstore.core.ports import Committed, EventFilter, Head, LiveFeed, OpenRun
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
-from runstore.eventlog.claims import Claims, UsedKey
-from runstore.eventlog.control import is_control
 from runstore.eventlog.discards import Told, Withheld, discards, settle
 from runstore.eventlog.queries import MAX_PAGE_BYTES
-from runstore.eventlog.rules import Rules
-from runstore.eventlog.sessions import Place, Session, Sessions, read_wish
+from runstore.eventlog.rules.claims import Claims, UsedKey
+from runstore.eventlog.rules.control import is_control
+from runstore.eventlog.rules.rules import Rules
+from runstore.eventlog.rules.sessions import Place, Session, Sessions, read_wish
 from runstore.eventlog.writer import CommitResult, Writer
 
 

@@ -20,8 +20,8 @@ from runstore.core.errors import RunPurged
 from runstore.core.events import Deleted, Purged, Redacted
 from runstore.core.ports import EventFilter, Head
 from runstore.core.run import EVOLVING_TYPES
+from runstore.database.tables import events, open_runs, purging, session_runs
 from runstore.eventlog.discards import READ, Told, Withheld
-from runstore.eventlog.schema import events, open_runs, purging, session_runs
 
 HEADS_AT_ONCE = 500  # runs of one SELECT
 TEXT_AT_ONCE = 500  # events of one statement that looks for discarded text, or withholds it

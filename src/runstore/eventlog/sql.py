@@ -9,13 +9,12 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy import Connection, exc
 
-from runstore.columns import UnstorableText
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import Busy, InvalidName, LogUnavailable, RunstoreError
 from runstore.core.ports import EventFilter, Head, InlineProjection, OpenRun, Publisher
 from runstore.core.threads import Threads
-from runstore.eventlog.control import read_open_runs, read_runs_of, read_workers
-from runstore.eventlog.dialects import CHANGERS, LISTERS, PAGERS, READERS, Dialect
+from runstore.database.columns import UnstorableText
+from runstore.database.dialects import CHANGERS, LISTERS, PAGERS, READERS, Dialect
 from runstore.eventlog.metered import LogCounts, MeteredFeed, MeteredStore
 from runstore.eventlog.queries import (
     EVOLVING,
@@ -27,6 +26,7 @@ from runstore.eventlog.queries import (
     read_run,
     read_session_runs,
 )
+from runstore.eventlog.rules.control import read_open_runs, read_runs_of, read_workers
 from runstore.eventlog.sql_store import SqlStore, begin
 from runstore.eventlog.writer import Writer
 
@@ -199,7 +199,7 @@ class SqlEventLog:
 
 
 class RebuildSource:
-    """The log as a rebuild of projections reads it: `runstore.projections.rebuild.Source`."""
+    """The log as a rebuild of projections reads it: `runstore.maintenance.rebuild.Source`."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect

@@ -11,18 +11,18 @@ import structlog
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from runstore.columns import pack_run_id
 from runstore.core.codec import EncodedEvent
 from runstore.core.errors import AppendRefused, LogUnavailable, RunstoreError
 from runstore.core.events import Queued
 from runstore.core.ports import Committed, Head, InlineProjection
 from runstore.core.run import EVOLVING_TYPES
+from runstore.database.columns import pack_run_id
+from runstore.database.dialects import Dialect, Row
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
-from runstore.eventlog.control import is_control, write_control
-from runstore.eventlog.dialects import Dialect, Row
 from runstore.eventlog.discards import discards, settle
 from runstore.eventlog.queries import read_append_id, read_head, read_text_before, withhold
-from runstore.eventlog.rules import Rules, read_rules, users_of, write_rules
+from runstore.eventlog.rules.control import is_control, write_control
+from runstore.eventlog.rules.rules import Rules, read_rules, users_of, write_rules
 from runstore.eventlog.writer import CommitResult, Outcome
 
 T = TypeVar("T")

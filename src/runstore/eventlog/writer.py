@@ -14,16 +14,16 @@ from typing import Protocol
 import structlog
 from msgspec import Struct
 
-from runstore.columns import UnstorableText
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import InvalidEvent, LogUnavailable, RunstoreError
 from runstore.core.events import Custom, Event, Queued
 from runstore.core.limits import MAX_EVENTS_PER_APPEND
 from runstore.core.ports import Claim, Committed, Publisher
 from runstore.core.threads import in_own_thread
+from runstore.database.columns import UnstorableText
 from runstore.eventlog.admission import MARKERS, Append, Waiter
-from runstore.eventlog.control import is_control
 from runstore.eventlog.pending import PendingAppends, without_cancelled_text
+from runstore.eventlog.rules.control import is_control
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # between two tries while the log is unavailable
 CLOSE_TIMEOUT_S = 1.0  # for committing what is queued; what is left then was never acknowledged

@@ -8,28 +8,28 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 from starlette.types import Lifespan
 
-from runstore.hierarchies import HierarchyStore
-from runstore.http.access import Access
-from runstore.http.agents import AgentRoutes
-from runstore.http.auth import Authentication, Authenticator
 from runstore.http.bodies import Bodies
-from runstore.http.chat import ChatRoutes
-from runstore.http.cors import cors
 from runstore.http.envelope import EXECUTOR, STREAM
 from runstore.http.errors import EXCEPTION_HANDLERS
-from runstore.http.executor import HierarchyRoutes, TeamRunRoutes
-from runstore.http.following import Following
-from runstore.http.health import HealthRoutes
-from runstore.http.hosts import HostCheck, Hosts
-from runstore.http.metrics import Exposition, MetricsRoute, no_metrics
-from runstore.http.openapi import OpenApiRoute
-from runstore.http.runs import RunRoutes
-from runstore.http.signing import TicketSigner
-from runstore.http.streams import StreamRoutes
-from runstore.http.subscribers import Subscribers
-from runstore.http.tickets import TicketRoutes
-from runstore.http.workers import ListWorkers, WorkerRoutes, no_workers
-from runstore.store import RunStore
+from runstore.http.executor.routes import HierarchyRoutes, TeamRunRoutes
+from runstore.http.native.agents import AgentRoutes
+from runstore.http.native.health import HealthRoutes
+from runstore.http.native.metrics import Exposition, MetricsRoute, no_metrics
+from runstore.http.native.runs import RunRoutes
+from runstore.http.native.workers import ListWorkers, WorkerRoutes, no_workers
+from runstore.http.openai.chat import ChatRoutes
+from runstore.http.openapi.document import OpenApiRoute
+from runstore.http.security.access import Access
+from runstore.http.security.auth import Authentication, Authenticator
+from runstore.http.security.cors import cors
+from runstore.http.security.hosts import HostCheck, Hosts
+from runstore.http.security.signing import TicketSigner
+from runstore.http.security.tickets import TicketRoutes
+from runstore.http.streaming.following import Following
+from runstore.http.streaming.streams import StreamRoutes
+from runstore.http.streaming.subscribers import Subscribers
+from runstore.store.hierarchies import HierarchyStore
+from runstore.store.runs import RunStore
 
 DEFAULT_HOSTS = Hosts()
 

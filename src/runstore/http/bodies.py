@@ -16,8 +16,8 @@ from starlette.requests import ClientDisconnect, Request
 from runstore.core.errors import Busy, LimitExceeded
 from runstore.core.threads import Threads
 from runstore.http.errors import BadRequest
-from runstore.http.users import login_of
-from runstore.store import RunStore
+from runstore.http.security.users import login_of
+from runstore.store.runs import RunStore
 
 SMALL_BYTES = 64 << 10  # of a body that needs no room, and is decoded at once
 MAX_BODIES_BYTES = (

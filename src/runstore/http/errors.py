@@ -11,10 +11,10 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from runstore.core import errors
-from runstore.hierarchies import HierarchyNotFound, InvalidHierarchy
 from runstore.http.envelope import EXECUTOR, OPENAI, path_of
 from runstore.http.json import json_response
-from runstore.http.openai_objects import ErrorResponse, error_object
+from runstore.http.openai.objects import ErrorResponse, error_object
+from runstore.store.hierarchies import HierarchyNotFound, InvalidHierarchy
 
 STATUS: dict[type[errors.RunstoreError], int] = {
     errors.RunNotFound: 404,

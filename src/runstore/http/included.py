@@ -14,8 +14,8 @@ from runstore.core.threads import Threads
 from runstore.http.errors import BadRequest
 from runstore.http.fields import Seq
 from runstore.http.requests import FAMILIES
-from runstore.runtime.output_schema import SchemaWarning, schema_warnings
-from runstore.store import RunAt, RunStore
+from runstore.runtime.catalog.output_schema import SchemaWarning, schema_warnings
+from runstore.store.runs import RunAt, RunStore
 
 INCLUDES = ("trace", "ops_log", "schema_warnings")
 MAX_INCLUDED = 1_000  # events of a trace or an operations log

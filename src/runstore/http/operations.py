@@ -12,10 +12,10 @@ from runstore.core.codec import RETRY_MS
 from runstore.core.events import EVENT_CLASSES
 from runstore.core.records import EventRecord
 from runstore.http.errors import Forbidden, Unauthorized
-from runstore.http.openai_objects import Chunk
+from runstore.http.openai.objects import Chunk
 from runstore.http.requests import IDEMPOTENCY_KEY, MAX_CURSOR_DIGITS
-from runstore.http.sse import HEADERS as STREAM_HEADERS
-from runstore.http.sse import MEDIA_TYPE as SSE
+from runstore.http.streaming.sse import HEADERS as STREAM_HEADERS
+from runstore.http.streaming.sse import MEDIA_TYPE as SSE
 
 Schema = dict[str, Any]
 # An error, or the status and code of one. No code: that of the run, which its agent may have chosen.

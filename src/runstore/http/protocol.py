@@ -15,8 +15,8 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from runstore.http import watched
 from runstore.http.errors import error_response
+from runstore.http.streaming import watched
 
 MAX_HEAD_BYTES = 64 << 10  # of a request before its body
 MAX_HEADERS = 256  # lines of it

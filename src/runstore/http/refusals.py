@@ -2,9 +2,9 @@
 
 from collections import defaultdict
 
-from runstore.http.auth import OPEN_PATHS
 from runstore.http.errors import NO_RETRY, ErrorAnswer, error_form, status_of
-from runstore.http.openai_objects import ErrorResponse
+from runstore.http.openai.objects import ErrorResponse
+from runstore.http.openapi.schemas import Schemas
 from runstore.http.operations import (
     JSON,
     OF_A_BODY,
@@ -18,7 +18,7 @@ from runstore.http.operations import (
     Schema,
     header,
 )  # fmt: skip
-from runstore.http.schemas import Schemas
+from runstore.http.security.auth import OPEN_PATHS
 
 HEADERS = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
 WITHOUT_HEADERS = {"not_ready", "server_stopping"}

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import HANDLED_SIGNALS
 
 from runstore.http.protocol import KEEP_ALIVE_S, Connections, HttpProtocol
-from runstore.http.watched import WATCHED, ConnectionCut
+from runstore.http.streaming.watched import WATCHED, ConnectionCut
 
 GRACEFUL_S = 2  # for requests in flight when the process is told to stop; clients that never read are cut
 BACKLOG = 2_048  # connections that wait to be accepted

@@ -22,12 +22,12 @@ from sqlalchemy import (
     update,
 )
 
-from runstore.columns import MYSQL
 from runstore.core.codec import EncodedEvent, RecordedEvent
 from runstore.core.depth import readable
 from runstore.core.events import Queued
 from runstore.core.ids import LAST_TIME, first_run_id
 from runstore.core.run import LISTED_BYTES, RUN_DEPTH, Run, Status, evolve, fold, shortened
+from runstore.database.columns import MYSQL
 from runstore.projections import schema
 
 History = Callable[[Connection, str], Sequence[RecordedEvent]]

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Index, MetaData, SmallInteger, Table
 
-from runstore.columns import Binary, Name
+from runstore.database.columns import Binary, Name
 
 metadata = MetaData(
     naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "pk": "pk_%(table_name)s"}

@@ -20,14 +20,14 @@ from runstore.core.errors import AppendRefused, LogUnavailable, SessionBusy
 from runstore.core.events import Cancelled, CancelRequested, Event, Failed, Queued, Started
 from runstore.core.ports import Agent, Committed, EventLog, Leases, LiveFeed, OpenRun, RunContext
 from runstore.core.threads import in_own_thread
-from runstore.runtime.agents import AgentCatalog
 from runstore.runtime.attempts import Attempt, Attempts, ToStop
+from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.executor import Executor
 from runstore.runtime.fair_queue import FairQueue
 from runstore.runtime.history import owner_of, read_cancellation
 from runstore.runtime.loops import AgentLoop, AgentLoops
-from runstore.runtime.process_agent import ProcessAgent
-from runstore.runtime.processes import Processes
+from runstore.runtime.process.agent import ProcessAgent
+from runstore.runtime.process.processes import Processes
 from runstore.runtime.providers import wait_until_closed
 from runstore.runtime.turns import Turns
 

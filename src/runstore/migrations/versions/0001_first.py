@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from runstore.columns import Binary, Name, Position, RunId
+from runstore.database.columns import Binary, Name, Position, RunId
 from runstore.migrations import steps
 
 revision = "0001"

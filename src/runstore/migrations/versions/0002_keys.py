@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from runstore.columns import Binary, Name
+from runstore.database.columns import Binary, Name
 from runstore.migrations import steps
 
 revision = "0002"

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from runstore.columns import Name, RunId
+from runstore.database.columns import Name, RunId
 from runstore.migrations import steps
 
 revision = "0003"

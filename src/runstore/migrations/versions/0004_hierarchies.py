@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from runstore.columns import Binary, Name
+from runstore.database.columns import Binary, Name
 from runstore.migrations import steps
 
 revision = "0004"

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from runstore.columns import MYSQL, Binary, Name, RunId
+from runstore.database.columns import MYSQL, Binary, Name, RunId
 from runstore.migrations import steps
 
 revision = "0005"

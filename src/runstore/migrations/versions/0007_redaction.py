@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from runstore.columns import MYSQL
+from runstore.database.columns import MYSQL
 from runstore.migrations import steps
 
 revision = "0007"

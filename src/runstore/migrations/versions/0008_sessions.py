@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql, sqlite
 
-from runstore.columns import Binary, Name, RunId
 from runstore.core.depth import decoded
+from runstore.database.columns import Binary, Name, RunId
 
 revision = "0008"
 down_revision = "0007"

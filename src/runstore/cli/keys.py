@@ -1,0 +1,108 @@
+"""`runstore keys`: API keys, on the database itself."""
+
+import time
+from typing import Annotated, Any, Literal
+
+import typer
+
+from runstore.cli.options import Config, DatabaseUrl, DatabaseUrlFile, database_of, seconds_of
+from runstore.core.printable import escaped
+
+keys = typer.Typer(help="API keys: make, list and revoke them.", no_args_is_help=True)
+
+
+@keys.command()
+def create(
+    user: Annotated[str, typer.Option(help="Whose key it is: runs that it starts belong to this user.")],
+    role: Annotated[
+        Literal["user", "admin"], typer.Option(help="An admin may read, stop and delete everybody's runs.")
+    ] = "user",
+    expires: Annotated[
+        str | None, typer.Option(help="How long it is good for, as 90d, 12h or 30m; for ever if not given.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="What it is for, as it stands in the list.")] = "",
+    database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
+    config: Config = None,
+) -> None:
+    """Make a key and print it, once: only its hash is stored.
+
+    Example: runstore keys create --user alice --role admin --expires 90d
+    """
+    from runstore.database.opening import write_to
+    from runstore.store.keys import create_key, key_id_of
+
+    now = _now()
+    expires_at = None if expires is None else now + seconds_of("--expires", expires) * 1_000
+    with write_to(database_of(config, database_url, database_url_file), create=True) as connection:
+        key = create_key(connection, user, role=role, name=name, now=now, expires_at=expires_at)
+    typer.echo(key)
+    typer.echo(f"Key {key_id_of(key)} of {escaped(user)}. Keep it: it is not shown again.", err=True)
+
+
+@keys.command(name="list")
+def list_(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each key.")] = False,
+    database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
+    config: Config = None,
+) -> None:
+    """List the keys, oldest first, without their secrets.
+
+    Example: runstore keys list --json
+    """
+    from runstore.database.opening import read_from
+    from runstore.store.keys import list_keys
+
+    with read_from(database_of(config, database_url, database_url_file)) as connection:
+        rows = [_shown(key) for key in list_keys(connection)]
+    if as_json:
+        import msgspec
+
+        for row in rows:
+            typer.echo(msgspec.json.encode(row))
+        return
+    from runstore.cli.output import print_table
+
+    print_table(_HEADINGS, [[row[name] for name in _COLUMNS] for row in rows])
+
+
+@keys.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as in the list.")],
+    database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
+    config: Config = None,
+) -> None:
+    """Refuse a key from now on; servers notice within seconds, and end the streams that it opened.
+
+    Example: runstore keys revoke 3f9a1c02d4e5
+    """
+    from runstore.database.opening import write_to
+    from runstore.store.keys import key_id_of, revoke_key
+
+    with write_to(database_of(config, database_url, database_url_file)) as connection:
+        key = revoke_key(connection, key_id_of(key_id) or key_id, _now())
+    already = " already" if key.revoked_at is not None else ""
+    typer.echo(f"Key {key.key_id} of {escaped(key.user_id)} is revoked{already}.")
+
+
+_HEADINGS = ("ID", "USER", "ROLE", "STATE", "CREATED", "EXPIRES", "NAME")
+_COLUMNS = ("key_id", "user_id", "role", "state", "created_at", "expires_at", "name")
+
+
+def _shown(key: Any) -> dict[str, Any]:
+    from runstore.core.codec import timestamp
+
+    def time_of(at: int | None) -> str | None:
+        return None if at is None else timestamp(at)
+
+    return {
+        "key_id": key.key_id, "user_id": key.user_id, "role": key.role, "state": key.state(_now()),
+        "created_at": time_of(key.created_at), "expires_at": time_of(key.expires_at),
+        "revoked_at": time_of(key.revoked_at), "name": key.name,
+    }  # fmt: skip
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

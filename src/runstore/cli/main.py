@@ -1,0 +1,326 @@
+"""The command line."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from msgspec.structs import astuple
+
+from runstore import __version__
+from runstore.cli.keys import keys
+from runstore.cli.options import (
+    CancelGrace,
+    Capacity,
+    Config,
+    DatabaseUrl,
+    DatabaseUrlFile,
+    Drain,
+    Lease,
+    LogFile,
+    LogFormat,
+    RedisUrl,
+    RedisUrlFile,
+    database_of,
+)
+from runstore.cli.retention import retention
+from runstore.cli.runs import app as runs
+from runstore.cli.secrets import take_secrets, wipe
+from runstore.core.errors import ConfigError, RunstoreError
+from runstore.core.names import check_text
+from runstore.core.printable import escaped
+
+EXIT_CONFIG = 2
+
+app = typer.Typer(
+    name="runstore",
+    help="An event-sourced run store for LLM agents: every token is an event, and no run is lost.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+projections = typer.Typer(
+    help="State derived from the log: compare it, rebuild it, drop it.", no_args_is_help=True
+)
+app.add_typer(projections, name="projections")
+app.add_typer(keys, name="keys")
+app.add_typer(runs, name="runs")
+app.command()(retention)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"runstore {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+@app.command()
+def serve(
+    host: Annotated[
+        str | None, typer.Option(envvar="RUNSTORE_HOST", help="Address to bind; without keys loopback only.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(envvar="RUNSTORE_PORT", help="Port; 0 takes a free one.")
+    ] = None,
+    database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
+    redis_url: RedisUrl = None,
+    redis_url_file: RedisUrlFile = None,
+    worker: Annotated[
+        bool | None,
+        typer.Option("--worker/--no-worker", envvar="RUNSTORE_WORKER", help="Whether to run agents too."),
+    ] = None,
+    config: Config = None,
+    capacity: Capacity = None,
+    cancel_grace_s: CancelGrace = None,
+    drain_s: Drain = None,
+    lease_s: Lease = None,
+    heartbeat_s: Annotated[
+        float | None,
+        typer.Option(envvar="RUNSTORE_HEARTBEAT_S", help="Seconds between heartbeats of a stream."),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(envvar="RUNSTORE_ALLOWED_HOST", help="Name that is answered to; may be repeated."),
+    ] = None,
+    log_format: LogFormat = None,
+    log_file: LogFile = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start again when the agents' code or configuration changes.")
+    ] = False,
+) -> None:
+    """Serve the HTTP API and run agents.
+
+    Example: runstore serve --port 8082 --database-url sqlite:///runstore.db
+    """
+    from runstore.app import serve as run_server
+    from runstore.cli.reload import serve_reloading
+
+    settings = _settings(
+        config, host=host, port=port, database_url=database_url, database_url_file=database_url_file,
+        redis_url=redis_url, redis_url_file=redis_url_file, worker=worker,
+        capacity=capacity, cancel_grace_s=cancel_grace_s, drain_s=drain_s, lease_s=lease_s, models=True,
+        heartbeat_s=heartbeat_s, log_format=log_format, log_file=log_file, allowed_hosts=allowed_host or None,
+    )  # fmt: skip
+    if reload:
+        _run(serve_reloading, settings)
+    else:
+        _run(run_server, settings)
+
+
+@app.command()
+def worker(
+    database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
+    redis_url: RedisUrl = None,
+    redis_url_file: RedisUrlFile = None,
+    config: Config = None,
+    capacity: Capacity = None,
+    cancel_grace_s: CancelGrace = None,
+    drain_s: Drain = None,
+    lease_s: Lease = None,
+    log_format: LogFormat = None,
+    log_file: LogFile = None,
+) -> None:
+    """Run agents, without the HTTP API: it is served by others on the same database.
+
+    Example: runstore worker --database-url postgresql+psycopg://runstore@db/runstore --redis-url redis://cache
+    """
+    from runstore.app import work
+
+    settings = _settings(
+        config, database_url=database_url, database_url_file=database_url_file, capacity=capacity,
+        redis_url=redis_url, redis_url_file=redis_url_file, drain_s=drain_s,
+        cancel_grace_s=cancel_grace_s, lease_s=lease_s, log_format=log_format, log_file=log_file, models=True,
+        worker=True,
+    )  # fmt: skip
+    _run(work, settings)
+
+
+@app.command()
+def workers(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each worker.")] = False,
+    database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
+    config: Config = None,
+) -> None:
+    """List the workers of a database, with the runs that they have and when they last gave a sign of life.
+
+    Example: runstore workers --database-url postgresql+psycopg://runstore@db/runstore
+    """
+    from runstore.cli.output import print_json, print_table
+    from runstore.database.opening import read_from
+    from runstore.store.workers import WorkerRecord, read_workers, record
+
+    with read_from(database_of(config, database_url, database_url_file)) as connection:
+        found = [record(worker) for worker in read_workers(connection)]
+    if as_json:
+        print_json(found)
+    else:
+        print_table(WorkerRecord.__struct_fields__, map(astuple, found))
+
+
+@app.command()
+def demo(
+    config: Config = None,
+    agent: Annotated[str, typer.Option(help="The agent to tell the story with.")] = "demo",
+) -> None:
+    """Show, on a throw-away directory and real servers, that a run survives whatever happens to its clients.
+
+    Example: runstore demo --config runstore.toml --agent mine
+    """
+    from runstore.cli.demo import run_demo
+
+    raise typer.Exit(run_demo(config, agent))
+
+
+@app.command()
+def migrate(
+    database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, config: Config = None
+) -> None:
+    """Bring a database up to this release.
+
+    Example: runstore migrate --database-url sqlite:///runstore.db
+    """
+    from runstore.database.opening import open_database
+    from runstore.migrations import HEAD
+
+    url = database_of(config, database_url, database_url_file)
+    with closing(open_database(url)) as dialect:
+        typer.echo(f"{dialect.place}: schema {HEAD}")
+
+
+@projections.command()
+def rebuild(
+    database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, config: Config = None
+) -> None:
+    """Rebuild the run list from the log while the system runs, and say what differed.
+
+    Example: runstore projections rebuild --database-url sqlite:///runstore.db
+    """
+    difference = _rebuild(config, database_url, database_url_file, swap=True)
+    typer.echo(f"runs: rebuilt from the log, {_said(difference)}")
+
+
+@projections.command()
+def verify(
+    database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, config: Config = None
+) -> None:
+    """Compare the run list with the log; exit 1 when they differ.
+
+    Example: runstore projections verify --database-url sqlite:///runstore.db
+    """
+    difference = _rebuild(config, database_url, database_url_file, swap=False)
+    typer.echo(f"runs: {_said(difference)}")
+    if not difference.equal:
+        raise typer.Exit(1)
+
+
+@projections.command()
+def drop(
+    database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, config: Config = None
+) -> None:
+    """Empty the run list. The log is untouched; `rebuild` brings the list back.
+
+    Example: runstore projections drop --database-url sqlite:///runstore.db
+    """
+    from runstore.app import drop_runs
+
+    rows = drop_runs(database_of(config, database_url, database_url_file))
+    typer.echo(f"runs: dropped {rows} rows")
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one line and exit code 2, never a traceback."""
+    from runstore.logs import configure_logs, flush_logs
+
+    _, secrets = take_secrets(sys.argv[1:])
+    wipe(list(secrets.values()))
+    _prepare_output()
+    configure_logs()
+    try:
+        _check_arguments()
+        app()
+    except RunstoreError as error:
+        flush_logs()
+        typer.echo(f"runstore: {escaped(str(error), keep=chr(10))}", err=True)
+        sys.exit(EXIT_CONFIG)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        typer.echo(f"runstore: {error}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left is written at the end
+        sys.exit(EXIT_CONFIG)
+
+
+def _prepare_output() -> None:
+    """Let whatever is printed be printed: in ASCII too, and to a descriptor that is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # or the next file that is opened, maybe the database, would be printed to
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _check_arguments() -> None:
+    for argument in sys.argv[1:]:
+        check_text(argument, f"the argument {ascii(argument)[:100]}")
+
+
+def _run(process: Callable[..., None], settings: Any) -> None:
+    """Run a process that serves or works, to its end."""
+    from runstore.logs import configure_logs
+
+    try:
+        configure_logs(settings.server.log_format, settings.server.log_file, queued=True)
+        process(settings)
+    except ConfigError as error:
+        raise settings.placed(error) from error
+
+
+def _settings(config: Path | None, *, models: bool = False, **changes: Any) -> Any:
+    from runstore.settings import load_settings
+
+    return load_settings(config, models=models).overridden(changes)
+
+
+def _rebuild(
+    config: Path | None, database_url: str | None, database_url_file: str | None, *, swap: bool
+) -> Any:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from runstore.app import rebuild_runs
+
+    url = database_of(config, database_url, database_url_file)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("runs", total=None)
+
+        def progress(position: int, last: int) -> None:
+            bar.update(task, completed=position, total=last)
+
+        return rebuild_runs(url, progress, swap=swap)
+
+
+def _said(difference: Any) -> str:
+    if difference.equal:
+        return f"equal: {difference.rows} runs"
+    return (
+        f"different: {difference.missing} missing, {difference.wrong} wrong, {difference.extra} too many, "
+        f"of {difference.rows} runs"
+    )

@@ -1,0 +1,224 @@
+"""`serve --reload`: one process watches and holds the listening socket, others serve on it one after another.
+
+A new server first imports the agents' code, while the old one still serves: what is broken never takes over.
+Then the old one is told to leave and hands its runs over, and the new one goes on with them. Connections
+that come in between wait in the socket's backlog, since the socket stays open all the time.
+
+The two talk over a socket pair: the server says that the code is good, the watcher that it is its turn. Its
+end means that the other process is gone.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+from asyncio.subprocess import Process
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import structlog
+from msgspec.structs import replace
+
+from runstore import app
+from runstore.cli.secrets import take_secrets
+from runstore.core.errors import ConfigError
+from runstore.runtime.catalog.agents import AgentCatalog
+from runstore.runtime.catalog.teams import Teams
+from runstore.runtime.process.fork_server import hide
+from runstore.settings import Settings, use_folder
+
+DRAIN_S = 0.5  # at most, for runs that are about to end; the others are handed over
+LEAVE_S = 10.0  # what a server gets to leave, beyond its drain, before it is killed
+CODE = (".py", ".toml")  # whose change starts a new server; agents may well write other files there
+INHERITED = "RUNSTORE_RELOAD_FDS"  # of a server: the listening socket, the watcher's
+
+log = structlog.get_logger(__name__)
+
+
+def serve_reloading(settings: Settings) -> NoReturn:
+    """Serve, and start again on a change of the agents' code or configuration, without losing a run.
+
+    Raises:
+        ConfigError: as `serve` does; in a server, also that an agent's code cannot be imported.
+    """
+    if inherited := os.environ.pop(INHERITED, None):
+        _serve(settings, *(socket.socket(fileno=int(number)) for number in inherited.split(",")))
+    app.check_exposure(settings)
+    hide()  # from code that a server of ours is sent
+    listener = app.listen(settings.server.host, settings.server.port)
+    sys.exit(asyncio.run(_Watcher(settings.folder or Path.cwd(), listener).run()))
+
+
+# The server.
+
+
+def _serve(settings: Settings, listener: socket.socket, watcher: socket.socket) -> NoReturn:
+    sys.dont_write_bytecode = True  # an edit within a second may leave a file's size and time as they were
+    for inherited in (listener, watcher):
+        inherited.set_inheritable(False)
+    _import_agents(settings)
+    watcher.sendall(b"!")
+    if not watcher.recv(1):
+        sys.exit(0)
+    threading.Thread(target=_leave_after, args=[watcher], daemon=True).start()
+    short = replace(settings.server, drain_s=min(settings.server.drain_s, DRAIN_S))
+    app.serve(replace(settings, server=short), listener)
+    raise AssertionError("a server leaves by itself")
+
+
+def _import_agents(settings: Settings) -> None:
+    use_folder(settings.folder)
+    try:
+        asyncio.run(AgentCatalog(settings.agents, teams=Teams(settings.hierarchies)).check(processes=True))
+    except ConfigError as error:
+        raise settings.placed(error) from error
+
+
+def _leave_after(watcher: socket.socket) -> None:
+    watcher.recv(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+# The watcher.
+
+
+class _Server:
+    """A server's process, from this side."""
+
+    def __init__(self, process: Process, channel: socket.socket) -> None:
+        self.process = process
+        self._channel = channel
+        self._told = False
+
+    async def is_good(self) -> bool:
+        """Whether its code can be imported; False when it has left instead."""
+        return bool(await asyncio.get_running_loop().sock_recv(self._channel, 1))
+
+    def begin(self) -> None:
+        with suppress(OSError):  # it has died while it waited: that is seen as of any server
+            self._channel.send(b"!")
+
+    def leave(self, number: int = signal.SIGTERM, *, again: bool = False) -> None:
+        """Tell it to leave, once; `again`: and at once."""
+        if self.process.returncode is None and (again or not self._told):
+            self._told = True
+            self.process.send_signal(number)
+
+    async def left(self, within_s: float | None = None) -> int:
+        """Its exit code, once it has left; it is killed after `within_s`."""
+        try:
+            code = await asyncio.wait_for(self.process.wait(), within_s)
+        except TimeoutError:
+            self.process.kill()
+            code = await self.process.wait()
+        self._channel.close()
+        return code if code >= 0 else 128 - code
+
+
+class _Watcher:
+    """Starts a server for each change of the code."""
+
+    def __init__(self, folder: Path, listener: socket.socket) -> None:
+        self._folder = folder
+        self._listener = listener
+        self._changed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._serving: _Server | None = None
+
+    async def run(self) -> int:
+        """Watch until a signal comes; returns the last server's exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
+        watching = asyncio.create_task(self._watch())
+        log.info("watching", folder=str(self._folder))
+        while not self._stopping.is_set():
+            self._changed.clear()
+            await self._replace()
+            await self._until_news()
+        watching.cancel()
+        return await self._serving.left() if self._serving else 0
+
+    async def _watch(self) -> None:
+        from watchfiles import Change, DefaultFilter, awatch
+
+        usual = DefaultFilter()
+
+        def is_code(change: Change, path: str) -> bool:
+            return path.endswith(CODE) and usual(change, path)
+
+        async for changes in awatch(self._folder, watch_filter=is_code):
+            log.info("reloading", changed=",".join(sorted({os.path.basename(path) for _, path in changes})))
+            self._changed.set()
+
+    def _on_signal(self, number: int) -> None:
+        again = self._stopping.is_set()
+        self._stopping.set()
+        if self._serving is not None:
+            self._serving.leave(number, again=again)
+
+    async def _replace(self) -> None:
+        """Put a server with the code as it is now in the place of the one that serves."""
+        server = await self._start()
+        if not await self._found_good(server):
+            return
+        if self._serving is not None:
+            self._serving.leave()
+            await self._serving.left(DRAIN_S + LEAVE_S)
+            self._serving = None
+        if self._stopping.is_set():
+            server.leave()
+            await server.left(LEAVE_S)
+        else:
+            self._serving = server
+            server.begin()
+
+    async def _start(self) -> _Server:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        fds = (self._listener.fileno(), theirs.fileno())
+        arguments, secrets = take_secrets(sys.argv[1:])
+        with theirs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "runstore", *arguments,
+                env={**os.environ, **secrets, INHERITED: "{},{}".format(*fds)}, pass_fds=fds,
+                process_group=0,  # Ctrl-C in a terminal is for the watcher, which passes it on
+            )  # fmt: skip
+        return _Server(process, ours)
+
+    async def _found_good(self, server: _Server) -> bool:
+        """Wait until it has imported the agents' code; not when there is newer code, or no time any more."""
+        good = asyncio.create_task(server.is_good())
+        await _first(good, self._changed.wait(), self._stopping.wait())
+        if good.done() and good.result():
+            return True
+        if good.done():
+            log.error("reload_failed", exit_code=await server.left())
+        else:
+            good.cancel()
+            server.leave(signal.SIGKILL)
+            await server.left()
+        return False
+
+    async def _until_news(self) -> None:
+        """Wait for a change or a signal; a server that leaves by itself is told of and not missed before."""
+        while not (self._changed.is_set() or self._stopping.is_set()):
+            serving = self._serving
+            left = [serving.process.wait()] if serving else []
+            await _first(self._changed.wait(), self._stopping.wait(), *left)
+            gone = serving is not None and serving.process.returncode is not None
+            if serving and gone and not self._stopping.is_set():
+                log.error("server_exited", exit_code=await serving.left())
+                self._serving = None
+
+
+async def _first(*waits: Coroutine[Any, Any, Any] | asyncio.Task[Any]) -> None:
+    """Return when one of these is done. Tasks go on; coroutines are cancelled."""
+    tasks = [wait if isinstance(wait, asyncio.Task) else asyncio.create_task(wait) for wait in waits]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for wait, task in zip(waits, tasks, strict=True):
+        if wait is not task:
+            task.cancel()

@@ -1,0 +1,79 @@
+"""`runstore retention`: how long runs are kept, on the database itself."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runstore.cli.options import Config, DatabaseUrl, DatabaseUrlFile, database_of, seconds_of
+
+if TYPE_CHECKING:
+    from runstore.maintenance.purge import PurgeCount
+
+_EXIT_INTERRUPTED = 130  # as a shell has it after Ctrl-C
+
+
+def retention(
+    older_than: Annotated[str, typer.Option(help="How long ago a run must have ended: 90d, 12h or 30m.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many runs and events would go, and change nothing.")
+    ] = False,
+    database_url: DatabaseUrl = None,
+    database_url_file: DatabaseUrlFile = None,
+    config: Config = None,
+) -> None:
+    """Purge old runs: remove their events for good, and keep that they were there. Servers go on meanwhile.
+
+    What was begun and interrupted is finished the next time.
+
+    Example: runstore retention --older-than 90d --dry-run
+    """
+    from runstore.core.codec import timestamp
+
+    before = time.time_ns() // 1_000_000 - seconds_of("--older-than", older_than) * 1_000
+    url = database_of(config, database_url, database_url_file)
+    said = _would_purge(url, before) if dry_run else _purge(url, before)
+    typer.echo(f"retention: {said} (ended before {timestamp(before)})")
+
+
+def _would_purge(url: str, before: int) -> str:
+    from runstore.app import survey_purge
+
+    found = survey_purge(url, before)
+    said = f"{_count(found.runs, 'run')} with {_count(found.events, 'event')} would be purged"
+    return (
+        f"{said}, and {_count(found.begun, 'run')} that an earlier purge has begun" if found.begun else said
+    )
+
+
+def _purge(url: str, before: int) -> str:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from runstore.app import purge_runs, survey_purge
+
+    console = Console(stderr=True)
+    runs = events = 0
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("events", total=survey_purge(url, before).events if console.is_terminal else None)
+
+        def progress(done: "PurgeCount") -> None:
+            nonlocal runs, events
+            runs, events = done.runs, done.events
+            bar.update(task, completed=events)
+
+        try:
+            purge_runs(url, before, progress)
+        except KeyboardInterrupt:
+            bar.stop()
+            typer.echo(f"retention: {_said(runs, events)}, and was interrupted; the next goes on", err=True)
+            raise typer.Exit(_EXIT_INTERRUPTED) from None
+    return _said(runs, events)
+
+
+def _said(runs: int, events: int) -> str:
+    return f"purged {_count(runs, 'run')} and removed {_count(events, 'event')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -1,0 +1,263 @@
+"""`runstore runs …`: the API from a shell."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+
+from runstore.core.events import Failed, MultitaskStrategy
+from runstore.core.printable import escaped
+from runstore.core.run import Status
+
+if TYPE_CHECKING:
+    from runstore.client import Client, RunRecord
+
+_EXIT_REFUSED = 1  # the server said no or cannot be reached, or the run that was followed failed
+_EXIT_INTERRUPTED = 130  # as a shell has it after Ctrl-C
+TAIL_RETRY_S = 600.0  # how long `tail` waits for a server that is away
+
+app = typer.Typer(help="Runs on a server: start, follow, read, stop them.", no_args_is_help=True)
+
+Url = Annotated[
+    str | None, typer.Option(envvar="RUNSTORE_URL", help="The server; http://127.0.0.1:8082 if not given.")
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RUNSTORE_API_KEY", help="Better given by the environment, where `ps` does not show it."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, one object on a line.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN_ID", show_default=False)]
+After = Annotated[int, typer.Option(min=0, help="Begin after the event with this seq.")]
+
+
+@app.command("list")
+def list_runs(
+    status: Annotated[Status | None, typer.Option(help="Only runs in this state.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Only runs of this agent.")] = None,
+    session_id: Annotated[str | None, typer.Option(help="Only runs of this session.")] = None,
+    workspace_id: Annotated[
+        str | None, typer.Option(help="The runs of this workspace, whoever's they are.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Created then or later: 2026-11-20T10:00:00Z.")] = None,
+    until: Annotated[str | None, typer.Option(help="Created then or earlier.")] = None,
+    purged: Annotated[
+        bool, typer.Option("--purged", help="The runs that were purged, and no others.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
+    as_json: Json = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """List runs, newest first.
+
+    Example: runstore runs list --status running --agent demo
+    """
+    from runstore.cli.output import print_json, print_table
+
+    with connected(url, api_key) as client:
+        runs = client.list(
+            status=status, agent=agent, session_id=session_id, workspace_id=workspace_id,
+            since=since, until=until, purged=purged, limit=limit,
+        )  # fmt: skip
+        if as_json:
+            print_json(runs)
+        else:
+            print_table(("RUN", "STATUS", "CREATED", "AGENT", "SESSION"), map(_run_row, runs))
+
+
+@app.command()
+def show(
+    run_id: RunId,
+    at: Annotated[int | None, typer.Option(min=1, help="As it was after the event with this seq.")] = None,
+    wait: Annotated[float | None, typer.Option(help="Seconds, up to 300, to wait for its end.")] = None,
+    as_json: Json = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Show one run.
+
+    Example: runstore runs show 01890a5d-ac96-774b-bcce-b302099a8057 --wait 60
+    """
+    with connected(url, api_key) as client:
+        _print_run(client.get(run_id, at=at, wait=wait), as_json)
+
+
+@app.command()
+def events(
+    run_id: RunId,
+    after: After = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="How many at most.")] = None,
+    types: Annotated[str | None, typer.Option(help="Only these: llm.message,tool.*")] = None,
+    as_json: Json = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Print the events of a run that are stored now.
+
+    Example: runstore runs events 01890a5d-ac96-774b-bcce-b302099a8057 --types lifecycle.* --json
+    """
+    from runstore.cli.output import event_row, print_json, print_table
+
+    with connected(url, api_key) as client:
+        found = client.events(run_id, after=after, limit=limit, types=types.split(",") if types else None)
+        if as_json:
+            print_json(found)
+        else:
+            print_table(("SEQ", "AT", "TYPE", "DATA"), map(event_row, found))
+
+
+@app.command()
+def start(
+    agent: Annotated[str, typer.Argument(metavar="AGENT", show_default=False)],
+    input: Annotated[
+        str, typer.Argument(metavar="INPUT", help="What the agent is asked; - reads it from standard input.")
+    ],
+    blocks: Annotated[
+        bool, typer.Option("--blocks", help="INPUT is a JSON list of content blocks: text, images, …")
+    ] = False,
+    session_id: Annotated[str | None, typer.Option(help="The session that the run belongs to.")] = None,
+    workspace_id: Annotated[
+        str | None, typer.Option(help="The workspace whose members may read the run.")
+    ] = None,
+    metadata: Annotated[str | None, typer.Option(help="A JSON object, as '{\"ticket\": 7}'.")] = None,
+    multitask_strategy: Annotated[
+        MultitaskStrategy | None, typer.Option(help="What to do while the session has another run.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Follow the run as `tail` does.")] = False,
+    as_json: Json = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Start a run and print its id.
+
+    Example: runstore runs start demo "Count from 1 to 5" --follow
+    """
+    from runstore.cli.output import print_json
+
+    text = _utf8(sys.stdin.buffer.read() if input == "-" else os.fsencode(input))
+    asked = _json(text, list[dict[str, Any]], "INPUT") if blocks else text
+    described = None if metadata is None else _json(metadata, dict[str, Any], "--metadata")
+    with connected(url, api_key) as client:
+        run = client.start(
+            agent, asked, session_id=session_id, workspace_id=workspace_id, metadata=described,
+            multitask_strategy=multitask_strategy,
+        )  # fmt: skip
+    if not follow:
+        print_json([run]) if as_json else typer.echo(run.run_id)
+        return
+    if not as_json:
+        typer.echo(run.run_id, err=True)
+    _follow(run.run_id, 0, as_json, url, api_key)
+
+
+@app.command()
+def stop(
+    run_id: RunId,
+    reason: Annotated[str | None, typer.Option(help="Stored with the request.")] = None,
+    as_json: Json = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Ask a run to stop; it ends within the server's grace period.
+
+    Example: runstore runs stop 01890a5d-ac96-774b-bcce-b302099a8057
+    """
+    from runstore.cli.output import print_json
+
+    with connected(url, api_key) as client:
+        run = client.stop(run_id, reason=reason)
+    if as_json:
+        print_json([run])
+    else:
+        typer.echo(f"{run.run_id} {run.status if run.ended else 'is asked to stop'}")
+
+
+@app.command()
+def tail(
+    run_id: RunId, after: After = 0, as_json: Json = False, url: Url = None, api_key: ApiKey = None
+) -> None:
+    """Follow a run to its end and print what it says; the exit code is 1 if it failed.
+
+    A server that restarts is waited for. Ctrl-C stops following; the run goes on. When a new attempt says
+    something again, a line marks it: what follows the last such line is the text.
+
+    Example: runstore runs tail 01890a5d-ac96-774b-bcce-b302099a8057
+    """
+    with connected(url, api_key) as client:
+        client.get(run_id)  # what is wrong from the start is said at once
+    _follow(run_id, after, as_json, url, api_key)
+
+
+@app.command()
+def delete(run_id: RunId, url: Url = None, api_key: ApiKey = None) -> None:
+    """Take a run that has ended out of the lists.
+
+    Example: runstore runs delete 01890a5d-ac96-774b-bcce-b302099a8057
+    """
+    with connected(url, api_key) as client:
+        client.delete(run_id)
+
+
+@contextmanager
+def connected(url: str | None, api_key: str | None, retry_s: float = 0) -> "Iterator[Client]":
+    """A client whose errors end the command, in one line."""
+    from runstore.client import Client, ClientError
+
+    with Client(url, api_key=api_key, retry_s=retry_s) as client:
+        try:
+            yield client
+        except ClientError as error:
+            typer.echo(f"runstore: {escaped(' '.join(str(error).split()))}", err=True)
+            raise typer.Exit(_EXIT_REFUSED) from error
+
+
+def _follow(run_id: str, after: int, as_json: bool, url: str | None, api_key: str | None) -> None:
+    from runstore.cli.output import TextPrinter, ending_of, print_json
+
+    printer, last, seen = TextPrinter(), None, after
+    try:
+        with connected(url, api_key, TAIL_RETRY_S) as client:
+            for last in client.stream(run_id, after=after):
+                print_json([last]) if as_json else printer.show(last)
+                seen = last.seq
+    except KeyboardInterrupt:
+        printer.end_line()
+        typer.echo(f"the run goes on; follow it: runstore runs tail {run_id} --after {seen}", err=True)
+        raise typer.Exit(_EXIT_INTERRUPTED) from None
+    if last and (ending := ending_of(last)):
+        typer.echo(f"runstore: {ending}", err=True)
+        raise typer.Exit(_EXIT_REFUSED if last.type == Failed.type else 0)
+
+
+def _print_run(run: "RunRecord", as_json: bool) -> None:
+    from runstore.cli.output import print_fields, print_json
+
+    if as_json:
+        print_json([run])
+    else:
+        print_fields(msgspec.to_builtins(run))
+
+
+def _run_row(run: "RunRecord") -> tuple[Any, ...]:
+    status = f"{run.status}, stopping" if run.cancel_requested and not run.ended else run.status
+    return (run.run_id, status, run.created_at, run.agent_name, run.session_id)
+
+
+def _utf8(given: bytes) -> str:
+    try:
+        return given.decode()
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"this is no UTF-8: {error}", param_hint="INPUT") from error
+
+
+def _json(text: str, kind: Any, where: str) -> Any:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise typer.BadParameter(f"this JSON is not as it should be: {error}", param_hint=where) from error

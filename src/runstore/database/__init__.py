@@ -1,0 +1,1 @@
+"""Databases: opening them, their dialects, columns and tables."""

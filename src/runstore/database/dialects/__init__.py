@@ -1,0 +1,59 @@
+"""What differs between databases, and only that: a file for each. Nobody else asks which one it is."""
+
+from importlib.util import find_spec
+
+from sqlalchemy.engine import URL
+
+from runstore.database.dialects.base import (
+    CHANGERS,
+    CONNECTIONS,
+    LISTERS,
+    PAGERS,
+    READERS,
+    Dialect,
+    Row,
+    wrong_url,
+)
+from runstore.database.dialects.sqlite import SqliteDialect
+
+FORMS = "sqlite:///FILE, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE or mysql+pymysql://USER:PASSWORD@HOST/DATABASE"
+__all__ = [
+    "CHANGERS", "CONNECTIONS", "FORMS", "LISTERS", "PAGERS", "READERS",
+    "Dialect", "Row", "SqliteDialect", "open_dialect",
+]  # fmt: skip
+
+
+def open_dialect(url: URL, *, hurried: bool = True) -> Dialect:
+    """The dialect of a URL. `hurried`: for a process that serves; give up statements that take long.
+
+    Raises:
+        ConfigError: there is no such database, or its driver is not installed.
+    """
+    backend, driver = url.get_backend_name(), url.drivername.partition("+")[2]
+    if backend == "sqlite" and driver in ("", "pysqlite"):
+        return SqliteDialect(url)
+    if backend == "postgresql" and driver in ("", "psycopg"):
+        _require("psycopg", "postgres", url)
+        from runstore.database.dialects.postgresql import PostgresDialect
+
+        return PostgresDialect(_complete(url, "postgresql+psycopg"), hurried=hurried)
+    if backend in ("mysql", "mariadb") and driver in ("", "pymysql"):
+        _require("pymysql", "mysql", url)
+        from runstore.database.dialects.mysql import MysqlDialect
+
+        return MysqlDialect(_complete(url, f"{backend}+pymysql"), hurried=hurried)
+    raise wrong_url(url, f"unknown database {url.drivername!r}; use {FORMS}")
+
+
+def _require(module: str, extra: str, url: URL) -> None:
+    if find_spec(module) is None:
+        raise wrong_url(url, f"its driver is not installed: pip install 'runstore[{extra}]'")
+
+
+def _complete(url: URL, drivername: str) -> URL:
+    """A URL without a driver means ours, not the one that SQLAlchemy would take."""
+    if not url.database:
+        raise wrong_url(url, f"it names no database; use {drivername}://USER:PASSWORD@HOST/DATABASE")
+    if "@" in (url.host or ""):
+        raise wrong_url(url, "a user or password with '@', ':' or '/' is written with %40, %3A or %2F")
+    return url.set(drivername=drivername)

@@ -1,0 +1,220 @@
+"""MariaDB and MySQL, through PyMySQL."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pymysql
+from pymysql.constants import CLIENT, ER
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy.engine import URL
+
+from runstore.core.errors import LogUnavailable
+from runstore.database.dialects.base import (
+    ANSWER_S,
+    COLUMNS,
+    CONNECT_S,
+    CONNECTIONS,
+    IDLE_S,
+    MIGRATION_S,
+    SLOW_IDLE_S,
+    Row,
+    check_version,
+    user_slots,
+    wrong_url,
+)
+from runstore.database.dialects.servers import ClosedPositions, Server, ServerErrors, cause_of
+from runstore.database.tables import barrier, user_locks
+
+LEAST_MARIADB, LEAST_MYSQL = (10, 6), (8, 0)
+ROW_LOCK_S = 2  # for other writers' commits, be it all; innodb_lock_wait_timeout counts in seconds
+CLOSE_LOCK_S = 1  # for the barrier, when positions are closed; MariaDB can give up the statement sooner
+CLOSE_S = 0.2
+STATEMENT_TIMEOUT = 1969  # MariaDB's
+INSERT_ROWS = 1_000  # rows of one INSERT
+INSERT_BYTES = 2 << 20  # their data; hex doubles it
+LEAST_PACKET = 8 << 20  # bytes that a server has to take at once; MariaDB's default is 16 MiB, MySQL's 64 MiB
+WAIT_S = 30  # after which MySQL, which knows no idle transactions, ends a session that says nothing
+CHARSET = "utf8mb4"
+MIGRATION = "runstore_migration"
+
+# In one round trip, so that a client that is stopped just now does not hold the barrier.
+_CLOSE = """
+    BEGIN;
+    SELECT id FROM barrier WHERE id = 1 FOR UPDATE;
+    UPDATE barrier SET closed_upto = GREATEST(closed_upto, (SELECT COALESCE(MAX(position), 0) FROM events));
+    COMMIT
+"""
+
+CONFLICTS = frozenset({ER.DUP_ENTRY, ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT})
+# What is written, or how; everything else may pass, and fails no run. The driver has no names for those of
+# checks and triggers of somebody's, collations, and rows and numbers that are too large.
+FAULTS = (pymysql.DataError, pymysql.IntegrityError, pymysql.ProgrammingError, pymysql.NotSupportedError)
+MORE_FAULTS = frozenset(
+    {
+        ER.BAD_FIELD_ERROR, ER.NET_PACKET_TOO_LARGE, ER.TRUNCATED_WRONG_VALUE, ER.NO_DEFAULT_FOR_FIELD,
+        1118, 1267, 1305, 1416, 1422, 1436, 1644, 1690, 3140, 3819, 3988, 4025,
+    }
+)  # fmt: skip
+NO_FAULTS = frozenset({ER.NO_SUCH_TABLE})
+
+
+class MysqlDialect(Server):
+    """A server whose writers run side by side; the barrier and the users' locks are rows."""
+
+    def __init__(self, url: URL, *, hurried: bool = True) -> None:
+        super().__init__(url)
+        self.engine = self._make_engine(ROW_LOCK_S, ANSWER_S if hurried else 0, pool_size=CONNECTIONS)
+        # Apart, and the only one that takes several statements at once: no value is ever put into their text.
+        self._closing = self._make_engine(
+            CLOSE_LOCK_S, CLOSE_S, flags=CLIENT.MULTI_STATEMENTS, pool_size=1, pool_pre_ping=True
+        )
+        errors = ServerErrors(url, conflicts=_is_conflict, passes=_may_pass)
+        self.is_conflict, self.unavailable = errors.is_conflict, errors.unavailable
+        self.closed_upto = ClosedPositions(self.engine, self._close, _is_in_the_way).upto
+
+    def close(self) -> None:
+        self.engine.dispose()
+        self._closing.dispose()
+
+    def check(self, connection: Connection) -> None:
+        mariadb = connection.dialect.is_mariadb  # type: ignore[attr-defined]
+        name, least = ("MariaDB", LEAST_MARIADB) if mariadb else ("MySQL", LEAST_MYSQL)
+        check_version(self.url, name, connection.dialect.server_version_info, least)
+        self._check_charset(connection)
+        packet = connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar_one()
+        if packet < LEAST_PACKET:
+            raise wrong_url(
+                self.url, f"max_allowed_packet is {packet:,} bytes; runstore needs {LEAST_PACKET:,} or more"
+            )
+
+    def _check_charset(self, connection: Connection) -> None:
+        charsets = "SELECT @@character_set_database, @@character_set_client"
+        of_database, of_connection = connection.exec_driver_sql(charsets).one()
+        if of_database != CHARSET:
+            remedy = f"ALTER DATABASE {self.url.database} CHARACTER SET {CHARSET}"
+            raise wrong_url(
+                self.url, f"the database's character set is {of_database}, not {CHARSET}: {remedy}"
+            )
+        if of_connection != CHARSET:
+            raise wrong_url(self.url, f"the connection's charset is {of_connection}; leave out `charset=`")
+
+    def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
+        how = "FOR UPDATE" if alone else "LOCK IN SHARE MODE"
+        found: int = connection.exec_driver_sql(f"SELECT purges FROM barrier WHERE id = 1 {how}").scalar_one()
+        return found
+
+    def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
+        if slots := user_slots(find()):
+            slot = user_locks.c.slot
+            connection.execute(select(slot).where(slot.in_(slots)).order_by(slot).with_for_update())
+
+    def touch(self, connection: Connection) -> None:
+        for step in (1, -1):  # an update that changes nothing is left out, and no disk is asked
+            connection.execute(barrier.update().values(closed_upto=barrier.c.closed_upto + step))
+
+    def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
+        cursor: Any = connection.connection.cursor()
+        for part in _parts(rows):
+            cursor.execute(f"INSERT INTO events ({COLUMNS}) VALUES {_values(part)}")
+        cursor.close()
+
+    @contextmanager
+    def migrating(self, connection: Connection) -> Iterator[None]:
+        """A session's lock: MySQL commits at every change of the schema, and frees a transaction's locks."""
+        database = f"{MIGRATION}:{self.url.database}"[:64]
+        if connection.dialect.is_mariadb:  # type: ignore[attr-defined]
+            connection.exec_driver_sql(f"SET SESSION idle_transaction_timeout = {MIGRATION_S}")
+        if connection.execute(select(func.get_lock(database, MIGRATION_S))).scalar() != 1:
+            raise LogUnavailable(
+                f"database {self.place}: another process has migrated it for {MIGRATION_S} s"
+            )
+        try:
+            yield
+            connection.commit()
+        finally:
+            connection.invalidate()  # and with the session its lock and its patience end
+
+    def _close(self) -> None:
+        with self._closing.connect() as connection:
+            cursor: Any = connection.connection.cursor()
+            cursor.execute(_CLOSE)
+            while cursor.nextset():
+                pass
+            cursor.close()
+
+    def _make_engine(self, lock_s: int, statement_s: float, *, flags: int = 0, **pool: Any) -> Engine:
+        """`statement_s`: 0 for as long as it takes."""
+        answer_s = max(statement_s, ANSWER_S) if statement_s else None
+        options = {
+            "client_flag": CLIENT.FOUND_ROWS | flags,  # as SQLAlchemy has it: an UPDATE counts what it finds
+            "connect_timeout": CONNECT_S,
+            "read_timeout": answer_s,
+            "write_timeout": answer_s,
+        }
+        engine = create_engine(
+            self.url,
+            max_overflow=0,
+            isolation_level="READ COMMITTED",
+            hide_parameters=True,
+            connect_args=options,
+            **pool,
+        )
+
+        @event.listens_for(engine, "connect")
+        def on_connect(connection: Any, _record: Any) -> None:
+            settings = {"innodb_lock_wait_timeout": lock_s, "time_zone": "'+00:00'"}
+            if "MariaDB" in connection.get_server_info():
+                idle_s = IDLE_S if statement_s else SLOW_IDLE_S
+                settings |= {"idle_transaction_timeout": idle_s, "max_statement_time": statement_s}
+            else:
+                settings |= {"wait_timeout": WAIT_S, "max_execution_time": round(1_000 * statement_s)}
+            with connection.cursor() as cursor:
+                cursor.execute("SET " + ", ".join(f"SESSION {name} = {to}" for name, to in settings.items()))
+
+        return engine
+
+
+def _parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """As many rows as one statement takes."""
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        if part and (len(part) == INSERT_ROWS or size + len(row[-1]) > INSERT_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += len(row[-1])
+    yield part
+
+
+def _values(rows: Sequence[Row]) -> str:
+    """The rows as literals, in hex: a quarter of the time that the driver takes to quote them."""
+    types = {row[2]: row[2].encode().hex() for row in rows}
+    append_id = rows[0][6].hex()
+    return ",".join(
+        [
+            f"(x'{run_id.hex()}',{seq},x'{types[type]}',{v},{ends:d},{at},x'{append_id}',x'{data.hex()}')"
+            for run_id, seq, type, v, ends, at, _, data in rows
+        ]
+    )
+
+
+def _is_conflict(error: BaseException) -> bool:
+    return _code(error) in CONFLICTS
+
+
+def _is_in_the_way(error: Exception) -> bool:
+    cause = cause_of(error)
+    return _is_conflict(cause) or _code(cause) == STATEMENT_TIMEOUT
+
+
+def _may_pass(error: BaseException) -> bool:
+    if not isinstance(error, pymysql.Error):
+        return False
+    code = _code(error)
+    return code in NO_FAULTS or not (isinstance(error, FAULTS) or code in MORE_FAULTS)
+
+
+def _code(error: BaseException) -> Any:
+    return error.args[0] if isinstance(error, pymysql.MySQLError) and error.args else None

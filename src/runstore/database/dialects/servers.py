@@ -1,0 +1,128 @@
+"""What database servers have in common, and SQLite has not."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, exc, func, select
+from sqlalchemy.engine import URL
+
+from runstore.core.errors import LogUnavailable
+from runstore.database.dialects.base import shown
+from runstore.database.tables import barrier, events
+
+# After a writer was in the way: whoever waits for one holds up the others.
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 5.0
+
+_CLOSED_UPTO = select(barrier.c.closed_upto)
+_LAST = select(func.max(events.c.position))
+
+
+class ClosedPositions:
+    """How far the positions are final.
+
+    A position is handed out before the commit, so an event may appear below one that can be read already.
+    With the barrier taken exclusively nothing is in flight: then the highest position is final. It is taken
+    by who reads in order of position, for an instant and only if there is news; what was found is stored.
+    """
+
+    def __init__(
+        self, engine: Engine, close: Callable[[], None], in_the_way: Callable[[Exception], bool]
+    ) -> None:
+        self._engine = engine
+        self._close = close
+        self._in_the_way = in_the_way
+        self._not_before = 0.0
+        self._pause = FIRST_PAUSE_S
+
+    def upto(self, after: int) -> int:
+        """See `Dialect.closed_upto`. Looks anew for who has read all that was final."""
+        closed = self._read(_CLOSED_UPTO)
+        if closed > after or time.monotonic() < self._not_before or self._read(_LAST) <= closed:
+            return closed
+        self._advance()
+        return self._read(_CLOSED_UPTO)
+
+    def _read(self, query: Select[Any]) -> int:
+        with self._engine.connect() as connection:
+            found: int | None = connection.execute(query).scalar()
+        return found or 0
+
+    def _advance(self) -> None:
+        try:
+            self._close()
+        except Exception as error:
+            if not self._in_the_way(error):
+                raise
+            self._not_before = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, LAST_PAUSE_S)
+        else:
+            self._pause = FIRST_PAUSE_S
+
+
+class Server:
+    """Where a server's log is."""
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+
+    @property
+    def place(self) -> str:
+        """See `Dialect.place`."""
+        return shown(self.url)
+
+    @property
+    def file(self) -> None:
+        """See `Dialect.file`."""
+        return None
+
+    def answering(self, connection: Connection) -> AbstractContextManager[None]:
+        """See `Dialect.answering`: of a process that serves each connection is set up so."""
+        return nullcontext()
+
+    def exposed(self) -> None:
+        """See `Dialect.exposed`."""
+
+    def begin_apart(self, connection: Connection) -> None:
+        """See `Dialect.begin_apart`."""
+        connection.exec_driver_sql("BEGIN")
+
+
+class ServerErrors:
+    """A server's errors, which come from its driver, or wrapped by SQLAlchemy.
+
+    Args:
+        conflicts: whether other writers have caused a driver's error.
+        passes: whether a driver's error may pass, other than by what is written.
+    """
+
+    def __init__(
+        self, url: URL, *, conflicts: Callable[[BaseException], bool], passes: Callable[[BaseException], bool]
+    ) -> None:
+        self._place = shown(url)
+        self._conflicts = conflicts
+        self._passes = passes
+
+    def is_conflict(self, error: Exception) -> bool:
+        """See `Dialect.is_conflict`."""
+        return self._conflicts(cause_of(error))
+
+    def unavailable(self, error: Exception) -> LogUnavailable | None:
+        """See `Dialect.unavailable`. A lock that could not be had in time is one that may pass."""
+        if isinstance(error, exc.TimeoutError):
+            return LogUnavailable(f"database {self._place}: too many reads at once")
+        cause = cause_of(error)
+        if self._passes(cause):
+            return LogUnavailable(f"database {self._place}: {_first_line(cause)}")
+        return None
+
+
+def cause_of(error: Exception) -> BaseException:
+    """The driver's own error."""
+    return error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
+
+
+def _first_line(error: BaseException) -> str:
+    message = str(error.args[-1]) if error.args else ""
+    return " ".join(message.split("\n")[0].split()) or type(error).__name__

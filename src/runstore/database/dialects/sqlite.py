@@ -1,0 +1,254 @@
+"""SQLite: one file, for one machine."""
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy.engine import URL
+
+from runstore.core.errors import LogUnavailable
+from runstore.database.dialects.base import ANSWER_S, COLUMNS, CONNECTIONS, Row, wrong_url
+
+BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's write
+LOOK_MS = 10  # in which SQLite looks three times whether a lock is free
+LOOK_STEPS = 10_000  # of a statement, about 0.1 ms, between two looks whether its time is over
+TURN_S = 0.001  # between two transactions, while others write
+OTHERS_S = 1.0  # for which they are reckoned with after they have written
+INSERT_ROWS = 256  # rows of one INSERT: the GIL is given up once for all of them, not at every row
+WAL_RETRY_S = 0.01  # between two tries to put a new file into WAL mode
+WAL_PAGES = 4_000  # of 4 KiB before a checkpoint, which the committing writer waits for
+
+# Of the errors without a code of their own: a file that is being replaced, a transaction that is in another
+# state than we took it for. All others are of the statement.
+MAY_PASS = ("no such table", "cannot ", "SQL logic error")
+
+_BEFORE = "SELECT purges, data_version FROM barrier, pragma_data_version"  # at once, as each append asks it
+
+
+class SqliteDialect:
+    """One file, one writer at a time. Commit order is position order: a committed position is final."""
+
+    def __init__(self, url: URL) -> None:
+        if not url.database or url.database == ":memory:":
+            raise wrong_url(url, "SQLite needs a file, for example sqlite:///runstore.db")
+        self.path = Path(url.database)
+        if not self.path.parent.is_dir():
+            raise wrong_url(url, f"there is no directory {self.path.parent}")
+        if self.path.exists() and not os.access(self.path, os.W_OK):
+            raise wrong_url(url, f"the file {self.path} is read-only")
+        self.engine = create_engine(
+            url,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            hide_parameters=True,
+            connect_args={"timeout": BUSY_TIMEOUT_S, "cached_statements": 64},
+        )
+        event.listen(self.engine, "do_connect", lambda *_: _create(self.path))
+        self._identity: tuple[int, int] | None = None
+        self._others_until = 0.0  # as far as we know, there are others that write
+        _control_transactions(self.engine)
+
+    def _identify(self) -> tuple[int, int] | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @property
+    def place(self) -> str:
+        return str(self.path)
+
+    @property
+    def file(self) -> Path:
+        return self.path
+
+    def check(self, connection: Connection) -> None:
+        """The library comes with Python, and is new enough."""
+
+    def exposed(self) -> str | None:
+        """See `Dialect.exposed`."""
+        remedies = []
+        for suffix, mode in (("", 600), ("-wal", 600), ("-shm", 600), (".workers", 700)):
+            path = Path(f"{self.path}{suffix}")
+            with suppress(FileNotFoundError):
+                if path.stat().st_mode & 0o077:
+                    remedies.append(f"chmod {mode} {path}")
+        return "; ".join(remedies) or None
+
+    def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
+        """See `Dialect.begin_write`. From here on nobody else writes, in any case.
+
+        Raises:
+            LogUnavailable: the file is not the one that was opened; what is written to that one is lost.
+        """
+        self._let_others_write()
+        self._begin(connection)
+        cursor: Any = connection.connection.cursor()
+        purges: int
+        purges, version = cursor.execute(_BEFORE).fetchone()
+        cursor.close()
+        self._look_for_others(connection, version)
+        return purges
+
+    def begin_apart(self, connection: Connection) -> None:
+        """See `Dialect.begin_apart`. Here it takes its turn as all who write."""
+        self.begin_write(connection)
+
+    # SQLite has no queue of those who wait for its lock. They look again, after up to 100 ms if it is left to
+    # SQLite, and a busy writer has taken it again long before.
+
+    def _take_lock(self, connection: Connection) -> None:
+        if not connection.info.get("looks_often"):
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {LOOK_MS}")
+            connection.rollback()  # of what SQLAlchemy takes for the beginning of a transaction
+            connection.info["looks_often"] = True
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                return
+            except exc.OperationalError as error:
+                if not _is_busy(error.orig) or time.monotonic() > deadline:
+                    raise
+
+    def _let_others_write(self) -> None:
+        if time.monotonic() < self._others_until:
+            time.sleep(TURN_S)
+
+    def _look_for_others(self, connection: Connection, version: int) -> None:
+        """`version` changes when others than this connection have written."""
+        if connection.info.setdefault("version", version) != version:
+            connection.info["version"] = version
+            self._others_until = time.monotonic() + OTHERS_S
+
+    def _begin(self, connection: Connection) -> None:
+        self._take_lock(connection)
+        self._identity = self._identity or self._identify()
+        if self._identify() != self._identity:
+            raise LogUnavailable(f"database {self.path}: the file was removed or replaced")
+
+    @contextmanager
+    def answering(self, connection: Connection) -> Iterator[None]:
+        """See `Dialect.answering`."""
+        deadline = time.monotonic() + ANSWER_S
+        driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+        driver.set_progress_handler(lambda: time.monotonic() > deadline, LOOK_STEPS)
+        try:
+            yield
+        finally:
+            driver.set_progress_handler(None, 0)
+
+    def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
+        """Nobody else writes."""
+
+    def closed_upto(self, after: int) -> int | None:
+        return None
+
+    @contextmanager
+    def migrating(self, connection: Connection) -> Iterator[None]:
+        self._begin(connection)
+        yield
+        connection.commit()
+
+    def touch(self, connection: Connection) -> None:
+        connection.exec_driver_sql("PRAGMA user_version = 1")
+
+    def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
+        cursor = connection.connection.cursor()
+        start = 0
+        while start < len(rows):
+            left = len(rows) - start
+            count = min(INSERT_ROWS, 1 << (left.bit_length() - 1))  # powers of two: few statements, cached
+            chunk = rows[start : start + count]
+            cursor.execute(_insert_statement(count), [value for row in chunk for value in row])
+            start += count
+        cursor.close()
+
+    def is_conflict(self, error: Exception) -> bool:
+        return isinstance(error, sqlite3.IntegrityError)
+
+    def unavailable(self, error: Exception) -> LogUnavailable | None:
+        """See `Dialect.unavailable`: locked, full, read-only, I/O, corrupt, a table that is not there."""
+        cause = error.orig if isinstance(error, exc.DBAPIError) else error
+        if isinstance(cause, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.InterfaceError):
+            return None
+        if _is_of_statement(cause):
+            return None
+        if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            return LogUnavailable(f"database {self.path}: it has not answered within {ANSWER_S} s")
+        if isinstance(cause, sqlite3.DatabaseError) and not isinstance(cause, sqlite3.DataError):
+            return LogUnavailable(f"database {self.path}: {cause}")
+        if isinstance(error, exc.TimeoutError):
+            return LogUnavailable(f"database {self.path}: too many reads at once")
+        return None
+
+
+def _is_busy(error: BaseException | None) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+
+
+def _is_of_statement(error: BaseException | None) -> bool:
+    """Whether SQLite would refuse the statement again and again, as one that is too complex."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code == sqlite3.SQLITE_ERROR and not str(error).startswith(MAY_PASS)
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """While another connection makes the same new file, SQLite refuses this at once, whatever the timeout."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(WAL_RETRY_S)
+
+
+def _create(path: Path) -> None:
+    """Make a new file that is its owner's alone; SQLite gives those beside it (-wal, -shm) the same mode."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+_STATEMENTS: dict[int, str] = {}
+
+
+def _insert_statement(rows: int) -> str:
+    statement = _STATEMENTS.get(rows)
+    if statement is None:
+        values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * rows)
+        statement = _STATEMENTS[rows] = f"INSERT INTO events ({COLUMNS}) VALUES {values}"
+    return statement
+
+
+def _control_transactions(engine: Engine) -> None:
+    """Let SQLAlchemy begin transactions; the driver's own way commits before some statements."""
+
+    @event.listens_for(engine, "checkin")
+    def on_checkin(connection: Any, record: Any) -> None:
+        if connection is not None and record.info.pop("looks_often", False):
+            connection.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1_000)}")
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        _switch_to_wal(connection)
+        for pragma in (
+            "synchronous=FULL",
+            "recursive_triggers=ON",  # else INSERT OR REPLACE deletes past the trigger that refuses it
+            "foreign_keys=ON",
+            f"wal_autocheckpoint={WAL_PAGES}",
+            f"journal_size_limit={64 << 20}",
+        ):
+            connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,1 @@
+"""The rules across runs: quotas, idempotency keys, sessions, stops."""

@@ -1,0 +1,146 @@
+"""Control tables: what rules across runs need, written in the append's own transaction. No projections."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, tuple_, update
+
+from runstore.core.codec import EncodedEvent
+from runstore.core.events import CancelRequested, Purged, Queued, Started
+from runstore.core.ports import OpenRun
+from runstore.database.tables import open_runs, purging, session_runs, sessions
+from runstore.eventlog.rules.sessions import Wish, read_wish
+
+_CONTROL_TYPES = frozenset({Queued.type, Started.type, CancelRequested.type})
+_INSERT = insert(open_runs)
+_JOIN_SESSION = insert(session_runs)
+_DELETE = delete(open_runs).where(open_runs.c.run_id == bindparam("closed"))
+_LEAVE_SESSION = delete(sessions).where(
+    sessions.c.run_id == bindparam("closed"),
+    tuple_(sessions.c.user_id, sessions.c.session_id).in_(
+        select(open_runs.c.user_id, open_runs.c.session_id).where(open_runs.c.run_id == bindparam("closed"))
+    ),
+)
+_PURGE = insert(purging)
+_FORGET = delete(session_runs).where(
+    session_runs.c.user_id == bindparam("user"),
+    session_runs.c.session_id == bindparam("session"),
+    session_runs.c.run_id == bindparam("purged"),
+)
+_CANCEL = (
+    update(open_runs)
+    .where(open_runs.c.run_id == bindparam("run"), open_runs.c.cancel_at.is_(None))
+    .values(cancel_at=bindparam("at"))
+)
+_START = (
+    update(open_runs)
+    .where(open_runs.c.run_id == bindparam("run"))
+    .values(
+        status="running",
+        attempt=bindparam("number"),
+        worker_id=bindparam("worker"),
+        adoptions=open_runs.c.adoptions + bindparam("adopted"),
+    )
+)
+_runs = open_runs.c
+_turn = func.row_number().over(
+    partition_by=(_runs.worker_id, _runs.user_id), order_by=(_runs.queued_at, _runs.run_id)
+)
+_ranked = (
+    select(_runs.run_id, _runs.worker_id, _runs.cancel_at, _runs.queued_at, _turn.label("turn"))
+    .where(
+        or_(
+            _runs.worker_id.is_(None),
+            _runs.worker_id.not_in(bindparam("besides", expanding=True)),
+            _runs.cancel_at.is_not(None),
+        )
+    )
+    .subquery()
+)
+
+
+def _urgency(run: Any, turn: Any) -> list[Any]:
+    return [run.cancel_at.is_(None), run.worker_id.is_(None), turn, run.queued_at, run.run_id]
+
+
+_first = (  # of narrow rows, and only then whole ones: that halves the time of the query
+    select(_ranked.c.run_id, _ranked.c.turn)
+    .order_by(*_urgency(_ranked.c, _ranked.c.turn))
+    .limit(bindparam("limit"))
+    .subquery()
+)
+_row = [_runs[name] for name in OpenRun.__struct_fields__]
+_OPEN_RUNS = (
+    select(*_row).join(_first, _first.c.run_id == _runs.run_id).order_by(*_urgency(_runs, _first.c.turn))
+)
+_RUNS_OF = select(*_row).where(_runs.worker_id == bindparam("worker"))
+_WORKERS = select(_runs.worker_id).where(_runs.worker_id.is_not(None)).distinct()
+
+
+def is_control(event: EncodedEvent) -> bool:
+    return event.ends or event.type in _CONTROL_TYPES
+
+
+def write_control(connection: Connection, changes: Mapping[str, Sequence[EncodedEvent]]) -> None:
+    """Bring the control tables up to the events of each run, in as few statements as there are kinds."""
+    statements: dict[Any, list[dict[str, Any]]] = {
+        _INSERT: [], _JOIN_SESSION: [], _START: [], _CANCEL: [], _LEAVE_SESSION: [], _DELETE: [],
+        _PURGE: [], _FORGET: [],
+    }  # fmt: skip
+    for run_id, events in sorted(changes.items()):
+        for event in events:
+            if event.ends:
+                statements[_LEAVE_SESSION].append({"closed": run_id})
+                statements[_DELETE].append({"closed": run_id})
+            elif event.type == Queued.type:
+                wish = read_wish(event)
+                statements[_INSERT].append(_queued(run_id, event.at, wish))
+                if wish.session_id is not None:
+                    conversation = {"user_id": wish.user_id, "session_id": wish.session_id}
+                    statements[_JOIN_SESSION].append({**conversation, "run_id": run_id})
+            elif event.type == Started.type:
+                statements[_START].append(_started(run_id, event))
+            elif event.type == CancelRequested.type:
+                statements[_CANCEL].append({"run": run_id, "at": event.at})
+            elif event.type == Purged.type:
+                wish = read_wish(event)
+                statements[_PURGE].append({"run_id": run_id})
+                if wish.session_id is not None:
+                    conversation = {"user": wish.user_id, "session": wish.session_id}
+                    statements[_FORGET].append({**conversation, "purged": run_id})
+    for statement, parameters in statements.items():
+        if parameters:
+            connection.execute(statement, parameters)
+
+
+def read_open_runs(connection: Connection, limit: int, besides: Collection[str] = ()) -> list[OpenRun]:
+    """See `EventLog.open_runs`."""
+    parameters = {"limit": limit, "besides": sorted(besides)}
+    return [OpenRun(*row) for row in connection.execute(_OPEN_RUNS, parameters)]
+
+
+def read_runs_of(connection: Connection, worker_id: str) -> list[OpenRun]:
+    """See `EventLog.runs_of`."""
+    return [OpenRun(*row) for row in connection.execute(_RUNS_OF, {"worker": worker_id})]
+
+
+def read_workers(connection: Connection) -> set[str]:
+    """See `EventLog.workers`."""
+    return set(connection.execute(_WORKERS).scalars())
+
+
+def _queued(run_id: str, at: int, wish: Wish) -> dict[str, Any]:
+    _, session_id = wish.session or (None, None)  # a parallel run takes no turns
+    return {
+        "run_id": run_id, "status": "queued", "user_id": wish.user_id, "session_id": session_id,
+        "attempt": 0, "adoptions": 0, "worker_id": None, "queued_at": at, "cancel_at": None,
+    }  # fmt: skip
+
+
+def _started(run_id: str, event: EncodedEvent) -> dict[str, Any]:
+    started = msgspec.json.decode(event.data, type=Started)
+    return {
+        "run": run_id, "number": started.attempt, "worker": started.worker_id,
+        "adopted": int(started.reason == "adopted"),
+    }  # fmt: skip

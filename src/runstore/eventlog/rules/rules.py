@@ -1,0 +1,53 @@
+"""The rules that need more than one run: what a start claims of its user's, and turns in a session."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, select
+
+from runstore.core.codec import EncodedEvent
+from runstore.core.events import Queued, Started
+from runstore.core.ports import Head
+from runstore.database.tables import open_runs
+from runstore.eventlog.admission import Append
+from runstore.eventlog.rules.claims import Claims, read_claims, write_claims
+from runstore.eventlog.rules.sessions import Sessions, read_sessions, read_wish, write_started
+
+
+class Rules:
+    """Judges the appends of one batch, in order."""
+
+    def __init__(self, claims: Claims, sessions: Sessions) -> None:
+        self.claims = claims
+        self.sessions = sessions
+
+    def take(self, append: Append, events: Sequence[EncodedEvent], head: Head) -> list[Append]:
+        """Let an append in that its run admits as `events`; returns what other runs get on account of it.
+
+        Raises:
+            AlreadyStarted, IdempotencyConflict, LimitExceeded, SessionBusy: nothing was taken.
+        """
+        self.claims.check(append)
+        caused = self.sessions.take(append, events, head)
+        self.claims.take(append)
+        return caused
+
+
+def users_of(connection: Connection, batch: Sequence[Append]) -> set[str]:
+    """Whose runs the rules count, in judging this batch: no other writer may judge by them meanwhile."""
+    events = [(append.run_id, event) for append in batch for event in append.events]
+    users = {read_wish(event).user_id for _, event in events if event.type == Queued.type}
+    if starting := [run_id for run_id, event in events if event.type == Started.type]:
+        runs = open_runs.c
+        waiting = select(runs.user_id).where(runs.run_id.in_(starting), runs.session_id.is_not(None))
+        users |= set(connection.execute(waiting).scalars())
+    return users
+
+
+def read_rules(connection: Connection) -> Rules:
+    return Rules(read_claims(connection), read_sessions(connection))
+
+
+def write_rules(connection: Connection, rules: Rules) -> None:
+    """Store what was taken. Before the control tables of the runs: those let go what has ended."""
+    write_claims(connection, rules.claims)
+    write_started(connection, rules.sessions.started)

@@ -1,0 +1,193 @@
+"""Turns in a session: of a user's runs with one session id, one at a time is started.
+
+Judged and written in the append's own transaction, as claims are. The turn is the longest waiting run's; one
+that is queued to interrupt asks all before it to stop, and still waits until they have ended. `parallel` runs
+stand outside: they wait for nobody, and nobody for them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import takewhile
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection, bindparam, delete, insert, select
+
+from runstore.core.codec import EncodedEvent, encode
+from runstore.core.depth import decoded
+from runstore.core.errors import SessionBusy
+from runstore.core.events import SUPERSEDED, CancelRequested, MultitaskStrategy, Queued, Started
+from runstore.core.ports import Head
+from runstore.database.tables import open_runs, sessions
+from runstore.eventlog.admission import Append
+from runstore.eventlog.queries import first_position
+
+MAX_SUPERSEDED = 1_000  # runs that one interrupts, the newest: as many as a user may have by default
+
+Session = tuple[str, str]  # user, session id
+
+
+class Place(Struct, frozen=True):
+    """A run's place in the line of its session. `position`: None until it is stored, and thus the last."""
+
+    session: Session
+    run_id: str
+    position: int | None = None
+
+
+class Wish(Struct, frozen=True):
+    """What a queued run says of its session."""
+
+    user_id: str
+    session_id: str | None = None
+    multitask_strategy: MultitaskStrategy = "enqueue"
+
+    @property
+    def session(self) -> Session | None:
+        """The session whose turns the run takes."""
+        waits = self.session_id is not None and self.multitask_strategy != "parallel"
+        return (self.user_id, self.session_id or "") if waits else None
+
+
+class Sessions:
+    """Judges one batch; what is let in counts for those that come after.
+
+    Args:
+        find_place: of an open run; None when it takes no turns.
+        find_active: the run that has a session.
+        find_before: so many of a session's open runs that were queued before a place, newest first.
+    """
+
+    def __init__(
+        self,
+        find_place: Callable[[str], Place | None],
+        find_active: Callable[[Session], str | None],
+        find_before: Callable[[Place, int], Sequence[str]],
+    ) -> None:
+        self._find_place = find_place
+        self._find_active = find_active
+        self._find_before = find_before
+        self._queued: dict[str, Place | None] = {}  # by this batch, in order
+        self._ended: set[str] = set()
+        self.started: dict[Session, str] = {}  # by this batch: which run has the session now
+
+    def take(self, append: Append, events: Sequence[EncodedEvent], head: Head) -> list[Append]:
+        """Let a run queue, start or end; returns the cancel requests for those that it supersedes.
+
+        Raises:
+            SessionBusy: it is not the run's turn, or it would not wait for it.
+        """
+        superseded: list[Append] = []
+        try:
+            for event in events:
+                if event.type == Queued.type:
+                    superseded = self._queue(append.run_id, event)
+                elif event.type == Started.type:
+                    self._start(append.run_id, head)
+                elif event.ends:
+                    self._ended.add(append.run_id)
+        except SessionBusy:
+            if not head.seq:
+                self._ended.add(append.run_id)  # it does not come to be
+            raise
+        return superseded
+
+    def _queue(self, run_id: str, event: EncodedEvent) -> list[Append]:
+        wish = read_wish(event)
+        place = Place(wish.session, run_id) if wish.session is not None else None
+        superseded: list[Append] = []
+        if place is not None and wish.multitask_strategy == "reject":
+            if before := self._before(place, 1):
+                raise SessionBusy(place.session[1], before[0])
+        elif place is not None and wish.multitask_strategy == "interrupt":
+            cancel = encode(
+                CancelRequested(by=wish.user_id, reason=SUPERSEDED, superseded_by=run_id), at=event.at
+            )
+            superseded = [Append(other, [cancel]) for other in self._before(place, MAX_SUPERSEDED)]
+        self._queued[run_id] = place
+        return superseded
+
+    def _start(self, run_id: str, head: Head) -> None:
+        place = self._queued[run_id] if run_id in self._queued else self._find_place(run_id)
+        if place is None:
+            return
+        active = self.started.get(place.session) or self._find_active(place.session)
+        if active in self._ended or active == run_id:
+            active = None
+        before = [] if head.attempt else self._before(place, 1)  # who had it before need not queue again
+        if first := before[0] if before else active:
+            raise SessionBusy(place.session[1], first)
+        self.started[place.session] = run_id
+
+    def _before(self, place: Place, most: int) -> list[str]:
+        """The open runs before a place, newest first."""
+        queued: list[str] = []
+        if place.position is None:  # nothing of this batch comes before what is stored
+            others = takewhile(lambda other: other != place, self._queued.values())
+            queued = [other.run_id for other in others if other and other.session == place.session]
+        stored = self._find_before(place, most + len(self._ended))
+        return [other for other in (*reversed(queued), *stored) if other not in self._ended][:most]
+
+
+_read_wish = msgspec.json.Decoder(Wish).decode
+
+
+def read_wish(event: EncodedEvent) -> Wish:
+    return decoded(_read_wish, event.data)
+
+
+_open = open_runs.c
+_position = first_position(_open.run_id)
+_PLACE = select(_open.user_id, _open.session_id, _position).where(_open.run_id == bindparam("run"))
+_ACTIVE = (
+    select(sessions.c.run_id)
+    .join(open_runs, _open.run_id == sessions.c.run_id)
+    .where(sessions.c.user_id == bindparam("user"), sessions.c.session_id == bindparam("session"))
+)
+_LINE = (
+    select(_open.run_id)
+    .where(_open.user_id == bindparam("user"), _open.session_id == bindparam("session"))
+    .order_by(_position.desc())
+    .limit(bindparam("most"))
+)
+_BEFORE = _LINE.where(_position < bindparam("position"))
+_FREE = delete(sessions).where(
+    sessions.c.user_id == bindparam("user"), sessions.c.session_id == bindparam("session")
+)
+_TAKE = insert(sessions)
+
+
+def read_sessions(connection: Connection) -> Sessions:
+    """Sessions that are judged by the control tables."""
+    return Sessions(
+        partial(_find_place, connection), partial(_find_active, connection), partial(_find_before, connection)
+    )
+
+
+def write_started(connection: Connection, started: Mapping[Session, str]) -> None:
+    """Give sessions to runs; the key of the table refuses a second one."""
+    if not started:
+        return
+    rows = sorted(started.items())
+    connection.execute(_FREE, [{"user": user, "session": session} for (user, session), _ in rows])
+    connection.execute(
+        _TAKE,
+        [{"user_id": user, "session_id": session, "run_id": run_id} for (user, session), run_id in rows],
+    )
+
+
+def _find_place(connection: Connection, run_id: str) -> Place | None:
+    row = connection.execute(_PLACE, {"run": run_id}).first()
+    return None if row is None or row[1] is None else Place((row[0], row[1]), run_id, row[2])
+
+
+def _find_active(connection: Connection, session: Session) -> str | None:
+    """The run that has the session, if it is open: a release that knows no turns leaves its row behind."""
+    return connection.execute(_ACTIVE, {"user": session[0], "session": session[1]}).scalar()
+
+
+def _find_before(connection: Connection, place: Place, most: int) -> Sequence[str]:
+    line = {"user": place.session[0], "session": place.session[1], "most": most}
+    if place.position is None:
+        return connection.execute(_LINE, line).scalars().all()
+    return connection.execute(_BEFORE, {**line, "position": place.position}).scalars().all()

@@ -1,0 +1,1 @@
+"""News of committed events, and the cursors that read them."""

@@ -1,0 +1,57 @@
+"""What no wake-up told of: one look at the heads of all runs that are followed, again and again.
+
+Without Redis this is how readers learn what another process wrote; with it, how they learn what was lost.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Self
+
+import structlog
+
+from runstore.core.errors import LogUnavailable
+from runstore.feed.memory import MemoryFeed
+
+log = structlog.get_logger(__name__)
+
+
+class HeadPoll:
+    """Asks for as long as it is entered. The log is left alone while nobody follows anything.
+
+    Args:
+        last_seqs: the last seq of each of these runs, in one query; see `read_last_seqs`.
+        every_s: between two looks.
+    """
+
+    def __init__(
+        self,
+        feed: MemoryFeed,
+        last_seqs: Callable[[Sequence[str]], Awaitable[Mapping[str, int]]],
+        *,
+        every_s: float,
+    ) -> None:
+        self._feed = feed
+        self._last_seqs = last_seqs
+        self._every_s = every_s
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._poll())
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_s)
+            followed = self._feed.followed_runs()
+            try:
+                if followed:
+                    self._feed.notice(await self._last_seqs(followed))
+            except LogUnavailable:
+                pass  # the writer tells of it, and readers wait for the log anyway
+            except Exception:
+                log.exception("poll_failed")

@@ -1,0 +1,202 @@
+"""Following several runs as one stream, from the places that its reader has in each of them.
+
+Runs take turns, and one is read only when the frames of the one before have been taken: a slow reader costs
+no more than that of a single run.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, suppress
+
+import msgspec
+
+from runstore.core.codec import timestamp
+from runstore.core.errors import Busy, InvalidCursor, LogUnavailable, RunPurged, RunstoreError
+from runstore.core.places import Places
+from runstore.core.ports import LiveFeed, Subscription
+from runstore.core.records import EventRecord
+from runstore.feed.tail import UNAVAILABLE_RETRY_S, Tail
+
+FIND_STARTS_S = 2.0  # between two looks for new runs of which no word came: other processes start some, too
+
+OPENED = "stream.opened"  # the types of what a stream says of itself: their seq is 0
+GONE = "stream.gone"
+
+FindStarts = Callable[[], Awaitable[None]]
+
+
+class NewRuns:
+    """How a stream of all of a user's runs learns of new ones.
+
+    Args:
+        started: set when there may be some.
+        find: adds them to the places.
+    """
+
+    def __init__(self, started: asyncio.Event, find: FindStarts) -> None:
+        self.started = started
+        self.find = find
+
+
+class _Reader:
+    """One run of the stream, and its place at the live feed."""
+
+    def __init__(self, tail: Tail, live: Subscription, close: Callable[[], None]) -> None:
+        self.tail = tail
+        self.live = live
+        self.close = close
+
+
+class JoinedTail:
+    """A reader of several runs. Its frames have the reader's places as their ids.
+
+    Args:
+        open_tail: follows one run after a seq.
+        lost: the runs whose events are no more, and why; the reader is told.
+        new_runs: for a stream that has no end.
+    """
+
+    def __init__(
+        self,
+        feed: LiveFeed,
+        places: Places,
+        open_tail: Callable[[str, int], Tail],
+        *,
+        lost: dict[str, RunstoreError],
+        new_runs: NewRuns | None = None,
+        idle_s: float,
+    ) -> None:
+        self._feed = feed
+        self._places = places
+        self._open_tail = open_tail
+        self._lost = lost
+        self._new_runs = new_runs
+        self._idle_s = idle_s
+        self._ready: deque[_Reader] = deque()
+        self._waiting: dict[asyncio.Task[bool], _Reader] = {}
+        self._followed: set[str] = set()
+        self._refused = False
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """As `Tail.frames`. Stops when all runs have ended, if they were named, and when the feed closes."""
+        looking: asyncio.Task[bool] | None = None
+        spoken = time.monotonic()
+        try:
+            if self._new_runs is not None:
+                yield self._notice("", OPENED, {})
+            for run_id, error in self._lost.items():
+                yield self._lose(run_id, error)
+            self._follow_new()
+            while not (self._feed.closing or self._refused):
+                if self._new_runs is not None and looking is None:
+                    looking = await self._look(self._new_runs)
+                    self._follow_new()
+                while self._ready and not self._feed.closing:
+                    reader = self._ready.popleft()
+                    try:
+                        body = await self._advance(reader)
+                    except LogUnavailable:
+                        self._ready.append(reader)
+                        yield b""
+                        await asyncio.sleep(UNAVAILABLE_RETRY_S)
+                    else:
+                        if body:
+                            yield body
+                            spoken = time.monotonic()
+                if not self._waiting and looking is None:
+                    return
+                if looking in await self._news(looking):
+                    looking = None
+                if time.monotonic() - spoken >= self._idle_s:
+                    yield b""
+                    spoken = time.monotonic()
+        finally:
+            await self._close(looking)
+
+    async def _look(self, new_runs: NewRuns) -> "asyncio.Task[bool]":
+        """Look for new runs; returns when it is worth to look again."""
+        new_runs.started.clear()
+        try:
+            with suppress(LogUnavailable, Busy):  # the next look finds them
+                await new_runs.find()
+        except InvalidCursor:
+            self._refused = True  # who asks again is told
+        return asyncio.create_task(_set_within(new_runs.started, FIND_STARTS_S))
+
+    def _follow_new(self) -> None:
+        for run_id, seq in self._places.open().items():
+            if run_id not in self._followed:
+                stack = ExitStack()
+                live = stack.enter_context(self._feed.subscribe(run_id))
+                self._followed.add(run_id)
+                self._ready.append(_Reader(self._open_tail(run_id, seq), live, stack.close))
+
+    async def _advance(self, reader: _Reader) -> bytes:
+        tail = reader.tail
+        try:
+            body = await tail.advance(reader.live)
+        except RunPurged as error:
+            reader.close()
+            return self._lose(tail.run_id, error)
+        framed = self._framed(tail.run_id, body) if body else b""
+        if tail.missing:
+            self._refused = True  # who asks again is told
+        if tail.ended:
+            reader.close()
+            self._places.end(tail.run_id)
+            if self._new_runs is not None:
+                self._new_runs.started.set()  # there is room for one that waits
+        elif body is None:
+            self._waiting[asyncio.create_task(reader.live.wait(self._idle_s))] = reader
+        else:
+            self._ready.append(reader)
+        return framed
+
+    async def _news(self, looking: "asyncio.Task[bool] | None") -> "set[asyncio.Task[bool]]":
+        """Wait until something has come for a run, or there may be new ones."""
+        tasks = [*self._waiting, *([looking] if looking is not None else [])]
+        done, _ = await asyncio.wait(tasks, timeout=self._idle_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in done & self._waiting.keys():
+            reader = self._waiting.pop(task)
+            if not task.result():
+                reader.tail.look_again()
+            self._ready.append(reader)
+        return done
+
+    def _framed(self, run_id: str, body: bytes) -> bytes:
+        """A run's frames with the reader's places as their ids; a frame's data is one line."""
+        framed = []
+        for frame in body.split(b"\n\n")[:-1]:
+            before, _, rest = frame.partition(b"id: ")
+            seq, _, rest = rest.partition(b"\n")
+            self._places.move(run_id, int(seq))
+            framed.append(b"%bid: %b\n%b\n\n" % (before, self._places.text.encode(), rest))
+        return b"".join(framed)
+
+    def _lose(self, run_id: str, error: RunstoreError) -> bytes:
+        self._places.lose(run_id)
+        return self._notice(run_id, GONE, {"code": error.code, "message": str(error)})
+
+    def _notice(self, run_id: str, type: str, data: dict[str, str]) -> bytes:
+        record = EventRecord(run_id, 0, type, timestamp(time.time_ns() // 1_000_000), data)
+        said = msgspec.json.encode(record)
+        return b"id: %b\nevent: %b\ndata: %b\n\n" % (self._places.text.encode(), type.encode(), said)
+
+    async def _close(self, looking: "asyncio.Task[bool] | None") -> None:
+        tasks = [*self._waiting, *([looking] if looking is not None else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for reader in (*self._ready, *self._waiting.values()):
+            reader.close()
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

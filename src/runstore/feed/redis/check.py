@@ -1,0 +1,112 @@
+"""Whether what is at a URL can be used as Redis: asked once, when a process starts."""
+
+import re
+import ssl
+from typing import Any
+
+import structlog
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    BusyLoadingError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+
+from runstore.core.errors import ConfigError
+from runstore.feed.redis.connection import SETTING, RedisConnection, shown
+from runstore.feed.redis.wire import Command, Keys
+
+OLDEST = (6, 2)  # still has its maintainers, and so have its users
+
+log = structlog.get_logger(__name__)
+
+
+def check_redis(url: str, *, prefix: str = "runstore") -> None:
+    """Refuse what would never work. That nothing answers is only logged: without Redis events come late.
+
+    Raises:
+        ConfigError: the URL is malformed; what answers there is no Redis, is too old or a cluster; the
+            password is wrong or the user may not do what is needed; its certificate is not trusted.
+    """
+    reached: list[bool] = []
+
+    def greet(connection: Any) -> None:
+        reached.append(True)
+        connection.on_connect()
+
+    connection = RedisConnection(url, redis_connect_func=greet)
+    try:
+        answers = connection.run([("INFO", "server"), *_trial(prefix)])
+    except RedisError as error:
+        if reason := _tls_reason(url, error.__context__) or _reason(error, bool(reached)):
+            raise ConfigError(f"{SETTING} {shown(url)}: {reason}", setting=SETTING) from None
+        log.warning(
+            "redis_absent", url=shown(url), error=str(error), effect="other processes' events come late"
+        )
+        return
+    finally:
+        connection.close()
+    if reason := _unusable(answers):
+        raise ConfigError(f"{SETTING} {shown(url)}: {reason}", setting=SETTING)
+
+
+def _trial(prefix: str) -> list[Command]:
+    """What the feed does all the time, on a key that is gone in a second."""
+    key = Keys(prefix, "check").wake
+    return [
+        ("XADD", key, "MAXLEN", "~", 1, "*", "w", "1"),
+        ("EXPIRE", key, 1),
+        ("XREVRANGE", key, "+", "-", "COUNT", 1),
+        ("XREAD", "COUNT", 1, "STREAMS", key, "$"),
+        ("TYPE", key),
+    ]
+
+
+def _reason(error: RedisError, reached: bool) -> str | None:
+    """Why trying again would not help; None when it may."""
+    if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError):
+        return f"the user or password is refused: {error}"
+    if isinstance(error.__context__, PermissionError):
+        return str(error.__context__)
+    if not reached or isinstance(error, BusyLoadingError) or "max number of clients" in str(error):
+        return None
+    if isinstance(error, ResponseError):
+        return f"Redis refuses: {error}"
+    return f"what answers there is no Redis: {error}"
+
+
+def _tls_reason(url: str, cause: BaseException | None) -> str | None:
+    if not url.startswith("rediss:"):
+        return None
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS failed: {cause.reason or cause}"
+    if isinstance(cause, FileNotFoundError):
+        return "TLS failed: there is no such file of certificates"
+    if isinstance(cause, TimeoutError) and "handshake" in str(cause):
+        return "TLS failed: what answers there does not speak it"
+    return None
+
+
+def _unusable(answers: list[Any]) -> str | None:
+    info, *trial = answers
+    for answer in trial:
+        if isinstance(answer, NoPermissionError):
+            return f"the user may not do what is needed: {answer}"
+    if isinstance(info, AuthenticationError):
+        return f"the user or password is refused: {info}"
+    if isinstance(info, NoPermissionError):
+        return None  # the version cannot be told, and the trial went well
+    if isinstance(info, RedisError):
+        return f"Redis refuses: {info}"
+    facts = dict(re.findall(rb"^(\w+):(.*?)\r?$", info, re.MULTILINE)) if isinstance(info, bytes) else {}
+    version = facts.get(b"redis_version", b"").decode()
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if not numbers:
+        return "what answers there is no Redis"
+    if numbers < OLDEST:
+        return f"Redis {version} is too old; runstore needs {'.'.join(map(str, OLDEST))} or newer"
+    if facts.get(b"redis_mode") == b"cluster":
+        return "it is a node of a cluster; use a Redis of one primary, with or without replicas"
+    return None

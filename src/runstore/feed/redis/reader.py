@@ -1,0 +1,172 @@
+"""Hears of other processes' commits: one thread reads the streams of all runs that are followed here."""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+from redis.exceptions import RedisError, ResponseError
+
+from runstore.core.ports import Committed
+from runstore.feed.memory import MemoryFeed
+from runstore.feed.redis.connection import RedisConnection, wrong_type
+from runstore.feed.redis.health import Backoff, RedisHealth
+from runstore.feed.redis.places import BEGINNING, Places
+from runstore.feed.redis.wire import Entry, Keys, Wire
+
+BLOCK_S = 1.0  # that Redis waits for news; then we look again which runs are followed
+READ_ENTRIES = 32  # of each stream at once
+FIND_RUNS = 250  # whose last entry is asked for at once
+BARRED_S = 30.0  # that a key of a wrong type is left out; one in XREAD fails all the others
+
+USER = "reader"
+
+log = structlog.get_logger(__name__)
+
+
+class RedisReader:
+    """Owns the thread that reads from Redis, and gives what it reads to the process's own feed.
+
+    A run that is newly followed is read from its last entry on. What was committed before that entry is in
+    the log, and whoever has not read it there finds a gap; what comes after it is read here. So nothing is
+    missed between a reader's look at the log and the first look at the stream.
+    """
+
+    def __init__(
+        self, connection: RedisConnection, keys: Keys, wire: Wire, health: RedisHealth, feed: MemoryFeed
+    ) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._wire = wire
+        self._health = health
+        self._feed = feed
+        self._stopping = threading.Event()
+        self._places = Places((b"COUNT", b"%d" % READ_ENTRIES, b"BLOCK", b"%d" % int(BLOCK_S * 1000)))
+        self._barred: dict[bytes, float] = {}  # keys of a wrong type, and when to look at them again
+        self._changes = -1  # of the followed runs that are known
+        self._thread = threading.Thread(target=self._run, name="runstore-redis-reader", daemon=True)
+
+    @property
+    def streams(self) -> int:
+        """How many are read: of the followed runs, the control stream, and this process's wake-ups."""
+        return len(self._places)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, within_s: float) -> None:
+        """End the thread; at once if something wakes it. Safe before the start, and twice."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join(within_s)
+
+    def _run(self) -> None:
+        backoff = Backoff(self._stopping)
+        while not self._stopping.is_set():
+            try:
+                self._follow()
+                self._read()
+                self._health.well(USER)
+                backoff.reset()
+            except RedisError as error:
+                self._lose(error)
+                backoff.wait()
+            except Exception:
+                log.exception("redis_reader_failed")
+                self._lose("see above")
+                backoff.wait()
+        self._connection.close()
+
+    def _lose(self, error: object) -> None:
+        self._connection.close()
+        for key in (self._keys.control, self._keys.wake):
+            self._places.discard(key)  # an empty Redis whose clock is slow counts from behind our place
+        self._changes = -1
+        self._health.lost(USER, error)
+
+    # Which streams to read, and from where.
+
+    def _follow(self) -> None:
+        now = time.monotonic()
+        if over := [key for key, until in self._barred.items() if until <= now]:
+            for key in over:
+                del self._barred[key]
+        elif self._feed.changes == self._changes:
+            return
+        changes = self._feed.changes
+        wanted = {self._keys.wake, self._keys.control, *map(self._keys.run, self._feed.followed_runs())}
+        for key in set(self._places.keys) - wanted:
+            self._places.discard(key)
+        new = wanted.difference(self._places.keys, self._barred)
+        if self._keys.wake in new:
+            self._places.set(
+                self._keys.wake, BEGINNING
+            )  # a wake-up of before is one too many, not one too few
+            new.remove(self._keys.wake)
+        self._find_places(list(new))
+        self._changes = changes
+
+    def _find_places(self, keys: Sequence[bytes]) -> None:
+        for start in range(0, len(keys), FIND_RUNS):
+            some = keys[start : start + FIND_RUNS]
+            answers = self._connection.run([("XREVRANGE", key, "+", "-", "COUNT", 1) for key in some])
+            for key, found in zip(some, answers, strict=True):
+                if isinstance(found, ResponseError):
+                    if not wrong_type(found):
+                        raise found
+                    self._bar(key, found)
+                else:
+                    self._places.set(key, found[0][0] if found else BEGINNING)
+                    if key != self._keys.control:
+                        self._deliver(key, found)
+
+    def _bar(self, key: bytes, error: object) -> None:
+        self._places.discard(key)
+        self._barred[key] = time.monotonic() + BARRED_S
+        log.warning("redis_key_unusable", key=key.decode(), error=str(error))
+
+    # What there is to read.
+
+    def _read(self) -> None:
+        if not self._places:
+            self._stopping.wait(BLOCK_S)
+            return
+        answer = self._connection.run_packed(self._places.command())
+        if isinstance(answer, ResponseError):
+            self._bar_wrong_ones(answer)
+            return
+        for key, entries in answer or ():
+            self._places.set(key, entries[-1][0])
+            self._deliver(key, entries)
+
+    def _bar_wrong_ones(self, error: ResponseError) -> None:
+        """Leave out the streams that are none, which made the read fail."""
+        keys = list(self._places.keys)
+        types = self._connection.run([("TYPE", key) for key in keys])
+        wrong = [key for key, type in zip(keys, types, strict=True) if type not in (b"stream", b"none")]
+        if not wrong:
+            raise error
+        for key in wrong:
+            self._bar(key, error)
+
+    def _deliver(self, key: bytes, entries: Sequence[Any]) -> None:
+        if key == self._keys.control:
+            self._tell([commit for entry in entries for commit in self._wire.read_control(entry)])
+        elif key != self._keys.wake:
+            self._show(self._keys.run_id(key), entries)
+
+    def _tell(self, commits: Sequence[Committed]) -> None:
+        for commit in commits:
+            try:
+                self._feed.tell_listeners([commit])
+            except Exception:  # a listener's own fault
+                log.exception("callback_failed")
+
+    def _show(self, run_id: str, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            news = self._wire.read_run(run_id, entry)
+            if isinstance(news, Committed):
+                self._feed.wake_readers([news])
+            elif news is not None:
+                self._feed.notice({run_id: news})

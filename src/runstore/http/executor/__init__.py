@@ -1,0 +1,1 @@
+"""The executor's API: runs of agents and hierarchies by callers' own ids."""

@@ -1,0 +1,288 @@
+"""The executor surface: hierarchies and their runs. Bodies by POST, `{"success": true, "data": …}` back."""
+
+from functools import partial
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+from msgspec.structs import asdict
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runstore.core.codec import timestamp
+from runstore.core.events import MultitaskStrategy
+from runstore.core.hierarchy import AGENT, Hierarchy, Team, agent_name, hierarchy_of
+from runstore.core.run import Status
+from runstore.http.envelope import Success
+from runstore.http.errors import Forbidden
+from runstore.http.fields import HierarchyId, Name, RunId, Time
+from runstore.http.json import json_list, json_response
+from runstore.http.native.runs import MAX_PAGE, MAX_REASON, RunRecord, list_cursor, record
+from runstore.http.requests import (
+    MAX_CURSOR_DIGITS,
+    check_parameters,
+    read_body,
+    read_cursor,
+    read_idempotency_key,
+)  # fmt: skip
+from runstore.http.security.access import Access
+from runstore.http.security.known_keys import now_ms
+from runstore.http.security.users import User, login_of, user_of
+from runstore.http.streaming.disconnect import OnDisconnect, cancel_run
+from runstore.http.streaming.following import Following
+from runstore.http.trace import read_traceparent
+from runstore.projections.runs import RunQuery
+from runstore.store.hierarchies import HierarchyStore, HierarchySummary, StoredHierarchy, parse_hierarchy_id
+from runstore.store.runs import RunAt, RunStore
+
+Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
+
+
+class HierarchyBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which hierarchy."""
+
+    hierarchy_id: HierarchyId
+
+
+class ListHierarchiesBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """`after`: the `next` of an earlier page."""
+
+    limit: Limit = 100
+    after: HierarchyId | None = None
+
+
+class StartTeamBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a hierarchy is to do."""
+
+    hierarchy_id: HierarchyId
+    task: Annotated[str, Meta(min_length=1)]
+    session_id: Name | None = None
+    workspace_id: Name | None = None
+    metadata: dict[str, Any] = {}
+    multitask_strategy: MultitaskStrategy = "enqueue"
+
+
+class RunBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which run."""
+
+    run_id: RunId
+
+
+class FollowBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which run, after which event, and what becomes of it if the client goes."""
+
+    run_id: RunId
+    after: Annotated[int, Meta(ge=0, lt=10**MAX_CURSOR_DIGITS)] = 0
+    on_disconnect: OnDisconnect = "continue"
+
+
+class CancelBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which run is to stop."""
+
+    run_id: RunId
+    reason: Annotated[str, Meta(min_length=1, max_length=MAX_REASON)] = "user"
+
+
+class ListRunsBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which runs of hierarchies. `after`: the `next` of an earlier page."""
+
+    hierarchy_id: HierarchyId | None = None
+    status: Status | None = None
+    session_id: Name | None = None
+    limit: Limit = 100
+    after: RunId | None = None
+
+
+class HierarchyListed(Struct, frozen=True):
+    """A hierarchy as a list shows it. `created_at`: RFC 3339, UTC."""
+
+    hierarchy_id: HierarchyId
+    user_id: str
+    name: str
+    created_at: Time
+
+
+class HierarchyRecord(Struct, frozen=True):
+    """A hierarchy as the API shows it."""
+
+    hierarchy_id: HierarchyId
+    user_id: str
+    name: str
+    created_at: Time
+    global_prompt: str
+    teams: list[Team]
+    model: str | None
+
+
+class HierarchyPage(Struct, frozen=True):
+    """Hierarchies, newest first."""
+
+    hierarchies: list[HierarchyListed]
+    next: HierarchyId | None
+
+
+class DeletedHierarchy(Struct, frozen=True):
+    """Which hierarchy is no more."""
+
+    hierarchy_id: HierarchyId
+
+
+class TeamRunRecord(RunRecord, frozen=True, kw_only=True):
+    """A run as the native surface shows it, and which hierarchy ran; null for a run of any other agent."""
+
+    hierarchy_id: HierarchyId | None
+
+
+class TeamRunPage(Struct, frozen=True):
+    """Runs of hierarchies, newest first."""
+
+    runs: list[TeamRunRecord]
+    next: RunId | None
+
+
+class HierarchyRoutes:
+    """The routes below `/api/executor/v1/hierarchies`."""
+
+    def __init__(self, store: RunStore, hierarchies: HierarchyStore) -> None:
+        self._store = store
+        self._hierarchies = hierarchies
+
+    async def create(self, request: Request) -> Response:
+        check_parameters(request, ())
+        hierarchy = await read_body(request, Hierarchy)
+        stored = await self._hierarchies.create(hierarchy, user_id=user_of(request).user_id, now=now_ms())
+        return _success(_shown(stored), 201)
+
+    async def list(self, request: Request) -> Response:
+        check_parameters(request, ())
+        body = await read_body(request, ListHierarchiesBody, optional=True)
+        user = user_of(request)
+        found = await self._hierarchies.find(
+            user_id=None if user.admin else user.user_id,
+            before=list_cursor(body.after) if body.after is not None else None,
+            limit=body.limit + 1,
+        )
+        page = found[: body.limit]
+        following = page[-1].hierarchy_id if len(found) > body.limit else None
+        return _success(HierarchyPage([_listed(summary) for summary in page], following))
+
+    async def get(self, request: Request) -> Response:
+        check_parameters(request, ())
+        body = await read_body(request, HierarchyBody)
+        return _success(_shown(await own(self._hierarchies, user_of(request), body.hierarchy_id)))
+
+    async def delete(self, request: Request) -> Response:
+        check_parameters(request, ())
+        body = await read_body(request, HierarchyBody)
+        stored = await own(self._hierarchies, user_of(request), body.hierarchy_id)
+        await self._hierarchies.delete(stored.summary.hierarchy_id)
+        return _success(DeletedHierarchy(stored.summary.hierarchy_id))
+
+
+class TeamRunRoutes:
+    """The routes below `/api/executor/v1/runs`."""
+
+    def __init__(
+        self, store: RunStore, hierarchies: HierarchyStore, access: Access, following: Following
+    ) -> None:
+        self._store = store
+        self._hierarchies = hierarchies
+        self._access = access
+        self._following = following
+
+    async def start(self, request: Request) -> Response:
+        check_parameters(request, ())
+        body, user = await read_body(request, StartTeamBody), user_of(request)
+        self._access.check_workspace(user, body.workspace_id)
+        stored = await own(self._hierarchies, user, body.hierarchy_id)
+        started = await self._store.start(
+            agent_name(stored.summary.hierarchy_id),
+            body.task,
+            user_id=user.user_id,
+            session_id=body.session_id,
+            workspace_id=body.workspace_id,
+            metadata=body.metadata,
+            multitask_strategy=body.multitask_strategy,
+            idempotency_key=read_idempotency_key(request),
+            traceparent=read_traceparent(request),
+            definition=self._hierarchies.definition(stored.hierarchy),
+        )
+        return _run(started, 202, {"X-Run-Id": started.run.run_id})
+
+    async def stream(self, request: Request) -> Response:
+        check_parameters(request, ())
+        body, login = await read_body(request, FollowBody), login_of(request)
+        run_id = await self._access.may_read(login, body.run_id)
+        left = None
+        if body.on_disconnect == "cancel":
+            await self._access.may_change(login.user, run_id)
+            left = partial(cancel_run, self._store, run_id, login.user.user_id)
+        return await self._following.follow(login, run_id, after=read_cursor(request, body.after), left=left)
+
+    async def cancel(self, request: Request) -> Response:
+        check_parameters(request, ())
+        body, user = await read_body(request, CancelBody), user_of(request)
+        run_id = await self._access.may_change(user, body.run_id)
+        found = await self._store.stop(run_id, by=user.user_id, reason=body.reason)
+        return _run(found, 200 if found.run.closed else 202)
+
+    async def get(self, request: Request) -> Response:
+        check_parameters(request, ())
+        body = await read_body(request, RunBody)
+        return _run(await self._store.get(await self._access.may_read(login_of(request), body.run_id)))
+
+    async def list(self, request: Request) -> Response:
+        check_parameters(request, ())
+        body = await read_body(request, ListRunsBody, optional=True)
+        user, agent = user_of(request), None
+        if body.hierarchy_id is not None:
+            agent = agent_name(parse_hierarchy_id(body.hierarchy_id))
+        found = await self._store.find(
+            RunQuery(
+                user_id=None if user.admin else user.user_id,
+                status=body.status,
+                agent=agent,
+                agent_prefix=AGENT,
+                session_id=body.session_id,
+                before=list_cursor(body.after) if body.after is not None else None,
+                limit=body.limit,
+            )
+        )
+        runs = await json_list(_record(record(run)) for run in found.runs)
+        return _success(TeamRunPage(runs, found.next))  # type: ignore[arg-type]
+
+
+async def own(hierarchies: HierarchyStore, user: User, hierarchy_id: str) -> StoredHierarchy:
+    """A hierarchy of this user's; an admin has all.
+
+    Raises:
+        HierarchyNotFound
+        Forbidden: it is another user's.
+    """
+    stored = await hierarchies.get(hierarchy_id)
+    if not user.admin and stored.summary.user_id != user.user_id:
+        raise Forbidden(f"hierarchy {stored.summary.hierarchy_id} belongs to another user")
+    return stored
+
+
+def _success(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return json_response(Success(True, data), status, headers)
+
+
+def _run(found: RunAt, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return _success(_record(record(found.run, found.last_seq)), status, headers)
+
+
+def _record(run: RunRecord) -> TeamRunRecord:
+    return TeamRunRecord(**asdict(run), hierarchy_id=hierarchy_of(run.agent_name))
+
+
+def _shown(stored: StoredHierarchy) -> HierarchyRecord:
+    hierarchy = stored.hierarchy
+    return HierarchyRecord(
+        **asdict(_listed(stored.summary)),
+        global_prompt=hierarchy.global_prompt, teams=hierarchy.teams, model=hierarchy.model,
+    )  # fmt: skip
+
+
+def _listed(summary: HierarchySummary) -> HierarchyListed:
+    return HierarchyListed(**{**asdict(summary), "created_at": timestamp(summary.created_at)})

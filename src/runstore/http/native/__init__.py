@@ -1,0 +1,1 @@
+"""The native API: runs, agents, workers and health."""

@@ -1,0 +1,165 @@
+"""Chat completions as OpenAI's clients know them. The request is the stream: when it goes, its run stops."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, get_args
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runstore.core.events import STRATEGIES, MultitaskStrategy
+from runstore.core.names import MAX_NAME
+from runstore.core.records import EventRecord
+from runstore.core.run import Run
+from runstore.http.bodies import Bodies
+from runstore.http.errors import NO_RETRY, BadRequest, openai_error
+from runstore.http.json import json_response
+from runstore.http.openai.answer import ANSWER_EVENTS, Answer
+from runstore.http.openai.input import chat_input
+from runstore.http.openai.objects import (
+    ChatBody,
+    Completion,
+    Model,
+    ModelList,
+    completion,
+    finish_reason,
+)  # fmt: skip
+from runstore.http.openai.stream import (
+    CHAT_EVENTS,
+    ENDING_EVENTS,
+    MAX_TOKENS,
+    SERVER_STOPPING,
+    ChatTail,
+    Chunks,
+    StreamLines,
+    ending_error,
+)
+from runstore.http.requests import check_parameters, read_body, read_header, read_idempotency_key
+from runstore.http.security.users import login_of, user_of
+from runstore.http.streaming.disconnect import CLIENT_DISCONNECT, OnDisconnect, cancel_run
+from runstore.http.streaming.sse import EventStream
+from runstore.http.streaming.subscribers import Subscribers
+from runstore.http.streaming.watched import ClientGone, attended
+from runstore.http.trace import read_traceparent
+from runstore.store.runs import RunStore
+
+DEFAULT_MODEL = "demo"
+MANY_MESSAGES = 100  # of a chat, which are read beside the loop
+DEFAULT_STRATEGY: MultitaskStrategy = "interrupt"
+MAX_ANSWER = 8 << 20  # characters of a whole answer, about; a longer one is cut, and says so
+ON_DISCONNECT: tuple[OnDisconnect, ...] = get_args(OnDisconnect)
+
+
+class ChatRoutes:
+    """The routes below `/v1`."""
+
+    def __init__(self, store: RunStore, subscribers: Subscribers) -> None:
+        self._store = store
+        self._subscribers = subscribers
+
+    async def models(self, request: Request) -> Response:
+        check_parameters(request, ())
+        return json_response(ModelList([Model(name) for name in self._models()]))
+
+    async def model(self, request: Request) -> Response:
+        check_parameters(request, ())
+        name = request.path_params["model"]
+        self._check_model(name)
+        return json_response(Model(name))
+
+    async def completions(self, request: Request) -> Response:
+        check_parameters(request, ())
+        continues = read_header(request, "X-On-Disconnect", ON_DISCONNECT) == "continue"
+        login = login_of(request)
+        with ExitStack() as places:
+            places.enter_context(self._subscribers.of_user(login.user.user_id))  # before there is a run
+            body = await read_body(request, ChatBody, any_type=True)
+            run = await self._start(request, body)
+            places.enter_context(self._subscribers.of_run(run.run_id))
+            lines = StreamLines(run.run_id, run.session_id)
+            lines.started()
+            places.callback(lines.ended)
+            left = None if continues else partial(self._left, run, lines)
+            if not body.stream:
+                return await self._complete(request, run, lines, left)
+            usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+            tail = self._store.tail(run.run_id, after=0, only=CHAT_EVENTS)
+            frames = ChatTail(tail, Chunks(run, include_usage=usage, plain=True), lines)
+            return EventStream(frames, login, places.pop_all(), {"X-Run-Id": run.run_id}, left=left)
+
+    async def _start(self, request: Request, body: ChatBody) -> Run:
+        agent = DEFAULT_MODEL if body.model is None else body.model
+        session_id = read_header(request, "X-Session-Id")
+        if session_id is not None and not 0 < len(session_id) <= MAX_NAME:
+            raise BadRequest(f"X-Session-Id must have 1 to {MAX_NAME} characters", code="invalid_header")
+        strategy: Any = read_header(request, "X-Multitask-Strategy", STRATEGIES) or DEFAULT_STRATEGY
+        self._check_model(agent)
+        bodies: Bodies = request.app.state.bodies
+        long = len(body.messages or ()) > MANY_MESSAGES
+        started = await self._store.start(
+            agent,
+            await bodies.beside(chat_input, body) if long else chat_input(body),
+            user_id=user_of(request).user_id,
+            session_id=session_id,
+            metadata=body.metadata,
+            multitask_strategy=strategy,
+            memory=body.prompt is not None,
+            idempotency_key=read_idempotency_key(request),
+            traceparent=read_traceparent(request),
+        )
+        return started.run
+
+    def _models(self) -> list[str]:
+        """The agents that chat: one that runs code takes nothing that a chat has."""
+        catalog = self._store.catalog
+        return [name for name in catalog.names() if not catalog.spec(name).code]
+
+    def _check_model(self, name: str) -> None:
+        if name not in (models := self._models()):
+            message = f"the model {name[:100]!r} does not exist; there are {', '.join(models)}"
+            raise BadRequest(message, code="model_not_found", status=404, field="$.model")
+
+    async def _left(self, run: Run, lines: StreamLines) -> None:
+        lines.cancelled(CLIENT_DISCONNECT)
+        await cancel_run(self._store, run.run_id, run.user_id)
+
+    async def _complete(
+        self, request: Request, run: Run, lines: StreamLines, left: Callable[[], Awaitable[None]] | None
+    ) -> Response:
+        """The whole answer, once the run has ended."""
+        tail = ChatTail(self._store.tail(run.run_id, after=0, only=ENDING_EVENTS), Chunks(run), lines)
+        try:
+            await attended(_exhaust(tail), login_of(request), request.receive, left=left)
+        except ClientGone:
+            return Response(status_code=204)  # which nobody reads
+        found = (await self._store.get(run.run_id)).run
+        headers = {"X-Run-Id": run.run_id}
+        if found.status == "success" or found.error_code == MAX_TOKENS:
+            return json_response(await self._completion(found), headers=headers)
+        error = ending_error(found) if found.closed else SERVER_STOPPING
+        return openai_error(*error, headers={**headers, **NO_RETRY})
+
+    async def _completion(self, run: Run) -> Completion:
+        """What a run came to, from its log."""
+        result = run.result or {"stop_reason": MAX_TOKENS}
+        answer, after, size = Answer(kept=True), 0, 0
+        while page := await self._store.events(run.run_id, after=after, only=ANSWER_EVENTS):
+            for event in page:
+                record = EventRecord(event.run_id, event.seq, event.type, "", msgspec.json.decode(event.data))
+                if record.ends:
+                    answer.end(record.seq, result)
+                else:
+                    answer.add(record)
+                size += len(answer.content) + len(answer.reasoning)
+            after = page[-1].seq
+            if size > MAX_ANSWER:
+                result = {"stop_reason": MAX_TOKENS}
+                break
+        return completion(run, *answer.whole, finish_reason(result))
+
+
+async def _exhaust(tail: ChatTail) -> None:
+    async for _ in tail.frames():
+        pass

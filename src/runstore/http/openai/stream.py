@@ -1,0 +1,325 @@
+"""A run's stream as OpenAI's chunks: one for each piece of the answer, with its event's seq as the SSE id."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import UNSET
+
+from runstore.core.codec import RecordedEvent
+from runstore.core.depth import cut
+from runstore.core.errors import LogUnavailable, RunPurged, RunstoreError
+from runstore.core.events import (
+    SUPERSEDED,
+    Cancelled,
+    CancelRequested,
+    Completed,
+    Discarded,
+    Failed,
+    Started,
+    Token,
+    Usage,
+)  # fmt: skip
+from runstore.core.ports import EventFilter
+from runstore.core.records import EventRecord
+from runstore.core.run import Run, add_usage
+from runstore.core.sse import FrameParser
+from runstore.core.transcript import Speaker, speaker_of
+from runstore.feed.tail import UNAVAILABLE_RETRY_S, Tail
+from runstore.http.openai.answer import ANSWER_TYPES, MESSAGE_ENDS, RESULT, Answer, is_own
+from runstore.http.openai.objects import (
+    Chunk,
+    ChunkChoice,
+    Delta,
+    FinishReason,
+    completion_id,
+    error_object,
+    finish_reason,
+    usage_of,
+)
+from runstore.http.openai.repeats import Kind, Piece, Repeats
+
+CHAT_EVENTS = EventFilter(types=ANSWER_TYPES | {CancelRequested.type, Usage.type})
+ENDING_EVENTS = EventFilter(types=frozenset({CancelRequested.type}))
+DONE = b"[DONE]"
+MAX_TOKENS = "max_tokens"  # a stop reason, and the code of a run that failed for it
+STOPPED = "stopped"  # the code of a run that somebody stopped
+
+log = structlog.get_logger(__name__)
+_decode = msgspec.json.Decoder(EventRecord).decode
+_read = msgspec.json.Decoder(dict[str, Any]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class StreamLines:
+    """The log lines of one chat request. `trace` and `stream_id` are the run."""
+
+    def __init__(self, run_id: str, session_id: str | None) -> None:
+        self._fields = {"trace": run_id, "stream_id": run_id, "session": session_id}
+        self._cancelled = False
+
+    def started(self) -> None:
+        log.info("stream_start", **self._fields)
+
+    def cancelled(self, reason: str) -> None:
+        """The run is to stop; only the first reason counts."""
+        if self._cancelled:
+            return
+        self._cancelled = True
+        log.info("stream_cancelled", **self._fields, reason=reason)
+
+    def made_way(self, *, forced: bool) -> None:
+        """The run that superseded this one may begin."""
+        if forced:
+            log.warning("prev_stream_forced", **self._fields)
+        else:
+            log.info("prev_stream_finished_cleanly", **self._fields)
+
+    def ended(self) -> None:
+        log.info("stream_end", **self._fields)
+
+
+class Chunks:
+    """Turns the events of one run into chunks.
+
+    Args:
+        plain: for a client that knows OpenAI's format alone, and can drop nothing. When it has text that does
+            not count and is not said again, the stream ends with an error, so that nobody takes it for the
+            answer.
+    """
+
+    def __init__(self, run: Run, *, include_usage: bool = False, plain: bool = False) -> None:
+        self.replaced = False  # the stream has ended, since what the client has is not the answer
+        self._plain = plain
+        self._run = run
+        self._include_usage = include_usage
+        self._answer = Answer()
+        self._repeats = Repeats()
+        self._usage: dict[str, int] = {}
+
+    def frames(self, event: EventRecord) -> list[bytes]:
+        """What an event says to a client of OpenAI's API, as server-sent events."""
+        if self.replaced:
+            return []
+        if event.type == Token.type:  # nearly all are
+            self._answer.add(event)
+            content = self._answer.content
+            said = self._send(event.seq, speaker_of(event.data), "content", content) if content else ()
+            return self._until_replaced(said)
+        return self._until_replaced(self._frames(event))
+
+    def pass_over(self, event: EventRecord) -> None:
+        """Take an event that the client has: nothing is made of it but what later chunks depend on."""
+        if event.type != Token.type:
+            self._until_replaced(self._frames(event))
+            return
+        self._answer.add(event)
+        if content := self._answer.content:
+            said = self._repeats.send(event.seq, speaker_of(event.data), Piece("content", content))
+            if said is None:
+                self._drop(event.seq)
+
+    def _until_replaced(self, frames: Iterable[bytes]) -> list[bytes]:
+        sent: list[bytes] = []
+        for frame in frames:
+            sent.append(frame)
+            if self.replaced:
+                break
+        return sent
+
+    def _frames(self, event: EventRecord) -> Iterator[bytes]:
+        if event.ends:
+            yield from self._ending(event)
+        elif event.type == Usage.type:
+            self._usage = add_usage(self._usage, msgspec.convert(event.data, Usage))
+        elif event.type != CancelRequested.type:
+            self._answer.add(event)
+            if event.type == Started.type and self._plain:
+                yield _frame(event.seq, self._chunk(Delta(role="assistant", content="")))
+                keep = event.data.get("discard_after_seq")
+                if keep is not None and not self._repeats.take_back(keep + 1):
+                    yield self._drop(event.seq)
+            elif event.type == Started.type:
+                self._repeats = Repeats()
+                first = self._chunk(Delta(role="assistant", content=""))
+                again = event.data.get("discard_after_seq", UNSET)
+                yield _frame(event.seq, msgspec.structs.replace(first, discard_after_seq=again))
+            elif event.type == Discarded.type and is_own(event) and not self._take_back(event):
+                yield self._drop(event.seq)
+            yield from self._said(event.seq, speaker_of(event.data))
+            if event.type in MESSAGE_ENDS and is_own(event) and not self._repeats.end():
+                yield self._drop(event.seq)
+
+    def _said(self, seq: int, speaker: Speaker) -> Iterator[bytes]:
+        if self._answer.reasoning:
+            yield from self._send(seq, speaker, "reasoning_content", self._answer.reasoning)
+        if self._answer.content:
+            yield from self._send(seq, speaker, "content", self._answer.content)
+
+    def _send(self, seq: int, speaker: Speaker, kind: Kind, said: str) -> Iterator[bytes]:
+        text = self._repeats.send(seq, speaker, Piece(kind, said))
+        if text is None:
+            yield self._drop(seq)
+        elif text:
+            delta = Delta(content=text) if kind == "content" else Delta(reasoning_content=text)
+            yield _frame(seq, self._chunk(delta))
+
+    def _take_back(self, event: EventRecord) -> bool:
+        return self._repeats.take_back(event.data["from_seq"], speaker_of(event.data))
+
+    def _drop(self, seq: int) -> bytes:
+        """Tell the client to drop what was taken back, in one frame with what was said instead."""
+        if self._plain:
+            self.replaced = True
+            return _data(error_object(*ANSWER_REPLACED))
+        keep, content, reasoning = self._repeats.drop()
+        chunk = self._chunk(Delta(content=content or None, reasoning_content=reasoning or None))
+        return _frame(seq, msgspec.structs.replace(chunk, discard_after_seq=keep))
+
+    def _ending(self, event: EventRecord) -> Iterator[bytes]:
+        if event.type == Completed.type:
+            result, usage = event.data["result"], event.data.get("usage") or self._usage
+        elif is_cut(event.type, event.data.get("code")):
+            result, usage = {"stop_reason": MAX_TOKENS}, self._usage
+        else:
+            yield _frame(event.seq, error_object(*ending_error(_ended(self._run, event))))
+            return
+        self._answer.end(event.seq, result)
+        yield from self._said(event.seq, RESULT)
+        if not self._repeats.end():
+            yield self._drop(event.seq)
+        yield _frame(event.seq, self._chunk(Delta(), finish_reason(result)))
+        if self._include_usage:
+            yield _frame(event.seq, msgspec.structs.replace(self._chunk(None), usage=usage_of(usage)))
+        yield b"data: %b\n\n" % DONE
+
+    def _chunk(self, delta: Delta | None, finish_reason: FinishReason | None = None) -> Chunk:
+        run = self._run
+        return Chunk(
+            id=completion_id(run), created=run.created_at // 1000, model=run.agent_name,
+            choices=[] if delta is None else [ChunkChoice(delta, finish_reason=finish_reason)],
+            usage=None if self._include_usage else UNSET,
+        )  # fmt: skip
+
+
+class ChatTail:
+    """A tail whose frames are chunks; it tells `lines` what becomes of the run.
+
+    Args:
+        before: reads a page, after a seq, of the events before the tail's first one. All of them are passed
+            over: they say what the answer goes on from, as which of its messages count.
+    """
+
+    def __init__(
+        self,
+        tail: Tail,
+        chunks: Chunks,
+        lines: StreamLines | None = None,
+        *,
+        before: Callable[[int], Awaitable[Sequence[RecordedEvent]]] | None = None,
+    ) -> None:
+        self._tail = tail
+        self._chunks = chunks
+        self._lines = lines
+        self._before = before
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """As `Tail.frames`. One that ends before its run says so: it must not seem complete."""
+        try:
+            async for _ in self._catch_up():
+                yield b""
+        except RunPurged:
+            yield _data(error_object(*PURGED))
+            return
+        parser = FrameParser()
+        async for body in self._tail.frames():
+            if not body:
+                yield b""
+            frames: list[bytes] = []
+            for frame in parser.feed(body):
+                try:
+                    event = _decode(frame.data)
+                except RecursionError:
+                    event = _decode(cut(frame.data))
+                self._tell(event)
+                frames += self._chunks.frames(event)
+            if frames:
+                yield b"".join(frames)
+            if self._chunks.replaced:
+                return
+        if self._tail.purged:
+            yield _data(error_object(*PURGED))
+        elif not self._tail.ended:
+            yield _data(error_object(*SERVER_STOPPING))
+
+    async def _catch_up(self) -> AsyncIterator[None]:
+        """Pass over the events before the tail's; yields while the log cannot be read."""
+        seq = 0
+        while self._before is not None:
+            try:
+                page = await self._before(seq)
+            except LogUnavailable:
+                yield
+                await asyncio.sleep(UNAVAILABLE_RETRY_S)
+                continue
+            if not page:
+                return
+            for event in page:
+                record = EventRecord(event.run_id, event.seq, event.type, "", _read(event.data))
+                self._chunks.pass_over(record)
+            seq = page[-1].seq
+
+    def _tell(self, event: EventRecord) -> None:
+        if self._lines is None:
+            return
+        if event.type == CancelRequested.type:
+            self._lines.cancelled(event.data["reason"])
+        elif event.type == Cancelled.type and event.data["reason"] == SUPERSEDED:
+            self._lines.made_way(forced=event.data.get("forced", False))
+
+
+SERVER_STOPPING = (
+    503,
+    "server_stopping",
+    "the server stops; the run goes on: resume at /runs/{X-Run-Id}/stream?format=openai with Last-Event-ID",
+)
+ANSWER_REPLACED = (
+    409,
+    "answer_replaced",
+    "what was streamed is not the answer: the model's call failed and was made again, or its answer was "
+    "rejected or redacted; the run goes on: its answer is at /runs/{X-Run-Id}, and its text at "
+    "/runs/{X-Run-Id}/stream?format=openai",
+)
+PURGED = (410, RunPurged.code, "the run was purged while it was read: its events were removed")
+
+
+def is_cut(ending: str, code: str | None) -> bool:
+    """Whether a run failed since an answer was cut by its token limit: to a chat that is an answer, cut."""
+    return ending == Failed.type and code == MAX_TOKENS
+
+
+def ending_error(run: Run) -> tuple[int, str, str]:
+    """The status, code and message of a run that has ended and did not succeed."""
+    if run.status == "error":
+        return 500, run.error_code or RunstoreError.code, run.error or ""
+    if run.reason == SUPERSEDED:
+        return 409, SUPERSEDED, "a newer request of the same session took the place of this one"
+    return 409, STOPPED, f"the run was stopped: {run.reason}"
+
+
+def _ended(run: Run, event: EventRecord) -> Run:
+    change = msgspec.structs.replace
+    if event.type == Cancelled.type:
+        return change(run, status="stopped", reason=event.data["reason"])
+    code, message = event.data.get("code"), event.data.get("message", f"ended by {event.type}")
+    return change(run, status="error", error_code=code, error=message)
+
+
+def _frame(seq: int, content: object) -> bytes:
+    return b"id: %d\n%b" % (seq, _data(content))
+
+
+def _data(content: object) -> bytes:
+    return b"data: %b\n\n" % _encode(content)

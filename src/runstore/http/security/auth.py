@@ -1,0 +1,184 @@
+"""Logins: an API key, a ticket, or what the configured function makes of a request.
+
+Without any of them the server is bound to loopback, and everyone is the user `local`, an admin.
+"""
+
+import re
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from runstore.core.errors import RunstoreError
+from runstore.core.threads import asking
+from runstore.http.envelope import STREAM, path_of, run_id_of
+from runstore.http.errors import Unauthorized, on_runstore_error, on_unexpected
+from runstore.http.security.known_keys import KnownKeys, Query, now_ms
+from runstore.http.security.login_function import LoginFunction
+from runstore.http.security.signing import Ticket, TicketSigner, name_of
+from runstore.http.security.users import ADMIN, LOCAL, SCOPE_KEY, Login, User
+from runstore.store import keys
+from runstore.store.keys import ApiKey
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})  # how the process is, and what the API is
+
+_STREAM = re.compile(r"/runs/([^/]+)/stream")
+
+
+class Authenticator:
+    """Tells who sent a request.
+
+    Args:
+        query: reads the database in a thread.
+        tickets: reads and makes tickets.
+        function: asked about requests without a key of ours.
+        exposed: others than this machine reach the server, so nobody is let in without a login.
+    """
+
+    def __init__(
+        self,
+        query: Query,
+        tickets: TicketSigner,
+        *,
+        function: LoginFunction | None = None,
+        exposed: bool = False,
+    ) -> None:
+        self.tickets = tickets
+        self._keys = KnownKeys(query)
+        self._function = function
+        self._exposed = exposed
+
+    async def required(self) -> bool:
+        """Whether a login is needed; once it is, it stays so."""
+        return self._exposed or self._function is not None or await self._keys.exist()
+
+    async def login(self, request: Request) -> Login:
+        """Who sent the request.
+
+        Raises:
+            Unauthorized: nobody who may.
+            LogUnavailable: the database, which knows the keys, cannot be read now.
+        """
+        ticket = request.query_params.get("ticket")
+        if ticket is not None and (runs := _followed(request)) is not None:
+            return await self._by_ticket(ticket, runs)
+        if not await self.required():
+            return OpenLogin(self)
+        token = _bearer(request)
+        if token.startswith(keys.PREFIX):
+            return await self._by_key(token)
+        if self._function is not None:
+            return await self._function.login(request)
+        raise Unauthorized("an API key is needed: Authorization: Bearer KEY")
+
+    async def ticket_holds(self, ticket: Ticket) -> bool:
+        """Whether a ticket is good: it ends with the key that it was got with, if that is sooner."""
+        if now_ms() >= ticket.expires_at:
+            return False
+        if ticket.key_id is not None:
+            return await self._keys.active(ticket.key_id) is not None
+        return self._function is not None or not await self.required()
+
+    async def _by_key(self, token: str) -> Login:
+        key_id = keys.key_id_of(token)
+        stored = await self._keys.active(key_id) if key_id else None
+        if stored is None or not stored.opens(token):
+            raise Unauthorized("the API key is unknown, revoked or expired")
+        return KeyLogin(self._keys, stored.key)
+
+    async def _by_ticket(self, text: str, runs: "_Followed") -> Login:
+        ticket = self.tickets.read(text)
+        if ticket is None or ticket.run_id != runs.name or not await self.ticket_holds(ticket):
+            raise Unauthorized("the ticket is not for this run, or has expired")
+        return TicketLogin(self, ticket, runs.run_ids)
+
+
+class OpenLogin(Login):
+    """Nobody needs a login yet."""
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        super().__init__(LOCAL)
+        self._authenticator = authenticator
+
+    async def still_valid(self) -> bool:
+        return not await self._authenticator.required()
+
+
+class KeyLogin(Login):
+    """By an API key."""
+
+    def __init__(self, known: KnownKeys, key: ApiKey) -> None:
+        roles = frozenset({ADMIN} if key.role == ADMIN else ())
+        super().__init__(User(key.user_id, roles), key_id=key.key_id)
+        self._known = known
+        self._key = key
+
+    async def still_valid(self) -> bool:
+        return await self._known.active(self._key.key_id) is not None
+
+
+class TicketLogin(Login):
+    """By a ticket, for one stream."""
+
+    def __init__(self, authenticator: Authenticator, ticket: Ticket, run_ids: frozenset[str]) -> None:
+        super().__init__(User(ticket.user_id), key_id=ticket.key_id, run_ids=run_ids)
+        self._authenticator = authenticator
+        self._ticket = ticket
+
+    async def still_valid(self) -> bool:
+        return await self._authenticator.ticket_holds(self._ticket)
+
+
+class Authentication:
+    """Lets no request through that has no login, but for those to OPEN_PATHS.
+
+    Without an `authenticator` everyone is `local`: the app is mounted into another one, which answers for it.
+    """
+
+    def __init__(self, app: ASGIApp, authenticator: Authenticator | None) -> None:
+        self._app = app
+        self._authenticator = authenticator
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or path_of(scope) in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        try:
+            asking.set(f"address {request.client.host if request.client else ''}")
+            scope[SCOPE_KEY] = login = await self._login(request)
+            asking.set(login.user.user_id)
+        except RunstoreError as error:
+            response = await on_runstore_error(request, error)
+        except Exception as error:
+            response = await on_unexpected(request, error)
+        else:
+            await self._app(scope, receive, send)
+            return
+        await response(scope, receive, send)
+
+    async def _login(self, request: Request) -> Login:
+        return Login(LOCAL) if self._authenticator is None else await self._authenticator.login(request)
+
+
+class _Followed(Struct, frozen=True):
+    """What a request for a stream follows, and how a ticket for it calls that."""
+
+    name: str
+    run_ids: frozenset[str]
+
+
+def _followed(request: Request) -> _Followed | None:
+    path = path_of(request.scope)
+    if path == STREAM:
+        run_ids = [run_id_of(text) for text in request.query_params.getlist("run_id")]
+        return _Followed(name_of(run_ids), frozenset(run_ids))
+    if (stream := _STREAM.fullmatch(path)) is None:
+        return None
+    run_id = stream[1].lower()
+    return _Followed(run_id, frozenset({run_id}))
+
+
+def _bearer(request: Request) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""

@@ -1,0 +1,134 @@
+"""The seam for other logins: a function of the configuration's that is asked about each request."""
+
+import asyncio
+import importlib
+import inspect
+import operator
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+import msgspec
+import structlog
+from starlette.requests import Request
+
+from runstore.core.errors import Busy, ConfigError
+from runstore.core.threads import Threads
+from runstore.http.errors import Unauthorized
+from runstore.http.security.users import Login, User
+
+AUTHENTICATE_S = 10.0  # what the function may take
+LOGIN_THREADS = 256  # calls of a function that is not async: those that hang keep their places
+LOGIN_SHARE = 16  # of requests that are alike
+ADDRESS_SHARE = 192  # of requests from one address: others still log in
+LOGIN_WAIT_S = 2.0  # that a call waits for a place, before the request is refused
+RECHECK_S = 60.0  # how often it is asked again about an open stream
+
+log = structlog.get_logger(__name__)
+
+
+class LoginFunction:
+    """What `authenticate` names.
+
+    It is sync or async, gets the starlette request, and returns the user: `runstore.User`, or
+    anything with the same fields. None or a PermissionError refuses; any other error is one of the server.
+    """
+
+    def __init__(self, function: Callable[[Request], Any]) -> None:
+        self._function = function
+        self._threads = Threads("runstore-login", LOGIN_THREADS, share=LOGIN_SHARE, wait_s=LOGIN_WAIT_S)
+        self._calls = Counter[str]()  # of each address, that have not come to an end
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, reference: str) -> "LoginFunction":
+        """The function that `package.module:function` names.
+
+        Raises:
+            ConfigError: there is none, or importing it failed.
+        """
+        module, _, name = reference.partition(":")
+        try:
+            found = operator.attrgetter(name)(importlib.import_module(module))
+        except Exception as error:  # whatever a stranger's module raises
+            raise ConfigError(f"`authenticate`: cannot import {reference!r}: {error}") from error
+        if not callable(found):
+            raise ConfigError(f"`authenticate`: {reference!r} is no function")
+        return cls(found)
+
+    async def login(self, request: Request) -> Login:
+        """Who sent the request.
+
+        Raises:
+            Unauthorized: the function refuses.
+            InvalidName: no database can hold the user's name, or a workspace's.
+            Busy: it does not answer, or too many calls of it wait.
+        """
+        return FunctionLogin(self, request, await self.ask(request))
+
+    async def ask(self, request: Request) -> User:
+        try:
+            async with asyncio.timeout(AUTHENTICATE_S) as patience:
+                found = await self._call(request)
+        except TimeoutError as error:
+            if not patience.expired():  # one of the function's own
+                raise
+            log.warning("authenticate_stalled", seconds=AUTHENTICATE_S)
+            message = f"the login function has not answered within {AUTHENTICATE_S:g} s"
+            raise Busy(message) from error
+        except PermissionError as error:
+            raise Unauthorized(str(error) or "the login was refused") from error
+        if found is None:
+            raise Unauthorized("the login was refused")
+        try:
+            return msgspec.convert(found, User, from_attributes=True)
+        except msgspec.ValidationError as error:
+            raise TypeError(f"`authenticate` must return a user, or None to refuse: {error}") from error
+
+    async def _call(self, request: Request) -> Any:
+        if inspect.iscoroutinefunction(self._function):
+            return await self._function(request)
+        call = partial(copy_context().run, self._call_in_thread, request)
+        found = await self._threads.call(call, by=f"like {hash(tuple(request.headers.raw))}")
+        return await found if inspect.isawaitable(found) else found
+
+    def _call_in_thread(self, request: Request) -> Any:
+        """A call that hangs keeps its place, also when the request was answered long ago."""
+        address = request.client.host if request.client else ""
+        with self._lock:
+            if self._calls[address] >= ADDRESS_SHARE:
+                raise Busy(f"{ADDRESS_SHARE} calls of the login function from {address} have not ended")
+            self._calls[address] += 1
+        try:
+            return self._function(request)
+        finally:
+            with self._lock:
+                self._calls[address] -= 1
+                if not self._calls[address]:
+                    del self._calls[address]
+
+
+class FunctionLogin(Login):
+    """Asked about again every RECHECK_S, and ended when the answer is another, or none."""
+
+    def __init__(self, function: LoginFunction, request: Request, user: User) -> None:
+        super().__init__(user)
+        self._function = function
+        self._request = request
+        self._asked_at = time.monotonic()
+
+    async def still_valid(self) -> bool:
+        if time.monotonic() - self._asked_at < RECHECK_S:
+            return True
+        self._asked_at = time.monotonic()
+        try:
+            return await self._function.ask(self._request) == self.user
+        except (Unauthorized, Busy):  # the client comes back, and is told
+            return False
+        except Exception:
+            log.exception("authenticate_failed")
+            return False

@@ -1,0 +1,1 @@
+"""Server-sent events: reading a run's log, replay then live."""

@@ -1,0 +1,148 @@
+"""How every surface follows a run: the answer to a cursor."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from functools import partial
+
+from starlette.responses import Response
+from starlette.types import Receive
+
+from runstore.core.errors import InvalidCursor, LogUnavailable, RunDeleted, RunPurged, RunstoreError
+from runstore.core.places import NamedPlaces, OwnPlaces
+from runstore.core.ports import EventFilter
+from runstore.feed.joined_tail import NewRuns
+from runstore.http.openai.answer import ANSWER_EVENTS
+from runstore.http.openai.stream import CHAT_EVENTS, ChatTail, Chunks
+from runstore.http.security.users import Login
+from runstore.http.streaming.sse import EventStream, Frames, nothing_left
+from runstore.http.streaming.subscribers import Subscribers
+from runstore.http.streaming.watched import attended
+from runstore.store.runs import RunStore
+
+
+class Following:
+    """Opens streams of runs that their reader may read."""
+
+    def __init__(self, store: RunStore, subscribers: Subscribers) -> None:
+        self._store = store
+        self._subscribers = subscribers
+
+    async def follow(
+        self,
+        login: Login,
+        run_id: str,
+        *,
+        after: int,
+        only: EventFilter | None = None,
+        as_chunks: bool = False,
+        left: Callable[[], Awaitable[None]] | None = None,
+    ) -> Response:
+        """The run's stream after a cursor; 204 at the end of a closed run.
+
+        Args:
+            as_chunks: as chunks of OpenAI's chat completions.
+            left: called when the client goes before the run's end.
+
+        Raises:
+            InvalidCursor: it is ahead of the run.
+            RunNotFound, RunDeleted, RunPurged, LimitExceeded
+        """
+        run = None
+        try:
+            head = await self._store.head(run_id)
+            run = (await self._store.get(run_id)).run if as_chunks else None
+        except LogUnavailable:
+            if as_chunks:
+                raise
+            # an error would end an EventSource for ever; the stream idles until the log is back
+        else:
+            check_cursor(after, head.seq, run_id)
+            if head.closed and after == head.seq:
+                return nothing_left()
+        with ExitStack() as places:
+            places.enter_context(self._subscribers.of_user(login.user.user_id))
+            places.enter_context(self._subscribers.of_run(run_id))
+            tail = self._store.tail(run_id, after=after, only=only if run is None else CHAT_EVENTS)
+            frames: Frames = tail
+            if run is not None:
+                before = partial(self._store.events, run_id, upto=after, only=ANSWER_EVENTS)
+                frames = ChatTail(tail, Chunks(run), before=before)
+            return EventStream(frames, login, places.pop_all(), left=left)
+
+    async def follow_several(
+        self, login: Login, places: NamedPlaces, *, only: EventFilter | None = None
+    ) -> Response:
+        """One stream of runs by name; 204 when all have ended and the reader has all of them.
+
+        A run that was deleted or purged does not refuse the others: the stream tells of it.
+
+        Raises:
+            InvalidCursor: a place is ahead of its run.
+            RunNotFound, LimitExceeded
+        """
+        lost: dict[str, RunstoreError] = {}
+        left = False
+        for run_id, after in places.open().items():
+            try:
+                head = await self._store.head(run_id)
+            except LogUnavailable:
+                left = True  # see `follow`
+            except (RunDeleted, RunPurged) as error:
+                lost[run_id] = error
+            else:
+                check_cursor(after, head.seq, run_id)
+                left = left or not head.closed or after < head.seq
+        if not left and not lost:
+            return nothing_left()
+        with ExitStack() as stack:
+            stack.enter_context(self._subscribers.of_user(login.user.user_id))
+            for run_id in places.open():
+                stack.enter_context(self._subscribers.of_run(run_id))
+            tail = self._store.joined_tail(places, lost=lost, only=only)
+            return EventStream(tail, login, stack.pop_all())
+
+    async def follow_own(
+        self, login: Login, places: OwnPlaces | None, *, only: EventFilter | None = None
+    ) -> Response:
+        """One stream of all of a user's runs, with those that start meanwhile. It has no end.
+
+        Args:
+            places: None: from the beginnings of those that have not ended.
+
+        Raises:
+            InvalidCursor: a place is ahead of its run, or too many runs were started since.
+            RunNotFound, LimitExceeded, LogUnavailable, Busy
+        """
+        user_id = login.user.user_id
+        if places is None:
+            places = await self._store.own_places(user_id)
+        else:
+            await self._store.find_starts(user_id, places)  # a cursor too far behind is refused
+        lost: dict[str, RunstoreError] = {}
+        for run_id, after in places.open().items():
+            try:
+                check_cursor(after, (await self._store.head(run_id)).seq, run_id)
+            except (RunDeleted, RunPurged) as error:
+                lost[run_id] = error
+        with ExitStack() as stack:
+            stack.enter_context(self._subscribers.of_user(user_id))
+            started = stack.enter_context(self._store.starts.watch(user_id))
+            new_runs = NewRuns(started, partial(self._store.find_starts, user_id, places))
+            tail = self._store.joined_tail(places, lost=lost, only=only, new_runs=new_runs)
+            return EventStream(tail, login, stack.pop_all())
+
+    async def until_ended(self, login: Login, run_id: str, wait_s: float, receive: Receive) -> None:
+        """Return when the run has ended, or after `wait_s`. Meanwhile its reader counts as one of a stream.
+
+        Raises:
+            ClientGone, Unauthorized: see `attended`.
+            RunNotFound, RunDeleted, RunPurged, LimitExceeded
+        """
+        with self._subscribers.of_user(login.user.user_id), self._subscribers.of_run(run_id):
+            await attended(self._store.get(run_id, wait_s=wait_s), login, receive)
+
+
+def check_cursor(after: int, head: int, run_id: str) -> None:
+    """Refuse a cursor that is ahead of the run."""
+    if after > head:
+        raise InvalidCursor(f"the cursor {after} is ahead of run {run_id}, whose last seq is {head}")

@@ -1,0 +1,70 @@
+"""Server-sent events (WHATWG HTML, 9.2), by hand: a tail's bytes are the response's bytes."""
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from runstore.http.security.users import Login
+from runstore.http.streaming.watched import WatchedAnswer, end
+
+HEARTBEAT = b":\n"  # a comment without a blank line: clients would take an empty frame for an event
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+MEDIA_TYPE = "text/event-stream"
+
+
+class Frames(Protocol):
+    """What a stream sends: a tail."""
+
+    def frames(self) -> AsyncIterator[bytes]:
+        """Server-sent events, as many as there are; b"" when there have been none for a while."""
+
+
+class EventStream(WatchedAnswer):
+    """Follows a run until it ends, the client goes, its login ends, or the server closes.
+
+    The run does not notice, unless `left` tells it: that is called when the client goes, or is cut off,
+    before the end.
+    """
+
+    def __init__(
+        self,
+        tail: Frames,
+        login: Login,
+        place: AbstractContextManager[object],
+        headers: Mapping[str, str] | None = None,
+        *,
+        left: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        super().__init__(_parts(tail), login, media_type=MEDIA_TYPE, headers={**HEADERS, **(headers or {})})
+        self._place = place  # among the open streams; left when this one ends
+        self._left = left
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._place:
+            await super().__call__(scope, receive, send)
+
+    async def _refuse(self, send: Send) -> None:
+        """Whoever reads a stream comes back after it, and is told then; who reads nothing is cut off."""
+        if self._sending_since < math.inf:
+            await super()._refuse(send)
+        await end(send)
+
+    async def _gone(self) -> None:
+        """See `WatchedAnswer`."""
+        if self._left is not None:
+            await self._left()
+
+
+def nothing_left() -> Response:
+    """204 at the end of a closed run. The type keeps clients quiet that look for it whatever the status."""
+    return Response(status_code=204, headers=HEADERS, media_type=MEDIA_TYPE)
+
+
+async def _parts(tail: Frames) -> AsyncIterator[bytes]:
+    yield HEARTBEAT  # shows at once that the stream is open, also through a proxy
+    async for frames in tail.frames():
+        yield frames or HEARTBEAT

@@ -1,0 +1,162 @@
+"""Answers that may take for ever: cut off when the client reads nothing, ended when its login has ended."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from runstore.core.errors import LogUnavailable, RunPurged
+from runstore.http.errors import Unauthorized
+from runstore.http.security.users import Login
+
+SEND_TIMEOUT_S = 30.0  # a client that has not read for so long is cut off,
+PIECE_BYTES = 16 << 10  # of one write, so that a slow client is seen to read, and holds no more
+CHECK_S = 2.0  # as this look every so often finds, and that a login has ended
+WATCHED = (
+    "runstore.watched"  # the ASGI extension of a server that cuts off a client that reads nothing by itself
+)
+
+T = TypeVar("T")
+
+
+class ConnectionCut(BaseException):
+    """The answer cannot be ended politely: no failure, but the connection is aborted."""
+
+
+def _nothing() -> None:
+    pass
+
+
+class ClientGone(Exception):
+    """The client has closed its connection."""
+
+
+class WatchedAnswer(Response):
+    """Sends `parts`. One that breaks off is cut, so that nobody takes what there is for the whole."""
+
+    def __init__(
+        self,
+        parts: AsyncIterator[bytes],
+        login: Login,
+        *,
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(headers=headers, media_type=media_type)
+        del self.headers["content-length"]
+        self._parts = parts
+        self._login = login
+        self._sending_since = math.inf  # when the write that is under way began
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        if scope["method"] == "HEAD":
+            await end(send)
+            return
+        look = _nothing if WATCHED in scope.get("extensions", {}) else self._check_reader
+        pump = asyncio.create_task(self._pump(send))
+        gone = asyncio.create_task(disconnected(receive))
+        left = False
+        try:
+            refused = not await first_done({pump, gone}, self._login, look)
+            left = refused or not pump.done()
+        except ConnectionCut:
+            left = True
+            raise
+        finally:
+            gone.cancel()
+            pump.cancel()
+            await asyncio.wait({pump, gone})
+            if left:
+                await self._gone()
+        if not pump.cancelled():
+            _raise(pump)
+        elif refused:
+            await self._refuse(send)
+
+    async def _refuse(self, send: Send) -> None:
+        """End the answer before its end: the login has ended."""
+        raise ConnectionCut
+
+    async def _gone(self) -> None:
+        """The client has gone before the end, reads nothing, or may not read any more."""
+
+    def _check_reader(self) -> None:
+        if time.monotonic() - self._sending_since > SEND_TIMEOUT_S:
+            raise ConnectionCut
+
+    async def _pump(self, send: Send) -> None:
+        async for part in self._parts:
+            for start in range(0, len(part), PIECE_BYTES):
+                piece = part[start : start + PIECE_BYTES]
+                self._sending_since = time.monotonic()
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._sending_since = math.inf
+        await end(send)
+
+
+async def first_done(
+    tasks: set[asyncio.Task[Any]], login: Login, look: Callable[[], None] = _nothing
+) -> bool:
+    """Wait until one of them is done (True), or the login has ended (False). `look` is called meanwhile."""
+    while not (await asyncio.wait(tasks, timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED))[0]:
+        look()
+        if not await login.still_valid():
+            return False
+    return True
+
+
+async def attended(
+    work: Coroutine[Any, Any, T],
+    login: Login,
+    receive: Receive,
+    *,
+    left: Callable[[], Awaitable[None]] | None = None,
+) -> T:
+    """The result of `work`, for a client that waits for it.
+
+    Args:
+        left: called when the client goes, or its login ends, before the work is done.
+
+    Raises:
+        ClientGone: it waits no longer; nobody will read an answer.
+        Unauthorized: its login has ended.
+    """
+    working = asyncio.create_task(work)
+    gone = asyncio.create_task(disconnected(receive))
+    try:
+        holds = await first_done({working, gone}, login) and await login.still_valid()
+    finally:
+        done = working.done()
+        working.cancel()
+        gone.cancel()
+        await asyncio.wait({working, gone})
+    if not done and left is not None:
+        await left()
+    if not holds:
+        raise Unauthorized("the login ended while the request waited")
+    if not done:
+        raise ClientGone
+    return working.result()
+
+
+async def end(send: Send) -> None:
+    """End an answer in good order."""
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _raise(pump: "asyncio.Task[None]") -> None:
+    try:
+        pump.result()
+    except (LogUnavailable, RunPurged) as error:
+        raise ConnectionCut from error
+
+
+async def disconnected(receive: Receive) -> None:
+    """Return when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

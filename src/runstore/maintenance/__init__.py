@@ -1,0 +1,1 @@
+"""Upkeep beside running writers: purges and rebuilds, in small transactions."""

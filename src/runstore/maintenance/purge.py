@@ -1,0 +1,285 @@
+"""Purging: the events of old runs make way for one that says that there was such a run.
+
+In steps, each in transactions so small that writers hardly wait, and a reader gets all of a run or RunPurged:
+
+1. Mark: `run.purged` is appended, and in the same transaction the run is named in `purging`. From then on it
+   is read no more.
+2. Warn: writers forget which heads they know. One that was stopped for long could else write at a seq that is
+   free again; as long as the events are there, it conflicts.
+3. Clear: the older events go, piece by piece, and with the last of them the run's name in `purging`.
+
+A purge that was stopped between is finished by the next one. Two at once do the same work, each a part of it.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import TypeVar
+
+from msgspec import Struct
+from sqlalchemy import Connection, bindparam, delete, func, select, update
+
+from runstore.core.codec import encode
+from runstore.core.errors import LogUnavailable
+from runstore.core.events import Deleted, Purged
+from runstore.core.ids import first_run_id
+from runstore.core.ports import InlineProjection
+from runstore.core.run import fold
+from runstore.database.dialects import Dialect
+from runstore.database.tables import barrier, events, idempotency, purging
+from runstore.eventlog.admission import Append
+from runstore.eventlog.queries import read_evolving
+from runstore.eventlog.rules.claims import KEPT_MS
+from runstore.eventlog.sql_store import SqlStore, begin_write
+
+PAGE_RUNS = 100  # looked at in one statement
+MARKED_RUNS = 20  # marked in one transaction, which writers wait for, about 20 ms
+PIECE_EVENTS = 1_000  # removed in one transaction, which writers wait for, about 10 ms
+PIECE_BYTES = 4 << 20  # their data, about: the event that goes over it is the last
+TURN_S = 0.02  # between two transactions: writers get their turn
+RETRY_S = 0.1  # before another try, while others write
+PATIENCE_S = 30.0  # of such tries, and of those while the database takes no writes
+
+T = TypeVar("T")
+
+_e = events.c
+_RUNS = (
+    select(_e.run_id)
+    .where(_e.run_id > bindparam("after"), _e.run_id < bindparam("upto"))
+    .where(_e.seq == 1)  # of a purged run there is one event, and it is not the first
+    .order_by(_e.run_id)
+    .limit(bindparam("runs"))
+)
+# Run by run: joined for a page of runs, PostgreSQL reads the whole table.
+_LAST_TWO = (
+    select(_e.seq, _e.type, _e.ends, _e.at)
+    .where(_e.run_id == bindparam("run"))
+    .order_by(_e.seq.desc())
+    .limit(2)
+)
+_COUNTS = select(_e.type, func.count()).where(_e.run_id == bindparam("run")).group_by(_e.type)
+_OLDER = (
+    select(_e.seq, func.length(_e.data))
+    .where(_e.run_id == bindparam("run"), _e.type != Purged.type)
+    .order_by(_e.seq)
+)
+_MARKED = select(purging.c.run_id).order_by(purging.c.run_id).limit(bindparam("runs"))
+_BEGUN = select(func.count()).select_from(purging)
+_WARN = update(barrier).values(purges=barrier.c.purges + 1)
+_REMOVE = delete(events).where(
+    _e.run_id == bindparam("run"), _e.seq <= bindparam("upto"), _e.type != Purged.type
+)
+_DONE = delete(purging).where(purging.c.run_id == bindparam("run"))
+
+
+class Purgeable(Struct, frozen=True):
+    """What a purge would remove. `begun`: runs that an earlier one has marked and not cleared."""
+
+    runs: int
+    events: int
+    begun: int
+
+
+class PurgeCount(Struct):
+    """What a purge has done so far."""
+
+    runs: int = 0
+    events: int = 0
+
+
+class _Due(Struct, frozen=True):
+    """A run that ended long enough ago, and its last seq."""
+
+    run_id: str
+    seq: int
+
+
+class _Piece(Struct, frozen=True):
+    """What of a run goes in one transaction: all up to a seq. `last`: then there is nothing left."""
+
+    run_id: str
+    upto: int
+    last: bool
+
+
+_is_last = attrgetter("last")
+
+
+class Purge:
+    """One purge of the runs that ended before a time: UTC, milliseconds since 1970.
+
+    Every method raises what the database does, when others have been in the way for PATIENCE_S.
+
+    Args:
+        progress: called after each transaction. What it raises stops the purge, as Ctrl-C does.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        projections: Sequence[InlineProjection],
+        before: int,
+        progress: Callable[[PurgeCount], None] = lambda count: None,
+    ) -> None:
+        self._dialect = dialect
+        self._store = SqlStore(dialect, projections)
+        self._before = before
+        self._progress = progress
+        self._done = PurgeCount()
+
+    def survey(self) -> Purgeable:
+        """Look, and change nothing."""
+        begun = self._read(lambda connection: connection.execute(_BEGUN).scalar_one())
+        due = [(len(page), sum(run.seq for run in page)) for page in self._due()]
+        return Purgeable(sum(runs for runs, _ in due), sum(seqs for _, seqs in due), begun)
+
+    def run(self, *, by: str) -> PurgeCount:
+        """Purge; `by`: what the log is to say of who did."""
+        self._clear()
+        for page in self._due():
+            self._mark(page, by)
+            self._clear()
+        self._write(_forget_keys)
+        return self._done
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._store.close()
+
+    def _due(self) -> Iterator[list[_Due]]:
+        """The runs that are to be purged, oldest first, page by page; what ended before was made before."""
+        page = {"after": first_run_id(0), "upto": first_run_id(self._before), "runs": PAGE_RUNS}
+        while runs := self._read(lambda connection: connection.execute(_RUNS, page).scalars().all()):
+            page["after"] = runs[-1]
+            yield self._read(partial(_find_due, run_ids=runs, before=self._before))
+
+    def _mark(self, due: Sequence[_Due], by: str) -> None:
+        """Append their last event to these runs; one that has changed meanwhile is left to a later purge."""
+        summaries = self._read(lambda connection: [(run, _summary(connection, run, by)) for run in due])
+        appends = [
+            Append(run.run_id, [encode(summary)], expected_seq=run.seq)
+            for run, summary in summaries
+            if summary is not None
+        ]
+        for start in range(0, len(appends), MARKED_RUNS):
+            some = appends[start : start + MARKED_RUNS]
+            result = self._patiently(partial(self._store.commit, some))
+            self._done.runs += sum(isinstance(outcome, int) for outcome in result.outcomes)
+            self._rest()
+
+    def _clear(self) -> None:
+        """Remove the events of all runs that are marked."""
+        while marked := self._read(
+            lambda connection: connection.execute(_MARKED, {"runs": PAGE_RUNS}).scalars().all()
+        ):
+            self._write(lambda connection: connection.execute(_WARN), alone=True)
+            waiting = deque(marked)
+            while waiting:
+                pieces = self._read(partial(_next_pieces, run_ids=waiting))
+                self._done.events += self._write(partial(_remove, pieces=pieces))
+                for _ in filter(_is_last, pieces):
+                    waiting.popleft()
+                self._rest()
+
+    def _rest(self) -> None:
+        self._progress(self._done)
+        time.sleep(TURN_S)
+
+    def _read(self, function: Callable[[Connection], T]) -> T:
+        def read() -> T:
+            with self._dialect.engine.connect() as connection:
+                return function(connection)
+
+        return self._patiently(read)
+
+    def _write(self, function: Callable[[Connection], T], *, alone: bool = False) -> T:
+        def write() -> T:
+            with self._dialect.engine.connect() as connection:
+                begin_write(self._dialect, connection, alone=alone)
+                done = function(connection)
+                connection.commit()
+                return done
+
+        return self._patiently(write)
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Try again while others are in the way. Whatever is done here may be done twice."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                if not self._passes(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(RETRY_S)
+
+    def _passes(self, error: Exception) -> bool:
+        if isinstance(error, LogUnavailable) or self._dialect.is_conflict(error):
+            return True
+        return self._dialect.unavailable(error) is not None
+
+
+def _find_due(connection: Connection, run_ids: Sequence[str], before: int) -> list[_Due]:
+    """Which of these runs ended before a time, and are not purged."""
+    due: list[_Due] = []
+    for run_id in run_ids:
+        head, *earlier = connection.execute(_LAST_TWO, {"run": run_id}).all()
+        ending = earlier[0] if head.type == Deleted.type else head
+        if ending.ends and ending.at < before:
+            due.append(_Due(run_id, head.seq))
+    return due
+
+
+def _summary(connection: Connection, due: _Due, by: str) -> Purged | None:
+    """What is to be kept of a run; None when it has changed meanwhile."""
+    run = fold(due.run_id, read_evolving(connection, due.run_id))
+    counts: dict[str, int] = {}
+    for type, count in connection.execute(_COUNTS, {"run": due.run_id}):
+        name = "custom" if type.startswith("custom.") else type
+        counts[name] = counts.get(name, 0) + count
+    if run.status == "queued" or run.status == "running" or run.completed_at is None:
+        return None
+    if sum(counts.values()) != due.seq:
+        return None
+    return Purged(
+        by=by, user_id=run.user_id, agent=run.agent_name, status=run.status, created_at=run.created_at,
+        started_at=run.started_at, completed_at=run.completed_at, counts=counts, session_id=run.session_id,
+        workspace_id=run.workspace_id, parent_run_id=run.parent_run_id, attempt=run.attempt,
+        error_code=run.error_code, usage=run.usage, deleted=run.deleted,
+    )  # fmt: skip
+
+
+def _next_pieces(connection: Connection, run_ids: Sequence[str]) -> list[_Piece]:
+    """What one transaction removes: a part of the first run, or several runs whole."""
+    pieces: list[_Piece] = []
+    room, size = PIECE_EVENTS, 0
+    for run_id in run_ids:
+        older = connection.execute(_OLDER.limit(room), {"run": run_id}).all()
+        count = 0
+        while count < len(older) and size < PIECE_BYTES:
+            size += older[count][1]
+            count += 1
+        last = count == len(older) < room
+        pieces.append(_Piece(run_id, older[count - 1][0] if count else 0, last))
+        room -= count
+        if not last or not room or size >= PIECE_BYTES:
+            break
+    return pieces
+
+
+def _remove(connection: Connection, pieces: Sequence[_Piece]) -> int:
+    """Returns how many events went."""
+    removed = 0
+    for piece in pieces:
+        removed += connection.execute(_REMOVE, {"run": piece.run_id, "upto": piece.upto}).rowcount
+    if done := [{"run": piece.run_id} for piece in pieces if piece.last]:
+        connection.execute(_DONE, done)
+    return removed
+
+
+def _forget_keys(connection: Connection) -> None:
+    """Idempotency keys that are good for nothing any more; younger ones still tell of their runs."""
+    oldest = time.time_ns() // 1_000_000 - KEPT_MS
+    connection.execute(delete(idempotency).where(idempotency.c.at <= oldest))

@@ -1,0 +1,1 @@
+"""What can be run: the agents, teams and references that the configuration names."""

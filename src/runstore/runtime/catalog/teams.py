@@ -1,0 +1,133 @@
+"""Hierarchies as this process can run them: with the models and tools that its configuration allows."""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from runstore.core.errors import AgentError
+from runstore.core.hierarchy import Hierarchy, Problem, models_of, problems, tools_of, with_models
+from runstore.runtime.catalog.agents import AgentSpec
+from runstore.runtime.catalog.definitions import recorded
+from runstore.runtime.strands.models import SCRIPTED, build_model
+from runstore.runtime.user_code import REFERENCE, in_thread, load
+
+if TYPE_CHECKING:
+    from runstore.runtime.strands.team import TeamModel
+
+TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def _named(name: str, tool: Any) -> None:
+    from runstore.runtime.strands.team import named
+
+    named(name, tool)
+
+
+class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One `[hierarchies.models.name]` table: a model with its settings, as in `[agents.name]`."""
+
+    model: str
+    model_args: dict[str, Any] = {}
+    tokens: int | None = None
+    tokens_per_s: float | None = None
+    model_attempts: int | None = None
+
+    def __post_init__(self) -> None:
+        AgentSpec(**{name: getattr(self, name) for name in self.__struct_fields__})  # the same rules hold
+
+    def build(self) -> "TeamModel":
+        from runstore.runtime.strands.team import TeamModel
+
+        if self.model != SCRIPTED:
+            model = build_model(self.model, self.model_args)
+            return TeamModel(model, model, self.model_attempts)
+        pace = {"tokens": self.tokens, "tokens_per_s": self.tokens_per_s or 0}
+        supervising = build_model(SCRIPTED, {**pace, "calls_all": True})
+        return TeamModel(supervising, build_model(SCRIPTED, pace), self.model_attempts)
+
+
+BUILT_IN: dict[str, ModelSpec] = {SCRIPTED: ModelSpec(model=SCRIPTED, tokens_per_s=20)}
+
+
+class HierarchySettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[hierarchies]`: what the hierarchies of users may be made of."""
+
+    model: str = SCRIPTED  # of agents that name none
+    models: dict[str, ModelSpec] = {}
+    tools: dict[str, str] = {}  # name → package.module:function
+    at_most_once: list[str] = []  # names of tools that no new attempt may call again
+
+    def __post_init__(self) -> None:
+        if self.model not in {*BUILT_IN, *self.models}:
+            known = ", ".join(sorted({*BUILT_IN, *self.models}))
+            raise ValueError(f"`model`: there is no model {self.model!r}; there are {known}")
+        for name, reference in self.tools.items():
+            if not TOOL_NAME.fullmatch(name):
+                raise ValueError(f"`tools`: {name!r} must be 1 to 64 letters, digits, '_' or '-'")
+            if not REFERENCE.fullmatch(reference):
+                raise ValueError(f"`tools`: {reference!r} must be of the form 'package.module:function'")
+        for name in self.at_most_once:
+            if name not in self.tools:
+                known = f"there are {', '.join(sorted(self.tools))}" if self.tools else "there are none"
+                raise ValueError(f"`at_most_once`: there is no tool {name!r}; {known}")
+
+
+class Teams:
+    """Checks hierarchies, tells what a run of one must hold, and builds its agents from that."""
+
+    def __init__(self, settings: HierarchySettings | None = None) -> None:
+        settings = settings or HierarchySettings()
+        self._default = settings.model
+        self._models: Mapping[str, ModelSpec] = {**BUILT_IN, **settings.models}
+        self.tools: Mapping[str, str] = settings.tools
+        self.at_most_once = frozenset(settings.at_most_once)
+
+    def problems(self, hierarchy: Hierarchy) -> Iterator[Problem]:
+        """Why it cannot run here."""
+        return problems(hierarchy, self._models, self.tools)
+
+    def definition(self, hierarchy: Hierarchy) -> dict[str, Any]:
+        """What `lifecycle.queued` keeps: the hierarchy, and what its names meant then, without secrets."""
+        settled = with_models(hierarchy, self._default)
+        specs = {name: self._models[name] for name in sorted(models_of(settled))}
+        models = {name: recorded(msgspec.to_builtins(spec)) for name, spec in specs.items()}
+        tools = {name: self.tools[name] for name in sorted(tools_of(settled))}
+        definition = {"hierarchy": msgspec.to_builtins(settled), "models": models, "tools": tools}
+        once = sorted(self.at_most_once.intersection(tools))
+        return {**definition, "at_most_once": once} if once else definition
+
+    async def check_tool(self, name: str) -> None:
+        """See that a tool can be imported, and is one.
+
+        Raises:
+            AgentError: it cannot be imported.
+            ConfigError: strands cannot take it, or it has another name.
+        """
+        tool = await load(self.tools[name])
+        await in_thread(partial(_named, name, tool), f"tool {name!r}")
+
+    async def build(self, definition: Mapping[str, Any]) -> Any:
+        """New strands agents for one attempt of a run: the global supervisor, which has all others.
+
+        Raises:
+            AgentError: a model or tool is not allowed any more, or the code of a tool cannot be imported.
+            ConfigError: a model or a tool cannot be made.
+        """
+        hierarchy = msgspec.convert(definition["hierarchy"], Hierarchy)
+        for problem in self.problems(hierarchy):
+            raise AgentError(f"the hierarchy cannot run any more: {problem.field}: {problem.message}")
+        specs = {name: self._models[name] for name in models_of(hierarchy)}
+        tools = {name: await load(self.tools[name]) for name in tools_of(hierarchy)}
+
+        def build() -> Any:
+            from runstore.runtime.strands.team import build_team
+
+            return build_team(hierarchy, {name: spec.build() for name, spec in specs.items()}, tools)
+
+        # A provider's model may take long to make; the scripted one does not.
+        scripted = all(spec.model == SCRIPTED for spec in specs.values())
+        return build() if scripted else await in_thread(build, "building the agents of a hierarchy")

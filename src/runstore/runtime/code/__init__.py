@@ -1,0 +1,1 @@
+"""Agents that run submitted code in a sandbox."""

@@ -1,0 +1,108 @@
+"""An agent in a process of its own, as the server sees it."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from runstore.core.codec import RecordedEvent
+from runstore.core.errors import AgentError
+from runstore.core.ports import AgentResult, RunContext, RunRecorder
+from runstore.runtime.catalog.agents import AgentSpec
+from runstore.runtime.process import messages
+from runstore.runtime.process.messages import event_of, for_child, result_of
+from runstore.runtime.process.processes import Child, Processes
+from runstore.runtime.spans import traceparent
+
+READ_BYTES = 1 << 16  # of a process at once
+
+_logger = logging.getLogger(__name__)  # of all agents' lines: names of theirs would be kept for ever
+
+
+class ProcessAgent:
+    """The port `Agent`: hands the work to a process, and records what it says.
+
+    The first cancel of its task is passed on, the second kills: a process too gets the grace period.
+    """
+
+    def __init__(self, processes: Processes, spec: AgentSpec, context: RunContext) -> None:
+        self._processes = processes
+        self._spec = spec
+        self._context = context
+        self._child: Child | None = None
+        self._told = False  # to stop
+
+    async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
+        """See `Agent.run`.
+
+        Raises:
+            AgentError: the agent failed, or its process ended without a word.
+        """
+        child = self._child = await self._processes.fork()
+        try:
+            begin = messages.Begin(self._context, self._spec, input, list(history), sys.path, traceparent())
+            child.writer.write(for_child(begin))
+            return await self._attend(asyncio.create_task(_listen(child, recorder)))
+        finally:
+            self._processes.release(child)
+
+    def cancel(self) -> None:
+        """See `Agent.cancel`."""
+        if self._child is not None and not self._told:
+            self._told = True
+            self._child.writer.write(for_child(messages.Cancel()))
+
+    async def _attend(self, listening: "asyncio.Task[AgentResult]") -> AgentResult:
+        cancelled: asyncio.CancelledError | None = None
+        while not listening.done():
+            try:
+                await asyncio.wait({listening})
+            except asyncio.CancelledError as error:
+                if cancelled is not None:
+                    self._processes.killed += 1
+                    listening.cancel()
+                    raise
+                cancelled = error
+                self.cancel()
+        if cancelled is not None:
+            listening.exception()  # it says how the agent took its cancel, which nobody asks
+            raise cancelled
+        return listening.result()
+
+
+async def _listen(child: Child, recorder: RunRecorder) -> AgentResult:
+    buffer = bytearray()
+    while received := await _receive(child.reader):
+        buffer += received
+        for message in list(messages.to_server(buffer)):
+            match message:
+                case messages.Said():
+                    await recorder.record(event_of(message))
+                case messages.WriteAhead():
+                    await recorder.commit(event_of(message))
+                    child.writer.write(for_child(messages.Stored()))
+                case messages.Logged(level, line):
+                    _logger.log(level, "%s", line)
+                case messages.Ended():
+                    return result_of(message)
+    raise AgentError(_how(await child.end()), code="agent_crashed")
+
+
+async def _receive(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read(READ_BYTES)
+    except ConnectionError:
+        return b""
+
+
+def _how(status: int | None) -> str:
+    if status is None:
+        return "the agent's process was lost, and nobody can say how it ended"
+    if status >= 0:
+        return f"the agent's process ended with exit code {status} before the agent had come to its end"
+    with suppress(ValueError):
+        return f"the agent's process was ended by {signal.Signals(-status).name}"
+    return f"the agent's process was ended by signal {-status}"

@@ -1,0 +1,190 @@
+"""The process that agents' processes are forked from: strands is imported there once, and nothing else runs.
+
+    server ─── fork server ─── keeper ─── agent ─── whatever the agent starts
+       └──── control ───────────┘           │
+       └──── events ────────────────────────┘
+
+Each agent has a keeper, a process that waits: for the agent's end, or for that of its control socket, which
+closes when the server wants the agent gone, or is gone itself, however it ended. Then it kills the agent and
+all that came from it; as their reaper it also gets those that have left the agent's process group. It tells
+the server how the agent ended, and removes the agent's temporary directory with all that is in it.
+"""
+
+import ctypes
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+from contextlib import suppress
+from importlib import import_module
+from typing import NoReturn
+
+PRELOADED = (
+    "runstore.runtime.process.child",
+    "runstore.runtime.strands.agent",
+    "runstore.runtime.strands.models",
+)
+READY, FAILED = b"+", b"-"  # what the fork server tells the server: to begin with, and of each request
+STATUS_BYTES = 4  # of what a keeper tells: the agent's exit code, or minus the signal that ended it
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def main(fd: int) -> None:
+    """Fork an agent and its keeper for each request, until there are no more to come.
+
+    Args:
+        fd: a socket. One byte with two sockets (control, events) asks for an agent, its end for ours.
+    """
+    requests = socket.socket(fileno=fd)
+    hide()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends us in good order
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, lambda *_: _reap())
+    for module in PRELOADED:
+        import_module(module)
+    gc.collect()
+    gc.freeze()  # or the first collection in each process would copy all that they share
+    with suppress(ConnectionError):  # the server is gone
+        requests.sendall(READY)
+        while True:
+            asked, sockets, _, _ = socket.recv_fds(requests, 1, 2)
+            if not asked:
+                break
+            requests.sendall(_fork(requests, sockets))
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
+def _fork(requests: socket.socket, sockets: list[int]) -> bytes:
+    try:
+        control, events = (socket.socket(fileno=fd) for fd in sockets)
+        with control, events:
+            if os.fork() == 0:
+                _begin(requests, control, events)
+        return READY
+    except (OSError, ValueError) as error:  # no more processes, or descriptors, are to be had
+        print(f"no process for an agent: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _begin(requests: socket.socket, control: socket.socket, events: socket.socket) -> NoReturn:
+    try:
+        requests.close()
+        _keep(control, events)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _keep(control: socket.socket, events: socket.socket) -> NoReturn:
+    heard, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    _control_process(_PR_SET_CHILD_SUBREAPER, 1)
+    folder = _own_folder()
+    agent = os.fork()
+    if agent == 0:
+        for own in (control, heard, wake):
+            own.close()
+        _become_agent(events, folder)
+    events.close()
+    with selectors.DefaultSelector() as selector:
+        selector.register(control, selectors.EVENT_READ)
+        selector.register(heard, selectors.EVENT_READ)
+        status = None
+        while status is None:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if heard in ready:
+                heard.recv(4096)
+                status = _reap(agent)
+            if control in ready:
+                break
+    status = _kill_all(agent, status)
+    with suppress(OSError):  # the server is gone, or does not want to know
+        control.sendall(status.to_bytes(STATUS_BYTES, "big", signed=True))
+    _remove(folder)
+    os._exit(0)
+
+
+def hide() -> None:
+    """Let no other process of our user look into this one or those that it forks, but for root's."""
+    _control_process(_PR_SET_DUMPABLE, 0)
+
+
+def _own_folder() -> str | None:
+    try:
+        return tempfile.mkdtemp(prefix="runstore-")
+    except OSError:
+        return None  # most agents need none
+
+
+def _remove(folder: str | None) -> None:
+    """Remove a directory, however deep and locked what is in it."""
+    if folder is not None:
+        with suppress(OSError):
+            os.rmdir(folder)
+            return
+        # In an empty environment: another run's code may be of the same user, and could read that of a shell.
+        command = 'chmod -R u+rwx "$0" 2>&-; exec rm -rf -- "$0"'
+        os.execle("/bin/sh", "sh", "-c", command, folder, {"PATH": os.defpath})  # noqa: S606
+
+
+def _become_agent(events: socket.socket, folder: str | None) -> NoReturn:
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.setpgid(0, 0)  # what it starts is killed with it
+    _control_process(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    tempfile.tempdir = folder
+    if folder is not None:
+        os.environ["TMPDIR"] = folder
+    from runstore.runtime.process.child import work
+
+    work(events)
+
+
+def _kill_all(agent: int, status: int | None) -> int:
+    """Kill an agent and what came from it until nothing is left; returns how the agent ended."""
+    while True:
+        for kill, target in [(os.killpg, agent), *((os.kill, child) for child in _children())]:
+            with suppress(ProcessLookupError, PermissionError):
+                kill(target, signal.SIGKILL)
+        try:
+            pid, ended = os.wait()
+        except ChildProcessError:
+            return -signal.SIGKILL if status is None else status
+        if pid == agent:
+            status = os.waitstatus_to_exitcode(ended)
+
+
+def _children() -> list[int]:
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as listed:
+            return [int(pid) for pid in listed.read().split()]
+    except OSError:
+        return []  # no Linux: what has left the agent's process group cannot be found
+
+
+def _reap(agent: int = 0) -> int | None:
+    """Let go of the children that have ended; returns how `agent` did, if it is one of them."""
+    status = None
+    with suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            if found[0] == agent:
+                status = os.waitstatus_to_exitcode(found[1])
+    return status
+
+
+def _control_process(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

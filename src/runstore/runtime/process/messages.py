@@ -1,0 +1,163 @@
+"""What the server and an agent's process say to each other, each message after its length.
+
+The process is not trusted: the server takes from it what an agent may say, as MessagePack, and nothing else.
+The process trusts the server, and gets Python's objects as they are, with bytes and integers of any size.
+"""
+
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from runstore.core.codec import EncodedEvent, RecordedEvent, encode
+from runstore.core.errors import AgentError, InvalidEvent
+from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES, Completed, Custom, EventType, Failed
+from runstore.core.ports import AgentResult, RunContext
+from runstore.runtime.catalog.agents import AgentSpec
+
+LENGTH_BYTES = 4
+MAX_MESSAGE_BYTES = 16 << 20  # of a process
+CONTROL = ("lifecycle.", "cancel.", "run.")  # types that no agent writes
+
+
+class Begin(Struct, frozen=True):
+    """What to do. `path`: where Python looks for modules."""
+
+    context: RunContext
+    spec: AgentSpec
+    input: Any
+    history: list[RecordedEvent]
+    path: list[str]
+    traceparent: str | None
+
+
+class Cancel(Struct, frozen=True):
+    """Stop at the next safe point."""
+
+
+class Stored(Struct, frozen=True):
+    """What was to be written ahead is stored."""
+
+
+class Said(Struct, frozen=True, array_like=True, tag="said", gc=False):
+    """An event: its type, and its data as JSON."""
+
+    event: EventType
+    data: bytes
+
+
+class WriteAhead(Struct, frozen=True, array_like=True, tag="write_ahead", gc=False):
+    """An event, after which the agent waits for `Stored`."""
+
+    event: EventType
+    data: bytes
+
+
+class Logged(Struct, frozen=True, array_like=True, tag="logged"):
+    """A line that the agent's code logged."""
+
+    level: int
+    message: str
+
+
+class Ended(Struct, frozen=True, array_like=True, tag="ended", gc=False):
+    """How the agent ended, as the event that says so."""
+
+    event: EventType
+    data: bytes
+
+
+ToChild = Begin | Cancel | Stored
+ToServer = Said | WriteAhead | Logged | Ended
+
+_encoder = msgspec.msgpack.Encoder()
+_read_to_server: msgspec.msgpack.Decoder[ToServer] = msgspec.msgpack.Decoder(ToServer)
+_read_event = {type: msgspec.json.Decoder(cls) for type, cls in EVENT_CLASSES.items()}
+_read_json = msgspec.json.Decoder()
+
+
+def for_child(message: ToChild) -> bytes:
+    """The message with its length.
+
+    Raises:
+        AgentError: it holds an input that is nested too deeply.
+    """
+    try:
+        return _with_length(pickle.dumps(message))
+    except RecursionError:
+        too_deep = "the run's input or metadata is nested too deeply for an agent in a process"
+        raise AgentError(too_deep, code="invalid_input") from None
+
+
+def to_child(body: bytes) -> ToChild:
+    """Read what the server said."""
+    message: ToChild = pickle.loads(body)  # noqa: S301 - our own server wrote it
+    return message
+
+
+def for_server(message: ToServer) -> bytes:
+    """The message with its length."""
+    return _with_length(_encoder.encode(message))
+
+
+def to_server(buffer: bytearray) -> Iterator[ToServer]:
+    """Take the whole messages of a process off the front of what was received.
+
+    Raises:
+        AgentError: it is none.
+    """
+    start = 0
+    while len(buffer) - start >= LENGTH_BYTES:
+        body = start + LENGTH_BYTES
+        size = int.from_bytes(buffer[start:body], "big")
+        if size > MAX_MESSAGE_BYTES:
+            raise AgentError(f"the agent's process sent a message of {size:,} bytes")
+        if len(buffer) < body + size:
+            break
+        start = body + size
+        try:
+            yield _read_to_server.decode(memoryview(buffer)[body:start])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise AgentError(f"the agent's process sent what is no message: {error}") from error
+    del buffer[:start]
+
+
+def event_of(said: Said | WriteAhead) -> EncodedEvent:
+    """What a process said, as an event that may be stored: in bytes and at a time of our own.
+
+    Raises:
+        AgentError: it is none, or none that an agent may write.
+    """
+    try:
+        if said.event.startswith(CONTROL):
+            raise InvalidEvent(f"an agent cannot write {said.event[:100]!r}")
+        if said.event in EVENT_CLASSES:
+            return encode(_read_event[said.event].decode(said.data))
+        if not CUSTOM_TYPE.fullmatch(said.event):
+            raise InvalidEvent(f"there is no event type {said.event[:100]!r}")
+        return encode(Custom(said.event, _read_json.decode(said.data)))
+    except (InvalidEvent, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise AgentError(f"the agent's process wrote what is no event: {error}") from error
+
+
+def result_of(ended: Ended) -> AgentResult:
+    """How an agent ended.
+
+    Raises:
+        AgentError: it failed, or its process told nonsense.
+    """
+    try:
+        ending = _read_event[ended.event].decode(ended.data)
+    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise AgentError(f"the agent's process ended with what is no ending: {error}") from error
+    if isinstance(ending, Completed):
+        return AgentResult(ending.result, ending.usage)
+    if isinstance(ending, Failed):
+        raise AgentError(ending.message, code=ending.code)
+    raise AgentError(f"an agent's process cannot end with {ended.event[:100]!r}")
+
+
+def _with_length(body: bytes) -> bytes:
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body

@@ -1,0 +1,209 @@
+"""The server's side of agents' processes: has them forked, and gets rid of them."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from runstore.core.errors import AgentError
+from runstore.runtime.process.fork_server import FAILED, READY, STATUS_BYTES
+
+START_S = 30.0  # for the fork server to import what agents need, and to fork a process
+CLOSE_S = 2.0  # for it and all processes to end
+ENDED_S = 5.0  # for a process that we hear no more of to be gone
+FORK_SERVER = (
+    "import sys; fd = int(sys.argv[1]); sys.path[:] = sys.argv[2:]; "
+    "from runstore.runtime.process.fork_server import main; main(fd)"
+)
+
+
+class Child:
+    """An agent's process. `reader`, `writer`: what it and we say to each other."""
+
+    def __init__(
+        self, control: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.reader = reader
+        self.writer = writer
+        self._control = control
+
+    def kill(self) -> None:
+        """Kill the process and whatever it has started. Returns at once."""
+        with suppress(OSError):
+            self._control.shutdown(socket.SHUT_WR)
+
+    async def end(self) -> int | None:
+        """Kill it, unless it has ended by itself: its exit code, or minus the signal that ended it.
+
+        None when its keeper does not tell.
+        """
+        self.kill()
+        receiving = asyncio.get_running_loop().sock_recv(self._control, STATUS_BYTES)
+        try:
+            told = await asyncio.wait_for(receiving, ENDED_S)
+        except (TimeoutError, ConnectionError):
+            return None
+        return int.from_bytes(told, "big", signed=True) if told else None
+
+    def close(self) -> None:
+        """Kill it, if it lives, and let go of it."""
+        self._control.close()
+        self.writer.close()
+
+
+class _ForkServer:
+    """The process that forks the others. Every method may block; `close` breaks that off."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(START_S)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", FORK_SERVER, str(theirs.fileno()), *sys.path],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait_until_ready(self) -> None:
+        """Raises OSError when it does not start, or not in time."""
+        self._expect_word()
+
+    def fork(self) -> tuple[socket.socket, socket.socket]:
+        """Our ends of a new process's sockets, control and events. Raises OSError when there is none."""
+        control, theirs = socket.socketpair()
+        events, their_events = socket.socketpair()
+        try:
+            with theirs, their_events:
+                socket.send_fds(self._socket, [b"+"], [theirs.fileno(), their_events.fileno()])
+                self._expect_word()
+        except BaseException:
+            control.close()
+            events.close()
+            raise
+        return control, events
+
+    def close(self) -> None:
+        """Have it end with all that it has forked; kill it if it does not."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        try:
+            self._process.wait(CLOSE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()  # its keepers end with us
+            self._process.wait()
+        self._socket.close()
+
+    def _expect_word(self) -> None:
+        word = self._socket.recv(1)
+        if word == FAILED:
+            raise AgentError("no process can be started for the agent; the log says why")
+        if word != READY:
+            raise ConnectionError("the fork server has ended")
+
+
+class Processes:
+    """Starts agents' processes, and counts those that had to be killed."""
+
+    def __init__(self) -> None:
+        self.killed = 0
+        self._children: set[Child] = set()
+        self._lock = threading.Lock()  # one talks to the fork server at a time; never taken on a loop
+        self._server: _ForkServer | None = None
+        self._closed = False
+
+    @property
+    def running(self) -> int:
+        """How many there are."""
+        return len(self._children)
+
+    def prepare(self) -> None:
+        """Have the fork server ready. It takes a second the first time, and blocks as long.
+
+        Raises:
+            AgentError: it cannot be started.
+        """
+        with self._lock, self._told_as_agent_error():
+            self._have_server()
+
+    async def fork(self) -> Child:
+        """A new process, which waits to be told what to do.
+
+        Raises:
+            AgentError: there is none to be had.
+        """
+        forking = asyncio.ensure_future(asyncio.to_thread(self._fork))
+        try:
+            control, events = await asyncio.shield(forking)
+        except asyncio.CancelledError:
+            forking.add_done_callback(_close_sockets)
+            raise
+        control.setblocking(False)
+        reader, writer = await asyncio.open_unix_connection(sock=events)
+        child = Child(control, reader, writer)
+        self._children.add(child)
+        return child
+
+    def release(self, child: Child) -> None:
+        """Let go of a process; if it lives, it is killed."""
+        self._children.discard(child)
+        child.close()
+
+    def close(self) -> None:
+        """Kill every process, and wait until they are gone. No more are started."""
+        self._closed = True
+        for child in list(self._children):
+            child.kill()
+        if self._server is not None:
+            self._server.close()
+
+    def _fork(self) -> tuple[socket.socket, socket.socket]:
+        with self._lock, self._told_as_agent_error():
+            try:
+                return self._have_server().fork()
+            except ConnectionError:  # it has just ended, though it seemed to be alive
+                self._drop_server()
+                return self._have_server().fork()
+
+    def _have_server(self) -> _ForkServer:
+        if self._server is None or not self._server.alive:
+            self._drop_server()
+            self._check_open()
+            self._server = _ForkServer()
+            self._check_open()  # again: from here on `close` sees it
+            self._server.wait_until_ready()
+        return self._server
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectionError("the server is closing")
+
+    def _drop_server(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+
+    @contextmanager
+    def _told_as_agent_error(self) -> Iterator[None]:
+        try:
+            yield
+        except AgentError:
+            raise
+        except BaseException as error:
+            self._drop_server()  # whatever it did not do in time, the next one is a new one
+            if isinstance(error, OSError):
+                raise AgentError(f"no process can be started for the agent: {error}") from error
+            raise
+
+
+def _close_sockets(forking: "asyncio.Future[tuple[socket.socket, socket.socket]]") -> None:
+    if not forking.cancelled() and forking.exception() is None:
+        for one in forking.result():
+            one.close()

@@ -1,0 +1,1 @@
+"""The scripted model: it answers by rules, without a provider."""

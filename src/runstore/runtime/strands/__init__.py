@@ -1,0 +1,1 @@
+"""The adapter between strands-agents and a run's events."""

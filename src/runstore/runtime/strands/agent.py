@@ -1,0 +1,277 @@
+"""A strands agent, Graph or Swarm as an agent of a run."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, MutableSet, Sequence, Set
+from typing import Any
+
+from strands import Agent
+from strands.agent import AgentResult as StrandsResult
+from strands.handlers import PrintingCallbackHandler, null_callback_handler
+from strands.multiagent.base import MultiAgentBase, MultiAgentResult
+from strands.types.content import SystemContentBlock
+from strands.types.exceptions import MaxTokensReachedException
+
+import runstore.runtime.strands.called as strands_called
+import runstore.runtime.strands.nodes as strands_nodes
+import runstore.runtime.strands.providers as strands_providers
+from runstore.core.codec import RecordedEvent
+from runstore.core.errors import AgentError, AppendRefused, InvalidEvent
+from runstore.core.events import AgentFinished, AgentStarted, Discarded, Token, Usage
+from runstore.core.ports import AgentResult, RunContext, RunRecorder
+from runstore.runtime.at_most_once import obstacle
+from runstore.runtime.outlet import Outlet
+from runstore.runtime.providers import HELD
+from runstore.runtime.resume import Memory, asked_messages, input_messages, recall
+from runstore.runtime.strands.errors import agent_error, unwrapped
+from runstore.runtime.strands.events import bare
+from runstore.runtime.strands.hierarchy import agents_of
+from runstore.runtime.strands.hooks import STATE_KEY, Hooks
+from runstore.runtime.strands.nodes import nodes_of
+from runstore.runtime.strands.providers import has_providers
+from runstore.runtime.strands.redaction import may_redact
+from runstore.runtime.strands.results import cut_result, result_of
+from runstore.runtime.user_code import in_a_line
+
+UNWIND_S = 0.1  # what agents that are left get to end by themselves, before their tools are cancelled
+PRODUCTS = (Agent, MultiAgentBase)
+strands_called.watch()
+strands_providers.watch()
+Product = Agent | MultiAgentBase
+Ended = StrandsResult | MultiAgentResult | None
+BROKEN_OFF = "the model's answer broke off: its stream ended before the answer did"
+
+
+class StrandsAgent:
+    """Drives what a configuration or a factory built, through strands' own loop, and records what it says.
+
+    An `Agent` is resumed from its messages and finished tools, together with its agents as tools, and so are
+    the nodes of a Graph or Swarm, each visit by itself. What has a strands session manager starts again from
+    the input.
+
+    Args:
+        taken: every agent that has been given to a run; they keep their messages and hooks, so each run
+            needs its own.
+        root: the path of the outermost agent; None: the name of the run's agent.
+        at_most_once: names of tools that are marked so by the configuration.
+
+    Raises:
+        AgentError: an agent of the hierarchy is another run's.
+    """
+
+    def __init__(
+        self,
+        product: Product,
+        context: RunContext,
+        taken: MutableSet[Any],
+        *,
+        root: str | None = None,
+        at_most_once: Set[str] = frozenset(),
+    ) -> None:
+        self._product = product
+        self._context = context
+        self._root = root or context.agent_name
+        self._at_most_once = at_most_once
+        self._asked = False  # to stop
+        self._agents = list(agents_of(product, self._root))
+        for _, agent in self._agents:
+            if agent in taken:
+                raise AgentError(
+                    f"the factory of agent {context.agent_name!r} returned an Agent ({agent.name!r}) that "
+                    "another run has: the factory must build a new Agent for each run"
+                )
+        held = HELD.get()
+        for _, agent in self._agents:
+            taken.add(agent)
+            if held is not None and has_providers(agent):
+                held.own(agent.tool_registry)
+            if isinstance(agent.callback_handler, PrintingCallbackHandler):
+                agent.callback_handler = null_callback_handler
+        self._hooks: Hooks | None = None
+
+    async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
+        """See `Agent.run`."""
+        root, outlet = self._root, Outlet(recorder, self._leave)
+        goes_on = strands_nodes.goes_on(self._product)
+        if not goes_on and (failed := obstacle(history, repeats=True)):
+            raise AgentError(failed.message, code=failed.code)
+        hooks = self._hooks = self._hook(outlet, recall(history), goes_on)
+        await recorder.record(self._beginning())
+        try:
+            stream = self._stream(input, hooks)
+            ended = await self._attend(self._follow(stream, hooks, outlet, recorder), outlet)
+            result = result_of(ended, hooks.model_errors)
+        except Exception as error:
+            if (cut := self._cut_result(error)) is not None:
+                await recorder.record(AgentFinished(agent=root))
+                return AgentResult(result=cut, usage=hooks.usage)
+            failure = hooks.without_provider_words(agent_error(error, hooks.model_errors))
+            if isinstance(failure, AppendRefused) and failure is not outlet.closed_by:  # of another run's
+                failure = AgentError(str(failure), code=failure.code)
+            if isinstance(failure, AgentError):
+                for event in hooks.answers.take_back_all("failed"):
+                    await recorder.commit(event)
+                await recorder.record(AgentFinished(agent=root))
+            raise failure from (None if failure is error else error)
+        for event in hooks.answers.take_back_all("failed"):
+            await recorder.commit(event)
+        await recorder.record(AgentFinished(agent=root))
+        return AgentResult(result=result, usage=hooks.usage)
+
+    def _beginning(self) -> AgentStarted:
+        return AgentStarted(
+            agent=self._root,
+            structured_output=_answers_object(self._product),
+            redacts=any(may_redact(agent) for _, agent in self._agents),
+        )
+
+    def _cut_result(self, error: Exception) -> dict[str, Any] | None:
+        """What an agent has come to whose answer was cut by its model's token limit: no failure of a run."""
+        if not isinstance(self._product, Agent) or not isinstance(
+            unwrapped(error), MaxTokensReachedException
+        ):
+            return None
+        last = self._product.messages[-1] if self._product.messages else None
+        return cut_result(last if last and last["role"] == "assistant" else None)
+
+    def cancel(self) -> None:
+        """See `Agent.cancel`. strands looks at the next chunk of a model and before each tool."""
+        self._asked = True
+        if self._hooks is not None:
+            self._hooks.answers.stopping = True
+        # Each of them, also those that were made for a call: strands hands a cancel down by polling, 50 ms
+        # for each level.
+        for agent in self._hooks.agents if self._hooks else [agent for _, agent in self._agents]:
+            agent.cancel()
+
+    def _hook(self, outlet: Outlet, memory: Memory, goes_on: bool) -> Hooks:
+        nodes = list(nodes_of(self._product, self._root))
+        memory = memory if goes_on else Memory(usage=memory.usage)
+        hooks = Hooks(
+            self._context, outlet, memory, remembering=goes_on, at_most_once=self._at_most_once, nodes=nodes
+        )
+        hooks.answers.stopping = self._asked
+        for path, agent in self._agents:
+            hooks.install(agent, path)
+        for node in nodes:
+            hooks.nodes.listen(node, hooks.translator(node.path))
+        return hooks
+
+    def _stream(self, input: Any, hooks: Hooks) -> AsyncIterator[Any]:
+        messages: list[Any] = input_messages(input)
+        state = {STATE_KEY: self._context}
+        if isinstance(self._product, Agent):
+            _instruct(self._product, [message for message in messages if message["role"] == "system"])
+            hooks.own = _remind(self._product, self._context.memory)
+            hooks.asked = asked_messages(input)
+            asked: list[Any] = asked_messages(input)  # once more: hooks may rewrite these in place
+            return self._product.stream_async(asked, invocation_state=state)
+        if len(messages) != 1:
+            raise AgentError(
+                "the input of a Graph or Swarm must be text or a list of content blocks", code="invalid_input"
+            )
+        return self._product.stream_async(input if isinstance(input, str) else messages[0]["content"], state)
+
+    async def _follow(
+        self, stream: AsyncIterator[Any], hooks: Hooks, outlet: Outlet, recorder: RunRecorder
+    ) -> Ended:
+        translator = hooks.translator(self._root, apart=hooks.nodes.paths)
+        translate = translator.translate
+        ended: Ended = None
+        async for item in stream:
+            if outlet.closed_by is not None:
+                self._go_on_leaving()
+                continue
+            if "delta" in item:
+                continue  # half of all items, and none of them an event
+            try:
+                for event in translate(item):
+                    if type(event) is not Token:
+                        if isinstance(event, Usage):
+                            hooks.count(event)
+                        elif isinstance(event, Discarded):
+                            await recorder.commit(event)
+                            continue
+                    try:
+                        await recorder.record(event)
+                    except InvalidEvent as error:
+                        await outlet.record_fitting(event, error)
+            except Exception as error:
+                outlet.close(error)
+            except asyncio.CancelledError:
+                self._leave()
+            if "result" in item and isinstance(item["result"], StrandsResult | MultiAgentResult):
+                ended = item["result"]
+        if translator.broken_off and isinstance(ended, StrandsResult) and ended.stop_reason == "end_turn":
+            raise AgentError(BROKEN_OFF, code="model_unavailable")
+        return ended
+
+    # A stream that is no longer wanted is not just dropped, nor its task cancelled at once: of strands'
+    # nested generators that would end the outermost only, and leave the others, with their tools and tracing
+    # spans, to the garbage collector. The agents are asked to stop, and what still comes is thrown away;
+    # whoever then still waits, for a tool or a model, is cancelled right there.
+
+    async def _attend(self, following: Coroutine[Any, Any, Ended], outlet: Outlet) -> Ended:
+        """Wait until a stream has been followed to its end; leave it when we are cancelled."""
+        self._task = task = asyncio.create_task(_contained(following))
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as error:
+                if outlet.closed_by is not None:
+                    task.cancel()
+                cancelled = error
+                outlet.close(AgentError("the run was left"))
+        failure = None if task.cancelled() else task.exception()
+        if reason := cancelled or outlet.closed_by or failure:
+            raise reason
+        if task.cancelled():
+            raise AgentError("a tool or hook cancelled the agent that it works for")
+        return task.result()
+
+    def _leave(self) -> None:
+        task, loop = self._task, self._task.get_loop()
+        delay = 0 if self._asked else UNWIND_S
+        self.cancel()
+        loop.call_soon_threadsafe(lambda: loop.call_later(delay, task.cancel))
+
+    def _go_on_leaving(self) -> None:
+        if self._task.cancelling():
+            self._task.cancel()  # again: before Python 3.12, asyncio.wait_for may swallow one
+
+
+def _answers_object(product: Product) -> bool:
+    return getattr(product, "_default_structured_output_model", None) is not None
+
+
+def _instruct(agent: Agent, messages: Sequence[Any]) -> None:
+    """Add a conversation's own instructions to those that the agent has."""
+    if messages:
+        own = agent.system_prompt_content or []
+        said = [block for message in messages for block in message["content"] if "text" in block]
+        agent.system_prompt = [*own, *(SystemContentBlock(text=block["text"]) for block in said)]
+
+
+def _remind(agent: Agent, memory: Sequence[Any]) -> int:
+    """Let the agent begin with its session's memory, as much of it as its conversation manager keeps.
+
+    Returns how many messages of its own come first. A factory may have made it with the memory.
+    """
+    own = list(agent.messages)
+    if not memory or getattr(agent, "_session_manager", None) is not None:
+        return len(own)
+    if list(map(bare, own[-len(memory) :])) == list(map(bare, memory)):
+        del own[-len(memory) :]
+    else:
+        agent.messages.extend(memory)
+    agent.conversation_manager.apply_management(agent)
+    return sum(any(message is one for one in own) for message in agent.messages)
+
+
+async def _contained(following: Coroutine[Any, Any, Ended]) -> Ended:
+    try:
+        return await following
+    except (Exception, asyncio.CancelledError):
+        raise
+    except BaseException as error:  # of a model or a hook; an exit would end the loop that all agents share
+        raise AgentError(in_a_line(error)) from error

@@ -1,0 +1,263 @@
+"""Agents that the code of a tool calls: `agent("…")`, `await agent.invoke_async(…)`, also in other threads.
+
+strands has no hook for such a call. So the methods that all of them come through are replaced, once, for all
+agents of the process; outside of a tool they do what they did. A context variable holds the tool's call:
+asyncio takes it to tasks and threads, and a pool of threads is made to. An agent may be made anywhere, and be
+called by other runs later, so its hooks are no run's: they too look at the variable.
+"""
+
+import re
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar, copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+from weakref import WeakSet
+
+from msgspec import Struct, field
+from strands import Agent
+from strands.hooks import AfterModelCallEvent, AfterToolCallEvent, BeforeToolCallEvent
+from strands.multiagent import Swarm
+from strands.multiagent.graph import Graph
+
+from runstore.core.events import AgentFinished, AgentStarted, Event, Message, Usage
+from runstore.runtime.at_most_once import is_at_most_once
+from runstore.runtime.outlet import Outlet
+from runstore.runtime.resume import Place
+from runstore.runtime.strands.hierarchy import CALL, Call, call_of
+from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
+from runstore.runtime.strands.nodes import nodes_of
+from runstore.runtime.strands.tools import runs_again, write_call, write_result
+
+if TYPE_CHECKING:
+    from runstore.runtime.strands.hooks import Hooks
+
+_stream = Agent.stream_async
+_structured_output = Agent.structured_output_async
+_graph_stream = Graph.stream_async
+_swarm_stream = Swarm.stream_async
+_submit = ThreadPoolExecutor.submit
+_hooked: WeakSet[Agent] = WeakSet()
+
+
+class ToolCall(Struct, eq=False):
+    """A call of a tool whose code may call agents. `place`: the tool's path, and the tool use.
+
+    `outer`: the call in which its own agent works. `nodes`: the paths of agents that are nodes of a Graph or
+    Swarm which it has called, by their ids.
+    """
+
+    called: "Called"
+    place: Place
+    outer: "ToolCall | None"
+    nodes: dict[int, str] = field(default_factory=dict)
+    over: bool = False
+
+
+TOOL: ContextVar[ToolCall | None] = ContextVar("runstore_tool", default=None)
+
+
+class Called:
+    """Records the agents that the tools of one run call. Safe to use from any thread and event loop.
+
+    Args:
+        hooks: of the run. Agents that they know they record themselves, but for the stream.
+    """
+
+    def __init__(self, hooks: "Hooks", outlet: Outlet, model_calls: ModelCalls) -> None:
+        self.model_calls = model_calls
+        self._hooks = hooks
+        self._outlet = outlet
+        self._lock = threading.Lock()
+        self._at_work: dict[Place, Agent] = {}
+        self.places: set[Place] = set()  # of tools that have called an agent
+
+    @property
+    def agents(self) -> list[Agent]:
+        """Those that are at work."""
+        with self._lock:
+            return list(self._at_work.values())
+
+    def begin(self, path: str, use_id: str, *, apart: bool = False) -> None:
+        """A tool is called in the present context. `apart`: an agent, which somebody else records."""
+        TOOL.set(ToolCall(self, (path, use_id), TOOL.get(), over=apart))
+
+    def end(self, use_id: str) -> None:
+        """Its call is over. What its agents still do is not recorded."""
+        call = TOOL.get()
+        if call is not None and call.place[1] == use_id:
+            call.over = True
+            TOOL.set(call.outer)
+
+    async def follow(
+        self, call: ToolCall, agent: Agent, stream: AsyncIterator[Any]
+    ) -> AsyncGenerator[Any, None]:
+        """What an agent streams, recorded on its way."""
+        installed, begun = self._hooks.knows(agent), False
+        with self._entered(call, agent) as place:
+            translate = self._hooks.translator(*place).translate
+            try:
+                async with aclosing(cast(AsyncGenerator[Any, None], stream)) as items:
+                    async for item in items:
+                        if not begun:
+                            begun = True  # and not sooner: strands may refuse it
+                            await self._start(place, installed)
+                        if "delta" not in item and not call.over:
+                            for event in translate(item):
+                                await self._record(event, installed)
+                        yield item
+            finally:
+                if begun:
+                    await self._finish(place, installed)
+
+    async def object(self, call: ToolCall, agent: Agent, making: Awaitable[Any]) -> Any:
+        """The object that an agent makes, which strands does not stream, nor tell the usage of."""
+        installed = self._hooks.knows(agent)
+        with self._entered(call, agent) as place:
+            await self._start(place, installed)
+            try:
+                made = await making
+                said = {"role": "assistant", "content": [{"text": made.model_dump_json()}]}
+                await self._record(Message(agent=place[0], call_id=place[1], message=said), False)
+                return made
+            except Exception as error:
+                self.model_calls.failed(place, error)
+                raise
+            finally:
+                await self._finish(place, installed)
+
+    async def before_tool(self, event: BeforeToolCallEvent, place: Place) -> None:
+        """An agent that is called here calls a tool itself."""
+        name, use_id = event.tool_use["name"], event.tool_use["toolUseId"]
+        await write_call(self._outlet, event, place, once=is_at_most_once(event.selected_tool))
+        self.begin(f"{place[0]}/{name}", use_id)
+
+    async def after_tool(self, event: AfterToolCallEvent, place: Place) -> None:
+        self.end(event.tool_use["toolUseId"])
+        inner = (f"{place[0]}/{event.tool_use['name']}", event.tool_use["toolUseId"])
+        failure = self.model_calls.failure_of(inner)
+        if not runs_again(event):
+            await write_result(self._outlet, event, place, failure, self.model_calls.words)
+
+    @contextmanager
+    def _entered(self, call: ToolCall, agent: Agent) -> Iterator[Place]:
+        """The place that an agent works at: the tool's, or beside it while another one works there."""
+        path, use_id = call.place
+        own = call.nodes.get(id(agent), path)
+        with self._lock:
+            place, number = (own, use_id), 1
+            while place in self._at_work:
+                base = own if own != path else f"{path}/{_as_part(agent.name)}"
+                place = (base if number == 1 and base != own else f"{base}-{number}", use_id)
+                number += 1
+            self._at_work[place] = agent
+            self.places.add(call.place)
+        self._hooks.note_model(agent, place[0])
+        if not self._hooks.knows(agent):
+            _hook(agent)
+        before, inside = CALL.get(), Call(agent, place, CALL.get())
+        CALL.set(inside)
+        try:
+            yield place
+        finally:
+            with self._lock:
+                del self._at_work[place]
+            if CALL.get() is inside:
+                CALL.set(before)
+
+    async def _start(self, place: Place, installed: bool) -> None:
+        if not installed:
+            await self._outlet.record(AgentStarted(agent=place[0], call_id=place[1], anew=True))
+
+    async def _finish(self, place: Place, installed: bool) -> None:
+        await self._hooks.finish(place)
+        if not installed:
+            await self._outlet.record(AgentFinished(agent=place[0], call_id=place[1]))
+
+    async def _record(self, event: Event, installed: bool) -> None:
+        if isinstance(event, Message):
+            if not installed:
+                await self._outlet.try_record(event)  # no attempt goes on from it: one may be too large
+            return
+        if isinstance(event, Usage):
+            self._hooks.count(event)
+        await self._hooks.write(event)
+
+
+def watch() -> None:
+    """Replace the methods. Safe to call twice."""
+    Agent.stream_async = stream_async  # type: ignore[method-assign]
+    Agent.structured_output_async = structured_output_async  # type: ignore[method-assign]
+    Graph.stream_async = with_node_paths(_graph_stream)  # type: ignore[method-assign]
+    Swarm.stream_async = with_node_paths(_swarm_stream)  # type: ignore[method-assign]
+    ThreadPoolExecutor.submit = submit  # type: ignore[method-assign,assignment]
+
+
+def stream_async(self: Agent, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
+    """`Agent.stream_async`, recorded inside of a tool."""
+    stream = _stream(self, *arguments, **options)
+    call = TOOL.get()
+    return stream if call is None or call.over else call.called.follow(call, self, stream)
+
+
+async def structured_output_async(self: Agent, *arguments: Any, **options: Any) -> Any:
+    """`Agent.structured_output_async`, recorded inside of a tool."""
+    making = _structured_output(self, *arguments, **options)
+    call = TOOL.get()
+    return await (making if call is None or call.over else call.called.object(call, self, making))
+
+
+def with_node_paths(stream: Callable[..., AsyncIterator[Any]]) -> Any:
+    """The method of a Graph or Swarm, inside of a tool: its agents have the paths of their nodes."""
+
+    def stream_async(self: Graph | Swarm, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
+        if (call := TOOL.get()) is not None:
+            call.nodes.update({id(node.agent): node.path for node in nodes_of(self, call.place[0])})
+        return stream(self, *arguments, **options)
+
+    return stream_async
+
+
+def submit(self: ThreadPoolExecutor, function: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
+    """`ThreadPoolExecutor.submit`; inside of a tool the function has the tool's context."""
+    if TOOL.get() is not None:
+        function = partial(copy_context().run, function)
+    return _submit(self, function, *arguments, **options)
+
+
+def _hook(agent: Agent) -> None:
+    if agent not in _hooked:
+        _hooked.add(agent)
+        agent.add_hook(_model_called, AfterModelCallEvent, order=FIRST)
+        agent.add_hook(_model_settled, AfterModelCallEvent, order=LAST)
+        agent.add_hook(_before_tool, BeforeToolCallEvent, order=LAST)
+        agent.add_hook(_after_tool, AfterToolCallEvent, order=LAST)
+
+
+async def _before_tool(event: BeforeToolCallEvent) -> None:
+    tool, call = TOOL.get(), call_of(event.agent)
+    if tool is not None and call is not None:
+        await tool.called.before_tool(event, call.place)
+
+
+async def _after_tool(event: AfterToolCallEvent) -> None:
+    tool, call = TOOL.get(), call_of(event.agent)
+    if tool is not None and call is not None:
+        await tool.called.after_tool(event, call.place)
+
+
+async def _model_called(event: AfterModelCallEvent) -> None:
+    if (tool := TOOL.get()) is not None and call_of(event.agent) is not None:
+        await tool.called.model_calls.called(event)
+
+
+async def _model_settled(event: AfterModelCallEvent) -> None:
+    if (tool := TOOL.get()) is not None and call_of(event.agent) is not None:
+        await tool.called.model_calls.settled(event)
+
+
+def _as_part(name: str) -> str:
+    """An agent's name as part of a path."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)[:64] or "agent"

@@ -1,0 +1,160 @@
+"""What strands streams, as our events. Pure, and on the way of every token.
+
+strands yields each token twice: as the raw chunk of the model, and as a `data` item that also carries the
+agent and the caller's state. Only the raw chunk is read, and no live object gets into an event.
+
+An agent that works inside a tool call (an agent as a tool, or a tool that passes an agent's stream on) comes
+nested in `tool_stream_event`, a node of a Graph or Swarm in `multiagent_node_stream`. Both are unwrapped,
+however deep: the path of an event's `agent` grows by the tool's name or the node's id, and `call_id` is the
+tool use that the agent works for.
+"""
+
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+from runstore.core.events import (
+    AgentFinished,
+    AgentStarted,
+    Event,
+    Message,
+    Reasoning,
+    Token,
+    ToolProgress,
+    Usage,
+)  # fmt: skip
+from runstore.runtime.provider_words import ProviderWords
+from runstore.runtime.strands.answers import Answer, Answers
+
+Item = Mapping[str, Any]
+NOTHING: tuple[Event, ...] = ()
+FIRST_OF_A_STREAM = (
+    "init_event_loop",
+    "multiagent_node_start",
+)  # how the stream of an agent or a Graph begins
+
+
+class Translator:
+    """Translates one run's stream. Remembers which tool calls stream an agent, and whether an answer ended.
+
+    Args:
+        root: the path of the run's agent.
+        models: path → model id, for `llm.usage`; may grow while the run goes on.
+        call_id: the tool use that the root works for.
+        apart: paths of nodes whose beginning and stream somebody else records.
+        answers: what the agents are saying, of all streams of the run.
+        recorded: calls of tools, each a path and a tool use, whose agents somebody else records; it may grow.
+        words: of the providers of the run's models, which a tool's progress may quote.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        models: Mapping[str, str] | None = None,
+        *,
+        call_id: str | None = None,
+        apart: Set[str] = frozenset(),
+        answers: Answers | None = None,
+        recorded: Set[tuple[str, str | None]] = frozenset(),
+        words: ProviderWords | None = None,
+    ) -> None:
+        self._root = root
+        self._call_id = call_id
+        self._answers = answers or Answers()
+        self._answer = Answer(open=False)  # of the last token, which is mostly the next one's too
+        self._apart = apart
+        self._recorded = recorded
+        self._words = words or ProviderWords()
+        self._models = {} if models is None else models
+        self._inner: dict[tuple[str, str, str], str] = {}  # a call that streams an agent → that agent's path
+        self.broken_off = False  # the root's last answer has begun, and its provider has not ended it
+
+    def translate(self, item: Item) -> Sequence[Event]:
+        """The events in one item of `stream_async`; most items hold none."""
+        return self._translate(item, self._root, self._call_id)
+
+    def _translate(self, item: Item, path: str, call_id: str | None) -> Sequence[Event]:
+        if len(item) == 1:
+            raw = item.get("event")
+            if raw is not None:
+                block = raw.get("contentBlockDelta")
+                if block is None:
+                    return self._beside_text(raw, path, call_id)
+                text = block["delta"].get("text")
+                if text:
+                    answer = self._answer
+                    if not answer.open or answer.path != path or answer.call_id != call_id:
+                        answer = self._answer = self._answers.at((path, call_id))
+                    answer.texts.append(text)
+                    return (Token(agent=path, call_id=call_id, text=text),)
+                return self._reasoning(block["delta"], path, call_id)
+            return self._message(item.get("message"), path, call_id)
+        if "delta" in item:
+            return NOTHING  # the second of the two
+        return self._wrapped(item, path, call_id)
+
+    def _wrapped(self, item: Item, path: str, call_id: str | None) -> Sequence[Event]:
+        if "force_stop" in item:
+            return self._answers.take_back((path, call_id), "failed")
+        match item.get("type"):
+            case "tool_stream":
+                return self._tool(item["tool_stream_event"], path, call_id)
+            case "multiagent_node_stream":
+                inner = f"{path}/{item['node_id']}"
+                return NOTHING if inner in self._apart else self._translate(item["event"], inner, call_id)
+            case "multiagent_node_start":
+                inner = f"{path}/{item['node_id']}"
+                return NOTHING if inner in self._apart else (AgentStarted(agent=inner, call_id=call_id),)
+            case "multiagent_node_stop":
+                return (AgentFinished(agent=f"{path}/{item['node_id']}", call_id=call_id),)
+        return NOTHING
+
+    def _tool(self, streamed: Item, path: str, call_id: str | None) -> Sequence[Event]:
+        tool_use, data = streamed["tool_use"], streamed.get("data")
+        use_id, name = tool_use["toolUseId"], tool_use["name"]
+        call = (path, name, use_id)
+        inner = self._inner.get(call)
+        if isinstance(data, dict):
+            if inner is None and (data.get("type") in FIRST_OF_A_STREAM or "init_event_loop" in data):
+                inner = self._inner[call] = f"{path}/{name}"
+            if inner is not None:
+                recorded = (inner, use_id) in self._recorded
+                return NOTHING if recorded else self._translate(data, inner, use_id)
+        output = self._words.replaced(data)
+        return (ToolProgress(agent=path, call_id=call_id, tool_use_id=use_id, name=name, output=output),)
+
+    def _beside_text(self, raw: Item, path: str, call_id: str | None) -> Sequence[Event]:
+        if "metadata" in raw:
+            return self._usage(raw, path, call_id)
+        if path == self._root and call_id is None:
+            self.broken_off = "messageStart" in raw or (self.broken_off and "messageStop" not in raw)
+        if "messageStart" in raw:
+            self._answers.start((path, call_id))
+            return NOTHING
+        replaced = raw.get("redactContent", {}).get("redactAssistantContentMessage")
+        return NOTHING if replaced is None else self._answers.redact((path, call_id), replaced)
+
+    def _usage(self, raw: Item, path: str, call_id: str | None) -> Sequence[Event]:
+        usage = raw["metadata"].get("usage")
+        if not usage:
+            return NOTHING
+        inputs, outputs = usage.get("inputTokens", 0), usage.get("outputTokens", 0)
+        model = self._models.get(path)
+        return (Usage(agent=path, call_id=call_id, input_tokens=inputs, output_tokens=outputs, model=model),)
+
+    def _reasoning(self, delta: Item, path: str, call_id: str | None) -> Sequence[Event]:
+        text = (delta.get("reasoningContent") or {}).get("text")
+        if not text:
+            return NOTHING
+        self._answers.at((path, call_id)).thoughts.append(text)
+        return (Reasoning(agent=path, call_id=call_id, text=text),)
+
+    def _message(self, message: Item | None, path: str, call_id: str | None) -> Sequence[Event]:
+        if message is None or path in self._answers.written:
+            return NOTHING
+        completing = self._answers.complete((path, call_id), message)
+        return (*completing, Message(agent=path, call_id=call_id, message=bare(message)))
+
+
+def bare(message: Item) -> dict[str, Any]:
+    """A strands message as it is logged: without what strands notes on it for itself."""
+    return {"role": message["role"], "content": message["content"]}

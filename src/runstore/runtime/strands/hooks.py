@@ -1,0 +1,398 @@
+"""What strands' hooks write into a run's log: tools ahead of their running, messages, sub-agents.
+
+strands reports a turn's parallel tools in one message, after the slowest. So that a lost worker's run goes on
+without repeating any of them, `tool.started` is committed before a tool runs and `tool.finished` after it.
+And what hooks see added to an agent's messages is exactly its memory; the stream leaves some of them out.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Collection, Sequence, Set
+from copy import deepcopy
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from strands import Agent
+from strands.hooks import (
+    AfterInvocationEvent,
+    AfterModelCallEvent,
+    AfterToolCallEvent,
+    BeforeInvocationEvent,
+    BeforeToolCallEvent,
+    MessageAddedEvent,
+)
+from strands.middleware import (
+    ExecuteToolContext,
+    ExecuteToolStage,
+    MiddlewareNext,
+    ToolResultEvent,
+    TypedEvent,
+)
+
+from runstore.core.errors import AgentError, RunstoreError
+from runstore.core.events import (
+    AgentFinished,
+    AgentStarted,
+    ContextReduced,
+    Discarded,
+    Event,
+    InputReplaced,
+    Message,
+    Usage,
+)
+from runstore.core.ports import RunContext
+from runstore.core.run import add_usage
+from runstore.runtime.at_most_once import CODE, is_at_most_once
+from runstore.runtime.outlet import Outlet
+from runstore.runtime.resume import Conversation, Memory, Place, digest_of, is_root
+from runstore.runtime.strands.answers import Answers
+from runstore.runtime.strands.called import Called
+from runstore.runtime.strands.conversation import LoggedConversation
+from runstore.runtime.strands.events import Translator, bare
+from runstore.runtime.strands.hierarchy import CALL, Call, call_of, called_agent
+from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
+from runstore.runtime.strands.nodes import Node, Nodes
+from runstore.runtime.strands.redaction import may_redact
+from runstore.runtime.strands.results import ONLY_REASONING
+from runstore.runtime.strands.tools import OVER, runs_again, unfit, write_call, write_result
+from runstore.runtime.user_code import in_a_line
+
+NONE: frozenset[str] = frozenset()
+STATE_KEY = "runstore"  # of strands' invocation_state: the RunContext
+GO_ON = "Go on."  # said to a resumed agent whose last message was an answer, but not the end of its work
+
+
+class Hooks:
+    """The hooks of one attempt of one run, on every agent of its hierarchy.
+
+    Args:
+        remembering: write the agents' messages, and resume from `memory`. Not for an orchestrator that
+            starts again from the input.
+        at_most_once: names of tools that are marked so by the configuration; agents are no tools here.
+        nodes: of a Graph or Swarm that goes on from `memory`.
+    """
+
+    def __init__(
+        self,
+        context: RunContext,
+        outlet: Outlet,
+        memory: Memory,
+        *,
+        remembering: bool,
+        at_most_once: Set[str] = frozenset(),
+        nodes: Sequence[Node] = (),
+    ) -> None:
+        self.models: dict[str, str] = {}  # path → model id
+        self.remembered: set[str] = set()  # paths of the agents whose messages are written from here
+        self.answers = Answers(self.remembered)
+        self.usage = memory.usage  # of all attempts
+        self.asked: Sequence[Any] = ()  # the input of the run's own agent, as the log has it
+        self.own = 0  # messages with which the run's own agent was made
+        self._context = context
+        self._outlet = outlet
+        self._memory = memory
+        self._remembering = remembering
+        self._at_most_once = at_most_once
+        self._homes: WeakKeyDictionary[Agent, str] = WeakKeyDictionary()  # some work for one call only
+        self._inputs: dict[Place, int] = {}  # messages that are an agent's input, still to be added
+        self._asked: list[dict[str, Any]] = []  # the input as it was before hooks of its messages saw it
+        self._results: dict[Place, dict[str, Any]] = {}  # results that a resumed agent need not ask for again
+        self._left_out: dict[str, str] = {}  # tool use id → why its input is in no event; it is not called
+        self._logged: dict[Place, LoggedConversation] = {}
+        self._working: set[Place] = set()
+        self._lock = threading.Lock()
+        self._model_calls = ModelCalls(context.run_id, outlet, self.answers, self._place)
+        self.called = Called(self, outlet, self._model_calls)
+        self.nodes = Nodes(nodes, self._record_node, lambda path: self._inputs.pop((path, None), None))
+
+    @property
+    def model_errors(self) -> Collection[BaseException]:
+        """What models raised, of agents that may work at the same time."""
+        return self._model_calls.errors
+
+    def without_provider_words(self, failure: RunstoreError) -> RunstoreError:
+        """A failure of the run that quotes no provider. A model's own is a sentence already."""
+        text = self._model_calls.words.replaced(str(failure))
+        quotes = isinstance(failure, AgentError) and text != str(failure)
+        return AgentError(text, code=failure.code) if quotes else failure
+
+    @property
+    def agents(self) -> list[Agent]:
+        """Every agent that has been hooked, or that a tool has called, and may be at work."""
+        return [*self._homes, *self.called.agents]
+
+    def count(self, usage: Usage) -> None:
+        """Add what a model call used; from any thread."""
+        with self._lock:
+            self.usage = add_usage(self.usage, usage)
+
+    def translator(self, path: str, call_id: str | None = None, *, apart: Set[str] = NONE) -> Translator:
+        """What translates the stream of an agent that works here."""
+        return Translator(
+            path, self.models, call_id=call_id, apart=apart, answers=self.answers,
+            recorded=self.called.places, words=self._model_calls.words,
+        )  # fmt: skip
+
+    def install(self, agent: Agent, path: str) -> None:
+        """Hook an agent, once. `path` is where it stands when no tool call says otherwise."""
+        self._introduce(agent, path)
+        if agent in self._homes:
+            return
+        self._homes[agent] = path
+        agent.add_hook(self._before_invocation, BeforeInvocationEvent, order=LAST)
+        agent.add_hook(self._before_tool, BeforeToolCallEvent, order=LAST)
+        agent.add_hook(self._after_tool, AfterToolCallEvent, order=LAST)
+        agent.add_hook(self._after_invocation, AfterInvocationEvent, order=LAST)
+        self._model_calls.install(agent)
+        if self._remembering:
+            agent.add_hook(self._message_added, MessageAddedEvent, order=LAST)
+            agent.add_hook(self._input_redacted, AfterModelCallEvent, order=FIRST)
+            agent.add_hook(self._context_reduced, AfterInvocationEvent, order=LAST)
+        agent.add_middleware(ExecuteToolStage, self._run_tool)
+
+    def knows(self, agent: Agent) -> bool:
+        """Whether an agent has been hooked, and is of this run alone."""
+        return agent in self._homes
+
+    def note_model(self, agent: Agent, path: str) -> None:
+        """Remember which model speaks there."""
+        config = agent.model.get_config()
+        if isinstance(config, dict) and config.get("model_id"):
+            self.models[path] = str(config["model_id"])
+
+    def _introduce(self, agent: Agent, path: str) -> None:
+        self.note_model(agent, path)
+        if self._remembering:
+            self.remembered.add(path)
+
+    def _place(self, agent: Agent) -> Place:
+        call = call_of(agent)
+        return call.place if call else (self._homes[agent], None)
+
+    # An agent begins to work.
+
+    async def _before_invocation(self, event: BeforeInvocationEvent) -> None:
+        place = self._place(event.agent)
+        event.invocation_state.setdefault(STATE_KEY, self._context)
+        if self._outlet.closed_by is not None:
+            event.cancel = OVER
+        if place in self._inputs:
+            return  # a plugin lets it go on with new input, which belongs to its memory
+        self._results.pop(place, None)  # of a visit before: a tool use id may come again in the next
+        past = await self._begin(place, event.messages or (), redacts=may_redact(event.agent))
+        self._inputs[place] = len(event.messages or ())
+        if past and past.broken_off and _is_run(place):
+            self._outlet.close(AgentError(ONLY_REASONING, code="model_invalid_answer"))
+            event.cancel = OVER
+        elif past and past.messages and getattr(event.agent, "_session_manager", None) is None:
+            await self._say_again(place, past)
+            await self.nodes.hand_over(event.agent, past)
+            self._resume(event, place, past)
+        elif past and past.unrepeatable:
+            self._outlet.close(AgentError(_repeats(place[0], past.unrepeatable), code=CODE))
+            event.cancel = OVER
+        elif _is_run(place) and _bare(event.messages) != _bare(self.asked):
+            rewritten = _bare(event.messages)
+            await self._outlet.record(
+                InputReplaced(agent=place[0], messages=rewritten, count=len(self.asked))
+            )
+        if _is_run(place):
+            self._asked = deepcopy(_bare(event.messages))
+        own = self.own if _is_run(place) else 0
+        self._logged[place] = LoggedConversation(event.agent.messages, own)
+
+    async def _begin(self, place: Place, messages: Sequence[Any], *, redacts: bool) -> Conversation | None:
+        """An agent begins to work; returns its conversation when an earlier attempt has left one."""
+        path, call_id = place
+        if path in self.nodes.paths:
+            digest = digest_of(messages)
+            await self._outlet.record(AgentStarted(agent=path, input_digest=digest, redacts=redacts))
+            return self._memory.visit(path, digest)
+        if call_id is not None:
+            self._working.add(place)
+            await self._outlet.record(AgentStarted(agent=path, call_id=call_id, redacts=redacts))
+        return self._memory.conversations.pop(place, None)
+
+    async def _say_again(self, place: Place, past: Conversation) -> None:
+        """Say what a client drops by `discard_after_seq` and nobody else will say: all but the root's own."""
+        for token in past.said_below() if is_root(place[0]) else past.all_said():
+            await self._outlet.record(token)
+
+    def _resume(self, event: BeforeInvocationEvent, place: Place, past: Conversation) -> None:
+        rewritten = _is_run(place) and past.replacements  # in the log, which has what was asked
+        asked: Any = self.asked if rewritten else event.messages or ()
+        messages: list[Any] = past.with_input(asked)
+        event.agent.messages.extend(messages)
+        event.messages = []
+        self._inputs[place] = 0
+        self._results[place] = past.results
+        if past.ending and not getattr(event.agent, "_default_structured_output_model", None):
+            event.agent.messages.pop()  # strands ends the invocation with this text, and adds it again
+            event.cancel = past.ending
+            self._inputs[place] = 1
+        elif past.ending is not None:
+            event.messages = [{"role": "user", "content": [{"text": GO_ON}]}]
+
+    async def _record_node(self, events: Sequence[Event]) -> None:
+        """Write what a node's stream says, but for what is written from here."""
+        for event in events:
+            if isinstance(event, Usage):
+                self.count(event)
+            await self.write(event)
+
+    async def write(self, event: Event) -> None:
+        """Record an event, and commit one that takes back others."""
+        await (self._outlet.commit if isinstance(event, Discarded) else self._outlet.record)(event)
+
+    async def _message_added(self, event: MessageAddedEvent) -> None:
+        path, call_id = place = self._place(event.agent)
+        inputs = self._inputs.get(place)
+        if inputs is None:
+            return  # strands mends what it begins with
+        added = self._logged[place].add(event.message, event.agent.messages)
+        if inputs:
+            self._inputs[place] = inputs - 1
+            if inputs == 1 and added and _is_run(place):
+                await self._input_added(path, event.agent.messages)
+        elif added:
+            for each in self.answers.complete(place, event.message):
+                await self.write(each)
+            said = Message(agent=path, call_id=call_id, message=bare(event.message))
+            if await self._outlet.try_record(said):
+                self._leave_out_inputs(event.message)
+                await self._outlet.record(said)
+        else:
+            joined = bare(event.message)
+            await self._outlet.record(InputReplaced(agent=path, call_id=call_id, messages=[joined]))
+
+    async def _input_added(self, path: str, messages: Sequence[Any]) -> None:
+        """All of the run's input is in the conversation. Hooks may have rewritten it there."""
+        count = len(self._asked)
+        if count and (added := _bare(messages[-count:])) != self._asked:
+            await self._outlet.record(InputReplaced(agent=path, messages=added, count=count))
+
+    def _leave_out_inputs(self, message: Any) -> None:
+        """Take out of a message what no event can hold of its tool calls. They are not made."""
+        for block in message["content"]:
+            if (tool_use := block.get("toolUse")) and (wrong := unfit(tool_use["input"])):
+                tool_use["input"] = {"left_out": wrong}
+                self._left_out[tool_use["toolUseId"]] = f"the input of tool {tool_use['name']!r} {wrong}"
+
+    async def _input_redacted(self, event: AfterModelCallEvent) -> None:
+        """A guardrail may have redacted what the model was asked. strands has no hook for that."""
+        path, call_id = place = self._place(event.agent)
+        logged = self._logged.get(place)
+        if logged and (message := logged.redacted(event.agent.messages)) is not None:
+            await self._outlet.record(InputReplaced(agent=path, call_id=call_id, messages=[bare(message)]))
+
+    async def _context_reduced(self, event: AfterInvocationEvent) -> None:
+        """The conversation manager has had its say; what it has left is what the next run begins with."""
+        place = self._place(event.agent)
+        kept_elsewhere = event.agent.model.stateful or getattr(event.agent, "_session_manager", None)
+        if not _is_run(place) or place not in self._logged or kept_elsewhere:
+            return
+        reduced = self._logged[place].reduced(event.agent.messages)
+        if reduced is not None:
+            messages, kept = reduced
+            left = ContextReduced(agent=place[0], kept=kept, begins_with=_bare(messages))
+            await self._outlet.try_record(left)  # one that no event can hold is reduced again by the next run
+
+    async def _after_invocation(self, event: AfterInvocationEvent) -> None:
+        """An agent has ended. Its last message may have been rewritten since it was added."""
+        path, call_id = place = self._place(event.agent)
+        message = getattr(event.result, "message", None)
+        if message is not None and (corrected := self.answers.correct(place, message)):
+            for said in corrected:
+                await self.write(said)
+            if not (_is_run(place) and place in self._logged):  # else it is in what `_context_reduced` writes
+                await self._outlet.record(Message(agent=path, call_id=call_id, message=bare(message)))
+
+    # A tool is called.
+
+    async def _before_tool(self, event: BeforeToolCallEvent) -> None:
+        place = self._place(event.agent)
+        if self._known(place, event.selected_tool, event.tool_use) is not None:
+            return
+        use_id, name = event.tool_use["toolUseId"], event.tool_use["name"]
+        agent, inner = called_agent(event.selected_tool), f"{place[0]}/{name}"
+        once = is_at_most_once(event.selected_tool) or (agent is None and name in self._at_most_once)
+        self.called.begin(inner, use_id, apart=agent is not None)
+        if agent is not None:
+            self.install(agent, inner)
+            CALL.set(Call(agent, (inner, use_id), call_of(event.agent)))
+        left_out = self._left_out.pop(use_id, None)
+        await write_call(self._outlet, event, place, once=once, left_out=left_out)
+
+    async def _after_tool(self, event: AfterToolCallEvent) -> None:
+        place = self._place(event.agent)
+        use_id, name = event.tool_use["toolUseId"], event.tool_use["name"]
+        self.called.end(use_id)
+        inner = (f"{place[0]}/{name}", use_id)
+        failure = self._model_calls.failure_of(inner)
+        if self._known(place, event.selected_tool, event.tool_use) is None and not runs_again(event):
+            await self.finish(inner)
+            await write_result(self._outlet, event, place, failure, self._model_calls.words)
+
+    async def finish(self, place: Place) -> None:
+        """A sub-agent's work for a call is done."""
+        for unsaid in self.answers.take_back(place, "failed"):
+            await self.write(unsaid)
+        if place in self._working:
+            self._working.discard(place)
+            self._inputs.pop(place, None)
+            self._logged.pop(place, None)
+            self._results.pop(place, None)
+            await self._outlet.record(AgentFinished(agent=place[0], call_id=place[1]))
+
+    async def _run_tool(
+        self, context: ExecuteToolContext, run: MiddlewareNext[ExecuteToolContext, TypedEvent]
+    ) -> AsyncGenerator[TypedEvent, None]:
+        """Run a tool, unless an earlier attempt has left its result."""
+        agent: Any = context.agent
+        known = self._known(self._place(agent), context.tool, context.tool_use)
+        if known is not None:
+            yield _result(context, **known)
+            return
+        try:
+            async for event in run(context):
+                yield event
+        except (Exception, GeneratorExit):
+            raise
+        except BaseException as error:  # strands lets it through: an exit would end the loop of all agents
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
+            text = f"Error: {in_a_line(error)}"
+            yield _result(context, status="error", content=[{"text": text}])
+
+    def _known(self, place: Place, tool: Any, tool_use: Any) -> Any:
+        if getattr(tool, "tool_type", None) == "structured_output":
+            return None  # its result is an object that it hands over beside the message
+        return self._results.get(place, {}).get(tool_use["toolUseId"])
+
+
+def _is_run(place: Place) -> bool:
+    """Whether it is the run's own agent that works there."""
+    path, call_id = place
+    return call_id is None and is_root(path)
+
+
+def _bare(messages: Sequence[Any] | None) -> list[dict[str, Any]]:
+    return [bare(message) for message in messages or ()]
+
+
+def _repeats(path: str, tool: str) -> str:
+    return (
+        f"tool {tool!r} of agent {path!r} may be called at most once; it has run, and the agent would start "
+        "from its input and call it again"
+    )
+
+
+def _result(context: ExecuteToolContext, **outcome: Any) -> ToolResultEvent:
+    result: Any = {**outcome, "toolUseId": context.tool_use["toolUseId"]}
+    return ToolResultEvent(result)
+
+
+def _is_cancelled() -> bool:
+    """Whether it is this task that is to end, and not a tool that raises what it likes."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,133 @@
+"""The model calls of a run's agents: why one failed, when it is made again, and whether its words count."""
+
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+from strands import Agent, ModelRetryStrategy
+from strands.hooks import AfterModelCallEvent, HookOrder
+
+from runstore.core.events import DiscardReason, Event, Retrying
+from runstore.runtime.outlet import Outlet
+from runstore.runtime.provider_words import ProviderWords
+from runstore.runtime.resume import Place
+from runstore.runtime.strands.answers import Answers
+from runstore.runtime.strands.errors import described, model_error_code, sentence_of
+
+FIRST = HookOrder.SDK_FIRST - 1  # before any other hook, and before strands' retry strategy waits
+LAST = HookOrder.SDK_LAST + 1  # when every other hook has had its say
+MAX_ERRORS = 64  # of models that are remembered; more agents than this hardly fail at once
+
+log = structlog.get_logger(__name__)
+
+
+class ModelCalls:
+    """What strands' hooks tell of each model call, written into the run's log.
+
+    Args:
+        place: where an agent works at the moment.
+    """
+
+    def __init__(
+        self, run_id: str, outlet: Outlet, answers: Answers, place: Callable[[Agent], Place]
+    ) -> None:
+        self.errors: deque[BaseException] = deque(maxlen=MAX_ERRORS)  # what models raised, newest last
+        self.words = ProviderWords()
+        self._run_id = run_id
+        self._outlet = outlet
+        self._answers = answers
+        self._place = place
+        self._failures: dict[Place, int] = {}  # calls that failed, one after another
+        self._announced: set[Place] = set()  # agents whose next call was announced before a wait
+        self._given_up: dict[Place, str] = {}  # the code of the failure that ended an agent
+
+    def install(self, agent: Agent) -> None:
+        """Hook an agent, once."""
+        agent.add_hook(self.called, AfterModelCallEvent, order=FIRST)
+        agent.add_hook(self.settled, AfterModelCallEvent, order=LAST)
+
+    def failure_of(self, call: Place) -> str | None:
+        """The code of the last failure of a model that ended an agent of a tool call, asked once.
+
+        Args:
+            call: the tool's path, and the tool use. Its agents work there, and beside and below each other.
+        """
+        path, use_id = call
+        agents = [
+            place
+            for place in self._given_up
+            if place[1] == use_id and (place[0] == path or place[0].startswith(f"{path}/"))
+        ]
+        codes = [self._given_up.pop(place) for place in agents]
+        return codes[-1] if codes else None
+
+    def failed(self, place: Place, error: BaseException) -> None:
+        """A model call has failed that strands has no hooks for, and with it the agent."""
+        self._given_up[place] = self._note(place, error)
+
+    async def called(self, event: AfterModelCallEvent) -> None:
+        """A model call has ended, before any other hook has its say."""
+        error, place = event.exception, self._place(event.agent)
+        if error is None:
+            self._failures.pop(place, None)
+            return
+        code = self._note(place, error)
+        self._failures[place] = self._failures.get(place, 0) + 1
+        wait_s = wait_before_retry(event.agent, error)
+        if wait_s is not None:
+            self._announced.add(place)
+            await self._retrying(place, code, wait_s)
+
+    async def settled(self, event: AfterModelCallEvent) -> None:
+        """A model call has ended, and every other hook had its say."""
+        place, error = self._place(event.agent), event.exception
+        announced = place in self._announced
+        self._announced.discard(place)
+        if error is None:
+            if event.retry:
+                await self._take_back(place, "rejected")
+            elif event.stop_response is not None and event.stop_response.stop_reason == "max_tokens":
+                self._answers.cut.add(place)
+            elif event.stop_response is not None and event.stop_response.stop_reason == "cancelled":
+                self._answers.cancelled.add(place)
+        elif not event.retry:
+            self._failures.pop(place, None)
+            self._given_up[place] = model_error_code(error)
+            await self._take_back(place, "failed")
+        elif not announced:  # by a hook that waits for itself, or a router that has another model
+            await self._retrying(place, model_error_code(error), 0)
+
+    def _note(self, place: Place, error: BaseException) -> str:
+        """A model has raised this; returns its code."""
+        code = model_error_code(error)
+        self.errors.append(error)
+        self.words.add(error, sentence_of(code))
+        log.warning("model_failed", run_id=self._run_id, agent=place[0], code=code, error=described(error))
+        return code
+
+    async def _retrying(self, place: Place, code: str, wait_s: float) -> None:
+        path, call_id = place
+        retrying = Retrying(
+            agent=path, call_id=call_id, code=code, message=sentence_of(code),
+            attempt=self._failures.get(place, 1), wait_s=wait_s,
+        )  # fmt: skip
+        await self._take_back(place, "retried", retrying)
+
+    async def _take_back(self, place: Place, reason: DiscardReason, *then: Event) -> None:
+        for event in (*self._answers.take_back(place, reason), *then):
+            await self._outlet.commit(event)
+
+
+def wait_before_retry(agent: Agent, error: Exception) -> float | None:
+    """How long strands' retry strategy is about to wait; None when it will not call the model again.
+
+    strands does not tell beforehand, so its strategy is asked what it is going to ask itself.
+    """
+    strategy = getattr(agent, "_retry_strategy", None)
+    try:
+        if not isinstance(strategy, ModelRetryStrategy) or not strategy.is_retryable(error):
+            return None
+        failed = strategy._current_attempt
+        return None if failed + 1 >= strategy._max_attempts else float(strategy._calculate_delay(failed))
+    except Exception:  # a strategy of somebody's own need not be like strands'; its retry is told afterwards
+        return None

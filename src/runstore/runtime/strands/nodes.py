@@ -1,0 +1,115 @@
+"""The nodes of a Graph or Swarm, which goes on from the log through its own control flow.
+
+A new attempt runs it from the input again, so that conditions, loops, joins and handoffs are strands' own.
+But a node that had its answer is not asked: its agent gets the conversation of that visit from the log, and
+ends with it; one that was interrupted goes on in the middle. This holds as long as a node gets the input that
+it got before, which is compared; from the first node that does not, all is done anew.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any, NamedTuple
+
+from strands import Agent
+from strands.hooks import BeforeNodeCallEvent
+from strands.multiagent import Swarm
+from strands.multiagent.base import MultiAgentBase
+from strands.multiagent.graph import Graph
+
+from runstore.core.events import Event
+from runstore.runtime.resume import Conversation, tool_uses
+from runstore.runtime.strands.events import Translator
+
+HANDOFF = "handoff_to_agent"  # the tool by which an agent of a Swarm names the next one
+
+
+class Node(NamedTuple):
+    """An agent in a Graph or Swarm. `path`: where it stands in the hierarchy."""
+
+    orchestrator: Graph | Swarm
+    node_id: str
+    path: str
+    agent: Agent
+
+
+def goes_on(product: Any) -> bool:
+    """Whether a new attempt can go on from what the log holds, and need not start from the input."""
+    if isinstance(product, Graph | Swarm):
+        inner = [node.executor for node in product.nodes.values()]
+        return product.session_manager is None and all(
+            goes_on(each) for each in inner if isinstance(each, MultiAgentBase)
+        )
+    return isinstance(product, Agent)
+
+
+def nodes_of(product: Any, path: str) -> Iterator[Node]:
+    """Every agent that is a node, also of a Graph or Swarm that is a node itself."""
+    if isinstance(product, Graph | Swarm):
+        for node_id, node in product.nodes.items():
+            inner = f"{path}/{node_id}"
+            if isinstance(node.executor, Agent):
+                yield Node(product, node_id, inner, node.executor)
+            else:
+                yield from nodes_of(node.executor, inner)
+
+
+class Nodes:
+    """The nodes of one attempt, each recorded in its own task: a Graph's stream comes later than its hooks.
+
+    Args:
+        record: takes the events of a node's stream.
+        revisited: told the path of a node that is about to begin a visit.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        record: Callable[[Sequence[Event]], Awaitable[None]],
+        revisited: Callable[[str], object],
+    ) -> None:
+        self.paths = {node.path for node in nodes}
+        self._places = {(id(node.orchestrator), node.node_id): node.path for node in nodes}
+        self._swarm = [node.agent for node in nodes if isinstance(node.orchestrator, Swarm)]
+        self._record = record
+        self._revisited = revisited
+        for orchestrator in {id(node.orchestrator): node.orchestrator for node in nodes}.values():
+            orchestrator.add_hook(self._before_node, BeforeNodeCallEvent)
+
+    def listen(self, node: Node, translator: Translator) -> None:
+        """Record what a node streams from now on."""
+        stream = node.agent.stream_async
+
+        async def recorded(*arguments: Any, **options: Any) -> AsyncIterator[Any]:
+            async with aclosing(stream(*arguments, **options)) as items:  # type: ignore[type-var]
+                async for item in items:
+                    try:
+                        if "delta" not in item:
+                            await self._record(translator.translate(item))
+                    except asyncio.CancelledError:
+                        _cancel_again()
+                    yield item
+
+        node.agent.stream_async = recorded  # type: ignore[method-assign]
+
+    async def hand_over(self, agent: Agent, past: Conversation) -> None:
+        """Repeat the handoffs that a Swarm's agent had made: they are what strands remembers of them."""
+        if not any(agent is member for member in self._swarm):
+            return
+        tool = agent.tool_registry.registry[HANDOFF]
+        for message in past.messages:
+            for tool_use in tool_uses(message):
+                if tool_use["name"] == HANDOFF and tool_use["toolUseId"] in past.results:
+                    async for _ in tool.stream(dict(tool_use), {}):  # type: ignore[arg-type]
+                        pass
+
+    def _before_node(self, event: BeforeNodeCallEvent) -> None:
+        if path := self._places.get((id(event.source), event.node_id)):
+            self._revisited(path)
+
+
+def _cancel_again() -> None:
+    """Let the node be cancelled where it waits next. Ended here, where it does not wait, its tools and spans
+    would be left to the garbage collector."""
+    if task := asyncio.current_task():
+        task.cancel()

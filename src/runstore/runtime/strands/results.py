@@ -1,0 +1,82 @@
+"""How a strands agent, Graph or Swarm ended, in the words of a run."""
+
+from collections.abc import Collection
+from typing import Any
+
+from strands.agent import AgentResult as StrandsResult
+from strands.multiagent.base import MultiAgentResult, NodeResult, Status
+from strands.types.content import Message
+
+from runstore.core.errors import AgentError, RunstoreError
+from runstore.core.transcript import message_text
+from runstore.runtime.result_text import text_result
+from runstore.runtime.resume import is_unsigned
+from runstore.runtime.strands.errors import agent_error
+
+# What several SDKs make of a page for people: an answer without words and without usage.
+NO_ANSWER = "the model's answer was empty and used no tokens: does its address belong to this provider?"
+ONLY_REASONING = "the model has reasoned, and then said nothing: its answer was cut off"
+
+
+def result_of(
+    ended: StrandsResult | MultiAgentResult | None, model_errors: Collection[BaseException] = ()
+) -> dict[str, Any]:
+    """The run's result.
+
+    Args:
+        model_errors: what models raised, to tell the failure of a node's model from the node's.
+
+    Raises:
+        AgentError: it was no success: a node failed, a tool or hook asks for a person's answer, or the model
+            said nothing at all, or nothing after its reasoning.
+    """
+    if ended is None:
+        raise AgentError("the agent's stream ended without a result")
+    if isinstance(ended, MultiAgentResult):
+        return _multi_agent_result(ended, model_errors)
+    if ended.stop_reason == "interrupt":
+        names = ", ".join(interrupt.name for interrupt in ended.interrupts or ())
+        raise AgentError(
+            f"the agent asks for a person's answer (interrupt {names}), which a run cannot get",
+            code="interrupted",
+        )
+    if not ended.message["content"] and not ended.metrics.accumulated_usage["totalTokens"]:
+        raise AgentError(NO_ANSWER, code="model_invalid_answer")
+    if ended.message["content"] and all(map(is_unsigned, ended.message["content"])):
+        raise AgentError(ONLY_REASONING, code="model_invalid_answer")
+    return _result(ended)
+
+
+def cut_result(message: Message | None) -> dict[str, Any]:
+    """The result of an agent whose answer was cut by the token limit of its model."""
+    return {**text_result(message_text(message or {})), "stop_reason": "max_tokens"}
+
+
+def _result(ended: StrandsResult) -> dict[str, Any]:
+    result = {**text_result(message_text(ended.message)), "stop_reason": ended.stop_reason}
+    if ended.structured_output is not None:
+        result["structured_output"] = ended.structured_output.model_dump(mode="json")
+    return result
+
+
+def _multi_agent_result(ended: MultiAgentResult, model_errors: Collection[BaseException]) -> dict[str, Any]:
+    if ended.status is not Status.COMPLETED:
+        failed = {node_id: node for node_id, node in ended.results.items() if _failed(node)}
+        for node_id, node in failed.items():
+            if isinstance(node.result, RunstoreError):
+                raise node.result
+            failure = agent_error(_cause(node), model_errors)
+            raise AgentError(f"node {node_id!r} failed: {failure}", code=failure.code)
+        raise AgentError(f"the {type(ended).__name__.removesuffix('Result')} ended as {ended.status.value}")
+    last = [agent for node in ended.results.values() for agent in node.get_agent_results()][-1:]
+    return _result(last[0]) if last else {**text_result(""), "stop_reason": "end_turn"}
+
+
+def _failed(node: NodeResult) -> bool:
+    return node.status is not Status.COMPLETED
+
+
+def _cause(node: NodeResult) -> BaseException:
+    if isinstance(node.result, Exception):
+        return node.result
+    return AgentError(f"it ended as {node.status.value}")

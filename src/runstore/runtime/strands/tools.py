@@ -1,0 +1,90 @@
+"""What is written of a tool call: ahead of its running, and its result. Too large a one fails the tool."""
+
+from typing import Any
+
+from msgspec.structs import replace
+from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent
+
+from runstore.core.codec import encode
+from runstore.core.errors import InvalidEvent
+from runstore.core.events import ToolFailed, ToolFinished, ToolStarted
+from runstore.core.masking import without_keys
+from runstore.runtime.outlet import Outlet
+from runstore.runtime.oversized import PART_BYTES
+from runstore.runtime.provider_words import ProviderWords
+from runstore.runtime.resume import Place
+from runstore.runtime.strands.errors import sentence_of
+
+OVER = "The run is over."  # said to agents and tools that would begin when nothing is recorded any more
+
+
+async def write_call(
+    outlet: Outlet, event: BeforeToolCallEvent, place: Place, *, once: bool, left_out: str | None = None
+) -> None:
+    """Commit that an agent calls a tool; it is not called when that fails.
+
+    Args:
+        once: it may be called at most once.
+        left_out: why the input has been taken out of the agent's message.
+    """
+    path, call_id = place
+    use_id, name = event.tool_use["toolUseId"], event.tool_use["name"]
+    started = ToolStarted(
+        agent=path, call_id=call_id, tool_use_id=use_id, name=name, input=event.tool_use["input"],
+        at_most_once=once,
+    )  # fmt: skip
+    if wrong := await outlet.try_commit(started):
+        left_out = f"the input of tool {name!r} cannot be recorded: {wrong}"
+        await outlet.commit(replace(started, input={"left_out": left_out}))
+    if outlet.closed_by is not None:
+        event.cancel_tool = OVER  # it was not written ahead, so it must not run
+    elif left_out is not None:
+        event.cancel_tool = left_out
+
+
+async def write_result(
+    outlet: Outlet, event: AfterToolCallEvent, place: Place, failure: str | None, words: ProviderWords
+) -> None:
+    """Commit a tool's result, or in its place an error that says why it cannot be stored.
+
+    Args:
+        failure: the code of what ended an agent that worked for the tool.
+        words: of the providers of the run's models, which the tool may quote.
+    """
+    path, call_id = place
+    event.result = words.replaced(event.result)
+    if event.result.get("status") == "error":
+        event.result = _without_secrets(event.result, failure)
+    name = event.tool_use["name"]
+    call: Any = {"agent": path, "call_id": call_id, "tool_use_id": event.tool_use["toolUseId"], "name": name}
+    written = ToolFailed if event.result.get("status") == "error" else ToolFinished
+    if wrong := await outlet.try_commit(written(**call, output=event.result.get("content"))):
+        text = f"Error: the result of tool {name!r} cannot be recorded, and is left out: {wrong}"
+        event.result = {**event.result, "status": "error", "content": [{"text": text}]}
+        await outlet.commit(ToolFailed(**call, output=event.result["content"]))
+
+
+def _without_secrets(result: Any, code: str | None) -> Any:
+    """A tool's error as others get it. `code`: of the failure of its agent's model, if that was it."""
+    if code is not None:
+        return {**result, "content": [{"text": f"Agent error: {sentence_of(code)}"}]}
+    blocks = [
+        {**block, "text": without_keys(block["text"])} if isinstance(block.get("text"), str) else block
+        for block in result.get("content") or ()
+    ]
+    return {**result, "content": blocks}
+
+
+def runs_again(event: AfterToolCallEvent) -> bool:
+    """Whether strands throws this result away and calls the tool once more, since a hook wants it."""
+    stopped = event.result.get("cancelled") or event.agent.cancel_signal.is_set()
+    return event.retry and not stopped
+
+
+def unfit(input: Any) -> str | None:
+    """Why no event can hold a tool's input."""
+    try:
+        size = len(encode(ToolStarted(agent="", tool_use_id="", name="", input=input)).data)
+    except InvalidEvent as error:
+        return f"cannot be recorded: {error}"
+    return f"has {size:,} bytes as JSON; the limit is {PART_BYTES:,} bytes" if size > PART_BYTES else None

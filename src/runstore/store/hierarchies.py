@@ -1,0 +1,188 @@
+"""The hierarchies that users have made, in the database. A run holds a copy of its own."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import asdict
+from sqlalchemy import BigInteger, Column, Connection, Index, MetaData, Table, delete, func, insert, select
+
+from runstore.core.errors import LimitExceeded, RunstoreError
+from runstore.core.hierarchy import Hierarchy, Problem, check_size
+from runstore.core.ids import new_run_id, parse_uuid
+from runstore.database.columns import Binary, Name
+from runstore.runtime.catalog.teams import Teams
+
+T = TypeVar("T")
+
+metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
+
+hierarchies = Table(
+    "hierarchies",
+    metadata,
+    Column("hierarchy_id", Name(36), primary_key=True),
+    Column("user_id", Name(255), nullable=False),
+    Column("name", Name(255), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("definition", Binary, nullable=False),
+)
+
+Index("ix_hierarchies_user_id_hierarchy_id", hierarchies.c.user_id, hierarchies.c.hierarchy_id)
+
+
+class HierarchyNotFound(RunstoreError):
+    """There is no such hierarchy."""
+
+    code = "hierarchy_not_found"
+
+
+class InvalidHierarchy(RunstoreError):
+    """The hierarchy cannot run here. `field`: where in it, as `$.teams[0].name`."""
+
+    code = "invalid_hierarchy"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(f"{problem.field}: {problem.message}")
+        self.field = problem.field
+
+
+class HierarchySummary(Struct, frozen=True):
+    """Whose a hierarchy is. `hierarchy_id`: UUIDv7; `created_at`: UTC, milliseconds since 1970."""
+
+    hierarchy_id: str
+    user_id: str
+    name: str
+    created_at: int
+
+
+class StoredHierarchy(Struct, frozen=True):
+    """A hierarchy, and whose it is."""
+
+    summary: HierarchySummary
+    hierarchy: Hierarchy
+
+
+_SUMMARY = [hierarchies.c[name] for name in HierarchySummary.__struct_fields__]
+
+
+class Database(Protocol):
+    """Runs functions on a connection, in a thread. Both raise LogUnavailable."""
+
+    async def query(self, function: Callable[..., T], *arguments: Any) -> T: ...
+
+    async def change(self, function: Callable[..., T], *arguments: Any) -> T:
+        """In a transaction of its own, while nobody else writes."""
+
+
+class HierarchyStore:
+    """What can be done with hierarchies. It raises LogUnavailable while the database cannot be used.
+
+    Args:
+        per_user: how many a user may have.
+    """
+
+    def __init__(self, database: Database, teams: Teams, *, per_user: int) -> None:
+        self._database = database
+        self._teams = teams
+        self._per_user = per_user
+
+    async def create(self, hierarchy: Hierarchy, *, user_id: str, now: int) -> StoredHierarchy:
+        """Store a new hierarchy. `now`: UTC, milliseconds since 1970.
+
+        Raises:
+            InvalidHierarchy: it cannot run here.
+            LimitExceeded: the user has as many as allowed.
+        """
+        _refuse(check_size(hierarchy))
+        _refuse(self._teams.problems(hierarchy))
+        summary = HierarchySummary(new_run_id(), user_id, hierarchy.name, now)
+        stored = StoredHierarchy(summary, hierarchy)
+        await self._database.change(_insert, stored, self._per_user)
+        return stored
+
+    async def get(self, hierarchy_id: str) -> StoredHierarchy:
+        """One hierarchy, whoever's it is.
+
+        Raises:
+            HierarchyNotFound
+        """
+        return await self._database.query(_find, parse_hierarchy_id(hierarchy_id))
+
+    def find(
+        self, *, user_id: str | None, before: str | None, limit: int
+    ) -> Awaitable[list[HierarchySummary]]:
+        """A user's hierarchies, or everybody's, newest first. `before`: go on after this id."""
+        return self._database.query(_find_all, user_id, before, limit)
+
+    def definition(self, hierarchy: Hierarchy) -> dict[str, Any]:
+        """What a run of it holds.
+
+        Raises:
+            InvalidHierarchy: it cannot run here, or not any more, since the configuration has changed.
+        """
+        _refuse(self._teams.problems(hierarchy))
+        return self._teams.definition(hierarchy)
+
+    async def delete(self, hierarchy_id: str) -> None:
+        """Delete a hierarchy; its runs stay as they are.
+
+        Raises:
+            HierarchyNotFound
+        """
+        await self._database.change(_delete, parse_hierarchy_id(hierarchy_id))
+
+
+def parse_hierarchy_id(text: str) -> str:
+    """The canonical form of an id that came from outside, as `parse_run_id`.
+
+    Raises:
+        HierarchyNotFound: `text` is no UUID, so no hierarchy can have it.
+    """
+    if (hierarchy_id := parse_uuid(text)) is None:
+        raise HierarchyNotFound(f"there is no hierarchy {text[:100]!r}: its id is a UUID")
+    return hierarchy_id
+
+
+def _refuse(found: Iterator[Problem]) -> None:
+    for problem in found:
+        raise InvalidHierarchy(problem)
+
+
+def _insert(connection: Connection, stored: StoredHierarchy, most: int) -> None:
+    user_id = stored.summary.user_id
+    count = select(func.count()).select_from(hierarchies).where(hierarchies.c.user_id == user_id)
+    if connection.execute(count).scalar_one() >= most:
+        message = f"user {user_id} has {most:,} hierarchies, as many as allowed"
+        raise LimitExceeded("hierarchies_per_user", message)
+    values = {**asdict(stored.summary), "definition": msgspec.json.encode(stored.hierarchy)}
+    connection.execute(insert(hierarchies).values(values))
+
+
+def _find(connection: Connection, hierarchy_id: str) -> StoredHierarchy:
+    this = hierarchies.c.hierarchy_id == hierarchy_id
+    row = connection.execute(select(hierarchies.c.definition, *_SUMMARY).where(this)).first()
+    if row is None:
+        raise _missing(hierarchy_id)
+    definition, *summary = row
+    return StoredHierarchy(HierarchySummary(*summary), msgspec.json.decode(definition, type=Hierarchy))
+
+
+def _find_all(
+    connection: Connection, user_id: str | None, before: str | None, limit: int
+) -> list[HierarchySummary]:
+    query = select(*_SUMMARY).order_by(hierarchies.c.hierarchy_id.desc()).limit(limit)
+    if user_id is not None:
+        query = query.where(hierarchies.c.user_id == user_id)
+    if before is not None:
+        query = query.where(hierarchies.c.hierarchy_id < before)
+    return [HierarchySummary(*row) for row in connection.execute(query)]
+
+
+def _delete(connection: Connection, hierarchy_id: str) -> None:
+    if not connection.execute(delete(hierarchies).where(hierarchies.c.hierarchy_id == hierarchy_id)).rowcount:
+        raise _missing(hierarchy_id)
+
+
+def _missing(hierarchy_id: str) -> HierarchyNotFound:
+    return HierarchyNotFound(f"there is no hierarchy {hierarchy_id}")

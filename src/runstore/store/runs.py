@@ -1,0 +1,389 @@
+"""What can be done with runs, whichever surface asks: start, read, follow, stop, add to, delete."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+from sqlalchemy import Connection, Select, select
+
+from runstore.core.codec import RecordedEvent, check_depth, encode, json_size
+from runstore.core.depth import decoded
+from runstore.core.errors import (
+    AlreadyStarted,
+    InvalidCursor,
+    LimitExceeded,
+    RunClosed,
+    RunDeleted,
+    RunNotFound,
+    RunPurged,
+    RunstoreError,
+)
+from runstore.core.events import CancelRequested, Custom, Deleted, MultitaskStrategy, Queued
+from runstore.core.ids import LAST_TIME, RANDOM_BITS, first_run_id, new_run_id
+from runstore.core.limits import Limits
+from runstore.core.names import check_name
+from runstore.core.places import MAX_PLACES, OwnPlaces, Places
+from runstore.core.ports import Claim, EventFilter, Head, LiveFeed
+from runstore.core.run import Run, evolve, fold, whole
+from runstore.database.columns import MYSQL
+from runstore.database.tables import open_runs
+from runstore.eventlog.queries import (
+    first_position,
+    read_ends,
+    read_evolving,
+    read_first,
+    read_first_positions,
+    read_head,
+)  # fmt: skip
+from runstore.eventlog.sql import SqlEventLog
+from runstore.eventlog.starts import Starts
+from runstore.feed.joined_tail import JoinedTail, NewRuns
+from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended
+from runstore.projections.runs import MAX_SCANNED, RunQuery, RunsFound, find_run, find_runs
+from runstore.projections.schema import index_name, runs
+from runstore.runtime.catalog.agents import AgentCatalog
+
+CLOCKS_S = 600  # by which the clocks of two processes may differ, lest a new run pass for an old one
+MAX_KNOWN_OWNERS = 10_000  # runs whose owner is kept in memory
+DEFAULT_LIMITS = Limits()
+
+
+class RunAt(Struct, frozen=True):
+    """A run as it was when its head was at `last_seq`."""
+
+    run: Run
+    last_seq: int
+
+
+class Owner(Struct, frozen=True):
+    """Whose a run is, as its first event says; it never changes."""
+
+    user_id: str
+    workspace_id: str | None = None
+
+
+_read_owner = msgspec.json.Decoder(Owner).decode
+
+
+class RunStore:
+    """The runs of one database. Every method raises LogUnavailable while the database cannot be used."""
+
+    def __init__(
+        self,
+        log: SqlEventLog,
+        feed: LiveFeed,
+        catalog: AgentCatalog,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        self.catalog = catalog
+        self.limits = limits
+        self._log = log
+        self._feed = feed
+        self._heartbeat_s = heartbeat_s
+        self._owners: dict[str, Owner] = {}
+        self.starts = Starts(feed)
+
+    async def start(
+        self,
+        agent: str,
+        input: Any,
+        *,
+        user_id: str,
+        session_id: str | None = None,
+        workspace_id: str | None = None,
+        metadata: dict[str, Any] | None = None,
+        multitask_strategy: MultitaskStrategy = "enqueue",
+        memory: bool | None = None,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+        definition: dict[str, Any] | None = None,
+    ) -> RunAt:
+        """Queue a run and return it, once it is stored.
+
+        Args:
+            multitask_strategy: what to do about runs of the same session that have not ended: stop them and
+                then start, wait for them, be refused, or take no notice.
+            memory: the agent begins with the messages of the session's earlier successful runs. None: if its
+                settings say so.
+            idempotency_key: within 24 h, the same key with the same arguments is the same run.
+            definition: what the run holds of its agent, if that is none of the configured ones.
+
+        Raises:
+            AgentNotFound: there is no such agent.
+            LimitExceeded: the input is too large, or the user has too many active runs.
+            InvalidName: no database can hold the user's, the session's or the workspace's name.
+            EventTooLarge: the input and the metadata together are larger than an event may be.
+            EventTooDeep: the input or the metadata is nested too deep.
+            IdempotencyConflict: the key was used with other arguments.
+            SessionBusy: the strategy is `reject`, and the session has a run that has not ended.
+        """
+        for name, what in ((user_id, "user_id"), (session_id, "session_id"), (workspace_id, "workspace_id")):
+            check_name(name, what)
+        self._check_size("input_bytes", input, "the input")
+        check_depth(input, "the input")
+        check_depth(metadata, "the metadata")
+        held = self.catalog.definition(agent) if definition is None else self.catalog.timed(definition)
+        run_id = new_run_id()
+        remembers = held.get("memory") == "session" if memory is None else memory
+        queued = Queued(
+            agent=agent, user_id=user_id, input=input, session_id=session_id, workspace_id=workspace_id,
+            metadata=metadata or {}, definition=held, traceparent=traceparent,
+            multitask_strategy=multitask_strategy, memory="session" if remembers and session_id else None,
+        )  # fmt: skip
+        arguments = [agent, input, session_id, workspace_id, metadata or {}]
+        if multitask_strategy != "enqueue":
+            arguments.append(multitask_strategy)  # only then: keys of an earlier release still match
+        if memory is not None:
+            arguments.append(memory)
+        claim = Claim(
+            user_id, self.limits.runs_per_user, idempotency_key,
+            _hash(arguments) if idempotency_key else b"",
+        )  # fmt: skip
+        encoded = encode(queued)
+        try:
+            last_seq = await self._log.append(run_id, [encoded], expected_seq=0, claim=claim)
+        except AlreadyStarted as earlier:
+            return await self.get(earlier.run_id)
+        return RunAt(evolve(Run(run_id), encoded), last_seq)
+
+    async def head(self, run_id: str) -> Head:
+        """Where the run stands.
+
+        Raises:
+            RunNotFound, RunDeleted, RunPurged
+        """
+        return _existing(run_id, await self._log.head(run_id))
+
+    async def owner(self, run_id: str) -> Owner:
+        """Whose the run is, also if it was deleted or purged. Asked of the log, once; never of the run list.
+
+        Raises:
+            RunNotFound
+        """
+        if (owner := self._owners.get(run_id)) is None:
+            first = await self._log.query(read_first, run_id)
+            if first is None:
+                raise RunNotFound(f"there is no run {run_id}")
+            owner = decoded(_read_owner, first.data)
+            if len(self._owners) >= MAX_KNOWN_OWNERS:
+                self._owners.clear()
+            self._owners[run_id] = owner
+        return owner
+
+    async def get(self, run_id: str, *, at: int | None = None, wait_s: float = 0) -> RunAt:
+        """The run as it is, or as it was at an earlier seq; with `wait_s`, once it has ended.
+
+        Raises:
+            RunNotFound, RunDeleted, RunPurged
+            InvalidCursor: `at` is beyond the head.
+        """
+        if wait_s:
+            await wait_until_ended(self._log, self._feed, run_id, timeout_s=wait_s)
+        found, run = await self._log.query(_read_run, run_id, at)
+        head = _existing(run_id, found)
+        if run is None:  # an earlier state, or a row that waits for its projection to be rebuilt
+            run = await self._log.query_history(_fold_run, run_id, at)
+        if run.purged_at is not None:  # since the head was read
+            raise RunPurged(run_id)
+        if at is not None and not 0 < at <= head.seq:
+            raise InvalidCursor(f"at={at} is no event of run {run_id}: its events are 1 to {head.seq}")
+        return RunAt(run, at or head.seq)
+
+    async def find(self, query: RunQuery) -> RunsFound:
+        """A page of the runs that match, newest first, without what is large of them."""
+        return await self._log.query_list(find_runs, query)
+
+    async def stop(self, run_id: str, *, by: str, reason: str) -> RunAt:
+        """Ask the run to stop; one that has ended stays as it is. Asking twice is asking once.
+
+        Raises:
+            RunNotFound, RunDeleted, RunPurged
+        """
+        found = await self.get(run_id)
+        if found.run.closed:
+            return found
+        try:
+            last_seq = await self._log.append(run_id, [CancelRequested(by=by, reason=reason)])
+        except RunClosed:
+            return await self.get(run_id)
+        return RunAt(replace(found.run, cancel_requested=True), last_seq)
+
+    async def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
+        """Add an external producer's events; returns the last seq once they are stored.
+
+        Raises:
+            RunNotFound, RunDeleted, RunPurged, RunClosed, WrongExpectedSeq, InvalidEvent, LimitExceeded
+        """
+        if len(events) > (most := self.limits.events_per_append):
+            message = f"the append has {len(events):,} events; the limit is {most:,}"
+            raise LimitExceeded("events_per_append", message, status=413)
+        for event in events:
+            what = f"the data of a {event.type} event"
+            self._check_size("event_bytes", event.data, what, code="event_too_large")
+        await self.head(run_id)
+        return await self._log.append(run_id, events, expected_seq=expected_seq)
+
+    async def delete(self, run_id: str, *, by: str) -> None:
+        """Take a closed run out of the lists.
+
+        Raises:
+            RunNotFound, RunDeleted, RunPurged
+            RunActive: it has not ended.
+        """
+        await self.head(run_id)
+        await self._log.append(run_id, [Deleted(by=by)])
+
+    async def events(
+        self,
+        run_id: str,
+        after: int = 0,
+        *,
+        upto: int | None = None,
+        limit: int = 1000,
+        only: EventFilter | None = None,
+    ) -> list[RecordedEvent]:
+        """A page of the run's events, as far as `upto`; only an empty one means that there are no more.
+
+        Raises:
+            RunPurged
+        """
+        return await self._log.read(run_id, after=after, upto=upto, limit=limit, only=only)
+
+    def tail(self, run_id: str, *, after: int, only: EventFilter | None = None) -> Tail:
+        """Follow the run: everything after `after`, once, then live until it ends."""
+        return Tail(self._log, self._feed, run_id, after=after, only=only, idle_s=self._heartbeat_s)
+
+    def joined_tail(
+        self,
+        places: Places,
+        *,
+        lost: dict[str, RunstoreError],
+        only: EventFilter | None = None,
+        new_runs: NewRuns | None = None,
+    ) -> JoinedTail:
+        """Follow several runs as one stream."""
+        return JoinedTail(
+            self._feed, places, partial(self._tail_after, only),
+            lost=lost, new_runs=new_runs, idle_s=self._heartbeat_s,
+        )  # fmt: skip
+
+    def _tail_after(self, only: EventFilter | None, run_id: str, after: int) -> Tail:
+        return self.tail(run_id, after=after, only=only)
+
+    async def own_places(self, user_id: str) -> OwnPlaces:
+        """The beginnings of a user's runs that have not ended; runs that start from now on are new."""
+        return await self._log.query_list(_read_own_places, user_id)
+
+    async def find_starts(self, user_id: str, places: OwnPlaces) -> None:
+        """Add a user's new runs, in the order in which they were queued, as many as there is room for.
+
+        Raises:
+            InvalidCursor: too many runs were started since to find the new ones among them.
+            LogUnavailable, Busy
+        """
+        if places.free:
+            where = (places.position, places.seconds, places.free)
+            for position, run_id in await self._log.query_list(_read_starts, user_id, *where):
+                places.add(run_id, position)
+
+    def _check_size(self, limit: str, value: Any, what: str, *, code: str = LimitExceeded.code) -> None:
+        most = getattr(self.limits, limit)
+        if (size := json_size(value)) > most:
+            message = f"{what} has {size:,} bytes as JSON; the limit is {most:,} bytes"
+            raise LimitExceeded(limit, message, code=code, status=413)
+
+
+def _hash(arguments: Sequence[Any]) -> bytes:
+    return hashlib.sha256(msgspec.json.encode(arguments, order="deterministic")).digest()
+
+
+def _existing(run_id: str, head: Head | None) -> Head:
+    if head is None:
+        raise RunNotFound(f"there is no run {run_id}")
+    if head.purged:
+        raise RunPurged(run_id)
+    if head.deleted:
+        raise RunDeleted(f"run {run_id} was deleted")
+    return head
+
+
+def _read_own_places(connection: Connection, user_id: str) -> OwnPlaces:
+    places = _read_newest(connection, user_id)  # first: what is queued after it is new, if not open as well
+    position = first_position(open_runs.c.run_id)
+    unended = select(position, open_runs.c.run_id).where(open_runs.c.user_id == user_id)
+    found = connection.execute(unended.order_by(position).limit(MAX_PLACES + 1)).all()
+    if len(found) > MAX_PLACES:  # the others have their turn when these have ended
+        places = OwnPlaces(0, 0)  # until these are added: it stands where the last of them begins
+    for begins, run_id in found[:MAX_PLACES]:
+        places.add(run_id, begins)
+    return places
+
+
+def _read_newest(connection: Connection, user_id: str) -> OwnPlaces:
+    """Where a user's newest runs begin: one that is not looked at passes for a new one."""
+    newest = connection.execute(_own_runs(user_id).order_by(runs.c.run_id.desc()).limit(1)).scalar()
+    if newest is None:
+        return OwnPlaces(0, int(time.time()))
+    seconds = (UUID(newest).int >> RANDOM_BITS) // 1_000
+    made = _made_since(user_id, seconds).order_by(runs.c.run_id.desc()).limit(MAX_SCANNED)
+    begin = read_first_positions(connection, connection.execute(made).scalars().all())
+    return OwnPlaces(max(begin.values(), default=0), seconds)
+
+
+def _read_starts(
+    connection: Connection, user_id: str, after: int, seconds: int, limit: int
+) -> list[tuple[int, str]]:
+    """The runs of a user that begin in the log after a position, in order, and where.
+
+    Of those that were made since, none may be left out: by their ids they are in another order.
+
+    Args:
+        seconds: when the newest known one was made. Those made CLOCKS_S before are not looked at.
+
+    Raises:
+        InvalidCursor: there are more than MAX_SCANNED to look at.
+    """
+    made = _made_since(user_id, seconds).order_by(runs.c.run_id).limit(MAX_SCANNED + 1)
+    run_ids = connection.execute(made).scalars().all()
+    if len(run_ids) > MAX_SCANNED:
+        message = (
+            f"the cursor is too far behind: more than {MAX_SCANNED:,} runs were started since "
+            f"{CLOCKS_S // 60} minutes before its newest run; list them with GET /runs, and "
+            "follow anew without it"
+        )
+        raise InvalidCursor(message)
+    begin = read_first_positions(connection, run_ids)
+    return sorted((position, run_id) for run_id, position in begin.items() if position > after)[:limit]
+
+
+def _made_since(user_id: str, seconds: int) -> Select[Any]:
+    oldest = first_run_id(max(0, min(seconds * 1_000, LAST_TIME) - CLOCKS_S * 1_000))
+    return _own_runs(user_id).where(runs.c.run_id >= oldest)
+
+
+def _own_runs(user_id: str) -> Select[Any]:
+    table = runs.c
+    own = select(table.run_id).where(table.user_id == user_id, table.purged == 0, table.deleted == 0)
+    for dialect in MYSQL:  # whose own choice may read them all and sort
+        own = own.with_hint(runs, f"FORCE INDEX ({index_name(('user_id',))})", dialect)
+    return own
+
+
+def _read_run(connection: Connection, run_id: str, at: int | None) -> tuple[Head | None, Run | None]:
+    head = read_head(connection, run_id)
+    run = find_run(connection, run_id) if at is None else None
+    if run is not None and run.truncated:
+        run = whole(run, read_ends(connection, run_id))
+    return head, run
+
+
+def _fold_run(connection: Connection, run_id: str, at: int | None) -> Run:
+    return fold(run_id, read_evolving(connection, run_id, at))

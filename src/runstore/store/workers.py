@@ -1,0 +1,331 @@
+"""The workers of a database: who there is, for people to see, and who is alive, on other machines too.
+
+A worker counts up the beat of its own row. It is dead for another process that has seen the same beat for
+the whole lease, on its own clock, while it could itself read and write: no two clocks are ever compared, and
+after an outage of the database, when every beat is old, everybody is given a whole lease again.
+"""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+from uuid import uuid4
+
+import structlog
+from msgspec import Struct
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Integer,
+    MetaData,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)  # fmt: skip
+
+from runstore.core.codec import timestamp
+from runstore.core.errors import LogUnavailable
+from runstore.core.ports import Leases
+from runstore.database.columns import Name
+from runstore.database.tables import open_runs
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+BEATS_PER_LEASE = 5  # some may be lost, and it costs nobody its lease
+LOOK_S = 1.0  # between two looks at them; after more than that something was in the way
+RELEASE_S = 2.0  # for the database to take the news, when a process leaves; a busy one takes its time
+HOST_CHARS = 255
+
+metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("worker_id", Name(64), primary_key=True),
+    Column("host", Name(HOST_CHARS), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("capacity", Integer, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("beat", BigInteger, nullable=False),
+    Column("beat_at", BigInteger),
+)
+
+
+class Worker(Struct, frozen=True):
+    """A process that runs agents. Times: UTC, milliseconds since 1970, by the worker's own clock.
+
+    `capacity`: how many runs it takes at once, and `runs`: how many it has by the log. `beat_at`: when it
+    last told that it lives; None where it does not need to, since it holds a lock.
+    """
+
+    worker_id: str
+    host: str
+    pid: int
+    capacity: int
+    runs: int
+    started_at: int
+    beat_at: int | None
+
+
+class WorkerRecord(Struct, frozen=True):
+    """A worker as people see it. Times: RFC 3339, UTC."""
+
+    worker_id: str
+    host: str
+    pid: int
+    capacity: int
+    runs: int
+    started_at: str
+    heartbeat_at: str | None
+
+
+class _Silence(Struct, frozen=True):
+    """How long a worker has been seen without a new beat."""
+
+    beat: int
+    seconds: float = 0
+
+    def longer(self, by_s: float) -> "_Silence":
+        return _Silence(self.beat, self.seconds + by_s)
+
+
+class Database(Protocol):
+    """What of the log's database is needed here: see `SqlEventLog`."""
+
+    async def query(self, function: Callable[..., T], *arguments: Any) -> T: ...
+
+    async def change(self, function: Callable[..., T], *arguments: Any, alone: bool = True) -> T: ...
+
+
+class HeartbeatLeases:
+    """The port `Leases` over the beats of the workers' rows.
+
+    Args:
+        lease_s: after which a worker that gives no sign of life loses its runs.
+        capacity: how many runs this one takes at once, for people to see.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        lease_s: float,
+        capacity: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.worker_id = uuid4().hex
+        self._database = database
+        self._lease_s = lease_s
+        self._beat_s = lease_s / BEATS_PER_LEASE
+        self._row = _new_row(self.worker_id, capacity)
+        self._clock = clock
+        self._beating: asyncio.Task[None] | None = None
+        self._leaving = asyncio.Event()
+        self._beaten_at = -lease_s  # when our own beat was last stored
+        self._looked_at = -lease_s  # when we last read those of others
+        self._seen: dict[str, _Silence] = {}  # of each worker since its last beat
+        self._silent: set[str] = set()  # for a whole lease
+
+    @property
+    def held(self) -> bool:
+        """See `Leases.held`."""
+        return self._clock() - self._beaten_at < self._lease_s
+
+    async def hold(self) -> None:
+        """See `Leases.hold`."""
+        if self._beating is None:
+            self._leaving.clear()
+            await self._beat()
+            self._beating = asyncio.create_task(self._beat_on())
+
+    async def dead(self, worker_ids: set[str]) -> dict[str, bool]:
+        """See `Leases.dead`."""
+        beats = await self._database.query(_read_beats)
+        watched_s = self._watched_s()
+        if watched_s is None:
+            self._seen = {}
+        self._seen = {
+            worker_id: self._seen[worker_id].longer(watched_s or 0)
+            if worker_id in self._seen and self._seen[worker_id].beat == beat
+            else _Silence(beat)
+            for worker_id, beat in beats.items()
+            if worker_id != self.worker_id
+        }
+        self._silent = {id for id, silence in self._seen.items() if silence.seconds >= self._lease_s}
+        left = worker_ids - beats.keys() - {self.worker_id}
+        return dict.fromkeys(left, False) | dict.fromkeys(self._silent & worker_ids, True)
+
+    async def forget(self, still_named: set[str]) -> None:
+        """See `Leases.forget`."""
+        if gone := {id: self._seen[id].beat for id in self._silent - still_named}:
+            await self._database.change(_remove_silent, gone, alone=False)
+
+    async def release(self) -> None:
+        """See `Leases.release`."""
+        beating, self._beating = self._beating, None
+        if beating is not None:
+            self._leaving.set()
+            await _told(self._database, self.worker_id, RELEASE_S, after=beating)
+            beating.cancel()
+
+    def _watched_s(self) -> float | None:
+        """How long we have watched since the last look; None when an outage may have kept beats from us.
+
+        Who looks less often than others beat counts a beat for each look, and no more.
+        """
+        now = self._clock()
+        passed_s, self._looked_at = now - self._looked_at, now
+        late = self._beating is not None and now - self._beaten_at > max(2 * self._beat_s, LOOK_S)
+        if late or passed_s > max(self._beat_s, LOOK_S):
+            return None
+        return min(passed_s, self._beat_s)
+
+    async def _beat_on(self) -> None:
+        while not await self._left_within(self._beat_s):
+            try:
+                await self._beat()
+            except LogUnavailable:
+                pass  # the writer tells of it
+            except Exception:  # without its beats the worker would lose all its runs
+                log.exception("heartbeat_failed")
+
+    async def _left_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._leaving.wait(), seconds)
+        return self._leaving.is_set()
+
+    async def _beat(self) -> None:
+        asked_at = self._clock()
+        await self._database.change(_beat, self._row, alone=False)
+        self._beaten_at = asked_at
+
+
+class ListedLeases:
+    """Leases that need no beats, of workers that are listed like the others."""
+
+    def __init__(self, leases: Leases, database: Database, *, capacity: int) -> None:
+        self.worker_id = leases.worker_id
+        self.dead = leases.dead
+        self._leases = leases
+        self._database = database
+        self._row = _new_row(self.worker_id, capacity)
+        self._listed = False
+
+    @property
+    def held(self) -> bool:
+        """See `Leases.held`."""
+        return self._leases.held
+
+    async def hold(self) -> None:
+        """See `Leases.hold`."""
+        await self._leases.hold()
+        if not self._listed:
+            self._listed = True
+            await self._database.change(_list, self._row, alone=False)
+
+    async def forget(self, still_named: set[str]) -> None:
+        """See `Leases.forget`."""
+        known = await self._database.query(_read_beats)
+        if gone := (await self.dead(set(known))).keys() - still_named:
+            await self._database.change(_remove, gone, alone=False)
+        await self._leases.forget(still_named)
+
+    async def release(self) -> None:
+        """See `Leases.release`."""
+        await self._leases.release()
+        if self._listed:
+            self._listed = False
+            await _told(self._database, self.worker_id, RELEASE_S / 4)  # the lock has told it
+
+
+def read_workers(connection: Connection) -> list[Worker]:
+    """Every worker that has not left, oldest first."""
+    count = (
+        select(func.count())
+        .select_from(open_runs)
+        .where(open_runs.c.worker_id == workers.c.worker_id)
+        .scalar_subquery()
+    )
+    row = workers.c
+    columns = [count.label("runs") if name == "runs" else row[name] for name in Worker.__struct_fields__]
+    return [
+        Worker(*found) for found in connection.execute(select(*columns).order_by(row.started_at, row.pid))
+    ]
+
+
+def record(worker: Worker) -> WorkerRecord:
+    return WorkerRecord(
+        worker.worker_id,
+        worker.host,
+        worker.pid,
+        worker.capacity,
+        worker.runs,
+        timestamp(worker.started_at),
+        None if worker.beat_at is None else timestamp(worker.beat_at),
+    )
+
+
+def _new_row(worker_id: str, capacity: int) -> dict[str, Any]:
+    host, now = socket.gethostname()[:HOST_CHARS], _now()
+    return {"worker_id": worker_id, "host": host, "pid": os.getpid(), "capacity": capacity, "started_at": now}
+
+
+def _beat(connection: Connection, row: Mapping[str, Any]) -> None:
+    """Count up our own beat. A row that others have removed, since they took us for dead, is made anew."""
+    this = workers.c.worker_id == row["worker_id"]
+    counted = connection.execute(update(workers).where(this).values(beat=workers.c.beat + 1, beat_at=_now()))
+    if not counted.rowcount:
+        connection.execute(insert(workers).values(**row, beat=1, beat_at=_now()))
+
+
+def _list(connection: Connection, row: Mapping[str, Any]) -> None:
+    connection.execute(insert(workers).values(**row, beat=0))
+
+
+def _read_beats(connection: Connection) -> dict[str, int]:
+    rows = connection.execute(select(workers.c.worker_id, workers.c.beat)).all()
+    return dict(map(tuple, rows))
+
+
+def _remove(connection: Connection, worker_ids: Collection[str]) -> None:
+    connection.execute(delete(workers).where(workers.c.worker_id.in_(sorted(worker_ids))))
+
+
+def _remove_silent(connection: Connection, beats: Mapping[str, int]) -> None:
+    """Remove those that have not beaten since: one may have woken up."""
+    same = (workers.c.worker_id == bindparam("worker"), workers.c.beat == bindparam("seen"))
+    rows = [{"worker": worker_id, "seen": beat} for worker_id, beat in sorted(beats.items())]
+    connection.execute(delete(workers).where(*same), rows)
+
+
+async def _told(
+    database: Database, worker_id: str, within_s: float, *, after: "asyncio.Task[None] | None" = None
+) -> None:
+    """Say that a worker leaves on purpose. Unsaid, it is taken for dead, and its runs go on all the same.
+
+    Args:
+        after: its beats; one that is under way would make the row anew.
+    """
+    try:
+        async with asyncio.timeout(within_s):
+            if after is not None:
+                await asyncio.wait([after])
+            await database.change(_remove, [worker_id], alone=False)
+    except (LogUnavailable, TimeoutError):
+        pass
+    except Exception:  # nor does it hold up the end of the process
+        log.exception("leave_failed")
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,42 @@
+"""What a person sees of a run's text whose parts no longer count."""
+
+from typing import Any
+
+import pytest
+
+from runstore.cli.output import RULE, TextPrinter
+from runstore.core.records import EventRecord
+
+
+def shown(capsys: pytest.CaptureFixture[str], *events: tuple[str, dict[str, Any]]) -> str:
+    printer = TextPrinter()
+    for seq, (type, data) in enumerate(events, 1):
+        printer.show(EventRecord("run", seq, type, "", {"agent": "demo", **data}))
+    printer.end_line()
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("reason", ["retried", "failed", "rejected", "redacted"])
+def test_what_follows_the_last_line_is_the_text(capsys: pytest.CaptureFixture[str], reason: str) -> None:
+    out = shown(
+        capsys,
+        ("llm.token", {"text": "Paris? "}),
+        ("llm.token", {"text": "The capital of Fra"}),
+        ("llm.discarded", {"reason": reason, "length": 18, "from_seq": 2}),
+        ("llm.token", {"text": "The capital of France is Paris."}),
+    )
+    before, line, after = out.partition(f"{RULE} {reason}: dropped what no longer counts {RULE}\n")
+    assert before == "Paris? The capital of Fra\n"
+    assert line
+    assert after == "Paris? The capital of France is Paris.\n"
+
+
+def test_a_new_attempt_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown(
+        capsys,
+        ("llm.token", {"text": "one "}),
+        ("llm.token", {"text": "tw"}),
+        ("lifecycle.started", {"attempt": 2, "discard_after_seq": 1}),
+        ("llm.token", {"text": "two"}),
+    )
+    assert out == f"one tw\n{RULE} attempt 2: dropped what was said, and began again {RULE}\none two\n"

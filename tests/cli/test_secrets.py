@@ -1,0 +1,119 @@
+"""Passwords stand in no command line, and files that hold data or secrets are their owner's alone."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runstore
+from runstore.cli.secrets import take_secrets
+from runstore.core.errors import ConfigError
+from runstore.runtime.catalog.agents import AgentSpec
+from runstore.settings import ServerSettings, load_settings, override
+
+URL = "postgresql+psycopg://me:hunter2@there/runs?sslpassword=swordfish"
+SHOW = """
+import sys
+from pathlib import Path
+from runstore.cli.secrets import take_secrets, wipe
+wipe(list(take_secrets(sys.argv[1:])[1].values()))
+print(Path("/proc/self/cmdline").read_text())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.parametrize("given", [["--database-url", URL], [f"--redis-url={URL}"], ["--api-key", "hunter2"]])
+def test_a_secret_is_wiped_from_the_command_line(given: list[str]) -> None:
+    arguments = [sys.executable, "-c", SHOW, "serve", *given, "--port", "1"]
+    shown = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    assert "hunter2" not in shown
+    assert "swordfish" not in shown
+    assert "serve" in shown
+    assert "--port" in shown
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_url_without_a_secret_stays_in_the_command_line() -> None:
+    arguments = [sys.executable, "-c", SHOW, "serve", "--database-url", "sqlite:///runstore.db"]
+    assert "sqlite:///runstore.db" in subprocess.run(arguments, capture_output=True, text=True).stdout
+
+
+def test_secrets_go_to_other_processes_by_the_environment() -> None:
+    arguments = ["serve", "--database-url", URL, "--port=1", "--redis-url=redis://x", "--", "--api-key", "x"]
+    kept, taken = take_secrets(arguments)
+    assert kept == ["serve", "--port=1", "--", "--api-key", "x"]
+    assert taken == {"RUNSTORE_DATABASE_URL": URL, "RUNSTORE_REDIS_URL": "redis://x"}
+
+
+# URLs in files.
+
+
+def test_a_url_is_read_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text(f"{URL}\n")
+    config = tmp_path / "runstore.toml"
+    config.write_text("[server]\ndatabase_url_file = 'url'\nredis_url_file = 'url'\n")
+    server = load_settings(config).server
+    assert (server.database_url, server.redis_url) == (URL, URL)
+    changed = override(ServerSettings(), {"database_url_file": str(tmp_path / "url")})
+    assert changed.database_url == URL
+
+
+def test_a_url_that_is_given_comes_before_a_file(tmp_path: Path) -> None:
+    changes = {"database_url": "sqlite:///x.db", "database_url_file": str(tmp_path / "none")}
+    assert override(ServerSettings(), changes).database_url == "sqlite:///x.db"
+
+
+@pytest.mark.parametrize("text", [None, "", "one\ntwo\n", b"\xff"])
+def test_a_file_that_is_no_url_is_refused(tmp_path: Path, text: Any) -> None:
+    file = tmp_path / "url"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match="url"):
+        override(ServerSettings(), {"database_url_file": str(file)})
+
+
+def test_a_url_and_a_file_in_one_configuration_are_refused(tmp_path: Path) -> None:
+    config = tmp_path / "runstore.toml"
+    config.write_text("[server]\ndatabase_url = 'sqlite:///x.db'\ndatabase_url_file = 'url'\n")
+    with pytest.raises(ConfigError, match=r":3: .*either `database_url` or `database_url_file`"):
+        load_settings(config)
+
+
+# Files.
+
+CODE = {"run-code": AgentSpec(code=True)}
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*")}
+
+
+async def test_what_is_made_is_its_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        async with runstore.open(f"sqlite:///{tmp_path / 'runstore.db'}", agents=CODE):
+            made = modes(tmp_path)
+    finally:
+        os.umask(before)
+    assert {"runstore.db", "runstore.db-wal", "runstore.db-shm", "runstore.db.workers"} <= made.keys()
+    assert {name: mode for name, mode in made.items() if mode & 0o077} == {}
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o640, 0o620, 0o666])
+async def test_submitted_code_does_not_run_beside_a_database_that_others_can_open(
+    tmp_path: Path, mode: int
+) -> None:
+    database = tmp_path / "runstore.db"
+    url = f"sqlite:///{database}"
+    async with runstore.open(url):
+        pass
+    database.chmod(mode)
+    with pytest.raises(ConfigError, match=f"chmod 600 {database}"):
+        async with runstore.open(url, agents=CODE):
+            raise AssertionError("it is open")
+    async with runstore.open(url, agents={}):
+        assert modes(tmp_path)["runstore.db"] == mode

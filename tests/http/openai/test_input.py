@@ -1,0 +1,345 @@
+"""OpenAI's messages become strands' messages, with everything in them that a model can use."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from runstore.http.errors import BadRequest
+from runstore.http.openai.images import read_image
+from runstore.http.openai.input import chat_input
+from runstore.http.openai.objects import ChatBody
+
+PIXEL = "iVBORw0KGgo="
+
+
+def read(*messages: Any) -> Any:
+    return chat_input(msgspec.convert({"messages": list(messages)}, ChatBody))
+
+
+def test_a_single_text_of_a_user_is_text() -> None:
+    assert read({"role": "user", "content": "hi"}) == "hi"
+
+
+def test_a_history_keeps_its_order_and_its_roles() -> None:
+    assert read(
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "ho", "refusal": None, "audio": None},
+        {"role": "user", "content": "again"},
+    ) == [
+        {"role": "system", "content": [{"text": "be brief"}]},
+        {"role": "user", "content": [{"text": "hi"}]},
+        {"role": "assistant", "content": [{"text": "ho"}]},
+        {"role": "user", "content": [{"text": "again"}]},
+    ]
+
+
+def test_neighbours_of_one_role_are_one_message() -> None:
+    assert read({"role": "user", "content": "a"}, {"role": "user", "content": "b"}) == [
+        {"role": "user", "content": [{"text": "a"}, {"text": "b"}]}
+    ]
+
+
+def test_an_image_is_its_bytes() -> None:
+    url = {"url": f"data:image/png;base64,{PIXEL}", "detail": "low"}
+    parts = [{"type": "text", "text": "what is it?"}, {"type": "image_url", "image_url": url}]
+    image = {"image": {"format": "png", "source": {"bytes": PIXEL}}}
+    assert read({"role": "user", "content": parts}) == [
+        {"role": "user", "content": [{"text": "what is it?"}, image]}
+    ]
+
+
+def test_tool_calls_and_their_results_stay_together() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    assert read(
+        {"role": "user", "content": "add"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "2"},
+    )[1:] == [
+        {
+            "role": "assistant",
+            "content": [{"toolUse": {"toolUseId": "c1", "name": "add", "input": {"a": 1}}}],
+        },
+        {
+            "role": "user",
+            "content": [{"toolResult": {"toolUseId": "c1", "status": "success", "content": [{"text": "2"}]}}],
+        },
+    ]
+
+
+def test_a_history_that_ends_with_a_tool_call_cannot_make_the_agent_run_it() -> None:
+    call = {"id": "c1", "function": {"name": "delete_everything"}}
+    with pytest.raises(BadRequest) as wrong:
+        read({"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": [call]})
+    assert wrong.value.field == "$.messages[1].role"
+
+
+# ---- what an interrupted answer leaves in a history ----
+
+HI: dict[str, Any] = {"role": "user", "content": "hi"}
+AGAIN: dict[str, Any] = {"role": "user", "content": "again"}
+BOTH = [{"role": "user", "content": [{"text": "hi"}, {"text": "again"}]}]
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        {"content": ""}, {"content": None}, {"content": []}, {}, {"content": " \n"}, {"content": [""]},
+        {"content": [{"type": "text", "text": ""}]}, {"content": [{"type": "text", "text": None}]},
+        {"content": None, "tool_calls": []}, {"content": None, "tool_calls": None, "function_call": None},
+        {"content": "", "reasoning_content": "Hm", "reasoning": "Hm"}, {"content": None, "refusal": ""},
+        {"content": [{"type": "thinking", "thinking": "Hm", "signature": "s"}]},
+        {"content": [{"type": "redacted_thinking", "data": "x"}]},
+        {"content": [{"type": "reasoning", "text": "Hm"}, {"type": "reasoning_content", "x": 1}]},
+    ],
+)  # fmt: skip
+def test_an_answer_that_says_nothing_is_left_out(empty: dict[str, Any]) -> None:
+    assert read(HI, {"role": "assistant", **empty}, AGAIN) == BOTH
+    assert read(HI, {"role": "assistant", **empty}) == "hi"
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user"])
+@pytest.mark.parametrize("content", ["", None, [], [{"type": "text", "text": ""}], "\n"])
+def test_an_empty_message_of_anybody_else_is_left_out_too(role: str, content: Any) -> None:
+    assert read({"role": role, "content": content}, HI) == "hi"
+
+
+def test_a_refusal_is_what_the_model_said() -> None:
+    for said in (
+        {"content": None, "refusal": "No."},
+        {"content": [{"type": "refusal", "refusal": "No."}]},
+    ):
+        answer = read(HI, {"role": "assistant", **said}, AGAIN)[1]
+        assert answer == {"role": "assistant", "content": [{"text": "No."}]}
+
+
+def test_neighbours_are_joined_after_instructions_are_taken_out() -> None:
+    assert read(HI, {"role": "system", "content": "be brief"}, AGAIN) == [
+        {"role": "system", "content": [{"text": "be brief"}]},
+        *BOTH,
+    ]
+    assert read(HI, {"role": "developer", "content": "be brief"}) == [
+        {"role": "system", "content": [{"text": "be brief"}]},
+        {"role": "user", "content": [{"text": "hi"}]},
+    ]
+
+
+def test_a_conversation_may_begin_with_an_answer() -> None:
+    said = read({"role": "assistant", "content": "Welcome!"}, HI)
+    assert [message["role"] for message in said] == ["assistant", "user"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "field"),
+    [
+        ([], "messages"),
+        ([{"role": "user", "content": " "}], "messages[0].content"),
+        ([HI, {"role": "assistant", "content": "ho"}], "messages[1].role"),
+        ([HI, {"role": "assistant", "content": "ho"}, {"role": "user"}], "messages[2].content"),
+        ([{"role": "system", "content": "be brief"}], "messages[0].role"),
+        ([{"role": "tool", "content": "4"}], "messages[0].tool_call_id"),
+    ],
+)
+def test_where_there_is_nothing_to_answer_is_named(messages: list[Any], field: str) -> None:
+    with pytest.raises(BadRequest) as wrong:
+        read(*messages)
+    assert wrong.value.field == f"$.{field}"
+
+
+# ---- tool calls ----
+
+
+def call(id: Any = "c1", arguments: Any = "{}", name: str = "add") -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+@pytest.mark.parametrize(
+    "cut_off",
+    [
+        {"tool_calls": [None]},
+        {"tool_calls": [{"id": "c1"}]},
+        {"tool_calls": [{"index": 0, "id": "c1", "type": "function", "function": {"arguments": ""}}]},
+        {"tool_calls": [call(name="")]},
+        {"tool_calls": [{"id": "c1", "type": "custom", "custom": {"name": None, "input": None}}]},
+        {"function_call": {}},
+    ],
+)
+def test_a_call_that_was_cut_off_before_its_name_is_left_out(cut_off: Any) -> None:
+    result = {"role": "tool", "tool_call_id": "c1", "content": "?"}
+    assert read(HI, {"role": "assistant", "content": "ho", **cut_off}, result, AGAIN)[1:] == [
+        {"role": "assistant", "content": [{"text": "ho"}]},
+        {"role": "user", "content": [{"text": "?"}, {"text": "again"}]},
+    ]
+
+
+@pytest.mark.parametrize("kind", ["think", "tool_call", "tool-call", "server_tool_use", "input_json_delta"])
+def test_parts_that_clients_keep_of_an_answer_are_left_out(kind: str) -> None:
+    parts = [{"type": kind, "think": "hm", "tool_call": {"id": "c1"}}, {"type": "text", "text": "ho"}]
+    assert read(HI, {"role": "assistant", "content": parts}, AGAIN)[1]["content"] == [{"text": "ho"}]
+
+
+def inputs(said: list[dict[str, Any]]) -> list[Any]:
+    return [block["toolUse"]["input"] for each in said for block in each["content"] if "toolUse" in block]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "input"),
+    [
+        ('{"a": 1}', {"a": 1}), ("", {}), (None, {}), ("  ", {}), ('{"a": "cut o', {}), ("[1", {}),
+        ('"text"', {}), ("[1]", {}), ("null", {}), ("NaN", {}), ({"a": 1}, {"a": 1}), ("[" * 100_000, {}),
+        ('{"a":' * 60 + "1" + "}" * 60, {}),
+    ],
+)  # fmt: skip
+def test_arguments_that_are_no_object_leave_an_empty_one(arguments: Any, input: Any) -> None:
+    result = {"role": "tool", "tool_call_id": "c1", "content": "?"}
+    assert inputs(read(HI, {"role": "assistant", "tool_calls": [call("c1", arguments)]}, result)) == [input]
+
+
+def test_the_text_input_of_a_custom_tool_is_kept() -> None:
+    custom = {"id": "c1", "type": "custom", "custom": {"name": "shell", "input": "ls"}}
+    result = {"role": "tool", "tool_call_id": "c1", "content": "?"}
+    assert inputs(read(HI, {"role": "assistant", "tool_calls": [custom]}, result)) == [{"input": "ls"}]
+
+
+def results(message: dict[str, Any]) -> list[tuple[str, str, Any]]:
+    found = [block["toolResult"] for block in message["content"] if "toolResult" in block]
+    return [(each["toolUseId"], each["status"], each["content"]) for each in found]
+
+
+def test_a_call_without_a_result_was_interrupted() -> None:
+    calls = {"role": "assistant", "content": "", "tool_calls": [call("c1"), call("c2")]}
+    said = read(HI, calls, {"role": "tool", "tool_call_id": "c2", "content": "2"}, AGAIN)
+    assert [message["role"] for message in said] == ["user", "assistant", "user"]
+    assert results(said[2]) == [
+        ("c2", "success", [{"text": "2"}]),
+        ("c1", "error", [{"text": "Tool was interrupted."}]),
+    ]
+    assert said[2]["content"][-1] == {"text": "again"}
+    assert read(HI, calls, {"role": "assistant", "content": "well"}, AGAIN)[2]["role"] == "user"
+
+
+def test_results_come_first_wherever_the_client_has_put_them() -> None:
+    said = read(
+        HI, {"role": "assistant", "tool_calls": [call()]}, AGAIN, {"role": "tool", "tool_call_id": "c1"}
+    )
+    assert results(said[2]) == [("c1", "success", [])]
+    assert said[2]["content"][-1] == {"text": "again"}
+
+
+def test_a_result_whose_call_was_cut_off_is_text() -> None:
+    assert read({"role": "tool", "tool_call_id": "gone", "content": "2"}, AGAIN) == [
+        {"role": "user", "content": [{"text": "2"}, {"text": "again"}]}
+    ]
+
+
+def test_functions_of_the_first_api_are_tools() -> None:
+    said = read(
+        HI,
+        {"role": "assistant", "content": None, "function_call": {"name": "add", "arguments": '{"a": 1}'}},
+        {"role": "function", "name": "add", "content": "2"},
+    )
+    use = said[1]["content"][0]["toolUse"]
+    assert (use["name"], use["input"]) == ("add", {"a": 1})
+    assert results(said[2]) == [(use["toolUseId"], "success", [{"text": "2"}])]
+
+
+@pytest.mark.parametrize("id", [None, "", "same"])
+def test_calls_without_ids_of_their_own_get_them(id: Any) -> None:
+    calls = {"role": "assistant", "tool_calls": [call(id, name="a"), call(id, name="b")]}
+    answers = [{"role": "tool", "tool_call_id": id, "name": name, "content": name} for name in ("a", "b")]
+    said = read(HI, calls, *answers)
+    uses = [block["toolUse"] for block in said[1]["content"]]
+    assert len({use["toolUseId"] for use in uses}) == 2
+    assert [(use["toolUseId"], "success", [{"text": use["name"]}]) for use in uses] == results(said[2])
+
+
+# ---- parts ----
+
+
+def test_parts_of_the_responses_api_and_bare_strings_are_text() -> None:
+    parts = [{"type": "input_text", "text": "a"}, {"type": "text", "text": "b"}, "c"]
+    assert read({"role": "user", "content": parts})[0]["content"] == [
+        {"text": "a"},
+        {"text": "b"},
+        {"text": "c"},
+    ]
+    said = {"role": "assistant", "content": [{"type": "output_text", "text": "ho", "annotations": []}]}
+    assert read(HI, said, AGAIN)[1]["content"] == [{"text": "ho"}]
+
+
+def test_a_single_part_of_text_is_text() -> None:
+    assert read({"role": "user", "name": "ann", "content": [{"type": "text", "text": "hi"}]}) == "hi"
+
+
+def test_reasoning_and_calls_among_the_parts_are_left_out_and_the_words_kept() -> None:
+    parts = [
+        {"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": "ho"},
+        {"type": "tool_use", "id": "c1", "name": "add", "input": {}},
+    ]  # fmt: skip
+    said = read(HI, {"role": "assistant", "content": parts}, AGAIN)
+    assert said[1] == {"role": "assistant", "content": [{"text": "ho"}]}
+
+
+@pytest.mark.parametrize(
+    "part", [{"type": "input_audio", "input_audio": {}}, {"type": "file"}, {"text": "x"}, 7]
+)
+def test_a_part_that_is_not_known_is_named(part: Any) -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"\$\.messages\[0\]\.content\[0\]"):
+        read({"role": "user", "content": [part]})
+
+
+@pytest.mark.parametrize("role", ["assistant", "system"])
+def test_an_image_of_somebody_else_is_named(role: str) -> None:
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
+    with pytest.raises(BadRequest) as wrong:
+        read({"role": role, "content": [image]}, HI)
+    assert wrong.value.field == "$.messages[0].content[0]"
+
+
+def test_a_tools_result_can_hold_an_image() -> None:
+    image = {"type": "image_url", "image_url": f"data:image/png;base64,{PIXEL}"}
+    result = {"role": "tool", "tool_call_id": "c1", "content": [image]}
+    said = read(HI, {"role": "assistant", "tool_calls": [call()]}, result)
+    assert results(said[2])[0][2][0]["image"]["format"] == "png"
+
+
+# ---- images ----
+
+
+@pytest.mark.parametrize(
+    ("url", "format"),
+    [
+        (f"data:image/png;base64,{PIXEL}", "png"), (f"data:image/jpg;base64,{PIXEL}", "jpeg"),
+        (f"DATA:IMAGE/PNG;BASE64,{PIXEL}", "png"), (f"data:image/x-png;base64,{PIXEL}", "png"),
+        (f"data:image/webp;charset=utf-8;base64,{PIXEL}", "webp"),
+        (f"  data:image/gif;base64,{PIXEL}\n", "gif"),
+        (f"data:image/jpeg;name=a%20cat.jpg;charset=UTF-8;base64, {PIXEL}", "jpeg"),
+        (f"data:image/png; base64 ,{PIXEL[:4]}\r\n {PIXEL[4:]}", "png"),
+        (f"data:image/png;base64,{PIXEL.rstrip('=')}", "png"),
+        ("data:image/png;base64,iVBORw0KGgo%3D", "png"),
+    ],
+)  # fmt: skip
+def test_a_data_url_is_read_however_it_is_written(url: str, format: str) -> None:
+    assert read_image(url) == (format, PIXEL)
+
+
+def test_url_safe_base64_becomes_the_standard_one() -> None:
+    assert read_image("data:image/png;base64,-_-_") == ("png", "+/+/")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("https://example.com/cat.png", "must be a data: URL"), (PIXEL, "must be a data: URL"),
+        ("data:image/png,abc", "must be a data: URL"), ("data:image/png;base64", "must be a data: URL"),
+        ("data:image/svg+xml;base64,abcd", "not 'image/svg"), (f"data:;base64,{PIXEL}", "not ''"),
+        ("data:text/plain;base64,abcd", "not 'text/plain'"), ("data:image/png;base64,", "no image"),
+        ("data:image/png;base64,a", "no base64"), ("data:image/png;base64,ab§d", "no base64"),
+    ],
+)  # fmt: skip
+def test_what_is_no_image_is_an_error_that_says_why(url: str, why: str) -> None:
+    with pytest.raises(BadRequest) as wrong:
+        read({"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]})
+    assert wrong.value.field == "$.messages[0].content[0].image_url.url"
+    assert why in str(wrong.value)

@@ -1,0 +1,145 @@
+"""A login function that hangs locks out those who made it hang, and nobody else."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from socket import create_connection
+from typing import Any, cast
+
+import pytest
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from runstore.core.errors import Busy
+from runstore.core.threads import asking
+from runstore.http.security import login_function
+from runstore.http.security.auth import Authentication
+from runstore.http.security.login_function import ADDRESS_SHARE, LOGIN_SHARE, LOGIN_THREADS, LoginFunction
+from runstore.http.security.users import Login, User
+from tests.polling import DEADLINE_S
+from tests.server import serving
+
+
+def request(user: str, address: str = "192.0.2.1") -> Request:
+    headers = [(b"x-user", user.encode())]
+    return Request({"type": "http", "headers": headers, "client": (address, 1)})
+
+
+class Directory:
+    """A login function that hangs for some users, until the test has ended."""
+
+    def __init__(self) -> None:
+        self.end = threading.Event()
+        self.hanging = 0
+        self.login = LoginFunction(self)
+
+    def __call__(self, request: Request) -> User:
+        name = request.headers["x-user"]
+        if name.startswith("stuck"):
+            self.hanging += 1
+            self.end.wait(DEADLINE_S)
+        return User(name)
+
+
+@pytest.fixture(autouse=True)
+def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy the machine is, a call that may begin does, and nobody gives it up."""
+    monkeypatch.setattr(login_function, "LOGIN_WAIT_S", DEADLINE_S)
+    monkeypatch.setattr(login_function, "AUTHENTICATE_S", DEADLINE_S)
+
+
+@asynccontextmanager
+async def stuck(*requests: Request, begun: int) -> AsyncIterator[Directory]:
+    directory = Directory()
+    asked = [asyncio.create_task(directory.login.login(request)) for request in requests]
+    async with asyncio.timeout(DEADLINE_S):
+        while directory.hanging < begun:
+            await asyncio.sleep(0.001)
+    yield directory
+    directory.end.set()
+    await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_calls_that_hang_lock_out_nobody_else() -> None:
+    requests = [request(f"stuck {number}") for number in range(100)]
+    async with stuck(*requests, begun=100) as directory:
+        assert (await directory.login.login(request("ann"))).user == User("ann")
+
+
+async def test_requests_that_are_alike_take_their_share_of_the_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests = [request("stuck") for _ in range(2 * LOGIN_SHARE)]
+    async with stuck(*requests, begun=LOGIN_SHARE) as directory:
+        with monkeypatch.context() as impatient:
+            impatient.setattr(directory.login._threads, "_wait_s", 0.02)
+            with pytest.raises(Busy):
+                await directory.login.login(request("stuck"))
+        assert (await directory.login.login(request("ann"))).user == User("ann")
+        assert directory.hanging == LOGIN_SHARE
+
+
+async def test_one_address_leaves_places_for_others() -> None:
+    requests = [request(f"stuck {number}") for number in range(LOGIN_THREADS)]
+    async with stuck(*requests, begun=ADDRESS_SHARE) as directory:
+        with pytest.raises(Busy):
+            await directory.login.login(request("ann"))
+        assert (await directory.login.login(request("ann", "192.0.2.2"))).user == User("ann")
+
+
+async def test_who_gets_no_answer_in_time_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(login_function, "AUTHENTICATE_S", 0.02)
+    async with stuck(begun=0) as directory:
+        with pytest.raises(Busy, match="has not answered"):
+            await directory.login.login(request("stuck"))
+
+
+async def test_a_timeout_of_the_functions_own_is_its_error() -> None:
+    def lookup(_request: Request) -> User:
+        raise TimeoutError("the directory is slow")
+
+    with pytest.raises(TimeoutError, match="the directory is slow"):
+        await LoginFunction(lookup).login(request("ann"))
+
+
+async def test_what_a_request_needs_is_done_for_its_address_and_then_for_its_user() -> None:
+    done_for: list[str] = []
+
+    class Authenticator:
+        async def login(self, request: Request) -> Login:
+            done_for.append(asking.get())
+            return Login(User("ann"))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        done_for.append(asking.get())
+
+    scope = {**request("ann").scope, "path": "/runs", "root_path": ""}
+    await Authentication(app, cast(Any, Authenticator()))(scope, cast(Any, None), cast(Any, None))
+    assert done_for == ["address 192.0.2.1", "ann"]
+
+
+HANGS = """
+import threading
+
+def login(request):
+    if request.headers.get("x-user") == "stuck":
+        threading.Event().wait()
+    return {"user_id": "ann"}
+"""
+CONFIG = '[server]\nauthenticate = "agents:login"\n[agents.quick]\nmodel = "scripted"\n'
+
+
+def test_a_server_serves_and_ends_though_its_login_function_hangs(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG, HANGS) as server:
+        connections = []
+        for number in range(40):
+            connections.append(connection := create_connection(("127.0.0.1", server.port)))
+            head = f"GET /runs HTTP/1.1\r\nHost: 127.0.0.1\r\nX-User: stuck\r\nX-Number: {number}\r\n\r\n"
+            connection.sendall(head.encode())
+        assert server.http.get("/runs").status_code == 200
+        server.process.terminate()
+        assert server.process.wait(DEADLINE_S) == 0
+        for connection in connections:
+            connection.close()
