@@ -43,6 +43,12 @@ def test_a_replica_runs_no_agents_and_lets_the_proxy_in(name: str) -> None:
     assert "RUNSTORE_ALLOWED_HOST" in environment(name)
 
 
+@pytest.mark.parametrize("name", REPLICAS)
+def test_a_replica_believes_the_address_that_nginx_forwards(name: str) -> None:
+    """Else all clients have one address, and one share of the login function's threads."""
+    assert environment(name)["FORWARDED_ALLOW_IPS"] == SERVICES["nginx"]["networks"]["front"]["ipv4_address"]
+
+
 @pytest.mark.parametrize("name", [*REPLICAS, *WORKERS])
 def test_every_variable_is_one_that_the_command_reads(name: str) -> None:
     ours = {key for key in environment(name) if key.startswith("RUNSTORE_")}

@@ -3,9 +3,9 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from socket import create_connection
+from socket import create_connection, socket
 from typing import Any, cast
 
 import pytest
@@ -19,7 +19,7 @@ from runstore.http.security.auth import Authentication
 from runstore.http.security.login_function import ADDRESS_SHARE, LOGIN_SHARE, LOGIN_THREADS, LoginFunction
 from runstore.http.security.users import Login, User
 from tests.polling import DEADLINE_S
-from tests.server import serving
+from tests.server import ServerProcess, serving, until
 
 
 def request(user: str, address: str = "192.0.2.1") -> Request:
@@ -89,6 +89,16 @@ async def test_one_address_leaves_places_for_others() -> None:
         assert (await directory.login.login(request("ann", "192.0.2.2"))).user == User("ann")
 
 
+async def test_the_addresses_of_one_ipv6_network_are_one() -> None:
+    """A client that has one address there has 2 ** 64."""
+    requests = [request(f"stuck {number}", f"2001:db8::{number:x}") for number in range(LOGIN_THREADS)]
+    async with stuck(*requests, begun=ADDRESS_SHARE) as directory:
+        with pytest.raises(Busy, match="2001:db8::/64"):
+            await directory.login.login(request("ann", "2001:db8::ffff"))
+        for other in ("2001:db8:0:1::1", "192.0.2.2", "::ffff:192.0.2.3", "unknown"):
+            assert (await directory.login.login(request("ann", other))).user == User("ann")
+
+
 async def test_who_gets_no_answer_in_time_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(login_function, "AUTHENTICATE_S", 0.02)
     async with stuck(begun=0) as directory:
@@ -128,6 +138,17 @@ def login(request):
         threading.Event().wait()
     return {"user_id": "ann"}
 """
+STUCK = """
+import time
+from runstore import User
+
+def login(request):
+    if request.headers["x-user"] == "stuck":
+        with open("stuck", "a") as file:
+            file.write("x")
+        time.sleep(600)
+    return User("ann")
+"""
 CONFIG = '[server]\nauthenticate = "agents:login"\n[agents.quick]\nmodel = "scripted"\n'
 
 
@@ -143,3 +164,26 @@ def test_a_server_serves_and_ends_though_its_login_function_hangs(tmp_path: Path
         assert server.process.wait(DEADLINE_S) == 0
         for connection in connections:
             connection.close()
+
+
+@pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "a stranger's"])
+def test_the_address_is_the_one_that_a_trusted_proxy_forwards(tmp_path: Path, trusted: bool) -> None:
+    with ExitStack() as stack:
+        server = ServerProcess(tmp_path, CONFIG, STUCK)
+        stack.callback(server.close)
+        server.variables["FORWARDED_ALLOW_IPS"] = "127.0.0.1" if trusted else "192.0.2.99"
+        server.start()
+
+        def ask(user: str, number: int, address: str) -> socket:
+            connection = stack.enter_context(create_connection(("127.0.0.1", server.port), DEADLINE_S))
+            lines = {"Host": "127.0.0.1", "X-User": user, "X-Number": number, "X-Forwarded-For": address}
+            head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+            connection.sendall(f"GET /runs HTTP/1.1\r\n{head}\r\n".encode())
+            return connection
+
+        (tmp_path / "stuck").touch()
+        for number in range(ADDRESS_SHARE):
+            ask("stuck", number, "192.0.2.1")
+        until(lambda: len((tmp_path / "stuck").read_text()) == ADDRESS_SHARE, "all of them hang")
+        same, other = ask("ann", 1, "192.0.2.1").recv(12), ask("ann", 1, "192.0.2.2").recv(12)
+        assert (same, other) == (b"HTTP/1.1 503", b"HTTP/1.1 200" if trusted else b"HTTP/1.1 503")

@@ -14,7 +14,7 @@ from runstore.core.threads import asking
 from runstore.http.envelope import STREAM, path_of, run_id_of
 from runstore.http.errors import Unauthorized, on_runstore_error, on_unexpected
 from runstore.http.security.known_keys import KnownKeys, Query, now_ms
-from runstore.http.security.login_function import LoginFunction
+from runstore.http.security.login_function import LoginFunction, network_of
 from runstore.http.security.signing import Ticket, TicketSigner, name_of
 from runstore.http.security.users import ADMIN, LOCAL, SCOPE_KEY, Login, User
 from runstore.store import keys
@@ -145,7 +145,7 @@ class Authentication:
             return
         request = Request(scope)
         try:
-            asking.set(f"address {request.client.host if request.client else ''}")
+            asking.set(f"address {network_of(request)}")
             scope[SCOPE_KEY] = login = await self._login(request)
             asking.set(login.user.user_id)
         except RunstoreError as error:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
 import msgspec
@@ -24,7 +25,7 @@ from runstore.http.security.users import Login, User
 AUTHENTICATE_S = 10.0  # what the function may take
 LOGIN_THREADS = 256  # calls of a function that is not async: those that hang keep their places
 LOGIN_SHARE = 16  # of requests that are alike
-ADDRESS_SHARE = 192  # of requests from one address: others still log in
+ADDRESS_SHARE = 192  # of requests from one address, or one IPv6 network: others still log in
 LOGIN_WAIT_S = 2.0  # that a call waits for a place, before the request is refused
 RECHECK_S = 60.0  # how often it is asked again about an open stream
 
@@ -98,7 +99,7 @@ class LoginFunction:
 
     def _call_in_thread(self, request: Request) -> Any:
         """A call that hangs keeps its place, also when the request was answered long ago."""
-        address = request.client.host if request.client else ""
+        address = network_of(request)
         with self._lock:
             if self._calls[address] >= ADDRESS_SHARE:
                 raise Busy(f"{ADDRESS_SHARE} calls of the login function from {address} have not ended")
@@ -110,6 +111,18 @@ class LoginFunction:
                 self._calls[address] -= 1
                 if not self._calls[address]:
                     del self._calls[address]
+
+
+def network_of(request: Request) -> str:
+    """The client's address, as a trusted proxy forwards it; of IPv6 the /64 network: one client's."""
+    host = request.client.host if request.client else ""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, IPv4Address):
+        return host
+    return str(address.ipv4_mapped or ip_network((address.packed, 64), strict=False))
 
 
 class FunctionLogin(Login):
