@@ -24,6 +24,7 @@ from runstore.core.errors import AgentError, ConfigError
 from runstore.core.ports import Leases
 from runstore.core.threads import in_own_thread
 from runstore.database.dialects import Dialect
+from runstore.database.files import is_open_to_others
 from runstore.database.opening import open_database, opened_database, read_from, write_to
 from runstore.eventlog.queries import read_evolving, read_last_seqs
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
@@ -48,7 +49,7 @@ from runstore.runtime.loops import new_event_loop
 from runstore.runtime.process.fork_server import hide
 from runstore.runtime.spans import flush_spans
 from runstore.runtime.supervisor import Supervisor
-from runstore.settings import ServerSettings, Settings, use_folder
+from runstore.settings import URLS, ServerSettings, Settings, use_folder
 from runstore.store import keys
 from runstore.store.hierarchies import HierarchyStore
 from runstore.store.runs import RunStore
@@ -129,7 +130,7 @@ async def _open(settings: Settings) -> AsyncIterator[OpenLog]:
     feed = shared or local
     dialect = open_database(server.database_url, hurried=True)
     try:
-        _check_files(dialect, settings.runs_code)
+        _check_files(dialect, settings)
     except ConfigError:
         dialect.close()
         raise
@@ -149,16 +150,28 @@ async def _open(settings: Settings) -> AsyncIterator[OpenLog]:
         yield OpenLog(store, hierarchies, feed, event_log, leases)
 
 
-def _check_files(dialect: Dialect, runs_code: bool) -> None:
-    """Files that we make are ours alone. Others are refused where strangers' code runs beside them."""
-    if (remedy := dialect.exposed()) is None:
-        return
-    if runs_code:
-        raise ConfigError(
-            f"database {dialect.place}: other users can open it, as submitted code is one: {remedy}",
-            setting="code",
-        )
-    log.warning("database_open_to_others", remedy=remedy)
+def _check_files(dialect: Dialect, settings: Settings) -> None:
+    """Refuse files that other users of the machine can open. Those that we make are their owner's alone."""
+    server = settings.server
+    paths = [(f"{name}_file", getattr(server, f"{name}_file")) for name in URLS]
+    opened = [
+        (setting, path, f"chmod 600 {path}") for setting, path in paths if path and is_open_to_others(path)
+    ]
+    if remedy := dialect.exposed():
+        if settings.runs_code:
+            raise ConfigError(
+                f"database {dialect.place}: other users can open it, as submitted code is one: {remedy}",
+                setting="code",
+            )
+        opened.append(("database_url", f"database {dialect.place}", remedy))
+    for setting, what, remedy in opened:
+        if not server.shared_files:
+            raise ConfigError(
+                f"{what}: other users of the machine can open it: {remedy}; where modes cannot be changed, "
+                "set shared_files = true",
+                setting=setting,
+            )
+        log.warning("database_open_to_others", remedy=remedy)
 
 
 def _redis_feed(url: str, prefix: str, local: MemoryFeed) -> "RedisFeed":

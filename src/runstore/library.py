@@ -33,7 +33,11 @@ _decode = msgspec.json.Decoder(EventRecord).decode
 
 @asynccontextmanager
 async def open(
-    url: str, *, config: Path | str | None = None, agents: Agents | None = None
+    url: str,
+    *,
+    config: Path | str | None = None,
+    agents: Agents | None = None,
+    shared_files: bool | None = None,
 ) -> AsyncIterator["LocalStore"]:
     """Open a database, and with `config` or `agents` run agents in this process.
 
@@ -41,13 +45,14 @@ async def open(
         url: sqlite:///FILE, postgresql+psycopg://… or mysql+pymysql://…
         config: a runstore.toml; its agents and its settings, but for host, port and database, hold.
         agents: by their names: a function of a module, "package.module:function", or an AgentSpec.
+        shared_files: whether other users of the machine may open the database's files; None: as configured.
 
     Raises:
-        ConfigError: the URL, the configuration or an agent is wrong.
+        ConfigError: the URL, the configuration or an agent is wrong, or others can open the files.
         SchemaMismatch: the database is newer than this release.
     """
     log_as_library()
-    settings = settings_of(url, config, agents)
+    settings = settings_of(url, config, agents, shared_files)
     if config is None and agents is None:
         async with open_log(settings) as opened:
             yield LocalStore(opened, runs_agents=False)
@@ -204,7 +209,9 @@ class LocalStore:
         return run_id
 
 
-def settings_of(url: str, config: Path | str | None, agents: Agents | None) -> Settings:
+def settings_of(
+    url: str, config: Path | str | None, agents: Agents | None, shared_files: bool | None = None
+) -> Settings:
     """The configuration of a program that has no command line.
 
     Raises:
@@ -214,7 +221,7 @@ def settings_of(url: str, config: Path | str | None, agents: Agents | None) -> S
     specs = {name: _spec(name, agent) for name, agent in (agents or {}).items()}
     settings = msgspec.structs.replace(
         settings,
-        server=override(settings.server, {"database_url": url}),
+        server=override(settings.server, {"database_url": url, "shared_files": shared_files}),
         agents={**settings.agents, **specs},
     )
     settings.look_up_code()

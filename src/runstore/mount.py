@@ -29,7 +29,7 @@ class MountedApp:
     the outer server is bound to.
 
     Args:
-        url, config, agents: as of `runstore.open`.
+        url, config, agents, shared_files: as of `runstore.open`.
         allowed_hosts: names besides the loopback ones by which clients know the outer server.
 
     Raises:
@@ -43,8 +43,9 @@ class MountedApp:
         config: Path | str | None = None,
         agents: Agents | None = None,
         allowed_hosts: Sequence[str] = (),
+        shared_files: bool | None = None,
     ) -> None:
-        settings = settings_of(url, config, agents)
+        settings = settings_of(url, config, agents, shared_files)
         hosts = [*settings.server.allowed_hosts, *allowed_hosts]
         server = override(settings.server, {"host": "127.0.0.1", "allowed_hosts": hosts})
         self._settings = msgspec.structs.replace(settings, server=server)

@@ -48,6 +48,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     database_url: str = "sqlite:///runstore.db"
     database_url_file: str | None = None  # whose text is the URL, so that its password stands nowhere else
     redis_url_file: str | None = None  # the same of `redis_url`
+    shared_files: bool = False  # whether others may open the database's files and those of the URLs
     redis_url: str | None = None  # wakes the readers and workers of other processes at once
     redis_prefix: str = "runstore"  # of all keys in Redis
     worker: bool = True  # whether the process that serves also runs agents
@@ -193,7 +194,7 @@ def override(settings: ServerSettings, changes: dict[str, Any]) -> ServerSetting
     given = {name: value for name, value in changes.items() if value is not None}
     for name in URLS:
         if name in given:  # it comes before a file
-            given.pop(f"{name}_file", None)
+            given[f"{name}_file"] = None
     try:
         changed = msgspec.convert(msgspec.to_builtins(settings) | given, ServerSettings)
         return _with_urls(changed, Path.cwd())
@@ -209,8 +210,10 @@ def _with_urls(settings: ServerSettings, folder: Path) -> ServerSettings:
     """
     for name in URLS:
         if (file := getattr(settings, f"{name}_file")) is not None:
-            url = _read_line(folder / file, f"{name}_file")
-            settings = replace(settings, **{name: url, f"{name}_file": None})
+            path = folder / file
+            settings = replace(
+                settings, **{name: _read_line(path, f"{name}_file"), f"{name}_file": str(path)}
+            )
     return settings
 
 

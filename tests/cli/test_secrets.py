@@ -14,6 +14,7 @@ from runstore.cli.secrets import take_secrets
 from runstore.core.errors import ConfigError
 from runstore.runtime.catalog.agents import AgentSpec
 from runstore.settings import ServerSettings, load_settings, override
+from tests.polling import DEADLINE_S
 
 URL = "postgresql+psycopg://me:hunter2@there/runs?sslpassword=swordfish"
 SHOW = """
@@ -58,6 +59,7 @@ def test_a_url_is_read_from_a_file(tmp_path: Path) -> None:
     config.write_text("[server]\ndatabase_url_file = 'url'\nredis_url_file = 'url'\n")
     server = load_settings(config).server
     assert (server.database_url, server.redis_url) == (URL, URL)
+    assert override(server, {"database_url": "sqlite:///x.db"}).database_url == "sqlite:///x.db"
     changed = override(ServerSettings(), {"database_url_file": str(tmp_path / "url")})
     assert changed.database_url == URL
 
@@ -115,5 +117,48 @@ async def test_submitted_code_does_not_run_beside_a_database_that_others_can_ope
     with pytest.raises(ConfigError, match=f"chmod 600 {database}"):
         async with runstore.open(url, agents=CODE):
             raise AssertionError("it is open")
+
+
+WIDER = {"": 0o640, "-wal": 0o604, "-shm": 0o666, ".workers": 0o750}
+
+
+@pytest.mark.parametrize("suffix", WIDER)
+@pytest.mark.parametrize("agents", [None, {}], ids=["log", "agents"])
+async def test_files_that_others_can_open_are_refused_with_the_remedy(
+    tmp_path: Path, suffix: str, agents: dict[str, Any] | None
+) -> None:
+    url, file = f"sqlite:///{tmp_path / 'runstore.db'}", tmp_path / f"runstore.db{suffix}"
     async with runstore.open(url, agents={}):
-        assert modes(tmp_path)["runstore.db"] == mode
+        file.chmod(WIDER[suffix])
+        with pytest.raises(ConfigError, match=f"chmod {700 if suffix == '.workers' else 600} {file};"):
+            async with runstore.open(url, agents=agents):
+                raise AssertionError("it is open")
+        async with runstore.open(url, agents=agents, shared_files=True):
+            pass
+
+
+@pytest.mark.parametrize("name", ["database_url_file", "redis_url_file"])
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_process_does_not_start_with_a_password_that_others_can_read(
+    tmp_path: Path, command: str, name: str
+) -> None:
+    urls = {"database_url_file": "sqlite:///runstore.db", "redis_url_file": "redis://me:secret@127.0.0.1:1"}
+    for file, url in urls.items():
+        (tmp_path / file).write_text(url)
+        (tmp_path / file).chmod(0o600)
+    (tmp_path / name).chmod(0o640)
+    config = (
+        "[server]\nport = 0\ndatabase_url_file = 'database_url_file'\nredis_url_file = 'redis_url_file'\n"
+    )
+    (tmp_path / "runstore.toml").write_text(config)
+    ended = subprocess.run(
+        [sys.executable, "-m", "runstore", command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
+    )
+    assert ended.returncode == 2
+    assert f"`{name}`: {tmp_path / name}: other users of the machine can open it: chmod 600" in ended.stderr
+    assert "secret" not in ended.stderr

@@ -26,6 +26,7 @@ from runstore.cli.options import (
     LogFormat,
     RedisUrl,
     RedisUrlFile,
+    SharedFiles,
     database_of,
 )
 from runstore.cli.retention import retention
@@ -79,6 +80,7 @@ def serve(
     database_url_file: DatabaseUrlFile = None,
     redis_url: RedisUrl = None,
     redis_url_file: RedisUrlFile = None,
+    shared_files: SharedFiles = None,
     worker: Annotated[
         bool | None,
         typer.Option("--worker/--no-worker", envvar="RUNSTORE_WORKER", help="Whether to run agents too."),
@@ -111,7 +113,7 @@ def serve(
 
     settings = _settings(
         config, host=host, port=port, database_url=database_url, database_url_file=database_url_file,
-        redis_url=redis_url, redis_url_file=redis_url_file, worker=worker,
+        redis_url=redis_url, redis_url_file=redis_url_file, worker=worker, shared_files=shared_files,
         capacity=capacity, cancel_grace_s=cancel_grace_s, drain_s=drain_s, lease_s=lease_s, models=True,
         heartbeat_s=heartbeat_s, log_format=log_format, log_file=log_file, allowed_hosts=allowed_host or None,
     )  # fmt: skip
@@ -127,6 +129,7 @@ def worker(
     database_url_file: DatabaseUrlFile = None,
     redis_url: RedisUrl = None,
     redis_url_file: RedisUrlFile = None,
+    shared_files: SharedFiles = None,
     config: Config = None,
     capacity: Capacity = None,
     cancel_grace_s: CancelGrace = None,
@@ -145,7 +148,7 @@ def worker(
         config, database_url=database_url, database_url_file=database_url_file, capacity=capacity,
         redis_url=redis_url, redis_url_file=redis_url_file, drain_s=drain_s,
         cancel_grace_s=cancel_grace_s, lease_s=lease_s, log_format=log_format, log_file=log_file, models=True,
-        worker=True,
+        worker=True, shared_files=shared_files,
     )  # fmt: skip
     _run(work, settings)
 

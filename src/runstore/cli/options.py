@@ -33,6 +33,14 @@ RedisUrl = Annotated[
 RedisUrlFile = Annotated[
     str | None, typer.Option(envvar="RUNSTORE_REDIS_URL_FILE", help="File that holds this URL.")
 ]
+SharedFiles = Annotated[
+    bool | None,
+    typer.Option(
+        "--shared-files/--no-shared-files",
+        envvar="RUNSTORE_SHARED_FILES",
+        help="Whether other users may open the database's files.",
+    ),
+]
 Capacity = Annotated[
     int | None, typer.Option(envvar="RUNSTORE_CAPACITY", help="Runs at once; more wait as queued.")
 ]

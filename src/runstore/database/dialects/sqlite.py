@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL
 
 from runstore.core.errors import LogUnavailable
 from runstore.database.dialects.base import ANSWER_S, COLUMNS, CONNECTIONS, Row, wrong_url
+from runstore.database.files import is_open_to_others
 
 BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's write
 LOOK_MS = 10  # in which SQLite looks three times whether a lock is free
@@ -79,9 +80,8 @@ class SqliteDialect:
         remedies = []
         for suffix, mode in (("", 600), ("-wal", 600), ("-shm", 600), (".workers", 700)):
             path = Path(f"{self.path}{suffix}")
-            with suppress(FileNotFoundError):
-                if path.stat().st_mode & 0o077:
-                    remedies.append(f"chmod {mode} {path}")
+            if is_open_to_others(path):
+                remedies.append(f"chmod {mode} {path}")
         return "; ".join(remedies) or None
 
     def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
