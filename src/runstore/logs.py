@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 
 def _time_of_record(logger: object, name: str, line: EventDict) -> EventDict:
-    """When it was logged: each handler renders a line of another's logger anew, and says the same."""
+    """When it was logged: each handler renders a line of another's logger again, and says the same."""
     at = datetime.fromtimestamp(line["_record"].created, UTC)
     line["timestamp"] = at.replace(tzinfo=None).isoformat() + "Z"
     return line

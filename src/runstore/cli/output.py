@@ -53,7 +53,7 @@ class TextPrinter:
     """Prints the text of a run while it is said.
 
     Where text no longer counts, since it is said again or was redacted, a line marks that what came before it
-    is dropped, and the text begins anew: what follows the last such line is the text.
+    is dropped, and the text starts over: what follows the last such line is the text.
     """
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ class Patience:
         self._since = None
 
     def progress(self) -> None:
-        """Something has come of it: begin anew."""
+        """Something has come of it: start over."""
         self._since, self._tries = None, 0
 
     def wait_s(self, error: ClientError, asked_s: float = 0) -> float:

@@ -109,14 +109,14 @@ class AgentStarted(AgentEvent, frozen=True, kw_only=True):
     """An agent of the hierarchy began to work. `input_digest`: of a node's input, to tell two apart.
 
     `structured_output`: the run's own agent answers with an object, so that its text is not the answer.
-    `anew`: the code of a tool called it, so a new attempt does not resume it, but calls the tool again.
+    `resumable`: false where the code of a tool called it: a new attempt calls the tool again instead.
     `redacts`: its answers may be redacted when they have been said.
     """
 
     type: ClassVar[EventType] = "agent.started"
     input_digest: str | None = None
     structured_output: bool = False
-    anew: bool = False
+    resumable: bool = True
     redacts: bool = False
 
 

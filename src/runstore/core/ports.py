@@ -87,7 +87,7 @@ class EventLog(Protocol):
     What is redacted is replaced, in the same append and for every later read, by an `llm.redacted` with the
     same seq, position and time.
     Purging: from that on the run is read no more; whoever was reading it gets all of what he asks for, or
-    RunPurged. It keeps its head, and nobody can begin it anew.
+    RunPurged. It keeps its head, and cannot be started again.
     Sessions: of the runs of a user's session one at a time is started, in the order they were queued, the
     `parallel` ones aside. One that is queued to `interrupt` asks those before it to stop, in the same append.
     Visibility: the live feed hears of events after their commit, never before.

@@ -248,7 +248,7 @@ class SqlStore:
             connection.rollback()  # closing alone keeps the lock for as long as a cursor is referenced
         except Exception:
             answers = False
-        if not (keep and answers):  # whatever the driver thinks of it, the next try begins anew
+        if not (keep and answers):  # whatever the driver thinks of it, the next try starts over
             self._connection = None
             with suppress(Exception):
                 connection.invalidate()

@@ -112,7 +112,7 @@ class _Shadow:
             connection.execute(insert(checkpoints).values(name=self._name, position=0))
 
     def clear(self, connection: Connection) -> None:
-        """Empty it: whoever comes next begins anew."""
+        """Empty it: the next rebuild starts over."""
         connection.execute(delete(self.table))
         connection.execute(delete(checkpoints).where(checkpoints.c.name == self._name))
 

@@ -44,7 +44,7 @@ _encode_state = msgspec.json.Encoder().encode
 class RunList:
     """The inline projection `runs`.
 
-    A run whose row is missing, since the projection was dropped, is folded anew from its `history`.
+    A run whose row is missing, since the projection was dropped, is folded again from its `history`.
     """
 
     name = "runs"

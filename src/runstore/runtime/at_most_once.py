@@ -48,13 +48,13 @@ def obstacle(history: Iterable[RecordedEvent], *, repeats: bool) -> Failed | Non
     """
     running: dict[tuple[str, str | None, str], ToolStarted] = {}
     finished: list[ToolStarted] = []
-    anew: set[Place] = set()  # where agents work whom the code of a tool calls
+    called: set[Place] = set()  # where agents work whom the code of a tool calls
     calls: dict[str, ToolStarted] = {}
     for recorded in history:
         if recorded.type in READ:
             event = decode(recorded.type, recorded.version, recorded.data)
-            if isinstance(event, AgentStarted) and event.anew:
-                anew.add((event.agent, event.call_id))
+            if isinstance(event, AgentStarted) and not event.resumable:
+                called.add((event.agent, event.call_id))
             elif isinstance(event, ToolStarted | ToolFinished | ToolFailed):
                 call = (event.agent, event.call_id, event.tool_use_id)
                 if isinstance(event, ToolStarted):
@@ -68,16 +68,18 @@ def obstacle(history: Iterable[RecordedEvent], *, repeats: bool) -> Failed | Non
         return _failed(started, "has run, and a new attempt would start from the input and call it again")
     again = {call.tool_use_id for call in running.values()}
     for started in finished:
-        if _is_below(started, anew, again, calls):
+        if _is_below(started, called, again, calls):
             how = "has run, and a new attempt would call the tool again that calls its agent"
             return _failed(started, how)
     return None
 
 
-def _is_below(call: ToolStarted, anew: Set[Place], again: Set[str], calls: Mapping[str, ToolStarted]) -> bool:
-    """Whether an agent makes a call that begins anew with a tool which is called again, however far above."""
+def _is_below(
+    call: ToolStarted, called: Set[Place], again: Set[str], calls: Mapping[str, ToolStarted]
+) -> bool:
+    """Whether an agent makes a call that starts over with a tool which is called again, however far above."""
     seen: set[str | None] = set()
-    while (call.agent, call.call_id) in anew and call.call_id not in seen:
+    while (call.agent, call.call_id) in called and call.call_id not in seen:
         if call.call_id in again:
             return True
         seen.add(call.call_id)

@@ -357,7 +357,7 @@ def _read_starts(
         message = (
             f"the cursor is too far behind: more than {MAX_SCANNED:,} runs were started since "
             f"{CLOCKS_S // 60} minutes before its newest run; list them with GET /runs, and "
-            "follow anew without it"
+            "follow again without it"
         )
         raise InvalidCursor(message)
     begin = read_first_positions(connection, run_ids)

@@ -281,7 +281,7 @@ def _new_row(worker_id: str, capacity: int) -> dict[str, Any]:
 
 
 def _beat(connection: Connection, row: Mapping[str, Any]) -> None:
-    """Count up our own beat. A row that others have removed, since they took us for dead, is made anew."""
+    """Count up our own beat. A row that others have removed, since they took us for dead, is made again."""
     this = workers.c.worker_id == row["worker_id"]
     counted = connection.execute(update(workers).where(this).values(beat=workers.c.beat + 1, beat_at=_now()))
     if not counted.rowcount:
@@ -314,7 +314,7 @@ async def _told(
     """Say that a worker leaves on purpose. Unsaid, it is taken for dead, and its runs go on all the same.
 
     Args:
-        after: its beats; one that is under way would make the row anew.
+        after: its beats; one that is under way would make the row again.
     """
     try:
         async with asyncio.timeout(within_s):

@@ -117,6 +117,9 @@ async def test_an_agent_that_a_tool_calls_is_recorded_once(way: Callable[[], Any
         ("agent.started", "t1"), ("llm.token", "t1"), ("llm.token", "t1"), ("llm.usage", "t1"),
         ("llm.message", "t1"), ("agent.finished", "t1"),
     ]  # fmt: skip
+    assert {started.agent: started.resumable for started in recorder.of(AgentStarted)} == {
+        "demo": True, PLACE[0]: False
+    }  # fmt: skip
     types = recorder.types()
     assert types.index("tool.started") < types.index("agent.started", 3) < types.index("tool.finished")
     assert [usage.model for usage in recorder.of(Usage)] == ["playbook", "expert", "playbook"]

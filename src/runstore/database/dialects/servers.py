@@ -37,7 +37,7 @@ class ClosedPositions:
         self._pause = FIRST_PAUSE_S
 
     def upto(self, after: int) -> int:
-        """See `Dialect.closed_upto`. Looks anew for who has read all that was final."""
+        """See `Dialect.closed_upto`. Looks again for who has read all that was final."""
         closed = self._read(_CLOSED_UPTO)
         if closed > after or time.monotonic() < self._not_before or self._read(_LAST) <= closed:
             return closed

@@ -29,7 +29,7 @@ def upgrade() -> None:
         sa.Column("value", Binary(32), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_server_secrets"),
     )
-    steps.drop_table("runs_shadow")  # a rebuild that was interrupted begins anew
+    steps.drop_table("runs_shadow")  # an interrupted rebuild starts over
     op.execute("DELETE FROM checkpoints WHERE name = 'runs_shadow'")
     steps.add_column("runs", sa.Column("workspace_id", Name(255)))
     steps.create_index("ix_runs_workspace_id_run_id", "runs", ["workspace_id", "run_id"])

@@ -47,7 +47,7 @@ def upgrade() -> None:
     steps.add_column("runs", sa.Column("purged", sa.SmallInteger, nullable=False, server_default="0"))
     steps.create_index("ix_runs_purged_run_id", "runs", ["purged", "run_id"])
     if steps.has_table("runs_shadow") and not steps.has_column("runs_shadow", "purged"):
-        steps.drop_table("runs_shadow")  # a rebuild that was interrupted begins anew
+        steps.drop_table("runs_shadow")  # an interrupted rebuild starts over
     op.execute("DELETE FROM checkpoints WHERE name = 'runs_shadow'")
     steps.create_table(
         "runs_shadow",

@@ -33,7 +33,7 @@ def upgrade() -> None:
         steps.drop_index(f"ix_runs_{column}_run_id", "runs")
     op.execute("UPDATE runs SET deleted = 0 WHERE purged = 1")  # they have a list of their own
     _shorten(op.get_bind())
-    op.execute("DELETE FROM runs_shadow")  # a rebuild that was interrupted begins anew
+    op.execute("DELETE FROM runs_shadow")  # an interrupted rebuild starts over
     op.execute("DELETE FROM checkpoints WHERE name = 'runs_shadow'")
     for columns in _NEW:
         name = "_".join(["ix_runs", *columns, "list"])

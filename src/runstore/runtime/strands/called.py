@@ -169,7 +169,7 @@ class Called:
 
     async def _start(self, place: Place, installed: bool) -> None:
         if not installed:
-            await self._outlet.record(AgentStarted(agent=place[0], call_id=place[1], anew=True))
+            await self._outlet.record(AgentStarted(agent=place[0], call_id=place[1], resumable=False))
 
     async def _finish(self, place: Place, installed: bool) -> None:
         await self._hooks.finish(place)

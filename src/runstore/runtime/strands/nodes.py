@@ -3,7 +3,7 @@
 A new attempt runs it from the input again, so that conditions, loops, joins and handoffs are strands' own.
 But a node that had its answer is not asked: its agent gets the conversation of that visit from the log, and
 ends with it; one that was interrupted goes on in the middle. This holds as long as a node gets the input that
-it got before, which is compared; from the first node that does not, all is done anew.
+it got before, which is compared; from the first node that does not, all is done again.
 """
 
 import asyncio
