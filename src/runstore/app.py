@@ -24,8 +24,8 @@ from runstore.core.errors import AgentError, ConfigError
 from runstore.core.ports import Leases
 from runstore.core.threads import in_own_thread
 from runstore.database.dialects import Dialect
+from runstore.database.dialects.files import is_open_to_others
 from runstore.database.opening import open_database, opened_database, read_from, write_to
-from runstore.database.opening.files import is_open_to_others
 from runstore.eventlog.queries import read_evolving, read_last_seqs
 from runstore.eventlog.sql import RebuildSource, SqlEventLog
 from runstore.feed.head_poll import HeadPoll

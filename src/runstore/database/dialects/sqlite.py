@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 
 from runstore.core.errors import LogUnavailable
 from runstore.database.dialects.base import ANSWER_S, COLUMNS, CONNECTIONS, Row, wrong_url
-from runstore.database.opening.files import is_open_to_others
+from runstore.database.dialects.files import is_open_to_others
 
 BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's write
 LOOK_MS = 10  # in which SQLite looks three times whether a lock is free
