@@ -770,7 +770,7 @@ async def test_runs_of_workers_that_need_no_look_leave_the_room_to_others(log: E
     lost = await queue_run(log, "ann", started(worker_id="worker-2"))
     queued = await queue_run(log, "ben")
     to_stop = await queue_run(log, "cem", started(), CANCEL)
-    found = await log.open_runs(limit=3, besides={"worker-1"})
+    found = await log.open_runs(limit=3, exclude_workers={"worker-1"})
     assert [run.run_id for run in found] == [to_stop, lost, queued]
     assert await log.workers() == {"worker-1", "worker-2"}
     assert {run.run_id for run in await log.runs_of("worker-1")} == {*busy, to_stop}

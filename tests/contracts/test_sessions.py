@@ -15,7 +15,7 @@ from runstore.core.codec import decode, encode
 from runstore.core.errors import AlreadyStarted, RunstoreError, SessionBusy
 from runstore.core.events import STRATEGIES, CancelRequested, Deleted, Event, MultitaskStrategy, Queued
 from runstore.core.ids import new_run_id
-from runstore.core.ports import Claim, EventLog
+from runstore.core.ports import EventLog, Reservation
 from runstore.database.columns import pack_run_id
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
@@ -30,13 +30,13 @@ async def queue(
     *,
     session: str | None = "s",
     user: str = "alice",
-    claim: Claim | None = None,
+    reservation: Reservation | None = None,
     clock: int | None = None,
 ) -> str:
     """`clock`: the time where the run is queued, if it is not ours; ms since 1970."""
     run_id = new_run_id() if clock is None else old_run_id(clock)
     queued = Queued(agent="a", user_id=user, input="hi", session_id=session, multitask_strategy=strategy)
-    await log.append(run_id, [encode(queued, at=clock)], expected_seq=0, claim=claim)
+    await log.append(run_id, [encode(queued, at=clock)], expected_seq=0, reservation=reservation)
     return run_id
 
 
@@ -152,15 +152,15 @@ async def test_a_run_that_would_not_wait_is_refused_and_not_stored(log: EventLog
 
 async def test_a_refused_start_keeps_no_idempotency_key_and_no_place(log: EventLog) -> None:
     first = await queue(log)
-    claim = Claim("alice", max_active=2, key="k", body_hash=bytes(32))
-    refusal = queue(log, "reject", claim=claim)
+    reservation = Reservation("alice", max_active=2, key="k", body_hash=bytes(32))
+    refusal = queue(log, "reject", reservation=reservation)
     others = [queue(log, session=None, user="bob") for _ in range(40)]  # which share its commit
     outcomes = await asyncio.gather(*others[:20], refusal, *others[20:], return_exceptions=True)
     assert [type(each) for each in outcomes if not isinstance(each, str)] == [SessionBusy]
     await log.append(first, [CANCELLED])
-    await queue(log, "reject", claim=claim)
+    await queue(log, "reject", reservation=reservation)
     with pytest.raises(AlreadyStarted):
-        await queue(log, "reject", claim=claim)
+        await queue(log, "reject", reservation=reservation)
 
 
 async def test_an_interrupting_run_asks_all_before_it_to_stop(log: EventLog) -> None:

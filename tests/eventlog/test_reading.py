@@ -68,7 +68,7 @@ async def test_long_replays_of_one_user_hold_up_no_page_of_others(log: SqlEventL
 
 async def test_changes_of_one_user_that_wait_for_other_writers_hold_up_nobody_else(log: SqlEventLog) -> None:
     run_id = await start_run(log)
-    end, stuck = await stall(log, partial(log.change, alone=False), "ann", 4)
+    end, stuck = await stall(log, partial(log.change, exclusive=False), "ann", 4)
     asking.set("ben")
     assert await log.head(run_id) is not None
     end.set()

@@ -110,7 +110,7 @@ def test_who_is_alone_keeps_text_out_and_the_driver_does_not_complain(
 ) -> None:
     run_id = new_run_id()
     with dialect.engine.connect() as alone, dialect.engine.connect() as connection:
-        dialect.begin_write(alone, alone=True)
+        dialect.begin_write(alone, exclusive=True)
         with caplog.at_level(logging.WARNING):
             error = error_of(dialect, connection, rows_of(run_id, data))
         assert error is not None

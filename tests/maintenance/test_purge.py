@@ -18,7 +18,7 @@ import runstore.maintenance.purge as purging
 from runstore.core.codec import RecordedEvent, encode
 from runstore.core.errors import AlreadyStarted, RunClosed, RunPurged, RunstoreError
 from runstore.core.events import CancelRequested, Custom, Deleted, Failed, Purged, Queued, Usage
-from runstore.core.ports import Claim, EventFilter
+from runstore.core.ports import EventFilter, Reservation
 from runstore.core.run import Run, fold
 from runstore.database.columns import pack_run_id
 from runstore.database.dialects import open_dialect
@@ -224,15 +224,17 @@ async def test_the_session_forgets_a_purged_run(log: SqlEventLog, url: str) -> N
 async def test_a_key_still_names_the_run_that_it_started_and_goes_when_it_is_too_old(
     log: SqlEventLog, url: str
 ) -> None:
-    run_id, claim = await close_run(log), Claim("local", key="young", body_hash=bytes(32))
+    run_id, reservation = await close_run(log), Reservation("local", key="young", body_hash=bytes(32))
     keyed = old_run_id(LATER)
-    await log.append(keyed, [QUEUED, started(), COMPLETED], claim=claim)
+    await log.append(keyed, [QUEUED, started(), COMPLETED], reservation=reservation)
     ancient = encode(QUEUED, at=LATER - KEPT_MS)
-    await log.append(old_run_id(), [ancient], claim=Claim("local", key="old", body_hash=bytes(32)))
+    await log.append(
+        old_run_id(), [ancient], reservation=Reservation("local", key="old", body_hash=bytes(32))
+    )
     purge(url, before=FOREVER)
     assert await is_purged(log, run_id)
     with pytest.raises(AlreadyStarted) as refusal:
-        await log.append(old_run_id(), [QUEUED], claim=claim)
+        await log.append(old_run_id(), [QUEUED], reservation=reservation)
     assert refusal.value.run_id == keyed
     assert await log.query(rows_of("idempotency")) == 1
 

@@ -121,7 +121,7 @@ class Databases(ABC):
             self._empty_events(connection)
             for table in WRITTEN:
                 connection.execute(delete(table))
-            connection.execute(update(schema.barrier).values(closed_upto=0, purges=0))
+            connection.execute(update(schema.barrier).values(high_water_mark=0, purges=0))
 
     @abstractmethod
     def _empty_events(self, connection: Connection) -> None:

@@ -131,7 +131,7 @@ def writers_kept_out(url: str) -> Iterator[None]:
     """Somebody else holds the barrier."""
     dialect = open_dialect(make_url(url), hurried=False)
     with closing(dialect), dialect.engine.connect() as connection:
-        dialect.begin_write(connection, alone=True)
+        dialect.begin_write(connection, exclusive=True)
         yield
 
 
@@ -170,7 +170,7 @@ class Slow:
     async def query(self, function: Callable[..., Any], *arguments: Any) -> Any:
         raise AssertionError("nobody looks")
 
-    async def change(self, function: Callable[..., Any], *arguments: Any, alone: bool = True) -> Any:
+    async def change(self, function: Callable[..., Any], *arguments: Any, exclusive: bool = True) -> Any:
         self.asked.set()
         await asyncio.shield(
             asyncio.create_task(self._change(function.__name__))
@@ -213,8 +213,8 @@ async def test_a_worker_whose_last_beat_hangs_leaves_without_a_word(monkeypatch:
 
 async def test_beats_go_on_after_an_error_of_no_known_kind() -> None:
     class Failing(Slow):
-        async def change(self, function: Callable[..., Any], *arguments: Any, alone: bool = True) -> Any:
-            await super().change(function, *arguments, alone=alone)
+        async def change(self, function: Callable[..., Any], *arguments: Any, exclusive: bool = True) -> Any:
+            await super().change(function, *arguments, exclusive=exclusive)
             if len(self.changes) == 2:
                 raise RuntimeError("of no known kind")
 

@@ -63,12 +63,13 @@ class EventFilter(Struct, frozen=True):
         return ends or type in self.types or type.startswith(self.prefixes)
 
 
-class Claim(Struct, frozen=True):
-    """What a new run takes of its user's, or is refused.
+class Reservation(Struct, frozen=True):
+    """A new run's place among its user's active runs, and its idempotency key.
 
     Args:
-        max_active: refused when so many of the user's runs have not ended.
-        key: an idempotency key; used before, it is refused. `body_hash` (32 bytes) tells what for.
+        max_active: refuse the run when the user has this many runs that have not ended.
+        key: an idempotency key; refuse the run when the key was used before. `body_hash`: 32 bytes, which
+            distinguish a repeated request from another one with the same key.
     """
 
     user_id: str
@@ -102,7 +103,7 @@ class EventLog(Protocol):
         expected_seq: int | None = None,
         attempt: int | None = None,
         patient: bool = False,
-        claim: Claim | None = None,
+        reservation: Reservation | None = None,
     ) -> int:
         """Append events and wait for their commit; returns the run's last seq.
 
@@ -110,15 +111,15 @@ class EventLog(Protocol):
             expected_seq: refuse unless the run's head is here; 0 creates the run. None: wherever it is.
             attempt: the writer's lease; refuse when a newer attempt has started.
             patient: keep trying while the log is unavailable, instead of failing at once.
-            claim: what the run that begins with this append takes of its user's.
+            reservation: checked and made with the append that begins a run.
 
         Raises:
-            LimitExceeded, AlreadyStarted, IdempotencyConflict: the claim was refused; nothing was stored.
+            LimitExceeded, AlreadyStarted, IdempotencyConflict: the reservation is refused; nothing is stored.
             SessionBusy: it is not the run's turn in its session; nothing was stored.
             WrongExpectedSeq, RunClosed, LeaseLost, RunNotFound, RunActive: refused; nothing was stored.
             InvalidEvent: an event cannot be encoded or has no place there; nothing was stored.
             LogUnavailable: the log takes no writes now. Nothing was stored, or the answer to its COMMIT is
-                lost: then an `expected_seq` or the claim's key tells whoever appends again.
+                lost: a second try with an `expected_seq` or the reservation's key finds out which.
         """
 
     def offer(
@@ -159,14 +160,14 @@ class EventLog(Protocol):
         Of a run that is being purged there may be a part; its `run.purged` comes after that, and says it all.
         """
 
-    async def open_runs(self, *, limit: int = 2_000, besides: Collection[str] = ()) -> list[OpenRun]:
+    async def open_runs(self, *, limit: int = 2_000, exclude_workers: Collection[str] = ()) -> list[OpenRun]:
         """The runs that have not ended: those to stop, then those that a worker has, then queued ones.
 
         Of each kind users take turns, at each worker: first comes everybody's oldest, then the second ones,
         and so on; those of one turn oldest first.
 
         Args:
-            besides: workers whose runs are left out, but for those that are to stop.
+            exclude_workers: leave out the runs of these workers, except those with a cancel request.
         """
 
     async def runs_of(self, worker_id: str) -> list[OpenRun]:

@@ -59,7 +59,7 @@ def opened_database(url: str, *, create: bool = False, upgrade: bool = False) ->
 def write_to(url: str, *, create: bool = False) -> Iterator[Connection]:
     """A transaction while nobody else writes; committed unless there was an error."""
     with opened_database(url, create=create) as dialect, dialect.engine.connect() as connection:
-        dialect.begin_write(connection, alone=True)
+        dialect.begin_write(connection, exclusive=True)
         yield connection
         connection.commit()
 

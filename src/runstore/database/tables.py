@@ -73,7 +73,7 @@ barrier = Table(
     "barrier",
     metadata,
     Column("id", SmallInteger, primary_key=True, autoincrement=False),
-    Column("closed_upto", BigInteger, nullable=False),
+    Column("closed_upto", BigInteger, key="high_water_mark", nullable=False),
     Column("purges", BigInteger, nullable=False),
 )
 

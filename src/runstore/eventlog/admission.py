@@ -9,7 +9,7 @@ from msgspec import Struct
 from runstore.core.codec import EncodedEvent
 from runstore.core.errors import LeaseLost, RunActive, RunClosed, RunNotFound, RunstoreError, WrongExpectedSeq
 from runstore.core.events import CancelRequested, Deleted, EventType, Purged, Queued, Started
-from runstore.core.ports import Claim, Head
+from runstore.core.ports import Head, Reservation
 
 NOTHING = Head(seq=0)
 MARKERS = frozenset({Deleted.type, Purged.type})  # what a closed run still takes, each alone and once
@@ -39,7 +39,7 @@ class Append(Struct, eq=False):
     size: int = 0
     waiter: Waiter | None = None
     refused: Callable[[RunstoreError], None] | None = None
-    claim: Claim | None = None
+    reservation: Reservation | None = None
 
 
 def admit(head: Head, append: Append) -> list[EncodedEvent]:

@@ -14,7 +14,7 @@ from runstore.core.ports import Committed, EventFilter, Head, LiveFeed, OpenRun
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
 from runstore.eventlog.discards import Told, Withheld, discards, settle
 from runstore.eventlog.queries import MAX_PAGE_BYTES
-from runstore.eventlog.rules.claims import Claims, UsedKey
+from runstore.eventlog.rules.claims import Reservations, UsedKey
 from runstore.eventlog.rules.control import is_control
 from runstore.eventlog.rules.rules import Rules
 from runstore.eventlog.rules.sessions import Place, Session, Sessions, read_wish
@@ -58,8 +58,10 @@ class MemoryEventLog:
             events = [event for event in self._store.log if event.position > after]
         return _page(events, limit)
 
-    async def open_runs(self, *, limit: int = 2_000, besides: Collection[str] = ()) -> list[OpenRun]:
-        runs = [run for run in self._open() if run.worker_id not in besides or run.cancel_at is not None]
+    async def open_runs(self, *, limit: int = 2_000, exclude_workers: Collection[str] = ()) -> list[OpenRun]:
+        runs = [
+            run for run in self._open() if run.worker_id not in exclude_workers or run.cancel_at is not None
+        ]
         return _by_turns(runs)[:limit]
 
     async def runs_of(self, worker_id: str) -> list[OpenRun]:
@@ -127,8 +129,8 @@ class MemoryStore:
         before = self.heads.get(run_id, NOTHING)
         if not (events := admit(before, append)):
             return before.seq
-        claims = Claims(self._count_active, lambda *place: self.keys.get(place))
-        rules = Rules(claims, Sessions(self._find_place, self.active.get, self._find_before))
+        reservations = Reservations(self._count_active, lambda *place: self.keys.get(place))
+        rules = Rules(reservations, Sessions(self._find_place, self.active.get, self._find_before))
         caused = rules.take(append, events, before)
         session = self.sessions.get(run_id)
         if events[0].type == Queued.type:
@@ -154,7 +156,7 @@ class MemoryStore:
             self._forget(run_id)
         self.runs.setdefault(run_id, []).extend(recorded)
         self.log += recorded
-        self.keys |= claims.keys
+        self.keys |= reservations.keys
         self.active |= rules.sessions.started
         if open_run is None:
             self.open.pop(run_id, None)

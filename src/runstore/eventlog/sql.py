@@ -90,11 +90,11 @@ class SqlEventLog:
         return await self._run_in(self._pagers, self._reading, read_run, run_id, after, upto, limit, only)
 
     async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
-        upto = await self._run_in(self._pagers, self._dialect.closed_upto, after)
+        upto = await self._run_in(self._pagers, self._dialect.high_water_mark, after)
         return await self._run_in(self._pagers, self._reading, read_all, after, upto, limit)
 
-    async def open_runs(self, *, limit: int = 2_000, besides: Collection[str] = ()) -> list[OpenRun]:
-        return await self.query(read_open_runs, limit, besides)
+    async def open_runs(self, *, limit: int = 2_000, exclude_workers: Collection[str] = ()) -> list[OpenRun]:
+        return await self.query(read_open_runs, limit, exclude_workers)
 
     async def runs_of(self, worker_id: str) -> list[OpenRun]:
         return await self.query(read_runs_of, worker_id)
@@ -129,19 +129,19 @@ class SqlEventLog:
         """
         return await self._run_in(self._listers, self._reading, function, *arguments)
 
-    async def change(self, function: Callable[..., T], *arguments: Any, alone: bool = True) -> T:
+    async def change(self, function: Callable[..., T], *arguments: Any, exclusive: bool = True) -> T:
         """Run `function(connection, *arguments)` in a transaction of its own.
 
         For what is no event. What it raises is raised here, and nothing is stored.
 
         Args:
-            alone: nobody else writes meanwhile. Otherwise those who append go on; on a server neither waits
-                for the other.
+            exclusive: no one else writes during the transaction. Otherwise, on a server, appends go on beside
+                it.
 
         Raises:
             LogUnavailable: the database takes no writes now.
         """
-        return await self._run_in(self._changers, self._writing, function, arguments, alone)
+        return await self._run_in(self._changers, self._writing, function, arguments, exclusive)
 
     async def close(self) -> None:
         self._closed = True
@@ -189,8 +189,8 @@ class SqlEventLog:
             connection.rollback()
             return function(connection, *arguments)  # on a new connection: the server may have come back
 
-    def _writing(self, function: Callable[..., T], arguments: tuple[Any, ...], alone: bool) -> T:
-        how = partial(self._dialect.begin_write, alone=True) if alone else self._dialect.begin_apart
+    def _writing(self, function: Callable[..., T], arguments: tuple[Any, ...], exclusive: bool) -> T:
+        how = partial(self._dialect.begin_write, exclusive=True) if exclusive else self._dialect.begin_apart
         with self._connected() as connection:
             begin(connection, how)
             done = function(connection, *arguments)
@@ -207,7 +207,7 @@ class RebuildSource:
         self.last_position = last_position
 
     def keep_writers_out(self, connection: Connection) -> None:
-        self._dialect.begin_write(connection, alone=True)
+        self._dialect.begin_write(connection, exclusive=True)
 
     def read_evolving(self, connection: Connection, after: int, limit: int) -> list[RecordedEvent]:
         return read_all(connection, after, None, limit, EVOLVING)

@@ -94,9 +94,9 @@ def begin(connection: Connection, how: Callable[[Connection], T]) -> T:
         return how(connection)
 
 
-def begin_write(dialect: Dialect, connection: Connection, *, alone: bool) -> int:
+def begin_write(dialect: Dialect, connection: Connection, *, exclusive: bool) -> int:
     """`Dialect.begin_write`, as `begin` does it."""
-    return begin(connection, partial(dialect.begin_write, alone=alone))
+    return begin(connection, partial(dialect.begin_write, exclusive=exclusive))
 
 
 class SqlStore:
@@ -117,7 +117,7 @@ class SqlStore:
         for _ in range(TRIES):
             with suppress(_Conflict):
                 return self._try(batch)  # the next one with the heads as they are then
-        return self._try(batch, alone=True)
+        return self._try(batch, exclusive=True)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -127,13 +127,13 @@ class SqlStore:
     def probe(self) -> CommitResult:
         return self._try([])
 
-    def _try(self, batch: Sequence[Append], *, alone: bool = False) -> CommitResult:
+    def _try(self, batch: Sequence[Append], *, exclusive: bool = False) -> CommitResult:
         try:
-            return self._commit_rest(batch, alone)
+            return self._commit_rest(batch, exclusive)
         except Exception as error:
             conflict = isinstance(error, _Conflict) or self._dialect.is_conflict(error)
-            cut_off = not self._rollback(batch, keep=conflict and not alone) and self._attempt is None
-            if (conflict or cut_off) and not alone:  # nothing was stored
+            cut_off = not self._rollback(batch, keep=conflict and not exclusive) and self._attempt is None
+            if (conflict or cut_off) and not exclusive:  # nothing was stored
                 raise _Conflict from error
             if unavailable := self._dialect.unavailable(error):
                 raise unavailable from error
@@ -142,11 +142,11 @@ class SqlStore:
                 raise LogUnavailable("the answer to a COMMIT is lost") from error
             raise
 
-    def _commit_rest(self, batch: Sequence[Append], alone: bool) -> CommitResult:
+    def _commit_rest(self, batch: Sequence[Append], exclusive: bool) -> CommitResult:
         """Commit what of the batch has not landed by an earlier attempt, and tell of both."""
         self._look_up_attempt(batch)
         rest = [append for append in batch if append not in self._landed]
-        result = self._commit(rest, alone) if rest or not batch else CommitResult([], [])
+        result = self._commit(rest, exclusive) if rest or not batch else CommitResult([], [])
         self._landed |= zip(rest, result.outcomes, strict=True)
         commits, self._unpublished = [*self._unpublished, *result.commits], []
         return CommitResult([self._landed.pop(append) for append in batch], commits)
@@ -160,7 +160,7 @@ class SqlStore:
         attempt = self._attempt
         if attempt is not None:
             connection = self._connect()
-            begin_write(self._dialect, connection, alone=True)
+            begin_write(self._dialect, connection, exclusive=True)
             found = read_append_id(connection, attempt.run_id, attempt.seq)
             self._dialect.touch(connection)  # since MariaDB shows what it has not synced yet
             connection.commit()
@@ -171,9 +171,9 @@ class SqlStore:
                 self._landed |= {append: outcome for append, outcome in outcomes if append in coming}
                 self._unpublished += attempt.result.commits
 
-    def _commit(self, batch: Sequence[Append], alone: bool) -> CommitResult:
+    def _commit(self, batch: Sequence[Append], exclusive: bool) -> CommitResult:
         connection = self._connect()
-        if (purges := begin_write(self._dialect, connection, alone=alone)) != self._purges:
+        if (purges := begin_write(self._dialect, connection, exclusive=exclusive)) != self._purges:
             self._heads.clear()
             self._purges = purges
         self._dialect.lock_users(connection, partial(users_of, connection, batch))

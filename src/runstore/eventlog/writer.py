@@ -18,7 +18,7 @@ from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import InvalidEvent, LogUnavailable, RunstoreError
 from runstore.core.events import Custom, Event, Queued
 from runstore.core.limits import MAX_EVENTS_PER_APPEND
-from runstore.core.ports import Claim, Committed, Publisher
+from runstore.core.ports import Committed, Publisher, Reservation
 from runstore.core.threads import in_own_thread
 from runstore.database.columns import UnstorableText
 from runstore.eventlog.admission import MARKERS, Append, Waiter
@@ -86,7 +86,7 @@ class Writer:
         expected_seq: int | None = None,
         attempt: int | None = None,
         patient: bool = False,
-        claim: Claim | None = None,
+        reservation: Reservation | None = None,
     ) -> int:
         """See `EventLog.append`."""
         encoded = _encode_all(events)
@@ -96,7 +96,7 @@ class Writer:
         future: asyncio.Future[int] = loop.create_future()
         append = Append(
             run_id, encoded, expected_seq, attempt, patient, urgent=patient or any(map(_moves_run, encoded)),
-            size=sum(len(e.data) for e in encoded), waiter=Waiter(loop, future), claim=claim,
+            size=sum(len(e.data) for e in encoded), waiter=Waiter(loop, future), reservation=reservation,
         )  # fmt: skip
         while not self._pending.put(append):
             await self.room()

@@ -174,7 +174,7 @@ class Purge:
         while marked := self._read(
             lambda connection: connection.execute(_MARKED, {"runs": PAGE_RUNS}).scalars().all()
         ):
-            self._write(lambda connection: connection.execute(_WARN), alone=True)
+            self._write(lambda connection: connection.execute(_WARN), exclusive=True)
             waiting = deque(marked)
             while waiting:
                 pieces = self._read(partial(_next_pieces, run_ids=waiting))
@@ -194,10 +194,10 @@ class Purge:
 
         return self._patiently(read)
 
-    def _write(self, function: Callable[[Connection], T], *, alone: bool = False) -> T:
+    def _write(self, function: Callable[[Connection], T], *, exclusive: bool = False) -> T:
         def write() -> T:
             with self._dialect.engine.connect() as connection:
-                begin_write(self._dialect, connection, alone=alone)
+                begin_write(self._dialect, connection, exclusive=exclusive)
                 done = function(connection)
                 connection.commit()
                 return done

@@ -208,7 +208,7 @@ class Supervisor:
         await self._end_turns()
         strays = await self._compare_ours()
         queued = self._queue.runs()
-        found = await self._log.open_runs(limit=MAX_SWEPT, besides=workers - dead.keys())
+        found = await self._log.open_runs(limit=MAX_SWEPT, exclude_workers=workers - dead.keys())
         if len(found) < MAX_SWEPT:
             for run_id in queued - {run.run_id for run in found if run.worker_id is None}:
                 self._queue.remove(run_id)  # the feed lost that another has taken it

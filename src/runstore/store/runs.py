@@ -29,7 +29,7 @@ from runstore.core.ids import LAST_TIME, RANDOM_BITS, first_run_id, new_run_id
 from runstore.core.limits import Limits
 from runstore.core.names import check_name
 from runstore.core.places import MAX_PLACES, OwnPlaces, Places
-from runstore.core.ports import Claim, EventFilter, Head, LiveFeed
+from runstore.core.ports import EventFilter, Head, LiveFeed, Reservation
 from runstore.core.run import Run, evolve, fold, whole
 from runstore.database.columns import MYSQL
 from runstore.database.tables import open_runs
@@ -143,13 +143,13 @@ class RunStore:
             arguments.append(multitask_strategy)  # only then: keys of an earlier release still match
         if memory is not None:
             arguments.append(memory)
-        claim = Claim(
+        reservation = Reservation(
             user_id, self.limits.runs_per_user, idempotency_key,
             _hash(arguments) if idempotency_key else b"",
         )  # fmt: skip
         encoded = encode(queued)
         try:
-            last_seq = await self._log.append(run_id, [encoded], expected_seq=0, claim=claim)
+            last_seq = await self._log.append(run_id, [encoded], expected_seq=0, reservation=reservation)
         except AlreadyStarted as earlier:
             return await self.get(earlier.run_id)
         return RunAt(evolve(Run(run_id), encoded), last_seq)

@@ -104,7 +104,7 @@ class Database(Protocol):
 
     async def query(self, function: Callable[..., T], *arguments: Any) -> T: ...
 
-    async def change(self, function: Callable[..., T], *arguments: Any, alone: bool = True) -> T: ...
+    async def change(self, function: Callable[..., T], *arguments: Any, exclusive: bool = True) -> T: ...
 
 
 class HeartbeatLeases:
@@ -168,7 +168,7 @@ class HeartbeatLeases:
     async def forget(self, still_named: set[str]) -> None:
         """See `Leases.forget`."""
         if gone := {id: self._seen[id].beat for id in self._silent - still_named}:
-            await self._database.change(_remove_silent, gone, alone=False)
+            await self._database.change(_remove_silent, gone, exclusive=False)
 
     async def release(self) -> None:
         """See `Leases.release`."""
@@ -206,7 +206,7 @@ class HeartbeatLeases:
 
     async def _beat(self) -> None:
         asked_at = self._clock()
-        await self._database.change(_beat, self._row, alone=False)
+        await self._database.change(_beat, self._row, exclusive=False)
         self._beaten_at = asked_at
 
 
@@ -231,13 +231,13 @@ class ListedLeases:
         await self._leases.hold()
         if not self._listed:
             self._listed = True
-            await self._database.change(_list, self._row, alone=False)
+            await self._database.change(_list, self._row, exclusive=False)
 
     async def forget(self, still_named: set[str]) -> None:
         """See `Leases.forget`."""
         known = await self._database.query(_read_beats)
         if gone := (await self.dead(set(known))).keys() - still_named:
-            await self._database.change(_remove, gone, alone=False)
+            await self._database.change(_remove, gone, exclusive=False)
         await self._leases.forget(still_named)
 
     async def release(self) -> None:
@@ -320,7 +320,7 @@ async def _told(
         async with asyncio.timeout(within_s):
             if after is not None:
                 await asyncio.wait([after])
-            await database.change(_remove, [worker_id], alone=False)
+            await database.change(_remove, [worker_id], exclusive=False)
     except (LogUnavailable, TimeoutError):
         pass
     except Exception:  # nor does it hold up the end of the process

@@ -23,7 +23,7 @@ CONNECTIONS = READERS + PAGERS + LISTERS + CHANGERS + 1  # the last one is the w
 CONNECT_S = 5  # for a server to take a connection
 ANSWER_S = 10  # for a statement of a process that serves; rebuilds and migrations take their time
 LOCK_S = 0.2  # for another writer's commit; whoever holds a lock for longer is stuck, or its disk is
-ALONE_S = 2.0  # for all other writers' commits
+EXCLUSIVE_S = 2.0  # for all other writers' commits
 IDLE_S = 1  # after which the database ends the transaction of a client that has stopped
 SLOW_IDLE_S = 10  # the same of a command that folds or removes much at once, maybe on a busy machine
 MIGRATION_S = 60  # for another process that migrates
@@ -33,9 +33,10 @@ USER_LOCKS = 256  # that users are spread over
 class Dialect(Protocol):
     """A database, and how it differs from the others.
 
-    A server's writers work side by side: each holds a shared lock, the barrier, up to its commit. Who is
-    `alone` has it exclusively: nothing is in flight, what is read is final. SQLite has one writer at a time.
-    Outside a transaction that one of these methods begins, a statement may be one of its own.
+    A server's writers work side by side: each holds the barrier, a shared lock, until its commit. An
+    exclusive writer holds it alone: no append is in flight, and every position that it reads is final.
+    SQLite has one writer at a time. Outside a transaction begun by one of these methods, each statement may
+    be a transaction of its own.
     """
 
     engine: Engine
@@ -54,10 +55,10 @@ class Dialect(Protocol):
     def exposed(self) -> str | None:
         """The commands that close the files to other users of the machine; None: they are closed."""
 
-    def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
-        """Start a transaction that will append, with nobody else's in flight if it is `alone`.
+    def begin_write(self, connection: Connection, *, exclusive: bool = False) -> int:
+        """Start a transaction that may append. `exclusive`: with no other one in flight until its end.
 
-        Returns how often events have been purged: no head is known any more that was read at another number.
+        Returns the number of purges so far. Heads that were read at another number are no longer valid.
         """
 
     def begin_apart(self, connection: Connection) -> None:
@@ -78,10 +79,11 @@ class Dialect(Protocol):
         Sorted by run and seq, but for new runs, which come first: two writers never wait for each other.
         """
 
-    def closed_upto(self, after: int) -> int | None:
-        """The position up to which no event will appear any more; None: all that can be read is final.
+    def high_water_mark(self, after: int) -> int | None:
+        """The position below which no event can still appear; None: every readable position is final.
 
-        For a reader that has read up to `after`.
+        Args:
+            after: the position that the reader has reached; the mark is advanced if it is no further.
         """
 
     def migrating(self, connection: Connection) -> AbstractContextManager[None]:

@@ -23,7 +23,7 @@ from runstore.database.dialects.base import (
     user_slots,
     wrong_url,
 )
-from runstore.database.dialects.servers import ClosedPositions, Server, ServerErrors, cause_of
+from runstore.database.dialects.servers import HighWaterMark, Server, ServerErrors, cause_of
 from runstore.database.tables import barrier, user_locks
 
 LEAST_MARIADB, LEAST_MYSQL = (10, 6), (8, 0)
@@ -71,7 +71,7 @@ class MysqlDialect(Server):
         )
         errors = ServerErrors(url, conflicts=_is_conflict, passes=_may_pass)
         self.is_conflict, self.unavailable = errors.is_conflict, errors.unavailable
-        self.closed_upto = ClosedPositions(self.engine, self._close, _is_in_the_way).upto
+        self.high_water_mark = HighWaterMark(self.engine, self._close, _is_in_the_way).upto
 
     def close(self) -> None:
         self.engine.dispose()
@@ -99,8 +99,8 @@ class MysqlDialect(Server):
         if of_connection != CHARSET:
             raise wrong_url(self.url, f"the connection's charset is {of_connection}; leave out `charset=`")
 
-    def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
-        how = "FOR UPDATE" if alone else "LOCK IN SHARE MODE"
+    def begin_write(self, connection: Connection, *, exclusive: bool = False) -> int:
+        how = "FOR UPDATE" if exclusive else "LOCK IN SHARE MODE"
         found: int = connection.exec_driver_sql(f"SELECT purges FROM barrier WHERE id = 1 {how}").scalar_one()
         return found
 
@@ -111,7 +111,7 @@ class MysqlDialect(Server):
 
     def touch(self, connection: Connection) -> None:
         for step in (1, -1):  # an update that changes nothing is left out, and no disk is asked
-            connection.execute(barrier.update().values(closed_upto=barrier.c.closed_upto + step))
+            connection.execute(barrier.update().values(high_water_mark=barrier.c.high_water_mark + step))
 
     def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
         cursor: Any = connection.connection.cursor()

@@ -10,11 +10,11 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import URL
 
 from runstore.database.dialects.base import (
-    ALONE_S,
     ANSWER_S,
     COLUMNS,
     CONNECT_S,
     CONNECTIONS,
+    EXCLUSIVE_S,
     IDLE_S,
     LOCK_S,
     MIGRATION_S,
@@ -34,7 +34,7 @@ from runstore.database.dialects.postgresql_arrays import (
     pack_bytes,
     pack_numbers,
 )
-from runstore.database.dialects.servers import ClosedPositions, Server, ServerErrors
+from runstore.database.dialects.servers import HighWaterMark, Server, ServerErrors
 from runstore.database.tables import barrier
 
 LEAST_VERSION = (14,)
@@ -50,7 +50,7 @@ NO_FAULTS = frozenset({"42501", "42P01"})  # rights that were taken away, a tabl
 
 # A statement that waited for a lock does not see what was committed meanwhile; the next one does.
 _SHARE = f"SELECT pg_advisory_xact_lock_shared({BARRIER})"
-_ALONE = f"SELECT pg_advisory_xact_lock({BARRIER})"
+_EXCLUSIVE = f"SELECT pg_advisory_xact_lock({BARRIER})"
 _PURGES = "SELECT purges FROM barrier"
 _INSERT = (
     f"INSERT INTO events ({COLUMNS}) SELECT run_id, seq, type, v, ends, at, %b::bytea, data "
@@ -95,7 +95,7 @@ class PostgresDialect(Server):
         )
         errors = ServerErrors(url, conflicts=_is_conflict, passes=_may_pass)
         self.is_conflict, self.unavailable = errors.is_conflict, errors.unavailable
-        self.closed_upto = ClosedPositions(self.engine, self._close, errors.is_conflict).upto
+        self.high_water_mark = HighWaterMark(self.engine, self._close, errors.is_conflict).upto
         self._set_up(ANSWER_S if hurried else None)
 
     def close(self) -> None:
@@ -111,8 +111,8 @@ class PostgresDialect(Server):
                 "createdb --template template0 --encoding UTF8 NAME",
             )
 
-    def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
-        waiting = [f"SET LOCAL lock_timeout = '{ALONE_S}s'", _ALONE] if alone else [_SHARE]
+    def begin_write(self, connection: Connection, *, exclusive: bool = False) -> int:
+        waiting = [f"SET LOCAL lock_timeout = '{EXCLUSIVE_S}s'", _EXCLUSIVE] if exclusive else [_SHARE]
         with _begun(connection) as driver, driver.cursor() as cursor:
             cursor.execute("; ".join(["BEGIN", *waiting, _PURGES]))
             while cursor.nextset():

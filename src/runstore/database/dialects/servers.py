@@ -15,16 +15,17 @@ from runstore.database.tables import barrier, events
 # After a writer was in the way: whoever waits for one holds up the others.
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 5.0
 
-_CLOSED_UPTO = select(barrier.c.closed_upto)
+_STORED = select(barrier.c.high_water_mark)
 _LAST = select(func.max(events.c.position))
 
 
-class ClosedPositions:
-    """How far the positions are final.
+class HighWaterMark:
+    """The position below which no event can still appear.
 
-    A position is handed out before the commit, so an event may appear below one that can be read already.
-    With the barrier taken exclusively nothing is in flight: then the highest position is final. It is taken
-    by who reads in order of position, for an instant and only if there is news; what was found is stored.
+    The server assigns a position before the commit, so an event may appear below one that is readable
+    already. While the barrier is held exclusively, no append is in flight and the highest position is final.
+    A reader in order of position takes the barrier for an instant, only when there are new events, and stores
+    the mark.
     """
 
     def __init__(
@@ -37,12 +38,12 @@ class ClosedPositions:
         self._pause = FIRST_PAUSE_S
 
     def upto(self, after: int) -> int:
-        """See `Dialect.closed_upto`. Looks again for who has read all that was final."""
-        closed = self._read(_CLOSED_UPTO)
-        if closed > after or time.monotonic() < self._not_before or self._read(_LAST) <= closed:
-            return closed
+        """See `Dialect.high_water_mark`. Advances the stored mark for a reader that has reached it."""
+        stored = self._read(_STORED)
+        if stored > after or time.monotonic() < self._not_before or self._read(_LAST) <= stored:
+            return stored
         self._advance()
-        return self._read(_CLOSED_UPTO)
+        return self._read(_STORED)
 
     def _read(self, query: Select[Any]) -> int:
         with self._engine.connect() as connection:

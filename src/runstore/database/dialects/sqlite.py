@@ -84,7 +84,7 @@ class SqliteDialect:
                 remedies.append(f"chmod {mode} {path}")
         return "; ".join(remedies) or None
 
-    def begin_write(self, connection: Connection, *, alone: bool = False) -> int:
+    def begin_write(self, connection: Connection, *, exclusive: bool = False) -> int:
         """See `Dialect.begin_write`. From here on nobody else writes, in any case.
 
         Raises:
@@ -150,7 +150,7 @@ class SqliteDialect:
     def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
         """Nobody else writes."""
 
-    def closed_upto(self, after: int) -> int | None:
+    def high_water_mark(self, after: int) -> int | None:
         return None
 
     @contextmanager

@@ -1,7 +1,8 @@
-"""What a start takes of its user's: a place among the active runs, and an idempotency key.
+"""Reservations of a start: a place among its user's active runs, and an idempotency key.
 
-Judged and written in the append's own transaction, while nobody else writes: of two starts that race, in one
-process or in two, the second sees what the first took. A check before the append would let both through.
+They are checked and written in the append's own transaction, under the user's lock: of two starts that race,
+in one process or in two, the second sees the first one's reservation. A check before the append would admit
+both.
 """
 
 from collections.abc import Callable
@@ -18,15 +19,15 @@ KEPT_MS = 24 * 3_600_000  # how long an idempotency key is remembered
 
 
 class UsedKey(Struct, frozen=True):
-    """What an idempotency key was used for, and when: UTC, milliseconds since 1970."""
+    """The run that an idempotency key started. `at`: UTC, milliseconds since 1970."""
 
     run_id: str
     body_hash: bytes
     at: int
 
 
-class Claims:
-    """Judges the claims of one batch; what is taken counts for those that come after."""
+class Reservations:
+    """Checks the reservations of one batch against the stored ones, and against each other."""
 
     def __init__(
         self, count_active: Callable[[str], int], find_key: Callable[[str, str], UsedKey | None]
@@ -34,38 +35,40 @@ class Claims:
         self._count_active = count_active
         self._find_key = find_key
         self._active: dict[str, int] = {}
-        self.keys: dict[tuple[str, str], UsedKey] = {}  # taken by this batch
+        self.keys: dict[tuple[str, str], UsedKey] = {}  # reserved by this batch
 
     def check(self, append: Append) -> None:
-        """Whether an append may have what it claims.
+        """Check the append's reservation.
 
         Raises:
             AlreadyStarted, IdempotencyConflict: the key was used before.
             LimitExceeded: the user has as many active runs as allowed.
         """
-        claim = append.claim
-        if claim is None:
+        reservation = append.reservation
+        if reservation is None:
             return
-        if claim.key is not None:
-            place = (claim.user_id, claim.key)
+        if reservation.key is not None:
+            place = (reservation.user_id, reservation.key)
             used = self.keys.get(place) or self._find_key(*place)
             if used is not None and used.at > append.events[0].at - KEPT_MS:
-                if used.body_hash != claim.body_hash:
-                    raise IdempotencyConflict(f"the idempotency key {claim.key!r} was used with another body")
+                if used.body_hash != reservation.body_hash:
+                    raise IdempotencyConflict(
+                        f"the idempotency key {reservation.key!r} was used with another body"
+                    )
                 raise AlreadyStarted(used.run_id)
-        active = self._active_of(claim.user_id)
-        if claim.max_active is not None and active >= claim.max_active:
-            message = f"user {claim.user_id} has {active:,} active runs, as many as allowed"
+        active = self._active_of(reservation.user_id)
+        if reservation.max_active is not None and active >= reservation.max_active:
+            message = f"user {reservation.user_id} has {active:,} active runs, as many as allowed"
             raise LimitExceeded("runs_per_user", message)
 
     def take(self, append: Append) -> None:
-        """Take what an append claims, if it claims anything; it has been checked."""
-        if (claim := append.claim) is None:
+        """Make the append's reservation, which `check` has let pass."""
+        if (reservation := append.reservation) is None:
             return
-        self._active[claim.user_id] = self._active_of(claim.user_id) + 1
-        if claim.key is not None:
-            place = (claim.user_id, claim.key)
-            self.keys[place] = UsedKey(append.run_id, claim.body_hash, append.events[0].at)
+        self._active[reservation.user_id] = self._active_of(reservation.user_id) + 1
+        if reservation.key is not None:
+            place = (reservation.user_id, reservation.key)
+            self.keys[place] = UsedKey(append.run_id, reservation.body_hash, append.events[0].at)
 
     def _active_of(self, user_id: str) -> int:
         if user_id not in self._active:
@@ -73,20 +76,20 @@ class Claims:
         return self._active[user_id]
 
 
-def read_claims(connection: Connection) -> Claims:
-    """Claims that are judged by the control tables."""
-    return Claims(partial(_count_active, connection), partial(_find_key, connection))
+def read_reservations(connection: Connection) -> Reservations:
+    """Reservations that are checked against the control tables."""
+    return Reservations(partial(_count_active, connection), partial(_find_key, connection))
 
 
-def write_claims(connection: Connection, claims: Claims) -> None:
-    """Remember the keys that were taken, and forget those that are too old."""
-    if not claims.keys:
+def write_reservations(connection: Connection, reservations: Reservations) -> None:
+    """Store the keys that the batch has reserved, and delete expired ones."""
+    if not reservations.keys:
         return
-    newest = max(used.at for used in claims.keys.values())
+    newest = max(used.at for used in reservations.keys.values())
     connection.execute(delete(idempotency).where(idempotency.c.at <= newest - KEPT_MS))
     rows = [
         {"user_id": user_id, "key": key, "run_id": used.run_id, "body_hash": used.body_hash, "at": used.at}
-        for (user_id, key), used in sorted(claims.keys.items())
+        for (user_id, key), used in sorted(reservations.keys.items())
     ]
     connection.execute(insert(idempotency), rows)
 

@@ -52,7 +52,7 @@ _ranked = (
     .where(
         or_(
             _runs.worker_id.is_(None),
-            _runs.worker_id.not_in(bindparam("besides", expanding=True)),
+            _runs.worker_id.not_in(bindparam("exclude_workers", expanding=True)),
             _runs.cancel_at.is_not(None),
         )
     )
@@ -114,9 +114,11 @@ def write_control(connection: Connection, changes: Mapping[str, Sequence[Encoded
             connection.execute(statement, parameters)
 
 
-def read_open_runs(connection: Connection, limit: int, besides: Collection[str] = ()) -> list[OpenRun]:
+def read_open_runs(
+    connection: Connection, limit: int, exclude_workers: Collection[str] = ()
+) -> list[OpenRun]:
     """See `EventLog.open_runs`."""
-    parameters = {"limit": limit, "besides": sorted(besides)}
+    parameters = {"limit": limit, "exclude_workers": sorted(exclude_workers)}
     return [OpenRun(*row) for row in connection.execute(_OPEN_RUNS, parameters)]
 
 

@@ -1,4 +1,4 @@
-"""The rules that need more than one run: what a start claims of its user's, and turns in a session."""
+"""The rules that need more than one run: reservations of a start, and turns in a session."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from runstore.core.events import Queued, Started
 from runstore.core.ports import Head
 from runstore.database.tables import open_runs
 from runstore.eventlog.admission import Append
-from runstore.eventlog.rules.claims import Claims, read_claims, write_claims
+from runstore.eventlog.rules.claims import Reservations, read_reservations, write_reservations
 from runstore.eventlog.rules.sessions import Sessions, read_sessions, read_wish, write_started
 
 
 class Rules:
     """Judges the appends of one batch, in order."""
 
-    def __init__(self, claims: Claims, sessions: Sessions) -> None:
-        self.claims = claims
+    def __init__(self, reservations: Reservations, sessions: Sessions) -> None:
+        self.reservations = reservations
         self.sessions = sessions
 
     def take(self, append: Append, events: Sequence[EncodedEvent], head: Head) -> list[Append]:
@@ -26,9 +26,9 @@ class Rules:
         Raises:
             AlreadyStarted, IdempotencyConflict, LimitExceeded, SessionBusy: nothing was taken.
         """
-        self.claims.check(append)
+        self.reservations.check(append)
         caused = self.sessions.take(append, events, head)
-        self.claims.take(append)
+        self.reservations.take(append)
         return caused
 
 
@@ -44,10 +44,10 @@ def users_of(connection: Connection, batch: Sequence[Append]) -> set[str]:
 
 
 def read_rules(connection: Connection) -> Rules:
-    return Rules(read_claims(connection), read_sessions(connection))
+    return Rules(read_reservations(connection), read_sessions(connection))
 
 
 def write_rules(connection: Connection, rules: Rules) -> None:
     """Store what was taken. Before the control tables of the runs: those let go what has ended."""
-    write_claims(connection, rules.claims)
+    write_reservations(connection, rules.reservations)
     write_started(connection, rules.sessions.started)

@@ -1,8 +1,8 @@
 """Turns in a session: of a user's runs with one session id, one at a time is started.
 
-Judged and written in the append's own transaction, as claims are. The turn is the longest waiting run's; one
-that is queued to interrupt asks all before it to stop, and still waits until they have ended. `parallel` runs
-stand outside: they wait for nobody, and nobody for them.
+Checked and written in the append's own transaction, as reservations are. The turn is the longest
+waiting run's; a run that is queued to interrupt asks all before it to stop, and still waits until they have
+ended. `parallel` runs take no turns.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a start claims of its user's: every kind of log judges it with the append, and writes both or none."""
+"""Reservations of a start: every kind of log checks them with the append, and writes both or none."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,24 +8,26 @@ import pytest
 from runstore.core.errors import AlreadyStarted, IdempotencyConflict, LimitExceeded, RunstoreError
 from runstore.core.events import Cancelled, Queued
 from runstore.core.ids import new_run_id
-from runstore.core.ports import Claim, EventLog
+from runstore.core.ports import EventLog, Reservation
 from runstore.eventlog.rules.claims import KEPT_MS
 from runstore.eventlog.sql import SqlEventLog
 
 
-async def start(log: EventLog, claim: Claim) -> str:
+async def start(log: EventLog, reservation: Reservation) -> str:
     run_id = new_run_id()
-    queued = Queued(agent="a", user_id=claim.user_id, input="hi")
-    await log.append(run_id, [queued], expected_seq=0, claim=claim)
+    queued = Queued(agent="a", user_id=reservation.user_id, input="hi")
+    await log.append(run_id, [queued], expected_seq=0, reservation=reservation)
     return run_id
 
 
-def with_key(key: str = "k", body: bytes = b"body", user: str = "alice") -> Claim:
-    return Claim(user, key=key, body_hash=body.ljust(32))
+def with_key(key: str = "k", body: bytes = b"body", user: str = "alice") -> Reservation:
+    return Reservation(user, key=key, body_hash=body.ljust(32))
 
 
-async def outcomes(log: EventLog, claims: list[Claim]) -> list[str | BaseException]:
-    return await asyncio.gather(*(start(log, claim) for claim in claims), return_exceptions=True)
+async def outcomes(log: EventLog, reservations: list[Reservation]) -> list[str | BaseException]:
+    return await asyncio.gather(
+        *(start(log, reservation) for reservation in reservations), return_exceptions=True
+    )
 
 
 async def test_a_key_that_came_before_names_its_run_and_stores_nothing(log: EventLog) -> None:
@@ -74,34 +76,34 @@ async def test_a_key_is_forgotten_after_its_time(log: EventLog, monkeypatch: pyt
 
 
 async def test_a_start_that_is_refused_keeps_no_key(log: EventLog) -> None:
-    full = Claim("alice", max_active=0, key="k", body_hash=bytes(32))
+    full = Reservation("alice", max_active=0, key="k", body_hash=bytes(32))
     with pytest.raises(LimitExceeded):
         await start(log, full)
-    await start(log, Claim("alice", key="k", body_hash=bytes(32)))
+    await start(log, Reservation("alice", key="k", body_hash=bytes(32)))
 
 
 async def test_a_user_has_so_many_active_runs_and_no_more(log: EventLog) -> None:
-    runs = [await start(log, Claim("alice", max_active=2)) for _ in range(2)]
+    runs = [await start(log, Reservation("alice", max_active=2)) for _ in range(2)]
     with pytest.raises(LimitExceeded) as refusal:
-        await start(log, Claim("alice", max_active=2))
+        await start(log, Reservation("alice", max_active=2))
     assert refusal.value.limit == "runs_per_user"
-    await start(log, Claim("bob", max_active=2))
+    await start(log, Reservation("bob", max_active=2))
     await log.append(runs[0], [Cancelled(reason="user")])
-    await start(log, Claim("alice", max_active=2))
+    await start(log, Reservation("alice", max_active=2))
 
 
 async def test_starts_at_the_same_moment_do_not_go_over_the_limit(log: EventLog) -> None:
-    found = await outcomes(log, [Claim("alice", max_active=7)] * 60)
+    found = await outcomes(log, [Reservation("alice", max_active=7)] * 60)
     assert len([run_id for run_id in found if isinstance(run_id, str)]) == 7
     assert all(isinstance(o, LimitExceeded) for o in found if not isinstance(o, str))
     assert len(await log.open_runs()) == 7
 
 
 async def test_a_used_key_is_answered_also_at_the_limit(log: EventLog) -> None:
-    claim = Claim("alice", max_active=1, key="k", body_hash=bytes(32))
-    await start(log, claim)
+    reservation = Reservation("alice", max_active=1, key="k", body_hash=bytes(32))
+    await start(log, reservation)
     with pytest.raises(AlreadyStarted):
-        await start(log, claim)
+        await start(log, reservation)
 
 
 async def test_processes_that_race_for_a_key_or_a_place_are_one_behind_the_other(
@@ -109,12 +111,12 @@ async def test_processes_that_race_for_a_key_or_a_place_are_one_behind_the_other
 ) -> None:
     logs = [open_log() for _ in range(2)]
 
-    async def race(claim: Claim) -> list[str | BaseException]:
+    async def race(reservation: Reservation) -> list[str | BaseException]:
         return await asyncio.gather(
-            *(start(log, claim) for log in logs for _ in range(20)), return_exceptions=True
+            *(start(log, reservation) for log in logs for _ in range(20)), return_exceptions=True
         )
 
-    for claim, most in ((with_key(), 1), (Claim("bob", max_active=5), 5)):
-        found = await race(claim)
+    for reservation, most in ((with_key(), 1), (Reservation("bob", max_active=5), 5)):
+        found = await race(reservation)
         assert len([run_id for run_id in found if isinstance(run_id, str)]) == most
         assert all(isinstance(o, str | RunstoreError) for o in found)
