@@ -65,6 +65,10 @@ BODIES: list[tuple[str, Any]] = [
     ("/runs/{run}/stop", {"reason": NUL}),
     ("/runs/{run}/events", {"type": NUL}),
 ]
+PATHS = [
+    ("GET", "/runs/a%00b"), ("POST", "/runs/%00/stop"), ("GET", "/runs/a%00b/stream"),
+    ("POST", "/agents/a%00b/start"), ("GET", "/v1/models/a%00b"), ("GET", "/%00"),
+]  # fmt: skip
 QUERIES = [
     "/runs?session_id=a%00b", "/runs?agent=%00", "/runs?workspace_id=a%00b",
     "/runs?status=%00", "/runs?after=%00",
@@ -78,6 +82,9 @@ async def test_no_request_holds_nul(http: httpx.AsyncClient) -> None:
         answer = await http.post(path.format(run=run_id), json=body)
         assert answer.status_code == 400, (path, body, answer.text)
         assert "SELECT" not in answer.text
+    for method, path in PATHS:
+        answer = await http.request(method, path, json={"input": "hi"} if method == "POST" else None)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_path"), path
     for path in QUERIES:
         answer = await http.get(path.format(run=run_id))
         assert answer.status_code == 400, (path, answer.text)
@@ -87,12 +94,37 @@ async def test_no_request_holds_nul(http: httpx.AsyncClient) -> None:
     assert [run["run_id"] for run in (await http.get("/runs")).json()["data"]] == [run_id]
 
 
+async def test_a_body_that_holds_nul_or_half_a_pair_is_refused_with_the_place(
+    http: httpx.AsyncClient,
+) -> None:
+    for path, body, place in (
+        ("/agents/demo/start", b'{"input": [{"text": "%b"}]}', "$.input[0].text"),
+        ("/agents/demo/start", b'{"input": "hi", "metadata": {"a": [{"%b": 1}]}}', "$.metadata.a[0]"),
+        ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": "%b"}]}', "messages[0].content"),
+        (f"{EXECUTOR}/runs/list", b'{"session_id": "%b"}', "$.session_id"),
+    ):
+        for form, word in ((rb"a\u0000b", "NUL"), (rb"\ud83d", "surrogate"), (rb"\udc00", "surrogate")):
+            headers = {"Content-Type": "application/json"}
+            answer = await http.post(path, content=body % form, headers=headers)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (400, "invalid_body"), answer.text
+            assert place in error["message"]
+            assert word in error["message"]
+            assert place in (error.get("param"), error.get("field")), answer.text
+
+
 async def test_the_data_of_an_event_may_hold_nul(http: httpx.AsyncClient) -> None:
     run_id = (await http.post("/agents/demo/start", json={"input": "hi " * 50})).json()["run_id"]
     answer = await http.post(f"/runs/{run_id}/events", json={"type": "custom.x", "data": {NUL: NUL}})
     assert answer.status_code == 201
     page = (await http.get(f"/runs/{run_id}/events", params={"types": "custom.x"})).json()
     assert page["data"][0]["data"] == {NUL: NUL}
+    await http.post(f"/runs/{run_id}/stop")
+    await http.get(f"/runs/{run_id}", params={"wait": 60})
+    written = rb'"data":{"a\u0000b":"a\u0000b"}'
+    ndjson = {"Accept": "application/x-ndjson"}
+    for path, headers in (("stream", {}), ("events", {}), ("events", ndjson)):
+        assert written in (await http.get(f"/runs/{run_id}/{path}", headers=headers)).content
 
 
 @pytest.mark.parametrize("name", [*FORMS.values(), "", "x" * 256], ids=[*FORMS, "empty", "too long"])

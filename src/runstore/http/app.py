@@ -19,6 +19,7 @@ from runstore.http.native.runs import RunRoutes
 from runstore.http.native.workers import ListWorkers, WorkerRoutes, no_workers
 from runstore.http.openai.chat import ChatRoutes
 from runstore.http.openapi.document import OpenApiRoute
+from runstore.http.paths import PathCheck
 from runstore.http.security.access import Access
 from runstore.http.security.auth import Authentication, Authenticator
 from runstore.http.security.cors import cors
@@ -101,6 +102,7 @@ def build_http(
         middleware=[
             Middleware(HostCheck, hosts=hosts),
             *cors(cors_origins),
+            Middleware(PathCheck),
             Middleware(Authentication, authenticator=authenticator),
         ],
         exception_handlers=EXCEPTION_HANDLERS,

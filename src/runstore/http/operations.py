@@ -73,7 +73,12 @@ Operations = dict[tuple[str, str], Operation]  # of a method and a path
 
 # ---- errors ----
 
-OF_ALL: tuple[Problem, ...] = ((400, "unknown_host"), (431, "headers_too_large"), (500, "internal_error"))
+OF_ALL: tuple[Problem, ...] = (
+    (400, "unknown_host"),
+    (400, "invalid_path"),
+    (431, "headers_too_large"),
+    (500, "internal_error"),
+)
 OF_GUARDED: tuple[Problem, ...] = (Unauthorized, errors.Busy, errors.InvalidName, errors.LogUnavailable)
 OF_A_RUN: tuple[Problem, ...] = (errors.RunNotFound, errors.RunDeleted, errors.RunPurged, Forbidden)
 OF_STRICT: tuple[Problem, ...] = ((400, "unknown_parameter"), (400, "invalid_parameter"))

@@ -1,10 +1,10 @@
 """What comes in, checked: bodies, query parameters, cursors. Whatever is wrong is named, with status 4xx."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import lru_cache, partial
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -19,6 +19,7 @@ from runstore.core.names import holds_nul
 from runstore.core.ports import EventFilter
 from runstore.http.bodies import Bodies
 from runstore.http.errors import BadRequest
+from runstore.http.texts import holds_nul_character, place_of, place_of_half_a_pair
 
 BODY_LEVELS = 3  # around a value: {"events": [{"data": value}]}
 MAX_CURSOR_DIGITS = 18  # a seq is a 64-bit number
@@ -39,6 +40,7 @@ async def read_body(
     optional: bool = False,
     any_type: bool = False,
     any_text: bool = False,
+    mend: Callable[[Any], Any] | None = None,
 ) -> T:
     """The request's JSON body as `cls`. A large one is decoded beside the loop.
 
@@ -46,6 +48,7 @@ async def read_body(
         any_type: whatever type it is said to be, if the request has an `Authorization` header. A browser
             sends none to another origin without asking first, so this is no form of a stranger's page.
         any_text: also with the character NUL, which no database takes in a name.
+        mend: what to try instead of a JSON value that is no `cls`, once.
 
     Raises:
         BadRequest: 415 no JSON by its type, 408 it stalls, 400 anything else that is wrong with it.
@@ -55,10 +58,19 @@ async def read_body(
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     known = kind == "application/json" or (any_type and "authorization" in request.headers)
     bodies: Bodies = request.app.state.bodies
-    return await bodies.read(request, partial(_decode, cls, optional, any_text, None if known else kind))
+    return await bodies.read(
+        request, partial(_decode, cls, optional, any_text, mend, None if known else kind)
+    )
 
 
-def _decode(cls: type[T], optional: bool, any_text: bool, foreign: str | None, body: bytes) -> T:
+def _decode(
+    cls: type[T],
+    optional: bool,
+    any_text: bool,
+    mend: Callable[[Any], Any] | None,
+    foreign: str | None,
+    body: bytes,
+) -> T:
     """`foreign`: what type it is said to be, other than JSON."""
     if not body and optional:
         return cls()
@@ -69,7 +81,7 @@ def _decode(cls: type[T], optional: bool, any_text: bool, foreign: str | None, b
             status=415,
         )
     try:
-        content = msgspec.json.decode(body, type=cls)
+        content = _content(cls, mend, body)
     except RecursionError as error:
         raise EventTooDeep(TOO_DEEP.format("the body")) from error
     except msgspec.ValidationError as error:
@@ -77,12 +89,26 @@ def _decode(cls: type[T], optional: bool, any_text: bool, foreign: str | None, b
         message = f"the body is not as it should be: {error}"
         raise BadRequest(message, code="invalid_body", field=place[1] if place else "$") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if half := place_of_half_a_pair(body):
+            message = f"{half[:200]} holds half of a surrogate pair, as \\ud83d alone, which is no UTF-8"
+            raise BadRequest(message, code="invalid_body", field=half) from error
         raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from error
     if is_deeper(body, MAX_DEPTH + BODY_LEVELS):
         raise EventTooDeep(TOO_DEEP.format("the body"))
     if not any_text and holds_nul(body):
-        raise BadRequest("the body must not hold the character NUL (\\u0000)", code="invalid_body")
+        nul = place_of(msgspec.json.decode(body), holds_nul_character) or "$"
+        message = f"{nul[:200]} must not hold the character NUL (\\u0000)"
+        raise BadRequest(message, code="invalid_body", field=nul)
     return content
+
+
+def _content(cls: type[T], mend: Callable[[Any], Any] | None, body: bytes) -> T:
+    try:
+        return msgspec.json.decode(body, type=cls)
+    except msgspec.ValidationError:
+        if mend is None:
+            raise
+        return msgspec.convert(mend(msgspec.json.decode(body)), cls)
 
 
 def check_parameters(request: Request, allowed: Sequence[str], *, repeated: str = "") -> None:

@@ -377,3 +377,15 @@ def test_a_native_streams_run_goes_on_unless_it_was_asked_to_end(
 def test_a_start_that_follows_nothing_knows_no_disconnect(http: httpx.Client) -> None:
     found = http.post("/agents/quick/start", json={"input": "hi", "on_disconnect": "cancel"})
     assert (found.status_code, found.json()["error"]["code"]) == (400, "invalid_body")
+
+
+def test_parts_without_types_are_read_and_the_place_of_what_is_none_is_told(server: ServerProcess) -> None:
+    def ask(content: Any) -> Any:
+        body = {"messages": [{"role": "user", "content": content}], "model": "quick"}
+        return server.http.post("/v1/chat/completions", json=body)
+
+    assert ask([None, {"text": "one"}]).status_code == 200
+    assert ask({"type": "text", "text": "one"}).status_code == 200
+    answer = ask([{"text": "one"}, {"url": "x"}])
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages[0].content[1]")
+    assert "needs its `type`" in answer.json()["error"]["message"]

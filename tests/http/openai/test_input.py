@@ -7,14 +7,14 @@ import pytest
 
 from runstore.http.errors import BadRequest
 from runstore.http.openai.images import read_image
-from runstore.http.openai.input import chat_input
+from runstore.http.openai.input import chat_input, with_types
 from runstore.http.openai.objects import ChatBody
 
 PIXEL = "iVBORw0KGgo="
 
 
 def read(*messages: Any) -> Any:
-    return chat_input(msgspec.convert({"messages": list(messages)}, ChatBody))
+    return chat_input(msgspec.convert(with_types({"messages": list(messages)}), ChatBody))
 
 
 def test_a_single_text_of_a_user_is_text() -> None:
@@ -282,11 +282,33 @@ def test_reasoning_and_calls_among_the_parts_are_left_out_and_the_words_kept() -
 
 
 @pytest.mark.parametrize(
-    "part", [{"type": "input_audio", "input_audio": {}}, {"type": "file"}, {"text": "x"}, 7]
+    "part", [{"type": "input_audio", "input_audio": {}}, {"type": "file"}, {"type": None, "text": "x"}, 7]
 )
 def test_a_part_that_is_not_known_is_named(part: Any) -> None:
     with pytest.raises(msgspec.ValidationError, match=r"\$\.messages\[0\]\.content\[0\]"):
         read({"role": "user", "content": [part]})
+
+
+def test_a_part_alone_is_a_list_of_it() -> None:
+    assert read({"role": "user", "content": {"type": "text", "text": "hi"}}) == "hi"
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
+    with pytest.raises(BadRequest) as wrong:
+        read({"role": "user", "content": image})
+    assert wrong.value.field == "$.messages[0].content.image_url.url"
+
+
+def test_a_part_that_is_null_says_nothing() -> None:
+    assert read({"role": "user", "content": [None, {"type": "text", "text": "hi"}, None]}) == "hi"
+    assert read({"role": "assistant", "content": [None]}, HI) == "hi"
+
+
+def test_a_part_without_a_type_is_text_if_it_has_one() -> None:
+    assert read({"role": "user", "content": [{"text": "hi"}]}) == "hi"
+    assert read({"role": "user", "content": {"text": "hi"}}) == "hi"
+    for content, place in ((["hi", {"url": "x"}], "[1]"), ([{"text": None}], "[0]"), ({"content": "x"}, "")):
+        with pytest.raises(BadRequest, match="needs its `type`") as wrong:
+            read({"role": "user", "content": content})
+        assert wrong.value.field == f"$.messages[0].content{place}"
 
 
 @pytest.mark.parametrize("role", ["assistant", "system"])
@@ -318,6 +340,9 @@ def test_a_tools_result_can_hold_an_image() -> None:
         (f"data:image/png; base64 ,{PIXEL[:4]}\r\n {PIXEL[4:]}", "png"),
         (f"data:image/png;base64,{PIXEL.rstrip('=')}", "png"),
         ("data:image/png;base64,iVBORw0KGgo%3D", "png"),
+        (f'data:image/png;name="a,b";base64,{PIXEL}', "png"),
+        (f'data:image/gif; name="a;base64,\\",b.gif" ;base64,{PIXEL}', "gif"),
+        (f'data:image/png;name=5"cat;base64,{PIXEL}', "png"),
     ],
 )  # fmt: skip
 def test_a_data_url_is_read_however_it_is_written(url: str, format: str) -> None:
@@ -335,6 +360,7 @@ def test_url_safe_base64_becomes_the_standard_one() -> None:
         ("data:image/png,abc", "must be a data: URL"), ("data:image/png;base64", "must be a data: URL"),
         ("data:image/svg+xml;base64,abcd", "not 'image/svg"), (f"data:;base64,{PIXEL}", "not ''"),
         ("data:text/plain;base64,abcd", "not 'text/plain'"), ("data:image/png;base64,", "no image"),
+        (f'data:image/png;name="a;base64",{PIXEL}', "must be a data: URL"),
         ("data:image/png;base64,a", "no base64"), ("data:image/png;base64,ab§d", "no base64"),
     ],
 )  # fmt: skip

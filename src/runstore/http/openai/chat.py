@@ -17,7 +17,7 @@ from runstore.http.bodies import Bodies
 from runstore.http.errors import NO_RETRY, BadRequest, openai_error
 from runstore.http.json import json_response
 from runstore.http.openai.answer import ANSWER_EVENTS, Answer
-from runstore.http.openai.input import chat_input
+from runstore.http.openai.input import chat_input, with_types
 from runstore.http.openai.objects import (
     ChatBody,
     Completion,
@@ -75,7 +75,7 @@ class ChatRoutes:
         login = login_of(request)
         with ExitStack() as places:
             places.enter_context(self._subscribers.of_user(login.user.user_id))  # before there is a run
-            body = await read_body(request, ChatBody, any_type=True)
+            body = await read_body(request, ChatBody, any_type=True, mend=with_types)
             run = await self._start(request, body)
             places.enter_context(self._subscribers.of_run(run.run_id))
             lines = StreamLines(run.run_id, run.session_id)

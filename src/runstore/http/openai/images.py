@@ -1,5 +1,6 @@
 """Images in data URLs (RFC 2397), as clients really write them. Pure."""
 
+import re
 from base64 import b64decode
 from urllib.parse import unquote
 
@@ -7,6 +8,9 @@ FORMATS = {
     "png": "png", "x-png": "png", "jpeg": "jpeg", "jpg": "jpeg", "pjpeg": "jpeg", "gif": "gif",
     "webp": "webp",
 }  # fmt: skip
+_QUOTED = r'"(?:[^"\\]|\\.)*+"'  # a parameter's value, in which `,` and `;` are letters (RFC 2045, 5.1)
+_HEADER = re.compile(rf'(?:[^,"]|{_QUOTED})*+,', re.DOTALL)
+_PARAMETER = re.compile(rf'(?:\A|;)((?:[^;"]|{_QUOTED})*+)', re.DOTALL)
 URL_SAFE = str.maketrans("-_", "+/")  # RFC 4648, section 5
 
 
@@ -19,9 +23,14 @@ def read_image(url: str) -> tuple[str, str]:
     Raises:
         ValueError: it is none; the message says why.
     """
-    header, comma, data = url.strip().partition(",")
+    url = url.strip()
+    if quoted := _HEADER.match(url):
+        header, comma, data = url[: quoted.end() - 1], ",", url[quoted.end() :]
+    else:
+        header, comma, data = url.partition(",")
     scheme, _, rest = header.partition(":")
-    media_type, *parameters = [part.strip().lower() for part in rest.split(";")]
+    parts = _PARAMETER.findall(rest) if quoted else rest.split(";")
+    media_type, *parameters = [part.strip().lower() for part in parts]
     kind, _, subtype = media_type.partition("/")
     if scheme.lower() != "data" or not comma or "base64" not in parameters:
         raise ValueError("an image must be a data: URL in base64, as data:image/png;base64,iVBORw0KGgo=")

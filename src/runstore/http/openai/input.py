@@ -53,6 +53,32 @@ def chat_input(body: ChatBody) -> str | list[Message]:
     return conversation.input()
 
 
+def with_types(body: Any) -> Any:
+    """A body whose parts without a `type`, but with a text, are of the type `text`, as their clients mean it.
+
+    Raises:
+        BadRequest: a part has neither.
+    """
+    messages = body.get("messages") if isinstance(body, dict) else None
+    for number, message in enumerate(messages if isinstance(messages, list) else ()):
+        content = message.get("content") if isinstance(message, dict) else None
+        place = f"messages[{number}].content"
+        if isinstance(content, dict):
+            _set_type(content, place)
+        for part_number, part in enumerate(content if isinstance(content, list) else ()):
+            if isinstance(part, dict):
+                _set_type(part, f"{place}[{part_number}]")
+    return body
+
+
+def _set_type(part: dict[str, Any], place: str) -> None:
+    if "type" in part:
+        return
+    if not isinstance(part.get("text"), str):
+        raise _wrong(place, """a part needs its `type`, as {"type": "text", "text": "…"}""")
+    part["type"] = "text"
+
+
 class _Call(NamedTuple):
     """A tool call that waits for its result. `given_id`: the client's; `use_id`: unique in the history."""
 
@@ -159,17 +185,20 @@ class Conversation:
 
 def _content(message: ChatMessage, place: str) -> list[Block]:
     """What a message says; blank text, which no model takes, is left out."""
-    parts = [message.content] if isinstance(message.content, str) else message.content or []
+    content = message.content or []
+    alone = not isinstance(content, list)
+    parts = content if isinstance(content, list) else [content]
     blocks: list[Block] = []
     for number, part in enumerate(parts):
         if isinstance(part, ImagePart | InputImagePart):
+            at = place if alone else f"{place}[{number}]"
             if message.role not in ("user", "tool"):
-                raise _wrong(f"{place}[{number}]", "only a user's or a tool's message can hold an image")
-            blocks.append(_image(part, f"{place}[{number}].image_url"))
+                raise _wrong(at, "only a user's or a tool's message can hold an image")
+            blocks.append(_image(part, f"{at}.image_url"))
         elif not isinstance(part, UNHEARD_PARTS):
             text = (
                 part
-                if isinstance(part, str)
+                if part is None or isinstance(part, str)
                 else part.refusal
                 if isinstance(part, RefusalPart)
                 else part.text

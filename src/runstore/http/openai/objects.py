@@ -132,6 +132,13 @@ Part = (
     | InputDeltaPart
 )
 
+UNTYPED_PART = {  # which a client takes for a TextPart, and is read as one
+    "type": "object",
+    "required": ["text"],
+    "properties": {"text": {"type": "string"}},
+    "not": {"required": ["type"]},
+}
+
 
 class FunctionCall(Struct, frozen=True):
     """`name` is missing where a stream was cut off before it."""
@@ -164,7 +171,7 @@ class ChatMessage(Struct, frozen=True):
     """One message of the client's history."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[str | Part] | None = None
+    content: str | list[str | Part | None] | Part | None = None
     refusal: str | None = None
     tool_calls: list[ToolCall | None] | None = None
     function_call: FunctionCall | None = None

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
+from runstore.http.openai.objects import UNTYPED_PART
 from runstore.http.operations import Schema
 
 
@@ -24,6 +25,11 @@ class Schemas:
             ),
             {"properties": {"type": {"pattern": f"^{CUSTOM_TYPE.pattern}$"}}},
         ]
+
+        for content in self.components["ChatMessage"]["properties"]["content"]["anyOf"]:
+            if content.get("type") == "array":
+                content["items"]["anyOf"].append(UNTYPED_PART)
+        self.components["ChatMessage"]["properties"]["content"]["anyOf"].append(UNTYPED_PART)
 
     def of(self, content: Any) -> Schema:
         """The schema of a type, or the schema that it is already."""
