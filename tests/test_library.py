@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,52 @@ async def test_the_agents_may_be_those_of_a_configuration(url: str, tmp_path: Pa
         run_id = await store.start("quick", "one two")
         assert (await store.state(run_id, wait_s=DEADLINE_S)).result["text"] == "one two"
     assert not (tmp_path / "other.db").exists()
+
+
+async def test_several_runs_are_followed_as_one_stream_until_all_have_ended(working: LocalStore) -> None:
+    first, second = [await working.start("echo", text) for text in ("a b", "c")]
+    seen: dict[str, list[int]] = {first: [], second: []}
+    async for event in working.follow(first, second.upper()):
+        seen[event.run_id].append(event.seq)
+    for run_id, seqs in seen.items():
+        assert seqs == [event.seq async for event in working.read(run_id)]
+    text = [event async for event in working.follow(first, second, types=["llm.token"])]
+    assert {event.type for event in text} == {"llm.token", "lifecycle.completed"}
+
+
+async def test_a_purged_run_does_not_refuse_the_others(store: LocalStore, url: str) -> None:
+    runs = []
+    for _ in range(2):
+        async with store.begin("mine") as run:
+            runs.append(run.run_id)
+    purge_run(url, runs[0])
+    followed = [(event.run_id, event.type) async for event in store.follow(*runs)]
+    assert followed[0] == (runs[0], "stream.gone")
+    assert {run_id for run_id, _ in followed[1:]} == {runs[1]}
+
+
+async def test_a_users_runs_are_followed_with_those_that_start_meanwhile(working: LocalStore) -> None:
+    known = await working.start("endless", "x", user_id="ann")
+    await working.start("echo", "not hers")
+    ended: list[str] = []
+    async with aclosing(working.follow(user_id="ann")) as events, asyncio.timeout(DEADLINE_S):
+        started = None
+        async for event in events:
+            if started is None:
+                started = await working.start("echo", "y", user_id="ann")
+                await working.stop(known)
+            assert event.run_id in (known, started)
+            if event.ends:
+                ended.append(event.run_id)
+            if len(ended) == 2:
+                break
+    assert set(ended) == {known, started}
+
+
+async def test_what_cannot_be_followed_is_refused(store: LocalStore) -> None:
+    for run_ids, refusal in (([new_run_id()], RunNotFound), ([new_run_id()] * 101, ValueError)):
+        with pytest.raises(refusal):
+            await anext(store.follow(*run_ids))
 
 
 async def test_a_run_is_stopped(working: LocalStore) -> None:

@@ -1,7 +1,8 @@
 """The log as a library: `async with runstore.open(url) as store:`, without HTTP."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,23 @@ from msgspec.structs import replace
 from runstore.app import OpenLog, open_log, open_runtime
 from runstore.core.codec import RecordedEvent, timestamp
 from runstore.core.depth import decoded
-from runstore.core.errors import AgentNotFound, ConfigError, InvalidCursor, RunPurged
+from runstore.core.errors import (
+    AgentNotFound,
+    ConfigError,
+    InvalidCursor,
+    RunDeleted,
+    RunPurged,
+    RunstoreError,
+)
 from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.ids import parse_run_id
 from runstore.core.limits import MAX_FILTER_TYPES
+from runstore.core.places import MAX_PLACES, NamedPlaces, OwnPlaces
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.run import Run
 from runstore.core.sse import FrameParser
+from runstore.feed.joined_tail import GONE, NewRuns
 from runstore.logs import log_as_library
 from runstore.projections.runs import RunQuery
 from runstore.runtime.catalog.agents import AgentSpec
@@ -163,6 +173,49 @@ class LocalStore:
                 yield decoded(_decode, frame.data)
         if following.purged:
             raise RunPurged(run_id)
+
+    async def follow(
+        self, *run_ids: str, types: Sequence[str] | None = None, user_id: str = LOCAL_USER
+    ) -> AsyncGenerator[EventRecord, None]:
+        """The events of several runs, each run's in order, live until all have ended or the store is closed.
+
+        Without names: of all of a user's runs, from the beginnings of those that have not ended, with those
+        that start meanwhile; it has no end. Of a run whose events are no more, `stream.gone` says so.
+
+        Args:
+            run_ids: up to 100 runs.
+            user_id: whose runs they are, without names.
+
+        Raises:
+            RunNotFound, InvalidName
+            ValueError: too many runs or types.
+        """
+        if len(run_ids) > MAX_PLACES:
+            raise ValueError(f"up to {MAX_PLACES} runs may be followed at once, not {len(run_ids):,}")
+        named = NamedPlaces({parse_run_id(run_id): 0 for run_id in run_ids}) if run_ids else None
+        only = _filter(types)
+        with ExitStack() as stack:
+            new_runs = None
+            places: NamedPlaces | OwnPlaces
+            if named is not None:
+                places = named
+            else:
+                started = stack.enter_context(self._store.starts.watch(user_id))
+                places = own = await self._store.own_places(user_id)
+                new_runs = NewRuns(started, partial(self._store.find_starts, user_id, own))
+            lost: dict[str, RunstoreError] = {}
+            for run_id in places.open():
+                try:
+                    await self._store.head(run_id)
+                except (RunDeleted, RunPurged) as error:
+                    lost[run_id] = error
+            parser = FrameParser()
+            joined = self._store.joined_tail(places, lost=lost, only=only, new_runs=new_runs)
+            async for frames in joined.frames():
+                for frame in parser.feed(frames):
+                    event = decoded(_decode, frame.data)
+                    if event.seq or event.type == GONE:
+                        yield event
 
     async def state(self, run_id: str, *, at: int | None = None, wait_s: float = 0) -> Run:
         """The run as it is, or as it was after the seq `at`; with `wait_s`, once it has ended.
