@@ -115,6 +115,17 @@ def test_a_run_is_started_followed_and_its_words_are_printed(runs: Run) -> None:
     assert runs("tail", done.stderr.strip()).stdout == "one two three\n"
 
 
+def test_several_runs_are_followed_as_one_stream_of_json(runs: Run) -> None:
+    good, bad = [runs("start", agent, "hi").stdout.strip() for agent in ("quick", "broken")]
+    done = runs("tail", good, bad, "--json")
+    assert done.returncode == 1  # one of them failed
+    endings = {event["run_id"]: event["type"] for event in map(json.loads, done.stdout.splitlines())}
+    assert endings == {good: "lifecycle.completed", bad: "lifecycle.failed"}
+    for arguments in ((good, bad), (good, bad, "--json", "--after", "1")):
+        refused = runs("tail", *arguments)
+        assert (refused.returncode, refused.stdout) == (2, "")
+
+
 def test_a_start_prints_the_runs_id_alone(runs: Run, server: ServerProcess) -> None:
     run_id = runs("start", "quick", "hi", "--session-id", "s", "--metadata", '{"n": 1}').stdout.strip()
     record = server.ended(run_id)

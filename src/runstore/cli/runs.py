@@ -180,18 +180,29 @@ def stop(
 
 @app.command()
 def tail(
-    run_id: RunId, after: After = 0, as_json: Json = False, url: Url = None, api_key: ApiKey = None
+    run_ids: Annotated[list[str], typer.Argument(metavar="RUN_ID…", show_default=False)],
+    after: After = 0,
+    as_json: Json = False,
+    url: Url = None,
+    api_key: ApiKey = None,
 ) -> None:
     """Follow a run to its end and print what it says; the exit code is 1 if it failed.
 
+    Several runs are followed as one stream of JSON (--json), each from its beginning.
     A server that restarts is waited for. Ctrl-C stops following; the run goes on. When a new attempt says
     something again, a line marks it: what follows the last such line is the text.
 
     Example: runstore runs tail 01890a5d-ac96-774b-bcce-b302099a8057
     """
+    if len(run_ids) > 1 and (after or not as_json):
+        raise typer.BadParameter("several runs are followed with --json and without --after")
     with connected(url, api_key) as client:
-        client.get(run_id)  # what is wrong from the start is said at once
-    _follow(run_id, after, as_json, url, api_key)
+        for run_id in run_ids:
+            client.get(run_id)  # what is wrong from the start is said at once
+    if len(run_ids) > 1:
+        _follow_several(run_ids, url, api_key)
+    else:
+        _follow(run_ids[0], after, as_json, url, api_key)
 
 
 @app.command()
@@ -233,6 +244,22 @@ def _follow(run_id: str, after: int, as_json: bool, url: str | None, api_key: st
     if last and (ending := ending_of(last)):
         typer.echo(f"runstore: {ending}", err=True)
         raise typer.Exit(_EXIT_REFUSED if last.type == Failed.type else 0)
+
+
+def _follow_several(run_ids: list[str], url: str | None, api_key: str | None) -> None:
+    from runstore.cli.output import print_json
+
+    failed = False
+    try:
+        with connected(url, api_key, TAIL_RETRY_S) as client:
+            for event in client.follow(*run_ids):
+                print_json([event])
+                failed = failed or event.type == Failed.type
+    except KeyboardInterrupt:
+        typer.echo("the runs go on", err=True)
+        raise typer.Exit(_EXIT_INTERRUPTED) from None
+    if failed:
+        raise typer.Exit(_EXIT_REFUSED)
 
 
 def _print_run(run: "RunRecord", as_json: bool) -> None:
