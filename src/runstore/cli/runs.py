@@ -180,7 +180,7 @@ def stop(
 
 @app.command()
 def tail(
-    run_ids: Annotated[list[str], typer.Argument(metavar="RUN_ID…", show_default=False)],
+    run_id: Annotated[list[str], typer.Argument(metavar="RUN_ID…", show_default=False)],
     after: After = 0,
     as_json: Json = False,
     url: Url = None,
@@ -194,15 +194,15 @@ def tail(
 
     Example: runstore runs tail 01890a5d-ac96-774b-bcce-b302099a8057
     """
-    if len(run_ids) > 1 and (after or not as_json):
+    if len(run_id) > 1 and (after or not as_json):
         raise typer.BadParameter("several runs are followed with --json and without --after")
     with connected(url, api_key) as client:
-        for run_id in run_ids:
-            client.get(run_id)  # what is wrong from the start is said at once
-    if len(run_ids) > 1:
-        _follow_several(run_ids, url, api_key)
+        for each in run_id:
+            client.get(each)  # what is wrong from the start is said at once
+    if len(run_id) > 1:
+        _follow_several(run_id, url, api_key)
     else:
-        _follow(run_ids[0], after, as_json, url, api_key)
+        _follow(run_id[0], after, as_json, url, api_key)
 
 
 @app.command()
