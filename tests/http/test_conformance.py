@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis.specs.openapi.checks import negative_data_rejection
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
+from runstore.http.app import SURFACES
 from runstore.http.openapi.document import document
-from runstore.http.operations import ANY_TYPE, JSON
+from runstore.http.openapi.schemas import ANY_TYPE, JSON
 from tests.http.conftest import CONFIG, HEARTBEAT_S
 from tests.keys import client, make_key
 from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving
@@ -143,7 +144,7 @@ class Api:
 
 
 def schema(*, needs_login: bool) -> OpenApiSchema:
-    said = msgspec.json.decode(msgspec.json.encode(document(needs_login=needs_login)))
+    said = msgspec.json.decode(msgspec.json.encode(document(SURFACES, needs_login=needs_login)))
     examples = {"agent": "quick", "model": "quick", "run_id": CLOSED}
     # JSON that is said to be something else is what no tool makes; the test says so itself.
     del said["paths"][CHAT]["post"]["requestBody"]["content"][ANY_TYPE]

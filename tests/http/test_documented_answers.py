@@ -11,13 +11,14 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
+from runstore.http.app import SURFACES
 from runstore.http.openapi.document import document
 from tests.chat import BEARER, URL, chunks
 from tests.http.conftest import CONFIG
 from tests.server import SILENT_AGENT, ServerProcess, serving, until
 from tests.teams import EXECUTOR, Executor
 
-DOCUMENT = msgspec.json.decode(msgspec.json.encode(document(needs_login=False)))
+DOCUMENT = msgspec.json.decode(msgspec.json.encode(document(SURFACES, needs_login=False)))
 BROKEN_AGENT = """
 def broken():
     raise RuntimeError("no luck")

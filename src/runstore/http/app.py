@@ -13,12 +13,13 @@ from runstore.http.envelope import EXECUTOR, STREAM
 from runstore.http.errors import EXCEPTION_HANDLERS
 from runstore.http.executor.routes import HierarchyRoutes, TeamRunRoutes
 from runstore.http.native.agents import AgentRoutes
+from runstore.http.native.description import OpenApiRoutes
 from runstore.http.native.health import HealthRoutes
-from runstore.http.native.metrics import Exposition, MetricsRoute, no_metrics
+from runstore.http.native.metrics import Exposition, MetricsRoutes, no_metrics
 from runstore.http.native.runs import RunRoutes
 from runstore.http.native.workers import ListWorkers, WorkerRoutes, no_workers
 from runstore.http.openai.chat import ChatRoutes
-from runstore.http.openapi.document import OpenApiRoute
+from runstore.http.operations import Surface
 from runstore.http.paths import PathCheck
 from runstore.http.security.access import Access
 from runstore.http.security.auth import Authentication, Authenticator
@@ -32,6 +33,7 @@ from runstore.http.streaming.subscribers import Subscribers
 from runstore.store.hierarchies import HierarchyStore
 from runstore.store.runs import RunStore
 
+SURFACES = (Surface("", (WorkerRoutes, HealthRoutes, MetricsRoutes, OpenApiRoutes)),)
 DEFAULT_HOSTS = Hosts()
 
 
@@ -63,7 +65,13 @@ def build_http(
     chat = ChatRoutes(store, subscribers)
     teams = HierarchyRoutes(store, hierarchies)
     team_runs = TeamRunRoutes(store, hierarchies, access, following)
-    health, document = HealthRoutes(not_ready), OpenApiRoute(authenticator)
+    handlers = (
+        WorkerRoutes(workers),
+        HealthRoutes(not_ready),
+        MetricsRoutes(metrics),
+        OpenApiRoutes(SURFACES, authenticator),
+    )
+    bodies = Bodies(store)
     app = Starlette(
         routes=[
             Route("/agents", agents.list),
@@ -93,11 +101,7 @@ def build_http(
             Route(f"{EXECUTOR}/runs/cancel", team_runs.cancel, methods=["POST"]),
             Route(f"{EXECUTOR}/runs/get", team_runs.get, methods=["POST"]),
             Route(f"{EXECUTOR}/runs/list", team_runs.list, methods=["POST"]),
-            Route("/workers", WorkerRoutes(workers).list),
-            Route("/healthz", health.live),
-            Route("/readyz", health.ready),
-            Route("/metrics", MetricsRoute(metrics).get),
-            Route("/openapi.json", document.get),
+            *(route for surface in SURFACES for route in surface.routes(handlers, bodies)),
         ],
         middleware=[
             Middleware(HostCheck, hosts=hosts),
@@ -109,5 +113,5 @@ def build_http(
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.bodies = Bodies(store)
+    app.state.bodies = bodies
     return app

@@ -1,46 +1,52 @@
-"""What each route takes and answers: the part of the OpenAPI document that is not in the structs.
+"""A route, declared once: what it takes, what it answers, and the handler that answers it.
 
-Here is what an operation is made of, and what those of several surfaces share.
+A class of handlers is a list of operations, one for each method that is decorated with `operation`. A surface
+is a list of such classes under one prefix.
 """
 
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from inspect import cleandoc
+from typing import Any, Generic, TypeVar, cast
 
 from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from runstore.core import errors
-from runstore.core.codec import RETRY_MS
-from runstore.core.events import EVENT_CLASSES
-from runstore.core.records import EventRecord
-from runstore.http.errors import Forbidden, Unauthorized
-from runstore.http.openai.objects import Chunk
-from runstore.http.requests import IDEMPOTENCY_KEY, MAX_CURSOR_DIGITS
-from runstore.http.streaming.sse import HEADERS as STREAM_HEADERS
-from runstore.http.streaming.sse import MEDIA_TYPE as SSE
+from runstore.http.bodies import Bodies
+from runstore.http.requests import Body, check_parameters
+from runstore.http.security.users import Login, User, login_of
+
+TICKET = "ticket"  # the query parameter of a route that takes one
 
 Schema = dict[str, Any]
 # An error, or the status and code of one. No code: that of the run, which its agent may have chosen.
 Problem = type[errors.RunstoreError] | tuple[int, str | None]
-
-JSON = "application/json"
-ANY_TYPE = "*/*"
-TEXT: Schema = {"type": "string"}
-UUID: Schema = {"type": "string", "format": "uuid"}
+B = TypeVar("B")
 
 
 class Parameter(Struct, frozen=True):
-    """`place`: `query`, `header` or `path`."""
+    """A parameter of a request.
+
+    Args:
+        place: `query`, `header` or `path`.
+        repeated: it may be given more than once.
+    """
 
     name: str
     schema: Schema
     description: str = ""
     place: str = "query"
+    repeated: bool = False
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """What comes when all is well.
+    """A successful answer.
 
-    `content`: of each media type a struct or a schema. `run_id`: where in the answer the id of a run is that
-    one can go on with.
+    Args:
+        content: a struct or a schema for each media type.
+        run_id: the place in the answer of the id of a run, which other operations take.
     """
 
     description: str
@@ -49,152 +55,136 @@ class Answer(Struct, frozen=True, kw_only=True):
     run_id: str = ""
 
 
-class Operation(Struct, frozen=True, kw_only=True):
+class Operation(Struct, Generic[B], frozen=True, kw_only=True):
     """One method of one route.
 
-    `any_type`: see `read_body`. `problems`: what it may answer besides the errors that all routes of its kind
-    share. `strict`: it refuses query parameters that it does not know. `by_ticket`: a ticket is as good as a
-    key.
+    Args:
+        path: below the prefix of its surface.
+        handler: called with the object that it is a method of, and the call.
+        body: None if the operation reads none.
+        problems: the errors that it may answer with, besides those that all operations of its kind share.
+        strict: it refuses query parameters that it does not know.
+        by_ticket: a ticket is as good as a key.
+        open: it needs no login, since it answers nothing about any run.
     """
 
     id: str
     summary: str
+    method: str = ""
+    path: str = ""
+    handler: Callable[[Any, "Call[B]"], Awaitable[Response]] = cast(Any, None)
     answers: dict[int, Answer]
     parameters: tuple[Parameter, ...] = ()
-    body: Any = None
-    body_optional: bool = False
-    any_type: bool = False
+    body: Body[B] | None = None
     problems: tuple[Problem, ...] = ()
     strict: bool = True
     by_ticket: bool = False
+    open: bool = False
+
+    @property
+    def query(self) -> list[str]:
+        """The names of its query parameters."""
+        named = [each.name for each in self.parameters if each.place == "query"]
+        return [*named, TICKET] if self.by_ticket else named
 
 
-Operations = dict[tuple[str, str], Operation]  # of a method and a path
-
-# ---- errors ----
-
-OF_ALL: tuple[Problem, ...] = (
-    (400, "unknown_host"),
-    (400, "invalid_path"),
-    (431, "headers_too_large"),
-    (500, "internal_error"),
-)
-OF_GUARDED: tuple[Problem, ...] = (Unauthorized, errors.Busy, errors.InvalidName, errors.LogUnavailable)
-OF_A_RUN: tuple[Problem, ...] = (errors.RunNotFound, errors.RunDeleted, errors.RunPurged, Forbidden)
-OF_STRICT: tuple[Problem, ...] = ((400, "unknown_parameter"), (400, "invalid_parameter"))
-OF_A_BODY: tuple[Problem, ...] = (
-    (400, "invalid_json"),
-    (400, "invalid_body"),
-    errors.EventTooDeep,
-    (408, "body_timeout"),
-    (413, "body_too_large"),
-    (415, "unsupported_media_type"),
-)
-OF_A_START: tuple[Problem, ...] = (
-    (400, "invalid_idempotency_key"),
-    errors.IdempotencyConflict,
-    errors.SessionBusy,
-    errors.RunDeleted,  # which this key started
-    errors.RunPurged,
-    errors.EventTooLarge,
-    (413, errors.LimitExceeded.code),
-    (429, errors.LimitExceeded.code),
-)
-TOO_MANY_STREAMS: Problem = (429, errors.LimitExceeded.code)
-
-# ---- parameters ----
+Operations = dict[tuple[str, str], Operation[Any]]  # of a method and a path
 
 
-def whole(low: int, high: int, default: int | None = None) -> Schema:
-    bounds: Schema = {"type": "integer", "minimum": low, "maximum": high}
-    return bounds if default is None else {**bounds, "default": default}
+class Call(Generic[B]):
+    """A request to an operation."""
+
+    def __init__(self, request: Request, body: Body[B] | None, bodies: Bodies) -> None:
+        self.request = request
+        self._body = body
+        self._bodies = bodies
+
+    @property
+    def login(self) -> Login:
+        return login_of(self.request)
+
+    @property
+    def user(self) -> User:
+        return self.login.user
+
+    async def body(self) -> B:
+        """The request's body; see `Body.read`. A handler reads it once it knows that it will use it."""
+        if self._body is None:
+            raise TypeError("the operation declares no body")
+        return await self._body.read(self.request, self._bodies)
 
 
-CURSOR = whole(0, 10**MAX_CURSOR_DIGITS - 1, 0)
-
-RUN_ID = Parameter("run_id", UUID, "the run", "path")
-LAST_EVENT_ID = Parameter(
-    "Last-Event-ID",
-    {"anyOf": [CURSOR, {"const": ""}]},
-    "a cursor, as `after`, and goes before it. Empty is as good as not given",
-    "header",
-)
-LAST_EVENT_ID_PARAMETER = Parameter(
-    "lastEventId",
-    {"anyOf": [CURSOR, {"const": ""}]},
-    "as the header, which goes before it, for those who cannot send it. Case, `-` and `_` do not matter",
-)
-START_HEADERS = (
-    Parameter(
-        "Idempotency-Key",
-        {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
-        "for 24 h the same key and body is the same run",
-        "header",
-    ),
-    Parameter("traceparent", TEXT, "W3C Trace Context; a wrong one is ignored", "header"),
-)
-
-# ---- answers ----
-
-RUN_HEADER = {"X-Run-Id": UUID}
-FROM_HEADER = "$response.header.X-Run-Id"  # where a run's id is
+Handler = Callable[[Any, Call[B]], Awaitable[Response]]
 
 
-def within(schema: Schema) -> Schema:
-    """A text that is JSON."""
-    return {"contentMediaType": JSON, "contentSchema": schema}
+def operation(
+    method: str,
+    path: str,
+    *,
+    answers: dict[int, Answer],
+    parameters: tuple[Parameter, ...] = (),
+    body: Body[B] | None = None,
+    problems: tuple[Problem, ...] = (),
+    strict: bool = True,
+    by_ticket: bool = False,
+    open: bool = False,
+) -> Callable[[Handler[B]], Operation[B]]:
+    """Declare a handler as an operation. Its name is the operation's id, its docstring the summary."""
+
+    def declare(handler: Handler[B]) -> Operation[B]:
+        return Operation(
+            method=method,
+            path=path,
+            id=handler.__name__,
+            summary=cleandoc(handler.__doc__ or "").rstrip("."),
+            handler=handler,
+            answers=answers,
+            parameters=parameters,
+            body=body,
+            problems=problems,
+            strict=strict,
+            by_ticket=by_ticket,
+            open=open,
+        )
+
+    return declare
 
 
-def component(content: type[Any]) -> Schema:
-    """The schema of one of STREAMED, or of the errors."""
-    return {"$ref": f"#/components/schemas/{content.__name__}"}
+def operations_of(cls: type) -> list[Operation[Any]]:
+    """The operations of a class of handlers, in the order in which they are declared."""
+    return [each for each in vars(cls).values() if isinstance(each, Operation)]
 
 
-STREAM: Schema = {  # as is the custom before OpenAPI 3.2: of one event, not of the whole body
-    "type": "object",
-    "description": "One server-sent event. Its data is that of an EventRecord. A line `:` is a heartbeat.",
-    "properties": {
-        "id": {"type": "string", "pattern": "^[1-9][0-9]*$", "description": "the seq, which is the cursor"},
-        "event": {"type": "string", "description": "the type"},
-        "data": {"type": "string", **within(component(EventRecord))},
-        "retry": {"const": RETRY_MS, "description": "of a run's first event"},
-    },
-    "required": ["id", "event", "data"],
-}
-SEVERAL: Schema = {
-    **STREAM,
-    "description": "One server-sent event, as of a single run. `stream.opened` and `stream.gone` have seq 0.",
-    "properties": {
-        **STREAM["properties"],
-        "id": {"type": "string", "description": "the reader's place in each run, which is the cursor"},
-        "data": {"type": "string", "contentMediaType": JSON},
-    },
-}
-STREAMED = (EventRecord, *EVENT_CLASSES.values(), Chunk)  # what streams hold
+class Surface(Struct, frozen=True, eq=False):
+    """A protocol: the operations below a prefix."""
+
+    prefix: str
+    handlers: tuple[type, ...]
+
+    @property
+    def operations(self) -> list[tuple[str, Operation[Any]]]:
+        """Each operation with its whole path."""
+        return [(self.prefix + each.path, each) for cls in self.handlers for each in operations_of(cls)]
+
+    def routes(self, handlers: Iterable[object], bodies: Bodies) -> list[Route]:
+        """The routes of those handlers that are of this surface, in the order of its classes."""
+        of_class = {type(each): each for each in handlers}
+        return [
+            Route(self.prefix + each.path, _endpoint(each, of_class[cls], bodies), methods=[each.method])
+            for cls in self.handlers
+            for each in operations_of(cls)
+        ]
 
 
-def header(schema: Schema, *, required: bool = True) -> Schema:
-    return {"required": required, "schema": schema}
+def _endpoint(
+    operation: Operation[Any], handlers: object, bodies: Bodies
+) -> Callable[[Request], Awaitable[Response]]:
+    query = operation.query
+    repeated = [each.name for each in operation.parameters if each.repeated]
 
+    async def answer(request: Request) -> Response:
+        if operation.strict:
+            check_parameters(request, query, repeated)
+        return await operation.handler(handlers, Call(request, operation.body, bodies))
 
-def json(
-    description: str, content: Any, headers: dict[str, Schema] | None = None, run_id: str = ""
-) -> Answer:
-    return Answer(description=description, content={JSON: content}, headers=headers or {}, run_id=run_id)
-
-
-def stream(
-    description: str, headers: dict[str, Schema] | None = None, run_id: str = "", schema: Schema = STREAM
-) -> Answer:
-    constant = {name: {"const": value} for name, value in STREAM_HEADERS.items()}
-    return Answer(
-        description=description,
-        content={SSE: schema},
-        headers={**constant, **(headers or {})},
-        run_id=run_id,
-    )
-
-
-NOTHING_LEFT = Answer(description="the run is closed, and the cursor is at its end: there is nothing more")
-ETAG = {"ETag": TEXT}
-NOT_MODIFIED = Answer(description="what `If-None-Match` names", headers=ETAG)
+    return answer

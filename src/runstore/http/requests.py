@@ -4,10 +4,11 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from msgspec import Meta, Struct
 from starlette.requests import Request
 
 from runstore.core.codec import TOO_DEEP
@@ -33,6 +34,44 @@ IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 T = TypeVar("T")
 
 
+class Body(Struct, Generic[T], frozen=True):
+    """How the JSON body of an operation is read.
+
+    Args:
+        cls: the struct that it becomes.
+        schema: what its JSON Schema says besides.
+        optional: without a body, the struct has its defaults.
+        any_type: its media type does not matter if the request has an `Authorization` header. A browser
+            sends none to another origin without asking first, so this is no form of a stranger's page.
+        any_text: it may hold the character NUL, which no database takes in a name.
+        mend: makes another JSON value of one that does not fit `cls`; that is tried once.
+    """
+
+    cls: type[T]
+    schema: Meta | None = None
+    optional: bool = False
+    any_type: bool = False
+    any_text: bool = False
+    mend: Callable[[Any], Any] | None = None
+
+    @property
+    def described(self) -> Any:
+        """The type that JSON Schemas are made of."""
+        return self.cls if self.schema is None else Annotated[self.cls, self.schema]
+
+    async def read(self, request: Request, bodies: Bodies) -> T:
+        """The body of a request. A large one is decoded beside the loop.
+
+        Raises:
+            BadRequest: 415 its type is not JSON, 408 it stalls, 400 anything else that is wrong with it.
+            LimitExceeded: it is too large.
+            EventTooDeep: it is nested too deep.
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        known = kind == "application/json" or (self.any_type and "authorization" in request.headers)
+        return await bodies.read(request, partial(_decode, self, None if known else kind))
+
+
 async def read_body(
     request: Request,
     cls: type[T],
@@ -42,38 +81,14 @@ async def read_body(
     any_text: bool = False,
     mend: Callable[[Any], Any] | None = None,
 ) -> T:
-    """The request's JSON body as `cls`. A large one is decoded beside the loop.
-
-    Args:
-        any_type: whatever type it is said to be, if the request has an `Authorization` header. A browser
-            sends none to another origin without asking first, so this is no form of a stranger's page.
-        any_text: also with the character NUL, which no database takes in a name.
-        mend: what to try instead of a JSON value that is no `cls`, once.
-
-    Raises:
-        BadRequest: 415 no JSON by its type, 408 it stalls, 400 anything else that is wrong with it.
-        LimitExceeded: it is too large.
-        EventTooDeep: it is nested too deep.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    known = kind == "application/json" or (any_type and "authorization" in request.headers)
-    bodies: Bodies = request.app.state.bodies
-    return await bodies.read(
-        request, partial(_decode, cls, optional, any_text, mend, None if known else kind)
-    )
+    body = Body(cls, optional=optional, any_type=any_type, any_text=any_text, mend=mend)
+    return await body.read(request, request.app.state.bodies)
 
 
-def _decode(
-    cls: type[T],
-    optional: bool,
-    any_text: bool,
-    mend: Callable[[Any], Any] | None,
-    foreign: str | None,
-    body: bytes,
-) -> T:
-    """`foreign`: what type it is said to be, other than JSON."""
-    if not body and optional:
-        return cls()
+def _decode(body: Body[T], foreign: str | None, content: bytes) -> T:
+    """`foreign`: the media type that it is sent as, if that is not JSON."""
+    if not content and body.optional:
+        return body.cls()
     if foreign is not None:
         raise BadRequest(
             f"the body must be application/json, not {foreign or 'of no type'}",
@@ -81,7 +96,7 @@ def _decode(
             status=415,
         )
     try:
-        content = _content(cls, mend, body)
+        decoded = _decoded(body, content)
     except RecursionError as error:
         raise EventTooDeep(TOO_DEEP.format("the body")) from error
     except msgspec.ValidationError as error:
@@ -89,30 +104,30 @@ def _decode(
         message = f"the body is not as it should be: {error}"
         raise BadRequest(message, code="invalid_body", field=place[1] if place else "$") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if half := place_of_half_a_pair(body):
+        if half := place_of_half_a_pair(content):
             message = f"{half[:200]} holds half of a surrogate pair, as \\ud83d alone, which is no UTF-8"
             raise BadRequest(message, code="invalid_body", field=half) from error
         raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from error
-    if is_deeper(body, MAX_DEPTH + BODY_LEVELS):
+    if is_deeper(content, MAX_DEPTH + BODY_LEVELS):
         raise EventTooDeep(TOO_DEEP.format("the body"))
-    if not any_text and holds_nul(body):
-        nul = place_of(msgspec.json.decode(body), holds_nul_character) or "$"
+    if not body.any_text and holds_nul(content):
+        nul = place_of(msgspec.json.decode(content), holds_nul_character) or "$"
         message = f"{nul[:200]} must not hold the character NUL (\\u0000)"
         raise BadRequest(message, code="invalid_body", field=nul)
-    return content
+    return decoded
 
 
-def _content(cls: type[T], mend: Callable[[Any], Any] | None, body: bytes) -> T:
+def _decoded(body: Body[T], content: bytes) -> T:
     try:
-        return msgspec.json.decode(body, type=cls)
+        return msgspec.json.decode(content, type=body.cls)
     except msgspec.ValidationError:
-        if mend is None:
+        if body.mend is None:
             raise
-        return msgspec.convert(mend(msgspec.json.decode(body)), cls)
+        return msgspec.convert(body.mend(msgspec.json.decode(content)), body.cls)
 
 
-def check_parameters(request: Request, allowed: Sequence[str], *, repeated: str = "") -> None:
-    """Refuse query parameters that this route does not know, those given twice, and what is no text."""
+def check_parameters(request: Request, known: Sequence[str], repeated: Sequence[str] = ()) -> None:
+    """Refuse unknown query parameters, those given twice unless they are `repeated`, and invalid text."""
     if b"%" in (query := request.scope["query_string"]):
         try:
             text = unquote_to_bytes(query).decode()
@@ -121,12 +136,12 @@ def check_parameters(request: Request, allowed: Sequence[str], *, repeated: str 
         if "\0" in text:
             raise BadRequest("the query must not hold the character NUL", code="invalid_parameter")
     for name in request.query_params:
-        if name not in allowed and not (LAST_EVENT_ID in allowed and _is_last_event_id(name)):
-            known = ", ".join(allowed) or "none"
+        if name not in known and not (LAST_EVENT_ID in known and _is_last_event_id(name)):
+            names = ", ".join(known) or "none"
             raise BadRequest(
-                f"unknown query parameter {name[:50]!r}; known: {known}", code="unknown_parameter"
+                f"unknown query parameter {name[:50]!r}; known: {names}", code="unknown_parameter"
             )
-        if name != repeated and len(request.query_params.getlist(name)) > 1:
+        if name not in repeated and len(request.query_params.getlist(name)) > 1:
             raise BadRequest(f"query parameter {name!r} is given more than once", code="invalid_parameter")
 
 

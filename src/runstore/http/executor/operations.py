@@ -20,7 +20,7 @@ from runstore.http.executor.routes import (
     TeamRunPage,
     TeamRunRecord,
 )  # fmt: skip
-from runstore.http.operations import (
+from runstore.http.openapi.schemas import (
     LAST_EVENT_ID,
     NOTHING_LEFT,
     OF_A_RUN,
@@ -28,14 +28,11 @@ from runstore.http.operations import (
     RUN_HEADER,
     START_HEADERS,
     TOO_MANY_STREAMS,
-    Answer,
-    Operation,
-    Operations,
-    Problem,
-    Schema,
     json,
     stream,
-)  # fmt: skip
+)
+from runstore.http.operations import Answer, Operation, Operations, Problem, Schema
+from runstore.http.requests import Body
 from runstore.store.hierarchies import HierarchyNotFound, InvalidHierarchy
 
 OF_A_HIERARCHY: tuple[Problem, ...] = (HierarchyNotFound, Forbidden)
@@ -52,29 +49,28 @@ EXECUTOR_OPERATIONS: Operations = {
     ("POST", f"{EXECUTOR}/hierarchies/create"): Operation(
         id="create_hierarchy",
         summary="Store a hierarchy of agents",
-        body=Hierarchy,
+        body=Body(Hierarchy),
         answers={201: success("it is stored", HierarchyRecord)},
         problems=(InvalidHierarchy, (429, errors.LimitExceeded.code)),
     ),
     ("POST", f"{EXECUTOR}/hierarchies/list"): Operation(
         id="list_hierarchies",
         summary="List hierarchies, newest first",
-        body=ListHierarchiesBody,
-        body_optional=True,
+        body=Body(ListHierarchiesBody, optional=True),
         answers={200: success("a page of hierarchies", HierarchyPage)},
         problems=(errors.InvalidCursor,),
     ),
     ("POST", f"{EXECUTOR}/hierarchies/get"): Operation(
         id="get_hierarchy",
         summary="One hierarchy",
-        body=HierarchyBody,
+        body=Body(HierarchyBody),
         answers={200: success("the hierarchy", HierarchyRecord)},
         problems=OF_A_HIERARCHY,
     ),
     ("POST", f"{EXECUTOR}/hierarchies/delete"): Operation(
         id="delete_hierarchy",
         summary="Delete a hierarchy; its runs stay",
-        body=HierarchyBody,
+        body=Body(HierarchyBody),
         answers={200: success("it is deleted", DeletedHierarchy)},
         problems=OF_A_HIERARCHY,
     ),
@@ -82,7 +78,7 @@ EXECUTOR_OPERATIONS: Operations = {
         id="start_team_run",
         summary="Start a run of a hierarchy",
         parameters=START_HEADERS,
-        body=StartTeamBody,
+        body=Body(StartTeamBody),
         answers={202: success("the run is stored", TeamRunRecord, RUN_HEADER, RUN_ID_IN_BODY)},
         problems=(*OF_A_START, *OF_A_HIERARCHY, InvalidHierarchy),
     ),
@@ -90,14 +86,14 @@ EXECUTOR_OPERATIONS: Operations = {
         id="follow_team_run",
         summary="Follow a run: replay, then live",
         parameters=(LAST_EVENT_ID,),
-        body=FollowBody,
+        body=Body(FollowBody),
         answers={200: stream("everything after the cursor, until the run ends"), 204: NOTHING_LEFT},
         problems=(*OF_A_RUN, errors.InvalidCursor, TOO_MANY_STREAMS),
     ),
     ("POST", f"{EXECUTOR}/runs/cancel"): Operation(
         id="cancel_team_run",
         summary="Ask a run to stop",
-        body=CancelBody,
+        body=Body(CancelBody),
         answers={
             200: success("the run has ended", TeamRunRecord),
             202: success(
@@ -109,15 +105,14 @@ EXECUTOR_OPERATIONS: Operations = {
     ("POST", f"{EXECUTOR}/runs/get"): Operation(
         id="get_team_run",
         summary="One run",
-        body=RunBody,
+        body=Body(RunBody),
         answers={200: success("the run", TeamRunRecord)},
         problems=OF_A_RUN,
     ),
     ("POST", f"{EXECUTOR}/runs/list"): Operation(
         id="list_team_runs",
         summary="List runs of hierarchies, newest first",
-        body=ListRunsBody,
-        body_optional=True,
+        body=Body(ListRunsBody, optional=True),
         answers={200: success("a page of runs", TeamRunPage)},
         problems=(errors.InvalidCursor, HierarchyNotFound),
     ),

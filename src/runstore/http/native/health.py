@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Literal
 
 from msgspec import Struct
-from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore.http.errors import error_response
 from runstore.http.json import json_response
+from runstore.http.openapi.schemas import json
+from runstore.http.operations import Call, operation
 
 
 class Health(Struct, frozen=True):
@@ -21,9 +22,20 @@ class HealthRoutes:
     def __init__(self, not_ready: Callable[[], str | None]) -> None:
         self._not_ready = not_ready
 
-    async def live(self, request: Request) -> Response:
+    @operation("GET", "/healthz", answers={200: json("it does", Health)}, strict=False, open=True)
+    async def check_health(self, call: Call[None]) -> Response:
+        """The process lives."""
         return json_response(Health())
 
-    async def ready(self, request: Request) -> Response:
+    @operation(
+        "GET",
+        "/readyz",
+        answers={200: json("it does", Health)},
+        problems=((503, "not_ready"),),
+        strict=False,
+        open=True,
+    )
+    async def check_readiness(self, call: Call[None]) -> Response:
+        """The log takes writes."""
         reason = self._not_ready()
         return error_response(503, "not_ready", reason) if reason else json_response(Health())

@@ -1,7 +1,6 @@
 """What the routes below `/agents` and `/runs` take and answer."""
 
 import re
-from typing import Annotated
 
 from runstore.core import errors
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
@@ -25,7 +24,7 @@ from runstore.http.native.runs import (
     StopBody,
 )  # fmt: skip
 from runstore.http.openai.operations import CHUNKS
-from runstore.http.operations import (
+from runstore.http.openapi.schemas import (
     CURSOR,
     FROM_HEADER,
     JSON,
@@ -42,16 +41,12 @@ from runstore.http.operations import (
     TEXT,
     TOO_MANY_STREAMS,
     UUID,
-    Answer,
-    Operation,
-    Operations,
-    Parameter,
-    Schema,
     json,
     stream,
     whole,
-)  # fmt: skip
-from runstore.http.requests import FAMILIES, MAX_CURSOR_DIGITS
+)
+from runstore.http.operations import Answer, Operation, Operations, Parameter, Schema
+from runstore.http.requests import FAMILIES, MAX_CURSOR_DIGITS, Body
 from runstore.http.security.tickets import SeveralBody, TicketAnswer, TicketBody
 
 OF_AN_AGENT = (*OF_A_START, Forbidden, errors.AgentNotFound)
@@ -107,7 +102,7 @@ RUN_OPERATIONS: Operations = {
         id="start_code",
         summary="Run Python, where that is enabled",
         parameters=START_HEADERS,
-        body=CodeBody,
+        body=Body(CodeBody),
         answers={202: STARTED},
         problems=OF_AN_AGENT,
     ),
@@ -115,7 +110,7 @@ RUN_OPERATIONS: Operations = {
         id="start_and_follow_code",
         summary="Run Python and follow it, where that is enabled",
         parameters=START_HEADERS,
-        body=CodeStreamBody,
+        body=Body(CodeStreamBody),
         answers={200: FOLLOWED},
         problems=OF_AN_AGENT,
     ),
@@ -123,7 +118,7 @@ RUN_OPERATIONS: Operations = {
         id="start_run",
         summary="Start a run",
         parameters=(AGENT, *START_HEADERS),
-        body=StartBody,
+        body=Body(StartBody),
         answers={202: STARTED},
         problems=OF_AN_AGENT,
     ),
@@ -131,7 +126,7 @@ RUN_OPERATIONS: Operations = {
         id="start_and_follow_run",
         summary="Start a run and follow it",
         parameters=(AGENT, *START_HEADERS),
-        body=StreamBody,
+        body=Body(StreamBody),
         answers={200: FOLLOWED},
         problems=OF_AN_AGENT,
     ),
@@ -208,7 +203,7 @@ RUN_OPERATIONS: Operations = {
         id="append_events",
         summary="Add events of your own to a run that has not ended",
         parameters=(RUN_ID,),
-        body=Annotated[AppendBody, EITHER],
+        body=Body(AppendBody, EITHER),
         answers={201: json("they are stored", Appended)},
         problems=(
             errors.InvalidEvent,
@@ -260,8 +255,7 @@ RUN_OPERATIONS: Operations = {
     ("POST", "/stream/ticket"): Operation(
         id="create_streams_ticket",
         summary="A ticket for such a stream",
-        body=SeveralBody,
-        body_optional=True,
+        body=Body(SeveralBody, optional=True),
         answers={201: json("the ticket", TicketAnswer, {"Cache-Control": {"const": "no-store"}})},
         problems=(errors.RunNotFound, Forbidden),
     ),
@@ -269,8 +263,7 @@ RUN_OPERATIONS: Operations = {
         id="stop_run",
         summary="Ask a run to stop",
         parameters=(RUN_ID,),
-        body=StopBody,
-        body_optional=True,
+        body=Body(StopBody, optional=True),
         answers={
             200: json("the run has ended", RunRecord),
             202: json("the request is stored, and the run's end follows within the grace period", RunRecord),
@@ -280,8 +273,7 @@ RUN_OPERATIONS: Operations = {
         id="create_ticket",
         summary="A ticket for the run's stream, for clients that cannot send headers",
         parameters=(RUN_ID,),
-        body=TicketBody,
-        body_optional=True,
+        body=Body(TicketBody, optional=True),
         answers={201: json("the ticket", TicketAnswer, {"Cache-Control": {"const": "no-store"}})},
     ),
 }

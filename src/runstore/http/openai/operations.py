@@ -1,7 +1,5 @@
 """What the routes below `/v1` take and answer."""
 
-from typing import Annotated
-
 from runstore.core.events import STRATEGIES, SUPERSEDED
 from runstore.core.names import MAX_NAME
 from runstore.http.openai.chat import DEFAULT_STRATEGY, ON_DISCONNECT
@@ -15,23 +13,19 @@ from runstore.http.openai.objects import (
     ModelList,
 )  # fmt: skip
 from runstore.http.openai.stream import DONE, SERVER_STOPPING, STOPPED
-from runstore.http.operations import (
+from runstore.http.openapi.schemas import (
     FROM_HEADER,
     JSON,
     OF_A_START,
     RUN_HEADER,
     START_HEADERS,
     TEXT,
-    Answer,
-    Operation,
-    Operations,
-    Parameter,
-    Problem,
-    Schema,
     component,
     json,
     within,
-)  # fmt: skip
+)
+from runstore.http.operations import Answer, Operation, Operations, Parameter, Problem, Schema
+from runstore.http.requests import Body
 from runstore.http.streaming.sse import MEDIA_TYPE as SSE
 
 CHUNKS: Schema = {  # see STREAM
@@ -79,8 +73,7 @@ CHAT_OPERATIONS: Operations = {
         id="create_chat_completion",
         summary="OpenAI's chat completions: start a run and follow it, or wait for its answer",
         parameters=(*CHAT_HEADERS, *START_HEADERS),
-        body=Annotated[ChatBody, EITHER_MESSAGES_OR_PROMPT],
-        any_type=True,
+        body=Body(ChatBody, EITHER_MESSAGES_OR_PROMPT, any_type=True),
         answers={
             200: Answer(
                 description="what the run came to; chunks as they come with `stream`",

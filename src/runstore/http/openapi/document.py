@@ -1,39 +1,40 @@
 """The OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.1), made of the structs and `operations`."""
 
-import hashlib
 from collections import defaultdict
 from functools import cache
 from typing import Any
 
-import msgspec
-from starlette.requests import Request
-from starlette.responses import Response
+from msgspec.structs import replace
 
 from runstore import __version__
 from runstore.core.limits import Limits
-from runstore.http.errors import ERROR_FORMS
+from runstore.http.errors import ERROR_FORMS, NO_RETRY, ErrorAnswer, error_form, status_of
 from runstore.http.executor.operations import EXECUTOR_OPERATIONS
 from runstore.http.native.run_operations import RUN_OPERATIONS
-from runstore.http.native.server_operations import SERVER_OPERATIONS
+from runstore.http.openai.objects import ErrorResponse
 from runstore.http.openai.operations import CHAT_OPERATIONS
-from runstore.http.openapi.schemas import Schemas
-from runstore.http.operations import (
+from runstore.http.openapi.schemas import (
     ANY_TYPE,
     JSON,
+    OF_A_BODY,
+    OF_A_RUN,
+    OF_ALL,
+    OF_GUARDED,
+    OF_STRICT,
     RUN_ID,
     STREAMED,
-    Answer,
-    Operation,
-    Parameter,
-    Schema,
+    Schemas,
     header,
     within,
-)  # fmt: skip
-from runstore.http.refusals import refusals
-from runstore.http.requests import check_parameters, has_already
-from runstore.http.security.auth import OPEN_PATHS, Authenticator
+)
+from runstore.http.operations import Answer, Operation, Parameter, Problem, Schema, Surface
+from runstore.http.requests import Body
 
-OPERATIONS = {**RUN_OPERATIONS, **CHAT_OPERATIONS, **EXECUTOR_OPERATIONS, **SERVER_OPERATIONS}
+OPERATIONS: list[tuple[str, Operation[Any]]] = [
+    (path, replace(operation, method=method, path=path))
+    for (method, path), operation in {**RUN_OPERATIONS, **CHAT_OPERATIONS, **EXECUTOR_OPERATIONS}.items()
+]
+Surfaces = tuple[Surface, ...]
 TAGS = {"agents": "agents", "runs": "runs", "v1": "chat", "api": "hierarchies"}  # by a path's first part
 
 DESCRIPTION = (
@@ -58,93 +59,98 @@ SECURITY_SCHEMES: Schema = {
 }
 
 
-class OpenApiRoute:
-    """`/openapi.json`, which needs no key: it tells what the API is, and of no run."""
-
-    def __init__(self, authenticator: Authenticator | None) -> None:
-        self._authenticator = authenticator
-
-    async def get(self, request: Request) -> Response:
-        check_parameters(request, ())
-        needs_login = self._authenticator is not None and await self._authenticator.required()
-        server = {"url": request.scope.get("root_path", "") or "/"}
-        body = msgspec.json.encode({**document(needs_login=needs_login), "servers": [server]})
-        headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"'}
-        if has_already(request, headers["ETag"]):
-            return Response(status_code=304, headers=headers)
-        return Response(body, headers=headers, media_type=JSON)
-
-
 @cache
-def document(*, needs_login: bool) -> dict[str, Any]:
+def document(surfaces: Surfaces, *, needs_login: bool) -> dict[str, Any]:
     """The document, but for where the server is."""
-    schemas = Schemas(_types())
-    paths: dict[str, Any] = defaultdict(dict)
-    for (method, path), operation in OPERATIONS.items():
-        paths[path][method.lower()] = _operation(path, operation, schemas, needs_login=needs_login)
-    return {
-        "openapi": "3.1.1",
-        "info": {
-            "title": "runstore",
-            "version": __version__,
-            "description": DESCRIPTION,
-            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        },
-        "paths": paths,
-        "components": {"schemas": schemas.components, "securitySchemes": SECURITY_SCHEMES},
-    }
+    return _Document(surfaces, needs_login=needs_login).whole
 
 
-def _types() -> list[Any]:
-    """The structs that bodies are read into and made of."""
-    bodies = [operation.body for operation in OPERATIONS.values() if operation.body is not None]
-    contents = [
-        content
-        for operation in OPERATIONS.values()
-        for answer in operation.answers.values()
-        for content in answer.content.values()
-        if not isinstance(content, dict)
-    ]
-    return [*bodies, *contents, *ERROR_FORMS, *STREAMED]
+class _Document:
+    """Makes the document of all operations, which refer to one another and to the same schemas."""
 
+    def __init__(self, surfaces: Surfaces, *, needs_login: bool) -> None:
+        self._needs_login = needs_login
+        self._operations = [*OPERATIONS, *(pair for each in surfaces for pair in each.operations)]
+        self._schemas = Schemas(self._types())
 
-def _operation(path: str, operation: Operation, schemas: Schemas, *, needs_login: bool) -> Schema:
-    found: Schema = {
-        "operationId": operation.id,
-        "summary": operation.summary,
-        "tags": [_tag(path)],
-        "security": _security(path, operation, needs_login=needs_login),
-        "parameters": [_parameter(parameter) for parameter in operation.parameters],
-        "responses": {
-            **{str(status): _answer(answer, schemas) for status, answer in operation.answers.items()},
-            **refusals(path, operation, schemas),
-        },
-    }
-    if operation.body is not None:
-        found["requestBody"] = _body(operation, schemas)
-    return found
+    @property
+    def whole(self) -> dict[str, Any]:
+        paths: dict[str, Any] = defaultdict(dict)
+        for path, operation in self._operations:
+            paths[path][operation.method.lower()] = self._operation(path, operation)
+        return {
+            "openapi": "3.1.1",
+            "info": {
+                "title": "runstore",
+                "version": __version__,
+                "description": DESCRIPTION,
+                "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            },
+            "paths": paths,
+            "components": {"schemas": self._schemas.components, "securitySchemes": SECURITY_SCHEMES},
+        }
 
+    def _types(self) -> list[Any]:
+        """The structs that bodies are read into and made of."""
+        operations = [operation for _, operation in self._operations]
+        bodies = [operation.body.described for operation in operations if operation.body is not None]
+        contents = [
+            content
+            for operation in operations
+            for answer in operation.answers.values()
+            for content in answer.content.values()
+            if not isinstance(content, dict)
+        ]
+        return [*bodies, *contents, *ERROR_FORMS, *STREAMED]
 
-def _body(operation: Operation, schemas: Schemas) -> Schema:
-    description = f"At most {Limits().body_bytes:,} bytes unless configured otherwise."
-    if operation.any_type:
-        description += " JSON whatever its type is said to be, if the request has an `Authorization` header."
-    schema = schemas.of(operation.body)
-    content = {JSON: {"schema": schema}}
-    if operation.any_type:
-        content[ANY_TYPE] = {"schema": {"type": "string", **within(schema)}}
-    return {"description": description, "required": not operation.body_optional, "content": content}
+    def _operation(self, path: str, operation: Operation[Any]) -> Schema:
+        found: Schema = {
+            "operationId": operation.id,
+            "summary": operation.summary,
+            "tags": [TAGS.get(path.split("/")[1], "server")],
+            "security": self._security(operation),
+            "parameters": [_parameter(parameter) for parameter in operation.parameters],
+            "responses": {
+                **{str(status): self._answer(answer) for status, answer in operation.answers.items()},
+                **refusals(path, operation, self._schemas),
+            },
+        }
+        if operation.body is not None:
+            found["requestBody"] = self._body(operation.body)
+        return found
 
+    def _security(self, operation: Operation[Any]) -> list[Schema]:
+        if operation.open:
+            return []
+        return [*([] if self._needs_login else [{}]), BY_KEY, *([BY_TICKET] if operation.by_ticket else [])]
 
-def _tag(path: str) -> str:
-    first = path.split("/")[1]
-    return TAGS.get(first, "server")
+    def _body(self, body: Body[Any]) -> Schema:
+        description = f"At most {Limits().body_bytes:,} bytes unless configured otherwise."
+        if body.any_type:
+            description += (
+                " JSON whatever its type is said to be, if the request has an `Authorization` header."
+            )
+        schema = self._schemas.of(body.described)
+        content = {JSON: {"schema": schema}}
+        if body.any_type:
+            content[ANY_TYPE] = {"schema": {"type": "string", **within(schema)}}
+        return {"description": description, "required": not body.optional, "content": content}
 
-
-def _security(path: str, operation: Operation, *, needs_login: bool) -> list[Schema]:
-    if path in OPEN_PATHS:
-        return []
-    return [*([] if needs_login else [{}]), BY_KEY, *([BY_TICKET] if operation.by_ticket else [])]
+    def _answer(self, answer: Answer) -> Schema:
+        found: Schema = {"description": answer.description}
+        if answer.headers:
+            found["headers"] = {name: header(schema) for name, schema in answer.headers.items()}
+        if answer.content:
+            found["content"] = {
+                kind: {"schema": self._schemas.of(content)} for kind, content in answer.content.items()
+            }
+        if answer.run_id:
+            found["links"] = {
+                operation.id: {"operationId": operation.id, "parameters": {"run_id": answer.run_id}}
+                for _, operation in self._operations
+                if RUN_ID in operation.parameters
+            }
+        return found
 
 
 def _parameter(parameter: Parameter) -> Schema:
@@ -158,16 +164,59 @@ def _parameter(parameter: Parameter) -> Schema:
     return found
 
 
-def _answer(answer: Answer, schemas: Schemas) -> Schema:
-    found: Schema = {"description": answer.description}
-    if answer.headers:
-        found["headers"] = {name: header(schema) for name, schema in answer.headers.items()}
-    if answer.content:
-        found["content"] = {kind: {"schema": schemas.of(content)} for kind, content in answer.content.items()}
-    if answer.run_id:
-        found["links"] = {
-            operation.id: {"operationId": operation.id, "parameters": {"run_id": answer.run_id}}
-            for operation in OPERATIONS.values()
-            if RUN_ID in operation.parameters
-        }
+# ---- refusals ----
+
+HEADERS = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
+WITHOUT_HEADERS = {"not_ready", "server_stopping"}
+NO_RETRIES = {None, "server_stopping"}  # of chats, besides every 409
+
+Codes = set[str | None]  # see Problem
+
+
+def refusals(path: str, operation: Operation[Any], schemas: Schemas) -> dict[str, Schema]:
+    """The answers by their statuses."""
+    return {
+        str(status): _refusal(path, status, codes, schemas)
+        for status, codes in sorted(_codes(operation).items())
+    }
+
+
+def _codes(operation: Operation[Any]) -> dict[int, Codes]:
+    problems: list[Problem] = [*OF_ALL, *operation.problems]
+    for applies, more in (
+        (not operation.open, OF_GUARDED),
+        (RUN_ID in operation.parameters, OF_A_RUN),
+        (operation.body is not None, OF_A_BODY),
+        (operation.strict, OF_STRICT),
+    ):
+        problems += more if applies else ()
+    codes: dict[int, Codes] = defaultdict(set)
+    for problem in problems:
+        status, code = problem if isinstance(problem, tuple) else (status_of(problem), problem.code)
+        codes[status].add(code)
+    return codes
+
+
+def _refusal(path: str, status: int, codes: Codes, schemas: Schemas) -> Schema:
+    before_the_path_is_known = codes == {"headers_too_large"}
+    form = ErrorAnswer if before_the_path_is_known else error_form(path)
+    known = sorted(code for code in codes if code is not None)
+    described, schema = [f"`{code}`" for code in known], schemas.of(form)
+    if None in codes:
+        described.append("the `error_code` of the run")
+    else:
+        schema = {**schema, "properties": {"error": {"properties": {"code": {"enum": known}}}}}
+    found: Schema = {"description": ", ".join(described), "content": {JSON: {"schema": schema}}}
+    if headers := _headers(form, status, codes):
+        found["headers"] = headers
     return found
+
+
+def _headers(form: object, status: int, codes: Codes) -> Schema:
+    headers = {}
+    if name := HEADERS.get(status):
+        headers[name] = header({"type": "string"}, required=codes.isdisjoint(WITHOUT_HEADERS))
+    if form is ErrorResponse and (status == 409 or not codes.isdisjoint(NO_RETRIES)):
+        for name, value in NO_RETRY.items():
+            headers[name] = header({"const": value}, required=status == 409)
+    return headers

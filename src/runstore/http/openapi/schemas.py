@@ -1,13 +1,156 @@
-"""JSON Schemas of structs, as components of the OpenAPI document."""
+"""The parts that operations of several surfaces share, and JSON Schemas of structs."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from runstore.core import errors
+from runstore.core.codec import RETRY_MS
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
-from runstore.http.openai.objects import UNTYPED_PART
-from runstore.http.operations import Schema
+from runstore.core.records import EventRecord
+from runstore.http.errors import Forbidden, Unauthorized
+from runstore.http.openai.objects import UNTYPED_PART, Chunk
+from runstore.http.operations import Answer, Parameter, Problem, Schema
+from runstore.http.requests import IDEMPOTENCY_KEY, MAX_CURSOR_DIGITS
+from runstore.http.streaming.sse import HEADERS as STREAM_HEADERS
+from runstore.http.streaming.sse import MEDIA_TYPE as SSE
+
+JSON = "application/json"
+ANY_TYPE = "*/*"
+TEXT: Schema = {"type": "string"}
+UUID: Schema = {"type": "string", "format": "uuid"}
+
+# ---- errors ----
+
+OF_ALL: tuple[Problem, ...] = (
+    (400, "unknown_host"),
+    (400, "invalid_path"),
+    (431, "headers_too_large"),
+    (500, "internal_error"),
+)
+OF_GUARDED: tuple[Problem, ...] = (Unauthorized, errors.Busy, errors.InvalidName, errors.LogUnavailable)
+OF_A_RUN: tuple[Problem, ...] = (errors.RunNotFound, errors.RunDeleted, errors.RunPurged, Forbidden)
+OF_STRICT: tuple[Problem, ...] = ((400, "unknown_parameter"), (400, "invalid_parameter"))
+OF_A_BODY: tuple[Problem, ...] = (
+    (400, "invalid_json"),
+    (400, "invalid_body"),
+    errors.EventTooDeep,
+    (408, "body_timeout"),
+    (413, "body_too_large"),
+    (415, "unsupported_media_type"),
+)
+OF_A_START: tuple[Problem, ...] = (
+    (400, "invalid_idempotency_key"),
+    errors.IdempotencyConflict,
+    errors.SessionBusy,
+    errors.RunDeleted,  # which this key started
+    errors.RunPurged,
+    errors.EventTooLarge,
+    (413, errors.LimitExceeded.code),
+    (429, errors.LimitExceeded.code),
+)
+TOO_MANY_STREAMS: Problem = (429, errors.LimitExceeded.code)
+
+# ---- parameters ----
+
+
+def whole(low: int, high: int, default: int | None = None) -> Schema:
+    bounds: Schema = {"type": "integer", "minimum": low, "maximum": high}
+    return bounds if default is None else {**bounds, "default": default}
+
+
+CURSOR = whole(0, 10**MAX_CURSOR_DIGITS - 1, 0)
+
+RUN_ID = Parameter("run_id", UUID, "the run", "path")
+LAST_EVENT_ID = Parameter(
+    "Last-Event-ID",
+    {"anyOf": [CURSOR, {"const": ""}]},
+    "a cursor, as `after`, and goes before it. Empty is as good as not given",
+    "header",
+)
+LAST_EVENT_ID_PARAMETER = Parameter(
+    "lastEventId",
+    {"anyOf": [CURSOR, {"const": ""}]},
+    "as the header, which goes before it, for those who cannot send it. Case, `-` and `_` do not matter",
+)
+START_HEADERS = (
+    Parameter(
+        "Idempotency-Key",
+        {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
+        "for 24 h the same key and body is the same run",
+        "header",
+    ),
+    Parameter("traceparent", TEXT, "W3C Trace Context; a wrong one is ignored", "header"),
+)
+
+# ---- answers ----
+
+RUN_HEADER = {"X-Run-Id": UUID}
+FROM_HEADER = "$response.header.X-Run-Id"  # where a run's id is
+
+
+def within(schema: Schema) -> Schema:
+    """A text that is JSON."""
+    return {"contentMediaType": JSON, "contentSchema": schema}
+
+
+def component(content: type[Any]) -> Schema:
+    """The schema of one of STREAMED, or of the errors."""
+    return {"$ref": f"#/components/schemas/{content.__name__}"}
+
+
+STREAM: Schema = {  # as is the custom before OpenAPI 3.2: of one event, not of the whole body
+    "type": "object",
+    "description": "One server-sent event. Its data is that of an EventRecord. A line `:` is a heartbeat.",
+    "properties": {
+        "id": {"type": "string", "pattern": "^[1-9][0-9]*$", "description": "the seq, which is the cursor"},
+        "event": {"type": "string", "description": "the type"},
+        "data": {"type": "string", **within(component(EventRecord))},
+        "retry": {"const": RETRY_MS, "description": "of a run's first event"},
+    },
+    "required": ["id", "event", "data"],
+}
+SEVERAL: Schema = {
+    **STREAM,
+    "description": "One server-sent event, as of a single run. `stream.opened` and `stream.gone` have seq 0.",
+    "properties": {
+        **STREAM["properties"],
+        "id": {"type": "string", "description": "the reader's place in each run, which is the cursor"},
+        "data": {"type": "string", "contentMediaType": JSON},
+    },
+}
+STREAMED = (EventRecord, *EVENT_CLASSES.values(), Chunk)  # what streams hold
+
+
+def header(schema: Schema, *, required: bool = True) -> Schema:
+    return {"required": required, "schema": schema}
+
+
+def json(
+    description: str, content: Any, headers: dict[str, Schema] | None = None, run_id: str = ""
+) -> Answer:
+    return Answer(description=description, content={JSON: content}, headers=headers or {}, run_id=run_id)
+
+
+def stream(
+    description: str, headers: dict[str, Schema] | None = None, run_id: str = "", schema: Schema = STREAM
+) -> Answer:
+    constant = {name: {"const": value} for name, value in STREAM_HEADERS.items()}
+    return Answer(
+        description=description,
+        content={SSE: schema},
+        headers={**constant, **(headers or {})},
+        run_id=run_id,
+    )
+
+
+NOTHING_LEFT = Answer(description="the run is closed, and the cursor is at its end: there is nothing more")
+ETAG = {"ETag": TEXT}
+NOT_MODIFIED = Answer(description="what `If-None-Match` names", headers=ETAG)
+
+
+# ---- structs ----
 
 
 class Schemas:
@@ -25,7 +168,6 @@ class Schemas:
             ),
             {"properties": {"type": {"pattern": f"^{CUSTOM_TYPE.pattern}$"}}},
         ]
-
         for content in self.components["ChatMessage"]["properties"]["content"]["anyOf"]:
             if content.get("type") == "array":
                 content["items"]["anyOf"].append(UNTYPED_PART)

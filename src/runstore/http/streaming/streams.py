@@ -20,7 +20,7 @@ class StreamRoutes:
         self._following = following
 
     async def stream(self, request: Request) -> Response:
-        check_parameters(request, ("run_id", "after", "lastEventId", "types", "ticket"), repeated="run_id")
+        check_parameters(request, ("run_id", "after", "lastEventId", "types", "ticket"), repeated=("run_id",))
         login, only, ids = login_of(request), read_filter(request), read_ids(request)
         if "run_id" in request.query_params:
             places = NamedPlaces(await self._named(request))
