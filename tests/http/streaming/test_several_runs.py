@@ -1,18 +1,27 @@
 """`/stream`: several runs as one stream, each from its own place, and all of one's own."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 import runstore
+from runstore.core.places import OwnPlaces
+from runstore.mount import MountedApp
+from runstore.runtime.catalog.agents import AgentSpec
+from runstore.store import runs as store_runs
+from tests.database import make_database
 from tests.http.eventsource import EventSource, Message
 from tests.keys import client, make_key
-from tests.server import SILENT_AGENT, ServerProcess, serving, until
+from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving, until
 
 CONFIG = """
 [agents.silent]
@@ -326,3 +335,48 @@ async def test_the_async_client_follows_all_of_ones_own(running: ServerProcess, 
         assert [(await anext(events)).seq for _ in range(3)] == [1, 2, 3]
         note(http, run_id)
         assert (await anext(events)).seq == 4
+
+
+# ---- readers who fall too far behind ----
+
+
+@pytest.fixture
+async def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+    """The API in this process, where a cursor of all of one's own runs may have three runs after it."""
+    monkeypatch.setattr(store_runs, "MAX_SCANNED", 3)
+    app = MountedApp(
+        f"sqlite:///{make_database(tmp_path / 'runstore.db')}",
+        agents={"quick": AgentSpec(model="scripted", tokens_per_s=10_000)},
+    )
+    transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
+    async with app.open(), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        yield client
+
+
+async def start(client: httpx.AsyncClient, count: int) -> None:
+    for _ in range(count):
+        answer = await client.post("/agents/quick/start", json={"input": "hi"})
+        assert answer.status_code == 202, answer.text
+
+
+async def test_a_cursor_of_all_that_is_too_far_behind_is_refused(few: httpx.AsyncClient) -> None:
+    behind = {"Last-Event-ID": OwnPlaces(0, int(time.time())).text}
+    await start(few, 4)
+    answer = await few.get("/stream", headers=behind)
+    assert error_of(answer) == (400, "invalid_cursor")
+    assert "too far behind: more than 3 runs" in answer.json()["error"]["message"]
+
+
+async def test_a_stream_of_all_ends_when_its_reader_falls_too_far_behind_and_the_next_is_refused(
+    few: httpx.AsyncClient,
+) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        await start(few, 1)
+        following = asyncio.create_task(few.get("/stream"))
+        while not following.done():
+            await start(few, 1)
+        answer = await following
+        assert answer.status_code == 200
+        [*_, last] = re.findall(rb"^id: (\S+)$", answer.content, re.M)
+        again = await few.get("/stream", headers={"Last-Event-ID": last.decode()})
+    assert error_of(again) == (400, "invalid_cursor")
