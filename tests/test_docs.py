@@ -16,6 +16,7 @@ import typer
 from msgspec import NODEFAULT, Struct
 
 import runstore
+from runstore import AgentSpec
 from runstore.cli.main import app as cli
 from runstore.core.codec import MAX_EVENT_BYTES, RETRY_MS, decode, frame
 from runstore.core.errors import RunstoreError
@@ -38,7 +39,6 @@ from runstore.http.native.runs import AppendBody, ExternalEvent, RunRecord, Stop
 from runstore.http.openai.objects import ChatBody, StreamOptions
 from runstore.http.openapi.document import document
 from runstore.http.security.tickets import TicketBody
-from runstore.runtime.catalog.agents import AgentSpec
 from runstore.runtime.catalog.teams import HierarchySettings
 from runstore.settings import ServerSettings, load_settings
 from tests.http.routes import ROUTES as APPLICATION

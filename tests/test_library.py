@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import runstore
-from runstore import Custom, LocalStore
+from runstore import AgentSpec, Custom, LocalStore
 from runstore.core.errors import (
     AgentNotFound,
     ConfigError,
@@ -29,7 +29,6 @@ from runstore.core.events import Completed, Token, ToolFinished, ToolStarted
 from runstore.core.ids import new_run_id
 from runstore.projections.runs import RunQuery
 from runstore.runtime import supervisor
-from runstore.runtime.catalog.agents import AgentSpec
 from runstore.runtime.leases import FileLeases
 from tests.database import make_database
 from tests.polling import until

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from runstore import app
+from runstore import AgentSpec, app
 from runstore.app import Runtime, open_runtime
 from runstore.core.events import Custom
 from runstore.core.ports import EventFilter
 from runstore.runtime import supervisor
-from runstore.runtime.catalog.agents import AgentSpec
 from runstore.settings import ServerSettings, Settings
 from tests.database import make_database
 from tests.frames import read_frames, said

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from runstore.mount import MountedApp as MountedApp
     from runstore.projections.runs import RunQuery as RunQuery
     from runstore.runtime.at_most_once import at_most_once as at_most_once
-    from runstore.runtime.catalog.agents import AgentSpec as AgentSpec
+    from runstore.runtime.catalog.specs import AgentSpec as AgentSpec
     from runstore.runtime.own_run import OwnRun as OwnRun
 
 __version__ = "0.1.0"
@@ -84,7 +84,7 @@ _EXPORTS = {
         "runstore.library": "LocalStore open",
         "runstore.mount": "MountedApp",
         "runstore.projections.runs": "RunQuery",
-        "runstore.runtime.catalog.agents": "AgentSpec",
+        "runstore.runtime.catalog.specs": "AgentSpec",
         "runstore.runtime.at_most_once": "at_most_once",
         "runstore.runtime.own_run": "OwnRun",
     }.items()

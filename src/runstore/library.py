@@ -31,7 +31,7 @@ from runstore.core.sse import FrameParser
 from runstore.feed.joined_tail import GONE, NewRuns
 from runstore.logs import log_as_library
 from runstore.projections.runs import RunQuery
-from runstore.runtime.catalog.agents import AgentSpec
+from runstore.runtime.catalog.specs import AgentSpec
 from runstore.runtime.own_run import OwnRun, own_run
 from runstore.settings import Settings, load_settings, override
 

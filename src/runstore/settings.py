@@ -17,9 +17,17 @@ from runstore.core.errors import ConfigError
 from runstore.core.limits import Limits
 from runstore.http.security.login_function import LoginFunction
 from runstore.logs import LogFormat
-from runstore.runtime.catalog.agents import AGENT_NAME, ONLY_RUN_CODE, RUN_CODE, AgentCatalog, AgentSpec
-from runstore.runtime.catalog.teams import HierarchySettings, ModelSpec, Teams
-from runstore.runtime.strands.models import SCRIPTED, build_model
+from runstore.runtime.catalog.agents import AgentCatalog
+from runstore.runtime.catalog.specs import (
+    AGENT_NAME,
+    ONLY_RUN_CODE,
+    RUN_CODE,
+    AgentSpec,
+    ConfiguredModel,
+    ModelSpec,
+)
+from runstore.runtime.catalog.teams import HierarchySettings, Teams
+from runstore.runtime.strands.models import build_model
 from runstore.runtime.user_code import REFERENCE
 
 URLS = ("database_url", "redis_url")  # that may stand in files of their own
@@ -169,7 +177,8 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
     hierarchies = source.convert("hierarchies", tables.get("hierarchies", {}), HierarchySettings)
     for name, spec in agents.items() if models else ():
         source.check_code(name, spec, path.resolve().parent)
-        source.check_model(f"agents.{name}", spec)
+        if isinstance(spec.source, ConfiguredModel):
+            source.check_model(f"agents.{name}", spec.source.model)
     for name, model in hierarchies.models.items() if models else ():
         source.check_model(f"hierarchies.models.{name}", model)
     limits = source.convert("limits", tables.get("limits", {}), Limits)
@@ -267,16 +276,15 @@ class _Source:
     def check_code(self, name: str, spec: AgentSpec, folder: Path) -> None:
         """Look for the modules of the factory and the tools. To import them may take seconds."""
         use_folder(folder)
-        named = [("factory", spec.factory or ""), *(("tools", tool) for tool in spec.tools)]
-        for field, reference in named:
+        for field, reference in spec.references():
             package = re.split("[.:]", reference)[0]
-            if package and package not in sys.modules and find_spec(package) is None:
+            if package not in sys.modules and find_spec(package) is None:
                 where = f"neither in {folder} nor installed"
                 message = f"`{field}`: {reference!r}: there is no module {package!r}, {where}"
                 raise self.error(f"agents.{name}", field, message)
 
-    def check_model(self, section: str, spec: AgentSpec | ModelSpec) -> None:
-        if spec.model is not None and spec.model != SCRIPTED:
+    def check_model(self, section: str, spec: ModelSpec) -> None:
+        if not spec.scripted:
             try:
                 build_model(spec.model, spec.model_args)
             except ConfigError as error:

@@ -13,8 +13,8 @@ from strands import Agent, tool
 from strands.multiagent import GraphBuilder, Swarm
 from strands.tools.mcp import MCPClient
 
+from runstore import AgentSpec
 from runstore.app import Runtime, open_runtime
-from runstore.runtime.catalog.agents import AgentSpec
 from runstore.runtime.scripted.model import ScriptedModel
 from runstore.settings import ServerSettings, Settings
 from tests.database import make_database

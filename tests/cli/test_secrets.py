@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import runstore
+from runstore import AgentSpec
 from runstore.cli.secrets import take_secrets
 from runstore.core.errors import ConfigError
-from runstore.runtime.catalog.agents import AgentSpec
 from runstore.settings import ServerSettings, load_settings, override
 from tests.polling import DEADLINE_S
 

@@ -10,13 +10,14 @@ from strands import Agent, tool
 from strands.session import FileSessionManager
 
 import runstore
+from runstore import AgentSpec
 from runstore.core.errors import AgentError, ConfigError
 from runstore.core.events import Event, Failed, Started, ToolFailed, ToolFinished, ToolStarted
 from runstore.core.hierarchy import Hierarchy
 from runstore.core.ports import Agent as RunAgent
 from runstore.core.run import Run
 from runstore.runtime.at_most_once import is_at_most_once, obstacle
-from runstore.runtime.catalog.agents import AgentCatalog, AgentSpec
+from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.teams import HierarchySettings, Teams
 from tests.polling import until
 from tests.runtime.recording import ListRecorder, again_after, context

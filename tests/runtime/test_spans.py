@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from runstore import AgentSpec
 from runstore.app import Runtime, open_runtime
-from runstore.runtime.catalog.agents import AgentSpec
 from runstore.settings import ServerSettings, Settings
 from tests.polling import until
 

@@ -16,10 +16,10 @@ from strands.hooks import AfterModelCallEvent
 from strands.multiagent import GraphBuilder
 
 import runstore.http.openai.stream as chat_stream
+from runstore import AgentSpec
 from runstore.core.records import EventRecord
 from runstore.core.transcript import text
 from runstore.mount import MountedApp
-from runstore.runtime.catalog.agents import AgentSpec
 from tests.database import make_database
 from tests.runtime.strands_kit import Playbook, Turn, say, think, use
 

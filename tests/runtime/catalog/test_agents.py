@@ -9,10 +9,11 @@ import pytest
 from strands import Agent, tool
 from strands.multiagent import Swarm
 
+from runstore import AgentSpec
 from runstore.core.errors import AgentError, AgentNotFound, ConfigError
 from runstore.core.events import Token
 from runstore.core.ports import RunContext
-from runstore.runtime.catalog.agents import NO_LLM, AgentCatalog, AgentSpec
+from runstore.runtime.catalog.agents import NO_LLM, AgentCatalog
 from runstore.runtime.generator_agent import GeneratorAgent
 from runstore.runtime.strands.agent import StrandsAgent
 from runstore.runtime.strands.models import MODEL_NAMES, build_model

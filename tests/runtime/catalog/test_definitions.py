@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from runstore.runtime.catalog.agents import AgentCatalog, AgentSpec
+from runstore import AgentSpec
+from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.definitions import SET
 
 SECRET = "hunter2"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from runstore import AgentSpec
 from runstore.core.errors import ConfigError
-from runstore.runtime.catalog.agents import AgentCatalog, AgentSpec
+from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.references import missing
 from runstore.runtime.catalog.teams import HierarchySettings, Teams
 from runstore.settings import load_settings

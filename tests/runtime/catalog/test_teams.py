@@ -17,7 +17,8 @@ from runstore.core.events import AgentStarted, Message, Token, ToolFinished, Too
 from runstore.core.hierarchy import MAX_HIERARCHY_BYTES, ROOT, Hierarchy, check_size
 from runstore.core.ports import AgentResult
 from runstore.runtime.catalog.agents import AgentCatalog
-from runstore.runtime.catalog.teams import HierarchySettings, ModelSpec, Teams
+from runstore.runtime.catalog.specs import ModelSpec
+from runstore.runtime.catalog.teams import HierarchySettings, Teams
 from runstore.runtime.strands.agent import StrandsAgent
 from runstore.runtime.strands.team import TeamModel, build_team
 from tests.polling import until

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from strands import Agent, tool
 
+from runstore import AgentSpec
 from runstore.core.errors import AgentError
 from runstore.core.events import ToolFailed, ToolFinished
 from runstore.core.ports import AgentResult
-from runstore.runtime.catalog.agents import AgentSpec
 from runstore.runtime.process.agent import ProcessAgent
 from runstore.runtime.process.processes import Processes
 from tests.runtime.recording import ListRecorder, context

@@ -21,7 +21,7 @@ from runstore.http.streaming.disconnect import OnDisconnect, cancel_run
 from runstore.http.streaming.sse import EventStream
 from runstore.http.streaming.subscribers import Subscribers
 from runstore.http.trace import read_traceparent
-from runstore.runtime.catalog.agents import RUN_CODE
+from runstore.runtime.catalog.specs import RUN_CODE
 from runstore.store.runs import RunAt, RunStore
 
 Code = Annotated[str, Meta(min_length=1)]

@@ -1,151 +1,41 @@
 """The agents that this process can run, as its configuration names them."""
 
 import inspect
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 from weakref import WeakSet
 
 import msgspec
-from msgspec import Struct
 
-from runstore.core.codec import TOO_DEEP, to_json
-from runstore.core.depth import is_deeper
 from runstore.core.errors import AgentError, AgentNotFound, ConfigError, RunstoreError
 from runstore.core.hierarchy import ROOT
-from runstore.core.limits import MAX_RUN_TIMEOUT_S
 from runstore.core.ports import Agent, RunContext
 from runstore.runtime.catalog.definitions import recorded
-from runstore.runtime.catalog.output_schema import check_schema
 from runstore.runtime.catalog.references import missing
+from runstore.runtime.catalog.specs import (
+    AGENT_NAME,
+    ONLY_RUN_CODE,
+    RUN_CODE,
+    AgentSpec,
+    ConfiguredModel,
+    Factory,
+    SubmittedCode,
+)
+from runstore.runtime.catalog.teams import Teams
 from runstore.runtime.code.agent import CodeAgent
-from runstore.runtime.code.process import CodeLimits
 from runstore.runtime.generator_agent import GeneratorAgent
 from runstore.runtime.loops import Isolation
-from runstore.runtime.strands.models import MODEL_NAMES, SCRIPTED
-from runstore.runtime.user_code import REFERENCE, call, check_call, in_thread, load
+from runstore.runtime.strands.models import SCRIPTED
+from runstore.runtime.user_code import call, check_call, in_thread, load
 
-if TYPE_CHECKING:
-    from runstore.runtime.catalog.teams import Teams
-
-RUN_CODE = "run-code"  # the one agent that runs what it is sent
-ONLY_RUN_CODE = f"the agent {RUN_CODE!r}, and no other, has `code = true`"
-AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # no slash: that divides an agent's path
-MAX_TOKENS = 10_000_000  # of one scripted answer
-MAX_TOKENS_PER_S = 1_000_000
-MIN_MEMORY_MB = 100  # a process that does nothing has half of it
-MAX_MEMORY_MB = 1 << 20
-MAX_MODEL_ATTEMPTS = 10  # they take 4 minutes
-CODE_TIMEOUT_S = 300.0  # of a run of code whose agent has no `run_timeout_s`
-MAX_OPEN_FILES = 65_536
-MAX_PROCESSES = 4_096
-MAX_OUTPUT_MB = 1_024
+CODE_TIMEOUT_S = 300.0  # of a run of submitted code whose agent has no `run_timeout_s`
 NOTHING: Mapping[str, Any] = {}
 NO_LLM = "This is no LLM: a script says the words of the input."
-
-
-def _check_range(name: str, value: float | None, least: float, most: float) -> None:
-    if value is not None and not least <= value <= most:
-        raise ValueError(f"`{name}` must be from {least:g} to {most:,}")
-
-
-def _check_reference(name: str, reference: str) -> None:
-    if not REFERENCE.fullmatch(reference):
-        raise ValueError(f"`{name}`: {reference!r} must be of the form 'package.module:function'")
-
-
-class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One `[agents.name]` table: a model with its settings, or a factory that builds the agent."""
-
-    model: str | None = None
-    model_args: dict[str, Any] = {}
-    system_prompt: str | None = None
-    tools: list[str] = []  # package.module:function
-    at_most_once: list[str] = []  # names of tools that no new attempt may call again
-    factory: str | None = None  # package.module:function
-    code: bool = False  # runs the Python that it is sent
-    tokens: int | None = None  # scripted: exactly so many llm.token events
-    tokens_per_s: float | None = None  # scripted; 0 or nothing: as fast as they go
-    description: str | None = None
-    run_timeout_s: float | None = None
-    idle_timeout_s: float | None = None  # without a word from the agent
-    isolation: Isolation = "loop"
-    memory_limit_mb: int | None = None  # of the agent's process, in MiB
-    model_attempts: int | None = None  # calls of a throttled model in all; nothing: 3
-    on_worker_lost: Literal["resume", "restart", "fail"] | None = None  # nothing: "resume", of code "fail"
-    memory: Literal["session"] | None = None  # begin with the messages of the session's earlier runs
-    output_schema: dict[str, Any] | None = None  # a JSON Schema that results are held against
-    cpu_limit_s: int | None = None  # code: seconds of computing; this and what follows has a default there
-    file_limit_mb: int | None = None  # code: MiB of one file
-    open_files_limit: int | None = None  # code
-    process_limit: int | None = None  # code: processes and threads
-    output_limit_mb: int | None = None  # code: MiB that it may say
-
-    def __post_init__(self) -> None:
-        if (self.model is not None) + (self.factory is not None) + self.code != 1:
-            raise ValueError("an agent needs a `model` or a `factory`, or `code = true`, and not both")
-        if self.model is not None and self.model not in MODEL_NAMES:
-            raise ValueError(f"`model`: there is no model {self.model!r}; there are {', '.join(MODEL_NAMES)}")
-        self._check_that_nothing_is_ignored()
-        if self.factory is not None:
-            _check_reference("factory", self.factory)
-        for tool in self.tools:
-            _check_reference("tools", tool)
-        _check_range("tokens", self.tokens, 1, MAX_TOKENS)
-        _check_range("tokens_per_s", self.tokens_per_s, 0, MAX_TOKENS_PER_S)
-        _check_range("run_timeout_s", self.run_timeout_s, 0.001, MAX_RUN_TIMEOUT_S)
-        _check_range("idle_timeout_s", self.idle_timeout_s, 0.1, MAX_RUN_TIMEOUT_S)
-        _check_range("memory_limit_mb", self.memory_limit_mb, MIN_MEMORY_MB, MAX_MEMORY_MB)
-        _check_range("model_attempts", self.model_attempts, 1, MAX_MODEL_ATTEMPTS)
-        _check_range("cpu_limit_s", self.cpu_limit_s, 1, MAX_RUN_TIMEOUT_S)
-        _check_range("file_limit_mb", self.file_limit_mb, 1, MAX_MEMORY_MB)
-        _check_range("open_files_limit", self.open_files_limit, 16, MAX_OPEN_FILES)
-        _check_range("process_limit", self.process_limit, 1, MAX_PROCESSES)
-        _check_range("output_limit_mb", self.output_limit_mb, 1, MAX_OUTPUT_MB)
-        for name in ("model_args", "output_schema"):
-            if is_deeper(to_json(getattr(self, name))):
-                raise ValueError(TOO_DEEP.format(f"`{name}`"))
-        if self.output_schema is not None:
-            check_schema(self.output_schema)
-
-    @property
-    def code_limits(self) -> CodeLimits:
-        """What its code may take."""
-        named = {
-            "cpu_s": self.cpu_limit_s, "memory_mb": self.memory_limit_mb, "file_mb": self.file_limit_mb,
-            "open_files": self.open_files_limit, "processes": self.process_limit,
-            "output_mb": self.output_limit_mb,
-        }  # fmt: skip
-        return CodeLimits(**{name: value for name, value in named.items() if value is not None})
-
-    def _check_that_nothing_is_ignored(self) -> None:
-        if self.isolation != "process" and not self.code and self.memory_limit_mb is not None:
-            raise ValueError("`memory_limit_mb` is for isolation = 'process' only")
-        for setting in OF_CODE:
-            if not self.code and getattr(self, setting) is not None:
-                raise ValueError(f"`{setting}` is for code = true only")
-        if self.code and (self.isolation == "thread" or self.on_worker_lost == "resume"):
-            setting = "isolation" if self.isolation == "thread" else "on_worker_lost"
-            raise ValueError(f"`{setting}`: code runs in a process of its own, and begins from the beginning")
-        if self.model != SCRIPTED and (self.tokens is not None or self.tokens_per_s is not None):
-            raise ValueError(f"`tokens` and `tokens_per_s` are for model = {SCRIPTED!r} only")
-        if self.model == SCRIPTED and self.model_args:
-            raise ValueError("the scripted model takes no `model_args`, only `tokens` and `tokens_per_s`")
-        for setting in ("model_args", "model_attempts", "system_prompt", "tools", "at_most_once"):
-            if self.model is None and getattr(self, setting):
-                raise ValueError(f"`{setting}` is for agents with a `model`; a factory sets it itself")
-        if self.at_most_once and not self.tools:
-            raise ValueError("`at_most_once` names some of the agent's `tools`, and it has none")
-        if self.code and self.memory is not None:
-            raise ValueError("`memory`: code has no messages to begin with")
-
-
-OF_CODE = ("cpu_limit_s", "file_limit_mb", "open_files_limit", "process_limit", "output_limit_mb")
 BUILT_IN: dict[str, AgentSpec] = {
     "demo": AgentSpec(model=SCRIPTED, tokens_per_s=20, description="A demonstration that needs no key.")
 }
@@ -166,7 +56,7 @@ class AgentCatalog:
         specs: Mapping[str, AgentSpec],
         *,
         run_timeout_s: float | None = None,
-        teams: "Teams | None" = None,
+        teams: Teams | None = None,
     ) -> None:
         self._teams = teams
         self._run_timeout_s = run_timeout_s  # of agents that have none of their own
@@ -203,9 +93,7 @@ class AgentCatalog:
         spec = self._specs.get(name)
         if spec is None:
             return "loop"
-        if name in self._blocking and spec.isolation == "loop":
-            return "thread"
-        return "process" if spec.code else spec.isolation
+        return "thread" if name in self._blocking and spec.runs_in == "loop" else spec.runs_in
 
     @property
     def needs_processes(self) -> bool:
@@ -262,30 +150,32 @@ class AgentCatalog:
         """
         for name, spec in self._specs.items():
             if spec.isolation != "process" or processes:
-                if spec.factory is not None:
-                    with _told_of(f"agents.{name}.factory"):
-                        check_call(await self._load_factory(name, spec.factory), spec.factory)
-                if spec.tools:
-                    with _told_of(f"agents.{name}.tools"):
-                        tools = [await load(reference) for reference in spec.tools]
-                        await self._have_strands()
-                        from runstore.runtime.strands.models import names_of
-
-                        names = names_of(tools)
-                    with _told_of(f"agents.{name}.at_most_once"):
-                        _check_names(spec, names)
+                await self._check(name, spec)
         if self._teams is not None:
             for name in self._teams.tools:
-                with _told_of(f"hierarchies.tools.{name}"):
+                with _setting(f"hierarchies.tools.{name}"):
                     await self._teams.check_tool(name)
 
+    async def _check(self, name: str, spec: AgentSpec) -> None:
+        match spec.source:
+            case Factory(reference):
+                with _setting(f"agents.{name}.factory"):
+                    check_call(await self._load_factory(name, reference), reference)
+            case ConfiguredModel(tools=[_, *_]) as source:
+                with _setting(f"agents.{name}.tools"):
+                    tools = [await load(reference) for reference in source.tools]
+                    await self._have_strands()
+                    from runstore.runtime.strands.models import names_of
+
+                    names = names_of(tools)
+                with _setting(f"agents.{name}.at_most_once"):
+                    _check_names(source.at_most_once, names)
+
     def _references(self) -> Iterator[tuple[str, str]]:
-        """Each setting that names code, and what it names."""
+        """Each setting that names code, and the reference it gives."""
         for name, spec in self._specs.items():
-            if spec.factory is not None:
-                yield f"agents.{name}.factory", spec.factory
-            for tool in spec.tools:
-                yield f"agents.{name}.tools", tool
+            for field, reference in spec.references():
+                yield f"agents.{name}.{field}", reference
         for name, reference in self._teams.tools.items() if self._teams else ():
             yield f"hierarchies.tools.{name}", reference
 
@@ -309,9 +199,13 @@ class AgentCatalog:
             at_most_once = self._teams.at_most_once.union(definition.get("at_most_once", ()))
             return StrandsAgent(product, ctx, self._taken, root=ROOT, at_most_once=at_most_once)
         spec = self.spec(name)
-        if spec.code:
-            return CodeAgent(spec.code_limits, ctx)
-        made = await (self._configured(name, spec) if spec.factory is None else self._made(name, spec, ctx))
+        match spec.source:
+            case SubmittedCode(limits):
+                return CodeAgent(limits, ctx)
+            case Factory(reference):
+                made = await self._made(name, reference, ctx)
+            case ConfiguredModel() as source:
+                made = await self._configured(name, source, spec.description)
         if inspect.isasyncgenfunction(made):
             return GeneratorAgent(made, ctx)
         from runstore.runtime.strands.agent import PRODUCTS, StrandsAgent
@@ -326,13 +220,13 @@ class AgentCatalog:
             await in_thread(partial(import_module, "runstore.runtime.strands.agent"), "importing strands")
             self._strands_is_there = True
 
-    async def _made(self, name: str, spec: AgentSpec, ctx: RunContext) -> Any:
-        """What a factory makes; an async generator function is taken as it is."""
-        factory = await self._load_factory(name, spec.factory or "")
+    async def _made(self, name: str, reference: str, ctx: RunContext) -> Any:
+        """Call a factory; an async generator function is returned as it is."""
+        factory = await self._load_factory(name, reference)
         if inspect.isasyncgenfunction(factory):
             return factory
         await self._have_strands()  # first: it watches what agents are made
-        return await call(factory, ctx, f"factory {spec.factory!r}")
+        return await call(factory, ctx, f"factory {reference!r}")
 
     async def _load_factory(self, name: str, reference: str) -> Any:
         factory = await load(reference)
@@ -344,37 +238,36 @@ class AgentCatalog:
             self._blocking.add(name)  # an agent waits for its MCP servers to start, wherever it is made
         return factory
 
-    async def _configured(self, name: str, spec: AgentSpec) -> Any:
+    async def _configured(self, name: str, source: ConfiguredModel, description: str | None) -> Any:
         await self._have_strands()
         from runstore.runtime.strands.models import build_agent, build_model
 
-        tools = [await load(reference) for reference in spec.tools]
+        tools = [await load(reference) for reference in source.tools]
 
         def build() -> Any:
-            scripted = {"tokens": spec.tokens, "tokens_per_s": spec.tokens_per_s or 0}
-            model = build_model(spec.model or "", scripted if spec.model == SCRIPTED else spec.model_args)
+            model = build_model(source.model.model, source.model.arguments)
             return build_agent(
-                name, model, system_prompt=spec.system_prompt, tools=tools, description=spec.description,
-                attempts=spec.model_attempts,
+                name, model, system_prompt=source.system_prompt, tools=tools, description=description,
+                attempts=source.model.model_attempts,
             )  # fmt: skip
 
         # A provider's package may take seconds to import; the scripted model takes 0.1 ms.
-        agent = build() if spec.model == SCRIPTED else await in_thread(build, f"building agent {name!r}")
-        _check_names(spec, agent.tool_names)
+        agent = build() if source.model.scripted else await in_thread(build, f"building agent {name!r}")
+        _check_names(source.at_most_once, agent.tool_names)
         return agent
 
 
-def _check_names(spec: AgentSpec, tools: Sequence[str]) -> None:
-    """A misspelled name would protect nothing."""
-    for tool in spec.at_most_once:
+def _check_names(at_most_once: Sequence[str], tools: Sequence[str]) -> None:
+    """Refuse a misspelled name: it would protect nothing."""
+    for tool in at_most_once:
         if tool not in tools:
             known = ", ".join(tools)
             raise ConfigError(f"at_most_once: the agent has no tool {tool!r}; it has {known}")
 
 
 @contextmanager
-def _told_of(setting: str) -> Iterator[None]:
-    """Whatever is wrong in the block is wrong with a setting."""
+def _setting(setting: str) -> Iterator[None]:
+    """Name the setting in an error that the block raises."""
     try:
         yield
     except RunstoreError as error:

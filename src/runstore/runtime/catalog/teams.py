@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from runstore.core.errors import AgentError
 from runstore.core.hierarchy import Hierarchy, Problem, models_of, problems, tools_of, with_models
-from runstore.runtime.catalog.agents import AgentSpec
 from runstore.runtime.catalog.definitions import recorded
+from runstore.runtime.catalog.specs import ModelSpec
 from runstore.runtime.strands.models import SCRIPTED, build_model
 from runstore.runtime.user_code import REFERENCE, in_thread, load
 
@@ -21,33 +21,20 @@ if TYPE_CHECKING:
 TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
+def _team_model(spec: ModelSpec) -> "TeamModel":
+    from runstore.runtime.strands.team import TeamModel
+
+    working = build_model(spec.model, spec.arguments)
+    if not spec.scripted:
+        return TeamModel(working, working, spec.model_attempts)
+    supervising = build_model(SCRIPTED, {**spec.arguments, "calls_all": True})
+    return TeamModel(supervising, working, spec.model_attempts)
+
+
 def _named(name: str, tool: Any) -> None:
     from runstore.runtime.strands.team import named
 
     named(name, tool)
-
-
-class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One `[hierarchies.models.name]` table: a model with its settings, as in `[agents.name]`."""
-
-    model: str
-    model_args: dict[str, Any] = {}
-    tokens: int | None = None
-    tokens_per_s: float | None = None
-    model_attempts: int | None = None
-
-    def __post_init__(self) -> None:
-        AgentSpec(**{name: getattr(self, name) for name in self.__struct_fields__})  # the same rules hold
-
-    def build(self) -> "TeamModel":
-        from runstore.runtime.strands.team import TeamModel
-
-        if self.model != SCRIPTED:
-            model = build_model(self.model, self.model_args)
-            return TeamModel(model, model, self.model_attempts)
-        pace = {"tokens": self.tokens, "tokens_per_s": self.tokens_per_s or 0}
-        supervising = build_model(SCRIPTED, {**pace, "calls_all": True})
-        return TeamModel(supervising, build_model(SCRIPTED, pace), self.model_attempts)
 
 
 BUILT_IN: dict[str, ModelSpec] = {SCRIPTED: ModelSpec(model=SCRIPTED, tokens_per_s=20)}
@@ -126,8 +113,8 @@ class Teams:
         def build() -> Any:
             from runstore.runtime.strands.team import build_team
 
-            return build_team(hierarchy, {name: spec.build() for name, spec in specs.items()}, tools)
+            return build_team(hierarchy, {name: _team_model(spec) for name, spec in specs.items()}, tools)
 
         # A provider's model may take long to make; the scripted one does not.
-        scripted = all(spec.model == SCRIPTED for spec in specs.values())
+        scripted = all(spec.scripted for spec in specs.values())
         return build() if scripted else await in_thread(build, "building the agents of a hierarchy")

@@ -15,7 +15,7 @@ from runstore.core.codec import EncodedEvent, RecordedEvent, encode
 from runstore.core.errors import AgentError, InvalidEvent
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES, Completed, Custom, EventType, Failed
 from runstore.core.ports import AgentResult, RunContext
-from runstore.runtime.catalog.agents import AgentSpec
+from runstore.runtime.catalog.specs import AgentSpec
 
 LENGTH_BYTES = 4
 MAX_MESSAGE_BYTES = 16 << 20  # of a process
