@@ -23,11 +23,11 @@ from runstore.core.errors import (
 from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.ids import parse_run_id
 from runstore.core.limits import MAX_FILTER_TYPES
-from runstore.core.places import MAX_PLACES, NamedPlaces, OwnPlaces
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.run import Run
 from runstore.core.sse import FrameParser
+from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, NamedRunCursors, OwnRunCursors
 from runstore.feed.joined_tail import GONE, NewRuns
 from runstore.logs import log_as_library
 from runstore.projections.runs import RunQuery
@@ -190,27 +190,27 @@ class LocalStore:
             RunNotFound, InvalidName
             ValueError: too many runs or types.
         """
-        if len(run_ids) > MAX_PLACES:
-            raise ValueError(f"up to {MAX_PLACES} runs may be followed at once, not {len(run_ids):,}")
-        named = NamedPlaces({parse_run_id(run_id): 0 for run_id in run_ids}) if run_ids else None
+        if len(run_ids) > MAX_FOLLOWED_RUNS:
+            raise ValueError(f"up to {MAX_FOLLOWED_RUNS} runs may be followed at once, not {len(run_ids):,}")
+        named = NamedRunCursors({parse_run_id(run_id): 0 for run_id in run_ids}) if run_ids else None
         only = _filter(types)
         with ExitStack() as stack:
             new_runs = None
-            places: NamedPlaces | OwnPlaces
+            cursors: NamedRunCursors | OwnRunCursors
             if named is not None:
-                places = named
+                cursors = named
             else:
                 started = stack.enter_context(self._store.starts.watch(user_id))
-                places = own = await self._store.own_places(user_id)
+                cursors = own = await self._store.own_cursors(user_id)
                 new_runs = NewRuns(started, partial(self._store.find_starts, user_id, own))
             lost: dict[str, RunstoreError] = {}
-            for run_id in places.open():
+            for run_id in cursors.open():
                 try:
                     await self._store.head(run_id)
                 except (RunDeleted, RunPurged) as error:
                     lost[run_id] = error
             parser = FrameParser()
-            joined = self._store.joined_tail(places, lost=lost, only=only, new_runs=new_runs)
+            joined = self._store.joined_tail(cursors, lost=lost, only=only, new_runs=new_runs)
             async for frames in joined.frames():
                 for frame in parser.feed(frames):
                     event = decoded(_decode, frame.data)

@@ -9,7 +9,7 @@ import runstore.store.runs as store
 from runstore.core.errors import InvalidCursor
 from runstore.core.events import Queued
 from runstore.core.ids import new_run_id
-from runstore.core.places import MAX_PLACES
+from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS
 from runstore.database.dialects import open_dialect
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
@@ -58,15 +58,15 @@ def test_a_look_reads_few_rows_however_many_runs_there_are(database_url: str) ->
     with crowded(dialect, many) as connection, rows_read(connection) as rows:
         with pytest.raises(InvalidCursor):
             store._read_starts(connection, "ann", 0, 0, 3)
-        store._read_own_places(connection, "ann")
+        store._read_own_cursors(connection, "ann")
     dialect.close()
     assert sum(rows) < 10 * MOST
 
 
 async def test_of_too_many_open_runs_those_that_ended_before_them_do_not_come_again(log: SqlEventLog) -> None:
     await begin(log, 3)
-    unended = await begin(log, MAX_PLACES + 1, ended=False)
-    places = await log.query_list(store._read_own_places, "ann")
-    assert list(places.open()) == unended[:-1]
+    unended = await begin(log, MAX_FOLLOWED_RUNS + 1, ended=False)
+    cursors = await log.query_list(store._read_own_cursors, "ann")
+    assert list(cursors.open()) == unended[:-1]
     first = (await log.read(unended[-1]))[0].position
-    assert places.position < first
+    assert cursors.position < first

@@ -17,7 +17,7 @@ from runstore.eventlog.queries import MAX_PAGE_BYTES
 from runstore.eventlog.rules.claims import Reservations, UsedKey
 from runstore.eventlog.rules.control import is_control
 from runstore.eventlog.rules.rules import Rules
-from runstore.eventlog.rules.sessions import Place, Session, Sessions, read_wish
+from runstore.eventlog.rules.sessions import Place, Session, Sessions, read_session_request
 from runstore.eventlog.writer import CommitResult, Writer
 
 
@@ -134,10 +134,10 @@ class MemoryStore:
         caused = rules.take(append, events, before)
         session = self.sessions.get(run_id)
         if events[0].type == Queued.type:
-            wish = read_wish(events[0])
-            session = wish.session
-            if wish.session_id is not None:
-                self.conversations.setdefault((wish.user_id, wish.session_id), []).append(run_id)
+            request = read_session_request(events[0])
+            session = request.session
+            if request.session_id is not None:
+                self.conversations.setdefault((request.user_id, request.session_id), []).append(run_id)
         redacts = False
         if discards(append):
             settled = settle(events, before.seq + 1, lambda: self._text_before(run_id))
@@ -205,7 +205,7 @@ def _follow(run: OpenRun | None, run_id: str, event: EncodedEvent) -> OpenRun | 
     """The run's row among the open runs after an event; None when it has none."""
     change = msgspec.structs.replace
     if event.type == Queued.type:
-        return OpenRun(run_id, read_wish(event).user_id, "queued", 0, 0, None, None, event.at)
+        return OpenRun(run_id, read_session_request(event).user_id, "queued", 0, 0, None, None, event.at)
     if event.ends or run is None:
         return None
     if event.type == Started.type:

@@ -1,4 +1,4 @@
-"""Following several runs as one stream, from the places that its reader has in each of them.
+"""Following several runs as one stream, from the cursors that its reader has in each of them.
 
 Runs take turns, and one is read only when the frames of the one before have been taken: a slow reader costs
 no more than that of a single run.
@@ -14,9 +14,9 @@ import msgspec
 
 from runstore.core.codec import timestamp
 from runstore.core.errors import Busy, InvalidCursor, LogUnavailable, RunPurged, RunstoreError
-from runstore.core.places import Places
 from runstore.core.ports import LiveFeed, Subscription
 from runstore.core.records import EventRecord
+from runstore.core.stream_cursors import StreamCursors
 from runstore.feed.tail import UNAVAILABLE_RETRY_S, Tail
 
 FIND_STARTS_S = 2.0  # between two looks for new runs of which no word came: other processes start some, too
@@ -32,7 +32,7 @@ class NewRuns:
 
     Args:
         started: set when there may be some.
-        find: adds them to the places.
+        find: adds them to the cursors.
     """
 
     def __init__(self, started: asyncio.Event, find: FindStarts) -> None:
@@ -50,7 +50,7 @@ class _Reader:
 
 
 class JoinedTail:
-    """A reader of several runs. Its frames have the reader's places as their ids.
+    """A reader of several runs. Its frames have the reader's cursors as their ids.
 
     Args:
         open_tail: follows one run after a seq.
@@ -61,7 +61,7 @@ class JoinedTail:
     def __init__(
         self,
         feed: LiveFeed,
-        places: Places,
+        cursors: StreamCursors,
         open_tail: Callable[[str, int], Tail],
         *,
         lost: dict[str, RunstoreError],
@@ -69,7 +69,7 @@ class JoinedTail:
         idle_s: float,
     ) -> None:
         self._feed = feed
-        self._places = places
+        self._cursors = cursors
         self._open_tail = open_tail
         self._lost = lost
         self._new_runs = new_runs
@@ -126,7 +126,7 @@ class JoinedTail:
         return asyncio.create_task(_set_within(new_runs.started, FIND_STARTS_S))
 
     def _follow_new(self) -> None:
-        for run_id, seq in self._places.open().items():
+        for run_id, seq in self._cursors.open().items():
             if run_id not in self._followed:
                 stack = ExitStack()
                 live = stack.enter_context(self._feed.subscribe(run_id))
@@ -145,7 +145,7 @@ class JoinedTail:
             self._refused = True  # who asks again is told
         if tail.ended:
             reader.close()
-            self._places.end(tail.run_id)
+            self._cursors.end(tail.run_id)
             if self._new_runs is not None:
                 self._new_runs.started.set()  # there is room for one that waits
         elif body is None:
@@ -166,23 +166,23 @@ class JoinedTail:
         return done
 
     def _framed(self, run_id: str, body: bytes) -> bytes:
-        """A run's frames with the reader's places as their ids; a frame's data is one line."""
+        """A run's frames with the reader's cursors as their ids; a frame's data is one line."""
         framed = []
         for frame in body.split(b"\n\n")[:-1]:
             before, _, rest = frame.partition(b"id: ")
             seq, _, rest = rest.partition(b"\n")
-            self._places.move(run_id, int(seq))
-            framed.append(b"%bid: %b\n%b\n\n" % (before, self._places.text.encode(), rest))
+            self._cursors.move(run_id, int(seq))
+            framed.append(b"%bid: %b\n%b\n\n" % (before, self._cursors.text.encode(), rest))
         return b"".join(framed)
 
     def _lose(self, run_id: str, error: RunstoreError) -> bytes:
-        self._places.lose(run_id)
+        self._cursors.lose(run_id)
         return self._notice(run_id, GONE, {"code": error.code, "message": str(error)})
 
     def _notice(self, run_id: str, type: str, data: dict[str, str]) -> bytes:
         record = EventRecord(run_id, 0, type, timestamp(time.time_ns() // 1_000_000), data)
         said = msgspec.json.encode(record)
-        return b"id: %b\nevent: %b\ndata: %b\n\n" % (self._places.text.encode(), type.encode(), said)
+        return b"id: %b\nevent: %b\ndata: %b\n\n" % (self._cursors.text.encode(), type.encode(), said)
 
     async def _close(self, looking: "asyncio.Task[bool] | None") -> None:
         tasks = [*self._waiting, *([looking] if looking is not None else [])]

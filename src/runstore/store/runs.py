@@ -28,9 +28,9 @@ from runstore.core.events import CancelRequested, Custom, Deleted, MultitaskStra
 from runstore.core.ids import LAST_TIME, RANDOM_BITS, first_run_id, new_run_id
 from runstore.core.limits import Limits
 from runstore.core.names import check_name
-from runstore.core.places import MAX_PLACES, OwnPlaces, Places
 from runstore.core.ports import EventFilter, Head, LiveFeed, Reservation
 from runstore.core.run import Run, evolve, fold, whole
+from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, OwnRunCursors, StreamCursors
 from runstore.database.columns import MYSQL
 from runstore.database.tables import open_runs
 from runstore.eventlog.queries import (
@@ -263,7 +263,7 @@ class RunStore:
 
     def joined_tail(
         self,
-        places: Places,
+        cursors: StreamCursors,
         *,
         lost: dict[str, RunstoreError],
         only: EventFilter | None = None,
@@ -271,28 +271,28 @@ class RunStore:
     ) -> JoinedTail:
         """Follow several runs as one stream."""
         return JoinedTail(
-            self._feed, places, partial(self._tail_after, only),
+            self._feed, cursors, partial(self._tail_after, only),
             lost=lost, new_runs=new_runs, idle_s=self._heartbeat_s,
         )  # fmt: skip
 
     def _tail_after(self, only: EventFilter | None, run_id: str, after: int) -> Tail:
         return self.tail(run_id, after=after, only=only)
 
-    async def own_places(self, user_id: str) -> OwnPlaces:
+    async def own_cursors(self, user_id: str) -> OwnRunCursors:
         """The beginnings of a user's runs that have not ended; runs that start from now on are new."""
-        return await self._log.query_list(_read_own_places, user_id)
+        return await self._log.query_list(_read_own_cursors, user_id)
 
-    async def find_starts(self, user_id: str, places: OwnPlaces) -> None:
+    async def find_starts(self, user_id: str, cursors: OwnRunCursors) -> None:
         """Add a user's new runs, in the order in which they were queued, as many as there is room for.
 
         Raises:
             InvalidCursor: too many runs were started since to find the new ones among them.
             LogUnavailable, Busy
         """
-        if places.free:
-            where = (places.position, places.seconds, places.free)
+        if cursors.free:
+            where = (cursors.position, cursors.seconds, cursors.free)
             for position, run_id in await self._log.query_list(_read_starts, user_id, *where):
-                places.add(run_id, position)
+                cursors.add(run_id, position)
 
     def _check_size(self, limit: str, value: Any, what: str, *, code: str = LimitExceeded.code) -> None:
         most = getattr(self.limits, limit)
@@ -315,27 +315,27 @@ def _existing(run_id: str, head: Head | None) -> Head:
     return head
 
 
-def _read_own_places(connection: Connection, user_id: str) -> OwnPlaces:
-    places = _read_newest(connection, user_id)  # first: what is queued after it is new, if not open as well
+def _read_own_cursors(connection: Connection, user_id: str) -> OwnRunCursors:
+    cursors = _read_newest(connection, user_id)  # first: what is queued after it is new, if not open as well
     position = first_position(open_runs.c.run_id)
     unended = select(position, open_runs.c.run_id).where(open_runs.c.user_id == user_id)
-    found = connection.execute(unended.order_by(position).limit(MAX_PLACES + 1)).all()
-    if len(found) > MAX_PLACES:  # the others have their turn when these have ended
-        places = OwnPlaces(0, 0)  # until these are added: it stands where the last of them begins
-    for begins, run_id in found[:MAX_PLACES]:
-        places.add(run_id, begins)
-    return places
+    found = connection.execute(unended.order_by(position).limit(MAX_FOLLOWED_RUNS + 1)).all()
+    if len(found) > MAX_FOLLOWED_RUNS:  # the others have their turn when these have ended
+        cursors = OwnRunCursors(0, 0)  # until these are added: it stands where the last of them begins
+    for begins, run_id in found[:MAX_FOLLOWED_RUNS]:
+        cursors.add(run_id, begins)
+    return cursors
 
 
-def _read_newest(connection: Connection, user_id: str) -> OwnPlaces:
+def _read_newest(connection: Connection, user_id: str) -> OwnRunCursors:
     """Where a user's newest runs begin: one that is not looked at passes for a new one."""
     newest = connection.execute(_own_runs(user_id).order_by(runs.c.run_id.desc()).limit(1)).scalar()
     if newest is None:
-        return OwnPlaces(0, int(time.time()))
+        return OwnRunCursors(0, int(time.time()))
     seconds = (UUID(newest).int >> RANDOM_BITS) // 1_000
     made = _made_since(user_id, seconds).order_by(runs.c.run_id.desc()).limit(MAX_SCANNED)
     begin = read_first_positions(connection, connection.execute(made).scalars().all())
-    return OwnPlaces(max(begin.values(), default=0), seconds)
+    return OwnRunCursors(max(begin.values(), default=0), seconds)
 
 
 def _read_starts(

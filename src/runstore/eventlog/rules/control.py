@@ -10,7 +10,7 @@ from runstore.core.codec import EncodedEvent
 from runstore.core.events import CancelRequested, Purged, Queued, Started
 from runstore.core.ports import OpenRun
 from runstore.database.tables import open_runs, purging, session_runs, sessions
-from runstore.eventlog.rules.sessions import Wish, read_wish
+from runstore.eventlog.rules.sessions import SessionRequest, read_session_request
 
 _CONTROL_TYPES = frozenset({Queued.type, Started.type, CancelRequested.type})
 _INSERT = insert(open_runs)
@@ -94,20 +94,20 @@ def write_control(connection: Connection, changes: Mapping[str, Sequence[Encoded
                 statements[_LEAVE_SESSION].append({"closed": run_id})
                 statements[_DELETE].append({"closed": run_id})
             elif event.type == Queued.type:
-                wish = read_wish(event)
-                statements[_INSERT].append(_queued(run_id, event.at, wish))
-                if wish.session_id is not None:
-                    conversation = {"user_id": wish.user_id, "session_id": wish.session_id}
+                request = read_session_request(event)
+                statements[_INSERT].append(_queued(run_id, event.at, request))
+                if request.session_id is not None:
+                    conversation = {"user_id": request.user_id, "session_id": request.session_id}
                     statements[_JOIN_SESSION].append({**conversation, "run_id": run_id})
             elif event.type == Started.type:
                 statements[_START].append(_started(run_id, event))
             elif event.type == CancelRequested.type:
                 statements[_CANCEL].append({"run": run_id, "at": event.at})
             elif event.type == Purged.type:
-                wish = read_wish(event)
+                request = read_session_request(event)
                 statements[_PURGE].append({"run_id": run_id})
-                if wish.session_id is not None:
-                    conversation = {"user": wish.user_id, "session": wish.session_id}
+                if request.session_id is not None:
+                    conversation = {"user": request.user_id, "session": request.session_id}
                     statements[_FORGET].append({**conversation, "purged": run_id})
     for statement, parameters in statements.items():
         if parameters:
@@ -132,10 +132,10 @@ def read_workers(connection: Connection) -> set[str]:
     return set(connection.execute(_WORKERS).scalars())
 
 
-def _queued(run_id: str, at: int, wish: Wish) -> dict[str, Any]:
-    _, session_id = wish.session or (None, None)  # a parallel run takes no turns
+def _queued(run_id: str, at: int, request: SessionRequest) -> dict[str, Any]:
+    _, session_id = request.session or (None, None)  # a parallel run takes no turns
     return {
-        "run_id": run_id, "status": "queued", "user_id": wish.user_id, "session_id": session_id,
+        "run_id": run_id, "status": "queued", "user_id": request.user_id, "session_id": session_id,
         "attempt": 0, "adoptions": 0, "worker_id": None, "queued_at": at, "cancel_at": None,
     }  # fmt: skip
 

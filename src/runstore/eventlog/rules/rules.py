@@ -10,7 +10,7 @@ from runstore.core.ports import Head
 from runstore.database.tables import open_runs
 from runstore.eventlog.admission import Append
 from runstore.eventlog.rules.claims import Reservations, read_reservations, write_reservations
-from runstore.eventlog.rules.sessions import Sessions, read_sessions, read_wish, write_started
+from runstore.eventlog.rules.sessions import Sessions, read_session_request, read_sessions, write_started
 
 
 class Rules:
@@ -35,7 +35,7 @@ class Rules:
 def users_of(connection: Connection, batch: Sequence[Append]) -> set[str]:
     """Whose runs the rules count, in judging this batch: no other writer may judge by them meanwhile."""
     events = [(append.run_id, event) for append in batch for event in append.events]
-    users = {read_wish(event).user_id for _, event in events if event.type == Queued.type}
+    users = {read_session_request(event).user_id for _, event in events if event.type == Queued.type}
     if starting := [run_id for run_id, event in events if event.type == Started.type]:
         runs = open_runs.c
         waiting = select(runs.user_id).where(runs.run_id.in_(starting), runs.session_id.is_not(None))

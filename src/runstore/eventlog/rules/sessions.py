@@ -35,8 +35,8 @@ class Place(Struct, frozen=True):
     position: int | None = None
 
 
-class Wish(Struct, frozen=True):
-    """What a queued run says of its session."""
+class SessionRequest(Struct, frozen=True):
+    """A queued run's session, and its strategy while another run has it."""
 
     user_id: str
     session_id: str | None = None
@@ -93,15 +93,15 @@ class Sessions:
         return superseded
 
     def _queue(self, run_id: str, event: EncodedEvent) -> list[Append]:
-        wish = read_wish(event)
-        place = Place(wish.session, run_id) if wish.session is not None else None
+        request = read_session_request(event)
+        place = Place(request.session, run_id) if request.session is not None else None
         superseded: list[Append] = []
-        if place is not None and wish.multitask_strategy == "reject":
+        if place is not None and request.multitask_strategy == "reject":
             if before := self._before(place, 1):
                 raise SessionBusy(place.session[1], before[0])
-        elif place is not None and wish.multitask_strategy == "interrupt":
+        elif place is not None and request.multitask_strategy == "interrupt":
             cancel = encode(
-                CancelRequested(by=wish.user_id, reason=SUPERSEDED, superseded_by=run_id), at=event.at
+                CancelRequested(by=request.user_id, reason=SUPERSEDED, superseded_by=run_id), at=event.at
             )
             superseded = [Append(other, [cancel]) for other in self._before(place, MAX_SUPERSEDED)]
         self._queued[run_id] = place
@@ -129,11 +129,11 @@ class Sessions:
         return [other for other in (*reversed(queued), *stored) if other not in self._ended][:most]
 
 
-_read_wish = msgspec.json.Decoder(Wish).decode
+_read_session_request = msgspec.json.Decoder(SessionRequest).decode
 
 
-def read_wish(event: EncodedEvent) -> Wish:
-    return decoded(_read_wish, event.data)
+def read_session_request(event: EncodedEvent) -> SessionRequest:
+    return decoded(_read_session_request, event.data)
 
 
 _open = open_runs.c

@@ -6,8 +6,8 @@ from runstore.core import errors
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
 from runstore.core.ids import UUID_TEXT
 from runstore.core.limits import MAX_FILTER_TYPES
-from runstore.core.places import MAX_PLACES
 from runstore.core.run import STATUSES
+from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS
 from runstore.http.errors import Forbidden
 from runstore.http.included import INCLUDES, EventPage
 from runstore.http.native.agents import AgentPage, CodeBody, CodeStreamBody, StartBody, StreamBody
@@ -234,7 +234,7 @@ RUN_OPERATIONS: Operations = {
                 "run_id",
                 {
                     "type": "array",
-                    "maxItems": MAX_PLACES,
+                    "maxItems": MAX_FOLLOWED_RUNS,
                     "uniqueItems": True,
                     "items": {"type": "string", "pattern": f"^{UUID_TEXT.pattern}(:[0-9]{{1,18}})?$"},
                 },

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore.core.codec import timestamp
-from runstore.core.places import MAX_PLACES
+from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS
 from runstore.http.envelope import STREAM
 from runstore.http.errors import BadRequest
 from runstore.http.fields import RunId, Time
@@ -34,7 +34,7 @@ class SeveralBody(Struct, frozen=True, forbid_unknown_fields=True):
     run_ids: (
         Annotated[
             list[RunId],
-            Meta(min_length=1, max_length=MAX_PLACES, extra_json_schema={"uniqueItems": True}),
+            Meta(min_length=1, max_length=MAX_FOLLOWED_RUNS, extra_json_schema={"uniqueItems": True}),
         ]
         | None
     ) = None

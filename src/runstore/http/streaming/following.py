@@ -8,8 +8,8 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from runstore.core.errors import InvalidCursor, LogUnavailable, RunDeleted, RunPurged, RunstoreError
-from runstore.core.places import NamedPlaces, OwnPlaces
 from runstore.core.ports import EventFilter
+from runstore.core.stream_cursors import NamedRunCursors, OwnRunCursors
 from runstore.feed.joined_tail import NewRuns
 from runstore.http.openai.answer import ANSWER_EVENTS
 from runstore.http.openai.stream import CHAT_EVENTS, ChatTail, Chunks
@@ -70,19 +70,19 @@ class Following:
             return EventStream(frames, login, places.pop_all(), left=left)
 
     async def follow_several(
-        self, login: Login, places: NamedPlaces, *, only: EventFilter | None = None
+        self, login: Login, cursors: NamedRunCursors, *, only: EventFilter | None = None
     ) -> Response:
         """One stream of runs by name; 204 when all have ended and the reader has all of them.
 
         A run that was deleted or purged does not refuse the others: the stream tells of it.
 
         Raises:
-            InvalidCursor: a place is ahead of its run.
+            InvalidCursor: a cursor is ahead of its run.
             RunNotFound, LimitExceeded
         """
         lost: dict[str, RunstoreError] = {}
         left = False
-        for run_id, after in places.open().items():
+        for run_id, after in cursors.open().items():
             try:
                 head = await self._store.head(run_id)
             except LogUnavailable:
@@ -96,30 +96,30 @@ class Following:
             return nothing_left()
         with ExitStack() as stack:
             stack.enter_context(self._subscribers.of_user(login.user.user_id))
-            for run_id in places.open():
+            for run_id in cursors.open():
                 stack.enter_context(self._subscribers.of_run(run_id))
-            tail = self._store.joined_tail(places, lost=lost, only=only)
+            tail = self._store.joined_tail(cursors, lost=lost, only=only)
             return EventStream(tail, login, stack.pop_all())
 
     async def follow_own(
-        self, login: Login, places: OwnPlaces | None, *, only: EventFilter | None = None
+        self, login: Login, cursors: OwnRunCursors | None, *, only: EventFilter | None = None
     ) -> Response:
         """One stream of all of a user's runs, with those that start meanwhile. It has no end.
 
         Args:
-            places: None: from the beginnings of those that have not ended.
+            cursors: None: from the beginnings of those that have not ended.
 
         Raises:
-            InvalidCursor: a place is ahead of its run, or too many runs were started since.
+            InvalidCursor: a cursor is ahead of its run, or too many runs were started since.
             RunNotFound, LimitExceeded, LogUnavailable, Busy
         """
         user_id = login.user.user_id
-        if places is None:
-            places = await self._store.own_places(user_id)
+        if cursors is None:
+            cursors = await self._store.own_cursors(user_id)
         else:
-            await self._store.find_starts(user_id, places)  # a cursor too far behind is refused
+            await self._store.find_starts(user_id, cursors)  # a cursor too far behind is refused
         lost: dict[str, RunstoreError] = {}
-        for run_id, after in places.open().items():
+        for run_id, after in cursors.open().items():
             try:
                 check_cursor(after, (await self._store.head(run_id)).seq, run_id)
             except (RunDeleted, RunPurged) as error:
@@ -127,8 +127,8 @@ class Following:
         with ExitStack() as stack:
             stack.enter_context(self._subscribers.of_user(user_id))
             started = stack.enter_context(self._store.starts.watch(user_id))
-            new_runs = NewRuns(started, partial(self._store.find_starts, user_id, places))
-            tail = self._store.joined_tail(places, lost=lost, only=only, new_runs=new_runs)
+            new_runs = NewRuns(started, partial(self._store.find_starts, user_id, cursors))
+            tail = self._store.joined_tail(cursors, lost=lost, only=only, new_runs=new_runs)
             return EventStream(tail, login, stack.pop_all())
 
     async def until_ended(self, login: Login, run_id: str, wait_s: float, receive: Receive) -> None:

@@ -19,7 +19,7 @@ from runstore.core.errors import AgentError, AppendRefused, InvalidEvent
 from runstore.core.events import AgentFinished, AgentStarted, Discarded, Token, Usage
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.runtime.at_most_once import obstacle
-from runstore.runtime.outlet import Outlet
+from runstore.runtime.closable_recorder import ClosableRecorder
 from runstore.runtime.providers import HELD
 from runstore.runtime.resume import Memory, asked_messages, input_messages, recall
 from runstore.runtime.strands.errors import agent_error, unwrapped
@@ -90,22 +90,22 @@ class StrandsAgent:
 
     async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
         """See `Agent.run`."""
-        root, outlet = self._root, Outlet(recorder, self._leave)
+        root, closable = self._root, ClosableRecorder(recorder, self._leave)
         goes_on = strands_nodes.goes_on(self._product)
         if not goes_on and (failed := obstacle(history, repeats=True)):
             raise AgentError(failed.message, code=failed.code)
-        hooks = self._hooks = self._hook(outlet, recall(history), goes_on)
+        hooks = self._hooks = self._hook(closable, recall(history), goes_on)
         await recorder.record(self._beginning())
         try:
             stream = self._stream(input, hooks)
-            ended = await self._attend(self._follow(stream, hooks, outlet, recorder), outlet)
+            ended = await self._attend(self._follow(stream, hooks, closable, recorder), closable)
             result = result_of(ended, hooks.model_errors)
         except Exception as error:
             if (cut := self._cut_result(error)) is not None:
                 await recorder.record(AgentFinished(agent=root))
                 return AgentResult(result=cut, usage=hooks.usage)
             failure = hooks.without_provider_words(agent_error(error, hooks.model_errors))
-            if isinstance(failure, AppendRefused) and failure is not outlet.closed_by:  # of another run's
+            if isinstance(failure, AppendRefused) and failure is not closable.closed_by:  # of another run's
                 failure = AgentError(str(failure), code=failure.code)
             if isinstance(failure, AgentError):
                 for event in hooks.answers.take_back_all("failed"):
@@ -143,11 +143,11 @@ class StrandsAgent:
         for agent in self._hooks.agents if self._hooks else [agent for _, agent in self._agents]:
             agent.cancel()
 
-    def _hook(self, outlet: Outlet, memory: Memory, goes_on: bool) -> Hooks:
+    def _hook(self, closable: ClosableRecorder, memory: Memory, goes_on: bool) -> Hooks:
         nodes = list(nodes_of(self._product, self._root))
         memory = memory if goes_on else Memory(usage=memory.usage)
         hooks = Hooks(
-            self._context, outlet, memory, remembering=goes_on, at_most_once=self._at_most_once, nodes=nodes
+            self._context, closable, memory, remembering=goes_on, at_most_once=self._at_most_once, nodes=nodes
         )
         hooks.answers.stopping = self._asked
         for path, agent in self._agents:
@@ -172,13 +172,13 @@ class StrandsAgent:
         return self._product.stream_async(input if isinstance(input, str) else messages[0]["content"], state)
 
     async def _follow(
-        self, stream: AsyncIterator[Any], hooks: Hooks, outlet: Outlet, recorder: RunRecorder
+        self, stream: AsyncIterator[Any], hooks: Hooks, closable: ClosableRecorder, recorder: RunRecorder
     ) -> Ended:
         translator = hooks.translator(self._root, apart=hooks.nodes.paths)
         translate = translator.translate
         ended: Ended = None
         async for item in stream:
-            if outlet.closed_by is not None:
+            if closable.closed_by is not None:
                 self._go_on_leaving()
                 continue
             if "delta" in item:
@@ -194,9 +194,9 @@ class StrandsAgent:
                     try:
                         await recorder.record(event)
                     except InvalidEvent as error:
-                        await outlet.record_fitting(event, error)
+                        await closable.record_fitting(event, error)
             except Exception as error:
-                outlet.close(error)
+                closable.close(error)
             except asyncio.CancelledError:
                 self._leave()
             if "result" in item and isinstance(item["result"], StrandsResult | MultiAgentResult):
@@ -210,7 +210,7 @@ class StrandsAgent:
     # spans, to the garbage collector. The agents are asked to stop, and what still comes is thrown away;
     # whoever then still waits, for a tool or a model, is cancelled right there.
 
-    async def _attend(self, following: Coroutine[Any, Any, Ended], outlet: Outlet) -> Ended:
+    async def _attend(self, following: Coroutine[Any, Any, Ended], closable: ClosableRecorder) -> Ended:
         """Wait until a stream has been followed to its end; leave it when we are cancelled."""
         self._task = task = asyncio.create_task(_contained(following))
         cancelled: asyncio.CancelledError | None = None
@@ -218,12 +218,12 @@ class StrandsAgent:
             try:
                 await asyncio.wait({task})
             except asyncio.CancelledError as error:
-                if outlet.closed_by is not None:
+                if closable.closed_by is not None:
                     task.cancel()
                 cancelled = error
-                outlet.close(AgentError("the run was left"))
+                closable.close(AgentError("the run was left"))
         failure = None if task.cancelled() else task.exception()
-        if reason := cancelled or outlet.closed_by or failure:
+        if reason := cancelled or closable.closed_by or failure:
             raise reason
         if task.cancelled():
             raise AgentError("a tool or hook cancelled the agent that it works for")

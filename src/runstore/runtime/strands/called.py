@@ -24,7 +24,7 @@ from strands.multiagent.graph import Graph
 
 from runstore.core.events import AgentFinished, AgentStarted, Event, Message, Usage
 from runstore.runtime.at_most_once import is_at_most_once
-from runstore.runtime.outlet import Outlet
+from runstore.runtime.closable_recorder import ClosableRecorder
 from runstore.runtime.resume import Place
 from runstore.runtime.strands.hierarchy import CALL, Call, call_of
 from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
@@ -66,10 +66,10 @@ class Called:
         hooks: of the run. Agents that they know they record themselves, but for the stream.
     """
 
-    def __init__(self, hooks: "Hooks", outlet: Outlet, model_calls: ModelCalls) -> None:
+    def __init__(self, hooks: "Hooks", recorder: ClosableRecorder, model_calls: ModelCalls) -> None:
         self.model_calls = model_calls
         self._hooks = hooks
-        self._outlet = outlet
+        self._recorder = recorder
         self._lock = threading.Lock()
         self._at_work: dict[Place, Agent] = {}
         self.places: set[Place] = set()  # of tools that have called an agent
@@ -131,7 +131,7 @@ class Called:
     async def before_tool(self, event: BeforeToolCallEvent, place: Place) -> None:
         """An agent that is called here calls a tool itself."""
         name, use_id = event.tool_use["name"], event.tool_use["toolUseId"]
-        await write_call(self._outlet, event, place, once=is_at_most_once(event.selected_tool))
+        await write_call(self._recorder, event, place, once=is_at_most_once(event.selected_tool))
         self.begin(f"{place[0]}/{name}", use_id)
 
     async def after_tool(self, event: AfterToolCallEvent, place: Place) -> None:
@@ -139,7 +139,7 @@ class Called:
         inner = (f"{place[0]}/{event.tool_use['name']}", event.tool_use["toolUseId"])
         failure = self.model_calls.failure_of(inner)
         if not runs_again(event):
-            await write_result(self._outlet, event, place, failure, self.model_calls.words)
+            await write_result(self._recorder, event, place, failure, self.model_calls.words)
 
     @contextmanager
     def _entered(self, call: ToolCall, agent: Agent) -> Iterator[Place]:
@@ -169,17 +169,17 @@ class Called:
 
     async def _start(self, place: Place, installed: bool) -> None:
         if not installed:
-            await self._outlet.record(AgentStarted(agent=place[0], call_id=place[1], resumable=False))
+            await self._recorder.record(AgentStarted(agent=place[0], call_id=place[1], resumable=False))
 
     async def _finish(self, place: Place, installed: bool) -> None:
         await self._hooks.finish(place)
         if not installed:
-            await self._outlet.record(AgentFinished(agent=place[0], call_id=place[1]))
+            await self._recorder.record(AgentFinished(agent=place[0], call_id=place[1]))
 
     async def _record(self, event: Event, installed: bool) -> None:
         if isinstance(event, Message):
             if not installed:
-                await self._outlet.try_record(event)  # no attempt goes on from it: one may be too large
+                await self._recorder.try_record(event)  # no attempt goes on from it: one may be too large
             return
         if isinstance(event, Usage):
             self._hooks.count(event)

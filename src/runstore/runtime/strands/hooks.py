@@ -43,7 +43,7 @@ from runstore.core.events import (
 from runstore.core.ports import RunContext
 from runstore.core.run import add_usage
 from runstore.runtime.at_most_once import CODE, is_at_most_once
-from runstore.runtime.outlet import Outlet
+from runstore.runtime.closable_recorder import ClosableRecorder
 from runstore.runtime.resume import Conversation, Memory, Place, digest_of, is_root
 from runstore.runtime.strands.answers import Answers
 from runstore.runtime.strands.called import Called
@@ -75,7 +75,7 @@ class Hooks:
     def __init__(
         self,
         context: RunContext,
-        outlet: Outlet,
+        recorder: ClosableRecorder,
         memory: Memory,
         *,
         remembering: bool,
@@ -89,7 +89,7 @@ class Hooks:
         self.asked: Sequence[Any] = ()  # the input of the run's own agent, as the log has it
         self.own = 0  # messages with which the run's own agent was made
         self._context = context
-        self._outlet = outlet
+        self._recorder = recorder
         self._memory = memory
         self._remembering = remembering
         self._at_most_once = at_most_once
@@ -101,8 +101,8 @@ class Hooks:
         self._logged: dict[Place, LoggedConversation] = {}
         self._working: set[Place] = set()
         self._lock = threading.Lock()
-        self._model_calls = ModelCalls(context.run_id, outlet, self.answers, self._place)
-        self.called = Called(self, outlet, self._model_calls)
+        self._model_calls = ModelCalls(context.run_id, recorder, self.answers, self._place)
+        self.called = Called(self, recorder, self._model_calls)
         self.nodes = Nodes(nodes, self._record_node, lambda path: self._inputs.pop((path, None), None))
 
     @property
@@ -174,7 +174,7 @@ class Hooks:
     async def _before_invocation(self, event: BeforeInvocationEvent) -> None:
         place = self._place(event.agent)
         event.invocation_state.setdefault(STATE_KEY, self._context)
-        if self._outlet.closed_by is not None:
+        if self._recorder.closed_by is not None:
             event.cancel = OVER
         if place in self._inputs:
             return  # a plugin lets it go on with new input, which belongs to its memory
@@ -182,18 +182,18 @@ class Hooks:
         past = await self._begin(place, event.messages or (), redacts=may_redact(event.agent))
         self._inputs[place] = len(event.messages or ())
         if past and past.broken_off and _is_run(place):
-            self._outlet.close(AgentError(ONLY_REASONING, code="model_invalid_answer"))
+            self._recorder.close(AgentError(ONLY_REASONING, code="model_invalid_answer"))
             event.cancel = OVER
         elif past and past.messages and getattr(event.agent, "_session_manager", None) is None:
             await self._say_again(place, past)
             await self.nodes.hand_over(event.agent, past)
             self._resume(event, place, past)
         elif past and past.unrepeatable:
-            self._outlet.close(AgentError(_repeats(place[0], past.unrepeatable), code=CODE))
+            self._recorder.close(AgentError(_repeats(place[0], past.unrepeatable), code=CODE))
             event.cancel = OVER
         elif _is_run(place) and _bare(event.messages) != _bare(self.asked):
             rewritten = _bare(event.messages)
-            await self._outlet.record(
+            await self._recorder.record(
                 InputReplaced(agent=place[0], messages=rewritten, count=len(self.asked))
             )
         if _is_run(place):
@@ -206,17 +206,17 @@ class Hooks:
         path, call_id = place
         if path in self.nodes.paths:
             digest = digest_of(messages)
-            await self._outlet.record(AgentStarted(agent=path, input_digest=digest, redacts=redacts))
+            await self._recorder.record(AgentStarted(agent=path, input_digest=digest, redacts=redacts))
             return self._memory.visit(path, digest)
         if call_id is not None:
             self._working.add(place)
-            await self._outlet.record(AgentStarted(agent=path, call_id=call_id, redacts=redacts))
+            await self._recorder.record(AgentStarted(agent=path, call_id=call_id, redacts=redacts))
         return self._memory.conversations.pop(place, None)
 
     async def _say_again(self, place: Place, past: Conversation) -> None:
         """Say what a client drops by `discard_after_seq` and nobody else will say: all but the root's own."""
         for token in past.said_below() if is_root(place[0]) else past.all_said():
-            await self._outlet.record(token)
+            await self._recorder.record(token)
 
     def _resume(self, event: BeforeInvocationEvent, place: Place, past: Conversation) -> None:
         rewritten = _is_run(place) and past.replacements  # in the log, which has what was asked
@@ -242,7 +242,7 @@ class Hooks:
 
     async def write(self, event: Event) -> None:
         """Record an event, and commit one that takes back others."""
-        await (self._outlet.commit if isinstance(event, Discarded) else self._outlet.record)(event)
+        await (self._recorder.commit if isinstance(event, Discarded) else self._recorder.record)(event)
 
     async def _message_added(self, event: MessageAddedEvent) -> None:
         path, call_id = place = self._place(event.agent)
@@ -258,18 +258,18 @@ class Hooks:
             for each in self.answers.complete(place, event.message):
                 await self.write(each)
             said = Message(agent=path, call_id=call_id, message=bare(event.message))
-            if await self._outlet.try_record(said):
+            if await self._recorder.try_record(said):
                 self._leave_out_inputs(event.message)
-                await self._outlet.record(said)
+                await self._recorder.record(said)
         else:
             joined = bare(event.message)
-            await self._outlet.record(InputReplaced(agent=path, call_id=call_id, messages=[joined]))
+            await self._recorder.record(InputReplaced(agent=path, call_id=call_id, messages=[joined]))
 
     async def _input_added(self, path: str, messages: Sequence[Any]) -> None:
         """All of the run's input is in the conversation. Hooks may have rewritten it there."""
         count = len(self._asked)
         if count and (added := _bare(messages[-count:])) != self._asked:
-            await self._outlet.record(InputReplaced(agent=path, messages=added, count=count))
+            await self._recorder.record(InputReplaced(agent=path, messages=added, count=count))
 
     def _leave_out_inputs(self, message: Any) -> None:
         """Take out of a message what no event can hold of its tool calls. They are not made."""
@@ -283,7 +283,7 @@ class Hooks:
         path, call_id = place = self._place(event.agent)
         logged = self._logged.get(place)
         if logged and (message := logged.redacted(event.agent.messages)) is not None:
-            await self._outlet.record(InputReplaced(agent=path, call_id=call_id, messages=[bare(message)]))
+            await self._recorder.record(InputReplaced(agent=path, call_id=call_id, messages=[bare(message)]))
 
     async def _context_reduced(self, event: AfterInvocationEvent) -> None:
         """The conversation manager has had its say; what it has left is what the next run begins with."""
@@ -295,7 +295,7 @@ class Hooks:
         if reduced is not None:
             messages, kept = reduced
             left = ContextReduced(agent=place[0], kept=kept, begins_with=_bare(messages))
-            await self._outlet.try_record(left)  # one that no event can hold is reduced again by the next run
+            await self._recorder.try_record(left)  # the next run reduces one that is too large again
 
     async def _after_invocation(self, event: AfterInvocationEvent) -> None:
         """An agent has ended. Its last message may have been rewritten since it was added."""
@@ -305,7 +305,7 @@ class Hooks:
             for said in corrected:
                 await self.write(said)
             if not (_is_run(place) and place in self._logged):  # else it is in what `_context_reduced` writes
-                await self._outlet.record(Message(agent=path, call_id=call_id, message=bare(message)))
+                await self._recorder.record(Message(agent=path, call_id=call_id, message=bare(message)))
 
     # A tool is called.
 
@@ -321,7 +321,7 @@ class Hooks:
             self.install(agent, inner)
             CALL.set(Call(agent, (inner, use_id), call_of(event.agent)))
         left_out = self._left_out.pop(use_id, None)
-        await write_call(self._outlet, event, place, once=once, left_out=left_out)
+        await write_call(self._recorder, event, place, once=once, left_out=left_out)
 
     async def _after_tool(self, event: AfterToolCallEvent) -> None:
         place = self._place(event.agent)
@@ -331,7 +331,7 @@ class Hooks:
         failure = self._model_calls.failure_of(inner)
         if self._known(place, event.selected_tool, event.tool_use) is None and not runs_again(event):
             await self.finish(inner)
-            await write_result(self._outlet, event, place, failure, self._model_calls.words)
+            await write_result(self._recorder, event, place, failure, self._model_calls.words)
 
     async def finish(self, place: Place) -> None:
         """A sub-agent's work for a call is done."""
@@ -342,7 +342,7 @@ class Hooks:
             self._inputs.pop(place, None)
             self._logged.pop(place, None)
             self._results.pop(place, None)
-            await self._outlet.record(AgentFinished(agent=place[0], call_id=place[1]))
+            await self._recorder.record(AgentFinished(agent=place[0], call_id=place[1]))
 
     async def _run_tool(
         self, context: ExecuteToolContext, run: MiddlewareNext[ExecuteToolContext, TypedEvent]

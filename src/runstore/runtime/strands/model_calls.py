@@ -8,7 +8,7 @@ from strands import Agent, ModelRetryStrategy
 from strands.hooks import AfterModelCallEvent, HookOrder
 
 from runstore.core.events import DiscardReason, Event, Retrying
-from runstore.runtime.outlet import Outlet
+from runstore.runtime.closable_recorder import ClosableRecorder
 from runstore.runtime.provider_words import ProviderWords
 from runstore.runtime.resume import Place
 from runstore.runtime.strands.answers import Answers
@@ -29,12 +29,12 @@ class ModelCalls:
     """
 
     def __init__(
-        self, run_id: str, outlet: Outlet, answers: Answers, place: Callable[[Agent], Place]
+        self, run_id: str, recorder: ClosableRecorder, answers: Answers, place: Callable[[Agent], Place]
     ) -> None:
         self.errors: deque[BaseException] = deque(maxlen=MAX_ERRORS)  # what models raised, newest last
         self.words = ProviderWords()
         self._run_id = run_id
-        self._outlet = outlet
+        self._recorder = recorder
         self._answers = answers
         self._place = place
         self._failures: dict[Place, int] = {}  # calls that failed, one after another
@@ -115,7 +115,7 @@ class ModelCalls:
 
     async def _take_back(self, place: Place, reason: DiscardReason, *then: Event) -> None:
         for event in (*self._answers.take_back(place, reason), *then):
-            await self._outlet.commit(event)
+            await self._recorder.commit(event)
 
 
 def wait_before_retry(agent: Agent, error: Exception) -> float | None:

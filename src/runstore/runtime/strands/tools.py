@@ -9,7 +9,7 @@ from runstore.core.codec import encode
 from runstore.core.errors import InvalidEvent
 from runstore.core.events import ToolFailed, ToolFinished, ToolStarted
 from runstore.core.masking import without_keys
-from runstore.runtime.outlet import Outlet
+from runstore.runtime.closable_recorder import ClosableRecorder
 from runstore.runtime.oversized import PART_BYTES
 from runstore.runtime.provider_words import ProviderWords
 from runstore.runtime.resume import Place
@@ -19,7 +19,12 @@ OVER = "The run is over."  # said to agents and tools that would begin when noth
 
 
 async def write_call(
-    outlet: Outlet, event: BeforeToolCallEvent, place: Place, *, once: bool, left_out: str | None = None
+    recorder: ClosableRecorder,
+    event: BeforeToolCallEvent,
+    place: Place,
+    *,
+    once: bool,
+    left_out: str | None = None,
 ) -> None:
     """Commit that an agent calls a tool; it is not called when that fails.
 
@@ -33,17 +38,21 @@ async def write_call(
         agent=path, call_id=call_id, tool_use_id=use_id, name=name, input=event.tool_use["input"],
         at_most_once=once,
     )  # fmt: skip
-    if wrong := await outlet.try_commit(started):
+    if wrong := await recorder.try_commit(started):
         left_out = f"the input of tool {name!r} cannot be recorded: {wrong}"
-        await outlet.commit(replace(started, input={"left_out": left_out}))
-    if outlet.closed_by is not None:
+        await recorder.commit(replace(started, input={"left_out": left_out}))
+    if recorder.closed_by is not None:
         event.cancel_tool = OVER  # it was not written ahead, so it must not run
     elif left_out is not None:
         event.cancel_tool = left_out
 
 
 async def write_result(
-    outlet: Outlet, event: AfterToolCallEvent, place: Place, failure: str | None, words: ProviderWords
+    recorder: ClosableRecorder,
+    event: AfterToolCallEvent,
+    place: Place,
+    failure: str | None,
+    words: ProviderWords,
 ) -> None:
     """Commit a tool's result, or in its place an error that says why it cannot be stored.
 
@@ -58,10 +67,10 @@ async def write_result(
     name = event.tool_use["name"]
     call: Any = {"agent": path, "call_id": call_id, "tool_use_id": event.tool_use["toolUseId"], "name": name}
     written = ToolFailed if event.result.get("status") == "error" else ToolFinished
-    if wrong := await outlet.try_commit(written(**call, output=event.result.get("content"))):
+    if wrong := await recorder.try_commit(written(**call, output=event.result.get("content"))):
         text = f"Error: the result of tool {name!r} cannot be recorded, and is left out: {wrong}"
         event.result = {**event.result, "status": "error", "content": [{"text": text}]}
-        await outlet.commit(ToolFailed(**call, output=event.result["content"]))
+        await recorder.commit(ToolFailed(**call, output=event.result["content"]))
 
 
 def _without_secrets(result: Any, code: str | None) -> Any:

@@ -1,10 +1,10 @@
-"""Where a reader of several runs is, as the text that is the id of each of its frames. Pure.
+"""The cursors of a reader in several runs, as one text that is the id of each of its frames. Pure.
 
-Of named runs, whose names the reader asks with again: `CHECK.SEQ.SEQ…`, in the order of the names. `CHECK`
-stands for the names, lest the places be taken for those of other runs.
-Of all of a user's runs: `own.POSITION.SECONDS`, then `.RUN:SEQ` for each that has not ended. A user's runs
-begin in the log in the order in which they were queued, so whatever begins beyond POSITION is new. SECONDS:
-when the newest known run was made, since 1970.
+Named runs: `CHECK.SEQ.SEQ…`, in the order of the names, which the reader sends again. `CHECK` is a checksum
+of the names: cursors of other runs are refused.
+All of a user's runs: `own.POSITION.SECONDS`, then `.RUN:SEQ` for each run that has not ended. A user's runs
+begin in the log in the order in which they were queued, so a run that begins beyond POSITION is new. SECONDS
+is the time since 1970 at which the newest known run was made.
 """
 
 import re
@@ -14,19 +14,19 @@ from zlib import crc32
 
 from runstore.core.errors import InvalidCursor
 
-MAX_PLACES = 100  # runs that one reader follows at a time: each frame's id names all their places
-GONE = "x"  # in place of a seq: the reader was told that the run's events are no more
+MAX_FOLLOWED_RUNS = 100  # runs that one reader follows at a time: each frame's id names all their cursors
+GONE = "x"  # in place of a seq: the reader knows that the run's events were deleted
 
 _SEQ = "[0-9]{1,18}"
-_NAMED = re.compile(rf"[0-9a-f]{{8}}(\.(?:{_SEQ}|{GONE})){{1,{MAX_PLACES}}}")
-_OWN = re.compile(rf"own\.{_SEQ}\.{_SEQ}(\.[A-Za-z0-9_-]{{22}}:{_SEQ}){{0,{MAX_PLACES}}}")
+_NAMED = re.compile(rf"[0-9a-f]{{8}}(\.(?:{_SEQ}|{GONE})){{1,{MAX_FOLLOWED_RUNS}}}")
+_OWN = re.compile(rf"own\.{_SEQ}\.{_SEQ}(\.[A-Za-z0-9_-]{{22}}:{_SEQ}){{0,{MAX_FOLLOWED_RUNS}}}")
 
 
-class NamedPlaces:
-    """The places in runs that are followed by name. A run stays in it when it has ended.
+class NamedRunCursors:
+    """The cursors in runs that are followed by name. They include runs that have ended.
 
     Args:
-        seqs: of each run the seq that the reader has.
+        seqs: the last seq that the reader has of each run.
     """
 
     def __init__(self, seqs: dict[str, int]) -> None:
@@ -34,10 +34,10 @@ class NamedPlaces:
         self._seqs = {run_id: str(seq) for run_id, seq in seqs.items()}
 
     def resume(self, text: str) -> None:
-        """Go on from an earlier text.
+        """Continue from the text of an earlier frame.
 
         Raises:
-            InvalidCursor: it is none, or one of other runs.
+            InvalidCursor: the text is malformed, or belongs to other runs.
         """
         if _NAMED.fullmatch(text) is None:
             raise _no_cursor(text)
@@ -58,39 +58,39 @@ class NamedPlaces:
         self._seqs[run_id] = str(seq)
 
     def end(self, run_id: str) -> None:
-        """The run has ended, and the reader has all of it."""
+        """The run has ended, and the reader has all of its events."""
 
     def lose(self, run_id: str) -> None:
-        """The reader is told that the run's events are no more."""
+        """The reader learns that the run's events were deleted."""
         self._seqs[run_id] = GONE
 
 
-class OwnPlaces:
-    """The places in all of a user's runs. A run that has ended leaves it.
+class OwnRunCursors:
+    """The cursors in all of a user's runs. A run leaves them when it ends.
 
     Args:
-        position: where the newest known run begins in the log.
-        seconds: when it was made, since 1970.
+        position: of the newest known run's first event in the log.
+        seconds: since 1970, when that run was made.
     """
 
     def __init__(self, position: int, seconds: int) -> None:
         self.position = position
         self.seconds = seconds
         self._seqs: dict[str, str] = {}
-        self._names: dict[str, str] = {}  # of the same runs in the text, which each frame has
+        self._names: dict[str, str] = {}  # the runs' short names: the text is written for each frame
 
     @classmethod
-    def parse(cls, text: str) -> "OwnPlaces":
+    def parse(cls, text: str) -> "OwnRunCursors":
         """Raises InvalidCursor."""
         if _OWN.fullmatch(text) is None:
             raise _no_cursor(text)
         _, position, seconds, *runs = text.split(".")
-        places = cls(int(position), int(seconds))
+        cursors = cls(int(position), int(seconds))
         for name, _, seq in (run.partition(":") for run in runs):
             run_id = str(UUID(bytes=urlsafe_b64decode(f"{name}==")))
-            places._seqs[run_id] = seq
-            places._names[run_id] = _short(run_id)
-        return places
+            cursors._seqs[run_id] = seq
+            cursors._names[run_id] = _short(run_id)
+        return cursors
 
     @property
     def text(self) -> str:
@@ -99,8 +99,8 @@ class OwnPlaces:
 
     @property
     def free(self) -> int:
-        """How many runs may be added."""
-        return MAX_PLACES - len(self._seqs)
+        """The number of runs that may still be added."""
+        return MAX_FOLLOWED_RUNS - len(self._seqs)
 
     def add(self, run_id: str, position: int) -> bool:
         """Follow a new run; False if it is known already."""
@@ -124,7 +124,7 @@ class OwnPlaces:
     lose = end
 
 
-Places = NamedPlaces | OwnPlaces
+StreamCursors = NamedRunCursors | OwnRunCursors
 
 
 def _short(run_id: str) -> str:

@@ -1,4 +1,4 @@
-"""The way out for what an agent says, until nobody wants to hear it any more."""
+"""Recording what an agent says, until the run is no longer its own."""
 
 from collections.abc import Awaitable, Callable
 
@@ -8,11 +8,11 @@ from runstore.core.ports import RunRecorder
 from runstore.runtime.oversized import fitting
 
 
-class Outlet:
-    """A recorder that closes for good at its first refusal, and then takes events without a word.
+class ClosableRecorder:
+    """A recorder that closes for good at its first refusal, and then ignores events.
 
-    An exception on its way through a foreign event loop is logged there, made an answer for the model, or
-    retried. So nothing is raised here: `closed_by` says why, and `on_close` ends the agent.
+    It does not raise the refusal: strands would log it, retry, or answer the model with it. `closed_by` holds
+    the refusal, and `on_close` ends the agent.
     """
 
     def __init__(self, recorder: RunRecorder, on_close: Callable[[], None]) -> None:
@@ -21,7 +21,7 @@ class Outlet:
         self._on_close = on_close
 
     def close(self, reason: Exception) -> None:
-        """Take nothing more. The first reason is the one that counts."""
+        """Ignore all further events. The first reason counts."""
         if self.closed_by is None:
             self.closed_by = reason
             self._on_close()
@@ -35,15 +35,15 @@ class Outlet:
             await self.record_fitting(event, error)
 
     async def try_record(self, event: Event) -> InvalidEvent | None:
-        """Record an event; returns why it cannot be stored, which closes nothing."""
+        """Record an event. Returns the reason if it cannot be stored, and stays open."""
         return await self._write(self._recorder.record, event)
 
     async def try_commit(self, event: Event) -> InvalidEvent | None:
-        """Commit an event; returns as `try_record`."""
+        """Commit an event. Returns as `try_record` does."""
         return await self._write(self._recorder.commit, event)
 
     async def record_fitting(self, event: Event, error: InvalidEvent) -> None:
-        """Record what cannot be stored in one piece as several, or in short."""
+        """Record an event that cannot be stored whole: in several parts, or shortened."""
         try:
             for part in fitting(event, error):
                 await self._recorder.record(part)
