@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
+from runstore.core.places import OwnPlaces
 
 import runstore
-from runstore.core.places import OwnPlaces
 from runstore.mount import MountedApp
 from runstore.runtime.catalog.agents import AgentSpec
 from runstore.store import runs as store_runs
