@@ -48,6 +48,7 @@ def test_the_wheel_has_every_file_of_the_package(wheel: Path) -> None:
     assert packed == wanted
 
 
+@pytest.mark.slow
 def test_the_package_in_use_is_the_wheels_and_not_the_checkouts(installed: Path, tmp_path: Path) -> None:
     script = "import runstore, runstore.app; print(runstore.__file__)"
     found = run([str(installed / "bin" / "python"), "-c", script], tmp_path).strip()

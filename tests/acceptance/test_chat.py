@@ -314,6 +314,7 @@ def test_after_a_kill_the_session_is_free_when_its_run_has_ended(
     assert server.ended(run_id)["reason"] == "superseded"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chats", [200, slow(1000)])
 def test_nothing_grows_with_the_chats_with_and_without_supersession(
     server: ServerProcess, chats: int

@@ -348,6 +348,7 @@ def test_retention_makes_no_database(tmp_path: Path) -> None:
 # The demo.
 
 
+@pytest.mark.slow
 def test_the_demo_checks_every_claim_and_prints_one_line_for_each(tmp_path: Path) -> None:
     done = run_command("demo", folder=tmp_path, timeout_s=3 * DEADLINE_S)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -356,6 +357,7 @@ def test_the_demo_checks_every_claim_and_prints_one_line_for_each(tmp_path: Path
     assert list(tmp_path.iterdir()) == [], "it leaves nothing behind"
 
 
+@pytest.mark.slow
 def test_the_demo_of_an_agent_that_fails_exits_1_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "runstore.toml").write_text("[agents.broken]\nfactory = 'broken:build'\n")
     (tmp_path / "broken.py").write_text("def build():\n    raise OSError('no model here')\n")
@@ -365,6 +367,7 @@ def test_the_demo_of_an_agent_that_fails_exits_1_and_says_so(tmp_path: Path) -> 
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_demo_of_an_unknown_agent_exits_1_and_names_the_known_ones(tmp_path: Path) -> None:
     done = run_command("demo", "--agent", "nobody", folder=tmp_path)
     assert done.returncode == 1

@@ -187,6 +187,7 @@ def test_a_cancel_that_could_not_be_written_is_not_forgotten_by_its_client(
     assert server.ended(run_id)["status"] == "stopped"
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_server_that_cannot_write(serve: Callable[..., ServerProcess]) -> None:
     server = serve()
     run_id = server.begin("talker", "on and on")

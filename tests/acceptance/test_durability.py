@@ -145,6 +145,7 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
     watched.server.close()
 
 
+@pytest.mark.slow
 def test_while_the_disk_is_slow_an_event_is_invisible(watched: Watched) -> None:
     server = watched.start("-e", f"inject=fdatasync,fsync:delay_enter={int(DELAY_S * 1e6)}")
     run_id = server.begin_silent()

@@ -103,6 +103,7 @@ def read_all(connection: socket.socket) -> Iterator[bytes]:
             file.readline()
 
 
+@pytest.mark.slow
 def test_readers_that_read_nothing_cost_bounded_memory_and_lose_nothing(
     serve: Callable[..., ServerProcess],
 ) -> None:

@@ -269,6 +269,7 @@ emit({"type": "custom.status", "data": [status[name].strip() for name in names]}
 # What it cannot take.
 
 
+@pytest.mark.slow
 def test_code_that_computes_for_ever_is_ended_by_its_cpu_limit(server: ServerProcess) -> None:
     record = run(server, "while True: pass")
     assert (record["status"], record["error_code"]) == ("error", "cpu_limit")
@@ -291,12 +292,14 @@ def test_a_gigabyte_of_print_is_bounded(server: ServerProcess) -> None:
     assert sum(map(len, words(server, record["run_id"]))) <= OUTPUT_MB << 20
 
 
+@pytest.mark.slow
 def test_a_flood_of_empty_lines_is_bounded(server: ServerProcess) -> None:
     record = run(server, "while True: print()")
     assert record["error_code"] == "output_limit"
     assert record["last_seq"] < 20_000
 
 
+@pytest.mark.slow
 def test_a_fork_bomb_is_bounded(server: ServerProcess) -> None:
     begun_at = time.monotonic()
     run_id = begin(server.http, "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass")
@@ -379,6 +382,7 @@ def test_a_child_that_holds_its_output_does_not_hold_up_its_end(server: ServerPr
     assert time.monotonic() - begun_at < 10
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("end", ["stop", "kill", "terminate"])
 def test_they_go_too_when_it_is_stopped_or_the_server_ends(tmp_path: Path, end: str) -> None:
@@ -394,6 +398,7 @@ def test_they_go_too_when_it_is_stopped_or_the_server_ends(tmp_path: Path, end: 
         until(lambda: not Path(folder).parent.exists(), "the files are gone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("policy", "status"), [("", "error"), ("on_worker_lost = 'restart'\n", "success")])
 def test_after_a_crash_it_fails_unless_it_may_be_restarted(tmp_path: Path, policy: str, status: str) -> None:
     code = "import time\nprint('begun')\ntime.sleep(input)"
@@ -406,6 +411,7 @@ def test_after_a_crash_it_fails_unless_it_may_be_restarted(tmp_path: Path, polic
         assert (record["status"], record["error_code"] or "worker_lost") == (status, "worker_lost")
 
 
+@pytest.mark.slow
 def test_a_restart_in_good_order_begins_it_again(tmp_path: Path) -> None:
     code = "import time\nprint('begun')\ntime.sleep(input)"
     with serving(tmp_path, ENABLED, drain_s=0) as server:

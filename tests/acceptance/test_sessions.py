@@ -188,6 +188,7 @@ def test_the_command_line_names_a_strategy(server: ServerProcess, session: str) 
     server.ended(done.stdout.strip())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, slow(2)])
 def test_clients_that_race_through_kills_never_make_two_runs_active(
     serve: Callable[..., ServerProcess], seed: int

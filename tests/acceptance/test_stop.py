@@ -202,6 +202,7 @@ def leaves_within(server: ServerProcess, limit_s: float) -> int:
     return code
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_server_with_streams_open_and_runs_active(serve: Serve) -> None:
     server = serve(CONFIG, AGENTS)
     runs = [say_something(server, agent) for agent in ("talker", "deaf", "talker")]
@@ -222,6 +223,7 @@ def test_sigterm_ends_the_server_while_an_agent_blocks_its_loop(serve: Serve) ->
     assert leaves_within(server, LIMIT_S) == 0
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_server_while_a_client_reads_nothing(serve: Serve) -> None:
     server = serve(CONFIG, AGENTS)
     run_id = say_something(server, "flood")

@@ -197,6 +197,7 @@ def test_an_error_that_cannot_be_told_ends_its_run_at_once(one: ServerProcess, l
     assert "Speechless" in ended["error"]
 
 
+@pytest.mark.slow
 def test_forty_stuck_threads_of_a_run_hold_up_no_other_of_its_own(one: ServerProcess) -> None:
     assert one.ended(one.begin("crowds-process"))["status"] == "success"
 
@@ -408,6 +409,7 @@ def kinds(server: ServerProcess, run_id: str) -> list[str]:
     return [event["type"] for event in server.events(run_id)]
 
 
+@pytest.mark.slow
 def test_a_server_that_has_abandoned_too_many_threads_is_not_ready(server: ServerProcess) -> None:
     assert server.http.get("/readyz").status_code == 200
     for run_id in [begun(server, "sync_wait-loop") for _ in range(MAX_ABANDONED + 1)]:
@@ -418,6 +420,7 @@ def test_a_server_that_has_abandoned_too_many_threads_is_not_ready(server: Serve
     assert server.http.get("/healthz").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_busy_thread_is_broken_off(server: ServerProcess) -> None:
     before = resources(server).threads
     for run_id in [begun(server, "busy-thread") for _ in range(3)]:
@@ -462,6 +465,7 @@ def test_after_a_hundred_incidents_the_server_is_as_it_was(server: ServerProcess
     assert resources(server).memory_mb < before.memory_mb + 30
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_server_leaves_no_process(models: ModelServer, tmp_path: Path) -> None:
     server = ServerProcess(tmp_path, configuration(models), AGENTS)
     server.variables[MARK] = str(tmp_path)
@@ -475,6 +479,7 @@ def test_kill_9_of_the_server_leaves_no_process(models: ModelServer, tmp_path: P
     until(lambda: not marked(server), "nothing is left")
 
 
+@pytest.mark.slow
 def test_a_stopped_agent_takes_all_that_it_started_with_it(server: ServerProcess) -> None:
     assert server.ended(server.begin("quick-process"))["status"] == "success"
     until(lambda: len(marked(server)) == 2, "there are the server and its fork server")
@@ -491,6 +496,7 @@ def fork_server(server: ServerProcess) -> int:
     return pid
 
 
+@pytest.mark.slow
 def test_the_fork_server_may_die(server: ServerProcess) -> None:
     assert server.ended(server.begin("quick-process"))["status"] == "success"
     forking = fork_server(server)
@@ -500,6 +506,7 @@ def test_the_fork_server_may_die(server: ServerProcess) -> None:
     assert server.stop_run(running)["status"] == "stopped"
 
 
+@pytest.mark.slow
 def test_the_fork_server_may_stand_still(server: ServerProcess) -> None:
     assert server.ended(server.begin("quick-process"))["status"] == "success"
     os.kill(fork_server(server), signal.SIGSTOP)
@@ -508,6 +515,7 @@ def test_the_fork_server_may_stand_still(server: ServerProcess) -> None:
     assert stopped_in_time(server, waiting[0]).data.get("forced", False) is False
 
 
+@pytest.mark.slow
 def test_a_server_whose_output_nobody_reads_leaves_in_time(server: ServerProcess) -> None:
     server.terminate()
     assert server.wait() == 0
@@ -524,6 +532,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_an_agent_in_a_process_is_resumed_after_a_crash(server: ServerProcess) -> None:
     run_id = begun(server, "sync_wait-process")
     next(frame for frame in server.frames(run_id) if frame.type == "tool.started")

@@ -231,6 +231,7 @@ async def have_some_team_runs(runtime: Runtime) -> None:
     await until_async(lambda: runtime.supervisor.running == 0)
 
 
+@pytest.mark.slow
 async def test_nothing_of_ended_team_runs_stays_in_the_process(tmp_path: Path) -> None:
     make_database(tmp_path / "runstore.db")
     config = tmp_path / "runstore.toml"
@@ -311,6 +312,7 @@ def test_a_hierarchy_goes_on_after_kill_9_from_what_the_run_holds(
     assert len(repeated) == 2
 
 
+@pytest.mark.slow
 def test_a_team_that_is_killed_while_it_speaks_comes_to_the_same_result(
     serve: Callable[..., ServerProcess],
 ) -> None:

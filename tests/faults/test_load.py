@@ -8,8 +8,9 @@ from tests.checks import check_all
 from tests.cluster import cluster
 from tests.load import Load
 from tests.servers.databases import DATABASES, empty_database
-from tests.slow import mostly_slow
 from tests.soak import SOAK
+
+pytestmark = pytest.mark.slow
 
 CONFIG = """
 [server]
@@ -24,7 +25,7 @@ tokens_per_s = 100
 RUNS = {"postgresql": 200, "mysql": 12, "sqlite": 12} if SOAK == 1 else dict.fromkeys(DATABASES, 200)
 
 
-@pytest.mark.parametrize("kind", mostly_slow(RUNS, "sqlite"))
+@pytest.mark.parametrize("kind", RUNS)
 async def test_subscribers_that_hop_between_servers_see_every_run_whole(kind: str, tmp_path: Path) -> None:
     with (
         empty_database(kind, tmp_path) as url,

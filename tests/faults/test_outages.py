@@ -15,8 +15,9 @@ from tests.servers.databases import migrate
 from tests.servers.mariadb import OwnMariadb
 from tests.servers.own import OwnServer
 from tests.servers.postgres import OwnPostgres
-from tests.slow import mostly_slow
 from tests.soak import SOAK
+
+pytestmark = pytest.mark.slow
 
 SERVERS: dict[str, Callable[[], OwnServer]] = {"postgresql": OwnPostgres, "mysql": OwnMariadb}
 LEASE_S = 1
@@ -42,7 +43,7 @@ class Site(NamedTuple):
     cluster: Cluster
 
 
-@pytest.fixture(scope="module", params=mostly_slow(SERVERS, "postgresql"))
+@pytest.fixture(scope="module", params=SERVERS)
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with ExitStack() as stack:
         server = stack.enter_context(SERVERS[request.param]())
@@ -91,7 +92,7 @@ async def cut_off(site: Site) -> None:
 FAULTS = {each.__name__: each for each in (killed, stopped, frozen, refusing, cut_off)}
 
 
-@pytest.mark.parametrize("fault", mostly_slow(FAULTS, "killed", "cut_off"))
+@pytest.mark.parametrize("fault", FAULTS)
 async def test_outages_of_every_kind_lose_nothing_and_no_run(site: Site, fault: str) -> None:
     async with Load(lambda: site.cluster.urls) as load:
         for _ in range(SOAK):

@@ -40,6 +40,8 @@ AGENTS = """
 import asyncio
 from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 async def held(input):
     may_end = Path(__file__).with_name("may_end")
     while True:
@@ -50,7 +52,7 @@ async def held(input):
 """
 
 
-@pytest.fixture(scope="module", params=["postgresql", pytest.param("mysql", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["postgresql", "mysql"])
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("processes")
     with (
@@ -129,7 +131,6 @@ async def test_the_runs_of_a_killed_worker_go_on_elsewhere(made: Cluster) -> Non
         assert attempts(load), "or it had nothing to do"
 
 
-@pytest.mark.slow
 async def test_a_killed_server_takes_nothing_with_it(made: Cluster) -> None:
     async with Load(lambda: made.urls) as load:
         for number in range(SOAK):
@@ -161,7 +162,6 @@ async def test_a_worker_that_was_frozen_for_longer_than_its_lease_is_heard_no_mo
         check_said(load, begun={"claimed", "adopted"})
 
 
-@pytest.mark.slow
 async def test_of_a_rolling_restart_nobody_loses_anything(made: Cluster) -> None:
     """Each process is told to stop and replaced, one after the other; what it ran goes on elsewhere."""
     async with Load(lambda: made.urls) as load:
@@ -178,7 +178,6 @@ async def test_of_a_rolling_restart_nobody_loses_anything(made: Cluster) -> None
         assert attempts(load), "or it was over before"
 
 
-@pytest.mark.slow
 async def test_clocks_that_differ_by_two_hours_change_nothing(tmp_path: Path) -> None:
     with (
         empty_database("postgresql", tmp_path) as url,

@@ -10,7 +10,6 @@ import pytest
 from tests.cluster import Cluster, cluster
 from tests.server import SILENT_AGENT
 from tests.servers.databases import KINDS, empty_database
-from tests.slow import mostly_slow
 from tests.soak import SOAK
 
 ROUNDS = 4 * SOAK
@@ -41,6 +40,8 @@ AGENTS = (
     + """
 from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 def tell(word):
     with Path(__file__).with_name("told").open("a") as told:
         told.write(word)
@@ -54,7 +55,7 @@ async def alone(input):
 )
 
 
-@pytest.fixture(scope="module", params=mostly_slow(KINDS, "postgresql"))
+@pytest.fixture(scope="module", params=KINDS)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("replicas")
     with (

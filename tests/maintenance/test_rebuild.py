@@ -195,6 +195,7 @@ async def writers(log: SqlEventLog) -> AsyncIterator[list[str]]:
     await asyncio.gather(*writing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", DATABASES, indirect=True)
 @pytest.mark.parametrize("damage", ["DELETE FROM runs", "UPDATE runs SET status = 'queued'"])
 async def test_a_rebuild_comes_out_equal_while_writers_keep_appending(
@@ -224,6 +225,7 @@ async def test_a_rebuild_comes_out_equal_while_writers_keep_appending(
         assert (await asyncio.to_thread(rebuild_in, dialect, swap=False)).equal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", DATABASES, indirect=True)
 async def test_writers_that_write_at_every_turn_do_not_keep_a_rebuild_from_its_end(
     log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch

@@ -88,6 +88,7 @@ def test_the_json_of_an_input_is_one() -> None:
     msgspec.convert(msgspec.json.decode(example)["input"], content.Input)
 
 
+@pytest.mark.slow
 def test_the_move_to_runstore_works_as_it_is_written(
     tmp_path: Path, models: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

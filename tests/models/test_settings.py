@@ -73,6 +73,7 @@ def test_a_wrong_model_stops_the_start_at_its_line(
     assert not (tmp_path / "runstore.db").exists()
 
 
+@pytest.mark.slow
 def test_a_package_that_is_missing_is_named_with_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "runstore.toml").write_text(
         "[agents.mine]\nmodel = 'ollama'\nmodel_args = { model_id = 'm' }\n"
