@@ -184,6 +184,7 @@ def test_runs_that_ended_more_than_an_hour_ago_are_there(tmp_path: Path, release
     """Runs in the log of an old release, which ended when that was made."""
     with closing(sqlite3.connect(tmp_path / "runstore.db")) as connection:
         connection.executescript((FOLDER / release / "log.sql").read_text(encoding="utf-8"))
+    (tmp_path / "runstore.db").chmod(0o600)
     migrate(tmp_path / "runstore.db")
     with serving(tmp_path) as server:
         listed = server.http.get("/runs", params={"limit": 1_000}).json()["data"]
