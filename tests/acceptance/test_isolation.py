@@ -135,7 +135,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 OF_A_RUN = {
-    "Executor", "Recorder", "Tail", "MemorySubscription", "FrameChunk", "_Channel", "_Active", "_Lane",
+    "AttemptRunner", "Recorder", "Tail", "MemorySubscription", "FrameChunk", "_Channel", "_Active", "_Lane",
     "StrandsAgent", "ScriptedModel", "Translator", "Agent",
 }  # fmt: skip
 

@@ -199,7 +199,7 @@ def test_which_runs_are_active_can_be_asked(serve: Callable[..., ServerProcess])
         )
 
 
-OF_A_TEAM = OF_A_RUN | {"Delegate", "_AgentAsTool", "Hooks", "Call", "Outlet"}
+OF_A_TEAM = OF_A_RUN | {"Delegate", "_AgentAsTool", "Hooks", "Call", "ClosableRecorder"}
 
 
 async def have_some_team_runs(runtime: Runtime) -> None:

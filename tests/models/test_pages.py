@@ -10,8 +10,8 @@ import pytest
 
 import runstore.runtime.strands.errors as strands_errors
 import runstore.runtime.strands.models as strands_models
+from runstore import AgentSpec
 from runstore.core import content
-from runstore.runtime.catalog.agents import AgentSpec
 from tests.models.standins import ModelServer
 from tests.server import serving
 

@@ -1,4 +1,4 @@
-"""Runs of one session in a log in memory, each driven by the executor as a worker does."""
+"""Runs of one session in a log in memory, each driven by an attempt runner, as a worker does."""
 
 from collections.abc import Mapping
 from typing import Any, cast
@@ -9,7 +9,7 @@ from runstore.core.ids import new_run_id
 from runstore.core.ports import Agent, RunContext
 from runstore.eventlog.memory import MemoryEventLog
 from runstore.feed.memory import MemoryFeed
-from runstore.runtime.executor import Executor
+from runstore.runtime.attempt_runner import AttemptRunner
 from runstore.runtime.history import read_queued
 from runstore.runtime.session_memory import read_memory
 from runstore.runtime.strands.agent import Product, StrandsAgent
@@ -37,7 +37,7 @@ class Session:
             return StrandsAgent(product, context, WeakSet())
 
         context = RunContext(run_id, "alice", agent, "s", {}, 1)
-        await Executor(self.log, build, cast(Any, None), context, beginning, []).execute()
+        await AttemptRunner(self.log, build, cast(Any, None), context, beginning, []).run()
         ending = read((await self.log.read(run_id))[-1:])[0]
         assert isinstance(ending, Event)
         return ending

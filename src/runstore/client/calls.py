@@ -81,8 +81,8 @@ class Page(Struct, Generic[T], frozen=True):
     following: Call["Page[T]"] | None
 
 
-class Attempts(Generic[T]):
-    """The attempts at one call: what came of each, and whether to try again."""
+class CallTries(Generic[T]):
+    """The tries of one call: decides after each whether there is another one, and when."""
 
     def __init__(self, call: Call[T], retry_s: float) -> None:
         self._call = call

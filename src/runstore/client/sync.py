@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from runstore.client import calls
-from runstore.client.calls import Attempts, Call, Page
+from runstore.client.calls import Call, CallTries, Page
 from runstore.client.connection import connection
 from runstore.client.following import Following, FollowingSeveral, Stream
 from runstore.client.patience import RETRY_S
@@ -174,16 +174,16 @@ class Client:
         return self._do(calls.agents())
 
     def _do(self, call: Call[T]) -> T:
-        attempts = Attempts(call, self._retry_s)
+        tries = CallTries(call, self._retry_s)
         while True:
             try:
                 answer = self._http.request(**call.request())
             except httpx.TransportError as error:
-                wait_s: float | None = attempts.failed(error)
+                wait_s: float | None = tries.failed(error)
             else:
-                wait_s = attempts.answered(answer)
+                wait_s = tries.answered(answer)
             if wait_s is None:
-                return attempts.result(answer)
+                return tries.result(answer)
             time.sleep(wait_s)
 
     def _all(self, call: Call[Page[T]] | None) -> Iterator[T]:

@@ -39,8 +39,8 @@ class _Conflict(Exception):
     """Another writer was first, or in the way, or the server has dropped us: nothing was stored."""
 
 
-class _Attempt(Struct, frozen=True):
-    """A batch whose COMMIT was sent; should the answer be lost, the rows tell what became of it."""
+class _Unconfirmed(Struct, frozen=True):
+    """A batch whose COMMIT has no answer yet. If the answer is lost, its rows show whether it was stored."""
 
     batch: Sequence[Append]
     result: CommitResult
@@ -108,7 +108,7 @@ class SqlStore:
         self._connection: Connection | None = None
         self._heads: dict[str, Head] = {}  # of open runs, as of our last commit: right, or we conflict
         self._purges = 0  # with the events of a purged run goes what would conflict
-        self._attempt: _Attempt | None = None
+        self._unconfirmed: _Unconfirmed | None = None
         self._landed: dict[Append, Outcome] = {}  # what is stored and not told of yet
         self._unpublished: list[Committed] = []  # what was stored with them
         self._append_ids = _append_ids()
@@ -132,44 +132,45 @@ class SqlStore:
             return self._commit_rest(batch, exclusive)
         except Exception as error:
             conflict = isinstance(error, _Conflict) or self._dialect.is_conflict(error)
-            cut_off = not self._rollback(batch, keep=conflict and not exclusive) and self._attempt is None
+            cut_off = not self._rollback(batch, keep=conflict and not exclusive) and self._unconfirmed is None
             if (conflict or cut_off) and not exclusive:  # nothing was stored
                 raise _Conflict from error
             if unavailable := self._dialect.unavailable(error):
                 raise unavailable from error
-            if self._attempt is not None:  # it may be stored: who takes it for refused could write it again
+            if self._unconfirmed is not None:  # perhaps stored: a refusal would invite a second write
                 log.error("commit_in_doubt", error=repr(error))
                 raise LogUnavailable("the answer to a COMMIT is lost") from error
             raise
 
     def _commit_rest(self, batch: Sequence[Append], exclusive: bool) -> CommitResult:
         """Commit what of the batch has not landed by an earlier attempt, and tell of both."""
-        self._look_up_attempt(batch)
+        self._look_up_unconfirmed(batch)
         rest = [append for append in batch if append not in self._landed]
         result = self._commit(rest, exclusive) if rest or not batch else CommitResult([], [])
         self._landed |= zip(rest, result.outcomes, strict=True)
         commits, self._unpublished = [*self._unpublished, *result.commits], []
         return CommitResult([self._landed.pop(append) for append in batch], commits)
 
-    def _look_up_attempt(self, batch: Sequence[Append]) -> None:
-        """What became of the last attempt, when its COMMIT failed: writing it again could store it twice.
+    def _look_up_unconfirmed(self, batch: Sequence[Append]) -> None:
+        """Find out whether a batch whose COMMIT failed was stored: a second write could store it twice.
 
-        Alone, since the server may still be at work on it: a row that is not there then will never be. Who
-        was in that attempt and is not in `batch` has been refused, and does not come again.
+        The transaction is exclusive, since the server may still be at work on the first one: a row that is
+        missing then will never appear. Appends of that batch that are not in `batch` were refused, and do not
+        come again.
         """
-        attempt = self._attempt
-        if attempt is not None:
+        last = self._unconfirmed
+        if last is not None:
             connection = self._connect()
             begin_write(self._dialect, connection, exclusive=True)
-            found = read_append_id(connection, attempt.run_id, attempt.seq)
+            found = read_append_id(connection, last.run_id, last.seq)
             self._dialect.touch(connection)  # since MariaDB shows what it has not synced yet
             connection.commit()
-            self._attempt = None
-            if found == attempt.append_id:
+            self._unconfirmed = None
+            if found == last.append_id:
                 coming = set(batch)
-                outcomes = zip(attempt.batch, attempt.result.outcomes, strict=True)
+                outcomes = zip(last.batch, last.result.outcomes, strict=True)
                 self._landed |= {append: outcome for append, outcome in outcomes if append in coming}
-                self._unpublished += attempt.result.commits
+                self._unpublished += last.result.commits
 
     def _commit(self, batch: Sequence[Append], exclusive: bool) -> CommitResult:
         connection = self._connect()
@@ -184,11 +185,11 @@ class SqlStore:
             append_id = next(self._append_ids)
             self._store(connection, append_id, admitted)
             first = result.commits[0]
-            self._attempt = _Attempt(batch, result, append_id, first.run_id, first.first_seq)
+            self._unconfirmed = _Unconfirmed(batch, result, append_id, first.run_id, first.first_seq)
         elif not batch:
             self._dialect.touch(connection)
         connection.commit()
-        self._attempt = None
+        self._unconfirmed = None
         self._remember(admitted)
         return result
 

@@ -1,1 +1,1 @@
-"""Where agents run: supervisor, executor, recorder, and the agents themselves."""
+"""Where agents run: supervisor, attempt runner, recorder, and the agents themselves."""

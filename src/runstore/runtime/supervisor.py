@@ -20,9 +20,9 @@ from runstore.core.errors import AppendRefused, LogUnavailable, SessionBusy
 from runstore.core.events import Cancelled, CancelRequested, Event, Failed, Queued, Started
 from runstore.core.ports import Agent, Committed, EventLog, Leases, LiveFeed, OpenRun, RunContext
 from runstore.core.threads import in_own_thread
+from runstore.runtime.attempt_runner import AttemptRunner
 from runstore.runtime.attempts import Attempt, Attempts, ToStop
 from runstore.runtime.catalog.agents import AgentCatalog
-from runstore.runtime.executor import Executor
 from runstore.runtime.fair_queue import FairQueue
 from runstore.runtime.history import owner_of, read_cancellation
 from runstore.runtime.loops import AgentLoop, AgentLoops
@@ -48,7 +48,7 @@ log = structlog.get_logger(__name__)
 class _Active(Struct):
     """A run that this process drives."""
 
-    executor: Executor
+    runner: AttemptRunner
     timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
     stopping: bool = False
 
@@ -86,7 +86,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()  # a run has started or finished
         self._draining = False
-        self._abandoned: set[Executor] = set()  # whose run was closed over their head, and who go on
+        self._abandoned: set[AttemptRunner] = set()  # whose run was closed over their head, and who go on
         self.processes = Processes()
         self.forced = 0  # runs that had to be closed over their agent's head
 
@@ -155,11 +155,11 @@ class Supervisor:
             await asyncio.wait_for(self._until_idle(), within_s)
         for run_id, active in self._active.items():
             log.info("run_handed_over", run_id=run_id)
-            active.executor.abandon(handed_over=True)
+            active.runner.abandon(handed_over=True)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._until_idle(), HAND_OVER_S)
-        for executor in (*self._abandoned, *(active.executor for active in self._active.values())):
-            executor.let_go()
+        for runner in (*self._abandoned, *(active.runner for active in self._active.values())):
+            runner.let_go()
         await in_own_thread(self._loops.stop, LOOP_STOP_S)
         await in_own_thread(self.processes.close)
         await self._leases.release()
@@ -260,8 +260,8 @@ class Supervisor:
 
     async def _leave(self, run_id: str, active: _Active) -> None:
         """Let go of a run that has ended, or goes on, elsewhere: its agent may say nothing for long."""
-        head, attempt = await self._log.head(run_id), active.executor.context.attempt
-        if self._active.get(run_id) is not active or active.executor.written:
+        head, attempt = await self._log.head(run_id), active.runner.context.attempt
+        if self._active.get(run_id) is not active or active.runner.written:
             return
         if head is None or head.closed:
             log.info("run_lost", run_id=run_id, reason="it has ended elsewhere")
@@ -272,8 +272,8 @@ class Supervisor:
 
     def _abandon(self, run_id: str, active: _Active, *, handed_over: bool = False) -> None:
         """Go on without an agent, which may take its time to leave, or stay."""
-        self._abandoned.add(active.executor)  # until its task has ended
-        active.executor.abandon(handed_over=handed_over)
+        self._abandoned.add(active.runner)  # until its task has ended
+        active.runner.abandon(handed_over=handed_over)
         self._let_go(run_id, active)
         self._claim_next()
         self._changed.set()
@@ -344,11 +344,11 @@ class Supervisor:
             run_id, queued.user_id, queued.agent, queued.session_id, queued.metadata, attempt.number
         )
         loop = self._loops.take(self._catalog.isolation(queued.agent))
-        executor = Executor(self._log, self._build, loop, context, queued, attempt.history)
-        active = self._active[run_id] = _Active(executor)
+        runner = AttemptRunner(self._log, self._build, loop, context, queued, attempt.history)
+        active = self._active[run_id] = _Active(runner)
         with bound_contextvars(run_id=run_id):  # in the attempt's tasks: for what anybody logs there
-            future = loop.submit(executor.execute())
-        future.add_done_callback(lambda _: self._call(self._finished, run_id, executor))
+            future = loop.submit(runner.run())
+        future.add_done_callback(lambda _: self._call(self._finished, run_id, runner))
         if timeout_s := queued.definition.get("run_timeout_s"):
             timeout = Failed(code="timeout", message=f"the run took longer than {timeout_s} s")
             active.timers["run"] = self._main.call_later(timeout_s, self._stop, run_id, active, timeout)
@@ -361,17 +361,17 @@ class Supervisor:
             return ProcessAgent(self.processes, self._catalog.spec(name), context)
         return await self._catalog.build(name, context, definition)
 
-    def _finished(self, run_id: str, executor: Executor) -> None:
-        self._abandoned.discard(executor)
+    def _finished(self, run_id: str, runner: AttemptRunner) -> None:
+        self._abandoned.discard(runner)
         active = self._active.get(run_id)
-        if active is not None and active.executor is executor:
+        if active is not None and active.runner is runner:
             self._let_go(run_id, active)
             self._claim_next()
         self._changed.set()
 
     def _let_go(self, run_id: str, active: _Active) -> None:
         del self._active[run_id]
-        self._loops.release(active.executor.loop)
+        self._loops.release(active.runner.loop)
         for timer in active.timers.values():
             timer.cancel()
 
@@ -398,14 +398,14 @@ class Supervisor:
     def _stop(self, run_id: str, active: _Active, ending: Event) -> None:
         if not active.stopping:
             active.stopping = True
-            active.executor.stop(ending)
+            active.runner.stop(ending)
             active.timers["force"] = self._main.call_later(
                 self._grace_s, lambda: self._do(run_id, self._force(run_id, ending))
             )
 
     def _watch_idle(self, run_id: str, active: _Active, idle_s: float, left_s: float) -> None:
         def look() -> None:
-            left_s = idle_s - active.executor.idle_s
+            left_s = idle_s - active.runner.idle_s
             if left_s > 0:
                 self._watch_idle(run_id, active, idle_s, left_s)
             else:
@@ -442,22 +442,22 @@ class Supervisor:
             self._loops.retire(blocked.loop)
             if blocked.silent_s >= MOVE_S and blocked.run_id is not None:
                 self._move_others(blocked.loop, blocked.run_id)
-        self._abandoned = {executor for executor in self._abandoned if executor.loop.alive}
-        for executor in self._abandoned:
-            if executor.abandoned_s >= LEAVE_S:
-                executor.let_go()
-                self._loops.retire(executor.loop)
+        self._abandoned = {runner for runner in self._abandoned if runner.loop.alive}
+        for runner in self._abandoned:
+            if runner.abandoned_s >= LEAVE_S:
+                runner.let_go()
+                self._loops.retire(runner.loop)
         self._loops.interrupt()
         self._loops.tools.abandon(self._loops.tools.runs() - self._active.keys())
 
     def _move_others(self, loop: AgentLoop, culprit: str) -> None:
         """Let the runs that share a loop with one that holds it go on elsewhere, each in a new attempt."""
         for run_id, active in list(self._active.items()):
-            if active.executor.loop is loop and run_id != culprit and not active.stopping:
+            if active.runner.loop is loop and run_id != culprit and not active.stopping:
                 log.warning("run_moved", run_id=run_id, blocked_by=culprit)
-                active.executor.abandon(handed_over=True)
+                active.runner.abandon(handed_over=True)
                 self._let_go(run_id, active)
-                context = active.executor.context
+                context = active.runner.context
                 again = self._attempts.take_over(run_id, context.attempt)
                 self._begin(run_id, context.user_id, again)
 

@@ -19,8 +19,8 @@ import structlog
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import RunstoreError
 from runstore.core.events import Completed, Custom, Event, EventType, Failed
+from runstore.runtime.attempt_runner import SAFE_POINT_S, failure
 from runstore.runtime.catalog.agents import AgentCatalog
-from runstore.runtime.executor import SAFE_POINT_S, failure
 from runstore.runtime.halves import Halves
 from runstore.runtime.loops import new_event_loop
 from runstore.runtime.process import messages
@@ -71,10 +71,10 @@ async def _work(events: socket.socket) -> None:
         limit = begin.spec.memory_limit_mb * MIB
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     asyncio.get_running_loop().set_default_executor(ToolThreads(TOOL_THREADS, "tool"))
-    attempt = Attempt(begin, recorder)
-    listening = _listen(events, asyncio.get_running_loop(), attempt, recorder)
+    agent = AgentTask(begin, recorder)
+    listening = _listen(events, asyncio.get_running_loop(), agent, recorder)
     asyncio.run_coroutine_threadsafe(listening, pipe_loop)
-    ending = await attempt.end()
+    ending = await agent.end()
     flush_spans(FLUSH_S)  # the server has us killed as soon as it knows the ending
     await recorder.end(ending)
 
@@ -89,12 +89,12 @@ def _new_loop_in_a_thread() -> asyncio.AbstractEventLoop:
 
 
 async def _listen(
-    events: socket.socket, loop: asyncio.AbstractEventLoop, attempt: "Attempt", recorder: "PipeRecorder"
+    events: socket.socket, loop: asyncio.AbstractEventLoop, agent: "AgentTask", recorder: "PipeRecorder"
 ) -> None:
     while True:
         match messages.to_child(await _read(events)):
             case messages.Cancel():
-                loop.call_soon_threadsafe(attempt.cancel)
+                loop.call_soon_threadsafe(agent.cancel)
             case messages.Stored():
                 recorder.stored()
 
@@ -113,7 +113,7 @@ async def _receive(events: socket.socket, size: int) -> bytes:
     return bytes(received)
 
 
-class Attempt:
+class AgentTask:
     """The agent at work, in a task that can be cancelled."""
 
     def __init__(self, begin: messages.Begin, recorder: "PipeRecorder") -> None:

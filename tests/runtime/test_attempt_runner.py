@@ -9,7 +9,7 @@ import pytest
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError
 from runstore.core.ports import Agent, AgentResult, EventLog, RunContext, RunRecorder
-from runstore.runtime.executor import Executor
+from runstore.runtime.attempt_runner import AttemptRunner
 from tests.events import CANCELLED, QUEUED, read_run, start_run, started
 from tests.polling import DEADLINE_S
 
@@ -42,7 +42,7 @@ class Here:
         function(*arguments)
 
 
-def executor_of(log: EventLog, run_id: str, agent: Agent) -> Executor:
+def runner_of(log: EventLog, run_id: str, agent: Agent) -> AttemptRunner:
     """The first attempt of a run."""
 
     async def build(context: RunContext, definition: Mapping[str, Any]) -> Agent:
@@ -50,7 +50,7 @@ def executor_of(log: EventLog, run_id: str, agent: Agent) -> Executor:
 
     here: Any = Here()
     context = RunContext(run_id, "local", "demo", None, {}, 1)
-    return Executor(log, build, here, context, QUEUED, [])
+    return AttemptRunner(log, build, here, context, QUEUED, [])
 
 
 @pytest.mark.parametrize("ending", LATE, ids=["completed", "failed"])
@@ -58,7 +58,7 @@ async def test_the_ending_of_an_attempt_that_was_replaced_is_refused(log: EventL
     """A worker that was taken for dead may wake up; its answer is not that of the run's new attempt."""
     run_id = await start_run(log)
     agent = Held(ending)
-    executing = asyncio.create_task(executor_of(log, run_id, agent).execute())
+    executing = asyncio.create_task(runner_of(log, run_id, agent).run())
     await asyncio.wait_for(agent.begun.wait(), DEADLINE_S)
     await log.append(run_id, [started(2, "worker-2", "adopted")])
     agent.go_on.set()
@@ -70,11 +70,11 @@ async def test_the_ending_of_an_attempt_that_was_replaced_is_refused(log: EventL
 async def test_the_stop_of_an_attempt_that_was_replaced_is_refused(log: EventLog) -> None:
     run_id = await start_run(log)
     agent = Held(LATE[0])
-    executor = executor_of(log, run_id, agent)
-    executing = asyncio.create_task(executor.execute())
+    runner = runner_of(log, run_id, agent)
+    executing = asyncio.create_task(runner.run())
     await asyncio.wait_for(agent.begun.wait(), DEADLINE_S)
     await log.append(run_id, [started(2, "worker-2", "adopted")])
-    executor.stop(CANCELLED)
+    runner.stop(CANCELLED)
     await asyncio.wait_for(executing, DEADLINE_S)
     assert [event.type for event in await read_run(log, run_id)][2:] == ["lifecycle.started"]
 
@@ -84,6 +84,6 @@ async def test_the_ending_of_the_current_attempt_is_the_run_s(log: EventLog, end
     run_id = await start_run(log)
     agent = Held(ending)
     agent.go_on.set()
-    await executor_of(log, run_id, agent).execute()
+    await runner_of(log, run_id, agent).run()
     expected = "lifecycle.failed" if isinstance(ending, AgentError) else "lifecycle.completed"
     assert [event.type for event in await read_run(log, run_id)][2:] == [expected]

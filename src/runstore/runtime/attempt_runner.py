@@ -27,8 +27,8 @@ MAX_CODE = 100  # characters of an error's code, which a user's code may choose
 log = structlog.get_logger(__name__)
 
 
-class Executor:
-    """Drives an agent on its loop. Its ending is what the agent came to, or what `stop` says."""
+class AttemptRunner:
+    """Runs an agent on its loop. The ending is the agent's own, or the one that `stop` gives."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Executor:
         self._written = False
         self._held = Held()
 
-    async def execute(self) -> None:
+    async def run(self) -> None:
         """Run on the agents' loop until the run has ended, or is no longer ours."""
         self._task = asyncio.current_task()
         HELD.set(self._held)
@@ -67,7 +67,7 @@ class Executor:
             note_ending(span, ending, handed_over=self._handed_over)
 
     async def _end(self) -> Event | None:
-        """What the agent came to; None when somebody else has, or will, say how the run ends."""
+        """The agent's ending; None if another process writes, or has written, the run's ending."""
         try:
             return await self._work()
         except asyncio.CancelledError:
@@ -76,9 +76,9 @@ class Executor:
         except AppendRefused as refusal:
             self._lose(refusal)
             return None
-        except GeneratorExit:  # thrown away with its loop; the run was closed over our head
+        except GeneratorExit:  # thrown away with its loop, after the run was closed by force
             raise
-        except BaseException as error:  # whatever it is, it ends this run and nothing else
+        except BaseException as error:  # any error ends this run, and nothing else
             return failure(error)
         finally:
             self._agent = None
@@ -86,30 +86,33 @@ class Executor:
 
     @property
     def written(self) -> bool:
-        """Whether the agent has ended, and the ending is on its way or stored."""
+        """Whether the ending is stored, or being stored."""
         return self._written
 
     @property
     def idle_s(self) -> float:
-        """How long the agent has said nothing; what it waits for the log is not its fault."""
+        """Seconds since the agent last said something, without its waits for the log."""
         return self._recorder.idle_s
 
     @property
     def abandoned_s(self) -> float:
-        """How long ago its run was closed over its head."""
+        """Seconds since the run was taken from the agent."""
         return time.monotonic() - self._abandoned_at if self._abandoned_at else 0
 
     def let_go(self) -> None:
-        """Close what an agent holds that does not end. From any thread; safe to call twice."""
+        """Close the resources of an agent that does not end. From any thread; safe to call twice."""
         self._held.close()
 
     def stop(self, ending: Event) -> None:
-        """End the run so: ask the agent, then cancel its task. From any thread; the first call wins."""
+        """End the run with this event: ask the agent, then cancel its task.
+
+        Safe to call from any thread; the first call wins.
+        """
         self.loop.call(self._stop, ending)
 
     def abandon(self, *, handed_over: bool = False) -> None:
-        """Write no ending any more: the run was closed over our head, or goes on elsewhere."""
-        self._abandoned_at = time.monotonic()  # also of a task that has not begun, which nobody can cancel
+        """Write no ending: the run was closed by force, or goes on in another attempt."""
+        self._abandoned_at = time.monotonic()  # before the task begins, it cannot be cancelled
         self._handed_over = handed_over
         self.loop.call(self._cancel)
 
@@ -125,8 +128,8 @@ class Executor:
         return Completed(result=done.result, usage=done.usage)
 
     async def _write(self, ending: Event) -> Event | None:
-        """Append the ending; returns the one that was stored."""
-        self._written = True  # from here on the task is not cancelled: the ending is on its way
+        """Append the ending, or the reason why it cannot be stored. Returns the stored one; None: refused."""
+        self._written = True  # from here on the task is not cancelled: the ending is being stored
         try:
             return await self._append(ending)
         except RunstoreError as error:
