@@ -36,9 +36,9 @@ from runstore.http.executor.routes import (
 )
 from runstore.http.native.agents import CodeBody, CodeStreamBody, StartBody, StreamBody
 from runstore.http.native.runs import AppendBody, ExternalEvent, RunRecord, StopBody
+from runstore.http.native.tickets import TicketBody
 from runstore.http.openai.objects import ChatBody, StreamOptions
 from runstore.http.openapi.document import document
-from runstore.http.security.tickets import TicketBody
 from runstore.runtime.catalog.teams import HierarchySettings
 from runstore.settings import ServerSettings, load_settings
 from tests.http.routes import ROUTES as APPLICATION

@@ -10,8 +10,8 @@ import pytest
 import runstore
 from runstore import Custom
 from runstore.client import ApiError, Conflict, Gone, NotFound, RunRecord, calls
-from runstore.http.included import INCLUDES
 from runstore.http.native import runs
+from runstore.http.native.included import INCLUDES
 from tests.keys import url_of
 from tests.purging import purge_run
 from tests.server import SILENT_HEAD, ServerProcess

@@ -17,6 +17,8 @@ from runstore.http.native.description import OpenApiRoutes
 from runstore.http.native.health import HealthRoutes
 from runstore.http.native.metrics import Exposition, MetricsRoutes, no_metrics
 from runstore.http.native.runs import RunRoutes
+from runstore.http.native.streams import StreamRoutes
+from runstore.http.native.tickets import TicketRoutes
 from runstore.http.native.workers import ListWorkers, WorkerRoutes, no_workers
 from runstore.http.openai.chat import ChatRoutes
 from runstore.http.operations import Surface
@@ -26,9 +28,7 @@ from runstore.http.security.auth import Authentication, Authenticator
 from runstore.http.security.cors import cors
 from runstore.http.security.hosts import HostCheck, Hosts
 from runstore.http.security.signing import TicketSigner
-from runstore.http.security.tickets import TicketRoutes
 from runstore.http.streaming.following import Following
-from runstore.http.streaming.streams import StreamRoutes
 from runstore.http.streaming.subscribers import Subscribers
 from runstore.store.hierarchies import HierarchyStore
 from runstore.store.runs import RunStore

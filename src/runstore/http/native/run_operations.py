@@ -9,8 +9,8 @@ from runstore.core.limits import MAX_FILTER_TYPES
 from runstore.core.run import STATUSES
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS
 from runstore.http.errors import Forbidden
-from runstore.http.included import INCLUDES, EventPage
 from runstore.http.native.agents import AgentPage, CodeBody, CodeStreamBody, StartBody, StreamBody
+from runstore.http.native.included import INCLUDES, EventPage
 from runstore.http.native.runs import (
     EITHER,
     FORMATS,
@@ -23,6 +23,7 @@ from runstore.http.native.runs import (
     RunRecord,
     StopBody,
 )  # fmt: skip
+from runstore.http.native.tickets import SeveralBody, TicketAnswer, TicketBody
 from runstore.http.openai.operations import CHUNKS
 from runstore.http.openapi.schemas import (
     CURSOR,
@@ -47,7 +48,6 @@ from runstore.http.openapi.schemas import (
 )
 from runstore.http.operations import Answer, Operation, Operations, Parameter, Schema
 from runstore.http.requests import FAMILIES, MAX_CURSOR_DIGITS, Body
-from runstore.http.security.tickets import SeveralBody, TicketAnswer, TicketBody
 
 OF_AN_AGENT = (*OF_A_START, Forbidden, errors.AgentNotFound)
 

@@ -18,8 +18,8 @@ from runstore.core.records import EventRecord
 from runstore.core.run import STATUSES, Run, Status
 from runstore.http.errors import BadRequest
 from runstore.http.fields import Count, RunId, Seq, Time
-from runstore.http.included import EventPage, Included, Includes, read_include
 from runstore.http.json import json_list, json_response
+from runstore.http.native.included import EventPage, Included, Includes, read_include
 from runstore.http.requests import (
     check_parameters,
     has_already,
