@@ -35,7 +35,8 @@ from runstore.http.executor.routes import (
     StartTeamBody,
 )
 from runstore.http.native.agents import CodeBody, CodeStreamBody, StartBody, StreamBody
-from runstore.http.native.runs import AppendBody, ExternalEvent, RunRecord, StopBody
+from runstore.http.native.records import RunRecord
+from runstore.http.native.runs import AppendBody, ExternalEvent, StopBody
 from runstore.http.native.tickets import TicketBody
 from runstore.http.openai.objects import ChatBody, StreamOptions
 from runstore.http.openapi.document import document

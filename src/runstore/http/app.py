@@ -9,7 +9,7 @@ from starlette.routing import Route
 from starlette.types import Lifespan
 
 from runstore.http.bodies import Bodies
-from runstore.http.envelope import EXECUTOR, STREAM
+from runstore.http.envelope import EXECUTOR
 from runstore.http.errors import EXCEPTION_HANDLERS
 from runstore.http.executor.routes import HierarchyRoutes, TeamRunRoutes
 from runstore.http.native.agents import AgentRoutes
@@ -33,7 +33,21 @@ from runstore.http.streaming.subscribers import Subscribers
 from runstore.store.hierarchies import HierarchyStore
 from runstore.store.runs import RunStore
 
-SURFACES = (Surface("", (WorkerRoutes, HealthRoutes, MetricsRoutes, OpenApiRoutes)),)
+SURFACES = (
+    Surface(
+        "",
+        (
+            AgentRoutes,
+            RunRoutes,
+            StreamRoutes,
+            TicketRoutes,
+            WorkerRoutes,
+            HealthRoutes,
+            MetricsRoutes,
+            OpenApiRoutes,
+        ),
+    ),
+)
 DEFAULT_HOSTS = Hosts()
 
 
@@ -56,39 +70,24 @@ def build_http(
         cors_origins: whose pages a browser lets read the answers.
         authenticator: tells who asks. None: everyone is the user `local`, an admin.
     """
-    access, subscribers = Access(store), Subscribers(store)
+    access, subscribers, bodies = Access(store), Subscribers(store), Bodies(store)
     signer = authenticator.tickets if authenticator else TicketSigner(token_bytes(32))
-    tickets = TicketRoutes(store, access, signer)
     following = Following(store, subscribers)
-    agents, runs = AgentRoutes(store, access, subscribers), RunRoutes(store, access, following)
-    streams = StreamRoutes(access, following)
     chat = ChatRoutes(store, subscribers)
     teams = HierarchyRoutes(store, hierarchies)
     team_runs = TeamRunRoutes(store, hierarchies, access, following)
     handlers = (
+        AgentRoutes(store, access, subscribers),
+        RunRoutes(store, access, following),
+        StreamRoutes(access, following),
+        TicketRoutes(store, access, signer),
         WorkerRoutes(workers),
         HealthRoutes(not_ready),
         MetricsRoutes(metrics),
         OpenApiRoutes(SURFACES, authenticator),
     )
-    bodies = Bodies(store)
     app = Starlette(
         routes=[
-            Route("/agents", agents.list),
-            Route("/agents/run-code/start", agents.start_code, methods=["POST"]),
-            Route("/agents/run-code/stream", agents.stream_code, methods=["POST"]),
-            Route("/agents/{agent}/start", agents.start, methods=["POST"]),
-            Route("/agents/{agent}/stream", agents.stream, methods=["POST"]),
-            Route("/runs", runs.list),
-            Route("/runs/{run_id}", runs.get),
-            Route("/runs/{run_id}", runs.delete, methods=["DELETE"]),
-            Route("/runs/{run_id}/events", runs.events),
-            Route("/runs/{run_id}/events", runs.append, methods=["POST"]),
-            Route("/runs/{run_id}/stream", runs.stream),
-            Route("/runs/{run_id}/stop", runs.stop, methods=["POST"]),
-            Route("/runs/{run_id}/ticket", tickets.create, methods=["POST"]),
-            Route(STREAM, streams.stream),
-            Route(f"{STREAM}/ticket", tickets.create_for_several, methods=["POST"]),
             Route("/v1/chat/completions", chat.completions, methods=["POST"]),
             Route("/v1/models", chat.models),
             Route("/v1/models/{model}", chat.model),

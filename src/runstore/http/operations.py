@@ -6,7 +6,7 @@ is a list of such classes under one prefix.
 
 from collections.abc import Awaitable, Callable, Iterable
 from inspect import cleandoc
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypedDict, TypeVar, cast
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from runstore.core import errors
 from runstore.http.bodies import Bodies
-from runstore.http.requests import Body, check_parameters
+from runstore.http.requests import Body, check_parameters, read_idempotency_key, read_traceparent
 from runstore.http.security.users import Login, User, login_of
 
 TICKET = "ticket"  # the query parameter of a route that takes one
@@ -23,7 +23,7 @@ TICKET = "ticket"  # the query parameter of a route that takes one
 Schema = dict[str, Any]
 # An error, or the status and code of one. No code: that of the run, which its agent may have chosen.
 Problem = type[errors.RunstoreError] | tuple[int, str | None]
-B = TypeVar("B")
+B = TypeVar("B", covariant=True)
 
 
 class Parameter(Struct, frozen=True):
@@ -91,6 +91,14 @@ class Operation(Struct, Generic[B], frozen=True, kw_only=True):
 Operations = dict[tuple[str, str], Operation[Any]]  # of a method and a path
 
 
+class Origin(TypedDict):
+    """The arguments of a start that come with the request and not with its body."""
+
+    user_id: str
+    idempotency_key: str | None
+    traceparent: str | None
+
+
 class Call(Generic[B]):
     """A request to an operation."""
 
@@ -106,6 +114,15 @@ class Call(Generic[B]):
     @property
     def user(self) -> User:
         return self.login.user
+
+    @property
+    def origin(self) -> Origin:
+        """What a run that this call starts is told of its caller."""
+        return Origin(
+            user_id=self.user.user_id,
+            idempotency_key=read_idempotency_key(self.request),
+            traceparent=read_traceparent(self.request),
+        )
 
     async def body(self) -> B:
         """The request's body; see `Body.read`. A handler reads it once it knows that it will use it."""

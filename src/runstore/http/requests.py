@@ -29,6 +29,7 @@ LAST_EVENT_ID = "lastEventId"  # as EventSource polyfills have it in the query, 
 FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {"custom."}
 
 PLACE = re.compile(r" - at `(\$[^`]*)`\Z")  # in msgspec's message, as `$.teams[0].name`; none: the body
+TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 T = TypeVar("T")
@@ -265,6 +266,20 @@ def read_idempotency_key(request: Request) -> str | None:
             code="invalid_idempotency_key",
         )
     return keys[0]
+
+
+def read_traceparent(request: Request) -> str | None:
+    """The caller's place in a trace, where the run's spans belong (W3C Trace Context, 3.2).
+
+    An invalid header is ignored (4.3: the trace then begins here). Of a future version only the fields of
+    version 00 are read, as 3.2.4 demands.
+    """
+    values = request.headers.getlist("traceparent")
+    found = TRACEPARENT.match(values[0].strip()) if len(values) == 1 else None
+    if found is None:
+        return None
+    rest = found.string[found.end() :]
+    return found[0] if not rest or (found[1] != "00" and rest.startswith("-")) else None
 
 
 def read_filter(request: Request) -> EventFilter | None:

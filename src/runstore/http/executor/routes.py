@@ -16,20 +16,21 @@ from runstore.http.envelope import Success
 from runstore.http.errors import Forbidden
 from runstore.http.fields import HierarchyId, Name, RunId, Time
 from runstore.http.json import json_list, json_response
-from runstore.http.native.runs import MAX_PAGE, MAX_REASON, RunRecord, list_cursor, record
+from runstore.http.native.records import RunRecord, record
+from runstore.http.native.runs import MAX_PAGE, MAX_REASON, list_cursor
 from runstore.http.requests import (
     MAX_CURSOR_DIGITS,
     check_parameters,
     read_body,
     read_cursor,
     read_idempotency_key,
+    read_traceparent,
 )  # fmt: skip
 from runstore.http.security.access import Access
 from runstore.http.security.known_keys import now_ms
 from runstore.http.security.users import User, login_of, user_of
 from runstore.http.streaming.disconnect import OnDisconnect, cancel_run
 from runstore.http.streaming.following import Following
-from runstore.http.trace import read_traceparent
 from runstore.projections.runs import RunQuery
 from runstore.store.hierarchies import HierarchyStore, HierarchySummary, StoredHierarchy, parse_hierarchy_id
 from runstore.store.runs import RunAt, RunStore

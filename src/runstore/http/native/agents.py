@@ -6,21 +6,30 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
-from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore.core.content import Input, to_json
+from runstore.core.errors import AgentNotFound
 from runstore.core.events import MultitaskStrategy
+from runstore.http.errors import Forbidden
 from runstore.http.fields import Name
 from runstore.http.json import json_response
-from runstore.http.native.runs import record_response
-from runstore.http.requests import check_parameters, read_body, read_idempotency_key
+from runstore.http.native.records import RunRecord, record_response
+from runstore.http.openapi.schemas import (
+    FROM_HEADER,
+    OF_A_START,
+    RUN_HEADER,
+    START_HEADERS,
+    TEXT,
+    json,
+    stream,
+)
+from runstore.http.operations import Call, Parameter, Problem, operation
+from runstore.http.requests import Body
 from runstore.http.security.access import Access
-from runstore.http.security.users import login_of, user_of
 from runstore.http.streaming.disconnect import OnDisconnect, cancel_run
 from runstore.http.streaming.sse import EventStream
 from runstore.http.streaming.subscribers import Subscribers
-from runstore.http.trace import read_traceparent
 from runstore.runtime.catalog.specs import RUN_CODE
 from runstore.store.runs import RunAt, RunStore
 
@@ -86,6 +95,17 @@ class AgentPage(Struct, frozen=True):
     next: None = None
 
 
+AGENT = Parameter("agent", TEXT, "the agent's name", "path")
+STARTED = json(
+    "the run is stored, and starts as soon as there is a place for it",
+    RunRecord,
+    {"Location": {"type": "string", "format": "uri-reference"}, **RUN_HEADER},
+    "$response.body#/run_id",
+)
+FOLLOWED = stream("the run's events, from the first one on", RUN_HEADER, FROM_HEADER)
+REFUSED: tuple[Problem, ...] = (*OF_A_START, Forbidden, AgentNotFound)
+
+
 class AgentRoutes:
     """The routes below `/agents`."""
 
@@ -94,62 +114,90 @@ class AgentRoutes:
         self._access = access
         self._subscribers = subscribers
 
-    async def list(self, request: Request) -> Response:
-        check_parameters(request, ())
+    @operation("GET", "/agents", answers={200: json("all of them", AgentPage)})
+    async def list_agents(self, call: Call[None]) -> Response:
+        """The agents that can be started."""
         return json_response(AgentPage(msgspec.convert(self._store.catalog.describe(), list[AgentRecord])))
 
-    async def start(self, request: Request) -> Response:
-        return await self._started(request, StartBody)
+    @operation(
+        "POST",
+        "/agents/run-code/start",
+        parameters=START_HEADERS,
+        body=Body(CodeBody),
+        answers={202: STARTED},
+        problems=REFUSED,
+    )
+    async def start_code(self, call: Call[CodeBody]) -> Response:
+        """Run Python, where that is enabled."""
+        return await self._started(call)
 
-    async def start_code(self, request: Request) -> Response:
-        return await self._started(request, CodeBody)
+    @operation(
+        "POST",
+        "/agents/run-code/stream",
+        parameters=START_HEADERS,
+        body=Body(CodeStreamBody),
+        answers={200: FOLLOWED},
+        problems=REFUSED,
+    )
+    async def start_and_follow_code(self, call: Call[CodeStreamBody]) -> Response:
+        """Run Python and follow it, where that is enabled."""
+        return await self._followed(call)
 
-    async def stream(self, request: Request) -> Response:
-        return await self._streamed(request, StreamBody)
+    @operation(
+        "POST",
+        "/agents/{agent}/start",
+        parameters=(AGENT, *START_HEADERS),
+        body=Body(StartBody),
+        answers={202: STARTED},
+        problems=REFUSED,
+    )
+    async def start_run(self, call: Call[StartBody]) -> Response:
+        """Start a run."""
+        return await self._started(call)
 
-    async def stream_code(self, request: Request) -> Response:
-        return await self._streamed(request, CodeStreamBody)
+    @operation(
+        "POST",
+        "/agents/{agent}/stream",
+        parameters=(AGENT, *START_HEADERS),
+        body=Body(StreamBody),
+        answers={200: FOLLOWED},
+        problems=REFUSED,
+    )
+    async def start_and_follow_run(self, call: Call[StreamBody]) -> Response:
+        """Start a run and follow it."""
+        return await self._followed(call)
 
-    async def _started(self, request: Request, cls: type[StartBody | CodeBody]) -> Response:
-        check_parameters(request, ())
-        started = await self._start(request, await self._read(request, cls))
+    async def _started(self, call: Call[StartBody | CodeBody]) -> Response:
+        started, _ = await self._start(call)
         run_id = started.run.run_id
-        headers = {"Location": f"{request.scope.get('root_path', '')}/runs/{run_id}", "X-Run-Id": run_id}
+        root = call.request.scope.get("root_path", "")
+        headers = {"Location": f"{root}/runs/{run_id}", "X-Run-Id": run_id}
         return record_response(started, 202, headers)
 
-    async def _streamed(self, request: Request, cls: type[StreamBody | CodeStreamBody]) -> Response:
-        check_parameters(request, ())
-        login = login_of(request)
+    async def _followed(self, call: Call[StreamBody | CodeStreamBody]) -> Response:
+        user_id = call.user.user_id
         with ExitStack() as places:
-            places.enter_context(self._subscribers.of_user(login.user.user_id))  # before there is a run
-            body = await self._read(request, cls)
-            run_id = (await self._start(request, body)).run.run_id
+            places.enter_context(self._subscribers.of_user(user_id))  # before there is a run
+            started, body = await self._start(call)
+            run_id = started.run.run_id
             places.enter_context(self._subscribers.of_run(run_id))
             tail = self._store.tail(run_id, after=0)
-            cancel = partial(cancel_run, self._store, run_id, login.user.user_id)
+            cancel = partial(cancel_run, self._store, run_id, user_id)
             left = cancel if body.on_disconnect == "cancel" else None
-            return EventStream(tail, login, places.pop_all(), {"X-Run-Id": run_id}, left=left)
+            return EventStream(tail, call.login, places.pop_all(), {"X-Run-Id": run_id}, left=left)
 
-    async def _read(self, request: Request, cls: type[B]) -> B:
-        self._store.catalog.spec(_agent_of(request))
-        body = await read_body(request, cls)
-        self._access.check_workspace(user_of(request), body.workspace_id)
-        return body
-
-    async def _start(self, request: Request, body: StartBody | CodeBody) -> RunAt:
-        return await self._store.start(
-            _agent_of(request),
+    async def _start(self, call: Call[B]) -> tuple[RunAt, B]:
+        agent = call.request.path_params.get("agent", RUN_CODE)
+        self._store.catalog.spec(agent)
+        body = await call.body()
+        self._access.check_workspace(call.user, body.workspace_id)
+        started = await self._store.start(
+            agent,
             body.for_agent(),
-            user_id=user_of(request).user_id,
             session_id=body.session_id,
             workspace_id=body.workspace_id,
             metadata=body.metadata,
             multitask_strategy=body.multitask_strategy,
-            idempotency_key=read_idempotency_key(request),
-            traceparent=read_traceparent(request),
+            **call.origin,
         )
-
-
-def _agent_of(request: Request) -> str:
-    name: str = request.path_params.get("agent", RUN_CODE)
-    return name
+        return started, body

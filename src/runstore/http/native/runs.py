@@ -1,92 +1,66 @@
 """Runs: read, list, follow, stop, add to, delete."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
-from msgspec.structs import replace
-from starlette.requests import Request
 from starlette.responses import Response
 
-from runstore.core.codec import ENCODER_VERSION, RecordedEvent, envelope, timestamp
+from runstore.core import errors
+from runstore.core.codec import ENCODER_VERSION, RecordedEvent, envelope
 from runstore.core.errors import RunNotFound
-from runstore.core.events import CUSTOM_TYPE, Custom
+from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES, Custom
 from runstore.core.ids import parse_run_id
-from runstore.core.limits import MAX_EVENTS_PER_APPEND
+from runstore.core.limits import MAX_EVENTS_PER_APPEND, MAX_FILTER_TYPES
 from runstore.core.ports import EventFilter
-from runstore.core.records import EventRecord
-from runstore.core.run import STATUSES, Run, Status
-from runstore.http.errors import BadRequest
-from runstore.http.fields import Count, RunId, Seq, Time
+from runstore.core.run import STATUSES
+from runstore.http.errors import BadRequest, Forbidden
+from runstore.http.fields import RunId, Seq
 from runstore.http.json import json_list, json_response
-from runstore.http.native.included import EventPage, Included, Includes, read_include
+from runstore.http.native.included import INCLUDES, EventPage, Includes, read_include
+from runstore.http.native.records import RunPage, RunRecord, listed, record_response
+from runstore.http.openai.operations import CHUNKS
+from runstore.http.openapi.schemas import (
+    CURSOR,
+    JSON,
+    LAST_EVENT_ID,
+    LAST_EVENT_ID_PARAMETER,
+    NOT_MODIFIED,
+    NOTHING_LEFT,
+    RUN_ID,
+    STREAM,
+    TEXT,
+    TOO_MANY_STREAMS,
+    UUID,
+    json,
+    stream,
+    whole,
+)
+from runstore.http.operations import Answer, Call, Parameter, Schema, operation
 from runstore.http.requests import (
-    check_parameters,
+    FAMILIES,
+    MAX_CURSOR_DIGITS,
+    Body,
     has_already,
-    read_body,
     read_choice,
     read_cursor,
     read_filter,
     read_number,
     read_seconds,
     read_time,
-)  # fmt: skip
+)
 from runstore.http.security.access import Access
-from runstore.http.security.users import login_of, user_of
 from runstore.http.streaming.following import Following, check_cursor
 from runstore.http.streaming.watched import ClientGone, WatchedAnswer
 from runstore.projections.runs import RunQuery
-from runstore.runtime.catalog.output_schema import SchemaWarning
-from runstore.store.runs import RunAt, RunStore
+from runstore.store.runs import RunStore
 
 MAX_PAGE = 1_000  # runs or events of one page
 MAX_WAIT_S = 300.0  # of ?wait=
 MAX_REASON = 200  # characters
 NDJSON = "application/x-ndjson"
 FORMATS = ("events", "openai")  # of a stream
-NOTHING = Included()
-
-
-class RunRecord(Struct, frozen=True):
-    """A run as the API shows it."""
-
-    run_id: RunId
-    user_id: str
-    agent_name: str
-    session_id: str | None
-    status: Status
-    cancel_requested: bool
-    created_at: Time
-    started_at: Time | None
-    completed_at: Time | None
-    attempt: Count
-    result: dict[str, Any] | None
-    error: str | None
-    error_code: str | None
-    reason: str | None
-    forced: bool
-    superseded_by: RunId | None
-    parent_run_id: RunId | None
-    workspace_id: str | None
-    usage: dict[str, Count]
-    metadata: dict[str, Any]
-    truncated: tuple[str, ...] | UnsetType = (
-        UNSET  # in lists: which of these are left out, since they are large
-    )
-    last_seq: Seq | UnsetType = UNSET  # of a single run; a list does not read every log
-    trace: EventPage | UnsetType = UNSET  # these are there for those who ask
-    ops_log: list[EventRecord] | UnsetType = UNSET
-    schema_warnings: list[SchemaWarning] | UnsetType | None = UNSET
-    purged_at: Time | UnsetType = UNSET  # these of runs that were purged
-    deleted: bool | UnsetType = UNSET
-    counts: dict[str, Count] | UnsetType = UNSET
-
-
-class RunPage(Struct, frozen=True):
-    """Runs, newest first."""
-
-    data: list[RunRecord]
-    next: RunId | None
 
 
 class StopBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,6 +107,41 @@ class Appended(Struct, frozen=True):
     last_seq: Seq
 
 
+# ---- parameters and answers ----
+
+PAGE = whole(1, MAX_PAGE, 100)
+MOMENT: Schema = {"type": "string", "format": "date-time"}
+
+AFTER = Parameter("after", CURSOR, "a cursor: events with a greater seq")
+ONE_TYPE = "|".join(
+    [
+        "|".join(re.escape(name) for name in EVENT_CLASSES),
+        "|".join(re.escape(f"{family}*") for family in sorted(FAMILIES)),
+        CUSTOM_TYPE.pattern,
+        rf"{CUSTOM_TYPE.pattern.replace('{1,120}', '{0,119}')}\.\*",
+    ]
+)
+TYPES = Parameter(
+    "types",
+    {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": MAX_FILTER_TYPES,
+        "items": {"type": "string", "pattern": f"^(?:{ONE_TYPE})$"},
+    },
+    "only events of these types; terminal events always pass",
+)
+FORMAT = Parameter(
+    "format",
+    {"enum": list(FORMATS), "default": FORMATS[0]},
+    "`openai`: as chunks of a chat completion, and without `types`",
+)
+LINES: Schema = {
+    "type": "string",
+    "description": "One EventRecord on each line: what is stored now, without waiting for more.",
+}
+
+
 class RunRoutes:
     """The routes below `/runs`."""
 
@@ -142,25 +151,43 @@ class RunRoutes:
         self._following = following
         self._includes = Includes(store)
 
-    async def list(self, request: Request) -> Response:
-        check_parameters(
-            request,
-            ("status", "agent", "session_id", "workspace_id", "since", "until", "purged", "limit", "after"),
-        )
-        limit = read_number(request, "limit", 100, 1, MAX_PAGE)
-        after = request.query_params.get("after")
-        user, workspace = user_of(request), request.query_params.get("workspace_id")
+    @operation(
+        "GET",
+        "/runs",
+        parameters=(
+            Parameter("status", {"enum": list(STATUSES)}),
+            Parameter("agent", TEXT, "the agent's name"),
+            Parameter("session_id", TEXT),
+            Parameter("workspace_id", TEXT, "the runs of this workspace, whoever's they are"),
+            Parameter("since", MOMENT, "created then or later"),
+            Parameter("until", MOMENT, "created then or earlier"),
+            Parameter(
+                "purged",
+                {"type": "boolean", "default": False},
+                "`true`: the runs that were purged, and no others",
+            ),
+            Parameter("limit", PAGE),
+            Parameter("after", UUID, "the `next` of an earlier page"),
+        ),
+        answers={200: json("a page of runs", RunPage)},
+        problems=(errors.InvalidCursor, Forbidden),
+    )
+    async def list_runs(self, call: Call[None]) -> Response:
+        """List runs, newest first."""
+        limit = read_number(call.request, "limit", 100, 1, MAX_PAGE)
+        after = call.request.query_params.get("after")
+        user, workspace = call.user, call.request.query_params.get("workspace_id")
         self._access.check_workspace(user, workspace)
         found = await self._store.find(
             RunQuery(
                 user_id=None if user.admin or workspace else user.user_id,
-                status=read_choice(request, "status", STATUSES),  # type: ignore[arg-type]
-                agent=request.query_params.get("agent"),
-                session_id=request.query_params.get("session_id"),
+                status=read_choice(call.request, "status", STATUSES),  # type: ignore[arg-type]
+                agent=call.request.query_params.get("agent"),
+                session_id=call.request.query_params.get("session_id"),
                 workspace_id=workspace,
-                since=read_time(request, "since"),
-                until=read_time(request, "until"),
-                purged=read_choice(request, "purged", ("true", "false")) == "true",
+                since=read_time(call.request, "since"),
+                until=read_time(call.request, "until"),
+                purged=read_choice(call.request, "purged", ("true", "false")) == "true",
                 before=list_cursor(after) if after is not None else None,
                 limit=limit,
             )
@@ -168,69 +195,154 @@ class RunRoutes:
         data = await json_list(listed(run) for run in found.runs)
         return json_response(RunPage(data, found.next))  # type: ignore[arg-type]
 
-    async def get(self, request: Request) -> Response:
-        check_parameters(request, ("at", "wait", "include"))
-        names = read_include(request)
-        at = read_number(request, "at", 0, 1, 10**18) or None
-        wait_s = read_seconds(request, "wait", MAX_WAIT_S)
-        run_id = await self._access.readable(request)
+    @operation(
+        "GET",
+        "/runs/{run_id}",
+        parameters=(
+            RUN_ID,
+            Parameter("at", whole(1, 10**MAX_CURSOR_DIGITS - 1), "a seq: the run as it was after that event"),
+            Parameter(
+                "wait",
+                {"type": "number", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
+                "seconds: answer when the run has ended, or after so long",
+            ),
+            Parameter(
+                "include",
+                {"type": "array", "minItems": 1, "items": {"enum": list(INCLUDES)}},
+                "what the record is to have besides",
+            ),
+        ),
+        answers={200: json("the run", RunRecord)},
+        problems=(errors.InvalidCursor, TOO_MANY_STREAMS),
+    )
+    async def get_run(self, call: Call[None]) -> Response:
+        """One run, now or at an earlier event."""
+        names = read_include(call.request)
+        at = read_number(call.request, "at", 0, 1, 10**18) or None
+        wait_s = read_seconds(call.request, "wait", MAX_WAIT_S)
+        run_id = await self._access.readable(call.request)
         if wait_s:
             try:
-                await self._following.until_ended(login_of(request), run_id, wait_s, request.receive)
+                await self._following.until_ended(call.login, run_id, wait_s, call.request.receive)
             except ClientGone:
                 return Response(status_code=204)  # which nobody reads
         found = await self._store.get(run_id, at=at)
         return record_response(found, included=await self._includes.read(found, names))
 
-    async def events(self, request: Request) -> Response:
-        check_parameters(request, ("after", "lastEventId", "limit", "types"))
-        run_id = await self._access.readable(request)
-        after, only = read_cursor(request), read_filter(request)
+    @operation(
+        "GET",
+        "/runs/{run_id}/events",
+        parameters=(
+            RUN_ID,
+            AFTER,
+            LAST_EVENT_ID,
+            LAST_EVENT_ID_PARAMETER,
+            Parameter("limit", PAGE, "of NDJSON any number; all if not given"),
+            TYPES,
+            Parameter("If-None-Match", TEXT, "the ETag of a page", "header"),
+        ),
+        answers={
+            200: Answer(
+                description="a page, with an `ETag` once the run is closed; NDJSON if `Accept` names it",
+                content={JSON: EventPage, NDJSON: LINES},
+            ),
+            304: NOT_MODIFIED,
+        },
+        problems=(errors.InvalidCursor,),
+    )
+    async def list_events(self, call: Call[None]) -> Response:
+        """A run's events as pages or as NDJSON."""
+        run_id = await self._access.readable(call.request)
+        after, only = read_cursor(call.request), read_filter(call.request)
         head = await self._store.head(run_id)
         check_cursor(after, head.seq, run_id)
-        if NDJSON in request.headers.get("accept", ""):
-            limit = read_number(request, "limit", 10**18, 1, 10**18)
+        if NDJSON in call.request.headers.get("accept", ""):
+            limit = read_number(call.request, "limit", 10**18, 1, 10**18)
             lines = self._lines(run_id, after, limit, only)
-            return WatchedAnswer(lines, login_of(request), media_type=NDJSON)
-        limit = read_number(request, "limit", 100, 1, MAX_PAGE)
+            return WatchedAnswer(lines, call.login, media_type=NDJSON)
+        limit = read_number(call.request, "limit", 100, 1, MAX_PAGE)
         headers = {}
         if head.closed:
             headers["ETag"] = f'"{run_id}.{head.seq}.{after}.{limit}.{_tag(only)}.v{ENCODER_VERSION}"'
-            if has_already(request, headers["ETag"]):
+            if has_already(call.request, headers["ETag"]):
                 return Response(status_code=304, headers=headers)
         page = await self._store.events(run_id, after=after, limit=limit, only=only)
         following = b"%d" % page[-1].seq if page and page[-1].seq < head.seq else b"null"
         body = b'{"data":[%b],"next":%b}' % (b",".join(map(_line, page)), following)
         return Response(body, headers=headers, media_type="application/json")
 
-    async def stream(self, request: Request) -> Response:
-        check_parameters(request, ("after", "lastEventId", "types", "format", "ticket"))
-        run_id = await self._access.readable(request)
-        after, only = read_cursor(request), read_filter(request)
-        as_chunks = read_choice(request, "format", FORMATS) == "openai"
+    @operation(
+        "GET",
+        "/runs/{run_id}/stream",
+        parameters=(RUN_ID, AFTER, LAST_EVENT_ID, LAST_EVENT_ID_PARAMETER, TYPES, FORMAT),
+        answers={
+            200: stream(
+                "everything after the cursor, until the run ends", schema={"anyOf": [STREAM, CHUNKS]}
+            ),
+            204: NOTHING_LEFT,
+        },
+        problems=(errors.InvalidCursor, TOO_MANY_STREAMS),
+        by_ticket=True,
+    )
+    async def follow_run(self, call: Call[None]) -> Response:
+        """Follow a run: replay, then live."""
+        run_id = await self._access.readable(call.request)
+        after, only = read_cursor(call.request), read_filter(call.request)
+        as_chunks = read_choice(call.request, "format", FORMATS) == "openai"
         if as_chunks and only is not None:
             raise BadRequest("types cannot be given with format=openai", code="invalid_parameter")
-        login = login_of(request)
+        login = call.login
         return await self._following.follow(login, run_id, after=after, only=only, as_chunks=as_chunks)
 
-    async def stop(self, request: Request) -> Response:
-        check_parameters(request, ())
-        run_id = await self._access.changeable(request)
-        body = await read_body(request, StopBody, optional=True)
-        found = await self._store.stop(run_id, by=user_of(request).user_id, reason=body.reason)
+    @operation(
+        "POST",
+        "/runs/{run_id}/stop",
+        parameters=(RUN_ID,),
+        body=Body(StopBody, optional=True),
+        answers={
+            200: json("the run has ended", RunRecord),
+            202: json("the request is stored, and the run's end follows within the grace period", RunRecord),
+        },
+    )
+    async def stop_run(self, call: Call[StopBody]) -> Response:
+        """Ask a run to stop."""
+        run_id = await self._access.changeable(call.request)
+        body = await call.body()
+        found = await self._store.stop(run_id, by=call.user.user_id, reason=body.reason)
         return record_response(found, 200 if found.run.closed else 202)
 
-    async def append(self, request: Request) -> Response:
-        check_parameters(request, ())
-        run_id = await self._access.changeable(request)
-        body = await read_body(request, AppendBody, any_text=True)
+    @operation(
+        "POST",
+        "/runs/{run_id}/events",
+        parameters=(RUN_ID,),
+        body=Body(AppendBody, EITHER, any_text=True),
+        answers={201: json("they are stored", Appended)},
+        problems=(
+            errors.InvalidEvent,
+            errors.WrongExpectedSeq,
+            errors.RunClosed,
+            errors.EventTooLarge,
+            (413, errors.LimitExceeded.code),
+        ),
+    )
+    async def append_events(self, call: Call[AppendBody]) -> Response:
+        """Add events of your own to a run that has not ended."""
+        run_id = await self._access.changeable(call.request)
+        body = await call.body()
         events = [Custom(event.type, event.data) for event in _given(body)]
         last_seq = await self._store.append(run_id, events, expected_seq=body.expected_seq)
         return json_response(Appended(run_id, last_seq), 201)
 
-    async def delete(self, request: Request) -> Response:
-        check_parameters(request, ())
-        await self._store.delete(await self._access.changeable(request), by=user_of(request).user_id)
+    @operation(
+        "DELETE",
+        "/runs/{run_id}",
+        parameters=(RUN_ID,),
+        answers={204: Answer(description="it is deleted")},
+        problems=(errors.RunActive, errors.RunClosed),
+    )
+    async def delete_run(self, call: Call[None]) -> Response:
+        """Take a closed run out of the lists."""
+        await self._store.delete(await self._access.changeable(call.request), by=call.user.user_id)
         return Response(status_code=204)
 
     async def _lines(
@@ -242,36 +354,6 @@ class RunRoutes:
         ):
             yield b"".join([_line(event) + b"\n" for event in page])
             after, left = page[-1].seq, left - len(page)
-
-
-def record(run: Run, last_seq: int | UnsetType = UNSET, included: Included = NOTHING) -> RunRecord:
-    return RunRecord(
-        run_id=run.run_id, user_id=run.user_id, agent_name=run.agent_name, session_id=run.session_id,
-        status=run.status, cancel_requested=run.cancel_requested, created_at=timestamp(run.created_at),
-        started_at=timestamp(run.started_at) if run.started_at is not None else None,
-        completed_at=timestamp(run.completed_at) if run.completed_at is not None else None,
-        attempt=run.attempt, result=run.result, error=run.error, error_code=run.error_code, reason=run.reason,
-        forced=run.forced, superseded_by=run.superseded_by, parent_run_id=run.parent_run_id,
-        workspace_id=run.workspace_id, usage=run.usage, metadata=run.metadata, last_seq=last_seq,
-        trace=included.trace, ops_log=included.ops_log, schema_warnings=included.schema_warnings,
-        truncated=run.truncated,
-    )  # fmt: skip
-
-
-def listed(run: Run) -> RunRecord:
-    """A run as lists show it; of one that was purged they are the only place."""
-    if run.purged_at is None:
-        return record(run)
-    return replace(
-        record(run, sum(run.counts.values())),
-        purged_at=timestamp(run.purged_at), deleted=run.deleted, counts=run.counts,
-    )  # fmt: skip
-
-
-def record_response(
-    found: RunAt, status: int = 200, headers: dict[str, str] | None = None, *, included: Included = NOTHING
-) -> Response:
-    return json_response(record(found.run, found.last_seq, included), status, headers)
 
 
 def _given(body: AppendBody) -> list[ExternalEvent]:

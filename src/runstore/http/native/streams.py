@@ -1,14 +1,17 @@
 """One stream of several runs: over HTTP/1.1 a browser has six connections to a server, and each takes one."""
 
-from starlette.requests import Request
 from starlette.responses import Response
 
+from runstore.core import errors
+from runstore.core.ids import UUID_TEXT
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, NamedRunCursors, OwnRunCursors
 from runstore.http.envelope import run_id_of
-from runstore.http.errors import BadRequest
-from runstore.http.requests import check_parameters, read_filter, read_ids, read_seq
+from runstore.http.errors import BadRequest, Forbidden
+from runstore.http.native.runs import TYPES
+from runstore.http.openapi.schemas import NOTHING_LEFT, SEVERAL, TEXT, TOO_MANY_STREAMS, stream
+from runstore.http.operations import Call, Parameter, operation
+from runstore.http.requests import read_filter, read_ids, read_seq
 from runstore.http.security.access import Access
-from runstore.http.security.users import login_of
 from runstore.http.streaming.following import Following
 
 
@@ -19,11 +22,38 @@ class StreamRoutes:
         self._access = access
         self._following = following
 
-    async def stream(self, request: Request) -> Response:
-        check_parameters(request, ("run_id", "after", "lastEventId", "types", "ticket"), repeated=("run_id",))
-        login, only, ids = login_of(request), read_filter(request), read_ids(request)
-        if "run_id" in request.query_params:
-            cursors = NamedRunCursors(await self._named(request))
+    @operation(
+        "GET",
+        "/stream",
+        parameters=(
+            Parameter(
+                "run_id",
+                {
+                    "type": "array",
+                    "maxItems": MAX_FOLLOWED_RUNS,
+                    "uniqueItems": True,
+                    "items": {"type": "string", "pattern": f"^{UUID_TEXT.pattern}(:[0-9]{{1,18}})?$"},
+                },
+                "a run, with the seq after which it is wanted; given once for each. None: all of one's own",
+                repeated=True,
+            ),
+            Parameter("after", TEXT, "the `id` of an event of such a stream"),
+            Parameter("lastEventId", TEXT, "the same, as polyfills send it"),
+            Parameter("Last-Event-ID", TEXT, "the same, and goes before it", "header"),
+            TYPES,
+        ),
+        answers={
+            200: stream("everything after the places, until all named runs have ended", schema=SEVERAL),
+            204: NOTHING_LEFT,
+        },
+        problems=(errors.InvalidCursor, errors.RunNotFound, Forbidden, TOO_MANY_STREAMS),
+        by_ticket=True,
+    )
+    async def follow_runs(self, call: Call[None]) -> Response:
+        """Follow several runs, or all of one's own, in one stream."""
+        login, only, ids = call.login, read_filter(call.request), read_ids(call.request)
+        if "run_id" in call.request.query_params:
+            cursors = NamedRunCursors(await self._named(call))
             if ids:
                 cursors.resume(ids[0])
             return await self._following.follow_several(login, cursors, only=only)
@@ -32,14 +62,14 @@ class StreamRoutes:
             await self._access.may_read(login, run_id)
         return await self._following.follow_own(login, own, only=only)
 
-    async def _named(self, request: Request) -> dict[str, int]:
+    async def _named(self, call: Call[None]) -> dict[str, int]:
         """The runs of `?run_id=`, each with the seq after its `:` or 0, if they may be read."""
-        names = request.query_params.getlist("run_id")
+        names = call.request.query_params.getlist("run_id")
         if len(names) > MAX_FOLLOWED_RUNS:
             raise BadRequest(f"run_id may be given {MAX_FOLLOWED_RUNS} times", code="invalid_parameter")
         seqs = {}
         for name in names:
-            run_id = await self._access.may_read(login_of(request), run_id_of(name))
+            run_id = await self._access.may_read(call.login, run_id_of(name))
             seq = read_seq(name.partition(":")[2] or "0")
             if run_id in seqs:
                 raise BadRequest(f"run_id names run {run_id} twice", code="invalid_parameter")

@@ -4,20 +4,21 @@ from typing import Annotated
 from urllib.parse import quote
 
 from msgspec import Meta, Struct
-from starlette.requests import Request
 from starlette.responses import Response
 
+from runstore.core import errors
 from runstore.core.codec import timestamp
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS
 from runstore.http.envelope import STREAM
-from runstore.http.errors import BadRequest
+from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.fields import RunId, Time
 from runstore.http.json import json_response
-from runstore.http.requests import check_parameters, read_body
+from runstore.http.openapi.schemas import RUN_ID, json
+from runstore.http.operations import Call, operation
+from runstore.http.requests import Body
 from runstore.http.security.access import Access
 from runstore.http.security.known_keys import now_ms
 from runstore.http.security.signing import Ticket, TicketSigner, name_of
-from runstore.http.security.users import login_of
 from runstore.store.runs import RunStore
 
 TICKET_TTL_S = 3_600  # unless the request asks for less or more: an EventSource reconnects with what it has
@@ -49,6 +50,9 @@ class TicketAnswer(Struct, frozen=True):
     url: str
 
 
+CREATED = json("the ticket", TicketAnswer, {"Cache-Control": {"const": "no-store"}})
+
+
 class TicketRoutes:
     """`/runs/{run_id}/ticket` and `/stream/ticket`"""
 
@@ -57,24 +61,38 @@ class TicketRoutes:
         self._access = access
         self._signer = signer
 
-    async def create(self, request: Request) -> Response:
-        check_parameters(request, ())
-        run_id = await self._access.readable(request)
-        body = await read_body(request, TicketBody, optional=True)
+    @operation(
+        "POST",
+        "/runs/{run_id}/ticket",
+        parameters=(RUN_ID,),
+        body=Body(TicketBody, optional=True),
+        answers={201: CREATED},
+    )
+    async def create_ticket(self, call: Call[TicketBody]) -> Response:
+        """A ticket for the run's stream, for clients that cannot send headers."""
+        run_id = await self._access.readable(call.request)
+        body = await call.body()
         await self._store.head(run_id)
-        return self._answer(request, run_id, f"/runs/{run_id}/stream?", body.ttl_s)
+        return self._answer(call, run_id, f"/runs/{run_id}/stream?", body.ttl_s)
 
-    async def create_for_several(self, request: Request) -> Response:
-        check_parameters(request, ())
-        body, login = await read_body(request, SeveralBody, optional=True), login_of(request)
+    @operation(
+        "POST",
+        "/stream/ticket",
+        body=Body(SeveralBody, optional=True),
+        answers={201: CREATED},
+        problems=(errors.RunNotFound, Forbidden),
+    )
+    async def create_streams_ticket(self, call: Call[SeveralBody]) -> Response:
+        """A ticket for such a stream."""
+        body, login = await call.body(), call.login
         run_ids = [await self._access.may_read(login, run_id) for run_id in body.run_ids or ()]
         if len(set(run_ids)) < len(run_ids):
             raise BadRequest("run_ids names a run twice", code="invalid_body", field="$.run_ids")
         query = "".join(f"run_id={run_id}&" for run_id in run_ids)
-        return self._answer(request, name_of(run_ids), f"{STREAM}?{query}", body.ttl_s)
+        return self._answer(call, name_of(run_ids), f"{STREAM}?{query}", body.ttl_s)
 
-    def _answer(self, request: Request, name: str, stream: str, ttl_s: int) -> Response:
-        login = login_of(request)
+    def _answer(self, call: Call[object], name: str, stream: str, ttl_s: int) -> Response:
+        login = call.login
         ticket = Ticket(
             run_id=name,
             user_id=login.user.user_id,
@@ -82,6 +100,6 @@ class TicketRoutes:
             expires_at=now_ms() + ttl_s * 1_000,
         )
         text = self._signer.sign(ticket)
-        url = f"{request.scope.get('root_path', '')}{stream}ticket={quote(text)}"
+        url = f"{call.request.scope.get('root_path', '')}{stream}ticket={quote(text)}"
         answer = TicketAnswer(text, timestamp(ticket.expires_at), url)
         return json_response(answer, 201, {"Cache-Control": "no-store"})

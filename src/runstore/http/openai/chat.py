@@ -36,13 +36,18 @@ from runstore.http.openai.stream import (
     StreamLines,
     ending_error,
 )
-from runstore.http.requests import check_parameters, read_body, read_header, read_idempotency_key
+from runstore.http.requests import (
+    check_parameters,
+    read_body,
+    read_header,
+    read_idempotency_key,
+    read_traceparent,
+)
 from runstore.http.security.users import login_of, user_of
 from runstore.http.streaming.disconnect import CLIENT_DISCONNECT, OnDisconnect, cancel_run
 from runstore.http.streaming.sse import EventStream
 from runstore.http.streaming.subscribers import Subscribers
 from runstore.http.streaming.watched import ClientGone, attended
-from runstore.http.trace import read_traceparent
 from runstore.store.runs import RunStore
 
 DEFAULT_MODEL = "demo"

@@ -10,7 +10,6 @@ from runstore import __version__
 from runstore.core.limits import Limits
 from runstore.http.errors import ERROR_FORMS, NO_RETRY, ErrorAnswer, error_form, status_of
 from runstore.http.executor.operations import EXECUTOR_OPERATIONS
-from runstore.http.native.run_operations import RUN_OPERATIONS
 from runstore.http.openai.objects import ErrorResponse
 from runstore.http.openai.operations import CHAT_OPERATIONS
 from runstore.http.openapi.schemas import (
@@ -32,7 +31,7 @@ from runstore.http.requests import Body
 
 OPERATIONS: list[tuple[str, Operation[Any]]] = [
     (path, replace(operation, method=method, path=path))
-    for (method, path), operation in {**RUN_OPERATIONS, **CHAT_OPERATIONS, **EXECUTOR_OPERATIONS}.items()
+    for (method, path), operation in {**CHAT_OPERATIONS, **EXECUTOR_OPERATIONS}.items()
 ]
 Surfaces = tuple[Surface, ...]
 TAGS = {"agents": "agents", "runs": "runs", "v1": "chat", "api": "hierarchies"}  # by a path's first part
