@@ -44,5 +44,5 @@ def name_of(server_url: str | None) -> str:
 
 
 def _migrated(url: str) -> str:
-    open_database(url).close()
+    open_database(url).dialect.close()
     return url

@@ -17,6 +17,7 @@ from runstore.core.ids import first_run_id, new_run_id
 from runstore.core.run import Run
 from runstore.core.threads import asking
 from runstore.database.dialects import open_dialect
+from runstore.database.opening import Database
 from runstore.eventlog.queries import read_evolving, read_head
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
@@ -64,20 +65,22 @@ def _row(number: int) -> dict[str, Any]:
 
 
 async def _measure(url: str) -> list[float]:
-    log = SqlEventLog(open_dialect(make_url(url)), MemoryFeed(), [RunList(read_evolving)])
+    database = Database(open_dialect(make_url(url)))
+    log = SqlEventLog(database, MemoryFeed(), [RunList(read_evolving)])
     run_id = new_run_id()
     await log.append(run_id, [Queued(agent="demo", user_id="ben", input="hi")])
     asking.set("ann")
     start = time.perf_counter()
-    page = await log.query_list(find_runs, UNMATCHED)
+    page = await log.database.query_list(find_runs, UNMATCHED)
     one = time.perf_counter() - start
     while page.next:
-        page = await log.query_list(find_runs, msgspec.structs.replace(UNMATCHED, before=page.next))
+        page = await log.database.query_list(find_runs, msgspec.structs.replace(UNMATCHED, before=page.next))
     every = time.perf_counter() - start
     alone = await _read(log, run_id)
     async with _listing(log):
         beside = await _read(log, run_id)
     await log.close()
+    await database.close()
     return [one, every, *alone, *beside]
 
 
@@ -86,7 +89,7 @@ async def _listing(log: SqlEventLog) -> AsyncIterator[None]:
     async def repeat() -> None:
         asking.set("ann")
         while True:
-            await log.query_list(find_runs, UNMATCHED)
+            await log.database.query_list(find_runs, UNMATCHED)
 
     lists = [asyncio.create_task(repeat()) for _ in range(LISTS)]
     yield
@@ -101,8 +104,8 @@ async def _read(log: SqlEventLog, run_id: str) -> tuple[float, float]:
     took = []
     for _ in range(READS):
         start = time.perf_counter()
-        await log.query(read_head, run_id)
-        await log.query(find_run, run_id)
+        await log.database.query(read_head, run_id)
+        await log.database.query(find_run, run_id)
         took.append(time.perf_counter() - start)
         await asyncio.sleep(0.01)
     return sorted(took)[READS // 2], max(took)

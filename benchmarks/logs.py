@@ -25,12 +25,13 @@ class Log:
 
     async def __aenter__(self) -> "Log":
         sys.setswitchinterval(GIL_SWITCH_S)
-        dialect = open_database(self._url, hurried=True)
-        self.log = SqlEventLog(dialect, MemoryFeed(), [RunList(read_evolving)])
+        self._database = open_database(self._url, hurried=True)
+        self.log = SqlEventLog(self._database, MemoryFeed(), [RunList(read_evolving)])
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.log.close()
+        await self._database.close()
 
     async def begin(self) -> str:
         run_id = new_run_id()

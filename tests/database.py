@@ -11,7 +11,8 @@ from sqlalchemy import make_url
 
 from runstore import migrations
 from runstore.core.ports import InlineProjection, LiveFeed
-from runstore.database.dialects import SqliteDialect, open_dialect
+from runstore.database.dialects import Dialect, SqliteDialect, open_dialect
+from runstore.database.opening import Database
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import SqlEventLog
 from runstore.projections.runs import RunList
@@ -53,16 +54,28 @@ def run_list() -> RunList:
     return RunList(read_evolving)
 
 
+class OwnLog(SqlEventLog):
+    """A log with a database of its own, which it closes."""
+
+    def __init__(self, dialect: Dialect, feed: LiveFeed, projections: Sequence[InlineProjection]) -> None:
+        super().__init__(Database(dialect), feed, projections)
+        self.close = self._close
+
+    async def _close(self) -> None:
+        await self._writer.close()
+        await self.database.close()
+
+
 def open_log_at(url: str, feed: LiveFeed) -> SqlEventLog:
     """The log of a database that has this release's schema, as a server opens it."""
-    return SqlEventLog(open_dialect(make_url(url)), feed, [run_list()])
+    return OwnLog(open_dialect(make_url(url)), feed, [run_list()])
 
 
 def open_sqlite_log(
     path: Path, feed: LiveFeed, projections: Sequence[InlineProjection] | None = None
 ) -> SqlEventLog:
     """The log as a server opens it, with its run list unless `projections` says otherwise."""
-    return SqlEventLog(open_database(path), feed, [run_list()] if projections is None else projections)
+    return OwnLog(open_database(path), feed, [run_list()] if projections is None else projections)
 
 
 @cache

@@ -1,7 +1,7 @@
 """Old runs, and their purge."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import count
 from uuid import UUID
@@ -13,6 +13,7 @@ from runstore.core.events import Custom, Event, Queued
 from runstore.core.ids import first_run_id
 from runstore.core.ports import EventLog
 from runstore.database.dialects import open_dialect
+from runstore.database.opening import Database
 from runstore.maintenance.purge import Purge, Purgeable, PurgeCount, _find_due
 from tests.database import run_list
 from tests.events import COMPLETED, started, token
@@ -71,8 +72,8 @@ def survey(url: str, *, before: int = LATER) -> Purgeable:
 def _opened(
     url: str, before: int, progress: Callable[[PurgeCount], None] = lambda done: None
 ) -> Iterator[Purge]:
-    purge = Purge(open_dialect(make_url(url), hurried=False), [run_list()], before, progress)
-    try:
+    with (
+        closing(open_dialect(make_url(url), hurried=False)) as dialect,
+        closing(Purge(Database(dialect), [run_list()], before, progress)) as purge,
+    ):
         yield purge
-    finally:
-        purge.close()

@@ -9,7 +9,7 @@ from runstore import migrations
 from runstore.core.events import Completed, Deleted, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.run import Run, fold
-from runstore.eventlog.sql import RebuildSource
+from runstore.database.opening import Database
 from runstore.feed.memory import MemoryFeed
 from runstore.maintenance.rebuild import Difference, rebuild
 from runstore.projections.runs import RunQuery, find_runs
@@ -36,7 +36,7 @@ async def test_a_database_of_schema_0001_keeps_its_runs(tmp_path: Path) -> None:
     await log.append(
         new, [Queued(agent="a", user_id="alice", workspace_id="red", input="hi")], expected_seq=0
     )
-    found: list[Run] = (await log.query(find_runs, RunQuery(user_id="alice"))).runs
+    found: list[Run] = (await log.database.query(find_runs, RunQuery(user_id="alice"))).runs
     assert [(run.run_id, run.workspace_id) for run in found] == [(new, "red"), (run_id, None)]
     await log.close()
     with sqlite3.connect(path) as connection:
@@ -70,6 +70,6 @@ async def test_what_is_large_goes_out_of_the_run_list_of_schema_0005_as_a_rebuil
     connection.close()
     assert migrate(old) == "0005"
     dialect = open_database(old)
-    difference = rebuild(RebuildSource(dialect), run_list(), lambda reached, last: None, swap=False)
+    difference = rebuild(Database(dialect), run_list(), lambda reached, last: None, swap=False)
     dialect.close()
     assert difference == Difference(missing=0, wrong=0, extra=0, rows=3)

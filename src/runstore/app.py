@@ -9,8 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext, suppress
-from functools import partial
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -25,9 +24,9 @@ from runstore.core.ports import Leases
 from runstore.core.threads import in_own_thread
 from runstore.database.dialects import Dialect
 from runstore.database.dialects.files import is_open_to_others
-from runstore.database.opening import open_database, opened_database, read_from, write_to
+from runstore.database.opening import Database, open_database, opened_database, read_from, write_to
 from runstore.eventlog.queries import read_evolving, read_last_seqs
-from runstore.eventlog.sql import RebuildSource, SqlEventLog
+from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.head_poll import HeadPoll
 from runstore.feed.memory import MemoryFeed
 from runstore.http.app import build_http
@@ -75,6 +74,7 @@ class OpenLog(Struct, frozen=True):
     store: RunStore
     hierarchies: HierarchyStore
     feed: "MemoryFeed | RedisFeed"
+    database: Database
     event_log: SqlEventLog
     leases: Leases
 
@@ -107,12 +107,12 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             opened.feed,
             opened.store.catalog,
             # Apart: what a program records under the other is no run that we have lost.
-            _new_leases(opened.event_log, server, capacity=server.capacity),
+            _new_leases(opened.database, server, capacity=server.capacity),
             capacity=server.capacity if server.worker else 0,
             grace_s=server.cancel_grace_s,
         )
         metrics = Metrics(opened.event_log, opened.feed, supervisor)
-        authenticator = await _open_authenticator(server, opened.event_log)
+        authenticator = await _open_authenticator(server, opened.database)
         # Nothing is awaited from here to the server's taking of the signals: no run is begun that a SIGTERM
         # would then end as a crash.
         async with supervisor:
@@ -128,26 +128,25 @@ async def _open(settings: Settings) -> AsyncIterator[OpenLog]:
     local = MemoryFeed()
     shared = _redis_feed(server.redis_url, server.redis_prefix, local) if server.redis_url else None
     feed = shared or local
-    dialect = open_database(server.database_url, hurried=True)
-    try:
-        _check_files(dialect, settings)
-    except ConfigError:
-        dialect.close()
-        raise
+    database = open_database(server.database_url, hurried=True)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(database.close)
+        _check_files(database.dialect, settings)
         stack.enter_context(shared or nullcontext())
-        event_log = SqlEventLog(dialect, feed, [RunList(read_evolving)])
+        event_log = SqlEventLog(database, feed, [RunList(read_evolving)])
         stack.push_async_callback(event_log.close)
-        last_seqs = partial(event_log.query, read_last_seqs)
         every_s = LOST_POLL_S if shared else POLL_S
-        await stack.enter_async_context(HeadPoll(local, last_seqs, every_s=every_s))
+        polling = HeadPoll(local, lambda run_ids: database.query(read_last_seqs, run_ids), every_s=every_s)
+        await stack.enter_async_context(polling)
         teams = Teams(settings.hierarchies)
         catalog = AgentCatalog(settings.agents, run_timeout_s=settings.limits.run_timeout_s, teams=teams)
-        store = RunStore(event_log, feed, catalog, limits=settings.limits, heartbeat_s=server.heartbeat_s)
-        hierarchies = HierarchyStore(event_log, teams, per_user=settings.limits.hierarchies_per_user)
-        leases = _new_leases(event_log, server, capacity=0)
+        store = RunStore(
+            database, event_log, feed, catalog, limits=settings.limits, heartbeat_s=server.heartbeat_s
+        )
+        hierarchies = HierarchyStore(database, teams, per_user=settings.limits.hierarchies_per_user)
+        leases = _new_leases(database, server, capacity=0)
         stack.push_async_callback(leases.release)
-        yield OpenLog(store, hierarchies, feed, event_log, leases)
+        yield OpenLog(store, hierarchies, feed, database, event_log, leases)
 
 
 def _check_files(dialect: Dialect, settings: Settings) -> None:
@@ -183,11 +182,11 @@ def _redis_feed(url: str, prefix: str, local: MemoryFeed) -> "RedisFeed":
     return RedisFeed(url, prefix=prefix, local=local)
 
 
-def _new_leases(event_log: SqlEventLog, server: ServerSettings, *, capacity: int) -> Leases:
+def _new_leases(database: Database, server: ServerSettings, *, capacity: int) -> Leases:
     """A file is on one machine, whose locks tell who is dead; elsewhere workers have to give signs."""
-    if (file := event_log.file) is not None:
-        return ListedLeases(FileLeases(Path(f"{file}.workers")), event_log, capacity=capacity)
-    return HeartbeatLeases(event_log, lease_s=server.lease_s, capacity=capacity)
+    if (file := database.file) is not None:
+        return ListedLeases(FileLeases(Path(f"{file}.workers")), database, capacity=capacity)
+    return HeartbeatLeases(database, lease_s=server.lease_s, capacity=capacity)
 
 
 def serve(settings: Settings, listener: socket.socket | None = None) -> None:
@@ -241,7 +240,7 @@ def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
         runtime.hierarchies,
         not_ready=lambda: _not_ready(runtime, server.max_abandoned_threads),
         metrics=runtime.metrics.expose,
-        workers=lambda: runtime.event_log.query(read_workers),
+        workers=lambda: runtime.database.query(read_workers),
         authenticator=runtime.authenticator,
         hosts=hosts_of(server.host, server.allowed_hosts, exposed=server.exposed),
         cors_origins=server.cors_origins,
@@ -363,10 +362,10 @@ def check_exposure(settings: Settings) -> None:
     raise ConfigError(f"{wrong}, {advice}", setting=setting)
 
 
-async def _open_authenticator(server: ServerSettings, event_log: SqlEventLog) -> Authenticator:
+async def _open_authenticator(server: ServerSettings, database: Database) -> Authenticator:
     authenticator = Authenticator(
-        event_log.query,
-        TicketSigner(await event_log.change(keys.ticket_secret)),
+        database,
+        TicketSigner(await database.change_exclusively(keys.ticket_secret)),
         function=LoginFunction.load(server.authenticate) if server.authenticate else None,
         exposed=server.exposed,
     )
@@ -391,8 +390,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 def rebuild_runs(url: str, progress: Progress, *, swap: bool) -> Difference:
     """Rebuild the run list from the log, or with `swap=False` only compare."""
-    with opened_database(url) as dialect:
-        return rebuild(RebuildSource(dialect), RunList(read_evolving), progress, swap=swap)
+    with opened_database(url) as database:
+        return rebuild(database, RunList(read_evolving), progress, swap=swap)
 
 
 def survey_purge(url: str, before: int) -> Purgeable:
@@ -409,12 +408,11 @@ def purge_runs(url: str, before: int, progress: Callable[[PurgeCount], None]) ->
 
 @contextmanager
 def _purge(url: str, before: int, progress: Callable[[PurgeCount], None]) -> Iterator[Purge]:
-    with opened_database(url) as dialect:
-        purge = Purge(dialect, [RunList(read_evolving)], before, progress)
-        try:
-            yield purge
-        finally:
-            purge.close()
+    with (
+        opened_database(url) as database,
+        closing(Purge(database, [RunList(read_evolving)], before, progress)) as purge,
+    ):
+        yield purge
 
 
 def drop_runs(url: str) -> int:

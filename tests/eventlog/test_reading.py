@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytest
@@ -45,9 +44,9 @@ async def stall(
 
 async def test_lists_of_one_user_hold_up_no_list_of_others_and_nothing_else(log: SqlEventLog) -> None:
     run_id = await start_run(log)
-    end, stuck = await stall(log, log.query_list, "ann", 4 * LISTERS)
+    end, stuck = await stall(log, log.database.query_list, "ann", 4 * LISTERS)
     asking.set("ben")
-    assert len((await log.query_list(find_runs, RunQuery())).runs) == 1
+    assert len((await log.database.query_list(find_runs, RunQuery())).runs) == 1
     asking.set("ann")
     assert await log.head(run_id) is not None
     assert len(await log.read(run_id)) == 2
@@ -57,7 +56,7 @@ async def test_lists_of_one_user_hold_up_no_list_of_others_and_nothing_else(log:
 
 async def test_long_replays_of_one_user_hold_up_no_page_of_others(log: SqlEventLog) -> None:
     run_id = await start_run(log)
-    end, stuck = await stall(log, log.query_history, "ann", 4 * PAGERS)
+    end, stuck = await stall(log, log.database.query_history, "ann", 4 * PAGERS)
     asking.set("ben")
     assert len(await log.read(run_id)) == 2
     asking.set("ann")
@@ -68,7 +67,7 @@ async def test_long_replays_of_one_user_hold_up_no_page_of_others(log: SqlEventL
 
 async def test_changes_of_one_user_that_wait_for_other_writers_hold_up_nobody_else(log: SqlEventLog) -> None:
     run_id = await start_run(log)
-    end, stuck = await stall(log, partial(log.change, exclusive=False), "ann", 4)
+    end, stuck = await stall(log, log.database.change, "ann", 4)
     asking.set("ben")
     assert await log.head(run_id) is not None
     end.set()
@@ -78,10 +77,10 @@ async def test_changes_of_one_user_that_wait_for_other_writers_hold_up_nobody_el
 async def test_a_list_that_waits_too_long_for_its_turn_is_refused(
     log: SqlEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log._listers, "_wait_s", 0.01)
-    end, stuck = await stall(log, log.query_list, "ann", LISTERS - 1)
+    monkeypatch.setattr(log.database._listers, "_wait_s", 0.01)
+    end, stuck = await stall(log, log.database.query_list, "ann", LISTERS - 1)
     with pytest.raises(Busy):
-        await log.query_list(find_runs, RunQuery())
+        await log.database.query_list(find_runs, RunQuery())
     end.set()
     await asyncio.gather(*stuck)
 
@@ -91,7 +90,7 @@ async def test_a_read_that_takes_too_long_is_given_up(
 ) -> None:
     monkeypatch.setattr(sqlite, "ANSWER_S", 0.05)
     run_id = await start_run(log)
-    for query in (log.query, log.query_history, log.query_list):
+    for query in (log.database.query, log.database.query_history, log.database.query_list):
         with pytest.raises(LogUnavailable, match=r"has not answered within 0\.05 s"):
             await query(lambda connection: connection.execute(FOR_EVER).scalar())
     monkeypatch.setattr(sqlite, "ANSWER_S", 10)
@@ -108,10 +107,10 @@ async def test_closing_a_log_waits_for_no_thread_of_others(log: SqlEventLog) -> 
     await asyncio.gather(*stuck)
 
 
-@pytest.mark.parametrize("kind", ["query", "query_history", "query_list", "change"])
+@pytest.mark.parametrize("kind", ["query", "query_history", "query_list", "change", "change_exclusively"])
 async def test_a_call_that_waits_when_the_log_is_closed_is_told_so(log: SqlEventLog, kind: str) -> None:
     """As a cancellation it would pass for one of the caller's own."""
-    query = getattr(log, kind)
+    query = getattr(log.database, kind)
     end, stuck = await stall(log, query, "", 100)
     waiting = asyncio.create_task(query(lambda _connection: None))
     await asyncio.sleep(0)

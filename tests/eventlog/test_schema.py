@@ -198,7 +198,7 @@ def test_the_migrations_make_no_table_that_nobody_uses(connection: Connection) -
 
 
 def test_a_newer_schema_is_refused(bare_url: str) -> None:
-    dialect = open_database(bare_url)
+    dialect = open_database(bare_url).dialect
     with dialect.engine.connect() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
         connection.commit()
@@ -224,7 +224,7 @@ async def test_a_process_that_serves_waits_for_the_migration_of_another_one(
         with dialect.migrating(connection):
             opening = asyncio.create_task(asyncio.to_thread(open_database, bare_url, hurried=True))
             await until(lambda: opening.done() or waits(looking, WAITING[kind]))
-        (await opening).close()
+        (await opening).dialect.close()
 
 
 def waits(connection: Connection, statement: str) -> bool:
@@ -232,7 +232,7 @@ def waits(connection: Connection, statement: str) -> bool:
 
 
 def test_an_older_schema_is_left_as_it_is_unless_it_shall_be_upgraded(bare_url: str) -> None:
-    with closing(open_database(bare_url)) as dialect, dialect.engine.connect() as connection:
+    with closing(open_database(bare_url).dialect) as dialect, dialect.engine.connect() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '0004'"))
         connection.commit()
         with pytest.raises(SchemaMismatch, match=r"0004.*`runstore migrate`"):
@@ -337,7 +337,7 @@ def test_a_server_of_this_release_is_taken(dialect: Dialect, connection: Connect
 
 def version(url: str) -> str | None:
     """Open a database as a starting server does; returns the schema that it then has."""
-    dialect = open_database(url)
+    dialect = open_database(url).dialect
     with dialect.engine.connect() as connection:
         found = migrations.current_version(connection)
     dialect.engine.dispose()

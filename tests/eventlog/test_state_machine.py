@@ -41,9 +41,10 @@ from runstore.core.events import Custom, Deleted, Event
 from runstore.core.ids import new_run_id
 from runstore.core.run import EVOLVING_TYPES, Run, fold
 from runstore.database.dialects import Dialect, open_dialect
+from runstore.database.opening import Database
 from runstore.eventlog import queries
 from runstore.eventlog.rules.control import read_open_runs
-from runstore.eventlog.sql import RebuildSource, SqlEventLog
+from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
 from runstore.maintenance.purge import PurgeCount
@@ -256,7 +257,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule()
     def rebuild_the_run_list(self) -> None:
         with self.opened() as dialect:
-            rebuild(RebuildSource(dialect), run_list(), lambda reached, last: None)
+            rebuild(Database(dialect), run_list(), lambda reached, last: None)
         for run in self.runs.values():
             run.listed = True
 
@@ -285,7 +286,7 @@ class LogMachine(RuleBasedStateMachine):
     def log_and_state_are_what_the_model_says(self) -> None:
         wrong = [error for error in self.refusals if not isinstance(error, AppendRefused)]
         assert wrong == [], "offered text was refused for another reason than its run's state"
-        stored, states, open_runs = self.loop.run(self.logs[HERE].query(look_at, list(self.runs)))
+        stored, states, open_runs = self.loop.run(self.logs[HERE].database.query(look_at, list(self.runs)))
         assert open_runs == {run_id for run_id, run in self.runs.items() if not run.closed}
         for run_id, run in self.runs.items():
             self.take_over(run_id, stored[run_id])
@@ -366,7 +367,7 @@ class LogMachine(RuleBasedStateMachine):
             assert time.monotonic() < deadline, "offered text never lands"
 
     def read(self, run_id: str) -> list[RecordedEvent]:
-        return self.loop.run(self.logs[HERE].query(read_events, run_id))
+        return self.loop.run(self.logs[HERE].database.query(read_events, run_id))
 
 
 def read_events(connection: Connection, run_id: str) -> list[RecordedEvent]:

@@ -27,7 +27,7 @@ from runstore.eventlog.sql_store import SqlStore
 from runstore.eventlog.writer import CommitResult, Writer
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
-from tests.database import make_database, open_database, run_list
+from tests.database import OwnLog, make_database, open_database, run_list
 from tests.events import (
     CANCEL,
     COMPLETED,
@@ -325,7 +325,7 @@ async def test_a_full_disk_refuses_and_recovers(database: Path) -> None:
     def leave_little_room(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA max_page_count = {limit}")
 
-    async with closing_log(SqlEventLog(dialect, MemoryFeed(), [run_list()])) as log:
+    async with closing_log(OwnLog(dialect, MemoryFeed(), [run_list()])) as log:
         run_id = await start_run(log)
         with pytest.raises(LogUnavailable, match="full"):
             await log.append(run_id, [note("x" * 500_000)])
@@ -376,7 +376,7 @@ async def test_what_was_stored_though_its_answer_was_lost_is_acknowledged_and_no
     database: Path,
 ) -> None:
     dialect, feed = open_database(database), MemoryFeed()
-    async with closing_log(SqlEventLog(dialect, feed, [run_list()])) as log:
+    async with closing_log(OwnLog(dialect, feed, [run_list()])) as log:
         run_id = await start_run(log)
         with lost_answer(dialect):
             assert await log.append(run_id, [note("0"), note("1")], patient=True) == 4
@@ -387,7 +387,7 @@ async def test_what_was_stored_though_its_answer_was_lost_is_acknowledged_and_no
 @pytest.mark.usefixtures("impatience")
 async def test_what_was_stored_though_its_answer_was_lost_is_published(database: Path) -> None:
     dialect, feed = open_database(database), MemoryFeed()
-    async with closing_log(SqlEventLog(dialect, feed, [run_list()])) as log:
+    async with closing_log(OwnLog(dialect, feed, [run_list()])) as log:
         run_id = await start_run(log)
         with feed.subscribe(run_id) as live:
             with lost_answer(dialect):
@@ -399,7 +399,7 @@ async def test_what_was_stored_though_its_answer_was_lost_is_published(database:
 async def test_a_redaction_whose_answer_was_lost_is_stored_once_and_told_of(database: Path) -> None:
     dialect, feed = open_database(database), MemoryFeed()
     redaction = Discarded(agent="demo", reason="redacted", length=6)
-    async with closing_log(SqlEventLog(dialect, feed, [run_list()])) as log:
+    async with closing_log(OwnLog(dialect, feed, [run_list()])) as log:
         run_id = await start_run(log)
         with feed.subscribe(run_id) as live:
             await log.append(run_id, [token("secret")])
@@ -416,7 +416,7 @@ async def test_a_redaction_whose_answer_was_lost_is_stored_once_and_told_of(data
 @pytest.mark.usefixtures("impatience")
 async def test_a_log_whose_impatient_writer_did_not_hear_the_answer_goes_on(database: Path) -> None:
     dialect, feed = open_database(database), MemoryFeed()
-    async with closing_log(SqlEventLog(dialect, feed, [run_list()])) as log:
+    async with closing_log(OwnLog(dialect, feed, [run_list()])) as log:
         run_id = await start_run(log)
         with feed.subscribe(run_id) as live:
             with lost_answer(dialect), pytest.raises(LogUnavailable):

@@ -100,7 +100,7 @@ async def test_a_stream_has_what_another_process_wrote_though_nothing_told_of_it
 ) -> None:
     here, there = open_log(feed), open_log()
     run_id = await start_run(here)
-    async with HeadPoll(feed, partial(here.query, read_last_seqs), every_s=EVERY_S):
+    async with HeadPoll(feed, partial(here.database.query, read_last_seqs), every_s=EVERY_S):
         stream = Tail(here, feed, run_id, after=2, idle_s=100 * DEADLINE_S).frames()
         reading = asyncio.create_task(anext(aiter(stream)))
         await until(lambda: feed.followed == 1)
@@ -121,7 +121,7 @@ async def test_each_runs_last_seq_is_found_and_no_others(kind: str, tmp_path: Pa
             await log.append(active, [note()] * 5)
             await log.append(deleted, [Deleted(by="local")])
             asked = [active, ended, *(new_run_id() for _ in range(HEADS_AT_ONCE)), deleted]
-            assert await log.query(read_last_seqs, asked) == {active: 7, ended: 3, deleted: 4}
-            assert await log.query(read_last_seqs, []) == {}
+            assert await log.database.query(read_last_seqs, asked) == {active: 7, ended: 3, deleted: 4}
+            assert await log.database.query(read_last_seqs, []) == {}
         finally:
             await log.close()

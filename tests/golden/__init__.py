@@ -31,5 +31,5 @@ async def read_streams(log: SqlEventLog, feed: MemoryFeed) -> bytes:
 
 
 async def read_states(log: SqlEventLog) -> list[dict[str, Any]]:
-    states = [fold(run_id, await log.query(read_evolving, run_id)) for run_id in await run_ids(log)]
+    states = [fold(run_id, await log.database.query(read_evolving, run_id)) for run_id in await run_ids(log)]
     return [msgspec.to_builtins(state) for state in states]

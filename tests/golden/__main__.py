@@ -32,6 +32,7 @@ from runstore.core.events import (
     Usage,
 )  # fmt: skip
 from runstore.core.ids import new_run_id
+from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.maintenance.purge import Purge
@@ -119,7 +120,8 @@ async def write(database: Path, target: Path) -> None:
     states = msgspec.json.format(msgspec.json.encode(await read_states(log)))
     (target / "runs.json").write_bytes(states + b"\n")
     await log.close()
-    Purge(open_database(database), [run_list()], before=0).run(by="retention")  # what is begun is finished
+    opened = Database(open_database(database))
+    Purge(opened, [run_list()], before=0).run(by="retention")  # what is begun is finished
     with closing(sqlite3.connect(database)) as connection:
         (target / "log.sql").write_text("\n".join(connection.iterdump()) + "\n", encoding="utf-8")
 

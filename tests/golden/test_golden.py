@@ -15,7 +15,8 @@ from runstore.core.codec import ENCODER_VERSION, decode
 from runstore.core.errors import RunClosed
 from runstore.core.events import EVENT_CLASSES, Unknown
 from runstore.core.ids import new_run_id
-from runstore.eventlog.sql import RebuildSource, SqlEventLog
+from runstore.database.opening import Database
+from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.maintenance.rebuild import rebuild
 from runstore.projections.runs import find_run
@@ -82,7 +83,7 @@ async def test_every_run_folds_to_the_state_that_it_had(log: SqlEventLog, releas
 
 
 async def test_the_run_list_that_it_kept_is_understood(log: SqlEventLog, release: Path) -> None:
-    kept = [await log.query(find_run, run_id) for run_id in await run_ids(log)]
+    kept = [await log.database.query(find_run, run_id) for run_id in await run_ids(log)]
     assert agree([msgspec.to_builtins(run) for run in kept], states_of(release))
 
 
@@ -92,9 +93,9 @@ async def test_the_run_list_is_rebuilt_from_its_log(
     dialect = open_database(old_database)
     with dialect.engine.connect() as connection:
         run_list().drop(connection)
-    rebuild(RebuildSource(dialect), run_list(), lambda reached, last: None)
+    rebuild(Database(dialect), run_list(), lambda reached, last: None)
     dialect.engine.dispose()
-    rebuilt = [await log.query(find_run, run_id) for run_id in await run_ids(log)]
+    rebuilt = [await log.database.query(find_run, run_id) for run_id in await run_ids(log)]
     assert agree([msgspec.to_builtins(run) for run in rebuilt], states_of(release))
 
 

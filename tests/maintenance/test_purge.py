@@ -22,9 +22,10 @@ from runstore.core.ports import EventFilter, Reservation
 from runstore.core.run import Run, fold
 from runstore.database.columns import pack_run_id
 from runstore.database.dialects import open_dialect
+from runstore.database.opening import Database
 from runstore.eventlog.queries import last_position, read_evolving
 from runstore.eventlog.rules.claims import KEPT_MS
-from runstore.eventlog.sql import RebuildSource, SqlEventLog
+from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
 from runstore.maintenance.purge import PIECE_EVENTS, Purgeable, PurgeCount
@@ -84,7 +85,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def rebuild_in(url: str, *, swap: bool = True) -> Difference:
     dialect = open_dialect(make_url(url))
     try:
-        return rebuild(RebuildSource(dialect), run_list(), lambda position, last: None, swap=swap)
+        return rebuild(Database(dialect), run_list(), lambda position, last: None, swap=swap)
     finally:
         dialect.engine.dispose()
 
@@ -99,7 +100,7 @@ def rows_of(table: str) -> Callable[[Connection], int]:
 
 
 async def last_event(log: SqlEventLog, run_id: str) -> RecordedEvent:
-    [event] = await log.query(read_evolving, run_id)
+    [event] = await log.database.query(read_evolving, run_id)
     return event
 
 
@@ -147,7 +148,7 @@ async def test_a_survey_changes_nothing(log: SqlEventLog, url: str) -> None:
     run_id = await write_old(log)
     survey(url)
     assert len(await read_run(log, run_id)) == 4
-    assert await log.query(rows_of("purging")) == 0
+    assert await log.database.query(rows_of("purging")) == 0
 
 
 # ---- what is left ----
@@ -165,7 +166,7 @@ async def test_one_event_is_left_which_tells_what_there_was(log: SqlEventLog, ur
     event = await last_event(log, run_id)
     assert (event.seq, event.type, event.ends) == (9, Purged.type, False)
     assert b"secret" not in event.data
-    assert await log.query(find_run, run_id) == Run(
+    assert await log.database.query(find_run, run_id) == Run(
         run_id, user_id="ann", agent_name="writer", session_id="s-1", workspace_id="red",
         parent_run_id=queued.parent_run_id, status="error", created_at=OLD, started_at=OLD,
         completed_at=OLD + 1, attempt=1, error_code="timeout", deleted=True, purged_at=event.at,
@@ -175,7 +176,7 @@ async def test_one_event_is_left_which_tells_what_there_was(log: SqlEventLog, ur
             "lifecycle.failed": 1, "run.deleted": 1,
         },
     )  # fmt: skip
-    assert await log.query(count_events) == 1
+    assert await log.database.query(count_events) == 1
 
 
 async def test_the_rows_of_purged_runs_are_rebuilt_from_what_is_left(log: SqlEventLog, url: str) -> None:
@@ -184,24 +185,24 @@ async def test_the_rows_of_purged_runs_are_rebuilt_from_what_is_left(log: SqlEve
     young = await close_run(log)
     purge(url)
     assert rebuild_in(url, swap=False) == Difference(missing=0, wrong=0, extra=0, rows=4)
-    await log.change(lambda connection: run_list().drop(connection))
+    await log.database.change_exclusively(lambda connection: run_list().drop(connection))
     rebuild_in(url)
     assert rebuild_in(url, swap=False).equal
-    assert len((await log.query(find_runs, RunQuery(purged=True))).runs) == 3
-    assert [run.run_id for run in (await log.query(find_runs, RunQuery())).runs] == [young]
+    assert len((await log.database.query(find_runs, RunQuery(purged=True))).runs) == 3
+    assert [run.run_id for run in (await log.database.query(find_runs, RunQuery())).runs] == [young]
 
 
 @on_sqlite
 async def test_a_purge_of_runs_that_the_run_list_lacks_makes_their_rows(log: SqlEventLog, url: str) -> None:
     await write_old(log)
-    await log.change(lambda connection: run_list().drop(connection))
+    await log.database.change_exclusively(lambda connection: run_list().drop(connection))
     purge(url)
     assert rebuild_in(url, swap=False) == Difference(missing=0, wrong=0, extra=0, rows=1)
 
 
 async def test_positions_go_on_after_a_purge(log: SqlEventLog, url: str) -> None:
     await write_old(log)
-    before = await log.query(last_position)
+    before = await log.database.query(last_position)
     purge(url)
     after = await log.read_all()
     assert [event.type for event in after] == [Purged.type]
@@ -236,7 +237,7 @@ async def test_a_key_still_names_the_run_that_it_started_and_goes_when_it_is_too
     with pytest.raises(AlreadyStarted) as refusal:
         await log.append(old_run_id(), [QUEUED], reservation=reservation)
     assert refusal.value.run_id == keyed
-    assert await log.query(rows_of("idempotency")) == 1
+    assert await log.database.query(rows_of("idempotency")) == 1
 
 
 # ---- in small transactions ----
@@ -250,7 +251,7 @@ async def test_a_transaction_removes_a_bounded_number_of_events(log: SqlEventLog
     assert purge(url, progress=lambda done: removed.append(done.events)).events == 7 * 4 + 48
     assert max(after - before for before, after in pairwise(removed)) == 7
     assert removed[-1] == 7 * 4 + 48
-    assert await log.query(rows_of("purging")) == 0
+    assert await log.database.query(rows_of("purging")) == 0
 
 
 @on_sqlite
@@ -283,9 +284,9 @@ async def test_what_an_interrupted_purge_has_begun_the_next_one_finishes(
     assert survey(url) == Purgeable(runs=1, events=12, begun=begun)
     assert rebuild_in(url, swap=False) == Difference(missing=0, wrong=0, extra=0, rows=4)
     purge(url, before=0)  # nothing is that old; what was begun is
-    assert await log.query(count_events) == 3 + 12
+    assert await log.database.query(count_events) == 3 + 12
     assert len(await read_run(log, runs[3])) == 12
-    assert await log.query(rows_of("purging")) == 0
+    assert await log.database.query(rows_of("purging")) == 0
 
 
 async def test_a_purge_that_was_killed_is_finished_by_the_next(log: SqlEventLog, url: str) -> None:
@@ -297,17 +298,17 @@ async def test_a_purge_that_was_killed_is_finished_by_the_next(log: SqlEventLog,
     with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL) as process:
         await until(partial(has_fewer_events, log, 25_000))
         process.kill()
-    left = await log.query(count_events)
+    left = await log.database.query(count_events)
     assert 1 < left < 25_000, "it was killed too late"
     with pytest.raises(RunPurged):
         await log.read(run_id)
     assert rebuild_in(url, swap=False).equal
     assert purge(url, before=0).events >= left - 1 - PIECE_EVENTS
-    assert await log.query(count_events) == 1
+    assert await log.database.query(count_events) == 1
 
 
 async def has_fewer_events(log: SqlEventLog, number: int) -> bool:
-    return await log.query(count_events) < number
+    return await log.database.query(count_events) < number
 
 
 # ---- readers: all or RunPurged ----
@@ -333,8 +334,9 @@ async def test_a_reader_gets_all_that_it_asks_for_or_is_told_at_every_step(
         for options in READS:
             with pytest.raises(RunPurged):
                 await log.read(run_id, **options)
-        assert (await log.query(find_run, run_id)).purged_at
-        assert fold(run_id, await log.query(read_evolving, run_id)) == await log.query(find_run, run_id)
+        listed = await log.database.query(find_run, run_id)
+        assert listed.purged_at
+        assert fold(run_id, await log.database.query(read_evolving, run_id)) == listed
 
     def look(done: PurgeCount) -> None:
         nonlocal steps
@@ -409,7 +411,7 @@ async def test_a_purged_run_takes_nothing_more(log: SqlEventLog, url: str) -> No
         assert refusal.value.head == 5
     with pytest.raises(RunstoreError):
         await log.append(run_id, [QUEUED], expected_seq=0)
-    assert await log.query(count_events) == 1
+    assert await log.database.query(count_events) == 1
 
 
 async def test_a_writer_that_has_slept_through_ending_and_purge_is_refused(
@@ -426,7 +428,7 @@ async def test_a_writer_that_has_slept_through_ending_and_purge_is_refused(
     for run_id, event in ((runs[1], note()), (runs[2], COMPLETED)):
         with pytest.raises(RunClosed):
             await log.append(run_id, [event])
-    assert await log.query(count_events) == 3
+    assert await log.database.query(count_events) == 3
     assert rebuild_in(url, swap=False).equal
 
 
@@ -498,7 +500,7 @@ async def test_a_run_that_is_deleted_meanwhile_is_left_to_the_next_purge(
     assert (await is_purged(log, run_id), await is_purged(log, other)) == (False, True)
     monkeypatch.undo()
     assert purge(url) == PurgeCount(runs=1, events=5)
-    assert (await log.query(find_run, run_id)).deleted
+    assert (await log.database.query(find_run, run_id)).deleted
 
 
 # ---- side by side ----
@@ -512,8 +514,8 @@ async def test_two_purges_at_once_do_the_work_of_one(log: SqlEventLog, url: str)
     assert sum(each.runs for each in done) == 8
     assert sum(each.events for each in done) == 8 * 14
     assert all([await is_purged(log, run_id) for run_id in runs])
-    assert await log.query(count_events) == 8
-    assert await log.query(rows_of("purging")) == 0
+    assert await log.database.query(count_events) == 8
+    assert await log.database.query(rows_of("purging")) == 0
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -543,7 +545,7 @@ async def test_a_purge_in_the_middle_of_a_rebuild_comes_out_equal(
         next(rebuilds, lambda: None)()
 
     monkeypatch.setattr(rebuilding.time, "sleep", rest)
-    assert rebuild(RebuildSource(dialect), run_list(), lambda position, last: None).equal
+    assert rebuild(Database(dialect), run_list(), lambda position, last: None).equal
     dialect.engine.dispose()
     assert rebuild_in(url, swap=False) == Difference(missing=0, wrong=0, extra=0, rows=4)
 
@@ -569,4 +571,4 @@ async def test_the_database_lets_go_only_of_what_is_being_purged_and_never_of_wh
     ):
         with engine.connect() as connection, pytest.raises(exc.DBAPIError, match="events are immutable"):
             connection.execute(text(change))
-    assert await log.query(count_events) == 5 + 3
+    assert await log.database.query(count_events) == 5 + 3

@@ -17,8 +17,9 @@ from runstore.core.events import Deleted, Usage
 from runstore.core.ports import Committed
 from runstore.core.run import fold
 from runstore.database.dialects import Dialect, open_dialect
+from runstore.database.opening import Database
 from runstore.eventlog.queries import read_evolving
-from runstore.eventlog.sql import RebuildSource, SqlEventLog
+from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.maintenance.rebuild import Difference, rebuild
 from runstore.projections.runs import find_run
@@ -73,7 +74,7 @@ def no_progress(reached: int, last: int) -> None:
 def rebuild_in(
     dialect: Dialect, *, swap: bool = True, progress: rebuilding.Progress = no_progress
 ) -> Difference:
-    return rebuild(RebuildSource(dialect), run_list(), progress, swap=swap)
+    return rebuild(Database(dialect), run_list(), progress, swap=swap)
 
 
 def rows(dialect: Dialect) -> list[tuple[object, ...]]:
@@ -109,7 +110,7 @@ async def test_the_run_list_is_as_far_as_what_was_acknowledged(log: SqlEventLog)
     run_id = await start_run(log)
     for event in (token(), USAGE, CANCEL, started(attempt=2), USAGE, CANCELLED, Deleted(by="local")):
         await log.append(run_id, [event])
-        assert await log.query(find_run, run_id) == fold(run_id, await log.read(run_id))
+        assert await log.database.query(find_run, run_id) == fold(run_id, await log.read(run_id))
 
 
 async def test_the_run_list_is_as_far_as_what_is_published(
@@ -148,8 +149,8 @@ async def test_a_run_whose_row_is_missing_gets_it_with_its_next_event(
     await log.append(run_id, [USAGE])
     execute(dialect, "DELETE FROM runs")
     await log.append(run_id, [USAGE, CANCEL])
-    assert await log.query(find_run, run_id) == fold(run_id, await log.read(run_id))
-    assert await log.query(find_run, other) is None
+    assert await log.database.query(find_run, run_id) == fold(run_id, await log.read(run_id))
+    assert await log.database.query(find_run, other) is None
 
 
 # ---- rebuilding ----
@@ -348,7 +349,7 @@ async def test_every_row_is_the_fold_of_its_runs_events(log: SqlEventLog, dialec
     rebuild_in(dialect)
     for run_id in runs:
         events: list[RecordedEvent] = await log.read(run_id)
-        assert await log.query(find_run, run_id) == fold(run_id, events)
+        assert await log.database.query(find_run, run_id) == fold(run_id, events)
 
 
 async def test_a_list_that_was_rebuilt_goes_on_with_the_log(log: SqlEventLog, dialect: Dialect) -> None:

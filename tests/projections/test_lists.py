@@ -13,8 +13,9 @@ from runstore.core.events import Completed, Queued, Usage
 from runstore.core.ids import first_run_id, new_run_id
 from runstore.core.run import LISTED_BYTES, Run, fold
 from runstore.database.dialects import Dialect, open_dialect
+from runstore.database.opening import Database
 from runstore.eventlog.queries import read_ends
-from runstore.eventlog.sql import RebuildSource, SqlEventLog
+from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.maintenance.rebuild import rebuild
 from runstore.projections import runs as run_list_module
@@ -55,7 +56,7 @@ async def all_pages(log: SqlEventLog, **query: Any) -> list[RunsFound]:
     pages: list[RunsFound] = []
     before: str | None = None
     while True:
-        pages.append(await log.query(find_runs, RunQuery(**query, before=before)))
+        pages.append(await log.database.query(find_runs, RunQuery(**query, before=before)))
         before = pages[-1].next
         if before is None:
             return pages
@@ -69,7 +70,7 @@ async def test_what_is_large_of_a_run_is_left_out_of_lists_and_named(log: SqlEve
     await log.append(run_id, [started(), Usage(agent="demo", input_tokens=1, output_tokens=2)])
     await log.append(run_id, [Completed(result=LARGE, usage={"total_tokens": 3})])
     small = await begin(log, metadata={"a": 1})
-    [newest, run] = (await log.query(find_runs, RunQuery())).runs
+    [newest, run] = (await log.database.query(find_runs, RunQuery())).runs
     assert (run.metadata, run.result, run.truncated) == ({}, None, ("metadata", "result"))
     assert (run.session_id, run.status, run.usage) == ("s", "success", {"total_tokens": 3})
     assert (newest.run_id, newest.metadata, newest.truncated) == (small, {"a": 1}, msgspec.UNSET)
@@ -90,9 +91,9 @@ async def test_a_change_of_state_writes_no_more_for_a_run_with_much_metadata(
 async def test_what_was_left_out_is_in_the_first_event_and_the_ending(log: SqlEventLog) -> None:
     run_id = await begin(log, metadata=LARGE)
     await log.append(run_id, [started()])
-    assert [e.seq for e in await log.query(read_ends, run_id)] == [1]
+    assert [e.seq for e in await log.database.query(read_ends, run_id)] == [1]
     await log.append(run_id, [Completed(result=LARGE)])
-    ends = await log.query(read_ends, run_id)
+    ends = await log.database.query(read_ends, run_id)
     assert [e.seq for e in ends] == [1, 3]
     found = fold(run_id, ends)
     assert (found.metadata, found.result) == (LARGE, LARGE)
@@ -103,7 +104,7 @@ async def test_a_list_of_large_runs_is_rebuilt_equal(log: SqlEventLog, dialect: 
         run_id = await begin(log, metadata=LARGE if number % 2 else {})
         await log.append(run_id, [started()])
         await log.append(run_id, [Completed(result={} if number < 2 else LARGE)])
-    assert rebuild(RebuildSource(dialect), run_list(), lambda reached, last: None, swap=False).equal
+    assert rebuild(Database(dialect), run_list(), lambda reached, last: None, swap=False).equal
 
 
 async def test_a_page_ends_at_bytes_and_the_next_one_goes_on(

@@ -40,16 +40,16 @@ async def begin(log: SqlEventLog, count: int, *, ended: bool = True) -> list[str
 
 async def test_new_runs_come_in_order_and_no_more_than_there_is_room_for(log: SqlEventLog) -> None:
     run_ids = await begin(log, MOST)
-    found = await log.query_list(store._read_starts, "ann", 0, 0, 3)
+    found = await log.database.query_list(store._read_starts, "ann", 0, 0, 3)
     assert [run_id for _, run_id in found] == run_ids[:3]
-    rest = await log.query_list(store._read_starts, "ann", found[-1][0], 0, MOST)
+    rest = await log.database.query_list(store._read_starts, "ann", found[-1][0], 0, MOST)
     assert [run_id for _, run_id in rest] == run_ids[3:]
 
 
 async def test_a_cursor_that_is_too_far_behind_is_refused(log: SqlEventLog) -> None:
     await begin(log, MOST + 1)
     with pytest.raises(InvalidCursor, match="too far behind"):
-        await log.query_list(store._read_starts, "ann", 0, 0, 3)
+        await log.database.query_list(store._read_starts, "ann", 0, 0, 3)
 
 
 def test_a_look_reads_few_rows_however_many_runs_there_are(database_url: str) -> None:
@@ -66,7 +66,7 @@ def test_a_look_reads_few_rows_however_many_runs_there_are(database_url: str) ->
 async def test_of_too_many_open_runs_those_that_ended_before_them_do_not_come_again(log: SqlEventLog) -> None:
     await begin(log, 3)
     unended = await begin(log, MAX_FOLLOWED_RUNS + 1, ended=False)
-    cursors = await log.query_list(store._read_own_cursors, "ann")
+    cursors = await log.database.query_list(store._read_own_cursors, "ann")
     assert list(cursors.open()) == unended[:-1]
     first = (await log.read(unended[-1]))[0].position
     assert cursors.position < first

@@ -20,7 +20,7 @@ async def log(open_log: Callable[..., SqlEventLog], feed: MemoryFeed) -> SqlEven
 
 
 async def listed(log: SqlEventLog, **query: object) -> list[str]:
-    found = await log.query(find_runs, RunQuery(**query))  # type: ignore[arg-type]
+    found = await log.database.query(find_runs, RunQuery(**query))  # type: ignore[arg-type]
     return [run.run_id for run in found.runs]
 
 
@@ -80,10 +80,10 @@ async def test_a_deleted_run_leaves_the_list_and_can_still_be_found(log: SqlEven
     run_id = await close_run(log)
     await log.append(run_id, [Deleted(by="local")])
     assert await listed(log) == []
-    run = await log.query(find_run, run_id)
+    run = await log.database.query(find_run, run_id)
     assert run is not None
     assert run.deleted
 
 
 async def test_a_run_that_does_not_exist_is_not_found(log: SqlEventLog) -> None:
-    assert await log.query(find_run, new_run_id()) is None
+    assert await log.database.query(find_run, new_run_id()) is None

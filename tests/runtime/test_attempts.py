@@ -11,10 +11,9 @@ from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog, Head
 from runstore.eventlog import writer
 from runstore.eventlog.memory import MemoryEventLog
-from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime.attempts import START_TRIES, Attempts
-from tests.database import make_database, open_database, run_list
+from tests.database import OwnLog, make_database, open_database, run_list
 from tests.events import QUEUED, note, read_run, start_run
 
 BUSY = START_TRIES - 1  # notes that come just when somebody has looked at the head
@@ -67,7 +66,7 @@ async def test_a_start_whose_answer_is_lost_has_begun(
     """Given up, the run would be ours by the log, and adopted as if we had died."""
     monkeypatch.setattr(writer, "FIRST_RETRY_S", 0.01)
     dialect = open_database(make_database(tmp_path / "runstore.db"))
-    log = SqlEventLog(dialect, MemoryFeed(), [run_list()])
+    log = OwnLog(dialect, MemoryFeed(), [run_list()])
     run_id = new_run_id()
     await log.append(run_id, [QUEUED], expected_seq=0)
 

@@ -248,7 +248,7 @@ def _statements_of(connection: Connection, name: str) -> Iterator[tuple[str, tup
 
 def migrate(url: str) -> None:
     """Bring a database up to this release."""
-    open_database(url).engine.dispose()
+    open_database(url).dialect.close()
 
 
 KINDS: dict[str, type[Databases]] = {"postgresql": PostgresDatabases, "mysql": MysqlDatabases}

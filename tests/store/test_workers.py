@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import make_url
 
 from runstore.app import open_runtime
 from runstore.database.dialects import open_dialect
+from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.settings import ServerSettings, Settings
@@ -44,7 +45,7 @@ async def join(tmp_path: Path, clock: Clock) -> AsyncIterator[Callable[..., Hear
         stack.push_async_callback(log.close)
 
         def join(lease_s: float) -> HeartbeatLeases:
-            leases = HeartbeatLeases(log, lease_s=lease_s, capacity=1, clock=clock)
+            leases = HeartbeatLeases(log.database, lease_s=lease_s, capacity=1, clock=clock)
             stack.push_async_callback(leases.release)
             return leases
 
@@ -139,7 +140,7 @@ def writers_kept_out(url: str) -> Iterator[None]:
 async def test_a_worker_begins_while_nobody_may_append(
     open_shared: Callable[..., SqlEventLog], database_url: str
 ) -> None:
-    worker = HeartbeatLeases(open_shared(), lease_s=FOR_EVER_S, capacity=1)
+    worker = HeartbeatLeases(open_shared().database, lease_s=FOR_EVER_S, capacity=1)
     with writers_kept_out(database_url):
         await worker.hold()
     assert worker.held
@@ -152,11 +153,11 @@ async def test_a_worker_leaves_while_nobody_may_append(
 ) -> None:
     """Else what it handed over would wait for a whole lease, and count as lost."""
     log = open_shared()
-    worker = HeartbeatLeases(log, lease_s=FOR_EVER_S, capacity=1)
+    worker = HeartbeatLeases(log.database, lease_s=FOR_EVER_S, capacity=1)
     await worker.hold()
     with writers_kept_out(database_url):
         await worker.release()
-    assert await log.query(read_workers) == []
+    assert await log.database.query(read_workers) == []
 
 
 class Slow:
@@ -170,7 +171,7 @@ class Slow:
     async def query(self, function: Callable[..., Any], *arguments: Any) -> Any:
         raise AssertionError("nobody looks")
 
-    async def change(self, function: Callable[..., Any], *arguments: Any, exclusive: bool = True) -> Any:
+    async def change(self, function: Callable[..., Any], *arguments: Any) -> Any:
         self.asked.set()
         await asyncio.shield(
             asyncio.create_task(self._change(function.__name__))
@@ -185,7 +186,7 @@ class Slow:
 async def test_a_worker_leaves_behind_its_last_beat() -> None:
     """The other way round the beat would list it again, and what it handed over would wait for its lease."""
     database = Slow()
-    leases = HeartbeatLeases(database, lease_s=0.05, capacity=1)
+    leases = HeartbeatLeases(cast(Database, database), lease_s=0.05, capacity=1)
     await leases.hold()
     database.answer.clear()
     database.asked.clear()
@@ -202,7 +203,7 @@ async def test_a_worker_whose_last_beat_hangs_leaves_without_a_word(monkeypatch:
     """What it could still say, the beat could undo."""
     monkeypatch.setattr("runstore.store.workers.RELEASE_S", 0.05)
     database = Slow()
-    leases = HeartbeatLeases(database, lease_s=0.05, capacity=1)
+    leases = HeartbeatLeases(cast(Database, database), lease_s=0.05, capacity=1)
     await leases.hold()
     database.answer.clear()
     database.asked.clear()
@@ -213,13 +214,13 @@ async def test_a_worker_whose_last_beat_hangs_leaves_without_a_word(monkeypatch:
 
 async def test_beats_go_on_after_an_error_of_no_known_kind() -> None:
     class Failing(Slow):
-        async def change(self, function: Callable[..., Any], *arguments: Any, exclusive: bool = True) -> Any:
-            await super().change(function, *arguments, exclusive=exclusive)
+        async def change(self, function: Callable[..., Any], *arguments: Any) -> Any:
+            await super().change(function, *arguments)
             if len(self.changes) == 2:
                 raise RuntimeError("of no known kind")
 
     database = Failing()
-    leases = HeartbeatLeases(database, lease_s=0.05, capacity=1)
+    leases = HeartbeatLeases(cast(Database, database), lease_s=0.05, capacity=1)
     await leases.hold()
     await until(lambda: len(database.changes) > 3)
     assert leases.held

@@ -4,7 +4,6 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -198,12 +197,12 @@ def migrate(
 
     Example: runstore migrate --database-url sqlite:///runstore.db
     """
-    from runstore.database.opening import open_database
+    from runstore.database.opening import opened_database
     from runstore.migrations import HEAD
 
     url = database_of(config, database_url, database_url_file)
-    with closing(open_database(url)) as dialect:
-        typer.echo(f"{dialect.place}: schema {HEAD}")
+    with opened_database(url, create=True, upgrade=True) as database:
+        typer.echo(f"{database.dialect.place}: schema {HEAD}")
 
 
 @projections.command()

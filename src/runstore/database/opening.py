@@ -1,29 +1,190 @@
-"""Databases, opened: found by their URL, reached, and brought up to this release."""
+"""Databases: found by their URL, brought up to this release's schema, and used in typed transactions."""
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import structlog
-from sqlalchemy import Connection, make_url
+from sqlalchemy import Connection, exc, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from runstore import migrations
-from runstore.core.errors import ConfigError, SchemaMismatch
-from runstore.database.dialects import FORMS, Dialect, open_dialect
+from runstore.core.errors import Busy, ConfigError, InvalidName, LogUnavailable, SchemaMismatch
+from runstore.core.threads import Threads, in_own_thread
+from runstore.database.columns import UnstorableText
+from runstore.database.dialects import CHANGERS, FORMS, LISTERS, PAGERS, READERS, Dialect, open_dialect
+
+CLOSED = "the log is closed"
+LIST_WAIT_S = 5.0  # a list that waits longer for a thread is refused
+CLOSE_TIMEOUT_S = 1.0  # for the database to end idle connections
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 
-def open_database(url: str, *, create: bool = True, upgrade: bool = True, hurried: bool = False) -> Dialect:
-    """Open a database that has, or is given, this release's schema.
+class Database:
+    """An open database: everything that stores takes one.
+
+    The coroutines run `function(connection, …)` in a thread of its kind, and return or raise as it does. They
+    raise LogUnavailable while the database cannot be used, and InvalidName for a name that it cannot hold.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self._closed = False
+        self._readable = True
+        self._readers = Threads("runstore-reader", READERS)
+        self._pagers = Threads("runstore-pager", PAGERS, share=PAGERS - 1)
+        self._listers = Threads("runstore-lister", LISTERS, share=LISTERS - 1, wait_s=LIST_WAIT_S)
+        self._changers = Threads("runstore-changer", CHANGERS, share=CHANGERS - 1)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that holds the database; None: a server holds it."""
+        return self.dialect.file
+
+    async def query(
+        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Read a few rows."""
+        return await self._read(self._readers, lambda connection: function(connection, *args, **kwargs))
+
+    async def query_history(
+        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Read many events of a run; quick queries do not wait behind it."""
+        return await self._read(self._pagers, lambda connection: function(connection, *args, **kwargs))
+
+    async def query_list(
+        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Look through many runs.
+
+        Raises:
+            Busy: it has waited for a thread for LIST_WAIT_S.
+        """
+        return await self._read(self._listers, lambda connection: function(connection, *args, **kwargs))
+
+    async def change(
+        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Write rows that no append depends on, in a transaction; on a server, appends go on beside it."""
+        return await self._change(
+            self.dialect.begin_apart, lambda connection: function(connection, *args, **kwargs)
+        )
+
+    async def change_exclusively(
+        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Read and write in a transaction during which no one else writes."""
+        begin_exclusive = partial(self.dialect.begin_write, exclusive=True)
+        return await self._change(begin_exclusive, lambda connection: function(connection, *args, **kwargs))
+
+    async def high_water_mark(self, after: int) -> int | None:
+        """See `Dialect.high_water_mark`."""
+        return await self._call(self._pagers, lambda: self.dialect.high_water_mark(after))
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A connection for this thread."""
+        with self.dialect.engine.connect() as connection:
+            try:
+                yield connection
+            finally:
+                if self._closed:  # its pool has been disposed of
+                    connection.invalidate()
+
+    @contextmanager
+    def writing(self, *, exclusive: bool = False) -> Iterator[Connection]:
+        """A transaction of this thread that may touch events; committed unless there is an error."""
+        with self.connect() as connection:
+            begin_write(self.dialect, connection, exclusive=exclusive)
+            yield connection
+            connection.commit()
+
+    async def close(self) -> None:
+        """Refuse new calls and those that wait; let go of all idle connections. Safe to call twice."""
+        self._closed = True
+        for threads in (self._readers, self._pagers, self._listers, self._changers):
+            threads.close()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(in_own_thread(self.dialect.close), CLOSE_TIMEOUT_S)
+
+    async def _read(self, threads: Threads, function: Callable[[Connection], T]) -> T:
+        def read() -> T:
+            with self.connect() as connection, self.dialect.answering(connection):
+                try:
+                    return function(connection)
+                except exc.DBAPIError as error:
+                    if not error.connection_invalidated:
+                        raise
+                connection.rollback()
+                return function(connection)  # on a new connection: the server may have come back
+
+        return await self._call(threads, read)
+
+    async def _change(self, how: Callable[[Connection], object], function: Callable[[Connection], T]) -> T:
+        def change() -> T:
+            with self.connect() as connection:
+                _begin(connection, how)
+                done = function(connection)
+                connection.commit()
+                return done
+
+        return await self._call(self._changers, change)
+
+    async def _call(self, threads: Threads, function: Callable[[], T]) -> T:
+        if self._closed:
+            raise LogUnavailable(CLOSED)
+        try:
+            done = await threads.call(function)
+        except Busy as error:
+            if self._closed:  # it waited for a thread
+                raise LogUnavailable(CLOSED) from error
+            raise
+        except UnstorableText as error:
+            raise InvalidName(str(error)) from error
+        except Exception as error:
+            if unavailable := self.dialect.unavailable(error):
+                if self._readable:
+                    log.error("log_unreadable", error=str(unavailable))
+                self._readable = False
+                raise unavailable from error
+            raise
+        self._readable = True
+        return done
+
+
+def begin_write(dialect: Dialect, connection: Connection, *, exclusive: bool) -> int:
+    """`Dialect.begin_write`, on a new connection if the server has dropped this one since its last use."""
+    return _begin(connection, partial(dialect.begin_write, exclusive=exclusive))
+
+
+def _begin(connection: Connection, how: Callable[[Connection], T]) -> T:
+    try:
+        return how(connection)
+    except Exception:
+        if not connection.invalidated:
+            raise
+        connection.rollback()
+        return how(connection)
+
+
+def open_database(url: str, *, create: bool = True, upgrade: bool = True, hurried: bool = False) -> Database:
+    """Open a database, and create or upgrade its schema.
 
     Args:
-        create: make the schema where there is none.
-        upgrade: bring up one of an older release, which there is no way back from.
-        hurried: give up statements that take long, as a process has to that serves.
+        create: create the schema if there is none.
+        upgrade: upgrade the schema of an older release; there is no way back.
+        hurried: apply the statement timeout (serving processes only).
 
     Raises:
-        ConfigError: the URL is wrong, the server too old, or there is no log in it and `create` is False.
+        ConfigError: the URL is wrong, the server too old, or the database holds no log and `create` is False.
         SchemaMismatch: the database is newer than this release, or older and `upgrade` is False.
         LogUnavailable: it cannot be reached, or is read-only, locked, corrupt, or the disk is full.
     """
@@ -35,41 +196,36 @@ def open_database(url: str, *, create: bool = True, upgrade: bool = True, hurrie
     if not create and dialect.file is not None and not dialect.file.exists():
         raise ConfigError(f"there is no file {dialect.file}; `runstore migrate` makes the database")
     try:
-        with _told_as_unavailable(dialect):
+        with _raising_unavailable(dialect):
             if _is_behind(dialect, create, upgrade):
                 _migrate(url)
     except BaseException:
         dialect.close()
         raise
-    return dialect
+    return Database(dialect)
 
 
 @contextmanager
-def opened_database(url: str, *, create: bool = False, upgrade: bool = False) -> Iterator[Dialect]:
-    """A database for one command, which may take its time. Raises as `open_database` does, all the while."""
-    dialect = open_database(url, create=create, upgrade=upgrade)
-    try:
-        with _told_as_unavailable(dialect):
-            yield dialect
-    finally:
-        dialect.close()
+def opened_database(url: str, *, create: bool = False, upgrade: bool = False) -> Iterator[Database]:
+    """A database for one command, without a statement timeout. Raises LogUnavailable inside the block too."""
+    database = open_database(url, create=create, upgrade=upgrade)
+    with closing(database.dialect), _raising_unavailable(database.dialect):
+        yield database
 
 
 @contextmanager
 def write_to(url: str, *, create: bool = False) -> Iterator[Connection]:
-    """A transaction while nobody else writes; committed unless there was an error."""
-    with opened_database(url, create=create) as dialect, dialect.engine.connect() as connection:
-        dialect.begin_write(connection, exclusive=True)
+    """A transaction during which no one else writes; committed unless there is an error."""
+    with opened_database(url, create=create) as database, database.writing(exclusive=True) as connection:
         yield connection
-        connection.commit()
 
 
 @contextmanager
 def read_from(url: str, *, create: bool = False, upgrade: bool = False) -> Iterator[Connection]:
     """A connection to a database that holds a log."""
     with (
-        opened_database(url, create=create, upgrade=upgrade) as dialect,
-        dialect.engine.connect() as connection,
+        opened_database(url, create=create, upgrade=upgrade) as database,
+        database.connect() as connection,
     ):
         yield connection
 
@@ -102,7 +258,7 @@ def _migrate(url: str) -> None:
 
 
 @contextmanager
-def _told_as_unavailable(dialect: Dialect) -> Iterator[None]:
+def _raising_unavailable(dialect: Dialect) -> Iterator[None]:
     try:
         yield
     except Exception as error:

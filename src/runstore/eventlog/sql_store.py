@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
 
 import structlog
 from msgspec import Struct
@@ -18,14 +17,13 @@ from runstore.core.ports import Committed, Head, InlineProjection
 from runstore.core.run import EVOLVING_TYPES
 from runstore.database.columns import pack_run_id
 from runstore.database.dialects import Dialect, Row
+from runstore.database.opening import begin_write
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
 from runstore.eventlog.discards import discards, settle
 from runstore.eventlog.queries import read_append_id, read_head, read_text_before, withhold
 from runstore.eventlog.rules.control import is_control, write_control
 from runstore.eventlog.rules.rules import Rules, read_rules, users_of, write_rules
 from runstore.eventlog.writer import CommitResult, Outcome
-
-T = TypeVar("T")
 
 TRIES = 2  # side by side with other writers; then alone, which cannot conflict
 BATCHES = 1 << 32  # of one process that an append_id tells apart
@@ -83,22 +81,6 @@ class _Admitted(Struct, frozen=True):
         return rows
 
 
-def begin(connection: Connection, how: Callable[[Connection], T]) -> T:
-    """Begin a transaction in a dialect's way; again if the connection has gone since it was last used."""
-    try:
-        return how(connection)
-    except Exception:
-        if not connection.invalidated:
-            raise
-        connection.rollback()
-        return how(connection)
-
-
-def begin_write(dialect: Dialect, connection: Connection, *, exclusive: bool) -> int:
-    """`Dialect.begin_write`, as `begin` does it."""
-    return begin(connection, partial(dialect.begin_write, exclusive=exclusive))
-
-
 class SqlStore:
     """Commits batches. Used by the writer's thread alone."""
 
@@ -120,9 +102,9 @@ class SqlStore:
         return self._try(batch, exclusive=True)
 
     def close(self) -> None:
+        """Close the connection, also when its pool has been disposed of."""
         if self._connection is not None:
-            self._connection.close()
-        self._dialect.close()
+            self._drop(self._connection)
 
     def probe(self) -> CommitResult:
         return self._try([])
@@ -250,11 +232,14 @@ class SqlStore:
         except Exception:
             answers = False
         if not (keep and answers):  # whatever the driver thinks of it, the next try starts over
-            self._connection = None
-            with suppress(Exception):
-                connection.invalidate()
-                connection.close()
+            self._drop(connection)
         return answers
+
+    def _drop(self, connection: Connection) -> None:
+        self._connection = None
+        with suppress(Exception):
+            connection.invalidate()
+            connection.close()
 
 
 def _append_ids() -> Iterator[bytes]:

@@ -27,12 +27,12 @@ from runstore.core.events import Deleted, Purged
 from runstore.core.ids import first_run_id
 from runstore.core.ports import InlineProjection
 from runstore.core.run import fold
-from runstore.database.dialects import Dialect
+from runstore.database.opening import Database
 from runstore.database.tables import barrier, events, idempotency, purging
 from runstore.eventlog.admission import Append
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.rules.claims import KEPT_MS
-from runstore.eventlog.sql_store import SqlStore, begin_write
+from runstore.eventlog.sql_store import SqlStore
 
 PAGE_RUNS = 100  # looked at in one statement
 MARKED_RUNS = 20  # marked in one transaction, which writers wait for, about 20 ms
@@ -118,13 +118,13 @@ class Purge:
 
     def __init__(
         self,
-        dialect: Dialect,
+        database: Database,
         projections: Sequence[InlineProjection],
         before: int,
         progress: Callable[[PurgeCount], None] = lambda count: None,
     ) -> None:
-        self._dialect = dialect
-        self._store = SqlStore(dialect, projections)
+        self._database = database
+        self._store = SqlStore(database.dialect, projections)
         self._before = before
         self._progress = progress
         self._done = PurgeCount()
@@ -145,7 +145,7 @@ class Purge:
         return self._done
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the connection that appends."""
         self._store.close()
 
     def _due(self) -> Iterator[list[_Due]]:
@@ -189,18 +189,15 @@ class Purge:
 
     def _read(self, function: Callable[[Connection], T]) -> T:
         def read() -> T:
-            with self._dialect.engine.connect() as connection:
+            with self._database.connect() as connection:
                 return function(connection)
 
         return self._patiently(read)
 
     def _write(self, function: Callable[[Connection], T], *, exclusive: bool = False) -> T:
         def write() -> T:
-            with self._dialect.engine.connect() as connection:
-                begin_write(self._dialect, connection, exclusive=exclusive)
-                done = function(connection)
-                connection.commit()
-                return done
+            with self._database.writing(exclusive=exclusive) as connection:
+                return function(connection)
 
         return self._patiently(write)
 
@@ -216,9 +213,10 @@ class Purge:
             time.sleep(RETRY_S)
 
     def _passes(self, error: Exception) -> bool:
-        if isinstance(error, LogUnavailable) or self._dialect.is_conflict(error):
+        dialect = self._database.dialect
+        if isinstance(error, LogUnavailable) or dialect.is_conflict(error):
             return True
-        return self._dialect.unavailable(error) is not None
+        return dialect.unavailable(error) is not None
 
 
 def _find_due(connection: Connection, run_ids: Sequence[str], before: int) -> list[_Due]:

@@ -6,13 +6,16 @@ writers are kept out; then the live table is made equal to the shadow, and what 
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, Engine, Select, Table, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Select, Table, delete, func, insert, or_, select, update
 
 from runstore.core.codec import RecordedEvent
+from runstore.database.opening import Database, begin_write
+from runstore.eventlog.queries import EVOLVING, last_position, read_all
 from runstore.projections import schema
 from runstore.projections.runs import RunList
 from runstore.projections.schema import checkpoints
@@ -22,23 +25,6 @@ LAST_BYTES = 256 << 10  # a shorter page with less data is the last: writers are
 TURN_S = 0.02  # between two pages: writers get their turn
 
 Progress = Callable[[int, int], None]  # position reached, last position
-
-
-class Source(Protocol):
-    """The log, as a rebuild reads it."""
-
-    engine: Engine
-
-    def keep_writers_out(self, connection: Connection) -> None:
-        """Begin a transaction during which nobody else appends."""
-
-    def last_position(self, connection: Connection) -> int: ...
-
-    def read_evolving(self, connection: Connection, after: int, limit: int) -> Sequence[RecordedEvent]:
-        """The events after a position that change the state of a run, in order of position."""
-
-    def history(self, connection: Connection, run_id: str) -> Sequence[RecordedEvent]:
-        """The same for one run, all of them."""
 
 
 class Difference(Struct, frozen=True):
@@ -54,20 +40,21 @@ class Difference(Struct, frozen=True):
         return not (self.missing or self.wrong or self.extra)
 
 
-def rebuild(source: Source, projection: RunList, progress: Progress, *, swap: bool = True) -> Difference:
+def rebuild(database: Database, projection: RunList, progress: Progress, *, swap: bool = True) -> Difference:
     """Fold the whole log into a shadow and compare; with `swap`, make the live table equal to it."""
-    shadow = _Shadow(source, projection)
-    with source.engine.connect() as connection:
-        source.keep_writers_out(connection)
+    shadow = _Shadow(projection)
+    keep_writers_out = partial(begin_write, database.dialect, exclusive=True)
+    with database.connect() as connection:
+        keep_writers_out(connection)
         while shadow.fold_page(connection):  # a page that finds nothing is the end: nobody adds to it
-            last = source.last_position(connection)
+            last = last_position(connection)
             if shadow.near_the_end:
                 progress(shadow.position, last)
                 continue
             connection.commit()
             progress(shadow.position, last)
             time.sleep(TURN_S)
-            source.keep_writers_out(connection)
+            keep_writers_out(connection)
         difference = _compare(connection, projection.table, shadow.table)
         if swap and not difference.equal:
             _make_equal(connection, projection.table, shadow.table)
@@ -79,18 +66,17 @@ def rebuild(source: Source, projection: RunList, progress: Progress, *, swap: bo
 class _Shadow:
     """A projection in the making, and how far it has come; both survive an interruption."""
 
-    def __init__(self, source: Source, projection: RunList) -> None:
-        self._source = source
+    def __init__(self, projection: RunList) -> None:
         self._name = f"{projection.name}_shadow"
         self.table = schema.runs_shadow
-        self._projection = RunList(source.history, self.table)
+        self._projection = projection.onto(self.table)
         self.position = 0
         self.near_the_end = False  # so little was left that there is no need to let writers in between
 
     def fold_page(self, connection: Connection) -> bool:
         """Fold the next events in; False when there were none. Writers have to be kept out."""
         self._find(connection)
-        page = self._source.read_evolving(connection, self.position, PAGE_EVENTS)
+        page = read_all(connection, self.position, None, PAGE_EVENTS, EVOLVING)
         if not page:
             return False
         self.near_the_end = len(page) < PAGE_EVENTS and sum(len(e.data) for e in page) < LAST_BYTES

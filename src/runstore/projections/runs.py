@@ -73,6 +73,10 @@ class RunList:
         if changed:
             connection.execute(self._update, [row | {"id": row["run_id"]} for row in changed])
 
+    def onto(self, table: Table) -> "RunList":
+        """The same projection, kept in another table."""
+        return RunList(self._history, table)
+
     def drop(self, connection: Connection) -> int:
         """Forget every run; returns how many."""
         return connection.execute(delete(self.table)).rowcount

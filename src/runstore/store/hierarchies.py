@@ -1,7 +1,7 @@
 """The hierarchies that users have made, in the database. A run holds a copy of its own."""
 
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Iterator
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -12,9 +12,8 @@ from runstore.core.errors import LimitExceeded, RunstoreError
 from runstore.core.hierarchy import Hierarchy, Problem, check_size
 from runstore.core.ids import new_run_id, parse_uuid
 from runstore.database.columns import Binary, Name
+from runstore.database.opening import Database
 from runstore.runtime.catalog.teams import Teams
-
-T = TypeVar("T")
 
 metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
 
@@ -66,15 +65,6 @@ class StoredHierarchy(Struct, frozen=True):
 _SUMMARY = [hierarchies.c[name] for name in HierarchySummary.__struct_fields__]
 
 
-class Database(Protocol):
-    """Runs functions on a connection, in a thread. Both raise LogUnavailable."""
-
-    async def query(self, function: Callable[..., T], *arguments: Any) -> T: ...
-
-    async def change(self, function: Callable[..., T], *arguments: Any) -> T:
-        """In a transaction of its own, while nobody else writes."""
-
-
 class HierarchyStore:
     """What can be done with hierarchies. It raises LogUnavailable while the database cannot be used.
 
@@ -98,7 +88,7 @@ class HierarchyStore:
         _refuse(self._teams.problems(hierarchy))
         summary = HierarchySummary(new_run_id(), user_id, hierarchy.name, now)
         stored = StoredHierarchy(summary, hierarchy)
-        await self._database.change(_insert, stored, self._per_user)
+        await self._database.change_exclusively(_insert, stored, self._per_user)
         return stored
 
     async def get(self, hierarchy_id: str) -> StoredHierarchy:
@@ -130,7 +120,7 @@ class HierarchyStore:
         Raises:
             HierarchyNotFound
         """
-        await self._database.change(_delete, parse_hierarchy_id(hierarchy_id))
+        await self._database.change_exclusively(_delete, parse_hierarchy_id(hierarchy_id))
 
 
 def parse_hierarchy_id(text: str) -> str:

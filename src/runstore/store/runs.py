@@ -28,10 +28,11 @@ from runstore.core.events import CancelRequested, Custom, Deleted, MultitaskStra
 from runstore.core.ids import LAST_TIME, RANDOM_BITS, first_run_id, new_run_id
 from runstore.core.limits import Limits
 from runstore.core.names import check_name
-from runstore.core.ports import EventFilter, Head, LiveFeed, Reservation
+from runstore.core.ports import EventFilter, EventLog, Head, LiveFeed, Reservation
 from runstore.core.run import Run, evolve, fold, whole
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, OwnRunCursors, StreamCursors
 from runstore.database.columns import MYSQL
+from runstore.database.opening import Database
 from runstore.database.tables import open_runs
 from runstore.eventlog.queries import (
     first_position,
@@ -41,7 +42,6 @@ from runstore.eventlog.queries import (
     read_first_positions,
     read_head,
 )  # fmt: skip
-from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.starts import Starts
 from runstore.feed.joined_tail import JoinedTail, NewRuns
 from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended
@@ -76,7 +76,8 @@ class RunStore:
 
     def __init__(
         self,
-        log: SqlEventLog,
+        database: Database,
+        log: EventLog,
         feed: LiveFeed,
         catalog: AgentCatalog,
         *,
@@ -85,6 +86,7 @@ class RunStore:
     ) -> None:
         self.catalog = catalog
         self.limits = limits
+        self._database = database
         self._log = log
         self._feed = feed
         self._heartbeat_s = heartbeat_s
@@ -169,7 +171,7 @@ class RunStore:
             RunNotFound
         """
         if (owner := self._owners.get(run_id)) is None:
-            first = await self._log.query(read_first, run_id)
+            first = await self._database.query(read_first, run_id)
             if first is None:
                 raise RunNotFound(f"there is no run {run_id}")
             owner = decoded(_read_owner, first.data)
@@ -187,10 +189,10 @@ class RunStore:
         """
         if wait_s:
             await wait_until_ended(self._log, self._feed, run_id, timeout_s=wait_s)
-        found, run = await self._log.query(_read_run, run_id, at)
+        found, run = await self._database.query(_read_run, run_id, at)
         head = _existing(run_id, found)
         if run is None:  # an earlier state, or a row that waits for its projection to be rebuilt
-            run = await self._log.query_history(_fold_run, run_id, at)
+            run = await self._database.query_history(_fold_run, run_id, at)
         if run.purged_at is not None:  # since the head was read
             raise RunPurged(run_id)
         if at is not None and not 0 < at <= head.seq:
@@ -199,7 +201,7 @@ class RunStore:
 
     async def find(self, query: RunQuery) -> RunsFound:
         """A page of the runs that match, newest first, without what is large of them."""
-        return await self._log.query_list(find_runs, query)
+        return await self._database.query_list(find_runs, query)
 
     async def stop(self, run_id: str, *, by: str, reason: str) -> RunAt:
         """Ask the run to stop; one that has ended stays as it is. Asking twice is asking once.
@@ -280,7 +282,7 @@ class RunStore:
 
     async def own_cursors(self, user_id: str) -> OwnRunCursors:
         """The beginnings of a user's runs that have not ended; runs that start from now on are new."""
-        return await self._log.query_list(_read_own_cursors, user_id)
+        return await self._database.query_list(_read_own_cursors, user_id)
 
     async def find_starts(self, user_id: str, cursors: OwnRunCursors) -> None:
         """Add a user's new runs, in the order in which they were queued, as many as there is room for.
@@ -291,7 +293,7 @@ class RunStore:
         """
         if cursors.free:
             where = (cursors.position, cursors.seconds, cursors.free)
-            for position, run_id in await self._log.query_list(_read_starts, user_id, *where):
+            for position, run_id in await self._database.query_list(_read_starts, user_id, *where):
                 cursors.add(run_id, position)
 
     def _check_size(self, limit: str, value: Any, what: str, *, code: str = LimitExceeded.code) -> None:

@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import structlog
@@ -35,9 +35,8 @@ from runstore.core.codec import timestamp
 from runstore.core.errors import LogUnavailable
 from runstore.core.ports import Leases
 from runstore.database.columns import Name
+from runstore.database.opening import Database
 from runstore.database.tables import open_runs
-
-T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -97,14 +96,6 @@ class _Silence(Struct, frozen=True):
 
     def longer(self, by_s: float) -> "_Silence":
         return _Silence(self.beat, self.seconds + by_s)
-
-
-class Database(Protocol):
-    """What of the log's database is needed here: see `SqlEventLog`."""
-
-    async def query(self, function: Callable[..., T], *arguments: Any) -> T: ...
-
-    async def change(self, function: Callable[..., T], *arguments: Any, exclusive: bool = True) -> T: ...
 
 
 class HeartbeatLeases:
@@ -168,7 +159,7 @@ class HeartbeatLeases:
     async def forget(self, still_named: set[str]) -> None:
         """See `Leases.forget`."""
         if gone := {id: self._seen[id].beat for id in self._silent - still_named}:
-            await self._database.change(_remove_silent, gone, exclusive=False)
+            await self._database.change(_remove_silent, gone)
 
     async def release(self) -> None:
         """See `Leases.release`."""
@@ -206,7 +197,7 @@ class HeartbeatLeases:
 
     async def _beat(self) -> None:
         asked_at = self._clock()
-        await self._database.change(_beat, self._row, exclusive=False)
+        await self._database.change(_beat, self._row)
         self._beaten_at = asked_at
 
 
@@ -231,13 +222,13 @@ class ListedLeases:
         await self._leases.hold()
         if not self._listed:
             self._listed = True
-            await self._database.change(_list, self._row, exclusive=False)
+            await self._database.change(_list, self._row)
 
     async def forget(self, still_named: set[str]) -> None:
         """See `Leases.forget`."""
         known = await self._database.query(_read_beats)
         if gone := (await self.dead(set(known))).keys() - still_named:
-            await self._database.change(_remove, gone, exclusive=False)
+            await self._database.change(_remove, gone)
         await self._leases.forget(still_named)
 
     async def release(self) -> None:
@@ -320,7 +311,7 @@ async def _told(
         async with asyncio.timeout(within_s):
             if after is not None:
                 await asyncio.wait([after])
-            await database.change(_remove, [worker_id], exclusive=False)
+            await database.change(_remove, [worker_id])
     except (LogUnavailable, TimeoutError):
         pass
     except Exception:  # nor does it hold up the end of the process

@@ -186,7 +186,7 @@ async def test_streams_are_whole_whatever_happens_to_redis_while_they_are_writte
         writing, reading = open_log(here), open_log(there)
 
         async def last_seqs(runs: object) -> dict[str, int]:
-            return await reading.query(read_last_seqs, runs)
+            return await reading.database.query(read_last_seqs, runs)
 
         async def write(run_id: str) -> None:
             for _ in range(40):

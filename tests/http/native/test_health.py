@@ -37,7 +37,7 @@ async def test_an_outage_is_told_without_the_database_and_its_error(
         async def refuse(*arguments: Any) -> Any:
             raise LogUnavailable(said)
 
-        monkeypatch.setattr(log, "query", refuse)
+        monkeypatch.setattr(log.database, "query", refuse)
         monkeypatch.setattr(log._writer, "unavailable", LogUnavailable(said))
         for path in ("/readyz", "/runs", "/v1/models", f"/runs/{new_run_id()}"):
             answer = await client.get(path)

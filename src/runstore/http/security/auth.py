@@ -11,9 +11,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runstore.core.errors import RunstoreError
 from runstore.core.threads import asking
+from runstore.database.opening import Database
 from runstore.http.envelope import STREAM, path_of, run_id_of
 from runstore.http.errors import Unauthorized, on_runstore_error, on_unexpected
-from runstore.http.security.known_keys import KnownKeys, Query, now_ms
+from runstore.http.security.known_keys import KnownKeys, now_ms
 from runstore.http.security.login_function import LoginFunction, network_of
 from runstore.http.security.signing import Ticket, TicketSigner, name_of
 from runstore.http.security.users import ADMIN, LOCAL, SCOPE_KEY, Login, User
@@ -29,7 +30,7 @@ class Authenticator:
     """Tells who sent a request.
 
     Args:
-        query: reads the database in a thread.
+        database: holds the API keys.
         tickets: reads and makes tickets.
         function: asked about requests without a key of ours.
         exposed: others than this machine reach the server, so nobody is let in without a login.
@@ -37,14 +38,14 @@ class Authenticator:
 
     def __init__(
         self,
-        query: Query,
+        database: Database,
         tickets: TicketSigner,
         *,
         function: LoginFunction | None = None,
         exposed: bool = False,
     ) -> None:
         self.tickets = tickets
-        self._keys = KnownKeys(query)
+        self._keys = KnownKeys(database)
         self._function = function
         self._exposed = exposed
 

@@ -1,19 +1,16 @@
 """The API keys, as the database had them a second ago at most."""
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from msgspec import Struct
 
 from runstore.core.errors import LogUnavailable
+from runstore.database.opening import Database
 from runstore.store import keys
 from runstore.store.keys import StoredKey
 
 TRUST_S = 1.0  # how long what the database said is believed
 MAX_KNOWN_KEYS = 10_000
-
-Query = Callable[..., Awaitable[Any]]  # runs a function on a connection to the database
 
 
 class _Known(Struct, frozen=True):
@@ -28,8 +25,8 @@ class KnownKeys:
     Both methods raise LogUnavailable when it has not said anything yet.
     """
 
-    def __init__(self, query: Query) -> None:
-        self._query = query
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._known: dict[str, _Known] = {}
         self._exist: bool | None = None
         self._exist_at = 0.0
@@ -40,7 +37,7 @@ class KnownKeys:
         if self._exist is None or (not self._exist and now - self._exist_at >= TRUST_S):
             self._exist_at = now
             try:
-                self._exist = bool(await self._query(keys.any_keys))
+                self._exist = bool(await self._database.query(keys.any_keys))
             except LogUnavailable:
                 if self._exist is None:
                     raise
@@ -51,7 +48,7 @@ class KnownKeys:
         known = self._known.get(key_id)
         if known is None or time.monotonic() - known.at >= TRUST_S:
             try:
-                known = _Known(await self._query(keys.find_key, key_id), time.monotonic())
+                known = _Known(await self._database.query(keys.find_key, key_id), time.monotonic())
             except LogUnavailable:
                 if known is None:
                     raise
