@@ -12,7 +12,7 @@ from runstore import AgentSpec, app
 from runstore.app import Runtime, open_runtime
 from runstore.core.events import Custom
 from runstore.core.ports import EventFilter
-from runstore.runtime import supervisor
+from runstore.runtime.supervision import supervisor
 from runstore.settings import ServerSettings, Settings
 from tests.database import make_database
 from tests.frames import read_frames, said

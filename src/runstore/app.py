@@ -47,7 +47,7 @@ from runstore.runtime.leases import FileLeases
 from runstore.runtime.loops import new_event_loop
 from runstore.runtime.process.fork_server import hide
 from runstore.runtime.spans import flush_spans
-from runstore.runtime.supervisor import Supervisor
+from runstore.runtime.supervision.supervisor import Supervisor
 from runstore.settings import URLS, ServerSettings, Settings, use_folder
 from runstore.store import keys
 from runstore.store.hierarchies import HierarchyStore

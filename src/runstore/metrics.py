@@ -20,7 +20,7 @@ from runstore import __version__
 from runstore.eventlog.metered import STATUSES, Histogram
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
-from runstore.runtime.supervisor import Supervisor
+from runstore.runtime.supervision.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from runstore.feed.redis.feed import RedisFeed

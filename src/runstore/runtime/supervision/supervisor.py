@@ -23,13 +23,13 @@ from runstore.core.threads import in_own_thread
 from runstore.runtime.attempt_runner import AttemptRunner
 from runstore.runtime.attempts import Attempt, Attempts, ToStop
 from runstore.runtime.catalog.agents import AgentCatalog
-from runstore.runtime.fair_queue import FairQueue
 from runstore.runtime.history import owner_of, read_cancellation
 from runstore.runtime.loops import AgentLoop, AgentLoops
 from runstore.runtime.process.agent import ProcessAgent
 from runstore.runtime.process.processes import Processes
 from runstore.runtime.providers import wait_until_closed
-from runstore.runtime.turns import Turns
+from runstore.runtime.supervision.fair_queue import FairQueue
+from runstore.runtime.supervision.session_waiters import SessionWaiters
 
 SWEEP_S = 0.5
 LOOK_S = 0.25  # between two looks at the agents' loops
@@ -80,7 +80,7 @@ class Supervisor:
         self._starting: dict[str, bool] = {}  # run id → whether it is to stop as soon as it has started
         self._lost: dict[str, tuple[OpenRun, bool]] = {}  # to adopt, ahead of the queue; True: after a crash
         self._queue = FairQueue()  # of runs that wait for a place
-        self._turns = Turns()  # queued runs whose session another one has
+        self._turns = SessionWaiters()  # queued runs whose session another one has
         self._strays: set[str] = set()  # runs that are ours by the log, but that we do not drive
         self._cancels_seen: dict[str, float] = {}  # when we first saw the cancel of another's run, our clock
         self._tasks: set[asyncio.Task[None]] = set()

@@ -1,7 +1,7 @@
 """Who waits for whom in a session, as far as this process has been told by the log."""
 
 
-class Turns:
+class SessionWaiters:
     """Queued runs that were refused for another one: each waits for the run just before it to end."""
 
     def __init__(self) -> None:

@@ -10,8 +10,8 @@ from runstore.app import Runtime, open_runtime
 from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog
-from runstore.runtime import supervisor
 from runstore.runtime.leases import FileLeases
+from runstore.runtime.supervision import supervisor
 from runstore.settings import ServerSettings, Settings
 from tests.polling import DEADLINE_S
 
@@ -33,7 +33,7 @@ async def elsewhere(open_log: Callable[..., EventLog]) -> EventLog:
 def folder(database: Path) -> Path:
     """Where workers of the database hold their locks."""
     folder = Path(f"{database}.workers")
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     return folder
 
 
