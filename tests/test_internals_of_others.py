@@ -1,0 +1,99 @@
+"""What runstore uses of other packages beyond their documented interfaces: docs/internals-of-others.md.
+
+Each test names the release in which one of them has changed, before anything subtler breaks.
+"""
+
+import asyncio
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+from strands import Agent, ModelRetryStrategy
+from strands.multiagent.graph import Graph
+from strands.multiagent.swarm import Swarm
+from strands.tools.mcp import MCPClient
+from strands.tools.registry import ToolRegistry
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from runstore.runtime.interrupts import Interrupted, interrupt
+from tests.server import until
+
+
+def has(package: str, owner: Any, *names: str) -> None:
+    release = sys.version.split()[0] if package == "Python" else version(package)
+    missing = [name for name in names if not hasattr(owner, name)]
+    assert not missing, f"{package} {release}: {owner!r} has no {', '.join(missing)}"
+
+
+def test_an_exception_can_be_raised_in_another_thread() -> None:
+    interrupted = threading.Event()
+
+    def work() -> None:
+        try:
+            while True:
+                pass
+        except Interrupted:
+            interrupted.set()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    interrupt(thread.ident or 0)
+    until(
+        interrupted.is_set,
+        f"Python {sys.version}: PyThreadState_SetAsyncExc reaches a thread that computes",
+    )
+    thread.join()
+
+
+async def test_a_task_that_is_thrown_away_can_be_kept_from_saying_so() -> None:
+    task = asyncio.create_task(asyncio.sleep(0))
+    has("Python", task, "_log_destroy_pending")
+    await task
+
+
+def test_the_frames_of_other_threads_can_be_read() -> None:
+    assert threading.get_ident() in sys._current_frames()
+
+
+def test_the_method_of_pools_that_is_replaced_is_the_one_that_map_calls() -> None:
+    class Pool(ThreadPoolExecutor):
+        submitted = 0
+
+        def submit(self, *arguments: Any, **options: Any) -> Any:
+            self.submitted += 1
+            return super().submit(*arguments, **options)
+
+    with Pool(1) as pool:
+        assert list(pool.map(str, [1])) == ["1"]
+        assert pool.submitted == 1
+
+
+@pytest.mark.parametrize("name", ["_current_attempt", "_max_attempts", "_calculate_delay"])
+def test_the_retry_strategy_can_be_asked_how_long_it_will_wait(name: str) -> None:
+    has("strands-agents", ModelRetryStrategy(), name)
+
+
+def test_the_registry_knows_its_tool_providers() -> None:
+    has("strands-agents", ToolRegistry(), "_tool_providers", "_registry_id", "process_tools", "cleanup")
+    has("strands-agents", Agent, "__del__")
+
+
+def test_an_mcp_client_knows_its_consumers() -> None:
+    client = MCPClient(lambda: None)  # type: ignore[arg-type,return-value]
+    has("strands-agents", client, "_consumers", "_startup_timeout", "_background_thread_event_loop")
+    has("strands-agents", client, "add_consumer", "remove_consumer", "load_tools")
+
+
+@pytest.mark.parametrize("owner", [Agent, Graph, Swarm])
+def test_agents_are_called_by_the_method_that_is_replaced(owner: Any) -> None:
+    has("strands-agents", owner, "stream_async", "invoke_async")
+
+
+def test_a_connection_of_the_server_can_be_bounded() -> None:
+    methods = ("connection_made", "connection_lost", "data_received", "pause_writing", "resume_writing")
+    callbacks = ("on_header", "on_headers_complete", "on_body", "on_message_complete", "on_response_complete")
+    timers = ("_unset_keepalive_if_required", "timeout_keep_alive_handler")
+    has("uvicorn", HttpToolsProtocol, *methods, *callbacks, *timers)
