@@ -18,11 +18,11 @@ from runstore.core.run import Run
 from runstore.core.threads import asking
 from runstore.database.dialects import open_dialect
 from runstore.database.opening import Database
+from runstore.database.tables import runs
 from runstore.eventlog.queries import read_evolving, read_head
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.projections.runs import RunList, RunQuery, find_run, find_runs
-from runstore.projections.schema import runs
 
 LISTS = 16  # at once
 ROWS = 2_000  # of one INSERT

@@ -16,12 +16,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import (
     Connection,
     Engine,
-    MetaData,
     delete,
     event,
     func,
     insert,
-    inspect,
     make_url,
     select,
     text,
@@ -38,11 +36,11 @@ from runstore.database.columns import pack_run_id
 from runstore.database.dialects import Dialect, open_dialect
 from runstore.database.dialects.base import check_version
 from runstore.database.opening import open_database
+from runstore.database.tables import runs
 from runstore.eventlog.sql import SqlEventLog
-from runstore.projections.schema import runs
 from tests.events import close_run, start_run, token
 from tests.polling import until
-from tests.servers.databases import DATABASES, METADATA, bare_database
+from tests.servers.databases import DATABASES, bare_database
 
 OpenLog = Callable[..., SqlEventLog]
 
@@ -187,14 +185,9 @@ def test_of_migrations_that_run_at_once_one_migrates(bare_url: str) -> None:
         assert list(pool.map(version, [bare_url] * 3)) == [migrations.HEAD] * 3
 
 
-@pytest.mark.parametrize("metadata", METADATA)
-def test_the_migrations_make_the_tables_that_the_code_uses(connection: Connection, metadata: str) -> None:
-    assert differences(connection, METADATA[metadata]) == []
-
-
-def test_the_migrations_make_no_table_that_nobody_uses(connection: Connection) -> None:
-    used = {"alembic_version"}.union(*(metadata.tables for metadata in METADATA.values()))
-    assert set(inspect(connection).get_table_names()) == used
+def test_the_migrations_make_the_tables_that_the_code_uses(connection: Connection) -> None:
+    """And no others."""
+    assert differences(connection) == []
 
 
 def test_a_newer_schema_is_refused(bare_url: str) -> None:
@@ -292,8 +285,7 @@ def test_a_migration_that_is_killed_between_two_changes_of_the_schema_goes_on(ba
         protected = refused
     assert changes > 40
     with closing(open_dialect(make_url(bare_url))) as dialect, dialect.engine.connect() as connection:
-        for metadata in METADATA.values():
-            assert differences(connection, metadata) == []
+        assert differences(connection) == []
         triggers = connection.execute(text("SHOW TRIGGERS")).mappings().all()
         assert {row["Trigger"] for row in triggers} == {"events_refuse_update", "events_refuse_delete"}
         assert "llm.redacted" in triggers[0]["Statement"] + triggers[1]["Statement"]
@@ -344,13 +336,6 @@ def version(url: str) -> str | None:
     return found
 
 
-def differences(connection: Connection, metadata: MetaData) -> list[object]:
-    ours = set(metadata.tables)
-    context = MigrationContext.configure(
-        connection,
-        opts={
-            "include_name": lambda name, kind, _parents: kind != "table" or name in ours,
-            "compare_type": True,
-        },
-    )
-    return compare_metadata(context, metadata)
+def differences(connection: Connection) -> list[object]:
+    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    return compare_metadata(context, schema.metadata)

@@ -18,12 +18,12 @@ from runstore.core.ports import Committed
 from runstore.core.run import fold
 from runstore.database.dialects import Dialect, open_dialect
 from runstore.database.opening import Database
+from runstore.database.tables import runs
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.maintenance.rebuild import Difference, rebuild
 from runstore.projections.runs import find_run
-from runstore.projections.schema import runs
 from tests.database import run_list
 from tests.events import (
     CANCEL,

@@ -14,13 +14,13 @@ from runstore.core.ids import first_run_id, new_run_id
 from runstore.core.run import LISTED_BYTES, Run, fold
 from runstore.database.dialects import Dialect, open_dialect
 from runstore.database.opening import Database
+from runstore.database.tables import runs
 from runstore.eventlog.queries import read_ends
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.maintenance.rebuild import rebuild
 from runstore.projections import runs as run_list_module
 from runstore.projections.runs import RunQuery, RunsFound, find_runs
-from runstore.projections.schema import runs
 from tests.database import run_list
 from tests.events import CANCEL, CANCELLED, started
 

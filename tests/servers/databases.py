@@ -18,24 +18,14 @@ from sqlalchemy.exc import OperationalError
 
 import runstore.database.tables as schema
 from runstore.database.opening import open_database
-from runstore.projections import schema as projections_schema
-from runstore.store import hierarchies, keys, workers
 from tests.database import make_database
 from tests.servers.names import left_over, new_name
 from tests.servers.shared import shared_database
 
 DATABASES = ("sqlite", "postgresql", "mysql")
-METADATA = {
-    "log": schema.metadata,
-    "projections": projections_schema.metadata,
-    "keys": keys.metadata,
-    "hierarchies": hierarchies.metadata,
-    "workers": workers.metadata,
-}
 WRITTEN = [
     table
-    for metadata in METADATA.values()
-    for table in metadata.tables.values()
+    for table in schema.metadata.tables.values()
     if table.name not in ("events", "barrier", "user_locks")
 ]
 SWEEP_LOCK = 7_226_001  # held by whoever drops what killed test runs have left

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
 from runstore.store import keys
@@ -31,13 +29,6 @@ def find(connection: Connection, key: str) -> keys.StoredKey:
     found = keys.find_key(connection, keys.key_id_of(key) or "")
     assert found is not None
     return found
-
-
-def test_the_migrations_make_the_tables_of_the_keys(connection: Connection) -> None:
-    ours = set(keys.metadata.tables)
-    options = {"include_name": lambda name, kind, _: kind != "table" or name in ours, "compare_type": True}
-    context = MigrationContext.configure(connection, opts=options)
-    assert compare_metadata(context, keys.metadata) == []
 
 
 def test_a_key_opens_itself_and_no_other_does(connection: Connection) -> None:

@@ -1,4 +1,8 @@
-"""The tables. `events` is the truth; control tables hold what rules across runs need; no projection here."""
+"""All tables.
+
+`events` is the truth. Control tables are written in the append's own transaction, for rules across runs.
+Projections are disposable, and rebuilt from the log. Other tables hold users' own data.
+"""
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, SmallInteger, Table, UniqueConstraint
 
@@ -12,6 +16,8 @@ metadata = MetaData(
     }
 )
 
+
+# ---- the log ----
 
 events = Table(
     "events",
@@ -29,6 +35,8 @@ events = Table(
     sqlite_autoincrement=True,
 )
 
+# ---- control ----
+
 open_runs = Table(
     "open_runs",
     metadata,
@@ -41,6 +49,9 @@ open_runs = Table(
     Column("worker_id", Name(64)),
     Column("queued_at", BigInteger, nullable=False),
     Column("cancel_at", BigInteger),
+    Index("ix_open_runs_queued_at", "queued_at"),
+    Index("ix_open_runs_user_id", "user_id"),
+    Index("ix_open_runs_worker_id", "worker_id"),
 )
 
 sessions = Table(
@@ -67,6 +78,7 @@ idempotency = Table(
     Column("run_id", RunId, nullable=False),
     Column("body_hash", Binary(32), nullable=False),
     Column("at", BigInteger, nullable=False),
+    Index("ix_idempotency_at", "at"),
 )
 
 barrier = Table(
@@ -83,7 +95,100 @@ user_locks = Table(
 
 purging = Table("purging", metadata, Column("run_id", RunId, primary_key=True))
 
-Index("ix_open_runs_queued_at", open_runs.c.queued_at)
-Index("ix_open_runs_user_id", open_runs.c.user_id)
-Index("ix_open_runs_worker_id", open_runs.c.worker_id)
-Index("ix_idempotency_at", idempotency.c.at)
+workers = Table(
+    "workers",
+    metadata,
+    Column("worker_id", Name(64), primary_key=True),
+    Column("host", Name(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("capacity", Integer, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("beat", BigInteger, nullable=False),
+    Column("beat_at", BigInteger),
+)
+
+# ---- users' own ----
+
+hierarchies = Table(
+    "hierarchies",
+    metadata,
+    Column("hierarchy_id", Name(36), primary_key=True),
+    Column("user_id", Name(255), nullable=False),
+    Column("name", Name(255), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("definition", Binary, nullable=False),
+    Index("ix_hierarchies_user_id_hierarchy_id", "user_id", "hierarchy_id"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("key_id", Name(16), primary_key=True),
+    Column("secret_hash", Binary(32), nullable=False),
+    Column("user_id", Name(255), nullable=False),
+    Column("role", Name(16), nullable=False),
+    Column("name", Name(255), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+)
+
+server_secrets = Table(
+    "server_secrets",
+    metadata,
+    Column("name", Name(64), primary_key=True),
+    Column("value", Binary(32), nullable=False),
+)
+
+# ---- projections ----
+
+# The columns by which runs are listed, most selective first. MySQL's keys end at 3,072 bytes: two names and a
+# run id.
+Columns = tuple[str, ...]
+INDEXED: tuple[Columns, ...] = (
+    ("user_id", "session_id"),
+    ("user_id", "agent_name"),
+    ("user_id", "status"),
+    ("user_id",),
+    ("workspace_id",),
+    ("session_id",),
+    ("agent_name",),
+    ("status",),
+    (),
+)
+
+
+def index_name(columns: Columns) -> str:
+    return "_".join(["ix_runs", *columns, "list"])
+
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", Name(36), primary_key=True),
+    Column("user_id", Name(255), nullable=False),
+    Column("agent_name", Name(255), nullable=False),
+    Column("session_id", Name(255)),
+    Column("status", Name(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("completed_at", BigInteger),
+    Column("deleted", SmallInteger, nullable=False),
+    Column("state", Binary, nullable=False),
+    Column("workspace_id", Name(255)),
+    Column("purged", SmallInteger, nullable=False, server_default="0"),
+    # A list uses the first of these whose columns it names: see `projections/runs.py`.
+    *(Index(index_name(columns), *columns, "purged", "deleted", "run_id") for columns in INDEXED),
+)
+
+# The run list that a rebuild fills. The table always exists: MySQL changes no schema in a transaction, and a
+# rebuild may not be allowed to.
+runs_shadow = runs.to_metadata(metadata, name="runs_shadow")
+for index in list(runs_shadow.indexes):
+    runs_shadow.indexes.remove(index)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("name", Name(64), primary_key=True),
+    Column("position", BigInteger, nullable=False),
+)

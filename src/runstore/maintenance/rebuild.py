@@ -15,10 +15,9 @@ from sqlalchemy import Connection, Select, Table, delete, func, insert, or_, sel
 
 from runstore.core.codec import RecordedEvent
 from runstore.database.opening import Database, begin_write
+from runstore.database.tables import checkpoints, runs_shadow
 from runstore.eventlog.queries import EVOLVING, last_position, read_all
-from runstore.projections import schema
 from runstore.projections.runs import RunList
-from runstore.projections.schema import checkpoints
 
 PAGE_EVENTS = 2_000  # folded in one transaction, which writers wait for, about 20 ms
 LAST_BYTES = 256 << 10  # a shorter page with less data is the last: writers are kept out to the end
@@ -68,7 +67,7 @@ class _Shadow:
 
     def __init__(self, projection: RunList) -> None:
         self._name = f"{projection.name}_shadow"
-        self.table = schema.runs_shadow
+        self.table = runs_shadow
         self._projection = projection.onto(self.table)
         self.position = 0
         self.near_the_end = False  # so little was left that there is no need to let writers in between

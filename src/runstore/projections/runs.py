@@ -28,7 +28,7 @@ from runstore.core.events import Queued
 from runstore.core.ids import LAST_TIME, first_run_id
 from runstore.core.run import LISTED_BYTES, RUN_DEPTH, Run, Status, evolve, fold, shortened
 from runstore.database.columns import MYSQL
-from runstore.projections import schema
+from runstore.database.tables import INDEXED, index_name, runs
 
 History = Callable[[Connection, str], Sequence[RecordedEvent]]
 READ_AT_ONCE = 500  # runs of one SELECT; SQLite takes 32,766 parameters
@@ -49,7 +49,7 @@ class RunList:
 
     name = "runs"
 
-    def __init__(self, history: History, table: Table = schema.runs) -> None:
+    def __init__(self, history: History, table: Table = runs) -> None:
         self.table = table
         self._history = history
 
@@ -126,31 +126,31 @@ def find_runs(connection: Connection, query: RunQuery) -> RunsFound:
     newest, others = _split(query)
     matching = list(connection.execute(_matching(query, newest, others)).scalars())
     following = matching[query.limit - 1] if len(matching) > query.limit else None
-    runs, rest = _read_listed(connection, matching[: query.limit])
+    page, rest = _read_listed(connection, matching[: query.limit])
     if rest:
-        following = runs[-1].run_id
+        following = page[-1].run_id
     elif following is None and others:
         following = connection.execute(newest.limit(1).offset(MAX_SCANNED - 1)).scalar()
         if following is not None and matching:
             following = min(following, matching[-1])
-    return RunsFound(runs, following)
+    return RunsFound(page, following)
 
 
 def find_run(connection: Connection, run_id: str) -> Run | None:
     """One run as the list has it."""
-    state = connection.execute(select(schema.runs.c.state).where(schema.runs.c.run_id == run_id)).scalar()
+    state = connection.execute(select(runs.c.state).where(runs.c.run_id == run_id)).scalar()
     return None if state is None else _decode_state(state)
 
 
 def _split(query: RunQuery) -> tuple[Select[Any], list[ColumnElement[bool]]]:
     """The ids that an index gives for a query, newest first, and what each run has to be looked at for."""
-    table = schema.runs.c
+    table = runs.c
     asked = {
         "user_id": query.user_id, "session_id": query.session_id, "agent_name": query.agent,
         "workspace_id": query.workspace_id, "status": query.status,
     }  # fmt: skip
     equal = {name: table[name] == value for name, value in asked.items() if value is not None}
-    by = next(columns for columns in schema.INDEXED if equal.keys() >= set(columns))
+    by = next(columns for columns in INDEXED if equal.keys() >= set(columns))
     indexed = [equal.pop(name) for name in by] + [table.purged == int(query.purged), table.deleted == 0]
     others = list(equal.values())
     if query.agent_prefix is not None:
@@ -165,7 +165,7 @@ def _split(query: RunQuery) -> tuple[Select[Any], list[ColumnElement[bool]]]:
         indexed.append(table.run_id < query.before)
     newest = select(table.run_id).where(*indexed).order_by(table.run_id.desc())
     for dialect in MYSQL:  # whose own choice may read them all and sort
-        newest = newest.with_hint(schema.runs, f"FORCE INDEX ({schema.index_name(by)})", dialect)
+        newest = newest.with_hint(runs, f"FORCE INDEX ({index_name(by)})", dialect)
     return newest, others
 
 
@@ -180,19 +180,17 @@ def _matching(query: RunQuery, newest: Select[Any], others: Sequence[ColumnEleme
 
 def _read_listed(connection: Connection, run_ids: Sequence[str]) -> tuple[list[Run], bool]:
     """As many of these runs as fit into a page; and whether there are more of them."""
-    runs: list[Run] = []
+    page: list[Run] = []
     size = 0
     for start in range(0, len(run_ids), LISTED_AT_ONCE):
-        wanted = schema.runs.c.run_id.in_(run_ids[start : start + LISTED_AT_ONCE])
-        rows = connection.execute(
-            select(schema.runs.c.state).where(wanted).order_by(schema.runs.c.run_id.desc())
-        ).scalars()
+        wanted = runs.c.run_id.in_(run_ids[start : start + LISTED_AT_ONCE])
+        rows = connection.execute(select(runs.c.state).where(wanted).order_by(runs.c.run_id.desc())).scalars()
         for state in rows:
-            runs.append(_decode_state(state))
+            page.append(_decode_state(state))
             size += len(state)
             if size >= MAX_LIST_BYTES:
-                return runs, runs[-1].run_id != run_ids[-1]
-    return runs, False
+                return page, page[-1].run_id != run_ids[-1]
+    return page, False
 
 
 def _first_id(at: int) -> str:

@@ -6,28 +6,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
-from sqlalchemy import BigInteger, Column, Connection, Index, MetaData, Table, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from runstore.core.errors import LimitExceeded, RunstoreError
 from runstore.core.hierarchy import Hierarchy, Problem, check_size
 from runstore.core.ids import new_run_id, parse_uuid
-from runstore.database.columns import Binary, Name
 from runstore.database.opening import Database
+from runstore.database.tables import hierarchies
 from runstore.runtime.catalog.teams import Teams
-
-metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
-
-hierarchies = Table(
-    "hierarchies",
-    metadata,
-    Column("hierarchy_id", Name(36), primary_key=True),
-    Column("user_id", Name(255), nullable=False),
-    Column("name", Name(255), nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Column("definition", Binary, nullable=False),
-)
-
-Index("ix_hierarchies_user_id_hierarchy_id", hierarchies.c.user_id, hierarchies.c.hierarchy_id)
 
 
 class HierarchyNotFound(RunstoreError):

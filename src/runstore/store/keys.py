@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from runstore.core.errors import RunstoreError
 from runstore.core.names import check_name
-from runstore.database.columns import Binary, Name
+from runstore.database.tables import api_keys, server_secrets
 
 PREFIX = "rsk_"
 ID_BYTES = 6
@@ -24,28 +24,6 @@ SECRET_BYTES = 32
 TICKETS = "tickets"  # the secret that signs tickets
 
 Role = Literal["user", "admin"]
-
-metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
-
-api_keys = Table(
-    "api_keys",
-    metadata,
-    Column("key_id", Name(16), primary_key=True),
-    Column("secret_hash", Binary(32), nullable=False),
-    Column("user_id", Name(255), nullable=False),
-    Column("role", Name(16), nullable=False),
-    Column("name", Name(255), nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Column("expires_at", BigInteger),
-    Column("revoked_at", BigInteger),
-)
-
-server_secrets = Table(
-    "server_secrets",
-    metadata,
-    Column("name", Name(64), primary_key=True),
-    Column("value", Binary(32), nullable=False),
-)
 
 
 class KeyNotFound(RunstoreError):

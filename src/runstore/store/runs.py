@@ -33,7 +33,7 @@ from runstore.core.run import Run, evolve, fold, whole
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, OwnRunCursors, StreamCursors
 from runstore.database.columns import MYSQL
 from runstore.database.opening import Database
-from runstore.database.tables import open_runs
+from runstore.database.tables import index_name, open_runs, runs
 from runstore.eventlog.queries import (
     first_position,
     read_ends,
@@ -46,7 +46,6 @@ from runstore.eventlog.starts import Starts
 from runstore.feed.joined_tail import JoinedTail, NewRuns
 from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended
 from runstore.projections.runs import MAX_SCANNED, RunQuery, RunsFound, find_run, find_runs
-from runstore.projections.schema import index_name, runs
 from runstore.runtime.catalog.agents import AgentCatalog
 
 CLOCKS_S = 600  # by which the clocks of two processes may differ, lest a new run pass for an old one

@@ -17,12 +17,7 @@ from uuid import uuid4
 import structlog
 from msgspec import Struct
 from sqlalchemy import (
-    BigInteger,
-    Column,
     Connection,
-    Integer,
-    MetaData,
-    Table,
     bindparam,
     delete,
     func,
@@ -34,9 +29,8 @@ from sqlalchemy import (
 from runstore.core.codec import timestamp
 from runstore.core.errors import LogUnavailable
 from runstore.core.ports import Leases
-from runstore.database.columns import Name
 from runstore.database.opening import Database
-from runstore.database.tables import open_runs
+from runstore.database.tables import open_runs, workers
 
 log = structlog.get_logger(__name__)
 
@@ -44,20 +38,6 @@ BEATS_PER_LEASE = 5  # some may be lost, and it costs nobody its lease
 LOOK_S = 1.0  # between two looks at them; after more than that something was in the way
 RELEASE_S = 2.0  # for the database to take the news, when a process leaves; a busy one takes its time
 HOST_CHARS = 255
-
-metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s"})
-
-workers = Table(
-    "workers",
-    metadata,
-    Column("worker_id", Name(64), primary_key=True),
-    Column("host", Name(HOST_CHARS), nullable=False),
-    Column("pid", Integer, nullable=False),
-    Column("capacity", Integer, nullable=False),
-    Column("started_at", BigInteger, nullable=False),
-    Column("beat", BigInteger, nullable=False),
-    Column("beat_at", BigInteger),
-)
 
 
 class Worker(Struct, frozen=True):
