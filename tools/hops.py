@@ -20,6 +20,7 @@ from typing import Any
 
 QUIET_S = 1.2  # longer than a sweep, a poll and a look at the loops take to come again
 TOKENS_S = 0.5
+LONGEST_S = 60  # after which the server ends by itself, should this process be gone
 
 
 def serve() -> None:
@@ -43,6 +44,7 @@ def serve() -> None:
         tracing = False
         os.write(2, f"WINDOW {json.dumps(list(modules))}\n".encode())
 
+    signal.alarm(LONGEST_S)
     signal.signal(signal.SIGUSR1, begin)
     signal.signal(signal.SIGUSR2, end)
     threading.setprofile(profile)
