@@ -332,7 +332,7 @@ def test_ctrl_c_ends_retention_with_130_and_the_next_goes_on(
         answer = CliRunner().invoke(app, arguments)
     assert answer.exit_code == 130
     assert answer.stderr == (
-        "retention: purged 1 run and removed 0 events, and was interrupted; the next goes on\n"
+        "retention: purged 1 run and removed 0 events, interrupted; the next purge continues\n"
     )
     found = CliRunner().invoke(app, [*arguments, "--dry-run"]).stdout
     assert "0 runs with 0 events would be purged, and 1 run that an earlier purge has begun" in found

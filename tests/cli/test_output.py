@@ -25,7 +25,7 @@ def test_what_follows_the_last_line_is_the_text(capsys: pytest.CaptureFixture[st
         ("llm.discarded", {"reason": reason, "length": 18, "from_seq": 2}),
         ("llm.token", {"text": "The capital of France is Paris."}),
     )
-    before, line, after = out.partition(f"{RULE} {reason}: dropped what no longer counts {RULE}\n")
+    before, line, after = out.partition(f"{RULE} {reason}: dropped text that no longer counts {RULE}\n")
     assert before == "Paris? The capital of Fra\n"
     assert line
     assert after == "Paris? The capital of France is Paris.\n"
@@ -39,4 +39,4 @@ def test_a_new_attempt_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> Non
         ("lifecycle.started", {"attempt": 2, "discard_after_seq": 1}),
         ("llm.token", {"text": "two"}),
     )
-    assert out == f"one tw\n{RULE} attempt 2: dropped what was said, and began again {RULE}\none two\n"
+    assert out == f"one tw\n{RULE} attempt 2: dropped the text so far and started over {RULE}\none two\n"

@@ -1,4 +1,4 @@
-"""The story of a run that you can leave, told by real processes over real HTTP, each claim checked."""
+"""The demo: leave and rejoin runs on real servers over real HTTP, and check every claim."""
 
 import itertools
 import re
@@ -20,18 +20,18 @@ from runstore.core.records import ENDINGS, EventRecord
 from runstore.core.sse import FrameParser
 from runstore.core.transcript import text
 
-TIMEOUT_S = 120.0  # of one step; a real model may take its time
+TIMEOUT_S = 120.0  # seconds for one step; a real model may need that long
 SHORT = "Count from 1 to 30"
 LONG = "Write a very long essay about space exploration"
 WORD = "Say 'BETA' five times"
 
 
 class ClaimFailed(Exception):
-    """Something that runstore promises did not hold."""
+    """A promise of runstore did not hold."""
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """One server-sent event, with the bytes that it came in."""
+    """One server-sent event with its original bytes."""
 
     raw: bytes
     event: dict[str, Any]
@@ -43,7 +43,7 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 class Server:
-    """A `runstore serve` of our own, on a free port, that may be killed."""
+    """A `runstore serve` process of our own on a free port; it can be killed."""
 
     def __init__(self, folder: Path, config: Path | None) -> None:
         self._folder = folder
@@ -69,7 +69,7 @@ class Server:
         self.http.base_url = httpx.URL(found[1])
 
     def kill(self) -> None:
-        """`kill -9`"""
+        """Kill the process with SIGKILL, as `kill -9` does."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -99,7 +99,7 @@ class Server:
         return run_id
 
     def frames(self, run_id: str, after: int = 0) -> Iterator[Frame]:
-        """The run's stream; breaking off the iteration cuts the connection."""
+        """The run's stream. Leaving the iteration cuts the connection."""
         with self.http.stream(
             "GET", f"/runs/{run_id}/stream", headers={"Last-Event-ID": str(after)}
         ) as answer:
@@ -110,13 +110,13 @@ class Server:
 
 
 class Story:
-    """Tells the steps and keeps count of what held."""
+    """Runs the steps and raises ClaimFailed at the first claim that does not hold."""
 
     def __init__(self, console: Console, server: Server, agent: str) -> None:
         self._console = console
         self._server = server
         self._agent = agent
-        self._undisturbed = ""  # what a run says whose server lives
+        self._undisturbed = ""  # the text of a run whose server stays alive
 
     def tell(self) -> None:
         self._reconnect()
@@ -176,7 +176,7 @@ class Story:
         self.step("3. kill -9 the server in the middle of a run")
         run_id = self._server.begin(self._agent, SHORT)
         seen = []
-        with suppress(httpx.RemoteProtocolError, httpx.ReadError):  # it breaks under us: that is the point
+        with suppress(httpx.RemoteProtocolError, httpx.ReadError):  # the kill breaks this connection
             for frame in self._server.frames(run_id):
                 seen.append(frame)
                 if len(tokens(seen)) == 5:
@@ -187,7 +187,7 @@ class Story:
         rest = list(self._server.frames(run_id, seen[-1].seq))
         replay = b"".join(frame.raw for frame in self._server.frames(run_id))
         joined = b"".join(frame.raw for frame in seen + rest)
-        self.claim("all that it had seen is there after the restart, byte for byte", joined == replay)
+        self.claim("all events that it had seen are there after the restart, byte for byte", joined == replay)
         self.claim(
             f"the run went on in a new attempt and its subscriber got the ending: {rest[-1].event['type']}",
             ended(rest) and any(f.event["type"] == "lifecycle.started" for f in rest),
@@ -195,7 +195,7 @@ class Story:
         if self._scripted():
             kept = text(msgspec.convert(frame.event, EventRecord) for frame in seen + rest)
             self.claim(
-                "without what it says again (discard_after_seq) the text is that of an undisturbed run",
+                "without the repeated part (discard_after_seq) the text equals that of an undisturbed run",
                 kept == self._undisturbed, f"{kept!r}\n  {self._undisturbed!r}",
             )  # fmt: skip
 
@@ -205,10 +205,10 @@ class Story:
         self._server.run_command("projections", "drop")
         empty = self._server.http.get("/runs").json()["data"]
         self.claim("the run list is gone", empty == [], str(empty))
-        told = self._server.run_command("projections", "rebuild")
+        rebuilt = self._server.run_command("projections", "rebuild")
         after = self._server.http.get("/runs").content
         self.claim(
-            f"rebuilt, it is byte for byte the same ({told})", before == after, f"{before!r}\n  {after!r}"
+            f"rebuilt, it is byte for byte the same ({rebuilt})", before == after, f"{before!r}\n  {after!r}"
         )
         self.claim(self._server.run_command("projections", "verify"), True)
 
@@ -218,7 +218,7 @@ class Story:
 
 
 def run_demo(config: Path | None, agent: str) -> int:
-    """Tell the story; returns the exit code: 0 only if every claim held."""
+    """Run the demo; the exit code is 0 only if every claim held."""
     console = Console()
     with tempfile.TemporaryDirectory(prefix="runstore-demo-", ignore_cleanup_errors=True) as folder:
         server = Server(Path(folder), config.resolve() if config else None)

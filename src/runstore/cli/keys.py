@@ -1,4 +1,4 @@
-"""`runstore keys`: API keys, on the database itself."""
+"""`runstore keys`: manages API keys directly in the database."""
 
 import time
 from typing import Annotated, Any, Literal
@@ -13,19 +13,22 @@ keys = typer.Typer(help="API keys: make, list and revoke them.", no_args_is_help
 
 @keys.command()
 def create(
-    user: Annotated[str, typer.Option(help="Whose key it is: runs that it starts belong to this user.")],
+    user: Annotated[str, typer.Option(help="The key's user, who owns the runs that it starts.")],
     role: Annotated[
-        Literal["user", "admin"], typer.Option(help="An admin may read, stop and delete everybody's runs.")
+        Literal["user", "admin"], typer.Option(help="An admin may read, stop and delete all users' runs.")
     ] = "user",
     expires: Annotated[
-        str | None, typer.Option(help="How long it is good for, as 90d, 12h or 30m; for ever if not given.")
+        str | None,
+        typer.Option(
+            help="How long the key is valid, such as 90d, 12h or 30m; without a limit if not given."
+        ),
     ] = None,
-    name: Annotated[str, typer.Option(help="What it is for, as it stands in the list.")] = "",
+    name: Annotated[str, typer.Option(help="A label for the key in the list.")] = "",
     database_url: DatabaseUrl = None,
     database_url_file: DatabaseUrlFile = None,
     config: Config = None,
 ) -> None:
-    """Make a key and print it, once: only its hash is stored.
+    """Make a key and print it once; the database stores only its hash.
 
     Example: runstore keys create --user alice --role admin --expires 90d
     """
@@ -74,7 +77,7 @@ def revoke(
     database_url_file: DatabaseUrlFile = None,
     config: Config = None,
 ) -> None:
-    """Refuse a key from now on; servers notice within seconds, and end the streams that it opened.
+    """Revoke a key. Servers refuse it within seconds and end the streams that it opened.
 
     Example: runstore keys revoke 3f9a1c02d4e5
     """

@@ -44,7 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 projections = typer.Typer(
-    help="State derived from the log: compare it, rebuild it, drop it.", no_args_is_help=True
+    help="State derived from the log: verify, rebuild or drop it.", no_args_is_help=True
 )
 app.add_typer(projections, name="projections")
 app.add_typer(keys, name="keys")
@@ -70,10 +70,11 @@ def options(
 @app.command()
 def serve(
     host: Annotated[
-        str | None, typer.Option(envvar="RUNSTORE_HOST", help="Address to bind; without keys loopback only.")
+        str | None,
+        typer.Option(envvar="RUNSTORE_HOST", help="Address to bind; loopback only until an API key exists."),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(envvar="RUNSTORE_PORT", help="Port; 0 takes a free one.")
+        int | None, typer.Option(envvar="RUNSTORE_PORT", help="Port; 0 picks a free one.")
     ] = None,
     database_url: DatabaseUrl = None,
     database_url_file: DatabaseUrlFile = None,
@@ -82,7 +83,7 @@ def serve(
     shared_files: SharedFiles = None,
     worker: Annotated[
         bool | None,
-        typer.Option("--worker/--no-worker", envvar="RUNSTORE_WORKER", help="Whether to run agents too."),
+        typer.Option("--worker/--no-worker", envvar="RUNSTORE_WORKER", help="Whether to run agents as well."),
     ] = None,
     config: Config = None,
     capacity: Capacity = None,
@@ -95,12 +96,14 @@ def serve(
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(envvar="RUNSTORE_ALLOWED_HOST", help="Name that is answered to; may be repeated."),
+        typer.Option(
+            envvar="RUNSTORE_ALLOWED_HOST", help="Host name to accept in requests; may be repeated."
+        ),
     ] = None,
     log_format: LogFormat = None,
     log_file: LogFile = None,
     reload: Annotated[
-        bool, typer.Option("--reload", help="Start again when the agents' code or configuration changes.")
+        bool, typer.Option("--reload", help="Restart when the agents' code or configuration changes.")
     ] = False,
 ) -> None:
     """Serve the HTTP API and run agents.
@@ -137,9 +140,10 @@ def worker(
     log_format: LogFormat = None,
     log_file: LogFile = None,
 ) -> None:
-    """Run agents, without the HTTP API: it is served by others on the same database.
+    """Run agents without the HTTP API; other processes on the same database serve it.
 
-    Example: runstore worker --database-url postgresql+psycopg://runstore@db/runstore --redis-url redis://cache
+    Example: runstore worker --database-url postgresql+psycopg://runstore@db/runstore --redis-url
+    redis://cache
     """
     from runstore.app import work
 
@@ -159,7 +163,7 @@ def workers(
     database_url_file: DatabaseUrlFile = None,
     config: Config = None,
 ) -> None:
-    """List the workers of a database, with the runs that they have and when they last gave a sign of life.
+    """List the workers of a database with their runs and their last heartbeats.
 
     Example: runstore workers --database-url postgresql+psycopg://runstore@db/runstore
     """
@@ -178,9 +182,9 @@ def workers(
 @app.command()
 def demo(
     config: Config = None,
-    agent: Annotated[str, typer.Option(help="The agent to tell the story with.")] = "demo",
+    agent: Annotated[str, typer.Option(help="The agent to run.")] = "demo",
 ) -> None:
-    """Show, on a throw-away directory and real servers, that a run survives whatever happens to its clients.
+    """Show on real servers and a temporary database that runs survive lost clients and killed servers.
 
     Example: runstore demo --config runstore.toml --agent mine
     """
@@ -193,7 +197,7 @@ def demo(
 def migrate(
     database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, config: Config = None
 ) -> None:
-    """Bring a database up to this release.
+    """Upgrade a database to this release's schema.
 
     Example: runstore migrate --database-url sqlite:///runstore.db
     """
@@ -209,7 +213,7 @@ def migrate(
 def rebuild(
     database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, config: Config = None
 ) -> None:
-    """Rebuild the run list from the log while the system runs, and say what differed.
+    """Rebuild the run list from the log while the system runs, and print the differences.
 
     Example: runstore projections rebuild --database-url sqlite:///runstore.db
     """
@@ -235,7 +239,7 @@ def verify(
 def drop(
     database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, config: Config = None
 ) -> None:
-    """Empty the run list. The log is untouched; `rebuild` brings the list back.
+    """Empty the run list. The log stays as it is; `rebuild` restores the list.
 
     Example: runstore projections drop --database-url sqlite:///runstore.db
     """
@@ -246,7 +250,7 @@ def drop(
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one line and exit code 2, never a traceback."""
+    """Run the command line. A RunstoreError prints one line and exits with 2, without a traceback."""
     from runstore.logs import configure_logs, flush_logs
 
     _, secrets = take_secrets(sys.argv[1:])
@@ -264,15 +268,17 @@ def main() -> None:
         if error.errno != errno.ENOSPC:
             raise
         typer.echo(f"runstore: {error}", err=True)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left is written at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes the rest of the output at exit
         sys.exit(EXIT_CONFIG)
 
 
 def _prepare_output() -> None:
-    """Let whatever is printed be printed: in ASCII too, and to a descriptor that is closed."""
+    """Make printing safe on ASCII terminals and on closed descriptors."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # or the next file that is opened, maybe the database, would be printed to
+
+        if stream is None:
+            # Otherwise the next opened file, perhaps the database, gets this descriptor and the output.
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -284,7 +290,6 @@ def _check_arguments() -> None:
 
 
 def _run(process: Callable[..., None], settings: Any) -> None:
-    """Run a process that serves or works, to its end."""
     from runstore.logs import configure_logs
 
     try:

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ MAX_DURATION_S = 100 * 365 * 86_400
 
 Config = Annotated[
     Path | None,
-    typer.Option(envvar="RUNSTORE_CONFIG", help="Configuration file; ./runstore.toml if it is there."),
+    typer.Option(envvar="RUNSTORE_CONFIG", help="Configuration file; ./runstore.toml if that exists."),
 ]
 DatabaseUrl = Annotated[
     str | None,
@@ -28,7 +28,7 @@ DatabaseUrlFile = Annotated[
 ]
 RedisUrl = Annotated[
     str | None,
-    typer.Option(envvar="RUNSTORE_REDIS_URL", help="redis://HOST:6379, which wakes other processes at once."),
+    typer.Option(envvar="RUNSTORE_REDIS_URL", help="redis://HOST:6379, to wake other processes at once."),
 ]
 RedisUrlFile = Annotated[
     str | None, typer.Option(envvar="RUNSTORE_REDIS_URL_FILE", help="File that holds this URL.")
@@ -55,7 +55,7 @@ Lease = Annotated[
     typer.Option(envvar="RUNSTORE_LEASE_S", help="Seconds after which a silent worker loses its runs."),
 ]
 LogFormat = Annotated[
-    str | None, typer.Option(envvar="RUNSTORE_LOG_FORMAT", help="Of log lines: logfmt or json.")
+    str | None, typer.Option(envvar="RUNSTORE_LOG_FORMAT", help="Format of log lines: logfmt or json.")
 ]
 LogFile = Annotated[
     str | None, typer.Option(envvar="RUNSTORE_LOG_FILE", help="Write log lines to this file too.")
@@ -63,20 +63,22 @@ LogFile = Annotated[
 
 
 def seconds_of(option: str, text: str) -> int:
-    """A duration as 90d, 12h or 30m.
+    """The seconds of a duration such as 90d, 12h or 30m.
 
     Raises:
-        ConfigError: it is none, nothing, or over MAX_DURATION_S.
+        ConfigError: the text is malformed, zero, or over MAX_DURATION_S.
     """
     found = re.fullmatch(r"([0-9]{1,9})([mhdw])", text)
     seconds = int(found[1]) * SECONDS[found[2]] if found else 0
     if not 0 < seconds <= MAX_DURATION_S:
-        raise ConfigError(f"{option} {text!r} must be a number and m, h, d or w, as 90d, at most 100 years")
+        raise ConfigError(
+            f"{option} {text!r} must be a number and m, h, d or w, such as 90d, at most 100 years"
+        )
     return seconds
 
 
 def database_of(config: Path | None, database_url: str | None, database_url_file: str | None) -> str:
-    """The URL that was given, else the configuration's. What opening it logs goes to standard error."""
+    """The URL that was given, else the configuration's. Logging goes to standard error."""
     from runstore.logs import configure_logs
     from runstore.settings import load_settings, override
 

@@ -1,4 +1,4 @@
-"""What the commands on runs print: tables for people, JSON for scripts, a run's text as it is said."""
+"""Output of the commands on runs: tables for people, JSON for scripts, a run's text as it streams."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -15,20 +15,20 @@ from runstore.core.printable import escaped
 from runstore.core.records import EventRecord
 from runstore.core.transcript import SEPARATOR, Transcript
 
-_SHOWN = 200  # characters of an event's data in a table
-_PIPE_WIDTH = 1_000  # columns of a table that no terminal shows
+_SHOWN = 200  # characters of an event's data in a table cell
+_PIPE_WIDTH = 1_000  # columns of a table that goes to a pipe
 RULE = "─" * 8
 
 
 def print_json(items: Iterable[Any]) -> None:
-    """One object on a line of its own, as soon as it is there."""
+    """Write each item as one line and flush it at once."""
     for item in items:
         sys.stdout.buffer.write(msgspec.json.encode(item) + b"\n")
         sys.stdout.buffer.flush()
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Rows under headings; in a narrow terminal the last column takes several lines."""
+    """Print rows under headings; in a narrow terminal the last column takes several lines."""
     table = Table(box=None, pad_edge=False)
     for name in columns:
         table.add_column(name, no_wrap=name != columns[-1], overflow="fold")
@@ -38,7 +38,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 
 def print_fields(fields: dict[str, Any]) -> None:
-    """One field on a line; those without a value are left out."""
+    """Print one field on each line, without empty fields."""
     width = max(map(len, fields))
     for name, value in fields.items():
         if value not in (None, "", {}, False):
@@ -50,16 +50,16 @@ def event_row(event: EventRecord) -> tuple[Any, ...]:
 
 
 class TextPrinter:
-    """Prints the text of a run while it is said.
+    """Prints a run's text as it streams.
 
-    Where text no longer counts, since it is said again or was redacted, a line marks that what came before it
-    is dropped, and the text starts over: what follows the last such line is the text.
+    When text no longer counts, because a new attempt repeats it or it was redacted, a line marks the place
+    and the text starts over: only the text after the last such line counts.
     """
 
     def __init__(self) -> None:
         self._transcript = Transcript()
         self._speaker: str | None = None
-        self._column = 0  # 0: at the beginning of a line
+        self._column = 0  # 0 at the beginning of a line
 
     def show(self, event: EventRecord) -> None:
         dropped = self._transcript.add(event)
@@ -95,12 +95,12 @@ class TextPrinter:
 
 def _why_dropped(event: EventRecord) -> str:
     if event.type == Discarded.type:
-        return f"{event.data['reason']}: dropped what no longer counts"
-    return f"attempt {event.data['attempt']}: dropped what was said, and began again"
+        return f"{event.data['reason']}: dropped text that no longer counts"
+    return f"attempt {event.data['attempt']}: dropped the text so far and started over"
 
 
 def ending_of(event: EventRecord) -> str:
-    """How a run ended, in a line; empty when it completed, or has not ended."""
+    """One line on how a run ended; empty when it completed or has not ended."""
     if event.type == Failed.type:
         return f"the run failed: {event.data['code']}: {_cell(event.data['message'])}"
     if event.type == Cancelled.type:

@@ -1,11 +1,11 @@
-"""`serve --reload`: one process watches and holds the listening socket, others serve on it one after another.
+"""`serve --reload`: a watcher holds the listening socket; one server after another serves on it.
 
-A new server first imports the agents' code, while the old one still serves: what is broken never takes over.
-Then the old one is told to leave and hands its runs over, and the new one goes on with them. Connections
-that come in between wait in the socket's backlog, since the socket stays open all the time.
+A new server imports the agents' code while the old one still serves, so broken code never takes over. Then
+the watcher stops the old server, which hands its runs over, and the new one continues them. Connections in
+between wait in the backlog of the socket, which stays open throughout.
 
-The two talk over a socket pair: the server says that the code is good, the watcher that it is its turn. Its
-end means that the other process is gone.
+Watcher and server talk over a socket pair: the server reports that its imports succeeded, and the watcher
+answers when it may serve. End of file means that the other process has exited.
 """
 
 import asyncio
@@ -31,24 +31,24 @@ from runstore.runtime.catalog.teams import Teams
 from runstore.runtime.process.fork_server import hide
 from runstore.settings import Settings, use_folder
 
-DRAIN_S = 0.5  # at most, for runs that are about to end; the others are handed over
-LEAVE_S = 10.0  # what a server gets to leave, beyond its drain, before it is killed
-CODE = (".py", ".toml")  # whose change starts a new server; agents may well write other files there
-INHERITED = "RUNSTORE_RELOAD_FDS"  # of a server: the listening socket, the watcher's
+DRAIN_S = 0.5  # seconds, at most, for runs about to end; the others are handed over
+LEAVE_S = 10.0  # seconds beyond its drain before a server that should exit is killed
+CODE = (".py", ".toml")  # suffixes of files whose change restarts; agents may write other files there
+INHERITED = "RUNSTORE_RELOAD_FDS"  # file descriptors of a server: the listening socket, the watcher's
 
 log = structlog.get_logger(__name__)
 
 
 def serve_reloading(settings: Settings) -> NoReturn:
-    """Serve, and start again on a change of the agents' code or configuration, without losing a run.
+    """Serve, and restart when the agents' code or configuration changes, without losing a run.
 
     Raises:
-        ConfigError: as `serve` does; in a server, also that an agent's code cannot be imported.
+        ConfigError: as for `serve`; in a server process, also when an agent's code cannot be imported.
     """
     if inherited := os.environ.pop(INHERITED, None):
         _serve(settings, *(socket.socket(fileno=int(number)) for number in inherited.split(",")))
     app.check_exposure(settings)
-    hide()  # from code that a server of ours is sent
+    hide()  # from agents' code, which runs in processes with the same user
     listener = app.listen(settings.server.host, settings.server.port)
     sys.exit(asyncio.run(_Watcher(settings.folder or Path.cwd(), listener).run()))
 
@@ -57,7 +57,7 @@ def serve_reloading(settings: Settings) -> NoReturn:
 
 
 def _serve(settings: Settings, listener: socket.socket, watcher: socket.socket) -> NoReturn:
-    sys.dont_write_bytecode = True  # an edit within a second may leave a file's size and time as they were
+    sys.dont_write_bytecode = True  # two edits within a second may keep a file's size and time
     for inherited in (listener, watcher):
         inherited.set_inheritable(False)
     _import_agents(settings)
@@ -67,7 +67,7 @@ def _serve(settings: Settings, listener: socket.socket, watcher: socket.socket) 
     threading.Thread(target=_leave_after, args=[watcher], daemon=True).start()
     short = replace(settings.server, drain_s=min(settings.server.drain_s, DRAIN_S))
     app.serve(replace(settings, server=short), listener)
-    raise AssertionError("a server leaves by itself")
+    raise AssertionError("serving ends by exiting the process")
 
 
 def _import_agents(settings: Settings) -> None:
@@ -87,29 +87,29 @@ def _leave_after(watcher: socket.socket) -> None:
 
 
 class _Server:
-    """A server's process, from this side."""
+    """The watcher's view of a server process."""
 
     def __init__(self, process: Process, channel: socket.socket) -> None:
         self.process = process
         self._channel = channel
-        self._told = False
+        self._stopping = False
 
     async def is_good(self) -> bool:
-        """Whether its code can be imported; False when it has left instead."""
+        """Whether the agents' code can be imported; False when the process exited instead."""
         return bool(await asyncio.get_running_loop().sock_recv(self._channel, 1))
 
     def begin(self) -> None:
-        with suppress(OSError):  # it has died while it waited: that is seen as of any server
+        with suppress(OSError):  # a server that died while waiting is found as any other
             self._channel.send(b"!")
 
     def leave(self, number: int = signal.SIGTERM, *, again: bool = False) -> None:
-        """Tell it to leave, once; `again`: and at once."""
-        if self.process.returncode is None and (again or not self._told):
-            self._told = True
+        """Signal the process to exit, once; `again` signals it a second time, to exit at once."""
+        if self.process.returncode is None and (again or not self._stopping):
+            self._stopping = True
             self.process.send_signal(number)
 
     async def left(self, within_s: float | None = None) -> int:
-        """Its exit code, once it has left; it is killed after `within_s`."""
+        """Wait for the process to exit and return its exit code; kill it after `within_s` seconds."""
         try:
             code = await asyncio.wait_for(self.process.wait(), within_s)
         except TimeoutError:
@@ -130,7 +130,7 @@ class _Watcher:
         self._serving: _Server | None = None
 
     async def run(self) -> int:
-        """Watch until a signal comes; returns the last server's exit code."""
+        """Watch until a signal arrives; return the exit code of the last server."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
         watching = asyncio.create_task(self._watch())
@@ -161,7 +161,7 @@ class _Watcher:
             self._serving.leave(number, again=again)
 
     async def _replace(self) -> None:
-        """Put a server with the code as it is now in the place of the one that serves."""
+        """Start a server with the current code and let it take over from the serving one."""
         server = await self._start()
         if not await self._found_good(server):
             return
@@ -185,12 +185,15 @@ class _Watcher:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "runstore", *arguments,
                 env={**os.environ, **secrets, INHERITED: "{},{}".format(*fds)}, pass_fds=fds,
-                process_group=0,  # Ctrl-C in a terminal is for the watcher, which passes it on
+                process_group=0,  # the watcher forwards a terminal's Ctrl-C
             )  # fmt: skip
         return _Server(process, ours)
 
     async def _found_good(self, server: _Server) -> bool:
-        """Wait until it has imported the agents' code; not when there is newer code, or no time any more."""
+        """Wait until the server has imported the agents' code.
+
+        False if the import failed, the code changed again or the watcher is stopping.
+        """
         good = asyncio.create_task(server.is_good())
         await _first(good, self._changed.wait(), self._stopping.wait())
         if good.done() and good.result():
@@ -204,7 +207,10 @@ class _Watcher:
         return False
 
     async def _until_news(self) -> None:
-        """Wait for a change or a signal; a server that leaves by itself is told of and not missed before."""
+        """Wait for a change or a signal. A server that exits by itself is logged.
+
+        The next change starts another.
+        """
         while not (self._changed.is_set() or self._stopping.is_set()):
             serving = self._serving
             left = [serving.process.wait()] if serving else []
@@ -216,7 +222,7 @@ class _Watcher:
 
 
 async def _first(*waits: Coroutine[Any, Any, Any] | asyncio.Task[Any]) -> None:
-    """Return when one of these is done. Tasks go on; coroutines are cancelled."""
+    """Return when one of these is done. Tasks continue; coroutines are cancelled."""
     tasks = [wait if isinstance(wait, asyncio.Task) else asyncio.create_task(wait) for wait in waits]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for wait, task in zip(waits, tasks, strict=True):

@@ -1,4 +1,4 @@
-"""`runstore retention`: how long runs are kept, on the database itself."""
+"""`runstore retention`: purges old runs directly in the database."""
 
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -10,21 +10,23 @@ from runstore.cli.options import Config, DatabaseUrl, DatabaseUrlFile, database_
 if TYPE_CHECKING:
     from runstore.maintenance.purge import PurgeCount
 
-_EXIT_INTERRUPTED = 130  # as a shell has it after Ctrl-C
+_EXIT_INTERRUPTED = 130  # the exit code that shells use after Ctrl-C
 
 
 def retention(
-    older_than: Annotated[str, typer.Option(help="How long ago a run must have ended: 90d, 12h or 30m.")],
+    older_than: Annotated[
+        str, typer.Option(help="Purge runs that ended longer ago than this: 90d, 12h or 30m.")
+    ],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say how many runs and events would go, and change nothing.")
+        bool, typer.Option("--dry-run", help="Count the runs and events to purge; change nothing.")
     ] = False,
     database_url: DatabaseUrl = None,
     database_url_file: DatabaseUrlFile = None,
     config: Config = None,
 ) -> None:
-    """Purge old runs: remove their events for good, and keep that they were there. Servers go on meanwhile.
+    """Purge old runs: remove their events for good and keep a record of each run. Servers may keep running.
 
-    What was begun and interrupted is finished the next time.
+    The next purge finishes an interrupted one.
 
     Example: runstore retention --older-than 90d --dry-run
     """
@@ -66,7 +68,7 @@ def _purge(url: str, before: int) -> str:
             purge_runs(url, before, progress)
         except KeyboardInterrupt:
             bar.stop()
-            typer.echo(f"retention: {_said(runs, events)}, and was interrupted; the next goes on", err=True)
+            typer.echo(f"retention: {_said(runs, events)}, interrupted; the next purge continues", err=True)
             raise typer.Exit(_EXIT_INTERRUPTED) from None
     return _said(runs, events)
 

@@ -1,4 +1,4 @@
-"""`runstore runs …`: the API from a shell."""
+"""`runstore runs`: the HTTP API from a shell."""
 
 import os
 import sys
@@ -16,9 +16,9 @@ from runstore.core.run import Status
 if TYPE_CHECKING:
     from runstore.client import Client, RunRecord
 
-_EXIT_REFUSED = 1  # the server said no or cannot be reached, or the run that was followed failed
-_EXIT_INTERRUPTED = 130  # as a shell has it after Ctrl-C
-TAIL_RETRY_S = 600.0  # how long `tail` waits for a server that is away
+_EXIT_REFUSED = 1  # the server refused or cannot be reached, or the followed run failed
+_EXIT_INTERRUPTED = 130  # the exit code that shells use after Ctrl-C
+TAIL_RETRY_S = 600.0  # seconds that `tail` waits for a server that is away
 
 app = typer.Typer(help="Runs on a server: start, follow, read, stop them.", no_args_is_help=True)
 
@@ -28,7 +28,7 @@ Url = Annotated[
 ApiKey = Annotated[
     str | None,
     typer.Option(
-        envvar="RUNSTORE_API_KEY", help="Better given by the environment, where `ps` does not show it."
+        envvar="RUNSTORE_API_KEY", help="Prefer the environment variable, which `ps` does not show."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, one object on a line.")]
@@ -41,15 +41,13 @@ def list_runs(
     status: Annotated[Status | None, typer.Option(help="Only runs in this state.")] = None,
     agent: Annotated[str | None, typer.Option(help="Only runs of this agent.")] = None,
     session_id: Annotated[str | None, typer.Option(help="Only runs of this session.")] = None,
-    workspace_id: Annotated[
-        str | None, typer.Option(help="The runs of this workspace, whoever's they are.")
+    workspace_id: Annotated[str | None, typer.Option(help="All members' runs of this workspace.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Created at or after this time: 2026-11-20T10:00:00Z.")
     ] = None,
-    since: Annotated[str | None, typer.Option(help="Created then or later: 2026-11-20T10:00:00Z.")] = None,
-    until: Annotated[str | None, typer.Option(help="Created then or earlier.")] = None,
-    purged: Annotated[
-        bool, typer.Option("--purged", help="The runs that were purged, and no others.")
-    ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
+    until: Annotated[str | None, typer.Option(help="Created at or before this time.")] = None,
+    purged: Annotated[bool, typer.Option("--purged", help="Only runs that were purged.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of runs.")] = 100,
     as_json: Json = False,
     url: Url = None,
     api_key: ApiKey = None,
@@ -74,8 +72,12 @@ def list_runs(
 @app.command()
 def show(
     run_id: RunId,
-    at: Annotated[int | None, typer.Option(min=1, help="As it was after the event with this seq.")] = None,
-    wait: Annotated[float | None, typer.Option(help="Seconds, up to 300, to wait for its end.")] = None,
+    at: Annotated[
+        int | None, typer.Option(min=1, help="The run's state after the event with this seq.")
+    ] = None,
+    wait: Annotated[
+        float | None, typer.Option(help="Seconds, up to 300, to wait for the run to end.")
+    ] = None,
     as_json: Json = False,
     url: Url = None,
     api_key: ApiKey = None,
@@ -92,13 +94,13 @@ def show(
 def events(
     run_id: RunId,
     after: After = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="How many at most.")] = None,
-    types: Annotated[str | None, typer.Option(help="Only these: llm.message,tool.*")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of events.")] = None,
+    types: Annotated[str | None, typer.Option(help="Only these types: llm.message,tool.*")] = None,
     as_json: Json = False,
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Print the events of a run that are stored now.
+    """Print the events of a run that are stored so far.
 
     Example: runstore runs events 01890a5d-ac96-774b-bcce-b302099a8057 --types lifecycle.* --json
     """
@@ -116,16 +118,16 @@ def events(
 def start(
     agent: Annotated[str, typer.Argument(metavar="AGENT", show_default=False)],
     input: Annotated[
-        str, typer.Argument(metavar="INPUT", help="What the agent is asked; - reads it from standard input.")
+        str, typer.Argument(metavar="INPUT", help="Input for the agent; - reads it from standard input.")
     ],
     blocks: Annotated[
         bool, typer.Option("--blocks", help="INPUT is a JSON list of content blocks: text, images, …")
     ] = False,
-    session_id: Annotated[str | None, typer.Option(help="The session that the run belongs to.")] = None,
+    session_id: Annotated[str | None, typer.Option(help="Session of the run.")] = None,
     workspace_id: Annotated[
-        str | None, typer.Option(help="The workspace whose members may read the run.")
+        str | None, typer.Option(help="Workspace whose members may read the run.")
     ] = None,
-    metadata: Annotated[str | None, typer.Option(help="A JSON object, as '{\"ticket\": 7}'.")] = None,
+    metadata: Annotated[str | None, typer.Option(help="A JSON object, such as '{\"ticket\": 7}'.")] = None,
     multitask_strategy: Annotated[
         MultitaskStrategy | None, typer.Option(help="What to do while the session has another run.")
     ] = None,
@@ -159,7 +161,7 @@ def start(
 @app.command()
 def stop(
     run_id: RunId,
-    reason: Annotated[str | None, typer.Option(help="Stored with the request.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Reason to store with the request.")] = None,
     as_json: Json = False,
     url: Url = None,
     api_key: ApiKey = None,
@@ -186,19 +188,19 @@ def tail(
     url: Url = None,
     api_key: ApiKey = None,
 ) -> None:
-    """Follow a run to its end and print what it says; the exit code is 1 if it failed.
+    """Follow a run to its end and print its text; the exit code is 1 if the run failed.
 
-    Several runs are followed as one stream of JSON (--json), each from its beginning.
-    A server that restarts is waited for. Ctrl-C stops following; the run goes on. When a new attempt says
-    something again, a line marks it: what follows the last such line is the text.
+    Several runs are followed as one stream of JSON (--json), each from its beginning. The command waits for a
+    server that restarts. Ctrl-C stops following; the run goes on. When a new attempt repeats text, a line
+    marks the place: only the text after the last such line counts.
 
     Example: runstore runs tail 01890a5d-ac96-774b-bcce-b302099a8057
     """
     if len(run_id) > 1 and (after or not as_json):
-        raise typer.BadParameter("several runs are followed with --json and without --after")
+        raise typer.BadParameter("following several runs requires --json and excludes --after")
     with connected(url, api_key) as client:
         for each in run_id:
-            client.get(each)  # what is wrong from the start is said at once
+            client.get(each)  # report an unknown run or a wrong key before following
     if len(run_id) > 1:
         _follow_several(run_id, url, api_key)
     else:
@@ -207,7 +209,7 @@ def tail(
 
 @app.command()
 def delete(run_id: RunId, url: Url = None, api_key: ApiKey = None) -> None:
-    """Take a run that has ended out of the lists.
+    """Delete an ended run from the lists.
 
     Example: runstore runs delete 01890a5d-ac96-774b-bcce-b302099a8057
     """
@@ -217,7 +219,7 @@ def delete(run_id: RunId, url: Url = None, api_key: ApiKey = None) -> None:
 
 @contextmanager
 def connected(url: str | None, api_key: str | None, retry_s: float = 0) -> "Iterator[Client]":
-    """A client whose errors end the command, in one line."""
+    """A client. Any of its errors ends the command with a message of one line."""
     from runstore.client import Client, ClientError
 
     with Client(url, api_key=api_key, retry_s=retry_s) as client:
@@ -280,11 +282,11 @@ def _utf8(given: bytes) -> str:
     try:
         return given.decode()
     except UnicodeDecodeError as error:
-        raise typer.BadParameter(f"this is no UTF-8: {error}", param_hint="INPUT") from error
+        raise typer.BadParameter(f"this is not UTF-8: {error}", param_hint="INPUT") from error
 
 
 def _json(text: str, kind: Any, where: str) -> Any:
     try:
         return msgspec.json.decode(text, type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise typer.BadParameter(f"this JSON is not as it should be: {error}", param_hint=where) from error
+        raise typer.BadParameter(f"this JSON is not valid here: {error}", param_hint=where) from error

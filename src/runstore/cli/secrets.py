@@ -1,7 +1,7 @@
-"""Secrets on the command line: any user of the machine can read that of a process, as `ps` shows it.
+"""Keeps secrets out of process listings: any user of the machine can read a command line with `ps`.
 
-They are taken out of the process's own copy, which is what /proc shows (Linux, proc_pid_cmdline(5)), and are
-handed to processes that we start by the environment, which only their own user can read.
+A process wipes them from its own command line, which /proc shows (Linux, proc_pid_cmdline(5)). It passes them
+to the processes that it starts in the environment, which only their own user can read.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ VARIABLES = {
 
 
 def take_secrets(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The arguments without secrets, and the secrets as the environment variables that mean the same."""
+    """The arguments without secrets, and the secrets as environment variables with the same meaning."""
     kept: list[str] = []
     taken: dict[str, str] = {}
     rest = iter(arguments)
@@ -34,12 +34,12 @@ def take_secrets(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def wipe(secrets: Sequence[str]) -> None:
-    """Overwrite secrets in what /proc shows as this process's command line; on Linux only."""
+    """Overwrite secrets in this process's command line as /proc shows it; on Linux only."""
     if sys.platform != "linux":
         return
     shown = Path("/proc/self/cmdline").read_bytes()
     start = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45])  # arg_start, field 48
-    for secret in secrets if start else ():  # a process that hides itself does not know where they are
+    for secret in secrets if start else ():  # 0: a process that hides itself cannot read the address
         encoded = os.fsencode(_secret_part(secret))
         place = shown.find(encoded) if encoded else -1
         while place >= 0:
@@ -48,6 +48,9 @@ def wipe(secrets: Sequence[str]) -> None:
 
 
 def _secret_part(secret: str) -> str:
-    """All of a key; of a URL what follows its scheme, unless it has neither a password nor options."""
+    """The secret part of an option's value: the whole key, or a URL after its scheme.
+
+    A URL without a password and without options has no secret part.
+    """
     _, found, rest = secret.partition("://")
     return (rest if {"@", "?"} & set(rest) else "") if found else secret
