@@ -1,4 +1,4 @@
-"""A client of the HTTP API, sync and async. The decisions are made once, in `calls` and `following`."""
+"""A sync and an async client of the HTTP API. Both take their decisions from `calls` and `following`."""
 
 from runstore.client.aio import AsyncClient
 from runstore.client.errors import (

@@ -1,4 +1,4 @@
-"""The client for programs with an event loop: the same calls, awaited."""
+"""The client for programs with an event loop."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """As `Client`, whose methods say what these do. Use it in an `async with`, or `aclose` it."""
+    """The methods of `Client`, as coroutines. Use it in an `async with`, or call `aclose`."""
 
     def __init__(
         self, url: str | None = None, *, api_key: str | None = None, retry_s: float = RETRY_S

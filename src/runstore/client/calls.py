@@ -1,4 +1,4 @@
-"""Each request of the API as a value, and what its answer means. No I/O: `sync` and `aio` do that."""
+"""Each request of the API as a value, and how to read its answer. `sync` and `aio` do the I/O."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -20,16 +20,19 @@ from runstore.core.events import Custom
 from runstore.core.names import check_text
 from runstore.core.records import EventRecord
 
-PAGE = 1_000  # runs or events of one request
+PAGE = 1_000  # runs or events per request
 CONNECT_TIMEOUT_S = 10.0
-ANSWER_TIMEOUT_S = 30.0  # beyond what a request itself asks to wait
+ANSWER_TIMEOUT_S = 30.0  # seconds for an answer, beyond the wait that a request asks for
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 T = TypeVar("T")
 
 
 class Call(Struct, Generic[T], frozen=True):
-    """One request. `repeatable`: asking twice is asking once, so a lost answer is no reason to give up."""
+    """One request.
+
+    `repeatable`: sending it twice has the effect of sending it once, so it is retried after a lost answer.
+    """
 
     method: str
     path: str
@@ -44,8 +47,8 @@ class Call(Struct, Generic[T], frozen=True):
         """The arguments for httpx.
 
         Raises:
-            InvalidName: something is no text that can be sent.
-            EventTooDeep: the body cannot be sent.
+            InvalidName: a value is not valid Unicode text.
+            EventTooDeep: the body is nested too deeply to encode.
         """
         headers, content = dict(self.headers), None
         if self.body is not None:
@@ -65,7 +68,7 @@ def _json(body: Any) -> bytes:
     except RecursionError as error:
         raise EventTooDeep(TOO_DEEP.format("the body")) from error
     except UnicodeEncodeError as error:
-        raise InvalidName("the body holds half of a surrogate pair, which UTF-8 has not") from error
+        raise InvalidName("the body holds half of a surrogate pair, which UTF-8 cannot encode") from error
 
 
 def _text(name: str, value: Any) -> Any:
@@ -75,24 +78,24 @@ def _text(name: str, value: Any) -> Any:
 
 
 class Page(Struct, Generic[T], frozen=True):
-    """Some of many, and the call for those after them."""
+    """One page of results, and the call for the next page."""
 
     data: list[T]
     following: Call["Page[T]"] | None
 
 
 class CallTries(Generic[T]):
-    """The tries of one call: decides after each whether there is another one, and when."""
+    """The tries of one call; decides after each whether to try again, and when."""
 
     def __init__(self, call: Call[T], retry_s: float) -> None:
         self._call = call
         self._patience = Patience(retry_s)
 
     def failed(self, error: httpx.TransportError) -> float:
-        """No answer came; returns how long to wait before the next try.
+        """Record that no answer came; return the seconds to wait before the next try.
 
         Raises:
-            ServerUnreachable: do not try again.
+            ServerUnreachable: the call must not be repeated, or its time is over.
         """
         lost = unreachable(error)
         if not self._call.repeatable and not isinstance(error, NEVER_SENT):
@@ -100,10 +103,10 @@ class CallTries(Generic[T]):
         return self._patience.wait_s(lost)
 
     def answered(self, answer: httpx.Response) -> float | None:
-        """An answer came; returns how long to wait before the next try, None when this is it.
+        """Record an answer; return the seconds to wait before the next try, or None to accept this one.
 
         Raises:
-            ApiError: the server says no.
+            ApiError: the server refused the request.
         """
         if answer.is_success:
             return None
@@ -113,19 +116,19 @@ class CallTries(Generic[T]):
         return self._patience.wait_s(error, error.retry_after_s)
 
     def result(self, answer: httpx.Response) -> T:
-        """What a good answer says.
+        """The content of a successful answer.
 
         Raises:
-            UnexpectedAnswer
+            UnexpectedAnswer: the content cannot be decoded.
         """
         try:
             return self._call.read(answer.content)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise UnexpectedAnswer(f"{answer.url} answered something else: {error}") from error
+            raise UnexpectedAnswer(f"{answer.url} sent an answer that cannot be read: {error}") from error
 
 
 def is_passing(error: ApiError) -> bool:
-    """Whether it may go later: the database or the server is away for a moment."""
+    """Whether the request may succeed later: the database or the server is unavailable for now."""
     return error.status in (502, 503, 504)
 
 
@@ -190,7 +193,7 @@ def joined(types: Sequence[str] | None) -> str | None:
 
 
 def _page(path: str, params: Mapping[str, Any], limit: int | None, cls: type[T]) -> Call[Page[T]]:
-    """One page after another; `limit`: how many in all, None: all that there are."""
+    """The call for one page. `limit`: items in total; None means all of them."""
     decoder = msgspec.json.Decoder(_Listed[cls])  # type: ignore[valid-type]
 
     def read(body: bytes) -> Page[T]:
@@ -200,7 +203,7 @@ def _page(path: str, params: Mapping[str, Any], limit: int | None, cls: type[T])
             return Page(listed.data, None)
         return Page(listed.data, _page(path, {**params, "after": listed.next}, left, cls))
 
-    asked = {name: _told(value) for name, value in params.items()}
+    asked = {name: _as_parameter(value) for name, value in params.items()}
     return Call("GET", path, read, params={**asked, "limit": PAGE if limit is None else min(limit, PAGE)})
 
 
@@ -217,8 +220,8 @@ def _path(run_id: str, rest: str = "") -> str:
     return f"/runs/{quote(run_id, safe='')}{rest}"
 
 
-def _told(value: Any) -> Any:
-    """A time as the API reads it; one without a zone is of here."""
+def _as_parameter(value: Any) -> Any:
+    """A time as the API reads it; a time without a zone is local."""
     return value.astimezone().isoformat() if isinstance(value, datetime) else value
 
 

@@ -1,16 +1,16 @@
-"""What a client meets.
+"""Errors of a client.
 
 ClientError
-├── ServerUnreachable   no answer came, however often it was tried
-├── UnexpectedAnswer    what answered is no runstore, or speaks another language
-└── ApiError            the server said no: `status`, `code`, the message, `details`
+├── ServerUnreachable   no answer came, even after retries
+├── UnexpectedAnswer    the answer is not a runstore's
+└── ApiError            the server refused: `status`, `code`, the message, `details`
     ├── Unauthorized    401
     ├── Forbidden       403
     ├── NotFound        404
     ├── Conflict        409
     ├── Gone            410
     ├── RateLimited     429
-    └── Unavailable     502, 503, 504, however often it was tried
+    └── Unavailable     502, 503, 504, even after retries
 """
 
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ import msgspec
 
 from runstore.core.errors import RunstoreError
 
-_SHOWN = 200  # characters of an answer that nobody expected
+_SHOWN = 200  # characters of an unexpected answer in the message
 
 
 class ClientError(RunstoreError):
-    """The server could not be asked, or said no."""
+    """The request failed or was refused."""
 
 
 class ServerUnreachable(ClientError):
@@ -35,13 +35,16 @@ class ServerUnreachable(ClientError):
 
 
 class UnexpectedAnswer(ClientError):
-    """The answer is none that a runstore gives."""
+    """The answer is not one that a runstore gives."""
 
     code = "unexpected_answer"
 
 
 class ApiError(ClientError):
-    """The server said no. `code` is for programs; `details` has what else the answer tells, as `head`."""
+    """The server refused. `code` is for programs.
+
+    `details` holds further fields of the answer, such as `head`.
+    """
 
     def __init__(
         self, status: int, code: str, message: str, details: dict[str, Any], retry_after_s: float = 0
@@ -61,7 +64,7 @@ class Unauthorized(ApiError):
 
 
 class Forbidden(ApiError):
-    """The run belongs to somebody else."""
+    """The run belongs to another user."""
 
 
 class NotFound(ApiError):
@@ -69,19 +72,19 @@ class NotFound(ApiError):
 
 
 class Conflict(ApiError):
-    """The run is not in a state for this."""
+    """The run's state does not allow this."""
 
 
 class Gone(ApiError):
-    """The run was deleted or purged: `code` tells which."""
+    """The run was deleted or purged; `code` says which."""
 
 
 class RateLimited(ApiError):
-    """A limit is reached; later it may go."""
+    """A limit is reached; the request may succeed later."""
 
 
 class Unavailable(ApiError):
-    """The server cannot do it now."""
+    """The server cannot do this now."""
 
 
 _CLASSES: dict[int, type[ApiError]] = {
@@ -91,14 +94,14 @@ _CLASSES: dict[int, type[ApiError]] = {
 
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
-    """The error that an answer tells of, also when something in between has answered."""
+    """The error in an answer, which may also come from a proxy."""
     try:
-        told = msgspec.json.decode(body, type=dict[str, dict[str, Any]])["error"]
-        code, message = str(told.pop("code")), str(told.pop("message"))
+        rest = msgspec.json.decode(body, type=dict[str, dict[str, Any]])["error"]
+        code, message = str(rest.pop("code")), str(rest.pop("message"))
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
         shown = " ".join(body.decode(errors="replace").split())[:_SHOWN]
-        code, message, told = "http_error", f"{status} {responses.get(status, '')}: {shown}".rstrip(": "), {}
-    return _CLASSES.get(status, ApiError)(status, code, message, told, _retry_after_s(headers))
+        code, message, rest = "http_error", f"{status} {responses.get(status, '')}: {shown}".rstrip(": "), {}
+    return _CLASSES.get(status, ApiError)(status, code, message, rest, _retry_after_s(headers))
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:

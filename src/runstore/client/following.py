@@ -1,4 +1,4 @@
-"""Following a run over connections that break: where the reader is, what to ask for, when to end. No I/O."""
+"""Follows runs over connections that break: holds the cursor, makes requests, detects the end. No I/O."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,15 +13,19 @@ from runstore.client.patience import Patience
 from runstore.core.records import EventRecord
 from runstore.core.sse import Frame, FrameParser, FrameTooLarge
 
-SILENCE_S = 45.0  # three heartbeats: a connection that has said nothing for so long is dead
+SILENCE_S = 45.0  # seconds of silence, three heartbeats, before a connection counts as dead
 MEDIA_TYPE = "text/event-stream"
-GONE = "stream.gone"  # the type of what a stream of several runs says of a run that is no more
+GONE = "stream.gone"  # the type of an event that says a followed run was deleted or purged
 
 _decode = msgspec.json.Decoder(EventRecord).decode
 
 
 class Stream:
-    """One reader's place. Ask `request()`, tell what came, wait `wait_s()`, until it has `ended`."""
+    """One reader's position in a stream.
+
+    Loop: send `request()`, pass its outcome to `opened`, `refused`, `broken` and `feed`, then wait `wait_s()`
+    seconds, until `ended`.
+    """
 
     def __init__(self, path: str, params: list[tuple[str, str]], last_id: str, retry_s: float) -> None:
         self.ended = False
@@ -45,24 +49,27 @@ class Stream:
         }  # fmt: skip
 
     def opened(self, answer: httpx.Response) -> bool:
-        """The answer's status has come; True: feed what follows, False: `refused` takes the rest."""
+        """Take the answer's status. True: pass the body to `feed`. False.
+
+        Read the body and call `refused`.
+        """
         if answer.status_code == 204:
             self.ended = True
             return True
         if answer.status_code != 200:
             return False
         if answer.headers.get("content-type", "").partition(";")[0].strip().lower() != MEDIA_TYPE:
-            raise UnexpectedAnswer(f"{answer.url} is no event stream")
+            raise UnexpectedAnswer(f"{answer.url} is not an event stream")
         self._parser = FrameParser()
         self._patience.alive()
         self._lost = ServerUnreachable(f"{answer.url}: the stream was cut")
         return True
 
     def refused(self, answer: httpx.Response) -> None:
-        """An answer that is no stream has been read.
+        """Take an answer that is not a stream, whose body has been read.
 
         Raises:
-            ApiError: there is no point in asking again.
+            ApiError: retrying cannot help.
         """
         error = error_of(answer.status_code, answer.headers, answer.content)
         if not is_passing(error):
@@ -70,14 +77,14 @@ class Stream:
         self._lost, self._asked_s = error, error.retry_after_s
 
     def broken(self, error: httpx.TransportError) -> None:
-        """The connection broke, or there was none."""
+        """Record that the connection broke or could not be made."""
         self._lost = unreachable(error)
 
     def feed(self, part: bytes) -> list[EventRecord]:
-        """The events that are complete with `part`: each once, in order.
+        """The events that `part` completes, each once and in order.
 
         Raises:
-            UnexpectedAnswer: an event is missing, or it is none.
+            UnexpectedAnswer: an event is missing or malformed.
         """
         try:
             frames = self._parser.feed(part)
@@ -89,24 +96,24 @@ class Stream:
         return events
 
     def wait_s(self) -> float:
-        """How long to wait before the next request.
+        """Seconds to wait before the next request.
 
         Raises:
-            ClientError: what went wrong, since it has for too long.
+            ClientError: the last failure, when the retry time is over.
         """
         asked_s, self._asked_s = self._asked_s, 0.0
         return self._patience.wait_s(self._lost, asked_s)
 
     def _event(self, frame: Frame) -> EventRecord | None:
-        """The event of a frame, None if it is none for the reader."""
+        """The event of a frame; None if the reader has had it."""
         raise NotImplementedError
 
 
 class Following(Stream):
-    """One reader's place in a run.
+    """One reader's position in a run.
 
     Args:
-        after: the cursor: events with a greater seq.
+        after: the cursor; the stream has the events with a greater seq.
         types: a filter; without one, a missing seq is an error.
     """
 
@@ -128,10 +135,10 @@ class Following(Stream):
 
 
 class FollowingSeveral(Stream):
-    """One reader's places in several runs.
+    """One reader's positions in several runs.
 
     Args:
-        run_ids: none: all of one's own runs.
+        run_ids: the runs; without any, all of the user's own runs.
     """
 
     def __init__(self, run_ids: Sequence[str], *, types: Sequence[str] | None, retry_s: float) -> None:

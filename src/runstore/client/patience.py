@@ -1,4 +1,4 @@
-"""How long to try again, and how often. Pure but for the clock and the dice, which come in from outside."""
+"""How long and how often to retry. The clock and the random numbers come in from outside."""
 
 import random
 import time
@@ -6,13 +6,17 @@ from collections.abc import Callable
 
 from runstore.client.errors import ClientError
 
-FIRST_WAIT_S = 0.1  # before the second try, doubled before each one after it
-MAX_WAIT_S = 5.0  # between two tries, also when the server asks for more
-RETRY_S = 60.0  # unless a client says otherwise: how long it tries without an answer
+FIRST_WAIT_S = 0.1  # seconds before the second try; doubled before each later one
+MAX_WAIT_S = 5.0  # seconds between two tries, even if the server asks for more
+RETRY_S = 60.0  # seconds without an answer before a client gives up, by default
 
 
 class Patience:
-    """Counts failures in a row. `retry_s`: from the first of them, how long to try again; 0: never."""
+    """Counts failures in a row.
+
+    Args:
+        retry_s: seconds to retry, from the first failure; 0 never retries.
+    """
 
     def __init__(
         self,
@@ -27,18 +31,18 @@ class Patience:
         self._since: float | None = None
 
     def alive(self) -> None:
-        """The server answers: it has all the time again, but is not asked more often."""
+        """The server answers: restart the retry time, but keep the back-off."""
         self._since = None
 
     def progress(self) -> None:
-        """Something has come of it: start over."""
+        """An event or an answer arrived: restart the retry time and the back-off."""
         self._since, self._tries = None, 0
 
     def wait_s(self, error: ClientError, asked_s: float = 0) -> float:
-        """How long to wait after `error`; `asked_s`: what the server asked for.
+        """Seconds to wait after `error`; at least `asked_s`, which the server asked for, up to MAX_WAIT_S.
 
         Raises:
-            ClientError: `error`, since the time is over.
+            ClientError: `error` itself, when the retry time is over.
         """
         now = self._clock()
         self._since = now if self._since is None else self._since

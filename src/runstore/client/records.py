@@ -1,4 +1,7 @@
-"""What the API shows. A newer server's fields are ignored, those that an older one lacks empty."""
+"""The API's records. Unknown fields of a newer server are ignored.
+
+An older server's missing fields are empty.
+"""
 
 from typing import Any
 
@@ -6,10 +9,10 @@ from msgspec import Struct
 
 
 class RunRecord(Struct, frozen=True, kw_only=True):
-    """See docs/http.md, "The run record". Times: RFC 3339, UTC. `last_seq`: not in lists.
+    """See docs/http.md, "The run record". Times are RFC 3339 in UTC. Lists omit `last_seq`.
 
-    `truncated`: in lists, the fields that are left out since they are large; `get` has them. `purged_at`,
-    `deleted`, `counts`: only of purged runs.
+    `truncated` names the large fields that a list leaves out; `get` has them. Only purged runs have
+    `purged_at`, `deleted` and `counts`.
     """
 
     run_id: str
@@ -45,7 +48,10 @@ class RunRecord(Struct, frozen=True, kw_only=True):
 
 
 class Ticket(Struct, frozen=True, kw_only=True):
-    """What opens one run's stream without a key. `url`: the stream's, with it, from the server's root."""
+    """Opens one run's stream without a key. `url`.
+
+    The stream's, with the ticket, relative to the server's root.
+    """
 
     ticket: str
     url: str

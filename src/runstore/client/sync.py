@@ -21,15 +21,15 @@ T = TypeVar("T")
 
 
 class Client:
-    """Starts, follows and stops runs over HTTP. Threads may share it. Use it in a `with`, or `close` it.
+    """Starts, follows and stops runs over HTTP. Threads may share it. Use it in a `with`, or call `close`.
 
-    Every method raises ApiError when the server says no (its class tells the status, `code` the reason),
-    and ServerUnreachable when no answer came.
+    Every method raises ApiError when the server refuses (the class stands for the status, `code` for the
+    reason), and ServerUnreachable when no answer came.
 
     Args:
-        url: of the server; else RUNSTORE_URL, else http://127.0.0.1:8082.
-        api_key: else RUNSTORE_API_KEY, else none.
-        retry_s: how long to try again when the server does not answer or is unavailable; 0: never.
+        url: the server; by default RUNSTORE_URL, else http://127.0.0.1:8082.
+        api_key: by default RUNSTORE_API_KEY, else none.
+        retry_s: seconds to retry while the server does not answer or is unavailable; 0 never retries.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connections; streams that are open end with an error."""
+        """Close the connections; open streams end with an error."""
         self._http.close()
 
     def start(
@@ -63,11 +63,11 @@ class Client:
     ) -> RunRecord:
         """Start a run and return its record, once it is stored; `stream` follows it.
 
-        Trying again starts no second run: every start has a key, your own or one made for it.
+        Retries start no second run: every start carries an idempotency key, yours or a generated one.
 
         Args:
-            multitask_strategy: what to do about runs of the same session that have not ended: `interrupt`,
-                `enqueue` (so it is if nothing is said), `reject` or `parallel`.
+            multitask_strategy: how to handle active runs of the same session: `interrupt`, `enqueue` (the
+                default), `reject` or `parallel`.
         """
         body = {
             "session_id": session_id, "workspace_id": workspace_id, "metadata": metadata,
@@ -80,20 +80,20 @@ class Client:
     ) -> Iterator[EventRecord]:
         """Every event of the run after a seq, once and in order, live until the run ends.
 
-        Connections that break, a server that restarts and a database that is away only take time. Leaving
-        the loop cuts the connection; the run goes on.
+        The stream survives broken connections, server restarts and database outages; they cost only time.
+        Leaving the loop cuts the connection; the run goes on.
 
         Args:
-            types: a filter, as ["llm.token", "lifecycle.*"]; terminal events always come.
+            types: a filter, such as ["llm.token", "lifecycle.*"]; terminal events always come.
         """
         return self._follow(Following(run_id, after=after, types=types, retry_s=self._retry_s))
 
     def follow(self, *run_ids: str, types: Sequence[str] | None = None) -> Iterator[EventRecord]:
         """Every event of several runs over one connection, live until all of them have ended.
 
-        Without names: of all of one's own runs that have not ended, and of each that starts meanwhile; that
-        has no end. Each run's events come once and in order. Of a run that is deleted or purged before its
-        end comes an event `stream.gone` with the seq 0. Connections that break take time only: see `stream`.
+        Without `run_ids` it follows all of the user's own active runs, and each new one, without an end. Each
+        run's events come once and in order. A run that is deleted or purged before it ends yields an event
+        `stream.gone` with seq 0. The stream survives broken connections, as `stream` does.
         """
         return self._follow(FollowingSeveral(run_ids, types=types, retry_s=self._retry_s))
 
@@ -116,10 +116,10 @@ class Client:
             time.sleep(following.wait_s())
 
     def get(self, run_id: str, *, at: int | None = None, wait: float | None = None) -> RunRecord:
-        """The run as it is, or was after the seq `at`.
+        """The run's current state, or its state after the seq `at`.
 
         Args:
-            wait: seconds, up to 300: answer when the run has ended, or after so long.
+            wait: seconds, up to 300: answer when the run has ended, or after this time.
         """
         return self._do(calls.get(run_id, at, wait))
 
@@ -135,7 +135,7 @@ class Client:
         purged: bool = False,
         limit: int | None = None,
     ) -> Iterator[RunRecord]:
-        """The runs that match, newest first, read page by page while you iterate; or the `purged` ones."""
+        """The matching runs, newest first, read page by page during iteration; `purged`: only purged runs."""
         return self._all(
             calls.runs(
                 limit, status=status, agent=agent, session_id=session_id, workspace_id=workspace_id,
@@ -146,11 +146,11 @@ class Client:
     def events(
         self, run_id: str, *, after: int = 0, limit: int | None = None, types: Sequence[str] | None = None
     ) -> Iterator[EventRecord]:
-        """The run's events that are stored now, read page by page while you iterate."""
+        """The run's events that are stored so far, read page by page during iteration."""
         return self._all(calls.events(run_id, after, limit, types))
 
     def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
-        """Add events of your own, all or none; returns the last seq, once they are stored."""
+        """Append custom events, all or none; return the last seq once they are stored."""
         return self._do(calls.append(run_id, events, expected_seq))
 
     def stop(self, run_id: str, *, reason: str | None = None) -> RunRecord:
@@ -158,15 +158,15 @@ class Client:
         return self._do(calls.stop(run_id, reason))
 
     def ticket(self, run_id: str, *, ttl_s: int | None = None) -> Ticket:
-        """What lets a browser follow the run: its EventSource cannot send a key.
+        """A ticket that lets a browser follow the run, as an EventSource cannot send a key.
 
         Args:
-            ttl_s: seconds that it is good for, up to 86,400; an hour if not given.
+            ttl_s: seconds that it is valid, up to 86,400; an hour by default.
         """
         return self._do(calls.ticket(run_id, ttl_s))
 
     def delete(self, run_id: str) -> None:
-        """Take a run that has ended out of the lists."""
+        """Delete an ended run from the lists."""
         self._do(calls.delete(run_id))
 
     def agents(self) -> Sequence[dict[str, Any]]:
