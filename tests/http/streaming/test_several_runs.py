@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from runstore.core.places import OwnPlaces
+from runstore.core.stream_cursors import OwnRunCursors
 
 import runstore
 from runstore.mount import MountedApp
@@ -360,7 +360,7 @@ async def start(client: httpx.AsyncClient, count: int) -> None:
 
 
 async def test_a_cursor_of_all_that_is_too_far_behind_is_refused(few: httpx.AsyncClient) -> None:
-    behind = {"Last-Event-ID": OwnPlaces(0, int(time.time())).text}
+    behind = {"Last-Event-ID": OwnRunCursors(0, int(time.time())).text}
     await start(few, 4)
     answer = await few.get("/stream", headers=behind)
     assert error_of(answer) == (400, "invalid_cursor")
