@@ -42,7 +42,6 @@ from runstore.http.openai.objects import ChatBody, StreamOptions
 from runstore.http.openapi.document import document
 from runstore.runtime.catalog.teams import HierarchySettings
 from runstore.settings import ServerSettings, load_settings
-from tests.http.routes import ROUTES as APPLICATION
 from tests.pages import (
     HEADING,
     PAGES,
@@ -152,10 +151,6 @@ def test_the_openapi_document_has_the_parameters_of_every_path(method: str, path
     parameters = PATHS[path][method.lower()]["parameters"]
     in_path = [each["name"] for each in parameters if each["in"] == "path"]
     assert in_path == re.findall(r"{(\w+)}", path)
-
-
-def test_the_routes_of_the_openapi_document_are_those_of_the_application() -> None:
-    assert {route for route in APPLICATION if route[0] != "HEAD"} == set(ROUTES)
 
 
 def test_the_errors_of_the_openapi_document_are_those_of_the_docs() -> None:

@@ -5,11 +5,9 @@ from secrets import token_bytes
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.routing import Route
 from starlette.types import Lifespan
 
 from runstore.http.bodies import Bodies
-from runstore.http.envelope import EXECUTOR
 from runstore.http.errors import EXCEPTION_HANDLERS
 from runstore.http.executor.routes import HierarchyRoutes, TeamRunRoutes
 from runstore.http.native.agents import AgentRoutes
@@ -34,6 +32,8 @@ from runstore.store.hierarchies import HierarchyStore
 from runstore.store.runs import RunStore
 
 SURFACES = (
+    Surface("/v1", (ChatRoutes,)),
+    Surface("/api/executor/v1", (HierarchyRoutes, TeamRunRoutes)),
     Surface(
         "",
         (
@@ -73,10 +73,10 @@ def build_http(
     access, subscribers, bodies = Access(store), Subscribers(store), Bodies(store)
     signer = authenticator.tickets if authenticator else TicketSigner(token_bytes(32))
     following = Following(store, subscribers)
-    chat = ChatRoutes(store, subscribers)
-    teams = HierarchyRoutes(store, hierarchies)
-    team_runs = TeamRunRoutes(store, hierarchies, access, following)
     handlers = (
+        ChatRoutes(store, subscribers, bodies),
+        HierarchyRoutes(store, hierarchies),
+        TeamRunRoutes(store, hierarchies, access, following),
         AgentRoutes(store, access, subscribers),
         RunRoutes(store, access, following),
         StreamRoutes(access, following),
@@ -88,18 +88,6 @@ def build_http(
     )
     app = Starlette(
         routes=[
-            Route("/v1/chat/completions", chat.completions, methods=["POST"]),
-            Route("/v1/models", chat.models),
-            Route("/v1/models/{model}", chat.model),
-            Route(f"{EXECUTOR}/hierarchies/create", teams.create, methods=["POST"]),
-            Route(f"{EXECUTOR}/hierarchies/list", teams.list, methods=["POST"]),
-            Route(f"{EXECUTOR}/hierarchies/get", teams.get, methods=["POST"]),
-            Route(f"{EXECUTOR}/hierarchies/delete", teams.delete, methods=["POST"]),
-            Route(f"{EXECUTOR}/runs/start", team_runs.start, methods=["POST"]),
-            Route(f"{EXECUTOR}/runs/stream", team_runs.stream, methods=["POST"]),
-            Route(f"{EXECUTOR}/runs/cancel", team_runs.cancel, methods=["POST"]),
-            Route(f"{EXECUTOR}/runs/get", team_runs.get, methods=["POST"]),
-            Route(f"{EXECUTOR}/runs/list", team_runs.list, methods=["POST"]),
             *(route for surface in SURFACES for route in surface.routes(handlers, bodies)),
         ],
         middleware=[
@@ -112,5 +100,4 @@ def build_http(
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.bodies = bodies
     return app

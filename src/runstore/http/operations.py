@@ -6,7 +6,7 @@ is a list of such classes under one prefix.
 
 from collections.abc import Awaitable, Callable, Iterable
 from inspect import cleandoc
-from typing import Any, Generic, TypedDict, TypeVar, cast
+from typing import Any, Generic, TypedDict, TypeVar
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -68,11 +68,11 @@ class Operation(Struct, Generic[B], frozen=True, kw_only=True):
         open: it needs no login, since it answers nothing about any run.
     """
 
+    method: str
+    path: str
     id: str
     summary: str
-    method: str = ""
-    path: str = ""
-    handler: Callable[[Any, "Call[B]"], Awaitable[Response]] = cast(Any, None)
+    handler: Callable[[Any, "Call[B]"], Awaitable[Response]]
     answers: dict[int, Answer]
     parameters: tuple[Parameter, ...] = ()
     body: Body[B] | None = None
@@ -86,9 +86,6 @@ class Operation(Struct, Generic[B], frozen=True, kw_only=True):
         """The names of its query parameters."""
         named = [each.name for each in self.parameters if each.place == "query"]
         return [*named, TICKET] if self.by_ticket else named
-
-
-Operations = dict[tuple[str, str], Operation[Any]]  # of a method and a path
 
 
 class Origin(TypedDict):

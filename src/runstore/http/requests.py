@@ -73,19 +73,6 @@ class Body(Struct, Generic[T], frozen=True):
         return await bodies.read(request, partial(_decode, self, None if known else kind))
 
 
-async def read_body(
-    request: Request,
-    cls: type[T],
-    *,
-    optional: bool = False,
-    any_type: bool = False,
-    any_text: bool = False,
-    mend: Callable[[Any], Any] | None = None,
-) -> T:
-    body = Body(cls, optional=optional, any_type=any_type, any_text=any_text, mend=mend)
-    return await body.read(request, request.app.state.bodies)
-
-
 def _decode(body: Body[T], foreign: str | None, content: bytes) -> T:
     """`foreign`: the media type that it is sent as, if that is not JSON."""
     if not content and body.optional:

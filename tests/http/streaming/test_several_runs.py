@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
-from runstore.core.stream_cursors import OwnRunCursors
 
 import runstore
+from runstore.core.stream_cursors import OwnRunCursors
 from runstore.mount import MountedApp
 from runstore.runtime.catalog.agents import AgentSpec
 from runstore.store import runs as store_runs

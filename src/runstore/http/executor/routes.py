@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
-from starlette.requests import Request
 from starlette.responses import Response
 
+from runstore.core import errors
 from runstore.core.codec import timestamp
 from runstore.core.events import MultitaskStrategy
 from runstore.core.hierarchy import AGENT, Hierarchy, Team, agent_name, hierarchy_of
@@ -18,21 +18,33 @@ from runstore.http.fields import HierarchyId, Name, RunId, Time
 from runstore.http.json import json_list, json_response
 from runstore.http.native.records import RunRecord, record
 from runstore.http.native.runs import MAX_PAGE, MAX_REASON, list_cursor
-from runstore.http.requests import (
-    MAX_CURSOR_DIGITS,
-    check_parameters,
-    read_body,
-    read_cursor,
-    read_idempotency_key,
-    read_traceparent,
-)  # fmt: skip
+from runstore.http.openapi.schemas import (
+    LAST_EVENT_ID,
+    NOTHING_LEFT,
+    OF_A_RUN,
+    OF_A_START,
+    RUN_HEADER,
+    START_HEADERS,
+    TOO_MANY_STREAMS,
+    json,
+    stream,
+)
+from runstore.http.operations import Answer, Call, Problem, Schema, operation
+from runstore.http.requests import MAX_CURSOR_DIGITS, Body, read_cursor
 from runstore.http.security.access import Access
 from runstore.http.security.known_keys import now_ms
-from runstore.http.security.users import User, login_of, user_of
+from runstore.http.security.users import User
 from runstore.http.streaming.disconnect import OnDisconnect, cancel_run
 from runstore.http.streaming.following import Following
 from runstore.projections.runs import RunQuery
-from runstore.store.hierarchies import HierarchyStore, HierarchySummary, StoredHierarchy, parse_hierarchy_id
+from runstore.store.hierarchies import (
+    HierarchyNotFound,
+    HierarchyStore,
+    HierarchySummary,
+    InvalidHierarchy,
+    StoredHierarchy,
+    parse_hierarchy_id,
+)
 from runstore.store.runs import RunAt, RunStore
 
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
@@ -140,6 +152,16 @@ class TeamRunPage(Struct, frozen=True):
     next: RunId | None
 
 
+OF_A_HIERARCHY: tuple[Problem, ...] = (HierarchyNotFound, Forbidden)
+RUN_ID_IN_BODY = "$response.body#/data/run_id"
+
+
+def success(
+    description: str, data: Any, headers: dict[str, Schema] | None = None, run_id: str = ""
+) -> Answer:
+    return json(description, Success[data], headers, run_id)
+
+
 class HierarchyRoutes:
     """The routes below `/api/executor/v1/hierarchies`."""
 
@@ -147,16 +169,30 @@ class HierarchyRoutes:
         self._store = store
         self._hierarchies = hierarchies
 
-    async def create(self, request: Request) -> Response:
-        check_parameters(request, ())
-        hierarchy = await read_body(request, Hierarchy)
-        stored = await self._hierarchies.create(hierarchy, user_id=user_of(request).user_id, now=now_ms())
+    @operation(
+        "POST",
+        "/hierarchies/create",
+        body=Body(Hierarchy),
+        answers={201: success("it is stored", HierarchyRecord)},
+        problems=(InvalidHierarchy, (429, errors.LimitExceeded.code)),
+    )
+    async def create_hierarchy(self, call: Call[Hierarchy]) -> Response:
+        """Store a hierarchy of agents."""
+        hierarchy = await call.body()
+        stored = await self._hierarchies.create(hierarchy, user_id=call.user.user_id, now=now_ms())
         return _success(_shown(stored), 201)
 
-    async def list(self, request: Request) -> Response:
-        check_parameters(request, ())
-        body = await read_body(request, ListHierarchiesBody, optional=True)
-        user = user_of(request)
+    @operation(
+        "POST",
+        "/hierarchies/list",
+        body=Body(ListHierarchiesBody, optional=True),
+        answers={200: success("a page of hierarchies", HierarchyPage)},
+        problems=(errors.InvalidCursor,),
+    )
+    async def list_hierarchies(self, call: Call[ListHierarchiesBody]) -> Response:
+        """List hierarchies, newest first."""
+        body = await call.body()
+        user = call.user
         found = await self._hierarchies.find(
             user_id=None if user.admin else user.user_id,
             before=list_cursor(body.after) if body.after is not None else None,
@@ -166,15 +202,29 @@ class HierarchyRoutes:
         following = page[-1].hierarchy_id if len(found) > body.limit else None
         return _success(HierarchyPage([_listed(summary) for summary in page], following))
 
-    async def get(self, request: Request) -> Response:
-        check_parameters(request, ())
-        body = await read_body(request, HierarchyBody)
-        return _success(_shown(await own(self._hierarchies, user_of(request), body.hierarchy_id)))
+    @operation(
+        "POST",
+        "/hierarchies/get",
+        body=Body(HierarchyBody),
+        answers={200: success("the hierarchy", HierarchyRecord)},
+        problems=OF_A_HIERARCHY,
+    )
+    async def get_hierarchy(self, call: Call[HierarchyBody]) -> Response:
+        """One hierarchy."""
+        body = await call.body()
+        return _success(_shown(await own(self._hierarchies, call.user, body.hierarchy_id)))
 
-    async def delete(self, request: Request) -> Response:
-        check_parameters(request, ())
-        body = await read_body(request, HierarchyBody)
-        stored = await own(self._hierarchies, user_of(request), body.hierarchy_id)
+    @operation(
+        "POST",
+        "/hierarchies/delete",
+        body=Body(HierarchyBody),
+        answers={200: success("it is deleted", DeletedHierarchy)},
+        problems=OF_A_HIERARCHY,
+    )
+    async def delete_hierarchy(self, call: Call[HierarchyBody]) -> Response:
+        """Delete a hierarchy; its runs stay."""
+        body = await call.body()
+        stored = await own(self._hierarchies, call.user, body.hierarchy_id)
         await self._hierarchies.delete(stored.summary.hierarchy_id)
         return _success(DeletedHierarchy(stored.summary.hierarchy_id))
 
@@ -190,51 +240,93 @@ class TeamRunRoutes:
         self._access = access
         self._following = following
 
-    async def start(self, request: Request) -> Response:
-        check_parameters(request, ())
-        body, user = await read_body(request, StartTeamBody), user_of(request)
+    @operation(
+        "POST",
+        "/runs/start",
+        parameters=START_HEADERS,
+        body=Body(StartTeamBody),
+        answers={202: success("the run is stored", TeamRunRecord, RUN_HEADER, RUN_ID_IN_BODY)},
+        problems=(*OF_A_START, *OF_A_HIERARCHY, InvalidHierarchy),
+    )
+    async def start_team_run(self, call: Call[StartTeamBody]) -> Response:
+        """Start a run of a hierarchy."""
+        body, user = await call.body(), call.user
         self._access.check_workspace(user, body.workspace_id)
         stored = await own(self._hierarchies, user, body.hierarchy_id)
         started = await self._store.start(
             agent_name(stored.summary.hierarchy_id),
             body.task,
-            user_id=user.user_id,
             session_id=body.session_id,
             workspace_id=body.workspace_id,
             metadata=body.metadata,
             multitask_strategy=body.multitask_strategy,
-            idempotency_key=read_idempotency_key(request),
-            traceparent=read_traceparent(request),
             definition=self._hierarchies.definition(stored.hierarchy),
+            **call.origin,
         )
         return _run(started, 202, {"X-Run-Id": started.run.run_id})
 
-    async def stream(self, request: Request) -> Response:
-        check_parameters(request, ())
-        body, login = await read_body(request, FollowBody), login_of(request)
+    @operation(
+        "POST",
+        "/runs/stream",
+        parameters=(LAST_EVENT_ID,),
+        body=Body(FollowBody),
+        answers={200: stream("everything after the cursor, until the run ends"), 204: NOTHING_LEFT},
+        problems=(*OF_A_RUN, errors.InvalidCursor, TOO_MANY_STREAMS),
+    )
+    async def follow_team_run(self, call: Call[FollowBody]) -> Response:
+        """Follow a run: replay, then live."""
+        body, login = await call.body(), call.login
         run_id = await self._access.may_read(login, body.run_id)
         left = None
         if body.on_disconnect == "cancel":
             await self._access.may_change(login.user, run_id)
             left = partial(cancel_run, self._store, run_id, login.user.user_id)
-        return await self._following.follow(login, run_id, after=read_cursor(request, body.after), left=left)
+        return await self._following.follow(
+            login, run_id, after=read_cursor(call.request, body.after), left=left
+        )
 
-    async def cancel(self, request: Request) -> Response:
-        check_parameters(request, ())
-        body, user = await read_body(request, CancelBody), user_of(request)
+    @operation(
+        "POST",
+        "/runs/cancel",
+        body=Body(CancelBody),
+        answers={
+            200: success("the run has ended", TeamRunRecord),
+            202: success(
+                "the request is stored, and the run's end follows within the grace period", TeamRunRecord
+            ),
+        },
+        problems=OF_A_RUN,
+    )
+    async def cancel_team_run(self, call: Call[CancelBody]) -> Response:
+        """Ask a run to stop."""
+        body, user = await call.body(), call.user
         run_id = await self._access.may_change(user, body.run_id)
         found = await self._store.stop(run_id, by=user.user_id, reason=body.reason)
         return _run(found, 200 if found.run.closed else 202)
 
-    async def get(self, request: Request) -> Response:
-        check_parameters(request, ())
-        body = await read_body(request, RunBody)
-        return _run(await self._store.get(await self._access.may_read(login_of(request), body.run_id)))
+    @operation(
+        "POST",
+        "/runs/get",
+        body=Body(RunBody),
+        answers={200: success("the run", TeamRunRecord)},
+        problems=OF_A_RUN,
+    )
+    async def get_team_run(self, call: Call[RunBody]) -> Response:
+        """One run."""
+        body = await call.body()
+        return _run(await self._store.get(await self._access.may_read(call.login, body.run_id)))
 
-    async def list(self, request: Request) -> Response:
-        check_parameters(request, ())
-        body = await read_body(request, ListRunsBody, optional=True)
-        user, agent = user_of(request), None
+    @operation(
+        "POST",
+        "/runs/list",
+        body=Body(ListRunsBody, optional=True),
+        answers={200: success("a page of runs", TeamRunPage)},
+        problems=(errors.InvalidCursor, HierarchyNotFound),
+    )
+    async def list_team_runs(self, call: Call[ListRunsBody]) -> Response:
+        """List runs of hierarchies, newest first."""
+        body = await call.body()
+        user, agent = call.user, None
         if body.hierarchy_id is not None:
             agent = agent_name(parse_hierarchy_id(body.hierarchy_id))
         found = await self._store.find(

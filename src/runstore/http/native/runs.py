@@ -20,7 +20,7 @@ from runstore.http.fields import RunId, Seq
 from runstore.http.json import json_list, json_response
 from runstore.http.native.included import INCLUDES, EventPage, Includes, read_include
 from runstore.http.native.records import RunPage, RunRecord, listed, record_response
-from runstore.http.openai.operations import CHUNKS
+from runstore.http.openai.stream import CHUNKS
 from runstore.http.openapi.schemas import (
     CURSOR,
     JSON,

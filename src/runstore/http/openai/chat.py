@@ -6,10 +6,9 @@ from functools import partial
 from typing import Any, get_args
 
 import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 
-from runstore.core.events import STRATEGIES, MultitaskStrategy
+from runstore.core.events import STRATEGIES, SUPERSEDED, MultitaskStrategy
 from runstore.core.names import MAX_NAME
 from runstore.core.records import EventRecord
 from runstore.core.run import Run
@@ -19,6 +18,7 @@ from runstore.http.json import json_response
 from runstore.http.openai.answer import ANSWER_EVENTS, Answer
 from runstore.http.openai.input import chat_input, with_types
 from runstore.http.openai.objects import (
+    EITHER_MESSAGES_OR_PROMPT,
     ChatBody,
     Completion,
     Model,
@@ -28,23 +28,22 @@ from runstore.http.openai.objects import (
 )  # fmt: skip
 from runstore.http.openai.stream import (
     CHAT_EVENTS,
+    CHUNKS,
     ENDING_EVENTS,
     MAX_TOKENS,
     SERVER_STOPPING,
+    STOPPED,
     ChatTail,
     Chunks,
     StreamLines,
     ending_error,
 )
-from runstore.http.requests import (
-    check_parameters,
-    read_body,
-    read_header,
-    read_idempotency_key,
-    read_traceparent,
-)
-from runstore.http.security.users import login_of, user_of
+from runstore.http.openapi.schemas import FROM_HEADER, JSON, OF_A_START, RUN_HEADER, START_HEADERS, TEXT, json
+from runstore.http.operations import Answer as DeclaredAnswer
+from runstore.http.operations import Call, Parameter, Problem, operation
+from runstore.http.requests import Body, read_header
 from runstore.http.streaming.disconnect import CLIENT_DISCONNECT, OnDisconnect, cancel_run
+from runstore.http.streaming.sse import MEDIA_TYPE as SSE
 from runstore.http.streaming.sse import EventStream
 from runstore.http.streaming.subscribers import Subscribers
 from runstore.http.streaming.watched import ClientGone, attended
@@ -55,64 +54,115 @@ MANY_MESSAGES = 100  # of a chat, which are read beside the loop
 DEFAULT_STRATEGY: MultitaskStrategy = "interrupt"
 MAX_ANSWER = 8 << 20  # characters of a whole answer, about; a longer one is cut, and says so
 ON_DISCONNECT: tuple[OnDisconnect, ...] = get_args(OnDisconnect)
+CHAT_HEADERS = (
+    Parameter(
+        "X-Session-Id",
+        {"type": "string", "minLength": 1, "maxLength": MAX_NAME},
+        "the session, in UTF-8; without it the request touches no other",
+        "header",
+    ),
+    Parameter(
+        "X-Multitask-Strategy",
+        {"enum": list(STRATEGIES), "default": DEFAULT_STRATEGY},
+        "what to do about a run of the session that has not ended",
+        "header",
+    ),
+    Parameter(
+        "X-On-Disconnect",
+        {"enum": list(ON_DISCONNECT), "default": "cancel"},
+        "what becomes of the run when the client goes",
+        "header",
+    ),
+)
+MODEL = Parameter("model", TEXT, "an agent's name", "path")
+NO_SUCH_MODEL: Problem = (404, "model_not_found")
 
 
 class ChatRoutes:
     """The routes below `/v1`."""
 
-    def __init__(self, store: RunStore, subscribers: Subscribers) -> None:
+    def __init__(self, store: RunStore, subscribers: Subscribers, bodies: Bodies) -> None:
         self._store = store
+        self._bodies = bodies
         self._subscribers = subscribers
 
-    async def models(self, request: Request) -> Response:
-        check_parameters(request, ())
+    @operation("GET", "/models", answers={200: json("all of them", ModelList)})
+    async def list_models(self, call: Call[None]) -> Response:
+        """The agents as OpenAI's models."""
         return json_response(ModelList([Model(name) for name in self._models()]))
 
-    async def model(self, request: Request) -> Response:
-        check_parameters(request, ())
-        name = request.path_params["model"]
+    @operation(
+        "GET",
+        "/models/{model}",
+        parameters=(MODEL,),
+        answers={200: json("the model", Model)},
+        problems=(NO_SUCH_MODEL,),
+    )
+    async def get_model(self, call: Call[None]) -> Response:
+        """One agent as a model."""
+        name = call.request.path_params["model"]
         self._check_model(name)
         return json_response(Model(name))
 
-    async def completions(self, request: Request) -> Response:
-        check_parameters(request, ())
-        continues = read_header(request, "X-On-Disconnect", ON_DISCONNECT) == "continue"
-        login = login_of(request)
+    @operation(
+        "POST",
+        "/chat/completions",
+        parameters=(*CHAT_HEADERS, *START_HEADERS),
+        body=Body(ChatBody, EITHER_MESSAGES_OR_PROMPT, any_type=True, mend=with_types),
+        answers={
+            200: DeclaredAnswer(
+                description="what the run came to; chunks as they come with `stream`",
+                content={JSON: Completion, SSE: CHUNKS},
+                headers=RUN_HEADER,
+                run_id=FROM_HEADER,
+            )
+        },
+        problems=(
+            *OF_A_START,
+            NO_SUCH_MODEL,
+            (400, "invalid_header"),
+            (409, SUPERSEDED),
+            (409, STOPPED),
+            (500, None),
+            SERVER_STOPPING[:2],
+        ),
+    )
+    async def create_chat_completion(self, call: Call[ChatBody]) -> Response:
+        """OpenAI's chat completions: start a run and follow it, or wait for its answer."""
+        continues = read_header(call.request, "X-On-Disconnect", ON_DISCONNECT) == "continue"
+        login = call.login
         with ExitStack() as places:
             places.enter_context(self._subscribers.of_user(login.user.user_id))  # before there is a run
-            body = await read_body(request, ChatBody, any_type=True, mend=with_types)
-            run = await self._start(request, body)
+            body = await call.body()
+            run = await self._start(call, body)
             places.enter_context(self._subscribers.of_run(run.run_id))
             lines = StreamLines(run.run_id, run.session_id)
             lines.started()
             places.callback(lines.ended)
             left = None if continues else partial(self._left, run, lines)
             if not body.stream:
-                return await self._complete(request, run, lines, left)
+                return await self._complete(call, run, lines, left)
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             tail = self._store.tail(run.run_id, after=0, only=CHAT_EVENTS)
             frames = ChatTail(tail, Chunks(run, include_usage=usage, plain=True), lines)
             return EventStream(frames, login, places.pop_all(), {"X-Run-Id": run.run_id}, left=left)
 
-    async def _start(self, request: Request, body: ChatBody) -> Run:
+    async def _start(self, call: Call[ChatBody], body: ChatBody) -> Run:
         agent = DEFAULT_MODEL if body.model is None else body.model
-        session_id = read_header(request, "X-Session-Id")
+        session_id = read_header(call.request, "X-Session-Id")
         if session_id is not None and not 0 < len(session_id) <= MAX_NAME:
             raise BadRequest(f"X-Session-Id must have 1 to {MAX_NAME} characters", code="invalid_header")
-        strategy: Any = read_header(request, "X-Multitask-Strategy", STRATEGIES) or DEFAULT_STRATEGY
+        strategy: Any = read_header(call.request, "X-Multitask-Strategy", STRATEGIES) or DEFAULT_STRATEGY
         self._check_model(agent)
-        bodies: Bodies = request.app.state.bodies
         long = len(body.messages or ()) > MANY_MESSAGES
         started = await self._store.start(
             agent,
-            await bodies.beside(chat_input, body) if long else chat_input(body),
-            user_id=user_of(request).user_id,
+            await self._bodies.beside(chat_input, body) if long else chat_input(body),
             session_id=session_id,
             metadata=body.metadata,
             multitask_strategy=strategy,
             memory=body.prompt is not None,
-            idempotency_key=read_idempotency_key(request),
-            traceparent=read_traceparent(request),
+            **call.origin,
         )
         return started.run
 
@@ -131,12 +181,12 @@ class ChatRoutes:
         await cancel_run(self._store, run.run_id, run.user_id)
 
     async def _complete(
-        self, request: Request, run: Run, lines: StreamLines, left: Callable[[], Awaitable[None]] | None
+        self, call: Call[ChatBody], run: Run, lines: StreamLines, left: Callable[[], Awaitable[None]] | None
     ) -> Response:
         """The whole answer, once the run has ended."""
         tail = ChatTail(self._store.tail(run.run_id, after=0, only=ENDING_EVENTS), Chunks(run), lines)
         try:
-            await attended(_exhaust(tail), login_of(request), request.receive, left=left)
+            await attended(_exhaust(tail), call.login, call.request.receive, left=left)
         except ClientGone:
             return Response(status_code=204)  # which nobody reads
         found = (await self._store.get(run.run_id)).run

@@ -33,6 +33,7 @@ from runstore.http.openai.objects import (
     Chunk,
     ChunkChoice,
     Delta,
+    ErrorResponse,
     FinishReason,
     completion_id,
     error_object,
@@ -40,12 +41,31 @@ from runstore.http.openai.objects import (
     usage_of,
 )
 from runstore.http.openai.repeats import Kind, Piece, Repeats
+from runstore.http.openapi.schemas import component, within
+from runstore.http.operations import Schema
 
 CHAT_EVENTS = EventFilter(types=ANSWER_TYPES | {CancelRequested.type, Usage.type})
 ENDING_EVENTS = EventFilter(types=frozenset({CancelRequested.type}))
 DONE = b"[DONE]"
 MAX_TOKENS = "max_tokens"  # a stop reason, and the code of a run that failed for it
 STOPPED = "stopped"  # the code of a run that somebody stopped
+
+CHUNKS: Schema = {  # see STREAM
+    "type": "object",
+    "description": "One server-sent event of a chat completion. A line `:` is a heartbeat.",
+    "properties": {
+        "id": {"type": "string", "pattern": "^[1-9][0-9]*$", "description": "the seq of the run's event"},
+        "data": {
+            "type": "string",
+            "anyOf": [
+                within(component(Chunk)),
+                {**within(component(ErrorResponse)), "description": "the run did not succeed: the last one"},
+                {"const": DONE.decode(), "description": "the last one, if the run succeeded"},
+            ],
+        },
+    },
+    "required": ["data"],
+}
 
 log = structlog.get_logger(__name__)
 _decode = msgspec.json.Decoder(EventRecord).decode

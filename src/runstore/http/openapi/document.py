@@ -4,14 +4,10 @@ from collections import defaultdict
 from functools import cache
 from typing import Any
 
-from msgspec.structs import replace
-
 from runstore import __version__
 from runstore.core.limits import Limits
 from runstore.http.errors import ERROR_FORMS, NO_RETRY, ErrorAnswer, error_form, status_of
-from runstore.http.executor.operations import EXECUTOR_OPERATIONS
 from runstore.http.openai.objects import ErrorResponse
-from runstore.http.openai.operations import CHAT_OPERATIONS
 from runstore.http.openapi.schemas import (
     ANY_TYPE,
     JSON,
@@ -29,10 +25,6 @@ from runstore.http.openapi.schemas import (
 from runstore.http.operations import Answer, Operation, Parameter, Problem, Schema, Surface
 from runstore.http.requests import Body
 
-OPERATIONS: list[tuple[str, Operation[Any]]] = [
-    (path, replace(operation, method=method, path=path))
-    for (method, path), operation in {**CHAT_OPERATIONS, **EXECUTOR_OPERATIONS}.items()
-]
 Surfaces = tuple[Surface, ...]
 TAGS = {"agents": "agents", "runs": "runs", "v1": "chat", "api": "hierarchies"}  # by a path's first part
 
@@ -69,7 +61,7 @@ class _Document:
 
     def __init__(self, surfaces: Surfaces, *, needs_login: bool) -> None:
         self._needs_login = needs_login
-        self._operations = [*OPERATIONS, *(pair for each in surfaces for pair in each.operations)]
+        self._operations = [pair for each in surfaces for pair in each.operations]
         self._schemas = Schemas(self._types())
 
     @property
