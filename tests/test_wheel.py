@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,19 @@ def test_the_wheel_has_every_file_of_the_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert packed == wanted
+
+
+def test_the_source_distribution_has_what_a_deployment_needs(tmp_path: Path) -> None:
+    run([sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)], ROOT)
+    (built,) = tmp_path.glob("runstore-*.tar.gz")
+    with tarfile.open(built) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    deploy = ROOT / "deploy"
+    wanted = {
+        str(path.relative_to(ROOT)) for path in deploy.rglob("*") if path.is_file() and path.name != ".env"
+    }
+    assert wanted
+    assert wanted | {"README.md", "examples/fastapi_app.py"} <= packed
 
 
 @pytest.mark.slow

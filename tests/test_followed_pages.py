@@ -1,0 +1,68 @@
+"""A reader who types the commands of the README sees what it shows."""
+
+import socket
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.pages import ROOT, page
+from tests.process import environment
+from tests.terminal import blocks, follow
+from tests.tools import lacking, require
+
+INSTALLATION_S = 300.0  # pip says nothing until all is there
+REPOSITORY = tomllib.loads(page("pyproject.toml"))["project"]["urls"]["Repository"]
+
+
+def reader(folder: Path, *, venv: bool) -> dict[str, str]:
+    """The environment of a reader: pip has the packages of the tests, and git finds this repository."""
+    variables = {name: value for name, value in environment().items() if not name.startswith("PYTHON")}
+    variables |= {
+        "HOME": str(folder),
+        "NO_COLOR": "1",
+        "TERM": "dumb",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_ROOT_USER_ACTION": "ignore",
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip reads it as "no": the build backend is among those packages
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf",
+        "GIT_CONFIG_VALUE_0": REPOSITORY,
+    }
+    if venv:
+        variables["PYTHONPATH"] = sysconfig.get_path("purelib")
+    variables["PATH"] = f"{Path(sys.executable).parent}:{variables['PATH']}"
+    return variables
+
+
+def at_port(text: str, port: str) -> str:
+    """A page whose server listens on a free port instead of the one that it names."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return text.replace(port, str(free.getsockname()[1]))
+
+
+def test_the_first_session_of_the_readme_goes_as_it_is_printed(tmp_path: Path) -> None:
+    require("bash"), require("curl"), require("ps")
+    text = at_port(page("README.md").partition("\n## A first session\n")[2], "8082")
+    text = text.replace("runstore serve ", f"runstore serve --port {text.partition('127.0.0.1:')[2][:5]} ")
+    assert follow(text, tmp_path, tmp_path, reader(tmp_path, venv=False)) == 3
+
+
+@pytest.mark.slow
+def test_runstore_is_installed_as_the_readme_says(tmp_path: Path) -> None:
+    require("bash"), require("git"), require("ps")
+    if not (ROOT / ".git").exists():
+        lacking("this is no clone")
+    text = page("README.md").partition("\n## A first session\n")[0]
+    assert follow(text, tmp_path, tmp_path, reader(tmp_path, venv=True), INSTALLATION_S) == 1
+
+
+def test_the_readme_names_the_repository_of_the_metadata() -> None:
+    assert f"git+{REPOSITORY}" in page("README.md")
+
+
+def test_every_command_of_the_readme_is_in_one_of_these_parts() -> None:
+    assert len(blocks(page("README.md"))) == 4
