@@ -11,11 +11,11 @@ import pytest
 from hypothesis import settings
 
 from runstore.core.ports import EventLog, LiveFeed
-from runstore.eventlog.memory import MemoryEventLog
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from tests import warden
 from tests.alone import Turns, is_alone
+from tests.contracts.memory_log import MemoryEventLog
 from tests.database import make_database, open_log_at, open_sqlite_log
 from tests.events import take_unexpected
 from tests.forking import close_template

@@ -20,13 +20,13 @@ from runstore.core.ids import new_run_id
 from runstore.database.dialects import SqliteDialect, sqlite
 from runstore.eventlog import writer
 from runstore.eventlog.admission import Append
-from runstore.eventlog.memory import MemoryStore
 from runstore.eventlog.pending import MAX_RUN_EVENTS
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.sql_store import SqlStore
 from runstore.eventlog.writer import CommitResult, Writer
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
+from tests.contracts.memory_log import MemoryStore
 from tests.database import OwnLog, make_database, open_database, run_list
 from tests.events import (
     CANCEL,

@@ -22,12 +22,12 @@ from runstore.core.events import ContextReduced, Discarded, Message, Queued, Ret
 from runstore.core.ids import new_run_id
 from runstore.core.records import EventRecord
 from runstore.core.transcript import text as text_of
-from runstore.eventlog.memory import MemoryEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime.recorder import Recorder
 from runstore.runtime.strands.agent import Product, StrandsAgent
 from runstore.runtime.strands.answers import Answers
 from runstore.runtime.strands.retries import Retries
+from tests.contracts.memory_log import MemoryEventLog
 from tests.events import COMPLETED, read_run
 from tests.runtime.recording import ListRecorder, context, read
 from tests.runtime.strands_kit import Playbook, Turn, agent, say, think, use

@@ -15,6 +15,7 @@ RunstoreError
 ├── RunActive               only a closed run can be deleted
 ├── InvalidCursor           a cursor ahead of the log, or no cursor at all
 ├── LimitExceeded           one of the limits in the configuration
+│   └── TooLarge            larger than the limit allows at any time
 ├── IdempotencyConflict     the key came before with another body
 ├── AlreadyStarted          the key came before with this body, and has its run
 ├── SessionBusy             another run of the session comes first
@@ -138,11 +139,14 @@ class LimitExceeded(RunstoreError):
 
     code = "limit_exceeded"
 
-    def __init__(self, limit: str, message: str, *, code: str = "limit_exceeded", status: int = 429) -> None:
+    def __init__(self, limit: str, message: str, *, code: str = "limit_exceeded") -> None:
         super().__init__(message)
         self.limit = limit
         self.code = code
-        self.status = status  # 429: later it may fit; 413: it never will
+
+
+class TooLarge(LimitExceeded):
+    """It is larger than a limit allows: unlike an exhausted quota, it will not pass later."""
 
 
 class IdempotencyConflict(RunstoreError):

@@ -1,17 +1,14 @@
 """Where the packages meet: each port is small and states its guarantees."""
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
 from runstore.core.codec import EncodedEvent, RecordedEvent
 from runstore.core.errors import RunstoreError
 from runstore.core.events import Custom, Event, EventType
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 
 class Head(Struct, frozen=True, gc=False):
@@ -239,17 +236,6 @@ class LiveFeed(Publisher, Protocol):
 
     def close(self) -> None:
         """Wake every reader for the last time."""
-
-
-class InlineProjection(Protocol):
-    """State derived in the append's own transaction, so that it is never behind the log."""
-
-    name: str
-
-    def apply(
-        self, connection: "Connection", changes: Mapping[str, Sequence[EncodedEvent | RecordedEvent]]
-    ) -> None:
-        """Fold each run's new events in. Must not commit; may be repeated after a rollback."""
 
 
 class Leases(Protocol):

@@ -2,18 +2,19 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
 import structlog
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from runstore.core.codec import EncodedEvent
+from runstore.core.codec import EncodedEvent, RecordedEvent
 from runstore.core.errors import AppendRefused, LogUnavailable, RunstoreError
 from runstore.core.events import Queued
-from runstore.core.ports import Committed, Head, InlineProjection
+from runstore.core.ports import Committed, Head
 from runstore.core.run import EVOLVING_TYPES
 from runstore.database.columns import pack_run_id
 from runstore.database.dialects import Dialect, Row
@@ -31,6 +32,17 @@ MAX_KNOWN_HEADS = 10_000  # runs that others may close without our noticing; a f
 
 
 log = structlog.get_logger(__name__)
+
+
+class InlineProjection(Protocol):
+    """State derived in the append's own transaction, so that it is never behind the log."""
+
+    name: str
+
+    def apply(
+        self, connection: Connection, changes: Mapping[str, Sequence[EncodedEvent | RecordedEvent]]
+    ) -> None:
+        """Fold in each run's new events. Must not commit; may be repeated after a rollback."""
 
 
 class _Conflict(Exception):

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from runstore.core.errors import Busy, LimitExceeded
+from runstore.core.errors import Busy, TooLarge
 from runstore.core.threads import Threads
 from runstore.http.errors import BadRequest
 from runstore.http.security.users import login_of
@@ -49,7 +49,7 @@ class Bodies:
         """What `decode` makes of the request's body; of a large one it is called in a thread.
 
         Raises:
-            LimitExceeded: it is too large.
+            TooLarge
             BadRequest: it breaks off, stalls, or has too many values.
             Busy: there is no room for it now.
         """
@@ -79,7 +79,7 @@ class Bodies:
     def _check(self, size: int) -> int:
         if size > self._largest:
             message = f"the body is larger than {self._largest:,} bytes"
-            raise LimitExceeded("body_bytes", message, code="body_too_large", status=413)
+            raise TooLarge("body_bytes", message, code="body_too_large")
         return size
 
     @asynccontextmanager

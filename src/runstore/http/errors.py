@@ -31,6 +31,8 @@ STATUS: dict[type[errors.RunstoreError], int] = {
     errors.InvalidEvent: 400,
     errors.InvalidName: 400,
     errors.EventTooLarge: 413,
+    errors.LimitExceeded: 429,
+    errors.TooLarge: 413,
     errors.Busy: 503,
     errors.LogUnavailable: 503,
 }

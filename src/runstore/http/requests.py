@@ -65,7 +65,7 @@ class Body(Struct, Generic[T], frozen=True):
 
         Raises:
             BadRequest: 415 its type is not JSON, 408 it stalls, 400 anything else that is wrong with it.
-            LimitExceeded: it is too large.
+            TooLarge
             EventTooDeep: it is nested too deep.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -25,14 +25,13 @@ from runstore.core.codec import encode
 from runstore.core.errors import LogUnavailable
 from runstore.core.events import Deleted, Purged
 from runstore.core.ids import first_run_id
-from runstore.core.ports import InlineProjection
 from runstore.core.run import fold
 from runstore.database.opening import Database
 from runstore.database.tables import barrier, events, idempotency, purging
 from runstore.eventlog.admission import Append
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.rules.claims import KEPT_MS
-from runstore.eventlog.sql_store import SqlStore
+from runstore.eventlog.sql_store import InlineProjection, SqlStore
 
 PAGE_RUNS = 100  # looked at in one statement
 MARKED_RUNS = 20  # marked in one transaction, which writers wait for, about 20 ms

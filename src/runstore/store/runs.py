@@ -17,12 +17,12 @@ from runstore.core.depth import decoded
 from runstore.core.errors import (
     AlreadyStarted,
     InvalidCursor,
-    LimitExceeded,
     RunClosed,
     RunDeleted,
     RunNotFound,
     RunPurged,
     RunstoreError,
+    TooLarge,
 )
 from runstore.core.events import CancelRequested, Custom, Deleted, MultitaskStrategy, Queued
 from runstore.core.ids import LAST_TIME, RANDOM_BITS, first_run_id, new_run_id
@@ -119,7 +119,8 @@ class RunStore:
 
         Raises:
             AgentNotFound: there is no such agent.
-            LimitExceeded: the input is too large, or the user has too many active runs.
+            TooLarge: the input is larger than `input_bytes`.
+            LimitExceeded: the user has too many active runs.
             InvalidName: no database can hold the user's, the session's or the workspace's name.
             EventTooLarge: the input and the metadata together are larger than an event may be.
             EventTooDeep: the input or the metadata is nested too deep.
@@ -221,11 +222,11 @@ class RunStore:
         """Add an external producer's events; returns the last seq once they are stored.
 
         Raises:
-            RunNotFound, RunDeleted, RunPurged, RunClosed, WrongExpectedSeq, InvalidEvent, LimitExceeded
+            RunNotFound, RunDeleted, RunPurged, RunClosed, WrongExpectedSeq, InvalidEvent, TooLarge
         """
         if len(events) > (most := self.limits.events_per_append):
             message = f"the append has {len(events):,} events; the limit is {most:,}"
-            raise LimitExceeded("events_per_append", message, status=413)
+            raise TooLarge("events_per_append", message)
         for event in events:
             what = f"the data of a {event.type} event"
             self._check_size("event_bytes", event.data, what, code="event_too_large")
@@ -295,11 +296,11 @@ class RunStore:
             for position, run_id in await self._database.query_list(_read_starts, user_id, *where):
                 cursors.add(run_id, position)
 
-    def _check_size(self, limit: str, value: Any, what: str, *, code: str = LimitExceeded.code) -> None:
+    def _check_size(self, limit: str, value: Any, what: str, *, code: str = TooLarge.code) -> None:
         most = getattr(self.limits, limit)
         if (size := json_size(value)) > most:
             message = f"{what} has {size:,} bytes as JSON; the limit is {most:,} bytes"
-            raise LimitExceeded(limit, message, code=code, status=413)
+            raise TooLarge(limit, message, code=code)
 
 
 def _hash(arguments: Sequence[Any]) -> bytes:

@@ -174,7 +174,7 @@ class HierarchyRoutes:
         "/hierarchies/create",
         body=Body(Hierarchy),
         answers={201: success("it is stored", HierarchyRecord)},
-        problems=(InvalidHierarchy, (429, errors.LimitExceeded.code)),
+        problems=(InvalidHierarchy, errors.LimitExceeded),
     )
     async def create_hierarchy(self, call: Call[Hierarchy]) -> Response:
         """Store a hierarchy of agents."""

@@ -322,7 +322,7 @@ class RunRoutes:
             errors.WrongExpectedSeq,
             errors.RunClosed,
             errors.EventTooLarge,
-            (413, errors.LimitExceeded.code),
+            errors.TooLarge,
         ),
     )
     async def append_events(self, call: Call[AppendBody]) -> Response:

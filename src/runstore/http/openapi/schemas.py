@@ -47,10 +47,10 @@ OF_A_START: tuple[Problem, ...] = (
     errors.RunDeleted,  # which this key started
     errors.RunPurged,
     errors.EventTooLarge,
-    (413, errors.LimitExceeded.code),
-    (429, errors.LimitExceeded.code),
+    errors.TooLarge,
+    errors.LimitExceeded,
 )
-TOO_MANY_STREAMS: Problem = (429, errors.LimitExceeded.code)
+TOO_MANY_STREAMS: Problem = errors.LimitExceeded
 
 # ---- parameters ----
 

@@ -1,4 +1,4 @@
-"""The log in memory: for tests and trials. It passes the same contract as the others, but for durability."""
+"""A log in memory, for tests. It passes the same contract as the others, except for durability."""
 
 import threading
 from collections import defaultdict
