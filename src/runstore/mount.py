@@ -16,7 +16,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runstore.app import Runtime, build_app, check_exposure, open_runtime
-from runstore.http.errors import Unauthorized, error_for, on_runstore_error
+from runstore.http.app import ERRORS
+from runstore.http.errors import Unauthorized
 from runstore.library import Agents, LocalStore, settings_of
 from runstore.logs import log_as_library
 from runstore.settings import override
@@ -80,20 +81,20 @@ class MountedApp:
         if self._app is None or self._runtime is None:
             if scope["type"] == "http":
                 message = "the application has not opened its run store"
-                response = error_for(scope, 503, "not_ready", message)
+                response = ERRORS.respond(scope, 503, "not_ready", message)
                 await response(scope, receive, send)
             return
         needs_login = scope["type"] == "http" and not _is_local(scope)
         if needs_login and not await self._runtime.authenticator.required():
             refusal = Unauthorized("without API keys only clients of this machine are answered")
-            response = await on_runstore_error(Request(scope), refusal)
+            response = await ERRORS.runstore_error(Request(scope), refusal)
             await response(scope, receive, send)
             return
         if scope["type"] == "http" and self._may_have_trailers(scope):
             message = (
                 "send a Content-Length: the trailers of a chunked body may pass for headers in this server"
             )
-            await error_for(scope, 400, "malformed_request", message)(scope, receive, send)
+            await ERRORS.respond(scope, 400, "malformed_request", message)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 

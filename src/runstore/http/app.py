@@ -1,4 +1,4 @@
-"""All routes on one page."""
+"""The API: a list of surfaces, and the middleware around them."""
 
 from collections.abc import Callable, Sequence
 from secrets import token_bytes
@@ -8,8 +8,8 @@ from starlette.middleware import Middleware
 from starlette.types import Lifespan
 
 from runstore.http.bodies import Bodies
-from runstore.http.errors import EXCEPTION_HANDLERS
-from runstore.http.executor.routes import HierarchyRoutes, TeamRunRoutes
+from runstore.http.errors import NATIVE_ERRORS, ErrorResponder
+from runstore.http.executor.routes import EXECUTOR_ERRORS, HierarchyRoutes, TeamRunRoutes
 from runstore.http.native.agents import AgentRoutes
 from runstore.http.native.description import OpenApiRoutes
 from runstore.http.native.health import HealthRoutes
@@ -19,6 +19,7 @@ from runstore.http.native.streams import StreamRoutes
 from runstore.http.native.tickets import TicketRoutes
 from runstore.http.native.workers import ListWorkers, WorkerRoutes, no_workers
 from runstore.http.openai.chat import ChatRoutes
+from runstore.http.openai.objects import OPENAI_ERRORS
 from runstore.http.operations import Surface
 from runstore.http.paths import PathCheck
 from runstore.http.security.access import Access
@@ -32,10 +33,11 @@ from runstore.store.hierarchies import HierarchyStore
 from runstore.store.runs import RunStore
 
 SURFACES = (
-    Surface("/v1", (ChatRoutes,)),
-    Surface("/api/executor/v1", (HierarchyRoutes, TeamRunRoutes)),
+    Surface("/v1", OPENAI_ERRORS, (ChatRoutes,)),
+    Surface("/api/executor/v1", EXECUTOR_ERRORS, (HierarchyRoutes, TeamRunRoutes)),
     Surface(
         "",
+        NATIVE_ERRORS,
         (
             AgentRoutes,
             RunRoutes,
@@ -47,6 +49,10 @@ SURFACES = (
             OpenApiRoutes,
         ),
     ),
+)
+ERRORS = ErrorResponder({surface.prefix: surface.errors for surface in SURFACES})
+OPEN_PATHS = frozenset(
+    path for surface in SURFACES for path, operation in surface.operations if operation.open
 )
 DEFAULT_HOSTS = Hosts()
 
@@ -91,12 +97,12 @@ def build_http(
             *(route for surface in SURFACES for route in surface.routes(handlers, bodies)),
         ],
         middleware=[
-            Middleware(HostCheck, hosts=hosts),
+            Middleware(HostCheck, hosts=hosts, errors=ERRORS),
             *cors(cors_origins),
-            Middleware(PathCheck),
-            Middleware(Authentication, authenticator=authenticator),
+            Middleware(PathCheck, errors=ERRORS),
+            Middleware(Authentication, authenticator=authenticator, errors=ERRORS, open_paths=OPEN_PATHS),
         ],
-        exception_handlers=EXCEPTION_HANDLERS,
+        exception_handlers=ERRORS.handlers,
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False

@@ -1,9 +1,10 @@
 """Errors become answers here, and only here: the right status, and the surface's form of code and message."""
 
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import structlog
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,9 +12,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from runstore.core import errors
-from runstore.http.envelope import EXECUTOR, OPENAI, path_of
 from runstore.http.json import json_response
-from runstore.http.openai.objects import ErrorResponse, error_object
 from runstore.store.hierarchies import HierarchyNotFound, InvalidHierarchy
 
 STATUS: dict[type[errors.RunstoreError], int] = {
@@ -36,7 +35,6 @@ STATUS: dict[type[errors.RunstoreError], int] = {
     errors.Busy: 503,
     errors.LogUnavailable: 503,
 }
-NO_RETRY = {"X-Should-Retry": "false"}  # OpenAI's clients try again after 409 and 5xx unless told not to
 UNAVAILABLE = "the database cannot be used now; the server's log says why"  # and where it is, and as whom
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -62,14 +60,26 @@ class ErrorAnswer(Struct, frozen=True):
     error: ErrorDetail
 
 
-class Failure(Struct, frozen=True):
-    """The same in the executor's form."""
+class ErrorForm(Struct, frozen=True, eq=False):
+    """How a surface writes its errors.
 
-    success: Annotated[bool, Meta(extra_json_schema={"const": False})]
-    error: ErrorDetail
+    Args:
+        struct: the body of such an answer.
+        write: makes that body of a status and the error.
+        conflict_headers: the headers of answers with status 409.
+    """
+
+    struct: type[Struct]
+    write: Callable[[int, ErrorDetail], Struct]
+    conflict_headers: dict[str, str] = {}
+
+    def response(self, status: int, error: ErrorDetail, headers: Any = None) -> Response:
+        if status == 409 and self.conflict_headers:
+            headers = {**(headers or {}), **self.conflict_headers}
+        return json_response(self.write(status, error), status, headers)
 
 
-ERROR_FORMS = (ErrorAnswer, ErrorResponse, Failure)
+NATIVE_ERRORS = ErrorForm(ErrorAnswer, lambda status, error: ErrorAnswer(error))
 
 
 class BadRequest(errors.RunstoreError):
@@ -110,74 +120,67 @@ def status_of(error: errors.RunstoreError | type[errors.RunstoreError]) -> int:
 
 def error_response(status: int, code: str, message: str, headers: Any = None, **details: Any) -> Response:
     """An error in the native form."""
-    return json_response(ErrorAnswer(ErrorDetail(code, message, **details)), status, headers)
+    return NATIVE_ERRORS.response(status, ErrorDetail(code, message, **details), headers)
 
 
-def error_form(path: str) -> Any:
-    """The struct of the errors at a path, one of ERROR_FORMS, as its surface has it."""
-    if path.startswith(f"{EXECUTOR}/"):
-        return Failure
-    return ErrorResponse if path.startswith(f"{OPENAI}/") else ErrorAnswer
+class ErrorResponder:
+    """Turns errors into responses, each in the form of the surface that the request's path belongs to.
+
+    Args:
+        forms: by the prefixes of the surfaces. The first that fits counts; without one, the native form.
+    """
+
+    def __init__(self, forms: Mapping[str, ErrorForm]) -> None:
+        self._forms = forms
+        self.handlers = {
+            errors.RunstoreError: self.runstore_error,
+            HTTPException: self.http_exception,
+            Exception: self.unexpected,
+        }
+
+    def respond(
+        self, scope: Scope, status: int, code: str, message: str, headers: Any = None, **details: Any
+    ) -> Response:
+        path = path_of(scope)
+        fitting = (form for prefix, form in self._forms.items() if path.startswith(f"{prefix}/"))
+        return next(fitting, NATIVE_ERRORS).response(status, ErrorDetail(code, message, **details), headers)
+
+    async def runstore_error(self, request: Request, error: Exception) -> Response:
+        if not isinstance(error, errors.RunstoreError) or (status := status_of(error)) == 500:
+            return await self.unexpected(request, error)
+        details = {name: getattr(error, name, None) for name in ("head", "limit", "field")}
+        details = {name: value for name, value in details.items() if value is not None}
+        headers = {"Retry-After": "1"} if status in (429, 503) else getattr(error, "headers", None)
+        message = UNAVAILABLE if isinstance(error, errors.LogUnavailable) else str(error)
+        return self.respond(request.scope, status, error.code, message, headers, **details)
+
+    async def http_exception(self, request: Request, error: Exception) -> Response:
+        if not isinstance(error, HTTPException):
+            return await self.unexpected(request, error)
+        code = HTTP_CODES.get(error.status_code, "http_error")
+        message = {
+            404: f"there is nothing at {request.url.path}",
+            405: f"{request.method} is not allowed at {request.url.path}",
+        }.get(error.status_code, error.detail)
+        headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+        return self.respond(request.scope, error.status_code, code, message, headers)
+
+    async def unexpected(self, request: Request, error: Exception) -> Response:
+        """A defect of ours: the log gets the traceback, the client does not."""
+        run_id = request.path_params.get("run_id")
+        log.error(
+            "request_failed", run_id=run_id, method=request.method, path=request.url.path, exc_info=error
+        )
+        return self.respond(request.scope, 500, "internal_error", "the server failed; its log says why")
 
 
-def openai_error(
-    status: int, code: str, message: str, *, field: str | None = None, headers: Any = None
-) -> Response:
-    param = field.removeprefix("$").removeprefix(".") if field else None
-    return json_response(error_object(status, code, message, param or None), status, headers)
-
-
-def error_for(
-    scope: Scope, status: int, code: str, message: str, headers: Any = None, **details: Any
-) -> Response:
-    """An error in the form that the request's surface has."""
-    form = error_form(path_of(scope))
-    if form is Failure:
-        return json_response(Failure(False, ErrorDetail(code, message, **details)), status, headers)
-    if form is ErrorAnswer:
-        return error_response(status, code, message, headers, **details)
-    if status == 409:
-        headers = {**(headers or {}), **NO_RETRY}
-    return openai_error(status, code, message, field=details.get("field"), headers=headers)
-
-
-async def on_runstore_error(request: Request, error: Exception) -> Response:
-    if not isinstance(error, errors.RunstoreError) or (status := status_of(error)) == 500:
-        return await on_unexpected(request, error)
-    details = {name: getattr(error, name, None) for name in ("head", "limit", "field")}
-    details = {name: value for name, value in details.items() if value is not None}
-    headers = {"Retry-After": "1"} if status in (429, 503) else getattr(error, "headers", None)
-    message = UNAVAILABLE if isinstance(error, errors.LogUnavailable) else str(error)
-    return error_for(request.scope, status, error.code, message, headers, **details)
-
-
-async def on_http_exception(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        return await on_unexpected(request, error)
-    code = HTTP_CODES.get(error.status_code, "http_error")
-    message = {
-        404: f"there is nothing at {request.url.path}",
-        405: f"{request.method} is not allowed at {request.url.path}",
-    }.get(error.status_code, error.detail)
-    headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
-    return error_for(request.scope, error.status_code, code, message, headers)
+def path_of(scope: Scope) -> str:
+    """The request's path, below where the application is mounted."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def _allowed(request: Request) -> str:
     """The methods of every route at this path; Starlette names those of the first one only."""
     matching = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
     return ", ".join(sorted({method for route in matching for method in route.methods}))
-
-
-async def on_unexpected(request: Request, error: Exception) -> Response:
-    """A defect of ours: the log gets the traceback, the client does not."""
-    run_id = request.path_params.get("run_id")
-    log.error("request_failed", run_id=run_id, method=request.method, path=request.url.path, exc_info=error)
-    return error_for(request.scope, 500, "internal_error", "the server failed; its log says why")
-
-
-EXCEPTION_HANDLERS = {
-    errors.RunstoreError: on_runstore_error,
-    HTTPException: on_http_exception,
-    Exception: on_unexpected,
-}

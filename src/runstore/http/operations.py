@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from runstore.core import errors
 from runstore.http.bodies import Bodies
+from runstore.http.errors import ErrorForm
 from runstore.http.requests import Body, check_parameters, read_idempotency_key, read_traceparent
 from runstore.http.security.users import Login, User, login_of
 
@@ -170,9 +171,15 @@ def operations_of(cls: type) -> list[Operation[Any]]:
 
 
 class Surface(Struct, frozen=True, eq=False):
-    """A protocol: the operations below a prefix."""
+    """A protocol: the operations below a prefix, and the form of its errors.
+
+    Args:
+        errors: also of requests below the prefix that no operation answers.
+        handlers: classes of operations.
+    """
 
     prefix: str
+    errors: ErrorForm
     handlers: tuple[type, ...]
 
     @property

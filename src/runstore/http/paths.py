@@ -2,18 +2,20 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from runstore.http.errors import error_for
+from runstore.http.errors import ErrorResponder
 
 
 class PathCheck:
     """Refuses a path with the character NUL, which nothing in it can hold."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, errors: ErrorResponder) -> None:
         self._app = app
+        self._errors = errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and "\0" in scope["path"]:
-            refusal = error_for(scope, 400, "invalid_path", "the path must not hold the character NUL (%00)")
+            message = "the path must not hold the character NUL (%00)"
+            refusal = self._errors.respond(scope, 400, "invalid_path", message)
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)

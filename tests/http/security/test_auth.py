@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from runstore.http.security.auth import OPEN_PATHS
+from runstore.http.app import OPEN_PATHS
 from tests.http.conftest import CONFIG
 from tests.http.routes import ROUTES
 from tests.keys import client, make_key, revoke_key, url_of

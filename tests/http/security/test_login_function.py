@@ -126,7 +126,9 @@ async def test_what_a_request_needs_is_done_for_its_address_and_then_for_its_use
         done_for.append(asking.get())
 
     scope = {**request("ann").scope, "path": "/runs", "root_path": ""}
-    await Authentication(app, cast(Any, Authenticator()))(scope, cast(Any, None), cast(Any, None))
+    await Authentication(app, cast(Any, Authenticator()), cast(Any, None))(
+        scope, cast(Any, None), cast(Any, None)
+    )
     assert done_for == ["address 192.0.2.1", "ann"]
 
 

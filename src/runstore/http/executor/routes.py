@@ -1,7 +1,7 @@
 """The executor surface: hierarchies and their runs. Bodies by POST, `{"success": true, "data": …}` back."""
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
@@ -12,8 +12,7 @@ from runstore.core.codec import timestamp
 from runstore.core.events import MultitaskStrategy
 from runstore.core.hierarchy import AGENT, Hierarchy, Team, agent_name, hierarchy_of
 from runstore.core.run import Status
-from runstore.http.envelope import Success
-from runstore.http.errors import Forbidden
+from runstore.http.errors import ErrorDetail, ErrorForm, Forbidden
 from runstore.http.fields import HierarchyId, Name, RunId, Time
 from runstore.http.json import json_list, json_response
 from runstore.http.native.records import RunRecord, record
@@ -47,7 +46,25 @@ from runstore.store.hierarchies import (
 )
 from runstore.store.runs import RunAt, RunStore
 
+T = TypeVar("T")
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
+
+
+class Failure(Struct, frozen=True):
+    """The request failed."""
+
+    success: Annotated[bool, Meta(extra_json_schema={"const": False})]
+    error: ErrorDetail
+
+
+EXECUTOR_ERRORS = ErrorForm(Failure, lambda status, error: Failure(False, error))
+
+
+class Success(Struct, Generic[T], frozen=True):
+    """What was asked for."""
+
+    success: Annotated[bool, Meta(extra_json_schema={"const": True})]
+    data: T
 
 
 class HierarchyBody(Struct, frozen=True, forbid_unknown_fields=True):

@@ -5,13 +5,13 @@ from starlette.responses import Response
 from runstore.core import errors
 from runstore.core.ids import UUID_TEXT
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, NamedRunCursors, OwnRunCursors
-from runstore.http.envelope import run_id_of
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.native.runs import TYPES
 from runstore.http.openapi.schemas import NOTHING_LEFT, SEVERAL, TEXT, TOO_MANY_STREAMS, stream
 from runstore.http.operations import Call, Parameter, operation
 from runstore.http.requests import read_filter, read_ids, read_seq
 from runstore.http.security.access import Access
+from runstore.http.security.signing import STREAM, run_id_of
 from runstore.http.streaming.following import Following
 
 
@@ -24,7 +24,7 @@ class StreamRoutes:
 
     @operation(
         "GET",
-        "/stream",
+        STREAM,
         parameters=(
             Parameter(
                 "run_id",

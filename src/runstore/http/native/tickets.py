@@ -9,7 +9,6 @@ from starlette.responses import Response
 from runstore.core import errors
 from runstore.core.codec import timestamp
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS
-from runstore.http.envelope import STREAM
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.fields import RunId, Time
 from runstore.http.json import json_response
@@ -18,7 +17,7 @@ from runstore.http.operations import Call, operation
 from runstore.http.requests import Body
 from runstore.http.security.access import Access
 from runstore.http.security.known_keys import now_ms
-from runstore.http.security.signing import Ticket, TicketSigner, name_of
+from runstore.http.security.signing import STREAM, Ticket, TicketSigner, name_of
 from runstore.store.runs import RunStore
 
 TICKET_TTL_S = 3_600  # unless the request asks for less or more: an EventSource reconnects with what it has
@@ -77,7 +76,7 @@ class TicketRoutes:
 
     @operation(
         "POST",
-        "/stream/ticket",
+        f"{STREAM}/ticket",
         body=Body(SeveralBody, optional=True),
         answers={201: CREATED},
         problems=(errors.RunNotFound, Forbidden),

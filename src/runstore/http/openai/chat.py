@@ -13,12 +13,14 @@ from runstore.core.names import MAX_NAME
 from runstore.core.records import EventRecord
 from runstore.core.run import Run
 from runstore.http.bodies import Bodies
-from runstore.http.errors import NO_RETRY, BadRequest, openai_error
+from runstore.http.errors import BadRequest, ErrorDetail
 from runstore.http.json import json_response
 from runstore.http.openai.answer import ANSWER_EVENTS, Answer
 from runstore.http.openai.input import chat_input, with_types
 from runstore.http.openai.objects import (
     EITHER_MESSAGES_OR_PROMPT,
+    NO_RETRY,
+    OPENAI_ERRORS,
     ChatBody,
     Completion,
     Model,
@@ -193,8 +195,8 @@ class ChatRoutes:
         headers = {"X-Run-Id": run.run_id}
         if found.status == "success" or found.error_code == MAX_TOKENS:
             return json_response(await self._completion(found), headers=headers)
-        error = ending_error(found) if found.closed else SERVER_STOPPING
-        return openai_error(*error, headers={**headers, **NO_RETRY})
+        status, code, message = ending_error(found) if found.closed else SERVER_STOPPING
+        return OPENAI_ERRORS.response(status, ErrorDetail(code, message), {**headers, **NO_RETRY})
 
     async def _completion(self, run: Run) -> Completion:
         """What a run came to, from its log."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from runstore.core.run import Run
+from runstore.http.errors import ErrorDetail, ErrorForm
 
 FinishReason = Literal["stop", "length", "content_filter"]
 FINISH_REASONS: dict[str, FinishReason] = {  # by strands' stop reasons, and those that providers have beside
@@ -318,4 +319,11 @@ def error_object(status: int, code: str, message: str, param: str | None = None)
     return ErrorResponse(ErrorObject(message, kind, param, code))
 
 
+def _write_error(status: int, error: ErrorDetail) -> ErrorResponse:
+    place = error.field.removeprefix("$").removeprefix(".") if isinstance(error.field, str) else None
+    return error_object(status, error.code, error.message, place or None)
+
+
+NO_RETRY = {"X-Should-Retry": "false"}  # OpenAI's clients try again after 409 and 5xx unless told not to
+OPENAI_ERRORS = ErrorForm(ErrorResponse, _write_error, NO_RETRY)
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

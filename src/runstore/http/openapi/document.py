@@ -6,8 +6,7 @@ from typing import Any
 
 from runstore import __version__
 from runstore.core.limits import Limits
-from runstore.http.errors import ERROR_FORMS, NO_RETRY, ErrorAnswer, error_form, status_of
-from runstore.http.openai.objects import ErrorResponse
+from runstore.http.errors import NATIVE_ERRORS, ErrorForm, status_of
 from runstore.http.openapi.schemas import (
     ANY_TYPE,
     JSON,
@@ -61,14 +60,17 @@ class _Document:
 
     def __init__(self, surfaces: Surfaces, *, needs_login: bool) -> None:
         self._needs_login = needs_login
-        self._operations = [pair for each in surfaces for pair in each.operations]
+        self._surfaces = surfaces
+        self._operations = [operation for each in surfaces for _, operation in each.operations]
         self._schemas = Schemas(self._types())
 
     @property
     def whole(self) -> dict[str, Any]:
         paths: dict[str, Any] = defaultdict(dict)
-        for path, operation in self._operations:
-            paths[path][operation.method.lower()] = self._operation(path, operation)
+        for surface in self._surfaces:
+            for path, operation in surface.operations:
+                method = operation.method.lower()
+                paths[path][method] = self._operation(path, operation, surface.errors)
         return {
             "openapi": "3.1.1",
             "info": {
@@ -83,18 +85,18 @@ class _Document:
 
     def _types(self) -> list[Any]:
         """The structs that bodies are read into and made of."""
-        operations = [operation for _, operation in self._operations]
-        bodies = [operation.body.described for operation in operations if operation.body is not None]
+        bodies = [each.body.described for each in self._operations if each.body is not None]
         contents = [
             content
-            for operation in operations
+            for operation in self._operations
             for answer in operation.answers.values()
             for content in answer.content.values()
             if not isinstance(content, dict)
         ]
-        return [*bodies, *contents, *ERROR_FORMS, *STREAMED]
+        errors = [each.errors.struct for each in self._surfaces]
+        return [*bodies, *contents, *errors, *STREAMED]
 
-    def _operation(self, path: str, operation: Operation[Any]) -> Schema:
+    def _operation(self, path: str, operation: Operation[Any], form: ErrorForm) -> Schema:
         found: Schema = {
             "operationId": operation.id,
             "summary": operation.summary,
@@ -103,7 +105,7 @@ class _Document:
             "parameters": [_parameter(parameter) for parameter in operation.parameters],
             "responses": {
                 **{str(status): self._answer(answer) for status, answer in operation.answers.items()},
-                **refusals(path, operation, self._schemas),
+                **refusals(form, operation, self._schemas),
             },
         }
         if operation.body is not None:
@@ -138,7 +140,7 @@ class _Document:
         if answer.run_id:
             found["links"] = {
                 operation.id: {"operationId": operation.id, "parameters": {"run_id": answer.run_id}}
-                for _, operation in self._operations
+                for operation in self._operations
                 if RUN_ID in operation.parameters
             }
         return found
@@ -164,10 +166,10 @@ NO_RETRIES = {None, "server_stopping"}  # of chats, besides every 409
 Codes = set[str | None]  # see Problem
 
 
-def refusals(path: str, operation: Operation[Any], schemas: Schemas) -> dict[str, Schema]:
-    """The answers by their statuses."""
+def refusals(form: ErrorForm, operation: Operation[Any], schemas: Schemas) -> dict[str, Schema]:
+    """The errors that an operation may answer with, by their statuses."""
     return {
-        str(status): _refusal(path, status, codes, schemas)
+        str(status): _refusal(form, status, codes, schemas)
         for status, codes in sorted(_codes(operation).items())
     }
 
@@ -188,11 +190,11 @@ def _codes(operation: Operation[Any]) -> dict[int, Codes]:
     return codes
 
 
-def _refusal(path: str, status: int, codes: Codes, schemas: Schemas) -> Schema:
-    before_the_path_is_known = codes == {"headers_too_large"}
-    form = ErrorAnswer if before_the_path_is_known else error_form(path)
+def _refusal(form: ErrorForm, status: int, codes: Codes, schemas: Schemas) -> Schema:
+    if codes == {"headers_too_large"}:  # refused before the path is known
+        form = NATIVE_ERRORS
     known = sorted(code for code in codes if code is not None)
-    described, schema = [f"`{code}`" for code in known], schemas.of(form)
+    described, schema = [f"`{code}`" for code in known], schemas.of(form.struct)
     if None in codes:
         described.append("the `error_code` of the run")
     else:
@@ -203,11 +205,11 @@ def _refusal(path: str, status: int, codes: Codes, schemas: Schemas) -> Schema:
     return found
 
 
-def _headers(form: object, status: int, codes: Codes) -> Schema:
+def _headers(form: ErrorForm, status: int, codes: Codes) -> Schema:
     headers = {}
     if name := HEADERS.get(status):
         headers[name] = header({"type": "string"}, required=codes.isdisjoint(WITHOUT_HEADERS))
-    if form is ErrorResponse and (status == 409 or not codes.isdisjoint(NO_RETRIES)):
-        for name, value in NO_RETRY.items():
+    if status == 409 or not codes.isdisjoint(NO_RETRIES):
+        for name, value in form.conflict_headers.items():
             headers[name] = header({"const": value}, required=status == 409)
     return headers

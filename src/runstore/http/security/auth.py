@@ -4,6 +4,7 @@ Without any of them the server is bound to loopback, and everyone is the user `l
 """
 
 import re
+from collections.abc import Container
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -12,16 +13,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from runstore.core.errors import RunstoreError
 from runstore.core.threads import asking
 from runstore.database.opening import Database
-from runstore.http.envelope import STREAM, path_of, run_id_of
-from runstore.http.errors import Unauthorized, on_runstore_error, on_unexpected
+from runstore.http.errors import ErrorResponder, Unauthorized, path_of
 from runstore.http.security.known_keys import KnownKeys, now_ms
 from runstore.http.security.login_function import LoginFunction, network_of
-from runstore.http.security.signing import Ticket, TicketSigner, name_of
+from runstore.http.security.signing import STREAM, Ticket, TicketSigner, name_of, run_id_of
 from runstore.http.security.users import ADMIN, LOCAL, SCOPE_KEY, Login, User
 from runstore.store import keys
 from runstore.store.keys import ApiKey
-
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json"})  # how the process is, and what the API is
 
 _STREAM = re.compile(r"/runs/([^/]+)/stream")
 
@@ -131,17 +129,28 @@ class TicketLogin(Login):
 
 
 class Authentication:
-    """Lets no request through that has no login, but for those to OPEN_PATHS.
+    """Refuses requests without a login.
 
-    Without an `authenticator` everyone is `local`: the app is mounted into another one, which answers for it.
+    Args:
+        authenticator: None if the app is mounted into another one, which answers for it: every user is
+            `local`.
+        open_paths: paths that need no login.
     """
 
-    def __init__(self, app: ASGIApp, authenticator: Authenticator | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        authenticator: Authenticator | None,
+        errors: ErrorResponder,
+        open_paths: Container[str] = (),
+    ) -> None:
         self._app = app
         self._authenticator = authenticator
+        self._errors = errors
+        self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or path_of(scope) in OPEN_PATHS:
+        if scope["type"] != "http" or path_of(scope) in self._open_paths:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
@@ -150,9 +159,9 @@ class Authentication:
             scope[SCOPE_KEY] = login = await self._login(request)
             asking.set(login.user.user_id)
         except RunstoreError as error:
-            response = await on_runstore_error(request, error)
+            response = await self._errors.runstore_error(request, error)
         except Exception as error:
-            response = await on_unexpected(request, error)
+            response = await self._errors.unexpected(request, error)
         else:
             await self._app(scope, receive, send)
             return

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from msgspec import Struct
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from runstore.http.errors import error_for
+from runstore.http.errors import ErrorResponder
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -30,8 +30,9 @@ def hosts_of(bound: str, allowed: Iterable[str], *, exposed: bool) -> Hosts:
 class HostCheck:
     """Refuses requests whose `Host` is not one of `hosts`."""
 
-    def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
+    def __init__(self, app: ASGIApp, hosts: Hosts, errors: ErrorResponder) -> None:
         self._app = app
+        self._errors = errors
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,7 +48,7 @@ class HostCheck:
         message = f"this server does not answer to host {host[:100]!r}; it is {known}"
         if len(given) > 1:
             message = "a request may have one `Host` header, not several"
-        await error_for(scope, 400, "unknown_host", message)(scope, receive, send)
+        await self._errors.respond(scope, 400, "unknown_host", message)(scope, receive, send)
 
 
 def _name(value: bytes) -> str:

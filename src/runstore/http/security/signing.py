@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
+STREAM = "/stream"  # of several runs
+
 
 class Ticket(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`run_id`: the run, or the name of several. `expires_at`: ms since 1970.
@@ -53,3 +55,8 @@ def name_of(run_ids: Sequence[str]) -> str:
 
 def _encode(data: bytes) -> str:
     return urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def run_id_of(text: str) -> str:
+    """The run of `RUN_ID` or `RUN_ID:SEQ`, as a stream of several runs names it."""
+    return text.partition(":")[0].lower()
