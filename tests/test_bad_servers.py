@@ -179,7 +179,7 @@ def test_what_answers_and_is_no_redis_is_refused(capsys: pytest.CaptureFixture[s
         server.shutdown()
         server.server_close()
         thread.join()
-    assert "no Redis" in said
+    assert "not Redis" in said
 
 
 def test_a_password_that_redis_refuses_is_told_and_not_shown(

@@ -1,4 +1,4 @@
-"""What is no Redis, or none that will do, is said at the start, in one line without the password."""
+"""An unusable Redis is reported at start-up, in one line without the password."""
 
 import socket
 import subprocess
@@ -42,7 +42,7 @@ def guarded() -> Iterator[OwnRedis]:
 
 @contextmanager
 def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
-    """Something that is no Redis; `answer` is given each connection."""
+    """A server that is not Redis; it sends `answer` to each connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -108,7 +108,7 @@ def test_a_malformed_url_is_refused(url: str) -> None:
 
 
 def test_an_option_that_there_is_not_is_refused() -> None:
-    assert "it has an option that redis-py does not know" in refusal("redis://127.0.0.1?sockets=3")
+    assert "redis-py does not know one of its options" in refusal("redis://127.0.0.1?sockets=3")
 
 
 async def test_options_of_the_url_change_nothing_of_how_it_is_used() -> None:
@@ -140,7 +140,7 @@ def test_a_redis_that_is_absent_is_only_logged() -> None:
 @pytest.mark.parametrize("answer", [http, nothing, hang_up])
 def test_what_answers_and_is_no_redis_is_refused(answer: Callable[[socket.socket], None]) -> None:
     with answering(answer) as address:
-        assert "what answers there is no Redis" in refusal(f"redis://{address}?socket_timeout=9999")
+        assert "the server at this URL is not Redis" in refusal(f"redis://{address}?socket_timeout=9999")
 
 
 def test_a_server_that_is_too_old_is_refused() -> None:
@@ -166,7 +166,7 @@ def test_a_wrong_password_or_none_is_refused(guarded: OwnRedis, user: str) -> No
 @pytest.mark.parametrize("user", ["reader", "other"])
 def test_a_user_who_may_not_do_what_is_needed_is_refused(guarded: OwnRedis, user: str) -> None:
     url = f"redis://{user}:{PASSWORD}@127.0.0.1:{guarded.port}"
-    assert "the user may not do what is needed" in refusal(url)
+    assert "the user lacks a permission that runstore needs" in refusal(url)
 
 
 async def test_a_user_who_may_do_no_more_than_is_needed_will_do(guarded: OwnRedis) -> None:
@@ -221,7 +221,7 @@ async def test_tls_will_do_with_a_certificate_that_is_trusted() -> None:
         server = stack.enter_context(TlsRedis(port.number, make_certificate(folder)))
         url = f"rediss://127.0.0.1:{server.tls_port}"
         assert "TLS failed: CERTIFICATE_VERIFY_FAILED" in refusal(url)
-        assert "there is no such file of certificates" in refusal(f"{url}?ssl_ca_certs=/no/such/file")
+        assert "the file of certificates does not exist" in refusal(f"{url}?ssl_ca_certs=/no/such/file")
         assert "TLS failed: " in refusal(f"rediss://127.0.0.1:{server.port}")
         trusting = f"{url}?ssl_ca_certs={server.certificate}"
         check_redis(trusting)

@@ -1,1 +1,1 @@
-"""News between processes, over Redis."""
+"""Wakes other processes through Redis."""

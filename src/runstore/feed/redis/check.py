@@ -1,4 +1,4 @@
-"""Whether what is at a URL can be used as Redis: asked once, when a process starts."""
+"""Checks at process start that the server at a URL can serve as Redis."""
 
 import re
 import ssl
@@ -18,17 +18,17 @@ from runstore.core.errors import ConfigError
 from runstore.feed.redis.connection import SETTING, RedisConnection, shown
 from runstore.feed.redis.wire import Command, Keys
 
-OLDEST = (6, 2)  # still has its maintainers, and so have its users
+OLDEST = (6, 2)  # older releases have no maintainers any more
 
 log = structlog.get_logger(__name__)
 
 
 def check_redis(url: str, *, prefix: str = "runstore") -> None:
-    """Refuse what would never work. That nothing answers is only logged: without Redis events come late.
+    """Refuse permanent misconfiguration. An unreachable Redis is only logged: without it, events arrive late.
 
     Raises:
-        ConfigError: the URL is malformed; what answers there is no Redis, is too old or a cluster; the
-            password is wrong or the user may not do what is needed; its certificate is not trusted.
+        ConfigError: the URL is malformed; the server is not Redis, too old or part of a cluster; the password
+            is wrong; the user lacks a permission; the certificate is not trusted.
     """
     reached: list[bool] = []
 
@@ -53,7 +53,7 @@ def check_redis(url: str, *, prefix: str = "runstore") -> None:
 
 
 def _trial(prefix: str) -> list[Command]:
-    """What the feed does all the time, on a key that is gone in a second."""
+    """The commands that the feed uses, on a key that expires in a second."""
     key = Keys(prefix, "check").wake
     return [
         ("XADD", key, "MAXLEN", "~", 1, "*", "w", "1"),
@@ -65,7 +65,7 @@ def _trial(prefix: str) -> list[Command]:
 
 
 def _reason(error: RedisError, reached: bool) -> str | None:
-    """Why trying again would not help; None when it may."""
+    """Why retrying cannot help; None when it may."""
     if isinstance(error, AuthenticationError | AuthenticationWrongNumberOfArgsError):
         return f"the user or password is refused: {error}"
     if isinstance(error.__context__, PermissionError):
@@ -74,7 +74,7 @@ def _reason(error: RedisError, reached: bool) -> str | None:
         return None
     if isinstance(error, ResponseError):
         return f"Redis refuses: {error}"
-    return f"what answers there is no Redis: {error}"
+    return f"the server at this URL is not Redis: {error}"
 
 
 def _tls_reason(url: str, cause: BaseException | None) -> str | None:
@@ -83,9 +83,9 @@ def _tls_reason(url: str, cause: BaseException | None) -> str | None:
     if isinstance(cause, ssl.SSLError):
         return f"TLS failed: {cause.reason or cause}"
     if isinstance(cause, FileNotFoundError):
-        return "TLS failed: there is no such file of certificates"
+        return "TLS failed: the file of certificates does not exist"
     if isinstance(cause, TimeoutError) and "handshake" in str(cause):
-        return "TLS failed: what answers there does not speak it"
+        return "TLS failed: the server at this URL does not speak TLS"
     return None
 
 
@@ -93,20 +93,20 @@ def _unusable(answers: list[Any]) -> str | None:
     info, *trial = answers
     for answer in trial:
         if isinstance(answer, NoPermissionError):
-            return f"the user may not do what is needed: {answer}"
+            return f"the user lacks a permission that runstore needs: {answer}"
     if isinstance(info, AuthenticationError):
         return f"the user or password is refused: {info}"
     if isinstance(info, NoPermissionError):
-        return None  # the version cannot be told, and the trial went well
+        return None  # the version is unknown, but all needed commands work
     if isinstance(info, RedisError):
         return f"Redis refuses: {info}"
     facts = dict(re.findall(rb"^(\w+):(.*?)\r?$", info, re.MULTILINE)) if isinstance(info, bytes) else {}
     version = facts.get(b"redis_version", b"").decode()
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
     if not numbers:
-        return "what answers there is no Redis"
+        return "the server at this URL is not Redis"
     if numbers < OLDEST:
         return f"Redis {version} is too old; runstore needs {'.'.join(map(str, OLDEST))} or newer"
     if facts.get(b"redis_mode") == b"cluster":
-        return "it is a node of a cluster; use a Redis of one primary, with or without replicas"
+        return "the server is a node of a cluster; use one Redis primary, with or without replicas"
     return None

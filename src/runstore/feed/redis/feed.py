@@ -1,7 +1,7 @@
-"""The live feed of several processes: each tells the others by Redis what it has committed.
+"""The live feed of several processes: each publishes its commits to the others through Redis.
 
-Redis is a hint and a cache. Without it, or after it has lost everything, readers find in the log what they
-were not told; see `HeadPoll`.
+Redis is a hint and a cache. Polling (`HeadPoll`) covers lost messages and an unavailable Redis, because the
+log has every event.
 """
 
 import secrets
@@ -17,21 +17,21 @@ from runstore.feed.redis.publisher import RedisPublisher
 from runstore.feed.redis.reader import BLOCK_S, RedisReader
 from runstore.feed.redis.wire import Keys, Wire
 
-STOP_S = 1.0  # for what has queued to be published when the process stops; as long again for the reader
+STOP_S = 1.0  # seconds at stop for queued commits to be published, and again for the reader to end
 
 
 class RedisFeed:
     """The port `LiveFeed` over this process's own feed, which keeps the rings and wakes the readers.
 
-    Entered, it has two threads. `close` ends the readers' streams only: what is committed afterwards still
-    goes to other processes, until the feed is stopped.
+    Entering it starts two threads. `close` ends only the readers' streams: later commits still reach other
+    processes until the feed is stopped.
 
     Args:
-        prefix: of all keys; one for each database, for listeners hear of all its runs.
+        prefix: of all keys. Each database needs its own, because listeners receive events of all its runs.
         local: the feed of this process.
 
     Raises:
-        ConfigError: the URL is malformed. A Redis that cannot be reached is none: it costs time only.
+        ConfigError: the URL is malformed. An unreachable Redis is no error; events then arrive late.
     """
 
     def __init__(self, url: str, *, prefix: str = "runstore", local: MemoryFeed | None = None) -> None:
@@ -47,42 +47,42 @@ class RedisFeed:
 
     @property
     def connected(self) -> bool:
-        """Whether Redis does what it is asked."""
+        """Whether Redis answers and accepts commands."""
         return self._health.connected
 
     @property
     def reconnects(self) -> int:
-        """How often it was lost and came back, to the publisher or the reader."""
+        """How often the publisher or the reader lost Redis and got it back."""
         return self._health.reconnects
 
     @property
     def published(self) -> int:
-        """Runs' parts of commits that others were told of."""
+        """Parts of commits, each of one run, that reached other processes."""
         return self._publisher.published
 
     @property
     def refused(self) -> int:
-        """Those for which another process had published a later event; nothing is wrong."""
+        """Parts that Redis refused because another process had published a later event; this is normal."""
         return self._publisher.refused
 
     @property
     def dropped(self) -> int:
-        """Those that others find in the log only: Redis was lost, full or too slow."""
+        """Parts that other processes find only in the log, because Redis was lost, full or too slow."""
         return self._publisher.dropped
 
     @property
     def streams(self) -> int:
-        """How many streams are read."""
+        """Streams that the reader reads."""
         return self._reader.streams
 
     @property
     def followed(self) -> int:
-        """How many runs have readers."""
+        """Runs that have readers."""
         return self.local.followed
 
     @property
     def subscribers(self) -> int:
-        """How many readers there are."""
+        """Readers of this process."""
         return self.local.subscribers
 
     @property
@@ -91,12 +91,12 @@ class RedisFeed:
         return self.local.closing
 
     def start(self) -> None:
-        """Begin to publish and to read."""
+        """Start publishing and reading."""
         self._publisher.start()
         self._reader.start()
 
     def stop(self) -> None:
-        """Publish what has queued, and end the threads; waits. Safe before the start, and twice."""
+        """Publish the queued commits and end the threads; waits. Safe before start and twice."""
         self._reader.stop(0)
         self._publisher.wake_reader()
         self._publisher.stop(STOP_S)
@@ -113,7 +113,7 @@ class RedisFeed:
         """See `LiveFeed.publish`."""
         try:
             self.local.publish(commits)
-        finally:  # also when a listener failed
+        finally:  # publish even if a listener failed
             self._publisher.publish(commits)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""How Redis does: said once when it is lost and once when it is back, and how long to wait in between."""
+"""The state of Redis: logs when it is lost and when it is back, and spaces the retries."""
 
 import threading
 import time
@@ -6,15 +6,18 @@ import time
 import structlog
 from redis.backoff import ExponentialWithJitterBackoff
 
-FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # between two tries while Redis is lost
-MAX_DOUBLINGS = 10  # of the first of them, before the last counts
-SETTLED_S = 1.0  # without an error, after which Redis is back
+FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # seconds between two tries while Redis is lost
+MAX_DOUBLINGS = 10  # doublings of the first wait; the limit applies long before
+SETTLED_S = 1.0  # seconds without an error before Redis counts as recovered
 
 log = structlog.get_logger(__name__)
 
 
 class RedisHealth:
-    """Whether Redis does what it is asked, by each of those who ask. `reconnects`: how often it came back."""
+    """Whether Redis works for each of its users, the publisher and the reader.
+
+    `reconnects` counts recoveries.
+    """
 
     def __init__(self) -> None:
         self.reconnects = 0
@@ -24,11 +27,11 @@ class RedisHealth:
 
     @property
     def connected(self) -> bool:
-        """Whether everyone who has asked Redis found it well the last time."""
+        """Whether the last use of Redis succeeded for every user that has tried."""
         return bool(self._well) and not self._failed_at
 
     def failed(self, user: str) -> bool:
-        """Whether Redis is lost to this user."""
+        """Whether Redis is currently lost to this user."""
         return user in self._failed_at
 
     def lost(self, user: str, error: object) -> None:
@@ -39,7 +42,7 @@ class RedisHealth:
             self._failed_at[user] = time.monotonic()
 
     def well(self, user: str) -> None:
-        """It did what it was asked now."""
+        """Record a success. Redis counts as recovered only after SETTLED_S without an error."""
         if user in self._well:
             return
         with self._lock:
@@ -55,7 +58,7 @@ class RedisHealth:
 
 
 class Backoff:
-    """How long to wait before the next try; not at all once `stopping` is set."""
+    """Waits before the next try; returns at once when `stopping` is set."""
 
     def __init__(self, stopping: threading.Event) -> None:
         self._stopping = stopping

@@ -1,4 +1,4 @@
-"""Which streams a process reads, and up to where it has read each."""
+"""The streams that a process reads, and its position in each."""
 
 from collections.abc import Collection
 
@@ -6,16 +6,16 @@ BEGINNING = b"0-0"
 
 
 class Places:
-    """Each stream's last id that was read, and the command that asks for what comes after.
+    """The last id read in each stream, and the command that reads on from there.
 
-    The command is kept in Redis' own form (RESP, "array of bulk strings"): thousands of keys cost a client
-    library more time than they cost Redis, and only the ids change from one command to the next.
+    The command is cached in Redis' wire format (RESP, "array of bulk strings"): a client library needs more
+    time to encode thousands of keys than Redis needs to read them, and only the ids change between commands.
     """
 
     def __init__(self, options: tuple[bytes, ...]) -> None:
-        self._options = options  # of XREAD
-        self._ids: dict[bytes, bytes] = {}  # as they are in the command
-        self._beginning: bytes | None = None  # of the command, up to the ids
+        self._options = options  # arguments of XREAD before the streams
+        self._ids: dict[bytes, bytes] = {}  # encoded as in the command
+        self._beginning: bytes | None = None  # the encoded command up to the ids; None: encode it again
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -34,7 +34,7 @@ class Places:
             self._beginning = None
 
     def command(self) -> bytes:
-        """XREAD of all streams."""
+        """The encoded XREAD of all streams."""
         if self._beginning is None:
             words = (b"XREAD", *self._options, b"STREAMS", *self._ids)
             count = len(words) + len(self._ids)

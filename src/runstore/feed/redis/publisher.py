@@ -1,4 +1,4 @@
-"""Tells other processes of our commits, by a thread of its own: the writer never waits for Redis."""
+"""Publishes this process's commits to others from its own thread, so that the log's writer never waits."""
 
 import threading
 import time
@@ -26,19 +26,20 @@ from runstore.feed.redis.wire import (
 )
 
 MAX_QUEUED_EVENTS = (
-    65_536  # that wait for Redis; the oldest are dropped, for their readers find them in the log
+    65_536  # events waiting for Redis; the oldest are dropped, as readers find them in the log
 )
-MAX_QUEUED_BYTES = 16 << 20  # their data
-MAX_SENT_BYTES = 2 << 20  # of one pipeline, about
-ACTIVE_EXPIRY_S = 600  # of a run that says nothing
-EXPIRY_REFRESH_S = 60.0  # between two renewals of it
-MAX_EXPIRIES = 10_000  # runs for which the last renewal is remembered
-ENDED_EXPIRY_S = 60  # after a run's ending
+MAX_QUEUED_BYTES = 16 << 20  # bytes of data of the events waiting for Redis
+MAX_SENT_BYTES = 2 << 20  # bytes of one pipeline, approximately
+ACTIVE_EXPIRY_S = 600  # seconds that Redis keeps the stream of a silent run
+EXPIRY_REFRESH_S = 60.0  # seconds between two renewals of an active run's expiry
+MAX_EXPIRIES = 10_000  # runs whose last renewal is remembered
+ENDED_EXPIRY_S = 60  # seconds that Redis keeps the stream of an ended run
 CONTROL_EXPIRY_S = 3_600
 WAKE_EXPIRY_S = 60
 
 USER = "publisher"
-REFUSED = "equal or smaller"  # a later event was published first: its readers read the log
+# Redis' message when a later event was published first; readers then use the log.
+REFUSED = "equal or smaller"
 
 log = structlog.get_logger(__name__)
 
@@ -50,9 +51,9 @@ class _Queued(Struct, frozen=True):
 
 
 class RedisPublisher:
-    """Owns the thread that writes to Redis. Takes all that has queued while its last pipeline was under way.
+    """Owns the thread that writes to Redis. Each pipeline takes all commits queued during the last one.
 
-    `published`, `refused`, `dropped`: parts of commits, each of one run.
+    `published`, `refused` and `dropped` count parts of commits, each of one run.
     """
 
     def __init__(self, connection: RedisConnection, keys: Keys, wire: Wire, health: RedisHealth) -> None:
@@ -69,14 +70,14 @@ class RedisPublisher:
         self._bytes = 0
         self._wake = False
         self._stopping = threading.Event()
-        self._expiries: dict[str, float] = {}  # when a run's key is next told to expire
+        self._expiries: dict[str, float] = {}  # run id → when to renew the expiry of its key
         self._thread = threading.Thread(target=self._run, name="runstore-redis-publisher", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self, within_s: float) -> None:
-        """Publish what has queued, if Redis takes it in time. Safe before the start, and twice."""
+        """Publish the queued commits if Redis takes them in time. Safe before start and twice."""
         with self._changed:
             self._stopping.set()
             self._changed.notify()
@@ -84,7 +85,7 @@ class RedisPublisher:
             self._thread.join(within_s)
 
     def publish(self, commits: Sequence[Committed]) -> None:
-        """Hand over; never waits."""
+        """Queue commits; never waits."""
         events = sum([len(commit.events) for commit in commits])
         size = sum([len(event.data) for commit in commits for event in commit.events])
         with self._changed:
@@ -96,7 +97,7 @@ class RedisPublisher:
             self._changed.notify()
 
     def wake_reader(self) -> None:
-        """Have this process's reader look which runs are followed; never waits."""
+        """Make this process's reader check which runs are followed; never waits."""
         with self._changed:
             self._wake = True
             self._changed.notify()
@@ -107,7 +108,7 @@ class RedisPublisher:
             commits, wake = self._take()
             if not commits and not wake and self._stopping.is_set():
                 break
-            if self._send(commits, wake or not commits):  # asked also without news: is Redis back?
+            if self._send(commits, wake or not commits):  # without commits, this tests whether Redis is back
                 backoff.reset()
             elif self._stopping.is_set():
                 break
@@ -116,7 +117,7 @@ class RedisPublisher:
         self._connection.close()
 
     def _send(self, commits: Sequence[Committed], wake: bool) -> bool:
-        """Returns whether Redis was well."""
+        """Publish, and return whether Redis worked."""
         try:
             trouble = self._try(commits, wake)
         except Exception as error:
@@ -124,14 +125,14 @@ class RedisPublisher:
                 log.exception("redis_publisher_failed")
             with self._changed:
                 self.dropped += len(commits)
-            self._expiries.clear()  # nobody knows which keys are left
+            self._expiries.clear()  # it is unknown which keys still exist
             trouble = error
         if trouble is None:
             self._health.well(USER)
             return True
         self._health.lost(USER, trouble)
         if not isinstance(trouble, OutOfMemoryError):
-            self._connection.close()  # a failover may have given its name to another server
+            self._connection.close()  # a failover may have moved the name to another server
         return False
 
     def _take(self) -> tuple[list[Committed], bool]:
@@ -156,7 +157,7 @@ class RedisPublisher:
         return queued
 
     def _try(self, commits: Sequence[Committed], wake: bool) -> Exception | None:
-        """Returns the first answer that says that Redis is not well."""
+        """Publish, and return the first error that shows a failing Redis."""
         commands: list[tuple[Command, Part | None]] = []
         now = time.monotonic()
         for part in join(commits):
@@ -177,13 +178,13 @@ class RedisPublisher:
         except RedisError:
             if self._health.failed(USER):
                 raise
-        return self._connection.run(commands)  # the connection may have been idle for too long
+        return self._connection.run(commands)  # retry once: the server may have closed an idle connection
 
     def _run_commands(self, part: Part, now: float) -> list[tuple[Command, Part | None]]:
         key = self._keys.run(part.run_id)
         last_id, value = f"{part.last_seq}-0", self._wire.run_entry(part)
         add: Command = ("XADD", key, "MAXLEN", "~", MAX_RUN_ENTRIES, last_id, self._wire.tag, value)
-        if part.redacts:  # also where a later event was published first, and the hint is refused
+        if part.redacts:  # delete first: Redis may refuse the hint, as a later event came first
             self._expiries.pop(part.run_id, None)
             return [(("EXPIRE", key, 0), None), (add, part), (("EXPIRE", key, ACTIVE_EXPIRY_S), None)]
         if part.ends:
@@ -192,7 +193,7 @@ class RedisPublisher:
         if now < self._expiries.get(part.run_id, 0.0):
             return [(add, part)]
         if len(self._expiries) >= MAX_EXPIRIES:
-            self._expiries.clear()  # other processes may have ended them
+            self._expiries.clear()  # most of these runs may have ended in other processes
         self._expiries[part.run_id] = now + EXPIRY_REFRESH_S
         return [(add, part), (("EXPIRE", key, ACTIVE_EXPIRY_S), None)]
 
@@ -207,7 +208,7 @@ class RedisPublisher:
         return commands
 
     def _settle(self, part: Part | None, answer: Any) -> ResponseError | None:
-        """Count a part; returns what says that Redis is not well."""
+        """Count the outcome of a part; return the error if it shows a failing Redis."""
         error = answer if isinstance(answer, ResponseError) else None
         if part is None:
             return None if error and wrong_type(error) else error

@@ -1,4 +1,4 @@
-"""Hears of other processes' commits: one thread reads the streams of all runs that are followed here."""
+"""Receives other processes' commits: one thread reads the streams of all runs that are followed here."""
 
 import threading
 import time
@@ -15,10 +15,10 @@ from runstore.feed.redis.health import Backoff, RedisHealth
 from runstore.feed.redis.places import BEGINNING, Places
 from runstore.feed.redis.wire import Entry, Keys, Wire
 
-BLOCK_S = 1.0  # that Redis waits for news; then we look again which runs are followed
-READ_ENTRIES = 32  # of each stream at once
-FIND_RUNS = 250  # whose last entry is asked for at once
-BARRED_S = 30.0  # that a key of a wrong type is left out; one in XREAD fails all the others
+BLOCK_S = 1.0  # seconds that Redis waits for entries; then the reader checks which runs are followed
+READ_ENTRIES = 32  # entries of each stream per read
+FIND_RUNS = 250  # streams per request for their last entries
+BARRED_S = 30.0  # seconds to skip a key of a wrong type, as it would fail the XREAD of all the others
 
 USER = "reader"
 
@@ -26,11 +26,11 @@ log = structlog.get_logger(__name__)
 
 
 class RedisReader:
-    """Owns the thread that reads from Redis, and gives what it reads to the process's own feed.
+    """Owns the thread that reads from Redis, and passes commits on to the process's own feed.
 
-    A run that is newly followed is read from its last entry on. What was committed before that entry is in
-    the log, and whoever has not read it there finds a gap; what comes after it is read here. So nothing is
-    missed between a reader's look at the log and the first look at the stream.
+    It reads a newly followed run from its last entry on. Earlier events are in the log, and a subscriber that
+    has not read them yet notices a gap; the reader delivers all later ones. So no event is missed between a
+    subscriber's read of the log and the first read of the stream.
     """
 
     def __init__(
@@ -43,20 +43,20 @@ class RedisReader:
         self._feed = feed
         self._stopping = threading.Event()
         self._places = Places((b"COUNT", b"%d" % READ_ENTRIES, b"BLOCK", b"%d" % int(BLOCK_S * 1000)))
-        self._barred: dict[bytes, float] = {}  # keys of a wrong type, and when to look at them again
-        self._changes = -1  # of the followed runs that are known
+        self._barred: dict[bytes, float] = {}  # keys of a wrong type → when to try them again
+        self._changes = -1  # the feed's count of changes at the last check of the followed runs
         self._thread = threading.Thread(target=self._run, name="runstore-redis-reader", daemon=True)
 
     @property
     def streams(self) -> int:
-        """How many are read: of the followed runs, the control stream, and this process's wake-ups."""
+        """Streams that are read: the followed runs', the control stream, and this process's wake-ups."""
         return len(self._places)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self, within_s: float) -> None:
-        """End the thread; at once if something wakes it. Safe before the start, and twice."""
+        """End the thread; wake it first to end it at once. Safe before start and twice."""
         self._stopping.set()
         if self._thread.ident is not None:
             self._thread.join(within_s)
@@ -81,7 +81,7 @@ class RedisReader:
     def _lose(self, error: object) -> None:
         self._connection.close()
         for key in (self._keys.control, self._keys.wake):
-            self._places.discard(key)  # an empty Redis whose clock is slow counts from behind our place
+            self._places.discard(key)  # an emptied Redis with a slow clock assigns ids below our position
         self._changes = -1
         self._health.lost(USER, error)
 
@@ -100,9 +100,8 @@ class RedisReader:
             self._places.discard(key)
         new = wanted.difference(self._places.keys, self._barred)
         if self._keys.wake in new:
-            self._places.set(
-                self._keys.wake, BEGINNING
-            )  # a wake-up of before is one too many, not one too few
+            # Read from the start: a spurious wake-up is harmless, a lost one is not.
+            self._places.set(self._keys.wake, BEGINNING)
             new.remove(self._keys.wake)
         self._find_places(list(new))
         self._changes = changes
@@ -126,7 +125,7 @@ class RedisReader:
         self._barred[key] = time.monotonic() + BARRED_S
         log.warning("redis_key_unusable", key=key.decode(), error=str(error))
 
-    # What there is to read.
+    # Reading entries.
 
     def _read(self) -> None:
         if not self._places:
@@ -141,7 +140,7 @@ class RedisReader:
             self._deliver(key, entries)
 
     def _bar_wrong_ones(self, error: ResponseError) -> None:
-        """Leave out the streams that are none, which made the read fail."""
+        """Skip the keys that are not streams and made the read fail."""
         keys = list(self._places.keys)
         types = self._connection.run([("TYPE", key) for key in keys])
         wrong = [key for key, type in zip(keys, types, strict=True) if type not in (b"stream", b"none")]
@@ -160,7 +159,7 @@ class RedisReader:
         for commit in commits:
             try:
                 self._feed.tell_listeners([commit])
-            except Exception:  # a listener's own fault
+            except Exception:  # a listener's error must not stop the reader
                 log.exception("callback_failed")
 
     def _show(self, run_id: str, entries: Sequence[Entry]) -> None:

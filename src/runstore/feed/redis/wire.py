@@ -1,8 +1,8 @@
-"""What processes tell each other through Redis: the keys, and the entries of their streams. Pure.
+"""The keys and stream entries that processes exchange through Redis. Pure.
 
-A run has a stream of its own. An entry's id is `<seq of its last event>-0`, so that Redis refuses what comes
-late or twice. An entry has one field: its name says which process wrote it and in which form, its value is
-the events, or nothing: then it is a hint to read the log. The control stream holds what listeners hear of.
+Each run has a stream. An entry's id is `<seq of its last event>-0`, so that Redis refuses late and repeated
+entries. An entry has one field. Its name holds the form and the process that wrote it; its value holds the
+events. An empty value is a hint to read the log. The control stream carries the events for listeners.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,16 +15,16 @@ from runstore.core.events import EventType, Queued
 from runstore.core.ports import Committed
 from runstore.eventlog.rules.control import is_control
 
-FORM = b"1"  # of an entry's value; what has another one is a hint
-MAX_ENTRY_BYTES = 64 << 10  # of an entry's events; more come as a hint, for no ring keeps much more
-MAX_JOINED_BYTES = 16 << 10  # of commits that go as one entry: a ring has room for a few of them
-MAX_RUN_ENTRIES = 32  # of a run that Redis keeps, about: for readers that are a moment behind
-MAX_CONTROL_ENTRIES = 1_000  # that Redis keeps, about
-MAX_CONTROL_EVENTS = 256  # of one entry
+FORM = b"1"  # version of the value's encoding; an entry with another form is a hint
+MAX_ENTRY_BYTES = 64 << 10  # bytes of an entry's events; larger ones go as a hint, as no ring keeps much more
+MAX_JOINED_BYTES = 16 << 10  # bytes of commits joined into one entry, as a ring has room for a few entries
+MAX_RUN_ENTRIES = 32  # entries that Redis keeps of a run, approximately: for readers slightly behind
+MAX_CONTROL_ENTRIES = 1_000  # entries that Redis keeps of the control stream, approximately
+MAX_CONTROL_EVENTS = 256  # events of one control entry
 
 NO_EVENTS = b""
 
-Entry = tuple[bytes, list[bytes]]  # as Redis gives it: its id, and its fields and values one after another
+Entry = tuple[bytes, list[bytes]]  # in Redis' form: the id, then field names and values in turn
 Command = tuple[str | bytes | int, ...]
 
 
@@ -44,13 +44,13 @@ class Keys:
 
 
 class Part(Struct):
-    """Consecutive events of one run, on their way into one entry."""
+    """Consecutive events of one run that go into one entry."""
 
     run_id: str
     first_seq: int
     events: list[EncodedEvent]
     size: int
-    redacts: bool = False  # what Redis and other processes have of the run is to be dropped
+    redacts: bool = False  # Redis and other processes must drop their copies of the run
 
     @property
     def last_seq(self) -> int:
@@ -62,7 +62,7 @@ class Part(Struct):
 
 
 class ControlEvent(Struct, frozen=True, gc=False, array_like=True):
-    """An event of the control stream. Of its data only whose a queued run is; the log has the rest."""
+    """An event of the control stream. `data` holds only the owner of a queued run; the log has the rest."""
 
     run_id: str
     seq: int
@@ -74,7 +74,7 @@ class ControlEvent(Struct, frozen=True, gc=False, array_like=True):
 
 
 class Owner(Struct, frozen=True):
-    """What a listener has to know of a queued run, whose input may be large."""
+    """The part of a queued run that listeners need; its input may be large."""
 
     user_id: str
 
@@ -83,7 +83,7 @@ _read_owner = msgspec.json.Decoder(Owner).decode
 
 
 class Wire:
-    """Writes and reads entries in the name of one process."""
+    """Encodes and decodes entries for one process."""
 
     def __init__(self, process: str) -> None:
         self.tag = FORM + process.encode()
@@ -92,7 +92,7 @@ class Wire:
         self._control_decoder = msgspec.msgpack.Decoder(list[ControlEvent])
 
     def run_entry(self, part: Part) -> bytes:
-        """The value of a run's entry; a hint, after which others read the log, if it is large or redacts."""
+        """The value of a run's entry; empty, as a hint to read the log, if it is too large or redacts."""
         if part.size > MAX_ENTRY_BYTES or part.redacts:
             return NO_EVENTS
         return self._encoder.encode((part.first_seq, part.events))
@@ -102,7 +102,7 @@ class Wire:
         return self._encoder.encode(events)
 
     def read_run(self, run_id: str, entry: Entry) -> Committed | int | None:
-        """The entry's events; the seq up to which the log has some, of a hint; None of our own entries."""
+        """The events of an entry; of a hint, the seq that the log has reached; None for our own entries."""
         id, (tag, value) = entry[0], entry[1][:2]
         if tag == self.tag:
             return None
@@ -116,7 +116,7 @@ class Wire:
         return Committed(run_id, first_seq, events, control=False)
 
     def read_control(self, entry: Entry) -> list[Committed]:
-        """What the listeners hear of; nothing of our own entries and of other forms."""
+        """The events for listeners; none from our own entries and other forms."""
         tag, value = entry[1][:2]
         if tag == self.tag or not tag.startswith(FORM):
             return []
@@ -137,7 +137,7 @@ class Wire:
 
 
 def join(commits: Iterable[Committed]) -> list[Part]:
-    """What was committed, in as few parts as it takes, each run's in order."""
+    """Join commits into as few parts as possible, keeping each run's order."""
     parts: list[Part] = []
     newest: dict[str, Part] = {}
     for commit in commits:
@@ -161,7 +161,7 @@ def _owner(event: EncodedEvent) -> bytes:
 
 
 def control_events(commits: Iterable[Committed]) -> list[ControlEvent]:
-    """What listeners of other processes are to hear of."""
+    """The events of commits that listeners in other processes need."""
     return [
         ControlEvent(commit.run_id, seq, e.type, e.version, e.ends, e.at, _owner(e))
         for commit in commits
