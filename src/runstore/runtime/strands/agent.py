@@ -32,7 +32,7 @@ from runstore.runtime.strands.redaction import may_redact
 from runstore.runtime.strands.results import cut_result, result_of
 from runstore.runtime.user_code import in_a_line
 
-UNWIND_S = 0.1  # what agents that are left get to end by themselves, before their tools are cancelled
+UNWIND_S = 0.1  # seconds for abandoned agents to end by themselves before their tools are cancelled
 PRODUCTS = (Agent, MultiAgentBase)
 strands_called.watch()
 strands_providers.watch()
@@ -42,20 +42,18 @@ BROKEN_OFF = "the model's answer broke off: its stream ended before the answer d
 
 
 class StrandsAgent:
-    """Drives what a configuration or a factory built, through strands' own loop, and records what it says.
+    """Drives a configured or factory-built product through strands' own loop, and records its events.
 
-    An `Agent` is resumed from its messages and finished tools, together with its agents as tools, and so are
-    the nodes of a Graph or Swarm, each visit by itself. What has a strands session manager starts again from
-    the input.
+    An `Agent` resumes from its messages and finished tools, including its agents as tools. So do the nodes of
+    a Graph or Swarm, each visit by itself. A product with a strands session manager restarts from the input.
 
     Args:
-        taken: every agent that has been given to a run; they keep their messages and hooks, so each run
-            needs its own.
+        taken: every agent that was given to a run. Agents keep messages and hooks, so each run needs its own.
         root: the path of the outermost agent; None: the name of the run's agent.
-        at_most_once: names of tools that are marked so by the configuration.
+        at_most_once: names of tools that the configuration marks so.
 
     Raises:
-        AgentError: an agent of the hierarchy is another run's.
+        AgentError: an agent of the hierarchy belongs to another run.
     """
 
     def __init__(
@@ -71,7 +69,7 @@ class StrandsAgent:
         self._context = context
         self._root = root or context.agent_name
         self._at_most_once = at_most_once
-        self._asked = False  # to stop
+        self._asked = False  # whether a stop was requested
         self._agents = list(agents_of(product, self._root))
         for _, agent in self._agents:
             if agent in taken:
@@ -105,7 +103,8 @@ class StrandsAgent:
                 await recorder.record(AgentFinished(agent=root))
                 return AgentResult(result=cut, usage=hooks.usage)
             failure = hooks.without_provider_words(agent_error(error, hooks.model_errors))
-            if isinstance(failure, AppendRefused) and failure is not closable.closed_by:  # of another run's
+            # Raised for another run.
+            if isinstance(failure, AppendRefused) and failure is not closable.closed_by:
                 failure = AgentError(str(failure), code=failure.code)
             if isinstance(failure, AgentError):
                 for event in hooks.answers.take_back_all("failed"):
@@ -125,7 +124,7 @@ class StrandsAgent:
         )
 
     def _cut_result(self, error: Exception) -> dict[str, Any] | None:
-        """What an agent has come to whose answer was cut by its model's token limit: no failure of a run."""
+        """The result of an agent whose answer its model's token limit has cut; the run does not fail."""
         if not isinstance(self._product, Agent) or not isinstance(
             unwrapped(error), MaxTokensReachedException
         ):
@@ -134,12 +133,12 @@ class StrandsAgent:
         return cut_result(last if last and last["role"] == "assistant" else None)
 
     def cancel(self) -> None:
-        """See `Agent.cancel`. strands looks at the next chunk of a model and before each tool."""
+        """See `Agent.cancel`. strands checks at the model's next chunk and before each tool."""
         self._asked = True
         if self._hooks is not None:
             self._hooks.answers.stopping = True
-        # Each of them, also those that were made for a call: strands hands a cancel down by polling, 50 ms
-        # for each level.
+        # Cancel each agent directly, including those made for a call: strands passes a cancel down by
+        # polling, 50 ms a level.
         for agent in self._hooks.agents if self._hooks else [agent for _, agent in self._agents]:
             agent.cancel()
 
@@ -163,7 +162,8 @@ class StrandsAgent:
             _instruct(self._product, [message for message in messages if message["role"] == "system"])
             hooks.own = _remind(self._product, self._context.memory)
             hooks.asked = asked_messages(input)
-            asked: list[Any] = asked_messages(input)  # once more: hooks may rewrite these in place
+            # A second copy, as hooks may rewrite the messages in place.
+            asked: list[Any] = asked_messages(input)
             return self._product.stream_async(asked, invocation_state=state)
         if len(messages) != 1:
             raise AgentError(
@@ -182,7 +182,7 @@ class StrandsAgent:
                 self._go_on_leaving()
                 continue
             if "delta" in item:
-                continue  # half of all items, and none of them an event
+                continue  # half of all items; none holds an event
             try:
                 for event in translate(item):
                     if type(event) is not Token:
@@ -205,13 +205,13 @@ class StrandsAgent:
             raise AgentError(BROKEN_OFF, code="model_unavailable")
         return ended
 
-    # A stream that is no longer wanted is not just dropped, nor its task cancelled at once: of strands'
-    # nested generators that would end the outermost only, and leave the others, with their tools and tracing
-    # spans, to the garbage collector. The agents are asked to stop, and what still comes is thrown away;
-    # whoever then still waits, for a tool or a model, is cancelled right there.
+    # An abandoned stream is not dropped, nor its task cancelled at once. Of strands' nested generators this
+    # would end only the outermost and leave the others, with their tools and tracing spans, to the garbage
+    # collector. Instead the agents are asked to stop, and their remaining items are discarded. After
+    # UNWIND_S the task is cancelled where it waits, for a tool or a model.
 
     async def _attend(self, following: Coroutine[Any, Any, Ended], closable: ClosableRecorder) -> Ended:
-        """Wait until a stream has been followed to its end; leave it when we are cancelled."""
+        """Wait until the stream has been followed to its end; abandon it when this task is cancelled."""
         self._task = task = asyncio.create_task(_contained(following))
         cancelled: asyncio.CancelledError | None = None
         while not task.done():
@@ -245,7 +245,7 @@ def _answers_object(product: Product) -> bool:
 
 
 def _instruct(agent: Agent, messages: Sequence[Any]) -> None:
-    """Add a conversation's own instructions to those that the agent has."""
+    """Append a conversation's system messages to the agent's own instructions."""
     if messages:
         own = agent.system_prompt_content or []
         said = [block for message in messages for block in message["content"] if "text" in block]
@@ -253,9 +253,10 @@ def _instruct(agent: Agent, messages: Sequence[Any]) -> None:
 
 
 def _remind(agent: Agent, memory: Sequence[Any]) -> int:
-    """Let the agent begin with its session's memory, as much of it as its conversation manager keeps.
+    """Start the agent with its session's memory, as far as its conversation manager keeps it.
 
-    Returns how many messages of its own come first. A factory may have made it with the memory.
+    Returns the number of the agent's own messages before it. A factory may have built the agent with the
+    memory.
     """
     own = list(agent.messages)
     if not memory or getattr(agent, "_session_manager", None) is not None:
@@ -273,5 +274,6 @@ async def _contained(following: Coroutine[Any, Any, Ended]) -> Ended:
         return await following
     except (Exception, asyncio.CancelledError):
         raise
-    except BaseException as error:  # of a model or a hook; an exit would end the loop that all agents share
+    # From a model or a hook; a SystemExit would end the loop that all agents share.
+    except BaseException as error:
         raise AgentError(in_a_line(error)) from error

@@ -1,8 +1,8 @@
-"""What each agent's model says, until it is a message: what strands throws away of it is taken back.
+"""Tracks each agent's answer until it becomes a message, and discards streamed text that does not count.
 
-A model's call may fail after it has said something and be made again; a hook may not take an answer, and a
-guardrail, hook or middleware may replace one. strands streams it all. What counts in the end is the message
-that it adds to the conversation: text that is not in it is discarded, and text that was not streamed is said.
+A model call may fail after it has streamed text and be repeated; a hook may reject an answer, and a
+guardrail, hook or middleware may replace one. strands streams all of that. The message that strands adds to
+the conversation decides: streamed text that is not in it is discarded, and missing text is added.
 """
 
 from collections.abc import Iterator, Mapping, Set
@@ -16,14 +16,15 @@ from runstore.runtime.resume import Place
 
 
 class Answer(Struct):
-    """What a model call has said so far. `open`: it is still saying it."""
+    """The text of a model call so far. `open`: it is still streaming."""
 
     path: str = ""
     call_id: str | None = None
     open: bool = True
     texts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)  # texts before each start of a provider's stream
+    # Number of texts before each start of a provider's stream.
+    starts: list[int] = field(default_factory=list)
 
     @property
     def length(self) -> int:
@@ -31,57 +32,58 @@ class Answer(Struct):
 
 
 class Answers:
-    """The model calls of one attempt that are under way, each of one agent at one place.
+    """The open model calls of one attempt, each of one agent at one place.
 
     Args:
-        written: paths of agents whose messages the hooks write; the stream's are no news.
+        written: paths of agents whose messages the hooks record, so that the stream's are duplicates.
     """
 
     def __init__(self, written: Set[str] = frozenset()) -> None:
         self.written = written
-        self.stopping = False  # the run is to stop: what was said until then stays, unless it is redacted
-        self.cancelled: set[Place] = set()  # whose answers strands has put a note in the place of
-        self.cut: set[Place] = set()  # whose answers a limit has cut: strands adds to them that it did
+        self.stopping = False  # the run is stopping: text so far stays, unless it is redacted
+        self.cancelled: set[Place] = set()  # places whose answers strands has replaced by a note
+        self.cut: set[Place] = set()  # places whose answers a limit has cut; strands appends a note to them
         self._open: dict[Place, Answer] = {}
-        self._last: dict[Place, tuple[str, int]] = {}  # the last message's text, and how much was said in it
+        # The last message's text, and how much of it was streamed.
+        self._last: dict[Place, tuple[str, int]] = {}
 
     def at(self, place: Place) -> Answer:
-        """The answer that an agent is giving."""
+        """The answer of the agent at a place."""
         answer = self._open.get(place)
         if answer is None:
             answer = self._open[place] = Answer(*place)
         return answer
 
     def start(self, place: Place) -> None:
-        """A provider's stream begins; maybe not the first one of this model call."""
+        """Note that a provider's stream starts, perhaps not the first one of this model call."""
         if (answer := self._open.get(place)) is not None:
             answer.starts.append(len(answer.texts))
 
     def take_back(self, place: Place, reason: DiscardReason) -> list[Event]:
-        """An agent's answer does not count."""
+        """Discard an agent's answer."""
         answer = self._close(place)
         if answer is None or (self.stopping and reason != "redacted"):
             return []
         return _discarded(place, reason, answer.length)
 
     def take_back_all(self, reason: DiscardReason) -> list[Event]:
-        """No answer counts that is not complete."""
+        """Discard all incomplete answers."""
         return [event for place in list(self._open) for event in self.take_back(place, reason)]
 
     def redact(self, place: Place, text: str) -> list[Event]:
-        """An agent's answer is replaced, and withheld."""
+        """Replace an agent's answer, and withhold the original."""
         events = self.take_back(place, "redacted")
         return [*events, *self._say(place, text)]
 
     def complete(self, place: Place, message: Mapping[str, Any]) -> list[Event]:
-        """An agent's answer has become this message of its conversation."""
+        """Compare an agent's answer with the message that it has become."""
         if message.get("role") != "assistant":
             return []
         answer = self._close(place) or Answer()
         if self.stopping and place in self.cancelled:
             return []
         said, text = "".join(answer.texts), message_text(message)
-        if text.startswith(said):  # what was not streamed at all is said by its `llm.message`
+        if text.startswith(said):  # text that was not streamed at all is in its `llm.message`
             rest = text[len(said) :] if said and place not in self.cut else ""
             self.cut.discard(place)
             self._last[place] = text, answer.length + length_of(rest)
@@ -92,7 +94,7 @@ class Answers:
         return [*_discarded(place, reason, answer.length), *_token(place, text)]
 
     def correct(self, place: Place, message: Mapping[str, Any]) -> list[Event]:
-        """An agent has ended with this message; it may have been rewritten since it was complete."""
+        """Compare an agent's last message with its answer, as it may have been rewritten afterwards."""
         text, length = self._last.pop(place, ("", 0))
         now = message_text(message)
         if self.stopping or message.get("role") != "assistant" or not text or now == text:

@@ -1,9 +1,9 @@
-"""Agents that the code of a tool calls: `agent("…")`, `await agent.invoke_async(…)`, also in other threads.
+"""Records agents that a tool's code calls: `agent("…")` or `await agent.invoke_async(…)`, also in threads.
 
-strands has no hook for such a call. So the methods that all of them come through are replaced, once, for all
-agents of the process; outside of a tool they do what they did. A context variable holds the tool's call:
-asyncio takes it to tasks and threads, and a pool of threads is made to. An agent may be made anywhere, and be
-called by other runs later, so its hooks are no run's: they too look at the variable.
+strands has no hook for such calls. So the methods that all of them pass through are replaced once for all
+agents of the process; outside of a tool they behave as before. A context variable holds the tool's call.
+asyncio carries it to tasks and threads, and the replaced `submit` to thread pools. An agent may be shared by
+several runs, so its hooks belong to none: they look at the variable, too.
 """
 
 import re
@@ -43,10 +43,10 @@ _hooked: WeakSet[Agent] = WeakSet()
 
 
 class ToolCall(Struct, eq=False):
-    """A call of a tool whose code may call agents. `place`: the tool's path, and the tool use.
+    """A call of a tool whose code may call agents. `place`: the tool's path and its tool use.
 
-    `outer`: the call in which its own agent works. `nodes`: the paths of agents that are nodes of a Graph or
-    Swarm which it has called, by their ids.
+    `outer`: the call in which the tool's own agent works. `nodes`: id of each agent that is a node of a
+    called Graph or Swarm → its path.
     """
 
     called: "Called"
@@ -63,7 +63,7 @@ class Called:
     """Records the agents that the tools of one run call. Safe to use from any thread and event loop.
 
     Args:
-        hooks: of the run. Agents that they know they record themselves, but for the stream.
+        hooks: of the run. They record the agents that they know, except for the stream.
     """
 
     def __init__(self, hooks: "Hooks", recorder: ClosableRecorder, model_calls: ModelCalls) -> None:
@@ -72,20 +72,23 @@ class Called:
         self._recorder = recorder
         self._lock = threading.Lock()
         self._at_work: dict[Place, Agent] = {}
-        self.places: set[Place] = set()  # of tools that have called an agent
+        self.places: set[Place] = set()  # places of tools that have called an agent
 
     @property
     def agents(self) -> list[Agent]:
-        """Those that are at work."""
+        """The called agents that are at work."""
         with self._lock:
             return list(self._at_work.values())
 
     def begin(self, path: str, use_id: str, *, apart: bool = False) -> None:
-        """A tool is called in the present context. `apart`: an agent, which somebody else records."""
+        """Enter a tool's call in the present context. `apart`.
+
+        The tool is an agent, which the hooks record.
+        """
         TOOL.set(ToolCall(self, (path, use_id), TOOL.get(), over=apart))
 
     def end(self, use_id: str) -> None:
-        """Its call is over. What its agents still do is not recorded."""
+        """End a tool's call. Its agents are no longer recorded."""
         call = TOOL.get()
         if call is not None and call.place[1] == use_id:
             call.over = True
@@ -94,7 +97,7 @@ class Called:
     async def follow(
         self, call: ToolCall, agent: Agent, stream: AsyncIterator[Any]
     ) -> AsyncGenerator[Any, None]:
-        """What an agent streams, recorded on its way."""
+        """Pass a called agent's stream on, and record its events."""
         installed, begun = self._hooks.knows(agent), False
         with self._entered(call, agent) as place:
             translate = self._hooks.translator(*place).translate
@@ -102,7 +105,7 @@ class Called:
                 async with aclosing(cast(AsyncGenerator[Any, None], stream)) as items:
                     async for item in items:
                         if not begun:
-                            begun = True  # and not sooner: strands may refuse it
+                            begun = True  # not before the first item, as strands may refuse the call
                             await self._start(place, installed)
                         if "delta" not in item and not call.over:
                             for event in translate(item):
@@ -113,7 +116,10 @@ class Called:
                     await self._finish(place, installed)
 
     async def object(self, call: ToolCall, agent: Agent, making: Awaitable[Any]) -> Any:
-        """The object that an agent makes, which strands does not stream, nor tell the usage of."""
+        """Record an agent that makes a structured object.
+
+        Strands streams neither the object nor its usage.
+        """
         installed = self._hooks.knows(agent)
         with self._entered(call, agent) as place:
             await self._start(place, installed)
@@ -129,7 +135,7 @@ class Called:
                 await self._finish(place, installed)
 
     async def before_tool(self, event: BeforeToolCallEvent, place: Place) -> None:
-        """An agent that is called here calls a tool itself."""
+        """Record that a called agent calls a tool itself."""
         name, use_id = event.tool_use["name"], event.tool_use["toolUseId"]
         await write_call(self._recorder, event, place, once=is_at_most_once(event.selected_tool))
         self.begin(f"{place[0]}/{name}", use_id)
@@ -143,7 +149,7 @@ class Called:
 
     @contextmanager
     def _entered(self, call: ToolCall, agent: Agent) -> Iterator[Place]:
-        """The place that an agent works at: the tool's, or beside it while another one works there."""
+        """The place where an agent works: the tool's, or one beside it while that is taken."""
         path, use_id = call.place
         own = call.nodes.get(id(agent), path)
         with self._lock:
@@ -179,7 +185,8 @@ class Called:
     async def _record(self, event: Event, installed: bool) -> None:
         if isinstance(event, Message):
             if not installed:
-                await self._recorder.try_record(event)  # no attempt goes on from it: one may be too large
+                # No attempt resumes from it, so a message that is too large may be missing.
+                await self._recorder.try_record(event)
             return
         if isinstance(event, Usage):
             self._hooks.count(event)
@@ -187,7 +194,7 @@ class Called:
 
 
 def watch() -> None:
-    """Replace the methods. Safe to call twice."""
+    """Replace strands' methods. Safe to call twice."""
     Agent.stream_async = stream_async  # type: ignore[method-assign]
     Agent.structured_output_async = structured_output_async  # type: ignore[method-assign]
     Graph.stream_async = with_node_paths(_graph_stream)  # type: ignore[method-assign]
@@ -196,21 +203,21 @@ def watch() -> None:
 
 
 def stream_async(self: Agent, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
-    """`Agent.stream_async`, recorded inside of a tool."""
+    """`Agent.stream_async`, recorded within a tool."""
     stream = _stream(self, *arguments, **options)
     call = TOOL.get()
     return stream if call is None or call.over else call.called.follow(call, self, stream)
 
 
 async def structured_output_async(self: Agent, *arguments: Any, **options: Any) -> Any:
-    """`Agent.structured_output_async`, recorded inside of a tool."""
+    """`Agent.structured_output_async`, recorded within a tool."""
     making = _structured_output(self, *arguments, **options)
     call = TOOL.get()
     return await (making if call is None or call.over else call.called.object(call, self, making))
 
 
 def with_node_paths(stream: Callable[..., AsyncIterator[Any]]) -> Any:
-    """The method of a Graph or Swarm, inside of a tool: its agents have the paths of their nodes."""
+    """The method of a Graph or Swarm; within a tool, its agents get the paths of their nodes."""
 
     def stream_async(self: Graph | Swarm, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
         if (call := TOOL.get()) is not None:
@@ -221,7 +228,7 @@ def with_node_paths(stream: Callable[..., AsyncIterator[Any]]) -> Any:
 
 
 def submit(self: ThreadPoolExecutor, function: Any, /, *arguments: Any, **options: Any) -> Future[Any]:
-    """`ThreadPoolExecutor.submit`; inside of a tool the function has the tool's context."""
+    """`ThreadPoolExecutor.submit`; within a tool, the function runs in the tool's context."""
     if TOOL.get() is not None:
         function = partial(copy_context().run, function)
     return _submit(self, function, *arguments, **options)

@@ -1,7 +1,7 @@
-"""An agent's conversation as its run's log can tell it, to find where the agent's own has become another.
+"""Compares an agent's conversation with its run's log, to find changes.
 
-strands adds messages, each with a hook, and changes what was added without one: a guardrail redacts the last
-message, a conversation manager trims and summarises.
+strands adds messages with a hook, and changes added ones without: a guardrail redacts the last message, and a
+conversation manager trims and summarises.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from typing import Any
 
 
 class LoggedConversation:
-    """The messages of one agent at work.
+    """The logged messages of one agent at work.
 
     Args:
-        messages: what the agent begins with.
-        own: how many of them are of its definition, and begin every run's conversation.
+        messages: the agent's initial messages.
+        own: how many of them belong to its definition, and start every run's conversation.
     """
 
     def __init__(self, messages: Sequence[Any], own: int = 0) -> None:
@@ -21,7 +21,7 @@ class LoggedConversation:
         self._entries = _entries(messages[own:])
 
     def add(self, message: Any, messages: Sequence[Any]) -> bool:
-        """A message was added; False: it took the place of the last one, and goes on where that ended."""
+        """Add a message; False if it replaced the last one and continues it."""
         joined = bool(self._entries) and _joins(message, *self._entries[-1], messages)
         if joined:
             self._entries.pop()
@@ -29,7 +29,7 @@ class LoggedConversation:
         return not joined
 
     def redacted(self, messages: Sequence[Any]) -> Any | None:
-        """The last message, if it has been given another content since this was last asked."""
+        """The last message, if its content was replaced since the last call."""
         if self._entries and messages:
             last, content = self._entries[-1]
             if messages[-1] is last and last["content"] is not content:
@@ -38,7 +38,7 @@ class LoggedConversation:
         return None
 
     def reduced(self, messages: Sequence[Any]) -> tuple[list[Any], int] | None:
-        """What is left if anything was taken away: new messages, and how many of the last ones follow."""
+        """New messages and the number of last ones that follow them; None if no message was removed."""
         if all(now is own for now, own in zip(messages, self._own, strict=False)):
             messages = messages[len(self._own) :]
         kept = 0

@@ -1,7 +1,7 @@
-"""What models and strands raise, as codes that a person can act on. docs/models.md describes each.
+"""Maps errors of models and strands to codes that a person can act on. docs/models.md describes each.
 
-Every provider has an SDK with errors of its own. None of them is imported here: an error is told by the HTTP
-status that it carries, by the kind that the provider gave it, by its class's name, or by what caused it.
+Every provider's SDK has its own errors. None is imported here: the code follows from the error's HTTP status,
+the provider's error type, the class name, or the cause.
 """
 
 import socket
@@ -20,7 +20,7 @@ from runstore.core.errors import AgentError, RunstoreError
 from runstore.core.masking import without_keys
 from runstore.runtime.user_code import MAX_WORDS, in_a_line, words_of
 
-MAX_CAUSES = 10  # of an error that are looked at
+MAX_CAUSES = 10  # causes of an error to look at
 
 CODES: dict[type[BaseException], str] = {
     ModelThrottledException: "model_throttled",
@@ -28,7 +28,7 @@ CODES: dict[type[BaseException], str] = {
     MaxTokensReachedException: "max_tokens",
     StructuredOutputException: "structured_output_failed",
 }
-# HTTP statuses; any other 4xx is model_refused, every 5xx model_unavailable.
+# HTTP statuses. Any other 4xx is model_refused, every 5xx model_unavailable.
 STATUS_CODES = {
     401: "model_auth",
     403: "model_auth",
@@ -36,7 +36,7 @@ STATUS_CODES = {
     408: "model_unavailable",
     429: "model_throttled",
 }
-# What providers call an error that comes in the middle of a stream, when its status was 200 long ago.
+# Providers' error types, for errors in the middle of a stream, after its status was 200.
 KIND_CODES = {
     "api_error": "model_unavailable",
     "authentication_error": "model_auth",
@@ -48,7 +48,7 @@ KIND_CODES = {
     "server_error": "model_unavailable",
     "timeout_error": "model_unavailable",
 }
-# Classes by name: httpx, the OpenAI and Anthropic SDKs, botocore, aiohttp, pydantic, json.
+# Class names: httpx, the OpenAI and Anthropic SDKs, botocore, aiohttp, pydantic, json.
 CLASS_CODES = {
     "TransportError": "model_unavailable",
     "APIConnectionError": "model_unavailable",
@@ -61,7 +61,7 @@ CLASS_CODES = {
     "ValidationError": "model_invalid_answer",
     "APIResponseValidationError": "model_invalid_answer",
 }
-# What users are told of a model's failure. What its provider said may hold a key, and is in the server's log.
+# Sentences for users. The provider's own message may hold a key and goes to the server's log only.
 SENTENCES = {
     "model_auth": "the model's provider refuses the key, or there is none",
     "model_not_found": "the model's provider knows no such model, or the address is wrong",
@@ -73,17 +73,18 @@ SENTENCES = {
     "context_overflow": "the conversation is too long for the model",
     "max_tokens": "the model's answer was cut by its token limit",
 }
-BROKEN = "the connection to the model broke"  # for errors that say nothing
-# A key that is missing altogether is noticed by the SDK, in words of its own.
+BROKEN = "the connection to the model broke"  # for errors without a message
+# SDKs detect a missing key themselves, with messages of their own.
 NO_KEY = ("api_key", "api key", "authentication method", "credentials")
-NO_SUCH_CONTENT = "content_type=<"  # how strands' providers begin when they cannot send a content block
+# Start of the message of strands' providers for a content block they cannot send.
+NO_SUCH_CONTENT = "content_type=<"
 
 
 def agent_error(error: BaseException, model_errors: Collection[BaseException] = ()) -> RunstoreError:
-    """A strands error as ours; one of ours that went through strands comes out as it was.
+    """A strands error as one of ours; an error of ours that passed through strands is returned unchanged.
 
     Args:
-        model_errors: what models raised, to tell their failures from the agent's.
+        model_errors: errors that models raised, to distinguish their failures from the agent's.
     """
     error = unwrapped(error)
     if isinstance(error, RunstoreError):
@@ -99,12 +100,12 @@ def agent_error(error: BaseException, model_errors: Collection[BaseException] = 
 
 
 def sentence_of(code: str) -> str:
-    """What people are told of a model's failure."""
+    """The sentence for users about a model's failure."""
     return SENTENCES.get(code, SENTENCES["model_error"])
 
 
 def model_error_code(error: BaseException) -> str:
-    """The code of what a model raised."""
+    """The code of an error that a model raised."""
     for cause in _causes(unwrapped(error)):
         if (code := _code_of(cause)) is not None:
             return code
@@ -112,12 +113,12 @@ def model_error_code(error: BaseException) -> str:
 
 
 def is_throttled(error: BaseException) -> bool:
-    """Whether a model was refused for asking too often; nothing of its answer has come then."""
+    """Whether the provider refused a call for its rate; no part of an answer has come then."""
     return isinstance(error, ModelThrottledException) or _status(error) == 429
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """The error that strands' loop has wrapped."""
+    """The original of an error that strands' loop has wrapped."""
     for _ in range(MAX_CAUSES):
         if not isinstance(error, EventLoopException):
             break
@@ -126,7 +127,7 @@ def unwrapped(error: BaseException) -> BaseException:
 
 
 def described(error: BaseException) -> str:
-    """An error in one line, with its root cause where that says more, as for "Connection error."."""
+    """An error in one line, with its root cause where that adds something, as for "Connection error."."""
     line = in_a_line(error)
     if model_error_code(error) != "model_unavailable":
         return line
@@ -143,8 +144,8 @@ def _code_of(error: BaseException) -> str | None:
     status = _status(error)
     if status is not None and status < 500:
         return STATUS_CODES.get(status, "model_refused")
-    if (told := _told(words_of(error))) is not None:  # before a 5xx: LiteLLM makes one of a missing key
-        return told
+    if (known := _code_in(words_of(error))) is not None:  # before a 5xx: LiteLLM reports a missing key as one
+        return known
     if status is not None or isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
         return "model_unavailable"
     names = (cls.__name__ for cls in type(error).__mro__)
@@ -153,11 +154,11 @@ def _code_of(error: BaseException) -> str | None:
     )
 
 
-def _told(text: str) -> str | None:
-    """The code that an error's own words stand for."""
+def _code_in(text: str) -> str | None:
+    """The code for an error's message, if it is recognised."""
     if text.startswith(NO_SUCH_CONTENT):
         return "invalid_input"
-    if "NoneType" in text:  # an SDK found nothing where the protocol has something
+    if "NoneType" in text:  # the provider's answer lacks a part of the protocol
         return "model_invalid_answer"
     words = text.lower()
     return "model_auth" if any(phrase in words for phrase in NO_KEY) else None
@@ -176,14 +177,14 @@ def _status(error: BaseException) -> int | None:
 
 
 def _kind(error: BaseException) -> str:
-    """What a provider calls its error: the `type` of an OpenAI or Anthropic error object."""
+    """The provider's error type: `type` of an OpenAI or Anthropic error object."""
     body: Any = getattr(error, "body", None)
     inner = body.get("error", body) if isinstance(body, dict) else None
     return str(inner.get("type", "")) if isinstance(inner, dict) else ""
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what caused it, down to the root."""
+    """The error and its causes, down to the root."""
     cause: BaseException | None = error
     for _ in range(MAX_CAUSES):
         if cause is None:

@@ -1,12 +1,12 @@
-"""What strands streams, as our events. Pure, and on the way of every token.
+"""Translates strands' stream into our events. Pure, and on the path of every token.
 
-strands yields each token twice: as the raw chunk of the model, and as a `data` item that also carries the
-agent and the caller's state. Only the raw chunk is read, and no live object gets into an event.
+strands yields each token twice: as the model's raw chunk, and as a `data` item that also carries the agent
+and the caller's state. Only the raw chunk is read, so no live object gets into an event.
 
-An agent that works inside a tool call (an agent as a tool, or a tool that passes an agent's stream on) comes
-nested in `tool_stream_event`, a node of a Graph or Swarm in `multiagent_node_stream`. Both are unwrapped,
-however deep: the path of an event's `agent` grows by the tool's name or the node's id, and `call_id` is the
-tool use that the agent works for.
+An agent inside a tool call (an agent as a tool, or a tool that passes an agent's stream on) arrives nested in
+`tool_stream_event`, and a node of a Graph or Swarm in `multiagent_node_stream`. Both are unwrapped at any
+depth: the path of an event's `agent` grows by the tool's name or the node's id, and `call_id` is the tool use
+that the agent works for.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -30,7 +30,7 @@ NOTHING: tuple[Event, ...] = ()
 FIRST_OF_A_STREAM = (
     "init_event_loop",
     "multiagent_node_start",
-)  # how the stream of an agent or a Graph begins
+)  # first items of an agent's or a Graph's stream
 
 
 class Translator:
@@ -38,12 +38,12 @@ class Translator:
 
     Args:
         root: the path of the run's agent.
-        models: path → model id, for `llm.usage`; may grow while the run goes on.
+        models: path → model id, for `llm.usage`; may grow during the run.
         call_id: the tool use that the root works for.
-        apart: paths of nodes whose beginning and stream somebody else records.
-        answers: what the agents are saying, of all streams of the run.
-        recorded: calls of tools, each a path and a tool use, whose agents somebody else records; it may grow.
-        words: of the providers of the run's models, which a tool's progress may quote.
+        apart: paths of nodes whose start and stream are recorded elsewhere.
+        answers: open answers of the agents, across all streams of the run.
+        recorded: tool calls, each a path and a tool use, whose agents are recorded elsewhere; may grow.
+        words: texts of the run's model providers, which a tool's progress may quote.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class Translator:
         self._root = root
         self._call_id = call_id
         self._answers = answers or Answers()
-        self._answer = Answer(open=False)  # of the last token, which is mostly the next one's too
+        self._answer = Answer(open=False)  # of the last token; most often the next token's, too
         self._apart = apart
         self._recorded = recorded
         self._words = words or ProviderWords()
         self._models = {} if models is None else models
         self._inner: dict[tuple[str, str, str], str] = {}  # a call that streams an agent → that agent's path
-        self.broken_off = False  # the root's last answer has begun, and its provider has not ended it
+        self.broken_off = False  # the root's last answer has started, and its provider has not ended it
 
     def translate(self, item: Item) -> Sequence[Event]:
         """The events in one item of `stream_async`; most items hold none."""
@@ -89,7 +89,7 @@ class Translator:
                 return self._reasoning(block["delta"], path, call_id)
             return self._message(item.get("message"), path, call_id)
         if "delta" in item:
-            return NOTHING  # the second of the two
+            return NOTHING  # the second copy of the token
         return self._wrapped(item, path, call_id)
 
     def _wrapped(self, item: Item, path: str, call_id: str | None) -> Sequence[Event]:
@@ -156,5 +156,5 @@ class Translator:
 
 
 def bare(message: Item) -> dict[str, Any]:
-    """A strands message as it is logged: without what strands notes on it for itself."""
+    """A strands message as it is logged, without strands' own annotations."""
     return {"role": message["role"], "content": message["content"]}

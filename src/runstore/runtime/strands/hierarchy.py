@@ -1,4 +1,4 @@
-"""Who works in a run: the agents below an agent, a Graph or a Swarm, and the tool calls that they work in."""
+"""Finds the agents below an agent, Graph or Swarm, and the tool calls that they work in."""
 
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -12,20 +12,20 @@ from runstore.runtime.resume import Place
 
 
 class Call(Struct, eq=False):
-    """A tool call in which a sub-agent works; `outer` is the call that its caller works in."""
+    """A tool call in which a sub-agent works; `outer` is its caller's call."""
 
     agent: Agent
     place: Place
     outer: "Call | None"
 
 
-# In which tool call the present task works. strands runs a call, and with it all hooks of a sub-agent, in
-# the call's own task, so this tells two calls apart whenever they overlap.
+# The tool call in which the present task works. strands runs a call, and with it all hooks of a sub-agent,
+# in the call's own task, so this distinguishes overlapping calls.
 CALL: ContextVar[Call | None] = ContextVar("runstore_call", default=None)
 
 
 def call_of(agent: Agent) -> Call | None:
-    """The call that an agent works in at the moment; None for one that was not called as a tool."""
+    """The tool call that an agent currently works in; None if it was not called as a tool."""
     call = CALL.get()
     while call is not None and call.agent is not agent:
         call = call.outer
@@ -39,7 +39,10 @@ def called_agent(tool: Any) -> Agent | None:
 
 
 def agents_of(product: Any, path: str, seen: frozenset[int] = frozenset()) -> Iterator[tuple[str, Agent]]:
-    """Every agent of a hierarchy with its path, from the top; one that contains itself is followed once."""
+    """Every agent of a hierarchy with its path, from the top.
+
+    An agent that contains itself is visited once.
+    """
     if id(product) in seen:
         return
     seen = seen | {id(product)}

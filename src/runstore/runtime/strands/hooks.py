@@ -1,8 +1,8 @@
-"""What strands' hooks write into a run's log: tools ahead of their running, messages, sub-agents.
+"""strands' hooks, which record tools before they run, messages and sub-agents in a run's log.
 
-strands reports a turn's parallel tools in one message, after the slowest. So that a lost worker's run goes on
-without repeating any of them, `tool.started` is committed before a tool runs and `tool.finished` after it.
-And what hooks see added to an agent's messages is exactly its memory; the stream leaves some of them out.
+strands reports the parallel tools of a turn in one message, after the slowest. To resume a lost worker's run
+without repeating a tool, `tool.started` is committed before the tool runs and `tool.finished` after it. The
+messages that hooks see added are exactly the agent's memory; the stream omits some of them.
 """
 
 import asyncio
@@ -58,18 +58,18 @@ from runstore.runtime.strands.tools import OVER, runs_again, unfit, write_call, 
 from runstore.runtime.user_code import in_a_line
 
 NONE: frozenset[str] = frozenset()
-STATE_KEY = "runstore"  # of strands' invocation_state: the RunContext
-GO_ON = "Go on."  # said to a resumed agent whose last message was an answer, but not the end of its work
+STATE_KEY = "runstore"  # key of the RunContext in strands' invocation_state
+GO_ON = "Go on."  # input for a resumed agent whose last message was an answer, but not its last one
 
 
 class Hooks:
     """The hooks of one attempt of one run, on every agent of its hierarchy.
 
     Args:
-        remembering: write the agents' messages, and resume from `memory`. Not for an orchestrator that
-            starts again from the input.
-        at_most_once: names of tools that are marked so by the configuration; agents are no tools here.
-        nodes: of a Graph or Swarm that goes on from `memory`.
+        remembering: record the agents' messages and resume from `memory`. False for an orchestrator that
+            restarts from the input.
+        at_most_once: names of tools that the configuration marks so; agents as tools do not count.
+        nodes: of a Graph or Swarm that resumes from `memory`.
     """
 
     def __init__(
@@ -83,21 +83,23 @@ class Hooks:
         nodes: Sequence[Node] = (),
     ) -> None:
         self.models: dict[str, str] = {}  # path → model id
-        self.remembered: set[str] = set()  # paths of the agents whose messages are written from here
+        self.remembered: set[str] = set()  # paths of agents whose messages the hooks record
         self.answers = Answers(self.remembered)
         self.usage = memory.usage  # of all attempts
-        self.asked: Sequence[Any] = ()  # the input of the run's own agent, as the log has it
-        self.own = 0  # messages with which the run's own agent was made
+        self.asked: Sequence[Any] = ()  # the input of the run's own agent, as in the log
+        self.own = 0  # messages that the run's own agent was built with
         self._context = context
         self._recorder = recorder
         self._memory = memory
         self._remembering = remembering
         self._at_most_once = at_most_once
-        self._homes: WeakKeyDictionary[Agent, str] = WeakKeyDictionary()  # some work for one call only
-        self._inputs: dict[Place, int] = {}  # messages that are an agent's input, still to be added
-        self._asked: list[dict[str, Any]] = []  # the input as it was before hooks of its messages saw it
-        self._results: dict[Place, dict[str, Any]] = {}  # results that a resumed agent need not ask for again
-        self._left_out: dict[str, str] = {}  # tool use id → why its input is in no event; it is not called
+        # Weak: some agents work for one call only.
+        self._homes: WeakKeyDictionary[Agent, str] = WeakKeyDictionary()
+        self._inputs: dict[Place, int] = {}  # input messages of an agent that are still to be added
+        self._asked: list[dict[str, Any]] = []  # the input before message hooks could rewrite it
+        self._results: dict[Place, dict[str, Any]] = {}  # results that a resumed agent reuses
+        # Tool use id → why no event can hold its input; the call is skipped.
+        self._left_out: dict[str, str] = {}
         self._logged: dict[Place, LoggedConversation] = {}
         self._working: set[Place] = set()
         self._lock = threading.Lock()
@@ -107,34 +109,37 @@ class Hooks:
 
     @property
     def model_errors(self) -> Collection[BaseException]:
-        """What models raised, of agents that may work at the same time."""
+        """Errors that models raised, across agents that may work concurrently."""
         return self._model_calls.errors
 
     def without_provider_words(self, failure: RunstoreError) -> RunstoreError:
-        """A failure of the run that quotes no provider. A model's own is a sentence already."""
+        """The failure with all quotes of providers removed.
+
+        Failures of models are fixed sentences already.
+        """
         text = self._model_calls.words.replaced(str(failure))
         quotes = isinstance(failure, AgentError) and text != str(failure)
         return AgentError(text, code=failure.code) if quotes else failure
 
     @property
     def agents(self) -> list[Agent]:
-        """Every agent that has been hooked, or that a tool has called, and may be at work."""
+        """Every hooked agent, and every agent that a tool has called and that may be at work."""
         return [*self._homes, *self.called.agents]
 
     def count(self, usage: Usage) -> None:
-        """Add what a model call used; from any thread."""
+        """Add the usage of a model call; callable from any thread."""
         with self._lock:
             self.usage = add_usage(self.usage, usage)
 
     def translator(self, path: str, call_id: str | None = None, *, apart: Set[str] = NONE) -> Translator:
-        """What translates the stream of an agent that works here."""
+        """A translator for the stream of an agent at `path`."""
         return Translator(
             path, self.models, call_id=call_id, apart=apart, answers=self.answers,
             recorded=self.called.places, words=self._model_calls.words,
         )  # fmt: skip
 
     def install(self, agent: Agent, path: str) -> None:
-        """Hook an agent, once. `path` is where it stands when no tool call says otherwise."""
+        """Hook an agent once. `path` is its place outside of tool calls."""
         self._introduce(agent, path)
         if agent in self._homes:
             return
@@ -151,11 +156,11 @@ class Hooks:
         agent.add_middleware(ExecuteToolStage, self._run_tool)
 
     def knows(self, agent: Agent) -> bool:
-        """Whether an agent has been hooked, and is of this run alone."""
+        """Whether an agent has been hooked, and so belongs to this run alone."""
         return agent in self._homes
 
     def note_model(self, agent: Agent, path: str) -> None:
-        """Remember which model speaks there."""
+        """Remember the model of the agent at this path."""
         config = agent.model.get_config()
         if isinstance(config, dict) and config.get("model_id"):
             self.models[path] = str(config["model_id"])
@@ -169,7 +174,7 @@ class Hooks:
         call = call_of(agent)
         return call.place if call else (self._homes[agent], None)
 
-    # An agent begins to work.
+    # An agent starts.
 
     async def _before_invocation(self, event: BeforeInvocationEvent) -> None:
         place = self._place(event.agent)
@@ -177,8 +182,8 @@ class Hooks:
         if self._recorder.closed_by is not None:
             event.cancel = OVER
         if place in self._inputs:
-            return  # a plugin lets it go on with new input, which belongs to its memory
-        self._results.pop(place, None)  # of a visit before: a tool use id may come again in the next
+            return  # a plugin continues the agent with new input, which belongs to its memory
+        self._results.pop(place, None)  # of an earlier visit: the next one may reuse a tool use id
         past = await self._begin(place, event.messages or (), redacts=may_redact(event.agent))
         self._inputs[place] = len(event.messages or ())
         if past and past.broken_off and _is_run(place):
@@ -202,7 +207,7 @@ class Hooks:
         self._logged[place] = LoggedConversation(event.agent.messages, own)
 
     async def _begin(self, place: Place, messages: Sequence[Any], *, redacts: bool) -> Conversation | None:
-        """An agent begins to work; returns its conversation when an earlier attempt has left one."""
+        """Record that an agent starts; return the conversation that an earlier attempt left."""
         path, call_id = place
         if path in self.nodes.paths:
             digest = digest_of(messages)
@@ -214,12 +219,12 @@ class Hooks:
         return self._memory.conversations.pop(place, None)
 
     async def _say_again(self, place: Place, past: Conversation) -> None:
-        """Say what a client drops by `discard_after_seq` and nobody else will say: all but the root's own."""
+        """Repeat the text that clients drop by `discard_after_seq`, except the root's own text."""
         for token in past.said_below() if is_root(place[0]) else past.all_said():
             await self._recorder.record(token)
 
     def _resume(self, event: BeforeInvocationEvent, place: Place, past: Conversation) -> None:
-        rewritten = _is_run(place) and past.replacements  # in the log, which has what was asked
+        rewritten = _is_run(place) and past.replacements  # the log has the original input
         asked: Any = self.asked if rewritten else event.messages or ()
         messages: list[Any] = past.with_input(asked)
         event.agent.messages.extend(messages)
@@ -227,28 +232,28 @@ class Hooks:
         self._inputs[place] = 0
         self._results[place] = past.results
         if past.ending and not getattr(event.agent, "_default_structured_output_model", None):
-            event.agent.messages.pop()  # strands ends the invocation with this text, and adds it again
+            event.agent.messages.pop()  # strands ends the invocation with this text and adds it again
             event.cancel = past.ending
             self._inputs[place] = 1
         elif past.ending is not None:
             event.messages = [{"role": "user", "content": [{"text": GO_ON}]}]
 
     async def _record_node(self, events: Sequence[Event]) -> None:
-        """Write what a node's stream says, but for what is written from here."""
+        """Record the events of a node's stream, except those that the hooks record."""
         for event in events:
             if isinstance(event, Usage):
                 self.count(event)
             await self.write(event)
 
     async def write(self, event: Event) -> None:
-        """Record an event, and commit one that takes back others."""
+        """Record an event; commit one that discards others."""
         await (self._recorder.commit if isinstance(event, Discarded) else self._recorder.record)(event)
 
     async def _message_added(self, event: MessageAddedEvent) -> None:
         path, call_id = place = self._place(event.agent)
         inputs = self._inputs.get(place)
         if inputs is None:
-            return  # strands mends what it begins with
+            return  # strands repairs the initial messages
         added = self._logged[place].add(event.message, event.agent.messages)
         if inputs:
             self._inputs[place] = inputs - 1
@@ -266,27 +271,30 @@ class Hooks:
             await self._recorder.record(InputReplaced(agent=path, call_id=call_id, messages=[joined]))
 
     async def _input_added(self, path: str, messages: Sequence[Any]) -> None:
-        """All of the run's input is in the conversation. Hooks may have rewritten it there."""
+        """Record the run's input if hooks have rewritten it, once all of it is in the conversation."""
         count = len(self._asked)
         if count and (added := _bare(messages[-count:])) != self._asked:
             await self._recorder.record(InputReplaced(agent=path, messages=added, count=count))
 
     def _leave_out_inputs(self, message: Any) -> None:
-        """Take out of a message what no event can hold of its tool calls. They are not made."""
+        """Remove inputs of tool calls that no event can hold from a message. These tools are not called."""
         for block in message["content"]:
             if (tool_use := block.get("toolUse")) and (wrong := unfit(tool_use["input"])):
                 tool_use["input"] = {"left_out": wrong}
                 self._left_out[tool_use["toolUseId"]] = f"the input of tool {tool_use['name']!r} {wrong}"
 
     async def _input_redacted(self, event: AfterModelCallEvent) -> None:
-        """A guardrail may have redacted what the model was asked. strands has no hook for that."""
+        """Record a guardrail's redaction of the model's input, for which strands has no hook."""
         path, call_id = place = self._place(event.agent)
         logged = self._logged.get(place)
         if logged and (message := logged.redacted(event.agent.messages)) is not None:
             await self._recorder.record(InputReplaced(agent=path, call_id=call_id, messages=[bare(message)]))
 
     async def _context_reduced(self, event: AfterInvocationEvent) -> None:
-        """The conversation manager has had its say; what it has left is what the next run begins with."""
+        """Record the messages left after the conversation manager reduced them.
+
+        The next run starts from these.
+        """
         place = self._place(event.agent)
         kept_elsewhere = event.agent.model.stateful or getattr(event.agent, "_session_manager", None)
         if not _is_run(place) or place not in self._logged or kept_elsewhere:
@@ -295,16 +303,17 @@ class Hooks:
         if reduced is not None:
             messages, kept = reduced
             left = ContextReduced(agent=place[0], kept=kept, begins_with=_bare(messages))
-            await self._recorder.try_record(left)  # the next run reduces one that is too large again
+            # Ignore a refusal: the next run reduces its conversation itself.
+            await self._recorder.try_record(left)
 
     async def _after_invocation(self, event: AfterInvocationEvent) -> None:
-        """An agent has ended. Its last message may have been rewritten since it was added."""
+        """Record corrections when an agent ends, as its last message may have been rewritten."""
         path, call_id = place = self._place(event.agent)
         message = getattr(event.result, "message", None)
         if message is not None and (corrected := self.answers.correct(place, message)):
             for said in corrected:
                 await self.write(said)
-            if not (_is_run(place) and place in self._logged):  # else it is in what `_context_reduced` writes
+            if not (_is_run(place) and place in self._logged):  # otherwise `_context_reduced` records it
                 await self._recorder.record(Message(agent=path, call_id=call_id, message=bare(message)))
 
     # A tool is called.
@@ -334,7 +343,7 @@ class Hooks:
             await write_result(self._recorder, event, place, failure, self._model_calls.words)
 
     async def finish(self, place: Place) -> None:
-        """A sub-agent's work for a call is done."""
+        """Record that a sub-agent's work for a call has ended."""
         for unsaid in self.answers.take_back(place, "failed"):
             await self.write(unsaid)
         if place in self._working:
@@ -347,7 +356,7 @@ class Hooks:
     async def _run_tool(
         self, context: ExecuteToolContext, run: MiddlewareNext[ExecuteToolContext, TypedEvent]
     ) -> AsyncGenerator[TypedEvent, None]:
-        """Run a tool, unless an earlier attempt has left its result."""
+        """Run a tool, unless an earlier attempt recorded its result."""
         agent: Any = context.agent
         known = self._known(self._place(agent), context.tool, context.tool_use)
         if known is not None:
@@ -358,7 +367,8 @@ class Hooks:
                 yield event
         except (Exception, GeneratorExit):
             raise
-        except BaseException as error:  # strands lets it through: an exit would end the loop of all agents
+        # Strands lets it through, and a SystemExit would end the loop of all agents.
+        except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
             text = f"Error: {in_a_line(error)}"
@@ -366,12 +376,12 @@ class Hooks:
 
     def _known(self, place: Place, tool: Any, tool_use: Any) -> Any:
         if getattr(tool, "tool_type", None) == "structured_output":
-            return None  # its result is an object that it hands over beside the message
+            return None  # the tool passes its object on outside of the message
         return self._results.get(place, {}).get(tool_use["toolUseId"])
 
 
 def _is_run(place: Place) -> bool:
-    """Whether it is the run's own agent that works there."""
+    """Whether the run's own agent works at this place."""
     path, call_id = place
     return call_id is None and is_root(path)
 
@@ -393,6 +403,6 @@ def _result(context: ExecuteToolContext, **outcome: Any) -> ToolResultEvent:
 
 
 def _is_cancelled() -> bool:
-    """Whether it is this task that is to end, and not a tool that raises what it likes."""
+    """Whether this task is being cancelled, as opposed to a tool raising CancelledError."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

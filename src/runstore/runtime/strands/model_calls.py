@@ -1,4 +1,4 @@
-"""The model calls of a run's agents: why one failed, when it is made again, and whether its words count."""
+"""Records a run's model calls: why one failed, when it is retried, and whether its text counts."""
 
 from collections import deque
 from collections.abc import Callable
@@ -15,42 +15,42 @@ from runstore.runtime.strands.answers import Answers
 from runstore.runtime.strands.errors import described, model_error_code, sentence_of
 
 FIRST = HookOrder.SDK_FIRST - 1  # before any other hook, and before strands' retry strategy waits
-LAST = HookOrder.SDK_LAST + 1  # when every other hook has had its say
-MAX_ERRORS = 64  # of models that are remembered; more agents than this hardly fail at once
+LAST = HookOrder.SDK_LAST + 1  # after every other hook
+MAX_ERRORS = 64  # remembered errors of models; more agents hardly fail at once
 
 log = structlog.get_logger(__name__)
 
 
 class ModelCalls:
-    """What strands' hooks tell of each model call, written into the run's log.
+    """Turns strands' hooks around model calls into events of the run's log.
 
     Args:
-        place: where an agent works at the moment.
+        place: returns the place where an agent currently works.
     """
 
     def __init__(
         self, run_id: str, recorder: ClosableRecorder, answers: Answers, place: Callable[[Agent], Place]
     ) -> None:
-        self.errors: deque[BaseException] = deque(maxlen=MAX_ERRORS)  # what models raised, newest last
+        self.errors: deque[BaseException] = deque(maxlen=MAX_ERRORS)  # errors that models raised, newest last
         self.words = ProviderWords()
         self._run_id = run_id
         self._recorder = recorder
         self._answers = answers
         self._place = place
-        self._failures: dict[Place, int] = {}  # calls that failed, one after another
-        self._announced: set[Place] = set()  # agents whose next call was announced before a wait
+        self._failures: dict[Place, int] = {}  # consecutive failed calls
+        self._announced: set[Place] = set()  # places whose next call was announced before a wait
         self._given_up: dict[Place, str] = {}  # the code of the failure that ended an agent
 
     def install(self, agent: Agent) -> None:
-        """Hook an agent, once."""
+        """Hook an agent. Call it once for each agent."""
         agent.add_hook(self.called, AfterModelCallEvent, order=FIRST)
         agent.add_hook(self.settled, AfterModelCallEvent, order=LAST)
 
     def failure_of(self, call: Place) -> str | None:
-        """The code of the last failure of a model that ended an agent of a tool call, asked once.
+        """The code of the last model failure that ended an agent of a tool call; a second call returns None.
 
         Args:
-            call: the tool's path, and the tool use. Its agents work there, and beside and below each other.
+            call: the tool's path and tool use. Its agents work there, and beside and below each other.
         """
         path, use_id = call
         agents = [
@@ -62,11 +62,11 @@ class ModelCalls:
         return codes[-1] if codes else None
 
     def failed(self, place: Place, error: BaseException) -> None:
-        """A model call has failed that strands has no hooks for, and with it the agent."""
+        """Record the failure of a model call that strands has no hooks for; it also ended the agent."""
         self._given_up[place] = self._note(place, error)
 
     async def called(self, event: AfterModelCallEvent) -> None:
-        """A model call has ended, before any other hook has its say."""
+        """A model call has ended; no other hook has run yet."""
         error, place = event.exception, self._place(event.agent)
         if error is None:
             self._failures.pop(place, None)
@@ -79,7 +79,7 @@ class ModelCalls:
             await self._retrying(place, code, wait_s)
 
     async def settled(self, event: AfterModelCallEvent) -> None:
-        """A model call has ended, and every other hook had its say."""
+        """A model call has ended, and every other hook has run."""
         place, error = self._place(event.agent), event.exception
         announced = place in self._announced
         self._announced.discard(place)
@@ -94,11 +94,11 @@ class ModelCalls:
             self._failures.pop(place, None)
             self._given_up[place] = model_error_code(error)
             await self._take_back(place, "failed")
-        elif not announced:  # by a hook that waits for itself, or a router that has another model
+        elif not announced:  # a hook waited itself, or a router switched to another model
             await self._retrying(place, model_error_code(error), 0)
 
     def _note(self, place: Place, error: BaseException) -> str:
-        """A model has raised this; returns its code."""
+        """Log and remember an error that a model raised; return its code."""
         code = model_error_code(error)
         self.errors.append(error)
         self.words.add(error, sentence_of(code))
@@ -119,9 +119,9 @@ class ModelCalls:
 
 
 def wait_before_retry(agent: Agent, error: Exception) -> float | None:
-    """How long strands' retry strategy is about to wait; None when it will not call the model again.
+    """Seconds that strands' retry strategy is about to wait; None when it will not call the model again.
 
-    strands does not tell beforehand, so its strategy is asked what it is going to ask itself.
+    strands does not announce retries, so this evaluates its strategy in the same way.
     """
     strategy = getattr(agent, "_retry_strategy", None)
     try:
@@ -129,5 +129,5 @@ def wait_before_retry(agent: Agent, error: Exception) -> float | None:
             return None
         failed = strategy._current_attempt
         return None if failed + 1 >= strategy._max_attempts else float(strategy._calculate_delay(failed))
-    except Exception:  # a strategy of somebody's own need not be like strands'; its retry is told afterwards
+    except Exception:  # a custom strategy may differ from strands'; its retry is reported afterwards
         return None

@@ -1,4 +1,4 @@
-"""Models and agents as a configuration describes them. A provider's package is imported when it is needed."""
+"""Builds models and agents from a configuration. A provider's package is imported only when needed."""
 
 import importlib
 import inspect
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from strands.models import Model
 
 SCRIPTED = "scripted"
-ATTEMPTS = 3  # calls of a model that is throttled, in all
-FIRST_RETRY_S = 1  # the wait before the second call; doubled for each further one
+ATTEMPTS = 3  # calls of a throttled model, including the first
+FIRST_RETRY_S = 1  # seconds before the second call; doubled for each further one
 LAST_RETRY_S = 60
 
 
 class Provider(Struct, frozen=True):
-    """A model provider that strands ships: its class, what to install for it, what it cannot do without."""
+    """A model provider that strands ships: its class, the package to install, its required arguments."""
 
     name: str
     cls: str
@@ -52,8 +52,9 @@ PROVIDERS: dict[str, Provider] = {
     )
 }
 MODEL_NAMES: tuple[str, ...] = (SCRIPTED, *PROVIDERS)
-DEFAULTS: dict[str, dict[str, Any]] = {"ollama": {"host": None}}  # which its constructor does not have
-OBJECTS = {"boto_client_config", "boto_session", "client", "clock", "sleep"}  # no configuration can hold them
+DEFAULTS: dict[str, dict[str, Any]] = {"ollama": {"host": None}}  # defaults that the constructor lacks
+# Arguments that no configuration can hold.
+OBJECTS = {"boto_client_config", "boto_session", "client", "clock", "sleep"}
 
 
 def build_model(name: str, args: Mapping[str, Any]) -> "Model":
@@ -61,10 +62,10 @@ def build_model(name: str, args: Mapping[str, Any]) -> "Model":
 
     Args:
         name: one of `MODEL_NAMES`.
-        args: what the model's constructor takes, such as `model_id`, `host` or `client_args`.
+        args: arguments of the model's constructor, such as `model_id`, `host` or `client_args`.
 
     Raises:
-        ConfigError: an unknown name, a missing package, or arguments that the model does not take.
+        ConfigError: an unknown name, a missing package, or wrong arguments.
     """
     cls = _model_class(name)
     known, arguments = _parameters(cls) - OBJECTS, {**DEFAULTS.get(name, {}), **args}
@@ -78,7 +79,7 @@ def build_model(name: str, args: Mapping[str, Any]) -> "Model":
         if "cache_config" in arguments:
             arguments["cache_config"] = _cache_config(arguments["cache_config"])
         return cls(**arguments)
-    except Exception as error:  # each provider has errors of its own
+    except Exception as error:  # each provider has its own errors
         raise ConfigError(f"model {name!r} cannot be made: {type(error).__name__}: {error}") from error
 
 
@@ -94,11 +95,11 @@ def build_agent(
     """A new agent that prints nothing. Plain functions among `tools` become strands tools.
 
     Args:
-        attempts: how often a throttled model is called in all; None: ATTEMPTS. strands' own default would let
-            a run wait for two minutes.
+        attempts: calls of a throttled model, including the first; None: ATTEMPTS. strands' own default would
+            keep a run waiting for two minutes.
 
     Raises:
-        ConfigError: a tool that strands cannot take.
+        ConfigError: strands cannot use a tool.
     """
     from strands import Agent
 
@@ -118,10 +119,10 @@ def build_agent(
 
 
 def names_of(tools: Sequence[Any]) -> list[str]:
-    """The names by which a model will know an agent's tools.
+    """The names of an agent's tools, as its model sees them.
 
     Raises:
-        ConfigError: what strands cannot take, or two of a name.
+        ConfigError: strands cannot use a tool, or two have the same name.
     """
     names: list[str] = []
     for tool in map(_tool, tools):
@@ -151,7 +152,7 @@ def _model_class(name: str) -> "type[Model]":
 
 
 def _parameters(cls: Any) -> set[str]:
-    """The arguments that a model takes: strands only warns of others, and the typo goes unnoticed."""
+    """The arguments that a model takes. strands only warns of others, so a typo would pass."""
     from typing import get_args
 
     from typing_extensions import get_type_hints
@@ -169,7 +170,7 @@ def _parameters(cls: Any) -> set[str]:
 
 
 def _cache_config(table: Any) -> Any:
-    """strands' CacheConfig, which a configuration can only write as a table."""
+    """strands' CacheConfig from a table, its form in a configuration."""
     from strands.models import CacheConfig
 
     return CacheConfig(**table) if isinstance(table, Mapping) else table
@@ -184,6 +185,6 @@ def _tool(tool: Any) -> Any:
     if inspect.isfunction(tool):
         try:
             return as_tool(tool)
-        except Exception as error:  # a signature that no schema can be made of
+        except Exception as error:  # no schema can be made of its signature
             raise ConfigError(f"{tool.__qualname__} cannot be a tool: {error}") from error
     raise ConfigError(f"a tool must be a function or a strands tool, not {type(tool).__name__}")

@@ -1,9 +1,9 @@
-"""The nodes of a Graph or Swarm, which goes on from the log through its own control flow.
+"""The nodes of a Graph or Swarm, which resumes from the log through its own control flow.
 
-A new attempt runs it from the input again, so that conditions, loops, joins and handoffs are strands' own.
-But a node that had its answer is not asked: its agent gets the conversation of that visit from the log, and
-ends with it; one that was interrupted goes on in the middle. This holds as long as a node gets the input that
-it got before, which is compared; from the first node that does not, all is done again.
+A new attempt runs the product from the input again, so that conditions, loops, joins and handoffs stay
+strands' own. A node that already answered is not run: its agent gets the conversation of that visit from the
+log and ends with it; an interrupted node continues in the middle. This holds while each node gets the same
+input as before, which is compared. From the first node with another input on, all work is repeated.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from runstore.core.events import Event
 from runstore.runtime.resume import Conversation, tool_uses
 from runstore.runtime.strands.events import Translator
 
-HANDOFF = "handoff_to_agent"  # the tool by which an agent of a Swarm names the next one
+HANDOFF = "handoff_to_agent"  # the tool with which an agent of a Swarm names the next one
 
 
 class Node(NamedTuple):
-    """An agent in a Graph or Swarm. `path`: where it stands in the hierarchy."""
+    """An agent in a Graph or Swarm. `path`: its place in the hierarchy."""
 
     orchestrator: Graph | Swarm
     node_id: str
@@ -34,7 +34,7 @@ class Node(NamedTuple):
 
 
 def goes_on(product: Any) -> bool:
-    """Whether a new attempt can go on from what the log holds, and need not start from the input."""
+    """Whether a new attempt can resume from the log instead of restarting from the input."""
     if isinstance(product, Graph | Swarm):
         inner = [node.executor for node in product.nodes.values()]
         return product.session_manager is None and all(
@@ -44,7 +44,7 @@ def goes_on(product: Any) -> bool:
 
 
 def nodes_of(product: Any, path: str) -> Iterator[Node]:
-    """Every agent that is a node, also of a Graph or Swarm that is a node itself."""
+    """Every agent that is a node, including those of nested Graphs and Swarms."""
     if isinstance(product, Graph | Swarm):
         for node_id, node in product.nodes.items():
             inner = f"{path}/{node_id}"
@@ -55,11 +55,11 @@ def nodes_of(product: Any, path: str) -> Iterator[Node]:
 
 
 class Nodes:
-    """The nodes of one attempt, each recorded in its own task: a Graph's stream comes later than its hooks.
+    """The nodes of one attempt. Each is recorded in its own task, as a Graph's stream lags behind its hooks.
 
     Args:
         record: takes the events of a node's stream.
-        revisited: told the path of a node that is about to begin a visit.
+        revisited: called with the path of a node before each visit.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Nodes:
             orchestrator.add_hook(self._before_node, BeforeNodeCallEvent)
 
     def listen(self, node: Node, translator: Translator) -> None:
-        """Record what a node streams from now on."""
+        """Record a node's stream from now on."""
         stream = node.agent.stream_async
 
         async def recorded(*arguments: Any, **options: Any) -> AsyncIterator[Any]:
@@ -93,7 +93,7 @@ class Nodes:
         node.agent.stream_async = recorded  # type: ignore[method-assign]
 
     async def hand_over(self, agent: Agent, past: Conversation) -> None:
-        """Repeat the handoffs that a Swarm's agent had made: they are what strands remembers of them."""
+        """Repeat the handoffs of a Swarm's agent, as strands remembers them only by their effects."""
         if not any(agent is member for member in self._swarm):
             return
         tool = agent.tool_registry.registry[HANDOFF]
@@ -109,7 +109,9 @@ class Nodes:
 
 
 def _cancel_again() -> None:
-    """Let the node be cancelled where it waits next. Ended here, where it does not wait, its tools and spans
-    would be left to the garbage collector."""
+    """Cancel the node at its next wait.
+
+    Ending it here, between two items, would leave its tools and spans to the garbage collector.
+    """
     if task := asyncio.current_task():
         task.cancel()

@@ -1,9 +1,8 @@
-"""Tool providers of strands agents (MCP clients): nobody waits for one to end, and runs may share one.
+"""Tool providers of strands agents (MCP clients): their end blocks no thread, and runs may share one.
 
-strands ends a provider with its last agent, in `Agent.__del__`: on whatever thread the garbage collector
-comes by, which then waits for seconds. It has no hook for that, nor for the agents that are made. So these
-methods of its classes are replaced, once, for all agents of the process: they do what they did, and what is
-said here.
+strands closes a provider with its last agent, in `Agent.__del__`, on any thread where the garbage collector
+runs; that thread then waits for seconds. strands has no hook for this, nor for new agents. So these methods
+of its classes are replaced once for all agents of the process; each docstring names the difference.
 """
 
 import asyncio
@@ -19,29 +18,29 @@ from strands.tools.registry import ToolRegistry
 
 from runstore.runtime.providers import HELD, close
 
-CLOSE_S = 5.0  # for a provider to end by itself; an MCP server gets 4 s of it to leave
-MCP = "strands.tools.mcp.mcp_client"  # imported by whoever has an MCP client, and by nobody else
+CLOSE_S = 5.0  # seconds for a provider to end by itself; an MCP server gets 4 of them to exit
+MCP = "strands.tools.mcp.mcp_client"  # imported only in processes that use an MCP client
 
 _process_tools = ToolRegistry.process_tools
 _cleanup = ToolRegistry.cleanup
 
 
 def watch() -> None:
-    """Replace the methods. Safe to call twice."""
+    """Replace strands' methods. Safe to call twice."""
     ToolRegistry.process_tools = process_tools  # type: ignore[method-assign]
     ToolRegistry.cleanup = cleanup  # type: ignore[method-assign]
     Agent.__del__ = finalize  # type: ignore[method-assign]
 
 
 def process_tools(self: ToolRegistry, tools: list[Any]) -> list[str]:
-    """`ToolRegistry.process_tools`; the attempt that it works for remembers what holds providers."""
+    """`ToolRegistry.process_tools`; the current attempt also remembers registries that hold providers."""
     if MCP in sys.modules:
         _let_be_shared(sys.modules[MCP].MCPClient)
     new = not self.registry
     try:
         return _process_tools(self, tools)
     except BaseException:
-        if new and self._tool_providers:  # of an agent that there will not be
+        if new and self._tool_providers:  # the agent's construction failed, so close its providers here
             close(self)
         raise
     finally:
@@ -50,21 +49,21 @@ def process_tools(self: ToolRegistry, tools: list[Any]) -> list[str]:
 
 
 def cleanup(self: ToolRegistry, **kwargs: Any) -> None:
-    """`ToolRegistry.cleanup`; a provider that does not end in time is broken off."""
+    """`ToolRegistry.cleanup`; a provider that does not end in time is aborted."""
     if self._tool_providers:
         with _within(CLOSE_S, partial(_break_off_unused, self)):
             _cleanup(self, **kwargs)
 
 
 def finalize(self: Agent) -> None:
-    """`Agent.__del__`; the thread that the garbage collector came by on goes on at once."""
-    registry = self.__dict__.get("tool_registry")  # none, if its constructor raised
+    """`Agent.__del__`; closes providers on another thread, so that the garbage collector's does not wait."""
+    registry = self.__dict__.get("tool_registry")  # missing if the constructor raised
     if registry is not None and registry._tool_providers and not sys.is_finalizing():
         close(registry)
 
 
 def has_providers(agent: Agent) -> bool:
-    """Whether it holds something that is to be closed."""
+    """Whether the agent holds providers that must be closed."""
     return bool(agent.tool_registry._tool_providers)
 
 
@@ -86,10 +85,10 @@ def _break_off_unused(registry: ToolRegistry) -> None:
 
 
 def _break_off(provider: Any) -> None:
-    """End what an MCP client waits for, as a server that never answers."""
+    """Cancel everything that an MCP client waits for, such as a server that never answers."""
     loop: asyncio.AbstractEventLoop | None = getattr(provider, "_background_thread_event_loop", None)
     if loop is not None:
-        with suppress(RuntimeError):  # it has just been closed
+        with suppress(RuntimeError):  # the loop has just been closed
             loop.call_soon_threadsafe(_cancel_all, loop)
 
 
@@ -99,10 +98,10 @@ def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _let_be_shared(client: Any) -> None:
-    """Let agents come to and leave an MCP client one after the other.
+    """Serialise how agents join and leave an MCP client.
 
-    Otherwise the last one that leaves may stop it under one that comes, and of two that come at once both
-    start it.
+    Otherwise the last agent to leave may stop the client while another joins, and two that join at once would
+    both start it.
     """
     if hasattr(client, "_runstore_shared"):
         return
@@ -119,17 +118,19 @@ def _let_be_shared(client: Any) -> None:
 
     def remove(self: Any, consumer_id: Any, **kwargs: Any) -> None:
         with lock_of(self):
-            if consumer_id in self._consumers:  # else it has left before, and another may have started since
+            # It may have left already, and another may have started the client since.
+            if consumer_id in self._consumers:
                 remove_consumer(self, consumer_id, **kwargs)
 
     async def load(self: Any, **kwargs: Any) -> Sequence[Any]:
-        # On the loop of a thread of its own, where nothing else runs. Whose start times out waits on.
+        # Blocking here is safe: this runs on the loop of its own thread. A start that times out keeps
+        # waiting.
         with lock_of(self), _within(self._startup_timeout + CLOSE_S, partial(_break_off, self)):
             consumers = set(self._consumers)
             try:
                 tools: Sequence[Any] = await load_tools(self, **kwargs)
                 return tools
             finally:
-                self._consumers |= consumers  # a start that fails forgets those that wait for theirs
+                self._consumers |= consumers  # a failed start forgets the agents that wait for theirs
 
     client.add_consumer, client.remove_consumer, client.load_tools = add, remove, load

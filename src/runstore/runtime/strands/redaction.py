@@ -1,4 +1,4 @@
-"""Whether what an agent has said may be redacted afterwards, as far as one can see beforehand."""
+"""Predicts whether an agent's text may be redacted after it was streamed."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ HARMLESS = ("strands.event_loop.", "strands.agent.", "strands.session.", "strand
 
 
 def may_redact(agent: Agent) -> bool:
-    """Whether its guardrail redacts, or a hook or middleware of somebody's own might.
+    """Whether the agent's guardrail redacts, or a custom hook or middleware might.
 
-    Should its worker die before that, what is half said is withheld. Where this is wrong, text is withheld
-    that nobody counts. strands does not show what is registered, so its registries are looked into.
+    If so, the text of an unfinished answer is withheld when its worker dies. A wrong True only withholds text
+    that does not count. strands does not expose its registries, so this reads private attributes.
     """
     config: Any = agent.model.get_config()
     if isinstance(config, dict) and config.get("guardrail_redact_output"):

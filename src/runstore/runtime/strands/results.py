@@ -1,4 +1,4 @@
-"""How a strands agent, Graph or Swarm ended, in the words of a run."""
+"""Turns the end of a strands agent, Graph or Swarm into a run's result."""
 
 from collections.abc import Collection
 from typing import Any
@@ -13,7 +13,7 @@ from runstore.runtime.result_text import text_result
 from runstore.runtime.resume import is_unsigned
 from runstore.runtime.strands.errors import agent_error
 
-# What several SDKs make of a page for people: an answer without words and without usage.
+# Several SDKs read a web page as an answer without text and without usage.
 NO_ANSWER = "the model's answer was empty and used no tokens: does its address belong to this provider?"
 ONLY_REASONING = "the model has reasoned, and then said nothing: its answer was cut off"
 
@@ -24,11 +24,11 @@ def result_of(
     """The run's result.
 
     Args:
-        model_errors: what models raised, to tell the failure of a node's model from the node's.
+        model_errors: errors that models raised, to distinguish a model's failure from its node's.
 
     Raises:
-        AgentError: it was no success: a node failed, a tool or hook asks for a person's answer, or the model
-            said nothing at all, or nothing after its reasoning.
+        AgentError: a node failed, a tool or hook asks for a person's answer, or the model's answer was empty
+            or ended after its reasoning.
     """
     if ended is None:
         raise AgentError("the agent's stream ended without a result")
@@ -48,7 +48,7 @@ def result_of(
 
 
 def cut_result(message: Message | None) -> dict[str, Any]:
-    """The result of an agent whose answer was cut by the token limit of its model."""
+    """The result of an agent whose answer was cut by its model's token limit."""
     return {**text_result(message_text(message or {})), "stop_reason": "max_tokens"}
 
 

@@ -1,4 +1,4 @@
-"""When a model is called again: it is throttled, whichever way its provider says so."""
+"""Retries throttled model calls, however the provider reports the throttling."""
 
 from strands import ModelRetryStrategy
 from typing_extensions import override
@@ -7,7 +7,7 @@ from runstore.runtime.strands.errors import is_throttled
 
 
 class Retries(ModelRetryStrategy):
-    """strands' exponential backoff. Some of its providers (Ollama's, LiteLLM's) pass a 429 on as it came."""
+    """strands' exponential back-off. Some of its providers (Ollama's, LiteLLM's) pass a 429 on unchanged."""
 
     @override
     def is_retryable(self, exception: Exception) -> bool:

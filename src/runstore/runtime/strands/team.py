@@ -17,9 +17,9 @@ from runstore.runtime.strands.models import build_agent
 
 
 class TeamModel(NamedTuple):
-    """What the agents of one model speak through: a strands model holds no conversation, so they share it.
+    """The strands models behind one model name. They hold no conversation, so agents share them.
 
-    `supervising` differs for the scripted model only, whose supervisors delegate to all at once.
+    `supervising` differs only for the scripted model, whose supervisors delegate to all members at once.
     """
 
     supervising: Model
@@ -73,14 +73,14 @@ class Delegate(AgentTool):
 
 
 def build_team(hierarchy: Hierarchy, models: Models, tools: Mapping[str, Any]) -> Agent:
-    """The global supervisor of a hierarchy, and with its tools everybody below.
+    """The global supervisor of a hierarchy, with all other members as its tools.
 
     Args:
         models: every model that an agent names.
         tools: every tool that a worker names: a function, or a strands tool of that name.
 
     Raises:
-        ConfigError: a tool that strands cannot take, or that has another name.
+        ConfigError: strands cannot use a tool, or it has another name.
     """
     by_name = {name: named(name, tool) for name, tool in tools.items()}
     delegates = [
@@ -116,22 +116,22 @@ def _worker(worker: Worker, models: Models, tools: Mapping[str, AgentTool]) -> A
 
 
 def _engage(event: BeforeToolCallEvent) -> None:
-    """Runs before the hooks that write the log, which then see the agent that will work."""
+    """Replace a delegate by a new agent, before the hooks that record the call look at it."""
     if isinstance(event.selected_tool, Delegate):
         event.selected_tool = event.selected_tool.engage()
 
 
 def _members(team: Team) -> str:
-    """What the global supervisor is told of a team."""
+    """The description of a team for the global supervisor."""
     members = [f"{worker.name} ({worker.role})" if worker.role else worker.name for worker in team.workers]
     return f"The team {team.name}: {', '.join(members)}."
 
 
 def named(name: str, tool: Any) -> AgentTool:
-    """A tool under the name that hierarchies know it by.
+    """A tool under the name that hierarchies use.
 
     Raises:
-        ConfigError: strands cannot take it, or it has another name.
+        ConfigError: strands cannot use the tool, or it has another name.
     """
     if not isinstance(tool, AgentTool):
         if not callable(tool):
@@ -139,7 +139,7 @@ def named(name: str, tool: Any) -> AgentTool:
             raise ConfigError(f"tool {name!r} must be a function or a strands tool, not {kind}")
         try:
             made: AgentTool = as_tool(name=name)(tool)
-        except Exception as error:  # a signature that no schema can be made of
+        except Exception as error:  # no schema can be made of its signature
             raise ConfigError(f"{tool.__qualname__} cannot be a tool: {error}") from error
         return made
     if tool.tool_name != name:

@@ -1,4 +1,4 @@
-"""What is written of a tool call: ahead of its running, and its result. Too large a one fails the tool."""
+"""Records tool calls before they run, and their results. A result that is too large fails the tool."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from runstore.runtime.provider_words import ProviderWords
 from runstore.runtime.resume import Place
 from runstore.runtime.strands.errors import sentence_of
 
-OVER = "The run is over."  # said to agents and tools that would begin when nothing is recorded any more
+OVER = "The run is over."  # for agents and tools that would start after recording has ended
 
 
 async def write_call(
@@ -26,11 +26,11 @@ async def write_call(
     once: bool,
     left_out: str | None = None,
 ) -> None:
-    """Commit that an agent calls a tool; it is not called when that fails.
+    """Commit that an agent calls a tool; cancel the tool if that fails.
 
     Args:
-        once: it may be called at most once.
-        left_out: why the input has been taken out of the agent's message.
+        once: the tool may be called at most once.
+        left_out: why the input was removed from the agent's message.
     """
     path, call_id = place
     use_id, name = event.tool_use["toolUseId"], event.tool_use["name"]
@@ -42,7 +42,7 @@ async def write_call(
         left_out = f"the input of tool {name!r} cannot be recorded: {wrong}"
         await recorder.commit(replace(started, input={"left_out": left_out}))
     if recorder.closed_by is not None:
-        event.cancel_tool = OVER  # it was not written ahead, so it must not run
+        event.cancel_tool = OVER  # an unrecorded tool must not run
     elif left_out is not None:
         event.cancel_tool = left_out
 
@@ -54,11 +54,11 @@ async def write_result(
     failure: str | None,
     words: ProviderWords,
 ) -> None:
-    """Commit a tool's result, or in its place an error that says why it cannot be stored.
+    """Commit a tool's result, or an error that says why it cannot be stored.
 
     Args:
-        failure: the code of what ended an agent that worked for the tool.
-        words: of the providers of the run's models, which the tool may quote.
+        failure: the code of the failure that ended an agent working for the tool.
+        words: texts of the run's model providers, which the tool may quote.
     """
     path, call_id = place
     event.result = words.replaced(event.result)
@@ -74,7 +74,7 @@ async def write_result(
 
 
 def _without_secrets(result: Any, code: str | None) -> Any:
-    """A tool's error as others get it. `code`: of the failure of its agent's model, if that was it."""
+    """A tool's error without secrets. `code`: of its agent's model failure, if that was the cause."""
     if code is not None:
         return {**result, "content": [{"text": f"Agent error: {sentence_of(code)}"}]}
     blocks = [
@@ -85,13 +85,13 @@ def _without_secrets(result: Any, code: str | None) -> Any:
 
 
 def runs_again(event: AfterToolCallEvent) -> bool:
-    """Whether strands throws this result away and calls the tool once more, since a hook wants it."""
+    """Whether a hook makes strands discard this result and call the tool again."""
     stopped = event.result.get("cancelled") or event.agent.cancel_signal.is_set()
     return event.retry and not stopped
 
 
 def unfit(input: Any) -> str | None:
-    """Why no event can hold a tool's input."""
+    """Why no event can hold a tool's input; None if one can."""
     try:
         size = len(encode(ToolStarted(agent="", tool_use_id="", name="", input=input)).data)
     except InvalidEvent as error:
