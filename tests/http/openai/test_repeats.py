@@ -39,9 +39,11 @@ def events(*said: Any) -> list[EventRecord]:
 
 
 def sent(run: list[EventRecord], after: int = 0) -> list[tuple[int, Any]]:
-    """The chunks: seq and content of each."""
-    chunks = Chunks(Run("01890a5d-ac96-774b-bcce-b302099a8057", agent_name="a"), after=after)
-    body = b"".join(frame for event in run for frame in chunks.frames(event))
+    """The chunks after a cursor: seq and content of each."""
+    chunks = Chunks(Run("01890a5d-ac96-774b-bcce-b302099a8057", agent_name="a"))
+    for event in run[:after]:
+        chunks.pass_over(event)
+    body = b"".join(frame for event in run[after:] for frame in chunks.frames(event))
     frames = FrameParser().feed(body)
     assert frames[-1].data == b"[DONE]"
     return [(int(frame.id), msgspec.json.decode(frame.data)) for frame in frames[:-1]]
