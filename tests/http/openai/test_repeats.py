@@ -88,13 +88,19 @@ OTHER = [
     (["The capital ", 1, "The capital of Fra", 1, "The ", "answer"], "The answer"),
     (["Let me look.", None, "It is ", 1, "Page 12."], "Let me look.\n\nPage 12."),
     (["Let me look.", None, "It is ", 1, None, "Page 12."], "Let me look.\n\nPage 12."),
-    (["~So, ", "The c", 2, "~Well, ", "The capital"], "The capital"),
-    (["~So, ", "The c", 2, "The c", "~So, "], "The c"),
     (["x" * MAX_SENT, "y", 2, "x" * MAX_SENT, "z"], "x" * MAX_SENT + "z"),
 ]
+OTHER_REASONING = [  # and the same content, as far as it was said
+    (["~Two", 1, "~A pair", "~ is two.", "Two."], "Two.", "Two\n\nA pair is two."),
+    (["~So, ", "The c", 2, "~Well, ", "The capital"], "The capital", "So, \n\nWell, "),
+    (["~So, ", "The c", 2, "The c", "~So, "], "The c", "So, "),
+    (["~So, ", 1, "Two."], "Two.", "So, \n\n"),
+    (["~I look.", "Wait.", None, "~I ", 1, "~Eye", "Two."], "Wait.\n\nTwo.", "I look.\n\nI \n\nEye"),
+]
+ALL = SAME + OTHER + [(said, content) for said, content, _ in OTHER_REASONING]
 
 
-@pytest.mark.parametrize(("said", "content"), SAME + OTHER, ids=range(len(SAME + OTHER)))
+@pytest.mark.parametrize(("said", "content"), ALL, ids=range(len(ALL)))
 def test_a_client_that_drops_has_the_whole_answer(said: list[Any], content: str) -> None:
     run = events(*said)
     assert whole(run)[0] == content
@@ -124,6 +130,15 @@ def test_a_plain_clients_stream_ends_with_an_error_where_it_has_what_is_not_the_
     assert all(chunk["choices"][0]["finish_reason"] is None for chunk in chunks)
 
 
+@pytest.mark.parametrize(("said", "content", "reasoning"), OTHER_REASONING)
+def test_a_plain_clients_answer_goes_on_though_the_reasoning_is_another(
+    said: list[Any], content: str, reasoning: str
+) -> None:
+    *chunks, done = plain(events(*said))
+    assert done == b"[DONE]"
+    assert read(list(enumerate(chunks)), drops=False) == (content, reasoning)
+
+
 @pytest.mark.parametrize(("again", "whole"), [("one two", True), ("on two", False)])
 def test_a_new_attempt_that_says_the_same_goes_on_for_a_plain_client(again: str, whole: bool) -> None:
     run = events("one ")
@@ -144,7 +159,7 @@ def test_a_client_that_cannot_drop_has_it_too_as_long_as_the_same_is_said(
     assert not [chunk for _, chunk in sent(run) if "discard_after_seq" in chunk]
 
 
-@pytest.mark.parametrize(("said", "content"), SAME + OTHER, ids=range(len(SAME + OTHER)))
+@pytest.mark.parametrize(("said", "content"), ALL, ids=range(len(ALL)))
 def test_a_stream_that_is_cut_in_the_middle_goes_on_with_the_same_chunks(
     said: list[Any], content: str
 ) -> None:

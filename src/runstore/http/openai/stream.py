@@ -26,7 +26,7 @@ from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.run import Run, add_usage
 from runstore.core.sse import FrameParser
-from runstore.core.transcript import Speaker, speaker_of
+from runstore.core.transcript import SEPARATOR, Speaker, speaker_of
 from runstore.feed.tail import UNAVAILABLE_RETRY_S, Tail
 from runstore.http.openai.answer import ANSWER_TYPES, MESSAGE_ENDS, RESULT, Answer, is_own
 from runstore.http.openai.objects import (
@@ -107,7 +107,7 @@ class Chunks:
     Args:
         plain: for a client that knows OpenAI's format alone, and can drop nothing. When it has text that does
             not count and is not said again, the stream ends with an error, so that nobody takes it for the
-            answer.
+            answer. Reasoning is no part of the answer: other reasoning follows after a blank line.
     """
 
     def __init__(self, run: Run, *, include_usage: bool = False, plain: bool = False) -> None:
@@ -117,6 +117,7 @@ class Chunks:
         self._include_usage = include_usage
         self._answer = Answer()
         self._repeats = Repeats()
+        self._thoughts = Repeats()  # the reasoning that a plain client has
         self._usage: dict[str, int] = {}
 
     def frames(self, event: EventRecord) -> list[bytes]:
@@ -159,18 +160,18 @@ class Chunks:
             if event.type == Started.type and self._plain:
                 yield _frame(event.seq, self._chunk(Delta(role="assistant", content="")))
                 keep = event.data.get("discard_after_seq")
-                if keep is not None and not self._repeats.take_back(keep + 1):
-                    yield self._drop(event.seq)
+                if keep is not None:
+                    yield from self._take_back(event.seq, keep + 1)
             elif event.type == Started.type:
                 self._repeats = Repeats()
                 first = self._chunk(Delta(role="assistant", content=""))
                 again = event.data.get("discard_after_seq", UNSET)
                 yield _frame(event.seq, msgspec.structs.replace(first, discard_after_seq=again))
-            elif event.type == Discarded.type and is_own(event) and not self._take_back(event):
-                yield self._drop(event.seq)
+            elif event.type == Discarded.type and is_own(event):
+                yield from self._take_back(event.seq, event.data["from_seq"], speaker_of(event.data))
             yield from self._said(event.seq, speaker_of(event.data))
-            if event.type in MESSAGE_ENDS and is_own(event) and not self._repeats.end():
-                yield self._drop(event.seq)
+            if event.type in MESSAGE_ENDS and is_own(event):
+                yield from self._end(event.seq)
 
     def _said(self, seq: int, speaker: Speaker) -> Iterator[bytes]:
         if self._answer.reasoning:
@@ -179,15 +180,33 @@ class Chunks:
             yield from self._send(seq, speaker, "content", self._answer.content)
 
     def _send(self, seq: int, speaker: Speaker, kind: Kind, said: str) -> Iterator[bytes]:
-        text = self._repeats.send(seq, speaker, Piece(kind, said))
+        apart = self._plain and kind == "reasoning_content"
+        text = (self._thoughts if apart else self._repeats).send(seq, speaker, Piece(kind, said))
         if text is None:
-            yield self._drop(seq)
+            yield self._think_again(seq) if apart else self._drop(seq)
         elif text:
             delta = Delta(content=text) if kind == "content" else Delta(reasoning_content=text)
             yield _frame(seq, self._chunk(delta))
 
-    def _take_back(self, event: EventRecord) -> bool:
-        return self._repeats.take_back(event.data["from_seq"], speaker_of(event.data))
+    def _take_back(self, seq: int, from_seq: int, speaker: Speaker | None = None) -> Iterator[bytes]:
+        if not self._thoughts.take_back(from_seq, speaker):
+            yield self._think_again(seq)
+        if not self._repeats.take_back(from_seq, speaker):
+            yield self._drop(seq)
+
+    def _end(self, seq: int) -> Iterator[bytes]:
+        """The message is complete."""
+        if not self._thoughts.end():
+            yield self._think_again(seq)
+        if not self._repeats.end():
+            yield self._drop(seq)
+
+    def _think_again(self, seq: int) -> bytes:
+        """Set other reasoning off from what a plain client has and cannot drop."""
+        _keep, _content, reasoning = self._thoughts.drop()
+        return _frame(
+            seq, self._chunk(Delta(reasoning_content=SEPARATOR + reasoning.removeprefix(SEPARATOR)))
+        )
 
     def _drop(self, seq: int) -> bytes:
         """Tell the client to drop what was taken back, in one frame with what was said instead."""
@@ -208,8 +227,7 @@ class Chunks:
             return
         self._answer.end(event.seq, result)
         yield from self._said(event.seq, RESULT)
-        if not self._repeats.end():
-            yield self._drop(event.seq)
+        yield from self._end(event.seq)
         yield _frame(event.seq, self._chunk(Delta(), finish_reason(result)))
         if self._include_usage:
             yield _frame(event.seq, msgspec.structs.replace(self._chunk(None), usage=usage_of(usage)))
