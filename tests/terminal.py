@@ -138,7 +138,7 @@ class Terminal:
             if (expected.interrupts or expected.goes_on) and expected.begins(said):
                 break
             if self._end in said:
-                said = said.partition(f"\n{self._end}")[0]
+                said = said.partition(self._end)[0]
                 assert expected.is_all(said), (
                     f"$ {block.commands}{said}\n--- but the page has\n{block.output}"
                 )

@@ -73,7 +73,7 @@ GUARANTEES = [f"G{number}" for number in range(1, 13)]
 TEST_NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 LINK = re.compile(r"(?<!!)\[[^]\[]*\]\(([^)\s]+)\)")
 
-every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
 # ---- events ----

@@ -1,4 +1,4 @@
-"""A reader who types the commands of the README sees what it shows."""
+"""A reader who types the commands of the README and the tutorial sees what they show."""
 
 import socket
 import sys
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import ROOT, page
+from tests.pages import ROOT, fenced, page
 from tests.process import environment
 from tests.terminal import blocks, follow
 from tests.tools import lacking, require
 
+TUTORIAL = "docs/tutorial/chat.md"
+EXAMPLE = ROOT / "examples" / "tutorial"
 INSTALLATION_S = 300.0  # pip says nothing until all is there
 REPOSITORY = tomllib.loads(page("pyproject.toml"))["project"]["urls"]["Repository"]
 
@@ -60,9 +62,38 @@ def test_runstore_is_installed_as_the_readme_says(tmp_path: Path) -> None:
     assert follow(text, tmp_path, tmp_path, reader(tmp_path, venv=True), INSTALLATION_S) == 1
 
 
-def test_the_readme_names_the_repository_of_the_metadata() -> None:
+def test_the_pages_name_the_repository_of_the_metadata() -> None:
     assert f"git+{REPOSITORY}" in page("README.md")
+    assert f"git+{REPOSITORY}" in page(TUTORIAL)
 
 
 def test_every_command_of_the_readme_is_in_one_of_these_parts() -> None:
     assert len(blocks(page("README.md"))) == 4
+
+
+def tutorial_folder(folder: Path) -> Path:
+    """The folder of a reader who has saved the tutorial's files."""
+    (folder / "chat").mkdir()
+    for language, file in (("python", "chat.py"), ("html", "chat.html")):
+        (block,) = fenced(page(TUTORIAL), language)
+        (folder / "chat" / file).write_text(block)
+    return folder / "chat"
+
+
+@pytest.mark.parametrize(("language", "file"), [("python", "chat.py"), ("html", "chat.html")])
+def test_the_tutorial_shows_the_files_of_the_example(language: str, file: str) -> None:
+    assert fenced(page(TUTORIAL), language) == [(EXAMPLE / file).read_text()]
+
+
+def test_the_tutorial_goes_as_it_is_printed_once_runstore_is_installed(tmp_path: Path) -> None:
+    require("bash"), require("curl"), require("ps")
+    text = at_port(page(TUTORIAL).partition("\n## 2. ")[2], "8000")
+    assert follow(text, tutorial_folder(tmp_path), tmp_path, reader(tmp_path, venv=False)) == 3
+    assert len(blocks(page(TUTORIAL))) == 4
+
+
+@pytest.mark.slow
+def test_the_tutorial_goes_as_it_is_printed_from_its_installation_on(tmp_path: Path) -> None:
+    require("bash"), require("curl"), require("git"), require("ps")
+    text, variables = at_port(page(TUTORIAL), "8000"), reader(tmp_path, venv=True)
+    assert follow(text, tutorial_folder(tmp_path), tmp_path, variables, INSTALLATION_S) == 4

@@ -1,0 +1,50 @@
+"""The application of docs/tutorial: an agent with a tool, and a page that follows its answers.
+
+uvicorn --app-dir examples/tutorial chat:app --port 8000
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse
+from pydantic import BaseModel
+
+from runstore import AgentSpec, MountedApp
+
+
+def numbers(up_to: int) -> str:
+    """The numbers from 1 up to another one."""
+    return " ".join(str(number) for number in range(1, up_to + 1))
+
+
+# A strands agent. The scripted model is no LLM: it calls the tool and says the result, 20 words a second.
+desk = AgentSpec(model="scripted", tokens_per_s=20, tools=["chat:numbers"])
+runs = MountedApp("sqlite:///chat.db", agents={"desk": desk})
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with runs.open() as store:  # opens the database and runs agents, for as long as the server runs
+        app.state.store = store
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+app.mount("/runstore", runs)
+
+
+class Question(BaseModel):
+    text: str
+
+
+@app.get("/")
+async def page() -> FileResponse:
+    return FileResponse(Path(__file__).with_name("chat.html"))
+
+
+@app.post("/ask", status_code=202)
+async def ask(question: Question, request: Request) -> dict[str, str]:
+    run_id: str = await request.app.state.store.start("desk", question.text)
+    return {"run_id": run_id}
