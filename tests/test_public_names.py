@@ -61,6 +61,6 @@ def test_every_error_is_public() -> None:
     assert names <= runstore._EXPORTS.keys()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_docs_and_examples_use_public_names_alone(page: Path) -> None:
     assert INNER.findall(page.read_text()) == []
