@@ -28,7 +28,7 @@ from runstore.core.errors import (
 from runstore.core.events import Completed, Token, ToolFinished, ToolStarted
 from runstore.core.ids import new_run_id
 from runstore.projections.runs import RunQuery
-from runstore.runtime.leases import FileLeases
+from runstore.runtime.leases.file_locks import FileLeases
 from runstore.runtime.supervision import supervisor
 from tests.database import make_database
 from tests.polling import until

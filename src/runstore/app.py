@@ -20,7 +20,6 @@ from msgspec.structs import asdict
 from starlette.applications import Starlette
 
 from runstore.core.errors import AgentError, ConfigError
-from runstore.core.ports import Leases
 from runstore.core.threads import in_own_thread
 from runstore.database.dialects import Dialect
 from runstore.database.dialects.files import is_open_to_others
@@ -43,7 +42,9 @@ from runstore.metrics import Metrics
 from runstore.projections.runs import RunList
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.teams import Teams
-from runstore.runtime.leases import FileLeases
+from runstore.runtime.leases.file_locks import FileLeases
+from runstore.runtime.leases.heartbeats import HeartbeatLeases, ListedLeases
+from runstore.runtime.leases.leases import Leases
 from runstore.runtime.loops import new_event_loop
 from runstore.runtime.process.fork_server import hide
 from runstore.runtime.spans import flush_spans
@@ -52,7 +53,7 @@ from runstore.settings import URLS, ServerSettings, Settings, use_folder
 from runstore.store import keys
 from runstore.store.hierarchies import HierarchyStore
 from runstore.store.runs import RunStore
-from runstore.store.workers import HeartbeatLeases, ListedLeases, read_workers
+from runstore.store.workers import read_workers
 
 if TYPE_CHECKING:
     from runstore.feed.redis.feed import RedisFeed

@@ -13,7 +13,7 @@ from runstore.core.errors import LogUnavailable, SessionBusy
 from runstore.core.ports import EventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime import own_run
-from runstore.runtime.leases import FileLeases
+from runstore.runtime.leases.file_locks import FileLeases
 from runstore.runtime.own_run import OwnRun
 from tests.events import read_run
 from tests.polling import until

@@ -238,34 +238,6 @@ class LiveFeed(Publisher, Protocol):
         """Wake every reader for the last time."""
 
 
-class Leases(Protocol):
-    """Who is alive. A worker holds its own lease from `hold` to `release`, or to the end of its process.
-
-    The coroutines raise LogUnavailable while the database cannot be used, but for `release`.
-    """
-
-    worker_id: str
-
-    @property
-    def held(self) -> bool:
-        """Whether the own lease is known to be good; without it no run is taken."""
-
-    async def hold(self) -> None:
-        """Take the own lease. Safe to call twice."""
-
-    async def dead(self, worker_ids: set[str]) -> dict[str, bool]:
-        """Which of these workers are gone: {worker_id: True when it crashed, False when it handed over}.
-
-        To be asked several times a second: what is not watched is not known.
-        """
-
-    async def forget(self, still_named: set[str]) -> None:
-        """Clean up after dead workers that no open run names any more."""
-
-    async def release(self) -> None:
-        """Let go of the own lease on purpose: what is left runs on elsewhere, as handed over. Safe twice."""
-
-
 class RunContext(Struct, frozen=True):
     """What an agent may know of the run that it works for; a factory's parameter named `ctx`.
 

@@ -18,8 +18,9 @@ from runstore.core.events import (
 )
 from runstore.core.ids import new_run_id
 from runstore.core.names import check_name
-from runstore.core.ports import EventLog, Leases
+from runstore.core.ports import EventLog
 from runstore.runtime.attempt_runner import failure
+from runstore.runtime.leases.leases import Leases
 from runstore.runtime.recorder import Recorder
 
 END_S = 1.0  # for an ending to be stored before its block is left; in an outage it is stored afterwards

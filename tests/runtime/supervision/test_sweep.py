@@ -10,7 +10,7 @@ from runstore.app import Runtime, open_runtime
 from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog
-from runstore.runtime.leases import FileLeases
+from runstore.runtime.leases.file_locks import FileLeases
 from runstore.runtime.supervision import supervisor
 from runstore.settings import ServerSettings, Settings
 from tests.polling import DEADLINE_S

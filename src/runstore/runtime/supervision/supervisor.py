@@ -18,12 +18,13 @@ from structlog.contextvars import bound_contextvars
 
 from runstore.core.errors import AppendRefused, LogUnavailable, SessionBusy
 from runstore.core.events import Cancelled, CancelRequested, Event, Failed, Queued, Started
-from runstore.core.ports import Agent, Committed, EventLog, Leases, LiveFeed, OpenRun, RunContext
+from runstore.core.ports import Agent, Committed, EventLog, LiveFeed, OpenRun, RunContext
 from runstore.core.threads import in_own_thread
 from runstore.runtime.attempt_runner import AttemptRunner
 from runstore.runtime.attempts import Attempt, Attempts, ToStop
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.history import owner_of, read_cancellation
+from runstore.runtime.leases.leases import Leases
 from runstore.runtime.loops import AgentLoop, AgentLoops
 from runstore.runtime.process.agent import ProcessAgent
 from runstore.runtime.process.processes import Processes

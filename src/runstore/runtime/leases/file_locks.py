@@ -1,7 +1,7 @@
-"""Who is alive, on one machine: each worker holds a lock on a file of its own beside the database.
+"""Leases on one machine: each worker holds a lock on a file of its own beside the database.
 
-The operating system lets go of a dead process's locks, so a free lock means a crash, at once. A worker that
-leaves on purpose removes its file: what it left is handed over, and does not count as a crash.
+The operating system releases a dead process's locks, so a free lock means a crash, at once. A worker that
+leaves on purpose removes its file: its runs are handed over, and do not count as crashed.
 """
 
 import contextlib

@@ -14,8 +14,9 @@ from runstore.database.dialects import open_dialect
 from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
+from runstore.runtime.leases.heartbeats import HeartbeatLeases, ListedLeases
 from runstore.settings import ServerSettings, Settings
-from runstore.store.workers import HeartbeatLeases, ListedLeases, read_workers
+from runstore.store.workers import read_workers
 from tests.database import make_database, open_sqlite_log
 from tests.polling import DEADLINE_S, until
 from tests.servers.databases import KINDS
@@ -201,7 +202,7 @@ async def test_a_worker_leaves_behind_its_last_beat() -> None:
 
 async def test_a_worker_whose_last_beat_hangs_leaves_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it could still say, the beat could undo."""
-    monkeypatch.setattr("runstore.store.workers.RELEASE_S", 0.05)
+    monkeypatch.setattr("runstore.runtime.leases.heartbeats.RELEASE_S", 0.05)
     database = Slow()
     leases = HeartbeatLeases(cast(Database, database), lease_s=0.05, capacity=1)
     await leases.hold()

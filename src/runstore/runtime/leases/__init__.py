@@ -1,0 +1,1 @@
+"""Leases: which workers are alive, by locks of files on one machine and by heartbeats elsewhere."""
