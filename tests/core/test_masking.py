@@ -29,12 +29,20 @@ KEYS = (
     r"{\"pwd\": \"hunter2pass\"}",
     "https://user:hunt/er2@pass@proxy.example/v1 refused",
     "see http://a/b,http://user:hunter2@proxy/ there",
+    "private_key=hunter2pass",
+    "Ocp-Apim-Subscription-Key: hunter2pass",
+    "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=hunter2==;EndpointSuffix=x",
+    "{'signingKey': 'hunter2pass'}",
+    "https://a.blob.example/b?sv=2024&sig=hunter2%2Fpass%3D&se=1 refused",
+    "https://s3.example/b?X-Amz-Expires=60&X-Amz-Signature=hunter2pass",
+    "-----BEGIN RSA PRIVATE KEY-----\nhunter2+/=\n-----END RSA PRIVATE KEY----- is no key",
+    r"'-----BEGIN PRIVATE KEY-----\nhunter2",
 )
 SECRETS = (
     "sk-proj", "abcdefgh", "0123456789abcdef", "abc.def", "topsecret", "AKIA", "hunter2", "AIza", "hunter2",
     "eyJ", "wJalr", "wJalr",
     "hunter2", "84213377", *["hunter2"] * 8,
-    "er2", "hunter2",
+    "er2", "hunter2", *["hunter2"] * 8,
 )  # fmt: skip
 HARMLESS = (
     "ValueError: boom", "out of paper", "model gpt-4.1-mini-2025-04-14 does not exist",
@@ -43,7 +51,8 @@ HARMLESS = (
     "max_tokens: length exceeded", "token: unexpected end", "auth: login is needed",
     "author: Smith and others",
     "cookie: none was sent", "No such file: /home/bob/Projects/runstore2/src/runstore/core",
-    "mail bob@example.com",
+    "mail bob@example.com", "primary key: the_column", "signature: (a, b) -> c", "sort_key=name",
+    "https://a/b?signal=hello&design=1",
 )  # fmt: skip
 
 
@@ -60,7 +69,21 @@ def test_what_is_no_key_stays(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", ["-a", "/p/qX1", "QUJD/+9a", "eyJ-", "://a:", "token", "a.eyJabcd", "pwd-", " "]
+    "shape",
+    [
+        "-a",
+        "/p/qX1",
+        "QUJD/+9a",
+        "eyJ-",
+        "://a:",
+        "token",
+        "a.eyJabcd",
+        "pwd-",
+        " ",
+        "&sig=",
+        "?x-",
+        "-----BEGIN PRIVATE KEY-----",
+    ],
 )
 def test_a_long_text_of_any_shape_is_cut_and_masked_in_one_pass(shape: str) -> None:
     text = shape * (2**20 // len(shape))

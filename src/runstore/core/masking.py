@@ -10,7 +10,8 @@ _SEPARATOR = r"""\\?["']?\s{0,3}(?:[:=]|provided:?)\s{0,3}\\?["']?(?:(?:bearer|b
 _PROSE = r"(?<=\s)[a-z]+\s+[a-z]"  # "token: unexpected end"
 _NAMED = re.compile(  # a name that means a secret, and its value
     rf"""(?ix)
-    ((?:passw(?:or)?d|passphrase|passcode|pwd|api[\s_-]?key|access[_-]?key|authorization)s?[\w-]{{0,20}}{_SEPARATOR})
+    ((?:passw(?:or)?d|passphrase|passcode|pwd|authorization|api[\s_-]?key
+        |(?:access|account|encryption|master|private|signing|subscription)[_-]?key)s?[\w-]{{0,20}}{_SEPARATOR})
     {_VALUE}
     | ((?:secret|token|credential|jwt|(?<![a-z])auth(?![a-z]))s?[\w-]{{0,20}}{_SEPARATOR})
     (?!\d+\b|{_PROSE}){_VALUE}
@@ -25,6 +26,8 @@ _SHAPED = re.compile(  # keys that tell what they are
     | \bAIza[A-Za-z0-9_-]{20,}
     | \beyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]+)*
     | (?<=[Bb]earer\ )[^\s"',;]{4,}
+    | (?<=[?&])(?i:sig|signature|x-[a-z]{1,9}-signature)=[^&\s"']{4,}
+    | -----BEGIN\ (?:[A-Z]{1,9}\ ){0,2}PRIVATE\ KEY-----[^-]*(?:-----END\ [A-Z\ ]{1,40}-----)?
     """
 )
 # Up to the last "@": a password may hold "/" and "@". A user alone may be a token.
