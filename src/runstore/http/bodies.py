@@ -60,6 +60,10 @@ class Bodies:
                 return decode(body)
             return await self.beside(_decode_large, body, decode)
 
+    def is_large(self, request: Request) -> bool:
+        """Whether a request's body is, or may be, one that takes long to work on."""
+        return self._announced(request) > SMALL_BYTES
+
     async def beside(self, work: Callable[..., T], *arguments: Any) -> T:
         """Call `work` in a thread: what takes long only since a body is large."""
         return await self._decoders.call(work, *arguments)
@@ -137,9 +141,7 @@ class Bodies:
 
 
 def _decode_large(body: bytes, decode: Callable[[bytes], T]) -> T:
-    if has_more_values(body, MAX_BODY_VALUES):
-        message = f"the body has more than {MAX_BODY_VALUES:,} values"
-        raise BadRequest(message, code="body_too_large", status=413)
+    check_values(body)
     collects = gc.isenabled()
     gc.disable()  # it would look at all of the process's objects, again and again while new ones are made
     try:
@@ -147,6 +149,17 @@ def _decode_large(body: bytes, decode: Callable[[bytes], T]) -> T:
     finally:
         if collects:
             gc.enable()
+
+
+def check_values(json: bytes) -> None:
+    """Refuse JSON with more values than a body may have.
+
+    Raises:
+        BadRequest: it has.
+    """
+    if has_more_values(json, MAX_BODY_VALUES):
+        message = f"the body has more than {MAX_BODY_VALUES:,} values"
+        raise BadRequest(message, code="body_too_large", status=413)
 
 
 def has_more_values(body: bytes, most: int) -> bool:

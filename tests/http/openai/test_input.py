@@ -1,10 +1,13 @@
 """OpenAI's messages become strands' messages, with everything in them that a model can use."""
 
+import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import pytest
 
+from runstore.http.bodies import MAX_BODY_VALUES
 from runstore.http.errors import BadRequest
 from runstore.http.openai.images import read_image
 from runstore.http.openai.input import chat_input, with_types
@@ -340,6 +343,7 @@ def test_a_tools_result_can_hold_an_image() -> None:
         (f"data:image/png; base64 ,{PIXEL[:4]}\r\n {PIXEL[4:]}", "png"),
         (f"data:image/png;base64,{PIXEL.rstrip('=')}", "png"),
         ("data:image/png;base64,iVBORw0KGgo%3D", "png"),
+        ("data:image/png;base64,iVBO%0d%0aRw0KGgo%3d", "png"),
         (f'data:image/png;name="a,b";base64,{PIXEL}', "png"),
         (f'data:image/gif; name="a;base64,\\",b.gif" ;base64,{PIXEL}', "gif"),
         (f'data:image/png;name=5"cat;base64,{PIXEL}', "png"),
@@ -369,3 +373,56 @@ def test_what_is_no_image_is_an_error_that_says_why(url: str, why: str) -> None:
         read({"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]})
     assert wrong.value.field == "$.messages[0].content[0].image_url.url"
     assert why in str(wrong.value)
+
+
+# ---- what is as long as a body may be ----
+
+LONG = 8 << 20
+IMAGE = "data:image/png"
+
+
+def of_image(url: str) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
+
+
+def of_arguments(arguments: str) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [call(arguments=arguments)]}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(of_image(f"{IMAGE};base64," + "%41" * (LONG // 3)), id="escapes"),
+        pytest.param(of_image(f"{IMAGE};base64," + "%2B" * (LONG // 3)), id="known escapes"),
+        pytest.param(of_image(f"{IMAGE};base64," + "%" * LONG), id="percent signs"),
+        pytest.param(of_image(f"{IMAGE};base64,é" + "A" * LONG), id="beyond ASCII"),
+        pytest.param(of_image(f"{IMAGE};base64," + "A " * (LONG // 2)), id="blanks"),
+        pytest.param(of_image(IMAGE + ";" * LONG + "base64,AAAA"), id="parameters"),
+        pytest.param(of_image(IMAGE + ';a="b"' * (LONG // 6) + ";base64,AAAA"), id="quoted parameters"),
+        pytest.param(of_arguments("[" * LONG), id="open lists"),
+        pytest.param(of_arguments('{"a":' * (LONG // 5)), id="open objects"),
+        pytest.param(of_arguments('{"a": [' + "{}," * (LONG // 3) + "1]}"), id="many values"),
+        pytest.param(of_arguments('{"a": ' + "9" * LONG + "}"), id="a number"),
+    ],
+)
+def test_no_message_takes_long_to_read(message: dict[str, Any]) -> None:
+    began = time.thread_time()
+    with suppress(BadRequest):
+        read(HI, message, HI)
+    cpu_s = time.thread_time() - began
+    assert cpu_s < 0.8  # 2 and more where each character is a step of Python
+
+
+def test_arguments_of_a_tool_call_may_have_as_many_values_as_a_body() -> None:
+    def values(count: int) -> str:
+        return '{"a": [' + "1," * (count - 3) + "1]}"
+
+    read(HI, of_arguments(values(MAX_BODY_VALUES)), HI)
+    with pytest.raises(BadRequest) as refused:
+        read(HI, of_arguments(values(2 * MAX_BODY_VALUES)), HI)
+    assert refused.value.code == "body_too_large"
+
+
+def test_arguments_that_are_nested_deeper_than_a_decoder_goes_are_left_out() -> None:
+    said = read(HI, of_arguments('{"a":' * 3_000 + "1" + "}" * 3_000), HI)
+    assert said[1]["content"][0]["toolUse"]["input"] == {}

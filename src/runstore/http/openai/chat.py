@@ -156,7 +156,7 @@ class ChatRoutes:
             raise BadRequest(f"X-Session-Id must have 1 to {MAX_NAME} characters", code="invalid_header")
         strategy: Any = read_header(call.request, "X-Multitask-Strategy", STRATEGIES) or DEFAULT_STRATEGY
         self._check_model(agent)
-        long = len(body.messages or ()) > MANY_MESSAGES
+        long = self._bodies.is_large(call.request) or len(body.messages or ()) > MANY_MESSAGES
         started = await self._store.start(
             agent,
             await self._bodies.beside(chat_input, body) if long else chat_input(body),

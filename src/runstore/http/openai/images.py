@@ -2,8 +2,8 @@
 
 import re
 from base64 import b64decode
-from urllib.parse import unquote
 
+MAX_HEADER_CHARS = 4_096  # before the data: a type, and perhaps the name of a file, which has at most 255
 FORMATS = {
     "png": "png", "x-png": "png", "jpeg": "jpeg", "jpg": "jpeg", "pjpeg": "jpeg", "gif": "gif",
     "webp": "webp",
@@ -11,23 +11,31 @@ FORMATS = {
 _QUOTED = r'"(?:[^"\\]|\\.)*+"'  # a parameter's value, in which `,` and `;` are letters (RFC 2045, 5.1)
 _HEADER = re.compile(rf'(?:[^,"]|{_QUOTED})*+,', re.DOTALL)
 _PARAMETER = re.compile(rf'(?:\A|;)((?:[^;"]|{_QUOTED})*+)', re.DOTALL)
-URL_SAFE = str.maketrans("-_", "+/")  # RFC 4648, section 5
+_WHITE_SPACE = b" \t\n\r\f\v"
+_STANDARD = bytes.maketrans(b"-_", b"+/")  # of the URL-safe alphabet (RFC 4648, section 5)
+_ESCAPES = {
+    b"%%%02X" % byte: bytes([byte]) for byte in b"+/=-_" + _WHITE_SPACE
+}  # all that URLs escape in base64
+_ESCAPES |= {escape.lower(): byte for escape, byte in _ESCAPES.items()}
 
 
 def read_image(url: str) -> tuple[str, str]:
     """The format of an image, and its bytes in standard base64.
 
     Letters of the scheme and the type may be upper case, the type may have parameters, and the base64 may be
-    the URL-safe one, hold white space or escapes, and lack its padding.
+    the URL-safe one, hold white space or escapes, and lack its padding. A URL may be as long as a body, so
+    each step is one pass of the interpreter's own loops.
 
     Raises:
         ValueError: it is none; the message says why.
     """
     url = url.strip()
-    if quoted := _HEADER.match(url):
-        header, comma, data = url[: quoted.end() - 1], ",", url[quoted.end() :]
+    beginning = url[:MAX_HEADER_CHARS]
+    if quoted := _HEADER.match(beginning):
+        header, comma = beginning[: quoted.end() - 1], ","
     else:
-        header, comma, data = url.partition(",")
+        header, comma, _ = beginning.partition(",")
+    data = url[len(header) + 1 :]
     scheme, _, rest = header.partition(":")
     parts = _PARAMETER.findall(rest) if quoted else rest.split(";")
     media_type, *parameters = [part.strip().lower() for part in parts]
@@ -40,14 +48,16 @@ def read_image(url: str) -> tuple[str, str]:
 
 
 def _base64(data: str) -> str:
-    if "%" in data:
-        data = unquote(data)
-    bare = "".join(data.split()).translate(URL_SAFE).rstrip("=")
-    padded = bare + "=" * (-len(bare) % 4)
+    encoded = data.encode()
+    if b"%" in encoded:
+        for escape, byte in _ESCAPES.items():
+            encoded = encoded.replace(escape, byte)
+    bare = encoded.translate(_STANDARD, _WHITE_SPACE).rstrip(b"=")
+    padded = bare + b"=" * (-len(bare) % 4)
     if not bare:
         raise ValueError("the data: URL holds no image")
     try:
         b64decode(padded, validate=True)
     except ValueError as error:
         raise ValueError(f"the image is no base64: {error}") from error
-    return padded
+    return padded.decode()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from runstore.core.depth import MAX_DEPTH, is_deeper
+from runstore.http.bodies import check_values
 from runstore.http.errors import BadRequest
 from runstore.http.openai.images import read_image
 from runstore.http.openai.objects import (
@@ -228,10 +229,13 @@ def _arguments(call: ToolCall) -> dict[str, Any]:
         return {"input": call.custom.input or ""}
     arguments = None if call.function is None else call.function.arguments
     if isinstance(arguments, str):
+        encoded = arguments.encode()
+        check_values(encoded)  # to the body's own count, this JSON is one text
         try:
-            encoded = arguments.encode()
-            arguments = {} if is_deeper(encoded, ARGUMENTS_DEPTH) else msgspec.json.decode(encoded)
-        except (msgspec.MsgspecError, UnicodeError):
+            arguments = msgspec.json.decode(encoded)
+        except (msgspec.MsgspecError, RecursionError):
+            return {}
+        if is_deeper(encoded, ARGUMENTS_DEPTH):
             return {}
     return arguments if isinstance(arguments, dict) else {}
 
