@@ -13,7 +13,7 @@ from runstore.runtime.attempt_runner import AttemptRunner
 from tests.events import CANCELLED, QUEUED, read_run, start_run, started
 from tests.polling import DEADLINE_S
 
-Ending = AgentResult | AgentError
+Ending = AgentResult | BaseException
 LATE = (AgentResult({"text": "late"}, {}), AgentError("late"))
 
 
@@ -27,7 +27,7 @@ class Held:
     async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
         self.begun.set()
         await self.go_on.wait()
-        if isinstance(self._ending, AgentError):
+        if isinstance(self._ending, BaseException):
             raise self._ending
         return self._ending
 
@@ -85,5 +85,25 @@ async def test_the_ending_of_the_current_attempt_is_the_run_s(log: EventLog, end
     agent = Held(ending)
     agent.go_on.set()
     await runner_of(log, run_id, agent).run()
-    expected = "lifecycle.failed" if isinstance(ending, AgentError) else "lifecycle.completed"
+    expected = "lifecycle.failed" if isinstance(ending, BaseException) else "lifecycle.completed"
     assert [event.type for event in await read_run(log, run_id)][2:] == [expected]
+
+
+@pytest.mark.parametrize("raised", [GeneratorExit, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+async def test_whatever_an_agent_raises_ends_its_run(log: EventLog, raised: type[BaseException]) -> None:
+    run_id = await start_run(log)
+    agent = Held(raised())
+    agent.go_on.set()
+    await runner_of(log, run_id, agent).run()
+    assert [event.type for event in await read_run(log, run_id)][2:] == ["lifecycle.failed"]
+
+
+async def test_an_agent_that_is_thrown_away_with_its_loop_writes_no_ending(log: EventLog) -> None:
+    run_id = await start_run(log)
+    agent = Held(LATE[0])
+    attempt = runner_of(log, run_id, agent).run()
+    executing = asyncio.create_task(attempt)
+    await asyncio.wait_for(agent.begun.wait(), DEADLINE_S)
+    executing._log_destroy_pending = False  # type: ignore[attr-defined]
+    await asyncio.to_thread(attempt.close)
+    assert [event.type for event in await read_run(log, run_id)][2:] == []

@@ -76,13 +76,21 @@ class AttemptRunner:
         except AppendRefused as refusal:
             self._lose(refusal)
             return None
-        except GeneratorExit:  # thrown away with its loop, after the run was closed by force
-            raise
+        except GeneratorExit as error:
+            if not self._is_running():  # thrown away with its loop, after the run was closed by force
+                raise
+            return failure(error)  # the agent's own
         except BaseException as error:  # any error ends this run, and nothing else
             return failure(error)
         finally:
             self._agent = None
             self._held.close()
+
+    def _is_running(self) -> bool:
+        try:
+            return asyncio.current_task() is self._task
+        except RuntimeError:  # no loop runs here
+            return False
 
     @property
     def written(self) -> bool:

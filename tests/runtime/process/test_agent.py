@@ -165,3 +165,9 @@ async def needy(input: str) -> AsyncIterator[str]:
 
 async def test_a_want_of_memory_is_found_wherever_it_stands(processes: Processes) -> None:
     assert (await failure(processes, needy, memory_limit_mb=1_000)).code == "memory_limit"
+
+
+async def test_a_want_of_memory_without_a_limit_is_the_agents_error(processes: Processes) -> None:
+    raised = await failure(processes, needy)
+    assert raised.code == "agent_error"
+    assert "of a TaskGroup" in str(raised)

@@ -138,6 +138,8 @@ class AgentTask:
             return self._task.result()
         if any(isinstance(cause, MemoryError) for cause in causes_of(error)):
             limit = self._begin.spec.memory_limit_mb
+            if limit is None:
+                return failure(error)
             return Failed(code="memory_limit", message=f"the agent needed more than {limit} MiB")
         return failure(error)
 
