@@ -114,6 +114,24 @@ async def test_a_timeout_of_the_functions_own_is_its_error() -> None:
         await LoginFunction(lookup).login(request("ann"))
 
 
+@pytest.mark.parametrize(
+    "raised", [asyncio.CancelledError, GeneratorExit, SystemExit, KeyboardInterrupt, ValueError]
+)
+@pytest.mark.parametrize("in_thread", [True, False])
+async def test_whatever_it_raises_is_answered_as_an_error_of_the_server(
+    raised: type[BaseException], in_thread: bool
+) -> None:
+    def raises(request: Request) -> User:
+        raise raised
+
+    async def raises_too(request: Request) -> User:
+        raise raised
+
+    with pytest.raises(BaseException) as error:  # noqa: PT011
+        await LoginFunction(raises if in_thread else raises_too).login(request("ann"))
+    assert isinstance(error.value, Exception)  # which becomes 500 `internal_error`
+
+
 async def test_what_a_request_needs_is_done_for_its_address_and_then_for_its_user() -> None:
     done_for: list[str] = []
 

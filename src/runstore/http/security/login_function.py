@@ -83,6 +83,12 @@ class LoginFunction:
             raise Busy(message) from error
         except PermissionError as error:
             raise Unauthorized(str(error) or "the login was refused") from error
+        except Exception:
+            raise
+        except BaseException as error:  # the function's own, unless this request is to end
+            if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                raise
+            raise RuntimeError(f"`authenticate` raised {type(error).__name__}") from error
         if found is None:
             raise Unauthorized("the login was refused")
         try:
@@ -111,6 +117,11 @@ class LoginFunction:
                 self._calls[address] -= 1
                 if not self._calls[address]:
                     del self._calls[address]
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def network_of(request: Request) -> str:
