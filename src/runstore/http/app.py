@@ -11,21 +11,16 @@ from runstore.http.bodies import Bodies
 from runstore.http.errors import NATIVE_ERRORS, ErrorResponder
 from runstore.http.executor.routes import EXECUTOR_ERRORS, HierarchyRoutes, TeamRunRoutes
 from runstore.http.native.agents import AgentRoutes
-from runstore.http.native.description import OpenApiRoutes
-from runstore.http.native.health import HealthRoutes
-from runstore.http.native.metrics import Exposition, MetricsRoutes, no_metrics
 from runstore.http.native.runs import RunRoutes
+from runstore.http.native.server import Exposition, ListWorkers, ServerRoutes, no_metrics, no_workers
 from runstore.http.native.streams import StreamRoutes
 from runstore.http.native.tickets import TicketRoutes
-from runstore.http.native.workers import ListWorkers, WorkerRoutes, no_workers
 from runstore.http.openai.chat import ChatRoutes
 from runstore.http.openai.objects import OPENAI_ERRORS
 from runstore.http.operations import Surface
-from runstore.http.paths import PathCheck
 from runstore.http.security.access import Access
 from runstore.http.security.auth import Authentication, Authenticator
-from runstore.http.security.cors import cors
-from runstore.http.security.hosts import HostCheck, Hosts
+from runstore.http.security.hosts import HostCheck, Hosts, PathCheck, cors
 from runstore.http.security.signing import TicketSigner
 from runstore.http.streaming.following import Following
 from runstore.http.streaming.subscribers import Subscribers
@@ -43,10 +38,7 @@ SURFACES = (
             RunRoutes,
             StreamRoutes,
             TicketRoutes,
-            WorkerRoutes,
-            HealthRoutes,
-            MetricsRoutes,
-            OpenApiRoutes,
+            ServerRoutes,
         ),
     ),
 )
@@ -87,10 +79,13 @@ def build_http(
         RunRoutes(store, access, following),
         StreamRoutes(access, following),
         TicketRoutes(store, access, signer),
-        WorkerRoutes(workers),
-        HealthRoutes(not_ready),
-        MetricsRoutes(metrics),
-        OpenApiRoutes(SURFACES, authenticator),
+        ServerRoutes(
+            workers=workers,
+            not_ready=not_ready,
+            metrics=metrics,
+            surfaces=SURFACES,
+            authenticator=authenticator,
+        ),
     )
     app = Starlette(
         routes=[

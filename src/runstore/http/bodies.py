@@ -1,4 +1,4 @@
-"""Bodies of requests: received within a time and a total of bytes, decoded beside the loop.
+"""Bodies of requests: received within a time and a total of bytes, decoded beside the loop, checked.
 
 All bodies of a process share one total. A large one waits for room in it, so that bodies that stall cost
 neither memory nor the requests of other users. A small one needs none.
@@ -6,14 +6,22 @@ neither memory nor the requests of other users. A small one needs none.
 
 import asyncio
 import gc
+import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from functools import partial
+from typing import Annotated, Any, Generic, TypeVar
 
+import msgspec
+from msgspec import Meta, Struct
 from starlette.requests import ClientDisconnect, Request
 
-from runstore.core.errors import Busy, TooLarge
+from runstore.core.codec import TOO_DEEP
+from runstore.core.depth import MAX_DEPTH, is_deeper
+from runstore.core.errors import Busy, EventTooDeep, TooLarge
+from runstore.core.names import holds_nul
 from runstore.core.threads import Threads
 from runstore.http.errors import BadRequest
 from runstore.http.security.users import login_of
@@ -32,6 +40,8 @@ DECODERS = 2  # threads; of one user one less
 _MARKS = b'",[{'  # what begins a value, or stands before one, and what texts stand between
 _OTHERS = bytes(sorted(set(range(256)) - set(_MARKS)))
 
+BODY_LEVELS = 3  # around a value: {"events": [{"data": value}]}
+PLACE = re.compile(r" - at `(\$[^`]*)`\Z")  # in msgspec's message, as `$.teams[0].name`; none: the body
 T = TypeVar("T")
 
 
@@ -173,3 +183,125 @@ def has_more_values(body: bytes, most: int) -> bool:
     if marks.count(b'"') > 4 * most:  # two texts of two quotes for each value
         return True
     return sum(map(len, marks.split(b'"')[::2])) > most
+
+
+class Body(Struct, Generic[T], frozen=True):
+    """How the JSON body of an operation is read.
+
+    Args:
+        cls: the struct that it becomes.
+        schema: what its JSON Schema says besides.
+        optional: without a body, the struct has its defaults.
+        any_type: its media type does not matter if the request has an `Authorization` header. A browser
+            sends none to another origin without asking first, so this is no form of a stranger's page.
+        any_text: it may hold the character NUL, which no database takes in a name.
+        mend: makes another JSON value of one that does not fit `cls`; that is tried once.
+    """
+
+    cls: type[T]
+    schema: Meta | None = None
+    optional: bool = False
+    any_type: bool = False
+    any_text: bool = False
+    mend: Callable[[Any], Any] | None = None
+
+    @property
+    def described(self) -> Any:
+        """The type that JSON Schemas are made of."""
+        return self.cls if self.schema is None else Annotated[self.cls, self.schema]
+
+    async def read(self, request: Request, bodies: Bodies) -> T:
+        """The body of a request. A large one is decoded beside the loop.
+
+        Raises:
+            BadRequest: 415 its type is not JSON, 408 it stalls, 400 anything else that is wrong with it.
+            TooLarge
+            EventTooDeep: it is nested too deep.
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        known = kind == "application/json" or (self.any_type and "authorization" in request.headers)
+        return await bodies.read(request, partial(_decode, self, None if known else kind))
+
+
+def _decode(body: Body[T], foreign: str | None, content: bytes) -> T:
+    """`foreign`: the media type that it is sent as, if that is not JSON."""
+    if not content and body.optional:
+        return body.cls()
+    if foreign is not None:
+        raise BadRequest(
+            f"the body must be application/json, not {foreign or 'of no type'}",
+            code="unsupported_media_type",
+            status=415,
+        )
+    try:
+        decoded = _decoded(body, content)
+    except RecursionError as error:
+        raise EventTooDeep(TOO_DEEP.format("the body")) from error
+    except msgspec.ValidationError as error:
+        place = PLACE.search(str(error))
+        message = f"the body is not as it should be: {error}"
+        raise BadRequest(message, code="invalid_body", field=place[1] if place else "$") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if half := place_of_half_a_pair(content):
+            message = f"{half[:200]} holds half of a surrogate pair, as \\ud83d alone, which is no UTF-8"
+            raise BadRequest(message, code="invalid_body", field=half) from error
+        raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from error
+    if is_deeper(content, MAX_DEPTH + BODY_LEVELS):
+        raise EventTooDeep(TOO_DEEP.format("the body"))
+    if not body.any_text and holds_nul(content):
+        nul = place_of(msgspec.json.decode(content), holds_nul_character) or "$"
+        message = f"{nul[:200]} must not hold the character NUL (\\u0000)"
+        raise BadRequest(message, code="invalid_body", field=nul)
+    return decoded
+
+
+def _decoded(body: Body[T], content: bytes) -> T:
+    try:
+        return msgspec.json.decode(content, type=body.cls)
+    except msgspec.ValidationError:
+        if body.mend is None:
+            raise
+        return msgspec.convert(body.mend(msgspec.json.decode(content)), body.cls)
+
+
+# ---- texts that are refused ----
+
+
+def place_of(value: Any, refused: Callable[[str], bool]) -> str | None:
+    """The place of a refused text, as `$.messages[0].content`; that of the object if it is a field's name."""
+    left = [("$", value, 0)]
+    while left:
+        place, value, depth = left.pop()
+        if isinstance(value, str) and refused(value):
+            return place
+        if depth > 2 * MAX_DEPTH:
+            continue  # which is refused for its depth
+        if isinstance(value, dict):
+            if any(map(refused, value)):
+                return place
+            left += [(f"{place}.{name}", each, depth + 1) for name, each in reversed(value.items())]
+        elif isinstance(value, list):
+            left += [(f"{place}[{n}]", each, depth + 1) for n, each in reversed([*enumerate(value)])]
+    return None
+
+
+def place_of_half_a_pair(body: bytes) -> str | None:
+    """Where JSON holds half of a surrogate pair, as `\\ud83d` alone: JSON allows it, and UTF-8 does not."""
+    if rb"\u" not in body:
+        return None
+    try:
+        return place_of(json.loads(body.decode()), is_no_utf8)
+    except (ValueError, RecursionError):
+        return None
+
+
+def is_no_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def holds_nul_character(text: str) -> bool:
+    return "\0" in text

@@ -1,11 +1,21 @@
-"""JSON answers."""
+"""JSON answers, and the fields of bodies: what decoding checks about them and the OpenAPI document says."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 from starlette.responses import Response
+
+from runstore.core.names import MAX_NAME
+
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+RunId = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+HierarchyId = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
+Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]  # RFC 3339, UTC
+Seq = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
 
 ENCODED_AT_ONCE = 50  # items of a list: then other requests get their turn
 

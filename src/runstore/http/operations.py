@@ -14,9 +14,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from runstore.core import errors
-from runstore.http.bodies import Bodies
+from runstore.http.bodies import Bodies, Body
 from runstore.http.errors import ErrorForm
-from runstore.http.requests import Body, check_parameters, read_idempotency_key, read_traceparent
+from runstore.http.requests import check_parameters, read_idempotency_key, read_traceparent
 from runstore.http.security.users import Login, User, login_of
 
 TICKET = "ticket"  # the query parameter of a route that takes one

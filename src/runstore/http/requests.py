@@ -1,117 +1,26 @@
-"""What comes in, checked: bodies, query parameters, cursors. Whatever is wrong is named, with status 4xx."""
+"""The query and the headers of requests, checked. Whatever is wrong is named, with status 4xx."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from functools import lru_cache, partial
-from typing import Annotated, Any, Generic, TypeVar
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-from msgspec import Meta, Struct
 from starlette.requests import Request
 
-from runstore.core.codec import TOO_DEEP
-from runstore.core.depth import MAX_DEPTH, is_deeper
-from runstore.core.errors import EventTooDeep
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
 from runstore.core.limits import MAX_FILTER_TYPES
-from runstore.core.names import holds_nul
 from runstore.core.ports import EventFilter
-from runstore.http.bodies import Bodies
 from runstore.http.errors import BadRequest
-from runstore.http.texts import holds_nul_character, place_of, place_of_half_a_pair
 
-BODY_LEVELS = 3  # around a value: {"events": [{"data": value}]}
 MAX_CURSOR_DIGITS = 18  # a seq is a 64-bit number
 FILTERS = 256  # that are kept, of those in use lately
 LAST_EVENT_ID = "lastEventId"  # as EventSource polyfills have it in the query, each in its own spelling
 FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {"custom."}
 
-PLACE = re.compile(r" - at `(\$[^`]*)`\Z")  # in msgspec's message, as `$.teams[0].name`; none: the body
 TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
-
-T = TypeVar("T")
-
-
-class Body(Struct, Generic[T], frozen=True):
-    """How the JSON body of an operation is read.
-
-    Args:
-        cls: the struct that it becomes.
-        schema: what its JSON Schema says besides.
-        optional: without a body, the struct has its defaults.
-        any_type: its media type does not matter if the request has an `Authorization` header. A browser
-            sends none to another origin without asking first, so this is no form of a stranger's page.
-        any_text: it may hold the character NUL, which no database takes in a name.
-        mend: makes another JSON value of one that does not fit `cls`; that is tried once.
-    """
-
-    cls: type[T]
-    schema: Meta | None = None
-    optional: bool = False
-    any_type: bool = False
-    any_text: bool = False
-    mend: Callable[[Any], Any] | None = None
-
-    @property
-    def described(self) -> Any:
-        """The type that JSON Schemas are made of."""
-        return self.cls if self.schema is None else Annotated[self.cls, self.schema]
-
-    async def read(self, request: Request, bodies: Bodies) -> T:
-        """The body of a request. A large one is decoded beside the loop.
-
-        Raises:
-            BadRequest: 415 its type is not JSON, 408 it stalls, 400 anything else that is wrong with it.
-            TooLarge
-            EventTooDeep: it is nested too deep.
-        """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        known = kind == "application/json" or (self.any_type and "authorization" in request.headers)
-        return await bodies.read(request, partial(_decode, self, None if known else kind))
-
-
-def _decode(body: Body[T], foreign: str | None, content: bytes) -> T:
-    """`foreign`: the media type that it is sent as, if that is not JSON."""
-    if not content and body.optional:
-        return body.cls()
-    if foreign is not None:
-        raise BadRequest(
-            f"the body must be application/json, not {foreign or 'of no type'}",
-            code="unsupported_media_type",
-            status=415,
-        )
-    try:
-        decoded = _decoded(body, content)
-    except RecursionError as error:
-        raise EventTooDeep(TOO_DEEP.format("the body")) from error
-    except msgspec.ValidationError as error:
-        place = PLACE.search(str(error))
-        message = f"the body is not as it should be: {error}"
-        raise BadRequest(message, code="invalid_body", field=place[1] if place else "$") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if half := place_of_half_a_pair(content):
-            message = f"{half[:200]} holds half of a surrogate pair, as \\ud83d alone, which is no UTF-8"
-            raise BadRequest(message, code="invalid_body", field=half) from error
-        raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from error
-    if is_deeper(content, MAX_DEPTH + BODY_LEVELS):
-        raise EventTooDeep(TOO_DEEP.format("the body"))
-    if not body.any_text and holds_nul(content):
-        nul = place_of(msgspec.json.decode(content), holds_nul_character) or "$"
-        message = f"{nul[:200]} must not hold the character NUL (\\u0000)"
-        raise BadRequest(message, code="invalid_body", field=nul)
-    return decoded
-
-
-def _decoded(body: Body[T], content: bytes) -> T:
-    try:
-        return msgspec.json.decode(content, type=body.cls)
-    except msgspec.ValidationError:
-        if body.mend is None:
-            raise
-        return msgspec.convert(body.mend(msgspec.json.decode(content)), body.cls)
 
 
 def check_parameters(request: Request, known: Sequence[str], repeated: Sequence[str] = ()) -> None:

@@ -11,9 +11,9 @@ from starlette.responses import Response
 from runstore.core.content import Input, to_json
 from runstore.core.errors import AgentNotFound
 from runstore.core.events import MultitaskStrategy
+from runstore.http.bodies import Body
 from runstore.http.errors import Forbidden
-from runstore.http.fields import Name
-from runstore.http.json import json_response
+from runstore.http.json import Name, json_response
 from runstore.http.native.records import RunRecord, record_response
 from runstore.http.openapi.schemas import (
     FROM_HEADER,
@@ -25,10 +25,8 @@ from runstore.http.openapi.schemas import (
     stream,
 )
 from runstore.http.operations import Call, Parameter, Problem, operation
-from runstore.http.requests import Body
 from runstore.http.security.access import Access
-from runstore.http.streaming.disconnect import OnDisconnect, cancel_run
-from runstore.http.streaming.sse import EventStream
+from runstore.http.streaming.sse import EventStream, OnDisconnect, cancel_run
 from runstore.http.streaming.subscribers import Subscribers
 from runstore.runtime.catalog.specs import RUN_CODE
 from runstore.store.runs import RunAt, RunStore

@@ -12,7 +12,7 @@ from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.threads import Threads
 from runstore.http.errors import BadRequest
-from runstore.http.fields import Seq
+from runstore.http.json import Seq
 from runstore.http.requests import FAMILIES
 from runstore.runtime.catalog.output_schema import SchemaWarning, schema_warnings
 from runstore.store.runs import RunAt, RunStore

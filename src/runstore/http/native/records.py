@@ -9,8 +9,7 @@ from starlette.responses import Response
 from runstore.core.codec import timestamp
 from runstore.core.records import EventRecord
 from runstore.core.run import Run, Status
-from runstore.http.fields import Count, RunId, Seq, Time
-from runstore.http.json import json_response
+from runstore.http.json import Count, RunId, Seq, Time, json_response
 from runstore.http.native.included import EventPage, Included
 from runstore.runtime.catalog.output_schema import SchemaWarning
 from runstore.store.runs import RunAt

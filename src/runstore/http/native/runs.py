@@ -15,9 +15,9 @@ from runstore.core.ids import parse_run_id
 from runstore.core.limits import MAX_EVENTS_PER_APPEND, MAX_FILTER_TYPES
 from runstore.core.ports import EventFilter
 from runstore.core.run import STATUSES
+from runstore.http.bodies import Body
 from runstore.http.errors import BadRequest, Forbidden
-from runstore.http.fields import RunId, Seq
-from runstore.http.json import json_list, json_response
+from runstore.http.json import RunId, Seq, json_list, json_response
 from runstore.http.native.included import INCLUDES, EventPage, Includes, read_include
 from runstore.http.native.records import RunPage, RunRecord, listed, record_response
 from runstore.http.openai.stream import CHUNKS
@@ -41,7 +41,6 @@ from runstore.http.operations import Answer, Call, Parameter, Schema, operation
 from runstore.http.requests import (
     FAMILIES,
     MAX_CURSOR_DIGITS,
-    Body,
     has_already,
     read_choice,
     read_cursor,

@@ -9,12 +9,11 @@ from starlette.responses import Response
 from runstore.core import errors
 from runstore.core.codec import timestamp
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS
+from runstore.http.bodies import Body
 from runstore.http.errors import BadRequest, Forbidden
-from runstore.http.fields import RunId, Time
-from runstore.http.json import json_response
+from runstore.http.json import RunId, Time, json_response
 from runstore.http.openapi.schemas import RUN_ID, json
 from runstore.http.operations import Call, operation
-from runstore.http.requests import Body
 from runstore.http.security.access import Access
 from runstore.http.security.known_keys import now_ms
 from runstore.http.security.signing import STREAM, Ticket, TicketSigner, name_of

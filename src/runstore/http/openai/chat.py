@@ -12,7 +12,7 @@ from runstore.core.events import STRATEGIES, SUPERSEDED, MultitaskStrategy
 from runstore.core.names import MAX_NAME
 from runstore.core.records import EventRecord
 from runstore.core.run import Run
-from runstore.http.bodies import Bodies
+from runstore.http.bodies import Bodies, Body
 from runstore.http.errors import BadRequest, ErrorDetail
 from runstore.http.json import json_response
 from runstore.http.openai.answer import ANSWER_EVENTS, Answer
@@ -43,10 +43,9 @@ from runstore.http.openai.stream import (
 from runstore.http.openapi.schemas import FROM_HEADER, JSON, OF_A_START, RUN_HEADER, START_HEADERS, TEXT, json
 from runstore.http.operations import Answer as DeclaredAnswer
 from runstore.http.operations import Call, Parameter, Problem, operation
-from runstore.http.requests import Body, read_header
-from runstore.http.streaming.disconnect import CLIENT_DISCONNECT, OnDisconnect, cancel_run
+from runstore.http.requests import read_header
+from runstore.http.streaming.sse import CLIENT_DISCONNECT, EventStream, OnDisconnect, cancel_run
 from runstore.http.streaming.sse import MEDIA_TYPE as SSE
-from runstore.http.streaming.sse import EventStream
 from runstore.http.streaming.subscribers import Subscribers
 from runstore.http.streaming.watched import ClientGone, attended
 from runstore.store.runs import RunStore

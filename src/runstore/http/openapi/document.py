@@ -6,6 +6,7 @@ from typing import Any
 
 from runstore import __version__
 from runstore.core.limits import Limits
+from runstore.http.bodies import Body
 from runstore.http.errors import NATIVE_ERRORS, ErrorForm, status_of
 from runstore.http.openapi.schemas import (
     ANY_TYPE,
@@ -22,7 +23,6 @@ from runstore.http.openapi.schemas import (
     within,
 )
 from runstore.http.operations import Answer, Operation, Parameter, Problem, Schema, Surface
-from runstore.http.requests import Body
 
 Surfaces = tuple[Surface, ...]
 TAGS = {"agents": "agents", "runs": "runs", "v1": "chat", "api": "hierarchies"}  # by a path's first part

@@ -1,13 +1,17 @@
-"""Which names this server answers to. A page of another origin cannot reach it by rebinding its own name."""
+"""Requests that are refused for where they come from or go to: hosts, paths, and pages of other origins."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
 from msgspec import Struct
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runstore.http.errors import ErrorResponder
 
+MAX_AGE_S = 600  # how long a browser remembers that it may
+ANSWER_HEADERS = ("ETag", "Location", "Retry-After", "X-Run-Id", "X-Should-Retry")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -63,3 +67,38 @@ def _is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+class PathCheck:
+    """Refuses a path with the character NUL, which nothing in it can hold."""
+
+    def __init__(self, app: ASGIApp, errors: ErrorResponder) -> None:
+        self._app = app
+        self._errors = errors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and "\0" in scope["path"]:
+            message = "the path must not hold the character NUL (%00)"
+            refusal = self._errors.respond(scope, 400, "invalid_path", message)
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def cors(origins: Sequence[str]) -> list[Middleware]:
+    """The middleware that lets pages of these origins read the answers (CORS, WHATWG Fetch 3.2).
+
+    It allows no cookies: a page logs in with a key or a ticket, which it has to have.
+    """
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=("*",),  # clients add some of their own, as OpenAI's its X-Stainless-…
+            expose_headers=ANSWER_HEADERS,
+            max_age=MAX_AGE_S,
+        )
+    ]

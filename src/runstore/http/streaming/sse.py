@@ -1,15 +1,23 @@
 """Server-sent events (WHATWG HTML, 9.2), by hand: a tail's bytes are the response's bytes."""
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Literal, Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from runstore.core.errors import LogUnavailable, RunDeleted, RunNotFound, RunPurged
 from runstore.http.security.users import Login
 from runstore.http.streaming.watched import WatchedAnswer, end
+from runstore.store.runs import RunStore
+
+RETRY_S = 1.0  # while the log takes no writes
+
+OnDisconnect = Literal["continue", "cancel"]
+CLIENT_DISCONNECT = "client_disconnect"  # the reason of such a stop request
 
 HEARTBEAT = b":\n"  # a comment without a blank line: clients would take an empty frame for an event
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -57,6 +65,19 @@ class EventStream(WatchedAnswer):
         """See `WatchedAnswer`."""
         if self._left is not None:
             await self._left()
+
+
+async def cancel_run(store: RunStore, run_id: str, user_id: str) -> None:
+    """Ask a run to stop because its client has gone; waits until the log takes the request."""
+    while True:
+        try:
+            await store.stop(run_id, by=user_id, reason=CLIENT_DISCONNECT)
+        except (RunNotFound, RunDeleted, RunPurged):
+            return
+        except LogUnavailable:
+            await asyncio.sleep(RETRY_S)
+        else:
+            return
 
 
 def nothing_left() -> Response:

@@ -1,0 +1,128 @@
+"""The server itself: its workers, its health, its numbers, and the description of its API."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+from starlette.responses import Response
+
+from runstore.http.errors import Forbidden, error_response
+from runstore.http.json import json_response
+from runstore.http.openapi.document import Surfaces, document
+from runstore.http.openapi.schemas import ETAG, JSON, NOT_MODIFIED, TEXT, json
+from runstore.http.operations import Answer, Call, Parameter, operation
+from runstore.http.requests import has_already
+from runstore.http.security.auth import Authenticator
+from runstore.store.workers import Worker, WorkerRecord, record
+
+Exposition = Callable[[str], tuple[bytes, str]]  # of an `Accept` header: the metrics, and their media type
+ListWorkers = Callable[[], Awaitable[list[Worker]]]
+
+
+class Health(Struct, frozen=True):
+    status: Literal["ok"] = "ok"
+
+
+class WorkerPage(Struct, frozen=True):
+    """All workers that have not left, oldest first."""
+
+    data: list[WorkerRecord]
+
+
+class ServerRoutes:
+    """The routes about the server itself.
+
+    Args:
+        not_ready: says why the process cannot work now, or None.
+        metrics: the metrics for an `Accept` header.
+        surfaces: what the description describes.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: ListWorkers,
+        not_ready: Callable[[], str | None],
+        metrics: Exposition,
+        surfaces: Surfaces,
+        authenticator: Authenticator | None,
+    ) -> None:
+        self._list_workers = workers
+        self._not_ready = not_ready
+        self._expose = metrics
+        self._surfaces = surfaces
+        self._authenticator = authenticator
+
+    @operation("GET", "/workers", answers={200: json("the workers", WorkerPage)}, problems=(Forbidden,))
+    async def list_workers(self, call: Call[None]) -> Response:
+        """Who runs the agents of this database, oldest first, for admins."""
+        if not call.user.admin:
+            raise Forbidden("the workers are for admins to see")
+        return json_response(WorkerPage([record(worker) for worker in await self._list_workers()]))
+
+    @operation("GET", "/healthz", answers={200: json("it does", Health)}, strict=False, open=True)
+    async def check_health(self, call: Call[None]) -> Response:
+        """The process lives."""
+        return json_response(Health())
+
+    @operation(
+        "GET",
+        "/readyz",
+        answers={200: json("it does", Health)},
+        problems=((503, "not_ready"),),
+        strict=False,
+        open=True,
+    )
+    async def check_readiness(self, call: Call[None]) -> Response:
+        """The log takes writes."""
+        reason = self._not_ready()
+        return error_response(503, "not_ready", reason) if reason else json_response(Health())
+
+    @operation(
+        "GET",
+        "/metrics",
+        answers={
+            200: Answer(
+                description="the metrics",
+                content={"text/plain": TEXT, "application/openmetrics-text": TEXT},
+                headers={"Cache-Control": {"const": "no-store"}},
+            )
+        },
+        problems=(Forbidden,),
+        strict=False,
+    )
+    async def read_metrics(self, call: Call[None]) -> Response:
+        """Numbers for Prometheus, in its text format or in OpenMetrics, for admins."""
+        if not call.user.admin:
+            raise Forbidden("the metrics are for admins")
+        body, media_type = self._expose(call.request.headers.get("accept", ""))
+        return Response(body, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
+
+    @operation(
+        "GET",
+        "/openapi.json",
+        parameters=(Parameter("If-None-Match", TEXT, "the ETag of an earlier answer", "header"),),
+        answers={200: json("it", {"type": "object"}, ETAG), 304: NOT_MODIFIED},
+        open=True,
+    )
+    async def describe_api(self, call: Call[None]) -> Response:
+        """This document."""
+        needs_login = self._authenticator is not None and await self._authenticator.required()
+        server = {"url": call.request.scope.get("root_path", "") or "/"}
+        body = msgspec.json.encode({**document(self._surfaces, needs_login=needs_login), "servers": [server]})
+        headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"'}
+        if has_already(call.request, headers["ETag"]):
+            return Response(status_code=304, headers=headers)
+        return Response(body, headers=headers, media_type=JSON)
+
+
+def no_metrics(accept: str) -> tuple[bytes, str]:
+    """The exposition of an app that was given none."""
+    return b"", "text/plain; version=0.0.4; charset=utf-8"
+
+
+async def no_workers() -> list[Worker]:
+    """The workers of an app that was not given a list of them."""
+    return []
