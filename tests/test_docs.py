@@ -233,7 +233,7 @@ def is_text(node: ast.AST) -> TypeGuard[ast.Constant]:
 def test_every_error_has_the_status_that_the_docs_say() -> None:
     said = {code: row[1] for row in rows(section("docs/http.md", "Errors")) for code in words(row[0])}
     for cls, status in STATUS.items():
-        assert said[cls.code] == str(status), cls.code
+        assert str(status) in said[cls.code].split(", "), cls.code
 
 
 def error_codes() -> set[str]:
