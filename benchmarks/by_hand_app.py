@@ -1,4 +1,4 @@
-"""The server that teams write by hand, as `docs/from-fastapi-redis.md` shows it, with the scripted model."""
+"""The server that teams write by hand, as docs/how-to/from-fastapi-redis.md shows it, but for its model."""
 
 import asyncio
 import json

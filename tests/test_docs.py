@@ -83,36 +83,38 @@ every_type = pytest.mark.parametrize("type", EVENT_CLASSES)
 
 @every_type
 def test_every_event_type_has_a_section_with_its_fields(type: str) -> None:
-    described = {row[0]: row[1] for row in rows(section("docs/events.md", f"`{type}`"))}
+    described = {row[0]: row[1] for row in rows(section("docs/reference/events.md", f"`{type}`"))}
     for field in msgspec.structs.fields(EVENT_CLASSES[type]):
-        assert f"`{field.name}`" in described, f"docs/events.md: {type} lacks its field {field.name}"
+        assert f"`{field.name}`" in described, (
+            f"docs/reference/events.md: {type} lacks its field {field.name}"
+        )
         optional = (field.default, field.default_factory) != (NODEFAULT, NODEFAULT)
         said = "default" in described[f"`{field.name}`"]
-        assert said is optional, f"docs/events.md: {type}.{field.name} may be left out: {optional}"
+        assert said is optional, f"docs/reference/events.md: {type}.{field.name} may be left out: {optional}"
 
 
 @every_type
 def test_every_event_type_has_an_example_that_is_such_a_frame(type: str) -> None:
-    examples = fenced(section("docs/events.md", f"`{type}`"), "")
-    assert examples, f"docs/events.md: no example of {type}"
+    examples = fenced(section("docs/reference/events.md", f"`{type}`"), "")
+    assert examples, f"docs/reference/events.md: no example of {type}"
     assert [frame_of(example) for example in examples] == [example.strip() for example in examples]
 
 
 def test_the_examples_of_custom_events_are_frames() -> None:
-    examples = fenced(section("docs/events.md", "Custom events"), "")
+    examples = fenced(section("docs/reference/events.md", "Custom events"), "")
     assert [frame_of(example) for example in examples] == [example.strip() for example in examples]
 
 
 def test_the_list_of_event_types_is_that_of_the_code() -> None:
-    overview = section("docs/events.md", "Types").partition("\n### ")[0]
+    overview = section("docs/reference/events.md", "Types").partition("\n### ")[0]
     listed = {name for row in rows(overview) for name in words(row[0])}
     assert {name for name in listed if "." in name} == {*EVENT_CLASSES}
     assert "`custom.*`" in overview
 
 
 def test_the_numbers_of_the_wire_are_the_codes() -> None:
-    assert f"`retry: {RETRY_MS}`" in page("docs/events.md")
-    assert f"{MAX_EVENT_BYTES:,} bytes" in page("docs/events.md")
+    assert f"`retry: {RETRY_MS}`" in page("docs/reference/events.md")
+    assert f"{MAX_EVENT_BYTES:,} bytes" in page("docs/reference/events.md")
 
 
 def frame_of(example: str) -> str:
@@ -133,17 +135,21 @@ ROUTES = [(method.upper(), path) for path, methods in PATHS.items() for method i
 
 
 def test_the_routes_of_the_docs_are_those_of_the_code() -> None:
-    assert set(re.findall(r"^### `([A-Z]+) (\S+)`$", page("docs/http.md"), re.M)) == set(ROUTES)
-    assert set(re.findall(r"^\| \[`([A-Z]+) (\S+)`\]", page("docs/http.md"), re.M)) == set(ROUTES)
+    assert set(re.findall(r"^### `([A-Z]+) (\S+)`$", page("docs/reference/http.md"), re.M)) == set(ROUTES)
+    assert set(re.findall(r"^\| \[`([A-Z]+) (\S+)`\]", page("docs/reference/http.md"), re.M)) == set(ROUTES)
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_every_query_parameter_is_described(method: str, path: str) -> None:
-    named = {name for row in rows(section("docs/http.md", f"`{method} {path}`")) for name in words(row[0])}
+    named = {
+        name
+        for row in rows(section("docs/reference/http.md", f"`{method} {path}`"))
+        for name in words(row[0])
+    }
     operation = PATHS[path][method.lower()]
     parameters = {each["name"] for each in operation["parameters"] if each["in"] == "query"}
     parameters |= {name for scheme in operation["security"] for name in scheme if name == "ticket"}
-    assert parameters <= named, f"docs/http.md: {method} {path} lacks {parameters - named}"
+    assert parameters <= named, f"docs/reference/http.md: {method} {path} lacks {parameters - named}"
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
@@ -154,7 +160,9 @@ def test_the_openapi_document_has_the_parameters_of_every_path(method: str, path
 
 
 def test_the_errors_of_the_openapi_document_are_those_of_the_docs() -> None:
-    said = {code: row[1] for row in rows(section("docs/http.md", "Errors")) for code in words(row[0])}
+    said = {
+        code: row[1] for row in rows(section("docs/reference/http.md", "Errors")) for code in words(row[0])
+    }
     described = {(code, status) for status, code in openapi_errors()}
     assert described <= {(code, status) for code, text in said.items() for status in text.split(", ")}
     assert said.keys() - {code for code, _ in described} == OF_NO_ROUTE
@@ -199,14 +207,14 @@ def openapi_errors() -> Iterator[tuple[str, str]]:
     ],
 )
 def test_every_field_of_a_body_is_described(body: type[Struct], route: str) -> None:
-    text = section("docs/http.md", f"`{route}`")
+    text = section("docs/reference/http.md", f"`{route}`")
     inherited = getattr(body.__base__, "__struct_fields__", ())
     for field in set(body.__struct_fields__).difference(inherited):
-        assert f"`{field}`" in text or f'"{field}"' in text, f"docs/http.md: {route} lacks {field}"
+        assert f"`{field}`" in text or f'"{field}"' in text, f"docs/reference/http.md: {route} lacks {field}"
 
 
 def test_the_run_record_of_the_docs_is_that_of_the_code() -> None:
-    text = section("docs/http.md", "The run record")
+    text = section("docs/reference/http.md", "The run record")
     example = msgspec.json.decode(fenced(text, "json")[0])
     msgspec.convert(example, RunRecord)
     named = [name for row in rows(text) for name in words(row[0])]
@@ -215,14 +223,16 @@ def test_the_run_record_of_the_docs_is_that_of_the_code() -> None:
 
 
 def test_every_error_code_is_described() -> None:
-    tables = rows(section("docs/http.md", "Errors")) + rows(section("docs/events.md", "`lifecycle.failed`"))
+    tables = rows(section("docs/reference/http.md", "Errors")) + rows(
+        section("docs/reference/events.md", "`lifecycle.failed`")
+    )
     described = {code for row in tables for code in words(row[0])}
-    described |= set(words(section("docs/http.md", "Errors")))
-    assert not error_codes() - described, "neither in docs/http.md nor in docs/events.md"
+    described |= set(words(section("docs/reference/http.md", "Errors")))
+    assert not error_codes() - described, "neither in docs/reference/http.md nor in docs/reference/events.md"
 
 
 def test_every_error_code_of_the_docs_exists() -> None:
-    answers = {code for row in rows(section("docs/http.md", "Errors")) for code in words(row[0])}
+    answers = {code for row in rows(section("docs/reference/http.md", "Errors")) for code in words(row[0])}
     assert answers <= {node.value for _, tree in sources() for node in ast.walk(tree) if is_text(node)}
 
 
@@ -231,7 +241,9 @@ def is_text(node: ast.AST) -> TypeGuard[ast.Constant]:
 
 
 def test_every_error_has_the_status_that_the_docs_say() -> None:
-    said = {code: row[1] for row in rows(section("docs/http.md", "Errors")) for code in words(row[0])}
+    said = {
+        code: row[1] for row in rows(section("docs/reference/http.md", "Errors")) for code in words(row[0])
+    }
     for cls, status in STATUS.items():
         assert str(status) in said[cls.code].split(", "), cls.code
 
@@ -265,9 +277,9 @@ def errors_below(cls: type[RunstoreError]) -> Iterator[type[RunstoreError]]:
     [(ServerSettings, "Settings", 3), (AgentSpec, "Agents", 1), (HierarchySettings, "Hierarchies", 1)],
 )
 def test_every_setting_is_described_with_its_default(cls: type[Struct], title: str, column: int) -> None:
-    described = {row[0].strip("`"): row for row in rows(section("docs/operating.md", title))}
+    described = {row[0].strip("`"): row for row in rows(section("docs/reference/operating.md", title))}
     for field in msgspec.structs.fields(cls):
-        assert field.name in described, f"docs/operating.md lacks {field.name}"
+        assert field.name in described, f"docs/reference/operating.md lacks {field.name}"
         default = field.default if field.default_factory is NODEFAULT else field.default_factory()
         said = described[field.name][column].strip("`")
         assert said == ("—" if default is None else msgspec.json.encode(default).decode()), field.name
@@ -287,11 +299,15 @@ def commands() -> dict[str, click.Command]:
 
 @pytest.mark.parametrize("name", commands())
 def test_every_command_is_described_with_its_options_and_variables(name: str) -> None:
-    assert f"`{name}`" in section("docs/operating.md", "The commands")
+    assert f"`{name}`" in section("docs/reference/operating.md", "The commands")
     for parameter in commands()[name].params:
         for option in parameter.opts if parameter.name != "help" else ():
-            assert option in page("docs/operating.md"), f"docs/operating.md lacks {name} {option}"
-        assert not parameter.envvar or f"`{parameter.envvar}`" in page("docs/operating.md"), parameter.envvar
+            assert option in page("docs/reference/operating.md"), (
+                f"docs/reference/operating.md lacks {name} {option}"
+            )
+        assert not parameter.envvar or f"`{parameter.envvar}`" in page("docs/reference/operating.md"), (
+            parameter.envvar
+        )
 
 
 @every_page
@@ -316,7 +332,9 @@ def test_commands_and_variables_of_the_docs_exist(path: Path) -> None:
 def test_the_events_of_the_servers_log_are_described() -> None:
     levels = ("log.debug", "log.info", "log.warning", "log.error", "log.exception")
     written = {ast.unparse(call.args[0]).strip("'") for call in calls() if ast.unparse(call.func) in levels}
-    described = {name for row in rows(section("docs/observability.md", "Logs")) for name in words(row[0])}
+    described = {
+        name for row in rows(section("docs/reference/observability.md", "Logs")) for name in words(row[0])
+    }
     assert described == written
 
 
@@ -331,7 +349,7 @@ def test_the_fixed_limits_are_described_with_their_values() -> None:
 
 
 def fixed_limits() -> str:
-    return section("docs/operating.md", "Limits").split("### Fixed limits")[1]
+    return section("docs/reference/operating.md", "Limits").split("### Fixed limits")[1]
 
 
 def limits() -> Iterator[tuple[str, float]]:
@@ -353,10 +371,10 @@ def number(text: str) -> float:
 
 @pytest.mark.parametrize("guarantee", GUARANTEES)
 def test_every_guarantee_names_tests_that_hold_it(guarantee: str) -> None:
-    titles = [title for _, title in HEADING.findall(page("docs/guarantees.md"))]
+    titles = [title for _, title in HEADING.findall(page("docs/internals/guarantees.md"))]
     [title] = [title for title in titles if title.startswith(f"{guarantee}:")]
-    named = TEST_NAME.findall(section("docs/guarantees.md", title))
-    assert named, f"docs/guarantees.md: {guarantee} names no test"
+    named = TEST_NAME.findall(section("docs/internals/guarantees.md", title))
+    assert named, f"docs/internals/guarantees.md: {guarantee} names no test"
     assert not all(name in slow_of(ROOT / file) for file, name in named), "`make test` would not hold it"
 
 

@@ -1,4 +1,4 @@
-"""What runstore uses of other packages beyond their documented interfaces: docs/internals-of-others.md.
+"""What runstore uses of other packages without their promise: docs/internals/internals-of-others.md.
 
 Each test names the release in which one of them has changed, before anything subtler breaks.
 """

@@ -1,4 +1,4 @@
-"""docs/observability.md names every metric and every attribute of a span, and no other."""
+"""docs/reference/observability.md names every metric and every attribute of a span, and no other."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ from runstore.app import Runtime, open_runtime
 from runstore.runtime import spans
 from runstore.settings import ServerSettings, Settings
 
-PAGE = (Path(__file__).parents[1] / "docs" / "observability.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs" / "reference" / "observability.md").read_text(encoding="utf-8")
 
 
 def rows(title: str) -> list[list[str]]:

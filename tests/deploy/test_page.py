@@ -1,4 +1,4 @@
-"""docs/deploying.md names files, services, units and commands that are there."""
+"""docs/how-to/deploying.md names files, services, units and commands that are there."""
 
 import re
 import shlex
@@ -8,7 +8,7 @@ import pytest
 from tests.deploy.files import DEPLOY, compose, parse
 from tests.pages import ROOT, fenced, page
 
-PAGE = page("docs/deploying.md")
+PAGE = page("docs/how-to/deploying.md")
 LINES = [
     line.partition("  #")[0]
     for line in "".join(fenced(PAGE, "sh")).replace("\\\n", "").splitlines()

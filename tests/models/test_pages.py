@@ -1,4 +1,4 @@
-"""What docs/models.md and docs/from-fastapi-redis.md say is what the code does."""
+"""What docs/how-to/models.md and docs/how-to/from-fastapi-redis.md say is what the code does."""
 
 import re
 import tomllib
@@ -16,8 +16,8 @@ from tests.models.standins import ModelServer
 from tests.server import serving
 
 ROOT = Path(__file__).parents[2]
-MODELS = (ROOT / "docs" / "models.md").read_text()
-MOVING = (ROOT / "docs" / "from-fastapi-redis.md").read_text()
+MODELS = (ROOT / "docs" / "how-to" / "models.md").read_text()
+MOVING = (ROOT / "docs" / "how-to" / "from-fastapi-redis.md").read_text()
 KEYS = ("ANTHROPIC", "OPENAI", "GOOGLE", "MISTRAL", "WRITER", "LLAMA", "GROQ")
 
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 
 class RunRecord(Struct, frozen=True, kw_only=True):
-    """See docs/http.md, "The run record". Times are RFC 3339 in UTC. Lists omit `last_seq`.
+    """See docs/reference/http.md, "The run record". Times are RFC 3339 in UTC. Lists omit `last_seq`.
 
     `truncated` names the large fields that a list leaves out; `get` has them. Only purged runs have
     `purged_at`, `deleted` and `counts`.

@@ -10,7 +10,7 @@ ENDINGS = frozenset(cls.type for cls in (Completed, Failed, Cancelled))
 
 
 class EventRecord(Struct, frozen=True):
-    """One event of a run. `at`: RFC 3339, UTC; `data`: what its type says, see docs/events.md."""
+    """One event of a run. `at`: RFC 3339, UTC; `data`: what its type says, see docs/reference/events.md."""
 
     run_id: str
     seq: int

@@ -19,7 +19,7 @@ from tests.purging import purge_run
 from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving, until
 from tests.slowness import measured_slowness
 
-# What docs/security.md promises: streams of a revoked key end within about 3 s.
+# What docs/how-to/security.md promises: streams of a revoked key end within about 3 s.
 CHECK_S, TRUST_S = 2.0, 1.0  # between two looks at a login, and how old what a look finds may be
 
 NOBODY = "01890a5d-ac96-774b-bcce-b302099a8057"

@@ -1,7 +1,7 @@
 """What the kernel keeps submitted code from, whoever its user is: Landlock for files, seccomp for calls.
 
 Both need Linux and no rights (https://docs.kernel.org/userspace-api/landlock.html, seccomp(2)). A kernel
-without one of them, or another system, goes without it: docs/run-code.md says what holds then.
+without one of them, or another system, goes without it: docs/how-to/run-code.md says what holds then.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""Maps errors of models and strands to codes that a person can act on. docs/models.md describes each.
+"""Maps errors of models and strands to codes that a person can act on. docs/how-to/models.md describes each.
 
 Every provider's SDK has its own errors. None is imported here: the code follows from the error's HTTP status,
 the provider's error type, the class name, or the cause.
