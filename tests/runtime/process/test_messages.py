@@ -101,7 +101,7 @@ def test_a_type_that_there_is_not_is_refused(type: str) -> None:
     ],
 )  # fmt: skip
 def test_data_that_does_not_fit_its_type_is_refused(data: bytes) -> None:
-    with pytest.raises(AgentError, match="no event"):
+    with pytest.raises(AgentError, match="a malformed event"):
         event_of(Said("llm.token", data))
 
 

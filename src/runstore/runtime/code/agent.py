@@ -1,4 +1,4 @@
-"""Submitted Python as an agent of a run. This side is trusted: it reads what the code's process says."""
+"""Runs submitted Python as an agent. This side is trusted, and parses the output of the code's process."""
 
 import codecs
 import signal
@@ -17,8 +17,8 @@ from runstore.runtime.code.runner import RECORD
 from runstore.runtime.generator_agent import event_of
 from runstore.runtime.result_text import MAX_RESULT_BYTES, text_result
 
-MAX_LINE = 16_384  # characters of text that become one token; a longer line becomes several
-MIN_OUTPUT_BYTES = 64  # that an event counts for: a million empty lines are not nothing
+MAX_LINE = 16_384  # characters of one token; a longer line becomes several
+MIN_OUTPUT_BYTES = 64  # bytes counted for an event at least, so that a million empty lines reach the limit
 
 
 class Submitted(Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,17 +29,17 @@ class Submitted(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Record(Struct, frozen=True):
-    """What the runner says beside text: an event, or the result."""
+    """Output of the runner other than text: an event, or the result."""
 
     event: Any = UNSET
     result: Any = UNSET
 
 
 class CodeAgent:
-    """Runs the code in a process of its own, without anything of ours in it.
+    """Runs the code in a process of its own that holds no objects of the server.
 
-    What it prints becomes `llm.token`, a line each; what it emits becomes an event, and what its function
-    `run` returns the result.
+    Each printed line becomes an `llm.token`, each emitted item an event, and the return value of the code's
+    function `run` the result.
     """
 
     def __init__(self, limits: CodeLimits, context: RunContext) -> None:
@@ -51,7 +51,7 @@ class CodeAgent:
         """See `Agent.run`.
 
         Raises:
-            AgentError: the code failed, or took more than it may.
+            AgentError: the code failed or exceeded a limit.
         """
         submitted = _submitted(input)
         await recorder.record(AgentStarted(agent=self._name))
@@ -66,12 +66,12 @@ class CodeAgent:
         return AgentResult(result=result, usage={})
 
     def cancel(self) -> None:
-        """End the code at once: it cannot know how to."""
+        """Kill the code at once, as it has no way to stop."""
         if self._process is not None:
             self._process.kill()
 
     async def _follow(self, process: CodeProcess, recorder: RunRecorder) -> dict[str, Any]:
-        """Record what it says until it has ended; returns its result."""
+        """Record the code's output until it ends; return its result."""
         output, room = Output(), self._limits.output_mb * MIB
         said: list[str] = []
         returned: Any = UNSET
@@ -82,7 +82,7 @@ class CodeAgent:
             for item in output.feed(read):
                 room -= max(item.size, MIN_OUTPUT_BYTES)
                 if room < 0:
-                    message = f"the code said more than {self._limits.output_mb} MiB"
+                    message = f"the code wrote more than {self._limits.output_mb} MiB"
                     raise AgentError(message, code="output_limit")
                 if item.record is UNSET or item.record.event is not UNSET:
                     content = item.text if item.record is UNSET else item.record.event
@@ -94,7 +94,7 @@ class CodeAgent:
 
 
 class Item(Struct, frozen=True):
-    """One thing that was said. `size`: its bytes, about."""
+    """One piece of output. `size`: its bytes, approximately."""
 
     size: int
     text: str = ""
@@ -102,18 +102,18 @@ class Item(Struct, frozen=True):
 
 
 class Output:
-    """Text and records (RFC 7464), as they come out of the bytes of a process."""
+    """Splits a process's output into text and records (RFC 7464)."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
 
     def feed(self, data: bytes) -> Iterator[Item]:
-        """What is whole by now; without more data, also what is not.
+        """The items that are complete; without data, at the end of the output, also the incomplete one.
 
         Raises:
-            AgentError: a record is too large, or none.
-            EventTooDeep
+            AgentError: a record is too large or malformed.
+            EventTooDeep: a record is nested too deeply.
         """
         text = self._rest + self._decoder.decode(data, final=not data)
         start = 0
@@ -146,7 +146,7 @@ def _item(said: str) -> Item:
     except RecursionError as error:
         raise EventTooDeep(TOO_DEEP.format("what the code emitted")) from error
     except msgspec.MsgspecError as error:
-        raise AgentError(f"the code emitted what is no JSON: {error}", code="code_failed") from error
+        raise AgentError(f"the code emitted invalid JSON: {error}", code="code_failed") from error
 
 
 def _submitted(input: Any) -> Submitted:
@@ -166,7 +166,7 @@ def _result(returned: Any, said: list[str]) -> dict[str, Any]:
 
 
 def _failure(status: int, errors: str, limits: CodeLimits) -> AgentError:
-    """Why the code did not come to its end: it tells itself, on standard error, or its exit code does."""
+    """Why the code failed, from its standard error or its exit code."""
     last = errors.rpartition("\n")[2]
     if status == -signal.SIGXCPU:
         return AgentError(f"the code computed for more than {limits.cpu_s} s", code="cpu_limit")

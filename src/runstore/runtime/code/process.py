@@ -1,4 +1,4 @@
-"""The process that runs submitted code: bounded, in a directory of its own, with nothing of ours in it."""
+"""The process of submitted code: limited, in its own directory, and without any data of the server."""
 
 import asyncio
 import os
@@ -19,9 +19,9 @@ from runstore.core.errors import AgentError
 from runstore.runtime.code.sandbox import CodeSandbox
 
 MIB = 1 << 20
-READ_BYTES = 1 << 16  # of what the code says, at once
-MAX_TRACEBACK = 3_000  # characters of what it wrote to standard error last
-FIRST_UID = 61_184  # systemd's range for users that exist while something runs (https://systemd.io/UIDS-GIDS)
+READ_BYTES = 1 << 16  # bytes per read of the code's output
+MAX_TRACEBACK = 3_000  # characters kept of the end of standard error
+FIRST_UID = 61_184  # start of systemd's range for dynamic users (https://systemd.io/UIDS-GIDS)
 UIDS = 4_336
 SYSTEM_PYTHONS = ("/usr/local/bin/python3", "/usr/bin/python3")
 
@@ -29,31 +29,34 @@ _RUNNER = files("runstore.runtime.code").joinpath("runner.py").read_text(encodin
 
 
 class CodeLimits(Struct, frozen=True):
-    """What one run of submitted code may take. All but the output are of each of its processes."""
+    """Limits of one run of submitted code.
 
-    cpu_s: int = 60  # seconds of computing
+    All but `output_mb` and `processes` hold for each process of it.
+    """
+
+    cpu_s: int = 60  # seconds of CPU time
     memory_mb: int = 512  # MiB of address space
     file_mb: int = 64  # MiB of one file
     open_files: int = 64
-    processes: int = 64  # and threads, of all its processes together
-    output_mb: int = 10  # MiB that it may say in all
+    processes: int = 64  # processes and threads of the run in total
+    output_mb: int = 10  # MiB of output in total
 
 
 class CodeProcess:
-    """Submitted code at work. `kill` ends it; what it has started ends with the agent's process."""
+    """Running submitted code. `kill` ends it; its descendants end with the agent's process."""
 
     def __init__(self, code: str, input: Any, limits: CodeLimits) -> None:
-        """Begin. Raises AgentError when no process can be had."""
+        """Start the code. Raises AgentError if no process can be started."""
         folder = _own_folder()
         (folder / "run.py").write_text(code, encoding="utf-8", errors="replace")
         (folder / "input.json").write_bytes(msgspec.json.encode(input))
-        uid = FIRST_UID + os.getpid() % UIDS if os.geteuid() == 0 else None  # never as root
+        uid = FIRST_UID + os.getpid() % UIDS if os.geteuid() == 0 else None  # never run the code as root
         if uid is not None:
             for path in (folder, *folder.iterdir()):
                 os.chown(path, uid, uid)
         self._output, output = os.pipe()
         os.set_blocking(self._output, False)
-        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as this is
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
         sandbox = CodeSandbox(folder)
         try:
             self._process = _begin(
@@ -70,9 +73,13 @@ class CodeProcess:
         self._ended = asyncio.ensure_future(asyncio.to_thread(self._process.wait))
 
     async def read(self) -> bytes:
-        """More of its output; nothing when it has ended and all is read, whoever else has the pipe open."""
+        """More of its output.
+
+        Empty when it has ended and all is read, even if a descendant holds the pipe open.
+        """
         while True:
-            ended = self._ended.done()  # asked first: what was written before the end is then there
+            # Check before reading: output written before the end is then in the pipe.
+            ended = self._ended.done()
             with suppress(BlockingIOError):
                 return os.read(self._output, READ_BYTES)
             if ended:
@@ -84,18 +91,18 @@ class CodeProcess:
         return await self._ended
 
     def last_errors(self) -> str:
-        """The last lines that it wrote to standard error."""
+        """The last lines of its standard error."""
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - 4 * MAX_TRACEBACK))
         text = self._errors.read(4 * MAX_TRACEBACK).decode("utf-8", "replace").strip()
         return text if len(text) <= MAX_TRACEBACK else "…" + text[-MAX_TRACEBACK:]
 
     def kill(self) -> None:
-        """End it now. Safe to call twice."""
+        """Kill it. Safe to call twice."""
         self._process.kill()
 
     def close(self) -> None:
-        """End it, and let go of what we have of it."""
+        """Kill it and release its resources."""
         self.kill()
         self._errors.close()
         os.close(self._output)
@@ -111,32 +118,33 @@ class CodeProcess:
 
 
 def _begin(**options: Any) -> "subprocess.Popen[bytes]":
-    """Start the first Python that the code's user may execute: root's own may be out of its reach."""
+    """Start the first Python that the code's user may execute, as root's own may be unreachable."""
     for python in (sys.executable, *SYSTEM_PYTHONS):
         with suppress(PermissionError, FileNotFoundError):
             return subprocess.Popen([python, "-I", "-B", "-X", "utf8", "-c", _RUNNER], **options)
-    raise PermissionError("the user that it is for can execute neither ours nor the system's Python")
+    raise PermissionError("the code's user can execute neither this Python nor the system's")
 
 
 def _own_folder() -> Path:
     """A new directory within the one that the keeper removes."""
     if tempfile.tempdir is None:
         raise AgentError("there is no temporary directory for the code")
-    os.chmod(tempfile.tempdir, 0o711)  # noqa: S103  # its user has to get through
+    os.chmod(tempfile.tempdir, 0o711)  # noqa: S103  # the code's user must be able to pass through
     return Path(tempfile.mkdtemp())
 
 
 def _bounded(limits: CodeLimits, sandbox: CodeSandbox) -> Callable[[], None]:
-    """What the process does to itself before the code comes in."""
+    """The limits that the new process sets on itself before it runs the code."""
     memory, size = limits.memory_mb * MIB, limits.file_mb * MIB
     bounds = [
         (resource.RLIMIT_CORE, 0, 0),
-        (resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1),  # first SIGXCPU, which tells why; then SIGKILL
+        # SIGXCPU first, to report the cause; then SIGKILL.
+        (resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + 1),
         (resource.RLIMIT_AS, memory, memory),
         (resource.RLIMIT_FSIZE, size, size),
         (resource.RLIMIT_NOFILE, limits.open_files, limits.open_files),
     ]
-    if os.geteuid() == 0:  # its user has no other processes
+    if os.geteuid() == 0:  # the code's user has no other processes
         bounds.append((resource.RLIMIT_NPROC, limits.processes, limits.processes))
     elif (others := _tasks_of_user()) is not None:
         bounds.append((resource.RLIMIT_NPROC, others + limits.processes, others + limits.processes))
@@ -150,7 +158,7 @@ def _bounded(limits: CodeLimits, sandbox: CodeSandbox) -> Callable[[], None]:
 
 
 def _tasks_of_user() -> int | None:
-    """How many threads our user has now, which `RLIMIT_NPROC` counts too; None where nobody tells."""
+    """Threads of our user, which `RLIMIT_NPROC` counts as well; None if that is unknown."""
     found = 0
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

@@ -1,7 +1,7 @@
-"""What the kernel keeps submitted code from, whoever its user is: Landlock for files, seccomp for calls.
+"""Restricts submitted code in the kernel, for any user: Landlock for files, seccomp for system calls.
 
-Both need Linux and no rights (https://docs.kernel.org/userspace-api/landlock.html, seccomp(2)). A kernel
-without one of them, or another system, goes without it: docs/how-to/run-code.md says what holds then.
+Both need Linux but no privileges (https://docs.kernel.org/userspace-api/landlock.html, seccomp(2)). A kernel
+or system without one of them runs the code without it: docs/how-to/run-code.md says which limits remain.
 """
 
 import ctypes
@@ -15,16 +15,17 @@ from contextlib import suppress
 from pathlib import Path
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 38, 22, 2
-_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # system calls, the same on every architecture
+# System calls; their numbers are the same on every architecture.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION, _PATH_BENEATH = 1, 1
 
-# Rights of Landlock, by the version of its interface that has them.
+# Rights of Landlock, by the version of its interface that introduced them.
 _READ = 1 << 0 | 1 << 2 | 1 << 3  # execute, read a file, list a directory
 _WRITE_FILE = 1 << 1
 _CHANGES = {1: sum(1 << bit for bit in range(4, 13)), 2: 1 << 13, 3: 1 << 14}  # make, remove, refer, truncate
-_SCOPES = (6, 1 << 0 | 1 << 1)  # abstract Unix sockets and signals, of processes outside
+_SCOPES = (6, 1 << 0 | 1 << 1)  # abstract Unix sockets and signals to processes outside
 
-# What a Python and its libraries read. Elsewhere, in /etc, /var, /home, are the secrets of others.
+# Paths that a Python and its libraries read. /etc, /var and /home hold other users' secrets.
 _READABLE = (
     "/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/nix/store", "/proc", "/sys", "/dev",
     "/etc/alternatives", "/etc/ca-certificates", "/etc/fonts", "/etc/group", "/etc/host.conf", "/etc/hosts",
@@ -34,7 +35,7 @@ _READABLE = (
 )  # fmt: skip
 _WRITABLE = ("/dev/null", "/dev/zero", "/dev/full", "/dev/tty")
 
-# Memory that no limit of a process counts, and calls that would go around the filter: EPERM.
+# EPERM for memory that no process limit counts, and for calls that would bypass the filter.
 _NUMBERS: dict[str, tuple[int, dict[str, int]]] = {
     "x86_64": (
         0xC000003E,
@@ -51,7 +52,7 @@ _NUMBERS: dict[str, tuple[int, dict[str, int]]] = {
 }  # fmt: skip
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # instructions of the filter
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
-_X32 = 0x40000000  # from here on, x86-64 has its calls once more
+_X32 = 0x40000000  # from this number on, x86-64 repeats its calls (x32)
 
 
 class _Ruleset(ctypes.Structure):
@@ -77,10 +78,10 @@ class _Program(ctypes.Structure):
 
 
 class CodeSandbox:
-    """Made before the fork; `enter` is for the new process, and holds for all that it starts.
+    """Made before the fork; the new process calls `enter`, which restricts it and all its descendants.
 
     Args:
-        folder: where the code may write.
+        folder: the directory that the code may write to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -89,7 +90,7 @@ class CodeSandbox:
         self._filter = _filter(platform.machine())
 
     def enter(self) -> None:
-        """Give up rights for good. Raises OSError when the kernel has what is needed, and refuses it."""
+        """Give up rights for good. Raises OSError if the kernel supports a restriction but refuses it."""
         libc = self._libc
         if libc is None:
             return
@@ -98,17 +99,17 @@ class CodeSandbox:
             _check(libc.syscall(_RESTRICT_SELF, self._ruleset, 0))
         if self._filter is not None:
             result = libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(self._filter), 0, 0)
-            _check(result, unless=(errno.EINVAL, errno.ENOSYS))  # a kernel without seccomp
+            _check(result, unless=(errno.EINVAL, errno.ENOSYS))  # the kernel has no seccomp
 
     def close(self) -> None:
-        """Let go of it on this side."""
+        """Close the descriptor in this process."""
         if self._ruleset >= 0:
             os.close(self._ruleset)
             self._ruleset = -1
 
 
 def _ruleset(libc: ctypes.CDLL, folder: Path) -> int:
-    """A descriptor of the rules for files; -1: the kernel has no Landlock."""
+    """A descriptor of the rules for files; -1 if the kernel has no Landlock."""
     version = libc.syscall(_CREATE_RULESET, None, 0, _VERSION)
     if version < 1:
         return -1
@@ -129,7 +130,7 @@ def _ruleset(libc: ctypes.CDLL, folder: Path) -> int:
 
 
 def _pythons() -> set[str]:
-    """Where this Python is, and its packages."""
+    """Directories of this Python and its packages."""
     prefixes = {sys.prefix, sys.base_prefix, sys.exec_prefix}
     return {*prefixes, *site.getsitepackages(), site.getusersitepackages()} - {"/"}
 
@@ -147,16 +148,16 @@ def _allow(libc: ctypes.CDLL, ruleset: int, rights: int, places: Iterable[str]) 
 
 
 def _filter(machine: str) -> _Program | None:
-    """The filter of system calls; None for a machine whose numbers are not known here."""
+    """The filter of system calls; None for a machine whose call numbers are unknown here."""
     if machine not in _NUMBERS:
         return None
     architecture, numbers = _NUMBERS[machine]
     denied = sorted(numbers.values())
     steps = [
-        (_LOAD, 0, 0, 4),  # the architecture
+        (_LOAD, 0, 0, 4),  # load the architecture
         (_EQUAL, 1, 0, architecture),
         (_RETURN, 0, 0, _ERROR | errno.ENOSYS),
-        (_LOAD, 0, 0, 0),  # the call
+        (_LOAD, 0, 0, 0),  # load the call's number
         (_AT_LEAST, len(denied) + 1, 0, _X32),
         *((_EQUAL, len(denied) - n, 0, number) for n, number in enumerate(denied)),
         (_RETURN, 0, 0, _ALLOW),

@@ -1,4 +1,4 @@
-"""An agent in a process of its own, as the server sees it."""
+"""The server's side of an agent in a process of its own."""
 
 import asyncio
 import logging
@@ -17,15 +17,17 @@ from runstore.runtime.process.messages import event_of, for_child, result_of
 from runstore.runtime.process.processes import Child, Processes
 from runstore.runtime.spans import traceparent
 
-READ_BYTES = 1 << 16  # of a process at once
+READ_BYTES = 1 << 16  # bytes per read from a process
 
-_logger = logging.getLogger(__name__)  # of all agents' lines: names of theirs would be kept for ever
+# One logger for all agents' lines: logging keeps every logger name for the life of the process.
+_logger = logging.getLogger(__name__)
 
 
 class ProcessAgent:
-    """The port `Agent`: hands the work to a process, and records what it says.
+    """The port `Agent`: hands the work to a process, and records its events.
 
-    The first cancel of its task is passed on, the second kills: a process too gets the grace period.
+    The first cancel of its task is passed on to the process, which gets the grace period; the second kills
+    it.
     """
 
     def __init__(self, processes: Processes, spec: AgentSpec, context: RunContext) -> None:
@@ -33,13 +35,13 @@ class ProcessAgent:
         self._spec = spec
         self._context = context
         self._child: Child | None = None
-        self._told = False  # to stop
+        self._cancelled = False  # whether the process was asked to stop
 
     async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
         """See `Agent.run`.
 
         Raises:
-            AgentError: the agent failed, or its process ended without a word.
+            AgentError: the agent failed, or its process ended unexpectedly.
         """
         child = self._child = await self._processes.fork()
         try:
@@ -51,8 +53,8 @@ class ProcessAgent:
 
     def cancel(self) -> None:
         """See `Agent.cancel`."""
-        if self._child is not None and not self._told:
-            self._told = True
+        if self._child is not None and not self._cancelled:
+            self._cancelled = True
             self._child.writer.write(for_child(messages.Cancel()))
 
     async def _attend(self, listening: "asyncio.Task[AgentResult]") -> AgentResult:
@@ -68,7 +70,7 @@ class ProcessAgent:
                 cancelled = error
                 self.cancel()
         if cancelled is not None:
-            listening.exception()  # it says how the agent took its cancel, which nobody asks
+            listening.exception()  # retrieve the agent's reaction to its cancel, which has no reader
             raise cancelled
         return listening.result()
 
@@ -100,9 +102,9 @@ async def _receive(reader: asyncio.StreamReader) -> bytes:
 
 def _how(status: int | None) -> str:
     if status is None:
-        return "the agent's process was lost, and nobody can say how it ended"
+        return "the agent's process was lost, and its exit code is unknown"
     if status >= 0:
-        return f"the agent's process ended with exit code {status} before the agent had come to its end"
+        return f"the agent's process ended with exit code {status} before the agent finished"
     with suppress(ValueError):
         return f"the agent's process was ended by {signal.Signals(-status).name}"
     return f"the agent's process was ended by signal {-status}"

@@ -1,4 +1,4 @@
-"""An agent's own process: it builds the agent, lets it work, and sends what it says to the server."""
+"""Runs in an agent's own process: builds the agent, runs it, and sends its events to the server."""
 
 import asyncio
 import logging
@@ -30,27 +30,27 @@ from runstore.runtime.spans import child_of, flush_spans
 from runstore.runtime.tool_threads import TOOL_THREADS, ToolThreads
 from runstore.runtime.user_code import causes_of
 
-NICENESS = 10  # below the server's, which has to answer whatever agents do
+NICENESS = 10  # below the server's priority, so that it answers under any load from agents
 MAX_LOGGED = 8_192  # characters of a line that an agent logs
-MAX_LINES = 1_000  # that wait to be sent; what is too much is dropped
-PIPE_STACK_BYTES = 512 << 10  # of the thread that reads the pipe
-FLUSH_S = 1.0  # for the agent's own tracer provider to hand out its spans
+MAX_LINES = 1_000  # lines waiting to be sent; more are dropped
+PIPE_STACK_BYTES = 512 << 10  # bytes of stack of the thread that reads the pipe
+FLUSH_S = 1.0  # seconds for the agent's own tracer provider to export its spans
 
 MIB = 1 << 20
 
 
 def work(events: socket.socket) -> NoReturn:
-    """Do what the server says over the socket `events`, then leave at once."""
+    """Do the server's work over the socket `events`, then exit at once."""
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.nice(NICENESS)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(2, 1)  # the server's own standard output says where it listens
+        os.dup2(2, 1)  # the server's own standard output carries the line about its address
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         asyncio.Runner(loop_factory=new_event_loop).run(_work(events))
         os._exit(0)
     except ConnectionError:
-        pass  # the server has let go of this run, and its end of the socket
+        pass  # the server has given up this run and closed its end of the socket
     except BaseException:
         traceback.print_exc()
     finally:
@@ -66,7 +66,7 @@ async def _work(events: socket.socket) -> None:
     recorder = PipeRecorder(Pipe(events, pipe_loop))
     _send_logs(recorder)
     sys.path[:] = begin.path
-    sys.stdout = sys.stderr  # as it is, line by line
+    sys.stdout = sys.stderr  # unbuffered lines
     if begin.spec.memory_limit_mb is not None:
         limit = begin.spec.memory_limit_mb * MIB
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -75,14 +75,14 @@ async def _work(events: socket.socket) -> None:
     listening = _listen(events, asyncio.get_running_loop(), agent, recorder)
     asyncio.run_coroutine_threadsafe(listening, pipe_loop)
     ending = await agent.end()
-    flush_spans(FLUSH_S)  # the server has us killed as soon as it knows the ending
+    flush_spans(FLUSH_S)  # the server kills this process as soon as it has the ending
     await recorder.end(ending)
 
 
 def _new_loop_in_a_thread() -> asyncio.AbstractEventLoop:
-    """A loop for the pipe: a thread's words get there also while the agent's loop waits for that thread."""
+    """An event loop for the pipe, so that threads can send while the agent's loop waits for them."""
     loop = new_event_loop()
-    size = threading.stack_size(PIPE_STACK_BYTES)  # of the memory that the agent may use
+    size = threading.stack_size(PIPE_STACK_BYTES)  # the stack counts towards the agent's memory limit
     threading.Thread(target=loop.run_forever, name="pipe", daemon=True).start()
     threading.stack_size(size)
     return loop
@@ -114,7 +114,7 @@ async def _receive(events: socket.socket, size: int) -> bytes:
 
 
 class AgentTask:
-    """The agent at work, in a task that can be cancelled."""
+    """The running agent, as a task that can be cancelled."""
 
     def __init__(self, begin: messages.Begin, recorder: "PipeRecorder") -> None:
         self._begin = begin
@@ -123,11 +123,11 @@ class AgentTask:
         self._task = asyncio.create_task(self._work())
 
     async def end(self) -> EncodedEvent:
-        """What the agent came to."""
+        """Wait for the agent to finish, and return its ending."""
         await asyncio.wait({self._task})
         try:
             return encode(self._ending())
-        except RunstoreError as error:  # a result that cannot be stored
+        except RunstoreError as error:  # the result cannot be stored
             return encode(failure(error))
 
     def _ending(self) -> Completed | Failed:
@@ -144,7 +144,7 @@ class AgentTask:
         return failure(error)
 
     def cancel(self) -> None:
-        """Ask the agent to stop, then cancel its task; what does not end then is killed from outside."""
+        """Ask the agent to stop, then cancel its task. If it still runs, the server kills the process."""
         if self._agent is not None:
             self._agent.cancel()
         asyncio.get_running_loop().call_later(SAFE_POINT_S, self._task.cancel)
@@ -159,12 +159,12 @@ class AgentTask:
 
 
 class Pipe:
-    """The way to the server. What is written is sent before the agent goes on: a crash loses none of it.
+    """The pipe to the server. A message is sent before the agent goes on, so that a crash loses none.
 
     Safe to use from any thread and event loop.
 
     Args:
-        loop: one that no agent's code runs on, which sends what the socket does not take at once.
+        loop: runs no code of agents, and sends the bytes that the socket does not take at once.
     """
 
     def __init__(self, events: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
@@ -180,7 +180,7 @@ class Pipe:
             await asyncio.shield(asyncio.wrap_future(draining))
 
     def send(self, message: ToServer) -> "Future[None] | None":
-        """Send a message, or what the socket takes of it; then what is to be waited for is returned."""
+        """Send a message. If the socket takes only part of it, return a future for the rest."""
         data = for_server(message)
         with self._lock:
             sent = 0
@@ -216,7 +216,7 @@ class PipeRecorder:
         self._waiting: deque[Future[None]] = deque()
         self._lines: deque[messages.Logged] = deque()
         self._lines_dropped = 0
-        self._called = False  # to send lines
+        self._called = False  # whether sending lines is scheduled
 
     async def record(self, event: Event | Custom | EncodedEvent) -> None:
         """See `RunRecorder.record`."""
@@ -235,24 +235,25 @@ class PipeRecorder:
         *before, event = self._halves.whole(event, hold=False)
         for each in before:
             await self._pipe.write(messages.Said(*_said(each)))
-        said = messages.WriteAhead(*_said(event))  # first: what is not sent is not answered
+        # Encode first: a message that fails to encode gets no answer.
+        said = messages.WriteAhead(*_said(event))
         stored: Future[None] = Future()
-        with self._lock:  # the answers come in the order of sending
+        with self._lock:  # the server answers in the order of sending
             self._waiting.append(stored)
             self._pipe.send(said)
         await asyncio.shield(asyncio.wrap_future(stored))
 
     def stored(self) -> None:
-        """The server has stored the oldest of what was to be written ahead."""
+        """The server has stored the oldest write-ahead event."""
         self._waiting.popleft().set_result(None)
 
     async def end(self, ending: EncodedEvent) -> None:
-        """Say how the agent ended, after all that it said."""
+        """Send the agent's ending, after all of its events."""
         await self._send_lines()
         await self._pipe.write(messages.Ended(ending.type, ending.data))
 
     def log(self, level: int, line: str) -> None:
-        """Send a line of the log, unless too many wait already; from any thread, which does not wait."""
+        """Send a line of the log, unless too many are waiting; callable from any thread, never waits."""
         if len(self._lines) >= MAX_LINES:
             self._lines_dropped += 1
             return
@@ -285,7 +286,7 @@ class _LogHandler(logging.Handler):
         """See `logging.Handler.emit`."""
         try:
             self._recorder.log(record.levelno, self.format(record))
-        except Exception:  # of the agent's own arguments, as in a line with too few of them
+        except Exception:  # wrong arguments of the agent's logging call, such as too few
             self.handleError(record)
 
 

@@ -1,13 +1,13 @@
-"""The process that agents' processes are forked from: strands is imported there once, and nothing else runs.
+"""The process from which agents' processes are forked: it imports strands once, and does nothing else.
 
-    server ─── fork server ─── keeper ─── agent ─── whatever the agent starts
+    server ─── fork server ─── keeper ─── agent ─── processes that the agent starts
        └──── control ───────────┘           │
        └──── events ────────────────────────┘
 
-Each agent has a keeper, a process that waits: for the agent's end, or for that of its control socket, which
-closes when the server wants the agent gone, or is gone itself, however it ended. Then it kills the agent and
-all that came from it; as their reaper it also gets those that have left the agent's process group. It tells
-the server how the agent ended, and removes the agent's temporary directory with all that is in it.
+Each agent has a keeper process. It waits for the agent's end or for the end of its control socket, which
+closes when the server wants the agent gone or has itself ended in any way. Then the keeper kills the agent
+and all its descendants; as their reaper it also finds those that left the agent's process group. It sends the
+agent's exit status to the server, and removes the agent's temporary directory with its contents.
 """
 
 import ctypes
@@ -28,8 +28,8 @@ PRELOADED = (
     "runstore.runtime.strands.agent",
     "runstore.runtime.strands.models",
 )
-READY, FAILED = b"+", b"-"  # what the fork server tells the server: to begin with, and of each request
-STATUS_BYTES = 4  # of what a keeper tells: the agent's exit code, or minus the signal that ended it
+READY, FAILED = b"+", b"-"  # the fork server's answers: once at its start, then to each request
+STATUS_BYTES = 4  # bytes of a keeper's message: the agent's exit code, or minus the signal that ended it
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -37,20 +37,21 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(fd: int) -> None:
-    """Fork an agent and its keeper for each request, until there are no more to come.
+    """Fork an agent and its keeper for each request, until the requests end.
 
     Args:
-        fd: a socket. One byte with two sockets (control, events) asks for an agent, its end for ours.
+        fd: a socket. One byte with two sockets (control, events) requests an agent; end of file ends this
+            process.
     """
     requests = socket.socket(fileno=fd)
     hide()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends us in good order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which shuts this process down
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, lambda *_: _reap())
     for module in PRELOADED:
         import_module(module)
     gc.collect()
-    gc.freeze()  # or the first collection in each process would copy all that they share
+    gc.freeze()  # otherwise the first collection in each process would copy all shared memory
     with suppress(ConnectionError):  # the server is gone
         requests.sendall(READY)
         while True:
@@ -70,7 +71,7 @@ def _fork(requests: socket.socket, sockets: list[int]) -> bytes:
             if os.fork() == 0:
                 _begin(requests, control, events)
         return READY
-    except (OSError, ValueError) as error:  # no more processes, or descriptors, are to be had
+    except (OSError, ValueError) as error:  # out of processes or file descriptors
         print(f"no process for an agent: {error}", file=sys.stderr)
         return FAILED
 
@@ -110,14 +111,14 @@ def _keep(control: socket.socket, events: socket.socket) -> NoReturn:
             if control in ready:
                 break
     status = _kill_all(agent, status)
-    with suppress(OSError):  # the server is gone, or does not want to know
+    with suppress(OSError):  # the server is gone or has closed the socket
         control.sendall(status.to_bytes(STATUS_BYTES, "big", signed=True))
     _remove(folder)
     os._exit(0)
 
 
 def hide() -> None:
-    """Let no other process of our user look into this one or those that it forks, but for root's."""
+    """Keep other processes of the same user, except root's, from inspecting this one and its forks."""
     _control_process(_PR_SET_DUMPABLE, 0)
 
 
@@ -125,16 +126,16 @@ def _own_folder() -> str | None:
     try:
         return tempfile.mkdtemp(prefix="runstore-")
     except OSError:
-        return None  # most agents need none
+        return None  # most agents need no directory
 
 
 def _remove(folder: str | None) -> None:
-    """Remove a directory, however deep and locked what is in it."""
+    """Remove a directory with any contents, however deep or locked."""
     if folder is not None:
         with suppress(OSError):
             os.rmdir(folder)
             return
-        # In an empty environment: another run's code may be of the same user, and could read that of a shell.
+        # The environment is empty, as another run's code may have the same user and could read the shell's.
         command = 'chmod -R u+rwx "$0" 2>&-; exec rm -rf -- "$0"'
         os.execle("/bin/sh", "sh", "-c", command, folder, {"PATH": os.defpath})  # noqa: S606
 
@@ -143,7 +144,7 @@ def _become_agent(events: socket.socket, folder: str | None) -> NoReturn:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.setpgid(0, 0)  # what it starts is killed with it
+    os.setpgid(0, 0)  # its children are killed with this group
     _control_process(_PR_SET_PDEATHSIG, signal.SIGKILL)
     tempfile.tempdir = folder
     if folder is not None:
@@ -154,7 +155,7 @@ def _become_agent(events: socket.socket, folder: str | None) -> NoReturn:
 
 
 def _kill_all(agent: int, status: int | None) -> int:
-    """Kill an agent and what came from it until nothing is left; returns how the agent ended."""
+    """Kill an agent and its descendants until none is left; return the agent's exit status."""
     while True:
         for kill, target in [(os.killpg, agent), *((os.kill, child) for child in _children())]:
             with suppress(ProcessLookupError, PermissionError):
@@ -172,11 +173,11 @@ def _children() -> list[int]:
         with open(f"/proc/self/task/{os.getpid()}/children") as listed:
             return [int(pid) for pid in listed.read().split()]
     except OSError:
-        return []  # no Linux: what has left the agent's process group cannot be found
+        return []  # without Linux's /proc, descendants outside the agent's process group cannot be found
 
 
 def _reap(agent: int = 0) -> int | None:
-    """Let go of the children that have ended; returns how `agent` did, if it is one of them."""
+    """Reap ended children; return the exit status of `agent` if it is among them."""
     status = None
     with suppress(ChildProcessError):
         while (found := os.waitpid(-1, os.WNOHANG))[0]:

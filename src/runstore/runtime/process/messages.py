@@ -1,7 +1,7 @@
-"""What the server and an agent's process say to each other, each message after its length.
+"""Messages between the server and an agent's process, each preceded by its length.
 
-The process is not trusted: the server takes from it what an agent may say, as MessagePack, and nothing else.
-The process trusts the server, and gets Python's objects as they are, with bytes and integers of any size.
+The server does not trust the process: it accepts only an agent's messages, as MessagePack. The process trusts
+the server, and receives pickled Python objects, with bytes and integers of any size.
 """
 
 import pickle
@@ -18,12 +18,12 @@ from runstore.core.ports import AgentResult, RunContext
 from runstore.runtime.catalog.specs import AgentSpec
 
 LENGTH_BYTES = 4
-MAX_MESSAGE_BYTES = 16 << 20  # of a process
-CONTROL = ("lifecycle.", "cancel.", "run.")  # types that no agent writes
+MAX_MESSAGE_BYTES = 16 << 20  # bytes of a message from a process
+CONTROL = ("lifecycle.", "cancel.", "run.")  # event types that agents must not write
 
 
 class Begin(Struct, frozen=True):
-    """What to do. `path`: where Python looks for modules."""
+    """Start the agent. `path`: Python's module search path."""
 
     context: RunContext
     spec: AgentSpec
@@ -38,7 +38,7 @@ class Cancel(Struct, frozen=True):
 
 
 class Stored(Struct, frozen=True):
-    """What was to be written ahead is stored."""
+    """The oldest write-ahead event is stored."""
 
 
 class Said(Struct, frozen=True, array_like=True, tag="said", gc=False):
@@ -49,7 +49,7 @@ class Said(Struct, frozen=True, array_like=True, tag="said", gc=False):
 
 
 class WriteAhead(Struct, frozen=True, array_like=True, tag="write_ahead", gc=False):
-    """An event, after which the agent waits for `Stored`."""
+    """An event after which the agent waits for `Stored`."""
 
     event: EventType
     data: bytes
@@ -63,7 +63,7 @@ class Logged(Struct, frozen=True, array_like=True, tag="logged"):
 
 
 class Ended(Struct, frozen=True, array_like=True, tag="ended", gc=False):
-    """How the agent ended, as the event that says so."""
+    """The agent's ending, as its event."""
 
     event: EventType
     data: bytes
@@ -79,7 +79,7 @@ _read_json = msgspec.json.Decoder()
 
 
 def for_child(message: ToChild) -> bytes:
-    """The message with its length.
+    """Encode a message, with its length.
 
     Raises:
         AgentError: it holds an input that is nested too deeply.
@@ -92,21 +92,21 @@ def for_child(message: ToChild) -> bytes:
 
 
 def to_child(body: bytes) -> ToChild:
-    """Read what the server said."""
+    """Decode a message from the server."""
     message: ToChild = pickle.loads(body)  # noqa: S301 - our own server wrote it
     return message
 
 
 def for_server(message: ToServer) -> bytes:
-    """The message with its length."""
+    """Encode a message, with its length."""
     return _with_length(_encoder.encode(message))
 
 
 def to_server(buffer: bytearray) -> Iterator[ToServer]:
-    """Take the whole messages of a process off the front of what was received.
+    """Remove the complete messages from the front of the received bytes.
 
     Raises:
-        AgentError: it is none.
+        AgentError: a message is malformed.
     """
     start = 0
     while len(buffer) - start >= LENGTH_BYTES:
@@ -120,15 +120,15 @@ def to_server(buffer: bytearray) -> Iterator[ToServer]:
         try:
             yield _read_to_server.decode(memoryview(buffer)[body:start])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise AgentError(f"the agent's process sent what is no message: {error}") from error
+            raise AgentError(f"the agent's process sent a malformed message: {error}") from error
     del buffer[:start]
 
 
 def event_of(said: Said | WriteAhead) -> EncodedEvent:
-    """What a process said, as an event that may be stored: in bytes and at a time of our own.
+    """The event that a process sent. The server computes its encoding and time itself.
 
     Raises:
-        AgentError: it is none, or none that an agent may write.
+        AgentError: it is malformed, or agents must not write it.
     """
     try:
         if said.event.startswith(CONTROL):
@@ -139,19 +139,19 @@ def event_of(said: Said | WriteAhead) -> EncodedEvent:
             raise InvalidEvent(f"there is no event type {said.event[:100]!r}")
         return encode(Custom(said.event, _read_json.decode(said.data)))
     except (InvalidEvent, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise AgentError(f"the agent's process wrote what is no event: {error}") from error
+        raise AgentError(f"the agent's process wrote a malformed event: {error}") from error
 
 
 def result_of(ended: Ended) -> AgentResult:
-    """How an agent ended.
+    """The result of an agent that ended.
 
     Raises:
-        AgentError: it failed, or its process told nonsense.
+        AgentError: the agent failed, or its process sent a malformed ending.
     """
     try:
         ending = _read_event[ended.event].decode(ended.data)
     except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise AgentError(f"the agent's process ended with what is no ending: {error}") from error
+        raise AgentError(f"the agent's process sent a malformed ending: {error}") from error
     if isinstance(ending, Completed):
         return AgentResult(ending.result, ending.usage)
     if isinstance(ending, Failed):

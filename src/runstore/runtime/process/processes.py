@@ -1,4 +1,4 @@
-"""The server's side of agents' processes: has them forked, and gets rid of them."""
+"""The server's side of agents' processes: has them forked, and kills them."""
 
 import asyncio
 import socket
@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 from runstore.core.errors import AgentError
 from runstore.runtime.process.fork_server import FAILED, READY, STATUS_BYTES
 
-START_S = 30.0  # for the fork server to import what agents need, and to fork a process
-CLOSE_S = 2.0  # for it and all processes to end
-ENDED_S = 5.0  # for a process that we hear no more of to be gone
+START_S = 30.0  # seconds for the fork server to import strands, and to fork a process
+CLOSE_S = 2.0  # seconds for the fork server and all agents' processes to end
+ENDED_S = 5.0  # seconds for a process to exit after its pipe has ended
 FORK_SERVER = (
     "import sys; fd = int(sys.argv[1]); sys.path[:] = sys.argv[2:]; "
     "from runstore.runtime.process.fork_server import main; main(fd)"
@@ -21,7 +21,7 @@ FORK_SERVER = (
 
 
 class Child:
-    """An agent's process. `reader`, `writer`: what it and we say to each other."""
+    """An agent's process. `reader` and `writer` are our end of its pipe."""
 
     def __init__(
         self, control: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -31,14 +31,14 @@ class Child:
         self._control = control
 
     def kill(self) -> None:
-        """Kill the process and whatever it has started. Returns at once."""
+        """Kill the process and its descendants. Returns at once."""
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
 
     async def end(self) -> int | None:
-        """Kill it, unless it has ended by itself: its exit code, or minus the signal that ended it.
+        """Kill the process unless it has ended; return its exit code, or minus the signal that ended it.
 
-        None when its keeper does not tell.
+        Returns None if its keeper does not report.
         """
         self.kill()
         receiving = asyncio.get_running_loop().sock_recv(self._control, STATUS_BYTES)
@@ -49,13 +49,13 @@ class Child:
         return int.from_bytes(told, "big", signed=True) if told else None
 
     def close(self) -> None:
-        """Kill it, if it lives, and let go of it."""
+        """Kill the process if it is alive, and close its sockets."""
         self._control.close()
         self.writer.close()
 
 
 class _ForkServer:
-    """The process that forks the others. Every method may block; `close` breaks that off."""
+    """The process that forks the others. Every method may block; `close` interrupts that."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
@@ -73,11 +73,11 @@ class _ForkServer:
         return self._process.poll() is None
 
     def wait_until_ready(self) -> None:
-        """Raises OSError when it does not start, or not in time."""
+        """Wait until it is ready. Raises OSError if it fails or does not start in time."""
         self._expect_word()
 
     def fork(self) -> tuple[socket.socket, socket.socket]:
-        """Our ends of a new process's sockets, control and events. Raises OSError when there is none."""
+        """Our ends of a new process's sockets, control and events. Raises OSError if it cannot be started."""
         control, theirs = socket.socketpair()
         events, their_events = socket.socketpair()
         try:
@@ -91,13 +91,13 @@ class _ForkServer:
         return control, events
 
     def close(self) -> None:
-        """Have it end with all that it has forked; kill it if it does not."""
+        """End it and all that it forked; kill it if it does not end in time."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         try:
             self._process.wait(CLOSE_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()  # its keepers end with us
+            self._process.kill()  # its keepers notice and end, too
             self._process.wait()
         self._socket.close()
 
@@ -115,29 +115,29 @@ class Processes:
     def __init__(self) -> None:
         self.killed = 0
         self._children: set[Child] = set()
-        self._lock = threading.Lock()  # one talks to the fork server at a time; never taken on a loop
+        self._lock = threading.Lock()  # serialises requests to the fork server; never taken on an event loop
         self._server: _ForkServer | None = None
         self._closed = False
 
     @property
     def running(self) -> int:
-        """How many there are."""
+        """How many processes are running."""
         return len(self._children)
 
     def prepare(self) -> None:
-        """Have the fork server ready. It takes a second the first time, and blocks as long.
+        """Start the fork server. The first call takes about a second, and blocks.
 
         Raises:
             AgentError: it cannot be started.
         """
-        with self._lock, self._told_as_agent_error():
+        with self._lock, self._as_agent_error():
             self._have_server()
 
     async def fork(self) -> Child:
-        """A new process, which waits to be told what to do.
+        """A new process, which waits for `Begin`.
 
         Raises:
-            AgentError: there is none to be had.
+            AgentError: it cannot be started.
         """
         forking = asyncio.ensure_future(asyncio.to_thread(self._fork))
         try:
@@ -152,12 +152,12 @@ class Processes:
         return child
 
     def release(self, child: Child) -> None:
-        """Let go of a process; if it lives, it is killed."""
+        """Close a process's sockets, and kill it if it is alive."""
         self._children.discard(child)
         child.close()
 
     def close(self) -> None:
-        """Kill every process, and wait until they are gone. No more are started."""
+        """Kill every process and wait until they are gone. No more can be started."""
         self._closed = True
         for child in list(self._children):
             child.kill()
@@ -165,10 +165,10 @@ class Processes:
             self._server.close()
 
     def _fork(self) -> tuple[socket.socket, socket.socket]:
-        with self._lock, self._told_as_agent_error():
+        with self._lock, self._as_agent_error():
             try:
                 return self._have_server().fork()
-            except ConnectionError:  # it has just ended, though it seemed to be alive
+            except ConnectionError:  # it ended just after the check
                 self._drop_server()
                 return self._have_server().fork()
 
@@ -177,7 +177,7 @@ class Processes:
             self._drop_server()
             self._check_open()
             self._server = _ForkServer()
-            self._check_open()  # again: from here on `close` sees it
+            self._check_open()  # check again: from here on `close` sees this server
             self._server.wait_until_ready()
         return self._server
 
@@ -191,13 +191,13 @@ class Processes:
             server.close()
 
     @contextmanager
-    def _told_as_agent_error(self) -> Iterator[None]:
+    def _as_agent_error(self) -> Iterator[None]:
         try:
             yield
         except AgentError:
             raise
         except BaseException as error:
-            self._drop_server()  # whatever it did not do in time, the next one is a new one
+            self._drop_server()  # it is stuck, so the next request starts a new one
             if isinstance(error, OSError):
                 raise AgentError(f"no process can be started for the agent: {error}") from error
             raise

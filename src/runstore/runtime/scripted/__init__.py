@@ -1,1 +1,1 @@
-"""The scripted model: it answers by rules, without a provider."""
+"""The scripted model, which answers by rules, without a provider."""

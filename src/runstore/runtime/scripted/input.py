@@ -1,14 +1,13 @@
-"""What the scripted model gives to a tool: every required input, made from the task's text. Pure.
+"""Makes the scripted model's tool inputs: every required property, from the task's text. Pure.
 
-Reads the part of JSON Schema (2020-12) that tools' schemas are made of; a type that it does not know gets
-the text.
+Supports the part of JSON Schema (2020-12) that tools' schemas use; an unknown type gets the text.
 """
 
 import re
 from typing import Any
 
 Schema = dict[str, Any]
-MAX_DEPTH = 8  # of nested schemas; one that contains itself ends here
+MAX_DEPTH = 8  # levels of nested schemas, so that a recursive one ends
 
 
 def tool_input(schema: Schema, task: str) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def _fill(schema: Schema, task: str, definitions: dict[str, Schema], depth: int)
 def _inner(schema: Schema, definitions: dict[str, Schema]) -> Schema | None:
     """The schema that a reference or a choice stands for.
 
-    Of a choice it is the first that is not null, unless that is a reference, which may lead back to here.
+    Of a choice it is the first non-null schema, unless that is a reference, which may lead back here.
     """
     if "$ref" in schema:
         return definitions.get(str(schema["$ref"]).rpartition("/")[2], {})

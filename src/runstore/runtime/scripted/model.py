@@ -1,6 +1,6 @@
-"""The scripted model: a strands model that is no LLM. It says the input's words and calls tools.
+"""The scripted model: a strands model without an LLM. It repeats the input's words and calls tools.
 
-It is deterministic, needs no key and no network, and still passes through strands' own loop, tools included.
+It is deterministic, needs no key and no network, and runs in strands' own loop, including tools.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from typing_extensions import override
 from runstore.runtime.scripted.input import tool_input
 from runstore.runtime.scripted.text import answer, echo
 
-MAX_REPORTED = 2_000  # words of a tool's result that are said
+MAX_REPORTED = 2_000  # words of a tool's result that the answer repeats
 
 T = TypeVar("T", bound=BaseModel)
 
 
 class ScriptedConfig(TypedDict):
-    """What a scripted model can be told; `model_id` is what usage is reported under."""
+    """Configuration of a scripted model. Usage is reported under `model_id`."""
 
     model_id: str
     tokens: int | None
@@ -37,10 +37,10 @@ class ScriptedModel(Model):
     """Streams `scripted_text.answer` to the last user text, one word per chunk.
 
     Args:
-        tokens: say exactly so many words; None: as many as the answer has.
-        tokens_per_s: 0: as fast as they go. Otherwise word n comes n / tokens_per_s seconds after the first,
-            measured on `clock`, so that late words do not delay the later ones.
-        calls_all: call every tool at once, as a supervisor that delegates; otherwise the first one only.
+        tokens: exactly this number of words; None: the whole answer.
+        tokens_per_s: 0 streams without pauses. Otherwise word n comes n / tokens_per_s seconds after the
+            first on `clock`, so that one late word does not delay the others.
+        calls_all: call every tool at once, as a delegating supervisor does; otherwise only the first one.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ScriptedModel(Model):
         tool_choice: ToolChoice | None = None,
         **kwargs: Any,
     ) -> AsyncGenerator[StreamEvent, None]:
-        """One turn of the model: a tool call while the turn has no result of one, text otherwise."""
+        """One turn of the model: a tool call until the turn has a tool's result, then text."""
         turn = _turn(messages)
         specs = _tools_to_call(tool_specs or [], tool_choice, called=bool(turn.results))
         if specs:
@@ -121,7 +121,7 @@ class ScriptedModel(Model):
 
 
 class _Turn:
-    """What the model has to react to: the last plain user text, and the tool results since."""
+    """The input of a turn: the last plain user text, and the tool results since."""
 
     def __init__(self) -> None:
         self.task = ""

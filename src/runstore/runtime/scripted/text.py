@@ -1,7 +1,7 @@
-"""What the scripted model says. Pure: the same input gives the same words, and there is no LLM anywhere.
+"""The scripted model's words. Pure: the same input gives the same words, without an LLM.
 
-An answer is a list of pieces, one model token each: a word and the white space that follows it. The last
-piece has none, so that the pieces joined are clean text.
+An answer is a list of pieces, one model token each: a word and the white space after it. The last piece has
+no white space, so that the joined pieces are clean text.
 """
 
 import ast
@@ -12,9 +12,9 @@ from itertools import cycle, islice
 
 SHORT = 39  # words of an ordinary answer: "under 40"
 LONG = 600  # words of an essay, at least
-MAX_REPEATS = 1_000  # numbers counted, times a word is said
+MAX_REPEATS = 1_000  # numbers in a count, or repetitions of a word
 MAX_PARAGRAPHS = 100
-MAX_TASK = 2_000  # characters; whoever says more does not ask for one of the tasks below
+MAX_TASK = 2_000  # characters; a longer input is not searched for the tasks below
 MAX_EXPRESSION = 60  # characters of arithmetic
 SILENCE = "There is nothing for me to say."
 
@@ -48,10 +48,10 @@ SENTENCES = [
 
 
 def answer(task: str, tokens: int | None = None) -> list[str]:
-    """What there is to say to a task, in pieces.
+    """The answer to a task, in pieces.
 
-    A task that is known gets its answer; anything else gets its own words back, `SHORT` of them at most.
-    With `tokens` the words are cycled to exactly so many pieces.
+    A known task gets its answer; any other input gets its own words back, at most `SHORT` of them. With
+    `tokens` the words are cycled to exactly this number of pieces.
     """
     known = known_answer(task)
     return echo(task, tokens, SHORT) if known is None else pieces(known, tokens)
@@ -64,7 +64,7 @@ def echo(text: str, tokens: int | None, most: int) -> list[str]:
 
 
 def pieces(words: list[str], tokens: int | None) -> list[str]:
-    """The words as a model streams them. A word that ends a paragraph brings its own white space."""
+    """The words as a model streams them. A word that ends a paragraph carries its own white space."""
     if tokens is not None:
         words = list(islice(cycle([word.strip() for word in words]), tokens))
     spaced = [word if word.endswith("\n") else word + " " for word in words]
@@ -72,7 +72,7 @@ def pieces(words: list[str], tokens: int | None) -> list[str]:
 
 
 def known_answer(task: str) -> list[str] | None:
-    """The words of the answer to a task that is known; None for any other."""
+    """The words of the answer to a known task; None for any other."""
     matches = ((pattern.search(task), say) for pattern, say in KNOWN if len(task) <= MAX_TASK)
     return next((say(match, task) for match, say in matches if match), None)
 
@@ -99,7 +99,7 @@ def _repeat(match: re.Match[str], task: str) -> list[str] | None:
 def _sum(match: re.Match[str], task: str) -> list[str] | None:
     try:
         return [str(_evaluate(ast.parse(match[1].strip()[:MAX_EXPRESSION], mode="eval").body))]
-    except (SyntaxError, ValueError):  # or it only looked like a sum
+    except (SyntaxError, ValueError):  # the text only looked like a sum
         return None
 
 
