@@ -1,1 +1,1 @@
-"""Upkeep beside running writers: purges and rebuilds, in small transactions."""
+"""Purges and rebuilds while writers run, in small transactions."""

@@ -1,14 +1,15 @@
-"""Purging: the events of old runs make way for one that says that there was such a run.
+"""Purging replaces the events of old runs by one event, which records that the run existed.
 
-In steps, each in transactions so small that writers hardly wait, and a reader gets all of a run or RunPurged:
+It works in steps, with transactions so small that writers hardly wait. A reader gets all of a run or
+RunPurged:
 
-1. Mark: `run.purged` is appended, and in the same transaction the run is named in `purging`. From then on it
-   is read no more.
-2. Warn: writers forget which heads they know. One that was stopped for long could else write at a seq that is
-   free again; as long as the events are there, it conflicts.
-3. Clear: the older events go, piece by piece, and with the last of them the run's name in `purging`.
+1. Mark: append `run.purged` and, in the same transaction, add the run to `purging`. From then on the run is
+   not read any more.
+2. Warn: make writers forget the heads that they know. A writer that was suspended could otherwise append at a
+   seq that is free again; while the events exist, it conflicts.
+3. Clear: delete the older events piece by piece, and with the last of them the run's entry in `purging`.
 
-A purge that was stopped between is finished by the next one. Two at once do the same work, each a part of it.
+The next purge finishes an interrupted one. Two concurrent purges share the work.
 """
 
 import time
@@ -33,13 +34,13 @@ from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.rules.claims import KEPT_MS
 from runstore.eventlog.sql_store import InlineProjection, SqlStore
 
-PAGE_RUNS = 100  # looked at in one statement
-MARKED_RUNS = 20  # marked in one transaction, which writers wait for, about 20 ms
-PIECE_EVENTS = 1_000  # removed in one transaction, which writers wait for, about 10 ms
-PIECE_BYTES = 4 << 20  # their data, about: the event that goes over it is the last
-TURN_S = 0.02  # between two transactions: writers get their turn
-RETRY_S = 0.1  # before another try, while others write
-PATIENCE_S = 30.0  # of such tries, and of those while the database takes no writes
+PAGE_RUNS = 100  # runs examined by one statement
+MARKED_RUNS = 20  # runs marked in one transaction, which blocks writers for about 20 ms
+PIECE_EVENTS = 1_000  # events removed in one transaction, which blocks writers for about 10 ms
+PIECE_BYTES = 4 << 20  # bytes of their data, approximately: the event that crosses it is the last
+TURN_S = 0.02  # seconds between two transactions, so that writers get their turn
+RETRY_S = 0.1  # seconds before another try while others write
+PATIENCE_S = 30.0  # seconds of retries while others write or the database refuses writes
 
 T = TypeVar("T")
 
@@ -47,11 +48,11 @@ _e = events.c
 _RUNS = (
     select(_e.run_id)
     .where(_e.run_id > bindparam("after"), _e.run_id < bindparam("upto"))
-    .where(_e.seq == 1)  # of a purged run there is one event, and it is not the first
+    .where(_e.seq == 1)  # a purged run has only one event, which is not its first
     .order_by(_e.run_id)
     .limit(bindparam("runs"))
 )
-# Run by run: joined for a page of runs, PostgreSQL reads the whole table.
+# One run at a time: for a join over a page of runs, PostgreSQL would read the whole table.
 _LAST_TWO = (
     select(_e.seq, _e.type, _e.ends, _e.at)
     .where(_e.run_id == bindparam("run"))
@@ -74,7 +75,7 @@ _DONE = delete(purging).where(purging.c.run_id == bindparam("run"))
 
 
 class Purgeable(Struct, frozen=True):
-    """What a purge would remove. `begun`: runs that an earlier one has marked and not cleared."""
+    """The extent of a purge. `begun`: runs that an earlier purge marked and did not clear."""
 
     runs: int
     events: int
@@ -82,7 +83,7 @@ class Purgeable(Struct, frozen=True):
 
 
 class PurgeCount(Struct):
-    """What a purge has done so far."""
+    """The progress of a purge."""
 
     runs: int = 0
     events: int = 0
@@ -96,7 +97,7 @@ class _Due(Struct, frozen=True):
 
 
 class _Piece(Struct, frozen=True):
-    """What of a run goes in one transaction: all up to a seq. `last`: then there is nothing left."""
+    """The part of a run to remove in one transaction: all events up to a seq. `last`: none remain."""
 
     run_id: str
     upto: int
@@ -109,10 +110,10 @@ _is_last = attrgetter("last")
 class Purge:
     """One purge of the runs that ended before a time: UTC, milliseconds since 1970.
 
-    Every method raises what the database does, when others have been in the way for PATIENCE_S.
+    Every method raises the database's error if other writers block it for longer than PATIENCE_S.
 
     Args:
-        progress: called after each transaction. What it raises stops the purge, as Ctrl-C does.
+        progress: called after each transaction. An exception from it stops the purge, as Ctrl-C does.
     """
 
     def __init__(
@@ -129,13 +130,13 @@ class Purge:
         self._done = PurgeCount()
 
     def survey(self) -> Purgeable:
-        """Look, and change nothing."""
+        """Count the runs and events to purge, without a change."""
         begun = self._read(lambda connection: connection.execute(_BEGUN).scalar_one())
         due = [(len(page), sum(run.seq for run in page)) for page in self._due()]
         return Purgeable(sum(runs for runs, _ in due), sum(seqs for _, seqs in due), begun)
 
     def run(self, *, by: str) -> PurgeCount:
-        """Purge; `by`: what the log is to say of who did."""
+        """Purge. `by`: the user to name in the log."""
         self._clear()
         for page in self._due():
             self._mark(page, by)
@@ -148,14 +149,17 @@ class Purge:
         self._store.close()
 
     def _due(self) -> Iterator[list[_Due]]:
-        """The runs that are to be purged, oldest first, page by page; what ended before was made before."""
+        """The runs to purge, oldest first, page by page.
+
+        A run that ended before a time was created before it.
+        """
         page = {"after": first_run_id(0), "upto": first_run_id(self._before), "runs": PAGE_RUNS}
         while runs := self._read(lambda connection: connection.execute(_RUNS, page).scalars().all()):
             page["after"] = runs[-1]
             yield self._read(partial(_find_due, run_ids=runs, before=self._before))
 
     def _mark(self, due: Sequence[_Due], by: str) -> None:
-        """Append their last event to these runs; one that has changed meanwhile is left to a later purge."""
+        """Append the purge event to these runs; leave runs that have changed to a later purge."""
         summaries = self._read(lambda connection: [(run, _summary(connection, run, by)) for run in due])
         appends = [
             Append(run.run_id, [encode(summary)], expected_seq=run.seq)
@@ -169,7 +173,7 @@ class Purge:
             self._rest()
 
     def _clear(self) -> None:
-        """Remove the events of all runs that are marked."""
+        """Remove the events of all marked runs."""
         while marked := self._read(
             lambda connection: connection.execute(_MARKED, {"runs": PAGE_RUNS}).scalars().all()
         ):
@@ -201,7 +205,7 @@ class Purge:
         return self._patiently(write)
 
     def _patiently(self, work: Callable[[], T]) -> T:
-        """Try again while others are in the way. Whatever is done here may be done twice."""
+        """Retry while other writers block the database. `work` must be repeatable."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
@@ -219,7 +223,7 @@ class Purge:
 
 
 def _find_due(connection: Connection, run_ids: Sequence[str], before: int) -> list[_Due]:
-    """Which of these runs ended before a time, and are not purged."""
+    """The runs, of these, that ended before a time and are not purged."""
     due: list[_Due] = []
     for run_id in run_ids:
         head, *earlier = connection.execute(_LAST_TWO, {"run": run_id}).all()
@@ -230,7 +234,7 @@ def _find_due(connection: Connection, run_ids: Sequence[str], before: int) -> li
 
 
 def _summary(connection: Connection, due: _Due, by: str) -> Purged | None:
-    """What is to be kept of a run; None when it has changed meanwhile."""
+    """The event that replaces a run's events; None if the run has changed."""
     run = fold(due.run_id, read_evolving(connection, due.run_id))
     counts: dict[str, int] = {}
     for type, count in connection.execute(_COUNTS, {"run": due.run_id}):
@@ -249,7 +253,7 @@ def _summary(connection: Connection, due: _Due, by: str) -> Purged | None:
 
 
 def _next_pieces(connection: Connection, run_ids: Sequence[str]) -> list[_Piece]:
-    """What one transaction removes: a part of the first run, or several runs whole."""
+    """The pieces to remove in one transaction: part of the first run, or several whole runs."""
     pieces: list[_Piece] = []
     room, size = PIECE_EVENTS, 0
     for run_id in run_ids:
@@ -267,7 +271,7 @@ def _next_pieces(connection: Connection, run_ids: Sequence[str]) -> list[_Piece]
 
 
 def _remove(connection: Connection, pieces: Sequence[_Piece]) -> int:
-    """Returns how many events went."""
+    """Remove pieces; return the number of events."""
     removed = 0
     for piece in pieces:
         removed += connection.execute(_REMOVE, {"run": piece.run_id, "upto": piece.upto}).rowcount
@@ -277,6 +281,6 @@ def _remove(connection: Connection, pieces: Sequence[_Piece]) -> int:
 
 
 def _forget_keys(connection: Connection) -> None:
-    """Idempotency keys that are good for nothing any more; younger ones still tell of their runs."""
+    """Delete expired idempotency keys; younger ones still lead to their runs."""
     oldest = time.time_ns() // 1_000_000 - KEPT_MS
     connection.execute(delete(idempotency).where(idempotency.c.at <= oldest))

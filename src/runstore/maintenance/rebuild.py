@@ -1,7 +1,7 @@
-"""Rebuilding a projection from the log while the system runs.
+"""Rebuilds a projection from the log while the system runs.
 
-A shadow grows beside the live table, page by page, and goes on where it was stopped. For the last few events
-writers are kept out; then the live table is made equal to the shadow, and what differed is reported.
+A shadow table is filled beside the live one, page by page, and survives interruptions. For the last few
+events writers are blocked; then the live table is made equal to the shadow, and the differences are reported.
 """
 
 import time
@@ -19,15 +19,16 @@ from runstore.database.tables import checkpoints, runs_shadow
 from runstore.eventlog.queries import EVOLVING, last_position, read_all
 from runstore.projections.runs import RunList
 
-PAGE_EVENTS = 2_000  # folded in one transaction, which writers wait for, about 20 ms
-LAST_BYTES = 256 << 10  # a shorter page with less data is the last: writers are kept out to the end
-TURN_S = 0.02  # between two pages: writers get their turn
+PAGE_EVENTS = 2_000  # events folded in one transaction, which blocks writers for about 20 ms
+# Bytes of a short page's data below which it is the last one, and writers stay blocked.
+LAST_BYTES = 256 << 10
+TURN_S = 0.02  # seconds between two pages, so that writers get their turn
 
 Progress = Callable[[int, int], None]  # position reached, last position
 
 
 class Difference(Struct, frozen=True):
-    """How the live table stood against the log: rows it lacked, had wrongly, or had too many."""
+    """Differences of the live table from the log: missing, wrong and surplus rows."""
 
     missing: int
     wrong: int
@@ -45,7 +46,7 @@ def rebuild(database: Database, projection: RunList, progress: Progress, *, swap
     keep_writers_out = partial(begin_write, database.dialect, exclusive=True)
     with database.connect() as connection:
         keep_writers_out(connection)
-        while shadow.fold_page(connection):  # a page that finds nothing is the end: nobody adds to it
+        while shadow.fold_page(connection):  # an empty page is the end, as writers are blocked
             last = last_position(connection)
             if shadow.near_the_end:
                 progress(shadow.position, last)
@@ -63,17 +64,17 @@ def rebuild(database: Database, projection: RunList, progress: Progress, *, swap
 
 
 class _Shadow:
-    """A projection in the making, and how far it has come; both survive an interruption."""
+    """A projection under construction and its position; both survive an interruption."""
 
     def __init__(self, projection: RunList) -> None:
         self._name = f"{projection.name}_shadow"
         self.table = runs_shadow
         self._projection = projection.onto(self.table)
         self.position = 0
-        self.near_the_end = False  # so little was left that there is no need to let writers in between
+        self.near_the_end = False  # so few events were left that writers stay blocked
 
     def fold_page(self, connection: Connection) -> bool:
-        """Fold the next events in; False when there were none. Writers have to be kept out."""
+        """Fold in the next events; False at the end of the log. Writers must be blocked."""
         self._find(connection)
         page = read_all(connection, self.position, None, PAGE_EVENTS, EVOLVING)
         if not page:
@@ -90,14 +91,14 @@ class _Shadow:
         return True
 
     def _find(self, connection: Connection) -> None:
-        """Go on where an earlier rebuild stopped, or where another one has come to meanwhile; else begin."""
+        """Continue from an earlier rebuild or the progress of a concurrent one; otherwise start."""
         self.position = connection.execute(_position(self._name)).scalar_one_or_none() or 0
         if not self.position:
             self.clear(connection)
             connection.execute(insert(checkpoints).values(name=self._name, position=0))
 
     def clear(self, connection: Connection) -> None:
-        """Empty it: the next rebuild starts over."""
+        """Empty it; the next rebuild starts over."""
         connection.execute(delete(self.table))
         connection.execute(delete(checkpoints).where(checkpoints.c.name == self._name))
 

@@ -1,14 +1,14 @@
-"""The database's schema, version by version. `upgrade` brings a database up to this release, under a lock."""
+"""Versions of the database's schema. `upgrade` migrates a database to this release's schema, under a lock."""
 
 from sqlalchemy import Connection, inspect, text
 
 from runstore.core.errors import SchemaMismatch
 
-HEAD = "0008"  # this release's schema; spares an up-to-date start the import of alembic
+HEAD = "0008"  # this release's schema; an up-to-date database then starts without importing alembic
 
 
 def current_version(connection: Connection) -> str | None:
-    """The schema version of a database; None when it is empty."""
+    """The schema version of a database; None if it is empty."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     version: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
@@ -16,9 +16,9 @@ def current_version(connection: Connection) -> str | None:
 
 
 def upgrade(connection: Connection) -> str | None:
-    """Bring the schema up to HEAD; returns the version that it had before.
+    """Migrate the schema to HEAD; return the version that it had before.
 
-    The caller has begun a transaction that keeps every other migration out, and commits it.
+    The caller has started a transaction that excludes every other migration, and commits it.
 
     Raises:
         SchemaMismatch: the database is newer than this release.

@@ -1,4 +1,4 @@
-"""What alembic runs: the migrations, on the connection that `runstore.migrations.upgrade` hands over."""
+"""alembic's entry point: runs the migrations on the connection that `runstore.migrations.upgrade` passes."""
 
 from alembic import context
 

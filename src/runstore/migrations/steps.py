@@ -1,7 +1,7 @@
-"""Steps of migrations that may have been done already.
+"""Repeatable steps of migrations.
 
-MySQL commits at every change of the schema. A migration that was killed between two of them begins again, and
-leaves alone what it finds done.
+MySQL commits at every change of the schema. A migration that was killed between two changes starts again, and
+skips the steps that it finds done.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 
 def create_table(name: str, *parts: Any, **options: Any) -> None:
-    """Make a table, unless it is there."""
+    """Create a table unless it exists."""
     if not has_table(name):
         op.create_table(name, *parts, **options)
 
@@ -27,7 +27,7 @@ def has_table(name: str) -> bool:
 
 
 def drop_table(name: str) -> None:
-    """Drop a table, if it is there."""
+    """Drop a table if it exists."""
     if has_table(name):
         op.drop_table(name)
 
@@ -37,25 +37,25 @@ def has_column(table: str, name: str) -> bool:
 
 
 def add_column(table: str, column: sa.Column[Any]) -> None:
-    """Add a column, unless it is there."""
+    """Add a column unless it exists."""
     if not has_column(table, column.name):
         op.add_column(table, column)
 
 
 def create_index(name: str, table: str, columns: Sequence[str]) -> None:
-    """Make an index, unless it is there."""
+    """Create an index unless it exists."""
     if not _has_index(name, table):
         op.create_index(name, table, columns)
 
 
 def drop_index(name: str, table: str) -> None:
-    """Drop an index, if it is there."""
+    """Drop an index if it exists."""
     if _has_index(name, table):
         op.drop_index(name, table)
 
 
 def trigger_of(name: str) -> str | None:
-    """What a trigger of MySQL does; None without it."""
+    """The action of a MySQL trigger; None if it does not exist."""
     found = sa.text(
         "SELECT action_statement FROM information_schema.triggers "
         "WHERE trigger_schema = DATABASE() AND trigger_name = :name"
@@ -65,7 +65,7 @@ def trigger_of(name: str) -> str | None:
 
 
 def create_trigger(name: str, does: str) -> None:
-    """Make a trigger of MySQL, unless it is there; without the right to, the log says so."""
+    """Create a MySQL trigger unless it exists; log a warning if the account lacks the right."""
     if trigger_of(name) is not None:
         return
     try:
@@ -74,12 +74,14 @@ def create_trigger(name: str, does: str) -> None:
         if error.orig is None or error.orig.args[:1] != (_NO_SUPER,):
             raise
         log.warning(
-            "trigger_refused", error=str(error.orig), lacks="what refuses changes of events by other programs"
+            "trigger_refused",
+            error=str(error.orig),
+            lacks="protection of events from changes by other programs",
         )
 
 
 def drop_trigger(name: str) -> None:
-    """Drop a trigger of MySQL, if it is there."""
+    """Drop a MySQL trigger if it exists."""
     if trigger_of(name) is not None:
         op.execute(sa.text(f"DROP TRIGGER {name}"))
 
@@ -89,4 +91,4 @@ def _has_index(name: str, table: str) -> bool:
 
 
 def _inspector() -> sa.Inspector:
-    return sa.inspect(op.get_bind())  # a new one: it remembers what it has seen
+    return sa.inspect(op.get_bind())  # a new inspector, as each one caches its findings

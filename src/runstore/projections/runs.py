@@ -1,7 +1,6 @@
-"""The run list: every run's state, kept in the append's own transaction, so it is never behind the log.
+"""The run list: each run's state, updated in the append's own transaction, so it never lags the log.
 
-A row is small whatever its run was started with: it is written again at each change of the run's state. What
-is large stays in the log alone.
+A row is rewritten at each change of the run's state, so it stays small: large values are only in the log.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,10 +31,10 @@ from runstore.database.tables import INDEXED, index_name, runs
 
 History = Callable[[Connection, str], Sequence[RecordedEvent]]
 READ_AT_ONCE = 500  # runs of one SELECT; SQLite takes 32,766 parameters
-LISTED_AT_ONCE = 100  # the same of a list, whose pages end at bytes
-MAX_LIST_BYTES = 1 << 20  # of states in one page of a list; the run that goes over it is the last
-MAX_SCANNED = 10_000  # runs that are looked at for one page: a filter that matches none of them costs no more
-ID_SLACK_MS = 60_000  # between the time in a run's id and that of its first event; they are made together
+LISTED_AT_ONCE = 100  # runs of one SELECT for a list, whose pages are limited in bytes
+MAX_LIST_BYTES = 1 << 20  # bytes of states in one page of a list; the run that crosses it is the last
+MAX_SCANNED = 10_000  # runs examined for one page, which bounds a filter that matches none
+ID_SLACK_MS = 60_000  # milliseconds between the time in a run's id and that of its first event, made together
 
 _read_run = msgspec.json.Decoder(Run).decode
 _encode_state = msgspec.json.Encoder().encode
@@ -44,7 +43,7 @@ _encode_state = msgspec.json.Encoder().encode
 class RunList:
     """The inline projection `runs`.
 
-    A run whose row is missing, since the projection was dropped, is folded again from its `history`.
+    A run whose row is missing, because the projection was dropped, is folded again from its `history`.
     """
 
     name = "runs"
@@ -74,11 +73,11 @@ class RunList:
             connection.execute(self._update, [row | {"id": row["run_id"]} for row in changed])
 
     def onto(self, table: Table) -> "RunList":
-        """The same projection, kept in another table."""
+        """The same projection on another table."""
         return RunList(self._history, table)
 
     def drop(self, connection: Connection) -> int:
-        """Forget every run; returns how many."""
+        """Empty the list; return the number of runs."""
         return connection.execute(delete(self.table)).rowcount
 
     @property
@@ -96,7 +95,10 @@ class RunList:
 
 
 class RunQuery(Struct, frozen=True, kw_only=True):
-    """Which runs to list. `since`, `until`: when they were queued, ms since 1970, both inclusive."""
+    """A filter for the run list. `since` and `until`.
+
+    When runs were queued, ms since 1970, both inclusive.
+    """
 
     user_id: str | None = None
     status: Status | None = None
@@ -106,15 +108,16 @@ class RunQuery(Struct, frozen=True, kw_only=True):
     workspace_id: str | None = None
     since: int | None = None
     until: int | None = None
-    before: str | None = None  # a run id: go on after this one
-    purged: bool = False  # instead of those that are there; also if they were deleted before
+    before: str | None = None  # a run id: continue after this one
+    purged: bool = False  # only purged runs, including those deleted before
     limit: int = 100
 
 
 class RunsFound(Struct, frozen=True):
-    """A page of a list. `next`: the `before` of the following page, which may be empty; None: it is the last.
+    """A page of a list.
 
-    It ends at the query's limit, at MAX_LIST_BYTES, or after MAX_SCANNED runs that were looked at.
+    `next` is the `before` of the following page, which may be empty; None on the last page. A page ends at
+    the query's limit, at MAX_LIST_BYTES, or after examining MAX_SCANNED runs.
     """
 
     runs: list[Run]
@@ -122,7 +125,7 @@ class RunsFound(Struct, frozen=True):
 
 
 def find_runs(connection: Connection, query: RunQuery) -> RunsFound:
-    """The runs that match, newest first, without what is large of them: see `Run.truncated`."""
+    """The matching runs, newest first, without large values: see `Run.truncated`."""
     newest, others = _split(query)
     matching = list(connection.execute(_matching(query, newest, others)).scalars())
     following = matching[query.limit - 1] if len(matching) > query.limit else None
@@ -137,13 +140,13 @@ def find_runs(connection: Connection, query: RunQuery) -> RunsFound:
 
 
 def find_run(connection: Connection, run_id: str) -> Run | None:
-    """One run as the list has it."""
+    """One run from the list."""
     state = connection.execute(select(runs.c.state).where(runs.c.run_id == run_id)).scalar()
     return None if state is None else _decode_state(state)
 
 
 def _split(query: RunQuery) -> tuple[Select[Any], list[ColumnElement[bool]]]:
-    """The ids that an index gives for a query, newest first, and what each run has to be looked at for."""
+    """The run ids that an index yields for a query, newest first, and the conditions left to check."""
     table = runs.c
     asked = {
         "user_id": query.user_id, "session_id": query.session_id, "agent_name": query.agent,
@@ -164,13 +167,13 @@ def _split(query: RunQuery) -> tuple[Select[Any], list[ColumnElement[bool]]]:
     if query.before is not None:
         indexed.append(table.run_id < query.before)
     newest = select(table.run_id).where(*indexed).order_by(table.run_id.desc())
-    for dialect in MYSQL:  # whose own choice may read them all and sort
+    for dialect in MYSQL:  # its own choice may read all rows and sort
         newest = newest.with_hint(runs, f"FORCE INDEX ({index_name(by)})", dialect)
     return newest, others
 
 
 def _matching(query: RunQuery, newest: Select[Any], others: Sequence[ColumnElement[bool]]) -> Select[Any]:
-    """The ids of the runs that match, one more than asked for if there is one."""
+    """The ids of the matching runs, plus one more if there is a next page."""
     if not others:
         return newest.limit(query.limit + 1)
     scanned = newest.add_columns(and_(*others).label("matches")).limit(MAX_SCANNED).subquery()
@@ -179,7 +182,7 @@ def _matching(query: RunQuery, newest: Select[Any], others: Sequence[ColumnEleme
 
 
 def _read_listed(connection: Connection, run_ids: Sequence[str]) -> tuple[list[Run], bool]:
-    """As many of these runs as fit into a page; and whether there are more of them."""
+    """The runs that fit into a page; and whether more of them follow."""
     page: list[Run] = []
     size = 0
     for start in range(0, len(run_ids), LISTED_AT_ONCE):
@@ -209,7 +212,7 @@ def _decode_state(state: bytes) -> Run:
 
 def _row(run: Run) -> dict[str, Any]:
     state = _encode_state(run)
-    if len(state) > LISTED_BYTES:  # else no part of it is larger
+    if len(state) > LISTED_BYTES:  # otherwise no part of it is larger
         run = shortened(run)
         state = _encode_state(run)
     purged = run.purged_at is not None
@@ -218,5 +221,5 @@ def _row(run: Run) -> dict[str, Any]:
         "session_id": run.session_id, "status": run.status, "created_at": run.created_at,
         "completed_at": run.completed_at, "state": state, "workspace_id": run.workspace_id,
         "purged": int(purged),
-        "deleted": int(run.deleted and not purged),  # those that were purged have a list of their own
+        "deleted": int(run.deleted and not purged),  # purged runs have their own list
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""API keys, the secret that signs tickets, workspaces, and what the limits count by."""
+"""Adds API keys, the secret that signs tickets, workspaces, and the columns that limits count by."""
 
 import sqlalchemy as sa
 from alembic import op

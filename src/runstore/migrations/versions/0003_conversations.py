@@ -1,4 +1,4 @@
-"""The runs of each session, which an agent with a memory begins with."""
+"""Adds the list of each session's runs, from which an agent with a memory starts."""
 
 import sqlalchemy as sa
 

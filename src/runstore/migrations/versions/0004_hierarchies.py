@@ -1,4 +1,4 @@
-"""The hierarchies of agents that users have made."""
+"""Adds the hierarchies of agents that users define."""
 
 import sqlalchemy as sa
 

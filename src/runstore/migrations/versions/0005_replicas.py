@@ -1,4 +1,7 @@
-"""Many processes on one database: workers, the writers' barrier, users' locks, and purges of runs."""
+"""Supports many processes on one database.
+
+Workers, the writers' barrier, users' locks, and purges of runs.
+"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -74,15 +77,15 @@ def upgrade() -> None:
 
 
 def _fill(name: str, rows: list[dict[str, int]]) -> None:
-    """The rows of a new table, all of them or none."""
+    """Insert the rows of a new table, all or none."""
     table = sa.table(name, *map(sa.column, rows[0]))
     connection = op.get_bind()
     if not connection.execute(sa.select(sa.func.count()).select_from(table)).scalar():
         connection.execute(sa.insert(table), rows)
 
 
-# An event is immutable, whoever holds the connection. Only those of a run that is being purged may go, but
-# never the one that stands for them.
+# No connection may change an event. Only events of a run that is being purged may be deleted, except the one
+# that replaces them.
 
 _PURGED = "(OLD.type <> 'run.purged' AND EXISTS (SELECT 1 FROM purging WHERE purging.run_id = OLD.run_id))"
 _ON_SQLITE = [

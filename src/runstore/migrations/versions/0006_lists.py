@@ -1,4 +1,4 @@
-"""The run list: rows that are small whatever a run holds, and an index for each way that runs are listed."""
+"""Makes the run list's rows small even for large runs, and adds an index for each way of listing runs."""
 
 import msgspec
 import sqlalchemy as sa
@@ -22,16 +22,17 @@ _NEW = (
     ("status",),
     (),
 )
-_LARGE = {"metadata": b"{}", "result": b"null", "usage": b"{}"}  # fields, and what stands for them
-_LARGEST = 4_096  # bytes of one of them in the list; the log has what is larger
-_ROWS = 20  # that are read at once: each may have megabytes
+# Large fields, and the values that replace them.
+_LARGE = {"metadata": b"{}", "result": b"null", "usage": b"{}"}
+_LARGEST = 4_096  # bytes of one such field in the list; larger values stay in the log only
+_ROWS = 20  # rows per read, as each may have megabytes
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def upgrade() -> None:
     for column in _OLD:
         steps.drop_index(f"ix_runs_{column}_run_id", "runs")
-    op.execute("UPDATE runs SET deleted = 0 WHERE purged = 1")  # they have a list of their own
+    op.execute("UPDATE runs SET deleted = 0 WHERE purged = 1")  # purged runs have their own list
     _shorten(op.get_bind())
     op.execute("DELETE FROM runs_shadow")  # an interrupted rebuild starts over
     op.execute("DELETE FROM checkpoints WHERE name = 'runs_shadow'")
@@ -56,7 +57,7 @@ def _shorten(connection: sa.Connection) -> None:
 
 
 def _short(state: bytes) -> bytes:
-    fields = decoded(_fields, state)  # of which an older release has stored some that are nested deeper
+    fields = decoded(_fields, state)  # an older release has stored some that are nested deeper
     left_out = [name for name in _LARGE if len(fields.get(name, b"")) > _LARGEST]
     for name in left_out:
         fields[name] = msgspec.Raw(_LARGE[name])

@@ -1,4 +1,4 @@
-"""Tombstones: the one change of an event that the database allows."""
+"""Adds tombstones, the only change of an event that the database allows."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -20,7 +20,10 @@ def upgrade() -> None:
 
 
 def _replace_on_mysql() -> None:
-    """Each statement is committed at once: a second trigger protects the log while the first is replaced."""
+    """Replace the triggers on MySQL, which commits each statement.
+
+    A second trigger protects the log until then.
+    """
     if _TOMBSTONE not in (steps.trigger_of(_UPDATE) or ""):
         steps.create_trigger(_MEANWHILE, _ON_MYSQL)
         steps.drop_trigger(_UPDATE)
@@ -28,8 +31,8 @@ def _replace_on_mysql() -> None:
     steps.drop_trigger(_MEANWHILE)
 
 
-# Text that was redacted may become a tombstone, which keeps its place; nothing else of an event changes.
-# SQLite and PostgreSQL compare by IS and IS DISTINCT FROM, MySQL by <=>: a NULL is no way round.
+# Redacted text may become a tombstone, which keeps its place; nothing else of an event may change. SQLite
+# and PostgreSQL compare by IS and IS DISTINCT FROM, MySQL by <=>, so that a NULL cannot bypass the check.
 
 _KEPT = ("position", "run_id", "seq", "ends", "at", "append_id")
 _TEXT = "OLD.type IN ('llm.token', 'llm.reasoning', 'llm.message')"

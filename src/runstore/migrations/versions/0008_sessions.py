@@ -1,6 +1,6 @@
-"""The runs of sessions that are older than the table of them: agents with a memory remember those too.
+"""Fills the table of sessions' runs with older runs, so that agents with a memory remember those, too.
 
-Read from the log: the run list may have been dropped, or be in the making.
+It reads the log, because the run list may have been dropped or be under construction.
 """
 
 from typing import Any
@@ -16,8 +16,8 @@ from runstore.database.columns import Binary, Name, RunId
 revision = "0008"
 down_revision = "0007"
 
-_ROWS = 50  # that are read and written at once: each may have a megabyte
-_NIL = "00000000-0000-0000-0000-000000000000"  # before every run
+_ROWS = 50  # rows per read and write, as each may have a megabyte
+_NIL = "00000000-0000-0000-0000-000000000000"  # sorts before every run
 
 
 class _Queued(msgspec.Struct):
@@ -64,7 +64,7 @@ def _names() -> list[sa.ColumnClause[str]]:
 
 
 def _insert(table: sa.TableClause, dialect: str) -> Any:
-    """A statement that leaves rows alone that are there already."""
+    """A statement that skips rows that exist already."""
     if dialect == "postgresql":
         return postgresql.insert(table).on_conflict_do_nothing()
     if dialect == "sqlite":
