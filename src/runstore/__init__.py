@@ -1,6 +1,6 @@
 """An event-sourced run store for LLM agents behind an HTTP API.
 
-Everything that a program of a user needs is here; where it is defined may change.
+It exports every name that programs need; import them from here, as their modules may change.
 """
 
 from importlib import import_module
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Each is imported when it is first asked for: a client needs no database, and a store no HTTP client.
+# Imported on first use: a client needs no database, and a store needs no HTTP client.
 _EXPORTS = {
     name: module
     for module, names in {

@@ -58,19 +58,19 @@ from runstore.store.workers import read_workers
 if TYPE_CHECKING:
     from runstore.feed.redis.feed import RedisFeed
 
-GIL_SWITCH_S = (
-    0.0005  # how long a busy agent may hold up the writer; at Python's 5 ms tokens wait for seconds
-)
-POLL_S = 0.5  # between two looks for what other processes have written
-LOST_POLL_S = 2.0  # the same with Redis, which may lose a wake-up
-FLUSH_OUTPUT_S = 1.0  # for standard output and standard error, when the process leaves
-FLUSH_SPANS_S = 1.0  # for a tracer provider to hand out its last spans when the process leaves
+
+# Seconds that a busy agent may hold the GIL; with Python's 5 ms, tokens would wait for seconds.
+GIL_SWITCH_S = 0.0005
+POLL_S = 0.5  # seconds between two polls for other processes' events
+LOST_POLL_S = 2.0  # seconds between two polls with Redis, which may lose a wake-up
+FLUSH_OUTPUT_S = 1.0  # seconds at exit to flush standard output and standard error
+FLUSH_SPANS_S = 1.0  # seconds at exit for a tracer provider to export its last spans
 
 log = structlog.get_logger(__name__)
 
 
 class OpenLog(Struct, frozen=True):
-    """An open database, without anything that runs agents. `leases`: under which a program records runs."""
+    """An open database without agents. `leases`: for runs that the program records itself."""
 
     store: RunStore
     hierarchies: HierarchyStore
@@ -90,7 +90,7 @@ class Runtime(OpenLog, frozen=True):
 
 @asynccontextmanager
 async def open_log(settings: Settings) -> AsyncIterator[OpenLog]:
-    """Open the database and start the writer, for a program that has no agents."""
+    """Open the database and start the writer, for a program without agents."""
     async with _open(settings) as opened:
         yield opened
 
@@ -100,22 +100,23 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """Open the database, start the writer and the supervisor; drain and close them at the end."""
     use_folder(settings.folder)
     if settings.runs_code:
-        hide()  # from what it is sent
+        hide()  # from the submitted code, which may have the same user
     server = settings.server
     async with _open(settings) as opened:
         supervisor = Supervisor(
             opened.event_log,
             opened.feed,
             opened.store.catalog,
-            # Apart: what a program records under the other is no run that we have lost.
+            # These leases are separate: runs that the program records itself are not lost runs of this
+            # worker.
             _new_leases(opened.database, server, capacity=server.capacity),
             capacity=server.capacity if server.worker else 0,
             grace_s=server.cancel_grace_s,
         )
         metrics = Metrics(opened.event_log, opened.feed, supervisor)
         authenticator = await _open_authenticator(server, opened.database)
-        # Nothing is awaited from here to the server's taking of the signals: no run is begun that a SIGTERM
-        # would then end as a crash.
+        # Nothing is awaited between here and the server's installing of its signal handlers. Otherwise a
+        # SIGTERM could end a started run as a crash.
         async with supervisor:
             yield Runtime(
                 **asdict(opened), supervisor=supervisor, metrics=metrics, authenticator=authenticator
@@ -151,7 +152,10 @@ async def _open(settings: Settings) -> AsyncIterator[OpenLog]:
 
 
 def _check_files(dialect: Dialect, settings: Settings) -> None:
-    """Refuse files that other users of the machine can open. Those that we make are their owner's alone."""
+    """Refuse files that other users of the machine can open.
+
+    Files that we create belong to their owner alone.
+    """
     server = settings.server
     paths = [(f"{name}_file", getattr(server, f"{name}_file")) for name in URLS]
     opened = [
@@ -175,7 +179,7 @@ def _check_files(dialect: Dialect, settings: Settings) -> None:
 
 
 def _redis_feed(url: str, prefix: str, local: MemoryFeed) -> "RedisFeed":
-    # Here, since to import a client of Redis takes a good part of a start, and most have none.
+    # Imported here, as importing a client of Redis takes a good part of a start, and most servers use none.
     from runstore.feed.redis.check import check_redis
     from runstore.feed.redis.feed import RedisFeed
 
@@ -184,17 +188,17 @@ def _redis_feed(url: str, prefix: str, local: MemoryFeed) -> "RedisFeed":
 
 
 def _new_leases(database: Database, server: ServerSettings, *, capacity: int) -> Leases:
-    """A file is on one machine, whose locks tell who is dead; elsewhere workers have to give signs."""
+    """Leases by file locks for a database on this machine; otherwise by heartbeats of the workers."""
     if (file := database.file) is not None:
         return ListedLeases(FileLeases(Path(f"{file}.workers")), database, capacity=capacity)
     return HeartbeatLeases(database, lease_s=server.lease_s, capacity=capacity)
 
 
 def serve(settings: Settings, listener: socket.socket | None = None) -> None:
-    """Serve until told to stop; then leave at once, whatever agents' threads still hang.
+    """Serve until a signal, then exit at once, even if threads of agents hang.
 
     Args:
-        listener: where to accept connections, instead of the settings' host and port.
+        listener: a listening socket to use instead of the settings' host and port.
 
     Raises:
         ConfigError: the host is not loopback, or the port is taken.
@@ -211,7 +215,7 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
 
 
 def work(settings: Settings) -> None:
-    """Run agents, without HTTP, until told to stop; then leave at once, as `serve` does."""
+    """Run agents without HTTP until a signal, then exit at once, as `serve` does."""
     sys.setswitchinterval(GIL_SWITCH_S)
     settings.look_up_code()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -220,7 +224,7 @@ def work(settings: Settings) -> None:
 
 
 def _leave() -> NoReturn:
-    """End the process, whatever threads of agents are still at work: the interpreter would wait for them."""
+    """End the process at once. The interpreter would wait for threads of agents."""
     flush_spans(FLUSH_SPANS_S)
     flush_logs()
     _flush_output()
@@ -228,7 +232,7 @@ def _leave() -> NoReturn:
 
 
 def _flush_output() -> None:
-    """What agents have printed; not at any price: whoever reads it may stand still."""
+    """Flush the output of agents, within FLUSH_OUTPUT_S, as its reader may be blocked."""
     flushing = threading.Thread(target=lambda: (sys.stdout.flush(), sys.stderr.flush()), daemon=True)
     flushing.start()
     flushing.join(FLUSH_OUTPUT_S)
@@ -266,7 +270,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         app = build_app(runtime, settings.server)
         drains: list[asyncio.Task[None]] = []
 
-        def close() -> None:  # runs come to their end while the connections do
+        def close() -> None:  # runs end while the connections do
             log.info("draining", runs=runtime.supervisor.running)
             runtime.feed.close()
             drains.append(asyncio.create_task(runtime.supervisor.drain(settings.server.drain_s)))
@@ -284,7 +288,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 
 
 async def _work(settings: Settings) -> None:
-    await in_own_thread(_import_strands)  # first: runs that we took would wait for it
+    await in_own_thread(_import_strands)  # import first: claimed runs would wait for it
     use_folder(settings.folder)
     await AgentCatalog(settings.agents, teams=Teams(settings.hierarchies)).check()
     async with open_runtime(settings) as runtime:
@@ -322,7 +326,7 @@ def _on_started(listener: socket.socket, runtime: Runtime, leave: Callable[[Conf
 
 
 def _warm_up(runtime: Runtime, leave: Callable[[ConfigError], None]) -> None:
-    """Have ready what the first run would wait for, and leave if the agents' code cannot be used."""
+    """Prepare for the first run, and exit if the agents' code cannot be used."""
     _import_strands()
     try:
         if runtime.supervisor.runs_agents:
@@ -334,7 +338,7 @@ def _warm_up(runtime: Runtime, leave: Callable[[ConfigError], None]) -> None:
 
 def _prepare_processes(runtime: Runtime) -> None:
     if runtime.store.catalog.needs_processes:
-        with suppress(AgentError):  # then the first run that needs one fails with it
+        with suppress(AgentError):  # the first run that needs a process then fails with it
             runtime.supervisor.processes.prepare()
 
 
@@ -343,7 +347,7 @@ def _import_strands() -> None:
 
 
 def check_exposure(settings: Settings) -> None:
-    """Others than this machine, and pages of any origin, are let in only if it can be told who they are."""
+    """Refuse to serve other machines, and pages of any origin, without a way to authenticate clients."""
     server = settings.server
     if server.authenticate is not None or not (server.exposed or "*" in server.cors_origins):
         return
@@ -353,7 +357,7 @@ def check_exposure(settings: Settings) -> None:
     advice = "or make a key: runstore keys create --user NAME"
     if server.exposed and settings.runs_code:
         setting = "code"
-        wrong = f"host {server.host!r}: without API keys code of anybody would run; use 127.0.0.1"
+        wrong = f"host {server.host!r}: without API keys anyone's code would run; use 127.0.0.1"
     elif server.exposed:
         setting = "host"
         wrong = f"host {server.host!r}: without API keys the server binds loopback only; use 127.0.0.1"
@@ -370,7 +374,7 @@ async def _open_authenticator(server: ServerSettings, database: Database) -> Aut
         function=LoginFunction.load(server.authenticate) if server.authenticate else None,
         exposed=server.exposed,
     )
-    await authenticator.required()  # while the database is known to answer
+    await authenticator.required()  # while the database is known to be available
     return authenticator
 
 
@@ -390,13 +394,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def rebuild_runs(url: str, progress: Progress, *, swap: bool) -> Difference:
-    """Rebuild the run list from the log, or with `swap=False` only compare."""
+    """Rebuild the run list from the log; with `swap=False`, only compare them."""
     with opened_database(url) as database:
         return rebuild(database, RunList(read_evolving), progress, swap=swap)
 
 
 def survey_purge(url: str, before: int) -> Purgeable:
-    """What `purge_runs` would remove."""
+    """The runs and events that `purge_runs` would remove."""
     with _purge(url, before, lambda count: None) as purge:
         return purge.survey()
 
@@ -417,6 +421,6 @@ def _purge(url: str, before: int, progress: Callable[[PurgeCount], None]) -> Ite
 
 
 def drop_runs(url: str) -> int:
-    """Empty the run list; returns how many runs it had. The log is untouched."""
+    """Empty the run list; return its number of runs. The log is unchanged."""
     with write_to(url) as connection:
         return RunList(read_evolving).drop(connection)

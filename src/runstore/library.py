@@ -35,7 +35,7 @@ from runstore.runtime.catalog.specs import AgentSpec
 from runstore.runtime.own_run import OwnRun, own_run
 from runstore.settings import Settings, load_settings, override
 
-LOCAL_USER = "local"  # whose runs they are if a program does not say
+LOCAL_USER = "local"  # the user of runs, unless a program names one
 Agents = Mapping[str, AgentSpec | str | Callable[..., Any]]
 
 _decode = msgspec.json.Decoder(EventRecord).decode
@@ -49,12 +49,12 @@ async def open(
     agents: Agents | None = None,
     shared_files: bool | None = None,
 ) -> AsyncIterator["LocalStore"]:
-    """Open a database, and with `config` or `agents` run agents in this process.
+    """Open a database; with `config` or `agents`, run agents in this process.
 
     Args:
         url: sqlite:///FILE, postgresql+psycopg://… or mysql+pymysql://…
-        config: a runstore.toml; its agents and its settings, but for host, port and database, hold.
-        agents: by their names: a function of a module, "package.module:function", or an AgentSpec.
+        config: a runstore.toml, for its agents and its settings, except host, port and database.
+        agents: name → a function of a module, "package.module:function", or an AgentSpec.
         shared_files: whether other users of the machine may open the database's files; None: as configured.
 
     Raises:
@@ -71,14 +71,14 @@ async def open(
         try:
             yield LocalStore(runtime, runs_agents=True)
         finally:
-            runtime.feed.close()  # what still follows a run ends, and does not wait for the drain
+            runtime.feed.close()  # ends streams, so that they do not wait for the drain
 
 
 class LocalStore:
     """The runs of a database that this process has open.
 
-    Every method that names a run raises RunNotFound, RunDeleted or RunPurged when there is none, and
-    LogUnavailable while the database cannot be used.
+    Every method that names a run raises RunNotFound, RunDeleted or RunPurged if it does not exist (any more),
+    and LogUnavailable while the database cannot be used.
     """
 
     def __init__(self, opened: OpenLog, *, runs_agents: bool) -> None:
@@ -99,14 +99,14 @@ class LocalStore:
         multitask_strategy: MultitaskStrategy = "enqueue",
         idempotency_key: str | None = None,
     ) -> str:
-        """Start a run of an agent; returns its id, once it is stored.
+        """Start a run of an agent; return its id once it is stored.
 
         Raises:
-            AgentNotFound: there is no such agent, or the store was opened without any.
+            AgentNotFound: there is no such agent, or the store was opened without agents.
             LimitExceeded, EventTooLarge, IdempotencyConflict, SessionBusy
         """
         if not self._runs_agents:
-            raise AgentNotFound("the store was opened without agents: give `config` or `agents` to open()")
+            raise AgentNotFound("the store was opened without agents: pass `config` or `agents` to open()")
         started = await self._store.start(
             agent, input, user_id=user_id, session_id=session_id, workspace_id=workspace_id,
             metadata=metadata, multitask_strategy=multitask_strategy, idempotency_key=idempotency_key,
@@ -123,20 +123,20 @@ class LocalStore:
         session_id: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> AsyncIterator[OwnRun]:
-        """Record a run of your own: the block is the run, and its end is the run's ending.
+        """Record a run of the program itself: the run ends with the block.
 
-        A block that raises ends the run as failed, one that is cancelled as stopped. Should the process die,
-        the next one that runs agents on this database ends the run as failed, with the code `worker_lost`.
+        An exception ends the run as failed, a cancellation as stopped. If the process dies, the next process
+        that runs agents on this database ends the run as failed, with the code `worker_lost`.
 
         Raises:
-            SessionBusy: the session has another run that has not ended.
+            SessionBusy: the session has another active run.
         """
         queued = {"agent": agent, "input": input, "user_id": user_id, "session_id": session_id}
         async with own_run(self._log, self._leases, metadata=metadata or {}, **queued) as run:
             yield run
 
     async def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
-        """Add events to a run that has not ended, all or none; returns the last seq, once they are stored.
+        """Add events to an active run, all or none; return the last seq once they are stored.
 
         Raises:
             RunClosed, WrongExpectedSeq, InvalidEvent, LimitExceeded
@@ -146,7 +146,7 @@ class LocalStore:
     async def read(
         self, run_id: str, *, after: int = 0, types: Sequence[str] | None = None
     ) -> AsyncIterator[EventRecord]:
-        """The run's events that are stored now, in order.
+        """The run's events that are stored so far, in order.
 
         Raises:
             InvalidCursor: `after` is ahead of the run.
@@ -179,12 +179,12 @@ class LocalStore:
     ) -> AsyncGenerator[EventRecord, None]:
         """The events of several runs, each run's in order, live until all have ended or the store is closed.
 
-        Without names: of all of a user's runs, from the beginnings of those that have not ended, with those
-        that start meanwhile; it has no end. Of a run whose events are no more, `stream.gone` says so.
+        Without `run_ids` it follows all active runs of a user from their beginnings, and each new one,
+        without an end. A run whose events were deleted or purged yields an event `stream.gone`.
 
         Args:
             run_ids: up to 100 runs.
-            user_id: whose runs they are, without names.
+            user_id: the user whose runs to follow, without `run_ids`.
 
         Raises:
             RunNotFound, InvalidName
@@ -218,7 +218,7 @@ class LocalStore:
                         yield event
 
     async def state(self, run_id: str, *, at: int | None = None, wait_s: float = 0) -> Run:
-        """The run as it is, or as it was after the seq `at`; with `wait_s`, once it has ended.
+        """The run's current state, or its state after the seq `at`; with `wait_s`, waits for its end.
 
         Raises:
             InvalidCursor: `at` is beyond the run's head.
@@ -226,9 +226,9 @@ class LocalStore:
         return (await self._store.get(parse_run_id(run_id), at=at, wait_s=wait_s)).run
 
     async def find(self, query: RunQuery | None = None) -> list[Run]:
-        """The runs that match, newest first, as many as the query's limit.
+        """The matching runs, newest first, up to the query's limit.
 
-        What is large of a run is left out, and named in its `truncated`: `state` has it.
+        Large values of a run are left out and named in its `truncated`; `state` has them.
         """
         query = query or RunQuery()
         runs: list[Run] = []
@@ -244,7 +244,7 @@ class LocalStore:
         return not (await self._store.stop(parse_run_id(run_id), by=by, reason=reason)).run.closed
 
     async def delete(self, run_id: str, *, by: str = LOCAL_USER) -> None:
-        """Take a run that has ended out of the lists.
+        """Delete an ended run from the lists.
 
         Raises:
             RunActive: it has not ended.
@@ -252,7 +252,7 @@ class LocalStore:
         await self._store.delete(parse_run_id(run_id), by=by)
 
     async def _check(self, run_id: str, after: int) -> str:
-        """The run's id, canonical."""
+        """The run's id in canonical form."""
         run_id = parse_run_id(run_id)
         head = await self._store.head(run_id)
         if not 0 <= after <= head.seq:
@@ -268,7 +268,7 @@ def settings_of(
     """The configuration of a program that has no command line.
 
     Raises:
-        ConfigError
+        ConfigError: the configuration is wrong.
     """
     settings = load_settings(Path(config)) if config is not None else Settings()
     specs = {name: _spec(name, agent) for name, agent in (agents or {}).items()}
@@ -282,7 +282,7 @@ def settings_of(
 
 
 def _spec(name: str, agent: AgentSpec | str | Callable[..., Any]) -> AgentSpec:
-    """The log keeps an agent's definition, and another process may take its run over: so it needs a name."""
+    """The agent's spec. A function must have a name, as the log keeps it and other processes import it."""
     if isinstance(agent, AgentSpec):
         return agent
     if not isinstance(agent, str):

@@ -1,7 +1,7 @@
-"""Log lines: logfmt or JSON, the event first, with the run's id wherever a run is concerned.
+"""Log lines as logfmt or JSON, with the event first and the run's id in every line about a run.
 
-In a run's task the id is bound to the context, so that it is in every line that is logged there: ours, those
-of the agent's own code, and those of the libraries that it calls.
+A run's task binds the id to its context. So every line logged there has it: ours, those of the agent's own
+code, and those of the libraries that it calls.
 """
 
 import logging
@@ -23,21 +23,21 @@ from runstore.core.printable import escaped
 LogFormat = Literal["logfmt", "json"]
 
 MAX_LINE = 16_384  # characters of a message
-MAX_LINES = 2_000  # that wait to be written
-FLUSH_S = 1.0  # for them to be written when the process leaves
+MAX_LINES = 2_000  # lines waiting to be written; more are dropped
+FLUSH_S = 1.0  # seconds at exit for waiting lines to be written
 
 log = structlog.get_logger(__name__)
 
 
 def _time_of_record(logger: object, name: str, line: EventDict) -> EventDict:
-    """When it was logged: each handler renders a line of another's logger again, and says the same."""
+    """The time of the record. Several handlers render a library's line, and all of them must agree."""
     at = datetime.fromtimestamp(line["_record"].created, UTC)
     line["timestamp"] = at.replace(tzinfo=None).isoformat() + "Z"
     return line
 
 
 def _without_keys(logger: object, name: str, line: EventDict) -> EventDict:
-    """A library's words may be a provider's, which may quote a key."""
+    """Remove keys: a library's message may quote a provider's, which may quote a key."""
     for field in ("event", "exception"):
         if isinstance(line.get(field), str):
             line[field] = without_keys(line[field])
@@ -61,13 +61,13 @@ _JSON = structlog.processors.JSONRenderer(ensure_ascii=False)
 
 
 def _logfmt(logger: object, name: str, line: EventDict) -> str:
-    """The event as the first word, then what belongs to it. One line, whatever is in it."""
+    """The event as the first word, then its fields, always in one line."""
     event = "\\n".join(str(line.pop("event", "")).splitlines())
     return escaped(f"{event} {_FIELDS(logger, name, _present(line))}")
 
 
 def _json(logger: object, name: str, line: EventDict) -> str:
-    """An object in one line, with the keys in the order that logfmt has them."""
+    """A JSON object in one line, with the keys in logfmt's order."""
     ordered = {key: line.pop(key) for key in ("event", *_KEYS) if key in line}
     text = _JSON(logger, name, _present({**ordered, **line}))
     return escaped(text if isinstance(text, str) else text.decode())
@@ -83,10 +83,10 @@ RENDER: dict[LogFormat, Callable[[object, str, EventDict], str]] = {"logfmt": _l
 def configure_logs(
     log_format: LogFormat = "logfmt", log_file: str | None = None, *, queued: bool = False
 ) -> None:
-    """Send our lines, and warnings of the libraries, to standard error, and to the end of `log_file` too.
+    """Send our lines, and libraries' warnings, to standard error; also append them to `log_file`.
 
     Args:
-        queued: a thread writes them; call `flush_logs` before the process leaves.
+        queued: a thread writes them; call `flush_logs` before the process exits.
 
     Raises:
         ConfigError: the file cannot be opened.
@@ -111,21 +111,24 @@ def configure_logs(
     root.handlers = handlers
     root.setLevel(logging.WARNING)
     logging.getLogger("runstore").setLevel(logging.INFO)
-    # An agent that is left behind is thrown away in another context than its spans', which need no end then.
+    # An abandoned agent is collected outside its spans' context; they need no detach then, nor an error
+    # line.
     logging.getLogger("opentelemetry.context").setLevel(logging.CRITICAL)
 
 
 def flush_logs() -> None:
-    """Have what was logged written; not at any price."""
+    """Wait until the logged lines are written, for FLUSH_S at most."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, _Queued):
             handler.flush_within(FLUSH_S)
 
 
 class _Queued(QueueHandler):
-    """Whoever logs never waits for whoever reads: a thread writes the lines, and what is too much is dropped.
+    """Queues lines for a thread to write, so that logging never waits for the reader.
 
-    An agent may log a megabyte at every token, and a pipe behind standard error may stand still.
+    Surplus lines are dropped.
+
+    An agent may log a megabyte at every token, and the pipe behind standard error may be blocked.
     """
 
     def __init__(self, targets: list[logging.Handler]) -> None:
@@ -135,7 +138,7 @@ class _Queued(QueueHandler):
         QueueListener(self._lines, *targets).start()
 
     def createLock(self) -> None:
-        """None: it would be held while what an agent logs is made a text, and that may never end."""
+        """Use no lock: it would be held while an agent's arguments are formatted, which may never end."""
         self.lock = None
 
     def prepare(self, record: logging.LogRecord) -> Any:
@@ -156,16 +159,16 @@ class _Queued(QueueHandler):
             log.warning("log_lines_dropped", lines=dropped)
 
     def flush_within(self, timeout_s: float) -> None:
-        """Wait until the queue has been written."""
+        """Wait up to `timeout_s` seconds until the queue has been written."""
         waiting = threading.Thread(target=self._lines.join, daemon=True)
         waiting.start()
         waiting.join(timeout_s)
 
 
 def log_as_library() -> None:
-    """In a program that has not configured structlog, send our lines to the standard library's loggers.
+    """Send our lines to the standard library's loggers in a program that has not configured structlog.
 
-    Those named `runstore.…` then do with them what the program says: show warnings, if it says nothing.
+    The program configures the loggers named `runstore.…`; by default they show warnings.
     """
     if not structlog.is_configured():
         structlog.configure(
@@ -180,7 +183,7 @@ def log_as_library() -> None:
 
 
 def _open(path: Path) -> logging.Handler:
-    """A file that may be moved away while we write: the next line then begins a new one."""
+    """Open a file that may be moved away during writing; the next line then starts a new one."""
     try:
         path.parent.mkdir(exist_ok=True)
         return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")

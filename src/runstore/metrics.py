@@ -1,6 +1,6 @@
-"""What Prometheus is told, made when it asks: from the log's counts, and from the state that is there anyway.
+"""Prometheus metrics, computed on request from the log's counts and the current state.
 
-A registry for each runtime: nothing is global, and two runtimes in one process do not meet.
+Each runtime has its own registry, so two runtimes in one process do not share metrics.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Metrics(Collector):
-    """The numbers of one runtime."""
+    """The metrics of one runtime."""
 
     def __init__(
         self, event_log: SqlEventLog, feed: "MemoryFeed | RedisFeed", supervisor: Supervisor
@@ -46,7 +46,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """See `prometheus_client.registry.Collector`."""
-        yield _gauge("runstore_build", "The release that runs, always 1.", "version", {__version__: 1})
+        yield _gauge("runstore_build", "The running release, always 1.", "version", {__version__: 1})
         yield from self._runs()
         yield from self._cancels()
         yield from self._commits()
@@ -60,19 +60,23 @@ class Metrics(Collector):
         ended = {status: counts.ended[status] for status in STATUSES.values()}
         reasons = {reason: counts.attempts[reason] for reason in ("claimed", "adopted", "handed_over")}
         yield _gauge(
-            "runstore_runs", "Runs that this process drives, or would if it had a place.", "state", states
+            "runstore_runs", "Runs of this process, running or waiting for a place.", "state", states
         )
         yield _counter("runstore_runs_queued", "Runs that were created.", counts.queued)
         yield _counters("runstore_attempts", "Attempts that were started.", "reason", reasons)
         yield _counters("runstore_runs_ended", "Runs that ended.", "status", ended)
-        yield _counter("runstore_runs_forced", "Runs closed over their agent's head.", supervisor.forced)
-        yield _gauge("runstore_agents_abandoned", "Agents that go on after that.", value=supervisor.abandoned)
+        yield _counter(
+            "runstore_runs_forced", "Runs closed without waiting for their agent.", supervisor.forced
+        )
+        yield _gauge(
+            "runstore_agents_abandoned", "Agents still running after that.", value=supervisor.abandoned
+        )
         yield _gauge(
             "runstore_threads_abandoned",
-            "Threads that still work for a run that has ended, or are held by its agent.",
+            "Threads still working for an ended run, or held by its agent.",
             value=supervisor.abandoned_threads,
         )
-        yield _counter("runstore_loops_blocked", "Agents that held their loop.", supervisor.blocked_loops)
+        yield _counter("runstore_loops_blocked", "Agents that blocked their loop.", supervisor.blocked_loops)
         yield _gauge("runstore_processes", "Agents' processes.", value=supervisor.processes.running)
         yield _counter(
             "runstore_processes_killed", "Agents' processes that were killed.", supervisor.processes.killed
@@ -83,40 +87,49 @@ class Metrics(Collector):
         late = {code: counts.late_events[code] for code in ("run_closed", "lease_lost")}
         yield _counter("runstore_cancels", "Stop requests that were stored.", counts.cancels)
         yield _histogram(
-            "runstore_cancel_seconds", "From a stop request to the run's ending.", counts.cancel_seconds
+            "runstore_cancel_seconds", "Time from a stop request to the run's ending.", counts.cancel_seconds
         )
-        yield _counters("runstore_late_events_refused", "Events of agents whose run is gone.", "reason", late)
+        yield _counters(
+            "runstore_late_events_refused",
+            "Refused events of agents that no longer own their run.",
+            "reason",
+            late,
+        )
 
     def _commits(self) -> Iterator[Metric]:
         counts = self._log.counts
         outcomes = {outcome: counts.appends[outcome] for outcome in ("stored", "refused")}
         yield _counters("runstore_appends", "Appends that the writer settled.", "outcome", outcomes)
         yield _counter("runstore_events", "Events that were stored.", counts.events)
-        yield _histogram("runstore_commit_events", "Events of a commit.", counts.commit_events)
-        yield _histogram("runstore_commit_seconds", "What a commit took.", counts.commit_seconds)
+        yield _histogram("runstore_commit_events", "Events per commit.", counts.commit_events)
+        yield _histogram("runstore_commit_seconds", "Duration of a commit.", counts.commit_seconds)
         yield _counter("runstore_commit_failures", "Commits that failed.", counts.commit_failures)
         yield _histogram(
             "runstore_publish_lag_seconds",
-            "From the making of a commit's oldest event to the waking of its readers.",
+            "Time from the creation of a commit's oldest event to the waking of its readers.",
             counts.publish_lag,
         )
 
     def _queue(self) -> Iterator[Metric]:
         events, size = self._log.waiting
         unavailable = self._log.unavailable is not None
-        yield _gauge("runstore_queue_events", "Events that wait to be committed.", value=events)
-        yield _gauge("runstore_queue_bytes", "Their data.", value=size)
+        yield _gauge("runstore_queue_events", "Events waiting to be committed.", value=events)
+        yield _gauge(
+            "runstore_queue_bytes", "Bytes of data of the events waiting to be committed.", value=size
+        )
         yield _gauge("runstore_log_unavailable", "1 while the log takes no writes.", value=unavailable)
         yield _gauge("runstore_subscribers", "Open streams.", value=self._feed.subscribers)
         yield _gauge("runstore_runs_followed", "Runs that have open streams.", value=self._feed.followed)
 
     def _redis(self, feed: "RedisFeed") -> Iterator[Metric]:
-        yield _gauge("runstore_redis_connected", "1 while Redis does what it is asked.", value=feed.connected)
-        yield _counter("runstore_redis_reconnects", "Times that Redis came back.", feed.reconnects)
+        yield _gauge("runstore_redis_connected", "1 while Redis accepts commands.", value=feed.connected)
+        yield _counter("runstore_redis_reconnects", "Times that Redis recovered.", feed.reconnects)
         yield _counter(
-            "runstore_redis_published", "Parts of commits that others were told of.", feed.published
+            "runstore_redis_published", "Parts of commits published to other processes.", feed.published
         )
-        yield _counter("runstore_redis_dropped", "Those that others have to find in the log.", feed.dropped)
+        yield _counter(
+            "runstore_redis_dropped", "Parts of commits that others find only in the log.", feed.dropped
+        )
 
 
 def _gauge(

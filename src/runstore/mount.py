@@ -24,17 +24,19 @@ from runstore.settings import override
 
 
 class MountedApp:
-    """The HTTP API as an ASGI application. It answers while `open()` is entered, best by the outer lifespan.
+    """The HTTP API as an ASGI application.
 
-    Without API keys and without an `authenticate` function it answers clients of this machine only, whatever
-    the outer server is bound to.
+    It answers while `open()` is entered, usually by the outer lifespan.
+
+    Without API keys and without an `authenticate` function it answers only clients on this machine, even if
+    the outer server is bound to other addresses.
 
     Args:
         url, config, agents, shared_files: as of `runstore.open`.
-        allowed_hosts: names besides the loopback ones by which clients know the outer server.
+        allowed_hosts: host names, besides the loopback ones, by which clients know the outer server.
 
     Raises:
-        ConfigError: something of it is wrong.
+        ConfigError: an argument or the configuration is wrong.
     """
 
     def __init__(
@@ -55,10 +57,10 @@ class MountedApp:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[LocalStore]:
-        """Open the database, run agents, answer requests; yields the store for the outer application's use.
+        """Open the database, run agents and answer requests; yields the store for the outer application.
 
-        The outer server waits for open connections before it ends its lifespan, so streams end as soon as
-        the process is told to stop by SIGTERM or SIGINT; otherwise call `close_streams`.
+        The outer server waits for open connections before it ends its lifespan, so streams end at SIGTERM or
+        SIGINT. If the application stops in another way, call `close_streams`.
         """
         log_as_library()
         check_exposure(self._settings)
@@ -73,7 +75,7 @@ class MountedApp:
                 self._runtime = self._app = None
 
     def close_streams(self) -> None:
-        """End every open stream, and each new one at once; clients come back to the next process."""
+        """End every open stream, and each new one at once; clients reconnect to the next process."""
         if self._runtime is not None:
             self._runtime.feed.close()
 
@@ -99,13 +101,13 @@ class MountedApp:
         await self._app(scope, receive, send)
 
     def _may_have_trailers(self, scope: Scope) -> bool:
-        """Whether a login function might believe trailers, which uvicorn adds to the headers."""
+        """Whether a login function might trust trailers, which uvicorn adds to the headers."""
         chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
         return chunked and self._settings.server.authenticate is not None
 
 
 def _is_local(scope: Scope) -> bool:
-    """Whether the client is on this machine. One whose address is not known is not."""
+    """Whether the client is on this machine; False if its address is unknown."""
     try:
         return ip_address((scope.get("client") or ("",))[0]).is_loopback
     except ValueError:
@@ -114,7 +116,7 @@ def _is_local(scope: Scope) -> bool:
 
 @contextmanager
 def _before_signals(hear: Callable[[], object]) -> Iterator[None]:
-    """Call `hear` when the process is told to stop, before whoever else handles the signal."""
+    """Call `hear` on SIGTERM or SIGINT, before any other handler of the signal."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -130,7 +132,8 @@ def _before_signals(hear: Callable[[], object]) -> Iterator[None]:
             os.kill(os.getpid(), number)
 
     for signalled in (signal.SIGTERM, signal.SIGINT):
-        if (previous := signal.getsignal(signalled)) is not None:  # None: not of Python, cannot be called
+        # None: the handler was not set from Python and cannot be called.
+        if (previous := signal.getsignal(signalled)) is not None:
             before[signalled] = previous
             signal.signal(signalled, handle)
     try:

@@ -1,4 +1,4 @@
-"""The configuration file, read strictly: a typo stops the start and is named with its line."""
+"""Reads the configuration file strictly: a typo prevents the start, and the error names its line."""
 
 import difflib
 import re
@@ -30,7 +30,7 @@ from runstore.runtime.catalog.teams import HierarchySettings, Teams
 from runstore.runtime.strands.models import build_model
 from runstore.runtime.user_code import REFERENCE
 
-URLS = ("database_url", "redis_url")  # that may stand in files of their own
+URLS = ("database_url", "redis_url")  # settings that may be in files of their own
 DEFAULT_FILE = Path("runstore.toml")
 SECTIONS = ["server", "limits", "agents", "hierarchies"]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -49,32 +49,33 @@ def _check_each(name: str, values: list[str], form: re.Pattern[str], rule: str) 
 
 
 class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """`[server]`: how the process serves and runs. Durations are in seconds."""
+    """`[server]`: settings of serving and running. Durations are in seconds."""
 
     host: str = "127.0.0.1"
     port: int = 8082
     database_url: str = "sqlite:///runstore.db"
-    database_url_file: str | None = None  # whose text is the URL, so that its password stands nowhere else
-    redis_url_file: str | None = None  # the same of `redis_url`
-    shared_files: bool = False  # whether others may open the database's files and those of the URLs
-    redis_url: str | None = None  # wakes the readers and workers of other processes at once
-    redis_prefix: str = "runstore"  # of all keys in Redis
-    worker: bool = True  # whether the process that serves also runs agents
-    lease_s: float = 15.0  # after which a worker of another machine that gives no sign of life loses its runs
-    capacity: int = 1_000  # runs of this process at once; more wait as `queued`
-    cancel_grace_s: float = 2.0  # from a cancel's commit to the run's ending, whatever the agent does
-    max_abandoned_threads: int = 100  # that stuck agents may hold before `/readyz` says so
-    drain_s: float = 2.0  # on SIGTERM: how long active runs may go on before they are handed over
-    heartbeat_s: float = 15.0  # between two signs of life on an idle stream
-    authenticate: str | None = None  # package.module:function, the seam for logins that are no API keys
-    allowed_hosts: list[str] = []  # names by which a proxy or a network knows this server
-    cors_origins: list[str] = []  # whose pages a browser lets read the answers
+    # File with the URL, which keeps its password out of the configuration.
+    database_url_file: str | None = None
+    redis_url_file: str | None = None  # file with `redis_url`
+    shared_files: bool = False  # whether other users may open the files of the database and the URLs
+    redis_url: str | None = None  # wakes readers and workers of other processes at once
+    redis_prefix: str = "runstore"  # prefix of all keys in Redis
+    worker: bool = True  # whether the serving process also runs agents
+    lease_s: float = 15.0  # silence after which a worker on another machine loses its runs
+    capacity: int = 1_000  # concurrent runs of this process; more wait as `queued`
+    cancel_grace_s: float = 2.0  # from a cancel's commit to the run's ending, even of a stuck agent
+    max_abandoned_threads: int = 100  # threads held by stuck agents before `/readyz` fails
+    drain_s: float = 2.0  # on SIGTERM: time for active runs before they are handed over
+    heartbeat_s: float = 15.0  # between two heartbeats on an idle stream
+    authenticate: str | None = None  # package.module:function, for logins other than API keys
+    allowed_hosts: list[str] = []  # host names by which a proxy or a network knows this server
+    cors_origins: list[str] = []  # origins whose pages may read the answers in a browser
     log_format: LogFormat = "logfmt"
-    log_file: str | None = None  # where log lines go besides standard error
+    log_file: str | None = None  # file for log lines, in addition to standard error
 
     @property
     def exposed(self) -> bool:
-        """Whether others than this machine reach the server."""
+        """Whether other machines can reach the server."""
         return self.host not in LOOPBACK
 
     def __post_init__(self) -> None:
@@ -98,32 +99,33 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(Struct, frozen=True):
-    """All of the configuration. `folder` holds the agents' modules."""
+    """The whole configuration. `folder` holds the agents' modules."""
 
     server: ServerSettings = ServerSettings()
     agents: dict[str, AgentSpec] = {}
     limits: Limits = Limits()
     hierarchies: HierarchySettings = HierarchySettings()
     folder: Path | None = None
-    places: dict[str, str] = {}  # in a file, of `code`, of the settings of [server], and of what names code
+    # Locations in the file: of `code`, of settings of [server], of references to code.
+    places: dict[str, str] = {}
 
     @property
     def runs_code(self) -> bool:
-        """Whether clients may send code."""
+        """Whether clients may submit code."""
         return RUN_CODE in self.agents
 
     def placed(self, error: ConfigError) -> ConfigError:
-        """The error with the place of its setting, if it stands in the file."""
+        """The error with the location of its setting, if that is in the file."""
         place = self.places.get(error.setting or "")
         if place is None or error.setting is None:
             return error
         return ConfigError(f"{place}: `{error.setting.rpartition('.')[2]}`: {error}")
 
     def look_up_code(self) -> None:
-        """Look for the code that it names, importing nothing.
+        """Check that the referenced modules exist, without importing them.
 
         Raises:
-            ConfigError: what is missing, in which line.
+            ConfigError: the missing module, and its line.
         """
         try:
             AgentCatalog(self.agents, teams=Teams(self.hierarchies)).look_up(self.folder)
@@ -131,7 +133,7 @@ class Settings(Struct, frozen=True):
             raise self.placed(error) from error
 
     def overridden(self, changes: dict[str, Any]) -> "Settings":
-        """With those of the command line or the environment put over `[server]`; None: not given.
+        """The settings with changes from the command line or the environment to `[server]`; None: not given.
 
         Raises:
             ConfigError: a value is out of bounds.
@@ -141,13 +143,13 @@ class Settings(Struct, frozen=True):
 
 
 def load_settings(path: Path | None, *, models: bool = False) -> Settings:
-    """Read the configuration file; without `path`, `runstore.toml` in the working directory, if it is there.
+    """Read the configuration file; without `path`, `runstore.toml` in the working directory if it exists.
 
     Args:
-        models: also look for the agents' modules, and make every model once, which imports its provider.
+        models: also look for the agents' modules, and build every model once, which imports its provider.
 
     Raises:
-        ConfigError: what is wrong, in which line, and what would be right.
+        ConfigError: the fault, its line, and the valid values.
     """
     if path is None:
         if not DEFAULT_FILE.exists():
@@ -195,14 +197,14 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
 
 
 def override(settings: ServerSettings, changes: dict[str, Any]) -> ServerSettings:
-    """The settings with those of the command line or the environment put over them.
+    """The settings with changes from the command line or the environment.
 
     Raises:
         ConfigError: a value is out of bounds.
     """
     given = {name: value for name, value in changes.items() if value is not None}
     for name in URLS:
-        if name in given:  # it comes before a file
+        if name in given:  # it overrides a file
             given[f"{name}_file"] = None
     try:
         changed = msgspec.convert(msgspec.to_builtins(settings) | given, ServerSettings)
@@ -212,7 +214,7 @@ def override(settings: ServerSettings, changes: dict[str, Any]) -> ServerSetting
 
 
 def _with_urls(settings: ServerSettings, folder: Path) -> ServerSettings:
-    """The settings with the URLs that stand in files. `folder`: where relative paths begin.
+    """The settings with the URLs read from files. `folder`: base of relative paths.
 
     Raises:
         ConfigError: a file cannot be read, or is not one line.
@@ -237,7 +239,7 @@ def _read_line(path: Path, setting: str) -> str:
 
 
 class _Source:
-    """A configuration file, and where in it things stand."""
+    """A configuration file, with the lines of its settings."""
 
     def __init__(self, path: Path, text: str) -> None:
         self._path = path
@@ -274,7 +276,7 @@ class _Source:
             raise self.error("server", "authenticate", str(error)) from error
 
     def check_code(self, name: str, spec: AgentSpec, folder: Path) -> None:
-        """Look for the modules of the factory and the tools. To import them may take seconds."""
+        """Check that the modules of the factory and the tools exist. Importing them could take seconds."""
         use_folder(folder)
         for field, reference in spec.references():
             package = re.split("[.:]", reference)[0]
@@ -306,7 +308,7 @@ class _Source:
     def error(
         self, section: str, field: str | None, message: str, known: list[str] | None = None
     ) -> ConfigError:
-        """The error with its place and, for an unknown name, what was probably meant."""
+        """The error with its location and, for an unknown name, the closest known one."""
         hint = ""
         if known:
             near = difflib.get_close_matches(field or section, known, n=1)
@@ -317,7 +319,7 @@ class _Source:
         return f"{self._path}:{self._line(section, field)}: [{section}]"
 
     def _line(self, section: str, field: str | None) -> int:
-        """The line of a field, or of its section's header when it is not spelled out there."""
+        """The line of a field, or of its section's header if the field has no line of its own."""
         header, found = 1, False
         quoted = re.compile(r"""["'\s]""")
         for number, line in enumerate(self._lines, 1):
@@ -331,6 +333,6 @@ class _Source:
 
 
 def use_folder(folder: Path | None) -> None:
-    """Let the modules beside the configuration be imported."""
+    """Make the modules beside the configuration importable."""
     if folder is not None and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
