@@ -8,6 +8,9 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from runstore.core.codec import RecordedEvent, TailEvent
+from runstore.http.streaming.frames import frame
+
 HEARTBEAT = b":\n"
 FRAME = re.compile(rb"(retry: 1000\n)?id: (\d+)\nevent: ([a-z][\w.-]+)\ndata: ([^\r\n]+)\n\n", re.ASCII)
 ENDINGS = ("lifecycle.completed", "lifecycle.failed", "lifecycle.cancelled")
@@ -64,6 +67,11 @@ def read_frames(parts: Iterable[bytes]) -> Iterator[Frame]:
     reader = FrameReader()
     for part in parts:
         yield from reader.feed(part)
+
+
+def frame_of(event: RecordedEvent) -> bytes:
+    """The frame of an event that the log holds."""
+    return frame(TailEvent(event.run_id, event.seq, event.type, event.ends, event.at, event.data))
 
 
 def without_heartbeats(buffer: bytes) -> bytes:

@@ -6,10 +6,10 @@ from contextlib import ExitStack, contextmanager
 
 import redis
 
-from runstore.core.codec import EncodedEvent, encode, frame
+from runstore.core.codec import TailEvent, encode
 from runstore.core.events import Custom, Event
 from runstore.core.ids import new_run_id
-from runstore.core.ports import Chunk, Committed
+from runstore.core.ports import Committed
 from runstore.eventlog.rules.control import is_control
 from runstore.feed.redis.feed import RedisFeed
 from tests.events import token
@@ -24,16 +24,9 @@ def committed(first: int, *events: Event | Custom, run_id: str = RUN) -> Committ
     return Committed(run_id, first, encoded, any(map(is_control, encoded)))
 
 
-def seqs(chunks: Sequence[Chunk] | None, after: int = 0) -> list[int] | None:
-    """The seqs of the frames that a reader at `after` gets; None when it meets a gap."""
-    if chunks is None:
-        return None
-    body = b"".join(chunk.body(after, None) for chunk in chunks)
-    return [int(line[4:]) for line in body.splitlines() if line.startswith(b"id: ")]
-
-
-def frame_of(seq: int, event: EncodedEvent) -> bytes:
-    return frame(RUN.encode(), seq, event.type.encode(), event.at, event.data)
+def seqs(events: Sequence[TailEvent] | None) -> list[int] | None:
+    """The seqs of what a reader takes; None when it meets a gap."""
+    return None if events is None else [event.seq for event in events]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from msgspec import NODEFAULT, Struct
 import runstore
 from runstore import AgentSpec
 from runstore.cli.main import app as cli
-from runstore.core.codec import MAX_EVENT_BYTES, RETRY_MS, decode, frame
+from runstore.core.codec import MAX_EVENT_BYTES, TailEvent, decode
 from runstore.core.errors import RunstoreError
 from runstore.core.events import EVENT_CLASSES, Custom
 from runstore.core.hierarchy import Hierarchy, Team, Worker
@@ -40,6 +40,7 @@ from runstore.http.native.runs import AppendBody, ExternalEvent, StopBody
 from runstore.http.native.tickets import TicketBody
 from runstore.http.openai.objects import ChatBody, StreamOptions
 from runstore.http.openapi.document import document
+from runstore.http.streaming.frames import RETRY_MS, frame
 from runstore.runtime.catalog.teams import HierarchySettings
 from runstore.settings import ServerSettings, load_settings
 from tests.pages import (
@@ -125,7 +126,8 @@ def frame_of(example: str) -> str:
     if not isinstance(known, Custom):
         assert event["data"].keys() <= set(known.__struct_fields__), example
     at = round(msgspec.convert(event["at"], datetime).timestamp() * 1000)
-    return frame(event["run_id"].encode(), event["seq"], event["type"].encode(), at, data).decode().strip()
+    made = TailEvent(event["run_id"], event["seq"], event["type"], False, at, data)
+    return frame(made).decode().strip()
 
 
 # ---- HTTP ----

@@ -13,6 +13,7 @@ from runstore import AgentSpec, app
 from runstore.app import Runtime, open_runtime
 from runstore.core.events import Custom
 from runstore.core.ports import EventFilter
+from runstore.http.streaming.frames import native
 from runstore.runtime.supervision import supervisor
 from runstore.settings import ServerSettings, Settings
 from tests.database import make_database
@@ -38,7 +39,7 @@ async def test_without_redis_a_reader_hears_within_half_a_second_what_another_pr
     server = ServerSettings(database_url=url, worker=False, drain_s=0)
     async with open_runtime(Settings(server)) as here, open_runtime(Settings(server)) as there:
         run_id = (await here.store.start("demo", "hi", user_id="local")).run.run_id
-        stream = there.store.tail(run_id, after=1, only=NOTES).frames()
+        stream = native(there.store.tail(run_id, after=1, only=NOTES))
         took = []
         with measured_slowness() as slowness:
             for number in range(NOTED):
@@ -88,7 +89,7 @@ async def test_a_run_that_a_replica_queues_is_run_by_a_worker_and_followed_at_th
     run_id = (await replica.store.start("talker", "hi", user_id="local")).run.run_id
     got = b""
     async with asyncio.timeout(DEADLINE_S):
-        async for body in replica.store.tail(run_id, after=0).frames():
+        async for body in native(replica.store.tail(run_id, after=0)):
             got += body
     frames = list(read_frames([got]))
     assert [frame.seq for frame in frames] == list(range(1, len(frames) + 1))
@@ -122,7 +123,7 @@ async def test_what_a_replica_appends_is_followed_at_the_other_process(
 ) -> None:
     replica, worker = replica_and_worker
     run_id = (await replica.store.start("slow", "hi", user_id="local")).run.run_id
-    stream = worker.store.tail(run_id, after=0, only=NOTES).frames()
+    stream = native(worker.store.tail(run_id, after=0, only=NOTES))
     await replica.store.append(run_id, [Custom("custom.note", "from a replica")])
     async with asyncio.timeout(DEADLINE_S):
         while b"from a replica" not in await anext(stream):

@@ -10,8 +10,6 @@ import msgspec
 from msgspec.structs import replace
 
 from runstore.app import OpenLog, open_log, open_runtime
-from runstore.core.codec import RecordedEvent, timestamp
-from runstore.core.depth import decoded
 from runstore.core.errors import (
     AgentNotFound,
     ConfigError,
@@ -24,9 +22,8 @@ from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.ids import parse_run_id
 from runstore.core.limits import MAX_FILTER_TYPES
 from runstore.core.ports import EventFilter
-from runstore.core.records import EventRecord
+from runstore.core.records import EventRecord, record_of
 from runstore.core.run import Run
-from runstore.core.sse import FrameParser
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, NamedRunCursors, OwnRunCursors
 from runstore.feed.joined_tail import GONE, NewRuns
 from runstore.logs import log_as_library
@@ -37,8 +34,6 @@ from runstore.settings import Settings, load_settings, override
 
 LOCAL_USER = "local"  # the user of runs, unless a program names one
 Agents = Mapping[str, AgentSpec | str | Callable[..., Any]]
-
-_decode = msgspec.json.Decoder(EventRecord).decode
 
 
 @asynccontextmanager
@@ -154,7 +149,7 @@ class LocalStore:
         run_id = await self._check(run_id, after)
         while page := await self._store.events(run_id, after=after, only=_filter(types)):
             for event in page:
-                yield _record(event)
+                yield record_of(event)
             after = page[-1].seq
 
     async def tail(
@@ -166,11 +161,10 @@ class LocalStore:
             InvalidCursor: `after` is ahead of the run.
         """
         run_id = await self._check(run_id, after)
-        parser = FrameParser()
         following = self._store.tail(run_id, after=after, only=_filter(types))
-        async for frames in following.frames():
-            for frame in parser.feed(frames):
-                yield decoded(_decode, frame.data)
+        async for events in following.events():
+            for event in events:
+                yield record_of(event)
         if following.purged:
             raise RunPurged(run_id)
 
@@ -209,13 +203,11 @@ class LocalStore:
                     await self._store.head(run_id)
                 except (RunDeleted, RunPurged) as error:
                     lost[run_id] = error
-            parser = FrameParser()
             joined = self._store.joined_tail(cursors, lost=lost, only=only, new_runs=new_runs)
-            async for frames in joined.frames():
-                for frame in parser.feed(frames):
-                    event = decoded(_decode, frame.data)
-                    if event.seq or event.type == GONE:
-                        yield event
+            async for events in joined.events():
+                for each in events:
+                    if each.event.seq or each.event.type == GONE:
+                        yield record_of(each.event)
 
     async def state(self, run_id: str, *, at: int | None = None, wait_s: float = 0) -> Run:
         """The run's current state, or its state after the seq `at`; with `wait_s`, waits for its end.
@@ -302,8 +294,3 @@ def _filter(types: Sequence[str] | None) -> EventFilter | None:
         raise ValueError(f"types may have {MAX_FILTER_TYPES} names, not {len(types):,}")
     families = tuple(name.removesuffix("*") for name in types if name.endswith(".*"))
     return EventFilter(frozenset(types), families)
-
-
-def _record(event: RecordedEvent) -> EventRecord:
-    data = decoded(msgspec.json.decode, event.data)
-    return EventRecord(event.run_id, event.seq, event.type, timestamp(event.at), data)

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from runstore.app import Runtime, open_runtime
+from runstore.http.streaming.frames import native
 from runstore.settings import Settings, load_settings
 from tests.database import make_database
 from tests.frames import Frame, joined, read_frames, said, seqs
@@ -135,7 +136,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 OF_A_RUN = {
-    "AttemptRunner", "Recorder", "Tail", "MemorySubscription", "FrameChunk", "_Channel", "_Active", "_Lane",
+    "AttemptRunner", "Recorder", "Tail", "MemorySubscription", "_Channel", "_Active", "_Lane",
     "StrandsAgent", "ScriptedModel", "Translator", "Agent",
 }  # fmt: skip
 
@@ -160,7 +161,7 @@ async def have_some_runs(runtime: Runtime) -> None:
     start = partial(runtime.store.start, input="hi", user_id="local")
 
     async def follow(run_id: str) -> None:
-        async for _ in runtime.store.tail(run_id, after=0).frames():
+        async for _ in native(runtime.store.tail(run_id, after=0)):
             pass
 
     stopped = [(await start("endless")).run.run_id for _ in range(5)]

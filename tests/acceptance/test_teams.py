@@ -13,6 +13,7 @@ import pytest
 
 from runstore.app import Runtime, open_runtime
 from runstore.core.hierarchy import Hierarchy, agent_name
+from runstore.http.streaming.frames import native
 from runstore.settings import load_settings
 from tests.acceptance.test_isolation import OF_A_RUN, left_of_runs, thread_names, unfinished_tasks
 from tests.database import make_database
@@ -218,7 +219,7 @@ async def have_some_team_runs(runtime: Runtime) -> None:
         return started.run.run_id
 
     async def follow(run_id: str) -> None:
-        async for _ in runtime.store.tail(run_id, after=0).frames():
+        async for _ in native(runtime.store.tail(run_id, after=0)):
             pass
 
     stopped = [await start(ESSAY) for _ in range(3)]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runstore.core import codec
-from runstore.core.codec import MAX_EVENT_BYTES, decode, encode, envelope, frame, timestamp
+from runstore.core.codec import MAX_EVENT_BYTES, decode, encode, envelope, timestamp
 from runstore.core.errors import EventTooLarge, InvalidEvent
 from runstore.core.events import EVENT_CLASSES, Completed, Custom, Deleted, Event, Queued, Token, Unknown
 
@@ -254,25 +254,6 @@ LINE = (
 
 def test_the_envelope_is_these_bytes() -> None:
     assert envelope(RUN, 42, b"llm.token", AT, b'{"text":"Hel"}') == LINE % 42
-
-
-def test_a_frame_is_these_bytes() -> None:
-    expected = b"id: 42\nevent: llm.token\ndata: " + LINE % 42 + b"\n\n"
-    assert frame(RUN, 42, b"llm.token", AT, b'{"text":"Hel"}') == expected
-
-
-def test_only_the_first_frame_says_when_to_reconnect() -> None:
-    expected = b"retry: 1000\nid: 1\nevent: llm.token\ndata: " + LINE % 1 + b"\n\n"
-    assert frame(RUN, 1, b"llm.token", AT, b'{"text":"Hel"}') == expected
-
-
-@given(any_text, st.integers(1, 2**53))
-def test_a_frame_of_any_text_is_a_frame(text: str, seq: int) -> None:
-    encoded = encode(Token(text=text, agent=text), at=AT)
-    lines = frame(RUN, seq, b"llm.token", encoded.at, encoded.data).split(b"\n")
-    assert lines[-5:-3] == [b"id: %d" % seq, b"event: llm.token"]
-    assert lines[-2:] == [b"", b""]
-    assert json.loads(lines[-3].removeprefix(b"data: "))["data"] == json.loads(encoded.data)
 
 
 @pytest.mark.parametrize(

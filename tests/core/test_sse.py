@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runstore.core import codec, sse
+from runstore.core import sse
+from runstore.core.codec import TailEvent
 from runstore.core.sse import Frame, FrameParser, FrameTooLarge
+from runstore.http.streaming.frames import frame
 from tests.http.eventsource import EventSource, Message, read_lines
 
 PIECES = [
@@ -59,7 +61,7 @@ def test_the_frames_are_those_of_a_browser(stream: bytes) -> None:
 @given(st.lists(st.tuples(st.integers(1, 10**12), st.text(max_size=50)), max_size=20))
 def test_our_own_frames_come_out_with_the_bytes_that_went_in(events: list[tuple[int, str]]) -> None:
     sent = [
-        codec.frame(b"run", seq, b"llm.token", seq, json.dumps({"text": said}).encode())
+        frame(TailEvent("run", seq, "llm.token", False, seq, json.dumps({"text": said}).encode()))
         for seq, said in events
     ]
     found = read(b":\n" + b":\n".join(sent))

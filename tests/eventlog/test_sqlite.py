@@ -21,6 +21,7 @@ from runstore.eventlog import writer
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
+from runstore.http.streaming.frames import native
 from tests.database import migrate, open_database, open_sqlite_log
 from tests.events import CANCEL, COMPLETED, close_run, note, start_run
 
@@ -235,6 +236,6 @@ async def test_a_statement_that_sqlite_will_never_take_is_an_error_and_no_outage
     log, feed = open_log(), MemoryFeed()
     run_id = await start_run(log)
     too_many = EventFilter(prefixes=tuple(f"custom.x{number}." for number in range(1_100)))
-    frames = Tail(log, feed, run_id, after=0, only=too_many).frames()
+    frames = native(Tail(log, feed, run_id, after=0, only=too_many))
     with pytest.raises(OperationalError, match="too large"):
         await anext(frames)

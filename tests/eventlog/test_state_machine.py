@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from sqlalchemy import Connection, make_url
 
 import runstore.maintenance.purge as purging
-from runstore.core.codec import RecordedEvent, encode, frame
+from runstore.core.codec import RecordedEvent, encode
 from runstore.core.errors import (
     AppendRefused,
     LeaseLost,
@@ -47,12 +47,13 @@ from runstore.eventlog.rules.control import read_open_runs
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
+from runstore.http.streaming.frames import native
 from runstore.maintenance.purge import PurgeCount
 from runstore.maintenance.rebuild import rebuild
 from runstore.projections.runs import find_run
 from tests.database import open_log_at, run_list
 from tests.events import CANCEL, ENDINGS, QUEUED, note, started, token
-from tests.frames import read_frames
+from tests.frames import frame_of, read_frames
 from tests.polling import DEADLINE_S
 from tests.purging import FOREVER, purge
 from tests.servers.databases import empty_database
@@ -277,7 +278,7 @@ class LogMachine(RuleBasedStateMachine):
         frames = {one.seq: one.raw for one in read_frames([body])}
         assert list(frames) == list(range(after + 1, last + 1))
         for event in stored[after:last]:
-            expected = frame(run_id.encode(), event.seq, event.type.encode(), event.at, event.data)
+            expected = frame_of(event)
             assert frames[event.seq] == expected == self.frames.setdefault((run_id, event.seq), expected)
 
     # ---- what always holds ----
@@ -394,7 +395,7 @@ async def follow(log: SqlEventLog, feed: MemoryFeed, run_id: str, after: int, la
     """What a subscriber is shown up to the event `last`."""
     got = b""
     async with asyncio.timeout(DEADLINE_S):
-        stream = Tail(log, feed, run_id, after=after).frames()
+        stream = native(Tail(log, feed, run_id, after=after))
         while after < last:
             got += await anext(stream)
             after = [one.seq for one in read_frames([got])][-1]
@@ -405,7 +406,7 @@ async def follow(log: SqlEventLog, feed: MemoryFeed, run_id: str, after: int, la
 async def is_refused(log: SqlEventLog, feed: MemoryFeed, run_id: str, after: int) -> bool:
     """Whether a subscriber of a purged run is shown nothing, and told why."""
     tail = Tail(log, feed, run_id, after=after)
-    return [frame async for frame in tail.frames()] == [] and tail.purged
+    return [frame async for frame in native(tail)] == [] and tail.purged
 
 
 def kill(log: SqlEventLog) -> None:

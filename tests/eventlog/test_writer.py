@@ -26,6 +26,7 @@ from runstore.eventlog.sql_store import SqlStore
 from runstore.eventlog.writer import CommitResult, Writer
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
+from runstore.http.streaming.frames import native
 from tests.contracts.memory_log import MemoryStore
 from tests.database import OwnLog, make_database, open_database, run_list
 from tests.events import (
@@ -41,6 +42,7 @@ from tests.events import (
     texts,
     token,
 )
+from tests.live import seqs
 from tests.polling import DEADLINE_S, until
 from tests.writer import held_writer
 
@@ -305,7 +307,7 @@ async def test_what_a_stream_shows_while_the_database_is_locked_is_stored_afterw
     feed = MemoryFeed()
     log = open_log(feed)
     run_id = await start_run(log)
-    stream = Tail(log, feed, run_id, after=2, idle_s=0.001).frames()
+    stream = native(Tail(log, feed, run_id, after=2, idle_s=0.001))
     with locked(database):
         offer(log, run_id, token("0"))
         await until(lambda: log.unavailable is not None)
@@ -392,7 +394,7 @@ async def test_what_was_stored_though_its_answer_was_lost_is_published(database:
         with feed.subscribe(run_id) as live:
             with lost_answer(dialect):
                 await log.append(run_id, [note("0")], patient=True)
-            assert [chunk.first for chunk in live.take(2) or []] == [3]
+            assert seqs(live.take(2)) == [3]
 
 
 @pytest.mark.usefixtures("impatience")
@@ -406,7 +408,7 @@ async def test_a_redaction_whose_answer_was_lost_is_stored_once_and_told_of(data
             with lost_answer(dialect):
                 await log.append(run_id, [redaction], patient=True)
             assert live.take(2) is None
-            assert [chunk.first for chunk in live.take(3) or []] == [4]
+            assert seqs(live.take(3)) == [4]
         await log.append(run_id, [token("more")])
         assert [event.type for event in await log.read(run_id, after=2)] == [
             "llm.redacted", "llm.discarded", "llm.token",
@@ -423,7 +425,7 @@ async def test_a_log_whose_impatient_writer_did_not_hear_the_answer_goes_on(data
                 await log.append(run_id, [note("0")])
             await until(lambda: log.unavailable is None)
             assert await asyncio.wait_for(log.append(run_id, [note("1")]), DEADLINE_S) == 4
-            assert [chunk.first for chunk in live.take(2) or []] == [3, 4]
+            assert seqs(live.take(2)) == [3, 4]
         assert await texts(log, run_id) == ["0", "1"]
 
 

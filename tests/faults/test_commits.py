@@ -14,17 +14,18 @@ from typing import Any
 import pytest
 
 import runstore
-from runstore.core.codec import frame
 from runstore.core.errors import LogUnavailable, SessionBusy
 from runstore.database.dialects import mysql, postgresql
 from runstore.eventlog import writer
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
+from runstore.http.streaming.frames import native
 from runstore.projections.runs import RunQuery
 from tests.commits import Side
 from tests.database import open_log_at
 from tests.events import COMPLETED, note, offer, read_run, start_run, texts, token
+from tests.frames import frame_of
 from tests.link import Link
 from tests.polling import until
 from tests.servers.databases import KINDS, empty_database
@@ -89,12 +90,11 @@ async def one_commit_of_all_kinds(log: SqlEventLog, feed: MemoryFeed, run_id: st
 
 async def shown(log: SqlEventLog, feed: MemoryFeed, run_id: str) -> bytes:
     """What somebody saw who followed the run from its beginning to its end."""
-    return b"".join([body async for body in Tail(log, feed, run_id, after=0).frames()])
+    return b"".join([body async for body in native(Tail(log, feed, run_id, after=0))])
 
 
 async def replayed(log: SqlEventLog, run_id: str) -> bytes:
-    run = run_id.encode()
-    return b"".join([frame(run, e.seq, e.type.encode(), e.at, e.data) for e in await read_run(log, run_id)])
+    return b"".join([frame_of(e) for e in await read_run(log, run_id)])
 
 
 @pytest.mark.usefixtures("impatience")

@@ -16,6 +16,7 @@ from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.head_poll import HeadPoll
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
+from runstore.http.streaming.frames import native
 from tests.database import open_log_at
 from tests.events import COMPLETED, close_run, note, start_run
 from tests.live import RUN, committed, seqs
@@ -70,7 +71,7 @@ async def test_what_the_poll_found_first_comes_late_and_changes_nothing(feed: Me
         feed.publish([committed(2, note(), note())])
         assert live.take(1) is None
         feed.publish([committed(4, note())])
-        assert seqs(live.take(3), after=3) == [4]
+        assert seqs(live.take(3)) == [4]
         assert live.take(0) is None
 
 
@@ -101,7 +102,7 @@ async def test_a_stream_has_what_another_process_wrote_though_nothing_told_of_it
     here, there = open_log(feed), open_log()
     run_id = await start_run(here)
     async with HeadPoll(feed, partial(here.database.query, read_last_seqs), every_s=EVERY_S):
-        stream = Tail(here, feed, run_id, after=2, idle_s=100 * DEADLINE_S).frames()
+        stream = native(Tail(here, feed, run_id, after=2, idle_s=100 * DEADLINE_S))
         reading = asyncio.create_task(anext(aiter(stream)))
         await until(lambda: feed.followed == 1)
         await there.append(run_id, [COMPLETED])

@@ -14,10 +14,11 @@ from runstore.core.stream_cursors import NamedRunCursors, StreamCursors
 from runstore.feed import joined_tail
 from runstore.feed.joined_tail import GONE, JoinedTail
 from runstore.feed.tail import Tail
+from runstore.http.streaming.frames import joined
 from tests.events import COMPLETED, start_run
 
 
-def joined(log: EventLog, feed: LiveFeed, cursors: StreamCursors) -> JoinedTail:
+def open_joined(log: EventLog, feed: LiveFeed, cursors: StreamCursors) -> JoinedTail:
     def open_tail(run_id: str, after: int) -> Tail:
         return Tail(log, feed, run_id, after=after, idle_s=60)
 
@@ -43,14 +44,14 @@ async def test_cut_after_any_frame_a_reader_goes_on_in_each_run_where_it_was(
     log: EventLog, feed: LiveFeed
 ) -> None:
     runs = [await closed_run(log, notes) for notes in (1, 4, 2)]
-    whole = await events_of(joined(log, feed, NamedRunCursors(dict.fromkeys(runs, 0))).frames())
+    whole = await events_of(joined(open_joined(log, feed, NamedRunCursors(dict.fromkeys(runs, 0)))))
     frames: list[Frame] = []
-    async for body in joined(log, feed, NamedRunCursors(dict.fromkeys(runs, 0))).frames():
+    async for body in joined(open_joined(log, feed, NamedRunCursors(dict.fromkeys(runs, 0)))):
         frames += FrameParser().feed(body)
     for cut, frame in enumerate(frames, 1):
         cursors = NamedRunCursors(dict.fromkeys(runs, 0))
         cursors.resume(frame.id)
-        events = whole[:cut] + await events_of(joined(log, feed, cursors).frames())
+        events = whole[:cut] + await events_of(joined(open_joined(log, feed, cursors)))
         for run_id, notes in zip(runs, (1, 4, 2), strict=True):
             assert seqs(events, run_id) == list(range(1, notes + 4))
 
@@ -80,7 +81,7 @@ async def test_a_run_that_is_purged_while_it_is_read_is_told_of_and_the_others_g
     gone, there = [await closed_run(log, 2) for _ in range(2)]
     cursors = NamedRunCursors({gone: 1, there: 0})
     stub: Any = Stub(log, gone, RunPurged(gone))
-    events = await events_of(joined(stub, feed, cursors).frames())
+    events = await events_of(joined(open_joined(stub, feed, cursors)))
     assert [(e["type"], e["seq"], e["data"]["code"]) for e in events if e["run_id"] == gone] == [
         (GONE, 0, "run_purged")
     ]
@@ -94,7 +95,7 @@ async def test_an_outage_of_the_log_only_takes_time(
     monkeypatch.setattr(joined_tail, "UNAVAILABLE_RETRY_S", 0)
     runs = [await closed_run(log, 2) for _ in range(2)]
     stub: Any = Stub(log, runs[0], *[LogUnavailable("away")] * 3)
-    bodies = [body async for body in joined(stub, feed, NamedRunCursors(dict.fromkeys(runs, 0))).frames()]
+    bodies = [body async for body in joined(open_joined(stub, feed, NamedRunCursors(dict.fromkeys(runs, 0))))]
     assert bodies.count(b"") == 3
     events = [json.loads(frame.data) for frame in FrameParser().feed(b"".join(bodies))]
     assert [seqs(events, run_id) for run_id in runs] == [[1, 2, 3, 4, 5]] * 2
@@ -105,7 +106,7 @@ async def test_no_run_is_read_before_the_frames_of_the_one_before_are_taken(
 ) -> None:
     runs = [await closed_run(log, 2) for _ in range(5)]
     stub: Any = Stub(log, "")
-    frames = joined(stub, feed, NamedRunCursors(dict.fromkeys(runs, 0))).frames()
+    frames = joined(open_joined(stub, feed, NamedRunCursors(dict.fromkeys(runs, 0))))
     await anext(frames)
     assert stub.reads == 1
     await frames.aclose()  # type: ignore[attr-defined]

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from runstore.core.codec import frame
 from runstore.core.errors import LogUnavailable
 from runstore.core.events import Deleted
 from runstore.core.ids import new_run_id
@@ -15,8 +14,9 @@ from runstore.eventlog.sql import SqlEventLog
 from runstore.feed import tail
 from runstore.feed.memory import RING_BYTES, MemoryFeed
 from runstore.feed.tail import Tail, wait_until_ended
+from runstore.http.streaming.frames import native
 from tests.events import CANCEL, CANCELLED, COMPLETED, close_run, note, offer_all, start_run, started, token
-from tests.frames import Frame, read_frames
+from tests.frames import Frame, frame_of, read_frames
 from tests.polling import DEADLINE_S, until
 
 TOKENS = EventFilter(types=frozenset({"llm.token"}))
@@ -27,7 +27,7 @@ async def read(
 ) -> bytes:
     """Everything that a subscriber gets until its stream ends."""
     async with asyncio.timeout(DEADLINE_S):
-        return b"".join([body async for body in Tail(log, feed, run_id, after=after, only=only).frames()])
+        return b"".join([body async for body in native(Tail(log, feed, run_id, after=after, only=only))])
 
 
 def split(body: bytes) -> list[Frame]:
@@ -46,7 +46,7 @@ async def frames_of(stream: AsyncIterator[bytes]) -> AsyncIterator[Frame]:
 
 async def cut_after(log: EventLog, feed: LiveFeed, run_id: str, *, after: int, last: int) -> bytes:
     """What a subscriber got whose connection broke right behind the frame `last`."""
-    stream = Tail(log, feed, run_id, after=after).frames()
+    stream = native(Tail(log, feed, run_id, after=after))
     got = b""
     async for one in frames_of(stream):
         got += one.raw
@@ -116,9 +116,8 @@ async def test_a_live_stream_is_made_of_the_same_bytes_as_a_replay(log: EventLog
     live = asyncio.create_task(read(log, feed, run_id))
     await until(lambda: feed.followed == 1)
     await write_a_story(log, run_id)
-    run = run_id.encode()
     stored = await log.read(run_id)
-    assert await live == b"".join(frame(run, e.seq, e.type.encode(), e.at, e.data) for e in stored)
+    assert await live == b"".join(frame_of(e) for e in stored)
     assert await read(log, feed, run_id) == await live
 
 
@@ -135,7 +134,7 @@ async def test_a_slow_stream_has_what_another_process_wrote_between_two_of_our_c
 ) -> None:
     here, there = open_log(feed), open_log()
     run_id = await start_run(here)
-    stream = Tail(here, feed, run_id, after=0).frames()
+    stream = native(Tail(here, feed, run_id, after=0))
     assert seqs(await anext(aiter(stream))) == [1, 2]
     await here.append(run_id, [note("here")])
     await there.append(run_id, [CANCEL])
@@ -149,7 +148,7 @@ async def test_a_slow_stream_has_what_another_process_wrote_between_two_of_our_c
 
 async def test_a_stream_is_live_after_its_history(log: EventLog, feed: MemoryFeed) -> None:
     run_id = await start_run(log)
-    frames = frames_of(Tail(log, feed, run_id, after=0).frames())
+    frames = frames_of(native(Tail(log, feed, run_id, after=0)))
     assert [(await anext(frames)).seq for _ in range(2)] == [1, 2]
     await log.append(run_id, [note()])
     assert (await anext(frames)).seq == 3
@@ -158,7 +157,7 @@ async def test_a_stream_is_live_after_its_history(log: EventLog, feed: MemoryFee
 async def test_a_stream_ends_after_the_terminal_event(log: EventLog, feed: MemoryFeed) -> None:
     run_id = await start_run(log)
     stream = Tail(log, feed, run_id, after=2)
-    reading = asyncio.create_task(anext(aiter(stream.frames())))
+    reading = asyncio.create_task(anext(native(stream)))
     await log.append(run_id, [COMPLETED])
     assert seqs(await reading) == [3]
     assert stream.ended
@@ -185,7 +184,7 @@ async def test_a_slow_stream_ends_though_its_run_was_deleted_meanwhile(
     log: EventLog, feed: MemoryFeed
 ) -> None:
     run_id = await start_run(log)
-    stream = Tail(log, feed, run_id, after=0).frames()
+    stream = native(Tail(log, feed, run_id, after=0))
     assert seqs(await anext(aiter(stream))) == [1, 2]
     await log.append(run_id, [COMPLETED])
     await log.append(run_id, [Deleted(by="local")])
@@ -221,7 +220,7 @@ async def test_a_subscriber_that_goes_leaves_nothing_behind(log: EventLog, feed:
 
 async def test_a_slow_reader_loses_nothing_and_is_kept_no_queue(log: EventLog, feed: MemoryFeed) -> None:
     run_id = await start_run(log)
-    stream = Tail(log, feed, run_id, after=0).frames()
+    stream = native(Tail(log, feed, run_id, after=0))
     got = await anext(aiter(stream))
     for _ in range(30):
         await log.append(run_id, [note("x" * 50_000)])  # far more than the feed keeps
@@ -229,7 +228,7 @@ async def test_a_slow_reader_loses_nothing_and_is_kept_no_queue(log: EventLog, f
     with feed.subscribe(run_id) as beside:
         kept = beside.take(30)
         assert kept is not None
-        assert sum(len(chunk.body(0, None)) for chunk in kept) <= RING_BYTES
+        assert sum(len(event.data) for event in kept) <= RING_BYTES
         assert beside.take(2) is None
     async with asyncio.timeout(DEADLINE_S):
         got += b"".join([body async for body in stream])
@@ -241,7 +240,7 @@ async def test_what_a_reader_is_given_at_once_is_bounded(log: EventLog, feed: Me
     for _ in range(40):
         await log.append(run_id, [note("x" * 200_000)])
     await log.append(run_id, [COMPLETED])
-    bodies = [body async for body in Tail(log, feed, run_id, after=0).frames()]
+    bodies = [body async for body in native(Tail(log, feed, run_id, after=0))]
     assert max(map(len, bodies)) < 2 << 20
     assert seqs(b"".join(bodies)) == list(range(1, 44))
 
@@ -251,7 +250,7 @@ async def test_a_long_history_is_read_in_pages(log: EventLog, feed: MemoryFeed) 
     for _ in range(3):
         await log.append(run_id, [note()] * 1_000)
     await log.append(run_id, [COMPLETED])
-    bodies = [body async for body in Tail(log, feed, run_id, after=0).frames()]
+    bodies = [body async for body in native(Tail(log, feed, run_id, after=0))]
     assert len(bodies) == 4
     assert seqs(b"".join(bodies)) == list(range(1, 3_004))
 
@@ -303,7 +302,7 @@ async def test_a_filtered_stream_goes_live_though_nothing_of_its_history_passed(
 
 async def test_an_idle_stream_gives_a_sign_of_life(log: EventLog, feed: MemoryFeed) -> None:
     run_id = await start_run(log)
-    stream = Tail(log, feed, run_id, after=2, idle_s=0.001).frames()
+    stream = native(Tail(log, feed, run_id, after=2, idle_s=0.001))
     assert [await anext(aiter(stream)) for _ in range(3)] == [b"", b"", b""]
     await log.append(run_id, [COMPLETED])
     assert seqs(b"".join([body async for body in stream])) == [3]
@@ -342,7 +341,7 @@ async def test_a_stream_idles_while_the_log_cannot_be_read_and_then_goes_on(
     run_id = await start_run(log)
     interrupted = Interrupted(log)
     interrupted.broken = cut == 0
-    stream = Tail(interrupted, feed, run_id, after=0).frames()  # type: ignore[arg-type]
+    stream = native(Tail(interrupted, feed, run_id, after=0))  # type: ignore[arg-type]
     got = b"" if interrupted.broken else await anext(aiter(stream))
     interrupted.broken = True
     for _ in range(5):
@@ -363,7 +362,7 @@ async def test_a_stream_whose_cursor_turns_out_to_be_ahead_ends_without_a_word(
     run_id = await start_run(log)
     interrupted = Interrupted(log)
     interrupted.broken = True
-    stream = Tail(interrupted, feed, run_id, after=3).frames()  # type: ignore[arg-type]
+    stream = native(Tail(interrupted, feed, run_id, after=3))  # type: ignore[arg-type]
     assert await anext(aiter(stream)) == b""
     interrupted.broken = False
     async with asyncio.timeout(DEADLINE_S):
@@ -375,7 +374,7 @@ async def test_an_idle_stream_finds_what_another_process_wrote(
 ) -> None:
     here, there = open_log(feed), open_log()
     run_id = await start_run(here)
-    stream = Tail(here, feed, run_id, after=2, idle_s=0.001).frames()
+    stream = native(Tail(here, feed, run_id, after=2, idle_s=0.001))
     assert await anext(aiter(stream)) == b""
     await there.append(run_id, [COMPLETED])
     async with asyncio.timeout(DEADLINE_S):
@@ -399,7 +398,7 @@ async def test_a_stream_does_not_ask_on_and_on_for_what_the_log_has_not(
         return await head(run_id)
 
     monkeypatch.setattr(log, "head", counted)
-    stream = Tail(log, feed, run_id, after=0, idle_s=0.01).frames()
+    stream = native(Tail(log, feed, run_id, after=0, idle_s=0.01))
     assert seqs(await anext(stream)) == [1, 2]
     feed.notice({run_id: 99})
     assert [await anext(stream) for _ in range(4)] == [b""] * 4

@@ -10,6 +10,7 @@ from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
+from runstore.http.streaming.frames import native
 
 FOLDER = Path(__file__).parent
 RELEASES = sorted(path.parent.name for path in FOLDER.glob("*/log.sql"))
@@ -23,7 +24,7 @@ async def read_streams(log: SqlEventLog, feed: MemoryFeed) -> bytes:
     """Every run's stream up to where it stands, one after the other."""
     streams = []
     for run_id in await run_ids(log):
-        async for body in Tail(log, feed, run_id, after=0, idle_s=0).frames():
+        async for body in native(Tail(log, feed, run_id, after=0, idle_s=0)):
             if not body:
                 break  # an open run, which has no more to say
             streams.append(body)

@@ -28,6 +28,7 @@ from runstore.eventlog.rules.claims import KEPT_MS
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
+from runstore.http.streaming.frames import native
 from runstore.maintenance.purge import PIECE_EVENTS, Purgeable, PurgeCount
 from runstore.maintenance.rebuild import Difference, rebuild
 from runstore.projections.runs import RunQuery, find_run, find_runs
@@ -382,7 +383,7 @@ async def test_a_stream_that_falls_behind_a_purge_ends_and_says_so(
 ) -> None:
     run_id = await write_old(log, *(note("x" * 100_000) for _ in range(20)))
     tail = Tail(log, feed, run_id, after=0)
-    frames = tail.frames()
+    frames = native(tail)
     assert await anext(frames)
     purge(url)
     assert [frame async for frame in frames] == []
@@ -395,7 +396,7 @@ async def test_a_stream_of_a_purged_run_is_refused(log: SqlEventLog, feed: Memor
     purge(url)
     for after in (0, 3, 4, 5):
         tail = Tail(log, feed, run_id, after=after)
-        assert [frame async for frame in tail.frames()] == []
+        assert [frame async for frame in native(tail)] == []
         assert tail.purged
 
 

@@ -15,7 +15,6 @@ from runstore.core.events import EVENT_CLASSES, Custom, Event, EventType, Unknow
 MAX_EVENT_BYTES = 1 << 20  # one event's data; larger output belongs in an artifact store
 ENCODER_VERSION = 1  # part of every ETag: pages change when the form of the bytes does
 TOO_DEEP = f"{{}} is nested too deep: the limit is {MAX_DEPTH} lists and objects within each other"
-RETRY_MS = 1000  # how long an EventSource waits before it reconnects; a line of the first event's frame
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 UPCASTS: dict[tuple[EventType, int], Upcast] = {}  # (type, version) → data of the version after it
@@ -45,6 +44,21 @@ class RecordedEvent(Struct, frozen=True, gc=False):
     ends: bool
     at: int
     data: bytes
+
+
+class TailEvent(Struct, gc=False):
+    """An event on its way to the readers of a run, who share it.
+
+    `frame`: its server-sent event, kept from the first reader that needs it on; http/streaming makes it.
+    """
+
+    run_id: str
+    seq: int
+    type: EventType
+    ends: bool
+    at: int
+    data: bytes
+    frame: bytes = b""
 
 
 def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
@@ -104,30 +118,25 @@ def decode(
     return msgspec.convert(content, cls)
 
 
+# An event as one line of JSON, of: run_id, seq, type, `utc_second`, milliseconds, data.
+ENVELOPE = b'{"run_id":"%b","seq":%d,"type":"%b","at":"%b.%03dZ","data":%b}'
+
+
 def envelope(run_id: bytes, seq: int, type: bytes, at: int, data: bytes) -> bytes:
-    """The event as one line of JSON: a line of NDJSON, an item of a page, the data of a frame."""
+    """The event as one line of JSON: a line of NDJSON, an item of a page, the data of a stream's frame."""
     second, ms = divmod(at, 1000)
-    return b'{"run_id":"%b","seq":%d,"type":"%b","at":"%b.%03dZ","data":%b}' % (
-        run_id, seq, type, _second(second), ms, data,
-    )  # fmt: skip
-
-
-def frame(run_id: bytes, seq: int, type: bytes, at: int, data: bytes) -> bytes:
-    """The event as a server-sent event (WHATWG HTML, 9.2): the same bytes live, replayed, on any replica."""
-    line = envelope(run_id, seq, type, at, data)
-    if seq == 1:
-        return b"retry: %d\nid: 1\nevent: %b\ndata: %b\n\n" % (RETRY_MS, type, line)
-    return b"id: %d\nevent: %b\ndata: %b\n\n" % (seq, type, line)
+    return ENVELOPE % (run_id, seq, type, utc_second(second), ms, data)
 
 
 def timestamp(at: int) -> str:
     """`at` (milliseconds since 1970) as RFC 3339 in UTC."""
     second, ms = divmod(at, 1000)
-    return f"{_second(second).decode()}.{ms:03d}Z"
+    return f"{utc_second(second).decode()}.{ms:03d}Z"
 
 
 @lru_cache(maxsize=4096)
-def _second(second: int) -> bytes:
+def utc_second(second: int) -> bytes:
+    """A second since 1970 as RFC 3339 in UTC, without the fraction and the zone."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
 
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from runstore.core.codec import EncodedEvent, RecordedEvent
+from runstore.core.codec import EncodedEvent, RecordedEvent, TailEvent
 from runstore.core.errors import RunstoreError
 from runstore.core.events import Custom, Event, EventType
 
@@ -183,24 +183,11 @@ class EventLog(Protocol):
         """Commit what is queued, then let go. Safe to call twice."""
 
 
-class Chunk(Protocol):
-    """Consecutive events of one run, ready to be sent."""
-
-    @property
-    def last(self) -> int: ...
-
-    @property
-    def ends(self) -> bool: ...
-
-    def body(self, after: int, only: EventFilter | None) -> bytes:
-        """The frames with `seq > after` that pass the filter, as one write."""
-
-
 class Subscription(Protocol):
     """One reader's place at the live feed of a run."""
 
-    def take(self, after: int) -> Sequence[Chunk] | None:
-        """What has come and joins on to `after`; None when there is a gap: read the log."""
+    def take(self, after: int) -> Sequence[TailEvent] | None:
+        """The events from `after` + 1 on, up to the run's ending; None when there is a gap: read the log."""
 
     def correct(self, last: int) -> None:
         """The log ends at `last`, as read since the last `take`: what the feed has beyond is none of it."""

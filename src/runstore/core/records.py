@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
+from runstore.core.codec import RecordedEvent, TailEvent, timestamp
+from runstore.core.depth import decoded
 from runstore.core.events import Cancelled, Completed, EventType, Failed
 
 ENDINGS = frozenset(cls.type for cls in (Completed, Failed, Cancelled))
@@ -22,3 +25,9 @@ class EventRecord(Struct, frozen=True):
     def ends(self) -> bool:
         """Whether it is the run's terminal event."""
         return self.type in ENDINGS
+
+
+def record_of(event: RecordedEvent | TailEvent) -> EventRecord:
+    """The event, decoded."""
+    data = decoded(msgspec.json.decode, event.data)
+    return EventRecord(event.run_id, event.seq, event.type, timestamp(event.at), data)

@@ -1,21 +1,20 @@
 """Following several runs as one stream, from the cursors that its reader has in each of them.
 
-Runs take turns, and one is read only when the frames of the one before have been taken: a slow reader costs
+Runs take turns, and one is read only when the events of the one before have been taken: a slow reader costs
 no more than that of a single run.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, suppress
 
-import msgspec
+from msgspec import Struct
 
-from runstore.core.codec import timestamp
+from runstore.core.codec import TailEvent, to_json
 from runstore.core.errors import Busy, InvalidCursor, LogUnavailable, RunPurged, RunstoreError
 from runstore.core.ports import LiveFeed, Subscription
-from runstore.core.records import EventRecord
 from runstore.core.stream_cursors import StreamCursors
 from runstore.feed.tail import UNAVAILABLE_RETRY_S, Tail
 
@@ -40,6 +39,13 @@ class NewRuns:
         self.find = find
 
 
+class JoinedEvent(Struct, frozen=True, gc=False):
+    """An event, and the cursors of a reader that has it."""
+
+    cursors: str
+    event: TailEvent
+
+
 class _Reader:
     """One run of the stream, and its place at the live feed."""
 
@@ -50,7 +56,7 @@ class _Reader:
 
 
 class JoinedTail:
-    """A reader of several runs. Its frames have the reader's cursors as their ids.
+    """A reader of several runs.
 
     Args:
         open_tail: follows one run after a seq.
@@ -79,8 +85,8 @@ class JoinedTail:
         self._followed: set[str] = set()
         self._refused = False
 
-    async def frames(self) -> AsyncIterator[bytes]:
-        """As `Tail.frames`. Stops when all runs have ended, if they were named, and when the feed closes."""
+    async def events(self) -> AsyncIterator[Sequence[JoinedEvent]]:
+        """As `Tail.events`. Stops when all runs have ended, if they were named, and when the feed closes."""
         looking: asyncio.Task[bool] | None = None
         spoken = time.monotonic()
         try:
@@ -96,21 +102,21 @@ class JoinedTail:
                 while self._ready and not self._feed.closing:
                     reader = self._ready.popleft()
                     try:
-                        body = await self._advance(reader)
+                        events = await self._advance(reader)
                     except LogUnavailable:
                         self._ready.append(reader)
-                        yield b""
+                        yield ()
                         await asyncio.sleep(UNAVAILABLE_RETRY_S)
                     else:
-                        if body:
-                            yield body
+                        if events:
+                            yield events
                             spoken = time.monotonic()
                 if not self._waiting and looking is None:
                     return
                 if looking in await self._news(looking):
                     looking = None
                 if time.monotonic() - spoken >= self._idle_s:
-                    yield b""
+                    yield ()
                     spoken = time.monotonic()
         finally:
             await self._close(looking)
@@ -133,14 +139,14 @@ class JoinedTail:
                 self._followed.add(run_id)
                 self._ready.append(_Reader(self._open_tail(run_id, seq), live, stack.close))
 
-    async def _advance(self, reader: _Reader) -> bytes:
+    async def _advance(self, reader: _Reader) -> Sequence[JoinedEvent]:
         tail = reader.tail
         try:
-            body = await tail.advance(reader.live)
+            events = await tail.advance(reader.live)
         except RunPurged as error:
             reader.close()
             return self._lose(tail.run_id, error)
-        framed = self._framed(tail.run_id, body) if body else b""
+        joined = [self._join(event) for event in events or ()]
         if tail.missing:
             self._refused = True  # who asks again is told
         if tail.ended:
@@ -148,11 +154,11 @@ class JoinedTail:
             self._cursors.end(tail.run_id)
             if self._new_runs is not None:
                 self._new_runs.started.set()  # there is room for one that waits
-        elif body is None:
+        elif events is None:
             self._waiting[asyncio.create_task(reader.live.wait(self._idle_s))] = reader
         else:
             self._ready.append(reader)
-        return framed
+        return joined
 
     async def _news(self, looking: "asyncio.Task[bool] | None") -> "set[asyncio.Task[bool]]":
         """Wait until something has come for a run, or there may be new ones."""
@@ -165,24 +171,17 @@ class JoinedTail:
             self._ready.append(reader)
         return done
 
-    def _framed(self, run_id: str, body: bytes) -> bytes:
-        """A run's frames with the reader's cursors as their ids; a frame's data is one line."""
-        framed = []
-        for frame in body.split(b"\n\n")[:-1]:
-            before, _, rest = frame.partition(b"id: ")
-            seq, _, rest = rest.partition(b"\n")
-            self._cursors.move(run_id, int(seq))
-            framed.append(b"%bid: %b\n%b\n\n" % (before, self._cursors.text.encode(), rest))
-        return b"".join(framed)
+    def _join(self, event: TailEvent) -> JoinedEvent:
+        self._cursors.move(event.run_id, event.seq)
+        return JoinedEvent(self._cursors.text, event)
 
-    def _lose(self, run_id: str, error: RunstoreError) -> bytes:
+    def _lose(self, run_id: str, error: RunstoreError) -> Sequence[JoinedEvent]:
         self._cursors.lose(run_id)
         return self._notice(run_id, GONE, {"code": error.code, "message": str(error)})
 
-    def _notice(self, run_id: str, type: str, data: dict[str, str]) -> bytes:
-        record = EventRecord(run_id, 0, type, timestamp(time.time_ns() // 1_000_000), data)
-        said = msgspec.json.encode(record)
-        return b"id: %b\nevent: %b\ndata: %b\n\n" % (self._cursors.text.encode(), type.encode(), said)
+    def _notice(self, run_id: str, type: str, data: dict[str, str]) -> Sequence[JoinedEvent]:
+        now = time.time_ns() // 1_000_000
+        return [JoinedEvent(self._cursors.text, TailEvent(run_id, 0, type, False, now, to_json(data)))]
 
     async def _close(self, looking: "asyncio.Task[bool] | None") -> None:
         tasks = [*self._waiting, *([looking] if looking is not None else [])]

@@ -1,55 +1,15 @@
-"""The live feed of one process: a ring of recent frames for each run that somebody follows."""
+"""The live feed of one process: a ring of recent events for each run that has readers."""
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import accumulate, takewhile
 
-from runstore.core.codec import EncodedEvent, frame
-from runstore.core.events import EventType
-from runstore.core.ports import Committed, EventFilter
+from runstore.core.codec import TailEvent
+from runstore.core.ports import Committed
 
-RING_BYTES = 128 << 10  # recent frames of one run; a reader that is further behind reads the log
-
-
-class FrameChunk:
-    """Consecutive frames of one run, made once and shared by all its readers."""
-
-    __slots__ = ("_body", "_bounds", "_types", "ends", "first", "last")
-
-    def __init__(self, run_id: str, first: int, events: Sequence[EncodedEvent]) -> None:
-        run = run_id.encode()
-        frames: list[bytes] = []
-        self._types: list[EventType] = []
-        self.ends = False
-        for event in events:
-            frames.append(frame(run, first + len(frames), event.type.encode(), event.at, event.data))
-            self._types.append(event.type)
-            if event.ends:
-                self.ends = True
-                break  # a deletion marker is no part of the stream
-        self._body = b"".join(frames)
-        self._bounds = list(accumulate(map(len, frames), initial=0))
-        self.first = first
-        self.last = first + len(frames) - 1
-
-    @property
-    def size(self) -> int:
-        return len(self._body)
-
-    def body(self, after: int, only: EventFilter | None) -> bytes:
-        """The frames with `seq > after` that pass the filter, as one write."""
-        skipped = max(0, after - self.first + 1)
-        if only is None:
-            return self._body[self._bounds[skipped] :]
-        last = len(self._types) - 1
-        return b"".join(
-            self._body[self._bounds[place] : self._bounds[place + 1]]
-            for place in range(skipped, last + 1)
-            if only.passes(self._types[place], self.ends and place == last)
-        )
+RING_BYTES = 128 << 10  # recent events of one run; a reader that is further behind reads the log
+ENVELOPE_BYTES = 200  # that an event takes beside its data, about
 
 
 class MemorySubscription:
@@ -60,13 +20,14 @@ class MemorySubscription:
         self._seen = 0
         self.first = first
 
-    def take(self, after: int) -> list[FrameChunk] | None:
+    def take(self, after: int) -> list[TailEvent] | None:
         """See `Subscription.take`."""
         with self._channel.lock:
             self._seen = self._channel.version
-            chunks = list(takewhile(lambda chunk: chunk.last > after, reversed(self._channel.ring)))
-            gap = chunks[-1].first > after + 1 if chunks else self._channel.last > after
-        return None if gap else chunks[::-1]
+            missing = self._channel.last - after
+            if missing > len(self._channel.ring):
+                return None
+            return self._channel.ring[-missing:] if missing > 0 else []
 
     def correct(self, last: int) -> None:
         """See `Subscription.correct`. News since the last `take` may be newer than the look at the log."""
@@ -95,20 +56,23 @@ class MemorySubscription:
 
 
 class _Channel:
-    """The readers of one run, and what was committed to it since the first of them came."""
+    """The readers of one run, and the events that were committed since the first of them came.
+
+    The ring's events are consecutive, and `last` is the seq of its last one.
+    """
 
     def __init__(self, closed: bool) -> None:
         self.lock = threading.Lock()
         self.closed = closed
-        self.ring: deque[FrameChunk] = deque()
+        self.ring: list[TailEvent] = []
         self.size = 0
         self.last = 0
         self.version = 0
         self.readers = 0
         self.waiting: Waiting = {}
 
-    def push(self, chunk: FrameChunk, *, redacts: bool = False) -> "Waiting":
-        """Add a chunk; returns who waited for it. One that comes late, or again, is news, but is not kept.
+    def push(self, events: Sequence[TailEvent], *, redacts: bool = False) -> "Waiting":
+        """Add consecutive events; returns who waited. Events that come late, or again, only wake readers.
 
         Args:
             redacts: what is kept of the run is not what the log says any more.
@@ -116,15 +80,20 @@ class _Channel:
         with self.lock:
             if redacts:
                 self.clear()
-            if chunk.last <= self.last:
+            if events[-1].seq <= self.last or (self.ring and self.ring[-1].ends):
                 return self.stir()
-            if chunk.first > self.last + 1:  # another process wrote in between
+            if events[0].seq > self.last + 1:  # another process wrote in between
                 self.clear()
-            self.ring.append(chunk)
-            self.size += chunk.size
+                self.last = events[0].seq - 1
+            new = events[self.last + 1 - events[0].seq :]
+            self.ring.extend(new)
+            self.size += len(new) * ENVELOPE_BYTES + sum([len(event.data) for event in new])
+            excess = 0
             while self.size > RING_BYTES:
-                self.size -= self.ring.popleft().size
-            self.last = chunk.last
+                self.size -= ENVELOPE_BYTES + len(self.ring[excess].data)
+                excess += 1
+            del self.ring[:excess]
+            self.last = events[-1].seq
             return self.stir()
 
     def notice(self, seq: int) -> "Waiting":
@@ -189,8 +158,7 @@ class MemoryFeed:
         for commit in commits:
             channel = self._channels.get(commit.run_id)
             if channel is not None:
-                chunk = FrameChunk(commit.run_id, commit.first_seq, commit.events)
-                waiting |= channel.push(chunk, redacts=commit.redacts)
+                waiting |= channel.push(_tail_events(commit), redacts=commit.redacts)
         _wake(waiting, True)
 
     def tell_listeners(self, commits: Sequence[Committed]) -> None:
@@ -240,6 +208,15 @@ class MemoryFeed:
                 channel.closed = True
                 waiting = channel.stir()
             _wake(waiting, False)
+
+
+def _tail_events(commit: Committed) -> list[TailEvent]:
+    events = [
+        TailEvent(commit.run_id, seq, event.type, event.ends, event.at, event.data)
+        for seq, event in enumerate(commit.events, commit.first_seq)
+    ]
+    endings = [count for count, event in enumerate(events, 1) if event.ends]
+    return events[: endings[0]] if endings else events  # a deletion marker is no part of the stream
 
 
 def _wake(waiting: Waiting, news: bool) -> None:

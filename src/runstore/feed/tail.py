@@ -7,9 +7,9 @@ The order of things closes the seam: register for news, note the end of the hist
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from runstore.core.codec import frame
+from runstore.core.codec import TailEvent
 from runstore.core.errors import LogUnavailable, RunPurged
-from runstore.core.ports import Chunk, EventFilter, EventLog, LiveFeed, Subscription
+from runstore.core.ports import EventFilter, EventLog, LiveFeed, Subscription
 
 PAGE_EVENTS = 1_000
 UNAVAILABLE_RETRY_S = 1.0
@@ -17,7 +17,7 @@ HEARTBEAT_S = 15.0
 
 
 class Tail:
-    """A cursor over one run, read as server-sent events."""
+    """A cursor over one run."""
 
     def __init__(
         self,
@@ -40,8 +40,8 @@ class Tail:
         self.missing = False  # there is no such run, or it ends before the cursor
         self.purged = False  # the run's events have been removed; what was read is not all
 
-    async def frames(self) -> AsyncIterator[bytes]:
-        """Yield the frames with `seq > after`, as many as there are; b"" after `idle_s` without any.
+    async def events(self) -> AsyncIterator[Sequence[TailEvent]]:
+        """Yield the events with `seq > after`, as many as there are; none after `idle_s` without any.
 
         Stops after the terminal event, when the feed closes, and when the run turns out not to be there, to
         end before `after`, or to be purged: who asks again is told. While the log cannot be read it idles.
@@ -49,20 +49,20 @@ class Tail:
         with self._feed.subscribe(self.run_id) as live:
             while not (self.ended or self.purged or self._feed.closing):
                 try:
-                    body = await self.advance(live)
-                    if body:
-                        yield body
-                    elif body is None and not await live.wait(self._idle_s):
-                        yield b""
+                    events = await self.advance(live)
+                    if events:
+                        yield events
+                    elif events is None and not await live.wait(self._idle_s):
+                        yield ()
                         self.look_again()
                 except RunPurged:
                     self.purged = True
                 except LogUnavailable:
-                    yield b""
+                    yield ()
                     await asyncio.sleep(UNAVAILABLE_RETRY_S)
 
-    async def advance(self, live: Subscription) -> bytes | None:
-        """One step: the frames that it finds, if any; None when there is nothing but to wait for news.
+    async def advance(self, live: Subscription) -> Sequence[TailEvent] | None:
+        """One step: the events that it finds, if any; None when there is nothing but to wait for news.
 
         Raises:
             RunPurged, LogUnavailable
@@ -71,13 +71,13 @@ class Tail:
             await self._find_history()
         elif self._cursor < self._history:
             return await self._replay()
-        elif (chunks := live.take(self._cursor)) is None:  # more came than the feed keeps
+        elif (events := live.take(self._cursor)) is None:  # more came than the feed keeps
             await self._find_history()
             if self._history <= self._cursor:
                 live.correct(self._history)
         else:
-            return self._join(chunks) if chunks else None
-        return b""
+            return self._pass(events) if events else None
+        return ()
 
     def look_again(self) -> None:
         """A wake-up may have been lost: another process may have written."""
@@ -93,24 +93,18 @@ class Tail:
         self._history = head.seq - head.deleted  # the stream ends before a deletion marker
         self.ended = head.closed and self._cursor >= self._history
 
-    async def _replay(self) -> bytes:
+    async def _replay(self) -> Sequence[TailEvent]:
         page = await self._log.read(
             self.run_id, after=self._cursor, upto=self._history, limit=PAGE_EVENTS, only=self._only
         )
         self._cursor = page[-1].seq if page else self._history
         self.ended = any(event.ends for event in page)
-        run = self.run_id.encode()
-        return b"".join([frame(run, e.seq, e.type.encode(), e.at, e.data) for e in page])
+        return [TailEvent(e.run_id, e.seq, e.type, e.ends, e.at, e.data) for e in page]
 
-    def _join(self, chunks: Sequence[Chunk]) -> bytes:
-        bodies = []
-        for chunk in chunks:
-            bodies.append(chunk.body(self._cursor, self._only))
-            self._cursor = chunk.last
-            if chunk.ends:
-                self.ended = True
-                break
-        return bodies[0] if len(bodies) == 1 else b"".join(bodies)
+    def _pass(self, events: Sequence[TailEvent]) -> Sequence[TailEvent]:
+        self._cursor, self.ended = events[-1].seq, events[-1].ends
+        only = self._only
+        return events if only is None else [e for e in events if only.passes(e.type, e.ends)]
 
 
 async def wait_until_ended(log: EventLog, feed: LiveFeed, run_id: str, *, timeout_s: float) -> None:
@@ -121,7 +115,7 @@ async def wait_until_ended(log: EventLog, feed: LiveFeed, run_id: str, *, timeou
     endings = Tail(log, feed, run_id, after=head.seq, only=EventFilter())
     try:
         async with asyncio.timeout(timeout_s):
-            async for _ in endings.frames():
+            async for _ in endings.events():
                 pass
     except TimeoutError:
         pass

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import structlog
 
-from runstore.core.codec import frame
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog, LiveFeed
 from runstore.eventlog.queries import read_last_seqs
@@ -16,7 +15,9 @@ from runstore.feed.head_poll import HeadPoll
 from runstore.feed.redis.feed import RedisFeed
 from runstore.feed.redis.publisher import MAX_QUEUED_EVENTS
 from runstore.feed.tail import Tail
+from runstore.http.streaming.frames import native
 from tests.events import CANCEL, CANCELLED, COMPLETED, QUEUED, note, started, token
+from tests.frames import frame_of
 from tests.live import RUN, committed, hears, processes, seqs
 from tests.polling import DEADLINE_S, until
 from tests.servers.redis import OwnRedis
@@ -34,7 +35,7 @@ def lines(logged: list[dict[str, object]]) -> list[object]:
 
 async def tail(log: EventLog, feed: LiveFeed, run_id: str) -> bytes:
     async with asyncio.timeout(6 * DEADLINE_S):
-        return b"".join([body async for body in Tail(log, feed, run_id, after=0).frames()])
+        return b"".join([body async for body in native(Tail(log, feed, run_id, after=0))])
 
 
 # ---- lost and back ----
@@ -78,7 +79,7 @@ async def test_after_a_kill_and_a_start_news_come_again_and_two_lines_tell_of_it
             here.publish([committed(50, COMPLETED)])
             await until(lambda: live.take(1) != [])
             assert live.take(1) is None
-            await until(lambda: seqs(live.take(49), after=49) == [50])
+            await until(lambda: seqs(live.take(49)) == [50])
             await until(lambda: 50 in heard)
         assert here.reconnects >= 1
     assert lines(logged).count("redis_lost") == lines(logged).count("redis_back") == 2
@@ -93,7 +94,7 @@ async def test_emptied_it_goes_on_with_what_comes_next(server: OwnRedis) -> None
             client.flushall()
             await asyncio.sleep(0.002)  # ids of the control stream are Redis' time in milliseconds
             here.publish([committed(seq, CANCEL)])
-            await until(lambda: seqs(live.take(seq - 1), after=seq - 1) == [seq])  # noqa: B023
+            await until(lambda: seqs(live.take(seq - 1)) == [seq])  # noqa: B023
             await until(lambda: heard == list(range(1, seq + 1)))  # noqa: B023
         assert here.connected
         assert here.dropped == 0
@@ -108,7 +109,7 @@ async def test_frozen_it_blocks_nobody_and_is_back_when_it_thaws(server: OwnRedi
                 here.publish([committed(seq, *[token()] * 1_000)])
             assert here.dropped > 0  # the queue is bounded
             here.publish([committed(seq + 1_000, token())])
-            assert seqs(own.take(seq + 999), after=seq + 999) == [seq + 1_000]
+            assert seqs(own.take(seq + 999)) == [seq + 1_000]
         await until(lambda: not here.connected and not there.connected)
         server.thaw()
         await hears(here, there)
@@ -215,7 +216,7 @@ async def test_streams_are_whole_whatever_happens_to_redis_while_they_are_writte
             got = await asyncio.gather(*streams)
         for place, run_id in enumerate(run_id for run_id in runs for _ in range(2)):
             stored = await writing.read(run_id)
-            whole = [frame(run_id.encode(), e.seq, e.type.encode(), e.at, e.data) for e in stored]
+            whole = [frame_of(e) for e in stored]
             assert got[place] == b"".join(whole)
 
 

@@ -17,7 +17,7 @@ from runstore.feed.redis.feed import RedisFeed
 from runstore.feed.redis.publisher import ACTIVE_EXPIRY_S, ENDED_EXPIRY_S
 from runstore.feed.redis.wire import MAX_ENTRY_BYTES, MAX_RUN_ENTRIES
 from tests.events import CANCEL, COMPLETED, QUEUED, note, started, token
-from tests.live import RUN, committed, frame_of, hears, own_prefix, processes, seqs
+from tests.live import RUN, committed, hears, own_prefix, processes, seqs
 from tests.polling import DEADLINE_S, until
 from tests.servers.shared import shared_redis
 
@@ -50,22 +50,21 @@ def two(prefix: str) -> Iterator[list[RedisFeed]]:
 async def news(live: Subscription, after: int) -> list[int] | None:
     """The seqs that come after a cursor; None when a gap does."""
     await until(lambda: live.take(after) != [])
-    return seqs(live.take(after), after)
+    return seqs(live.take(after))
 
 
 async def follow(live: Subscription, stored: list[Committed], after: int = 0) -> AsyncIterator[int]:
     """The seqs that a reader gets who reads `stored` when it meets a gap, until it has them all."""
     while True:
-        chunks = live.take(after)
-        if chunks is None:
+        events = live.take(after)
+        if events is None:
             head = stored[-1].first_seq + len(stored[-1].events) - 1
             for seq in range(after + 1, head + 1):
                 yield seq
             after = head
-        elif chunks:
-            for seq in seqs(chunks, after) or []:
-                yield seq
-            after = chunks[-1].last
+        elif events:
+            for after in seqs(events) or []:
+                yield after
         else:
             assert await live.wait(DEADLINE_S)
 
@@ -81,9 +80,9 @@ async def test_a_reader_takes_what_another_process_publishes_byte_for_byte_as_it
     with there.subscribe(RUN) as live:
         here.publish([commit])
         assert await news(live, 0) == [1, 2, 3, 4, 5]
-        (chunk,) = live.take(0) or []
-        assert chunk.body(0, None) == b"".join(frame_of(seq, e) for seq, e in enumerate(commit.events, 1))
-        assert chunk.ends
+        assert [(event.type, event.ends, event.at, event.data) for event in live.take(0) or []] == [
+            (event.type, event.ends, event.at, event.data) for event in commit.events
+        ]
 
 
 async def test_news_of_another_process_wakes_a_reader_that_waits(two: list[RedisFeed]) -> None:
@@ -121,7 +120,7 @@ async def test_what_another_process_commits_in_between_reads_as_a_gap(two: list[
         there.publish([committed(1, QUEUED)])
         there.publish([committed(3, token())])  # of seq 2 nobody has told yet
         assert live.take(1) is None
-        assert seqs(live.take(2), after=2) == [3]
+        assert seqs(live.take(2)) == [3]
         here.publish([committed(4, token())])
         assert await news(live, 3) == [4]
 
@@ -164,10 +163,10 @@ async def test_of_a_run_that_one_process_writes_the_others_readers_take_every_ev
         for seq in range(2, count + 1):
             here.publish([committed(seq, token(f"{seq}"))])
         while got[-1] < count:
-            chunks = live.take(got[-1] or 1)
-            assert chunks is not None, f"a gap after {got[-1]}"
-            got += seqs(chunks, got[-1] or 1) or []
-            if not chunks:
+            events = live.take(got[-1] or 1)
+            assert events is not None, f"a gap after {got[-1]}"
+            got += seqs(events) or []
+            if not events:
                 assert await live.wait(DEADLINE_S)
     assert got[1:] == list(range(2, count + 1))
 
@@ -219,7 +218,7 @@ async def test_a_deletion_marker_is_no_part_of_another_processes_stream(two: lis
         here.publish([committed(2, COMPLETED), committed(3, Deleted(by="local"))])
         assert await news(live, 1) == [2]
         await hears(here, there)  # so the marker has come, too
-        assert seqs(live.take(1), after=1) == [2]
+        assert seqs(live.take(1)) == [2]
 
 
 async def test_one_reader_reads_thousands_of_runs(two: list[RedisFeed]) -> None:

@@ -26,6 +26,7 @@ from runstore.http.openapi.schemas import (
 )
 from runstore.http.operations import Call, Parameter, Problem, operation
 from runstore.http.security.access import Access
+from runstore.http.streaming.frames import native
 from runstore.http.streaming.sse import EventStream, OnDisconnect, cancel_run
 from runstore.http.streaming.subscribers import Subscribers
 from runstore.runtime.catalog.specs import RUN_CODE
@@ -182,7 +183,7 @@ class AgentRoutes:
             tail = self._store.tail(run_id, after=0)
             cancel = partial(cancel_run, self._store, run_id, user_id)
             left = cancel if body.on_disconnect == "cancel" else None
-            return EventStream(tail, call.login, places.pop_all(), {"X-Run-Id": run_id}, left=left)
+            return EventStream(native(tail), call.login, places.pop_all(), {"X-Run-Id": run_id}, left=left)
 
     async def _start(self, call: Call[B]) -> tuple[RunAt, B]:
         agent = call.request.path_params.get("agent", RUN_CODE)

@@ -5,12 +5,11 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, get_args
 
-import msgspec
 from starlette.responses import Response
 
 from runstore.core.events import STRATEGIES, SUPERSEDED, MultitaskStrategy
 from runstore.core.names import MAX_NAME
-from runstore.core.records import EventRecord
+from runstore.core.records import record_of
 from runstore.core.run import Run
 from runstore.http.bodies import Bodies, Body
 from runstore.http.errors import BadRequest, ErrorDetail
@@ -145,7 +144,7 @@ class ChatRoutes:
                 return await self._complete(call, run, lines, left)
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             tail = self._store.tail(run.run_id, after=0, only=CHAT_EVENTS)
-            frames = ChatTail(tail, Chunks(run, include_usage=usage, plain=True), lines)
+            frames = ChatTail(tail, Chunks(run, include_usage=usage, plain=True), lines).frames()
             return EventStream(frames, login, places.pop_all(), {"X-Run-Id": run.run_id}, left=left)
 
     async def _start(self, call: Call[ChatBody], body: ChatBody) -> Run:
@@ -203,7 +202,7 @@ class ChatRoutes:
         answer, after, size = Answer(kept=True), 0, 0
         while page := await self._store.events(run.run_id, after=after, only=ANSWER_EVENTS):
             for event in page:
-                record = EventRecord(event.run_id, event.seq, event.type, "", msgspec.json.decode(event.data))
+                record = record_of(event)
                 if record.ends:
                     answer.end(record.seq, result)
                 else:

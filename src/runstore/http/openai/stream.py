@@ -2,14 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import msgspec
 import structlog
 from msgspec import UNSET
 
 from runstore.core.codec import RecordedEvent
-from runstore.core.depth import cut
 from runstore.core.errors import LogUnavailable, RunPurged, RunstoreError
 from runstore.core.events import (
     SUPERSEDED,
@@ -23,9 +21,8 @@ from runstore.core.events import (
     Usage,
 )  # fmt: skip
 from runstore.core.ports import EventFilter
-from runstore.core.records import EventRecord
+from runstore.core.records import EventRecord, record_of
 from runstore.core.run import Run, add_usage
-from runstore.core.sse import FrameParser
 from runstore.core.transcript import SEPARATOR, Speaker, speaker_of
 from runstore.feed.tail import UNAVAILABLE_RETRY_S, Tail
 from runstore.http.openai.answer import ANSWER_TYPES, MESSAGE_ENDS, RESULT, Answer, is_own
@@ -68,8 +65,6 @@ CHUNKS: Schema = {  # see STREAM
 }
 
 log = structlog.get_logger(__name__)
-_decode = msgspec.json.Decoder(EventRecord).decode
-_read = msgspec.json.Decoder(dict[str, Any]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -264,23 +259,18 @@ class ChatTail:
         self._before = before
 
     async def frames(self) -> AsyncIterator[bytes]:
-        """As `Tail.frames`. One that ends before its run says so: it must not seem complete."""
+        """As `native`. A stream that ends before its run says so: it must not seem complete."""
         try:
             async for _ in self._catch_up():
                 yield b""
         except RunPurged:
             yield _data(error_object(*PURGED))
             return
-        parser = FrameParser()
-        async for body in self._tail.frames():
-            if not body:
+        async for events in self._tail.events():
+            if not events:
                 yield b""
             frames: list[bytes] = []
-            for frame in parser.feed(body):
-                try:
-                    event = _decode(frame.data)
-                except RecursionError:
-                    event = _decode(cut(frame.data))
+            for event in map(record_of, events):
                 self._tell(event)
                 frames += self._chunks.frames(event)
             if frames:
@@ -305,8 +295,7 @@ class ChatTail:
             if not page:
                 return
             for event in page:
-                record = EventRecord(event.run_id, event.seq, event.type, "", _read(event.data))
-                self._chunks.pass_over(record)
+                self._chunks.pass_over(record_of(event))
             seq = page[-1].seq
 
     def _tell(self, event: EventRecord) -> None:

@@ -6,13 +6,13 @@ from typing import Any
 import msgspec
 
 from runstore.core import errors
-from runstore.core.codec import RETRY_MS
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
 from runstore.core.records import EventRecord
 from runstore.http.errors import Forbidden, Unauthorized
 from runstore.http.openai.objects import UNTYPED_PART, Chunk
 from runstore.http.operations import Answer, Parameter, Problem, Schema
 from runstore.http.requests import IDEMPOTENCY_KEY, MAX_CURSOR_DIGITS
+from runstore.http.streaming.frames import RETRY_MS
 from runstore.http.streaming.sse import HEADERS as STREAM_HEADERS
 from runstore.http.streaming.sse import MEDIA_TYPE as SSE
 

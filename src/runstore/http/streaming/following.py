@@ -14,7 +14,8 @@ from runstore.feed.joined_tail import NewRuns
 from runstore.http.openai.answer import ANSWER_EVENTS
 from runstore.http.openai.stream import CHAT_EVENTS, ChatTail, Chunks
 from runstore.http.security.users import Login
-from runstore.http.streaming.sse import EventStream, Frames, nothing_left
+from runstore.http.streaming.frames import joined, native
+from runstore.http.streaming.sse import EventStream, nothing_left
 from runstore.http.streaming.subscribers import Subscribers
 from runstore.http.streaming.watched import attended
 from runstore.store.runs import RunStore
@@ -63,10 +64,10 @@ class Following:
             places.enter_context(self._subscribers.of_user(login.user.user_id))
             places.enter_context(self._subscribers.of_run(run_id))
             tail = self._store.tail(run_id, after=after, only=only if run is None else CHAT_EVENTS)
-            frames: Frames = tail
+            frames = native(tail)
             if run is not None:
                 before = partial(self._store.events, run_id, upto=after, only=ANSWER_EVENTS)
-                frames = ChatTail(tail, Chunks(run), before=before)
+                frames = ChatTail(tail, Chunks(run), before=before).frames()
             return EventStream(frames, login, places.pop_all(), left=left)
 
     async def follow_several(
@@ -99,7 +100,7 @@ class Following:
             for run_id in cursors.open():
                 stack.enter_context(self._subscribers.of_run(run_id))
             tail = self._store.joined_tail(cursors, lost=lost, only=only)
-            return EventStream(tail, login, stack.pop_all())
+            return EventStream(joined(tail), login, stack.pop_all())
 
     async def follow_own(
         self, login: Login, cursors: OwnRunCursors | None, *, only: EventFilter | None = None
@@ -129,7 +130,7 @@ class Following:
             started = stack.enter_context(self._store.starts.watch(user_id))
             new_runs = NewRuns(started, partial(self._store.find_starts, user_id, cursors))
             tail = self._store.joined_tail(cursors, lost=lost, only=only, new_runs=new_runs)
-            return EventStream(tail, login, stack.pop_all())
+            return EventStream(joined(tail), login, stack.pop_all())
 
     async def until_ended(self, login: Login, run_id: str, wait_s: float, receive: Receive) -> None:
         """Return when the run has ended, or after `wait_s`. Meanwhile its reader counts as one of a stream.

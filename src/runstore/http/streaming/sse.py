@@ -1,10 +1,10 @@
-"""Server-sent events (WHATWG HTML, 9.2), by hand: a tail's bytes are the response's bytes."""
+"""The answer that is a stream of server-sent events."""
 
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Literal, Protocol
+from typing import Literal
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -24,30 +24,24 @@ HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 MEDIA_TYPE = "text/event-stream"
 
 
-class Frames(Protocol):
-    """What a stream sends: a tail."""
-
-    def frames(self) -> AsyncIterator[bytes]:
-        """Server-sent events, as many as there are; b"" when there have been none for a while."""
-
-
 class EventStream(WatchedAnswer):
     """Follows a run until it ends, the client goes, its login ends, or the server closes.
 
+    `frames`: server-sent events, as many as there are; b"" when there have been none for a while.
     The run does not notice, unless `left` tells it: that is called when the client goes, or is cut off,
     before the end.
     """
 
     def __init__(
         self,
-        tail: Frames,
+        frames: AsyncIterator[bytes],
         login: Login,
         place: AbstractContextManager[object],
         headers: Mapping[str, str] | None = None,
         *,
         left: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__(_parts(tail), login, media_type=MEDIA_TYPE, headers={**HEADERS, **(headers or {})})
+        super().__init__(_parts(frames), login, media_type=MEDIA_TYPE, headers={**HEADERS, **(headers or {})})
         self._place = place  # among the open streams; left when this one ends
         self._left = left
 
@@ -85,7 +79,7 @@ def nothing_left() -> Response:
     return Response(status_code=204, headers=HEADERS, media_type=MEDIA_TYPE)
 
 
-async def _parts(tail: Frames) -> AsyncIterator[bytes]:
+async def _parts(frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield HEARTBEAT  # shows at once that the stream is open, also through a proxy
-    async for frames in tail.frames():
-        yield frames or HEARTBEAT
+    async for some in frames:
+        yield some or HEARTBEAT

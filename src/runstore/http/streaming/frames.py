@@ -1,0 +1,39 @@
+"""Events as server-sent events (WHATWG HTML, 9.2). Their text is written here, and read by clients only."""
+
+from collections.abc import AsyncIterator
+
+from runstore.core.codec import ENVELOPE, TailEvent, utc_second
+from runstore.feed.joined_tail import JoinedTail
+from runstore.feed.tail import Tail
+
+RETRY_MS = 1000  # how long an EventSource waits before it reconnects
+RETRY = b"retry: %d\n" % RETRY_MS  # the first line of the frame of a run's first event
+FRAME = b"id: %d\nevent: %b\ndata: " + ENVELOPE + b"\n\n"
+
+
+async def native(tail: Tail) -> AsyncIterator[bytes]:
+    """A run's events, each with its seq as the id."""
+    async for events in tail.events():
+        yield b"".join([event.frame or frame(event) for event in events])
+
+
+async def joined(tail: JoinedTail) -> AsyncIterator[bytes]:
+    """Several runs' events, each with the reader's cursors as the id."""
+    async for events in tail.events():
+        yield b"".join([_with_id(each.cursors.encode(), each.event) for each in events])
+
+
+def frame(event: TailEvent) -> bytes:
+    """The event's own frame, made once for all readers; the same bytes live, replayed, on any replica."""
+    if not event.frame:
+        seq, type = event.seq, event.type.encode()
+        second, ms = divmod(event.at, 1000)
+        made = FRAME % (seq, type, event.run_id.encode(), seq, type, utc_second(second), ms, event.data)
+        event.frame = RETRY + made if seq == 1 else made
+    return event.frame
+
+
+def _with_id(id: bytes, event: TailEvent) -> bytes:
+    """The event's own frame with another id."""
+    begin, own = RETRY if event.seq == 1 else b"", b"id: %d" % event.seq
+    return b"%bid: %b%b" % (begin, id, frame(event)[len(begin) + len(own) :])
