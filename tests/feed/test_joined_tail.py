@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from runstore.client.sse import Frame, FrameParser
 from runstore.core.errors import LogUnavailable, RunPurged
 from runstore.core.events import Custom
 from runstore.core.ports import EventLog, Head, LiveFeed
-from runstore.core.sse import Frame, FrameParser
 from runstore.core.stream_cursors import NamedRunCursors, StreamCursors
 from runstore.feed import joined_tail
 from runstore.feed.joined_tail import GONE, JoinedTail

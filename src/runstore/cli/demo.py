@@ -16,8 +16,8 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
+from runstore.client.sse import FrameParser
 from runstore.core.records import ENDINGS, EventRecord
-from runstore.core.sse import FrameParser
 from runstore.core.transcript import text
 
 TIMEOUT_S = 120.0  # seconds for one step; a real model may need that long

@@ -10,8 +10,8 @@ import msgspec
 from runstore.client.calls import CONNECT_TIMEOUT_S, is_passing, unreachable
 from runstore.client.errors import ClientError, ServerUnreachable, UnexpectedAnswer, error_of
 from runstore.client.patience import Patience
+from runstore.client.sse import Frame, FrameParser, FrameTooLarge
 from runstore.core.records import EventRecord
-from runstore.core.sse import Frame, FrameParser, FrameTooLarge
 
 SILENCE_S = 45.0  # seconds of silence, three heartbeats, before a connection counts as dead
 MEDIA_TYPE = "text/event-stream"

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 import runstore.http.openai.repeats as chat_repeats
+from runstore.client.sse import FrameParser
 from runstore.core.records import EventRecord
 from runstore.core.run import Run
-from runstore.core.sse import FrameParser
 from runstore.http.openai.answer import Answer
 from runstore.http.openai.repeats import MAX_SENT, Piece, Repeats
 from runstore.http.openai.stream import Chunks

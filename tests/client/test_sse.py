@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runstore.core import sse
+from runstore.client import sse
+from runstore.client.sse import Frame, FrameParser, FrameTooLarge
 from runstore.core.codec import TailEvent
-from runstore.core.sse import Frame, FrameParser, FrameTooLarge
 from runstore.http.streaming.frames import frame
 from tests.http.eventsource import EventSource, Message, read_lines
 
