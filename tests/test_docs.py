@@ -419,6 +419,14 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 @every_page
+def test_the_lines_of_the_text_are_under_120_characters(path: Path) -> None:
+    """Tables and blocks of code cannot be wrapped, and neither can a single word."""
+    lines = prose(path.read_text(encoding="utf-8")).splitlines()
+    too_long = [line for line in lines if len(line) >= 120 and not line.startswith("|") and " " in line[2:]]
+    assert too_long == []
+
+
+@every_page
 def test_every_file_of_ours_that_the_docs_name_exists(path: Path) -> None:
     for name in re.findall(r"`([\w.-]+/[\w/.-]+\.(?:py|md|toml))`", path.read_text(encoding="utf-8")):
         assert (ROOT / name).is_file() or (SOURCE / name).is_file(), name
