@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install node demo test test-all soak check serve bench format clean
+.PHONY: help install node demo test test-all soak check serve bench docs format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,10 @@ serve: $(STAMP)  ## serve on 127.0.0.1:8082, with the data in ./runstore.db
 
 bench: $(STAMP)  ## measure; ARGS goes to the benchmark
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(STAMP)  ## build the documents as a site with a search: build/site/docs/index.html
+	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . build/site
+	@echo build/site/docs/index.html
 
 format: $(STAMP)  ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix-only .
