@@ -1,1 +1,1 @@
-"""The domain: events, their bytes, what a run is, and the ports that the other packages meet in. Pure."""
+"""The domain: events, their encoding, a run's state, and the ports between packages. Pure."""

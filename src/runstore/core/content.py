@@ -1,8 +1,8 @@
-"""A run's input as content blocks: text, and media that go to the model as bytes and come as base64.
+"""A run's input as content blocks: text, and media, which arrive as base64 and go to the model as bytes.
 
-The shapes are those of strands' content blocks, which are modeled after the Bedrock Converse API
-(https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ContentBlock.html). What a model takes
-of them is its provider's to say.
+The shapes are those of strands' content blocks, which follow the Bedrock Converse API
+(https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ContentBlock.html). Each model's provider
+decides which of them it accepts.
 """
 
 from typing import Annotated, Any, Literal
@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-MAX_BLOCKS = 100  # of one input; all of it together is bounded by MAX_EVENT_BYTES
+MAX_BLOCKS = 100  # blocks of one input; MAX_EVENT_BYTES limits the whole input
 MAX_DOCUMENT_NAME = 200  # characters
 
-# What decoding checks by itself, for a JSON Schema.
+# Checks that decoding does by itself, for a JSON Schema.
 BASE64 = Meta(
     min_length=1,
     extra_json_schema={
@@ -64,7 +64,7 @@ Input = str | ContentBlocks
 
 
 def to_json(input: Input) -> str | list[dict[str, Any]]:
-    """An input as the log keeps it: text, or blocks with base64 for bytes."""
+    """An input as stored in the log: text, or blocks with base64 for bytes."""
     if isinstance(input, str):
         return input
     blocks: list[dict[str, Any]] = msgspec.to_builtins(input)

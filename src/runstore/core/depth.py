@@ -1,11 +1,11 @@
-"""How deep JSON may be nested: one limit for every value that comes in. Works on bytes, without recursion."""
+"""One nesting limit for all JSON that comes in. Works on bytes, without recursion."""
 
 import re
 from collections.abc import Callable
 from typing import TypeVar
 
-MAX_DEPTH = 64  # lists and objects within each other; decoders and clients give up at some hundreds
-SHALLOW_BYTES = 2 * MAX_DEPTH  # JSON that is no longer than this cannot be nested deeper
+MAX_DEPTH = 64  # lists and objects within each other; decoders and clients fail at some hundreds
+SHALLOW_BYTES = 2 * MAX_DEPTH  # bytes; JSON up to this length cannot be nested deeper
 
 _CUT = b'"\xe2\x80\xa6 nested too deep to be shown"'
 _OTHERS = bytes(sorted(set(range(256)) - set(b'"[]{}')))
@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 
 def is_deeper(data: bytes, most: int = MAX_DEPTH) -> bool:
-    """Whether JSON is nested deeper than `most` levels; a scalar has none.
+    """Whether JSON is nested deeper than `most` levels; a scalar has no level.
 
-    Only of JSON that was encoded or decoded before: of anything else it says nothing, and may take long.
-    All loops are the interpreter's own. What is left without strings and scalars is brackets, and each
-    replacement of `[]` takes the innermost level away everywhere.
+    The JSON must have been encoded or decoded before; for other bytes the answer is arbitrary and may take
+    long. All loops run inside the interpreter. Without strings and scalars only brackets are left, and each
+    replacement of `[]` removes the innermost level everywhere.
     """
     if data.count(b"[") + data.count(b"{") <= most:
         return False
@@ -34,7 +34,7 @@ def is_deeper(data: bytes, most: int = MAX_DEPTH) -> bool:
 
 
 def cut(data: bytes, most: int = MAX_DEPTH) -> bytes:
-    """The JSON with a short text in place of whatever is nested deeper than `most` levels."""
+    """The JSON with a short text in place of values nested deeper than `most` levels."""
     kept, start, depth = [], 0, 0
     for token in _TOKEN.finditer(data):
         mark = token[0]
@@ -50,12 +50,12 @@ def cut(data: bytes, most: int = MAX_DEPTH) -> bytes:
 
 
 def readable(data: bytes, most: int = MAX_DEPTH) -> bytes:
-    """Stored JSON as answers can be made of: an older release stored what is nested deeper."""
+    """Stored JSON in a form that answers can contain: an older release stored deeper values."""
     return cut(data, most) if is_deeper(data, most) else data
 
 
 def decoded(decode: Callable[[bytes], T], data: bytes) -> T:
-    """`decode(data)`; when the stack does not suffice for it, of the data without its deepest parts."""
+    """`decode(data)`; if the stack does not suffice, without the deepest parts of the data."""
     try:
         return decode(data)
     except RecursionError:

@@ -4,32 +4,32 @@ RunstoreError
 ├── InvalidEvent            the event cannot be stored
 │   ├── EventTooLarge
 │   └── EventTooDeep
-├── InvalidName             no database can hold a name so
-├── AppendRefused           the log says no; nothing of the append was stored
-│   ├── WrongExpectedSeq    somebody else was first
+├── InvalidName             no database can hold this name
+├── AppendRefused           the log refused the append and stored nothing of it
+│   ├── WrongExpectedSeq    another writer was first
 │   ├── RunClosed           the run has its ending
 │   └── LeaseLost           a newer attempt owns the run
 ├── RunNotFound
 ├── RunDeleted
 ├── RunPurged               its events were removed because of their age
 ├── RunActive               only a closed run can be deleted
-├── InvalidCursor           a cursor ahead of the log, or no cursor at all
+├── InvalidCursor           a cursor ahead of the log, or a malformed one
 ├── LimitExceeded           one of the limits in the configuration
-│   └── TooLarge            larger than the limit allows at any time
+│   └── TooLarge            larger than the limit ever allows
 ├── IdempotencyConflict     the key came before with another body
 ├── AlreadyStarted          the key came before with this body, and has its run
 ├── SessionBusy             another run of the session comes first
 ├── AgentNotFound
 ├── AgentError              the user's agent, model or factory failed
-├── Busy                    too much of the kind is being done now
+├── Busy                    too many requests of one kind are in progress
 ├── LogUnavailable          the log cannot be read or written now
 ├── SchemaMismatch          the database belongs to another release
-└── ConfigError             the configuration is wrong: what, where, what would be right
+└── ConfigError             the configuration is wrong: the fault, its place, the valid values
 """
 
 
 class RunstoreError(Exception):
-    """Something that runstore was asked for cannot be done."""
+    """runstore cannot fulfil the request."""
 
     code = "error"
 
@@ -44,14 +44,14 @@ class InvalidEvent(RunstoreError):
 
 
 class EventTooLarge(InvalidEvent):
-    """The event is larger than an event may be."""
+    """The event exceeds the size limit."""
 
     code = "event_too_large"
     limit = "event_bytes"
 
 
 class EventTooDeep(InvalidEvent):
-    """The event is nested deeper than an event may be."""
+    """The event exceeds the nesting limit."""
 
     code = "event_too_deep"
 
@@ -74,7 +74,7 @@ class AppendRefused(RunstoreError):
 
 
 class WrongExpectedSeq(AppendRefused):
-    """The run's head is not where the writer expected it."""
+    """The run's head is not at the expected seq."""
 
     code = "wrong_expected_seq"
 
@@ -129,7 +129,7 @@ class RunActive(RunstoreError):
 
 
 class InvalidCursor(RunstoreError):
-    """The cursor is no position in this run."""
+    """The cursor is not a position in this run."""
 
     code = "invalid_cursor"
 
@@ -146,7 +146,7 @@ class LimitExceeded(RunstoreError):
 
 
 class TooLarge(LimitExceeded):
-    """It is larger than a limit allows: unlike an exhausted quota, it will not pass later."""
+    """A request exceeds a limit in size; unlike with an exhausted quota, a retry cannot succeed."""
 
 
 class IdempotencyConflict(RunstoreError):
@@ -156,7 +156,7 @@ class IdempotencyConflict(RunstoreError):
 
 
 class AlreadyStarted(RunstoreError):
-    """The idempotency key was used with this very body: `run_id` is the run that it started."""
+    """The idempotency key was used with the same body; `run_id` is the run that it started."""
 
     code = "already_started"
 
@@ -166,7 +166,7 @@ class AlreadyStarted(RunstoreError):
 
 
 class SessionBusy(RunstoreError):
-    """Another run of the session comes first. `run_id`: the one that has to end before."""
+    """Another run of the session comes first. `run_id`: the run that must end before."""
 
     code = "session_busy"
 
@@ -192,7 +192,7 @@ class AgentError(RunstoreError):
 
 
 class Busy(RunstoreError):
-    """Too much of the kind is being done now, or it does not come to an end."""
+    """Too many requests of one kind are in progress, or one of them hangs."""
 
     code = "server_busy"
 
@@ -210,7 +210,7 @@ class SchemaMismatch(RunstoreError):
 
 
 class ConfigError(RunstoreError):
-    """The configuration is wrong. `setting`: the one of `[server]` that shows it only when it is used."""
+    """The configuration is wrong. `setting`: the setting of `[server]` that turned out wrong on use."""
 
     code = "config_error"
 

@@ -1,6 +1,6 @@
-"""The facts that a run is made of. The union is closed; a tag, once released, never changes its meaning.
+"""The events of a run. The union is closed; a released tag never changes its meaning.
 
-A new field needs a default, so that old events still read. A field that changes its shape needs a new
+A new field needs a default, so that old events still decode. A field that changes its shape needs a new
 `version` and an upcast in `codec.UPCASTS`.
 """
 
@@ -15,21 +15,21 @@ EventType = str
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A fact before it is stored. `type` is its tag on the wire and in the log."""
+    """A fact that is not yet stored. `type` is its tag on the wire and in the log."""
 
     type: ClassVar[EventType] = ""
     version: ClassVar[int] = 1
-    ends: ClassVar[bool] = False  # closes the run: the log takes nothing after it but the markers below
-    levels: ClassVar[int] = 1  # lists and objects of its own around the values that it carries
+    ends: ClassVar[bool] = False  # closes the run: only the markers below may follow in the log
+    levels: ClassVar[int] = 1  # nesting levels of the event around the values that it carries
 
 
 MultitaskStrategy = Literal["interrupt", "enqueue", "reject", "parallel"]
 STRATEGIES: tuple[MultitaskStrategy, ...] = get_args(MultitaskStrategy)
-SUPERSEDED = "superseded"  # why a run was stopped that another one of its session took the place of
+SUPERSEDED = "superseded"  # cancel reason: a newer run of the same session replaced this one
 
 
 class Queued(Event, frozen=True):
-    """The run exists. Holds the agent's definition as it was, so that an audit needs no other table."""
+    """The run exists. It holds a copy of the agent's definition, so that an audit needs no other table."""
 
     type: ClassVar[EventType] = "lifecycle.queued"
     agent: str
@@ -49,9 +49,9 @@ StartReason = Literal["claimed", "adopted", "handed_over"]
 
 
 class Started(Event, frozen=True):
-    """A worker took the run. On a resume, text after `discard_after_seq` is said again: a client drops it.
+    """A worker took the run. On a resume, text after `discard_after_seq` is repeated, so a client drops it.
 
-    `withholds`: and nobody gets it any more, as its guardrail had not judged it yet.
+    `withholds`: readers no longer get that text, as the agent's guardrail had not judged it.
     """
 
     type: ClassVar[EventType] = "lifecycle.started"
@@ -63,7 +63,7 @@ class Started(Event, frozen=True):
 
 
 class Completed(Event, frozen=True):
-    """The agent is done. `result` is an object, `usage` the sum over the run's model calls."""
+    """The agent finished. `result` is an object, `usage` the sum over the run's model calls."""
 
     type: ClassVar[EventType] = "lifecycle.completed"
     ends: ClassVar[bool] = True
@@ -72,7 +72,7 @@ class Completed(Event, frozen=True):
 
 
 class Failed(Event, frozen=True):
-    """The run ended in an error; also `timeout` and `worker_lost`."""
+    """The run ended in an error, including `timeout` and `worker_lost`."""
 
     type: ClassVar[EventType] = "lifecycle.failed"
     ends: ClassVar[bool] = True
@@ -90,7 +90,7 @@ class Cancelled(Event, frozen=True):
 
 
 class CancelRequested(Event, frozen=True):
-    """Somebody wants the run to stop; its terminal event follows within the grace period."""
+    """A stop of the run was requested; its terminal event follows within the grace period."""
 
     type: ClassVar[EventType] = "cancel.requested"
     by: str
@@ -99,18 +99,21 @@ class CancelRequested(Event, frozen=True):
 
 
 class AgentEvent(Event, frozen=True, kw_only=True):
-    """What an agent did. `agent`: its path in the hierarchy; `call_id` tells two calls of one agent apart."""
+    """An event of an agent. `agent`: its path in the hierarchy.
+
+    `call_id` distinguishes two calls of one agent.
+    """
 
     agent: str
     call_id: str | None = None
 
 
 class AgentStarted(AgentEvent, frozen=True, kw_only=True):
-    """An agent of the hierarchy began to work. `input_digest`: of a node's input, to tell two apart.
+    """An agent of the hierarchy started. `input_digest` distinguishes two inputs of a node.
 
-    `structured_output`: the run's own agent answers with an object, so that its text is not the answer.
-    `resumable`: false where the code of a tool called it: a new attempt calls the tool again instead.
-    `redacts`: its answers may be redacted when they have been said.
+    `structured_output`: the run's own agent answers with an object, so its text is not the answer.
+    `resumable`: false if a tool's code called the agent: a new attempt calls the tool again instead.
+    `redacts`: its answers may be redacted after they were streamed.
     """
 
     type: ClassVar[EventType] = "agent.started"
@@ -121,20 +124,20 @@ class AgentStarted(AgentEvent, frozen=True, kw_only=True):
 
 
 class AgentFinished(AgentEvent, frozen=True, kw_only=True):
-    """An agent of the hierarchy is done."""
+    """An agent of the hierarchy finished."""
 
     type: ClassVar[EventType] = "agent.finished"
 
 
 class Token(AgentEvent, frozen=True, kw_only=True):
-    """A piece of the model's answer, as it came."""
+    """A piece of the model's answer, as it was streamed."""
 
     type: ClassVar[EventType] = "llm.token"
     text: str
 
 
 class Reasoning(AgentEvent, frozen=True, kw_only=True):
-    """A piece of the model's reasoning, as it came."""
+    """A piece of the model's reasoning, as it was streamed."""
 
     type: ClassVar[EventType] = "llm.reasoning"
     text: str
@@ -144,27 +147,27 @@ DiscardReason = Literal["retried", "failed", "rejected", "redacted"]
 
 
 class Discarded(AgentEvent, frozen=True, kw_only=True):
-    """Text of the agent's present model call no longer counts: `from_seq` and later, up to this event.
+    """Text of the agent's current model call no longer counts, from `from_seq` up to this event.
 
-    It concerns this agent and call alone. `length`: how much text that is, in UTF-16 code units, which stay
-    the same however it was cut into pieces. An agent gives it, and the log finds `from_seq`. Text that is
-    `redacted` is withheld: the log keeps `Redacted` in its place.
+    It applies only to this agent and call. `length`: the amount of text in UTF-16 code units, which does not
+    depend on how it was split into pieces. The agent sets it, and the log derives `from_seq`. `redacted` text
+    is withheld: the log replaces it by `Redacted`.
     """
 
     type: ClassVar[EventType] = "llm.discarded"
     reason: DiscardReason
     length: int
-    from_seq: int = 0  # until the log has found it
+    from_seq: int = 0  # until the log has derived it
 
 
 class Redacted(AgentEvent, frozen=True, kw_only=True):
-    """The tombstone of a piece of text, or of a message, that was redacted; it has its place in the run."""
+    """The tombstone of a redacted piece of text or message; it keeps the seq."""
 
     type: ClassVar[EventType] = "llm.redacted"
 
 
 class Retrying(AgentEvent, frozen=True, kw_only=True):
-    """A model call has failed and is made again after `wait_s`. `attempt`: which call failed, 1 the first."""
+    """A model call failed and is repeated after `wait_s`. `attempt`: number of the failed call, from 1."""
 
     type: ClassVar[EventType] = "llm.retrying"
     code: str
@@ -174,10 +177,10 @@ class Retrying(AgentEvent, frozen=True, kw_only=True):
 
 
 class Message(AgentEvent, frozen=True, kw_only=True):
-    """A complete message (`role`, `content` blocks as strands has them): the agent's memory on a resume.
+    """A complete message (`role`, `content` blocks as in strands): the agent's memory on a resume.
 
-    `more`: it goes on in the agent's next one. Of a tool result `content` may be left out: `tool.finished` or
-    `tool.failed` holds it.
+    `more`: it continues in the agent's next message. The `content` of a tool result may be omitted, as
+    `tool.finished` or `tool.failed` holds it.
     """
 
     type: ClassVar[EventType] = "llm.message"
@@ -187,29 +190,29 @@ class Message(AgentEvent, frozen=True, kw_only=True):
 
 
 class InputReplaced(AgentEvent, frozen=True, kw_only=True):
-    """The last `count` messages of the agent's conversation read so from here on.
+    """Replaces the last `count` messages of the agent's conversation from here on.
 
-    They are what the model was asked: the run's input, or tool results. A guardrail has redacted them, or a
-    hook has rewritten them.
+    They are input of the model: the run's input, or tool results. A guardrail redacted them, or a hook
+    rewrote them.
     """
 
     type: ClassVar[EventType] = "llm.input_replaced"
-    levels: ClassVar[int] = 8  # as a message's, in a list
+    levels: ClassVar[int] = 8  # those of a message, within a list
     messages: list[dict[str, Any]]
     count: int = 1
 
 
 class ContextReduced(AgentEvent, frozen=True, kw_only=True):
-    """What the agent's conversation manager has left: `begins_with`, then the last `kept` messages."""
+    """The conversation after its manager reduced it: `begins_with`, then the last `kept` messages."""
 
     type: ClassVar[EventType] = "llm.context_reduced"
-    levels: ClassVar[int] = 8  # as a message's, in a list
+    levels: ClassVar[int] = 8  # those of a message, within a list
     kept: int
     begins_with: list[dict[str, Any]] = []
 
 
 class Usage(AgentEvent, frozen=True, kw_only=True):
-    """What one model call used."""
+    """The tokens that one model call used."""
 
     type: ClassVar[EventType] = "llm.usage"
     input_tokens: int
@@ -218,7 +221,7 @@ class Usage(AgentEvent, frozen=True, kw_only=True):
 
 
 class ToolEvent(AgentEvent, frozen=True, kw_only=True):
-    """What happened to one tool call."""
+    """An event of one tool call."""
 
     levels: ClassVar[int] = 3  # an output is a list of blocks
     tool_use_id: str
@@ -226,7 +229,7 @@ class ToolEvent(AgentEvent, frozen=True, kw_only=True):
 
 
 class ToolStarted(ToolEvent, frozen=True, kw_only=True):
-    """Written, and committed, before the tool runs. `at_most_once`: no new attempt may call it again."""
+    """Committed before the tool runs. `at_most_once`: no new attempt may call the tool again."""
 
     type: ClassVar[EventType] = "tool.started"
     input: Any = None
@@ -234,28 +237,28 @@ class ToolStarted(ToolEvent, frozen=True, kw_only=True):
 
 
 class ToolProgress(ToolEvent, frozen=True, kw_only=True):
-    """What a streaming tool says before it is done."""
+    """Output of a streaming tool before it finishes."""
 
     type: ClassVar[EventType] = "tool.progress"
     output: Any = None
 
 
 class ToolFinished(ToolEvent, frozen=True, kw_only=True):
-    """The tool's result; a resumed run takes it from here and does not call the tool again."""
+    """The tool's result; a resumed run reuses it instead of calling the tool again."""
 
     type: ClassVar[EventType] = "tool.finished"
     output: Any = None
 
 
 class ToolFailed(ToolEvent, frozen=True, kw_only=True):
-    """The tool answered with an error, which the model sees."""
+    """The tool returned an error, which the model sees."""
 
     type: ClassVar[EventType] = "tool.failed"
     output: Any = None
 
 
 class Deleted(Event, frozen=True):
-    """The run left the lists; a closed run still takes this one, once."""
+    """The run was deleted from the lists; a closed run accepts this once."""
 
     type: ClassVar[EventType] = "run.deleted"
     by: str
@@ -265,10 +268,10 @@ Outcome = Literal["success", "error", "stopped"]  # the status of a run that has
 
 
 class Purged(Event, frozen=True):
-    """The run's events were removed because of their age: what is left to tell of it. Always its last event.
+    """The run's events were removed because of their age; this summary remains as the last event.
 
-    `counts`: how many events there were of each type, `custom` for all of `custom.*`; together they are as
-    many as the last seq said. Times: UTC, milliseconds since 1970.
+    `counts`: the number of events of each type, with `custom` for all of `custom.*`; their sum is the last
+    seq. Times: UTC, milliseconds since 1970.
     """
 
     type: ClassVar[EventType] = "run.purged"
@@ -299,12 +302,12 @@ EVENT_CLASSES: dict[EventType, type[Event]] = {
 }  # fmt: skip
 
 TEXT_TYPES = frozenset({Token.type, Reasoning.type})
-STREAMED_TYPES = TEXT_TYPES | {Redacted.type}  # so many that only streams look at them
+STREAMED_TYPES = TEXT_TYPES | {Redacted.type}  # so frequent that only streams read them
 CUSTOM_TYPE = re.compile(r"custom\.[A-Za-z0-9_.-]{1,120}")
 
 
 class Custom(Struct, frozen=True):
-    """What a user's agent or an external producer appends under a `custom.*` type of its own."""
+    """An event that a user's agent or an external producer appends, with a `custom.*` type of its own."""
 
     type: EventType
     data: Any = None
@@ -318,7 +321,7 @@ class Custom(Struct, frozen=True):
 
 
 class Unknown(Struct, frozen=True):
-    """A stored event of a type that this release does not know; kept and passed on unread."""
+    """A stored event of a type that this release does not know; it is passed on without being read."""
 
     type: EventType
     data: Any

@@ -1,7 +1,7 @@
-"""A hierarchy of agents as a user describes it, and what makes it one that can run. Pure.
+"""A user's hierarchy of agents, and the checks that it can run. Pure.
 
-A global supervisor delegates to teams, the supervisor of a team to its workers. Names of teams and workers
-are the names of tools for whoever stands above them, and the parts of an agent's path:
+A global supervisor delegates to teams, and each team's supervisor to its workers. Names of teams and workers
+are the names of tools for the agents above them, and the parts of an agent's path:
 `global/TestTeam/TestWorker`.
 """
 
@@ -13,18 +13,19 @@ from msgspec.structs import replace
 
 from runstore.core.codec import json_size
 
-MAX_TEAMS = 20  # of one hierarchy; with their workers that is 421 agents at most,
-MAX_WORKERS = 20  # of one team: a model that has to choose among more tools chooses badly
-MAX_TOOLS = 50  # of one worker
+MAX_TEAMS = 20  # teams of one hierarchy: at most 421 agents with their workers
+MAX_WORKERS = 20  # workers of one team: with more tools to choose from, a model chooses badly
+MAX_TOOLS = 50  # tools of one worker
 MAX_PROMPT = 20_000  # characters of one prompt
 MAX_ROLE = 500  # characters
 MAX_HIERARCHY_NAME = 255  # characters
-MAX_HIERARCHY_BYTES = 256 << 10  # as JSON: each of its runs holds a copy, in an event of 1 MiB at most
+MAX_HIERARCHY_BYTES = 256 << 10  # bytes as JSON: each run holds a copy, in an event of 1 MiB at most
 
 ROOT = "global"  # the path of the global supervisor
-AGENT = "hierarchy:"  # how the agent of its runs is called: this and the id; no configured agent has a colon
+# Prefix of the agent name of a hierarchy's runs, before its id; configured names have no colon.
+AGENT = "hierarchy:"
 
-MEMBER_NAME = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"  # `\Z`, as JavaScript can read it too
+MEMBER_NAME = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"  # `(?!\n)` stands for `\Z`, which JavaScript cannot read
 MemberName = Annotated[
     str, Meta(pattern=MEMBER_NAME, description="What model providers take as a tool's name.")
 ]
@@ -32,7 +33,7 @@ Prompt = Annotated[str, Meta(min_length=1, max_length=MAX_PROMPT)]
 
 
 class Worker(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An agent that does the work. `role`: what its supervisor is told of it."""
+    """An agent that does the work. `role`: its description for its supervisor."""
 
     name: MemberName
     system_prompt: Prompt
@@ -63,20 +64,20 @@ T = TypeVar("T", Worker, Team, Hierarchy)
 
 
 class Problem(NamedTuple):
-    """Why a hierarchy cannot run, and where in it: `$.teams[0].workers[1].tools[0]`."""
+    """Why a hierarchy cannot run, and the place of the fault: `$.teams[0].workers[1].tools[0]`."""
 
     field: str
     message: str
 
 
 def check_size(hierarchy: Hierarchy) -> Iterator[Problem]:
-    """Whether it is too large to be stored."""
+    """Whether the hierarchy is too large to be stored."""
     if (size := json_size(hierarchy)) > MAX_HIERARCHY_BYTES:
         yield Problem("$", f"has {size:,} bytes as JSON; the limit is {MAX_HIERARCHY_BYTES:,} bytes")
 
 
 def problems(hierarchy: Hierarchy, models: Collection[str], tools: Collection[str]) -> Iterator[Problem]:
-    """Names that cannot be so. `models`, `tools`: those that the server allows."""
+    """Invalid names. `models`, `tools`: those that the server allows."""
     yield from _model("$", hierarchy.model, models)
     yield from _duplicates("$.teams", ".name", [team.name for team in hierarchy.teams])
     for t, team in enumerate(hierarchy.teams):
@@ -92,7 +93,7 @@ def problems(hierarchy: Hierarchy, models: Collection[str], tools: Collection[st
 
 
 def with_models(hierarchy: Hierarchy, default: str) -> Hierarchy:
-    """The hierarchy with the model of every agent spelled out."""
+    """The hierarchy with an explicit model for every agent."""
 
     def settled(member: T, **changes: Any) -> T:
         return replace(member, model=member.model or default, **changes)
@@ -102,7 +103,7 @@ def with_models(hierarchy: Hierarchy, default: str) -> Hierarchy:
 
 
 def models_of(hierarchy: Hierarchy) -> set[str]:
-    """The models that its agents name."""
+    """The models that the hierarchy's agents name."""
     named = [hierarchy.model]
     for team in hierarchy.teams:
         named += [team.model, *(worker.model for worker in team.workers)]
@@ -110,17 +111,17 @@ def models_of(hierarchy: Hierarchy) -> set[str]:
 
 
 def tools_of(hierarchy: Hierarchy) -> set[str]:
-    """The tools that its workers name."""
+    """The tools that the hierarchy's workers name."""
     return {tool for team in hierarchy.teams for worker in team.workers for tool in worker.tools}
 
 
 def agent_name(hierarchy_id: str) -> str:
-    """The name that the runs of a hierarchy have as their agent's."""
+    """The agent name of a hierarchy's runs."""
     return AGENT + hierarchy_id
 
 
 def hierarchy_of(agent: str) -> str | None:
-    """The hierarchy that a run's agent is; None when it is none."""
+    """The id of the hierarchy that a run's agent is; None for another agent."""
     return agent.removeprefix(AGENT) if agent.startswith(AGENT) else None
 
 
@@ -130,7 +131,7 @@ def _model(path: str, model: str | None, models: Collection[str]) -> Iterator[Pr
 
 
 def _duplicates(path: str, field: str, names: Sequence[str]) -> Iterator[Problem]:
-    """Each is a tool's name for the agent above, and strands takes `a-b` and `a_b` for one."""
+    """Duplicates. Each name becomes a tool of the agent above, and strands equates `a-b` and `a_b`."""
     taken = [name.replace("-", "_") for name in names]
     for n, name in enumerate(names):
         if (first := taken.index(taken[n])) < n:

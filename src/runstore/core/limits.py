@@ -1,28 +1,28 @@
-"""What one request, one user or one run may take. What is over a limit is refused with the limit's name."""
+"""Limits on one request, one user and one run. A refusal names the limit."""
 
 from msgspec import Struct
 
 from runstore.core.codec import MAX_EVENT_BYTES
 
-MAX_BODY_BYTES = 256 << 20  # of `body_bytes`: a body is read into memory
-MAX_EVENTS_PER_APPEND = 1_000  # one append is one unit: it is stored whole or not at all
-MAX_FILTER_TYPES = 100  # names in a filter of events: each is a condition of a query
+MAX_BODY_BYTES = 256 << 20  # largest `body_bytes`, as bodies are read into memory
+MAX_EVENTS_PER_APPEND = 1_000  # an append is stored whole or not at all
+MAX_FILTER_TYPES = 100  # names in a filter of events, as each becomes a condition of a query
 MAX_RUN_TIMEOUT_S = 30 * 24 * 3_600
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     """`[limits]`"""
 
-    body_bytes: int = 8 << 20  # a request's body
-    input_bytes: int = MAX_EVENT_BYTES  # a run's input, as JSON
-    event_bytes: int = MAX_EVENT_BYTES  # the data of an event that a client appends, as JSON
+    body_bytes: int = 8 << 20  # bytes of a request's body
+    input_bytes: int = MAX_EVENT_BYTES  # bytes of a run's input, as JSON
+    event_bytes: int = MAX_EVENT_BYTES  # bytes of the data of an event that a client appends, as JSON
     events_per_append: int = MAX_EVENTS_PER_APPEND
-    runs_per_user: int = 1_000  # that have not ended; on all processes of the database
-    hierarchies_per_user: int = 1_000  # that are not deleted
-    subscribers_per_run: int = 2_000  # open streams; of each process
-    subscribers_per_user: int = 2_000  # the same
-    run_timeout_s: float = 86_400  # of an agent that has none of its own
-    max_run_timeout_s: float = MAX_RUN_TIMEOUT_S  # of an agent's own
+    runs_per_user: int = 1_000  # active runs, across all processes of the database
+    hierarchies_per_user: int = 1_000  # hierarchies that are not deleted
+    subscribers_per_run: int = 2_000  # open streams, in each process
+    subscribers_per_user: int = 2_000  # open streams, in each process
+    run_timeout_s: float = 86_400  # seconds, for an agent without its own timeout
+    max_run_timeout_s: float = MAX_RUN_TIMEOUT_S  # seconds, at most, for an agent's own timeout
 
     def __post_init__(self) -> None:
         for name, low, high in (

@@ -1,16 +1,16 @@
-"""Names that come from outside: of users, sessions, workspaces, agents. Databases hold them as texts."""
+"""Names from outside, of users, sessions, workspaces and agents, which databases hold as text."""
 
 from runstore.core.errors import InvalidName
 
 MAX_NAME = 255  # characters of a name
-NUL_ESCAPE = rb"\u0000"  # as JSON has the character NUL
+NUL_ESCAPE = rb"\u0000"  # the character NUL in JSON
 
 
 def check_name(name: str | None, what: str) -> None:
-    """Refuse a name that a database cannot hold. `what`: how the message names it; None is no name.
+    """Refuse a name that a database cannot hold. `what` names it in the message; None is allowed.
 
     Raises:
-        InvalidName
+        InvalidName: the name is empty, too long, or not storable text.
     """
     if name is None:
         return
@@ -20,10 +20,10 @@ def check_name(name: str | None, what: str) -> None:
 
 
 def check_text(text: str, what: str) -> None:
-    """Refuse a text that no name can be equal to, since no database can hold it.
+    """Refuse a text that no database can hold, and that therefore matches no name.
 
     Raises:
-        InvalidName
+        InvalidName: the text holds NUL or is not valid Unicode.
     """
     if "\0" in text:
         raise InvalidName(f"{what} must not hold the character NUL")
@@ -34,5 +34,5 @@ def check_text(text: str, what: str) -> None:
 
 
 def holds_nul(json: bytes) -> bool:
-    """Whether a string of this JSON holds the character NUL, which it can only do escaped."""
+    """Whether a string in this JSON holds the character NUL, which JSON always escapes."""
     return NUL_ESCAPE in json and NUL_ESCAPE in json.replace(rb"\\", b"")

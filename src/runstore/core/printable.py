@@ -1,4 +1,4 @@
-"""Text from outside in log lines and on terminals: it must not drive either."""
+"""Makes text from outside safe for log lines and terminals."""
 
 import re
 
@@ -7,5 +7,5 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 
 
 def escaped(text: str, *, keep: str = "") -> str:
-    r"""The text with `\u001b` in place of each control character, but for those in `keep`; valid in JSON."""
+    """The text with `\u001b` in place of each control character except those in `keep`; valid in JSON."""
     return CONTROL.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)

@@ -1,6 +1,6 @@
-"""What a run is: a fold over its events, and nothing else.
+"""A run's state: a fold over its events, and nothing else.
 
-`fold(events[:seq])` is the run as it was at any earlier seq.
+`fold(events[:seq])` is the run's state at any earlier seq.
 """
 
 from collections.abc import Iterable
@@ -29,16 +29,17 @@ from runstore.core.events import (
 
 Status = Literal["queued", "running", "success", "error", "stopped"]
 STATUSES: tuple[Status, ...] = ("queued", "running", "success", "error", "stopped")
-RUN_DEPTH = MAX_DEPTH + 1  # of a run as JSON: an object, and the values in it
+RUN_DEPTH = MAX_DEPTH + 1  # levels of a run as JSON: an object, and the values in it
 CLOSED: frozenset[Status] = frozenset({"success", "error", "stopped"})
-LARGE_FIELDS = ("metadata", "result", "usage")  # that an agent or a client may fill up to a whole event
-LISTED_BYTES = 4_096  # of each of them as JSON: a list leaves out what is larger
+# Fields that an agent or a client may fill up to a whole event.
+LARGE_FIELDS = ("metadata", "result", "usage")
+LISTED_BYTES = 4_096  # bytes of each such field as JSON; lists omit larger ones
 
 
 class Run(Struct, frozen=True):
     """The state of one run. Times are UTC, milliseconds since 1970.
 
-    `truncated`: the large fields that are left out here, since it comes from a list; the log has them.
+    `truncated`: large fields that are omitted because the run comes from a list; the log has them.
     """
 
     run_id: str
@@ -63,7 +64,7 @@ class Run(Struct, frozen=True):
     metadata: dict[str, Any] = {}
     deleted: bool = False
     purged_at: int | None = None
-    counts: dict[str, int] = {}  # of a purged run: how many events there were of each type
+    counts: dict[str, int] = {}  # the number of events of each type, of a purged run
     truncated: tuple[str, ...] | UnsetType = UNSET
 
     @property
@@ -72,14 +73,14 @@ class Run(Struct, frozen=True):
 
 
 def evolve(run: Run, event: EncodedEvent | RecordedEvent) -> Run:
-    """The run after one more event. Events that do not change it, or that are not known, pass."""
+    """The run after one more event. Unknown events, and those without effect on the state, are skipped."""
     if event.type not in EVOLVING_TYPES:
         return _ended_somehow(run, event) if event.ends else run
     return _evolve(run, decode(event.type, event.version, readable(event.data, RUN_DEPTH)), event.at)
 
 
 def _ended_somehow(run: Run, event: EncodedEvent | RecordedEvent) -> Run:
-    """A newer release closed the run in a way that this one does not know."""
+    """A newer release closed the run with an event that this release does not know."""
     change = msgspec.structs.replace
     return change(
         run, status="error", completed_at=event.at, error=f"ended by {event.type}, of a newer release"
@@ -91,7 +92,7 @@ def fold(run_id: str, events: Iterable[RecordedEvent]) -> Run:
 
 
 def shortened(run: Run) -> Run:
-    """The run as lists have it, small whatever it was started with: `truncated` names what is left out."""
+    """The run as in lists, with bounded size: `truncated` names the omitted fields."""
     known = run.truncated or ()
     large = [
         name
@@ -107,7 +108,7 @@ def shortened(run: Run) -> Run:
 
 
 def whole(run: Run, ends: Iterable[RecordedEvent]) -> Run:
-    """A run of a list with what was left out. `ends`: its first event, and the one that closed it."""
+    """A run from a list, completed. `ends`: its first event, and its terminal event."""
     if not run.truncated:
         return run
     found = fold(run.run_id, ends)
@@ -141,7 +142,7 @@ def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
             return change(run, status="stopped", completed_at=at, reason=event.reason, forced=event.forced)
         case Deleted():
             return change(run, deleted=True)
-        case Purged():  # all that came before may be gone, or a part of it
+        case Purged():  # all or some of the earlier events may be gone
             return Run(
                 run.run_id, user_id=event.user_id, agent_name=event.agent, session_id=event.session_id,
                 parent_run_id=event.parent_run_id, workspace_id=event.workspace_id, status=event.status,

@@ -1,7 +1,7 @@
-"""Threads for what blocks: bounded, shared fairly, and left behind when the process ends.
+"""Threads for blocking calls: bounded, shared fairly, and abandoned when the process ends.
 
-Each kind of work has threads of its own, so that what stalls holds up its own kind alone. They are daemons:
-the interpreter does not wait for one that hangs, as it does for those of `concurrent.futures`.
+Each kind of work has its own threads, so that a stall affects only that kind. They are daemon threads: the
+interpreter does not wait for a hanging one, as it does for those of `concurrent.futures`.
 """
 
 import asyncio
@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 
 from runstore.core.errors import Busy
 
-IDLE_S = 10.0  # after which a thread without work ends
+IDLE_S = 10.0  # seconds without work after which a thread ends
 
 T = TypeVar("T")
 
-# Whom work is done for: a user, or the address of who has not logged in; "" for the process itself.
+# The party that work is done for: a user, or the address of a client without a login; "" for the process
+# itself.
 asking: ContextVar[str] = ContextVar("asking", default="")
 
 
@@ -37,7 +38,7 @@ class _Call:
                 result = self._function()
             except BaseException as error:
                 self.future.set_exception(error)
-                del self  # else the error's traceback keeps the call, and the call the error
+                del self  # otherwise the error's traceback keeps the call, and the call the error
             else:
                 self.future.set_result(result)
 
@@ -50,9 +51,9 @@ class Threads:
     """A number of threads whose callers take turns, each with its calls in order. Safe from any thread.
 
     Args:
-        places: calls at once.
-        share: those of one caller; the process's own may have all.
-        wait_s: after which a call that has not begun is refused.
+        places: concurrent calls.
+        share: concurrent calls of one caller; the process's own calls may use all places.
+        wait_s: seconds after which a call that has not started is refused.
     """
 
     def __init__(
@@ -63,24 +64,23 @@ class Threads:
         self._wait_s = wait_s
         self._names = (f"{name}-{number}" for number in itertools.count())
         self._news = threading.Condition()
-        self._lanes: dict[str, deque[_Call]] = {}  # whose turn it is comes first
-        self._working = Counter[str]()  # calls of each caller
+        self._lanes: dict[str, deque[_Call]] = {}  # the next caller comes first
+        self._working = Counter[str]()  # running calls of each caller
         self._threads = 0
         self._idle = 0
         self._waiting = 0
         self._closed = False
 
     async def call(self, function: Callable[..., T], *arguments: Any, by: str | None = None) -> T:
-        """What `function(*arguments)` comes to, in one of the threads.
+        """Run `function(*arguments)` in one of the threads, and return its result.
 
-        A call that is given up before it has begun is not made; one that has begun goes on, and keeps its
-        place.
+        A cancelled call is not made if it has not started; otherwise it runs on and keeps its place.
 
         Args:
-            by: who calls; None: whoever `asking` names.
+            by: the caller; None: the one that `asking` names.
 
         Raises:
-            Busy: it has not begun within `wait_s`, or before the threads were closed.
+            Busy: it has not started within `wait_s`, or before the threads were closed.
         """
         future = self.submit(partial(function, *arguments), asking.get() if by is None else by)
         result = asyncio.wrap_future(future)
@@ -95,7 +95,7 @@ class Threads:
             raise
 
     def submit(self, function: Callable[[], T], by: str) -> "Future[T]":
-        """Queue a call. Raises Busy when the threads were closed."""
+        """Queue a call. Raises Busy if the threads are closed."""
         call = _Call(function, by)
         with self._news:
             if self._closed:
@@ -108,7 +108,7 @@ class Threads:
         return call.future
 
     def close(self) -> None:
-        """Refuse what waits, with `Busy`; what has begun goes on. Safe to call twice."""
+        """Refuse waiting calls with `Busy`; running ones continue. Safe to call twice."""
         with self._news:
             self._closed = True
             lanes, self._lanes, self._waiting = self._lanes, {}, 0
@@ -118,7 +118,7 @@ class Threads:
                 call.refuse(_closed())
 
     def _start(self) -> None:
-        with suppress(RuntimeError):  # the machine gives no more threads: those that there are have to do
+        with suppress(RuntimeError):  # the machine allows no more threads; the existing ones must do
             threading.Thread(target=self._work, name=next(self._names), daemon=True).start()
             self._threads += 1
 
@@ -126,14 +126,14 @@ class Threads:
         while (call := self._take()) is not None:
             by = call.by
             call.make()
-            del call  # what it came to is not kept while there is nothing to do
+            del call  # do not keep its result while idle
             with self._news:
                 self._working[by] -= 1
                 if not self._working[by]:
                     del self._working[by]
 
     def _take(self) -> _Call | None:
-        """The next call, once there is one; None: this thread is to end."""
+        """The next call, as soon as there is one; None to end this thread."""
         with self._news:
             while (call := self._next()) is None:
                 self._idle += 1
@@ -162,7 +162,7 @@ def _closed() -> Busy:
 
 
 async def in_own_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """What a function comes to in a thread made for it, which waits for no other work."""
+    """Run a function in a thread of its own, without waiting for other work, and return its result."""
     future: Future[T] = Future()
     call = partial(copy_context().run, function, *arguments)
 

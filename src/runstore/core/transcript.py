@@ -1,4 +1,4 @@
-"""What a run has said: a fold over its events that drops what no longer counts. Pure."""
+"""The text of a run: a fold over its events that drops text that no longer counts. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from msgspec import Struct
 from runstore.core.events import Discarded, EventType, Message, Started, Token, ToolStarted
 from runstore.core.records import EventRecord
 
-SEPARATOR = "\n\n"  # between two messages of a run; the pieces of one message are joined as they are
+SEPARATOR = "\n\n"  # between two messages of a run; pieces of one message are joined without it
 
 Speaker = tuple[str, str | None]  # an agent's path, and the call that it works for
 
@@ -17,14 +17,14 @@ class _Said(Struct):
     """Consecutive text of one message."""
 
     speaker: Speaker
-    seq: int  # of its first piece
-    ended: int | None = None  # the seq of what ended the message
+    seq: int  # seq of the first piece
+    ended: int | None = None  # seq of the event that ended the message
 
 
 class Messages:
-    """Tells where one message of a run's text ends and the next begins. Keeps no text.
+    """Finds where one message of a run's text ends and the next begins. Keeps no text.
 
-    A message ends with the agent's `llm.message`, with a call of a tool, and where another agent speaks.
+    A message ends with the agent's `llm.message`, with a tool call, and where another agent speaks.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class Messages:
 
     @property
     def silent(self) -> bool:
-        """Whether there is none."""
+        """Whether no message has any text."""
         return not self._said
 
     def separator(self, seq: int, speaker: Speaker) -> str:
-        """What stands before an agent's next piece of text; mostly nothing."""
+        """The separator before an agent's next piece of text; usually empty."""
         last = self._said[-1] if self._said else None
         if last is not None and last.ended is None and last.speaker == speaker:
             return ""
@@ -44,7 +44,7 @@ class Messages:
         return "" if last is None else SEPARATOR
 
     def end(self, seq: int, speaker: Speaker) -> bool:
-        """The agent's message is complete; returns whether any of it was said."""
+        """The agent's message is complete; return whether any of its text was streamed."""
         for said in reversed(self._said):
             if said.speaker == speaker:
                 if said.ended is not None:
@@ -54,7 +54,7 @@ class Messages:
         return False
 
     def discard(self, after: int, of: Speaker | None = None) -> None:
-        """Forget what was said after a seq, by one agent or by all."""
+        """Forget text after a seq, of one agent or of all."""
         self._said = [said for said in self._said if said.seq <= after or of not in (None, said.speaker)]
         for said in self._said:
             if said.ended is not None and said.ended > after and of in (None, said.speaker):
@@ -69,13 +69,13 @@ class _Piece(NamedTuple):
 
 
 class Transcript:
-    """The text of a run while its events come in; of all its agents, in their order.
+    """The text of a run as its events arrive, across all its agents in order.
 
-    `added`: what the last event has added to the text, with the blank line that sets a message off.
+    `added`: the text that the last event added, with the blank line that separates messages.
 
     Args:
-        of: the type of the events whose text it is.
-        kept: whether there is to be a `text` in the end; without it, no text is kept.
+        of: the type of the events whose text to collect.
+        kept: whether to keep the whole `text`.
     """
 
     def __init__(self, of: EventType = Token.type, *, kept: bool = True) -> None:
@@ -87,22 +87,21 @@ class Transcript:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing has been said, or all of it was dropped."""
+        """Whether there is no text, or all of it was dropped."""
         return self._messages.silent
 
     @property
     def text(self) -> str:
-        """What has been said and is not dropped."""
+        """The text so far, without dropped parts."""
         first, rest = self._pieces[:1], self._pieces[1:]
         return "".join([piece.text for piece in first] + [piece.separator + piece.text for piece in rest])
 
     def add(self, event: EventRecord) -> str:
-        """Take the next event of the run; returns the text that it makes a reader drop, mostly none.
+        """Take the next event of the run; return the text that a reader must drop, usually none.
 
-        An `llm.token` adds its text, and so does an `llm.message` of a model of which nothing was streamed.
-        An `llm.discarded` drops what its agent has said in this call from `from_seq` on. A
-        `lifecycle.started` with `discard_after_seq` drops the text that came after this seq, since the new
-        attempt says it again.
+        An `llm.token` adds its text, and so does an `llm.message` whose text was not streamed. An
+        `llm.discarded` drops its agent's text in this call from `from_seq` on. A `lifecycle.started` with
+        `discard_after_seq` drops the text after this seq, since the new attempt repeats it.
         """
         self.added = ""
         if event.type == self._type:
@@ -122,7 +121,7 @@ class Transcript:
         return ""
 
     def say(self, seq: int, speaker: Speaker, text: str) -> None:
-        """Add text that no token has."""
+        """Add text that is in no token."""
         separator = self._messages.separator(seq, speaker)
         self.added = separator + text
         if self._kept:
@@ -137,7 +136,7 @@ class Transcript:
 
 
 def text(events: Iterable[EventRecord]) -> str:
-    """The text of a run's events, in the order of the run; what no longer counts is not in it."""
+    """The text of a run's events in order, without text that no longer counts."""
     transcript = Transcript()
     for event in events:
         transcript.add(event)
@@ -145,22 +144,22 @@ def text(events: Iterable[EventRecord]) -> str:
 
 
 def speaker_of(data: dict[str, Any]) -> Speaker:
-    """Which agent an event is of, and in which call."""
+    """The agent of an event, and its call."""
     return data.get("agent", ""), data.get("call_id")
 
 
 def length_of(text: str) -> int:
-    """How long a text is in UTF-16 code units, as JavaScript counts: half of a surrogate pair is one."""
+    """The length of a text in UTF-16 code units, as JavaScript counts: half of a surrogate pair is one."""
     return len(text) + sum(character > "\uffff" for character in text)
 
 
 def _answer(message: Mapping[str, Any]) -> str:
-    """What a model's message says; nothing if it is a message to the model."""
+    """The text of a model's message; empty for a message to the model."""
     return message_text(message) if message.get("role") == "assistant" else ""
 
 
 def message_text(message: Mapping[str, Any]) -> str:
-    """What a message says, without its tool calls and reasoning: its texts, joined as they were streamed."""
+    """The text of a message, without its tool calls and reasoning, joined as it was streamed."""
     content: list[Mapping[str, Any]] = []
     for block in message.get("content") or ():
         content += block["citationsContent"].get("content", ()) if "citationsContent" in block else [block]
