@@ -1,1 +1,1 @@
-"""The truth: the log of events, its writer, and the tail that readers follow."""
+"""The log of events, and its writer."""

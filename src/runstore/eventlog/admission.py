@@ -1,4 +1,4 @@
-"""Whether a run takes an append: the one rule of concurrency, the same for every kind of log."""
+"""Decides whether a run accepts an append: the concurrency rule shared by every kind of log."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,22 +12,22 @@ from runstore.core.events import CancelRequested, Deleted, EventType, Purged, Qu
 from runstore.core.ports import Head, Reservation
 
 NOTHING = Head(seq=0)
-MARKERS = frozenset({Deleted.type, Purged.type})  # what a closed run still takes, each alone and once
+MARKERS = frozenset({Deleted.type, Purged.type})  # accepted by a closed run, each alone and once
 
 
 class Waiter(Struct, frozen=True):
-    """A coroutine that waits for its append, and the loop that it waits on."""
+    """A coroutine that waits for its append, and its event loop."""
 
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[int]"
 
 
 class Append(Struct, eq=False):
-    """What one writer wants to add to one run. Two are the same only if they are one object.
+    """The events that one writer wants to append to one run. Compared by identity.
 
-    `waiter` is told the last seq or the error; without one nobody waits, and `refused` hears of a refusal.
-    `patient` appends outlive an unavailable log, others fail with it. `urgent` ones come before
-    other runs' streamed text. `size`: bytes of data.
+    `waiter` receives the last seq or the error; without one, `refused` is called on a refusal. `patient`
+    appends survive an unavailable log, others fail with it. `urgent` ones precede other runs' streamed text.
+    `size`: bytes of data.
     """
 
     run_id: str
@@ -43,7 +43,7 @@ class Append(Struct, eq=False):
 
 
 def admit(head: Head, append: Append) -> list[EncodedEvent]:
-    """The events that the run takes, in order, from `head.seq + 1` on.
+    """The events that the run accepts, in order, from `head.seq + 1` on.
 
     Raises:
         RunNotFound, RunActive, RunClosed, LeaseLost, WrongExpectedSeq
@@ -62,13 +62,13 @@ def admit(head: Head, append: Append) -> list[EncodedEvent]:
         raise LeaseLost(append.run_id, head.seq, append.attempt, head.attempt)
     if append.expected_seq is not None and append.expected_seq != head.seq:
         raise WrongExpectedSeq(append.run_id, head.seq, append.expected_seq)
-    if head.cancel_requested:  # what was asked for already is not stored again
+    if head.cancel_requested:  # a repeated request is not stored again
         return [event for event in events if event.type != CancelRequested.type]
     return events
 
 
 def _takes_marker(head: Head, type: EventType) -> bool:
-    """Whether a closed run takes an event: one that marks it, once, and nothing once it is purged."""
+    """Whether a closed run accepts an event: each marker once, and none after it is purged."""
     return not head.purged and (type == Purged.type or (type == Deleted.type and not head.deleted))
 
 

@@ -1,8 +1,8 @@
-"""Text that no longer counts: where it begins in the log, and what of it is withheld. Pure.
+"""Text that no longer counts: finds where it begins in the log, and which of it to withhold. Pure.
 
-An agent does not wait for the seqs of what it says. So it tells how much text it takes back, and the log
-measures it, backwards from the `llm.discarded`, in the transaction that stores it. A new attempt of a run
-that may redact withholds what the last one left half said.
+An agent does not wait for the seqs of its text. So it states how much text it discards, and the log counts
+back from the `llm.discarded`, in the transaction that stores it. A new attempt of a run that may redact
+withholds the unfinished text of the last one.
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ from runstore.core.events import (
 from runstore.core.transcript import length_of
 from runstore.eventlog.admission import Append
 
-READ = TEXT_TYPES | {Message.type}  # what is looked at, and may be withheld
+READ = TEXT_TYPES | {Message.type}  # types that are examined, and may be withheld
 WITHHELD: DiscardReason = "redacted"
 
 Told = tuple[int, EventType, bytes]  # an event's seq, type and data
@@ -39,7 +39,7 @@ class Withheld(Struct, frozen=True):
 
 
 class Settled(Struct):
-    """What a run gets, with its discards complete, and what it no longer shows."""
+    """A run's events with their discards complete, and the stored ones to withhold."""
 
     events: list[EncodedEvent]
     withheld: list[Withheld]
@@ -51,7 +51,7 @@ class _Role(Struct, frozen=True):
 
 
 class _Said(Struct, frozen=True):
-    """Who said what; of a message only whether it is an answer."""
+    """The speaker of an event; of a message, only whether it is an answer."""
 
     agent: str = ""
     call_id: str | None = None
@@ -65,7 +65,7 @@ _read_started = msgspec.json.Decoder(Started).decode
 
 
 def discards(append: Append) -> bool:
-    """Whether an append may discard text; of streamed text one look is enough."""
+    """Whether an append may discard text; a single check suffices for streamed text."""
     if append.waiter is None and append.events[0].type in STREAMED_TYPES:
         return False
     return any(event.type in (Discarded.type, Started.type) for event in append.events)
@@ -76,7 +76,7 @@ def settle(events: Sequence[EncodedEvent], first_seq: int, earlier: Callable[[],
 
     Args:
         first_seq: of these events.
-        earlier: finds the run's events before them whose type is in READ, newest first.
+        earlier: finds the run's earlier events whose type is in READ, newest first.
     """
     settled = Settled([*events], [])
     for place, event in enumerate(events):
@@ -130,9 +130,9 @@ def _backwards(
 
 
 def _taken_back(discarded: Discarded, own_seq: int, told: Iterable[Told]) -> tuple[list[int], int]:
-    """The seqs of the text and answers that are taken back, and the first of them.
+    """The seqs of the discarded text and answers, and the lowest of them.
 
-    A discard of no text takes back the last answer, if it was not streamed.
+    A discard of length 0 discards the last answer if it was not streamed.
     """
     taken: list[int] = []
     from_seq, left = own_seq, discarded.length

@@ -1,6 +1,6 @@
-"""What the log does, in numbers: decorators around the store and the feed count once per commit.
+"""Measures the log: decorators around the store and the feed count once per commit.
 
-Only the writer's thread counts, so nothing is locked; whoever reads sees numbers of the last moment.
+Only the writer's thread counts, so there are no locks; readers see slightly old numbers.
 """
 
 import time
@@ -29,7 +29,7 @@ STATUSES = {Completed.type: "success", Failed.type: "error", Cancelled.type: "st
 
 
 class Histogram:
-    """How often values were up to each bound, and their sum."""
+    """A histogram: the number of values up to each bound, and their sum."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
@@ -41,7 +41,7 @@ class Histogram:
         self.sum += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Each upper bound with how many values were no greater; `+Inf` last."""
+        """Each upper bound with the number of values up to it; `+Inf` last."""
         found, total = [], 0
         for bound, count in zip([*map(str, map(float, self._bounds)), "+Inf"], self._counts, strict=True):
             total += count
@@ -50,12 +50,13 @@ class Histogram:
 
 
 class LogCounts:
-    """What the log of this process has done since it was opened."""
+    """Counts of this process's log since it was opened."""
 
     def __init__(self) -> None:
         self.appends = Counter[str]()  # by outcome: stored, refused
         self.events = 0
-        self.late_events = Counter[str]()  # of agents whose run is no longer theirs, by the refusal's code
+        # Events of agents that no longer own their run, by the refusal's code.
+        self.late_events = Counter[str]()
         self.commit_failures = 0
         self.commit_events = Histogram(COMMIT_EVENTS)
         self.commit_seconds = Histogram(SECONDS)
@@ -142,13 +143,13 @@ class MeteredStore:
             raise
         try:
             self._counts.committed(batch, result, time.perf_counter() - begun)
-        except Exception:  # the batch is stored: failing it now would store it again
+        except Exception:  # the batch is stored; a failure here would store it again
             log.exception("callback_failed")
         return result
 
 
 class MeteredFeed:
-    """A feed that notes how old the oldest event of a commit was when its readers were told."""
+    """A feed that measures the age of a commit's oldest event when its readers are woken."""
 
     def __init__(self, feed: Publisher, counts: LogCounts) -> None:
         self._feed = feed

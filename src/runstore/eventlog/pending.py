@@ -1,6 +1,6 @@
-"""Appends that wait for the writer: bounded, fair between runs, and in order within each run.
+"""Appends waiting for the writer: bounded, fair between runs, and in order within each run.
 
-Every run has a lane. Streamed text joins the last append of its lane, so that a token costs one list entry.
+Each run has a lane. Streamed text joins the last append of its lane, so that a token costs one list entry.
 """
 
 import threading
@@ -12,16 +12,17 @@ from runstore.core.events import STREAMED_TYPES, CancelRequested
 from runstore.eventlog.admission import Append
 
 MAX_RUN_EVENTS = 4_096  # streamed events that one run may have waiting
-MAX_RUN_BYTES = 4 << 20  # their data; at least one event of the largest size
-MAX_EVENTS = 65_536  # the same for all runs of the process
+MAX_RUN_BYTES = 4 << 20  # bytes of their data; at least one event of the largest size
+MAX_EVENTS = 65_536  # streamed events that all runs of the process may have waiting
 MAX_BYTES = 64 << 20
-MAX_JOINED = 256  # events that join one append: the unit of taking turns
-MAX_BATCH_EVENTS = 2_048  # one transaction: about 8 ms of SQLite, which a waiting append may have to sit out
+MAX_JOINED = 256  # events joined into one append, the unit of taking turns
+# Events of one transaction: about 8 ms of SQLite, which a waiting append may have to wait for.
+MAX_BATCH_EVENTS = 2_048
 MAX_BATCH_BYTES = 8 << 20
 
 
 class _Load:
-    """How much waits."""
+    """The waiting events and bytes."""
 
     __slots__ = ("events", "size")
 
@@ -46,7 +47,7 @@ class _Lane(_Load):
 
     @property
     def stored(self) -> int:
-        """How many of its events are to be stored."""
+        """The number of its events to store."""
         return sum(len(append.events) for append in without_cancelled_text(self.appends))
 
     def push(self, append: Append) -> None:
@@ -67,7 +68,7 @@ class _Lane(_Load):
 
 
 class _Batch(_Load):
-    """What one transaction takes. Once it is full it begins no other lane; discarded text fills nothing."""
+    """The contents of one transaction. A full one starts no other lane; discarded text does not count."""
 
     __slots__ = ("appends",)
 
@@ -88,8 +89,8 @@ class _Batch(_Load):
 class PendingAppends:
     """A queue with many producers and one consumer, the writer.
 
-    Urgent appends (lifecycle, cancel, what an agent writes ahead) are always taken in: the number of runs
-    bounds theirs. All else is refused when its run, or the process, has too much waiting.
+    Urgent appends (lifecycle, cancel, an agent's write-ahead) are always accepted: the number of runs bounds
+    them. All others are refused while their run, or the process, has too much waiting.
     """
 
     def __init__(self) -> None:
@@ -102,11 +103,11 @@ class PendingAppends:
 
     @property
     def load(self) -> tuple[int, int]:
-        """How much waits: events, bytes of data."""
+        """The waiting events, and their bytes of data."""
         return self._load.events, self._load.size
 
     def put(self, append: Append) -> bool:
-        """Queue an append; False when it is not urgent and there is no room for it.
+        """Queue an append; False if it is not urgent and there is no room for it.
 
         Raises:
             LogUnavailable: the log is closed.
@@ -133,7 +134,10 @@ class PendingAppends:
         wake()
 
     def take(self) -> list[Append]:
-        """Wait for appends and take a batch: urgent lanes first, then a turn for each. Empty once closed."""
+        """Wait for appends and take a batch: urgent lanes first, then one turn for each.
+
+        Empty once closed.
+        """
         with self._news:
             while not self._lanes and not self._closed:
                 self._idle = True
@@ -146,7 +150,7 @@ class PendingAppends:
         return batch
 
     def take_impatient(self) -> list[Append]:
-        """Take every append whose caller would rather have an error than wait for the log to recover."""
+        """Take every append that must fail rather than wait for the log to recover."""
         taken: list[Append] = []
         with self._news:
             for run_id, lane in list(self._lanes.items()):
@@ -155,12 +159,12 @@ class PendingAppends:
                     taken += impatient
                     self._rearrange(run_id, [a for a in lane.appends if a.patient])
             wakes, self._wakes = self._wakes, []
-        for wake in wakes:  # nothing may be left that the writer would take
+        for wake in wakes:  # the queue may be empty now, so the writer would not call them
             wake()
         return taken
 
     def close(self) -> None:
-        """Take no more appends; `take` still hands out what waits."""
+        """Accept no more appends; `take` still returns the waiting ones."""
         with self._news:
             self._closed = True
             self._news.notify_all()
@@ -177,11 +181,12 @@ class PendingAppends:
     def _take_turns(self) -> list[Append]:
         batch = _Batch()
         urgent = {run_id: lane for run_id, lane in self._lanes.items() if lane.urgent}
-        for run_id in sorted(urgent, key=lambda run_id: urgent[run_id].stored):  # none behind a flood
+        # The fewest stored first, so that none waits behind a flood.
+        for run_id in sorted(urgent, key=lambda run_id: urgent[run_id].stored):
             if batch.full:
                 break
             batch.push(*self._pop_urgent(run_id, urgent[run_id]))
-        while self._lanes:  # once at least: many urgent ones do not keep the first of the line waiting
+        while self._lanes:  # at least once, so that urgent ones do not starve the first of the line
             run_id, lane = next(iter(self._lanes.items()))
             batch.push(self._pop(run_id, lane))
             if lane.appends:
@@ -215,9 +220,9 @@ class PendingAppends:
 
 
 def without_cancelled_text(batch: Sequence[Append]) -> Sequence[Append]:
-    """The batch without the text that a cancel overtook: a run that is to stop need not store it first.
+    """The batch without text that a cancel overtook, as a run that must stop need not store it first.
 
-    Left out only here, as it is written: should the cancel not come to be stored, the text still is.
+    It is omitted only at this point: if the cancel is not stored, the text still is.
     """
     if not any(append.events[0].type == CancelRequested.type for append in batch):
         return batch

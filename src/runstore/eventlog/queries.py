@@ -1,4 +1,4 @@
-"""How the log is read."""
+"""Queries on the log."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
@@ -24,14 +24,14 @@ from runstore.database.tables import events, open_runs, purging, session_runs
 from runstore.eventlog.discards import READ, Told, Withheld
 
 HEADS_AT_ONCE = 500  # runs of one SELECT
-TEXT_AT_ONCE = 500  # events of one statement that looks for discarded text, or withholds it
-MAX_PAGE_BYTES = 256 << 10  # data of one page; the event that goes over it is the last
+TEXT_AT_ONCE = 500  # events of one statement that finds or withholds discarded text
+MAX_PAGE_BYTES = 256 << 10  # bytes of data of one page; the event that crosses it is the last
 
 EVOLVING = EventFilter(types=EVOLVING_TYPES)
 
 _e = events.c
 _RECORDED = (_e.seq, _e.position, _e.type, _e.v, _e.ends, _e.at, _e.data)
-# In one statement, which sees one state: all of a run's events, or none while they are being removed.
+# One statement sees one state: all of a run's events, or none while they are being removed.
 _RUN = (
     select(*_RECORDED)
     .where(_e.run_id == bindparam("run"), _e.seq > bindparam("after"))
@@ -39,7 +39,7 @@ _RUN = (
     .order_by(_e.seq)
 )
 _LAST = select(*_RECORDED).where(_e.run_id == bindparam("run")).order_by(_e.seq.desc()).limit(1)
-_ENDING = _LAST.where(_e.ends == 1)  # at the end but for the markers
+_ENDING = _LAST.where(_e.ends == 1)  # at the end except for the markers
 _ALL = select(_e.run_id, *_RECORDED).where(_e.position > bindparam("after")).order_by(_e.position)
 _HEAD = (
     select(_e.seq, _e.type, _e.ends, open_runs.c.attempt, open_runs.c.cancel_at)
@@ -78,10 +78,12 @@ _ATTEMPTS = select(open_runs.c.run_id, open_runs.c.attempt).where(
 
 
 def first_position(run_id: ColumnElement[str]) -> ScalarSelect[int]:
-    """Where a run begins in the log: a user's runs are in the order they were queued, whatever the clocks.
+    """The position of a run's first event.
 
-    For that order the user's lock is held as they are stored. A subquery, run by run: joined with many runs,
-    PostgreSQL may read the whole table.
+    A user's runs are in the order they were queued, independent of clocks.
+
+    The user's lock, held during the append, guarantees this order. A subquery runs once per run: for a join
+    with many runs, PostgreSQL may read the whole table.
     """
     return select(_first.c.position).where(_first.c.run_id == run_id, _first.c.seq == 1).scalar_subquery()
 
@@ -102,12 +104,12 @@ def read_head(connection: Connection, run_id: str) -> Head | None:
 
 
 def read_last_seqs(connection: Connection, run_ids: Sequence[str]) -> dict[str, int]:
-    """Where each of many runs stands; one that does not exist is left out."""
+    """The heads of many runs; runs that do not exist are omitted."""
     return _read_of_each(connection, _LAST_SEQS, run_ids)
 
 
 def read_first_positions(connection: Connection, run_ids: Sequence[str]) -> dict[str, int]:
-    """Where each of many runs begins in the log, see `first_position`; one that is not there is left out."""
+    """The positions of many runs' first events, see `first_position`; runs that do not exist are omitted."""
     return _read_of_each(connection, _FIRST_POSITIONS, run_ids)
 
 
@@ -117,19 +119,19 @@ def read_open_attempts(connection: Connection, run_ids: Collection[str]) -> dict
 
 
 def read_append_id(connection: Connection, run_id: str, seq: int) -> bytes | None:
-    """Whose append an event came with."""
+    """The append that an event was stored with."""
     return connection.execute(select(_e.append_id).where(_e.run_id == run_id, _e.seq == seq)).scalar()
 
 
 def read_text_before(connection: Connection, run_id: str, seq: int) -> Iterator[Told]:
-    """What a run's agents have said before an event, newest first, read as far as it is asked for."""
+    """The text of a run's agents before an event, newest first, read only as far as needed."""
     while page := connection.execute(_TEXT_BEFORE, {"run": run_id, "before": seq}).all():
         for seq, type, data in page:
             yield seq, type, data
 
 
 def withhold(connection: Connection, run_id: str, withheld: Withheld) -> None:
-    """Put tombstones in the place of events: the one change that the database allows."""
+    """Replace events by tombstones, the only change that the database allows."""
     for start in range(0, len(withheld.seqs), TEXT_AT_ONCE):
         seqs = withheld.seqs[start : start + TEXT_AT_ONCE]
         connection.execute(_WITHHOLD, {"run": run_id, "seqs": seqs, "tombstone": withheld.data})
@@ -138,7 +140,7 @@ def withhold(connection: Connection, run_id: str, withheld: Withheld) -> None:
 def read_run(
     connection: Connection, run_id: str, after: int, upto: int | None, limit: int, only: EventFilter | None
 ) -> list[RecordedEvent]:
-    """See `EventLog.read`. A page is as it was in one moment: whole, or RunPurged is raised."""
+    """See `EventLog.read`. A page is consistent: it is complete, or RunPurged is raised."""
     query = _RUN.where(_e.seq <= upto) if upto is not None else _RUN
     if only is not None:
         query = query.where(_matches(only))
@@ -158,7 +160,7 @@ def read_run(
 
 
 def read_evolving(connection: Connection, run_id: str, upto: int | None = None) -> list[RecordedEvent]:
-    """All of a run's events that its state is made of; of a purged run the one that stands for them."""
+    """All events of a run that its state depends on; of a purged run, the one that replaces them."""
     found: list[RecordedEvent] = []
     try:
         while page := read_run(connection, run_id, found[-1].seq if found else 0, upto, 1000, EVOLVING):
@@ -170,14 +172,14 @@ def read_evolving(connection: Connection, run_id: str, upto: int | None = None) 
 
 
 def read_ends(connection: Connection, run_id: str) -> list[RecordedEvent]:
-    """The run's first event, and the one that closed it if it is closed. Raises RunPurged."""
+    """The run's first event, and its terminal event if it is closed. Raises RunPurged."""
     ending = connection.execute(_ENDING, {"run": run_id}).first()
-    found = read_run(connection, run_id, 0, None, 1, None)  # last: were it purged since, this would say so
+    found = read_run(connection, run_id, 0, None, 1, None)  # read last, so that it reveals a purge in between
     return found if ending is None else [*found, RecordedEvent(run_id, *ending)]
 
 
 def read_first(connection: Connection, run_id: str) -> RecordedEvent | None:
-    """The run's first event; of a purged run the one that stands for all. None: there is no such run."""
+    """The run's first event; of a purged run, the one that replaces them. None: there is no such run."""
     try:
         first = read_run(connection, run_id, 0, None, 1, None)
     except RunPurged:
@@ -188,7 +190,7 @@ def read_first(connection: Connection, run_id: str) -> RecordedEvent | None:
 def read_all(
     connection: Connection, after: int, upto: int | None, limit: int, only: EventFilter | None = None
 ) -> list[RecordedEvent]:
-    """`upto`: the position up to which they are final; None: nobody else writes."""
+    """`upto`: the position up to which they are final; None: all are, as other writers are excluded."""
     query = _ALL if only is None else _ALL.where(_matches(only))
     query = query if upto is None else query.where(_e.position <= upto)
     page: list[RecordedEvent] = []
@@ -238,5 +240,6 @@ def _matches(only: EventFilter) -> ColumnElement[bool]:
     return or_(
         _e.ends == 1,
         _e.type.in_(sorted(only.types)),
-        *(func.substr(_e.type, 1, len(prefix)) == prefix for prefix in only.prefixes),  # LIKE ignores case
+        # LIKE would ignore case.
+        *(func.substr(_e.type, 1, len(prefix)) == prefix for prefix in only.prefixes),
     )

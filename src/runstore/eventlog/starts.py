@@ -1,4 +1,4 @@
-"""Word of a user's new runs, for those who follow all of them."""
+"""Notifies those who follow all of a user's runs of new ones."""
 
 import asyncio
 import threading
@@ -20,7 +20,7 @@ _read_owner = msgspec.json.Decoder(_Owner).decode
 
 
 class Starts:
-    """Tells when a user has started a run. A hint: who waits looks by himself now and then."""
+    """Notifies when a user has started a run. This is a hint; readers must also poll."""
 
     def __init__(self, feed: LiveFeed) -> None:
         self._lock = threading.Lock()
@@ -49,5 +49,5 @@ class Starts:
                 with self._lock:
                     watches = dict(self._watches.get(_read_owner(event.data).user_id, {}))
                 for started, loop in watches.items():
-                    with suppress(RuntimeError):  # the loop is closed, and with it its readers
+                    with suppress(RuntimeError):  # the loop is closed, and so are its readers
                         loop.call_soon_threadsafe(started.set)

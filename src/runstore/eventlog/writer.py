@@ -1,6 +1,6 @@
-"""Group commit: one thread takes whatever has queued while the last commit ran, and commits it as one.
+"""Group commit: one thread takes all appends queued during the last commit, and commits them as one.
 
-No timer and no linger: under little load an append is committed alone and at once, under much load the
+There is no timer and no delay: at low load an append is committed alone and at once, and at high load the
 batches grow by themselves.
 """
 
@@ -25,34 +25,34 @@ from runstore.eventlog.admission import MARKERS, Append, Waiter
 from runstore.eventlog.pending import PendingAppends, without_cancelled_text
 from runstore.eventlog.rules.control import is_control
 
-FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # between two tries while the log is unavailable
-CLOSE_TIMEOUT_S = 1.0  # for committing what is queued; what is left then was never acknowledged
+FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # seconds between two tries while the log is unavailable
+CLOSE_TIMEOUT_S = 1.0  # seconds to commit the queue at close; appends left then were never acknowledged
 
 log = structlog.get_logger(__name__)
 
-Outcome = int | RunstoreError  # the run's last seq, or why the append was refused
+Outcome = int | RunstoreError  # the run's last seq, or the reason of the refusal
 
 
 class CommitResult(Struct, frozen=True):
-    """What became of a batch: an outcome for each append, and what was stored."""
+    """The result of a batch: an outcome for each append, and the stored events."""
 
     outcomes: list[Outcome]
     commits: list[Committed]
 
 
 class Store(Protocol):
-    """Where the writer puts a batch."""
+    """The destination of the writer's batches."""
 
     def commit(self, batch: Sequence[Append]) -> CommitResult:
-        """Store every append that its run admits, in one transaction, durably.
+        """Store every append that its run accepts, in one transaction, durably.
 
         Raises:
-            LogUnavailable: it is not known to be stored. What of it is given again is stored once.
+            LogUnavailable: it is unknown whether the batch was stored. A repeated batch is stored once.
             Exception: nothing was stored; some append of the batch cannot be.
         """
 
     def probe(self) -> CommitResult:
-        """Store something of no meaning, to see whether the log takes writes again.
+        """Store a change without meaning, to test whether the log accepts writes again.
 
         Raises:
             LogUnavailable
@@ -62,20 +62,20 @@ class Store(Protocol):
 
 
 class Writer:
-    """Owns the thread that writes. Commits first, then tells the feed, then those who wait."""
+    """Owns the thread that writes. It commits first, then notifies the feed, then the waiting callers."""
 
     def __init__(self, store: Store, feed: Publisher) -> None:
         self._store = store
         self._feed = feed
         self._pending = PendingAppends()
         self._stopping = threading.Event()
-        self.unavailable: LogUnavailable | None = None  # why the log takes no writes now
+        self.unavailable: LogUnavailable | None = None  # why the log accepts no writes now
         self._thread = threading.Thread(target=self._write, name="runstore-writer", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> tuple[int, int]:
-        """How many events wait to be committed, and their bytes."""
+        """The events waiting to be committed, and their bytes."""
         return self._pending.load
 
     async def append(
@@ -123,7 +123,10 @@ class Writer:
         return future
 
     async def close(self) -> None:
-        """Commit what is queued and stop, within CLOSE_TIMEOUT_S when the log is unavailable. Safe twice."""
+        """Commit the queue and stop, within CLOSE_TIMEOUT_S while the log is unavailable.
+
+        Safe to call twice.
+        """
         self._pending.close()
         await in_own_thread(self._thread.join, CLOSE_TIMEOUT_S)
         self._stopping.set()
@@ -133,12 +136,12 @@ class Writer:
         try:
             while batch := self._pending.take():
                 self._settle(batch)
-                del batch  # nobody who waited is kept while there is nothing to do
+                del batch  # do not keep its callers while idle
         finally:
             self._store.close()
 
     def _settle(self, batch: list[Append]) -> None:
-        """Commit a batch for good: wait until the log is available, and leave out what cannot be stored."""
+        """Commit a batch: wait until the log is available, and omit appends that cannot be stored."""
         pause = FIRST_RETRY_S
         while True:
             kept = without_cancelled_text(batch)
@@ -163,12 +166,12 @@ class Writer:
             return self._store.probe()
         except LogUnavailable:
             raise
-        except Exception as error:  # there is no event that could be at fault
+        except Exception as error:  # a trial write has no event that could be at fault
             log.error("probe_failed", error=repr(error))
             raise LogUnavailable("the database refused a trial write") from error
 
     def _hold(self, batch: list[Append], error: LogUnavailable, pause: float) -> list[Append] | None:
-        """Refuse those who would not wait, keep the rest for the next try; None when there will be none."""
+        """Fail the impatient appends and keep the rest for the next try; None if the writer must stop."""
         if self.unavailable is None:
             log.error("log_unavailable", error=str(error))
         self.unavailable = error
@@ -193,8 +196,8 @@ class Writer:
                 self._settle([append])
         else:
             log.error("append_failed", run_id=batch[0].run_id, error=repr(error))
-            told = str(error) if isinstance(error, UnstorableText) else "the database refused it"
-            _acknowledge(batch, [InvalidEvent(f"the event cannot be stored: {told}")])
+            reason = str(error) if isinstance(error, UnstorableText) else "the database refused it"
+            _acknowledge(batch, [InvalidEvent(f"the event cannot be stored: {reason}")])
 
 
 def _moves_run(event: EncodedEvent) -> bool:
@@ -215,7 +218,7 @@ def _encode_all(events: Sequence[Event | Custom | EncodedEvent]) -> list[Encoded
 
 
 def _acknowledge(batch: Sequence[Append], outcomes: Sequence[Outcome]) -> None:
-    """Tell everyone what became of their append, with one call for each event loop."""
+    """Report every append's outcome, with one call per event loop."""
     answers: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[int], Outcome]]] = defaultdict(list)
     for append, outcome in zip(batch, outcomes, strict=True):
         if append.waiter is not None:
@@ -231,7 +234,7 @@ def _fail(batch: Sequence[Append], error: LogUnavailable) -> None:
 
 
 def _shielded(function: Callable[..., None], *arguments: object) -> None:
-    """What a listener or a producer's callback raises is its own fault: the writer writes on."""
+    """Log an error of a listener or a producer's callback; the writer goes on."""
     try:
         function(*arguments)
     except Exception:
@@ -239,7 +242,7 @@ def _shielded(function: Callable[..., None], *arguments: object) -> None:
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
-    with suppress(RuntimeError):  # the loop is closed, and with it whoever waited
+    with suppress(RuntimeError):  # the loop is closed, and so are its callers
         loop.call_soon_threadsafe(function, *arguments)
 
 

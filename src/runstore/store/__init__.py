@@ -1,1 +1,1 @@
-"""What can be done with runs, hierarchies, keys and workers, whichever surface asks."""
+"""Operations on runs, hierarchies, keys and workers, shared by all surfaces."""

@@ -1,4 +1,4 @@
-"""The hierarchies that users have made, in the database. A run holds a copy of its own."""
+"""Stores the hierarchies that users define. A run holds its own copy."""
 
 from collections.abc import Awaitable, Iterator
 from typing import Any
@@ -23,7 +23,7 @@ class HierarchyNotFound(RunstoreError):
 
 
 class InvalidHierarchy(RunstoreError):
-    """The hierarchy cannot run here. `field`: where in it, as `$.teams[0].name`."""
+    """The hierarchy cannot run here. `field`: the place of the fault, such as `$.teams[0].name`."""
 
     code = "invalid_hierarchy"
 
@@ -33,7 +33,7 @@ class InvalidHierarchy(RunstoreError):
 
 
 class HierarchySummary(Struct, frozen=True):
-    """Whose a hierarchy is. `hierarchy_id`: UUIDv7; `created_at`: UTC, milliseconds since 1970."""
+    """A hierarchy without its content. `hierarchy_id`: UUIDv7; `created_at`: UTC, milliseconds since 1970."""
 
     hierarchy_id: str
     user_id: str
@@ -42,7 +42,7 @@ class HierarchySummary(Struct, frozen=True):
 
 
 class StoredHierarchy(Struct, frozen=True):
-    """A hierarchy, and whose it is."""
+    """A hierarchy and its owner."""
 
     summary: HierarchySummary
     hierarchy: Hierarchy
@@ -52,10 +52,10 @@ _SUMMARY = [hierarchies.c[name] for name in HierarchySummary.__struct_fields__]
 
 
 class HierarchyStore:
-    """What can be done with hierarchies. It raises LogUnavailable while the database cannot be used.
+    """Operations on hierarchies. They raise LogUnavailable while the database cannot be used.
 
     Args:
-        per_user: how many a user may have.
+        per_user: hierarchies that a user may have.
     """
 
     def __init__(self, database: Database, teams: Teams, *, per_user: int) -> None:
@@ -68,7 +68,7 @@ class HierarchyStore:
 
         Raises:
             InvalidHierarchy: it cannot run here.
-            LimitExceeded: the user has as many as allowed.
+            LimitExceeded: the user has reached the limit.
         """
         _refuse(check_size(hierarchy))
         _refuse(self._teams.problems(hierarchy))
@@ -78,7 +78,7 @@ class HierarchyStore:
         return stored
 
     async def get(self, hierarchy_id: str) -> StoredHierarchy:
-        """One hierarchy, whoever's it is.
+        """One hierarchy of any user.
 
         Raises:
             HierarchyNotFound
@@ -88,20 +88,20 @@ class HierarchyStore:
     def find(
         self, *, user_id: str | None, before: str | None, limit: int
     ) -> Awaitable[list[HierarchySummary]]:
-        """A user's hierarchies, or everybody's, newest first. `before`: go on after this id."""
+        """The hierarchies of one user or of all, newest first. `before`: continue after this id."""
         return self._database.query(_find_all, user_id, before, limit)
 
     def definition(self, hierarchy: Hierarchy) -> dict[str, Any]:
-        """What a run of it holds.
+        """The definition that a run of the hierarchy holds.
 
         Raises:
-            InvalidHierarchy: it cannot run here, or not any more, since the configuration has changed.
+            InvalidHierarchy: it cannot run here, perhaps since a change of the configuration.
         """
         _refuse(self._teams.problems(hierarchy))
         return self._teams.definition(hierarchy)
 
     async def delete(self, hierarchy_id: str) -> None:
-        """Delete a hierarchy; its runs stay as they are.
+        """Delete a hierarchy; its runs stay unchanged.
 
         Raises:
             HierarchyNotFound
@@ -110,10 +110,10 @@ class HierarchyStore:
 
 
 def parse_hierarchy_id(text: str) -> str:
-    """The canonical form of an id that came from outside, as `parse_run_id`.
+    """The canonical form of an id from outside, as `parse_run_id`.
 
     Raises:
-        HierarchyNotFound: `text` is no UUID, so no hierarchy can have it.
+        HierarchyNotFound: `text` is not a UUID, so no hierarchy can have it.
     """
     if (hierarchy_id := parse_uuid(text)) is None:
         raise HierarchyNotFound(f"there is no hierarchy {text[:100]!r}: its id is a UUID")

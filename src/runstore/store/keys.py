@@ -1,7 +1,7 @@
-"""API keys: made of random bytes, shown once, stored as a hash.
+"""API keys: random bytes, shown once, stored as a hash.
 
 A key is `rsk_ID_SECRET`. The id is public: lists and logs show it. The secret has 256 random bits, so one
-round of SHA-256 is enough to store it by: a slow hash, as passwords need, protects what could be guessed.
+round of SHA-256 protects it: only secrets that can be guessed, such as passwords, need a slow hash.
 """
 
 import hashlib
@@ -50,13 +50,13 @@ class ApiKey(Struct, frozen=True, kw_only=True):
 
 
 class StoredKey(Struct, frozen=True):
-    """A key with what tells whether a secret is its own."""
+    """A key with the hash of its secret."""
 
     key: ApiKey
     secret_hash: bytes
 
     def opens(self, presented: str) -> bool:
-        """Whether `presented` is this key; takes as long for a nearly right one as for a wrong one."""
+        """Whether `presented` is this key, compared in constant time."""
         return hmac.compare_digest(_hash(presented), self.secret_hash)
 
 
@@ -69,7 +69,7 @@ def create_key(
     """Store a new key and return it; it cannot be read again.
 
     Raises:
-        InvalidName: the user's name or the key's is too long, or empty, or no database can hold it.
+        InvalidName: the user's name or the key's is empty, too long, or not storable.
     """
     check_name(user_id, "user")
     check_name(name or None, "name")
@@ -84,7 +84,7 @@ def create_key(
 
 
 def revoke_key(connection: Connection, key_id: str, now: int) -> ApiKey:
-    """Refuse a key from now on; one that is revoked already stays as it is. Its row stays in either case.
+    """Revoke a key. A second revocation changes nothing; the row stays in either case.
 
     Raises:
         KeyNotFound
@@ -98,7 +98,7 @@ def revoke_key(connection: Connection, key_id: str, now: int) -> ApiKey:
 
 
 def list_keys(connection: Connection) -> list[ApiKey]:
-    """Every key that there ever was, oldest first."""
+    """Every key that was ever made, oldest first."""
     rows = connection.execute(select(*_FIELDS).order_by(api_keys.c.created_at, api_keys.c.key_id))
     return [_key(row) for row in rows]
 
@@ -110,18 +110,18 @@ def find_key(connection: Connection, key_id: str) -> StoredKey | None:
 
 
 def any_keys(connection: Connection) -> bool:
-    """Whether there is a key, or ever was: a server whose last key was revoked does not open to everyone."""
+    """Whether a key was ever made: revoking the last key must not open the server to everyone."""
     return connection.execute(select(api_keys.c.key_id).limit(1)).first() is not None
 
 
 def key_id_of(presented: str) -> str | None:
-    """The public part of a key; None when it is none of ours."""
+    """The public part of a key; None if it is malformed."""
     key_id, _, secret = presented.removeprefix(PREFIX).partition("_")
     return key_id if presented.startswith(PREFIX) and key_id and secret else None
 
 
 def ticket_secret(connection: Connection) -> bytes:
-    """What tickets are signed with: made at the first start, the same for every process on this database."""
+    """The secret that signs tickets: made at the first start, the same for every process on this database."""
     this = select(server_secrets.c.value).where(server_secrets.c.name == TICKETS)
     found: bytes | None = connection.execute(this).scalar()
     if found is None:

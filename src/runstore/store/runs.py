@@ -1,4 +1,4 @@
-"""What can be done with runs, whichever surface asks: start, read, follow, stop, add to, delete."""
+"""Operations on runs, shared by all surfaces: start, read, follow, stop, append, delete."""
 
 import hashlib
 import time
@@ -48,20 +48,20 @@ from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended
 from runstore.projections.runs import MAX_SCANNED, RunQuery, RunsFound, find_run, find_runs
 from runstore.runtime.catalog.agents import AgentCatalog
 
-CLOCKS_S = 600  # by which the clocks of two processes may differ, lest a new run pass for an old one
-MAX_KNOWN_OWNERS = 10_000  # runs whose owner is kept in memory
+CLOCKS_S = 600  # seconds by which two processes' clocks may differ without hiding a new run
+MAX_KNOWN_OWNERS = 10_000  # runs whose owner is cached
 DEFAULT_LIMITS = Limits()
 
 
 class RunAt(Struct, frozen=True):
-    """A run as it was when its head was at `last_seq`."""
+    """A run's state when its head was at `last_seq`."""
 
     run: Run
     last_seq: int
 
 
 class Owner(Struct, frozen=True):
-    """Whose a run is, as its first event says; it never changes."""
+    """A run's owner, from its first event; it never changes."""
 
     user_id: str
     workspace_id: str | None = None
@@ -110,22 +110,22 @@ class RunStore:
         """Queue a run and return it, once it is stored.
 
         Args:
-            multitask_strategy: what to do about runs of the same session that have not ended: stop them and
-                then start, wait for them, be refused, or take no notice.
-            memory: the agent begins with the messages of the session's earlier successful runs. None: if its
-                settings say so.
-            idempotency_key: within 24 h, the same key with the same arguments is the same run.
-            definition: what the run holds of its agent, if that is none of the configured ones.
+            multitask_strategy: how to handle active runs of the same session: stop them first, wait for them,
+                be refused, or ignore them.
+            memory: whether the agent starts with the messages of the session's earlier successful runs. None:
+                as its settings say.
+            idempotency_key: within 24 h, the same key with the same arguments returns the same run.
+            definition: the agent's definition to store in the run, if no configured agent has it.
 
         Raises:
             AgentNotFound: there is no such agent.
             TooLarge: the input is larger than `input_bytes`.
             LimitExceeded: the user has too many active runs.
-            InvalidName: no database can hold the user's, the session's or the workspace's name.
-            EventTooLarge: the input and the metadata together are larger than an event may be.
+            InvalidName: the user's, the session's or the workspace's name is not storable.
+            EventTooLarge: the input and the metadata together exceed the size of an event.
             EventTooDeep: the input or the metadata is nested too deep.
             IdempotencyConflict: the key was used with other arguments.
-            SessionBusy: the strategy is `reject`, and the session has a run that has not ended.
+            SessionBusy: the strategy is `reject`, and the session has an active run.
         """
         for name, what in ((user_id, "user_id"), (session_id, "session_id"), (workspace_id, "workspace_id")):
             check_name(name, what)
@@ -142,7 +142,8 @@ class RunStore:
         )  # fmt: skip
         arguments = [agent, input, session_id, workspace_id, metadata or {}]
         if multitask_strategy != "enqueue":
-            arguments.append(multitask_strategy)  # only then: keys of an earlier release still match
+            # Only if given, so that keys of an earlier release still match.
+            arguments.append(multitask_strategy)
         if memory is not None:
             arguments.append(memory)
         reservation = Reservation(
@@ -157,7 +158,7 @@ class RunStore:
         return RunAt(evolve(Run(run_id), encoded), last_seq)
 
     async def head(self, run_id: str) -> Head:
-        """Where the run stands.
+        """The run's head.
 
         Raises:
             RunNotFound, RunDeleted, RunPurged
@@ -165,7 +166,9 @@ class RunStore:
         return _existing(run_id, await self._log.head(run_id))
 
     async def owner(self, run_id: str) -> Owner:
-        """Whose the run is, also if it was deleted or purged. Asked of the log, once; never of the run list.
+        """The run's owner, even if the run was deleted or purged.
+
+        Read from the log once, not from the run list.
 
         Raises:
             RunNotFound
@@ -181,7 +184,7 @@ class RunStore:
         return owner
 
     async def get(self, run_id: str, *, at: int | None = None, wait_s: float = 0) -> RunAt:
-        """The run as it is, or as it was at an earlier seq; with `wait_s`, once it has ended.
+        """The run's current state, or its state at an earlier seq; with `wait_s`, waits for its end.
 
         Raises:
             RunNotFound, RunDeleted, RunPurged
@@ -191,20 +194,20 @@ class RunStore:
             await wait_until_ended(self._log, self._feed, run_id, timeout_s=wait_s)
         found, run = await self._database.query(_read_run, run_id, at)
         head = _existing(run_id, found)
-        if run is None:  # an earlier state, or a row that waits for its projection to be rebuilt
+        if run is None:  # an earlier state, or the row is missing until the projection is rebuilt
             run = await self._database.query_history(_fold_run, run_id, at)
-        if run.purged_at is not None:  # since the head was read
+        if run.purged_at is not None:  # purged after the head was read
             raise RunPurged(run_id)
         if at is not None and not 0 < at <= head.seq:
             raise InvalidCursor(f"at={at} is no event of run {run_id}: its events are 1 to {head.seq}")
         return RunAt(run, at or head.seq)
 
     async def find(self, query: RunQuery) -> RunsFound:
-        """A page of the runs that match, newest first, without what is large of them."""
+        """A page of the matching runs, newest first, without large values."""
         return await self._database.query_list(find_runs, query)
 
     async def stop(self, run_id: str, *, by: str, reason: str) -> RunAt:
-        """Ask the run to stop; one that has ended stays as it is. Asking twice is asking once.
+        """Ask the run to stop. An ended run stays unchanged, and a second request has no effect.
 
         Raises:
             RunNotFound, RunDeleted, RunPurged
@@ -219,7 +222,7 @@ class RunStore:
         return RunAt(replace(found.run, cancel_requested=True), last_seq)
 
     async def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
-        """Add an external producer's events; returns the last seq once they are stored.
+        """Append an external producer's events; return the last seq once they are stored.
 
         Raises:
             RunNotFound, RunDeleted, RunPurged, RunClosed, WrongExpectedSeq, InvalidEvent, TooLarge
@@ -234,7 +237,7 @@ class RunStore:
         return await self._log.append(run_id, events, expected_seq=expected_seq)
 
     async def delete(self, run_id: str, *, by: str) -> None:
-        """Take a closed run out of the lists.
+        """Delete a closed run from the lists.
 
         Raises:
             RunNotFound, RunDeleted, RunPurged
@@ -252,7 +255,7 @@ class RunStore:
         limit: int = 1000,
         only: EventFilter | None = None,
     ) -> list[RecordedEvent]:
-        """A page of the run's events, as far as `upto`; only an empty one means that there are no more.
+        """A page of the run's events up to `upto`; only an empty page means that no more exist.
 
         Raises:
             RunPurged
@@ -260,7 +263,7 @@ class RunStore:
         return await self._log.read(run_id, after=after, upto=upto, limit=limit, only=only)
 
     def tail(self, run_id: str, *, after: int, only: EventFilter | None = None) -> Tail:
-        """Follow the run: everything after `after`, once, then live until it ends."""
+        """Follow the run: every event after `after`, once, then live until it ends."""
         return Tail(self._log, self._feed, run_id, after=after, only=only, idle_s=self._heartbeat_s)
 
     def joined_tail(
@@ -281,14 +284,14 @@ class RunStore:
         return self.tail(run_id, after=after, only=only)
 
     async def own_cursors(self, user_id: str) -> OwnRunCursors:
-        """The beginnings of a user's runs that have not ended; runs that start from now on are new."""
+        """Cursors at the beginnings of a user's active runs; runs that start from now on are new."""
         return await self._database.query_list(_read_own_cursors, user_id)
 
     async def find_starts(self, user_id: str, cursors: OwnRunCursors) -> None:
-        """Add a user's new runs, in the order in which they were queued, as many as there is room for.
+        """Add a user's new runs in the order in which they were queued, up to the limit of followed runs.
 
         Raises:
-            InvalidCursor: too many runs were started since to find the new ones among them.
+            InvalidCursor: too many runs were started since to search them for new ones.
             LogUnavailable, Busy
         """
         if cursors.free:
@@ -318,19 +321,21 @@ def _existing(run_id: str, head: Head | None) -> Head:
 
 
 def _read_own_cursors(connection: Connection, user_id: str) -> OwnRunCursors:
-    cursors = _read_newest(connection, user_id)  # first: what is queued after it is new, if not open as well
+    # Read first: a run queued later is new, even if it is also among the open ones.
+    cursors = _read_newest(connection, user_id)
     position = first_position(open_runs.c.run_id)
     unended = select(position, open_runs.c.run_id).where(open_runs.c.user_id == user_id)
     found = connection.execute(unended.order_by(position).limit(MAX_FOLLOWED_RUNS + 1)).all()
-    if len(found) > MAX_FOLLOWED_RUNS:  # the others have their turn when these have ended
-        cursors = OwnRunCursors(0, 0)  # until these are added: it stands where the last of them begins
+    if len(found) > MAX_FOLLOWED_RUNS:  # the others follow when these have ended
+        # Until these are added: the position is the beginning of the last of them.
+        cursors = OwnRunCursors(0, 0)
     for begins, run_id in found[:MAX_FOLLOWED_RUNS]:
         cursors.add(run_id, begins)
     return cursors
 
 
 def _read_newest(connection: Connection, user_id: str) -> OwnRunCursors:
-    """Where a user's newest runs begin: one that is not looked at passes for a new one."""
+    """The beginnings of a user's newest runs. A run missing here would count as new."""
     newest = connection.execute(_own_runs(user_id).order_by(runs.c.run_id.desc()).limit(1)).scalar()
     if newest is None:
         return OwnRunCursors(0, int(time.time()))
@@ -343,15 +348,15 @@ def _read_newest(connection: Connection, user_id: str) -> OwnRunCursors:
 def _read_starts(
     connection: Connection, user_id: str, after: int, seconds: int, limit: int
 ) -> list[tuple[int, str]]:
-    """The runs of a user that begin in the log after a position, in order, and where.
+    """A user's runs that begin in the log after a position: their positions and ids, in order.
 
-    Of those that were made since, none may be left out: by their ids they are in another order.
+    Run ids sort in another order than positions, so no run created since may be skipped.
 
     Args:
-        seconds: when the newest known one was made. Those made CLOCKS_S before are not looked at.
+        seconds: when the newest known run was created. Runs created CLOCKS_S earlier are not examined.
 
     Raises:
-        InvalidCursor: there are more than MAX_SCANNED to look at.
+        InvalidCursor: more than MAX_SCANNED runs would have to be examined.
     """
     made = _made_since(user_id, seconds).order_by(runs.c.run_id).limit(MAX_SCANNED + 1)
     run_ids = connection.execute(made).scalars().all()
@@ -374,7 +379,7 @@ def _made_since(user_id: str, seconds: int) -> Select[Any]:
 def _own_runs(user_id: str) -> Select[Any]:
     table = runs.c
     own = select(table.run_id).where(table.user_id == user_id, table.purged == 0, table.deleted == 0)
-    for dialect in MYSQL:  # whose own choice may read them all and sort
+    for dialect in MYSQL:  # its own choice may read all rows and sort
         own = own.with_hint(runs, f"FORCE INDEX ({index_name(('user_id',))})", dialect)
     return own
 

@@ -1,4 +1,4 @@
-"""The workers of a database, for people to see."""
+"""The workers of a database, for display."""
 
 from msgspec import Struct
 from sqlalchemy import Connection, func, select
@@ -10,8 +10,8 @@ from runstore.database.tables import open_runs, workers
 class Worker(Struct, frozen=True):
     """A process that runs agents. Times: UTC, milliseconds since 1970, by the worker's own clock.
 
-    `capacity`: how many runs it takes at once, and `runs`: how many it has by the log. `beat_at`: when it
-    last told that it lives; None where it does not need to, since it holds a lock.
+    `capacity`: the number of runs that it takes at once; `runs`: its runs according to the log. `beat_at`:
+    its last heartbeat; None if it holds a lock instead.
     """
 
     worker_id: str
@@ -24,7 +24,7 @@ class Worker(Struct, frozen=True):
 
 
 class WorkerRecord(Struct, frozen=True):
-    """A worker as people see it. Times: RFC 3339, UTC."""
+    """A worker for display. Times: RFC 3339, UTC."""
 
     worker_id: str
     host: str

@@ -1,6 +1,6 @@
 """Reservations of a start: a place among its user's active runs, and an idempotency key.
 
-They are checked and written in the append's own transaction, under the user's lock: of two starts that race,
+They are checked and written in the append's own transaction, under the user's lock. So of two racing starts,
 in one process or in two, the second sees the first one's reservation. A check before the append would admit
 both.
 """
@@ -15,7 +15,7 @@ from runstore.core.errors import AlreadyStarted, IdempotencyConflict, LimitExcee
 from runstore.database.tables import idempotency, open_runs
 from runstore.eventlog.admission import Append
 
-KEPT_MS = 24 * 3_600_000  # how long an idempotency key is remembered
+KEPT_MS = 24 * 3_600_000  # milliseconds that an idempotency key is remembered
 
 
 class UsedKey(Struct, frozen=True):
@@ -62,7 +62,7 @@ class Reservations:
             raise LimitExceeded("runs_per_user", message)
 
     def take(self, append: Append) -> None:
-        """Make the append's reservation, which `check` has let pass."""
+        """Make the append's reservation, after `check` has accepted it."""
         if (reservation := append.reservation) is None:
             return
         self._active[reservation.user_id] = self._active_of(reservation.user_id) + 1
@@ -77,12 +77,12 @@ class Reservations:
 
 
 def read_reservations(connection: Connection) -> Reservations:
-    """Reservations that are checked against the control tables."""
+    """Reservations, checked against the control tables."""
     return Reservations(partial(_count_active, connection), partial(_find_key, connection))
 
 
 def write_reservations(connection: Connection, reservations: Reservations) -> None:
-    """Store the keys that the batch has reserved, and delete expired ones."""
+    """Store the keys that the batch reserved, and delete expired ones."""
     if not reservations.keys:
         return
     newest = max(used.at for used in reservations.keys.values())

@@ -1,4 +1,4 @@
-"""Control tables: what rules across runs need, written in the append's own transaction. No projections."""
+"""Control tables: the data for rules across runs, written in the append's own transaction."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -83,7 +83,7 @@ def is_control(event: EncodedEvent) -> bool:
 
 
 def write_control(connection: Connection, changes: Mapping[str, Sequence[EncodedEvent]]) -> None:
-    """Bring the control tables up to the events of each run, in as few statements as there are kinds."""
+    """Update the control tables with the events of each run, in one statement per kind."""
     statements: dict[Any, list[dict[str, Any]]] = {
         _INSERT: [], _JOIN_SESSION: [], _START: [], _CANCEL: [], _LEAVE_SESSION: [], _DELETE: [],
         _PURGE: [], _FORGET: [],

@@ -1,4 +1,4 @@
-"""The rules that need more than one run: reservations of a start, and turns in a session."""
+"""The rules that involve several runs: reservations of a start, and turns in a session."""
 
 from collections.abc import Sequence
 
@@ -21,10 +21,10 @@ class Rules:
         self.sessions = sessions
 
     def take(self, append: Append, events: Sequence[EncodedEvent], head: Head) -> list[Append]:
-        """Let an append in that its run admits as `events`; returns what other runs get on account of it.
+        """Accept an append whose run accepts `events`; return the appends to other runs that follow from it.
 
         Raises:
-            AlreadyStarted, IdempotencyConflict, LimitExceeded, SessionBusy: nothing was taken.
+            AlreadyStarted, IdempotencyConflict, LimitExceeded, SessionBusy: the append was not accepted.
         """
         self.reservations.check(append)
         caused = self.sessions.take(append, events, head)
@@ -33,7 +33,7 @@ class Rules:
 
 
 def users_of(connection: Connection, batch: Sequence[Append]) -> set[str]:
-    """Whose runs the rules count, in judging this batch: no other writer may judge by them meanwhile."""
+    """The users whose runs this batch is judged by; their locks keep other writers out."""
     events = [(append.run_id, event) for append in batch for event in append.events]
     users = {read_session_request(event).user_id for _, event in events if event.type == Queued.type}
     if starting := [run_id for run_id, event in events if event.type == Started.type]:
@@ -48,6 +48,6 @@ def read_rules(connection: Connection) -> Rules:
 
 
 def write_rules(connection: Connection, rules: Rules) -> None:
-    """Store what was taken. Before the control tables of the runs: those let go what has ended."""
+    """Store the accepted reservations and turns, before the control tables drop the runs that ended."""
     write_reservations(connection, rules.reservations)
     write_started(connection, rules.sessions.started)

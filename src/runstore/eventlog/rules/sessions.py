@@ -1,8 +1,8 @@
 """Turns in a session: of a user's runs with one session id, one at a time is started.
 
-Checked and written in the append's own transaction, as reservations are. The turn is the longest
-waiting run's; a run that is queued to interrupt asks all before it to stop, and still waits until they have
-ended. `parallel` runs take no turns.
+They are checked and written in the append's own transaction, as reservations are. The turn belongs to the run
+that has waited longest. A run queued to interrupt asks all runs before it to stop, and still waits until they
+have ended. `parallel` runs take no turns.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ Session = tuple[str, str]  # user, session id
 
 
 class Place(Struct, frozen=True):
-    """A run's place in the line of its session. `position`: None until it is stored, and thus the last."""
+    """A run's place in its session's queue. `position`: None until it is stored, which means last."""
 
     session: Session
     run_id: str
@@ -36,7 +36,7 @@ class Place(Struct, frozen=True):
 
 
 class SessionRequest(Struct, frozen=True):
-    """A queued run's session, and its strategy while another run has it."""
+    """A queued run's session, and its strategy while another run has the turn."""
 
     user_id: str
     session_id: str | None = None
@@ -50,12 +50,12 @@ class SessionRequest(Struct, frozen=True):
 
 
 class Sessions:
-    """Judges one batch; what is let in counts for those that come after.
+    """Judges one batch; accepted appends count for the later ones.
 
     Args:
-        find_place: of an open run; None when it takes no turns.
-        find_active: the run that has a session.
-        find_before: so many of a session's open runs that were queued before a place, newest first.
+        find_place: the place of an open run; None if it takes no turns.
+        find_active: the run that has the turn in a session.
+        find_before: the newest of a session's open runs before a place, up to a number.
     """
 
     def __init__(
@@ -67,15 +67,16 @@ class Sessions:
         self._find_place = find_place
         self._find_active = find_active
         self._find_before = find_before
-        self._queued: dict[str, Place | None] = {}  # by this batch, in order
+        self._queued: dict[str, Place | None] = {}  # queued by this batch, in order
         self._ended: set[str] = set()
-        self.started: dict[Session, str] = {}  # by this batch: which run has the session now
+        # Started by this batch: the run that now has the turn of a session.
+        self.started: dict[Session, str] = {}
 
     def take(self, append: Append, events: Sequence[EncodedEvent], head: Head) -> list[Append]:
-        """Let a run queue, start or end; returns the cancel requests for those that it supersedes.
+        """Queue, start or end a run; return the cancel requests for the runs that it supersedes.
 
         Raises:
-            SessionBusy: it is not the run's turn, or it would not wait for it.
+            SessionBusy: it is not the run's turn, or the run does not wait for one.
         """
         superseded: list[Append] = []
         try:
@@ -88,7 +89,7 @@ class Sessions:
                     self._ended.add(append.run_id)
         except SessionBusy:
             if not head.seq:
-                self._ended.add(append.run_id)  # it does not come to be
+                self._ended.add(append.run_id)  # a new run that is refused does not exist
             raise
         return superseded
 
@@ -114,7 +115,8 @@ class Sessions:
         active = self.started.get(place.session) or self._find_active(place.session)
         if active in self._ended or active == run_id:
             active = None
-        before = [] if head.attempt else self._before(place, 1)  # who had it before need not queue again
+        # A run that had the turn before need not queue again.
+        before = [] if head.attempt else self._before(place, 1)
         if first := before[0] if before else active:
             raise SessionBusy(place.session[1], first)
         self.started[place.session] = run_id
@@ -122,7 +124,7 @@ class Sessions:
     def _before(self, place: Place, most: int) -> list[str]:
         """The open runs before a place, newest first."""
         queued: list[str] = []
-        if place.position is None:  # nothing of this batch comes before what is stored
+        if place.position is None:  # no run of this batch precedes a stored one
             others = takewhile(lambda other: other != place, self._queued.values())
             queued = [other.run_id for other in others if other and other.session == place.session]
         stored = self._find_before(place, most + len(self._ended))
@@ -158,14 +160,14 @@ _TAKE = insert(sessions)
 
 
 def read_sessions(connection: Connection) -> Sessions:
-    """Sessions that are judged by the control tables."""
+    """Turns, checked against the control tables."""
     return Sessions(
         partial(_find_place, connection), partial(_find_active, connection), partial(_find_before, connection)
     )
 
 
 def write_started(connection: Connection, started: Mapping[Session, str]) -> None:
-    """Give sessions to runs; the key of the table refuses a second one."""
+    """Give turns to runs; the table's key refuses a second one."""
     if not started:
         return
     rows = sorted(started.items())
@@ -182,7 +184,7 @@ def _find_place(connection: Connection, run_id: str) -> Place | None:
 
 
 def _find_active(connection: Connection, session: Session) -> str | None:
-    """The run that has the session, if it is open: a release that knows no turns leaves its row behind."""
+    """The run that has the turn, if it is open: a release without turns leaves its row behind."""
     return connection.execute(_ACTIVE, {"user": session[0], "session": session[1]}).scalar()
 
 
