@@ -147,6 +147,15 @@ def test_trailers_are_not_headers(client: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("path", [b"body", b"early"])
+def test_a_trailer_that_ends_the_connection_leaves_no_request_without_an_answer(
+    client: socket.socket, path: bytes
+) -> None:
+    chunked = CHUNKED.replace(b"body", path)
+    client.sendall(chunked + b"\r\n3\r\nabc\r\n0\r\nConnection: close\r\n\r\n" + GET + b"\r\n")
+    assert until_closed(client).count(OK) == 1
+
+
+@pytest.mark.parametrize("path", [b"body", b"early"])
 @pytest.mark.parametrize(
     "endless",
     [b"3\r\nabc\r\n0\r\nX-A: ", b"3\r\nabc\r\n0\r\n" + b"X-A: b\r\n" * 9_000, b"3;a="],

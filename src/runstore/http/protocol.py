@@ -223,6 +223,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._framing_bytes = self._framing_allowed = 0
         self._cancel_deadline()
         super().on_message_complete()
+        if not self.parser.should_keep_alive():  # a trailer may say so: the parser reads nothing after it
+            self.cycle.keep_alive = False
+            if self.cycle.response_complete:
+                self.transport.close()
         if self.cycle.response_complete:  # before the body was
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
