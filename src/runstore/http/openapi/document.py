@@ -152,8 +152,8 @@ def _parameter(parameter: Parameter) -> Schema:
         found["description"] = parameter.description
     if parameter.place == "path":
         found["required"] = True
-    if parameter.schema.get("type") == "array":  # one text, with commas
-        found |= {"style": "form", "explode": False}
+    if parameter.schema.get("type") == "array":  # given more than once, or one text with commas
+        found |= {"style": "form", "explode": parameter.repeated}
     return found
 
 
