@@ -15,10 +15,10 @@ from strands import tool as as_tool
 from strands.hooks import AfterModelCallEvent
 from strands.multiagent import GraphBuilder
 
-import runstore.http.openai.stream as chat_stream
 from runstore import AgentSpec
 from runstore.core.records import EventRecord
 from runstore.core.transcript import text
+from runstore.http.streaming import frames
 from runstore.mount import MountedApp
 from tests.database import make_database
 from tests.runtime.strands_kit import Playbook, Turn, say, think, use
@@ -353,13 +353,13 @@ async def test_a_reconnect_makes_no_chunks_of_what_its_client_has(
     run_id = (await http.post("/agents/lengthy/start", json={"input": "hi"})).json()["run_id"]
     last = (await http.get(f"/runs/{run_id}", params={"wait": 60})).json()["last_seq"]
     made: list[object] = []
-    encode = chat_stream._encode
+    encode = frames._encode
 
     def counted(value: object) -> bytes:
         made.append(value)
         return encode(value)
 
-    monkeypatch.setattr(chat_stream, "_encode", counted)
+    monkeypatch.setattr(frames, "_encode", counted)
     await http.get(f"/runs/{run_id}/stream?format=openai&lastEventId={last - 2}")
     assert len(made) < 5
 

@@ -12,7 +12,8 @@ from runstore.core.records import EventRecord
 from runstore.core.run import Run
 from runstore.http.openai.answer import Answer
 from runstore.http.openai.repeats import MAX_SENT, Piece, Repeats
-from runstore.http.openai.stream import Chunks
+from runstore.http.openai.stream import DONE, Chunks
+from runstore.http.streaming.frames import Message, message_frame
 
 FRANCE = "The capital of France is Paris."
 
@@ -43,10 +44,9 @@ def sent(run: list[EventRecord], after: int = 0) -> list[tuple[int, Any]]:
     chunks = Chunks(Run("01890a5d-ac96-774b-bcce-b302099a8057", agent_name="a"))
     for event in run[:after]:
         chunks.pass_over(event)
-    body = b"".join(frame for event in run[after:] for frame in chunks.frames(event))
-    frames = FrameParser().feed(body)
-    assert frames[-1].data == b"[DONE]"
-    return [(int(frame.id), msgspec.json.decode(frame.data)) for frame in frames[:-1]]
+    *most, done = [message for event in run[after:] for message in chunks.messages(event)]
+    assert done == Message(None, msgspec.Raw(DONE))
+    return [(message.seq or 0, msgspec.to_builtins(message.content)) for message in most]
 
 
 def read(found: list[tuple[int, Any]], *, drops: bool) -> tuple[str, str]:
@@ -110,7 +110,9 @@ def test_a_client_that_drops_has_the_whole_answer(said: list[Any], content: str)
 def plain(run: list[EventRecord]) -> list[Any]:
     """What a client of OpenAI's is sent that can drop nothing."""
     chunks = Chunks(Run("01890a5d-ac96-774b-bcce-b302099a8057", agent_name="a"), plain=True)
-    frames = FrameParser().feed(b"".join(frame for event in run for frame in chunks.frames(event)))
+    frames = FrameParser().feed(
+        b"".join(message_frame(each) for event in run for each in chunks.messages(event))
+    )
     return [frame.data if frame.data == b"[DONE]" else msgspec.json.decode(frame.data) for frame in frames]
 
 

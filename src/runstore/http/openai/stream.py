@@ -40,6 +40,7 @@ from runstore.http.openai.objects import (
 from runstore.http.openai.repeats import Kind, Piece, Repeats
 from runstore.http.openapi.schemas import component, within
 from runstore.http.operations import Schema
+from runstore.http.streaming.frames import Message, message_frame
 
 CHAT_EVENTS = EventFilter(types=ANSWER_TYPES | {CancelRequested.type, Usage.type})
 ENDING_EVENTS = EventFilter(types=frozenset({CancelRequested.type}))
@@ -65,7 +66,6 @@ CHUNKS: Schema = {  # see STREAM
 }
 
 log = structlog.get_logger(__name__)
-_encode = msgspec.json.Encoder().encode
 
 
 class StreamLines:
@@ -115,8 +115,8 @@ class Chunks:
         self._thoughts = Repeats()  # the reasoning that a plain client has
         self._usage: dict[str, int] = {}
 
-    def frames(self, event: EventRecord) -> list[bytes]:
-        """What an event says to a client of OpenAI's API, as server-sent events."""
+    def messages(self, event: EventRecord) -> list[Message]:
+        """What an event says to a client of OpenAI's API."""
         if self.replaced:
             return []
         if event.type == Token.type:  # nearly all are
@@ -124,12 +124,12 @@ class Chunks:
             content = self._answer.content
             said = self._send(event.seq, speaker_of(event.data), "content", content) if content else ()
             return self._until_replaced(said)
-        return self._until_replaced(self._frames(event))
+        return self._until_replaced(self._messages(event))
 
     def pass_over(self, event: EventRecord) -> None:
         """Take an event that the client has: nothing is made of it but what later chunks depend on."""
         if event.type != Token.type:
-            self._until_replaced(self._frames(event))
+            self._until_replaced(self._messages(event))
             return
         self._answer.add(event)
         if content := self._answer.content:
@@ -137,15 +137,15 @@ class Chunks:
             if said is None:
                 self._drop(event.seq)
 
-    def _until_replaced(self, frames: Iterable[bytes]) -> list[bytes]:
-        sent: list[bytes] = []
-        for frame in frames:
-            sent.append(frame)
+    def _until_replaced(self, messages: Iterable[Message]) -> list[Message]:
+        sent: list[Message] = []
+        for message in messages:
+            sent.append(message)
             if self.replaced:
                 break
         return sent
 
-    def _frames(self, event: EventRecord) -> Iterator[bytes]:
+    def _messages(self, event: EventRecord) -> Iterator[Message]:
         if event.ends:
             yield from self._ending(event)
         elif event.type == Usage.type:
@@ -153,7 +153,7 @@ class Chunks:
         elif event.type != CancelRequested.type:
             self._answer.add(event)
             if event.type == Started.type and self._plain:
-                yield _frame(event.seq, self._chunk(Delta(role="assistant", content="")))
+                yield Message(event.seq, self._chunk(Delta(role="assistant", content="")))
                 keep = event.data.get("discard_after_seq")
                 if keep is not None:
                     yield from self._take_back(event.seq, keep + 1)
@@ -161,72 +161,72 @@ class Chunks:
                 self._repeats = Repeats()
                 first = self._chunk(Delta(role="assistant", content=""))
                 again = event.data.get("discard_after_seq", UNSET)
-                yield _frame(event.seq, msgspec.structs.replace(first, discard_after_seq=again))
+                yield Message(event.seq, msgspec.structs.replace(first, discard_after_seq=again))
             elif event.type == Discarded.type and is_own(event):
                 yield from self._take_back(event.seq, event.data["from_seq"], speaker_of(event.data))
             yield from self._said(event.seq, speaker_of(event.data))
             if event.type in MESSAGE_ENDS and is_own(event):
                 yield from self._end(event.seq)
 
-    def _said(self, seq: int, speaker: Speaker) -> Iterator[bytes]:
+    def _said(self, seq: int, speaker: Speaker) -> Iterator[Message]:
         if self._answer.reasoning:
             yield from self._send(seq, speaker, "reasoning_content", self._answer.reasoning)
         if self._answer.content:
             yield from self._send(seq, speaker, "content", self._answer.content)
 
-    def _send(self, seq: int, speaker: Speaker, kind: Kind, said: str) -> Iterator[bytes]:
+    def _send(self, seq: int, speaker: Speaker, kind: Kind, said: str) -> Iterator[Message]:
         apart = self._plain and kind == "reasoning_content"
         text = (self._thoughts if apart else self._repeats).send(seq, speaker, Piece(kind, said))
         if text is None:
             yield self._think_again(seq) if apart else self._drop(seq)
         elif text:
             delta = Delta(content=text) if kind == "content" else Delta(reasoning_content=text)
-            yield _frame(seq, self._chunk(delta))
+            yield Message(seq, self._chunk(delta))
 
-    def _take_back(self, seq: int, from_seq: int, speaker: Speaker | None = None) -> Iterator[bytes]:
+    def _take_back(self, seq: int, from_seq: int, speaker: Speaker | None = None) -> Iterator[Message]:
         if not self._thoughts.take_back(from_seq, speaker):
             yield self._think_again(seq)
         if not self._repeats.take_back(from_seq, speaker):
             yield self._drop(seq)
 
-    def _end(self, seq: int) -> Iterator[bytes]:
+    def _end(self, seq: int) -> Iterator[Message]:
         """The message is complete."""
         if not self._thoughts.end():
             yield self._think_again(seq)
         if not self._repeats.end():
             yield self._drop(seq)
 
-    def _think_again(self, seq: int) -> bytes:
+    def _think_again(self, seq: int) -> Message:
         """Set other reasoning off from what a plain client has and cannot drop."""
         _keep, _content, reasoning = self._thoughts.drop()
-        return _frame(
+        return Message(
             seq, self._chunk(Delta(reasoning_content=SEPARATOR + reasoning.removeprefix(SEPARATOR)))
         )
 
-    def _drop(self, seq: int) -> bytes:
-        """Tell the client to drop what was taken back, in one frame with what was said instead."""
+    def _drop(self, seq: int) -> Message:
+        """Tell the client to drop what was taken back, in one message with what was said instead."""
         if self._plain:
             self.replaced = True
-            return _data(error_object(*ANSWER_REPLACED))
+            return Message(None, error_object(*ANSWER_REPLACED))
         keep, content, reasoning = self._repeats.drop()
         chunk = self._chunk(Delta(content=content or None, reasoning_content=reasoning or None))
-        return _frame(seq, msgspec.structs.replace(chunk, discard_after_seq=keep))
+        return Message(seq, msgspec.structs.replace(chunk, discard_after_seq=keep))
 
-    def _ending(self, event: EventRecord) -> Iterator[bytes]:
+    def _ending(self, event: EventRecord) -> Iterator[Message]:
         if event.type == Completed.type:
             result, usage = event.data["result"], event.data.get("usage") or self._usage
         elif is_cut(event.type, event.data.get("code")):
             result, usage = {"stop_reason": MAX_TOKENS}, self._usage
         else:
-            yield _frame(event.seq, error_object(*ending_error(_ended(self._run, event))))
+            yield Message(event.seq, error_object(*ending_error(_ended(self._run, event))))
             return
         self._answer.end(event.seq, result)
         yield from self._said(event.seq, RESULT)
         yield from self._end(event.seq)
-        yield _frame(event.seq, self._chunk(Delta(), finish_reason(result)))
+        yield Message(event.seq, self._chunk(Delta(), finish_reason(result)))
         if self._include_usage:
-            yield _frame(event.seq, msgspec.structs.replace(self._chunk(None), usage=usage_of(usage)))
-        yield b"data: %b\n\n" % DONE
+            yield Message(event.seq, msgspec.structs.replace(self._chunk(None), usage=usage_of(usage)))
+        yield Message(None, msgspec.Raw(DONE))
 
     def _chunk(self, delta: Delta | None, finish_reason: FinishReason | None = None) -> Chunk:
         run = self._run
@@ -264,23 +264,23 @@ class ChatTail:
             async for _ in self._catch_up():
                 yield b""
         except RunPurged:
-            yield _data(error_object(*PURGED))
+            yield message_frame(Message(None, error_object(*PURGED)))
             return
         async for events in self._tail.events():
             if not events:
                 yield b""
-            frames: list[bytes] = []
+            messages: list[Message] = []
             for event in map(record_of, events):
                 self._tell(event)
-                frames += self._chunks.frames(event)
-            if frames:
-                yield b"".join(frames)
+                messages += self._chunks.messages(event)
+            if messages:
+                yield b"".join(map(message_frame, messages))
             if self._chunks.replaced:
                 return
         if self._tail.purged:
-            yield _data(error_object(*PURGED))
+            yield message_frame(Message(None, error_object(*PURGED)))
         elif not self._tail.ended:
-            yield _data(error_object(*SERVER_STOPPING))
+            yield message_frame(Message(None, error_object(*SERVER_STOPPING)))
 
     async def _catch_up(self) -> AsyncIterator[None]:
         """Pass over the events before the tail's; yields while the log cannot be read."""
@@ -342,11 +342,3 @@ def _ended(run: Run, event: EventRecord) -> Run:
         return change(run, status="stopped", reason=event.data["reason"])
     code, message = event.data.get("code"), event.data.get("message", f"ended by {event.type}")
     return change(run, status="error", error_code=code, error=message)
-
-
-def _frame(seq: int, content: object) -> bytes:
-    return b"id: %d\n%b" % (seq, _data(content))
-
-
-def _data(content: object) -> bytes:
-    return b"data: %b\n\n" % _encode(content)

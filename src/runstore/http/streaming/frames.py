@@ -2,6 +2,9 @@
 
 from collections.abc import AsyncIterator
 
+import msgspec
+from msgspec import Struct
+
 from runstore.core.codec import ENVELOPE, TailEvent, utc_second
 from runstore.feed.joined_tail import JoinedTail
 from runstore.feed.tail import Tail
@@ -9,6 +12,18 @@ from runstore.feed.tail import Tail
 RETRY_MS = 1000  # how long an EventSource waits before it reconnects
 RETRY = b"retry: %d\n" % RETRY_MS  # the first line of the frame of a run's first event
 FRAME = b"id: %d\nevent: %b\ndata: " + ENVELOPE + b"\n\n"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Message(Struct, frozen=True, gc=False):
+    """A message of another protocol, whose content becomes JSON.
+
+    `seq`: the native event that it comes from, as the cursor; None: a reader cannot resume from it.
+    """
+
+    seq: int | None
+    content: object
 
 
 async def native(tail: Tail) -> AsyncIterator[bytes]:
@@ -37,3 +52,9 @@ def _with_id(id: bytes, event: TailEvent) -> bytes:
     """The event's own frame with another id."""
     begin, own = RETRY if event.seq == 1 else b"", b"id: %d" % event.seq
     return b"%bid: %b%b" % (begin, id, frame(event)[len(begin) + len(own) :])
+
+
+def message_frame(message: Message) -> bytes:
+    """A message as a frame without a type."""
+    id = b"" if message.seq is None else b"id: %d\n" % message.seq
+    return b"%bdata: %b\n\n" % (id, _encode(message.content))
