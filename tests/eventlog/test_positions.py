@@ -9,9 +9,10 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import Connection, make_url
 
+from runstore.core.codec import EncodedEvent
 from runstore.core.ids import new_run_id
 from runstore.database.columns import pack_run_id
-from runstore.database.dialects import Dialect, open_dialect
+from runstore.database.dialects import Dialect, Row, open_dialect
 from runstore.eventlog.queries import read_all
 from runstore.eventlog.sql import SqlEventLog
 from tests.events import start_run
@@ -39,7 +40,7 @@ def dialect(database_url: str) -> Iterator[Dialect]:
 def writing(dialect: Dialect) -> Iterator[tuple[Connection, str]]:
     """A writer whose event has its position, and is not committed."""
     run_id = new_run_id()
-    rows = [(pack_run_id(run_id), 1, "custom.note", 1, 0, 0, b"12345678", b"null")]
+    rows = [Row(pack_run_id(run_id), 1, EncodedEvent("custom.note", 1, False, 0, b"null"))]
     with dialect.engine.connect() as connection:
         if connection.dialect.name == "postgresql":  # or the server ends it while a busy machine lets it wait
             connection.exec_driver_sql("SET idle_in_transaction_session_timeout = '1min'")
@@ -47,7 +48,7 @@ def writing(dialect: Dialect) -> Iterator[tuple[Connection, str]]:
             connection.exec_driver_sql("SET SESSION idle_transaction_timeout = 60")
         connection.rollback()
         dialect.begin_write(connection)
-        dialect.insert_events(connection, rows)
+        dialect.insert_events(connection, b"12345678", rows)
         yield connection, run_id
 
 

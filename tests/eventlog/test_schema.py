@@ -29,11 +29,12 @@ from sqlalchemy.exc import DBAPIError
 
 import runstore.database.tables as schema
 from runstore import migrations
+from runstore.core.codec import EncodedEvent
 from runstore.core.errors import ConfigError, SchemaMismatch
 from runstore.core.events import Queued
 from runstore.core.ids import new_run_id
 from runstore.database.columns import pack_run_id
-from runstore.database.dialects import Dialect, open_dialect
+from runstore.database.dialects import Dialect, Row, open_dialect
 from runstore.database.dialects.base import check_version
 from runstore.database.opening import open_database
 from runstore.database.tables import runs
@@ -150,9 +151,9 @@ async def test_only_the_events_of_a_run_that_is_being_purged_can_be_deleted(
 async def test_a_seq_is_given_once(open_shared: OpenLog, dialect: Dialect, connection: Connection) -> None:
     run_id = await start_run(open_shared())
     dialect.begin_write(connection)
-    rows = [(pack_run_id(run_id), 2, "custom.note", 1, 0, 0, b"12345678", b"null")]
+    rows = [Row(pack_run_id(run_id), 2, EncodedEvent("custom.note", 1, False, 0, b"null"))]
     with pytest.raises(ERRORS) as refusal:
-        dialect.insert_events(connection, rows)
+        dialect.insert_events(connection, b"12345678", rows)
     connection.rollback()
     assert dialect.is_conflict(refusal.value)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from sqlalchemy import Connection, make_url
 
+from runstore.core.codec import EncodedEvent
 from runstore.core.errors import LeaseLost
 from runstore.core.ids import new_run_id
 from runstore.database.columns import pack_run_id
@@ -42,7 +43,8 @@ def dialect(database_url: str) -> Iterator[Dialect]:
 def rows_of(run_id: str, *data: bytes, first: int = 1) -> list[Row]:
     packed = pack_run_id(run_id)
     return [
-        (packed, seq, "custom.nöte", 1, 0, 0, b"12345678", value) for seq, value in enumerate(data, first)
+        Row(packed, seq, EncodedEvent("custom.nöte", 1, False, 0, value))
+        for seq, value in enumerate(data, first)
     ]
 
 
@@ -63,7 +65,7 @@ def end_other_connections(dialect: Dialect) -> None:
 
 def store(dialect: Dialect, connection: Connection, rows: Sequence[Row]) -> None:
     dialect.begin_write(connection)
-    dialect.insert_events(connection, rows)
+    dialect.insert_events(connection, b"12345678", rows)
 
 
 def error_of(dialect: Dialect, connection: Connection, rows: Sequence[Row]) -> Exception | None:

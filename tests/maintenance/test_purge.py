@@ -15,13 +15,13 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, exc, make_url, text
 
 import runstore.maintenance.purge as purging
-from runstore.core.codec import RecordedEvent, encode
+from runstore.core.codec import EncodedEvent, RecordedEvent, encode
 from runstore.core.errors import AlreadyStarted, RunClosed, RunPurged, RunstoreError
 from runstore.core.events import CancelRequested, Custom, Deleted, Failed, Purged, Queued, Usage
 from runstore.core.ports import EventFilter, Reservation
 from runstore.core.run import Run, fold
 from runstore.database.columns import pack_run_id
-from runstore.database.dialects import open_dialect
+from runstore.database.dialects import Row, open_dialect
 from runstore.database.opening import Database
 from runstore.eventlog.queries import last_position, read_evolving
 from runstore.eventlog.rules.claims import KEPT_MS
@@ -439,6 +439,7 @@ async def test_nothing_is_removed_while_a_writer_is_at_work_that_may_not_know(
     run_id = await write_old(log)
     dialect = open_dialect(make_url(url))
     told: list[PurgeCount] = []
+    late = Row(pack_run_id(run_id), 3, EncodedEvent("custom.late", 1, False, 0, b"1"))
     with dialect.engine.connect() as writer:
         dialect.begin_write(writer)
         purging = asyncio.create_task(
@@ -451,7 +452,7 @@ async def test_nothing_is_removed_while_a_writer_is_at_work_that_may_not_know(
             assert count_events(writer) == 4 + len(told), "events have gone"
         assert len(told) <= 1
         with pytest.raises(Exception) as refusal:  # noqa: PT011 of whatever driver
-            dialect.insert_events(writer, [(pack_run_id(run_id), 3, "custom.late", 1, 0, 0, bytes(8), b"1")])
+            dialect.insert_events(writer, bytes(8), [late])
         assert dialect.is_conflict(refusal.value)
         writer.rollback()
     dialect.engine.dispose()

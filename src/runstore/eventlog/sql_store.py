@@ -81,15 +81,12 @@ class _Admitted(Struct, frozen=True):
             redacts=run_id in self.redacting,
         )  # fmt: skip
 
-    def rows(self, append_id: bytes) -> list[Row]:
+    def rows(self) -> list[Row]:
         """Sorted by run and seq; before all others new runs, whose positions are in the order they came."""
         rows: list[Row] = []
         for run_id, events in sorted(self.changes.items(), key=_new_first):
             packed, first = pack_run_id(run_id), self.first_seq(run_id)
-            rows += [
-                (packed, seq, e.type, e.version, e.ends, e.at, append_id, e.data)
-                for seq, e in enumerate(events, first)
-            ]
+            rows += [Row(packed, seq, event) for seq, event in enumerate(events, first)]
         return rows
 
 
@@ -215,7 +212,7 @@ class SqlStore:
 
     def _store(self, connection: Connection, append_id: bytes, admitted: _Admitted) -> None:
         write_rules(connection, admitted.rules)
-        self._dialect.insert_events(connection, admitted.rows(append_id))
+        self._dialect.insert_events(connection, append_id, admitted.rows())
         if evolving := _only_evolving(admitted.changes):
             for projection in self._projections:
                 projection.apply(connection, evolving)

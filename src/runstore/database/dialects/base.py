@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, Protocol
 from zlib import crc32
 
+from msgspec import Struct
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine import URL
 
+from runstore.core.codec import EncodedEvent
 from runstore.core.errors import ConfigError, LogUnavailable
 
-Row = tuple[bytes, int, str, int, int, int, bytes, bytes]  # run_id, seq, type, v, ends, at, append_id, data
 COLUMNS = "run_id, seq, type, v, ends, at, append_id, data"
 
 READERS = 2  # connections for what must be quick: heads, single runs, open runs, keys
@@ -28,6 +29,14 @@ IDLE_S = 1  # after which the database ends the transaction of a client that has
 SLOW_IDLE_S = 10  # the same of a command that folds or removes much at once, maybe on a busy machine
 MIGRATION_S = 60  # for another process that migrates
 USER_LOCKS = 256  # that users are spread over
+
+
+class Row(Struct, frozen=True, gc=False):
+    """An event's row in `events`, but for the `append_id` that it shares with its batch."""
+
+    run_id: bytes  # packed
+    seq: int
+    event: EncodedEvent
 
 
 class Dialect(Protocol):
@@ -73,7 +82,7 @@ class Dialect(Protocol):
     def touch(self, connection: Connection) -> None:
         """Write something of no meaning: a disk that is full, or a database that is read-only, refuses it."""
 
-    def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
+    def insert_events(self, connection: Connection, append_id: bytes, rows: Sequence[Row]) -> None:
         """Store rows, in this order of positions. Raises an error that `is_conflict` when a seq is taken.
 
         Sorted by run and seq, but for new runs, which come first: two writers never wait for each other.

@@ -128,9 +128,9 @@ class PostgresDialect(Server):
     def touch(self, connection: Connection) -> None:
         connection.execute(barrier.update().values(id=barrier.c.id))
 
-    def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
+    def insert_events(self, connection: Connection, append_id: bytes, rows: Sequence[Row]) -> None:
         with _driver(connection).cursor() as cursor:
-            cursor.execute(_INSERT, _pack(rows))
+            cursor.execute(_INSERT, _pack(append_id, rows))
 
     @contextmanager
     def migrating(self, connection: Connection) -> Iterator[None]:
@@ -189,17 +189,17 @@ def _begun(connection: Connection) -> Iterator[_Connection]:
         raise
 
 
-def _pack(rows: Sequence[Row]) -> list[Packed]:
-    run_ids, seqs, types, versions, ends, ats, append_ids, data = zip(*rows, strict=True)
+def _pack(append_id: bytes, rows: Sequence[Row]) -> list[Packed]:
+    events = [row.event for row in rows]
     return [
-        Packed(append_ids[0]),
-        pack_bytes(BYTEA, run_ids),
-        pack_numbers(INT8, seqs),
-        pack_bytes(TEXT, [type.encode() for type in types]),
-        pack_numbers(INT2, versions),
-        pack_numbers(INT2, ends),
-        pack_numbers(INT8, ats),
-        pack_bytes(BYTEA, data),
+        Packed(append_id),
+        pack_bytes(BYTEA, [row.run_id for row in rows]),
+        pack_numbers(INT8, [row.seq for row in rows]),
+        pack_bytes(TEXT, [event.type.encode() for event in events]),
+        pack_numbers(INT2, [event.version for event in events]),
+        pack_numbers(INT2, [event.ends for event in events]),
+        pack_numbers(INT8, [event.at for event in events]),
+        pack_bytes(BYTEA, [event.data for event in events]),
     ]
 
 

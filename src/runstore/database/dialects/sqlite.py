@@ -162,14 +162,13 @@ class SqliteDialect:
     def touch(self, connection: Connection) -> None:
         connection.exec_driver_sql("PRAGMA user_version = 1")
 
-    def insert_events(self, connection: Connection, rows: Sequence[Row]) -> None:
+    def insert_events(self, connection: Connection, append_id: bytes, rows: Sequence[Row]) -> None:
         cursor = connection.connection.cursor()
         start = 0
         while start < len(rows):
             left = len(rows) - start
             count = min(INSERT_ROWS, 1 << (left.bit_length() - 1))  # powers of two: few statements, cached
-            chunk = rows[start : start + count]
-            cursor.execute(_insert_statement(count), [value for row in chunk for value in row])
+            cursor.execute(_insert_statement(count), _values(append_id, rows[start : start + count]))
             start += count
         cursor.close()
 
@@ -219,6 +218,17 @@ def _create(path: Path) -> None:
     """Make a new file that is its owner's alone; SQLite gives those beside it (-wal, -shm) the same mode."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def _values(append_id: bytes, rows: Sequence[Row]) -> list[Any]:
+    """The rows one after the other, each in the order of COLUMNS."""
+    values: list[Any] = []
+    for row in rows:
+        event = row.event
+        values += (
+            row.run_id, row.seq, event.type, event.version, event.ends, event.at, append_id, event.data
+        )  # fmt: skip
+    return values
 
 
 _STATEMENTS: dict[int, str] = {}
