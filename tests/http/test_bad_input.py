@@ -125,6 +125,28 @@ def test_a_body_of_another_type_is_415(http: httpx.Client, silent_run: str, path
 
 
 @pytest.mark.parametrize("path", WITH_A_BODY)
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ([("Content-Type", "application/json"), ("Content-Encoding", "gzip")], "Content-Encoding 'gzip'"),
+        ([("Content-Type", "application/json"), ("Content-Type", "text/plain")], "application/json"),
+    ],
+    ids=["encoded", "two types"],
+)
+def test_a_body_that_is_encoded_or_of_two_types_is_415(
+    http: httpx.Client, silent_run: str, path: str, headers: list[tuple[str, str]], words: str
+) -> None:
+    answer = http.post(path.format(run=silent_run), content=b'{"input": "hi"}', headers=headers)
+    assert_error(answer, 415, "unsupported_media_type", words)
+
+
+def test_a_place_in_a_stream_that_is_given_twice_is_400(http: httpx.Client, silent_run: str) -> None:
+    headers = [("Last-Event-ID", "1"), ("Last-Event-ID", "2")]
+    answer = http.get(f"/runs/{silent_run}/stream", headers=headers)
+    assert_error(answer, 400, "invalid_cursor", "more than once")
+
+
+@pytest.mark.parametrize("path", WITH_A_BODY)
 def test_a_body_over_the_limit_is_413(http: httpx.Client, silent_run: str, path: str) -> None:
     body = json.dumps({"input": "x" * BIG}).encode()
     answer = http.post(path.format(run=silent_run), content=body, headers=JSON)
@@ -260,6 +282,8 @@ PARAMETERS: list[tuple[str, str, str]] = [  # path, code, what the message names
     ("/runs/{run}?wait=-1", "invalid_parameter", "seconds"),
     ("/runs/{run}?wait=nan", "invalid_parameter", "seconds"),
     ("/runs/{run}?wait=inf", "invalid_parameter", "seconds"),
+    ("/runs/{run}?wait=1_0", "invalid_parameter", "seconds"),
+    ("/runs/{run}?wait=\N{FULLWIDTH DIGIT FIVE}", "invalid_parameter", "seconds"),
     ("/runs/{run}?wait=301", "invalid_parameter", "seconds"),
     ("/runs/{run}?fields=status", "unknown_parameter", "wait"),
     ("/runs/{run}/events?after=x", "invalid_cursor", "seq"),

@@ -218,7 +218,15 @@ class Body(Struct, Generic[T], frozen=True):
             TooLarge
             EventTooDeep: it is nested too deep.
         """
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kinds = request.headers.getlist("content-type")
+        kind = ", ".join(each.partition(";")[0].strip().lower() for each in kinds)
+        for encoding in request.headers.getlist("content-encoding"):
+            if encoding.strip().lower() not in ("", "identity"):
+                raise BadRequest(
+                    f"the body must be sent as it is, not in Content-Encoding {encoding[:50]!r}",
+                    code="unsupported_media_type",
+                    status=415,
+                )
         known = kind == "application/json" or (self.any_type and "authorization" in request.headers)
         return await bodies.read(request, partial(_decode, self, None if known else kind))
 

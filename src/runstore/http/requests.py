@@ -20,6 +20,7 @@ LAST_EVENT_ID = "lastEventId"  # as EventSource polyfills have it in the query, 
 FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {"custom."}
 
 TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -57,10 +58,7 @@ def read_seconds(request: Request, name: str, high: float) -> float:
     text = request.query_params.get(name)
     if text is None:
         return 0
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
+    seconds = float(text) if SECONDS.fullmatch(text) else -1
     if not 0 <= seconds <= high:
         raise BadRequest(f"{name}={text[:50]!r} must be seconds from 0 to {high:g}", code="invalid_parameter")
     return seconds
@@ -115,7 +113,10 @@ def read_ids(request: Request) -> list[str]:
     named = [text for name, text in request.query_params.items() if _is_last_event_id(name)]
     if len(named) > 1:
         raise BadRequest(f"{LAST_EVENT_ID} is given more than once", code="invalid_parameter")
-    ids = [text.strip() for text in (request.headers.get("last-event-id", ""), *named)]
+    sent = request.headers.getlist("last-event-id")
+    if len(sent) > 1:
+        raise BadRequest("Last-Event-ID is given more than once", code="invalid_cursor")
+    ids = [text.strip() for text in (*sent, *named)]
     cursors = [text for text in ids if text]
     if (after := request.query_params.get("after")) is not None:
         cursors.append(after)

@@ -100,11 +100,19 @@ def failed(what: str, error: BaseException) -> AgentError:
 
     One of ours keeps its code and its words, also as the only member of a group, as a TaskGroup raises it.
     """
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    error = only_member(error)
     if isinstance(error, RunstoreError):
         return AgentError(without_keys(words_of(error)[:MAX_WORDS]), code=error.code)
     return AgentError(f"{what} failed: {in_a_line(error)}"[:MAX_WORDS])
+
+
+def only_member(error: BaseException) -> BaseException:
+    """The error in groups of one; a group of a user's may name itself as its member."""
+    for _ in range(MAX_CAUSES):
+        if not isinstance(error, BaseExceptionGroup) or len(error.exceptions) != 1:
+            break
+        error = error.exceptions[0]
+    return error
 
 
 def in_a_line(error: BaseException) -> str:

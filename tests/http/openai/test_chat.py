@@ -161,6 +161,7 @@ def test_the_same_run_can_be_read_as_events(server: ServerProcess) -> None:
         ({"prompt": "hi", "model": ""}, "model_not_found", "model"),
         ({}, "invalid_body", "messages"),
         ({"prompt": ""}, "invalid_body", "prompt"),
+        ({"prompt": "  "}, "invalid_body", "prompt"),
         ({"prompt": 7}, "invalid_body", "prompt"),
         ({"prompt": "hi", "messages": [{"role": "user", "content": "hi"}]}, "invalid_body", "prompt"),
         ({"messages": []}, "invalid_body", "messages"),

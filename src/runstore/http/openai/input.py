@@ -42,7 +42,7 @@ def chat_input(body: ChatBody) -> str | list[Message]:
             "prompt" if body.prompt is not None else "messages", "give either `prompt` or `messages`"
         )
     if body.prompt is not None:
-        if not body.prompt:
+        if not body.prompt.strip():
             raise _wrong("prompt", "there is nothing to answer")
         return body.prompt
     messages = body.messages or []
