@@ -419,6 +419,13 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 @every_page
+def test_every_page_is_in_the_index(path: Path) -> None:
+    index = ROOT / "docs" / "index.md"
+    listed = {(index.parent / target).resolve() for target in LINK.findall(index.read_text(encoding="utf-8"))}
+    assert path in {index, *listed}
+
+
+@every_page
 def test_the_lines_of_the_text_are_under_120_characters(path: Path) -> None:
     """Tables and blocks of code cannot be wrapped, and neither can a single word."""
     lines = prose(path.read_text(encoding="utf-8")).splitlines()
