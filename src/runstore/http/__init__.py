@@ -1,1 +1,1 @@
-"""The HTTP API: one file per surface, all routes on one page (`app.py`)."""
+"""The HTTP API: one file per surface, listed in `app.py`."""

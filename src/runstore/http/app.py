@@ -64,9 +64,9 @@ def build_http(
     """The API over a store.
 
     Args:
-        hosts: the names that it answers to.
-        cors_origins: whose pages a browser lets read the answers.
-        authenticator: tells who asks. None: everyone is the user `local`, an admin.
+        hosts: the host names that it accepts.
+        cors_origins: origins whose pages may read the answers in a browser.
+        authenticator: identifies the caller. None: everyone is the user `local`, an admin.
     """
     access, subscribers, bodies = Access(store), Subscribers(store), Bodies(store)
     signer = authenticator.tickets if authenticator else TicketSigner(token_bytes(32))

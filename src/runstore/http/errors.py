@@ -1,4 +1,4 @@
-"""Errors become answers here, and only here: the right status, and the surface's form of code and message."""
+"""The only place where errors become answers: with a status, and in the surface's form."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -35,7 +35,8 @@ STATUS: dict[type[errors.RunstoreError], int] = {
     errors.Busy: 503,
     errors.LogUnavailable: 503,
 }
-UNAVAILABLE = "the database cannot be used now; the server's log says why"  # and where it is, and as whom
+# The message hides the database's address and user.
+UNAVAILABLE = "the database cannot be used now; the server's log says why"
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 log = structlog.get_logger(__name__)
@@ -55,17 +56,17 @@ class ErrorDetail(Struct, frozen=True):
 
 
 class ErrorAnswer(Struct, frozen=True):
-    """Whatever went wrong."""
+    """The body of any error."""
 
     error: ErrorDetail
 
 
 class ErrorForm(Struct, frozen=True, eq=False):
-    """How a surface writes its errors.
+    """The form of a surface's errors.
 
     Args:
         struct: the body of such an answer.
-        write: makes that body of a status and the error.
+        write: makes that body from a status and the error.
         conflict_headers: the headers of answers with status 409.
     """
 
@@ -93,11 +94,11 @@ class BadRequest(errors.RunstoreError):
         super().__init__(message)
         self.code = code
         self.status = status
-        self.field = field  # the place in the body that is wrong, as `$.metadata`
+        self.field = field  # the place of the fault in the body, such as `$.metadata`
 
 
 class Unauthorized(errors.RunstoreError):
-    """The request does not tell who sent it, or not so that it can be believed."""
+    """The request has no valid login."""
 
     code = "unauthorized"
     status = 401
@@ -105,14 +106,14 @@ class Unauthorized(errors.RunstoreError):
 
 
 class Forbidden(errors.RunstoreError):
-    """The user is known, and may not do this."""
+    """The user is known, but lacks the right."""
 
     code = "forbidden"
     status = 403
 
 
 def status_of(error: errors.RunstoreError | type[errors.RunstoreError]) -> int:
-    """The status of an error's answer; 500 if it is none that a client should meet."""
+    """The status of an error's answer; 500 for an error that clients should not meet."""
     cls = error if isinstance(error, type) else type(error)
     known = next((STATUS[base] for base in cls.__mro__ if base in STATUS), 500)
     return getattr(error, "status", None) or known
@@ -124,10 +125,10 @@ def error_response(status: int, code: str, message: str, headers: Any = None, **
 
 
 class ErrorResponder:
-    """Turns errors into responses, each in the form of the surface that the request's path belongs to.
+    """Turns errors into responses, each in the form of the surface at the request's path.
 
     Args:
-        forms: by the prefixes of the surfaces. The first that fits counts; without one, the native form.
+        forms: by the prefixes of the surfaces. The first match counts; without one, the native form is used.
     """
 
     def __init__(self, forms: Mapping[str, ErrorForm]) -> None:
@@ -166,7 +167,7 @@ class ErrorResponder:
         return self.respond(request.scope, error.status_code, code, message, headers)
 
     async def unexpected(self, request: Request, error: Exception) -> Response:
-        """A defect of ours: the log gets the traceback, the client does not."""
+        """A defect of the server: the log gets the traceback, the client does not."""
         run_id = request.path_params.get("run_id")
         log.error(
             "request_failed", run_id=run_id, method=request.method, path=request.url.path, exc_info=error
@@ -175,12 +176,12 @@ class ErrorResponder:
 
 
 def path_of(scope: Scope) -> str:
-    """The request's path, below where the application is mounted."""
+    """The request's path, relative to the application's mount point."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
 
 def _allowed(request: Request) -> str:
-    """The methods of every route at this path; Starlette names those of the first one only."""
+    """The methods of all routes at this path; Starlette names only those of the first one."""
     matching = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
     return ", ".join(sorted({method for route in matching for method in route.methods}))

@@ -1,4 +1,4 @@
-"""JSON answers, and the fields of bodies: what decoding checks about them and the OpenAPI document says."""
+"""JSON answers, and types of fields in bodies, for decoding and for the OpenAPI document."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]  # RFC 33
 Seq = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 
-ENCODED_AT_ONCE = 50  # items of a list: then other requests get their turn
+ENCODED_AT_ONCE = 50  # items of a list between two turns of other requests
 
 _encoder = msgspec.json.Encoder()
 
@@ -27,7 +27,7 @@ def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | 
 
 
 async def json_list(items: Iterable[Any]) -> msgspec.Raw:
-    """Many items as one list, for `json_response`. The event loop is not held for all of them."""
+    """Encode many items as one list for `json_response`, without holding the event loop for all of them."""
     parts: list[bytes] = []
     for item in items:
         parts.append(_encoder.encode(item))

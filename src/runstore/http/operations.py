@@ -1,7 +1,7 @@
-"""A route, declared once: what it takes, what it answers, and the handler that answers it.
+"""A route, declared once: its parameters, its answers, and its handler.
 
-A class of handlers is a list of operations, one for each method that is decorated with `operation`. A surface
-is a list of such classes under one prefix.
+A class of handlers is a list of operations, one for each method decorated with `operation`. A surface is a
+list of such classes under one prefix.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -19,10 +19,10 @@ from runstore.http.errors import ErrorForm
 from runstore.http.requests import check_parameters, read_idempotency_key, read_traceparent
 from runstore.http.security.users import Login, User, login_of
 
-TICKET = "ticket"  # the query parameter of a route that takes one
+TICKET = "ticket"  # the query parameter for a ticket
 
 Schema = dict[str, Any]
-# An error, or the status and code of one. No code: that of the run, which its agent may have chosen.
+# An error, or its status and code. Without a code, it is the run's own, which its agent may choose.
 Problem = type[errors.RunstoreError] | tuple[int, str | None]
 B = TypeVar("B", covariant=True)
 
@@ -47,7 +47,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 
     Args:
         content: a struct or a schema for each media type.
-        run_id: the place in the answer of the id of a run, which other operations take.
+        run_id: the place of a run's id in the answer, for use by other operations.
     """
 
     description: str
@@ -60,13 +60,13 @@ class Operation(Struct, Generic[B], frozen=True, kw_only=True):
     """One method of one route.
 
     Args:
-        path: below the prefix of its surface.
-        handler: called with the object that it is a method of, and the call.
+        path: relative to the prefix of its surface.
+        handler: called with its object and the call.
         body: None if the operation reads none.
-        problems: the errors that it may answer with, besides those that all operations of its kind share.
-        strict: it refuses query parameters that it does not know.
-        by_ticket: a ticket is as good as a key.
-        open: it needs no login, since it answers nothing about any run.
+        problems: the errors of this operation, besides those that all operations of its kind share.
+        strict: refuse unknown query parameters.
+        by_ticket: accept a ticket instead of a key.
+        open: needs no login, as it reveals nothing about any run.
     """
 
     method: str
@@ -90,7 +90,7 @@ class Operation(Struct, Generic[B], frozen=True, kw_only=True):
 
 
 class Origin(TypedDict):
-    """The arguments of a start that come with the request and not with its body."""
+    """The arguments of a start from the request's headers and query."""
 
     user_id: str
     idempotency_key: str | None
@@ -115,7 +115,7 @@ class Call(Generic[B]):
 
     @property
     def origin(self) -> Origin:
-        """What a run that this call starts is told of its caller."""
+        """The caller, as described to a run that this call starts."""
         return Origin(
             user_id=self.user.user_id,
             idempotency_key=read_idempotency_key(self.request),
@@ -123,7 +123,7 @@ class Call(Generic[B]):
         )
 
     async def body(self) -> B:
-        """The request's body; see `Body.read`. A handler reads it once it knows that it will use it."""
+        """The request's body; see `Body.read`. A handler reads it only when it needs it."""
         if self._body is None:
             raise TypeError("the operation declares no body")
         return await self._body.read(self.request, self._bodies)
@@ -144,7 +144,7 @@ def operation(
     by_ticket: bool = False,
     open: bool = False,
 ) -> Callable[[Handler[B]], Operation[B]]:
-    """Declare a handler as an operation. Its name is the operation's id, its docstring the summary."""
+    """Declare a handler as an operation. Its name becomes the operation's id, its docstring the summary."""
 
     def declare(handler: Handler[B]) -> Operation[B]:
         return Operation(
@@ -166,7 +166,7 @@ def operation(
 
 
 def operations_of(cls: type) -> list[Operation[Any]]:
-    """The operations of a class of handlers, in the order in which they are declared."""
+    """The operations of a class of handlers, in the order of their declaration."""
     return [each for each in vars(cls).values() if isinstance(each, Operation)]
 
 
@@ -174,7 +174,7 @@ class Surface(Struct, frozen=True, eq=False):
     """A protocol: the operations below a prefix, and the form of its errors.
 
     Args:
-        errors: also of requests below the prefix that no operation answers.
+        errors: also for requests below the prefix that match no operation.
         handlers: classes of operations.
     """
 
@@ -184,11 +184,11 @@ class Surface(Struct, frozen=True, eq=False):
 
     @property
     def operations(self) -> list[tuple[str, Operation[Any]]]:
-        """Each operation with its whole path."""
+        """Each operation with its full path."""
         return [(self.prefix + each.path, each) for cls in self.handlers for each in operations_of(cls)]
 
     def routes(self, handlers: Iterable[object], bodies: Bodies) -> list[Route]:
-        """The routes of those handlers that are of this surface, in the order of its classes."""
+        """The routes of the given handlers that belong to this surface, in the order of its classes."""
         of_class = {type(each): each for each in handlers}
         return [
             Route(self.prefix + each.path, _endpoint(each, of_class[cls], bodies), methods=[each.method])

@@ -1,7 +1,7 @@
-"""HTTP/1.1 on a socket: uvicorn's protocol with bounds, and strict about what RFC 9112 is strict about.
+"""HTTP/1.1 on a socket: uvicorn's protocol with limits, and with the strictness of RFC 9112.
 
-A connection costs bounded memory and is closed when its client stalls. What a proxy may have read in another
-way is refused before a route sees it. In another server (`MountedApp`) that server's own rules hold instead.
+A connection costs bounded memory and is closed when its client stalls. Requests that a proxy may have parsed
+differently are refused before a route sees them. In another server (`MountedApp`) its own rules apply.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from uvicorn.server import ServerState
 from runstore.http.errors import error_response
 from runstore.http.streaming import watched
 
-MAX_HEAD_BYTES = 64 << 10  # of a request before its body
-MAX_HEADERS = 256  # lines of it
-MAX_FRAMING_BYTES = 16 << 10  # of a chunked body besides its content: trailers, extensions of chunks
-CHUNK_FRAMING_BYTES = 64  # more of these for each chunk: its size and ends of lines
-MAX_PIPELINED = 16  # requests that wait for the answer to an earlier one of their connection
+MAX_HEAD_BYTES = 64 << 10  # bytes of a request before its body
+MAX_HEADERS = 256  # header lines of a request
+MAX_FRAMING_BYTES = 16 << 10  # bytes of a chunked body besides its content: trailers, chunk extensions
+CHUNK_FRAMING_BYTES = 64  # further bytes per chunk: its size and line ends
+MAX_PIPELINED = 16  # requests that wait for an earlier answer on their connection
 # That a connection waits for another request. Longer than the other side keeps it (clients' pools 4 s in Node
 # to 90 s in Go, nginx 60 s, Caddy 120 s): to close it under a request loses one that may not be repeated.
 KEEP_ALIVE_S = 130
-HEAD_S = 10.0  # from a connection, or the first byte of a request, to the end of its head
-LINGER_S = 2.0  # that the rest of a body is read after the answer, so that the client can read that
-MAX_UNSENT_BYTES = 16 << 10  # in the kernel, lest a slow reader's progress come in megabytes
+HEAD_S = 10.0  # seconds from a connection, or a request's first byte, to the end of its head
+LINGER_S = 2.0  # seconds to read the rest of a body after the answer, so that the client can read it
+MAX_UNSENT_BYTES = 16 << 10  # bytes buffered in the kernel, so that a slow reader's progress is visible
 
 KNOWN_VERSIONS = frozenset({"1.0", "1.1"})
 UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 
 class Refused(Exception):
-    """The connection sends what is no request that we take."""
+    """The client sent a request that the server does not accept."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -60,13 +60,13 @@ class Connections(ServerState):
     """All connections of a server.
 
     Args:
-        max_idle: of those that wait for another request; of more, the one that has waited longest is closed.
+        max_idle: connections that wait for another request; beyond it, the longest waiting one is closed.
     """
 
     def __init__(self, max_idle: int) -> None:
         super().__init__()
         self.max_idle = max_idle
-        self._idle: dict[HttpProtocol, None] = {}  # in the order in which they began to wait
+        self._idle: dict[HttpProtocol, None] = {}  # in the order in which they became idle
 
     def rest(self, connection: "HttpProtocol") -> None:
         self._idle[connection] = None
@@ -83,15 +83,15 @@ class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
     server_state: Connections
-    _in_head: bool = True  # of a request, or before one
-    _head_bytes = 0  # received of a head that is not complete
+    _in_head: bool = True  # in a request's head, or before one
+    _head_bytes = 0  # bytes received of an incomplete head
     _body_begun: bool = False
-    _framing_bytes = 0  # received of a body, without its content
+    _framing_bytes = 0  # bytes received of a body, without its content
     _framing_allowed = 0
-    _deadline: asyncio.TimerHandle | None = None  # of the head, or of what is left of a body
-    _reader_watch: asyncio.TimerHandle | None = None  # while the client has not taken all that was written
-    _unsent = 0  # of that, at the last look
-    _read_at = 0.0  # when the client was last seen to read
+    _deadline: asyncio.TimerHandle | None = None  # for the head, or for the rest of a body
+    _reader_watch: asyncio.TimerHandle | None = None  # runs while the client has not taken all written bytes
+    _unsent = 0  # untaken bytes at the last check
+    _read_at = 0.0  # time of the last sign that the client reads
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -136,7 +136,10 @@ class HttpProtocol(HttpToolsProtocol):
                 return
 
     def _without_upgrade(self) -> bytes:
-        """The head again, to go on in HTTP/1.1 (RFC 9110, 7.8). The parser would not read a body after it."""
+        """The head again, to continue in HTTP/1.1 (RFC 9110, 7.8).
+
+        The parser would not read a body after it.
+        """
         if self.parser.get_method() == b"CONNECT":
             raise _malformed("this is no proxy: it takes no CONNECT")
         head = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1\r\n"]
@@ -161,14 +164,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
-            return  # a trailer: no proxy has looked at it, and no route wants one
+            return  # drop a trailer: no proxy has checked it, and no route needs one
         if len(self.headers) >= MAX_HEADERS:
             raise Refused(431, "headers_too_large", f"a request may have {MAX_HEADERS} headers")
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
-            return  # it comes again, without
+            return  # the parser calls again without it
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             raise _too_large_head()  # it came in one read
         self._check_head()
@@ -194,7 +197,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._take_host_of_target()
 
     def _take_host_of_target(self) -> None:
-        """The host of a target in absolute form goes before the header (RFC 9112, 3.2.2)."""
+        """Prefer the host of a target in absolute form over the header (RFC 9112, 3.2.2)."""
         if self.url.startswith(b"/"):
             return
         target: Any = httptools.parse_url(self.url)  # its stub knows no part that is missing
@@ -223,11 +226,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._framing_bytes = self._framing_allowed = 0
         self._cancel_deadline()
         super().on_message_complete()
-        if not self.parser.should_keep_alive():  # a trailer may say so: the parser reads nothing after it
+        if not self.parser.should_keep_alive():  # a trailer may end it: the parser reads nothing after that
             self.cycle.keep_alive = False
             if self.cycle.response_complete:
                 self.transport.close()
-        if self.cycle.response_complete:  # before the body was
+        if self.cycle.response_complete:  # the answer was complete before the body
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -241,7 +244,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._answering() or self.transport.is_closing():
             return
         if unasked:
-            self.transport.close()  # the client may send its body now, or its next request
+            self.transport.close()  # the client may now send its body or its next request
         elif not self._in_head:
             self._end_in(LINGER_S)
         elif self._head_bytes:
@@ -255,7 +258,7 @@ class HttpProtocol(HttpToolsProtocol):
         super()._unset_keepalive_if_required()
 
     def _answering(self) -> bool:
-        """Whether a request has come whose answer is not complete."""
+        """Whether a request has arrived whose answer is not complete."""
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
 
@@ -276,7 +279,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, refused: Refused) -> None:
-        """Answer and close; only close if the client would take it for the answer to another request."""
+        """Answer and close; only close if the client would take the answer for another request's."""
         if self.transport.is_closing():
             return
         own = not self._answering() if self._in_head else not self.cycle.response_started
@@ -300,7 +303,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._look_at_reader()
 
     def _look_at_reader(self) -> None:
-        """Cut off a client that reads nothing, be the answer complete or not."""
+        """Cut off a client that does not read, whether or not the answer is complete."""
         unsent, now = self.transport.get_write_buffer_size(), time.monotonic()
         if unsent < self._unsent:
             self._read_at = now

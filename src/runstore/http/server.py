@@ -1,4 +1,4 @@
-"""uvicorn, taught to end: open streams are closed first, a second signal stops at once."""
+"""Extends uvicorn's shutdown: open streams are closed first, and a second signal stops at once."""
 
 import asyncio
 import os
@@ -18,15 +18,15 @@ from uvicorn.server import HANDLED_SIGNALS
 from runstore.http.protocol import KEEP_ALIVE_S, Connections, HttpProtocol
 from runstore.http.streaming.watched import WATCHED, ConnectionCut
 
-GRACEFUL_S = 2  # for requests in flight when the process is told to stop; clients that never read are cut
-BACKLOG = 2_048  # connections that wait to be accepted
-MAX_IDLE = 4_096  # connections that wait for another request; at most half of the process's descriptors
+GRACEFUL_S = 2  # seconds for requests in flight at a stop; clients that never read are cut off
+BACKLOG = 2_048  # connections waiting to be accepted
+MAX_IDLE = 4_096  # idle connections; at most half of the process's descriptors
 
 log = structlog.get_logger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Serves an app. `closing` is called when the server is told to stop, so that streams may end."""
+    """Serves an app. `closing` is called at the start of the shutdown, so that streams may end."""
 
     def __init__(self, app: ASGIApp, closing: Callable[[], None], started: Callable[[], None]) -> None:
         super().__init__(
@@ -58,7 +58,10 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take the signals for good: uvicorn gives them back when it is done, and then the process drains."""
+        """Keep the signal handlers.
+
+        Uvicorn restores the old ones when it is done, and the process still drains.
+        """
         if threading.current_thread() is threading.main_thread():
             for number in HANDLED_SIGNALS:
                 signal.signal(number, self.handle_exit)
@@ -70,19 +73,20 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def _cut_off(self, app: ASGIApp) -> ASGIApp:
-        """Abort a connection: closing it politely would wait for who reads nothing, and end what is cut."""
+        """Abort a connection: a polite close would wait for a client that does not read."""
 
         async def cut_off(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["extensions"] = {WATCHED: {}}  # by HttpProtocol, which sees each byte go
+            scope["extensions"] = {WATCHED: {}}  # set by HttpProtocol, which tracks every byte
             try:
                 await app(scope, receive, send)
             except asyncio.CancelledError:
                 if not self.should_exit:
-                    raise  # else it was a request that would not end, and the process leaves
+                    raise  # otherwise a request did not end, and the process exits
             except ConnectionCut:
                 run_id = scope.get("path_params", {}).get("run_id")
                 log.info("client_cut", run_id=run_id, client=scope.get("client"), path=scope["path"])
-                # The address does not tell which one it is: a proxy's headers have changed it.
+                # The client's address does not identify the connection, as a proxy's headers have changed
+                # it.
                 send.__self__.transport.abort()  # type: ignore[attr-defined]
                 while (await receive())["type"] != "http.disconnect":
                     pass

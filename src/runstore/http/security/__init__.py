@@ -1,1 +1,1 @@
-"""Who calls: keys, tickets, the application's own login, origins and hosts."""
+"""Authentication and access: keys, tickets, the application's own login, origins and hosts."""

@@ -1,6 +1,6 @@
-"""Who may do what with a run: its owner and admins everything, members of its workspace may read it.
+"""Access to runs: the owner and admins may do everything, members of the workspace may read.
 
-Handlers get the id of their run from here and nowhere else, so that none forgets to ask.
+Handlers obtain the id of their run only here, so that none can skip the check.
 """
 
 from starlette.requests import Request
@@ -12,17 +12,17 @@ from runstore.store.runs import Owner, RunStore
 
 
 class Access:
-    """Raises what `RunStore.owner` does, and Forbidden for a run that is another's."""
+    """Raises the errors of `RunStore.owner`, and Forbidden for another user's run."""
 
     def __init__(self, store: RunStore) -> None:
         self._store = store
 
     async def readable(self, request: Request) -> str:
-        """The id of the request's run, which its user may read."""
+        """The id of the request's run, if its user may read it."""
         return await self.may_read(login_of(request), request.path_params["run_id"])
 
     async def may_read(self, login: Login, run_id: str) -> str:
-        """The canonical form of the id of a run that may be read with this login."""
+        """The canonical form of a run's id, if this login may read the run."""
         run_id = parse_run_id(run_id)
         if run_id not in login.run_ids and not login.user.admin:
             owner = await self._store.owner(run_id)
@@ -31,18 +31,18 @@ class Access:
         return run_id
 
     async def changeable(self, request: Request) -> str:
-        """The id of the request's run, which its user may stop, add to and delete."""
+        """The id of the request's run, if its user may stop, append to and delete it."""
         return await self.may_change(login_of(request).user, request.path_params["run_id"])
 
     async def may_change(self, user: User, run_id: str) -> str:
-        """The canonical form of the id of a run that this user may change."""
+        """The canonical form of a run's id, if this user may change the run."""
         run_id = parse_run_id(run_id)
         if not user.admin and not _owns(user, await self._store.owner(run_id)):
             raise _refusal(run_id)
         return run_id
 
     def check_workspace(self, user: User, workspace_id: str | None) -> None:
-        """Refuse to start or list runs in a workspace of others."""
+        """Refuse to start or list runs in another user's workspace."""
         if workspace_id is not None and workspace_id not in user.workspaces and not user.admin:
             raise Forbidden(f"workspace {workspace_id[:100]!r} is none of yours")
 

@@ -1,4 +1,4 @@
-"""Logins: an API key, a ticket, or what the configured function makes of a request.
+"""Logins: an API key, a ticket, or the configured login function.
 
 Without any of them the server is bound to loopback, and everyone is the user `local`, an admin.
 """
@@ -25,13 +25,13 @@ _STREAM = re.compile(r"/runs/([^/]+)/stream")
 
 
 class Authenticator:
-    """Tells who sent a request.
+    """Identifies the sender of a request.
 
     Args:
         database: holds the API keys.
         tickets: reads and makes tickets.
-        function: asked about requests without a key of ours.
-        exposed: others than this machine reach the server, so nobody is let in without a login.
+        function: called for requests without an API key.
+        exposed: other machines can reach the server, so every request needs a login.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class Authenticator:
         self._exposed = exposed
 
     async def required(self) -> bool:
-        """Whether a login is needed; once it is, it stays so."""
+        """Whether a login is needed; once it is, it remains so."""
         return self._exposed or self._function is not None or await self._keys.exist()
 
     async def login(self, request: Request) -> Login:
-        """Who sent the request.
+        """The sender of the request.
 
         Raises:
-            Unauthorized: nobody who may.
-            LogUnavailable: the database, which knows the keys, cannot be read now.
+            Unauthorized: the request has no valid login.
+            LogUnavailable: the database, which holds the keys, cannot be read now.
         """
         ticket = request.query_params.get("ticket")
         if ticket is not None and (runs := _followed(request)) is not None:
@@ -71,7 +71,7 @@ class Authenticator:
         raise Unauthorized("an API key is needed: Authorization: Bearer KEY")
 
     async def ticket_holds(self, ticket: Ticket) -> bool:
-        """Whether a ticket is good: it ends with the key that it was got with, if that is sooner."""
+        """Whether a ticket is valid: it expires with the key that requested it, if that is sooner."""
         if now_ms() >= ticket.expires_at:
             return False
         if ticket.key_id is not None:
@@ -93,7 +93,7 @@ class Authenticator:
 
 
 class OpenLogin(Login):
-    """Nobody needs a login yet."""
+    """No login is needed yet."""
 
     def __init__(self, authenticator: Authenticator) -> None:
         super().__init__(LOCAL)
@@ -132,8 +132,7 @@ class Authentication:
     """Refuses requests without a login.
 
     Args:
-        authenticator: None if the app is mounted into another one, which answers for it: every user is
-            `local`.
+        authenticator: None if the app is mounted into another one that authenticates: every user is `local`.
         open_paths: paths that need no login.
     """
 
@@ -172,7 +171,7 @@ class Authentication:
 
 
 class _Followed(Struct, frozen=True):
-    """What a request for a stream follows, and how a ticket for it calls that."""
+    """The run or runs that a request for a stream follows, as tickets name them."""
 
     name: str
     run_ids: frozenset[str]

@@ -1,4 +1,4 @@
-"""Requests that are refused for where they come from or go to: hosts, paths, and pages of other origins."""
+"""Refuses requests for their origin or target: hosts, paths, and pages of other origins."""
 
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
@@ -10,13 +10,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runstore.http.errors import ErrorResponder
 
-MAX_AGE_S = 600  # how long a browser remembers that it may
+MAX_AGE_S = 600  # seconds that a browser caches the permission
 ANSWER_HEADERS = ("ETag", "Location", "Retry-After", "X-Run-Id", "X-Should-Retry")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 class Hosts(Struct, frozen=True):
-    """Names that are answered to; with `addresses` also every IP address, which no page can rebind."""
+    """Accepted host names; with `addresses` also every IP address, which no page can rebind."""
 
     names: frozenset[str] = LOOPBACK
     addresses: bool = False
@@ -26,7 +26,7 @@ class Hosts(Struct, frozen=True):
 
 
 def hosts_of(bound: str, allowed: Iterable[str], *, exposed: bool) -> Hosts:
-    """What a server bound to `bound` answers to: this machine, what it is bound to, and what is `allowed`."""
+    """The hosts of a server bound to `bound`: this machine, the bound address, and the `allowed` ones."""
     own = f"[{bound}]" if ":" in bound else bound
     return Hosts(LOOPBACK | {own.lower()} | {name.lower() for name in allowed}, addresses=exposed)
 
@@ -70,7 +70,7 @@ def _is_address(host: str) -> bool:
 
 
 class PathCheck:
-    """Refuses a path with the character NUL, which nothing in it can hold."""
+    """Refuses a path with the character NUL, which matches no name."""
 
     def __init__(self, app: ASGIApp, errors: ErrorResponder) -> None:
         self._app = app
@@ -88,7 +88,7 @@ class PathCheck:
 def cors(origins: Sequence[str]) -> list[Middleware]:
     """The middleware that lets pages of these origins read the answers (CORS, WHATWG Fetch 3.2).
 
-    It allows no cookies: a page logs in with a key or a ticket, which it has to have.
+    It allows no cookies: a page must log in with a key or a ticket.
     """
     if not origins:
         return []
@@ -97,7 +97,7 @@ def cors(origins: Sequence[str]) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=origins,
             allow_methods=("GET", "HEAD", "POST", "DELETE"),
-            allow_headers=("*",),  # clients add some of their own, as OpenAI's its X-Stainless-…
+            allow_headers=("*",),  # clients add their own, such as OpenAI's X-Stainless-…
             expose_headers=ANSWER_HEADERS,
             max_age=MAX_AGE_S,
         )

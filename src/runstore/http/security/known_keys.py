@@ -1,4 +1,4 @@
-"""The API keys, as the database had them a second ago at most."""
+"""Caches the API keys for up to a second."""
 
 import time
 
@@ -9,7 +9,7 @@ from runstore.database.opening import Database
 from runstore.store import keys
 from runstore.store.keys import StoredKey
 
-TRUST_S = 1.0  # how long what the database said is believed
+TRUST_S = 1.0  # seconds that a cached answer is valid
 MAX_KNOWN_KEYS = 10_000
 
 
@@ -19,10 +19,10 @@ class _Known(Struct, frozen=True):
 
 
 class KnownKeys:
-    """Spares requests and open streams most queries.
+    """Saves requests and open streams most queries for keys.
 
-    While the database cannot be read, what it said last holds: nothing can be got out of it then anyway.
-    Both methods raise LogUnavailable when it has not said anything yet.
+    While the database cannot be read, the last answer stays valid: no data can leave the server then. Both
+    methods raise LogUnavailable if there is no cached answer.
     """
 
     def __init__(self, database: Database) -> None:
@@ -32,7 +32,7 @@ class KnownKeys:
         self._exist_at = 0.0
 
     async def exist(self) -> bool:
-        """Whether there is any key; once there is one, there always will be."""
+        """Whether any key exists; this never becomes false again."""
         now = time.monotonic()
         if self._exist is None or (not self._exist and now - self._exist_at >= TRUST_S):
             self._exist_at = now
@@ -44,7 +44,7 @@ class KnownKeys:
         return self._exist
 
     async def active(self, key_id: str) -> StoredKey | None:
-        """The key; None when there is none, or it is revoked or expired."""
+        """The key; None if it does not exist, is revoked or has expired."""
         known = self._known.get(key_id)
         if known is None or time.monotonic() - known.at >= TRUST_S:
             try:
@@ -59,7 +59,7 @@ class KnownKeys:
 
     def _remember(self, key_id: str, known: _Known) -> None:
         if known.stored is None:
-            self._known.pop(key_id, None)  # strangers' guesses take no memory
+            self._known.pop(key_id, None)  # unknown ids must not fill the memory
             return
         if len(self._known) >= MAX_KNOWN_KEYS:
             self._known.clear()

@@ -1,4 +1,4 @@
-"""The seam for other logins: a function of the configuration's that is asked about each request."""
+"""Other logins: calls a configured function for each request."""
 
 import asyncio
 import importlib
@@ -22,27 +22,27 @@ from runstore.core.threads import Threads
 from runstore.http.errors import Unauthorized
 from runstore.http.security.users import Login, User
 
-AUTHENTICATE_S = 10.0  # what the function may take
-LOGIN_THREADS = 256  # calls of a function that is not async: those that hang keep their places
-LOGIN_SHARE = 16  # of requests that are alike
-ADDRESS_SHARE = 192  # of requests from one address, or one IPv6 network: others still log in
-LOGIN_WAIT_S = 2.0  # that a call waits for a place, before the request is refused
-RECHECK_S = 60.0  # how often it is asked again about an open stream
+AUTHENTICATE_S = 10.0  # seconds that the function may take
+LOGIN_THREADS = 256  # concurrent calls of a synchronous function; hanging calls keep their places
+LOGIN_SHARE = 16  # concurrent calls for similar requests
+ADDRESS_SHARE = 192  # concurrent calls for one address or IPv6 network, so that others can still log in
+LOGIN_WAIT_S = 2.0  # seconds that a call waits for a place before the request is refused
+RECHECK_S = 60.0  # seconds between two checks of an open stream
 
 log = structlog.get_logger(__name__)
 
 
 class LoginFunction:
-    """What `authenticate` names.
+    """The function that `authenticate` names.
 
-    It is sync or async, gets the starlette request, and returns the user: `runstore.User`, or
-    anything with the same fields. None or a PermissionError refuses; any other error is one of the server.
+    It may be sync or async, receives the starlette request, and returns the user: `runstore.User`, or an
+    object with the same fields. None or a PermissionError refuses; any other error is an error of the server.
     """
 
     def __init__(self, function: Callable[[Request], Any]) -> None:
         self._function = function
         self._threads = Threads("runstore-login", LOGIN_THREADS, share=LOGIN_SHARE, wait_s=LOGIN_WAIT_S)
-        self._calls = Counter[str]()  # of each address, that have not come to an end
+        self._calls = Counter[str]()  # running calls of each address
         self._lock = threading.Lock()
 
     @classmethod
@@ -50,24 +50,24 @@ class LoginFunction:
         """The function that `package.module:function` names.
 
         Raises:
-            ConfigError: there is none, or importing it failed.
+            ConfigError: it does not exist, or importing it failed.
         """
         module, _, name = reference.partition(":")
         try:
             found = operator.attrgetter(name)(importlib.import_module(module))
-        except Exception as error:  # whatever a stranger's module raises
+        except Exception as error:  # the module may raise anything
             raise ConfigError(f"`authenticate`: cannot import {reference!r}: {error}") from error
         if not callable(found):
             raise ConfigError(f"`authenticate`: {reference!r} is no function")
         return cls(found)
 
     async def login(self, request: Request) -> Login:
-        """Who sent the request.
+        """The sender of the request.
 
         Raises:
             Unauthorized: the function refuses.
-            InvalidName: no database can hold the user's name, or a workspace's.
-            Busy: it does not answer, or too many calls of it wait.
+            InvalidName: the user's name, or a workspace's, is not storable.
+            Busy: the function does not answer, or too many calls wait.
         """
         return FunctionLogin(self, request, await self.ask(request))
 
@@ -76,7 +76,7 @@ class LoginFunction:
             async with asyncio.timeout(AUTHENTICATE_S) as patience:
                 found = await self._call(request)
         except TimeoutError as error:
-            if not patience.expired():  # one of the function's own
+            if not patience.expired():  # the function's own TimeoutError
                 raise
             log.warning("authenticate_stalled", seconds=AUTHENTICATE_S)
             message = f"the login function has not answered within {AUTHENTICATE_S:g} s"
@@ -85,7 +85,7 @@ class LoginFunction:
             raise Unauthorized(str(error) or "the login was refused") from error
         except Exception:
             raise
-        except BaseException as error:  # the function's own, unless this request is to end
+        except BaseException as error:  # the function's own, unless this request is being cancelled
             if isinstance(error, asyncio.CancelledError) and _is_cancelled():
                 raise
             raise RuntimeError(f"`authenticate` raised {type(error).__name__}") from error
@@ -104,7 +104,7 @@ class LoginFunction:
         return await found if inspect.isawaitable(found) else found
 
     def _call_in_thread(self, request: Request) -> Any:
-        """A call that hangs keeps its place, also when the request was answered long ago."""
+        """A hanging call keeps its place, even after its request was answered."""
         address = network_of(request)
         with self._lock:
             if self._calls[address] >= ADDRESS_SHARE:
@@ -125,7 +125,7 @@ def _is_cancelled() -> bool:
 
 
 def network_of(request: Request) -> str:
-    """The client's address, as a trusted proxy forwards it; of IPv6 the /64 network: one client's."""
+    """The client's address, as forwarded by a trusted proxy; for IPv6 the client's /64 network."""
     host = request.client.host if request.client else ""
     try:
         address = ip_address(host)
@@ -137,7 +137,7 @@ def network_of(request: Request) -> str:
 
 
 class FunctionLogin(Login):
-    """Asked about again every RECHECK_S, and ended when the answer is another, or none."""
+    """Checked again every RECHECK_S seconds; the stream ends when the user changes or is refused."""
 
     def __init__(self, function: LoginFunction, request: Request, user: User) -> None:
         super().__init__(user)
@@ -151,7 +151,7 @@ class FunctionLogin(Login):
         self._asked_at = time.monotonic()
         try:
             return await self._function.ask(self._request) == self.user
-        except (Unauthorized, Busy):  # the client comes back, and is told
+        except (Unauthorized, Busy):  # the client reconnects, and then receives the error
             return False
         except Exception:
             log.exception("authenticate_failed")

@@ -1,7 +1,7 @@
-"""Tickets: one run's stream for those who cannot send headers, as a browser's EventSource.
+"""Tickets: one run's stream for clients that cannot send headers, such as a browser's EventSource.
 
-A ticket is `PAYLOAD.MAC`, both base64url: what it allows, and the HMAC-SHA256 (RFC 2104) of that under the
-server's secret. It holds no secret of its user's, but whoever has it can follow the run until it expires.
+A ticket is `PAYLOAD.MAC`, both base64url: its content, and the HMAC-SHA256 (RFC 2104) of that under the
+server's secret. It contains no secret of its user, but its bearer can follow the run until it expires.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ STREAM = "/stream"  # of several runs
 class Ticket(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`run_id`: the run, or the name of several. `expires_at`: ms since 1970.
 
-    `key_id`: the API key that it was got with, whose end it shares.
+    `key_id`: the API key that requested it; the ticket ends with that key.
     """
 
     run_id: str
@@ -38,7 +38,7 @@ class TicketSigner:
         return f"{payload}.{_encode(self._mac(payload))}"
 
     def read(self, text: str) -> Ticket | None:
-        """The ticket, if it is one of ours."""
+        """The ticket, if its signature is valid."""
         payload, _, mac = text.partition(".")
         if not hmac.compare_digest(_encode(self._mac(payload)).encode(), mac.encode()):
             return None
@@ -49,7 +49,7 @@ class TicketSigner:
 
 
 def name_of(run_ids: Sequence[str]) -> str:
-    """What a ticket for the stream of several runs calls them; of no names, all of its user's."""
+    """The name of several runs in a ticket; without ids, of all the user's runs."""
     return f"runs:{hashlib.sha256(','.join(run_ids).encode()).hexdigest()}" if run_ids else "own"
 
 

@@ -1,4 +1,4 @@
-"""Who is asking."""
+"""The users of the API."""
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -20,28 +20,28 @@ class User(Struct, frozen=True):
         for name in (self.user_id, *self.workspaces):
             if not 0 < len(name) <= MAX_NAME:
                 raise ValueError(f"the name of a user or workspace must have 1 to {MAX_NAME} characters")
-            check_text(name, "the name of a user or workspace")  # which a proxy may have from the request
+            check_text(name, "the name of a user or workspace")  # a proxy may have copied it from the request
 
     @property
     def admin(self) -> bool:
         return ADMIN in self.roles
 
 
-LOCAL = User("local", frozenset({ADMIN}))  # whoever reaches the loopback address while there are no keys
+LOCAL = User("local", frozenset({ADMIN}))  # any client of the loopback address while no keys exist
 
 
 class Login:
-    """How a request came to its user."""
+    """The login of a request, and its user."""
 
     def __init__(
         self, user: User, *, key_id: str | None = None, run_ids: frozenset[str] = frozenset()
     ) -> None:
         self.user = user
-        self.key_id = key_id  # of the API key that it came with
-        self.run_ids = run_ids  # that may be read with it, whoever's they are
+        self.key_id = key_id  # of the API key in the request
+        self.run_ids = run_ids  # that this login may read, of any owner
 
     async def still_valid(self) -> bool:
-        """Whether the same request would be let in now; an open stream asks every few seconds."""
+        """Whether the same request would be accepted now; an open stream checks this every few seconds."""
         return True
 
 
