@@ -136,7 +136,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 OF_A_RUN = {
-    "AttemptRunner", "Recorder", "Tail", "MemorySubscription", "_Channel", "_Active", "_Lane",
+    "AttemptRunner", "Recorder", "Tail", "MemorySubscription", "_Channel", "Running", "Stopping", "_Lane",
     "StrandsAgent", "ScriptedModel", "Translator", "Agent",
 }  # fmt: skip
 

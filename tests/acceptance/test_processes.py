@@ -14,7 +14,8 @@ import pytest
 from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
 from runstore.feed.memory import MemoryFeed
-from runstore.runtime.supervision.supervisor import PATIENCE_S, SWEEP_S
+from runstore.runtime.supervision.supervisor import SWEEP_S
+from runstore.runtime.supervision.sweep import PATIENCE_S
 from tests.database import open_sqlite_log
 from tests.server import ServerProcess, until
 from tests.slowness import measured_slowness

@@ -453,7 +453,7 @@ def test_after_a_hundred_incidents_the_server_is_as_it_was(server: ServerProcess
             stuck = list(clients.map(lambda _: begun(server, agent), range(count)))
             list(clients.map(partial(stopped, server), stuck))
 
-    incidents(10)
+    incidents(CROWD)  # opens the connections of all clients, which the server keeps while they are idle
     before = resources(server)
     incidents(100)
     until(lambda: sample(server.http, "runstore_runs", state="active") == 0, "all have ended")

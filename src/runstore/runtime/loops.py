@@ -158,9 +158,9 @@ class AgentLoops:
 
     def __init__(self) -> None:
         self.tools = ToolThreads(TOOL_THREADS, "runstore-tool")
-        self._shared = AgentLoop("runstore-agents", self.tools)
-        self._pipes = AgentLoop("runstore-pipes", self.tools)
-        self._loops = {self._shared, self._pipes}
+        self._shared: AgentLoop | None = None  # each begins with the first attempt that needs it
+        self._pipes: AgentLoop | None = None
+        self._loops: set[AgentLoop] = set()
         self.blocked = 0  # incidents
 
     @property
@@ -170,9 +170,12 @@ class AgentLoops:
 
     def take(self, isolation: Isolation) -> AgentLoop:
         """The loop for an attempt, to be given back by `release`."""
-        loop = (
-            self._own() if isolation == "thread" else self._pipes if isolation == "process" else self._shared
-        )
+        if isolation == "thread":
+            loop = self._new("runstore-agent", retired=True)
+        elif isolation == "process":
+            loop = self._pipes = self._pipes or self._new("runstore-pipes")
+        else:
+            loop = self._shared = self._shared or self._new("runstore-agents")
         loop.attempts += 1
         return loop
 
@@ -184,8 +187,7 @@ class AgentLoops:
     def retire(self, loop: AgentLoop) -> None:
         """Give it no more attempts."""
         if loop is self._shared:
-            self._shared = AgentLoop("runstore-agents", self.tools)
-            self._loops.add(self._shared)
+            self._shared = None
             loop.retired = True
             self._stop_if_idle(loop)
 
@@ -214,8 +216,8 @@ class AgentLoops:
         for loop in self._loops:
             loop.join(max(0, until - time.monotonic()))
 
-    def _own(self) -> AgentLoop:
-        loop = AgentLoop("runstore-agent", self.tools, retired=True)
+    def _new(self, name: str, *, retired: bool = False) -> AgentLoop:
+        loop = AgentLoop(name, self.tools, retired=retired)
         self._loops.add(loop)
         return loop
 

@@ -237,6 +237,6 @@ async def test_without_a_lease_that_is_known_to_be_good_no_run_is_taken(
             patch.setattr(ListedLeases, "held", False)
             run_id = (await runtime.store.start("demo", "hi", user_id="local")).run.run_id
             await until(lambda: runtime.supervisor.waiting == 1)
-            await runtime.supervisor._sweep()
+            await runtime.supervisor.sweep()
             assert (await runtime.store.get(run_id)).run.status == "queued"
         assert (await runtime.store.get(run_id, wait_s=DEADLINE_S)).run.status == "success"

@@ -13,7 +13,7 @@ from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
 from runstore.library import settings_of
 from runstore.runtime.supervision.fair_queue import FairQueue
-from runstore.runtime.supervision.supervisor import MAX_SWEPT
+from runstore.runtime.supervision.sweep import MAX_SWEPT
 from tests.polling import until
 
 

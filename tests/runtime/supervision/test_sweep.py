@@ -11,7 +11,7 @@ from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog
 from runstore.runtime.leases.file_locks import FileLeases
-from runstore.runtime.supervision import supervisor
+from runstore.runtime.supervision import sweep
 from runstore.settings import ServerSettings, Settings
 from tests.polling import DEADLINE_S
 
@@ -20,7 +20,7 @@ SWEPT = 2
 
 @pytest.fixture(autouse=True)
 def _sweeps_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "MAX_SWEPT", SWEPT)
+    monkeypatch.setattr(sweep, "MAX_SWEPT", SWEPT)
 
 
 @pytest.fixture

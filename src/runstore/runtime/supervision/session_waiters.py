@@ -1,40 +1,26 @@
-"""Who waits for whom in a session, as far as this process has been told by the log."""
+"""Queued runs that wait for an earlier run of their session."""
 
 
 class SessionWaiters:
-    """Queued runs that were refused for another one: each waits for the run just before it to end."""
+    """Finds the runs that wait for a run, when that one ends."""
 
     def __init__(self) -> None:
-        self._before: dict[str, str] = {}
-        self._after: dict[str, dict[str, str]] = {}  # run → those that wait for it, and their user
+        self._waiters: dict[str, dict[str, None]] = {}  # run → the runs that wait for it
 
-    def __len__(self) -> int:
-        return len(self._before)
+    def add(self, run_id: str, before: str) -> None:
+        """Let a run wait for the one before it."""
+        self._waiters.setdefault(before, {})[run_id] = None
 
-    def __contains__(self, run_id: str) -> bool:
-        return run_id in self._before
+    def remove(self, run_id: str, before: str) -> None:
+        """Forget a run that waits."""
+        del self._waiters[before][run_id]
+        if not self._waiters[before]:
+            del self._waiters[before]
 
-    def wait(self, run_id: str, user_id: str, before: str) -> None:
-        """A user's `run_id` comes after `before`."""
-        self._leave(run_id)
-        self._before[run_id] = before
-        self._after.setdefault(before, {})[run_id] = user_id
+    def of(self, before: str) -> list[str]:
+        """The runs that wait for this one, in the order in which they were queued."""
+        return sorted(self._waiters.get(before, ()))
 
-    def waited_for(self) -> set[str]:
+    def awaited(self) -> set[str]:
         """The runs that others wait for."""
-        return set(self._after)
-
-    def end(self, run_id: str) -> list[tuple[str, str]]:
-        """`run_id` has ended; returns whose turn it may be now, runs and their users, who wait no more."""
-        self._leave(run_id)
-        following = sorted(self._after.get(run_id, {}).items())
-        for waiting, _ in following:
-            self._leave(waiting)
-        return following
-
-    def _leave(self, run_id: str) -> None:
-        before = self._before.pop(run_id, None)
-        if before is not None:
-            self._after[before].pop(run_id, None)
-            if not self._after[before]:
-                del self._after[before]
+        return set(self._waiters)
