@@ -1,7 +1,7 @@
-"""Bodies of requests: received within a time and a total of bytes, decoded beside the loop, checked.
+"""Bodies of requests: received within limits of time and total bytes, decoded off the event loop, checked.
 
-All bodies of a process share one total. A large one waits for room in it, so that bodies that stall cost
-neither memory nor the requests of other users. A small one needs none.
+All bodies of a process share one total. A large body waits for room in it, so that stalled bodies cost
+neither memory nor the requests of other users. A small body needs no room.
 """
 
 import asyncio
@@ -27,21 +27,22 @@ from runstore.http.errors import BadRequest
 from runstore.http.security.users import login_of
 from runstore.store.runs import RunStore
 
-SMALL_BYTES = 64 << 10  # of a body that needs no room, and is decoded at once
+SMALL_BYTES = 64 << 10  # bytes of a body that needs no room and is decoded at once
 MAX_BODIES_BYTES = (
     64 << 20
 )  # of all larger ones that are being received or decoded; at least two of the largest
-MAX_BODY_VALUES = 100_000  # texts, numbers, lists, …: decoding holds up everybody by up to 1 µs for each
-BODY_S = 20.0  # in which WINDOW_BYTES of a body must come, or the rest of it; also the wait for room
+MAX_BODY_VALUES = 100_000  # texts, numbers, lists, …: decoding blocks the process for up to 1 µs each
+BODY_S = 20.0  # seconds for WINDOW_BYTES of a body or its rest, and for the wait for room
 WINDOW_BYTES = 64 << 10
 BODY_BYTES_PER_S = 32 << 10  # on average, after the first BODY_S: 8 MiB keep their room for up to 276 s
-DECODERS = 2  # threads; of one user one less
+DECODERS = 2  # threads; one user may occupy all but one
 
-_MARKS = b'",[{'  # what begins a value, or stands before one, and what texts stand between
+_MARKS = b'",[{'  # bytes that start or precede a value, and the separators of texts
 _OTHERS = bytes(sorted(set(range(256)) - set(_MARKS)))
 
-BODY_LEVELS = 3  # around a value: {"events": [{"data": value}]}
-PLACE = re.compile(r" - at `(\$[^`]*)`\Z")  # in msgspec's message, as `$.teams[0].name`; none: the body
+BODY_LEVELS = 3  # nesting levels around a value: {"events": [{"data": value}]}
+# In msgspec's message, such as `$.teams[0].name`; missing for the body itself.
+PLACE = re.compile(r" - at `(\$[^`]*)`\Z")
 T = TypeVar("T")
 
 
@@ -56,11 +57,11 @@ class Bodies:
         self._decoders = Threads("runstore-decoder", DECODERS, share=DECODERS - 1)
 
     async def read(self, request: Request, decode: Callable[[bytes], T]) -> T:
-        """What `decode` makes of the request's body; of a large one it is called in a thread.
+        """Decode the request's body with `decode`, which runs in a thread for a large one.
 
         Raises:
             TooLarge
-            BadRequest: it breaks off, stalls, or has too many values.
+            BadRequest: the body breaks off, stalls, or has too many values.
             Busy: there is no room for it now.
         """
         size = self._announced(request)
@@ -71,11 +72,11 @@ class Bodies:
             return await self.beside(_decode_large, body, decode)
 
     def is_large(self, request: Request) -> bool:
-        """Whether a request's body is, or may be, one that takes long to work on."""
+        """Whether a request's body is, or may be, large enough to take long."""
         return self._announced(request) > SMALL_BYTES
 
     async def beside(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Call `work` in a thread: what takes long only since a body is large."""
+        """Call `work` in a thread, as it takes long for a large body."""
         return await self._decoders.call(work, *arguments)
 
     @property
@@ -83,7 +84,7 @@ class Bodies:
         return self._store.limits.body_bytes
 
     def _announced(self, request: Request) -> int:
-        """How large the body will be at most."""
+        """An upper bound of the body's bytes."""
         length = request.headers.get("content-length", "")
         if length.isascii() and length.isdigit():
             return self._check(int(length))
@@ -137,7 +138,7 @@ class Bodies:
                         stalled, slow = loop.time() + BODY_S, begun + BODY_S + len(body) / BODY_BYTES_PER_S
                         limit.reschedule(min(stalled, slow))
                         lately, dripping = 0, slow < stalled
-        except ClientDisconnect:  # nobody will read this answer, and it is no error of ours
+        except ClientDisconnect:  # the client has gone; this is no error of the server
             raise BadRequest("the body broke off", code="invalid_body") from None
         except TimeoutError:
             message = f"less than {WINDOW_BYTES >> 10} KiB of the body came within {BODY_S:g} s"
@@ -153,7 +154,7 @@ class Bodies:
 def _decode_large(body: bytes, decode: Callable[[bytes], T]) -> T:
     check_values(body)
     collects = gc.isenabled()
-    gc.disable()  # it would look at all of the process's objects, again and again while new ones are made
+    gc.disable()  # it would scan all of the process's objects repeatedly while new ones are made
     try:
         return decode(body)
     finally:
@@ -165,7 +166,7 @@ def check_values(json: bytes) -> None:
     """Refuse JSON with more values than a body may have.
 
     Raises:
-        BadRequest: it has.
+        BadRequest: it has more.
     """
     if has_more_values(json, MAX_BODY_VALUES):
         message = f"the body has more than {MAX_BODY_VALUES:,} values"
@@ -173,9 +174,9 @@ def check_values(json: bytes) -> None:
 
 
 def has_more_values(body: bytes, most: int) -> bool:
-    """Whether JSON has more values than `most`, names of fields not counted; of other data it says nothing.
+    """Whether JSON has more values than `most`, without names of fields; undefined for other data.
 
-    All loops are the interpreter's own, and none holds the GIL for long.
+    All loops run inside the interpreter, and none holds the GIL for long.
     """
     if sum(map(body.count, (b",", b"[", b"{"))) <= most:
         return False
@@ -186,16 +187,16 @@ def has_more_values(body: bytes, most: int) -> bool:
 
 
 class Body(Struct, Generic[T], frozen=True):
-    """How the JSON body of an operation is read.
+    """How to read the JSON body of an operation.
 
     Args:
-        cls: the struct that it becomes.
-        schema: what its JSON Schema says besides.
+        cls: the struct to decode to.
+        schema: additions to its JSON Schema.
         optional: without a body, the struct has its defaults.
-        any_type: its media type does not matter if the request has an `Authorization` header. A browser
-            sends none to another origin without asking first, so this is no form of a stranger's page.
-        any_text: it may hold the character NUL, which no database takes in a name.
-        mend: makes another JSON value of one that does not fit `cls`; that is tried once.
+        any_type: accept any media type if the request has an `Authorization` header. A browser sends none to
+            another origin without a preflight, so the request cannot be a foreign page's form.
+        any_text: accept the character NUL, which no database accepts in a name.
+        mend: repairs a JSON value that does not fit `cls`; it is called once.
     """
 
     cls: type[T]
@@ -207,14 +208,14 @@ class Body(Struct, Generic[T], frozen=True):
 
     @property
     def described(self) -> Any:
-        """The type that JSON Schemas are made of."""
+        """The type from which JSON Schemas are made."""
         return self.cls if self.schema is None else Annotated[self.cls, self.schema]
 
     async def read(self, request: Request, bodies: Bodies) -> T:
-        """The body of a request. A large one is decoded beside the loop.
+        """The body of a request. A large one is decoded off the event loop.
 
         Raises:
-            BadRequest: 415 its type is not JSON, 408 it stalls, 400 anything else that is wrong with it.
+            BadRequest: 415 its type is not JSON, 408 it stalls, 400 for any other fault.
             TooLarge
             EventTooDeep: it is nested too deep.
         """
@@ -232,7 +233,7 @@ class Body(Struct, Generic[T], frozen=True):
 
 
 def _decode(body: Body[T], foreign: str | None, content: bytes) -> T:
-    """`foreign`: the media type that it is sent as, if that is not JSON."""
+    """`foreign`: the media type of the body, if it is not JSON."""
     if not content and body.optional:
         return body.cls()
     if foreign is not None:
@@ -272,18 +273,21 @@ def _decoded(body: Body[T], content: bytes) -> T:
         return msgspec.convert(body.mend(msgspec.json.decode(content)), body.cls)
 
 
-# ---- texts that are refused ----
+# ---- refused texts ----
 
 
 def place_of(value: Any, refused: Callable[[str], bool]) -> str | None:
-    """The place of a refused text, as `$.messages[0].content`; that of the object if it is a field's name."""
+    """The place of a refused text, such as `$.messages[0].content`.
+
+    For a field's name, that of its object.
+    """
     left = [("$", value, 0)]
     while left:
         place, value, depth = left.pop()
         if isinstance(value, str) and refused(value):
             return place
         if depth > 2 * MAX_DEPTH:
-            continue  # which is refused for its depth
+            continue  # refused elsewhere, for its depth
         if isinstance(value, dict):
             if any(map(refused, value)):
                 return place
@@ -294,7 +298,10 @@ def place_of(value: Any, refused: Callable[[str], bool]) -> str | None:
 
 
 def place_of_half_a_pair(body: bytes) -> str | None:
-    """Where JSON holds half of a surrogate pair, as `\\ud83d` alone: JSON allows it, and UTF-8 does not."""
+    """The place of half a surrogate pair in JSON, such as a lone `\\ud83d`.
+
+    JSON allows it, UTF-8 does not.
+    """
     if rb"\u" not in body:
         return None
     try:

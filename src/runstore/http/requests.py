@@ -1,4 +1,4 @@
-"""The query and the headers of requests, checked. Whatever is wrong is named, with status 4xx."""
+"""Checks the query and the headers of requests. A fault is named in an answer with status 4xx."""
 
 import re
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from runstore.core.ports import EventFilter
 from runstore.http.errors import BadRequest
 
 MAX_CURSOR_DIGITS = 18  # a seq is a 64-bit number
-FILTERS = 256  # that are kept, of those in use lately
-LAST_EVENT_ID = "lastEventId"  # as EventSource polyfills have it in the query, each in its own spelling
+FILTERS = 256  # recently used filters that are cached
+LAST_EVENT_ID = "lastEventId"  # the query parameter of EventSource polyfills, which spell it differently
 FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {"custom."}
 
 TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -70,7 +70,7 @@ def read_time(request: Request, name: str) -> int | None:
     if text is None:
         return None
     try:
-        at = msgspec.convert(text.replace(" ", "+"), datetime)  # a '+' that was not escaped in the URL
+        at = msgspec.convert(text.replace(" ", "+"), datetime)  # a '+' that the URL did not escape
     except msgspec.ValidationError:
         at = None
     if at is None or at.tzinfo is None:
@@ -91,10 +91,10 @@ def read_choice(request: Request, name: str, choices: Sequence[str]) -> str | No
 
 
 def read_cursor(request: Request, otherwise: int = 0) -> int:
-    """Where a reader left off: `Last-Event-ID`, else `?lastEventId=`, else `?after=`, else `otherwise`.
+    """The reader's cursor: `Last-Event-ID`, else `?lastEventId=`, else `?after=`, else `otherwise`.
 
-    Each that is given must be a cursor; white space around a last event's id is not part of it, and an empty
-    one is none.
+    Each given one must be valid. White space around a last event's id is ignored, and an empty one is
+    skipped.
     """
     cursors = [read_seq(text) for text in read_ids(request)]
     return cursors[0] if cursors else otherwise
@@ -109,7 +109,7 @@ def read_seq(text: str) -> int:
 
 
 def read_ids(request: Request) -> list[str]:
-    """The ids after which a reader wants to go on, as it gives them; the first one counts."""
+    """The cursors that a reader gives, in order of precedence."""
     named = [text for name, text in request.query_params.items() if _is_last_event_id(name)]
     if len(named) > 1:
         raise BadRequest(f"{LAST_EVENT_ID} is given more than once", code="invalid_parameter")
@@ -128,7 +128,7 @@ def _is_last_event_id(name: str) -> bool:
 
 
 def has_already(request: Request, tag: str) -> bool:
-    """Whether the client has what this ETag names: `If-None-Match` (RFC 9110, 13.1.2)."""
+    """Whether the client already has the version that this ETag names: `If-None-Match` (RFC 9110, 13.1.2)."""
     known = request.headers.get("if-none-match", "")
     return tag in known or known.strip() == "*"
 
@@ -166,7 +166,7 @@ def read_idempotency_key(request: Request) -> str | None:
 
 
 def read_traceparent(request: Request) -> str | None:
-    """The caller's place in a trace, where the run's spans belong (W3C Trace Context, 3.2).
+    """The caller's trace context, under which the run's spans belong (W3C Trace Context, 3.2).
 
     An invalid header is ignored (4.3: the trace then begins here). Of a future version only the fields of
     version 00 are read, as 3.2.4 demands.
@@ -187,7 +187,7 @@ def read_filter(request: Request) -> EventFilter | None:
 
 @lru_cache(FILTERS)
 def _filter(text: str) -> EventFilter:
-    """Of all streams with the same text there is one."""
+    """Cached, so that streams with the same text share one filter."""
     types, prefixes = set(), set()
     names = text.split(",", MAX_FILTER_TYPES)
     if len(names) > MAX_FILTER_TYPES:
