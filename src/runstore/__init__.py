@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from runstore.core.errors import RunstoreError as RunstoreError
     from runstore.core.errors import SchemaMismatch as SchemaMismatch
     from runstore.core.errors import SessionBusy as SessionBusy
+    from runstore.core.errors import TooLarge as TooLarge
     from runstore.core.errors import WrongExpectedSeq as WrongExpectedSeq
     from runstore.core.events import AgentFinished as AgentFinished
     from runstore.core.events import AgentStarted as AgentStarted
@@ -73,7 +74,7 @@ _EXPORTS = {
         "runstore.core.errors": "AgentError AgentNotFound AlreadyStarted AppendRefused Busy ConfigError "
         "EventTooDeep EventTooLarge IdempotencyConflict InvalidCursor InvalidEvent InvalidName LeaseLost "
         "LimitExceeded LogUnavailable RunActive RunClosed RunDeleted RunNotFound RunPurged RunstoreError "
-        "SchemaMismatch SessionBusy WrongExpectedSeq",
+        "SchemaMismatch SessionBusy TooLarge WrongExpectedSeq",
         "runstore.core.events": "AgentFinished AgentStarted Custom Event Message Reasoning Token ToolFailed "
         "ToolFinished ToolProgress ToolStarted Usage",
         "runstore.core.ports": "RunContext",
