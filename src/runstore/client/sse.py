@@ -1,15 +1,15 @@
-"""Reading server-sent events (WHATWG HTML, 9.2.5 and 9.2.6): bytes in, frames out. Pure."""
+"""Parses server-sent events (WHATWG HTML, 9.2.5 and 9.2.6): bytes in, frames out. Pure."""
 
 from msgspec import Struct
 
 from runstore.core.errors import RunstoreError
 
-MAX_FRAME_BYTES = 16 << 20  # of one frame that is read; an event's data is far smaller
+MAX_FRAME_BYTES = 16 << 20  # bytes of one frame; an event's data is far smaller
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class FrameTooLarge(RunstoreError):
-    """The stream sends a frame that has no end."""
+    """The stream sent a frame without an end."""
 
     code = "frame_too_large"
 
@@ -17,8 +17,8 @@ class FrameTooLarge(RunstoreError):
 class Frame(Struct, frozen=True, gc=False):
     """One server-sent event.
 
-    `id`: the last event id, also of an earlier frame. `data`: UTF-8 as it came, lines joined by LF.
-    `raw`: the frame's own lines, ended by LF, without comments: the bytes that a server of ours has sent.
+    `id`: the last event id, which may come from an earlier frame. `data`: UTF-8 as received, lines joined by
+    LF. `raw`: the frame's own lines, each ended by LF, without comments: the bytes that our server sent.
     """
 
     type: str
@@ -28,19 +28,19 @@ class Frame(Struct, frozen=True, gc=False):
 
 
 class FrameParser:
-    """Cuts a stream into frames, however it was cut on its way. Each byte is looked at once."""
+    """Splits a stream into frames, however it was split on its way. Reads each byte once."""
 
     def __init__(self) -> None:
         self.last_id = ""
-        self.retry_ms: int | None = None  # what the stream asks to wait before a reconnection
-        self._line: list[bytes] = []  # parts of a line whose end has not come
-        self._block: list[bytes] = []  # lines of a frame whose blank line has not come
+        self.retry_ms: int | None = None  # reconnection delay that the stream asks for
+        self._line: list[bytes] = []  # parts of an incomplete line
+        self._block: list[bytes] = []  # lines of an incomplete frame
         self._size = 0
         self._first = True
-        self._after_cr = False  # a LF that comes now belongs to the line before
+        self._after_cr = False  # a LF that follows belongs to the line before
 
     def feed(self, part: bytes) -> list[Frame]:
-        """The frames that are complete with `part`.
+        """The frames that `part` completes.
 
         Raises:
             FrameTooLarge: no blank line came within MAX_FRAME_BYTES.
@@ -73,7 +73,7 @@ class FrameParser:
             if not line.startswith(b":"):
                 self._block.append(line)
             elif not self._block:
-                self._size = 0  # heartbeats between two frames are no part of one
+                self._size = 0  # heartbeats between frames do not count
             return None
         block, self._block, self._size = self._block, [], 0
         return self._interpret(block)

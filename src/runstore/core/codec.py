@@ -1,4 +1,4 @@
-"""Events to bytes, once, and back. The bytes made here are what the table stores and every client gets."""
+"""Encodes events once, and decodes them. The table stores these bytes, and every client gets them."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,18 +12,18 @@ from runstore.core.depth import MAX_DEPTH, SHALLOW_BYTES, decoded, is_deeper
 from runstore.core.errors import EventTooDeep, EventTooLarge, InvalidEvent
 from runstore.core.events import EVENT_CLASSES, Custom, Event, EventType, Unknown
 
-MAX_EVENT_BYTES = 1 << 20  # one event's data; larger output belongs in an artifact store
-ENCODER_VERSION = 1  # part of every ETag: pages change when the form of the bytes does
+MAX_EVENT_BYTES = 1 << 20  # bytes of one event's data; larger output belongs in an artifact store
+ENCODER_VERSION = 1  # part of every ETag: pages change with the encoding
 TOO_DEEP = f"{{}} is nested too deep: the limit is {MAX_DEPTH} lists and objects within each other"
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
-UPCASTS: dict[tuple[EventType, int], Upcast] = {}  # (type, version) → data of the version after it
+UPCASTS: dict[tuple[EventType, int], Upcast] = {}  # (type, version) → data of the next version
 
 
 class EncodedEvent(Struct, frozen=True, gc=False, array_like=True):
     """An event on its way into the log. `at`: UTC, milliseconds since 1970.
 
-    Its fields have their order when it goes to another process: a new one comes last, with a default.
+    Other processes decode the fields by position: a new field comes last, with a default.
     """
 
     type: EventType
@@ -34,7 +34,7 @@ class EncodedEvent(Struct, frozen=True, gc=False, array_like=True):
 
 
 class RecordedEvent(Struct, frozen=True, gc=False):
-    """An event as the log holds it. `seq`: place in the run; `position`: place in the whole log."""
+    """An event as stored in the log. `seq`: place in the run; `position`: place in the whole log."""
 
     run_id: str
     seq: int
@@ -62,14 +62,14 @@ class TailEvent(Struct, gc=False):
 
 
 def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
-    """Turn an event into the bytes that will be stored.
+    """Encode an event for storage.
 
-    Lone surrogates (half of an emoji in a chunk) become U+FFFD; bytes become base64; objects that JSON
-    does not know become what they say of themselves.
+    Lone surrogates (half of an emoji in a chunk) become U+FFFD, bytes become base64, and objects unknown to
+    JSON become their string form.
 
     Raises:
-        InvalidEvent: no JSON can be made of it.
-        EventTooLarge: its data is over MAX_EVENT_BYTES.
+        InvalidEvent: it cannot be written as JSON.
+        EventTooLarge: its data exceeds MAX_EVENT_BYTES.
         EventTooDeep: a value in it is nested deeper than MAX_DEPTH.
     """
     if isinstance(event, Custom):
@@ -82,7 +82,7 @@ def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
 
 
 def json_size(value: Any) -> int:
-    """How many bytes a value has in an event. Raises as `to_json` does."""
+    """The bytes of a value in an event. Raises as `to_json` does."""
     return len(to_json(value))
 
 
@@ -90,12 +90,12 @@ def check_depth(value: Any, what: str, *, levels: int = 0) -> None:
     """Refuse a value that is nested too deep.
 
     Args:
-        what: how the message names it.
+        what: names the value in the message.
         levels: lists and objects around it that do not count.
 
     Raises:
         EventTooDeep
-        InvalidEvent: no JSON can be made of it.
+        InvalidEvent: it cannot be written as JSON.
     """
     if is_deeper(to_json(value), MAX_DEPTH + levels):
         raise EventTooDeep(TOO_DEEP.format(what))
@@ -104,7 +104,7 @@ def check_depth(value: Any, what: str, *, levels: int = 0) -> None:
 def decode(
     type: EventType, version: int, data: bytes, upcasts: Mapping[tuple[EventType, int], Upcast] = UPCASTS
 ) -> Event | Custom | Unknown:
-    """Read stored bytes as this release's event; older shapes are upcast, unknown types passed through."""
+    """Decode stored bytes as this release's event; older shapes are upcast, unknown types passed through."""
     cls = EVENT_CLASSES.get(type)
     if cls is None:
         content = decoded(msgspec.json.decode, data)
@@ -141,11 +141,11 @@ def utc_second(second: int) -> bytes:
 
 
 def to_json(value: Any) -> bytes:
-    """A value as it stands in an event.
+    """A value as encoded in an event.
 
     Raises:
-        InvalidEvent: no JSON can be made of it.
-        EventTooDeep: so deep that it cannot be tried, or within itself.
+        InvalidEvent: it cannot be written as JSON.
+        EventTooDeep: it is too deep to encode, or contains itself.
     """
     try:
         return _ENCODER.encode(value)
@@ -170,15 +170,15 @@ def _check(event: Event | Custom, data: bytes) -> None:
 
 
 def mended(text: str) -> str:
-    """A text with the two halves of a surrogate pair joined, and U+FFFD for a half that is alone."""
+    """A text with adjacent halves of a surrogate pair joined, and U+FFFD for a lone half."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _foreign(value: Any) -> Any:
-    dump = getattr(value, "model_dump", None)  # pydantic, which strands and its tools speak
+    dump = getattr(value, "model_dump", None)  # pydantic, which strands and its tools use
     try:
         return dump(mode="json") if callable(dump) else str(value)
-    except Exception as error:  # whatever a stranger's __str__ raises
+    except Exception as error:  # a foreign __str__ may raise anything
         kind = type(value).__name__
         raise InvalidEvent(f"a {kind} in the event cannot be written as JSON: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Words of others, as a provider's error, without what looks like a key. Pure, and linear in their length."""
+"""Removes keys from foreign texts, such as a provider's error. Pure, and linear in the text's length."""
 
 import re
 
@@ -8,7 +8,7 @@ MAX_TEXT = 65_536  # characters of a text that are kept
 _VALUE = r"""(?:(?<=["'])[^"'\r\n]{4,}|[^\s"',;)}\]]{4,})"""
 _SEPARATOR = r"""\\?["']?\s{0,3}(?:[:=]|provided:?)\s{0,3}\\?["']?(?:(?:bearer|basic)\s+)?"""
 _PROSE = r"(?<=\s)[a-z]+\s+[a-z]"  # "token: unexpected end"
-_NAMED = re.compile(  # a name that means a secret, and its value
+_NAMED = re.compile(  # a name that stands for a secret, and its value
     rf"""(?ix)
     ((?:passw(?:or)?d|passphrase|passcode|pwd|authorization|api[\s_-]?key
         |(?:access|account|encryption|master|private|signing|subscription)[_-]?key)s?[\w-]{{0,20}}{_SEPARATOR})
@@ -19,7 +19,7 @@ _NAMED = re.compile(  # a name that means a secret, and its value
     (?!{_PROSE}){_VALUE}(?:;\s{{0,3}}[^\s"',;)}}\]]+)*
     """
 )
-_SHAPED = re.compile(  # keys that tell what they are
+_SHAPED = re.compile(  # keys that are recognisable by their form
     r"""(?x)
     \b(?:sk|pk|rk|ak|gsk|xai|pplx|hf|ghp|gho|ghs|glpat|xox[abprs]|rs|whsec)[-_][A-Za-z0-9][A-Za-z0-9_*-]{5,}
     | \b(?:AKIA|ASIA)[A-Z0-9]{12,}
@@ -38,7 +38,7 @@ _RANDOM = (re.compile("[a-z]"), re.compile("[A-Z]"), re.compile("[0-9]"))  # a k
 
 
 def without_keys(text: str) -> str:
-    """The text, or the start of a long one, with `***` in place of what looks like a key or a password."""
+    """The text, or the start of a long one, with `***` in place of anything like a key or a password."""
     if len(text) > MAX_TEXT:
         start = text[:MAX_TEXT].rsplit(maxsplit=1)[0]  # half a key might not look like one
         return f"{_masked(start)} … ({len(text) - len(start):,} more characters)"
@@ -49,7 +49,7 @@ def without_credentials(text: str, mask: str = MASK) -> str:
     """The text without the users and passwords of URLs."""
 
     def masked(run: re.Match[str]) -> str:
-        head, at, tail = run[0].rpartition("@")  # the pattern never looks for an "@" in vain
+        head, at, tail = run[0].rpartition("@")  # the pattern guarantees an "@"
         return _CREDENTIALS.sub(f"{mask}@", head + at) + tail if at else run[0]
 
     return _UNBROKEN.sub(masked, text) if "://" in text else text
@@ -62,7 +62,7 @@ def _masked(text: str) -> str:
 
 
 def _is_random(run: str) -> bool:
-    """Whether a long run of characters is a key, and no path: most of whose parts are in one case."""
+    """Whether a long run of characters is a key, and not a path, whose parts mostly have one case."""
     parts = [part for part in run.split("/") if part]
     mixed = sum(part[1:].lower() != part[1:] and part.upper() != part for part in parts)
     return all(kind.search(run) for kind in _RANDOM) and 2 * mixed >= len(parts)

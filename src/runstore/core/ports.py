@@ -1,4 +1,4 @@
-"""Where the packages meet: each port is small and states its guarantees."""
+"""The ports between packages: each is small and states its guarantees."""
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractContextManager
@@ -12,7 +12,7 @@ from runstore.core.events import Custom, Event, EventType
 
 
 class Head(Struct, frozen=True, gc=False):
-    """Where a run stands, by which its next append is judged. `attempt`, `cancel_requested`: while open."""
+    """A run's head, which decides about its next append. `attempt`, `cancel_requested`: of an open run."""
 
     seq: int
     closed: bool = False
@@ -23,7 +23,7 @@ class Head(Struct, frozen=True, gc=False):
 
 
 class OpenRun(Struct, frozen=True, gc=False):
-    """A run that has not ended, as claim, sweep and adopt see it. Times: UTC, milliseconds since 1970."""
+    """An active run, for claims, sweeps and adoptions. Times: UTC, milliseconds since 1970."""
 
     run_id: str
     user_id: str
@@ -38,8 +38,8 @@ class OpenRun(Struct, frozen=True, gc=False):
 class Committed(Struct, frozen=True):
     """One run's part of a commit.
 
-    `control`: it holds a lifecycle event or a cancel request. `remote`: another process has committed it.
-    `redacts`: it withholds events that were committed before, and whoever has kept them lets go of them.
+    `control`: it holds a lifecycle event or a cancel request. `remote`: another process committed it.
+    `redacts`: it withholds earlier events, and caches must drop their copies of them.
     """
 
     run_id: str
@@ -51,7 +51,10 @@ class Committed(Struct, frozen=True):
 
 
 class EventFilter(Struct, frozen=True):
-    """Which types a reader wants: exact ones, and prefixes as `lifecycle.`. Terminal events always pass."""
+    """The types that a reader wants: exact ones, and prefixes such as `lifecycle.`.
+
+    Terminal events always pass.
+    """
 
     types: frozenset[EventType] = frozenset()
     prefixes: tuple[str, ...] = ()
@@ -64,8 +67,8 @@ class Reservation(Struct, frozen=True):
     """A new run's place among its user's active runs, and its idempotency key.
 
     Args:
-        max_active: refuse the run when the user has this many runs that have not ended.
-        key: an idempotency key; refuse the run when the key was used before. `body_hash`: 32 bytes, which
+        max_active: refuse the run if the user has this many active runs.
+        key: an idempotency key; refuse the run if the key was used before. `body_hash`: 32 bytes, which
             distinguish a repeated request from another one with the same key.
     """
 
@@ -76,20 +79,19 @@ class Reservation(Struct, frozen=True):
 
 
 class EventLog(Protocol):
-    """The truth: every run's events, immutable and in order.
+    """The log of every run's events, immutable and in order.
 
-    Durability: what `append` acknowledges survives `kill -9` and a power cut, once.
-    Order: a run's `seq` is 1, 2, 3, … whoever writes; an append is stored whole or not at all.
-    Closing: after a terminal event a run takes nothing but one `run.deleted`, and at last one `run.purged`.
-    Discarding: `llm.discarded` says how much text it takes back, and the log adds from which seq.
-    What is redacted is replaced, in the same append and for every later read, by an `llm.redacted` with the
-    same seq, position and time.
-    Purging: from that on the run is read no more; whoever was reading it gets all of what he asks for, or
-    RunPurged. It keeps its head, and cannot be started again.
-    Sessions: of the runs of a user's session one at a time is started, in the order they were queued, the
-    `parallel` ones aside. One that is queued to `interrupt` asks those before it to stop, in the same append.
-    Visibility: the live feed hears of events after their commit, never before.
-    Threads: `offer` may be called from any thread; the coroutines from any event loop.
+    Durability: an event that `append` acknowledged survives `kill -9` and a power cut, once.
+    Order: a run's `seq` is 1, 2, 3, … across all writers; an append is stored whole or not at all.
+    Closing: after a terminal event a run accepts only one `run.deleted`, and at last one `run.purged`.
+    Discarding: `llm.discarded` states how much text it discards, and the log adds its first seq. An
+    `llm.redacted` with the same seq, position and time replaces each redacted event, in the same append and
+    for every later read. Purging: a purged run cannot be read; a concurrent reader gets all events it asked
+    for, or RunPurged. The run keeps its head, and cannot be started again. Sessions: the runs of a user's
+    session are started one at a time, in the order they were queued, except the `parallel` ones. A run queued
+    to `interrupt` asks those before it to stop, in the same append. Visibility: the live feed receives events
+    after their commit, never before. Threads: `offer` may be called from any thread; the coroutines from any
+    event loop.
     """
 
     async def append(
@@ -102,20 +104,20 @@ class EventLog(Protocol):
         patient: bool = False,
         reservation: Reservation | None = None,
     ) -> int:
-        """Append events and wait for their commit; returns the run's last seq.
+        """Append events and wait for their commit; return the run's last seq.
 
         Args:
-            expected_seq: refuse unless the run's head is here; 0 creates the run. None: wherever it is.
-            attempt: the writer's lease; refuse when a newer attempt has started.
+            expected_seq: refuse unless the run's head is here; 0 creates the run. None: any head.
+            attempt: the writer's lease; refuse if a newer attempt has started.
             patient: keep trying while the log is unavailable, instead of failing at once.
-            reservation: checked and made with the append that begins a run.
+            reservation: checked and made with the append that starts a run.
 
         Raises:
             LimitExceeded, AlreadyStarted, IdempotencyConflict: the reservation is refused; nothing is stored.
             SessionBusy: it is not the run's turn in its session; nothing was stored.
             WrongExpectedSeq, RunClosed, LeaseLost, RunNotFound, RunActive: refused; nothing was stored.
-            InvalidEvent: an event cannot be encoded or has no place there; nothing was stored.
-            LogUnavailable: the log takes no writes now. Nothing was stored, or the answer to its COMMIT is
+            InvalidEvent: an event cannot be encoded or is not allowed there; nothing was stored.
+            LogUnavailable: the log accepts no writes now. Nothing was stored, or the answer to the COMMIT is
                 lost: a second try with an `expected_seq` or the reservation's key finds out which.
         """
 
@@ -124,15 +126,15 @@ class EventLog(Protocol):
     ) -> bool:
         """Queue one event of a running agent without waiting for its commit.
 
-        Returns False when the queue is full: wait for `room`, then offer it again. Should the log refuse the
-        event later, `refused` is called on another thread and must not block.
+        Returns False if the queue is full: wait for `room`, then offer it again. If the log refuses the event
+        later, `refused` is called on another thread and must not block.
         """
 
     def room(self, run_id: str) -> Awaitable[None]:
-        """Wait until `offer` is worth another try."""
+        """Wait until `offer` may succeed."""
 
     async def head(self, run_id: str) -> Head | None:
-        """Where the run stands; None when there is no such run."""
+        """The run's head; None if the run does not exist."""
 
     async def read(
         self,
@@ -143,82 +145,81 @@ class EventLog(Protocol):
         limit: int = 1000,
         only: EventFilter | None = None,
     ) -> list[RecordedEvent]:
-        """A page of the run's events with `after < seq <= upto`, in order; bounded in bytes too.
+        """A page of the run's events with `after < seq <= upto`, in order; also bounded in bytes.
 
-        Only an empty page means that there is no more.
+        Only an empty page means that no more exist.
 
         Raises:
             RunPurged
         """
 
     async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
-        """A page of all runs' events after a `position`; events of one run come in their order.
+        """A page of all runs' events after a `position`; each run's events come in order.
 
-        Of a run that is being purged there may be a part; its `run.purged` comes after that, and says it all.
+        A run that is being purged may appear in part; its `run.purged` follows and summarises it.
         """
 
     async def open_runs(self, *, limit: int = 2_000, exclude_workers: Collection[str] = ()) -> list[OpenRun]:
-        """The runs that have not ended: those to stop, then those that a worker has, then queued ones.
+        """The active runs: those to stop, then those that a worker has, then queued ones.
 
-        Of each kind users take turns, at each worker: first comes everybody's oldest, then the second ones,
-        and so on; those of one turn oldest first.
+        Within each kind users take turns, at each worker: first the oldest run of every user, then the second
+        ones, and so on; the runs of one turn are sorted by age.
 
         Args:
-            exclude_workers: leave out the runs of these workers, except those with a cancel request.
+            exclude_workers: omit the runs of these workers, except those with a cancel request.
         """
 
     async def runs_of(self, worker_id: str) -> list[OpenRun]:
-        """The runs that have not ended and are this worker's."""
+        """The active runs of this worker."""
 
     async def workers(self) -> set[str]:
-        """The workers of all runs that have not ended."""
+        """The workers of all active runs."""
 
     async def open_attempts(self, run_ids: Collection[str]) -> dict[str, int]:
-        """The attempt of each of these runs, 0: queued; one that has ended is left out."""
+        """The attempt of each of these runs, 0 if queued; ended runs are omitted."""
 
     async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
-        """The runs of a user's session that were queued before one of them, newest first; no purged ones."""
+        """A session's runs that were queued before one of them, newest first, without purged ones."""
 
     async def close(self) -> None:
-        """Commit what is queued, then let go. Safe to call twice."""
+        """Commit the queued events, then close. Safe to call twice."""
 
 
 class Subscription(Protocol):
-    """One reader's place at the live feed of a run."""
+    """One reader's position in the live feed of a run."""
 
     def take(self, after: int) -> Sequence[TailEvent] | None:
-        """The events from `after` + 1 on, up to the run's ending; None when there is a gap: read the log."""
+        """The events from `after` + 1 on, up to the run's ending; None if there is a gap: read the log."""
 
     def correct(self, last: int) -> None:
-        """The log ends at `last`, as read since the last `take`: what the feed has beyond is none of it."""
+        """The log ends at `last`, as read since the last `take`: later events in the feed are invalid."""
 
     async def wait(self, timeout_s: float) -> bool:
         """Wait for news since the last `take`; False after `timeout_s`, or when the feed closes."""
 
 
 class Publisher(Protocol):
-    """Hears of commits."""
+    """Receives commits."""
 
     def publish(self, commits: Sequence[Committed]) -> None:
-        """Tell of committed events. Called by the writer's thread; does not block."""
+        """Publish committed events. Called by the writer's thread; does not block."""
 
 
 class LiveFeed(Publisher, Protocol):
-    """Wakes readers after a commit. A hint and a cache: losing all of it loses nothing but time."""
+    """Wakes readers after a commit. It is a hint and a cache: a loss of all its data costs only time."""
 
     @property
     def closing(self) -> bool:
-        """Whether it was closed."""
+        """Whether the feed was closed."""
 
     def subscribe(self, run_id: str) -> AbstractContextManager[Subscription]:
-        """Register for a run's news: whatever is committed from now on is taken or seen as a gap."""
+        """Register for a run's news: every event committed from now on is taken, or noticed as a gap."""
 
     def listen(self, listener: Callable[[Committed], None]) -> None:
         """Call `listener` for each commit with `control`; it must not block.
 
-        It is called on the writer's thread. Of another process's commit it hears on a thread of the feed,
-        and only of the events that make it one, each as a commit of its own. Their data is `b""`, but for a
-        queued run's `user_id`.
+        It is called on the writer's thread. For another process's commit it is called on a thread of the
+        feed, once for each control event. Their data is `b""`, except for a queued run's `user_id`.
         """
 
     def close(self) -> None:
@@ -226,9 +227,9 @@ class LiveFeed(Publisher, Protocol):
 
 
 class RunContext(Struct, frozen=True):
-    """What an agent may know of the run that it works for; a factory's parameter named `ctx`.
+    """An agent's information about its run; a factory's parameter named `ctx`.
 
-    `memory`: the messages of the session's earlier successful runs, if the run begins with them.
+    `memory`: the messages of the session's earlier successful runs, if the run starts with them.
     """
 
     run_id: str
@@ -241,17 +242,17 @@ class RunContext(Struct, frozen=True):
 
 
 class RunRecorder(Protocol):
-    """Takes what the agent of one run says. Bound to its run when it is made; never shared or looked up."""
+    """Records the events of one run's agent. Bound to its run when it is made; never shared or looked up."""
 
     async def record(self, event: Event | Custom | EncodedEvent) -> None:
-        """Queue an event; waits only when the log is behind (back-pressure)."""
+        """Queue an event; waits only while the log is behind (back-pressure)."""
 
     async def commit(self, event: Event | Custom | EncodedEvent) -> None:
         """Write an event ahead: returns when it is stored."""
 
 
 class AgentResult(Struct, frozen=True):
-    """How an agent ended: the data of `lifecycle.completed`."""
+    """The outcome of an agent: the data of `lifecycle.completed`."""
 
     result: dict[str, Any]
     usage: dict[str, int]
@@ -261,11 +262,11 @@ class Agent(Protocol):
     """One agent, built for one attempt of one run."""
 
     async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
-        """Work until done. `history`: what earlier attempts said, empty on the first.
+        """Work until done. `history`: events of earlier attempts, empty on the first.
 
         Raises:
-            AgentError: it failed, with a code and a message that a person can act on.
+            AgentError: the agent failed, with a code and a message that a person can act on.
         """
 
     def cancel(self) -> None:
-        """Ask it to stop at its next safe point. The task is cancelled a moment later."""
+        """Ask the agent to stop at its next safe point. Its task is cancelled a moment later."""

@@ -1,4 +1,4 @@
-"""An event as its readers see it: the envelope of a frame or of a page, decoded."""
+"""Decoded events for readers: the envelope of a frame or of a page."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""News of committed events, and the cursors that read them."""
+"""Live news of committed events, and the tails that read them."""

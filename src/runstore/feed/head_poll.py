@@ -1,6 +1,6 @@
-"""What no wake-up told of: one look at the heads of all runs that are followed, again and again.
+"""Polls the heads of all followed runs, to find events without a wake-up.
 
-Without Redis this is how readers learn what another process wrote; with it, how they learn what was lost.
+Without Redis this is how readers learn of another process's events; with it, polling covers lost messages.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ log = structlog.get_logger(__name__)
 
 
 class HeadPoll:
-    """Asks for as long as it is entered. The log is left alone while nobody follows anything.
+    """Polls while it is entered. The log is not queried while no run is followed.
 
     Args:
         last_seqs: the last seq of each of these runs, in one query; see `read_last_seqs`.
-        every_s: between two looks.
+        every_s: seconds between two polls.
     """
 
     def __init__(
@@ -52,6 +52,6 @@ class HeadPoll:
                 if followed:
                     self._feed.notice(await self._last_seqs(followed))
             except LogUnavailable:
-                pass  # the writer tells of it, and readers wait for the log anyway
+                pass  # the writer reports it, and readers wait for the log anyway
             except Exception:
                 log.exception("poll_failed")

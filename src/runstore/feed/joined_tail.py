@@ -1,7 +1,7 @@
-"""Following several runs as one stream, from the cursors that its reader has in each of them.
+"""Follows several runs as one stream, from the reader's cursor in each of them.
 
-Runs take turns, and one is read only when the events of the one before have been taken: a slow reader costs
-no more than that of a single run.
+Runs take turns, and the next one is read only when the events of the one before have been taken: a slow
+reader costs no more than that of a single run.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from runstore.core.ports import LiveFeed, Subscription
 from runstore.core.stream_cursors import StreamCursors
 from runstore.feed.tail import UNAVAILABLE_RETRY_S, Tail
 
-FIND_STARTS_S = 2.0  # between two looks for new runs of which no word came: other processes start some, too
+FIND_STARTS_S = 2.0  # seconds between two searches for new runs, as other processes start some without notice
 
-OPENED = "stream.opened"  # the types of what a stream says of itself: their seq is 0
+OPENED = "stream.opened"  # types of the stream's own events, whose seq is 0
 GONE = "stream.gone"
 
 FindStarts = Callable[[], Awaitable[None]]
@@ -30,7 +30,7 @@ class NewRuns:
     """How a stream of all of a user's runs learns of new ones.
 
     Args:
-        started: set when there may be some.
+        started: set when there may be new runs.
         find: adds them to the cursors.
     """
 
@@ -47,7 +47,7 @@ class JoinedEvent(Struct, frozen=True, gc=False):
 
 
 class _Reader:
-    """One run of the stream, and its place at the live feed."""
+    """One run of the stream, and its subscription to the live feed."""
 
     def __init__(self, tail: Tail, live: Subscription, close: Callable[[], None]) -> None:
         self.tail = tail
@@ -60,8 +60,8 @@ class JoinedTail:
 
     Args:
         open_tail: follows one run after a seq.
-        lost: the runs whose events are no more, and why; the reader is told.
-        new_runs: for a stream that has no end.
+        lost: the runs whose events were removed, and why; the reader gets an event for each.
+        new_runs: for a stream without an end.
     """
 
     def __init__(
@@ -122,13 +122,13 @@ class JoinedTail:
             await self._close(looking)
 
     async def _look(self, new_runs: NewRuns) -> "asyncio.Task[bool]":
-        """Look for new runs; returns when it is worth to look again."""
+        """Search for new runs; return when another search may find more."""
         new_runs.started.clear()
         try:
-            with suppress(LogUnavailable, Busy):  # the next look finds them
+            with suppress(LogUnavailable, Busy):  # the next search finds them
                 await new_runs.find()
         except InvalidCursor:
-            self._refused = True  # who asks again is told
+            self._refused = True  # the error is reported to the reader's next request
         return asyncio.create_task(_set_within(new_runs.started, FIND_STARTS_S))
 
     def _follow_new(self) -> None:
@@ -148,12 +148,12 @@ class JoinedTail:
             return self._lose(tail.run_id, error)
         joined = [self._join(event) for event in events or ()]
         if tail.missing:
-            self._refused = True  # who asks again is told
+            self._refused = True  # the error is reported to the reader's next request
         if tail.ended:
             reader.close()
             self._cursors.end(tail.run_id)
             if self._new_runs is not None:
-                self._new_runs.started.set()  # there is room for one that waits
+                self._new_runs.started.set()  # there is room for a waiting run
         elif events is None:
             self._waiting[asyncio.create_task(reader.live.wait(self._idle_s))] = reader
         else:
@@ -161,7 +161,7 @@ class JoinedTail:
         return joined
 
     async def _news(self, looking: "asyncio.Task[bool] | None") -> "set[asyncio.Task[bool]]":
-        """Wait until something has come for a run, or there may be new ones."""
+        """Wait until a run has news, or there may be new runs."""
         tasks = [*self._waiting, *([looking] if looking is not None else [])]
         done, _ = await asyncio.wait(tasks, timeout=self._idle_s, return_when=asyncio.FIRST_COMPLETED)
         for task in done & self._waiting.keys():

@@ -8,12 +8,12 @@ from contextlib import contextmanager, suppress
 from runstore.core.codec import TailEvent
 from runstore.core.ports import Committed
 
-RING_BYTES = 128 << 10  # recent events of one run; a reader that is further behind reads the log
-ENVELOPE_BYTES = 200  # that an event takes beside its data, about
+RING_BYTES = 128 << 10  # bytes of recent events of one run; a reader further behind reads the log
+ENVELOPE_BYTES = 200  # bytes that an event takes besides its data, approximately
 
 
 class MemorySubscription:
-    """One reader's place at a run's ring. `first`: the run had no other reader."""
+    """One reader's position in a run's ring. `first`: the run had no other reader."""
 
     def __init__(self, channel: "_Channel", first: bool) -> None:
         self._channel = channel
@@ -30,7 +30,7 @@ class MemorySubscription:
             return self._channel.ring[-missing:] if missing > 0 else []
 
     def correct(self, last: int) -> None:
-        """See `Subscription.correct`. News since the last `take` may be newer than the look at the log."""
+        """See `Subscription.correct`. Events since the last `take` may be newer than the read of the log."""
         with self._channel.lock:
             if self._channel.version == self._seen:
                 self._channel.clear()
@@ -72,10 +72,10 @@ class _Channel:
         self.waiting: Waiting = {}
 
     def push(self, events: Sequence[TailEvent], *, redacts: bool = False) -> "Waiting":
-        """Add consecutive events; returns who waited. Events that come late, or again, only wake readers.
+        """Add consecutive events; return the waiting readers. Late and repeated events only wake readers.
 
         Args:
-            redacts: what is kept of the run is not what the log says any more.
+            redacts: the kept events may differ from the log and are dropped.
         """
         with self.lock:
             if redacts:
@@ -97,7 +97,7 @@ class _Channel:
             return self.stir()
 
     def notice(self, seq: int) -> "Waiting":
-        """The log has events up to here; returns who waited for them, if they did not come."""
+        """The log has events up to here; return the readers that waited for them, if the ring lacks them."""
         with self.lock:
             if seq <= self.last:
                 return {}
@@ -121,29 +121,29 @@ Waiting = dict["asyncio.Future[bool]", asyncio.AbstractEventLoop]
 class MemoryFeed:
     """The port `LiveFeed` for readers in the writer's own process.
 
-    What other processes commit may be told to it as well: `wake_readers`, `tell_listeners`, `notice`.
+    Other processes' commits come in by `wake_readers`, `tell_listeners` and `notice`.
     """
 
     def __init__(self) -> None:
         self.closing = False
-        self.changes = 0  # of which runs have readers
+        self.changes = 0  # number of changes to the set of followed runs
         self._lock = threading.Lock()
         self._channels: dict[str, _Channel] = {}
         self._listeners: list[Callable[[Committed], None]] = []
 
     @property
     def followed(self) -> int:
-        """How many runs have readers."""
+        """The number of runs that have readers."""
         return len(self._channels)
 
     @property
     def subscribers(self) -> int:
-        """How many readers there are."""
+        """The number of readers."""
         with self._lock:
             return sum(channel.readers for channel in self._channels.values())
 
     def followed_runs(self) -> list[str]:
-        """Which runs have readers."""
+        """The runs that have readers."""
         with self._lock:
             return list(self._channels)
 
@@ -153,7 +153,7 @@ class MemoryFeed:
         self.tell_listeners(commits)
 
     def wake_readers(self, commits: Sequence[Committed]) -> None:
-        """Give the events to who follows their runs."""
+        """Pass the events to the readers of their runs."""
         waiting: Waiting = {}
         for commit in commits:
             channel = self._channels.get(commit.run_id)
@@ -162,14 +162,14 @@ class MemoryFeed:
         _wake(waiting, True)
 
     def tell_listeners(self, commits: Sequence[Committed]) -> None:
-        """Tell who listens of the commits with `control`."""
+        """Pass the commits with `control` to the listeners."""
         for commit in commits:
             if commit.control:
                 for listener in self._listeners:
                     listener(commit)
 
     def notice(self, heads: Mapping[str, int]) -> None:
-        """The log has events up to these seqs of runs: who follows one and is behind reads the log."""
+        """The log has events up to these seqs of runs: readers that are behind read the log."""
         waiting: Waiting = {}
         for run_id, seq in heads.items():
             channel = self._channels.get(run_id)
@@ -216,16 +216,16 @@ def _tail_events(commit: Committed) -> list[TailEvent]:
         for seq, event in enumerate(commit.events, commit.first_seq)
     ]
     endings = [count for count, event in enumerate(events, 1) if event.ends]
-    return events[: endings[0]] if endings else events  # a deletion marker is no part of the stream
+    return events[: endings[0]] if endings else events  # a deletion marker is not part of the stream
 
 
 def _wake(waiting: Waiting, news: bool) -> None:
-    """Settle the futures, with one call for each event loop."""
+    """Settle the futures, with one call per event loop."""
     futures: dict[asyncio.AbstractEventLoop, list[asyncio.Future[bool]]] = {}
     for future, loop in waiting.items():
         futures.setdefault(loop, []).append(future)
     for loop, settled in futures.items():
-        with suppress(RuntimeError):  # the loop is closed, and with it its readers
+        with suppress(RuntimeError):  # the loop is closed, and so are its readers
             loop.call_soon_threadsafe(_settle, settled, news)
 
 

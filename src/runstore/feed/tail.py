@@ -1,7 +1,7 @@
-"""Following a run: catch up from the log, then live from the feed.
+"""Follows a run: catches up from the log, then reads live from the feed.
 
-A reader is a cursor, not a queue: a slow one falls behind and reads the log again, at no cost to anyone.
-The order of things closes the seam: register for news, note the end of the history, replay it, go live.
+A reader is a cursor, not a queue: a slow one falls behind and reads the log again, at no cost to others. The
+order of steps leaves no gap: register for news, note the end of the history, replay it, go live.
 """
 
 import asyncio
@@ -35,16 +35,16 @@ class Tail:
         self._cursor = after
         self._only = only
         self._idle_s = idle_s
-        self._history = -1  # replay up to here, then go live; -1: not known yet
-        self.ended = False  # the terminal event has been read, or there is nothing to wait for
-        self.missing = False  # there is no such run, or it ends before the cursor
-        self.purged = False  # the run's events have been removed; what was read is not all
+        self._history = -1  # replay up to here, then go live; -1: unknown yet
+        self.ended = False  # the terminal event was read, or nothing can follow
+        self.missing = False  # the run does not exist, or it ends before the cursor
+        self.purged = False  # the run's events were removed; the reader may lack some
 
     async def events(self) -> AsyncIterator[Sequence[TailEvent]]:
-        """Yield the events with `seq > after`, as many as there are; none after `idle_s` without any.
+        """Yield the events with `seq > after`, as many as are available; none after `idle_s` without any.
 
-        Stops after the terminal event, when the feed closes, and when the run turns out not to be there, to
-        end before `after`, or to be purged: who asks again is told. While the log cannot be read it idles.
+        Stops after the terminal event, when the feed closes, and when the run does not exist, ends before
+        `after`, or was purged; a new request gets the error. While the log cannot be read it idles.
         """
         with self._feed.subscribe(self.run_id) as live:
             while not (self.ended or self.purged or self._feed.closing):
@@ -62,7 +62,7 @@ class Tail:
                     await asyncio.sleep(UNAVAILABLE_RETRY_S)
 
     async def advance(self, live: Subscription) -> Sequence[TailEvent] | None:
-        """One step: the events that it finds, if any; None when there is nothing but to wait for news.
+        """One step: the events that it finds; None if it must wait for news.
 
         Raises:
             RunPurged, LogUnavailable
@@ -71,7 +71,7 @@ class Tail:
             await self._find_history()
         elif self._cursor < self._history:
             return await self._replay()
-        elif (events := live.take(self._cursor)) is None:  # more came than the feed keeps
+        elif (events := live.take(self._cursor)) is None:  # the feed no longer has all of them
             await self._find_history()
             if self._history <= self._cursor:
                 live.correct(self._history)
@@ -80,7 +80,7 @@ class Tail:
         return ()
 
     def look_again(self) -> None:
-        """A wake-up may have been lost: another process may have written."""
+        """Check the log: a wake-up may have been lost, or another process may have written."""
         self._history = -1
 
     async def _find_history(self) -> None:

@@ -1,4 +1,4 @@
-"""How every surface follows a run: the answer to a cursor."""
+"""Follows runs for every surface: the answer to a cursor."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
@@ -42,7 +42,7 @@ class Following:
 
         Args:
             as_chunks: as chunks of OpenAI's chat completions.
-            left: called when the client goes before the run's end.
+            left: called if the client goes before the run's end.
 
         Raises:
             InvalidCursor: it is ahead of the run.
@@ -55,7 +55,7 @@ class Following:
         except LogUnavailable:
             if as_chunks:
                 raise
-            # an error would end an EventSource for ever; the stream idles until the log is back
+            # An error would end an EventSource permanently; the stream idles until the log is back.
         else:
             check_cursor(after, head.seq, run_id)
             if head.closed and after == head.seq:
@@ -73,9 +73,9 @@ class Following:
     async def follow_several(
         self, login: Login, cursors: NamedRunCursors, *, only: EventFilter | None = None
     ) -> Response:
-        """One stream of runs by name; 204 when all have ended and the reader has all of them.
+        """One stream of runs by name; 204 if all have ended and the reader has all their events.
 
-        A run that was deleted or purged does not refuse the others: the stream tells of it.
+        A deleted or purged run does not fail the others: the stream has an event for it.
 
         Raises:
             InvalidCursor: a cursor is ahead of its run.
@@ -105,10 +105,10 @@ class Following:
     async def follow_own(
         self, login: Login, cursors: OwnRunCursors | None, *, only: EventFilter | None = None
     ) -> Response:
-        """One stream of all of a user's runs, with those that start meanwhile. It has no end.
+        """One stream of all of a user's runs, including new ones. It has no end.
 
         Args:
-            cursors: None: from the beginnings of those that have not ended.
+            cursors: None: from the beginnings of the active runs.
 
         Raises:
             InvalidCursor: a cursor is ahead of its run, or too many runs were started since.
@@ -118,7 +118,7 @@ class Following:
         if cursors is None:
             cursors = await self._store.own_cursors(user_id)
         else:
-            await self._store.find_starts(user_id, cursors)  # a cursor too far behind is refused
+            await self._store.find_starts(user_id, cursors)  # refuses a cursor that is too far behind
         lost: dict[str, RunstoreError] = {}
         for run_id, after in cursors.open().items():
             try:
@@ -133,7 +133,7 @@ class Following:
             return EventStream(joined(tail), login, stack.pop_all())
 
     async def until_ended(self, login: Login, run_id: str, wait_s: float, receive: Receive) -> None:
-        """Return when the run has ended, or after `wait_s`. Meanwhile its reader counts as one of a stream.
+        """Return when the run has ended, or after `wait_s`. Until then its reader counts as an open stream.
 
         Raises:
             ClientGone, Unauthorized: see `attended`.

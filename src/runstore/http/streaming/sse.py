@@ -1,4 +1,4 @@
-"""The answer that is a stream of server-sent events."""
+"""A stream of server-sent events as an answer."""
 
 import asyncio
 import math
@@ -14,10 +14,10 @@ from runstore.http.security.users import Login
 from runstore.http.streaming.watched import WatchedAnswer, end
 from runstore.store.runs import RunStore
 
-RETRY_S = 1.0  # while the log takes no writes
+RETRY_S = 1.0  # seconds between two tries while the log accepts no writes
 
 OnDisconnect = Literal["continue", "cancel"]
-CLIENT_DISCONNECT = "client_disconnect"  # the reason of such a stop request
+CLIENT_DISCONNECT = "client_disconnect"  # the reason of a stop request for a lost client
 
 HEARTBEAT = b":\n"  # a comment without a blank line: clients would take an empty frame for an event
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -27,9 +27,8 @@ MEDIA_TYPE = "text/event-stream"
 class EventStream(WatchedAnswer):
     """Follows a run until it ends, the client goes, its login ends, or the server closes.
 
-    `frames`: server-sent events, as many as there are; b"" when there have been none for a while.
-    The run does not notice, unless `left` tells it: that is called when the client goes, or is cut off,
-    before the end.
+    `frames`: server-sent events, as many as are available; b"" after a while without any. The run continues
+    without the stream. `left` is called if the client goes, or is cut off, before the end.
     """
 
     def __init__(
@@ -50,7 +49,10 @@ class EventStream(WatchedAnswer):
             await super().__call__(scope, receive, send)
 
     async def _refuse(self, send: Send) -> None:
-        """Whoever reads a stream comes back after it, and is told then; who reads nothing is cut off."""
+        """End the stream: a reader reconnects and then gets the error.
+
+        A client that does not read is cut off.
+        """
         if self._sending_since < math.inf:
             await super()._refuse(send)
         await end(send)
@@ -62,7 +64,7 @@ class EventStream(WatchedAnswer):
 
 
 async def cancel_run(store: RunStore, run_id: str, user_id: str) -> None:
-    """Ask a run to stop because its client has gone; waits until the log takes the request."""
+    """Ask a run to stop because its client has gone; waits until the log accepts the request."""
     while True:
         try:
             await store.stop(run_id, by=user_id, reason=CLIENT_DISCONNECT)
@@ -80,6 +82,6 @@ def nothing_left() -> Response:
 
 
 async def _parts(frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield HEARTBEAT  # shows at once that the stream is open, also through a proxy
+    yield HEARTBEAT  # shows at once, also through a proxy, that the stream is open
     async for some in frames:
         yield some or HEARTBEAT

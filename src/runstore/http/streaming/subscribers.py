@@ -1,4 +1,4 @@
-"""Open streams of this process: so many of one run, and so many of one user."""
+"""Limits the open streams of this process, per run and per user."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from runstore.store.runs import RunStore
 
 
 class Subscribers:
-    """Each stream holds a place of its user's and one at its run, for as long as it is open.
+    """Each stream takes one place of its user's and one of its run's while it is open.
 
-    Both methods raise LimitExceeded, when the place is entered.
+    Both methods raise LimitExceeded on entry.
     """
 
     def __init__(self, store: RunStore) -> None:

@@ -1,4 +1,4 @@
-"""Answers that may take for ever: cut off when the client reads nothing, ended when its login has ended."""
+"""Long answers: cut off if the client does not read, and ended when its login ends."""
 
 import asyncio
 import math
@@ -13,9 +13,9 @@ from runstore.core.errors import LogUnavailable, RunPurged
 from runstore.http.errors import Unauthorized
 from runstore.http.security.users import Login
 
-SEND_TIMEOUT_S = 30.0  # a client that has not read for so long is cut off,
-PIECE_BYTES = 16 << 10  # of one write, so that a slow client is seen to read, and holds no more
-CHECK_S = 2.0  # as this look every so often finds, and that a login has ended
+SEND_TIMEOUT_S = 30.0  # seconds without reading before a client is cut off
+PIECE_BYTES = 16 << 10  # bytes of one write, so that a slow client's progress is visible and its buffer small
+CHECK_S = 2.0  # seconds between two checks of the client and its login
 WATCHED = (
     "runstore.watched"  # the ASGI extension of a server that cuts off a client that reads nothing by itself
 )
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class ConnectionCut(BaseException):
-    """The answer cannot be ended politely: no failure, but the connection is aborted."""
+    """Aborts the connection of an answer that cannot end politely; not a failure."""
 
 
 def _nothing() -> None:
@@ -36,7 +36,7 @@ class ClientGone(Exception):
 
 
 class WatchedAnswer(Response):
-    """Sends `parts`. One that breaks off is cut, so that nobody takes what there is for the whole."""
+    """Sends `parts`. An interrupted answer is cut off, so that it does not look complete."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class WatchedAnswer(Response):
         del self.headers["content-length"]
         self._parts = parts
         self._login = login
-        self._sending_since = math.inf  # when the write that is under way began
+        self._sending_since = math.inf  # start of the write in progress
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -79,11 +79,11 @@ class WatchedAnswer(Response):
             await self._refuse(send)
 
     async def _refuse(self, send: Send) -> None:
-        """End the answer before its end: the login has ended."""
+        """End the answer early, as the login has ended."""
         raise ConnectionCut
 
     async def _gone(self) -> None:
-        """The client has gone before the end, reads nothing, or may not read any more."""
+        """The client has gone early, does not read, or may not read any more."""
 
     def _check_reader(self) -> None:
         if time.monotonic() - self._sending_since > SEND_TIMEOUT_S:
@@ -102,7 +102,7 @@ class WatchedAnswer(Response):
 async def first_done(
     tasks: set[asyncio.Task[Any]], login: Login, look: Callable[[], None] = _nothing
 ) -> bool:
-    """Wait until one of them is done (True), or the login has ended (False). `look` is called meanwhile."""
+    """Wait until one of them is done (True) or the login has ended (False), and call `look` regularly."""
     while not (await asyncio.wait(tasks, timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED))[0]:
         look()
         if not await login.still_valid():
@@ -120,10 +120,10 @@ async def attended(
     """The result of `work`, for a client that waits for it.
 
     Args:
-        left: called when the client goes, or its login ends, before the work is done.
+        left: called if the client goes, or its login ends, before the work is done.
 
     Raises:
-        ClientGone: it waits no longer; nobody will read an answer.
+        ClientGone: the client no longer waits for an answer.
         Unauthorized: its login has ended.
     """
     working = asyncio.create_task(work)
@@ -145,7 +145,7 @@ async def attended(
 
 
 async def end(send: Send) -> None:
-    """End an answer in good order."""
+    """End an answer properly."""
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
