@@ -1,7 +1,8 @@
-"""Column types that hold the same values, and compare them the same way, on every database.
+"""Column types that hold and compare the same values in the same way on every database.
 
-MySQL's texts ignore case or trailing blanks, depending on the collation, and PostgreSQL's sort by the locale:
-names are bytes there, or of the collation "C", so that two users are the same exactly if their names are.
+MySQL's texts ignore case or trailing blanks, depending on the collation, and PostgreSQL's sort by the locale.
+So names are stored as bytes there, or with the collation "C": two users are the same exactly if their names
+are.
 """
 
 from typing import Any
@@ -11,19 +12,23 @@ from sqlalchemy import BigInteger, Dialect, Integer, LargeBinary, String, TypeDe
 from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.types import TypeEngine
 
-MYSQL = ("mysql", "mariadb")  # how SQLAlchemy calls their dialects
-UTF8_BYTES = 4  # the most that a character takes
+MYSQL = ("mysql", "mariadb")  # SQLAlchemy's names of their dialects
+UTF8_BYTES = 4  # bytes of the longest character
 
 
 class UnstorableText(DontWrapMixin, ValueError):
-    """The text of a name that no database can hold. Names from outside are checked before they come here."""
+    """The text of a name that no database can hold.
+
+    Names from outside are checked before they arrive here.
+    """
 
 
-Position = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts only an INTEGER PRIMARY KEY by itself
+# SQLite counts by itself only with an INTEGER PRIMARY KEY.
+Position = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Binary(TypeDecorator[bytes]):
-    """Always so many bytes, or any number of them: MySQL's BLOB ends at 64 KiB."""
+    """A fixed number of bytes, or any number: MySQL's BLOB ends at 64 KiB."""
 
     impl = LargeBinary
     cache_ok = True

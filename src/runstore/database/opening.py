@@ -1,4 +1,4 @@
-"""Databases: found by their URL, brought up to this release's schema, and used in typed transactions."""
+"""Opens databases by URL, upgrades their schema, and runs typed transactions."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -18,8 +18,8 @@ from runstore.database.columns import UnstorableText
 from runstore.database.dialects import CHANGERS, FORMS, LISTERS, PAGERS, READERS, Dialect, open_dialect
 
 CLOSED = "the log is closed"
-LIST_WAIT_S = 5.0  # a list that waits longer for a thread is refused
-CLOSE_TIMEOUT_S = 1.0  # for the database to end idle connections
+LIST_WAIT_S = 5.0  # seconds that a list may wait for a thread
+CLOSE_TIMEOUT_S = 1.0  # seconds for the database to end idle connections
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class Database:
-    """An open database: everything that stores takes one.
+    """An open database; every store takes one.
 
     The coroutines run `function(connection, …)` in a thread of its kind, and return or raise as it does. They
     raise LogUnavailable while the database cannot be used, and InvalidName for a name that it cannot hold.
@@ -45,7 +45,7 @@ class Database:
 
     @property
     def file(self) -> Path | None:
-        """The file that holds the database; None: a server holds it."""
+        """The file that holds the database; None for a server."""
         return self.dialect.file
 
     async def query(
@@ -57,13 +57,13 @@ class Database:
     async def query_history(
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Read many events of a run; quick queries do not wait behind it."""
+        """Read many events of a run, without delaying quick queries."""
         return await self._read(self._pagers, lambda connection: function(connection, *args, **kwargs))
 
     async def query_list(
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Look through many runs.
+        """Search many runs.
 
         Raises:
             Busy: it has waited for a thread for LIST_WAIT_S.
@@ -73,7 +73,10 @@ class Database:
     async def change(
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Write rows that no append depends on, in a transaction; on a server, appends go on beside it."""
+        """Write rows that no append depends on, in a transaction.
+
+        On a server, appends continue concurrently.
+        """
         return await self._change(
             self.dialect.begin_apart, lambda connection: function(connection, *args, **kwargs)
         )
@@ -81,7 +84,7 @@ class Database:
     async def change_exclusively(
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Read and write in a transaction during which no one else writes."""
+        """Read and write in a transaction that excludes other writers."""
         begin_exclusive = partial(self.dialect.begin_write, exclusive=True)
         return await self._change(begin_exclusive, lambda connection: function(connection, *args, **kwargs))
 
@@ -108,7 +111,7 @@ class Database:
             connection.commit()
 
     async def close(self) -> None:
-        """Refuse new calls and those that wait; let go of all idle connections. Safe to call twice."""
+        """Refuse new and waiting calls; close all idle connections. Safe to call twice."""
         self._closed = True
         for threads in (self._readers, self._pagers, self._listers, self._changers):
             threads.close()
@@ -124,7 +127,7 @@ class Database:
                     if not error.connection_invalidated:
                         raise
                 connection.rollback()
-                return function(connection)  # on a new connection: the server may have come back
+                return function(connection)  # on a new connection, as the server may be back
 
         return await self._call(threads, read)
 
@@ -144,7 +147,7 @@ class Database:
         try:
             done = await threads.call(function)
         except Busy as error:
-            if self._closed:  # it waited for a thread
+            if self._closed:  # closed while it waited for a thread
                 raise LogUnavailable(CLOSED) from error
             raise
         except UnstorableText as error:
@@ -179,7 +182,7 @@ def open_database(url: str, *, create: bool = True, upgrade: bool = True, hurrie
     """Open a database, and create or upgrade its schema.
 
     Args:
-        create: create the schema if there is none.
+        create: create a missing schema.
         upgrade: upgrade the schema of an older release; there is no way back.
         hurried: apply the statement timeout (serving processes only).
 
@@ -191,7 +194,7 @@ def open_database(url: str, *, create: bool = True, upgrade: bool = True, hurrie
     try:
         dialect = open_dialect(make_url(url), hurried=hurried)
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        scheme = url.partition(":")[0][:50]  # the rest may hold a password, wherever it stands
+        scheme = url.partition(":")[0][:50]  # the rest may hold a password
         raise ConfigError(f"database URL {scheme + ':…'!r}: use {FORMS}", setting="database_url") from error
     if not create and dialect.file is not None and not dialect.file.exists():
         raise ConfigError(f"there is no file {dialect.file}; `runstore migrate` makes the database")
@@ -207,7 +210,7 @@ def open_database(url: str, *, create: bool = True, upgrade: bool = True, hurrie
 
 @contextmanager
 def opened_database(url: str, *, create: bool = False, upgrade: bool = False) -> Iterator[Database]:
-    """A database for one command, without a statement timeout. Raises LogUnavailable inside the block too."""
+    """A database for one command, without a statement timeout. The block may also raise LogUnavailable."""
     database = open_database(url, create=create, upgrade=upgrade)
     with closing(database.dialect), _raising_unavailable(database.dialect):
         yield database
@@ -215,7 +218,7 @@ def opened_database(url: str, *, create: bool = False, upgrade: bool = False) ->
 
 @contextmanager
 def write_to(url: str, *, create: bool = False) -> Iterator[Connection]:
-    """A transaction during which no one else writes; committed unless there is an error."""
+    """A transaction that excludes other writers; committed unless there is an error."""
     with opened_database(url, create=create) as database, database.writing(exclusive=True) as connection:
         yield connection
 
@@ -231,7 +234,7 @@ def read_from(url: str, *, create: bool = False, upgrade: bool = False) -> Itera
 
 
 def _is_behind(dialect: Dialect, create: bool, upgrade: bool) -> bool:
-    """Whether the schema has to be made or upgraded. Raises if it may not be."""
+    """Whether the schema must be created or upgraded. Raises if that is not allowed."""
     with dialect.engine.connect() as connection:
         dialect.check(connection)
         before = migrations.current_version(connection)
@@ -246,11 +249,11 @@ def _is_behind(dialect: Dialect, create: bool, upgrade: bool) -> bool:
 
 
 def _migrate(url: str) -> None:
-    """Over a connection that is in no hurry: another process's migration takes its time, and so may ours."""
+    """Migrate over a connection without timeouts: another process's migration, and our own, may take long."""
     with (
         closing(open_dialect(make_url(url), hurried=False)) as dialect,
         dialect.engine.connect() as connection,
-        dialect.migrating(connection),  # two starting processes do not both migrate
+        dialect.migrating(connection),  # keeps two starting processes from both migrating
     ):
         before = migrations.upgrade(connection)
     if before != migrations.HEAD:

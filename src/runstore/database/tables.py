@@ -1,7 +1,7 @@
 """All tables.
 
-`events` is the truth. Control tables are written in the append's own transaction, for rules across runs.
-Projections are disposable, and rebuilt from the log. Other tables hold users' own data.
+`events` is the source of truth. Control tables are written in the append's own transaction, for rules across
+runs. Projections are disposable, and rebuilt from the log. Other tables hold users' own data.
 """
 
 from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, SmallInteger, Table, UniqueConstraint
@@ -107,7 +107,7 @@ workers = Table(
     Column("beat_at", BigInteger),
 )
 
-# ---- users' own ----
+# ---- users' data ----
 
 hierarchies = Table(
     "hierarchies",
@@ -142,8 +142,8 @@ server_secrets = Table(
 
 # ---- projections ----
 
-# The columns by which runs are listed, most selective first. MySQL's keys end at 3,072 bytes: two names and a
-# run id.
+# The columns by which runs are listed, most selective first. MySQL's keys end at 3,072 bytes: two names and
+# a run id.
 Columns = tuple[str, ...]
 INDEXED: tuple[Columns, ...] = (
     ("user_id", "session_id"),
@@ -176,12 +176,12 @@ runs = Table(
     Column("state", Binary, nullable=False),
     Column("workspace_id", Name(255)),
     Column("purged", SmallInteger, nullable=False, server_default="0"),
-    # A list uses the first of these whose columns it names: see `projections/runs.py`.
+    # A list uses the first index whose columns its query names: see `projections/runs.py`.
     *(Index(index_name(columns), *columns, "purged", "deleted", "run_id") for columns in INDEXED),
 )
 
-# The run list that a rebuild fills. The table always exists: MySQL changes no schema in a transaction, and a
-# rebuild may not be allowed to.
+# The run list that a rebuild fills. The table always exists: MySQL cannot change the schema within a
+# transaction, and a rebuild may lack the right to.
 runs_shadow = runs.to_metadata(metadata, name="runs_shadow")
 for index in list(runs_shadow.indexes):
     runs_shadow.indexes.remove(index)

@@ -14,7 +14,7 @@ from runstore.eventlog.writer import Writer
 
 
 class SqlEventLog:
-    """The port `EventLog` over a database, which has to stay open until the log is closed."""
+    """The port `EventLog` over a database, which must stay open until the log is closed."""
 
     def __init__(
         self, database: Database, feed: Publisher, projections: Sequence[InlineProjection] = ()
@@ -29,12 +29,12 @@ class SqlEventLog:
 
     @property
     def unavailable(self) -> RunstoreError | None:
-        """Why the log takes no writes now; None when it does."""
+        """Why the log accepts no writes now; None if it does."""
         return self._writer.unavailable
 
     @property
     def waiting(self) -> tuple[int, int]:
-        """How many events wait to be committed, and their bytes."""
+        """The events waiting to be committed, and their bytes."""
         return self._writer.waiting
 
     def room(self, run_id: str) -> Awaitable[None]:

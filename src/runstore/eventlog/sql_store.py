@@ -1,4 +1,4 @@
-"""How a batch gets into a SQL database: whole, once, and with its control tables and inline projections."""
+"""Stores a batch in a SQL database: whole, once, and with its control tables and inline projections."""
 
 import os
 from collections import defaultdict
@@ -26,16 +26,16 @@ from runstore.eventlog.rules.control import is_control, write_control
 from runstore.eventlog.rules.rules import Rules, read_rules, users_of, write_rules
 from runstore.eventlog.writer import CommitResult, Outcome
 
-TRIES = 2  # side by side with other writers; then alone, which cannot conflict
-BATCHES = 1 << 32  # of one process that an append_id tells apart
-MAX_KNOWN_HEADS = 10_000  # runs that others may close without our noticing; a forgotten head is read again
+TRIES = 2  # concurrently with other writers; the last try is exclusive, and cannot conflict
+BATCHES = 1 << 32  # batches of one process that an append_id distinguishes
+MAX_KNOWN_HEADS = 10_000  # heads of open runs to cache; a forgotten head is read again
 
 
 log = structlog.get_logger(__name__)
 
 
 class InlineProjection(Protocol):
-    """State derived in the append's own transaction, so that it is never behind the log."""
+    """State derived in the append's own transaction, so that it never lags the log."""
 
     name: str
 
@@ -46,7 +46,7 @@ class InlineProjection(Protocol):
 
 
 class _Conflict(Exception):
-    """Another writer was first, or in the way, or the server has dropped us: nothing was stored."""
+    """Another writer was first or blocked us, or the server closed the connection: nothing was stored."""
 
 
 class _Unconfirmed(Struct, frozen=True):
@@ -60,7 +60,7 @@ class _Unconfirmed(Struct, frozen=True):
 
 
 class _Admitted(Struct, frozen=True):
-    """What of a batch its runs take, and their heads then, if nobody else was first."""
+    """The accepted part of a batch, and the resulting heads, unless another writer was first."""
 
     heads: dict[str, Head]
     outcomes: list[Outcome]
@@ -82,7 +82,7 @@ class _Admitted(Struct, frozen=True):
         )  # fmt: skip
 
     def rows(self) -> list[Row]:
-        """Sorted by run and seq; before all others new runs, whose positions are in the order they came."""
+        """Rows sorted by run and seq, after those of new runs, whose positions keep the order of arrival."""
         rows: list[Row] = []
         for run_id, events in sorted(self.changes.items(), key=_new_first):
             packed, first = pack_run_id(run_id), self.first_seq(run_id)
@@ -91,27 +91,28 @@ class _Admitted(Struct, frozen=True):
 
 
 class SqlStore:
-    """Commits batches. Used by the writer's thread alone."""
+    """Commits batches. Used only by the writer's thread."""
 
     def __init__(self, dialect: Dialect, projections: Sequence[InlineProjection]) -> None:
         self._dialect = dialect
         self._projections = projections
         self._connection: Connection | None = None
-        self._heads: dict[str, Head] = {}  # of open runs, as of our last commit: right, or we conflict
-        self._purges = 0  # with the events of a purged run goes what would conflict
+        # Heads of open runs at our last commit: correct, or the insert conflicts.
+        self._heads: dict[str, Head] = {}
+        self._purges = 0  # after a purge, a stale head would no longer conflict
         self._unconfirmed: _Unconfirmed | None = None
-        self._landed: dict[Append, Outcome] = {}  # what is stored and not told of yet
-        self._unpublished: list[Committed] = []  # what was stored with them
+        self._landed: dict[Append, Outcome] = {}  # stored, and not yet reported
+        self._unpublished: list[Committed] = []  # the events stored with them
         self._append_ids = _append_ids()
 
     def commit(self, batch: Sequence[Append]) -> CommitResult:
         for _ in range(TRIES):
             with suppress(_Conflict):
-                return self._try(batch)  # the next one with the heads as they are then
+                return self._try(batch)  # the next try uses the heads as they are then
         return self._try(batch, exclusive=True)
 
     def close(self) -> None:
-        """Close the connection, also when its pool has been disposed of."""
+        """Close the connection, even if its pool has been disposed of."""
         if self._connection is not None:
             self._drop(self._connection)
 
@@ -134,7 +135,7 @@ class SqlStore:
             raise
 
     def _commit_rest(self, batch: Sequence[Append], exclusive: bool) -> CommitResult:
-        """Commit what of the batch has not landed by an earlier attempt, and tell of both."""
+        """Commit the appends of the batch that no earlier try stored, and report all of them."""
         self._look_up_unconfirmed(batch)
         rest = [append for append in batch if append not in self._landed]
         result = self._commit(rest, exclusive) if rest or not batch else CommitResult([], [])
@@ -154,7 +155,7 @@ class SqlStore:
             connection = self._connect()
             begin_write(self._dialect, connection, exclusive=True)
             found = read_append_id(connection, last.run_id, last.seq)
-            self._dialect.touch(connection)  # since MariaDB shows what it has not synced yet
+            self._dialect.touch(connection)  # MariaDB shows rows that it has not synced yet
             connection.commit()
             self._unconfirmed = None
             if found == last.append_id:
@@ -189,7 +190,10 @@ class SqlStore:
         return self._connection
 
     def _admit(self, connection: Connection, batch: Sequence[Append]) -> _Admitted:
-        """Judge by the heads that we know. One that nothing is inserted behind is unproven: read it first."""
+        """Judge the appends by the cached heads.
+
+        A head without an insert behind it is unproven, so read it first.
+        """
         admitted = self._judge(connection, batch)
         if unproven := {append.run_id for append in batch}.difference(admitted.changes) & self._heads.keys():
             for run_id in unproven:
@@ -229,7 +233,7 @@ class SqlStore:
                 self._heads[run_id] = head
 
     def _rollback(self, batch: Sequence[Append], *, keep: bool) -> bool:
-        """`keep` the connection if it still answers; returns False when there was one that does not."""
+        """`keep` the connection if it still answers; return False if there was one that does not."""
         for append in batch:
             self._heads.pop(append.run_id, None)
         connection = self._connection
@@ -237,10 +241,10 @@ class SqlStore:
             return True
         answers = not connection.invalidated
         try:
-            connection.rollback()  # closing alone keeps the lock for as long as a cursor is referenced
+            connection.rollback()  # closing alone keeps the lock while a cursor is referenced
         except Exception:
             answers = False
-        if not (keep and answers):  # whatever the driver thinks of it, the next try starts over
+        if not (keep and answers):  # the next try starts over with a new connection
             self._drop(connection)
         return answers
 
@@ -252,7 +256,7 @@ class SqlStore:
 
 
 def _append_ids() -> Iterator[bytes]:
-    """A number for each batch; when they are used up, they begin again in the name of another process."""
+    """A number for each batch; after the last one they restart under another process's name."""
     while True:
         process = os.urandom(4)
         for number in range(BATCHES):
@@ -265,7 +269,7 @@ def _admit_all(
     batch: Sequence[Append],
     find_head: Callable[[str], Head | None],
 ) -> tuple[list[Outcome], dict[str, list[EncodedEvent]]]:
-    """Let each append in or not, in order; `heads` move on with what is let in."""
+    """Accept or refuse each append, in order; `heads` advance with the accepted ones."""
     outcomes: list[Outcome] = []
     changes: dict[str, list[EncodedEvent]] = defaultdict(list)
 
@@ -287,7 +291,7 @@ def _admit_all(
         for other in caused:
             if other.run_id not in heads:
                 heads[other.run_id] = find_head(other.run_id) or NOTHING
-            with suppress(AppendRefused):  # it has ended since it was found to be open, and need not stop
+            with suppress(AppendRefused):  # it has ended in the meantime, and need not stop
                 let_in(other.run_id, admit(heads[other.run_id], other))
     return outcomes, dict(changes)
 

@@ -1,4 +1,4 @@
-"""What differs between databases, and only that: a file for each. Nobody else asks which one it is."""
+"""The differences between databases, with one file for each. No other room asks which database it is."""
 
 from importlib.util import find_spec
 
@@ -24,10 +24,10 @@ __all__ = [
 
 
 def open_dialect(url: URL, *, hurried: bool = True) -> Dialect:
-    """The dialect of a URL. `hurried`: for a process that serves; give up statements that take long.
+    """The dialect of a URL. `hurried`: apply the statement timeout (serving processes only).
 
     Raises:
-        ConfigError: there is no such database, or its driver is not installed.
+        ConfigError: the database is unknown, or its driver is not installed.
     """
     backend, driver = url.get_backend_name(), url.drivername.partition("+")[2]
     if backend == "sqlite" and driver in ("", "pysqlite"):
@@ -51,7 +51,7 @@ def _require(module: str, extra: str, url: URL) -> None:
 
 
 def _complete(url: URL, drivername: str) -> URL:
-    """A URL without a driver means ours, not the one that SQLAlchemy would take."""
+    """The URL with our driver if it names none, instead of SQLAlchemy's default."""
     if not url.database:
         raise wrong_url(url, f"it names no database; use {drivername}://USER:PASSWORD@HOST/DATABASE")
     if "@" in (url.host or ""):

@@ -27,18 +27,18 @@ from runstore.database.dialects.servers import HighWaterMark, Server, ServerErro
 from runstore.database.tables import barrier, user_locks
 
 LEAST_MARIADB, LEAST_MYSQL = (10, 6), (8, 0)
-ROW_LOCK_S = 2  # for other writers' commits, be it all; innodb_lock_wait_timeout counts in seconds
-CLOSE_LOCK_S = 1  # for the barrier, when positions are closed; MariaDB can give up the statement sooner
+ROW_LOCK_S = 2  # seconds for other writers' commits; innodb_lock_wait_timeout counts in seconds
+CLOSE_LOCK_S = 1  # seconds for the barrier, to advance the mark; MariaDB can abort the statement sooner
 CLOSE_S = 0.2
-STATEMENT_TIMEOUT = 1969  # MariaDB's
+STATEMENT_TIMEOUT = 1969  # MariaDB's error number
 INSERT_ROWS = 1_000  # rows of one INSERT
-INSERT_BYTES = 2 << 20  # their data; hex doubles it
-LEAST_PACKET = 8 << 20  # bytes that a server has to take at once; MariaDB's default is 16 MiB, MySQL's 64 MiB
-WAIT_S = 30  # after which MySQL, which knows no idle transactions, ends a session that says nothing
+INSERT_BYTES = 2 << 20  # bytes of data of one INSERT; hex doubles them
+LEAST_PACKET = 8 << 20  # bytes that a server must accept at once; MariaDB's default is 16 MiB, MySQL's 64 MiB
+WAIT_S = 30  # seconds before MySQL, which has no timeout for idle transactions, ends a silent session
 CHARSET = "utf8mb4"
 MIGRATION = "runstore_migration"
 
-# In one round trip, so that a client that is stopped just now does not hold the barrier.
+# One round trip, so that a client that is suspended just now does not hold the barrier.
 _CLOSE = """
     BEGIN;
     SELECT id FROM barrier WHERE id = 1 FOR UPDATE;
@@ -47,8 +47,8 @@ _CLOSE = """
 """
 
 CONFLICTS = frozenset({ER.DUP_ENTRY, ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT})
-# What is written, or how; everything else may pass, and fails no run. The driver has no names for those of
-# checks and triggers of somebody's, collations, and rows and numbers that are too large.
+# Errors of the data or the statement; all others may pass, and fail no run. The driver has no names for
+# those of custom checks and triggers, collations, and rows and numbers that are too large.
 FAULTS = (pymysql.DataError, pymysql.IntegrityError, pymysql.ProgrammingError, pymysql.NotSupportedError)
 MORE_FAULTS = frozenset(
     {
@@ -60,12 +60,13 @@ NO_FAULTS = frozenset({ER.NO_SUCH_TABLE})
 
 
 class MysqlDialect(Server):
-    """A server whose writers run side by side; the barrier and the users' locks are rows."""
+    """A server with concurrent writers; the barrier and the users' locks are rows."""
 
     def __init__(self, url: URL, *, hurried: bool = True) -> None:
         super().__init__(url)
         self.engine = self._make_engine(ROW_LOCK_S, ANSWER_S if hurried else 0, pool_size=CONNECTIONS)
-        # Apart, and the only one that takes several statements at once: no value is ever put into their text.
+        # A separate engine, the only one that accepts several statements at once: their text never contains
+        # a value.
         self._closing = self._make_engine(
             CLOSE_LOCK_S, CLOSE_S, flags=CLIENT.MULTI_STATEMENTS, pool_size=1, pool_pre_ping=True
         )
@@ -110,7 +111,7 @@ class MysqlDialect(Server):
             connection.execute(select(slot).where(slot.in_(slots)).order_by(slot).with_for_update())
 
     def touch(self, connection: Connection) -> None:
-        for step in (1, -1):  # an update that changes nothing is left out, and no disk is asked
+        for step in (1, -1):  # the server skips an update without a change, and would not test the disk
             connection.execute(barrier.update().values(high_water_mark=barrier.c.high_water_mark + step))
 
     def insert_events(self, connection: Connection, append_id: bytes, rows: Sequence[Row]) -> None:
@@ -121,7 +122,10 @@ class MysqlDialect(Server):
 
     @contextmanager
     def migrating(self, connection: Connection) -> Iterator[None]:
-        """A session's lock: MySQL commits at every change of the schema, and frees a transaction's locks."""
+        """Use a session lock.
+
+        MySQL commits at every change of the schema, which releases a transaction's locks.
+        """
         database = f"{MIGRATION}:{self.url.database}"[:64]
         if connection.dialect.is_mariadb:  # type: ignore[attr-defined]
             connection.exec_driver_sql(f"SET SESSION idle_transaction_timeout = {MIGRATION_S}")
@@ -133,7 +137,7 @@ class MysqlDialect(Server):
             yield
             connection.commit()
         finally:
-            connection.invalidate()  # and with the session its lock and its patience end
+            connection.invalidate()  # the end of the session also ends its lock and its timeouts
 
     def _close(self) -> None:
         with self._closing.connect() as connection:
@@ -144,10 +148,11 @@ class MysqlDialect(Server):
             cursor.close()
 
     def _make_engine(self, lock_s: int, statement_s: float, *, flags: int = 0, **pool: Any) -> Engine:
-        """`statement_s`: 0 for as long as it takes."""
+        """`statement_s`: 0 for no timeout."""
         answer_s = max(statement_s, ANSWER_S) if statement_s else None
         options = {
-            "client_flag": CLIENT.FOUND_ROWS | flags,  # as SQLAlchemy has it: an UPDATE counts what it finds
+            # As SQLAlchemy sets it: an UPDATE counts the rows that it finds.
+            "client_flag": CLIENT.FOUND_ROWS | flags,
             "connect_timeout": CONNECT_S,
             "read_timeout": answer_s,
             "write_timeout": answer_s,
@@ -176,7 +181,7 @@ class MysqlDialect(Server):
 
 
 def _parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """As many rows as one statement takes."""
+    """Groups of rows, each as large as one statement allows."""
     part: list[Row] = []
     size = 0
     for row in rows:
@@ -189,7 +194,7 @@ def _parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
 
 
 def _values(append_id: bytes, rows: Sequence[Row]) -> str:
-    """The rows as literals, in hex: a quarter of the time that the driver takes to quote them."""
+    """The rows as hex literals, which takes a quarter of the driver's time for quoting."""
     types = {type: type.encode().hex() for type in {row.event.type for row in rows}}
     append = append_id.hex()
     return ",".join(

@@ -38,17 +38,16 @@ from runstore.database.dialects.servers import HighWaterMark, Server, ServerErro
 from runstore.database.tables import barrier
 
 LEAST_VERSION = (14,)
-BARRIER, MIGRATION, USERS = 0x52554E01, 0x52554E02, 0x52554E03  # advisory locks; "RUN" and a number
+BARRIER, MIGRATION, USERS = 0x52554E01, 0x52554E02, 0x52554E03  # advisory locks: "RUN" and a number
 
 # SQLSTATE, PostgreSQL's appendix A: unique violation, lock not available, deadlock, serialization failure
 CONFLICTS = frozenset({"23505", "55P03", "40P01", "40001"})
-# What is written, or how: features, cardinality, data, integrity, syntax, program limits, triggers and
-# checks of others.
-# Everything else may pass, and fails no run.
+# Errors of the data or the statement: features, cardinality, data, integrity, syntax, program limits, custom
+# triggers and checks. All others may pass, and fail no run.
 FAULTS = ("0A", "21", "22", "23", "2F", "38", "39", "42", "44", "54", "P0")
-NO_FAULTS = frozenset({"42501", "42P01"})  # rights that were taken away, a table that is not there
+NO_FAULTS = frozenset({"42501", "42P01"})  # revoked rights, a missing table
 
-# A statement that waited for a lock does not see what was committed meanwhile; the next one does.
+# A statement that waited for a lock does not see commits since its start; the next statement does.
 _SHARE = f"SELECT pg_advisory_xact_lock_shared({BARRIER})"
 _EXCLUSIVE = f"SELECT pg_advisory_xact_lock({BARRIER})"
 _PURGES = "SELECT purges FROM barrier"
@@ -57,8 +56,8 @@ _INSERT = (
     "FROM unnest(%b::bytea[], %b::int8[], %b::text[], %b::int2[], %b::int2[], %b::int8[], %b::bytea[]) "
     "AS new (run_id, seq, type, v, ends, at, data)"
 )
-# In one round trip, so that a client that is stopped just now does not hold the barrier. The highest position
-# is read by a statement of its own: the one that waited for the lock sees what was there before it waited.
+# One round trip, so that a client that is suspended just now does not hold the barrier. A separate statement
+# reads the highest position: the one that waited for the lock sees only the state before its wait.
 _CLOSE = f"""
     BEGIN;
     SELECT pg_advisory_xact_lock({BARRIER});
@@ -68,7 +67,7 @@ _CLOSE = f"""
 
 
 class _Connection(psycopg.Connection[Any]):
-    """One whose server answers in time, or is given up: its connection may have gone without a sign."""
+    """A connection that is closed if the server does not answer in time, as it may have gone silently."""
 
     answer_s: float | None = None
 
@@ -77,12 +76,12 @@ class _Connection(psycopg.Connection[Any]):
             return super().wait(gen, interval, timeout or self.answer_s)
         except psycopg.OperationalError:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                self.pgconn.finish()  # what it would still say answers a question that nobody asks any more
+                self.pgconn.finish()  # a late answer would belong to an abandoned statement
             raise
 
 
 class PostgresDialect(Server):
-    """A server whose writers run side by side, and wait for each other's seqs and users alone."""
+    """A server with concurrent writers, which wait only for each other's seqs and users."""
 
     def __init__(self, url: URL, *, hurried: bool = True) -> None:
         super().__init__(url)
@@ -152,10 +151,12 @@ class PostgresDialect(Server):
 
         @event.listens_for(self.engine, "connect")
         def on_connect(connection: _Connection, _record: Any) -> None:
-            connection.autocommit = True  # who writes says BEGIN; a read then is one round trip, not three
+            # Writers send BEGIN themselves; a read then takes one round trip, not three.
+            connection.autocommit = True
             connection.adapters.register_dumper(Packed, PackedDumper)
             settings = {
-                # Who waited for a lock must see what was written meanwhile, whatever the server's default.
+                # A writer that waited for a lock must see the commits since then, even if the server's
+                # default differs.
                 "default_transaction_isolation": "read committed",
                 "lock_timeout": f"{LOCK_S}s",
                 "idle_in_transaction_session_timeout": f"{IDLE_S if answer_s else SLOW_IDLE_S}s",
@@ -163,7 +164,7 @@ class PostgresDialect(Server):
                 "TimeZone": "UTC",
             }
             names = ", ".join(["set_config(%s, %s, false)"] * len(settings))
-            # A commit that is acknowledged is on disk, whatever the server's default for a role or database.
+            # An acknowledged commit is on disk, even if the server's default for a role or database differs.
             synced = "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' "
             synced += "THEN 'on' ELSE current_setting('synchronous_commit') END, false)"
             connection.execute(
@@ -178,7 +179,7 @@ def _driver(connection: Connection) -> _Connection:
 
 @contextmanager
 def _begun(connection: Connection) -> Iterator[_Connection]:
-    """The driver's connection, in a transaction by SQLAlchemy's reckoning, which has to know if it breaks."""
+    """The driver's connection, in a transaction from SQLAlchemy's view, so that it notices a failure."""
     connection.begin()
     driver = _driver(connection)
     try:
@@ -210,6 +211,6 @@ def _is_conflict(error: BaseException) -> bool:
 def _may_pass(error: BaseException) -> bool:
     if not isinstance(error, psycopg.Error):
         return False
-    if error.sqlstate is None:  # not from the server: it cannot be reached, or the connection has gone
+    if error.sqlstate is None:  # not from the server: it is unreachable, or the connection was lost
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     return not error.sqlstate.startswith(FAULTS) or error.sqlstate in NO_FAULTS

@@ -1,4 +1,4 @@
-"""What database servers have in common, and SQLite has not."""
+"""Shared by database servers, but not by SQLite."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from runstore.core.errors import LogUnavailable
 from runstore.database.dialects.base import shown
 from runstore.database.tables import barrier, events
 
-# After a writer was in the way: whoever waits for one holds up the others.
+# Used after a writer was blocked, because a waiting writer delays the others.
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 5.0
 
 _STORED = select(barrier.c.high_water_mark)
@@ -63,7 +63,7 @@ class HighWaterMark:
 
 
 class Server:
-    """Where a server's log is."""
+    """The place of a server's log."""
 
     def __init__(self, url: URL) -> None:
         self.url = url
@@ -79,7 +79,7 @@ class Server:
         return None
 
     def answering(self, connection: Connection) -> AbstractContextManager[None]:
-        """See `Dialect.answering`: of a process that serves each connection is set up so."""
+        """See `Dialect.answering`: a serving process sets the timeout on each connection."""
         return nullcontext()
 
     def exposed(self) -> None:
@@ -91,11 +91,11 @@ class Server:
 
 
 class ServerErrors:
-    """A server's errors, which come from its driver, or wrapped by SQLAlchemy.
+    """Classifies a server's errors, from its driver or wrapped by SQLAlchemy.
 
     Args:
-        conflicts: whether other writers have caused a driver's error.
-        passes: whether a driver's error may pass, other than by what is written.
+        conflicts: whether other writers caused a driver's error.
+        passes: whether a driver's error may pass, as it is not caused by the data.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class ServerErrors:
         return self._conflicts(cause_of(error))
 
     def unavailable(self, error: Exception) -> LogUnavailable | None:
-        """See `Dialect.unavailable`. A lock that could not be had in time is one that may pass."""
+        """See `Dialect.unavailable`. A timeout on a lock may pass."""
         if isinstance(error, exc.TimeoutError):
             return LogUnavailable(f"database {self._place}: too many reads at once")
         cause = cause_of(error)

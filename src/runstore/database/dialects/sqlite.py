@@ -15,20 +15,21 @@ from runstore.core.errors import LogUnavailable
 from runstore.database.dialects.base import ANSWER_S, COLUMNS, CONNECTIONS, Row, wrong_url
 from runstore.database.dialects.files import is_open_to_others
 
-BUSY_TIMEOUT_S = 2.0  # how long a write waits for another process's write
-LOOK_MS = 10  # in which SQLite looks three times whether a lock is free
-LOOK_STEPS = 10_000  # of a statement, about 0.1 ms, between two looks whether its time is over
-TURN_S = 0.001  # between two transactions, while others write
-OTHERS_S = 1.0  # for which they are reckoned with after they have written
-INSERT_ROWS = 256  # rows of one INSERT: the GIL is given up once for all of them, not at every row
-WAL_RETRY_S = 0.01  # between two tries to put a new file into WAL mode
-WAL_PAGES = 4_000  # of 4 KiB before a checkpoint, which the committing writer waits for
+BUSY_TIMEOUT_S = 2.0  # seconds that a write waits for another process's write
+LOOK_MS = 10  # milliseconds in which SQLite checks three times whether a lock is free
+LOOK_STEPS = 10_000  # steps of a statement, about 0.1 ms, between two checks of its time limit
+TURN_S = 0.001  # seconds between two transactions, while other processes write
+OTHERS_S = 1.0  # seconds after a write of another process that it counts as active
+INSERT_ROWS = 256  # rows of one INSERT, which releases the GIL once for all of them
+WAL_RETRY_S = 0.01  # seconds between two tries to switch a new file to WAL mode
+WAL_PAGES = 4_000  # pages of 4 KiB before a checkpoint, which the committing writer waits for
 
-# Of the errors without a code of their own: a file that is being replaced, a transaction that is in another
-# state than we took it for. All others are of the statement.
+# Errors without a code of their own: a file that is being replaced, or a transaction in an unexpected state.
+# All others belong to the statement.
 MAY_PASS = ("no such table", "cannot ", "SQL logic error")
 
-_BEFORE = "SELECT purges, data_version FROM barrier, pragma_data_version"  # at once, as each append asks it
+# One query, as each append needs both.
+_BEFORE = "SELECT purges, data_version FROM barrier, pragma_data_version"
 
 
 class SqliteDialect:
@@ -51,7 +52,7 @@ class SqliteDialect:
         )
         event.listen(self.engine, "do_connect", lambda *_: _create(self.path))
         self._identity: tuple[int, int] | None = None
-        self._others_until = 0.0  # as far as we know, there are others that write
+        self._others_until = 0.0  # until then, other writers count as active
         _control_transactions(self.engine)
 
     def _identify(self) -> tuple[int, int] | None:
@@ -85,10 +86,10 @@ class SqliteDialect:
         return "; ".join(remedies) or None
 
     def begin_write(self, connection: Connection, *, exclusive: bool = False) -> int:
-        """See `Dialect.begin_write`. From here on nobody else writes, in any case.
+        """See `Dialect.begin_write`. It always excludes all other writers.
 
         Raises:
-            LogUnavailable: the file is not the one that was opened; what is written to that one is lost.
+            LogUnavailable: the file was replaced since it was opened; writes to the old one would be lost.
         """
         self._let_others_write()
         self._begin(connection)
@@ -100,16 +101,16 @@ class SqliteDialect:
         return purges
 
     def begin_apart(self, connection: Connection) -> None:
-        """See `Dialect.begin_apart`. Here it takes its turn as all who write."""
+        """See `Dialect.begin_apart`. SQLite has no other way than to take a turn as a writer."""
         self.begin_write(connection)
 
-    # SQLite has no queue of those who wait for its lock. They look again, after up to 100 ms if it is left to
-    # SQLite, and a busy writer has taken it again long before.
+    # SQLite has no queue for its lock. Waiting connections check again, by default after up to 100 ms, and a
+    # busy writer has taken the lock long before.
 
     def _take_lock(self, connection: Connection) -> None:
         if not connection.info.get("looks_often"):
             connection.exec_driver_sql(f"PRAGMA busy_timeout = {LOOK_MS}")
-            connection.rollback()  # of what SQLAlchemy takes for the beginning of a transaction
+            connection.rollback()  # ends the transaction that SQLAlchemy assumes
             connection.info["looks_often"] = True
         deadline = time.monotonic() + BUSY_TIMEOUT_S
         while True:
@@ -125,7 +126,7 @@ class SqliteDialect:
             time.sleep(TURN_S)
 
     def _look_for_others(self, connection: Connection, version: int) -> None:
-        """`version` changes when others than this connection have written."""
+        """Note other writers: `version` changes when a connection other than this one has written."""
         if connection.info.setdefault("version", version) != version:
             connection.info["version"] = version
             self._others_until = time.monotonic() + OTHERS_S
@@ -148,7 +149,7 @@ class SqliteDialect:
             driver.set_progress_handler(None, 0)
 
     def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
-        """Nobody else writes."""
+        """The transaction already excludes all other writers."""
 
     def high_water_mark(self, after: int) -> int | None:
         return None
@@ -167,7 +168,8 @@ class SqliteDialect:
         start = 0
         while start < len(rows):
             left = len(rows) - start
-            count = min(INSERT_ROWS, 1 << (left.bit_length() - 1))  # powers of two: few statements, cached
+            # Powers of two, so that there are few statements to cache.
+            count = min(INSERT_ROWS, 1 << (left.bit_length() - 1))
             cursor.execute(_insert_statement(count), _values(append_id, rows[start : start + count]))
             start += count
         cursor.close()
@@ -176,7 +178,7 @@ class SqliteDialect:
         return isinstance(error, sqlite3.IntegrityError)
 
     def unavailable(self, error: Exception) -> LogUnavailable | None:
-        """See `Dialect.unavailable`: locked, full, read-only, I/O, corrupt, a table that is not there."""
+        """See `Dialect.unavailable`: locked, full, read-only, I/O, corrupt, a missing table."""
         cause = error.orig if isinstance(error, exc.DBAPIError) else error
         if isinstance(cause, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.InterfaceError):
             return None
@@ -196,13 +198,16 @@ def _is_busy(error: BaseException | None) -> bool:
 
 
 def _is_of_statement(error: BaseException | None) -> bool:
-    """Whether SQLite would refuse the statement again and again, as one that is too complex."""
+    """Whether SQLite would always refuse the statement, for example as too complex."""
     code = getattr(error, "sqlite_errorcode", None)
     return code == sqlite3.SQLITE_ERROR and not str(error).startswith(MAY_PASS)
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """While another connection makes the same new file, SQLite refuses this at once, whatever the timeout."""
+    """Retry.
+
+    While another connection creates the same file, SQLite refuses this at once, without a timeout.
+    """
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
@@ -215,7 +220,7 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 
 
 def _create(path: Path) -> None:
-    """Make a new file that is its owner's alone; SQLite gives those beside it (-wal, -shm) the same mode."""
+    """Create a file that only its owner can open; SQLite gives its companions (-wal, -shm) the same mode."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
@@ -243,7 +248,7 @@ def _insert_statement(rows: int) -> str:
 
 
 def _control_transactions(engine: Engine) -> None:
-    """Let SQLAlchemy begin transactions; the driver's own way commits before some statements."""
+    """Let SQLAlchemy start transactions; the driver would commit before some statements."""
 
     @event.listens_for(engine, "checkin")
     def on_checkin(connection: Any, record: Any) -> None:
