@@ -1,4 +1,4 @@
-"""A run's answer to a chat: what its own agent says. One fold for a stream and for the whole answer. Pure."""
+"""A run's answer to a chat: its own agent's text. One fold for streams and for whole answers. Pure."""
 
 from typing import Any
 
@@ -14,22 +14,22 @@ ANSWER_TYPES = frozenset(
 )
 ANSWER_EVENTS = EventFilter(types=ANSWER_TYPES)
 MESSAGE_ENDS = (Message.type, ToolStarted.type)
-RESULT: Speaker = ("", None)  # whose words a result's are
+RESULT: Speaker = ("", None)  # the speaker of a run's result
 
 _encode = msgspec.json.Encoder().encode
 
 
 class Answer:
-    """The answer while the run's events come in.
+    """The answer, as the run's events arrive.
 
     It is the text of the run's own agent, or of the nodes of its Graph or Swarm: all messages, with a blank
-    line between two. What agents say within a tool call belongs to the call. An agent that answers with an
-    object (structured output) answers with its JSON, whatever it says beside it.
+    line between two. The text of agents within a tool call belongs to the call. An agent with structured
+    output answers with its JSON object, without any other text.
 
-    `content`, `reasoning`: what the last event has added.
+    `content`, `reasoning`: the parts that the last event added.
 
     Args:
-        kept: whether there is to be a `whole` in the end.
+        kept: whether to keep the `whole` answer.
     """
 
     def __init__(self, *, kept: bool = False) -> None:
@@ -40,7 +40,7 @@ class Answer:
         self._structured = False
 
     def add(self, event: EventRecord) -> None:
-        """Take the next event of the run, but for its ending."""
+        """Take the next event of the run, except for its ending."""
         self.content = self.reasoning = ""
         if event.type == Token.type:
             if is_own(event) and not self._structured:
@@ -61,7 +61,7 @@ class Answer:
             self.content = self._said.added
 
     def end(self, seq: int, result: dict[str, Any]) -> None:
-        """Take the result of the run, which ends with the event `seq`: what of it has not been said."""
+        """Take the result of the run, which ends with the event `seq`: the part that was not streamed."""
         self.content = self.reasoning = ""
         if result.get("structured_output") is not None:
             text = _encode(result["structured_output"]).decode()
@@ -80,5 +80,5 @@ class Answer:
 
 
 def is_own(event: EventRecord) -> bool:
-    """Whether an event is of the run itself, and not of an agent that works for a tool call."""
+    """Whether an event belongs to the run itself, and not to an agent that works for a tool call."""
     return event.data.get("call_id") is None

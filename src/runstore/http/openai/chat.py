@@ -1,4 +1,4 @@
-"""Chat completions as OpenAI's clients know them. The request is the stream: when it goes, its run stops."""
+"""Chat completions for OpenAI's clients. The request is the stream: when it ends, its run stops."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
@@ -50,9 +50,9 @@ from runstore.http.streaming.watched import ClientGone, attended
 from runstore.store.runs import RunStore
 
 DEFAULT_MODEL = "demo"
-MANY_MESSAGES = 100  # of a chat, which are read beside the loop
+MANY_MESSAGES = 100  # messages of a chat from which on they are read off the event loop
 DEFAULT_STRATEGY: MultitaskStrategy = "interrupt"
-MAX_ANSWER = 8 << 20  # characters of a whole answer, about; a longer one is cut, and says so
+MAX_ANSWER = 8 << 20  # characters of a whole answer, approximately; a longer one is cut, and says so
 ON_DISCONNECT: tuple[OnDisconnect, ...] = get_args(OnDisconnect)
 CHAT_HEADERS = (
     Parameter(
@@ -132,7 +132,7 @@ class ChatRoutes:
         continues = read_header(call.request, "X-On-Disconnect", ON_DISCONNECT) == "continue"
         login = call.login
         with ExitStack() as places:
-            places.enter_context(self._subscribers.of_user(login.user.user_id))  # before there is a run
+            places.enter_context(self._subscribers.of_user(login.user.user_id))  # before the run exists
             body = await call.body()
             run = await self._start(call, body)
             places.enter_context(self._subscribers.of_run(run.run_id))
@@ -188,7 +188,7 @@ class ChatRoutes:
         try:
             await attended(_exhaust(tail), call.login, call.request.receive, left=left)
         except ClientGone:
-            return Response(status_code=204)  # which nobody reads
+            return Response(status_code=204)  # the client has gone
         found = (await self._store.get(run.run_id)).run
         headers = {"X-Run-Id": run.run_id}
         if found.status == "success" or found.error_code == MAX_TOKENS:
@@ -197,7 +197,7 @@ class ChatRoutes:
         return OPENAI_ERRORS.response(status, ErrorDetail(code, message), {**headers, **NO_RETRY})
 
     async def _completion(self, run: Run) -> Completion:
-        """What a run came to, from its log."""
+        """The outcome of a run, from its log."""
         result = run.result or {"stop_reason": MAX_TOKENS}
         answer, after, size = Answer(kept=True), 0, 0
         while page := await self._store.events(run.run_id, after=after, only=ANSWER_EVENTS):

@@ -1,33 +1,33 @@
-"""Images in data URLs (RFC 2397), as clients really write them. Pure."""
+"""Images in data URLs (RFC 2397), in the variants that clients write. Pure."""
 
 import re
 from base64 import b64decode
 
-MAX_HEADER_CHARS = 4_096  # before the data: a type, and perhaps the name of a file, which has at most 255
+MAX_HEADER_CHARS = 4_096  # before the data: a type, and perhaps a file's name of up to 255 characters
 FORMATS = {
     "png": "png", "x-png": "png", "jpeg": "jpeg", "jpg": "jpeg", "pjpeg": "jpeg", "gif": "gif",
     "webp": "webp",
 }  # fmt: skip
-_QUOTED = r'"(?:[^"\\]|\\.)*+"'  # a parameter's value, in which `,` and `;` are letters (RFC 2045, 5.1)
+_QUOTED = r'"(?:[^"\\]|\\.)*+"'  # a parameter's value, in which `,` and `;` are ordinary (RFC 2045, 5.1)
 _HEADER = re.compile(rf'(?:[^,"]|{_QUOTED})*+,', re.DOTALL)
 _PARAMETER = re.compile(rf'(?:\A|;)((?:[^;"]|{_QUOTED})*+)', re.DOTALL)
 _WHITE_SPACE = b" \t\n\r\f\v"
-_STANDARD = bytes.maketrans(b"-_", b"+/")  # of the URL-safe alphabet (RFC 4648, section 5)
+_STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet (RFC 4648, section 5)
 _ESCAPES = {
     b"%%%02X" % byte: bytes([byte]) for byte in b"+/=-_" + _WHITE_SPACE
-}  # all that URLs escape in base64
+}  # all characters of base64 that URLs escape
 _ESCAPES |= {escape.lower(): byte for escape, byte in _ESCAPES.items()}
 
 
 def read_image(url: str) -> tuple[str, str]:
     """The format of an image, and its bytes in standard base64.
 
-    Letters of the scheme and the type may be upper case, the type may have parameters, and the base64 may be
-    the URL-safe one, hold white space or escapes, and lack its padding. A URL may be as long as a body, so
-    each step is one pass of the interpreter's own loops.
+    The scheme and the type may be in upper case, the type may have parameters, and the base64 may be
+    URL-safe, hold white space or escapes, and lack its padding. A URL may be as long as a body, so each step
+    is one pass of the interpreter's own loops.
 
     Raises:
-        ValueError: it is none; the message says why.
+        ValueError: the URL is not an image; the message gives the reason.
     """
     url = url.strip()
     beginning = url[:MAX_HEADER_CHARS]

@@ -1,9 +1,8 @@
-"""OpenAI's messages as those of a run's input: strands' content blocks, with base64 for bytes. Pure.
+"""Converts OpenAI's messages to a run's input: strands' content blocks, with base64 for bytes. Pure.
 
-What clients send in a history is not theirs to mend: an answer that was interrupted leaves an empty message,
-half of a tool call, or a call without a result, and is sent again with every later turn. So what says nothing
-is left out and what is broken is made whole, in the way of strands where it has one. What would be lost that
-a person has said is an error.
+Clients cannot repair their history: an interrupted answer leaves an empty message, half a tool call, or a
+call without a result, and they send it again with every turn. So empty parts are omitted and broken ones
+completed, in strands' way if it has one. It is an error if a person's text would be lost.
 """
 
 from typing import Any, NamedTuple
@@ -24,18 +23,18 @@ from runstore.http.openai.objects import (
     ToolCall,
 )
 
-ARGUMENTS_DEPTH = MAX_DEPTH - 8  # of a tool call's arguments, which stand deep in an input themselves
-INTERRUPTED = "Tool was interrupted."  # the result of a call that has none, in strands' words
+ARGUMENTS_DEPTH = MAX_DEPTH - 8  # of a tool call's arguments, which are nested in an input themselves
+INTERRUPTED = "Tool was interrupted."  # the result of a call without one, in strands' words
 
 Message = dict[str, Any]
 Block = dict[str, Any]
 
 
 def chat_input(body: ChatBody) -> str | list[Message]:
-    """What the agent is asked: a prompt or a single text as it is, else the messages of the conversation.
+    """The agent's input: a prompt or a single text unchanged, otherwise the messages of the conversation.
 
     Raises:
-        BadRequest: there is nothing to answer, or something that no agent can be given.
+        BadRequest: there is nothing to answer, or a part that no agent can take.
     """
     if (body.prompt is None) == (body.messages is None):
         raise _wrong(
@@ -55,7 +54,7 @@ def chat_input(body: ChatBody) -> str | list[Message]:
 
 
 def with_types(body: Any) -> Any:
-    """A body whose parts without a `type`, but with a text, are of the type `text`, as their clients mean it.
+    """The body with `type` set to `text` on parts that lack it but have a text, as their clients mean it.
 
     Raises:
         BadRequest: a part has neither.
@@ -81,7 +80,7 @@ def _set_type(part: dict[str, Any], place: str) -> None:
 
 
 class _Call(NamedTuple):
-    """A tool call that waits for its result. `given_id`: the client's; `use_id`: unique in the history."""
+    """A tool call without a result yet. `given_id`: the client's; `use_id`: unique in the history."""
 
     given_id: str
     use_id: str
@@ -89,15 +88,15 @@ class _Call(NamedTuple):
 
 
 class Conversation:
-    """A history while its messages come in; the roles of what it comes to alternate."""
+    """Collects a history message by message; the roles of the result alternate."""
 
     def __init__(self) -> None:
-        self.last_role: str | None = None  # of the messages that say something, but for instructions
+        self.last_role: str | None = None  # of the last message with content, except instructions
         self._instructions: list[Block] = []
         self._messages: list[Message] = []
-        self._open: list[_Call] = []  # calls of the last assistant's message
-        self._results: list[Block] = []  # of those calls,
-        self._said: list[Block] = []  # and what the user has said since
+        self._open: list[_Call] = []  # calls of the last assistant message
+        self._results: list[Block] = []  # their results
+        self._said: list[Block] = []  # the user's content since then
         self._use_ids: set[str] = set()
 
     def add(self, message: ChatMessage, number: int) -> None:
@@ -125,13 +124,13 @@ class Conversation:
                     result = {"toolUseId": call.use_id, "status": "success", "content": blocks}
                     self._results.append({"toolResult": result})
                 elif blocks:
-                    self._said += blocks  # the client has cut off its call; the words are still of use
+                    self._said += blocks  # the client has dropped the call; its text is still useful
                 else:
                     return
         self.last_role = message.role
 
     def input(self) -> str | list[Message]:
-        """The conversation: a text, if it is a single one."""
+        """The conversation; a plain text if it is a single one."""
         self._settle()
         if self._instructions:
             return [{"role": "system", "content": self._instructions}, *self._messages]
@@ -140,7 +139,7 @@ class Conversation:
         return self._messages
 
     def _calls(self, message: ChatMessage, number: int) -> list[tuple[_Call, ToolCall]]:
-        """The calls of a message; one that was cut off before its name is left out."""
+        """The calls of a message, without one that was cut off before its name."""
         given = [call for call in message.tool_calls or () if call is not None]
         if message.function_call is not None:
             given.append(ToolCall(function=message.function_call))
@@ -156,7 +155,7 @@ class Conversation:
         return found
 
     def _take_call(self, message: ChatMessage, place: str) -> _Call | None:
-        """The open call that a result is of; None if the history does not hold it."""
+        """The open call of a result; None if the history does not hold it."""
         if message.role == "tool" and not message.tool_call_id and not self._open:
             raise _wrong(f"{place}.tool_call_id", "a tool's message needs the id of its call")
         if message.tool_call_id:
@@ -169,7 +168,7 @@ class Conversation:
         return fitting[0]
 
     def _settle(self) -> None:
-        """What came after the last assistant's message, as one message: models want results to be first."""
+        """Close the turn: one message with the results first, as models expect, then the user's content."""
         for call in self._open:
             result = {"toolUseId": call.use_id, "status": "error", "content": [{"text": INTERRUPTED}]}
             self._results.append({"toolResult": result})
@@ -185,7 +184,7 @@ class Conversation:
 
 
 def _content(message: ChatMessage, place: str) -> list[Block]:
-    """What a message says; blank text, which no model takes, is left out."""
+    """The content of a message, without blank text, which no model accepts."""
     content = message.content or []
     alone = not isinstance(content, list)
     parts = content if isinstance(content, list) else [content]
@@ -224,13 +223,13 @@ def _tool_use(call: _Call, given: ToolCall) -> Block:
 
 
 def _arguments(call: ToolCall) -> dict[str, Any]:
-    """What a tool was called with; nothing, as strands has it, if that is no JSON object."""
+    """A tool call's arguments; empty, as in strands, if they are not a JSON object."""
     if call.custom is not None:
         return {"input": call.custom.input or ""}
     arguments = None if call.function is None else call.function.arguments
     if isinstance(arguments, str):
         encoded = arguments.encode()
-        check_values(encoded)  # to the body's own count, this JSON is one text
+        check_values(encoded)  # the body's own check counts this JSON as one text
         try:
             arguments = msgspec.json.decode(encoded)
         except (msgspec.MsgspecError, RecursionError):

@@ -1,6 +1,6 @@
 """The objects of OpenAI's chat completions (https://platform.openai.com/docs/api-reference/chat), as structs.
 
-What is not named here is ignored in a request, and not there in an answer.
+Unknown fields of a request are ignored; other fields of OpenAI's answers are missing.
 """
 
 from typing import Any, Literal

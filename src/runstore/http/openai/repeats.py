@@ -1,8 +1,8 @@
-"""What a chat's client need not be sent twice: text that was taken back, and is then said again. Pure.
+"""Spares a chat's client text that it already has: text that was discarded and is then repeated. Pure.
 
-OpenAI's format cannot take anything back. So when a model call is made again, what the client has is
-compared with what now comes: as long as that is the same, nothing is sent, and the answer goes on where the
-failed call broke off. Only when it differs is the client told to drop what it has.
+OpenAI's format cannot retract text. So when a model call is repeated, the new text is compared with the text
+that the client has. While they are equal, nothing is sent, and the answer continues where the failed call
+broke off. Only at a difference must the client drop its text.
 """
 
 from itertools import groupby
@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from runstore.core.transcript import Speaker
 
-MAX_SENT = 65_536  # characters of a message that are remembered; text of a longer one is not compared
+MAX_SENT = 65_536  # characters of a message to remember; text beyond that is not compared
 
 Kind = Literal["content", "reasoning_content"]
 
@@ -21,18 +21,18 @@ class Piece(NamedTuple):
 
 
 class Repeats:
-    """What a client has been sent of the message that is being said."""
+    """The text that a client has of the current message."""
 
     def __init__(self) -> None:
         self._sent: list[tuple[int, Speaker, Piece]] = []
         self._size = 0
-        self._before = ""  # joined: has been taken back, and is still with the client
-        self._again: list[Piece] = []  # what has been said in its place; not sent, as it is the same so far
-        self._same = 0  # so many characters of `_before` have been said again
-        self._keep: int | None = None  # the seq up to which a client that drops keeps what it has
+        self._before = ""  # joined text that was discarded, and that the client still has
+        self._again: list[Piece] = []  # pieces repeated so far, which are equal and not sent
+        self._same = 0  # characters of `_before` that were repeated
+        self._keep: int | None = None  # the seq up to which a client that drops text keeps it
 
     def send(self, seq: int, speaker: Speaker, piece: Piece) -> str | None:
-        """How much to send of a piece that is said; None: it is time for `drop`."""
+        """How much of a new piece to send; None: call `drop`."""
         if self._size <= MAX_SENT:
             self._sent.append((seq, speaker, piece))
             self._size += len(piece.text)
@@ -51,7 +51,7 @@ class Repeats:
         return piece.text[len(piece.text) - (len(said) - left) :]
 
     def take_back(self, from_seq: int, speaker: Speaker | None = None) -> bool:
-        """What an agent, or all, have said from a seq on no longer counts; False: it is time for `drop`."""
+        """Discard the text of an agent, or of all, from a seq on; False: call `drop`."""
         self._keep = from_seq - 1 if self._keep is None else self._keep
         self._again, self._same = [], 0
         taken = [each for each in self._sent if each[0] >= from_seq]
@@ -64,14 +64,17 @@ class Repeats:
         return True
 
     def end(self) -> bool:
-        """The message is complete; False: the client has more than it, and it is time for `drop`."""
+        """The message is complete; False if the client has more than it: call `drop`."""
         self._sent, self._size = [], 0
         if not self._before:
             self._keep = None
         return not self._before
 
     def drop(self) -> tuple[int, str, str]:
-        """The seq after which the client is to drop what it has; the content and the reasoning instead."""
+        """The seq after which the client must drop its text.
+
+        Then the content and the reasoning to send instead.
+        """
         keep, again = self._keep or 0, self._again
         self._keep, self._before, self._again, self._same = None, "", [], 0
         content, reasoning = (
@@ -82,6 +85,6 @@ class Repeats:
 
 
 def _joined(pieces: list[Piece]) -> str:
-    """Pieces as one text, in which a change of the kind is to be seen."""
+    """Pieces as one text that also marks where their kind changes."""
     runs = groupby(pieces, key=lambda piece: piece.kind)
     return "".join(f"\0{kind}\0" + "".join(piece.text for piece in run) for kind, run in runs)

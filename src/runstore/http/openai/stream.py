@@ -46,7 +46,7 @@ CHAT_EVENTS = EventFilter(types=ANSWER_TYPES | {CancelRequested.type, Usage.type
 ENDING_EVENTS = EventFilter(types=frozenset({CancelRequested.type}))
 DONE = b"[DONE]"
 MAX_TOKENS = "max_tokens"  # a stop reason, and the code of a run that failed for it
-STOPPED = "stopped"  # the code of a run that somebody stopped
+STOPPED = "stopped"  # the code of a run that was stopped
 
 CHUNKS: Schema = {  # see STREAM
     "type": "object",
@@ -79,14 +79,14 @@ class StreamLines:
         log.info("stream_start", **self._fields)
 
     def cancelled(self, reason: str) -> None:
-        """The run is to stop; only the first reason counts."""
+        """Log that the run must stop; only the first reason counts."""
         if self._cancelled:
             return
         self._cancelled = True
         log.info("stream_cancelled", **self._fields, reason=reason)
 
     def made_way(self, *, forced: bool) -> None:
-        """The run that superseded this one may begin."""
+        """Note that the run that superseded this one may start."""
         if forced:
             log.warning("prev_stream_forced", **self._fields)
         else:
@@ -100,13 +100,13 @@ class Chunks:
     """Turns the events of one run into chunks.
 
     Args:
-        plain: for a client that knows OpenAI's format alone, and can drop nothing. When it has text that does
-            not count and is not said again, the stream ends with an error, so that nobody takes it for the
-            answer. Reasoning is no part of the answer: other reasoning follows after a blank line.
+        plain: for a client that knows only OpenAI's format and cannot drop text. If it has text that does not
+            count and is not repeated, the stream ends with an error, so that the text is not taken for the
+            answer. Reasoning is not part of the answer: other reasoning follows after a blank line.
     """
 
     def __init__(self, run: Run, *, include_usage: bool = False, plain: bool = False) -> None:
-        self.replaced = False  # the stream has ended, since what the client has is not the answer
+        self.replaced = False  # the stream has ended, as the client's text is not the answer
         self._plain = plain
         self._run = run
         self._include_usage = include_usage
@@ -116,10 +116,10 @@ class Chunks:
         self._usage: dict[str, int] = {}
 
     def messages(self, event: EventRecord) -> list[Message]:
-        """What an event says to a client of OpenAI's API."""
+        """The chunks of an event."""
         if self.replaced:
             return []
-        if event.type == Token.type:  # nearly all are
+        if event.type == Token.type:  # nearly all events are
             self._answer.add(event)
             content = self._answer.content
             said = self._send(event.seq, speaker_of(event.data), "content", content) if content else ()
@@ -127,7 +127,7 @@ class Chunks:
         return self._until_replaced(self._messages(event))
 
     def pass_over(self, event: EventRecord) -> None:
-        """Take an event that the client has: nothing is made of it but what later chunks depend on."""
+        """Take an event that the client has: it only updates the state for later chunks."""
         if event.type != Token.type:
             self._until_replaced(self._messages(event))
             return
@@ -197,14 +197,14 @@ class Chunks:
             yield self._drop(seq)
 
     def _think_again(self, seq: int) -> Message:
-        """Set other reasoning off from what a plain client has and cannot drop."""
+        """Separate new reasoning from the reasoning that a plain client has and cannot drop."""
         _keep, _content, reasoning = self._thoughts.drop()
         return Message(
             seq, self._chunk(Delta(reasoning_content=SEPARATOR + reasoning.removeprefix(SEPARATOR)))
         )
 
     def _drop(self, seq: int) -> Message:
-        """Tell the client to drop what was taken back, in one message with what was said instead."""
+        """Make the client drop discarded text, in one message with its replacement."""
         if self._plain:
             self.replaced = True
             return Message(None, error_object(*ANSWER_REPLACED))
@@ -238,11 +238,11 @@ class Chunks:
 
 
 class ChatTail:
-    """A tail whose frames are chunks; it tells `lines` what becomes of the run.
+    """A tail whose frames are chunks; it reports the run's fate to `lines`.
 
     Args:
-        before: reads a page, after a seq, of the events before the tail's first one. All of them are passed
-            over: they say what the answer goes on from, as which of its messages count.
+        before: reads a page, after a seq, of the events before the tail's first one. All of them are read
+            without output, as later chunks depend on them.
     """
 
     def __init__(
@@ -259,7 +259,7 @@ class ChatTail:
         self._before = before
 
     async def frames(self) -> AsyncIterator[bytes]:
-        """As `native`. A stream that ends before its run says so: it must not seem complete."""
+        """As `native`. A stream that ends before its run says so, as it must not seem complete."""
         try:
             async for _ in self._catch_up():
                 yield b""
@@ -283,7 +283,7 @@ class ChatTail:
             yield message_frame(Message(None, error_object(*SERVER_STOPPING)))
 
     async def _catch_up(self) -> AsyncIterator[None]:
-        """Pass over the events before the tail's; yields while the log cannot be read."""
+        """Read the events before the tail's without output; yields while the log cannot be read."""
         seq = 0
         while self._before is not None:
             try:
@@ -323,7 +323,7 @@ PURGED = (410, RunPurged.code, "the run was purged while it was read: its events
 
 
 def is_cut(ending: str, code: str | None) -> bool:
-    """Whether a run failed since an answer was cut by its token limit: to a chat that is an answer, cut."""
+    """Whether a run failed because its token limit cut an answer; for a chat this is a cut answer."""
     return ending == Failed.type and code == MAX_TOKENS
 
 
