@@ -1,4 +1,4 @@
-"""Until when a run's agents wait before they call their models again, as `llm.retrying` says. Pure."""
+"""Tracks how long a run's agents wait before they repeat model calls, as `llm.retrying` announces. Pure."""
 
 import msgspec
 from msgspec import Struct
@@ -6,16 +6,16 @@ from msgspec import Struct
 from runstore.core.codec import EncodedEvent
 from runstore.core.events import AgentEvent, Custom, Event, Retrying, ToolFailed, ToolFinished
 
-MAX_WAIT_S = 600.0  # of one wait that is not held against the agent; strands waits 240 s
+MAX_WAIT_S = 600.0  # seconds of one wait that do not count as silence; strands waits up to 240
 ENDS_CALL = (ToolFinished.type, ToolFailed.type)
 
 Recordable = Event | Custom | EncodedEvent
 
 
 class AnnouncedWaits:
-    """A wait ends with the next event of the agent that waits, or with the tool call that it works for.
+    """A wait ends with the next event of the waiting agent, or with the tool call that it works for.
 
-    What agents beside it say does not end it.
+    Events of agents beside it do not end it.
     """
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class AnnouncedWaits:
         return max(self._until.values(), default=0.0)
 
     def concern(self, event: Recordable) -> bool:
-        """Whether `hear` has anything to do. Every token comes by here."""
+        """Whether `hear` must be called. This check runs for every token."""
         return bool(self._until) or event.type == Retrying.type
 
     def hear(self, event: Recordable, now_s: float) -> None:
-        """Note what an agent says. `now_s`: seconds of a monotonic clock."""
+        """Note an agent's event. `now_s`: seconds of a monotonic clock."""
         said = _said(event)
         if said is None:
             return

@@ -1,4 +1,7 @@
-"""Tools that must not be called twice: how they are marked, and what their calls in a log forbid. Pure."""
+"""Tools that must not be called twice: marks them, and finds the calls in a log that forbid a resume.
+
+Pure.
+"""
 
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, TypeVar
@@ -6,7 +9,7 @@ from typing import Any, TypeVar
 from runstore.core.codec import RecordedEvent, decode
 from runstore.core.events import AgentStarted, Failed, ToolFailed, ToolFinished, ToolStarted
 
-CODE = "at_most_once"  # of a run that cannot go on, since that could call such a tool again
+CODE = "at_most_once"  # of a run that cannot resume, as that could call such a tool again
 MARK = "runstore_at_most_once"
 READ = frozenset(cls.type for cls in (AgentStarted, ToolStarted, ToolFinished, ToolFailed))
 
@@ -15,14 +18,14 @@ Tool = TypeVar("Tool")
 
 
 def at_most_once(tool: Tool) -> Tool:
-    """Mark a tool that must not be called twice for what its agent asked once, even if its worker dies.
+    """Mark a tool that must not be called twice for one request of its agent, even if its worker dies.
 
-    A decorator, above or below strands' `@tool`; it takes any tool object too, as those of an MCP server, and
-    an agent that is a tool. A run whose worker is lost while such a tool runs ends as failed, with the code
-    `at_most_once`. That an agent asks for it twice is the agent's own affair.
+    A decorator, above or below strands' `@tool`. It also takes any tool object, such as an MCP server's, and
+    an agent used as a tool. A run whose worker is lost while such a tool runs fails with the code
+    `at_most_once`. The mark does not keep the agent from requesting the tool twice.
 
     Raises:
-        TypeError: it takes no attributes, so it cannot be marked.
+        TypeError: the object accepts no attributes, so it cannot be marked.
     """
     for marked in (tool, getattr(tool, "__wrapped__", None)):  # of a method, `@tool` binds what it wraps
         if marked is not None:
@@ -40,15 +43,15 @@ def is_at_most_once(tool: Any) -> bool:
 
 
 def obstacle(history: Iterable[RecordedEvent], *, repeats: bool) -> Failed | None:
-    """How a run has to end that no new attempt may go on with; None when one may.
+    """The ending of a run that no new attempt may resume; None if one may.
 
     Args:
-        history: what earlier attempts said; it may leave out streamed text.
-        repeats: the new attempt starts from the input, and calls again what had finished.
+        history: events of earlier attempts; may omit streamed text.
+        repeats: the new attempt restarts from the input, and repeats finished calls.
     """
     running: dict[tuple[str, str | None, str], ToolStarted] = {}
     finished: list[ToolStarted] = []
-    called: set[Place] = set()  # where agents work whom the code of a tool calls
+    called: set[Place] = set()  # where agents called by a tool's code work
     calls: dict[str, ToolStarted] = {}
     for recorded in history:
         if recorded.type in READ:
@@ -77,7 +80,7 @@ def obstacle(history: Iterable[RecordedEvent], *, repeats: bool) -> Failed | Non
 def _is_below(
     call: ToolStarted, called: Set[Place], again: Set[str], calls: Mapping[str, ToolStarted]
 ) -> bool:
-    """Whether an agent makes a call that starts over with a tool which is called again, however far above."""
+    """Whether an agent makes this call within a tool that is called again, at any level above."""
     seen: set[str | None] = set()
     while (call.agent, call.call_id) in called and call.call_id not in seen:
         if call.call_id in again:

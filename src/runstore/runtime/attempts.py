@@ -1,4 +1,7 @@
-"""How an attempt begins: `lifecycle.started` is written where the head of its run was, or it is not begun."""
+"""Starts attempts.
+
+`lifecycle.started` is appended at the expected head of the run, or the attempt does not start.
+"""
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -15,7 +18,7 @@ from runstore.runtime.at_most_once import obstacle
 from runstore.runtime.history import read_history, read_queued
 from runstore.runtime.resume import discard_after, may_redact
 
-START_TRIES = 20  # of one attempt, while others keep adding to the run; the next sweep goes on
+START_TRIES = 20  # tries per attempt while others append to the run; the next sweep continues
 MAX_ADOPTIONS = 2  # after the first attempt: three attempts in all
 
 
@@ -23,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 class Attempt(Struct, frozen=True):
-    """A run that a worker has. `history`: what earlier attempts left behind, and this one builds on."""
+    """A run that a worker has. `history`: events of earlier attempts, on which this one builds."""
 
     run_id: str
     number: int
@@ -32,14 +35,14 @@ class Attempt(Struct, frozen=True):
 
 
 class ToStop(Exception):
-    """The run is to stop before it has started."""
+    """The run must stop before it starts."""
 
 
 class Attempts:
-    """Begins attempts in the name of one worker.
+    """Starts attempts on behalf of one worker.
 
-    Every method returns None when there is nothing to begin any more, and raises AppendRefused when another
-    worker was first; SessionBusy: it is not the run's turn.
+    Every method returns None if the run can no longer be started, and raises AppendRefused if another worker
+    was first, or SessionBusy if it is not the run's turn.
     """
 
     def __init__(self, log: EventLog, worker_id: str) -> None:
@@ -50,16 +53,16 @@ class Attempts:
         """Take a queued run.
 
         Raises:
-            ToStop: somebody has asked it to.
+            ToStop: a stop was requested.
         """
         return await _try_again(partial(self._claim, run_id))
 
     async def adopt(self, run: OpenRun) -> Attempt | None:
-        """Take the run of a worker that has crashed; one that cannot go on is ended."""
+        """Take the run of a crashed worker; end a run that cannot resume."""
         return await _try_again(partial(self._go_on, run.run_id, run.attempt, run.adoptions))
 
     async def take_over(self, run_id: str, attempt: int) -> Attempt | None:
-        """Take a run that was handed over after this attempt; also one that we hand over to ourselves."""
+        """Take a run that was handed over after this attempt, perhaps by this worker itself."""
         return await _try_again(partial(self._go_on, run_id, attempt, None))
 
     async def _claim(self, run_id: str) -> Attempt | None:
@@ -79,7 +82,7 @@ class Attempts:
         queued = await read_queued(self._log, run_id)
         policy = queued.definition.get("on_worker_lost", "resume")
         given_up = adoptions is not None and (policy == "fail" or adoptions >= MAX_ADOPTIONS)
-        if given_up or "recorded" in queued.definition:  # a program's own run has no agent that could go on
+        if given_up or "recorded" in queued.definition:  # a program's own run has no agent to resume
             message = f"the worker of attempt {attempt} was lost"
             await self._end(run_id, head, Failed(code="worker_lost", message=message))
             return None
@@ -88,7 +91,7 @@ class Attempts:
             await self._end(run_id, head, failed)
             return None
         withholds = may_redact(history)
-        if policy == "restart":  # then all that was said is said again
+        if policy == "restart":  # then all text is repeated
             discard, history = discard_after([e for e in history if e.type == Started.type]), []
         else:
             discard = discard_after(history)
@@ -109,7 +112,8 @@ class Attempts:
             worker_id=self._worker_id, attempt=attempt.number, reason=reason, discard_after_seq=discard,
             withholds=withholds,
         )  # fmt: skip
-        # However long it takes: given up in an outage, it may be ours all the same, and would be adopted.
+        # Retry without a limit: an append abandoned in an outage may still be stored, and the run would be
+        # adopted.
         await self._log.append(attempt.run_id, [started], expected_seq=head.seq, patient=True)
         log.info(
             "run_started",

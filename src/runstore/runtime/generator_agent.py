@@ -16,10 +16,10 @@ GeneratorFunction = Callable[..., AsyncGenerator[Any, None]]
 
 
 class GeneratorAgent:
-    """Calls the function with the run's input, and with `ctx` when it has a parameter of that name.
+    """Calls the function with the run's input, and with `ctx` if it has a parameter of that name.
 
-    Every `str` that it yields becomes an `llm.token`, every `{"type": "custom.…", "data": …}` an event. It
-    has no messages to resume from: a new attempt starts again from the input.
+    Each yielded `str` becomes an `llm.token`, each `{"type": "custom.…", "data": …}` an event. It has no
+    messages to resume from: a new attempt restarts from the input.
     """
 
     def __init__(self, function: GeneratorFunction, context: RunContext) -> None:
@@ -39,7 +39,7 @@ class GeneratorAgent:
         return AgentResult(result=text_result(text), usage={})
 
     def cancel(self) -> None:
-        """Nothing: it ends when its task is cancelled."""
+        """Does nothing: the generator ends when its task is cancelled."""
 
     async def _follow(self, input: Any, recorder: RunRecorder) -> str:
         said: list[str] = []
@@ -65,7 +65,7 @@ class GeneratorAgent:
 
 
 class _Guarded:
-    """The generator, with whatever it raises as an AgentError; what the recorder raises is not touched."""
+    """The generator, with its exceptions as AgentError; exceptions of the recorder pass unchanged."""
 
     def __init__(self, generator: AsyncGenerator[Any, None]) -> None:
         self._generator = generator
@@ -86,7 +86,7 @@ class _Guarded:
 
 
 def event_of(item: Any, agent: str, said: str) -> Event | Custom:
-    """What an agent says as an event. `said`: how, for the message.
+    """An agent's item as an event. `said`: the verb for the message.
 
     Raises:
         AgentError: it is neither text nor an event.

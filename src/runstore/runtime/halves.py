@@ -1,4 +1,4 @@
-"""Characters that were cut in half: a model's delta ends within a surrogate pair, as in an emoji. Pure."""
+"""Joins characters that were split: a model's delta may end within a surrogate pair, as in an emoji. Pure."""
 
 from msgspec.structs import replace
 
@@ -11,16 +11,16 @@ Recordable = Event | Custom | EncodedEvent
 
 
 class Halves:
-    """Holds the first half of a character back until the agent says the second one.
+    """Holds the first half of a character back until the agent sends the second one.
 
-    A half that stays alone is recorded as it is, before the agent's next event of another type.
+    A half without a second one is recorded before the agent's next event of another type.
     """
 
     def __init__(self) -> None:
         self._held: dict[tuple[EventType, str, str | None], Token | Reasoning] = {}
 
     def whole(self, event: Recordable, *, hold: bool = True) -> list[Recordable]:
-        """What is to be recorded now. `hold`: it may be that nothing is."""
+        """The events to record now. `hold`: there may be none."""
         if isinstance(event, TEXT):
             return self._text(event, hold)
         if isinstance(event, AgentEvent):
@@ -28,11 +28,11 @@ class Halves:
         return [event]
 
     def concern(self, event: Recordable) -> bool:
-        """Whether there is more to do than to record the event. Every token comes by here."""
+        """Whether the event needs more than to be recorded. This check runs for every token."""
         return bool(self._held) or (isinstance(event, TEXT) and _is_first_half(event.text[-1:]))
 
     def rest(self, of: AgentEvent | None = None) -> list[Recordable]:
-        """The halves that are held, of one agent's call or of all, which are held no more."""
+        """Release the held halves of one agent's call or of all."""
         places = [place for place in self._held if of is None or place[1:] == (of.agent, of.call_id)]
         return [self._held.pop(place) for place in places]
 

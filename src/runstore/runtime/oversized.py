@@ -1,8 +1,8 @@
-"""What is too large for one event, as events that fit, and messages put together again from those. Pure.
+"""Splits content that is too large for one event, and rejoins messages. Pure.
 
-A tool's result is in the log before the message that brings it to the model, so a message of several results
-may leave out the `content` of some. A longer text becomes several pieces, and a longer message several events
-of which all but the last have `more`.
+A tool's result is in the log before the message that passes it to the model, so a message of several results
+may omit the `content` of some. A longer text becomes several pieces, and a longer message several events, of
+which all but the last have `more`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,8 @@ from runstore.core.codec import MAX_EVENT_BYTES, json_size
 from runstore.core.errors import EventTooLarge, InvalidEvent
 from runstore.core.events import Custom, Event, Message, Reasoning, Token, ToolProgress
 
-PIECE_CHARACTERS = MAX_EVENT_BYTES // 8  # of a text that is divided; as JSON one has up to 6 bytes
+# Characters of a piece of a split text; as JSON each may take 6 bytes.
+PIECE_CHARACTERS = MAX_EVENT_BYTES // 8
 PART_BYTES = (
     MAX_EVENT_BYTES * 7 // 8
 )  # of a message's content in one event; the rest is for what is around it
@@ -23,10 +24,10 @@ Blocks = Sequence[Mapping[str, Any]]
 
 
 def fitting(event: Event | Custom, error: InvalidEvent) -> Iterator[Event]:
-    """An event that the log refuses, as events that it takes.
+    """A refused event, as events that the log accepts.
 
     Raises:
-        InvalidEvent: the given error, when there is no other way to say it.
+        InvalidEvent: the given error, if the event cannot be split or shortened.
     """
     if isinstance(event, ToolProgress):
         yield replace(event, output=f"(left out: {error})")
@@ -51,7 +52,7 @@ def continued(message: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, 
 
 
 def with_results(message: Mapping[str, Any], results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A message with the content of the tool results that it leaves out. `results`: by tool use id."""
+    """A message with the omitted content of tool results. `results`: by tool use id."""
 
     def filled(block: Any) -> Any:
         result = block.get("toolResult") if isinstance(block, dict) else None
@@ -63,12 +64,12 @@ def with_results(message: Mapping[str, Any], results: Mapping[str, Mapping[str, 
 
 
 def is_whole(message: Mapping[str, Any]) -> bool:
-    """Whether it leaves no tool result's content out."""
+    """Whether no tool result's content is omitted."""
     return all("content" in block.get("toolResult", {"content": ()}) for block in message.get("content", ()))
 
 
 def _without_large_results(blocks: Blocks) -> Blocks:
-    """Leave out the largest of several results until the rest fits."""
+    """Omit the largest of several results until the rest fits."""
     sizes = [json_size(block) for block in blocks]
     results = [n for n, block in enumerate(blocks) if "toolResult" in block]
     kept, total = list(blocks), sum(sizes)

@@ -23,12 +23,12 @@ from runstore.runtime.attempt_runner import failure
 from runstore.runtime.leases.leases import Leases
 from runstore.runtime.recorder import Recorder
 
-END_S = 1.0  # for an ending to be stored before its block is left; in an outage it is stored afterwards
-OF_THE_BLOCK = (Queued, Started, Completed, Failed, Cancelled)  # what begins and ends the run
+END_S = 1.0  # seconds at the end of the block for the ending to be stored; in an outage it is stored later
+OF_THE_BLOCK = (Queued, Started, Completed, Failed, Cancelled)  # events that start and end the run
 
 
 class OwnRun:
-    """What the block of `LocalStore.begin` records. `result` and `usage`: what the run came to."""
+    """Records the run of a `LocalStore.begin` block. `result` and `usage`: the outcome of the run."""
 
     def __init__(self, run_id: str, agent: str, recorder: Recorder) -> None:
         self.run_id = run_id
@@ -42,11 +42,11 @@ class OwnRun:
         await self.record(Token(agent=self._agent, text=text))
 
     async def record(self, event: Event | Custom) -> None:
-        """Queue an event, and wait only when the log is behind.
+        """Queue an event; waits only while the log is behind.
 
         Raises:
             InvalidEvent: it cannot be stored.
-            RunClosed: somebody else has ended the run, as the grace period after a stop request does.
+            RunClosed: the run has ended, for example by the grace period after a stop request.
         """
         await self._recorder.record(_allowed(event))
 

@@ -1,6 +1,6 @@
-"""What the agents of an attempt hold beyond memory, as MCP clients their servers, and letting go of it.
+"""Closes the resources that an attempt's agents hold, such as MCP clients with their servers.
 
-It is let go of on threads of its own: that may take seconds, and no loop waits for it.
+Closing runs on threads of its own, as it may take seconds; no event loop waits for it.
 """
 
 import gc
@@ -22,17 +22,17 @@ _lock = threading.Lock()
 
 
 class Holder(Protocol):
-    """What is to be closed: strands' ToolRegistry."""
+    """An object to close: strands' ToolRegistry."""
 
     def cleanup(self) -> None:
         """Close; safe to call twice."""
 
 
 class Held:
-    """The holders that the code of one attempt has made. Safe to use from any thread.
+    """The holders that the code of one attempt made. Safe to use from any thread.
 
-    Those of the attempt's own agents are closed with it. Others are closed once nothing refers to them any
-    more, for they may be kept for later runs: an agent that a tool has made, or one that was made in vain.
+    Those of the attempt's own agents are closed with it. Others are closed when the last reference to them is
+    gone, as later runs may use them: an agent made by a tool, or one that was made in vain.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Held:
         self._closed = False
 
     def add(self, holder: Holder) -> None:
-        """One was made. After the end of the attempt it is closed at once."""
+        """Register a new holder. After the end of the attempt it is closed at once."""
         with self._lock:
             closed = self._closed
             self._made.add(holder)
@@ -50,20 +50,20 @@ class Held:
             close(holder)
 
     def own(self, holder: Holder) -> None:
-        """It is an agent's of this attempt, and of nobody else."""
+        """Mark a holder as belonging to an agent of this attempt alone."""
         with self._lock:
             if not self._closed:
                 self._own.append(holder)
 
     def close(self) -> None:
-        """Close what is the attempt's. Returns at once; safe to call twice, and while an agent is at work."""
+        """Close the attempt's holders. Returns at once; safe to call twice, and while an agent is at work."""
         with self._lock:
             own, self._own, self._closed = self._own, [], True
             others = len(self._made.difference(own)) > 0
         for holder in own:
             close(holder)
         if others:
-            in_thread(gc.collect)  # agents refer to themselves, so that nothing else ends them in time
+            in_thread(gc.collect)  # agents refer to themselves, so only the collector ends them
 
 
 HELD: ContextVar[Held | None] = ContextVar("runstore_held", default=None)
@@ -82,7 +82,7 @@ def close(holder: Holder) -> None:
 
 
 def in_thread(function: Callable[[], Any]) -> None:
-    """Call a function on a daemon thread, which the end of the process waits for."""
+    """Call a function on a daemon thread; the end of the process waits for it."""
 
     def run() -> None:
         try:
@@ -92,13 +92,13 @@ def in_thread(function: Callable[[], Any]) -> None:
                 _closing.discard(threading.current_thread())
 
     thread = threading.Thread(target=run, name="runstore-closing", daemon=True)
-    with _lock:  # which the thread takes at its end: it is there before it can leave
+    with _lock:  # the thread takes the lock at its end, so it is registered before that
         thread.start()
         _closing.add(thread)
 
 
 def wait_until_closed(timeout_s: float) -> bool:
-    """Wait for what is being closed; False when it takes longer."""
+    """Wait for running closes; False if they take longer."""
     until = time.monotonic() + timeout_s
     while threads := _threads():
         threads[0].join(max(0, until - time.monotonic()))

@@ -1,4 +1,4 @@
-"""The way of what an agent says into the log."""
+"""Records an agent's events in the log."""
 
 import asyncio
 import threading
@@ -13,11 +13,11 @@ from runstore.core.ports import EventLog
 from runstore.runtime.announced_waits import AnnouncedWaits
 from runstore.runtime.halves import Halves
 
-TURN = 32  # events after which an agent that never waits lets the others of its loop go on
+TURN = 32  # events after which an agent that never waits yields to the others of its loop
 
 
 class Recorder:
-    """The port `RunRecorder`: bound to one attempt of one run for good. Safe to call from any event loop."""
+    """The port `RunRecorder`, bound to one attempt of one run. Safe to call from any event loop."""
 
     def __init__(self, log: EventLog, run_id: str, attempt: int) -> None:
         self._log = log
@@ -29,13 +29,13 @@ class Recorder:
         self._heard_at = time.monotonic()
         self._announced = AnnouncedWaits()
         self._lock = threading.Lock()
-        self._waiting = 0  # events that wait for the log
+        self._waiting = 0  # events waiting for the log
 
     @property
     def idle_s(self) -> float:
-        """How long ago the agent last said something, or was begun; nothing while it waits for the log.
+        """Seconds since the agent's last event, or its start; 0 while it waits for the log.
 
-        While one of its agents waits before it calls its model again, the silence begins when that is over.
+        While one of its agents waits to repeat a model call, the silence starts when that wait is over.
         """
         if self._waiting:
             return 0
@@ -48,7 +48,7 @@ class Recorder:
 
         Raises:
             InvalidEvent: the event cannot be stored.
-            RunClosed, LeaseLost: the run is no longer this agent's; what it says is refused from now on.
+            RunClosed, LeaseLost: the agent no longer owns the run; all further events are refused.
         """
         self._hear(event)
         if self._halves.concern(event):
@@ -58,7 +58,7 @@ class Recorder:
         await self._offer(event)
 
     async def flush(self) -> None:
-        """Record what was held back."""
+        """Record the held text."""
         for event in self._halves.rest():
             await self._offer(event)
 

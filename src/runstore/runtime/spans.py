@@ -1,4 +1,4 @@
-"""One OpenTelemetry span for each attempt of a run. Without a tracer provider this does nothing."""
+"""One OpenTelemetry span for each attempt of a run. Without a tracer provider this has no effect."""
 
 import threading
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 @contextmanager
 def attempt_span(run: RunContext, traceparent: str | None) -> Iterator[trace.Span]:
-    """A span that is the current one of the task, so that strands' own spans lie below it.
+    """A span that is current in the task, so that strands' own spans are its children.
 
     Args:
         traceparent: its parent (W3C Trace Context); None makes it a root.
@@ -39,7 +39,7 @@ def attempt_span(run: RunContext, traceparent: str | None) -> Iterator[trace.Spa
 
 
 def traceparent() -> str | None:
-    """The current span, as another process takes it for a parent; None when nobody traces."""
+    """The current span as a parent for another process; None without tracing."""
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier)
     return carrier.get("traceparent")
@@ -47,7 +47,7 @@ def traceparent() -> str | None:
 
 @contextmanager
 def child_of(traceparent: str | None) -> Iterator[None]:
-    """Spans that are begun in the block lie below this one, of another process."""
+    """Spans started in the block are children of this span of another process."""
     if traceparent is None:
         yield
         return
@@ -59,7 +59,7 @@ def child_of(traceparent: str | None) -> Iterator[None]:
 
 
 def note_ending(span: trace.Span, ending: Event | None, *, handed_over: bool) -> None:
-    """How the attempt ended; without an ending of its own the run goes on, or was closed, elsewhere."""
+    """Set the attempt's outcome; without an ending of its own the run continued, or was closed, elsewhere."""
     if ending is None:
         span.set_attribute("runstore.status", "handed_over" if handed_over else "lost")
         return
@@ -70,7 +70,7 @@ def note_ending(span: trace.Span, ending: Event | None, *, handed_over: bool) ->
 
 
 def flush_spans(timeout_s: float) -> None:
-    """Hand out what a provider still holds: a process that leaves at once runs none of its exit handlers."""
+    """Export pending spans: a process that exits at once runs none of its exit handlers."""
     flush = getattr(trace.get_tracer_provider(), "force_flush", None)
     if flush is not None:
         flushing = threading.Thread(target=flush, daemon=True)

@@ -1,4 +1,4 @@
-"""The threads that agents' blocking code runs in, which no cancel can end."""
+"""Threads for agents' blocking code, which a cancel cannot end."""
 
 import itertools
 import threading
@@ -14,15 +14,15 @@ from structlog.contextvars import get_contextvars
 
 from runstore.runtime.interrupts import Interrupted, clear_interrupt, interrupt
 
-TOOL_THREADS = 1_000  # sync tools at once, as many as runs: stuck ones must not hold up the others
-INTERRUPT_S = 5.0  # that a blocking tool gets to end after its run
+TOOL_THREADS = 1_000  # concurrent sync tools, as many as runs, so that stuck ones do not block others
+INTERRUPT_S = 5.0  # seconds for a blocking tool to end after its run
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class _Call:
-    """One call, and the run that it works for: that of the task which asked for it."""
+    """One call, and the run of the task that made it."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self.run_id: str | None = get_contextvars().get("run_id")
@@ -42,10 +42,10 @@ class _Call:
 
 
 class ToolThreads(ThreadPoolExecutor):
-    """A thread for each call: a stuck one is left behind, and takes no place that another needs.
+    """A thread for each call: a stuck one is abandoned, and takes no place that another needs.
 
-    A ThreadPoolExecutor by name only, since event loops take no other kind; `limit` calls at once, the others
-    wait. Safe to use from any thread. `abandoned`: how many threads still work for a run that is gone.
+    It is a ThreadPoolExecutor only by type, as event loops accept no other. Up to `limit` calls run at once,
+    the others wait. Safe to use from any thread. `abandoned`: threads still working for a run that is gone.
     """
 
     def __init__(self, limit: int, name: str) -> None:
@@ -66,10 +66,10 @@ class ToolThreads(ThreadPoolExecutor):
         return call.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Nothing: the loops that share these threads close one by one, and the threads are daemons."""
+        """Does nothing: the loops that share these threads close one by one, and the threads are daemons."""
 
     def abandon(self, gone: Set[str]) -> None:
-        """Give the places of what works for runs that are gone to others; later, interrupt it."""
+        """Free the places of threads whose runs are gone; interrupt them later."""
         now = time.monotonic()
         with self._lock:
             for call in self._working:
@@ -82,7 +82,7 @@ class ToolThreads(ThreadPoolExecutor):
             self._start_next()
 
     def runs(self) -> set[str]:
-        """The runs that threads work for now."""
+        """The runs that threads currently work for."""
         with self._lock:
             return {call.run_id for call in self._working if call.run_id is not None}
 
@@ -93,7 +93,7 @@ class ToolThreads(ThreadPoolExecutor):
             self._working.add(call)
             try:
                 thread.start()
-            except RuntimeError as error:  # the machine gives no more threads
+            except RuntimeError as error:  # the machine allows no more threads
                 self._working.remove(call)
                 if call.future.set_running_or_notify_cancel():
                     call.future.set_exception(error)
@@ -103,12 +103,12 @@ class ToolThreads(ThreadPoolExecutor):
         with suppress(Interrupted):
             call.make()
         while call in self._working:
-            with suppress(Interrupted):  # on the way out, when the call was over
+            with suppress(Interrupted):  # it may come just after the call's end
                 self._leave(call)
 
     def _leave(self, call: _Call) -> None:
         with self._lock:
-            clear_interrupt(call.thread_id)  # there is no new one while we have the lock
+            clear_interrupt(call.thread_id)  # no new one can come while this thread has the lock
             self._working.remove(call)
             self.abandoned -= call.abandoned_at is not None
             self._start_next()

@@ -14,8 +14,8 @@ from runstore.core.errors import AgentError, RunstoreError
 from runstore.core.masking import without_keys
 
 MAX_WORDS = 1_000  # characters of an error's text
-MAX_MEMBERS = 10  # of an exception group that are named
-MAX_CAUSES = 100  # of an error that are looked at
+MAX_MEMBERS = 10  # named members of an exception group
+MAX_CAUSES = 100  # causes of an error to examine
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")  # package.module:attribute
 
 T = TypeVar("T")
