@@ -1,7 +1,7 @@
-"""What providers have said of failed calls of models, found where others quote it. Pure.
+"""Removes providers' messages about failed model calls where other texts quote them. Pure.
 
-A tool's code catches what its agent raises, and answers with it; strands' own examples do. The words may name
-accounts and servers, and belong in the server's log alone.
+A tool's code may catch its agent's error and return it, as strands' own examples do. The message may name
+accounts and servers, and belongs only in the server's log.
 """
 
 import re
@@ -13,10 +13,10 @@ from typing import Any
 from runstore.core.masking import MAX_TEXT
 from runstore.runtime.user_code import causes_of, words_of
 
-MAX_FAILURES = 64  # whose words are remembered, the newest; more models than this hardly fail in one run
-MAX_CAUSES = 5  # of a failure whose words are remembered
-MIN_CHARS = 8  # of words that are looked for: shorter ones stand in any text
-ANCHOR_CHARS = 12  # from which the beginning of words is recognised; more may have been cut off
+MAX_FAILURES = 64  # newest failures to remember; more models hardly fail in one run
+MAX_CAUSES = 5  # causes of a failure to remember
+MIN_CHARS = 8  # characters of a message to search for, as any text contains shorter ones
+ANCHOR_CHARS = 12  # characters that identify the start of a message; its end may be cut off
 
 _PART = re.compile(r"""[^\s"'\\\x7f-\U0010ffff]+""")
 # Between parts: white space, quotes and characters beyond ASCII, also as Python or JSON escapes them.
@@ -25,13 +25,13 @@ _GAP = re.compile(_BETWEEN)
 
 
 class ProviderWords:
-    """Replaces the words of the newest failures by sentences about them."""
+    """Replaces the messages of the newest failures by sentences about them."""
 
     def __init__(self) -> None:
         self._failures: deque[tuple[list[_Words], str]] = deque(maxlen=MAX_FAILURES)
 
     def add(self, error: BaseException, sentence: str) -> None:
-        """A call of a model has failed. `sentence`: what others are told of it."""
+        """Remember a failed model call. `sentence`: its replacement."""
         causes = islice(causes_of(error), MAX_CAUSES)
         said = [_Words(text) for cause in causes for text in dict.fromkeys(_texts(cause))]
         said = [words for words in said if words.chars >= MIN_CHARS]
@@ -39,7 +39,7 @@ class ProviderWords:
             self._failures.append((said, sentence))
 
     def replaced(self, value: Any) -> Any:
-        """A value as JSON has it, with sentences in place of the words; itself if it has none of them."""
+        """A value as in JSON, with sentences in place of messages; unchanged if it has none."""
         return self._replaced(value) if self._failures else value
 
     def _replaced(self, value: Any) -> Any:
@@ -64,7 +64,7 @@ class ProviderWords:
 
 
 class _Words:
-    """The words of one error, found in any spacing and quoting, and also when their end is cut off."""
+    """The message of one error, found in any spacing and quoting, and without its end."""
 
     def __init__(self, text: str) -> None:
         parts = _PART.findall(text[:MAX_TEXT])
@@ -88,7 +88,7 @@ class _Words:
         return "".join([*pieces, text[at:]]) if pieces else text
 
     def _end(self, text: str, at: int) -> int:
-        """Where the words end that begin before `at`."""
+        """The end of a message that starts before `at`."""
         for part in self._rest:
             gap = _GAP.match(text, at)
             start = gap.end() if gap else at
@@ -103,7 +103,7 @@ class _Words:
 
 
 def _texts(error: BaseException) -> Iterator[str]:
-    """What an error says of itself, and what the SDKs of providers keep of an answer beside that."""
+    """The message of an error, and the parts of the answer that providers' SDKs keep beside it."""
     yield words_of(error)
     body: Any = getattr(error, "body", None)
     inner = body.get("error", body) if isinstance(body, dict) else None

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 async def load(reference: str) -> Any:
-    """Import what `package.module:attribute` names, in a thread: an import may take seconds.
+    """Import `package.module:attribute` in a thread, as an import may take seconds.
 
     Raises:
         AgentError: there is no such module or attribute, or importing it failed.
@@ -57,10 +57,10 @@ async def call(function: Callable[..., Any], ctx: Any, what: str) -> Any:
 
 
 def check_call(function: Callable[..., Any], reference: str) -> None:
-    """See that a factory, or an async generator function, can be called as it will be.
+    """Check that a factory, or an async generator function, accepts its arguments.
 
     Raises:
-        AgentError: it has a parameter that nobody gives.
+        AgentError: it requires another parameter.
     """
     given = {"ctx": None} if accepts_context(function) else {}
     generates = inspect.isasyncgenfunction(function)
@@ -69,19 +69,19 @@ def check_call(function: Callable[..., Any], reference: str) -> None:
     except TypeError as error:
         takes = "the input, and `ctx`" if generates else "nothing but `ctx`"
         raise AgentError(f"{reference!r} is called with {takes} if it asks for it: {error}") from error
-    except ValueError:  # a builtin that does not tell
+    except ValueError:  # a builtin without a signature
         pass
 
 
 async def in_thread(function: Callable[[], T], what: str) -> T:
-    """Call a blocking function away from the loop that other runs share."""
+    """Call a blocking function off the loop that other runs share."""
 
     def guarded() -> T:
         try:
             return function()
         except RunstoreError:
             raise
-        except BaseException as error:  # an exit would end the loop's thread, and all its runs
+        except BaseException as error:  # a SystemExit would end the loop's thread, and all its runs
             raise failed(what, error) from error
 
     return await asyncio.to_thread(guarded)
@@ -91,14 +91,14 @@ def accepts_context(function: Callable[..., Any]) -> bool:
     """Whether a user's function has a parameter named `ctx`."""
     try:
         return "ctx" in inspect.signature(function).parameters
-    except (TypeError, ValueError):  # a builtin that does not tell
+    except (TypeError, ValueError):  # a builtin without a signature
         return False
 
 
 def failed(what: str, error: BaseException) -> AgentError:
-    """What a user's code raised, as a new error of ours; to be raised `from` it.
+    """A user's exception as a new error of ours, to be raised `from` it.
 
-    One of ours keeps its code and its words, also as the only member of a group, as a TaskGroup raises it.
+    An error of ours keeps its code and message, also as the only member of a group, as from a TaskGroup.
     """
     error = only_member(error)
     if isinstance(error, RunstoreError):
@@ -107,7 +107,7 @@ def failed(what: str, error: BaseException) -> AgentError:
 
 
 def only_member(error: BaseException) -> BaseException:
-    """The error in groups of one; a group of a user's may name itself as its member."""
+    """The error inside groups of one; a custom group may contain itself."""
     for _ in range(MAX_CAUSES):
         if not isinstance(error, BaseExceptionGroup) or len(error.exceptions) != 1:
             break
@@ -116,7 +116,7 @@ def only_member(error: BaseException) -> BaseException:
 
 
 def in_a_line(error: BaseException) -> str:
-    """An exception in a line that a person can read, with the members of a group."""
+    """An exception in one readable line, with the members of a group."""
     words = " ".join(words_of(error)[:MAX_WORDS].split())
     line = f"{type(error).__name__}: {words}" if words else type(error).__name__
     if isinstance(error, BaseExceptionGroup):
@@ -134,7 +134,7 @@ def words_of(error: BaseException) -> str:
 
 
 def causes_of(error: BaseException) -> Iterator[BaseException]:
-    """An error, the members of groups and what caused them, each once: causes may form a cycle."""
+    """An error with its causes and members of groups, each once: causes may form a cycle."""
     seen: set[int] = set()
     waiting = deque([error])
     while waiting and len(seen) < MAX_CAUSES:

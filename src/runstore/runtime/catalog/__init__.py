@@ -1,1 +1,1 @@
-"""What can be run: the agents, teams and references that the configuration names."""
+"""The agents, teams and references that the configuration names."""

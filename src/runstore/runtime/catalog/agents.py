@@ -1,4 +1,4 @@
-"""The agents that this process can run, as its configuration names them."""
+"""The agents of this process, as its configuration names them."""
 
 import inspect
 import sys
@@ -33,7 +33,7 @@ from runstore.runtime.loops import Isolation
 from runstore.runtime.strands.models import SCRIPTED
 from runstore.runtime.user_code import call, check_call, in_thread, load
 
-CODE_TIMEOUT_S = 300.0  # of a run of submitted code whose agent has no `run_timeout_s`
+CODE_TIMEOUT_S = 300.0  # seconds for submitted code whose agent has no `run_timeout_s`
 NOTHING: Mapping[str, Any] = {}
 NO_LLM = "This is no LLM: a script says the words of the input."
 BUILT_IN: dict[str, AgentSpec] = {
@@ -42,13 +42,13 @@ BUILT_IN: dict[str, AgentSpec] = {
 
 
 class AgentCatalog:
-    """All agents, by name: the built-in `demo`, and the configured ones, which may replace it.
+    """All agents by name: the built-in `demo`, and the configured ones, which may replace it.
 
     Args:
-        teams: what builds the agents of a run that holds a hierarchy of its own.
+        teams: builds the agents of a run that holds its own hierarchy.
 
     Raises:
-        ConfigError: a name that cannot stand in a URL and in an agent's path.
+        ConfigError: a name is not allowed in a URL or in an agent's path.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class AgentCatalog:
         teams: Teams | None = None,
     ) -> None:
         self._teams = teams
-        self._run_timeout_s = run_timeout_s  # of agents that have none of their own
+        self._run_timeout_s = run_timeout_s  # for agents without their own
         for name in specs:
             if not AGENT_NAME.fullmatch(name):
                 raise ConfigError(
@@ -69,8 +69,8 @@ class AgentCatalog:
             if (name == RUN_CODE) != specs[name].code:
                 raise ConfigError(f"agent {name!r}: {ONLY_RUN_CODE}")
         self._specs = {**BUILT_IN, **specs}
-        self._taken: WeakSet[Any] = WeakSet()  # strands agents that a run has had
-        self._blocking: set[str] = set()  # agents that may hold their loop while they are built
+        self._taken: WeakSet[Any] = WeakSet()  # strands agents that were given to a run
+        self._blocking: set[str] = set()  # agents that may block their loop while they are built
         self._strands_is_there = False
 
     def names(self) -> list[str]:
@@ -80,7 +80,7 @@ class AgentCatalog:
         """One agent's settings.
 
         Raises:
-            AgentNotFound: it has none; the message names those that have.
+            AgentNotFound: there is no such agent; the message lists the known ones.
         """
         try:
             return self._specs[name]
@@ -89,7 +89,7 @@ class AgentCatalog:
             raise AgentNotFound(f"there is no agent {name[:100]!r}; there are {known}") from None
 
     def isolation(self, name: str) -> Isolation:
-        """Where its attempts run; an agent that is not there fails on the loop that all share."""
+        """The isolation level of an agent's attempts; an unknown agent fails on the shared loop."""
         spec = self._specs.get(name)
         if spec is None:
             return "loop"
@@ -102,51 +102,51 @@ class AgentCatalog:
 
     @property
     def runs_code(self) -> bool:
-        """Whether it runs what it is sent."""
+        """Whether the agent runs submitted code."""
         return RUN_CODE in self._specs
 
     def definition(self, name: str) -> dict[str, Any]:
-        """The settings as JSON without defaults and secrets: what `lifecycle.queued` keeps for ever."""
+        """The settings as JSON without defaults and secrets, which `lifecycle.queued` keeps permanently."""
         spec = self.spec(name)
         definition: dict[str, Any] = recorded(msgspec.to_builtins(spec))
         if spec.output_schema is not None:
-            definition["output_schema"] = spec.output_schema  # as it is: it has no secrets
+            definition["output_schema"] = spec.output_schema  # unchanged, as it has no secrets
         if spec.code:
             definition.setdefault("run_timeout_s", min(CODE_TIMEOUT_S, self._run_timeout_s or CODE_TIMEOUT_S))
             definition.setdefault("on_worker_lost", "fail")
         return self.timed(definition)
 
     def timed(self, definition: dict[str, Any]) -> dict[str, Any]:
-        """A definition with the timeout of those that have none of their own."""
+        """A definition with the default timeout if it has none of its own."""
         if self._run_timeout_s is not None:
             definition.setdefault("run_timeout_s", self._run_timeout_s)
         return definition
 
     def describe(self) -> list[dict[str, Any]]:
-        """What a client may know of each agent."""
+        """The public information on each agent."""
         return [_description(name, self._specs[name]) for name in self.names()]
 
     def look_up(self, folder: Path | None = None) -> None:
-        """Look for the code of all agents, importing nothing.
+        """Check that the code of all agents exists, without importing it.
 
         Args:
-            folder: of the configuration, where Python will look first.
+            folder: of the configuration, where Python looks first.
 
         Raises:
-            ConfigError: what is missing, and in which setting.
+            ConfigError: the missing code, and its setting.
         """
         for setting, reference in self._references():
             if (reason := missing(reference, folder)) is not None:
                 raise ConfigError(f"cannot import {reference!r}: {reason}", setting=setting)
 
     async def check(self, *, processes: bool = False) -> None:
-        """Import the code of all agents, and see that it can be called as it will be.
+        """Import the code of all agents, and check that it can be called.
 
         Args:
-            processes: also of agents in processes of their own, whose code else stays out of this one.
+            processes: include agents in processes of their own, whose code otherwise stays out of this one.
 
         Raises:
-            ConfigError: what is wrong, and in which setting.
+            ConfigError: the fault, and its setting.
         """
         for name, spec in self._specs.items():
             if spec.isolation != "process" or processes:
@@ -172,7 +172,7 @@ class AgentCatalog:
                     _check_names(source.at_most_once, names)
 
     def _references(self) -> Iterator[tuple[str, str]]:
-        """Each setting that names code, and the reference it gives."""
+        """Each setting that names code, with its reference."""
         for name, spec in self._specs.items():
             for field, reference in spec.references():
                 yield f"agents.{name}.{field}", reference
@@ -183,13 +183,13 @@ class AgentCatalog:
         """A new agent for one attempt of a run.
 
         Args:
-            definition: what the run holds of its agent. A hierarchy is built from there; any other agent
-                from this process's configuration, which has its secrets.
+            definition: the run's copy of its agent's definition. A hierarchy is built from it; any other
+                agent from this process's configuration, which has the secrets.
 
         Raises:
-            AgentNotFound: there is none of this name.
-            AgentError: the user's code failed, or made something that is no agent.
-            ConfigError: the model or a tool cannot be made.
+            AgentNotFound: there is no agent of this name.
+            AgentError: the user's code failed, or built something else than an agent.
+            ConfigError: the model or a tool cannot be built.
         """
         if self._teams is not None and "hierarchy" in definition:
             await self._have_strands()
@@ -215,7 +215,7 @@ class AgentCatalog:
         raise AgentError(f"agent {name!r}: its factory returned {_what(made)}; {EXPECTED}")
 
     async def _have_strands(self) -> None:
-        """Import strands, which takes a second or more, away from the loop that other runs share."""
+        """Import strands, which takes a second or more, off the loop that other runs share."""
         if not self._strands_is_there:
             await in_thread(partial(import_module, "runstore.runtime.strands.agent"), "importing strands")
             self._strands_is_there = True
@@ -225,7 +225,7 @@ class AgentCatalog:
         factory = await self._load_factory(name, reference)
         if inspect.isasyncgenfunction(factory):
             return factory
-        await self._have_strands()  # first: it watches what agents are made
+        await self._have_strands()  # import first: it tracks the agents that are made
         return await call(factory, ctx, f"factory {reference!r}")
 
     async def _load_factory(self, name: str, reference: str) -> Any:
@@ -235,7 +235,7 @@ class AgentCatalog:
                 f"{reference!r} is {_what(factory)}, not a function that builds a new agent for each run"
             )
         if inspect.iscoroutinefunction(factory) and MCP in sys.modules:
-            self._blocking.add(name)  # an agent waits for its MCP servers to start, wherever it is made
+            self._blocking.add(name)  # an agent waits for its MCP servers to start
         return factory
 
     async def _configured(self, name: str, source: ConfiguredModel, description: str | None) -> Any:
@@ -258,7 +258,7 @@ class AgentCatalog:
 
 
 def _check_names(at_most_once: Sequence[str], tools: Sequence[str]) -> None:
-    """Refuse a misspelled name: it would protect nothing."""
+    """Refuse a misspelled name, which would protect no tool."""
     for tool in at_most_once:
         if tool not in tools:
             known = ", ".join(tools)

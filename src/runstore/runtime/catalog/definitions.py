@@ -1,14 +1,14 @@
-"""An agent's settings as a run keeps them, for ever and for all who may read it.
+"""An agent's settings as a run keeps them permanently, for all its readers.
 
-A model's arguments go to somebody else's constructor, and any of them may be a secret: only those of HARMLESS
-names are kept, and of the others, within objects too, that they were set.
+A model's arguments go to a foreign constructor, and any of them may be a secret. Only values of HARMLESS
+names are kept; of the others, also within objects, only the fact that they were set.
 """
 
 from typing import Any
 
 from runstore.core.masking import without_credentials
 
-SET = "***"  # in place of a value that is not kept
+SET = "***"  # replaces a value that is not kept
 HARMLESS = frozenset(
     {
         "model_id", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "stop_sequences", "streaming",
@@ -21,7 +21,7 @@ _SIMPLE = (str, int, float, bool, type(None))
 
 
 def recorded(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of an agent or a model, as JSON, without what may be secret."""
+    """The settings of an agent or a model as JSON, without possible secrets."""
     kept = {name: _without_credentials(value) for name, value in settings.items() if name != "model_args"}
     if "model_args" in settings:
         kept["model_args"] = _harmless(settings["model_args"])
@@ -42,7 +42,7 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _without_credentials(value: Any) -> Any:
-    """Texts with URLs that name no user and no password."""
+    """Texts with URLs, without users and passwords."""
     if isinstance(value, dict):
         return {key: _without_credentials(item) for key, item in value.items()}
     if isinstance(value, list):

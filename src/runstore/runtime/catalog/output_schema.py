@@ -1,4 +1,4 @@
-"""Results held against a JSON Schema (draft 2020-12, https://json-schema.org/specification)."""
+"""Checks results against a JSON Schema (draft 2020-12, https://json-schema.org/specification)."""
 
 import threading
 from collections.abc import Hashable, Iterator
@@ -10,21 +10,22 @@ from msgspec import Struct
 
 from runstore.runtime.interrupts import Interrupted, clear_interrupt, interrupt
 
-MAX_SCHEMA_WARNINGS = 100  # of one result
-MAX_WARNING = 500  # characters of one
-CHECK_S = 2.0  # for one result: some keywords take time that grows by the square of its size, or faster
-MAX_MATCHED = 4_096  # characters that are held against a pattern: that is one call, which nothing can end
+MAX_SCHEMA_WARNINGS = 100  # warnings about one result
+MAX_WARNING = 500  # characters of one warning
+# Seconds for one result: the time of some keywords grows with the square of its size, or faster.
+CHECK_S = 2.0
+MAX_MATCHED = 4_096  # characters matched against a pattern, as that call cannot be interrupted
 
 
 class SchemaWarning(Struct, frozen=True):
-    """Where a result is not as its schema says. `path`: a JSON path, `$` the result itself."""
+    """A place where a result does not match its schema. `path`: a JSON path, `$` for the result itself."""
 
     path: str
     message: str
 
 
 def check_schema(schema: dict[str, Any]) -> None:
-    """Raise ValueError for what is no JSON Schema."""
+    """Raise ValueError if the value is not a JSON Schema."""
     from jsonschema import Draft202012Validator, SchemaError  # 0.1 s that most starts need not spend
 
     try:
@@ -34,9 +35,9 @@ def check_schema(schema: dict[str, Any]) -> None:
 
 
 def schema_warnings(schema: dict[str, Any], result: Any, *, within_s: float = CHECK_S) -> list[SchemaWarning]:
-    """What is wrong with a result; nothing is fetched for it, whatever the schema refers to.
+    """The mismatches of a result. References of the schema are never fetched.
 
-    Where the check is given up, as after `within_s`, the last warning says so.
+    If the check is aborted, for example after `within_s`, the last warning says so.
     """
     found: list[SchemaWarning] = []
     if _has_long_name(result):
@@ -73,7 +74,7 @@ def _given_up(why: str) -> SchemaWarning:
 
 @contextmanager
 def _interrupted_after(seconds: float) -> Iterator[None]:
-    """Raise Interrupted in the block, wherever it is, when its time is over; and never after it."""
+    """Raise Interrupted in the block when its time is over, and never after the block."""
     thread_id, lock, over = threading.get_ident(), threading.Lock(), False
 
     def end() -> None:
@@ -88,7 +89,7 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
         yield
     finally:
         while not over:
-            with suppress(Interrupted):  # it came on the way out
+            with suppress(Interrupted):  # it came just after the end of the block
                 with lock:
                     over = True
                     clear_interrupt(thread_id)
@@ -96,7 +97,7 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
 
 
 def _has_long_name(value: Any) -> bool:
-    """Whether an object in a value has a name that is too long to be held against a pattern."""
+    """Whether an object in a value has a name too long to be matched against a pattern."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
@@ -111,7 +112,7 @@ def _has_long_name(value: Any) -> bool:
 
 @cache
 def _validator() -> Any:
-    """The draft's validator, but for the keywords whose time nothing bounds."""
+    """The draft's validator, with bounded versions of its unbounded keywords."""
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import ValidationError
     from jsonschema.validators import extend

@@ -1,4 +1,4 @@
-"""`package.module:attribute`, looked up in source code: a typo is found at once, and nothing is imported."""
+"""Looks up `package.module:attribute` in source code: finds a typo at once, without an import."""
 
 import ast
 import difflib
@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
-# Names and attributes by which a module may get others than its code spells out.
+# Names and attributes through which a module may have more names than its code defines.
 DYNAMIC = frozenset({"__dict__", "__getattr__", "__path__", "exec", "globals", "modules", "setattr", "vars"})
 
 
 def missing(reference: str, folder: Path | None = None) -> str | None:
-    """Why a reference names nothing; None when it does, or when only importing it would tell.
+    """Why a reference is wrong; None if it is right, or only an import could decide.
 
     Args:
-        folder: where Python will look for modules first.
+        folder: where Python looks for modules first.
     """
     module, _, attribute = reference.partition(":")
     if module in sys.modules:
@@ -49,7 +49,7 @@ def _attribute_missing(spec: ModuleSpec | None, name: str) -> str | None:
 
 
 def _find(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
-    """Where a module is, without its parents being imported."""
+    """A module's place, found without importing its parents."""
     if "." not in name and (found := PathFinder.find_spec(name, path)) is not None:
         return found
     for finder in sys.meta_path:
@@ -60,7 +60,7 @@ def _find(name: str, path: Sequence[str] | None) -> ModuleSpec | None:
 
 
 def _source(spec: ModuleSpec | None) -> ast.Module | None:
-    """A module's code; None when it is not written in Python, or nowhere."""
+    """A module's code; None if it is not written in Python, or does not exist."""
     if spec is None or not isinstance(spec.loader, importlib.machinery.SourceFileLoader):
         return None
     try:
@@ -70,7 +70,7 @@ def _source(spec: ModuleSpec | None) -> ast.Module | None:
 
 
 def _is_dynamic(source: ast.Module | None) -> bool:
-    """Whether more is in the module than its code spells out."""
+    """Whether the module may have names that its code does not define."""
     if source is None:
         return True
     named = (
@@ -81,7 +81,7 @@ def _is_dynamic(source: ast.Module | None) -> bool:
 
 
 def _names(source: ast.Module) -> Iterator[str]:
-    """What is defined, assigned or imported in it, wherever: more than its attributes, but no fewer."""
+    """All names defined, assigned or imported in the code: at least the module's attributes."""
     for node in ast.walk(source):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name

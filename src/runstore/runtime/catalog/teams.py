@@ -1,4 +1,4 @@
-"""Hierarchies as this process can run them: with the models and tools that its configuration allows."""
+"""Hierarchies in this process, with the models and tools that its configuration allows."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -41,9 +41,9 @@ BUILT_IN: dict[str, ModelSpec] = {SCRIPTED: ModelSpec(model=SCRIPTED, tokens_per
 
 
 class HierarchySettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """`[hierarchies]`: what the hierarchies of users may be made of."""
+    """`[hierarchies]`: the models and tools for users' hierarchies."""
 
-    model: str = SCRIPTED  # of agents that name none
+    model: str = SCRIPTED  # for agents that name none
     models: dict[str, ModelSpec] = {}
     tools: dict[str, str] = {}  # name → package.module:function
     at_most_once: list[str] = []  # names of tools that no new attempt may call again
@@ -64,7 +64,7 @@ class HierarchySettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Teams:
-    """Checks hierarchies, tells what a run of one must hold, and builds its agents from that."""
+    """Checks hierarchies, makes the definition for a run, and builds its agents from that."""
 
     def __init__(self, settings: HierarchySettings | None = None) -> None:
         settings = settings or HierarchySettings()
@@ -74,11 +74,14 @@ class Teams:
         self.at_most_once = frozenset(settings.at_most_once)
 
     def problems(self, hierarchy: Hierarchy) -> Iterator[Problem]:
-        """Why it cannot run here."""
+        """Reasons why it cannot run here."""
         return problems(hierarchy, self._models, self.tools)
 
     def definition(self, hierarchy: Hierarchy) -> dict[str, Any]:
-        """What `lifecycle.queued` keeps: the hierarchy, and what its names meant then, without secrets."""
+        """The definition for `lifecycle.queued`.
+
+        The hierarchy and its models and tools of that time, without secrets.
+        """
         settled = with_models(hierarchy, self._default)
         specs = {name: self._models[name] for name in sorted(models_of(settled))}
         models = {name: recorded(msgspec.to_builtins(spec)) for name, spec in specs.items()}
@@ -88,21 +91,21 @@ class Teams:
         return {**definition, "at_most_once": once} if once else definition
 
     async def check_tool(self, name: str) -> None:
-        """See that a tool can be imported, and is one.
+        """Check that a tool can be imported and used.
 
         Raises:
             AgentError: it cannot be imported.
-            ConfigError: strands cannot take it, or it has another name.
+            ConfigError: strands cannot use it, or it has another name.
         """
         tool = await load(self.tools[name])
         await in_thread(partial(_named, name, tool), f"tool {name!r}")
 
     async def build(self, definition: Mapping[str, Any]) -> Any:
-        """New strands agents for one attempt of a run: the global supervisor, which has all others.
+        """New strands agents for one attempt of a run: the global supervisor, which holds all others.
 
         Raises:
-            AgentError: a model or tool is not allowed any more, or the code of a tool cannot be imported.
-            ConfigError: a model or a tool cannot be made.
+            AgentError: a model or tool is no longer allowed, or the code of a tool cannot be imported.
+            ConfigError: a model or a tool cannot be built.
         """
         hierarchy = msgspec.convert(definition["hierarchy"], Hierarchy)
         for problem in self.problems(hierarchy):
