@@ -1,9 +1,9 @@
-"""What a new attempt builds on: the conversations of a run's agents, rebuilt from its log. Pure.
+"""Rebuilds the conversations of a run's agents from its log, for a new attempt. Pure.
 
-Root and sub-agents are rebuilt alike. A sub-agent's conversation lives as long as the tool call that it works
-for: when the call has its result, the result is all that the caller needs. A node of a Graph or Swarm has a
-conversation for each of its visits, which live as long as the run: the control flow goes through all of them
-again, and finds each visit where the last attempt had left it.
+Root and sub-agents are rebuilt alike. A sub-agent's conversation lasts as long as the tool call that it works
+for: once the call has a result, its caller needs only that. A node of a Graph or Swarm has one conversation
+per visit, which lasts as long as the run: the control flow repeats all visits, and finds each as the last
+attempt left it.
 """
 
 from base64 import b64decode
@@ -52,11 +52,11 @@ READ = frozenset(
 
 
 class Conversation(Struct):
-    """What one agent had said and heard, its input aside, and every tool result it had or was to hear.
+    """One agent's messages after its input, and every tool result that it had or still needs.
 
-    `unrepeatable`: the name of a tool of its that may be called at most once, and has been.
-    `said`: tool use id → the text of the agents of that call, which is over.
-    `replacements`: what its input was replaced by, in order.
+    `unrepeatable`: the name of an at-most-once tool that the agent has called.
+    `said`: tool use id → the text of that finished call's agents.
+    `replacements`: replacements of its input, in order.
     """
 
     place: Place
@@ -65,7 +65,7 @@ class Conversation(Struct):
     results: dict[str, dict[str, Any]] = field(default_factory=dict)  # tool use id → status and content
     unrepeatable: str | None = None
     said: dict[str, list[Token]] = field(default_factory=dict)
-    incomplete: bool = False  # the last message has more to come
+    incomplete: bool = False  # the last message continues in the next event
 
     def add(self, event: Message) -> None:
         """Take its next message, or the next part of one."""
@@ -76,26 +76,26 @@ class Conversation(Struct):
         self.incomplete = event.more
 
     def drop_incomplete(self) -> None:
-        """Forget the beginning of a message whose rest was never stored."""
+        """Drop the beginning of a message whose rest was never stored."""
         if self.incomplete:
             self.messages.pop()
             self.incomplete = False
 
     @property
     def ending(self) -> str | None:
-        """The text of the last message when it is an answer: nothing but the ending was missing."""
+        """The text of the last message if it is an answer, so that only the ending was missing."""
         last = self.messages[-1] if self.messages else {}
         return message_text(last) if last.get("role") == "assistant" and not tool_uses(last) else None
 
     @property
     def broken_off(self) -> bool:
-        """Whether the last message is the beginning of an answer, without a word of it."""
+        """Whether the last message is the beginning of an answer without any text."""
         last = self.messages[-1] if self.messages else {}
         content = last.get("content", ())
         return last.get("role") == "assistant" and bool(content) and all(map(is_unsigned, content))
 
     def with_input(self, input: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """All of it: the input as it was replaced, and what came after."""
+        """The whole conversation: the input as replaced, and the messages after it."""
         messages = list(input)
         for replacement in self.replacements:
             messages = replaced(messages, replacement)
@@ -118,29 +118,30 @@ class Conversation(Struct):
                         before = ""
 
     def said_below(self) -> Iterator[Token]:
-        """What the agents of calls had said that its last message makes, and that are over."""
+        """The text of finished calls that the last message makes."""
         for tool_use in tool_uses(self.messages[-1]):
             yield from self.said.get(tool_use["toolUseId"], ())
 
 
 class Visit(Conversation):
-    """A node's conversation; what another input was answered with is of no use."""
+    """A node's conversation for an input; answers to another input are useless."""
 
     input_digest: str | None = None
 
 
 class Memory(Struct):
-    """What earlier attempts left behind."""
+    """The state that earlier attempts left."""
 
     conversations: dict[Place, Conversation] = field(default_factory=dict)
     visits: dict[str, list[Visit]] = field(default_factory=dict)
-    begun: dict[str, int] = field(default_factory=dict)  # how many of them the present attempt has come to
+    # Visits of each node that the present attempt has reached.
+    begun: dict[str, int] = field(default_factory=dict)
     usage: dict[str, int] = field(default_factory=dict)
 
     def visit(self, path: str, input_digest: str | None) -> Visit | None:
-        """The next visit to a node as the last attempt had left it; None when it had not come so far.
+        """The next visit to a node as the last attempt left it; None if it had not come so far.
 
-        A visit with another input comes back empty, and with it all later ones of the node are forgotten.
+        A visit with another input is empty, and all later visits of the node are dropped.
         """
         number = self.begun[path] = self.begun.get(path, 0) + 1
         visits = self.visits.setdefault(path, [])
@@ -153,14 +154,14 @@ class Memory(Struct):
         return past
 
     def at(self, place: Place) -> Conversation:
-        """The conversation that goes on at a place."""
+        """The conversation that continues at a place."""
         path, call_id = place
         if call_id is None and path in self.begun:
             return self.visits[path][self.begun[path] - 1]
         return self.conversations.setdefault(place, Conversation(place))
 
     def close(self, place: Place) -> list[Token]:
-        """End a sub-agent's conversation and those below it: an id may come again in another call."""
+        """End a sub-agent's conversation and those below it, as another call may reuse the id."""
         conversation = self.conversations.pop(place, None)
         if conversation is None:
             return []
@@ -168,7 +169,7 @@ class Memory(Struct):
         return list(conversation.all_said())
 
     def interrupt(self) -> None:
-        """An attempt has ended there, wherever its agents were."""
+        """End all work of an attempt."""
         self.begun.clear()
         for conversation in (*self.conversations.values(), *(v for all in self.visits.values() for v in all)):
             conversation.drop_incomplete()
@@ -179,7 +180,7 @@ class Memory(Struct):
 
 
 def recall(history: Iterable[RecordedEvent]) -> Memory:
-    """The conversations that were open when the last attempt ended, and what all attempts used."""
+    """The conversations that were open at the end of the last attempt, and the usage of all attempts."""
     memory = Memory()
     for recorded in history:
         if recorded.type in READ:
@@ -210,7 +211,7 @@ def discard_after(history: Sequence[RecordedEvent]) -> int | None:
 
 
 def may_redact(history: Iterable[RecordedEvent]) -> bool:
-    """Whether what the last attempt left half said might still have been redacted."""
+    """Whether the unfinished text of the last attempt might still have been redacted."""
     for recorded in history:
         if recorded.type == AgentStarted.type:
             started = decode(recorded.type, recorded.version, recorded.data)
@@ -220,7 +221,7 @@ def may_redact(history: Iterable[RecordedEvent]) -> bool:
 
 
 def is_root(path: str) -> bool:
-    """Whether a path is that of the run's own agent; agents' names hold no slash."""
+    """Whether a path is that of the run's own agent; agents' names contain no slash."""
     return "/" not in path
 
 
@@ -264,7 +265,7 @@ def asked_messages(input: Any) -> list[dict[str, Any]]:
 
 
 def joined(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with neighbours of one role as one."""
+    """The messages, with neighbours of the same role joined."""
     found: list[dict[str, Any]] = []
     for message in messages:
         if found and found[-1]["role"] == message["role"]:
@@ -281,17 +282,17 @@ def replaced(messages: Sequence[dict[str, Any]], replacement: InputReplaced) -> 
 
 
 def message_with_bytes(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message as strands has it: `with_bytes` for each of its blocks."""
+    """A message in strands' form: `with_bytes` for each of its blocks."""
     content = message.get("content")
     blocks = [with_bytes(block) for block in content] if isinstance(content, list) else content
     return {**message, "content": blocks}
 
 
 def with_bytes(block: Any) -> Any:
-    """A content block as strands has it, with bytes where JSON has base64.
+    """A content block in strands' form, with bytes in place of base64.
 
     Raises:
-        AgentError: what should be base64 is not.
+        AgentError: the base64 is invalid.
     """
     if not isinstance(block, dict):
         return block
@@ -299,7 +300,7 @@ def with_bytes(block: Any) -> Any:
 
 
 def is_unsigned(block: Mapping[str, Any]) -> bool:
-    """Whether a content block is reasoning without a signature, which providers do not take back."""
+    """Whether a content block is reasoning without a signature, which providers refuse as input."""
     reasoning = block.get("reasoningContent")
     return reasoning is not None and not (
         reasoning.get("reasoningText", {}).get("signature") or reasoning.get("redactedContent")
@@ -338,7 +339,7 @@ def _recall(memory: Memory, event: Any) -> None:
 
 
 def tool_uses(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The tool calls that a message makes."""
+    """The tool calls of a message."""
     return [block["toolUse"] for block in message.get("content", ()) if "toolUse" in block]
 
 

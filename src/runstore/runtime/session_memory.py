@@ -1,4 +1,4 @@
-"""A session as a conversation: what one long-lived strands agent would have kept of it, from the log."""
+"""A session as a conversation from the log, as one long-lived strands agent would have kept it."""
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,12 +33,13 @@ from runstore.runtime.resume import (
     tool_uses,
 )
 
-MAX_RUNS = 200  # of a session that are looked at, the newest; also those that did not succeed
-MAX_MEMORY_BYTES = 1 << 20  # of their messages as JSON; the agent's conversation manager bounds them further
-MAX_TURN_BYTES = 16 << 20  # of a run's messages that are read; of a larger one without tools' results
+MAX_RUNS = 200  # newest runs of a session to examine, including failed ones
+# Bytes of their messages as JSON; the agent's conversation manager limits them further.
+MAX_MEMORY_BYTES = 1 << 20
+MAX_TURN_BYTES = 16 << 20  # bytes of a run's messages to read; for a larger run, without tools' results
 UNAVAILABLE_RETRY_S = 1.0
 
-CUT_OFF = "max_tokens"  # the code of a failed run whose last message is an answer all the same
+CUT_OFF = "max_tokens"  # the code of a failed run whose last message still is an answer
 
 _CONVERSATION = EventFilter(
     types=frozenset(cls.type for cls in (Queued, Started, Message, InputReplaced, ContextReduced))
@@ -58,12 +59,12 @@ class Turn(Struct):
     begins_with: Messages = field(default_factory=list)
 
     def after(self, conversation: Messages) -> Messages:
-        """The conversation that the run leaves."""
+        """The conversation after the run."""
         kept = conversation if self.before is None else _last(conversation, self.before)
         return [*self.begins_with, *kept, *self.messages]
 
     def reduce(self, left: ContextReduced) -> None:
-        """Keep what the agent's conversation manager has left."""
+        """Take the result of the agent's conversation manager."""
         begins_with = [message_with_bytes(message) for message in left.begins_with]
         more = left.kept - len(self.messages)
         if more <= 0:
@@ -109,7 +110,7 @@ async def _read(log: EventLog, run_id: str, queued: Queued) -> Messages:
 
 
 async def _read_turn(log: EventLog, run_id: str, agent: str) -> Turn | None:
-    """What a run adds to the memory of an agent; None: nothing."""
+    """A run's addition to the memory of an agent; None for no addition."""
     events: list[RecordedEvent] = []
     size = after = 0
     try:
@@ -119,7 +120,7 @@ async def _read_turn(log: EventLog, run_id: str, agent: str) -> Turn | None:
             size += sum([len(event.data) for event in page])
             if size > MAX_TURN_BYTES:
                 events = [event for event in events if not _brings_results(event)]
-    except RunPurged:  # since the session was looked at
+    except RunPurged:  # purged after the session was read
         return None
     head = await log.head(run_id)
     if head is None or head.deleted or not events:
@@ -159,7 +160,7 @@ def _own_turn(queued: Queued, said: Sequence[AgentEvent], ending: Any, *, whole:
 
 
 def _spoken(queued: Queued, said: Sequence[AgentEvent]) -> Messages:
-    """What was asked, heard and said in a run."""
+    """The messages of a run: its input, answers and tool results."""
     messages = asked_messages(queued.input)
     for event in said:
         messages = _with(messages, event)
@@ -217,7 +218,7 @@ def _is_complete(message: Mapping[str, Any]) -> bool:
 
 
 def _words(messages: Messages, ending: Any) -> Messages:
-    """What was asked and answered, for an agent without the tools and the model of the one that answered."""
+    """Question and answer, for an agent without the tools and the model of the one that answered."""
     found = joined(_without_tools(messages))
     if not found or found[-1]["role"] != "assistant":
         found += _result(ending) or _tool_results(messages[-1])
@@ -237,7 +238,7 @@ def _without_tools(messages: Messages) -> Iterator[dict[str, Any]]:
 
 
 def _result(ending: Any) -> Messages:
-    """What a run came to, as an answer."""
+    """A run's result as an answer."""
     result = ending.result if isinstance(ending, Completed) else {}
     structured = result.get("structured_output")
     text = result.get("text") or (to_json(structured).decode() if structured is not None else "")
@@ -245,7 +246,7 @@ def _result(ending: Any) -> Messages:
 
 
 def _tool_results(message: Mapping[str, Any]) -> Messages:
-    """What tools gave, when that was the end, as an answer."""
+    """The last tool results as an answer."""
     texts = [message_text(block["toolResult"]) for block in message["content"] if "toolResult" in block]
     return [_answer("\n".join(texts))] if any(texts) else []
 
@@ -255,7 +256,7 @@ def _answer(text: str) -> dict[str, Any]:
 
 
 def _cut(conversation: Messages) -> Messages:
-    """The longest end of it that has room and is a conversation; if there is none, one without tools."""
+    """The longest end of the conversation that fits and is valid; without tools if there is none."""
     return _end_of(conversation) or _end_of(joined(_without_tools(conversation)))
 
 
@@ -276,7 +277,7 @@ def _last(messages: Messages, count: int) -> Messages:
 
 
 def _before(queued: Queued) -> int | None:
-    """How much is kept of what was before: nothing when the input was a whole conversation."""
+    """The number of earlier messages to keep: none if the input was a whole conversation."""
     whole = isinstance(queued.input, list) and bool(queued.input) and "role" in queued.input[0]
     return 0 if whole else None
 
