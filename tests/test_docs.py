@@ -39,7 +39,7 @@ from runstore.http.native.records import RunRecord
 from runstore.http.native.runs import AppendBody, ExternalEvent, StopBody
 from runstore.http.native.tickets import TicketBody
 from runstore.http.openai.objects import ChatBody, StreamOptions
-from runstore.http.openapi.document import document
+from runstore.http.openapi import document
 from runstore.http.streaming.frames import RETRY_MS, frame
 from runstore.runtime.catalog.teams import HierarchySettings
 from runstore.settings import ServerSettings, load_settings

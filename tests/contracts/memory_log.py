@@ -14,8 +14,8 @@ from runstore.core.ports import Committed, EventFilter, Head, LiveFeed, OpenRun
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
 from runstore.eventlog.discards import Told, Withheld, discards, settle
 from runstore.eventlog.queries import MAX_PAGE_BYTES
-from runstore.eventlog.rules.claims import Reservations, UsedKey
 from runstore.eventlog.rules.control import is_control
+from runstore.eventlog.rules.reservations import Reservations, UsedKey
 from runstore.eventlog.rules.rules import Rules
 from runstore.eventlog.rules.sessions import Place, Session, Sessions, read_session_request
 from runstore.eventlog.writer import CommitResult, Writer

@@ -9,7 +9,7 @@ from runstore.core.errors import AlreadyStarted, IdempotencyConflict, LimitExcee
 from runstore.core.events import Cancelled, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog, Reservation
-from runstore.eventlog.rules.claims import KEPT_MS
+from runstore.eventlog.rules.reservations import KEPT_MS
 from runstore.eventlog.sql import SqlEventLog
 
 
@@ -66,10 +66,10 @@ async def test_a_key_is_kept_when_its_run_has_ended(log: EventLog) -> None:
 
 async def test_a_key_is_forgotten_after_its_time(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
     first = await start(log, with_key())
-    monkeypatch.setattr("runstore.eventlog.rules.claims.KEPT_MS", -1)
+    monkeypatch.setattr("runstore.eventlog.rules.reservations.KEPT_MS", -1)
     second = await start(log, with_key(body=b"other"))
     assert second != first
-    monkeypatch.setattr("runstore.eventlog.rules.claims.KEPT_MS", KEPT_MS)
+    monkeypatch.setattr("runstore.eventlog.rules.reservations.KEPT_MS", KEPT_MS)
     with pytest.raises(AlreadyStarted) as refusal:
         await start(log, with_key(body=b"other"))
     assert refusal.value.run_id == second

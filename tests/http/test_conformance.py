@@ -15,8 +15,8 @@ from schemathesis.specs.openapi.checks import negative_data_rejection
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from runstore.http.app import SURFACES
-from runstore.http.openapi.document import document
-from runstore.http.openapi.schemas import ANY_TYPE, JSON
+from runstore.http.openapi import document
+from runstore.http.schemas import ANY_TYPE, JSON
 from tests.http.conftest import CONFIG, HEARTBEAT_S
 from tests.keys import client, make_key
 from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving

@@ -12,7 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from runstore.http.app import SURFACES
-from runstore.http.openapi.document import document
+from runstore.http.openapi import document
 from tests.chat import BEARER, URL, chunks
 from tests.http.conftest import CONFIG
 from tests.server import SILENT_AGENT, ServerProcess, serving, until

@@ -24,7 +24,7 @@ from runstore.database.columns import pack_run_id
 from runstore.database.dialects import Row, open_dialect
 from runstore.database.opening import Database
 from runstore.eventlog.queries import last_position, read_evolving
-from runstore.eventlog.rules.claims import KEPT_MS
+from runstore.eventlog.rules.reservations import KEPT_MS
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail

@@ -10,6 +10,7 @@ from starlette.types import Lifespan
 from runstore.http.bodies import Bodies
 from runstore.http.errors import NATIVE_ERRORS, ErrorResponder
 from runstore.http.executor.routes import EXECUTOR_ERRORS, HierarchyRoutes, TeamRunRoutes
+from runstore.http.following import Following
 from runstore.http.native.agents import AgentRoutes
 from runstore.http.native.runs import RunRoutes
 from runstore.http.native.server import Exposition, ListWorkers, ServerRoutes, no_metrics, no_workers
@@ -22,7 +23,6 @@ from runstore.http.security.access import Access
 from runstore.http.security.auth import Authentication, Authenticator
 from runstore.http.security.hosts import HostCheck, Hosts, PathCheck, cors
 from runstore.http.security.signing import TicketSigner
-from runstore.http.streaming.following import Following
 from runstore.http.streaming.subscribers import Subscribers
 from runstore.store.hierarchies import HierarchyStore
 from runstore.store.runs import RunStore

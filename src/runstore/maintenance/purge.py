@@ -31,7 +31,7 @@ from runstore.database.opening import Database
 from runstore.database.tables import barrier, events, idempotency, purging
 from runstore.eventlog.admission import Append
 from runstore.eventlog.queries import read_evolving
-from runstore.eventlog.rules.claims import KEPT_MS
+from runstore.eventlog.rules.reservations import KEPT_MS
 from runstore.eventlog.sql_store import InlineProjection, SqlStore
 
 PAGE_RUNS = 100  # runs examined by one statement

@@ -9,7 +9,7 @@ from runstore.core.events import Queued, Started
 from runstore.core.ports import Head
 from runstore.database.tables import open_runs
 from runstore.eventlog.admission import Append
-from runstore.eventlog.rules.claims import Reservations, read_reservations, write_reservations
+from runstore.eventlog.rules.reservations import Reservations, read_reservations, write_reservations
 from runstore.eventlog.rules.sessions import Sessions, read_session_request, read_sessions, write_started
 
 

@@ -14,10 +14,13 @@ from runstore.core.hierarchy import AGENT, Hierarchy, Team, agent_name, hierarch
 from runstore.core.run import Status
 from runstore.http.bodies import Body
 from runstore.http.errors import ErrorDetail, ErrorForm, Forbidden
+from runstore.http.following import Following
 from runstore.http.json import HierarchyId, Name, RunId, Time, json_list, json_response
 from runstore.http.native.records import RunRecord, record
 from runstore.http.native.runs import MAX_PAGE, MAX_REASON, list_cursor
-from runstore.http.openapi.schemas import (
+from runstore.http.operations import Answer, Call, Problem, Schema, operation
+from runstore.http.requests import MAX_CURSOR_DIGITS, read_cursor
+from runstore.http.schemas import (
     LAST_EVENT_ID,
     NOTHING_LEFT,
     OF_A_RUN,
@@ -28,12 +31,9 @@ from runstore.http.openapi.schemas import (
     json,
     stream,
 )
-from runstore.http.operations import Answer, Call, Problem, Schema, operation
-from runstore.http.requests import MAX_CURSOR_DIGITS, read_cursor
 from runstore.http.security.access import Access
 from runstore.http.security.known_keys import now_ms
 from runstore.http.security.users import User
-from runstore.http.streaming.following import Following
 from runstore.http.streaming.sse import OnDisconnect, cancel_run
 from runstore.projections.runs import RunQuery
 from runstore.store.hierarchies import (

@@ -15,7 +15,8 @@ from runstore.http.bodies import Body
 from runstore.http.errors import Forbidden
 from runstore.http.json import Name, json_response
 from runstore.http.native.records import RunRecord, record_response
-from runstore.http.openapi.schemas import (
+from runstore.http.operations import Call, Parameter, Problem, operation
+from runstore.http.schemas import (
     FROM_HEADER,
     OF_A_START,
     RUN_HEADER,
@@ -24,7 +25,6 @@ from runstore.http.openapi.schemas import (
     json,
     stream,
 )
-from runstore.http.operations import Call, Parameter, Problem, operation
 from runstore.http.security.access import Access
 from runstore.http.streaming.frames import native
 from runstore.http.streaming.sse import EventStream, OnDisconnect, cancel_run

@@ -17,11 +17,24 @@ from runstore.core.ports import EventFilter
 from runstore.core.run import STATUSES
 from runstore.http.bodies import Body
 from runstore.http.errors import BadRequest, Forbidden
+from runstore.http.following import Following, check_cursor
 from runstore.http.json import RunId, Seq, json_list, json_response
 from runstore.http.native.included import INCLUDES, EventPage, Includes, read_include
 from runstore.http.native.records import RunPage, RunRecord, listed, record_response
 from runstore.http.openai.stream import CHUNKS
-from runstore.http.openapi.schemas import (
+from runstore.http.operations import Answer, Call, Parameter, Schema, operation
+from runstore.http.requests import (
+    FAMILIES,
+    MAX_CURSOR_DIGITS,
+    has_already,
+    read_choice,
+    read_cursor,
+    read_filter,
+    read_number,
+    read_seconds,
+    read_time,
+)
+from runstore.http.schemas import (
     CURSOR,
     JSON,
     LAST_EVENT_ID,
@@ -37,20 +50,7 @@ from runstore.http.openapi.schemas import (
     stream,
     whole,
 )
-from runstore.http.operations import Answer, Call, Parameter, Schema, operation
-from runstore.http.requests import (
-    FAMILIES,
-    MAX_CURSOR_DIGITS,
-    has_already,
-    read_choice,
-    read_cursor,
-    read_filter,
-    read_number,
-    read_seconds,
-    read_time,
-)
 from runstore.http.security.access import Access
-from runstore.http.streaming.following import Following, check_cursor
 from runstore.http.streaming.watched import ClientGone, WatchedAnswer
 from runstore.projections.runs import RunQuery
 from runstore.store.runs import RunStore

@@ -6,13 +6,13 @@ from runstore.core import errors
 from runstore.core.ids import UUID_TEXT
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, NamedRunCursors, OwnRunCursors
 from runstore.http.errors import BadRequest, Forbidden
+from runstore.http.following import Following
 from runstore.http.native.runs import TYPES
-from runstore.http.openapi.schemas import NOTHING_LEFT, SEVERAL, TEXT, TOO_MANY_STREAMS, stream
 from runstore.http.operations import Call, Parameter, operation
 from runstore.http.requests import read_filter, read_ids, read_seq
+from runstore.http.schemas import NOTHING_LEFT, SEVERAL, TEXT, TOO_MANY_STREAMS, stream
 from runstore.http.security.access import Access
 from runstore.http.security.signing import STREAM, run_id_of
-from runstore.http.streaming.following import Following
 
 
 class StreamRoutes:

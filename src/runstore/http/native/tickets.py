@@ -12,8 +12,8 @@ from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS
 from runstore.http.bodies import Body
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.json import RunId, Time, json_response
-from runstore.http.openapi.schemas import RUN_ID, json
 from runstore.http.operations import Call, operation
+from runstore.http.schemas import RUN_ID, json
 from runstore.http.security.access import Access
 from runstore.http.security.known_keys import now_ms
 from runstore.http.security.signing import STREAM, Ticket, TicketSigner, name_of

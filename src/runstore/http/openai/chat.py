@@ -39,10 +39,10 @@ from runstore.http.openai.stream import (
     StreamLines,
     ending_error,
 )
-from runstore.http.openapi.schemas import FROM_HEADER, JSON, OF_A_START, RUN_HEADER, START_HEADERS, TEXT, json
 from runstore.http.operations import Answer as DeclaredAnswer
 from runstore.http.operations import Call, Parameter, Problem, operation
 from runstore.http.requests import read_header
+from runstore.http.schemas import FROM_HEADER, JSON, OF_A_START, RUN_HEADER, START_HEADERS, TEXT, json
 from runstore.http.streaming.sse import CLIENT_DISCONNECT, EventStream, OnDisconnect, cancel_run
 from runstore.http.streaming.sse import MEDIA_TYPE as SSE
 from runstore.http.streaming.subscribers import Subscribers

@@ -38,8 +38,8 @@ from runstore.http.openai.objects import (
     usage_of,
 )
 from runstore.http.openai.repeats import Kind, Piece, Repeats
-from runstore.http.openapi.schemas import component, within
 from runstore.http.operations import Schema
+from runstore.http.schemas import component, within
 from runstore.http.streaming.frames import Message, message_frame
 
 CHAT_EVENTS = EventFilter(types=ANSWER_TYPES | {CancelRequested.type, Usage.type})

@@ -1,15 +1,10 @@
-"""The parts that operations of several surfaces share, and JSON Schemas of structs."""
+"""The parts that operations of several surfaces share."""
 
-from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from runstore.core import errors
-from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
 from runstore.core.records import EventRecord
 from runstore.http.errors import Forbidden, Unauthorized
-from runstore.http.openai.objects import UNTYPED_PART, Chunk
 from runstore.http.operations import Answer, Parameter, Problem, Schema
 from runstore.http.requests import IDEMPOTENCY_KEY, MAX_CURSOR_DIGITS
 from runstore.http.streaming.frames import RETRY_MS
@@ -96,7 +91,7 @@ def within(schema: Schema) -> Schema:
 
 
 def component(content: type[Any]) -> Schema:
-    """The schema of one of STREAMED, or of the errors."""
+    """A struct's schema among the document's components."""
     return {"$ref": f"#/components/schemas/{content.__name__}"}
 
 
@@ -120,7 +115,6 @@ SEVERAL: Schema = {
         "data": {"type": "string", "contentMediaType": JSON},
     },
 }
-STREAMED = (EventRecord, *EVENT_CLASSES.values(), Chunk)  # what streams hold
 
 
 def header(schema: Schema, *, required: bool = True) -> Schema:
@@ -148,33 +142,3 @@ def stream(
 NOTHING_LEFT = Answer(description="the run is closed, and the cursor is at its end: there is nothing more")
 ETAG = {"ETag": TEXT}
 NOT_MODIFIED = Answer(description="what `If-None-Match` names", headers=ETAG)
-
-
-# ---- structs ----
-
-
-class Schemas:
-    """The schemas of `types`; EventRecord and the events must be among them."""
-
-    def __init__(self, types: Sequence[Any]) -> None:
-        schemas, self.components = msgspec.json.schema_components(
-            types, ref_template="#/components/schemas/{name}"
-        )
-        self._of = list(zip(types, schemas, strict=True))
-        self.components["EventRecord"]["oneOf"] = [
-            *(
-                {"properties": {"type": {"const": cls.type}, "data": self.of(cls)}}
-                for cls in EVENT_CLASSES.values()
-            ),
-            {"properties": {"type": {"pattern": f"^{CUSTOM_TYPE.pattern}$"}}},
-        ]
-        for content in self.components["ChatMessage"]["properties"]["content"]["anyOf"]:
-            if content.get("type") == "array":
-                content["items"]["anyOf"].append(UNTYPED_PART)
-        self.components["ChatMessage"]["properties"]["content"]["anyOf"].append(UNTYPED_PART)
-
-    def of(self, content: Any) -> Schema:
-        """The schema of a type, or the schema that it is already."""
-        if isinstance(content, dict):
-            return content
-        return next(schema for known, schema in self._of if known == content)

@@ -1,14 +1,21 @@
 """The OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.1), made of the structs and `operations`."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import msgspec
+
 from runstore import __version__
+from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
 from runstore.core.limits import Limits
+from runstore.core.records import EventRecord
 from runstore.http.bodies import Body
 from runstore.http.errors import NATIVE_ERRORS, ErrorForm, status_of
-from runstore.http.openapi.schemas import (
+from runstore.http.openai.objects import UNTYPED_PART, Chunk
+from runstore.http.operations import Answer, Operation, Parameter, Problem, Schema, Surface
+from runstore.http.schemas import (
     ANY_TYPE,
     JSON,
     OF_A_BODY,
@@ -17,12 +24,11 @@ from runstore.http.openapi.schemas import (
     OF_GUARDED,
     OF_STRICT,
     RUN_ID,
-    STREAMED,
-    Schemas,
     header,
     within,
 )
-from runstore.http.operations import Answer, Operation, Parameter, Problem, Schema, Surface
+
+STREAMED = (EventRecord, *EVENT_CLASSES.values(), Chunk)  # what streams hold
 
 Surfaces = tuple[Surface, ...]
 TAGS = {"agents": "agents", "runs": "runs", "v1": "chat", "api": "hierarchies"}  # by a path's first part
@@ -47,6 +53,33 @@ SECURITY_SCHEMES: Schema = {
         "description": "For one run's stream, of clients that cannot send headers.",
     },
 }
+
+
+class Schemas:
+    """The schemas of `types`; EventRecord and the events must be among them."""
+
+    def __init__(self, types: Sequence[Any]) -> None:
+        schemas, self.components = msgspec.json.schema_components(
+            types, ref_template="#/components/schemas/{name}"
+        )
+        self._of = list(zip(types, schemas, strict=True))
+        self.components["EventRecord"]["oneOf"] = [
+            *(
+                {"properties": {"type": {"const": cls.type}, "data": self.of(cls)}}
+                for cls in EVENT_CLASSES.values()
+            ),
+            {"properties": {"type": {"pattern": f"^{CUSTOM_TYPE.pattern}$"}}},
+        ]
+        for content in self.components["ChatMessage"]["properties"]["content"]["anyOf"]:
+            if content.get("type") == "array":
+                content["items"]["anyOf"].append(UNTYPED_PART)
+        self.components["ChatMessage"]["properties"]["content"]["anyOf"].append(UNTYPED_PART)
+
+    def of(self, content: Any) -> Schema:
+        """The schema of a type, or the schema that it is already."""
+        if isinstance(content, dict):
+            return content
+        return next(schema for known, schema in self._of if known == content)
 
 
 @cache
