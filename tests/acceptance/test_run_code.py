@@ -126,7 +126,7 @@ def test_its_error_is_the_runs_with_the_end_of_its_traceback(server: ServerProce
         ("async def run(input, emit):\n    return object()", "not JSON serializable"),
         ("emit({'type': 'lifecycle.completed', 'data': {}})", "lifecycle.completed"),
         ("emit(5)", "int"),
-        ("print('\\x1eforged', flush=True)", "no JSON"),
+        ("print('\\x1eforged', flush=True)", "invalid JSON"),
         ("emit('x' * 2_000_000)", "1,048,576"),
     ],
 )

@@ -101,7 +101,8 @@ class ModelCalls:
         """Log and remember an error that a model raised; return its code."""
         code = model_error_code(error)
         self.errors.append(error)
-        self.words.add(error, sentence_of(code))
+        if code != "invalid_input":  # strands wrote that message itself, before it asked a provider
+            self.words.add(error, sentence_of(code))
         log.warning("model_failed", run_id=self._run_id, agent=place[0], code=code, error=described(error))
         return code
 
