@@ -5,9 +5,12 @@ and a test that is to be alone an exclusive one. Those come last, so that the ot
 """
 
 import fcntl
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -15,13 +18,14 @@ GATE, RUNNING = 0, 1  # bytes of the file that are locked; who waits to be alone
 
 
 class Turns:
-    """The turns of this process's tests among those of all processes that open the same file.
+    """The turns of this process's tests among those of all processes that test the same checkout.
 
     The locks are of the process (fcntl(2)): what a test starts does not inherit them, and they end with it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a+b")
+    def __init__(self, checkout: Path) -> None:
+        name = f"runstore-tests-{os.geteuid()}-{crc32(bytes(checkout)):08x}.lock"
+        self._file = os.open(Path(tempfile.gettempdir(), name), os.O_RDWR | os.O_CREAT, 0o600)
 
     @contextmanager
     def turn(self, *, alone: bool) -> Iterator[None]:
@@ -36,7 +40,7 @@ class Turns:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        self._file.close()
+        os.close(self._file)
 
 
 def is_alone(item: pytest.Item) -> bool:

@@ -40,7 +40,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[TURNS] = Turns(config.cache.mkdir("turns") / "lock")
+    config.stash[TURNS] = Turns(config.rootpath)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,6 +15,7 @@ import runstore
 from runstore import MountedApp
 from tests.keys import make_key
 from tests.server import DEADLINE_S, environment, new_client, until
+from tests.slow import mostly_slow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 AGENTS = {"starlette_app": "demo", "fastapi_app": "parrot"}
@@ -106,7 +107,7 @@ def test_without_keys_a_client_of_another_machine_is_refused(example: Example) -
     assert example.http.get("/runs").status_code == 200
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", mostly_slow(AGENTS, "fastapi_app"))
 def test_an_open_stream_does_not_hold_up_the_outer_server_and_its_run_goes_on_later(
     name: str, tmp_path: Path
 ) -> None:

@@ -447,7 +447,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("told", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_library_logs_where_its_program_says(tmp_path: Path, told: bool) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOGS, *(["told"] if told else [])],

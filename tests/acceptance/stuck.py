@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tests.models.standins import ModelServer
+from tests.process import MARK
 from tests.server import ServerProcess, until
 
 AGENTS = """
@@ -228,14 +229,11 @@ def begun(server: ServerProcess, agent: str) -> str:
     return run_id
 
 
-MARK = "RUNSTORE_TESTS_MARK"
-
-
 def marked(server: ServerProcess) -> list[int]:
-    """The processes that came from the server, itself included, wherever they have gone."""
-    found = []
+    """The server and the processes that came from it, wherever they have gone."""
+    found = [] if server.has_exited else [server.pid]
     for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
+        if folder.name.isdigit() and int(folder.name) not in found:
             try:
                 if f"{MARK}={server.folder}\0".encode() in (folder / "environ").read_bytes():
                     found.append(int(folder.name))

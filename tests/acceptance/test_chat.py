@@ -15,7 +15,7 @@ import pytest
 
 from tests.chat import BEARER, URL, answer, chunks, headers, lines, said, streaming, text_of, words
 from tests.server import DEADLINE_S, ServerProcess, new_client, run_command, serving, until
-from tests.slow import slow
+from tests.slow import mostly_slow, slow
 from tests.tools import require
 
 GRACE_S = 1.0
@@ -257,7 +257,9 @@ def contents(path: Path) -> list[str]:
 # ---- agents that are stuck, servers that die or stop ----
 
 
-@pytest.mark.parametrize("agent", ["deaf", "asleep_on_the_loop", "asleep_in_a_thread", "asleep_apart"])
+@pytest.mark.parametrize(
+    "agent", mostly_slow(["deaf", "asleep_on_the_loop", "asleep_in_a_thread", "asleep_apart"], "deaf")
+)
 def test_a_session_whose_agent_is_stuck_answers_after_the_grace_period(
     server: ServerProcess, session: str, agent: str
 ) -> None:

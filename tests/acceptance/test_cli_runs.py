@@ -267,6 +267,7 @@ def test_the_key_is_sent(runs: Run) -> None:
     assert [request.headers["Authorization"] for request in server.asked] == ["Bearer secret", "Bearer given"]
 
 
+@pytest.mark.slow
 def test_a_key_opens_the_commands_and_nothing_else_does(tmp_path: Path) -> None:
     made = run_command("keys", "create", "--user", "alice", folder=tmp_path)
     with serving(tmp_path, CONFIG, AGENTS) as server:

@@ -173,6 +173,7 @@ async def have_some_runs(runtime: Runtime) -> None:
     await until_async(lambda: runtime.supervisor.running == 0)
 
 
+@pytest.mark.slow
 async def test_when_its_runs_have_ended_a_process_has_nothing_left_of_them(settings: Settings) -> None:
     before = left_of_runs()  # other tests of this process keep some
     async with open_runtime(settings) as runtime:

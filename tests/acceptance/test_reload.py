@@ -86,6 +86,7 @@ def starts(frames: list[Frame]) -> list[tuple[int, str]]:
     return [(started["attempt"], started["reason"]) for started in found]
 
 
+@pytest.mark.slow
 def test_a_run_of_own_code_goes_on_with_the_new_code(server: ServerProcess) -> None:
     stream = followed(server, server.begin("own"))
     frames = [next(frame for frame in stream if frame.type == "llm.token")]
@@ -147,7 +148,7 @@ def test_no_connection_is_refused_by_a_reload(server: ServerProcess) -> None:
     ("file", "old", "broken", "message"),
     [
         ("agents.py", "import asyncio", "import asyncio(", "SyntaxError"),
-        ("runstore.toml", "tokens = 2000", "token = 2000", "did you mean `tokens`?"),
+        slow("runstore.toml", "tokens = 2000", "token = 2000", "did you mean `tokens`?"),
         slow("agents.py", "import asyncio", "import asyncio, no_such_module", "no_such_module"),
         slow("agents.py", "def own", "def renamed", "own"),
         slow("runstore.toml", "[agents.talker]", "[agents.talker", "runstore.toml"),

@@ -20,7 +20,6 @@ from tests.acceptance.stuck import (
     AGENTS,
     FAST_PER_S,
     LEVELS,
-    MARK,
     MEMORY_MB,
     WORDS_PER_S,
     begun,
@@ -30,6 +29,7 @@ from tests.acceptance.stuck import (
 from tests.frames import Frame
 from tests.metrics import sample
 from tests.models.standins import ModelServer
+from tests.process import MARK
 from tests.server import ServerProcess, new_client, until
 from tests.slow import mostly_slow
 from tests.slowness import measured_slowness
@@ -346,7 +346,7 @@ CROWDS = (
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("agent", mostly_slow(CROWDS, "async_sleep-loop"))
+@pytest.mark.parametrize("agent", mostly_slow(CROWDS))
 def test_twenty_stuck_agents_hold_up_nobody(one: ServerProcess, agent: str) -> None:
     healthy = begun(one, "healthy-thread")
     busy = agent.endswith("-loop")

@@ -15,6 +15,7 @@ from runstore.cli.secrets import take_secrets
 from runstore.core.errors import ConfigError
 from runstore.settings import ServerSettings, load_settings, override
 from tests.polling import DEADLINE_S
+from tests.slow import mostly_slow
 
 URL = "postgresql+psycopg://me:hunter2@there/runs?sslpassword=swordfish"
 SHOW = """
@@ -138,7 +139,7 @@ async def test_files_that_others_can_open_are_refused_with_the_remedy(
 
 
 @pytest.mark.parametrize("name", ["database_url_file", "redis_url_file"])
-@pytest.mark.parametrize("command", ["serve", "worker"])
+@pytest.mark.parametrize("command", mostly_slow(["serve", "worker"], "serve"))
 def test_a_process_does_not_start_with_a_password_that_others_can_read(
     tmp_path: Path, command: str, name: str
 ) -> None:

@@ -17,6 +17,8 @@ from tests.load import Load
 from tests.servers.databases import empty_database
 from tests.soak import SOAK
 
+pytestmark = pytest.mark.slow
+
 LEASE_S = 1
 DRAIN_S = 0.2  # shorter than a run takes
 HELD = 6  # runs that do not end before they may, on one worker or another
@@ -39,8 +41,6 @@ tokens_per_s = 40
 AGENTS = """
 import asyncio
 from pathlib import Path
-
-pytestmark = pytest.mark.slow
 
 async def held(input):
     may_end = Path(__file__).with_name("may_end")

@@ -12,6 +12,8 @@ from tests.server import SILENT_AGENT
 from tests.servers.databases import KINDS, empty_database
 from tests.soak import SOAK
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 4 * SOAK
 RUNS_PER_USER = 8
 GRACE_S = 2
@@ -39,8 +41,6 @@ AGENTS = (
     SILENT_AGENT
     + """
 from pathlib import Path
-
-pytestmark = pytest.mark.slow
 
 def tell(word):
     with Path(__file__).with_name("told").open("a") as told:

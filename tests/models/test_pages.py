@@ -14,6 +14,7 @@ from runstore import AgentSpec
 from runstore.core import content
 from tests.models.standins import ModelServer
 from tests.server import serving
+from tests.slow import mostly_slow
 
 ROOT = Path(__file__).parents[2]
 MODELS = (ROOT / "docs" / "how-to" / "models.md").read_text()
@@ -54,7 +55,7 @@ def test_every_provider_has_an_example() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of providers' own packages
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", mostly_slow(EXAMPLES, "claude"))
 def test_an_examples_model_can_be_made(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or its import asks the network for prices
     for key in KEYS:

@@ -17,7 +17,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from tests.server import DEADLINE_S, ServerProcess
 from tests.tools import lacking
 
-NODE_FOLDER = Path(__file__).parent.parent / "node"
+NODE_FOLDER = Path(__file__).parents[2] / "node"
 COUNT: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Count from 1 to 3"}]
 LONG: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Write a very long poem"}]
 

@@ -228,6 +228,7 @@ async def test_a_worker_that_is_called_again_does_not_remember() -> None:
     assert [heard[0]["content"] for heard in worker.heard] == [[{"text": "1"}], [{"text": "2"}]]
 
 
+@pytest.mark.slow
 async def test_agents_of_calls_that_are_over_are_let_go_while_the_run_goes_on() -> None:
     calls = [use((f"a{n}", "Ann", {"input": "?"})) for n in range(9)]
 

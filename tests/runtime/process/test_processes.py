@@ -9,6 +9,7 @@ from runstore.runtime.process import processes
 from runstore.runtime.process.processes import Processes
 
 
+@pytest.mark.slow
 async def test_a_fork_server_that_has_just_died_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes._ForkServer, "alive", True)  # it is not yet seen to be dead
     started = Processes()
