@@ -75,7 +75,7 @@ class Attempts:
         return await self._begin(attempt, head, "claimed", None)
 
     async def _go_on(self, run_id: str, attempt: int, adoptions: int | None) -> Attempt | None:
-        """`adoptions`: how often the run was adopted before; None: nobody has crashed."""
+        """`adoptions`: how often the run was adopted before; None if no worker has crashed."""
         head = await self._log.head(run_id)
         if head is None or head.closed or head.attempt != attempt:
             return None

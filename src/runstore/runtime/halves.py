@@ -20,7 +20,7 @@ class Halves:
         self._held: dict[tuple[EventType, str, str | None], Token | Reasoning] = {}
 
     def whole(self, event: Recordable, *, hold: bool = True) -> list[Recordable]:
-        """The events to record now. `hold`: there may be none."""
+        """The events to record now. `hold`: half a character may wait for its other half."""
         if isinstance(event, TEXT):
             return self._text(event, hold)
         if isinstance(event, AgentEvent):

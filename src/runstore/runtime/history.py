@@ -1,4 +1,4 @@
-"""What a supervisor reads of a run before it acts on it."""
+"""Reads a run's history, on which the supervisor acts."""
 
 from typing import TypeVar, cast
 

@@ -9,14 +9,14 @@ _clear_exception.argtypes = [ctypes.c_ulong, ctypes.c_void_p]
 
 
 class Interrupted(BaseException):
-    """Raised in a thread whose work nobody wants any more."""
+    """Raised in a thread whose work is no longer needed."""
 
 
 def interrupt(thread_id: int) -> None:
-    """Have `Interrupted` raised in a thread, which must know what to do with it."""
+    """Raise `Interrupted` in a thread, which must handle it."""
     _set_exception(thread_id, Interrupted)
 
 
 def clear_interrupt(thread_id: int) -> None:
-    """Take back what has not been raised yet."""
+    """Withdraw an `Interrupted` that has not been raised yet."""
     _clear_exception(thread_id, None)

@@ -1,4 +1,4 @@
-"""Where attempts run: event loops in threads of their own, never the loop that serves HTTP."""
+"""Event loops for attempts, in threads of their own: agents never share the loop that serves HTTP."""
 
 import asyncio
 import contextlib
@@ -22,16 +22,16 @@ from runstore.runtime.tool_threads import TOOL_THREADS, ToolThreads
 
 Isolation = Literal["loop", "thread", "process"]
 
-BLOCKED_S = 1.0  # a loop that has not turned for so long is blocked
-STACK_FRAMES = 8  # of a blocked loop that are told of, the innermost
+BLOCKED_S = 1.0  # seconds without a turn before a loop counts as blocked
+STACK_FRAMES = 8  # innermost frames of a blocked loop that the log shows
 
 log = structlog.get_logger(__name__)
 
-_unending: list[asyncio.Task[Any]] = []  # that do not even end when they are thrown away, and so never are
+_unending: list[asyncio.Task[Any]] = []  # tasks that do not end when they are closed: kept from the collector
 
 
 class _Task(asyncio.Task[Any]):
-    """A task that knows which run it works for: that of whoever made it."""
+    """A task that knows the run it works for, which is that of the task that made it."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -73,11 +73,11 @@ class AgentLoop:
 
     def call(self, function: Any, *arguments: Any) -> None:
         """Call a function there, soon; from any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it whatever was to be told
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def silent_s(self) -> float:
-        """How long ago it was asked for a sign of life that it has not given; asks for the next one."""
+        """Seconds since an unanswered request for a sign of life; makes the next request otherwise."""
         now, asked_at = time.monotonic(), self._asked_at
         if asked_at is not None:
             return now - asked_at
@@ -86,14 +86,14 @@ class AgentLoop:
         return 0
 
     def stack(self) -> str:
-        """Where its thread is now, innermost first: `function file:line < …`."""
+        """The stack of its thread, innermost first: `function file:line < …`."""
         frame = sys._current_frames().get(self._thread.ident or 0)
         frames = islice(traceback.walk_stack(frame), STACK_FRAMES) if frame else []
         places = [(at.f_code.co_name, Path(at.f_code.co_filename).name, line) for at, line in frames]
         return " < ".join(f"{function} {file}:{line}" for function, file, line in places)
 
     def stop(self) -> None:
-        """Let the thread end as soon as the loop turns, whatever runs there; from any thread."""
+        """Let the thread end at the loop's next turn, even if tasks are left. Safe from any thread."""
         self._stopped = True
         self.call(self._loop.stop)
 
@@ -128,19 +128,21 @@ class AgentLoop:
             log.warning("agent_exited", error=repr(error))
 
     def _throw_tasks_away(self) -> None:
-        """End agents that do not end by themselves, in this thread: Python runs their `finally` blocks and
-        handlers of GeneratorExit, and the garbage collector would do that in any other."""
+        """Close agents that do not end by themselves.
+
+        Python then runs their `finally` blocks in this thread. The garbage collector would run them in any.
+        """
         for task in asyncio.all_tasks(self._loop):
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # nobody is to be told again
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # the log has it already
             coroutine: Any = task.get_coro()
-            with contextlib.suppress(BaseException):  # nor of what it raises
+            with contextlib.suppress(BaseException):  # a late error of the agent is of no use
                 coroutine.close()
             if inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
                 _unending.append(task)
 
 
 class Blocked(Struct, frozen=True):
-    """A loop that has stopped turning. `run_id`: whose code holds it, if that can be told; `stack`: once."""
+    """A loop that has stopped turning. `run_id`: whose code blocks it, if known; `stack`: the first time."""
 
     loop: AgentLoop
     run_id: str | None
@@ -180,7 +182,7 @@ class AgentLoops:
         return loop
 
     def release(self, loop: AgentLoop) -> None:
-        """An attempt has ended there, or nobody waits for it any more."""
+        """Note that an attempt has ended there, or was given up."""
         loop.attempts -= 1
         self._stop_if_idle(loop)
 

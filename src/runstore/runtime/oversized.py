@@ -16,9 +16,8 @@ from runstore.core.events import Custom, Event, Message, Reasoning, Token, ToolP
 
 # Characters of a piece of a split text; as JSON each may take 6 bytes.
 PIECE_CHARACTERS = MAX_EVENT_BYTES // 8
-PART_BYTES = (
-    MAX_EVENT_BYTES * 7 // 8
-)  # of a message's content in one event; the rest is for what is around it
+# Bytes of a message's content in one event. The rest holds the event's other fields.
+PART_BYTES = MAX_EVENT_BYTES * 7 // 8
 
 Blocks = Sequence[Mapping[str, Any]]
 

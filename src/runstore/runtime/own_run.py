@@ -87,7 +87,7 @@ async def own_run(log: EventLog, leases: Leases, *, agent: str, **queued: Any) -
 
 
 async def _end(log: EventLog, run_id: str, ending: Event) -> None:
-    """See to it that a run ends, whoever is cancelled meanwhile."""
+    """End a run, even if the caller is cancelled while the ending is stored."""
     await asyncio.wait([asyncio.create_task(_append(log, run_id, ending))], timeout=END_S)
 
 

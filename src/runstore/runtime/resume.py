@@ -226,8 +226,10 @@ def is_root(path: str) -> bool:
 
 
 def digest_of(messages: Iterable[Mapping[str, Any]]) -> str:
-    """Tells one input of a node from another. The order of its blocks is left out: strands gathers what the
-    nodes before it said from a set, in an order that is another one in every process."""
+    """A digest by which two inputs of a node compare, whatever the order of their blocks.
+
+    strands gathers the answers of earlier nodes from a set, whose order differs between processes.
+    """
     blocks = sorted(to_json(block) for message in messages for block in message.get("content", ()))
     return sha256(b"\n".join(blocks)).hexdigest()[:32]
 

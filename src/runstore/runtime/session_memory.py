@@ -49,7 +49,7 @@ Messages = list[dict[str, Any]]
 
 
 class Turn(Struct):
-    """What a run makes of the conversation before it: `begins_with`, what is kept of it, and `messages`.
+    """A run's effect on the conversation before it: the part that is kept, and the `messages` it adds.
 
     `before`: how many of the last messages before the run are kept; None: all.
     """
@@ -76,7 +76,7 @@ class Turn(Struct):
 
 
 async def read_memory(log: EventLog, run_id: str, queued: Queued) -> Messages:
-    """What the run's agent would have kept, had it taken part in the session; waits until it can be read.
+    """The memory that the run's agent would have, had it taken part in the session. Waits for the database.
 
     Runs that failed or were stopped, and deleted and purged ones, are left out: the session goes on as if
     they had not been. An answer that its `max_tokens` cut off is kept. Of another agent's runs the words are
@@ -195,7 +195,7 @@ def _said(events: Sequence[RecordedEvent]) -> list[AgentEvent]:
 
 
 def _kept(said: list[tuple[int, AgentEvent]], last: int | None) -> list[tuple[int, AgentEvent]]:
-    """What an attempt goes on from. `last`: the seq after which text is said again."""
+    """The part of a run that its next attempt goes on from. `last`: the seq after which text is repeated."""
     if last is None or not any(seq > last and isinstance(event, Message) for seq, event in said):
         return said
     return [(seq, event) for seq, event in said if seq <= last]
@@ -256,7 +256,7 @@ def _answer(text: str) -> dict[str, Any]:
 
 
 def _cut(conversation: Messages) -> Messages:
-    """The longest end of the conversation that fits and is valid; without tools if there is none."""
+    """The longest end of the conversation that fits and is valid, without tools if only that fits."""
     return _end_of(conversation) or _end_of(joined(_without_tools(conversation)))
 
 

@@ -126,7 +126,7 @@ def in_a_line(error: BaseException) -> str:
 
 
 def words_of(error: BaseException) -> str:
-    """What an exception says of itself; a user's may raise another instead."""
+    """An exception's message. The `__str__` of a user's class may raise."""
     try:
         return str(error)
     except BaseException as another:

@@ -270,7 +270,7 @@ class Model(Struct, frozen=True, tag_field="object", tag="model"):
     """An agent, as a client of models sees it."""
 
     id: str
-    created: int = 0  # an agent is as old as its configuration, which is not told
+    created: int = 0  # the age of an agent is unknown
     owned_by: str = "runstore"
 
 
@@ -324,6 +324,6 @@ def _write_error(status: int, error: ErrorDetail) -> ErrorResponse:
     return error_object(status, error.code, error.message, place or None)
 
 
-NO_RETRY = {"X-Should-Retry": "false"}  # OpenAI's clients try again after 409 and 5xx unless told not to
+NO_RETRY = {"X-Should-Retry": "false"}  # OpenAI's clients retry after 409 and 5xx without it
 OPENAI_ERRORS = ErrorForm(ErrorResponse, _write_error, NO_RETRY)
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}

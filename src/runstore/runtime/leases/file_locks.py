@@ -29,9 +29,8 @@ class FileLeases:
         if self.held:
             return
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        unlocked = (
-            self._directory / f"{self.worker_id}.new"
-        )  # under this name nobody takes it for a dead worker's
+        # Other workers would take an unlocked file under its final name for a dead worker's.
+        unlocked = self._directory / f"{self.worker_id}.new"
         self._file = os.open(unlocked, os.O_CREAT | os.O_RDWR, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         unlocked.rename(self._path(self.worker_id))
