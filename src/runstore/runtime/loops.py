@@ -132,13 +132,21 @@ class AgentLoop:
 
         Python then runs their `finally` blocks in this thread. The garbage collector would run them in any.
         """
-        for task in asyncio.all_tasks(self._loop):
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # the log has it already
-            coroutine: Any = task.get_coro()
-            with contextlib.suppress(BaseException):  # a late error of the agent is of no use
-                coroutine.close()
-            if inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
-                _unending.append(task)
+        tasks = list(asyncio.all_tasks(self._loop))
+        while tasks:
+            with contextlib.suppress(Interrupted):  # one that came late, between two of them
+                while tasks:
+                    _throw_away(tasks[-1])
+                    tasks.pop()
+
+
+def _throw_away(task: asyncio.Task[Any]) -> None:
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # the log has it already
+    coroutine: Any = task.get_coro()
+    with contextlib.suppress(BaseException):  # a late error of the agent is of no use
+        coroutine.close()
+    if inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
+        _unending.append(task)
 
 
 class Blocked(Struct, frozen=True):
