@@ -445,13 +445,14 @@ def resources(server: ServerProcess) -> Resources:
 LEFT_THREADS = {"blocks-process": 0, "sync_wait-loop": 1, "swallows-thread": 0}  # by each incident, at most
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("agent", mostly_slow(LEFT_THREADS))
 def test_after_a_hundred_incidents_the_server_is_as_it_was(server: ServerProcess, agent: str) -> None:
 
     def incidents(count: int) -> None:
         with ThreadPoolExecutor(CROWD) as clients:
             stuck = list(clients.map(lambda _: begun(server, agent), range(count)))
-            list(clients.map(partial(stopped, server), stuck))
+            all_stopped_in_time(server, stuck, clients)
 
     incidents(CROWD)  # opens the connections of all clients, which the server keeps while they are idle
     before = resources(server)
