@@ -4,11 +4,13 @@ import ast
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from runstore.app import Runtime, open_runtime
+from runstore.core.events import Outcome
 from runstore.runtime import spans
 from runstore.settings import ServerSettings, Settings
 
@@ -61,4 +63,4 @@ def test_every_attribute_of_a_span_is_described() -> None:
 
 def test_every_status_of_a_span_is_described() -> None:
     (row,) = (row for row in rows("Spans") if row[0] == "`runstore.status`")
-    assert set(marked(row[1])) == {*spans.STATUS.values(), "handed_over", "lost"}
+    assert set(marked(row[1])) == {*get_args(Outcome), "handed_over", "lost"}

@@ -4,7 +4,7 @@ Each runtime has its own registry, so two runtimes in one process do not share m
 """
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -17,7 +17,8 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from runstore import __version__
-from runstore.eventlog.metered import STATUSES, Histogram
+from runstore.core.events import Outcome
+from runstore.eventlog.metered import Histogram
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime.supervision.supervisor import Supervisor
@@ -57,7 +58,7 @@ class Metrics(Collector):
     def _runs(self) -> Iterator[Metric]:
         supervisor, counts = self._supervisor, self._log.counts
         states = {"active": supervisor.running, "queued": supervisor.waiting}
-        ended = {status: counts.ended[status] for status in STATUSES.values()}
+        ended = {status: counts.ended[status] for status in get_args(Outcome)}
         reasons = {reason: counts.attempts[reason] for reason in ("claimed", "adopted", "handed_over")}
         yield _gauge(
             "runstore_runs", "Runs of this process, running or waiting for a place.", "state", states

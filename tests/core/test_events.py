@@ -18,6 +18,7 @@ from runstore.core.events import (
     TEXT_TYPES,
     AgentEvent,
     Custom,
+    Ending,
     Event,
     Queued,
     Started,
@@ -89,7 +90,7 @@ def test_the_tags_are_these_and_stay() -> None:
 def test_every_event_class_is_in_the_union() -> None:
     def concrete(cls: type[Event]) -> set[type[Event]]:
         below = {found for child in cls.__subclasses__() for found in concrete(child)}
-        return below if cls in (Event, AgentEvent, ToolEvent) else {cls, *below}
+        return below if cls in (Event, Ending, AgentEvent, ToolEvent) else {cls, *below}
 
     assert {cls for cls in concrete(Event) if cls.__module__ == Event.__module__} == set(
         EVENT_CLASSES.values()

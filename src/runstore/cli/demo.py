@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from runstore.client.sse import FrameParser
-from runstore.core.records import ENDINGS, EventRecord
+from runstore.core.events import ENDINGS
+from runstore.core.records import EventRecord
 from runstore.core.transcript import text
 
 TIMEOUT_S = 120.0  # seconds for one step; a real model may need that long

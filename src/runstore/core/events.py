@@ -62,29 +62,39 @@ class Started(Event, frozen=True):
     withholds: bool = False
 
 
-class Completed(Event, frozen=True):
+Outcome = Literal["success", "error", "stopped"]  # the status of a run that has ended
+
+
+class Ending(Event, frozen=True):
+    """A terminal event. `status`: that of the run which it ends."""
+
+    ends: ClassVar[bool] = True
+    status: ClassVar[Outcome]
+
+
+class Completed(Ending, frozen=True):
     """The agent finished. `result` is an object, `usage` the sum over the run's model calls."""
 
     type: ClassVar[EventType] = "lifecycle.completed"
-    ends: ClassVar[bool] = True
+    status: ClassVar[Outcome] = "success"
     result: dict[str, Any]
     usage: dict[str, int] = {}
 
 
-class Failed(Event, frozen=True):
+class Failed(Ending, frozen=True):
     """The run ended in an error, including `timeout` and `worker_lost`."""
 
     type: ClassVar[EventType] = "lifecycle.failed"
-    ends: ClassVar[bool] = True
+    status: ClassVar[Outcome] = "error"
     code: str
     message: str
 
 
-class Cancelled(Event, frozen=True):
+class Cancelled(Ending, frozen=True):
     """The run was stopped. `forced`: the agent did not end within the grace period and was abandoned."""
 
     type: ClassVar[EventType] = "lifecycle.cancelled"
-    ends: ClassVar[bool] = True
+    status: ClassVar[Outcome] = "stopped"
     reason: str
     forced: bool = False
 
@@ -264,9 +274,6 @@ class Deleted(Event, frozen=True):
     by: str
 
 
-Outcome = Literal["success", "error", "stopped"]  # the status of a run that has ended
-
-
 class Purged(Event, frozen=True):
     """The run's events were removed because of their age; this summary remains as the last event.
 
@@ -301,6 +308,7 @@ EVENT_CLASSES: dict[EventType, type[Event]] = {
     )
 }  # fmt: skip
 
+ENDINGS: dict[EventType, type[Ending]] = {cls.type: cls for cls in (Completed, Failed, Cancelled)}
 TEXT_TYPES = frozenset({Token.type, Reasoning.type})
 STREAMED_TYPES = TEXT_TYPES | {Redacted.type}  # so frequent that only streams read them
 CUSTOM_TYPE = re.compile(r"custom\.[A-Za-z0-9_.-]{1,120}")

@@ -7,9 +7,7 @@ from msgspec import Struct
 
 from runstore.core.codec import RecordedEvent, TailEvent, timestamp
 from runstore.core.depth import decoded
-from runstore.core.events import Cancelled, Completed, EventType, Failed
-
-ENDINGS = frozenset(cls.type for cls in (Completed, Failed, Cancelled))
+from runstore.core.events import ENDINGS, EventType
 
 
 class EventRecord(Struct, frozen=True):

@@ -5,7 +5,7 @@
 
 from collections.abc import Iterable
 from functools import reduce
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -20,6 +20,7 @@ from runstore.core.events import (
     Deleted,
     Event,
     Failed,
+    Outcome,
     Purged,
     Queued,
     Started,
@@ -28,9 +29,9 @@ from runstore.core.events import (
 )  # fmt: skip
 
 Status = Literal["queued", "running", "success", "error", "stopped"]
-STATUSES: tuple[Status, ...] = ("queued", "running", "success", "error", "stopped")
+STATUSES: tuple[Status, ...] = get_args(Status)
 RUN_DEPTH = MAX_DEPTH + 1  # levels of a run as JSON: an object, and the values in it
-CLOSED: frozenset[Status] = frozenset({"success", "error", "stopped"})
+CLOSED: frozenset[Status] = frozenset(get_args(Outcome))
 # Fields that an agent or a client may fill up to a whole event.
 LARGE_FIELDS = ("metadata", "result", "usage")
 LISTED_BYTES = 4_096  # bytes of each such field as JSON; lists omit larger ones
@@ -134,12 +135,14 @@ def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
             return change(run, usage=add_usage(run.usage, event))
         case Completed():
             return change(
-                run, status="success", completed_at=at, result=event.result, usage=event.usage or run.usage
+                run, status=event.status, completed_at=at, result=event.result, usage=event.usage or run.usage
             )
         case Failed():
-            return change(run, status="error", completed_at=at, error=event.message, error_code=event.code)
+            return change(
+                run, status=event.status, completed_at=at, error=event.message, error_code=event.code
+            )
         case Cancelled():
-            return change(run, status="stopped", completed_at=at, reason=event.reason, forced=event.forced)
+            return change(run, status=event.status, completed_at=at, reason=event.reason, forced=event.forced)
         case Deleted():
             return change(run, deleted=True)
         case Purged():  # all or some of the earlier events may be gone

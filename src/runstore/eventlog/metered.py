@@ -13,7 +13,7 @@ import structlog
 
 from runstore.core.codec import EncodedEvent
 from runstore.core.errors import LeaseLost, RunClosed, RunstoreError
-from runstore.core.events import Cancelled, CancelRequested, Completed, Failed, Queued, Started
+from runstore.core.events import ENDINGS, CancelRequested, Queued, Started
 from runstore.core.ports import Committed, Publisher
 from runstore.eventlog.admission import Append
 from runstore.eventlog.writer import CommitResult, Outcome, Store
@@ -24,8 +24,6 @@ CANCEL_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 5.
 MAX_CANCELS_SEEN = 10_000  # cancels whose ending is awaited; the oldest may have ended in another process
 
 log = structlog.get_logger(__name__)
-
-STATUSES = {Completed.type: "success", Failed.type: "error", Cancelled.type: "stopped"}
 
 
 class Histogram:
@@ -110,7 +108,7 @@ class LogCounts:
             del self._cancelled_at[next(iter(self._cancelled_at))]
 
     def _count_ended(self, run_id: str, event: EncodedEvent) -> None:
-        self.ended[STATUSES[event.type]] += 1
+        self.ended[ENDINGS[event.type].status] += 1
         at = self._cancelled_at.pop(run_id, None)
         if at is not None:
             self.cancel_seconds.observe(max(0, event.at - at) / 1000)
@@ -120,7 +118,7 @@ _CONTROL: dict[str, Callable[[LogCounts, str, EncodedEvent], None]] = {
     Queued.type: LogCounts._count_queued,
     Started.type: LogCounts._count_started,
     CancelRequested.type: LogCounts._count_cancel,
-    **dict.fromkeys(STATUSES, LogCounts._count_ended),
+    **dict.fromkeys(ENDINGS, LogCounts._count_ended),
 }
 
 

@@ -10,7 +10,7 @@ import structlog
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AppendRefused, RunstoreError
-from runstore.core.events import Completed, Event, Failed, Queued
+from runstore.core.events import Completed, Ending, Failed, Queued
 from runstore.core.masking import without_keys
 from runstore.core.ports import Agent, EventLog, RunContext
 from runstore.runtime.loops import AgentLoop
@@ -48,7 +48,7 @@ class AttemptRunner:
         self._history = history
         self._agent: Agent | None = None
         self._task: asyncio.Task[None] | None = None
-        self._ending: Event | None = None
+        self._ending: Ending | None = None
         self._abandoned_at: float | None = None
         self._handed_over = False
         self._written = False
@@ -66,7 +66,7 @@ class AttemptRunner:
                 ending = await self._write(self._ending or ending)
             note_ending(span, ending, handed_over=self._handed_over)
 
-    async def _end(self) -> Event | None:
+    async def _end(self) -> Ending | None:
         """The agent's ending; None if another process writes, or has written, the run's ending."""
         try:
             return await self._work()
@@ -111,7 +111,7 @@ class AttemptRunner:
         """Close the resources of an agent that does not end. From any thread; safe to call twice."""
         self._held.close()
 
-    def stop(self, ending: Event) -> None:
+    def stop(self, ending: Ending) -> None:
         """End the run with this event: ask the agent, then cancel its task.
 
         Safe to call from any thread; the first call wins.
@@ -124,7 +124,7 @@ class AttemptRunner:
         self._handed_over = handed_over
         self.loop.call(self._cancel)
 
-    async def _work(self) -> Event:
+    async def _work(self) -> Ending:
         if self._ending is not None:
             return self._ending
         context = self.context
@@ -135,7 +135,7 @@ class AttemptRunner:
         done = await agent.run(self._queued.input, self._history, self._recorder)
         return Completed(result=done.result, usage=done.usage)
 
-    async def _write(self, ending: Event) -> Event | None:
+    async def _write(self, ending: Ending) -> Ending | None:
         """Append the ending, or the reason why it cannot be stored. Returns the stored one; None: refused."""
         self._written = True  # from here on the task is not cancelled: the ending is being stored
         try:
@@ -149,12 +149,12 @@ class AttemptRunner:
     def _lose(self, refusal: AppendRefused) -> None:
         log.info("run_lost", run_id=self.context.run_id, reason=str(refusal))
 
-    async def _append(self, ending: Event) -> Event:
+    async def _append(self, ending: Ending) -> Ending:
         await self._log.append(self.context.run_id, [ending], attempt=self.context.attempt, patient=True)
         log.info("run_ended", run_id=self.context.run_id, ending=ending.type)
         return ending
 
-    def _stop(self, ending: Event) -> None:
+    def _stop(self, ending: Ending) -> None:
         if self._ending is None:
             self._ending = ending
             if self._agent is not None:

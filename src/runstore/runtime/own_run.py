@@ -10,8 +10,8 @@ from runstore.core.events import (
     Cancelled,
     Completed,
     Custom,
+    Ending,
     Event,
-    Failed,
     Queued,
     Started,
     Token,
@@ -24,7 +24,7 @@ from runstore.runtime.leases.leases import Leases
 from runstore.runtime.recorder import Recorder
 
 END_S = 1.0  # seconds at the end of the block for the ending to be stored; in an outage it is stored later
-OF_THE_BLOCK = (Queued, Started, Completed, Failed, Cancelled)  # events that start and end the run
+OF_THE_BLOCK = (Queued, Started, Ending)  # events that start and end the run
 
 
 class OwnRun:
@@ -86,12 +86,12 @@ async def own_run(log: EventLog, leases: Leases, *, agent: str, **queued: Any) -
         raise
 
 
-async def _end(log: EventLog, run_id: str, ending: Event) -> None:
+async def _end(log: EventLog, run_id: str, ending: Ending) -> None:
     """End a run, even if the caller is cancelled while the ending is stored."""
     await asyncio.wait([asyncio.create_task(_append(log, run_id, ending))], timeout=END_S)
 
 
-async def _append(log: EventLog, run_id: str, ending: Event) -> None:
+async def _append(log: EventLog, run_id: str, ending: Ending) -> None:
     # It has ended already, or never begun, which is why the block raised; or the log was closed.
     with suppress(AppendRefused, RunNotFound, LogUnavailable):
         await log.append(run_id, [ending], attempt=1, patient=True)

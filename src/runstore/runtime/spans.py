@@ -8,10 +8,8 @@ from opentelemetry import context, trace
 from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from runstore.core.events import Cancelled, Completed, Event, Failed
+from runstore.core.events import Ending, Failed
 from runstore.core.ports import RunContext
-
-STATUS = {Completed.type: "success", Failed.type: "error", Cancelled.type: "stopped"}
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -58,12 +56,12 @@ def child_of(traceparent: str | None) -> Iterator[None]:
         context.detach(token)
 
 
-def note_ending(span: trace.Span, ending: Event | None, *, handed_over: bool) -> None:
+def note_ending(span: trace.Span, ending: Ending | None, *, handed_over: bool) -> None:
     """Set the attempt's outcome; without an ending of its own the run continued, or was closed, elsewhere."""
     if ending is None:
         span.set_attribute("runstore.status", "handed_over" if handed_over else "lost")
         return
-    span.set_attribute("runstore.status", STATUS[ending.type])
+    span.set_attribute("runstore.status", ending.status)
     if isinstance(ending, Failed):
         span.set_attribute("runstore.error_code", ending.code)
         span.set_status(trace.StatusCode.ERROR, ending.message)

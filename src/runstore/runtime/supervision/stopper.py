@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 from runstore.core.errors import AppendRefused
-from runstore.core.events import Cancelled, Event, Failed
+from runstore.core.events import Cancelled, Ending, Failed
 from runstore.core.ports import EventLog
 from runstore.runtime.attempt_runner import AttemptRunner
 from runstore.runtime.history import read_cancellation
@@ -56,7 +56,7 @@ class Stopper:
             self._runs.remove(run_id, *WAITING)
             await self._close(run_id, ending)
 
-    def stop(self, run_id: str, ending: Event) -> None:
+    def stop(self, run_id: str, ending: Ending) -> None:
         """Ask a running agent to end its run with this event. The first request counts."""
         state = self._runs.get(run_id)
         if type(state) is Running:
@@ -76,7 +76,7 @@ class Stopper:
         if idle_s := definition.get("idle_timeout_s"):
             self._watch_idle(run_id, running, idle_s, idle_s)
 
-    async def force(self, run_id: str, ending: Event | None = None) -> None:
+    async def force(self, run_id: str, ending: Ending | None = None) -> None:
         """Close a run without its agent, whose further events the log refuses.
 
         Args:
@@ -121,7 +121,7 @@ class Stopper:
 
         running.timers["idle"] = asyncio.get_running_loop().call_later(left_s, look)
 
-    async def _close(self, run_id: str, ending: Event) -> bool:
+    async def _close(self, run_id: str, ending: Ending) -> bool:
         """Append an ending. Returns False if the run has one."""
         try:
             await self._log.append(run_id, [ending], patient=True)
