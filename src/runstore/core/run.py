@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from runstore.core.codec import EncodedEvent, RecordedEvent, decode
-from runstore.core.depth import MAX_DEPTH, readable
+from runstore.core.depth import MAX_DEPTH, decoded, readable
 from runstore.core.events import (
     Cancelled,
     CancelRequested,
@@ -35,6 +35,21 @@ CLOSED: frozenset[Status] = frozenset(get_args(Outcome))
 # Fields that an agent or a client may fill up to a whole event.
 LARGE_FIELDS = ("metadata", "result", "usage")
 LISTED_BYTES = 4_096  # bytes of each such field as JSON; lists omit larger ones
+
+
+class Owner(Struct, frozen=True):
+    """The user and the workspace that a run belongs to; they never change."""
+
+    user_id: str
+    workspace_id: str | None = None
+
+
+_read_owner = msgspec.json.Decoder(Owner).decode
+
+
+def owner_of(first: EncodedEvent | RecordedEvent) -> Owner:
+    """A run's owner, from its `lifecycle.queued` or `run.purged`; the input, perhaps large, is skipped."""
+    return decoded(_read_owner, first.data)
 
 
 class Run(Struct, frozen=True):

@@ -5,18 +5,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import msgspec
-from msgspec import Struct
-
 from runstore.core.events import Queued
 from runstore.core.ports import Committed, LiveFeed
-
-
-class _Owner(Struct, frozen=True):
-    user_id: str
-
-
-_read_owner = msgspec.json.Decoder(_Owner).decode
+from runstore.core.run import owner_of
 
 
 class Starts:
@@ -47,7 +38,7 @@ class Starts:
         for event in commit.events:
             if event.type == Queued.type:
                 with self._lock:
-                    watches = dict(self._watches.get(_read_owner(event.data).user_id, {}))
+                    watches = dict(self._watches.get(owner_of(event).user_id, {}))
                 for started, loop in watches.items():
                     with suppress(RuntimeError):  # the loop is closed, and so are its readers
                         loop.call_soon_threadsafe(started.set)

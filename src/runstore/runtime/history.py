@@ -2,11 +2,7 @@
 
 from typing import TypeVar, cast
 
-import msgspec
-from msgspec import Struct
-
-from runstore.core.codec import EncodedEvent, RecordedEvent, decode
-from runstore.core.depth import decoded
+from runstore.core.codec import RecordedEvent, decode
 from runstore.core.errors import RunNotFound
 from runstore.core.events import EVENT_CLASSES, STREAMED_TYPES, Cancelled, CancelRequested, Event, Queued
 from runstore.core.ports import EventFilter, EventLog
@@ -14,18 +10,6 @@ from runstore.core.ports import EventFilter, EventLog
 _REMEMBERED = EventFilter(types=frozenset(EVENT_CLASSES) - STREAMED_TYPES)
 
 E = TypeVar("E", bound=Event)
-
-
-class _Owner(Struct, frozen=True):
-    user_id: str
-
-
-_read_owner = msgspec.json.Decoder(_Owner).decode
-
-
-def owner_of(queued: EncodedEvent) -> str:
-    """Whose a run is by its `lifecycle.queued`, whose input is not read."""
-    return decoded(_read_owner, queued.data).user_id
 
 
 async def read_queued(log: EventLog, run_id: str) -> Queued:

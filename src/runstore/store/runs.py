@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, Select, select
 
 from runstore.core.codec import RecordedEvent, check_depth, encode, json_size
-from runstore.core.depth import decoded
 from runstore.core.errors import (
     AlreadyStarted,
     InvalidCursor,
@@ -29,7 +28,7 @@ from runstore.core.ids import LAST_TIME, RANDOM_BITS, first_run_id, new_run_id
 from runstore.core.limits import Limits
 from runstore.core.names import check_name
 from runstore.core.ports import EventFilter, EventLog, Head, LiveFeed, Reservation
-from runstore.core.run import Run, evolve, fold, whole
+from runstore.core.run import Owner, Run, evolve, fold, owner_of, whole
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, OwnRunCursors, StreamCursors
 from runstore.database.columns import MYSQL
 from runstore.database.opening import Database
@@ -58,16 +57,6 @@ class RunAt(Struct, frozen=True):
 
     run: Run
     last_seq: int
-
-
-class Owner(Struct, frozen=True):
-    """A run's owner, from its first event; it never changes."""
-
-    user_id: str
-    workspace_id: str | None = None
-
-
-_read_owner = msgspec.json.Decoder(Owner).decode
 
 
 class RunStore:
@@ -177,7 +166,7 @@ class RunStore:
             first = await self._database.query(read_first, run_id)
             if first is None:
                 raise RunNotFound(f"there is no run {run_id}")
-            owner = decoded(_read_owner, first.data)
+            owner = owner_of(first)
             if len(self._owners) >= MAX_KNOWN_OWNERS:
                 self._owners.clear()
             self._owners[run_id] = owner

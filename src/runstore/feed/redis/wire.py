@@ -13,6 +13,7 @@ from msgspec import Struct
 from runstore.core.codec import EncodedEvent
 from runstore.core.events import EventType, Queued
 from runstore.core.ports import Committed
+from runstore.core.run import owner_of
 from runstore.eventlog.rules.control import is_control
 
 FORM = b"1"  # version of the value's encoding; an entry with another form is a hint
@@ -71,15 +72,6 @@ class ControlEvent(Struct, frozen=True, gc=False, array_like=True):
     ends: bool
     at: int
     data: bytes = b""
-
-
-class Owner(Struct, frozen=True):
-    """The part of a queued run that listeners need; its input may be large."""
-
-    user_id: str
-
-
-_read_owner = msgspec.json.Decoder(Owner).decode
 
 
 class Wire:
@@ -157,7 +149,7 @@ def join(commits: Iterable[Committed]) -> list[Part]:
 
 
 def _owner(event: EncodedEvent) -> bytes:
-    return msgspec.json.encode(_read_owner(event.data)) if event.type == Queued.type else b""
+    return msgspec.json.encode({"user_id": owner_of(event).user_id}) if event.type == Queued.type else b""
 
 
 def control_events(commits: Iterable[Committed]) -> list[ControlEvent]:

@@ -6,9 +6,10 @@ Handlers obtain the id of their run only here, so that none can skip the check.
 from starlette.requests import Request
 
 from runstore.core.ids import parse_run_id
+from runstore.core.run import Owner
 from runstore.http.errors import Forbidden
 from runstore.http.security.users import Login, User, login_of
-from runstore.store.runs import Owner, RunStore
+from runstore.store.runs import RunStore
 
 
 class Access:

@@ -15,9 +15,9 @@ import structlog
 from runstore.core.errors import LogUnavailable
 from runstore.core.events import CancelRequested, Queued, Started
 from runstore.core.ports import Committed, EventLog, LiveFeed
+from runstore.core.run import owner_of
 from runstore.core.threads import in_own_thread
 from runstore.runtime.catalog.agents import AgentCatalog
-from runstore.runtime.history import owner_of
 from runstore.runtime.leases.leases import Leases
 from runstore.runtime.loops import AgentLoops
 from runstore.runtime.process.processes import Processes
@@ -185,7 +185,7 @@ class Supervisor:
             if event.type == Queued.type:
                 wait_s = self._head_start_s() if commit.remote else 0
                 enqueue = self._dispatcher.enqueue
-                self._server_loop.call_later(wait_s, enqueue, commit.run_id, owner_of(event))
+                self._server_loop.call_later(wait_s, enqueue, commit.run_id, owner_of(event).user_id)
             elif event.type == Started.type:
                 self._runs.remove(commit.run_id, WaitingForSlot)
             elif event.ends:
