@@ -10,7 +10,6 @@ from runstore.core.codec import TailEvent, encode
 from runstore.core.events import Custom, Event
 from runstore.core.ids import new_run_id
 from runstore.core.ports import Committed
-from runstore.eventlog.rules.control import is_control
 from runstore.feed.redis.feed import RedisFeed
 from tests.events import token
 from tests.polling import until
@@ -21,7 +20,7 @@ RUN = new_run_id()
 
 def committed(first: int, *events: Event | Custom, run_id: str = RUN) -> Committed:
     encoded = [encode(event, at=0) for event in events]
-    return Committed(run_id, first, encoded, any(map(is_control, encoded)))
+    return Committed(run_id, first, encoded, any(event.control for event in encoded))
 
 
 def seqs(events: Sequence[TailEvent] | None) -> list[int] | None:

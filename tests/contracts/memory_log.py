@@ -14,7 +14,6 @@ from runstore.core.ports import Committed, EventFilter, Head, LiveFeed, OpenRun
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
 from runstore.eventlog.discards import Told, Withheld, discards, settle
 from runstore.eventlog.queries import MAX_PAGE_BYTES
-from runstore.eventlog.rules.control import is_control
 from runstore.eventlog.rules.reservations import Reservations, UsedKey
 from runstore.eventlog.rules.rules import Rules
 from runstore.eventlog.rules.sessions import Place, Session, Sessions, read_session_request
@@ -165,7 +164,7 @@ class MemoryStore:
                 del self.active[session]
         else:
             self.open[run_id], self.sessions[run_id] = open_run, session
-        control = any(map(is_control, events))
+        control = any(event.control for event in events)
         commits.append(Committed(run_id, before.seq + 1, events, control, redacts=redacts))
         for other in caused:
             self._store(other, commits)

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runstore.core import codec
-from runstore.core.codec import MAX_EVENT_BYTES, decode, encode, envelope, timestamp
+from runstore.core.codec import MAX_EVENT_BYTES, decode, encode, envelope
 from runstore.core.errors import EventTooLarge, InvalidEvent
 from runstore.core.events import EVENT_CLASSES, Completed, Custom, Deleted, Event, Queued, Token, Unknown
+from runstore.core.times import timestamp
 
 RUN = b"0192f0c1-2d3e-7f45-8a6b-0123456789ab"
 AT = 1_795_169_410_123  # 2026-11-20T10:10:10.123Z

@@ -16,11 +16,11 @@ from strands.types.events import ModelStopReason
 from strands.types.exceptions import ContextWindowOverflowException, ModelThrottledException
 
 import runstore.runtime.strands.model_calls as strands_model_calls
-from runstore.core.codec import timestamp
 from runstore.core.errors import AgentError
 from runstore.core.events import ContextReduced, Discarded, Message, Queued, Retrying, Started, ToolFailed
 from runstore.core.ids import new_run_id
 from runstore.core.records import EventRecord
+from runstore.core.times import timestamp
 from runstore.core.transcript import text as text_of
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime.recorder import Recorder

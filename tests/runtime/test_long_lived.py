@@ -20,8 +20,8 @@ from strands.hooks import AfterModelCallEvent, BeforeInvocationEvent, MessageAdd
 from strands.models import Model
 from strands.types.exceptions import ContextWindowOverflowException, MaxTokensReachedException
 
+from runstore.core.content import input_messages
 from runstore.core.events import Completed
-from runstore.runtime.resume import input_messages
 from tests.runtime.session import Session
 from tests.runtime.strands_kit import Chunk, agent, delta, say, think, use
 

@@ -9,6 +9,7 @@ from strands import Agent, tool
 from strands.session import FileSessionManager
 
 from runstore.core.codec import RecordedEvent
+from runstore.core.content import input_messages, with_bytes
 from runstore.core.errors import AgentError
 from runstore.core.events import (
     Message,
@@ -19,7 +20,7 @@ from runstore.core.events import (
     ToolStarted,
     Usage,
 )
-from runstore.runtime.resume import discard_after, input_messages, recall, with_bytes
+from runstore.runtime.resume import discard_after, recall
 from runstore.runtime.scripted.model import ScriptedModel
 from tests.runtime.recording import ListRecorder, again_after, read, spoken, text
 from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, think, use

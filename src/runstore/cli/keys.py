@@ -1,12 +1,12 @@
 """`runstore keys`: manages API keys directly in the database."""
 
-import time
 from typing import Annotated, Any, Literal
 
 import typer
 
 from runstore.cli.options import Config, DatabaseUrl, DatabaseUrlFile, database_of, seconds_of
 from runstore.core.printable import escaped
+from runstore.core.times import now_ms, timestamp
 
 keys = typer.Typer(help="API keys: make, list and revoke them.", no_args_is_help=True)
 
@@ -35,7 +35,7 @@ def create(
     from runstore.database.opening import write_to
     from runstore.store.keys import create_key, key_id_of
 
-    now = _now()
+    now = now_ms()
     expires_at = None if expires is None else now + seconds_of("--expires", expires) * 1_000
     with write_to(database_of(config, database_url, database_url_file), create=True) as connection:
         key = create_key(connection, user, role=role, name=name, now=now, expires_at=expires_at)
@@ -85,7 +85,7 @@ def revoke(
     from runstore.store.keys import key_id_of, revoke_key
 
     with write_to(database_of(config, database_url, database_url_file)) as connection:
-        key = revoke_key(connection, key_id_of(key_id) or key_id, _now())
+        key = revoke_key(connection, key_id_of(key_id) or key_id, now_ms())
     already = " already" if key.revoked_at is not None else ""
     typer.echo(f"Key {key.key_id} of {escaped(key.user_id)} is revoked{already}.")
 
@@ -95,17 +95,12 @@ _COLUMNS = ("key_id", "user_id", "role", "state", "created_at", "expires_at", "n
 
 
 def _shown(key: Any) -> dict[str, Any]:
-    from runstore.core.codec import timestamp
 
     def time_of(at: int | None) -> str | None:
         return None if at is None else timestamp(at)
 
     return {
-        "key_id": key.key_id, "user_id": key.user_id, "role": key.role, "state": key.state(_now()),
+        "key_id": key.key_id, "user_id": key.user_id, "role": key.role, "state": key.state(now_ms()),
         "created_at": time_of(key.created_at), "expires_at": time_of(key.expires_at),
         "revoked_at": time_of(key.revoked_at), "name": key.name,
     }  # fmt: skip
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

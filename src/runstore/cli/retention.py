@@ -1,11 +1,11 @@
 """`runstore retention`: purges old runs directly in the database."""
 
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from runstore.cli.options import Config, DatabaseUrl, DatabaseUrlFile, database_of, seconds_of
+from runstore.core.times import now_ms, timestamp
 
 if TYPE_CHECKING:
     from runstore.maintenance.purge import PurgeCount
@@ -30,9 +30,8 @@ def retention(
 
     Example: runstore retention --older-than 90d --dry-run
     """
-    from runstore.core.codec import timestamp
 
-    before = time.time_ns() // 1_000_000 - seconds_of("--older-than", older_than) * 1_000
+    before = now_ms() - seconds_of("--older-than", older_than) * 1_000
     url = database_of(config, database_url, database_url_file)
     said = _would_purge(url, before) if dry_run else _purge(url, before)
     typer.echo(f"retention: {said} (ended before {timestamp(before)})")

@@ -1,8 +1,7 @@
 """Encodes events once, and decodes them. The table stores these bytes, and every client gets them."""
 
-import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -10,7 +9,8 @@ from msgspec import Struct
 
 from runstore.core.depth import MAX_DEPTH, SHALLOW_BYTES, decoded, is_deeper
 from runstore.core.errors import EventTooDeep, EventTooLarge, InvalidEvent
-from runstore.core.events import EVENT_CLASSES, Custom, Event, EventType, Unknown
+from runstore.core.events import CONTROL_TYPES, EVENT_CLASSES, Custom, Event, EventType, Unknown
+from runstore.core.times import now_ms, utc_second
 
 MAX_EVENT_BYTES = 1 << 20  # bytes of one event's data; larger output belongs in an artifact store
 ENCODER_VERSION = 1  # part of every ETag: pages change with the encoding
@@ -31,6 +31,11 @@ class EncodedEvent(Struct, frozen=True, gc=False, array_like=True):
     ends: bool
     at: int
     data: bytes
+
+    @property
+    def control(self) -> bool:
+        """Whether it moves its run: a lifecycle event, or a cancel request."""
+        return self.ends or self.type in CONTROL_TYPES
 
 
 class RecordedEvent(Struct, frozen=True, gc=False):
@@ -78,7 +83,7 @@ def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
         data, version, ends = to_json(event), event.version, event.ends
     if len(data) > SHALLOW_BYTES:  # longer than a token is
         _check(event, data)
-    return EncodedEvent(event.type, version, ends, time.time_ns() // 1_000_000 if at is None else at, data)
+    return EncodedEvent(event.type, version, ends, now_ms() if at is None else at, data)
 
 
 def json_size(value: Any) -> int:
@@ -126,18 +131,6 @@ def envelope(run_id: bytes, seq: int, type: bytes, at: int, data: bytes) -> byte
     """The event as one line of JSON: a line of NDJSON, an item of a page, the data of a stream's frame."""
     second, ms = divmod(at, 1000)
     return ENVELOPE % (run_id, seq, type, utc_second(second), ms, data)
-
-
-def timestamp(at: int) -> str:
-    """`at` (milliseconds since 1970) as RFC 3339 in UTC."""
-    second, ms = divmod(at, 1000)
-    return f"{utc_second(second).decode()}.{ms:03d}Z"
-
-
-@lru_cache(maxsize=4096)
-def utc_second(second: int) -> bytes:
-    """A second since 1970 as RFC 3339 in UTC, without the fraction and the zone."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
 
 
 def to_json(value: Any) -> bytes:

@@ -5,13 +5,18 @@ The shapes are those of strands' content blocks, which follow the Bedrock Conver
 decides which of them it accepts.
 """
 
+from base64 import b64decode
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from runstore.core.errors import AgentError
+
 MAX_BLOCKS = 100  # blocks of one input; MAX_EVENT_BYTES limits the whole input
 MAX_DOCUMENT_NAME = 200  # characters
+MEDIA = ("image", "document", "video")  # blocks whose source is bytes in strands, and base64 in JSON
 
 # Checks that decoding does by itself, for a JSON Schema.
 BASE64 = Meta(
@@ -69,3 +74,88 @@ def to_json(input: Input) -> str | list[dict[str, Any]]:
         return input
     blocks: list[dict[str, Any]] = msgspec.to_builtins(input)
     return blocks
+
+
+def input_messages(input: Any) -> list[dict[str, Any]]:
+    """A run's input as the messages that begin its conversation, with bytes where JSON had base64.
+
+    Raises:
+        AgentError: it is neither text, nor a list of content blocks, nor a list of messages.
+    """
+    if isinstance(input, str):
+        return [{"role": "user", "content": [{"text": input}]}]
+    if isinstance(input, list) and input and all(isinstance(item, dict) and item for item in input):
+        if all({"role", "content"} <= item.keys() for item in input):
+            return [message_with_bytes(item) for item in input]
+        if not any("role" in item for item in input):
+            return [{"role": "user", "content": [with_bytes(item) for item in input]}]
+    raise AgentError(
+        "the input of an agent must be text, a list of content blocks, or a list of messages; "
+        f"this one is {type(input).__name__ if not isinstance(input, list) else 'a list of something else'}",
+        code="invalid_input",
+    )
+
+
+def asked_messages(input: Any) -> list[dict[str, Any]]:
+    """A run's input without its instructions, as the messages that an agent adds to its conversation.
+
+    Neighbours of one role are one message, also those that had instructions between them: models want the
+    roles to alternate.
+
+    Raises:
+        AgentError: as `input_messages`.
+    """
+    return joined(message for message in input_messages(input) if message["role"] != "system")
+
+
+def joined(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages, with neighbours of the same role joined."""
+    found: list[dict[str, Any]] = []
+    for message in messages:
+        if found and found[-1]["role"] == message["role"]:
+            found[-1] = {**found[-1], "content": [*found[-1]["content"], *message["content"]]}
+        else:
+            found.append(message)
+    return found
+
+
+def message_with_bytes(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message in strands' form: `with_bytes` for each of its blocks."""
+    content = message.get("content")
+    blocks = [with_bytes(block) for block in content] if isinstance(content, list) else content
+    return {**message, "content": blocks}
+
+
+def with_bytes(block: Any) -> Any:
+    """A content block in strands' form, with bytes in place of base64.
+
+    Raises:
+        AgentError: the base64 is invalid.
+    """
+    if not isinstance(block, dict):
+        return block
+    return {key: _revived(key, inner) for key, inner in block.items()}
+
+
+def _revived(kind: str, inner: Any) -> Any:
+    if not isinstance(inner, dict):
+        return inner
+    if kind == "toolResult":
+        return message_with_bytes(inner)
+    if kind == "guardContent":
+        return with_bytes(inner)
+    if kind == "reasoningContent" and isinstance(inner.get("redactedContent"), str):
+        return {**inner, "redactedContent": _decoded(inner["redactedContent"])}
+    source = inner.get("source") if kind in MEDIA else None
+    if isinstance(source, dict) and isinstance(source.get("bytes"), str):
+        return {**inner, "source": {**source, "bytes": _decoded(source["bytes"])}}
+    return inner
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except ValueError as error:
+        raise AgentError(
+            f"the bytes of an image or document are no base64: {error}", code="invalid_input"
+        ) from error

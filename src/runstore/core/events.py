@@ -309,6 +309,7 @@ EVENT_CLASSES: dict[EventType, type[Event]] = {
 }  # fmt: skip
 
 ENDINGS: dict[EventType, type[Ending]] = {cls.type: cls for cls in (Completed, Failed, Cancelled)}
+CONTROL_TYPES = frozenset({Queued.type, Started.type, CancelRequested.type})  # and every ending
 TEXT_TYPES = frozenset({Token.type, Reasoning.type})
 STREAMED_TYPES = TEXT_TYPES | {Redacted.type}  # so frequent that only streams read them
 CUSTOM_TYPE = re.compile(r"custom\.[A-Za-z0-9_.-]{1,120}")

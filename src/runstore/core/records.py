@@ -5,9 +5,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from runstore.core.codec import RecordedEvent, TailEvent, timestamp
+from runstore.core.codec import RecordedEvent, TailEvent
 from runstore.core.depth import decoded
 from runstore.core.events import ENDINGS, EventType
+from runstore.core.times import timestamp
 
 
 class EventRecord(Struct, frozen=True):

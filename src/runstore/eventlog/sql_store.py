@@ -22,7 +22,7 @@ from runstore.database.opening import begin_write
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
 from runstore.eventlog.discards import discards, settle
 from runstore.eventlog.queries import read_append_id, read_head, read_text_before, withhold
-from runstore.eventlog.rules.control import is_control, write_control
+from runstore.eventlog.rules.control import write_control
 from runstore.eventlog.rules.rules import Rules, read_rules, users_of, write_rules
 from runstore.eventlog.writer import CommitResult, Outcome
 
@@ -77,7 +77,7 @@ class _Admitted(Struct, frozen=True):
     def _commit(self, run_id: str) -> Committed:
         events = self.changes[run_id]
         return Committed(
-            run_id, self.first_seq(run_id), events, any(map(is_control, events)),
+            run_id, self.first_seq(run_id), events, any(event.control for event in events),
             redacts=run_id in self.redacting,
         )  # fmt: skip
 

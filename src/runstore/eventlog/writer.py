@@ -23,7 +23,6 @@ from runstore.core.threads import in_own_thread
 from runstore.database.columns import UnstorableText
 from runstore.eventlog.admission import MARKERS, Append, Waiter
 from runstore.eventlog.pending import PendingAppends, without_cancelled_text
-from runstore.eventlog.rules.control import is_control
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # seconds between two tries while the log is unavailable
 CLOSE_TIMEOUT_S = 1.0  # seconds to commit the queue at close; appends left then were never acknowledged
@@ -201,7 +200,7 @@ class Writer:
 
 
 def _moves_run(event: EncodedEvent) -> bool:
-    return is_control(event) or event.type in MARKERS
+    return event.control or event.type in MARKERS
 
 
 def _encode_all(events: Sequence[Event | Custom | EncodedEvent]) -> list[EncodedEvent]:

@@ -16,6 +16,7 @@ from runstore.core.codec import TailEvent, to_json
 from runstore.core.errors import Busy, InvalidCursor, LogUnavailable, RunPurged, RunstoreError
 from runstore.core.ports import LiveFeed, Subscription
 from runstore.core.stream_cursors import StreamCursors
+from runstore.core.times import now_ms
 from runstore.feed.tail import UNAVAILABLE_RETRY_S, Tail
 
 FIND_STARTS_S = 2.0  # seconds between two searches for new runs, as other processes start some without notice
@@ -180,8 +181,7 @@ class JoinedTail:
         return self._notice(run_id, GONE, {"code": error.code, "message": str(error)})
 
     def _notice(self, run_id: str, type: str, data: dict[str, str]) -> Sequence[JoinedEvent]:
-        now = time.time_ns() // 1_000_000
-        return [JoinedEvent(self._cursors.text, TailEvent(run_id, 0, type, False, now, to_json(data)))]
+        return [JoinedEvent(self._cursors.text, TailEvent(run_id, 0, type, False, now_ms(), to_json(data)))]
 
     async def _close(self, looking: "asyncio.Task[bool] | None") -> None:
         tasks = [*self._waiting, *([looking] if looking is not None else [])]

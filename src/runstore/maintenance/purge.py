@@ -27,6 +27,7 @@ from runstore.core.errors import LogUnavailable
 from runstore.core.events import Deleted, Purged
 from runstore.core.ids import first_run_id
 from runstore.core.run import fold
+from runstore.core.times import now_ms
 from runstore.database.opening import Database
 from runstore.database.tables import barrier, events, idempotency, purging
 from runstore.eventlog.admission import Append
@@ -282,5 +283,5 @@ def _remove(connection: Connection, pieces: Sequence[_Piece]) -> int:
 
 def _forget_keys(connection: Connection) -> None:
     """Delete expired idempotency keys; younger ones still lead to their runs."""
-    oldest = time.time_ns() // 1_000_000 - KEPT_MS
+    oldest = now_ms() - KEPT_MS
     connection.execute(delete(idempotency).where(idempotency.c.at <= oldest))

@@ -6,7 +6,6 @@ per visit, which lasts as long as the run: the control flow repeats all visits, 
 attempt left it.
 """
 
-from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from runstore.core.codec import RecordedEvent, decode, to_json
-from runstore.core.errors import AgentError
+from runstore.core.content import message_with_bytes, with_bytes
 from runstore.core.events import (
     AgentStarted,
     InputReplaced,
@@ -31,11 +30,6 @@ from runstore.core.transcript import SEPARATOR, message_text
 from runstore.runtime.oversized import continued, with_results
 
 Place = tuple[str, str | None]  # an agent at work: its path, and the tool use that it works for (root: None)
-MEDIA = (
-    "image",
-    "document",
-    "video",
-)  # content blocks whose source strands keeps as bytes, and JSON as base64
 READ = frozenset(
     cls.type
     for cls in (
@@ -234,71 +228,10 @@ def digest_of(messages: Iterable[Mapping[str, Any]]) -> str:
     return sha256(b"\n".join(blocks)).hexdigest()[:32]
 
 
-def input_messages(input: Any) -> list[dict[str, Any]]:
-    """A run's input as the messages that begin its conversation, with bytes where JSON had base64.
-
-    Raises:
-        AgentError: it is neither text, nor a list of content blocks, nor a list of messages.
-    """
-    if isinstance(input, str):
-        return [{"role": "user", "content": [{"text": input}]}]
-    if isinstance(input, list) and input and all(isinstance(item, dict) and item for item in input):
-        if all({"role", "content"} <= item.keys() for item in input):
-            return [message_with_bytes(item) for item in input]
-        if not any("role" in item for item in input):
-            return [{"role": "user", "content": [with_bytes(item) for item in input]}]
-    raise AgentError(
-        "the input of an agent must be text, a list of content blocks, or a list of messages; "
-        f"this one is {type(input).__name__ if not isinstance(input, list) else 'a list of something else'}",
-        code="invalid_input",
-    )
-
-
-def asked_messages(input: Any) -> list[dict[str, Any]]:
-    """A run's input without its instructions, as the messages that an agent adds to its conversation.
-
-    Neighbours of one role are one message, also those that had instructions between them: models want the
-    roles to alternate.
-
-    Raises:
-        AgentError: as `input_messages`.
-    """
-    return joined(message for message in input_messages(input) if message["role"] != "system")
-
-
-def joined(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages, with neighbours of the same role joined."""
-    found: list[dict[str, Any]] = []
-    for message in messages:
-        if found and found[-1]["role"] == message["role"]:
-            found[-1] = {**found[-1], "content": [*found[-1]["content"], *message["content"]]}
-        else:
-            found.append(message)
-    return found
-
-
 def replaced(messages: Sequence[dict[str, Any]], replacement: InputReplaced) -> list[dict[str, Any]]:
     """A conversation after an `llm.input_replaced`."""
     kept = messages[: max(0, len(messages) - replacement.count)]
     return [*kept, *map(message_with_bytes, replacement.messages)]
-
-
-def message_with_bytes(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A message in strands' form: `with_bytes` for each of its blocks."""
-    content = message.get("content")
-    blocks = [with_bytes(block) for block in content] if isinstance(content, list) else content
-    return {**message, "content": blocks}
-
-
-def with_bytes(block: Any) -> Any:
-    """A content block in strands' form, with bytes in place of base64.
-
-    Raises:
-        AgentError: the base64 is invalid.
-    """
-    if not isinstance(block, dict):
-        return block
-    return {key: _revived(key, inner) for key, inner in block.items()}
 
 
 def is_unsigned(block: Mapping[str, Any]) -> bool:
@@ -343,27 +276,3 @@ def _recall(memory: Memory, event: Any) -> None:
 def tool_uses(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The tool calls of a message."""
     return [block["toolUse"] for block in message.get("content", ()) if "toolUse" in block]
-
-
-def _revived(kind: str, inner: Any) -> Any:
-    if not isinstance(inner, dict):
-        return inner
-    if kind == "toolResult":
-        return message_with_bytes(inner)
-    if kind == "guardContent":
-        return with_bytes(inner)
-    if kind == "reasoningContent" and isinstance(inner.get("redactedContent"), str):
-        return {**inner, "redactedContent": _decoded(inner["redactedContent"])}
-    source = inner.get("source") if kind in MEDIA else None
-    if isinstance(source, dict) and isinstance(source.get("bytes"), str):
-        return {**inner, "source": {**source, "bytes": _decoded(source["bytes"])}}
-    return inner
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return b64decode(text, validate=True)
-    except ValueError as error:
-        raise AgentError(
-            f"the bytes of an image or document are no base64: {error}", code="invalid_input"
-        ) from error

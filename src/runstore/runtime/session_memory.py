@@ -8,6 +8,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from runstore.core.codec import RecordedEvent, decode, json_size, to_json
+from runstore.core.content import MEDIA, asked_messages, joined, message_with_bytes
 from runstore.core.errors import AgentError, LogUnavailable, RunPurged
 from runstore.core.events import (
     AgentEvent,
@@ -23,12 +24,8 @@ from runstore.core.ports import EventFilter, EventLog
 from runstore.core.transcript import message_text
 from runstore.runtime.oversized import continued, is_whole
 from runstore.runtime.resume import (
-    MEDIA,
-    asked_messages,
     is_root,
     is_unsigned,
-    joined,
-    message_with_bytes,
     replaced,
     tool_uses,
 )

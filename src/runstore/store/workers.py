@@ -3,7 +3,7 @@
 from msgspec import Struct
 from sqlalchemy import Connection, func, select
 
-from runstore.core.codec import timestamp
+from runstore.core.times import timestamp
 from runstore.database.tables import open_runs, workers
 
 

@@ -12,7 +12,6 @@ from runstore.core.ports import OpenRun
 from runstore.database.tables import open_runs, purging, session_runs, sessions
 from runstore.eventlog.rules.sessions import SessionRequest, read_session_request
 
-_CONTROL_TYPES = frozenset({Queued.type, Started.type, CancelRequested.type})
 _INSERT = insert(open_runs)
 _JOIN_SESSION = insert(session_runs)
 _DELETE = delete(open_runs).where(open_runs.c.run_id == bindparam("closed"))
@@ -76,10 +75,6 @@ _OPEN_RUNS = (
 )
 _RUNS_OF = select(*_row).where(_runs.worker_id == bindparam("worker"))
 _WORKERS = select(_runs.worker_id).where(_runs.worker_id.is_not(None)).distinct()
-
-
-def is_control(event: EncodedEvent) -> bool:
-    return event.ends or event.type in _CONTROL_TYPES
 
 
 def write_control(connection: Connection, changes: Mapping[str, Sequence[EncodedEvent]]) -> None:

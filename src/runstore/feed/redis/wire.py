@@ -14,7 +14,6 @@ from runstore.core.codec import EncodedEvent
 from runstore.core.events import EventType, Queued
 from runstore.core.ports import Committed
 from runstore.core.run import owner_of
-from runstore.eventlog.rules.control import is_control
 
 FORM = b"1"  # version of the value's encoding; an entry with another form is a hint
 MAX_ENTRY_BYTES = 64 << 10  # bytes of an entry's events; larger ones go as a hint, as no ring keeps much more
@@ -159,5 +158,5 @@ def control_events(commits: Iterable[Committed]) -> list[ControlEvent]:
         for commit in commits
         if commit.control
         for seq, e in enumerate(commit.events, commit.first_seq)
-        if is_control(e)
+        if e.control
     ]

@@ -8,10 +8,10 @@ from msgspec.structs import asdict
 from starlette.responses import Response
 
 from runstore.core import errors
-from runstore.core.codec import timestamp
 from runstore.core.events import MultitaskStrategy
 from runstore.core.hierarchy import AGENT, Hierarchy, Team, agent_name, hierarchy_of
 from runstore.core.run import Status
+from runstore.core.times import now_ms, timestamp
 from runstore.http.bodies import Body
 from runstore.http.errors import ErrorDetail, ErrorForm, Forbidden
 from runstore.http.following import Following
@@ -32,7 +32,6 @@ from runstore.http.schemas import (
     stream,
 )
 from runstore.http.security.access import Access
-from runstore.http.security.known_keys import now_ms
 from runstore.http.security.users import User
 from runstore.http.streaming.sse import OnDisconnect, cancel_run
 from runstore.projections.runs import RunQuery

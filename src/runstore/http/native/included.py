@@ -6,11 +6,12 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from starlette.requests import Request
 
-from runstore.core.codec import RecordedEvent, decode, timestamp
+from runstore.core.codec import RecordedEvent, decode
 from runstore.core.events import EVENT_CLASSES, STREAMED_TYPES, Queued
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.threads import Threads
+from runstore.core.times import timestamp
 from runstore.http.errors import BadRequest
 from runstore.http.json import Seq
 from runstore.http.requests import FAMILIES

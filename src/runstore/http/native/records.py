@@ -6,9 +6,9 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 from starlette.responses import Response
 
-from runstore.core.codec import timestamp
 from runstore.core.records import EventRecord
 from runstore.core.run import Run, Status
+from runstore.core.times import timestamp
 from runstore.http.json import Count, RunId, Seq, Time, json_response
 from runstore.http.native.included import EventPage, Included
 from runstore.runtime.catalog.output_schema import SchemaWarning

@@ -7,15 +7,14 @@ from msgspec import Meta, Struct
 from starlette.responses import Response
 
 from runstore.core import errors
-from runstore.core.codec import timestamp
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS
+from runstore.core.times import now_ms, timestamp
 from runstore.http.bodies import Body
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.json import RunId, Time, json_response
 from runstore.http.operations import Call, operation
 from runstore.http.schemas import RUN_ID, json
 from runstore.http.security.access import Access
-from runstore.http.security.known_keys import now_ms
 from runstore.http.security.signing import STREAM, Ticket, TicketSigner, name_of
 from runstore.store.runs import RunStore
 

@@ -12,9 +12,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runstore.core.errors import RunstoreError
 from runstore.core.threads import asking
+from runstore.core.times import now_ms
 from runstore.database.opening import Database
 from runstore.http.errors import ErrorResponder, Unauthorized, path_of
-from runstore.http.security.known_keys import KnownKeys, now_ms
+from runstore.http.security.known_keys import KnownKeys
 from runstore.http.security.login_function import LoginFunction, network_of
 from runstore.http.security.signing import STREAM, Ticket, TicketSigner, name_of, run_id_of
 from runstore.http.security.users import ADMIN, LOCAL, SCOPE_KEY, Login, User

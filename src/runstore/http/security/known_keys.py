@@ -5,6 +5,7 @@ import time
 from msgspec import Struct
 
 from runstore.core.errors import LogUnavailable
+from runstore.core.times import now_ms
 from runstore.database.opening import Database
 from runstore.store import keys
 from runstore.store.keys import StoredKey
@@ -64,7 +65,3 @@ class KnownKeys:
         if len(self._known) >= MAX_KNOWN_KEYS:
             self._known.clear()
         self._known[key_id] = known
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000

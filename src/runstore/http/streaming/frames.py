@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import msgspec
 from msgspec import Struct
 
-from runstore.core.codec import ENVELOPE, TailEvent, utc_second
+from runstore.core.codec import ENVELOPE, TailEvent
+from runstore.core.times import utc_second
 from runstore.feed.joined_tail import JoinedTail
 from runstore.feed.tail import Tail
 

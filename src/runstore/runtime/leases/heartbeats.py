@@ -19,6 +19,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from runstore.core.errors import LogUnavailable
+from runstore.core.times import now_ms
 from runstore.database.opening import Database
 from runstore.database.tables import workers
 from runstore.runtime.leases.leases import Leases
@@ -183,16 +184,18 @@ class ListedLeases:
 
 
 def _new_row(worker_id: str, capacity: int) -> dict[str, Any]:
-    host, now = socket.gethostname()[:HOST_CHARS], _now()
+    host, now = socket.gethostname()[:HOST_CHARS], now_ms()
     return {"worker_id": worker_id, "host": host, "pid": os.getpid(), "capacity": capacity, "started_at": now}
 
 
 def _beat(connection: Connection, row: Mapping[str, Any]) -> None:
     """Count up our own beat. A row that others have removed, since they took us for dead, is made again."""
     this = workers.c.worker_id == row["worker_id"]
-    counted = connection.execute(update(workers).where(this).values(beat=workers.c.beat + 1, beat_at=_now()))
+    counted = connection.execute(
+        update(workers).where(this).values(beat=workers.c.beat + 1, beat_at=now_ms())
+    )
     if not counted.rowcount:
-        connection.execute(insert(workers).values(**row, beat=1, beat_at=_now()))
+        connection.execute(insert(workers).values(**row, beat=1, beat_at=now_ms()))
 
 
 def _list(connection: Connection, row: Mapping[str, Any]) -> None:
@@ -232,7 +235,3 @@ async def _leave(
         pass
     except Exception:  # an unknown error must not hold up the end of the process either
         log.exception("leave_failed")
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

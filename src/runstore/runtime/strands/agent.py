@@ -15,13 +15,14 @@ import runstore.runtime.strands.called as strands_called
 import runstore.runtime.strands.nodes as strands_nodes
 import runstore.runtime.strands.providers as strands_providers
 from runstore.core.codec import RecordedEvent
+from runstore.core.content import asked_messages, input_messages
 from runstore.core.errors import AgentError, AppendRefused, InvalidEvent
 from runstore.core.events import AgentFinished, AgentStarted, Discarded, Token, Usage
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.runtime.at_most_once import obstacle
 from runstore.runtime.closable_recorder import ClosableRecorder
 from runstore.runtime.providers import HELD
-from runstore.runtime.resume import Memory, asked_messages, input_messages, recall
+from runstore.runtime.resume import Memory, recall
 from runstore.runtime.strands.errors import agent_error, unwrapped
 from runstore.runtime.strands.events import bare
 from runstore.runtime.strands.hierarchy import agents_of

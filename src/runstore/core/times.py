@@ -1,0 +1,20 @@
+"""Times: UTC, milliseconds since 1970 in the log, RFC 3339 on the wire."""
+
+import time
+from functools import lru_cache
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def timestamp(at: int) -> str:
+    """`at` (milliseconds since 1970) as RFC 3339 in UTC."""
+    second, ms = divmod(at, 1000)
+    return f"{utc_second(second).decode()}.{ms:03d}Z"
+
+
+@lru_cache(maxsize=4096)
+def utc_second(second: int) -> bytes:
+    """A second since 1970 as RFC 3339 in UTC, without the fraction and the zone."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
