@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from runstore.client.errors import ClientError
+from runstore.core.backoff import Backoff
 
 FIRST_WAIT_S = 0.1  # seconds before the second try; doubled before each later one
 MAX_WAIT_S = 5.0  # seconds between two tries, even if the server asks for more
@@ -26,8 +27,7 @@ class Patience:
     ) -> None:
         self._retry_s = retry_s
         self._clock = clock
-        self._dice = dice
-        self._tries = 0
+        self._backoff = Backoff(FIRST_WAIT_S, MAX_WAIT_S, dice)
         self._since: float | None = None
 
     def alive(self) -> None:
@@ -36,7 +36,8 @@ class Patience:
 
     def progress(self) -> None:
         """An event or an answer arrived: restart the retry time and the back-off."""
-        self._since, self._tries = None, 0
+        self._since = None
+        self._backoff.reset()
 
     def wait_s(self, error: ClientError, asked_s: float = 0) -> float:
         """Seconds to wait after `error`; at least `asked_s`, which the server asked for, up to MAX_WAIT_S.
@@ -46,9 +47,7 @@ class Patience:
         """
         now = self._clock()
         self._since = now if self._since is None else self._since
-        doubled: float = FIRST_WAIT_S * 2 ** min(self._tries, 10)
-        self._tries += 1
-        wait_s = min(max(doubled * (0.5 + self._dice() / 2), asked_s), MAX_WAIT_S)
+        wait_s = max(self._backoff.next_s(), min(asked_s, MAX_WAIT_S))
         if now + wait_s - self._since > self._retry_s:
             raise error
         return wait_s

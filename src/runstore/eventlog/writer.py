@@ -14,6 +14,7 @@ from typing import Protocol
 import structlog
 from msgspec import Struct
 
+from runstore.core.backoff import Backoff
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import InvalidEvent, LogUnavailable, RunstoreError
 from runstore.core.events import Custom, Event, Queued
@@ -141,16 +142,16 @@ class Writer:
 
     def _settle(self, batch: list[Append]) -> None:
         """Commit a batch: wait until the log is available, and omit appends that cannot be stored."""
-        pause = FIRST_RETRY_S
+        backoff = Backoff(FIRST_RETRY_S, LAST_RETRY_S)
         while True:
             kept = without_cancelled_text(batch)
             try:
                 result = self._store.commit(kept) if kept else self._probe()
             except LogUnavailable as error:
-                held = self._hold(batch, error, pause)
+                held = self._hold(batch, error, backoff.next_s())
                 if held is None:
                     return
-                batch, pause = held, min(2 * pause, LAST_RETRY_S)
+                batch = held
             except Exception as error:
                 self._split(batch, error)
                 return
@@ -169,14 +170,14 @@ class Writer:
             log.error("probe_failed", error=repr(error))
             raise LogUnavailable("the database refused a trial write") from error
 
-    def _hold(self, batch: list[Append], error: LogUnavailable, pause: float) -> list[Append] | None:
+    def _hold(self, batch: list[Append], error: LogUnavailable, pause_s: float) -> list[Append] | None:
         """Fail the impatient appends and keep the rest for the next try; None if the writer must stop."""
         if self.unavailable is None:
             log.error("log_unavailable", error=str(error))
         self.unavailable = error
         patient = [append for append in batch if append.patient]
         _fail([append for append in batch if not append.patient] + self._pending.take_impatient(), error)
-        if self._stopping.wait(pause):
+        if self._stopping.wait(pause_s):
             log.error("events_dropped", reason=str(error), runs=len({append.run_id for append in patient}))
             _fail([append for append in patient if append.waiter], error)
             return None

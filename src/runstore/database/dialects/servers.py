@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Select, exc, func, select
 from sqlalchemy.engine import URL
 
+from runstore.core.backoff import Backoff
 from runstore.core.errors import LogUnavailable
 from runstore.database.dialects.base import shown
 from runstore.database.tables import barrier, events
@@ -35,7 +36,7 @@ class HighWaterMark:
         self._close = close
         self._in_the_way = in_the_way
         self._not_before = 0.0
-        self._pause = FIRST_PAUSE_S
+        self._backoff = Backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
 
     def upto(self, after: int) -> int:
         """See `Dialect.high_water_mark`. Advances the stored mark for a reader that has reached it."""
@@ -56,10 +57,9 @@ class HighWaterMark:
         except Exception as error:
             if not self._in_the_way(error):
                 raise
-            self._not_before = time.monotonic() + self._pause
-            self._pause = min(2 * self._pause, LAST_PAUSE_S)
+            self._not_before = time.monotonic() + self._backoff.next_s()
         else:
-            self._pause = FIRST_PAUSE_S
+            self._backoff.reset()
 
 
 class Server:

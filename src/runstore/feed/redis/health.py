@@ -1,13 +1,14 @@
 """The state of Redis: logs when it is lost and when it is back, and spaces the retries."""
 
+import random
 import threading
 import time
 
 import structlog
-from redis.backoff import ExponentialWithJitterBackoff
+
+from runstore.core.backoff import Backoff
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.05, 1.0  # seconds between two tries while Redis is lost
-MAX_DOUBLINGS = 10  # doublings of the first wait; the limit applies long before
 SETTLED_S = 1.0  # seconds without an error before Redis counts as recovered
 
 log = structlog.get_logger(__name__)
@@ -57,17 +58,6 @@ class RedisHealth:
             self._well.add(user)
 
 
-class Backoff:
-    """Waits before the next try; returns at once when `stopping` is set."""
-
-    def __init__(self, stopping: threading.Event) -> None:
-        self._stopping = stopping
-        self._backoff = ExponentialWithJitterBackoff(LAST_RETRY_S, FIRST_RETRY_S)
-        self._failures = 0
-
-    def reset(self) -> None:
-        self._failures = 0
-
-    def wait(self) -> None:
-        self._failures = min(self._failures + 1, MAX_DOUBLINGS)
-        self._stopping.wait(self._backoff.compute(self._failures))
+def retries() -> Backoff:
+    """The waits of one user of Redis while it is lost."""
+    return Backoff(FIRST_RETRY_S, LAST_RETRY_S, random.random)

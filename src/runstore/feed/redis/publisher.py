@@ -12,7 +12,7 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from runstore.core.ports import Committed
 from runstore.feed.redis.connection import RedisConnection, wrong_type
-from runstore.feed.redis.health import LAST_RETRY_S, Backoff, RedisHealth
+from runstore.feed.redis.health import LAST_RETRY_S, RedisHealth, retries
 from runstore.feed.redis.wire import (
     MAX_CONTROL_ENTRIES,
     MAX_CONTROL_EVENTS,
@@ -103,7 +103,7 @@ class RedisPublisher:
             self._changed.notify()
 
     def _run(self) -> None:
-        backoff = Backoff(self._stopping)
+        backoff = retries()
         while True:
             commits, wake = self._take()
             if not commits and not wake and self._stopping.is_set():
@@ -113,7 +113,7 @@ class RedisPublisher:
             elif self._stopping.is_set():
                 break
             else:
-                backoff.wait()
+                self._stopping.wait(backoff.next_s())
         self._connection.close()
 
     def _send(self, commits: Sequence[Committed], wake: bool) -> bool:

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError, ResponseError
 from runstore.core.ports import Committed
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.redis.connection import RedisConnection, wrong_type
-from runstore.feed.redis.health import Backoff, RedisHealth
+from runstore.feed.redis.health import RedisHealth, retries
 from runstore.feed.redis.places import BEGINNING, Places
 from runstore.feed.redis.wire import Entry, Keys, Wire
 
@@ -62,7 +62,7 @@ class RedisReader:
             self._thread.join(within_s)
 
     def _run(self) -> None:
-        backoff = Backoff(self._stopping)
+        backoff = retries()
         while not self._stopping.is_set():
             try:
                 self._follow()
@@ -71,11 +71,11 @@ class RedisReader:
                 backoff.reset()
             except RedisError as error:
                 self._lose(error)
-                backoff.wait()
+                self._stopping.wait(backoff.next_s())
             except Exception:
                 log.exception("redis_reader_failed")
                 self._lose("see above")
-                backoff.wait()
+                self._stopping.wait(backoff.next_s())
         self._connection.close()
 
     def _lose(self, error: object) -> None:
