@@ -13,7 +13,7 @@ from runstore.core.limits import Limits
 from runstore.core.records import EventRecord
 from runstore.http.bodies import Body
 from runstore.http.errors import NATIVE_ERRORS, ErrorForm, status_of
-from runstore.http.openai.objects import UNTYPED_PART, Chunk
+from runstore.http.openai.objects import MENDED_FIELDS, Chunk
 from runstore.http.operations import Answer, Operation, Parameter, Problem, Schema, Surface
 from runstore.http.schemas import (
     ANY_TYPE,
@@ -70,10 +70,9 @@ class Schemas:
             ),
             {"properties": {"type": {"pattern": f"^{CUSTOM_TYPE.pattern}$"}}},
         ]
-        for content in self.components["ChatMessage"]["properties"]["content"]["anyOf"]:
-            if content.get("type") == "array":
-                content["items"]["anyOf"].append(UNTYPED_PART)
-        self.components["ChatMessage"]["properties"]["content"]["anyOf"].append(UNTYPED_PART)
+        message = self.components["ChatMessage"]["properties"]
+        for name, meaning in MENDED_FIELDS.items():
+            message[name]["anyOf"].append({"description": meaning})
 
     def of(self, content: Any) -> Schema:
         """The schema of a type, or the schema that it is already."""

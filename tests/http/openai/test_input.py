@@ -10,14 +10,15 @@ import pytest
 from runstore.http.bodies import MAX_BODY_VALUES
 from runstore.http.errors import BadRequest
 from runstore.http.openai.images import read_image
-from runstore.http.openai.input import chat_input, with_types
+from runstore.http.openai.input import chat_input
+from runstore.http.openai.mending import mended
 from runstore.http.openai.objects import ChatBody
 
 PIXEL = "iVBORw0KGgo="
 
 
 def read(*messages: Any) -> Any:
-    return chat_input(msgspec.convert(with_types({"messages": list(messages)}), ChatBody))
+    return chat_input(msgspec.convert(mended({"messages": list(messages)}), ChatBody))
 
 
 def test_a_single_text_of_a_user_is_text() -> None:
@@ -141,7 +142,8 @@ def test_a_conversation_may_begin_with_an_answer() -> None:
         ([HI, {"role": "assistant", "content": "ho"}], "messages[1].role"),
         ([HI, {"role": "assistant", "content": "ho"}, {"role": "user"}], "messages[2].content"),
         ([{"role": "system", "content": "be brief"}], "messages[0].role"),
-        ([{"role": "tool", "content": "4"}], "messages[0].tool_call_id"),
+        ([None], "messages[0]"),
+        ([{"role": "system", "content": "be brief"}, None], "messages[0].role"),
     ],
 )
 def test_where_there_is_nothing_to_answer_is_named(messages: list[Any], field: str) -> None:
@@ -255,6 +257,97 @@ def test_calls_without_ids_of_their_own_get_them(id: Any) -> None:
     uses = [block["toolUse"] for block in said[1]["content"]]
     assert len({use["toolUseId"] for use in uses}) == 2
     assert [(use["toolUseId"], "success", [{"text": use["name"]}]) for use in uses] == results(said[2])
+
+
+# ---- fields of a wrong type, which a client sends again with every turn ----
+
+
+@pytest.mark.parametrize("wrong", [5, 1.5, False, True, [], {}, [5], {"a": 1}, "auto", None])
+@pytest.mark.parametrize("role", ["user", "assistant", "system", "tool"])
+@pytest.mark.parametrize("field", ["name", "refusal", "tool_calls", "function_call", "tool_call_id"])
+def test_a_field_beside_the_words_may_be_of_any_type(field: str, role: str, wrong: Any) -> None:
+    plain = read(HI, {"role": role, "content": "ho"}, AGAIN)
+    assert read(HI, {"role": role, "content": "ho", field: wrong}, AGAIN) == plain
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        {}, "auto", 5, [5], [[]], ["c1"], [{"id": "c1", "function": 5}], [{"id": "c1", "function": "add"}],
+        [{"id": "c1", "function": {"name": None}}], [{"id": "c1", "function": {"name": ["add"]}}],
+        [{"id": "c1", "custom": False}], [{"id": {}, "function": []}],
+    ],
+)  # fmt: skip
+def test_what_is_no_call_is_left_out(calls: Any) -> None:
+    said = {"role": "assistant", "content": "ho", "tool_calls": calls}
+    assert read(HI, said, AGAIN)[1] == {"role": "assistant", "content": [{"text": "ho"}]}
+
+
+def test_ids_and_names_may_be_numbers_and_a_call_may_stand_alone() -> None:
+    calls = {"role": "assistant", "tool_calls": {"id": 5, "function": {"name": 7, "arguments": 5}}}
+    said = read(HI, calls, {"role": "tool", "tool_call_id": 5, "content": "?"})
+    assert said[1]["content"] == [{"toolUse": {"toolUseId": "5", "name": "7", "input": {}}}]
+    assert results(said[2]) == [("5", "success", [{"text": "?"}])]
+
+
+@pytest.mark.parametrize("arguments", [5, 1.5, True, None, {}, [], [1]])
+def test_arguments_may_be_of_any_type(arguments: Any) -> None:
+    result = {"role": "tool", "tool_call_id": "c1", "content": "?"}
+    assert inputs(read(HI, {"role": "assistant", "tool_calls": [call("c1", arguments)]}, result)) == [{}]
+
+
+def test_the_input_of_a_custom_tool_that_is_no_text_is_its_json() -> None:
+    custom = {"id": "c1", "custom": {"name": "shell", "input": ["ls", 5]}}
+    said = read(HI, {"role": "assistant", "tool_calls": [custom]}, {"role": "tool", "tool_call_id": "c1"})
+    assert inputs(said) == [{"input": '["ls",5]'}]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (5, "5"), (False, "false"), ({"a": 1}, '{"a":1}'), ([{"a": 1}, "b"], '{"a":1} b'),
+        ([{"type": "text", "text": 5}], '{"type":"text","text":5}'), ([{"text": "a"}, 5], "a 5"),
+        ({"type": "json", "value": 1}, '{"type":"json","value":1}'),
+    ],
+)  # fmt: skip
+def test_a_tools_content_that_is_no_text_is_its_json(content: Any, text: str) -> None:
+    said = read(
+        HI, {"role": "assistant", "tool_calls": [call()]}, {**call(), "role": "tool", "content": content}
+    )
+    assert " ".join(block["text"] for block in results(said[2])[0][2]) == text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        5, False, {}, {"type": "file"}, [5, {"type": "audio"}, {"type": 5}],
+        {"type": "refusal", "refusal": False}, [{"type": "text", "text": {"value": "no"}}],
+    ],
+)  # fmt: skip
+def test_parts_of_an_answer_that_are_not_known_are_left_out(content: Any) -> None:
+    assert read(HI, {"role": "assistant", "content": content}, AGAIN) == BOTH
+    beside = [*(content if isinstance(content, list) else [content]), {"text": "ho"}]
+    assert read(HI, {"role": "assistant", "content": beside}, AGAIN)[1]["content"] == [{"text": "ho"}]
+
+
+def test_a_message_that_is_null_says_nothing() -> None:
+    assert read(None, HI, None) == "hi"
+
+
+@pytest.mark.parametrize("role", ["user", "system", "developer"])
+@pytest.mark.parametrize("content", [5, False, {"type": "file"}, [{"type": "text", "text": 5}]])
+def test_what_a_person_has_said_is_never_left_out(role: str, content: Any) -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"\$\.messages\[0\]\.content"):
+        read({"role": role, "content": content}, HI)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"role": 5, "content": "hi"}, {"role": "model", "content": "hi"}, {"content": "hi"}, 5, "hi", [HI]],
+)
+def test_a_message_of_nobody_is_named(message: Any) -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"\$\.messages\[1\]"):
+        read(HI, message)
 
 
 # ---- parts ----

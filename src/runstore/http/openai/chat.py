@@ -15,7 +15,8 @@ from runstore.http.bodies import Bodies, Body
 from runstore.http.errors import BadRequest, ErrorDetail
 from runstore.http.json import json_response
 from runstore.http.openai.answer import ANSWER_EVENTS, Answer
-from runstore.http.openai.input import chat_input, with_types
+from runstore.http.openai.input import chat_input
+from runstore.http.openai.mending import mended
 from runstore.http.openai.objects import (
     EITHER_MESSAGES_OR_PROMPT,
     NO_RETRY,
@@ -108,7 +109,7 @@ class ChatRoutes:
         "POST",
         "/chat/completions",
         parameters=(*CHAT_HEADERS, *START_HEADERS),
-        body=Body(ChatBody, EITHER_MESSAGES_OR_PROMPT, any_type=True, mend=with_types),
+        body=Body(ChatBody, EITHER_MESSAGES_OR_PROMPT, any_type=True, mend=mended),
         answers={
             200: DeclaredAnswer(
                 description="what the run came to; chunks as they come with `stream`",

@@ -37,46 +37,19 @@ def chat_input(body: ChatBody) -> str | list[Message]:
         BadRequest: there is nothing to answer, or a part that no agent can take.
     """
     if (body.prompt is None) == (body.messages is None):
-        raise _wrong(
-            "prompt" if body.prompt is not None else "messages", "give either `prompt` or `messages`"
-        )
+        raise wrong("prompt" if body.prompt is not None else "messages", "give either `prompt` or `messages`")
     if body.prompt is not None:
         if not body.prompt.strip():
-            raise _wrong("prompt", "there is nothing to answer")
+            raise wrong("prompt", "there is nothing to answer")
         return body.prompt
     messages = body.messages or []
     conversation = Conversation()
     for number, message in enumerate(messages):
-        conversation.add(message, number)
+        if message is not None:
+            conversation.add(message, number)
     if conversation.last_role not in ("user", "tool", "function"):
         raise _nothing_to_answer(messages)
     return conversation.input()
-
-
-def with_types(body: Any) -> Any:
-    """The body with `type` set to `text` on parts that lack it but have a text, as their clients mean it.
-
-    Raises:
-        BadRequest: a part has neither.
-    """
-    messages = body.get("messages") if isinstance(body, dict) else None
-    for number, message in enumerate(messages if isinstance(messages, list) else ()):
-        content = message.get("content") if isinstance(message, dict) else None
-        place = f"messages[{number}].content"
-        if isinstance(content, dict):
-            _set_type(content, place)
-        for part_number, part in enumerate(content if isinstance(content, list) else ()):
-            if isinstance(part, dict):
-                _set_type(part, f"{place}[{part_number}]")
-    return body
-
-
-def _set_type(part: dict[str, Any], place: str) -> None:
-    if "type" in part:
-        return
-    if not isinstance(part.get("text"), str):
-        raise _wrong(place, """a part needs its `type`, as {"type": "text", "text": "…"}""")
-    part["type"] = "text"
 
 
 class _Call(NamedTuple):
@@ -120,7 +93,7 @@ class Conversation:
                     return
                 self._said += blocks
             case "tool" | "function":
-                if (call := self._take_call(message, place)) is not None:
+                if (call := self._take_call(message)) is not None:
                     result = {"toolUseId": call.use_id, "status": "success", "content": blocks}
                     self._results.append({"toolResult": result})
                 elif blocks:
@@ -154,10 +127,8 @@ class Conversation:
             found.append((_Call(call.id or "", use_id, call.called.name), call))
         return found
 
-    def _take_call(self, message: ChatMessage, place: str) -> _Call | None:
+    def _take_call(self, message: ChatMessage) -> _Call | None:
         """The open call of a result; None if the history does not hold it."""
-        if message.role == "tool" and not message.tool_call_id and not self._open:
-            raise _wrong(f"{place}.tool_call_id", "a tool's message needs the id of its call")
         if message.tool_call_id:
             fitting = [call for call in self._open if call.given_id == message.tool_call_id]
         else:
@@ -193,7 +164,7 @@ def _content(message: ChatMessage, place: str) -> list[Block]:
         if isinstance(part, ImagePart | InputImagePart):
             at = place if alone else f"{place}[{number}]"
             if message.role not in ("user", "tool"):
-                raise _wrong(at, "only a user's or a tool's message can hold an image")
+                raise wrong(at, "only a user's or a tool's message can hold an image")
             blocks.append(_image(part, f"{at}.image_url"))
         elif not isinstance(part, UNHEARD_PARTS):
             text = (
@@ -214,7 +185,7 @@ def _image(part: ImagePart | InputImagePart, place: str) -> Block:
     try:
         kind, data = read_image(url)
     except ValueError as error:
-        raise _wrong(place, str(error)) from error
+        raise wrong(place, str(error)) from error
     return {"image": {"format": kind, "source": {"bytes": data}}}
 
 
@@ -247,17 +218,16 @@ def _only_text(blocks: list[Block]) -> str | None:
     return blocks[0].get("text") if len(blocks) == 1 else None
 
 
-def _nothing_to_answer(messages: list[ChatMessage]) -> BadRequest:
-    if not messages:
-        return _wrong("messages", "there is nothing to answer")
-    spoken = [
-        number for number, message in enumerate(messages) if message.role not in ("system", "developer")
-    ]
-    last = spoken[-1] if spoken else len(messages) - 1
-    if messages[last].role == "user":
-        return _wrong(f"messages[{last}].content", "the message is empty")
-    return _wrong(f"messages[{last}].role", "the last message must be a user's or a tool's")
+def _nothing_to_answer(messages: list[ChatMessage | None]) -> BadRequest:
+    roles = {number: message.role for number, message in enumerate(messages) if message is not None}
+    if not roles:
+        return wrong("messages[0]" if messages else "messages", "there is nothing to answer")
+    spoken = [number for number in roles if roles[number] not in ("system", "developer")]
+    last = max(spoken or roles)
+    if roles[last] == "user":
+        return wrong(f"messages[{last}].content", "the message is empty")
+    return wrong(f"messages[{last}].role", "the last message must be a user's or a tool's")
 
 
-def _wrong(param: str, message: str) -> BadRequest:
+def wrong(param: str, message: str) -> BadRequest:
     return BadRequest(f"{param}: {message}", code="invalid_body", field=f"$.{param}")

@@ -133,13 +133,6 @@ Part = (
     | InputDeltaPart
 )
 
-UNTYPED_PART = {  # which a client takes for a TextPart, and is read as one
-    "type": "object",
-    "required": ["text"],
-    "properties": {"text": {"type": "string"}},
-    "not": {"required": ["type"]},
-}
-
 
 class FunctionCall(Struct, frozen=True):
     """`name` is missing where a stream was cut off before it."""
@@ -180,6 +173,16 @@ class ChatMessage(Struct, frozen=True):
     name: str | None = None
 
 
+MENDED_FIELDS = {  # of a message, by what a value of another type means
+    "content": "JSON of a tool, as text; an assistant's is left out; a part without `type` is text",
+    "refusal": "left out",
+    "tool_calls": "a call, or left out",
+    "function_call": "left out",
+    "tool_call_id": "a number is text; else left out",
+    "name": "the same",
+}
+
+
 class StreamOptions(Struct, frozen=True):
     include_usage: bool | None = None
 
@@ -187,7 +190,7 @@ class StreamOptions(Struct, frozen=True):
 class ChatBody(Struct, frozen=True):
     """`POST /v1/chat/completions`: `messages`, or a `prompt` that goes on with the session's conversation."""
 
-    messages: list[ChatMessage] | None = None
+    messages: list[ChatMessage | None] | None = None
     prompt: str | None = None
     model: str | None = None
     stream: bool | None = None
