@@ -85,6 +85,7 @@ def test_the_tutorial_shows_the_files_of_the_example(language: str, file: str) -
     assert fenced(page(TUTORIAL), language) == [(EXAMPLE / file).read_text()]
 
 
+@pytest.mark.slow
 def test_the_tutorial_goes_as_it_is_printed_once_runstore_is_installed(tmp_path: Path) -> None:
     require("bash"), require("curl"), require("ps")
     text = at_port(page(TUTORIAL).partition("\n## 2. ")[2], "8000")

@@ -360,6 +360,7 @@ async def test_without_agents_none_is_started(store: LocalStore) -> None:
         await store.start("demo", "hi")
 
 
+@pytest.mark.slow
 async def test_opening_the_log_leaves_others_runs_alone(url: str) -> None:
     async with runstore.open(url, agents={"endless": endless}) as store:
         run_id = await store.start("endless", "hi")

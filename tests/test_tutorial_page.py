@@ -67,6 +67,7 @@ def chat(tmp_path: Path) -> Iterator[Chat]:
     chat.close()
 
 
+@pytest.mark.slow
 def test_the_answer_is_read_on_from_last_event_id_after_the_server_was_killed(chat: Chat) -> None:
     run_id = chat.http.post("/ask", json={"text": "Count to 100"}).json()["run_id"]
     stream, seen = f"/runstore/runs/{run_id}/stream", "0"

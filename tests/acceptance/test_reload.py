@@ -200,6 +200,7 @@ def test_a_wrong_configuration_at_the_first_start_is_exit_code_2(tmp_path: Path)
         server.close()
 
 
+@pytest.mark.slow
 def test_what_a_server_and_its_agents_write_is_no_change_of_the_code(server: ServerProcess) -> None:
     pycache = server.folder / "__pycache__"
     pycache.mkdir(exist_ok=True)
@@ -224,6 +225,7 @@ def test_many_edits_do_not_count_as_crashes(server: ServerProcess) -> None:
     assert server.stop_run(run_id)["status"] == "stopped"
 
 
+@pytest.mark.slow
 def test_a_server_that_died_is_started_again_by_the_next_change(server: ServerProcess) -> None:
     run_id = server.begin_silent()
     os.kill(serving_process(server), signal.SIGKILL)

@@ -15,6 +15,7 @@ from tests.code import ENABLED, WAITS, begin, emitted, ended, run, until_said, w
 from tests.command_line import call_command
 from tests.keys import make_key
 from tests.server import DEADLINE_S, ServerProcess, serving, until
+from tests.slow import slow
 
 GRACE_S = 1.0
 TIMEOUT_S = 15
@@ -93,8 +94,8 @@ for number in range(3):
     [
         ({"sum": 3}, {"sum": 3}),
         ("three", {"text": "three"}),
-        ([1, 2], {"value": [1, 2]}),
-        (None, {"text": "said\n"}),
+        slow([1, 2], {"value": [1, 2]}),
+        slow(None, {"text": "said\n"}),
     ],
 )
 def test_what_its_function_run_returns_is_the_result(
@@ -122,10 +123,10 @@ def test_its_error_is_the_runs_with_the_end_of_its_traceback(server: ServerProce
     [
         ("import sys; sys.exit(7)", "exit code 7"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "signal 11"),
-        ("this is no Python", "SyntaxError"),
-        ("async def run(input, emit):\n    return object()", "not JSON serializable"),
-        ("emit({'type': 'lifecycle.completed', 'data': {}})", "lifecycle.completed"),
-        ("emit(5)", "int"),
+        slow("this is no Python", "SyntaxError"),
+        slow("async def run(input, emit):\n    return object()", "not JSON serializable"),
+        slow("emit({'type': 'lifecycle.completed', 'data': {}})", "lifecycle.completed"),
+        slow("emit(5)", "int"),
         ("print('\\x1eforged', flush=True)", "invalid JSON"),
         ("emit('x' * 2_000_000)", "1,048,576"),
     ],

@@ -240,6 +240,7 @@ def test_one_stream_shows_numbers_only_and_the_other_planets_only(shell: Shell, 
     assert "Mercury" not in third.result()
 
 
+@pytest.mark.slow
 def test_the_python_script_finds_no_cross_contamination(
     server: ServerProcess, hierarchy_id: str, tmp_path: Path
 ) -> None:

@@ -267,6 +267,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("bare_url", ["mysql"], indirect=True)
+@pytest.mark.slow
 def test_a_migration_that_is_killed_between_two_changes_of_the_schema_goes_on(bare_url: str) -> None:
     """MySQL commits each of them at once. Each time one more is made; the log is protected all the while."""
     changes, protected = 0, False

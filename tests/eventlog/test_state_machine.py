@@ -433,7 +433,7 @@ def copy(url: str, target: Path) -> str:
 @pytest.mark.parametrize(
     ("kind", "examples"),
     [
-        ("sqlite", 8),
+        ("sqlite", 5),
         *(slow("sqlite", 60), slow("postgresql", 20), slow("mysql", 20)),
     ],
 )

@@ -38,12 +38,13 @@ from tests.polling import DEADLINE_S, until
 from tests.process import PYTHON, environment
 from tests.purging import FOREVER, LATER, OLD, old_run_id, purge, survey, write_old
 from tests.servers.databases import DATABASES, kept_database
+from tests.slow import mostly_slow
 
 DELETED = Deleted(by="ann")
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # for what no database does otherwise
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture(params=mostly_slow(DATABASES, "sqlite", "postgresql"))
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with kept_database(request.param, tmp_path) as url:
         yield url
@@ -290,6 +291,7 @@ async def test_what_an_interrupted_purge_has_begun_the_next_one_finishes(
     assert await log.database.query(rows_of("purging")) == 0
 
 
+@pytest.mark.slow
 async def test_a_purge_that_was_killed_is_finished_by_the_next(log: SqlEventLog, url: str) -> None:
     run_id = await write_old(log, ending=[])
     for _ in range(25):
@@ -460,6 +462,7 @@ async def test_nothing_is_removed_while_a_writer_is_at_work_that_may_not_know(
 
 
 @pytest.mark.usefixtures("small_pieces")
+@pytest.mark.slow
 async def test_writers_beside_a_purge_lose_nothing_and_it_comes_to_its_end(
     log: SqlEventLog, other_log: SqlEventLog, url: str
 ) -> None:

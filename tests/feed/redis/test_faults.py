@@ -180,6 +180,7 @@ async def test_a_control_stream_that_is_none_keeps_nothing_from_the_readers(serv
 # ---- all of it at once ----
 
 
+@pytest.mark.slow
 async def test_streams_are_whole_whatever_happens_to_redis_while_they_are_written(
     server: OwnRedis, open_log: Callable[..., SqlEventLog], tmp_path: Path
 ) -> None:
