@@ -12,6 +12,7 @@ import pytest
 from runstore import AgentSpec, app
 from runstore.app import Runtime, open_runtime
 from runstore.core.events import Custom
+from runstore.core.new_run import NewRun
 from runstore.core.ports import EventFilter
 from runstore.http.streaming.frames import native
 from runstore.runtime.supervision import supervisor
@@ -38,7 +39,7 @@ async def test_without_redis_a_reader_hears_within_half_a_second_what_another_pr
     url = f"sqlite:///{make_database(tmp_path / 'runstore.db')}"
     server = ServerSettings(database_url=url, worker=False, drain_s=0)
     async with open_runtime(Settings(server)) as here, open_runtime(Settings(server)) as there:
-        run_id = (await here.store.start("demo", "hi", user_id="local")).run.run_id
+        run_id = (await here.store.start(NewRun("demo", "hi", user_id="local"))).run.run_id
         stream = native(there.store.tail(run_id, after=1, only=NOTES))
         took = []
         with measured_slowness() as slowness:
@@ -86,7 +87,7 @@ async def test_a_run_that_a_replica_queues_is_run_by_a_worker_and_followed_at_th
     replica_and_worker: tuple[Runtime, Runtime],
 ) -> None:
     replica, _ = replica_and_worker
-    run_id = (await replica.store.start("talker", "hi", user_id="local")).run.run_id
+    run_id = (await replica.store.start(NewRun("talker", "hi", user_id="local"))).run.run_id
     got = b""
     async with asyncio.timeout(DEADLINE_S):
         async for body in native(replica.store.tail(run_id, after=0)):
@@ -101,7 +102,7 @@ async def test_a_stop_at_a_replica_ends_a_run_of_a_worker(
     replica_and_worker: tuple[Runtime, Runtime],
 ) -> None:
     replica, worker = replica_and_worker
-    run_id = (await replica.store.start("slow", "hi", user_id="local")).run.run_id
+    run_id = (await replica.store.start(NewRun("slow", "hi", user_id="local"))).run.run_id
     await until(lambda: worker.supervisor.running == 1)
     await replica.store.stop(run_id, by="local", reason="user")
     ended = (await replica.store.get(run_id, wait_s=DEADLINE_S)).run
@@ -113,7 +114,7 @@ async def test_the_next_run_of_a_session_begins_when_the_one_before_it_has_ended
 ) -> None:
     replica, _ = replica_and_worker
     session = {"user_id": "local", "session_id": "s"}
-    runs = [(await replica.store.start("talker", "hi", **session)).run.run_id for _ in range(2)]
+    runs = [(await replica.store.start(NewRun("talker", "hi", **session))).run.run_id for _ in range(2)]
     for run_id in runs:
         assert (await replica.store.get(run_id, wait_s=DEADLINE_S)).run.status == "success"
 
@@ -122,7 +123,7 @@ async def test_what_a_replica_appends_is_followed_at_the_other_process(
     replica_and_worker: tuple[Runtime, Runtime],
 ) -> None:
     replica, worker = replica_and_worker
-    run_id = (await replica.store.start("slow", "hi", user_id="local")).run.run_id
+    run_id = (await replica.store.start(NewRun("slow", "hi", user_id="local"))).run.run_id
     stream = native(worker.store.tail(run_id, after=0, only=NOTES))
     await replica.store.append(run_id, [Custom("custom.note", "from a replica")])
     async with asyncio.timeout(DEADLINE_S):

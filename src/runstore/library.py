@@ -21,6 +21,7 @@ from runstore.core.errors import (
 from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.ids import parse_run_id
 from runstore.core.limits import MAX_FILTER_TYPES
+from runstore.core.new_run import NewRun
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord, record_of
 from runstore.core.run import Run
@@ -102,11 +103,11 @@ class LocalStore:
         """
         if not self._runs_agents:
             raise AgentNotFound("the store was opened without agents: pass `config` or `agents` to open()")
-        started = await self._store.start(
-            agent, input, user_id=user_id, session_id=session_id, workspace_id=workspace_id,
-            metadata=metadata, multitask_strategy=multitask_strategy, idempotency_key=idempotency_key,
+        new = NewRun(
+            agent=agent, input=input, user_id=user_id, session_id=session_id, workspace_id=workspace_id,
+            metadata=metadata or {}, multitask_strategy=multitask_strategy, idempotency_key=idempotency_key,
         )  # fmt: skip
-        return started.run.run_id
+        return (await self._store.start(new)).run.run_id
 
     @asynccontextmanager
     async def begin(
@@ -126,8 +127,10 @@ class LocalStore:
         Raises:
             SessionBusy: the session has another active run.
         """
-        queued = {"agent": agent, "input": input, "user_id": user_id, "session_id": session_id}
-        async with own_run(self._log, self._leases, metadata=metadata or {}, **queued) as run:
+        new = NewRun(
+            agent=agent, input=input, user_id=user_id, session_id=session_id, metadata=metadata or {}
+        )
+        async with own_run(self._log, self._leases, new) as run:
             yield run
 
     async def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:

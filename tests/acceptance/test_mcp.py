@@ -15,6 +15,7 @@ from strands.tools.mcp import MCPClient
 
 from runstore import AgentSpec
 from runstore.app import Runtime, open_runtime
+from runstore.core.new_run import NewRun
 from runstore.runtime.scripted.model import ScriptedModel
 from runstore.settings import ServerSettings, Settings
 from tests.database import make_database
@@ -167,7 +168,7 @@ def _is_alive(pid: int) -> bool:
 
 
 async def start(runtime: Runtime, name: str) -> str:
-    return (await runtime.store.start(name, "one two", user_id="local")).run.run_id
+    return (await runtime.store.start(NewRun(name, "one two", user_id="local"))).run.run_id
 
 
 async def ended(runtime: Runtime, run_id: str) -> Any:

@@ -13,6 +13,7 @@ import pytest
 
 from runstore.app import Runtime, open_runtime
 from runstore.core.hierarchy import Hierarchy, agent_name
+from runstore.core.new_run import NewRun
 from runstore.http.streaming.frames import native
 from runstore.settings import load_settings
 from tests.acceptance.test_isolation import OF_A_RUN, left_of_runs, thread_names, unfinished_tasks
@@ -212,10 +213,9 @@ async def have_some_team_runs(runtime: Runtime) -> None:
     )
 
     async def start(task: str) -> str:
-        started = await runtime.store.start(
-            agent_name(stored.summary.hierarchy_id), task, user_id="local",
-            definition=runtime.hierarchies.definition(stored.hierarchy),
-        )  # fmt: skip
+        agent = agent_name(stored.summary.hierarchy_id)
+        definition = runtime.hierarchies.definition(stored.hierarchy)
+        started = await runtime.store.start(NewRun(agent, task, user_id="local", definition=definition))
         return started.run.run_id
 
     async def follow(run_id: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runstore.core.errors import LogUnavailable, SessionBusy
+from runstore.core.new_run import NewRun
 from runstore.core.ports import EventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime import own_run
@@ -25,8 +26,8 @@ Begin = Callable[[], AbstractAsyncContextManager[OwnRun]]
 @pytest.fixture
 def begin(log: EventLog, tmp_path: Path) -> Begin:
     """Begin a run in one session, which has one run at a time."""
-    queued = {"agent": "importer", "input": None, "user_id": "alice", "session_id": "s", "metadata": {}}
-    return partial(own_run.own_run, log, FileLeases(tmp_path / "leases"), **queued)
+    new = NewRun("importer", None, user_id="alice", session_id="s")
+    return partial(own_run.own_run, log, FileLeases(tmp_path / "leases"), new)
 
 
 async def leave_at_once(begin: Begin) -> str:

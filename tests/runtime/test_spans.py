@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from runstore import AgentSpec
 from runstore.app import Runtime, open_runtime
+from runstore.core.new_run import NewRun
 from runstore.settings import ServerSettings, Settings
 from tests.polling import until
 
@@ -65,7 +66,7 @@ async def spans_of(exporter: InMemorySpanExporter, run_id: str, attempts: int = 
 
 
 async def start(runtime: Runtime, agent: str, input: str, **options: Any) -> str:
-    return (await runtime.store.start(agent, input, **options)).run.run_id
+    return (await runtime.store.start(NewRun(agent, input, **options))).run.run_id
 
 
 async def test_a_run_is_a_span_with_what_it_is_and_how_it_ended(

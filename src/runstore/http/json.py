@@ -8,9 +8,6 @@ import msgspec
 from msgspec import Meta
 from starlette.responses import Response
 
-from runstore.core.names import MAX_NAME
-
-Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 RunId = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 HierarchyId = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]  # RFC 3339, UTC

@@ -6,7 +6,7 @@ list of such classes under one prefix.
 
 from collections.abc import Awaitable, Callable, Iterable
 from inspect import cleandoc
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 from starlette.requests import Request
@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from runstore.core import errors
+from runstore.core.new_run import NewRun, RunOptions
 from runstore.http.bodies import Bodies, Body
 from runstore.http.errors import ErrorForm
 from runstore.http.requests import check_parameters, read_idempotency_key, read_traceparent
@@ -89,14 +90,6 @@ class Operation(Struct, Generic[B], frozen=True, kw_only=True):
         return [*named, TICKET] if self.by_ticket else named
 
 
-class Origin(TypedDict):
-    """The arguments of a start from the request's headers and query."""
-
-    user_id: str
-    idempotency_key: str | None
-    traceparent: str | None
-
-
 class Call(Generic[B]):
     """A request to an operation."""
 
@@ -113,13 +106,16 @@ class Call(Generic[B]):
     def user(self) -> User:
         return self.login.user
 
-    @property
-    def origin(self) -> Origin:
-        """The caller, as described to a run that this call starts."""
-        return Origin(
+    def new_run(self, agent: str, input: Any, options: RunOptions, **more: Any) -> NewRun:
+        """A run that this call starts. Its login and its headers add the rest; `more`: fields of NewRun."""
+        return NewRun(
+            agent=agent,
+            input=input,
             user_id=self.user.user_id,
             idempotency_key=read_idempotency_key(self.request),
             traceparent=read_traceparent(self.request),
+            **{name: getattr(options, name) for name in RunOptions.__struct_fields__},
+            **more,
         )
 
     async def body(self) -> B:

@@ -18,6 +18,7 @@ from runstore.core.events import (
 )
 from runstore.core.ids import new_run_id
 from runstore.core.names import check_name
+from runstore.core.new_run import NewRun
 from runstore.core.ports import EventLog
 from runstore.runtime.attempt_runner import failure
 from runstore.runtime.leases.leases import Leases
@@ -56,23 +57,21 @@ class OwnRun:
 
 
 @asynccontextmanager
-async def own_run(log: EventLog, leases: Leases, *, agent: str, **queued: Any) -> AsyncIterator[OwnRun]:
+async def own_run(log: EventLog, leases: Leases, new: NewRun) -> AsyncIterator[OwnRun]:
     """Begin a run, and end it with the block.
 
     It is started as it is queued, under this process's own lease, and its definition says that there is no
     agent to run: a supervisor leaves it alone while the process lives, and closes it afterwards.
     """
-    for name in ("user_id", "session_id", "workspace_id"):
-        check_name(queued.get(name), name)
-    check_name(agent, "agent")
+    check_name(new.agent, "agent")
     await leases.hold()
     run_id = new_run_id()
     beginning = [
-        Queued(agent=agent, definition={"recorded": True}, **queued),
+        new.queued({"recorded": True}),
         Started(worker_id=leases.worker_id, attempt=1, reason="claimed"),
     ]
     recorder = Recorder(log, run_id, attempt=1)
-    run = OwnRun(run_id, agent, recorder)
+    run = OwnRun(run_id, new.agent, recorder)
     try:
         await log.append(run_id, beginning, expected_seq=0)  # given up, it may come to be stored all the same
         yield run

@@ -1,13 +1,11 @@
 """Operations on runs, shared by all surfaces: start, read, follow, stop, append, delete."""
 
-import hashlib
 import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import Connection, Select, select
@@ -23,10 +21,10 @@ from runstore.core.errors import (
     RunstoreError,
     TooLarge,
 )
-from runstore.core.events import CancelRequested, Custom, Deleted, MultitaskStrategy, Queued
+from runstore.core.events import CancelRequested, Custom, Deleted
 from runstore.core.ids import LAST_TIME, RANDOM_BITS, first_run_id, new_run_id
 from runstore.core.limits import Limits
-from runstore.core.names import check_name
+from runstore.core.new_run import NewRun
 from runstore.core.ports import EventFilter, EventLog, Head, LiveFeed, Reservation
 from runstore.core.run import Owner, Run, evolve, fold, owner_of, whole
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, OwnRunCursors, StreamCursors
@@ -81,65 +79,30 @@ class RunStore:
         self._owners: dict[str, Owner] = {}
         self.starts = Starts(feed)
 
-    async def start(
-        self,
-        agent: str,
-        input: Any,
-        *,
-        user_id: str,
-        session_id: str | None = None,
-        workspace_id: str | None = None,
-        metadata: dict[str, Any] | None = None,
-        multitask_strategy: MultitaskStrategy = "enqueue",
-        memory: bool | None = None,
-        idempotency_key: str | None = None,
-        traceparent: str | None = None,
-        definition: dict[str, Any] | None = None,
-    ) -> RunAt:
+    async def start(self, new: NewRun) -> RunAt:
         """Queue a run and return it, once it is stored.
-
-        Args:
-            multitask_strategy: how to handle active runs of the same session: stop them first, wait for them,
-                be refused, or ignore them.
-            memory: whether the agent starts with the messages of the session's earlier successful runs. None:
-                as its settings say.
-            idempotency_key: within 24 h, the same key with the same arguments returns the same run.
-            definition: the agent's definition to store in the run, if no configured agent has it.
 
         Raises:
             AgentNotFound: there is no such agent.
             TooLarge: the input is larger than `input_bytes`.
             LimitExceeded: the user has too many active runs.
-            InvalidName: the user's, the session's or the workspace's name is not storable.
             EventTooLarge: the input and the metadata together exceed the size of an event.
             EventTooDeep: the input or the metadata is nested too deep.
             IdempotencyConflict: the key was used with other arguments.
             SessionBusy: the strategy is `reject`, and the session has an active run.
         """
-        for name, what in ((user_id, "user_id"), (session_id, "session_id"), (workspace_id, "workspace_id")):
-            check_name(name, what)
-        self._check_size("input_bytes", input, "the input")
-        check_depth(input, "the input")
-        check_depth(metadata, "the metadata")
-        held = self.catalog.definition(agent) if definition is None else self.catalog.timed(definition)
+        self._check_size("input_bytes", new.input, "the input")
+        check_depth(new.input, "the input")
+        check_depth(new.metadata, "the metadata")
+        if new.definition is None:
+            definition = self.catalog.definition(new.agent)
+        else:
+            definition = self.catalog.timed(new.definition)
+        remembers = definition.get("memory") == "session" if new.memory is None else new.memory
+        encoded = encode(new.queued(definition, remembers=remembers))
+        key = new.idempotency_key
+        reservation = Reservation(new.user_id, self.limits.runs_per_user, key, new.digest() if key else b"")
         run_id = new_run_id()
-        remembers = held.get("memory") == "session" if memory is None else memory
-        queued = Queued(
-            agent=agent, user_id=user_id, input=input, session_id=session_id, workspace_id=workspace_id,
-            metadata=metadata or {}, definition=held, traceparent=traceparent,
-            multitask_strategy=multitask_strategy, memory="session" if remembers and session_id else None,
-        )  # fmt: skip
-        arguments = [agent, input, session_id, workspace_id, metadata or {}]
-        if multitask_strategy != "enqueue":
-            # Only if given, so that keys of an earlier release still match.
-            arguments.append(multitask_strategy)
-        if memory is not None:
-            arguments.append(memory)
-        reservation = Reservation(
-            user_id, self.limits.runs_per_user, idempotency_key,
-            _hash(arguments) if idempotency_key else b"",
-        )  # fmt: skip
-        encoded = encode(queued)
         try:
             last_seq = await self._log.append(run_id, [encoded], expected_seq=0, reservation=reservation)
         except AlreadyStarted as earlier:
@@ -293,10 +256,6 @@ class RunStore:
         if (size := json_size(value)) > most:
             message = f"{what} has {size:,} bytes as JSON; the limit is {most:,} bytes"
             raise TooLarge(limit, message, code=code)
-
-
-def _hash(arguments: Sequence[Any]) -> bytes:
-    return hashlib.sha256(msgspec.json.encode(arguments, order="deterministic")).digest()
 
 
 def _existing(run_id: str, head: Head | None) -> Head:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import make_url
 
 from runstore.app import open_runtime
+from runstore.core.new_run import NewRun
 from runstore.database.dialects import open_dialect
 from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
@@ -235,7 +236,7 @@ async def test_without_a_lease_that_is_known_to_be_good_no_run_is_taken(
     async with open_runtime(Settings(server)) as runtime:
         with monkeypatch.context() as patch:
             patch.setattr(ListedLeases, "held", False)
-            run_id = (await runtime.store.start("demo", "hi", user_id="local")).run.run_id
+            run_id = (await runtime.store.start(NewRun("demo", "hi", user_id="local"))).run.run_id
             await until(lambda: runtime.supervisor.waiting == 1)
             await runtime.supervisor.sweep()
             assert (await runtime.store.get(run_id)).run.status == "queued"

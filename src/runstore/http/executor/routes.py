@@ -8,14 +8,14 @@ from msgspec.structs import asdict
 from starlette.responses import Response
 
 from runstore.core import errors
-from runstore.core.events import MultitaskStrategy
 from runstore.core.hierarchy import AGENT, Hierarchy, Team, agent_name, hierarchy_of
+from runstore.core.new_run import Name, RunOptions
 from runstore.core.run import Status
 from runstore.core.times import now_ms, timestamp
 from runstore.http.bodies import Body
 from runstore.http.errors import ErrorDetail, ErrorForm, Forbidden
 from runstore.http.following import Following
-from runstore.http.json import HierarchyId, Name, RunId, Time, json_list, json_response
+from runstore.http.json import HierarchyId, RunId, Time, json_list, json_response
 from runstore.http.native.records import RunRecord, record
 from runstore.http.native.runs import MAX_PAGE, MAX_REASON, list_cursor
 from runstore.http.operations import Answer, Call, Problem, Schema, operation
@@ -79,15 +79,11 @@ class ListHierarchiesBody(Struct, frozen=True, forbid_unknown_fields=True):
     after: HierarchyId | None = None
 
 
-class StartTeamBody(Struct, frozen=True, forbid_unknown_fields=True):
+class StartTeamBody(RunOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a hierarchy is to do."""
 
     hierarchy_id: HierarchyId
     task: Annotated[str, Meta(min_length=1)]
-    session_id: Name | None = None
-    workspace_id: Name | None = None
-    metadata: dict[str, Any] = {}
-    multitask_strategy: MultitaskStrategy = "enqueue"
 
 
 class RunBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -269,16 +265,9 @@ class TeamRunRoutes:
         body, user = await call.body(), call.user
         self._access.check_workspace(user, body.workspace_id)
         stored = await own(self._hierarchies, user, body.hierarchy_id)
-        started = await self._store.start(
-            agent_name(stored.summary.hierarchy_id),
-            body.task,
-            session_id=body.session_id,
-            workspace_id=body.workspace_id,
-            metadata=body.metadata,
-            multitask_strategy=body.multitask_strategy,
-            definition=self._hierarchies.definition(stored.hierarchy),
-            **call.origin,
-        )
+        definition = self._hierarchies.definition(stored.hierarchy)
+        agent = agent_name(stored.summary.hierarchy_id)
+        started = await self._store.start(call.new_run(agent, body.task, body, definition=definition))
         return _run(started, 202, {"X-Run-Id": started.run.run_id})
 
     @operation(

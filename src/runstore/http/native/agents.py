@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from runstore.core.content import Input, to_json
 from runstore.core.errors import AgentNotFound
-from runstore.core.events import MultitaskStrategy
+from runstore.core.new_run import RunOptions
 from runstore.http.bodies import Body
 from runstore.http.errors import Forbidden
-from runstore.http.json import Name, json_response
+from runstore.http.json import json_response
 from runstore.http.native.records import RunRecord, record_response
 from runstore.http.operations import Call, Parameter, Problem, operation
 from runstore.http.schemas import (
@@ -34,15 +34,6 @@ from runstore.store.runs import RunAt, RunStore
 
 Code = Annotated[str, Meta(min_length=1)]
 B = TypeVar("B", bound="StartBody | CodeBody")
-
-
-class RunOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may be said of any run."""
-
-    session_id: Name | None = None
-    metadata: dict[str, Any] = {}
-    workspace_id: Name | None = None
-    multitask_strategy: MultitaskStrategy = "enqueue"
 
 
 class StartBody(RunOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -190,13 +181,4 @@ class AgentRoutes:
         self._store.catalog.spec(agent)
         body = await call.body()
         self._access.check_workspace(call.user, body.workspace_id)
-        started = await self._store.start(
-            agent,
-            body.for_agent(),
-            session_id=body.session_id,
-            workspace_id=body.workspace_id,
-            metadata=body.metadata,
-            multitask_strategy=body.multitask_strategy,
-            **call.origin,
-        )
-        return started, body
+        return await self._store.start(call.new_run(agent, body.for_agent(), body)), body

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from runstore.core.events import STRATEGIES, SUPERSEDED, MultitaskStrategy
 from runstore.core.names import MAX_NAME
+from runstore.core.new_run import RunOptions
 from runstore.core.records import record_of
 from runstore.core.run import Run
 from runstore.http.bodies import Bodies, Body
@@ -156,16 +157,10 @@ class ChatRoutes:
         strategy: Any = read_header(call.request, "X-Multitask-Strategy", STRATEGIES) or DEFAULT_STRATEGY
         self._check_model(agent)
         long = self._bodies.is_large(call.request) or len(body.messages or ()) > MANY_MESSAGES
-        started = await self._store.start(
-            agent,
-            await self._bodies.beside(chat_input, body) if long else chat_input(body),
-            session_id=session_id,
-            metadata=body.metadata,
-            multitask_strategy=strategy,
-            memory=body.prompt is not None,
-            **call.origin,
-        )
-        return started.run
+        input = await self._bodies.beside(chat_input, body) if long else chat_input(body)
+        options = RunOptions(session_id=session_id, metadata=body.metadata or {}, multitask_strategy=strategy)
+        new = call.new_run(agent, input, options, memory=body.prompt is not None)
+        return (await self._store.start(new)).run
 
     def _models(self) -> list[str]:
         """The agents that chat: one that runs code takes nothing that a chat has."""
