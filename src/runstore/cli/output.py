@@ -78,7 +78,7 @@ class TextPrinter:
             self._write("\n")
 
     def _say(self, text: str, speaker: str | None) -> None:
-        if self._speaker not in (None, speaker):
+        if speaker and self._speaker not in (None, speaker):
             self.end_line()
             self._write(f"[{speaker}]\n")
             text = text.removeprefix(SEPARATOR)

@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from runstore.core.events import Discarded, EventType, Message, Started, Token, ToolStarted
+from runstore.core.codec import to_json
+from runstore.core.events import Completed, Discarded, EventType, Message, Started, Token, ToolStarted
 from runstore.core.records import EventRecord
 
 SEPARATOR = "\n\n"  # between two messages of a run; pieces of one message are joined without it
 
 Speaker = tuple[str, str | None]  # an agent's path, and the call that it works for
+RESULT: Speaker = ("", None)  # the speaker of a run's result
 
 
 class _Said(Struct):
@@ -32,8 +34,8 @@ class Messages:
 
     @property
     def silent(self) -> bool:
-        """Whether no message has any text."""
-        return not self._said
+        """Whether the run's own agents have said nothing, without those that work for a tool call."""
+        return all(said.speaker[1] is not None for said in self._said)
 
     def separator(self, seq: int, speaker: Speaker) -> str:
         """The separator before an agent's next piece of text; usually empty."""
@@ -86,11 +88,6 @@ class Transcript:
         self._messages = Messages()
 
     @property
-    def silent(self) -> bool:
-        """Whether there is no text, or all of it was dropped."""
-        return self._messages.silent
-
-    @property
     def text(self) -> str:
         """The text so far, without dropped parts."""
         first, rest = self._pieces[:1], self._pieces[1:]
@@ -101,7 +98,8 @@ class Transcript:
 
         An `llm.token` adds its text, and so does an `llm.message` whose text was not streamed. An
         `llm.discarded` drops its agent's text in this call from `from_seq` on. A `lifecycle.started` with
-        `discard_after_seq` drops the text after this seq, since the new attempt repeats it.
+        `discard_after_seq` drops the text after this seq, since the new attempt repeats it. A
+        `lifecycle.completed` adds the part of its result that no agent has said.
         """
         self.added = ""
         if event.type == self._type:
@@ -118,7 +116,16 @@ class Transcript:
             return self._discard(event.data["from_seq"] - 1, speaker_of(event.data))
         elif event.type == Started.type and (keep := event.data.get("discard_after_seq")) is not None:
             return self._discard(keep)
+        elif event.type == Completed.type and self._type == Token.type:
+            self.end(event.seq, event.data["result"])
         return ""
+
+    def end(self, seq: int, result: Mapping[str, Any]) -> None:
+        """Add the part of a run's result that no agent has said: its object, or the text of a silent run."""
+        self.added = ""
+        counts = result.get("structured_output") is not None or self._messages.silent
+        if counts and (text := result_text(result)):
+            self.say(seq, RESULT, text)
 
     def say(self, seq: int, speaker: Speaker, text: str) -> None:
         """Add text that is in no token."""
@@ -156,6 +163,28 @@ def length_of(text: str) -> int:
 def _answer(message: Mapping[str, Any]) -> str:
     """The text of a model's message; empty for a message to the model."""
     return message_text(message) if message.get("role") == "assistant" else ""
+
+
+def result_text(result: Mapping[str, Any]) -> str:
+    """The answer in a run's result: its object as JSON, or else its text."""
+    answer = result.get("structured_output")
+    if answer is None:
+        answer = result.get("text")
+    if answer is None or isinstance(answer, str):
+        return answer or ""
+    return to_json(answer).decode()
+
+
+def tool_text(message: Mapping[str, Any]) -> str:
+    """The text of the tool results in a message to the model; empty for any other message."""
+    results = [block["toolResult"] for block in message["content"] if "toolResult" in block]
+    texts = [
+        to_json(block["json"]).decode() if "json" in block else block["text"]
+        for result in results
+        for block in result.get("content") or ()
+        if block.keys() & {"text", "json"}
+    ]
+    return "\n".join(texts)
 
 
 def message_text(message: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from runstore.core.codec import RecordedEvent, decode, json_size, to_json
+from runstore.core.codec import RecordedEvent, decode, json_size
 from runstore.core.content import MEDIA, asked_messages, joined, message_with_bytes
 from runstore.core.errors import AgentError, LogUnavailable, RunPurged
 from runstore.core.events import (
@@ -21,7 +21,7 @@ from runstore.core.events import (
     Started,
 )
 from runstore.core.ports import EventFilter, EventLog
-from runstore.core.transcript import message_text
+from runstore.core.transcript import message_text, result_text, tool_text
 from runstore.runtime.oversized import continued, is_whole
 from runstore.runtime.resume import (
     is_root,
@@ -217,7 +217,9 @@ def _is_complete(message: Mapping[str, Any]) -> bool:
 def _words(messages: Messages, ending: Any) -> Messages:
     """Question and answer, for an agent without the tools and the model of the one that answered."""
     found = joined(_without_tools(messages))
-    if not found or found[-1]["role"] != "assistant":
+    if isinstance(ending, Completed) and ending.result.get("structured_output") is not None:
+        found = joined([*found, *_result(ending)])
+    elif not found or found[-1]["role"] != "assistant":
         found += _result(ending) or _tool_results(messages[-1])
     return found if found and found[-1]["role"] == "assistant" else []
 
@@ -236,16 +238,14 @@ def _without_tools(messages: Messages) -> Iterator[dict[str, Any]]:
 
 def _result(ending: Any) -> Messages:
     """A run's result as an answer."""
-    result = ending.result if isinstance(ending, Completed) else {}
-    structured = result.get("structured_output")
-    text = result.get("text") or (to_json(structured).decode() if structured is not None else "")
-    return [_answer(text)] if isinstance(text, str) and text else []
+    text = result_text(ending.result) if isinstance(ending, Completed) else ""
+    return [_answer(text)] if text else []
 
 
 def _tool_results(message: Mapping[str, Any]) -> Messages:
-    """The last tool results as an answer."""
-    texts = [message_text(block["toolResult"]) for block in message["content"] if "toolResult" in block]
-    return [_answer("\n".join(texts))] if any(texts) else []
+    """The last tool results as an answer, of a run whose result lacks them, as those of older releases do."""
+    text = tool_text(message)
+    return [_answer(text)] if text else []
 
 
 def _answer(text: str) -> dict[str, Any]:

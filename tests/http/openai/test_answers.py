@@ -10,12 +10,13 @@ import msgspec
 import openai
 import pytest
 from pydantic import BaseModel
-from strands import Agent
+from strands import Agent, ToolContext
 from strands import tool as as_tool
 from strands.hooks import AfterModelCallEvent
 from strands.multiagent import GraphBuilder
 
-from runstore import AgentSpec
+from runstore import AgentSpec, RunContext
+from runstore.cli.output import TextPrinter
 from runstore.core.records import EventRecord
 from runstore.core.transcript import text
 from runstore.http.streaming import frames
@@ -112,6 +113,51 @@ def silent() -> Agent:
     return agent
 
 
+@as_tool(context=True)
+def finish(tool_context: ToolContext, answer: Any) -> Any:
+    """Answer at once."""
+    tool_context.agent.cancel(after_current_tools=True)
+    return answer if isinstance(answer, dict) else str(answer)
+
+
+def finisher() -> Agent:
+    return new(use(("t1", "finish", {"answer": "All is well."})), tools=[finish])
+
+
+def finisher_in_json() -> Agent:
+    content = [{"json": {"well": True}}, {"text": "All of it."}]
+    return new(use(("t1", "finish", {"answer": {"status": "success", "content": content}})), tools=[finish])
+
+
+def finisher_with_words() -> Agent:
+    return new(calling(say("I look."), "finish", answer="All is well."), tools=[finish])
+
+
+def finishing_graph() -> Any:
+    builder = GraphBuilder().set_max_node_executions(9)
+    builder.add_node(finisher(), "a")
+    builder.set_entry_point("a")
+    return builder.build()
+
+
+def finisher_of_another() -> Agent:
+    """Its helper's words are no answer yet."""
+    helper = new(say("helper's words"), name="helper")
+    calls = use(("t1", "helper", {"input": "x"})), use(("t2", "finish", {"answer": "All is well."}))
+    return new(*calls, tools=[helper.as_tool(name="helper"), finish])
+
+
+def quiet_person() -> Agent:
+    return new(use(("t1", "Person", {"name": "Ada"})), structured_output_model=Person)
+
+
+async def remembering(input: str, ctx: RunContext) -> AsyncIterator[str]:
+    """Says what the session's memory has for an answer."""
+    yield "\n\n".join(
+        block["text"] for each in ctx.memory if each["role"] == "assistant" for block in each["content"]
+    )
+
+
 def boss() -> Agent:
     """Its helper's words belong to the call."""
     helper = new(say("helper's words"), name="helper")
@@ -183,7 +229,8 @@ AGENTS = {
     for function in (
         looker, blocks, thinker, deep_thinker, lengthy, cut, cut_in_a_call, filtered, guarded, refusing,
         person, silent, boss, graph, cut_graph, halves, generator, retried,
-        rejected, redacted, broken,
+        rejected, redacted, broken, finisher, finisher_in_json, finisher_with_words, finishing_graph,
+        finisher_of_another, quiet_person, remembering,
     )
 }  # fmt: skip
 
@@ -268,6 +315,47 @@ async def test_a_streamed_answer_is_the_whole_one(
     found, stream = await asyncio.gather(whole(client, agent), streamed(client, agent))
     assert (found.content, found.finish) == (content, finish)
     assert stream == found
+
+
+@pytest.mark.parametrize(
+    ("agent", "content", "text_of_all"),
+    [
+        ("finisher", "All is well.", "All is well."),
+        ("finisher-in-json", '{"well":true}\nAll of it.', '{"well":true}\nAll of it.'),
+        ("finisher-with-words", "I look.", "I look."),
+        ("finishing-graph", "All is well.", "All is well."),
+        ("finisher-of-another", "All is well.", "helper's words\n\nAll is well."),
+        ("quiet-person", '{"name":"Ada"}', '{"name":"Ada"}'),
+        ("person", '{"name":"Ada 🙂"}', 'Here it is:\n\n{"name":"Ada 🙂"}'),
+        ("silent", "We are closed.", "We are closed."),
+        ("looker", "Let me look.\n\nIt is on page 12.", "Let me look.\n\nIt is on page 12."),
+    ],
+)
+async def test_every_reader_and_the_memory_have_one_answer(
+    http: httpx.AsyncClient,
+    client: openai.AsyncOpenAI,
+    capsys: pytest.CaptureFixture[str],
+    agent: str,
+    content: str,
+    text_of_all: str,
+) -> None:
+    assert (await whole(client, agent)).content == (await streamed(client, agent)).content == content
+    session = {"X-Session-Id": agent}
+    found = await http.post(URL, json={"prompt": "hi", "model": agent}, headers=session)
+    run_id = found.headers["x-run-id"]
+    record = (await http.get(f"/runs/{run_id}")).json()
+    events = await http.get(f"/runs/{run_id}/events", headers={"Accept": "application/x-ndjson"})
+    told = [decode(line) for line in events.text.splitlines()]
+    printer = TextPrinter()
+    for event in told:
+        printer.show(event)
+    printed = capsys.readouterr().out
+    remembered = await http.post(URL, json={"prompt": "?", "model": "remembering"}, headers=session)
+    own = [event for event in told if not event.data.get("call_id")]
+    assert record["result"].get("structured_output") or content.endswith(record["result"]["text"])
+    assert text(told) == text_of_all
+    assert printed.endswith(f"{text(own)}\n")
+    assert remembered.json()["choices"][0]["message"]["content"] == text(own)
 
 
 @pytest.mark.parametrize(("agent", "content"), [("rejected", FRANCE), ("redacted", "[redacted]")])

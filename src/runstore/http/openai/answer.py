@@ -2,21 +2,16 @@
 
 from typing import Any
 
-import msgspec
-
 from runstore.core.events import AgentStarted, Discarded, Message, Reasoning, Started, Token, ToolStarted
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
-from runstore.core.transcript import Speaker, Transcript
+from runstore.core.transcript import Transcript
 
 ANSWER_TYPES = frozenset(
     cls.type for cls in (Started, AgentStarted, Token, Reasoning, Discarded, Message, ToolStarted)
 )
 ANSWER_EVENTS = EventFilter(types=ANSWER_TYPES)
 MESSAGE_ENDS = (Message.type, ToolStarted.type)
-RESULT: Speaker = ("", None)  # the speaker of a run's result
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Answer:
@@ -63,15 +58,8 @@ class Answer:
     def end(self, seq: int, result: dict[str, Any]) -> None:
         """Take the result of the run, which ends with the event `seq`: the part that was not streamed."""
         self.content = self.reasoning = ""
-        if result.get("structured_output") is not None:
-            text = _encode(result["structured_output"]).decode()
-        elif self._said.silent:
-            text = str(result.get("text") or "")
-        else:
-            return
-        if text:
-            self._said.say(seq, RESULT, text)
-            self.content = self._said.added
+        self._said.end(seq, result)
+        self.content = self._said.added
 
     @property
     def whole(self) -> tuple[str, str]:

@@ -23,9 +23,9 @@ from runstore.core.events import (
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord, record_of
 from runstore.core.run import Run, add_usage
-from runstore.core.transcript import SEPARATOR, Speaker, speaker_of
+from runstore.core.transcript import RESULT, SEPARATOR, Speaker, speaker_of
 from runstore.feed.tail import UNAVAILABLE_RETRY_S, Tail
-from runstore.http.openai.answer import ANSWER_TYPES, MESSAGE_ENDS, RESULT, Answer, is_own
+from runstore.http.openai.answer import ANSWER_TYPES, MESSAGE_ENDS, Answer, is_own
 from runstore.http.openai.objects import (
     Chunk,
     ChunkChoice,

@@ -98,7 +98,8 @@ class StrandsAgent:
         try:
             stream = self._stream(input, hooks)
             ended = await self._attend(self._follow(stream, hooks, closable, recorder), closable)
-            result = result_of(ended, hooks.model_errors)
+            conversations = [agent.messages for _, agent in self._agents]
+            result = result_of(ended, hooks.model_errors, conversations)
         except Exception as error:
             if (cut := self._cut_result(error)) is not None:
                 await recorder.record(AgentFinished(agent=root))

@@ -1,6 +1,6 @@
 """Turns the end of a strands agent, Graph or Swarm into a run's result."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from strands.agent import AgentResult as StrandsResult
@@ -8,7 +8,7 @@ from strands.multiagent.base import MultiAgentResult, NodeResult, Status
 from strands.types.content import Message
 
 from runstore.core.errors import AgentError, RunstoreError
-from runstore.core.transcript import message_text
+from runstore.core.transcript import message_text, tool_text
 from runstore.runtime.result_text import text_result
 from runstore.runtime.resume import is_unsigned
 from runstore.runtime.strands.errors import agent_error
@@ -19,12 +19,15 @@ ONLY_REASONING = "the model has reasoned, and then said nothing: its answer was 
 
 
 def result_of(
-    ended: StrandsResult | MultiAgentResult | None, model_errors: Collection[BaseException] = ()
+    ended: StrandsResult | MultiAgentResult | None,
+    model_errors: Collection[BaseException] = (),
+    conversations: Iterable[Sequence[Message]] = (),
 ) -> dict[str, Any]:
-    """The run's result.
+    """The run's result. Where tool results end the run, and the model said nothing, they are its text.
 
     Args:
         model_errors: errors that models raised, to distinguish a model's failure from its node's.
+        conversations: the messages of each agent, after the run.
 
     Raises:
         AgentError: a node failed, a tool or hook asks for a person's answer, or the model's answer was empty
@@ -33,7 +36,7 @@ def result_of(
     if ended is None:
         raise AgentError("the agent's stream ended without a result")
     if isinstance(ended, MultiAgentResult):
-        return _multi_agent_result(ended, model_errors)
+        return _multi_agent_result(ended, model_errors, conversations)
     if ended.stop_reason == "interrupt":
         names = ", ".join(interrupt.name for interrupt in ended.interrupts or ())
         raise AgentError(
@@ -44,7 +47,7 @@ def result_of(
         raise AgentError(NO_ANSWER, code="model_invalid_answer")
     if ended.message["content"] and all(map(is_unsigned, ended.message["content"])):
         raise AgentError(ONLY_REASONING, code="model_invalid_answer")
-    return _result(ended)
+    return _result(ended, conversations)
 
 
 def cut_result(message: Message | None) -> dict[str, Any]:
@@ -52,14 +55,29 @@ def cut_result(message: Message | None) -> dict[str, Any]:
     return {**text_result(message_text(message or {})), "stop_reason": "max_tokens"}
 
 
-def _result(ended: StrandsResult) -> dict[str, Any]:
-    result = {**text_result(message_text(ended.message)), "stop_reason": ended.stop_reason}
+def _result(ended: StrandsResult, conversations: Iterable[Sequence[Message]]) -> dict[str, Any]:
+    text = message_text(ended.message)
+    if not text and ended.structured_output is None:
+        text = _tool_text_after(ended.message, conversations)
+    result = {**text_result(text), "stop_reason": ended.stop_reason}
     if ended.structured_output is not None:
         result["structured_output"] = ended.structured_output.model_dump(mode="json")
     return result
 
 
-def _multi_agent_result(ended: MultiAgentResult, model_errors: Collection[BaseException]) -> dict[str, Any]:
+def _tool_text_after(message: Message, conversations: Iterable[Sequence[Message]]) -> str:
+    """The text of the tool results that end a conversation right after a message."""
+    for messages in conversations:
+        if len(messages) > 1 and messages[-2] == message:
+            return tool_text(messages[-1])
+    return ""
+
+
+def _multi_agent_result(
+    ended: MultiAgentResult,
+    model_errors: Collection[BaseException],
+    conversations: Iterable[Sequence[Message]],
+) -> dict[str, Any]:
     if ended.status is not Status.COMPLETED:
         failed = {node_id: node for node_id, node in ended.results.items() if _failed(node)}
         for node_id, node in failed.items():
@@ -69,7 +87,7 @@ def _multi_agent_result(ended: MultiAgentResult, model_errors: Collection[BaseEx
             raise AgentError(f"node {node_id!r} failed: {failure}", code=failure.code)
         raise AgentError(f"the {type(ended).__name__.removesuffix('Result')} ended as {ended.status.value}")
     last = [agent for node in ended.results.values() for agent in node.get_agent_results()][-1:]
-    return _result(last[0]) if last else {**text_result(""), "stop_reason": "end_turn"}
+    return _result(last[0], conversations) if last else {**text_result(""), "stop_reason": "end_turn"}
 
 
 def _failed(node: NodeResult) -> bool:
