@@ -197,6 +197,7 @@ async def test_the_servers_of_a_runs_agents_end_with_it(
     assert run.status == status, run.error
     assert len(servers(tmp_path)) == started
     await until(lambda: not alive(tmp_path))
+    assert name != "misspelled" or run.error.endswith("(1 sub-exception): MCPError: Connection closed")
 
 
 @pytest.mark.parametrize("name", ["waiting", "holding"])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from runstore.core.errors import AgentError
-from runstore.runtime.user_code import failed
+from runstore.runtime.user_code import failed, in_a_line
 
 
 class OfItself(ExceptionGroup):
@@ -30,3 +30,43 @@ def test_of_groups_of_one_the_member_counts(depth: int) -> None:
     for _ in range(depth):
         error = ExceptionGroup("of a TaskGroup", [error])
     assert (failed("the agent", error).code, str(failed("the agent", error))) == ("no_ink", "out of ink")
+
+
+def raised_from(error: BaseException, cause: BaseException, *, implicitly: bool = False) -> BaseException:
+    """`error`, as a handler of `cause` raises it."""
+    try:
+        try:
+            raise cause
+        except BaseException:
+            if implicitly:
+                raise error  # noqa: B904
+            raise error from cause
+    except BaseException as raised:
+        return raised
+
+
+@pytest.mark.parametrize("implicitly", [False, True])
+@pytest.mark.parametrize("wrapped", [0, 1, 3])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_an_error_names_the_members_of_the_group_that_it_was_raised_from(
+    depth: int, wrapped: int, implicitly: bool
+) -> None:
+    error: BaseException = ExceptionGroup("inner", [OSError("refused"), ValueError("too long")])
+    for _ in range(depth):
+        error = ExceptionGroup("unhandled errors in a TaskGroup (1 sub-exception)", [error])
+    for number in range(wrapped):
+        error = raised_from(RuntimeError(f"start {number} failed"), error, implicitly=implicitly)
+    assert in_a_line(error).endswith(": OSError: refused; ValueError: too long")
+
+
+def test_causes_that_were_hidden_on_purpose_or_stand_outside_of_a_group_are_not_named() -> None:
+    hidden = raised_from(RuntimeError("no"), ExceptionGroup("a group", [OSError("refused")]))
+    hidden.__cause__, hidden.__suppress_context__ = None, True
+    assert in_a_line(hidden) == "RuntimeError: no"
+    assert in_a_line(raised_from(RuntimeError("no"), OSError("refused"))) == "RuntimeError: no"
+
+
+def test_causes_in_a_circle_end() -> None:
+    first, second = RuntimeError("first"), RuntimeError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert in_a_line(first) == "RuntimeError: first"

@@ -116,13 +116,31 @@ def only_member(error: BaseException) -> BaseException:
 
 
 def in_a_line(error: BaseException) -> str:
-    """An exception in one readable line, with the members of a group."""
+    """An exception in one readable line, with the members of a group that it is or was raised from."""
     words = " ".join(words_of(error)[:MAX_WORDS].split())
     line = f"{type(error).__name__}: {words}" if words else type(error).__name__
-    if isinstance(error, BaseExceptionGroup):
-        members = (f"{type(each).__name__}: {words_of(each)[:MAX_WORDS]}" for each in error.exceptions)
-        line = " ".join(f"{line}: {'; '.join(islice(members, MAX_MEMBERS))}".split())
+    members = (f"{type(each).__name__}: {words_of(each)[:MAX_WORDS]}" for each in _members(error))
+    if named := "; ".join(islice(dict.fromkeys(members), MAX_MEMBERS)):
+        line = " ".join(f"{line}: {named}".split())
     return without_keys(line[:MAX_WORDS])
+
+
+def _members(error: BaseException) -> Iterator[BaseException]:
+    """The errors in the first group among an error and its causes, without the groups around them."""
+    cause: BaseException | None = error
+    for _ in range(MAX_CAUSES):
+        if cause is None or isinstance(cause, BaseExceptionGroup):
+            break
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    waiting = list(cause.exceptions) if isinstance(cause, BaseExceptionGroup) else []
+    for _ in range(MAX_CAUSES):  # a custom group may contain itself
+        if not waiting:
+            return
+        member = waiting.pop(0)
+        if isinstance(member, BaseExceptionGroup):
+            waiting[:0] = member.exceptions
+        else:
+            yield member
 
 
 def words_of(error: BaseException) -> str:
