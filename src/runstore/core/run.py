@@ -161,15 +161,20 @@ def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
         case Deleted():
             return change(run, deleted=True)
         case Purged():  # all or some of the earlier events may be gone
-            return Run(
-                run.run_id, user_id=event.user_id, agent_name=event.agent, session_id=event.session_id,
-                parent_run_id=event.parent_run_id, workspace_id=event.workspace_id, status=event.status,
-                created_at=event.created_at, started_at=event.started_at, completed_at=event.completed_at,
-                attempt=event.attempt, error_code=event.error_code, usage=event.usage, deleted=event.deleted,
-                purged_at=at, counts=event.counts,
-            )  # fmt: skip
+            kept = {name: getattr(event, name) for name in _KEPT}
+            return Run(run.run_id, agent_name=event.agent, counts=event.counts, purged_at=at, **kept)
         case _:
             return run
+
+
+# What remains of a purged run, besides its agent's name and the counts of its events.
+_KEPT = frozenset(Run.__struct_fields__).intersection(Purged.__struct_fields__) - {"counts"}
+
+
+def summary(run: Run, *, by: str, counts: dict[str, int]) -> Purged:
+    """The event that replaces the events of a closed run."""
+    kept: dict[str, Any] = {name: getattr(run, name) for name in _KEPT}
+    return Purged(by=by, agent=run.agent_name, counts=counts, **kept)
 
 
 def add_usage(usage: dict[str, int], more: Usage) -> dict[str, int]:

@@ -26,7 +26,7 @@ from runstore.core.codec import encode
 from runstore.core.errors import LogUnavailable
 from runstore.core.events import Deleted, Purged
 from runstore.core.ids import first_run_id
-from runstore.core.run import fold
+from runstore.core.run import fold, summary
 from runstore.core.times import now_ms
 from runstore.database.opening import Database
 from runstore.database.tables import barrier, events, idempotency, purging
@@ -241,16 +241,9 @@ def _summary(connection: Connection, due: _Due, by: str) -> Purged | None:
     for type, count in connection.execute(_COUNTS, {"run": due.run_id}):
         name = "custom" if type.startswith("custom.") else type
         counts[name] = counts.get(name, 0) + count
-    if run.status == "queued" or run.status == "running" or run.completed_at is None:
+    if not run.closed or sum(counts.values()) != due.seq:
         return None
-    if sum(counts.values()) != due.seq:
-        return None
-    return Purged(
-        by=by, user_id=run.user_id, agent=run.agent_name, status=run.status, created_at=run.created_at,
-        started_at=run.started_at, completed_at=run.completed_at, counts=counts, session_id=run.session_id,
-        workspace_id=run.workspace_id, parent_run_id=run.parent_run_id, attempt=run.attempt,
-        error_code=run.error_code, usage=run.usage, deleted=run.deleted,
-    )  # fmt: skip
+    return summary(run, by=by, counts=counts)
 
 
 def _next_pieces(connection: Connection, run_ids: Sequence[str]) -> list[_Piece]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
-from msgspec.structs import replace
+from msgspec.structs import asdict
 from starlette.responses import Response
 
 from runstore.core.records import EventRecord
@@ -59,28 +59,22 @@ class RunPage(Struct, frozen=True):
     next: RunId | None
 
 
+TIMES = ("created_at", "started_at", "completed_at", "purged_at")
+OF_PURGED = ("purged_at", "deleted", "counts")  # only lists show purged runs
+SHOWN = [name for name in RunRecord.__struct_fields__ if name in Run.__struct_fields__]
+
+
 def record(run: Run, last_seq: int | UnsetType = UNSET, included: Included = NOTHING) -> RunRecord:
-    return RunRecord(
-        run_id=run.run_id, user_id=run.user_id, agent_name=run.agent_name, session_id=run.session_id,
-        status=run.status, cancel_requested=run.cancel_requested, created_at=timestamp(run.created_at),
-        started_at=timestamp(run.started_at) if run.started_at is not None else None,
-        completed_at=timestamp(run.completed_at) if run.completed_at is not None else None,
-        attempt=run.attempt, result=run.result, error=run.error, error_code=run.error_code, reason=run.reason,
-        forced=run.forced, superseded_by=run.superseded_by, parent_run_id=run.parent_run_id,
-        workspace_id=run.workspace_id, usage=run.usage, metadata=run.metadata, last_seq=last_seq,
-        trace=included.trace, ops_log=included.ops_log, schema_warnings=included.schema_warnings,
-        truncated=run.truncated,
-    )  # fmt: skip
+    shown: dict[str, Any] = {
+        name: getattr(run, name) for name in SHOWN if run.purged_at is not None or name not in OF_PURGED
+    }
+    shown |= {name: timestamp(shown[name]) for name in TIMES if shown.get(name) is not None}
+    return RunRecord(**shown, last_seq=last_seq, **asdict(included))
 
 
 def listed(run: Run) -> RunRecord:
-    """A run as lists show it; of one that was purged they are the only place."""
-    if run.purged_at is None:
-        return record(run)
-    return replace(
-        record(run, sum(run.counts.values())),
-        purged_at=timestamp(run.purged_at), deleted=run.deleted, counts=run.counts,
-    )  # fmt: skip
+    """A run as lists show it."""
+    return record(run) if run.purged_at is None else record(run, sum(run.counts.values()))
 
 
 def record_response(
