@@ -1,4 +1,4 @@
-"""What every kind of log promises: the port `EventLog`, against each of EVENT_LOGS."""
+"""What every kind of log promises: the ports of a `RunLog`, against each of EVENT_LOGS."""
 
 import asyncio
 import threading

@@ -1,6 +1,5 @@
 """Runs of one session in a log in memory, each driven by an attempt runner, as a worker does."""
 
-from collections.abc import Mapping
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -10,7 +9,7 @@ from runstore.core.ports import Agent, RunContext
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime.attempt_runner import AttemptRunner
 from runstore.runtime.history import read_queued
-from runstore.runtime.session_memory import read_memory
+from runstore.runtime.session_memory import read_memory, remembering
 from runstore.runtime.strands.agent import Product, StrandsAgent
 from tests.contracts.memory_log import MemoryEventLog
 from tests.events import started
@@ -33,8 +32,8 @@ class Session:
         )
         await self.log.append(run_id, [beginning, started()], expected_seq=0)
 
-        async def build(context: RunContext, definition: Mapping[str, Any]) -> Agent:
-            return StrandsAgent(product, context, WeakSet())
+        async def build(context: RunContext, queued: Queued) -> Agent:
+            return StrandsAgent(product, await remembering(self.log, context, queued), WeakSet())
 
         context = RunContext(run_id, "alice", agent, "s", {}, 1)
         await AttemptRunner(self.log, build, cast(Any, None), context, beginning, []).run()

@@ -1,13 +1,14 @@
 """One attempt of one run: what becomes of its ending when the run has moved on."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError
+from runstore.core.events import Queued
 from runstore.core.ports import Agent, AgentResult, EventLog, RunContext, RunRecorder
 from runstore.runtime.attempt_runner import AttemptRunner
 from tests.events import CANCELLED, QUEUED, read_run, start_run, started
@@ -45,7 +46,7 @@ class Here:
 def runner_of(log: EventLog, run_id: str, agent: Agent) -> AttemptRunner:
     """The first attempt of a run."""
 
-    async def build(context: RunContext, definition: Mapping[str, Any]) -> Agent:
+    async def build(context: RunContext, queued: Queued) -> Agent:
         return agent
 
     here: Any = Here()

@@ -78,20 +78,52 @@ class Reservation(Struct, frozen=True):
     body_hash: bytes = b""
 
 
-class EventLog(Protocol):
-    """The log of every run's events, immutable and in order.
+class LogReader(Protocol):
+    """Reads the events of a run, which are immutable.
+
+    Order: a run's `seq` is 1, 2, 3, … across all writers.
+    Visibility: only committed events are read.
+    Redaction: an `llm.redacted` with the same seq, position and time replaces a redacted event, for every
+        later read.
+    Purging: a purged run cannot be read; a concurrent reader gets all events it asked for, or RunPurged.
+    Errors: every method raises LogUnavailable while the log cannot be read.
+    Threads: the coroutines may be called from any event loop.
+    """
+
+    async def head(self, run_id: str) -> Head | None:
+        """The run's head; None if the run does not exist."""
+
+    async def read(
+        self,
+        run_id: str,
+        *,
+        after: int = 0,
+        upto: int | None = None,
+        limit: int = 1000,
+        only: EventFilter | None = None,
+    ) -> list[RecordedEvent]:
+        """A page of the run's events with `after < seq <= upto`, in order; also bounded in bytes.
+
+        Only an empty page means that no more exist.
+
+        Raises:
+            RunPurged
+        """
+
+
+class LogWriter(Protocol):
+    """Appends events to runs.
 
     Durability: an event that `append` acknowledged survives `kill -9` and a power cut, once.
-    Order: a run's `seq` is 1, 2, 3, … across all writers; an append is stored whole or not at all.
-    Closing: after a terminal event a run accepts only one `run.deleted`, and at last one `run.purged`.
-    Discarding: `llm.discarded` states how much text it discards, and the log adds its first seq. An
-    `llm.redacted` with the same seq, position and time replaces each redacted event, in the same append and
-    for every later read. Purging: a purged run cannot be read; a concurrent reader gets all events it asked
-    for, or RunPurged. The run keeps its head, and cannot be started again. Sessions: the runs of a user's
-    session are started one at a time, in the order they were queued, except the `parallel` ones. A run queued
-    to `interrupt` asks those before it to stop, in the same append. Visibility: the live feed receives events
-    after their commit, never before. Threads: `offer` may be called from any thread; the coroutines from any
-    event loop.
+    Order: an append follows the run's last event, and is stored whole or not at all.
+    Closing: after a terminal event a run accepts only one `run.deleted`, and at last one `run.purged`. It
+        keeps its head, and cannot be started again.
+    Discarding: `llm.discarded` states how much text it discards, and the log adds its first seq. What it
+        redacts is replaced in the same append.
+    Sessions: the runs of a user's session are started one at a time, in the order they were queued, except
+        the `parallel` ones. A run queued to `interrupt` asks those before it to stop, in the same append.
+    Visibility: the live feed receives events after their commit, never before.
+    Threads: `offer` may be called from any thread; the coroutines from any event loop.
     """
 
     async def append(
@@ -133,31 +165,33 @@ class EventLog(Protocol):
     def room(self, run_id: str) -> Awaitable[None]:
         """Wait until `offer` may succeed."""
 
-    async def head(self, run_id: str) -> Head | None:
-        """The run's head; None if the run does not exist."""
 
-    async def read(
-        self,
-        run_id: str,
-        *,
-        after: int = 0,
-        upto: int | None = None,
-        limit: int = 1000,
-        only: EventFilter | None = None,
-    ) -> list[RecordedEvent]:
-        """A page of the run's events with `after < seq <= upto`, in order; also bounded in bytes.
+class EventLog(LogReader, LogWriter, Protocol):
+    """The log of every run's events."""
 
-        Only an empty page means that no more exist.
+    async def close(self) -> None:
+        """Commit the queued events, then close. Safe to call twice."""
 
-        Raises:
-            RunPurged
-        """
+
+class WholeLog(Protocol):
+    """Reads the events of all runs in the order of their positions."""
 
     async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
-        """A page of all runs' events after a `position`; each run's events come in order.
+        """A page of events after a `position`; no event appears below a position that was read.
 
         A run that is being purged may appear in part; its `run.purged` follows and summarises it.
         """
+
+
+class Conversations(LogReader, Protocol):
+    """Reads the runs of a session, as an agent with a memory does."""
+
+    async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
+        """A session's runs that were queued before one of them, newest first, without purged ones."""
+
+
+class OpenRuns(LogReader, Protocol):
+    """Reads the runs that are not closed, as scheduling does. They are as current as the log itself."""
 
     async def open_runs(self, *, limit: int = 2_000, exclude_workers: Collection[str] = ()) -> list[OpenRun]:
         """The active runs: those to stop, then those that a worker has, then queued ones.
@@ -178,11 +212,9 @@ class EventLog(Protocol):
     async def open_attempts(self, run_ids: Collection[str]) -> dict[str, int]:
         """The attempt of each of these runs, 0 if queued; ended runs are omitted."""
 
-    async def session_runs(self, user_id: str, session_id: str, *, before: str, limit: int) -> list[str]:
-        """A session's runs that were queued before one of them, newest first, without purged ones."""
 
-    async def close(self) -> None:
-        """Commit the queued events, then close. Safe to call twice."""
+class RunLog(EventLog, Conversations, OpenRuns, Protocol):
+    """The log of a process that runs agents."""
 
 
 class Subscription(Protocol):

@@ -114,7 +114,7 @@ def read_first_positions(connection: Connection, run_ids: Sequence[str]) -> dict
 
 
 def read_open_attempts(connection: Connection, run_ids: Collection[str]) -> dict[str, int]:
-    """See `EventLog.open_attempts`."""
+    """See `OpenRuns.open_attempts`."""
     return _read_of_each(connection, _ATTEMPTS, list(run_ids))
 
 
@@ -140,7 +140,7 @@ def withhold(connection: Connection, run_id: str, withheld: Withheld) -> None:
 def read_run(
     connection: Connection, run_id: str, after: int, upto: int | None, limit: int, only: EventFilter | None
 ) -> list[RecordedEvent]:
-    """See `EventLog.read`. A page is consistent: it is complete, or RunPurged is raised."""
+    """See `LogReader.read`. A page is consistent: it is complete, or RunPurged is raised."""
     query = _RUN.where(_e.seq <= upto) if upto is not None else _RUN
     if only is not None:
         query = query.where(_matches(only))

@@ -14,7 +14,7 @@ from runstore.eventlog.writer import Writer
 
 
 class SqlEventLog:
-    """The port `EventLog` over a database, which must stay open until the log is closed."""
+    """The ports `RunLog` and `WholeLog` over a database, which must stay open until the log is closed."""
 
     def __init__(
         self, database: Database, feed: Publisher, projections: Sequence[InlineProjection] = ()

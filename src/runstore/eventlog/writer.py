@@ -88,7 +88,7 @@ class Writer:
         patient: bool = False,
         reservation: Reservation | None = None,
     ) -> int:
-        """See `EventLog.append`."""
+        """See `LogWriter.append`."""
         encoded = _encode_all(events)
         if self.unavailable and not patient:
             raise LogUnavailable(str(self.unavailable))
@@ -107,7 +107,7 @@ class Writer:
     def offer(
         self, run_id: str, event: EncodedEvent, *, attempt: int, refused: Callable[[RunstoreError], None]
     ) -> bool:
-        """See `EventLog.offer`."""
+        """See `LogWriter.offer`."""
         if _moves_run(event):
             raise InvalidEvent(f"a {event.type} event is appended, not offered")
         size = len(event.data)
@@ -116,7 +116,7 @@ class Writer:
         )
 
     def room(self) -> Awaitable[None]:
-        """See `EventLog.room`."""
+        """See `LogWriter.room`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._pending.when_room(lambda: _call(loop, _resolve, [(future, None)]))

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from runstore.core.codec import TailEvent
 from runstore.core.errors import LogUnavailable, RunPurged
-from runstore.core.ports import EventFilter, EventLog, LiveFeed, Subscription
+from runstore.core.ports import EventFilter, LiveFeed, LogReader, Subscription
 
 PAGE_EVENTS = 1_000
 UNAVAILABLE_RETRY_S = 1.0
@@ -21,7 +21,7 @@ class Tail:
 
     def __init__(
         self,
-        log: EventLog,
+        log: LogReader,
         feed: LiveFeed,
         run_id: str,
         *,
@@ -107,7 +107,7 @@ class Tail:
         return events if only is None else [e for e in events if only.passes(e.type, e.ends)]
 
 
-async def wait_until_ended(log: EventLog, feed: LiveFeed, run_id: str, *, timeout_s: float) -> None:
+async def wait_until_ended(log: LogReader, feed: LiveFeed, run_id: str, *, timeout_s: float) -> None:
     """Return when the run has ended, or after `timeout_s`."""
     head = await log.head(run_id)
     if head is None or head.closed:

@@ -2,21 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
-import msgspec
 import structlog
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AppendRefused, RunstoreError
 from runstore.core.events import Completed, Ending, Failed, Queued
 from runstore.core.masking import without_keys
-from runstore.core.ports import Agent, EventLog, RunContext
+from runstore.core.ports import Agent, LogWriter, RunContext
 from runstore.runtime.loops import AgentLoop
 from runstore.runtime.providers import HELD, Held
 from runstore.runtime.recorder import Recorder
-from runstore.runtime.session_memory import read_memory
 from runstore.runtime.spans import attempt_span, note_ending
 from runstore.runtime.user_code import in_a_line, words_of
 
@@ -32,8 +29,8 @@ class AttemptRunner:
 
     def __init__(
         self,
-        event_log: EventLog,
-        build: Callable[[RunContext, Mapping[str, Any]], Awaitable[Agent]],
+        event_log: LogWriter,
+        build: Callable[[RunContext, Queued], Awaitable[Agent]],
         loop: AgentLoop,
         context: RunContext,
         queued: Queued,
@@ -127,11 +124,7 @@ class AttemptRunner:
     async def _work(self) -> Ending:
         if self._ending is not None:
             return self._ending
-        context = self.context
-        if self._queued.memory == "session":
-            remembered = await read_memory(self._log, context.run_id, self._queued)
-            context = msgspec.structs.replace(context, memory=remembered)
-        self._agent = agent = await self._build(context, self._queued.definition)
+        self._agent = agent = await self._build(self.context, self._queued)
         done = await agent.run(self._queued.input, self._history, self._recorder)
         return Completed(result=done.result, usage=done.usage)
 

@@ -5,24 +5,24 @@ from typing import TypeVar, cast
 from runstore.core.codec import RecordedEvent, decode
 from runstore.core.errors import RunNotFound
 from runstore.core.events import EVENT_CLASSES, STREAMED_TYPES, Cancelled, CancelRequested, Event, Queued
-from runstore.core.ports import EventFilter, EventLog
+from runstore.core.ports import EventFilter, LogReader
 
 _REMEMBERED = EventFilter(types=frozenset(EVENT_CLASSES) - STREAMED_TYPES)
 
 E = TypeVar("E", bound=Event)
 
 
-async def read_queued(log: EventLog, run_id: str) -> Queued:
+async def read_queued(log: LogReader, run_id: str) -> Queued:
     """How the run was started."""
     return await _first(log, run_id, Queued)
 
 
-async def read_cancellation(log: EventLog, run_id: str) -> Cancelled:
+async def read_cancellation(log: LogReader, run_id: str) -> Cancelled:
     """The ending that the run's cancel request asks for."""
     return Cancelled(reason=(await _first(log, run_id, CancelRequested)).reason)
 
 
-async def read_history(log: EventLog, run_id: str) -> list[RecordedEvent]:
+async def read_history(log: LogReader, run_id: str) -> list[RecordedEvent]:
     """All that a new attempt can build on: everything but streamed text."""
     history: list[RecordedEvent] = []
     while page := await log.read(run_id, after=history[-1].seq if history else 0, only=_REMEMBERED):
@@ -30,7 +30,7 @@ async def read_history(log: EventLog, run_id: str) -> list[RecordedEvent]:
     return history
 
 
-async def _first(log: EventLog, run_id: str, cls: type[E]) -> E:
+async def _first(log: LogReader, run_id: str, cls: type[E]) -> E:
     for event in await log.read(run_id, only=EventFilter(types=frozenset({cls.type})), limit=1):
         if event.type == cls.type:
             return cast(E, decode(event.type, event.version, event.data))

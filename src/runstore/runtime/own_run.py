@@ -19,7 +19,7 @@ from runstore.core.events import (
 from runstore.core.ids import new_run_id
 from runstore.core.names import check_name
 from runstore.core.new_run import NewRun
-from runstore.core.ports import EventLog
+from runstore.core.ports import LogWriter
 from runstore.runtime.attempt_runner import failure
 from runstore.runtime.leases.leases import Leases
 from runstore.runtime.recorder import Recorder
@@ -57,7 +57,7 @@ class OwnRun:
 
 
 @asynccontextmanager
-async def own_run(log: EventLog, leases: Leases, new: NewRun) -> AsyncIterator[OwnRun]:
+async def own_run(log: LogWriter, leases: Leases, new: NewRun) -> AsyncIterator[OwnRun]:
     """Begin a run, and end it with the block.
 
     It is started as it is queued, under this process's own lease, and its definition says that there is no
@@ -85,12 +85,12 @@ async def own_run(log: EventLog, leases: Leases, new: NewRun) -> AsyncIterator[O
         raise
 
 
-async def _end(log: EventLog, run_id: str, ending: Ending) -> None:
+async def _end(log: LogWriter, run_id: str, ending: Ending) -> None:
     """End a run, even if the caller is cancelled while the ending is stored."""
     await asyncio.wait([asyncio.create_task(_append(log, run_id, ending))], timeout=END_S)
 
 
-async def _append(log: EventLog, run_id: str, ending: Ending) -> None:
+async def _append(log: LogWriter, run_id: str, ending: Ending) -> None:
     # It has ended already, or never begun, which is why the block raised; or the log was closed.
     with suppress(AppendRefused, RunNotFound, LogUnavailable):
         await log.append(run_id, [ending], attempt=1, patient=True)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import RunstoreError
 from runstore.core.events import Custom, Event
-from runstore.core.ports import EventLog
+from runstore.core.ports import LogWriter
 from runstore.runtime.announced_waits import AnnouncedWaits
 from runstore.runtime.halves import Halves
 
@@ -19,7 +19,7 @@ TURN = 32  # events after which an agent that never waits yields to the others o
 class Recorder:
     """The port `RunRecorder`, bound to one attempt of one run. Safe to call from any event loop."""
 
-    def __init__(self, log: EventLog, run_id: str, attempt: int) -> None:
+    def __init__(self, log: LogWriter, run_id: str, attempt: int) -> None:
         self._log = log
         self._run_id = run_id
         self._attempt = attempt

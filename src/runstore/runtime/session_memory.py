@@ -20,7 +20,7 @@ from runstore.core.events import (
     Queued,
     Started,
 )
-from runstore.core.ports import EventFilter, EventLog
+from runstore.core.ports import Conversations, EventFilter, RunContext
 from runstore.core.transcript import message_text, result_text, tool_text
 from runstore.runtime.oversized import continued, is_whole
 from runstore.runtime.resume import (
@@ -72,7 +72,14 @@ class Turn(Struct):
             self.begins_with = [*begins_with, *_last(self.begins_with, more - self.before)]
 
 
-async def read_memory(log: EventLog, run_id: str, queued: Queued) -> Messages:
+async def remembering(log: Conversations, context: RunContext, queued: Queued) -> RunContext:
+    """The context of an agent, with the messages of the session's earlier runs if its run asks for them."""
+    if queued.memory != "session":
+        return context
+    return replace(context, memory=await read_memory(log, context.run_id, queued))
+
+
+async def read_memory(log: Conversations, run_id: str, queued: Queued) -> Messages:
     """The memory that the run's agent would have, had it taken part in the session. Waits for the database.
 
     Runs that failed or were stopped, and deleted and purged ones, are left out: the session goes on as if
@@ -86,7 +93,7 @@ async def read_memory(log: EventLog, run_id: str, queued: Queued) -> Messages:
             await asyncio.sleep(UNAVAILABLE_RETRY_S)
 
 
-async def _read(log: EventLog, run_id: str, queued: Queued) -> Messages:
+async def _read(log: Conversations, run_id: str, queued: Queued) -> Messages:
     turns: list[Turn] = []
     room = MAX_MEMORY_BYTES
     wanted: int | None = None  # how many more messages the agent's conversation manager has kept; None: all
@@ -106,7 +113,7 @@ async def _read(log: EventLog, run_id: str, queued: Queued) -> Messages:
     return conversation if json_size(conversation) <= MAX_MEMORY_BYTES else _cut(conversation)
 
 
-async def _read_turn(log: EventLog, run_id: str, agent: str) -> Turn | None:
+async def _read_turn(log: Conversations, run_id: str, agent: str) -> Turn | None:
     """A run's addition to the memory of an agent; None for no addition."""
     events: list[RecordedEvent] = []
     size = after = 0

@@ -112,18 +112,18 @@ def write_control(connection: Connection, changes: Mapping[str, Sequence[Encoded
 def read_open_runs(
     connection: Connection, limit: int, exclude_workers: Collection[str] = ()
 ) -> list[OpenRun]:
-    """See `EventLog.open_runs`."""
+    """See `OpenRuns.open_runs`."""
     parameters = {"limit": limit, "exclude_workers": sorted(exclude_workers)}
     return [OpenRun(*row) for row in connection.execute(_OPEN_RUNS, parameters)]
 
 
 def read_runs_of(connection: Connection, worker_id: str) -> list[OpenRun]:
-    """See `EventLog.runs_of`."""
+    """See `OpenRuns.runs_of`."""
     return [OpenRun(*row) for row in connection.execute(_RUNS_OF, {"worker": worker_id})]
 
 
 def read_workers(connection: Connection) -> set[str]:
-    """See `EventLog.workers`."""
+    """See `OpenRuns.workers`."""
     return set(connection.execute(_WORKERS).scalars())
 
 

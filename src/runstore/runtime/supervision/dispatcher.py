@@ -1,14 +1,15 @@
 """Starting runs: each gets an attempt of this worker when a slot is free and its session's turn has come."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any
 
 import structlog
 from structlog.contextvars import bound_contextvars
 
 from runstore.core.errors import AppendRefused, SessionBusy
-from runstore.core.ports import Agent, EventLog, OpenRun, RunContext
+from runstore.core.events import Queued
+from runstore.core.ports import Agent, OpenRun, RunContext, RunLog
 from runstore.runtime.attempt_runner import AttemptRunner
 from runstore.runtime.attempts import Attempt, Attempts, ToStop
 from runstore.runtime.catalog.agents import AgentCatalog
@@ -16,6 +17,7 @@ from runstore.runtime.leases.leases import Leases
 from runstore.runtime.loops import AgentLoops
 from runstore.runtime.process.agent import ProcessAgent
 from runstore.runtime.process.processes import Processes
+from runstore.runtime.session_memory import remembering
 from runstore.runtime.supervision.run_table import (
     WAITING,
     WITH_SLOT,
@@ -41,7 +43,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        event_log: EventLog,
+        event_log: RunLog,
         catalog: AgentCatalog,
         leases: Leases,
         loops: AgentLoops,
@@ -149,11 +151,11 @@ class Dispatcher:
         future.add_done_callback(lambda _: call_in(server_loop, self._finished, run_id, runner))
         self._stopper.set_timeouts(run_id, running, queued.definition)
 
-    async def _build(self, context: RunContext, definition: Mapping[str, Any]) -> Agent:
-        name = context.agent_name
+    async def _build(self, context: RunContext, queued: Queued) -> Agent:
+        context, name = await remembering(self._log, context, queued), context.agent_name
         if self._catalog.isolation(name) == "process":
             return ProcessAgent(self._processes, self._catalog.spec(name), context)
-        return await self._catalog.build(name, context, definition)
+        return await self._catalog.build(name, context, queued.definition)
 
     def _finished(self, run_id: str, runner: AttemptRunner) -> None:
         self._stopper.abandoned.discard(runner)

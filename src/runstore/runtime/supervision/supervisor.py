@@ -14,7 +14,7 @@ import structlog
 
 from runstore.core.errors import LogUnavailable
 from runstore.core.events import CancelRequested, Queued, Started
-from runstore.core.ports import Committed, EventLog, LiveFeed
+from runstore.core.ports import Committed, LiveFeed, RunLog
 from runstore.core.run import owner_of
 from runstore.core.threads import in_own_thread
 from runstore.runtime.catalog.agents import AgentCatalog
@@ -55,7 +55,7 @@ class Supervisor:
 
     def __init__(
         self,
-        event_log: EventLog,
+        event_log: RunLog,
         feed: LiveFeed,
         catalog: AgentCatalog,
         leases: Leases,

@@ -4,7 +4,7 @@ import time
 
 import structlog
 
-from runstore.core.ports import EventLog, OpenRun
+from runstore.core.ports import OpenRun, OpenRuns
 from runstore.runtime.leases.leases import Leases
 from runstore.runtime.supervision.dispatcher import Dispatcher
 from runstore.runtime.supervision.run_table import Lost, Running, RunTable, WaitingForSlot
@@ -26,7 +26,7 @@ class Sweep:
 
     def __init__(
         self,
-        event_log: EventLog,
+        event_log: OpenRuns,
         leases: Leases,
         runs: RunTable,
         dispatcher: Dispatcher,
