@@ -16,7 +16,7 @@ from strands.tools.mcp import MCPClient
 from runstore import AgentSpec
 from runstore.app import Runtime, open_runtime
 from runstore.core.new_run import NewRun
-from runstore.runtime.scripted.model import ScriptedModel
+from runstore.demo.model import ScriptedModel
 from runstore.settings import ServerSettings, Settings
 from tests.database import make_database
 from tests.polling import until

@@ -20,8 +20,8 @@ from runstore.core.events import (
     ToolStarted,
     Usage,
 )
+from runstore.demo.model import ScriptedModel
 from runstore.runtime.resume import discard_after, recall
-from runstore.runtime.scripted.model import ScriptedModel
 from tests.runtime.recording import ListRecorder, again_after, read, spoken, text
 from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, think, use
 

@@ -188,7 +188,7 @@ def demo(
 
     Example: runstore demo --config runstore.toml --agent mine
     """
-    from runstore.cli.demo import run_demo
+    from runstore.demo.story import run_demo
 
     raise typer.Exit(run_demo(config, agent))
 

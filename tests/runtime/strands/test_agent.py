@@ -24,9 +24,9 @@ from runstore.core.events import (
     ToolStarted,
     Usage,
 )
+from runstore.demo.model import ScriptedModel
 from runstore.runtime.result_text import MAX_RESULT_BYTES
 from runstore.runtime.resume import discard_after, recall
-from runstore.runtime.scripted.model import ScriptedModel
 from runstore.runtime.strands.agent import StrandsAgent
 from tests.core.test_depth import deep
 from tests.polling import until

@@ -135,7 +135,7 @@ def names_of(tools: Sequence[Any]) -> list[str]:
 
 def _model_class(name: str) -> "type[Model]":
     if name == SCRIPTED:
-        from runstore.runtime.scripted.model import ScriptedModel
+        from runstore.demo.model import ScriptedModel
 
         return ScriptedModel
     if name not in PROVIDERS:

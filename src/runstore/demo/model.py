@@ -17,8 +17,8 @@ from strands.types.streaming import StreamEvent
 from strands.types.tools import ToolChoice, ToolSpec
 from typing_extensions import override
 
-from runstore.runtime.scripted.input import tool_input
-from runstore.runtime.scripted.text import answer, echo
+from runstore.demo.input import tool_input
+from runstore.demo.text import answer, echo
 
 MAX_REPORTED = 2_000  # words of a tool's result that the answer repeats
 

@@ -1,6 +1,6 @@
 import pytest
 
-from runstore.runtime.scripted.text import LONG, SHORT, SILENCE, answer
+from runstore.demo.text import LONG, SHORT, SILENCE, answer
 
 
 def said(task: str, tokens: int | None = None) -> str:

@@ -4,8 +4,8 @@ import pytest
 from pydantic import BaseModel
 from strands import Agent, tool
 
-from runstore.runtime.scripted.input import tool_input
-from runstore.runtime.scripted.model import ScriptedModel
+from runstore.demo.input import tool_input
+from runstore.demo.model import ScriptedModel
 
 
 async def reply(model: ScriptedModel, input: Any, **settings: Any) -> tuple[list[str], Agent]:
