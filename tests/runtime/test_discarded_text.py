@@ -26,7 +26,7 @@ from runstore.feed.memory import MemoryFeed
 from runstore.runtime.recorder import Recorder
 from runstore.runtime.strands.agent import Product, StrandsAgent
 from runstore.runtime.strands.answers import Answers
-from runstore.runtime.strands.retries import Retries
+from runstore.runtime.strands.model_calls import Retries
 from tests.contracts.memory_log import MemoryEventLog
 from tests.events import COMPLETED, read_run
 from tests.runtime.recording import ListRecorder, context, read

@@ -6,13 +6,14 @@ from collections.abc import Callable
 import structlog
 from strands import Agent, ModelRetryStrategy
 from strands.hooks import AfterModelCallEvent, HookOrder
+from typing_extensions import override
 
 from runstore.core.events import DiscardReason, Event, Retrying
 from runstore.runtime.closable_recorder import ClosableRecorder
 from runstore.runtime.provider_words import ProviderWords
 from runstore.runtime.resume import Place
 from runstore.runtime.strands.answers import Answers
-from runstore.runtime.strands.errors import described, model_error_code, sentence_of
+from runstore.runtime.strands.errors import described, is_throttled, model_error_code, sentence_of
 
 FIRST = HookOrder.SDK_FIRST - 1  # before any other hook, and before strands' retry strategy waits
 LAST = HookOrder.SDK_LAST + 1  # after every other hook
@@ -117,6 +118,14 @@ class ModelCalls:
     async def _take_back(self, place: Place, reason: DiscardReason, *then: Event) -> None:
         for event in (*self._answers.take_back(place, reason), *then):
             await self._recorder.commit(event)
+
+
+class Retries(ModelRetryStrategy):
+    """strands' exponential back-off. Some of its providers (Ollama's, LiteLLM's) pass a 429 on unchanged."""
+
+    @override
+    def is_retryable(self, exception: Exception) -> bool:
+        return is_throttled(exception)
 
 
 def wait_before_retry(agent: Agent, error: Exception) -> float | None:

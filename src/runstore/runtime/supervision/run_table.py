@@ -9,8 +9,7 @@ from msgspec import Struct, field
 
 from runstore.core.ports import OpenRun
 from runstore.runtime.attempt_runner import AttemptRunner
-from runstore.runtime.supervision.fair_queue import FairQueue
-from runstore.runtime.supervision.session_waiters import SessionWaiters
+from runstore.runtime.supervision.waiting import FairQueue, SessionWaiters
 
 
 class WaitingForSlot(Struct, frozen=True):

@@ -12,8 +12,8 @@ from runstore.app import open_log
 from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
 from runstore.library import settings_of
-from runstore.runtime.supervision.fair_queue import FairQueue
 from runstore.runtime.supervision.sweep import MAX_SWEPT
+from runstore.runtime.supervision.waiting import FairQueue
 from tests.polling import until
 
 
@@ -58,7 +58,7 @@ def test_whatever_is_added_comes_once_and_in_its_users_order(added: list[tuple[i
     taken = [queue.take() for _ in range(len(queue))]
     for user in "abc":
         assert [run for run, owner in taken if owner == user] == [str(n) for n, u in added if u == user]
-    queue.clear()
+
     assert len(queue) == 0
 
 
@@ -101,7 +101,7 @@ async def test_a_users_only_run_does_not_wait_for_all_that_another_has_queued(tm
 
 async def test_a_flood_that_is_longer_than_a_sweep_hides_nobodys_run(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/runstore.db"
-    agents = {"say": "tests.runtime.supervision.test_fair_queue:say"}
+    agents = {"say": "tests.runtime.supervision.test_waiting:say"}
     settings = settings_of(url, narrow(tmp_path), agents)
     async with open_log(settings) as opened:
         queued = [Queued(agent="say", user_id="flood", input="") for _ in range(MAX_SWEPT + 1)]
