@@ -18,6 +18,7 @@ from runstore.core.errors import (
 from runstore.core.events import Discarded, Queued, Started
 from runstore.core.ids import new_run_id
 from runstore.database.dialects import SqliteDialect, sqlite
+from runstore.database.opening import Database
 from runstore.eventlog import writer
 from runstore.eventlog.admission import Append
 from runstore.eventlog.pending import MAX_RUN_EVENTS
@@ -433,7 +434,7 @@ async def test_a_log_whose_impatient_writer_did_not_hear_the_answer_goes_on(data
 async def test_what_was_stored_is_told_of_once_also_when_the_rest_of_its_batch_cannot_be(
     database: Path,
 ) -> None:
-    store = SqlStore(open_database(database), [run_list()])
+    store = SqlStore(Database(open_database(database)), [run_list()])
     runs = [new_run_id() for _ in range(3)]
     store.commit([Append(run_id, [encode(QUEUED), encode(started())]) for run_id in runs])
     good, bad, other = (Append(run_id, [encode(note(f"{n}"))]) for n, run_id in enumerate(runs))
@@ -454,7 +455,7 @@ def test_what_was_stored_is_not_stored_again_however_many_answers_are_lost(
     database: Path, error: type[Exception]
 ) -> None:
     dialect = open_database(database)
-    store = SqlStore(dialect, [run_list()])
+    store = SqlStore(Database(dialect), [run_list()])
     runs = [new_run_id() for _ in range(3)]
     store.commit([Append(run_id, [encode(QUEUED), encode(started())]) for run_id in runs])
     one, two, three = (Append(run_id, [encode(note(f"{n}"))]) for n, run_id in enumerate(runs))

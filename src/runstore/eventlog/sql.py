@@ -21,7 +21,7 @@ class SqlEventLog:
     ) -> None:
         self.database = database
         self.counts = LogCounts()
-        store = MeteredStore(SqlStore(database.dialect, projections), self.counts)
+        store = MeteredStore(SqlStore(database, projections), self.counts)
         self._writer = Writer(store, MeteredFeed(feed, self.counts))
         self.append = self._writer.append
         self.offer = self._writer.offer

@@ -17,8 +17,8 @@ from runstore.core.events import Queued
 from runstore.core.ports import Committed, Head
 from runstore.core.run import EVOLVING_TYPES
 from runstore.database.columns import pack_run_id
-from runstore.database.dialects import Dialect, Row
-from runstore.database.opening import begin_write
+from runstore.database.dialects import Row
+from runstore.database.opening import Database, begin_write
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
 from runstore.eventlog.discards import discards, settle
 from runstore.eventlog.queries import read_append_id, read_head, read_text_before, withhold
@@ -93,8 +93,8 @@ class _Admitted(Struct, frozen=True):
 class SqlStore:
     """Commits batches. Used only by the writer's thread."""
 
-    def __init__(self, dialect: Dialect, projections: Sequence[InlineProjection]) -> None:
-        self._dialect = dialect
+    def __init__(self, database: Database, projections: Sequence[InlineProjection]) -> None:
+        self._dialect = database.dialect
         self._projections = projections
         self._connection: Connection | None = None
         # Heads of open runs at our last commit: correct, or the insert conflicts.

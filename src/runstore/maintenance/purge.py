@@ -125,7 +125,7 @@ class Purge:
         progress: Callable[[PurgeCount], None] = lambda count: None,
     ) -> None:
         self._database = database
-        self._store = SqlStore(database.dialect, projections)
+        self._store = SqlStore(database, projections)
         self._before = before
         self._progress = progress
         self._done = PurgeCount()

@@ -8,28 +8,22 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from runstore.core.errors import AppendRefused, SessionBusy
-from runstore.core.events import Queued
-from runstore.core.ports import Agent, OpenRun, RunContext, RunLog
+from runstore.core.ports import OpenRun, RunContext
+from runstore.runtime.agent_builder import AgentBuilder
 from runstore.runtime.attempt_runner import AttemptRunner
 from runstore.runtime.attempts import Attempt, Attempts, ToStop
-from runstore.runtime.catalog.agents import AgentCatalog
-from runstore.runtime.leases.leases import Leases
-from runstore.runtime.loops import AgentLoops
-from runstore.runtime.process.agent import ProcessAgent
-from runstore.runtime.process.processes import Processes
-from runstore.runtime.session_memory import remembering
 from runstore.runtime.supervision.run_table import (
     WAITING,
     WITH_SLOT,
     Lost,
     Running,
-    RunTable,
     Starting,
     WaitingForSession,
     WaitingForSlot,
 )
-from runstore.runtime.supervision.run_tasks import RunTasks, call_in
+from runstore.runtime.supervision.run_tasks import call_in
 from runstore.runtime.supervision.stopper import Stopper
+from runstore.runtime.supervision.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -41,31 +35,15 @@ class Dispatcher:
         capacity: the number of slots.
     """
 
-    def __init__(
-        self,
-        event_log: RunLog,
-        catalog: AgentCatalog,
-        leases: Leases,
-        loops: AgentLoops,
-        processes: Processes,
-        runs: RunTable,
-        stopper: Stopper,
-        tasks: RunTasks,
-        *,
-        capacity: int,
-    ) -> None:
-        self._log = event_log
-        self._catalog = catalog
-        self._leases = leases
-        self._loops = loops
-        self._processes = processes
-        self._runs = runs
+    def __init__(self, worker: Worker, agents: AgentBuilder, stopper: Stopper, *, capacity: int) -> None:
+        self._worker = worker
+        self._runs = worker.runs
+        self._agents = agents
         self._stopper = stopper
-        self._tasks = tasks
         self._capacity = capacity
-        self._attempts = Attempts(event_log, leases.worker_id)
+        self._attempts = Attempts(worker.log, worker.leases.worker_id)
         self._closed = False
-        runs.on_free = self._fill
+        self._runs.on_free = self._fill
 
     def enqueue(self, run_id: str, user_id: str) -> None:
         """Start a queued run when a slot is free. A run that is known already keeps its state."""
@@ -96,7 +74,7 @@ class Dispatcher:
             self._runs.move(run_id, None)
 
     def _fill(self) -> None:
-        while not self._closed and self._leases.held and self._runs.count(*WITH_SLOT) < self._capacity:
+        while not self._closed and self._worker.leases.held and self._runs.count(*WITH_SLOT) < self._capacity:
             match self._runs.next():
                 case run_id, Lost(run, crashed=True):
                     self._begin(run_id, run.user_id, self._attempts.adopt(run))
@@ -110,7 +88,7 @@ class Dispatcher:
     def _begin(self, run_id: str, user_id: str, attempt: Coroutine[Any, Any, Attempt | None]) -> None:
         starting = Starting()
         self._runs.move(run_id, starting)
-        self._tasks.start(run_id, self._start(run_id, user_id, starting, attempt))
+        self._worker.tasks.start(run_id, self._start(run_id, user_id, starting, attempt))
 
     async def _start(
         self, run_id: str, user_id: str, starting: Starting, begin: Coroutine[Any, Any, Attempt | None]
@@ -130,9 +108,9 @@ class Dispatcher:
         finally:
             self._runs.remove(run_id, Starting)
             if starting.stop:
-                self._tasks.start(run_id, self._stopper.cancel(run_id))
+                self._worker.tasks.start(run_id, self._stopper.cancel(run_id))
         if before is not None:
-            head = await self._log.head(before)
+            head = await self._worker.log.head(before)
             if head is None or head.closed:  # its ending may have come before this run began to wait
                 self.end(before)
 
@@ -141,8 +119,8 @@ class Dispatcher:
         context = RunContext(
             run_id, queued.user_id, queued.agent, queued.session_id, queued.metadata, attempt.number
         )
-        loop = self._loops.take(self._catalog.isolation(queued.agent))
-        runner = AttemptRunner(self._log, self._build, loop, context, queued, attempt.history)
+        loop = self._worker.loops.take(self._agents.isolation(queued.agent))
+        runner = AttemptRunner(self._worker.log, self._agents.build, loop, context, queued, attempt.history)
         running = Running(runner)
         self._runs.move(run_id, running)
         with bound_contextvars(run_id=run_id):  # the attempt's tasks inherit it: for log lines of any code
@@ -150,12 +128,6 @@ class Dispatcher:
         server_loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: call_in(server_loop, self._finished, run_id, runner))
         self._stopper.set_timeouts(run_id, running, queued.definition)
-
-    async def _build(self, context: RunContext, queued: Queued) -> Agent:
-        context, name = await remembering(self._log, context, queued), context.agent_name
-        if self._catalog.isolation(name) == "process":
-            return ProcessAgent(self._processes, self._catalog.spec(name), context)
-        return await self._catalog.build(name, context, queued.definition)
 
     def _finished(self, run_id: str, runner: AttemptRunner) -> None:
         self._stopper.abandoned.discard(runner)

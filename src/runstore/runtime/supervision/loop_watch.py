@@ -2,10 +2,11 @@
 
 import structlog
 
-from runstore.runtime.loops import AgentLoop, AgentLoops
+from runstore.runtime.loops import AgentLoop
 from runstore.runtime.supervision.dispatcher import Dispatcher
-from runstore.runtime.supervision.run_table import Running, RunTable
+from runstore.runtime.supervision.run_table import Running
 from runstore.runtime.supervision.stopper import Stopper
+from runstore.runtime.supervision.worker import Worker
 
 MOVE_S = 5.0  # a loop that is blocked for longer loses its other runs, which go on elsewhere
 
@@ -15,9 +16,9 @@ log = structlog.get_logger(__name__)
 class LoopWatch:
     """Retires blocked loops, moves the other runs away, and interrupts code that outlives its run."""
 
-    def __init__(self, loops: AgentLoops, runs: RunTable, dispatcher: Dispatcher, stopper: Stopper) -> None:
-        self._loops = loops
-        self._runs = runs
+    def __init__(self, worker: Worker, dispatcher: Dispatcher, stopper: Stopper) -> None:
+        self._loops = worker.loops
+        self._runs = worker.runs
         self._dispatcher = dispatcher
         self._stopper = stopper
 

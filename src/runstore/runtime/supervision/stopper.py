@@ -9,12 +9,10 @@ import structlog
 
 from runstore.core.errors import AppendRefused
 from runstore.core.events import Cancelled, Ending, Failed
-from runstore.core.ports import EventLog
 from runstore.runtime.attempt_runner import AttemptRunner
 from runstore.runtime.history import read_cancellation
-from runstore.runtime.loops import AgentLoops
-from runstore.runtime.supervision.run_table import WAITING, Running, RunTable, Starting, Stopping
-from runstore.runtime.supervision.run_tasks import RunTasks
+from runstore.runtime.supervision.run_table import WAITING, Running, Starting, Stopping
+from runstore.runtime.supervision.worker import Worker
 
 LEAVE_S = 1.0  # an abandoned agent that has not ended after this has its loop retired
 
@@ -28,13 +26,9 @@ class Stopper:
         grace_s: seconds that an agent gets to end after it was asked to.
     """
 
-    def __init__(
-        self, event_log: EventLog, loops: AgentLoops, runs: RunTable, tasks: RunTasks, *, grace_s: float
-    ) -> None:
-        self._log = event_log
-        self._loops = loops
-        self._runs = runs
-        self._tasks = tasks
+    def __init__(self, worker: Worker, *, grace_s: float) -> None:
+        self._worker = worker
+        self._runs = worker.runs
         self._grace_s = grace_s
         self.abandoned: set[AttemptRunner] = set()  # their agents go on, though their run was taken from them
         self.forced = 0  # runs that were closed by force
@@ -49,7 +43,7 @@ class Stopper:
         if isinstance(state, Starting):
             state.stop = True
             return
-        ending = await read_cancellation(self._log, run_id)
+        ending = await read_cancellation(self._worker.log, run_id)
         if isinstance(self._runs.get(run_id), Running):
             self.stop(run_id, ending)
         elif lost or await self._is_queued(run_id):
@@ -63,7 +57,7 @@ class Stopper:
             self._runs.move(run_id, Stopping(state.runner, state.timers))
             state.runner.stop(ending)
             state.timers["force"] = asyncio.get_running_loop().call_later(
-                self._grace_s, lambda: self._tasks.start(run_id, self.force(run_id, ending))
+                self._grace_s, lambda: self._worker.tasks.start(run_id, self.force(run_id, ending))
             )
 
     def set_timeouts(self, run_id: str, running: Running, definition: Mapping[str, Any]) -> None:
@@ -82,7 +76,7 @@ class Stopper:
         Args:
             ending: None: the one that the run's cancel request asks for.
         """
-        ending = ending or await read_cancellation(self._log, run_id)
+        ending = ending or await read_cancellation(self._worker.log, run_id)
         if isinstance(ending, Cancelled):
             ending = msgspec.structs.replace(ending, forced=True)
         if await self._close(run_id, ending):
@@ -104,10 +98,10 @@ class Stopper:
         for runner in self.abandoned:
             if runner.abandoned_s >= LEAVE_S:
                 runner.let_go()
-                self._loops.retire(runner.loop)
+                self._worker.loops.retire(runner.loop)
 
     async def _is_queued(self, run_id: str) -> bool:
-        head = await self._log.head(run_id)
+        head = await self._worker.log.head(run_id)
         return head is not None and not head.closed and not head.attempt
 
     def _watch_idle(self, run_id: str, running: Running, idle_s: float, left_s: float) -> None:
@@ -124,7 +118,7 @@ class Stopper:
     async def _close(self, run_id: str, ending: Ending) -> bool:
         """Append an ending. Returns False if the run has one."""
         try:
-            await self._log.append(run_id, [ending], patient=True)
+            await self._worker.log.append(run_id, [ending], patient=True)
         except AppendRefused:
             return False
         return True

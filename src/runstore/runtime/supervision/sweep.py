@@ -5,11 +5,10 @@ import time
 import structlog
 
 from runstore.core.ports import OpenRun, OpenRuns
-from runstore.runtime.leases.leases import Leases
 from runstore.runtime.supervision.dispatcher import Dispatcher
-from runstore.runtime.supervision.run_table import Lost, Running, RunTable, WaitingForSlot
-from runstore.runtime.supervision.run_tasks import RunTasks
+from runstore.runtime.supervision.run_table import Lost, Running, WaitingForSlot
 from runstore.runtime.supervision.stopper import Stopper
+from runstore.runtime.supervision.worker import Worker
 
 MAX_SWEPT = 2_000  # open runs that one sweep looks at, without those of living workers
 PATIENCE_S = 0.5  # after the grace period, before this process enforces a cancel for another worker
@@ -24,23 +23,13 @@ class Sweep:
         grace_s: seconds from a cancel's commit to the run's ending.
     """
 
-    def __init__(
-        self,
-        event_log: OpenRuns,
-        leases: Leases,
-        runs: RunTable,
-        dispatcher: Dispatcher,
-        stopper: Stopper,
-        tasks: RunTasks,
-        *,
-        grace_s: float,
-    ) -> None:
-        self._log = event_log
-        self._leases = leases
-        self._runs = runs
+    def __init__(self, worker: Worker, dispatcher: Dispatcher, stopper: Stopper, *, grace_s: float) -> None:
+        self._log: OpenRuns = worker.log
+        self._leases = worker.leases
+        self._runs = worker.runs
+        self._tasks = worker.tasks
         self._dispatcher = dispatcher
         self._stopper = stopper
-        self._tasks = tasks
         self._patience_s = grace_s + PATIENCE_S
         self._strays: set[str] = set()  # runs that the last sweep found ours in the log, but not in the table
         self._cancels_seen: dict[str, float] = {}  # monotonic time at which a cancel was first seen
