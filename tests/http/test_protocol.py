@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import threading
 import time
@@ -103,6 +104,8 @@ POST = b"POST /body HTTP/1.1\r\n" + HOST
 REFUSED = {
     "two hosts": GET + HOST + b"\r\n",
     "two different hosts": GET + b"Host: example.org\r\n\r\n",
+    "two logins": GET + b"Authorization: Bearer a\r\nauthorization: Bearer a\r\n\r\n",
+    "two different logins": GET + b"Authorization: Bearer a\r\nAuthorization: Basic b\r\n\r\n",
     "obsolete folding": GET + b"X-A: b\r\n c\r\n\r\n",
     "two lengths": POST + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
     "a list of lengths": POST + b"Content-Length: 3, 3\r\n\r\nabc",
@@ -125,6 +128,15 @@ REFUSED = {
     "no name": GET + b": b\r\n\r\n",
     "LF alone": b"GET / HTTP/1.1\nHost: localhost\n\n",
     "no path": b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n",
+    **{
+        f"a target {target.decode()}": b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n"
+        for target in (
+            b"ftp://localhost/", b"ws://localhost/", b"file:///etc/passwd", b"localhost:80", b"localhost",
+            b"http:///a", b"http://", b"http://user@localhost/", b"http://user:word@localhost/",
+            b"http://@localhost/", b"http://localhost:99999/", b"http://localhost:8o/", b"http://localhost:/",
+            b"http://localhost/#a", b"/a#b", b"http://localhost@example.org/", b"http:/localhost/a",
+        )
+    },
     "a tunnel": b"CONNECT localhost:22 HTTP/1.1\r\n" + HOST + b"\r\nhello",
     "a chunk's size that overflows": CHUNKED + b"\r\n10000000000000003\r\nabc",
 }  # fmt: skip
@@ -180,12 +192,21 @@ def test_a_large_body_in_small_chunks_is_no_overhead(client: socket.socket) -> N
 
 
 @pytest.mark.parametrize(
-    "target", [b"http://example.org", b"http://example.org:81/a?b=c", b"http://[::1]:80/"]
+    "target",
+    [
+        b"http://example.org",
+        b"http://example.org:81/a?b=c",
+        b"http://[::1]:80/",
+        b"http://example.org?b=c",
+        b"https://example.org/a",
+        b"HTTP://example.org:65535/a",
+        b"http://example.org/a@b",
+    ],
 )
 def test_the_host_of_an_absolute_target_goes_before_the_header(client: socket.socket, target: bytes) -> None:
     seen = ask(client, b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n")
     [host] = [value for name, value in seen["headers"] if name == "host"]
-    assert host == target.decode().removeprefix("http://").partition("/")[0]
+    assert host == re.split("[/?]", target.decode().partition("://")[2])[0]
     assert seen["target"].startswith("/")
 
 

@@ -31,6 +31,8 @@ LINGER_S = 2.0  # seconds to read the rest of a body after the answer, so that t
 MAX_UNSENT_BYTES = 16 << 10  # bytes buffered in the kernel, so that a slow reader's progress is visible
 
 KNOWN_VERSIONS = frozenset({"1.0", "1.1"})
+SCHEMES = frozenset({b"http", b"https"})  # of a target in absolute form
+ONCE = ("Host", "Authorization")  # headers of which a proxy may have checked another one than is used here
 UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 
 log = structlog.get_logger(__name__)
@@ -186,8 +188,9 @@ class HttpProtocol(HttpToolsProtocol):
         version, names = self.parser.get_http_version(), [name for name, _ in self.headers]
         if version not in KNOWN_VERSIONS:
             raise _malformed(f"HTTP/{version} is not spoken here; HTTP/1.1 is")
-        if names.count(b"host") > 1:
-            raise _malformed("a request may have one `Host` header, not several")
+        for name in ONCE:
+            if names.count(name.lower().encode()) > 1:
+                raise _malformed(f"a request may have one `{name}` header, not several")
         if b"transfer-encoding" in names:
             coding = next(value for name, value in self.headers if name == b"transfer-encoding")
             if coding.strip().lower() != b"chunked":
@@ -198,11 +201,17 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _take_host_of_target(self) -> None:
         """Prefer the host of a target in absolute form over the header (RFC 9112, 3.2.2)."""
+        if b"#" in self.url:
+            raise _malformed("the target must not have a fragment")
         if self.url.startswith(b"/"):
             return
         target: Any = httptools.parse_url(self.url)  # its stub knows no part that is missing
         if target.host is None:
             raise _malformed("the target must be a path, or a URL with a host")
+        if target.schema.lower() not in SCHEMES:
+            raise _malformed("the target's scheme must be http or https")
+        if target.userinfo is not None or b"@" in self.url.split(b"/")[2]:
+            raise _malformed("the target must not hold a user's name or password")
         host = b"[%b]" % target.host if b":" in target.host else target.host
         host = host if target.port is None else b"%b:%d" % (host, target.port)
         self.headers[:] = [each for each in self.headers if each[0] != b"host"]

@@ -21,6 +21,7 @@ FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {
 
 TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # a number as in JSON
+QUALITY = re.compile(r"q\s*=\s*([01](?:\.[0-9]{0,9})?)")  # of a media type in `Accept`
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -131,6 +132,18 @@ def has_already(request: Request, tag: str) -> bool:
     """Whether the client already has the version that this ETag names: `If-None-Match` (RFC 9110, 13.1.2)."""
     known = request.headers.get("if-none-match", "")
     return tag in known or known.strip() == "*"
+
+
+def prefers(request: Request, media_type: str, other: str) -> bool:
+    """Whether `Accept` names a media type, and gives it no lower quality than `other` (RFC 9110, 12.5.1)."""
+    qualities: dict[str, float] = {}
+    for part in ",".join(request.headers.getlist("accept")).split(","):
+        named, *parameters = [each.strip().lower() for each in part.split(";")]
+        given = [QUALITY.fullmatch(each) for each in parameters]
+        qualities[named] = next((float(found[1]) for found in given if found), 1.0)
+    wanted = qualities.get(media_type, 0.0)
+    ranges = (other, f"{other.partition('/')[0]}/*", "*/*")
+    return wanted > 0 and wanted >= next((qualities[each] for each in ranges if each in qualities), 0.0)
 
 
 def read_header(request: Request, name: str, choices: Sequence[str] = ()) -> str | None:

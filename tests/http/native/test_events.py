@@ -40,6 +40,40 @@ def test_ndjson_is_the_data_of_the_frames_line_by_line(server: ServerProcess, cl
     assert answer.content == b"".join(frame.line + b"\n" for frame in server.frames(closed_run))
 
 
+@pytest.mark.parametrize(
+    ("accept", "lines"),
+    [
+        ("application/json, {}", True), ("*/*, Application/X-NDJSON", True), ("{};q=0.5", True),
+        ("application/json;q=0.4,{};q=0.5", True), ("{} ; v=1 ; q = 1.000, */*;q=0.8", True),
+        ("{};q=x", True), ("{};q=0", False), ("application/json, {};q=0.5", False),
+        ("{};q=0.5, */*", False), ("{};q=0.5, application/*;q=0.9", False), ("{};q=0.0, */*;q=0", False),
+        ("application/*", False), ("text/html", False), ("", False), (";;,,q=1", False), ("{}2", False),
+    ],
+)  # fmt: skip
+def test_ndjson_comes_if_accept_prefers_it(
+    server: ServerProcess, closed_run: str, accept: str, lines: bool
+) -> None:
+    headers = {"Accept": accept.format(NDJSON["Accept"])}
+    answer = server.http.get(f"/runs/{closed_run}/events", headers=headers)
+    assert answer.headers["content-type"].startswith(NDJSON["Accept"]) == lines
+    assert answer.headers["vary"] == "Accept"
+
+
+def test_several_accept_lines_are_one_list(server: ServerProcess, closed_run: str) -> None:
+    lines = [("Accept", "application/x-ndjson;q=0.5"), ("Accept", "application/json")]
+    answer = server.http.get(f"/runs/{closed_run}/events", headers=lines)
+    assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream;q=0", "application/json, text/event-stream;q=0.5", ""])
+def test_a_stream_is_a_stream_whatever_is_accepted(
+    server: ServerProcess, closed_run: str, accept: str
+) -> None:
+    answer = server.http.get(f"/runs/{closed_run}/stream", headers={"Accept": accept})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
 def test_ndjson_has_no_page_unless_a_limit_is_asked_for(server: ServerProcess, silent_run: str) -> None:
     body = {"events": [{"type": "custom.note", "data": n} for n in range(1000)]}
     for _ in range(2):

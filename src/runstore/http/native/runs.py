@@ -27,6 +27,7 @@ from runstore.http.requests import (
     FAMILIES,
     MAX_CURSOR_DIGITS,
     has_already,
+    prefers,
     read_choice,
     read_cursor,
     read_filter,
@@ -242,7 +243,7 @@ class RunRoutes:
         ),
         answers={
             200: Answer(
-                description="a page, with an `ETag` once the run is closed; NDJSON if `Accept` names it",
+                description="a page, with an `ETag` once the run is closed; NDJSON if `Accept` prefers it",
                 content={JSON: EventPage, NDJSON: LINES},
             ),
             304: NOT_MODIFIED,
@@ -255,12 +256,12 @@ class RunRoutes:
         after, only = read_cursor(call.request), read_filter(call.request)
         head = await self._store.head(run_id)
         check_cursor(after, head.seq, run_id)
-        if NDJSON in call.request.headers.get("accept", ""):
+        headers = {"Vary": "Accept"}
+        if prefers(call.request, NDJSON, JSON):
             limit = read_number(call.request, "limit", 10**18, 1, 10**18)
             lines = self._lines(run_id, after, limit, only)
-            return WatchedAnswer(lines, call.login, media_type=NDJSON)
+            return WatchedAnswer(lines, call.login, media_type=NDJSON, headers=headers)
         limit = read_number(call.request, "limit", 100, 1, MAX_PAGE)
-        headers = {}
         if head.closed:
             headers["ETag"] = f'"{run_id}.{head.seq}.{after}.{limit}.{_tag(only)}.v{ENCODER_VERSION}"'
             if has_already(call.request, headers["ETag"]):
