@@ -20,9 +20,11 @@ from runstore.core.events import (
     Custom,
     Ending,
     Event,
+    ModelUsage,
     Queued,
     Started,
     ToolEvent,
+    ToolUsage,
 )  # fmt: skip
 from runstore.core.ids import new_run_id, parse_run_id
 
@@ -70,6 +72,8 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     list[dict[str, Any]]: st.lists(st.dictionaries(st.text(), json, max_size=3), max_size=3),
     dict[str, Any]: st.dictionaries(st.text(), json, max_size=3),
     dict[str, int]: st.dictionaries(st.text(), st.integers(0, 2**53), max_size=3),
+    list[ModelUsage]: st.lists(st.builds(ModelUsage, st.text(), st.integers(0, 2**53)), max_size=2),
+    list[ToolUsage]: st.lists(st.builds(ToolUsage, st.text(), st.text(), st.integers(0, 9)), max_size=2),
 }
 
 

@@ -15,9 +15,21 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, exc, make_url, text
 
 import runstore.maintenance.purge as purging
-from runstore.core.codec import EncodedEvent, RecordedEvent, encode
+from runstore.core.codec import EncodedEvent, RecordedEvent, decode, encode
 from runstore.core.errors import AlreadyStarted, RunClosed, RunPurged, RunstoreError
-from runstore.core.events import CancelRequested, Custom, Deleted, Failed, Purged, Queued, Usage
+from runstore.core.events import (
+    CancelRequested,
+    Custom,
+    Deleted,
+    Failed,
+    ModelUsage,
+    Purged,
+    Queued,
+    ToolFailed,
+    ToolStarted,
+    ToolUsage,
+    Usage,
+)
 from runstore.core.ports import EventFilter, Reservation
 from runstore.core.run import Run, fold
 from runstore.database.columns import pack_run_id
@@ -127,6 +139,25 @@ async def test_the_runs_that_ended_before_are_purged_and_no_others(log: SqlEvent
     assert [await is_purged(log, run_id) for run_id in (old, deleted, stopped)] == [True] * 3
     for run_id, seqs in ((made_before, 4), (running, 3), (young, 3)):
         assert [event.seq for event in await read_run(log, run_id)] == list(range(1, seqs + 1))
+
+
+@on_sqlite
+async def test_a_purge_keeps_what_the_models_and_tools_came_to(log: SqlEventLog, url: str) -> None:
+    usage = Usage(
+        agent="demo", input_tokens=5, output_tokens=2, model="m", cache_read_tokens=4, incomplete=True
+    )
+    tool = {"agent": "demo", "tool_use_id": "u1", "name": "add"}
+    run_id = await write_old(log, usage, usage, ToolStarted(**tool), ToolFailed(**tool, output="x" * 300_000))
+    purge(url)
+    (last,) = await log.database.query(read_evolving, run_id)
+    purged = decode(last.type, last.version, last.data)
+    assert isinstance(purged, Purged)
+    assert purged.models == [
+        ModelUsage("m", 2, incomplete=2, input_tokens=10, output_tokens=4, cache_read_tokens=8)
+    ]
+    assert purged.tools == [ToolUsage("demo", "add", 1, failures=1, latencies=(1,))]
+    assert purged.incomplete
+    assert purged.usage["cache_read_tokens"] == 8
 
 
 @on_sqlite

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 INPUT_TOKENS = 11
+CACHED_TOKENS = 2  # of a prompt whose model thinks
 CREATED = "2026-11-20T10:00:00.000000Z"
 
 
@@ -81,7 +82,10 @@ class OpenAI:
         said = [_chunk(model, [{"index": 0, "delta": delta, "finish_reason": None}]) for delta in deltas]
         said.append(_chunk(model, [{"index": 0, "delta": {}, "finish_reason": reason}]))
         spent = {"prompt_tokens": INPUT_TOKENS, "completion_tokens": len(answer.words)}
-        usage = {**spent, "total_tokens": sum(spent.values())}
+        usage: dict[str, Any] = {**spent, "total_tokens": sum(spent.values())}
+        if answer.thoughts:
+            usage["prompt_tokens_details"] = {"cached_tokens": CACHED_TOKENS}
+            usage["completion_tokens_details"] = {"reasoning_tokens": len(answer.thoughts)}
         return [*said, _chunk(model, [], usage=usage), b"data: [DONE]\n\n"]
 
     def failure(self, status: int) -> dict[str, Any]:
@@ -97,11 +101,14 @@ class Anthropic:
     content_type = "text/event-stream"
 
     def parts(self, model: str, answer: Answer) -> list[bytes]:
-        message = {
+        message: dict[str, Any] = {
             "id": "msg_1", "type": "message", "role": "assistant", "model": model, "content": [],
             "stop_reason": None, "stop_sequence": None,
             "usage": {"input_tokens": INPUT_TOKENS, "output_tokens": 1},
         }  # fmt: skip
+        if answer.thoughts:
+            uncached = INPUT_TOKENS - CACHED_TOKENS
+            message["usage"] |= {"input_tokens": uncached, "cache_read_input_tokens": CACHED_TOKENS}
         said = [_event("message_start", message=message), _event("ping")]
         for index, (block, deltas) in enumerate(_blocks(answer)):
             said.append(_event("content_block_start", index=index, content_block=block))

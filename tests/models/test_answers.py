@@ -6,7 +6,7 @@ import pytest
 
 from tests.frames import Frame, said
 from tests.models.conftest import KEY, PROVIDERS
-from tests.models.protocols import INPUT_TOKENS
+from tests.models.protocols import CACHED_TOKENS, INPUT_TOKENS
 from tests.models.standins import THOUGHTS, WORDS, ModelServer
 from tests.server import ServerProcess
 
@@ -45,6 +45,11 @@ def test_a_models_reasoning_comes_apart_from_what_it_says(server: ServerProcess,
     frames = list(server.frames(server.begin(f"{provider}-thinks")))
     assert tuple(thought["text"] for thought in of(frames, "llm.reasoning")) == THOUGHTS
     assert said(frames) == "".join(WORDS)
+    (usage,) = of(frames, "llm.usage")
+    assert (usage["input_tokens"], usage["cache_read_tokens"]) == (INPUT_TOKENS, CACHED_TOKENS)
+    assert usage.get("reasoning_tokens", 0) == (len(THOUGHTS) if provider == "openai" else 0)
+    assert usage["duration_ms"] >= usage["first_token_ms"] >= 0
+    assert frames[-1].data["usage"]["cache_read_tokens"] == CACHED_TOKENS
     blocks = of(frames, "llm.message")[-1]["message"]["content"]
     assert blocks[0]["reasoningContent"]["reasoningText"]["text"] == "".join(THOUGHTS)
 

@@ -222,12 +222,24 @@ class ContextReduced(AgentEvent, frozen=True, kw_only=True):
 
 
 class Usage(AgentEvent, frozen=True, kw_only=True):
-    """The tokens that one model call used."""
+    """The tokens that one model call used.
+
+    `input_tokens` counts the whole prompt: also the tokens read from the provider's cache
+    (`cache_read_tokens`) and written to it (`cache_write_tokens`). `output_tokens` includes
+    `reasoning_tokens`. `incomplete`: the call broke off before its provider reported what it used.
+    Times: milliseconds from the start of the call.
+    """
 
     type: ClassVar[EventType] = "llm.usage"
     input_tokens: int
     output_tokens: int
     model: str | None = None
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    first_token_ms: int | None = None
+    duration_ms: int | None = None
+    incomplete: bool = False
 
 
 class ToolEvent(AgentEvent, frozen=True, kw_only=True):
@@ -274,9 +286,45 @@ class Deleted(Event, frozen=True):
     by: str
 
 
+class ModelUsage(Struct, frozen=True, omit_defaults=True):
+    """The tokens that a run's calls of one model used, as in `llm.usage`. Times: sums, in milliseconds.
+
+    `incomplete`: calls that broke off before their usage was reported. `first_tokens`: calls whose time to
+    the first token is known.
+    """
+
+    model: str = ""
+    calls: int = 0
+    incomplete: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    first_tokens: int = 0
+    first_token_ms: int = 0
+    duration_ms: int = 0
+
+
+class ToolUsage(Struct, frozen=True, omit_defaults=True):
+    """One agent's calls of one tool in a run.
+
+    `latencies`: the number of calls by their duration, one for each bucket of `core.tool_usage.BUCKETS_MS`,
+    and one for those above; trailing zeros are omitted. `duration_ms`: their sum.
+    """
+
+    agent: str
+    tool: str
+    calls: int = 0
+    failures: int = 0
+    duration_ms: int = 0
+    latencies: tuple[int, ...] = ()
+
+
 class Purged(Event, frozen=True):
     """The run's events were removed because of their age; this summary remains as the last event.
 
+    `models`, `tools`: what its model and tool calls came to. `incomplete`: its usage is not fully known.
     `counts`: the number of events of each type, with `custom` for all of `custom.*`; their sum is the last
     seq. Times: UTC, milliseconds since 1970.
     """
@@ -297,6 +345,9 @@ class Purged(Event, frozen=True):
     error_code: str | None = None
     usage: dict[str, int] = {}
     deleted: bool = False
+    models: list[ModelUsage] = []
+    tools: list[ToolUsage] = []
+    incomplete: bool = False
 
 
 EVENT_CLASSES: dict[EventType, type[Event]] = {

@@ -3,7 +3,7 @@
 `fold(events[:seq])` is the run's state at any earlier seq.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import Any, Literal, get_args
 
@@ -24,9 +24,11 @@ from runstore.core.events import (
     Purged,
     Queued,
     Started,
+    ToolUsage,
     Unknown,
     Usage,
 )  # fmt: skip
+from runstore.core.usage import RunUsage
 
 Status = Literal["queued", "running", "success", "error", "stopped"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -34,6 +36,7 @@ RUN_DEPTH = MAX_DEPTH + 1  # levels of a run as JSON: an object, and the values 
 CLOSED: frozenset[Status] = frozenset(get_args(Outcome))
 # Fields that an agent or a client may fill up to a whole event.
 LARGE_FIELDS = ("metadata", "result", "usage")
+USAGE_PARTS = ("cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
 LISTED_BYTES = 4_096  # bytes of each such field as JSON; lists omit larger ones
 
 
@@ -171,16 +174,26 @@ def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
 _KEPT = frozenset(Run.__struct_fields__).intersection(Purged.__struct_fields__) - {"counts"}
 
 
-def summary(run: Run, *, by: str, counts: dict[str, int]) -> Purged:
+def summary(
+    run: Run, *, by: str, counts: dict[str, int], used: RunUsage, tools: Sequence[ToolUsage]
+) -> Purged:
     """The event that replaces the events of a closed run."""
     kept: dict[str, Any] = {name: getattr(run, name) for name in _KEPT}
-    return Purged(by=by, agent=run.agent_name, counts=counts, **kept)
+    return Purged(
+        by=by, agent=run.agent_name, counts=counts, models=list(used.models.values()), tools=[*tools],
+        incomplete=used.incomplete, **kept,
+    )  # fmt: skip
 
 
 def add_usage(usage: dict[str, int], more: Usage) -> dict[str, int]:
+    """The sum of a run's usage and one more model call; parts of its tokens that are 0 are omitted."""
     inputs = usage.get("input_tokens", 0) + more.input_tokens
     outputs = usage.get("output_tokens", 0) + more.output_tokens
-    return {"input_tokens": inputs, "output_tokens": outputs, "total_tokens": inputs + outputs}
+    parts = {name: usage.get(name, 0) + getattr(more, name) for name in USAGE_PARTS}
+    return {
+        "input_tokens": inputs, "output_tokens": outputs, "total_tokens": inputs + outputs,
+        **{name: count for name, count in parts.items() if count},
+    }  # fmt: skip
 
 
 EVOLVING_TYPES = frozenset(

@@ -161,14 +161,21 @@ def read_run(
 
 def read_evolving(connection: Connection, run_id: str, upto: int | None = None) -> list[RecordedEvent]:
     """All events of a run that its state depends on; of a purged run, the one that replaces them."""
-    found: list[RecordedEvent] = []
     try:
-        while page := read_run(connection, run_id, found[-1].seq if found else 0, upto, 1000, EVOLVING):
-            found += page
+        return list(read_each(connection, run_id, EVOLVING, upto))
     except RunPurged:
         last = _read_last(connection, run_id)
         return [] if last is None else [last]
-    return found
+
+
+def read_each(
+    connection: Connection, run_id: str, only: EventFilter, upto: int | None = None
+) -> Iterator[RecordedEvent]:
+    """The matching events of a run, read page by page. Raises RunPurged."""
+    after = 0
+    while page := read_run(connection, run_id, after, upto, 1000, only):
+        yield from page
+        after = page[-1].seq
 
 
 def read_ends(connection: Connection, run_id: str) -> list[RecordedEvent]:

@@ -23,15 +23,18 @@ from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from runstore.core.codec import encode
-from runstore.core.errors import LogUnavailable
+from runstore.core.errors import LogUnavailable, RunPurged
 from runstore.core.events import Deleted, Purged
 from runstore.core.ids import first_run_id
+from runstore.core.ports import EventFilter
 from runstore.core.run import fold, summary
 from runstore.core.times import now_ms
+from runstore.core.tool_usage import TOOL_TYPES, tool_usage_of
+from runstore.core.usage import usage_of
 from runstore.database.opening import Database
 from runstore.database.tables import barrier, events, idempotency, purging
 from runstore.eventlog.admission import Append
-from runstore.eventlog.queries import read_evolving
+from runstore.eventlog.queries import read_each, read_evolving
 from runstore.eventlog.rules.reservations import KEPT_MS
 from runstore.eventlog.sql_store import InlineProjection, SqlStore
 
@@ -45,6 +48,7 @@ PATIENCE_S = 30.0  # seconds of retries while others write or the database refus
 
 T = TypeVar("T")
 
+_TOOLS = EventFilter(types=TOOL_TYPES)
 _e = events.c
 _RUNS = (
     select(_e.run_id)
@@ -235,15 +239,20 @@ def _find_due(connection: Connection, run_ids: Sequence[str], before: int) -> li
 
 
 def _summary(connection: Connection, due: _Due, by: str) -> Purged | None:
-    """The event that replaces a run's events; None if the run has changed."""
-    run = fold(due.run_id, read_evolving(connection, due.run_id))
+    """The event that replaces a run's events; None if the run has changed, or another purge has taken it."""
+    evolving = read_evolving(connection, due.run_id)
+    run, used = fold(due.run_id, evolving), usage_of(evolving)
+    try:
+        tools = tool_usage_of(read_each(connection, due.run_id, _TOOLS))
+    except RunPurged:
+        return None
     counts: dict[str, int] = {}
     for type, count in connection.execute(_COUNTS, {"run": due.run_id}):
         name = "custom" if type.startswith("custom.") else type
         counts[name] = counts.get(name, 0) + count
     if not run.closed or sum(counts.values()) != due.seq:
         return None
-    return summary(run, by=by, counts=counts)
+    return summary(run, by=by, counts=counts, used=used, tools=tools)
 
 
 def _next_pieces(connection: Connection, run_ids: Sequence[str]) -> list[_Piece]:

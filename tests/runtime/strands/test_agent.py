@@ -1,10 +1,11 @@
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 from weakref import WeakSet
 
 import pytest
 from pydantic import BaseModel
-from strands import Agent, tool
+from strands import Agent, ModelRetryStrategy, tool
 from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent
 from strands.multiagent import GraphBuilder, Swarm
 from strands.tools.executors import SequentialToolExecutor
@@ -656,6 +657,65 @@ async def test_cancel_in_mid_stream_ends_it_at_the_next_chunk() -> None:
     ended = await product.run("tick", [], recorder)
     assert ended.result["stop_reason"] == "cancelled"
     assert len(recorder.of(Token)) == 10
+
+
+async def test_each_model_call_says_how_long_it_took() -> None:
+    @tool
+    def add(a: int, b: int) -> int:
+        """Add two numbers."""
+        return a + b
+
+    recorder, _ = await drive(agent(Playbook(use(("t1", "add", {"a": 1, "b": 2})), say("3")), add))
+    assert len(recorder.of(Usage)) == 2
+    for usage in recorder.of(Usage):
+        assert usage.first_token_ms is not None
+        assert usage.duration_ms is not None
+        assert 0 <= usage.first_token_ms <= usage.duration_ms
+        assert not usage.incomplete
+
+
+async def test_a_call_that_a_stop_breaks_off_is_incomplete() -> None:
+    product = StrandsAgent(agent(Playbook(say(*["tick "] * 50))), context(), WeakSet())
+    recorder = ListRecorder()
+    record = recorder.record
+
+    async def cancel_after_ten(event: Any) -> None:
+        await record(event)
+        if len(recorder.of(Token)) == 10:
+            product.cancel()
+
+    recorder.record = cancel_after_ten  # type: ignore[method-assign]
+    await product.run("tick", [], recorder)
+    (usage,) = recorder.of(Usage)
+    assert (usage.input_tokens, usage.output_tokens, usage.incomplete) == (0, 0, True)
+    assert (usage.model, usage.first_token_ms is not None) == ("playbook", True)
+
+
+async def test_a_call_that_waits_for_its_model_when_the_task_is_cancelled_is_incomplete() -> None:
+    class Silent(Playbook):
+        async def stream(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            self.calls += 1
+            await asyncio.Event().wait()
+            yield
+
+    model, recorder = Silent(), ListRecorder()
+    task = asyncio.create_task(StrandsAgent(agent(model), context(), WeakSet()).run("hi", [], recorder))
+    await until(lambda: model.calls == 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    (usage,) = recorder.of(Usage)
+    assert usage.incomplete
+    assert usage.first_token_ms is None
+
+
+async def test_a_call_that_fails_in_mid_answer_is_incomplete_and_one_that_never_began_used_nothing() -> None:
+    overloaded = ModelThrottledException("later")
+    model = Playbook([overloaded], [*say("half")[:3], overloaded], say("whole"))
+    product = agent(model, retry_strategy=ModelRetryStrategy(max_attempts=3, initial_delay=0, max_delay=0))
+    recorder, ended = await drive(product)
+    assert [usage.incomplete for usage in recorder.of(Usage)] == [True, False]
+    assert ended.usage == {"input_tokens": 7, "output_tokens": 1, "total_tokens": 8}
 
 
 async def test_a_cancelled_task_ends_at_once_and_nothing_is_swallowed() -> None:

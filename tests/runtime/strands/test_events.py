@@ -66,6 +66,27 @@ def test_usage_comes_from_the_models_metadata_and_names_the_model() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "reported", "inputs"),
+    [
+        ("the prompt includes the cache, as with OpenAI", (10, 4, 14), 10),
+        ("the cache comes beside the prompt, as with Anthropic", (3, 4, 14), 10),
+        ("the total leaves the cache out", (3, 4, 7), 10),
+    ],
+)
+def test_the_input_counts_the_whole_prompt(name: str, reported: tuple[int, int, int], inputs: int) -> None:
+    usage = dict(zip(("inputTokens", "outputTokens", "totalTokens"), reported, strict=True))
+    cached = {"cacheReadInputTokens": 5, "cacheWriteInputTokens": 2}
+    (event,) = translated({"event": {"metadata": {"usage": usage | cached}}})
+    assert (event.input_tokens, event.cache_read_tokens, event.cache_write_tokens) == (inputs, 5, 2), name
+
+
+def test_a_count_that_is_no_number_is_0() -> None:
+    usage = {"inputTokens": None, "outputTokens": -1, "cacheReadInputTokens": "many"}
+    (event,) = translated({"event": {"metadata": {"usage": usage}}})
+    assert event == Usage(agent="demo", input_tokens=0, output_tokens=0, model="model-1")
+
+
+@pytest.mark.parametrize(
     "item",
     [
         {"start": True},

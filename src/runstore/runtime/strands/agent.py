@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, MutableSet, Sequence, Set
+from contextlib import suppress
 from typing import Any
 
 from strands import Agent
@@ -97,7 +98,10 @@ class StrandsAgent:
         await recorder.record(self._beginning())
         try:
             stream = self._stream(input, hooks)
-            ended = await self._attend(self._follow(stream, hooks, closable, recorder), closable)
+            try:
+                ended = await self._attend(self._follow(stream, hooks, closable, recorder), closable)
+            finally:
+                await _record_unfinished(hooks, recorder)
             conversations = [agent.messages for _, agent in self._agents]
             result = result_of(ended, hooks.model_errors, conversations)
         except Exception as error:
@@ -240,6 +244,13 @@ class StrandsAgent:
     def _go_on_leaving(self) -> None:
         if self._task.cancelling():
             self._task.cancel()  # again: before Python 3.12, asyncio.wait_for may swallow one
+
+
+async def _record_unfinished(hooks: Hooks, recorder: RunRecorder) -> None:
+    """Record the model calls that broke off, unless the run is no longer this attempt's."""
+    with suppress(AppendRefused):
+        for usage in hooks.unfinished():
+            await recorder.record(usage)
 
 
 def _answers_object(product: Product) -> bool:

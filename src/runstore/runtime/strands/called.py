@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from msgspec import Struct, field
 from strands import Agent
-from strands.hooks import AfterModelCallEvent, AfterToolCallEvent, BeforeToolCallEvent
+from strands.hooks import AfterModelCallEvent, AfterToolCallEvent, BeforeModelCallEvent, BeforeToolCallEvent
 from strands.multiagent import Swarm
 from strands.multiagent.graph import Graph
 
@@ -237,6 +237,7 @@ def submit(self: ThreadPoolExecutor, function: Any, /, *arguments: Any, **option
 def _hook(agent: Agent) -> None:
     if agent not in _hooked:
         _hooked.add(agent)
+        agent.add_hook(_model_calling, BeforeModelCallEvent, order=LAST)
         agent.add_hook(_model_called, AfterModelCallEvent, order=FIRST)
         agent.add_hook(_model_settled, AfterModelCallEvent, order=LAST)
         agent.add_hook(_before_tool, BeforeToolCallEvent, order=LAST)
@@ -253,6 +254,11 @@ async def _after_tool(event: AfterToolCallEvent) -> None:
     tool, call = TOOL.get(), call_of(event.agent)
     if tool is not None and call is not None:
         await tool.called.after_tool(event, call.place)
+
+
+async def _model_calling(event: BeforeModelCallEvent) -> None:
+    if (tool := TOOL.get()) is not None and call_of(event.agent) is not None:
+        await tool.called.model_calls.calling(event)
 
 
 async def _model_called(event: AfterModelCallEvent) -> None:

@@ -12,6 +12,8 @@ that the agent works for.
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
+import msgspec
+
 from runstore.core.events import (
     AgentFinished,
     AgentStarted,
@@ -24,6 +26,8 @@ from runstore.core.events import (
 )  # fmt: skip
 from runstore.runtime.provider_words import ProviderWords
 from runstore.runtime.strands.answers import Answer, Answers
+from runstore.runtime.strands.open_calls import OpenCalls
+from runstore.runtime.strands.reported_usage import tokens_of
 
 Item = Mapping[str, Any]
 NOTHING: tuple[Event, ...] = ()
@@ -44,6 +48,7 @@ class Translator:
         answers: open answers of the agents, across all streams of the run.
         recorded: tool calls, each a path and a tool use, whose agents are recorded elsewhere; may grow.
         words: texts of the run's model providers, which a tool's progress may quote.
+        calls: the open model calls of the agents, across all streams of the run.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class Translator:
         answers: Answers | None = None,
         recorded: Set[tuple[str, str | None]] = frozenset(),
         words: ProviderWords | None = None,
+        calls: OpenCalls | None = None,
     ) -> None:
         self._root = root
         self._call_id = call_id
@@ -64,6 +70,7 @@ class Translator:
         self._apart = apart
         self._recorded = recorded
         self._words = words or ProviderWords()
+        self._calls = calls or OpenCalls()
         self._models = {} if models is None else models
         self._inner: dict[tuple[str, str, str], str] = {}  # a call that streams an agent → that agent's path
         self.broken_off = False  # the root's last answer has started, and its provider has not ended it
@@ -84,6 +91,7 @@ class Translator:
                     answer = self._answer
                     if not answer.open or answer.path != path or answer.call_id != call_id:
                         answer = self._answer = self._answers.at((path, call_id))
+                        self._calls.speak((path, call_id))
                     answer.texts.append(text)
                     return (Token(agent=path, call_id=call_id, text=text),)
                 return self._reasoning(block["delta"], path, call_id)
@@ -130,18 +138,24 @@ class Translator:
         if "messageStart" in raw:
             self._answers.start((path, call_id))
             return NOTHING
+        if "contentBlockStart" in raw:
+            self._calls.speak((path, call_id))
+            return NOTHING
         replaced = raw.get("redactContent", {}).get("redactAssistantContentMessage")
         return NOTHING if replaced is None else self._answers.redact((path, call_id), replaced)
 
     def _usage(self, raw: Item, path: str, call_id: str | None) -> Sequence[Event]:
-        usage = raw["metadata"].get("usage")
-        if not usage:
+        reported = raw["metadata"].get("usage")
+        if not reported:
             return NOTHING
-        inputs, outputs = usage.get("inputTokens", 0), usage.get("outputTokens", 0)
-        model = self._models.get(path)
-        return (Usage(agent=path, call_id=call_id, input_tokens=inputs, output_tokens=outputs, model=model),)
+        used = {**tokens_of(reported), **self._calls.end((path, call_id))}
+        usage = Usage(
+            agent=path, call_id=call_id, model=self._models.get(path), input_tokens=0, output_tokens=0
+        )
+        return (msgspec.structs.replace(usage, **used),)
 
     def _reasoning(self, delta: Item, path: str, call_id: str | None) -> Sequence[Event]:
+        self._calls.speak((path, call_id))
         text = (delta.get("reasoningContent") or {}).get("text")
         if not text:
             return NOTHING

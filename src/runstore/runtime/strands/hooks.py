@@ -53,6 +53,7 @@ from runstore.runtime.strands.hierarchy import CALL, Call, call_of, called_agent
 from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
 from runstore.runtime.strands.nodes import Node, Nodes
 from runstore.runtime.strands.redaction import may_redact
+from runstore.runtime.strands.reported_usage import report_reasoning
 from runstore.runtime.strands.results import ONLY_REASONING
 from runstore.runtime.strands.tools import OVER, runs_again, unfit, write_call, write_result
 from runstore.runtime.user_code import in_a_line
@@ -103,7 +104,7 @@ class Hooks:
         self._logged: dict[Place, LoggedConversation] = {}
         self._working: set[Place] = set()
         self._lock = threading.Lock()
-        self._model_calls = ModelCalls(context.run_id, recorder, self.answers, self._place)
+        self._model_calls = ModelCalls(context.run_id, recorder, self.answers, self._place, self.models)
         self.called = Called(self, recorder, self._model_calls)
         self.nodes = Nodes(nodes, self._record_node, lambda path: self._inputs.pop((path, None), None))
 
@@ -135,7 +136,7 @@ class Hooks:
         """A translator for the stream of an agent at `path`."""
         return Translator(
             path, self.models, call_id=call_id, apart=apart, answers=self.answers,
-            recorded=self.called.places, words=self._model_calls.words,
+            recorded=self.called.places, words=self._model_calls.words, calls=self._model_calls.open,
         )  # fmt: skip
 
     def install(self, agent: Agent, path: str) -> None:
@@ -159,8 +160,13 @@ class Hooks:
         """Whether an agent has been hooked, and so belongs to this run alone."""
         return agent in self._homes
 
+    def unfinished(self) -> list[Usage]:
+        """The usage of the model calls that broke off, as the agents have been left."""
+        return self._model_calls.unfinished()
+
     def note_model(self, agent: Agent, path: str) -> None:
         """Remember the model of the agent at this path."""
+        report_reasoning(agent.model)
         config = agent.model.get_config()
         if isinstance(config, dict) and config.get("model_id"):
             self.models[path] = str(config["model_id"])

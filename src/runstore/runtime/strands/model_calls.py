@@ -1,19 +1,20 @@
 """Records a run's model calls: why one failed, when it is retried, and whether its text counts."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 from strands import Agent, ModelRetryStrategy
-from strands.hooks import AfterModelCallEvent, HookOrder
+from strands.hooks import AfterModelCallEvent, BeforeModelCallEvent, HookOrder
 from typing_extensions import override
 
-from runstore.core.events import DiscardReason, Event, Retrying
+from runstore.core.events import DiscardReason, Event, Retrying, Usage
 from runstore.runtime.closable_recorder import ClosableRecorder
 from runstore.runtime.provider_words import ProviderWords
 from runstore.runtime.resume import Place
 from runstore.runtime.strands.answers import Answers
 from runstore.runtime.strands.errors import described, is_throttled, model_error_code, sentence_of
+from runstore.runtime.strands.open_calls import OpenCalls
 
 FIRST = HookOrder.SDK_FIRST - 1  # before any other hook, and before strands' retry strategy waits
 LAST = HookOrder.SDK_LAST + 1  # after every other hook
@@ -27,13 +28,21 @@ class ModelCalls:
 
     Args:
         place: returns the place where an agent currently works.
+        models: path → model id; may grow during the run.
     """
 
     def __init__(
-        self, run_id: str, recorder: ClosableRecorder, answers: Answers, place: Callable[[Agent], Place]
+        self,
+        run_id: str,
+        recorder: ClosableRecorder,
+        answers: Answers,
+        place: Callable[[Agent], Place],
+        models: Mapping[str, str],
     ) -> None:
         self.errors: deque[BaseException] = deque(maxlen=MAX_ERRORS)  # errors that models raised, newest last
         self.words = ProviderWords()
+        self.open = OpenCalls()
+        self._models = models
         self._run_id = run_id
         self._recorder = recorder
         self._answers = answers
@@ -44,6 +53,7 @@ class ModelCalls:
 
     def install(self, agent: Agent) -> None:
         """Hook an agent. Call it once for each agent."""
+        agent.add_hook(self.calling, BeforeModelCallEvent, order=LAST)
         agent.add_hook(self.called, AfterModelCallEvent, order=FIRST)
         agent.add_hook(self.settled, AfterModelCallEvent, order=LAST)
 
@@ -66,6 +76,15 @@ class ModelCalls:
         """Record the failure of a model call that strands has no hooks for; it also ended the agent."""
         self._given_up[place] = self._note(place, error)
 
+    async def calling(self, event: BeforeModelCallEvent) -> None:
+        """A model is about to be called, unless a hook has refused the call."""
+        if not event.cancel:
+            self.open.begin(self._place(event.agent))
+
+    def unfinished(self) -> list[Usage]:
+        """Close all open calls: the agents have been left."""
+        return [usage for place in self.open.places for usage in self._break_off(place)]
+
     async def called(self, event: AfterModelCallEvent) -> None:
         """A model call has ended; no other hook has run yet."""
         error, place = event.exception, self._place(event.agent)
@@ -82,6 +101,7 @@ class ModelCalls:
     async def settled(self, event: AfterModelCallEvent) -> None:
         """A model call has ended, and every other hook has run."""
         place, error = self._place(event.agent), event.exception
+        await self._settle_usage(place, event)
         announced = place in self._announced
         self._announced.discard(place)
         if error is None:
@@ -97,6 +117,19 @@ class ModelCalls:
             await self._take_back(place, "failed")
         elif not announced:  # a hook waited itself, or a router switched to another model
             await self._retrying(place, model_error_code(error), 0)
+
+    async def _settle_usage(self, place: Place, event: AfterModelCallEvent) -> None:
+        """Record that a call broke off before its usage was reported."""
+        if event.exception is None and (
+            event.stop_response is None or event.stop_response.stop_reason != "cancelled"
+        ):
+            self.open.close(place)
+            return
+        for usage in self._break_off(place, silent=event.exception is None):
+            await self._recorder.record(usage)
+
+    def _break_off(self, place: Place, *, silent: bool = True) -> list[Usage]:
+        return self.open.break_off(place, self._models.get(place[0]), silent=silent)
 
     def _note(self, place: Place, error: BaseException) -> str:
         """Log and remember an error that a model raised; return its code."""
