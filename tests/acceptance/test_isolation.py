@@ -8,15 +8,16 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
 from runstore.app import Runtime, open_runtime
+from runstore.core.new_run import NewRun
 from runstore.http.streaming.frames import native
 from runstore.settings import Settings, load_settings
+from runstore.store.runs import RunAt
 from tests.database import make_database
 from tests.frames import Frame, joined, read_frames, said, seqs
 from tests.polling import until as until_async
@@ -158,7 +159,9 @@ def thread_names() -> set[str]:
 
 async def have_some_runs(runtime: Runtime) -> None:
     """Runs that end, and runs that are stopped, each with a reader."""
-    start = partial(runtime.store.start, input="hi", user_id="local")
+
+    async def start(agent: str) -> RunAt:
+        return await runtime.store.start(NewRun(agent, "hi", user_id="local"))
 
     async def follow(run_id: str) -> None:
         async for _ in native(runtime.store.tail(run_id, after=0)):

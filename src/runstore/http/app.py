@@ -5,10 +5,12 @@ from secrets import token_bytes
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.routing import compile_path
 from starlette.types import Lifespan
 
 from runstore.http.bodies import Bodies
-from runstore.http.errors import NATIVE_ERRORS, ErrorResponder
+from runstore.http.errors import NATIVE_ERRORS, ErrorResponder, path_of
 from runstore.http.executor.routes import EXECUTOR_ERRORS, HierarchyRoutes, TeamRunRoutes
 from runstore.http.following import Following
 from runstore.http.native.agents import AgentRoutes
@@ -22,7 +24,7 @@ from runstore.http.operations import Surface
 from runstore.http.security.access import Access
 from runstore.http.security.auth import Authentication, Authenticator
 from runstore.http.security.hosts import HostCheck, Hosts, PathCheck, cors
-from runstore.http.security.signing import TicketSigner
+from runstore.http.security.signing import TicketScope, TicketSigner
 from runstore.http.streaming.subscribers import Subscribers
 from runstore.store.hierarchies import HierarchyStore
 from runstore.store.runs import RunStore
@@ -46,6 +48,12 @@ ERRORS = ErrorResponder({surface.prefix: surface.errors for surface in SURFACES}
 OPEN_PATHS = frozenset(
     path for surface in SURFACES for path, operation in surface.operations if operation.open
 )
+TICKETED = [
+    (compile_path(path)[0], operation.ticket)
+    for surface in SURFACES
+    for path, operation in surface.operations
+    if operation.ticket is not None
+]
 DEFAULT_HOSTS = Hosts()
 
 
@@ -88,17 +96,29 @@ def build_http(
         ),
     )
     app = Starlette(
-        routes=[
-            *(route for surface in SURFACES for route in surface.routes(handlers, bodies)),
-        ],
+        routes=[route for surface in SURFACES for route in surface.routes(handlers, bodies)],
         middleware=[
             Middleware(HostCheck, hosts=hosts, errors=ERRORS),
             *cors(cors_origins),
             Middleware(PathCheck, errors=ERRORS),
-            Middleware(Authentication, authenticator=authenticator, errors=ERRORS, open_paths=OPEN_PATHS),
+            Middleware(
+                Authentication,
+                authenticator=authenticator,
+                errors=ERRORS,
+                open_paths=OPEN_PATHS,
+                scope_of=_scope_of,
+            ),
         ],
         exception_handlers=ERRORS.handlers,
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _scope_of(request: Request) -> TicketScope | None:
+    """The stream that a request asks for, if it may have a ticket."""
+    for pattern, scope in TICKETED:
+        if found := pattern.fullmatch(path_of(request.scope)):
+            return scope(found.groupdict(), request.query_params)
+    return None

@@ -14,7 +14,8 @@ from runstore.core.records import EventRecord
 from runstore.http.bodies import Body
 from runstore.http.errors import NATIVE_ERRORS, ErrorForm, status_of
 from runstore.http.openai.objects import MENDED_FIELDS, Chunk
-from runstore.http.operations import Answer, Operation, Parameter, Problem, Schema, Surface
+from runstore.http.operations import Answer, Operation, Problem, Surface
+from runstore.http.requests import Parameter, Schema
 from runstore.http.schemas import (
     ANY_TYPE,
     JSON,
@@ -31,7 +32,6 @@ from runstore.http.schemas import (
 STREAMED = (EventRecord, *EVENT_CLASSES.values(), Chunk)  # what streams hold
 
 Surfaces = tuple[Surface, ...]
-TAGS = {"agents": "agents", "runs": "runs", "v1": "chat", "api": "hierarchies"}  # by a path's first part
 
 DESCRIPTION = (
     "Runs of LLM agents as event logs: start them, follow them from any event on, stop them. "
@@ -102,7 +102,7 @@ class _Document:
         for surface in self._surfaces:
             for path, operation in surface.operations:
                 method = operation.method.lower()
-                paths[path][method] = self._operation(path, operation, surface.errors)
+                paths[path][method] = self._operation(operation, surface.errors)
         return {
             "openapi": "3.1.1",
             "info": {
@@ -128,11 +128,11 @@ class _Document:
         errors = [each.errors.struct for each in self._surfaces]
         return [*bodies, *contents, *errors, *STREAMED]
 
-    def _operation(self, path: str, operation: Operation[Any], form: ErrorForm) -> Schema:
+    def _operation(self, operation: Operation[Any], form: ErrorForm) -> Schema:
         found: Schema = {
             "operationId": operation.id,
             "summary": operation.summary,
-            "tags": [TAGS.get(path.split("/")[1], "server")],
+            "tags": [operation.tag],
             "security": self._security(operation),
             "parameters": [_parameter(parameter) for parameter in operation.parameters],
             "responses": {
@@ -147,7 +147,8 @@ class _Document:
     def _security(self, operation: Operation[Any]) -> list[Schema]:
         if operation.open:
             return []
-        return [*([] if self._needs_login else [{}]), BY_KEY, *([BY_TICKET] if operation.by_ticket else [])]
+        by_ticket = [BY_TICKET] if operation.ticket is not None else []
+        return [*([] if self._needs_login else [{}]), BY_KEY, *by_ticket]
 
     def _body(self, body: Body[Any]) -> Schema:
         description = f"At most {Limits().body_bytes:,} bytes unless configured otherwise."

@@ -4,11 +4,13 @@ A class of handlers is a list of operations, one for each method decorated with 
 list of such classes under one prefix.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from inspect import cleandoc
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -17,30 +19,22 @@ from runstore.core import errors
 from runstore.core.new_run import NewRun, RunOptions
 from runstore.http.bodies import Bodies, Body
 from runstore.http.errors import ErrorForm
-from runstore.http.requests import check_parameters, read_idempotency_key, read_traceparent
+from runstore.http.requests import (
+    Parameter,
+    Schema,
+    check_parameters,
+    read_idempotency_key,
+    read_traceparent,
+)
+from runstore.http.security.signing import TicketScope
 from runstore.http.security.users import Login, User, login_of
 
 TICKET = "ticket"  # the query parameter for a ticket
 
-Schema = dict[str, Any]
 # An error, or its status and code. Without a code, it is the run's own, which its agent may choose.
 Problem = type[errors.RunstoreError] | tuple[int, str | None]
+ScopeOf = Callable[[Mapping[str, str], QueryParams], TicketScope]  # of a path's and a query's parameters
 B = TypeVar("B", covariant=True)
-
-
-class Parameter(Struct, frozen=True):
-    """A parameter of a request.
-
-    Args:
-        place: `query`, `header` or `path`.
-        repeated: it may be given more than once.
-    """
-
-    name: str
-    schema: Schema
-    description: str = ""
-    place: str = "query"
-    repeated: bool = False
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -66,8 +60,9 @@ class Operation(Struct, Generic[B], frozen=True, kw_only=True):
         body: None if the operation reads none.
         problems: the errors of this operation, besides those that all operations of its kind share.
         strict: refuse unknown query parameters.
-        by_ticket: accept a ticket instead of a key.
+        ticket: the stream that a request asks for, if it may have a ticket instead of a key.
         open: needs no login, as it reveals nothing about any run.
+        tag: its group in the OpenAPI document: that of its class.
     """
 
     method: str
@@ -80,14 +75,15 @@ class Operation(Struct, Generic[B], frozen=True, kw_only=True):
     body: Body[B] | None = None
     problems: tuple[Problem, ...] = ()
     strict: bool = True
-    by_ticket: bool = False
+    ticket: ScopeOf | None = None
     open: bool = False
+    tag: str = ""
 
     @property
     def query(self) -> list[str]:
         """The names of its query parameters."""
         named = [each.name for each in self.parameters if each.place == "query"]
-        return [*named, TICKET] if self.by_ticket else named
+        return [*named, TICKET] if self.ticket is not None else named
 
 
 class Call(Generic[B]):
@@ -137,7 +133,7 @@ def operation(
     body: Body[B] | None = None,
     problems: tuple[Problem, ...] = (),
     strict: bool = True,
-    by_ticket: bool = False,
+    ticket: ScopeOf | None = None,
     open: bool = False,
 ) -> Callable[[Handler[B]], Operation[B]]:
     """Declare a handler as an operation. Its name becomes the operation's id, its docstring the summary."""
@@ -154,16 +150,25 @@ def operation(
             body=body,
             problems=problems,
             strict=strict,
-            by_ticket=by_ticket,
+            ticket=ticket,
             open=open,
         )
 
     return declare
 
 
-def operations_of(cls: type) -> list[Operation[Any]]:
-    """The operations of a class of handlers, in the order of their declaration."""
-    return [each for each in vars(cls).values() if isinstance(each, Operation)]
+class Handlers(Protocol):
+    """A class of operations. `tag`: their group in the OpenAPI document."""
+
+    tag: str
+
+
+def operations_of(cls: type[Handlers]) -> list[Operation[Any]]:
+    """The operations of a class of handlers, in the order of their declaration.
+
+    The class names their group of the OpenAPI document: `tag`.
+    """
+    return [replace(each, tag=cls.tag) for each in vars(cls).values() if isinstance(each, Operation)]
 
 
 class Surface(Struct, frozen=True, eq=False):
@@ -176,7 +181,7 @@ class Surface(Struct, frozen=True, eq=False):
 
     prefix: str
     errors: ErrorForm
-    handlers: tuple[type, ...]
+    handlers: tuple[type[Handlers], ...]
 
     @property
     def operations(self) -> list[tuple[str, Operation[Any]]]:

@@ -4,9 +4,11 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from msgspec import Struct
 from starlette.requests import Request
 
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES
@@ -22,7 +24,32 @@ FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {
 TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # a number as in JSON
 QUALITY = re.compile(r"q\s*=\s*([01](?:\.[0-9]{0,9})?)")  # of a media type in `Accept`
+FLAGS = ("true", "false")
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+Schema = dict[str, Any]
+
+
+class Parameter(Struct, frozen=True):
+    """A parameter of a request.
+
+    Args:
+        place: `query`, `header` or `path`.
+        repeated: it may be given more than once.
+    """
+
+    name: str
+    schema: Schema
+    description: str = ""
+    place: str = "query"
+    repeated: bool = False
+
+
+def whole(low: int, high: int, default: int | None = None) -> Schema:
+    """The schema of a whole number."""
+    bounds: Schema = {"type": "integer", "minimum": low, "maximum": high}
+    return bounds if default is None else {**bounds, "default": default}
 
 
 def check_parameters(request: Request, known: Sequence[str], repeated: Sequence[str] = ()) -> None:
@@ -44,10 +71,13 @@ def check_parameters(request: Request, known: Sequence[str], repeated: Sequence[
             raise BadRequest(f"query parameter {name!r} is given more than once", code="invalid_parameter")
 
 
-def read_number(request: Request, name: str, default: int, low: int, high: int) -> int:
+def read_number(request: Request, parameter: Parameter) -> int:
+    """A whole number within the parameter's bounds. If it is not given: its default, or else 0."""
+    name, schema = parameter.name, parameter.schema
     text = request.query_params.get(name)
+    low, high = schema["minimum"], schema["maximum"]
     if text is None:
-        return default
+        return int(schema.get("default", 0))
     if not _is_number(text) or not low <= int(text) <= high:
         raise BadRequest(
             f"{name}={text[:50]!r} must be a whole number from {low} to {high}", code="invalid_parameter"
@@ -55,7 +85,9 @@ def read_number(request: Request, name: str, default: int, low: int, high: int) 
     return int(text)
 
 
-def read_seconds(request: Request, name: str, high: float) -> float:
+def read_seconds(request: Request, parameter: Parameter) -> float:
+    """Seconds, up to the parameter's maximum; 0 if not given."""
+    name, high = parameter.name, parameter.schema["maximum"]
     text = request.query_params.get(name)
     if text is None:
         return 0
@@ -82,8 +114,10 @@ def read_time(request: Request, name: str) -> int | None:
     return int(at.timestamp() * 1000)
 
 
-def read_choice(request: Request, name: str, choices: Sequence[str]) -> str | None:
-    text = request.query_params.get(name)
+def read_choice(request: Request, parameter: Parameter) -> str | None:
+    """One of the values that the parameter may have."""
+    name, text = parameter.name, request.query_params.get(parameter.name)
+    choices = parameter.schema.get("enum", FLAGS)
     if text is not None and text not in choices:
         raise BadRequest(
             f"{name}={text[:50]!r} must be one of {', '.join(choices)}", code="invalid_parameter"
@@ -146,17 +180,24 @@ def prefers(request: Request, media_type: str, other: str) -> bool:
     return wanted > 0 and wanted >= next((qualities[each] for each in ranges if each in qualities), 0.0)
 
 
-def read_header(request: Request, name: str, choices: Sequence[str] = ()) -> str | None:
-    """A header that may be given once, with one of `choices` if there are any. It is read as UTF-8."""
+def read_header(request: Request, parameter: Parameter) -> str | None:
+    """A header that may be given once, within the parameter's bounds. It is read as UTF-8."""
+    name, schema = parameter.name, parameter.schema
     values = [_as_utf8(value) for value in request.headers.getlist(name)]
     if len(values) > 1:
         raise BadRequest(f"{name} is given more than once", code="invalid_header")
     if any("\0" in value for value in values):
         raise BadRequest(f"{name} must not hold the character NUL", code="invalid_header")
-    if values and choices and values[0] not in choices:
-        message = f"{name}: {values[0][:50]!r} must be one of {', '.join(choices)}"
+    if not values:
+        return None
+    [value] = values
+    choices, most = schema.get("enum"), schema.get("maxLength")
+    if choices is not None and value not in choices:
+        message = f"{name}: {value[:50]!r} must be one of {', '.join(choices)}"
         raise BadRequest(message, code="invalid_header")
-    return values[0] if values else None
+    if most is not None and not 0 < len(value) <= most:
+        raise BadRequest(f"{name} must have 1 to {most} characters", code="invalid_header")
+    return value
 
 
 def _as_utf8(value: str) -> str:

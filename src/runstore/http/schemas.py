@@ -5,8 +5,8 @@ from typing import Any
 from runstore.core import errors
 from runstore.core.records import EventRecord
 from runstore.http.errors import Forbidden, Unauthorized
-from runstore.http.operations import Answer, Parameter, Problem, Schema
-from runstore.http.requests import IDEMPOTENCY_KEY, MAX_CURSOR_DIGITS
+from runstore.http.operations import Answer, Problem
+from runstore.http.requests import IDEMPOTENCY_KEY, MAX_CURSOR_DIGITS, Parameter, Schema, whole
 from runstore.http.streaming.frames import RETRY_MS
 from runstore.http.streaming.sse import HEADERS as STREAM_HEADERS
 from runstore.http.streaming.sse import MEDIA_TYPE as SSE
@@ -48,11 +48,6 @@ OF_A_START: tuple[Problem, ...] = (
 TOO_MANY_STREAMS: Problem = errors.LimitExceeded
 
 # ---- parameters ----
-
-
-def whole(low: int, high: int, default: int | None = None) -> Schema:
-    bounds: Schema = {"type": "integer", "minimum": low, "maximum": high}
-    return bounds if default is None else {**bounds, "default": default}
 
 
 CURSOR = whole(0, 10**MAX_CURSOR_DIGITS - 1, 0)

@@ -143,7 +143,7 @@ async def test_what_a_request_needs_is_done_for_its_address_and_then_for_its_use
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         done_for.append(asking.get())
 
-    scope = {**request("ann").scope, "path": "/runs", "root_path": ""}
+    scope = {**request("ann").scope, "path": "/runs", "root_path": "", "query_string": b""}
     await Authentication(app, cast(Any, Authenticator()), cast(Any, None))(
         scope, cast(Any, None), cast(Any, None)
     )

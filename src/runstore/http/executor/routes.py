@@ -18,8 +18,8 @@ from runstore.http.following import Following
 from runstore.http.json import HierarchyId, RunId, Time, json_list, json_response
 from runstore.http.native.records import RunRecord, record
 from runstore.http.native.runs import MAX_PAGE, MAX_REASON, list_cursor
-from runstore.http.operations import Answer, Call, Problem, Schema, operation
-from runstore.http.requests import MAX_CURSOR_DIGITS, read_cursor
+from runstore.http.operations import Answer, Call, Problem, operation
+from runstore.http.requests import MAX_CURSOR_DIGITS, Schema, read_cursor
 from runstore.http.schemas import (
     LAST_EVENT_ID,
     NOTHING_LEFT,
@@ -177,6 +177,8 @@ def success(
 class HierarchyRoutes:
     """The routes below `/api/executor/v1/hierarchies`."""
 
+    tag = "hierarchies"
+
     def __init__(self, store: RunStore, hierarchies: HierarchyStore) -> None:
         self._store = store
         self._hierarchies = hierarchies
@@ -243,6 +245,8 @@ class HierarchyRoutes:
 
 class TeamRunRoutes:
     """The routes below `/api/executor/v1/runs`."""
+
+    tag = "hierarchies"
 
     def __init__(
         self, store: RunStore, hierarchies: HierarchyStore, access: Access, following: Following

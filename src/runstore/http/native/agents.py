@@ -15,7 +15,8 @@ from runstore.http.bodies import Body
 from runstore.http.errors import Forbidden
 from runstore.http.json import json_response
 from runstore.http.native.records import RunRecord, record_response
-from runstore.http.operations import Call, Parameter, Problem, operation
+from runstore.http.operations import Call, Problem, operation
+from runstore.http.requests import Parameter
 from runstore.http.schemas import (
     FROM_HEADER,
     OF_A_START,
@@ -98,6 +99,8 @@ REFUSED: tuple[Problem, ...] = (*OF_A_START, Forbidden, AgentNotFound)
 
 class AgentRoutes:
     """The routes below `/agents`."""
+
+    tag = "agents"
 
     def __init__(self, store: RunStore, access: Access, subscribers: Subscribers) -> None:
         self._store = store

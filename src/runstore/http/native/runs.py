@@ -22,10 +22,12 @@ from runstore.http.json import RunId, Seq, json_list, json_response
 from runstore.http.native.included import INCLUDES, EventPage, Includes, read_include
 from runstore.http.native.records import RunPage, RunRecord, listed, record_response
 from runstore.http.openai.stream import CHUNKS
-from runstore.http.operations import Answer, Call, Parameter, Schema, operation
+from runstore.http.operations import Answer, Call, operation
 from runstore.http.requests import (
     FAMILIES,
     MAX_CURSOR_DIGITS,
+    Parameter,
+    Schema,
     has_already,
     prefers,
     read_choice,
@@ -34,6 +36,7 @@ from runstore.http.requests import (
     read_number,
     read_seconds,
     read_time,
+    whole,
 )
 from runstore.http.schemas import (
     CURSOR,
@@ -49,9 +52,9 @@ from runstore.http.schemas import (
     UUID,
     json,
     stream,
-    whole,
 )
 from runstore.http.security.access import Access
+from runstore.http.security.signing import of_run
 from runstore.http.streaming.watched import ClientGone, WatchedAnswer
 from runstore.projections.runs import RunQuery
 from runstore.store.runs import RunStore
@@ -109,7 +112,18 @@ class Appended(Struct, frozen=True):
 
 # ---- parameters and answers ----
 
-PAGE = whole(1, MAX_PAGE, 100)
+LIMIT = Parameter("limit", whole(1, MAX_PAGE, 100))
+LIMIT_OF_LINES = Parameter("limit", whole(1, 10**MAX_CURSOR_DIGITS, 10**MAX_CURSOR_DIGITS))
+STATUS = Parameter("status", {"enum": list(STATUSES)})
+PURGED = Parameter(
+    "purged", {"type": "boolean", "default": False}, "`true`: the runs that were purged, and no others"
+)
+AT = Parameter("at", whole(1, 10**MAX_CURSOR_DIGITS - 1), "a seq: the run as it was after that event")
+WAIT = Parameter(
+    "wait",
+    {"type": "number", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
+    "seconds: answer when the run has ended, or after so long",
+)
 MOMENT: Schema = {"type": "string", "format": "date-time"}
 
 AFTER = Parameter("after", CURSOR, "a cursor: events with a greater seq")
@@ -145,6 +159,8 @@ LINES: Schema = {
 class RunRoutes:
     """The routes below `/runs`."""
 
+    tag = "runs"
+
     def __init__(self, store: RunStore, access: Access, following: Following) -> None:
         self._store = store
         self._access = access
@@ -155,18 +171,14 @@ class RunRoutes:
         "GET",
         "/runs",
         parameters=(
-            Parameter("status", {"enum": list(STATUSES)}),
+            STATUS,
             Parameter("agent", TEXT, "the agent's name"),
             Parameter("session_id", TEXT),
             Parameter("workspace_id", TEXT, "the runs of this workspace, whoever's they are"),
             Parameter("since", MOMENT, "created then or later"),
             Parameter("until", MOMENT, "created then or earlier"),
-            Parameter(
-                "purged",
-                {"type": "boolean", "default": False},
-                "`true`: the runs that were purged, and no others",
-            ),
-            Parameter("limit", PAGE),
+            PURGED,
+            LIMIT,
             Parameter("after", UUID, "the `next` of an earlier page"),
         ),
         answers={200: json("a page of runs", RunPage)},
@@ -174,20 +186,20 @@ class RunRoutes:
     )
     async def list_runs(self, call: Call[None]) -> Response:
         """List runs, newest first."""
-        limit = read_number(call.request, "limit", 100, 1, MAX_PAGE)
+        limit = read_number(call.request, LIMIT)
         after = call.request.query_params.get("after")
         user, workspace = call.user, call.request.query_params.get("workspace_id")
         self._access.check_workspace(user, workspace)
         found = await self._store.find(
             RunQuery(
                 user_id=None if user.admin or workspace else user.user_id,
-                status=read_choice(call.request, "status", STATUSES),  # type: ignore[arg-type]
+                status=read_choice(call.request, STATUS),  # type: ignore[arg-type]
                 agent=call.request.query_params.get("agent"),
                 session_id=call.request.query_params.get("session_id"),
                 workspace_id=workspace,
                 since=read_time(call.request, "since"),
                 until=read_time(call.request, "until"),
-                purged=read_choice(call.request, "purged", ("true", "false")) == "true",
+                purged=read_choice(call.request, PURGED) == "true",
                 before=list_cursor(after) if after is not None else None,
                 limit=limit,
             )
@@ -200,12 +212,8 @@ class RunRoutes:
         "/runs/{run_id}",
         parameters=(
             RUN_ID,
-            Parameter("at", whole(1, 10**MAX_CURSOR_DIGITS - 1), "a seq: the run as it was after that event"),
-            Parameter(
-                "wait",
-                {"type": "number", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
-                "seconds: answer when the run has ended, or after so long",
-            ),
+            AT,
+            WAIT,
             Parameter(
                 "include",
                 {"type": "array", "minItems": 1, "items": {"enum": list(INCLUDES)}},
@@ -218,8 +226,8 @@ class RunRoutes:
     async def get_run(self, call: Call[None]) -> Response:
         """One run, now or at an earlier event."""
         names = read_include(call.request)
-        at = read_number(call.request, "at", 0, 1, 10**18) or None
-        wait_s = read_seconds(call.request, "wait", MAX_WAIT_S)
+        at = read_number(call.request, AT) or None
+        wait_s = read_seconds(call.request, WAIT)
         run_id = await self._access.readable(call.request)
         if wait_s:
             try:
@@ -237,7 +245,7 @@ class RunRoutes:
             AFTER,
             LAST_EVENT_ID,
             LAST_EVENT_ID_PARAMETER,
-            Parameter("limit", PAGE, "of NDJSON any number; all if not given"),
+            Parameter("limit", LIMIT.schema, "of NDJSON any number; all if not given"),
             TYPES,
             Parameter("If-None-Match", TEXT, "the ETag of a page", "header"),
         ),
@@ -258,10 +266,10 @@ class RunRoutes:
         check_cursor(after, head.seq, run_id)
         headers = {"Vary": "Accept"}
         if prefers(call.request, NDJSON, JSON):
-            limit = read_number(call.request, "limit", 10**18, 1, 10**18)
+            limit = read_number(call.request, LIMIT_OF_LINES)
             lines = self._lines(run_id, after, limit, only)
             return WatchedAnswer(lines, call.login, media_type=NDJSON, headers=headers)
-        limit = read_number(call.request, "limit", 100, 1, MAX_PAGE)
+        limit = read_number(call.request, LIMIT)
         if head.closed:
             headers["ETag"] = f'"{run_id}.{head.seq}.{after}.{limit}.{_tag(only)}.v{ENCODER_VERSION}"'
             if has_already(call.request, headers["ETag"]):
@@ -282,13 +290,13 @@ class RunRoutes:
             204: NOTHING_LEFT,
         },
         problems=(errors.InvalidCursor, TOO_MANY_STREAMS),
-        by_ticket=True,
+        ticket=lambda path, query: of_run(path["run_id"].lower()),
     )
     async def follow_run(self, call: Call[None]) -> Response:
         """Follow a run: replay, then live."""
         run_id = await self._access.readable(call.request)
         after, only = read_cursor(call.request), read_filter(call.request)
-        as_chunks = read_choice(call.request, "format", FORMATS) == "openai"
+        as_chunks = read_choice(call.request, FORMAT) == "openai"
         if as_chunks and only is not None:
             raise BadRequest("types cannot be given with format=openai", code="invalid_parameter")
         login = call.login

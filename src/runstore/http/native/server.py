@@ -11,8 +11,8 @@ from starlette.responses import Response
 from runstore.http.errors import Forbidden, error_response
 from runstore.http.json import json_response
 from runstore.http.openapi import Surfaces, document
-from runstore.http.operations import Answer, Call, Parameter, operation
-from runstore.http.requests import has_already
+from runstore.http.operations import Answer, Call, operation
+from runstore.http.requests import Parameter, has_already
 from runstore.http.schemas import ETAG, JSON, NOT_MODIFIED, TEXT, json
 from runstore.http.security.auth import Authenticator
 from runstore.store.workers import Worker, WorkerRecord, record
@@ -39,6 +39,8 @@ class ServerRoutes:
         metrics: the metrics for an `Accept` header.
         surfaces: what the description describes.
     """
+
+    tag = "server"
 
     def __init__(
         self,

@@ -8,15 +8,17 @@ from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, NamedRunCursors, Own
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.following import Following
 from runstore.http.native.runs import TYPES
-from runstore.http.operations import Call, Parameter, operation
-from runstore.http.requests import read_filter, read_ids, read_seq
+from runstore.http.operations import Call, operation
+from runstore.http.requests import Parameter, read_filter, read_ids, read_seq
 from runstore.http.schemas import NOTHING_LEFT, SEVERAL, TEXT, TOO_MANY_STREAMS, stream
 from runstore.http.security.access import Access
-from runstore.http.security.signing import STREAM, run_id_of
+from runstore.http.security.signing import of_runs, run_id_of
 
 
 class StreamRoutes:
     """`/stream`"""
+
+    tag = "runs"
 
     def __init__(self, access: Access, following: Following) -> None:
         self._access = access
@@ -24,7 +26,7 @@ class StreamRoutes:
 
     @operation(
         "GET",
-        STREAM,
+        "/stream",
         parameters=(
             Parameter(
                 "run_id",
@@ -47,7 +49,7 @@ class StreamRoutes:
             204: NOTHING_LEFT,
         },
         problems=(errors.InvalidCursor, errors.RunNotFound, Forbidden, TOO_MANY_STREAMS),
-        by_ticket=True,
+        ticket=lambda path, query: of_runs([run_id_of(text) for text in query.getlist("run_id")]),
     )
     async def follow_runs(self, call: Call[None]) -> Response:
         """Follow several runs, or all of one's own, in one stream."""

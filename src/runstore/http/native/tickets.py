@@ -15,7 +15,7 @@ from runstore.http.json import RunId, Time, json_response
 from runstore.http.operations import Call, operation
 from runstore.http.schemas import RUN_ID, json
 from runstore.http.security.access import Access
-from runstore.http.security.signing import STREAM, Ticket, TicketSigner, name_of
+from runstore.http.security.signing import Ticket, TicketScope, TicketSigner, of_run, of_runs
 from runstore.store.runs import RunStore
 
 TICKET_TTL_S = 3_600  # unless the request asks for less or more: an EventSource reconnects with what it has
@@ -53,6 +53,8 @@ CREATED = json("the ticket", TicketAnswer, {"Cache-Control": {"const": "no-store
 class TicketRoutes:
     """`/runs/{run_id}/ticket` and `/stream/ticket`"""
 
+    tag = "runs"
+
     def __init__(self, store: RunStore, access: Access, signer: TicketSigner) -> None:
         self._store = store
         self._access = access
@@ -70,11 +72,11 @@ class TicketRoutes:
         run_id = await self._access.readable(call.request)
         body = await call.body()
         await self._store.head(run_id)
-        return self._answer(call, run_id, f"/runs/{run_id}/stream?", body.ttl_s)
+        return self._answer(call, of_run(run_id), f"/runs/{run_id}/stream?", body.ttl_s)
 
     @operation(
         "POST",
-        f"{STREAM}/ticket",
+        "/stream/ticket",
         body=Body(SeveralBody, optional=True),
         answers={201: CREATED},
         problems=(errors.RunNotFound, Forbidden),
@@ -86,12 +88,12 @@ class TicketRoutes:
         if len(set(run_ids)) < len(run_ids):
             raise BadRequest("run_ids names a run twice", code="invalid_body", field="$.run_ids")
         query = "".join(f"run_id={run_id}&" for run_id in run_ids)
-        return self._answer(call, name_of(run_ids), f"{STREAM}?{query}", body.ttl_s)
+        return self._answer(call, of_runs(run_ids), f"/stream?{query}", body.ttl_s)
 
-    def _answer(self, call: Call[object], name: str, stream: str, ttl_s: int) -> Response:
+    def _answer(self, call: Call[object], scope: TicketScope, stream: str, ttl_s: int) -> Response:
         login = call.login
         ticket = Ticket(
-            run_id=name,
+            run_id=scope.name,
             user_id=login.user.user_id,
             key_id=login.key_id,
             expires_at=now_ms() + ttl_s * 1_000,

@@ -42,8 +42,8 @@ from runstore.http.openai.stream import (
     ending_error,
 )
 from runstore.http.operations import Answer as DeclaredAnswer
-from runstore.http.operations import Call, Parameter, Problem, operation
-from runstore.http.requests import read_header
+from runstore.http.operations import Call, Problem, operation
+from runstore.http.requests import Parameter, read_header
 from runstore.http.schemas import FROM_HEADER, JSON, OF_A_START, RUN_HEADER, START_HEADERS, TEXT, json
 from runstore.http.streaming.sse import CLIENT_DISCONNECT, EventStream, OnDisconnect, cancel_run
 from runstore.http.streaming.sse import MEDIA_TYPE as SSE
@@ -55,26 +55,23 @@ DEFAULT_MODEL = "demo"
 MANY_MESSAGES = 100  # messages of a chat from which on they are read off the event loop
 DEFAULT_STRATEGY: MultitaskStrategy = "interrupt"
 MAX_ANSWER = 8 << 20  # characters of a whole answer, approximately; a longer one is cut, and says so
-ON_DISCONNECT: tuple[OnDisconnect, ...] = get_args(OnDisconnect)
-CHAT_HEADERS = (
-    Parameter(
-        "X-Session-Id",
-        {"type": "string", "minLength": 1, "maxLength": MAX_NAME},
-        "the session, in UTF-8; without it the request touches no other",
-        "header",
-    ),
-    Parameter(
-        "X-Multitask-Strategy",
-        {"enum": list(STRATEGIES), "default": DEFAULT_STRATEGY},
-        "what to do about a run of the session that has not ended",
-        "header",
-    ),
-    Parameter(
-        "X-On-Disconnect",
-        {"enum": list(ON_DISCONNECT), "default": "cancel"},
-        "what becomes of the run when the client goes",
-        "header",
-    ),
+SESSION_ID = Parameter(
+    "X-Session-Id",
+    {"type": "string", "minLength": 1, "maxLength": MAX_NAME},
+    "the session, in UTF-8; without it the request touches no other",
+    "header",
+)
+STRATEGY = Parameter(
+    "X-Multitask-Strategy",
+    {"enum": list(STRATEGIES), "default": DEFAULT_STRATEGY},
+    "what to do about a run of the session that has not ended",
+    "header",
+)
+ON_DISCONNECT = Parameter(
+    "X-On-Disconnect",
+    {"enum": list(get_args(OnDisconnect)), "default": "cancel"},
+    "what becomes of the run when the client goes",
+    "header",
 )
 MODEL = Parameter("model", TEXT, "an agent's name", "path")
 NO_SUCH_MODEL: Problem = (404, "model_not_found")
@@ -82,6 +79,8 @@ NO_SUCH_MODEL: Problem = (404, "model_not_found")
 
 class ChatRoutes:
     """The routes below `/v1`."""
+
+    tag = "chat"
 
     def __init__(self, store: RunStore, subscribers: Subscribers, bodies: Bodies) -> None:
         self._store = store
@@ -109,7 +108,7 @@ class ChatRoutes:
     @operation(
         "POST",
         "/chat/completions",
-        parameters=(*CHAT_HEADERS, *START_HEADERS),
+        parameters=(SESSION_ID, STRATEGY, ON_DISCONNECT, *START_HEADERS),
         body=Body(ChatBody, EITHER_MESSAGES_OR_PROMPT, any_type=True, mend=mended),
         answers={
             200: DeclaredAnswer(
@@ -131,7 +130,7 @@ class ChatRoutes:
     )
     async def create_chat_completion(self, call: Call[ChatBody]) -> Response:
         """OpenAI's chat completions: start a run and follow it, or wait for its answer."""
-        continues = read_header(call.request, "X-On-Disconnect", ON_DISCONNECT) == "continue"
+        continues = read_header(call.request, ON_DISCONNECT) == "continue"
         login = call.login
         with ExitStack() as places:
             places.enter_context(self._subscribers.of_user(login.user.user_id))  # before the run exists
@@ -151,10 +150,8 @@ class ChatRoutes:
 
     async def _start(self, call: Call[ChatBody], body: ChatBody) -> Run:
         agent = DEFAULT_MODEL if body.model is None else body.model
-        session_id = read_header(call.request, "X-Session-Id")
-        if session_id is not None and not 0 < len(session_id) <= MAX_NAME:
-            raise BadRequest(f"X-Session-Id must have 1 to {MAX_NAME} characters", code="invalid_header")
-        strategy: Any = read_header(call.request, "X-Multitask-Strategy", STRATEGIES) or DEFAULT_STRATEGY
+        session_id = read_header(call.request, SESSION_ID)
+        strategy: Any = read_header(call.request, STRATEGY) or DEFAULT_STRATEGY
         self._check_model(agent)
         long = self._bodies.is_large(call.request) or len(body.messages or ()) > MANY_MESSAGES
         input = await self._bodies.beside(chat_input, body) if long else chat_input(body)

@@ -38,7 +38,7 @@ from runstore.http.openai.objects import (
     usage_of,
 )
 from runstore.http.openai.repeats import Kind, Piece, Repeats
-from runstore.http.operations import Schema
+from runstore.http.requests import Schema
 from runstore.http.schemas import component, within
 from runstore.http.streaming.frames import Message, message_frame
 

@@ -3,10 +3,8 @@
 Without any of them the server is bound to loopback, and everyone is the user `local`, an admin.
 """
 
-import re
-from collections.abc import Container
+from collections.abc import Callable, Container
 
-from msgspec import Struct
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -17,12 +15,10 @@ from runstore.database.opening import Database
 from runstore.http.errors import ErrorResponder, Unauthorized, path_of
 from runstore.http.security.known_keys import KnownKeys
 from runstore.http.security.login_function import LoginFunction, network_of
-from runstore.http.security.signing import STREAM, Ticket, TicketSigner, name_of, run_id_of
+from runstore.http.security.signing import Ticket, TicketScope, TicketSigner
 from runstore.http.security.users import ADMIN, LOCAL, SCOPE_KEY, Login, User
 from runstore.store import keys
 from runstore.store.keys import ApiKey
-
-_STREAM = re.compile(r"/runs/([^/]+)/stream")
 
 
 class Authenticator:
@@ -59,9 +55,6 @@ class Authenticator:
             Unauthorized: the request has no valid login.
             LogUnavailable: the database, which holds the keys, cannot be read now.
         """
-        ticket = request.query_params.get("ticket")
-        if ticket is not None and (runs := _followed(request)) is not None:
-            return await self._by_ticket(ticket, runs)
         if not await self.required():
             return OpenLogin(self)
         token = _bearer(request)
@@ -86,11 +79,17 @@ class Authenticator:
             raise Unauthorized("the API key is unknown, revoked or expired")
         return KeyLogin(self._keys, stored.key)
 
-    async def _by_ticket(self, text: str, runs: "_Followed") -> Login:
+    async def login_by_ticket(self, text: str, scope: TicketScope) -> Login:
+        """The login of a ticket for a stream.
+
+        Raises:
+            Unauthorized: it is for another stream, or is not valid any more.
+            LogUnavailable
+        """
         ticket = self.tickets.read(text)
-        if ticket is None or ticket.run_id != runs.name or not await self.ticket_holds(ticket):
+        if ticket is None or ticket.run_id != scope.name or not await self.ticket_holds(ticket):
             raise Unauthorized("the ticket is not for this run, or has expired")
-        return TicketLogin(self, ticket, runs.run_ids)
+        return TicketLogin(self, ticket, scope.run_ids)
 
 
 class OpenLogin(Login):
@@ -135,6 +134,7 @@ class Authentication:
     Args:
         authenticator: None if the app is mounted into another one that authenticates: every user is `local`.
         open_paths: paths that need no login.
+        scope_of: the stream that a request asks for, if it may have a ticket.
     """
 
     def __init__(
@@ -143,11 +143,13 @@ class Authentication:
         authenticator: Authenticator | None,
         errors: ErrorResponder,
         open_paths: Container[str] = (),
+        scope_of: Callable[[Request], TicketScope | None] = lambda request: None,
     ) -> None:
         self._app = app
         self._authenticator = authenticator
         self._errors = errors
         self._open_paths = open_paths
+        self._scope_of = scope_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or path_of(scope) in self._open_paths:
@@ -168,25 +170,12 @@ class Authentication:
         await response(scope, receive, send)
 
     async def _login(self, request: Request) -> Login:
-        return Login(LOCAL) if self._authenticator is None else await self._authenticator.login(request)
-
-
-class _Followed(Struct, frozen=True):
-    """The run or runs that a request for a stream follows, as tickets name them."""
-
-    name: str
-    run_ids: frozenset[str]
-
-
-def _followed(request: Request) -> _Followed | None:
-    path = path_of(request.scope)
-    if path == STREAM:
-        run_ids = [run_id_of(text) for text in request.query_params.getlist("run_id")]
-        return _Followed(name_of(run_ids), frozenset(run_ids))
-    if (stream := _STREAM.fullmatch(path)) is None:
-        return None
-    run_id = stream[1].lower()
-    return _Followed(run_id, frozenset({run_id}))
+        if self._authenticator is None:
+            return Login(LOCAL)
+        ticket = request.query_params.get("ticket")
+        if ticket is not None and (scope := self._scope_of(request)) is not None:
+            return await self._authenticator.login_by_ticket(ticket, scope)
+        return await self._authenticator.login(request)
 
 
 def _bearer(request: Request) -> str:

@@ -12,7 +12,23 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
-STREAM = "/stream"  # of several runs
+
+class TicketScope(Struct, frozen=True):
+    """The stream that a ticket opens. `name`: how the ticket names its runs."""
+
+    name: str
+    run_ids: frozenset[str]
+
+
+def of_run(run_id: str) -> TicketScope:
+    """The stream of one run."""
+    return TicketScope(run_id, frozenset({run_id}))
+
+
+def of_runs(run_ids: Sequence[str]) -> TicketScope:
+    """One stream of several runs; without ids, of all the user's runs."""
+    name = f"runs:{hashlib.sha256(','.join(run_ids).encode()).hexdigest()}" if run_ids else "own"
+    return TicketScope(name, frozenset(run_ids))
 
 
 class Ticket(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,11 +62,6 @@ class TicketSigner:
 
     def _mac(self, payload: str) -> bytes:
         return hmac.digest(self._secret, payload.encode(), hashlib.sha256)
-
-
-def name_of(run_ids: Sequence[str]) -> str:
-    """The name of several runs in a ticket; without ids, of all the user's runs."""
-    return f"runs:{hashlib.sha256(','.join(run_ids).encode()).hexdigest()}" if run_ids else "own"
 
 
 def _encode(data: bytes) -> str:
