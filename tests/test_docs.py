@@ -455,3 +455,15 @@ def test_blocks_of_code_can_be_read(path: Path, tmp_path: Path) -> None:
 def test_the_changelog_has_this_version() -> None:
     assert re.search(rf"^## {re.escape(runstore.__version__)}\b", page("CHANGELOG.md"), re.M)
     assert f'version = "{runstore.__version__}"' in page("pyproject.toml")
+
+
+def test_the_rooms_of_the_architecture_page_are_those_of_the_code() -> None:
+    page = (ROOT / "docs/internals/architecture.md").read_text()
+    block = page.split("```\nsrc/runstore/\n")[1].split("```")[0]
+    named = [line.split()[0].rstrip("/") for line in block.splitlines()]
+    package = ROOT / "src/runstore"
+    assert sorted(named) == sorted(
+        path.name
+        for path in package.iterdir()
+        if not path.name.startswith("__") and (path.is_dir() or path.suffix == ".py")
+    )
