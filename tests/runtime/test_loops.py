@@ -1,6 +1,7 @@
 """The loops that agents share."""
 
 import asyncio
+import concurrent.futures
 import sys
 import threading
 from collections.abc import Iterator
@@ -41,6 +42,39 @@ def test_an_agent_that_exits_does_not_end_the_loop_of_the_others(agents: AgentLo
         agents.call(go_on.set)
         assert done.wait(5)
     assert [line["event"] for line in lines] == ["agent_exited"]
+
+
+async def cancels_all() -> None:
+    for task in asyncio.all_tasks():
+        task.cancel()
+    await asyncio.sleep(0)
+
+
+def test_a_run_cancels_its_own_tasks_and_none_of_another_run(agents: AgentLoop) -> None:
+    started, go_on = threading.Event(), asyncio.Event()
+
+    async def other() -> str:
+        started.set()
+        await go_on.wait()
+        return "done"
+
+    async def with_one_of_its_own() -> None:
+        own = asyncio.create_task(other())
+        await asyncio.sleep(0)
+        own.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await own
+        await cancels_all()
+
+    with structlog.contextvars.bound_contextvars(run_id="other"):
+        waiting = agents.submit(other())
+    assert started.wait(5)
+    with structlog.contextvars.bound_contextvars(run_id="bad"):
+        cancelled = agents.submit(with_one_of_its_own())
+    with pytest.raises(concurrent.futures.CancelledError):
+        cancelled.result(5)
+    agents.call(go_on.set)
+    assert waiting.result(5) == "done"
 
 
 def test_agents_do_not_run_on_the_callers_loop_or_thread(agents: AgentLoop) -> None:

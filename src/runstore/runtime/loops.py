@@ -37,6 +37,13 @@ class _Task(asyncio.Task[Any]):
         super().__init__(*arguments, **options)
         self.run_id: str | None = get_contextvars().get("run_id")
 
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel the task, unless code of another run asks: it may cancel all tasks that it finds."""
+        asking = asyncio.current_task(self.get_loop())
+        if isinstance(asking, _Task) and asking.run_id and self.run_id not in (None, asking.run_id):
+            return False
+        return super().cancel(msg)
+
 
 def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> _Task:
     return _Task(coroutine, loop=loop, **options)

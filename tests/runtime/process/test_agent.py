@@ -1,5 +1,7 @@
 """What an agent in a process of its own says, fails with and returns, as its run gets it."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -153,6 +155,61 @@ async def test_whatever_it_raises_ends_it_with_a_code_and_a_message(
     assert raised.code == code
     assert words in str(raised)
     assert len(str(raised)) <= 1_000
+
+
+async def cancelling(input: str) -> AsyncIterator[str]:
+    yield "so far "
+    for task in asyncio.all_tasks():
+        task.cancel()
+    await asyncio.sleep(0)
+
+
+async def leaving_a_canceller(input: str) -> AsyncIterator[str]:
+    async def cancel() -> None:
+        while True:
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.sleep(0)
+
+    yield "so far "
+    logging.getLogger("of the agent").warning("x" * 8_000)
+    left.append(asyncio.create_task(cancel()))
+
+
+async def stopping_the_loop(input: str) -> AsyncIterator[str]:
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0)
+    yield "on and on"
+
+
+async def leaving_what_exits(input: str) -> AsyncIterator[str]:
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    left.append(asyncio.create_task(leave()))
+    await asyncio.sleep(0)
+    yield "on and on"
+
+
+left: list[asyncio.Task[None]] = []
+
+
+async def test_an_agent_that_cancels_all_tasks_has_cancelled_itself(processes: Processes) -> None:
+    raised = await failure(processes, cancelling)
+    assert (raised.code, str(raised)) == ("agent_error", "the agent cancelled itself")
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (leaving_a_canceller, "so far "), (stopping_the_loop, "on and on"), (leaving_what_exits, "on and on"),
+    ],
+)  # fmt: skip
+async def test_what_an_agent_does_to_its_loop_loses_no_ending(
+    processes: Processes, function: Any, text: str
+) -> None:
+    _, ended = await drive(processes, function)
+    assert ended.result["text"] == text
 
 
 async def needy(input: str) -> AsyncIterator[str]:

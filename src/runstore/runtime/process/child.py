@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -47,7 +48,14 @@ def work(events: socket.socket) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(2, 1)  # the server's own standard output carries the line about its address
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        asyncio.Runner(loop_factory=new_event_loop).run(_work(events))
+        loop = new_event_loop()
+        asyncio.set_event_loop(loop)
+        work = loop.create_task(_work(events))
+        while not work.done() and not loop.is_closed():
+            # From an agent that stops the loop, or from a task of its own that exits.
+            with suppress(RuntimeError, SystemExit, KeyboardInterrupt):
+                loop.run_until_complete(work)
+        work.result()
         os._exit(0)
     except ConnectionError:
         pass  # the server has given up this run and closed its end of the socket
@@ -76,7 +84,7 @@ async def _work(events: socket.socket) -> None:
     asyncio.run_coroutine_threadsafe(listening, pipe_loop)
     ending = await agent.end()
     flush_spans(FLUSH_S)  # the server kills this process as soon as it has the ending
-    await recorder.end(ending)
+    recorder.end(ending)
 
 
 def _new_loop_in_a_thread() -> asyncio.AbstractEventLoop:
@@ -124,7 +132,9 @@ class AgentTask:
 
     async def end(self) -> EncodedEvent:
         """Wait for the agent to finish, and return its ending."""
-        await asyncio.wait({self._task})
+        while not self._task.done():
+            with suppress(asyncio.CancelledError):  # from an agent that cancels all tasks of its loop
+                await asyncio.wait({self._task})
         try:
             return encode(self._ending())
         except RunstoreError as error:  # the result cannot be stored
@@ -247,10 +257,12 @@ class PipeRecorder:
         """The server has stored the oldest write-ahead event."""
         self._waiting.popleft().set_result(None)
 
-    async def end(self, ending: EncodedEvent) -> None:
-        """Send the agent's ending, after all of its events."""
-        await self._send_lines()
-        await self._pipe.write(messages.Ended(ending.type, ending.data))
+    def end(self, ending: EncodedEvent) -> None:
+        """Send the agent's ending, after all of its events. Blocks, so that what the agent has left waits."""
+        for line in self._unsent_lines():
+            self._pipe.send(line)
+        if (draining := self._pipe.send(messages.Ended(ending.type, ending.data))) is not None:
+            draining.result()
 
     def log(self, level: int, line: str) -> None:
         """Send a line of the log, unless too many are waiting; callable from any thread, never waits."""
@@ -264,12 +276,16 @@ class PipeRecorder:
             self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._send_lines()))
 
     async def _send_lines(self) -> None:
+        for line in self._unsent_lines():
+            await self._pipe.write(line)
+
+    def _unsent_lines(self) -> Iterator[messages.Logged]:
         self._called = False
         if self._lines_dropped:
             dropped, self._lines_dropped = self._lines_dropped, 0
             self._lines.append(messages.Logged(logging.WARNING, f"log_lines_dropped lines={dropped}"))
         while self._lines:
-            await self._pipe.write(self._lines.popleft())
+            yield self._lines.popleft()
 
 
 def _said(event: Event | Custom | EncodedEvent) -> tuple[EventType, bytes]:
