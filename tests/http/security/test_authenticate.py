@@ -38,6 +38,8 @@ def by_header(request):
         return User(name, workspaces=frozenset(TEAMS[name]))
 
 async def in_a_while(request):
+    if request.headers.get("x-user") == "body":
+        return (await request.json())["user"]
     return by_header(request)
 """
 CONFIG = """
@@ -79,6 +81,14 @@ def test_the_function_says_who_asks_or_refuses(server: ServerProcess) -> None:
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
     assert "Traceback" not in server.log[logged:]
+
+
+@pytest.mark.parametrize("server", ["in_a_while"], indirect=True)
+def test_a_function_that_reads_the_body_is_told_that_it_gets_none(server: ServerProcess) -> None:
+    answer = server.http.post("/agents/quick/start", json={"user": "ann"}, headers={"X-User": "body"})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
+    until(lambda: "`authenticate` gets a request without its body" in server.log, "the log says why")
 
 
 def test_what_the_function_does_wrong_is_500_and_told_in_the_log_only(server: ServerProcess) -> None:

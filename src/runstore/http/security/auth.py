@@ -4,6 +4,7 @@ Without any of them the server is bound to loopback, and everyone is the user `l
 """
 
 from collections.abc import Callable, Container
+from typing import NoReturn
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -155,7 +156,7 @@ class Authentication:
         if scope["type"] != "http" or path_of(scope) in self._open_paths:
             await self._app(scope, receive, send)
             return
-        request = Request(scope)
+        request = Request(scope, _no_body)
         try:
             asking.set(f"address {network_of(request)}")
             scope[SCOPE_KEY] = login = await self._login(request)
@@ -181,3 +182,10 @@ class Authentication:
 def _bearer(request: Request) -> str:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+async def _no_body() -> NoReturn:
+    """The login comes first, so that strangers cannot make the server take in bodies."""
+    raise RuntimeError(
+        "`authenticate` gets a request without its body: it must go by the headers, the path or the query"
+    )
