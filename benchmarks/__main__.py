@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, by_hand, guarded, isolation, lists, replicas, serving, stops, writers
+from benchmarks import append, by_hand, guarded, isolation, lists, replicas, serving, speaking, stops, writers
 from benchmarks.options import Options
 from benchmarks.report import Report
 
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "append": append.run,
     "writers": writers.run,
     "serving": serving.run,
+    "speaking": speaking.run,
     "isolation": isolation.run,
     "guarded": guarded.run,
     "by_hand": by_hand.run,
