@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from strands import Agent, ModelRetryStrategy
+from strands.middleware import InvokeModelStage
 from strands.multiagent.graph import Graph
 from strands.multiagent.swarm import Swarm
 from strands.tools.mcp import MCPClient
@@ -85,6 +86,22 @@ def test_an_mcp_client_knows_its_consumers() -> None:
     client = MCPClient(lambda: None)  # type: ignore[arg-type,return-value]
     has("strands-agents", client, "_consumers", "_startup_timeout", "_background_thread_event_loop")
     has("strands-agents", client, "add_consumer", "remove_consumer", "load_tools")
+
+
+def test_the_middleware_of_an_agent_can_be_read() -> None:
+    async def wrap(context: Any, call: Any) -> Any:
+        async for event in call(context):
+            yield event
+
+    agent = Agent(callback_handler=None)
+    agent.add_middleware(InvokeModelStage, wrap)
+    agent.add_middleware(InvokeModelStage.Input, lambda context: context)
+    has("strands-agents", agent, "_middleware_registry")
+    has("strands-agents", agent._middleware_registry, "_handlers")
+    phases = [each.phase for each in agent._middleware_registry._handlers[InvokeModelStage]]
+    assert phases == ["wrap", "input"], (
+        f"strands-agents {version('strands-agents')}: the phases of middleware"
+    )
 
 
 @pytest.mark.parametrize("owner", [Agent, Graph, Swarm])

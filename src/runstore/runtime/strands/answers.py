@@ -10,17 +10,15 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from runstore.core.events import Discarded, DiscardReason, Event, Token
+from runstore.core.events import Discarded, DiscardReason, Event, Reasoning, Token
 from runstore.core.transcript import length_of, message_text
 from runstore.runtime.resume import Place
+from runstore.runtime.strands.chunks import Said
 
 
 class Answer(Struct):
-    """The text of a model call so far. `open`: it is still streaming."""
+    """The text of a model call so far."""
 
-    path: str = ""
-    call_id: str | None = None
-    open: bool = True
     texts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     # Number of texts before each start of a provider's stream.
@@ -51,8 +49,14 @@ class Answers:
         """The answer of the agent at a place."""
         answer = self._open.get(place)
         if answer is None:
-            answer = self._open[place] = Answer(*place)
+            answer = self._open[place] = Answer()
         return answer
+
+    def say(self, place: Place, said: Said) -> Token | Reasoning:
+        """The event of a text that the agent at a place says now."""
+        answer = self.at(place)
+        (answer.texts if said.event is Token else answer.thoughts).append(said.text)
+        return said.event(agent=place[0], call_id=place[1], text=said.text)
 
     def start(self, place: Place) -> None:
         """Note that a provider's stream starts, perhaps not the first one of this model call."""
@@ -103,10 +107,7 @@ class Answers:
         return [discarded, *_token(place, now)]
 
     def _close(self, place: Place) -> Answer | None:
-        answer = self._open.pop(place, None)
-        if answer is not None:
-            answer.open = False
-        return answer
+        return self._open.pop(place, None)
 
     def _say(self, place: Place, text: str) -> Iterator[Event]:
         if text and not self.stopping:

@@ -19,16 +19,18 @@ from weakref import WeakSet
 from msgspec import Struct, field
 from strands import Agent
 from strands.hooks import AfterModelCallEvent, AfterToolCallEvent, BeforeModelCallEvent, BeforeToolCallEvent
+from strands.middleware import InvokeModelContext, InvokeModelStage
 from strands.multiagent import Swarm
 from strands.multiagent.graph import Graph
 
-from runstore.core.events import AgentFinished, AgentStarted, Event, Message, Usage
+from runstore.core.events import AgentFinished, AgentStarted, Event, Message, Reasoning, Token, Usage
 from runstore.runtime.at_most_once import is_at_most_once
 from runstore.runtime.closable_recorder import ClosableRecorder
 from runstore.runtime.resume import Place
 from runstore.runtime.strands.hierarchy import CALL, Call, call_of
 from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
 from runstore.runtime.strands.nodes import nodes_of
+from runstore.runtime.strands.spoken import spoken
 from runstore.runtime.strands.tools import runs_again, write_call, write_result
 
 if TYPE_CHECKING:
@@ -133,6 +135,21 @@ class Called:
                 raise
             finally:
                 await self._finish(place, installed)
+
+    def speak(self, context: InvokeModelContext, place: Place) -> InvokeModelContext:
+        """The context of a model call whose text is recorded, until the tool that it works for has ended.
+
+        A tool's code may read the agent's stream, so it gets every delta by itself.
+        """
+        tool = TOOL.get()
+        if tool is None or tool.over:  # an agent as a tool ends before its call does
+            return spoken(context, place, self._hooks.answers, self._recorder.record)
+
+        async def record(event: Token | Reasoning) -> None:
+            if not tool.over:
+                await self._recorder.record(event)
+
+        return spoken(context, place, self._hooks.answers, record, join_s=0)
 
     async def before_tool(self, event: BeforeToolCallEvent, place: Place) -> None:
         """Record that a called agent calls a tool itself."""
@@ -242,6 +259,15 @@ def _hook(agent: Agent) -> None:
         agent.add_hook(_model_settled, AfterModelCallEvent, order=LAST)
         agent.add_hook(_before_tool, BeforeToolCallEvent, order=LAST)
         agent.add_hook(_after_tool, AfterToolCallEvent, order=LAST)
+        agent.add_middleware(InvokeModelStage.Input, _call_model)
+
+
+def _call_model(context: InvokeModelContext) -> InvokeModelContext:
+    agent: Any = context.agent
+    tool, call = TOOL.get(), call_of(agent)
+    if tool is None or tool.over or call is None:
+        return context
+    return tool.called.speak(context, call.place)
 
 
 async def _before_tool(event: BeforeToolCallEvent) -> None:

@@ -1,7 +1,8 @@
 """Translates strands' stream into our events. Pure, and on the path of every token.
 
-strands yields each token twice: as the model's raw chunk, and as a `data` item that also carries the agent
-and the caller's state. Only the raw chunk is read, so no live object gets into an event.
+Text that was recorded where the model said it (spoken.py) is passed over. All other text comes twice: as the
+model's raw chunk, and as a `data` item that also carries the agent and the caller's state. Only the raw chunk
+is read, so no live object gets into an event.
 
 An agent inside a tool call (an agent as a tool, or a tool that passes an agent's stream on) arrives nested in
 `tool_stream_event`, and a node of a Graph or Swarm in `multiagent_node_stream`. Both are unwrapped at any
@@ -19,13 +20,12 @@ from runstore.core.events import (
     AgentStarted,
     Event,
     Message,
-    Reasoning,
-    Token,
     ToolProgress,
     Usage,
 )  # fmt: skip
 from runstore.runtime.provider_words import ProviderWords
-from runstore.runtime.strands.answers import Answer, Answers
+from runstore.runtime.strands.answers import Answers
+from runstore.runtime.strands.chunks import RecordedChunk, said_in
 from runstore.runtime.strands.open_calls import OpenCalls
 from runstore.runtime.strands.reported_usage import tokens_of
 
@@ -66,7 +66,6 @@ class Translator:
         self._root = root
         self._call_id = call_id
         self._answers = answers or Answers()
-        self._answer = Answer(open=False)  # of the last token; most often the next token's, too
         self._apart = apart
         self._recorded = recorded
         self._words = words or ProviderWords()
@@ -83,18 +82,7 @@ class Translator:
         if len(item) == 1:
             raw = item.get("event")
             if raw is not None:
-                block = raw.get("contentBlockDelta")
-                if block is None:
-                    return self._beside_text(raw, path, call_id)
-                text = block["delta"].get("text")
-                if text:
-                    answer = self._answer
-                    if not answer.open or answer.path != path or answer.call_id != call_id:
-                        answer = self._answer = self._answers.at((path, call_id))
-                        self._calls.speak((path, call_id))
-                    answer.texts.append(text)
-                    return (Token(agent=path, call_id=call_id, text=text),)
-                return self._reasoning(block["delta"], path, call_id)
+                return self._chunk(raw, path, call_id)
             return self._message(item.get("message"), path, call_id)
         if "delta" in item:
             return NOTHING  # the second copy of the token
@@ -130,6 +118,13 @@ class Translator:
         output = self._words.replaced(data)
         return (ToolProgress(agent=path, call_id=call_id, tool_use_id=use_id, name=name, output=output),)
 
+    def _chunk(self, raw: Item, path: str, call_id: str | None) -> Sequence[Event]:
+        if "contentBlockDelta" not in raw and "contentBlockStart" not in raw:
+            return self._beside_text(raw, path, call_id)
+        self._calls.speak((path, call_id))
+        said = None if isinstance(raw, RecordedChunk) else said_in(raw)
+        return NOTHING if said is None else (self._answers.say((path, call_id), said),)
+
     def _beside_text(self, raw: Item, path: str, call_id: str | None) -> Sequence[Event]:
         if "metadata" in raw:
             return self._usage(raw, path, call_id)
@@ -137,9 +132,6 @@ class Translator:
             self.broken_off = "messageStart" in raw or (self.broken_off and "messageStop" not in raw)
         if "messageStart" in raw:
             self._answers.start((path, call_id))
-            return NOTHING
-        if "contentBlockStart" in raw:
-            self._calls.speak((path, call_id))
             return NOTHING
         replaced = raw.get("redactContent", {}).get("redactAssistantContentMessage")
         return NOTHING if replaced is None else self._answers.redact((path, call_id), replaced)
@@ -153,14 +145,6 @@ class Translator:
             agent=path, call_id=call_id, model=self._models.get(path), input_tokens=0, output_tokens=0
         )
         return (msgspec.structs.replace(usage, **used),)
-
-    def _reasoning(self, delta: Item, path: str, call_id: str | None) -> Sequence[Event]:
-        self._calls.speak((path, call_id))
-        text = (delta.get("reasoningContent") or {}).get("text")
-        if not text:
-            return NOTHING
-        self._answers.at((path, call_id)).thoughts.append(text)
-        return (Reasoning(agent=path, call_id=call_id, text=text),)
 
     def _message(self, message: Item | None, path: str, call_id: str | None) -> Sequence[Event]:
         if message is None or path in self._answers.written:

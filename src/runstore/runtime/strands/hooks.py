@@ -24,6 +24,8 @@ from strands.hooks import (
 from strands.middleware import (
     ExecuteToolContext,
     ExecuteToolStage,
+    InvokeModelContext,
+    InvokeModelStage,
     MiddlewareNext,
     ToolResultEvent,
     TypedEvent,
@@ -155,6 +157,7 @@ class Hooks:
             agent.add_hook(self._input_redacted, AfterModelCallEvent, order=FIRST)
             agent.add_hook(self._context_reduced, AfterInvocationEvent, order=LAST)
         agent.add_middleware(ExecuteToolStage, self._run_tool)
+        agent.add_middleware(InvokeModelStage.Input, self._call_model)
 
     def knows(self, agent: Agent) -> bool:
         """Whether an agent has been hooked, and so belongs to this run alone."""
@@ -321,6 +324,10 @@ class Hooks:
                 await self.write(said)
             if not (_is_run(place) and place in self._logged):  # otherwise `_context_reduced` records it
                 await self._recorder.record(Message(agent=path, call_id=call_id, message=bare(message)))
+
+    def _call_model(self, context: InvokeModelContext) -> InvokeModelContext:
+        agent: Any = context.agent
+        return self.called.speak(context, self._place(agent))
 
     # A tool is called.
 
