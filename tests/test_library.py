@@ -482,3 +482,29 @@ async def test_a_program_takes_its_turn_in_a_session_or_is_refused(store: LocalS
                 raise AssertionError("the block is not entered")
     async with store.begin("importer", session_id="s"):
         pass
+
+
+# The whole log.
+
+
+async def test_the_whole_log_is_read_and_followed_by_position(working: LocalStore) -> None:
+    run_ids = [await working.start("echo", "hi", user_id=user) for user in ("alice", "bob")]
+    for run_id in run_ids:
+        await working.state(run_id, wait_s=DEADLINE_S)
+    events = [event async for event in working.read_all()]
+    assert [event.position for event in events] == sorted({event.position for event in events})
+    for run_id in run_ids:
+        own = [(event.seq, event.type, event.data) for event in events if event.run_id == run_id]
+        assert own == [(event.seq, event.type, event.data) async for event in working.read(run_id)]
+    only = runstore.AuditQuery(user_id="bob", types=("llm.token", "lifecycle.*"))
+    found = [event async for event in working.read_all(after=events[2].position, only=only)]
+    assert found == [
+        event
+        for event in events[3:]
+        if event.user_id == "bob" and event.type.startswith(("llm.token", "lifecycle."))
+    ]
+    async with aclosing(working.follow_all(after=events[-1].position)) as following:
+        run_id = await working.start("echo", "c")
+        assert (await anext(following)).run_id == run_id
+    with pytest.raises(InvalidCursor):
+        [event async for event in working.read_all(after=1 << 40)]

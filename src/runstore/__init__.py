@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from runstore.client import ClientError as ClientError
     from runstore.client import RunRecord as RunRecord
     from runstore.client import Ticket as Ticket
+    from runstore.core.audit import AuditEvent as AuditEvent
+    from runstore.core.audit import AuditQuery as AuditQuery
     from runstore.core.errors import AgentError as AgentError
     from runstore.core.errors import AgentNotFound as AgentNotFound
     from runstore.core.errors import AlreadyStarted as AlreadyStarted
@@ -71,6 +73,7 @@ _EXPORTS = {
     name: module
     for module, names in {
         "runstore.client": "ApiError AsyncClient Client ClientError RunRecord Ticket",
+        "runstore.core.audit": "AuditEvent AuditQuery",
         "runstore.core.errors": "AgentError AgentNotFound AlreadyStarted AppendRefused Busy ConfigError "
         "EventTooDeep EventTooLarge IdempotencyConflict InvalidCursor InvalidEvent InvalidName LeaseLost "
         "LimitExceeded LogUnavailable RunActive RunClosed RunDeleted RunNotFound RunPurged RunstoreError "

@@ -51,6 +51,7 @@ from runstore.runtime.spans import flush_spans
 from runstore.runtime.supervision.supervisor import Supervisor
 from runstore.settings import URLS, ServerSettings, Settings, use_folder
 from runstore.store import keys
+from runstore.store.audit import AuditLog
 from runstore.store.hierarchies import HierarchyStore
 from runstore.store.runs import RunStore
 from runstore.store.workers import read_workers
@@ -74,6 +75,7 @@ class OpenLog(Struct, frozen=True):
 
     store: RunStore
     hierarchies: HierarchyStore
+    audit: AuditLog
     feed: "MemoryFeed | RedisFeed"
     database: Database
     event_log: SqlEventLog
@@ -146,9 +148,10 @@ async def _open(settings: Settings) -> AsyncIterator[OpenLog]:
             database, event_log, feed, catalog, limits=settings.limits, heartbeat_s=server.heartbeat_s
         )
         hierarchies = HierarchyStore(database, teams, per_user=settings.limits.hierarchies_per_user)
+        audit = AuditLog(database, feed, heartbeat_s=server.heartbeat_s)
         leases = _new_leases(database, server, capacity=0)
         stack.push_async_callback(leases.release)
-        yield OpenLog(store, hierarchies, feed, database, event_log, leases)
+        yield OpenLog(store, hierarchies, audit, feed, database, event_log, leases)
 
 
 def _check_files(dialect: Dialect, settings: Settings) -> None:
@@ -243,6 +246,7 @@ def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
     return build_http(
         runtime.store,
         runtime.hierarchies,
+        runtime.audit,
         not_ready=lambda: _not_ready(runtime, server.max_abandoned_threads),
         metrics=runtime.metrics.expose,
         workers=lambda: runtime.database.query(read_workers),

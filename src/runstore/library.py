@@ -1,5 +1,6 @@
 """The log as a library: `async with runstore.open(url) as store:`, without HTTP."""
 
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
@@ -10,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from runstore.app import OpenLog, open_log, open_runtime
+from runstore.core.audit import AuditEvent, AuditQuery, audit_event
 from runstore.core.errors import (
     AgentNotFound,
     ConfigError,
@@ -80,6 +82,7 @@ class LocalStore:
     def __init__(self, opened: OpenLog, *, runs_agents: bool) -> None:
         self._store = opened.store
         self._log = opened.event_log
+        self._audit = opened.audit
         self._leases = opened.leases
         self._runs_agents = runs_agents
 
@@ -211,6 +214,35 @@ class LocalStore:
                 for each in events:
                     if each.event.seq or each.event.type == GONE:
                         yield record_of(each.event)
+
+    async def read_all(
+        self, *, after: int = 0, only: AuditQuery | None = None
+    ) -> AsyncGenerator[AuditEvent, None]:
+        """The events of all runs that are stored so far, in order of position.
+
+        No event appears later behind one that was read, so the last `position` is a cursor.
+
+        Raises:
+            InvalidCursor: `after` is ahead of the log.
+            Busy: too many searches run.
+        """
+        await self._audit.check(after)
+        async for items in self._audit.all(only or AuditQuery(), after=after, limit=sys.maxsize):
+            for item in items:
+                yield audit_event(item)
+
+    async def follow_all(
+        self, *, after: int = 0, only: AuditQuery | None = None
+    ) -> AsyncGenerator[AuditEvent, None]:
+        """The same, then new events as they come, until the store is closed.
+
+        Raises:
+            InvalidCursor: `after` is ahead of the log.
+        """
+        await self._audit.check(after)
+        async for items in self._audit.follow(only or AuditQuery(), after=after):
+            for item in items:
+                yield audit_event(item)
 
     async def state(self, run_id: str, *, at: int | None = None, wait_s: float = 0) -> Run:
         """The run's current state, or its state after the seq `at`; with `wait_s`, waits for its end.

@@ -184,3 +184,35 @@ def test_a_start_says_what_becomes_of_the_sessions_other_run(client: Any, server
     second = client.start("quick", "hi", session_id=session, multitask_strategy="interrupt")
     assert server.ended(first.run_id)["superseded_by"] == second.run_id
     assert server.ended(second.run_id)["status"] == "success"
+
+
+# The audit log.
+
+
+def test_the_audit_log_is_read_page_by_page_with_every_filter(
+    client: Any, server: ServerProcess, closed_run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "PAGE", 3)
+    events = list(client.audit(run_id=closed_run))
+    assert [event.seq for event in events] == list(range(1, server.record(closed_run)["last_seq"] + 1))
+    assert {(event.user_id, event.agent, event.by) for event in events} == {("local", "quick", None)}
+    queued, last = events[0], events[-1]
+    filters = {
+        "run_id": closed_run, "user_id": "local", "agent": "quick", "types": ["lifecycle.*"], "contains": "{",
+        "since": queued.at, "until": datetime.now(UTC) + timedelta(hours=1), "after": queued.position,
+    }  # fmt: skip
+    found = list(client.audit(**filters))
+    assert [event.type for event in found] == ["lifecycle.started", "lifecycle.completed"]
+    assert list(client.audit(session_id="none", workspace_id="none")) == []
+    assert list(client.audit(run_id=closed_run, limit=4)) == events[:4]
+    assert list(client.audit(run_id=closed_run, after=last.position)) == []
+
+
+def test_the_audit_log_is_followed_from_any_position(client: Any, server: ServerProcess) -> None:
+    run_id = server.begin_silent()
+    stored = list(client.audit(run_id=run_id))
+    following = client.follow_audit(run_id=run_id, after=stored[0].position)
+    assert [next(following) for _ in stored[1:]] == stored[1:]
+    server.note(run_id)
+    assert next(following).type == "custom.note"
+    server.stop_run(run_id)

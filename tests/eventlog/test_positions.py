@@ -4,20 +4,17 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import Connection, make_url
+from sqlalchemy import make_url
 
-from runstore.core.codec import EncodedEvent
-from runstore.core.ids import new_run_id
-from runstore.database.columns import pack_run_id
-from runstore.database.dialects import Dialect, Row, open_dialect
+from runstore.database.dialects import Dialect, open_dialect
 from runstore.eventlog.queries import read_all
 from runstore.eventlog.sql import SqlEventLog
 from tests.events import start_run
 from tests.polling import DEADLINE_S
 from tests.servers.databases import DATABASES
+from tests.writer import writing
 
 OpenLog = Callable[..., SqlEventLog]
 
@@ -34,22 +31,6 @@ def dialect(database_url: str) -> Iterator[Dialect]:
     dialect = open_dialect(make_url(database_url))
     yield dialect
     dialect.engine.dispose()
-
-
-@contextmanager
-def writing(dialect: Dialect) -> Iterator[tuple[Connection, str]]:
-    """A writer whose event has its position, and is not committed."""
-    run_id = new_run_id()
-    rows = [Row(pack_run_id(run_id), 1, EncodedEvent("custom.note", 1, False, 0, b"null"))]
-    with dialect.engine.connect() as connection:
-        if connection.dialect.name == "postgresql":  # or the server ends it while a busy machine lets it wait
-            connection.exec_driver_sql("SET idle_in_transaction_session_timeout = '1min'")
-        else:
-            connection.exec_driver_sql("SET SESSION idle_transaction_timeout = 60")
-        connection.rollback()
-        dialect.begin_write(connection)
-        dialect.insert_events(connection, b"12345678", rows)
-        yield connection, run_id
 
 
 class Naive:

@@ -15,7 +15,10 @@ keys = typer.Typer(help="API keys: make, list and revoke them.", no_args_is_help
 def create(
     user: Annotated[str, typer.Option(help="The key's user, who owns the runs that it starts.")],
     role: Annotated[
-        Literal["user", "admin"], typer.Option(help="An admin may read, stop and delete all users' runs.")
+        Literal["user", "auditor", "admin"],
+        typer.Option(
+            help="An auditor reads all users' runs and changes nothing; an admin may stop and delete them."
+        ),
     ] = "user",
     expires: Annotated[
         str | None,

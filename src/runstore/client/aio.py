@@ -9,11 +9,12 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from runstore.client import calls
-from runstore.client.calls import Call, CallTries, Page
+from runstore.client.calls import Call, CallTries, Page, audit_filters, joined
 from runstore.client.connection import connection
-from runstore.client.following import Following, FollowingSeveral, Stream
+from runstore.client.following import Following, FollowingAudit, FollowingSeveral, Stream
 from runstore.client.patience import RETRY_S
 from runstore.client.records import RunRecord, Ticket
+from runstore.core.audit import AuditEvent
 from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.records import EventRecord
 
@@ -69,7 +70,7 @@ class AsyncClient:
         """See `Client.follow`. To leave the loop early, wrap the stream in `contextlib.aclosing`."""
         return self._follow(FollowingSeveral(run_ids, types=types, retry_s=self._retry_s))
 
-    async def _follow(self, following: Stream) -> AsyncGenerator[EventRecord, None]:
+    async def _follow(self, following: Stream[T]) -> AsyncGenerator[T, None]:
         while True:
             try:
                 async with self._http.stream(**following.request()) as answer:
@@ -117,6 +118,49 @@ class AsyncClient:
     ) -> AsyncIterator[EventRecord]:
         """See `Client.events`."""
         return self._all(calls.events(run_id, after, limit, types))
+
+    def audit(
+        self,
+        *,
+        after: int = 0,
+        types: Sequence[str] | None = None,
+        user_id: str | None = None,
+        agent: str | None = None,
+        session_id: str | None = None,
+        workspace_id: str | None = None,
+        run_id: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        contains: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[AuditEvent]:
+        """See `Client.audit`."""
+        filters = audit_filters(
+            types=joined(types), user_id=user_id, agent=agent, session_id=session_id,
+            workspace_id=workspace_id, run_id=run_id, since=since, until=until, contains=contains,
+        )  # fmt: skip
+        return self._all(calls.audit(after, limit, filters))
+
+    def follow_audit(
+        self,
+        *,
+        after: int = 0,
+        types: Sequence[str] | None = None,
+        user_id: str | None = None,
+        agent: str | None = None,
+        session_id: str | None = None,
+        workspace_id: str | None = None,
+        run_id: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        contains: str | None = None,
+    ) -> AsyncGenerator[AuditEvent, None]:
+        """See `Client.follow_audit`. To leave the loop early, wrap it in `contextlib.aclosing`."""
+        filters = audit_filters(
+            types=joined(types), user_id=user_id, agent=agent, session_id=session_id,
+            workspace_id=workspace_id, run_id=run_id, since=since, until=until, contains=contains,
+        )  # fmt: skip
+        return self._follow(FollowingAudit(filters, after=after, retry_s=self._retry_s))
 
     async def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
         """See `Client.append`."""

@@ -13,6 +13,7 @@ from msgspec import Struct
 from runstore.client.errors import ApiError, ServerUnreachable, UnexpectedAnswer, error_of
 from runstore.client.patience import Patience
 from runstore.client.records import RunRecord, Ticket
+from runstore.core.audit import AuditEvent
 from runstore.core.codec import TOO_DEEP
 from runstore.core.depth import decoded
 from runstore.core.errors import EventTooDeep, InvalidName
@@ -186,6 +187,15 @@ def events(
     run_id: str, after: int, limit: int | None, types: Sequence[str] | None
 ) -> Call[Page[EventRecord]]:
     return _page(_path(run_id, "/events"), {"after": after, "types": joined(types)}, limit, EventRecord)
+
+
+def audit_filters(**filters: Any) -> dict[str, Any]:
+    """The filters of the audit log that are given, as parameters."""
+    return {name: _as_parameter(value) for name, value in filters.items() if value is not None}
+
+
+def audit(after: int, limit: int | None, filters: Mapping[str, Any]) -> Call[Page[AuditEvent]]:
+    return _page("/audit/events", {**filters, "after": after}, limit, AuditEvent)
 
 
 def joined(types: Sequence[str] | None) -> str | None:

@@ -1,7 +1,7 @@
 """Follows runs over connections that break: holds the cursor, makes requests, detects the end. No I/O."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -11,6 +11,7 @@ from runstore.client.calls import CONNECT_TIMEOUT_S, is_passing, unreachable
 from runstore.client.errors import ClientError, ServerUnreachable, UnexpectedAnswer, error_of
 from runstore.client.patience import Patience
 from runstore.client.sse import Frame, FrameParser, FrameTooLarge
+from runstore.core.audit import AuditEvent
 from runstore.core.records import EventRecord
 
 SILENCE_S = 45.0  # seconds of silence, three heartbeats, before a connection counts as dead
@@ -18,9 +19,13 @@ MEDIA_TYPE = "text/event-stream"
 GONE = "stream.gone"  # the type of an event that says a followed run was deleted or purged
 
 _decode = msgspec.json.Decoder(EventRecord).decode
+_decode_audit = msgspec.json.Decoder(AuditEvent).decode
 
 
-class Stream:
+T = TypeVar("T")
+
+
+class Stream(Generic[T]):
     """One reader's position in a stream.
 
     Loop: send `request()`, pass its outcome to `opened`, `refused`, `broken` and `feed`, then wait `wait_s()`
@@ -80,7 +85,7 @@ class Stream:
         """Record that the connection broke or could not be made."""
         self._lost = unreachable(error)
 
-    def feed(self, part: bytes) -> list[EventRecord]:
+    def feed(self, part: bytes) -> list[T]:
         """The events that `part` completes, each once and in order.
 
         Raises:
@@ -104,12 +109,12 @@ class Stream:
         asked_s, self._asked_s = self._asked_s, 0.0
         return self._patience.wait_s(self._lost, asked_s)
 
-    def _event(self, frame: Frame) -> EventRecord | None:
+    def _event(self, frame: Frame) -> T | None:
         """The event of a frame; None if the reader has had it."""
         raise NotImplementedError
 
 
-class Following(Stream):
+class Following(Stream[EventRecord]):
     """One reader's position in a run.
 
     Args:
@@ -124,7 +129,7 @@ class Following(Stream):
         self._filtered = types is not None
 
     def _event(self, frame: Frame) -> EventRecord | None:
-        event = _read(frame)
+        event = _read(frame, _decode)
         if event.seq <= self._cursor or self.ended:
             return None
         _check_next(event, None if self._filtered else self._cursor)
@@ -134,7 +139,7 @@ class Following(Stream):
         return event
 
 
-class FollowingSeveral(Stream):
+class FollowingSeveral(Stream[EventRecord]):
     """One reader's positions in several runs.
 
     Args:
@@ -149,7 +154,7 @@ class FollowingSeveral(Stream):
         self._filtered = types is not None
 
     def _event(self, frame: Frame) -> EventRecord | None:
-        event = _read(frame)
+        event = _read(frame, _decode)
         self._last_id = frame.id
         if event.seq == 0:
             return event if event.type == GONE else None
@@ -161,13 +166,30 @@ class FollowingSeveral(Stream):
         return event
 
 
+class FollowingAudit(Stream[AuditEvent]):
+    """One reader's position in the whole log."""
+
+    def __init__(self, filters: Mapping[str, Any], *, after: int, retry_s: float) -> None:
+        params = [(name, str(value)) for name, value in filters.items()]
+        super().__init__("/audit/events/stream", params, str(after) if after else "", retry_s)
+        self._cursor = after
+
+    def _event(self, frame: Frame) -> AuditEvent | None:
+        event = _read(frame, _decode_audit)
+        if event.position <= self._cursor:
+            return None
+        self._cursor = event.position
+        self._last_id = frame.id
+        return event
+
+
 def _filter(types: Sequence[str] | None) -> list[tuple[str, str]]:
     return [] if types is None else [("types", ",".join(types))]
 
 
-def _read(frame: Frame) -> EventRecord:
+def _read(frame: Frame, decode: Callable[[bytes], T]) -> T:
     try:
-        return _decode(frame.data)
+        return decode(frame.data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UnexpectedAnswer(f"an event of the stream cannot be read: {error}") from error
 

@@ -9,11 +9,12 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from runstore.client import calls
-from runstore.client.calls import Call, CallTries, Page
+from runstore.client.calls import Call, CallTries, Page, audit_filters, joined
 from runstore.client.connection import connection
-from runstore.client.following import Following, FollowingSeveral, Stream
+from runstore.client.following import Following, FollowingAudit, FollowingSeveral, Stream
 from runstore.client.patience import RETRY_S
 from runstore.client.records import RunRecord, Ticket
+from runstore.core.audit import AuditEvent
 from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.records import EventRecord
 
@@ -97,7 +98,7 @@ class Client:
         """
         return self._follow(FollowingSeveral(run_ids, types=types, retry_s=self._retry_s))
 
-    def _follow(self, following: Stream) -> Iterator[EventRecord]:
+    def _follow(self, following: Stream[T]) -> Iterator[T]:
         while True:
             try:
                 with self._http.stream(**following.request()) as answer:
@@ -148,6 +149,56 @@ class Client:
     ) -> Iterator[EventRecord]:
         """The run's events that are stored so far, read page by page during iteration."""
         return self._all(calls.events(run_id, after, limit, types))
+
+    def audit(
+        self,
+        *,
+        after: int = 0,
+        types: Sequence[str] | None = None,
+        user_id: str | None = None,
+        agent: str | None = None,
+        session_id: str | None = None,
+        workspace_id: str | None = None,
+        run_id: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        contains: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[AuditEvent]:
+        """The events of all users' runs that are stored so far, in order of position.
+
+        It is for admins and auditors. The last `position` is a cursor: give it as `after`. The filters are
+        those of GET /audit/events.
+        """
+        filters = audit_filters(
+            types=joined(types), user_id=user_id, agent=agent, session_id=session_id,
+            workspace_id=workspace_id, run_id=run_id, since=since, until=until, contains=contains,
+        )  # fmt: skip
+        return self._all(calls.audit(after, limit, filters))
+
+    def follow_audit(
+        self,
+        *,
+        after: int = 0,
+        types: Sequence[str] | None = None,
+        user_id: str | None = None,
+        agent: str | None = None,
+        session_id: str | None = None,
+        workspace_id: str | None = None,
+        run_id: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        contains: str | None = None,
+    ) -> Iterator[AuditEvent]:
+        """As `audit`, then new events as they come, without an end.
+
+        The stream survives broken connections, as `stream` does.
+        """
+        filters = audit_filters(
+            types=joined(types), user_id=user_id, agent=agent, session_id=session_id,
+            workspace_id=workspace_id, run_id=run_id, since=since, until=until, contains=contains,
+        )  # fmt: skip
+        return self._follow(FollowingAudit(filters, after=after, retry_s=self._retry_s))
 
     def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
         """Append custom events, all or none; return the last seq once they are stored."""

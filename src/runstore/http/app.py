@@ -14,6 +14,7 @@ from runstore.http.errors import NATIVE_ERRORS, ErrorResponder, path_of
 from runstore.http.executor.routes import EXECUTOR_ERRORS, HierarchyRoutes, TeamRunRoutes
 from runstore.http.following import Following
 from runstore.http.native.agents import AgentRoutes
+from runstore.http.native.audit import AuditRoutes
 from runstore.http.native.runs import RunRoutes
 from runstore.http.native.server import Exposition, ListWorkers, ServerRoutes, no_metrics, no_workers
 from runstore.http.native.streams import StreamRoutes
@@ -26,6 +27,7 @@ from runstore.http.security.auth import Authentication, Authenticator
 from runstore.http.security.hosts import HostCheck, Hosts, PathCheck, cors
 from runstore.http.security.signing import TicketScope, TicketSigner
 from runstore.http.streaming.subscribers import Subscribers
+from runstore.store.audit import AuditLog
 from runstore.store.hierarchies import HierarchyStore
 from runstore.store.runs import RunStore
 
@@ -40,6 +42,7 @@ SURFACES = (
             RunRoutes,
             StreamRoutes,
             TicketRoutes,
+            AuditRoutes,
             ServerRoutes,
         ),
     ),
@@ -60,6 +63,7 @@ DEFAULT_HOSTS = Hosts()
 def build_http(
     store: RunStore,
     hierarchies: HierarchyStore,
+    audit: AuditLog,
     *,
     not_ready: Callable[[], str | None],
     metrics: Exposition = no_metrics,
@@ -87,6 +91,7 @@ def build_http(
         RunRoutes(store, access, following),
         StreamRoutes(access, following),
         TicketRoutes(store, access, signer),
+        AuditRoutes(audit, access, subscribers),
         ServerRoutes(
             workers=workers,
             not_ready=not_ready,

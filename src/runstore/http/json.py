@@ -12,6 +12,7 @@ RunId = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 HierarchyId = Annotated[str, Meta(extra_json_schema={"format": "uuid"})]
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]  # RFC 3339, UTC
 Seq = Annotated[int, Meta(ge=1)]
+Position = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 
 ENCODED_AT_ONCE = 50  # items of a list between two turns of other requests

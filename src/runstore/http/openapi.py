@@ -20,6 +20,7 @@ from runstore.http.schemas import (
     ANY_TYPE,
     JSON,
     OF_A_BODY,
+    OF_A_CHANGE,
     OF_A_RUN,
     OF_ALL,
     OF_GUARDED,
@@ -212,6 +213,7 @@ def _codes(operation: Operation[Any]) -> dict[int, Codes]:
     for applies, more in (
         (not operation.open, OF_GUARDED),
         (RUN_ID in operation.parameters, OF_A_RUN),
+        (operation.changes, OF_A_CHANGE),
         (operation.body is not None, OF_A_BODY),
         (operation.strict, OF_STRICT),
     ):

@@ -26,6 +26,7 @@ from runstore.http.requests import (
     read_idempotency_key,
     read_traceparent,
 )
+from runstore.http.security.access import check_changes
 from runstore.http.security.signing import TicketScope
 from runstore.http.security.users import Login, User, login_of
 
@@ -62,6 +63,7 @@ class Operation(Struct, Generic[B], frozen=True, kw_only=True):
         strict: refuse unknown query parameters.
         ticket: the stream that a request asks for, if it may have a ticket instead of a key.
         open: needs no login, as it reveals nothing about any run.
+        reads: it changes nothing, though its method could.
         tag: its group in the OpenAPI document: that of its class.
     """
 
@@ -77,7 +79,13 @@ class Operation(Struct, Generic[B], frozen=True, kw_only=True):
     strict: bool = True
     ticket: ScopeOf | None = None
     open: bool = False
+    reads: bool = False
     tag: str = ""
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes anything, which auditors may not."""
+        return self.method != "GET" and not self.reads
 
     @property
     def query(self) -> list[str]:
@@ -135,6 +143,7 @@ def operation(
     strict: bool = True,
     ticket: ScopeOf | None = None,
     open: bool = False,
+    reads: bool = False,
 ) -> Callable[[Handler[B]], Operation[B]]:
     """Declare a handler as an operation. Its name becomes the operation's id, its docstring the summary."""
 
@@ -152,6 +161,7 @@ def operation(
             strict=strict,
             ticket=ticket,
             open=open,
+            reads=reads,
         )
 
     return declare
@@ -205,6 +215,8 @@ def _endpoint(
     repeated = [each.name for each in operation.parameters if each.repeated]
 
     async def answer(request: Request) -> Response:
+        if operation.changes:
+            check_changes(login_of(request).user)
         if operation.strict:
             check_parameters(request, query, repeated)
         return await operation.handler(handlers, Call(request, operation.body, bodies))

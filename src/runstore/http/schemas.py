@@ -26,6 +26,7 @@ OF_ALL: tuple[Problem, ...] = (
 )
 OF_GUARDED: tuple[Problem, ...] = (Unauthorized, errors.Busy, errors.InvalidName, errors.LogUnavailable)
 OF_A_RUN: tuple[Problem, ...] = (errors.RunNotFound, errors.RunDeleted, errors.RunPurged, Forbidden)
+OF_A_CHANGE: tuple[Problem, ...] = (Forbidden,)  # auditors change nothing
 OF_STRICT: tuple[Problem, ...] = ((400, "unknown_parameter"), (400, "invalid_parameter"))
 OF_A_BODY: tuple[Problem, ...] = (
     (400, "invalid_json"),

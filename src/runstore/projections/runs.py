@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -110,6 +111,7 @@ class RunQuery(Struct, frozen=True, kw_only=True):
     until: int | None = None
     before: str | None = None  # a run id: continue after this one
     purged: bool = False  # only purged runs, including those deleted before
+    deleted: bool | None = False  # only deleted runs; None: these as well
     limit: int = 100
 
 
@@ -126,17 +128,36 @@ class RunsFound(Struct, frozen=True):
 
 def find_runs(connection: Connection, query: RunQuery) -> RunsFound:
     """The matching runs, newest first, without large values: see `Run.truncated`."""
+    kinds = (False, True) if query.deleted is None else (query.deleted,)  # each in an index of its own
+    found = [_find_ids(connection, replace(query, deleted=kind)) for kind in kinds]
+    following = max((each.following for each in found if each.following), default=None)
+    known = [run_id for each in found for run_id in each.run_ids if following is None or run_id >= following]
+    matching = sorted(known, reverse=True)
+    if len(matching) > query.limit:
+        matching = matching[: query.limit]
+        following = matching[-1]
+    page, rest = _read_listed(connection, matching)
+    return RunsFound(page, page[-1].run_id if rest else following)
+
+
+class _Ids(Struct, frozen=True):
+    """The ids of matching runs, newest first. `following`: the place after which there may be more."""
+
+    run_ids: list[str]
+    following: str | None
+
+
+def _find_ids(connection: Connection, query: RunQuery) -> _Ids:
     newest, others = _split(query)
     matching = list(connection.execute(_matching(query, newest, others)).scalars())
-    following = matching[query.limit - 1] if len(matching) > query.limit else None
-    page, rest = _read_listed(connection, matching[: query.limit])
-    if rest:
-        following = page[-1].run_id
-    elif following is None and others:
+    if len(matching) > query.limit:
+        return _Ids(matching[: query.limit], matching[query.limit - 1])
+    following = None
+    if others:
         following = connection.execute(newest.limit(1).offset(MAX_SCANNED - 1)).scalar()
         if following is not None and matching:
             following = min(following, matching[-1])
-    return RunsFound(page, following)
+    return _Ids(matching, following)
 
 
 def find_run(connection: Connection, run_id: str) -> Run | None:
@@ -154,7 +175,9 @@ def _split(query: RunQuery) -> tuple[Select[Any], list[ColumnElement[bool]]]:
     }  # fmt: skip
     equal = {name: table[name] == value for name, value in asked.items() if value is not None}
     by = next(columns for columns in INDEXED if equal.keys() >= set(columns))
-    indexed = [equal.pop(name) for name in by] + [table.purged == int(query.purged), table.deleted == 0]
+    indexed = [equal.pop(name) for name in by] + [
+        table.purged == int(query.purged), table.deleted == int(bool(query.deleted)),
+    ]  # fmt: skip
     others = list(equal.values())
     if query.agent_prefix is not None:
         others.append(table.agent_name.startswith(query.agent_prefix, autoescape=True))

@@ -23,7 +23,7 @@ ID_BYTES = 6
 SECRET_BYTES = 32
 TICKETS = "tickets"  # the secret that signs tickets
 
-Role = Literal["user", "admin"]
+Role = Literal["user", "auditor", "admin"]
 
 
 class KeyNotFound(RunstoreError):

@@ -202,13 +202,14 @@ class HierarchyRoutes:
         body=Body(ListHierarchiesBody, optional=True),
         answers={200: success("a page of hierarchies", HierarchyPage)},
         problems=(errors.InvalidCursor,),
+        reads=True,
     )
     async def list_hierarchies(self, call: Call[ListHierarchiesBody]) -> Response:
         """List hierarchies, newest first."""
         body = await call.body()
         user = call.user
         found = await self._hierarchies.find(
-            user_id=None if user.admin else user.user_id,
+            user_id=None if user.reads_all else user.user_id,
             before=list_cursor(body.after) if body.after is not None else None,
             limit=body.limit + 1,
         )
@@ -222,6 +223,7 @@ class HierarchyRoutes:
         body=Body(HierarchyBody),
         answers={200: success("the hierarchy", HierarchyRecord)},
         problems=OF_A_HIERARCHY,
+        reads=True,
     )
     async def get_hierarchy(self, call: Call[HierarchyBody]) -> Response:
         """One hierarchy."""
@@ -281,6 +283,7 @@ class TeamRunRoutes:
         body=Body(FollowBody),
         answers={200: stream("everything after the cursor, until the run ends"), 204: NOTHING_LEFT},
         problems=(*OF_A_RUN, errors.InvalidCursor, TOO_MANY_STREAMS),
+        reads=True,
     )
     async def follow_team_run(self, call: Call[FollowBody]) -> Response:
         """Follow a run: replay, then live."""
@@ -319,6 +322,7 @@ class TeamRunRoutes:
         body=Body(RunBody),
         answers={200: success("the run", TeamRunRecord)},
         problems=OF_A_RUN,
+        reads=True,
     )
     async def get_team_run(self, call: Call[RunBody]) -> Response:
         """One run."""
@@ -331,6 +335,7 @@ class TeamRunRoutes:
         body=Body(ListRunsBody, optional=True),
         answers={200: success("a page of runs", TeamRunPage)},
         problems=(errors.InvalidCursor, HierarchyNotFound),
+        reads=True,
     )
     async def list_team_runs(self, call: Call[ListRunsBody]) -> Response:
         """List runs of hierarchies, newest first."""
@@ -340,7 +345,7 @@ class TeamRunRoutes:
             agent = agent_name(parse_hierarchy_id(body.hierarchy_id))
         found = await self._store.find(
             RunQuery(
-                user_id=None if user.admin else user.user_id,
+                user_id=None if user.reads_all else user.user_id,
                 status=body.status,
                 agent=agent,
                 agent_prefix=AGENT,
@@ -354,14 +359,14 @@ class TeamRunRoutes:
 
 
 async def own(hierarchies: HierarchyStore, user: User, hierarchy_id: str) -> StoredHierarchy:
-    """A hierarchy of this user's; an admin has all.
+    """A hierarchy of this user's; admins and auditors may read all.
 
     Raises:
         HierarchyNotFound
         Forbidden: it is another user's.
     """
     stored = await hierarchies.get(hierarchy_id)
-    if not user.admin and stored.summary.user_id != user.user_id:
+    if not user.reads_all and stored.summary.user_id != user.user_id:
         raise Forbidden(f"hierarchy {stored.summary.hierarchy_id} belongs to another user")
     return stored
 

@@ -118,6 +118,11 @@ STATUS = Parameter("status", {"enum": list(STATUSES)})
 PURGED = Parameter(
     "purged", {"type": "boolean", "default": False}, "`true`: the runs that were purged, and no others"
 )
+DELETED = Parameter(
+    "deleted",
+    {"enum": ["true", "false", "any"], "default": "false"},
+    "`true`: the deleted runs, and no others; `any`: these too. For admins and auditors",
+)
 AT = Parameter("at", whole(1, 10**MAX_CURSOR_DIGITS - 1), "a seq: the run as it was after that event")
 WAIT = Parameter(
     "wait",
@@ -172,12 +177,14 @@ class RunRoutes:
         "/runs",
         parameters=(
             STATUS,
+            Parameter("user_id", TEXT, "the runs of this user; of others for admins and auditors"),
             Parameter("agent", TEXT, "the agent's name"),
             Parameter("session_id", TEXT),
             Parameter("workspace_id", TEXT, "the runs of this workspace, whoever's they are"),
             Parameter("since", MOMENT, "created then or later"),
             Parameter("until", MOMENT, "created then or earlier"),
             PURGED,
+            DELETED,
             LIMIT,
             Parameter("after", UUID, "the `next` of an earlier page"),
         ),
@@ -190,16 +197,23 @@ class RunRoutes:
         after = call.request.query_params.get("after")
         user, workspace = call.user, call.request.query_params.get("workspace_id")
         self._access.check_workspace(user, workspace)
+        purged = read_choice(call.request, PURGED) == "true"
+        deleted = read_choice(call.request, DELETED) or "false"
+        if deleted != "false":
+            self._access.check_reads_all(user, "deleted runs")
+            if purged:
+                raise BadRequest("deleted cannot be given with purged=true", code="invalid_parameter")
         found = await self._store.find(
             RunQuery(
-                user_id=None if user.admin or workspace else user.user_id,
+                user_id=self._listed_user(call, workspace),
                 status=read_choice(call.request, STATUS),  # type: ignore[arg-type]
                 agent=call.request.query_params.get("agent"),
                 session_id=call.request.query_params.get("session_id"),
                 workspace_id=workspace,
                 since=read_time(call.request, "since"),
                 until=read_time(call.request, "until"),
-                purged=read_choice(call.request, PURGED) == "true",
+                purged=purged,
+                deleted=None if deleted == "any" else deleted == "true",
                 before=list_cursor(after) if after is not None else None,
                 limit=limit,
             )
@@ -352,6 +366,13 @@ class RunRoutes:
         """Take a closed run out of the lists."""
         await self._store.delete(await self._access.changeable(call.request), by=call.user.user_id)
         return Response(status_code=204)
+
+    def _listed_user(self, call: Call[None], workspace: str | None) -> str | None:
+        """The user whose runs are listed; None: all users."""
+        user, asked = call.user, call.request.query_params.get("user_id")
+        if asked is not None and asked != user.user_id and not workspace:
+            self._access.check_reads_all(user, "other users' runs")
+        return asked or (None if user.reads_all or workspace else user.user_id)
 
     async def _lines(
         self, run_id: str, after: int, limit: int, only: EventFilter | None

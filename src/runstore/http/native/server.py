@@ -59,9 +59,9 @@ class ServerRoutes:
 
     @operation("GET", "/workers", answers={200: json("the workers", WorkerPage)}, problems=(Forbidden,))
     async def list_workers(self, call: Call[None]) -> Response:
-        """Who runs the agents of this database, oldest first, for admins."""
-        if not call.user.admin:
-            raise Forbidden("the workers are for admins to see")
+        """Who runs the agents of this database, oldest first, for admins and auditors."""
+        if not call.user.reads_all:
+            raise Forbidden("the workers are for admins and auditors")
         return json_response(WorkerPage([record(worker) for worker in await self._list_workers()]))
 
     @operation("GET", "/healthz", answers={200: json("it does", Health)}, strict=False, open=True)
@@ -96,9 +96,9 @@ class ServerRoutes:
         strict=False,
     )
     async def read_metrics(self, call: Call[None]) -> Response:
-        """Numbers for Prometheus, in its text format or in OpenMetrics, for admins."""
-        if not call.user.admin:
-            raise Forbidden("the metrics are for admins")
+        """Numbers for Prometheus, in its text format or in OpenMetrics, for admins and auditors."""
+        if not call.user.reads_all:
+            raise Forbidden("the metrics are for admins and auditors")
         body, media_type = self._expose(call.request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
 

@@ -66,6 +66,7 @@ class TicketRoutes:
         parameters=(RUN_ID,),
         body=Body(TicketBody, optional=True),
         answers={201: CREATED},
+        reads=True,
     )
     async def create_ticket(self, call: Call[TicketBody]) -> Response:
         """A ticket for the run's stream, for clients that cannot send headers."""
@@ -79,6 +80,7 @@ class TicketRoutes:
         "/stream/ticket",
         body=Body(SeveralBody, optional=True),
         answers={201: CREATED},
+        reads=True,
         problems=(errors.RunNotFound, Forbidden),
     )
     async def create_streams_ticket(self, call: Call[SeveralBody]) -> Response:

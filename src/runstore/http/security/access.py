@@ -1,4 +1,4 @@
-"""Access to runs: the owner and admins may do everything, members of the workspace may read.
+"""Access to runs: the owner and admins may do everything, auditors and members of the workspace may read.
 
 Handlers obtain the id of their run only here, so that none can skip the check.
 """
@@ -25,7 +25,7 @@ class Access:
     async def may_read(self, login: Login, run_id: str) -> str:
         """The canonical form of a run's id, if this login may read the run."""
         run_id = parse_run_id(run_id)
-        if run_id not in login.run_ids and not login.user.admin:
+        if run_id not in login.run_ids and not login.user.reads_all:
             owner = await self._store.owner(run_id)
             if not _owns(login.user, owner) and owner.workspace_id not in login.user.workspaces:
                 raise _refusal(run_id)
@@ -37,15 +37,27 @@ class Access:
 
     async def may_change(self, user: User, run_id: str) -> str:
         """The canonical form of a run's id, if this user may change the run."""
+        check_changes(user)
         run_id = parse_run_id(run_id)
         if not user.admin and not _owns(user, await self._store.owner(run_id)):
             raise _refusal(run_id)
         return run_id
 
+    def check_reads_all(self, user: User, what: str) -> None:
+        """Refuse what only those may read who read everything."""
+        if not user.reads_all:
+            raise Forbidden(f"{what}: only admins and auditors may read them")
+
     def check_workspace(self, user: User, workspace_id: str | None) -> None:
         """Refuse to start or list runs in another user's workspace."""
-        if workspace_id is not None and workspace_id not in user.workspaces and not user.admin:
+        if workspace_id is not None and workspace_id not in user.workspaces and not user.reads_all:
             raise Forbidden(f"workspace {workspace_id[:100]!r} is none of yours")
+
+
+def check_changes(user: User) -> None:
+    """Refuse every change by an auditor, also of an auditor's own runs."""
+    if not user.changes:
+        raise Forbidden("an auditor reads everything, and changes nothing")
 
 
 def _owns(user: User, owner: Owner) -> bool:

@@ -17,7 +17,7 @@ from runstore.http.errors import ErrorResponder, Unauthorized, path_of
 from runstore.http.security.known_keys import KnownKeys
 from runstore.http.security.login_function import LoginFunction, network_of
 from runstore.http.security.signing import Ticket, TicketScope, TicketSigner
-from runstore.http.security.users import ADMIN, LOCAL, SCOPE_KEY, Login, User
+from runstore.http.security.users import LOCAL, SCOPE_KEY, Login, User
 from runstore.store import keys
 from runstore.store.keys import ApiKey
 
@@ -108,8 +108,7 @@ class KeyLogin(Login):
     """By an API key."""
 
     def __init__(self, known: KnownKeys, key: ApiKey) -> None:
-        roles = frozenset({ADMIN} if key.role == ADMIN else ())
-        super().__init__(User(key.user_id, roles), key_id=key.key_id)
+        super().__init__(User(key.user_id, frozenset({key.role})), key_id=key.key_id)
         self._known = known
         self._key = key
 

@@ -7,6 +7,7 @@ from runstore.core.names import MAX_NAME, check_text
 
 SCOPE_KEY = "runstore.login"
 ADMIN = "admin"
+AUDITOR = "auditor"
 
 
 class User(Struct, frozen=True):
@@ -25,6 +26,16 @@ class User(Struct, frozen=True):
     @property
     def admin(self) -> bool:
         return ADMIN in self.roles
+
+    @property
+    def changes(self) -> bool:
+        """Whether the user may change anything: auditors may not, unless they are admins as well."""
+        return self.admin or AUDITOR not in self.roles
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether the user may read every run."""
+        return not self.roles.isdisjoint((ADMIN, AUDITOR))
 
 
 LOCAL = User("local", frozenset({ADMIN}))  # any client of the loopback address while no keys exist

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from runstore.core.errors import LogUnavailable, RunPurged
+from runstore.core.errors import Busy, LogUnavailable, RunPurged
 from runstore.http.errors import Unauthorized
 from runstore.http.security.users import Login
 
@@ -152,7 +152,7 @@ async def end(send: Send) -> None:
 def _raise(pump: "asyncio.Task[None]") -> None:
     try:
         pump.result()
-    except (LogUnavailable, RunPurged) as error:
+    except (LogUnavailable, Busy, RunPurged) as error:
         raise ConnectionCut from error
 
 

@@ -1,0 +1,101 @@
+"""The audit log: every run's events in the order of the whole log, each with whose run it is."""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from runstore.core.codec import RecordedEvent
+from runstore.core.depth import decoded
+from runstore.core.events import CancelRequested, Deleted, EventType, Purged
+from runstore.core.times import timestamp
+
+SAY_WHO = frozenset({CancelRequested.type, Deleted.type, Purged.type})  # types with a field `by`
+
+
+class AuditQuery(Struct, frozen=True, kw_only=True):
+    """A filter of the audit log: every given field must match.
+
+    `types`: exact ones, or families such as `tool.*`; nothing else passes. `since` and `until`: when the
+    event happened, ms since 1970, both inclusive. `contains`: a text in the event's data; case matters. The
+    other fields are those of the event's run.
+    """
+
+    types: tuple[EventType, ...] = ()
+    user_id: str | None = None
+    agent: str | None = None
+    session_id: str | None = None
+    workspace_id: str | None = None
+    run_id: str | None = None
+    since: int | None = None
+    until: int | None = None
+    contains: str | None = None
+
+    @property
+    def of_run(self) -> dict[str, str]:
+        """The conditions on the event's run."""
+        fields = {
+            "user_id": self.user_id, "agent_name": self.agent, "session_id": self.session_id,
+            "workspace_id": self.workspace_id, "run_id": self.run_id,
+        }  # fmt: skip
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+class AuditEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An event of the audit log.
+
+    `position`: its place in the whole log, the cursor. `user_id`, `agent`: those of its run. `by`: who caused
+    it, if the event says so. `at`: RFC 3339, UTC.
+    """
+
+    position: int
+    run_id: str
+    seq: int
+    type: EventType
+    at: str
+    user_id: str
+    agent: str
+    by: str | None = None
+    data: Any
+
+
+class AuditItem(Struct, frozen=True, gc=False):
+    """An event as stored, with the user and the agent of its run."""
+
+    event: RecordedEvent
+    user_id: str
+    agent: str
+
+    @property
+    def by(self) -> str | None:
+        """Who caused the event, if it says so."""
+        return _read_by(self.event.data).by if self.event.type in SAY_WHO else None
+
+
+class _By(Struct):
+    by: str | None = None
+
+
+_read_by = msgspec.json.Decoder(_By).decode
+_encode = msgspec.json.Encoder().encode
+LINE = b'{"position":%d,"run_id":"%b","seq":%d,"type":"%b","at":"%b","user_id":%b,"agent":%b,%b"data":%b}'
+
+
+def audit_line(item: AuditItem) -> bytes:
+    """The item as one line of JSON. The data are the log's bytes."""
+    event, by = item.event, item.by
+    said = b"" if by is None else b'"by":%b,' % _encode(by)
+    return LINE % (
+        event.position, event.run_id.encode(), event.seq, event.type.encode(), timestamp(event.at).encode(),
+        _encode(item.user_id), _encode(item.agent), said, event.data,
+    )  # fmt: skip
+
+
+def audit_event(item: AuditItem) -> AuditEvent:
+    """The item, decoded."""
+    event = item.event
+    return AuditEvent(
+        position=event.position, run_id=event.run_id, seq=event.seq, type=event.type,
+        at=timestamp(event.at), user_id=item.user_id, agent=item.agent, by=item.by,
+        data=decoded(msgspec.json.decode, event.data),
+    )  # fmt: skip

@@ -1,0 +1,221 @@
+"""The audit log over HTTP: every user's events in the order of the whole log, for admins and auditors."""
+
+import csv
+import io
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runstore.core import errors
+from runstore.core.audit import AuditEvent, AuditItem, AuditQuery, audit_line
+from runstore.core.ids import parse_uuid
+from runstore.core.ports import EventFilter
+from runstore.core.times import timestamp
+from runstore.http.errors import BadRequest, Forbidden
+from runstore.http.json import Position
+from runstore.http.native.runs import LIMIT, LIMIT_OF_LINES, LINES, MOMENT, NDJSON, TYPES
+from runstore.http.operations import Answer, Call, operation
+from runstore.http.requests import (
+    Parameter,
+    Schema,
+    prefers,
+    read_choice,
+    read_cursor,
+    read_filter,
+    read_number,
+    read_time,
+)
+from runstore.http.schemas import (
+    CURSOR,
+    JSON,
+    LAST_EVENT_ID,
+    LAST_EVENT_ID_PARAMETER,
+    STREAM,
+    TEXT,
+    TOO_MANY_STREAMS,
+    UUID,
+    component,
+    stream,
+    within,
+)
+from runstore.http.security.access import Access
+from runstore.http.streaming.frames import RETRY
+from runstore.http.streaming.sse import EventStream
+from runstore.http.streaming.subscribers import Subscribers
+from runstore.http.streaming.watched import WatchedAnswer
+from runstore.store.audit import AuditLog
+
+CSV = "text/csv"
+LINED = {"ndjson": NDJSON, "csv": CSV}
+FORMATS = ("json", *LINED)
+VARY = {"Vary": "Accept"}
+MAX_TEXT = 200  # characters of `contains`
+COLUMNS = ("position", "run_id", "seq", "type", "at", "user_id", "agent", "by", "data")
+
+FORMAT = Parameter("format", {"enum": list(FORMATS)}, "goes before `Accept`; `json` if neither says another")
+AFTER = Parameter("after", CURSOR, "a cursor: events with a greater position")
+FILTERS = (
+    Parameter("types", TYPES.schema, "only events of these types"),
+    Parameter("user_id", TEXT, "of this user's runs"),
+    Parameter("agent", TEXT, "of this agent's runs"),
+    Parameter("session_id", TEXT, "of this session's runs"),
+    Parameter("workspace_id", TEXT, "of this workspace's runs"),
+    Parameter("run_id", UUID, "of this run"),
+    Parameter("since", MOMENT, "they happened then or later"),
+    Parameter("until", MOMENT, "they happened then or earlier"),
+    Parameter(
+        "contains",
+        {"type": "string", "minLength": 1, "maxLength": MAX_TEXT},
+        "a text in their data; case matters",
+    ),
+)
+
+
+class AuditEventPage(Struct, frozen=True):
+    """Events of the whole log in their order. `next`: a position."""
+
+    data: list[AuditEvent]
+    next: Position | None
+
+
+STREAMED: Schema = {
+    **STREAM,
+    "description": "One server-sent event. Its data is an AuditEvent. A line `:` is a heartbeat.",
+    "properties": {
+        **STREAM["properties"],
+        "id": {"type": "string", "pattern": "^[1-9][0-9]*$", "description": "the position, the cursor"},
+        "data": {"type": "string", **within(component(AuditEvent))},
+    },
+}
+
+
+class AuditRoutes:
+    """The routes below `/audit`."""
+
+    tag = "audit"
+
+    def __init__(self, audit: AuditLog, access: Access, subscribers: Subscribers) -> None:
+        self._audit = audit
+        self._access = access
+        self._subscribers = subscribers
+
+    @operation(
+        "GET",
+        "/audit/events",
+        parameters=(
+            *FILTERS,
+            AFTER,
+            Parameter(LIMIT.name, LIMIT.schema, "of NDJSON and CSV any number; all if not given"),
+            FORMAT,
+        ),
+        answers={
+            200: Answer(
+                description="a page; all that is stored now, if `Accept` or `format` says NDJSON or CSV",
+                content={JSON: AuditEventPage, NDJSON: LINES, CSV: {"type": "string"}},
+            )
+        },
+        problems=(errors.InvalidCursor, Forbidden),
+    )
+    async def list_audit_events(self, call: Call[None]) -> Response:
+        """All events in the order of the whole log."""
+        request = call.request
+        self._access.check_reads_all(call.user, "all users' events")
+        query, after, form = read_query(request), read_cursor(request), _format(request)
+        limit = read_number(request, LIMIT if form == "json" else LIMIT_OF_LINES)
+        await self._audit.check(after)
+        if form == "json":
+            page = await self._audit.page(query, after=after, limit=limit)
+            following = b"%d" % page.upto if page.more else b"null"
+            body = b'{"data":[%b],"next":%b}' % (b",".join(map(audit_line, page.items)), following)
+            return Response(body, media_type=JSON, headers=VARY)
+        pages = self._audit.all(query, after=after, limit=limit)
+        parts = _lines(pages) if form == "ndjson" else _rows(pages)
+        return WatchedAnswer(parts, call.login, media_type=LINED[form], headers=VARY)
+
+    @operation(
+        "GET",
+        "/audit/events/stream",
+        parameters=(*FILTERS, AFTER, LAST_EVENT_ID, LAST_EVENT_ID_PARAMETER),
+        answers={200: stream("everything after the cursor, then live, without an end", schema=STREAMED)},
+        problems=(errors.InvalidCursor, Forbidden, TOO_MANY_STREAMS),
+    )
+    async def follow_audit_events(self, call: Call[None]) -> Response:
+        """Follow all events: replay, then live."""
+        self._access.check_reads_all(call.user, "all users' events")
+        query, after = read_query(call.request), read_cursor(call.request)
+        await self._audit.check(after)
+        with ExitStack() as places:
+            places.enter_context(self._subscribers.of_user(call.user.user_id))
+            frames = _frames(self._audit.follow(query, after=after))
+            return EventStream(frames, call.login, places.pop_all())
+
+
+def read_query(request: Request) -> AuditQuery:
+    """The filters of a request."""
+    parameters = request.query_params
+    run_id, contains = parameters.get("run_id"), parameters.get("contains")
+    if run_id is not None and parse_uuid(run_id) is None:
+        raise BadRequest(f"run_id={run_id[:50]!r} must be a UUID", code="invalid_parameter")
+    if contains is not None and not 0 < len(contains) <= MAX_TEXT:
+        raise BadRequest(f"contains must have 1 to {MAX_TEXT} characters", code="invalid_parameter")
+    return AuditQuery(
+        types=_types(read_filter(request)),
+        user_id=parameters.get("user_id"),
+        agent=parameters.get("agent"),
+        session_id=parameters.get("session_id"),
+        workspace_id=parameters.get("workspace_id"),
+        run_id=parse_uuid(run_id) if run_id is not None else None,
+        since=read_time(request, "since"),
+        until=read_time(request, "until"),
+        contains=contains,
+    )
+
+
+def _types(only: EventFilter | None) -> tuple[str, ...]:
+    return () if only is None else (*sorted(only.types), *(f"{prefix}*" for prefix in only.prefixes))
+
+
+def _format(request: Request) -> str:
+    preferred = (name for name, kind in LINED.items() if prefers(request, kind, JSON))
+    return read_choice(request, FORMAT) or next(preferred, "json")
+
+
+async def _lines(pages: AsyncIterator[list[AuditItem]]) -> AsyncIterator[bytes]:
+    async for items in pages:
+        yield b"".join([audit_line(item) + b"\n" for item in items])
+
+
+async def _rows(pages: AsyncIterator[list[AuditItem]]) -> AsyncIterator[bytes]:
+    """Lines of CSV (RFC 4180)."""
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(COLUMNS)
+    async for items in pages:
+        rows.writerows(map(_values, items))
+        yield text.getvalue().encode()
+        text.seek(0)
+        text.truncate()
+    yield text.getvalue().encode()  # the heading, if there is nothing else
+
+
+async def _frames(pages: AsyncIterator[Sequence[AuditItem]]) -> AsyncIterator[bytes]:
+    first = RETRY
+    async for items in pages:
+        yield b"".join([first, *map(_frame, items)]) if items else b""
+        first = b"" if items else first
+
+
+def _frame(item: AuditItem) -> bytes:
+    event = item.event
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.position, event.type.encode(), audit_line(item))
+
+
+def _values(item: AuditItem) -> tuple[object, ...]:
+    event = item.event
+    return (
+        event.position, event.run_id, event.seq, event.type, timestamp(event.at), item.user_id, item.agent,
+        item.by, event.data.decode(),
+    )  # fmt: skip

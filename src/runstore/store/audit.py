@@ -1,0 +1,134 @@
+"""The audit log: all events of the database in order of position, up to the high-water mark."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection, select
+
+from runstore.core.audit import AuditItem, AuditQuery
+from runstore.core.codec import RecordedEvent
+from runstore.core.depth import decoded
+from runstore.core.errors import Busy, InvalidCursor, LogUnavailable
+from runstore.core.ports import LiveFeed
+from runstore.database.opening import Database
+from runstore.database.tables import runs
+from runstore.eventlog.queries import read_first
+from runstore.eventlog.whole_log import last_position, read_matching
+from runstore.feed.tail import HEARTBEAT_S, UNAVAILABLE_RETRY_S
+
+MAX_PAGE = 1_000  # events of one page
+POLL_S = 0.25  # seconds between two searches of a follower that has all events
+MAX_KNOWN_RUNS = 10_000  # runs whose user and agent are cached
+OWNERS_AT_ONCE = 500  # runs of one query
+
+
+class AuditPage(Struct, frozen=True):
+    """Matching events. `upto`: the position up to which they are all; `more`: others may follow it now."""
+
+    items: list[AuditItem]
+    upto: int
+    more: bool
+
+
+class AuditLog:
+    """Readers never pass the high-water mark: no event can appear behind one that they have got.
+
+    Every method raises LogUnavailable while the database cannot be used.
+    """
+
+    def __init__(self, database: Database, feed: LiveFeed, *, heartbeat_s: float = HEARTBEAT_S) -> None:
+        self._database = database
+        self._feed = feed
+        self._heartbeat_s = heartbeat_s
+        self._known: dict[str, _Of] = {}
+
+    async def check(self, after: int) -> None:
+        """Raises InvalidCursor if a cursor is ahead of the log."""
+        if after > (last := await self._database.query(last_position)):
+            raise InvalidCursor(f"the cursor {after} is ahead of the log, whose last position is {last}")
+
+    async def page(self, query: AuditQuery, *, after: int, limit: int = MAX_PAGE) -> AuditPage:
+        """The next matching events, up to `limit`; bounded in bytes and in the events examined for them.
+
+        A page may be empty and still have more after it.
+
+        Raises:
+            Busy: too many searches run.
+        """
+        mark = await self._mark(after)
+        if mark <= after:
+            return AuditPage([], after, more=False)
+        found = await self._database.query_list(read_matching, query, after, mark, limit)
+        more = found.upto < mark or await self._database.query(last_position) > mark
+        return AuditPage(await self._named(found.events), found.upto, more)
+
+    async def all(self, query: AuditQuery, *, after: int, limit: int) -> AsyncIterator[list[AuditItem]]:
+        """The matching events that are stored now, page by page."""
+        last, left = await self._database.query(last_position), limit
+        while left > 0 and after < last:
+            page = await self.page(query, after=after, limit=min(left, MAX_PAGE))
+            if page.items:
+                yield page.items
+            after, left = page.upto, left - len(page.items)
+            if not page.more:
+                return
+
+    async def follow(self, query: AuditQuery, *, after: int) -> AsyncIterator[Sequence[AuditItem]]:
+        """The matching events, then new ones as they come; none after a while without any.
+
+        It stops when the feed closes. While the log cannot be read it idles.
+        """
+        loop = asyncio.get_running_loop()
+        spoken = loop.time()
+        while not self._feed.closing:
+            wait_s = 0.0
+            try:
+                page = await self.page(query, after=after)
+                after = page.upto
+                wait_s = 0.0 if page.more else POLL_S
+                if page.items:
+                    yield page.items
+                    spoken = loop.time()
+            except (LogUnavailable, Busy):
+                wait_s = UNAVAILABLE_RETRY_S
+            if loop.time() - spoken >= self._heartbeat_s:
+                yield ()
+                spoken = loop.time()
+            await asyncio.sleep(wait_s)
+
+    async def _mark(self, after: int) -> int:
+        mark = await self._database.high_water_mark(after)
+        return mark if mark is not None else await self._database.query(last_position)
+
+    async def _named(self, events: Sequence[RecordedEvent]) -> list[AuditItem]:
+        run_ids = {event.run_id for event in events}
+        if unknown := run_ids - self._known.keys():
+            if len(self._known) + len(unknown) > MAX_KNOWN_RUNS:
+                self._known = {run_id: self._known[run_id] for run_id in run_ids - unknown}
+            self._known |= await self._database.query_history(_read_owners, sorted(unknown))
+        return [AuditItem(e, self._known[e.run_id].user_id, self._known[e.run_id].agent) for e in events]
+
+
+class _Of(Struct, frozen=True):
+    """A run's user and agent, as its first event names them."""
+
+    user_id: str = ""
+    agent: str = ""
+
+
+_read_of = msgspec.json.Decoder(_Of).decode
+
+
+def _read_owners(connection: Connection, run_ids: Sequence[str]) -> dict[str, _Of]:
+    owners: dict[str, _Of] = {}
+    for start in range(0, len(run_ids), OWNERS_AT_ONCE):
+        some = runs.c.run_id.in_(run_ids[start : start + OWNERS_AT_ONCE])
+        rows = connection.execute(select(runs.c.run_id, runs.c.user_id, runs.c.agent_name).where(some))
+        owners |= {run_id: _Of(user_id, agent) for run_id, user_id, agent in rows}
+    for run_id in run_ids:
+        if run_id not in owners:  # the run list was dropped
+            first = read_first(connection, run_id)
+            owners[run_id] = _Of() if first is None else decoded(_read_of, first.data)
+    return owners

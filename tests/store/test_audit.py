@@ -1,0 +1,273 @@
+"""The audit log: every event once, in order of position, whatever is filtered and however writers overlap."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import make_url
+
+from runstore.core.audit import AuditEvent, AuditItem, AuditQuery, audit_event, audit_line
+from runstore.core.codec import RecordedEvent
+from runstore.core.errors import InvalidCursor
+from runstore.core.events import Deleted, Queued
+from runstore.core.ids import new_run_id
+from runstore.database.dialects import open_dialect
+from runstore.eventlog import whole_log
+from runstore.eventlog.sql import SqlEventLog
+from runstore.feed.memory import MemoryFeed
+from runstore.store import audit
+from runstore.store.audit import AuditLog
+from tests.events import COMPLETED, FAILED, note, started, token
+from tests.polling import DEADLINE_S
+from tests.servers.databases import DATABASES
+from tests.writer import writing
+
+OpenLog = Callable[..., SqlEventLog]
+
+servers = pytest.mark.parametrize(
+    "database_url", [kind for kind in DATABASES if kind != "sqlite"], indirect=True
+)
+
+
+def audit_of(log: SqlEventLog, feed: MemoryFeed | None = None) -> AuditLog:
+    return AuditLog(log.database, feed or MemoryFeed(), heartbeat_s=0.05)
+
+
+async def begin(log: SqlEventLog, **fields: Any) -> str:
+    run_id = new_run_id()
+    queued = Queued(**{"agent": "demo", "user_id": "alice", "input": "hi", **fields})
+    await log.append(run_id, [queued, started()], expected_seq=0)
+    return run_id
+
+
+async def read(log: SqlEventLog, limit: int = 1_000, after: int = 0, **query: Any) -> list[AuditItem]:
+    """All matching events, page by page."""
+    found: list[AuditItem] = []
+    reader, asked = audit_of(log), AuditQuery(**query)
+    while True:
+        page = await reader.page(asked, after=after, limit=limit)
+        assert len(page.items) <= limit
+        assert page.upto >= (page.items[-1].event.position if page.items else after)
+        found += page.items
+        if not page.more:
+            return found
+        assert page.upto > after, "the page makes no progress"
+        after = page.upto
+
+
+async def written(log: SqlEventLog) -> list[RecordedEvent]:
+    found: list[RecordedEvent] = []
+    while page := await log.read_all(after=found[-1].position if found else 0):
+        found += page
+    return found
+
+
+async def test_all_events_come_in_order_with_whose_they_are(open_shared: OpenLog) -> None:
+    log = open_shared()
+    first, second = await begin(log), await begin(log, user_id="bob", agent="other")
+    await log.append(first, [token("ä "), COMPLETED])
+    await log.append(first, [Deleted(by="root")])
+    items = await read(log, limit=3)
+    assert [item.event for item in items] == await written(log)
+    assert {(item.event.run_id, item.user_id, item.agent) for item in items} == {
+        (first, "alice", "demo"), (second, "bob", "other"),
+    }  # fmt: skip
+    assert [item.by for item in items] == [None] * 6 + ["root"]
+    for item in items:
+        assert msgspec.json.decode(audit_line(item), type=AuditEvent) == audit_event(item)
+
+
+FILTERS: list[dict[str, Any]] = [
+    {"user_id": "alice"},
+    {"agent": "other"},
+    {"session_id": "s"},
+    {"workspace_id": "w"},
+    {"user_id": "bob", "agent": "other"},
+    {"session_id": "s", "user_id": "alice", "workspace_id": "w"},
+    {"user_id": "nobody"},
+    {"types": ("tool.*", "llm.token")},
+    {"types": ("lifecycle.*",), "user_id": "alice"},
+    {"types": ("custom.note",), "agent": "demo", "contains": "7"},
+    {"contains": 'Größe "7"\n'},
+    {"contains": "größe"},
+]
+
+
+@pytest.mark.parametrize("merged_runs", [500, 2], ids=["few runs", "many runs"])
+async def test_a_filter_leaves_what_a_plain_fold_of_the_log_leaves(
+    open_shared: OpenLog, merged_runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_log, "MERGED_RUNS", merged_runs)
+    monkeypatch.setattr(whole_log, "WINDOW", 7)  # several steps for each run
+    monkeypatch.setattr(whole_log, "MAX_EXAMINED", 50)  # and several pages
+    log, chance = open_shared(), random.Random(1)
+    runs: dict[str, dict[str, Any]] = {}
+    for _ in range(8):
+        fields = {
+            "user_id": chance.choice(["alice", "bob"]), "agent": chance.choice(["demo", "other"]),
+            "session_id": chance.choice([None, "s"]),
+            "workspace_id": chance.choice([None, "w"]), "multitask_strategy": "parallel",
+        }  # fmt: skip
+        runs[await begin(log, **fields)] = fields
+    for run_id in chance.choices(list(runs), k=50):
+        text = chance.choice(["7", 'Größe "7"\n', "x"])
+        await log.append(run_id, [token(text) if chance.random() < 0.5 else note(text)])
+    for run_id in list(runs)[:3]:
+        await log.append(run_id, [chance.choice([COMPLETED, FAILED])])
+    everything = await written(log)
+    for asked in FILTERS:
+        wanted = [event for event in everything if matches(event, runs[event.run_id], asked)]
+        assert [item.event for item in await read(log, 4, **asked)] == wanted, asked
+        middle = everything[len(everything) // 2].position
+        found = await read(log, 10, after=middle, **asked)
+        assert [item.event for item in found] == [e for e in wanted if e.position > middle], asked
+    run_id = next(iter(runs))
+    own = await read(log, 5, run_id=run_id)
+    assert [item.event for item in own] == [event for event in everything if event.run_id == run_id]
+
+
+def matches(event: RecordedEvent, run: dict[str, Any], asked: dict[str, Any]) -> bool:
+    types = asked.get("types", ("*",))
+    text = asked.get("contains", "").replace('"', '\\"').replace("\n", "\\n")
+    return (
+        all(run[name] == asked[name] for name in asked if name in run)
+        and any(event.type == each or event.type.startswith(each.removesuffix("*")) for each in types
+                if event.type == each or each.endswith("*"))
+        and text.encode() in event.data
+    )  # fmt: skip
+
+
+async def test_a_time_is_compared_with_when_an_event_happened(open_shared: OpenLog) -> None:
+    log = open_shared()
+    for _ in range(3):
+        await begin(log)
+        await asyncio.sleep(0.002)  # to another millisecond
+    everything = await written(log)
+    middle = everything[2].at
+    assert [item.event for item in await read(log, since=middle)] == everything[2:]
+    assert [item.event for item in await read(log, until=middle)] == [e for e in everything if e.at <= middle]
+    assert await read(log, since=everything[-1].at + 1) == []
+    assert await read(log, until=everything[0].at - 1) == []
+
+
+async def test_a_time_saves_reading_what_is_older_and_newer(
+    open_shared: OpenLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run ids, and not clocks, say where in the log a time is."""
+    log = open_shared()
+    for _ in range(5):
+        await begin(log)
+    everything = await written(log)
+    monkeypatch.setattr(whole_log, "MAX_EXAMINED", 1)
+    monkeypatch.setattr(whole_log, "WINDOW", 1)
+    monkeypatch.setattr(whole_log, "CLOCKS_MS", 0)
+    monkeypatch.setattr(whole_log, "LATE_MS", 0)
+    last = everything[-1]
+    page = await audit_of(log).page(AuditQuery(since=last.at + 1_000), after=0)
+    assert (page.items, page.upto, page.more) == ([], last.position, False)
+    page = await audit_of(log).page(AuditQuery(until=everything[0].at - 1_000), after=0)
+    assert (page.items, page.upto, page.more) == ([], last.position, False)
+
+
+async def test_a_page_that_has_examined_enough_ends_and_the_next_one_goes_on(
+    open_shared: OpenLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_log, "MAX_EXAMINED", 10)
+    monkeypatch.setattr(whole_log, "WINDOW", 10)
+    log = open_shared()
+    run_id = await begin(log)
+    await log.append(run_id, [token() for _ in range(40)])
+    await log.append(run_id, [note("here")])
+    for asked in ({"types": ("custom.*",)}, {"types": ("custom.*",), "user_id": "alice"}):
+        page = await audit_of(log).page(AuditQuery(**asked), after=0)
+        assert (page.items, page.more) == ([], True)
+        assert 0 < page.upto < 20
+        assert [item.event.type for item in await read(log, **asked)] == ["custom.note"]
+
+
+async def test_a_page_is_bounded_in_bytes(open_shared: OpenLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_log, "MAX_BYTES", 1_000)
+    log = open_shared()
+    run_id = await begin(log)
+    await log.append(run_id, [note("x" * 600) for _ in range(5)])
+    for asked in ({"types": ("custom.*",)}, {"types": ("custom.*",), "user_id": "alice"}):
+        page = await audit_of(log).page(AuditQuery(**asked), after=0)
+        assert (len(page.items), page.more) == (2, True)
+        assert len(await read(log, **asked)) == 5
+
+
+async def test_a_cursor_ahead_of_the_log_is_refused(open_shared: OpenLog) -> None:
+    log = open_shared()
+    await begin(log)
+    last = (await written(log))[-1].position
+    await audit_of(log).check(last)
+    with pytest.raises(InvalidCursor, match="ahead of the log"):
+        await audit_of(log).check(last + 1)
+
+
+@servers
+@pytest.mark.parametrize("asked", [{}, {"user_id": "alice"}], ids=["all", "of a user"])
+async def test_a_follower_misses_no_event_of_writers_that_overlap(
+    open_shared: OpenLog, database_url: str, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between an event's position and its commit each writer waits for a random time."""
+    monkeypatch.setattr(audit, "POLL_S", 0)  # look as often as possible
+    log = open_shared()
+    runs = [await begin(log) for _ in range(2)]
+    reader = audit_of(log)
+    dialect = open_dialect(make_url(database_url))
+
+    def write(run_id: str) -> None:
+        chance, seq = random.Random(run_id), 3
+        for _ in range(40):
+            with writing(dialect, run_id, seq) as (connection, _):
+                time.sleep(chance.uniform(0, 0.004))
+                if chance.random() < 0.8:
+                    connection.commit()
+                    seq += 1
+
+    async def follow(writers: "asyncio.Future[Any]") -> list[AuditItem]:
+        found: list[AuditItem] = []
+        async for items in reader.follow(AuditQuery(**asked), after=0):
+            found += items
+            if writers.done() and len(found) >= await count(log):
+                return found
+        return found
+
+    async with asyncio.timeout(DEADLINE_S):
+        writers = asyncio.gather(*(asyncio.to_thread(write, run_id) for run_id in runs))
+        found = await follow(writers)
+        await writers
+    dialect.close()
+    assert [item.event for item in found] == await written(log)
+
+
+async def count(log: SqlEventLog) -> int:
+    heads = [await log.head(run_id) for run_id in {event.run_id for event in await written(log)}]
+    return sum(head.seq for head in heads if head)
+
+
+async def test_a_follower_goes_on_live_and_ends_with_the_feed(open_shared: OpenLog) -> None:
+    feed = MemoryFeed()
+    log = open_shared(feed)
+    follower = aiter(audit_of(log, feed).follow(AuditQuery(types=("custom.*",)), after=0))
+    run_id = await begin(log)
+    await log.append(run_id, [note("0")])
+    assert await take(follower) == ['"0"']
+    await log.append(run_id, [token(), note("1")])
+    assert await take(follower) == ['"1"']
+    feed.close()
+    with pytest.raises(StopAsyncIteration):
+        await take(follower)
+
+
+async def take(follower: "AsyncIterator[Any]") -> list[str]:
+    """The data of the next events; heartbeats are passed over."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not (items := await anext(follower)):
+            pass
+    return [item.event.data.decode() for item in items]
