@@ -17,20 +17,30 @@ from strands.types.exceptions import ContextWindowOverflowException, ModelThrott
 
 import runstore.runtime.strands.model_calls as strands_model_calls
 from runstore.core.errors import AgentError
-from runstore.core.events import ContextReduced, Discarded, Message, Queued, Retrying, Started, ToolFailed
+from runstore.core.events import (
+    ContextReduced,
+    Discarded,
+    Message,
+    Queued,
+    Reasoning,
+    Retrying,
+    Started,
+    ToolFailed,
+)
 from runstore.core.ids import new_run_id
 from runstore.core.records import EventRecord
 from runstore.core.times import timestamp
 from runstore.core.transcript import text as text_of
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime.recorder import Recorder
+from runstore.runtime.resume import recall
 from runstore.runtime.strands.agent import Product, StrandsAgent
 from runstore.runtime.strands.answers import Answers
 from runstore.runtime.strands.model_calls import Retries
 from tests.contracts.memory_log import MemoryEventLog
 from tests.events import COMPLETED, read_run
 from tests.runtime.recording import ListRecorder, context, read
-from tests.runtime.strands_kit import Playbook, Turn, agent, say, think, use
+from tests.runtime.strands_kit import Playbook, Turn, agent, delta, say, think, use
 
 RIGHT = "The capital of France is Paris."
 BROKEN = [*say("The capital ", "of Fra")[:-3]]
@@ -291,6 +301,76 @@ async def test_what_is_redacted_is_withheld_and_its_replacement_is_said(how: str
         kept or done.of(ContextReduced)[0].begins_with[-1:]
     )  # a result that was rewritten when all was over
     assert [message["content"] for message in kept] == [[{"text": "[redacted]"}]]
+
+
+def thinking_again(content: list[Any], instead: str) -> list[Any]:
+    """The content of an answer with other reasoning, or none."""
+    thoughts = [{"reasoningContent": {"reasoningText": {"text": instead}}}] if instead else []
+    return thoughts + [block for block in content if "reasoningContent" not in block]
+
+
+def rethought_agent(how: str, instead: str) -> Agent:
+    """Its model's reasoning alone is rewritten."""
+    first, *rest = say("Twelve.")
+    product = agent(Playbook([first, *think("Well, ", SECRET), *rest]))
+
+    def after_the_call(event: AfterModelCallEvent) -> None:
+        if event.stop_response is not None:
+            message = event.stop_response.message
+            message["content"] = thinking_again(message["content"], instead)
+
+    def as_it_is_added(event: MessageAddedEvent) -> None:
+        event.message["content"] = thinking_again(event.message["content"], instead)
+
+    def at_the_end(event: AfterInvocationEvent) -> None:
+        if event.result is not None:
+            event.result.message["content"] = thinking_again(event.result.message["content"], instead)
+
+    match how:
+        case "hook":
+            product.add_hook(after_the_call, AfterModelCallEvent)
+        case "message hook":
+            product.add_hook(as_it_is_added, MessageAddedEvent)
+        case "result hook":
+            product.add_hook(at_the_end, AfterInvocationEvent)
+    return product
+
+
+@pytest.mark.parametrize("instead", ["", "[redacted]"], ids=["removed", "replaced"])
+@pytest.mark.parametrize("how", ["hook", "message hook", "result hook"])
+async def test_reasoning_alone_that_is_redacted_is_withheld(how: str, instead: str) -> None:
+    done = await run(rethought_agent(how, instead))
+    assert done.reasons == [("demo", "redacted")]
+    assert done.text == done.outcome.result["text"] == "Twelve."
+    assert [event.text for event in done.of(Reasoning)] == [instead] * bool(instead)
+    if how != "result hook":  # which comes after the message was recorded
+        assert not [event for event in done.recorded if SECRET.encode() in event.data]
+
+
+async def test_reasoning_that_a_provider_leaves_out_of_its_message_stays() -> None:
+    first, start, *rest = say("Twelve.")
+    product = agent(Playbook([first, start, delta(reasoningContent={"text": "I see."}), *rest]))
+    done = await run(product)
+    assert [event.text for event in done.of(Reasoning)] == ["I see."]
+    assert done.reasons == []
+
+
+async def test_an_answer_that_is_redacted_with_its_tool_calls_leaves_no_empty_message() -> None:
+    *said, _, _ = say("Well, ", SECRET)
+    answer = [*said, *use(("t1", "add", {"a": 1}))[1:]]
+    product = agent(Playbook(answer, say("done.")))
+
+    def redact(event: AfterModelCallEvent) -> None:
+        if event.stop_response is not None and event.stop_response.stop_reason == "tool_use":
+            event.stop_response.message["content"] = [{"text": "[redacted]"}]
+
+    product.add_hook(redact, AfterModelCallEvent)
+    done = await run(product)
+    assert [event.message["content"] for event in done.of(Message)][1] == []  # strands': no tool's results
+    [conversation] = recall(done.recorded).conversations.values()
+    assert conversation.messages == [
+        {"role": "assistant", "content": [{"text": "[redacted]"}, {"text": "done."}]}
+    ]
 
 
 async def test_a_guardrails_redaction_is_stored_before_anything_else_happens() -> None:

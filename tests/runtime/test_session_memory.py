@@ -119,6 +119,19 @@ async def test_tools_are_remembered_for_their_own_agent_and_words_for_others(log
     assert await memory(log, "other") == [user("add"), answer("3")]
 
 
+async def test_an_empty_message_to_the_model_is_left_out(log: EventLog) -> None:
+    """As an answer leaves it whose tool calls a hook has taken out."""
+    nothing = {"role": "user", "content": []}
+    await run(log, "one", answer("two"), nothing, answer("three"))
+    await run(log, "four", answer("five"), nothing)
+    assert await memory(log) == [
+        user("one"),
+        {"role": "assistant", "content": [{"text": "two"}, {"text": "three"}]},
+        user("four"),
+        answer("five"),
+    ]
+
+
 async def test_the_newest_runs_are_remembered_as_far_as_there_is_room(
     log: EventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

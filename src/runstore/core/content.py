@@ -119,6 +119,22 @@ def joined(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
+def without_empty(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages without empty ones to the model, which providers refuse; neighbours that meet are joined.
+
+    A hook that takes the tool calls out of an answer leaves one: the results of no tools.
+    """
+    found: list[dict[str, Any]] = []
+    dropped = False
+    for message in messages:
+        if message["role"] == "user" and not message["content"]:
+            dropped = True
+            continue
+        found[-1:] = joined([*found[-1:], message]) if dropped else [*found[-1:], message]
+        dropped = False
+    return found
+
+
 def message_with_bytes(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message in strands' form: `with_bytes` for each of its blocks."""
     content = message.get("content")

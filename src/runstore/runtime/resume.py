@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from runstore.core.codec import RecordedEvent, decode, to_json
-from runstore.core.content import message_with_bytes, with_bytes
+from runstore.core.content import message_with_bytes, with_bytes, without_empty
 from runstore.core.events import (
     AgentStarted,
     InputReplaced,
@@ -70,10 +70,11 @@ class Conversation(Struct):
         self.incomplete = event.more
 
     def drop_incomplete(self) -> None:
-        """Drop the beginning of a message whose rest was never stored."""
+        """Drop the beginning of a message whose rest was never stored, and empty messages."""
         if self.incomplete:
             self.messages.pop()
             self.incomplete = False
+        self.messages = without_empty(self.messages)
 
     @property
     def ending(self) -> str | None:

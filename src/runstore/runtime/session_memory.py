@@ -8,7 +8,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from runstore.core.codec import RecordedEvent, decode, json_size
-from runstore.core.content import MEDIA, asked_messages, joined, message_with_bytes
+from runstore.core.content import MEDIA, asked_messages, joined, message_with_bytes, without_empty
 from runstore.core.errors import AgentError, LogUnavailable, RunPurged
 from runstore.core.events import (
     AgentEvent,
@@ -110,6 +110,7 @@ async def _read(log: Conversations, run_id: str, queued: Queued) -> Messages:
     conversation: Messages = []
     for turn in reversed(turns):
         conversation = turn.after(conversation)
+    conversation = without_empty(conversation)
     return conversation if json_size(conversation) <= MAX_MEMORY_BYTES else _cut(conversation)
 
 
@@ -144,7 +145,7 @@ async def _read_turn(log: Conversations, run_id: str, agent: str) -> Turn | None
 def _own_turn(queued: Queued, said: Sequence[AgentEvent], ending: Any, *, whole: bool) -> Turn | None:
     """A run as its own agent remembers it; None when it was not answered. `whole`: all of it was read."""
     asked, before = asked_messages(queued.input), _before(queued)
-    answers = [event.message for event in said if isinstance(event, Message)]
+    answers = without_empty(event.message for event in said if isinstance(event, Message))
     if not answers:  # of an agent that has no conversation, but comes to a result
         result = _result(ending)
         return Turn([*asked, *result], before) if result else None

@@ -6,7 +6,7 @@ the conversation decides: streamed text that is not in it is discarded, and miss
 """
 
 from collections.abc import Iterator, Mapping, Set
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct, field
 
@@ -14,6 +14,17 @@ from runstore.core.events import Discarded, DiscardReason, Event, Reasoning, Tok
 from runstore.core.transcript import length_of, message_text
 from runstore.runtime.resume import Place
 from runstore.runtime.strands.chunks import Said
+
+
+class Words(NamedTuple):
+    """The reasoning and the text of an answer."""
+
+    thoughts: str
+    text: str
+
+    @property
+    def length(self) -> int:
+        return length_of(self.thoughts) + length_of(self.text)
 
 
 class Answer(Struct):
@@ -25,8 +36,8 @@ class Answer(Struct):
     starts: list[int] = field(default_factory=list)
 
     @property
-    def length(self) -> int:
-        return sum(map(length_of, self.texts)) + sum(map(length_of, self.thoughts))
+    def words(self) -> Words:
+        return Words("".join(self.thoughts), "".join(self.texts))
 
 
 class Answers:
@@ -41,9 +52,10 @@ class Answers:
         self.stopping = False  # the run is stopping: text so far stays, unless it is redacted
         self.cancelled: set[Place] = set()  # places whose answers strands has replaced by a note
         self.cut: set[Place] = set()  # places whose answers a limit has cut; strands appends a note to them
+        self.rewritten: set[Place] = set()  # places whose answers a hook or middleware may rewrite
         self._open: dict[Place, Answer] = {}
-        # The last message's text, and how much of it was streamed.
-        self._last: dict[Place, tuple[str, int]] = {}
+        # The last message's words, and how much of them was streamed.
+        self._last: dict[Place, tuple[Words, int]] = {}
 
     def at(self, place: Place) -> Answer:
         """The answer of the agent at a place."""
@@ -68,7 +80,7 @@ class Answers:
         answer = self._close(place)
         if answer is None or (self.stopping and reason != "redacted"):
             return []
-        return _discarded(place, reason, answer.length)
+        return _discarded(place, reason, answer.words.length)
 
     def take_back_all(self, reason: DiscardReason) -> list[Event]:
         """Discard all incomplete answers."""
@@ -86,25 +98,28 @@ class Answers:
         answer = self._close(place) or Answer()
         if self.stopping and place in self.cancelled:
             return []
-        said, text = "".join(answer.texts), message_text(message)
-        if text.startswith(said):  # text that was not streamed at all is in its `llm.message`
-            rest = text[len(said) :] if said and place not in self.cut else ""
+        said, words = answer.words, _words_of(message)
+        # A provider's reasoning may be missing from the message without a hook's doing.
+        rethought = place in self.rewritten and said.thoughts not in ("", words.thoughts)
+        if words.text.startswith(said.text) and not rethought:
+            # Text that was not streamed at all is in its `llm.message`.
+            rest = words.text[len(said.text) :] if said.text and place not in self.cut else ""
             self.cut.discard(place)
-            self._last[place] = text, answer.length + length_of(rest)
+            self._last[place] = words, said.length + length_of(rest)
             return list(_token(place, rest))
-        self._last[place] = text, length_of(text)
-        again = any("".join(answer.texts[start:]) == text for start in answer.starts)
+        self._last[place] = words, words.length
+        again = any("".join(answer.texts[start:]) == words.text for start in answer.starts)
         reason: DiscardReason = "retried" if again else "redacted"
-        return [*_discarded(place, reason, answer.length), *_token(place, text)]
+        return [*_discarded(place, reason, said.length), *_say(place, words)]
 
     def correct(self, place: Place, message: Mapping[str, Any]) -> list[Event]:
         """Compare an agent's last message with its answer, as it may have been rewritten afterwards."""
-        text, length = self._last.pop(place, ("", 0))
-        now = message_text(message)
-        if self.stopping or message.get("role") != "assistant" or not text or now == text:
+        words, length = self._last.pop(place, (Words("", ""), 0))
+        now = _words_of(message)
+        if self.stopping or message.get("role") != "assistant" or words in (now, Words("", "")):
             return []
         discarded = Discarded(agent=place[0], call_id=place[1], reason="redacted", length=length)
-        return [discarded, *_token(place, now)]
+        return [discarded, *_say(place, now)]
 
     def _close(self, place: Place) -> Answer | None:
         return self._open.pop(place, None)
@@ -118,6 +133,18 @@ class Answers:
 def _discarded(place: Place, reason: DiscardReason, length: int) -> list[Event]:
     path, call_id = place
     return [Discarded(agent=path, call_id=call_id, reason=reason, length=length)] if length else []
+
+
+def _say(place: Place, words: Words) -> Iterator[Event]:
+    if words.thoughts:
+        yield Reasoning(agent=place[0], call_id=place[1], text=words.thoughts)
+    yield from _token(place, words.text)
+
+
+def _words_of(message: Mapping[str, Any]) -> Words:
+    blocks = [block["reasoningContent"] for block in message["content"] if "reasoningContent" in block]
+    thoughts = [block.get("reasoningText", {}).get("text") or "" for block in blocks]
+    return Words("".join(thoughts), message_text(message))
 
 
 def _token(place: Place, text: str) -> Iterator[Event]:

@@ -193,7 +193,9 @@ class Hooks:
         if place in self._inputs:
             return  # a plugin continues the agent with new input, which belongs to its memory
         self._results.pop(place, None)  # of an earlier visit: the next one may reuse a tool use id
-        past = await self._begin(place, event.messages or (), redacts=may_redact(event.agent))
+        if redacts := may_redact(event.agent):
+            self.answers.rewritten.add(place)
+        past = await self._begin(place, event.messages or (), redacts=redacts)
         self._inputs[place] = len(event.messages or ())
         if past and past.broken_off and _is_run(place):
             self._recorder.close(AgentError(ONLY_REASONING, code="model_invalid_answer"))
