@@ -13,7 +13,6 @@ from runstore import migrations
 from runstore.core.ports import LiveFeed
 from runstore.database.dialects import Dialect, SqliteDialect, open_dialect
 from runstore.database.opening import Database
-from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.sql_store import InlineProjection
 from runstore.projections.runs import RunList
@@ -52,7 +51,7 @@ def migrate(path: Path) -> str | None:
 
 
 def run_list() -> RunList:
-    return RunList(read_evolving)
+    return RunList()
 
 
 class OwnLog(SqlEventLog):

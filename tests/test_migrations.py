@@ -9,12 +9,12 @@ from runstore import migrations
 from runstore.core.events import Completed, Deleted, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.run import Run, fold
-from runstore.database.opening import Database
 from runstore.feed.memory import MemoryFeed
-from runstore.maintenance.rebuild import Difference, rebuild
+from runstore.projections.comparison import Difference
 from runstore.projections.runs import RunQuery, find_runs
-from tests.database import make_old, migrate, open_database, open_sqlite_log, run_list
+from tests.database import make_old, migrate, open_database, open_sqlite_log
 from tests.events import started
+from tests.rebuilding import verify_runs
 
 
 async def test_a_database_of_schema_0001_keeps_its_runs(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ async def test_a_database_of_schema_0001_keeps_its_runs(tmp_path: Path) -> None:
     assert [(run.run_id, run.workspace_id) for run in found] == [(new, "red"), (run_id, None)]
     await log.close()
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT * FROM checkpoints").fetchall() == []
+        assert connection.execute("SELECT * FROM projections").fetchall() == []
     connection.close()
 
 
@@ -70,6 +70,6 @@ async def test_what_is_large_goes_out_of_the_run_list_of_schema_0005_as_a_rebuil
     connection.close()
     assert migrate(old) == "0005"
     dialect = open_database(old)
-    difference = rebuild(Database(dialect), run_list(), lambda reached, last: None, swap=False)
+    difference = verify_runs(dialect)
     dialect.close()
     assert difference == Difference(missing=0, wrong=0, extra=0, rows=3)

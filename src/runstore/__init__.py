@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from runstore.core.errors import LeaseLost as LeaseLost
     from runstore.core.errors import LimitExceeded as LimitExceeded
     from runstore.core.errors import LogUnavailable as LogUnavailable
+    from runstore.core.errors import ProjectionFailed as ProjectionFailed
     from runstore.core.errors import RunActive as RunActive
     from runstore.core.errors import RunClosed as RunClosed
     from runstore.core.errors import RunDeleted as RunDeleted
@@ -77,7 +78,7 @@ _EXPORTS = {
         "runstore.core.errors": "AgentError AgentNotFound AlreadyStarted AppendRefused Busy ConfigError "
         "EventTooDeep EventTooLarge IdempotencyConflict InvalidCursor InvalidEvent InvalidName LeaseLost "
         "LimitExceeded LogUnavailable RunActive RunClosed RunDeleted RunNotFound RunPurged RunstoreError "
-        "SchemaMismatch SessionBusy TooLarge WrongExpectedSeq",
+        "ProjectionFailed SchemaMismatch SessionBusy TooLarge WrongExpectedSeq",
         "runstore.core.events": "AgentFinished AgentStarted Custom Event Message Reasoning Token ToolFailed "
         "ToolFinished ToolProgress ToolStarted Usage",
         "runstore.core.ports": "RunContext",

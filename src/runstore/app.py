@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 from msgspec import Struct
 from msgspec.structs import asdict
+from sqlalchemy import func, select
 from starlette.applications import Starlette
 
 from runstore.core.errors import AgentError, ConfigError
@@ -24,8 +25,10 @@ from runstore.core.threads import in_own_thread
 from runstore.database.dialects import Dialect
 from runstore.database.dialects.files import is_open_to_others
 from runstore.database.opening import Database, open_database, opened_database, read_from, write_to
-from runstore.eventlog.queries import read_evolving, read_last_seqs
+from runstore.database.tables import runs
+from runstore.eventlog.queries import read_last_seqs
 from runstore.eventlog.sql import SqlEventLog
+from runstore.eventlog.sql_store import InlineProjection
 from runstore.feed.head_poll import HeadPoll
 from runstore.feed.memory import MemoryFeed
 from runstore.http.app import build_http
@@ -37,8 +40,13 @@ from runstore.http.security.signing import TicketSigner
 from runstore.http.server import BACKLOG, Server
 from runstore.logs import flush_logs
 from runstore.maintenance.purge import Purge, Purgeable, PurgeCount
-from runstore.maintenance.rebuild import Difference, Progress, rebuild
+from runstore.maintenance.rebuild import Progress, rebuild, verify
 from runstore.metrics import Metrics
+from runstore.projections.comparison import Difference
+from runstore.projections.inline import InlineProjections, check_inline
+from runstore.projections.projection import Projection
+from runstore.projections.registry import find_projections
+from runstore.projections.runner import ProjectionRunner, Waking
 from runstore.projections.runs import RunList
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.teams import Teams
@@ -80,6 +88,7 @@ class OpenLog(Struct, frozen=True):
     database: Database
     event_log: SqlEventLog
     leases: Leases
+    projections: ProjectionRunner | None
 
 
 class Runtime(OpenLog, frozen=True):
@@ -93,7 +102,7 @@ class Runtime(OpenLog, frozen=True):
 @asynccontextmanager
 async def open_log(settings: Settings) -> AsyncIterator[OpenLog]:
     """Open the database and start the writer, for a program without agents."""
-    async with _open(settings) as opened:
+    async with _open(settings, keeps=bool(settings.projections)) as opened:
         yield opened
 
 
@@ -104,7 +113,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     if settings.runs_code:
         hide()  # from the submitted code, which may have the same user
     server = settings.server
-    async with _open(settings) as opened:
+    async with _open(settings, keeps=server.projections) as opened:
         supervisor = Supervisor(
             opened.event_log,
             opened.feed,
@@ -127,8 +136,10 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
 
 
 @asynccontextmanager
-async def _open(settings: Settings) -> AsyncIterator[OpenLog]:
+async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[OpenLog]:
+    """`keeps`: whether this process keeps asynchronous projections up to date."""
     server = settings.server
+    projections = find_projections(settings.projections)
     local = MemoryFeed()
     shared = _redis_feed(server.redis_url, server.redis_prefix, local) if server.redis_url else None
     feed = shared or local
@@ -137,7 +148,9 @@ async def _open(settings: Settings) -> AsyncIterator[OpenLog]:
         stack.push_async_callback(database.close)
         _check_files(database.dialect, settings)
         stack.enter_context(shared or nullcontext())
-        event_log = SqlEventLog(database, feed, [RunList(read_evolving)])
+        runner = ProjectionRunner(database, projections) if keeps else None
+        publisher = Waking(feed, runner.wake) if runner is not None else feed
+        event_log = SqlEventLog(database, publisher, _inline(database, projections))
         stack.push_async_callback(event_log.close)
         every_s = LOST_POLL_S if shared else POLL_S
         polling = HeadPoll(local, lambda run_ids: database.query(read_last_seqs, run_ids), every_s=every_s)
@@ -151,7 +164,16 @@ async def _open(settings: Settings) -> AsyncIterator[OpenLog]:
         audit = AuditLog(database, feed, heartbeat_s=server.heartbeat_s)
         leases = _new_leases(database, server, capacity=0)
         stack.push_async_callback(leases.release)
-        yield OpenLog(store, hierarchies, audit, feed, database, event_log, leases)
+        await stack.enter_async_context(runner or nullcontext())
+        yield OpenLog(store, hierarchies, audit, feed, database, event_log, leases, runner)
+
+
+def _inline(database: Database, projections: Sequence[Projection]) -> list[InlineProjection]:
+    """The projections that are applied with every append."""
+    users = [projection for projection in projections if projection.inline and not projection.in_schema]
+    with database.connect() as connection:
+        check_inline(connection, users)
+    return [RunList(), InlineProjections(users)] if users else [RunList()]
 
 
 def _check_files(dialect: Dialect, settings: Settings) -> None:
@@ -400,7 +422,8 @@ def listen(host: str, port: int) -> socket.socket:
 def rebuild_runs(url: str, progress: Progress, *, swap: bool) -> Difference:
     """Rebuild the run list from the log; with `swap=False`, only compare them."""
     with opened_database(url) as database:
-        return rebuild(database, RunList(read_evolving), progress, swap=swap)
+        report = (rebuild if swap else verify)(database, RunList(), progress)
+    return (report.tables or {})["runs"]
 
 
 def survey_purge(url: str, before: int) -> Purgeable:
@@ -419,7 +442,7 @@ def purge_runs(url: str, before: int, progress: Callable[[PurgeCount], None]) ->
 def _purge(url: str, before: int, progress: Callable[[PurgeCount], None]) -> Iterator[Purge]:
     with (
         opened_database(url) as database,
-        closing(Purge(database, [RunList(read_evolving)], before, progress)) as purge,
+        closing(Purge(database, _inline(database, find_projections()), before, progress)) as purge,
     ):
         yield purge
 
@@ -427,4 +450,6 @@ def _purge(url: str, before: int, progress: Callable[[PurgeCount], None]) -> Ite
 def drop_runs(url: str) -> int:
     """Empty the run list; return its number of runs. The log is unchanged."""
     with write_to(url) as connection:
-        return RunList(read_evolving).drop(connection)
+        rows: int = connection.execute(select(func.count()).select_from(runs)).scalar_one()
+        RunList().drop(connection)
+        return rows

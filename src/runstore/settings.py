@@ -17,6 +17,7 @@ from runstore.core.errors import ConfigError
 from runstore.core.limits import Limits
 from runstore.http.security.login_function import LoginFunction
 from runstore.logs import LogFormat
+from runstore.projections.projection import Projection
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.specs import (
     AGENT_NAME,
@@ -61,6 +62,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     redis_url: str | None = None  # wakes readers and workers of other processes at once
     redis_prefix: str = "runstore"  # prefix of all keys in Redis
     worker: bool = True  # whether the serving process also runs agents
+    projections: bool = True  # whether the process keeps asynchronous projections up to date
     lease_s: float = 15.0  # silence after which a worker on another machine loses its runs
     capacity: int = 1_000  # concurrent runs of this process; more wait as `queued`
     cancel_grace_s: float = 2.0  # from a cancel's commit to the run's ending, even of a stuck agent
@@ -105,6 +107,7 @@ class Settings(Struct, frozen=True):
     agents: dict[str, AgentSpec] = {}
     limits: Limits = Limits()
     hierarchies: HierarchySettings = HierarchySettings()
+    projections: tuple[Projection, ...] = ()  # of the program, besides those of installed packages
     folder: Path | None = None
     # Locations in the file: of `code`, of settings of [server], of references to code.
     places: dict[str, str] = {}
@@ -193,7 +196,7 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
             places[f"agents.{name}.{field}"] = source.place(f"agents.{name}", field)
     for tool in hierarchies.tools:
         places[f"hierarchies.tools.{tool}"] = source.place("hierarchies.tools", tool)
-    return Settings(server, agents, limits, hierarchies, path.resolve().parent, places)
+    return Settings(server, agents, limits, hierarchies, folder=path.resolve().parent, places=places)
 
 
 def override(settings: ServerSettings, changes: dict[str, Any]) -> ServerSettings:

@@ -41,7 +41,6 @@ from runstore.core.events import Custom, Deleted, Event
 from runstore.core.ids import new_run_id
 from runstore.core.run import EVOLVING_TYPES, Run, fold
 from runstore.database.dialects import Dialect, open_dialect
-from runstore.database.opening import Database
 from runstore.eventlog import queries
 from runstore.eventlog.rules.control import read_open_runs
 from runstore.eventlog.sql import SqlEventLog
@@ -49,13 +48,13 @@ from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
 from runstore.http.streaming.frames import native
 from runstore.maintenance.purge import PurgeCount
-from runstore.maintenance.rebuild import rebuild
 from runstore.projections.runs import find_run
 from tests.database import open_log_at, run_list
 from tests.events import CANCEL, ENDINGS, QUEUED, note, started, token
 from tests.frames import frame_of, read_frames
 from tests.polling import DEADLINE_S
 from tests.purging import FOREVER, purge
+from tests.rebuilding import rebuild_runs
 from tests.servers.databases import empty_database
 from tests.slow import slow
 
@@ -258,7 +257,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule()
     def rebuild_the_run_list(self) -> None:
         with self.opened() as dialect:
-            rebuild(Database(dialect), run_list(), lambda reached, last: None)
+            rebuild_runs(dialect)
         for run in self.runs.values():
             run.listed = True
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
@@ -61,10 +61,8 @@ class Choosy:
     def __init__(self, bad_run: str) -> None:
         self.bad_run = bad_run
 
-    def apply(
-        self, connection: Connection, changes: Mapping[str, Sequence[EncodedEvent | RecordedEvent]]
-    ) -> None:
-        if self.bad_run in changes:
+    def apply(self, connection: Connection, events: Sequence[RecordedEvent]) -> None:
+        if self.bad_run in {event.run_id for event in events}:
             raise ValueError("not this one")
 
 

@@ -15,16 +15,15 @@ from runstore.core.codec import ENCODER_VERSION, decode
 from runstore.core.errors import RunClosed
 from runstore.core.events import EVENT_CLASSES, Unknown
 from runstore.core.ids import new_run_id
-from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
-from runstore.maintenance.rebuild import rebuild
 from runstore.projections.runs import find_run
 from runstore.runtime.history import read_queued
 from runstore.runtime.session_memory import read_memory
 from tests.database import migrate, open_database, open_sqlite_log, run_list
 from tests.events import COMPLETED, note
 from tests.golden import FOLDER, RELEASES, read_states, read_streams, run_ids
+from tests.rebuilding import rebuild_runs
 
 # Types that came after this release; the log of the next one has them.
 UNRELEASED = {
@@ -93,7 +92,7 @@ async def test_the_run_list_is_rebuilt_from_its_log(
     dialect = open_database(old_database)
     with dialect.engine.connect() as connection:
         run_list().drop(connection)
-    rebuild(Database(dialect), run_list(), lambda reached, last: None)
+    rebuild_runs(dialect)
     dialect.engine.dispose()
     rebuilt = [await log.database.query(find_run, run_id) for run_id in await run_ids(log)]
     assert agree([msgspec.to_builtins(run) for run in rebuilt], states_of(release))

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, exc, make_url, text
 
 import runstore.maintenance.purge as purging
+import runstore.maintenance.rebuild as rebuilding
 from runstore.core.codec import EncodedEvent, RecordedEvent, decode, encode
 from runstore.core.errors import AlreadyStarted, RunClosed, RunPurged, RunstoreError
 from runstore.core.events import (
@@ -34,7 +35,6 @@ from runstore.core.ports import EventFilter, Reservation
 from runstore.core.run import Run, fold
 from runstore.database.columns import pack_run_id
 from runstore.database.dialects import Row, open_dialect
-from runstore.database.opening import Database
 from runstore.eventlog.queries import last_position, read_evolving
 from runstore.eventlog.rules.reservations import KEPT_MS
 from runstore.eventlog.sql import SqlEventLog
@@ -42,13 +42,15 @@ from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
 from runstore.http.streaming.frames import native
 from runstore.maintenance.purge import PIECE_EVENTS, Purgeable, PurgeCount
-from runstore.maintenance.rebuild import Difference, rebuild
+from runstore.projections import advance
+from runstore.projections.comparison import Difference
 from runstore.projections.runs import RunQuery, find_run, find_runs
 from tests.database import open_log_at, run_list
 from tests.events import CANCEL, CANCELLED, COMPLETED, QUEUED, close_run, note, read_run, start_run, started
 from tests.polling import DEADLINE_S, until
 from tests.process import PYTHON, environment
 from tests.purging import FOREVER, LATER, OLD, old_run_id, purge, survey, write_old
+from tests.rebuilding import rebuild_runs, verify_runs
 from tests.servers.databases import DATABASES, kept_database
 from tests.slow import mostly_slow
 
@@ -99,7 +101,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 def rebuild_in(url: str, *, swap: bool = True) -> Difference:
     dialect = open_dialect(make_url(url))
     try:
-        return rebuild(Database(dialect), run_list(), lambda position, last: None, swap=swap)
+        return rebuild_runs(dialect) if swap else verify_runs(dialect)
     finally:
         dialect.engine.dispose()
 
@@ -569,9 +571,8 @@ async def test_a_rebuild_in_the_middle_of_a_purge_comes_out_equal(log: SqlEventL
 async def test_a_purge_in_the_middle_of_a_rebuild_comes_out_equal(
     log: SqlEventLog, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import runstore.maintenance.rebuild as rebuilding
-
-    monkeypatch.setattr(rebuilding, "PAGE_EVENTS", 5)
+    monkeypatch.setattr(advance, "FIRST_EVENTS", 5)
+    monkeypatch.setattr(advance, "MOST_EVENTS", 5)
     for _ in range(4):
         await write_old(log, ending=[CANCEL, CANCELLED])
     dialect = open_dialect(make_url(url))
@@ -581,7 +582,7 @@ async def test_a_purge_in_the_middle_of_a_rebuild_comes_out_equal(
         next(rebuilds, lambda: None)()
 
     monkeypatch.setattr(rebuilding.time, "sleep", rest)
-    assert rebuild(Database(dialect), run_list(), lambda position, last: None).equal
+    assert rebuild_runs(dialect).equal
     dialect.engine.dispose()
     assert rebuild_in(url, swap=False) == Difference(missing=0, wrong=0, extra=0, rows=4)
 

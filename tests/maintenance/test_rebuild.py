@@ -12,17 +12,17 @@ import pytest
 from sqlalchemy import Connection, make_url, select
 
 import runstore.maintenance.rebuild as rebuilding
+import runstore.projections.advance as advance
 from runstore.core.codec import RecordedEvent
 from runstore.core.events import Deleted, Usage
 from runstore.core.ports import Committed
 from runstore.core.run import fold
 from runstore.database.dialects import Dialect, open_dialect
-from runstore.database.opening import Database
 from runstore.database.tables import runs
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
-from runstore.maintenance.rebuild import Difference, rebuild
+from runstore.projections.comparison import Difference
 from runstore.projections.runs import find_run
 from tests.database import run_list
 from tests.events import (
@@ -38,6 +38,7 @@ from tests.events import (
     token,
 )
 from tests.polling import DEADLINE_S
+from tests.rebuilding import rebuild_runs, verify_runs
 from tests.servers.databases import DATABASES, kept_database
 
 USAGE = Usage(agent="demo", input_tokens=10, output_tokens=1)
@@ -67,14 +68,9 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rebuilding, "TURN_S", 0.001)
 
 
-def no_progress(reached: int, last: int) -> None:
-    pass
-
-
-def rebuild_in(
-    dialect: Dialect, *, swap: bool = True, progress: rebuilding.Progress = no_progress
-) -> Difference:
-    return rebuild(Database(dialect), run_list(), progress, swap=swap)
+def in_batches_of(events: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for bound in ("FIRST_EVENTS", "MOST_EVENTS", "LAST_EVENTS"):
+        monkeypatch.setattr(advance, bound, events)
 
 
 def rows(dialect: Dialect) -> list[tuple[object, ...]]:
@@ -160,10 +156,10 @@ async def test_dropped_and_rebuilt_the_run_list_is_equal(log: SqlEventLog, diale
     await write_runs(log)
     before = rows(dialect)
     with dialect.engine.connect() as connection:
-        assert run_list().drop(connection) == 10
+        run_list().drop(connection)
         connection.commit()
     assert rows(dialect) == []
-    assert rebuild_in(dialect) == Difference(missing=10, wrong=0, extra=0, rows=10)
+    assert rebuild_runs(dialect) == Difference(missing=10, wrong=0, extra=0, rows=10)
     assert rows(dialect) == before
 
 
@@ -171,13 +167,13 @@ async def test_dropped_and_rebuilt_the_run_list_is_equal(log: SqlEventLog, diale
 async def test_however_long_its_pages_a_rebuild_comes_out_equal(
     log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
-    monkeypatch.setattr(rebuilding, "PAGE_EVENTS", page)
+    in_batches_of(page, monkeypatch)
     await write_runs(log)
-    assert rebuild_in(dialect).equal
+    assert rebuild_runs(dialect).equal
 
 
 async def test_an_empty_log_is_rebuilt_to_an_empty_list(dialect: Dialect) -> None:
-    assert rebuild_in(dialect) == Difference(missing=0, wrong=0, extra=0, rows=0)
+    assert rebuild_runs(dialect) == Difference(missing=0, wrong=0, extra=0, rows=0)
 
 
 @pytest.fixture
@@ -206,7 +202,7 @@ async def test_a_rebuild_comes_out_equal_while_writers_keep_appending(
     monkeypatch: pytest.MonkeyPatch,
     damage: str,
 ) -> None:
-    monkeypatch.setattr(rebuilding, "PAGE_EVENTS", 200)
+    in_batches_of(200, monkeypatch)
     await write_runs(log, 100)
     execute(dialect, damage)
     before = len(writers)
@@ -220,10 +216,10 @@ async def test_a_rebuild_comes_out_equal_while_writers_keep_appending(
             time.sleep(0.001)
 
     async with asyncio.timeout(DEADLINE_S):
-        difference = await asyncio.to_thread(rebuild_in, dialect, progress=let_writers_in)
+        difference = await asyncio.to_thread(rebuild_runs, dialect, progress=let_writers_in)
         assert difference.missing + difference.wrong >= 100
         assert difference.rows > 100 + before
-        assert (await asyncio.to_thread(rebuild_in, dialect, swap=False)).equal
+        assert (await asyncio.to_thread(verify_runs, dialect)).equal
 
 
 @pytest.mark.slow
@@ -231,7 +227,7 @@ async def test_a_rebuild_comes_out_equal_while_writers_keep_appending(
 async def test_writers_that_write_at_every_turn_do_not_keep_a_rebuild_from_its_end(
     log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rebuilding, "PAGE_EVENTS", 20)
+    in_batches_of(20, monkeypatch)
     await write_runs(log)
     loop = asyncio.get_running_loop()
     turns = 0
@@ -243,15 +239,15 @@ async def test_writers_that_write_at_every_turn_do_not_keep_a_rebuild_from_its_e
         asyncio.run_coroutine_threadsafe(start_run(log), loop).result(DEADLINE_S)
 
     monkeypatch.setattr(rebuilding, "time", SimpleNamespace(sleep=let_writers_in))
-    await asyncio.to_thread(rebuild_in, dialect)
+    await asyncio.to_thread(rebuild_runs, dialect)
     assert turns > 0
-    assert (await asyncio.to_thread(rebuild_in, dialect, swap=False)).equal
+    assert (await asyncio.to_thread(verify_runs, dialect)).equal
 
 
 async def test_an_interrupted_rebuild_goes_on_where_it_stopped(
     log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rebuilding, "PAGE_EVENTS", 10)
+    in_batches_of(10, monkeypatch)
     await write_runs(log)
     execute(dialect, "DELETE FROM runs")
     reached: list[int] = []
@@ -262,25 +258,25 @@ async def test_an_interrupted_rebuild_goes_on_where_it_stopped(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rebuild_in(dialect, progress=interrupt)
+        rebuild_runs(dialect, progress=interrupt)
     assert rows(dialect) == []
     again: list[int] = []
-    rebuild_in(dialect, progress=lambda position, last: again.append(position))
+    rebuild_runs(dialect, progress=lambda position, last: again.append(position))
     assert again[0] > reached[-1]
     assert again == sorted(again)
-    assert rebuild_in(dialect, swap=False).equal
+    assert verify_runs(dialect).equal
 
 
 @pytest.mark.parametrize("database_url", DATABASES, indirect=True)
 async def test_rebuilds_that_run_at_once_come_out_equal(
     log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rebuilding, "PAGE_EVENTS", 5)
+    in_batches_of(5, monkeypatch)
     await write_runs(log, 20)
     before = rows(dialect)
     execute(dialect, "DELETE FROM runs")
     with ThreadPoolExecutor(3) as pool:
-        differences = list(pool.map(lambda _: rebuild_in(dialect), range(3)))
+        differences = list(pool.map(lambda _: rebuild_runs(dialect), range(3)))
     assert sorted(difference.missing for difference in differences) == [0, 0, 20]
     assert [difference.wrong + difference.extra for difference in differences] == [0, 0, 0]
     assert rows(dialect) == before
@@ -289,11 +285,11 @@ async def test_rebuilds_that_run_at_once_come_out_equal(
 async def test_progress_is_told_and_ends_at_the_end(
     log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rebuilding, "PAGE_EVENTS", 10)
+    in_batches_of(10, monkeypatch)
     run_id = (await write_runs(log))[0]
     await log.append(run_id, [COMPLETED])
     told: list[tuple[int, int]] = []
-    rebuild_in(dialect, progress=lambda position, last: told.append((position, last)))
+    rebuild_runs(dialect, progress=lambda position, last: told.append((position, last)))
     (end,) = {last for _, last in told}
     assert told == sorted(told)
     assert told[-1] == (end, end)
@@ -302,11 +298,11 @@ async def test_progress_is_told_and_ends_at_the_end(
 async def test_a_rebuild_leaves_nothing_behind(log: SqlEventLog, dialect: Dialect) -> None:
     def left(connection: Connection) -> tuple[int, int]:
         rows = connection.exec_driver_sql("SELECT count(*) FROM runs_shadow").scalar_one()
-        return rows, connection.exec_driver_sql("SELECT count(*) FROM checkpoints").scalar_one()
+        return rows, connection.exec_driver_sql("SELECT count(*) FROM projections").scalar_one()
 
     await write_runs(log)
-    for swap in (True, False):
-        rebuild_in(dialect, swap=swap)
+    for command in (rebuild_runs, verify_runs):
+        command(dialect)
         with dialect.engine.connect() as connection:
             assert left(connection) == (0, 0)
 
@@ -327,7 +323,7 @@ async def test_a_comparison_reports_what_is_missing_wrong_and_extra_and_changes_
         f" deleted, state, workspace_id, purged FROM runs WHERE run_id = '{written[5]}'",
     )
     before = rows(dialect)
-    assert rebuild_in(dialect, swap=False) == Difference(missing=3, wrong=2, extra=1, rows=10)
+    assert verify_runs(dialect) == Difference(missing=3, wrong=2, extra=1, rows=10)
     assert rows(dialect) == before
 
 
@@ -340,13 +336,13 @@ async def test_a_rebuild_repairs_what_it_reports(log: SqlEventLog, dialect: Dial
         f"UPDATE runs SET run_id = 'no run' WHERE run_id = '{written[1]}'",
         f"UPDATE runs SET agent_name = 'other' WHERE run_id = '{written[2]}'",
     )
-    assert rebuild_in(dialect) == Difference(missing=2, wrong=1, extra=1, rows=10)
+    assert rebuild_runs(dialect) == Difference(missing=2, wrong=1, extra=1, rows=10)
     assert rows(dialect) == before
 
 
 async def test_every_row_is_the_fold_of_its_runs_events(log: SqlEventLog, dialect: Dialect) -> None:
     runs = await write_runs(log)
-    rebuild_in(dialect)
+    rebuild_runs(dialect)
     for run_id in runs:
         events: list[RecordedEvent] = await log.read(run_id)
         assert await log.database.query(find_run, run_id) == fold(run_id, events)
@@ -355,8 +351,8 @@ async def test_every_row_is_the_fold_of_its_runs_events(log: SqlEventLog, dialec
 async def test_a_list_that_was_rebuilt_goes_on_with_the_log(log: SqlEventLog, dialect: Dialect) -> None:
     run_id = await start_run(log)
     execute(dialect, "DELETE FROM runs")
-    rebuild_in(dialect)
+    rebuild_runs(dialect)
     await log.append(run_id, [USAGE])
     await log.append(run_id, [COMPLETED])
-    assert rebuild_in(dialect, swap=False).equal
+    assert verify_runs(dialect).equal
     assert QUEUED.agent in rows(dialect)[0]

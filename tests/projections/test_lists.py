@@ -13,16 +13,14 @@ from runstore.core.events import Completed, Queued, Usage
 from runstore.core.ids import first_run_id, new_run_id
 from runstore.core.run import LISTED_BYTES, Run, fold
 from runstore.database.dialects import Dialect, open_dialect
-from runstore.database.opening import Database
 from runstore.database.tables import runs
 from runstore.eventlog.queries import read_ends
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
-from runstore.maintenance.rebuild import rebuild
 from runstore.projections import runs as run_list_module
 from runstore.projections.runs import RunQuery, RunsFound, find_runs
-from tests.database import run_list
 from tests.events import CANCEL, CANCELLED, started
+from tests.rebuilding import verify_runs
 
 LARGE = {"text": "x" * LISTED_BYTES}
 ANALYZE = {
@@ -104,7 +102,7 @@ async def test_a_list_of_large_runs_is_rebuilt_equal(log: SqlEventLog, dialect: 
         run_id = await begin(log, metadata=LARGE if number % 2 else {})
         await log.append(run_id, [started()])
         await log.append(run_id, [Completed(result={} if number < 2 else LARGE)])
-    assert rebuild(Database(dialect), run_list(), lambda reached, last: None, swap=False).equal
+    assert verify_runs(dialect).equal
 
 
 async def test_a_page_ends_at_bytes_and_the_next_one_goes_on(

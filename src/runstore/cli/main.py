@@ -23,6 +23,7 @@ from runstore.cli.options import (
     Lease,
     LogFile,
     LogFormat,
+    Projections,
     RedisUrl,
     RedisUrlFile,
     SharedFiles,
@@ -85,6 +86,7 @@ def serve(
         bool | None,
         typer.Option("--worker/--no-worker", envvar="RUNSTORE_WORKER", help="Whether to run agents as well."),
     ] = None,
+    projections: Projections = None,
     config: Config = None,
     capacity: Capacity = None,
     cancel_grace_s: CancelGrace = None,
@@ -116,7 +118,8 @@ def serve(
     settings = _settings(
         config, host=host, port=port, database_url=database_url, database_url_file=database_url_file,
         redis_url=redis_url, redis_url_file=redis_url_file, worker=worker, shared_files=shared_files,
-        capacity=capacity, cancel_grace_s=cancel_grace_s, drain_s=drain_s, lease_s=lease_s, models=True,
+        projections=projections, capacity=capacity, cancel_grace_s=cancel_grace_s, drain_s=drain_s,
+        lease_s=lease_s, models=True,
         heartbeat_s=heartbeat_s, log_format=log_format, log_file=log_file, allowed_hosts=allowed_host or None,
     )  # fmt: skip
     if reload:
@@ -132,6 +135,7 @@ def worker(
     redis_url: RedisUrl = None,
     redis_url_file: RedisUrlFile = None,
     shared_files: SharedFiles = None,
+    projections: Projections = None,
     config: Config = None,
     capacity: Capacity = None,
     cancel_grace_s: CancelGrace = None,
@@ -151,7 +155,7 @@ def worker(
         config, database_url=database_url, database_url_file=database_url_file, capacity=capacity,
         redis_url=redis_url, redis_url_file=redis_url_file, drain_s=drain_s,
         cancel_grace_s=cancel_grace_s, lease_s=lease_s, log_format=log_format, log_file=log_file, models=True,
-        worker=True, shared_files=shared_files,
+        worker=True, shared_files=shared_files, projections=projections,
     )  # fmt: skip
     _run(work, settings)
 

@@ -41,6 +41,14 @@ SharedFiles = Annotated[
         help="Whether other users may open the database's files.",
     ),
 ]
+Projections = Annotated[
+    bool | None,
+    typer.Option(
+        "--projections/--no-projections",
+        envvar="RUNSTORE_PROJECTIONS",
+        help="Whether to keep asynchronous projections up to date.",
+    ),
+]
 Capacity = Annotated[
     int | None, typer.Option(envvar="RUNSTORE_CAPACITY", help="Runs at once; more wait as queued.")
 ]

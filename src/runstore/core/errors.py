@@ -23,6 +23,7 @@ RunstoreError
 ├── AgentError              the user's agent, model or factory failed
 ├── Busy                    too many requests of one kind are in progress
 ├── LogUnavailable          the log cannot be read or written now
+├── ProjectionFailed        a projection refused an event
 ├── SchemaMismatch          the database belongs to another release
 └── ConfigError             the configuration is wrong: the fault, its place, the valid values
 """
@@ -201,6 +202,12 @@ class LogUnavailable(RunstoreError):
     """The log cannot be read or written at the moment."""
 
     code = "log_unavailable"
+
+
+class ProjectionFailed(RunstoreError):
+    """A projection refused an event."""
+
+    code = "projection_failed"
 
 
 class SchemaMismatch(RunstoreError):

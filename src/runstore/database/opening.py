@@ -110,6 +110,14 @@ class Database:
             yield connection
             connection.commit()
 
+    @contextmanager
+    def changing(self) -> Iterator[Connection]:
+        """A transaction of this thread that touches no events; committed unless there is an error."""
+        with self.connect() as connection:
+            _begin(connection, self.dialect.begin_apart)
+            yield connection
+            connection.commit()
+
     async def close(self) -> None:
         """Refuse new and waiting calls; close all idle connections. Safe to call twice."""
         self._closed = True

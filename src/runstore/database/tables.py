@@ -186,9 +186,22 @@ runs_shadow = runs.to_metadata(metadata, name="runs_shadow")
 for index in list(runs_shadow.indexes):
     runs_shadow.indexes.remove(index)
 
-checkpoints = Table(
-    "checkpoints",
+# How far each projection has come: a row for each of its two sets of tables. See `projections/builds.py`.
+projections = Table(
+    "projections",
     metadata,
     Column("name", Name(64), primary_key=True),
+    Column("slot", Name(1), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("inline", SmallInteger, nullable=False),
+    Column("tables", Binary, nullable=False),
     Column("position", BigInteger, nullable=False),
+    Column("live", SmallInteger, nullable=False),
+    Column("state", Name(16), nullable=False),
+    Column("error", Binary),
+    Column("error_position", BigInteger),
+    Column("skipped", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("owner", Name(64)),
+    Column("beat", BigInteger, nullable=False),
 )

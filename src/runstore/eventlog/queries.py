@@ -195,9 +195,20 @@ def read_first(connection: Connection, run_id: str) -> RecordedEvent | None:
 
 
 def read_all(
-    connection: Connection, after: int, upto: int | None, limit: int, only: EventFilter | None = None
+    connection: Connection,
+    after: int,
+    upto: int | None,
+    limit: int,
+    only: EventFilter | None = None,
+    *,
+    max_bytes: int = MAX_PAGE_BYTES,
 ) -> list[RecordedEvent]:
-    """`upto`: the position up to which they are final; None: all are, as other writers are excluded."""
+    """A page of all runs' events.
+
+    Args:
+        upto: the position up to which they are final; None: all are, as other writers are excluded.
+        max_bytes: of data; the event that crosses it is the last.
+    """
     query = _ALL if only is None else _ALL.where(_matches(only))
     query = query if upto is None else query.where(_e.position <= upto)
     page: list[RecordedEvent] = []
@@ -206,7 +217,7 @@ def read_all(
     for run_id, seq, position, type, v, ends, at, data in rows:
         page.append(RecordedEvent(run_id, seq, position, type, v, bool(ends), at, data))
         size += len(data)
-        if size >= MAX_PAGE_BYTES:
+        if size >= max_bytes:
             rows.close()
             break
     return page

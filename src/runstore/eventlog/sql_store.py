@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -37,12 +37,11 @@ log = structlog.get_logger(__name__)
 class InlineProjection(Protocol):
     """State derived in the append's own transaction, so that it never lags the log."""
 
-    name: str
+    def apply(self, connection: Connection, events: Sequence[RecordedEvent]) -> None:
+        """Fold in new events, each run's in order; their position is 0, as the database assigns it.
 
-    def apply(
-        self, connection: Connection, changes: Mapping[str, Sequence[EncodedEvent | RecordedEvent]]
-    ) -> None:
-        """Fold in each run's new events. Must not commit; may be repeated after a rollback."""
+        Must not commit; may be repeated after a rollback.
+        """
 
 
 class _Conflict(Exception):
@@ -73,6 +72,15 @@ class _Admitted(Struct, frozen=True):
 
     def first_seq(self, run_id: str) -> int:
         return self.heads[run_id].seq - len(self.changes[run_id]) + 1
+
+    def recorded(self) -> list[RecordedEvent]:
+        """The events that change a run's state, as they are stored."""
+        return [
+            RecordedEvent(run_id, seq, 0, event.type, event.version, event.ends, event.at, event.data)
+            for run_id, events in sorted(self.changes.items(), key=_new_first)
+            for seq, event in enumerate(events, self.first_seq(run_id))
+            if _evolves(event)
+        ]
 
     def _commit(self, run_id: str) -> Committed:
         events = self.changes[run_id]
@@ -218,8 +226,10 @@ class SqlStore:
         write_rules(connection, admitted.rules)
         self._dialect.insert_events(connection, append_id, admitted.rows())
         if evolving := _only_evolving(admitted.changes):
-            for projection in self._projections:
-                projection.apply(connection, evolving)
+            if self._projections:
+                recorded = admitted.recorded()
+                for projection in self._projections:
+                    projection.apply(connection, recorded)
             write_control(connection, evolving)
 
     def _remember(self, admitted: _Admitted) -> None:
@@ -301,8 +311,12 @@ def _new_first(change: tuple[str, list[EncodedEvent]]) -> str:
     return "" if events[0].type == Queued.type else run_id
 
 
+def _evolves(event: EncodedEvent) -> bool:
+    return event.type in EVOLVING_TYPES or event.ends
+
+
 def _only_evolving(changes: dict[str, list[EncodedEvent]]) -> dict[str, list[EncodedEvent]]:
-    kept = {run_id: [e for e in es if e.type in EVOLVING_TYPES or e.ends] for run_id, es in changes.items()}
+    kept = {run_id: list(filter(_evolves, events)) for run_id, events in changes.items()}
     return {run_id: events for run_id, events in kept.items() if events}
 
 

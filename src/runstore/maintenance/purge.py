@@ -23,7 +23,7 @@ from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from runstore.core.codec import encode
-from runstore.core.errors import LogUnavailable, RunPurged
+from runstore.core.errors import RunPurged
 from runstore.core.events import Deleted, Purged
 from runstore.core.ids import first_run_id
 from runstore.core.ports import EventFilter
@@ -37,14 +37,13 @@ from runstore.eventlog.admission import Append
 from runstore.eventlog.queries import read_each, read_evolving
 from runstore.eventlog.rules.reservations import KEPT_MS
 from runstore.eventlog.sql_store import InlineProjection, SqlStore
+from runstore.maintenance.patience import patiently
 
 PAGE_RUNS = 100  # runs examined by one statement
 MARKED_RUNS = 20  # runs marked in one transaction, which blocks writers for about 20 ms
 PIECE_EVENTS = 1_000  # events removed in one transaction, which blocks writers for about 10 ms
 PIECE_BYTES = 4 << 20  # bytes of their data, approximately: the event that crosses it is the last
 TURN_S = 0.02  # seconds between two transactions, so that writers get their turn
-RETRY_S = 0.1  # seconds before another try while others write
-PATIENCE_S = 30.0  # seconds of retries while others write or the database refuses writes
 
 T = TypeVar("T")
 
@@ -210,21 +209,7 @@ class Purge:
         return self._patiently(write)
 
     def _patiently(self, work: Callable[[], T]) -> T:
-        """Retry while other writers block the database. `work` must be repeatable."""
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                return work()
-            except Exception as error:
-                if not self._passes(error) or time.monotonic() > deadline:
-                    raise
-            time.sleep(RETRY_S)
-
-    def _passes(self, error: Exception) -> bool:
-        dialect = self._database.dialect
-        if isinstance(error, LogUnavailable) or dialect.is_conflict(error):
-            return True
-        return dialect.unavailable(error) is not None
+        return patiently(self._database, work)
 
 
 def _find_due(connection: Connection, run_ids: Sequence[str], before: int) -> list[_Due]:

@@ -1,127 +1,188 @@
-"""Rebuilds a projection from the log while the system runs.
+"""Rebuilds a projection from the log while the system runs, or verifies it against the log.
 
-A shadow table is filled beside the live one, page by page, and survives interruptions. For the last few
-events writers are blocked; then the live table is made equal to the shadow, and the differences are reported.
+The other slot is filled beside the live one, in short transactions, and survives interruptions: the next
+rebuild, or a runner, continues it. See `projections/filling.py`.
 """
 
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from uuid import uuid4
 
 from msgspec import Struct
-from sqlalchemy import Connection, Select, Table, delete, func, insert, or_, select, update
 
-from runstore.core.codec import RecordedEvent
-from runstore.database.opening import Database, begin_write
-from runstore.database.tables import checkpoints, runs_shadow
-from runstore.eventlog.queries import EVOLVING, last_position, read_all
-from runstore.projections.runs import RunList
+from runstore.core.errors import ConfigError, ProjectionFailed
+from runstore.database.opening import Database
+from runstore.eventlog.queries import last_position
+from runstore.maintenance.patience import patiently
+from runstore.projections.builds import (
+    Build,
+    BuildState,
+    live_build,
+    other_slot,
+    prepare,
+    read_builds,
+    release,
+)
+from runstore.projections.comparison import Difference
+from runstore.projections.filling import Filled, Filling
+from runstore.projections.projection import Projection, Slot
+from runstore.projections.runner import LEASE_S, POLL_S, TURN_S
+from runstore.projections.silences import Silences
 
-PAGE_EVENTS = 2_000  # events folded in one transaction, which blocks writers for about 20 ms
-# Bytes of a short page's data below which it is the last one, and writers stay blocked.
-LAST_BYTES = 256 << 10
-TURN_S = 0.02  # seconds between two pages, so that writers get their turn
+WATCH_S = 0.1  # seconds between two looks at another process's rebuild
 
-Progress = Callable[[int, int], None]  # position reached, last position
+Progress = Callable[[int, int], None]  # position reached, position to reach
 
 
-class Difference(Struct, frozen=True):
-    """Differences of the live table from the log: missing, wrong and surplus rows."""
+class Report(Struct, frozen=True):
+    """What a rebuild or a verification found.
 
-    missing: int
-    wrong: int
-    extra: int
-    rows: int
+    `tables`: how each live table differed from the log; None if there was none of this version before.
+    `position`: of the log, up to which events were applied.
+    """
+
+    projection: str
+    tables: dict[str, Difference] | None
+    position: int
+    seconds: float
 
     @property
     def equal(self) -> bool:
-        return not (self.missing or self.wrong or self.extra)
+        """Whether the live tables were as the log says."""
+        return self.tables is not None and all(difference.equal for difference in self.tables.values())
 
 
-def rebuild(database: Database, projection: RunList, progress: Progress, *, swap: bool = True) -> Difference:
-    """Fold the whole log into a shadow and compare; with `swap`, make the live table equal to it."""
-    shadow = _Shadow(projection)
-    keep_writers_out = partial(begin_write, database.dialect, exclusive=True)
-    with database.connect() as connection:
-        keep_writers_out(connection)
-        while shadow.fold_page(connection):  # an empty page is the end, as writers are blocked
+def rebuild(
+    database: Database, projection: Projection, progress: Progress = lambda reached, goal: None
+) -> Report:
+    """Fold the whole log again, compare, and put the result in place of the live tables.
+
+    The live tables serve and are kept up to date until then. If another process rebuilds the projection, wait
+    for it.
+
+    Raises:
+        ConfigError: the database has a newer version of the projection, or its rebuild is paused.
+        ProjectionFailed: it refused an event; the live tables are as they were.
+    """
+    return _Rebuild(database, projection, progress, replace=True).run()
+
+
+def verify(
+    database: Database, projection: Projection, progress: Progress = lambda reached, goal: None
+) -> Report:
+    """Fold the whole log again beside the live tables, and compare. Nothing that is read changes.
+
+    Raises:
+        ConfigError: there are no live tables of this version.
+        ProjectionFailed: it refused an event.
+    """
+    return _Rebuild(database, projection, progress, replace=False).run()
+
+
+class _Rebuild:
+    def __init__(
+        self, database: Database, projection: Projection, progress: Progress, *, replace: bool
+    ) -> None:
+        self._database = database
+        self._projection = projection
+        self._progress = progress
+        self._replace = replace
+        self._owner = uuid4().hex
+        self._silences = Silences(LEASE_S, longest_look_s=2 * POLL_S)
+
+    def run(self) -> Report:
+        started = time.monotonic()
+        try:
+            while True:
+                filling = patiently(self._database, self._find)
+                if filling is None:
+                    time.sleep(WATCH_S)
+                elif self._fill(filling):
+                    found, seconds = filling.differences(), time.monotonic() - started
+                    return Report(self._projection.name, found, filling.position, seconds)
+        finally:
+            self._release()
+
+    def _find(self) -> Filling | None:
+        """The build to fill: an interrupted one, or a new one. None while another process fills it."""
+        name, version = self._projection.name, self._projection.version
+        with self._database.connect() as connection:
+            builds = {build.slot: build for build in read_builds(connection, name)}
             last = last_position(connection)
-            if shadow.near_the_end:
-                progress(shadow.position, last)
-                continue
-            connection.commit()
-            progress(shadow.position, last)
+        self._check(builds)
+        self._silences.look(builds.values(), last)
+        slot = self._slot(builds)
+        build = builds.get(slot)
+        if build is not None and build.version == version and build.state == "paused":
+            raise ConfigError(
+                f"projection {name!r}: its rebuild is paused: runstore projections resume {name}"
+            )
+        if build is not None and not self._silences.may_take(build, self._owner):
+            self._progress(build.position, max(last, build.position))
+            return None
+        if build is None or build.version != version or build.state not in self._fit_states():
+            state: BuildState = "running" if self._replace else "checking"
+            prepare(self._database, self._projection, slot, seen=build, owner=self._owner, state=state)
+            return self._find()
+        return Filling(self._database, self._projection, build, self._owner, replace=self._replace)
+
+    def _check(self, builds: Mapping[Slot, Build]) -> None:
+        name, version = self._projection.name, self._projection.version
+        newest = max((build.version for build in builds.values()), default=0)
+        if newest > version:
+            raise ConfigError(
+                f"projection {name!r}: the database has version {newest}, this code version {version}: "
+                "a version never goes back; upgrade the package that has the projection"
+            )
+        live = live_build(builds)
+        if self._replace or self._projection.in_schema:
+            return
+        if live is None:
+            raise ConfigError(
+                f"projection {name!r}: it is not built yet; runstore projections rebuild {name}"
+            )
+        if live.version != version:
+            raise ConfigError(
+                f"projection {name!r}: its tables are of version {live.version}, and this code is version "
+                f"{version}; runstore projections rebuild {name}"
+            )
+
+    def _slot(self, builds: Mapping[Slot, Build]) -> Slot:
+        if self._projection.in_schema:
+            return "b"
+        live = live_build(builds)
+        return "a" if live is None else other_slot(live.slot)
+
+    def _fit_states(self) -> tuple[BuildState, ...]:
+        """The states of a build that can be continued."""
+        return ("running",) if self._replace else ("running", "checking")
+
+    def _fill(self, filling: Filling) -> bool:
+        """Drive a build to its end; False if another process has changed it."""
+        while True:
+            filled = patiently(self._database, filling.step)
+            self._progress(filling.position, filling.goal)
+            if filled is Filled.DONE:
+                return True
+            if filled is Filled.CHANGED:
+                return False
+            if filled is Filled.FAILED:
+                raise ProjectionFailed(patiently(self._database, partial(self._failure, filling.build)))
             time.sleep(TURN_S)
-            keep_writers_out(connection)
-        difference = _compare(connection, projection.table, shadow.table)
-        if swap and not difference.equal:
-            _make_equal(connection, projection.table, shadow.table)
-        shadow.clear(connection)
-        connection.commit()
-    return difference
 
-
-class _Shadow:
-    """A projection under construction and its position; both survive an interruption."""
-
-    def __init__(self, projection: RunList) -> None:
-        self._name = f"{projection.name}_shadow"
-        self.table = runs_shadow
-        self._projection = projection.onto(self.table)
-        self.position = 0
-        self.near_the_end = False  # so few events were left that writers stay blocked
-
-    def fold_page(self, connection: Connection) -> bool:
-        """Fold in the next events; False at the end of the log. Writers must be blocked."""
-        self._find(connection)
-        page = read_all(connection, self.position, None, PAGE_EVENTS, EVOLVING)
-        if not page:
-            return False
-        self.near_the_end = len(page) < PAGE_EVENTS and sum(len(e.data) for e in page) < LAST_BYTES
-        changes: dict[str, list[RecordedEvent]] = defaultdict(list)
-        for event in page:
-            changes[event.run_id].append(event)
-        self._projection.apply(connection, changes)
-        self.position = page[-1].position
-        connection.execute(
-            update(checkpoints).where(checkpoints.c.name == self._name).values(position=self.position)
+    def _failure(self, build: Build) -> str:
+        name = self._projection.name
+        with self._database.connect() as connection:
+            found = {each.slot: each.error for each in read_builds(connection, name)}.get(build.slot)
+        if found is None:
+            return f"projection {name!r}: it refused an event"
+        where = f"event {found.seq} of run {found.run_id} ({found.type})"
+        return (
+            f"projection {name!r}: {where}: {found.error}; {found.remedy}. The live tables are as they were"
         )
-        return True
 
-    def _find(self, connection: Connection) -> None:
-        """Continue from an earlier rebuild or the progress of a concurrent one; otherwise start."""
-        self.position = connection.execute(_position(self._name)).scalar_one_or_none() or 0
-        if not self.position:
-            self.clear(connection)
-            connection.execute(insert(checkpoints).values(name=self._name, position=0))
-
-    def clear(self, connection: Connection) -> None:
-        """Empty it; the next rebuild starts over."""
-        connection.execute(delete(self.table))
-        connection.execute(delete(checkpoints).where(checkpoints.c.name == self._name))
-
-
-def _position(name: str) -> Select[Any]:
-    return select(checkpoints.c.position).where(checkpoints.c.name == name)
-
-
-def _compare(connection: Connection, live: Table, shadow: Table) -> Difference:
-    def count(query: Any) -> int:
-        return int(connection.execute(select(func.count()).select_from(query)).scalar() or 0)
-
-    both = shadow.join(live, live.c.run_id == shadow.c.run_id)
-    unequal = or_(*(live.c[c.name].is_distinct_from(c) for c in shadow.c))
-    rows, matched = count(shadow), count(both)
-    return Difference(
-        missing=rows - matched,
-        wrong=count(select(shadow.c.run_id).select_from(both).where(unequal).subquery()),
-        extra=count(live) - matched,
-        rows=rows,
-    )
-
-
-def _make_equal(connection: Connection, live: Table, shadow: Table) -> None:
-    connection.execute(delete(live))
-    connection.execute(insert(live).from_select([c.name for c in shadow.c], select(shadow)))
+    def _release(self) -> None:
+        with suppress(Exception), self._database.changing() as connection:  # otherwise the lease runs out
+            release(connection, self._owner)

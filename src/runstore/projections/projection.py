@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Self, get_args
 
-from sqlalchemy import Connection, MetaData, Table, quoted_name
+from sqlalchemy import Connection, Constraint, Index, MetaData, Table, quoted_name
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import ConfigError
@@ -32,6 +32,7 @@ class Projection:
     inline: apply events in the append's own transaction, so that the tables never lag the log. An error then
         refuses the append. Only events that change a run's state arrive, and their `position` is 0.
     reads: the events that `apply` gets; None: all of them. Terminal events always arrive.
+    in_schema: whether migrations make the tables, as for `runs`. Slot `a` is then always live.
     tables: the tables, named like the projection or with its name and `_` as a prefix.
     """
 
@@ -39,6 +40,7 @@ class Projection:
     version: ClassVar[int] = 1
     inline: ClassVar[bool] = False
     reads: ClassVar[EventFilter | None] = None
+    in_schema: ClassVar[bool] = False
     tables: Sequence[Table] = ()
 
     def apply(self, connection: Connection, events: Sequence[RecordedEvent]) -> None:
@@ -58,6 +60,16 @@ class Projection:
         metadata = MetaData()
         bound.tables = [_on(table, slot, metadata) for table in type(self).tables]
         return bound
+
+    def create(self, connection: Connection) -> None:
+        """Create the tables of this slot, empty. Repeatable: MySQL commits at every change of the schema."""
+        for table in self.tables:
+            table.create(connection, checkfirst=True)
+
+    def drop(self, connection: Connection) -> None:
+        """Drop the tables of this slot, as far as they exist."""
+        for table in reversed(self.tables):
+            table.drop(connection, checkfirst=True)
 
 
 def check_projection(projection: Projection) -> None:
@@ -81,12 +93,15 @@ def check_projection(projection: Projection) -> None:
             raise ConfigError(f"projection {name!r}: the table {table.name!r} must be called {rule}")
         if not table.primary_key.columns:
             raise ConfigError(f"projection {name!r}: the table {table.name!r} needs a primary key")
+        if table.foreign_keys:
+            raise ConfigError(f"projection {name!r}: the table {table.name!r} must not have foreign keys")
 
 
 def _on(table: Table, slot: Slot, metadata: MetaData) -> Table:
-    """A copy of a table under the slot's name; names of indexes are unique in a database, too."""
+    """A copy of a table under the slot's name; other names are unique in a database, too."""
     bound = table.to_metadata(metadata, name=f"{table.name}_{slot}")
-    for index in bound.indexes:
-        if index.name is not None:  # otherwise it is named after the table
-            index.name = quoted_name(f"{index.name}_{slot}", quote=None)
+    named: list[Index | Constraint] = [*bound.indexes, *bound.constraints]
+    for each in named:
+        if isinstance(each.name, str):  # otherwise it is named after the table
+            each.name = quoted_name(f"{each.name}_{slot}", quote=None)
     return bound

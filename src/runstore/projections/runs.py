@@ -3,7 +3,8 @@
 A row is rewritten at each change of the run's state, so it stays small: large values are only in the log.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -22,15 +23,16 @@ from sqlalchemy import (
     update,
 )
 
-from runstore.core.codec import EncodedEvent, RecordedEvent
+from runstore.core.codec import RecordedEvent
 from runstore.core.depth import readable
 from runstore.core.events import Queued
 from runstore.core.ids import LAST_TIME, first_run_id
 from runstore.core.run import LISTED_BYTES, RUN_DEPTH, Run, Status, evolve, fold, shortened
 from runstore.database.columns import MYSQL
-from runstore.database.tables import INDEXED, index_name, runs
+from runstore.database.tables import INDEXED, index_name, runs, runs_shadow
+from runstore.eventlog.queries import EVOLVING, read_evolving
+from runstore.projections.projection import Projection, Slot
 
-History = Callable[[Connection, str], Sequence[RecordedEvent]]
 READ_AT_ONCE = 500  # runs of one SELECT; SQLite takes 32,766 parameters
 LISTED_AT_ONCE = 100  # runs of one SELECT for a list, whose pages are limited in bytes
 MAX_LIST_BYTES = 1 << 20  # bytes of states in one page of a list; the run that crosses it is the last
@@ -41,56 +43,63 @@ _read_run = msgspec.json.Decoder(Run).decode
 _encode_state = msgspec.json.Encoder().encode
 
 
-class RunList:
-    """The inline projection `runs`.
-
-    A run whose row is missing, because the projection was dropped, is folded again from its `history`.
-    """
+class RunList(Projection):
+    """The run list. A run whose row is missing, because the list was dropped, is folded from the log."""
 
     name = "runs"
+    inline = True
+    in_schema = True  # a change of its shape is a migration
+    reads = EVOLVING
+    tables = (runs,)
 
-    def __init__(self, history: History, table: Table = runs) -> None:
-        self.table = table
-        self._history = history
-
-    def apply(
-        self, connection: Connection, changes: Mapping[str, Sequence[EncodedEvent | RecordedEvent]]
-    ) -> None:
-        """See `InlineProjection.apply`."""
-        older = [run_id for run_id, events in changes.items() if events[0].type != Queued.type]
+    def apply(self, connection: Connection, events: Sequence[RecordedEvent]) -> None:
+        changes: dict[str, list[RecordedEvent]] = defaultdict(list)
+        for event in events:
+            changes[event.run_id].append(event)
+        older = [run_id for run_id, its in changes.items() if its[0].type != Queued.type]
         known = self._states(connection, older)
         added, changed = [], []
-        for run_id, events in sorted(changes.items()):
+        for run_id, its in sorted(changes.items()):
             run = known.get(run_id)
             if run is not None:
-                changed.append(_row(_advance(run, events)))
-            elif events[0].type == Queued.type:
-                added.append(_row(_advance(Run(run_id), events)))
+                changed.append(_row(_advance(run, its)))
+            elif its[0].type == Queued.type:
+                added.append(_row(_advance(Run(run_id), its)))
             else:
-                added.append(_row(fold(run_id, self._history(connection, run_id))))
+                added.append(_row(fold(run_id, read_evolving(connection, run_id))))
         if added:
-            connection.execute(insert(self.table), added)
+            connection.execute(insert(self._table), added)
         if changed:
             connection.execute(self._update, [row | {"id": row["run_id"]} for row in changed])
 
-    def onto(self, table: Table) -> "RunList":
-        """The same projection on another table."""
-        return RunList(self._history, table)
+    def on(self, slot: Slot) -> "RunList":
+        bound = RunList()
+        bound.tables = (runs if slot == "a" else runs_shadow,)
+        return bound
 
-    def drop(self, connection: Connection) -> int:
-        """Empty the list; return the number of runs."""
-        return connection.execute(delete(self.table)).rowcount
+    def create(self, connection: Connection) -> None:
+        """The tables always exist."""
+
+    def drop(self, connection: Connection) -> None:
+        """Empty the list; a rebuild fills it again."""
+        connection.execute(delete(self._table))
+
+    @property
+    def _table(self) -> Table:
+        return self.tables[0]
 
     @property
     def _update(self) -> Any:
-        values: dict[str, Any] = {c.name: bindparam(c.name) for c in self.table.c if c.name != "run_id"}
-        return update(self.table).where(self.table.c.run_id == bindparam("id")).values(values)
+        columns = self._table.c
+        values: dict[str, Any] = {c.name: bindparam(c.name) for c in columns if c.name != "run_id"}
+        return update(self._table).where(columns.run_id == bindparam("id")).values(values)
 
     def _states(self, connection: Connection, run_ids: Sequence[str]) -> dict[str, Run]:
         states: dict[str, Run] = {}
+        columns = self._table.c
         for start in range(0, len(run_ids), READ_AT_ONCE):
-            wanted = self.table.c.run_id.in_(run_ids[start : start + READ_AT_ONCE])
-            rows = connection.execute(select(self.table.c.run_id, self.table.c.state).where(wanted))
+            wanted = columns.run_id.in_(run_ids[start : start + READ_AT_ONCE])
+            rows = connection.execute(select(columns.run_id, columns.state).where(wanted))
             states |= {run_id: _decode_state(state) for run_id, state in rows}
         return states
 
@@ -223,7 +232,7 @@ def _first_id(at: int) -> str:
     return first_run_id(min(max(at, 0), LAST_TIME))
 
 
-def _advance(run: Run, events: Sequence[EncodedEvent | RecordedEvent]) -> Run:
+def _advance(run: Run, events: Sequence[RecordedEvent]) -> Run:
     for event in events:
         run = evolve(run, event)
     return run

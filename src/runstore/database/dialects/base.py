@@ -19,7 +19,7 @@ READERS = 2  # connections for quick reads: heads, single runs, open runs, keys
 PAGERS = 4  # connections that read pages of events, so that long replays do not delay others
 LISTERS = 2  # connections that search the run list
 CHANGERS = 2  # connections for changes other than events, which wait for other writers
-CONNECTIONS = READERS + PAGERS + LISTERS + CHANGERS + 1  # the last one is the writer's
+CONNECTIONS = READERS + PAGERS + LISTERS + CHANGERS + 2  # the last ones: the writer's, the projections'
 
 CONNECT_S = 5  # seconds for a server to accept a connection
 ANSWER_S = 10  # seconds for a statement of a serving process; rebuilds and migrations take longer

@@ -1,0 +1,31 @@
+"""Retries of small transactions while other writers block the database, or it refuses writes."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from runstore.core.errors import LogUnavailable
+from runstore.database.opening import Database
+
+RETRY_S = 0.1  # seconds before another try
+PATIENCE_S = 30.0  # seconds of tries; then the error is raised
+
+T = TypeVar("T")
+
+
+def patiently(database: Database, work: Callable[[], T]) -> T:
+    """Do a work that is repeatable, and retry it while the error may pass."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            if not _passes(database, error) or time.monotonic() > deadline:
+                raise
+        time.sleep(RETRY_S)
+
+
+def _passes(database: Database, error: Exception) -> bool:
+    if isinstance(error, LogUnavailable) or database.dialect.is_conflict(error):
+        return True
+    return database.dialect.unavailable(error) is not None

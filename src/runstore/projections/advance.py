@@ -1,0 +1,184 @@
+"""Advances a build along the log. One transaction applies a batch and stores the position (G13)."""
+
+import time
+from enum import Enum
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+from sqlalchemy import Connection, exc
+
+from runstore.core.codec import RecordedEvent
+from runstore.database.opening import Database
+from runstore.eventlog.queries import last_position, read_all
+from runstore.projections.builds import Build, advance_row, fail, failure_of, lock_build
+from runstore.projections.projection import Projection
+
+WINDOW = 50_000  # positions that one read looks through
+FIRST_EVENTS, MOST_EVENTS = 200, 20_000  # events of one batch, at first and at most
+BATCH_BYTES = 2 << 20  # bytes of their data; the event that crosses it is the last
+BATCH_S = 0.02  # seconds that a transaction aims at; on SQLite writers wait for it
+LAST_EVENTS = 1_000  # events that are applied while writers, or the live build, wait
+UNSTORED = 500_000  # positions without an event for the projection, before the position is stored
+
+log = structlog.get_logger(__name__)
+
+
+class Step(Enum):
+    """What a step came to."""
+
+    MOVED = "moved"
+    AT_END = "at the end"
+    FAILED = "failed"  # an event was refused, and the build has stopped at it
+    CHANGED = "changed"  # by another process: read the builds again
+
+
+class CaughtUp(Struct, frozen=True):
+    """The position that `catch_up` reached, and whether it is where it had to get."""
+
+    position: int
+    whole: bool
+
+
+class Poison(Exception):
+    """The projection refuses an event. `__cause__`: its exception."""
+
+    def __init__(self, event: RecordedEvent) -> None:
+        self.event = event
+
+
+class Advance:
+    """Applies the log to one build.
+
+    Every process may do so at the same time: a batch is only stored if the build is where it was when the
+    batch was read. `owner` keeps them from useless work.
+
+    Methods raise the database's errors; a later call then continues.
+    """
+
+    def __init__(self, database: Database, projection: Projection, build: Build, owner: str) -> None:
+        self.build = build
+        self.position = build.position  # events up to it are applied, or not for this projection
+        self._database = database
+        self._projection = projection.on(build.slot)
+        self._owner = owner
+        self._events = FIRST_EVENTS
+
+    def step(self, upto: int) -> Step:
+        """Apply the next batch of events up to a position that is final."""
+        if self.position >= upto:
+            return Step.AT_END
+        window = min(upto, self.position + WINDOW)
+        with self._database.connect() as connection:
+            events, reached = self._read(connection, window, self._events)
+        if events:
+            return self._apply(events, reached)
+        self.position = reached
+        return self.store() if reached - self.build.position >= UNSTORED else Step.MOVED
+
+    def store(self) -> Step:
+        """Store the position, if events that are not for this projection have moved it."""
+        return self._apply([], self.position) if self.position > self.build.position else Step.AT_END
+
+    def catch_up(self, connection: Connection, upto: int | None) -> "CaughtUp":
+        """Apply the last events, LAST_EVENTS at most, within a transaction.
+
+        Call `caught_up` with the result after the commit.
+
+        Args:
+            upto: None: the end of the log, as the transaction excludes all writers.
+
+        Raises:
+            Poison: an event is refused. Roll back; `step` finds it again.
+        """
+        upto = last_position(connection) if upto is None else upto
+        if self.position < upto:
+            events, reached = self._read(connection, upto, LAST_EVENTS)
+            self._fold(connection, events)
+        else:
+            reached = self.position
+        advance_row(connection, self.build, reached, self._owner)
+        return CaughtUp(reached, reached >= upto)
+
+    def caught_up(self, to: "CaughtUp") -> None:
+        """The transaction of `catch_up` is committed."""
+        self._moved_to(to.position)
+
+    def is_ours(self, row: Build | None) -> bool:
+        """Whether a row, as it is now, is the build that we advance."""
+        if row is None or row.slot != self.build.slot or row.state not in ("running", "checking"):
+            return False
+        ours = row.owner in (None, self._owner) or (row.owner, row.beat) == (
+            self.build.owner,
+            self.build.beat,
+        )
+        return ours and (row.version, row.position) == (self.build.version, self.build.position)
+
+    def _read(self, connection: Connection, upto: int, limit: int) -> tuple[list[RecordedEvent], int]:
+        """The next events, and the position that they reach."""
+        reads = self._projection.reads
+        events = read_all(connection, self.position, upto, limit, reads, max_bytes=BATCH_BYTES)
+        cut = len(events) == limit or sum(len(event.data) for event in events) >= BATCH_BYTES
+        return events, events[-1].position if cut else upto
+
+    def _apply(self, events: list[RecordedEvent], reached: int) -> Step:
+        started = time.monotonic()
+        try:
+            with self._database.changing() as connection:
+                row = lock_build(connection, self.build.name, self.build.slot)
+                if row is None or not self.is_ours(row):
+                    return Step.CHANGED
+                self.build = row
+                self._fold(connection, events)
+                advance_row(connection, row, reached, self._owner)
+        except Poison as poison:
+            return self._isolate(poison, len(events))
+        except Exception:
+            self._events = max(self._events // 2, 1)  # a smaller batch needs less of everything
+            raise
+        self._moved_to(reached)
+        self._adapt(len(events), time.monotonic() - started)
+        return Step.MOVED
+
+    def _fold(self, connection: Connection, events: list[RecordedEvent]) -> None:
+        if not events:
+            return
+        try:
+            self._projection.apply(connection, events)
+        except Exception as error:
+            if self._may_pass(error):
+                raise
+            raise Poison(events[0]) from error
+
+    def _may_pass(self, error: Exception) -> bool:
+        if isinstance(error, exc.IntegrityError | exc.DataError | exc.ProgrammingError):
+            return False
+        dialect = self._database.dialect
+        return dialect.is_conflict(error) or dialect.unavailable(error) is not None
+
+    def _isolate(self, poison: Poison, events: int) -> Step:
+        """Halve the batch until the event is alone, so that those before it are applied."""
+        if events > 1:
+            self._events = events // 2
+            return Step.MOVED
+        cause, event = poison.__cause__, poison.event
+        failure = failure_of(cause if isinstance(cause, Exception) else poison, self.build.name, event)
+        with self._database.changing() as connection:
+            if not fail(connection, self.build, failure):
+                return Step.CHANGED
+        log.error(
+            "projection_failed", projection=self.build.name, run_id=event.run_id, seq=event.seq,
+            type=event.type, error=failure.error, remedy=failure.remedy,
+        )  # fmt: skip
+        return Step.FAILED
+
+    def _moved_to(self, position: int) -> None:
+        self.position = position
+        self.build = replace(self.build, position=position, owner=self._owner, beat=self.build.beat + 1)
+
+    def _adapt(self, events: int, took_s: float) -> None:
+        """Let batches grow or shrink until one takes BATCH_S."""
+        if events and took_s > BATCH_S:
+            self._events = max(int(events * BATCH_S / took_s), 1)
+        elif events >= self._events:
+            self._events = min(2 * self._events, MOST_EVENTS)

@@ -1,0 +1,312 @@
+"""Builds: the filled tables of a projection, and how far each has come.
+
+A projection has two slots, and at most one build in each. The live build is the one that is read; the other
+one is being filled to replace it, or was replaced. Everything about a build is in its row, so a process that
+is killed leaves nothing that another one could not continue.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Connection, MetaData, Table, delete, exc, insert, select, update
+from sqlalchemy.schema import DropTable
+
+from runstore.core.codec import RecordedEvent, to_json
+from runstore.core.errors import ConfigError
+from runstore.database.opening import Database
+from runstore.database.tables import projections
+from runstore.projections.projection import SLOTS, Projection, Slot
+
+# running: takes events. paused: by command. failed: an event was refused. checking: filled by `verify`, never
+# live. retired: replaced by the other slot's build.
+BuildState = Literal["running", "paused", "failed", "checking", "retired"]
+
+UNPREPARED = 0  # the version of a build whose tables are not complete
+MAX_ERROR_CHARS = 2_000  # characters of an exception's text in a row
+
+_p = projections.c
+
+
+class Failure(Struct, frozen=True):
+    """Why a build takes no more events: the event, the exception, and how to go on.
+
+    `run_id`, `seq`, `position`, `type`: of the event; None if the tables could not be made.
+    """
+
+    error: str
+    remedy: str
+    run_id: str | None = None
+    seq: int | None = None
+    position: int | None = None
+    type: str | None = None
+
+
+class Build(Struct, frozen=True):
+    """A row of `projections`. `position`: all events up to it are applied. Times: ms since 1970, UTC."""
+
+    name: str
+    slot: Slot
+    version: int
+    inline: bool
+    tables: list[str]
+    position: int
+    live: bool
+    state: BuildState
+    error: Failure | None
+    skipped: int
+    updated_at: int
+    owner: str | None
+    beat: int
+
+
+def read_builds(connection: Connection, name: str | None = None) -> list[Build]:
+    """All builds, or those of a projection."""
+    query = select(*_COLUMNS).order_by(_p.name, _p.slot)
+    return [
+        _build(row) for row in connection.execute(query if name is None else query.where(_p.name == name))
+    ]
+
+
+def lock_builds(connection: Connection, name: str) -> dict[Slot, Build]:
+    """A projection's builds, which no other process changes until the end of the transaction."""
+    query = select(*_COLUMNS).where(_p.name == name).order_by(_p.slot).with_for_update()
+    return {build.slot: build for build in map(_build, connection.execute(query))}
+
+
+def lock_build(connection: Connection, name: str, slot: Slot) -> Build | None:
+    """One build, likewise."""
+    row = connection.execute(select(*_COLUMNS).where(*_is(name, slot)).with_for_update()).first()
+    return None if row is None else _build(row)
+
+
+def other_slot(slot: Slot) -> Slot:
+    return "b" if slot == "a" else "a"
+
+
+def live_build(builds: Mapping[Slot, Build]) -> Build | None:
+    return next((build for build in builds.values() if build.live), None)
+
+
+def live_slot(connection: Connection, projection: Projection | type[Projection]) -> Slot | None:
+    """The slot whose tables are to be read; None if no process has made them yet."""
+    if projection.in_schema:
+        return "a"
+    query = select(_p.slot).where(_p.name == projection.name, _p.live == 1, _p.version != UNPREPARED)
+    return connection.execute(query).scalar()
+
+
+def live_tables(connection: Connection, projection: Projection) -> dict[str, Table] | None:
+    """The tables to read, by the names that the projection gave them; None if they are not made yet."""
+    slot = live_slot(connection, projection)
+    if slot is None:
+        return None
+    names = [table.name for table in type(projection).tables]
+    return dict(zip(names, projection.on(slot).tables, strict=True))
+
+
+def prepare(
+    database: Database,
+    projection: Projection,
+    slot: Slot,
+    *,
+    seen: Build | None,
+    owner: str,
+    live: bool = False,
+    state: BuildState = "running",
+) -> bool:
+    """Begin a build: replace what the slot holds, which is `seen`, by empty tables.
+
+    False if another process has changed the slot since.
+
+    Repeatable after a crash: MySQL commits at each change of the schema. Until the end, the row has the
+    version UNPREPARED and names all tables that may be there.
+    """
+    bound = projection.on(slot)
+    names = [table.name for table in bound.tables]
+    row = {
+        "inline": int(projection.inline), "live": int(live), "position": 0, "error": None,
+        "error_position": None, "skipped": 0, "owner": owner, "updated_at": now(),
+    }  # fmt: skip
+    with database.changing() as connection:
+        builds = lock_builds(connection, projection.name)
+        old = builds.get(slot)
+        if old != seen:
+            return False
+        known = old.tables if old is not None else []
+        begun = row | {
+            "version": UNPREPARED, "tables": to_json(sorted({*known, *names})), "state": state,
+            "beat": old.beat + 1 if old is not None else 1,
+        }  # fmt: skip
+        if old is None:
+            try:
+                connection.execute(insert(projections).values(name=projection.name, slot=slot, **begun))
+            except exc.IntegrityError:
+                return False
+        else:
+            connection.execute(update(projections).where(*_is(projection.name, slot)).values(begun))
+    with database.changing() as connection:
+        if not _owned(connection, projection.name, slot, owner):
+            return False
+        bound.drop(connection)
+        for table in {*known}.difference(names):
+            _drop_table(connection, table)
+        bound.create(connection)
+        ready = {"version": projection.version, "tables": to_json(names), "updated_at": now()}
+        connection.execute(update(projections).where(*_is(projection.name, slot)).values(ready))
+    return True
+
+
+def clear(database: Database, projection: Projection, build: Build) -> None:
+    """Remove a build that its owner does not need any more, and its tables."""
+    with database.changing() as connection:
+        if _owned(connection, build.name, build.slot, build.owner):
+            projection.on(build.slot).drop(connection)
+            connection.execute(delete(projections).where(*_is(build.name, build.slot)))
+
+
+def advance_row(connection: Connection, build: Build, position: int, owner: str) -> None:
+    """Store how far a locked build has come, and who advances it."""
+    values = {"position": position, "owner": owner, "beat": build.beat + 1, "updated_at": now()}
+    connection.execute(update(projections).where(*_is(build.name, build.slot)).values(values))
+
+
+def fail(connection: Connection, build: Build, failure: Failure) -> bool:
+    """Stop a build at an event, unless it has moved."""
+    values = {
+        "state": "failed", "error": to_json(failure), "error_position": failure.position, "owner": None,
+        "updated_at": now(),
+    }  # fmt: skip
+    unmoved = (*_is(build.name, build.slot), _p.position == build.position, _p.version == build.version)
+    return connection.execute(update(projections).where(*unmoved).values(values)).rowcount > 0
+
+
+def failure_of(error: Exception, name: str, event: RecordedEvent | None) -> Failure:
+    """What to tell about an exception from a projection."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, exc.DBAPIError) and error.orig is not None:
+        text = f"{type(error.orig).__name__}: {error.orig}"  # without the statement and its values
+    text = text.encode(errors="replace").decode()[:MAX_ERROR_CHARS]
+    if event is None:
+        return Failure(text, f"correct the tables of the projection, then runstore projections resume {name}")
+    remedy = (
+        f"correct its code, then runstore projections resume {name}; "
+        f"or leave the event out: runstore projections skip {name}"
+    )
+    return Failure(text, remedy, event.run_id, event.seq, event.position, event.type)
+
+
+def release(connection: Connection, owner: str) -> None:
+    """Give up all builds of a process, so that others need not wait for its silence."""
+    connection.execute(update(projections).where(_p.owner == owner).values(owner=None))
+
+
+def swap(connection: Connection, builds: Mapping[Slot, Build], to: Slot) -> None:
+    """Make a locked build the live one; a pause goes over to it."""
+    for build in builds.values():
+        if build.slot != to and build.live:
+            paused = build.state == "paused"
+            retired = {"live": 0, "state": "retired", "owner": None, "error": None, "error_position": None}
+            connection.execute(update(projections).where(*_is(build.name, build.slot)).values(retired))
+            if paused:
+                _set_state(connection, builds[to], "paused")
+    values = {"live": 1, "updated_at": now()}
+    connection.execute(update(projections).where(*_is(builds[to].name, to)).values(values))
+
+
+# ---- commands ----
+
+
+def pause(connection: Connection, name: str) -> None:
+    """Let a projection take no more events until `resume`.
+
+    Raises:
+        ConfigError: it is inline, has no build, or is paused or failed already.
+    """
+    for build in _commanded(connection, name, "running", "pause"):
+        _set_state(connection, build, "paused")
+
+
+def resume(connection: Connection, name: str) -> None:
+    """Let a paused or failed projection take events again, from the first one that it has not applied."""
+    for build in _commanded(connection, name, "paused", "failed", "resume"):
+        _set_state(connection, build, "running")
+
+
+def skip(connection: Connection, name: str) -> list[Failure]:
+    """Leave out the event at which a projection failed, and go on; return the events.
+
+    The tables then differ from the log, until the code is corrected and they are rebuilt.
+    """
+    skipped = []
+    for build in _commanded(connection, name, "failed", "skip"):
+        if build.error is None or build.error.position is None:
+            raise ConfigError(f"projection {name!r}: it did not fail at an event; use resume")
+        _set_state(connection, build, "running")
+        moved = {"position": build.error.position, "skipped": build.skipped + 1}
+        connection.execute(update(projections).where(*_is(name, build.slot)).values(moved))
+        skipped.append(build.error)
+    return skipped
+
+
+def forget(database: Database, name: str) -> None:
+    """Remove all builds and tables of a projection, whether this process has its code or not."""
+    for slot in SLOTS:
+        with database.changing() as connection:
+            build = lock_builds(connection, name).get(slot)
+            for table in build.tables if build is not None else ():
+                _drop_table(connection, table)
+            connection.execute(delete(projections).where(*_is(name, slot)))
+
+
+def now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _commanded(connection: Connection, name: str, *wanted: str) -> Sequence[Build]:
+    """The builds in a state to which a command applies; the command is the last of `wanted`."""
+    *states, command = wanted
+    builds = lock_builds(connection, name).values()
+    if any(build.inline and build.live for build in builds):
+        raise ConfigError(f"projection {name!r}: it is inline, part of every append: there is no {command}")
+    found = [build for build in builds if build.state in states]
+    if not found:
+        are = " and ".join(sorted({build.state for build in builds if build.state != "retired"}))
+        raise ConfigError(
+            f"projection {name!r}: {command} needs a projection that is {' or '.join(states)}, "
+            f"and it is {are or 'not built'}"
+        )
+    return found
+
+
+def _set_state(connection: Connection, build: Build, state: BuildState) -> None:
+    values = {"state": state, "error": None, "error_position": None, "owner": None, "updated_at": now()}
+    connection.execute(update(projections).where(*_is(build.name, build.slot)).values(values))
+
+
+def _owned(connection: Connection, name: str, slot: Slot, owner: str | None) -> bool:
+    query = select(_p.owner).where(*_is(name, slot)).with_for_update()
+    return connection.execute(query).scalar() == owner
+
+
+def _drop_table(connection: Connection, name: str) -> None:
+    """Drop a table that a release before this one made."""
+    connection.execute(DropTable(Table(name, MetaData()), if_exists=True))
+
+
+def _is(name: str, slot: Slot) -> tuple[Any, Any]:
+    return _p.name == name, _p.slot == slot
+
+
+def _build(row: Sequence[Any]) -> Build:
+    name, slot, version, inline, tables, position, live, state, error, skipped, updated_at, owner, beat = row
+    return Build(
+        name, slot, version, bool(inline), msgspec.json.decode(tables, type=list[str]), position, bool(live),
+        state, None if error is None else msgspec.json.decode(error, type=Failure), skipped, updated_at,
+        owner, beat,
+    )  # fmt: skip
+
+
+_COLUMNS = [_p[name] for name in Build.__struct_fields__]

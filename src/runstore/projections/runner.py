@@ -1,0 +1,286 @@
+"""Runs projections beside the log: every process may have a runner, and one at a time advances each build.
+
+The runner that advances a build writes its name and a growing beat into the build's row. Another runner takes
+the build over when events wait and the beat has not changed for LEASE_S, by its own clock. An idle runner
+therefore writes nothing. Should two advance one build, each event is still applied once: see `advance.py`.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Self
+from uuid import uuid4
+
+import structlog
+
+from runstore.core.backoff import Backoff
+from runstore.core.ports import Committed, Publisher
+from runstore.core.threads import in_own_thread
+from runstore.database.opening import Database
+from runstore.eventlog.queries import last_position
+from runstore.projections.advance import Advance, Step
+from runstore.projections.builds import (
+    UNPREPARED,
+    Build,
+    fail,
+    failure_of,
+    live_build,
+    lock_build,
+    other_slot,
+    prepare,
+    read_builds,
+    release,
+)
+from runstore.projections.filling import Filled, Filling
+from runstore.projections.projection import Projection, Slot
+from runstore.projections.silences import Silences
+
+LEASE_S = 10.0  # seconds without a beat, while events wait, after which another runner takes a build over
+POLL_S = 1.0  # seconds between two looks for other processes' events and commands
+TICK_S = 0.2  # seconds between two rounds that keep up with writers; each costs a commit for a projection
+TURN_S = 0.006  # seconds between two transactions: a waiting writer looks every 5 ms for its turn
+STORE_S = 1.0  # seconds between two stores of a position that only other events have moved
+FIRST_WAIT_S, LAST_WAIT_S = 0.1, 5.0  # seconds before another try while the database fails
+STOP_S = 2.0  # seconds for the transaction in progress when the runner stops
+
+log = structlog.get_logger(__name__)
+
+
+class Waking:
+    """A feed that also wakes a runner at each commit of this process."""
+
+    def __init__(self, feed: Publisher, wake: Callable[[], None]) -> None:
+        self._feed = feed
+        self._wake = wake
+
+    def publish(self, commits: Sequence[Committed]) -> None:
+        """See `Publisher.publish`."""
+        self._feed.publish(commits)
+        self._wake()
+
+
+class ProjectionRunner:
+    """Keeps projections up to date while it is entered, in a thread of its own.
+
+    A failing database only pauses it. An event that a projection refuses stops that projection alone. Inline
+    projections are part of the appends; the runner only finishes their rebuilds.
+    """
+
+    def __init__(
+        self, database: Database, projections: Iterable[Projection], *, lease_s: float = LEASE_S
+    ) -> None:
+        self.lags: Mapping[str, int] = {}  # positions by which the live tables are behind, at the last look
+        self._database = database
+        self._kept = [_Kept(database, projection, uuid4().hex) for projection in projections]
+        self._silences = Silences(lease_s, longest_look_s=2 * POLL_S)
+        self._stopping = threading.Event()
+        self._news = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failing = False
+
+    async def __aenter__(self) -> Self:
+        self._thread = threading.Thread(target=self.run, name="runstore-projections", daemon=True)
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await in_own_thread(self.stop)
+
+    def wake(self) -> None:
+        """Look for events now. Called from any thread; does not block."""
+        self._news.set()
+
+    def stop(self) -> None:
+        """Stop after the transaction in progress. Safe to call before the start, and twice."""
+        self._stopping.set()
+        self._news.set()
+        if self._thread is not None:
+            self._thread.join(STOP_S)
+
+    def run(self, *, once: bool = False) -> None:
+        """Work until `stop`; with `once`, only until no projection has anything left to do."""
+        backoff = Backoff(FIRST_WAIT_S, LAST_WAIT_S)
+        while not self._stopping.is_set():
+            self._news.clear()
+            try:
+                busy = self._make_round()
+            except Exception as error:
+                self._fails(error)
+                self._stopping.wait(backoff.next_s())
+                continue
+            self._recovers()
+            backoff.reset()
+            if busy:
+                self._stopping.wait(TURN_S)
+            elif once and not any(kept.waits for kept in self._kept):
+                break
+            else:
+                self._news.wait(POLL_S)
+                self._stopping.wait(TICK_S)
+        self._release()
+
+    def _make_round(self) -> bool:
+        """Let each projection make one transaction; whether any of them moved."""
+        with self._database.connect() as connection:
+            builds = read_builds(connection)
+            last = last_position(connection)
+        by_name: dict[str, dict[Slot, Build]] = {kept.name: {} for kept in self._kept}
+        for build in builds:
+            by_name.setdefault(build.name, {})[build.slot] = build
+        furthest = max((build.position for build in builds if build.live), default=0)
+        mark = self._database.dialect.high_water_mark(furthest)
+        mark = last if mark is None else mark
+        self._silences.look(builds, mark)
+        self.lags = {build.name: max(last - build.position, 0) for build in builds if _lags(build)}
+        moved = [kept.work(by_name[kept.name], mark, self._silences) for kept in self._kept]
+        return any(moved)
+
+    def _fails(self, error: Exception) -> None:
+        self._silences.clear()  # each owner gets a whole lease after an outage
+        unavailable = self._database.dialect.unavailable(error)
+        if unavailable is None:
+            log.error("projection_error", exc_info=error)
+        elif not self._failing:
+            log.warning("projections_wait", error=str(unavailable))
+        self._failing = True
+
+    def _recovers(self) -> None:
+        if self._failing:
+            log.info("projections_continue")
+        self._failing = False
+
+    def _release(self) -> None:
+        with suppress(Exception), self._database.changing() as connection:  # otherwise the lease runs out
+            for kept in self._kept:
+                release(connection, kept.owner)
+
+
+class _Kept:
+    """One projection in a runner: its builds, and its own pauses while the database fails for it."""
+
+    def __init__(self, database: Database, projection: Projection, owner: str) -> None:
+        self.name = projection.name
+        self.owner = owner
+        self._database = database
+        self._projection = projection
+        self._advance: Advance | None = None
+        self._filling: Filling | None = None
+        self._backoff = Backoff(FIRST_WAIT_S, LAST_WAIT_S)
+        self._not_before = 0.0
+        self._stored_at = 0.0
+        self._said = ""  # what was last logged
+
+    @property
+    def waits(self) -> bool:
+        """Whether it pauses until the database accepts its next transaction."""
+        return self._not_before > 0
+
+    def work(self, builds: Mapping[Slot, Build], mark: int, silences: Silences) -> bool:
+        """Make a transaction for each build that is due; whether one of them moved."""
+        if time.monotonic() < self._not_before:
+            return False
+        try:
+            moved = self._work(builds, mark, silences)
+        except Exception as error:
+            self._advance = self._filling = None
+            self._fails(error)
+            return False
+        if self._not_before:
+            self._backoff.reset()
+            self._not_before = 0.0
+        return moved
+
+    def _work(self, builds: Mapping[Slot, Build], mark: int, silences: Silences) -> bool:
+        version = self._projection.version
+        newest = max((build.version for build in builds.values()), default=0)
+        if newest > version:
+            self._say(f"the database has version {newest}, and this process version {version}: upgrade it")
+            return False
+        live = live_build(builds)
+        slot = self._slot_to_begin(live, builds)
+        if slot is not None:
+            seen = builds.get(slot)
+            may = seen is None or (seen.state != "failed" and silences.may_take(seen, self.owner))
+            return may and self._begin(slot, seen, live=live is None or live.slot == slot)
+        moved = False
+        for build in builds.values():
+            if self._is_current(build) and build.state == "running" and silences.may_take(build, self.owner):
+                if not build.live:
+                    moved |= self._fill(build)
+                elif not build.inline:
+                    moved |= self._step(build, mark)
+        return moved
+
+    def _slot_to_begin(self, live: Build | None, builds: Mapping[Slot, Build]) -> Slot | None:
+        """The slot for a build of this version; None if there is one."""
+        if self._projection.in_schema or any(map(self._is_current, builds.values())):
+            return None
+        if live is None:
+            return "a"
+        return live.slot if live.version == UNPREPARED else other_slot(live.slot)
+
+    def _is_current(self, build: Build) -> bool:
+        return build.version == self._projection.version and build.state not in ("retired", "checking")
+
+    def _begin(self, slot: Slot, seen: Build | None, *, live: bool) -> bool:
+        """Prepare a build. An inline one becomes live when it is filled."""
+        live = live and not self._projection.inline
+        try:
+            return prepare(self._database, self._projection, slot, seen=seen, owner=self.owner, live=live)
+        except Exception as error:
+            if self._passes(error):
+                raise
+            failure = failure_of(error, self.name, None)
+            with self._database.changing() as connection:
+                build = lock_build(connection, self.name, slot)
+                if build is None or not fail(connection, build, failure):
+                    return False
+            log.error("projection_failed", projection=self.name, error=failure.error, remedy=failure.remedy)
+            return False
+
+    def _step(self, build: Build, mark: int) -> bool:
+        if self._advance is None or not self._advance.is_ours(build):
+            self._advance = Advance(self._database, self._projection, build, self.owner)
+        step = self._advance.step(mark)
+        if step is Step.AT_END and time.monotonic() - self._stored_at > STORE_S:
+            self._stored_at = time.monotonic()
+            step = self._advance.store()
+        if step in (Step.FAILED, Step.CHANGED):
+            self._advance = None
+        return step in (Step.MOVED, Step.CHANGED)
+
+    def _fill(self, build: Build) -> bool:
+        if self._filling is None or not self._filling.is_ours(build):
+            self._filling = Filling(self._database, self._projection, build, self.owner)
+        filled = self._filling.step()
+        if filled is Filled.GOING_ON:
+            return True
+        self._filling = None
+        if filled is Filled.DONE:
+            self._advance = None
+            log.info("projection_rebuilt", projection=self.name, version=build.version)
+        return filled is not Filled.FAILED
+
+    def _fails(self, error: Exception) -> None:
+        self._not_before = time.monotonic() + self._backoff.next_s()
+        if self._database.dialect.is_conflict(error):
+            return
+        unavailable = self._database.dialect.unavailable(error)
+        if unavailable is None:
+            log.error("projection_error", projection=self.name, exc_info=error)
+        else:
+            self._say(f"waits: {unavailable}")
+
+    def _passes(self, error: Exception) -> bool:
+        dialect = self._database.dialect
+        return dialect.is_conflict(error) or dialect.unavailable(error) is not None
+
+    def _say(self, what: str) -> None:
+        if what != self._said:
+            self._said = what
+            log.warning("projection_waits", projection=self.name, reason=what)
+
+
+def _lags(build: Build) -> bool:
+    return build.live and not build.inline

@@ -1,0 +1,53 @@
+"""Projections of tests: a count of events by type, and one that refuses some events."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, insert, select, update
+
+from runstore.core.codec import RecordedEvent
+from runstore.projections.projection import Projection
+
+
+class Totals(Projection):
+    """How many events of each type the log has; every event counts, so none may be applied twice."""
+
+    name = "totals"
+    tables = (
+        Table(
+            "totals",
+            MetaData(),
+            Column("type", String(128), primary_key=True),
+            Column("events", BigInteger, nullable=False),
+        ),
+    )
+
+    def apply(self, connection: Connection, events: Sequence[RecordedEvent]) -> None:
+        (table,) = self.tables
+        for type, count in sorted(Counter(event.type for event in events).items()):
+            more = {"events": table.c.events + count}
+            if not connection.execute(update(table).where(table.c.type == type).values(more)).rowcount:
+                connection.execute(insert(table).values(type=type, events=count))
+
+
+class Picky(Totals):
+    """It refuses `custom.bad`."""
+
+    name = "picky"
+    tables = (
+        Table(
+            "picky",
+            MetaData(),
+            Column("type", String(128), primary_key=True),
+            Column("events", BigInteger, nullable=False),
+        ),
+    )
+
+    def apply(self, connection: Connection, events: Sequence[RecordedEvent]) -> None:
+        super().apply(connection, events)
+        if any(event.type == "custom.bad" for event in events):
+            raise ValueError("no such events, please")
+
+
+def totals(connection: Connection, table: Table) -> dict[str, int]:
+    return dict(map(tuple, connection.execute(select(table.c.type, table.c.events))))
