@@ -173,10 +173,10 @@ def workers(
     """
     from runstore.cli.output import print_json, print_table
     from runstore.database.opening import read_from
-    from runstore.store.workers import WorkerRecord, read_workers, record
+    from runstore.store.workers import WorkerRecord, read_workers
 
     with read_from(database_of(config, database_url, database_url_file)) as connection:
-        found = [record(worker) for worker in read_workers(connection)]
+        found = read_workers(connection)
     if as_json:
         print_json(found)
     else:

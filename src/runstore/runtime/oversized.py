@@ -1,4 +1,4 @@
-"""Splits content that is too large for one event, and rejoins messages. Pure.
+"""Splits or cuts content that is too large for one event, and rejoins messages. Pure.
 
 A tool's result is in the log before the message that passes it to the model, so a message of several results
 may omit the `content` of some. A longer text becomes several pieces, and a longer message several events, of
@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from runstore.core.codec import MAX_EVENT_BYTES, json_size
+from runstore.core.codec import MAX_EVENT_BYTES, json_size, mended
 from runstore.core.errors import EventTooLarge, InvalidEvent
 from runstore.core.events import Custom, Event, Message, Reasoning, Token, ToolProgress
 
@@ -18,6 +18,7 @@ from runstore.core.events import Custom, Event, Message, Reasoning, Token, ToolP
 PIECE_CHARACTERS = MAX_EVENT_BYTES // 8
 # Bytes of a message's content in one event. The rest holds the event's other fields.
 PART_BYTES = MAX_EVENT_BYTES * 7 // 8
+MAX_RESULT_BYTES = 256 << 10  # bytes of UTF-8 of a result's text; the run's events hold the whole text
 
 Blocks = Sequence[Mapping[str, Any]]
 
@@ -106,3 +107,13 @@ def _divided(block: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _pieces(text: str) -> Iterator[str]:
     for start in range(0, max(1, len(text)), PIECE_CHARACTERS):
         yield text[start : start + PIECE_CHARACTERS]
+
+
+def text_result(text: str) -> dict[str, Any]:
+    """The text cut to the limit of a result, and whether it was cut."""
+    if len(text) * 4 <= MAX_RESULT_BYTES:
+        return {"text": text}
+    encoded = mended(text).encode()
+    if len(encoded) <= MAX_RESULT_BYTES:
+        return {"text": text}
+    return {"text": encoded[:MAX_RESULT_BYTES].decode(errors="ignore"), "truncated": True}

@@ -26,7 +26,7 @@ from runstore.core.events import (
     Usage,
 )
 from runstore.demo.model import ScriptedModel
-from runstore.runtime.result_text import MAX_RESULT_BYTES
+from runstore.runtime.oversized import MAX_RESULT_BYTES
 from runstore.runtime.resume import discard_after, recall
 from runstore.runtime.strands.agent import StrandsAgent
 from tests.core.test_depth import deep

@@ -15,10 +15,10 @@ from runstore.http.operations import Answer, Call, operation
 from runstore.http.requests import Parameter, has_already
 from runstore.http.schemas import ETAG, JSON, NOT_MODIFIED, TEXT, json
 from runstore.http.security.auth import Authenticator
-from runstore.store.workers import Worker, WorkerRecord, record
+from runstore.store.workers import WorkerRecord
 
 Exposition = Callable[[str], tuple[bytes, str]]  # of an `Accept` header: the metrics, and their media type
-ListWorkers = Callable[[], Awaitable[list[Worker]]]
+ListWorkers = Callable[[], Awaitable[list[WorkerRecord]]]
 
 
 class Health(Struct, frozen=True):
@@ -62,7 +62,7 @@ class ServerRoutes:
         """Who runs the agents of this database, oldest first, for admins and auditors."""
         if not call.user.reads_all:
             raise Forbidden("the workers are for admins and auditors")
-        return json_response(WorkerPage([record(worker) for worker in await self._list_workers()]))
+        return json_response(WorkerPage(await self._list_workers()))
 
     @operation("GET", "/healthz", answers={200: json("it does", Health)}, strict=False, open=True)
     async def check_health(self, call: Call[None]) -> Response:
@@ -125,6 +125,6 @@ def no_metrics(accept: str) -> tuple[bytes, str]:
     return b"", "text/plain; version=0.0.4; charset=utf-8"
 
 
-async def no_workers() -> list[Worker]:
+async def no_workers() -> list[WorkerRecord]:
     """The workers of an app that was not given a list of them."""
     return []

@@ -59,7 +59,3 @@ class Login:
 def login_of(request: Request) -> Login:
     login: Login = request.scope[SCOPE_KEY]
     return login
-
-
-def user_of(request: Request) -> User:
-    return login_of(request).user

@@ -9,7 +9,7 @@ from strands.types.content import Message
 
 from runstore.core.errors import AgentError, RunstoreError
 from runstore.core.transcript import message_text, tool_text
-from runstore.runtime.result_text import text_result
+from runstore.runtime.oversized import text_result
 from runstore.runtime.resume import is_unsigned
 from runstore.runtime.strands.errors import agent_error
 

@@ -8,10 +8,14 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from runstore.core.errors import AppendRefused, SessionBusy
-from runstore.core.ports import OpenRun, RunContext
-from runstore.runtime.agent_builder import AgentBuilder
+from runstore.core.events import Queued
+from runstore.core.ports import Agent, OpenRun, RunContext
 from runstore.runtime.attempt_runner import AttemptRunner
 from runstore.runtime.attempts import Attempt, Attempts, ToStop
+from runstore.runtime.catalog.agents import AgentCatalog
+from runstore.runtime.process.agent import ProcessAgent
+from runstore.runtime.process.processes import Processes
+from runstore.runtime.session_memory import remembering
 from runstore.runtime.supervision.run_table import (
     WAITING,
     WITH_SLOT,
@@ -21,9 +25,8 @@ from runstore.runtime.supervision.run_table import (
     WaitingForSession,
     WaitingForSlot,
 )
-from runstore.runtime.supervision.run_tasks import call_in
 from runstore.runtime.supervision.stopper import Stopper
-from runstore.runtime.supervision.worker import Worker
+from runstore.runtime.supervision.worker import Worker, call_in
 
 log = structlog.get_logger(__name__)
 
@@ -35,10 +38,13 @@ class Dispatcher:
         capacity: the number of slots.
     """
 
-    def __init__(self, worker: Worker, agents: AgentBuilder, stopper: Stopper, *, capacity: int) -> None:
+    def __init__(
+        self, worker: Worker, catalog: AgentCatalog, processes: Processes, stopper: Stopper, *, capacity: int
+    ) -> None:
         self._worker = worker
         self._runs = worker.runs
-        self._agents = agents
+        self._catalog = catalog
+        self._processes = processes
         self._stopper = stopper
         self._capacity = capacity
         self._attempts = Attempts(worker.log, worker.leases.worker_id)
@@ -119,8 +125,8 @@ class Dispatcher:
         context = RunContext(
             run_id, queued.user_id, queued.agent, queued.session_id, queued.metadata, attempt.number
         )
-        loop = self._worker.loops.take(self._agents.isolation(queued.agent))
-        runner = AttemptRunner(self._worker.log, self._agents.build, loop, context, queued, attempt.history)
+        loop = self._worker.loops.take(self._catalog.isolation(queued.agent))
+        runner = AttemptRunner(self._worker.log, self._build, loop, context, queued, attempt.history)
         running = Running(runner)
         self._runs.move(run_id, running)
         with bound_contextvars(run_id=run_id):  # the attempt's tasks inherit it: for log lines of any code
@@ -128,6 +134,12 @@ class Dispatcher:
         server_loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: call_in(server_loop, self._finished, run_id, runner))
         self._stopper.set_timeouts(run_id, running, queued.definition)
+
+    async def _build(self, context: RunContext, queued: Queued) -> Agent:
+        context, name = await remembering(self._worker.log, context, queued), context.agent_name
+        if self._catalog.isolation(name) == "process":
+            return ProcessAgent(self._processes, self._catalog.spec(name), context)
+        return await self._catalog.build(name, context, queued.definition)
 
     def _finished(self, run_id: str, runner: AttemptRunner) -> None:
         self._stopper.abandoned.discard(runner)

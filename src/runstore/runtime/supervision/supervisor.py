@@ -17,7 +17,6 @@ from runstore.core.events import CancelRequested, Queued, Started
 from runstore.core.ports import Committed, LiveFeed, RunLog
 from runstore.core.run import owner_of
 from runstore.core.threads import in_own_thread
-from runstore.runtime.agent_builder import AgentBuilder
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.leases.leases import Leases
 from runstore.runtime.loops import AgentLoops
@@ -33,10 +32,9 @@ from runstore.runtime.supervision.run_table import (
     WaitingForSession,
     WaitingForSlot,
 )
-from runstore.runtime.supervision.run_tasks import RunTasks, call_in
 from runstore.runtime.supervision.stopper import Stopper
 from runstore.runtime.supervision.sweep import Sweep
-from runstore.runtime.supervision.worker import Worker
+from runstore.runtime.supervision.worker import RunTasks, Worker, call_in
 
 SWEEP_S = 0.5  # between two sweeps
 LOOK_S = 0.25  # between two looks at the agents' loops
@@ -74,9 +72,8 @@ class Supervisor:
         self.processes = Processes()
         self._runs = RunTable(release=lambda runner: self._loops.release(runner.loop))
         worker = Worker(event_log, leases, self._loops, self._runs, self._tasks)
-        agents = AgentBuilder(catalog, self.processes, event_log)
         self._stopper = Stopper(worker, grace_s=grace_s)
-        self._dispatcher = Dispatcher(worker, agents, self._stopper, capacity=capacity)
+        self._dispatcher = Dispatcher(worker, catalog, self.processes, self._stopper, capacity=capacity)
         self._loop_watch = LoopWatch(worker, self._dispatcher, self._stopper)
         self._sweep = Sweep(worker, self._dispatcher, self._stopper, grace_s=grace_s)
 

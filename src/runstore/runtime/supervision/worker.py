@@ -1,12 +1,38 @@
 """The parts of a process that its supervision works with."""
 
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import structlog
 from msgspec import Struct
 
+from runstore.core.errors import LogUnavailable
 from runstore.core.ports import RunLog
 from runstore.runtime.leases.leases import Leases
 from runstore.runtime.loops import AgentLoops
 from runstore.runtime.supervision.run_table import RunTable
-from runstore.runtime.supervision.run_tasks import RunTasks
+
+log = structlog.get_logger(__name__)
+
+
+class RunTasks:
+    """Work for runs beside the agents': its errors are logged, and the next sweep tries again."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, run_id: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._done(run_id, task))
+
+    def _done(self, run_id: str, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, LogUnavailable):
+            log.error("supervisor_failed", run_id=run_id, error=repr(error), exc_info=error)
 
 
 class Worker(Struct, frozen=True):
@@ -15,7 +41,6 @@ class Worker(Struct, frozen=True):
     Args:
         leases: this worker's own, and what is known of the others'.
         loops: where its agents run.
-        tasks: work for its runs beside the agents.
     """
 
     log: RunLog
@@ -23,3 +48,9 @@ class Worker(Struct, frozen=True):
     loops: AgentLoops
     runs: RunTable
     tasks: RunTasks
+
+
+def call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
+    """Call a function on the loop, soon. Safe to call from any thread, also when the loop is closed."""
+    with suppress(RuntimeError):  # closed: the process is leaving
+        loop.call_soon_threadsafe(function, *arguments)
