@@ -3,17 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    ScalarSelect,
-    Select,
-    bindparam,
-    func,
-    or_,
-    select,
-    update,
-)  # fmt: skip
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, bindparam, func, or_, select, update
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import RunPurged

@@ -19,13 +19,7 @@ from runstore.core import errors
 from runstore.core.new_run import NewRun, RunOptions
 from runstore.http.bodies import Bodies, Body
 from runstore.http.errors import ErrorForm
-from runstore.http.requests import (
-    Parameter,
-    Schema,
-    check_parameters,
-    read_idempotency_key,
-    read_traceparent,
-)
+from runstore.http.requests import Parameter, Schema, check_parameters, read_idempotency_key, read_traceparent
 from runstore.http.security.access import check_changes
 from runstore.http.security.signing import TicketScope
 from runstore.http.security.users import Login, User, login_of

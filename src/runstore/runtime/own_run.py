@@ -6,16 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from runstore.core.errors import AppendRefused, InvalidEvent, LogUnavailable, RunNotFound
-from runstore.core.events import (
-    Cancelled,
-    Completed,
-    Custom,
-    Ending,
-    Event,
-    Queued,
-    Started,
-    Token,
-)
+from runstore.core.events import Cancelled, Completed, Custom, Ending, Event, Queued, Started, Token
 from runstore.core.ids import new_run_id
 from runstore.core.names import check_name
 from runstore.core.new_run import NewRun

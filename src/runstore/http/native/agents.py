@@ -17,15 +17,7 @@ from runstore.http.json import json_response
 from runstore.http.native.records import RunRecord, record_response
 from runstore.http.operations import Call, Problem, operation
 from runstore.http.requests import Parameter
-from runstore.http.schemas import (
-    FROM_HEADER,
-    OF_A_START,
-    RUN_HEADER,
-    START_HEADERS,
-    TEXT,
-    json,
-    stream,
-)
+from runstore.http.schemas import FROM_HEADER, OF_A_START, RUN_HEADER, START_HEADERS, TEXT, json, stream
 from runstore.http.security.access import Access
 from runstore.http.streaming.frames import native
 from runstore.http.streaming.sse import EventStream, OnDisconnect, cancel_run
