@@ -58,7 +58,7 @@ async def test_the_time_from_a_cancel_to_the_ending_is_that_of_the_events(
     log = open_log()
     run_id = await start_run(log)
     now = iter([1_000, 1_250])
-    monkeypatch.setattr("runstore.core.codec.time.time_ns", lambda: next(now) * 1_000_000)
+    monkeypatch.setattr("runstore.core.codec.now_ms", lambda: next(now))
     await log.append(run_id, [CANCEL])
     await log.append(run_id, [CANCELLED])
     assert log.counts.cancels == 1
