@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from runstore.core.errors import ConfigError
+from runstore.projections.prices import Price
 from runstore.settings import ServerSettings, load_settings, override
 
 DEEP = "[" * 65 + "]" * 65
@@ -44,6 +45,27 @@ WRONG: list[tuple[str, int, list[str]]] = [  # text, line, what the message name
     ("[agents.'a b']\nmodel = 'scripted'\n", 1, ["a b"]),
     ("[agents]\na = 'scripted'\n", 2, ["[agents]", "`a`"]),
     ("agents = 5\n", 1, ["agents"]),
+    ("[prices.'m.1']\ninput = 1\noutputs = 2\n", 3, ["[prices.m.1]", "did you mean `output`?"]),
+    ("[prices.m]\ninput = 1\n", 1, ["[prices.m]", "`output`"]),
+    ("[prices.m]\ninput = -1\noutput = 2\n", 2, ["`input`", "from 0 to 1,000,000", "-1"]),
+    ("[prices.m]\ninput = nan\noutput = 2\n", 2, ["`input`", "nan"]),
+    ("[prices.m]\ninput = '1'\noutput = 2\n", 2, ["[prices.m]", "input"]),
+    ("[prices.m]\ninput = 1\noutput = 2\ncurrency = 'euro'\n", 4, ["`currency`", "'USD'"]),
+    ("[prices.m]\ninput = 1\noutput = 2\nfrom-date = 'soon'\n", 4, ["[prices.m]", "from-date"]),
+    ("[prices.m]\ninput = 1\noutput = 2\nfrom_date = 2026-01-01\n", 4, ["did you mean `from-date`?"]),
+    (
+        "[[prices.m]]\ninput = 1\noutput = 2\n[[prices.m]]\ninput = 1\noutput = 2\ncache_read = -1\n",
+        7,
+        ["[prices.m]", "`cache_read`"],
+    ),
+    ("[[prices.m]]\ninput = 1\noutput = 2\n[[prices.m]]\ninput = 1\noutput = 2\n", 4, ["`from-date`"]),
+    (
+        "[prices.m]\ninput = 1\noutput = 2\n[prices.n]\ninput = 1\noutput = 2\ncurrency = 'EUR'\n",
+        7,
+        ["[prices.n]", "EUR", "prices.m is in USD"],
+    ),
+    ("[prices]\nm = 5\n", 2, ["`m` must be a table", "[prices.m]"]),
+    ("[prices]\nm = []\n", 2, ["`m` must be a table"]),
     ("[hierarchies]\nmodell = 'x'\n", 2, ["[hierarchies]", "did you mean `model`?"]),
     ("[hierarchies]\nmodel = 'x'\n", 2, ["[hierarchies]", "'x'", "scripted"]),
     ("[hierarchies]\ntools = { a = 'b' }\n", 2, ["[hierarchies]", "package.module:function"]),
@@ -82,6 +104,18 @@ def test_a_model_of_hierarchies_that_cannot_be_made_is_named(tmp_path: Path) -> 
     assert load_settings(path).hierarchies.models["fast"].model == "ollama"
     with pytest.raises(ConfigError, match=rf"{path}:2: \[hierarchies.models.fast\]: .*model_id"):
         load_settings(path, models=True)
+
+
+def test_a_model_has_one_price_or_several_with_their_days(tmp_path: Path) -> None:
+    file = tmp_path / "runstore.toml"
+    file.write_text(
+        "[prices.'openai/gpt-5']\ninput = 1.25\noutput = 10\ncache_read = 0.125\n"
+        "[[prices.m]]\ninput = 3\noutput = 5\nfrom-date = 2026-02-01\n"
+        "[[prices.m]]\ninput = 2\noutput = 5\n"
+    )
+    prices = load_settings(file).prices
+    assert prices.of("openai/gpt-5", "2020-01-01") == Price(input=1.25, output=10, cache_read=0.125)
+    assert [getattr(prices.of("m", day), "input", None) for day in ("2026-01-31", "2026-02-01")] == [2, 3]
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from msgspec.structs import replace
 from runstore.core.codec import TOO_DEEP
 from runstore.core.errors import ConfigError
 from runstore.core.limits import Limits
+from runstore.core.usage import MAX_MODEL
 from runstore.http.security.login_function import LoginFunction
 from runstore.logs import LogFormat
+from runstore.projections.prices import Price, Prices
 from runstore.projections.projection import Projection
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.specs import (
@@ -33,7 +35,7 @@ from runstore.runtime.user_code import REFERENCE
 
 URLS = ("database_url", "redis_url")  # settings that may be in files of their own
 DEFAULT_FILE = Path("runstore.toml")
-SECTIONS = ["server", "limits", "agents", "hierarchies"]
+SECTIONS = ["server", "limits", "agents", "hierarchies", "prices"]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 REDIS_PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
@@ -108,6 +110,7 @@ class Settings(Struct, frozen=True):
     limits: Limits = Limits()
     hierarchies: HierarchySettings = HierarchySettings()
     projections: tuple[Projection, ...] = ()  # of the program, besides those of installed packages
+    prices: Prices = Prices()
     folder: Path | None = None
     # Locations in the file: of `code`, of settings of [server], of references to code.
     places: dict[str, str] = {}
@@ -196,7 +199,10 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
             places[f"agents.{name}.{field}"] = source.place(f"agents.{name}", field)
     for tool in hierarchies.tools:
         places[f"hierarchies.tools.{tool}"] = source.place("hierarchies.tools", tool)
-    return Settings(server, agents, limits, hierarchies, folder=path.resolve().parent, places=places)
+    prices = Prices(source.prices(tables))
+    return Settings(
+        server, agents, limits, hierarchies, prices=prices, folder=path.resolve().parent, places=places
+    )
 
 
 def override(settings: ServerSettings, changes: dict[str, Any]) -> ServerSettings:
@@ -266,6 +272,32 @@ class _Source:
             raise self.error(section, "code", f"`code`: {ONLY_RUN_CODE}")
         return spec
 
+    def prices(self, tables: dict[str, Any]) -> dict[str, list[Price]]:
+        """`[prices."MODEL"]`, or `[[prices."MODEL"]]` for each of several prices of a model."""
+        found: dict[str, list[Price]] = {}
+        first: tuple[str, Price] | None = None
+        for model, given in self.table("prices", tables).items():
+            section = f"prices.{model}"
+            if not 1 <= len(model) <= MAX_MODEL:
+                raise self.error("prices", model, f"a model's id must have 1 to {MAX_MODEL} characters")
+            listed = given if isinstance(given, list) else [given]
+            if not listed or not all(isinstance(table, dict) for table in listed):
+                raise self.error("prices", model, f"`{model}` must be a table: [{section}] or [[{section}]]")
+            found[model] = []
+            for entry, table in enumerate(listed):
+                price = self.convert(section, table, Price, entry)
+                if any(price.from_date == earlier.from_date for earlier in found[model]):
+                    message = f"two prices of {model!r} count from the same day: give each a `from-date`"
+                    raise self.error(section, "from-date", message, entry=entry)
+                if first is not None and price.currency != first[1].currency:
+                    other = f"{first[0]} is in {first[1].currency}; one currency for all, as costs are summed"
+                    raise self.error(
+                        section, "currency", f"`currency` {price.currency}, but {other}", entry=entry
+                    )
+                first = first or (section, price)
+                found[model].append(price)
+        return found
+
     def check_timeout(self, name: str, spec: AgentSpec, most: float) -> None:
         if spec.run_timeout_s is not None and spec.run_timeout_s > most:
             message = f"`run_timeout_s` must be at most `max_run_timeout_s`, {most:,}"
@@ -296,39 +328,55 @@ class _Source:
                 field = "model_args" if spec.model_args else "model"
                 raise self.error(section, field, str(error)) from error
 
-    def convert(self, section: str, table: Any, cls: type[T]) -> T:
+    def convert(self, section: str, table: Any, cls: type[T], entry: int = 0) -> T:
         try:
             return msgspec.convert(table, cls)
         except msgspec.ValidationError as error:
             message = str(error).removesuffix(" - at `$`")
             field = next(
-                iter(re.findall(r"`\$\.(\w+)", message) or re.findall(r"field `(\w+)`|^`(\w+)`", message)), ""
+                iter(
+                    re.findall(r"`\$\.([\w-]+)", message)
+                    or re.findall(r"field `([\w-]+)`|^`([\w-]+)`", message)
+                ),
+                "",
             )
             name = "".join(field)
-            known = list(cls.__struct_fields__) if "unknown field" in message else []  # type: ignore[attr-defined]
-            raise self.error(section, name or None, message, known) from error
+            known = list(cls.__struct_encode_fields__) if "unknown field" in message else []  # type: ignore[attr-defined]
+            raise self.error(section, name or None, message, known, entry=entry) from error
 
     def error(
-        self, section: str, field: str | None, message: str, known: list[str] | None = None
+        self,
+        section: str,
+        field: str | None,
+        message: str,
+        known: list[str] | None = None,
+        *,
+        entry: int = 0,
     ) -> ConfigError:
         """The error with its location and, for an unknown name, the closest known one."""
         hint = ""
         if known:
             near = difflib.get_close_matches(field or section, known, n=1)
             hint = f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}"
-        return ConfigError(f"{self.place(section, field)}: {message}{hint}")
+        return ConfigError(f"{self.place(section, field, entry)}: {message}{hint}")
 
-    def place(self, section: str, field: str | None) -> str:
-        return f"{self._path}:{self._line(section, field)}: [{section}]"
+    def place(self, section: str, field: str | None, entry: int = 0) -> str:
+        return f"{self._path}:{self._line(section, field, entry)}: [{section}]"
 
-    def _line(self, section: str, field: str | None) -> int:
-        """The line of a field, or of its section's header if the field has no line of its own."""
+    def _line(self, section: str, field: str | None, entry: int) -> int:
+        """The line of a field, or of its section's header if the field has no line of its own.
+
+        Args:
+            entry: number of the section among those of the same name, from 0.
+        """
         header, found = 1, False
         quoted = re.compile(r"""["'\s]""")
         for number, line in enumerate(self._lines, 1):
             text = line.strip()
             if text.startswith("["):
-                found = quoted.sub("", text).startswith(f"[{section}]")
+                name = quoted.sub("", text)
+                found = name.startswith((f"[{section}]", f"[[{section}]]")) and entry == 0
+                entry -= name.startswith(f"[[{section}]]")
                 header = number if found else header
             elif found and field and quoted.sub("", text).startswith(f"{field}="):
                 return number

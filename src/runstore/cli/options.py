@@ -1,13 +1,10 @@
 """Options that several commands share."""
 
-import os
 import re
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from click import BOOL
 
 from runstore.core.errors import ConfigError
 
@@ -89,24 +86,10 @@ def seconds_of(option: str, text: str) -> int:
 
 
 def database_of(config: Path | None, database_url: str | None, database_url_file: str | None) -> str:
-    """The URL that was given, else the configuration's. Logging goes to standard error.
-
-    Raises:
-        ConfigError: the URL is wrong, or others can open the database's files or the file of the URL.
-    """
-    from runstore.database.exposure import check_files
-    from runstore.database.opening import dialect_of
+    """The URL that was given, else the configuration's. Logging goes to standard error."""
     from runstore.logs import configure_logs
     from runstore.settings import load_settings, override
 
     configure_logs()
-    shared = os.environ.get("RUNSTORE_SHARED_FILES")
-    given = {
-        "database_url": database_url,
-        "database_url_file": database_url_file,
-        "shared_files": BOOL.convert(shared, None, None) if shared else None,
-    }
-    server = override(load_settings(config).server, given)
-    with closing(dialect_of(server.database_url)) as dialect:
-        check_files(dialect, {"database_url": server.database_url_file}, shared=server.shared_files)
-    return server.database_url
+    given = {"database_url": database_url, "database_url_file": database_url_file}
+    return override(load_settings(config).server, given).database_url

@@ -13,6 +13,7 @@ RunstoreError
 ├── RunDeleted
 ├── RunPurged               its events were removed because of their age
 ├── RunActive               only a closed run can be deleted
+├── InvalidQuery            a question that cannot be answered: its words or columns
 ├── InvalidCursor           a cursor ahead of the log, or a malformed one
 ├── LimitExceeded           one of the limits in the configuration
 │   └── TooLarge            larger than the limit ever allows
@@ -127,6 +128,12 @@ class RunActive(RunstoreError):
     """The run has not ended yet."""
 
     code = "run_active"
+
+
+class InvalidQuery(RunstoreError):
+    """The question cannot be answered."""
+
+    code = "invalid_query"
 
 
 class InvalidCursor(RunstoreError):

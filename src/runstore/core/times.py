@@ -18,3 +18,8 @@ def timestamp(at: int) -> str:
 def utc_second(second: int) -> bytes:
     """A second since 1970 as RFC 3339 in UTC, without the fraction and the zone."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+
+
+def day_of(at: int) -> str:
+    """The day of `at` (milliseconds since 1970) in UTC, as 2026-11-29."""
+    return utc_second(at // 86_400_000 * 86_400)[:10].decode()

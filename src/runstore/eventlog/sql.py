@@ -14,7 +14,7 @@ from runstore.eventlog.writer import Writer
 
 
 class SqlEventLog:
-    """The port `RunLog` over a database, which must stay open until the log is closed."""
+    """The ports `RunLog` and `WholeLog` over a database, which must stay open until the log is closed."""
 
     def __init__(
         self, database: Database, feed: Publisher, projections: Sequence[InlineProjection] = ()
@@ -55,7 +55,6 @@ class SqlEventLog:
         return await self.database.query_history(read_run, run_id, after, upto, limit, only)
 
     async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
-        """A page of all runs' events after a position, up to the high-water mark."""
         upto = await self.database.high_water_mark(after)
         return await self.database.query_history(read_all, after, upto, limit)
 

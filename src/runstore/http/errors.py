@@ -27,6 +27,7 @@ STATUS: dict[type[errors.RunstoreError], int] = {
     HierarchyNotFound: 404,
     InvalidHierarchy: 400,
     errors.InvalidCursor: 400,
+    errors.InvalidQuery: 400,
     errors.InvalidEvent: 400,
     errors.InvalidName: 400,
     errors.EventTooLarge: 413,

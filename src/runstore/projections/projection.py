@@ -33,6 +33,8 @@ class Projection:
         refuses the append. Only events that change a run's state arrive, and their `position` is 0.
     reads: the events that `apply` gets; None: all of them. Terminal events always arrive.
     in_schema: whether migrations make the tables, as for `runs`. Slot `a` is then always live.
+    fingerprint: stands for what the tables depend on besides the log, such as a price table; at most 64
+        characters. If it changes, the tables should be rebuilt.
     tables: the tables, named like the projection or with its name and `_` as a prefix.
     """
 
@@ -41,6 +43,7 @@ class Projection:
     inline: ClassVar[bool] = False
     reads: ClassVar[EventFilter | None] = None
     in_schema: ClassVar[bool] = False
+    fingerprint: str = ""
     tables: Sequence[Table] = ()
 
     def apply(self, connection: Connection, events: Sequence[RecordedEvent]) -> None:

@@ -4,25 +4,36 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from runstore.core.errors import ConfigError
+from runstore.projections.prices import Prices
 from runstore.projections.projection import Projection, check_projection
 from runstore.projections.runs import RunList
+from runstore.projections.sessions import SessionsProjection
+from runstore.projections.text import TextProjection
+from runstore.projections.tools import ToolsProjection
+from runstore.projections.usage import UsageProjection
 
 GROUP = "runstore.projections"  # of entry points: name = "package.module:Class"
 MAX_PROJECTIONS = 100  # of a process
 
 
-def shipped() -> list[Projection]:
+def shipped(prices: Prices | None = None) -> list[Projection]:
     """The projections of runstore itself."""
-    return [RunList()]
+    return [
+        RunList(), UsageProjection(prices), SessionsProjection(), ToolsProjection(), TextProjection(),
+    ]  # fmt: skip
 
 
-def find_projections(given: Sequence[Projection] = ()) -> list[Projection]:
-    """All projections. `given`: by the program, besides those of installed packages.
+def find_projections(given: Sequence[Projection] = (), prices: Prices | None = None) -> list[Projection]:
+    """All projections.
+
+    Args:
+        given: by the program, besides those of installed packages.
+        prices: of models, for the cost of runs.
 
     Raises:
         ConfigError: one cannot be loaded, is declared wrongly, or shares a name or a table with another one.
     """
-    found = [*shipped(), *map(_load, sorted(entry_points(group=GROUP))), *given]
+    found = [*shipped(prices), *map(_load, sorted(entry_points(group=GROUP))), *given]
     if len(found) > MAX_PROJECTIONS:
         raise ConfigError(f"there may be {MAX_PROJECTIONS} projections, not {len(found)}")
     owners: dict[str, Projection] = {}
