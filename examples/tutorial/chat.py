@@ -19,7 +19,7 @@ def numbers(up_to: int) -> str:
     return " ".join(str(number) for number in range(1, up_to + 1))
 
 
-# A strands agent. The scripted model is no LLM: it calls the tool and says the result, 20 words a second.
+# A strands agent. The scripted model is not an LLM: it calls the tool and says the result, 20 words a second.
 desk = AgentSpec(model="scripted", tokens_per_s=20, tools=["chat:numbers"])
 runs = MountedApp("sqlite:///chat.db", agents={"desk": desk})
 

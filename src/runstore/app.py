@@ -189,7 +189,7 @@ def _check_files(dialect: Dialect, settings: Settings) -> None:
     if remedy := dialect.exposed():
         if settings.runs_code:
             raise ConfigError(
-                f"database {dialect.place}: other users can open it, as submitted code is one: {remedy}",
+                f"database {dialect.place}: submitted code runs as another user, who can open it: {remedy}",
                 setting="code",
             )
         opened.append(("database_url", f"database {dialect.place}", remedy))
@@ -380,7 +380,7 @@ def check_exposure(settings: Settings) -> None:
     with read_from(server.database_url, create=True, upgrade=True) as connection:
         if keys.any_keys(connection):
             return
-    advice = "or make a key: runstore keys create --user NAME"
+    advice = "or create a key: runstore keys create --user NAME"
     if server.exposed and settings.runs_code:
         setting = "code"
         wrong = f"host {server.host!r}: without API keys anyone's code would run; use 127.0.0.1"

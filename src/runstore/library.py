@@ -284,7 +284,7 @@ class LocalStore:
         head = await self._store.head(run_id)
         if not 0 <= after <= head.seq:
             raise InvalidCursor(
-                f"the cursor {after} is no place in run {run_id}, whose last seq is {head.seq}"
+                f"the cursor {after} is not a seq of run {run_id}, whose last seq is {head.seq}"
             )
         return run_id
 

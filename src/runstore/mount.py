@@ -93,9 +93,7 @@ class MountedApp:
             await response(scope, receive, send)
             return
         if scope["type"] == "http" and self._may_have_trailers(scope):
-            message = (
-                "send a Content-Length: the trailers of a chunked body may pass for headers in this server"
-            )
+            message = "send a Content-Length: this server may take the trailers of a chunked body for headers"
             await ERRORS.respond(scope, 400, "malformed_request", message)(scope, receive, send)
             return
         await self._app(scope, receive, send)

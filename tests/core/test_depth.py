@@ -32,7 +32,7 @@ nested = st.recursive(
 
 
 def deep(levels: int, leaf: Any = TRICKY) -> Any:
-    """A value with so many lists and objects within each other."""
+    """A value with so many nested lists and objects."""
     for level in range(levels):
         leaf = [leaf, "]"] if level % 2 else {TRICKY: leaf, "b": 1}
     return leaf

@@ -15,13 +15,13 @@ GRACE_S = 2.0  # the default, from a stop request to the run's ending
 SPOKEN = "".join(WORDS[:2])
 
 FAILURES = {  # agent → code, words of the message
-    "status-400": ("model_refused", "does not take the request"),
+    "status-400": ("model_refused", "does not accept the request"),
     "status-401": ("model_auth", "refuses the key"),
     "status-404": ("model_not_found", "no such model"),
     "status-500": ("model_unavailable", "provider failed"),
     "nobody": ("model_unavailable", "connection"),
-    "resets": ("model_unavailable", "it broke"),
-    "hangs-up": ("model_unavailable", "it broke"),
+    "resets": ("model_unavailable", "failed or broke"),
+    "hangs-up": ("model_unavailable", "failed or broke"),
     "garbage": ("model_invalid_answer", ""),
     "web-page": ("model_invalid_answer", ""),
 }
@@ -103,7 +103,7 @@ def test_a_model_that_stays_throttled_is_given_up_and_each_try_is_in_the_servers
     server: ServerProcess, models: ModelServer, provider: str
 ) -> None:
     record, events = failure(server, f"{provider}-status-429")
-    assert (record["error_code"], "so many requests" in record["error"]) == ("model_throttled", True)
+    assert (record["error_code"], "there are too many" in record["error"]) == ("model_throttled", True)
     assert len(models.heard(f"Hello, {provider}-status-429")) == 2  # model_attempts
     run_id = events[0]["run_id"]
     until(lambda: complaints(server, run_id) == ["model_throttled", "model_throttled"], "both are logged")

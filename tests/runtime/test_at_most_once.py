@@ -109,7 +109,7 @@ async def test_a_name_that_no_tool_has_ends_the_run_before_it_does_anything() ->
     [
         (
             {"model": "scripted", "at_most_once": ["charge"]},
-            "names some of the agent's `tools`, and it has none",
+            "names some of the agent's `tools`, but the agent has no tools",
         ),
         ({"factory": "a:b", "at_most_once": ["charge"]}, "`at_most_once` is for agents with a `model`"),
     ],

@@ -445,7 +445,7 @@ async def test_an_agent_that_fails_as_a_tool_leaves_no_text_and_no_words_of_its_
     assert done.reasons == [("demo/helper", "failed")]
     assert not [event for event in done.recorded if b"sk-abc" in event.data]
     assert done.of(ToolFailed)[0].output == [
-        {"text": "Agent error: the model's provider refuses the key, or there is none"}
+        {"text": "Agent error: the model's provider refuses the key, or no key is set"}
     ]
 
 

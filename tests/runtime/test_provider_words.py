@@ -20,7 +20,7 @@ from tests.runtime.recording import ListRecorder, context
 from tests.runtime.strands_kit import Playbook, agent, say, use
 
 WORDS = 'deployment "hunter2" of account\n10.0.0.7 is not open'  # nothing in it looks like a key
-SENTENCE = "the call of the model failed"
+SENTENCE = "the model call failed"
 
 
 class Answer(BaseModel):

@@ -8,7 +8,7 @@ from runstore.cli.options import Config, DatabaseUrl, DatabaseUrlFile, database_
 from runstore.core.printable import escaped
 from runstore.core.times import now_ms, timestamp
 
-keys = typer.Typer(help="API keys: make, list and revoke them.", no_args_is_help=True)
+keys = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 
 
 @keys.command()

@@ -45,7 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 projections = typer.Typer(
-    help="State derived from the log: verify, rebuild or drop it.", no_args_is_help=True
+    help="Verify, rebuild or drop the state that is derived from the log.", no_args_is_help=True
 )
 app.add_typer(projections, name="projections")
 app.add_typer(keys, name="keys")

@@ -53,10 +53,12 @@ Capacity = Annotated[
     int | None, typer.Option(envvar="RUNSTORE_CAPACITY", help="Runs at once; more wait as queued.")
 ]
 CancelGrace = Annotated[
-    float | None, typer.Option(envvar="RUNSTORE_CANCEL_GRACE_S", help="Seconds from a stop to its ending.")
+    float | None,
+    typer.Option(envvar="RUNSTORE_CANCEL_GRACE_S", help="Seconds from a stop request to the run's ending."),
 ]
 Drain = Annotated[
-    float | None, typer.Option(envvar="RUNSTORE_DRAIN_S", help="Seconds for active runs on SIGTERM.")
+    float | None,
+    typer.Option(envvar="RUNSTORE_DRAIN_S", help="Seconds that active runs may go on after SIGTERM."),
 ]
 Lease = Annotated[
     float | None,
@@ -66,7 +68,7 @@ LogFormat = Annotated[
     str | None, typer.Option(envvar="RUNSTORE_LOG_FORMAT", help="Format of log lines: logfmt or json.")
 ]
 LogFile = Annotated[
-    str | None, typer.Option(envvar="RUNSTORE_LOG_FILE", help="Write log lines to this file too.")
+    str | None, typer.Option(envvar="RUNSTORE_LOG_FILE", help="Also write log lines to this file.")
 ]
 
 

@@ -20,7 +20,7 @@ _EXIT_REFUSED = 1  # the server refused or cannot be reached, or the followed ru
 _EXIT_INTERRUPTED = 130  # the exit code that shells use after Ctrl-C
 TAIL_RETRY_S = 600.0  # seconds that `tail` waits for a server that is away
 
-app = typer.Typer(help="Runs on a server: start, follow, read, stop them.", no_args_is_help=True)
+app = typer.Typer(help="Start, follow, read and stop runs on a server.", no_args_is_help=True)
 
 Url = Annotated[
     str | None, typer.Option(envvar="RUNSTORE_URL", help="The server; http://127.0.0.1:8082 if not given.")

@@ -14,7 +14,7 @@ from runstore.core.times import now_ms, utc_second
 
 MAX_EVENT_BYTES = 1 << 20  # bytes of one event's data; larger output belongs in an artifact store
 ENCODER_VERSION = 1  # part of every ETag: pages change with the encoding
-TOO_DEEP = f"{{}} is nested too deep: the limit is {MAX_DEPTH} lists and objects within each other"
+TOO_DEEP = f"{{}} is nested too deep: the limit is {MAX_DEPTH} nested lists and objects"
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 UPCASTS: dict[tuple[EventType, int], Upcast] = {}  # (type, version) → data of the next version

@@ -173,5 +173,5 @@ def _decoded(text: str) -> bytes:
         return b64decode(text, validate=True)
     except ValueError as error:
         raise AgentError(
-            f"the bytes of an image or document are no base64: {error}", code="invalid_input"
+            f"the bytes of an image or document are not base64: {error}", code="invalid_input"
         ) from error

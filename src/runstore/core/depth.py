@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-MAX_DEPTH = 64  # lists and objects within each other; decoders and clients fail at some hundreds
+MAX_DEPTH = 64  # nested lists and objects; decoders and clients fail at some hundreds
 SHALLOW_BYTES = 2 * MAX_DEPTH  # bytes; JSON up to this length cannot be nested deeper
 
 _CUT = b'"\xe2\x80\xa6 nested too deep to be shown"'

@@ -43,7 +43,7 @@ class NamedRunCursors:
             raise _no_cursor(text)
         check, *seqs = text.split(".")
         if check != self._check or len(seqs) != len(self._seqs):
-            raise InvalidCursor(f"the cursor {text[:50]!r} is of other runs, or of another order of them")
+            raise InvalidCursor(f"the cursor {text[:50]!r} belongs to other runs, or another order of runs")
         self._seqs = dict(zip(self._seqs, seqs, strict=True))
 
     @property
@@ -132,4 +132,4 @@ def _short(run_id: str) -> str:
 
 
 def _no_cursor(text: str) -> InvalidCursor:
-    return InvalidCursor(f"the cursor {text[:50]!r} is no id of an event of such a stream")
+    return InvalidCursor(f"the cursor {text[:50]!r} is not the id of an event of such a stream")

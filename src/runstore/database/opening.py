@@ -205,7 +205,7 @@ def open_database(url: str, *, create: bool = True, upgrade: bool = True, hurrie
         scheme = url.partition(":")[0][:50]  # the rest may hold a password
         raise ConfigError(f"database URL {scheme + ':…'!r}: use {FORMS}", setting="database_url") from error
     if not create and dialect.file is not None and not dialect.file.exists():
-        raise ConfigError(f"there is no file {dialect.file}; `runstore migrate` makes the database")
+        raise ConfigError(f"there is no file {dialect.file}; `runstore migrate` creates the database")
     try:
         with _raising_unavailable(dialect):
             if _is_behind(dialect, create, upgrade):
@@ -247,7 +247,7 @@ def _is_behind(dialect: Dialect, create: bool, upgrade: bool) -> bool:
         dialect.check(connection)
         before = migrations.current_version(connection)
     if before is None and not create:
-        raise ConfigError(f"database {dialect.place}: it holds no log; `runstore migrate` makes one")
+        raise ConfigError(f"database {dialect.place}: it holds no log; `runstore migrate` creates one")
     if before is not None and before < migrations.HEAD and not upgrade:
         raise SchemaMismatch(
             f"database {dialect.place}: it has schema {before}, and this release of runstore needs "

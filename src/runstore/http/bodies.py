@@ -140,12 +140,12 @@ class Bodies:
                         limit.reschedule(min(stalled, slow))
                         lately, dripping = 0, slow < stalled
         except ClientDisconnect:  # the client has gone; this is no error of the server
-            raise BadRequest("the body broke off", code="invalid_body") from None
+            raise BadRequest("the body ended early", code="invalid_body") from None
         except TimeoutError:
-            message = f"less than {WINDOW_BYTES >> 10} KiB of the body came within {BODY_S:g} s"
+            message = f"less than {WINDOW_BYTES >> 10} KiB of the body arrived within {BODY_S:g} s"
             if dripping:
                 message = (
-                    f"the body came too slowly: after the first {BODY_S:g} s it must have come at "
+                    f"the body arrived too slowly: after the first {BODY_S:g} s it must have arrived at "
                     f"{BODY_BYTES_PER_S >> 10} KiB/s on average"
                 )
             raise BadRequest(message, code="body_timeout", status=408) from None
@@ -225,7 +225,7 @@ class Body(Struct, Generic[T], frozen=True):
         for encoding in request.headers.getlist("content-encoding"):
             if encoding.strip().lower() not in ("", "identity"):
                 raise BadRequest(
-                    f"the body must be sent as it is, not in Content-Encoding {encoding[:50]!r}",
+                    f"the body must be sent unencoded, not in Content-Encoding {encoding[:50]!r}",
                     code="unsupported_media_type",
                     status=415,
                 )
@@ -250,13 +250,13 @@ def _decode(body: Body[T], foreign: str | None, content: bytes) -> T:
         raise EventTooDeep(TOO_DEEP.format("the body")) from error
     except msgspec.ValidationError as error:
         place = PLACE.search(str(error))
-        message = f"the body is not as it should be: {error}"
+        message = f"the body is invalid: {error}"
         raise BadRequest(message, code="invalid_body", field=place[1] if place else "$") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if half := place_of_half_a_pair(content):
-            message = f"{half[:200]} holds half of a surrogate pair, as \\ud83d alone, which is no UTF-8"
+            message = f"{half[:200]} holds half of a surrogate pair, as \\ud83d alone, which is not UTF-8"
             raise BadRequest(message, code="invalid_body", field=half) from error
-        raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from error
+        raise BadRequest(f"the body is not JSON: {error}", code="invalid_json") from error
     if is_deeper(content, MAX_DEPTH + BODY_LEVELS):
         raise EventTooDeep(TOO_DEEP.format("the body"))
     if not body.any_text and holds_nul(content):

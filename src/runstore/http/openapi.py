@@ -45,13 +45,13 @@ SECURITY_SCHEMES: Schema = {
     "key": {
         "type": "http",
         "scheme": "bearer",
-        "description": "An API key, or what the server's own login function takes.",
+        "description": "An API key, or the credentials of the server's login function.",
     },
     "ticket": {
         "type": "apiKey",
         "in": "query",
         "name": "ticket",
-        "description": "For one run's stream, of clients that cannot send headers.",
+        "description": "For a stream, from clients that cannot send headers.",
     },
 }
 
@@ -155,7 +155,7 @@ class _Document:
         description = f"At most {Limits().body_bytes:,} bytes unless configured otherwise."
         if body.any_type:
             description += (
-                " JSON whatever its type is said to be, if the request has an `Authorization` header."
+                " With an `Authorization` header the body is read as JSON, whatever its declared type."
             )
         schema = self._schemas.of(body.described)
         content = {JSON: {"schema": schema}}

@@ -125,7 +125,7 @@ class HttpProtocol(HttpToolsProtocol):
         except Refused as refused:
             self._refuse(refused)
         except httptools.HttpParserError as error:
-            malformed = _malformed(f"this is no HTTP/1.1 request: {error}")
+            malformed = _malformed(f"this is not an HTTP/1.1 request: {error}")
             self._refuse(error.__context__ if isinstance(error.__context__, Refused) else malformed)
 
     def _feed(self, data: bytes) -> None:
@@ -143,7 +143,7 @@ class HttpProtocol(HttpToolsProtocol):
         The parser would not read a body after it.
         """
         if self.parser.get_method() == b"CONNECT":
-            raise _malformed("this is no proxy: it takes no CONNECT")
+            raise _malformed("this server is not a proxy: it does not take CONNECT")
         head = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1\r\n"]
         for name, value in self.headers:
             if name == b"connection":
@@ -187,14 +187,14 @@ class HttpProtocol(HttpToolsProtocol):
     def _check_head(self) -> None:
         version, names = self.parser.get_http_version(), [name for name, _ in self.headers]
         if version not in KNOWN_VERSIONS:
-            raise _malformed(f"HTTP/{version} is not spoken here; HTTP/1.1 is")
+            raise _malformed(f"HTTP/{version} is not supported; use HTTP/1.1")
         for name in ONCE:
             if names.count(name.lower().encode()) > 1:
                 raise _malformed(f"a request may have one `{name}` header, not several")
         if b"transfer-encoding" in names:
             coding = next(value for name, value in self.headers if name == b"transfer-encoding")
             if coding.strip().lower() != b"chunked":
-                raise _malformed("the only transfer coding that is known is `chunked`")
+                raise _malformed("the only supported transfer coding is `chunked`")
             if version == "1.0":
                 raise _malformed("HTTP/1.0 has no `Transfer-Encoding`")
         self._take_host_of_target()
@@ -282,7 +282,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _end(self) -> None:
         if self._in_head and self._head_bytes:
-            message = f"the head of the request did not come within {HEAD_S:g} s"
+            message = f"the head of the request did not arrive within {HEAD_S:g} s"
             self._refuse(Refused(408, "request_timeout", message))
         else:
             self.transport.close()

@@ -138,7 +138,7 @@ def read_cursor(request: Request, otherwise: int = 0) -> int:
 def read_seq(text: str) -> int:
     if not _is_number(text):
         raise BadRequest(
-            f"the cursor {text[:50]!r} is no seq: it must be a whole number", code="invalid_cursor"
+            f"the cursor {text[:50]!r} is not a seq: it must be a whole number", code="invalid_cursor"
         )
     return int(text)
 

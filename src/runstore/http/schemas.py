@@ -57,22 +57,22 @@ RUN_ID = Parameter("run_id", UUID, "the run", "path")
 LAST_EVENT_ID = Parameter(
     "Last-Event-ID",
     {"anyOf": [CURSOR, {"const": ""}]},
-    "a cursor, as `after`, and goes before it. Empty is as good as not given",
+    "a cursor; takes precedence over `after`. An empty value counts as not given",
     "header",
 )
 LAST_EVENT_ID_PARAMETER = Parameter(
     "lastEventId",
     {"anyOf": [CURSOR, {"const": ""}]},
-    "as the header, which goes before it, for those who cannot send it. Case, `-` and `_` do not matter",
+    "the same, for clients that cannot send the header. Case, `-` and `_` in the name do not matter",
 )
 START_HEADERS = (
     Parameter(
         "Idempotency-Key",
         {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
-        "for 24 h the same key and body is the same run",
+        "for 24 h the same key and body lead to the same run",
         "header",
     ),
-    Parameter("traceparent", TEXT, "W3C Trace Context; a wrong one is ignored", "header"),
+    Parameter("traceparent", TEXT, "W3C Trace Context; an invalid one is ignored", "header"),
 )
 
 # ---- answers ----
@@ -91,20 +91,20 @@ def component(content: type[Any]) -> Schema:
     return {"$ref": f"#/components/schemas/{content.__name__}"}
 
 
-STREAM: Schema = {  # as is the custom before OpenAPI 3.2: of one event, not of the whole body
+STREAM: Schema = {  # of one event, not of the whole body, as is usual before OpenAPI 3.2
     "type": "object",
-    "description": "One server-sent event. Its data is that of an EventRecord. A line `:` is a heartbeat.",
+    "description": "One server-sent event. Its data is an EventRecord. A line `:` is a heartbeat.",
     "properties": {
         "id": {"type": "string", "pattern": "^[1-9][0-9]*$", "description": "the seq, which is the cursor"},
         "event": {"type": "string", "description": "the type"},
         "data": {"type": "string", **within(component(EventRecord))},
-        "retry": {"const": RETRY_MS, "description": "of a run's first event"},
+        "retry": {"const": RETRY_MS, "description": "only in a run's first event"},
     },
     "required": ["id", "event", "data"],
 }
 SEVERAL: Schema = {
     **STREAM,
-    "description": "One server-sent event, as of a single run. `stream.opened` and `stream.gone` have seq 0.",
+    "description": "One server-sent event of one of the runs. `stream.opened` and `stream.gone` have seq 0.",
     "properties": {
         **STREAM["properties"],
         "id": {"type": "string", "description": "the reader's place in each run, which is the cursor"},
@@ -135,6 +135,8 @@ def stream(
     )
 
 
-NOTHING_LEFT = Answer(description="the run is closed, and the cursor is at its end: there is nothing more")
+NOTHING_LEFT = Answer(
+    description="the run is closed, and the cursor is at its end: there are no further events"
+)
 ETAG = {"ETag": TEXT}
-NOT_MODIFIED = Answer(description="what `If-None-Match` names", headers=ETAG)
+NOT_MODIFIED = Answer(description="the same version as in `If-None-Match`", headers=ETAG)

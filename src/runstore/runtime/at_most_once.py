@@ -66,7 +66,7 @@ def obstacle(history: Iterable[RecordedEvent], *, repeats: bool) -> Failed | Non
                     finished.append(started)
     for started in running.values():
         if started.at_most_once:
-            return _failed(started, "was running when its worker was lost, and nobody knows how far it came")
+            return _failed(started, "was running when its worker was lost, and may have done its work")
     for started in finished if repeats else ():
         return _failed(started, "has run, and a new attempt would start from the input and call it again")
     again = {call.tool_use_id for call in running.values()}

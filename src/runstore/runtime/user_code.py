@@ -67,8 +67,8 @@ def check_call(function: Callable[..., Any], reference: str) -> None:
     try:
         inspect.signature(function).bind(*(["the input"] if generates else []), **given)
     except TypeError as error:
-        takes = "the input, and `ctx`" if generates else "nothing but `ctx`"
-        raise AgentError(f"{reference!r} is called with {takes} if it asks for it: {error}") from error
+        takes = "the input and `ctx`" if generates else "`ctx`"
+        raise AgentError(f"{reference!r} can only have parameters for {takes}: {error}") from error
     except ValueError:  # a builtin without a signature
         pass
 

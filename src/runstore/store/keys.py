@@ -91,7 +91,7 @@ def revoke_key(connection: Connection, key_id: str, now: int) -> ApiKey:
     """
     found = find_key(connection, key_id)
     if found is None:
-        raise KeyNotFound(f"there is no key {key_id!r}; `runstore keys list` shows those that there are")
+        raise KeyNotFound(f"there is no key {key_id!r}; `runstore keys list` shows the existing keys")
     this = api_keys.c.key_id == key_id
     connection.execute(update(api_keys).where(this, api_keys.c.revoked_at.is_(None)).values(revoked_at=now))
     return found.key

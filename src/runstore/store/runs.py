@@ -151,7 +151,7 @@ class RunStore:
         if run.purged_at is not None:  # purged after the head was read
             raise RunPurged(run_id)
         if at is not None and not 0 < at <= head.seq:
-            raise InvalidCursor(f"at={at} is no event of run {run_id}: its events are 1 to {head.seq}")
+            raise InvalidCursor(f"at={at} is not an event of run {run_id}: its events are 1 to {head.seq}")
         return RunAt(run, at or head.seq)
 
     async def find(self, query: RunQuery) -> RunsFound:

@@ -17,10 +17,10 @@ def test_the_list_names_every_agent_that_is_configured(http: httpx.Client) -> No
     assert {"demo", "quick", "silent", "talker"} <= names
 
 
-def test_the_list_says_plainly_that_the_scripted_model_is_no_llm(http: httpx.Client) -> None:
+def test_the_list_says_that_the_scripted_model_is_not_an_llm(http: httpx.Client) -> None:
     quick = next(agent for agent in http.get("/agents").json()["data"] if agent["name"] == "quick")
     assert quick["model"] == "scripted"
-    assert "no llm" in str(quick).lower()
+    assert "not an llm" in str(quick).lower()
 
 
 def test_starting_a_run_answers_202_with_its_record_and_its_location(http: httpx.Client) -> None:

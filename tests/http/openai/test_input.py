@@ -458,7 +458,7 @@ def test_url_safe_base64_becomes_the_standard_one() -> None:
         ("data:image/svg+xml;base64,abcd", "not 'image/svg"), (f"data:;base64,{PIXEL}", "not ''"),
         ("data:text/plain;base64,abcd", "not 'text/plain'"), ("data:image/png;base64,", "no image"),
         (f'data:image/png;name="a;base64",{PIXEL}', "must be a data: URL"),
-        ("data:image/png;base64,a", "no base64"), ("data:image/png;base64,ab§d", "no base64"),
+        ("data:image/png;base64,a", "not base64"), ("data:image/png;base64,ab§d", "not base64"),
     ],
 )  # fmt: skip
 def test_what_is_no_image_is_an_error_that_says_why(url: str, why: str) -> None:

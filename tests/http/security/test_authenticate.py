@@ -213,7 +213,7 @@ def test_a_ticket_of_such_a_login_opens_its_stream(server: ServerProcess) -> Non
     [
         ("agents:missing", "cannot import 'agents:missing'"),
         ("nowhere:f", "No module named 'nowhere'"),
-        ("agents:TEAMS", "is no function"),
+        ("agents:TEAMS", "is not a function"),
         ("agents", "package.module:function"),
     ],
 )

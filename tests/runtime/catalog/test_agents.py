@@ -115,7 +115,7 @@ def test_a_definition_has_no_defaults_and_no_secrets() -> None:
     assert definition["model_args"]["model_id"] == "gpt"
 
 
-def test_agents_are_described_and_a_scripted_one_says_that_it_is_no_llm() -> None:
+def test_agents_are_described_and_a_scripted_one_says_that_it_is_not_an_llm() -> None:
     catalog = AgentCatalog({"mine": AgentSpec(factory="a:b", description="Mine.")})
     demo, mine = catalog.describe()
     assert (demo["name"], demo["model"], demo["note"]) == ("demo", "scripted", NO_LLM)

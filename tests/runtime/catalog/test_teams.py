@@ -319,7 +319,7 @@ async def test_a_worker_has_the_tools_that_it_names_by_that_name() -> None:
 
 @pytest.mark.parametrize(
     ("name", "attribute", "reason"),
-    [("quiet", "whisper", "is called 'whisper'"), ("office", "OFFICE", "not dict")],
+    [("quiet", "whisper", "with the name 'whisper'"), ("office", "OFFICE", "not dict")],
 )
 async def test_what_is_no_tool_of_that_name_is_refused(name: str, attribute: str, reason: str) -> None:
     teams = teams_with({name: f"{__name__}:{attribute}"})

@@ -535,10 +535,10 @@ async def test_a_delegates_words_stay_out_of_the_memory_of_its_caller() -> None:
         (
             ModelThrottledException("slow down"),
             "model_throttled",
-            "the model's provider refuses so many requests",
+            "the model's provider refuses the requests because there are too many",
         ),
-        (ValueError("boom\n  and more"), "model_error", "the call of the model failed (ValueError)"),
-        (KeyError(), "model_error", "the call of the model failed (KeyError)"),
+        (ValueError("boom\n  and more"), "model_error", "the model call failed (ValueError)"),
+        (KeyError(), "model_error", "the model call failed (KeyError)"),
         (SystemExit("bye"), "agent_error", "SystemExit: bye"),
     ],
 )
@@ -559,7 +559,7 @@ async def test_a_conversation_that_is_too_long_for_the_model_is_an_error() -> No
 async def test_a_model_that_fails_in_mid_stream_leaves_what_it_said() -> None:
     recorder = ListRecorder()
     broken = agent(Playbook([*say("so ", "far")[:-3], OSError("connection reset")]))
-    with pytest.raises(AgentError, match=r"the call of the model failed \(OSError\)"):
+    with pytest.raises(AgentError, match=r"the model call failed \(OSError\)"):
         await StrandsAgent(broken, context(), WeakSet()).run("hi", [], recorder)
     assert text(recorder.of(Token)) == "so far"
     assert recorder.types()[-2:] == ["llm.discarded", "agent.finished"]
@@ -879,7 +879,7 @@ async def test_a_graphs_nodes_are_its_agents_and_the_last_one_has_the_answer() -
 
 async def test_a_graph_whose_node_fails_is_an_error() -> None:
     error = await failure(graph(Playbook([ValueError("boom")])))
-    assert (error.code, str(error)) == ("model_error", "the call of the model failed (ValueError)")
+    assert (error.code, str(error)) == ("model_error", "the model call failed (ValueError)")
 
 
 async def test_a_swarm_hands_over_and_ends() -> None:
@@ -894,7 +894,7 @@ async def test_a_swarm_hands_over_and_ends() -> None:
 
 async def test_a_swarm_whose_agent_fails_is_an_error() -> None:
     error = await failure(Swarm([agent(Playbook([ValueError("boom")]), name="one")]))
-    assert str(error) == "node 'one' failed: the call of the model failed (ValueError)"
+    assert str(error) == "node 'one' failed: the model call failed (ValueError)"
 
 
 async def test_a_graph_takes_no_conversation() -> None:

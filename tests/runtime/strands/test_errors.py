@@ -91,7 +91,7 @@ def test_only_a_models_own_error_is_told_as_one() -> None:
 async def test_the_code_of_a_nodes_failing_model_is_the_runs() -> None:
     with pytest.raises(AgentError) as caught:
         await drive(Swarm([agent(Playbook([SdkError("wrong key", status_code=401)]), name="first")]))
-    assert str(caught.value) == "node 'first' failed: the model's provider refuses the key, or there is none"
+    assert str(caught.value) == "node 'first' failed: the model's provider refuses the key, or no key is set"
     assert caught.value.code == "model_auth"
 
 

@@ -60,14 +60,14 @@ EXECUTOR_ERRORS = ErrorForm(Failure, lambda status, error: Failure(False, error)
 
 
 class Success(Struct, Generic[T], frozen=True):
-    """What was asked for."""
+    """The request succeeded."""
 
     success: Annotated[bool, Meta(extra_json_schema={"const": True})]
     data: T
 
 
 class HierarchyBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which hierarchy."""
+    """Names a hierarchy."""
 
     hierarchy_id: HierarchyId
 
@@ -80,20 +80,20 @@ class ListHierarchiesBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StartTeamBody(RunOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a hierarchy is to do."""
+    """A hierarchy's task, with the options of its run."""
 
     hierarchy_id: HierarchyId
     task: Annotated[str, Meta(min_length=1)]
 
 
 class RunBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which run."""
+    """Names a run."""
 
     run_id: RunId
 
 
 class FollowBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which run, after which event, and what becomes of it if the client goes."""
+    """Names a run. `on_disconnect` says whether it goes on when the client disconnects."""
 
     run_id: RunId
     after: Annotated[int, Meta(ge=0, lt=10**MAX_CURSOR_DIGITS)] = 0
@@ -101,14 +101,14 @@ class FollowBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CancelBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which run is to stop."""
+    """Names the run to stop."""
 
     run_id: RunId
     reason: Annotated[str, Meta(min_length=1, max_length=MAX_REASON)] = "user"
 
 
 class ListRunsBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which runs of hierarchies. `after`: the `next` of an earlier page."""
+    """Filters for runs of hierarchies. `after`: the `next` of an earlier page."""
 
     hierarchy_id: HierarchyId | None = None
     status: Status | None = None
@@ -146,13 +146,13 @@ class HierarchyPage(Struct, frozen=True):
 
 
 class DeletedHierarchy(Struct, frozen=True):
-    """Which hierarchy is no more."""
+    """Names the deleted hierarchy."""
 
     hierarchy_id: HierarchyId
 
 
 class TeamRunRecord(RunRecord, frozen=True, kw_only=True):
-    """A run as the native surface shows it, and which hierarchy ran; null for a run of any other agent."""
+    """A run as on the native surface. `hierarchy_id`: null for a run of any other agent."""
 
     hierarchy_id: HierarchyId | None
 
@@ -187,7 +187,7 @@ class HierarchyRoutes:
         "POST",
         "/hierarchies/create",
         body=Body(Hierarchy),
-        answers={201: success("it is stored", HierarchyRecord)},
+        answers={201: success("the hierarchy is stored", HierarchyRecord)},
         problems=(InvalidHierarchy, errors.LimitExceeded),
     )
     async def create_hierarchy(self, call: Call[Hierarchy]) -> Response:
@@ -234,7 +234,7 @@ class HierarchyRoutes:
         "POST",
         "/hierarchies/delete",
         body=Body(HierarchyBody),
-        answers={200: success("it is deleted", DeletedHierarchy)},
+        answers={200: success("the hierarchy is deleted", DeletedHierarchy)},
         problems=OF_A_HIERARCHY,
     )
     async def delete_hierarchy(self, call: Call[HierarchyBody]) -> Response:
@@ -281,7 +281,7 @@ class TeamRunRoutes:
         "/runs/stream",
         parameters=(LAST_EVENT_ID,),
         body=Body(FollowBody),
-        answers={200: stream("everything after the cursor, until the run ends"), 204: NOTHING_LEFT},
+        answers={200: stream("all events after the cursor, until the run ends"), 204: NOTHING_LEFT},
         problems=(*OF_A_RUN, errors.InvalidCursor, TOO_MANY_STREAMS),
         reads=True,
     )
@@ -359,7 +359,7 @@ class TeamRunRoutes:
 
 
 async def own(hierarchies: HierarchyStore, user: User, hierarchy_id: str) -> StoredHierarchy:
-    """A hierarchy of this user's; admins and auditors may read all.
+    """A hierarchy of this user; admins and auditors may read all.
 
     Raises:
         HierarchyNotFound

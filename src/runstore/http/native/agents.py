@@ -1,4 +1,4 @@
-"""Agents: what there is, and starting runs of them."""
+"""Routes of agents: list them, and start runs of them."""
 
 from contextlib import ExitStack
 from functools import partial
@@ -30,7 +30,7 @@ B = TypeVar("B", bound="StartBody | CodeBody")
 
 
 class StartBody(RunOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a run is started with."""
+    """The input and the options of a new run."""
 
     input: Input
 
@@ -40,7 +40,7 @@ class StartBody(RunOptions, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class CodeBody(RunOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Python to run, and what it is to work on."""
+    """Python code and its input."""
 
     code: Code
     input: Any = None
@@ -51,19 +51,19 @@ class CodeBody(RunOptions, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class StreamBody(StartBody, frozen=True, forbid_unknown_fields=True):
-    """The same, and what becomes of the run if the client goes."""
+    """The same; `on_disconnect` says whether the run goes on when the client disconnects."""
 
     on_disconnect: OnDisconnect = "continue"
 
 
 class CodeStreamBody(CodeBody, frozen=True, forbid_unknown_fields=True):
-    """The same, and what becomes of the run if the client goes."""
+    """The same; `on_disconnect` says whether the run goes on when the client disconnects."""
 
     on_disconnect: OnDisconnect = "continue"
 
 
 class AgentRecord(Struct, frozen=True):
-    """An agent that can be started. `model`: None for one that a factory builds."""
+    """An agent that can be started. `model`: null for an agent that a factory builds."""
 
     name: str
     description: str | None
@@ -99,7 +99,7 @@ class AgentRoutes:
         self._access = access
         self._subscribers = subscribers
 
-    @operation("GET", "/agents", answers={200: json("all of them", AgentPage)})
+    @operation("GET", "/agents", answers={200: json("all agents", AgentPage)})
     async def list_agents(self, call: Call[None]) -> Response:
         """The agents that can be started."""
         return json_response(AgentPage(msgspec.convert(self._store.catalog.describe(), list[AgentRecord])))

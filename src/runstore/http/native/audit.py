@@ -55,21 +55,23 @@ VARY = {"Vary": "Accept"}
 MAX_TEXT = 200  # characters of `contains`
 COLUMNS = ("position", "run_id", "seq", "type", "at", "user_id", "agent", "by", "data")
 
-FORMAT = Parameter("format", {"enum": list(FORMATS)}, "goes before `Accept`; `json` if neither says another")
+FORMAT = Parameter(
+    "format", {"enum": list(FORMATS)}, "takes precedence over `Accept`; `json` if neither is given"
+)
 AFTER = Parameter("after", CURSOR, "a cursor: events with a greater position")
 FILTERS = (
     Parameter("types", TYPES.schema, "only events of these types"),
-    Parameter("user_id", TEXT, "of this user's runs"),
-    Parameter("agent", TEXT, "of this agent's runs"),
-    Parameter("session_id", TEXT, "of this session's runs"),
-    Parameter("workspace_id", TEXT, "of this workspace's runs"),
-    Parameter("run_id", UUID, "of this run"),
-    Parameter("since", MOMENT, "they happened then or later"),
-    Parameter("until", MOMENT, "they happened then or earlier"),
+    Parameter("user_id", TEXT, "only events of this user's runs"),
+    Parameter("agent", TEXT, "only events of this agent's runs"),
+    Parameter("session_id", TEXT, "only events of this session's runs"),
+    Parameter("workspace_id", TEXT, "only events of this workspace's runs"),
+    Parameter("run_id", UUID, "only events of this run"),
+    Parameter("since", MOMENT, "only events of this time or later"),
+    Parameter("until", MOMENT, "only events of this time or earlier"),
     Parameter(
         "contains",
         {"type": "string", "minLength": 1, "maxLength": MAX_TEXT},
-        "a text in their data; case matters",
+        "only events with this text in their data; case matters",
     ),
 )
 
@@ -108,12 +110,12 @@ class AuditRoutes:
         parameters=(
             *FILTERS,
             AFTER,
-            Parameter(LIMIT.name, LIMIT.schema, "of NDJSON and CSV any number; all if not given"),
+            Parameter(LIMIT.name, LIMIT.schema, "for NDJSON and CSV any number; all events if not given"),
             FORMAT,
         ),
         answers={
             200: Answer(
-                description="a page; all that is stored now, if `Accept` or `format` says NDJSON or CSV",
+                description="a page; with NDJSON or CSV (by `Accept` or `format`) all events stored now",
                 content={JSON: AuditEventPage, NDJSON: LINES, CSV: {"type": "string"}},
             )
         },
@@ -139,7 +141,7 @@ class AuditRoutes:
         "GET",
         "/audit/events/stream",
         parameters=(*FILTERS, AFTER, LAST_EVENT_ID, LAST_EVENT_ID_PARAMETER),
-        answers={200: stream("everything after the cursor, then live, without an end", schema=STREAMED)},
+        answers={200: stream("all events after the cursor, then live, without an end", schema=STREAMED)},
         problems=(errors.InvalidCursor, Forbidden, TOO_MANY_STREAMS),
     )
     async def follow_audit_events(self, call: Call[None]) -> Response:

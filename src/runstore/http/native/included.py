@@ -1,4 +1,4 @@
-"""What a run's record has besides, for those who ask: `?include=trace,ops_log,schema_warnings`."""
+"""Further fields of a run's record, on request: `?include=trace,ops_log,schema_warnings`."""
 
 from typing import Any
 
@@ -20,8 +20,8 @@ from runstore.store.runs import RunAt, RunStore
 
 INCLUDES = ("trace", "ops_log", "schema_warnings")
 MAX_INCLUDED = 1_000  # events of a trace or an operations log
-CHECKS = 2  # results that are held against their schemas at once: it is the interpreter's own work
-CHECK_WAIT_S = 5.0  # that one waits for its turn, before the request is refused
+CHECKS = 2  # results checked against their schemas at once: a check takes a whole core
+CHECK_WAIT_S = 5.0  # seconds that a check waits for its turn before the request is refused
 
 _STREAMING = frozenset(name.partition(".")[0] + "." for name in STREAMED_TYPES)
 TRACE = EventFilter(frozenset(EVENT_CLASSES) - STREAMED_TYPES, tuple(sorted(FAMILIES - _STREAMING)))
@@ -29,14 +29,14 @@ OPS_LOG = EventFilter(prefixes=("cancel.", "lifecycle."))
 
 
 class EventPage(Struct, frozen=True):
-    """Events in their order. The bytes of each one are the log's."""
+    """Events in their order. The bytes of each event are those of the log."""
 
     data: list[EventRecord]
     next: Seq | None
 
 
 class Included(Struct, frozen=True):
-    """What was asked for."""
+    """The requested fields."""
 
     trace: EventPage | UnsetType = UNSET
     ops_log: list[EventRecord] | UnsetType = UNSET
@@ -55,7 +55,7 @@ def read_include(request: Request) -> list[str]:
 
 
 class Includes:
-    """Reads what was asked for, as it was at the seq of the run that was found."""
+    """Reads the requested fields, as of the seq of the found run."""
 
     def __init__(self, store: RunStore) -> None:
         self._store = store
@@ -69,7 +69,7 @@ class Includes:
         )
 
     async def _warnings(self, found: RunAt) -> list[SchemaWarning] | None:
-        """What is wrong with a result; None if there is none, or its agent did not say how it should be."""
+        """Where a result breaks its schema; None without a result or without a schema."""
         [first] = await self._store.events(found.run.run_id, limit=1)
         queued = decode(first.type, first.version, first.data)
         schema: Any = queued.definition.get("output_schema") if isinstance(queued, Queued) else None
@@ -79,7 +79,7 @@ class Includes:
 
 
 async def _trace(store: RunStore, found: RunAt) -> EventPage:
-    """The first page of it; the rest is read as pages of events."""
+    """The first page of the trace; further pages are read as events."""
     page = await _events(store, found, TRACE, after=0)
     last = page[-1].seq if page else 0
     return EventPage([_record(event) for event in page], last if 0 < last < found.last_seq else None)

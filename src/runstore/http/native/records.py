@@ -41,13 +41,13 @@ class RunRecord(Struct, frozen=True):
     usage: dict[str, Count]
     metadata: dict[str, Any]
     truncated: tuple[str, ...] | UnsetType = (
-        UNSET  # in lists: which of these are left out, since they are large
+        UNSET  # in lists: the names of the fields that are left out because they are large
     )
-    last_seq: Seq | UnsetType = UNSET  # of a single run; a list does not read every log
-    trace: EventPage | UnsetType = UNSET  # these are there for those who ask
+    last_seq: Seq | UnsetType = UNSET  # only of a single run; a list does not read every log
+    trace: EventPage | UnsetType = UNSET  # this and the next two: only on request
     ops_log: list[EventRecord] | UnsetType = UNSET
     schema_warnings: list[SchemaWarning] | UnsetType | None = UNSET
-    purged_at: Time | UnsetType = UNSET  # these of runs that were purged
+    purged_at: Time | UnsetType = UNSET  # this and the next two: only of purged runs
     deleted: bool | UnsetType = UNSET
     counts: dict[str, Count] | UnsetType = UNSET
 

@@ -70,7 +70,7 @@ class StopBody(Struct, frozen=True, forbid_unknown_fields=True):
     reason: Annotated[str, Meta(min_length=1, max_length=MAX_REASON)] = "user"
 
 
-# What the log itself checks, and answers with codes of its own, is only told here.
+# The log itself checks these rules and refuses with its own codes; here they are only declared.
 CustomType = Annotated[str, Meta(extra_json_schema={"pattern": f"^{CUSTOM_TYPE.pattern}$"})]
 
 
@@ -104,7 +104,7 @@ EITHER = Meta(
 
 
 class Appended(Struct, frozen=True):
-    """`last_seq`: of the last event that was added."""
+    """`last_seq`: the seq of the last event that was added."""
 
     run_id: RunId
     last_seq: Seq
@@ -115,19 +115,17 @@ class Appended(Struct, frozen=True):
 LIMIT = Parameter("limit", whole(1, MAX_PAGE, 100))
 LIMIT_OF_LINES = Parameter("limit", whole(1, 10**MAX_CURSOR_DIGITS, 10**MAX_CURSOR_DIGITS))
 STATUS = Parameter("status", {"enum": list(STATUSES)})
-PURGED = Parameter(
-    "purged", {"type": "boolean", "default": False}, "`true`: the runs that were purged, and no others"
-)
+PURGED = Parameter("purged", {"type": "boolean", "default": False}, "`true`: only purged runs")
 DELETED = Parameter(
     "deleted",
     {"enum": ["true", "false", "any"], "default": "false"},
-    "`true`: the deleted runs, and no others; `any`: these too. For admins and auditors",
+    "`true`: only deleted runs; `any`: these, too. For admins and auditors",
 )
 AT = Parameter("at", whole(1, 10**MAX_CURSOR_DIGITS - 1), "a seq: the run as it was after that event")
 WAIT = Parameter(
     "wait",
     {"type": "number", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
-    "seconds: answer when the run has ended, or after so long",
+    "seconds: the answer comes when the run has ended, or after this time",
 )
 MOMENT: Schema = {"type": "string", "format": "date-time"}
 
@@ -153,11 +151,11 @@ TYPES = Parameter(
 FORMAT = Parameter(
     "format",
     {"enum": list(FORMATS), "default": FORMATS[0]},
-    "`openai`: as chunks of a chat completion, and without `types`",
+    "`openai`: chunks of a chat completion; not with `types`",
 )
 LINES: Schema = {
     "type": "string",
-    "description": "One EventRecord on each line: what is stored now, without waiting for more.",
+    "description": "One EventRecord on each line: all events stored now, without waiting for more.",
 }
 
 
@@ -177,12 +175,14 @@ class RunRoutes:
         "/runs",
         parameters=(
             STATUS,
-            Parameter("user_id", TEXT, "the runs of this user; of others for admins and auditors"),
+            Parameter(
+                "user_id", TEXT, "the runs of this user; only admins and auditors may name another one"
+            ),
             Parameter("agent", TEXT, "the agent's name"),
             Parameter("session_id", TEXT),
-            Parameter("workspace_id", TEXT, "the runs of this workspace, whoever's they are"),
-            Parameter("since", MOMENT, "created then or later"),
-            Parameter("until", MOMENT, "created then or earlier"),
+            Parameter("workspace_id", TEXT, "the runs of all members of this workspace"),
+            Parameter("since", MOMENT, "created at this time or later"),
+            Parameter("until", MOMENT, "created at this time or earlier"),
             PURGED,
             DELETED,
             LIMIT,
@@ -231,7 +231,7 @@ class RunRoutes:
             Parameter(
                 "include",
                 {"type": "array", "minItems": 1, "items": {"enum": list(INCLUDES)}},
-                "what the record is to have besides",
+                "further fields of the record",
             ),
         ),
         answers={200: json("the run", RunRecord)},
@@ -247,7 +247,7 @@ class RunRoutes:
             try:
                 await self._following.until_ended(call.login, run_id, wait_s, call.request.receive)
             except ClientGone:
-                return Response(status_code=204)  # which nobody reads
+                return Response(status_code=204)  # the client has gone
         found = await self._store.get(run_id, at=at)
         return record_response(found, included=await self._includes.read(found, names))
 
@@ -259,7 +259,7 @@ class RunRoutes:
             AFTER,
             LAST_EVENT_ID,
             LAST_EVENT_ID_PARAMETER,
-            Parameter("limit", LIMIT.schema, "of NDJSON any number; all if not given"),
+            Parameter("limit", LIMIT.schema, "for NDJSON any number; all events if not given"),
             TYPES,
             Parameter("If-None-Match", TEXT, "the ETag of a page", "header"),
         ),
@@ -299,7 +299,7 @@ class RunRoutes:
         parameters=(RUN_ID, AFTER, LAST_EVENT_ID, LAST_EVENT_ID_PARAMETER, TYPES, FORMAT),
         answers={
             200: stream(
-                "everything after the cursor, until the run ends", schema={"anyOf": [STREAM, CHUNKS]}
+                "all events after the cursor, until the run ends", schema={"anyOf": [STREAM, CHUNKS]}
             ),
             204: NOTHING_LEFT,
         },
@@ -338,7 +338,7 @@ class RunRoutes:
         "/runs/{run_id}/events",
         parameters=(RUN_ID,),
         body=Body(AppendBody, EITHER, any_text=True),
-        answers={201: json("they are stored", Appended)},
+        answers={201: json("the events are stored", Appended)},
         problems=(
             errors.InvalidEvent,
             errors.WrongExpectedSeq,
@@ -359,7 +359,7 @@ class RunRoutes:
         "DELETE",
         "/runs/{run_id}",
         parameters=(RUN_ID,),
-        answers={204: Answer(description="it is deleted")},
+        answers={204: Answer(description="the run is deleted")},
         problems=(errors.RunActive, errors.RunClosed),
     )
     async def delete_run(self, call: Call[None]) -> Response:

@@ -1,4 +1,4 @@
-"""The server itself: its workers, its health, its numbers, and the description of its API."""
+"""Routes about the server itself: workers, health, metrics, and the description of the API."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -35,9 +35,9 @@ class ServerRoutes:
     """The routes about the server itself.
 
     Args:
-        not_ready: says why the process cannot work now, or None.
+        not_ready: returns the reason why the process cannot work now, or None.
         metrics: the metrics for an `Accept` header.
-        surfaces: what the description describes.
+        surfaces: the surfaces that the OpenAPI document describes.
     """
 
     tag = "server"
@@ -59,26 +59,28 @@ class ServerRoutes:
 
     @operation("GET", "/workers", answers={200: json("the workers", WorkerPage)}, problems=(Forbidden,))
     async def list_workers(self, call: Call[None]) -> Response:
-        """Who runs the agents of this database, oldest first, for admins and auditors."""
+        """List the workers of this database, oldest first; for admins and auditors."""
         if not call.user.reads_all:
             raise Forbidden("the workers are for admins and auditors")
         return json_response(WorkerPage(await self._list_workers()))
 
-    @operation("GET", "/healthz", answers={200: json("it does", Health)}, strict=False, open=True)
+    @operation(
+        "GET", "/healthz", answers={200: json("the process is alive", Health)}, strict=False, open=True
+    )
     async def check_health(self, call: Call[None]) -> Response:
-        """The process lives."""
+        """Check that the process is alive."""
         return json_response(Health())
 
     @operation(
         "GET",
         "/readyz",
-        answers={200: json("it does", Health)},
+        answers={200: json("the log takes writes", Health)},
         problems=((503, "not_ready"),),
         strict=False,
         open=True,
     )
     async def check_readiness(self, call: Call[None]) -> Response:
-        """The log takes writes."""
+        """Check that the log takes writes."""
         reason = self._not_ready()
         return error_response(503, "not_ready", reason) if reason else json_response(Health())
 
@@ -96,7 +98,7 @@ class ServerRoutes:
         strict=False,
     )
     async def read_metrics(self, call: Call[None]) -> Response:
-        """Numbers for Prometheus, in its text format or in OpenMetrics, for admins and auditors."""
+        """The metrics in Prometheus' text format or in OpenMetrics; for admins and auditors."""
         if not call.user.reads_all:
             raise Forbidden("the metrics are for admins and auditors")
         body, media_type = self._expose(call.request.headers.get("accept", ""))
@@ -106,11 +108,11 @@ class ServerRoutes:
         "GET",
         "/openapi.json",
         parameters=(Parameter("If-None-Match", TEXT, "the ETag of an earlier answer", "header"),),
-        answers={200: json("it", {"type": "object"}, ETAG), 304: NOT_MODIFIED},
+        answers={200: json("the document", {"type": "object"}, ETAG), 304: NOT_MODIFIED},
         open=True,
     )
     async def describe_api(self, call: Call[None]) -> Response:
-        """This document."""
+        """This API as an OpenAPI document."""
         needs_login = self._authenticator is not None and await self._authenticator.required()
         server = {"url": call.request.scope.get("root_path", "") or "/"}
         body = msgspec.json.encode({**document(self._surfaces, needs_login=needs_login), "servers": [server]})
@@ -121,10 +123,10 @@ class ServerRoutes:
 
 
 def no_metrics(accept: str) -> tuple[bytes, str]:
-    """The exposition of an app that was given none."""
+    """The exposition of an app without metrics."""
     return b"", "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def no_workers() -> list[WorkerRecord]:
-    """The workers of an app that was not given a list of them."""
+    """The workers of an app without a list of workers."""
     return []

@@ -36,23 +36,23 @@ class StreamRoutes:
                     "uniqueItems": True,
                     "items": {"type": "string", "pattern": f"^{UUID_TEXT.pattern}(:[0-9]{{1,18}})?$"},
                 },
-                "a run, with the seq after which it is wanted; given once for each. None: all of one's own",
+                "a run, or `RUN_ID:SEQ` for its events after a seq; not given: all of the user's own runs",
                 repeated=True,
             ),
             Parameter("after", TEXT, "the `id` of an event of such a stream"),
-            Parameter("lastEventId", TEXT, "the same, as polyfills send it"),
-            Parameter("Last-Event-ID", TEXT, "the same, and goes before it", "header"),
+            Parameter("lastEventId", TEXT, "the same, for polyfills"),
+            Parameter("Last-Event-ID", TEXT, "the same; takes precedence", "header"),
             TYPES,
         ),
         answers={
-            200: stream("everything after the places, until all named runs have ended", schema=SEVERAL),
+            200: stream("all events after the cursor, until all named runs have ended", schema=SEVERAL),
             204: NOTHING_LEFT,
         },
         problems=(errors.InvalidCursor, errors.RunNotFound, Forbidden, TOO_MANY_STREAMS),
         ticket=lambda path, query: of_runs([run_id_of(text) for text in query.getlist("run_id")]),
     )
     async def follow_runs(self, call: Call[None]) -> Response:
-        """Follow several runs, or all of one's own, in one stream."""
+        """Follow several runs, or all of the user's own runs, in one stream."""
         login, only, ids = call.login, read_filter(call.request), read_ids(call.request)
         if "run_id" in call.request.query_params:
             cursors = NamedRunCursors(await self._named(call))
@@ -65,7 +65,7 @@ class StreamRoutes:
         return await self._following.follow_own(login, own, only=only)
 
     async def _named(self, call: Call[None]) -> dict[str, int]:
-        """The runs of `?run_id=`, each with the seq after its `:` or 0, if they may be read."""
+        """The runs of `?run_id=`, each with the seq after its `:` or 0; the user may read all of them."""
         names = call.request.query_params.getlist("run_id")
         if len(names) > MAX_FOLLOWED_RUNS:
             raise BadRequest(f"run_id may be given {MAX_FOLLOWED_RUNS} times", code="invalid_parameter")

@@ -18,7 +18,7 @@ from runstore.http.security.access import Access
 from runstore.http.security.signing import Ticket, TicketScope, TicketSigner, of_run, of_runs
 from runstore.store.runs import RunStore
 
-TICKET_TTL_S = 3_600  # unless the request asks for less or more: an EventSource reconnects with what it has
+TICKET_TTL_S = 3_600  # seconds, by default: an EventSource reconnects with the same URL
 MAX_TICKET_TTL_S = 24 * 3_600
 
 
@@ -27,7 +27,7 @@ class TicketBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SeveralBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """For which runs, in the order in which the stream is asked for them; all of one's own if not given."""
+    """`run_ids`: in the order in which the stream will name them; all of the user's own runs if not given."""
 
     run_ids: (
         Annotated[
@@ -84,7 +84,7 @@ class TicketRoutes:
         problems=(errors.RunNotFound, Forbidden),
     )
     async def create_streams_ticket(self, call: Call[SeveralBody]) -> Response:
-        """A ticket for such a stream."""
+        """A ticket for a stream of several runs."""
         body, login = await call.body(), call.login
         run_ids = [await self._access.may_read(login, run_id) for run_id in body.run_ids or ()]
         if len(set(run_ids)) < len(run_ids):

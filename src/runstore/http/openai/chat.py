@@ -52,25 +52,25 @@ from runstore.http.streaming.watched import ClientGone, attended
 from runstore.store.runs import RunStore
 
 DEFAULT_MODEL = "demo"
-MANY_MESSAGES = 100  # messages of a chat from which on they are read off the event loop
+MANY_MESSAGES = 100  # messages; a longer chat is read off the event loop
 DEFAULT_STRATEGY: MultitaskStrategy = "interrupt"
 MAX_ANSWER = 8 << 20  # characters of a whole answer, approximately; a longer one is cut, and says so
 SESSION_ID = Parameter(
     "X-Session-Id",
     {"type": "string", "minLength": 1, "maxLength": MAX_NAME},
-    "the session, in UTF-8; without it the request touches no other",
+    "the session, in UTF-8; without it the request belongs to no session",
     "header",
 )
 STRATEGY = Parameter(
     "X-Multitask-Strategy",
     {"enum": list(STRATEGIES), "default": DEFAULT_STRATEGY},
-    "what to do about a run of the session that has not ended",
+    "the strategy if the session has a run that has not ended",
     "header",
 )
 ON_DISCONNECT = Parameter(
     "X-On-Disconnect",
     {"enum": list(get_args(OnDisconnect)), "default": "cancel"},
-    "what becomes of the run when the client goes",
+    "whether the run goes on when the client disconnects",
     "header",
 )
 MODEL = Parameter("model", TEXT, "an agent's name", "path")
@@ -87,7 +87,7 @@ class ChatRoutes:
         self._bodies = bodies
         self._subscribers = subscribers
 
-    @operation("GET", "/models", answers={200: json("all of them", ModelList)})
+    @operation("GET", "/models", answers={200: json("all models", ModelList)})
     async def list_models(self, call: Call[None]) -> Response:
         """The agents as OpenAI's models."""
         return json_response(ModelList([Model(name) for name in self._models()]))
@@ -112,7 +112,7 @@ class ChatRoutes:
         body=Body(ChatBody, EITHER_MESSAGES_OR_PROMPT, any_type=True, mend=mended),
         answers={
             200: DeclaredAnswer(
-                description="what the run came to; chunks as they come with `stream`",
+                description="the run's answer; with `stream` chunks as they arrive",
                 content={JSON: Completion, SSE: CHUNKS},
                 headers=RUN_HEADER,
                 run_id=FROM_HEADER,
@@ -160,7 +160,7 @@ class ChatRoutes:
         return (await self._store.start(new)).run
 
     def _models(self) -> list[str]:
-        """The agents that chat: one that runs code takes nothing that a chat has."""
+        """The agents that can chat; an agent that runs code takes no messages."""
         catalog = self._store.catalog
         return [name for name in catalog.names() if not catalog.spec(name).code]
 

@@ -59,5 +59,5 @@ def _base64(data: str) -> str:
     try:
         b64decode(padded, validate=True)
     except ValueError as error:
-        raise ValueError(f"the image is no base64: {error}") from error
+        raise ValueError(f"the image is not base64: {error}") from error
     return padded.decode()

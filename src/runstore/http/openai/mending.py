@@ -1,7 +1,7 @@
-"""Repairs the body of a chat where its client cannot: in a history, what means nothing to the agent. Pure.
+"""Repairs invalid fields in a chat's history, which its client cannot repair. Pure.
 
 A client sends its history again with every turn, so a field of a wrong type would end the conversation. Such
-fields are set to null, and texts are made where they are meant. What a person has said is left as it is.
+fields become null or text. A person's content stays unchanged.
 """
 
 from typing import Any
@@ -44,7 +44,7 @@ def _mend(message: dict[str, Any], place: str) -> None:
 
 
 def _answer(content: Any) -> Any:
-    """A model's content, without parts that are not known."""
+    """A model's content, without unknown parts."""
     if isinstance(content, list):
         return [part for part in map(_typed, content) if _is_part(part)]
     content = _typed(content)
@@ -52,7 +52,7 @@ def _answer(content: Any) -> Any:
 
 
 def _result(content: Any) -> Any:
-    """A tool's content, with values that are no parts as JSON."""
+    """A tool's content; values that are not parts become JSON text."""
     if isinstance(content, list):
         return [part if _is_part(part) else _json(part) for part in map(_typed, content)]
     content = _typed(content)
@@ -60,7 +60,7 @@ def _result(content: Any) -> Any:
 
 
 def _set_types(content: Any, place: str) -> None:
-    """Set a missing `type` to `text` where there is a text, as the client means it."""
+    """Set a missing `type` to `text` if the part has a text."""
     if isinstance(content, list):
         for number, part in enumerate(content):
             _set_type(part, f"{place}[{number}]")
@@ -116,7 +116,7 @@ def _custom(given: Any) -> dict[str, Any] | None:
 
 
 def _text(value: Any) -> str | None:
-    """A name or an id. Some clients count their calls, so a number is one too."""
+    """A name or an id. Some clients count their calls, so a number is accepted, too."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     return str(value)

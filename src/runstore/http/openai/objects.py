@@ -11,7 +11,7 @@ from runstore.core.run import Run
 from runstore.http.errors import ErrorDetail, ErrorForm
 
 FinishReason = Literal["stop", "length", "content_filter"]
-FINISH_REASONS: dict[str, FinishReason] = {  # by strands' stop reasons, and those that providers have beside
+FINISH_REASONS: dict[str, FinishReason] = {  # by stop reasons of strands and of providers
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "limit_output_tokens": "length",
@@ -31,13 +31,13 @@ class TextPart(Struct, frozen=True, tag="text"):
 
 
 class InputTextPart(Struct, frozen=True, tag="input_text"):
-    """As the Responses API has it, and so do clients that speak both."""
+    """A text part of the Responses API, from clients that use both APIs."""
 
     text: str | None = None
 
 
 class OutputTextPart(Struct, frozen=True, tag="output_text"):
-    """The same."""
+    """A text part of an answer in the Responses API."""
 
     text: str | None = None
 
@@ -57,49 +57,49 @@ class ImagePart(Struct, frozen=True, tag="image_url"):
 
 
 class InputImagePart(Struct, frozen=True, tag="input_image"):
-    """As the Responses API has it."""
+    """An image part of the Responses API."""
 
     image_url: str | ImageUrl
 
 
 class ThinkingPart(Struct, frozen=True, tag="thinking"):
-    """A model's reasoning of an earlier turn, which the agent is not given."""
+    """A model's reasoning in an earlier turn; the agent does not get it."""
 
 
 class RedactedThinkingPart(Struct, frozen=True, tag="redacted_thinking"):
-    """The same."""
+    """A model's redacted reasoning; the agent does not get it."""
 
 
 class ReasoningPart(Struct, frozen=True, tag="reasoning"):
-    """The same."""
+    """A model's reasoning; the agent does not get it."""
 
 
 class ReasoningContentPart(Struct, frozen=True, tag="reasoning_content"):
-    """The same."""
+    """A model's reasoning; the agent does not get it."""
 
 
 class ToolUsePart(Struct, frozen=True, tag="tool_use"):
-    """A tool call that is among `tool_calls` too."""
+    """A tool call; `tool_calls` holds it, too."""
 
 
 class ThinkPart(Struct, frozen=True, tag="think"):
-    """Reasoning, as LibreChat has it."""
+    """Reasoning in LibreChat's form."""
 
 
 class ToolCallPart(Struct, frozen=True, tag="tool_call"):
-    """A tool call, as LibreChat has it."""
+    """A tool call in LibreChat's form."""
 
 
 class SdkToolCallPart(Struct, frozen=True, tag="tool-call"):
-    """A tool call, as Vercel's AI SDK has it."""
+    """A tool call in the form of Vercel's AI SDK."""
 
 
 class ServerToolUsePart(Struct, frozen=True, tag="server_tool_use"):
-    """A call of a tool that the provider has run itself."""
+    """A call of a tool that the provider runs itself."""
 
 
 class InputDeltaPart(Struct, frozen=True, tag="input_json_delta"):
-    """A piece of a tool call's input, as LangChain leaves it in what it gathers of a stream."""
+    """A piece of a tool call's input, which LangChain leaves in messages collected from a stream."""
 
 
 UNHEARD_PARTS = (
@@ -142,7 +142,7 @@ class FunctionCall(Struct, frozen=True):
 
 
 class CustomCall(Struct, frozen=True):
-    """The same."""
+    """`name` is missing where a stream was cut off before it."""
 
     name: str | None = None
     input: str | None = None
@@ -157,7 +157,7 @@ class ToolCall(Struct, frozen=True):
 
     @property
     def called(self) -> FunctionCall | CustomCall | None:
-        """Whichever it is."""
+        """The call of a function or of a custom tool."""
         return self.function or self.custom
 
 
@@ -173,13 +173,13 @@ class ChatMessage(Struct, frozen=True):
     name: str | None = None
 
 
-MENDED_FIELDS = {  # of a message, by what a value of another type means
+MENDED_FIELDS = {  # of a message, with the treatment of a value of a wrong type
     "content": "JSON of a tool, as text; an assistant's is left out; a part without `type` is text",
     "refusal": "left out",
     "tool_calls": "a call, or left out",
     "function_call": "left out",
     "tool_call_id": "a number is text; else left out",
-    "name": "the same",
+    "name": "a number is text; else left out",
 }
 
 
@@ -188,7 +188,7 @@ class StreamOptions(Struct, frozen=True):
 
 
 class ChatBody(Struct, frozen=True):
-    """`POST /v1/chat/completions`: `messages`, or a `prompt` that goes on with the session's conversation."""
+    """`POST /v1/chat/completions`: `messages`, or a `prompt` that continues the session's conversation."""
 
     messages: list[ChatMessage | None] | None = None
     prompt: str | None = None
@@ -198,7 +198,7 @@ class ChatBody(Struct, frozen=True):
     metadata: dict[str, Any] | None = None
 
 
-# What `chat_input` asks for, as far as a JSON Schema can say it.
+# The rules of `chat_input`, as far as a JSON Schema can express them.
 EITHER_MESSAGES_OR_PROMPT = Meta(
     extra_json_schema={
         "oneOf": [
@@ -215,7 +215,7 @@ EITHER_MESSAGES_OR_PROMPT = Meta(
 )
 
 
-# Answers. `object` says what each of them is.
+# Answers. `object` is the type of each.
 
 
 class Delta(Struct, frozen=True, omit_defaults=True):
@@ -237,7 +237,7 @@ class CompletionUsage(Struct, frozen=True):
 
 
 class Chunk(Struct, frozen=True, tag_field="object", tag="chat.completion.chunk"):
-    """`discard_after_seq` is ours: a new attempt says again what came after the chunk with this id."""
+    """`discard_after_seq` is an extension: a new attempt repeats the text after the chunk with this id."""
 
     id: str
     created: int
@@ -270,7 +270,7 @@ class Completion(Struct, frozen=True, tag_field="object", tag="chat.completion")
 
 
 class Model(Struct, frozen=True, tag_field="object", tag="model"):
-    """An agent, as a client of models sees it."""
+    """An agent in the form of a model."""
 
     id: str
     created: int = 0  # the age of an agent is unknown
@@ -289,13 +289,13 @@ class ErrorObject(Struct, frozen=True):
 
 
 class ErrorResponse(Struct, frozen=True):
-    """Whatever went wrong, as OpenAI's clients expect it."""
+    """An error in the form that OpenAI's clients expect."""
 
     error: ErrorObject
 
 
 def completion(run: Run, content: str, reasoning: str, finish_reason: FinishReason) -> Completion:
-    """What a run came to."""
+    """The completion of a run that has ended."""
     message = CompletionMessage(content, reasoning_content=reasoning or UNSET)
     choice = Choice(message, finish_reason)
     return Completion(
@@ -317,7 +317,7 @@ def usage_of(usage: dict[str, int]) -> CompletionUsage:
 
 
 def error_object(status: int, code: str, message: str, param: str | None = None) -> ErrorResponse:
-    """OpenAI's error object, with our codes."""
+    """OpenAI's error object, with runstore's codes."""
     kind = ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return ErrorResponse(ErrorObject(message, kind, param, code))
 

@@ -57,8 +57,11 @@ CHUNKS: Schema = {  # see STREAM
             "type": "string",
             "anyOf": [
                 within(component(Chunk)),
-                {**within(component(ErrorResponse)), "description": "the run did not succeed: the last one"},
-                {"const": DONE.decode(), "description": "the last one, if the run succeeded"},
+                {
+                    **within(component(ErrorResponse)),
+                    "description": "the last event of a run that did not succeed",
+                },
+                {"const": DONE.decode(), "description": "the last event of a run that succeeded"},
             ],
         },
     },
@@ -315,7 +318,7 @@ SERVER_STOPPING = (
 ANSWER_REPLACED = (
     409,
     "answer_replaced",
-    "what was streamed is not the answer: the model's call failed and was made again, or its answer was "
+    "the streamed text is not the answer: the model call failed and was made again, or its answer was "
     "rejected or redacted; the run goes on: its answer is at /runs/{X-Run-Id}, and its text at "
     "/runs/{X-Run-Id}/stream?format=openai",
 )
@@ -332,7 +335,7 @@ def ending_error(run: Run) -> tuple[int, str, str]:
     if run.status == "error":
         return 500, run.error_code or RunstoreError.code, run.error or ""
     if run.reason == SUPERSEDED:
-        return 409, SUPERSEDED, "a newer request of the same session took the place of this one"
+        return 409, SUPERSEDED, "a newer request of the same session replaced this one"
     return 409, STOPPED, f"the run was stopped: {run.reason}"
 
 

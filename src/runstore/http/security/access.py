@@ -51,7 +51,7 @@ class Access:
     def check_workspace(self, user: User, workspace_id: str | None) -> None:
         """Refuse to start or list runs in another user's workspace."""
         if workspace_id is not None and workspace_id not in user.workspaces and not user.reads_all:
-            raise Forbidden(f"workspace {workspace_id[:100]!r} is none of yours")
+            raise Forbidden(f"you are not a member of workspace {workspace_id[:100]!r}")
 
 
 def check_changes(user: User) -> None:

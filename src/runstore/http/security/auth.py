@@ -186,5 +186,5 @@ def _bearer(request: Request) -> str:
 async def _no_body() -> NoReturn:
     """The login comes first, so that strangers cannot make the server take in bodies."""
     raise RuntimeError(
-        "`authenticate` gets a request without its body: it must go by the headers, the path or the query"
+        "`authenticate` gets a request without its body: it must use the headers, the path or the query"
     )

@@ -58,7 +58,7 @@ class LoginFunction:
         except Exception as error:  # the module may raise anything
             raise ConfigError(f"`authenticate`: cannot import {reference!r}: {error}") from error
         if not callable(found):
-            raise ConfigError(f"`authenticate`: {reference!r} is no function")
+            raise ConfigError(f"`authenticate`: {reference!r} is not a function")
         return cls(found)
 
     async def login(self, request: Request) -> Login:

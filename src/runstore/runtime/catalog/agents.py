@@ -35,7 +35,7 @@ from runstore.runtime.user_code import call, check_call, in_thread, load
 
 CODE_TIMEOUT_S = 300.0  # seconds for submitted code whose agent has no `run_timeout_s`
 NOTHING: Mapping[str, Any] = {}
-NO_LLM = "This is no LLM: a script says the words of the input."
+NO_LLM = "This is not an LLM: a script says the words of the input."
 BUILT_IN: dict[str, AgentSpec] = {
     "demo": AgentSpec(model=SCRIPTED, tokens_per_s=20, description="A demonstration that needs no key.")
 }

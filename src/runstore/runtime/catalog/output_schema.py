@@ -31,7 +31,9 @@ def check_schema(schema: dict[str, Any]) -> None:
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        raise ValueError(f"`output_schema` is no JSON Schema: {error.json_path}: {error.message}") from error
+        raise ValueError(
+            f"`output_schema` is not a JSON Schema: {error.json_path}: {error.message}"
+        ) from error
 
 
 def schema_warnings(schema: dict[str, Any], result: Any, *, within_s: float = CHECK_S) -> list[SchemaWarning]:
@@ -64,7 +66,7 @@ def _warnings(schema: dict[str, Any], result: Any) -> Iterator[SchemaWarning]:
         for error in _validator()(schema, registry=registry).iter_errors(result):
             yield SchemaWarning(error.json_path, error.message[:MAX_WARNING])
     except Unresolvable as error:
-        message = f"the schema refers to what it does not have: {error}"
+        message = f"the schema has a reference that it cannot resolve: {error}"
         yield SchemaWarning("$", message[:MAX_WARNING])
 
 
@@ -132,7 +134,7 @@ def _validator() -> Any:
         if not validator.is_type(instance, "string") or len(instance) <= MAX_MATCHED:
             yield from matches(validator, wanted, instance, schema) or ()
         else:
-            yield ValidationError(f"more than {MAX_MATCHED:,} characters are not held against {wanted!r}")
+            yield ValidationError(f"more than {MAX_MATCHED:,} characters are not checked against {wanted!r}")
 
     keywords = {"uniqueItems": unique_items, "pattern": pattern}
     return extend(Draft202012Validator, keywords)  # type: ignore[no-untyped-call]

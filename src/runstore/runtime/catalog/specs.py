@@ -16,7 +16,7 @@ from runstore.runtime.strands.models import MODEL_NAMES, SCRIPTED
 from runstore.runtime.user_code import REFERENCE
 
 RUN_CODE = "run-code"  # the only agent that runs submitted code
-ONLY_RUN_CODE = f"the agent {RUN_CODE!r}, and no other, has `code = true`"
+ONLY_RUN_CODE = f"the agent {RUN_CODE!r}, and only this one, has `code = true`"
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # a slash separates the names in an agent's path
 MAX_MEMORY_MB = 1 << 20
 RANGES: dict[str, tuple[float, float]] = {  # the smallest and the largest value of a setting
@@ -187,12 +187,12 @@ def _refuse_ignored(spec: AgentSpec, source: Source) -> None:
         _refuse(spec, OF_THE_SCRIPTED_MODEL, ONLY_SCRIPTED)
         _refuse(spec, OF_MODELS, "`{}` is for agents with a `model`; a factory sets it itself")
     if not spec.tools:
-        _refuse(spec, OF_TOOLS, "`{}` names some of the agent's `tools`, and it has none")
+        _refuse(spec, OF_TOOLS, "`{}` names some of the agent's `tools`, but the agent has no tools")
     if isinstance(source, SubmittedCode):
         _refuse(spec, ("memory",), "`{}`: code has no messages to begin with")
         for name, value in NOT_OF_CODE:
             if getattr(spec, name) == value:
-                rule = "code runs in a process of its own, and begins from the beginning"
+                rule = "code always runs in a process of its own, and always starts again from the beginning"
                 raise ValueError(f"`{name}`: {rule}")
 
 

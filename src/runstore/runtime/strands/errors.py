@@ -63,13 +63,13 @@ CLASS_CODES = {
 }
 # Sentences for users. The provider's own message may hold a key and goes to the server's log only.
 SENTENCES = {
-    "model_auth": "the model's provider refuses the key, or there is none",
+    "model_auth": "the model's provider refuses the key, or no key is set",
     "model_not_found": "the model's provider knows no such model, or the address is wrong",
-    "model_throttled": "the model's provider refuses so many requests",
-    "model_unavailable": "there was no connection to the model, or it broke, or the model's provider failed",
-    "model_refused": "the model's provider does not take the request",
-    "model_invalid_answer": "the model's answer was none that its provider's protocol has",
-    "model_error": "the call of the model failed",
+    "model_throttled": "the model's provider refuses the requests because there are too many",
+    "model_unavailable": "the connection to the model failed or broke, or the model's provider failed",
+    "model_refused": "the model's provider does not accept the request",
+    "model_invalid_answer": "the model's answer breaks its provider's protocol",
+    "model_error": "the model call failed",
     "context_overflow": "the conversation is too long for the model",
     "max_tokens": "the model's answer was cut by its token limit",
 }

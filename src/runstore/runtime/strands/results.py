@@ -15,7 +15,7 @@ from runstore.runtime.strands.errors import agent_error
 
 # Several SDKs read a web page as an answer without text and without usage.
 NO_ANSWER = "the model's answer was empty and used no tokens: does its address belong to this provider?"
-ONLY_REASONING = "the model has reasoned, and then said nothing: its answer was cut off"
+ONLY_REASONING = "the model's answer has only reasoning: it was cut off"
 
 
 def result_of(

@@ -143,5 +143,5 @@ def named(name: str, tool: Any) -> AgentTool:
             raise ConfigError(f"{tool.__qualname__} cannot be a tool: {error}") from error
         return made
     if tool.tool_name != name:
-        raise ConfigError(f"tool {name!r} is a strands tool that is called {tool.tool_name!r}: name it so")
+        raise ConfigError(f"tool {name!r} is a strands tool with the name {tool.tool_name!r}: use this name")
     return tool
