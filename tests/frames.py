@@ -71,7 +71,8 @@ def read_frames(parts: Iterable[bytes]) -> Iterator[Frame]:
 
 def frame_of(event: RecordedEvent) -> bytes:
     """The frame of an event that the log holds."""
-    return frame(TailEvent(event.run_id, event.seq, event.type, event.ends, event.at, event.data))
+    e = event
+    return frame(TailEvent(e.run_id, e.seq, e.type, e.ends, e.at, e.data, e.version))
 
 
 def without_heartbeats(buffer: bytes) -> bytes:

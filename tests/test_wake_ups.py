@@ -46,7 +46,7 @@ async def test_without_redis_a_reader_hears_within_half_a_second_what_another_pr
             for number in range(NOTED):
                 reading = asyncio.create_task(anext(stream))
                 await until(lambda: there.feed.subscribers == 1)
-                await here.store.append(run_id, [Custom("custom.note", f"note {number}")])
+                await here.store.append(run_id, [Custom("custom.note", f"note {number}")], by="alice")
                 appended_at = time.monotonic()
                 assert f"note {number}".encode() in await asyncio.wait_for(reading, DEADLINE_S)
                 took.append(time.monotonic() - appended_at)
@@ -125,7 +125,7 @@ async def test_what_a_replica_appends_is_followed_at_the_other_process(
     replica, worker = replica_and_worker
     run_id = (await replica.store.start(NewRun("slow", "hi", user_id="local"))).run.run_id
     stream = native(worker.store.tail(run_id, after=0, only=NOTES))
-    await replica.store.append(run_id, [Custom("custom.note", "from a replica")])
+    await replica.store.append(run_id, [Custom("custom.note", "from a replica")], by="alice")
     async with asyncio.timeout(DEADLINE_S):
         while b"from a replica" not in await anext(stream):
             pass

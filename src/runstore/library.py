@@ -136,13 +136,22 @@ class LocalStore:
         async with own_run(self._log, self._leases, new) as run:
             yield run
 
-    async def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
+    async def append(
+        self,
+        run_id: str,
+        events: Sequence[Custom],
+        *,
+        by: str = LOCAL_USER,
+        expected_seq: int | None = None,
+    ) -> int:
         """Add events to an active run, all or none; return the last seq once they are stored.
+
+        `by`: the user to whom they are attributed.
 
         Raises:
             RunClosed, WrongExpectedSeq, InvalidEvent, LimitExceeded
         """
-        return await self._store.append(parse_run_id(run_id), events, expected_seq=expected_seq)
+        return await self._store.append(parse_run_id(run_id), events, by=by, expected_seq=expected_seq)
 
     async def read(
         self, run_id: str, *, after: int = 0, types: Sequence[str] | None = None

@@ -11,12 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runstore.core import codec
-from runstore.core.codec import MAX_EVENT_BYTES, decode, encode, envelope
-from runstore.core.errors import EventTooLarge, InvalidEvent
-from runstore.core.events import EVENT_CLASSES, Completed, Custom, Deleted, Event, Queued, Token, Unknown
+from runstore.core.codec import MAX_EVENT_BYTES, TailEvent, decode, encode, envelope
+from runstore.core.depth import MAX_DEPTH
+from runstore.core.errors import EventTooDeep, EventTooLarge, InvalidEvent
+from runstore.core.events import (
+    EVENT_CLASSES,
+    Completed,
+    Custom,
+    Deleted,
+    Event,
+    Posted,
+    Queued,
+    Token,
+    Unknown,
+)
+from runstore.core.records import EventRecord, record_of
 from runstore.core.times import timestamp
 
-RUN = b"0192f0c1-2d3e-7f45-8a6b-0123456789ab"
+RUN = "0192f0c1-2d3e-7f45-8a6b-0123456789ab"
 AT = 1_795_169_410_123  # 2026-11-20T10:10:10.123Z
 
 anything = st.recursive(
@@ -254,7 +266,7 @@ LINE = (
 
 
 def test_the_envelope_is_these_bytes() -> None:
-    assert envelope(RUN, 42, b"llm.token", AT, b'{"text":"Hel"}') == LINE % 42
+    assert envelope(TailEvent(RUN, 42, "llm.token", False, AT, b'{"text":"Hel"}')) == LINE % 42
 
 
 @pytest.mark.parametrize(
@@ -268,4 +280,42 @@ def test_the_envelope_is_these_bytes() -> None:
 )
 def test_a_time_has_milliseconds_and_is_utc(at: int, text: str) -> None:
     assert timestamp(at) == text
-    assert json.loads(envelope(RUN, 1, b"x", at, b"null"))["at"] == text
+    assert json.loads(envelope(TailEvent(RUN, 1, "x", False, at, b"null")))["at"] == text
+
+
+# A custom event that a user appended.
+
+
+@pytest.mark.parametrize("data", [None, 1, "x", {"by": "mallory", "data": 2}, [{"a": None}]])
+def test_a_posted_event_keeps_who_posted_it_beside_its_data(data: Any) -> None:
+    event = Posted("custom.note", data, by='al"ice\n')
+    encoded = encode(event, at=AT)
+    assert encoded.version == 2
+    assert decode(encoded.type, encoded.version, encoded.data) == event
+    stored = TailEvent(RUN, 3, encoded.type, False, AT, encoded.data, encoded.version)
+    said = json.loads(envelope(stored))
+    assert (said.pop("by"), said.pop("data")) == ('al"ice\n', data)
+    assert said == {"run_id": RUN, "seq": 3, "type": "custom.note", "at": timestamp(AT)}
+    assert record_of(stored) == EventRecord(RUN, 3, "custom.note", timestamp(AT), data, 'al"ice\n')
+
+
+def test_an_agents_own_event_and_one_of_an_older_release_have_no_by() -> None:
+    data = {"by": "x", "data": 1}  # of the agent's making
+    encoded = encode(Custom("custom.note", data), at=AT)
+    assert (encoded.version, encoded.data) == (1, b'{"by":"x","data":1}')
+    stored = TailEvent(RUN, 3, encoded.type, False, AT, encoded.data)
+    assert "by" not in json.loads(envelope(stored))
+    assert record_of(stored) == EventRecord(RUN, 3, "custom.note", timestamp(AT), data)
+
+
+def test_the_limits_of_a_posted_event_are_those_of_its_data() -> None:
+    largest = "x" * (MAX_EVENT_BYTES - 2)
+    assert len(encode(Posted("custom.note", largest, by="alice")).data) > MAX_EVENT_BYTES
+    with pytest.raises(EventTooLarge, match="1,048,577 bytes of data"):
+        encode(Posted("custom.note", largest + "x", by="alice"))
+    deep: Any = "x" * 10_000
+    for _ in range(MAX_DEPTH):
+        deep = [deep]
+    encode(Posted("custom.note", deep, by="alice"))
+    with pytest.raises(EventTooDeep):
+        encode(Posted("custom.note", [deep], by="alice"))

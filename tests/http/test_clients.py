@@ -13,6 +13,8 @@ from httpx_sse import ServerSentEvent, connect_sse
 from tests.frames import joined, read_frames, without_heartbeats
 from tests.http.conftest import CONFIG, HEARTBEAT_S
 from tests.http.eventsource import EventSource, Message
+from tests.keys import url_of
+from tests.purging import purge_run
 from tests.server import DEADLINE_S, SILENT_HEAD, ServerProcess, new_client, serving, until
 from tests.tools import require
 
@@ -175,8 +177,9 @@ def test_a_browser_gives_up_on_a_run_that_is_not_there(server: ServerProcess) ->
     assert source.opened == 0
 
 
-def test_a_browser_gives_up_on_a_run_that_was_deleted(server: ServerProcess, deleted_run: str) -> None:
-    source = EventSource(server.http, f"/runs/{deleted_run}/stream")
+def test_a_browser_gives_up_on_a_run_that_was_purged(server: ServerProcess, closed_run: str) -> None:
+    purge_run(url_of(server.folder), closed_run)
+    source = EventSource(server.http, f"/runs/{closed_run}/stream")
     assert list(source.messages()) == []
     assert source.closed
 

@@ -5,10 +5,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from runstore.core.codec import RecordedEvent
-from runstore.core.depth import decoded
+from runstore.core.codec import RecordedEvent, envelope
 from runstore.core.events import CancelRequested, Deleted, EventType, Purged
-from runstore.core.times import timestamp
+from runstore.core.records import raw_record_of, record_of
 
 SAY_WHO = frozenset({CancelRequested.type, Deleted.type, Purged.type})  # types with a field `by`
 
@@ -69,6 +68,10 @@ class AuditItem(Struct, frozen=True, gc=False):
     @property
     def by(self) -> str | None:
         """Who caused the event, if it says so."""
+        return self._said_by or raw_record_of(self.event).by
+
+    @property
+    def _said_by(self) -> str | None:
         return _read_by(self.event.data).by if self.event.type in SAY_WHO else None
 
 
@@ -78,24 +81,20 @@ class _By(Struct):
 
 _read_by = msgspec.json.Decoder(_By).decode
 _encode = msgspec.json.Encoder().encode
-LINE = b'{"position":%d,"run_id":"%b","seq":%d,"type":"%b","at":"%b","user_id":%b,"agent":%b,%b"data":%b}'
 
 
 def audit_line(item: AuditItem) -> bytes:
-    """The item as one line of JSON. The data are the log's bytes."""
-    event, by = item.event, item.by
-    said = b"" if by is None else b'"by":%b,' % _encode(by)
-    return LINE % (
-        event.position, event.run_id.encode(), event.seq, event.type.encode(), timestamp(event.at).encode(),
-        _encode(item.user_id), _encode(item.agent), said, event.data,
+    """The item as one line of JSON: the event's envelope, after what the audit log adds to it."""
+    said = b"" if (by := item._said_by) is None else b'"by":%b,' % _encode(by)
+    return b'{"position":%d,"user_id":%b,"agent":%b,%b%b' % (
+        item.event.position, _encode(item.user_id), _encode(item.agent), said, envelope(item.event)[1:],
     )  # fmt: skip
 
 
 def audit_event(item: AuditItem) -> AuditEvent:
     """The item, decoded."""
-    event = item.event
+    event = record_of(item.event)
     return AuditEvent(
-        position=event.position, run_id=event.run_id, seq=event.seq, type=event.type,
-        at=timestamp(event.at), user_id=item.user_id, agent=item.agent, by=item.by,
-        data=decoded(msgspec.json.decode, event.data),
+        position=item.event.position, run_id=event.run_id, seq=event.seq, type=event.type, at=event.at,
+        user_id=item.user_id, agent=item.agent, by=item.by, data=event.data,
     )  # fmt: skip

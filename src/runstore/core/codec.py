@@ -9,10 +9,12 @@ from msgspec import Struct
 
 from runstore.core.depth import MAX_DEPTH, SHALLOW_BYTES, decoded, is_deeper
 from runstore.core.errors import EventTooDeep, EventTooLarge, InvalidEvent
-from runstore.core.events import CONTROL_TYPES, EVENT_CLASSES, Custom, Event, EventType, Unknown
+from runstore.core.events import CONTROL_TYPES, EVENT_CLASSES, Custom, Event, EventType, Posted, Unknown
 from runstore.core.times import now_ms, utc_second
 
 MAX_EVENT_BYTES = 1 << 20  # bytes of one event's data; larger output belongs in an artifact store
+CUSTOM = "custom."
+POSTED = 2  # version of a custom event that a user appended
 ENCODER_VERSION = 1  # part of every ETag: pages change with the encoding
 TOO_DEEP = f"{{}} is nested too deep: the limit is {MAX_DEPTH} nested lists and objects"
 
@@ -63,6 +65,7 @@ class TailEvent(Struct, gc=False):
     ends: bool
     at: int
     data: bytes
+    version: int = 1
     frame: bytes = b""
 
 
@@ -77,7 +80,9 @@ def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
         EventTooLarge: its data exceeds MAX_EVENT_BYTES.
         EventTooDeep: a value in it is nested deeper than MAX_DEPTH.
     """
-    if isinstance(event, Custom):
+    if isinstance(event, Posted):
+        data, version, ends = b'{"by":%b,"data":%b}' % (to_json(event.by), to_json(event.data)), POSTED, False
+    elif isinstance(event, Custom):
         data, version, ends = to_json(event.data), 1, False
     else:
         data, version, ends = to_json(event), event.version, event.ends
@@ -112,8 +117,11 @@ def decode(
     """Decode stored bytes as this release's event; older shapes are upcast, unknown types passed through."""
     cls = EVENT_CLASSES.get(type)
     if cls is None:
-        content = decoded(msgspec.json.decode, data)
-        return Custom(type, content) if type.startswith("custom.") else Unknown(type, content)
+        if type.startswith(CUSTOM):
+            posted = posted_of(type, version, data)
+            content = decoded(msgspec.json.decode, data if posted is None else posted.data)
+            return Custom(type, content) if posted is None else Posted(type, content, by=posted.by)
+        return Unknown(type, decoded(msgspec.json.decode, data))
     if version >= cls.version:
         event: Event = decoded(partial(msgspec.json.decode, type=cls), data)
         return event
@@ -123,14 +131,37 @@ def decode(
     return msgspec.convert(content, cls)
 
 
-# An event as one line of JSON, of: run_id, seq, type, `utc_second`, milliseconds, data.
-ENVELOPE = b'{"run_id":"%b","seq":%d,"type":"%b","at":"%b.%03dZ","data":%b}'
+class PostedData(Struct, frozen=True):
+    """The stored data of a `Posted` event, of which the value itself stays encoded."""
+
+    by: str
+    data: msgspec.Raw
 
 
-def envelope(run_id: bytes, seq: int, type: bytes, at: int, data: bytes) -> bytes:
+_read_posted = msgspec.json.Decoder(PostedData).decode
+
+
+def posted_of(type: EventType, version: int, data: bytes) -> PostedData | None:
+    """The stored data of a custom event that a user appended; None: it is another event."""
+    return decoded(_read_posted, data) if version >= POSTED and type.startswith(CUSTOM) else None
+
+
+# An event as one line of JSON, of: run_id, seq, type, `utc_second`, milliseconds, and `envelope_end`.
+ENVELOPE = b'{"run_id":"%b","seq":%d,"type":"%b","at":"%b.%03dZ",%b'
+
+
+def envelope(event: RecordedEvent | TailEvent) -> bytes:
     """The event as one line of JSON: a line of NDJSON, an item of a page, the data of a stream's frame."""
-    second, ms = divmod(at, 1000)
-    return ENVELOPE % (run_id, seq, type, utc_second(second), ms, data)
+    second, ms = divmod(event.at, 1000)
+    end = envelope_end(event.type, event.version, event.data)
+    return ENVELOPE % (event.run_id.encode(), event.seq, event.type.encode(), utc_second(second), ms, end)
+
+
+def envelope_end(type: EventType, version: int, data: bytes) -> bytes:
+    """The fields `by`, if the event has it, and `data`. The bytes of a posted event have both already."""
+    if version >= POSTED and type.startswith(CUSTOM):
+        return data[1:]
+    return b'"data":%b}' % data
 
 
 def to_json(value: Any) -> bytes:
@@ -155,9 +186,13 @@ def to_json(value: Any) -> bytes:
 
 
 def _check(event: Event | Custom, data: bytes) -> None:
-    what, levels = f"a {event.type} event", 0 if isinstance(event, Custom) else event.levels
-    if len(data) > MAX_EVENT_BYTES:
-        raise EventTooLarge(f"{what} has {len(data):,} bytes of data; the limit is {MAX_EVENT_BYTES:,} bytes")
+    what, levels, size = f"a {event.type} event", 0, len(data)
+    if isinstance(event, Posted):
+        levels, size = 1, size - len(b'{"by":,"data":}') - len(to_json(event.by))
+    elif not isinstance(event, Custom):
+        levels = event.levels
+    if size > MAX_EVENT_BYTES:
+        raise EventTooLarge(f"{what} has {size:,} bytes of data; the limit is {MAX_EVENT_BYTES:,} bytes")
     if is_deeper(data, MAX_DEPTH + levels):
         raise EventTooDeep(TOO_DEEP.format(what))
 

@@ -380,6 +380,15 @@ class Custom(Struct, frozen=True):
             )
 
 
+class Posted(Custom, frozen=True, kw_only=True):
+    """A custom event that a user appended, and not the run's own agent. Version 2 of `custom.*`.
+
+    It is stored as `{"by": …, "data": …}`.
+    """
+
+    by: str
+
+
 class Unknown(Struct, frozen=True):
     """A stored event of a type that this release does not know; it is passed on without being read."""
 

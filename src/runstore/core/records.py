@@ -4,21 +4,26 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from runstore.core.codec import RecordedEvent, TailEvent
+from runstore.core.codec import RecordedEvent, TailEvent, posted_of
 from runstore.core.depth import decoded
 from runstore.core.events import ENDINGS, EventType
 from runstore.core.times import timestamp
 
 
-class EventRecord(Struct, frozen=True):
-    """One event of a run. `at`: RFC 3339, UTC; `data`: what its type says, see docs/reference/events.md."""
+class EventRecord(Struct, frozen=True, omit_defaults=True):
+    """One event of a run. `at`: RFC 3339, UTC; `data`: what its type says, see docs/reference/events.md.
+
+    `by`: the user who appended a custom event; None: the run's own agent.
+    """
 
     run_id: str
     seq: int
     type: EventType
     at: str
-    data: Any = None
+    data: Any
+    by: str | None = None
 
     @property
     def ends(self) -> bool:
@@ -28,5 +33,12 @@ class EventRecord(Struct, frozen=True):
 
 def record_of(event: RecordedEvent | TailEvent) -> EventRecord:
     """The event, decoded."""
-    data = decoded(msgspec.json.decode, event.data)
-    return EventRecord(event.run_id, event.seq, event.type, timestamp(event.at), data)
+    record = raw_record_of(event)
+    return replace(record, data=decoded(msgspec.json.decode, bytes(record.data)))
+
+
+def raw_record_of(event: RecordedEvent | TailEvent) -> EventRecord:
+    """The event, with its data still encoded."""
+    posted = posted_of(event.type, event.version, event.data)
+    data, by = (msgspec.Raw(event.data), None) if posted is None else (posted.data, posted.by)
+    return EventRecord(event.run_id, event.seq, event.type, timestamp(event.at), data, by)

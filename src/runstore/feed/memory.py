@@ -212,7 +212,7 @@ class MemoryFeed:
 
 def _tail_events(commit: Committed) -> list[TailEvent]:
     events = [
-        TailEvent(commit.run_id, seq, event.type, event.ends, event.at, event.data)
+        TailEvent(commit.run_id, seq, event.type, event.ends, event.at, event.data, event.version)
         for seq, event in enumerate(commit.events, commit.first_seq)
     ]
     endings = [count for count, event in enumerate(events, 1) if event.ends]

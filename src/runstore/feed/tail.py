@@ -99,7 +99,7 @@ class Tail:
         )
         self._cursor = page[-1].seq if page else self._history
         self.ended = any(event.ends for event in page)
-        return [TailEvent(e.run_id, e.seq, e.type, e.ends, e.at, e.data) for e in page]
+        return [TailEvent(e.run_id, e.seq, e.type, e.ends, e.at, e.data, e.version) for e in page]
 
     def _pass(self, events: Sequence[TailEvent]) -> Sequence[TailEvent]:
         self._cursor, self.ended = events[-1].seq, events[-1].ends

@@ -50,15 +50,16 @@ class Following:
         """
         run = None
         try:
-            head = await self._store.head(run_id)
-            run = (await self._store.get(run_id)).run if as_chunks else None
+            deleted = login.user.reads_all
+            head = await self._store.head(run_id, deleted=deleted)
+            run = (await self._store.get(run_id, deleted=deleted)).run if as_chunks else None
         except LogUnavailable:
             if as_chunks:
                 raise
             # An error would end an EventSource permanently; the stream idles until the log is back.
         else:
             check_cursor(after, head.seq, run_id)
-            if head.closed and after == head.seq:
+            if head.closed and after >= head.seq - head.deleted:
                 return nothing_left()
         with ExitStack() as places:
             places.enter_context(self._subscribers.of_user(login.user.user_id))
@@ -85,14 +86,14 @@ class Following:
         left = False
         for run_id, after in cursors.open().items():
             try:
-                head = await self._store.head(run_id)
+                head = await self._store.head(run_id, deleted=login.user.reads_all)
             except LogUnavailable:
                 left = True  # see `follow`
             except (RunDeleted, RunPurged) as error:
                 lost[run_id] = error
             else:
                 check_cursor(after, head.seq, run_id)
-                left = left or not head.closed or after < head.seq
+                left = left or not head.closed or after < head.seq - head.deleted
         if not left and not lost:
             return nothing_left()
         with ExitStack() as stack:
@@ -140,7 +141,8 @@ class Following:
             RunNotFound, RunDeleted, RunPurged, LimitExceeded
         """
         with self._subscribers.of_user(login.user.user_id), self._subscribers.of_run(run_id):
-            await attended(self._store.get(run_id, wait_s=wait_s), login, receive)
+            found = self._store.get(run_id, wait_s=wait_s, deleted=login.user.reads_all)
+            await attended(found, login, receive)
 
 
 def check_cursor(after: int, head: int, run_id: str) -> None:

@@ -21,7 +21,7 @@ from runstore.core.errors import (
     RunstoreError,
     TooLarge,
 )
-from runstore.core.events import CancelRequested, Custom, Deleted
+from runstore.core.events import CancelRequested, Custom, Deleted, Posted
 from runstore.core.ids import LAST_TIME, RANDOM_BITS, first_run_id, new_run_id
 from runstore.core.limits import Limits
 from runstore.core.new_run import NewRun
@@ -109,13 +109,16 @@ class RunStore:
             return await self.get(earlier.run_id)
         return RunAt(evolve(Run(run_id), encoded), last_seq)
 
-    async def head(self, run_id: str) -> Head:
+    async def head(self, run_id: str, *, deleted: bool = False) -> Head:
         """The run's head.
+
+        Args:
+            deleted: also that of a deleted run.
 
         Raises:
             RunNotFound, RunDeleted, RunPurged
         """
-        return _existing(run_id, await self._log.head(run_id))
+        return _existing(run_id, await self._log.head(run_id), deleted=deleted)
 
     async def owner(self, run_id: str) -> Owner:
         """The run's owner, even if the run was deleted or purged.
@@ -135,8 +138,13 @@ class RunStore:
             self._owners[run_id] = owner
         return owner
 
-    async def get(self, run_id: str, *, at: int | None = None, wait_s: float = 0) -> RunAt:
+    async def get(
+        self, run_id: str, *, at: int | None = None, wait_s: float = 0, deleted: bool = False
+    ) -> RunAt:
         """The run's current state, or its state at an earlier seq; with `wait_s`, waits for its end.
+
+        Args:
+            deleted: also that of a deleted run.
 
         Raises:
             RunNotFound, RunDeleted, RunPurged
@@ -145,7 +153,7 @@ class RunStore:
         if wait_s:
             await wait_until_ended(self._log, self._feed, run_id, timeout_s=wait_s)
         found, run = await self._database.query(_read_run, run_id, at)
-        head = _existing(run_id, found)
+        head = _existing(run_id, found, deleted=deleted)
         if run is None:  # an earlier state, or the row is missing until the projection is rebuilt
             run = await self._database.query_history(_fold_run, run_id, at)
         if run.purged_at is not None:  # purged after the head was read
@@ -173,8 +181,10 @@ class RunStore:
             return await self.get(run_id)
         return RunAt(replace(found.run, cancel_requested=True), last_seq)
 
-    async def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
-        """Append an external producer's events; return the last seq once they are stored.
+    async def append(
+        self, run_id: str, events: Sequence[Custom], *, by: str, expected_seq: int | None = None
+    ) -> int:
+        """Append a user's events; return the last seq once they are stored.
 
         Raises:
             RunNotFound, RunDeleted, RunPurged, RunClosed, WrongExpectedSeq, InvalidEvent, TooLarge
@@ -186,7 +196,8 @@ class RunStore:
             what = f"the data of a {event.type} event"
             self._check_size("event_bytes", event.data, what, code="event_too_large")
         await self.head(run_id)
-        return await self._log.append(run_id, events, expected_seq=expected_seq)
+        posted = [Posted(event.type, event.data, by=by) for event in events]
+        return await self._log.append(run_id, posted, expected_seq=expected_seq)
 
     async def delete(self, run_id: str, *, by: str) -> None:
         """Delete a closed run from the lists.
@@ -258,12 +269,12 @@ class RunStore:
             raise TooLarge(limit, message, code=code)
 
 
-def _existing(run_id: str, head: Head | None) -> Head:
+def _existing(run_id: str, head: Head | None, *, deleted: bool = False) -> Head:
     if head is None:
         raise RunNotFound(f"there is no run {run_id}")
     if head.purged:
         raise RunPurged(run_id)
-    if head.deleted:
+    if head.deleted and not deleted:
         raise RunDeleted(f"run {run_id} was deleted")
     return head
 

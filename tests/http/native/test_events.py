@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from tests.frames import read_frames
 from tests.server import SILENT_HEAD, ServerProcess
 
 NDJSON = {"Accept": "application/x-ndjson"}
@@ -215,3 +216,29 @@ def test_the_pages_of_a_run_are_read_with_httpx_as_any_json(http: httpx.Client, 
     assert first.keys() == {"run_id", "seq", "type", "at", "data"}
     assert first["run_id"] == closed_run
     assert first["at"].endswith("Z")
+
+
+def test_an_appended_event_says_who_appended_it_wherever_it_is_read(
+    server: ServerProcess, silent_run: str
+) -> None:
+    """Live, replayed, as a page, as lines, in a trace, in the audit log: its data stay what was posted."""
+    data = {"by": "mallory", "n": [1]}
+    with server.stream(silent_run, SILENT_HEAD) as answer:
+        seq = server.http.post(
+            f"/runs/{silent_run}/events", json={"type": "custom.note", "data": data}
+        ).json()["last_seq"]
+        live = next(read_frames(answer.iter_raw()))
+    assert live.raw == next(server.frames(silent_run, SILENT_HEAD)).raw
+    event = live.event
+    assert (event["seq"], event["by"], event["data"]) == (seq, "local", data)
+    page = server.http.get(f"/runs/{silent_run}/events", params={"after": SILENT_HEAD})
+    assert page.json()["data"] == [event]
+    lines = server.http.get(f"/runs/{silent_run}/events", params={"after": SILENT_HEAD}, headers=NDJSON)
+    assert lines.content == live.line + b"\n"
+    assert server.record(silent_run, include="trace")["trace"]["data"][-1] == event
+    audited = {"run_id": silent_run, "types": "custom.note"}
+    (item,) = server.http.get("/audit/events", params=audited).json()["data"]
+    assert (item["by"], item["data"], item["user_id"]) == ("local", data, "local")
+    rows = server.http.get("/audit/events", params={**audited, "format": "csv"}).text.splitlines()
+    assert rows[1].endswith(',local,silent,local,"{""by"":""mallory"",""n"":[1]}"')
+    server.stop_run(silent_run)

@@ -214,19 +214,31 @@ def test_a_deleted_run_leaves_the_lists(server: ServerProcess, session: str) -> 
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
-        ("GET", "", None),
-        ("GET", "?at=1", None),
-        ("GET", "?wait=1", None),
-        ("GET", "/events", None),
-        ("GET", "/stream", None),
         ("POST", "/events", {"type": "custom.note"}),
         ("POST", "/stop", None),
+        ("POST", "/ticket", None),
         ("DELETE", "", None),
     ],
 )
-def test_a_deleted_run_answers_410_on_every_route(
+def test_nobody_changes_a_deleted_run(
     server: ServerProcess, deleted_run: str, method: str, path: str, body: object
 ) -> None:
     answer = server.http.request(method, f"/runs/{deleted_run}{path}", json=body)
     assert answer.status_code == 410
     assert answer.json()["error"]["code"] == "run_deleted"
+
+
+def test_an_admin_reads_a_deleted_run_which_is_marked_so(server: ServerProcess, deleted_run: str) -> None:
+    record = server.record(deleted_run)
+    assert (record["deleted"], record["result"]["text"]) == (True, "one two three")
+    assert server.record(deleted_run, wait=1) == record
+    before = server.record(deleted_run, at=record["last_seq"] - 1)
+    assert "deleted" not in before
+    events = server.events(deleted_run)
+    assert (events[-1]["type"], events[-1]["data"]) == ("run.deleted", {"by": "local"})
+    assert [frame.event for frame in server.frames(deleted_run)] == events[:-1]  # a stream has a run's life
+    for after in (record["last_seq"] - 1, record["last_seq"]):
+        with server.stream(deleted_run, after) as answer:
+            assert answer.status_code == 204
+    listed = server.http.get("/runs", params={"deleted": "true", "limit": 1_000}).json()["data"]
+    assert [run["deleted"] for run in listed if run["run_id"] == deleted_run] == [True]

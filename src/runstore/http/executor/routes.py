@@ -327,7 +327,8 @@ class TeamRunRoutes:
     async def get_team_run(self, call: Call[RunBody]) -> Response:
         """One run."""
         body = await call.body()
-        return _run(await self._store.get(await self._access.may_read(call.login, body.run_id)))
+        run_id = await self._access.may_read(call.login, body.run_id)
+        return _run(await self._store.get(run_id, deleted=call.user.reads_all))
 
     @operation(
         "POST",

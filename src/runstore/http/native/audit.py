@@ -13,6 +13,7 @@ from runstore.core import errors
 from runstore.core.audit import AuditEvent, AuditItem, AuditQuery, audit_line
 from runstore.core.ids import parse_uuid
 from runstore.core.ports import EventFilter
+from runstore.core.records import raw_record_of
 from runstore.core.times import timestamp
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.json import Position
@@ -219,5 +220,5 @@ def _values(item: AuditItem) -> tuple[object, ...]:
     event = item.event
     return (
         event.position, event.run_id, event.seq, event.type, timestamp(event.at), item.user_id, item.agent,
-        item.by, event.data.decode(),
+        item.by, bytes(raw_record_of(event).data).decode(),
     )  # fmt: skip

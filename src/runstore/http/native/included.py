@@ -2,16 +2,14 @@
 
 from typing import Any
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType
 from starlette.requests import Request
 
 from runstore.core.codec import RecordedEvent, decode
 from runstore.core.events import EVENT_CLASSES, STREAMED_TYPES, Queued
 from runstore.core.ports import EventFilter
-from runstore.core.records import EventRecord
+from runstore.core.records import EventRecord, raw_record_of
 from runstore.core.threads import Threads
-from runstore.core.times import timestamp
 from runstore.http.errors import BadRequest
 from runstore.http.json import Seq
 from runstore.http.requests import FAMILIES
@@ -82,7 +80,7 @@ async def _trace(store: RunStore, found: RunAt) -> EventPage:
     """The first page of the trace; further pages are read as events."""
     page = await _events(store, found, TRACE, after=0)
     last = page[-1].seq if page else 0
-    return EventPage([_record(event) for event in page], last if 0 < last < found.last_seq else None)
+    return EventPage([raw_record_of(event) for event in page], last if 0 < last < found.last_seq else None)
 
 
 async def _ops_log(store: RunStore, found: RunAt) -> list[EventRecord]:
@@ -92,13 +90,9 @@ async def _ops_log(store: RunStore, found: RunAt) -> list[EventRecord]:
         if not page:
             break
         log += page
-    return [_record(event) for event in log[:MAX_INCLUDED]]
+    return [raw_record_of(event) for event in log[:MAX_INCLUDED]]
 
 
 async def _events(store: RunStore, found: RunAt, only: EventFilter, *, after: int) -> list[RecordedEvent]:
     page = await store.events(found.run.run_id, after=after, limit=MAX_INCLUDED, only=only)
     return [event for event in page if event.seq <= found.last_seq]
-
-
-def _record(event: RecordedEvent) -> EventRecord:
-    return EventRecord(event.run_id, event.seq, event.type, timestamp(event.at), msgspec.Raw(event.data))

@@ -60,7 +60,11 @@ class RunPage(Struct, frozen=True):
 
 
 TIMES = ("created_at", "started_at", "completed_at", "purged_at")
-OF_PURGED = ("purged_at", "deleted", "counts")  # only lists show purged runs
+OF_PURGED = (
+    "purged_at",
+    "deleted",
+    "counts",
+)  # only lists show purged runs
 SHOWN = [name for name in RunRecord.__struct_fields__ if name in Run.__struct_fields__]
 
 
@@ -68,6 +72,8 @@ def record(run: Run, last_seq: int | UnsetType = UNSET, included: Included = NOT
     shown: dict[str, Any] = {
         name: getattr(run, name) for name in SHOWN if run.purged_at is not None or name not in OF_PURGED
     }
+    if run.deleted:
+        shown["deleted"] = True
     shown |= {name: timestamp(shown[name]) for name in TIMES if shown.get(name) is not None}
     return RunRecord(**shown, last_seq=last_seq, **asdict(included))
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import msgspec
 from msgspec import Struct
 
-from runstore.core.codec import ENVELOPE, TailEvent
+from runstore.core.codec import ENVELOPE, TailEvent, envelope_end
 from runstore.core.times import utc_second
 from runstore.feed.joined_tail import JoinedTail
 from runstore.feed.tail import Tail
@@ -44,7 +44,10 @@ def frame(event: TailEvent) -> bytes:
     if not event.frame:
         seq, type = event.seq, event.type.encode()
         second, ms = divmod(event.at, 1000)
-        made = FRAME % (seq, type, event.run_id.encode(), seq, type, utc_second(second), ms, event.data)
+        made = FRAME % (
+            seq, type, event.run_id.encode(), seq, type, utc_second(second), ms,
+            envelope_end(event.type, event.version, event.data),
+        )  # fmt: skip
         event.frame = RETRY + made if seq == 1 else made
     return event.frame
 
