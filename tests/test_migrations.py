@@ -10,7 +10,7 @@ from runstore.core.events import Completed, Deleted, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.run import Run, fold
 from runstore.feed.memory import MemoryFeed
-from runstore.projections.comparison import Difference
+from runstore.projections.comparison import TableDifference
 from runstore.projections.runs import RunQuery, find_runs
 from tests.database import make_old, migrate, open_database, open_sqlite_log
 from tests.events import started
@@ -72,4 +72,4 @@ async def test_what_is_large_goes_out_of_the_run_list_of_schema_0005_as_a_rebuil
     dialect = open_database(old)
     difference = verify_runs(dialect)
     dialect.close()
-    assert difference == Difference(missing=0, wrong=0, extra=0, rows=3)
+    assert difference == TableDifference(missing=0, wrong=0, extra=0, rows=3)

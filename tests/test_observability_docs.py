@@ -13,6 +13,7 @@ from runstore.app import Runtime, open_runtime
 from runstore.core.events import Outcome
 from runstore.runtime import spans
 from runstore.settings import ServerSettings, Settings
+from tests.projections.examples import Totals
 
 PAGE = (Path(__file__).parents[1] / "docs" / "reference" / "observability.md").read_text(encoding="utf-8")
 
@@ -36,7 +37,7 @@ def marked(text: str) -> list[str]:
 async def runtime(tmp_path: Path) -> AsyncIterator[Runtime]:
     url = f"sqlite:///{tmp_path}/runstore.db"
     server = ServerSettings(database_url=url, redis_url="redis://127.0.0.1:1", drain_s=0)  # nobody is there
-    async with open_runtime(Settings(server)) as runtime:
+    async with open_runtime(Settings(server, projections=(Totals(),))) as runtime:
         yield runtime
 
 
@@ -49,7 +50,12 @@ async def test_every_metric_is_described_with_its_type_and_labels(runtime: Runti
             labels = {
                 label: value for s in family.samples for label, value in s.labels.items() if label != "le"
             }
-            values = {value for s in family.samples for label, value in s.labels.items() if label != "le"}
+            values = {
+                value
+                for s in family.samples
+                for label, value in s.labels.items()
+                if label not in ("le", "projection")
+            }
             exposed[name] = (family.type, set(labels) | (values if "version" not in labels else set()))
     assert {name: (kind, set(marked(labels))) for name, (kind, labels) in described.items()} == exposed
 

@@ -19,7 +19,13 @@ PAGES = [
     *sorted((ROOT / "examples").glob("**/*.py")),
 ]
 INNER = re.compile(r"from runstore\.[\w.]+ import|import runstore\.\w|`runstore\.[a-z_]+\.[\w.]*[A-Z]")
-MADE_FOR_USERS = (runstore.LocalStore, runstore.OwnRun)  # nobody calls these classes himself
+MADE_FOR_USERS = (
+    runstore.LocalStore,
+    runstore.OwnRun,
+    runstore.LocalProjections,
+    runstore.Projections,
+    runstore.ProjectionRunner,
+)  # nobody calls these classes himself
 
 
 def classes_in(hint: Any) -> Iterator[type]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from runstore.client import Ticket as Ticket
     from runstore.core.audit import AuditEvent as AuditEvent
     from runstore.core.audit import AuditQuery as AuditQuery
+    from runstore.core.codec import RecordedEvent as RecordedEvent
+    from runstore.core.codec import decode as decode
     from runstore.core.errors import AgentError as AgentError
     from runstore.core.errors import AgentNotFound as AgentNotFound
     from runstore.core.errors import AlreadyStarted as AlreadyStarted
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from runstore.core.errors import InvalidCursor as InvalidCursor
     from runstore.core.errors import InvalidEvent as InvalidEvent
     from runstore.core.errors import InvalidName as InvalidName
+    from runstore.core.errors import InvalidQuery as InvalidQuery
     from runstore.core.errors import LeaseLost as LeaseLost
     from runstore.core.errors import LimitExceeded as LimitExceeded
     from runstore.core.errors import LogUnavailable as LogUnavailable
@@ -52,7 +55,9 @@ if TYPE_CHECKING:
     from runstore.core.events import ToolFinished as ToolFinished
     from runstore.core.events import ToolProgress as ToolProgress
     from runstore.core.events import ToolStarted as ToolStarted
+    from runstore.core.events import Unknown as Unknown
     from runstore.core.events import Usage as Usage
+    from runstore.core.ports import EventFilter as EventFilter
     from runstore.core.ports import RunContext as RunContext
     from runstore.core.records import EventRecord as EventRecord
     from runstore.core.run import Run as Run
@@ -61,7 +66,17 @@ if TYPE_CHECKING:
     from runstore.http.security.users import User as User
     from runstore.library import LocalStore as LocalStore
     from runstore.library import open as open
+    from runstore.library import open_projections as open_projections
+    from runstore.maintenance.projections import LocalProjections as LocalProjections
+    from runstore.maintenance.projections import Projections as Projections
+    from runstore.maintenance.projections import ProjectionStatus as ProjectionStatus
+    from runstore.maintenance.rebuild import ProjectionReport as ProjectionReport
     from runstore.mount import MountedApp as MountedApp
+    from runstore.projections.builds import ProjectionFault as ProjectionFault
+    from runstore.projections.comparison import DifferingKey as DifferingKey
+    from runstore.projections.comparison import TableDifference as TableDifference
+    from runstore.projections.projection import Projection as Projection
+    from runstore.projections.runner import ProjectionRunner as ProjectionRunner
     from runstore.projections.runs import RunQuery as RunQuery
     from runstore.runtime.at_most_once import at_most_once as at_most_once
     from runstore.runtime.catalog.specs import AgentSpec as AgentSpec
@@ -73,20 +88,27 @@ __version__ = "0.1.0"
 _EXPORTS = {
     name: module
     for module, names in {
+        "runstore.core.codec": "RecordedEvent decode",
+        "runstore.maintenance.projections": "LocalProjections Projections ProjectionStatus",
+        "runstore.maintenance.rebuild": "ProjectionReport",
+        "runstore.projections.builds": "ProjectionFault",
+        "runstore.projections.comparison": "DifferingKey TableDifference",
+        "runstore.projections.projection": "Projection",
+        "runstore.projections.runner": "ProjectionRunner",
         "runstore.client": "ApiError AsyncClient Client ClientError RunRecord Ticket",
         "runstore.core.audit": "AuditEvent AuditQuery",
         "runstore.core.errors": "AgentError AgentNotFound AlreadyStarted AppendRefused Busy ConfigError "
-        "EventTooDeep EventTooLarge IdempotencyConflict InvalidCursor InvalidEvent InvalidName LeaseLost "
-        "LimitExceeded LogUnavailable RunActive RunClosed RunDeleted RunNotFound RunPurged RunstoreError "
-        "ProjectionFailed SchemaMismatch SessionBusy TooLarge WrongExpectedSeq",
+        "EventTooDeep EventTooLarge IdempotencyConflict InvalidCursor InvalidEvent InvalidName InvalidQuery "
+        "LeaseLost LimitExceeded LogUnavailable RunActive RunClosed RunDeleted RunNotFound RunPurged "
+        "ProjectionFailed RunstoreError SchemaMismatch SessionBusy TooLarge WrongExpectedSeq",
         "runstore.core.events": "AgentFinished AgentStarted Custom Event Message Reasoning Token ToolFailed "
-        "ToolFinished ToolProgress ToolStarted Usage",
-        "runstore.core.ports": "RunContext",
+        "ToolFinished ToolProgress ToolStarted Unknown Usage",
+        "runstore.core.ports": "RunContext EventFilter",
         "runstore.core.records": "EventRecord",
         "runstore.core.run": "Run",
         "runstore.core.transcript": "Transcript text",
         "runstore.http.security.users": "User",
-        "runstore.library": "LocalStore open",
+        "runstore.library": "LocalStore open open_projections",
         "runstore.mount": "MountedApp",
         "runstore.projections.runs": "RunQuery",
         "runstore.runtime.catalog.specs": "AgentSpec",

@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 from msgspec import Struct
 from msgspec.structs import asdict
-from sqlalchemy import func, select
 from starlette.applications import Starlette
 
 from runstore.core.errors import AgentError, ConfigError
 from runstore.core.threads import in_own_thread
 from runstore.database.dialects import Dialect
 from runstore.database.dialects.files import is_open_to_others
-from runstore.database.opening import Database, open_database, opened_database, read_from, write_to
-from runstore.database.tables import runs
+from runstore.database.opening import Database, open_database, opened_database, read_from
 from runstore.eventlog.queries import read_last_seqs
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.sql_store import InlineProjection
@@ -39,10 +37,9 @@ from runstore.http.security.login_function import LoginFunction
 from runstore.http.security.signing import TicketSigner
 from runstore.http.server import BACKLOG, Server
 from runstore.logs import flush_logs
+from runstore.maintenance.projections import Projections
 from runstore.maintenance.purge import Purge, Purgeable, PurgeCount
-from runstore.maintenance.rebuild import Progress, rebuild, verify
 from runstore.metrics import Metrics
-from runstore.projections.comparison import Difference
 from runstore.projections.inline import InlineProjections, check_inline
 from runstore.projections.projection import Projection
 from runstore.projections.registry import find_projections
@@ -88,7 +85,8 @@ class OpenLog(Struct, frozen=True):
     database: Database
     event_log: SqlEventLog
     leases: Leases
-    projections: ProjectionRunner | None
+    projections: Projections
+    runner: ProjectionRunner | None
 
 
 class Runtime(OpenLog, frozen=True):
@@ -124,7 +122,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             capacity=server.capacity if server.worker else 0,
             grace_s=server.cancel_grace_s,
         )
-        metrics = Metrics(opened.event_log, opened.feed, supervisor)
+        metrics = Metrics(opened.event_log, opened.feed, supervisor, opened.runner)
         authenticator = await _open_authenticator(server, opened.database)
         # Nothing is awaited between here and the server's installing of its signal handlers. Otherwise a
         # SIGTERM could end a started run as a crash.
@@ -139,7 +137,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
 async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[OpenLog]:
     """`keeps`: whether this process keeps asynchronous projections up to date."""
     server = settings.server
-    projections = find_projections(settings.projections, settings.prices)
+    projections = settings.find_projections()
     local = MemoryFeed()
     shared = _redis_feed(server.redis_url, server.redis_prefix, local) if server.redis_url else None
     feed = shared or local
@@ -165,7 +163,8 @@ async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[OpenLog]:
         leases = _new_leases(database, server, capacity=0)
         stack.push_async_callback(leases.release)
         await stack.enter_async_context(runner or nullcontext())
-        yield OpenLog(store, hierarchies, audit, feed, database, event_log, leases, runner)
+        operated = Projections(database, projections)
+        yield OpenLog(store, hierarchies, audit, feed, database, event_log, leases, operated, runner)
 
 
 def _inline(database: Database, projections: Sequence[Projection]) -> list[InlineProjection]:
@@ -419,13 +418,6 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(message, setting=setting) from error
 
 
-def rebuild_runs(url: str, progress: Progress, *, swap: bool) -> Difference:
-    """Rebuild the run list from the log; with `swap=False`, only compare them."""
-    with opened_database(url) as database:
-        report = (rebuild if swap else verify)(database, RunList(), progress)
-    return (report.tables or {})["runs"]
-
-
 def survey_purge(url: str, before: int) -> Purgeable:
     """The runs and events that `purge_runs` would remove."""
     with _purge(url, before, lambda count: None) as purge:
@@ -445,11 +437,3 @@ def _purge(url: str, before: int, progress: Callable[[PurgeCount], None]) -> Ite
         closing(Purge(database, _inline(database, find_projections()), before, progress)) as purge,
     ):
         yield purge
-
-
-def drop_runs(url: str) -> int:
-    """Empty the run list; return its number of runs. The log is unchanged."""
-    with write_to(url) as connection:
-        rows: int = connection.execute(select(func.count()).select_from(runs)).scalar_one()
-        RunList().drop(connection)
-        return rows

@@ -1,8 +1,8 @@
 """The log as a library: `async with runstore.open(url) as store:`, without HTTP."""
 
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,11 @@ from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord, record_of
 from runstore.core.run import Run
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, NamedRunCursors, OwnRunCursors
+from runstore.database.opening import opened_database
 from runstore.feed.joined_tail import GONE, NewRuns
 from runstore.logs import log_as_library
+from runstore.maintenance.projections import LocalProjections, Projections
+from runstore.projections.projection import Projection
 from runstore.projections.runs import RunQuery
 from runstore.runtime.catalog.specs import AgentSpec
 from runstore.runtime.own_run import OwnRun, own_run
@@ -45,6 +48,7 @@ async def open(
     *,
     config: Path | str | None = None,
     agents: Agents | None = None,
+    projections: Sequence[Projection] = (),
     shared_files: bool | None = None,
 ) -> AsyncIterator["LocalStore"]:
     """Open a database; with `config` or `agents`, run agents in this process.
@@ -53,14 +57,17 @@ async def open(
         url: sqlite:///FILE, postgresql+psycopg://… or mysql+pymysql://…
         config: a runstore.toml, for its agents and its settings, except host, port and database.
         agents: name → a function of a module, "package.module:function", or an AgentSpec.
+        projections: of the program, besides those of runstore and of installed packages. If there are any, or
+            the process runs agents, it keeps all projections up to date.
         shared_files: whether other users of the machine may open the database's files; None: as configured.
 
     Raises:
-        ConfigError: the URL, the configuration or an agent is wrong, or others can open the files.
+        ConfigError: the URL, the configuration, an agent or a projection is wrong, or others can open the
+            files.
         SchemaMismatch: the database is newer than this release.
     """
     log_as_library()
-    settings = settings_of(url, config, agents, shared_files)
+    settings = settings_of(url, config, agents, shared_files, projections)
     if config is None and agents is None:
         async with open_log(settings) as opened:
             yield LocalStore(opened, runs_agents=False)
@@ -72,8 +79,31 @@ async def open(
             runtime.feed.close()  # ends streams, so that they do not wait for the drain
 
 
+@contextmanager
+def open_projections(
+    url: str, *, config: Path | str | None = None, projections: Sequence[Projection] = ()
+) -> Iterator[Projections]:
+    """The projections of a database, for a script. The database must exist.
+
+    Args:
+        url: as of `open`.
+        config: a runstore.toml, for its prices.
+        projections: of the program, besides those of runstore and of installed packages.
+
+    Raises:
+        ConfigError: the URL, the configuration or a projection is wrong.
+        SchemaMismatch: the database is of another release.
+        LogUnavailable: it cannot be used now; also in the block.
+    """
+    known = settings_of(url, config, None, None, projections).find_projections()
+    with opened_database(url) as database:
+        yield Projections(database, known)
+
+
 class LocalStore:
     """The runs of a database that this process has open.
+
+    projections: lists, rebuilds, verifies, operates and reads them.
 
     Every method that names a run raises RunNotFound, RunDeleted or RunPurged if it does not exist (any more),
     and LogUnavailable while the database cannot be used.
@@ -84,6 +114,7 @@ class LocalStore:
         self._log = opened.event_log
         self._audit = opened.audit
         self._leases = opened.leases
+        self.projections = LocalProjections(opened.projections)
         self._runs_agents = runs_agents
 
     async def start(
@@ -299,7 +330,11 @@ class LocalStore:
 
 
 def settings_of(
-    url: str, config: Path | str | None, agents: Agents | None, shared_files: bool | None = None
+    url: str,
+    config: Path | str | None,
+    agents: Agents | None,
+    shared_files: bool | None = None,
+    projections: Sequence[Projection] = (),
 ) -> Settings:
     """The configuration of a program that has no command line.
 
@@ -312,6 +347,7 @@ def settings_of(
         settings,
         server=override(settings.server, {"database_url": url, "shared_files": shared_files}),
         agents={**settings.agents, **specs},
+        projections=tuple(projections),
     )
     settings.look_up_code()
     return settings

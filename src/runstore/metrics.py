@@ -21,6 +21,7 @@ from runstore.core.events import Outcome
 from runstore.eventlog.metered import Histogram
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
+from runstore.projections.runner import ProjectionRunner
 from runstore.runtime.supervision.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -31,11 +32,16 @@ class Metrics(Collector):
     """The metrics of one runtime."""
 
     def __init__(
-        self, event_log: SqlEventLog, feed: "MemoryFeed | RedisFeed", supervisor: Supervisor
+        self,
+        event_log: SqlEventLog,
+        feed: "MemoryFeed | RedisFeed",
+        supervisor: Supervisor,
+        projections: ProjectionRunner | None,
     ) -> None:
         self._log = event_log
         self._feed = feed
         self._supervisor = supervisor
+        self._projections = projections
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -52,6 +58,13 @@ class Metrics(Collector):
         yield from self._cancels()
         yield from self._commits()
         yield from self._queue()
+        if self._projections is not None:
+            yield _gauge(
+                "runstore_projection_lag_events",
+                "Events that a projection has not applied yet, at most.",
+                "projection",
+                self._projections.lags,
+            )
         if not isinstance(self._feed, MemoryFeed):
             yield from self._redis(self._feed)
 

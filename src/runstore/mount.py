@@ -20,6 +20,7 @@ from runstore.http.app import ERRORS
 from runstore.http.errors import Unauthorized
 from runstore.library import Agents, LocalStore, settings_of
 from runstore.logs import log_as_library
+from runstore.projections.projection import Projection
 from runstore.settings import override
 
 
@@ -32,7 +33,7 @@ class MountedApp:
     the outer server is bound to other addresses.
 
     Args:
-        url, config, agents, shared_files: as of `runstore.open`.
+        url, config, agents, projections, shared_files: as of `runstore.open`.
         allowed_hosts: host names, besides the loopback ones, by which clients know the outer server.
 
     Raises:
@@ -45,10 +46,11 @@ class MountedApp:
         *,
         config: Path | str | None = None,
         agents: Agents | None = None,
+        projections: Sequence[Projection] = (),
         allowed_hosts: Sequence[str] = (),
         shared_files: bool | None = None,
     ) -> None:
-        settings = settings_of(url, config, agents, shared_files)
+        settings = settings_of(url, config, agents, shared_files, projections)
         hosts = [*settings.server.allowed_hosts, *allowed_hosts]
         server = override(settings.server, {"host": "127.0.0.1", "allowed_hosts": hosts})
         self._settings = msgspec.structs.replace(settings, server=server)

@@ -20,6 +20,7 @@ from runstore.http.security.login_function import LoginFunction
 from runstore.logs import LogFormat
 from runstore.projections.prices import Price, Prices
 from runstore.projections.projection import Projection
+from runstore.projections.registry import find_projections
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.specs import (
     AGENT_NAME,
@@ -137,6 +138,14 @@ class Settings(Struct, frozen=True):
             AgentCatalog(self.agents, teams=Teams(self.hierarchies)).look_up(self.folder)
         except ConfigError as error:
             raise self.placed(error) from error
+
+    def find_projections(self) -> list[Projection]:
+        """Those of runstore, of installed packages, and of the program.
+
+        Raises:
+            ConfigError: one is wrong.
+        """
+        return find_projections(self.projections, self.prices)
 
     def overridden(self, changes: dict[str, Any]) -> "Settings":
         """The settings with changes from the command line or the environment to `[server]`; None: not given.

@@ -24,7 +24,9 @@ from tests.purging import write_old
 from tests.server import DEADLINE_S, ServerProcess, run_command, until
 
 COMMANDS = [
-    "serve", "demo", "migrate", "projections rebuild", "projections verify", "projections drop", "retention",
+    "serve", "demo", "migrate", "projections list", "projections run", "projections rebuild",
+    "projections verify", "projections pause", "projections resume", "projections skip",
+    "projections drop", "retention",
 ]  # fmt: skip
 
 
@@ -180,7 +182,7 @@ def test_a_database_of_a_newer_release_is_refused_and_left_alone(tmp_path: Path)
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
     before = path.read_bytes()
-    for command in (["serve", "--port", "0"], ["projections", "rebuild"]):
+    for command in (["serve", "--port", "0"], ["projections", "rebuild", "runs"]):
         refused(call_command(*command, folder=tmp_path), "9999", "upgrade runstore")
     assert path.read_bytes() == before
 
@@ -219,8 +221,8 @@ def test_an_option_goes_before_the_environment_and_that_before_the_file(tmp_path
     "command",
     [
         "retention --older-than 90d --dry-run", "retention --older-than 90d", "workers", "projections verify",
-        "projections rebuild", "projections drop", "keys list", "keys create --user alice",
-        "keys revoke 3f9a1c02d4e5",
+        "projections rebuild --all", "projections drop runs", "projections list", "keys list",
+        "keys create --user alice", "keys revoke 3f9a1c02d4e5",
     ],
 )  # fmt: skip
 def test_a_command_refuses_a_database_of_an_older_release_and_leaves_it_alone(
@@ -259,25 +261,25 @@ def command(server: ServerProcess, *arguments: str) -> "tuple[int, str]":
 
 def test_a_dropped_run_list_is_rebuilt_while_the_server_runs(busy: ServerProcess) -> None:
     before = busy.http.get("/runs").content
-    assert command(busy, "projections", "drop") == (0, "runs: dropped 6 rows\n")
+    assert command(busy, "projections", "drop", "runs") == (0, "runs: dropped\n")
     assert busy.http.get("/runs").json()["data"] == []
-    code, said = command(busy, "projections", "verify")
+    code, said = command(busy, "projections", "verify", "runs")
     assert (code, "6 missing" in said) == (1, True)
-    code, said = command(busy, "projections", "rebuild")
+    code, said = command(busy, "projections", "rebuild", "runs")
     assert (code, "6 missing" in said) == (0, True)
-    assert command(busy, "projections", "verify") == (0, "runs: equal: 6 runs\n")
+    assert command(busy, "projections", "verify", "runs") == (0, "runs: equal: 6 rows\n")
     assert busy.http.get("/runs").content == before
 
 
 def test_a_run_can_be_read_and_stopped_while_its_projection_is_dropped(busy: ServerProcess) -> None:
     talking = busy.http.get("/runs", params={"status": "running"}).json()["data"][0]["run_id"]
-    command(busy, "projections", "drop")
+    command(busy, "projections", "drop", "runs")
     assert busy.record(talking)["status"] == "running"
     assert busy.stop_run(talking)["status"] == "stopped"
     listed = busy.http.get("/runs").json()["data"]
     assert [run["run_id"] for run in listed] == [talking], "its own ending brought it back"
-    command(busy, "projections", "rebuild")
-    assert command(busy, "projections", "verify") == (0, "runs: equal: 6 runs\n")
+    command(busy, "projections", "rebuild", "runs")
+    assert command(busy, "projections", "verify", "runs") == (0, "runs: equal: 6 rows\n")
 
 
 # Retention, while a server runs.

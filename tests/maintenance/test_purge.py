@@ -43,7 +43,7 @@ from runstore.feed.tail import Tail
 from runstore.http.streaming.frames import native
 from runstore.maintenance.purge import PIECE_EVENTS, Purgeable, PurgeCount
 from runstore.projections import advance
-from runstore.projections.comparison import Difference
+from runstore.projections.comparison import TableDifference
 from runstore.projections.runs import RunQuery, find_run, find_runs
 from tests.database import open_log_at, run_list
 from tests.events import CANCEL, CANCELLED, COMPLETED, QUEUED, close_run, note, read_run, start_run, started
@@ -98,7 +98,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(purging, "PAGE_RUNS", 3)
 
 
-def rebuild_in(url: str, *, swap: bool = True) -> Difference:
+def rebuild_in(url: str, *, swap: bool = True) -> TableDifference:
     dialect = open_dialect(make_url(url))
     try:
         return rebuild_runs(dialect) if swap else verify_runs(dialect)
@@ -219,7 +219,7 @@ async def test_the_rows_of_purged_runs_are_rebuilt_from_what_is_left(log: SqlEve
         await write_old(log, Usage(agent="demo", input_tokens=1, output_tokens=2), ending=ending)
     young = await close_run(log)
     purge(url)
-    assert rebuild_in(url, swap=False) == Difference(missing=0, wrong=0, extra=0, rows=4)
+    assert rebuild_in(url, swap=False) == TableDifference(missing=0, wrong=0, extra=0, rows=4)
     await log.database.change_exclusively(lambda connection: run_list().drop(connection))
     rebuild_in(url)
     assert rebuild_in(url, swap=False).equal
@@ -232,7 +232,7 @@ async def test_a_purge_of_runs_that_the_run_list_lacks_makes_their_rows(log: Sql
     await write_old(log)
     await log.database.change_exclusively(lambda connection: run_list().drop(connection))
     purge(url)
-    assert rebuild_in(url, swap=False) == Difference(missing=0, wrong=0, extra=0, rows=1)
+    assert rebuild_in(url, swap=False) == TableDifference(missing=0, wrong=0, extra=0, rows=1)
 
 
 async def test_positions_go_on_after_a_purge(log: SqlEventLog, url: str) -> None:
@@ -317,7 +317,7 @@ async def test_what_an_interrupted_purge_has_begun_the_next_one_finishes(
         purge(url, progress=interrupt)
     assert [await is_purged(log, run_id) for run_id in runs] == [True, True, True, False]
     assert survey(url) == Purgeable(runs=1, events=12, begun=begun)
-    assert rebuild_in(url, swap=False) == Difference(missing=0, wrong=0, extra=0, rows=4)
+    assert rebuild_in(url, swap=False) == TableDifference(missing=0, wrong=0, extra=0, rows=4)
     purge(url, before=0)  # nothing is that old; what was begun is
     assert await log.database.query(count_events) == 3 + 12
     assert len(await read_run(log, runs[3])) == 12
@@ -561,7 +561,7 @@ async def test_a_rebuild_in_the_middle_of_a_purge_comes_out_equal(log: SqlEventL
     for _ in range(4):
         await write_old(log, *(note() for _ in range(10)))
     await close_run(log)
-    found: list[Difference] = []
+    found: list[TableDifference] = []
     purge(url, progress=lambda done: found.append(rebuild_in(url)))
     assert len(found) > 5
     assert all(difference.equal for difference in found)
@@ -584,7 +584,7 @@ async def test_a_purge_in_the_middle_of_a_rebuild_comes_out_equal(
     monkeypatch.setattr(rebuilding.time, "sleep", rest)
     assert rebuild_runs(dialect).equal
     dialect.engine.dispose()
-    assert rebuild_in(url, swap=False) == Difference(missing=0, wrong=0, extra=0, rows=4)
+    assert rebuild_in(url, swap=False) == TableDifference(missing=0, wrong=0, extra=0, rows=4)
 
 
 # ---- the database itself ----

@@ -22,7 +22,7 @@ from runstore.database.tables import runs
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
-from runstore.projections.comparison import Difference
+from runstore.projections.comparison import TableDifference
 from runstore.projections.runs import find_run
 from tests.database import run_list
 from tests.events import (
@@ -159,7 +159,7 @@ async def test_dropped_and_rebuilt_the_run_list_is_equal(log: SqlEventLog, diale
         run_list().drop(connection)
         connection.commit()
     assert rows(dialect) == []
-    assert rebuild_runs(dialect) == Difference(missing=10, wrong=0, extra=0, rows=10)
+    assert rebuild_runs(dialect) == TableDifference(missing=10, wrong=0, extra=0, rows=10)
     assert rows(dialect) == before
 
 
@@ -173,7 +173,7 @@ async def test_however_long_its_pages_a_rebuild_comes_out_equal(
 
 
 async def test_an_empty_log_is_rebuilt_to_an_empty_list(dialect: Dialect) -> None:
-    assert rebuild_runs(dialect) == Difference(missing=0, wrong=0, extra=0, rows=0)
+    assert rebuild_runs(dialect) == TableDifference(missing=0, wrong=0, extra=0, rows=0)
 
 
 @pytest.fixture
@@ -323,7 +323,7 @@ async def test_a_comparison_reports_what_is_missing_wrong_and_extra_and_changes_
         f" deleted, state, workspace_id, purged FROM runs WHERE run_id = '{written[5]}'",
     )
     before = rows(dialect)
-    assert verify_runs(dialect) == Difference(missing=3, wrong=2, extra=1, rows=10)
+    assert verify_runs(dialect) == TableDifference(missing=3, wrong=2, extra=1, rows=10)
     assert rows(dialect) == before
 
 
@@ -336,7 +336,7 @@ async def test_a_rebuild_repairs_what_it_reports(log: SqlEventLog, dialect: Dial
         f"UPDATE runs SET run_id = 'no run' WHERE run_id = '{written[1]}'",
         f"UPDATE runs SET agent_name = 'other' WHERE run_id = '{written[2]}'",
     )
-    assert rebuild_runs(dialect) == Difference(missing=2, wrong=1, extra=1, rows=10)
+    assert rebuild_runs(dialect) == TableDifference(missing=2, wrong=1, extra=1, rows=10)
     assert rows(dialect) == before
 
 

@@ -29,6 +29,7 @@ from runstore.cli.options import (
     SharedFiles,
     database_of,
 )
+from runstore.cli.projections import projections
 from runstore.cli.retention import retention
 from runstore.cli.runs import app as runs
 from runstore.cli.secrets import take_secrets, wipe
@@ -43,9 +44,6 @@ app = typer.Typer(
     help="An event-sourced run store for LLM agents: every token is an event, and no run is lost.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-)
-projections = typer.Typer(
-    help="Verify, rebuild or drop the state that is derived from the log.", no_args_is_help=True
 )
 app.add_typer(projections, name="projections")
 app.add_typer(keys, name="keys")
@@ -213,46 +211,6 @@ def migrate(
         typer.echo(f"{database.dialect.place}: schema {HEAD}")
 
 
-@projections.command()
-def rebuild(
-    database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, config: Config = None
-) -> None:
-    """Rebuild the run list from the log while the system runs, and print the differences.
-
-    Example: runstore projections rebuild --database-url sqlite:///runstore.db
-    """
-    difference = _rebuild(config, database_url, database_url_file, swap=True)
-    typer.echo(f"runs: rebuilt from the log, {_said(difference)}")
-
-
-@projections.command()
-def verify(
-    database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, config: Config = None
-) -> None:
-    """Compare the run list with the log; exit 1 when they differ.
-
-    Example: runstore projections verify --database-url sqlite:///runstore.db
-    """
-    difference = _rebuild(config, database_url, database_url_file, swap=False)
-    typer.echo(f"runs: {_said(difference)}")
-    if not difference.equal:
-        raise typer.Exit(1)
-
-
-@projections.command()
-def drop(
-    database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, config: Config = None
-) -> None:
-    """Empty the run list. The log stays as it is; `rebuild` restores the list.
-
-    Example: runstore projections drop --database-url sqlite:///runstore.db
-    """
-    from runstore.app import drop_runs
-
-    rows = drop_runs(database_of(config, database_url, database_url_file))
-    typer.echo(f"runs: dropped {rows} rows")
-
-
 def main() -> None:
     """Run the command line. A RunstoreError prints one line and exits with 2, without a traceback."""
     from runstore.logs import configure_logs, flush_logs
@@ -307,31 +265,3 @@ def _settings(config: Path | None, *, models: bool = False, **changes: Any) -> A
     from runstore.settings import load_settings
 
     return load_settings(config, models=models).overridden(changes)
-
-
-def _rebuild(
-    config: Path | None, database_url: str | None, database_url_file: str | None, *, swap: bool
-) -> Any:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from runstore.app import rebuild_runs
-
-    url = database_of(config, database_url, database_url_file)
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("runs", total=None)
-
-        def progress(position: int, last: int) -> None:
-            bar.update(task, completed=position, total=last)
-
-        return rebuild_runs(url, progress, swap=swap)
-
-
-def _said(difference: Any) -> str:
-    if difference.equal:
-        return f"equal: {difference.rows} runs"
-    return (
-        f"different: {difference.missing} missing, {difference.wrong} wrong, {difference.extra} too many, "
-        f"of {difference.rows} runs"
-    )

@@ -2,11 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from runstore.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from runstore.settings import Settings
 
 SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 MAX_DURATION_S = 100 * 365 * 86_400
@@ -89,9 +92,14 @@ def seconds_of(option: str, text: str) -> int:
 
 def database_of(config: Path | None, database_url: str | None, database_url_file: str | None) -> str:
     """The URL that was given, else the configuration's. Logging goes to standard error."""
+    return settings_of(config, database_url, database_url_file).server.database_url
+
+
+def settings_of(config: Path | None, database_url: str | None, database_url_file: str | None) -> "Settings":
+    """The configuration, with the URL that was given. Logging goes to standard error."""
     from runstore.logs import configure_logs
-    from runstore.settings import load_settings, override
+    from runstore.settings import load_settings
 
     configure_logs()
     given = {"database_url": database_url, "database_url_file": database_url_file}
-    return override(load_settings(config).server, given).database_url
+    return load_settings(config).overridden(given)

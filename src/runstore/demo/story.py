@@ -203,15 +203,15 @@ class Story:
     def _rebuild(self) -> None:
         self.step("4. Drop the run list, rebuild it from the log")
         before = self._server.http.get("/runs").content
-        self._server.run_command("projections", "drop")
+        self._server.run_command("projections", "drop", "runs")
         empty = self._server.http.get("/runs").json()["data"]
         self.claim("the run list is gone", empty == [], str(empty))
-        rebuilt = self._server.run_command("projections", "rebuild")
+        rebuilt = self._server.run_command("projections", "rebuild", "runs")
         after = self._server.http.get("/runs").content
         self.claim(
             f"rebuilt, it is byte for byte the same ({rebuilt})", before == after, f"{before!r}\n  {after!r}"
         )
-        self.claim(self._server.run_command("projections", "verify"), True)
+        self.claim(self._server.run_command("projections", "verify", "runs"), True)
 
     def _scripted(self) -> bool:
         agents = self._server.http.get("/agents").json()["data"]

@@ -25,7 +25,7 @@ from runstore.projections.builds import (
     read_builds,
     release,
 )
-from runstore.projections.comparison import Difference
+from runstore.projections.comparison import TableDifference
 from runstore.projections.filling import Filled, Filling
 from runstore.projections.projection import Projection, Slot
 from runstore.projections.runner import LEASE_S, POLL_S, TURN_S
@@ -36,7 +36,7 @@ WATCH_S = 0.1  # seconds between two looks at another process's rebuild
 Progress = Callable[[int, int], None]  # position reached, position to reach
 
 
-class Report(Struct, frozen=True):
+class ProjectionReport(Struct, frozen=True):
     """What a rebuild or a verification found.
 
     `tables`: how each live table differed from the log; None if there was none of this version before.
@@ -44,7 +44,7 @@ class Report(Struct, frozen=True):
     """
 
     projection: str
-    tables: dict[str, Difference] | None
+    tables: dict[str, TableDifference] | None
     position: int
     seconds: float
 
@@ -56,7 +56,7 @@ class Report(Struct, frozen=True):
 
 def rebuild(
     database: Database, projection: Projection, progress: Progress = lambda reached, goal: None
-) -> Report:
+) -> ProjectionReport:
     """Fold the whole log again, compare, and put the result in place of the live tables.
 
     The live tables serve and are kept up to date until then. If another process rebuilds the projection, wait
@@ -71,7 +71,7 @@ def rebuild(
 
 def verify(
     database: Database, projection: Projection, progress: Progress = lambda reached, goal: None
-) -> Report:
+) -> ProjectionReport:
     """Fold the whole log again beside the live tables, and compare. Nothing that is read changes.
 
     Raises:
@@ -92,7 +92,7 @@ class _Rebuild:
         self._owner = uuid4().hex
         self._silences = Silences(LEASE_S, longest_look_s=2 * POLL_S)
 
-    def run(self) -> Report:
+    def run(self) -> ProjectionReport:
         started = time.monotonic()
         try:
             while True:
@@ -101,7 +101,7 @@ class _Rebuild:
                     time.sleep(WATCH_S)
                 elif self._fill(filling):
                     found, seconds = filling.differences(), time.monotonic() - started
-                    return Report(self._projection.name, found, filling.position, seconds)
+                    return ProjectionReport(self._projection.name, found, filling.position, seconds)
         finally:
             self._release()
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, exc
 from runstore.core.codec import RecordedEvent
 from runstore.database.opening import Database
 from runstore.eventlog.queries import last_position, read_all
-from runstore.projections.builds import Build, advance_row, fail, failure_of, lock_build
+from runstore.projections.builds import Build, advance_row, fail, fault_of, lock_build
 from runstore.projections.projection import Projection
 
 WINDOW = 50_000  # positions that one read looks through
@@ -162,7 +162,7 @@ class Advance:
             self._events = events // 2
             return Step.MOVED
         cause, event = poison.__cause__, poison.event
-        failure = failure_of(cause if isinstance(cause, Exception) else poison, self.build.name, event)
+        failure = fault_of(cause if isinstance(cause, Exception) else poison, self.build.name, event)
         with self._database.changing() as connection:
             if not fail(connection, self.build, failure):
                 return Step.CHANGED

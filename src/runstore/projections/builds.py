@@ -5,7 +5,6 @@ one is being filled to replace it, or was replaced. Everything about a build is 
 is killed leaves nothing that another one could not continue.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,9 +15,10 @@ from sqlalchemy.schema import DropTable
 
 from runstore.core.codec import RecordedEvent, to_json
 from runstore.core.errors import ConfigError
+from runstore.core.times import now_ms
 from runstore.database.opening import Database
 from runstore.database.tables import projections
-from runstore.projections.projection import SLOTS, Projection, Slot
+from runstore.projections.projection import Projection, Slot
 
 # running: takes events. paused: by command. failed: an event was refused. checking: filled by `verify`, never
 # live. retired: replaced by the other slot's build.
@@ -28,9 +28,10 @@ UNPREPARED = 0  # the version of a build whose tables are not complete
 MAX_ERROR_CHARS = 2_000  # characters of an exception's text in a row
 
 _p = projections.c
+_read_names = msgspec.json.Decoder(list[str]).decode
 
 
-class Failure(Struct, frozen=True):
+class ProjectionFault(Struct, frozen=True):
     """Why a build takes no more events: the event, the exception, and how to go on.
 
     `run_id`, `seq`, `position`, `type`: of the event; None if the tables could not be made.
@@ -44,6 +45,9 @@ class Failure(Struct, frozen=True):
     type: str | None = None
 
 
+_read_fault = msgspec.json.Decoder(ProjectionFault).decode
+
+
 class Build(Struct, frozen=True):
     """A row of `projections`. `position`: all events up to it are applied. Times: ms since 1970, UTC."""
 
@@ -55,7 +59,7 @@ class Build(Struct, frozen=True):
     position: int
     live: bool
     state: BuildState
-    error: Failure | None
+    error: ProjectionFault | None
     skipped: int
     updated_at: int
     owner: str | None
@@ -113,7 +117,7 @@ def prepare(
     slot: Slot,
     *,
     seen: Build | None,
-    owner: str,
+    owner: str | None,
     live: bool = False,
     state: BuildState = "running",
 ) -> bool:
@@ -128,7 +132,7 @@ def prepare(
     names = [table.name for table in bound.tables]
     row = {
         "inline": int(projection.inline), "live": int(live), "position": 0, "error": None,
-        "error_position": None, "skipped": 0, "owner": owner, "updated_at": now(),
+        "error_position": None, "skipped": 0, "owner": owner, "updated_at": now_ms(),
     }  # fmt: skip
     with database.changing() as connection:
         builds = lock_builds(connection, projection.name)
@@ -154,7 +158,7 @@ def prepare(
         for table in {*known}.difference(names):
             _drop_table(connection, table)
         bound.create(connection)
-        ready = {"version": projection.version, "tables": to_json(names), "updated_at": now()}
+        ready = {"version": projection.version, "tables": to_json(names), "updated_at": now_ms()}
         connection.execute(update(projections).where(*_is(projection.name, slot)).values(ready))
     return True
 
@@ -169,33 +173,35 @@ def clear(database: Database, projection: Projection, build: Build) -> None:
 
 def advance_row(connection: Connection, build: Build, position: int, owner: str) -> None:
     """Store how far a locked build has come, and who advances it."""
-    values = {"position": position, "owner": owner, "beat": build.beat + 1, "updated_at": now()}
+    values = {"position": position, "owner": owner, "beat": build.beat + 1, "updated_at": now_ms()}
     connection.execute(update(projections).where(*_is(build.name, build.slot)).values(values))
 
 
-def fail(connection: Connection, build: Build, failure: Failure) -> bool:
+def fail(connection: Connection, build: Build, failure: ProjectionFault) -> bool:
     """Stop a build at an event, unless it has moved."""
     values = {
         "state": "failed", "error": to_json(failure), "error_position": failure.position, "owner": None,
-        "updated_at": now(),
+        "updated_at": now_ms(),
     }  # fmt: skip
     unmoved = (*_is(build.name, build.slot), _p.position == build.position, _p.version == build.version)
     return connection.execute(update(projections).where(*unmoved).values(values)).rowcount > 0
 
 
-def failure_of(error: Exception, name: str, event: RecordedEvent | None) -> Failure:
+def fault_of(error: Exception, name: str, event: RecordedEvent | None) -> ProjectionFault:
     """What to tell about an exception from a projection."""
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, exc.DBAPIError) and error.orig is not None:
         text = f"{type(error.orig).__name__}: {error.orig}"  # without the statement and its values
     text = text.encode(errors="replace").decode()[:MAX_ERROR_CHARS]
     if event is None:
-        return Failure(text, f"correct the tables of the projection, then runstore projections resume {name}")
+        return ProjectionFault(
+            text, f"correct the tables of the projection, then runstore projections resume {name}"
+        )
     remedy = (
         f"correct its code, then runstore projections resume {name}; "
         f"or leave the event out: runstore projections skip {name}"
     )
-    return Failure(text, remedy, event.run_id, event.seq, event.position, event.type)
+    return ProjectionFault(text, remedy, event.run_id, event.seq, event.position, event.type)
 
 
 def release(connection: Connection, owner: str) -> None:
@@ -212,7 +218,7 @@ def swap(connection: Connection, builds: Mapping[Slot, Build], to: Slot) -> None
             connection.execute(update(projections).where(*_is(build.name, build.slot)).values(retired))
             if paused:
                 _set_state(connection, builds[to], "paused")
-    values = {"live": 1, "updated_at": now()}
+    values = {"live": 1, "updated_at": now_ms()}
     connection.execute(update(projections).where(*_is(builds[to].name, to)).values(values))
 
 
@@ -223,7 +229,7 @@ def pause(connection: Connection, name: str) -> None:
     """Let a projection take no more events until `resume`.
 
     Raises:
-        ConfigError: it is inline, has no build, or is paused or failed already.
+        ConfigError: it has no build, or is paused or failed already.
     """
     for build in _commanded(connection, name, "running", "pause"):
         _set_state(connection, build, "paused")
@@ -235,7 +241,7 @@ def resume(connection: Connection, name: str) -> None:
         _set_state(connection, build, "running")
 
 
-def skip(connection: Connection, name: str) -> list[Failure]:
+def skip(connection: Connection, name: str) -> list[ProjectionFault]:
     """Leave out the event at which a projection failed, and go on; return the events.
 
     The tables then differ from the log, until the code is corrected and they are rebuilt.
@@ -253,24 +259,17 @@ def skip(connection: Connection, name: str) -> list[Failure]:
 
 def forget(database: Database, name: str) -> None:
     """Remove all builds and tables of a projection, whether this process has its code or not."""
-    for slot in SLOTS:
-        with database.changing() as connection:
-            build = lock_builds(connection, name).get(slot)
-            for table in build.tables if build is not None else ():
+    with database.writing(exclusive=True) as connection:  # appends may be using the tables
+        for build in lock_builds(connection, name).values():
+            for table in build.tables:
                 _drop_table(connection, table)
-            connection.execute(delete(projections).where(*_is(name, slot)))
-
-
-def now() -> int:
-    return time.time_ns() // 1_000_000
+            connection.execute(delete(projections).where(*_is(name, build.slot)))
 
 
 def _commanded(connection: Connection, name: str, *wanted: str) -> Sequence[Build]:
     """The builds in a state to which a command applies; the command is the last of `wanted`."""
     *states, command = wanted
     builds = lock_builds(connection, name).values()
-    if any(build.inline and build.live for build in builds):
-        raise ConfigError(f"projection {name!r}: it is inline, part of every append: there is no {command}")
     found = [build for build in builds if build.state in states]
     if not found:
         are = " and ".join(sorted({build.state for build in builds if build.state != "retired"}))
@@ -282,7 +281,7 @@ def _commanded(connection: Connection, name: str, *wanted: str) -> Sequence[Buil
 
 
 def _set_state(connection: Connection, build: Build, state: BuildState) -> None:
-    values = {"state": state, "error": None, "error_position": None, "owner": None, "updated_at": now()}
+    values = {"state": state, "error": None, "error_position": None, "owner": None, "updated_at": now_ms()}
     connection.execute(update(projections).where(*_is(build.name, build.slot)).values(values))
 
 
@@ -303,9 +302,8 @@ def _is(name: str, slot: Slot) -> tuple[Any, Any]:
 def _build(row: Sequence[Any]) -> Build:
     name, slot, version, inline, tables, position, live, state, error, skipped, updated_at, owner, beat = row
     return Build(
-        name, slot, version, bool(inline), msgspec.json.decode(tables, type=list[str]), position, bool(live),
-        state, None if error is None else msgspec.json.decode(error, type=Failure), skipped, updated_at,
-        owner, beat,
+        name, slot, version, bool(inline), _read_names(tables), position, bool(live), state,
+        None if error is None else _read_fault(error), skipped, updated_at, owner, beat,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ class DifferingKey(Struct, frozen=True):
     key: dict[str, Any]
 
 
-class Difference(Struct, frozen=True):
+class TableDifference(Struct, frozen=True):
     """How a live table differs from the log. `rows`: those that it should have; `keys`: the first ten."""
 
     missing: int = 0
@@ -35,8 +35,8 @@ class Difference(Struct, frozen=True):
     def equal(self) -> bool:
         return not (self.missing or self.wrong or self.extra)
 
-    def __add__(self, other: "Difference") -> "Difference":
-        return Difference(
+    def __add__(self, other: "TableDifference") -> "TableDifference":
+        return TableDifference(
             self.missing + other.missing, self.wrong + other.wrong, self.extra + other.extra,
             self.rows + other.rows, (self.keys + other.keys)[:SHOWN_KEYS],
         )  # fmt: skip
@@ -66,7 +66,7 @@ class Comparison:
         for table in self._tables.values():
             table.settle()
 
-    def differences(self) -> dict[str, Difference]:
+    def differences(self) -> dict[str, TableDifference]:
         return {name: table.difference() for name, table in self._tables.items()}
 
 
@@ -79,10 +79,10 @@ class _TableComparison:
         self._key = [column.key for column in new.primary_key.columns]
         self._places = [new.c.keys().index(name) for name in self._key]
         self._after: Row | None = None  # the last key that was compared
-        self._found = Difference()
-        self._next: tuple[Row, Difference] | None = None
+        self._found = TableDifference()
+        self._next: tuple[Row, TableDifference] | None = None
 
-    def difference(self) -> Difference:
+    def difference(self) -> TableDifference:
         return self._found
 
     def settle(self) -> None:
@@ -105,7 +105,7 @@ class _TableComparison:
             for how, found in kinds
             for key in found[:SHOWN_KEYS]
         ]
-        self._next = last, Difference(len(missing), len(wrong), len(extra), len(new), tuple(keys))
+        self._next = last, TableDifference(len(missing), len(wrong), len(extra), len(new), tuple(keys))
         if self._correct:
             self._replace(connection, wrong + extra, [new[key] for key in missing + wrong])
 

@@ -10,7 +10,7 @@ from runstore.database.opening import Database
 from runstore.eventlog.queries import last_position
 from runstore.projections.advance import Advance, Poison, Step
 from runstore.projections.builds import Build, clear, live_build, lock_builds, read_builds, swap
-from runstore.projections.comparison import Comparison, Difference
+from runstore.projections.comparison import Comparison, TableDifference
 from runstore.projections.projection import Projection, Slot
 
 Builds = Mapping[Slot, Build]
@@ -60,7 +60,7 @@ class Filling:
         """See `Advance.is_ours`."""
         return self._advance.is_ours(row)
 
-    def differences(self) -> dict[str, Difference] | None:
+    def differences(self) -> dict[str, TableDifference] | None:
         """What the comparison found, by table; None if there were no live tables of this version."""
         return None if self._comparison is None else self._comparison.differences()
 

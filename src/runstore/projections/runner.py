@@ -24,7 +24,7 @@ from runstore.projections.builds import (
     UNPREPARED,
     Build,
     fail,
-    failure_of,
+    fault_of,
     live_build,
     lock_build,
     other_slot,
@@ -70,7 +70,9 @@ class ProjectionRunner:
     def __init__(
         self, database: Database, projections: Iterable[Projection], *, lease_s: float = LEASE_S
     ) -> None:
-        self.lags: Mapping[str, int] = {}  # positions by which the live tables are behind, at the last look
+        projections = list(projections)
+        # Positions by which the live tables are behind, at the last look.
+        self.lags: Mapping[str, int] = {each.name: 0 for each in projections if not each.inline}
         self._database = database
         self._kept = [_Kept(database, projection, uuid4().hex) for projection in projections]
         self._silences = Silences(lease_s, longest_look_s=2 * POLL_S)
@@ -91,10 +93,14 @@ class ProjectionRunner:
         """Look for events now. Called from any thread; does not block."""
         self._news.set()
 
-    def stop(self) -> None:
-        """Stop after the transaction in progress. Safe to call before the start, and twice."""
+    def request_stop(self) -> None:
+        """Let `run` return after the transaction in progress. Called from any thread, or a signal handler."""
         self._stopping.set()
         self._news.set()
+
+    def stop(self) -> None:
+        """Stop, and wait for the transaction in progress. Safe to call before the start, and twice."""
+        self.request_stop()
         if self._thread is not None:
             self._thread.join(STOP_S)
 
@@ -132,7 +138,8 @@ class ProjectionRunner:
         mark = self._database.dialect.high_water_mark(furthest)
         mark = last if mark is None else mark
         self._silences.look(builds, mark)
-        self.lags = {build.name: max(last - build.position, 0) for build in builds if _lags(build)}
+        positions = {build.name: build.position for build in builds if build.live}
+        self.lags = {name: max(last - positions.get(name, 0), 0) for name in self.lags}
         moved = [kept.work(by_name[kept.name], mark, self._silences) for kept in self._kept]
         return any(moved)
 
@@ -231,7 +238,7 @@ class _Kept:
         except Exception as error:
             if self._passes(error):
                 raise
-            failure = failure_of(error, self.name, None)
+            failure = fault_of(error, self.name, None)
             with self._database.changing() as connection:
                 build = lock_build(connection, self.name, slot)
                 if build is None or not fail(connection, build, failure):
@@ -280,7 +287,3 @@ class _Kept:
         if what != self._said:
             self._said = what
             log.warning("projection_waits", projection=self.name, reason=what)
-
-
-def _lags(build: Build) -> bool:
-    return build.live and not build.inline

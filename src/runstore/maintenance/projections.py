@@ -1,0 +1,338 @@
+"""The commands on projections: list, rebuild, verify, pause, resume, skip, drop, run."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeVar
+
+import structlog
+from msgspec import Struct
+from sqlalchemy import Connection, Table, select
+
+from runstore.core.errors import ConfigError
+from runstore.core.threads import in_own_thread
+from runstore.core.times import now_ms
+from runstore.database.opening import Database
+from runstore.database.tables import events
+from runstore.eventlog.queries import last_position
+from runstore.maintenance.rebuild import Progress, ProjectionReport, rebuild, verify
+from runstore.projections.builds import (
+    UNPREPARED,
+    Build,
+    ProjectionFault,
+    forget,
+    live_build,
+    live_tables,
+    pause,
+    prepare,
+    read_builds,
+    resume,
+    skip,
+)
+from runstore.projections.projection import Projection, Slot
+from runstore.projections.runner import ProjectionRunner
+
+# running, paused, failed: as of its build. unbuilt: no process has made its tables yet. outdated, newer: its
+# tables are of an older or newer version than this code. unknown: this process has no code for it.
+ProjectionState = Literal["running", "paused", "failed", "unbuilt", "outdated", "newer", "unknown"]
+
+T = TypeVar("T")
+
+STALLED_S = 5.0  # seconds without progress, with events waiting, before a projection counts as stalled
+
+log = structlog.get_logger(__name__)
+
+
+class ProjectionStatus(Struct, frozen=True):
+    """How far a projection is.
+
+    version: of this process's code; None if it has none.
+    live_version: of the tables that are read; None if there are none.
+    position: the checkpoint: events up to this position of the log are applied. None for an inline
+        projection, which is never behind.
+    lag_events: positions up to the end of the log, at most so many events. lag_s: age of the first of them.
+    rebuilt_to: the position that a rebuild, or a new version, has reached beside the live tables.
+    waits: what it waits for, if it makes no progress. skipped: events that were left out by command.
+    """
+
+    name: str
+    inline: bool
+    version: int | None
+    live_version: int | None
+    state: ProjectionState
+    position: int | None
+    lag_events: int
+    lag_s: float
+    rebuilt_to: int | None
+    waits: str | None
+    error: ProjectionFault | None
+    skipped: int
+
+
+class Projections:
+    """The projections of an open database. Methods that name one raise ConfigError if it is unknown.
+
+    They may be used while servers run, and raise LogUnavailable while the database cannot be used.
+    """
+
+    def __init__(self, database: Database, known: Sequence[Projection]) -> None:
+        self._database = database
+        self._known = {projection.name: projection for projection in known}
+
+    @property
+    def names(self) -> list[str]:
+        """The projections that this process has code for."""
+        return sorted(self._known)
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise ConfigError unless this process has code for all of these."""
+        for name in names:
+            self._find(name)
+
+    def built(self) -> list[str]:
+        """The projections of this process whose live tables can be compared with the log."""
+        return [each.name for each in self.status() if each.state in ("running", "paused", "failed")]
+
+    def status(self) -> list[ProjectionStatus]:
+        """All projections, also those that only the database knows."""
+        with self._database.connect() as connection:
+            builds: dict[str, dict[Slot, Build]] = {name: {} for name in self._known}
+            for build in read_builds(connection):
+                builds.setdefault(build.name, {})[build.slot] = build
+            last = last_position(connection)
+            return [
+                _status(connection, name, self._known.get(name), builds[name], last)
+                for name in sorted(builds)
+            ]
+
+    def rebuild(self, name: str, progress: Progress = lambda reached, goal: None) -> ProjectionReport:
+        """Fold the whole log again, and put the result in place of the live tables.
+
+        They serve and are kept up to date until then. An interrupted rebuild is continued. If another process
+        rebuilds the projection, wait for it.
+
+        Raises:
+            ConfigError: the database has a newer version of the projection, or its rebuild is paused.
+            ProjectionFailed: it refused an event; the live tables are as they were.
+        """
+        return rebuild(self._database, self._find(name), progress)
+
+    def verify(self, name: str, progress: Progress = lambda reached, goal: None) -> ProjectionReport:
+        """Fold the whole log again beside the live tables, and compare. Nothing that is read changes.
+
+        Raises:
+            ConfigError: there are no live tables of this version.
+            ProjectionFailed: it refused an event.
+        """
+        return verify(self._database, self._find(name), progress)
+
+    def pause(self, name: str) -> None:
+        """Let a projection take no more events until `resume`. Raises ConfigError if it is not running."""
+        with self._database.changing() as connection:
+            pause(connection, self._check_apart(connection, name))
+        log.info("projection_paused", projection=name)
+
+    def resume(self, name: str) -> None:
+        """Let a paused or failed projection take events again. Raises ConfigError if it is neither."""
+        with self._database.changing() as connection:
+            resume(connection, self._check_apart(connection, name))
+        log.info("projection_resumed", projection=name)
+
+    def skip(self, name: str) -> list[ProjectionFault]:
+        """Leave out the event at which a projection failed, and return it.
+
+        Raises:
+            ConfigError: it did not fail at an event.
+        """
+        with self._database.changing() as connection:
+            skipped = skip(connection, self._check_apart(connection, name))
+        for event in skipped:
+            log.warning("projection_skipped", projection=name, run_id=event.run_id, seq=event.seq)
+        return skipped
+
+    def drop(self, name: str) -> None:
+        """Remove what a projection has stored. The log stays as it is.
+
+        A projection that this process has code for is left empty and paused: `resume` lets it start over. The
+        run list is left empty: each run comes back with its next change, and all with `rebuild`.
+        """
+        with self._database.connect() as connection:
+            self._check(connection, name)
+        projection = self._known.get(name)
+        if projection is not None and projection.in_schema:
+            with self._database.changing() as connection:
+                projection.drop(connection)
+        else:
+            forget(self._database, name)
+            if projection is not None and not projection.inline:
+                prepare(self._database, projection, "a", seen=None, owner=None, live=True, state="paused")
+        log.info("projection_dropped", projection=name)
+
+    def read(self, name: str, reading: Callable[[Connection, Mapping[str, Table]], T]) -> T:
+        """Call `reading` with a connection and the live tables, by the names that the projection gave them.
+
+        Raises:
+            ConfigError: no process has made them yet.
+        """
+        projection = self._find(name)
+        with self._database.connect() as connection, self._database.dialect.answering(connection):
+            tables = live_tables(connection, projection)
+            if tables is None:
+                raise ConfigError(
+                    f"projection {name!r}: it is not built yet; runstore projections rebuild {name}"
+                )
+            return reading(connection, tables)
+
+    def run(self, names: Sequence[str] = ()) -> None:
+        """Apply what is in the log now, to these projections or to all."""
+        self.runner(names).run(once=True)
+
+    def runner(self, names: Sequence[str] = ()) -> ProjectionRunner:
+        """A runner of these projections, or of all."""
+        return ProjectionRunner(self._database, [self._find(name) for name in names or self._known])
+
+    def _find(self, name: str) -> Projection:
+        try:
+            return self._known[name]
+        except KeyError:
+            raise self._unknown(name, self.names) from None
+
+    def _check(self, connection: Connection, name: str) -> str:
+        """The name, if this process or the database knows it."""
+        names = {*self._known, *(build.name for build in read_builds(connection))}
+        if name not in names:
+            raise self._unknown(name, sorted(names))
+        return name
+
+    def _check_apart(self, connection: Connection, name: str) -> str:
+        """The name, if it is of a projection that is not part of the appends."""
+        self._check(connection, name)
+        if name in self._known and self._known[name].inline:
+            raise ConfigError(
+                f"projection {name!r}: it is inline: every append applies it, so it never stops"
+            )
+        return name
+
+    def _unknown(self, name: str, names: list[str]) -> ConfigError:
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return ConfigError(f"there is no projection {name!r}{hint}; known: {', '.join(names)}")
+
+
+class LocalProjections:
+    """The projections of a store. The coroutines do what the methods of `Projections` do."""
+
+    def __init__(self, projections: Projections) -> None:
+        self._projections = projections
+
+    @property
+    def names(self) -> list[str]:
+        """The projections that this process has code for."""
+        return self._projections.names
+
+    async def status(self) -> list[ProjectionStatus]:
+        """All projections, also those that only the database knows."""
+        return await in_own_thread(self._projections.status)
+
+    async def rebuild(self, name: str, progress: Progress = lambda reached, goal: None) -> ProjectionReport:
+        """See `Projections.rebuild`. `progress` is called in another thread."""
+        return await in_own_thread(self._projections.rebuild, name, progress)
+
+    async def verify(self, name: str, progress: Progress = lambda reached, goal: None) -> ProjectionReport:
+        """See `Projections.verify`. `progress` is called in another thread."""
+        return await in_own_thread(self._projections.verify, name, progress)
+
+    async def pause(self, name: str) -> None:
+        """See `Projections.pause`."""
+        await in_own_thread(self._projections.pause, name)
+
+    async def resume(self, name: str) -> None:
+        """See `Projections.resume`."""
+        await in_own_thread(self._projections.resume, name)
+
+    async def skip(self, name: str) -> list[ProjectionFault]:
+        """See `Projections.skip`."""
+        return await in_own_thread(self._projections.skip, name)
+
+    async def drop(self, name: str) -> None:
+        """See `Projections.drop`."""
+        await in_own_thread(self._projections.drop, name)
+
+    async def read(self, name: str, reading: Callable[[Connection, Mapping[str, Table]], T]) -> T:
+        """See `Projections.read`. `reading` is called in another thread."""
+        return await in_own_thread(self._projections.read, name, reading)
+
+    async def run(self, names: Sequence[str] = ()) -> None:
+        """See `Projections.run`. A store that runs agents keeps projections up to date by itself."""
+        await in_own_thread(self._projections.run, names)
+
+
+def _status(
+    connection: Connection, name: str, code: Projection | None, builds: dict[Slot, Build], last: int
+) -> ProjectionStatus:
+    live = live_build(builds)
+    other = next(
+        (b for b in builds.values() if not b.live and b.state in ("running", "paused", "failed")), None
+    )
+    inline = code.inline if code is not None else any(build.inline for build in builds.values())
+    in_schema = code is not None and code.in_schema
+    shown = live or other
+    behind = live is not None and not inline and live.version != UNPREPARED
+    position = live.position if live is not None and behind else None
+    lag = max(last - position, 0) if position is not None else 0
+    at = _first_at(connection, position) if position is not None and lag else None
+    failing = next((build for build in (live, other) if build is not None and build.error is not None), None)
+    state = _state(code, live, in_schema)
+    return ProjectionStatus(
+        name=name,
+        inline=inline,
+        version=code.version if code is not None else None,
+        live_version=code.version if code is not None and in_schema else live.version if live else None,
+        state="failed" if failing is not None and state in ("running", "outdated") else state,
+        position=position,
+        lag_events=lag,
+        lag_s=max(now_ms() - at, 0) / 1_000 if at is not None else 0.0,
+        rebuilt_to=other.position if other is not None else None,
+        waits=_waits(state, shown, lag if other is None else 1),
+        error=failing.error if failing is not None else None,
+        skipped=shown.skipped if shown is not None else 0,
+    )
+
+
+def _state(code: Projection | None, live: Build | None, in_schema: bool) -> ProjectionState:
+    if code is None:
+        return "unknown"
+    if in_schema:
+        return "running"
+    if live is None or live.version == UNPREPARED:
+        return "unbuilt"
+    if live.version > code.version:
+        return "newer"
+    if live.version < code.version:
+        return "outdated"
+    return live.state if live.state in ("paused", "failed") else "running"
+
+
+def _waits(state: ProjectionState, build: Build | None, behind: int) -> str | None:
+    if state == "unknown":
+        return "for the package that has it, or runstore projections drop"
+    if state == "newer":
+        return "for an upgrade of the package that has it"
+    if state == "paused":
+        return "for runstore projections resume"
+    if state == "failed":
+        return "for a correction, then runstore projections resume, or skip"
+    if build is None:
+        return "for a process that runs it" if state == "unbuilt" else None
+    silent_s = (now_ms() - build.updated_at) / 1_000
+    if not behind or silent_s < STALLED_S:
+        return None
+    whom = "no process runs it" if build.owner is None else "its process is slow or gone"
+    return f"no progress for {silent_s:.0f} s: {whom}"
+
+
+def _first_at(connection: Connection, position: int) -> int | None:
+    """The time of the first event after a position."""
+    e = events.c
+    return connection.execute(
+        select(e.at).where(e.position > position).order_by(e.position).limit(1)
+    ).scalar()
