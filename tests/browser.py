@@ -35,7 +35,7 @@ class Tab:
         self._call("Page.reload")
 
     def evaluate(self, expression: str) -> Any:
-        """What JavaScript gives; None while the page is not there."""
+        """The value of a JavaScript expression; None while the page is not loaded."""
         return self._call("Runtime.evaluate", expression=expression)["result"].get("value")
 
     def until(self, expression: str, claim: str) -> None:

@@ -1,4 +1,4 @@
-"""What a client of OpenAI's chat API does, by hand: requests, chunks, the server's log lines."""
+"""A hand-written client of OpenAI's chat API: requests, chunks, and the server's log lines."""
 
 import re
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
-"""What has to be true after any fault: of what clients saw, and of what every server tells of the log.
+"""Checks that must hold after any fault, on the events that clients saw and those that every server returns.
 
-A check says what is wrong by an AssertionError that names the run.
+A check fails with an AssertionError that names the run.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ def check_dense(run_id: str, frames: Sequence[Frame]) -> None:
 
 
 def check_notes(seen: Seen, frames: Sequence[Frame]) -> None:
-    """What was acknowledged to a producer is where it was said to be; whatever was offered, once at most."""
+    """Each event that was acknowledged to a producer has its seq; each offered one is stored at most once."""
     notes = [frame for frame in frames if frame.type == "custom.note"]
     stored = {frame.data: frame.seq for frame in notes}
     assert len(stored) == len(notes), f"{seen.run_id}: stored twice, of {[frame.data for frame in notes]}"
@@ -105,7 +105,7 @@ async def check_list(load: Load, url: str) -> None:
             break
         after = {"after": page["next"]}
     started = {seen.run_id for seen in load.runs}
-    listed = [run_id for run_id in listed if run_id >= min(started)]  # what is older is another load's
+    listed = [run_id for run_id in listed if run_id >= min(started)]  # older runs belong to another load
     assert len(listed) == len(set(listed)), f"{url}: lists a run twice"
     assert set(listed) == started, f"{url}: lists {set(listed) ^ started} or not"
 

@@ -65,7 +65,7 @@ class Cluster:
 
     @property
     def log(self) -> str:
-        """What all processes have said."""
+        """The output of all processes."""
         said = [(f"{each.command} {number}", each.log) for number, each in enumerate(self.processes, 1)]
         return "\n".join(f"--- {name}\n{log}" for name, log in said)
 

@@ -47,7 +47,7 @@ def emitted(server: ServerProcess, code: str, input: Any = None) -> Any:
 
 
 def words(server: ServerProcess, run_id: str) -> list[str]:
-    """What a run has said so far, token by token."""
+    """A run's tokens so far."""
     return [event["data"]["text"] for event in server.events(run_id) if event["type"] == "llm.token"]
 
 

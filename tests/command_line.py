@@ -38,7 +38,7 @@ def call_command(*arguments: str, folder: Path, **variables: str) -> "CompletedP
 
 @contextmanager
 def own_modules(folder: Path) -> Iterator[None]:
-    """Forget afterwards what was imported from `folder`, and what a server sets for its whole process."""
+    """Afterwards forget the modules imported from `folder`, and the process-wide settings of a server."""
     path, interval = sys.path[:], sys.getswitchinterval()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the tests of every room share: an empty log of each kind, the feed that it tells, the loop."""
+"""Fixtures of all rooms: an empty log of each kind, its feed, the event loop."""
 
 import gc
 import os
@@ -75,7 +75,7 @@ EVENT_LOGS = ("memory", *DATABASES)
 
 @pytest.fixture(scope="session", autouse=True)
 def _warden() -> Iterator[None]:
-    """What the tests have started ends with this process, also when a test hangs."""
+    """Processes that the tests have started end with this process, also when a test hangs."""
     with warden.watched():
         yield
 
@@ -107,7 +107,7 @@ def feed() -> MemoryFeed:
 
 @pytest.fixture(params=EVENT_LOGS)
 async def log(request: pytest.FixtureRequest, tmp_path: Path, feed: MemoryFeed) -> AsyncIterator[EventLog]:
-    """An empty log that tells `feed`; once of each kind."""
+    """An empty log that publishes to `feed`; once of each kind."""
     with ExitStack() as stack:
         if request.param == "memory":
             log: EventLog = MemoryEventLog(feed)

@@ -42,7 +42,7 @@ def open_database(path: Path) -> SqliteDialect:
 
 
 def migrate(path: Path) -> str | None:
-    """What a starting server does; returns the version that it found."""
+    """The opening steps of a server; returns the schema version that it found."""
     dialect = open_database(path)
     with dialect.engine.connect() as connection, dialect.migrating(connection):
         before = migrations.upgrade(connection)

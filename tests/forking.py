@@ -100,7 +100,7 @@ def close_template() -> None:
 
 
 def answer(requests: socket.socket) -> dict[str, Any] | None:
-    """Fork as asked, until nobody asks any more; in a fork: what it has been asked to be."""
+    """Fork on request until there are no more requests. Returns in a fork with its role."""
     codes: dict[int, int] = {}
     while message := requests.recv(MESSAGE_BYTES):
         request = json.loads(message)

@@ -1,4 +1,4 @@
-"""Server-sent events as they are on the wire. Between two frames nothing but heartbeats is allowed."""
+"""Server-sent events on the wire. Between two frames only heartbeats are allowed."""
 
 import json
 import re

@@ -1,7 +1,7 @@
-"""A link between runstore and a database or Redis, which goes bad in whatever way a test wants.
+"""A link between runstore and a database or Redis, which fails as a test asks.
 
-A held direction is a cut cable: what is sent stays where it is, nobody is told, and when the cable is whole
-again it arrives, as TCP would see to.
+A held direction is a cut cable: data stays where it is, without an error, and arrives when the cable is whole
+again, as with TCP.
 """
 
 import socket
@@ -86,7 +86,7 @@ class Link:
         return found
 
     def restore(self) -> None:
-        """Be a good link again. What was held arrives now."""
+        """Work again. Held data arrives now."""
         self.delay_s = 0.0
         with self.changed:
             self.armed = None
@@ -168,7 +168,7 @@ class _Connection:
                 if not self._may_pass(direction):
                     return
                 target.sendall(part)
-            if self._may_pass(direction):  # the end of a connection is held up like anything else
+            if self._may_pass(direction):  # the end of a connection is held like data
                 target.shutdown(socket.SHUT_WR)
         except OSError:
             self.close(reset=True)

@@ -1,4 +1,4 @@
-"""Commits as a live feed is told of them, and feeds that share a Redis as processes do."""
+"""Commits for a live feed, and feeds that share a Redis as processes do."""
 
 import secrets
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ def seqs(events: Sequence[TailEvent] | None) -> list[int] | None:
 
 @contextmanager
 def own_prefix() -> Iterator[str]:
-    """A prefix of keys in the shared Redis that nobody else uses. Its keys go afterwards."""
+    """A unique prefix of keys in the shared Redis. Its keys are deleted afterwards."""
     prefix = f"runstore-test-{secrets.token_hex(6)}"
     try:
         yield prefix
@@ -48,7 +48,7 @@ def processes(count: int, url: str, prefix: str = "runstore") -> Iterator[list[R
 
 
 async def hears(here: RedisFeed, there: RedisFeed) -> None:
-    """Return when what is published `here` arrives `there`."""
+    """Return when an event published `here` arrives `there`."""
     run_id, seq = new_run_id(), 0
 
     def arrives() -> bool:

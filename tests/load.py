@@ -1,7 +1,7 @@
-"""Many runs over several servers, seen from outside: clients that start them, follow them and add to them.
+"""Many runs on several servers, seen from outside: clients start them, follow them and add to them.
 
-Whoever follows a run hops to another server again and again, with its `Last-Event-ID`, and goes on when its
-server dies, freezes or refuses. What a client was told is noted, for `tests/checks.py`.
+A reader moves to another server again and again, with its `Last-Event-ID`, and goes on when its server dies,
+freezes or refuses. The clients' answers are recorded for `tests/checks.py`.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ FINISH_S = 120.0  # for all runs to end, after the faults
 
 @dataclass
 class Seen:
-    """What clients were told about one run. `frames`: over all connections, as they came."""
+    """The answers that clients got about one run. `frames`: over all connections, in order of arrival."""
 
     run_id: str
     frames: list[Frame] = field(default_factory=list)
@@ -41,10 +41,10 @@ class Seen:
 
 
 class Load:
-    """Clients of the servers at `urls`, which is asked anew for each request: servers come and go.
+    """Clients of the servers at `urls`, which is called for each request, since servers come and go.
 
     Args:
-        seed: of the choice of servers and hops.
+        seed: of the random choice of servers and moves.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Load:
         await self.until(lambda: self.frames >= frames, f"{frames} frames")
 
     async def finish(self) -> None:
-        """Wait until all runs have ended and nobody follows them any more."""
+        """Wait until all runs have ended and all readers are done."""
         await self.until(lambda: all(task.done() for task in self._tasks), "the end of every run")
 
     async def until(self, claim: Callable[[], bool], what: str) -> None:
@@ -98,7 +98,7 @@ class Load:
             await asyncio.sleep(0.02)
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
-        """Ask one server after the other until one answers; only for what may be repeated."""
+        """Ask one server after the other until one answers; only for requests that are safe to repeat."""
         while True:
             with suppress(httpx.TransportError):
                 answer = await self._http.post(self._any_url() + path, json=body, headers=headers)
@@ -111,7 +111,7 @@ class Load:
         assert answer.status_code == 202, answer.text
 
     async def replay(self, url: str, run_id: str) -> list[Frame]:
-        """A closed run, all of it, as one server tells it."""
+        """All events of a closed run, from one server."""
         reader, frames = FrameReader(), []
         async with self._http.stream("GET", f"{url}/runs/{run_id}/stream") as answer:
             assert answer.status_code == 200, await answer.aread()
@@ -163,7 +163,7 @@ class Load:
             return answer.status_code == 204 or seen.ended
 
     async def _produce(self, seen: Seen) -> None:
-        """Add notes, each once, until the run has ended; nobody knows of those that were not answered."""
+        """Add notes, each once, until the run has ended; the outcome of unanswered ones is unknown."""
         for number in count():
             seen.offered = number + 1
             with suppress(httpx.TransportError):

@@ -30,7 +30,7 @@ def prose(text: str) -> str:
 
 
 def section(name: str, title: str) -> str:
-    """What stands below a heading, with everything below that."""
+    """The text below a heading, subsections included."""
     text = page(name)
     code = [block.span() for block in FENCE.finditer(text)]
     headings = [h for h in HEADING.finditer(text) if not any(a <= h.start() < b for a, b in code)]

@@ -1,4 +1,4 @@
-"""Waiting for what no signal tells."""
+"""Waiting for states that no signal announces."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

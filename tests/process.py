@@ -30,9 +30,7 @@ class RunstoreProcess:
 
     command: ClassVar[str]
     forked: ClassVar[bool] = True  # from a process that has imported runstore, if nothing stands against it
-    ready: ClassVar[
-        re.Pattern[str]
-    ]  # the line of the log that tells that it has started; a group is its fact
+    ready: ClassVar[re.Pattern[str]]  # the log line of a successful start; its group is the fact in it
 
     def __init__(self, folder: Path, **options: Any) -> None:
         self.folder = folder
@@ -89,7 +87,7 @@ class RunstoreProcess:
 
     @property
     def log(self) -> str:
-        """What all of its processes have said, oldest first."""
+        """The log lines of all its processes, oldest first."""
         return "".join(path.read_text(errors="replace") for path in self._logs)
 
     def kill(self) -> None:
@@ -105,7 +103,7 @@ class RunstoreProcess:
         os.kill(self.pid, signal.SIGCONT)
 
     def terminate(self) -> None:
-        """Tell it to stop, and do not wait for it."""
+        """Ask the process to stop, without waiting for it."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
 
@@ -124,7 +122,7 @@ class RunstoreProcess:
 
 
 def environment() -> dict[str, str]:
-    """Ours, without what would configure a server or colour its output."""
+    """This process's environment, without variables that configure a server or colour its output."""
     unwanted = ("RUNSTORE_", "FORCE_COLOR", "CLICOLOR_FORCE")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
     return kept | {"NO_COLOR": "1", "COLUMNS": "200"}

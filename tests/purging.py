@@ -49,13 +49,13 @@ async def write_old(
 def purge(
     url: str, *, before: int = LATER, progress: Callable[[PurgeCount], None] = lambda done: None
 ) -> PurgeCount:
-    """What `runstore retention` does."""
+    """The same as `runstore retention`."""
     with _opened(url, before, progress) as purge:
         return purge.run(by="retention")
 
 
 def purge_run(url: str, run_id: str) -> None:
-    """Purge one run, which has ended, whenever that was."""
+    """Purge one ended run of any age."""
     with _opened(url, 0) as purge:
         due = purge._read(partial(_find_due, run_ids=[run_id], before=FOREVER))
         purge._mark(due, "retention")
@@ -63,7 +63,7 @@ def purge_run(url: str, run_id: str) -> None:
 
 
 def survey(url: str, *, before: int = LATER) -> Purgeable:
-    """What it would do."""
+    """The same as `runstore retention --dry-run`."""
     with _opened(url, before) as purge:
         return purge.survey()
 

@@ -26,7 +26,7 @@ __all__ = [
     "until",
 ]
 
-# Says nothing until it is stopped: whatever else is in its run's log, the test has put there.
+# Says nothing until it is stopped: the test writes all other events of its run.
 SILENT_AGENT = """
 import asyncio
 
@@ -79,7 +79,7 @@ class ServerProcess(RunstoreProcess):
         super().close()
         self.http.close()
 
-    # What a client does.
+    # Requests of a client.
 
     def begin(self, agent: str = "silent", input: str = "hi", **body: Any) -> str:
         """Start a run; returns its id."""
@@ -148,7 +148,7 @@ class ServerProcess(RunstoreProcess):
 def serving(
     folder: Path, config: str = "", agents: str = SILENT_AGENT, **options: Any
 ) -> Iterator[ServerProcess]:
-    """A server that is killed in the end, whatever has become of it."""
+    """A server that is killed in the end, in any state."""
     server = ServerProcess(folder, config, agents, **options)
     try:
         yield server.start()

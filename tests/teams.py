@@ -52,7 +52,7 @@ class Executor:
         return self.http.post(f"{EXECUTOR}/{path}", json={} if body is None else body, **options)
 
     def data(self, path: str, body: Any = None, **options: Any) -> Any:
-        """What a request is answered with, which must have succeeded."""
+        """The data of a successful answer."""
         answer = self.ask(path, body, **options)
         assert answer.is_success, answer.text
         assert answer.json().keys() == {"success", "data"}

@@ -55,7 +55,7 @@ def blocks(text: str) -> list[Block]:
 
 
 class Expected:
-    """An output as a pattern; `known`: what varies, as the page writes it and as it is here."""
+    """An output as a pattern; `known`: varying texts of the page, with their values in this run."""
 
     def __init__(self, output: str, known: dict[str, str]) -> None:
         self._known = known
@@ -155,7 +155,7 @@ class Terminal:
         return True
 
     def close(self) -> None:
-        """End the shell, and whatever it has started that still runs."""
+        """End the shell, and all processes of it that still run."""
         for process in (*processes_of(self._shell.pid), self._shell.pid):
             try:
                 os.kill(process, signal.SIGKILL)
@@ -178,7 +178,7 @@ class Terminal:
         self._shell.stdin.flush()
 
     def _growing(self) -> Iterator[str]:
-        """What has come to the screen so far, each time that more comes, until it stays still."""
+        """The screen's text so far, each time that more arrives, until it stays the same."""
         said = b""
         while select.select([self._screen], [], [], self._patience_s)[0]:
             said += os.read(self._screen, 65_536)

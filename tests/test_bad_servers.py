@@ -28,13 +28,13 @@ def _logs_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def free_port() -> Iterator[int]:
-    """One that nobody listens on."""
+    """An address without a listener."""
     with Port() as port:
         yield port.number
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What the command line says to what it cannot do."""
+    """The command line's message for an impossible command."""
     before, sys.argv = sys.argv, ["runstore", *arguments]
     try:
         with pytest.raises(SystemExit) as left:

@@ -1,4 +1,4 @@
-"""The documents and the code say the same: whatever a user can meet is described, and nothing else is."""
+"""The documents and the code agree: everything that a user can meet is described, and nothing else."""
 
 import ast
 import importlib

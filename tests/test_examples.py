@@ -176,7 +176,7 @@ async def test_with_keys_any_client_that_has_one_is_answered(mounted: MountedApp
 async def test_a_mounted_app_with_a_login_function_takes_no_body_that_may_have_trailers(
     tmp_path: Path,
 ) -> None:
-    """What is mounted cannot tell them from headers: uvicorn adds them while the body comes."""
+    """A mounted application cannot distinguish trailers from headers: uvicorn adds them late."""
     (tmp_path / "runstore.toml").write_text('[server]\nauthenticate = "logins:nobody"\n')
     (tmp_path / "logins.py").write_text("def nobody(request):\n    return None\n")
     url = f"sqlite:///{tmp_path / 'runstore.db'}"

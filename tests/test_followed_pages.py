@@ -72,7 +72,7 @@ def test_every_command_of_the_readme_is_in_one_of_these_parts() -> None:
 
 
 def tutorial_folder(folder: Path) -> Path:
-    """The folder of a reader who has saved the tutorial's files."""
+    """The folder of a reader with the tutorial's files."""
     (folder / "chat").mkdir()
     for language, file in (("python", "chat.py"), ("html", "chat.html")):
         (block,) = fenced(page(TUTORIAL), language)

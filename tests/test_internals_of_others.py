@@ -1,6 +1,6 @@
-"""What runstore uses of other packages without their promise: docs/internals/internals-of-others.md.
+"""Undocumented parts of other packages that runstore uses: docs/internals/internals-of-others.md.
 
-Each test names the release in which one of them has changed, before anything subtler breaks.
+Each test names the release that changed one of them, before anything subtler breaks.
 """
 
 import asyncio

@@ -152,7 +152,7 @@ def test_a_held_direction_is_silent_and_passes_everything_when_it_is_restored(
         link.hold(direction)
         inserting = threading.Thread(target=insert, args=(connection, 1))
         inserting.start()
-        with pytest.raises(DBAPIError):  # after a second: nobody refuses or resets anything
+        with pytest.raises(DBAPIError):  # after a second: nothing refuses or resets the connection
             connect(link.url, SHORT_S)
         assert rows(database) == kept
         assert inserting.is_alive()

@@ -1,4 +1,4 @@
-"""The configuration file is read strictly: whatever is wrong is named with its line and its field."""
+"""The configuration file is read strictly: every error names its line and its field."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What Redis tells at once: proven with everything switched off that would find it without."""
+"""Redis wakes at once: all polling that would find the events is switched off."""
 
 import asyncio
 import secrets

@@ -22,7 +22,9 @@ LOOKS, PAUSE_S = 4, 0.1  # that have to find nothing, one after the other
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """End what is started meanwhile and still runs: when the block ends, or when this process does before."""
+    """End processes that were started in the block and still run, at its end or when this process ends
+    before.
+    """
     if not hasattr(os, "pidfd_open"):
         yield
         return
@@ -40,7 +42,7 @@ def watched() -> Iterator[None]:
 
 
 def keep_watch(pid: int, mark: str) -> None:
-    """Wait for the end of a process, then end whatever still runs of those that it has started."""
+    """Wait for the end of a process, then end all of its descendants that still run."""
     with suppress(ProcessLookupError):
         select.select([os.pidfd_open(pid)], [], [])
     end_all(mark)

@@ -1,4 +1,4 @@
-"""Writers that are held: whatever is appended meanwhile queues up, or is committed before them."""
+"""Held writers: appends queue up behind them, or are committed before them."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ from tests.polling import DEADLINE_S
 
 @asynccontextmanager
 async def held_writer(log: EventLog, feed: LiveFeed) -> AsyncIterator[None]:
-    """Hold the log's only writer where it tells the feed of a run that nobody else looks at."""
+    """Hold the log's only writer while it publishes a run that has no readers."""
     publish = feed.publish
     held, go_on = threading.Event(), threading.Event()
     let_go: list[bool] = []

@@ -360,7 +360,7 @@ def chat(server: ServerProcess, count: int) -> None:
 
 
 def census(server: ServerProcess) -> dict[str, int]:
-    """What the server's process has, once all runs have ended."""
+    """The threads, tasks and objects of the server's process after all runs have ended."""
     until(lambda: not server.http.get("/runs", params={"status": "running"}).json()["data"], "all have ended")
     with new_client(str(server.http.base_url)) as http:
         found = http.post(URL, json={"prompt": "?", "model": "census"}, headers=BEARER)

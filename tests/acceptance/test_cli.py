@@ -1,4 +1,4 @@
-"""The command line: what is wrong is said in one line, with exit code 2, and what works says so with 0."""
+"""The command line: an error is one line and exit code 2; success is exit code 0."""
 
 import asyncio
 import re
@@ -144,7 +144,7 @@ def test_a_setting_that_shows_its_fault_when_it_is_used_is_named_with_its_file_a
     done = run_command("serve", folder=tmp_path)
     refused(done, f"runstore: runstore.toml:3: [server]: `{setting}`: ", said)
     options = {"host": "--host=127.0.0.1", "database_url": "--database-url=sqlite:///none/b.db"}
-    if setting in options:  # what is not in force is not blamed
+    if setting in options:  # the message does not name a setting that has no effect
         done = run_command("serve", options[setting], "--log-file=no/where/b.log", folder=tmp_path)
         refused(done, "runstore: log file no/where/b.log")
 
@@ -228,7 +228,7 @@ def test_an_option_goes_before_the_environment_and_that_before_the_file(tmp_path
 def test_a_command_refuses_a_database_of_an_older_release_and_leaves_it_alone(
     tmp_path: Path, command: str
 ) -> None:
-    """There is no way back from it, and nobody has made a backup."""
+    """The migration cannot be undone, and there is no backup."""
     make_old(tmp_path / "runstore.db", "0004")
     refused(call_command(*command.split(), folder=tmp_path), "0004", "`runstore migrate`")
     assert migrate(tmp_path / "runstore.db") == "0004"

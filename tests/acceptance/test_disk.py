@@ -23,7 +23,7 @@ from tests.tools import lacking, require
 
 # For root no file is read-only, unless it gives up its capabilities.
 AS_MERE_OWNER = ["--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
-QUICK_S = 4.0  # a write waits 2 s for another process's, then its caller is told
+QUICK_S = 4.0  # a write waits 2 s for another process's lock, then its caller gets an error
 MIB = 1 << 20
 
 
@@ -114,7 +114,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def refused_quickly(server: ServerProcess) -> None:
-    """Whatever needs a write answers 503 soon, and at once when it is known that there is no writing."""
+    """Every request that writes is answered 503 soon, and at once when the outage is known."""
     run_id = server.http.get("/runs", params={"status": "running"}).json()["data"][0]["run_id"]
     for path, body in (
         ("/agents/silent/start", {"input": "hi"}),

@@ -1,6 +1,6 @@
-"""Durable before visible (G1), seen from outside: in the order of the server's system calls.
+"""Durable before visible (G1), checked from outside by the order of the server's system calls.
 
-`kill -9` cannot show a missing fsync, since the kernel keeps what was written; strace can.
+`kill -9` cannot show a missing fsync, since the kernel keeps written data; strace can.
 """
 
 import re
@@ -74,7 +74,7 @@ class Watched:
 
 @pytest.fixture(scope="session")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    """What a server did while a run was started, an agent spoke, and a producer appended."""
+    """The system calls of a server while a run was started, an agent spoke, and a producer appended."""
     watched = Watched(tmp_path_factory.mktemp("watched"))
     try:
         server = watched.start()

@@ -1,4 +1,4 @@
-"""Runs keep to themselves (G5), who does not read costs nothing (G11), and nothing is left behind."""
+"""Runs are isolated (G5), slow readers cost nothing (G11), and ended runs leave nothing behind."""
 
 import asyncio
 import gc
@@ -110,7 +110,7 @@ def test_readers_that_read_nothing_cost_bounded_memory_and_lose_nothing(
     serve: Callable[..., ServerProcess],
 ) -> None:
     server = serve(CONFIG, AGENTS)
-    server.ended(server.begin("flood", "16"))  # whatever it needs for so much text, it has now
+    server.ended(server.begin("flood", "16"))  # the process has now all the memory that this much text needs
     with ExitStack() as stack:
         before = resident_mib(server.pid)
         run_id = server.begin("flood", "64")
@@ -122,7 +122,7 @@ def test_readers_that_read_nothing_cost_bounded_memory_and_lose_nothing(
     assert frames[-1].type == "lifecycle.completed"
 
 
-# What is left
+# Leftovers
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`kill -9` at random moments: what was acknowledged is there, what was seen is the same (G3, G4, G12)."""
+"""`kill -9` at random moments: acknowledged events are there, and seen frames are the same (G3, G4, G12)."""
 
 import random
 import threading
@@ -25,7 +25,7 @@ tokens_per_s = 100
 
 
 class Witness:
-    """Stands outside the server and notes what was acknowledged and what was seen, until the line breaks."""
+    """Runs outside the server and records acknowledged and seen events until the connection breaks."""
 
     def __init__(self) -> None:
         self.runs: list[str] = []

@@ -1,4 +1,4 @@
-"""Agents with MCP clients: their servers end with the run, and hold up nobody else's."""
+"""Agents with MCP clients: their servers end with the run, and do not delay other runs."""
 
 import asyncio
 import os
@@ -39,14 +39,14 @@ def agent(*tools: Any, name: str = "inner") -> Agent:
 
 @tool
 async def wait() -> str:
-    """Wait for ever."""
+    """Wait without end."""
     await asyncio.Event().wait()
     return "never"
 
 
 @tool
 async def hold() -> str:
-    """Stay, whatever happens, until the test is over."""
+    """Keep running until the test is over."""
     while not (FOLDER / "over").exists():
         try:
             await asyncio.sleep(0.05)

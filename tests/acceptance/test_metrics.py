@@ -1,4 +1,4 @@
-"""What `/metrics` says of agents that do not let go, and of runs that wait."""
+"""`/metrics` counts agents that do not end, and runs that wait."""
 
 from collections.abc import Callable
 

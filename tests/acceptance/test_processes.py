@@ -116,7 +116,7 @@ def at(event: dict[str, Any]) -> datetime:
 async def test_a_run_that_a_worker_has_by_the_log_alone_is_adopted(
     serve: Callable[..., ServerProcess],
 ) -> None:
-    """As it is left by a COMMIT whose answer was lost: its worker lives, and does not drive it."""
+    """A run after a COMMIT whose answer was lost: its worker is alive, but does not drive it."""
     server = serve(CONFIG, AGENTS)
     driven = talking(server, "polite")
     worker_id = server.events(driven)[1]["data"]["worker_id"]

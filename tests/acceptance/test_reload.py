@@ -209,7 +209,7 @@ def test_what_a_server_and_its_agents_write_is_no_change_of_the_code(server: Ser
     (server.folder / "notes.txt").write_text("by an agent")
     assert server.ended(server.begin("more", "on and on"))["status"] == "success"
     (server.folder / "runstore.db-journal").write_bytes(b"")
-    edit(server, "old ", "new ")  # what is seen of all that was written is seen before this
+    edit(server, "old ", "new ")  # a change that the watcher can see is reported before this one
     wait_for_reload(server)
     assert times(server, "reloading") == 1
     assert "changed=agents.py" in server.log

@@ -218,7 +218,7 @@ class LostRun:
 
     @property
     def text(self) -> str:
-        """What a client shows that knows where a message ends."""
+        """The text that a client shows if it knows where messages end."""
         return runstore.text(runstore.EventRecord(**frame.event) for frame in self.frames)
 
     def has(self, type: str) -> bool:

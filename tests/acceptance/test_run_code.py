@@ -56,7 +56,7 @@ def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield server
 
 
-# What it is for.
+# The purpose.
 
 
 def test_each_line_that_it_prints_is_a_token_and_all_of_it_the_result(server: ServerProcess) -> None:
@@ -146,7 +146,7 @@ def test_its_code_and_input_stand_in_the_runs_first_event(server: ServerProcess)
     assert first["definition"]["code"] is True
 
 
-# What it cannot see.
+# Things that the code cannot see.
 
 
 def test_its_environment_is_empty_but_for_its_directory(server: ServerProcess) -> None:
@@ -267,7 +267,7 @@ emit({"type": "custom.status", "data": [status[name].strip() for name in names]}
     assert emitted(server, code) == ["1", "", "0" * 16, "2"]
 
 
-# What it cannot take.
+# Resources that the code cannot use up.
 
 
 @pytest.mark.slow
@@ -355,7 +355,7 @@ def test_a_stop_ends_it_within_the_grace_period(roomy: ServerProcess, code: str)
     assert (record["status"], record["reason"]) == ("stopped", "user")
 
 
-# What is left of it.
+# Leftovers.
 
 LEAVES = """
 import os, subprocess, sys

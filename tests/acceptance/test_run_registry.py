@@ -123,7 +123,7 @@ def test_many_tabs_see_the_same_run(server: ServerProcess) -> None:
     assert tabs[0] == tabs[1] == tabs[2]
 
 
-# Whose it is.
+# Ownership.
 
 
 def test_user_a_cannot_read_stop_or_delete_user_bs_run(alice: httpx.Client, bob: httpx.Client) -> None:

@@ -1,4 +1,4 @@
-"""Sessions on a real server: at most one active run each, whatever clients, agents and `kill -9` do."""
+"""Sessions on a real server: at most one active run each, under any race of clients, agents and `kill -9`."""
 
 import random
 import sqlite3
@@ -210,7 +210,7 @@ def test_clients_that_race_through_kills_never_make_two_runs_active(
 
 
 def race(server: ServerProcess, seed: int, *, kill: bool) -> None:
-    """Eight clients start runs in two sessions with any strategy; the server may die meanwhile."""
+    """Eight clients start runs in two sessions with any strategy; the server may be killed in between."""
     url, enough = str(server.http.base_url), threading.Semaphore(0)
 
     def client(number: int) -> None:
@@ -250,7 +250,7 @@ def begin_chat(http: httpx.Client, agent: str, session: str, strategy: str) -> s
 
 
 def begin_team(http: httpx.Client, agent: str, session: str, strategy: str) -> str | None:
-    """The same with a hierarchy, whatever agent is named."""
+    """The same with a hierarchy, for every named agent."""
     executor = Executor(http)
     task = {"task": "hi", "session_id": session, "multitask_strategy": strategy}
     return begun(executor.ask("runs/start", {"hierarchy_id": executor.create(), **task}), 202)

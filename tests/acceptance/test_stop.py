@@ -1,4 +1,4 @@
-"""Stopping: a run within its grace, whatever its agent does (G6), and the server within 5 s (G8)."""
+"""Stopping: a run ends within its grace period (G6), and the server within 5 s (G8), for every agent."""
 
 import errno
 import signal

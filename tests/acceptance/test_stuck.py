@@ -1,4 +1,4 @@
-"""Nothing hangs (G8), and every stop is bounded (G6), whatever agents do, alone and twenty at once."""
+"""Nothing hangs (G8), and every stop is bounded (G6), with one stuck agent and with twenty."""
 
 import os
 import re
@@ -386,7 +386,7 @@ def test_twenty_agents_that_need_too_much_memory_hold_up_nobody(one: ServerProce
     stopped_in_time(one, healthy)
 
 
-# And what is left of them.
+# Leftovers of stuck agents.
 
 
 def test_the_other_runs_of_a_blocked_loop_go_on_elsewhere(server: ServerProcess) -> None:

@@ -68,7 +68,7 @@ def office(server: ServerProcess) -> str:
 
 
 class Told:
-    """One run of many: the word that it is told to say, and what came on its stream."""
+    """One run of many: the word that it must say, and the events of its stream."""
 
     def __init__(self, word: str, run_id: str, frames: list[Frame]) -> None:
         self.word = word
@@ -167,7 +167,7 @@ def said_something(server: ServerProcess, run_id: str) -> bool:
     return any(event["type"] == "llm.token" for event in server.events(run_id))
 
 
-# What runs, and what is left.
+# Active runs, and leftovers.
 
 
 def test_which_runs_are_active_can_be_asked(serve: Callable[..., ServerProcess]) -> None:

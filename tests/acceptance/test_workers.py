@@ -1,4 +1,4 @@
-"""A worker works, whatever the file says that it shares with replicas."""
+"""A worker works with every setting in the file that it shares with replicas."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run's text whose parts no longer count."""
+"""The output for a run's text whose parts no longer count."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the commands print, whatever it holds and wherever it goes."""
+"""The commands print any content to any output."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What `runstore runs tail` prints of a run's text."""
+"""The output of `runstore runs tail` for a run's text."""
 
 import pytest
 

@@ -11,7 +11,7 @@ class Stranger(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, answers: list[tuple[int, dict[str, str], bytes]]) -> None:
-        self.answers = answers  # one after the other, the last for ever
+        self.answers = answers  # one after the other; the last one is repeated
         self.asked: list[Any] = []
         super().__init__(("127.0.0.1", 0), _Handler)
 

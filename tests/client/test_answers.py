@@ -1,4 +1,4 @@
-"""What the clients make of answers, from servers that a test makes up: errors, keys, retries."""
+"""The clients' reaction to answers of scripted servers: errors, keys, retries."""
 
 from typing import Any
 

@@ -34,7 +34,7 @@ def cut(stream: bytes, places: list[int]) -> list[bytes]:
 
 
 def as_a_browser(stream: bytes) -> list[Message]:
-    """What the rules of the standard make of it; the spaces let it look behind the end of a short stream."""
+    """The events by the rules of the standard; the spaces let it read beyond the end of a short stream."""
     return list(EventSource(cast(httpx.Client, None), "/")._interpret(read_lines([stream, b"   "])))
 
 

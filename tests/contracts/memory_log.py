@@ -201,7 +201,7 @@ class MemoryStore:
 
 
 def _follow(run: OpenRun | None, run_id: str, event: EncodedEvent) -> OpenRun | None:
-    """The run's row among the open runs after an event; None when it has none."""
+    """The run's row among the open runs after an event; None for a closed run."""
     change = msgspec.structs.replace
     if event.type == Queued.type:
         return OpenRun(run_id, read_session_request(event).user_id, "queued", 0, 0, None, None, event.at)

@@ -1,4 +1,4 @@
-"""Text that no longer counts, as every kind of log keeps it: where a discard begins, and what is withheld."""
+"""Text that no longer counts, in every kind of log: where a discard begins, and which text is withheld."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -122,7 +122,7 @@ async def test_text_is_measured_alike_however_a_character_was_cut(log: EventLog)
     assert [event.from_seq for event in await discards(log, run_id)] == [4]
 
 
-# ---- what is withheld ----
+# ---- withheld text ----
 
 
 async def redacted_run(log: EventLog) -> str:

@@ -1,4 +1,4 @@
-"""What every kind of log promises: the ports of a `RunLog`, against each of EVENT_LOGS."""
+"""The promises of every kind of log: the ports of a `RunLog`, against each of EVENT_LOGS."""
 
 import asyncio
 import threading
@@ -72,7 +72,7 @@ async def types(log: EventLog, run_id: str) -> list[str]:
 
 
 async def race(*attempts: Awaitable[int]) -> tuple[list[int], list[BaseException]]:
-    """The seqs of those who succeeded, the errors of those who did not."""
+    """The seqs of successful appends, and the errors of the others."""
     outcomes = await asyncio.gather(*attempts, return_exceptions=True)
     won = [outcome for outcome in outcomes if isinstance(outcome, int)]
     return won, [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -90,7 +90,7 @@ def in_threads(count: int, work: Callable[[int], Awaitable[None]]) -> Awaitable[
     return all_of_them()
 
 
-# ---- order: seq 1, 2, 3, …, whoever writes (G2) ----
+# ---- order: seq 1, 2, 3, … for every writer (G2) ----
 
 
 async def test_seqs_are_dense_from_one(log: EventLog) -> None:
@@ -470,7 +470,7 @@ async def test_closing_twice_is_closing_once(log: EventLog) -> None:
     await log.close()
 
 
-# ---- what cannot be stored fails alone ----
+# ---- events that cannot be stored fail alone ----
 
 
 @pytest.mark.parametrize("data", [Unprintable(), {"deep": Unprintable()}], ids=["itself", "inside"])

@@ -1,4 +1,4 @@
-"""What every live feed promises: the port `LiveFeed`, against each of LIVE_FEEDS."""
+"""The promises of every live feed: the port `LiveFeed`, against each of LIVE_FEEDS."""
 
 import asyncio
 import gc
@@ -91,7 +91,7 @@ async def test_what_is_published_while_a_reader_looks_at_the_log_wakes_it_though
         feed.notice({RUN: 99})  # of a log that was restored since
         assert live.take(2) is None
         feed.publish([committed(3, token())])
-        live.correct(2)  # as it was read just before
+        live.correct(2)  # the head that was read just before
         assert await live.wait(DEADLINE_S)
         assert live.take(2) is None  # so that the reader looks at the log again, which has event 3
 

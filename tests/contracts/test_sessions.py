@@ -53,7 +53,7 @@ async def refused(log: EventLog, run_id: str) -> str:
 
 
 async def cancel_of(log: EventLog, run_id: str) -> Any:
-    """The cancel request of a run; None when it has none."""
+    """The cancel request of a run, or None."""
     found = [decode(e.type, e.version, e.data) for e in await read_run(log, run_id)]
     return next((event for event in found if isinstance(event, CancelRequested)), None)
 

@@ -1,4 +1,4 @@
-"""What several processes on one log promise each other, on each kind of database."""
+"""The promises of several processes on one log, on each kind of database."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The bytes of an event: made once, the same for ever, whatever an agent puts in."""
+"""The bytes of an event: encoded once, and the same in every release, for any content of an agent."""
 
 import json
 from datetime import UTC, datetime
@@ -110,7 +110,7 @@ class Foreign:
 
 
 class Model:
-    """What pydantic's models look like."""
+    """The shape of pydantic's models."""
 
     def model_dump(self, mode: str) -> dict[str, Any]:
         return {"mode": mode, "when": datetime(2026, 11, 20, tzinfo=UTC)}
@@ -206,7 +206,7 @@ def test_a_field_that_an_older_release_did_not_write_has_its_default() -> None:
 
 
 class NewToken(Event, frozen=True, kw_only=True):
-    """A token as a later release might shape it: twice, what was stored has changed its shape."""
+    """A token in the shape of a later release: the stored shape has changed twice."""
 
     type: ClassVar[str] = "llm.token"
     version: ClassVar[int] = 3

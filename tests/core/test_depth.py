@@ -1,4 +1,4 @@
-"""One limit of depth, told from the bytes."""
+"""One limit of depth, checked on the bytes."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The facts that a run is made of: their tags are for ever, and each comes back as it went in."""
+"""The facts of a run: their tags never change, and each one survives a round trip."""
 
 import re
 import typing

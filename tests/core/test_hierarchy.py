@@ -1,4 +1,4 @@
-"""What a hierarchy is, and what is wrong with one."""
+"""Valid and invalid hierarchies."""
 
 from typing import Any
 

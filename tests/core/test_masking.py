@@ -1,4 +1,4 @@
-"""What looks like a key does not stand in what people read."""
+"""Text that looks like a key is masked wherever people read it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Threads for what blocks: bounded, shared fairly, and nobody waits for one that hangs."""
+"""Threads for blocking calls: bounded, shared fairly, and a hanging call delays no other."""
 
 import asyncio
 import subprocess
@@ -18,7 +18,7 @@ Begun = list[str]
 
 
 class Stalled:
-    """Calls that hang until the test has ended; `begun` tells of whom."""
+    """Calls that hang until the test has ended; `begun` names their users."""
 
     def __init__(self, threads: Threads) -> None:
         self.begun: Begun = []

@@ -1,4 +1,4 @@
-"""What a run's model and tool calls come to, for its summary and the projections."""
+"""The sums of a run's model and tool calls, for its summary and the projections."""
 
 from runstore.core.codec import RecordedEvent, encode
 from runstore.core.events import (

@@ -1,4 +1,4 @@
-"""What is in deploy/, as data, and command lines held against the real command line."""
+"""The content of deploy/ as data, and its command lines checked against the real command line."""
 
 import re
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def unit(name: str) -> dict[str, list[str]]:
 
 
 def environment_file() -> dict[str, str]:
-    """What deploy/systemd/runstore.env sets."""
+    """The variables that deploy/systemd/runstore.env sets."""
     lines = (DEPLOY / "systemd" / "runstore.env").read_text(encoding="utf-8").splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
@@ -51,7 +51,7 @@ def seconds(text: str) -> float:
 
 
 def command_of(arguments: Sequence[str]) -> tuple[Any, list[str]]:
-    """The command that a command line calls, and what is left of the line."""
+    """The command of a command line, and its further arguments."""
     command: Any = typer.main.get_command(cli)
     rest = list(arguments)
     while children := getattr(command, "commands", None):

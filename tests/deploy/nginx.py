@@ -16,7 +16,7 @@ from tests.servers.ports import Port
 
 STOP_S = 20.0
 MAIN = (DEPLOY / "nginx/main.conf").read_text(encoding="utf-8")
-# Of an nginx that serves other sites too, and compresses whatever it can.
+# An nginx that also serves other sites, and compresses everything that it can.
 COMPRESSING = MAIN.replace(
     "http {", "http { gzip on; gzip_types *; gzip_min_length 0; gzip_proxied any;"
 )  # fmt: skip
@@ -59,7 +59,7 @@ def nginx(replicas: Sequence[int], main: str = MAIN) -> Iterator[Nginx]:
 
 @contextmanager
 def laid_out(listen: str, replicas: str, main: str = MAIN) -> Iterator[tuple[Owner, Path]]:
-    """The configuration where `command` finds it, and the user who may read it."""
+    """The configuration at a place where `command` finds it, and a user who may read it."""
     nobody = owner("nobody")
     folder = nobody.folder()
     try:
@@ -74,11 +74,11 @@ def laid_out(listen: str, replicas: str, main: str = MAIN) -> Iterator[tuple[Own
 
 
 def verdict(listen: str, replicas: str) -> tuple[int, str]:
-    """What nginx says of a configuration that it is only to check."""
+    """nginx's messages about a configuration that it only checks."""
     with laid_out(listen, replicas) as (nobody, folder):
         output = folder / "output"
         with output.open("wb") as said:
-            output.chmod(0o666)  # it opens /dev/stdout, which is this file, anew
+            output.chmod(0o666)  # nginx opens /dev/stdout, which is this file, again
             code = nobody.start([*command(folder), "-t"], stdout=said, stderr=said).wait(STOP_S)
         return code, output.read_text()
 

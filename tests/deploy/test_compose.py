@@ -141,10 +141,10 @@ def test_none_of_ours_has_more_rights_than_it_needs() -> None:
 
 
 def test_docker_compose_can_read_it(tmp_path: Path) -> None:
-    """It needs no engine for that."""
+    """`docker compose config` needs no engine."""
     text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
     file = tmp_path / "compose.yaml"
-    nameless = re.sub("^name: .*\n", "", text, flags=re.M)  # Debian's is of before projects had names
+    nameless = re.sub("^name: .*\n", "", text, flags=re.M)  # Debian's version is older than project names
     file.write_text(nameless, encoding="utf-8")
     options = ["--file", str(file), "--project-directory", str(DEPLOY)]
     secrets = {"POSTGRES_PASSWORD": "a", "REDIS_PASSWORD": "b", "TAG": "test"}

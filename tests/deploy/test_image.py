@@ -19,7 +19,7 @@ def instructions(name: str) -> list[str]:
 
 
 def copied() -> set[str]:
-    """What is copied of the checkout."""
+    """The files that the image copies from the checkout."""
     lines = [line.split() for line in instructions("COPY") if not line.startswith("--from")]
     return {source for *sources, _ in lines for source in sources}
 

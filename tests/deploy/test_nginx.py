@@ -1,4 +1,4 @@
-"""deploy/nginx, as it is run by nginx, before two real servers on one database."""
+"""nginx with the files of deploy/nginx, in front of two real servers on one database."""
 
 import itertools
 import re
@@ -175,7 +175,7 @@ def test_what_a_client_does_not_read_waits_at_the_replica_and_not_in_nginx() -> 
 
 
 def answer_at_length(connection: socket.socket, _address: Any) -> None:
-    """What a replica answers with more than all buffers hold; nginx may go before the end."""
+    """A replica's answer that is larger than all buffers; nginx may exit before its end."""
     with connection, suppress(OSError):
         read_head(connection)
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LENGTH)

@@ -1,4 +1,4 @@
-"""What clients hear of a database's error: never a statement, its values, or where the database is."""
+"""Clients never get a database's statement, its values or its address in an error."""
 
 from collections.abc import Callable
 from typing import Any

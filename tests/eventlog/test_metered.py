@@ -1,4 +1,4 @@
-"""What the log counts while it works, in one process with a real SQLite file."""
+"""The log's metrics while it works, in one process with a real SQLite file."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What waits for the writer: bounded, fair between runs, in order within each."""
+"""The writer's queue: bounded, fair between runs, in order within each run."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Reading in order of position: what is read is final, however writers overlap."""
+"""Reading in order of position: events below the mark are final, for any overlap of writers."""
 
 import random
 import threading

@@ -1,4 +1,4 @@
-"""What is read slowly holds up its own kind and its own user, and is given up in the end."""
+"""A slow read delays only reads of its own kind and its own user, and is given up in the end."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""What a database guarantees, whoever opens it, and how it comes by its schema; on each kind."""
+"""The guarantees of a database for every connection, and its migrations; on each kind."""
 
 import asyncio
 import sqlite3
@@ -238,7 +238,7 @@ def test_an_older_schema_is_left_as_it_is_unless_it_shall_be_upgraded(bare_url: 
 async def test_runs_of_sessions_that_are_older_than_their_table_are_remembered(
     open_shared: OpenLog, database_url: str, connection: Connection
 ) -> None:
-    """Whatever the run list holds: it may have been dropped."""
+    """The index must work without the run list, which may have been dropped."""
     log = open_shared()
     old, known, purged, alone = [new_run_id() for _ in range(4)]
     for run_id, session in ((old, "s"), (known, "s"), (purged, "s"), (alone, None)):

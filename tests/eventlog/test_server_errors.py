@@ -1,4 +1,4 @@
-"""An outage fails no run, and an event that cannot be stored holds up no log: whose fault an error is."""
+"""An outage fails no run, and an event that cannot be stored does not stop the log."""
 
 from collections.abc import Iterator
 
@@ -43,7 +43,7 @@ CODES = {
 
 @pytest.fixture
 def dialect(request: pytest.FixtureRequest) -> Iterator[Dialect]:
-    """Of a server that nobody asks."""
+    """The errors of a driver, without a server."""
     dialect = open_dialect(make_url(f"{request.param}://there/runs"))
     yield dialect
     dialect.close()

@@ -1,4 +1,4 @@
-"""What an operator has set for a server, a role or a database does not change what the log promises."""
+"""Settings of an operator for a server, a role or a database do not change the log's promises."""
 
 import asyncio
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ async def test_writers_side_by_side_lose_nothing_whatever_isolation_is_the_defau
 def test_a_commit_is_synced_whatever_the_role_or_database_is_set_to(
     tmp_path: Path, configured: str, used: str
 ) -> None:
-    """Only `off` acknowledges what is not on disk; an operator may choose among the others."""
+    """Only `off` acknowledges commits that are not on disk; an operator may choose among the other values."""
     with empty_database("postgresql", tmp_path) as url:
         engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""What the SQLite file itself guarantees, whoever opens it."""
+"""The guarantees of the SQLite file itself, for every connection."""
 
 import sqlite3
 import threading
@@ -232,7 +232,7 @@ def test_the_newest_migration_is_this_releases_schema(connection: Connection) ->
 async def test_a_statement_that_sqlite_will_never_take_is_an_error_and_no_outage(
     open_log: OpenLog,
 ) -> None:
-    """A reader that waited for the end of an outage would wait for ever."""
+    """A reader that waited for the end of an outage would wait without end."""
     log, feed = open_log(), MemoryFeed()
     run_id = await start_run(log)
     too_many = EventFilter(prefixes=tuple(f"custom.x{number}." for number in range(1_100)))

@@ -1,4 +1,4 @@
-"""Whatever is appended, refused, cancelled, crashed, dropped and resumed: the log equals a plain list.
+"""After any sequence of appends, refusals, cancels, crashes, drops and resumes the log equals a plain list.
 
 Hypothesis plays two server processes on one database; the model of a run is a list (G2, G4, G9, G10, G12).
 """
@@ -72,7 +72,7 @@ def fact(event: Event | Custom) -> Fact:
 
 @dataclass
 class ModelRun:
-    """What the log should hold: the facts in their order, and text that an agent offered and may land yet."""
+    """The expected content of the log: the events in order, and offered text that may still be stored."""
 
     facts: list[Fact] = field(default_factory=list)
     offered: list[Fact] = field(default_factory=list)
@@ -116,7 +116,7 @@ class LogMachine(RuleBasedStateMachine):
         try:
             self.url = self.stack.enter_context(empty_database(self.kind, self.folder))
             self.open()
-        except BaseException:  # nobody calls `teardown` then
+        except BaseException:  # `teardown` is not called then
             self.stack.close()
             raise
         self.runs: dict[str, ModelRun] = {}
@@ -315,7 +315,7 @@ class LogMachine(RuleBasedStateMachine):
         return run_id, self.runs[run_id]
 
     def write(self, where: int, run_id: str, event: Event | Custom, **options: Any) -> None:
-        """Append an event: it is stored or refused as the model says; what was offered before is settled."""
+        """Append an event: it is stored or refused as in the model, and earlier offered text is settled."""
         run = self.runs[run_id]
         refusal = run.refusal(event, options.get("expected_seq"), options.get("attempt"))
         repeated = event == CANCEL and run.cancelled
@@ -339,7 +339,7 @@ class LogMachine(RuleBasedStateMachine):
         self.take_over(run_id, self.read(run_id), *appended)
 
     def take_over(self, run_id: str, stored: list[RecordedEvent], *appended: Fact) -> None:
-        """What has landed has to be all of what was acknowledged, and a beginning of the offered text."""
+        """The stored events must be all acknowledged ones, and a prefix of the offered text."""
         run, expected = self.runs[run_id], list(appended)
         if run.purged:
             assert (stored, appended) == ([], ())
@@ -391,7 +391,7 @@ def look_at(
 
 
 async def follow(log: SqlEventLog, feed: MemoryFeed, run_id: str, after: int, last: int) -> bytes:
-    """What a subscriber is shown up to the event `last`."""
+    """The text that a subscriber shows up to the event `last`."""
     got = b""
     async with asyncio.timeout(DEADLINE_S):
         stream = native(Tail(log, feed, run_id, after=after))
@@ -403,13 +403,13 @@ async def follow(log: SqlEventLog, feed: MemoryFeed, run_id: str, after: int, la
 
 
 async def is_refused(log: SqlEventLog, feed: MemoryFeed, run_id: str, after: int) -> bool:
-    """Whether a subscriber of a purged run is shown nothing, and told why."""
+    """Whether a subscriber of a purged run gets no event, and the reason."""
     tail = Tail(log, feed, run_id, after=after)
     return [frame async for frame in native(tail)] == [] and tail.purged
 
 
 def kill(log: SqlEventLog) -> None:
-    """End the writer between two commits, as `kill -9` may: what is queued is lost, no file is closed."""
+    """End the writer between two commits, as `kill -9` may: queued events are lost, no file is closed."""
     writer = log._writer
     store = writer._store
     writer._settle = lambda batch: None  # type: ignore[method-assign]

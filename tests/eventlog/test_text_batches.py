@@ -1,4 +1,4 @@
-"""Batches of text: what is stored is what was given, and a connection that was lost costs nothing."""
+"""Batches of text are stored unchanged, and a lost connection costs nothing."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -69,7 +69,7 @@ def store(dialect: Dialect, connection: Connection, rows: Sequence[Row]) -> None
 
 
 def error_of(dialect: Dialect, connection: Connection, rows: Sequence[Row]) -> Exception | None:
-    """Of whichever driver."""
+    """The error of any driver."""
     try:
         store(dialect, connection, rows)
     except Exception as error:
@@ -105,7 +105,7 @@ def test_a_seq_that_is_taken_is_a_conflict_after_which_the_connection_is_of_use(
         assert stored(connection, run_id) == [b"1", b"2"]
 
 
-@postgresql  # MariaDB ends who is idle in a transaction before a lock is given up
+@postgresql  # MariaDB ends an idle transaction before the wait for a lock is given up
 @pytest.mark.parametrize("data", [b"small", BIG])
 def test_who_is_alone_keeps_text_out_and_the_driver_does_not_complain(
     dialect: Dialect, data: bytes, caplog: pytest.LogCaptureFixture

@@ -356,7 +356,7 @@ async def test_a_file_that_was_removed_or_replaced_takes_nothing_more(
 def lost_answer(
     dialect: SqliteDialect, error: type[Exception] = sqlite3.OperationalError, after: int = 0
 ) -> Iterator[None]:
-    """One COMMIT is done, and the writer is told that it failed; `after` so many that are well."""
+    """One COMMIT succeeds, and the writer gets an error; `after` this number of successful ones."""
     left = after
 
     def commit_and_fail(connection: Connection) -> None:
@@ -469,7 +469,7 @@ def test_what_was_stored_is_not_stored_again_however_many_answers_are_lost(
 
 
 class Ailing(MemoryStore):
-    """Is away, and then fails in a way that nobody knows, and then is well."""
+    """A database that is unavailable, then fails with an unknown error, and then recovers."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""The network goes at a COMMIT: what the writer was not told of is stored once, and told of once.
+"""The network fails at a COMMIT: the events are stored and acknowledged once.
 
-In doubt the writer asks the database. It may do so while the old connection's transaction still goes on, and
-the COMMIT may even arrive then; see `SqlStore._look_up_attempt`.
+In doubt the writer asks the database, even while the old connection's transaction still goes on. The COMMIT
+may still arrive then; see `SqlStore._look_up_attempt`.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ async def one_commit_of_all_kinds(log: SqlEventLog, feed: MemoryFeed, run_id: st
 
 
 async def shown(log: SqlEventLog, feed: MemoryFeed, run_id: str) -> bytes:
-    """What somebody saw who followed the run from its beginning to its end."""
+    """The events that a reader saw who followed the run from its beginning to its end."""
     return b"".join([body async for body in native(Tail(log, feed, run_id, after=0))])
 
 
@@ -162,7 +162,7 @@ async def is_free(store: runstore.LocalStore, session: str) -> bool:
 async def test_a_commit_that_arrives_when_its_writer_has_reconnected_is_waited_for(
     link: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old transaction goes on for so long: nobody may write what it holds before it has ended."""
+    """The old transaction goes on for this time: its rows must not be written before it has ended."""
     for dialect in (mysql, postgresql):
         monkeypatch.setattr(dialect, "ANSWER_S", 0.5)
         monkeypatch.setattr(dialect, "IDLE_S", 60)

@@ -1,4 +1,4 @@
-"""The database goes and comes back under load: nothing is lost, and no worker is taken for dead for it."""
+"""The database fails and recovers under load: no event is lost, and no worker counts as dead."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -68,7 +68,7 @@ async def stopped(site: Site) -> None:
 
 
 async def frozen(site: Site) -> None:
-    """Connections stay, and nobody answers."""
+    """Connections stay open without answers."""
     site.server.freeze()
     await asyncio.sleep(OUTAGE_S)
     site.server.thaw()
@@ -82,7 +82,7 @@ async def refusing(site: Site) -> None:
 
 
 async def cut_off(site: Site) -> None:
-    """In silence, with what was under way lost."""
+    """Connections are cut silently, and data in flight is lost."""
     site.link.hold("requests", "answers")
     await asyncio.sleep(OUTAGE_S)
     site.link.cut()

@@ -64,7 +64,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def made(site: Cluster) -> Cluster:
-    """All of it runs, whatever the last test has killed."""
+    """All processes run, also those that the last test has killed."""
     site.start_all()
     return site
 
@@ -163,7 +163,7 @@ async def test_a_worker_that_was_frozen_for_longer_than_its_lease_is_heard_no_mo
 
 
 async def test_of_a_rolling_restart_nobody_loses_anything(made: Cluster) -> None:
-    """Each process is told to stop and replaced, one after the other; what it ran goes on elsewhere."""
+    """Each process is stopped and replaced, one after the other; its runs go on elsewhere."""
     async with Load(lambda: made.urls) as load:
         for _ in range(SOAK):
             await begin(load, made)

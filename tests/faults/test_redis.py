@@ -76,7 +76,7 @@ async def full(redis: OwnRedis) -> None:
 
 
 async def evicting(redis: OwnRedis) -> None:
-    """Whatever is written is thrown out again soon."""
+    """All written keys are evicted soon."""
     with redis.client() as client:
         client.config_set("maxmemory-policy", "allkeys-random")
         client.config_set("maxmemory", client.info("memory")["used_memory"])

@@ -94,7 +94,7 @@ async def ended(client: httpx.AsyncClient, run_id: str) -> dict[str, Any]:
 async def test_of_a_sessions_runs_one_at_a_time_is_active(
     made: Cluster, replicas: list[httpx.AsyncClient]
 ) -> None:
-    """Told by the agents: who begins finds that nobody else of the session is at work."""
+    """The agents check it: when one begins, no other agent of the session is at work."""
     for number in range(ROUNDS):
         answers = await start_everywhere(replicas, "alone", session_id=f"enqueue-{number}")
         for answer in answers:

@@ -1,4 +1,4 @@
-"""One query finds what no wake-up told of: the heads of all runs that are followed."""
+"""One query finds the heads of all followed runs, for lost wake-ups."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence

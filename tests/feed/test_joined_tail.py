@@ -1,4 +1,6 @@
-"""Several runs as one stream: each comes whole, in order and from its own place, whatever others do."""
+"""Several runs as one stream: each is complete, in order and from its own cursor, independently of the
+others.
+"""
 
 import json
 from collections.abc import AsyncIterator
@@ -57,7 +59,7 @@ async def test_cut_after_any_frame_a_reader_goes_on_in_each_run_where_it_was(
 
 
 class Stub:
-    """A log that says of one run what it is told to, and of all others what another one says."""
+    """A log with scripted answers for one run, and the answers of another log for all other runs."""
 
     def __init__(self, log: EventLog, run_id: str, *answers: Exception | Any) -> None:
         self._log = log

@@ -45,7 +45,7 @@ async def frames_of(stream: AsyncIterator[bytes]) -> AsyncIterator[Frame]:
 
 
 async def cut_after(log: EventLog, feed: LiveFeed, run_id: str, *, after: int, last: int) -> bytes:
-    """What a subscriber got whose connection broke right behind the frame `last`."""
+    """The bytes that a subscriber got if its connection broke right behind the frame `last`."""
     stream = native(Tail(log, feed, run_id, after=after))
     got = b""
     async for one in frames_of(stream):

@@ -121,7 +121,7 @@ async def write(database: Path, target: Path) -> None:
     (target / "runs.json").write_bytes(states + b"\n")
     await log.close()
     opened = Database(open_database(database))
-    Purge(opened, [run_list()], before=0).run(by="retention")  # what is begun is finished
+    Purge(opened, [run_list()], before=0).run(by="retention")  # a purge that has begun is finished
     with closing(sqlite3.connect(database)) as connection:
         (target / "log.sql").write_text("\n".join(connection.iterdump()) + "\n", encoding="utf-8")
 

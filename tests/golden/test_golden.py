@@ -1,4 +1,4 @@
-"""What an old release wrote is read by this one: the same bytes, the same states."""
+"""This release reads logs of old releases: the same bytes, the same states."""
 
 import json
 import sqlite3
@@ -60,7 +60,7 @@ def states_of(release: Path) -> list[dict[str, Any]]:
 
 
 def agree(states: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
-    """A later release may tell more of a run, never something else."""
+    """A later release may add fields of a run, but not change them."""
     return len(states) == len(expected) and all(
         old.items() <= new.items() for new, old in zip(states, expected, strict=True)
     )

@@ -9,7 +9,7 @@ import httpx
 
 @dataclass(frozen=True)
 class Message:
-    """What a page's listener gets."""
+    """An event as a page's listener gets it."""
 
     type: str
     data: str
@@ -37,7 +37,7 @@ class EventSource:
         self.errors = 0  # how often `onerror` fired
 
     def messages(self) -> Iterator[Message]:
-        """What the page sees, until the connection has failed for good."""
+        """The events that the page gets, until the connection has failed for good."""
         while not self.closed:
             yield from self._connect()
             self.errors += 1
@@ -60,7 +60,7 @@ class EventSource:
             return  # "reestablish the connection", as at the end of the stream
 
     def _interpret(self, lines: Iterable[str]) -> Iterator[Message]:
-        """9.2.6 Interpreting an event stream. What stands after the last blank line is discarded."""
+        """9.2.6 Interpreting an event stream. Data after the last blank line is discarded."""
         data: list[str] = []
         kind, event_id = "", self.last_event_id
         for line in lines:

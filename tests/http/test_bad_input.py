@@ -1,4 +1,4 @@
-"""Whatever is wrong with a request is the client's to know: a 4xx that names it, and nothing in our log."""
+"""Bad requests get a 4xx that names the error, and leave nothing in the server's log."""
 
 import json
 import socket
@@ -309,7 +309,7 @@ PARAMETERS: list[tuple[str, str, str]] = [  # path, code, what the message names
 
 
 def ask(http: httpx.Client, path: str, headers: dict[str, bytes] | None = None) -> httpx.Response:
-    """A refusal, whole; of what was let in, which may never end, only the beginning."""
+    """The whole refusal; only the beginning of an accepted answer, which may never end."""
     with http.stream("GET", path, headers=headers) as answer:
         if not answer.is_success:
             answer.read()

@@ -1,4 +1,4 @@
-"""Bodies of requests: what stalls is ended, all of them are bounded, and decoding one holds up nobody."""
+"""Request bodies: stalled ones end, all together are bounded, and decoding delays no other request."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ LARGEST = 8 * MIB
 
 
 class Sender:
-    """A client that sends a body part by part, as it is told to."""
+    """A client that sends a body in given parts."""
 
     def __init__(self, length: int | None, user: str = "alice") -> None:
         framing = (
@@ -106,7 +106,7 @@ async def test_a_large_body_that_drips_is_408_long_before_its_end(
     async def drip() -> None:
         for _ in range(LARGEST // bodies.WINDOW_BYTES):
             sender.send(b"x" * bodies.WINDOW_BYTES, more=True)
-            await asyncio.sleep(0.15)  # slowly is what is tried
+            await asyncio.sleep(0.15)  # the client sends slowly on purpose
 
     dripping = asyncio.create_task(drip())
     try:

@@ -1,4 +1,4 @@
-"""Clients that nobody here wrote, and one that has a browser's rules."""
+"""Independent clients, and one with a browser's rules."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ def test_httpx_sse_makes_no_event_of_a_heartbeat(server: ServerProcess, silent_r
     events = sse(server, silent_run, after=str(SILENT_HEAD))
     with server.stream(
         silent_run, after=SILENT_HEAD
-    ) as idle:  # as many heartbeats as the other has had meanwhile
+    ) as idle:  # as many heartbeats as the other stream has had
         list(islice(idle.iter_raw(), 4))
     server.note(silent_run, "first")
     assert next(events).json()["data"] == "first"
@@ -192,7 +192,7 @@ def test_a_browser_outlives_a_restart_of_the_server(tmp_path: Path) -> None:
         tries = count(1)
 
         def wait(seconds: float) -> None:
-            if next(tries) == 3:  # the first tries find nobody there
+            if next(tries) == 3:  # the first tries get no answer
                 server.start()
                 until(lambda: server.record(run_id)["attempt"] == 2, "the run goes on")
                 server.stop_run(run_id)

@@ -64,7 +64,7 @@ CHOICES: dict[str, Any] = {
     },
     "checks": {
         "negative_data_rejection": {"expected-statuses": ["4xx"]},
-        # What no schema can say: a cursor ahead of the run, 1.0 for 1, a workspace of others, …
+        # Rules that no schema can express: a cursor ahead of the run, 1.0 for 1, another user's workspace, …
         "positive_data_acceptance": {"expected-statuses": ["2xx", "304", "400", "403", "404", "409", "410"]},
     },
     "operations": [
@@ -97,7 +97,7 @@ UNSAID_WORDS = (
 
 
 def nothing_valid_is_refused(ctx: Any, answer: schemathesis.Response, case: schemathesis.Case) -> None:
-    """What is as the document says is answered 400 only for what no schema can say."""
+    """A request that fits the document is answered 400 only for a rule that no schema can express."""
     if answer.status_code == 400 and case.meta and case.meta.generation.mode.is_positive:
         error = answer.json()["error"]
         assert error["code"] in UNSAID_CODES or any(words in error["message"] for words in UNSAID_WORDS), (

@@ -1,4 +1,4 @@
-"""What is nested too deep is refused everywhere, and what an older release stored breaks no answer."""
+"""Too deep values are refused everywhere, and deep values of an older release break no answer."""
 
 import json
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Every limit: what is over it is refused, by name, and what is not is taken."""
+"""Every limit: a request over it is refused by name, and a request at it is accepted."""
 
 import socket
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
 
 @pytest.fixture
 def user(running: ServerProcess, request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
-    """A user of this test's own, so that nobody else's runs and streams count."""
+    """A user of this test alone, so that runs and streams of other tests do not count."""
     with client(running, make_key(running.folder, request.node.name[:255])) as http:
         until(lambda: http.get("/runs").status_code == 200, "the key is known")
         yield http

@@ -1,4 +1,4 @@
-"""The character NUL, and half of a surrogate pair, are in no name: 400 everywhere, whichever the database."""
+"""No name holds the character NUL or half of a surrogate pair: 400 everywhere, on every database."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -29,7 +29,7 @@ code = true
 
 
 def by_header(request: Any) -> User:
-    """What a proxy says in a header, as it is."""
+    """A proxy's header with these bytes."""
     name = request.headers.get("x-remote-user", "ann")
     return User(name.replace("%00", "\0"), frozenset({"admin"}))
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as raw bytes: what can be read in two ways is refused, what stalls is ended, all is bounded."""
+"""HTTP/1.1 as raw bytes: ambiguous requests are refused, stalled ones end, and everything is bounded."""
 
 import asyncio
 import json
@@ -245,14 +245,14 @@ def test_a_client_that_expects_leave_is_given_it(client: socket.socket) -> None:
 
 
 def test_a_client_that_is_not_given_leave_cannot_smuggle_a_request_as_the_body(client: socket.socket) -> None:
-    """Whether it sends its body now or its next request, nobody can tell."""
+    """The bytes may be the body or the next request."""
     client.sendall(POST.replace(b"body", b"early") + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n")
     answer = until_closed(client)
     assert answer.startswith(OK)
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
-# What rests.
+# Idle connections.
 
 
 PROXY_S = 120.0  # the longest that nginx, Traefik or Caddy keep an idle connection, unless configured
@@ -307,7 +307,7 @@ def test_a_connection_that_waits_for_its_body_or_has_ended_is_not_idle(
     assert ask(idle, GET + b"\r\n")["target"] == "/"
 
 
-# What stalls.
+# Stalled requests.
 
 
 @pytest.fixture
@@ -332,7 +332,7 @@ def test_a_head_that_drips_has_no_longer(hurried: None, client: socket.socket) -
         client.sendall(b"GET / HTTP/1.1\r\nX-A: ")
         for _ in range(1_000):
             client.sendall(b"x")
-            time.sleep(0.01)  # slowly is what is tried
+            time.sleep(0.01)  # the client sends slowly on purpose
     except OSError:
         return
     pytest.fail("the connection is still open")
@@ -357,7 +357,7 @@ def test_the_rest_of_a_body_that_is_not_read_does_not_keep_the_connection(
     try:
         for _ in range(1_000):
             client.sendall(b"x")
-            time.sleep(0.01)  # slowly is what is tried
+            time.sleep(0.01)  # the client reads slowly on purpose
     except OSError:
         return
     pytest.fail("the connection is still open")

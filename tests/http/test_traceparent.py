@@ -13,7 +13,7 @@ GOOD = f"00-{TRACE}-{PARENT}-01"
 
 
 def stored(server: ServerProcess, *headers: str, route: str = "start") -> Any:
-    """What the run's first event says of these `traceparent` headers."""
+    """The trace in the run's first event for these `traceparent` headers."""
     answer = server.http.post(
         f"/agents/quick/{route}", json={"input": "hi"}, headers=[("traceparent", value) for value in headers]
     )
@@ -54,7 +54,7 @@ def test_two_of_them_are_as_good_as_none(server: ServerProcess) -> None:
     assert stored(server, GOOD, GOOD) is None
 
 
-# What `opentelemetry-instrument` does for a server: the provider is there before anything else.
+# The same set-up as by `opentelemetry-instrument`: the provider exists before the server starts.
 SITECUSTOMIZE = """
 import json
 

@@ -66,7 +66,7 @@ def running_server(models: ModelServer, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("models")
     with (
         socket.socket() as taken
-    ):  # bound, and not listening: a connection is refused for as long as it is ours
+    ):  # bound, but not listening: connections are refused while we hold the socket
         taken.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with serving(folder, configuration(models.url, nobody), TOOLS) as server:

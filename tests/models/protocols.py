@@ -16,7 +16,7 @@ CREATED = "2026-11-20T10:00:00.000000Z"
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says; `call` is a tool with its arguments."""
+    """A model's answer; `call` is a tool with its arguments."""
 
     words: tuple[str, ...] = ()
     thoughts: tuple[str, ...] = ()

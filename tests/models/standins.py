@@ -41,7 +41,7 @@ PAGE = b"<!doctype html><title>Welcome</title><h1>It works!</h1>\n"
 
 @dataclass
 class Request:
-    """What came in. `gone` is set when the client has let go of the connection."""
+    """A received request. `gone` is set when the client has closed the connection."""
 
     path: str
     headers: dict[str, str]

@@ -1,4 +1,4 @@
-"""Whatever a model's server does wrong ends the run with a code that tells a person what to do."""
+"""Every failure of a model's server ends the run with a code that tells a person how to react."""
 
 import time
 from itertools import islice
@@ -55,7 +55,7 @@ def test_what_a_model_said_before_it_broke_off_is_kept(
 ) -> None:
     _, events = failure(server, f"{provider}-{kind}")
     texts = [event["data"]["text"] for event in events if event["type"] == "llm.token"]
-    assert SPOKEN.startswith("".join(texts))  # a reset may overtake what was on its way
+    assert SPOKEN.startswith("".join(texts))  # a reset may overtake data in flight
 
 
 @pytest.mark.parametrize("kind", ["stops-talking", "never-answers"])

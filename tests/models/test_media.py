@@ -12,7 +12,7 @@ from tests.models.conftest import PROVIDERS
 from tests.models.standins import WORDS, ModelServer
 from tests.server import ServerProcess
 
-PNG = b64encode(bytes(range(256)) * 40).decode()  # 10 KiB that no JSON could hold as they are
+PNG = b64encode(bytes(range(256)) * 40).decode()  # 10 KiB that JSON cannot hold without base64
 IMAGE = {"image": {"format": "png", "source": {"bytes": PNG}}}
 PDF = {"document": {"format": "pdf", "name": "report", "source": {"bytes": PNG}}}
 VIDEO = {"video": {"format": "mp4", "source": {"bytes": PNG}}}

@@ -1,4 +1,4 @@
-"""What providers are sent of a session is a conversation that each of them takes."""
+"""Every provider accepts the conversation that it gets from a session."""
 
 from typing import Any
 

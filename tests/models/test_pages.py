@@ -1,4 +1,4 @@
-"""What docs/how-to/models.md and docs/how-to/from-fastapi-redis.md say is what the code does."""
+"""The statements of docs/how-to/models.md and docs/how-to/from-fastapi-redis.md hold for the code."""
 
 import re
 import tomllib

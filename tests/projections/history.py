@@ -1,4 +1,4 @@
-"""A log of many runs, made up by chance: as it was written, and as it is read again later."""
+"""A random log of many runs: its appends, and its stored events."""
 
 from collections.abc import Sequence
 from random import Random
@@ -61,7 +61,7 @@ class History:
 
     @property
     def log(self) -> list[RecordedEvent]:
-        """What is stored in the end, in order of position."""
+        """The stored events in order of position."""
         stored = [event for events in self._stored.values() for event in events]
         return sorted(stored, key=lambda event: event.position)
 

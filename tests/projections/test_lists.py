@@ -1,4 +1,4 @@
-"""Lists of runs stay small and quick, whatever the runs hold and however many there are."""
+"""Lists of runs stay small and quick, for any content and number of runs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -32,7 +32,7 @@ async def log(open_shared: Callable[..., SqlEventLog]) -> SqlEventLog:
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """What a runner opens beside the log of a server."""
+    """The database that a runner opens beside the log of a server."""
     dialect = open_dialect(make_url(database_url))
     yield Database(dialect)
     dialect.close()

@@ -1,4 +1,4 @@
-"""The run list as it is asked for: filters, order, pages."""
+"""Queries of the run list: filters, order, pages."""
 
 from collections.abc import Callable
 

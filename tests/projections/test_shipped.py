@@ -1,4 +1,4 @@
-"""What every shipped projection promises, on every kind of database (G9)."""
+"""The promises of every shipped projection, on every kind of database (G9)."""
 
 from random import Random
 

@@ -1,4 +1,4 @@
-"""Search finds the same on every database, takes no user's text for syntax, and forgets what must go."""
+"""Search finds the same on every database, treats no text as syntax, and forgets redacted and purged text."""
 
 from typing import Any
 

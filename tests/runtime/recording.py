@@ -72,7 +72,7 @@ def again_after(history: Sequence[RecordedEvent], attempt: int) -> list[Recorded
 
 
 def spoken(recorded: Sequence[RecordedEvent]) -> dict[str, str]:
-    """What a client has of each agent that drops what it is told to drop."""
+    """The text of each agent in a client that drops text as events ask."""
     kept: list[tuple[int, Token]] = []
     for seq, event in enumerate(read(recorded), 1):
         if isinstance(event, Started) and event.discard_after_seq is not None:

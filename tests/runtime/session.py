@@ -51,7 +51,7 @@ class Session:
             await self.log.append(run_id, [event])
 
     async def memory(self, agent: str = "demo") -> list[dict[str, Any]]:
-        """What the next run of an agent would begin with."""
+        """The messages with which the next run of an agent would begin."""
         queued = Queued(
             agent=agent, user_id="alice", input="next", session_id="s", memory="session",
             multitask_strategy="parallel",

@@ -1,4 +1,4 @@
-"""Models that do what a test tells them, and the way of an agent through StrandsAgent."""
+"""Scripted models, and helpers that run an agent through StrandsAgent."""
 
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -96,6 +96,6 @@ async def drive(
 
 
 def cut(recorder: ListRecorder, last: Callable[[RecordedEvent], bool]) -> list[RecordedEvent]:
-    """The log as it was when the worker died: up to the last event that `last` holds for."""
+    """The log at the worker's death: up to the last event for which `last` is true."""
     seq = max(event.seq for event in recorder.recorded if last(event))
     return recorder.recorded[:seq]

@@ -137,7 +137,7 @@ async def test_a_hierarchys_tools_are_marked_by_the_configuration_or_by_what_the
         assert once == {"global": False, "global/charge": False, "global/charge/Ann": True}
 
 
-# What the log forbids
+# Calls that the log forbids
 
 CALL: dict[str, Any] = {"agent": "demo", "tool_use_id": "t1", "name": "charge"}
 CHARGE = ToolStarted(**CALL, at_most_once=True)

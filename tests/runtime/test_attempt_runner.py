@@ -56,7 +56,7 @@ def runner_of(log: EventLog, run_id: str, agent: Agent) -> AttemptRunner:
 
 @pytest.mark.parametrize("ending", LATE, ids=["completed", "failed"])
 async def test_the_ending_of_an_attempt_that_was_replaced_is_refused(log: EventLog, ending: Ending) -> None:
-    """A worker that was taken for dead may wake up; its answer is not that of the run's new attempt."""
+    """A worker that counted as dead may wake up; its answer does not belong to the run's new attempt."""
     run_id = await start_run(log)
     agent = Held(ending)
     executing = asyncio.create_task(runner_of(log, run_id, agent).run())

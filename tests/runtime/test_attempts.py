@@ -20,7 +20,7 @@ BUSY = START_TRIES - 1  # notes that come just when somebody has looked at the h
 
 
 class BusyLog:
-    """A log with a producer that is always quicker than who has looked at a run's head."""
+    """A log with a producer that always appends before a writer that has read the run's head."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log

@@ -1,4 +1,4 @@
-"""What a model has said and strands throws away is taken back, for every kind of failed or replaced call."""
+"""Text that strands throws away is withdrawn, for every kind of failed or replaced call."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -63,7 +63,7 @@ class LoggedRun:
 
     @property
     def text(self) -> str:
-        """What a client shows."""
+        """The text that a client shows."""
         return text_of(
             EventRecord(e.run_id, e.seq, e.type, timestamp(e.at), msgspec.json.decode(e.data))
             for e in self.recorded
@@ -75,7 +75,7 @@ class LoggedRun:
 
 
 async def run(product: Product, input: Any = "What is the capital of France?") -> LoggedRun:
-    """Run an agent to its end, whatever that is."""
+    """Run an agent to any end."""
     log = MemoryEventLog(MemoryFeed())
     run_id = new_run_id()
     began = [

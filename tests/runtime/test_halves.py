@@ -13,7 +13,7 @@ FIRST, SECOND, WHOLE, LOST = "\ud83d", "\ude42", "\U0001f642", "\ufffd"
 
 
 def recorded(*said: Any) -> list[tuple[str, str]]:
-    """What is recorded of texts of one agent, and of events: the agent and the text, or the type."""
+    """The records of texts of one agent, and of events: the agent and the text, or the type."""
     halves = Halves()
     found = []
     for item in said:

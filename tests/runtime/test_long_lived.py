@@ -59,7 +59,7 @@ class Speaker(Model):
 
 
 class Kind(NamedTuple):
-    """What happens in a turn of a session. `make` builds the agent of one run, or the one that lives on."""
+    """One turn of a session. `make` builds the agent of one run, or returns the long-lived one."""
 
     answer: Callable[[Heard, int], Turn]
     make: Callable[[Model], Agent] = agent
@@ -328,7 +328,7 @@ KINDS = {
 
 
 async def lived(kind: Kind, inputs: Sequence[Any]) -> list[Heard]:
-    """What one strands agent sends that is called with the inputs one after the other."""
+    """The messages that one strands agent sends if it is called with the inputs one after the other."""
     model = Speaker(kind.answer)
     one = kind.make(model)
     for asked in inputs:

@@ -45,7 +45,7 @@ async def is_free(begin: Begin) -> bool:
 
 
 async def types_before(log: EventLog, run_id: str) -> list[list[str]]:
-    """What the runs of the session before this one are made of, newest first."""
+    """The events of the session's runs before this one, newest first."""
     earlier = await log.session_runs("alice", "s", before=run_id, limit=10)
     return [[event.type for event in await read_run(log, each)] for each in earlier]
 
@@ -75,7 +75,7 @@ async def test_a_run_that_is_refused_leaves_nothing_behind(log: EventLog, begin:
 
 
 class Outage:
-    """Of a log that stores what it is given, and whose answer is lost; who is patient waits for its end."""
+    """A log that stores events, but whose answer is lost; a patient caller waits for the end."""
 
     def __init__(self, log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
         self.over = asyncio.Event()

@@ -1,4 +1,4 @@
-"""What a model's provider says of a failure is in the server's log, and in no event of the run."""
+"""A provider's text about a failure is in the server's log, and in no event of the run."""
 
 import asyncio
 import traceback

@@ -1,4 +1,4 @@
-"""A recorder is bound to its run: whoever calls it, and on whichever thread."""
+"""A recorder is bound to its run, for every caller and thread."""
 
 import asyncio
 import random

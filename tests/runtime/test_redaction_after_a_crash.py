@@ -1,4 +1,4 @@
-"""The worker of an agent whose answers may be redacted dies: what nobody had judged is withheld."""
+"""The worker of an agent dies whose answers may be redacted: unjudged text is withheld."""
 
 from collections.abc import AsyncIterator
 from typing import Any

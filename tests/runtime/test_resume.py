@@ -370,7 +370,7 @@ async def test_an_agent_with_a_session_manager_of_its_own_starts_from_the_input(
     assert sorted(desk.runs) == ["first", "second"]
 
 
-# What a client drops
+# Text that a client drops
 
 
 async def test_text_after_the_last_message_of_the_root_is_said_again() -> None:

@@ -218,7 +218,7 @@ def test_an_input_is_the_same_in_whatever_order_the_nodes_before_it_are_gathered
     assert digest("task", "of left") != digest("task", "of right")
 
 
-# What starts again from the input
+# Nodes that start again from the input
 
 
 class Relay(MultiAgentBase):
@@ -271,7 +271,7 @@ async def test_a_graph_with_a_session_manager_of_its_own_starts_again(tmp_path: 
 
 
 async def test_a_run_of_an_older_release_starts_again() -> None:
-    """Its log does not tell one visit to a node from another."""
+    """Its log does not distinguish the visits to a node."""
     recorder, ended = await drive(diamond(Desk()))
     older = ListRecorder()
     for event in recorder.events[2:]:

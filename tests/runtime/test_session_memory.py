@@ -1,4 +1,4 @@
-"""A session's conversation, rebuilt from the log: what is in it, in which order, and how much of it."""
+"""A session's conversation, rebuilt from the log: its content, order and size."""
 
 from typing import Any
 from weakref import WeakSet
@@ -50,7 +50,7 @@ async def run(
 
 
 async def memory(log: EventLog, name: str = "demo", session: str = "s") -> list[dict[str, Any]]:
-    """What a new run of the session begins with."""
+    """The messages with which a new run of the session begins."""
     queued = Queued(agent=name, user_id="alice", input="next", session_id=session)
     run_id = new_run_id()
     await log.append(run_id, [queued, CANCELLED], expected_seq=0)

@@ -59,7 +59,7 @@ def roles(messages: Sequence[Any]) -> list[str]:
 
 
 async def hears(session: Session, asked: Any = "next", name: str = "demo") -> list[dict[str, Any]]:
-    """What the model is sent when it is asked."""
+    """The messages that the model gets."""
     model = Playbook(say("yes"))
     await session.turn(agent(model), asked, agent=name)
     return [{"role": each["role"], "content": each["content"]} for each in model.heard[0]]
@@ -194,7 +194,7 @@ async def test_reasoning_that_max_tokens_cut_off_is_left_out(session: Session) -
 
 
 async def events(session: Session, kind: Any) -> list[Any]:
-    """What the last run recorded."""
+    """The events of the last run."""
     return [event for event in read(await session.log.read(session.runs[-1])) if isinstance(event, kind)]
 
 

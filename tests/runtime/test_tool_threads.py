@@ -1,4 +1,4 @@
-"""The threads of agents' blocking code: limits, waiting, and what is left behind."""
+"""The threads of agents' blocking code: limits, waiting, and leftovers."""
 
 import threading
 import time

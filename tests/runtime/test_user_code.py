@@ -1,4 +1,4 @@
-"""What becomes of errors that users' code raises, whatever they are."""
+"""Errors of users' code, of every kind."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a test run says last when it had to do without servers."""
+"""The last line of a test run, which names missing servers."""
 
 from collections.abc import Iterable
 

@@ -96,7 +96,7 @@ class Databases(ABC):
         """Make an empty database with this release's schema; returns its name."""
 
     def drop(self, name: str) -> None:
-        """Drop a database, whoever is still connected to it."""
+        """Drop a database, even with open connections."""
         with self._engine.connect() as connection:
             self._drop(connection, name)
 
@@ -115,7 +115,7 @@ class Databases(ABC):
 
     @abstractmethod
     def _empty_events(self, connection: Connection) -> None:
-        """Take all events out, which the triggers refuse; positions begin anew, too."""
+        """Remove all events, which the triggers refuse; positions begin again."""
 
     @abstractmethod
     def _names(self, connection: Connection) -> list[str]: ...
@@ -190,10 +190,10 @@ class MysqlDatabases(Databases):
             cursor = connection.connection.cursor()
             cursor.execute(f"CREATE DATABASE {name}")
             cursor.execute(f"USE {name}")
-            cursor.execute("SET foreign_key_checks = 0")  # whatever the order of the tables
+            cursor.execute("SET foreign_key_checks = 0")  # for any order of the tables
             for statement, values in statements:
                 cursor.execute(statement, values)
-            connection.invalidate()  # nobody else shall find it in this database
+            connection.invalidate()  # no other test must find it in this database
         return name
 
     def _empty_events(self, connection: Connection) -> None:
@@ -215,7 +215,7 @@ class MysqlDatabases(Databases):
     def _drop(self, connection: Connection, name: str) -> None:
         connected = "SELECT id FROM information_schema.processlist WHERE db = %s"
         for thread in connection.exec_driver_sql(connected, (name,)).scalars().all():
-            with suppress(OperationalError):  # it has gone meanwhile
+            with suppress(OperationalError):  # another process has dropped it
                 connection.exec_driver_sql(f"KILL {thread}")
         connection.exec_driver_sql(f"SET lock_wait_timeout = {DROP_WAIT_S}")
         connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name}")
@@ -225,7 +225,7 @@ class MysqlDatabases(Databases):
 
 
 def _statements_of(connection: Connection, name: str) -> Iterator[tuple[str, tuple[Any, ...] | None]]:
-    """What makes the tables of a database, with their first rows and then their triggers."""
+    """The statements that create a database's tables, with their first rows and then their triggers."""
     tables = connection.exec_driver_sql(f"SHOW TABLES FROM {name}").scalars().all()
     for table in tables:
         yield connection.exec_driver_sql(f"SHOW CREATE TABLE {name}.{table}").one()[1], None

@@ -1,4 +1,4 @@
-"""Names of databases that tell whose they are, so that nobody drops those of a test run that goes on."""
+"""Names of databases that show their owner, so that no test run drops those of another one."""
 
 import itertools
 import os
@@ -16,7 +16,7 @@ _numbers = itertools.count(1)
 
 
 def new_name() -> str:
-    """A name that nobody else has, of a database of this process."""
+    """A unique name of a database of this process."""
     return f"runstore_test_{HERE}_{os.getpid()}_{PROCESS}_{next(_numbers)}"
 
 

@@ -27,7 +27,7 @@ class OwnServer(ABC):
 
     def __init__(self) -> None:
         self._owner = owner(self.account)
-        installed = self._installed()  # skips the test where it is not: nothing is held yet
+        installed = self._installed()  # skip the test if the server is missing: nothing is held yet
         self._port = Port()
         self.port = self._port.number
         self.folder = self._owner.folder()
@@ -47,7 +47,7 @@ class OwnServer(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where it is, as an option of `runstore`."""
+        """The server's URL, as an option of `runstore`."""
 
     @abstractmethod
     def _command(self) -> list[str]:
@@ -89,7 +89,7 @@ class OwnServer(ABC):
         self._processes = []
 
     def freeze(self) -> None:
-        """SIGSTOP of all its processes: connections stay open, and nobody answers."""
+        """SIGSTOP for all its processes: connections stay open without answers."""
         assert self._process is not None
         send(self._process.pid, signal.SIGSTOP)  # first, so that it starts no more
         self._processes = [self._process.pid, *descendants(self._process.pid)]

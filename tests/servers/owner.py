@@ -13,11 +13,11 @@ from typing import Any
 
 from tests.tools import lacking
 
-PLACES: tuple[str, ...] = ("/usr/local/sbin", "/usr/sbin", "/usr/lib/postgresql/*/bin")  # besides PATH
+PLACES: tuple[str, ...] = ("/usr/local/sbin", "/usr/sbin", "/usr/lib/postgresql/*/bin")  # in addition to PATH
 
 
 class Owner:
-    """Who owns a server's files and processes: whoever runs the tests, but never root."""
+    """The owner of a server's files and processes: the user who runs the tests, but never root."""
 
     def __init__(self, account: pwd.struct_passwd | None) -> None:
         self._account = account

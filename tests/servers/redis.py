@@ -1,4 +1,4 @@
-"""A Redis of a test's own. It keeps nothing over a restart unless it is told to, as many in production."""
+"""A Redis of a test's own. By default it keeps nothing over a restart, like many in production."""
 
 import redis
 
@@ -22,7 +22,7 @@ class OwnRedis(OwnServer):
         return f"redis://127.0.0.1:{self.port}"
 
     def client(self) -> "redis.Redis":
-        """To flush it, fill it, and look what is in it."""
+        """A client to flush, fill and inspect it."""
         return redis.Redis.from_url(self.url, decode_responses=True)
 
     def _installed(self) -> None:

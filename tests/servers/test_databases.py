@@ -121,7 +121,7 @@ def test_databases_of_a_killed_test_run_are_dropped_by_the_next_and_those_of_a_l
 
 
 def sweep(kind: str) -> None:
-    """What the first use of a server does."""
+    """The steps of a server's first use."""
     databases = KINDS[kind](shared_database(kind))
     databases.drop(new_name())
     databases.close()

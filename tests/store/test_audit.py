@@ -1,4 +1,4 @@
-"""The audit log: every event once, in order of position, whatever is filtered and however writers overlap."""
+"""The audit log: every event once, in order of position, for any filter and any overlap of writers."""
 
 import asyncio
 import random

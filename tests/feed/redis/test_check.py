@@ -155,7 +155,7 @@ def test_a_node_of_a_cluster_is_refused() -> None:
         assert "node of a cluster" in refusal(server.url)
 
 
-# ---- who may use it ----
+# ---- permissions ----
 
 
 @pytest.mark.parametrize("user", ["", ":wrong@", "feed:wrong@", f"nobody:{PASSWORD}@"])

@@ -1,4 +1,4 @@
-"""What one process publishes to Redis, the readers and listeners of another have."""
+"""Readers and listeners of one process get the events that another one publishes to Redis."""
 
 import asyncio
 import random
@@ -118,7 +118,7 @@ async def test_what_another_process_commits_in_between_reads_as_a_gap(two: list[
     here, there = two
     with there.subscribe(RUN) as live:
         there.publish([committed(1, QUEUED)])
-        there.publish([committed(3, token())])  # of seq 2 nobody has told yet
+        there.publish([committed(3, token())])  # seq 2 has not been published yet
         assert live.take(1) is None
         assert seqs(live.take(2)) == [3]
         here.publish([committed(4, token())])

@@ -9,7 +9,7 @@ from runstore.feed.redis.health import RedisHealth
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has failed is well at the first success."""
+    """A failure ends with the first success."""
     monkeypatch.setattr(redis_health, "SETTLED_S", 0.0)
 
 

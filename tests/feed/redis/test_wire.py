@@ -1,4 +1,4 @@
-"""What is joined into one entry of Redis, and what is left out of it."""
+"""The events that one entry of Redis joins, and those that it leaves out."""
 
 import msgspec
 
@@ -59,7 +59,7 @@ def test_an_entry_is_read_as_it_was_written() -> None:
     read = THERE.read_run(RUN, entry)
     assert isinstance(read, Committed)
     assert (read.run_id, read.first_seq, list(read.events)) == (RUN, 7, list(commit.events))
-    assert not read.control  # the control stream tells the listeners
+    assert not read.control  # the control stream also brings the process's own events to its listeners
     assert HERE.read_run(RUN, entry) is None  # our own
 
 

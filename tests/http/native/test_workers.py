@@ -1,4 +1,4 @@
-"""Who runs the agents: asked of the server, and of the database by the command line."""
+"""The list of workers, from the server and, by the command line, from the database."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""What an agent said is what a chat answers: the same text streamed and whole, to OpenAI's client."""
+"""A chat answers with the agent's text: the same streamed and whole, with OpenAI's client."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -249,7 +249,7 @@ def client(http: httpx.AsyncClient) -> openai.AsyncOpenAI:
 
 
 class Said(BaseModel):
-    """What came of a request."""
+    """The outcome of a request."""
 
     content: str
     reasoning: str

@@ -160,7 +160,7 @@ def test_a_body_may_begin_with_a_byte_order_mark(server: ServerProcess) -> None:
         assert text_of(found.json()) == "1 2 3"
 
 
-# ---- what is wrong ----
+# ---- errors ----
 
 
 @pytest.mark.parametrize(

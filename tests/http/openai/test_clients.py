@@ -144,6 +144,6 @@ def test_the_node_client_reads_completions_streams_and_errors(server: ServerProc
 
 
 def node() -> str:
-    """Node of the development tools, else whichever there is."""
+    """Node of the development tools, else any installed one."""
     ours = shutil.which("node", path=str(Path(sys.executable).parent))
     return ours or shutil.which("node") or lacking("node is not installed (make node)")

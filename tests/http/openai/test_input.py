@@ -468,7 +468,7 @@ def test_what_is_no_image_is_an_error_that_says_why(url: str, why: str) -> None:
     assert why in str(wrong.value)
 
 
-# ---- what is as long as a body may be ----
+# ---- input as long as a body may be ----
 
 LONG = 8 << 20
 IMAGE = "data:image/png"

@@ -1,4 +1,4 @@
-"""What a chat's client has when a model call is made again, be it one that drops what it is told or not."""
+"""The text of a chat's client when a model call is made again, for clients that drop text and for others."""
 
 from typing import Any
 from unittest import mock
@@ -19,7 +19,7 @@ FRANCE = "The capital of France is Paris."
 
 
 def events(*said: Any) -> list[EventRecord]:
-    """A run: texts are tokens, numbers take back so many tokens, None ends a message."""
+    """A run: texts are tokens, a number withdraws this number of tokens, None ends a message."""
     found = [EventRecord("run", 1, "lifecycle.started", "", {"attempt": 1})]
     for item in said:
         seq = len(found) + 1
@@ -90,7 +90,7 @@ OTHER = [
     (["Let me look.", None, "It is ", 1, None, "Page 12."], "Let me look.\n\nPage 12."),
     (["x" * MAX_SENT, "y", 2, "x" * MAX_SENT, "z"], "x" * MAX_SENT + "z"),
 ]
-OTHER_REASONING = [  # and the same content, as far as it was said
+OTHER_REASONING = [  # and the same content so far
     (["~Two", 1, "~A pair", "~ is two.", "Two."], "Two.", "Two\n\nA pair is two."),
     (["~So, ", "The c", 2, "~Well, ", "The capital"], "The capital", "So, \n\nWell, "),
     (["~So, ", "The c", 2, "The c", "~So, "], "The c", "So, "),
@@ -108,7 +108,7 @@ def test_a_client_that_drops_has_the_whole_answer(said: list[Any], content: str)
 
 
 def plain(run: list[EventRecord]) -> list[Any]:
-    """What a client of OpenAI's is sent that can drop nothing."""
+    """The chunks for a client of OpenAI that cannot drop text."""
     chunks = Chunks(Run("01890a5d-ac96-774b-bcce-b302099a8057", agent_name="a"), plain=True)
     frames = FrameParser().feed(
         b"".join(message_frame(each) for event in run for each in chunks.messages(event))

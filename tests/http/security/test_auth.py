@@ -1,4 +1,4 @@
-"""Who may do what: a key for everybody, and every route for its own people only."""
+"""Permissions: each user has a key, and each route admits only permitted users."""
 
 import re
 import time

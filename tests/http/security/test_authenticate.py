@@ -101,7 +101,7 @@ def test_what_the_function_does_wrong_is_500_and_told_in_the_log_only(server: Se
     until(lambda: "`authenticate` must return a user, or None to refuse" in server.log, "so is the rule")
 
 
-# What a member of a run's workspace, who is not its owner, may do with it: by every route that takes a run.
+# The permissions of a workspace's member on another user's run, on every route that takes a run.
 READING = {
     ("GET", "/runs/{run_id}"): None,
     ("GET", "/runs/{run_id}/events"): None,

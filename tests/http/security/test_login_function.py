@@ -1,4 +1,4 @@
-"""A login function that hangs locks out those who made it hang, and nobody else."""
+"""A hanging login function locks out only the clients that made it hang."""
 
 import asyncio
 import threading
@@ -45,7 +45,7 @@ class Directory:
 
 @pytest.fixture(autouse=True)
 def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However busy the machine is, a call that may begin does, and nobody gives it up."""
+    """Even on a busy machine, a call that may begin does begin and is not given up."""
     monkeypatch.setattr(login_function, "LOGIN_WAIT_S", DEADLINE_S)
     monkeypatch.setattr(login_function, "AUTHENTICATE_S", DEADLINE_S)
 

@@ -1,4 +1,4 @@
-"""The frame of an event: a run's stream has these bytes, whenever and by whom it is read."""
+"""The frame of an event: a run's stream has these bytes in every read."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`/stream`: several runs as one stream, each from its own place, and all of one's own."""
+"""`/stream`: several runs as one stream, each from its own cursor, and all of the user's own runs."""
 
 import asyncio
 import json
@@ -238,7 +238,7 @@ def test_anothers_run_is_in_no_stream(running: ServerProcess, http: httpx.Client
         assert error_of(other.get("/stream", headers={"Last-Event-ID": cursor})) == (403, "forbidden")
 
 
-# All of one's own.
+# All of the user's own runs.
 
 
 def test_open_runs_come_from_their_beginnings_and_new_ones_as_they_start(http: httpx.Client) -> None:
@@ -257,7 +257,7 @@ def test_open_runs_come_from_their_beginnings_and_new_ones_as_they_start(http: h
 def test_a_reader_of_all_that_reconnects_after_each_event_gets_each_once(http: httpx.Client) -> None:
     old = begin_silent(http)
     [opened] = take(http, "/stream", 1)
-    missed = ended(http)  # it starts and ends while nobody reads
+    missed = ended(http)  # the run starts and ends while there is no reader
     note(http, old)
     events = [(missed, event["seq"]) for event in http.get(f"/runs/{missed}/events").json()["data"]]
     expected = sorted([(old, seq) for seq in (1, 2, 3, 4)] + events)
@@ -342,7 +342,7 @@ async def test_the_async_client_follows_all_of_ones_own(running: ServerProcess, 
 
 @pytest.fixture
 async def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
-    """The API in this process, where a cursor of all of one's own runs may have three runs after it."""
+    """The API in this process, where at most three runs may follow a cursor of all own runs."""
     monkeypatch.setattr(store_runs, "MAX_SCANNED", 3)
     app = MountedApp(
         f"sqlite:///{make_database(tmp_path / 'runstore.db')}",

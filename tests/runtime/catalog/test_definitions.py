@@ -1,4 +1,4 @@
-"""What a run keeps of its agent's settings: nothing that may be secret."""
+"""A run keeps its agent's settings without possible secrets."""
 
 import json
 from typing import Any

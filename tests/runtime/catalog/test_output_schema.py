@@ -1,4 +1,4 @@
-"""Results held against schemas: what is wrong is told, and no schema or result takes more than its time."""
+"""Results checked against schemas: errors are reported, and no schema or result takes too much time."""
 
 from typing import Any
 

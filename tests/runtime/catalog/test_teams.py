@@ -54,12 +54,12 @@ async def run(teams: Teams, asked: Hierarchy, task: str) -> tuple[ListRecorder, 
 
 
 def said(recorder: ListRecorder) -> dict[str, str]:
-    """What each agent has said, by its path."""
+    """The text of each agent, by its path."""
     tokens = recorder.of(Token)
     return {path: text([t for t in tokens if t.agent == path]) for path in {t.agent for t in tokens}}
 
 
-# What a run holds.
+# The definition in a run.
 
 
 def test_a_definition_spells_out_models_and_tools() -> None:
@@ -149,7 +149,7 @@ async def test_the_largest_hierarchy_runs_with_its_models_spelled_out() -> None:
 
 
 class Heard(Playbook):
-    """Keeps what it is told of the tools, and of itself."""
+    """Records its tool specifications and its own path."""
 
     specs: Any = None
     system_prompt: Any = None
@@ -374,7 +374,7 @@ async def test_wherever_its_worker_dies_a_team_comes_to_the_same_end() -> None:
 
 
 def _check_calls(recorder: ListRecorder) -> None:
-    """What had its result is not called again: tools, and agents with all below them."""
+    """Calls with a result are not made again: tools, and agents with all agents below them."""
     ended: set[tuple[str, str | None, str]] = set()
     for event in recorder.events:
         if isinstance(event, ToolStarted):

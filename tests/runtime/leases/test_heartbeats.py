@@ -1,4 +1,4 @@
-"""Who is taken for dead: only who gave no sign of life for a whole lease, while it could have been seen."""
+"""A worker counts as dead only after a whole lease of silence in which others could read its heartbeats."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -55,7 +55,7 @@ async def join(tmp_path: Path, clock: Clock) -> AsyncIterator[Callable[..., Hear
 
 
 async def watched_s(watcher: HeartbeatLeases, worker: HeartbeatLeases, clock: Clock, upto_s: float) -> float:
-    """After how long `worker` is taken for dead; infinite if not in `upto_s`."""
+    """The time after which `worker` counts as dead; infinite if longer than `upto_s`."""
     begun_at = clock.now
     while clock.now - begun_at <= upto_s:
         if await watcher.dead({worker.worker_id}):
@@ -68,7 +68,9 @@ async def watched_s(watcher: HeartbeatLeases, worker: HeartbeatLeases, clock: Cl
 async def test_a_worker_that_gives_no_sign_is_dead_after_its_lease(
     join: Callable[..., HeartbeatLeases], clock: Clock, lease_s: float, at_most_s: float
 ) -> None:
-    """A short lease too; whoever looks less often than others beat counts less than has passed."""
+    """A short lease, too; a process that polls more slowly than workers beat credits at most one beat per
+    poll.
+    """
     watcher, worker = join(lease_s), join(FOR_EVER_S)
     await worker.hold()
     assert lease_s <= await watched_s(watcher, worker, clock, 60) <= at_most_s
@@ -90,7 +92,7 @@ async def test_after_an_outage_everybody_has_a_whole_lease_again(
     await worker.hold()
     for _ in range(3):
         assert await watched_s(watcher, worker, clock, lease_s / 2) == float("inf")
-        clock.now += 60  # nobody could look
+        clock.now += 60  # no process could read the table
     assert await watched_s(watcher, worker, clock, 60) >= lease_s
 
 
@@ -124,7 +126,7 @@ async def test_a_worker_that_has_woken_up_is_not_forgotten(
     await worker.hold()
     await dead.hold()
     assert await watched_s(watcher, worker, clock, 60) < 60
-    await worker._beat()  # between the look and what is done about it
+    await worker._beat()  # between the poll and the reaction to it
     await watcher.forget(set())
     assert await watcher.dead({worker.worker_id, dead.worker_id}) == {dead.worker_id: False}
 
@@ -202,7 +204,7 @@ async def test_a_worker_leaves_behind_its_last_beat() -> None:
 
 
 async def test_a_worker_whose_last_beat_hangs_leaves_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it could still say, the beat could undo."""
+    """The new heartbeat could undo every conclusion."""
     monkeypatch.setattr("runstore.runtime.leases.heartbeats.RELEASE_S", 0.05)
     database = Slow()
     leases = HeartbeatLeases(cast(Database, database), lease_s=0.05, capacity=1)

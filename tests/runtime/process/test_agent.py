@@ -1,4 +1,4 @@
-"""What an agent in a process of its own says, fails with and returns, as its run gets it."""
+"""The events, failures and results of an agent in its own process, as its run gets them."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ async def failure(processes: Processes, function: Any, input: Any = "hi", **sett
     return caught.value
 
 
-# What it says
+# Events
 
 
 async def echo(input: object) -> AsyncIterator[str]:

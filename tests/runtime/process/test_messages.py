@@ -1,4 +1,4 @@
-"""What the server takes from an agent's process: an agent's events and lines, and nothing else."""
+"""The server accepts only an agent's events and log lines from an agent's process."""
 
 from typing import Any
 
@@ -114,7 +114,9 @@ def test_data_that_does_not_fit_its_type_is_refused(data: bytes) -> None:
     ],
 )
 def test_what_is_stored_is_written_by_the_server(data: bytes) -> None:
-    """A line break in the data would end the line of a server-sent event, and what is no UTF-8 a stream."""
+    """A line break in the data would end the line of a server-sent event, and invalid UTF-8 would end a
+    stream.
+    """
     assert event_of(Said("llm.token", data)).data == TOKEN.data
 
 

@@ -59,7 +59,7 @@ async def failure(product: Any, input: Any = "hi") -> AgentError:
     return caught.value
 
 
-# What is said
+# Recorded text
 
 
 async def test_a_run_is_told_from_its_first_to_its_last_event() -> None:
@@ -277,7 +277,7 @@ async def test_a_result_that_a_hook_throws_away_is_not_logged() -> None:
     assert [each[0] for each in calls(recorder)] == ["tool.started", "tool.started", "tool.finished"]
 
 
-# What is too large for one event
+# Data too large for one event
 
 
 MIB = 1 << 20
@@ -745,7 +745,7 @@ async def test_a_cancelled_task_ends_at_once_and_nothing_is_swallowed() -> None:
 
 
 class Held(ListRecorder):
-    """Holds what it is given of one type, for ever or until it raises."""
+    """Holds events of one type, without end or until it raises."""
 
     def __init__(self, kind: str, error: Exception | None = None) -> None:
         super().__init__()

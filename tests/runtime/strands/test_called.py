@@ -129,7 +129,7 @@ async def test_an_agent_that_a_tool_calls_is_recorded_once(way: Callable[[], Any
 
 
 class Meeting(Playbook):
-    """Speaks when all who are to meet have come."""
+    """Speaks when all agents of the meeting have arrived."""
 
     def __init__(self, barrier: asyncio.Barrier) -> None:
         super().__init__(say("four", "teen"))
@@ -181,7 +181,7 @@ async def test_its_tools_are_recorded_and_the_agents_that_they_call_too() -> Non
 async def test_an_agent_as_a_tool_of_one_is_recorded_too() -> None:
     @tool
     def ask() -> str:
-        """Ask an expert, who has another one as a tool."""
+        """Ask an expert, which has another expert as a tool."""
         helper = expert(say("deep"), name="helper")
         return str(agent(Playbook(use(("i1", "helper", {"input": "?"})), say("mid")), helper)("?"))
 

@@ -1,4 +1,4 @@
-"""Errors as the SDKs raise them, made here from their shapes: none of the SDKs is needed to tell them."""
+"""Errors in the shapes of the SDKs, built here: no SDK needs to be installed."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ from tests.runtime.strands_kit import Playbook, agent, drive
 
 
 class SdkError(Exception):
-    """An SDK's error with whatever it carries."""
+    """An SDK's error with the given attributes."""
 
     def __init__(self, text: str = "boom", **fields: Any) -> None:
         super().__init__(text)

@@ -1,4 +1,4 @@
-"""Text is recorded where the model says it, and strands gets what is said within a moment as one delta."""
+"""Text is recorded when the model sends it, and strands gets the text of a moment as one delta."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -107,7 +107,7 @@ async def test_deltas_of_different_blocks_are_not_joined() -> None:
 
 async def test_a_model_is_not_asked_for_more_while_the_log_is_behind() -> None:
     class Full(ListRecorder):
-        """Has room for three tokens, and for more when it is told so."""
+        """Has room for three tokens, and for more on request."""
 
         full, room = asyncio.Event(), asyncio.Event()
 

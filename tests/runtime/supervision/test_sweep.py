@@ -1,4 +1,4 @@
-"""What a worker looks for by itself: nothing is overlooked, however much there is that needs no look."""
+"""A worker's own search for work: no run is overlooked, however many others need no attention."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -77,7 +77,7 @@ async def test_however_many_runs_are_at_work_a_queued_one_starts(database: Path,
 async def test_however_many_runs_are_at_work_those_of_a_dead_worker_are_adopted(
     database: Path, folder: Path, elsewhere: EventLog, policy: str, status: str
 ) -> None:
-    Path(folder, "dead.lock").touch()  # a lock that nobody holds
+    Path(folder, "dead.lock").touch()  # a lock without a holder
     runs = [
         await write(elsewhere, f"late-{number}", worker_id="dead", policy=policy)
         for number in range(2 * SWEPT)

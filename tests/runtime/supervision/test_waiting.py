@@ -1,4 +1,4 @@
-"""When places are short, users take turns: nobody waits behind all that another one has queued."""
+"""When places are short, users take turns: no user waits behind the whole queue of another."""
 
 import asyncio
 from collections.abc import AsyncIterator
