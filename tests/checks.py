@@ -73,10 +73,10 @@ def check_notes(seen: Seen, frames: Sequence[Frame]) -> None:
 
 
 def check_said(load: Load, begun: Collection[str]) -> None:
-    """Every run came to its end, and what its last attempt said is its result, with nobody else's word in it.
+    """Every run ended, and its result is the text of its last attempt, without a word of another run.
 
     Args:
-        begun: why attempts may have been begun: `claimed`, `handed_over`, `adopted`.
+        begun: the allowed reasons of attempts: `claimed`, `handed_over`, `adopted`.
     """
     for seen in load.runs:
         text: list[tuple[int, str]] = []

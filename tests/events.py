@@ -49,7 +49,7 @@ _refusals: list[RunstoreError] = []
 
 
 def unexpected(error: RunstoreError) -> None:
-    """Note a refusal. The writer calls this and goes on whatever it raises, so the test's end checks it."""
+    """Record a refusal. The writer ignores exceptions of this callback, so the test's end checks it."""
     _refusals.append(error)
 
 

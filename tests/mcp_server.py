@@ -1,6 +1,6 @@
-"""An MCP server on standard input and output, as small as one can be: https://modelcontextprotocol.io.
+"""A minimal MCP server on standard input and output: https://modelcontextprotocol.io.
 
-Its process notes its id in the file that it is told, and leaves when its input ends.
+It writes its process id to the given file, and exits when its input ends.
 
     python mcp_server.py PIDS [--gate FILE] [--stubborn]
 """

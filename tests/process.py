@@ -65,7 +65,7 @@ class RunstoreProcess:
         return self.process
 
     def wait_until_ready(self) -> str:
-        """Wait until it has started; returns what the line of its log tells."""
+        """Wait until it has started; returns the facts of its log line."""
         until(lambda: self._told() is not None or self.has_exited, f"{self.command} has started")
         told = self._told()
         assert told is not None, f"it did not start:\n{self.log}"

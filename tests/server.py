@@ -40,12 +40,13 @@ SILENT_HEAD = 3  # the head of its run: queued, started, and the agent has begun
 
 
 class ServerProcess(RunstoreProcess):
-    """A server on a free port of 127.0.0.1, its agents in `folder`; its database too, if it is not given one.
+    """A server on a free port of 127.0.0.1, with its agents in `folder`, and with its database there unless
+    one is given.
 
     Args:
-        config: the text of `runstore.toml`; None leaves what is there.
-        agents: the text of `agents.py` beside it, for factories; None likewise.
-        options: of `runstore serve`, as `drain_s=1`; True for one that takes no value.
+        config: the text of `runstore.toml`; None keeps the existing file.
+        agents: the text of `agents.py` beside it, for factories; None keeps the existing file.
+        options: of `runstore serve`, as `drain_s=1`; True for an option without a value.
     """
 
     command = "serve"

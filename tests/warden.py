@@ -1,7 +1,7 @@
-"""Ends what a test process has started once that process is gone, however it went.
+"""Ends all processes that a test process has started once that process is gone.
 
 A test that hangs ends its process on the spot (`faulthandler_exit_on_timeout`), as does `kill -9`: no fixture
-is torn down, and the servers that it has started would run for ever. Needs Linux: /proc and pidfd_open(2).
+is torn down, and the servers that it has started would run on. Needs Linux: /proc and pidfd_open(2).
 """
 
 import os

@@ -289,10 +289,10 @@ class Look(NamedTuple):
 
 
 def look(server: ServerProcess, paced: str, per_s: int, *, busy: bool, while_s: float = 2.0) -> Look:
-    """As it would be on an idle machine: what was measured, divided by the slowness of that while.
+    """The value for an idle machine: the measured one, divided by the machine's slowness at that time.
 
     Args:
-        busy: whether the agents that are stuck compute in the server's own process.
+        busy: whether the stuck agents compute in the server's own process.
     """
     computing = server.pid if busy else None
     with measured_slowness(computing) as slowness, ThreadPoolExecutor(2) as clients:

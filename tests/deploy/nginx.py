@@ -1,7 +1,7 @@
 """nginx with the configuration of deploy/nginx, as an unprivileged process on a free port.
 
-main.conf and site.conf are the shipped files, byte for byte. What a place sets for itself, where nginx
-listens and where the replicas are, is what the test writes: in the files that are there for this.
+main.conf and site.conf are the shipped files, byte for byte. The test writes only the settings of an
+installation: the ports of nginx and the addresses of the replicas, in the files for these settings.
 """
 
 import shutil

@@ -70,9 +70,10 @@ async def opened(url: str, feed: MemoryFeed | None = None) -> AsyncIterator[SqlE
 
 @asynccontextmanager
 async def one_commit_of_all_kinds(log: SqlEventLog, feed: MemoryFeed, run_id: str) -> AsyncIterator[None]:
-    """Text that is offered, one who waits for as long as it takes, and one who does not, in one transaction.
+    """Offered text, a patient append and an impatient append, in one transaction.
 
-    Checked at the end: who was told a seq has it, and who was told nothing is stored once at most.
+    The end checks them: an append that got a seq has it, and an append without an answer is stored at most
+    once.
     """
     async with held_writer(log, feed):
         offer(log, run_id, token("0"))

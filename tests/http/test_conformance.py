@@ -1,7 +1,8 @@
-"""The server answers as its OpenAPI document says, to whatever schemathesis makes of that document.
+"""The server's answers to requests that schemathesis generates keep to its OpenAPI document.
 
-It makes its cases when tests are collected, which takes seconds in each process: `make test` does not collect
-this file (see `conftest.py`). What each answer is documented to be is held by `test_documented_answers.py`.
+schemathesis generates its cases when tests are collected, which takes seconds in each process: `make test`
+does not collect this file (see `conftest.py`). `test_documented_answers.py` checks the documented answers
+themselves.
 """
 
 from collections.abc import Iterator

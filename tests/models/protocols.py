@@ -1,8 +1,8 @@
-"""What three model providers put on the wire when they stream an answer, as their own documents have it.
+"""The streamed answers of three model providers, by the providers' own documents.
 
-Each protocol makes the parts of a streamed answer, in order, and reads what a request says.
-Ollama: docs/api.md of ollama/ollama. OpenAI: the reference of chat completions, streaming. Anthropic: the
-reference of messages, streaming.
+Each protocol makes the parts of a streamed answer, in order, and reads requests. Ollama: docs/api.md of
+ollama/ollama. OpenAI: the reference of chat completions, streaming. Anthropic: the reference of messages,
+streaming.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""A stand-in for model providers: it speaks their wire protocols over real loopback sockets, and misbehaves.
+"""A stand-in for model providers: it speaks their wire protocols on real loopback sockets, and can misbehave.
 
-What it does is chosen by the name of the model in the request, so that one server serves all tests; one that
-it does not know is the first:
+The name of the model in the request chooses its behaviour, so one server serves all tests. An unknown name
+counts as the first one:
 
 | Model | |
 |---|---|

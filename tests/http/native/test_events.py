@@ -221,7 +221,7 @@ def test_the_pages_of_a_run_are_read_with_httpx_as_any_json(http: httpx.Client, 
 def test_an_appended_event_says_who_appended_it_wherever_it_is_read(
     server: ServerProcess, silent_run: str
 ) -> None:
-    """Live, replayed, as a page, as lines, in a trace, in the audit log: its data stay what was posted."""
+    """An event's data stay unchanged: live, replayed, as a page, as lines, in a trace, in the audit log."""
     data = {"by": "mallory", "n": [1]}
     with server.stream(silent_run, SILENT_HEAD) as answer:
         seq = server.http.post(
