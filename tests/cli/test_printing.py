@@ -66,8 +66,20 @@ def test_a_command_prints_whatever_the_encoding_and_the_names(
         assert b"\\u202e" in text
 
 
-def test_a_command_with_no_standard_output_ends_well(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    assert run(monkeypatch, "keys", "list", "--database-url", url, stdout=None) == 0
+@pytest.mark.parametrize(
+    "command",
+    [["keys", "list"], ["keys", "list", "--json"], ["keys", "create", "--user", "a"], ["--version"]],
+)
+def test_a_command_whose_output_is_lost_ends_with_1(
+    monkeypatch: pytest.MonkeyPatch, url: str, capfd: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    monkeypatch.setenv("RUNSTORE_DATABASE_URL", url)
+    assert run(monkeypatch, *command, stdout=None) == 1
+    assert "Error" not in capfd.readouterr().err
+
+
+def test_a_command_that_fails_keeps_its_exit_code_without_an_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, "keys", "revoke", stdout=None) == 2
 
 
 def test_a_command_whose_reader_has_gone_says_nothing(
@@ -77,7 +89,7 @@ def test_a_command_whose_reader_has_gone_says_nothing(
         reading, writing = os.pipe()
         os.close(reading)
         out = TextIOWrapper(FileIO(writing, "w"), write_through=True)
-        run(monkeypatch, *command, "--database-url", url, stdout=out)
+        assert run(monkeypatch, *command, "--database-url", url, stdout=out) == 1
         with suppress(BrokenPipeError):
             out.close()
     assert capfd.readouterr().err == ""

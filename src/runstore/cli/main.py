@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from io import TextIOWrapper
+from io import FileIO, TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +37,7 @@ from runstore.core.errors import ConfigError, RunstoreError
 from runstore.core.names import check_text
 from runstore.core.printable import escaped
 
+EXIT_OUTPUT_LOST = 1  # also click's exit code where the reader of a pipe has gone
 EXIT_CONFIG = 2
 
 app = typer.Typer(
@@ -222,6 +223,11 @@ def main() -> None:
     try:
         _check_arguments()
         app()
+    except SystemExit as left:
+        output = getattr(sys.stdout, "buffer", None)
+        if not left.code and isinstance(output, _NoOutput) and output.lost:
+            sys.exit(EXIT_OUTPUT_LOST)
+        raise
     except RunstoreError as error:
         flush_logs()
         typer.echo(f"runstore: {escaped(str(error), keep=chr(10))}", err=True)
@@ -234,6 +240,16 @@ def main() -> None:
         sys.exit(EXIT_CONFIG)
 
 
+class _NoOutput(FileIO):
+    """Stands for a closed standard output. `lost`: whether a command has printed something."""
+
+    lost = False
+
+    def write(self, data: Any) -> int:
+        self.lost = True
+        return super().write(data)
+
+
 def _prepare_output() -> None:
     """Make printing safe on ASCII terminals and on closed descriptors."""
     for name in ("stdout", "stderr"):
@@ -241,7 +257,8 @@ def _prepare_output() -> None:
 
         if stream is None:
             # Otherwise the next opened file, perhaps the database, gets this descriptor and the output.
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+            file: Any = _NoOutput(os.devnull, "w")
+            setattr(sys, name, TextIOWrapper(file, encoding="utf-8", write_through=True))
         elif isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
@@ -254,6 +271,8 @@ def _check_arguments() -> None:
 def _run(process: Callable[..., None], settings: Any) -> None:
     from runstore.logs import configure_logs
 
+    if isinstance(getattr(sys.stdout, "buffer", None), _NoOutput):  # what agents print is no result
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         configure_logs(settings.server.log_format, settings.server.log_file, queued=True)
         process(settings)
