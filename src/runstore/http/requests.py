@@ -19,6 +19,9 @@ from runstore.http.errors import BadRequest
 MAX_CURSOR_DIGITS = 18  # a seq is a 64-bit number
 FILTERS = 256  # recently used filters that are cached
 LAST_EVENT_ID = "lastEventId"  # the query parameter of EventSource polyfills, which spell it differently
+PADDING = (
+    "evs_preamble"  # a polyfill asks for so many bytes before the first event, for old browsers; ignored
+)
 FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {"custom."}
 
 TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -62,7 +65,8 @@ def check_parameters(request: Request, known: Sequence[str], repeated: Sequence[
         if "\0" in text:
             raise BadRequest("the query must not hold the character NUL", code="invalid_parameter")
     for name in request.query_params:
-        if name not in known and not (LAST_EVENT_ID in known and _is_last_event_id(name)):
+        of_polyfill = LAST_EVENT_ID in known and (_is_last_event_id(name) or name == PADDING)
+        if name not in known and not of_polyfill:
             names = ", ".join(known) or "none"
             raise BadRequest(
                 f"unknown query parameter {name[:50]!r}; known: {names}", code="unknown_parameter"
@@ -159,7 +163,8 @@ def read_ids(request: Request) -> list[str]:
 
 
 def _is_last_event_id(name: str) -> bool:
-    return name.lower().replace("-", "").replace("_", "") == LAST_EVENT_ID.lower()
+    bare = name.lower().replace("-", "").replace("_", "")
+    return bare.removeprefix("evs") == LAST_EVENT_ID.lower()
 
 
 def has_already(request: Request, tag: str) -> bool:

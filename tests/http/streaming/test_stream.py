@@ -71,7 +71,8 @@ def test_the_header_goes_before_the_parameter(server: ServerProcess, closed_run:
 
 
 @pytest.mark.parametrize(
-    "name", ["lastEventId", "lastEventID", "last-event-id", "Last-Event-ID", "last_event_id"]
+    "name",
+    ["lastEventId", "lastEventID", "last-event-id", "Last-Event-ID", "last_event_id", "evs_last_event_id"],
 )
 @pytest.mark.parametrize("route", ["stream", "events"])
 def test_a_polyfill_may_say_where_it_is_in_the_query(
@@ -88,6 +89,16 @@ def test_a_polyfill_may_say_where_it_is_in_the_query(
     assert read({name: ""}).content == read({}).content
     wrong = read({name: "x"})
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "invalid_cursor")
+
+
+def test_the_padding_that_a_polyfill_asks_for_is_ignored(server: ServerProcess, closed_run: str) -> None:
+    plain, padded = (
+        server.http.get(f"/runs/{closed_run}/stream", params=query)
+        for query in ({"after": "3"}, {"evs_last_event_id": "3", "evs_preamble": "2056"})
+    )
+    assert padded.content == plain.content
+    elsewhere = server.http.get("/runs", params={"evs_preamble": "2056"})
+    assert (elsewhere.status_code, elsewhere.json()["error"]["code"]) == (400, "unknown_parameter")
 
 
 def test_a_cursor_is_given_in_one_parameter(server: ServerProcess, closed_run: str) -> None:
