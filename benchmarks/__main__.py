@@ -10,7 +10,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import append, by_hand, guarded, isolation, lists, replicas, serving, speaking, stops, writers
+from benchmarks import (
+    append,
+    by_hand,
+    guarded,
+    isolation,
+    lists,
+    projections,
+    replicas,
+    serving,
+    speaking,
+    stops,
+    writers,
+)
 from benchmarks.options import Options
 from benchmarks.report import Report
 
@@ -23,6 +35,7 @@ BENCHMARKS = {
     "guarded": guarded.run,
     "by_hand": by_hand.run,
     "lists": lists.run,
+    "projections": projections.run,
     "replicas": replicas.run,
     "stops": stops.run,
 }

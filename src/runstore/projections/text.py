@@ -157,6 +157,8 @@ class TextProjection(Projection):
                 new[each.position] = row
         if new:
             connection.execute(insert(table), [new[position] for position in sorted(new)])
+            if connection.dialect.name == "sqlite":  # a trigger would take four times as long
+                _fill_index(connection, table, min(new))
 
 
 class _Queued(Struct, frozen=True):
@@ -295,7 +297,7 @@ def _answered(connection: Connection, table: Table, run_ids: Sequence[str]) -> s
 def _index(table: Table) -> None:
     """Give the table of a slot its index for full text."""
     name = table.name
-    words = f"{name.rpartition('_')[0]}_words_{name.rpartition('_')[2]}"  # FTS5's table
+    words = _words_of(table)
     vector = func.array_to_tsvector(func.string_to_array(table.c.words, text("' '")))
     Index(f"ix_{words}", vector, postgresql_using="gin").ddl_if(dialect="postgresql")
     for dialect in MYSQL:
@@ -304,14 +306,24 @@ def _index(table: Table) -> None:
     ran = (
         f"CREATE VIRTUAL TABLE {words} USING fts5("
         f"words, content='{name}', content_rowid='position', tokenize='ascii', detail='none')",
-        f"CREATE TRIGGER {words}_added AFTER INSERT ON {name} BEGIN "
-        f"INSERT INTO {words} (rowid, words) VALUES (new.position, new.words); END",
         f"CREATE TRIGGER {words}_gone AFTER DELETE ON {name} BEGIN "
         f"INSERT INTO {words} ({words}, rowid, words) VALUES ('delete', old.position, old.words); END",
     )
     for statement in ran:
         event.listen(table, "after_create", _on_sqlite(statement))
     event.listen(table, "after_drop", _on_sqlite(f"DROP TABLE IF EXISTS {words}"))
+
+
+def _words_of(table: Table) -> str:
+    """The name of FTS5's table."""
+    name, _, slot = table.name.rpartition("_")
+    return f"{name}_words_{slot}"
+
+
+def _fill_index(connection: Connection, table: Table, first: int) -> None:
+    """Add rows to FTS5's table, from a position on: earlier ones are there."""
+    added = f"SELECT position, words FROM {table.name} WHERE position >= :first"
+    connection.execute(text(f"INSERT INTO {_words_of(table)} (rowid, words) {added}"), {"first": first})
 
 
 def _on_sqlite(statement: str) -> Any:
@@ -371,8 +383,7 @@ def _has_all(table: Table, dialect: str, words: Iterable[str]) -> ColumnElement[
         vector = func.array_to_tsvector(func.string_to_array(table.c.words, text("' '")), type_=TSVECTOR)
         asked = " & ".join(f"'{word}'" for word in words)
         return vector.op("@@")(type_coerce(asked, Text).cast(TSQUERY))
-    name, _, slot = table.name.rpartition("_")
-    fts = f"{name}_words_{slot}"
+    fts = _words_of(table)
     asked = " AND ".join(f'"{word}"' for word in words)
     inner = text(f"SELECT rowid FROM {fts} WHERE {fts} MATCH :asked")
     return table.c.position.in_(inner.bindparams(bindparam("asked", asked, unique=True)))
