@@ -67,7 +67,7 @@ class AuditItem(Struct, frozen=True, gc=False):
 
     @property
     def by(self) -> str | None:
-        """Who caused the event, if it says so."""
+        """The user who caused the event, if the event names one."""
         return self._said_by or raw_record_of(self.event).by
 
     @property

@@ -1,4 +1,4 @@
-"""The arguments of a start, whichever surface takes them."""
+"""The arguments of a start, for every surface."""
 
 import hashlib
 from typing import Annotated, Any
@@ -60,7 +60,7 @@ class NewRun(RunOptions, frozen=True):
         )  # fmt: skip
 
     def digest(self) -> bytes:
-        """What a repetition with the same idempotency key must have in common: 32 bytes."""
+        """A digest of 32 bytes that all requests with one idempotency key must share."""
         arguments = [self.agent, self.input, self.session_id, self.workspace_id, self.metadata]
         if self.multitask_strategy != "enqueue":  # only if given, so that keys of an earlier release match
             arguments.append(self.multitask_strategy)

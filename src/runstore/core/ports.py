@@ -118,8 +118,8 @@ class LogWriter(Protocol):
     Order: an append follows the run's last event, and is stored whole or not at all.
     Closing: after a terminal event a run accepts only one `run.deleted`, and at last one `run.purged`. It
         keeps its head, and cannot be started again.
-    Discarding: `llm.discarded` states how much text it discards, and the log adds its first seq. What it
-        redacts is replaced in the same append.
+    Discarding: `llm.discarded` states how much text it discards, and the log adds its first seq.
+        Redacted text is replaced in the same append.
     Sessions: the runs of a user's session are started one at a time, in the order they were queued, except
         the `parallel` ones. A run queued to `interrupt` asks those before it to stop, in the same append.
     Visibility: the live feed receives events after their commit, never before.

@@ -170,7 +170,7 @@ def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
             return run
 
 
-# What remains of a purged run, besides its agent's name and the counts of its events.
+# The remains of a purged run, without its agent's name and the counts of its events.
 _KEPT = frozenset(Run.__struct_fields__).intersection(Purged.__struct_fields__) - {"counts"}
 
 

@@ -21,7 +21,7 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
 def input_text(input: Any) -> str:
-    """The text of a run's input, whichever form it has."""
+    """The text of a run's input, in any of its forms."""
     if isinstance(input, str):
         return input[:MAX_TEXT]
     if isinstance(input, list) and input and all(isinstance(item, dict) for item in input):

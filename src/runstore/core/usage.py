@@ -1,4 +1,4 @@
-"""What a run's model calls used: a fold over its events, per model."""
+"""The usage of a run's model calls: a fold over its events, per model."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,7 +21,7 @@ SUMS = (
 
 
 class RunUsage(Struct):
-    """What a run used so far. `incomplete`: an answer broke off whose usage is unknown."""
+    """The usage of a run so far. `incomplete`: an answer broke off whose usage is unknown."""
 
     models: dict[str, ModelUsage] = field(default_factory=dict)
     incomplete: bool = False
@@ -53,7 +53,7 @@ def bounded(name: str, limit: int) -> str:
 
 
 def usage_of(events: Iterable[RecordedEvent]) -> RunUsage:
-    """What a run used, from all its events that matter here."""
+    """The usage of a run, from all its relevant events."""
     usage = RunUsage()
     for event in events:
         usage.add(event)

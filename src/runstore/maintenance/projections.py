@@ -45,8 +45,8 @@ log = structlog.get_logger(__name__)
 class ProjectionStatus(Struct, frozen=True):
     """How far a projection is.
 
-    version: of this process's code; None if it has none.
-    live_version: of the tables that are read; None if there are none.
+    version: of this process's code; None if the code does not have it.
+    live_version: of the tables that are read; None without such tables.
     position: the checkpoint: events up to this position of the log are applied. None for an inline
         projection, which is never behind.
     lag_events: positions up to the end of the log, at most so many events. lag_s: age of the first of them.
@@ -183,7 +183,7 @@ class Projections:
             return reading(connection, tables)
 
     def run(self, names: Sequence[str] = ()) -> None:
-        """Apply what is in the log now, to these projections or to all."""
+        """Apply the events that the log has now, to these projections or to all."""
         self.runner(names).run(once=True)
 
     def runner(self, names: Sequence[str] = ()) -> ProjectionRunner:

@@ -37,9 +37,9 @@ Progress = Callable[[int, int], None]  # position reached, position to reach
 
 
 class ProjectionReport(Struct, frozen=True):
-    """What a rebuild or a verification found.
+    """The result of a rebuild or a verification.
 
-    `tables`: how each live table differed from the log; None if there was none of this version before.
+    `tables`: how each live table differed from the log; None without live tables of this version.
     `position`: of the log, up to which events were applied.
     """
 

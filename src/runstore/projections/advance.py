@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 
 class Step(Enum):
-    """What a step came to."""
+    """The outcome of a step."""
 
     MOVED = "moved"
     AT_END = "at the end"

@@ -188,7 +188,7 @@ def fail(connection: Connection, build: Build, failure: ProjectionFault) -> bool
 
 
 def fault_of(error: Exception, name: str, event: RecordedEvent | None) -> ProjectionFault:
-    """What to tell about an exception from a projection."""
+    """The log text for an exception from a projection."""
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, exc.DBAPIError) and error.orig is not None:
         text = f"{type(error.orig).__name__}: {error.orig}"  # without the statement and its values

@@ -54,7 +54,7 @@ class Comparison:
         self._tables = {name: _TableComparison(old, new, correct) for name, old, new in pairs}
 
     def step(self, connection: Connection) -> bool:
-        """Compare the next range; False if there was none left."""
+        """Compare the next range; False if all ranges are compared."""
         for table in self._tables.values():
             if not table.done:
                 table.step(connection)

@@ -17,7 +17,7 @@ Builds = Mapping[Slot, Build]
 
 
 class Filled(Enum):
-    """What a step of a filling came to."""
+    """The outcome of a step of a filling."""
 
     GOING_ON = "going on"
     DONE = "done"
@@ -28,7 +28,7 @@ class Filled(Enum):
 class Filling:
     """Drives a build that is not live, in short transactions, until it has replaced the live one.
 
-    Meanwhile the live tables serve, and take events. Builds of one version are compared at one position,
+    Until then the live tables serve, and take events. Builds of one version are compared at one position,
     range by range. The tables of a projection in the schema are corrected row by row instead of replaced.
 
     Args:
@@ -61,7 +61,7 @@ class Filling:
         return self._advance.is_ours(row)
 
     def differences(self) -> dict[str, TableDifference] | None:
-        """What the comparison found, by table; None if there were no live tables of this version."""
+        """The result of the comparison, by table; None without live tables of this version."""
         return None if self._comparison is None else self._comparison.differences()
 
     def step(self) -> Filled:
@@ -134,7 +134,7 @@ class Filling:
         return self.goal
 
     def _compare(self, connection: Connection, builds: Builds, position: int) -> bool:
-        """Compare the next range; whether there was none."""
+        """Compare the next range; True if all ranges are compared."""
         if self._comparison is None:
             slot = self._slot_to_compare(builds, position)
             if slot is None:
@@ -146,7 +146,7 @@ class Filling:
         return not self._comparison.step(connection)
 
     def _slot_to_compare(self, builds: Builds, position: int) -> Slot | None:
-        """The slot of the live tables; None if there are none of this version at this position."""
+        """The slot of the live tables; None without live tables of this version at this position."""
         if self._projection.in_schema:
             return "a"
         live = live_build(builds)

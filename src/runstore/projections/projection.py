@@ -79,7 +79,7 @@ def check_projection(projection: Projection) -> None:
     """Refuse a projection that is declared wrongly.
 
     Raises:
-        ConfigError: what is wrong, and what would be right.
+        ConfigError: the message names the error and a valid value.
     """
     kind = f"{type(projection).__module__}.{type(projection).__qualname__}"
     name = getattr(projection, "name", None)

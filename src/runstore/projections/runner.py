@@ -176,7 +176,7 @@ class _Kept:
         self._backoff = Backoff(FIRST_WAIT_S, LAST_WAIT_S)
         self._not_before = 0.0
         self._stored_at = 0.0
-        self._said = ""  # what was last logged
+        self._said = ""  # the last logged state
 
     @property
     def waits(self) -> bool:

@@ -89,7 +89,7 @@ class Words(TypeDecorator[str]):
 
 
 def _mysql_word(word: str) -> str:
-    """A word that MySQL indexes whatever its settings: long enough, and in ASCII."""
+    """A word that MySQL indexes with any settings: long enough, and in ASCII."""
     return f"zz{word}" if word.isascii() else f"zy{word.encode().hex()}"
 
 
@@ -332,7 +332,7 @@ def _on_sqlite(statement: str) -> Any:
 
 
 class TextQuery(Struct, frozen=True):
-    """What to find: in one event, all of these phrases; a word alone is a phrase of one."""
+    """The phrases that one event must hold; a single word is a phrase of one."""
 
     phrases: tuple[tuple[str, ...], ...]
 

@@ -45,7 +45,7 @@ RUNS = Table(
 
 
 class _Run(Struct):
-    """What is known of one run. `ended`: only its `run.purged` can follow."""
+    """The state of one run. `ended`: only its `run.purged` can follow."""
 
     day: str
     tools: RunTools

@@ -1,4 +1,4 @@
-"""What runs used and cost: of each run, and in total per day, user, agent and model.
+"""Usage and cost: of each run, and in total per day, user, agent and model.
 
 A run counts on the day (UTC) when it was queued, at the prices of that day. Totals are sums of what each run
 contributed, so that they do not depend on the order of events, and a purge can replace a contribution.
@@ -154,7 +154,7 @@ class UsageProjection(Projection):
 
 
 class _Run(Struct):
-    """What is known of one run."""
+    """The state of one run."""
 
     run_id: str
     day: str

@@ -39,7 +39,7 @@ class ProviderWords:
             self._failures.append((said, sentence))
 
     def replaced(self, value: Any) -> Any:
-        """A value as in JSON, with sentences in place of messages; unchanged if it has none."""
+        """A value as in JSON, with sentences in place of messages; unchanged without messages."""
         return self._replaced(value) if self._failures else value
 
     def _replaced(self, value: Any) -> Any:

@@ -221,7 +221,7 @@ def is_root(path: str) -> bool:
 
 
 def digest_of(messages: Iterable[Mapping[str, Any]]) -> str:
-    """A digest by which two inputs of a node compare, whatever the order of their blocks.
+    """A digest of a node's input that ignores the order of its blocks.
 
     strands gathers the answers of earlier nodes from a set, whose order differs between processes.
     """

@@ -117,7 +117,7 @@ class AgentCatalog:
         return self.timed(definition)
 
     def timed(self, definition: dict[str, Any]) -> dict[str, Any]:
-        """A definition with the default timeout if it has none of its own."""
+        """A definition, with the default timeout unless it has its own."""
         if self._run_timeout_s is not None:
             definition.setdefault("run_timeout_s", self._run_timeout_s)
         return definition

@@ -2,8 +2,8 @@
 
 strands passes each delta of a model through five layers of generators, as two items. So a model is wrapped
 for each of its calls: every delta is recorded at once as an event of its own, under the path and call of its
-agent, and strands gets what was said within JOIN_S as one delta. Every other chunk is handed on unchanged,
-after all text before it.
+agent, and strands gets the text of JOIN_S as one delta. Every other chunk is handed on unchanged, after all
+text before it.
 """
 
 import threading

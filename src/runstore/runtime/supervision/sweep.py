@@ -82,7 +82,7 @@ class Sweep:
         return [ours[run_id] for run_id in missed_twice]
 
     def _look_after(self, run: OpenRun, crashed: bool | None, now: float) -> None:
-        """`crashed`: whether the run's worker has crashed or left; None if it lives, or there is none."""
+        """`crashed`: whether the run's worker has crashed or left; None if it is alive or does not exist."""
         ours = self._runs.has_slot(run.run_id)
         driven = ours or (run.worker_id is not None and crashed is None)
         if run.cancel_at is not None:

@@ -36,10 +36,10 @@ class RunTasks:
 
 
 class Worker(Struct, frozen=True):
-    """One process's runs, and where they run.
+    """The runs of one process, and their loops.
 
     Args:
-        leases: this worker's own, and what is known of the others'.
+        leases: the lease of this worker, and its view of other leases.
         loops: where its agents run.
     """
 
