@@ -21,8 +21,7 @@ from starlette.applications import Starlette
 
 from runstore.core.errors import AgentError, ConfigError
 from runstore.core.threads import in_own_thread
-from runstore.database.dialects import Dialect
-from runstore.database.dialects.files import is_open_to_others
+from runstore.database.exposure import check_files
 from runstore.database.opening import Database, open_database, opened_database, read_from
 from runstore.eventlog.queries import read_last_seqs
 from runstore.eventlog.sql import SqlEventLog
@@ -144,7 +143,8 @@ async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[OpenLog]:
     database = open_database(server.database_url, hurried=True)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
-        _check_files(database.dialect, settings)
+        url_files = {name: getattr(server, f"{name}_file") for name in URLS}
+        check_files(database.dialect, url_files, shared=server.shared_files, runs_code=settings.runs_code)
         stack.enter_context(shared or nullcontext())
         runner = ProjectionRunner(database, projections) if keeps else None
         publisher = Waking(feed, runner.wake) if runner is not None else feed
@@ -173,33 +173,6 @@ def _inline(database: Database, projections: Sequence[Projection]) -> list[Inlin
     with database.connect() as connection:
         check_inline(connection, users)
     return [RunList(), InlineProjections(users)] if users else [RunList()]
-
-
-def _check_files(dialect: Dialect, settings: Settings) -> None:
-    """Refuse files that other users of the machine can open.
-
-    Files that we create belong to their owner alone.
-    """
-    server = settings.server
-    paths = [(f"{name}_file", getattr(server, f"{name}_file")) for name in URLS]
-    opened = [
-        (setting, path, f"chmod 600 {path}") for setting, path in paths if path and is_open_to_others(path)
-    ]
-    if remedy := dialect.exposed():
-        if settings.runs_code:
-            raise ConfigError(
-                f"database {dialect.place}: submitted code runs as another user, who can open it: {remedy}",
-                setting="code",
-            )
-        opened.append(("database_url", f"database {dialect.place}", remedy))
-    for setting, what, remedy in opened:
-        if not server.shared_files:
-            raise ConfigError(
-                f"{what}: other users of the machine can open it: {remedy}; where modes cannot be changed, "
-                "set shared_files = true",
-                setting=setting,
-            )
-        log.warning("database_open_to_others", remedy=remedy)
 
 
 def _redis_feed(url: str, prefix: str, local: MemoryFeed) -> "RedisFeed":

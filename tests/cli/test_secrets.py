@@ -1,10 +1,13 @@
 """Passwords stand in no command line, and files that hold data or secrets are their owner's alone."""
 
+import grp
 import os
+import pwd
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +16,10 @@ import runstore
 from runstore import AgentSpec
 from runstore.cli.secrets import take_secrets
 from runstore.core.errors import ConfigError
+from runstore.database.dialects.files import is_writable_to_others
 from runstore.settings import ServerSettings, load_settings, override
+from tests.command_line import call_command
+from tests.database import make_database
 from tests.polling import DEADLINE_S
 from tests.slow import mostly_slow
 
@@ -136,6 +142,68 @@ async def test_files_that_others_can_open_are_refused_with_the_remedy(
                 raise AssertionError("it is open")
         async with runstore.open(url, agents=agents, shared_files=True):
             pass
+
+
+@pytest.mark.parametrize(
+    ("mode", "refused"),
+    [(0o777, True), (0o702, True), (0o1777, False), (0o1770, False), (0o755, False), (0o700, False)],
+)
+async def test_a_folder_where_others_could_replace_the_files_is_refused(
+    tmp_path: Path, mode: int, refused: bool
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    folder.chmod(mode)
+    opening = runstore.open(f"sqlite:///{folder / 'runstore.db'}")
+    if refused:
+        with pytest.raises(ConfigError, match=f"chmod go-w {folder}; where modes"):
+            await opening.__aenter__()
+        opening = runstore.open(f"sqlite:///{folder / 'runstore.db'}", shared_files=True)
+    async with opening:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("group", "members", "refused"),
+    [("ann", [], False), ("ann", ["ben"], True), ("staff", [], True), (None, [], True)],
+)
+def test_a_group_may_write_a_folder_if_it_has_the_owner_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str | None, members: list[str], refused: bool
+) -> None:
+    def named(number: int) -> SimpleNamespace:
+        if group is None:
+            raise KeyError(number)
+        return SimpleNamespace(gr_name=group, gr_mem=members)
+
+    monkeypatch.setattr(grp, "getgrgid", named)
+    owner = SimpleNamespace(pw_name="ann", pw_gid=tmp_path.stat().st_gid)
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: owner)
+    tmp_path.chmod(0o770)
+    assert is_writable_to_others(tmp_path) == refused
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["keys", "create", "--user", "ann"], ["keys", "list"], ["keys", "revoke", "x"],
+        ["workers"], ["migrate"],
+        ["retention", "--older-than", "1d"], ["retention", "--older-than", "1d", "--dry-run"],
+        ["projections", "rebuild"], ["projections", "verify"], ["projections", "drop", "runs"],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_every_command_refuses_files_that_others_can_open(
+    tmp_path: Path, command: list[str], place: str
+) -> None:
+    database = make_database(tmp_path / "runstore.db")
+    remedy = f"chmod 600 {database}" if place == "file" else f"chmod go-w {tmp_path}"
+    (database if place == "file" else tmp_path).chmod(0o646 if place == "file" else 0o777)
+    url = ("--database-url", f"sqlite:///{database}")
+    refused = call_command(*command, *url, folder=tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert remedy in " ".join(refused.stderr.split())
+    shared = call_command(*command, *url, folder=tmp_path, RUNSTORE_SHARED_FILES="true")
+    assert "chmod" not in shared.stderr
 
 
 @pytest.mark.parametrize("name", ["database_url_file", "redis_url_file"])

@@ -1,10 +1,13 @@
 """Options that several commands share."""
 
+import os
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from click import BOOL
 
 from runstore.core.errors import ConfigError
 
@@ -91,15 +94,30 @@ def seconds_of(option: str, text: str) -> int:
 
 
 def database_of(config: Path | None, database_url: str | None, database_url_file: str | None) -> str:
-    """The URL that was given, else the configuration's. Logging goes to standard error."""
+    """The URL that was given, else the configuration's. See `settings_of`."""
     return settings_of(config, database_url, database_url_file).server.database_url
 
 
 def settings_of(config: Path | None, database_url: str | None, database_url_file: str | None) -> "Settings":
-    """The configuration, with the URL that was given. Logging goes to standard error."""
+    """The configuration, with the URL that was given. Logging goes to standard error.
+
+    Raises:
+        ConfigError: the URL is wrong, or others can open the database's files or the file of the URL.
+    """
+    from runstore.database.exposure import check_files
+    from runstore.database.opening import dialect_of
     from runstore.logs import configure_logs
     from runstore.settings import load_settings
 
     configure_logs()
-    given = {"database_url": database_url, "database_url_file": database_url_file}
-    return load_settings(config).overridden(given)
+    shared = os.environ.get("RUNSTORE_SHARED_FILES")
+    given = {
+        "database_url": database_url,
+        "database_url_file": database_url_file,
+        "shared_files": BOOL.convert(shared, None, None) if shared else None,
+    }
+    settings = load_settings(config).overridden(given)
+    server = settings.server
+    with closing(dialect_of(server.database_url)) as dialect:
+        check_files(dialect, {"database_url": server.database_url_file}, shared=server.shared_files)
+    return settings

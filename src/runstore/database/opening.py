@@ -186,6 +186,19 @@ def _begin(connection: Connection, how: Callable[[Connection], T]) -> T:
         return how(connection)
 
 
+def dialect_of(url: str, *, hurried: bool = False) -> Dialect:
+    """The dialect of a database, which nothing has connected to yet.
+
+    Raises:
+        ConfigError: the URL is wrong.
+    """
+    try:
+        return open_dialect(make_url(url), hurried=hurried)
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        scheme = url.partition(":")[0][:50]  # the rest may hold a password
+        raise ConfigError(f"database URL {scheme + ':…'!r}: use {FORMS}", setting="database_url") from error
+
+
 def open_database(url: str, *, create: bool = True, upgrade: bool = True, hurried: bool = False) -> Database:
     """Open a database, and create or upgrade its schema.
 
@@ -199,11 +212,7 @@ def open_database(url: str, *, create: bool = True, upgrade: bool = True, hurrie
         SchemaMismatch: the database is newer than this release, or older and `upgrade` is False.
         LogUnavailable: it cannot be reached, or is read-only, locked, corrupt, or the disk is full.
     """
-    try:
-        dialect = open_dialect(make_url(url), hurried=hurried)
-    except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        scheme = url.partition(":")[0][:50]  # the rest may hold a password
-        raise ConfigError(f"database URL {scheme + ':…'!r}: use {FORMS}", setting="database_url") from error
+    dialect = dialect_of(url, hurried=hurried)
     if not create and dialect.file is not None and not dialect.file.exists():
         raise ConfigError(f"there is no file {dialect.file}; `runstore migrate` creates the database")
     try:

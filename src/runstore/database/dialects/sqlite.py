@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 
 from runstore.core.errors import LogUnavailable
 from runstore.database.dialects.base import ANSWER_S, COLUMNS, CONNECTIONS, Row, wrong_url
-from runstore.database.dialects.files import is_open_to_others
+from runstore.database.dialects.files import is_open_to_others, is_writable_to_others
 
 BUSY_TIMEOUT_S = 2.0  # seconds that a write waits for another process's write
 LOOK_MS = 10  # milliseconds in which SQLite checks three times whether a lock is free
@@ -83,6 +83,8 @@ class SqliteDialect:
             path = Path(f"{self.path}{suffix}")
             if is_open_to_others(path):
                 remedies.append(f"chmod {mode} {path}")
+        if is_writable_to_others(self.path.parent):
+            remedies.append(f"chmod go-w {self.path.parent}")
         return "; ".join(remedies) or None
 
     def begin_write(self, connection: Connection, *, exclusive: bool = False) -> int:

@@ -1,0 +1,46 @@
+"""Refuses files that other users of the machine can open or replace. Those that we make are the owner's."""
+
+from collections.abc import Mapping
+
+import structlog
+
+from runstore.core.errors import ConfigError
+from runstore.database.dialects import Dialect
+from runstore.database.dialects.files import is_open_to_others
+
+log = structlog.get_logger(__name__)
+
+
+def check_files(
+    dialect: Dialect, url_files: Mapping[str, str | None], *, shared: bool, runs_code: bool = False
+) -> None:
+    """Check the files of a database, and those that hold the URLs of a configuration.
+
+    Args:
+        url_files: file that holds a URL, by the setting of the URL.
+        shared: log what is open to others instead of refusing it.
+        runs_code: submitted code runs on this machine, as another user, so that no database is shared.
+
+    Raises:
+        ConfigError: others can open a file, or replace it; the message has the remedy.
+    """
+    opened = [
+        (f"{name}_file", path, f"chmod 600 {path}")
+        for name, path in url_files.items()
+        if path and is_open_to_others(path)
+    ]
+    if remedy := dialect.exposed():
+        if runs_code:
+            raise ConfigError(
+                f"database {dialect.place}: submitted code runs as another user, who can open it: {remedy}",
+                setting="code",
+            )
+        opened.append(("database_url", f"database {dialect.place}", remedy))
+    for setting, what, remedy in opened:
+        if not shared:
+            raise ConfigError(
+                f"{what}: other users of the machine can open it: {remedy}; where modes cannot be changed, "
+                "set shared_files = true",
+                setting=setting,
+            )
+        log.warning("database_open_to_others", remedy=remedy)
