@@ -111,9 +111,7 @@ def test_a_missing_driver_names_what_to_install(
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-def test_a_server_that_is_not_there_is_told(
-    capsys: pytest.CaptureFixture[str], free_port: int, kind: str
-) -> None:
+def test_a_missing_server_is_reported(capsys: pytest.CaptureFixture[str], free_port: int, kind: str) -> None:
     url = make_url(configured(kind)).set(port=free_port).update_query_dict({"password": "secret"})
     said = refused_url(capsys, url.render_as_string(hide_password=False))
     assert "refused" in said
@@ -121,7 +119,7 @@ def test_a_server_that_is_not_there_is_told(
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-def test_a_login_that_is_refused_is_told(capsys: pytest.CaptureFixture[str], kind: str) -> None:
+def test_a_refused_login_is_reported(capsys: pytest.CaptureFixture[str], kind: str) -> None:
     url = shared_database(kind).set(username="nobody_of_that_name", password="secret")
     said = refused_url(capsys, url.render_as_string(hide_password=False))
     assert "nobody_of_that_name" in said.partition("@")[2]
@@ -129,7 +127,7 @@ def test_a_login_that_is_refused_is_told(capsys: pytest.CaptureFixture[str], kin
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-def test_a_database_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str], kind: str) -> None:
+def test_a_missing_database_is_reported(capsys: pytest.CaptureFixture[str], kind: str) -> None:
     url = shared_database(kind).set(database="no_such_database")
     said = refused_url(capsys, url.render_as_string(hide_password=False))
     assert "no_such_database" in said.rpartition(": ")[2]
@@ -182,7 +180,7 @@ def test_what_answers_and_is_no_redis_is_refused(capsys: pytest.CaptureFixture[s
     assert "not Redis" in said
 
 
-def test_a_password_that_redis_refuses_is_told_and_not_shown(
+def test_a_password_that_redis_refuses_is_reported_and_not_shown(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     said = refused_redis(capsys, tmp_path, shared_redis().replace("redis://", "redis://nobody:secret@", 1))

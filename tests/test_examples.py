@@ -149,7 +149,7 @@ async def test_before_its_store_is_open_and_afterwards_a_mounted_app_says_so(mou
     assert await status(mounted) == (503, "not_ready")
 
 
-async def test_a_mounted_app_answers_to_the_hosts_that_it_is_told(mounted: MountedApp) -> None:
+async def test_a_mounted_app_answers_to_the_hosts_that_it_is_given(mounted: MountedApp) -> None:
     async with mounted.open():
         assert await status(mounted, "runs.example") == (200, "")
         assert await status(mounted, "other.example") == (400, "unknown_host")

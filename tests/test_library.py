@@ -128,7 +128,7 @@ async def test_a_purged_run_does_not_refuse_the_others(store: LocalStore, url: s
     assert {run_id for run_id, _ in followed[1:]} == {runs[1]}
 
 
-async def test_a_users_runs_are_followed_with_those_that_start_meanwhile(working: LocalStore) -> None:
+async def test_a_users_runs_are_followed_with_those_that_start_later(working: LocalStore) -> None:
     known = await working.start("endless", "x", user_id="ann")
     await working.start("echo", "not hers")
     ended: list[str] = []
@@ -275,7 +275,7 @@ async def test_events_are_appended_where_they_are_expected(store: LocalStore) ->
         await store.append(run.run_id, [note])
 
 
-async def test_reading_begins_after_a_cursor_and_passes_what_is_asked_for(store: LocalStore) -> None:
+async def test_reading_begins_after_a_cursor_and_passes_only_requested_types(store: LocalStore) -> None:
     async with store.begin("importer") as run:
         for word in ("one", "two"):
             await run.say(word)
@@ -333,7 +333,7 @@ async def test_a_run_that_is_not_there_and_a_cursor_ahead_are_refused(store: Loc
 
 
 @pytest.mark.parametrize("run_id", ["", "nope", "{01890a5d-ac96-774b-bcce-b302099a8057}"])
-async def test_what_is_no_run_id_is_no_run(store: LocalStore, run_id: str) -> None:
+async def test_an_invalid_run_id_is_no_run(store: LocalStore, run_id: str) -> None:
     for asked in (
         store.state(run_id),
         anext(store.read(run_id)),

@@ -184,7 +184,7 @@ def test_new_connections_are_refused_and_open_ones_go_on(link: Link, database: s
     assert rows(database) == [1]
 
 
-def test_an_ordinary_end_is_passed_on_with_what_was_said_before_it(link: Link) -> None:
+def test_an_ordinary_end_is_passed_on_with_the_text_before_it(link: Link) -> None:
     """A server's reason to close a connection, in its last words, reaches the client."""
     postgres = link.url.startswith("postgresql")
     url = link.url.rpartition("/")[0] + "/there_is_no_such_database"

@@ -169,7 +169,7 @@ def test_the_folder_of_a_log_file_is_made(start: Start, tmp_path: Path) -> None:
     assert (tmp_path / "logs" / "system.log").read_text() == server.log
 
 
-def test_a_log_file_that_is_moved_away_is_begun_anew(start: Start, tmp_path: Path) -> None:
+def test_a_log_file_that_is_moved_away_is_created_again(start: Start, tmp_path: Path) -> None:
     server = start(log_file="server.log")
     (tmp_path / "server.log").rename(tmp_path / "server.log.1")
     run_id = server.begin("tool", "hi")

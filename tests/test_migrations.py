@@ -44,7 +44,7 @@ async def test_a_database_of_schema_0001_keeps_its_runs(tmp_path: Path) -> None:
     connection.close()
 
 
-async def test_what_is_large_goes_out_of_the_run_list_of_schema_0005_as_a_rebuild_leaves_it_out(
+async def test_migrating_schema_0005_removes_the_large_fields_that_a_rebuild_leaves_out(
     tmp_path: Path, database: Path
 ) -> None:
     log = open_sqlite_log(database, MemoryFeed())

@@ -74,7 +74,7 @@ WRONG: list[tuple[str, int, list[str]]] = [  # text, line, what the message name
 
 
 @pytest.mark.parametrize(("text", "line", "words"), WRONG)
-def test_what_is_wrong_is_named_with_its_line_and_field(
+def test_an_error_is_named_with_its_line_and_field(
     tmp_path: Path, text: str, line: int, words: list[str]
 ) -> None:
     path = tmp_path / "mine.toml"
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_named_with_its_line_and_field(
     ("text", "place"),
     [("[server\n", "line 1"), ("[server]\nport = \n", "line 2"), (f"a = {'[' * 5_000}", "too deep")],
 )
-def test_what_is_no_toml_is_named_with_its_line(tmp_path: Path, text: str, place: str) -> None:
+def test_invalid_toml_is_named_with_its_line(tmp_path: Path, text: str, place: str) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=place):

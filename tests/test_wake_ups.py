@@ -33,7 +33,7 @@ SLOW = AgentSpec(model="scripted", tokens=10_000, tokens_per_s=20)
 
 
 @pytest.mark.alone
-async def test_without_redis_a_reader_hears_within_half_a_second_what_another_process_appends(
+async def test_without_redis_a_reader_gets_another_processes_append_within_half_a_second(
     tmp_path: Path,
 ) -> None:
     url = f"sqlite:///{make_database(tmp_path / 'runstore.db')}"

@@ -193,7 +193,7 @@ def test_a_second_prompt_of_a_session_gets_its_answer_and_ends_the_first(
     assert server.record(b)["started_at"] >= server.record(a)["completed_at"]
 
 
-def test_rapid_requests_all_end_and_hold_up_nobody(server: ServerProcess, tmp_path: Path) -> None:
+def test_rapid_requests_all_end_and_delay_no_other(server: ServerProcess, tmp_path: Path) -> None:
     begun = time.monotonic()
     shell(
         server,

@@ -234,7 +234,7 @@ def test_a_command_refuses_a_database_of_an_older_release_and_leaves_it_alone(
     assert migrate(tmp_path / "runstore.db") == "0004"
 
 
-def test_serve_makes_a_database_where_there_is_none(tmp_path: Path) -> None:
+def test_serve_creates_a_missing_database(tmp_path: Path) -> None:
     with closing(ServerProcess(tmp_path, database_url="sqlite:///new.db")) as server:
         server.start()
         assert server.stop_run(server.begin("demo"))["status"] == "stopped"
@@ -312,7 +312,7 @@ async def write_old_at(url: str) -> str:
 
 
 @pytest.mark.parametrize("age", ["0d", "90", "d", "-1d", "1.5h", "90days", "", "999999999w"])
-def test_retention_refuses_what_is_no_age(age: str) -> None:
+def test_retention_refuses_an_invalid_age(age: str) -> None:
     answer = CliRunner().invoke(app, ["retention", f"--older-than={age}"])
     assert isinstance(answer.exception, ConfigError)
     assert f"--older-than {age!r} must be" in str(answer.exception)

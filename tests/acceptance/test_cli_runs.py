@@ -285,7 +285,7 @@ def test_a_key_opens_the_commands_and_nothing_else_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", mostly_slow(["kill -9", "SIGTERM"], "kill -9"))
-def test_tail_survives_a_restart_and_drops_what_is_said_again(server: ServerProcess, how: str) -> None:
+def test_tail_survives_a_restart_and_drops_repeated_text(server: ServerProcess, how: str) -> None:
     gate = server.folder / f"after {how}"
     run_id = server.begin("gated", gate.name)
     with tailing(server, run_id) as process:

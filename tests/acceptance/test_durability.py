@@ -119,7 +119,7 @@ def synced_between(calls: list[Call], stored: Call, sent: Call) -> bool:
     return any(c.name in SYNCS and stored.ended < c.began and c.ended < sent.began for c in calls)
 
 
-def test_an_appended_event_is_synced_before_anyone_hears_of_it(story: Story) -> None:
+def test_an_appended_event_is_synced_before_it_is_visible(story: Story) -> None:
     for seq, note in enumerate(NOTES, SILENT_HEAD + 1):
         stored = first(story.calls, DATABASE, note)
         assert synced_between(story.calls, stored, first(story.calls, CONNECTION, note))
@@ -133,7 +133,7 @@ def test_an_agents_token_is_synced_before_anyone_sees_it(story: Story) -> None:
         assert synced_between(story.calls, stored, sent)
 
 
-def test_a_started_run_is_synced_before_its_id_is_told(story: Story) -> None:
+def test_a_started_run_is_synced_before_its_id_is_returned(story: Story) -> None:
     stored, told = first(story.calls, DATABASE, INPUT), first(story.calls, CONNECTION, story.started)
     assert synced_between(story.calls, stored, told)
 

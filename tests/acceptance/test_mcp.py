@@ -242,7 +242,7 @@ async def test_a_client_that_runs_share_is_stopped_under_none_of_them(
     await until(lambda: not alive(tmp_path))
 
 
-async def test_a_server_that_starts_slowly_holds_up_no_other_run(runtime: Runtime, tmp_path: Path) -> None:
+async def test_a_server_that_starts_slowly_delays_no_other_run(runtime: Runtime, tmp_path: Path) -> None:
     await runtime.store.catalog.check()
     first = await start(runtime, "ticking")
     second = await start(runtime, "gated")

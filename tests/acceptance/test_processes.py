@@ -73,7 +73,7 @@ def types(events: list[dict[str, Any]]) -> list[str]:
     return [event["type"] for event in events]
 
 
-def test_a_stop_that_another_process_hears_leaves_the_run_to_its_living_worker(
+def test_a_stop_that_reaches_another_process_leaves_the_run_to_its_living_worker(
     two: tuple[ServerProcess, ServerProcess],
 ) -> None:
     one, other = two

@@ -279,7 +279,7 @@ def test_a_tool_that_had_finished_is_not_called_again(runs: LostRuns, name: str)
 
 
 @pytest.mark.parametrize("name", ["family", "graph", "swarm"])
-def test_of_several_agents_only_what_was_interrupted_is_done_again(runs: LostRuns, name: str) -> None:
+def test_of_several_agents_only_the_interrupted_work_is_done_again(runs: LostRuns, name: str) -> None:
     run = runs[name]
     assert sorted(run.calls) == ["first", "second", "second"]
     assert run.record["status"] == "success"
@@ -318,9 +318,7 @@ def test_a_tool_that_may_be_called_once_and_has_been_stops_a_restart(runs: LostR
 
 
 @pytest.mark.parametrize("name", ["careful", "parallel", "heard ", "again"])
-def test_a_client_that_discards_as_it_is_told_has_the_text_of_an_undisturbed_run(
-    runs: LostRuns, name: str
-) -> None:
+def test_a_client_that_discards_text_has_the_text_of_an_undisturbed_run(runs: LostRuns, name: str) -> None:
     expected = "I call first second I heard onetwo" if name == "parallel" else runs["undisturbed"].kept
     assert runs[name].kept == expected
 

@@ -131,7 +131,7 @@ def test_its_error_is_the_runs_with_the_end_of_its_traceback(server: ServerProce
         ("emit('x' * 2_000_000)", "1,048,576"),
     ],
 )
-def test_whatever_it_does_wrong_ends_its_run_with_a_reason(
+def test_every_error_of_submitted_code_ends_its_run_with_a_reason(
     server: ServerProcess, code: str, message: str
 ) -> None:
     record = run(server, code)
@@ -271,7 +271,7 @@ emit({"type": "custom.status", "data": [status[name].strip() for name in names]}
 
 
 @pytest.mark.slow
-def test_code_that_computes_for_ever_is_ended_by_its_cpu_limit(server: ServerProcess) -> None:
+def test_code_that_computes_without_end_is_ended_by_its_cpu_limit(server: ServerProcess) -> None:
     record = run(server, "while True: pass")
     assert (record["status"], record["error_code"]) == ("error", "cpu_limit")
 
@@ -331,7 +331,7 @@ def test_open_files_have_a_limit(server: ServerProcess) -> None:
     assert "Too many open files" in record["error"]
 
 
-def test_code_that_waits_for_ever_is_ended_by_its_timeout(tmp_path: Path) -> None:
+def test_code_that_waits_without_end_is_ended_by_its_timeout(tmp_path: Path) -> None:
     with serving(tmp_path, ENABLED + "run_timeout_s = 0.5\n") as server:
         record = run(server, WAITS)
     assert (record["status"], record["error_code"]) == ("error", "timeout")

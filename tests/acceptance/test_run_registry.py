@@ -100,7 +100,7 @@ def test_closing_the_stream_that_started_a_run_does_not_end_it(alice: httpx.Clie
     assert (record["status"], record["result"]["text"].split()) == ("success", numbers)
 
 
-def test_reconnecting_to_a_running_run_replays_what_is_past_and_goes_live(server: ServerProcess) -> None:
+def test_reconnecting_to_a_running_run_replays_past_events_and_goes_live(server: ServerProcess) -> None:
     run_id = begin(server.http, COUNTS, NUMBERS)
     first = until_said(server.frames(run_id), "3\n")
     assert server.record(run_id)["status"] == "running"
@@ -257,7 +257,7 @@ def test_the_operations_log_is_the_lifecycle_and_the_cancels(alice: httpx.Client
     assert found[2]["data"] == {"by": "alice", "reason": "user"}
 
 
-def test_what_is_included_is_as_it_was_at_an_earlier_event(server: ServerProcess) -> None:
+def test_included_fields_are_as_of_an_earlier_event(server: ServerProcess) -> None:
     run_id = run(server, RETURNS, {"answer": "no"})["run_id"]
     record = server.record(run_id, at=2, include="trace,ops_log,schema_warnings")
     assert [event["seq"] for event in record["trace"]["data"]] == [1, 2]

@@ -127,7 +127,7 @@ def test_an_interrupting_run_supersedes_the_active_one(server: ServerProcess, se
 
 
 @pytest.mark.parametrize("agent", ["deaf", "hog"])
-def test_an_agent_that_is_stuck_holds_up_the_next_run_for_its_grace_and_no_longer(
+def test_a_stuck_agent_delays_the_next_run_for_its_grace_and_no_longer(
     server: ServerProcess, session: str, agent: str
 ) -> None:
     first = begin_active(server, agent, session)
@@ -159,7 +159,7 @@ def test_a_parallel_run_runs_beside_the_active_one(server: ServerProcess, sessio
     server.stop_run(first)
 
 
-def test_a_run_that_is_stopped_in_the_queue_holds_up_nobody(server: ServerProcess, session: str) -> None:
+def test_a_run_that_is_stopped_in_the_queue_delays_no_other(server: ServerProcess, session: str) -> None:
     first = begin_active(server, "silent", session)
     second, third = (server.begin("quick", session_id=session) for _ in range(2))
     assert server.stop_run(second)["started_at"] is None

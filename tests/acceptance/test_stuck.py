@@ -191,7 +191,7 @@ def test_a_process_that_spoils_its_own_pipe_is_killed_and_its_run_fails(
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_an_error_that_cannot_be_told_ends_its_run_at_once(one: ServerProcess, level: str) -> None:
+def test_an_error_without_a_text_ends_its_run_at_once(one: ServerProcess, level: str) -> None:
     ended = one.ended(one.begin(f"raises-{level}"))
     assert (ended["status"], ended["error_code"], ended["attempt"]) == ("error", "agent_error", 1)
     assert "Speechless" in ended["error"]
@@ -347,7 +347,7 @@ CROWDS = (
 
 @pytest.mark.alone
 @pytest.mark.parametrize("agent", mostly_slow(CROWDS))
-def test_twenty_stuck_agents_hold_up_nobody(one: ServerProcess, agent: str) -> None:
+def test_twenty_stuck_agents_delay_no_other_run(one: ServerProcess, agent: str) -> None:
     healthy = begun(one, "healthy-thread")
     busy = agent.endswith("-loop")
     before = look(one, healthy, WORDS_PER_S, busy=busy)
@@ -375,7 +375,7 @@ def test_a_flood_delays_neither_another_runs_words_nor_its_end(one: ServerProces
 
 @pytest.mark.alone
 @pytest.mark.slow
-def test_twenty_agents_that_need_too_much_memory_hold_up_nobody(one: ServerProcess) -> None:
+def test_twenty_agents_that_need_too_much_memory_delay_no_other_run(one: ServerProcess) -> None:
     healthy = begun(one, "healthy-thread")
     before = look(one, healthy, WORDS_PER_S, busy=False)
     greedy = [one.begin("leaks-process") for _ in range(CROWD)]
@@ -517,7 +517,7 @@ def test_the_fork_server_may_stand_still(server: ServerProcess) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_whose_output_nobody_reads_leaves_in_time(server: ServerProcess) -> None:
+def test_a_server_whose_output_is_not_read_exits_in_time(server: ServerProcess) -> None:
     server.terminate()
     assert server.wait() == 0
     server.start(prefix=[sys.executable, "-c", UNREAD])

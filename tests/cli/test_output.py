@@ -31,7 +31,7 @@ def test_what_follows_the_last_line_is_the_text(capsys: pytest.CaptureFixture[st
     assert after == "Paris? The capital of France is Paris.\n"
 
 
-def test_a_new_attempt_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_new_attempt_is_marked_as_one(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(
         capsys,
         ("llm.token", {"text": "one "}),

@@ -51,7 +51,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, stdout: Any) -> int:
 @pytest.mark.parametrize(
     "command", [["keys", "list"], ["keys", "list", "--json"], ["--help"], ["runs", "--help"], ["workers"]]
 )
-def test_a_command_prints_whatever_the_encoding_and_the_names(
+def test_a_command_prints_any_names_in_any_encoding(
     monkeypatch: pytest.MonkeyPatch, url: str, encoding: str, command: list[str]
 ) -> None:
     monkeypatch.setenv("RUNSTORE_DATABASE_URL", url)
@@ -126,5 +126,5 @@ def test_a_log_line_holds_no_control_character(form: Any) -> None:
     assert "[31m" in rendered
 
 
-def test_what_is_escaped_in_json_is_read_again() -> None:
+def test_escaped_text_in_json_is_read_again() -> None:
     assert escaped("\x1b\u2066\n", keep="\n") == "\\u001b\\u2066\n"

@@ -101,7 +101,7 @@ def modes(folder: Path) -> dict[str, int]:
     return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*")}
 
 
-async def test_what_is_made_is_its_owners_alone(tmp_path: Path) -> None:
+async def test_created_files_are_open_only_to_their_owner(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         async with runstore.open(f"sqlite:///{tmp_path / 'runstore.db'}", agents=CODE):

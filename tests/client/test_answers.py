@@ -220,7 +220,7 @@ def test_what_the_server_asks_to_wait_is_waited_within_the_bound() -> None:
     assert waits(new_patience(clock := Clock()), clock, asked_s=3_600)[0] == MAX_WAIT_S
 
 
-def test_progress_begins_anew_and_a_sign_of_life_gives_time_only() -> None:
+def test_progress_begins_again_and_a_heartbeat_only_gives_time() -> None:
     patience = new_patience(clock := Clock())
     failed: Any = ServerUnreachable("gone")
     first = [patience.wait_s(failed) for _ in range(3)]

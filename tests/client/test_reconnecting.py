@@ -90,7 +90,7 @@ def test_a_stream_survives_a_restart_of_the_server(
     assert runstore.text(events) == record["result"]["text"], "what was said again is there once"
 
 
-def test_a_stream_ends_when_its_run_is_deleted_meanwhile(connect: Connect, server: ServerProcess) -> None:
+def test_a_stream_ends_when_its_run_is_deleted(connect: Connect, server: ServerProcess) -> None:
     run_id = server.begin_silent()
     with line_to(server.port, []) as line:
         stream = connect(line.url).stream(run_id)

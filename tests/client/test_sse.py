@@ -99,7 +99,7 @@ def test_a_frame_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         parser.feed(b"xx")
 
 
-def test_heartbeats_between_two_frames_may_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeats_between_two_frames_may_go_on_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "MAX_FRAME_BYTES", 100)
     parser = FrameParser()
     for _ in range(1_000):

@@ -61,7 +61,7 @@ async def frames(log: EventLog, feed: MemoryFeed, run_id: str, *, after: int = 0
 # ---- where it begins ----
 
 
-async def test_a_discard_begins_with_the_first_piece_of_text_that_is_taken_back(log: EventLog) -> None:
+async def test_a_discard_begins_with_the_first_withdrawn_piece_of_text(log: EventLog) -> None:
     run_id = await start_run(log)
     await offer_all(log, run_id, say("kept "), say("lost "), say("lost"))
     await log.append(run_id, [take_back("lost lost")], attempt=1)
@@ -81,7 +81,7 @@ async def test_text_that_was_stored_long_ago_is_counted_too(log: EventLog) -> No
     assert [event.from_seq for event in await discards(log, run_id)] == [4]
 
 
-async def test_what_others_say_meanwhile_is_not_counted(log: EventLog) -> None:
+async def test_events_of_other_agents_are_not_counted(log: EventLog) -> None:
     run_id = await start_run(log)
     await log.append(run_id, [say("lost"), say("other", "demo/other", "t1"), note("x")])
     await log.append(run_id, [Usage(agent="demo", input_tokens=1, output_tokens=1), GUIDANCE])
@@ -148,7 +148,7 @@ async def test_redacted_text_is_gone_for_every_later_reader(log: EventLog, feed:
     assert not [data for data in told if SECRET.encode() in data]
 
 
-async def test_a_tombstone_has_the_place_of_what_was_redacted(log: EventLog) -> None:
+async def test_a_tombstone_has_the_place_of_the_redacted_event(log: EventLog) -> None:
     run_id = await redacted_run(log)
     events = await read_run(log, run_id)
     assert [event.seq for event in events] == list(range(1, 13))
@@ -170,7 +170,7 @@ async def test_a_tombstone_has_the_time_and_the_place_in_the_log_of_the_event(lo
     assert after == msgspec.structs.replace(before, type="llm.redacted", data=b'{"agent":"demo"}')
 
 
-async def test_what_was_kept_for_readers_is_dropped_with_the_redaction(
+async def test_events_kept_for_readers_are_dropped_with_the_redaction(
     log: EventLog, feed: MemoryFeed
 ) -> None:
     run_id = await start_run(log)
@@ -183,7 +183,7 @@ async def test_what_was_kept_for_readers_is_dropped_with_the_redaction(
     assert seqs(slow.take(3)) == [4, 5]
 
 
-async def test_a_stream_in_the_middle_of_what_is_redacted_goes_on_with_tombstones(
+async def test_a_stream_in_the_middle_of_redacted_text_goes_on_with_tombstones(
     log: EventLog, feed: MemoryFeed
 ) -> None:
     run_id = await start_run(log)
@@ -218,7 +218,7 @@ async def test_a_new_attempt_withholds_what_the_last_one_left_unjudged(
 
 
 @pytest.mark.parametrize("reason", ["retried", "failed", "rejected"])
-async def test_what_is_not_redacted_is_replayed_as_it_was(log: EventLog, reason: DiscardReason) -> None:
+async def test_text_that_is_not_redacted_is_replayed_unchanged(log: EventLog, reason: DiscardReason) -> None:
     run_id = await start_run(log)
     await log.append(run_id, [say("half an ans"), take_back("half an ans", reason)])
     assert read(await log.read(run_id, after=2, limit=1)) == [say("half an ans")]

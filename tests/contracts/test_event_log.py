@@ -139,7 +139,7 @@ async def test_each_appenders_events_keep_their_order(log: EventLog) -> None:
         assert own == [f"{number}.{i}" for i in range(30)]
 
 
-async def test_what_is_offered_and_what_is_appended_keep_their_order(log: EventLog) -> None:
+async def test_offers_and_appends_keep_their_order(log: EventLog) -> None:
     run_id = await start_run(log)
     for i in range(20):
         offer(log, run_id, token(f"{i}"))
@@ -274,7 +274,7 @@ async def test_nothing_follows_an_ending_in_its_own_append(log: EventLog) -> Non
     assert len(await read_run(log, run_id)) == 2
 
 
-async def test_what_is_offered_after_an_ending_is_refused(log: EventLog) -> None:
+async def test_an_offer_after_an_ending_is_refused(log: EventLog) -> None:
     run_id = await close_run(log)
     refusals: list[RunstoreError] = []
     assert log.offer(run_id, encode(token()), attempt=1, refused=refusals.append)
@@ -329,7 +329,7 @@ async def test_nothing_slips_in_with_a_deletion(log: EventLog) -> None:
 # ---- durable before visible (G1), acknowledged is there (G12) ----
 
 
-async def test_what_is_acknowledged_can_be_read_at_once(log: EventLog) -> None:
+async def test_an_acknowledged_event_can_be_read_at_once(log: EventLog) -> None:
     run_id = await start_run(log)
     for i in range(30):
         seq = await log.append(run_id, [note(f"{i}")])
@@ -364,7 +364,7 @@ async def test_nothing_is_published_before_it_can_be_read(
     assert unseen == []
 
 
-async def test_nobody_hears_of_an_append_before_it_is_published(log: EventLog, feed: LiveFeed) -> None:
+async def test_no_append_is_acknowledged_before_it_is_published(log: EventLog, feed: LiveFeed) -> None:
     run_id = new_run_id()
     published: list[str] = []
     feed.listen(lambda commit: published.append(commit.run_id))
@@ -392,7 +392,7 @@ async def test_everything_that_is_stored_is_published_once_and_in_order(
         assert [(seq, e.type, e.at, e.data) for seq, e in published[run_id]] == stored
 
 
-async def test_what_is_refused_is_not_published(log: EventLog, feed: LiveFeed) -> None:
+async def test_a_refused_append_is_not_published(log: EventLog, feed: LiveFeed) -> None:
     run_id = await close_run(log)
     published: list[Committed] = []
     feed.listen(published.append)
@@ -435,7 +435,7 @@ async def test_what_the_head_counts_can_be_read(log: EventLog) -> None:
     await writing
 
 
-async def test_closing_commits_what_is_queued(
+async def test_closing_commits_queued_events(
     log: EventLog, feed: LiveFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = await start_run(log)
@@ -502,7 +502,7 @@ async def test_a_run_that_does_not_exist_has_no_head_and_no_events(log: EventLog
     assert await log.read(new_run_id()) == []
 
 
-async def test_the_head_tells_where_a_run_stands(log: EventLog) -> None:
+async def test_the_head_shows_the_state_of_a_run(log: EventLog) -> None:
     run_id = new_run_id()
     await log.append(run_id, [QUEUED])
     for event, seq, attempt, cancel_requested in ((started(), 2, 1, False), (CANCEL, 3, 1, True)):
@@ -581,7 +581,7 @@ async def test_an_event_that_was_encoded_before_is_stored_as_it_is(log: EventLog
     assert (event.type, event.ends, event.at, event.data) == (encoded.type, True, 1_234, encoded.data)
 
 
-async def test_what_is_read_is_what_was_encoded(log: EventLog) -> None:
+async def test_the_log_returns_the_encoded_bytes(log: EventLog) -> None:
     run_id = await start_run(log)
     encoded = encode(Custom("custom.odd", {"b": 1, "a": "\x00\ud800", "c": [1.5, None]}), at=1_234)
     log.offer(run_id, encoded, attempt=1, refused=unexpected)
@@ -598,7 +598,7 @@ async def test_pages_of_any_size_give_every_event_once(log: EventLog, limit: int
     assert [event.seq for event in await read_run(log, run_id, limit=limit)] == list(range(1, 51))
 
 
-async def test_a_page_holds_what_is_after_the_cursor_up_to_upto(log: EventLog) -> None:
+async def test_a_page_holds_the_events_after_the_cursor_up_to_upto(log: EventLog) -> None:
     run_id = await start_run(log)
     await log.append(run_id, [note(f"{i}") for i in range(10)])
     assert [e.seq for e in await log.read(run_id, after=4, upto=7)] == [5, 6, 7]
@@ -711,7 +711,7 @@ async def test_a_run_that_was_closed_in_one_append_was_never_open(log: EventLog)
     assert await log.open_runs() == []
 
 
-async def test_an_open_run_tells_who_has_it_and_since_when_it_is_to_stop(log: EventLog) -> None:
+async def test_an_open_run_shows_its_worker_and_the_time_of_its_cancel_request(log: EventLog) -> None:
     run_id = new_run_id()
     await log.append(run_id, [QUEUED])
     (queued,) = await log.open_runs()
@@ -849,7 +849,7 @@ async def test_an_ending_is_taken_in_however_full_its_run_is(log: EventLog, feed
     assert await ending == MAX_RUN_EVENTS + 3
 
 
-async def test_a_refused_offer_tells_its_producer_why(log: EventLog) -> None:
+async def test_a_refused_offer_gives_its_producer_the_reason(log: EventLog) -> None:
     run_id = await start_run(log)
     await log.append(run_id, [started(attempt=2)])
     refusals: list[tuple[RunstoreError, int]] = []

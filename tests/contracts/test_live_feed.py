@@ -48,7 +48,7 @@ async def blocked(waiting: "asyncio.Future[bool]") -> bool:
 # ---- taking ----
 
 
-def test_what_is_published_after_registering_is_taken(feed: LiveFeed) -> None:
+def test_events_published_after_registering_are_taken(feed: LiveFeed) -> None:
     with feed.subscribe(RUN) as live:
         feed.publish([committed(1, QUEUED)])
         feed.publish([committed(2, token(), token())])
@@ -68,7 +68,7 @@ def test_a_reader_ahead_of_the_news_takes_nothing(feed: LiveFeed) -> None:
         assert live.take(7) == []
 
 
-def test_what_was_committed_before_registering_reads_as_a_gap(feed: LiveFeed) -> None:
+def test_events_committed_before_registering_read_as_a_gap(feed: LiveFeed) -> None:
     feed.publish([committed(1, QUEUED)])
     with feed.subscribe(RUN) as live:
         feed.publish([committed(2, token())])
@@ -76,7 +76,7 @@ def test_what_was_committed_before_registering_reads_as_a_gap(feed: LiveFeed) ->
         assert seqs(live.take(1)) == [2]
 
 
-def test_a_commit_that_the_feed_never_heard_of_reads_as_a_gap(feed: LiveFeed) -> None:
+def test_a_commit_that_never_reached_the_feed_reads_as_a_gap(feed: LiveFeed) -> None:
     with feed.subscribe(RUN) as live:
         feed.publish([committed(1, QUEUED)])
         feed.publish([committed(4, token())])
@@ -85,7 +85,7 @@ def test_a_commit_that_the_feed_never_heard_of_reads_as_a_gap(feed: LiveFeed) ->
         assert seqs(live.take(3)) == [4]
 
 
-async def test_what_is_published_while_a_reader_looks_at_the_log_wakes_it_though_the_feed_was_ahead() -> None:
+async def test_an_event_published_during_a_log_read_wakes_its_reader_though_the_feed_was_ahead() -> None:
     feed = MemoryFeed()
     with feed.subscribe(RUN) as live:
         feed.notice({RUN: 99})  # of a log that was restored since
@@ -121,7 +121,7 @@ def test_a_reader_in_the_middle_of_a_commit_takes_the_rest_of_it(feed: LiveFeed)
         assert seqs(live.take(2)) == [3, 4]
 
 
-def test_what_is_taken_is_what_was_committed(feed: LiveFeed) -> None:
+def test_readers_take_the_committed_events(feed: LiveFeed) -> None:
     news = committed(1, QUEUED, token("\n\n"), COMPLETED)
     with feed.subscribe(RUN) as live:
         feed.publish([news])
@@ -184,7 +184,7 @@ def test_the_feed_keeps_a_bounded_number_of_bytes(feed: LiveFeed) -> None:
         assert sum(map(len, map(frame, events))) <= RING_BYTES
 
 
-def test_a_commit_larger_than_what_is_kept_reads_as_a_gap(feed: LiveFeed) -> None:
+def test_a_commit_larger_than_the_ring_reads_as_a_gap(feed: LiveFeed) -> None:
     with feed.subscribe(RUN) as live:
         feed.publish([committed(1, note("x" * RING_BYTES))])
         assert live.take(0) is None
@@ -273,7 +273,7 @@ async def test_every_reader_of_a_run_is_woken(feed: LiveFeed) -> None:
     assert await asyncio.gather(*readers) == [[1]] * 4
 
 
-async def test_news_of_another_run_wakes_nobody(feed: LiveFeed) -> None:
+async def test_an_event_of_another_run_wakes_no_reader(feed: LiveFeed) -> None:
     with feed.subscribe(RUN) as live, feed.subscribe(new_run_id()):
         live.take(0)
         waiting = asyncio.create_task(live.wait(DEADLINE_S))
@@ -300,7 +300,7 @@ async def test_closing_wakes_everybody(feed: LiveFeed) -> None:
         assert feed.closing
 
 
-async def test_nobody_waits_at_a_closed_feed(feed: LiveFeed) -> None:
+async def test_no_reader_waits_at_a_closed_feed(feed: LiveFeed) -> None:
     with feed.subscribe(RUN) as live:
         feed.close()
         live.take(0)
@@ -319,7 +319,7 @@ def test_closing_twice_is_closing_once(feed: LiveFeed) -> None:
 # ---- listening ----
 
 
-def test_a_listener_hears_of_every_commit_that_decides_something_and_of_no_streamed_text(
+def test_a_listener_gets_every_state_change_and_no_streamed_text(
     feed: LiveFeed,
 ) -> None:
     heard: list[Committed] = []

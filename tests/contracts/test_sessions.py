@@ -81,7 +81,7 @@ async def test_turns_are_taken_in_the_order_of_queueing(log: EventLog) -> None:
         await log.append(run_id, [COMPLETED])
 
 
-async def test_turns_are_taken_in_the_order_of_queueing_whatever_the_clocks(log: EventLog) -> None:
+async def test_turns_are_taken_in_the_order_of_queueing_with_any_clocks(log: EventLog) -> None:
     runs = [await queue(log, clock=FOREVER), await queue(log), await queue(log, clock=OLD), await queue(log)]
     for before, run_id in pairwise(runs):
         assert await refused(log, run_id) == before
@@ -133,7 +133,7 @@ async def test_runs_without_a_session_do_not_touch_each_other(log: EventLog) -> 
         assert await cancel_of(log, run_id) is None
 
 
-async def test_a_parallel_run_waits_for_nobody_and_nobody_for_it(log: EventLog) -> None:
+async def test_a_parallel_run_waits_for_no_run_and_no_run_for_it(log: EventLog) -> None:
     first = await start(log, await queue(log))
     parallel = await start(log, await queue(log, "parallel"))
     await log.append(first, [COMPLETED])
@@ -230,7 +230,7 @@ async def test_a_session_knows_its_runs_newest_first(log: EventLog, clocks: Sequ
     assert await before(runs[1]) == runs[:1]
 
 
-async def test_a_row_that_another_release_left_behind_blocks_nobody(
+async def test_a_row_of_another_release_blocks_no_run(
     open_log: Callable[..., SqlEventLog], database: Path
 ) -> None:
     log = open_log()

@@ -25,7 +25,7 @@ def test_the_dice_shorten_a_wait_down_to_a_half(dice: float, share: float) -> No
     assert waits(Backoff(0.1, 1.0, lambda: dice), 3) == pytest.approx([0.1 * share, 0.2 * share, 0.4 * share])
 
 
-def test_the_longest_wait_is_the_limit_whatever_the_dice_say() -> None:
+def test_the_longest_wait_is_the_limit_for_any_jitter() -> None:
     backoff = Backoff(0.1, 1.0, lambda: 0.0)
     waits(backoff, 10)
     assert backoff.next_s() == 1.0

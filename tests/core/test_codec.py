@@ -287,7 +287,7 @@ def test_a_time_has_milliseconds_and_is_utc(at: int, text: str) -> None:
 
 
 @pytest.mark.parametrize("data", [None, 1, "x", {"by": "mallory", "data": 2}, [{"a": None}]])
-def test_a_posted_event_keeps_who_posted_it_beside_its_data(data: Any) -> None:
+def test_a_posted_event_keeps_its_user_beside_its_data(data: Any) -> None:
     event = Posted("custom.note", data, by='al"ice\n')
     encoded = encode(event, at=AT)
     assert encoded.version == 2

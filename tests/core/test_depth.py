@@ -49,7 +49,7 @@ def test_the_depth_is_that_of_the_value(value: Any, most: int) -> None:
 
 
 @given(nested, st.integers(0, 6))
-def test_what_is_cut_is_json_of_the_depth_that_is_left(value: Any, most: int) -> None:
+def test_cut_values_are_json_of_the_remaining_depth(value: Any, most: int) -> None:
     data = json.dumps(value, ensure_ascii=False).encode()
     left = json.loads(cut(data, most))
     assert depth_of(left) == min(depth_of(value), most)

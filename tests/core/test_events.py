@@ -197,7 +197,7 @@ def test_a_run_id_has_one_notation(form: str) -> None:
         pytest.param("x" * 10_000, id="long"),
     ],
 )
-def test_what_is_no_uuid_is_no_run(text: str) -> None:
+def test_an_id_that_is_not_a_uuid_is_no_run(text: str) -> None:
     with pytest.raises(RunNotFound) as error:
         parse_run_id(text)
     assert len(str(error.value)) < 200

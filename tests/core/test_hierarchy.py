@@ -98,7 +98,7 @@ def test_the_tools_of_a_hierarchy_are_those_of_all_workers() -> None:
     assert tools_of(made(hierarchy(Red={"Ann": ["a", "b"]}, Blue={"Bob": ["b", "c"]}))) == {"a", "b", "c"}
 
 
-def test_a_run_tells_its_hierarchy_by_its_agents_name() -> None:
+def test_a_runs_agent_name_names_its_hierarchy() -> None:
     hierarchy_id = new_run_id()
     assert hierarchy_of(agent_name(hierarchy_id)) == hierarchy_id
     assert hierarchy_of("demo") is None

@@ -76,7 +76,7 @@ def test_a_run_starts_once_however_many_attempts_it_takes() -> None:
     assert (run.started_at, run.attempt) == (2_000, 2)
 
 
-def test_a_cancel_is_remembered_with_who_superseded_it() -> None:
+def test_a_cancel_is_remembered_with_the_run_that_superseded_it() -> None:
     assert not state(QUEUED).cancel_requested
     assert state(QUEUED, CANCEL).cancel_requested
     superseded = CancelRequested(by="ann", reason="superseded", superseded_by="another run")
@@ -91,7 +91,7 @@ def test_a_cancel_is_remembered_with_who_superseded_it() -> None:
         (Cancelled(reason="user", forced=True), {"reason": "user", "forced": True}),
     ],
 )
-def test_a_closed_run_tells_how_it_ended_and_when(ending: Event, expected: dict[str, Any]) -> None:
+def test_a_closed_run_shows_how_and_when_it_ended(ending: Event, expected: dict[str, Any]) -> None:
     run = state(QUEUED, started(), ending)
     assert run.completed_at == 3_000
     assert {name: getattr(run, name) for name in expected} == expected

@@ -48,7 +48,7 @@ def test_the_id_of_a_frame_costs_no_conversion_of_run_ids(monkeypatch: pytest.Mo
     "text",
     ["", "1", "own", "own.1", "own.x.1", "own.1.1.", "own.1.1.short:1", "own.1.1" + ".A" * 9, "own.1.1\n"],
 )
-def test_what_is_no_place_is_refused(text: str) -> None:
+def test_an_invalid_cursor_is_refused(text: str) -> None:
     with pytest.raises(InvalidCursor):
         OwnRunCursors.parse(text)
     with pytest.raises(InvalidCursor):

@@ -101,7 +101,7 @@ async def test_callers_take_turns() -> None:
     assert served == ["ann 1", "ben 1", "cleo 1", "ann 2", "ben 2", "ann 3"]
 
 
-async def test_who_calls_is_whom_the_work_is_done_for() -> None:
+async def test_work_is_done_for_the_caller() -> None:
     async with stalled(threads := Threads("test", 2, share=1)) as calls:
         await calls.add("ann")
         asking.set("ben")

@@ -56,7 +56,7 @@ def test_a_third_attempt_drops_what_the_second_said_too() -> None:
     assert text(run(None, "a", "b", 2, "b", "c", 2, "b", "c", "d")) == "abcd"
 
 
-def test_a_reader_is_told_what_to_drop() -> None:
+def test_a_reader_learns_which_text_to_drop() -> None:
     transcript = Transcript()
     assert [transcript.add(event) for event in run(None, "Hello ", "wor", 2, "world")] == [
         "",
@@ -110,7 +110,7 @@ def test_the_text_is_what_the_rule_of_the_documents_leaves(said: list[Any]) -> N
 # ---- messages ----
 
 
-def test_a_blank_line_is_between_what_was_said_before_and_after_a_tool_call() -> None:
+def test_a_blank_line_separates_text_before_and_after_a_tool_call() -> None:
     use = {"toolUse": {"toolUseId": "1", "name": "look_up", "input": {}}}
     result = {"toolResult": {"toolUseId": "1", "status": "success", "content": [{"text": "p. 12"}]}}
     events = [

@@ -33,13 +33,13 @@ async def test_it_says_the_answer_to_the_last_user_text_in_pieces() -> None:
     assert said == ["say ", "it ", "again"]
 
 
-async def test_it_says_exactly_as_many_tokens_as_it_is_told() -> None:
+async def test_it_says_exactly_the_configured_number_of_tokens() -> None:
     said, agent = await reply(ScriptedModel(tokens=400), "ALPHA BETA")
     assert len(said) == 400
     assert agent.event_loop_metrics.accumulated_usage["outputTokens"] == 400
 
 
-async def test_it_reports_the_words_it_heard_and_said() -> None:
+async def test_it_reports_the_words_of_input_and_output() -> None:
     _, agent = await reply(ScriptedModel(), "one two three")
     usage = agent.event_loop_metrics.accumulated_usage
     assert (usage["inputTokens"], usage["outputTokens"], usage["totalTokens"]) == (3, 3, 6)

@@ -69,7 +69,7 @@ def test_nothing_starts_before_the_database_is_migrated(name: str) -> None:
     assert SERVICES["migrate"]["restart"] == "no"
 
 
-def test_whoever_is_waited_for_can_be_found_healthy() -> None:
+def test_every_awaited_service_has_a_health_check() -> None:
     for name, service in SERVICES.items():
         for other, how in service.get("depends_on", {}).items():
             assert how["condition"] != "service_healthy" or "healthcheck" in SERVICES[other], (name, other)
@@ -81,7 +81,7 @@ def test_what_goes_on_running_is_restarted() -> None:
         assert service["restart"] == expected, name
 
 
-def test_the_proxy_alone_is_published_and_to_this_machine_unless_told_otherwise() -> None:
+def test_only_the_proxy_is_published_and_only_to_this_machine_by_default() -> None:
     assert [name for name, service in SERVICES.items() if "ports" in service] == ["nginx"]
     assert SERVICES["nginx"]["ports"] == ["${PUBLISH:-127.0.0.1:8080}:8080"]
     assert "listen 8080;" in (DEPLOY / "nginx/listen.conf").read_text(encoding="utf-8")

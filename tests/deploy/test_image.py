@@ -24,7 +24,7 @@ def copied() -> set[str]:
     return {source for *sources, _ in lines for source in sources}
 
 
-def test_a_wheel_can_be_built_of_what_is_copied(tmp_path: Path) -> None:
+def test_a_wheel_can_be_built_from_the_copied_files(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     for source in copied():

@@ -250,7 +250,7 @@ def test_a_host_that_the_server_does_not_know_is_refused_and_an_allowed_one_is_n
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unknown_host")
 
 
-def test_a_replica_is_told_who_asks_and_keeps_its_connection() -> None:
+def test_a_replica_gets_the_clients_address_and_keeps_its_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as replica, nginx([replica.getsockname()[1]]) as proxy:
         told = {
             "Host": f"{PUBLIC}:8080", "Last-Event-ID": "7", "Authorization": "Bearer rsk_1",
@@ -302,7 +302,7 @@ def test_a_start_whose_replica_dies_is_not_repeated(replicas: list[ServerProcess
         until(lambda: runs(one.http) == before + 1, "the replica has taken the request")
 
 
-def test_whoever_repeats_it_with_its_idempotency_key_gets_the_run_that_it_began(
+def test_a_repeated_start_with_its_idempotency_key_gets_the_same_run(
     replicas: list[ServerProcess],
 ) -> None:
     one = replicas[0]
@@ -374,7 +374,7 @@ def test_nginx_takes_the_addresses_of_compose() -> None:
     assert code == 0, said
 
 
-def test_the_health_check_of_compose_tells_a_ready_replica_from_none(replicas: list[ServerProcess]) -> None:
+def test_the_health_check_of_compose_recognises_a_ready_replica(replicas: list[ServerProcess]) -> None:
     [check] = {tuple(compose()["services"][name]["healthcheck"]["test"]) for name in ("serve-1", "serve-2")}
     assert check[:3] == ("CMD", "python", "-c")
 

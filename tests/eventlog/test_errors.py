@@ -26,7 +26,7 @@ class Refusing:
         connection.execute(text("INSERT INTO nowhere VALUES (:value)"), {"value": SECRET})
 
 
-async def test_what_the_database_refuses_is_told_without_the_statement(
+async def test_a_refusal_of_the_database_is_reported_without_the_statement(
     open_log: Callable[..., SqlEventLog], caplog: pytest.LogCaptureFixture
 ) -> None:
     log = open_log(projections=[Refusing()])

@@ -109,7 +109,7 @@ async def test_every_commit_notes_how_long_its_readers_waited(open_log: OpenLog)
     assert total(log.counts.publish_lag) == 1
 
 
-async def test_what_waits_for_the_writer_is_told_in_events_and_bytes(open_log: OpenLog) -> None:
+async def test_the_queue_of_the_writer_is_counted_in_events_and_bytes(open_log: OpenLog) -> None:
     feed = MemoryFeed()
     log = open_log(feed)
     run_id = await start_run(log)

@@ -55,7 +55,7 @@ def drain(waiting: PendingAppends) -> list[Append]:
 # ---- fair ----
 
 
-def test_what_is_awaited_does_not_wait_behind_other_runs_floods() -> None:
+def test_an_awaited_append_does_not_wait_behind_other_runs_floods() -> None:
     waiting = PendingAppends()
     for run_id in ("a", "b", "c"):
         flood(waiting, run_id)
@@ -73,7 +73,7 @@ def test_a_cancel_does_not_wait_behind_other_runs_floods() -> None:
     assert [append.run_id for append in waiting.take()[:2]] == ["d", "d"]
 
 
-def test_what_is_awaited_stays_behind_its_own_runs_text() -> None:
+def test_an_awaited_append_stays_behind_its_own_runs_text() -> None:
     waiting = PendingAppends()
     flood(waiting, "a")
     waiting.put(awaited("a", COMPLETED))
@@ -135,7 +135,7 @@ def test_text_that_cancels_discard_fills_no_batch() -> None:
     assert {append.run_id for append in taken[: len(cancels)]} == {*cancels}
 
 
-def test_what_is_awaited_does_not_wait_behind_floods_that_end() -> None:
+def test_an_awaited_append_does_not_wait_behind_floods_that_end() -> None:
     waiting = PendingAppends()
     for number in range(8):
         flood(waiting, f"{number}")
@@ -144,7 +144,7 @@ def test_what_is_awaited_does_not_wait_behind_floods_that_end() -> None:
     assert waiting.take()[0].run_id == "late"
 
 
-def test_what_is_awaited_does_not_keep_text_waiting_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_awaited_appends_do_not_keep_text_waiting_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "MAX_BATCH_EVENTS", 4)
     waiting = PendingAppends()
     waiting.put(offered("quiet", token()))
@@ -178,7 +178,7 @@ def test_consecutive_text_of_an_attempt_is_one_append() -> None:
     assert [len(append.events) for append in waiting.take()] == [MAX_JOINED, 1, 1]
 
 
-def test_what_is_awaited_is_never_joined() -> None:
+def test_awaited_appends_are_never_joined() -> None:
     waiting = PendingAppends()
     for append in (offered("a", token()), awaited("a", token()), offered("a", token())):
         waiting.put(append)
@@ -216,7 +216,7 @@ def test_what_all_runs_may_have_waiting_is_bounded(
     assert taken == 100
 
 
-def test_what_is_awaited_is_taken_in_however_much_waits() -> None:
+def test_an_awaited_append_is_queued_however_long_the_queue_is() -> None:
     waiting = PendingAppends()
     flood(waiting, "a")
     assert waiting.put(awaited("a", COMPLETED))
@@ -239,7 +239,7 @@ def test_text_that_cancels_overtook_has_made_room(monkeypatch: pytest.MonkeyPatc
         waiting.take()
 
 
-def test_whoever_waits_for_room_is_called_once_the_writer_takes() -> None:
+def test_a_producer_that_waits_for_room_is_called_once_the_writer_takes() -> None:
     waiting = PendingAppends()
     flood(waiting, "a")
     calls: list[int] = []
@@ -250,7 +250,7 @@ def test_whoever_waits_for_room_is_called_once_the_writer_takes() -> None:
     assert calls == [1]
 
 
-def test_whoever_waits_for_room_is_called_though_only_errors_made_it() -> None:
+def test_a_producer_that_waits_for_room_is_called_even_if_only_errors_made_it() -> None:
     waiting = PendingAppends()
     waiting.put(awaited("a", QUEUED))
     calls: list[int] = []

@@ -82,7 +82,7 @@ async def test_an_event_that_is_committed_after_one_behind_it_is_not_passed_over
 
 
 @servers
-async def test_a_hole_that_a_rollback_left_holds_up_nobody(open_shared: OpenLog, dialect: Dialect) -> None:
+async def test_a_hole_left_by_a_rollback_delays_no_reader(open_shared: OpenLog, dialect: Dialect) -> None:
     following = Following(open_shared())
     with writing(dialect) as (connection, _):
         connection.rollback()
@@ -124,7 +124,7 @@ async def test_of_writers_that_overlap_and_roll_back_no_event_is_lost(
     assert len(naive.found) < len(committed), "the writers did not overlap: the test shows nothing"
 
 
-async def test_what_is_committed_can_be_read_at_once(open_shared: OpenLog) -> None:
+async def test_a_committed_event_can_be_read_at_once(open_shared: OpenLog) -> None:
     log, other = open_shared(), open_shared()
     run_id = await start_run(log)
     for reader in (log, other):

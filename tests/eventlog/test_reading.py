@@ -65,7 +65,7 @@ async def test_long_replays_of_one_user_hold_up_no_page_of_others(log: SqlEventL
     await asyncio.gather(*stuck)
 
 
-async def test_changes_of_one_user_that_wait_for_other_writers_hold_up_nobody_else(log: SqlEventLog) -> None:
+async def test_changes_of_one_user_that_wait_for_other_writers_delay_no_other_user(log: SqlEventLog) -> None:
     run_id = await start_run(log)
     end, stuck = await stall(log, log.database.change, "ann", 4)
     asking.set("ben")
@@ -108,7 +108,7 @@ async def test_closing_a_log_waits_for_no_thread_of_others(log: SqlEventLog) -> 
 
 
 @pytest.mark.parametrize("kind", ["query", "query_history", "query_list", "change", "change_exclusively"])
-async def test_a_call_that_waits_when_the_log_is_closed_is_told_so(log: SqlEventLog, kind: str) -> None:
+async def test_a_call_that_waits_when_the_log_is_closed_gets_an_error(log: SqlEventLog, kind: str) -> None:
     """As a cancellation it would pass for one of the caller's own."""
     query = getattr(log.database, kind)
     end, stuck = await stall(log, query, "", 100)

@@ -27,7 +27,7 @@ def database(tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-async def test_writers_side_by_side_lose_nothing_whatever_isolation_is_the_default(database: str) -> None:
+async def test_writers_side_by_side_lose_nothing_with_any_default_isolation(database: str) -> None:
     logs = [open_log_at(database, MemoryFeed()) for _ in range(3)]
     run_id = await start_run(logs[0])
 
@@ -44,7 +44,7 @@ async def test_writers_side_by_side_lose_nothing_whatever_isolation_is_the_defau
 @pytest.mark.parametrize(
     ("configured", "used"), [("off", "on"), ("local", "local"), ("remote_write", "remote_write")]
 )
-def test_a_commit_is_synced_whatever_the_role_or_database_is_set_to(
+def test_a_commit_is_synced_for_any_setting_of_the_role_or_database(
     tmp_path: Path, configured: str, used: str
 ) -> None:
     """Only `off` acknowledges commits that are not on disk; an operator may choose among the other values."""

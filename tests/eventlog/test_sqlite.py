@@ -102,7 +102,7 @@ def test_every_connection_is_durable_and_guarded(dialect: SqliteDialect) -> None
         connection.close()
 
 
-async def test_what_was_acknowledged_is_in_the_file_while_the_log_is_open(
+async def test_acknowledged_events_are_in_the_file_while_the_log_is_open(
     open_log: OpenLog, database: Path
 ) -> None:
     run_id = await start_run(open_log())

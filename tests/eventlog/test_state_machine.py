@@ -436,7 +436,7 @@ def copy(url: str, target: Path) -> str:
         *(slow("sqlite", 60), slow("postgresql", 20), slow("mysql", 20)),
     ],
 )
-def test_whatever_happens_the_log_equals_a_plain_list(
+def test_after_any_history_the_log_equals_a_plain_list(
     kind: str, examples: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(purging, "TURN_S", 0)

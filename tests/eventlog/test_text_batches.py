@@ -81,7 +81,7 @@ def stored(connection: Connection, run_id: str) -> list[bytes]:
     return [event.data for event in read_run(connection, run_id, 0, None, 1000, None)]
 
 
-def test_what_is_stored_with_its_beginning_is_what_was_given(dialect: Dialect) -> None:
+def test_a_batch_with_the_runs_beginning_is_stored_unchanged(dialect: Dialect) -> None:
     run_id, data = new_run_id(), [b"", b"\0\\'\xff", "ünï 😀".encode(), BIG]
     with dialect.engine.connect() as connection:
         store(dialect, connection, rows_of(run_id, *data))
@@ -107,7 +107,7 @@ def test_a_seq_that_is_taken_is_a_conflict_after_which_the_connection_is_of_use(
 
 @postgresql  # MariaDB ends an idle transaction before the wait for a lock is given up
 @pytest.mark.parametrize("data", [b"small", BIG])
-def test_who_is_alone_keeps_text_out_and_the_driver_does_not_complain(
+def test_the_barrier_keeps_text_out_and_the_driver_does_not_complain(
     dialect: Dialect, data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_id = new_run_id()

@@ -217,7 +217,7 @@ async def test_what_waited_for_a_locked_database_is_stored_once_and_in_order(
 
 
 @pytest.mark.usefixtures("impatience")
-async def test_a_log_that_nobody_waits_for_recovers_by_itself(open_log: OpenLog, database: Path) -> None:
+async def test_a_log_without_waiting_callers_recovers_by_itself(open_log: OpenLog, database: Path) -> None:
     log = open_log()
     run_id = await start_run(log)
     with locked(database), pytest.raises(LogUnavailable):
@@ -282,7 +282,7 @@ async def test_a_cancel_that_could_not_be_stored_has_discarded_nothing(
 
 
 @pytest.mark.usefixtures("impatience")
-async def test_a_log_that_is_closed_while_the_database_is_locked_leaves_nobody_waiting(
+async def test_a_log_that_is_closed_while_the_database_is_locked_leaves_no_caller_waiting(
     open_log: OpenLog, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "CLOSE_TIMEOUT_S", 0.1)
@@ -373,7 +373,7 @@ def lost_answer(
 
 
 @pytest.mark.usefixtures("impatience")
-async def test_what_was_stored_though_its_answer_was_lost_is_acknowledged_and_not_stored_again(
+async def test_events_stored_with_a_lost_answer_are_acknowledged_and_not_stored_again(
     database: Path,
 ) -> None:
     dialect, feed = open_database(database), MemoryFeed()
@@ -386,7 +386,7 @@ async def test_what_was_stored_though_its_answer_was_lost_is_acknowledged_and_no
 
 
 @pytest.mark.usefixtures("impatience")
-async def test_what_was_stored_though_its_answer_was_lost_is_published(database: Path) -> None:
+async def test_events_stored_with_a_lost_answer_are_published(database: Path) -> None:
     dialect, feed = open_database(database), MemoryFeed()
     async with closing_log(OwnLog(dialect, feed, [run_list()])) as log:
         run_id = await start_run(log)
@@ -397,7 +397,7 @@ async def test_what_was_stored_though_its_answer_was_lost_is_published(database:
 
 
 @pytest.mark.usefixtures("impatience")
-async def test_a_redaction_whose_answer_was_lost_is_stored_once_and_told_of(database: Path) -> None:
+async def test_a_redaction_whose_answer_was_lost_is_stored_once_and_published(database: Path) -> None:
     dialect, feed = open_database(database), MemoryFeed()
     redaction = Discarded(agent="demo", reason="redacted", length=6)
     async with closing_log(OwnLog(dialect, feed, [run_list()])) as log:
@@ -429,7 +429,7 @@ async def test_a_log_whose_impatient_writer_did_not_hear_the_answer_goes_on(data
 
 
 @pytest.mark.usefixtures("impatience")
-async def test_what_was_stored_is_told_of_once_also_when_the_rest_of_its_batch_cannot_be(
+async def test_stored_events_are_published_once_even_if_the_rest_of_the_batch_fails(
     database: Path,
 ) -> None:
     store = SqlStore(Database(open_database(database)), [run_list()])
@@ -449,7 +449,7 @@ async def test_what_was_stored_is_told_of_once_also_when_the_rest_of_its_batch_c
 
 
 @pytest.mark.parametrize("error", [sqlite3.OperationalError, RuntimeError])
-def test_what_was_stored_is_not_stored_again_however_many_answers_are_lost(
+def test_stored_events_are_not_stored_again_however_many_answers_are_lost(
     database: Path, error: type[Exception]
 ) -> None:
     dialect = open_database(database)
@@ -485,7 +485,7 @@ class Ailing(MemoryStore):
 
 
 @pytest.mark.usefixtures("impatience")
-async def test_a_failure_of_no_known_kind_while_nobody_waits_does_not_end_the_writer() -> None:
+async def test_an_unknown_failure_without_waiting_callers_does_not_end_the_writer() -> None:
     store = Ailing()
     log = Writer(store, MemoryFeed())
     run_id = new_run_id()

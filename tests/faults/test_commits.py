@@ -119,7 +119,7 @@ async def test_what_a_cut_commit_held_is_stored_once_and_shown_once(
 
 @pytest.mark.usefixtures("impatience")
 @pytest.mark.parametrize("side", SIDES)
-async def test_what_somebody_else_appends_meanwhile_is_neither_lost_nor_written_over(
+async def test_an_append_of_another_writer_is_neither_lost_nor_overwritten(
     database: str, link: Link, side: Side
 ) -> None:
     async with opened(link.url) as log, opened(database) as other:

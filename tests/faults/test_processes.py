@@ -144,7 +144,9 @@ async def test_a_killed_server_takes_nothing_with_it(made: Cluster) -> None:
         check_said(load, begun={"claimed"})
 
 
-async def test_a_worker_that_was_frozen_for_longer_than_its_lease_is_heard_no_more(made: Cluster) -> None:
+async def test_events_of_a_worker_that_was_frozen_for_longer_than_its_lease_are_refused(
+    made: Cluster,
+) -> None:
     frozen = made.workers[0]
     async with Load(lambda: made.urls) as load:
         for _ in range(SOAK):
@@ -162,7 +164,7 @@ async def test_a_worker_that_was_frozen_for_longer_than_its_lease_is_heard_no_mo
         check_said(load, begun={"claimed", "adopted"})
 
 
-async def test_of_a_rolling_restart_nobody_loses_anything(made: Cluster) -> None:
+async def test_a_rolling_restart_loses_nothing(made: Cluster) -> None:
     """Each process is stopped and replaced, one after the other; its runs go on elsewhere."""
     async with Load(lambda: made.urls) as load:
         for _ in range(SOAK):

@@ -88,7 +88,7 @@ FAULTS: tuple[Callable[[OwnRedis], Awaitable[None]], ...] = (flushed, stopped, k
 
 
 @pytest.mark.slow
-async def test_whatever_happens_to_redis_every_stream_is_whole(site: Site) -> None:
+async def test_every_stream_is_whole_through_every_fault_of_redis(site: Site) -> None:
     async with Load(lambda: site.cluster.urls) as load:
         for fault in FAULTS * SOAK:
             load.begin(RUNS, "talker", notes=True)

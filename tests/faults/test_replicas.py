@@ -131,7 +131,7 @@ async def test_of_starts_that_would_not_wait_one_is_let_in(replicas: list[httpx.
         await ended(replicas[0], run_id)
 
 
-async def test_one_idempotency_key_is_one_run_whoever_is_asked(replicas: list[httpx.AsyncClient]) -> None:
+async def test_one_idempotency_key_is_one_run_on_every_replica(replicas: list[httpx.AsyncClient]) -> None:
     for number in range(ROUNDS):
         answers = await asyncio.gather(
             *(start(client, "brief", key=f"key-{number}") for client in 2 * replicas)
@@ -142,7 +142,7 @@ async def test_one_idempotency_key_is_one_run_whoever_is_asked(replicas: list[ht
         await ended(replicas[1], answers[0].json()["run_id"])
 
 
-async def test_a_user_has_no_more_runs_than_allowed_whoever_is_asked(
+async def test_a_user_has_no_more_runs_than_allowed_on_all_replicas_together(
     replicas: list[httpx.AsyncClient],
 ) -> None:
     answers = await asyncio.gather(*(start(replicas[n % 2], "silent") for n in range(3 * RUNS_PER_USER)))

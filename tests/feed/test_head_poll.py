@@ -75,7 +75,7 @@ async def test_what_the_poll_found_first_comes_late_and_changes_nothing(feed: Me
         assert live.take(0) is None
 
 
-async def test_nothing_is_asked_while_nobody_follows_a_run(feed: MemoryFeed) -> None:
+async def test_there_is_no_query_while_no_run_is_followed(feed: MemoryFeed) -> None:
     heads = Heads({})
     async with HeadPoll(feed, heads.last_seqs, every_s=0.001):
         await asyncio.sleep(0.02)
@@ -96,7 +96,7 @@ async def test_a_poll_that_fails_is_followed_by_another(feed: MemoryFeed, error:
     assert bool(lines) == (not isinstance(error, LogUnavailable))
 
 
-async def test_a_stream_has_what_another_process_wrote_though_nothing_told_of_it(
+async def test_a_stream_gets_events_of_another_process_without_a_wake_up(
     open_log: Callable[..., SqlEventLog], feed: MemoryFeed
 ) -> None:
     here, there = open_log(feed), open_log()

@@ -77,7 +77,7 @@ class Stub:
         return await self._log.read(run_id, **where)
 
 
-async def test_a_run_that_is_purged_while_it_is_read_is_told_of_and_the_others_go_on(
+async def test_a_run_that_is_purged_while_it_is_read_is_reported_and_the_others_go_on(
     log: EventLog, feed: LiveFeed
 ) -> None:
     gone, there = [await closed_run(log, 2) for _ in range(2)]

@@ -180,9 +180,7 @@ async def test_a_deletion_marker_is_no_part_of_the_stream(
     assert seqs(await read(log, feed, run_id, after=after)) == [1, 2, 3][after:]
 
 
-async def test_a_slow_stream_ends_though_its_run_was_deleted_meanwhile(
-    log: EventLog, feed: MemoryFeed
-) -> None:
+async def test_a_slow_stream_ends_though_its_run_was_deleted(log: EventLog, feed: MemoryFeed) -> None:
     run_id = await start_run(log)
     stream = native(Tail(log, feed, run_id, after=0))
     assert seqs(await anext(aiter(stream))) == [1, 2]
@@ -259,7 +257,7 @@ async def test_a_long_history_is_read_in_pages(log: EventLog, feed: MemoryFeed) 
 
 
 @pytest.mark.parametrize("live", [False, True], ids=["replayed", "live"])
-async def test_a_filtered_stream_is_the_whole_one_less_what_is_filtered(
+async def test_a_filtered_stream_is_the_whole_one_without_the_filtered_events(
     log: EventLog, feed: MemoryFeed, live: bool
 ) -> None:
     run_id = await start_run(log)
@@ -423,6 +421,8 @@ async def test_waiting_for_the_end_gives_up_in_time(log: EventLog, feed: MemoryF
     assert feed.followed == 0
 
 
-async def test_nobody_waits_for_a_run_that_has_ended_or_never_was(log: EventLog, feed: MemoryFeed) -> None:
+async def test_no_request_waits_for_a_run_that_has_ended_or_never_existed(
+    log: EventLog, feed: MemoryFeed
+) -> None:
     for run_id in (await close_run(log), new_run_id()):
         await asyncio.wait_for(wait_until_ended(log, feed, run_id, timeout_s=DEADLINE_S), 1)

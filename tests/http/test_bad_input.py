@@ -210,7 +210,9 @@ def test_a_run_id_in_upper_case_is_the_same_run_on_every_route(
 @pytest.mark.parametrize(
     "run_id", ["101", "{01890a5d-ac96-774b-bcce-b302099a8057}", "no-uuid", "%ff", "٣", "x" * 3_000]
 )
-def test_what_is_no_uuid_is_404(http: httpx.Client, method: str, path: str, body: Any, run_id: str) -> None:
+def test_an_id_that_is_not_a_uuid_is_404(
+    http: httpx.Client, method: str, path: str, body: Any, run_id: str
+) -> None:
     answer = http.request(method, path.format(run=run_id), json=body)
     assert_error(answer, 404, "run_not_found", "UUID")
 
@@ -227,7 +229,7 @@ def test_what_is_no_uuid_is_404(http: httpx.Client, method: str, path: str, body
         "/agents/silent/start/",
     ],
 )
-def test_what_is_not_there_is_404_as_json(http: httpx.Client, path: str) -> None:
+def test_an_unknown_path_is_404_as_json(http: httpx.Client, path: str) -> None:
     assert_error(http.get(path), 404, "not_found")
 
 
@@ -390,7 +392,7 @@ UNFINISHED = b"POST /agents/silent/start HTTP/1.1\r\nHost: localhost\r\nContent-
     ],
     ids=["tls", "version", "length", "header cut off", "body cut off"],
 )
-def test_what_is_no_whole_request_gets_a_4xx_or_nothing_and_leaves_no_trace(
+def test_an_incomplete_request_gets_a_4xx_or_nothing_and_leaves_no_trace(
     server: ServerProcess, sent: bytes
 ) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=DEADLINE_S) as connection:

@@ -93,7 +93,7 @@ async def test_an_agent_whose_event_is_nested_too_deep_fails(http: httpx.AsyncCl
     assert (record["status"], record["error_code"]) == ("error", "event_too_deep")
 
 
-async def test_a_program_cannot_store_what_is_nested_too_deep(url: str) -> None:
+async def test_a_program_cannot_store_too_deep_values(url: str) -> None:
     async with runstore.open(url) as store:
         async with store.begin("own") as run:
             for value in (deep(MAX_DEPTH + 1), deep(900)):
@@ -130,9 +130,7 @@ async def old_run(url: str) -> str:
     return run_id
 
 
-async def test_what_is_nested_too_deep_in_an_old_log_breaks_no_answer(
-    http: httpx.AsyncClient, old_run: str
-) -> None:
+async def test_too_deep_values_in_an_old_log_break_no_answer(http: httpx.AsyncClient, old_run: str) -> None:
     for path in (f"/runs/{old_run}", f"/runs/{old_run}?at=3&include=schema_warnings"):
         record = (await http.get(path)).json()
         assert record["status"] == "success"
@@ -143,7 +141,7 @@ async def test_what_is_nested_too_deep_in_an_old_log_breaks_no_answer(
     assert (await http.delete(f"/runs/{old_run}")).status_code == 204
 
 
-async def test_a_program_reads_what_is_nested_too_deep_in_an_old_log(url: str, old_run: str) -> None:
+async def test_a_program_reads_too_deep_values_of_an_old_log(url: str, old_run: str) -> None:
     async with runstore.open(url) as store:
         assert (await store.state(old_run)).status == "success"
         assert [event.seq async for event in store.read(old_run)] == [1, 2, 3]

@@ -34,7 +34,7 @@ def test_it_is_a_valid_document_of_openapi_3_1(http: httpx.Client) -> None:
     OpenAPIV31SpecValidator(document).validate()
 
 
-def test_whoever_has_it_already_gets_304(http: httpx.Client) -> None:
+def test_a_client_that_has_the_document_gets_304(http: httpx.Client) -> None:
     tag = http.get("/openapi.json").headers["etag"]
     again = http.get("/openapi.json", headers={"If-None-Match": tag})
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)

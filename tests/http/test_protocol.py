@@ -377,7 +377,7 @@ def test_a_client_that_reads_nothing_of_a_plain_answer_is_cut_off(
     assert len(until_closed(client)) < LARGE
 
 
-def test_what_is_left_of_an_answer_does_not_keep_a_connection_that_reads_nothing(
+def test_the_rest_of_an_answer_does_not_keep_a_connection_that_reads_nothing(
     hurried: None, server: Server, port: int
 ) -> None:
     before = server.server_state.total_requests

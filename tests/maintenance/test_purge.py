@@ -189,7 +189,7 @@ async def test_a_survey_changes_nothing(log: SqlEventLog, url: str) -> None:
 # ---- what is left ----
 
 
-async def test_one_event_is_left_which_tells_what_there_was(log: SqlEventLog, url: str) -> None:
+async def test_one_event_is_left_that_summarises_the_run(log: SqlEventLog, url: str) -> None:
     queued = Queued(
         agent="writer", user_id="ann", session_id="s-1", workspace_id="red", input="secret",
         metadata={"secret": 1}, parent_run_id=old_run_id(),
@@ -214,7 +214,7 @@ async def test_one_event_is_left_which_tells_what_there_was(log: SqlEventLog, ur
     assert await log.database.query(count_events) == 1
 
 
-async def test_the_rows_of_purged_runs_are_rebuilt_from_what_is_left(log: SqlEventLog, url: str) -> None:
+async def test_the_rows_of_purged_runs_are_rebuilt_from_their_summaries(log: SqlEventLog, url: str) -> None:
     for ending in ([COMPLETED], [CANCEL, CANCELLED], [COMPLETED, DELETED]):
         await write_old(log, Usage(agent="demo", input_tokens=1, output_tokens=2), ending=ending)
     young = await close_run(log)
@@ -358,7 +358,7 @@ READS: list[dict[str, Any]] = [
 
 
 @pytest.mark.usefixtures("small_pieces")
-async def test_a_reader_gets_all_that_it_asks_for_or_is_told_at_every_step(
+async def test_a_reader_gets_all_requested_events_or_an_error_at_every_step(
     log: SqlEventLog, url: str
 ) -> None:
     run_id = await write_old(log, *(note(f"{i}") for i in range(30)))
@@ -521,7 +521,7 @@ async def test_writers_beside_a_purge_lose_nothing_and_it_comes_to_its_end(
 
 
 @on_sqlite
-async def test_a_run_that_is_deleted_meanwhile_is_left_to_the_next_purge(
+async def test_a_run_that_is_deleted_during_a_purge_is_left_to_the_next_one(
     log: SqlEventLog, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id, other = await write_old(log), await write_old(log)
@@ -590,7 +590,7 @@ async def test_a_purge_in_the_middle_of_a_rebuild_comes_out_equal(
 # ---- the database itself ----
 
 
-async def test_the_database_lets_go_only_of_what_is_being_purged_and_never_of_what_stands_for_it(
+async def test_the_database_deletes_only_events_of_purged_runs_and_never_their_summary(
     log: SqlEventLog, url: str, engine: Engine
 ) -> None:
     def interrupt(done: PurgeCount) -> None:

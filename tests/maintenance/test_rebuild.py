@@ -102,14 +102,14 @@ async def write_runs(log: SqlEventLog, count: int = 10) -> list[str]:
 # ---- inline: never behind ----
 
 
-async def test_the_run_list_is_as_far_as_what_was_acknowledged(log: SqlEventLog) -> None:
+async def test_the_run_list_is_as_far_as_the_acknowledged_events(log: SqlEventLog) -> None:
     run_id = await start_run(log)
     for event in (token(), USAGE, CANCEL, started(attempt=2), USAGE, CANCELLED, Deleted(by="local")):
         await log.append(run_id, [event])
         assert await log.database.query(find_run, run_id) == fold(run_id, await log.read(run_id))
 
 
-async def test_the_run_list_is_as_far_as_what_is_published(
+async def test_the_run_list_is_as_far_as_the_published_events(
     log: SqlEventLog, feed: MemoryFeed, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     behind: list[Committed] = []
@@ -282,7 +282,7 @@ async def test_rebuilds_that_run_at_once_come_out_equal(
     assert rows(dialect) == before
 
 
-async def test_progress_is_told_and_ends_at_the_end(
+async def test_progress_is_reported_and_ends_at_the_end(
     log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_batches_of(10, monkeypatch)
@@ -310,7 +310,7 @@ async def test_a_rebuild_leaves_nothing_behind(log: SqlEventLog, dialect: Dialec
 # ---- what a comparison reports ----
 
 
-async def test_a_comparison_reports_what_is_missing_wrong_and_extra_and_changes_nothing(
+async def test_a_comparison_reports_missing_wrong_and_extra_rows_and_changes_nothing(
     log: SqlEventLog, dialect: Dialect
 ) -> None:
     written = sorted(await write_runs(log))

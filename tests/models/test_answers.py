@@ -55,7 +55,7 @@ def test_a_models_reasoning_comes_apart_from_what_it_says(server: ServerProcess,
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_model_calls_a_tool_and_hears_its_result(
+def test_a_model_calls_a_tool_and_gets_its_result(
     server: ServerProcess, models: ModelServer, provider: str
 ) -> None:
     question = f"What is 19 + 23, {provider}?"

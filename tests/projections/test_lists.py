@@ -63,7 +63,7 @@ async def all_pages(log: SqlEventLog, **query: Any) -> list[RunsFound]:
 # ---- small ----
 
 
-async def test_what_is_large_of_a_run_is_left_out_of_lists_and_named(log: SqlEventLog) -> None:
+async def test_large_fields_of_a_run_are_left_out_of_lists_and_named(log: SqlEventLog) -> None:
     run_id = await begin(log, metadata=LARGE, session_id="s")
     await log.append(run_id, [started(), Usage(agent="demo", input_tokens=1, output_tokens=2)])
     await log.append(run_id, [Completed(result=LARGE, usage={"total_tokens": 3})])
@@ -86,7 +86,7 @@ async def test_a_change_of_state_writes_no_more_for_a_run_with_much_metadata(
     assert max(sizes) < 1_000
 
 
-async def test_what_was_left_out_is_in_the_first_event_and_the_ending(log: SqlEventLog) -> None:
+async def test_fields_that_were_left_out_are_in_the_first_event_and_the_ending(log: SqlEventLog) -> None:
     run_id = await begin(log, metadata=LARGE)
     await log.append(run_id, [started()])
     assert [e.seq for e in await log.database.query(read_ends, run_id)] == [1]
@@ -171,9 +171,7 @@ def _row(number: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_a_page_looks_at_few_rows_whatever_it_is_filtered_by(
-    dialect: Dialect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_reads_few_rows_with_any_filter(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_list_module, "MAX_SCANNED", SCANNED)
     read = {}
     with crowded(dialect, [_row(number) for number in range(MANY)]) as connection:
@@ -227,7 +225,7 @@ def _rows_of(plan: dict[str, Any]) -> int:
 
 
 @pytest.mark.parametrize("scanned", [1, 2, 3, 7, 100])
-async def test_pages_that_end_at_what_was_looked_at_give_every_match_once(
+async def test_pages_that_end_at_the_scan_limit_give_every_match_once(
     log: SqlEventLog, monkeypatch: pytest.MonkeyPatch, scanned: int
 ) -> None:
     monkeypatch.setattr(run_list_module, "MAX_SCANNED", scanned)

@@ -84,7 +84,7 @@ def test_two_projections_must_not_share_a_table() -> None:
         find_projections([made(name="totals", tables=tables), other])
 
 
-def test_what_is_no_projection_is_refused() -> None:
+def test_an_invalid_projection_is_refused() -> None:
     thing: Any = Totals
     with pytest.raises(ConfigError, match=r"must be an instance of runstore\.Projection"):
         find_projections([thing])

@@ -91,7 +91,7 @@ async def test_the_ending_of_the_current_attempt_is_the_run_s(log: EventLog, end
 
 
 @pytest.mark.parametrize("raised", [GeneratorExit, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
-async def test_whatever_an_agent_raises_ends_its_run(log: EventLog, raised: type[BaseException]) -> None:
+async def test_every_exception_of_an_agent_ends_its_run(log: EventLog, raised: type[BaseException]) -> None:
     run_id = await start_run(log)
     agent = Held(raised())
     agent.go_on.set()

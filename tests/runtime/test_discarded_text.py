@@ -291,7 +291,7 @@ def redacted_agent(how: str) -> Agent:
 
 
 @pytest.mark.parametrize("how", ["model", "hook", "message hook", "result hook", "middleware"])
-async def test_what_is_redacted_is_withheld_and_its_replacement_is_said(how: str) -> None:
+async def test_redacted_text_is_withheld_and_its_replacement_is_recorded(how: str) -> None:
     done = await run(redacted_agent(how))
     assert not [event for event in done.recorded if SECRET.encode() in event.data]
     assert done.reasons == [("demo", "redacted")]
@@ -486,7 +486,7 @@ async def test_what_a_node_says_and_a_guardrail_redacts_is_withheld() -> None:
 # ---- what stays ----
 
 
-async def test_what_was_said_until_a_run_is_stopped_stays() -> None:
+async def test_text_until_a_run_is_stopped_stays() -> None:
     product = agent(Playbook([*say("one ", "two ", "three")]))
     recorder = ListRecorder()
     driven = StrandsAgent(product, context(), WeakSet())
@@ -502,7 +502,7 @@ async def test_what_was_said_until_a_run_is_stopped_stays() -> None:
     assert [event.text for event in recorder.events if event.type == "llm.token"][:1] == ["one "]  # type: ignore[union-attr]
 
 
-def test_what_is_redacted_while_a_run_is_being_stopped_is_withheld() -> None:
+def test_text_redacted_while_a_run_is_being_stopped_is_withheld() -> None:
     answers, place = Answers(), ("demo", None)
     answers.at(place).texts.append(SECRET)
     answers.stopping = True
@@ -510,7 +510,7 @@ def test_what_is_redacted_while_a_run_is_being_stopped_is_withheld() -> None:
     assert discarded == Discarded(agent="demo", reason="redacted", length=len(SECRET))
 
 
-def test_a_strategy_of_ones_own_that_tells_nothing_is_not_announced() -> None:
+def test_a_users_strategy_without_a_known_wait_is_not_announced() -> None:
     class Odd(ModelRetryStrategy):
         def is_retryable(self, exception: Exception) -> bool:
             raise RuntimeError("no")

@@ -51,7 +51,7 @@ async def test_its_input_need_not_be_text() -> None:
 @pytest.mark.parametrize(
     "wrong", [None, 3, b"bytes", ["a"], {"text": "x"}, {"type": 3}, {"type": "custom.x", "more": 1}]
 )
-async def test_whatever_else_it_yields_is_an_error_that_says_what_is_allowed(wrong: Any) -> None:
+async def test_any_other_yielded_value_is_an_error_that_names_the_allowed_ones(wrong: Any) -> None:
     async def agent(input: str) -> AsyncIterator[Any]:
         yield wrong
 

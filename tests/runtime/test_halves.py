@@ -53,7 +53,7 @@ def test_text_without_halves_is_recorded_as_it_is() -> None:
     assert recorded(FIRST, "", SECOND) == [("a", WHOLE)]
 
 
-async def test_a_recorder_joins_halves_and_gives_up_the_last_one_when_it_is_told(log: EventLog) -> None:
+async def test_a_recorder_joins_halves_and_gives_up_the_last_one_on_request(log: EventLog) -> None:
     run_id = new_run_id()
     started = Started(worker_id="w", attempt=1, reason="claimed")
     await log.append(run_id, [Queued(agent="a", user_id="u", input="hi"), started], expected_seq=0)

@@ -208,7 +208,7 @@ async def test_a_node_that_would_call_a_tool_again_that_may_be_called_once_ends_
     assert (e.value.code, desk.runs) == ("at_most_once", [])
 
 
-def test_an_input_is_the_same_in_whatever_order_the_nodes_before_it_are_gathered() -> None:
+def test_an_input_is_the_same_for_any_order_of_the_earlier_nodes() -> None:
     """strands gathers them from a set, whose order is another one in every process."""
 
     def digest(*texts: str) -> str:

@@ -105,7 +105,7 @@ async def test_a_run_that_was_purged_is_left_out(
     assert await memory(log) == [user("three"), answer("four")]
 
 
-async def test_a_run_that_came_with_a_whole_conversation_stands_for_what_was_before(log: EventLog) -> None:
+async def test_a_run_with_a_whole_conversation_replaces_all_earlier_turns(log: EventLog) -> None:
     await run(log, "one", answer("two"))
     instructions = {"role": "system", "content": [{"text": "be brief"}]}
     await run(log, [instructions, user("a"), answer("b"), user("c")], answer("d"))
@@ -150,7 +150,7 @@ async def test_so_many_runs_are_looked_at(log: EventLog, monkeypatch: pytest.Mon
     assert await memory(log) == [user("question 2"), answer("yes")]
 
 
-async def test_an_agent_hears_its_memory_before_its_input() -> None:
+async def test_an_agent_gets_its_memory_before_its_input() -> None:
     model = Playbook(say("yes"))
     recorder = await remembering(agent(model), [user("one"), answer("two")])
     assert model.heard[0][:3] == [user("one"), answer("two"), user("hi")]

@@ -111,7 +111,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize(("make", "words"), [(make, words) for make, *words in OTHERS.values()], ids=OTHERS)
-async def test_of_another_agents_turns_the_words_are_heard_and_roles_alternate(
+async def test_another_agents_turns_are_remembered_as_text_and_roles_alternate(
     session: Session, make: Any, words: list[str]
 ) -> None:
     assert await hears(session, "one") == [user("one")]

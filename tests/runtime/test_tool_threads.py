@@ -99,7 +99,7 @@ def test_a_call_that_is_cancelled_while_it_waits_is_not_made(threads: ToolThread
     assert made == [2]
 
 
-def test_what_is_left_behind_gives_its_place_to_others_and_is_counted_until_it_ends(
+def test_abandoned_threads_give_their_places_to_others_and_are_counted_until_they_end(
     threads: ToolThreads, held: Held
 ) -> None:
     stuck = held.hold("gone", LIMIT)

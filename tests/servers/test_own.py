@@ -47,7 +47,7 @@ def rows(server: OwnServer) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_what_was_committed_survives_a_kill_and_a_stop_on_the_same_port(
+def test_committed_data_survives_a_kill_and_a_stop_on_the_same_port(
     kind: str, own: Callable[[str], OwnServer]
 ) -> None:
     server = own(kind)
@@ -93,7 +93,7 @@ def test_it_syncs_what_it_commits(kind: str, own: Callable[[str], OwnServer]) ->
         assert connection.execute(text(statement)).scalar() == durable
 
 
-def test_redis_is_empty_after_a_restart_and_full_when_it_is_told_to_be() -> None:
+def test_redis_is_empty_after_a_restart_unless_it_is_configured_to_keep_data() -> None:
     with OwnRedis(maxmemory="3mb", maxmemory_policy="noeviction") as server:
         with server.client() as client:
             client.set("key", "value")

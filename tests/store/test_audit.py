@@ -154,7 +154,7 @@ async def test_a_time_is_compared_with_when_an_event_happened(open_shared: OpenL
     assert await read(log, until=everything[0].at - 1) == []
 
 
-async def test_a_time_saves_reading_what_is_older_and_newer(
+async def test_a_time_filter_reads_no_older_and_newer_runs(
     open_shared: OpenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Run ids, and not clocks, say where in the log a time is."""

@@ -164,12 +164,12 @@ def test_a_wrong_password_or_none_is_refused(guarded: OwnRedis, user: str) -> No
 
 
 @pytest.mark.parametrize("user", ["reader", "other"])
-def test_a_user_who_may_not_do_what_is_needed_is_refused(guarded: OwnRedis, user: str) -> None:
+def test_a_redis_user_without_the_needed_rights_is_refused(guarded: OwnRedis, user: str) -> None:
     url = f"redis://{user}:{PASSWORD}@127.0.0.1:{guarded.port}"
     assert "the user lacks a permission that runstore needs" in refusal(url)
 
 
-async def test_a_user_who_may_do_no_more_than_is_needed_will_do(guarded: OwnRedis) -> None:
+async def test_a_redis_user_with_only_the_needed_rights_is_accepted(guarded: OwnRedis) -> None:
     url = f"redis://feed:{PASSWORD}@127.0.0.1:{guarded.port}"
     check_redis(url)
     with processes(2, url) as (here, there):

@@ -100,7 +100,7 @@ async def test_emptied_it_goes_on_with_what_comes_next(server: OwnRedis) -> None
         assert here.dropped == 0
 
 
-async def test_frozen_it_blocks_nobody_and_is_back_when_it_thaws(server: OwnRedis) -> None:
+async def test_a_frozen_redis_blocks_no_run_and_is_back_when_it_thaws(server: OwnRedis) -> None:
     with processes(2, server.url) as (here, there):
         await hears(here, there)
         server.freeze()
@@ -181,7 +181,7 @@ async def test_a_control_stream_that_is_none_keeps_nothing_from_the_readers(serv
 
 
 @pytest.mark.slow
-async def test_streams_are_whole_whatever_happens_to_redis_while_they_are_written(
+async def test_streams_are_whole_through_every_fault_of_redis_while_they_are_written(
     server: OwnRedis, open_log: Callable[..., SqlEventLog], tmp_path: Path
 ) -> None:
     with processes(2, server.url) as (here, there), server.client() as client:

@@ -95,7 +95,7 @@ async def test_news_of_another_process_wakes_a_reader_that_waits(two: list[Redis
         assert seqs(live.take(0)) == [1]
 
 
-async def test_a_reader_that_comes_late_finds_a_gap_and_what_was_committed_last(two: list[RedisFeed]) -> None:
+async def test_a_reader_that_comes_late_finds_a_gap_and_the_last_commit(two: list[RedisFeed]) -> None:
     here, there = two
     for seq in range(1, 6):
         here.publish([committed(seq, token())])
@@ -125,7 +125,7 @@ async def test_what_another_process_commits_in_between_reads_as_a_gap(two: list[
         assert await news(live, 3) == [4]
 
 
-async def test_each_reader_gets_every_event_once_and_in_order_whoever_writes(two: list[RedisFeed]) -> None:
+async def test_each_reader_gets_every_event_once_and_in_order_from_all_writers(two: list[RedisFeed]) -> None:
     runs = [new_run_id() for _ in range(3)]
     stored: dict[str, list[Committed]] = {run_id: [] for run_id in runs}
     count = 400
@@ -303,7 +303,7 @@ async def test_listeners_of_another_process_hear_what_decides_something(two: lis
     assert all(one.remote for one in heard)
 
 
-async def test_a_listener_hears_its_own_processes_commits_once(two: list[RedisFeed]) -> None:
+async def test_a_listener_gets_its_own_processes_commits_once(two: list[RedisFeed]) -> None:
     here, there = two
     heard: list[Committed] = []
     here.listen(heard.append)
@@ -369,7 +369,7 @@ async def test_redis_keeps_a_few_entries_of_a_run(
 # ---- lifetime ----
 
 
-async def test_a_feed_that_is_closed_for_its_readers_still_tells_other_processes(
+async def test_a_feed_that_is_closed_for_its_readers_still_publishes_to_other_processes(
     two: list[RedisFeed],
 ) -> None:
     here, there = two

@@ -39,7 +39,7 @@ def test_commits_with_a_gap_between_them_are_two_parts() -> None:
     ]
 
 
-def test_a_part_does_not_grow_for_ever() -> None:
+def test_a_part_does_not_grow_without_end() -> None:
     joined = join([committed(seq, note("x" * 1_000)) for seq in range(1, 101)])
     assert 6 < len(joined) < 10
     assert all(part.size <= MAX_JOINED_BYTES for part in joined)
@@ -86,6 +86,6 @@ def test_the_control_stream_has_what_decides_something_and_whose_a_queued_run_is
     assert HERE.read_control(entry) == []
 
 
-def test_a_key_tells_its_run() -> None:
+def test_a_key_names_its_run() -> None:
     keys = Keys("some:prefix", "here")
     assert keys.run_id(keys.run(RUN)) == RUN

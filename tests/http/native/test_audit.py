@@ -85,7 +85,7 @@ def test_csv_has_a_heading_and_the_data_as_json(
         assert row == {**{name: str(value) for name, value in event.items()}, "by": event.get("by", "")}
 
 
-def test_who_stopped_or_deleted_a_run_is_beside_the_data(server: ServerProcess) -> None:
+def test_the_user_who_stopped_or_deleted_a_run_is_beside_the_data(server: ServerProcess) -> None:
     run_id = server.begin_silent()
     server.stop_run(run_id)
     assert server.http.delete(f"/runs/{run_id}").status_code == 204

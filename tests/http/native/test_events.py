@@ -67,7 +67,7 @@ def test_several_accept_lines_are_one_list(server: ServerProcess, closed_run: st
 
 
 @pytest.mark.parametrize("accept", ["text/event-stream;q=0", "application/json, text/event-stream;q=0.5", ""])
-def test_a_stream_is_a_stream_whatever_is_accepted(
+def test_a_stream_is_a_stream_for_any_accept_header(
     server: ServerProcess, closed_run: str, accept: str
 ) -> None:
     answer = server.http.get(f"/runs/{closed_run}/stream", headers={"Accept": accept})
@@ -104,7 +104,7 @@ def test_types_leaves_what_matches_and_the_ending(
 
 
 @pytest.mark.parametrize("known", ['W/"other", {}', "W/{}", "*"])
-def test_a_closed_runs_page_is_not_sent_twice_to_who_has_it(
+def test_a_closed_runs_page_is_not_sent_again_to_a_client_that_has_it(
     server: ServerProcess, closed_run: str, known: str
 ) -> None:
     url = f"/runs/{closed_run}/events"
@@ -166,7 +166,7 @@ def test_an_append_where_the_head_is_expected_succeeds(
 @pytest.mark.parametrize(
     "body", [{"type": "custom.a"}, {"events": [{"type": "custom.a"}]}], ids=["one", "many"]
 )
-def test_an_append_elsewhere_is_409_and_tells_the_head(
+def test_an_append_elsewhere_is_409_and_names_the_head(
     server: ServerProcess, silent_run: str, body: dict[str, object], expected_seq: int
 ) -> None:
     answer = server.http.post(f"/runs/{silent_run}/events", json={**body, "expected_seq": expected_seq})
@@ -218,9 +218,7 @@ def test_the_pages_of_a_run_are_read_with_httpx_as_any_json(http: httpx.Client, 
     assert first["at"].endswith("Z")
 
 
-def test_an_appended_event_says_who_appended_it_wherever_it_is_read(
-    server: ServerProcess, silent_run: str
-) -> None:
+def test_an_appended_event_names_its_user_in_every_read(server: ServerProcess, silent_run: str) -> None:
     """An event's data stay unchanged: live, replayed, as a page, as lines, in a trace, in the audit log."""
     data = {"by": "mallory", "n": [1]}
     with server.stream(silent_run, SILENT_HEAD) as answer:

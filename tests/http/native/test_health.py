@@ -24,7 +24,7 @@ def test_a_server_that_works_says_so(http: httpx.Client, path: str) -> None:
     assert answer.json() == {"status": "ok"}
 
 
-async def test_an_outage_is_told_without_the_database_and_its_error(
+async def test_an_outage_is_reported_without_the_database_and_its_error(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To strangers too: `/readyz` asks for no login, and a login is looked for in the database."""

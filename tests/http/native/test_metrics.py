@@ -19,7 +19,7 @@ from tests.writer import held_writer
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
-def test_the_text_format_is_the_answer_to_who_does_not_say(http: httpx.Client) -> None:
+def test_the_text_format_is_the_answer_without_a_preference(http: httpx.Client) -> None:
     answer = http.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -27,7 +27,7 @@ def test_the_text_format_is_the_answer_to_who_does_not_say(http: httpx.Client) -
     assert {"runstore_events", "process_resident_memory_bytes"} <= {f.name for f in read_text(answer.text)}
 
 
-def test_openmetrics_is_the_answer_to_who_asks_for_it(http: httpx.Client) -> None:
+def test_openmetrics_is_the_answer_to_a_request_that_prefers_it(http: httpx.Client) -> None:
     answer = http.get("/metrics", headers={"Accept": OPENMETRICS})
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert "runstore_events" in {family.name for family in read_openmetrics(answer.text)}

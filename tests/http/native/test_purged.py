@@ -57,9 +57,7 @@ def test_a_purged_run_is_410_on_every_route(
     assert_documented(answer, 410, "run_purged", method, f"/runs/{{run_id}}{path}")
 
 
-def test_a_purged_run_is_410_for_who_wants_lines_or_has_a_page_already(
-    server: ServerProcess, closed_run: str
-) -> None:
+def test_a_purged_run_is_410_for_lines_and_for_a_known_page(server: ServerProcess, closed_run: str) -> None:
     path = f"/runs/{closed_run}/events"
     tag = server.http.get(path).headers["etag"]
     purge_run(url_of(server.folder), closed_run)
@@ -169,7 +167,7 @@ async def test_a_chat_that_falls_behind_a_purge_ends_with_an_error(database: Pat
 # ---- lists ----
 
 
-def test_purged_runs_are_listed_by_themselves_with_what_is_known_of_them(server: ServerProcess) -> None:
+def test_purged_runs_are_listed_by_themselves_with_their_summaries(server: ServerProcess) -> None:
     session = uuid4().hex
     kept, purged, deleted = (
         server.begin("quick", "one two", session_id=session, metadata={"secret": 1}) for _ in range(3)
@@ -204,6 +202,6 @@ def test_purged_runs_are_listed_by_themselves_with_what_is_known_of_them(server:
 
 
 @pytest.mark.parametrize("value", ["1", "", "True", "yes"])
-def test_what_is_no_boolean_is_400(http: httpx.Client, value: str) -> None:
+def test_an_invalid_boolean_is_400(http: httpx.Client, value: str) -> None:
     answer = http.get("/runs", params={"purged": value})
     assert_documented(answer, 400, "invalid_parameter", "get", "/runs")

@@ -27,7 +27,7 @@ def test_a_record_has_every_field_that_is_promised(server: ServerProcess, closed
     assert server.record(closed_run).keys() >= FIELDS
 
 
-def test_a_record_tells_how_a_run_ended(server: ServerProcess, closed_run: str) -> None:
+def test_a_record_shows_how_a_run_ended(server: ServerProcess, closed_run: str) -> None:
     record = server.record(closed_run)
     assert record["status"] == "success"
     assert record["attempt"] == 1
@@ -82,7 +82,7 @@ def test_paging_to_the_end_brings_every_run_once(server: ServerProcess, session:
     assert [run_id for page in found for run_id in page] == run_ids[::-1]
 
 
-def test_a_new_run_does_not_disturb_who_is_paging(server: ServerProcess, session: str) -> None:
+def test_a_new_run_does_not_disturb_a_client_that_pages(server: ServerProcess, session: str) -> None:
     run_ids = [server.begin("quick", "hi", session_id=session) for _ in range(3)]
     first = server.http.get("/runs", params={"session_id": session, "limit": 2}).json()
     server.begin("quick", "hi", session_id=session)
@@ -134,7 +134,7 @@ def test_a_zone_whose_plus_was_not_escaped_is_understood(server: ServerProcess, 
     assert [run["run_id"] for run in answer.json()["data"]] == [run_id]
 
 
-def test_a_list_leaves_out_what_is_large_of_a_run_and_says_so(server: ServerProcess, session: str) -> None:
+def test_a_list_leaves_out_large_fields_of_a_run_and_names_them(server: ServerProcess, session: str) -> None:
     metadata = {"text": "x" * 5_000}
     run_id = server.begin("quick", "hi", session_id=session, metadata=metadata)
     server.ended(run_id)
@@ -220,7 +220,7 @@ def test_a_deleted_run_leaves_the_lists(server: ServerProcess, session: str) -> 
         ("DELETE", "", None),
     ],
 )
-def test_nobody_changes_a_deleted_run(
+def test_a_deleted_run_cannot_be_changed(
     server: ServerProcess, deleted_run: str, method: str, path: str, body: object
 ) -> None:
     answer = server.http.request(method, f"/runs/{deleted_run}{path}", json=body)

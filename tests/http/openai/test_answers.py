@@ -359,7 +359,7 @@ async def test_every_reader_and_the_memory_have_one_answer(
 
 
 @pytest.mark.parametrize(("agent", "content"), [("rejected", FRANCE), ("redacted", "[redacted]")])
-async def test_a_stream_that_has_what_is_not_the_answer_ends_with_an_error(
+async def test_a_stream_whose_text_is_not_the_answer_ends_with_an_error(
     http: httpx.AsyncClient, client: openai.AsyncOpenAI, agent: str, content: str
 ) -> None:
     assert (await whole(client, agent)).content == content
@@ -379,9 +379,7 @@ async def test_a_stream_that_has_what_is_not_the_answer_ends_with_an_error(
         assert text(map(decode, events.text.splitlines())) == content
 
 
-async def test_a_providers_words_are_told_to_nobody(
-    http: httpx.AsyncClient, client: openai.AsyncOpenAI
-) -> None:
+async def test_a_providers_words_reach_no_reader(http: httpx.AsyncClient, client: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.APIStatusError) as raised:
         await whole(client, "broken")
     with pytest.raises(openai.APIError) as cut_off:
@@ -419,7 +417,7 @@ async def test_a_stream_goes_on_at_any_chunk_as_it_went_on(http: httpx.AsyncClie
 
 
 @pytest.mark.parametrize("agent", ["deep-thinker", "person", "boss", "graph", "retried", "rejected"])
-async def test_a_reconnect_goes_on_as_the_stream_did_whatever_it_has_of_the_answer(
+async def test_a_reconnect_at_any_chunk_goes_on_as_the_stream_did(
     http: httpx.AsyncClient, agent: str
 ) -> None:
     started = await http.post(f"/agents/{agent}/start", json={"input": "hi"})

@@ -211,7 +211,7 @@ def test_a_wrong_header_is_named(http: httpx.Client, name: str, value: str) -> N
     assert name in error["message"]
 
 
-def test_whatever_is_wrong_below_v1_is_told_in_openais_form(http: httpx.Client) -> None:
+def test_every_error_below_v1_has_openais_form(http: httpx.Client) -> None:
     assert error_of(http.get("/v1/nothing"), 404)["code"] == "not_found"
     assert error_of(http.get(URL), 405)["code"] == "method_not_allowed"
     assert error_of(http.post(URL, content=b"{", headers=BEARER), 400)["code"] == "invalid_json"
@@ -360,7 +360,9 @@ def test_a_client_that_waits_for_the_whole_answer_and_goes_away_ends_its_run(
     assert server.ended(run_id)["reason"] == "client_disconnect"
 
 
-def test_a_run_goes_on_without_its_client_if_it_is_told_to(server: ServerProcess, session: str) -> None:
+def test_a_run_goes_on_without_its_client_if_the_request_asks_for_it(
+    server: ServerProcess, session: str
+) -> None:
     with streaming(server, COUNT, session, more={"X-On-Disconnect": "continue"}) as found:
         run_id = found.headers["x-run-id"]
     assert server.ended(run_id)["status"] == "success"
@@ -388,7 +390,9 @@ def test_a_start_that_follows_nothing_knows_no_disconnect(http: httpx.Client) ->
     assert (found.status_code, found.json()["error"]["code"]) == (400, "invalid_body")
 
 
-def test_parts_without_types_are_read_and_the_place_of_what_is_none_is_told(server: ServerProcess) -> None:
+def test_parts_without_types_are_read_and_the_place_of_an_invalid_part_is_named(
+    server: ServerProcess,
+) -> None:
     def ask(content: Any) -> Any:
         body = {"messages": [{"role": "user", "content": content}], "model": "quick"}
         return server.http.post("/v1/chat/completions", json=body)

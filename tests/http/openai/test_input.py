@@ -278,7 +278,7 @@ def test_a_field_beside_the_words_may_be_of_any_type(field: str, role: str, wron
         [{"id": "c1", "custom": False}], [{"id": {}, "function": []}],
     ],
 )  # fmt: skip
-def test_what_is_no_call_is_left_out(calls: Any) -> None:
+def test_an_invalid_call_is_left_out(calls: Any) -> None:
     said = {"role": "assistant", "content": "ho", "tool_calls": calls}
     assert read(HI, said, AGAIN)[1] == {"role": "assistant", "content": [{"text": "ho"}]}
 
@@ -345,7 +345,7 @@ def test_what_a_person_has_said_is_never_left_out(role: str, content: Any) -> No
     "message",
     [{"role": 5, "content": "hi"}, {"role": "model", "content": "hi"}, {"content": "hi"}, 5, "hi", [HI]],
 )
-def test_a_message_of_nobody_is_named(message: Any) -> None:
+def test_an_invalid_message_is_named(message: Any) -> None:
     with pytest.raises(msgspec.ValidationError, match=r"\$\.messages\[1\]"):
         read(HI, message)
 
@@ -461,7 +461,7 @@ def test_url_safe_base64_becomes_the_standard_one() -> None:
         ("data:image/png;base64,a", "not base64"), ("data:image/png;base64,ab§d", "not base64"),
     ],
 )  # fmt: skip
-def test_what_is_no_image_is_an_error_that_says_why(url: str, why: str) -> None:
+def test_an_invalid_image_is_an_error_with_the_reason(url: str, why: str) -> None:
     with pytest.raises(BadRequest) as wrong:
         read({"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]})
     assert wrong.value.field == "$.messages[0].content[0].image_url.url"

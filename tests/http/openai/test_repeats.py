@@ -124,7 +124,7 @@ def test_a_plain_clients_answer_goes_on_where_it_broke_off(said: list[Any], cont
 
 
 @pytest.mark.parametrize(("said", "content"), OTHER, ids=range(len(OTHER)))
-def test_a_plain_clients_stream_ends_with_an_error_where_it_has_what_is_not_the_answer(
+def test_a_plain_clients_stream_ends_with_an_error_if_its_text_is_not_the_answer(
     said: list[Any], content: str
 ) -> None:
     *chunks, last = plain(events(*said))

@@ -99,11 +99,11 @@ def test_how_the_process_is_and_what_the_api_is_needs_no_key(people: People, pat
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "/runs/", "/docs", "//runs", "/healthz/"])
-def test_what_is_not_there_is_not_told_without_a_key(people: People, path: str) -> None:
+def test_without_a_key_no_answer_reveals_whether_a_path_exists(people: People, path: str) -> None:
     assert people.stranger.get(path).status_code == 401
 
 
-def test_a_401_says_what_is_wanted_and_never_why_a_key_is_wrong(people: People) -> None:
+def test_a_401_names_the_scheme_and_never_why_a_key_is_wrong(people: People) -> None:
     answers = [
         people.stranger.get("/runs", headers={"Authorization": f"Bearer {key}"})
         for key in ("rsk_000000000000_wrong", wrong_secret(people), expired(people))
@@ -135,7 +135,7 @@ def expired(people: People) -> str:
         "Bearer rsk_1_\xff",
     ],
 )
-def test_what_is_no_key_is_401(people: People, header: str) -> None:
+def test_an_invalid_key_is_401(people: People, header: str) -> None:
     answer = people.stranger.get("/runs", headers={"Authorization": header.encode("latin-1")})
     assert error_of(answer, 401) == "unauthorized"
 
@@ -191,13 +191,13 @@ def test_an_unknown_run_is_404_for_everyone(people: People, method: str, path: s
         assert ask(http, method, path, NOBODY) == 404
 
 
-def test_a_403_tells_nothing_of_the_run(people: People, alices_run: str) -> None:
+def test_a_403_reveals_nothing_about_the_run(people: People, alices_run: str) -> None:
     answer = people.bob.get(f"/runs/{alices_run}")
     assert error_of(answer, 403) == "forbidden"
     assert "alice" not in answer.text
 
 
-def test_what_is_refused_has_not_happened(people: People, alices_run: str) -> None:
+def test_a_refused_append_changes_nothing(people: People, alices_run: str) -> None:
     before = people.alice.get(f"/runs/{alices_run}").json()
     for method, path in CHANGING:
         assert ask(people.bob, method, path, alices_run) == 403

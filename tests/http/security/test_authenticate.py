@@ -71,7 +71,7 @@ def begin(server: ServerProcess, user: str, agent: str = "quick", **body: object
     return server.http.post(f"/agents/{agent}/start", json={"input": "hi", **body}, headers={"X-User": user})
 
 
-def test_the_function_says_who_asks_or_refuses(server: ServerProcess) -> None:
+def test_the_function_names_the_user_or_refuses(server: ServerProcess) -> None:
     logged = len(server.log)
     assert begin(server, "ann").json()["user_id"] == "ann"
     assert begin(server, "object").json()["user_id"] == "object"
@@ -84,14 +84,14 @@ def test_the_function_says_who_asks_or_refuses(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("server", ["in_a_while"], indirect=True)
-def test_a_function_that_reads_the_body_is_told_that_it_gets_none(server: ServerProcess) -> None:
+def test_a_function_that_reads_the_body_gets_an_error_with_the_reason(server: ServerProcess) -> None:
     answer = server.http.post("/agents/quick/start", json={"user": "ann"}, headers={"X-User": "body"})
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "internal_error"
     until(lambda: "`authenticate` gets a request without its body" in server.log, "the log says why")
 
 
-def test_what_the_function_does_wrong_is_500_and_told_in_the_log_only(server: ServerProcess) -> None:
+def test_an_error_of_the_function_is_500_and_stands_only_in_the_log(server: ServerProcess) -> None:
     for user in ("broken", "nonsense", "nameless"):
         answer = get(server, user)
         assert answer.status_code == 500
@@ -166,7 +166,7 @@ def test_members_of_a_workspace_may_not_read_what_its_members_run_outside_of_it(
     assert get(server, "ben", f"/runs/{own}").status_code == 403
 
 
-def test_who_may_only_read_a_run_cannot_have_it_end_with_the_stream(server: ServerProcess) -> None:
+def test_a_user_with_read_access_cannot_make_a_run_end_with_the_stream(server: ServerProcess) -> None:
     body = {"run_id": begin(server, "ann", workspace_id="red").json()["run_id"]}
 
     def follow(**more: str) -> httpx.Response:

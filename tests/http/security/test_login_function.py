@@ -62,7 +62,7 @@ async def stuck(*requests: Request, begun: int) -> AsyncIterator[Directory]:
     await asyncio.gather(*asked, return_exceptions=True)
 
 
-async def test_calls_that_hang_lock_out_nobody_else() -> None:
+async def test_calls_that_hang_lock_out_no_other_user() -> None:
     requests = [request(f"stuck {number}") for number in range(100)]
     async with stuck(*requests, begun=100) as directory:
         assert (await directory.login.login(request("ann"))).user == User("ann")
@@ -99,7 +99,9 @@ async def test_the_addresses_of_one_ipv6_network_are_one() -> None:
             assert (await directory.login.login(request("ann", other))).user == User("ann")
 
 
-async def test_who_gets_no_answer_in_time_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_login_without_an_answer_in_time_is_refused_as_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(login_function, "AUTHENTICATE_S", 0.02)
     async with stuck(begun=0) as directory:
         with pytest.raises(Busy, match="has not answered"):
@@ -118,7 +120,7 @@ async def test_a_timeout_of_the_functions_own_is_its_error() -> None:
     "raised", [asyncio.CancelledError, GeneratorExit, SystemExit, KeyboardInterrupt, ValueError]
 )
 @pytest.mark.parametrize("in_thread", [True, False])
-async def test_whatever_it_raises_is_answered_as_an_error_of_the_server(
+async def test_every_exception_is_answered_as_an_error_of_the_server(
     raised: type[BaseException], in_thread: bool
 ) -> None:
     def raises(request: Request) -> User:

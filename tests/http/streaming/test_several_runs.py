@@ -151,7 +151,7 @@ def test_what_open_runs_say_in_turns_comes_live(http: httpx.Client) -> None:
     assert [message.type for message in messages] == ["cancel.requested", "lifecycle.cancelled"]
 
 
-def test_what_was_said_between_two_connections_comes_with_the_second(http: httpx.Client) -> None:
+def test_text_between_two_connections_comes_with_the_second(http: httpx.Client) -> None:
     runs = [begin_silent(http), begin_silent(http)]
     last = take(http, url_of(*runs), 6)[-1].last_event_id
     for run_id in runs:
@@ -175,7 +175,7 @@ def test_a_filter_holds_for_all_of_them_and_their_ends_pass(http: httpx.Client) 
     assert set(types) == {"llm.token", "lifecycle.completed"}
 
 
-def test_a_run_that_was_deleted_is_told_of_once_and_the_others_go_on(http: httpx.Client) -> None:
+def test_a_deleted_run_is_reported_once_and_the_others_go_on(http: httpx.Client) -> None:
     gone, there = ended(http), begin_silent(http)
     last = take(http, url_of(gone, there), 1)[-1].last_event_id
     assert http.delete(f"/runs/{gone}").status_code == 204
@@ -270,7 +270,7 @@ def test_a_reader_of_all_that_reconnects_after_each_event_gets_each_once(http: h
     assert sorted(map(place, found)) == expected
 
 
-def test_a_user_without_runs_hears_of_the_first_one(http: httpx.Client) -> None:
+def test_a_user_without_runs_gets_the_first_one(http: httpx.Client) -> None:
     messages = source(http, "/stream").messages()
     assert next(messages).type == "stream.opened"
     run_id = begin(http, "quick")

@@ -19,7 +19,7 @@ def take(server: ServerProcess, run_id: str, count: int, **where: object) -> lis
     return list(islice(server.frames(run_id, **where), count))  # type: ignore[arg-type]
 
 
-def test_a_stream_may_be_cached_by_nobody_and_buffered_by_no_proxy(
+def test_no_client_may_cache_a_stream_and_no_proxy_may_buffer_it(
     server: ServerProcess, silent_run: str
 ) -> None:
     with server.stream(silent_run) as answer:
@@ -29,7 +29,7 @@ def test_a_stream_may_be_cached_by_nobody_and_buffered_by_no_proxy(
         assert answer.headers["x-accel-buffering"] == "no"
 
 
-def test_a_stream_replays_what_was_and_goes_on_live(server: ServerProcess, silent_run: str) -> None:
+def test_a_stream_replays_past_events_and_goes_on_live(server: ServerProcess, silent_run: str) -> None:
     server.note(silent_run, "before")
     frames = server.frames(silent_run)
     assert seqs(islice(frames, SILENT_HEAD + 1)) == list(range(1, SILENT_HEAD + 2))

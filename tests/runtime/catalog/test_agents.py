@@ -90,7 +90,7 @@ def test_demo_is_built_in_and_may_be_replaced() -> None:
     assert AgentCatalog({"demo": AgentSpec(model="scripted", tokens=3)}).spec("demo").tokens == 3
 
 
-def test_an_unknown_agent_is_told_the_known_ones() -> None:
+def test_the_error_for_an_unknown_agent_names_the_known_ones() -> None:
     catalog = AgentCatalog({"load": AgentSpec(model="scripted")})
     with pytest.raises(AgentNotFound, match="no agent 'nope'; there are demo, load"):
         catalog.spec("nope")
@@ -132,7 +132,7 @@ def test_importing_the_catalog_does_not_import_strands() -> None:
 # Models
 
 
-async def test_a_scripted_agent_says_as_many_tokens_as_it_is_told() -> None:
+async def test_a_scripted_agent_says_the_configured_number_of_tokens() -> None:
     catalog = AgentCatalog({"load": AgentSpec(model="scripted", tokens=400, tokens_per_s=0)})
     assert len((await said(catalog, "load")).split()) == 400
 
@@ -205,7 +205,7 @@ def test_a_missing_package_is_named_with_what_to_install(monkeypatch: pytest.Mon
         build_model("ollama", {"model_id": "x"})
 
 
-def test_an_unknown_model_is_told_the_known_ones() -> None:
+def test_the_error_for_an_unknown_model_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=", ".join(MODEL_NAMES)):
         build_model("nope", {})
 
@@ -266,7 +266,7 @@ async def test_what_a_factory_makes_decides_how_it_is_run(module: Any) -> None:
     assert isinstance(await made("theirs:generator"), GeneratorAgent)
 
 
-async def test_a_factory_is_called_for_each_run_and_must_build_anew(module: Any) -> None:
+async def test_a_factory_is_called_for_each_run_and_must_build_a_new_agent(module: Any) -> None:
     one = agent(Playbook())
     module.build = lambda: one
     catalog = AgentCatalog({"mine": AgentSpec(factory="theirs:build")})
@@ -323,7 +323,7 @@ async def test_a_module_that_cannot_be_imported_is_an_error(
         (3, "is an object of type int, not a function"),
     ],
 )
-async def test_a_factory_that_makes_no_agent_is_told_what_is_expected(
+async def test_the_error_of_a_factory_that_makes_no_agent_names_the_expected_types(
     module: Any, made: Any, message: str
 ) -> None:
     module.build = made

@@ -40,7 +40,7 @@ def test_a_models_argument_is_kept_only_if_its_name_is_harmless(name: str) -> No
             assert SET in json.dumps(kept["model_args"])
 
 
-def test_what_is_harmless_is_kept_as_it_is() -> None:
+def test_harmless_values_are_kept_unchanged() -> None:
     arguments = {
         "model_id": "gpt-5", "streaming": True, "stop_sequences": ["a", "b"],
         "params": {"temperature": 0.2, "max_tokens": 100, "top_p": None, "reasoning": {"budget_tokens": 7}},
@@ -49,7 +49,7 @@ def test_what_is_harmless_is_kept_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_a_url_is_kept_without_who_opens_it(url: str) -> None:
+def test_a_url_is_kept_without_user_and_password(url: str) -> None:
     for settings in (
         {"system_prompt": f"use {url} for it"},
         {"description": url},

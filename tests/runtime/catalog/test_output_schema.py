@@ -61,6 +61,6 @@ def test_an_object_with_a_very_long_name_is_not_held_against_patterns() -> None:
     assert "given up" in told
 
 
-def test_a_schema_that_is_nested_without_an_end_is_told() -> None:
+def test_a_schema_that_is_nested_without_an_end_is_reported() -> None:
     [told] = messages({"allOf": [{"$ref": "#"}]}, {})
     assert "nested too deep" in told

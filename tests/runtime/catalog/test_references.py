@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
         "json.decoder:JSONDecoder", "os.path:join",
     ],
 )  # fmt: skip
-def test_what_is_there_or_may_be_is_not_missed(folder: Path, reference: str) -> None:
+def test_modules_that_exist_or_may_exist_are_not_reported(folder: Path, reference: str) -> None:
     assert missing(reference, folder) is None
 
 
@@ -124,7 +124,7 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         ({"once": "serch"}, ":5: [agents.one]: `at_most_once`", "the agent has no tool 'serch'"),
     ],
 )
-async def test_what_is_wrong_is_named_with_its_place(
+async def test_an_error_is_named_with_its_place(
     tmp_path: Path, wrong: dict[str, str], place: str, message: str
 ) -> None:
     right = {

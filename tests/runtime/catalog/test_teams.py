@@ -83,7 +83,7 @@ async def test_a_hierarchy_is_built_from_what_the_run_holds() -> None:
     assert said(recorder).keys() == {"global", "global/Red", "global/Red/Ann"}
 
 
-async def test_a_model_that_is_not_allowed_any_more_is_told() -> None:
+async def test_a_model_that_is_no_longer_allowed_is_reported() -> None:
     definition = teams_with(own=FAST).definition(made({"Red": {"Ann": []}}, model="own"))
     with pytest.raises(AgentError, match=r"\$\.model: there is no model 'own'"):
         await teams_with().build(definition)
@@ -321,13 +321,15 @@ async def test_a_worker_has_the_tools_that_it_names_by_that_name() -> None:
     ("name", "attribute", "reason"),
     [("quiet", "whisper", "with the name 'whisper'"), ("office", "OFFICE", "not dict")],
 )
-async def test_what_is_no_tool_of_that_name_is_refused(name: str, attribute: str, reason: str) -> None:
+async def test_an_object_that_is_not_a_tool_of_that_name_is_refused(
+    name: str, attribute: str, reason: str
+) -> None:
     teams = teams_with({name: f"{__name__}:{attribute}"})
     with pytest.raises(ConfigError, match=reason):
         await teams.build(teams.definition(made({"Red": {"Ann": [name]}})))
 
 
-async def test_code_of_a_tool_that_cannot_be_imported_is_told_before_it_is_needed() -> None:
+async def test_code_of_a_tool_that_cannot_be_imported_is_reported_before_it_is_needed() -> None:
     await AgentCatalog({}, teams=teams_with({"loud": f"{__name__}:shout"})).check()
     with pytest.raises(ConfigError, match="cannot import 'no_such_module:f'") as caught:
         await AgentCatalog({}, teams=teams_with({"loud": "no_such_module:f"})).check()
@@ -342,7 +344,7 @@ async def test_code_of_a_tool_that_cannot_be_imported_is_told_before_it_is_neede
         ({"tools": {"a": "no reference"}}, "package.module:function"),
     ],
 )
-def test_wrong_settings_are_told(wrong: dict[str, Any], reason: str) -> None:
+def test_wrong_settings_are_reported(wrong: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         HierarchySettings(**wrong)
 

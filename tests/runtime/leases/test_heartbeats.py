@@ -110,7 +110,7 @@ async def test_a_worker_holds_its_lease_for_as_long_as_its_last_beat_is_good(
     assert worker.held
 
 
-async def test_who_cannot_write_itself_takes_nobody_for_dead(
+async def test_a_process_that_cannot_write_counts_no_worker_as_dead(
     join: Callable[..., HeartbeatLeases], clock: Clock
 ) -> None:
     watcher, worker = join(60), join(FOR_EVER_S)
@@ -141,7 +141,7 @@ def writers_kept_out(url: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("database_url", KINDS, indirect=True)
-async def test_a_worker_begins_while_nobody_may_append(
+async def test_a_worker_begins_while_all_writers_are_blocked(
     open_shared: Callable[..., SqlEventLog], database_url: str
 ) -> None:
     worker = HeartbeatLeases(open_shared().database, lease_s=FOR_EVER_S, capacity=1)
@@ -152,7 +152,7 @@ async def test_a_worker_begins_while_nobody_may_append(
 
 
 @pytest.mark.parametrize("database_url", KINDS, indirect=True)
-async def test_a_worker_leaves_while_nobody_may_append(
+async def test_a_worker_leaves_while_all_writers_are_blocked(
     open_shared: Callable[..., SqlEventLog], database_url: str
 ) -> None:
     """Else what it handed over would wait for a whole lease, and count as lost."""

@@ -148,7 +148,7 @@ async def raising(input: str) -> AsyncIterator[str]:
         ("long_code", "c" * 100, "long"),
     ],
 )
-async def test_whatever_it_raises_ends_it_with_a_code_and_a_message(
+async def test_every_exception_ends_the_run_with_a_code_and_a_message(
     processes: Processes, error: str, code: str, words: str
 ) -> None:
     raised = await failure(processes, raising, error)

@@ -113,14 +113,14 @@ def test_data_that_does_not_fit_its_type_is_refused(data: bytes) -> None:
         b'{"text":"hi","agent":"a","evil":"\xff\xfe"}',
     ],
 )
-def test_what_is_stored_is_written_by_the_server(data: bytes) -> None:
+def test_the_server_itself_encodes_stored_events(data: bytes) -> None:
     """A line break in the data would end the line of a server-sent event, and invalid UTF-8 would end a
     stream.
     """
     assert event_of(Said("llm.token", data)).data == TOKEN.data
 
 
-def test_a_custom_event_is_written_anew_too() -> None:
+def test_a_custom_event_is_encoded_again_too() -> None:
     event = event_of(WriteAhead("custom.note", b'{"a":\n[1, 2.5, null, "\\n"]}'))
     assert (event.type, event.data) == ("custom.note", b'{"a":[1,2.5,null,"\\n"]}')
 

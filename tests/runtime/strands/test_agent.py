@@ -62,7 +62,7 @@ async def failure(product: Any, input: Any = "hi") -> AgentError:
 # Recorded text
 
 
-async def test_a_run_is_told_from_its_first_to_its_last_event() -> None:
+async def test_a_run_is_recorded_from_its_first_to_its_last_event() -> None:
     recorder, ended = await drive(agent(Playbook(say("Hel", "lo"))))
     assert recorder.types()[2:] == [
         "agent.started", "llm.token", "llm.token", "llm.usage", "llm.message", "agent.finished",
@@ -78,7 +78,7 @@ async def test_a_scripted_agent_gives_exactly_400_tokens() -> None:
     assert recorder.of(Usage)[0].model == "scripted"
 
 
-async def test_reasoning_is_apart_from_what_is_said() -> None:
+async def test_reasoning_is_separate_from_text() -> None:
     recorder, ended = await drive(agent(Playbook(think("hm ", "well") + say("yes"))))
     assert text(recorder.of(Reasoning)) == "hm well"
     assert text(recorder.of(Token)) == ended.result["text"] == "yes"
@@ -308,7 +308,7 @@ async def test_a_result_that_no_event_can_hold_is_its_tools_failure(content: Any
     assert ended.result["text"] == "sorry"
 
 
-async def test_an_input_that_no_event_can_hold_is_told_to_the_model_and_the_tool_not_called() -> None:
+async def test_the_model_learns_of_an_input_that_no_event_can_hold_and_the_tool_is_not_called() -> None:
     called = []
 
     @tool
@@ -331,7 +331,7 @@ async def test_an_input_that_no_event_can_hold_is_told_to_the_model_and_the_tool
     assert ended.result["text"] == "I see"
 
 
-async def test_results_that_fit_one_by_one_but_not_together_are_all_heard_also_after_a_crash() -> None:
+async def test_the_model_gets_all_results_that_only_together_are_too_large_also_after_a_crash() -> None:
     @tool
     def fetch(letter: str) -> str:
         """Fetch a page."""
@@ -432,7 +432,7 @@ async def test_the_usage_of_a_run_is_that_of_all_its_agents() -> None:
 
 
 @pytest.mark.parametrize("executor", [None, SequentialToolExecutor()])
-async def test_two_calls_of_one_sub_agent_in_turn_are_told_apart(executor: Any) -> None:
+async def test_two_calls_of_one_sub_agent_in_turn_are_distinguished(executor: Any) -> None:
     def turn(number: str) -> list[Any]:
         return [use((f"w{number}", "double", {"number": number})), say("ok")]
 
@@ -611,7 +611,7 @@ async def test_a_hook_that_raises_is_an_error_of_the_agent() -> None:
     assert (error.code, str(error)) == ("agent_error", "PermissionError: not you")
 
 
-async def test_an_interrupt_that_nobody_can_answer_is_an_error() -> None:
+async def test_an_interrupt_without_a_possible_answer_is_an_error() -> None:
     def confirm(event: BeforeToolCallEvent) -> None:
         event.interrupt("confirm", reason="sure?")
 

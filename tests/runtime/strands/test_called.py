@@ -207,7 +207,7 @@ async def test_the_nodes_of_a_graph_have_their_names() -> None:
     assert said[:2] == [("demo/ask/first", "t1", "one"), ("demo/ask/second", "t1", "two")]
 
 
-async def test_one_agent_serves_run_after_run_and_no_run_hears_of_another() -> None:
+async def test_one_agent_serves_run_after_run_and_no_run_sees_another() -> None:
     known = expert(*[say(f"word{n}") for n in range(3)])
 
     @tool

@@ -62,16 +62,16 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("error", "code"), [pytest.param(*row[1:], id=row[0]) for row in SHAPES])
-def test_an_error_is_told_by_its_shape(error: BaseException, code: str) -> None:
+def test_an_error_is_recognised_by_its_shape(error: BaseException, code: str) -> None:
     assert model_error_code(error) == code
 
 
-def test_an_error_that_caused_itself_is_looked_at_once_and_not_for_ever() -> None:
+def test_an_error_that_caused_itself_is_read_once() -> None:
     error = SdkError()
     assert model_error_code(caused(error, caused(SdkError(), error))) == "model_error"
 
 
-def test_the_cause_is_told_where_the_error_says_nothing() -> None:
+def test_the_cause_is_reported_if_the_error_has_no_text() -> None:
     assert (
         described(caused(SdkError("Connection error."), REFUSED)) == "SdkError: Connection error. (refused)"
     )
@@ -79,7 +79,7 @@ def test_the_cause_is_told_where_the_error_says_nothing() -> None:
     assert described(REFUSED) == "ConnectError: refused"
 
 
-def test_only_a_models_own_error_is_told_as_one() -> None:
+def test_only_a_models_own_error_is_reported_as_one() -> None:
     error = SdkError(status_code=401)
     assert agent_error(error, [error]).code == "model_auth"
     assert agent_error(error, [error, ValueError("of another agent, later")]).code == "model_auth"

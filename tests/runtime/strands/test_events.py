@@ -129,7 +129,7 @@ def test_sub_agents_are_unwrapped_however_deep() -> None:
     ]
 
 
-def test_two_calls_of_one_sub_agent_are_told_apart() -> None:
+def test_two_calls_of_one_sub_agent_are_distinguished() -> None:
     events = translated(
         nested("worker", "t1", BEGIN), nested("worker", "t2", BEGIN), nested("worker", "t1", HI),
         nested("worker", "t2", HI),

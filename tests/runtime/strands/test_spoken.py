@@ -51,7 +51,7 @@ async def test_every_delta_is_an_event_and_strands_gets_them_joined() -> None:
     assert [message.message["content"] for message in recorder.of(Message)] == [[{"text": "".join(WORDS)}]]
 
 
-async def test_what_is_said_is_recorded_while_strands_waits_for_it() -> None:
+async def test_text_is_recorded_while_strands_waits_for_it() -> None:
     model = Paused(*WORDS)
     product, heard = listening(model)
     recorder = ListRecorder()

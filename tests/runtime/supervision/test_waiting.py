@@ -33,7 +33,7 @@ def test_users_take_turns_and_their_runs_keep_their_order() -> None:
     assert emptied(queue) == ["a1", "b1", "c1", "a2", "b2", "a3"]
 
 
-def test_whoever_comes_later_waits_for_one_run_of_every_other_user() -> None:
+def test_a_later_user_waits_for_one_run_of_every_other_user() -> None:
     queue = filled(*((f"a{n}", "a") for n in range(900)))
     assert queue.take() == ("a0", "a")
     queue.add("b0", "b")
@@ -53,7 +53,7 @@ def test_a_run_that_was_removed_does_not_come() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from("abc")), unique_by=lambda each: each[0]))
-def test_whatever_is_added_comes_once_and_in_its_users_order(added: list[tuple[int, str]]) -> None:
+def test_every_added_run_comes_once_and_in_its_users_order(added: list[tuple[int, str]]) -> None:
     queue = filled(*((str(number), user) for number, user in added))
     taken = [queue.take() for _ in range(len(queue))]
     for user in "abc":
@@ -99,7 +99,7 @@ async def test_a_users_only_run_does_not_wait_for_all_that_another_has_queued(tm
     assert len(before) <= 1
 
 
-async def test_a_flood_that_is_longer_than_a_sweep_hides_nobodys_run(tmp_path: Path) -> None:
+async def test_a_flood_that_is_longer_than_a_sweep_hides_no_run(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/runstore.db"
     agents = {"say": "tests.runtime.supervision.test_waiting:say"}
     settings = settings_of(url, narrow(tmp_path), agents)
