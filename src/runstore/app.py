@@ -159,7 +159,7 @@ async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[OpenLog]:
             database, event_log, feed, catalog, limits=settings.limits, heartbeat_s=server.heartbeat_s
         )
         hierarchies = HierarchyStore(database, teams, per_user=settings.limits.hierarchies_per_user)
-        audit = AuditLog(database, feed, heartbeat_s=server.heartbeat_s)
+        audit = AuditLog(database, event_log, feed, heartbeat_s=server.heartbeat_s)
         leases = _new_leases(database, server, capacity=0)
         stack.push_async_callback(leases.release)
         await stack.enter_async_context(runner or nullcontext())

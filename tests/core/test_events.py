@@ -53,6 +53,7 @@ TAGS = {
     "tool.failed": "ToolFailed",
     "run.deleted": "Deleted",
     "run.purged": "Purged",
+    "audit.read": "AuditRead",
 }
 
 json = st.recursive(
@@ -71,6 +72,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     typing.Literal["session"] | None: st.sampled_from([None, "session"]),
     list[dict[str, Any]]: st.lists(st.dictionaries(st.text(), json, max_size=3), max_size=3),
     dict[str, Any]: st.dictionaries(st.text(), json, max_size=3),
+    dict[str, str]: st.dictionaries(st.text(), st.text(), max_size=3),
     dict[str, int]: st.dictionaries(st.text(), st.integers(0, 2**53), max_size=3),
     list[ModelUsage]: st.lists(st.builds(ModelUsage, st.text(), st.integers(0, 2**53)), max_size=2),
     list[ToolUsage]: st.lists(st.builds(ToolUsage, st.text(), st.text(), st.integers(0, 9)), max_size=2),

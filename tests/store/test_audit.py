@@ -14,13 +14,14 @@ from runstore.core.audit import AuditEvent, AuditItem, AuditQuery, audit_event, 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import InvalidCursor
 from runstore.core.events import Deleted, Queued
-from runstore.core.ids import new_run_id
+from runstore.core.ids import new_run_id, reads_id
 from runstore.database.dialects import open_dialect
 from runstore.eventlog import whole_log
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.store import audit
 from runstore.store.audit import AuditLog
+from runstore.store.audit_reads import Reader
 from tests.events import COMPLETED, FAILED, note, started, token
 from tests.polling import DEADLINE_S
 from tests.servers.databases import DATABASES
@@ -34,7 +35,7 @@ servers = pytest.mark.parametrize(
 
 
 def audit_of(log: SqlEventLog, feed: MemoryFeed | None = None) -> AuditLog:
-    return AuditLog(log.database, feed or MemoryFeed(), heartbeat_s=0.05)
+    return AuditLog(log.database, log, feed or MemoryFeed(), heartbeat_s=0.05)
 
 
 async def begin(log: SqlEventLog, **fields: Any) -> str:
@@ -139,6 +140,33 @@ def matches(event: RecordedEvent, run: dict[str, Any], asked: dict[str, Any]) ->
                 if event.type == each or each.endswith("*"))
         and text.encode() in event.data
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("merged_runs", [500, 0], ids=["few runs", "many runs"])
+async def test_the_reads_of_a_run_are_found_by_the_filters_of_that_run(
+    open_shared: OpenLog, merged_runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_log, "MERGED_RUNS", merged_runs)
+    log = open_shared()
+    run_id, other = await begin(log), await begin(log, user_id="bob", agent="other")
+    reads = audit_of(log).reads
+    for _ in range(2):  # the second time is no news
+        await reads.of_run(Reader("carol", "k1"), run_id, "record")
+        await reads.of_run(Reader("carol", "k1"), other, "stream")
+        await reads.of_all(Reader("carol"), "list", {"agent": "demo"})
+    everything = await read(log)
+    assert [item.event for item in everything] == await written(log)
+    asked: list[tuple[dict[str, Any], list[int]]] = [
+        ({}, [4, 5, 6]), ({"user_id": "alice"}, [4]), ({"agent": "other"}, [5]), ({"run_id": run_id}, [4]),
+        ({"run_id": reads_id(run_id)}, [4]), ({"contains": "carol"}, [4, 5, 6]), ({"contains": "demo"}, [6]),
+    ]  # fmt: skip
+    for query, places in asked:
+        found = await read(log, types=("audit.*",), **query)
+        assert found == [everything[place] for place in places], query
+        assert {item.by for item in found} == {"carol"}
+    assert [(item.user_id, item.agent) for item in everything[4:]] == [
+        ("alice", "demo"), ("bob", "other"), ("", ""),
+    ]  # fmt: skip
 
 
 async def test_a_time_is_compared_with_when_an_event_happened(open_shared: OpenLog) -> None:

@@ -6,10 +6,11 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.codec import RecordedEvent, envelope
-from runstore.core.events import CancelRequested, Deleted, EventType, Purged
+from runstore.core.events import AuditRead, CancelRequested, Deleted, EventType, Purged
 from runstore.core.records import raw_record_of, record_of
 
-SAY_WHO = frozenset({CancelRequested.type, Deleted.type, Purged.type})  # types with a field `by`
+# Types with a field `by`.
+SAY_WHO = frozenset({CancelRequested.type, Deleted.type, Purged.type, AuditRead.type})
 
 
 class AuditQuery(Struct, frozen=True, kw_only=True):
@@ -17,7 +18,7 @@ class AuditQuery(Struct, frozen=True, kw_only=True):
 
     `types`: exact ones, or families such as `tool.*`; nothing else passes. `since` and `until`: when the
     event happened, ms since 1970, both inclusive. `contains`: a text in the event's data; case matters. The
-    other fields are those of the event's run.
+    other fields are those of the event's run, or of the run that was read.
     """
 
     types: tuple[EventType, ...] = ()

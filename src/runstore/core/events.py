@@ -350,12 +350,30 @@ class Purged(Event, frozen=True):
     incomplete: bool = False
 
 
+AuditedRead = Literal["record", "events", "stream", "ticket", "list", "audit", "export"]
+
+
+class AuditRead(Event, frozen=True):
+    """An admin or an auditor read another user's run, or asked for those of all users.
+
+    It stands in a stream of its own, beside the run's: nobody's reading changes a run. `what`: how it was
+    read. `run_id`: of one run; `query`: the filters of a search.
+    """
+
+    type: ClassVar[EventType] = "audit.read"
+    by: str
+    what: AuditedRead
+    key_id: str | None = None
+    run_id: str | None = None
+    query: dict[str, str] = {}
+
+
 EVENT_CLASSES: dict[EventType, type[Event]] = {
     cls.type: cls
     for cls in (
         Queued, Started, Completed, Failed, Cancelled, CancelRequested, AgentStarted, AgentFinished,
         Token, Reasoning, Message, InputReplaced, ContextReduced, Usage, Discarded, Redacted, Retrying,
-        ToolStarted, ToolProgress, ToolFinished, ToolFailed, Deleted, Purged,
+        ToolStarted, ToolProgress, ToolFinished, ToolFailed, Deleted, Purged, AuditRead,
     )
 }  # fmt: skip
 

@@ -21,6 +21,24 @@ def first_run_id(at: int) -> str:
     return str(UUID(int=at << RANDOM_BITS))
 
 
+# A stream of reads has the id of the run that was read, but for the version: 8 (RFC 9562, 5.8), not 7.
+VERSION_AT = 14  # index of the version's digit in a UUID's text
+READS_VERSION = "8"
+READS_OF_ALL = "00000000-0000-8000-8000-000000000000"  # the stream of searches, which read many runs
+
+
+def reads_id(run_id: str) -> str:
+    """The id of the stream of a run's reads."""
+    return f"{run_id[:VERSION_AT]}{READS_VERSION}{run_id[VERSION_AT + 1 :]}"
+
+
+def read_run_id(stream_id: str) -> str:
+    """The run of such a stream; any other id is its own."""
+    if stream_id[VERSION_AT] != READS_VERSION:
+        return stream_id
+    return f"{stream_id[:VERSION_AT]}7{stream_id[VERSION_AT + 1 :]}"
+
+
 def parse_uuid(text: str) -> str | None:
     """The canonical form of an id from outside: RFC 9562, 4, its text in upper or lower case."""
     return text.lower() if UUID_TEXT.fullmatch(text) else None
@@ -34,4 +52,6 @@ def parse_run_id(text: str) -> str:
     """
     if (run_id := parse_uuid(text)) is None:
         raise RunNotFound(f"there is no run {text[:100]!r}: a run id is a UUID")
+    if run_id[VERSION_AT] == READS_VERSION:
+        raise RunNotFound(f"there is no run {run_id}: it is a stream of the audit log")
     return run_id

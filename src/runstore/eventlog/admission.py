@@ -8,11 +8,13 @@ from msgspec import Struct
 
 from runstore.core.codec import EncodedEvent
 from runstore.core.errors import LeaseLost, RunActive, RunClosed, RunNotFound, RunstoreError, WrongExpectedSeq
-from runstore.core.events import CancelRequested, Deleted, EventType, Purged, Queued, Started
+from runstore.core.events import AuditRead, CancelRequested, Deleted, EventType, Purged, Queued, Started
 from runstore.core.ports import Head, Reservation
 
 NOTHING = Head(seq=0)
 MARKERS = frozenset({Deleted.type, Purged.type})  # accepted by a closed run, each alone and once
+
+BEGINNINGS = frozenset({Queued.type, AuditRead.type})  # the first event of a run, or of a stream of reads
 
 
 class Waiter(Struct, frozen=True):
@@ -52,7 +54,7 @@ def admit(head: Head, append: Append) -> list[EncodedEvent]:
     first = events[0]
     if first.type == Queued.type and head.seq:
         raise WrongExpectedSeq(append.run_id, head.seq, 0)
-    if first.type != Queued.type and not head.seq:
+    if first.type not in BEGINNINGS and not head.seq:
         raise RunNotFound(f"there is no run {append.run_id}")
     if first.type in MARKERS and not head.closed:
         raise RunActive(f"run {append.run_id} has not ended: stop it, then delete it")

@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, and_, bindparam, func, or_, select
 
 from runstore.core.audit import AuditQuery
 from runstore.core.codec import RecordedEvent
-from runstore.core.ids import LAST_TIME, first_run_id
+from runstore.core.ids import LAST_TIME, first_run_id, read_run_id, reads_id
 from runstore.database.columns import MYSQL
 from runstore.database.search import holds
 from runstore.database.tables import events, index_name, runs
@@ -38,6 +38,18 @@ _END = 1 << 62  # beyond every position
 _RUN_IDS = select(runs.c.run_id).where(runs.c.purged == 0, runs.c.deleted == 0)
 for _dialect in MYSQL:  # its own choice may read all rows and sort
     _RUN_IDS = _RUN_IDS.with_hint(runs, f"FORCE INDEX ({index_name(())})", _dialect)
+_first = events.alias("first")
+
+
+def _last_of(column: "ColumnElement[int]") -> "ScalarSelect[int]":
+    """A field of the last event of a run, for a query of the first ones."""
+    last = select(column).where(_e.run_id == _first.c.run_id).order_by(_e.seq.desc()).limit(1)
+    return last.scalar_subquery().correlate(_first)
+
+
+_LAST = select(_first.c.run_id, _last_of(_e.seq), _last_of(_e.position)).where(
+    _first.c.seq == 1, _first.c.run_id.in_(bindparam("runs", expanding=True))
+)
 
 
 class Found(Struct, frozen=True):
@@ -61,7 +73,7 @@ def read_matching(connection: Connection, query: AuditQuery, after: int, mark: i
     elif (run_ids := find_runs_of(connection, query)) is None:
         found = step.search(begin, end, query)
     else:
-        found = step.merge(run_ids, begin, end)
+        found = step.merge(list(dict.fromkeys([*run_ids, *map(reads_id, run_ids)])), begin, end)
     return Found(found.events, mark) if found.upto >= end else found
 
 
@@ -171,7 +183,7 @@ class _Step:
     def _positions(self, within: Sequence[ColumnElement[bool]], query: AuditQuery) -> list[int]:
         """The positions of the events whose run matches. Their data, perhaps large, are not read."""
         places = self._connection.execute(select(_e.position, _e.run_id).where(*within)).all()
-        run_ids = sorted({run_id for _, run_id in places})
+        run_ids = sorted({read_run_id(run_id) for _, run_id in places})
         conditions = [runs.c[name] == value for name, value in query.of_run.items()]
         matching: set[str] = set()
         for start in range(0, len(run_ids), RUNS_AT_ONCE):
@@ -179,7 +191,7 @@ class _Step:
             matching |= set(
                 self._connection.execute(select(runs.c.run_id).where(some, *conditions)).scalars()
             )
-        return [position for position, run_id in places if run_id in matching]
+        return [position for position, run_id in places if read_run_id(run_id) in matching]
 
     def merge(self, run_ids: Sequence[str], after: int, end: int) -> Found:
         """Merge the events of some runs."""
@@ -220,7 +232,11 @@ class _Step:
     def _last(self, run_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
         """The last seq and position of each run, one step from the end of its part of the index."""
         found: dict[str, tuple[int, int]] = {}
-        for run_id in run_ids:
+        for start in range(0, len(run_ids), RUNS_AT_ONCE):
+            rows = self._connection.execute(_LAST, {"runs": run_ids[start : start + RUNS_AT_ONCE]})
+            found |= {run_id: (seq, position) for run_id, seq, position in rows}
+        purged = [run_id for run_id in run_ids if run_id not in found]  # or there never was such a run
+        for run_id in purged:
             query = select(_e.seq, _e.position).where(_e.run_id == run_id)
             row = self._connection.execute(query.order_by(_e.seq.desc()).limit(1)).first()
             if row is not None:

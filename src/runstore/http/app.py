@@ -80,7 +80,7 @@ def build_http(
         cors_origins: origins whose pages may read the answers in a browser.
         authenticator: identifies the caller. None: everyone is the user `local`, an admin.
     """
-    access, subscribers, bodies = Access(store), Subscribers(store), Bodies(store)
+    access, subscribers, bodies = Access(store, audit.reads), Subscribers(store), Bodies(store)
     signer = authenticator.tickets if authenticator else TicketSigner(token_bytes(32))
     following = Following(store, subscribers)
     handlers = (

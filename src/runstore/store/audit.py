@@ -11,12 +11,14 @@ from runstore.core.audit import AuditItem, AuditQuery
 from runstore.core.codec import RecordedEvent
 from runstore.core.depth import decoded
 from runstore.core.errors import Busy, InvalidCursor, LogUnavailable
-from runstore.core.ports import LiveFeed
+from runstore.core.ids import read_run_id
+from runstore.core.ports import EventLog, LiveFeed
 from runstore.database.opening import Database
 from runstore.database.tables import runs
 from runstore.eventlog.queries import read_first
 from runstore.eventlog.whole_log import last_position, read_matching
 from runstore.feed.tail import HEARTBEAT_S, UNAVAILABLE_RETRY_S
+from runstore.store.audit_reads import AuditReads
 
 MAX_PAGE = 1_000  # events of one page
 POLL_S = 0.25  # seconds between two searches of a follower that has all events
@@ -38,7 +40,10 @@ class AuditLog:
     Every method raises LogUnavailable while the database cannot be used.
     """
 
-    def __init__(self, database: Database, feed: LiveFeed, *, heartbeat_s: float = HEARTBEAT_S) -> None:
+    def __init__(
+        self, database: Database, log: EventLog, feed: LiveFeed, *, heartbeat_s: float = HEARTBEAT_S
+    ) -> None:
+        self.reads = AuditReads(log)
         self._database = database
         self._feed = feed
         self._heartbeat_s = heartbeat_s
@@ -103,12 +108,13 @@ class AuditLog:
         return mark if mark is not None else await self._database.query(last_position)
 
     async def _named(self, events: Sequence[RecordedEvent]) -> list[AuditItem]:
-        run_ids = {event.run_id for event in events}
+        run_ids = {read_run_id(event.run_id) for event in events}
         if unknown := run_ids - self._known.keys():
             if len(self._known) + len(unknown) > MAX_KNOWN_RUNS:
                 self._known = {run_id: self._known[run_id] for run_id in run_ids - unknown}
             self._known |= await self._database.query_history(_read_owners, sorted(unknown))
-        return [AuditItem(e, self._known[e.run_id].user_id, self._known[e.run_id].agent) for e in events]
+        owners = [self._known[read_run_id(event.run_id)] for event in events]
+        return [AuditItem(e, owner.user_id, owner.agent) for e, owner in zip(events, owners, strict=True)]
 
 
 class _Of(Struct, frozen=True):

@@ -288,7 +288,7 @@ class TeamRunRoutes:
     async def follow_team_run(self, call: Call[FollowBody]) -> Response:
         """Follow a run: replay, then live."""
         body, login = await call.body(), call.login
-        run_id = await self._access.may_read(login, body.run_id)
+        run_id = await self._access.may_read(login, body.run_id, "stream")
         left = None
         if body.on_disconnect == "cancel":
             await self._access.may_change(login.user, run_id)
@@ -327,7 +327,7 @@ class TeamRunRoutes:
     async def get_team_run(self, call: Call[RunBody]) -> Response:
         """One run."""
         body = await call.body()
-        run_id = await self._access.may_read(call.login, body.run_id)
+        run_id = await self._access.may_read(call.login, body.run_id, "record")
         return _run(await self._store.get(run_id, deleted=call.user.reads_all))
 
     @operation(
@@ -342,6 +342,9 @@ class TeamRunRoutes:
         """List runs of hierarchies, newest first."""
         body = await call.body()
         user, agent = call.user, None
+        if user.reads_all:
+            query = {name: str(value) for name, value in asdict(body).items() if value is not None}
+            await self._access.may_search(call.login, "list", query)
         if body.hierarchy_id is not None:
             agent = agent_name(parse_hierarchy_id(body.hierarchy_id))
         found = await self._store.find(

@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from runstore.core import errors
 from runstore.core.audit import AuditEvent, AuditItem, AuditQuery, audit_line
-from runstore.core.ids import parse_uuid
+from runstore.core.events import AuditedRead
+from runstore.core.ids import parse_uuid, read_run_id
 from runstore.core.ports import EventFilter
 from runstore.core.records import raw_record_of
 from runstore.core.times import timestamp
@@ -125,9 +126,10 @@ class AuditRoutes:
     async def list_audit_events(self, call: Call[None]) -> Response:
         """All events in the order of the whole log."""
         request = call.request
-        self._access.check_reads_all(call.user, "all users' events")
         query, after, form = read_query(request), read_cursor(request), _format(request)
         limit = read_number(request, LIMIT if form == "json" else LIMIT_OF_LINES)
+        what: AuditedRead = "audit" if form == "json" else "export"
+        await self._access.may_search(call.login, what, request.query_params)
         await self._audit.check(after)
         if form == "json":
             page = await self._audit.page(query, after=after, limit=limit)
@@ -147,8 +149,8 @@ class AuditRoutes:
     )
     async def follow_audit_events(self, call: Call[None]) -> Response:
         """Follow all events: replay, then live."""
-        self._access.check_reads_all(call.user, "all users' events")
         query, after = read_query(call.request), read_cursor(call.request)
+        await self._access.may_search(call.login, "stream", call.request.query_params)
         await self._audit.check(after)
         with ExitStack() as places:
             places.enter_context(self._subscribers.of_user(call.user.user_id))
@@ -170,7 +172,7 @@ def read_query(request: Request) -> AuditQuery:
         agent=parameters.get("agent"),
         session_id=parameters.get("session_id"),
         workspace_id=parameters.get("workspace_id"),
-        run_id=parse_uuid(run_id) if run_id is not None else None,
+        run_id=read_run_id(run_id.lower()) if run_id is not None else None,
         since=read_time(request, "since"),
         until=read_time(request, "until"),
         contains=contains,

@@ -199,13 +199,14 @@ class RunRoutes:
         self._access.check_workspace(user, workspace)
         purged = read_choice(call.request, PURGED) == "true"
         deleted = read_choice(call.request, DELETED) or "false"
-        if deleted != "false":
-            self._access.check_reads_all(user, "deleted runs")
-            if purged:
-                raise BadRequest("deleted cannot be given with purged=true", code="invalid_parameter")
+        if deleted != "false" and purged:
+            raise BadRequest("deleted cannot be given with purged=true", code="invalid_parameter")
+        listed_user = self._listed_user(call, workspace)
+        if deleted != "false" or (listed_user != user.user_id and workspace not in user.workspaces):
+            await self._access.may_search(call.login, "list", call.request.query_params)
         found = await self._store.find(
             RunQuery(
-                user_id=self._listed_user(call, workspace),
+                user_id=listed_user,
                 status=read_choice(call.request, STATUS),  # type: ignore[arg-type]
                 agent=call.request.query_params.get("agent"),
                 session_id=call.request.query_params.get("session_id"),
@@ -242,7 +243,7 @@ class RunRoutes:
         names = read_include(call.request)
         at = read_number(call.request, AT) or None
         wait_s = read_seconds(call.request, WAIT)
-        run_id = await self._access.readable(call.request)
+        run_id = await self._access.readable(call.request, "record")
         if wait_s:
             try:
                 await self._following.until_ended(call.login, run_id, wait_s, call.request.receive)
@@ -274,12 +275,13 @@ class RunRoutes:
     )
     async def list_events(self, call: Call[None]) -> Response:
         """A run's events as pages or as NDJSON."""
-        run_id = await self._access.readable(call.request)
+        lined = prefers(call.request, NDJSON, JSON)
+        run_id = await self._access.readable(call.request, "export" if lined else "events")
         after, only = read_cursor(call.request), read_filter(call.request)
         head = await self._store.head(run_id, deleted=call.user.reads_all)
         check_cursor(after, head.seq, run_id)
         headers = {"Vary": "Accept"}
-        if prefers(call.request, NDJSON, JSON):
+        if lined:
             limit = read_number(call.request, LIMIT_OF_LINES)
             lines = self._lines(run_id, after, limit, only)
             return WatchedAnswer(lines, call.login, media_type=NDJSON, headers=headers)
@@ -308,7 +310,7 @@ class RunRoutes:
     )
     async def follow_run(self, call: Call[None]) -> Response:
         """Follow a run: replay, then live."""
-        run_id = await self._access.readable(call.request)
+        run_id = await self._access.readable(call.request, "stream")
         after, only = read_cursor(call.request), read_filter(call.request)
         as_chunks = read_choice(call.request, FORMAT) == "openai"
         if as_chunks and only is not None:
@@ -372,8 +374,6 @@ class RunRoutes:
     def _listed_user(self, call: Call[None], workspace: str | None) -> str | None:
         """The user whose runs are listed; None: all users."""
         user, asked = call.user, call.request.query_params.get("user_id")
-        if asked is not None and asked != user.user_id and not workspace:
-            self._access.check_reads_all(user, "other users' runs")
         return asked or (None if user.reads_all or workspace else user.user_id)
 
     async def _lines(

@@ -61,7 +61,7 @@ class StreamRoutes:
             return await self._following.follow_several(login, cursors, only=only)
         own = OwnRunCursors.parse(ids[0]) if ids else None
         for run_id in own.open() if own is not None else ():
-            await self._access.may_read(login, run_id)
+            await self._access.may_read(login, run_id, "stream")
         return await self._following.follow_own(login, own, only=only)
 
     async def _named(self, call: Call[None]) -> dict[str, int]:
@@ -71,7 +71,7 @@ class StreamRoutes:
             raise BadRequest(f"run_id may be given {MAX_FOLLOWED_RUNS} times", code="invalid_parameter")
         seqs = {}
         for name in names:
-            run_id = await self._access.may_read(call.login, run_id_of(name))
+            run_id = await self._access.may_read(call.login, run_id_of(name), "stream")
             seq = read_seq(name.partition(":")[2] or "0")
             if run_id in seqs:
                 raise BadRequest(f"run_id names run {run_id} twice", code="invalid_parameter")

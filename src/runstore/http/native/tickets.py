@@ -70,7 +70,7 @@ class TicketRoutes:
     )
     async def create_ticket(self, call: Call[TicketBody]) -> Response:
         """A ticket for the run's stream, for clients that cannot send headers."""
-        run_id = await self._access.readable(call.request)
+        run_id = await self._access.readable(call.request, "ticket")
         body = await call.body()
         await self._store.head(run_id)
         return self._answer(call, of_run(run_id), f"/runs/{run_id}/stream?", body.ttl_s)
@@ -86,7 +86,7 @@ class TicketRoutes:
     async def create_streams_ticket(self, call: Call[SeveralBody]) -> Response:
         """A ticket for a stream of several runs."""
         body, login = await call.body(), call.login
-        run_ids = [await self._access.may_read(login, run_id) for run_id in body.run_ids or ()]
+        run_ids = [await self._access.may_read(login, run_id, "ticket") for run_id in body.run_ids or ()]
         if len(set(run_ids)) < len(run_ids):
             raise BadRequest("run_ids names a run twice", code="invalid_body", field="$.run_ids")
         query = "".join(f"run_id={run_id}&" for run_id in run_ids)

@@ -3,33 +3,59 @@
 Handlers obtain the id of their run only here, so that none can skip the check.
 """
 
+from collections.abc import Mapping
+
 from starlette.requests import Request
 
+from runstore.core.events import AuditedRead
 from runstore.core.ids import parse_run_id
 from runstore.core.run import Owner
 from runstore.http.errors import Forbidden
 from runstore.http.security.users import Login, User, login_of
+from runstore.store.audit_reads import AuditReads, Reader
 from runstore.store.runs import RunStore
+
+PLACES = frozenset({"after", "limit", "lastEventId"})  # parameters that are no filters
 
 
 class Access:
     """Raises the errors of `RunStore.owner`, and Forbidden for another user's run."""
 
-    def __init__(self, store: RunStore) -> None:
+    def __init__(self, store: RunStore, reads: AuditReads) -> None:
         self._store = store
+        self._reads = reads
 
-    async def readable(self, request: Request) -> str:
+    async def readable(self, request: Request, what: AuditedRead) -> str:
         """The id of the request's run, if its user may read it."""
-        return await self.may_read(login_of(request), request.path_params["run_id"])
+        return await self.may_read(login_of(request), request.path_params["run_id"], what)
 
-    async def may_read(self, login: Login, run_id: str) -> str:
-        """The canonical form of a run's id, if this login may read the run."""
+    async def may_read(self, login: Login, run_id: str, what: AuditedRead) -> str:
+        """The canonical form of a run's id, if this login may read the run.
+
+        Args:
+            what: recorded, if the run is another user's and read by the right of an admin or an auditor.
+        """
         run_id = parse_run_id(run_id)
-        if run_id not in login.run_ids and not login.user.reads_all:
-            owner = await self._store.owner(run_id)
-            if not _owns(login.user, owner) and owner.workspace_id not in login.user.workspaces:
+        if run_id in login.run_ids:
+            return run_id
+        user, owner = login.user, await self._store.owner(run_id)
+        if not _owns(user, owner) and owner.workspace_id not in user.workspaces:
+            if not user.reads_all:
                 raise _refusal(run_id)
+            if login.known:
+                await self._reads.of_run(Reader(user.user_id, login.key_id), run_id, what)
         return run_id
+
+    async def may_search(self, login: Login, what: AuditedRead, parameters: Mapping[str, str]) -> None:
+        """Record that an admin or an auditor searches all users' runs; refuses others.
+
+        Args:
+            parameters: of the request; the place in a list and its format are left out.
+        """
+        self.check_reads_all(login.user, "other users' runs")
+        if login.known:
+            query = {name: value for name, value in parameters.items() if name not in PLACES}
+            await self._reads.of_all(Reader(login.user.user_id, login.key_id), what, query)
 
     async def changeable(self, request: Request) -> str:
         """The id of the request's run, if its user may stop, append to and delete it."""

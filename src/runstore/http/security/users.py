@@ -51,6 +51,11 @@ class Login:
         self.key_id = key_id  # of the API key in the request
         self.run_ids = run_ids  # that this login may read, of any owner
 
+    @property
+    def known(self) -> bool:
+        """Whether it says who the user is: without keys and a login function, anyone is `local`."""
+        return self.user is not LOCAL
+
     async def still_valid(self) -> bool:
         """Whether the same request would be accepted now; an open stream checks this every few seconds."""
         return True
