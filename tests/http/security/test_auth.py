@@ -16,7 +16,7 @@ from tests.http.routes import ROUTES
 from tests.keys import client, make_key, revoke_key, url_of
 from tests.metrics import sample
 from tests.purging import purge_run
-from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving, until
+from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, run_command, serving, until
 from tests.slowness import measured_slowness
 
 # What docs/how-to/security.md promises: streams of a revoked key end within about 3 s.
@@ -244,11 +244,16 @@ def test_two_keys_of_one_user_are_one_user(people: People) -> None:
 
 def test_the_owner_is_known_when_the_run_list_is_not(people: People) -> None:
     """The owner is what the log says: a dropped projection opens nothing and closes nothing."""
-    from runstore.app import drop_runs
-    from tests.keys import url_of
-
     run_id = closed(people.alice)
-    drop_runs(url_of(people.server.folder))
+    dropped = run_command(
+        "projections",
+        "drop",
+        "runs",
+        "--database-url",
+        url_of(people.server.folder),
+        folder=people.server.folder,
+    )
+    assert dropped.returncode == 0, dropped.stderr
     assert people.bob.get(f"/runs/{run_id}").status_code == 403
     assert people.alice.get(f"/runs/{run_id}").status_code == 200
 
