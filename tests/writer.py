@@ -48,8 +48,10 @@ def writing(dialect: Dialect, run_id: str | None = None, seq: int = 1) -> Iterat
     with dialect.engine.connect() as connection:
         if connection.dialect.name == "postgresql":  # or the server ends it while a busy machine lets it wait
             connection.exec_driver_sql("SET idle_in_transaction_session_timeout = '1min'")
+            connection.exec_driver_sql("SET lock_timeout = '1min'")
         else:
             connection.exec_driver_sql("SET SESSION idle_transaction_timeout = 60")
+            connection.exec_driver_sql("SET SESSION innodb_lock_wait_timeout = 60")
         connection.rollback()
         dialect.begin_write(connection)
         dialect.insert_events(connection, b"12345678", rows)
