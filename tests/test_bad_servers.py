@@ -167,7 +167,7 @@ def test_a_malformed_url_of_redis_is_refused(
     assert "redis://" in refused_redis(capsys, tmp_path, url)
 
 
-def test_what_answers_and_is_no_redis_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_server_that_is_not_redis_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     thread = Thread(target=server.serve_forever)
     thread.start()

@@ -108,7 +108,7 @@ def test_without_keys_a_client_of_another_machine_is_refused(example: Example) -
 
 
 @pytest.mark.parametrize("name", mostly_slow(AGENTS, "fastapi_app"))
-def test_an_open_stream_does_not_hold_up_the_outer_server_and_its_run_goes_on_later(
+def test_an_open_stream_does_not_delay_the_outer_server_and_its_run_goes_on_later(
     name: str, tmp_path: Path
 ) -> None:
     with closing(Example(name, tmp_path)) as first:

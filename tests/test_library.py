@@ -288,7 +288,7 @@ async def test_reading_begins_after_a_cursor_and_passes_only_requested_types(sto
     ]  # fmt: skip
 
 
-async def test_a_filter_has_so_many_names(store: LocalStore) -> None:
+async def test_a_filter_has_a_bounded_number_of_names(store: LocalStore) -> None:
     async with store.begin("importer") as run:
         many = [f"custom.x{number}" for number in range(101)]
     with pytest.raises(ValueError, match="100 names"):
@@ -411,7 +411,7 @@ async def test_a_stop_request_ends_a_program_s_run_where_agents_run_too(working:
     assert (await working.state(begun[0])).status == "stopped"
 
 
-async def test_a_programs_run_is_not_taken_for_lost_while_its_block_goes_on(
+async def test_a_programs_run_does_not_count_as_lost_while_its_block_goes_on(
     working: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "SWEEP_S", 0.01)
@@ -424,7 +424,7 @@ async def test_a_programs_run_is_not_taken_for_lost_while_its_block_goes_on(
     assert (await working.state(run.run_id)).status == "success"
 
 
-async def test_what_a_program_recorded_is_served(tmp_path: Path) -> None:
+async def test_a_programs_recorded_run_is_served(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'runstore.db'}"
     async with runstore.open(url) as store, store.begin("importer") as run:
         await run.say("hello")

@@ -96,7 +96,7 @@ def test_a_message_of_several_lines_is_one_line_of_the_log(logfmt: ServerProcess
     assert found[0].endswith(f"run_id={run_id}")
 
 
-def test_what_a_library_logs_and_an_agent_raises_has_no_key(logfmt: ServerProcess) -> None:
+def test_libraries_log_lines_and_agents_errors_have_no_key(logfmt: ServerProcess) -> None:
     run_id = logfmt.begin("failing", "hi")
     message = logfmt.ended(run_id)["error"]
     assert message.endswith("ValueError: no agent: Incorrect API key provided: ***")
@@ -118,7 +118,7 @@ def test_json_is_one_object_a_line_with_the_same_fields(as_json: ServerProcess) 
 # Whose run.
 
 
-def test_what_two_agents_log_at_once_has_each_its_own_runs_id(as_json: ServerProcess) -> None:
+def test_log_lines_of_two_agents_at_once_have_their_own_runs_id(as_json: ServerProcess) -> None:
     runs = {name: as_json.begin("talkative", name) for name in ("anna", "bela")}
     for run_id in runs.values():
         assert as_json.ended(run_id)["status"] == "success"
@@ -128,13 +128,13 @@ def test_what_two_agents_log_at_once_has_each_its_own_runs_id(as_json: ServerPro
             assert run_ids(as_json, f"{message} {name}") == [run_id], message
 
 
-def test_what_a_tool_logs_in_its_thread_has_its_runs_id(as_json: ServerProcess) -> None:
+def test_log_lines_of_a_tool_in_its_thread_have_its_runs_id(as_json: ServerProcess) -> None:
     run_id = as_json.begin("tool", "hi")
     as_json.ended(run_id)
     until(lambda: run_id in run_ids(as_json, "a tool"), "its line is there")
 
 
-def test_what_no_run_is_concerned_with_has_no_runs_id(as_json: ServerProcess) -> None:
+def test_log_lines_without_a_run_have_no_run_id(as_json: ServerProcess) -> None:
     as_json.ended(as_json.begin("tool", "hi"))
     assert run_ids(as_json, "listening") == [None]
 

@@ -119,7 +119,7 @@ async def test_the_next_run_of_a_session_begins_when_the_one_before_it_has_ended
         assert (await replica.store.get(run_id, wait_s=DEADLINE_S)).run.status == "success"
 
 
-async def test_what_a_replica_appends_is_followed_at_the_other_process(
+async def test_a_replicas_appends_are_followed_at_the_other_process(
     replica_and_worker: tuple[Runtime, Runtime],
 ) -> None:
     replica, worker = replica_and_worker

@@ -26,7 +26,7 @@ with warden.watched():
 @pytest.mark.parametrize(
     ("end", "code"), [("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL), ("server.returncode = 0", 0)]
 )
-def test_what_a_test_process_has_started_ends_with_it_though_nothing_closes_it(end: str, code: int) -> None:
+def test_processes_of_a_test_process_end_with_it_though_nothing_closes_them(end: str, code: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", STARTS.format(end=end)], capture_output=True, text=True, cwd=ROOT
     )

@@ -75,7 +75,7 @@ def test_a_failing_agent_ends_its_run_with_an_error_that_says_why(server: Server
 
 
 @pytest.mark.parametrize("agent", ["raising", "exiting", "breaking_model"])
-def test_what_it_had_said_before_is_kept(server: ServerProcess, agent: str) -> None:
+def test_earlier_text_is_kept(server: ServerProcess, agent: str) -> None:
     run_id = server.begin(agent)
     server.ended(run_id)
     said = [event["data"]["text"] for event in server.events(run_id) if event["type"] == "llm.token"]

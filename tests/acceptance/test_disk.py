@@ -74,7 +74,7 @@ def test_a_database_in_a_read_only_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"This is no database. " * 1000, b"SQLite format 3\0" + b"\xa5" * 9000])
-def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_database_is_refused_and_unchanged(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "runstore.db"
     path.write_bytes(content)
     start_fails(tmp_path)

@@ -126,7 +126,7 @@ def test_an_appended_event_is_synced_before_it_is_visible(story: Story) -> None:
         assert synced_between(story.calls, stored, first(story.calls, CONNECTION, rf"\"last_seq\":{seq}}}"))
 
 
-def test_an_agents_token_is_synced_before_anyone_sees_it(story: Story) -> None:
+def test_an_agents_token_is_synced_before_it_is_visible(story: Story) -> None:
     for word in WORDS:
         said = rf"\"text\":\"{word}"
         stored, sent = first(story.calls, DATABASE, said), first(story.calls, CONNECTION, said)

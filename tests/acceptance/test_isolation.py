@@ -41,7 +41,7 @@ async def flood(input):
 """
 
 
-async def test_of_100_runs_at_once_no_stream_holds_another_runs_word(
+async def test_no_stream_of_100_runs_at_once_holds_another_runs_word(
     serve: Callable[..., ServerProcess],
 ) -> None:
     server = serve(CONFIG, AGENTS)

@@ -101,7 +101,7 @@ def test_a_tool_that_breaks_out_is_a_failed_tool(server: ServerProcess) -> None:
 
 
 @pytest.mark.slow
-def test_tools_that_never_return_do_not_hold_up_other_runs(serve: Serve) -> None:
+def test_tools_that_never_return_do_not_delay_other_runs(serve: Serve) -> None:
     server = serve(CONFIG, AGENTS)
     stuck = [server.begin("sleeps") for _ in range(70)]
     for run_id in stuck:

@@ -201,7 +201,7 @@ def test_a_wrong_configuration_at_the_first_start_is_exit_code_2(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_what_a_server_and_its_agents_write_is_no_change_of_the_code(server: ServerProcess) -> None:
+def test_files_of_a_server_and_its_agents_are_not_a_change_of_the_code(server: ServerProcess) -> None:
     pycache = server.folder / "__pycache__"
     pycache.mkdir(exist_ok=True)
     (pycache / "agents.cpython-311.pyc").write_bytes(b"")

@@ -279,7 +279,7 @@ def test_a_tool_that_had_finished_is_not_called_again(runs: LostRuns, name: str)
 
 
 @pytest.mark.parametrize("name", ["family", "graph", "swarm"])
-def test_of_several_agents_only_the_interrupted_work_is_done_again(runs: LostRuns, name: str) -> None:
+def test_only_the_interrupted_work_of_several_agents_is_done_again(runs: LostRuns, name: str) -> None:
     run = runs[name]
     assert sorted(run.calls) == ["first", "second", "second"]
     assert run.record["status"] == "success"

@@ -75,7 +75,7 @@ def test_it_is_no_model_of_chats(server: ServerProcess) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 
-def test_what_it_prints_and_emits_is_recorded_in_its_order(server: ServerProcess) -> None:
+def test_printed_and_emitted_output_is_recorded_in_its_order(server: ServerProcess) -> None:
     code = """
 for number in range(3):
     print("print", number, end="")
@@ -98,7 +98,7 @@ for number in range(3):
         slow(None, {"text": "said\n"}),
     ],
 )
-def test_what_its_function_run_returns_is_the_result(
+def test_the_return_value_of_its_function_run_is_the_result(
     server: ServerProcess, returned: Any, result: dict[str, Any]
 ) -> None:
     code = """
@@ -376,7 +376,7 @@ def test_its_children_and_its_files_go_with_it(server: ServerProcess, then: str)
     until(lambda: not Path(folder).parent.exists(), "the files are gone")
 
 
-def test_a_child_that_holds_its_output_does_not_hold_up_its_end(server: ServerProcess) -> None:
+def test_a_child_that_holds_its_output_does_not_delay_its_end(server: ServerProcess) -> None:
     begun_at = time.monotonic()
     sleep = "[sys.executable, '-c', 'import time; time.sleep(3600)']"
     run(server, f"import subprocess, sys; subprocess.Popen({sleep}); print('done')")

@@ -142,7 +142,7 @@ def test_user_a_cannot_read_stop_or_delete_user_bs_run(alice: httpx.Client, bob:
     bob.post(f"/runs/{run_id}/stop")
 
 
-def test_everybody_lists_their_own_runs(alice: httpx.Client, bob: httpx.Client) -> None:
+def test_users_list_their_own_runs(alice: httpx.Client, bob: httpx.Client) -> None:
     hers, his = begin(alice, "print(1)"), begin(bob, "print(1)")
     for http, own, other in ((alice, hers, his), (bob, his, hers)):
         listed = {record["run_id"] for record in http.get("/runs?limit=1000").json()["data"]}
@@ -150,7 +150,7 @@ def test_everybody_lists_their_own_runs(alice: httpx.Client, bob: httpx.Client) 
         assert other not in listed
 
 
-def test_what_runs_right_now_can_be_asked(alice: httpx.Client) -> None:
+def test_the_active_runs_can_be_listed(alice: httpx.Client) -> None:
     run_id = begin(alice, WAITS)
 
     def running() -> bool:
@@ -223,7 +223,7 @@ def test_the_record_has_the_fields_of_a_run(server: ServerProcess) -> None:
     assert not record.keys() & {"trace", "ops_log", "schema_warnings"}
 
 
-def test_the_trace_is_every_event_that_is_no_token(server: ServerProcess) -> None:
+def test_the_trace_has_every_event_except_tokens(server: ServerProcess) -> None:
     run_id = run(server, "print(1)\nemit({'type': 'custom.step', 'data': {'n': 1}})\nprint(2)")["run_id"]
     trace = server.record(run_id, include="trace")["trace"]
     events = server.events(run_id)
@@ -288,7 +288,7 @@ def test_a_result_that_is_not_as_its_schema_says_gives_warnings_and_stays_a_succ
     assert sorted(record["schema_warnings"], key=lambda warning: str(warning["path"])) == warnings
 
 
-def test_a_run_is_held_against_the_schema_that_it_was_started_with(tmp_path: Path) -> None:
+def test_a_run_is_checked_against_the_schema_of_its_start(tmp_path: Path) -> None:
     with serving(tmp_path, ENABLED + SCHEMA) as server:
         run_id = run(server, RETURNS, {})["run_id"]
         before = server.record(run_id, include="schema_warnings")

@@ -132,7 +132,7 @@ def test_an_agent_that_ignores_its_cancel_is_closed_by_force(server: ServerProce
     assert timedelta(seconds=GRACE_S) <= took < timedelta(seconds=GRACE_S + 1)
 
 
-def test_what_a_closed_runs_agent_says_later_is_refused(server: ServerProcess) -> None:
+def test_later_events_of_a_closed_runs_agent_are_refused(server: ServerProcess) -> None:
     run_id = say_something(server, "deaf")
     other = say_something(server, "deaf")
     last_seq = server.stop_run(run_id)["last_seq"]
@@ -142,7 +142,7 @@ def test_what_a_closed_runs_agent_says_later_is_refused(server: ServerProcess) -
     assert server.events(run_id)[-1]["type"] == "lifecycle.cancelled"
 
 
-def test_a_tool_that_sleeps_does_not_hold_up_the_end_of_its_run(server: ServerProcess) -> None:
+def test_a_tool_that_sleeps_does_not_delay_the_end_of_its_run(server: ServerProcess) -> None:
     run_id = server.begin("deaf_tool", "sleep")
     next(frame for frame in server.frames(run_id) if frame.type == "tool.started")
     ended = server.stop_run(run_id)
@@ -184,7 +184,7 @@ def test_a_run_that_takes_too_long_fails_with_timeout(server: ServerProcess, age
     assert "0.5 s" in ended["error"]
 
 
-def test_six_stuck_tools_do_not_hold_up_another_run(server: ServerProcess) -> None:
+def test_six_stuck_tools_do_not_delay_another_run(server: ServerProcess) -> None:
     stuck = [server.begin("deaf_tool", "sleep") for _ in range(6)]
     for run_id in stuck:
         next(frame for frame in server.frames(run_id) if frame.type == "tool.started")

@@ -198,7 +198,7 @@ def test_an_error_without_a_text_ends_its_run_at_once(one: ServerProcess, level:
 
 
 @pytest.mark.slow
-def test_forty_stuck_threads_of_a_run_hold_up_no_other_of_its_own(one: ServerProcess) -> None:
+def test_forty_stuck_threads_of_a_run_delay_no_other_of_its_threads(one: ServerProcess) -> None:
     assert one.ended(one.begin("crowds-process"))["status"] == "success"
 
 

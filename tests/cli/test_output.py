@@ -17,7 +17,7 @@ def shown(capsys: pytest.CaptureFixture[str], *events: tuple[str, dict[str, Any]
 
 
 @pytest.mark.parametrize("reason", ["retried", "failed", "rejected", "redacted"])
-def test_what_follows_the_last_line_is_the_text(capsys: pytest.CaptureFixture[str], reason: str) -> None:
+def test_the_text_after_the_last_line_counts(capsys: pytest.CaptureFixture[str], reason: str) -> None:
     out = shown(
         capsys,
         ("llm.token", {"text": "Paris? "}),

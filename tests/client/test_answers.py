@@ -80,7 +80,7 @@ def test_an_answer_that_is_none_of_a_runstore_is_named_so(connect: Connect, body
 
 
 @pytest.mark.parametrize("status", [502, 503, 504])
-def test_what_may_pass_is_asked_again(connect: Connect, status: int) -> None:
+def test_a_passing_failure_is_retried(connect: Connect, status: int) -> None:
     with stranger(error(status), error(status), (200, JSON, RUN)) as server:
         assert connect(server.url).get("r").run_id == "r"
     with stranger(error(status), error(status), (200, SSE, frames(1, 2))) as server:
@@ -215,7 +215,7 @@ def test_waits_grow_to_a_bound_and_end() -> None:
     assert 60 - MAX_WAIT_S <= sum(found) <= 60
 
 
-def test_what_the_server_asks_to_wait_is_waited_within_the_bound() -> None:
+def test_a_requested_wait_is_honoured_within_the_bound() -> None:
     assert waits(new_patience(clock := Clock()), clock, asked_s=1)[0] == 1
     assert waits(new_patience(clock := Clock()), clock, asked_s=3_600)[0] == MAX_WAIT_S
 

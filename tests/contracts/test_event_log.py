@@ -169,7 +169,7 @@ async def test_a_refused_append_stores_nothing(log: EventLog) -> None:
     assert len(await read_run(log, run_id)) == 2
 
 
-async def test_of_many_appends_at_one_expected_seq_one_wins(log: EventLog) -> None:
+async def test_one_of_many_appends_at_one_expected_seq_wins(log: EventLog) -> None:
     run_id = await start_run(log)
     won, lost = await race(*(log.append(run_id, [note(f"{i}")], expected_seq=2) for i in range(20)))
     assert won == [3]
@@ -211,7 +211,7 @@ async def test_an_append_without_an_attempt_needs_no_lease(log: EventLog) -> Non
     assert await log.append(run_id, [CANCEL]) == 4
 
 
-async def test_of_two_claims_of_a_queued_run_one_wins(log: EventLog) -> None:
+async def test_one_of_two_claims_of_a_queued_run_wins(log: EventLog) -> None:
     run_id = new_run_id()
     await log.append(run_id, [QUEUED])
     claims = (log.append(run_id, [started(worker_id=f"worker-{i}")], expected_seq=1) for i in range(2))
@@ -226,7 +226,7 @@ async def test_a_cancel_is_stored_once_however_often_it_is_asked_for(log: EventL
     assert (await types(log, run_id)).count("cancel.requested") == 1
 
 
-async def test_what_comes_with_a_second_cancel_is_stored(log: EventLog) -> None:
+async def test_events_appended_with_a_second_cancel_are_stored(log: EventLog) -> None:
     run_id = await start_run(log)
     await log.append(run_id, [CANCEL])
     assert await log.append(run_id, [CANCEL, CANCELLED]) == 4
@@ -260,7 +260,7 @@ async def test_a_run_can_be_closed_before_it_was_started(log: EventLog) -> None:
     assert await log.append(run_id, [CANCEL, CANCELLED]) == 3
 
 
-async def test_of_endings_that_race_one_is_stored(log: EventLog) -> None:
+async def test_one_of_racing_endings_is_stored(log: EventLog) -> None:
     runs = [await start_run(log) for _ in range(20)]
     outcomes = await asyncio.gather(*(race(*(log.append(run, [e]) for e in ENDINGS)) for run in runs))
     assert [(won, {type(e) for e in lost}) for won, lost in outcomes] == [([3], {RunClosed})] * 20
@@ -286,7 +286,7 @@ async def test_an_offer_after_an_ending_is_refused(log: EventLog) -> None:
 @pytest.mark.parametrize(
     "event", [*ENDINGS, QUEUED, started(), CANCEL, DELETED], ids=lambda event: event.type
 )
-async def test_what_decides_about_a_run_cannot_be_offered(log: EventLog, event: Event) -> None:
+async def test_state_changes_cannot_be_offered(log: EventLog, event: Event) -> None:
     run_id = await start_run(log)
     with pytest.raises(InvalidEvent):
         offer(log, run_id, event)
@@ -419,7 +419,7 @@ async def test_a_reader_never_sees_a_part_of_an_append(log: EventLog) -> None:
     await writing
 
 
-async def test_what_the_head_counts_can_be_read(log: EventLog) -> None:
+async def test_all_events_up_to_the_head_can_be_read(log: EventLog) -> None:
     run_id = await start_run(log)
 
     async def write() -> None:

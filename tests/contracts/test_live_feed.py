@@ -288,7 +288,7 @@ async def test_waiting_ends_in_time(feed: LiveFeed) -> None:
         assert not await live.wait(0.001)
 
 
-async def test_closing_wakes_everybody(feed: LiveFeed) -> None:
+async def test_closing_wakes_all_readers(feed: LiveFeed) -> None:
     with feed.subscribe(RUN) as live, feed.subscribe(new_run_id()) as other:
         waiting = []
         for subscription in (live, other):

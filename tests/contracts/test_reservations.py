@@ -49,7 +49,7 @@ async def test_a_key_belongs_to_its_user(log: EventLog) -> None:
     assert await start(log, with_key(user="alice")) != await start(log, with_key(user="bob"))
 
 
-async def test_of_duplicates_at_the_same_moment_one_becomes_a_run(log: EventLog) -> None:
+async def test_one_of_simultaneous_duplicates_becomes_a_run(log: EventLog) -> None:
     found = await outcomes(log, [with_key()] * 50)
     started = [run_id for run_id in found if isinstance(run_id, str)]
     assert len(started) == 1
@@ -82,7 +82,7 @@ async def test_a_start_that_is_refused_keeps_no_key(log: EventLog) -> None:
     await start(log, Reservation("alice", key="k", body_hash=bytes(32)))
 
 
-async def test_a_user_has_so_many_active_runs_and_no_more(log: EventLog) -> None:
+async def test_a_users_active_runs_are_bounded(log: EventLog) -> None:
     runs = [await start(log, Reservation("alice", max_active=2)) for _ in range(2)]
     with pytest.raises(LimitExceeded) as refusal:
         await start(log, Reservation("alice", max_active=2))

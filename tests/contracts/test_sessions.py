@@ -242,7 +242,7 @@ async def test_a_row_of_another_release_blocks_no_run(
     await start(log, await queue(log, "reject"))
 
 
-async def test_of_all_strategies_at_once_one_run_is_active_at_a_time(log: EventLog) -> None:
+async def test_one_run_is_active_at_a_time_with_all_strategies_at_once(log: EventLog) -> None:
     assert await race([log], seed=1) > 0
 
 

@@ -101,7 +101,7 @@ async def test_an_adoption_by_another_process_takes_the_lease_from_here(open_sha
     assert isinstance(refusals[0], LeaseLost)
 
 
-async def test_of_endings_by_two_processes_one_is_stored(open_shared: OpenLog) -> None:
+async def test_one_of_two_processes_endings_is_stored(open_shared: OpenLog) -> None:
     here, there = open_shared(), open_shared()
     for _ in range(20):
         run_id = await start_run(here)
@@ -112,7 +112,7 @@ async def test_of_endings_by_two_processes_one_is_stored(open_shared: OpenLog) -
 
 
 @pytest.mark.parametrize("database_url", KINDS, indirect=True)
-async def test_a_run_that_ends_as_it_is_superseded_does_not_hold_up_its_successor(
+async def test_a_run_that_ends_as_it_is_superseded_does_not_delay_its_successor(
     open_shared: OpenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is found open by one statement, and closed by the next."""

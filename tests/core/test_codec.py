@@ -157,7 +157,7 @@ MENDED = {
 
 
 @pytest.mark.parametrize(("data", "stored"), MENDED.values(), ids=MENDED)
-def test_what_json_does_not_know_is_made_json(data: Any, stored: Any) -> None:
+def test_an_object_that_json_does_not_know_becomes_json(data: Any, stored: Any) -> None:
     assert json.loads(data_of(data)) == stored
 
 
@@ -171,12 +171,12 @@ UNSTORABLE = {
 
 
 @pytest.mark.parametrize("data", UNSTORABLE.values(), ids=UNSTORABLE)
-def test_what_cannot_be_made_json_is_an_invalid_event(data: Any) -> None:
+def test_a_value_that_json_cannot_hold_is_an_invalid_event(data: Any) -> None:
     with pytest.raises(InvalidEvent):
         data_of(data)
 
 
-def test_an_event_may_have_so_many_bytes_and_no_more() -> None:
+def test_an_events_bytes_are_bounded() -> None:
     assert len(data_of("x" * (MAX_EVENT_BYTES - 2))) == MAX_EVENT_BYTES
     with pytest.raises(EventTooLarge, match=r"custom\.x .* 1,048,577 bytes"):
         data_of("x" * (MAX_EVENT_BYTES - 1))

@@ -114,7 +114,7 @@ def test_a_deleted_run_keeps_its_state() -> None:
 
 
 @pytest.mark.parametrize("event", [token(), note("x")])
-def test_what_a_run_says_does_not_change_its_state(event: Event | Custom) -> None:
+def test_the_text_of_a_run_does_not_change_its_state(event: Event | Custom) -> None:
     assert event.type not in EVOLVING_TYPES
     assert state(QUEUED, started(), event) == state(QUEUED, started())
 

@@ -157,7 +157,7 @@ async def test_threads_without_work_end(monkeypatch: pytest.MonkeyPatch) -> None
     threads.close()
 
 
-async def test_what_has_its_own_thread_waits_for_no_other_work() -> None:
+async def test_work_with_its_own_thread_waits_for_no_other_work() -> None:
     end = threading.Event()
     loop = asyncio.get_running_loop()
     stuck = [loop.run_in_executor(None, end.wait, DEADLINE_S) for _ in range(100)]

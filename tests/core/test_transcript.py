@@ -48,7 +48,7 @@ def test_the_text_is_that_of_the_tokens() -> None:
     assert text(run(None, "Hel", "lo")) == "Hello"
 
 
-def test_what_a_new_attempt_says_again_is_there_once() -> None:
+def test_text_that_a_new_attempt_repeats_is_there_once() -> None:
     assert text(run(None, "Hello ", "wor", 2, "world")) == "Hello world"
 
 
@@ -67,14 +67,14 @@ def test_a_reader_learns_which_text_to_drop() -> None:
     ]
 
 
-def test_what_a_failed_call_had_said_is_dropped() -> None:
+def test_the_text_of_a_failed_call_is_dropped() -> None:
     events = run("Paris? ", "The ca", "pital of Fra", {"from_seq": 2}, "The capital ", "of France")
     assert text(events) == "Paris? The capital of France"
     transcript = Transcript()
     assert [transcript.add(event) for event in events][3] == "The capital of Fra"
 
 
-def test_what_another_agent_or_call_says_is_not_dropped_with_it() -> None:
+def test_text_of_another_agent_or_call_is_not_dropped_with_it() -> None:
     said = [
         ("demo/a", "t1", "A"),
         ("demo/a", "t2", "B"),

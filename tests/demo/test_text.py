@@ -70,7 +70,7 @@ def test_an_empty_input_gets_a_fixed_sentence(task: str) -> None:
 
 @pytest.mark.parametrize("task", ["ALPHA", "a b c", "", "What is 2+2?", "Write a very long poem", "w " * 500])
 @pytest.mark.parametrize("tokens", [1, 7, 400])
-def test_tokens_cycles_the_words_to_exactly_so_many(task: str, tokens: int) -> None:
+def test_tokens_cycles_the_words_to_exactly_this_number(task: str, tokens: int) -> None:
     assert len(answer(task, tokens)) == tokens
 
 

@@ -75,7 +75,7 @@ def test_every_awaited_service_has_a_health_check() -> None:
             assert how["condition"] != "service_healthy" or "healthcheck" in SERVICES[other], (name, other)
 
 
-def test_what_goes_on_running_is_restarted() -> None:
+def test_long_running_services_are_restarted() -> None:
     for name, service in SERVICES.items():
         expected = "no" if name in ("migrate", "cli") else "unless-stopped"
         assert service["restart"] == expected, name

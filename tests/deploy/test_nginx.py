@@ -158,7 +158,7 @@ def test_streams_are_not_compressed_where_everything_else_is(replicas: list[Serv
         assert joined(read_frames([compressing.http.get(f"/runs/{run_id}/stream").content]))
 
 
-def test_what_a_client_does_not_read_waits_at_the_replica_and_not_in_nginx() -> None:
+def test_unread_data_waits_at_the_replica_and_not_in_nginx() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as replica,
         nginx([replica.getsockname()[1]]) as proxy,

@@ -43,7 +43,7 @@ def test_every_unit_has_the_one_environment_and_a_user(name: str) -> None:
     assert settings["Service.User"] == settings["Service.Group"] == ["runstore"]
 
 
-def test_what_every_unit_is_denied_leaves_agents_what_they_need() -> None:
+def test_the_restrictions_of_every_unit_leave_agents_what_they_need() -> None:
     settings = unit(HARDENING)
     assert settings["Service.NoNewPrivileges"] == ["yes"]
     assert settings["Service.ProtectSystem"] == ["strict"]
@@ -66,7 +66,7 @@ def test_a_worker_has_more_time_to_leave_than_it_drains() -> None:
 
 
 @pytest.mark.parametrize("name", LASTING)
-def test_a_stop_reaches_the_process_alone_and_a_second_signal_is_no_failure(name: str) -> None:
+def test_a_stop_reaches_only_the_process_and_a_second_signal_is_not_a_failure(name: str) -> None:
     settings = unit(name)
     assert settings["Service.KillMode"] == ["mixed"], "else agents' processes are ended before the drain"
     assert settings["Service.Restart"] == ["on-failure"]
@@ -86,7 +86,7 @@ def test_replicas_and_workers_wait_for_the_migration_and_start_without_it() -> N
         assert "Unit.Requires" not in settings
 
 
-def test_old_runs_are_purged_only_by_a_timer_that_somebody_enables() -> None:
+def test_old_runs_are_purged_only_by_a_timer_that_must_be_enabled() -> None:
     assert "Install.WantedBy" not in unit("runstore-retention.service")
     assert unit("runstore-retention.timer")["Install.WantedBy"] == ["timers.target"]
 

@@ -71,7 +71,7 @@ async def test_a_run_that_ends_without_a_cancel_is_no_cancel(open_log: OpenLog) 
     assert total(log.counts.cancel_seconds) == 0
 
 
-async def test_what_an_agent_says_after_its_run_has_ended_is_counted_as_late(open_log: OpenLog) -> None:
+async def test_events_of_an_agent_after_its_runs_end_are_counted_as_late(open_log: OpenLog) -> None:
     log = open_log()
     run_id = await start_run(log)
     await log.append(run_id, [COMPLETED])
@@ -81,7 +81,7 @@ async def test_what_an_agent_says_after_its_run_has_ended_is_counted_as_late(ope
     assert log.counts.late_events == {"run_closed": 1}
 
 
-async def test_what_an_older_attempt_says_is_counted_as_late(open_log: OpenLog) -> None:
+async def test_events_of_an_older_attempt_are_counted_as_late(open_log: OpenLog) -> None:
     log = open_log()
     run_id = await start_run(log)
     await log.append(run_id, [started(2)])

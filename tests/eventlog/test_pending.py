@@ -188,13 +188,13 @@ def test_awaited_appends_are_never_joined() -> None:
 # ---- bounded ----
 
 
-def test_what_one_run_may_have_waiting_is_bounded_in_events() -> None:
+def test_the_queue_of_one_run_is_bounded_in_events() -> None:
     waiting = PendingAppends()
     assert flood(waiting, "a") == MAX_RUN_EVENTS
     assert waiting.put(offered("b", token()))
 
 
-def test_what_one_run_may_have_waiting_is_bounded_in_bytes() -> None:
+def test_the_queue_of_one_run_is_bounded_in_bytes() -> None:
     waiting = PendingAppends()
     taken = 0
     while taken < 2 * MAX_RUN_BYTES and waiting.put(offered("a", note("x" * 1_000_000))):
@@ -205,7 +205,7 @@ def test_what_one_run_may_have_waiting_is_bounded_in_bytes() -> None:
 @pytest.mark.parametrize(
     ("limit", "value"), [("MAX_EVENTS", 100), ("MAX_BYTES", 100 * len(encode(token()).data))]
 )
-def test_what_all_runs_may_have_waiting_is_bounded(
+def test_the_queue_of_all_runs_together_is_bounded(
     monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
     monkeypatch.setattr(pending, limit, value)
@@ -222,7 +222,7 @@ def test_an_awaited_append_is_queued_however_long_the_queue_is() -> None:
     assert waiting.put(awaited("a", COMPLETED))
 
 
-def test_what_the_writer_took_has_made_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_of_the_writer_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pending, "MAX_EVENTS", 100)
     waiting = PendingAppends()
     for _ in range(5):

@@ -93,7 +93,7 @@ async def test_a_hole_left_by_a_rollback_delays_no_reader(open_shared: OpenLog, 
 
 
 @servers
-async def test_of_writers_that_overlap_and_roll_back_no_event_is_lost(
+async def test_writers_that_overlap_and_roll_back_lose_no_event(
     open_shared: OpenLog, dialect: Dialect
 ) -> None:
     naive, following = Naive(dialect), Following(open_shared())

@@ -42,7 +42,7 @@ async def stall(
     return end, tasks
 
 
-async def test_lists_of_one_user_hold_up_no_list_of_others_and_nothing_else(log: SqlEventLog) -> None:
+async def test_lists_of_one_user_delay_no_list_of_others_and_nothing_else(log: SqlEventLog) -> None:
     run_id = await start_run(log)
     end, stuck = await stall(log, log.database.query_list, "ann", 4 * LISTERS)
     asking.set("ben")
@@ -54,7 +54,7 @@ async def test_lists_of_one_user_hold_up_no_list_of_others_and_nothing_else(log:
     await asyncio.gather(*stuck)
 
 
-async def test_long_replays_of_one_user_hold_up_no_page_of_others(log: SqlEventLog) -> None:
+async def test_long_replays_of_one_user_delay_no_page_of_others(log: SqlEventLog) -> None:
     run_id = await start_run(log)
     end, stuck = await stall(log, log.database.query_history, "ann", 4 * PAGERS)
     asking.set("ben")

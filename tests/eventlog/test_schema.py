@@ -181,7 +181,7 @@ def test_an_empty_database_is_migrated(bare_url: str) -> None:
     assert version(bare_url) == migrations.HEAD
 
 
-def test_of_migrations_that_run_at_once_one_migrates(bare_url: str) -> None:
+def test_one_of_simultaneous_migrations_migrates(bare_url: str) -> None:
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(version, [bare_url] * 3)) == [migrations.HEAD] * 3
 

@@ -67,5 +67,5 @@ def test_of_mysql(dialect: Dialect, passes: bool, code: int) -> None:
 
 @pytest.mark.parametrize("dialect", ["postgresql", "mysql"], indirect=True)
 @pytest.mark.parametrize("error", [ValueError(), psycopg.DataError("NUL"), pymysql.DataError(1406, "long")])
-def test_what_no_server_has_said_is_no_outage(dialect: Dialect, error: Exception) -> None:
+def test_an_error_that_is_not_from_the_server_is_not_an_outage(dialect: Dialect, error: Exception) -> None:
     assert dialect.unavailable(error) is None

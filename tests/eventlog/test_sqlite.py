@@ -136,7 +136,7 @@ async def test_a_closed_log_says_so_to_its_readers(database: Path) -> None:
         await log.read(run_id)
 
 
-async def test_a_file_that_is_no_database_is_unavailable(
+async def test_a_file_that_is_not_a_database_is_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "CLOSE_TIMEOUT_S", 0.05)
@@ -183,7 +183,7 @@ def test_an_empty_file_is_migrated(tmp_path: Path) -> None:
     assert migrate(path) == migrations.HEAD
 
 
-def test_of_migrations_that_run_at_once_one_migrates(tmp_path: Path) -> None:
+def test_one_of_simultaneous_migrations_migrates(tmp_path: Path) -> None:
     path = tmp_path / "new.db"
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: migrate(path), range(4)))

@@ -199,7 +199,7 @@ async def test_while_the_database_is_locked_the_impatient_get_an_error_and_the_p
 
 
 @pytest.mark.usefixtures("impatience")
-async def test_what_waited_for_a_locked_database_is_stored_once_and_in_order(
+async def test_events_that_waited_for_a_locked_database_are_stored_once_and_in_order(
     open_log: OpenLog, database: Path
 ) -> None:
     log = open_log()
@@ -415,7 +415,7 @@ async def test_a_redaction_whose_answer_was_lost_is_stored_once_and_published(da
 
 
 @pytest.mark.usefixtures("impatience")
-async def test_a_log_whose_impatient_writer_did_not_hear_the_answer_goes_on(database: Path) -> None:
+async def test_a_log_whose_impatient_writer_missed_the_answer_goes_on(database: Path) -> None:
     dialect, feed = open_database(database), MemoryFeed()
     async with closing_log(OwnLog(dialect, feed, [run_list()])) as log:
         run_id = await start_run(log)

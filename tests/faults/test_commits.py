@@ -101,7 +101,7 @@ async def replayed(log: SqlEventLog, run_id: str) -> bytes:
 @pytest.mark.usefixtures("impatience")
 @pytest.mark.parametrize("silent", [False, True], ids=["reset", "silent"])
 @pytest.mark.parametrize("side", SIDES)
-async def test_what_a_cut_commit_held_is_stored_once_and_shown_once(
+async def test_the_events_of_a_cut_commit_are_stored_once_and_shown_once(
     link: Link, side: Side, silent: bool
 ) -> None:
     feed = MemoryFeed()

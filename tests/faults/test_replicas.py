@@ -91,7 +91,7 @@ async def ended(client: httpx.AsyncClient, run_id: str) -> dict[str, Any]:
     return record
 
 
-async def test_of_a_sessions_runs_one_at_a_time_is_active(
+async def test_one_run_of_a_session_is_active_at_a_time(
     made: Cluster, replicas: list[httpx.AsyncClient]
 ) -> None:
     """The agents check it: when one begins, no other agent of the session is at work."""
@@ -103,7 +103,7 @@ async def test_of_a_sessions_runs_one_at_a_time_is_active(
     assert told == ["begins", "ends"] * 4 * ROUNDS
 
 
-async def test_of_starts_that_interrupt_each_other_one_is_left(replicas: list[httpx.AsyncClient]) -> None:
+async def test_one_of_starts_that_interrupt_each_other_is_left(replicas: list[httpx.AsyncClient]) -> None:
     for number in range(ROUNDS):
         body = {"session_id": f"interrupt-{number}", "multitask_strategy": "interrupt"}
         answers = await start_everywhere(replicas, "silent", **body)
@@ -121,7 +121,7 @@ async def test_of_starts_that_interrupt_each_other_one_is_left(replicas: list[ht
         await ended(replicas[0], left)
 
 
-async def test_of_starts_that_would_not_wait_one_is_let_in(replicas: list[httpx.AsyncClient]) -> None:
+async def test_one_of_starts_that_would_not_wait_is_accepted(replicas: list[httpx.AsyncClient]) -> None:
     for number in range(ROUNDS):
         body = {"session_id": f"reject-{number}", "multitask_strategy": "reject"}
         answers = await start_everywhere(replicas, "silent", **body)

@@ -64,7 +64,7 @@ async def test_readers_that_have_everything_are_left_alone(feed: MemoryFeed) -> 
             waiting.cancel()
 
 
-async def test_what_the_poll_found_first_comes_late_and_changes_nothing(feed: MemoryFeed) -> None:
+async def test_events_that_the_poll_found_first_come_late_and_change_nothing(feed: MemoryFeed) -> None:
     with feed.subscribe(RUN) as live:
         feed.publish([committed(1, note())])
         feed.notice({RUN: 3, new_run_id(): 1})

@@ -172,9 +172,7 @@ async def test_a_stream_of_a_closed_run_has_nothing_after_its_last_event(
 
 
 @pytest.mark.parametrize("after", [0, 2, 3, 4])
-async def test_a_deletion_marker_is_no_part_of_the_stream(
-    log: EventLog, feed: MemoryFeed, after: int
-) -> None:
+async def test_a_deletion_marker_is_not_in_the_stream(log: EventLog, feed: MemoryFeed, after: int) -> None:
     run_id = await close_run(log)
     await log.append(run_id, [Deleted(by="local")])
     assert seqs(await read(log, feed, run_id, after=after)) == [1, 2, 3][after:]
@@ -233,7 +231,7 @@ async def test_a_slow_reader_loses_nothing_and_is_kept_no_queue(log: EventLog, f
     assert seqs(got) == list(range(1, 34))
 
 
-async def test_what_a_reader_is_given_at_once_is_bounded(log: EventLog, feed: MemoryFeed) -> None:
+async def test_the_bytes_for_a_reader_at_once_are_bounded(log: EventLog, feed: MemoryFeed) -> None:
     run_id = await start_run(log)
     for _ in range(40):
         await log.append(run_id, [note("x" * 200_000)])

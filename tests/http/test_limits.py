@@ -108,7 +108,7 @@ def test_a_size_over_its_limit_is_413_and_one_at_it_is_taken(
     assert fitting(user, run_id, limit, 0).status_code == status
 
 
-def test_a_user_may_have_so_many_active_runs(user: httpx.Client) -> None:
+def test_a_user_may_have_the_allowed_number_of_active_runs(user: httpx.Client) -> None:
     runs = [begin(user) for _ in range(4)]
     assert_refused(user.post("/agents/silent/start", json={"input": "hi"}), 429, "runs_per_user")
     assert_refused(user.post("/agents/silent/stream", json={"input": "hi"}), 429, "runs_per_user")
@@ -142,7 +142,7 @@ def follow(stack: ExitStack, http: httpx.Client, url: str) -> httpx.Response:
     return answer
 
 
-def test_a_run_has_so_many_open_streams_and_their_ends_make_room(user: httpx.Client) -> None:
+def test_a_runs_open_streams_are_bounded_and_their_ends_make_room(user: httpx.Client) -> None:
     url = f"/runs/{begin(user)}/stream"
     with ExitStack() as stack:
         assert [follow(stack, user, url).status_code for _ in range(2)] == [200, 200]
@@ -175,7 +175,7 @@ def test_a_request_that_waits_has_a_place_among_the_streams_until_its_client_goe
     until(lambda: opens(user, f"{url}/stream"), "the places are free again")
 
 
-def test_a_user_has_so_many_open_streams(user: httpx.Client) -> None:
+def test_a_users_open_streams_are_bounded(user: httpx.Client) -> None:
     urls = [f"/runs/{begin(user)}/stream" for _ in range(4)]
     with ExitStack() as stack:
         assert [follow(stack, user, url).status_code for url in urls[:3]] == [200] * 3

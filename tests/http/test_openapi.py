@@ -88,7 +88,7 @@ async def mounted(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
-async def test_of_a_mounted_app_it_names_where_that_is(mounted: httpx.AsyncClient) -> None:
+async def test_the_document_of_a_mounted_app_names_its_path(mounted: httpx.AsyncClient) -> None:
     document = (await mounted.get("/inner/openapi.json")).json()
     OpenAPIV31SpecValidator(document).validate()
     [server] = document["servers"]

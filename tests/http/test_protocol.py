@@ -143,7 +143,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("request_", [pytest.param(sent, id=name) for name, sent in REFUSED.items()])
-def test_what_can_be_read_in_two_ways_is_refused(client: socket.socket, request_: bytes) -> None:
+def test_an_ambiguous_request_is_refused(client: socket.socket, request_: bytes) -> None:
     client.sendall(request_)
     answer = until_closed(client)
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -186,7 +186,7 @@ def test_trailers_and_extensions_of_chunks_are_bounded(
     assert sent < 16 << 20  # what the buffers of both ends hold
 
 
-def test_a_large_body_in_small_chunks_is_no_overhead(client: socket.socket) -> None:
+def test_a_large_body_in_small_chunks_has_no_overhead(client: socket.socket) -> None:
     seen = ask(client, CHUNKED + b"\r\n" + b"1\r\nx\r\n" * 50_000 + b"0\r\n\r\n")
     assert len(seen["body"]) == 50_000
 
@@ -276,7 +276,7 @@ def connect(port: int) -> Iterator[Callable[[], socket.socket]]:
         yield lambda: stack.enter_context(socket.create_connection(address, DEADLINE_S))
 
 
-def test_of_too_many_idle_connections_the_one_that_has_waited_longest_is_closed(
+def test_the_longest_idle_of_too_many_connections_is_closed(
     server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server.server_state, "max_idle", 3)

@@ -26,7 +26,7 @@ def test_a_traceparent_is_kept_with_the_run(server: ServerProcess, route: str) -
     assert stored(server, GOOD, route=route) == GOOD
 
 
-def test_of_a_later_version_what_version_00_has_is_kept(server: ServerProcess) -> None:
+def test_the_fields_of_version_00_are_kept_from_a_later_version(server: ServerProcess) -> None:
     assert stored(server, f"42-{TRACE}-{PARENT}-01-more") == f"42-{TRACE}-{PARENT}-01"
 
 

@@ -302,7 +302,7 @@ async def test_a_transaction_removes_a_bounded_number_of_bytes(
 
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize(("steps", "begun"), [(1, 3), (4, 2)])
-async def test_what_an_interrupted_purge_has_begun_the_next_one_finishes(
+async def test_the_next_purge_finishes_an_interrupted_one(
     log: SqlEventLog, url: str, steps: int, begun: int
 ) -> None:
     runs = [await write_old(log, *(note() for _ in range(8))) for _ in range(4)]

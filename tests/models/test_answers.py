@@ -27,9 +27,7 @@ def test_a_models_words_are_the_runs_tokens_one_by_one(server: ServerProcess, pr
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_what_a_model_used_is_the_runs_usage_under_the_models_name(
-    server: ServerProcess, provider: str
-) -> None:
+def test_a_models_usage_is_the_runs_usage_under_the_models_name(server: ServerProcess, provider: str) -> None:
     frames = list(server.frames(server.begin(f"{provider}-talks")))
     (usage,) = of(frames, "llm.usage")
     assert (usage["input_tokens"], usage["output_tokens"], usage["model"]) == (

@@ -50,7 +50,7 @@ def test_a_models_failure_has_a_code_and_one_line(server: ServerProcess, provide
 
 @pytest.mark.parametrize("kind", ["resets", "hangs-up"])
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_what_a_model_said_before_it_broke_off_is_kept(
+def test_the_text_of_a_model_before_it_broke_off_is_kept(
     server: ServerProcess, provider: str, kind: str
 ) -> None:
     _, events = failure(server, f"{provider}-{kind}")

@@ -55,7 +55,7 @@ def test_a_cache_configuration_is_a_table() -> None:
         build_model("openai", {**ARGUMENTS["openai"], "cache_config": {"colour": "red"}})
 
 
-def test_what_only_code_can_give_is_no_argument() -> None:
+def test_arguments_that_only_code_can_give_are_refused() -> None:
     with pytest.raises(ConfigError, match="takes no argument client;"):
         build_model("openai", {"model_id": "m", "client": "mine"})
 

@@ -63,7 +63,7 @@ def test_a_look_reads_few_rows_however_many_runs_there_are(database_url: str) ->
     assert sum(rows) < 10 * MOST
 
 
-async def test_of_too_many_open_runs_those_that_ended_before_them_do_not_come_again(log: SqlEventLog) -> None:
+async def test_ended_runs_before_too_many_open_ones_do_not_come_again(log: SqlEventLog) -> None:
     await begin(log, 3)
     unended = await begin(log, MAX_FOLLOWED_RUNS + 1, ended=False)
     cursors = await log.database.query_list(store._read_own_cursors, "ann")

@@ -63,7 +63,7 @@ def test_tools_are_marked_above_and_below_the_tool_decorator_and_as_methods() ->
     assert is_at_most_once(clerk.as_tool())
 
 
-def test_what_takes_no_mark_is_refused() -> None:
+def test_an_object_that_cannot_be_marked_is_refused() -> None:
     with pytest.raises(TypeError, match="at_most_once: an object of type str cannot be marked"):
         runstore.at_most_once("charge_card")
 

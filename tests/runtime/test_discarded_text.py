@@ -129,7 +129,7 @@ def retrying_hook(*refused: str) -> Callable[[AfterModelCallEvent], None]:
 # ---- calls that fail ----
 
 
-async def test_what_a_throttled_model_had_said_does_not_count() -> None:
+async def test_the_text_of_a_throttled_model_does_not_count() -> None:
     done = await run(agent(Playbook(throttled(*BROKEN), say(RIGHT))))
     assert done.text == done.outcome.result["text"] == RIGHT
     assert done.reasons == [("demo", "retried")]
@@ -381,7 +381,7 @@ async def test_a_guardrails_redaction_is_stored_before_anything_else_happens() -
     assert "llm.discarded" in seen
 
 
-async def test_what_a_hook_redacts_as_the_run_is_stopped_is_withheld() -> None:
+async def test_text_that_a_hook_redacts_as_the_run_is_stopped_is_withheld() -> None:
     product, recorder = redacted_agent("hook"), ListRecorder()
     driven = StrandsAgent(product, context(), WeakSet())
     product.add_hook(lambda event: driven.cancel(), AfterModelCallEvent, order=-50)
@@ -389,7 +389,7 @@ async def test_what_a_hook_redacts_as_the_run_is_stopped_is_withheld() -> None:
     assert [event.reason for event in recorder.of(Discarded)] == ["redacted"]
 
 
-async def test_what_a_hook_adds_to_an_answer_is_said_too() -> None:
+async def test_text_that_a_hook_adds_to_an_answer_is_recorded_too() -> None:
     product = agent(Playbook(say("Paris.")))
 
     def sign(event: AfterModelCallEvent) -> None:
@@ -477,7 +477,7 @@ async def test_a_retry_of_a_node_concerns_the_node(orchestrator: Callable[[Agent
     assert len(done.of(Retrying)) == 1
 
 
-async def test_what_a_node_says_and_a_guardrail_redacts_is_withheld() -> None:
+async def test_text_of_a_node_that_a_guardrail_redacts_is_withheld() -> None:
     done = await run(graph(redacted_agent("hook")))
     assert not [event for event in done.recorded if SECRET.encode() in event.data]
     assert done.text == "[redacted]"

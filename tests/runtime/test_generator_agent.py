@@ -68,7 +68,7 @@ async def test_a_type_that_is_not_custom_is_refused() -> None:
 
 
 @pytest.mark.parametrize("raised", [ValueError("boom"), SystemExit("boom")])
-async def test_what_it_raises_is_an_error_of_the_agent(raised: BaseException) -> None:
+async def test_an_exception_of_the_generator_is_an_error_of_the_agent(raised: BaseException) -> None:
     async def agent(input: str) -> AsyncIterator[str]:
         yield "so far"
         raise raised

@@ -54,7 +54,9 @@ async def test_an_agent_that_waits_for_the_log_is_not_idle(way: str, monkeypatch
     assert recorder.idle_s == 7
 
 
-async def test_the_wait_before_a_model_is_called_again_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_wait_before_a_model_is_called_again_does_not_count_as_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = 1_000.0
     monkeypatch.setattr(recorder_module.time, "monotonic", lambda: now)
     log: Any = FullLog()

@@ -225,7 +225,7 @@ async def test_a_tools_progress_has_no_words_of_a_provider() -> None:
     assert not [event for event in recorder.recorded if is_quoted(event.data.decode())]
 
 
-async def test_what_an_agent_says_after_a_failure_in_a_tool_is_the_models_own_text() -> None:
+async def test_an_agents_text_after_a_failure_in_a_tool_is_the_models_own_text() -> None:
     """The model never gets the provider's words, so it cannot repeat them."""
     model = Playbook(use(("t1", "ask", {})), say("I do not know."))
     await events_of(agent(model, answered))
@@ -251,7 +251,7 @@ async def test_a_run_ends_without_the_words_of_a_provider(product: Callable[[], 
 
 
 @pytest.mark.parametrize("raised", [RuntimeError, AgentError, SystemExit])
-async def test_what_a_hook_raises_of_a_failure_has_no_words_of_a_provider(
+async def test_an_exception_that_a_hook_makes_of_a_failure_has_no_words_of_a_provider(
     raised: type[BaseException],
 ) -> None:
     def give_up(event: AfterModelCallEvent) -> None:

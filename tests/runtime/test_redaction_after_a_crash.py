@@ -22,7 +22,7 @@ SECRET = "the key is hunter2"
 
 
 @pytest.mark.parametrize(("redacts", "policy"), [(True, "resume"), (True, "restart"), (False, "resume")])
-async def test_what_a_dead_attempt_left_half_said_is_withheld_where_it_might_have_been_redacted(
+async def test_an_unfinished_answer_of_a_dead_attempt_is_withheld_if_it_might_have_been_redacted(
     log: EventLog, redacts: bool, policy: str
 ) -> None:
     run_id = new_run_id()

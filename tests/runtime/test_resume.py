@@ -167,7 +167,7 @@ async def test_an_answer_that_was_cut_off_after_its_reasoning_ends_it_as_without
     assert caught.value.code == "model_invalid_answer"
 
 
-async def test_what_a_guardrail_has_redacted_stays_redacted() -> None:
+async def test_text_that_a_guardrail_redacted_stays_redacted() -> None:
     redaction = {"redactContent": {"redactUserContentMessage": "[redacted]"}}
     history = await crashed(of_type("llm.input_replaced"), BOTH, [redaction, *say("No.")])
     _, _, model, _ = await resumed(history, say("so"))
@@ -203,7 +203,7 @@ async def test_usage_is_the_sum_over_all_attempts() -> None:
     assert ended.usage == {"input_tokens": 14, "output_tokens": 2, "total_tokens": 16}
 
 
-async def test_what_the_factory_gave_it_comes_before_what_it_said() -> None:
+async def test_the_factorys_messages_come_before_the_agents_own() -> None:
     before: Any = [
         {"role": "user", "content": [{"text": "be brief"}]},
         {"role": "assistant", "content": [{"text": "yes"}]},
@@ -349,7 +349,7 @@ async def test_a_sub_agent_whose_ending_was_missing_is_not_asked_again() -> None
     assert again.of(ToolFinished)[0].output == [{"text": "the answer\n"}]
 
 
-async def test_a_delegates_known_answer_ends_the_run_without_asking_anybody() -> None:
+async def test_a_delegates_known_answer_ends_the_run_without_a_model_call() -> None:
     def root(*turns: Any) -> tuple[Agent, Playbook]:
         model = Playbook(*turns)
         clerk = agent(Playbook(say("no refund")), name="clerk")

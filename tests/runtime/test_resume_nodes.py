@@ -141,7 +141,7 @@ async def test_it_can_be_resumed_again_and_again(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ORCHESTRATORS)
-async def test_what_a_node_says_stands_between_its_beginning_and_its_end(name: str) -> None:
+async def test_the_text_of_a_node_stands_between_its_beginning_and_its_end(name: str) -> None:
     recorder, _ = await drive(ORCHESTRATORS[name](Desk()))
     begun: set[str] = set()
     messages: defaultdict[str, str] = defaultdict(str)

@@ -143,7 +143,7 @@ async def test_the_newest_runs_are_remembered_as_far_as_there_is_room(
     assert len(found) == 4
 
 
-async def test_so_many_runs_are_looked_at(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_number_of_examined_runs_is_bounded(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         await run(log, f"question {number}", answer("yes"))
     monkeypatch.setattr("runstore.runtime.session_memory.MAX_RUNS", 1)

@@ -135,7 +135,7 @@ async def test_each_of_two_agents_has_its_own_tools_and_the_others_words(session
     assert not [word for word in ("toolUse", "toolResult", "reasoningContent") if word in str(to_b)]
 
 
-async def test_what_one_agent_has_forgotten_another_remembers(session: Session) -> None:
+async def test_another_agent_remembers_text_that_one_agent_has_forgotten(session: Session) -> None:
     for number in range(4):
         brief = agent(Playbook(say("yes")), conversation_manager=SlidingWindowConversationManager(2))
         await session.turn(brief, f"question {number}", agent="brief")
@@ -255,7 +255,7 @@ async def test_memory_is_cut_where_a_user_begins_to_speak(
     assert len(memory) > 8
 
 
-async def test_of_a_turn_that_is_too_large_the_words_are_remembered(
+async def test_a_turn_that_is_too_large_is_remembered_as_text(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_memory, "MAX_MEMORY_BYTES", 200)
@@ -285,7 +285,7 @@ async def test_a_message_in_several_events_is_one(session: Session) -> None:
     assert await session.memory() == [user("one"), answer("The capital.")]
 
 
-async def test_of_a_turn_with_results_that_no_event_could_hold_the_words_are_remembered(
+async def test_a_turn_with_results_that_no_event_could_hold_is_remembered_as_text(
     session: Session,
 ) -> None:
     asks = {"role": "assistant", "content": [{"toolUse": {"toolUseId": "t1", "name": "a", "input": {}}}]}
@@ -295,7 +295,7 @@ async def test_of_a_turn_with_results_that_no_event_could_hold_the_words_are_rem
     assert await session.memory() == [user("one"), answer("done")]
 
 
-async def test_of_a_turn_that_is_too_large_to_be_read_the_words_are_remembered(
+async def test_a_turn_that_is_too_large_to_be_read_is_remembered_as_text(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_memory, "MAX_TURN_BYTES", 100)

@@ -25,7 +25,7 @@ def test_a_group_that_names_itself_as_its_member_is_an_error_like_others() -> No
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_of_groups_of_one_the_member_counts(depth: int) -> None:
+def test_the_member_of_a_group_of_one_counts(depth: int) -> None:
     error: Exception = AgentError("out of ink", code="no_ink")
     for _ in range(depth):
         error = ExceptionGroup("of a TaskGroup", [error])

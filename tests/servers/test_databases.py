@@ -47,7 +47,7 @@ def test_a_copied_database_has_what_the_migrated_one_has(kind: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", DATABASES)
-def test_what_one_database_gets_no_other_has(kind: str, tmp_path: Path) -> None:
+def test_events_of_one_database_are_in_no_other(kind: str, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     with empty_database(kind, tmp_path) as one, empty_database(kind, tmp_path / "other") as other:
         assert one != other

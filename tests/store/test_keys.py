@@ -64,7 +64,7 @@ def test_the_secret_of_tickets_is_made_once(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "rsk_", "rsk__", "rsk_a", "rsk_a_", "rsk__b", "sk_a_b", "Rsk_a_b"])
-def test_what_has_not_the_form_of_a_key_has_no_id(text: str) -> None:
+def test_text_without_the_form_of_a_key_has_no_id(text: str) -> None:
     assert keys.key_id_of(text) is None
 
 

@@ -138,7 +138,7 @@ def test_a_redis_that_is_absent_is_only_logged() -> None:
 
 
 @pytest.mark.parametrize("answer", [http, nothing, hang_up])
-def test_what_answers_and_is_no_redis_is_refused(answer: Callable[[socket.socket], None]) -> None:
+def test_a_server_that_is_not_redis_is_refused(answer: Callable[[socket.socket], None]) -> None:
     with answering(answer) as address:
         assert "the server at this URL is not Redis" in refusal(f"redis://{address}?socket_timeout=9999")
 

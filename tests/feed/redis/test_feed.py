@@ -114,7 +114,7 @@ async def test_an_ending_before_the_first_look_at_the_stream_is_not_missed(two: 
         assert await news(live, 2) == [3]
 
 
-async def test_what_another_process_commits_in_between_reads_as_a_gap(two: list[RedisFeed]) -> None:
+async def test_a_commit_of_another_process_in_between_reads_as_a_gap(two: list[RedisFeed]) -> None:
     here, there = two
     with there.subscribe(RUN) as live:
         there.publish([committed(1, QUEUED)])
@@ -210,7 +210,7 @@ async def test_a_redaction_empties_what_redis_and_other_processes_have_of_the_ru
     assert 0 < client.ttl(f"{prefix}:run:{RUN}") <= ACTIVE_EXPIRY_S
 
 
-async def test_a_deletion_marker_is_no_part_of_another_processes_stream(two: list[RedisFeed]) -> None:
+async def test_a_deletion_marker_is_not_in_another_processes_stream(two: list[RedisFeed]) -> None:
     here, there = two
     with there.subscribe(RUN) as live:
         here.publish([committed(1, QUEUED)])
@@ -285,7 +285,7 @@ async def test_an_entry_that_cannot_be_read_is_a_hint(
 # ---- listeners ----
 
 
-async def test_listeners_of_another_process_hear_what_decides_something(two: list[RedisFeed]) -> None:
+async def test_listeners_of_another_process_get_state_changes(two: list[RedisFeed]) -> None:
     here, there = two
     heard: list[Committed] = []
     there.listen(heard.append)
@@ -379,7 +379,7 @@ async def test_a_feed_that_is_closed_for_its_readers_still_publishes_to_other_pr
         assert await news(live, 0) == [1, 2]
 
 
-async def test_what_has_queued_is_published_before_a_feed_stops(two: list[RedisFeed], prefix: str) -> None:
+async def test_queued_commits_are_published_before_a_feed_stops(two: list[RedisFeed], prefix: str) -> None:
     _, there = two
     leaving = RedisFeed(shared_redis(), prefix=prefix)
     with there.subscribe(RUN) as live:

@@ -44,7 +44,7 @@ def test_that_several_lose_it_is_one_line_and_that_all_have_it_back_another() ->
     assert health.reconnects == 2
 
 
-def test_what_fails_at_every_other_try_is_not_said_to_be_back() -> None:
+def test_a_redis_that_fails_at_every_other_try_is_not_reported_as_back() -> None:
     health = RedisHealth()
     with structlog.testing.capture_logs() as lines:
         for _ in range(50):

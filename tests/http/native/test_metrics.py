@@ -92,7 +92,7 @@ def test_a_log_that_takes_writes_is_not_unavailable(http: httpx.Client) -> None:
     assert sample(http, "runstore_log_unavailable") == 0
 
 
-async def test_what_waits_to_be_committed_is_counted(tmp_path: Path) -> None:
+async def test_events_that_wait_to_be_committed_are_counted(tmp_path: Path) -> None:
     database = make_database(tmp_path / "runstore.db")
     settings = Settings(ServerSettings(database_url=f"sqlite:///{database}", worker=False, drain_s=0))
     async with open_runtime(settings) as runtime:

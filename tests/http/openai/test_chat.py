@@ -316,7 +316,7 @@ def test_messages_are_the_clients_own_history(server: ServerProcess, session: st
     assert heard(answer(server, "next", session, model="quick")) == 4 + 1 + 1
 
 
-def test_what_failed_or_was_stopped_or_deleted_is_not_remembered(server: ServerProcess, session: str) -> None:
+def test_failed_stopped_and_deleted_turns_are_not_remembered(server: ServerProcess, session: str) -> None:
     with streaming(server, "never mind this", session, model="silent"):
         pass
     gone = ask(server, "nor this", session, model="quick").headers["x-run-id"]

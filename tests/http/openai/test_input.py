@@ -105,7 +105,7 @@ def test_an_answer_that_says_nothing_is_left_out(empty: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("role", ["system", "developer", "user"])
 @pytest.mark.parametrize("content", ["", None, [], [{"type": "text", "text": ""}], "\n"])
-def test_an_empty_message_of_anybody_else_is_left_out_too(role: str, content: Any) -> None:
+def test_an_empty_message_of_any_other_role_is_left_out_too(role: str, content: Any) -> None:
     assert read({"role": role, "content": content}, HI) == "hi"
 
 
@@ -196,7 +196,7 @@ def inputs(said: list[dict[str, Any]]) -> list[Any]:
         ('{"a":' * 60 + "1" + "}" * 60, {}),
     ],
 )  # fmt: skip
-def test_arguments_that_are_no_object_leave_an_empty_one(arguments: Any, input: Any) -> None:
+def test_arguments_that_are_not_an_object_become_an_empty_one(arguments: Any, input: Any) -> None:
     result = {"role": "tool", "tool_call_id": "c1", "content": "?"}
     assert inputs(read(HI, {"role": "assistant", "tool_calls": [call("c1", arguments)]}, result)) == [input]
 
@@ -296,7 +296,7 @@ def test_arguments_may_be_of_any_type(arguments: Any) -> None:
     assert inputs(read(HI, {"role": "assistant", "tool_calls": [call("c1", arguments)]}, result)) == [{}]
 
 
-def test_the_input_of_a_custom_tool_that_is_no_text_is_its_json() -> None:
+def test_the_input_of_a_custom_tool_that_is_not_text_becomes_its_json() -> None:
     custom = {"id": "c1", "custom": {"name": "shell", "input": ["ls", 5]}}
     said = read(HI, {"role": "assistant", "tool_calls": [custom]}, {"role": "tool", "tool_call_id": "c1"})
     assert inputs(said) == [{"input": '["ls",5]'}]
@@ -310,7 +310,7 @@ def test_the_input_of_a_custom_tool_that_is_no_text_is_its_json() -> None:
         ({"type": "json", "value": 1}, '{"type":"json","value":1}'),
     ],
 )  # fmt: skip
-def test_a_tools_content_that_is_no_text_is_its_json(content: Any, text: str) -> None:
+def test_a_tools_content_that_is_not_text_becomes_its_json(content: Any, text: str) -> None:
     said = read(
         HI, {"role": "assistant", "tool_calls": [call()]}, {**call(), "role": "tool", "content": content}
     )
@@ -336,7 +336,7 @@ def test_a_message_that_is_null_says_nothing() -> None:
 
 @pytest.mark.parametrize("role", ["user", "system", "developer"])
 @pytest.mark.parametrize("content", [5, False, {"type": "file"}, [{"type": "text", "text": 5}]])
-def test_what_a_person_has_said_is_never_left_out(role: str, content: Any) -> None:
+def test_a_persons_content_is_never_left_out(role: str, content: Any) -> None:
     with pytest.raises(msgspec.ValidationError, match=r"\$\.messages\[0\]\.content"):
         read({"role": role, "content": content}, HI)
 
@@ -408,7 +408,7 @@ def test_a_part_without_a_type_is_text_if_it_has_one() -> None:
 
 
 @pytest.mark.parametrize("role", ["assistant", "system"])
-def test_an_image_of_somebody_else_is_named(role: str) -> None:
+def test_an_image_of_another_role_is_named(role: str) -> None:
     image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
     with pytest.raises(BadRequest) as wrong:
         read({"role": role, "content": [image]}, HI)

@@ -72,7 +72,7 @@ def ask(people: People, method: str, path: str) -> int:
         return answer.status_code
 
 
-def test_every_route_that_is_no_get_changes_something_but_for_these() -> None:
+def test_every_route_except_get_changes_something_apart_from_these() -> None:
     assert {path for method, path in ROUTES if method not in ("GET", "HEAD")} == {
         path for _, path in CHANGING
     } | POSTS_THAT_READ
@@ -90,7 +90,7 @@ def test_an_auditor_reads_everything(people: People, method: str, path: str) -> 
     assert ask(people, method, path) in (200, 201)
 
 
-def test_what_an_auditor_was_refused_has_not_happened(people: People) -> None:
+def test_a_refused_request_of_an_auditor_changes_nothing(people: People) -> None:
     for method, path in CHANGING:
         ask(people, method, path)
     record = people.alice.get(f"/runs/{people.run_id}").json()

@@ -134,7 +134,7 @@ async def test_every_exception_is_answered_as_an_error_of_the_server(
     assert isinstance(error.value, Exception)  # which becomes 500 `internal_error`
 
 
-async def test_what_a_request_needs_is_done_for_its_address_and_then_for_its_user() -> None:
+async def test_work_of_a_request_counts_for_its_address_and_then_for_its_user() -> None:
     done_for: list[str] = []
 
     class Authenticator:

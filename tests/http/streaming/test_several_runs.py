@@ -133,7 +133,7 @@ def test_a_reader_that_reconnects_after_each_event_gets_each_once(http: httpx.Cl
     assert sorted(map(place, one_by_one(http, url_of(*runs), len(whole)))) == sorted(map(place, whole))
 
 
-def test_what_open_runs_say_in_turns_comes_live(http: httpx.Client) -> None:
+def test_alternating_events_of_open_runs_come_live(http: httpx.Client) -> None:
     first, second = begin_silent(http), begin_silent(http)
     messages = source(http, url_of(first, second)).messages()
     assert sorted(map(place, islice(messages, 6))) == sorted(

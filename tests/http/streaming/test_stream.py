@@ -126,7 +126,7 @@ def test_the_end_of_a_closed_run_is_204_of_the_streams_type(server: ServerProces
         assert answer.read() == b""
 
 
-def test_the_end_of_a_run_that_goes_on_is_no_204(server: ServerProcess, silent_run: str) -> None:
+def test_the_head_of_an_open_run_is_not_204(server: ServerProcess, silent_run: str) -> None:
     frames = server.frames(silent_run, after=SILENT_HEAD)
     server.note(silent_run, "news")
     assert next(frames).data == "news"
@@ -158,7 +158,7 @@ MANY = ",".join(f"custom.x{number}.*" for number in range(MAX_FILTER_TYPES))
 
 
 @pytest.mark.parametrize("path", ["stream", "events"])
-def test_a_filter_has_so_many_names(server: ServerProcess, closed_run: str, path: str) -> None:
+def test_a_filter_has_a_bounded_number_of_names(server: ServerProcess, closed_run: str, path: str) -> None:
     url = f"/runs/{closed_run}/{path}"
     answer = server.http.get(url, params={"types": MANY})
     assert answer.status_code == 200

@@ -259,7 +259,7 @@ async def test_a_factory_may_be_sync_or_async_and_take_the_context_or_not(
     assert await said(catalog, "mine") == expected
 
 
-async def test_what_a_factory_makes_decides_how_it_is_run(module: Any) -> None:
+async def test_a_factorys_result_decides_how_the_agent_runs(module: Any) -> None:
     module.swarm = lambda: Swarm([agent(Playbook(), name="one")])
     assert isinstance(await made("theirs:swarm"), StrandsAgent)
     module.generator = lambda: speak

@@ -85,7 +85,7 @@ async def test_a_worker_that_beats_is_alive(join: Callable[..., HeartbeatLeases]
 
 
 @pytest.mark.parametrize("lease_s", [15, 1])
-async def test_after_an_outage_everybody_has_a_whole_lease_again(
+async def test_after_an_outage_every_worker_has_a_whole_lease_again(
     join: Callable[..., HeartbeatLeases], clock: Clock, lease_s: float
 ) -> None:
     watcher, worker = join(lease_s), join(FOR_EVER_S)

@@ -205,7 +205,7 @@ async def test_an_agent_that_cancels_all_tasks_has_cancelled_itself(processes: P
         (leaving_a_canceller, "so far "), (stopping_the_loop, "on and on"), (leaving_what_exits, "on and on"),
     ],
 )  # fmt: skip
-async def test_what_an_agent_does_to_its_loop_loses_no_ending(
+async def test_an_agent_that_manipulates_its_loop_loses_no_ending(
     processes: Processes, function: Any, text: str
 ) -> None:
     _, ended = await drive(processes, function)

@@ -81,7 +81,7 @@ def test_a_message_that_says_it_is_oversized_is_refused_before_it_has_come() -> 
     "type",
     ["lifecycle.completed", "lifecycle.queued", "lifecycle.x", "cancel.requested", "run.deleted"],
 )
-def test_what_only_the_server_writes_is_refused(type: str) -> None:
+def test_events_that_only_the_server_writes_are_refused(type: str) -> None:
     with pytest.raises(AgentError, match="cannot write"):
         event_of(Said(type, b"{}"))
 

@@ -84,7 +84,7 @@ async def test_reasoning_is_separate_from_text() -> None:
     assert text(recorder.of(Token)) == ended.result["text"] == "yes"
 
 
-async def test_the_input_is_no_message_of_the_log_but_all_that_follows_is() -> None:
+async def test_the_input_is_not_a_message_of_the_log_but_all_that_follows_is() -> None:
     model = Playbook(use(("t1", "double", {"number": 4})), say("8"))
     recorder, _ = await drive(agent(model, double))
     assert [(each.message["role"], list(each.message["content"][0])) for each in recorder.of(Message)] == [
@@ -449,7 +449,7 @@ async def test_two_calls_of_one_sub_agent_in_turn_are_distinguished(executor: An
     ]
 
 
-async def test_of_two_calls_of_one_sub_agent_at_once_only_the_one_that_works_says_so() -> None:
+async def test_only_the_working_one_of_two_calls_of_one_sub_agent_says_so() -> None:
     """strands refuses the second call while the first one is in the agent."""
     worker = worker_of(use(("w1", "double", {"number": 1})), say("ok"))
     both = use(("t1", "worker", {"input": "?"}), ("t2", "worker", {"input": "?"}))

@@ -38,7 +38,7 @@ def test_an_empty_chunk_is_nothing() -> None:
     assert translated({"event": delta(text="")}) == []
 
 
-def test_the_callers_state_is_never_taken_for_an_event() -> None:
+def test_the_callers_state_never_becomes_an_event() -> None:
     state = {"event": delta(text="no"), "message": {"role": "user", "content": []}, "result": "no"}
     duplicate = {"data": "hi", "delta": {"text": "hi"}, **state}
     assert translated(duplicate, {"init_event_loop": True, **state}) == []
@@ -80,7 +80,7 @@ def test_the_input_counts_the_whole_prompt(name: str, reported: tuple[int, int, 
     assert (event.input_tokens, event.cache_read_tokens, event.cache_write_tokens) == (inputs, 5, 2), name
 
 
-def test_a_count_that_is_no_number_is_0() -> None:
+def test_a_count_that_is_not_a_number_is_0() -> None:
     usage = {"inputTokens": None, "outputTokens": -1, "cacheReadInputTokens": "many"}
     (event,) = translated({"event": {"metadata": {"usage": usage}}})
     assert event == Usage(agent="demo", input_tokens=0, output_tokens=0, model="model-1")
@@ -106,7 +106,7 @@ def test_the_rest_is_nothing(item: dict[str, Any]) -> None:
     assert translated(item) == []
 
 
-def test_what_a_tool_says_before_it_is_done_is_progress() -> None:
+def test_output_of_a_tool_before_it_is_done_is_progress() -> None:
     for said in ("half way", {"data": "x"}, {"done": 1, "of": 2}, None):
         assert translated(nested("search", "t1", said)) == [
             ToolProgress(agent="demo", tool_use_id="t1", name="search", output=said)
