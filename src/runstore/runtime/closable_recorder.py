@@ -27,8 +27,14 @@ class ClosableRecorder:
             self._on_close()
 
     async def record(self, event: Event) -> None:
-        if error := await self.try_record(event):
+        if self.closed_by is not None:
+            return
+        try:
+            await self._recorder.record(event)
+        except InvalidEvent as error:
             await self.record_fitting(event, error)
+        except Exception as refusal:
+            self.close(refusal)
 
     async def commit(self, event: Event) -> None:
         if error := await self.try_commit(event):

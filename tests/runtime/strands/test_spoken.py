@@ -6,11 +6,16 @@ from typing import Any
 from weakref import WeakSet
 
 import pytest
+from pydantic import BaseModel
 from strands import Agent, tool
 from strands.middleware import InvokeModelStage
+from strands.multiagent import GraphBuilder, Swarm
 
+from runstore.core.codec import MAX_EVENT_BYTES
+from runstore.core.errors import RunClosed
 from runstore.core.events import Message, Reasoning, Token, ToolProgress
 from runstore.runtime.strands.agent import StrandsAgent
+from tests.polling import until
 from tests.runtime.recording import ListRecorder, context, text
 from tests.runtime.strands_kit import Playbook, Turn, agent, delta, drive, say, think, use
 
@@ -206,3 +211,84 @@ async def test_code_that_reads_an_agents_stream_gets_every_delta() -> None:
     recorder, _ = await drive(agent(Playbook(use(("t1", "ask", {})), say("done")), ask))
     assert [each.output for each in recorder.of(ToolProgress)][:400] == WORDS
     assert [each.text for each in recorder.of(Token) if each.agent == "demo/ask"] == WORDS
+
+
+async def test_a_run_that_is_left_while_the_log_is_behind_leaves_nothing_behind() -> None:
+    class Full(ListRecorder):
+        """Has no room for a token, ever."""
+
+        full = asyncio.Event()
+
+        async def record(self, event: Any) -> None:
+            if isinstance(event, Token):
+                self.full.set()
+                await asyncio.Event().wait()
+            self.keep(event)
+
+    class Closing(Playbook):
+        closed = asyncio.Event()
+
+        async def stream(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+            try:
+                async for chunk in super().stream(*args, **kwargs):
+                    yield chunk
+            finally:
+                self.closed.set()
+
+    model, recorder, before = Closing(say(*WORDS)), Full(), asyncio.all_tasks()
+    run = asyncio.create_task(StrandsAgent(agent(model), context(), WeakSet()).run("hi", [], recorder))
+    await recorder.full.wait()
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    await model.closed.wait()
+    await until(lambda: asyncio.all_tasks() <= before)
+
+
+async def test_a_log_that_takes_no_more_ends_the_model_at_its_next_delta() -> None:
+    class Closed(ListRecorder):
+        """Refuses every token after the third."""
+
+        async def record(self, event: Any) -> None:
+            if len(self.of(Token)) == 3 and isinstance(event, Token):
+                raise RunClosed("run-1", 9)
+            self.keep(event)
+
+    model, recorder = Paused(*WORDS), Closed()
+    with pytest.raises(RunClosed):
+        await StrandsAgent(agent(model), context(), WeakSet()).run("hi", [], recorder)
+    assert model.said == 4
+
+
+async def test_a_text_that_no_event_can_hold_is_recorded_in_several() -> None:
+    long = "x" * (MAX_EVENT_BYTES + 1)
+    recorder, _ = await drive(agent(Playbook(say("a", long, "b"))))
+    assert text(recorder.of(Token)) == f"a{long}b"
+    assert len(recorder.of(Token)) > 3
+
+
+@pytest.mark.parametrize("orchestrator", ["graph", "swarm"])
+async def test_nodes_speak_for_themselves(orchestrator: str) -> None:
+    nodes = [agent(Playbook(say(*WORDS)), name=name) for name in ("one", "two")]
+    product: Any = Swarm(nodes)
+    if orchestrator == "graph":
+        builder = GraphBuilder()
+        for node in nodes:
+            builder.add_node(node, node.name)
+        product = builder.set_execution_timeout(60).build()
+    recorder, _ = await drive(product)
+    for path in ("demo/one", "demo/two")[: 2 if orchestrator == "graph" else 1]:
+        assert [each.text for each in recorder.of(Token) if each.agent == path] == WORDS
+        types = [event.type for event in recorder.events if getattr(event, "agent", "") == path]
+        assert types[0] == "agent.started"
+        assert types[-3:] == ["llm.usage", "llm.message", "agent.finished"]
+
+
+async def test_an_answer_with_an_object_is_recorded_as_it_is_said() -> None:
+    class City(BaseModel):
+        name: str
+
+    turns = [*say(*WORDS)[:-2], *use(("t1", "City", {"name": "Paris"}))[1:]]
+    recorder, ended = await drive(agent(Playbook(turns, say("done")), structured_output_model=City))
+    assert [each.text for each in recorder.of(Token)][:400] == WORDS
+    assert ended.result["structured_output"] == {"name": "Paris"}

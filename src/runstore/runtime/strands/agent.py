@@ -17,8 +17,8 @@ import runstore.runtime.strands.nodes as strands_nodes
 import runstore.runtime.strands.providers as strands_providers
 from runstore.core.codec import RecordedEvent
 from runstore.core.content import asked_messages, input_messages
-from runstore.core.errors import AgentError, AppendRefused, InvalidEvent
-from runstore.core.events import AgentFinished, AgentStarted, Discarded, Token, Usage
+from runstore.core.errors import AgentError, AppendRefused
+from runstore.core.events import AgentFinished, AgentStarted
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.runtime.at_most_once import obstacle
 from runstore.runtime.closable_recorder import ClosableRecorder
@@ -99,7 +99,7 @@ class StrandsAgent:
         try:
             stream = self._stream(input, hooks)
             try:
-                ended = await self._attend(self._follow(stream, hooks, closable, recorder), closable)
+                ended = await self._attend(self._follow(stream, hooks, closable), closable)
             finally:
                 await _record_unfinished(hooks, recorder)
             conversations = [agent.messages for _, agent in self._agents]
@@ -177,11 +177,8 @@ class StrandsAgent:
             )
         return self._product.stream_async(input if isinstance(input, str) else messages[0]["content"], state)
 
-    async def _follow(
-        self, stream: AsyncIterator[Any], hooks: Hooks, closable: ClosableRecorder, recorder: RunRecorder
-    ) -> Ended:
+    async def _follow(self, stream: AsyncIterator[Any], hooks: Hooks, closable: ClosableRecorder) -> Ended:
         translator = hooks.translator(self._root, apart=hooks.nodes.paths)
-        translate = translator.translate
         ended: Ended = None
         async for item in stream:
             if closable.closed_by is not None:
@@ -190,17 +187,7 @@ class StrandsAgent:
             if "delta" in item:
                 continue  # half of all items; none holds an event
             try:
-                for event in translate(item):
-                    if type(event) is not Token:
-                        if isinstance(event, Usage):
-                            hooks.count(event)
-                        elif isinstance(event, Discarded):
-                            await recorder.commit(event)
-                            continue
-                    try:
-                        await recorder.record(event)
-                    except InvalidEvent as error:
-                        await closable.record_fitting(event, error)
+                await hooks.record(translator.translate(item))
             except Exception as error:
                 closable.close(error)
             except asyncio.CancelledError:

@@ -1,6 +1,6 @@
 """The text in the chunks of a model's stream. Pure, and on the path of every token."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -12,10 +12,19 @@ NO_TEXT: dict[str, str] = {}
 
 
 class Said(Struct, frozen=True, gc=False):
-    """A text of a model, and the class of the event that it becomes."""
+    """A text in a chunk of a model. `event`: the class of the event that it becomes.
+
+    `block`: the index of its content block, if the model counts them. `alone`: its delta has nothing else.
+    """
 
     event: type[Token] | type[Reasoning]
     text: str
+    block: int | None
+    alone: bool
+
+    def continues(self, before: "Said") -> bool:
+        """Whether one delta can have both texts."""
+        return self.event is before.event and self.block == before.block and self.alone and before.alone
 
 
 class RecordedChunk(dict[str, Any]):
@@ -29,6 +38,17 @@ def said_in(chunk: Chunk) -> Said | None:
         return None
     delta = block["delta"]
     if text := delta.get("text"):
-        return Said(Token, text)
-    text = (delta.get("reasoningContent") or NO_TEXT).get("text")
-    return Said(Reasoning, text) if text else None
+        return Said(Token, text, block.get("contentBlockIndex"), len(delta) == 1)
+    reasoning = delta.get("reasoningContent") or NO_TEXT
+    if text := reasoning.get("text"):
+        return Said(Reasoning, text, block.get("contentBlockIndex"), len(delta) == len(reasoning) == 1)
+    return None
+
+
+def joined(last: Chunk, held: Sequence[Said]) -> RecordedChunk:
+    """The last one of several chunks, with the text of all."""
+    if len(held) == 1:
+        return RecordedChunk(last)
+    content = {"text": "".join([said.text for said in held])}
+    delta = content if held[-1].event is Token else {"reasoningContent": content}
+    return RecordedChunk({**last, "contentBlockDelta": {**last["contentBlockDelta"], "delta": delta}})

@@ -108,7 +108,7 @@ class Hooks:
         self._lock = threading.Lock()
         self._model_calls = ModelCalls(context.run_id, recorder, self.answers, self._place, self.models)
         self.called = Called(self, recorder, self._model_calls)
-        self.nodes = Nodes(nodes, self._record_node, lambda path: self._inputs.pop((path, None), None))
+        self.nodes = Nodes(nodes, self.record, lambda path: self._inputs.pop((path, None), None))
 
     @property
     def model_errors(self) -> Collection[BaseException]:
@@ -249,8 +249,8 @@ class Hooks:
         elif past.ending is not None:
             event.messages = [{"role": "user", "content": [{"text": GO_ON}]}]
 
-    async def _record_node(self, events: Sequence[Event]) -> None:
-        """Record the events of a node's stream, except those that the hooks record."""
+    async def record(self, events: Sequence[Event]) -> None:
+        """Record the events of an item of a stream."""
         for event in events:
             if isinstance(event, Usage):
                 self.count(event)

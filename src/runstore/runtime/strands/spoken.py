@@ -8,7 +8,7 @@ text before it.
 
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, cast
 
 from strands.middleware import InvokeModelContext
@@ -17,7 +17,7 @@ from strands.models import Model
 from runstore.core.events import Reasoning, Token
 from runstore.runtime.resume import Place
 from runstore.runtime.strands.answers import Answers
-from runstore.runtime.strands.chunks import Chunk, RecordedChunk, said_in
+from runstore.runtime.strands.chunks import Chunk, Said, joined, said_in
 from runstore.runtime.strands.redaction import may_change
 
 JOIN_S = 0.02  # seconds of text that strands gets as one delta
@@ -56,47 +56,25 @@ class RecordedModel:
         self, *arguments: Any, cancel_signal: threading.Event | None = None, **options: Any
     ) -> AsyncGenerator[Chunk, None]:
         """See `Model.stream`. After a cancel, strands gets the next chunk at once and unrecorded."""
-        held: list[Chunk] = []
+        held: list[Said] = []  # recorded, and not yet handed on
+        last: Chunk = {}  # the chunk of the last of them
         handed_at = 0.0
         async for chunk in self._model.stream(*arguments, cancel_signal=cancel_signal, **options):
             said = said_in(chunk)
             if said is None or (cancel_signal is not None and cancel_signal.is_set()):
                 if held:
-                    yield _joined(held)
+                    yield joined(last, held)
                     held = []
                 yield chunk
                 continue
             await self._record(self._answers.say(self._place, said))
-            if held and not _is_continued(held[-1], chunk):
-                yield _joined(held)
+            if held and not said.continues(held[-1]):
+                yield joined(last, held)
                 held = []
-            held.append(chunk)
-            now = time.monotonic()
+            held.append(said)
+            last, now = chunk, time.monotonic()
             if now - handed_at >= self._join_s:
-                handed_at = now
-                yield _joined(held)
-                held = []
+                yield joined(last, held)
+                held, handed_at = [], now
         if held:
-            yield _joined(held)
-
-
-def _is_continued(chunk: Chunk, next: Chunk) -> bool:
-    """Whether two chunks differ in nothing but their text."""
-    block, after = chunk["contentBlockDelta"], next["contentBlockDelta"]
-    delta, more = block["delta"], after["delta"]
-    if block.get("contentBlockIndex") != after.get("contentBlockIndex"):
-        return False
-    if delta.keys() == more.keys() == {"reasoningContent"}:
-        delta, more = delta["reasoningContent"], more["reasoningContent"]
-    return len(delta) == len(more) == 1 and "text" in delta and "text" in more
-
-
-def _joined(chunks: Sequence[Chunk]) -> RecordedChunk:
-    """Chunks with text, as the last one of them with the text of all."""
-    last = chunks[-1]
-    if len(chunks) == 1:
-        return RecordedChunk(last)
-    text = "".join(said.text for said in map(said_in, chunks) if said)
-    block = last["contentBlockDelta"]
-    delta = {"reasoningContent": {"text": text}} if "reasoningContent" in block["delta"] else {"text": text}
-    return RecordedChunk({**last, "contentBlockDelta": {**block, "delta": delta}})
+            yield joined(last, held)
