@@ -111,10 +111,14 @@ class Database:
             connection.commit()
 
     @contextmanager
-    def changing(self) -> Iterator[Connection]:
-        """A transaction of this thread that touches no events; committed unless there is an error."""
+    def changing(self, *, derived: bool = False) -> Iterator[Connection]:
+        """A transaction of this thread that touches no events; committed unless there is an error.
+
+        Args:
+            derived: of rows that can be derived again: a power cut may lose the transaction whole.
+        """
         with self.connect() as connection:
-            _begin(connection, self.dialect.begin_apart)
+            _begin(connection, self.dialect.begin_derived if derived else self.dialect.begin_apart)
             yield connection
             connection.commit()
 

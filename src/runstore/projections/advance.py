@@ -124,7 +124,7 @@ class Advance:
     def _apply(self, events: list[RecordedEvent], reached: int) -> Step:
         started = time.monotonic()
         try:
-            with self._database.changing() as connection:
+            with self._database.changing(derived=True) as connection:
                 row = lock_build(connection, self.build.name, self.build.slot)
                 if row is None or not self.is_ours(row):
                     return Step.CHANGED

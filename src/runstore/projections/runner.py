@@ -38,7 +38,8 @@ from runstore.projections.silences import Silences
 
 LEASE_S = 10.0  # seconds without a beat, while events wait, after which another runner takes a build over
 POLL_S = 1.0  # seconds between two looks for other processes' events and commands
-TICK_S = 0.2  # seconds between two rounds that keep up with writers; each costs a commit for a projection
+TICK_S, LONGEST_TICK_S = 0.5, 2.0  # seconds between two times of work that keeps up with writers
+WORK_SHARE = 0.05  # of the time that this work may take: on SQLite writers wait for it
 TURN_S = 0.006  # seconds between two transactions: a waiting writer looks every 5 ms for its turn
 STORE_S = 1.0  # seconds between two stores of a position that only other events have moved
 FIRST_WAIT_S, LAST_WAIT_S = 0.1, 5.0  # seconds before another try while the database fails
@@ -106,9 +107,10 @@ class ProjectionRunner:
 
     def run(self, *, once: bool = False) -> None:
         """Work until `stop`; with `once`, only until no projection has anything left to do."""
-        backoff = Backoff(FIRST_WAIT_S, LAST_WAIT_S)
+        backoff, worked_s = Backoff(FIRST_WAIT_S, LAST_WAIT_S), 0.0
         while not self._stopping.is_set():
             self._news.clear()
+            begun = time.monotonic()
             try:
                 busy = self._make_round()
             except Exception as error:
@@ -117,13 +119,15 @@ class ProjectionRunner:
                 continue
             self._recovers()
             backoff.reset()
+            worked_s += time.monotonic() - begun
             if busy:
                 self._stopping.wait(TURN_S)
             elif once and not any(kept.waits for kept in self._kept):
                 break
             else:
+                self._stopping.wait(min(max(TICK_S, worked_s / WORK_SHARE), LONGEST_TICK_S))
+                worked_s = 0.0
                 self._news.wait(POLL_S)
-                self._stopping.wait(TICK_S)
         self._release()
 
     def _make_round(self) -> bool:

@@ -73,6 +73,12 @@ class Dialect(Protocol):
     def begin_apart(self, connection: Connection) -> None:
         """Start a transaction that appends nothing and reads no events: on a server it takes no barrier."""
 
+    def begin_derived(self, connection: Connection) -> None:
+        """Start a transaction as `begin_apart`, on rows that can be derived from the log again.
+
+        A power cut may lose it whole, so that the disk need not be waited for.
+        """
+
     def answering(self, connection: Connection) -> AbstractContextManager[None]:
         """Abort reads in the block after ANSWER_S. Servers apply the time to each statement."""
 

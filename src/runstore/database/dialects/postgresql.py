@@ -119,6 +119,10 @@ class PostgresDialect(Server):
             (purges,) = cursor.fetchone() or (0,)
         return int(purges)
 
+    def begin_derived(self, connection: Connection) -> None:
+        """See `Dialect.begin_derived`."""
+        connection.exec_driver_sql("BEGIN; SET LOCAL synchronous_commit = off")
+
     def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
         if slots := user_slots(find()):
             locks = f"SELECT pg_advisory_xact_lock({USERS}, slot) FROM unnest(%s::int4[]) AS slot"

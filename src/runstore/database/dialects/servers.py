@@ -89,6 +89,10 @@ class Server:
         """See `Dialect.begin_apart`."""
         connection.exec_driver_sql("BEGIN")
 
+    def begin_derived(self, connection: Connection) -> None:
+        """See `Dialect.begin_derived`."""
+        self.begin_apart(connection)
+
 
 class ServerErrors:
     """Classifies a server's errors, from its driver or wrapped by SQLAlchemy.

@@ -106,6 +106,14 @@ class SqliteDialect:
         """See `Dialect.begin_apart`. SQLite has no other way than to take a turn as a writer."""
         self.begin_write(connection)
 
+    def begin_derived(self, connection: Connection) -> None:
+        """See `Dialect.begin_derived`. Later synced commits sync it too, as the write-ahead log is one file."""
+        if not connection.info.get("unsynced"):
+            connection.exec_driver_sql("PRAGMA synchronous = NORMAL")
+            connection.rollback()  # ends the transaction that SQLAlchemy assumes
+            connection.info["unsynced"] = True
+        self.begin_write(connection)
+
     # SQLite has no queue for its lock. Waiting connections check again, by default after up to 100 ms, and a
     # busy writer has taken the lock long before.
 
@@ -256,6 +264,8 @@ def _control_transactions(engine: Engine) -> None:
     def on_checkin(connection: Any, record: Any) -> None:
         if connection is not None and record.info.pop("looks_often", False):
             connection.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1_000)}")
+        if connection is not None and record.info.pop("unsynced", False):
+            connection.execute("PRAGMA synchronous = FULL")
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: Any, _record: Any) -> None:
