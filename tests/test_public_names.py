@@ -18,7 +18,9 @@ PAGES = [
     *(page for page in sorted((ROOT / "docs").glob("**/*.md")) if page.name not in INTERNALS),
     *sorted((ROOT / "examples").glob("**/*.py")),
 ]
-INNER = re.compile(r"from runstore\.[\w.]+ import|import runstore\.\w|`runstore\.[a-z_]+\.[\w.]*[A-Z]")
+INNER = re.compile(
+    r"from runstore\.(?!testing )[\w.]+ import|import runstore\.\w|`runstore\.[a-z_]+\.[\w.]*[A-Z]"
+)
 MADE_FOR_USERS = (
     runstore.LocalStore,
     runstore.OwnRun,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from sqlalchemy import BigInteger, Column, Connection, MetaData, String, Table, insert, select, update
 
 from runstore.core.codec import RecordedEvent
+from runstore.eventlog.queries import EVOLVING
 from runstore.projections.projection import Projection
 
 
@@ -47,6 +48,22 @@ class Picky(Totals):
         super().apply(connection, events)
         if any(event.type == "custom.bad" for event in events):
             raise ValueError("no such events, please")
+
+
+class InlineTotals(Totals):
+    """The same with every append, of the events that change a run's state."""
+
+    name = "inline"
+    inline = True
+    reads = EVOLVING
+    tables = (
+        Table(
+            "inline",
+            MetaData(),
+            Column("type", String(128), primary_key=True),
+            Column("events", BigInteger, nullable=False),
+        ),
+    )
 
 
 def totals(connection: Connection, table: Table) -> dict[str, int]:

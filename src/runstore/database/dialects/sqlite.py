@@ -107,7 +107,7 @@ class SqliteDialect:
         self.begin_write(connection)
 
     def begin_derived(self, connection: Connection) -> None:
-        """See `Dialect.begin_derived`. Later synced commits sync it too, as the write-ahead log is one file."""
+        """See `Dialect.begin_derived`. The next synced commit also syncs it, as both are in one WAL."""
         if not connection.info.get("unsynced"):
             connection.exec_driver_sql("PRAGMA synchronous = NORMAL")
             connection.rollback()  # ends the transaction that SQLAlchemy assumes
