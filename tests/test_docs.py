@@ -66,7 +66,7 @@ PATHS = document(SURFACES, needs_login=True)["paths"]
 # Errors of requests that find no route, and those that no client meets.
 OF_NO_ROUTE = {
     "append_refused", "bad_request", "http_error", "lease_lost", "malformed_request", "method_not_allowed",
-    "not_found", "request_timeout", "invalid_query",
+    "not_found", "request_timeout",
 }  # fmt: skip
 GUARANTEES = [f"G{number}" for number in range(1, 13)]
 # Numbers that bound nothing.

@@ -57,6 +57,7 @@ from runstore.settings import URLS, ServerSettings, Settings, use_folder
 from runstore.store import keys
 from runstore.store.audit import AuditLog
 from runstore.store.hierarchies import HierarchyStore
+from runstore.store.reports import Reports
 from runstore.store.runs import RunStore
 from runstore.store.workers import read_workers
 
@@ -80,6 +81,7 @@ class OpenLog(Struct, frozen=True):
     store: RunStore
     hierarchies: HierarchyStore
     audit: AuditLog
+    reports: Reports
     feed: "MemoryFeed | RedisFeed"
     database: Database
     event_log: SqlEventLog
@@ -164,7 +166,8 @@ async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[OpenLog]:
         stack.push_async_callback(leases.release)
         await stack.enter_async_context(runner or nullcontext())
         operated = Projections(database, projections)
-        yield OpenLog(store, hierarchies, audit, feed, database, event_log, leases, operated, runner)
+        reports = Reports(database)
+        yield OpenLog(store, hierarchies, audit, reports, feed, database, event_log, leases, operated, runner)
 
 
 def _inline(database: Database, projections: Sequence[Projection]) -> list[InlineProjection]:
@@ -241,6 +244,7 @@ def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
         runtime.store,
         runtime.hierarchies,
         runtime.audit,
+        runtime.reports,
         not_ready=lambda: _not_ready(runtime, server.max_abandoned_threads),
         metrics=runtime.metrics.expose,
         workers=lambda: runtime.database.query(read_workers),

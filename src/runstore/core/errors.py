@@ -22,6 +22,7 @@ RunstoreError
 ├── SessionBusy             another run of the session comes first
 ├── AgentNotFound
 ├── AgentError              the user's agent, model or factory failed
+├── ProjectionNotBuilt      no process has filled its tables yet
 ├── Busy                    too many requests of one kind are in progress
 ├── LogUnavailable          the log cannot be read or written now
 ├── ProjectionFailed        a projection refused an event
@@ -197,6 +198,15 @@ class AgentError(RunstoreError):
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)
         self.code = code or type(self).code
+
+
+class ProjectionNotBuilt(RunstoreError):
+    """No process has filled this projection yet. Its name is the argument."""
+
+    code = "projection_not_built"
+
+    def __str__(self) -> str:
+        return f"projection {self.args[0]!r} is not built yet: start a server or worker with --projections"
 
 
 class Busy(RunstoreError):

@@ -15,6 +15,7 @@ from runstore.http.executor.routes import EXECUTOR_ERRORS, HierarchyRoutes, Team
 from runstore.http.following import Following
 from runstore.http.native.agents import AgentRoutes
 from runstore.http.native.audit import AuditRoutes
+from runstore.http.native.reports import ReportRoutes
 from runstore.http.native.runs import RunRoutes
 from runstore.http.native.server import Exposition, ListWorkers, ServerRoutes, no_metrics, no_workers
 from runstore.http.native.streams import StreamRoutes
@@ -29,6 +30,7 @@ from runstore.http.security.signing import TicketScope, TicketSigner
 from runstore.http.streaming.subscribers import Subscribers
 from runstore.store.audit import AuditLog
 from runstore.store.hierarchies import HierarchyStore
+from runstore.store.reports import Reports
 from runstore.store.runs import RunStore
 
 SURFACES = (
@@ -43,6 +45,7 @@ SURFACES = (
             StreamRoutes,
             TicketRoutes,
             AuditRoutes,
+            ReportRoutes,
             ServerRoutes,
         ),
     ),
@@ -64,6 +67,7 @@ def build_http(
     store: RunStore,
     hierarchies: HierarchyStore,
     audit: AuditLog,
+    reports: Reports,
     *,
     not_ready: Callable[[], str | None],
     metrics: Exposition = no_metrics,
@@ -92,6 +96,7 @@ def build_http(
         StreamRoutes(access, following),
         TicketRoutes(store, access, signer),
         AuditRoutes(audit, access, subscribers),
+        ReportRoutes(reports, access),
         ServerRoutes(
             workers=workers,
             not_ready=not_ready,

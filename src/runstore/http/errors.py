@@ -34,6 +34,7 @@ STATUS: dict[type[errors.RunstoreError], int] = {
     errors.LimitExceeded: 429,
     errors.TooLarge: 413,
     errors.Busy: 503,
+    errors.ProjectionNotBuilt: 503,
     errors.LogUnavailable: 503,
 }
 # The message hides the database's address and user.

@@ -40,8 +40,13 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
     with serving(folder, CONFIG, SILENT_AGENT, heartbeat_s=0.2) as server:
         with client(server, keys[0]) as alice, client(server, keys[1]) as auditor:
             run_id = alice.post("/agents/silent/start", json={"input": "hi"}).json()["run_id"]
+            while any(auditor.get(path).status_code == 503 for path in REPORTS):
+                pass  # their projections are being made
             yield People(server, alice, auditor, run_id, Executor(alice).create())
         assert "Traceback" not in server.log
+
+
+REPORTS = ("/audit/runs", "/audit/usage", "/audit/tools", "/audit/search?text=hi", "/sessions")
 
 
 def bodies(people: People) -> dict[str, Any]:
@@ -67,7 +72,9 @@ def ask(people: People, method: str, path: str) -> int:
     """The status that the auditor gets for a request that the owner may make; a stream is not read."""
     body = bodies(people).get(path)
     url = path.format(agent="quick", model="quick", run_id=people.run_id)
-    options = {} if body is None else {"json": body}
+    options: dict[str, Any] = {} if body is None else {"json": body}
+    if path == "/audit/search":
+        options["params"] = {"text": "hi"}
     with people.auditor.stream(method, url, **options) as answer:
         return answer.status_code
 

@@ -62,7 +62,9 @@ async def closed_run(runtime: Runtime) -> str:
 @contextmanager
 def running(runtime: Runtime) -> Iterator[Server]:
     """A server in a thread of its own, which leaves the signals alone."""
-    app = build_http(runtime.store, runtime.hierarchies, runtime.audit, not_ready=lambda: None)
+    app = build_http(
+        runtime.store, runtime.hierarchies, runtime.audit, runtime.reports, not_ready=lambda: None
+    )
     started = threading.Event()
     server = Server(app, closing=runtime.feed.close, started=started.set)
     listener = socket.create_server(("127.0.0.1", 0))

@@ -1,0 +1,434 @@
+"""Reports on past runs: cost, usage, tools and search for admins and auditors, and a user's sessions."""
+
+import re
+from datetime import date
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runstore.core import errors
+from runstore.core.ids import parse_uuid
+from runstore.core.run import STATUSES, Status
+from runstore.core.times import timestamp
+from runstore.http.errors import BadRequest, Forbidden
+from runstore.http.json import Count, Position, RunId, Seq, Time, json_response
+from runstore.http.native.runs import LIMIT, MOMENT
+from runstore.http.operations import Call, operation
+from runstore.http.requests import Parameter, Schema, read_choice, read_number, read_time, whole
+from runstore.http.schemas import TEXT, UUID, json
+from runstore.http.security.access import Access
+from runstore.projections.prices import NANO
+from runstore.projections.text import ANSWER, INPUT, MAX_QUERY, TOOL
+from runstore.store.reports import (
+    GROUPS,
+    SORTS,
+    ReportedRun,
+    Reports,
+    RunsQuery,
+    SearchQuery,
+    ToolsQuery,
+    UsageQuery,
+)
+
+KINDS = (INPUT, ANSWER, TOOL)
+AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")  # of money, in units of the currency
+MOST = 1 << 53  # the greatest whole number that all JSON readers know
+WORDS: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_QUERY}
+DAY: Schema = {"type": "string", "format": "date"}
+
+USER_ID = Parameter("user_id", TEXT, "of this user")
+AGENT = Parameter("agent", TEXT, "of this agent")
+NEXT = Parameter("after", TEXT, "the `next` of the page before, with the same other parameters")
+STATUS = Parameter("status", {"enum": list(STATUSES)}, "in this state")
+SORT = Parameter(
+    "sort",
+    {"enum": list(SORTS), "default": "created"},
+    "the greatest first",
+)
+MIN_DURATION = Parameter("min_duration_ms", whole(1, MOST), "took at least so long from start to end")
+MIN_TOKENS = Parameter("min_tokens", whole(1, MOST), "input and output tokens together")
+MIN_COST = Parameter(
+    "min_cost",
+    {"type": "string", "pattern": f"^{AMOUNT.pattern}$"},
+    "an amount in the currency of the prices",
+)
+SINCE_DAY = Parameter("since", DAY, "queued on this day (UTC) or later")
+UNTIL_DAY = Parameter("until", DAY, "queued on this day (UTC) or earlier")
+GROUP = Parameter("group", {"type": "string", "default": "day"}, f"some of {', '.join(GROUPS)}, with commas")
+KIND = Parameter("kind", {"enum": list(KINDS)}, "only text of this kind")
+BEFORE = Parameter("before", whole(1, MOST), "the `next` of the page before")
+
+Amount = Annotated[float, Meta(ge=0)]
+
+
+class AuditRun(Struct, frozen=True):
+    """A run with what it used and cost. `cost`: in units of `currency`."""
+
+    run_id: RunId
+    user_id: str
+    agent: str
+    session_id: str | None
+    workspace_id: str | None
+    status: Status
+    created_at: Time
+    completed_at: Time | None
+    deleted: bool
+    purged: bool
+    error_code: str | None
+    stopped_by: str | None
+    duration_ms: Count
+    calls: Count
+    tokens: Count
+    cost: Amount
+    currency: str
+    incomplete: bool
+    unpriced: bool
+
+
+class AuditRunTotals(Struct, frozen=True):
+    """Sums over all matching runs."""
+
+    runs: Count
+    calls: Count
+    tokens: Count
+    duration_ms: Count
+    cost: Amount
+
+
+class AuditRunPage(Struct, frozen=True):
+    """Runs, deleted and purged ones included."""
+
+    data: list[AuditRun]
+    totals: AuditRunTotals
+    next: str | None
+
+
+class UsageRecord(Struct, frozen=True):
+    """What a group of runs used. Columns that are not grouped by are left out."""
+
+    runs: Count
+    succeeded: Count
+    failed: Count
+    stopped: Count
+    incomplete: Count
+    calls: Count
+    input_tokens: Count
+    output_tokens: Count
+    cache_read_tokens: Count
+    cache_write_tokens: Count
+    reasoning_tokens: Count
+    first_token_ms: Count | None
+    duration_ms: Count
+    cost: Amount
+    currency: str
+    unpriced_calls: Count
+    day: str | UnsetType = UNSET
+    user_id: str | UnsetType = UNSET
+    agent: str | UnsetType = UNSET
+    model: str | UnsetType = UNSET
+
+
+class UsageList(Struct, frozen=True):
+    """A row for each group."""
+
+    data: list[UsageRecord]
+
+
+class ToolRecord(Struct, frozen=True):
+    """An agent's calls of a tool."""
+
+    agent: str
+    tool: str
+    calls: Count
+    failures: Count
+    mean_ms: Count | None
+    p50_ms: Count | None
+    p95_ms: Count | None
+
+
+class ToolList(Struct, frozen=True):
+    """A row for each agent and tool, the most called first."""
+
+    data: list[ToolRecord]
+
+
+class SearchHit(Struct, frozen=True):
+    """An event whose text matches."""
+
+    position: Position
+    run_id: RunId
+    seq: Seq
+    kind: str
+    agent: str
+    user_id: str
+    at: Time
+    deleted: bool
+    snippet: str
+
+
+class SearchPage(Struct, frozen=True):
+    """Matching events, newest first. `next`: a position."""
+
+    data: list[SearchHit]
+    next: Position | None
+
+
+class SessionRecord(Struct, frozen=True):
+    """A session of a user."""
+
+    user_id: str
+    session_id: str
+    title: str | None
+    first_at: Time
+    last_at: Time
+    runs: Count
+    open: Count
+    succeeded: Count
+    failed: Count
+    stopped: Count
+
+
+class SessionPage(Struct, frozen=True):
+    """Sessions, the latest first."""
+
+    data: list[SessionRecord]
+    next: str | None
+
+
+class ReportRoutes:
+    """`/audit/runs`, `/audit/usage`, `/audit/tools`, `/audit/search` and `/sessions`."""
+
+    tag = "audit"
+
+    def __init__(self, reports: Reports, access: Access) -> None:
+        self._reports = reports
+        self._access = access
+
+    @operation(
+        "GET",
+        "/audit/runs",
+        parameters=(
+            USER_ID,
+            AGENT,
+            Parameter("session_id", TEXT, "of this session"),
+            Parameter("workspace_id", TEXT, "of this workspace"),
+            STATUS,
+            Parameter("error_code", TEXT, "failed with this code"),
+            Parameter("stopped_by", TEXT, "this user asked for the stop"),
+            Parameter("since", MOMENT, "queued at this time or later"),
+            Parameter("until", MOMENT, "queued at this time or earlier"),
+            MIN_DURATION,
+            MIN_TOKENS,
+            MIN_COST,
+            Parameter("text", WORDS, "one event has all of these words and \"phrases\""),
+            SORT,
+            NEXT,
+            LIMIT,
+        ),
+        answers={200: json("a page, and sums over all matching runs", AuditRunPage)},
+        problems=(
+            errors.InvalidQuery, errors.InvalidCursor, errors.ProjectionNotBuilt, errors.Busy, Forbidden,
+        ),
+    )  # fmt: skip
+    async def list_audit_runs(self, call: Call[None]) -> Response:
+        """All users' runs, with what they used and cost."""
+        self._access.check_reads_all(call.user, "all users' runs")
+        report = await self._reports.runs(_runs_query(call.request))
+        totals = AuditRunTotals(
+            report.totals.runs, report.totals.calls, report.totals.tokens, report.totals.duration_ms,
+            _amount(report.totals.cost),
+        )  # fmt: skip
+        return json_response(AuditRunPage([_run(run) for run in report.runs], totals, report.next))
+
+    @operation(
+        "GET",
+        "/audit/usage",
+        parameters=(GROUP, USER_ID, AGENT, Parameter("model", TEXT, "of this model"), SINCE_DAY, UNTIL_DAY),
+        answers={200: json("all rows, in the order of their columns", UsageList)},
+        problems=(errors.InvalidQuery, errors.ProjectionNotBuilt, errors.Busy, Forbidden),
+    )
+    async def report_audit_usage(self, call: Call[None]) -> Response:
+        """Tokens, times and cost of all users' runs, in sum."""
+        self._access.check_reads_all(call.user, "all users' usage")
+        request, given = call.request, call.request.query_params
+        rows = await self._reports.usage(
+            UsageQuery(
+                group=tuple(given.get("group", "day").split(",")),
+                user_id=given.get("user_id"),
+                agent=given.get("agent"),
+                model=given.get("model"),
+                since=_day(request, "since"),
+                until=_day(request, "until"),
+            )
+        )
+        return json_response(
+            UsageList(
+                [
+                    UsageRecord(
+                        row.runs, row.succeeded, row.failed, row.stopped, row.incomplete, row.calls,
+                        row.input_tokens, row.output_tokens, row.cache_read_tokens, row.cache_write_tokens,
+                        row.reasoning_tokens, row.first_token_ms, row.duration_ms, _amount(row.cost),
+                        row.currency, row.unpriced_calls, _set(row.day), _set(row.user_id), _set(row.agent),
+                        _set(row.model),
+                    )
+                    for row in rows
+                ]
+            )
+        )  # fmt: skip
+
+    @operation(
+        "GET",
+        "/audit/tools",
+        parameters=(AGENT, Parameter("tool", TEXT, "of this tool"), SINCE_DAY, UNTIL_DAY),
+        answers={200: json("all rows", ToolList)},
+        problems=(errors.ProjectionNotBuilt, errors.Busy, Forbidden),
+    )
+    async def report_audit_tools(self, call: Call[None]) -> Response:
+        """Calls, failures and latencies of the tools of all users' runs."""
+        self._access.check_reads_all(call.user, "all users' tool calls")
+        request, given = call.request, call.request.query_params
+        rows = await self._reports.tools(
+            ToolsQuery(
+                agent=given.get("agent"),
+                tool=given.get("tool"),
+                since=_day(request, "since"),
+                until=_day(request, "until"),
+            )
+        )
+        found = [
+            ToolRecord(row.agent, row.tool, row.calls, row.failures, row.mean_ms, row.p50_ms, row.p95_ms)
+            for row in rows
+        ]
+        return json_response(ToolList(found))
+
+    @operation(
+        "GET",
+        "/audit/search",
+        parameters=(
+            Parameter("text", WORDS, 'words and "phrases" that one event must have'),
+            USER_ID,
+            AGENT,
+            Parameter("run_id", UUID, "in this run"),
+            KIND,
+            BEFORE,
+            LIMIT,
+        ),
+        answers={200: json("a page; it may be empty and still have a next one", SearchPage)},
+        problems=(errors.InvalidQuery, errors.ProjectionNotBuilt, errors.Busy, Forbidden),
+    )
+    async def search_audit(self, call: Call[None]) -> Response:
+        """Search the inputs, answers and tool calls of all users' runs."""
+        self._access.check_reads_all(call.user, "all users' texts")
+        request, given = call.request, call.request.query_params
+        run_id = given.get("run_id")
+        if run_id is not None and parse_uuid(run_id) is None:
+            raise BadRequest(f"run_id={run_id[:50]!r} must be a UUID", code="invalid_parameter")
+        found = await self._reports.search(
+            SearchQuery(
+                text=given.get("text", ""),
+                user_id=given.get("user_id"),
+                agent=given.get("agent"),
+                kind=read_choice(request, KIND),
+                run_id=None if run_id is None else parse_uuid(run_id),
+                before=read_number(request, BEFORE) or None,
+                limit=read_number(request, LIMIT),
+            )
+        )
+        hits = [
+            SearchHit(
+                hit.position, hit.run_id, hit.seq, hit.kind, hit.agent, hit.user_id, timestamp(hit.at),
+                hit.deleted, hit.snippet,
+            )
+            for hit in found.hits
+        ]  # fmt: skip
+        return json_response(SearchPage(hits, found.next))
+
+    @operation(
+        "GET",
+        "/sessions",
+        parameters=(
+            Parameter("user_id", TEXT, "of this user, instead of one's own"),
+            NEXT,
+            LIMIT,
+        ),
+        answers={200: json("a page", SessionPage)},
+        problems=(errors.InvalidCursor, errors.ProjectionNotBuilt, errors.Busy, Forbidden),
+    )
+    async def list_sessions(self, call: Call[None]) -> Response:
+        """A user's sessions, the latest first."""
+        given = call.request.query_params
+        user_id = given.get("user_id", call.user.user_id)
+        if user_id != call.user.user_id:
+            self._access.check_reads_all(call.user, "another user's sessions")
+        report = await self._reports.sessions(user_id, given.get("after"), read_number(call.request, LIMIT))
+        found = [
+            SessionRecord(
+                row.user_id, row.session_id, row.title, timestamp(row.first_at), timestamp(row.last_at),
+                row.runs, row.open, row.succeeded, row.failed, row.stopped,
+            )
+            for row in report.sessions
+        ]  # fmt: skip
+        return json_response(SessionPage(found, report.next))
+
+
+def _runs_query(request: Request) -> RunsQuery:
+    given = request.query_params
+    status = read_choice(request, STATUS)
+    return RunsQuery(
+        user_id=given.get("user_id"),
+        agent=given.get("agent"),
+        session_id=given.get("session_id"),
+        workspace_id=given.get("workspace_id"),
+        status=next((known for known in STATUSES if known == status), None),
+        error_code=given.get("error_code"),
+        stopped_by=given.get("stopped_by"),
+        since=read_time(request, "since"),
+        until=read_time(request, "until"),
+        min_duration_ms=read_number(request, MIN_DURATION) or None,
+        min_tokens=read_number(request, MIN_TOKENS) or None,
+        min_cost=_nano(request),
+        text=given.get("text"),
+        sort=read_choice(request, SORT) or "created",
+        after=given.get("after"),
+        limit=read_number(request, LIMIT),
+    )
+
+
+def _run(run: ReportedRun) -> AuditRun:
+    completed_at = None if run.completed_at is None else timestamp(run.completed_at)
+    return AuditRun(
+        run.run_id, run.user_id, run.agent, run.session_id, run.workspace_id, run.status,
+        timestamp(run.created_at), completed_at, run.deleted, run.purged, run.error_code, run.stopped_by,
+        run.duration_ms, run.calls, run.tokens, _amount(run.cost), run.currency, run.incomplete, run.unpriced,
+    )  # fmt: skip
+
+
+def _amount(nano: int) -> float:
+    return nano / NANO
+
+
+def _nano(request: Request) -> int | None:
+    text = request.query_params.get(MIN_COST.name)
+    if text is None:
+        return None
+    if not AMOUNT.fullmatch(text):
+        raise BadRequest(f"min_cost={text[:50]!r} must be an amount such as 0.25", code="invalid_parameter")
+    return round(float(text) * NANO)
+
+
+def _set(value: str | None) -> str | UnsetType:
+    return UNSET if value is None else value
+
+
+def _day(request: Request, name: str) -> str | None:
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text if len(text) == 10 else "").isoformat()
+    except ValueError as error:
+        raise BadRequest(
+            f"{name}={text[:50]!r} must be a day such as 2026-11-29", code="invalid_parameter"
+        ) from error
