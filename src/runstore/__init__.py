@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from runstore.core.ports import EventFilter as EventFilter
     from runstore.core.ports import RunContext as RunContext
     from runstore.core.records import EventRecord as EventRecord
+    from runstore.core.run import Actor as Actor
     from runstore.core.run import Run as Run
     from runstore.core.transcript import Transcript as Transcript
     from runstore.core.transcript import text as text
@@ -105,7 +106,7 @@ _EXPORTS = {
         "ToolFinished ToolProgress ToolStarted Unknown Usage",
         "runstore.core.ports": "RunContext EventFilter",
         "runstore.core.records": "EventRecord",
-        "runstore.core.run": "Run",
+        "runstore.core.run": "Actor Run",
         "runstore.core.transcript": "Transcript text",
         "runstore.http.security.users": "User",
         "runstore.library": "LocalStore open open_projections",

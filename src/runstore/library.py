@@ -26,7 +26,7 @@ from runstore.core.limits import MAX_FILTER_TYPES
 from runstore.core.new_run import NewRun
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord, record_of
-from runstore.core.run import Run
+from runstore.core.run import Actor, Run
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, NamedRunCursors, OwnRunCursors
 from runstore.database.opening import opened_database
 from runstore.feed.joined_tail import GONE, NewRuns
@@ -308,7 +308,7 @@ class LocalStore:
 
     async def stop(self, run_id: str, *, by: str = LOCAL_USER, reason: str = "user") -> bool:
         """Ask a run to stop; False when it has ended already."""
-        return not (await self._store.stop(parse_run_id(run_id), by=by, reason=reason)).run.closed
+        return not (await self._store.stop(parse_run_id(run_id), by=Actor(by), reason=reason)).run.closed
 
     async def delete(self, run_id: str, *, by: str = LOCAL_USER) -> None:
         """Delete an ended run from the lists.

@@ -18,7 +18,7 @@ from runstore.core.events import (
     Queued,
     Usage,
 )
-from runstore.core.run import EVOLVING_TYPES, Run, evolve, fold
+from runstore.core.run import EVOLVING_TYPES, Actor, Run, evolve, fold
 from tests.events import CANCEL, CANCELLED, COMPLETED, FAILED, QUEUED, note, started, token
 
 RUN = "0192f0c1-2d3e-7f45-8a6b-0123456789ab"
@@ -67,7 +67,7 @@ def test_a_queued_run_knows_what_it_was_asked_for() -> None:
     )
     assert state(queued) == Run(
         RUN, user_id="ann", agent_name="demo", session_id="s", parent_run_id="parent", metadata={"a": 1},
-        created_at=1_000,
+        created_at=1_000, input="hi", started_by=Actor("ann"),
     )  # fmt: skip
 
 

@@ -110,7 +110,7 @@ async def test_a_page_ends_at_bytes_and_the_next_one_goes_on(
 ) -> None:
     monkeypatch.setattr(run_list_module, "MAX_LIST_BYTES", 5_000)
     monkeypatch.setattr(run_list_module, "LISTED_AT_ONCE", 2)
-    written = [await begin(log, metadata={"text": "x" * 2_000}) for _ in range(7)]
+    written = [await begin(log, metadata={"text": "x" * 1_800}) for _ in range(7)]
     pages = await all_pages(log)
     assert [len(page.runs) for page in pages] == [3, 3, 1]
     assert [run.run_id for page in pages for run in page.runs] == written[::-1]

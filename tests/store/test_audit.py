@@ -15,13 +15,13 @@ from runstore.core.codec import RecordedEvent
 from runstore.core.errors import InvalidCursor
 from runstore.core.events import Deleted, Queued
 from runstore.core.ids import new_run_id, reads_id
+from runstore.core.run import Actor
 from runstore.database.dialects import open_dialect
 from runstore.eventlog import whole_log
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.store import audit
 from runstore.store.audit import AuditLog
-from runstore.store.audit_reads import Reader
 from tests.events import COMPLETED, FAILED, note, started, token
 from tests.polling import DEADLINE_S
 from tests.servers.databases import DATABASES
@@ -151,9 +151,9 @@ async def test_the_reads_of_a_run_are_found_by_the_filters_of_that_run(
     run_id, other = await begin(log), await begin(log, user_id="bob", agent="other")
     reads = audit_of(log).reads
     for _ in range(2):  # the second time is no news
-        await reads.of_run(Reader("carol", "k1"), run_id, "record")
-        await reads.of_run(Reader("carol", "k1"), other, "stream")
-        await reads.of_all(Reader("carol"), "list", {"agent": "demo"})
+        await reads.of_run(Actor("carol", "k1"), run_id, "record")
+        await reads.of_run(Actor("carol", "k1"), other, "stream")
+        await reads.of_all(Actor("carol"), "list", {"agent": "demo"})
     everything = await read(log)
     assert [item.event for item in everything] == await written(log)
     asked: list[tuple[dict[str, Any], list[int]]] = [

@@ -7,6 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from runstore.core.run import Actor
+
 
 class RunRecord(Struct, frozen=True, kw_only=True):
     """See docs/reference/http.md, "The run record". Times are RFC 3339 in UTC. Lists omit `last_seq`.
@@ -35,6 +37,9 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     parent_run_id: str | None = None
     usage: dict[str, int] = {}
     metadata: dict[str, Any] = {}
+    input: Any = None
+    started_by: Actor | None = None
+    stopped_by: Actor | None = None
     truncated: list[str] = []
     last_seq: int | None = None
     purged_at: str | None = None

@@ -29,7 +29,10 @@ SUPERSEDED = "superseded"  # cancel reason: a newer run of the same session repl
 
 
 class Queued(Event, frozen=True):
-    """The run exists. It holds a copy of the agent's definition, so that an audit needs no other table."""
+    """The run exists. It holds a copy of the agent's definition, so that an audit needs no other table.
+
+    `key_id`: the API key that started it.
+    """
 
     type: ClassVar[EventType] = "lifecycle.queued"
     agent: str
@@ -43,6 +46,7 @@ class Queued(Event, frozen=True):
     traceparent: str | None = None
     multitask_strategy: MultitaskStrategy = "enqueue"
     memory: Literal["session"] | None = None
+    key_id: str | None = None
 
 
 StartReason = Literal["claimed", "adopted", "handed_over"]
@@ -100,12 +104,16 @@ class Cancelled(Ending, frozen=True):
 
 
 class CancelRequested(Event, frozen=True):
-    """A stop of the run was requested; its terminal event follows within the grace period."""
+    """A stop of the run was requested; its terminal event follows within the grace period.
+
+    `key_id`: the API key of the request.
+    """
 
     type: ClassVar[EventType] = "cancel.requested"
     by: str
     reason: str
     superseded_by: str | None = None
+    key_id: str | None = None
 
 
 class AgentEvent(Event, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ class NewRun(RunOptions, frozen=True):
             its settings say.
         idempotency_key: within 24 h, the same key with the same arguments returns the same run.
         definition: the agent's definition to store in the run, if no configured agent has it.
+        key_id: the API key of the request.
 
     Raises:
         InvalidName: the user's, the session's or the workspace's name is not storable.
@@ -45,6 +46,7 @@ class NewRun(RunOptions, frozen=True):
     idempotency_key: str | None = None
     traceparent: str | None = None
     definition: dict[str, Any] | None = None
+    key_id: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("user_id", "session_id", "workspace_id"):
@@ -55,7 +57,7 @@ class NewRun(RunOptions, frozen=True):
         return Queued(
             agent=self.agent, user_id=self.user_id, input=self.input, session_id=self.session_id,
             workspace_id=self.workspace_id, metadata=self.metadata, definition=definition,
-            traceparent=self.traceparent, multitask_strategy=self.multitask_strategy,
+            traceparent=self.traceparent, key_id=self.key_id, multitask_strategy=self.multitask_strategy,
             memory="session" if remembers and self.session_id else None,
         )  # fmt: skip
 

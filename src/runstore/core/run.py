@@ -35,7 +35,7 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 RUN_DEPTH = MAX_DEPTH + 1  # levels of a run as JSON: an object, and the values in it
 CLOSED: frozenset[Status] = frozenset(get_args(Outcome))
 # Fields that an agent or a client may fill up to a whole event.
-LARGE_FIELDS = ("metadata", "result", "usage")
+LARGE_FIELDS = ("metadata", "result", "usage", "input")
 USAGE_PARTS = ("cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
 LISTED_BYTES = 4_096  # bytes of each such field as JSON; lists omit larger ones
 
@@ -45,6 +45,13 @@ class Owner(Struct, frozen=True):
 
     user_id: str
     workspace_id: str | None = None
+
+
+class Actor(Struct, frozen=True):
+    """Who did something: a user, and the API key of the request, if it had one."""
+
+    user_id: str
+    key_id: str | None = None
 
 
 _read_owner = msgspec.json.Decoder(Owner).decode
@@ -81,6 +88,9 @@ class Run(Struct, frozen=True):
     superseded_by: str | None = None
     usage: dict[str, int] = {}
     metadata: dict[str, Any] = {}
+    input: Any = None
+    started_by: Actor | None = None
+    stopped_by: Actor | None = None
     deleted: bool = False
     purged_at: int | None = None
     counts: dict[str, int] = {}  # the number of events of each type, of a purged run
@@ -143,12 +153,15 @@ def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
             return change(
                 run, user_id=event.user_id, agent_name=event.agent, session_id=event.session_id,
                 parent_run_id=event.parent_run_id, workspace_id=event.workspace_id, metadata=event.metadata,
-                created_at=at,
+                created_at=at, input=event.input, started_by=Actor(event.user_id, event.key_id),
             )  # fmt: skip
         case Started():
             return change(run, status="running", attempt=event.attempt, started_at=run.started_at or at)
         case CancelRequested():
-            return change(run, cancel_requested=True, superseded_by=event.superseded_by or run.superseded_by)
+            return change(
+                run, cancel_requested=True, superseded_by=event.superseded_by or run.superseded_by,
+                stopped_by=run.stopped_by or Actor(event.by, event.key_id),
+            )  # fmt: skip
         case Usage():
             return change(run, usage=add_usage(run.usage, event))
         case Completed():

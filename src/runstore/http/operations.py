@@ -110,6 +110,7 @@ class Call(Generic[B]):
             agent=agent,
             input=input,
             user_id=self.user.user_id,
+            key_id=self.login.key_id,
             idempotency_key=read_idempotency_key(self.request),
             traceparent=read_traceparent(self.request),
             **{name: getattr(options, name) for name in RunOptions.__struct_fields__},

@@ -8,20 +8,14 @@ from msgspec import Struct
 from runstore.core.events import AuditedRead, AuditRead
 from runstore.core.ids import READS_OF_ALL, reads_id
 from runstore.core.ports import EventLog
+from runstore.core.run import Actor
 
 REPEAT_S = 600.0  # seconds in which the same read is recorded once: pages, polls, reconnects
 MAX_KNOWN = 10_000  # reads that are remembered
 
 
-class Reader(Struct, frozen=True):
-    """Who reads, and with which API key."""
-
-    user_id: str
-    key_id: str | None = None
-
-
 class _Read(Struct, frozen=True):
-    reader: Reader
+    reader: Actor
     what: AuditedRead
     run_id: str | None
     query: tuple[tuple[str, str], ...]
@@ -38,11 +32,11 @@ class AuditReads:
         self._log = log
         self._known: dict[_Read, float] = {}
 
-    async def of_run(self, reader: Reader, run_id: str, what: AuditedRead) -> None:
+    async def of_run(self, reader: Actor, run_id: str, what: AuditedRead) -> None:
         """Another user's run was read."""
         await self._record(_Read(reader, what, run_id, ()), reads_id(run_id))
 
-    async def of_all(self, reader: Reader, what: AuditedRead, query: Mapping[str, str]) -> None:
+    async def of_all(self, reader: Actor, what: AuditedRead, query: Mapping[str, str]) -> None:
         """All users' runs or events were searched."""
         await self._record(_Read(reader, what, None, tuple(sorted(query.items()))), READS_OF_ALL)
 

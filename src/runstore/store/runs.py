@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 from msgspec import Struct
-from msgspec.structs import replace
 from sqlalchemy import Connection, Select, select
 
 from runstore.core.codec import RecordedEvent, check_depth, encode, json_size
@@ -26,7 +25,7 @@ from runstore.core.ids import LAST_TIME, RANDOM_BITS, first_run_id, new_run_id
 from runstore.core.limits import Limits
 from runstore.core.new_run import NewRun
 from runstore.core.ports import EventFilter, EventLog, Head, LiveFeed, Reservation
-from runstore.core.run import Owner, Run, evolve, fold, owner_of, whole
+from runstore.core.run import Actor, Owner, Run, evolve, fold, owner_of, whole
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, OwnRunCursors, StreamCursors
 from runstore.database.columns import MYSQL
 from runstore.database.opening import Database
@@ -154,7 +153,7 @@ class RunStore:
             await wait_until_ended(self._log, self._feed, run_id, timeout_s=wait_s)
         found, run = await self._database.query(_read_run, run_id, at)
         head = _existing(run_id, found, deleted=deleted)
-        if run is None:  # an earlier state, or the row is missing until the projection is rebuilt
+        if run is None or _is_old(run):  # an earlier state, or the row is missing until a rebuild
             run = await self._database.query_history(_fold_run, run_id, at)
         if run.purged_at is not None:  # purged after the head was read
             raise RunPurged(run_id)
@@ -166,7 +165,7 @@ class RunStore:
         """A page of the matching runs, newest first, without large values."""
         return await self._database.query_list(find_runs, query)
 
-    async def stop(self, run_id: str, *, by: str, reason: str) -> RunAt:
+    async def stop(self, run_id: str, *, by: Actor, reason: str) -> RunAt:
         """Ask the run to stop. An ended run stays unchanged, and a second request has no effect.
 
         Raises:
@@ -176,10 +175,11 @@ class RunStore:
         if found.run.closed:
             return found
         try:
-            last_seq = await self._log.append(run_id, [CancelRequested(by=by, reason=reason)])
+            request = encode(CancelRequested(by=by.user_id, reason=reason, key_id=by.key_id))
+            last_seq = await self._log.append(run_id, [request])
         except RunClosed:
             return await self.get(run_id)
-        return RunAt(replace(found.run, cancel_requested=True), last_seq)
+        return RunAt(evolve(found.run, request), last_seq)
 
     async def append(
         self, run_id: str, events: Sequence[Custom], *, by: str, expected_seq: int | None = None
@@ -341,6 +341,11 @@ def _own_runs(user_id: str) -> Select[Any]:
     for dialect in MYSQL:  # its own choice may read all rows and sort
         own = own.with_hint(runs, f"FORCE INDEX ({index_name(('user_id',))})", dialect)
     return own
+
+
+def _is_old(run: Run) -> bool:
+    """Whether an older release wrote the run's row, which therefore lacks fields."""
+    return run.started_by is None and run.purged_at is None
 
 
 def _read_run(connection: Connection, run_id: str, at: int | None) -> tuple[Head | None, Run | None]:

@@ -152,6 +152,15 @@ def test_a_list_leaves_out_large_fields_of_a_run_and_names_them(server: ServerPr
         assert client.get(run_id).truncated == []
 
 
+def test_a_large_input_is_left_out_of_a_list(server: ServerProcess, session: str) -> None:
+    large = "x" * 5_000
+    run_id = server.begin("silent", large, session_id=session)
+    [listed] = server.http.get("/runs", params={"session_id": session}).json()["data"]
+    assert (listed["truncated"], listed["input"]) == (["input"], None)
+    assert server.record(run_id)["input"] == server.record(run_id, at=1)["input"] == large
+    server.stop_run(run_id)
+
+
 # Stopping.
 
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from runstore.http.app import OPEN_PATHS
+from runstore.store.keys import key_id_of
 from tests.http.conftest import CONFIG
 from tests.http.routes import ROUTES
 from tests.keys import client, make_key, revoke_key, url_of
@@ -234,6 +235,26 @@ def test_a_run_belongs_to_its_key_s_user(people: People) -> None:
     assert people.alice.post(f"/runs/{run_id}/stop").status_code == 202
     events = people.alice.get(f"/runs/{run_id}/events").json()["data"]
     assert next(event for event in events if event["type"] == "cancel.requested")["data"]["by"] == "alice"
+
+
+def test_the_record_says_who_started_and_stopped_a_run_with_which_key(people: People) -> None:
+    run_id, by_chat = begin(people.alice), {"prompt": "hi", "model": "quick"}
+    actors = {
+        name: {"user_id": name, "key_id": key_id_of(http.headers["authorization"].removeprefix("Bearer "))}
+        for name, http in (("alice", people.alice), ("root", people.admin))
+    }
+    record = people.alice.get(f"/runs/{run_id}").json()
+    assert (record["input"], record["started_by"], record["stopped_by"]) == ("hi", actors["alice"], None)
+    assert people.admin.post(f"/runs/{run_id}/stop").json()["stopped_by"] == actors["root"]
+    people.alice.post(f"/runs/{run_id}/stop")  # too late
+    record = people.alice.get(f"/runs/{run_id}").json()
+    assert (record["started_by"], record["stopped_by"]) == (actors["alice"], actors["root"])
+    chat = people.alice.post("/v1/chat/completions", json=by_chat).headers["x-run-id"]
+    assert people.alice.get(f"/runs/{chat}").json()["started_by"] == actors["alice"]
+    first, second = (begin(people.bob, session_id="s", multitask_strategy="interrupt") for _ in range(2))
+    stopped_by = people.bob.get(f"/runs/{first}").json()["stopped_by"]
+    assert stopped_by == people.bob.get(f"/runs/{second}").json()["started_by"]
+    assert stopped_by["key_id"]
 
 
 def test_two_keys_of_one_user_are_one_user(people: People) -> None:

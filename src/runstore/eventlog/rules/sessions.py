@@ -41,6 +41,7 @@ class SessionRequest(Struct, frozen=True):
     user_id: str
     session_id: str | None = None
     multitask_strategy: MultitaskStrategy = "enqueue"
+    key_id: str | None = None
 
     @property
     def session(self) -> Session | None:
@@ -102,7 +103,10 @@ class Sessions:
                 raise SessionBusy(place.session[1], before[0])
         elif place is not None and request.multitask_strategy == "interrupt":
             cancel = encode(
-                CancelRequested(by=request.user_id, reason=SUPERSEDED, superseded_by=run_id), at=event.at
+                CancelRequested(
+                    by=request.user_id, reason=SUPERSEDED, superseded_by=run_id, key_id=request.key_id
+                ),
+                at=event.at,
             )
             superseded = [Append(other, [cancel]) for other in self._before(place, MAX_SUPERSEDED)]
         self._queued[run_id] = place

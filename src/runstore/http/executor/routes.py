@@ -292,7 +292,7 @@ class TeamRunRoutes:
         left = None
         if body.on_disconnect == "cancel":
             await self._access.may_change(login.user, run_id)
-            left = partial(cancel_run, self._store, run_id, login.user.user_id)
+            left = partial(cancel_run, self._store, run_id, login.actor)
         return await self._following.follow(
             login, run_id, after=read_cursor(call.request, body.after), left=left
         )
@@ -313,7 +313,7 @@ class TeamRunRoutes:
         """Ask a run to stop."""
         body, user = await call.body(), call.user
         run_id = await self._access.may_change(user, body.run_id)
-        found = await self._store.stop(run_id, by=user.user_id, reason=body.reason)
+        found = await self._store.stop(run_id, by=call.login.actor, reason=body.reason)
         return _run(found, 200 if found.run.closed else 202)
 
     @operation(

@@ -167,7 +167,7 @@ class AgentRoutes:
             run_id = started.run.run_id
             places.enter_context(self._subscribers.of_run(run_id))
             tail = self._store.tail(run_id, after=0)
-            cancel = partial(cancel_run, self._store, run_id, user_id)
+            cancel = partial(cancel_run, self._store, run_id, call.login.actor)
             left = cancel if body.on_disconnect == "cancel" else None
             return EventStream(native(tail), call.login, places.pop_all(), {"X-Run-Id": run_id}, left=left)
 

@@ -7,7 +7,7 @@ from msgspec.structs import asdict
 from starlette.responses import Response
 
 from runstore.core.records import EventRecord
-from runstore.core.run import Run, Status
+from runstore.core.run import Actor, Run, Status
 from runstore.core.times import timestamp
 from runstore.http.json import Count, RunId, Seq, Time, json_response
 from runstore.http.native.included import EventPage, Included
@@ -40,6 +40,9 @@ class RunRecord(Struct, frozen=True):
     workspace_id: str | None
     usage: dict[str, Count]
     metadata: dict[str, Any]
+    input: Any
+    started_by: Actor | None
+    stopped_by: Actor | None
     truncated: tuple[str, ...] | UnsetType = (
         UNSET  # in lists: the names of the fields that are left out because they are large
     )

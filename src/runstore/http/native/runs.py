@@ -332,7 +332,7 @@ class RunRoutes:
         """Ask a run to stop."""
         run_id = await self._access.changeable(call.request)
         body = await call.body()
-        found = await self._store.stop(run_id, by=call.user.user_id, reason=body.reason)
+        found = await self._store.stop(run_id, by=call.login.actor, reason=body.reason)
         return record_response(found, 200 if found.run.closed else 202)
 
     @operation(

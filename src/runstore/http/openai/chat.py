@@ -11,7 +11,7 @@ from runstore.core.events import STRATEGIES, SUPERSEDED, MultitaskStrategy
 from runstore.core.names import MAX_NAME
 from runstore.core.new_run import RunOptions
 from runstore.core.records import record_of
-from runstore.core.run import Run
+from runstore.core.run import Actor, Run
 from runstore.http.bodies import Bodies, Body
 from runstore.http.errors import BadRequest, ErrorDetail
 from runstore.http.json import json_response
@@ -140,7 +140,7 @@ class ChatRoutes:
             lines = StreamLines(run.run_id, run.session_id)
             lines.started()
             places.callback(lines.ended)
-            left = None if continues else partial(self._left, run, lines)
+            left = None if continues else partial(self._left, run, lines, login.actor)
             if not body.stream:
                 return await self._complete(call, run, lines, left)
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
@@ -169,9 +169,9 @@ class ChatRoutes:
             message = f"the model {name[:100]!r} does not exist; there are {', '.join(models)}"
             raise BadRequest(message, code="model_not_found", status=404, field="$.model")
 
-    async def _left(self, run: Run, lines: StreamLines) -> None:
+    async def _left(self, run: Run, lines: StreamLines, by: Actor) -> None:
         lines.cancelled(CLIENT_DISCONNECT)
-        await cancel_run(self._store, run.run_id, run.user_id)
+        await cancel_run(self._store, run.run_id, by)
 
     async def _complete(
         self, call: Call[ChatBody], run: Run, lines: StreamLines, left: Callable[[], Awaitable[None]] | None

@@ -12,7 +12,7 @@ from runstore.core.ids import parse_run_id
 from runstore.core.run import Owner
 from runstore.http.errors import Forbidden
 from runstore.http.security.users import Login, User, login_of
-from runstore.store.audit_reads import AuditReads, Reader
+from runstore.store.audit_reads import AuditReads
 from runstore.store.runs import RunStore
 
 PLACES = frozenset({"after", "limit", "lastEventId"})  # parameters that are no filters
@@ -43,7 +43,7 @@ class Access:
             if not user.reads_all:
                 raise _refusal(run_id)
             if login.known:
-                await self._reads.of_run(Reader(user.user_id, login.key_id), run_id, what)
+                await self._reads.of_run(login.actor, run_id, what)
         return run_id
 
     async def may_search(self, login: Login, what: AuditedRead, parameters: Mapping[str, str]) -> None:
@@ -55,7 +55,7 @@ class Access:
         self.check_reads_all(login.user, "other users' runs")
         if login.known:
             query = {name: value for name, value in parameters.items() if name not in PLACES}
-            await self._reads.of_all(Reader(login.user.user_id, login.key_id), what, query)
+            await self._reads.of_all(login.actor, what, query)
 
     async def changeable(self, request: Request) -> str:
         """The id of the request's run, if its user may stop, append to and delete it."""

@@ -4,6 +4,7 @@ from msgspec import Struct
 from starlette.requests import Request
 
 from runstore.core.names import MAX_NAME, check_text
+from runstore.core.run import Actor
 
 SCOPE_KEY = "runstore.login"
 ADMIN = "admin"
@@ -50,6 +51,11 @@ class Login:
         self.user = user
         self.key_id = key_id  # of the API key in the request
         self.run_ids = run_ids  # that this login may read, of any owner
+
+    @property
+    def actor(self) -> Actor:
+        """Who acts with this login."""
+        return Actor(self.user.user_id, self.key_id)
 
     @property
     def known(self) -> bool:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from runstore.core.errors import LogUnavailable, RunDeleted, RunNotFound, RunPurged
+from runstore.core.run import Actor
 from runstore.http.security.users import Login
 from runstore.http.streaming.watched import WatchedAnswer, end
 from runstore.store.runs import RunStore
@@ -63,11 +64,11 @@ class EventStream(WatchedAnswer):
             await self._left()
 
 
-async def cancel_run(store: RunStore, run_id: str, user_id: str) -> None:
+async def cancel_run(store: RunStore, run_id: str, by: Actor) -> None:
     """Ask a run to stop because its client has gone; waits until the log accepts the request."""
     while True:
         try:
-            await store.stop(run_id, by=user_id, reason=CLIENT_DISCONNECT)
+            await store.stop(run_id, by=by, reason=CLIENT_DISCONNECT)
         except (RunNotFound, RunDeleted, RunPurged):
             return
         except LogUnavailable:
