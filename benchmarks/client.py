@@ -9,6 +9,8 @@ from datetime import datetime
 TOKEN = b"event: llm.token\n"
 ENDING = re.compile(rb"event: lifecycle\.(completed|failed|cancelled)\n")
 AT = re.compile(rb'"at":"([0-9T:.-]+)Z"')
+# Between two chunks of a body, also amid an event. Events themselves have no \r.
+FRAMING = re.compile(rb"\r\n[0-9a-f]+\r\n")
 OVERLAP = 64  # bytes kept for a pattern that two reads share
 
 
@@ -42,9 +44,9 @@ async def follow(
     kept = b""
     while part := await reader.read(1 << 18):
         now = time.time()
-        text = kept + part
-        fresh = text.count(TOKEN) - kept.count(TOKEN)
-        seen.events += text.count(b"\nevent: ") - kept.count(b"\nevent: ")
+        text, known = FRAMING.sub(b"", kept + part), FRAMING.sub(b"", kept)
+        fresh = text.count(TOKEN) - known.count(TOKEN)
+        seen.events += text.count(b"\nevent: ") - known.count(b"\nevent: ")
         if fresh and not seen.tokens:
             seen.first_token_at = now
         seen.tokens += fresh
@@ -52,7 +54,7 @@ async def follow(
             seen.delays.append(now - datetime.fromisoformat(stamps[-1].decode() + "+00:00").timestamp())
         if ENDING.search(text):
             break
-        kept = text[-OVERLAP:]
+        kept = (kept + part)[-OVERLAP:]
     seen.ended_at = time.time()
     writer.close()
     return seen

@@ -162,7 +162,7 @@ async def test_an_answer_that_was_cut_off_after_its_reasoning_ends_it_as_without
     recorder = ListRecorder()
     reasoning = {"reasoningContent": {"reasoningText": {"text": "hm"}}}
     recorder.keep(Message(agent="demo", message={"role": "assistant", "content": [reasoning]}))
-    with pytest.raises(AgentError, match="reasoned") as caught:
+    with pytest.raises(AgentError, match="only reasoning") as caught:
         await resumed(recorder.recorded, say("so"))
     assert caught.value.code == "model_invalid_answer"
 
