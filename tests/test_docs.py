@@ -75,6 +75,11 @@ TEST_NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 LINK = re.compile(r"(?<!!)\[[^]\[]*\]\(([^)\s]+)\)")
 
 every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+every_page_on_the_source = pytest.mark.parametrize(
+    "path",
+    [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs/internals").glob("*.md"))],
+    ids=lambda path: path.name,
+)
 
 
 # ---- events ----
@@ -436,6 +441,12 @@ def test_the_lines_of_the_text_are_under_120_characters(path: Path) -> None:
 @every_page
 def test_every_file_of_ours_that_the_docs_name_exists(path: Path) -> None:
     for name in re.findall(r"`([\w.-]+/[\w/.-]+\.(?:py|md|toml))`", path.read_text(encoding="utf-8")):
+        assert (ROOT / name).is_file() or (SOURCE / name).is_file(), name
+
+
+@every_page_on_the_source
+def test_a_file_of_the_source_is_named_with_its_folder(path: Path) -> None:
+    for name in re.findall(r"`([\w*/.-]+\.py)`", path.read_text(encoding="utf-8")):
         assert (ROOT / name).is_file() or (SOURCE / name).is_file(), name
 
 
