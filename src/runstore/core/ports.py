@@ -173,16 +173,6 @@ class EventLog(LogReader, LogWriter, Protocol):
         """Commit the queued events, then close. Safe to call twice."""
 
 
-class WholeLog(Protocol):
-    """Reads the events of all runs in the order of their positions."""
-
-    async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
-        """A page of events after a `position`; no event appears below a position that was read.
-
-        A run that is being purged may appear in part; its `run.purged` follows and summarises it.
-        """
-
-
 class Conversations(LogReader, Protocol):
     """Reads the runs of a session, as an agent with a memory does."""
 

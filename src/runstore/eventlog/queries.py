@@ -221,6 +221,7 @@ def read_session_runs(
 
 
 def last_position(connection: Connection) -> int:
+    """The position of the log's last event; 0 without one."""
     return connection.execute(select(func.max(_e.position))).scalar() or 0
 
 

@@ -14,7 +14,7 @@ from runstore.eventlog.writer import Writer
 
 
 class SqlEventLog:
-    """The ports `RunLog` and `WholeLog` over a database, which must stay open until the log is closed."""
+    """The port `RunLog` over a database, which must stay open until the log is closed."""
 
     def __init__(
         self, database: Database, feed: Publisher, projections: Sequence[InlineProjection] = ()
@@ -55,6 +55,10 @@ class SqlEventLog:
         return await self.database.query_history(read_run, run_id, after, upto, limit, only)
 
     async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
+        """A page of all runs' events after a `position`; no event appears below a position that was read.
+
+        A run that is being purged may appear in part; its `run.purged` follows and summarises it.
+        """
         upto = await self.database.high_water_mark(after)
         return await self.database.query_history(read_all, after, upto, limit)
 

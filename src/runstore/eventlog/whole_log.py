@@ -77,10 +77,6 @@ def read_matching(connection: Connection, query: AuditQuery, after: int, mark: i
     return Found(found.events, mark) if found.upto >= end else found
 
 
-def last_position(connection: Connection) -> int:
-    return connection.execute(select(func.max(_e.position))).scalar() or 0
-
-
 def find_runs_of(connection: Connection, query: AuditQuery) -> list[str] | None:
     """The ids of the runs that match; None if they are too many to be merged, or to be searched."""
     if query.of_run.keys() == {"run_id"}:

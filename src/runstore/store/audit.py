@@ -15,8 +15,8 @@ from runstore.core.ids import read_run_id
 from runstore.core.ports import EventLog, LiveFeed
 from runstore.database.opening import Database
 from runstore.database.tables import runs
-from runstore.eventlog.queries import read_first
-from runstore.eventlog.whole_log import last_position, read_matching
+from runstore.eventlog.queries import last_position, read_first
+from runstore.eventlog.whole_log import read_matching
 from runstore.feed.tail import HEARTBEAT_S, UNAVAILABLE_RETRY_S
 from runstore.store.audit_reads import AuditReads
 

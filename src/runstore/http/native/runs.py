@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
 from runstore.core import errors
-from runstore.core.codec import ENCODER_VERSION, RecordedEvent, envelope
+from runstore.core.codec import ENCODER_VERSION, envelope
 from runstore.core.errors import RunNotFound
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES, Custom
 from runstore.core.ids import parse_run_id
@@ -292,7 +292,7 @@ class RunRoutes:
                 return Response(status_code=304, headers=headers)
         page = await self._store.events(run_id, after=after, limit=limit, only=only)
         following = b"%d" % page[-1].seq if page and page[-1].seq < head.seq else b"null"
-        body = b'{"data":[%b],"next":%b}' % (b",".join(map(_line, page)), following)
+        body = b'{"data":[%b],"next":%b}' % (b",".join(map(envelope, page)), following)
         return Response(body, headers=headers, media_type="application/json")
 
     @operation(
@@ -383,7 +383,7 @@ class RunRoutes:
         while left and (
             page := await self._store.events(run_id, after=after, limit=min(left, MAX_PAGE), only=only)
         ):
-            yield b"".join([_line(event) + b"\n" for event in page])
+            yield b"".join([envelope(event) + b"\n" for event in page])
             after, left = page[-1].seq, left - len(page)
 
 
@@ -405,7 +405,3 @@ def list_cursor(text: str) -> str:
 
 def _tag(only: EventFilter | None) -> str:
     return "" if only is None else ",".join([*sorted(only.types), *only.prefixes])
-
-
-def _line(event: RecordedEvent) -> bytes:
-    return envelope(event)
