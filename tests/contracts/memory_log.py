@@ -12,7 +12,7 @@ from runstore.core.errors import InvalidEvent, RunPurged, RunstoreError
 from runstore.core.events import CancelRequested, Purged, Queued, Redacted, Started
 from runstore.core.ports import Committed, EventFilter, Head, LiveFeed, OpenRun
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
-from runstore.eventlog.discards import Told, Withheld, discards, settle
+from runstore.eventlog.discards import TextEvent, Withheld, discards, settle
 from runstore.eventlog.queries import MAX_PAGE_BYTES
 from runstore.eventlog.rules.reservations import Reservations, UsedKey
 from runstore.eventlog.rules.rules import Rules
@@ -170,9 +170,9 @@ class MemoryStore:
             self._store(other, commits)
         return after.seq
 
-    def _text_before(self, run_id: str) -> Iterator[Told]:
+    def _text_before(self, run_id: str) -> Iterator[TextEvent]:
         for event in reversed(self.runs.get(run_id, [])):
-            yield event.seq, event.type, event.data
+            yield TextEvent(event.seq, event.type, event.data)
 
     def _withhold(self, run_id: str, withheld: Withheld) -> None:
         run, seqs = self.runs[run_id], set(withheld.seqs)

@@ -28,7 +28,13 @@ from runstore.eventlog.admission import Append
 READ = TEXT_TYPES | {Message.type}  # types that are examined, and may be withheld
 WITHHELD: DiscardReason = "redacted"
 
-Told = tuple[int, EventType, bytes]  # an event's seq, type and data
+
+class TextEvent(Struct, frozen=True, gc=False):
+    """An event of a run that may hold text. `data`: as stored."""
+
+    seq: int
+    type: EventType
+    data: bytes
 
 
 class Withheld(Struct, frozen=True):
@@ -71,7 +77,9 @@ def discards(append: Append) -> bool:
     return any(event.type in (Discarded.type, Started.type) for event in append.events)
 
 
-def settle(events: Sequence[EncodedEvent], first_seq: int, earlier: Callable[[], Iterable[Told]]) -> Settled:
+def settle(
+    events: Sequence[EncodedEvent], first_seq: int, earlier: Callable[[], Iterable[TextEvent]]
+) -> Settled:
     """Complete the discards among a run's new events.
 
     Args:
@@ -87,7 +95,9 @@ def settle(events: Sequence[EncodedEvent], first_seq: int, earlier: Callable[[],
     return settled
 
 
-def _discard(settled: Settled, first_seq: int, place: int, earlier: Callable[[], Iterable[Told]]) -> None:
+def _discard(
+    settled: Settled, first_seq: int, place: int, earlier: Callable[[], Iterable[TextEvent]]
+) -> None:
     event, own_seq = settled.events[place], first_seq + place
     discarded = _read_discarded(event.data)
     seqs, from_seq = _taken_back(discarded, own_seq, _backwards(settled.events[:place], first_seq, earlier))
@@ -97,16 +107,16 @@ def _discard(settled: Settled, first_seq: int, place: int, earlier: Callable[[],
         _bury(settled, first_seq, seqs, Redacted(agent=discarded.agent, call_id=discarded.call_id))
 
 
-def _start(settled: Settled, first_seq: int, place: int, earlier: Callable[[], Iterable[Told]]) -> None:
+def _start(settled: Settled, first_seq: int, place: int, earlier: Callable[[], Iterable[TextEvent]]) -> None:
     started = _read_started(settled.events[place].data)
     if started.withholds and started.discard_after_seq is not None:
         seqs: defaultdict[Redacted, list[int]] = defaultdict(list)
-        for seq, type, data in _backwards(settled.events[:place], first_seq, earlier):
-            if seq <= started.discard_after_seq:
+        for event in _backwards(settled.events[:place], first_seq, earlier):
+            if event.seq <= started.discard_after_seq:
                 break
-            if type in TEXT_TYPES:
-                said = _read_said(data)
-                seqs[Redacted(agent=said.agent, call_id=said.call_id)].append(seq)
+            if event.type in TEXT_TYPES:
+                said = _read_said(event.data)
+                seqs[Redacted(agent=said.agent, call_id=said.call_id)].append(event.seq)
         for tombstone, buried in seqs.items():
             _bury(settled, first_seq, buried, tombstone)
 
@@ -122,33 +132,33 @@ def _bury(settled: Settled, first_seq: int, seqs: Sequence[int], tombstone: Reda
 
 
 def _backwards(
-    new: Sequence[EncodedEvent], first_seq: int, earlier: Callable[[], Iterable[Told]]
-) -> Iterator[Told]:
+    new: Sequence[EncodedEvent], first_seq: int, earlier: Callable[[], Iterable[TextEvent]]
+) -> Iterator[TextEvent]:
     for place in range(len(new) - 1, -1, -1):
-        yield first_seq + place, new[place].type, new[place].data
+        yield TextEvent(first_seq + place, new[place].type, new[place].data)
     yield from earlier()
 
 
-def _taken_back(discarded: Discarded, own_seq: int, told: Iterable[Told]) -> tuple[list[int], int]:
+def _taken_back(discarded: Discarded, own_seq: int, events: Iterable[TextEvent]) -> tuple[list[int], int]:
     """The seqs of the discarded text and answers, and the lowest of them.
 
     A discard of length 0 discards the last answer if it was not streamed.
     """
     taken: list[int] = []
     from_seq, left = own_seq, discarded.length
-    for seq, type, data in told:
+    for event in events:
         found_all = left <= 0 and (taken or discarded.length)
-        if seq < discarded.from_seq or (found_all and not discarded.from_seq):
+        if event.seq < discarded.from_seq or (found_all and not discarded.from_seq):
             break
-        if type in READ and _is_of(discarded, said := _read_said(data)):
-            if type in TEXT_TYPES:
+        if event.type in READ and _is_of(discarded, said := _read_said(event.data)):
+            if event.type in TEXT_TYPES:
                 if left <= 0 and not discarded.from_seq:
                     break
-                from_seq, left = seq, left - length_of(said.text)
-                taken.append(seq)
+                from_seq, left = event.seq, left - length_of(said.text)
+                taken.append(event.seq)
             elif said.message is not None and said.message.role == "assistant":
-                taken.append(seq)
-                from_seq = seq
+                taken.append(event.seq)
+                from_seq = event.seq
     return taken, discarded.from_seq or from_seq
 
 

@@ -11,7 +11,7 @@ from runstore.core.events import Deleted, Purged, Redacted
 from runstore.core.ports import EventFilter, Head
 from runstore.core.run import EVOLVING_TYPES
 from runstore.database.tables import events, open_runs, purging, session_runs
-from runstore.eventlog.discards import READ, Told, Withheld
+from runstore.eventlog.discards import READ, TextEvent, Withheld
 
 HEADS_AT_ONCE = 500  # runs of one SELECT
 TEXT_AT_ONCE = 500  # events of one statement that finds or withholds discarded text
@@ -113,11 +113,11 @@ def read_append_id(connection: Connection, run_id: str, seq: int) -> bytes | Non
     return connection.execute(select(_e.append_id).where(_e.run_id == run_id, _e.seq == seq)).scalar()
 
 
-def read_text_before(connection: Connection, run_id: str, seq: int) -> Iterator[Told]:
+def read_text_before(connection: Connection, run_id: str, seq: int) -> Iterator[TextEvent]:
     """The text of a run's agents before an event, newest first, read only as far as needed."""
     while page := connection.execute(_TEXT_BEFORE, {"run": run_id, "before": seq}).all():
         for seq, type, data in page:
-            yield seq, type, data
+            yield TextEvent(seq, type, data)
 
 
 def withhold(connection: Connection, run_id: str, withheld: Withheld) -> None:

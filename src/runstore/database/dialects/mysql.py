@@ -28,8 +28,8 @@ from runstore.database.tables import barrier, user_locks
 
 LEAST_MARIADB, LEAST_MYSQL = (10, 6), (8, 0)
 ROW_LOCK_S = 2  # seconds for other writers' commits; innodb_lock_wait_timeout counts in seconds
-CLOSE_LOCK_S = 1  # seconds for the barrier, to advance the mark; MariaDB can abort the statement sooner
-CLOSE_S = 0.2
+ADVANCE_LOCK_S = 1  # seconds for the barrier, to advance the mark; MariaDB can abort the statement sooner
+ADVANCE_S = 0.2  # seconds to advance the mark, while it holds the barrier
 STATEMENT_TIMEOUT = 1969  # MariaDB's error number
 INSERT_ROWS = 1_000  # rows of one INSERT
 INSERT_BYTES = 2 << 20  # bytes of data of one INSERT; hex doubles them
@@ -39,7 +39,7 @@ CHARSET = "utf8mb4"
 MIGRATION = "runstore_migration"
 
 # One round trip, so that a client that is suspended just now does not hold the barrier.
-_CLOSE = """
+_ADVANCE = """
     BEGIN;
     SELECT id FROM barrier WHERE id = 1 FOR UPDATE;
     UPDATE barrier SET closed_upto = GREATEST(closed_upto, (SELECT COALESCE(MAX(position), 0) FROM events));
@@ -67,16 +67,16 @@ class MysqlDialect(Server):
         self.engine = self._make_engine(ROW_LOCK_S, ANSWER_S if hurried else 0, pool_size=CONNECTIONS)
         # A separate engine, the only one that accepts several statements at once: their text never contains
         # a value.
-        self._closing = self._make_engine(
-            CLOSE_LOCK_S, CLOSE_S, flags=CLIENT.MULTI_STATEMENTS, pool_size=1, pool_pre_ping=True
+        self._advancing = self._make_engine(
+            ADVANCE_LOCK_S, ADVANCE_S, flags=CLIENT.MULTI_STATEMENTS, pool_size=1, pool_pre_ping=True
         )
         errors = ServerErrors(url, conflicts=_is_conflict, passes=_may_pass)
         self.is_conflict, self.unavailable = errors.is_conflict, errors.unavailable
-        self.high_water_mark = HighWaterMark(self.engine, self._close, _is_in_the_way).upto
+        self.high_water_mark = HighWaterMark(self.engine, self._advance_mark, _is_in_the_way).upto
 
     def close(self) -> None:
         self.engine.dispose()
-        self._closing.dispose()
+        self._advancing.dispose()
 
     def check(self, connection: Connection) -> None:
         mariadb = connection.dialect.is_mariadb  # type: ignore[attr-defined]
@@ -139,10 +139,10 @@ class MysqlDialect(Server):
         finally:
             connection.invalidate()  # the end of the session also ends its lock and its timeouts
 
-    def _close(self) -> None:
-        with self._closing.connect() as connection:
+    def _advance_mark(self) -> None:
+        with self._advancing.connect() as connection:
             cursor: Any = connection.connection.cursor()
-            cursor.execute(_CLOSE)
+            cursor.execute(_ADVANCE)
             while cursor.nextset():
                 pass
             cursor.close()

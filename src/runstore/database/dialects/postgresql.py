@@ -58,7 +58,7 @@ _INSERT = (
 )
 # One round trip, so that a client that is suspended just now does not hold the barrier. A separate statement
 # reads the highest position: the one that waited for the lock sees only the state before its wait.
-_CLOSE = f"""
+_ADVANCE = f"""
     BEGIN;
     SELECT pg_advisory_xact_lock({BARRIER});
     UPDATE barrier SET closed_upto = GREATEST(closed_upto, (SELECT coalesce(max(position), 0) FROM events));
@@ -94,7 +94,7 @@ class PostgresDialect(Server):
         )
         errors = ServerErrors(url, conflicts=_is_conflict, passes=_may_pass)
         self.is_conflict, self.unavailable = errors.is_conflict, errors.unavailable
-        self.high_water_mark = HighWaterMark(self.engine, self._close, errors.is_conflict).upto
+        self.high_water_mark = HighWaterMark(self.engine, self._advance_mark, errors.is_conflict).upto
         self._set_up(ANSWER_S if hurried else None)
 
     def close(self) -> None:
@@ -144,9 +144,9 @@ class PostgresDialect(Server):
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION})")
             yield
 
-    def _close(self) -> None:
+    def _advance_mark(self) -> None:
         with self.engine.connect() as connection:
-            connection.exec_driver_sql(_CLOSE)
+            connection.exec_driver_sql(_ADVANCE)
 
     def _set_up(self, answer_s: float | None) -> None:
         @event.listens_for(self.engine, "do_connect")

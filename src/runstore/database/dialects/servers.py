@@ -27,13 +27,17 @@ class HighWaterMark:
     already. While the barrier is held exclusively, no append is in flight and the highest position is final.
     A reader in order of position takes the barrier for an instant, only when there are new events, and stores
     the mark.
+
+    Args:
+        advance: takes the barrier and stores the highest position as the mark.
+        in_the_way: whether an error of `advance` means that another writer holds the barrier.
     """
 
     def __init__(
-        self, engine: Engine, close: Callable[[], None], in_the_way: Callable[[Exception], bool]
+        self, engine: Engine, advance: Callable[[], None], in_the_way: Callable[[Exception], bool]
     ) -> None:
         self._engine = engine
-        self._close = close
+        self._advance = advance
         self._in_the_way = in_the_way
         self._not_before = 0.0
         self._backoff = Backoff(FIRST_PAUSE_S, LAST_PAUSE_S)
@@ -43,7 +47,7 @@ class HighWaterMark:
         stored = self._read(_STORED)
         if stored > after or time.monotonic() < self._not_before or self._read(_LAST) <= stored:
             return stored
-        self._advance()
+        self._try_to_advance()
         return self._read(_STORED)
 
     def _read(self, query: Select[Any]) -> int:
@@ -51,9 +55,9 @@ class HighWaterMark:
             found: int | None = connection.execute(query).scalar()
         return found or 0
 
-    def _advance(self) -> None:
+    def _try_to_advance(self) -> None:
         try:
-            self._close()
+            self._advance()
         except Exception as error:
             if not self._in_the_way(error):
                 raise

@@ -214,10 +214,7 @@ def _is_of_statement(error: BaseException | None) -> bool:
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Retry.
-
-    While another connection creates the same file, SQLite refuses this at once, without a timeout.
-    """
+    """Switch a file to WAL mode. While another connection creates it, SQLite refuses at once: try again."""
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:

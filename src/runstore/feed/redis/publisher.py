@@ -25,9 +25,8 @@ from runstore.feed.redis.wire import (
     join,
 )
 
-MAX_QUEUED_EVENTS = (
-    65_536  # events waiting for Redis; the oldest are dropped, as readers find them in the log
-)
+# Events waiting for Redis; the oldest are dropped, as readers find them in the log.
+MAX_QUEUED_EVENTS = 65_536
 MAX_QUEUED_BYTES = 16 << 20  # bytes of data of the events waiting for Redis
 MAX_SENT_BYTES = 2 << 20  # bytes of one pipeline, approximately
 ACTIVE_EXPIRY_S = 600  # seconds that Redis keeps the stream of a silent run

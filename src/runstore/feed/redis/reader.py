@@ -12,7 +12,7 @@ from runstore.core.ports import Committed
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.redis.connection import RedisConnection, wrong_type
 from runstore.feed.redis.health import RedisHealth, retries
-from runstore.feed.redis.places import BEGINNING, Places
+from runstore.feed.redis.stream_ids import BEGINNING, StreamIds
 from runstore.feed.redis.wire import Entry, Keys, Wire
 
 BLOCK_S = 1.0  # seconds that Redis waits for entries; then the reader checks which runs are followed
@@ -42,7 +42,7 @@ class RedisReader:
         self._health = health
         self._feed = feed
         self._stopping = threading.Event()
-        self._places = Places((b"COUNT", b"%d" % READ_ENTRIES, b"BLOCK", b"%d" % int(BLOCK_S * 1000)))
+        self._ids = StreamIds((b"COUNT", b"%d" % READ_ENTRIES, b"BLOCK", b"%d" % int(BLOCK_S * 1000)))
         self._barred: dict[bytes, float] = {}  # keys of a wrong type → when to try them again
         self._changes = -1  # the feed's count of changes at the last check of the followed runs
         self._thread = threading.Thread(target=self._run, name="runstore-redis-reader", daemon=True)
@@ -50,7 +50,7 @@ class RedisReader:
     @property
     def streams(self) -> int:
         """Streams that are read: the followed runs', the control stream, and this process's wake-ups."""
-        return len(self._places)
+        return len(self._ids)
 
     def start(self) -> None:
         self._thread.start()
@@ -81,7 +81,7 @@ class RedisReader:
     def _lose(self, error: object) -> None:
         self._connection.close()
         for key in (self._keys.control, self._keys.wake):
-            self._places.discard(key)  # an emptied Redis with a slow clock assigns ids below our position
+            self._ids.discard(key)  # an emptied Redis with a slow clock assigns lower ids again
         self._changes = -1
         self._health.lost(USER, error)
 
@@ -96,17 +96,17 @@ class RedisReader:
             return
         changes = self._feed.changes
         wanted = {self._keys.wake, self._keys.control, *map(self._keys.run, self._feed.followed_runs())}
-        for key in set(self._places.keys) - wanted:
-            self._places.discard(key)
-        new = wanted.difference(self._places.keys, self._barred)
+        for key in set(self._ids.keys) - wanted:
+            self._ids.discard(key)
+        new = wanted.difference(self._ids.keys, self._barred)
         if self._keys.wake in new:
             # Read from the start: a spurious wake-up is harmless, a lost one is not.
-            self._places.set(self._keys.wake, BEGINNING)
+            self._ids.set(self._keys.wake, BEGINNING)
             new.remove(self._keys.wake)
-        self._find_places(list(new))
+        self._find_last_ids(list(new))
         self._changes = changes
 
-    def _find_places(self, keys: Sequence[bytes]) -> None:
+    def _find_last_ids(self, keys: Sequence[bytes]) -> None:
         for start in range(0, len(keys), FIND_RUNS):
             some = keys[start : start + FIND_RUNS]
             answers = self._connection.run([("XREVRANGE", key, "+", "-", "COUNT", 1) for key in some])
@@ -116,32 +116,32 @@ class RedisReader:
                         raise found
                     self._bar(key, found)
                 else:
-                    self._places.set(key, found[0][0] if found else BEGINNING)
+                    self._ids.set(key, found[0][0] if found else BEGINNING)
                     if key != self._keys.control:
                         self._deliver(key, found)
 
     def _bar(self, key: bytes, error: object) -> None:
-        self._places.discard(key)
+        self._ids.discard(key)
         self._barred[key] = time.monotonic() + BARRED_S
         log.warning("redis_key_unusable", key=key.decode(), error=str(error))
 
     # Reading entries.
 
     def _read(self) -> None:
-        if not self._places:
+        if not self._ids:
             self._stopping.wait(BLOCK_S)
             return
-        answer = self._connection.run_packed(self._places.command())
+        answer = self._connection.run_packed(self._ids.command())
         if isinstance(answer, ResponseError):
             self._bar_wrong_ones(answer)
             return
         for key, entries in answer or ():
-            self._places.set(key, entries[-1][0])
+            self._ids.set(key, entries[-1][0])
             self._deliver(key, entries)
 
     def _bar_wrong_ones(self, error: ResponseError) -> None:
         """Skip the keys that are not streams and made the read fail."""
-        keys = list(self._places.keys)
+        keys = list(self._ids.keys)
         types = self._connection.run([("TYPE", key) for key in keys])
         wrong = [key for key, type in zip(keys, types, strict=True) if type not in (b"stream", b"none")]
         if not wrong:

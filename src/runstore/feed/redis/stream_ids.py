@@ -1,11 +1,11 @@
-"""The streams that a process reads, and its position in each."""
+"""The streams that a process reads, and the last id that it has read in each."""
 
 from collections.abc import Collection
 
 BEGINNING = b"0-0"
 
 
-class Places:
+class StreamIds:
     """The last id read in each stream, and the command that reads on from there.
 
     The command is cached in Redis' wire format (RESP, "array of bulk strings"): a client library needs more
