@@ -72,7 +72,7 @@ def test_the_list_says_how_far_each_is(url: str, command: Command) -> None:
     write(url)
     assert listed(command)["totals"] | {"version": 1} == {
         "name": "totals", "inline": False, "version": 1, "live_version": None, "state": "unbuilt",
-        "position": None, "lag_events": 0, "lag_s": 0.0, "rebuilt_to": None,
+        "position": None, "lag_events": 0, "lag_s": 0.0, "configured": True, "rebuilt_to": None,
         "waits": "for a process that runs it", "error": None, "skipped": 0,
     }  # fmt: skip
     assert command("run", "--once").returncode == 0
@@ -111,6 +111,17 @@ def test_one_that_makes_no_progress_says_so(url: str, command: Command) -> None:
     assert re.fullmatch("no progress for 6[0-9] s: no process runs it", waits)
     change(url, "UPDATE projections SET owner = 'gone'")
     assert re.search("no progress for 6[0-9] s: its process is slow or gone", command("list").stdout)
+
+
+def test_other_prices_ask_for_a_rebuild(url: str, command: Command, tmp_path: Path) -> None:
+    write(url)
+    command("run", "--once", "usage")
+    assert listed(command)["usage"]["configured"]
+    (tmp_path / "runstore.toml").write_text('[prices."model-1"]\ninput = 1\noutput = 2\ncurrency = "EUR"\n')
+    assert not listed(command)["usage"]["configured"]
+    assert "its configuration has changed: rebuild it" in command("list").stdout
+    assert command("rebuild", "usage").returncode == 0
+    assert listed(command)["usage"]["configured"]
 
 
 def test_a_rebuild_prints_what_differed(url: str, command: Command) -> None:

@@ -15,6 +15,7 @@ from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.maintenance.rebuild import rebuild, verify
 from runstore.projections import advance
+from runstore.projections.advance import Advance, Step
 from runstore.projections.builds import Build, live_tables, pause, read_builds, resume, skip
 from runstore.projections.projection import Projection
 from runstore.projections.runner import ProjectionRunner
@@ -101,9 +102,24 @@ async def test_runners_that_race_apply_every_event_once(
 ) -> None:
     monkeypatch.setattr(advance, "FIRST_EVENTS", 2)
     monkeypatch.setattr(advance, "MOST_EVENTS", 2)
+    run_once(database, Totals())
     await write(log)
     runners = [ProjectionRunner(database, [Totals()], lease_s=0.0) for _ in range(3)]
     await asyncio.gather(*(asyncio.to_thread(runner.run, once=True) for runner in runners))
+    run_once(database, Totals())
+    assert found(database, Totals()) == await counted(log)
+
+
+async def test_a_batch_that_another_process_has_applied_is_not_applied_again(
+    log: SqlEventLog, database: Database
+) -> None:
+    run_once(database, Totals())
+    await write(log)
+    build = live(database, "totals")
+    last = (await log.read_all())[-1].position
+    first, second = (Advance(database, Totals(), build, owner) for owner in ("first", "second"))
+    assert first.step(last) is Step.MOVED
+    assert second.step(last) is Step.CHANGED
     run_once(database, Totals())
     assert found(database, Totals()) == await counted(log)
 

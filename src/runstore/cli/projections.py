@@ -56,6 +56,7 @@ def list_(
     rows = []
     for each in found:
         notes = [each.error.error] if each.error is not None else []
+        notes += [] if each.configured else ["its configuration has changed: rebuild it"]
         notes += [f"rebuilt up to {each.rebuilt_to:,}"] if each.rebuilt_to is not None else []
         notes += [f"{each.skipped:,} skipped"] if each.skipped else []
         notes += [each.waits] if each.waits else []

@@ -193,6 +193,7 @@ projections = Table(
     Column("name", Name(64), primary_key=True),
     Column("slot", Name(1), primary_key=True),
     Column("version", Integer, nullable=False),
+    Column("fingerprint", Name(64), nullable=False),
     Column("inline", SmallInteger, nullable=False),
     Column("tables", Binary, nullable=False),
     Column("position", BigInteger, nullable=False),

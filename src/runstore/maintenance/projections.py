@@ -50,6 +50,7 @@ class ProjectionStatus(Struct, frozen=True):
     position: the checkpoint: events up to this position of the log are applied. None for an inline
         projection, which is never behind.
     lag_events: positions up to the end of the log, at most so many events. lag_s: age of the first of them.
+    configured: False if its tables were made with another configuration, such as other prices: rebuild it.
     rebuilt_to: the position that a rebuild, or a new version, has reached beside the live tables.
     waits: what it waits for, if it makes no progress. skipped: events that were left out by command.
     """
@@ -62,6 +63,7 @@ class ProjectionStatus(Struct, frozen=True):
     position: int | None
     lag_events: int
     lag_s: float
+    configured: bool
     rebuilt_to: int | None
     waits: str | None
     error: ProjectionFault | None
@@ -291,6 +293,7 @@ def _status(
         position=position,
         lag_events=lag,
         lag_s=max(now_ms() - at, 0) / 1_000 if at is not None else 0.0,
+        configured=code is None or live is None or live.fingerprint == code.fingerprint,
         rebuilt_to=other.position if other is not None else None,
         waits=_waits(state, shown, lag if other is None else 1),
         error=failing.error if failing is not None else None,

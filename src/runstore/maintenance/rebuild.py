@@ -122,7 +122,7 @@ class _Rebuild:
         if build is not None and not self._silences.may_take(build, self._owner):
             self._progress(build.position, max(last, build.position))
             return None
-        if build is None or build.version != version or build.state not in self._fit_states():
+        if build is None or not self._can_be_continued(build):
             state: BuildState = "running" if self._replace else "checking"
             prepare(self._database, self._projection, slot, seen=build, owner=self._owner, state=state)
             return self._find()
@@ -155,9 +155,10 @@ class _Rebuild:
         live = live_build(builds)
         return "a" if live is None else other_slot(live.slot)
 
-    def _fit_states(self) -> tuple[BuildState, ...]:
-        """The states of a build that can be continued."""
-        return ("running",) if self._replace else ("running", "checking")
+    def _can_be_continued(self, build: Build) -> bool:
+        made_of = (self._projection.version, self._projection.fingerprint)
+        states = ("running",) if self._replace else ("running", "checking")
+        return (build.version, build.fingerprint) == made_of and build.state in states
 
     def _fill(self, filling: Filling) -> bool:
         """Drive a build to its end; False if another process has changed it."""

@@ -54,6 +54,7 @@ class Build(Struct, frozen=True):
     name: str
     slot: Slot
     version: int
+    fingerprint: str
     inline: bool
     tables: list[str]
     position: int
@@ -131,8 +132,9 @@ def prepare(
     bound = projection.on(slot)
     names = [table.name for table in bound.tables]
     row = {
-        "inline": int(projection.inline), "live": int(live), "position": 0, "error": None,
-        "error_position": None, "skipped": 0, "owner": owner, "updated_at": now_ms(),
+        "fingerprint": projection.fingerprint, "inline": int(projection.inline), "live": int(live),
+        "position": 0, "error": None, "error_position": None, "skipped": 0, "owner": owner,
+        "updated_at": now_ms(),
     }  # fmt: skip
     with database.changing() as connection:
         builds = lock_builds(connection, projection.name)
@@ -300,9 +302,24 @@ def _is(name: str, slot: Slot) -> tuple[Any, Any]:
 
 
 def _build(row: Sequence[Any]) -> Build:
-    name, slot, version, inline, tables, position, live, state, error, skipped, updated_at, owner, beat = row
+    (
+        name,
+        slot,
+        version,
+        fingerprint,
+        inline,
+        tables,
+        position,
+        live,
+        state,
+        error,
+        skipped,
+        updated_at,
+        owner,
+        beat,
+    ) = row
     return Build(
-        name, slot, version, bool(inline), _read_names(tables), position, bool(live), state,
+        name, slot, version, fingerprint, bool(inline), _read_names(tables), position, bool(live), state,
         None if error is None else _read_fault(error), skipped, updated_at, owner, beat,
     )  # fmt: skip
 

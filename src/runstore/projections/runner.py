@@ -217,9 +217,9 @@ class _Kept:
         moved = False
         for build in builds.values():
             if self._is_current(build) and build.state == "running" and silences.may_take(build, self.owner):
-                if not build.live:
+                if not build.live and build.fingerprint == self._projection.fingerprint:
                     moved |= self._fill(build)
-                elif not build.inline:
+                elif build.live and not build.inline:
                     moved |= self._step(build, mark)
         return moved
 

@@ -17,6 +17,7 @@ def upgrade() -> None:
         sa.Column("name", Name(64), nullable=False),
         sa.Column("slot", Name(1), nullable=False),
         sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("fingerprint", Name(64), nullable=False),
         sa.Column("inline", sa.SmallInteger, nullable=False),
         sa.Column("tables", Binary, nullable=False),
         sa.Column("position", sa.BigInteger, nullable=False),
