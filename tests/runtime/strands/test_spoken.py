@@ -1,13 +1,16 @@
 """Text is recorded when the model sends it, and strands gets the text of a moment as one delta."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 from weakref import WeakSet
 
+import msgspec
 import pytest
 from pydantic import BaseModel
 from strands import Agent, tool
+from strands.hooks import AfterModelCallEvent
 from strands.middleware import InvokeModelStage
 from strands.multiagent import GraphBuilder, Swarm
 
@@ -292,3 +295,53 @@ async def test_an_answer_with_an_object_is_recorded_as_it_is_said() -> None:
     recorder, ended = await drive(agent(Playbook(turns, say("done")), structured_output_model=City))
     assert [each.text for each in recorder.of(Token)][:400] == WORDS
     assert ended.result["structured_output"] == {"name": "Paris"}
+
+
+def of_chance(chance: random.Random, *tools: str) -> Turn:
+    """A model's turn: texts, reasoning, perhaps calls of tools, a redaction, or a failure at any place."""
+    turn = say()[:1]
+    for _ in range(chance.randint(1, 4)):
+        texts = [delta(text=chance.choice(["a ", "", "\ud83d", "\ude42"])) for _ in range(20)]
+        thoughts = [delta(reasoningContent={"text": "hm "}) for _ in range(10)]
+        block = chance.choice([texts, thoughts, chance.sample(texts + thoughts, 20)])
+        turn += [{"contentBlockStart": {"start": {}}}, *block, {"contentBlockStop": {}}]
+    calls = [(f"t{chance.random()}", name, {"input": "?"}) for name in tools]
+    turn += use(*calls)[1:-1] if calls else [{"messageStop": {"stopReason": "end_turn"}}]
+    if chance.random() < 0.2:
+        turn.append({"redactContent": {"redactAssistantContentMessage": "[redacted]"}})
+    if chance.random() < 0.2:
+        return [*turn[: chance.randrange(len(turn))], ConnectionError("reset")]
+    return [*turn, say()[-1]]
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_the_log_is_that_of_agents_whose_stream_is_recorded(seed: int) -> None:
+    async def passed_on(context: Any, call: Any) -> AsyncIterator[Any]:
+        async for event in call(context):
+            yield event
+
+    def retry(event: AfterModelCallEvent) -> None:
+        event.retry = event.exception is not None
+
+    async def log(*, by_stream: bool) -> list[tuple[str, dict[str, Any]]]:
+        chance = random.Random(seed)
+        worker = agent(Playbook(*(of_chance(chance) for _ in range(50))), name="worker")
+        expert = agent(Playbook(*(of_chance(chance) for _ in range(50))), name="expert")
+
+        @tool
+        def ask(input: str) -> str:
+            """Ask an expert."""
+            return str(expert(input))
+
+        turns = [of_chance(chance, *chance.choice([(), ("ask",), ("worker",)])) for _ in range(50)]
+        product = agent(Playbook(*turns), worker, ask)
+        for each in (worker, expert, product):
+            each.add_hook(retry, AfterModelCallEvent)
+            if by_stream:
+                each.add_middleware(InvokeModelStage, passed_on)
+        recorder, _ = await drive(product)
+        events = [(event.type, msgspec.json.decode(event.data)) for event in recorder.recorded]
+        differing = {"redacts", "first_token_ms", "duration_ms"}
+        return [(type, {key: data[key] for key in data.keys() - differing}) for type, data in events]
+
+    assert await log(by_stream=False) == await log(by_stream=True)
