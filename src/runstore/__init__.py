@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from runstore.core.errors import LimitExceeded as LimitExceeded
     from runstore.core.errors import LogUnavailable as LogUnavailable
     from runstore.core.errors import ProjectionFailed as ProjectionFailed
+    from runstore.core.errors import ProjectionNotBuilt as ProjectionNotBuilt
     from runstore.core.errors import RunActive as RunActive
     from runstore.core.errors import RunClosed as RunClosed
     from runstore.core.errors import RunDeleted as RunDeleted
@@ -100,7 +101,8 @@ _EXPORTS = {
         "runstore.core.audit": "AuditEvent AuditQuery",
         "runstore.core.errors": "AgentError AgentNotFound AlreadyStarted AppendRefused Busy ConfigError "
         "EventTooDeep EventTooLarge IdempotencyConflict InvalidCursor InvalidEvent InvalidName InvalidQuery "
-        "LeaseLost LimitExceeded LogUnavailable RunActive RunClosed RunDeleted RunNotFound RunPurged "
+        "LeaseLost LimitExceeded LogUnavailable ProjectionNotBuilt RunActive RunClosed RunDeleted "
+        "RunNotFound RunPurged "
         "ProjectionFailed RunstoreError SchemaMismatch SessionBusy TooLarge WrongExpectedSeq",
         "runstore.core.events": "AgentFinished AgentStarted Custom Event Message Reasoning Token ToolFailed "
         "ToolFinished ToolProgress ToolStarted Unknown Usage",

@@ -12,6 +12,7 @@ import typer
 from msgspec.structs import astuple
 
 from runstore import __version__
+from runstore.cli.audit import audit
 from runstore.cli.keys import keys
 from runstore.cli.options import (
     CancelGrace,
@@ -49,6 +50,7 @@ app = typer.Typer(
 app.add_typer(projections, name="projections")
 app.add_typer(keys, name="keys")
 app.add_typer(runs, name="runs")
+app.add_typer(audit, name="audit")
 app.command()(retention)
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 
@@ -161,6 +161,16 @@ class AsyncClient:
             workspace_id=workspace_id, run_id=run_id, since=since, until=until, contains=contains,
         )  # fmt: skip
         return self._follow(FollowingAudit(filters, after=after, retry_s=self._retry_s))
+
+    def report(
+        self,
+        report: Literal["runs", "usage", "tools", "search"],
+        *,
+        limit: int | None = None,
+        **filters: Any,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """See `Client.report`."""
+        return self._all(calls.report(report, limit, filters))
 
     async def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
         """See `Client.append`."""

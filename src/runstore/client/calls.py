@@ -26,6 +26,8 @@ CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 30.0  # seconds for an answer, beyond the wait that a request asks for
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
+WHOLE_REPORTS = ("usage", "tools")  # answered at once, without pages
+
 T = TypeVar("T")
 
 
@@ -198,12 +200,27 @@ def audit(after: int, limit: int | None, filters: Mapping[str, Any]) -> Call[Pag
     return _page("/audit/events", {**filters, "after": after}, limit, AuditEvent)
 
 
+def report(name: str, limit: int | None, filters: Mapping[str, Any]) -> Call[Page[dict[str, Any]]]:
+    path = f"/audit/{name}"
+    if name in WHOLE_REPORTS:
+        given = {key: _as_parameter(value) for key, value in filters.items()}
+        return Call("GET", path, lambda body: Page(_read_rows(body).data[:limit], None), params=given)
+    return _page(path, filters, limit, dict[str, Any], cursor="before" if name == "search" else "after")
+
+
 def joined(types: Sequence[str] | None) -> str | None:
     return None if types is None else ",".join(types)
 
 
-def _page(path: str, params: Mapping[str, Any], limit: int | None, cls: type[T]) -> Call[Page[T]]:
-    """The call for one page. `limit`: items in total; None means all of them."""
+def _page(
+    path: str, params: Mapping[str, Any], limit: int | None, cls: type[T], cursor: str = "after"
+) -> Call[Page[T]]:
+    """The call for one page.
+
+    Args:
+        limit: items in total; None means all of them.
+        cursor: the parameter for a page's `next`.
+    """
     decoder = msgspec.json.Decoder(_Listed[cls])  # type: ignore[valid-type]
 
     def read(body: bytes) -> Page[T]:
@@ -211,7 +228,7 @@ def _page(path: str, params: Mapping[str, Any], limit: int | None, cls: type[T])
         left = None if limit is None else limit - len(listed.data)
         if listed.next is None or left == 0:
             return Page(listed.data, None)
-        return Page(listed.data, _page(path, {**params, "after": listed.next}, left, cls))
+        return Page(listed.data, _page(path, {**params, cursor: listed.next}, left, cls, cursor))
 
     asked = {name: _as_parameter(value) for name, value in params.items()}
     return Call("GET", path, read, params={**asked, "limit": PAGE if limit is None else min(limit, PAGE)})
@@ -220,6 +237,9 @@ def _page(path: str, params: Mapping[str, Any], limit: int | None, cls: type[T])
 class _Listed(Struct, Generic[T]):
     data: list[T]
     next: str | int | None = None
+
+
+_read_rows = msgspec.json.Decoder(_Listed[dict[str, Any]]).decode
 
 
 class _Appended(Struct):

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 
@@ -199,6 +199,21 @@ class Client:
             workspace_id=workspace_id, run_id=run_id, since=since, until=until, contains=contains,
         )  # fmt: skip
         return self._follow(FollowingAudit(filters, after=after, retry_s=self._retry_s))
+
+    def report(
+        self,
+        report: Literal["runs", "usage", "tools", "search"],
+        *,
+        limit: int | None = None,
+        **filters: Any,
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of GET /audit/runs, /audit/usage, /audit/tools or /audit/search, for admins and auditors.
+
+        Args:
+            limit: rows in total; None: all of them.
+            filters: the parameters of that route, such as `user_id` or `sort`.
+        """
+        return self._all(calls.report(report, limit, filters))
 
     def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
         """Append custom events, all or none; return the last seq once they are stored."""

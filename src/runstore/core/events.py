@@ -358,7 +358,7 @@ class Purged(Event, frozen=True):
     incomplete: bool = False
 
 
-AuditedRead = Literal["record", "events", "stream", "ticket", "list", "audit", "export"]
+AuditedRead = Literal["record", "events", "stream", "ticket", "list", "audit", "export", "report", "search"]
 
 
 class AuditRead(Event, frozen=True):

@@ -234,7 +234,7 @@ class ReportRoutes:
     )  # fmt: skip
     async def list_audit_runs(self, call: Call[None]) -> Response:
         """All users' runs, with what they used and cost."""
-        self._access.check_reads_all(call.user, "all users' runs")
+        await self._access.may_search(call.login, "report", call.request.query_params)
         report = await self._reports.runs(_runs_query(call.request))
         totals = AuditRunTotals(
             report.totals.runs, report.totals.calls, report.totals.tokens, report.totals.duration_ms,
@@ -251,7 +251,7 @@ class ReportRoutes:
     )
     async def report_audit_usage(self, call: Call[None]) -> Response:
         """Tokens, times and cost of all users' runs, in sum."""
-        self._access.check_reads_all(call.user, "all users' usage")
+        await self._access.may_search(call.login, "report", call.request.query_params)
         request, given = call.request, call.request.query_params
         rows = await self._reports.usage(
             UsageQuery(
@@ -287,7 +287,7 @@ class ReportRoutes:
     )
     async def report_audit_tools(self, call: Call[None]) -> Response:
         """Calls, failures and latencies of the tools of all users' runs."""
-        self._access.check_reads_all(call.user, "all users' tool calls")
+        await self._access.may_search(call.login, "report", call.request.query_params)
         request, given = call.request, call.request.query_params
         rows = await self._reports.tools(
             ToolsQuery(
@@ -320,7 +320,7 @@ class ReportRoutes:
     )
     async def search_audit(self, call: Call[None]) -> Response:
         """Search the inputs, answers and tool calls of all users' runs."""
-        self._access.check_reads_all(call.user, "all users' texts")
+        await self._access.may_search(call.login, "search", call.request.query_params)
         request, given = call.request, call.request.query_params
         run_id = given.get("run_id")
         if run_id is not None and parse_uuid(run_id) is None:
@@ -361,7 +361,7 @@ class ReportRoutes:
         given = call.request.query_params
         user_id = given.get("user_id", call.user.user_id)
         if user_id != call.user.user_id:
-            self._access.check_reads_all(call.user, "another user's sessions")
+            await self._access.may_search(call.login, "list", given)
         report = await self._reports.sessions(user_id, given.get("after"), read_number(call.request, LIMIT))
         found = [
             SessionRecord(

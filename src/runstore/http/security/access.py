@@ -15,7 +15,7 @@ from runstore.http.security.users import Login, User, login_of
 from runstore.store.audit_reads import AuditReads
 from runstore.store.runs import RunStore
 
-PLACES = frozenset({"after", "limit", "lastEventId"})  # parameters that are no filters
+PLACES = frozenset({"after", "before", "limit", "lastEventId"})  # parameters that are no filters
 
 
 class Access:

@@ -1,0 +1,167 @@
+"""`runstore audit`: reports on all users' runs, over HTTP, for admins and auditors."""
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from runstore.cli.exports import AsJson, CsvFile, Field, Form, ParquetFile
+from runstore.cli.runs import ApiKey, Url, connected
+from runstore.core.run import Status
+
+audit = typer.Typer(
+    help="What all users' runs did, used and cost, for admins and auditors.", no_args_is_help=True
+)
+
+RUN_FIELDS = (
+    Field("run_id", "RUN"), Field("user_id", "USER"), Field("agent", "AGENT"), Field("session_id"),
+    Field("workspace_id"), Field("status", "STATUS"), Field("created_at", "CREATED"), Field("completed_at"),
+    Field("deleted", "DELETED", "flag"), Field("purged", "PURGED", "flag"), Field("error_code", "ERROR"),
+    Field("stopped_by"), Field("duration_ms", "MS", "integer"), Field("calls", "CALLS", "integer"),
+    Field("tokens", "TOKENS", "integer"), Field("cost", "COST", "number"), Field("currency", ""),
+    Field("incomplete", None, "flag"), Field("unpriced", None, "flag"),
+)  # fmt: skip
+USAGE_FIELDS = (
+    Field("day", "DAY"), Field("user_id", "USER"), Field("agent", "AGENT"), Field("model", "MODEL"),
+    Field("runs", "RUNS", "integer"), Field("succeeded", None, "integer"),
+    Field("failed", "FAILED", "integer"), Field("stopped", "STOPPED", "integer"),
+    Field("incomplete", None, "integer"),
+    Field("calls", "CALLS", "integer"), Field("input_tokens", "INPUT", "integer"),
+    Field("output_tokens", "OUTPUT", "integer"), Field("cache_read_tokens", "CACHED", "integer"),
+    Field("cache_write_tokens", None, "integer"), Field("reasoning_tokens", None, "integer"),
+    Field("first_token_ms", "FIRST MS", "integer"), Field("duration_ms", None, "integer"),
+    Field("cost", "COST", "number"), Field("currency", ""), Field("unpriced_calls", "UNPRICED", "integer"),
+)  # fmt: skip
+TOOL_FIELDS = (
+    Field("agent", "AGENT"), Field("tool", "TOOL"), Field("calls", "CALLS", "integer"),
+    Field("failures", "FAILURES", "integer"), Field("mean_ms", "MEAN MS", "integer"),
+    Field("p50_ms", "P50 MS", "integer"), Field("p95_ms", "P95 MS", "integer"),
+)  # fmt: skip
+HIT_FIELDS = (
+    Field("position", None, "integer"), Field("run_id", "RUN"), Field("seq", "SEQ", "integer"),
+    Field("at", "AT"), Field("user_id", "USER"), Field("kind", "KIND"), Field("agent", "AGENT"),
+    Field("deleted", "DELETED", "flag"), Field("snippet", "TEXT"),
+)  # fmt: skip
+
+User = Annotated[str | None, typer.Option("--user", help="Only this user.")]
+AgentName = Annotated[str | None, typer.Option("--agent", help="Only this agent.")]
+Since = Annotated[str | None, typer.Option(help="Queued at this time or later: 2026-11-20T10:00:00Z.")]
+Until = Annotated[str | None, typer.Option(help="Queued at this time or earlier.")]
+SinceDay = Annotated[
+    str | None, typer.Option("--since", help="Queued on this day (UTC) or later: 2026-11-20.")
+]
+UntilDay = Annotated[str | None, typer.Option("--until", help="Queued on this day (UTC) or earlier.")]
+Limit = Annotated[int, typer.Option(min=1, help="Maximum number of rows.")]
+
+
+@audit.command()
+def runs(
+    user: User = None,
+    agent: AgentName = None,
+    session_id: Annotated[str | None, typer.Option(help="Only this session.")] = None,
+    workspace_id: Annotated[str | None, typer.Option(help="Only this workspace.")] = None,
+    status: Annotated[Status | None, typer.Option(help="Only runs in this state.")] = None,
+    error_code: Annotated[str | None, typer.Option(help="Only runs that failed with this code.")] = None,
+    stopped_by: Annotated[str | None, typer.Option(help="Only runs that this user stopped.")] = None,
+    since: Since = None,
+    until: Until = None,
+    min_duration_ms: Annotated[int | None, typer.Option(min=1, help="Only runs that took so long.")] = None,
+    min_tokens: Annotated[int | None, typer.Option(min=1, help="Only runs with so many tokens.")] = None,
+    min_cost: Annotated[str | None, typer.Option(help="Only runs that cost so much: 0.25.")] = None,
+    text: Annotated[str | None, typer.Option(help='Only runs with these words and "phrases".')] = None,
+    sort: Annotated[
+        Literal["created", "cost", "tokens", "duration"], typer.Option(help="Order, the greatest first.")
+    ] = "created",
+    limit: Limit = 100,
+    as_json: AsJson = False,
+    csv: CsvFile = None,
+    parquet: ParquetFile = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Runs with what they used and cost, deleted and purged ones too.
+
+    Example: runstore audit runs --sort cost --since 2026-11-01T00:00:00Z
+    """
+    form = Form(as_json, csv, parquet)
+    filters = {
+        "user_id": user, "agent": agent, "session_id": session_id, "workspace_id": workspace_id,
+        "status": status, "error_code": error_code, "stopped_by": stopped_by, "since": since, "until": until,
+        "min_duration_ms": min_duration_ms, "min_tokens": min_tokens, "min_cost": min_cost, "text": text,
+        "sort": sort,
+    }  # fmt: skip
+    with connected(url, api_key) as client:
+        form.write(RUN_FIELDS, client.report("runs", limit=limit, **filters))
+
+
+@audit.command()
+def usage(
+    group: Annotated[str, typer.Option(help="Some of day, user, agent and model, with commas.")] = "day",
+    user: User = None,
+    agent: AgentName = None,
+    model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
+    since: SinceDay = None,
+    until: UntilDay = None,
+    as_json: AsJson = False,
+    csv: CsvFile = None,
+    parquet: ParquetFile = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Tokens, times and cost, in sum.
+
+    Example: runstore audit usage --group user,model --since 2026-11-01
+    """
+    form = Form(as_json, csv, parquet)
+    columns = {"day": "day", "user": "user_id", "agent": "agent", "model": "model"}
+    grouped = {columns.get(name) for name in group.split(",")}
+    fields = [field for field in USAGE_FIELDS if field.name in grouped or field.name not in columns.values()]
+    filters: dict[str, Any] = {"user_id": user, "agent": agent, "model": model}
+    with connected(url, api_key) as client:
+        form.write(fields, client.report("usage", group=group, since=since, until=until, **filters))
+
+
+@audit.command()
+def tools(
+    agent: Annotated[str | None, typer.Option(help="Only this agent, a path.")] = None,
+    tool: Annotated[str | None, typer.Option(help="Only this tool.")] = None,
+    since: SinceDay = None,
+    until: UntilDay = None,
+    as_json: AsJson = False,
+    csv: CsvFile = None,
+    parquet: ParquetFile = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Calls, failures and latencies of tools.
+
+    Example: runstore audit tools --since 2026-11-01
+    """
+    form = Form(as_json, csv, parquet)
+    with connected(url, api_key) as client:
+        form.write(TOOL_FIELDS, client.report("tools", agent=agent, tool=tool, since=since, until=until))
+
+
+@audit.command()
+def search(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help='Words and "phrases".', show_default=False)],
+    user: User = None,
+    agent: AgentName = None,
+    run_id: Annotated[str | None, typer.Option("--run", help="Only this run.")] = None,
+    kind: Annotated[
+        Literal["input", "answer", "tool"] | None, typer.Option(help="Only text of this kind.")
+    ] = None,
+    limit: Limit = 50,
+    as_json: AsJson = False,
+    csv: CsvFile = None,
+    parquet: ParquetFile = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Find words in inputs, answers and tool calls, newest first.
+
+    Example: runstore audit search '"credit card" refund' --kind answer
+    """
+    form = Form(as_json, csv, parquet)
+    filters: dict[str, Any] = {"user_id": user, "agent": agent, "run_id": run_id, "kind": kind}
+    with connected(url, api_key) as client:
+        form.write(HIT_FIELDS, client.report("search", limit=limit, text=text, **filters))

@@ -1,0 +1,123 @@
+"""Rows of a report, as a table for people or as JSON, CSV or Parquet for programs."""
+
+import csv
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from msgspec import Struct
+
+from runstore.cli.output import print_json, print_table
+from runstore.core.errors import ConfigError
+
+BATCH_ROWS = 10_000  # rows of a Parquet file that are in memory at once
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, one object on a line.")]
+CsvFile = Annotated[Path | None, typer.Option("--csv", help="Write CSV to this file; - for standard output.")]
+ParquetFile = Annotated[
+    Path | None, typer.Option("--parquet", help="Write Parquet to this file (extra `parquet`).")
+]
+
+Row = dict[str, Any]
+
+
+class Field(Struct, frozen=True):
+    """A field of a report's rows. `heading`: of its column in a table for people; None: none."""
+
+    name: str
+    heading: str | None = None
+    type: Literal["text", "integer", "number", "flag"] = "text"
+
+
+class Form(Struct, frozen=True):
+    """How to print rows: a table unless one of these is given.
+
+    Raises:
+        BadParameter: more than one of them is given.
+    """
+
+    as_json: bool
+    csv: Path | None
+    parquet: Path | None
+
+    def __post_init__(self) -> None:
+        if self.as_json + (self.csv is not None) + (self.parquet is not None) > 1:
+            raise typer.BadParameter("give one of --json, --csv and --parquet")
+
+    def write(self, fields: Sequence[Field], rows: Iterable[Row]) -> None:
+        """Write all rows.
+
+        Raises:
+            ConfigError: a file cannot be written, or the package for Parquet is missing.
+        """
+        if self.as_json:
+            print_json(rows)
+        elif self.csv is not None:
+            _write_csv(self.csv, fields, rows)
+        elif self.parquet is not None:
+            _write_parquet(self.parquet, fields, rows)
+        else:
+            shown = [field for field in fields if field.heading is not None]
+            print_table(
+                [field.heading or "" for field in shown],
+                ([_told(row.get(field.name)) for field in shown] for row in rows),
+            )
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.4f}" if isinstance(value, float) else value
+
+
+def _write_csv(path: Path, fields: Sequence[Field], rows: Iterable[Row]) -> None:
+    if str(path) == "-":
+        _write_lines(sys.stdout, fields, rows)
+        return
+    with _whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        _write_lines(file, fields, rows)
+
+
+def _write_lines(file: Any, fields: Sequence[Field], rows: Iterable[Row]) -> None:
+    lines = csv.writer(file)
+    lines.writerow([field.name for field in fields])
+    lines.writerows([row.get(field.name) for field in fields] for row in rows)
+
+
+def _write_parquet(path: Path, fields: Sequence[Field], rows: Iterable[Row]) -> None:
+    try:
+        pyarrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError as error:
+        missing = "--parquet needs a package that is missing: pip install 'runstore[parquet]'"
+        raise ConfigError(missing) from error
+    types = {
+        "text": pyarrow.string(), "integer": pyarrow.int64(), "number": pyarrow.float64(),
+        "flag": pyarrow.bool_(),
+    }  # fmt: skip
+    schema = pyarrow.schema([(field.name, types[field.type]) for field in fields])
+    left = iter(rows)
+    with _whole(path) as part, parquet.ParquetWriter(part, schema) as writer:
+        while some := list(islice(left, BATCH_ROWS)):
+            writer.write_table(pyarrow.Table.from_pylist(some, schema=schema))
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file beside the path that takes its name when it is complete."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
