@@ -27,6 +27,7 @@ from runstore.core.new_run import NewRun
 from runstore.core.ports import EventFilter, EventLog, Head, LiveFeed, Reservation
 from runstore.core.run import Actor, Owner, Run, evolve, fold, owner_of, whole
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, OwnRunCursors, StreamCursors
+from runstore.core.trace import TRACED, Trace, TraceFold
 from runstore.database.columns import MYSQL
 from runstore.database.opening import Database
 from runstore.database.tables import index_name, open_runs, runs
@@ -224,6 +225,19 @@ class RunStore:
             RunPurged
         """
         return await self._log.read(run_id, after=after, upto=upto, limit=limit, only=only)
+
+    async def trace(self, run_id: str) -> Trace:
+        """The run as a tree.
+
+        Raises:
+            RunPurged
+        """
+        folding, after = TraceFold(run_id), 0
+        while folding.trace.complete and (page := await self.events(run_id, after=after, only=TRACED)):
+            for event in page:
+                folding.add(event)
+            after = page[-1].seq
+        return folding.trace
 
     def tail(self, run_id: str, *, after: int, only: EventFilter | None = None) -> Tail:
         """Follow the run: every event after `after`, once, then live until it ends."""

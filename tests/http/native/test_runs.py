@@ -251,3 +251,21 @@ def test_an_admin_reads_a_deleted_run_which_is_marked_so(server: ServerProcess, 
             assert answer.status_code == 204
     listed = server.http.get("/runs", params={"deleted": "true", "limit": 1_000}).json()["data"]
     assert [run["deleted"] for run in listed if run["run_id"] == deleted_run] == [True]
+
+
+# The trace.
+
+
+def test_the_trace_of_a_run_is_its_tree(server: ServerProcess, closed_run: str) -> None:
+    answer = server.http.get(f"/runs/{closed_run}/trace")
+    assert answer.status_code == 200
+    trace, record = answer.json(), server.record(closed_run)
+    assert (trace["status"], trace["input"], trace["output"]) == (
+        "success",
+        "one two three",
+        record["result"],
+    )
+    ((step,),) = [agent["steps"] for attempt in trace["attempts"] for agent in attempt["agents"]]
+    assert (step["kind"], step["status"], step["output"]) == ("model", "success", [{"text": "one two three"}])
+    assert step["usage"]["output_tokens"] == 3
+    assert step["started_at"] <= step["ended_at"] <= trace["ended_at"]

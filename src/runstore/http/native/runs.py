@@ -15,6 +15,7 @@ from runstore.core.ids import parse_run_id
 from runstore.core.limits import MAX_EVENTS_PER_APPEND, MAX_FILTER_TYPES
 from runstore.core.ports import EventFilter
 from runstore.core.run import STATUSES
+from runstore.core.trace import Trace
 from runstore.http.bodies import Body
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.following import Following, check_cursor
@@ -317,6 +318,18 @@ class RunRoutes:
             raise BadRequest("types cannot be given with format=openai", code="invalid_parameter")
         login = call.login
         return await self._following.follow(login, run_id, after=after, only=only, as_chunks=as_chunks)
+
+    @operation(
+        "GET",
+        "/runs/{run_id}/trace",
+        parameters=(RUN_ID,),
+        answers={200: json("the tree", Trace)},
+    )
+    async def trace_run(self, call: Call[None]) -> Response:
+        """A run as a tree of attempts, agents, and model and tool calls."""
+        run_id = await self._access.readable(call.request, "record")
+        await self._store.head(run_id, deleted=call.user.reads_all)
+        return json_response(await self._store.trace(run_id))
 
     @operation(
         "POST",

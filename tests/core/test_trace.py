@@ -1,0 +1,188 @@
+"""A run as a tree: golden examples of what its events come to."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from runstore.core import trace as trace_module
+from runstore.core.codec import RecordedEvent, encode
+from runstore.core.events import (
+    AgentFinished,
+    AgentStarted,
+    Cancelled,
+    Completed,
+    Discarded,
+    Event,
+    Failed,
+    Message,
+    Queued,
+    Retrying,
+    Started,
+    Token,
+    ToolFailed,
+    ToolFinished,
+    ToolStarted,
+    Usage,
+)
+from runstore.core.times import timestamp
+from runstore.core.trace import trace_of
+
+RUN = "01890a5d-ac96-774b-bcce-b302099a8057"
+QUEUED = Queued(agent="boss", user_id="alice", input="add")
+
+
+def at(second: int) -> str:
+    return timestamp(second * 1_000)
+
+
+def tree(*events: Event) -> dict[str, Any]:
+    """The trace of a run whose events come one in a second, from second 1 on."""
+    recorded = [
+        RecordedEvent(RUN, seq, seq, e.type, e.version, e.ends, e.at, e.data)
+        for seq, event in enumerate(events, 1)
+        for e in (encode(event, at=seq * 1_000),)
+    ]
+    made: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(trace_of(RUN, recorded)))
+    return made
+
+
+def started(attempt: int = 1, **fields: Any) -> Started:
+    return Started(**{"worker_id": "w", "attempt": attempt, "reason": "claimed", **fields})
+
+
+def said(text: str, agent: str = "boss", role: str = "assistant", **fields: Any) -> Message:
+    return Message(agent=agent, message={"role": role, "content": [{"text": text}]}, **fields)
+
+
+def usage(agent: str = "boss", **fields: Any) -> Usage:
+    return Usage(agent=agent, **{"input_tokens": 3, "output_tokens": 2, "model": "m", **fields})
+
+
+def tool(kind: type[Any], agent: str = "boss", id: str = "t1", **fields: Any) -> Any:
+    return kind(agent=agent, tool_use_id=id, name="sum", **fields)
+
+
+CALLED = {"kind": "tool", "name": "sum", "tool_use_id": "t1"}
+COUNTS = {"input_tokens": 3, "output_tokens": 2}
+
+
+def test_a_run_with_a_tool_that_works_and_one_that_fails() -> None:
+    found = tree(
+        QUEUED, started(), AgentStarted(agent="boss"),                              # 1 to 3
+        Token(agent="boss", text="let"), said("let me add"),                        # 4, 5
+        usage(first_token_ms=400, duration_ms=1_500),                               # 6
+        tool(ToolStarted, input={"a": 1}), tool(ToolFinished, output=3),            # 7, 8
+        tool(ToolStarted, id="t2"), tool(ToolFailed, id="t2", output="no"),         # 9, 10
+        said("3; no", role="user"), said("it is 3"), usage(),                       # 11 to 13
+        AgentFinished(agent="boss"), Completed(result={"text": "it is 3"}),         # 14, 15
+    )  # fmt: skip
+    assert found == {
+        "run_id": RUN, "agent": "boss", "status": "success", "created_at": at(1), "ended_at": at(15),
+        "input": "add", "output": {"text": "it is 3"},
+        "attempts": [
+            {
+                "attempt": 1, "reason": "claimed", "worker_id": "w", "started_at": at(2), "ended_at": at(15),
+                "agents": [
+                    {
+                        "agent": "boss", "started_at": at(3), "ended_at": at(14),
+                        "steps": [
+                            {
+                                "kind": "model", "seq": 5, "status": "success", "name": "m",
+                                "started_at": timestamp(4_500), "ended_at": at(5), "duration_ms": 1_500,
+                                "first_token_ms": 400, "output": [{"text": "let me add"}], "usage": COUNTS,
+                            },
+                            {
+                                **CALLED, "seq": 7, "status": "success", "started_at": at(7),
+                                "ended_at": at(8), "duration_ms": 1_000, "input": {"a": 1}, "output": 3,
+                            },
+                            {
+                                **CALLED, "tool_use_id": "t2", "seq": 9, "status": "error",
+                                "started_at": at(9), "ended_at": at(10), "duration_ms": 1_000, "output": "no",
+                            },
+                            {
+                                "kind": "model", "seq": 12, "status": "success", "name": "m",
+                                "started_at": at(11), "ended_at": at(12), "duration_ms": 1_000,
+                                "input": [{"text": "3; no"}], "output": [{"text": "it is 3"}],
+                                "usage": COUNTS,
+                            },
+                        ],
+                    }
+                ],
+            }
+        ],
+    }  # fmt: skip
+
+
+def test_a_team_has_an_entry_for_each_call_of_an_agent() -> None:
+    found = tree(
+        QUEUED, started(), AgentStarted(agent="boss"),
+        AgentStarted(agent="boss/clerk", call_id="1"), AgentStarted(agent="boss/clerk", call_id="2"),
+        said("two", "boss/clerk", call_id="2"), said("one", "boss/clerk", call_id="1"),
+        AgentFinished(agent="boss/clerk", call_id="1"), said("done"),
+        Failed(code="timeout", message="too long"),
+    )  # fmt: skip
+    (attempt,) = found["attempts"]
+    assert (found["status"], found["error"]) == ("error", {"code": "timeout", "message": "too long"})
+    texts = [[step["output"][0]["text"] for step in agent["steps"]] for agent in attempt["agents"]]
+    assert [
+        (agent["agent"], agent.get("call_id"), agent.get("ended_at"), said)
+        for agent, said in zip(attempt["agents"], texts, strict=True)
+    ] == [
+        ("boss", None, None, ["done"]),
+        ("boss/clerk", "1", at(8), ["one"]),
+        ("boss/clerk", "2", None, ["two"]),
+    ]  # fmt: skip
+
+
+def test_retries_belong_to_the_call_and_rejected_text_is_a_discarded_one() -> None:
+    retry = Retrying(agent="boss", code="throttled", message="slow down", attempt=1, wait_s=2.0)
+    found = tree(
+        QUEUED, started(), AgentStarted(agent="boss"), retry, said("first"),
+        Discarded(agent="boss", reason="rejected", length=5), said("second"), usage(),
+        Cancelled(reason="user"),
+    )  # fmt: skip
+    steps = found["attempts"][0]["agents"][0]["steps"]
+    assert [(step["status"], step.get("discarded"), step["output"][0]["text"]) for step in steps] == [
+        ("discarded", "rejected", "first"), ("success", None, "second"),
+    ]  # fmt: skip
+    assert steps[0]["retries"] == [{"code": "throttled", "message": "slow down", "attempt": 1, "wait_s": 2.0}]
+    assert (found["status"], found["reason"]) == ("stopped", "user")
+
+
+def test_a_resumed_run_has_two_attempts_and_marks_what_is_said_again() -> None:
+    found = tree(
+        QUEUED, started(), AgentStarted(agent="boss"), said("kept"), usage(),
+        tool(ToolStarted), said("lost"),
+        started(2, reason="adopted", discard_after_seq=6), AgentStarted(agent="boss"), said("again"),
+        Completed(result={}),
+    )  # fmt: skip
+    first, second = found["attempts"]
+    assert [(step["status"], step.get("discarded")) for step in first["agents"][0]["steps"]] == [
+        ("success", None), ("running", None), ("discarded", "resumed"),
+    ]  # fmt: skip
+    assert (first["ended_at"], second["reason"], second["repeats_after"]) == (at(8), "adopted", 6)
+    assert second["agents"][0]["steps"][0]["output"] == [{"text": "again"}]
+
+
+def test_a_call_that_broke_off_has_its_usage_and_no_end() -> None:
+    found = tree(QUEUED, started(), AgentStarted(agent="boss"), usage(incomplete=True))
+    (step,) = found["attempts"][0]["agents"][0]["steps"]
+    assert (step["status"], step["usage"]) == ("running", COUNTS)
+    assert found["status"] == "running"
+    assert tree(QUEUED)["attempts"] == []
+
+
+def test_a_trace_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = "x" * trace_module.MAX_VALUE_BYTES
+    found = tree(Queued(agent="boss", user_id="a", input=large), started(), said(large))
+    assert (found["truncated"], "input" in found) == (["input"], False)
+    assert found["attempts"][0]["agents"][0]["steps"][0]["truncated"] == ["output"]
+    events = [QUEUED, started(), *(said(f"{n}") for n in range(9))]
+    assert "complete" not in tree(*events)
+    for limit, value in (("MAX_STEPS", 4), ("MAX_TRACED", 6), ("MAX_TRACED_BYTES", 300)):
+        with monkeypatch.context() as patch:
+            patch.setattr(trace_module, limit, value)
+            found = tree(*events)
+            assert found["complete"] is False, limit
+            assert 0 < len(found["attempts"][0]["agents"][0]["steps"]) < 9
