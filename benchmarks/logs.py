@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 
 from benchmarks.drivers import TOKEN
-from runstore.app import GIL_SWITCH_S
 from runstore.core.codec import encode
 from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
@@ -14,6 +13,7 @@ from runstore.database.opening import open_database
 from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
+from runstore.process import GIL_SWITCH_S
 from runstore.projections.runs import RunList
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 SUPPORTED = hasattr(os, "pidfd_open")
-PRELOADED = ("runstore.cli.main", "runstore.app", "runstore.runtime.strands.agent", "uvicorn.server")
+PRELOADED = ("runstore.cli.main", "runstore.process", "runstore.runtime.strands.agent", "uvicorn.server")
 MESSAGE_BYTES = 1 << 20
 
 

@@ -1,26 +1,15 @@
 """The composition root: the only file that knows every concrete class."""
 
-import asyncio
-import errno
-import importlib
-import os
-import signal
-import socket
-import sys
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-import structlog
 from msgspec import Struct
 from msgspec.structs import asdict
 from starlette.applications import Starlette
 
-from runstore.core.errors import AgentError, ConfigError
-from runstore.core.threads import in_own_thread
+from runstore.core.errors import ConfigError
 from runstore.database.exposure import check_files
 from runstore.database.opening import Database, open_database, opened_database, read_from
 from runstore.eventlog.queries import read_last_seqs
@@ -34,8 +23,6 @@ from runstore.http.security.auth import Authenticator
 from runstore.http.security.hosts import hosts_of
 from runstore.http.security.login_function import LoginFunction
 from runstore.http.security.signing import TicketSigner
-from runstore.http.server import BACKLOG, Server
-from runstore.logs import flush_logs
 from runstore.maintenance.projections import Projections
 from runstore.maintenance.purge import Purge, Purgeable, PurgeCount
 from runstore.metrics import Metrics
@@ -49,9 +36,7 @@ from runstore.runtime.catalog.teams import Teams
 from runstore.runtime.leases.file_locks import FileLeases
 from runstore.runtime.leases.heartbeats import HeartbeatLeases, ListedLeases
 from runstore.runtime.leases.leases import Leases
-from runstore.runtime.loops import new_event_loop
 from runstore.runtime.process.fork_server import hide
-from runstore.runtime.spans import flush_spans
 from runstore.runtime.supervision.supervisor import Supervisor
 from runstore.settings import URLS, ServerSettings, Settings, use_folder
 from runstore.store import keys
@@ -65,14 +50,8 @@ if TYPE_CHECKING:
     from runstore.feed.redis.feed import RedisFeed
 
 
-# Seconds that a busy agent may hold the GIL; with Python's 5 ms, tokens would wait for seconds.
-GIL_SWITCH_S = 0.0005
 POLL_S = 0.5  # seconds between two polls for other processes' events
 LOST_POLL_S = 2.0  # seconds between two polls with Redis, which may lose a wake-up
-FLUSH_OUTPUT_S = 1.0  # seconds at exit to flush standard output and standard error
-FLUSH_SPANS_S = 1.0  # seconds at exit for a tracer provider to export its last spans
-
-log = structlog.get_logger(__name__)
 
 
 class OpenLog(Struct, frozen=True):
@@ -194,50 +173,6 @@ def _new_leases(database: Database, server: ServerSettings, *, capacity: int) ->
     return HeartbeatLeases(database, lease_s=server.lease_s, capacity=capacity)
 
 
-def serve(settings: Settings, listener: socket.socket | None = None) -> None:
-    """Serve until a signal, then exit at once, even if threads of agents hang.
-
-    Args:
-        listener: a listening socket to use instead of the settings' host and port.
-
-    Raises:
-        ConfigError: the host is not loopback, or the port is taken.
-    """
-    sys.setswitchinterval(GIL_SWITCH_S)
-    settings.look_up_code()
-    check_exposure(settings)
-    with (
-        listener or listen(settings.server.host, settings.server.port) as listener,
-        asyncio.Runner(loop_factory=new_event_loop) as runner,
-    ):
-        runner.run(_serve(settings, listener))
-        _leave()
-
-
-def work(settings: Settings) -> None:
-    """Run agents without HTTP until a signal, then exit at once, as `serve` does."""
-    sys.setswitchinterval(GIL_SWITCH_S)
-    settings.look_up_code()
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_work(settings))
-        _leave()
-
-
-def _leave() -> NoReturn:
-    """End the process at once. The interpreter would wait for threads of agents."""
-    flush_spans(FLUSH_SPANS_S)
-    flush_logs()
-    _flush_output()
-    os._exit(0)
-
-
-def _flush_output() -> None:
-    """Flush the output of agents, within FLUSH_OUTPUT_S, as its reader may be blocked."""
-    flushing = threading.Thread(target=lambda: (sys.stdout.flush(), sys.stderr.flush()), daemon=True)
-    flushing.start()
-    flushing.join(FLUSH_OUTPUT_S)
-
-
 def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
     """The HTTP API over an open runtime. Its streams end when the runtime's feed is closed."""
     return build_http(
@@ -264,88 +199,6 @@ def _not_ready(runtime: Runtime, max_abandoned_threads: int) -> str | None:
             f"{max_abandoned_threads:,}; restart the server"
         )
     return None
-
-
-async def _serve(settings: Settings, listener: socket.socket) -> None:
-    wrong: list[ConfigError] = []
-    async with open_runtime(settings) as runtime:
-        app = build_app(runtime, settings.server)
-        drains: list[asyncio.Task[None]] = []
-
-        def close() -> None:  # runs end while the connections do
-            log.info("draining", runs=runtime.supervisor.running)
-            runtime.feed.close()
-            drains.append(asyncio.create_task(runtime.supervisor.drain(settings.server.drain_s)))
-
-        def leave(error: ConfigError) -> None:
-            wrong.append(error)
-            http.should_exit = True
-
-        http = Server(app, closing=close, started=lambda: _on_started(listener, runtime, leave))
-        await http.serve(sockets=[listener])
-        await asyncio.gather(*drains)
-    log.info("stopped")
-    for error in wrong:
-        raise error
-
-
-async def _work(settings: Settings) -> None:
-    await in_own_thread(_import_strands)  # import first: claimed runs would wait for it
-    use_folder(settings.folder)
-    await AgentCatalog(settings.agents, teams=Teams(settings.hierarchies)).check()
-    async with open_runtime(settings) as runtime:
-        stopping = _signalled()
-        log.info("working", worker_id=runtime.supervisor.worker_id, capacity=settings.server.capacity)
-        threading.Thread(target=_prepare_processes, args=[runtime], daemon=True).start()
-        await stopping
-        log.info("draining", runs=runtime.supervisor.running)
-    log.info("stopped")
-
-
-def _signalled() -> "asyncio.Future[None]":
-    """Done at the first SIGTERM or SIGINT; the second one ends the process at once."""
-    loop = asyncio.get_running_loop()
-    told: asyncio.Future[None] = loop.create_future()
-
-    def settle() -> None:
-        if not told.done():
-            told.set_result(None)
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        if told.done():
-            os._exit(128 + number)
-        loop.call_soon_threadsafe(settle)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    return told
-
-
-def _on_started(listener: socket.socket, runtime: Runtime, leave: Callable[[ConfigError], None]) -> None:
-    host, port = listener.getsockname()[:2]
-    log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    threading.Thread(target=_warm_up, args=[runtime, leave], daemon=True).start()
-
-
-def _warm_up(runtime: Runtime, leave: Callable[[ConfigError], None]) -> None:
-    """Prepare for the first run, and exit if the agents' code cannot be used."""
-    _import_strands()
-    try:
-        if runtime.supervisor.runs_agents:
-            asyncio.run(runtime.store.catalog.check())
-    except ConfigError as error:
-        leave(error)
-    _prepare_processes(runtime)
-
-
-def _prepare_processes(runtime: Runtime) -> None:
-    if runtime.store.catalog.needs_processes:
-        with suppress(AgentError):  # the first run that needs a process then fails with it
-            runtime.supervisor.processes.prepare()
-
-
-def _import_strands() -> None:
-    importlib.import_module("runstore.runtime.strands.agent")
 
 
 def check_exposure(settings: Settings) -> None:
@@ -378,21 +231,6 @@ async def _open_authenticator(server: ServerSettings, database: Database) -> Aut
     )
     await authenticator.required()  # while the database is known to be available
     return authenticator
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Bind and listen.
-
-    Raises:
-        ConfigError: the host cannot be bound, or the port is taken.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        setting = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
-        message = f"cannot listen on {host}, port {port}: {error.strerror or error}"
-        raise ConfigError(message, setting=setting) from error
 
 
 def survey_purge(url: str, before: int) -> Purgeable:

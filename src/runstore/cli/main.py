@@ -113,8 +113,8 @@ def serve(
 
     Example: runstore serve --port 8082 --database-url sqlite:///runstore.db
     """
-    from runstore.app import serve as run_server
     from runstore.cli.reload import serve_reloading
+    from runstore.process import serve as run_server
 
     settings = _settings(
         config, host=host, port=port, database_url=database_url, database_url_file=database_url_file,
@@ -150,7 +150,7 @@ def worker(
     Example: runstore worker --database-url postgresql+psycopg://runstore@db/runstore --redis-url
     redis://cache
     """
-    from runstore.app import work
+    from runstore.process import work
 
     settings = _settings(
         config, database_url=database_url, database_url_file=database_url_file, capacity=capacity,

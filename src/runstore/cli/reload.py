@@ -23,9 +23,10 @@ from typing import Any, NoReturn
 import structlog
 from msgspec.structs import replace
 
-from runstore import app
+from runstore.app import check_exposure
 from runstore.cli.secrets import take_secrets
 from runstore.core.errors import ConfigError
+from runstore.process import listen, serve
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.teams import Teams
 from runstore.runtime.process.fork_server import hide
@@ -47,9 +48,9 @@ def serve_reloading(settings: Settings) -> NoReturn:
     """
     if inherited := os.environ.pop(INHERITED, None):
         _serve(settings, *(socket.socket(fileno=int(number)) for number in inherited.split(",")))
-    app.check_exposure(settings)
+    check_exposure(settings)
     hide()  # from agents' code, which runs in processes with the same user
-    listener = app.listen(settings.server.host, settings.server.port)
+    listener = listen(settings.server.host, settings.server.port)
     sys.exit(asyncio.run(_Watcher(settings.folder or Path.cwd(), listener).run()))
 
 
@@ -66,7 +67,7 @@ def _serve(settings: Settings, listener: socket.socket, watcher: socket.socket) 
         sys.exit(0)
     threading.Thread(target=_leave_after, args=[watcher], daemon=True).start()
     short = replace(settings.server, drain_s=min(settings.server.drain_s, DRAIN_S))
-    app.serve(replace(settings, server=short), listener)
+    serve(replace(settings, server=short), listener)
     raise AssertionError("serving ends by exiting the process")
 
 

@@ -1,0 +1,175 @@
+"""The life of a process that serves or works: it starts, drains at a signal, and leaves."""
+
+import asyncio
+import errno
+import importlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import NoReturn
+
+import structlog
+
+from runstore.app import Runtime, build_app, check_exposure, open_runtime
+from runstore.core.errors import AgentError, ConfigError
+from runstore.core.threads import in_own_thread
+from runstore.http.server import BACKLOG, Server
+from runstore.logs import flush_logs
+from runstore.runtime.catalog.agents import AgentCatalog
+from runstore.runtime.catalog.teams import Teams
+from runstore.runtime.loops import new_event_loop
+from runstore.runtime.spans import flush_spans
+from runstore.settings import Settings, use_folder
+
+# Seconds that a busy agent may hold the GIL; with Python's 5 ms, tokens would wait for seconds.
+GIL_SWITCH_S = 0.0005
+FLUSH_OUTPUT_S = 1.0  # seconds at exit to flush standard output and standard error
+FLUSH_SPANS_S = 1.0  # seconds at exit for a tracer provider to export its last spans
+
+log = structlog.get_logger(__name__)
+
+
+def serve(settings: Settings, listener: socket.socket | None = None) -> None:
+    """Serve until a signal, then exit at once, even if threads of agents hang.
+
+    Args:
+        listener: a listening socket to use instead of the settings' host and port.
+
+    Raises:
+        ConfigError: the host is not loopback, or the port is taken.
+    """
+    sys.setswitchinterval(GIL_SWITCH_S)
+    settings.look_up_code()
+    check_exposure(settings)
+    with (
+        listener or listen(settings.server.host, settings.server.port) as listener,
+        asyncio.Runner(loop_factory=new_event_loop) as runner,
+    ):
+        runner.run(_serve(settings, listener))
+        _leave()
+
+
+def work(settings: Settings) -> None:
+    """Run agents without HTTP until a signal, then exit at once, as `serve` does."""
+    sys.setswitchinterval(GIL_SWITCH_S)
+    settings.look_up_code()
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_work(settings))
+        _leave()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind and listen.
+
+    Raises:
+        ConfigError: the host cannot be bound, or the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        setting = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
+        message = f"cannot listen on {host}, port {port}: {error.strerror or error}"
+        raise ConfigError(message, setting=setting) from error
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> None:
+    wrong: list[ConfigError] = []
+    async with open_runtime(settings) as runtime:
+        app = build_app(runtime, settings.server)
+        drains: list[asyncio.Task[None]] = []
+
+        def close() -> None:  # runs end while the connections do
+            log.info("draining", runs=runtime.supervisor.running)
+            runtime.feed.close()
+            drains.append(asyncio.create_task(runtime.supervisor.drain(settings.server.drain_s)))
+
+        def leave(error: ConfigError) -> None:
+            wrong.append(error)
+            http.should_exit = True
+
+        http = Server(app, closing=close, started=lambda: _on_started(listener, runtime, leave))
+        await http.serve(sockets=[listener])
+        await asyncio.gather(*drains)
+    log.info("stopped")
+    for error in wrong:
+        raise error
+
+
+async def _work(settings: Settings) -> None:
+    await in_own_thread(_import_strands)  # import first: claimed runs would wait for it
+    use_folder(settings.folder)
+    await AgentCatalog(settings.agents, teams=Teams(settings.hierarchies)).check()
+    async with open_runtime(settings) as runtime:
+        stopping = _signalled()
+        log.info("working", worker_id=runtime.supervisor.worker_id, capacity=settings.server.capacity)
+        threading.Thread(target=_prepare_processes, args=[runtime], daemon=True).start()
+        await stopping
+        log.info("draining", runs=runtime.supervisor.running)
+    log.info("stopped")
+
+
+def _signalled() -> "asyncio.Future[None]":
+    """Done at the first SIGTERM or SIGINT; the second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[None] = loop.create_future()
+
+    def settle() -> None:
+        if not told.done():
+            told.set_result(None)
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if told.done():
+            os._exit(128 + number)
+        loop.call_soon_threadsafe(settle)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    return told
+
+
+def _on_started(listener: socket.socket, runtime: Runtime, leave: Callable[[ConfigError], None]) -> None:
+    host, port = listener.getsockname()[:2]
+    log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    threading.Thread(target=_warm_up, args=[runtime, leave], daemon=True).start()
+
+
+def _warm_up(runtime: Runtime, leave: Callable[[ConfigError], None]) -> None:
+    """Prepare for the first run, and exit if the agents' code cannot be used."""
+    _import_strands()
+    try:
+        if runtime.supervisor.runs_agents:
+            asyncio.run(runtime.store.catalog.check())
+    except ConfigError as error:
+        leave(error)
+    _prepare_processes(runtime)
+
+
+def _prepare_processes(runtime: Runtime) -> None:
+    if runtime.store.catalog.needs_processes:
+        with suppress(AgentError):  # the first run that needs a process then fails with it
+            runtime.supervisor.processes.prepare()
+
+
+def _import_strands() -> None:
+    importlib.import_module("runstore.runtime.strands.agent")
+
+
+def _leave() -> NoReturn:
+    """End the process at once. The interpreter would wait for threads of agents."""
+    flush_spans(FLUSH_SPANS_S)
+    flush_logs()
+    _flush_output()
+    os._exit(0)
+
+
+def _flush_output() -> None:
+    """Flush the output of agents, within FLUSH_OUTPUT_S, as its reader may be blocked."""
+    flushing = threading.Thread(target=lambda: (sys.stdout.flush(), sys.stderr.flush()), daemon=True)
+    flushing.start()
+    flushing.join(FLUSH_OUTPUT_S)
