@@ -19,7 +19,7 @@ from strands.tools.mcp import MCPClient
 from strands.tools.registry import ToolRegistry
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from runstore.runtime.interrupts import Interrupted, interrupt
+from runstore.runtime.loops.interrupts import Interrupted, interrupt
 from tests.server import until
 
 

@@ -22,7 +22,7 @@ from runstore.http.server import BACKLOG, Server
 from runstore.logs import flush_logs
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.teams import Teams
-from runstore.runtime.loops import new_event_loop
+from runstore.runtime.loops.agent_loops import new_event_loop
 from runstore.runtime.spans import flush_spans
 from runstore.settings import Settings, use_folder
 

@@ -11,7 +11,7 @@ from runstore.core.errors import AppendRefused, RunstoreError
 from runstore.core.events import Completed, Ending, Failed, Queued
 from runstore.core.masking import without_keys
 from runstore.core.ports import Agent, LogWriter, RunContext
-from runstore.runtime.loops import AgentLoop
+from runstore.runtime.loops.agent_loops import AgentLoop
 from runstore.runtime.providers import HELD, Held
 from runstore.runtime.recorder import Recorder
 from runstore.runtime.spans import attempt_span, note_ending

@@ -29,7 +29,7 @@ from runstore.runtime.catalog.specs import (
 from runstore.runtime.catalog.teams import Teams
 from runstore.runtime.code.agent import CodeAgent
 from runstore.runtime.generator_agent import GeneratorAgent
-from runstore.runtime.loops import Isolation
+from runstore.runtime.loops.agent_loops import Isolation
 from runstore.runtime.strands.models import SCRIPTED
 from runstore.runtime.user_code import call, check_call, in_thread, load
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from runstore.runtime.interrupts import Interrupted, clear_interrupt, interrupt
+from runstore.runtime.loops.interrupts import Interrupted, clear_interrupt, interrupt
 
 MAX_SCHEMA_WARNINGS = 100  # warnings about one result
 MAX_WARNING = 500  # characters of one warning

@@ -11,7 +11,7 @@ from runstore.core.depth import is_deeper
 from runstore.core.limits import MAX_RUN_TIMEOUT_S
 from runstore.runtime.catalog.output_schema import check_schema
 from runstore.runtime.code.process import CodeLimits
-from runstore.runtime.loops import Isolation
+from runstore.runtime.loops.agent_loops import Isolation
 from runstore.runtime.strands.models import MODEL_NAMES, SCRIPTED
 from runstore.runtime.user_code import REFERENCE
 

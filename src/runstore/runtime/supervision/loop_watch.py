@@ -2,7 +2,7 @@
 
 import structlog
 
-from runstore.runtime.loops import AgentLoop
+from runstore.runtime.loops.agent_loops import AgentLoop
 from runstore.runtime.supervision.dispatcher import Dispatcher
 from runstore.runtime.supervision.run_table import Running
 from runstore.runtime.supervision.stopper import Stopper

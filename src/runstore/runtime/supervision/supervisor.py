@@ -19,7 +19,7 @@ from runstore.core.run import owner_of
 from runstore.core.threads import in_own_thread
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.leases.leases import Leases
-from runstore.runtime.loops import AgentLoops
+from runstore.runtime.loops.agent_loops import AgentLoops
 from runstore.runtime.process.processes import Processes
 from runstore.runtime.providers import wait_until_closed
 from runstore.runtime.supervision.dispatcher import Dispatcher

@@ -11,7 +11,7 @@ from msgspec import Struct
 from runstore.core.errors import LogUnavailable
 from runstore.core.ports import RunLog
 from runstore.runtime.leases.leases import Leases
-from runstore.runtime.loops import AgentLoops
+from runstore.runtime.loops.agent_loops import AgentLoops
 from runstore.runtime.supervision.run_table import RunTable
 
 log = structlog.get_logger(__name__)

@@ -17,8 +17,8 @@ import structlog
 from msgspec import Struct
 from structlog.contextvars import get_contextvars
 
-from runstore.runtime.interrupts import Interrupted, interrupt
-from runstore.runtime.tool_threads import TOOL_THREADS, ToolThreads
+from runstore.runtime.loops.interrupts import Interrupted, interrupt
+from runstore.runtime.loops.tool_threads import TOOL_THREADS, ToolThreads
 
 Isolation = Literal["loop", "thread", "process"]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from runstore.runtime.loops import AgentLoop
-from runstore.runtime.tool_threads import ToolThreads
+from runstore.runtime.loops.agent_loops import AgentLoop
+from runstore.runtime.loops.tool_threads import ToolThreads
 
 
 @pytest.fixture

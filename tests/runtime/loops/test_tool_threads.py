@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import pytest
 from structlog.contextvars import bound_contextvars
 
-from runstore.runtime import tool_threads
-from runstore.runtime.interrupts import Interrupted
-from runstore.runtime.tool_threads import ToolThreads
+from runstore.runtime.loops import tool_threads
+from runstore.runtime.loops.interrupts import Interrupted
+from runstore.runtime.loops.tool_threads import ToolThreads
 from tests.server import until
 
 LIMIT = 3

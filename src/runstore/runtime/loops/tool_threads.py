@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from structlog.contextvars import get_contextvars
 
-from runstore.runtime.interrupts import Interrupted, clear_interrupt, interrupt
+from runstore.runtime.loops.interrupts import Interrupted, clear_interrupt, interrupt
 
 TOOL_THREADS = 1_000  # concurrent sync tools, as many as runs, so that stuck ones do not block others
 INTERRUPT_S = 5.0  # seconds for a blocking tool to end after its run
