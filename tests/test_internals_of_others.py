@@ -4,10 +4,12 @@ Each test names the release that changed one of them, before anything subtler br
 """
 
 import asyncio
+import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from inspect import getsource
 from typing import Any
 
 import pytest
@@ -17,7 +19,9 @@ from strands.multiagent.graph import Graph
 from strands.multiagent.swarm import Swarm
 from strands.tools.mcp import MCPClient
 from strands.tools.registry import ToolRegistry
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import HANDLED_SIGNALS
+from uvicorn.server import Server as UvicornServer
 
 from runstore.runtime.loops.interrupts import Interrupted, interrupt
 from tests.server import until
@@ -114,3 +118,17 @@ def test_a_connection_of_the_server_can_be_bounded() -> None:
     callbacks = ("on_header", "on_headers_complete", "on_body", "on_message_complete", "on_response_complete")
     timers = ("_unset_keepalive_if_required", "timeout_keep_alive_handler")
     has("uvicorn", HttpToolsProtocol, *methods, *callbacks, *timers)
+
+
+def test_a_connection_can_be_aborted_from_an_application() -> None:
+    """`send` is a method of the object that holds the connection's transport."""
+    attributes = getsource(RequestResponseCycle.__init__)
+    assert "self.transport = transport" in attributes, f"uvicorn {version('uvicorn')}: {RequestResponseCycle}"
+    has("uvicorn", RequestResponseCycle, "send")
+    cycle = getsource(HttpToolsProtocol.on_headers_complete)
+    assert "RequestResponseCycle(" in cycle, f"uvicorn {version('uvicorn')}: {HttpToolsProtocol}"
+
+
+def test_the_servers_signal_handlers_can_be_kept() -> None:
+    has("uvicorn", UvicornServer, "capture_signals", "handle_exit", "startup", "shutdown")
+    assert {signal.SIGTERM, signal.SIGINT} <= set(HANDLED_SIGNALS)
