@@ -19,7 +19,7 @@ from runstore.core.threads import asking
 from runstore.database.dialects import open_dialect
 from runstore.database.opening import Database
 from runstore.database.tables import runs
-from runstore.eventlog.queries import read_evolving, read_head
+from runstore.eventlog.queries import read_head
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.projections.runs import RunList, RunQuery, find_run, find_runs
@@ -66,7 +66,7 @@ def _row(number: int) -> dict[str, Any]:
 
 async def _measure(url: str) -> list[float]:
     database = Database(open_dialect(make_url(url)))
-    log = SqlEventLog(database, MemoryFeed(), [RunList(read_evolving)])
+    log = SqlEventLog(database, MemoryFeed(), [RunList()])
     run_id = new_run_id()
     await log.append(run_id, [Queued(agent="demo", user_id="ben", input="hi")])
     asking.set("ann")

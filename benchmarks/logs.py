@@ -10,7 +10,6 @@ from runstore.core.codec import encode
 from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
 from runstore.database.opening import open_database
-from runstore.eventlog.queries import read_evolving
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.process import GIL_SWITCH_S
@@ -26,7 +25,7 @@ class Log:
     async def __aenter__(self) -> "Log":
         sys.setswitchinterval(GIL_SWITCH_S)
         self._database = open_database(self._url, hurried=True)
-        self.log = SqlEventLog(self._database, MemoryFeed(), [RunList(read_evolving)])
+        self.log = SqlEventLog(self._database, MemoryFeed(), [RunList()])
         return self
 
     async def __aexit__(self, *_: object) -> None:
