@@ -30,7 +30,7 @@ FAILING: dict[str, tuple[str, list[str]]] = {
     "no_event": ("async def no_event(input):\n    yield 5", ["int"]),
     "breaking_model": (
         "def breaking_model():\n    return Agent(model=Breaking())",
-        ["no connection to the model"],
+        ["the connection to the model failed or broke, or the model's provider failed"],
     ),
 }
 HEAD = """

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from runstore.core.errors import AgentError
 from runstore.core.events import ToolFailed, ToolFinished, ToolProgress
+from runstore.runtime.provider_words import ProviderWords
 from runstore.runtime.strands.agent import Product, StrandsAgent
 from tests.runtime.recording import ListRecorder, context
 from tests.runtime.strands_kit import Playbook, agent, say, use
@@ -263,3 +264,18 @@ async def test_an_exception_that_a_hook_makes_of_a_failure_has_no_words_of_a_pro
         await StrandsAgent(product, context(), WeakSet()).run("7 + 7?", [], ListRecorder())
     assert "the expert is away" in str(failure.value)
     assert not is_quoted(str(failure.value))
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "left"),
+    [
+        ("the model call was lost", "it says: the model call failed", "it says: the model call failed"),
+        ("the model call failed at 10.0.0.7", "the model call failed at 10.0.0.7!", "the model call failed!"),
+    ],
+)
+def test_a_sentence_that_begins_like_a_providers_words_stays_whole(
+    message: str, text: str, left: str
+) -> None:
+    words = ProviderWords()
+    words.add(ValueError(message), SENTENCE)
+    assert words.replaced(text) == left

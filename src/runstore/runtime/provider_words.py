@@ -85,6 +85,8 @@ class _Words:
         while found := self._anchor.search(text, at):
             pieces += [text[at : found.start()], sentence]
             at = self._end(text, found.end())
+            if text.startswith(sentence, found.start()):  # it begins like the message
+                at = max(at, found.start() + len(sentence))
         return "".join([*pieces, text[at:]]) if pieces else text
 
     def _end(self, text: str, at: int) -> int:
