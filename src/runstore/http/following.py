@@ -11,10 +11,8 @@ from runstore.core.errors import InvalidCursor, LogUnavailable, RunDeleted, RunP
 from runstore.core.ports import EventFilter
 from runstore.core.stream_cursors import NamedRunCursors, OwnRunCursors
 from runstore.feed.joined_tail import NewRuns
-from runstore.http.openai.answer import ANSWER_EVENTS
-from runstore.http.openai.stream import CHAT_EVENTS, ChatTail, Chunks
 from runstore.http.security.users import Login
-from runstore.http.streaming.frames import joined, native
+from runstore.http.streaming.frames import Translation, joined, native
 from runstore.http.streaming.sse import EventStream, nothing_left
 from runstore.http.streaming.subscribers import Subscribers
 from runstore.http.streaming.watched import attended
@@ -35,13 +33,14 @@ class Following:
         *,
         after: int,
         only: EventFilter | None = None,
-        as_chunks: bool = False,
+        translation: Translation | None = None,
         left: Callable[[], Awaitable[None]] | None = None,
     ) -> Response:
         """The run's stream after a cursor; 204 at the end of a closed run.
 
         Args:
-            as_chunks: as chunks of OpenAI's chat completions.
+            only: the wanted events. Not with a translation, which needs others.
+            translation: makes another protocol's stream; None: the native one.
             left: called if the client goes before the run's end.
 
         Raises:
@@ -52,9 +51,9 @@ class Following:
         try:
             deleted = login.user.reads_all
             head = await self._store.head(run_id, deleted=deleted)
-            run = (await self._store.get(run_id, deleted=deleted)).run if as_chunks else None
+            run = (await self._store.get(run_id, deleted=deleted)).run if translation else None
         except LogUnavailable:
-            if as_chunks:
+            if translation is not None:
                 raise
             # An error would end an EventSource permanently; the stream idles until the log is back.
         else:
@@ -64,11 +63,12 @@ class Following:
         with ExitStack() as places:
             places.enter_context(self._subscribers.of_user(login.user.user_id))
             places.enter_context(self._subscribers.of_run(run_id))
-            tail = self._store.tail(run_id, after=after, only=only if run is None else CHAT_EVENTS)
-            frames = native(tail)
-            if run is not None:
-                before = partial(self._store.events, run_id, upto=after, only=ANSWER_EVENTS)
-                frames = ChatTail(tail, Chunks(run), before=before).frames()
+            if translation is None or run is None:
+                frames = native(self._store.tail(run_id, after=after, only=only))
+            else:
+                tail = self._store.tail(run_id, after=after, only=translation.only)
+                earlier = partial(self._store.events, run_id, upto=after, only=translation.earlier)
+                frames = translation.frames(tail, run, earlier)
             return EventStream(frames, login, places.pop_all(), left=left)
 
     async def follow_several(

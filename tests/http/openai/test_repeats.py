@@ -10,7 +10,7 @@ import runstore.http.openai.repeats as chat_repeats
 from runstore.client.sse import FrameParser
 from runstore.core.records import EventRecord
 from runstore.core.run import Run
-from runstore.http.openai.answer import Answer
+from runstore.http.openai.answer import ChatAnswer
 from runstore.http.openai.repeats import MAX_SENT, Piece, Repeats
 from runstore.http.openai.stream import DONE, Chunks
 from runstore.http.streaming.frames import Message, message_frame
@@ -63,7 +63,7 @@ def read(found: list[tuple[int, Any]], *, drops: bool) -> tuple[str, str]:
 
 
 def whole(run: list[EventRecord]) -> tuple[str, str]:
-    answer = Answer(kept=True)
+    answer = ChatAnswer(kept=True)
     for event in run[:-1]:
         answer.add(event)
     answer.end(run[-1].seq, run[-1].data["result"])

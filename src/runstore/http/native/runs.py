@@ -22,7 +22,7 @@ from runstore.http.following import Following, check_cursor
 from runstore.http.json import RunId, Seq, json_list, json_response
 from runstore.http.native.included import INCLUDES, EventPage, Includes, read_include
 from runstore.http.native.records import RunPage, RunRecord, listed, record_response
-from runstore.http.openai.stream import CHUNKS
+from runstore.http.openai.stream import CHAT, CHUNKS
 from runstore.http.operations import Answer, Call, operation
 from runstore.http.requests import (
     FAMILIES,
@@ -56,6 +56,7 @@ from runstore.http.schemas import (
 )
 from runstore.http.security.access import Access
 from runstore.http.security.signing import of_run
+from runstore.http.streaming.frames import Translation
 from runstore.http.streaming.watched import ClientGone, WatchedAnswer
 from runstore.projections.runs import RunQuery
 from runstore.store.runs import RunStore
@@ -64,7 +65,8 @@ MAX_PAGE = 1_000  # runs or events of one page
 MAX_WAIT_S = 300.0  # of ?wait=
 MAX_REASON = 200  # characters
 NDJSON = "application/x-ndjson"
-FORMATS = ("events", "openai")  # of a stream
+# The formats of a stream. The first is the native one, and the default.
+FORMATS: dict[str, Translation | None] = {"events": None, "openai": CHAT}
 
 
 class StopBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,7 +153,7 @@ TYPES = Parameter(
 )
 FORMAT = Parameter(
     "format",
-    {"enum": list(FORMATS), "default": FORMATS[0]},
+    {"enum": list(FORMATS), "default": next(iter(FORMATS))},
     "`openai`: chunks of a chat completion; not with `types`",
 )
 LINES: Schema = {
@@ -313,11 +315,13 @@ class RunRoutes:
         """Follow a run: replay, then live."""
         run_id = await self._access.readable(call.request, "stream")
         after, only = read_cursor(call.request), read_filter(call.request)
-        as_chunks = read_choice(call.request, FORMAT) == "openai"
-        if as_chunks and only is not None:
-            raise BadRequest("types cannot be given with format=openai", code="invalid_parameter")
-        login = call.login
-        return await self._following.follow(login, run_id, after=after, only=only, as_chunks=as_chunks)
+        form = read_choice(call.request, FORMAT)
+        translation = FORMATS[form] if form is not None else None
+        if translation is not None and only is not None:
+            raise BadRequest(f"types cannot be given with format={form}", code="invalid_parameter")
+        return await self._following.follow(
+            call.login, run_id, after=after, only=only, translation=translation
+        )
 
     @operation(
         "GET",

@@ -14,7 +14,7 @@ ANSWER_EVENTS = EventFilter(types=ANSWER_TYPES)
 MESSAGE_ENDS = (Message.type, ToolStarted.type)
 
 
-class Answer:
+class ChatAnswer:
     """The answer, as the run's events arrive.
 
     It is the text of the run's own agent, or of the nodes of its Graph or Swarm: all messages, with a blank

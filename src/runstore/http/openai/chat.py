@@ -15,7 +15,7 @@ from runstore.core.run import Actor, Run
 from runstore.http.bodies import Bodies, Body
 from runstore.http.errors import BadRequest, ErrorDetail
 from runstore.http.json import json_response
-from runstore.http.openai.answer import ANSWER_EVENTS, Answer
+from runstore.http.openai.answer import ANSWER_EVENTS, ChatAnswer
 from runstore.http.openai.input import chat_input
 from runstore.http.openai.mending import mended
 from runstore.http.openai.objects import (
@@ -41,8 +41,7 @@ from runstore.http.openai.stream import (
     StreamLines,
     ending_error,
 )
-from runstore.http.operations import Answer as DeclaredAnswer
-from runstore.http.operations import Call, Problem, operation
+from runstore.http.operations import Answer, Call, Problem, operation
 from runstore.http.requests import Parameter, read_header
 from runstore.http.schemas import FROM_HEADER, JSON, OF_A_START, RUN_HEADER, START_HEADERS, TEXT, json
 from runstore.http.streaming.sse import CLIENT_DISCONNECT, EventStream, OnDisconnect, cancel_run
@@ -111,7 +110,7 @@ class ChatRoutes:
         parameters=(SESSION_ID, STRATEGY, ON_DISCONNECT, *START_HEADERS),
         body=Body(ChatBody, EITHER_MESSAGES_OR_PROMPT, any_type=True, mend=mended),
         answers={
-            200: DeclaredAnswer(
+            200: Answer(
                 description="the run's answer; with `stream` chunks as they arrive",
                 content={JSON: Completion, SSE: CHUNKS},
                 headers=RUN_HEADER,
@@ -192,7 +191,7 @@ class ChatRoutes:
     async def _completion(self, run: Run) -> Completion:
         """The outcome of a run, from its log."""
         result = run.result or {"stop_reason": MAX_TOKENS}
-        answer, after, size = Answer(kept=True), 0, 0
+        answer, after, size = ChatAnswer(kept=True), 0, 0
         while page := await self._store.events(run.run_id, after=after, only=ANSWER_EVENTS):
             for event in page:
                 record = record_of(event)

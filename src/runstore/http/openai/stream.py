@@ -1,13 +1,12 @@
 """A run's stream as OpenAI's chunks: one for each piece of the answer, with its event's seq as the SSE id."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import msgspec
 import structlog
 from msgspec import UNSET
 
-from runstore.core.codec import RecordedEvent
 from runstore.core.errors import LogUnavailable, RunPurged, RunstoreError
 from runstore.core.events import (
     SUPERSEDED,
@@ -25,7 +24,7 @@ from runstore.core.records import EventRecord, record_of
 from runstore.core.run import Run, add_usage
 from runstore.core.transcript import RESULT, SEPARATOR, Speaker, speaker_of
 from runstore.feed.tail import UNAVAILABLE_RETRY_S, Tail
-from runstore.http.openai.answer import ANSWER_TYPES, MESSAGE_ENDS, Answer, is_own
+from runstore.http.openai.answer import ANSWER_EVENTS, ANSWER_TYPES, MESSAGE_ENDS, ChatAnswer, is_own
 from runstore.http.openai.objects import (
     Chunk,
     ChunkChoice,
@@ -40,7 +39,7 @@ from runstore.http.openai.objects import (
 from runstore.http.openai.repeats import Kind, Piece, Repeats
 from runstore.http.requests import Schema
 from runstore.http.schemas import component, within
-from runstore.http.streaming.frames import Message, message_frame
+from runstore.http.streaming.frames import Message, ReadEarlier, Translation, message_frame
 
 CHAT_EVENTS = EventFilter(types=ANSWER_TYPES | {CancelRequested.type, Usage.type})
 ENDING_EVENTS = EventFilter(types=frozenset({CancelRequested.type}))
@@ -113,7 +112,7 @@ class Chunks:
         self._plain = plain
         self._run = run
         self._include_usage = include_usage
-        self._answer = Answer()
+        self._answer = ChatAnswer()
         self._repeats = Repeats()
         self._thoughts = Repeats()  # the reasoning that a plain client has
         self._usage: dict[str, int] = {}
@@ -244,8 +243,8 @@ class ChatTail:
     """A tail whose frames are chunks; it reports the run's fate to `lines`.
 
     Args:
-        before: reads a page, after a seq, of the events before the tail's first one. All of them are read
-            without output, as later chunks depend on them.
+        earlier: reads the events before the tail's first one. They are read without output, as later chunks
+            depend on them.
     """
 
     def __init__(
@@ -254,12 +253,12 @@ class ChatTail:
         chunks: Chunks,
         lines: StreamLines | None = None,
         *,
-        before: Callable[[int], Awaitable[Sequence[RecordedEvent]]] | None = None,
+        earlier: ReadEarlier | None = None,
     ) -> None:
         self._tail = tail
         self._chunks = chunks
         self._lines = lines
-        self._before = before
+        self._earlier = earlier
 
     async def frames(self) -> AsyncIterator[bytes]:
         """As `native`. A stream that ends before its run says so, as it must not seem complete."""
@@ -288,9 +287,9 @@ class ChatTail:
     async def _catch_up(self) -> AsyncIterator[None]:
         """Read the events before the tail's without output; yields while the log cannot be read."""
         seq = 0
-        while self._before is not None:
+        while self._earlier is not None:
             try:
-                page = await self._before(seq)
+                page = await self._earlier(seq)
             except LogUnavailable:
                 yield
                 await asyncio.sleep(UNAVAILABLE_RETRY_S)
@@ -308,6 +307,13 @@ class ChatTail:
             self._lines.cancelled(event.data["reason"])
         elif event.type == Cancelled.type and event.data["reason"] == SUPERSEDED:
             self._lines.made_way(forced=event.data.get("forced", False))
+
+
+def _chunks(tail: Tail, run: Run, earlier: ReadEarlier) -> AsyncIterator[bytes]:
+    return ChatTail(tail, Chunks(run), earlier=earlier).frames()
+
+
+CHAT = Translation(only=CHAT_EVENTS, earlier=ANSWER_EVENTS, frames=_chunks)
 
 
 SERVER_STOPPING = (

@@ -1,11 +1,13 @@
 """Events as server-sent events (WHATWG HTML, 9.2). Their text is written here, and read by clients only."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
 from msgspec import Struct
 
-from runstore.core.codec import ENVELOPE, TailEvent, envelope_end
+from runstore.core.codec import ENVELOPE, RecordedEvent, TailEvent, envelope_end
+from runstore.core.ports import EventFilter
+from runstore.core.run import Run
 from runstore.core.times import utc_second
 from runstore.feed.joined_tail import JoinedTail
 from runstore.feed.tail import Tail
@@ -25,6 +27,24 @@ class Message(Struct, frozen=True, gc=False):
 
     seq: int | None
     content: object
+
+
+# Reads a page of a run's earlier events after a seq; empty when there are no more.
+ReadEarlier = Callable[[int], Awaitable[Sequence[RecordedEvent]]]
+
+
+class Translation(Struct, frozen=True):
+    """Another protocol's stream of a run.
+
+    Args:
+        only: the events that it is made of.
+        earlier: those of the events before the reader's cursor that later messages depend on.
+        frames: makes the frames of a tail.
+    """
+
+    only: EventFilter
+    earlier: EventFilter
+    frames: Callable[[Tail, Run, ReadEarlier], AsyncIterator[bytes]]
 
 
 async def native(tail: Tail) -> AsyncIterator[bytes]:
