@@ -8,9 +8,8 @@ from typing import Any
 from runstore.core.transcript import message_text
 
 MAX_TEXT = 100_000  # characters of one event's text that are searched
-UNTOLD = frozenset(
-    {"bytes", "role", "format", "status", "toolUseId", "type"}
-)  # keys whose values say nothing
+# Keys whose values are no text of the run.
+UNTOLD = frozenset({"bytes", "role", "format", "status", "toolUseId", "type"})
 MAX_ASCII = 64  # characters of a word; MySQL ignores longer ones than 84
 MAX_BYTES = 36  # bytes of a word with other letters, which take twice as much there
 

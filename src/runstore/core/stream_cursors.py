@@ -15,7 +15,7 @@ from zlib import crc32
 from runstore.core.errors import InvalidCursor
 
 MAX_FOLLOWED_RUNS = 100  # runs that one reader follows at a time: each frame's id names all their cursors
-GONE = "x"  # in place of a seq: the reader knows that the run's events were deleted
+GONE = "x"  # replaces the seq of a run whose events were deleted, once the reader knows
 
 _SEQ = "[0-9]{1,18}"
 _NAMED = re.compile(rf"[0-9a-f]{{8}}(\.(?:{_SEQ}|{GONE})){{1,{MAX_FOLLOWED_RUNS}}}")

@@ -9,7 +9,7 @@ from runstore.core.codec import to_json
 from runstore.core.events import Completed, Discarded, EventType, Message, Started, Token, ToolStarted
 from runstore.core.records import EventRecord
 
-SEPARATOR = "\n\n"  # between two messages of a run; pieces of one message are joined without it
+SEPARATOR = "\n\n"  # separates two messages of a run; pieces of one message are joined without it
 
 Speaker = tuple[str, str | None]  # an agent's path, and the call that it works for
 RESULT: Speaker = ("", None)  # the speaker of a run's result

@@ -29,13 +29,12 @@ from runstore.http.security.users import login_of
 from runstore.store.runs import RunStore
 
 SMALL_BYTES = 64 << 10  # bytes of a body that needs no room and is decoded at once
-MAX_BODIES_BYTES = (
-    64 << 20
-)  # of all larger ones that are being received or decoded; at least two of the largest
+# Bytes of all larger bodies that are being received or decoded; at least two of the largest fit.
+MAX_BODIES_BYTES = 64 << 20
 MAX_BODY_VALUES = 100_000  # texts, numbers, lists, …: decoding blocks the process for up to 1 µs each
 BODY_S = 20.0  # seconds for WINDOW_BYTES of a body or its rest, and for the wait for room
 WINDOW_BYTES = 64 << 10
-BODY_BYTES_PER_S = 32 << 10  # on average, after the first BODY_S: 8 MiB keep their room for up to 276 s
+BODY_BYTES_PER_S = 32 << 10  # average after the first BODY_S: 8 MiB keep their room for up to 276 s
 DECODERS = 2  # threads; one user may occupy all but one
 
 _MARKS = b'",[{'  # bytes that start or precede a value, and the separators of texts

@@ -30,7 +30,7 @@ from runstore.http.schemas import (
     within,
 )
 
-STREAMED = (EventRecord, *EVENT_CLASSES.values(), Chunk)  # what streams hold
+STREAMED = (EventRecord, *EVENT_CLASSES.values(), Chunk)  # the data of the events of streams
 
 Surfaces = tuple[Surface, ...]
 
@@ -195,7 +195,7 @@ def _parameter(parameter: Parameter) -> Schema:
 
 HEADERS = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}
 WITHOUT_HEADERS = {"not_ready", "server_stopping"}
-NO_RETRIES = {None, "server_stopping"}  # of chats, besides every 409
+NO_RETRIES = {None, "server_stopping"}  # codes after which a chat is not repeated, besides those of 409
 
 Codes = set[str | None]  # see Problem
 

@@ -19,9 +19,8 @@ from runstore.http.errors import BadRequest
 MAX_CURSOR_DIGITS = 18  # a seq is a 64-bit number
 FILTERS = 256  # recently used filters that are cached
 LAST_EVENT_ID = "lastEventId"  # the query parameter of EventSource polyfills, which spell it differently
-PADDING = (
-    "evs_preamble"  # a polyfill asks for so many bytes before the first event, for old browsers; ignored
-)
+# A polyfill's parameter: bytes to send before the first event, which old browsers need. Ignored.
+PADDING = "evs_preamble"
 FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {"custom."}
 
 TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")

@@ -78,7 +78,7 @@ START_HEADERS = (
 # ---- answers ----
 
 RUN_HEADER = {"X-Run-Id": UUID}
-FROM_HEADER = "$response.header.X-Run-Id"  # where a run's id is
+FROM_HEADER = "$response.header.X-Run-Id"  # place of a run's id in an answer
 
 
 def within(schema: Schema) -> Schema:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from runstore.core.codec import RecordedEvent, decode
 from runstore.core.events import AgentStarted, Failed, ToolFailed, ToolFinished, ToolStarted
 
-CODE = "at_most_once"  # of a run that cannot resume, as that could call such a tool again
+CODE = "at_most_once"  # error code of a run that cannot resume, as that could call such a tool again
 MARK = "runstore_at_most_once"
 READ = frozenset(cls.type for cls in (AgentStarted, ToolStarted, ToolFinished, ToolFailed))
 

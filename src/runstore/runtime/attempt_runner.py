@@ -17,7 +17,7 @@ from runstore.runtime.recorder import Recorder
 from runstore.runtime.spans import attempt_span, note_ending
 from runstore.runtime.user_code import in_a_line, words_of
 
-SAFE_POINT_S = 0.1  # what an agent that was asked to stop gets to do so by itself
+SAFE_POINT_S = 0.1  # seconds for an agent to stop by itself before its task is cancelled
 MAX_MESSAGE = 4_000  # characters of an error message
 MAX_CODE = 100  # characters of an error's code, which a user's code may choose
 

@@ -19,7 +19,7 @@ from runstore.runtime.history import read_history, read_queued
 from runstore.runtime.resume import discard_after, may_redact
 
 START_TRIES = 20  # tries per attempt while others append to the run; the next sweep continues
-MAX_ADOPTIONS = 2  # after the first attempt: three attempts in all
+MAX_ADOPTIONS = 2  # takeovers of a crashed run: three attempts in all
 
 
 log = structlog.get_logger(__name__)

@@ -43,9 +43,7 @@ class RunRecord(Struct, frozen=True):
     input: Any
     started_by: Actor | None
     stopped_by: Actor | None
-    truncated: tuple[str, ...] | UnsetType = (
-        UNSET  # in lists: the names of the fields that are left out because they are large
-    )
+    truncated: tuple[str, ...] | UnsetType = UNSET  # in lists: the large fields that are left out
     last_seq: Seq | UnsetType = UNSET  # only of a single run; a list does not read every log
     trace: EventPage | UnsetType = UNSET  # this and the next two: only on request
     ops_log: list[EventRecord] | UnsetType = UNSET
@@ -63,11 +61,7 @@ class RunPage(Struct, frozen=True):
 
 
 TIMES = ("created_at", "started_at", "completed_at", "purged_at")
-OF_PURGED = (
-    "purged_at",
-    "deleted",
-    "counts",
-)  # only lists show purged runs
+OF_PURGED = ("purged_at", "deleted", "counts")  # fields of purged runs, which only lists show
 SHOWN = [name for name in RunRecord.__struct_fields__ if name in Run.__struct_fields__]
 
 

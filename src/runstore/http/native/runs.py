@@ -62,7 +62,7 @@ from runstore.projections.runs import RunQuery
 from runstore.store.runs import RunStore
 
 MAX_PAGE = 1_000  # runs or events of one page
-MAX_WAIT_S = 300.0  # of ?wait=
+MAX_WAIT_S = 300.0  # seconds, the maximum of ?wait=
 MAX_REASON = 200  # characters
 NDJSON = "application/x-ndjson"
 # The formats of a stream. The first is the native one, and the default.

@@ -3,7 +3,7 @@
 import re
 from base64 import b64decode
 
-MAX_HEADER_CHARS = 4_096  # before the data: a type, and perhaps a file's name of up to 255 characters
+MAX_HEADER_CHARS = 4_096  # characters before the data: a type, and perhaps a file's name of up to 255
 FORMATS = {
     "png": "png", "x-png": "png", "jpeg": "jpeg", "jpg": "jpeg", "pjpeg": "jpeg", "gif": "gif",
     "webp": "webp",
@@ -13,9 +13,8 @@ _HEADER = re.compile(rf'(?:[^,"]|{_QUOTED})*+,', re.DOTALL)
 _PARAMETER = re.compile(rf'(?:\A|;)((?:[^;"]|{_QUOTED})*+)', re.DOTALL)
 _WHITE_SPACE = b" \t\n\r\f\v"
 _STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet (RFC 4648, section 5)
-_ESCAPES = {
-    b"%%%02X" % byte: bytes([byte]) for byte in b"+/=-_" + _WHITE_SPACE
-}  # all characters of base64 that URLs escape
+# All characters of base64 that URLs escape.
+_ESCAPES = {b"%%%02X" % byte: bytes([byte]) for byte in b"+/=-_" + _WHITE_SPACE}
 _ESCAPES |= {escape.lower(): byte for escape, byte in _ESCAPES.items()}
 
 

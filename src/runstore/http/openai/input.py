@@ -23,7 +23,7 @@ from runstore.http.openai.objects import (
     ToolCall,
 )
 
-ARGUMENTS_DEPTH = MAX_DEPTH - 8  # of a tool call's arguments, which are nested in an input themselves
+ARGUMENTS_DEPTH = MAX_DEPTH - 8  # levels of a tool call's arguments, which are nested in an input
 INTERRUPTED = "Tool was interrupted."  # the result of a call without one, in strands' words
 
 Message = dict[str, Any]

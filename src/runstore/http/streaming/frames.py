@@ -12,7 +12,7 @@ from runstore.core.times import utc_second
 from runstore.feed.joined_tail import JoinedTail
 from runstore.feed.tail import Tail
 
-RETRY_MS = 1000  # how long an EventSource waits before it reconnects
+RETRY_MS = 1000  # milliseconds that an EventSource waits before it reconnects
 RETRY = b"retry: %d\n" % RETRY_MS  # the first line of the frame of a run's first event
 FRAME = b"id: %d\nevent: %b\ndata: " + ENVELOPE + b"\n\n"
 

@@ -16,9 +16,8 @@ from runstore.http.security.users import Login
 SEND_TIMEOUT_S = 30.0  # seconds without reading before a client is cut off
 PIECE_BYTES = 16 << 10  # bytes of one write, so that a slow client's progress is visible and its buffer small
 CHECK_S = 2.0  # seconds between two checks of the client and its login
-WATCHED = (
-    "runstore.watched"  # the ASGI extension of a server that cuts off a client that reads nothing by itself
-)
+# The ASGI extension of a server that itself cuts off a client that does not read.
+WATCHED = "runstore.watched"
 
 T = TypeVar("T")
 

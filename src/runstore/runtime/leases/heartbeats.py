@@ -26,7 +26,7 @@ from runstore.runtime.leases.leases import Leases
 
 log = structlog.get_logger(__name__)
 
-BEATS_PER_LEASE = 5  # so that a few lost beats cost no worker its lease
+BEATS_PER_LEASE = 5  # beats in a lease: a worker may lose a few of them and keep it
 LOOK_S = 1.0  # seconds between two polls of the beats; a longer gap means that the poll was held up
 RELEASE_S = 2.0  # seconds for a leaving process to delete its row; a busy database takes time
 HOST_CHARS = 255

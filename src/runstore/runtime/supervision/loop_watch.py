@@ -8,7 +8,7 @@ from runstore.runtime.supervision.run_table import Running
 from runstore.runtime.supervision.stopper import Stopper
 from runstore.runtime.supervision.worker import Worker
 
-MOVE_S = 5.0  # a loop that is blocked for longer loses its other runs, which go on elsewhere
+MOVE_S = 5.0  # seconds that a loop may be blocked before its other runs are moved to another loop
 
 log = structlog.get_logger(__name__)
 

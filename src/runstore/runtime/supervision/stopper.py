@@ -14,7 +14,7 @@ from runstore.runtime.history import read_cancellation
 from runstore.runtime.supervision.run_table import WAITING, Running, Starting, Stopping
 from runstore.runtime.supervision.worker import Worker
 
-LEAVE_S = 1.0  # an abandoned agent that has not ended after this has its loop retired
+LEAVE_S = 1.0  # seconds for an abandoned agent to end before its loop is retired
 
 log = structlog.get_logger(__name__)
 

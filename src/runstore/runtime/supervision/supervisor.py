@@ -36,12 +36,12 @@ from runstore.runtime.supervision.stopper import Stopper
 from runstore.runtime.supervision.sweep import Sweep
 from runstore.runtime.supervision.worker import RunTasks, Worker, call_in
 
-SWEEP_S = 0.5  # between two sweeps
-LOOK_S = 0.25  # between two looks at the agents' loops
-HEAD_START_S = 0.02  # that the least busy process has on average when all hear of a queued run
-HAND_OVER_S = 0.3  # for agents that are handed over to close their resources
-LOOP_STOP_S = 0.5  # for the agents' loops to stop when the process leaves
-CLOSING_S = 5.0  # for agents' resources, such as MCP servers, to close when the process leaves
+SWEEP_S = 0.5  # seconds between two sweeps
+LOOK_S = 0.25  # seconds between two checks of the agents' loops
+HEAD_START_S = 0.02  # average head start of the least busy process, in seconds, if all hear of a queued run
+HAND_OVER_S = 0.3  # seconds for agents to close their resources when their runs are handed over
+LOOP_STOP_S = 0.5  # seconds for the agents' loops to stop when the process leaves
+CLOSING_S = 5.0  # seconds for agents' resources, such as MCP servers, to close when the process leaves
 
 log = structlog.get_logger(__name__)
 

@@ -10,8 +10,8 @@ from runstore.runtime.supervision.run_table import Lost, Running, WaitingForSlot
 from runstore.runtime.supervision.stopper import Stopper
 from runstore.runtime.supervision.worker import Worker
 
-MAX_SWEPT = 2_000  # open runs that one sweep looks at, without those of living workers
-PATIENCE_S = 0.5  # after the grace period, before this process enforces a cancel for another worker
+MAX_SWEPT = 2_000  # open runs that one sweep reads; those of living workers do not count
+PATIENCE_S = 0.5  # seconds after the grace period before this process enforces a cancel for another worker
 
 log = structlog.get_logger(__name__)
 
