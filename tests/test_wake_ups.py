@@ -14,6 +14,7 @@ from runstore.app import Runtime, open_runtime
 from runstore.core.events import Custom
 from runstore.core.new_run import NewRun
 from runstore.core.ports import EventFilter
+from runstore.core.run import Actor
 from runstore.http.streaming.frames import native
 from runstore.runtime.supervision import supervisor
 from runstore.settings import ServerSettings, Settings
@@ -104,7 +105,7 @@ async def test_a_stop_at_a_replica_ends_a_run_of_a_worker(
     replica, worker = replica_and_worker
     run_id = (await replica.store.start(NewRun("slow", "hi", user_id="local"))).run.run_id
     await until(lambda: worker.supervisor.running == 1)
-    await replica.store.stop(run_id, by="local", reason="user")
+    await replica.store.stop(run_id, by=Actor("local"), reason="user")
     ended = (await replica.store.get(run_id, wait_s=DEADLINE_S)).run
     assert (ended.status, ended.forced) == ("stopped", False)
 

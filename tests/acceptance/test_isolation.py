@@ -15,6 +15,7 @@ import pytest
 
 from runstore.app import Runtime, open_runtime
 from runstore.core.new_run import NewRun
+from runstore.core.run import Actor
 from runstore.http.streaming.frames import native
 from runstore.settings import Settings, load_settings
 from runstore.store.runs import RunAt
@@ -171,7 +172,7 @@ async def have_some_runs(runtime: Runtime) -> None:
     run_ids = [*stopped, *[(await start("talker")).run.run_id for _ in range(20)]]
     readers = [asyncio.create_task(follow(run_id)) for run_id in run_ids]
     for run_id in stopped:
-        await runtime.store.stop(run_id, by="local", reason="user")
+        await runtime.store.stop(run_id, by=Actor("local"), reason="user")
     await asyncio.gather(*readers)
     await until_async(lambda: runtime.supervisor.running == 0)
 

@@ -16,6 +16,7 @@ from strands.tools.mcp import MCPClient
 from runstore import AgentSpec
 from runstore.app import Runtime, open_runtime
 from runstore.core.new_run import NewRun
+from runstore.core.run import Actor
 from runstore.demo.model import ScriptedModel
 from runstore.settings import ServerSettings, Settings
 from tests.database import make_database
@@ -206,7 +207,7 @@ async def test_they_end_with_a_run_that_is_stopped_also_by_force(
 ) -> None:
     run_id = await start(runtime, name)
     await until(lambda: len(alive(tmp_path)) == 1)
-    await runtime.store.stop(run_id, by="local", reason="user")
+    await runtime.store.stop(run_id, by=Actor("local"), reason="user")
     assert (await ended(runtime, run_id)).status == "stopped"
     await until(lambda: not alive(tmp_path))
 
@@ -214,7 +215,7 @@ async def test_they_end_with_a_run_that_is_stopped_also_by_force(
 async def test_they_end_with_a_run_that_is_stopped_while_they_start(runtime: Runtime, tmp_path: Path) -> None:
     run_id = await start(runtime, "gated")
     await until(lambda: len(alive(tmp_path)) == 1)
-    await runtime.store.stop(run_id, by="local", reason="user")
+    await runtime.store.stop(run_id, by=Actor("local"), reason="user")
     assert (await ended(runtime, run_id)).status == "stopped"
     (tmp_path / "gate").touch()
     await until(lambda: not alive(tmp_path))

@@ -14,6 +14,7 @@ import pytest
 from runstore.app import Runtime, open_runtime
 from runstore.core.hierarchy import Hierarchy, agent_name
 from runstore.core.new_run import NewRun
+from runstore.core.run import Actor
 from runstore.http.streaming.frames import native
 from runstore.settings import load_settings
 from tests.acceptance.test_isolation import OF_A_RUN, left_of_runs, thread_names, unfinished_tasks
@@ -227,7 +228,7 @@ async def have_some_team_runs(runtime: Runtime) -> None:
     readers = [asyncio.create_task(follow(run_id)) for run_id in run_ids]
     await until_async(lambda: runtime.supervisor.running <= 3)
     for run_id in stopped:
-        await runtime.store.stop(run_id, by="local", reason="user")
+        await runtime.store.stop(run_id, by=Actor("local"), reason="user")
     await asyncio.gather(*readers)
     await until_async(lambda: runtime.supervisor.running == 0)
 

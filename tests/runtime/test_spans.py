@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from runstore import AgentSpec
 from runstore.app import Runtime, open_runtime
 from runstore.core.new_run import NewRun
+from runstore.core.run import Actor
 from runstore.settings import ServerSettings, Settings
 from tests.polling import until
 
@@ -116,7 +117,7 @@ async def test_a_run_that_fails_is_an_error_with_its_code(
 async def test_a_run_that_is_stopped_is_no_error(runtime: Runtime, exporter: InMemorySpanExporter) -> None:
     run_id = await start(runtime, "slow", "hi", user_id="anna")
     await until(lambda: runtime.supervisor.running == 1)
-    await runtime.store.stop(run_id, by="anna", reason="user")
+    await runtime.store.stop(run_id, by=Actor("anna"), reason="user")
     (span,) = await spans_of(exporter, run_id)
     assert attributes(span)["status"] == "stopped"
     assert span.status.status_code is trace.StatusCode.UNSET
@@ -132,7 +133,7 @@ async def test_each_attempt_is_a_span_of_the_callers_trace(
     assert attributes(span)["status"] == "handed_over"
     async with open_runtime(settings(tmp_path)) as second:
         await until(lambda: second.supervisor.running == 1)
-        await second.store.stop(run_id, by="anna", reason="user")
+        await second.store.stop(run_id, by=Actor("anna"), reason="user")
         spans = await spans_of(exporter, run_id, attempts=2)
     assert [(attributes(s)["attempt"], attributes(s)["status"]) for s in spans] == [
         (1, "handed_over"), (2, "stopped"),
