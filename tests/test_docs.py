@@ -68,7 +68,7 @@ OF_NO_ROUTE = {
     "append_refused", "bad_request", "http_error", "lease_lost", "malformed_request", "method_not_allowed",
     "not_found", "request_timeout",
 }  # fmt: skip
-GUARANTEES = [f"G{number}" for number in range(1, 13)]
+GUARANTEES = [f"G{number}" for number in range(1, 14)]
 # Numbers that bound nothing.
 
 TEST_NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")

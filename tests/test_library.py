@@ -32,6 +32,7 @@ from runstore.runtime.leases.file_locks import FileLeases
 from runstore.runtime.supervision import supervisor
 from tests.database import make_database
 from tests.polling import until
+from tests.projections.examples import Totals, totals
 from tests.purging import purge_run
 from tests.server import DEADLINE_S, serving
 
@@ -508,3 +509,30 @@ async def test_the_whole_log_is_read_and_followed_by_position(working: LocalStor
         assert (await anext(following)).run_id == run_id
     with pytest.raises(InvalidCursor):
         [event async for event in working.read_all(after=1 << 40)]
+
+
+async def test_a_program_keeps_and_reads_a_projection_of_its_own(url: str) -> None:
+    async with runstore.open(url, projections=[Totals()]) as store:
+        async with store.begin("mine", user_id="ann") as run:
+            await run.record(Custom("custom.step", {}))
+        await store.projections.run(["totals"])
+        counts = await store.projections.read("totals", lambda c, tables: totals(c, tables["totals"]))
+        assert counts["custom.step"] == 1
+        status = {each.name: each for each in await store.projections.status()}
+        assert (status["totals"].state, status["totals"].lag_events) == ("running", 0)
+        assert (await store.projections.verify("totals")).equal
+        assert (await store.projections.rebuild("totals")).equal
+        await store.projections.pause("totals")
+        await store.projections.resume("totals")
+        await store.projections.drop("totals")
+        with pytest.raises(ConfigError, match="did you mean 'totals'"):
+            await store.projections.verify("total")
+
+
+async def test_a_projection_that_is_declared_wrongly_is_refused_at_the_start(url: str) -> None:
+    class Wrong(Totals):
+        name = "other"
+
+    with pytest.raises(ConfigError, match="must be called 'other'"):
+        async with runstore.open(url, projections=[Wrong()]):
+            pass
