@@ -1,13 +1,11 @@
 """Operations on runs, shared by all surfaces: start, read, follow, stop, append, delete."""
 
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 from msgspec import Struct
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection
 
 from runstore.core.codec import RecordedEvent, check_depth, encode, json_size
 from runstore.core.errors import (
@@ -21,31 +19,26 @@ from runstore.core.errors import (
     TooLarge,
 )
 from runstore.core.events import CancelRequested, Custom, Deleted, Posted
-from runstore.core.ids import LAST_TIME, RANDOM_BITS, first_run_id, new_run_id
+from runstore.core.ids import new_run_id
 from runstore.core.limits import Limits
 from runstore.core.new_run import NewRun
 from runstore.core.ports import EventFilter, EventLog, Head, LiveFeed, Reservation
 from runstore.core.run import Actor, Owner, Run, evolve, fold, owner_of, whole
-from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, OwnRunCursors, StreamCursors
+from runstore.core.stream_cursors import OwnRunCursors, StreamCursors
 from runstore.core.trace import TRACED, Trace, TraceFold
-from runstore.database.columns import MYSQL
 from runstore.database.opening import Database
-from runstore.database.tables import index_name, open_runs, runs
 from runstore.eventlog.queries import (
-    first_position,
     read_ends,
     read_evolving,
     read_first,
-    read_first_positions,
     read_head,
 )  # fmt: skip
-from runstore.eventlog.starts import Starts
 from runstore.feed.joined_tail import JoinedTail, NewRuns
 from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended
-from runstore.projections.runs import MAX_SCANNED, RunQuery, RunsFound, find_run, find_runs
+from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs
 from runstore.runtime.catalog.agents import AgentCatalog
+from runstore.store.starts import Starts, read_own_cursors, read_starts
 
-CLOCKS_S = 600  # seconds by which two processes' clocks may differ without hiding a new run
 MAX_KNOWN_OWNERS = 10_000  # runs whose owner is cached
 DEFAULT_LIMITS = Limits()
 
@@ -262,7 +255,7 @@ class RunStore:
 
     async def own_cursors(self, user_id: str) -> OwnRunCursors:
         """Cursors at the beginnings of a user's active runs; runs that start from now on are new."""
-        return await self._database.query_list(_read_own_cursors, user_id)
+        return await self._database.query_list(read_own_cursors, user_id)
 
     async def find_starts(self, user_id: str, cursors: OwnRunCursors) -> None:
         """Add a user's new runs in the order in which they were queued, up to the limit of followed runs.
@@ -273,7 +266,7 @@ class RunStore:
         """
         if cursors.free:
             where = (cursors.position, cursors.seconds, cursors.free)
-            for position, run_id in await self._database.query_list(_read_starts, user_id, *where):
+            for position, run_id in await self._database.query_list(read_starts, user_id, *where):
                 cursors.add(run_id, position)
 
     def _check_size(self, limit: str, value: Any, what: str, *, code: str = TooLarge.code) -> None:
@@ -291,70 +284,6 @@ def _existing(run_id: str, head: Head | None, *, deleted: bool = False) -> Head:
     if head.deleted and not deleted:
         raise RunDeleted(f"run {run_id} was deleted")
     return head
-
-
-def _read_own_cursors(connection: Connection, user_id: str) -> OwnRunCursors:
-    # Read first: a run queued later is new, even if it is also among the open ones.
-    cursors = _read_newest(connection, user_id)
-    position = first_position(open_runs.c.run_id)
-    unended = select(position, open_runs.c.run_id).where(open_runs.c.user_id == user_id)
-    found = connection.execute(unended.order_by(position).limit(MAX_FOLLOWED_RUNS + 1)).all()
-    if len(found) > MAX_FOLLOWED_RUNS:  # the others follow when these have ended
-        # Until these are added: the position is the beginning of the last of them.
-        cursors = OwnRunCursors(0, 0)
-    for begins, run_id in found[:MAX_FOLLOWED_RUNS]:
-        cursors.add(run_id, begins)
-    return cursors
-
-
-def _read_newest(connection: Connection, user_id: str) -> OwnRunCursors:
-    """The beginnings of a user's newest runs. A run missing here would count as new."""
-    newest = connection.execute(_own_runs(user_id).order_by(runs.c.run_id.desc()).limit(1)).scalar()
-    if newest is None:
-        return OwnRunCursors(0, int(time.time()))
-    seconds = (UUID(newest).int >> RANDOM_BITS) // 1_000
-    made = _made_since(user_id, seconds).order_by(runs.c.run_id.desc()).limit(MAX_SCANNED)
-    begin = read_first_positions(connection, connection.execute(made).scalars().all())
-    return OwnRunCursors(max(begin.values(), default=0), seconds)
-
-
-def _read_starts(
-    connection: Connection, user_id: str, after: int, seconds: int, limit: int
-) -> list[tuple[int, str]]:
-    """A user's runs that begin in the log after a position: their positions and ids, in order.
-
-    Run ids sort in another order than positions, so no run created since may be skipped.
-
-    Args:
-        seconds: when the newest known run was created. Runs created CLOCKS_S earlier are not examined.
-
-    Raises:
-        InvalidCursor: more than MAX_SCANNED runs would have to be examined.
-    """
-    made = _made_since(user_id, seconds).order_by(runs.c.run_id).limit(MAX_SCANNED + 1)
-    run_ids = connection.execute(made).scalars().all()
-    if len(run_ids) > MAX_SCANNED:
-        message = (
-            f"the cursor is too far behind: more than {MAX_SCANNED:,} runs were started since "
-            f"{CLOCKS_S // 60} minutes before its newest run; list them with GET /runs, and "
-            "follow again without it"
-        )
-        raise InvalidCursor(message)
-    begin = read_first_positions(connection, run_ids)
-    return sorted((position, run_id) for run_id, position in begin.items() if position > after)[:limit]
-
-
-def _made_since(user_id: str, seconds: int) -> Select[Any]:
-    oldest = first_run_id(max(0, min(seconds * 1_000, LAST_TIME) - CLOCKS_S * 1_000))
-    return _own_runs(user_id).where(runs.c.run_id >= oldest)
-
-
-def _own_runs(user_id: str) -> Select[Any]:
-    table = runs.c
-    own = select(table.run_id).where(table.user_id == user_id, table.purged == 0, table.deleted == 0)
-    for dialect in MYSQL:  # its own choice may read all rows and sort
-        own = own.with_hint(runs, f"FORCE INDEX ({index_name(('user_id',))})", dialect)
-    return own
 
 
 def _is_old(run: Run) -> bool:

@@ -17,7 +17,7 @@ import runstore
 from runstore.core.stream_cursors import OwnRunCursors
 from runstore.mount import MountedApp
 from runstore.runtime.catalog.agents import AgentSpec
-from runstore.store import runs as store_runs
+from runstore.store import starts as store_starts
 from tests.database import make_database
 from tests.http.eventsource import EventSource, Message
 from tests.keys import client, make_key
@@ -343,7 +343,7 @@ async def test_the_async_client_follows_all_of_ones_own(running: ServerProcess, 
 @pytest.fixture
 async def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
     """The API in this process, where at most three runs may follow a cursor of all own runs."""
-    monkeypatch.setattr(store_runs, "MAX_SCANNED", 3)
+    monkeypatch.setattr(store_starts, "MAX_SCANNED", 3)
     app = MountedApp(
         f"sqlite:///{make_database(tmp_path / 'runstore.db')}",
         agents={"quick": AgentSpec(model="scripted", tokens_per_s=10_000)},
