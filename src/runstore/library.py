@@ -372,5 +372,4 @@ def _filter(types: Sequence[str] | None) -> EventFilter | None:
         return None
     if len(types) > MAX_FILTER_TYPES:
         raise ValueError(f"types may have {MAX_FILTER_TYPES} names, not {len(types):,}")
-    families = tuple(name.removesuffix("*") for name in types if name.endswith(".*"))
-    return EventFilter(frozenset(types), families)
+    return EventFilter.of(types)

@@ -59,6 +59,13 @@ class EventFilter(Struct, frozen=True):
     types: frozenset[EventType] = frozenset()
     prefixes: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, names: Collection[str]) -> "EventFilter":
+        """The filter for exact types, and families such as `lifecycle.*`."""
+        families = {name for name in names if name.endswith(".*")}
+        prefixes = sorted(family.removesuffix("*") for family in families)
+        return cls(frozenset(names) - families, tuple(prefixes))
+
     def passes(self, type: EventType, ends: bool) -> bool:
         return ends or type in self.types or type.startswith(self.prefixes)
 

@@ -246,22 +246,18 @@ def read_filter(request: Request) -> EventFilter | None:
 @lru_cache(FILTERS)
 def _filter(text: str) -> EventFilter:
     """Cached, so that streams with the same text share one filter."""
-    types, prefixes = set(), set()
     names = text.split(",", MAX_FILTER_TYPES)
     if len(names) > MAX_FILTER_TYPES:
         raise BadRequest(f"types may have {MAX_FILTER_TYPES} names", code="invalid_parameter")
     for name in names:
         prefix = name.removesuffix("*") if name.endswith(".*") else ""
-        if name in EVENT_CLASSES or CUSTOM_TYPE.fullmatch(name):
-            types.add(name)
-        elif prefix in FAMILIES or CUSTOM_TYPE.fullmatch(prefix):
-            prefixes.add(prefix)
-        else:
+        known_type = name in EVENT_CLASSES or CUSTOM_TYPE.fullmatch(name)
+        if not (known_type or prefix in FAMILIES or CUSTOM_TYPE.fullmatch(prefix)):
             known = ", ".join([*EVENT_CLASSES, *sorted(f"{family}*" for family in FAMILIES)])
             raise BadRequest(
                 f"types: unknown event type {name[:50]!r}; known: {known}", code="invalid_parameter"
             )
-    return EventFilter(frozenset(types), tuple(sorted(prefixes)))
+    return EventFilter.of(names)
 
 
 def _is_number(text: str) -> bool:
