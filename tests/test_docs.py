@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeGuard
 
 import click
@@ -42,6 +43,7 @@ from runstore.http.openai.objects import ChatBody, StreamOptions
 from runstore.http.openapi import document
 from runstore.http.streaming.frames import RETRY_MS, frame
 from runstore.runtime.catalog.teams import HierarchySettings
+from runstore.runtime.supervision.run_table import LEGAL
 from runstore.settings import ServerSettings, load_settings
 from tests.pages import (
     HEADING,
@@ -478,3 +480,22 @@ def test_the_rooms_of_the_architecture_page_are_those_of_the_code() -> None:
         for path in package.iterdir()
         if not path.name.startswith("__") and (path.is_dir() or path.suffix == ".py")
     )
+
+
+def test_the_states_of_a_run_are_those_of_the_table() -> None:
+    table = rows(section("docs/internals/architecture.md", "The runs of a process"))[1:]
+    described = {
+        state.strip("`"): {*words(following)} | ({"NoneType"} if "gone" in following else set())
+        for state, _, following in table
+    }
+    legal = {state.__name__: {each.__name__ for each in following} for state, following in LEGAL.items()}
+    del legal[NoneType.__name__]
+    assert described == legal
+
+
+def test_every_thread_of_a_server_is_described() -> None:
+    named = re.compile(r'"(runstore-[a-z-]+[a-z])"')
+    found = {
+        name for path in SOURCE.rglob("*.py") for name in named.findall(path.read_text(encoding="utf-8"))
+    }
+    assert found - {*words(section("docs/internals/architecture.md", "Threads"))} == set()
