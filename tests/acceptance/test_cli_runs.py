@@ -169,10 +169,36 @@ def test_the_list_and_one_run_are_tables(runs: Run, server: ServerProcess) -> No
     run_id = server.begin("quick", "hi", session_id="table")
     server.ended(run_id)
     heading, row = runs("list", "--session-id", "table").stdout.splitlines()
-    assert heading.split() == ["RUN", "STATUS", "CREATED", "AGENT", "SESSION"]
-    assert row.split()[::4] == [run_id, "table"]
+    assert heading.split() == ["RUN", "STATUS", "USER", "AGENT", "CREATED", "DURATION", "SESSION"]
+    assert row.split()[:4] == [run_id, "success", "local", "quick"]
+    assert row.split()[-2:] == ["s", "table"]
     shown = dict(line.split(maxsplit=1) for line in runs("show", run_id).stdout.splitlines())
     assert (shown["run_id"], shown["status"]) == (run_id, "success")
+
+
+def test_events_in_a_pipe_are_never_cut(runs: Run, server: ServerProcess) -> None:
+    run_id = server.begin_silent()
+    large = "x" * 100_000
+    server.note(run_id, large)
+    rows = runs("events", run_id, "--types", "custom.*").stdout.splitlines()
+    assert (len(rows), rows[-1].split()) == (2, [*rows[-1].split()[:4], large])
+    assert rows[-1].split()[2:4] == ["custom.note", "local"]
+    server.stop_run(run_id)
+
+
+def test_a_run_is_compared_at_two_of_its_events(runs: Run, server: ServerProcess) -> None:
+    run_id = server.begin("quick", "hi")
+    last_seq = server.ended(run_id)["last_seq"]
+    changed = {
+        each["field"]: (each["a"], each["b"]) for each in objects(runs("diff", run_id, "1", "2", "--json"))
+    }
+    assert changed["status"] == ("queued", "running")
+    assert changed["attempt"] == (0, 1)
+    assert "user_id" not in changed
+    table = runs("diff", run_id, "2", str(last_seq)).stdout
+    assert re.search(r"^status +running +success", table, re.M)
+    shown = runs("show", run_id, "--at", "1").stdout
+    assert re.search(r"^status +queued", shown, re.M)
 
 
 def test_events_are_a_table_with_a_row_for_each(runs: Run, server: ServerProcess) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from runstore.cli.output import RULE, TextPrinter
+from runstore.cli.output import RULE, TextPrinter, duration
 from runstore.core.records import EventRecord
 
 
@@ -40,3 +40,14 @@ def test_a_new_attempt_is_marked_as_one(capsys: pytest.CaptureFixture[str]) -> N
         ("llm.token", {"text": "two"}),
     )
     assert out == f"one tw\n{RULE} attempt 2: dropped the text so far and started over {RULE}\none two\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"), (59.9, "59.9 s"), (60, "1 min"), (200, "3 min 20 s"), (3_600, "1 h"),
+        (7_320, "2 h 2 min"), (187_200, "2 d 4 h"), (-1, "0.0 s"),
+    ],
+)  # fmt: skip
+def test_a_duration_has_its_two_largest_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

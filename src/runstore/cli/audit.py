@@ -1,12 +1,17 @@
 """`runstore audit`: reports on all users' runs, over HTTP, for admins and auditors."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from runstore.cli.exports import AsJson, CsvFile, Field, Form, ParquetFile
-from runstore.cli.runs import ApiKey, Url, connected
+from runstore.cli.runs import ApiKey, RunId, Url, connected
 from runstore.core.run import Status
+
+if TYPE_CHECKING:
+    from runstore.core.audit import AuditEvent
+
+EXIT_INTERRUPTED = 130  # the exit code that shells use after Ctrl-C
 
 audit = typer.Typer(
     help="What all users' runs did, used and cost, for admins and auditors.", no_args_is_help=True
@@ -40,6 +45,16 @@ HIT_FIELDS = (
     Field("position", None, "integer"), Field("run_id", "RUN"), Field("seq", "SEQ", "integer"),
     Field("at", "AT"), Field("user_id", "USER"), Field("kind", "KIND"), Field("agent", "AGENT"),
     Field("deleted", "DELETED", "flag"), Field("snippet", "TEXT"),
+)  # fmt: skip
+
+EVENT_FIELDS = (
+    Field("position", "POSITION", "integer"), Field("at", "AT"), Field("user_id", "USER"),
+    Field("agent", "AGENT"), Field("run_id", "RUN"), Field("seq", "SEQ", "integer"), Field("type", "TYPE"),
+    Field("by", "BY"), Field("data", "DATA"),
+)  # fmt: skip
+READ_FIELDS = (
+    Field("at", "AT"), Field("by", "READER"), Field("what", "WHAT"), Field("key_id", "KEY"),
+    Field("run_id"), Field("position", None, "integer"),
 )  # fmt: skip
 
 User = Annotated[str | None, typer.Option("--user", help="Only this user.")]
@@ -165,3 +180,81 @@ def search(
     filters: dict[str, Any] = {"user_id": user, "agent": agent, "run_id": run_id, "kind": kind}
     with connected(url, api_key) as client:
         form.write(HIT_FIELDS, client.report("search", limit=limit, text=text, **filters))
+
+
+@audit.command()
+def events(
+    types: Annotated[str | None, typer.Option(help="Only these types: llm.message,tool.*")] = None,
+    user: User = None,
+    agent: AgentName = None,
+    session_id: Annotated[str | None, typer.Option(help="Only this session.")] = None,
+    workspace_id: Annotated[str | None, typer.Option(help="Only this workspace.")] = None,
+    run_id: Annotated[str | None, typer.Option("--run", help="Only this run, and its readers.")] = None,
+    since: Annotated[str | None, typer.Option(help="At this time or later: 2026-11-20T10:00:00Z.")] = None,
+    until: Annotated[str | None, typer.Option(help="At this time or earlier.")] = None,
+    contains: Annotated[str | None, typer.Option(help="Only data with this text; case matters.")] = None,
+    after: Annotated[int, typer.Option(min=0, help="Begin after the event at this position.")] = 0,
+    limit: Limit = 100,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with new events, as JSON.")] = False,
+    as_json: AsJson = False,
+    csv: CsvFile = None,
+    parquet: ParquetFile = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """All events in the order of the whole log.
+
+    Example: runstore audit events --user alice --types tool.* --since 2026-11-01T00:00:00Z
+    """
+    from runstore.cli.output import print_json
+
+    form = Form(as_json or follow, csv, parquet)
+    filters: dict[str, Any] = {
+        "types": types.split(",") if types else None, "user_id": user, "agent": agent,
+        "session_id": session_id, "workspace_id": workspace_id, "run_id": run_id, "since": since,
+        "until": until, "contains": contains, "after": after,
+    }  # fmt: skip
+    with connected(url, api_key) as client:
+        if follow:
+            try:
+                print_json(client.follow_audit(**filters))
+            except KeyboardInterrupt:
+                raise typer.Exit(EXIT_INTERRUPTED) from None
+        found = client.audit(**filters, limit=limit)
+        if as_json:
+            print_json(found)
+        else:
+            for_people = csv is None and parquet is None
+            form.write(EVENT_FIELDS, (_event_row(event, for_people) for event in found))
+
+
+@audit.command("who-read")
+def who_read(
+    run_id: RunId,
+    limit: Limit = 1_000,
+    as_json: AsJson = False,
+    csv: CsvFile = None,
+    parquet: ParquetFile = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Which admins and auditors read a run of another user, and how.
+
+    Example: runstore audit who-read 01890a5d-ac96-774b-bcce-b302099a8057
+    """
+    form = Form(as_json, csv, parquet)
+    with connected(url, api_key) as client:
+        found = client.audit(run_id=run_id, types=["audit.read"], limit=limit)
+        form.write(READ_FIELDS, ({"at": e.at, "position": e.position, **e.data} for e in found))
+
+
+def _event_row(event: "AuditEvent", for_people: bool) -> dict[str, Any]:
+    from msgspec.json import encode
+    from msgspec.structs import asdict
+
+    from runstore.cli.output import data_cell, time_cell
+
+    row = asdict(event)
+    row["data"] = data_cell(event.data) if for_people else encode(event.data).decode()
+    row["at"] = time_cell(event.at) if for_people else event.at
+    return row

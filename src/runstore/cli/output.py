@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -16,7 +17,8 @@ from runstore.core.records import EventRecord
 from runstore.core.transcript import SEPARATOR, Transcript
 
 _SHOWN = 200  # characters of an event's data in a table cell
-_PIPE_WIDTH = 1_000  # columns of a table that goes to a pipe
+_PIPE_WIDTH = 1 << 21  # columns of a table that goes to a pipe: more than any event has characters
+_COLOURS = {"running": "cyan", "success": "green", "error": "red", "stopped": "yellow"}
 RULE = "─" * 8
 
 
@@ -28,13 +30,49 @@ def print_json(items: Iterable[Any]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print rows under headings; in a narrow terminal the last column takes several lines."""
+    """Print rows under headings.
+
+    In a narrow terminal the last column takes several lines; in a pipe nothing is cut or wrapped.
+    """
     table = Table(box=None, pad_edge=False)
     for name in columns:
         table.add_column(name, no_wrap=name != columns[-1], overflow="fold")
     for row in rows:
-        table.add_row(*[Text(_cell(value)) for value in row])
-    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False).print(table)
+        table.add_row(*[value if isinstance(value, Text) else Text(_cell(value)) for value in row])
+    if sys.stdout.isatty():
+        Console(highlight=False).print(table)
+    else:
+        Console(width=_PIPE_WIDTH, highlight=False, soft_wrap=True).print(table)
+
+
+def status_cell(status: str, *, stopping: bool = False) -> Text:
+    """A run's status in its colour."""
+    return Text(f"{status}, stopping" if stopping else status, style=_COLOURS.get(status, ""))
+
+
+def time_cell(at: str | None) -> str:
+    """A time for people: how long ago it was in a terminal, RFC 3339 elsewhere."""
+    if not at or not sys.stdout.isatty():
+        return at or ""
+    return f"{duration((datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds())} ago"
+
+
+def duration_cell(begin: str | None, end: str | None) -> str:
+    """The time between two times; empty without both."""
+    if not begin or not end:
+        return ""
+    return duration((datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds())
+
+
+def duration(seconds: float) -> str:
+    """A duration in its two largest units, such as 1.2 s, 3 min 20 s, or 2 d 4 h."""
+    if seconds < 60:
+        return f"{max(seconds, 0):.1f} s"
+    whole, units = round(seconds), ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+    place = next(place for place, (size, _) in enumerate(units) if whole >= size)
+    (large, name), (small, other) = units[place : place + 2]
+    rest = whole % large // small
+    return f"{whole // large} {name}" + (f" {rest} {other}" if rest else "")
 
 
 def print_fields(fields: dict[str, Any]) -> None:
@@ -46,7 +84,13 @@ def print_fields(fields: dict[str, Any]) -> None:
 
 
 def event_row(event: EventRecord) -> tuple[Any, ...]:
-    return (event.seq, event.at, event.type, _cell(event.data)[:_SHOWN])
+    return (event.seq, event.at, event.type, event.by, data_cell(event.data))
+
+
+def data_cell(data: Any) -> str:
+    """An event's data; in a terminal only their beginning."""
+    text = _cell(data)
+    return f"{text[:_SHOWN]}…" if sys.stdout.isatty() and len(text) > _SHOWN else text
 
 
 class TextPrinter:

@@ -42,6 +42,12 @@ def list_runs(
     agent: Annotated[str | None, typer.Option(help="Only runs of this agent.")] = None,
     session_id: Annotated[str | None, typer.Option(help="Only runs of this session.")] = None,
     workspace_id: Annotated[str | None, typer.Option(help="All members' runs of this workspace.")] = None,
+    user_id: Annotated[
+        str | None, typer.Option(help="Only runs of this user; of others for admins and auditors.")
+    ] = None,
+    deleted: Annotated[
+        bool, typer.Option("--deleted", help="Only deleted runs, for admins and auditors.")
+    ] = False,
     since: Annotated[
         str | None, typer.Option(help="Created at or after this time: 2026-11-20T10:00:00Z.")
     ] = None,
@@ -61,12 +67,13 @@ def list_runs(
     with connected(url, api_key) as client:
         runs = client.list(
             status=status, agent=agent, session_id=session_id, workspace_id=workspace_id,
-            since=since, until=until, purged=purged, limit=limit,
+            since=since, until=until, purged=purged, user_id=user_id,
+            deleted=deleted, limit=limit,
         )  # fmt: skip
         if as_json:
             print_json(runs)
         else:
-            print_table(("RUN", "STATUS", "CREATED", "AGENT", "SESSION"), map(_run_row, runs))
+            print_table(_RUN_COLUMNS, map(_run_row, runs))
 
 
 @app.command()
@@ -91,6 +98,30 @@ def show(
 
 
 @app.command()
+def diff(
+    run_id: RunId,
+    first: Annotated[int, typer.Argument(metavar="A", min=1, help="A seq of the run.")],
+    second: Annotated[int, typer.Argument(metavar="B", min=1, help="Another one.")],
+    as_json: Json = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Show which fields of a run changed between two of its events.
+
+    Example: runstore runs diff 01890a5d-ac96-774b-bcce-b302099a8057 2 40
+    """
+    from runstore.cli.output import print_json, print_table
+
+    with connected(url, api_key) as client:
+        before, later = (msgspec.to_builtins(client.get(run_id, at=at)) for at in (first, second))
+    changed = [(name, before[name], later[name]) for name in before if before[name] != later[name]]
+    if as_json:
+        print_json({"field": name, "a": a, "b": b} for name, a, b in changed)
+    else:
+        print_table(("FIELD", f"AT {first}", f"AT {second}"), changed)
+
+
+@app.command()
 def events(
     run_id: RunId,
     after: After = 0,
@@ -111,7 +142,7 @@ def events(
         if as_json:
             print_json(found)
         else:
-            print_table(("SEQ", "AT", "TYPE", "DATA"), map(event_row, found))
+            print_table(("SEQ", "AT", "TYPE", "BY", "DATA"), map(event_row, found))
 
 
 @app.command()
@@ -273,9 +304,16 @@ def _print_run(run: "RunRecord", as_json: bool) -> None:
         print_fields(msgspec.to_builtins(run))
 
 
+_RUN_COLUMNS = ("RUN", "STATUS", "USER", "AGENT", "CREATED", "DURATION", "SESSION")
+
+
 def _run_row(run: "RunRecord") -> tuple[Any, ...]:
-    status = f"{run.status}, stopping" if run.cancel_requested and not run.ended else run.status
-    return (run.run_id, status, run.created_at, run.agent_name, run.session_id)
+    from runstore.cli.output import duration_cell, status_cell, time_cell
+
+    status = status_cell(run.status, stopping=run.cancel_requested and not run.ended)
+    took = duration_cell(run.started_at, run.completed_at)
+    created = time_cell(run.created_at)
+    return (run.run_id, status, run.user_id, run.agent_name, created, took, run.session_id)
 
 
 def _utf8(given: bytes) -> str:

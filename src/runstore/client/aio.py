@@ -103,13 +103,16 @@ class AsyncClient:
         since: datetime | str | None = None,
         until: datetime | str | None = None,
         purged: bool = False,
+        user_id: str | None = None,
+        deleted: bool | None = False,
         limit: int | None = None,
     ) -> AsyncIterator[RunRecord]:
         """See `Client.list`."""
         return self._all(
             calls.runs(
                 limit, status=status, agent=agent, session_id=session_id, workspace_id=workspace_id,
-                since=since, until=until, purged=purged or None,
+                since=since, until=until, purged=purged or None, user_id=user_id,
+                deleted=None if deleted is False else "any" if deleted is None else "true",
             )
         )  # fmt: skip
 

@@ -134,13 +134,21 @@ class Client:
         since: datetime | str | None = None,
         until: datetime | str | None = None,
         purged: bool = False,
+        user_id: str | None = None,
+        deleted: bool | None = False,
         limit: int | None = None,
     ) -> Iterator[RunRecord]:
-        """The matching runs, newest first, read page by page during iteration; `purged`: only purged runs."""
+        """The matching runs, newest first, read page by page during iteration.
+
+        Args:
+            purged: only purged runs.
+            deleted: only deleted runs; None: these as well. For admins and auditors.
+        """
         return self._all(
             calls.runs(
                 limit, status=status, agent=agent, session_id=session_id, workspace_id=workspace_id,
-                since=since, until=until, purged=purged or None,
+                since=since, until=until, purged=purged or None, user_id=user_id,
+                deleted=None if deleted is False else "any" if deleted is None else "true",
             )
         )  # fmt: skip
 

@@ -66,3 +66,22 @@ def test_a_wrong_question_is_refused_with_its_reason(
     refused = audit(server, tmp_path, *arguments)
     assert (refused.returncode, refused.stdout) == (code, "")
     assert says in " ".join(refused.stderr.replace("│", " ").split())
+
+
+def test_events_are_printed_as_over_http(server: ServerProcess, closed_run: str, tmp_path: Path) -> None:
+    expected = server.http.get("/audit/events", params={"run_id": closed_run}).json()["data"]
+    asked = ("events", "--run", closed_run)
+    assert [
+        json.loads(line) for line in audit(server, tmp_path, *asked, "--json").stdout.splitlines()
+    ] == expected
+    rows = list(csv.DictReader(audit(server, tmp_path, *asked, "--csv", "-").stdout.splitlines()))
+    assert [(row["position"], json.loads(row["data"])) for row in rows] == [
+        (str(event["position"]), event["data"]) for event in expected
+    ]
+    heading, *lines = audit(
+        server, tmp_path, *asked, "--types", "lifecycle.*", "--limit", "2"
+    ).stdout.splitlines()
+    assert heading.split() == ["POSITION", "AT", "USER", "AGENT", "RUN", "SEQ", "TYPE", "BY", "DATA"]
+    assert [line.split()[6] for line in lines] == ["lifecycle.queued", "lifecycle.started"]
+    refused = audit(server, tmp_path, "events", "--types", "llm.nothing")
+    assert (refused.returncode, "unknown event type" in refused.stderr) == (1, True)

@@ -1,7 +1,9 @@
 """What admins and auditors read of other users' runs is an event, of a stream that the audit log shows."""
 
+import json
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -9,6 +11,7 @@ import pytest
 
 from runstore.core.ids import reads_id
 from runstore.store.keys import key_id_of
+from tests.command_line import call_command
 from tests.http.conftest import CONFIG
 from tests.keys import client, make_key
 from tests.server import SILENT_AGENT, ServerProcess, serving
@@ -121,6 +124,20 @@ def test_a_search_of_all_users_runs_is_recorded_with_its_filters(people: People)
         ("export", {"agent": "3", "format": "csv"}),
         ("list", {"session_id": "four"}),
     ]
+
+
+def test_the_command_line_tells_who_read_a_run(people: People, tmp_path: Path) -> None:
+    run_id = begin(people.alice)
+    assert people.auditor.get(f"/runs/{run_id}").status_code == 200
+    key = people.admin.headers["authorization"].removeprefix("Bearer ")
+    asked = ("audit", "who-read", run_id, "--url", str(people.server.http.base_url), "--api-key", key)
+    done = call_command(*asked, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    heading, row = done.stdout.splitlines()
+    assert heading.split() == ["AT", "READER", "WHAT", "KEY"]
+    assert row.split()[1:3] == ["carol", "record"]
+    read = json.loads(call_command(*asked, "--json", folder=tmp_path).stdout)
+    assert (read["by"], read["run_id"]) == ("carol", run_id)
 
 
 @pytest.mark.slow
