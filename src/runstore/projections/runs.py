@@ -219,13 +219,24 @@ def _read_listed(connection: Connection, run_ids: Sequence[str]) -> tuple[list[R
     size = 0
     for start in range(0, len(run_ids), LISTED_AT_ONCE):
         wanted = runs.c.run_id.in_(run_ids[start : start + LISTED_AT_ONCE])
-        rows = connection.execute(select(runs.c.state).where(wanted).order_by(runs.c.run_id.desc())).scalars()
-        for state in rows:
-            page.append(_decode_state(state))
+        found = connection.execute(select(runs.c.state).where(wanted).order_by(runs.c.run_id.desc()))
+        for state in found.scalars().all():
+            page.append(_completed(connection, _decode_state(state)))
             size += len(state)
             if size >= MAX_LIST_BYTES:
                 return page, page[-1].run_id != run_ids[-1]
     return page, False
+
+
+def is_outdated(run: Run) -> bool:
+    """Whether an older release wrote the run's row, which therefore lacks fields until a rebuild."""
+    return run.started_by is None and run.purged_at is None
+
+
+def _completed(connection: Connection, run: Run) -> Run:
+    if not is_outdated(run):
+        return run
+    return shortened(fold(run.run_id, read_evolving(connection, run.run_id)))
 
 
 def _first_id(at: int) -> str:

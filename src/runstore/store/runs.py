@@ -35,7 +35,7 @@ from runstore.eventlog.queries import (
 )  # fmt: skip
 from runstore.feed.joined_tail import JoinedTail, NewRuns
 from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended
-from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs
+from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs, is_outdated
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.store.starts import Starts, read_own_cursors, read_starts
 
@@ -147,7 +147,7 @@ class RunStore:
             await wait_until_ended(self._log, self._feed, run_id, timeout_s=wait_s)
         found, run = await self._database.query(_read_run, run_id, at)
         head = _existing(run_id, found, deleted=deleted)
-        if run is None or _is_old(run):  # an earlier state, or the row is missing until a rebuild
+        if run is None or is_outdated(run):  # an earlier state, or the row is missing until a rebuild
             run = await self._database.query_history(_fold_run, run_id, at)
         if run.purged_at is not None:  # purged after the head was read
             raise RunPurged(run_id)
@@ -284,11 +284,6 @@ def _existing(run_id: str, head: Head | None, *, deleted: bool = False) -> Head:
     if head.deleted and not deleted:
         raise RunDeleted(f"run {run_id} was deleted")
     return head
-
-
-def _is_old(run: Run) -> bool:
-    """Whether an older release wrote the run's row, which therefore lacks fields."""
-    return run.started_by is None and run.purged_at is None
 
 
 def _read_run(connection: Connection, run_id: str, at: int | None) -> tuple[Head | None, Run | None]:
