@@ -14,7 +14,7 @@ from runstore.core.events import (
     Usage,
 )
 from runstore.core.tool_usage import MAX_OPEN, MAX_TOOLS, RunTools, tool_usage_of
-from runstore.core.usage import MAX_MODELS, OTHERS, usage_of
+from runstore.core.usage import MAX_COUNT, MAX_MODELS, OTHERS, usage_of
 from tests.events import CANCELLED, FAILED, started
 
 
@@ -53,6 +53,14 @@ def test_a_run_is_incomplete_if_an_answer_broke_off() -> None:
         assert usage_of(recorded(started(), event)).incomplete
     assert not usage_of(recorded(started(), FAILED)).incomplete
     assert not usage_of(recorded(started(), CANCELLED)).incomplete
+
+
+def test_a_count_that_no_call_can_have_is_cut() -> None:
+    absurd = called(input_tokens=10**30, output_tokens=-5, first_token_ms=-1, duration_ms=1 << 63)
+    usage = usage_of(recorded(called(output_tokens=2), absurd))
+    assert usage.models["m"] == ModelUsage(
+        "m", calls=2, input_tokens=MAX_COUNT, output_tokens=2, first_tokens=1, duration_ms=MAX_COUNT
+    )
 
 
 def test_names_and_numbers_of_models_are_bounded() -> None:

@@ -17,7 +17,8 @@ from runstore.core.events import (
     Started,
     Usage,
 )
-from runstore.projections.prices import Price, Prices
+from runstore.core.usage import MAX_COUNT
+from runstore.projections.prices import MAX_COST, MAX_PRICE, NANO, Price, Prices
 from runstore.projections.usage import TOTALS, UsageProjection
 from tests.projections.conftest import Tables
 from tests.projections.history import BEGIN, History
@@ -97,6 +98,18 @@ def test_a_run_has_its_own_sums_and_no_price_is_marked(tables: Tables) -> None:
     assert (run.cost, run.currency, run.unpriced) == (1_250_000_000 + 10_000, "USD", 1)
     assert (run.tokens, run.calls, run.status, run.error_code) == (2_000_002, 2, "error", "timeout")
     assert (run.created_at, run.duration_ms) == (history.log[0].at, history.log[-1].at - history.log[0].at)
+
+
+def test_counts_that_no_call_can_have_stop_nothing(tables: Tables) -> None:
+    dear = Prices({"dear": [Price(input=MAX_PRICE, output=0)]})
+    history = History()
+    for run_id in ("r", "s"):
+        history.append(run_id, Queued(agent="demo", user_id="ann", input="hi"))
+        history.append(run_id, Usage(agent="demo", model="dear", input_tokens=10**30, output_tokens=-1))
+    bound = tables.fill(UsageProjection(dear), [history.log])
+    (total,) = tables.rows(bound, 0)
+    assert (total.input_tokens, total.output_tokens) == (2 * MAX_COUNT, 0)
+    assert total.cost == 2 * MAX_COST * NANO
 
 
 def test_a_run_purged_by_an_older_release_keeps_its_tokens_without_a_model(tables: Tables) -> None:

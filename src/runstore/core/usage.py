@@ -12,6 +12,7 @@ from runstore.core.events import Cancelled, Failed, ModelUsage, Started, Usage
 
 MAX_MODELS = 64  # models of one run; further ones are counted together
 MAX_MODEL = 128  # characters of a model's id
+MAX_COUNT = 1_000_000_000  # tokens or milliseconds of one call; sums of them fit into 64 bits
 OTHERS = "…"  # stands for the models or tools beyond the limit
 WORKER_LOST = "worker_lost"  # code of a run that ended because no worker was left to take it
 SUMS = (
@@ -50,6 +51,11 @@ def bounded(name: str, limit: int) -> str:
     """A name that a program chose, as every database can hold it: cut to `limit` characters."""
     name = name.replace("\0", "\ufffd")
     return name if len(name) <= limit else name[: limit - 1] + OTHERS
+
+
+def counted(number: int) -> int:
+    """A number that a program reported, as it is summed: from 0 to MAX_COUNT."""
+    return min(max(number, 0), MAX_COUNT)
 
 
 def usage_of(events: Iterable[RecordedEvent]) -> RunUsage:
@@ -101,12 +107,12 @@ def _plus(sum: ModelUsage, call: _Call) -> ModelUsage:
         model=sum.model,
         calls=sum.calls + 1,
         incomplete=sum.incomplete + call.incomplete,
-        input_tokens=sum.input_tokens + call.input_tokens,
-        output_tokens=sum.output_tokens + call.output_tokens,
-        cache_read_tokens=sum.cache_read_tokens + call.cache_read_tokens,
-        cache_write_tokens=sum.cache_write_tokens + call.cache_write_tokens,
-        reasoning_tokens=sum.reasoning_tokens + call.reasoning_tokens,
+        input_tokens=sum.input_tokens + counted(call.input_tokens),
+        output_tokens=sum.output_tokens + counted(call.output_tokens),
+        cache_read_tokens=sum.cache_read_tokens + counted(call.cache_read_tokens),
+        cache_write_tokens=sum.cache_write_tokens + counted(call.cache_write_tokens),
+        reasoning_tokens=sum.reasoning_tokens + counted(call.reasoning_tokens),
         first_tokens=sum.first_tokens + (call.first_token_ms is not None),
-        first_token_ms=sum.first_token_ms + (call.first_token_ms or 0),
-        duration_ms=sum.duration_ms + (call.duration_ms or 0),
+        first_token_ms=sum.first_token_ms + counted(call.first_token_ms or 0),
+        duration_ms=sum.duration_ms + counted(call.duration_ms or 0),
     )

@@ -11,6 +11,7 @@ from msgspec import Struct
 from runstore.core.events import ModelUsage
 
 MAX_PRICE = 1_000_000  # units of the currency, for a million tokens
+MAX_COST = 1_000_000  # units of the currency, for a run's calls of one model: sums fit into 64 bits
 NANO = 1_000_000_000  # nano units of a currency in one unit; costs are whole numbers of them
 MILLION = 1_000_000  # tokens that a price is for
 
@@ -37,7 +38,7 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True, rename={"from_date"
             raise ValueError("`currency` must be three capital letters, as 'USD'")
 
     def cost(self, used: ModelUsage) -> int:
-        """The cost of a run's calls of this model, in nano units of the currency; rounded once."""
+        """The cost of a run's calls of this model, in nano units of the currency: rounded once, up to MAX_COST."""
         uncached = max(0, used.input_tokens - used.cache_read_tokens - used.cache_write_tokens)
         cached = self.input if self.cache_read is None else self.cache_read
         written = self.input if self.cache_write is None else self.cache_write
@@ -47,7 +48,7 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True, rename={"from_date"
             + used.cache_write_tokens * _nano(written)
             + used.output_tokens * _nano(self.output)
         )
-        return (total + MILLION // 2) // MILLION
+        return min((total + MILLION // 2) // MILLION, MAX_COST * NANO)
 
     @property
     def facts(self) -> list[object]:

@@ -39,7 +39,7 @@ from runstore.core.events import (
 )
 from runstore.core.ports import EventFilter
 from runstore.core.times import day_of
-from runstore.core.usage import MAX_MODEL, SUMS, RunUsage, bounded
+from runstore.core.usage import MAX_MODEL, SUMS, RunUsage, bounded, counted
 from runstore.database.columns import Name
 from runstore.database.upserts import add_rows, delete_rows, put_rows
 from runstore.projections.prices import Prices
@@ -232,7 +232,7 @@ def _purged(event: RecordedEvent) -> _Run:
     purged = _read_purged(event.data)
     models = purged.models
     if not models and purged.usage:
-        inputs, outputs = purged.usage.get("input_tokens", 0), purged.usage.get("output_tokens", 0)
+        inputs, outputs = (counted(purged.usage.get(f"{name}_tokens", 0)) for name in ("input", "output"))
         models = [ModelUsage(calls=1, input_tokens=inputs, output_tokens=outputs)]
     return _Run(
         event.run_id, day_of(purged.created_at), purged.user_id, purged.agent, purged.created_at,
