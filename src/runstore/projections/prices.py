@@ -38,7 +38,7 @@ class Price(Struct, frozen=True, forbid_unknown_fields=True, rename={"from_date"
             raise ValueError("`currency` must be three capital letters, as 'USD'")
 
     def cost(self, used: ModelUsage) -> int:
-        """The cost of a run's calls of this model, in nano units of the currency: rounded once, up to MAX_COST."""
+        """The cost of a run's calls of this model, in nano units; rounded once, and at most MAX_COST."""
         uncached = max(0, used.input_tokens - used.cache_read_tokens - used.cache_write_tokens)
         cached = self.input if self.cache_read is None else self.cache_read
         written = self.input if self.cache_write is None else self.cache_write
