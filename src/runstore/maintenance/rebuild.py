@@ -171,7 +171,7 @@ class _Rebuild:
                 return False
             if filled is Filled.FAILED:
                 raise ProjectionFailed(patiently(self._database, partial(self._failure, filling.build)))
-            time.sleep(TURN_S)
+            time.sleep(0 if filling.alone else TURN_S)
 
     def _failure(self, build: Build) -> str:
         name = self._projection.name

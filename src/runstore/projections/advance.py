@@ -18,6 +18,7 @@ WINDOW = 50_000  # positions that one read looks through
 FIRST_EVENTS, MOST_EVENTS = 200, 20_000  # events of one batch, at first and at most
 BATCH_BYTES = 2 << 20  # bytes of their data; the event that crosses it is the last
 BATCH_S = 0.02  # seconds that a transaction aims at; on SQLite writers wait for it
+LONG_BATCH_S = 0.1  # the same while nobody writes
 LAST_EVENTS = 1_000  # events that are applied while writers, or the live build, wait
 UNSTORED = 500_000  # positions without an event for the projection, before the position is stored
 
@@ -63,6 +64,7 @@ class Advance:
         self._projection = projection.on(build.slot)
         self._owner = owner
         self._events = FIRST_EVENTS
+        self.batch_s = BATCH_S
 
     def step(self, upto: int) -> Step:
         """Apply the next batch of events up to a position that is final."""
@@ -177,8 +179,8 @@ class Advance:
         self.build = replace(self.build, position=position, owner=self._owner, beat=self.build.beat + 1)
 
     def _adapt(self, events: int, took_s: float) -> None:
-        """Let batches grow or shrink until one takes BATCH_S."""
-        if events and took_s > BATCH_S:
-            self._events = max(int(events * BATCH_S / took_s), 1)
+        """Let batches grow or shrink until one takes `batch_s`."""
+        if events and took_s > self.batch_s:
+            self._events = max(int(events * self.batch_s / took_s), 1)
         elif events >= self._events:
             self._events = min(2 * self._events, MOST_EVENTS)

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from runstore.database.opening import Database
 from runstore.eventlog.queries import last_position
-from runstore.projections.advance import Advance, Poison, Step
+from runstore.projections.advance import BATCH_S, LONG_BATCH_S, Advance, Poison, Step
 from runstore.projections.builds import Build, clear, live_build, lock_builds, read_builds, swap
 from runstore.projections.comparison import Comparison, TableDifference
 from runstore.projections.projection import Projection, Slot
@@ -39,12 +39,14 @@ class Filling:
         self, database: Database, projection: Projection, build: Build, owner: str, *, replace: bool = True
     ) -> None:
         self.goal = 0  # the position to reach, as of the last step
+        self.alone = False  # nothing was appended between the last two steps
         self._database = database
         self._projection = projection
         self._replace = replace
         self._advance = Advance(database, projection, build, owner)
         self._comparison: Comparison | None = None
         self._compared = False
+        self._last = -1
 
     @property
     def position(self) -> int:
@@ -78,6 +80,8 @@ class Filling:
         with self._database.connect() as connection:
             builds = {build.slot: build for build in read_builds(connection, self._projection.name)}
             last = last_position(connection)
+        self.alone, self._last = last == self._last, last
+        self._advance.batch_s = LONG_BATCH_S if self.alone else BATCH_S
         if not self._compared and (live := self._comparable(builds)) is not None:
             return live.position
         mark = self._database.dialect.high_water_mark(self.position)
