@@ -23,7 +23,7 @@ from runstore.database.dialects.base import (
     user_slots,
     wrong_url,
 )
-from runstore.database.dialects.servers import HighWaterMark, Server, ServerErrors, cause_of
+from runstore.database.dialects.servers import HighWaterMark, ServerDialect, ServerErrors, cause_of
 from runstore.database.tables import barrier, user_locks
 
 LEAST_MARIADB, LEAST_MYSQL = (10, 6), (8, 0)
@@ -59,7 +59,7 @@ MORE_FAULTS = frozenset(
 NO_FAULTS = frozenset({ER.NO_SUCH_TABLE})
 
 
-class MysqlDialect(Server):
+class MysqlDialect(ServerDialect):
     """A server with concurrent writers; the barrier and the users' locks are rows."""
 
     def __init__(self, url: URL, *, hurried: bool = True) -> None:

@@ -34,7 +34,7 @@ from runstore.database.dialects.postgresql_arrays import (
     pack_bytes,
     pack_numbers,
 )
-from runstore.database.dialects.servers import HighWaterMark, Server, ServerErrors
+from runstore.database.dialects.servers import HighWaterMark, ServerDialect, ServerErrors
 from runstore.database.tables import barrier
 
 LEAST_VERSION = (14,)
@@ -80,7 +80,7 @@ class _Connection(psycopg.Connection[Any]):
             raise
 
 
-class PostgresDialect(Server):
+class PostgresDialect(ServerDialect):
     """A server with concurrent writers, which wait only for each other's seqs and users."""
 
     def __init__(self, url: URL, *, hurried: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Shared by database servers, but not by SQLite."""
+"""The parts that the dialects of servers share, and SQLite does not need."""
 
 import time
 from collections.abc import Callable
@@ -66,8 +66,8 @@ class HighWaterMark:
             self._backoff.reset()
 
 
-class Server:
-    """The place of a server's log."""
+class ServerDialect:
+    """The methods that the dialects of all servers share."""
 
     def __init__(self, url: URL) -> None:
         self.url = url

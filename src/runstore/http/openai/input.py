@@ -43,13 +43,13 @@ def chat_input(body: ChatBody) -> str | list[Message]:
             raise wrong("prompt", "there is nothing to answer")
         return body.prompt
     messages = body.messages or []
-    conversation = Conversation()
+    history = ChatHistory()
     for number, message in enumerate(messages):
         if message is not None:
-            conversation.add(message, number)
-    if conversation.last_role not in ("user", "tool", "function"):
+            history.add(message, number)
+    if history.last_role not in ("user", "tool", "function"):
         raise _nothing_to_answer(messages)
-    return conversation.input()
+    return history.input()
 
 
 class _Call(NamedTuple):
@@ -60,7 +60,7 @@ class _Call(NamedTuple):
     name: str
 
 
-class Conversation:
+class ChatHistory:
     """Collects a history message by message; the roles of the result alternate."""
 
     def __init__(self) -> None:
