@@ -166,6 +166,12 @@ class TraceFold:
                     )  # of a program's own run
                 self._of_agent(event, seq, at)
 
+    def add_ending(self, recorded: RecordedEvent) -> None:
+        """Show the run's terminal event, which comes after the events that a trace holds."""
+        event = decode(recorded.type, recorded.version, readable(recorded.data, RUN_DEPTH + MAX_DEPTH))
+        if isinstance(event, Ending):
+            self._show(event, recorded.at)
+
     def _begin(self, event: Started, at: int) -> None:
         self._close(at)
         if event.discard_after_seq is not None:
@@ -182,6 +188,9 @@ class TraceFold:
 
     def _end(self, event: Ending, at: int) -> None:
         self._close(at)
+        self._show(event, at)
+
+    def _show(self, event: Ending, at: int) -> None:
         self.trace.status, self.trace.ended_at = event.status, timestamp(at)
         match event:
             case Completed():

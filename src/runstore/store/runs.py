@@ -230,6 +230,9 @@ class RunStore:
             for event in page:
                 folding.add(event)
             after = page[-1].seq
+        if not folding.trace.complete:
+            for event in await self._database.query(read_ends, run_id):
+                folding.add_ending(event)
         return folding.trace
 
     def tail(self, run_id: str, *, after: int, only: EventFilter | None = None) -> Tail:
