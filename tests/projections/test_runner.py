@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-from sqlalchemy import Connection, make_url
+from sqlalchemy import Connection, inspect, make_url
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import ConfigError
@@ -14,7 +14,7 @@ from runstore.database.dialects import open_dialect
 from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.maintenance.rebuild import rebuild, verify
-from runstore.projections import advance
+from runstore.projections import advance, runner
 from runstore.projections.advance import Advance, Step
 from runstore.projections.builds import Build, live_tables, pause, read_builds, resume, skip
 from runstore.projections.projection import Projection
@@ -224,6 +224,23 @@ async def test_a_new_version_is_built_beside_the_old_one(log: SqlEventLog, datab
     assert live(database, "totals") == new
     with pytest.raises(ConfigError, match="the database has version 2, this code version 1"):
         rebuild(database, Totals())
+
+
+async def test_replaced_tables_are_dropped_as_no_purge_reaches_them(
+    log: SqlEventLog, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(log)
+    run_once(database, Totals())
+    rebuild(database, Totals())
+    run_once(database, Totals())
+    assert [build.state for build in builds(database, "totals")] == ["retired", "running"]
+    monkeypatch.setattr(runner, "RETIRED_S", 0.0)
+    run_once(database, Totals())
+    assert [(build.slot, build.live) for build in builds(database, "totals")] == [("b", True)]
+    with database.connect() as connection:
+        assert [name for name in inspect(connection).get_table_names() if "totals" in name] == ["totals_b"]
+    assert rebuild(database, Totals()).equal
+    assert found(database, Totals()) == await counted(log)
 
 
 async def test_a_rebuild_repairs_what_it_reports(log: SqlEventLog, database: Database) -> None:

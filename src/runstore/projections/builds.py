@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import Connection, MetaData, Table, delete, exc, insert, select, update
 from sqlalchemy.schema import DropTable
 
@@ -167,10 +168,27 @@ def prepare(
 
 def clear(database: Database, projection: Projection, build: Build) -> None:
     """Remove a build that its owner does not need any more, and its tables."""
+    bound = projection.on(build.slot)
     with database.changing() as connection:
         if _owned(connection, build.name, build.slot, build.owner):
-            projection.on(build.slot).drop(connection)
+            bound.drop(connection)
+            for table in {*build.tables}.difference(table.name for table in bound.tables):
+                _drop_table(connection, table)
             connection.execute(delete(projections).where(*_is(build.name, build.slot)))
+
+
+def clear_retired(database: Database, projection: Projection, build: Build, owner: str) -> None:
+    """Remove a build that was replaced, and its tables, unless its slot is in use again.
+
+    First take it, as MySQL commits, and so lets go of the row, when it drops a table.
+    """
+    taken = replace(build, version=UNPREPARED, owner=owner, beat=build.beat + 1)
+    with database.changing() as connection:
+        if lock_build(connection, build.name, build.slot) != build:
+            return
+        values = {"version": taken.version, "owner": owner, "beat": taken.beat, "updated_at": now_ms()}
+        connection.execute(update(projections).where(*_is(build.name, build.slot)).values(values))
+    clear(database, projection, taken)
 
 
 def advance_row(connection: Connection, build: Build, position: int, owner: str) -> None:

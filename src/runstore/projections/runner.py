@@ -23,6 +23,7 @@ from runstore.projections.advance import Advance, Step
 from runstore.projections.builds import (
     UNPREPARED,
     Build,
+    clear_retired,
     fail,
     fault_of,
     live_build,
@@ -43,6 +44,7 @@ WORK_SHARE = 0.05  # of the time that this work may take: on SQLite writers wait
 TURN_S = 0.006  # seconds between two transactions: a waiting writer looks every 5 ms for its turn
 STORE_S = 1.0  # seconds between two stores of a position that only other events have moved
 FIRST_WAIT_S, LAST_WAIT_S = 0.1, 5.0  # seconds before another try while the database fails
+RETIRED_S = 60.0  # seconds before replaced tables are dropped, for those who found them before
 STOP_S = 2.0  # seconds for the transaction in progress when the runner stops
 
 log = structlog.get_logger(__name__)
@@ -180,6 +182,8 @@ class _Kept:
         self._backoff = Backoff(FIRST_WAIT_S, LAST_WAIT_S)
         self._not_before = 0.0
         self._stored_at = 0.0
+        self._retired: Build | None = None
+        self._retired_at = 0.0  # when that build was first seen
         self._said = ""  # the last logged state
 
     @property
@@ -221,6 +225,8 @@ class _Kept:
                     moved |= self._fill(build)
                 elif build.live and not build.inline:
                     moved |= self._step(build, mark)
+            elif build.state == "retired" and silences.may_take(build, self.owner):
+                self._clear_retired(build)
         return moved
 
     def _slot_to_begin(self, live: Build | None, builds: Mapping[Slot, Build]) -> Slot | None:
@@ -272,6 +278,13 @@ class _Kept:
             self._advance = None
             log.info("projection_rebuilt", projection=self.name, version=build.version)
         return filled is not Filled.FAILED
+
+    def _clear_retired(self, build: Build) -> None:
+        """Drop replaced tables after a while: a purge or a redaction does not reach them."""
+        if build != self._retired:
+            self._retired, self._retired_at = build, time.monotonic()
+        if time.monotonic() - self._retired_at >= RETIRED_S:
+            clear_retired(self._database, self._projection, build, self.owner)
 
     def _fails(self, error: Exception) -> None:
         self._not_before = time.monotonic() + self._backoff.next_s()
