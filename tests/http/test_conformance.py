@@ -93,6 +93,7 @@ UNSAID_CODES = {"invalid_cursor", "invalid_hierarchy", "invalid_query"}
 UNSAID_WORDS = (
     "got `float`",  # 1.0 instead of 1
     "types cannot be given with format=openai",
+    "deleted cannot be given with purged=true",
     "the character NUL",  # in JSON of any form
     "messages[",  # of whom the last message of a chat is, what a message of which role holds
 )
