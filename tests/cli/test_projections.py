@@ -3,6 +3,9 @@
 import asyncio
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -15,6 +18,7 @@ from runstore.library import open_projections
 from tests.command_line import call_command
 from tests.database import make_database, open_sqlite_log
 from tests.events import close_run, start_run
+from tests.process import DEADLINE_S, environment, until
 from tests.projections.installed import install
 
 Command = Callable[..., "CompletedProcess[str]"]
@@ -215,3 +219,22 @@ def test_one_without_its_package_can_only_be_dropped(
     refused(command("rebuild", "totals"), "no projection 'totals'")
     assert command("drop", "totals").returncode == 0
     assert "totals" not in listed(command)
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_keeps_projections_up_to_date_until_it_is_stopped(
+    url: str, tmp_path: Path
+) -> None:
+    write(url)
+    arguments = [sys.executable, "-m", "runstore", "projections", "run", "--database-url", url]
+    with subprocess.Popen(arguments, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE) as process:
+        with open_projections(url) as opened:
+            until(
+                lambda: all(each.lag_events == 0 and each.live_version for each in opened.status()), "it runs"
+            )
+            write(url)
+            until(lambda: all(each.lag_events == 0 for each in opened.status()), "it goes on")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == 0
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
