@@ -13,6 +13,8 @@ from sqlalchemy import Connection, make_url, select
 
 import runstore.maintenance.rebuild as rebuilding
 import runstore.projections.advance as advance
+import runstore.projections.comparison as comparison
+import runstore.projections.filling as filling
 from runstore.core.codec import RecordedEvent
 from runstore.core.events import Deleted, Usage
 from runstore.core.ports import Committed
@@ -71,6 +73,7 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> None:
 def in_batches_of(events: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for bound in ("FIRST_EVENTS", "MOST_EVENTS", "LAST_EVENTS"):
         monkeypatch.setattr(advance, bound, events)
+    monkeypatch.setattr(filling, "LAST_EVENTS", events)
 
 
 def rows(dialect: Dialect) -> list[tuple[object, ...]]:
@@ -238,7 +241,7 @@ async def test_writers_that_write_at_every_turn_do_not_keep_a_rebuild_from_its_e
         assert turns < 20, "there is no end to it"
         asyncio.run_coroutine_threadsafe(start_run(log), loop).result(DEADLINE_S)
 
-    monkeypatch.setattr(rebuilding, "time", SimpleNamespace(sleep=let_writers_in))
+    monkeypatch.setattr(rebuilding, "time", SimpleNamespace(sleep=let_writers_in, monotonic=time.monotonic))
     await asyncio.to_thread(rebuild_runs, dialect)
     assert turns > 0
     assert (await asyncio.to_thread(verify_runs, dialect)).equal
@@ -337,6 +340,23 @@ async def test_a_rebuild_repairs_what_it_reports(log: SqlEventLog, dialect: Dial
         f"UPDATE runs SET agent_name = 'other' WHERE run_id = '{written[2]}'",
     )
     assert rebuild_runs(dialect) == TableDifference(missing=2, wrong=1, extra=1, rows=10)
+    assert rows(dialect) == before
+
+
+@pytest.mark.parametrize("rows_of_a_range", [1, 2, 3, 10])
+async def test_ranges_of_any_size_are_compared_and_corrected(
+    log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch, rows_of_a_range: int
+) -> None:
+    monkeypatch.setattr(comparison, "RANGE_ROWS", rows_of_a_range)
+    written = sorted(await write_runs(log))
+    before = rows(dialect)
+    execute(
+        dialect,
+        f"DELETE FROM runs WHERE run_id IN ('{written[0]}', '{written[9]}')",
+        f"UPDATE runs SET agent_name = 'other' WHERE run_id IN ('{written[3]}', '{written[4]}')",
+        f"UPDATE runs SET run_id = 'zzz' WHERE run_id = '{written[5]}'",
+    )
+    assert rebuild_runs(dialect) == TableDifference(missing=3, wrong=2, extra=1, rows=10)
     assert rows(dialect) == before
 
 

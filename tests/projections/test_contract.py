@@ -8,6 +8,7 @@ import pytest
 
 from runstore.core.events import Custom
 from runstore.core.ports import EventFilter
+from runstore.projections import comparison
 from runstore.projections.projection import Projection
 from runstore.projections.registry import shipped
 from runstore.testing import ProjectionContract
@@ -18,6 +19,10 @@ ON_EACH = [pytest.param(kind, marks=() if kind == "sqlite" else pytest.mark.slow
 
 
 class OnEachDatabase(ProjectionContract):
+    @pytest.fixture(autouse=True)
+    def _small_ranges(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(comparison, "RANGE_ROWS", 3)
+
     @pytest.fixture(params=ON_EACH)
     def database_url(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:  # type: ignore[override]
         with kept_database(request.param, tmp_path) as url:

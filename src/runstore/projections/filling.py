@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from runstore.database.opening import Database
 from runstore.eventlog.queries import last_position
-from runstore.projections.advance import BATCH_S, LONG_BATCH_S, Advance, Poison, Step
+from runstore.projections.advance import BATCH_S, LAST_EVENTS, LONG_BATCH_S, Advance, Poison, Step
 from runstore.projections.builds import Build, clear, live_build, lock_builds, read_builds, swap
 from runstore.projections.comparison import Comparison, TableDifference
 from runstore.projections.projection import Projection, Slot
@@ -46,6 +46,7 @@ class Filling:
         self._advance = Advance(database, projection, build, owner)
         self._comparison: Comparison | None = None
         self._compared = False
+        self._refused = False  # an event of the last ones was refused, and has to be isolated
         self._last = -1
 
     @property
@@ -69,6 +70,9 @@ class Filling:
     def step(self) -> Filled:
         """Make one transaction. Raises the database's errors; a later call then continues."""
         self.goal = max(self._find_goal(), self.position)
+        # Writers, or the live build, move on between two steps. So the last events are left to the end.
+        if self.goal - self.position <= LAST_EVENTS and not self._refused:
+            return self._finish()
         step = self._advance.step(self.goal)
         if step is Step.AT_END:
             return self._finish()
@@ -110,7 +114,8 @@ class Filling:
                     if self._replace and not self._projection.in_schema:
                         swap(connection, builds, self.build.slot)
         except Poison:
-            return Filled.GOING_ON  # the next step finds it again, and isolates it
+            self._refused = True
+            return Filled.GOING_ON
         self._advance.caught_up(reached)
         if self._comparison is not None:
             self._comparison.settle()
