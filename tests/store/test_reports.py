@@ -20,6 +20,7 @@ from runstore.projections.registry import shipped
 from runstore.projections.runner import ProjectionRunner
 from runstore.projections.runs import RunList
 from runstore.projections.text import text_of
+from runstore.store import reports
 from runstore.store.reports import (
     ReportedRun,
     RunsQuery,
@@ -160,6 +161,18 @@ def test_runs_and_events_are_found_by_their_text(connection: Connection) -> None
             assert [hit.position for hit in hits] == sorted((e.position for e in expected), reverse=True)
             assert {run.run_id for run in all_runs(connection, text=word)} == {e.run_id for e in expected}
         assert all(set(words_of(word)) <= set(words_of(hit.snippet)) for hit in hits)
+
+
+def test_a_page_of_hits_is_bounded_in_bytes(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = search(connection, SearchQuery(text="moon", limit=1_000)).hits
+    monkeypatch.setattr(reports, "MAX_READ", 300)
+    first = search(connection, SearchQuery(text="moon", limit=1_000))
+    assert 0 < len(first.hits) < len(everything)
+    hits, before = first.hits, first.next
+    while before is not None:
+        page = search(connection, SearchQuery(text="moon", limit=1_000, before=before))
+        hits, before = hits + page.hits, page.next
+    assert hits == everything
 
 
 def test_a_search_leaves_out_other_users_and_deleted_runs(connection: Connection) -> None:

@@ -4,6 +4,7 @@ An answer is as fresh as its projection: events of the last moments may be missi
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 from msgspec import Struct
@@ -36,6 +37,7 @@ from runstore.projections.usage import UsageProjection
 
 MAX_SCANNED = 10_000  # matches of a search that are examined for one page
 MAX_ROWS = 10_000  # rows of a report
+MAX_READ = 1 << 20  # bytes of the events of one page of hits; the event that crosses it is the last
 SNIPPET = 160  # characters of text around a match
 SORTS = {"created": None, "cost": "cost", "tokens": "tokens", "duration": "duration_ms"}
 GROUPS = ("day", "user", "agent", "model")
@@ -357,7 +359,10 @@ def list_sessions(connection: Connection, user_id: str, after: str | None, limit
 
 
 def search(connection: Connection, query: SearchQuery) -> Found:
-    """The matching events, newest first; at most MAX_SCANNED matches are examined for the other filters."""
+    """The matching events, newest first.
+
+    At most MAX_SCANNED matches are examined for the other filters, and about MAX_READ bytes of data are read.
+    """
     table = _tables(connection, TextProjection())["text"]
     asked = TextQuery.parse(query.text)
     matching = select(table).where(
@@ -372,23 +377,33 @@ def search(connection: Connection, query: SearchQuery) -> Found:
     s = scanned.c
     of_runs = scanned.join(runs, runs.c.run_id == s.run_id)
     rows = connection.execute(
-        select(*s, runs.c.user_id, runs.c.deleted, events.c.at, events.c.type, events.c.data)
+        select(*s, runs.c.user_id, runs.c.deleted, events.c.at, func.length(events.c.data).label("size"))
         .select_from(of_runs.join(events, events.c.position == s.position))
         .where(*wanted)
         .order_by(s.position.desc())
         .limit(query.limit + 1)
     ).all()  # fmt: skip
+    sizes = accumulate(row.size for row in rows[: query.limit])
+    page = [row for row, upto in zip(rows, sizes, strict=False) if upto - row.size < MAX_READ]
+    said = _read_texts(connection, [row.position for row in page])
     hits = [
         Hit(
             row.position, row.run_id, row.seq, row.kind, row.agent, row.user_id, row.at, bool(row.deleted),
-            snippet(text_of(row.type, row.data), asked),
+            snippet(said[row.position], asked),
         )
-        for row in rows[: query.limit]
+        for row in page
+        if row.position in said  # not purged in between
     ]  # fmt: skip
-    if len(rows) > query.limit:
-        return Found(hits, hits[-1].position)
+    if len(rows) > len(page):
+        return Found(hits, page[-1].position)
     count, last = connection.execute(select(func.count(), func.min(s.position))).one()
     return Found(hits, last if count == MAX_SCANNED else None)
+
+
+def _read_texts(connection: Connection, positions: Sequence[int]) -> dict[int, str]:
+    e = events.c
+    rows = connection.execute(select(e.position, e.type, e.data).where(e.position.in_(positions)))
+    return {position: text_of(type, data) for position, type, data in rows}
 
 
 def snippet(text: str, asked: TextQuery) -> str:
