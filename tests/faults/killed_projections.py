@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from runstore import open_projections
 from runstore.core.codec import RecordedEvent
-from runstore.projections import advance
+from runstore.projections import advance, filling
 from tests.projections.examples import Totals
 
 
@@ -22,7 +22,7 @@ class Slow(Totals):
 
 
 def main(url: str, command: str) -> None:
-    advance.FIRST_EVENTS = advance.MOST_EVENTS = 5
+    advance.FIRST_EVENTS = advance.MOST_EVENTS = advance.LAST_EVENTS = filling.LAST_EVENTS = 5
     with open_projections(url, projections=[Slow()]) as projections:
         if command == "rebuild":
             projections.rebuild("totals")
