@@ -237,7 +237,7 @@ def test_a_command_refuses_a_database_of_an_older_release_and_leaves_it_alone(
 def test_serve_creates_a_missing_database(tmp_path: Path) -> None:
     with closing(ServerProcess(tmp_path, database_url="sqlite:///new.db")) as server:
         server.start()
-        assert server.stop_run(server.begin("demo"))["status"] == "stopped"
+        assert server.stop_run(server.begin("demo", "Count from 1 to 10000"))["status"] == "stopped"
     assert (tmp_path / "new.db").exists()
 
 
