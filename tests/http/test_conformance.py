@@ -64,6 +64,7 @@ CHOICES: dict[str, Any] = {
         "body.hierarchy_id": {"dictionary": "hierarchies", "probability": 0.9},
     },
     "checks": {
+        "use_after_free": {"enabled": False},  # an admin reads deleted runs; their owners get 410
         "negative_data_rejection": {"expected-statuses": ["4xx"]},
         # Rules that no schema can express: a cursor ahead of the run, 1.0 for 1, another user's workspace, …
         "positive_data_acceptance": {"expected-statuses": ["2xx", "304", "400", "403", "404", "409", "410"]},
@@ -161,7 +162,8 @@ def schema(*, needs_login: bool) -> OpenApiSchema:
                     parameter["example"] = examples[parameter["name"]]
                     if (method, path) == ("post", "/runs/{run_id}/events"):
                         parameter["example"] = OPEN
-    return schemathesis.openapi.from_dict(said, config=schemathesis.Config.from_dict(CHOICES))
+    whole = schemathesis.openapi.from_dict(said, config=schemathesis.Config.from_dict(CHOICES))
+    return whole.exclude(operation_id="follow_audit_events")  # a good answer has no end
 
 
 @pytest.fixture(scope="module")

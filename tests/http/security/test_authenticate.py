@@ -106,6 +106,7 @@ READING = {
     ("GET", "/runs/{run_id}"): None,
     ("GET", "/runs/{run_id}/events"): None,
     ("GET", "/runs/{run_id}/stream"): None,
+    ("GET", "/runs/{run_id}/trace"): None,
     ("POST", "/runs/{run_id}/ticket"): None,
     ("POST", f"{EXECUTOR}/runs/stream"): {},
     ("POST", f"{EXECUTOR}/runs/get"): {},

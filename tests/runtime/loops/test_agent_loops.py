@@ -4,7 +4,7 @@ import asyncio
 import concurrent.futures
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import structlog
@@ -93,3 +93,24 @@ def test_a_loop_may_be_stopped_twice() -> None:
     assert loop.join(5)
     loop.stop()
     assert loop.join(5)
+
+
+def test_a_loop_ends_though_it_still_closes_a_generator() -> None:
+    loop, closing, tasks = AgentLoop("runstore-agents", ToolThreads(10, "tool")), threading.Event(), []
+
+    async def speaks() -> AsyncIterator[str]:
+        try:
+            yield "so far"
+        finally:
+            closing.set()
+            await asyncio.Event().wait()
+
+    async def leaves() -> None:
+        said = speaks()
+        await anext(said)
+        tasks.append(asyncio.create_task(said.aclose()))  # as asyncio does with a generator that nobody has
+
+    loop.submit(leaves())
+    assert closing.wait(5)
+    loop.stop()
+    assert loop.join(5)  # an error of its thread would fail the test

@@ -149,10 +149,10 @@ class AgentLoop:
 
 def _throw_away(task: asyncio.Task[Any]) -> None:
     task._log_destroy_pending = False  # type: ignore[attr-defined]  # the log has it already
-    coroutine: Any = task.get_coro()
+    coroutine: Any = task.get_coro()  # or a step of an async generator, which has no state to look at
     with contextlib.suppress(BaseException):  # a late error of the agent is of no use
         coroutine.close()
-    if inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
+    if inspect.iscoroutine(coroutine) and inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED:
         _unending.append(task)
 
 
