@@ -97,7 +97,10 @@ def broken() -> Agent:
 
 
 def misspelled() -> Agent:
-    return agent(client(), MCPClient(lambda: stdio_client(StdioServerParameters(command="false"))))
+    return agent(
+        client(),
+        MCPClient(lambda: stdio_client(StdioServerParameters(command=sys.executable, args=["-c", "pass"]))),
+    )
 
 
 def waiting() -> Agent:

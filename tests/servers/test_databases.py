@@ -52,10 +52,11 @@ def test_events_of_one_database_are_in_no_other(kind: str, tmp_path: Path) -> No
     with empty_database(kind, tmp_path) as one, empty_database(kind, tmp_path / "other") as other:
         assert one != other
         with connect(one).begin() as connection:
-            connection.execute(text("INSERT INTO checkpoints VALUES ('mine', 1)"))
+            connection.execute(text("INSERT INTO server_secrets VALUES ('mine', '1')"))
         with connect(other).connect() as connection:
             assert (
-                connection.execute(text("SELECT count(*) FROM checkpoints WHERE name = 'mine'")).scalar() == 0
+                connection.execute(text("SELECT count(*) FROM server_secrets WHERE name = 'mine'")).scalar()
+                == 0
             )
 
 
@@ -93,7 +94,7 @@ async def test_a_kept_database_is_as_new_whenever_it_is_lent(kind: str, tmp_path
 def test_a_database_is_dropped_although_a_transaction_is_open_in_it(kind: str, tmp_path: Path) -> None:
     with empty_database(kind, tmp_path) as url:
         connection = connect(url).connect()
-        connection.execute(text("INSERT INTO checkpoints VALUES ('mine', 1)"))
+        connection.execute(text("INSERT INTO server_secrets VALUES ('mine', '1')"))
     connection.invalidate()
     assert make_url(url).database not in names_on(kind)
 

@@ -208,12 +208,13 @@ def _endpoint(
 ) -> Callable[[Request], Awaitable[Response]]:
     query = operation.query
     repeated = [each.name for each in operation.parameters if each.repeated]
+    texts = {each.name: each.schema for each in operation.parameters if "maxLength" in each.schema}
 
     async def answer(request: Request) -> Response:
         if operation.changes:
             check_changes(login_of(request).user)
         if operation.strict:
-            check_parameters(request, query, repeated)
+            check_parameters(request, query, repeated, texts)
         return await operation.handler(handlers, Call(request, operation.body, bodies))
 
     return answer

@@ -1,7 +1,7 @@
 """Checks the query and the headers of requests. A fault is named in an answer with status 4xx."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -54,8 +54,14 @@ def whole(low: int, high: int, default: int | None = None) -> Schema:
     return bounds if default is None else {**bounds, "default": default}
 
 
-def check_parameters(request: Request, known: Sequence[str], repeated: Sequence[str] = ()) -> None:
-    """Refuse unknown query parameters, those given twice unless they are `repeated`, and invalid text."""
+def check_parameters(
+    request: Request, known: Sequence[str], repeated: Sequence[str], texts: Mapping[str, Schema]
+) -> None:
+    """Refuse unknown query parameters, those given twice unless they are `repeated`, and invalid text.
+
+    Args:
+        texts: the schemas of the parameters whose length is limited.
+    """
     if b"%" in (query := request.scope["query_string"]):
         try:
             text = unquote_to_bytes(query).decode()
@@ -70,6 +76,11 @@ def check_parameters(request: Request, known: Sequence[str], repeated: Sequence[
             raise BadRequest(
                 f"unknown query parameter {name[:50]!r}; known: {names}", code="unknown_parameter"
             )
+        if name in texts:
+            least, most = texts[name].get("minLength", 0), texts[name]["maxLength"]
+            if not least <= len(request.query_params[name]) <= most:
+                message = f"{name} must have {least} to {most} characters"
+                raise BadRequest(message, code="invalid_parameter")
         if name not in repeated and len(request.query_params.getlist(name)) > 1:
             raise BadRequest(f"query parameter {name!r} is given more than once", code="invalid_parameter")
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from runstore.core import errors
+from runstore.core.names import MAX_NAME
 from runstore.core.records import EventRecord
 from runstore.http.errors import Forbidden, Unauthorized
 from runstore.http.operations import Answer, Problem
@@ -14,6 +15,7 @@ from runstore.http.streaming.sse import MEDIA_TYPE as SSE
 JSON = "application/json"
 ANY_TYPE = "*/*"
 TEXT: Schema = {"type": "string"}
+NAME: Schema = {"type": "string", "maxLength": MAX_NAME}
 UUID: Schema = {"type": "string", "format": "uuid"}
 
 # ---- errors ----

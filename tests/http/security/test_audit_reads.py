@@ -126,6 +126,32 @@ def test_a_search_of_all_users_runs_is_recorded_with_its_filters(people: People)
     ]
 
 
+@pytest.mark.parametrize("path", ["/audit/events", "/audit/events?format=ndjson", "/audit/search?text=hi"])
+def test_a_search_in_one_run_is_a_read_of_that_run(people: People, path: str) -> None:
+    run_id = begin(people.alice)
+    assert people.auditor.get(path, params={"run_id": run_id, **httpx.URL(path).params}).status_code == 200
+    assert [read["data"]["by"] for read in reads(people, run_id)] == ["carol"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/audit/search?text=!",
+        "/audit/runs?sort=nope",
+        "/audit/usage?group=nope",
+        f"/audit/runs?agent={'a' * 256}",
+    ],
+)
+def test_a_search_that_is_refused_is_not_recorded(people: People, path: str) -> None:
+    def searches() -> list[Any]:
+        parameters = {"types": "audit.*", "contains": "carol", "limit": 1_000}
+        return list(people.admin.get("/audit/events", params=parameters).json()["data"])
+
+    before = searches()
+    assert people.auditor.get(path).status_code == 400
+    assert searches() == before
+
+
 def test_the_command_line_tells_who_read_a_run(people: People, tmp_path: Path) -> None:
     run_id = begin(people.alice)
     assert people.auditor.get(f"/runs/{run_id}").status_code == 200

@@ -17,7 +17,7 @@ from runstore.http.json import Count, Position, RunId, Seq, Time, json_response
 from runstore.http.native.runs import LIMIT, MOMENT
 from runstore.http.operations import Call, operation
 from runstore.http.requests import Parameter, Schema, read_choice, read_number, read_time, whole
-from runstore.http.schemas import TEXT, UUID, json
+from runstore.http.schemas import NAME, TEXT, UUID, json
 from runstore.http.security.access import Access
 from runstore.projections.prices import NANO
 from runstore.projections.text import ANSWER, INPUT, MAX_QUERY, TOOL
@@ -38,8 +38,8 @@ MOST = 1 << 53  # the greatest whole number that all JSON readers know
 WORDS: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_QUERY}
 DAY: Schema = {"type": "string", "format": "date"}
 
-USER_ID = Parameter("user_id", TEXT, "of this user")
-AGENT = Parameter("agent", TEXT, "of this agent")
+USER_ID = Parameter("user_id", NAME, "of this user")
+AGENT = Parameter("agent", NAME, "of this agent")
 NEXT = Parameter("after", TEXT, "the `next` of the page before, with the same other parameters")
 STATUS = Parameter("status", {"enum": list(STATUSES)}, "in this state")
 SORT = Parameter(
@@ -212,11 +212,11 @@ class ReportRoutes:
         parameters=(
             USER_ID,
             AGENT,
-            Parameter("session_id", TEXT, "of this session"),
-            Parameter("workspace_id", TEXT, "of this workspace"),
+            Parameter("session_id", NAME, "of this session"),
+            Parameter("workspace_id", NAME, "of this workspace"),
             STATUS,
-            Parameter("error_code", TEXT, "failed with this code"),
-            Parameter("stopped_by", TEXT, "this user asked for the stop"),
+            Parameter("error_code", NAME, "failed with this code"),
+            Parameter("stopped_by", NAME, "this user asked for the stop"),
             Parameter("since", MOMENT, "queued at this time or later"),
             Parameter("until", MOMENT, "queued at this time or earlier"),
             MIN_DURATION,
@@ -234,8 +234,8 @@ class ReportRoutes:
     )  # fmt: skip
     async def list_audit_runs(self, call: Call[None]) -> Response:
         """All users' runs, with what they used and cost."""
-        await self._access.may_search(call.login, "report", call.request.query_params)
-        report = await self._reports.runs(_runs_query(call.request))
+        async with self._access.searching(call.login, "report", call.request.query_params):
+            report = await self._reports.runs(_runs_query(call.request))
         totals = AuditRunTotals(
             report.totals.runs, report.totals.calls, report.totals.tokens, report.totals.duration_ms,
             _amount(report.totals.cost),
@@ -245,24 +245,24 @@ class ReportRoutes:
     @operation(
         "GET",
         "/audit/usage",
-        parameters=(GROUP, USER_ID, AGENT, Parameter("model", TEXT, "of this model"), SINCE_DAY, UNTIL_DAY),
+        parameters=(GROUP, USER_ID, AGENT, Parameter("model", NAME, "of this model"), SINCE_DAY, UNTIL_DAY),
         answers={200: json("all rows, in the order of their columns", UsageList)},
         problems=(errors.InvalidQuery, errors.ProjectionNotBuilt, errors.Busy, Forbidden),
     )
     async def report_audit_usage(self, call: Call[None]) -> Response:
         """Tokens, times and cost of all users' runs, in sum."""
-        await self._access.may_search(call.login, "report", call.request.query_params)
         request, given = call.request, call.request.query_params
-        rows = await self._reports.usage(
-            UsageQuery(
-                group=tuple(given.get("group", "day").split(",")),
-                user_id=given.get("user_id"),
-                agent=given.get("agent"),
-                model=given.get("model"),
-                since=_day(request, "since"),
-                until=_day(request, "until"),
+        async with self._access.searching(call.login, "report", given):
+            rows = await self._reports.usage(
+                UsageQuery(
+                    group=tuple(given.get("group", "day").split(",")),
+                    user_id=given.get("user_id"),
+                    agent=given.get("agent"),
+                    model=given.get("model"),
+                    since=_day(request, "since"),
+                    until=_day(request, "until"),
+                )
             )
-        )
         return json_response(
             UsageList(
                 [
@@ -281,22 +281,22 @@ class ReportRoutes:
     @operation(
         "GET",
         "/audit/tools",
-        parameters=(AGENT, Parameter("tool", TEXT, "of this tool"), SINCE_DAY, UNTIL_DAY),
+        parameters=(AGENT, Parameter("tool", NAME, "of this tool"), SINCE_DAY, UNTIL_DAY),
         answers={200: json("all rows", ToolList)},
         problems=(errors.ProjectionNotBuilt, errors.Busy, Forbidden),
     )
     async def report_audit_tools(self, call: Call[None]) -> Response:
         """Calls, failures and latencies of the tools of all users' runs."""
-        await self._access.may_search(call.login, "report", call.request.query_params)
         request, given = call.request, call.request.query_params
-        rows = await self._reports.tools(
-            ToolsQuery(
-                agent=given.get("agent"),
-                tool=given.get("tool"),
-                since=_day(request, "since"),
-                until=_day(request, "until"),
+        async with self._access.searching(call.login, "report", given):
+            rows = await self._reports.tools(
+                ToolsQuery(
+                    agent=given.get("agent"),
+                    tool=given.get("tool"),
+                    since=_day(request, "since"),
+                    until=_day(request, "until"),
+                )
             )
-        )
         found = [
             ToolRecord(row.agent, row.tool, row.calls, row.failures, row.mean_ms, row.p50_ms, row.p95_ms)
             for row in rows
@@ -320,22 +320,22 @@ class ReportRoutes:
     )
     async def search_audit(self, call: Call[None]) -> Response:
         """Search the inputs, answers and tool calls of all users' runs."""
-        await self._access.may_search(call.login, "search", call.request.query_params)
         request, given = call.request, call.request.query_params
-        run_id = given.get("run_id")
-        if run_id is not None and parse_uuid(run_id) is None:
-            raise BadRequest(f"run_id={run_id[:50]!r} must be a UUID", code="invalid_parameter")
-        found = await self._reports.search(
-            SearchQuery(
-                text=given.get("text", ""),
-                user_id=given.get("user_id"),
-                agent=given.get("agent"),
-                kind=read_choice(request, KIND),
-                run_id=None if run_id is None else parse_uuid(run_id),
-                before=read_number(request, BEFORE) or None,
-                limit=read_number(request, LIMIT),
+        async with self._access.searching(call.login, "search", given):
+            run_id = given.get("run_id")
+            if run_id is not None and parse_uuid(run_id) is None:
+                raise BadRequest(f"run_id={run_id[:50]!r} must be a UUID", code="invalid_parameter")
+            found = await self._reports.search(
+                SearchQuery(
+                    text=given.get("text", ""),
+                    user_id=given.get("user_id"),
+                    agent=given.get("agent"),
+                    kind=read_choice(request, KIND),
+                    run_id=None if run_id is None else parse_uuid(run_id),
+                    before=read_number(request, BEFORE) or None,
+                    limit=read_number(request, LIMIT),
+                )
             )
-        )
         hits = [
             SearchHit(
                 hit.position, hit.run_id, hit.seq, hit.kind, hit.agent, hit.user_id, timestamp(hit.at),
@@ -349,7 +349,7 @@ class ReportRoutes:
         "GET",
         "/sessions",
         parameters=(
-            Parameter("user_id", TEXT, "of this user, instead of one's own"),
+            Parameter("user_id", NAME, "of this user, instead of one's own"),
             NEXT,
             LIMIT,
         ),

@@ -44,6 +44,7 @@ from runstore.http.schemas import (
     JSON,
     LAST_EVENT_ID,
     LAST_EVENT_ID_PARAMETER,
+    NAME,
     NOT_MODIFIED,
     NOTHING_LEFT,
     RUN_ID,
@@ -179,11 +180,11 @@ class RunRoutes:
         parameters=(
             STATUS,
             Parameter(
-                "user_id", TEXT, "the runs of this user; only admins and auditors may name another one"
+                "user_id", NAME, "the runs of this user; only admins and auditors may name another one"
             ),
-            Parameter("agent", TEXT, "the agent's name"),
-            Parameter("session_id", TEXT),
-            Parameter("workspace_id", TEXT, "the runs of all members of this workspace"),
+            Parameter("agent", NAME, "the agent's name"),
+            Parameter("session_id", NAME),
+            Parameter("workspace_id", NAME, "the runs of all members of this workspace"),
             Parameter("since", MOMENT, "created at this time or later"),
             Parameter("until", MOMENT, "created at this time or earlier"),
             PURGED,

@@ -3,18 +3,21 @@
 Handlers obtain the id of their run only here, so that none can skip the check.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 
 from starlette.requests import Request
 
-from runstore.core.events import AuditedRead
-from runstore.core.ids import parse_run_id
+from runstore.core.errors import RunNotFound
+from runstore.core.events import AuditedRead, AuditRead
+from runstore.core.ids import parse_run_id, parse_uuid, read_run_id
 from runstore.core.run import Owner
 from runstore.http.errors import Forbidden
 from runstore.http.security.users import Login, User, login_of
 from runstore.store.audit_reads import AuditReads
 from runstore.store.runs import RunStore
 
+OTHERS_RUNS = "other users' runs"
 PLACES = frozenset({"after", "before", "limit", "lastEventId"})  # parameters that are no filters
 
 
@@ -46,16 +49,34 @@ class Access:
                 await self._reads.of_run(login.actor, run_id, what)
         return run_id
 
+    @asynccontextmanager
+    async def searching(
+        self, login: Login, what: AuditedRead, parameters: Mapping[str, str]
+    ) -> AsyncIterator[None]:
+        """A search of all users' runs, by an admin or an auditor; refuses others.
+
+        It is recorded after the block and before the answer, unless the block refuses it.
+        """
+        self.check_reads_all(login.user, OTHERS_RUNS)
+        yield
+        await self.may_search(login, what, parameters)
+
     async def may_search(self, login: Login, what: AuditedRead, parameters: Mapping[str, str]) -> None:
         """Record that an admin or an auditor searches all users' runs; refuses others.
 
         Args:
-            parameters: of the request; the place in a list and its format are left out.
+            parameters: of the request; the place in a list and its format are left out. A search in one run
+                is recorded as a read of it, too, unless it is only for the run's readers.
         """
-        self.check_reads_all(login.user, "other users' runs")
-        if login.known:
-            query = {name: value for name, value in parameters.items() if name not in PLACES}
-            await self._reads.of_all(login.actor, what, query)
+        self.check_reads_all(login.user, OTHERS_RUNS)
+        if not login.known:
+            return
+        query = {name: value for name, value in parameters.items() if name not in PLACES}
+        await self._reads.of_all(login.actor, what, query)
+        stream_id = parse_uuid(parameters.get("run_id", ""))
+        if stream_id is not None and parameters.get("types") != AuditRead.type:
+            with suppress(RunNotFound):
+                await self.may_read(login, read_run_id(stream_id), what)
 
     async def changeable(self, request: Request) -> str:
         """The id of the request's run, if its user may stop, append to and delete it."""
