@@ -110,6 +110,8 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             yield Runtime(
                 **asdict(opened), supervisor=supervisor, metrics=metrics, authenticator=authenticator
             )
+            if opened.runner is not None:
+                opened.runner.request_stop()  # so that its transaction ends while the runs drain
             await supervisor.drain(server.drain_s)
 
 

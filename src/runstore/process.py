@@ -87,6 +87,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         def close() -> None:  # runs end while the connections do
             log.info("draining", runs=runtime.supervisor.running)
             runtime.feed.close()
+            if runtime.runner is not None:
+                runtime.runner.request_stop()
             drains.append(asyncio.create_task(runtime.supervisor.drain(settings.server.drain_s)))
 
         def leave(error: ConfigError) -> None:

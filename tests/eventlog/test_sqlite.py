@@ -22,7 +22,7 @@ from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
 from runstore.http.streaming.frames import native
-from tests.database import migrate, open_database, open_sqlite_log
+from tests.database import make_database, migrate, open_database, open_sqlite_log
 from tests.events import CANCEL, COMPLETED, close_run, note, start_run
 
 OpenLog = Callable[..., SqlEventLog]
@@ -239,3 +239,19 @@ async def test_a_statement_that_sqlite_will_never_take_is_an_error_and_no_outage
     frames = native(Tail(log, feed, run_id, after=0, only=too_many))
     with pytest.raises(OperationalError, match="too large"):
         await anext(frames)
+
+
+def test_no_file_is_made_in_place_of_one_that_was_taken_away(tmp_path: Path) -> None:
+    """SQLite would delete the write-ahead log beside an empty file."""
+    path = make_database(tmp_path / "runstore.db")
+    dialect = open_database(path)
+    with dialect.engine.connect() as connection:
+        dialect.begin_write(connection)
+    dialect.engine.dispose()
+    taken = path.rename(tmp_path / "taken.db")
+    with pytest.raises(LogUnavailable, match="removed or replaced"):
+        dialect.engine.connect()
+    assert not path.exists()
+    taken.rename(path)
+    dialect.engine.connect().close()
+    dialect.close()

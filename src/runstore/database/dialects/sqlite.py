@@ -50,7 +50,7 @@ class SqliteDialect:
             hide_parameters=True,
             connect_args={"timeout": BUSY_TIMEOUT_S, "cached_statements": 64},
         )
-        event.listen(self.engine, "do_connect", lambda *_: _create(self.path))
+        event.listen(self.engine, "do_connect", lambda *_: self._before_connect())
         self._identity: tuple[int, int] | None = None
         self._others_until = 0.0  # until then, other writers count as active
         _control_transactions(self.engine)
@@ -144,6 +144,18 @@ class SqliteDialect:
     def _begin(self, connection: Connection) -> None:
         self._take_lock(connection)
         self._identity = self._identity or self._identify()
+        self._check_identity()
+
+    def _before_connect(self) -> None:
+        """Create a missing file at the start, and never in place of one that was taken away.
+
+        SQLite would delete the write-ahead log beside an empty file, and with it the last commits.
+        """
+        if self._identity is not None:
+            self._check_identity()
+        _create(self.path)
+
+    def _check_identity(self) -> None:
         if self._identify() != self._identity:
             raise LogUnavailable(f"database {self.path}: the file was removed or replaced")
 
