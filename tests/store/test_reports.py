@@ -269,3 +269,15 @@ def test_a_quantile_is_linear_within_its_bucket() -> None:
     assert quantile([10, *nothing[1:]], 0.5) == 2  # half of 0 to 5 ms, rounded to even
     assert quantile([0, 4, *nothing[2:]], 0.5) == 8
     assert quantile([*nothing[:-1], 3], 0.95) == 300_000
+
+
+def test_a_report_with_too_many_rows_is_refused_and_not_cut_off(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = UsageQuery(group=("day", "user", "agent", "model"))
+    most = min(len(report_tools(connection, ToolsQuery())), len(report_usage(connection, everything))) - 1
+    monkeypatch.setattr(reports, "MAX_ROWS", most)
+    with pytest.raises(InvalidQuery, match="more than"):
+        report_tools(connection, ToolsQuery())
+    with pytest.raises(InvalidQuery, match="more than"):
+        report_usage(connection, everything)

@@ -322,8 +322,7 @@ def report_usage(connection: Connection, query: UsageQuery) -> list[UsageRow]:
         found[key] = fields | {"currency": low or "", "unpriced_calls": int(unknown)}
     if not of_models:
         _count_runs(connection, days, query, names, found)
-    if len(found) > MAX_ROWS:
-        raise InvalidQuery(f"the report has more than {MAX_ROWS:,} rows: ask for fewer days or columns")
+    _check_rows(len(found))
     return [_usage_row(names, key, fields) for key, fields in sorted(found.items())]
 
 
@@ -337,9 +336,17 @@ def report_tools(connection: Connection, query: ToolsQuery) -> list[ToolRow]:
         .where(*_in_days(table, query), *_equal(table, agent=query.agent, tool=query.tool))
         .group_by(table.c.agent, table.c.tool)
         .order_by(calls.desc(), table.c.agent, table.c.tool)
-        .limit(MAX_ROWS)
+        .limit(MAX_ROWS + 1)
     )
-    return [_tool_row(agent, tool, *map(int, sums)) for agent, tool, *sums in rows]
+    found = [_tool_row(agent, tool, *map(int, sums)) for agent, tool, *sums in rows]
+    _check_rows(len(found))
+    return found
+
+
+def _check_rows(rows: int) -> None:
+    """Refuse a report rather than cut it off."""
+    if rows > MAX_ROWS:
+        raise InvalidQuery(f"the report has more than {MAX_ROWS:,} rows: ask for fewer days or columns")
 
 
 def list_sessions(connection: Connection, user_id: str, after: str | None, limit: int) -> SessionsReport:

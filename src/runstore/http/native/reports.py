@@ -283,7 +283,7 @@ class ReportRoutes:
         "/audit/tools",
         parameters=(AGENT, Parameter("tool", NAME, "of this tool"), SINCE_DAY, UNTIL_DAY),
         answers={200: json("all rows", ToolList)},
-        problems=(errors.ProjectionNotBuilt, errors.Busy, Forbidden),
+        problems=(errors.InvalidQuery, errors.ProjectionNotBuilt, errors.Busy, Forbidden),
     )
     async def report_audit_tools(self, call: Call[None]) -> Response:
         """Calls, failures and latencies of the tools of all users' runs."""
