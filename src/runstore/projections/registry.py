@@ -51,11 +51,6 @@ def find_projections(given: Sequence[Projection] = (), prices: Prices | None = N
     return found
 
 
-def inline_ones(projections: Sequence[Projection]) -> list[Projection]:
-    """Those that are applied with every append."""
-    return [projection for projection in projections if projection.inline]
-
-
 def _load(entry: EntryPoint) -> Projection:
     place = f"entry point {entry.name!r} ({entry.value}) of {entry.dist.name if entry.dist else 'a package'}"
     try:
