@@ -1,6 +1,7 @@
 """Fixtures of all rooms: an empty log of each kind, its feed, the event loop."""
 
 import gc
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
@@ -67,6 +68,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     skipped = reporter.stats.get("skipped", ()) if reporter else ()
     if line := absent(str(report.longrepr) for report in skipped):
         reporter.write_line(line)
+
+
+@pytest.fixture
+def unlogged() -> Iterator[None]:
+    """Log nothing: pytest keeps log records, and so the frames of their tracebacks and what these hold."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
 
 
 # Every kind of log passes the same tests: add a new one here.

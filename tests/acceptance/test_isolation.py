@@ -178,6 +178,7 @@ async def have_some_runs(runtime: Runtime) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unlogged")
 async def test_when_its_runs_have_ended_a_process_has_nothing_left_of_them(settings: Settings) -> None:
     before = left_of_runs()  # other tests of this process keep some
     async with open_runtime(settings) as runtime:

@@ -234,6 +234,7 @@ async def have_some_team_runs(runtime: Runtime) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unlogged")
 async def test_nothing_of_ended_team_runs_stays_in_the_process(tmp_path: Path) -> None:
     make_database(tmp_path / "runstore.db")
     config = tmp_path / "runstore.toml"

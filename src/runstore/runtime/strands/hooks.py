@@ -183,6 +183,10 @@ class Hooks:
         call = call_of(agent)
         return call.place if call else (self._homes[agent], None)
 
+    def _dropped(self, agent: Agent) -> bool:
+        """Whether the garbage collector closes an agent, whose run has been dropped with it."""
+        return call_of(agent) is None and agent not in self._homes
+
     # An agent starts.
 
     async def _before_invocation(self, event: BeforeInvocationEvent) -> None:
@@ -306,6 +310,8 @@ class Hooks:
 
         The next run starts from these.
         """
+        if self._dropped(event.agent):
+            return
         place = self._place(event.agent)
         kept_elsewhere = event.agent.model.stateful or getattr(event.agent, "_session_manager", None)
         if not _is_run(place) or place not in self._logged or kept_elsewhere:
@@ -319,6 +325,8 @@ class Hooks:
 
     async def _after_invocation(self, event: AfterInvocationEvent) -> None:
         """Record corrections when an agent ends, as its last message may have been rewritten."""
+        if self._dropped(event.agent):
+            return
         path, call_id = place = self._place(event.agent)
         message = getattr(event.result, "message", None)
         if message is not None and (corrected := self.answers.correct(place, message)):
