@@ -16,8 +16,8 @@ from benchmarks.logs import Log
 from benchmarks.options import Options
 from benchmarks.report import Report
 from runstore.core.ports import RunContext
+from runstore.runtime.attempts.recorder import Recorder
 from runstore.runtime.loops.agent_loops import new_event_loop
-from runstore.runtime.recorder import Recorder
 from runstore.runtime.strands.agent import StrandsAgent
 from runstore.runtime.strands.models import build_agent, build_model
 

@@ -456,7 +456,7 @@ def test_a_library_logs_where_its_program_says(tmp_path: Path, told: bool) -> No
         capture_output=True, text=True, check=True, cwd=tmp_path,
     )  # fmt: skip
     assert done.stdout == ""
-    assert ("INFO runstore.runtime.attempts run_started run_id=" in done.stderr) is told
+    assert ("INFO runstore.runtime.attempts.starting run_started run_id=" in done.stderr) is told
     assert bool(done.stderr) is told
 
 

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from runstore.app import Runtime, open_runtime
 from runstore.core.events import Outcome
-from runstore.runtime import spans
+from runstore.runtime.attempts import spans
 from runstore.settings import ServerSettings, Settings
 from tests.projections.examples import Totals
 

@@ -80,8 +80,8 @@ if TYPE_CHECKING:
     from runstore.projections.projection import Projection as Projection
     from runstore.projections.runner import ProjectionRunner as ProjectionRunner
     from runstore.projections.runs import RunQuery as RunQuery
-    from runstore.runtime.at_most_once import at_most_once as at_most_once
     from runstore.runtime.catalog.specs import AgentSpec as AgentSpec
+    from runstore.runtime.memory.at_most_once import at_most_once as at_most_once
     from runstore.runtime.own_run import OwnRun as OwnRun
 
 __version__ = "0.1.0"
@@ -115,7 +115,7 @@ _EXPORTS = {
         "runstore.mount": "MountedApp",
         "runstore.projections.runs": "RunQuery",
         "runstore.runtime.catalog.specs": "AgentSpec",
-        "runstore.runtime.at_most_once": "at_most_once",
+        "runstore.runtime.memory.at_most_once": "at_most_once",
         "runstore.runtime.own_run": "OwnRun",
     }.items()
     for name in names.split()

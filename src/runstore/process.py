@@ -20,10 +20,10 @@ from runstore.core.errors import AgentError, ConfigError
 from runstore.core.threads import in_own_thread
 from runstore.http.server import BACKLOG, Server
 from runstore.logs import flush_logs
+from runstore.runtime.attempts.spans import flush_spans
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.teams import Teams
 from runstore.runtime.loops.agent_loops import new_event_loop
-from runstore.runtime.spans import flush_spans
 from runstore.settings import Settings, use_folder
 
 # Seconds that a busy agent may hold the GIL; with Python's 5 ms, tokens would wait for seconds.

@@ -18,8 +18,8 @@ from runstore.core.ids import new_run_id
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.projections.runs import find_run
-from runstore.runtime.history import read_queued
-from runstore.runtime.session_memory import read_memory
+from runstore.runtime.attempts.history import read_queued
+from runstore.runtime.memory.session_memory import read_memory
 from tests.database import migrate, open_database, open_sqlite_log, run_list
 from tests.events import COMPLETED, note
 from tests.golden import FOLDER, RELEASES, read_states, read_streams, run_ids

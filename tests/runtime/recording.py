@@ -9,7 +9,7 @@ from runstore.core.codec import EncodedEvent, RecordedEvent, decode, encode
 from runstore.core.errors import RunstoreError
 from runstore.core.events import Custom, Event, Queued, Started, Token, Unknown
 from runstore.core.ports import RunContext
-from runstore.runtime.resume import discard_after
+from runstore.runtime.memory.resume import discard_after
 
 E = TypeVar("E")
 

@@ -7,9 +7,9 @@ from runstore.core.events import Event, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.ports import Agent, RunContext
 from runstore.feed.memory import MemoryFeed
-from runstore.runtime.attempt_runner import AttemptRunner
-from runstore.runtime.history import read_queued
-from runstore.runtime.session_memory import read_memory, remembering
+from runstore.runtime.attempts.history import read_queued
+from runstore.runtime.attempts.runner import AttemptRunner
+from runstore.runtime.memory.session_memory import read_memory, remembering
 from runstore.runtime.strands.agent import Product, StrandsAgent
 from tests.contracts.memory_log import MemoryEventLog
 from tests.events import started

@@ -8,7 +8,7 @@ from runstore.core.errors import AgentError, InvalidEvent, RunClosed
 from runstore.core.events import Custom, Token
 from runstore.core.ports import AgentResult
 from runstore.runtime.generator_agent import GeneratorAgent
-from runstore.runtime.oversized import MAX_RESULT_BYTES
+from runstore.runtime.memory.oversized import MAX_RESULT_BYTES
 from tests.runtime.recording import ListRecorder, context, text
 
 

@@ -19,7 +19,7 @@ from runstore.core.events import (
     Message,
     Started,
 )
-from runstore.runtime import session_memory
+from runstore.runtime.memory import session_memory
 from runstore.runtime.strands.events import bare
 from tests.runtime.recording import read
 from tests.runtime.session import Session

@@ -9,7 +9,7 @@ from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError
 from runstore.core.events import AgentFinished, AgentStarted, Custom, Event, Token
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
-from runstore.runtime.oversized import MAX_RESULT_BYTES, text_result
+from runstore.runtime.memory.oversized import MAX_RESULT_BYTES, text_result
 from runstore.runtime.user_code import accepts_context, failed
 
 GeneratorFunction = Callable[..., AsyncGenerator[Any, None]]

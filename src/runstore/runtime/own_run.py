@@ -11,9 +11,9 @@ from runstore.core.ids import new_run_id
 from runstore.core.names import check_name
 from runstore.core.new_run import NewRun
 from runstore.core.ports import LogWriter
-from runstore.runtime.attempt_runner import failure
+from runstore.runtime.attempts.recorder import Recorder
+from runstore.runtime.attempts.runner import failure
 from runstore.runtime.leases.leases import Leases
-from runstore.runtime.recorder import Recorder
 
 END_S = 1.0  # seconds at the end of the block for the ending to be stored; in an outage it is stored later
 OF_THE_BLOCK = (Queued, Started, Ending)  # events that start and end the run

@@ -26,8 +26,8 @@ from runstore.core.events import (
     Usage,
 )
 from runstore.demo.model import ScriptedModel
-from runstore.runtime.oversized import MAX_RESULT_BYTES
-from runstore.runtime.resume import discard_after, recall
+from runstore.runtime.memory.oversized import MAX_RESULT_BYTES
+from runstore.runtime.memory.resume import discard_after, recall
 from runstore.runtime.strands.agent import StrandsAgent
 from tests.core.test_depth import deep
 from tests.polling import until

@@ -22,8 +22,8 @@ from runstore.core.events import (
     ToolStarted,
     Usage,
 )
-from runstore.runtime.at_most_once import at_most_once, obstacle
-from runstore.runtime.resume import recall
+from runstore.runtime.memory.at_most_once import at_most_once, obstacle
+from runstore.runtime.memory.resume import recall
 from runstore.runtime.strands.agent import StrandsAgent
 from tests.runtime.recording import ListRecorder, context
 from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, use

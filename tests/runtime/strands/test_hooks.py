@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from runstore.runtime.closable_recorder import ClosableRecorder
-from runstore.runtime.resume import Memory
+from runstore.runtime.memory.resume import Memory
+from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.hooks import Hooks
 from tests.runtime.recording import ListRecorder, context
 from tests.runtime.strands_kit import Playbook, agent, say

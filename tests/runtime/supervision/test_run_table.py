@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runstore.core.ports import OpenRun
-from runstore.runtime.attempt_runner import AttemptRunner
+from runstore.runtime.attempts.runner import AttemptRunner
 from runstore.runtime.supervision.run_table import (
     LEGAL,
     WITH_SLOT,

@@ -15,7 +15,7 @@ from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.runtime.code.process import MIB, CodeLimits, CodeProcess
 from runstore.runtime.code.runner import RECORD
 from runstore.runtime.generator_agent import event_of
-from runstore.runtime.oversized import MAX_RESULT_BYTES, text_result
+from runstore.runtime.memory.oversized import MAX_RESULT_BYTES, text_result
 
 MAX_LINE = 16_384  # characters of one token; a longer line becomes several
 MIN_OUTPUT_BYTES = 64  # bytes counted for an event at least, so that a million empty lines reach the limit

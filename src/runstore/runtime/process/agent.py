@@ -11,11 +11,11 @@ from typing import Any
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
+from runstore.runtime.attempts.spans import traceparent
 from runstore.runtime.catalog.specs import AgentSpec
 from runstore.runtime.process import messages
 from runstore.runtime.process.messages import event_of, for_child, result_of
 from runstore.runtime.process.processes import Child, Processes
-from runstore.runtime.spans import traceparent
 
 READ_BYTES = 1 << 16  # bytes per read from a process
 

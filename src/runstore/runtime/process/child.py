@@ -20,15 +20,15 @@ import structlog
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import RunstoreError
 from runstore.core.events import Completed, Custom, Event, EventType, Failed
-from runstore.runtime.attempt_runner import SAFE_POINT_S, failure
+from runstore.runtime.attempts.halves import Halves
+from runstore.runtime.attempts.recorder import TURN
+from runstore.runtime.attempts.runner import SAFE_POINT_S, failure
+from runstore.runtime.attempts.spans import child_of, flush_spans
 from runstore.runtime.catalog.agents import AgentCatalog
-from runstore.runtime.halves import Halves
 from runstore.runtime.loops.agent_loops import new_event_loop
 from runstore.runtime.loops.tool_threads import TOOL_THREADS, ToolThreads
 from runstore.runtime.process import messages
 from runstore.runtime.process.messages import LENGTH_BYTES, ToServer, for_server
-from runstore.runtime.recorder import TURN
-from runstore.runtime.spans import child_of, flush_spans
 from runstore.runtime.user_code import causes_of
 
 NICENESS = 10  # below the server's priority, so that it answers under any load from agents

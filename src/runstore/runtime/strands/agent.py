@@ -20,10 +20,10 @@ from runstore.core.content import asked_messages, input_messages
 from runstore.core.errors import AgentError, AppendRefused
 from runstore.core.events import AgentFinished, AgentStarted
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
-from runstore.runtime.at_most_once import obstacle
-from runstore.runtime.closable_recorder import ClosableRecorder
+from runstore.runtime.memory.at_most_once import obstacle
+from runstore.runtime.memory.resume import Memory, recall
 from runstore.runtime.providers import HELD
-from runstore.runtime.resume import Memory, recall
+from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import agent_error, unwrapped
 from runstore.runtime.strands.events import bare
 from runstore.runtime.strands.hierarchy import agents_of

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from runstore.core.events import Discarded, DiscardReason, Event, Reasoning, Token
 from runstore.core.transcript import length_of, message_text
-from runstore.runtime.resume import Place
+from runstore.runtime.memory.resume import Place
 from runstore.runtime.strands.chunks import Said
 
 

@@ -24,9 +24,9 @@ from strands.multiagent import Swarm
 from strands.multiagent.graph import Graph
 
 from runstore.core.events import AgentFinished, AgentStarted, Event, Message, Reasoning, Token, Usage
-from runstore.runtime.at_most_once import is_at_most_once
-from runstore.runtime.closable_recorder import ClosableRecorder
-from runstore.runtime.resume import Place
+from runstore.runtime.memory.at_most_once import is_at_most_once
+from runstore.runtime.memory.resume import Place
+from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.hierarchy import CALL, Call, call_of
 from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
 from runstore.runtime.strands.nodes import nodes_of

@@ -23,10 +23,10 @@ from runstore.core.events import (
     ToolProgress,
     Usage,
 )  # fmt: skip
-from runstore.runtime.provider_words import ProviderWords
 from runstore.runtime.strands.answers import Answers
 from runstore.runtime.strands.chunks import RecordedChunk, said_in
 from runstore.runtime.strands.open_calls import OpenCalls
+from runstore.runtime.strands.provider_words import ProviderWords
 from runstore.runtime.strands.reported_usage import tokens_of
 
 Item = Mapping[str, Any]

@@ -8,7 +8,7 @@ from msgspec import Struct
 from strands import Agent
 from strands.multiagent.base import MultiAgentBase
 
-from runstore.runtime.resume import Place
+from runstore.runtime.memory.resume import Place
 
 
 class Call(Struct, eq=False):

@@ -44,11 +44,11 @@ from runstore.core.events import (
 )
 from runstore.core.ports import RunContext
 from runstore.core.run import add_usage
-from runstore.runtime.at_most_once import CODE, is_at_most_once
-from runstore.runtime.closable_recorder import ClosableRecorder
-from runstore.runtime.resume import Conversation, Memory, Place, digest_of, is_root
+from runstore.runtime.memory.at_most_once import CODE, is_at_most_once
+from runstore.runtime.memory.resume import Conversation, Memory, Place, digest_of, is_root
 from runstore.runtime.strands.answers import Answers
 from runstore.runtime.strands.called import Called
+from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.conversation import LoggedConversation
 from runstore.runtime.strands.events import Translator, bare
 from runstore.runtime.strands.hierarchy import CALL, Call, call_of, called_agent

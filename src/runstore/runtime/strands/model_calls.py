@@ -9,12 +9,12 @@ from strands.hooks import AfterModelCallEvent, BeforeModelCallEvent, HookOrder
 from typing_extensions import override
 
 from runstore.core.events import DiscardReason, Event, Retrying, Usage
-from runstore.runtime.closable_recorder import ClosableRecorder
-from runstore.runtime.provider_words import ProviderWords
-from runstore.runtime.resume import Place
+from runstore.runtime.memory.resume import Place
 from runstore.runtime.strands.answers import Answers
+from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import described, is_throttled, model_error_code, sentence_of
 from runstore.runtime.strands.open_calls import OpenCalls
+from runstore.runtime.strands.provider_words import ProviderWords
 
 FIRST = HookOrder.SDK_FIRST - 1  # before any other hook, and before strands' retry strategy waits
 LAST = HookOrder.SDK_LAST + 1  # after every other hook

@@ -18,7 +18,7 @@ from strands.multiagent.base import MultiAgentBase
 from strands.multiagent.graph import Graph
 
 from runstore.core.events import Event
-from runstore.runtime.resume import Conversation, tool_uses
+from runstore.runtime.memory.resume import Conversation, tool_uses
 from runstore.runtime.strands.events import Translator
 
 HANDOFF = "handoff_to_agent"  # the tool with which an agent of a Swarm names the next one

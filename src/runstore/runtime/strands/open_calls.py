@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.events import Usage
-from runstore.runtime.resume import Place
+from runstore.runtime.memory.resume import Place
 
 
 class _OpenCall(Struct):

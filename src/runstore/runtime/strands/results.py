@@ -9,8 +9,8 @@ from strands.types.content import Message
 
 from runstore.core.errors import AgentError, RunstoreError
 from runstore.core.transcript import message_text, tool_text
-from runstore.runtime.oversized import text_result
-from runstore.runtime.resume import is_unsigned
+from runstore.runtime.memory.oversized import text_result
+from runstore.runtime.memory.resume import is_unsigned
 from runstore.runtime.strands.errors import agent_error
 
 # Several SDKs read a web page as an answer without text and without usage.

@@ -15,7 +15,7 @@ from strands.middleware import InvokeModelContext
 from strands.models import Model
 
 from runstore.core.events import Reasoning, Token
-from runstore.runtime.resume import Place
+from runstore.runtime.memory.resume import Place
 from runstore.runtime.strands.answers import Answers
 from runstore.runtime.strands.chunks import Chunk, Said, joined, said_in
 from runstore.runtime.strands.redaction import may_change

@@ -9,11 +9,11 @@ from runstore.core.codec import encode
 from runstore.core.errors import InvalidEvent
 from runstore.core.events import ToolFailed, ToolFinished, ToolStarted
 from runstore.core.masking import without_keys
-from runstore.runtime.closable_recorder import ClosableRecorder
-from runstore.runtime.oversized import PART_BYTES
-from runstore.runtime.provider_words import ProviderWords
-from runstore.runtime.resume import Place
+from runstore.runtime.memory.oversized import PART_BYTES
+from runstore.runtime.memory.resume import Place
+from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import sentence_of
+from runstore.runtime.strands.provider_words import ProviderWords
 
 OVER = "The run is over."  # for agents and tools that would start after recording has ended
 

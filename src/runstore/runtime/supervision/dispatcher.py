@@ -10,12 +10,12 @@ from structlog.contextvars import bound_contextvars
 from runstore.core.errors import AppendRefused, SessionBusy
 from runstore.core.events import Queued
 from runstore.core.ports import Agent, OpenRun, RunContext
-from runstore.runtime.attempt_runner import AttemptRunner
-from runstore.runtime.attempts import Attempt, Attempts, ToStop
+from runstore.runtime.attempts.runner import AttemptRunner
+from runstore.runtime.attempts.starting import Attempt, Attempts, ToStop
 from runstore.runtime.catalog.agents import AgentCatalog
+from runstore.runtime.memory.session_memory import remembering
 from runstore.runtime.process.agent import ProcessAgent
 from runstore.runtime.process.processes import Processes
-from runstore.runtime.session_memory import remembering
 from runstore.runtime.supervision.run_table import (
     WAITING,
     WITH_SLOT,

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from msgspec import Struct, field
 
 from runstore.core.ports import OpenRun
-from runstore.runtime.attempt_runner import AttemptRunner
+from runstore.runtime.attempts.runner import AttemptRunner
 from runstore.runtime.supervision.waiting import FairQueue, SessionWaiters
 
 

@@ -9,8 +9,8 @@ import structlog
 
 from runstore.core.errors import AppendRefused
 from runstore.core.events import Cancelled, Ending, Failed
-from runstore.runtime.attempt_runner import AttemptRunner
-from runstore.runtime.history import read_cancellation
+from runstore.runtime.attempts.history import read_cancellation
+from runstore.runtime.attempts.runner import AttemptRunner
 from runstore.runtime.supervision.run_table import WAITING, Running, Starting, Stopping
 from runstore.runtime.supervision.worker import Worker
 

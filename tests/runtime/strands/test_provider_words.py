@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 
 from runstore.core.errors import AgentError
 from runstore.core.events import ToolFailed, ToolFinished, ToolProgress
-from runstore.runtime.provider_words import ProviderWords
 from runstore.runtime.strands.agent import Product, StrandsAgent
+from runstore.runtime.strands.provider_words import ProviderWords
 from tests.runtime.recording import ListRecorder, context
 from tests.runtime.strands_kit import Playbook, agent, say, use
 

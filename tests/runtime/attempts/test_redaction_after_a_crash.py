@@ -12,7 +12,7 @@ from strands.middleware import InvokeModelStage
 from runstore.core.events import AgentStarted, Queued, Started, Token
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog
-from runstore.runtime.attempts import Attempts
+from runstore.runtime.attempts.starting import Attempts
 from runstore.runtime.strands.agent import StrandsAgent
 from tests.events import read_run
 from tests.runtime.recording import ListRecorder, context

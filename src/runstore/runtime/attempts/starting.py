@@ -14,9 +14,9 @@ from runstore.core.codec import RecordedEvent
 from runstore.core.errors import WrongExpectedSeq
 from runstore.core.events import Failed, Queued, Started, StartReason
 from runstore.core.ports import EventLog, Head, OpenRun
-from runstore.runtime.at_most_once import obstacle
-from runstore.runtime.history import read_history, read_queued
-from runstore.runtime.resume import discard_after, may_redact
+from runstore.runtime.attempts.history import read_history, read_queued
+from runstore.runtime.memory.at_most_once import obstacle
+from runstore.runtime.memory.resume import discard_after, may_redact
 
 START_TRIES = 20  # tries per attempt while others append to the run; the next sweep continues
 MAX_ADOPTIONS = 2  # takeovers of a crashed run: three attempts in all

@@ -10,8 +10,8 @@ from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import RunstoreError
 from runstore.core.events import Custom, Event
 from runstore.core.ports import LogWriter
-from runstore.runtime.announced_waits import AnnouncedWaits
-from runstore.runtime.halves import Halves
+from runstore.runtime.attempts.announced_waits import AnnouncedWaits
+from runstore.runtime.attempts.halves import Halves
 
 TURN = 32  # events after which an agent that never waits yields to the others of its loop
 

@@ -8,7 +8,7 @@ from runstore.core.codec import decode
 from runstore.core.events import Queued, Started, Token
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog
-from runstore.runtime.recorder import Recorder
+from runstore.runtime.attempts.recorder import Recorder
 
 RUNS, WORDS, THREADS = 20, 50, 8
 

@@ -16,7 +16,7 @@ from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError
 from runstore.core.events import AgentFinished, AgentStarted, Message, Token, ToolFinished
 from runstore.demo.model import ScriptedModel
-from runstore.runtime.resume import digest_of
+from runstore.runtime.memory.resume import digest_of
 from runstore.runtime.strands.nodes import HANDOFF
 from tests.runtime.recording import ListRecorder, again_after, read, spoken
 from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, think, use

@@ -10,7 +10,7 @@ from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError
 from runstore.core.events import Queued
 from runstore.core.ports import Agent, AgentResult, EventLog, RunContext, RunRecorder
-from runstore.runtime.attempt_runner import AttemptRunner
+from runstore.runtime.attempts.runner import AttemptRunner
 from tests.events import CANCELLED, QUEUED, read_run, start_run, started
 from tests.polling import DEADLINE_S
 

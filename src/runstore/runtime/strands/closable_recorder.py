@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from runstore.core.errors import InvalidEvent
 from runstore.core.events import Event
 from runstore.core.ports import RunRecorder
-from runstore.runtime.oversized import fitting
+from runstore.runtime.memory.oversized import fitting
 
 
 class ClosableRecorder:

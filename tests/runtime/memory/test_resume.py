@@ -21,7 +21,7 @@ from runstore.core.events import (
     Usage,
 )
 from runstore.demo.model import ScriptedModel
-from runstore.runtime.resume import discard_after, recall
+from runstore.runtime.memory.resume import discard_after, recall
 from tests.runtime.recording import ListRecorder, again_after, read, spoken, text
 from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, think, use
 

@@ -11,7 +11,7 @@ from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog, Head
 from runstore.eventlog import writer
 from runstore.feed.memory import MemoryFeed
-from runstore.runtime.attempts import START_TRIES, Attempts
+from runstore.runtime.attempts.starting import START_TRIES, Attempts
 from tests.contracts.memory_log import MemoryEventLog
 from tests.database import OwnLog, make_database, open_database, run_list
 from tests.events import QUEUED, note, read_run, start_run

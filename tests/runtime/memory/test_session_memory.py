@@ -10,7 +10,7 @@ from strands.agent.conversation_manager import SlidingWindowConversationManager
 from runstore.core.events import Cancelled, Completed, Deleted, Event, Message, Purged, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog
-from runstore.runtime.session_memory import read_memory
+from runstore.runtime.memory.session_memory import read_memory
 from runstore.runtime.strands.agent import StrandsAgent
 from tests.events import CANCELLED, started, token
 from tests.purging import FOREVER, OLD, old_run_id
@@ -137,7 +137,7 @@ async def test_the_newest_runs_are_remembered_as_far_as_there_is_room(
 ) -> None:
     for number in range(5):
         await run(log, f"question {number}", answer("x" * 1000))
-    monkeypatch.setattr("runstore.runtime.session_memory.MAX_MEMORY_BYTES", 2500)
+    monkeypatch.setattr("runstore.runtime.memory.session_memory.MAX_MEMORY_BYTES", 2500)
     found = await memory(log)
     assert [found[0], found[2]] == [user("question 3"), user("question 4")]
     assert len(found) == 4
@@ -146,7 +146,7 @@ async def test_the_newest_runs_are_remembered_as_far_as_there_is_room(
 async def test_the_number_of_examined_runs_is_bounded(log: EventLog, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         await run(log, f"question {number}", answer("yes"))
-    monkeypatch.setattr("runstore.runtime.session_memory.MAX_RUNS", 1)
+    monkeypatch.setattr("runstore.runtime.memory.session_memory.MAX_RUNS", 1)
     assert await memory(log) == [user("question 2"), answer("yes")]
 
 

@@ -16,9 +16,9 @@ from runstore.core.events import Event, Failed, Started, ToolFailed, ToolFinishe
 from runstore.core.hierarchy import Hierarchy
 from runstore.core.ports import Agent as RunAgent
 from runstore.core.run import Run
-from runstore.runtime.at_most_once import is_at_most_once, obstacle
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.teams import HierarchySettings, Teams
+from runstore.runtime.memory.at_most_once import is_at_most_once, obstacle
 from tests.polling import until
 from tests.runtime.recording import ListRecorder, again_after, context
 from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, use

@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from runstore.core.codec import encode
 from runstore.core.events import Custom, Retrying, Token, ToolFailed, ToolFinished
-from runstore.runtime import recorder as recorder_module
-from runstore.runtime.announced_waits import MAX_WAIT_S
-from runstore.runtime.recorder import Recorder
+from runstore.runtime.attempts import recorder as recorder_module
+from runstore.runtime.attempts.announced_waits import MAX_WAIT_S
+from runstore.runtime.attempts.recorder import Recorder
 
 WORD = Token(agent="a", text="hi")
 

@@ -6,8 +6,8 @@ from runstore.core.codec import decode, encode
 from runstore.core.events import AgentFinished, Custom, Event, Queued, Reasoning, Started, Token
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog
-from runstore.runtime.halves import Halves
-from runstore.runtime.recorder import Recorder
+from runstore.runtime.attempts.halves import Halves
+from runstore.runtime.attempts.recorder import Recorder
 
 FIRST, SECOND, WHOLE, LOST = "\ud83d", "\ude42", "\U0001f642", "\ufffd"
 

@@ -27,7 +27,7 @@ from runstore.core.events import (
 )
 from runstore.core.run import add_usage
 from runstore.core.transcript import SEPARATOR, message_text
-from runstore.runtime.oversized import continued, with_results
+from runstore.runtime.memory.oversized import continued, with_results
 
 Place = tuple[str, str | None]  # an agent at work: its path, and the tool use that it works for (root: None)
 READ = frozenset(

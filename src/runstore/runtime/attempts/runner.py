@@ -11,10 +11,10 @@ from runstore.core.errors import AppendRefused, RunstoreError
 from runstore.core.events import Completed, Ending, Failed, Queued
 from runstore.core.masking import without_keys
 from runstore.core.ports import Agent, LogWriter, RunContext
+from runstore.runtime.attempts.recorder import Recorder
+from runstore.runtime.attempts.spans import attempt_span, note_ending
 from runstore.runtime.loops.agent_loops import AgentLoop
 from runstore.runtime.providers import HELD, Held
-from runstore.runtime.recorder import Recorder
-from runstore.runtime.spans import attempt_span, note_ending
 from runstore.runtime.user_code import in_a_line, words_of
 
 SAFE_POINT_S = 0.1  # seconds for an agent to stop by itself before its task is cancelled

@@ -22,8 +22,8 @@ from runstore.core.events import (
 )
 from runstore.core.ports import Conversations, EventFilter, RunContext
 from runstore.core.transcript import message_text, result_text, tool_text
-from runstore.runtime.oversized import continued, is_whole
-from runstore.runtime.resume import is_root, is_unsigned, replaced, tool_uses
+from runstore.runtime.memory.oversized import continued, is_whole
+from runstore.runtime.memory.resume import is_root, is_unsigned, replaced, tool_uses
 
 MAX_RUNS = 200  # newest runs of a session to examine, including failed ones
 # Bytes of their messages as JSON; the agent's conversation manager limits them further.

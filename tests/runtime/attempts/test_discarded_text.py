@@ -32,8 +32,8 @@ from runstore.core.records import EventRecord
 from runstore.core.times import timestamp
 from runstore.core.transcript import text as text_of
 from runstore.feed.memory import MemoryFeed
-from runstore.runtime.recorder import Recorder
-from runstore.runtime.resume import recall
+from runstore.runtime.attempts.recorder import Recorder
+from runstore.runtime.memory.resume import recall
 from runstore.runtime.strands.agent import Product, StrandsAgent
 from runstore.runtime.strands.answers import Answers
 from runstore.runtime.strands.model_calls import Retries

@@ -1,0 +1,1 @@
+"""One attempt of a run: start it, run the agent, record what it says, end it."""
