@@ -1,5 +1,7 @@
 """Events that a run is made of, and runs that have got so far."""
 
+from typing import Any
+
 from runstore.core.codec import RecordedEvent, encode
 from runstore.core.errors import RunstoreError
 from runstore.core.events import (
@@ -9,6 +11,8 @@ from runstore.core.events import (
     Custom,
     Event,
     Failed,
+    InputGiven,
+    InputRequested,
     Queued,
     Started,
     StartReason,
@@ -28,6 +32,14 @@ ENDINGS = (COMPLETED, FAILED, CANCELLED)
 
 def started(attempt: int = 1, worker_id: str = "worker-1", reason: StartReason = "claimed") -> Started:
     return Started(worker_id=worker_id, attempt=attempt, reason=reason)
+
+
+def asked(request_id: str = "1.1", *, expires_at: int | None = None) -> InputRequested:
+    return InputRequested(agent="demo", request_id=request_id, prompt="Really?", expires_at=expires_at)
+
+
+def given(request_id: str = "1.1", *, open: int = 0, answer: Any = "yes") -> InputGiven:
+    return InputGiven(request_id=request_id, answer=answer, by="local", open=open)
 
 
 def token(text: str = "word ") -> Token:

@@ -9,11 +9,20 @@ import msgspec
 
 from runstore.core.codec import EncodedEvent, RecordedEvent
 from runstore.core.errors import InvalidEvent, RunPurged, RunstoreError
-from runstore.core.events import CancelRequested, Purged, Queued, Redacted, Started
+from runstore.core.events import (
+    CancelRequested,
+    InputGiven,
+    InputRequested,
+    Purged,
+    Queued,
+    Redacted,
+    Started,
+)
 from runstore.core.ports import Committed, EventFilter, Head, LiveFeed, OpenRun
-from runstore.eventlog.admission import NOTHING, Append, admit, advance
+from runstore.eventlog.admission import NOTHING, Append, Given, admit, advance
 from runstore.eventlog.discards import TextEvent, Withheld, discards, settle
 from runstore.eventlog.queries import MAX_PAGE_BYTES
+from runstore.eventlog.rules.control import WAITING
 from runstore.eventlog.rules.reservations import Reservations, UsedKey
 from runstore.eventlog.rules.rules import Rules
 from runstore.eventlog.rules.sessions import Place, Session, Sessions, read_session_request
@@ -59,9 +68,17 @@ class MemoryEventLog:
 
     async def open_runs(self, *, limit: int = 2_000, exclude_workers: Collection[str] = ()) -> list[OpenRun]:
         runs = [
-            run for run in self._open() if run.worker_id not in exclude_workers or run.cancel_at is not None
+            run
+            for run in self._open()
+            if (run.worker_id not in exclude_workers and run.status != WAITING) or run.cancel_at is not None
         ]
         return _by_turns(runs)[:limit]
+
+    async def expired(self, now: int, *, limit: int) -> list[str]:
+        waiting = [(run.expires_at, run.run_id) for run in self._open() if run.status == WAITING]
+        return [run_id for at, run_id in sorted((at, each) for at, each in waiting if at) if at <= now][
+            :limit
+        ]
 
     async def runs_of(self, worker_id: str) -> list[OpenRun]:
         return [run for run in self._open() if run.worker_id == worker_id]
@@ -213,6 +230,13 @@ def _follow(run: OpenRun | None, run_id: str, event: EncodedEvent) -> OpenRun | 
             run, status="running", attempt=started.attempt, worker_id=started.worker_id,
             adoptions=run.adoptions + (started.reason == "adopted"),
         )  # fmt: skip
+    if event.type == InputRequested.type:
+        expires_at = msgspec.json.decode(event.data, type=Given).expires_at
+        times = [at for at in (expires_at, run.expires_at) if at is not None]
+        return change(run, status=WAITING, worker_id=None, expires_at=min(times, default=None))
+    if event.type == InputGiven.type:
+        given = msgspec.json.decode(event.data, type=Given)
+        return change(run, status=WAITING if given.open else "queued", expires_at=given.expires_at)
     if event.type == CancelRequested.type and run.cancel_at is None:
         return change(run, cancel_at=event.at)
     return run

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from runstore.core.codec import RecordedEvent, encode
 from runstore.core.events import (
@@ -18,8 +19,9 @@ from runstore.core.events import (
     Queued,
     Usage,
 )
-from runstore.core.run import EVOLVING_TYPES, Actor, Run, evolve, fold
-from tests.events import CANCEL, CANCELLED, COMPLETED, FAILED, QUEUED, note, started, token
+from runstore.core.run import EVOLVING_TYPES, MAX_PROMPT, Actor, PendingInput, Run, evolve, fold
+from tests.events import CANCEL, CANCELLED, COMPLETED, FAILED, QUEUED, asked, note, started, token
+from tests.events import given as given_
 
 RUN = "0192f0c1-2d3e-7f45-8a6b-0123456789ab"
 
@@ -52,6 +54,12 @@ def usage(inputs: int, outputs: int) -> Usage:
         ([QUEUED, started(), FAILED], "error"),
         ([QUEUED, started(), CANCEL, CANCELLED], "stopped"),
         ([QUEUED, CANCELLED], "stopped"),
+        ([QUEUED, started(), asked()], "waiting"),
+        ([QUEUED, started(), asked(), CANCEL], "waiting"),
+        ([QUEUED, started(), asked(), asked("1.2"), given_(open=1)], "waiting"),
+        ([QUEUED, started(), asked(), asked("1.2"), given_(open=1), given_("1.2")], "queued"),
+        ([QUEUED, started(), asked(), given_(), started(2, reason="input")], "running"),
+        ([QUEUED, started(), asked(), CANCEL, CANCELLED], "stopped"),
         ([QUEUED, started(), COMPLETED, Deleted(by="local")], "success"),
     ],
 )
@@ -59,6 +67,21 @@ def test_the_status_follows_the_lifecycle(events: list[Event], status: str) -> N
     run = state(*events)
     assert run.status == status
     assert run.closed == (status in ("success", "error", "stopped"))
+
+
+def test_a_waiting_run_names_its_open_requests() -> None:
+    run = state(QUEUED, started(), asked(expires_at=9_000), asked("1.2"), given_(open=1))
+    assert run.pending_inputs == (PendingInput("1.2", 4, "question", "demo", "Really?"),)
+
+
+def test_an_ended_run_has_no_open_requests() -> None:
+    assert state(QUEUED, started(), asked(), CANCEL, CANCELLED).pending_inputs == ()
+
+
+def test_a_long_prompt_is_cut_in_the_state() -> None:
+    prompt = "?" * 10_000
+    [pending] = state(QUEUED, started(), replace(asked(), prompt=prompt)).pending_inputs
+    assert pending.prompt == prompt[:MAX_PROMPT]
 
 
 def test_a_queued_run_knows_what_it_was_asked_for() -> None:

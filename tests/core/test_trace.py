@@ -15,6 +15,8 @@ from runstore.core.events import (
     Discarded,
     Event,
     Failed,
+    InputGiven,
+    InputRequested,
     Message,
     Queued,
     Retrying,
@@ -186,3 +188,19 @@ def test_a_trace_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             found = tree(*events)
             assert found["complete"] is False, limit
             assert 0 < len(found["attempts"][0]["agents"][0]["steps"]) < 9
+
+
+def test_a_request_is_a_step_until_its_answer() -> None:
+    asked = InputRequested(
+        agent="boss", request_id="1.1", prompt="May boss call add?", kind="approval", tool="add",
+        tool_use_id="t1", input={"a": 1},
+    )  # fmt: skip
+    beginning = [QUEUED, started(), AgentStarted(agent="boss"), asked]
+    waiting = tree(*beginning)
+    assert (waiting["status"], waiting["attempts"][0]["ended_at"]) == ("waiting", at(4))
+    [step] = waiting["attempts"][0]["agents"][0]["steps"]
+    assert (step["kind"], step["status"], step["input"]) == ("input", "running", {"a": 1})
+    answered = tree(*beginning, InputGiven(request_id="1.1", answer={"approve": True}, by="alice"))
+    assert "status" not in answered, "queued, the default"
+    [step] = answered["attempts"][0]["agents"][0]["steps"]
+    assert (step["status"], step["output"], step["duration_ms"]) == ("success", {"approve": True}, 1_000)

@@ -37,7 +37,7 @@ from runstore.core.errors import (
     RunstoreError,
     WrongExpectedSeq,
 )  # fmt: skip
-from runstore.core.events import Custom, Deleted, Event
+from runstore.core.events import Custom, Deleted, Event, InputAdded
 from runstore.core.ids import new_run_id
 from runstore.core.run import EVOLVING_TYPES, Run, fold
 from runstore.database.dialects import Dialect, open_dialect
@@ -50,7 +50,7 @@ from runstore.http.streaming.frames import native
 from runstore.maintenance.purge import PurgeCount
 from runstore.projections.runs import find_run
 from tests.database import open_log_at, run_list
-from tests.events import CANCEL, ENDINGS, QUEUED, note, started, token
+from tests.events import CANCEL, ENDINGS, FAILED, QUEUED, asked, given, note, started, token
 from tests.frames import frame_of, read_frames
 from tests.polling import DEADLINE_S
 from tests.purging import FOREVER, purge
@@ -77,6 +77,8 @@ class ModelRun:
     facts: list[Fact] = field(default_factory=list)
     offered: list[Fact] = field(default_factory=list)
     attempt: int = 0
+    open: list[str] = field(default_factory=list)  # requests for input
+    released: bool = False  # the attempt has ended with requests
     cancelled: bool = False
     closed: bool = False
     deleted: bool = False
@@ -91,7 +93,7 @@ class ModelRun:
             return RunActive
         if self.closed and not (deletion and not self.deleted and not self.purged):
             return RunClosed
-        if attempt is not None and attempt < self.attempt:
+        if attempt is not None and (attempt < self.attempt or self.released):
             return LeaseLost
         if expected_seq is not None and expected_seq != len(self.facts):
             return WrongExpectedSeq
@@ -181,7 +183,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule(which=chance, size=st.integers(1, 40))
     def offer(self, which: int, size: int) -> None:
         run_id, run = self.pick(which)
-        if run.closed or not run.attempt:
+        if run.closed or run.released or not run.attempt:
             return
         for _ in range(size):
             event = token(f"{next(self.numbers)}")
@@ -206,7 +208,47 @@ class LogMachine(RuleBasedStateMachine):
         attempt = run.attempt + 1
         self.write(where, run_id, started(attempt, f"worker-{where}"), expected_seq=len(run.facts))
         if not run.closed:
-            run.attempt = attempt
+            run.attempt, run.open, run.released = attempt, [], False
+
+    # ---- people ----
+
+    @precondition(lambda self: self.runs)
+    @rule(which=chance, where=somewhere, count=st.integers(1, 3), expires=st.booleans())
+    def ask(self, which: int, where: int, count: int, expires: bool) -> None:
+        """The attempt ends with requests, all in one append."""
+        run_id, run = self.pick(which)
+        if not run.attempt or run.released:
+            return
+        self.settle(run_id)
+        requests = [asked(f"{run.attempt}.{n}", expires_at=n if expires else None) for n in range(count)]
+        self.write(where, run_id, *requests, attempt=run.attempt)
+        if not run.closed:
+            run.open, run.released = [each.request_id for each in requests], True
+
+    @precondition(lambda self: self.runs)
+    @rule(which=chance, where=somewhere, twice=st.booleans())
+    def answer(self, which: int, where: int, twice: bool) -> None:
+        """Of two replicas that answer at one head, the second is refused."""
+        run_id, run = self.pick(which)
+        if not run.open or run.closed:
+            return
+        seq = len(run.facts)
+        self.write(where, run_id, given(run.open.pop(0), open=len(run.open)), expected_seq=seq)
+        if twice:
+            self.write(1 - where, run_id, given("late"), expected_seq=seq)
+
+    @precondition(lambda self: self.runs)
+    @rule(which=chance, where=somewhere)
+    def add(self, which: int, where: int) -> None:
+        self.write(where, self.pick(which)[0], InputAdded(content=f"{next(self.numbers)}", by="local"))
+
+    @precondition(lambda self: self.runs)
+    @rule(which=chance, where=somewhere)
+    def expire(self, which: int, where: int) -> None:
+        """Without a default, the run fails."""
+        run_id, run = self.pick(which)
+        if run.open and not run.closed:
+            self.write(where, run_id, FAILED, expected_seq=len(run.facts))
 
     @precondition(lambda self: self.runs)
     @rule(which=chance, where=somewhere)
@@ -287,7 +329,9 @@ class LogMachine(RuleBasedStateMachine):
         wrong = [error for error in self.refusals if not isinstance(error, AppendRefused)]
         assert wrong == [], "offered text was refused for another reason than its run's state"
         stored, states, open_runs = self.loop.run(self.logs[HERE].database.query(look_at, list(self.runs)))
-        assert open_runs == {run_id for run_id, run in self.runs.items() if not run.closed}
+        assert open_runs == {
+            run_id for run_id, run in self.runs.items() if not run.closed and (not run.open or run.cancelled)
+        }
         for run_id, run in self.runs.items():
             self.take_over(run_id, stored[run_id])
             types = [type for type, _ in run.facts]
@@ -314,20 +358,21 @@ class LogMachine(RuleBasedStateMachine):
         run_id = list(self.runs)[which % len(self.runs)]
         return run_id, self.runs[run_id]
 
-    def write(self, where: int, run_id: str, event: Event | Custom, **options: Any) -> None:
-        """Append an event: it is stored or refused as in the model, and earlier offered text is settled."""
+    def write(self, where: int, run_id: str, *events: Event | Custom, **options: Any) -> None:
+        """Append events: they are stored or refused as in the model, and earlier offered text is settled."""
+        event = events[0]
         run = self.runs[run_id]
         refusal = run.refusal(event, options.get("expected_seq"), options.get("attempt"))
         repeated = event == CANCEL and run.cancelled
-        append = self.logs[where].append(run_id, [event], **options)
+        append = self.logs[where].append(run_id, events, **options)
         if refusal is not None:
             with pytest.raises(refusal):
                 self.loop.run(append)
             self.absorb(run_id)
         else:
             seq = self.loop.run(append)
-            self.absorb(run_id, *([] if repeated else [fact(event)]))
-            assert repeated or run.facts[seq - 1] == fact(event)
+            self.absorb(run_id, *([] if repeated else map(fact, events)))
+            assert repeated or run.facts[seq - 1] == fact(events[-1])
             run.evolve(event)
             run.listed |= not repeated and event.type in EVOLVING_TYPES  # a missing row heals with these
         if where == HERE:

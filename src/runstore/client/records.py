@@ -10,11 +10,23 @@ from msgspec import Struct
 from runstore.core.run import Actor
 
 
+class PendingInput(Struct, frozen=True, kw_only=True):
+    """An open request of a waiting run. `prompt` may be cut; `Client.inputs` has all of it."""
+
+    request_id: str
+    prompt: str = ""
+    kind: str = "question"
+    agent: str = ""
+    tool: str | None = None
+    seq: int = 0
+    expires_at: str | None = None
+
+
 class RunRecord(Struct, frozen=True, kw_only=True):
     """See docs/reference/http.md, "The run record". Times are RFC 3339 in UTC. Lists omit `last_seq`.
 
     `truncated` names the large fields that a list leaves out; `get` has them. Only purged runs have
-    `purged_at`, `deleted` and `counts`.
+    `purged_at`, `deleted` and `counts`; only waiting runs have `pending_inputs`.
     """
 
     run_id: str
@@ -45,6 +57,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     purged_at: str | None = None
     deleted: bool = False
     counts: dict[str, int] = {}
+    pending_inputs: list[PendingInput] = []
 
     @property
     def ended(self) -> bool:

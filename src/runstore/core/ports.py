@@ -12,7 +12,11 @@ from runstore.core.events import Custom, Event, EventType
 
 
 class Head(Struct, frozen=True, gc=False):
-    """A run's head, which decides about its next append. `attempt`, `cancel_requested`: of an open run."""
+    """A run's head, which decides about its next append.
+
+    `attempt`, `cancel_requested`, `status`: of an open run, which is queued, running or waiting. A run that
+    waits, or is queued after it, has no attempt that may write: `released`.
+    """
 
     seq: int
     closed: bool = False
@@ -20,6 +24,11 @@ class Head(Struct, frozen=True, gc=False):
     attempt: int = 0
     cancel_requested: bool = False
     purged: bool = False
+    status: str = "queued"
+
+    @property
+    def released(self) -> bool:
+        return self.attempt > 0 and self.status != "running"
 
 
 class OpenRun(Struct, frozen=True, gc=False):
@@ -33,6 +42,7 @@ class OpenRun(Struct, frozen=True, gc=False):
     worker_id: str | None
     cancel_at: int | None
     queued_at: int
+    expires_at: int | None = None  # of a run that waits for answers
 
 
 class Committed(Struct, frozen=True):
@@ -193,11 +203,20 @@ class OpenRuns(LogReader, Protocol):
     async def open_runs(self, *, limit: int = 2_000, exclude_workers: Collection[str] = ()) -> list[OpenRun]:
         """The active runs: those to stop, then those that a worker has, then queued ones.
 
+        Runs that wait for answers are omitted, except those with a cancel request.
+
         Within each kind users take turns, at each worker: first the oldest run of every user, then the second
         ones, and so on; the runs of one turn are sorted by age.
 
         Args:
             exclude_workers: omit the runs of these workers, except those with a cancel request.
+        """
+
+    async def expired(self, now: int, *, limit: int) -> list[str]:
+        """Waiting runs with a request that has expired, the longest expired first.
+
+        Args:
+            now: UTC, milliseconds since 1970.
         """
 
     async def runs_of(self, worker_id: str) -> list[OpenRun]:

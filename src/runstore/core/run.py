@@ -20,6 +20,9 @@ from runstore.core.events import (
     Deleted,
     Event,
     Failed,
+    InputGiven,
+    InputKind,
+    InputRequested,
     Outcome,
     Purged,
     Queued,
@@ -30,7 +33,7 @@ from runstore.core.events import (
 )  # fmt: skip
 from runstore.core.usage import RunUsage
 
-Status = Literal["queued", "running", "success", "error", "stopped"]
+Status = Literal["queued", "running", "waiting", "success", "error", "stopped"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 RUN_DEPTH = MAX_DEPTH + 1  # levels of a run as JSON: an object, and the values in it
 CLOSED: frozenset[Status] = frozenset(get_args(Outcome))
@@ -38,6 +41,7 @@ CLOSED: frozenset[Status] = frozenset(get_args(Outcome))
 LARGE_FIELDS = ("metadata", "result", "usage", "input")
 USAGE_PARTS = ("cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
 LISTED_BYTES = 4_096  # bytes of each such field as JSON; lists omit larger ones
+MAX_PROMPT = 200  # characters of a prompt in a run's state; the log has the whole
 
 
 class Owner(Struct, frozen=True):
@@ -52,6 +56,18 @@ class Actor(Struct, frozen=True):
 
     user_id: str
     key_id: str | None = None
+
+
+class PendingInput(Struct, frozen=True):
+    """A request that a waiting run has open. `seq`: its event. `expires_at`: UTC, milliseconds since 1970."""
+
+    request_id: str
+    seq: int
+    kind: InputKind
+    agent: str
+    prompt: str
+    tool: str | None = None
+    expires_at: int | None = None
 
 
 _read_owner = msgspec.json.Decoder(Owner).decode
@@ -94,6 +110,7 @@ class Run(Struct, frozen=True):
     deleted: bool = False
     purged_at: int | None = None
     counts: dict[str, int] = {}  # the number of events of each type, of a purged run
+    pending_inputs: tuple[PendingInput, ...] = ()
     truncated: tuple[str, ...] | UnsetType = UNSET
 
     @property
@@ -105,7 +122,10 @@ def evolve(run: Run, event: EncodedEvent | RecordedEvent) -> Run:
     """The run after one more event. Unknown events, and those without effect on the state, are skipped."""
     if event.type not in EVOLVING_TYPES:
         return _ended_somehow(run, event) if event.ends else run
-    return _evolve(run, decode(event.type, event.version, readable(event.data, RUN_DEPTH)), event.at)
+    decoded_event = decode(event.type, event.version, readable(event.data, RUN_DEPTH))
+    if isinstance(decoded_event, InputRequested):
+        return _asked(run, decoded_event, event.seq if isinstance(event, RecordedEvent) else 0)
+    return _evolve(run, decoded_event, event.at)
 
 
 def _ended_somehow(run: Run, event: EncodedEvent | RecordedEvent) -> Run:
@@ -146,6 +166,24 @@ def whole(run: Run, ends: Iterable[RecordedEvent]) -> Run:
     )
 
 
+def _asked(run: Run, event: InputRequested, seq: int) -> Run:
+    pending = PendingInput(
+        event.request_id,
+        seq,
+        event.kind,
+        event.agent,
+        event.prompt[:MAX_PROMPT],
+        event.tool,
+        event.expires_at,
+    )
+    return msgspec.structs.replace(run, status="waiting", pending_inputs=(*run.pending_inputs, pending))
+
+
+def _answered(run: Run, event: InputGiven) -> Run:
+    left = tuple(each for each in run.pending_inputs if each.request_id != event.request_id)
+    return msgspec.structs.replace(run, status="waiting" if left else "queued", pending_inputs=left)
+
+
 def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
     change = msgspec.structs.replace
     match event:
@@ -156,7 +194,12 @@ def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
                 created_at=at, input=event.input, started_by=Actor(event.user_id, event.key_id),
             )  # fmt: skip
         case Started():
-            return change(run, status="running", attempt=event.attempt, started_at=run.started_at or at)
+            return change(
+                run, status="running", attempt=event.attempt, started_at=run.started_at or at,
+                pending_inputs=(),
+            )  # fmt: skip
+        case InputGiven():
+            return _answered(run, event)
         case CancelRequested():
             return change(
                 run, cancel_requested=True, superseded_by=event.superseded_by or run.superseded_by,
@@ -170,10 +213,14 @@ def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
             )
         case Failed():
             return change(
-                run, status=event.status, completed_at=at, error=event.message, error_code=event.code
-            )
+                run, status=event.status, completed_at=at, error=event.message, error_code=event.code,
+                pending_inputs=(),
+            )  # fmt: skip
         case Cancelled():
-            return change(run, status=event.status, completed_at=at, reason=event.reason, forced=event.forced)
+            return change(
+                run, status=event.status, completed_at=at, reason=event.reason, forced=event.forced,
+                pending_inputs=(),
+            )  # fmt: skip
         case Deleted():
             return change(run, deleted=True)
         case Purged():  # all or some of the earlier events may be gone
@@ -211,5 +258,8 @@ def add_usage(usage: dict[str, int], more: Usage) -> dict[str, int]:
 
 EVOLVING_TYPES = frozenset(
     cls.type
-    for cls in (Queued, Started, CancelRequested, Usage, Completed, Failed, Cancelled, Deleted, Purged)
-)
+    for cls in (
+        Queued, Started, CancelRequested, InputRequested, InputGiven, Usage, Completed, Failed, Cancelled,
+        Deleted, Purged,
+    )
+)  # fmt: skip

@@ -21,6 +21,8 @@ from runstore.core.events import (
     Discarded,
     Ending,
     Failed,
+    InputGiven,
+    InputRequested,
     Message,
     Queued,
     Retrying,
@@ -40,17 +42,20 @@ MAX_TRACED_BYTES = 64 << 20  # bytes of their data
 MAX_VALUE_BYTES = 4_096  # bytes of an input or an output as JSON; larger ones are left out
 TRACED = EventFilter(frozenset(EVENT_CLASSES) - STREAMED_TYPES)
 
+StepKind = Literal["model", "tool", "input"]
 StepStatus = Literal["running", "success", "error", "discarded"]
 
 
 class TraceStep(Struct, kw_only=True, omit_defaults=True):
-    """A model call or a tool call. `seq`: its first event. `name`: the model's id, or the tool's name.
+    """A model call, a tool call, or a request for a person's input. `seq`: its first event.
+
+    `name`: the model's id, the tool's name, or the request's id.
 
     `status`: a call whose end is not in the log is `running`; the text of a `discarded` one no longer counts,
     for the reason `discarded`. `truncated`: which of `input` and `output` are too large and left out.
     """
 
-    kind: Literal["model", "tool"]
+    kind: StepKind
     seq: int
     status: StepStatus
     name: str | None = None
@@ -139,6 +144,7 @@ class TraceFold:
         self._left, self._left_bytes = MAX_TRACED, MAX_TRACED_BYTES
         self._open: dict[tuple[str, str | None], _Open] = {}
         self._steps = 0
+        self._requests: dict[str, tuple[TraceStep, int]] = {}
 
     def add(self, recorded: RecordedEvent) -> None:
         """Fold in the run's next event."""
@@ -159,6 +165,10 @@ class TraceFold:
                 self._begin(event, at)
             case Ending() as event:
                 self._end(event, at)
+            case InputRequested() as event if self.trace.attempts:
+                self._ask(event, seq, at)
+            case InputGiven() as event:
+                self._answer(event, at)
             case AgentEvent() as event:
                 if not self.trace.attempts:
                     self._begin(
@@ -185,6 +195,17 @@ class TraceFold:
                 started_at=timestamp(at), repeats_after=event.discard_after_seq, agents=[],
             )
         )  # fmt: skip
+
+    def _ask(self, event: InputRequested, seq: int, at: int) -> None:
+        self._of_agent(event, seq, at)
+        self.trace.status, self.trace.attempts[-1].ended_at = "waiting", timestamp(at)
+
+    def _answer(self, event: InputGiven, at: int) -> None:
+        self.trace.status = "waiting" if event.open else "queued"
+        if found := self._requests.pop(event.request_id, None):
+            step, began = found
+            step.status, step.ended_at, step.duration_ms = "success", timestamp(at), max(0, at - began)
+            _put(step, "output", event.answer)
 
     def _end(self, event: Ending, at: int) -> None:
         self._close(at)
@@ -233,6 +254,11 @@ class TraceFold:
                     step.ended_at, step.duration_ms = timestamp(at), max(0, at - began)
                     _put(step, "output", event.output)
                 mine.since = at
+            case InputRequested():
+                step = self._step(mine, "input", seq, name=event.request_id, tool_use_id=event.tool_use_id)
+                step.started_at = timestamp(at)
+                _put(step, "input", event.prompt if event.input is None else event.input)
+                self._requests[event.request_id] = (step, at)
             case Message():
                 self._message(mine, event, seq, at)
             case Usage():
@@ -284,7 +310,7 @@ class TraceFold:
             mine.asked = None
         return mine.call
 
-    def _step(self, mine: _Open, kind: Literal["model", "tool"], seq: int, **fields: Any) -> TraceStep:
+    def _step(self, mine: _Open, kind: StepKind, seq: int, **fields: Any) -> TraceStep:
         step = TraceStep(kind=kind, seq=seq, status="running", **fields)
         self._steps += 1
         if self._steps <= MAX_STEPS:

@@ -49,6 +49,8 @@ open_runs = Table(
     Column("worker_id", Name(64)),
     Column("queued_at", BigInteger, nullable=False),
     Column("cancel_at", BigInteger),
+    Column("expires_at", BigInteger),
+    Index("ix_open_runs_expires_at", "expires_at"),
     Index("ix_open_runs_queued_at", "queued_at"),
     Index("ix_open_runs_user_id", "user_id"),
     Index("ix_open_runs_worker_id", "worker_id"),

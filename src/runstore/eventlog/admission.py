@@ -8,7 +8,17 @@ from msgspec import Struct
 
 from runstore.core.codec import EncodedEvent
 from runstore.core.errors import LeaseLost, RunActive, RunClosed, RunNotFound, RunstoreError, WrongExpectedSeq
-from runstore.core.events import AuditRead, CancelRequested, Deleted, EventType, Purged, Queued, Started
+from runstore.core.events import (
+    AuditRead,
+    CancelRequested,
+    Deleted,
+    EventType,
+    InputGiven,
+    InputRequested,
+    Purged,
+    Queued,
+    Started,
+)
 from runstore.core.ports import Head, Reservation
 
 NOTHING = Head(seq=0)
@@ -44,6 +54,13 @@ class Append(Struct, eq=False):
     reservation: Reservation | None = None
 
 
+class Given(Struct, frozen=True):
+    """The part of an `input.given` that moves its run."""
+
+    open: int = 0
+    expires_at: int | None = None
+
+
 def admit(head: Head, append: Append) -> list[EncodedEvent]:
     """The events that the run accepts, in order, from `head.seq + 1` on.
 
@@ -60,7 +77,7 @@ def admit(head: Head, append: Append) -> list[EncodedEvent]:
         raise RunActive(f"run {append.run_id} has not ended: stop it, then delete it")
     if head.closed and not _takes_marker(head, first.type):
         raise RunClosed(append.run_id, head.seq)
-    if append.attempt is not None and append.attempt < head.attempt:
+    if append.attempt is not None and (append.attempt < head.attempt or head.released):
         raise LeaseLost(append.run_id, head.seq, append.attempt, head.attempt)
     if append.expected_seq is not None and append.expected_seq != head.seq:
         raise WrongExpectedSeq(append.run_id, head.seq, append.expected_seq)
@@ -77,7 +94,7 @@ def _takes_marker(head: Head, type: EventType) -> bool:
 def advance(head: Head, events: list[EncodedEvent]) -> Head:
     """The head after these events."""
     closed, deleted, attempt, cancel = head.closed, head.deleted, head.attempt, head.cancel_requested
-    purged = head.purged
+    purged, status = head.purged, head.status
     for event in events:
         if event.ends:
             closed = True
@@ -85,8 +102,14 @@ def advance(head: Head, events: list[EncodedEvent]) -> Head:
             cancel = True
         elif event.type == Started.type:
             attempt = msgspec.json.decode(event.data, type=Started).attempt
+            status = "running"
+        elif event.type == InputRequested.type:
+            status = "waiting"
+        elif event.type == InputGiven.type:
+            left = msgspec.json.decode(event.data, type=Given).open
+            status = "waiting" if left else "queued"
         elif event.type == Deleted.type:
             deleted = True
         elif event.type == Purged.type:
             purged = True
-    return Head(head.seq + len(events), closed, deleted, attempt, cancel, purged)
+    return Head(head.seq + len(events), closed, deleted, attempt, cancel, purged, status)

@@ -8,7 +8,7 @@ from runstore.core.ports import EventFilter, Head, OpenRun, Publisher
 from runstore.database.opening import Database
 from runstore.eventlog.metered import LogCounts, MeteredFeed, MeteredStore
 from runstore.eventlog.queries import read_all, read_head, read_open_attempts, read_run, read_session_runs
-from runstore.eventlog.rules.control import read_open_runs, read_runs_of, read_workers
+from runstore.eventlog.rules.control import read_expired, read_open_runs, read_runs_of, read_workers
 from runstore.eventlog.sql_store import InlineProjection, SqlStore
 from runstore.eventlog.writer import Writer
 
@@ -64,6 +64,9 @@ class SqlEventLog:
 
     async def open_runs(self, *, limit: int = 2_000, exclude_workers: Collection[str] = ()) -> list[OpenRun]:
         return await self.database.query(read_open_runs, limit, exclude_workers)
+
+    async def expired(self, now: int, *, limit: int) -> list[str]:
+        return await self.database.query(read_expired, now, limit)
 
     async def runs_of(self, worker_id: str) -> list[OpenRun]:
         return await self.database.query(read_runs_of, worker_id)

@@ -7,10 +7,13 @@ import msgspec
 from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, tuple_, update
 
 from runstore.core.codec import EncodedEvent
-from runstore.core.events import CancelRequested, Purged, Queued, Started
+from runstore.core.events import CancelRequested, InputGiven, InputRequested, Purged, Queued, Started
 from runstore.core.ports import OpenRun
 from runstore.database.tables import open_runs, purging, session_runs, sessions
+from runstore.eventlog.admission import Given
 from runstore.eventlog.rules.sessions import SessionRequest, read_session_request
+
+WAITING = "waiting"  # for answers
 
 _INSERT = insert(open_runs)
 _JOIN_SESSION = insert(session_runs)
@@ -42,6 +45,12 @@ _START = (
         adoptions=open_runs.c.adoptions + bindparam("adopted"),
     )
 )
+# A run that waits, or that has its answers and waits for its next attempt, has no worker.
+_RELEASE = (
+    update(open_runs)
+    .where(open_runs.c.run_id == bindparam("run"))
+    .values(status=bindparam("now"), worker_id=None, expires_at=bindparam("expires"))
+)
 _runs = open_runs.c
 _turn = func.row_number().over(
     partition_by=(_runs.worker_id, _runs.user_id), order_by=(_runs.queued_at, _runs.run_id)
@@ -53,7 +62,8 @@ _ranked = (
             _runs.worker_id.is_(None),
             _runs.worker_id.not_in(bindparam("exclude_workers", expanding=True)),
             _runs.cancel_at.is_not(None),
-        )
+        ),
+        or_(_runs.status != WAITING, _runs.cancel_at.is_not(None)),
     )
     .subquery()
 )
@@ -74,6 +84,12 @@ _OPEN_RUNS = (
     select(*_row).join(_first, _first.c.run_id == _runs.run_id).order_by(*_urgency(_runs, _first.c.turn))
 )
 _RUNS_OF = select(*_row).where(_runs.worker_id == bindparam("worker"))
+_EXPIRED = (
+    select(_runs.run_id)
+    .where(_runs.status == WAITING, _runs.expires_at <= bindparam("now"))
+    .order_by(_runs.expires_at)
+    .limit(bindparam("limit"))
+)
 _WORKERS = select(_runs.worker_id).where(_runs.worker_id.is_not(None)).distinct()
 
 
@@ -81,8 +97,9 @@ def write_control(connection: Connection, changes: Mapping[str, Sequence[Encoded
     """Update the control tables with the events of each run, in one statement per kind."""
     statements: dict[Any, list[dict[str, Any]]] = {
         _INSERT: [], _JOIN_SESSION: [], _START: [], _CANCEL: [], _LEAVE_SESSION: [], _DELETE: [],
-        _PURGE: [], _FORGET: [],
+        _PURGE: [], _FORGET: [], _RELEASE: [],
     }  # fmt: skip
+    released: dict[str, dict[str, Any]] = {}
     for run_id, events in sorted(changes.items()):
         for event in events:
             if event.ends:
@@ -96,6 +113,9 @@ def write_control(connection: Connection, changes: Mapping[str, Sequence[Encoded
                     statements[_JOIN_SESSION].append({**conversation, "run_id": run_id})
             elif event.type == Started.type:
                 statements[_START].append(_started(run_id, event))
+                released.pop(run_id, None)
+            elif event.type in (InputRequested.type, InputGiven.type):
+                released[run_id] = _released(run_id, event, released.get(run_id))
             elif event.type == CancelRequested.type:
                 statements[_CANCEL].append({"run": run_id, "at": event.at})
             elif event.type == Purged.type:
@@ -104,6 +124,7 @@ def write_control(connection: Connection, changes: Mapping[str, Sequence[Encoded
                 if request.session_id is not None:
                     conversation = {"user": request.user_id, "session": request.session_id}
                     statements[_FORGET].append({**conversation, "purged": run_id})
+    statements[_RELEASE] += released.values()
     for statement, parameters in statements.items():
         if parameters:
             connection.execute(statement, parameters)
@@ -122,6 +143,11 @@ def read_runs_of(connection: Connection, worker_id: str) -> list[OpenRun]:
     return [OpenRun(*row) for row in connection.execute(_RUNS_OF, {"worker": worker_id})]
 
 
+def read_expired(connection: Connection, now: int, limit: int) -> list[str]:
+    """See `OpenRuns.expired`."""
+    return list(connection.execute(_EXPIRED, {"now": now, "limit": limit}).scalars())
+
+
 def read_workers(connection: Connection) -> set[str]:
     """See `OpenRuns.workers`."""
     return set(connection.execute(_WORKERS).scalars())
@@ -132,7 +158,18 @@ def _queued(run_id: str, at: int, request: SessionRequest) -> dict[str, Any]:
     return {
         "run_id": run_id, "status": "queued", "user_id": request.user_id, "session_id": session_id,
         "attempt": 0, "adoptions": 0, "worker_id": None, "queued_at": at, "cancel_at": None,
+        "expires_at": None,
     }  # fmt: skip
+
+
+def _released(run_id: str, event: EncodedEvent, before: dict[str, Any] | None) -> dict[str, Any]:
+    """The run's row after a request or an answer. `before`: after the previous event of the same commit."""
+    given = msgspec.json.decode(event.data, type=Given)
+    if event.type == InputGiven.type:
+        return {"run": run_id, "now": WAITING if given.open else "queued", "expires": given.expires_at}
+    times = [given.expires_at, before["expires"] if before else None]
+    earliest = min((at for at in times if at is not None), default=None)
+    return {"run": run_id, "now": WAITING, "expires": earliest}
 
 
 def _started(run_id: str, event: EncodedEvent) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import asdict
 from starlette.responses import Response
 
+from runstore.core.events import InputKind
 from runstore.core.records import EventRecord
-from runstore.core.run import Actor, Run, Status
+from runstore.core.run import Actor, PendingInput, Run, Status
 from runstore.core.times import timestamp
 from runstore.http.json import Count, RunId, Seq, Time, json_response
 from runstore.http.native.included import EventPage, Included
@@ -15,6 +16,18 @@ from runstore.runtime.catalog.output_schema import SchemaWarning
 from runstore.store.runs import RunAt
 
 NOTHING = Included()
+
+
+class PendingRecord(Struct, frozen=True):
+    """An open request of a waiting run; `GET /runs/{run_id}/inputs` has all of it."""
+
+    request_id: str
+    seq: Seq
+    kind: InputKind
+    agent: str
+    prompt: str
+    tool: str | None
+    expires_at: Time | None
 
 
 class RunRecord(Struct, frozen=True):
@@ -51,6 +64,7 @@ class RunRecord(Struct, frozen=True):
     purged_at: Time | UnsetType = UNSET  # this and the next two: only of purged runs
     deleted: bool | UnsetType = UNSET
     counts: dict[str, Count] | UnsetType = UNSET
+    pending_inputs: list[PendingRecord] | UnsetType = UNSET  # only of a waiting run
 
 
 class RunPage(Struct, frozen=True):
@@ -62,7 +76,9 @@ class RunPage(Struct, frozen=True):
 
 TIMES = ("created_at", "started_at", "completed_at", "purged_at")
 OF_PURGED = ("purged_at", "deleted", "counts")  # fields of purged runs, which only lists show
-SHOWN = [name for name in RunRecord.__struct_fields__ if name in Run.__struct_fields__]
+SHOWN = [
+    name for name in RunRecord.__struct_fields__ if name in Run.__struct_fields__ and name != "pending_inputs"
+]
 
 
 def record(run: Run, last_seq: int | UnsetType = UNSET, included: Included = NOTHING) -> RunRecord:
@@ -71,8 +87,15 @@ def record(run: Run, last_seq: int | UnsetType = UNSET, included: Included = NOT
     }
     if run.deleted:
         shown["deleted"] = True
+    if run.status == "waiting":
+        shown["pending_inputs"] = [_pending(each) for each in run.pending_inputs]
     shown |= {name: timestamp(shown[name]) for name in TIMES if shown.get(name) is not None}
     return RunRecord(**shown, last_seq=last_seq, **asdict(included))
+
+
+def _pending(pending: PendingInput) -> PendingRecord:
+    at = pending.expires_at
+    return PendingRecord(**{**asdict(pending), "expires_at": None if at is None else timestamp(at)})
 
 
 def listed(run: Run) -> RunRecord:

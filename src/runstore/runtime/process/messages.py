@@ -19,7 +19,7 @@ from runstore.runtime.catalog.specs import AgentSpec
 
 LENGTH_BYTES = 4
 MAX_MESSAGE_BYTES = 16 << 20  # bytes of a message from a process
-CONTROL = ("lifecycle.", "cancel.", "run.")  # event types that agents must not write
+CONTROL = ("lifecycle.", "cancel.", "input.", "run.")  # event types that agents must not write
 
 
 class Begin(Struct, frozen=True):
