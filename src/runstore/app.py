@@ -188,6 +188,7 @@ def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
         authenticator=runtime.authenticator,
         hosts=hosts_of(server.host, server.allowed_hosts, exposed=server.exposed),
         cors_origins=server.cors_origins,
+        console=server.console,
     )
 
 

@@ -95,7 +95,11 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
             wrong.append(error)
             http.should_exit = True
 
-        http = Server(app, closing=close, started=lambda: _on_started(listener, runtime, leave))
+        http = Server(
+            app,
+            closing=close,
+            started=lambda: _on_started(listener, runtime, leave, console=settings.server.console),
+        )
         await http.serve(sockets=[listener])
         await asyncio.gather(*drains)
     log.info("stopped")
@@ -135,9 +139,14 @@ def _signalled() -> "asyncio.Future[None]":
     return told
 
 
-def _on_started(listener: socket.socket, runtime: Runtime, leave: Callable[[ConfigError], None]) -> None:
+def _on_started(
+    listener: socket.socket, runtime: Runtime, leave: Callable[[ConfigError], None], *, console: bool
+) -> None:
     host, port = listener.getsockname()[:2]
-    log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    log.info("listening", url=url)
+    if console:
+        log.info("console", url=f"{url}/console/")
     threading.Thread(target=_warm_up, args=[runtime, leave], daemon=True).start()
 
 

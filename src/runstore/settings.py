@@ -66,6 +66,7 @@ class ServerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     redis_prefix: str = "runstore"  # prefix of all keys in Redis
     worker: bool = True  # whether the serving process also runs agents
     projections: bool = True  # whether the process keeps asynchronous projections up to date
+    console: bool = True  # whether to serve the console, at /console/
     lease_s: float = 15.0  # silence after which a worker on another machine loses its runs
     capacity: int = 1_000  # concurrent runs of this process; more wait as `queued`
     cancel_grace_s: float = 2.0  # from a cancel's commit to the run's ending, even of a stuck agent

@@ -88,6 +88,12 @@ def serve(
         typer.Option("--worker/--no-worker", envvar="RUNSTORE_WORKER", help="Whether to run agents as well."),
     ] = None,
     projections: Projections = None,
+    console: Annotated[
+        bool | None,
+        typer.Option(
+            "--console/--no-console", envvar="RUNSTORE_CONSOLE", help="Whether to serve the console."
+        ),
+    ] = None,
     config: Config = None,
     capacity: Capacity = None,
     cancel_grace_s: CancelGrace = None,
@@ -120,7 +126,7 @@ def serve(
         config, host=host, port=port, database_url=database_url, database_url_file=database_url_file,
         redis_url=redis_url, redis_url_file=redis_url_file, worker=worker, shared_files=shared_files,
         projections=projections, capacity=capacity, cancel_grace_s=cancel_grace_s, drain_s=drain_s,
-        lease_s=lease_s, models=True,
+        lease_s=lease_s, models=True, console=console,
         heartbeat_s=heartbeat_s, log_format=log_format, log_file=log_file, allowed_hosts=allowed_host or None,
     )  # fmt: skip
     if reload:

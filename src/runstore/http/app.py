@@ -10,6 +10,7 @@ from starlette.routing import compile_path
 from starlette.types import Lifespan
 
 from runstore.http.bodies import Bodies
+from runstore.http.console.routes import Console, is_of_console
 from runstore.http.errors import NATIVE_ERRORS, ErrorResponder, path_of
 from runstore.http.executor.routes import EXECUTOR_ERRORS, HierarchyRoutes, TeamRunRoutes
 from runstore.http.following import Following
@@ -76,6 +77,7 @@ def build_http(
     hosts: Hosts = DEFAULT_HOSTS,
     authenticator: Authenticator | None = None,
     cors_origins: Sequence[str] = (),
+    console: bool = True,
 ) -> Starlette:
     """The API over a store.
 
@@ -83,6 +85,7 @@ def build_http(
         hosts: the host names that it accepts.
         cors_origins: origins whose pages may read the answers in a browser.
         authenticator: identifies the caller. None: everyone is the user `local`, an admin.
+        console: serve the console, too.
     """
     access, subscribers, bodies = Access(store, audit.reads), Subscribers(store), Bodies(store)
     signer = authenticator.tickets if authenticator else TicketSigner(token_bytes(32))
@@ -106,7 +109,10 @@ def build_http(
         ),
     )
     app = Starlette(
-        routes=[route for surface in SURFACES for route in surface.routes(handlers, bodies)],
+        routes=[
+            *(route for surface in SURFACES for route in surface.routes(handlers, bodies)),
+            *(Console().routes if console else []),
+        ],
         middleware=[
             Middleware(HostCheck, hosts=hosts, errors=ERRORS),
             *cors(cors_origins),
@@ -115,7 +121,7 @@ def build_http(
                 Authentication,
                 authenticator=authenticator,
                 errors=ERRORS,
-                open_paths=OPEN_PATHS,
+                is_open=lambda request: _is_open(request, console=console),
                 scope_of=_scope_of,
             ),
         ],
@@ -124,6 +130,10 @@ def build_http(
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _is_open(request: Request, *, console: bool) -> bool:
+    return path_of(request.scope) in OPEN_PATHS or (console and is_of_console(request))
 
 
 def _scope_of(request: Request) -> TicketScope | None:

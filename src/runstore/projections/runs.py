@@ -100,7 +100,7 @@ class RunList(Projection):
         for start in range(0, len(run_ids), READ_AT_ONCE):
             wanted = columns.run_id.in_(run_ids[start : start + READ_AT_ONCE])
             rows = connection.execute(select(columns.run_id, columns.state).where(wanted))
-            states |= {run_id: _decode_state(state) for run_id, state in rows}
+            states |= {run_id: decode_state(state) for run_id, state in rows}
         return states
 
 
@@ -172,7 +172,7 @@ def _find_ids(connection: Connection, query: RunQuery) -> _Ids:
 def find_run(connection: Connection, run_id: str) -> Run | None:
     """One run from the list."""
     state = connection.execute(select(runs.c.state).where(runs.c.run_id == run_id)).scalar()
-    return None if state is None else _decode_state(state)
+    return None if state is None else decode_state(state)
 
 
 def _split(query: RunQuery) -> tuple[Select[Any], list[ColumnElement[bool]]]:
@@ -221,7 +221,7 @@ def _read_listed(connection: Connection, run_ids: Sequence[str]) -> tuple[list[R
         wanted = runs.c.run_id.in_(run_ids[start : start + LISTED_AT_ONCE])
         found = connection.execute(select(runs.c.state).where(wanted).order_by(runs.c.run_id.desc()))
         for state in found.scalars().all():
-            page.append(_completed(connection, _decode_state(state)))
+            page.append(_completed(connection, decode_state(state)))
             size += len(state)
             if size >= MAX_LIST_BYTES:
                 return page, page[-1].run_id != run_ids[-1]
@@ -249,7 +249,8 @@ def _advance(run: Run, events: Sequence[RecordedEvent]) -> Run:
     return run
 
 
-def _decode_state(state: bytes) -> Run:
+def decode_state(state: bytes) -> Run:
+    """A row's run, as in lists."""
     return _read_run(readable(state, RUN_DEPTH))
 
 

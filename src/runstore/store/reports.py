@@ -30,7 +30,8 @@ from runstore.database.opening import Database
 from runstore.database.tables import events, runs
 from runstore.projections.builds import live_tables
 from runstore.projections.projection import Projection
-from runstore.projections.sessions import SessionsProjection
+from runstore.projections.runs import decode_state
+from runstore.projections.sessions import SessionsProjection, title_of
 from runstore.projections.text import TextProjection, TextQuery, text_of
 from runstore.projections.tools import BUCKETS, ToolsProjection
 from runstore.projections.usage import UsageProjection
@@ -39,7 +40,7 @@ MAX_SCANNED = 10_000  # matches of a search that are examined for one page
 MAX_ROWS = 10_000  # rows of a report
 MAX_READ = 1 << 20  # bytes of the events of one page of hits; the event that crosses it is the last
 SNIPPET = 160  # characters of text around a match
-SORTS = {"created": None, "cost": "cost", "tokens": "tokens", "duration": "duration_ms"}
+SORTS = {"created": None, "failed": None, "cost": "cost", "tokens": "tokens", "duration": "duration_ms"}
 GROUPS = ("day", "user", "agent", "model")
 GROUP_COLUMNS = {"day": "day", "user": "user_id", "agent": "agent", "model": "model"}
 RUN_COUNTS = ("runs", "succeeded", "failed", "stopped", "incomplete")
@@ -53,6 +54,7 @@ class RunsQuery(Struct, frozen=True, kw_only=True):
     """A filter for runs. `since`, `until`: when they were queued, ms since 1970, both inclusive.
 
     `text`: words that one event of the run has. `cost`: in nano units of the currency.
+    `deleted`: also deleted and purged runs.
     """
 
     user_id: str | None = None
@@ -68,13 +70,17 @@ class RunsQuery(Struct, frozen=True, kw_only=True):
     min_tokens: int | None = None
     min_cost: int | None = None
     text: str | None = None
+    deleted: bool = True
     sort: str = "created"
     after: str | None = None
     limit: int = 100
 
 
 class ReportedRun(Struct, frozen=True):
-    """A run, deleted and purged ones included. Times: ms since 1970; `cost`: in nano units."""
+    """A run, deleted and purged ones included. Times: ms since 1970; `cost`: in nano units.
+
+    `title`: the beginning of its input; empty if that is large or purged.
+    """
 
     run_id: str
     user_id: str
@@ -95,6 +101,9 @@ class ReportedRun(Struct, frozen=True):
     currency: str
     incomplete: bool
     unpriced: bool
+    title: str
+    error: str | None
+    cancel_requested: bool
 
 
 class RunTotals(Struct, frozen=True):
@@ -262,7 +271,9 @@ def report_runs(connection: Connection, query: RunsQuery) -> RunsReport:
         raise InvalidQuery(f"sort {query.sort[:50]!r} must be one of {', '.join(SORTS)}")
     used = _tables(connection, UsageProjection())["usage_runs"]
     column = SORTS[query.sort]
-    by: ColumnElement[Any] | None = None if column is None else func.coalesce(used.c[column], 0)
+    by: ColumnElement[Any] | None = None
+    if query.sort == "failed":
+        by = case((runs.c.status == "error", 1), else_=0)
     joined = runs.outerjoin(used, used.c.run_id == runs.c.run_id)
     if column is not None:  # so that the index of the column is used; other runs have used nothing yet
         joined, by = runs.join(used, used.c.run_id == runs.c.run_id), used.c[column]
@@ -277,17 +288,19 @@ def report_runs(connection: Connection, query: RunsQuery) -> RunsReport:
     rows: Select[Any] = select(
         r.run_id, r.user_id, r.agent_name, r.session_id, r.workspace_id, r.status, r.created_at,
         r.completed_at, r.deleted, r.purged, u.error_code, u.stopped_by, u.duration_ms, u.calls, u.tokens,
-        u.cost, u.currency, u.incomplete, u.unpriced,
+        u.cost, u.currency, u.incomplete, u.unpriced, r.state,
     ).select_from(joined).where(*where)  # fmt: skip
     if query.after is not None:
         rows = rows.where(_after(query.after, by))
-    order = [runs.c.run_id.desc()] if by is None else [by.desc(), used.c.run_id.desc()]
+    run_id = runs.c.run_id if column is None else used.c.run_id
+    order = [run_id.desc()] if by is None else [by.desc(), run_id.desc()]
     found = connection.execute(rows.order_by(*order).limit(query.limit + 1)).all()
     page = [_reported(row) for row in found[: query.limit]]
     following = None
     if len(found) > query.limit:
         last = page[-1]
-        following = last.run_id if column is None else f"{getattr(last, column)}:{last.run_id}"
+        value = int(last.status == "error") if column is None else getattr(last, column)
+        following = last.run_id if by is None else f"{value}:{last.run_id}"
     return RunsReport(page, RunTotals(*map(int, totals)), following)
 
 
@@ -436,7 +449,8 @@ def _tables(connection: Connection, projection: Projection) -> dict[str, Table]:
 
 
 def _of_runs(connection: Connection, query: RunsQuery, used: Table) -> list[ColumnElement[bool]]:
-    where = _equal(
+    where = [] if query.deleted else [runs.c.deleted == 0, runs.c.purged == 0]
+    where += _equal(
         runs, user_id=query.user_id, agent_name=query.agent, session_id=query.session_id,
         workspace_id=query.workspace_id, status=query.status,
     )  # fmt: skip
@@ -489,10 +503,11 @@ def _cursor(text: str) -> tuple[int, str]:
 
 def _reported(row: Any) -> ReportedRun:
     known: tuple[Any, Any, Any, Any, Any, Any, Any, Any] = tuple(row[:8])
+    run = decode_state(row.state)
     return ReportedRun(
         *known, bool(row.deleted), bool(row.purged), row.error_code, row.stopped_by, row.duration_ms or 0,
         row.calls or 0, row.tokens or 0, row.cost or 0, row.currency or "", bool(row.incomplete),
-        bool(row.unpriced),
+        bool(row.unpriced), title_of(run.input), run.error, run.cancel_requested,
     )  # fmt: skip
 
 

@@ -87,7 +87,7 @@ async def test_usage_is_grouped(server: ServerProcess) -> None:
         ("/audit/search", {"text": "a", "kind": "joke"}, "invalid_parameter", "input, answer, tool"),
         ("/audit/usage", {"group": "week"}, "invalid_query", "day, user, agent, model"),
         ("/audit/usage", {"since": "yesterday"}, "invalid_parameter", "2026-11-29"),
-        ("/audit/runs", {"sort": "size"}, "invalid_parameter", "created, cost"),
+        ("/audit/runs", {"sort": "size"}, "invalid_parameter", "created, failed, cost"),
         ("/audit/runs", {"sort": "cost", "after": "x"}, "invalid_cursor", "next"),
         ("/audit/runs", {"after": "x"}, "invalid_cursor", "next"),
         ("/audit/runs", {"min_cost": "-1"}, "invalid_parameter", "0.25"),

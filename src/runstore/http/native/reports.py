@@ -38,14 +38,17 @@ MOST = 1 << 53  # the greatest whole number that all JSON readers know
 WORDS: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_QUERY}
 DAY: Schema = {"type": "string", "format": "date"}
 
-USER_ID = Parameter("user_id", NAME, "of this user")
+USER_ID = Parameter("user_id", NAME, "of this user; one's own, unless an admin or an auditor asks")
 AGENT = Parameter("agent", NAME, "of this agent")
 NEXT = Parameter("after", TEXT, "the `next` of the page before, with the same other parameters")
 STATUS = Parameter("status", {"enum": list(STATUSES)}, "in this state")
 SORT = Parameter(
     "sort",
     {"enum": list(SORTS), "default": "created"},
-    "the greatest first",
+    "the greatest first; `failed`: failed runs first, each group newest first",
+)
+WITH_DELETED = Parameter(
+    "deleted", {"enum": ["any", "false"], "default": "any"}, "`false`: without deleted and purged runs"
 )
 MIN_DURATION = Parameter("min_duration_ms", whole(1, MOST), "took at least so long from start to end")
 MIN_TOKENS = Parameter("min_tokens", whole(1, MOST), "input and output tokens together")
@@ -64,7 +67,10 @@ Amount = Annotated[float, Meta(ge=0)]
 
 
 class AuditRun(Struct, frozen=True):
-    """A run with what it used and cost. `cost`: in units of `currency`."""
+    """A run with what it used and cost.
+
+    `cost`: in units of `currency`; `title`: the beginning of its input.
+    """
 
     run_id: RunId
     user_id: str
@@ -85,6 +91,9 @@ class AuditRun(Struct, frozen=True):
     currency: str
     incomplete: bool
     unpriced: bool
+    title: str
+    error: str | None
+    cancel_requested: bool
 
 
 class AuditRunTotals(Struct, frozen=True):
@@ -223,6 +232,7 @@ class ReportRoutes:
             MIN_TOKENS,
             MIN_COST,
             Parameter("text", WORDS, "one event has all of these words and \"phrases\""),
+            WITH_DELETED,
             SORT,
             NEXT,
             LIMIT,
@@ -233,9 +243,9 @@ class ReportRoutes:
         ),
     )  # fmt: skip
     async def list_audit_runs(self, call: Call[None]) -> Response:
-        """All users' runs, with what they used and cost."""
-        async with self._access.searching(call.login, "report", call.request.query_params):
-            report = await self._reports.runs(_runs_query(call.request))
+        """All users' runs, or one's own, with what they used and cost."""
+        async with self._access.reporting(call.login, "report", call.request.query_params) as own:
+            report = await self._reports.runs(_runs_query(call.request, own=own))
         totals = AuditRunTotals(
             report.totals.runs, report.totals.calls, report.totals.tokens, report.totals.duration_ms,
             _amount(report.totals.cost),
@@ -250,9 +260,9 @@ class ReportRoutes:
         problems=(errors.InvalidQuery, errors.ProjectionNotBuilt, errors.Busy, Forbidden),
     )
     async def report_audit_usage(self, call: Call[None]) -> Response:
-        """Tokens, times and cost of all users' runs, in sum."""
+        """Tokens, times and cost of all users' runs, or of one's own, in sum."""
         request, given = call.request, call.request.query_params
-        async with self._access.searching(call.login, "report", given):
+        async with self._access.reporting(call.login, "report", given):
             rows = await self._reports.usage(
                 UsageQuery(
                     group=tuple(given.get("group", "day").split(",")),
@@ -319,9 +329,9 @@ class ReportRoutes:
         problems=(errors.InvalidQuery, errors.ProjectionNotBuilt, errors.Busy, Forbidden),
     )
     async def search_audit(self, call: Call[None]) -> Response:
-        """Search the inputs, answers and tool calls of all users' runs."""
+        """Search the inputs, answers and tool calls of all users' runs, or of one's own."""
         request, given = call.request, call.request.query_params
-        async with self._access.searching(call.login, "search", given):
+        async with self._access.reporting(call.login, "search", given) as own:
             run_id = given.get("run_id")
             if run_id is not None and parse_uuid(run_id) is None:
                 raise BadRequest(f"run_id={run_id[:50]!r} must be a UUID", code="invalid_parameter")
@@ -331,6 +341,7 @@ class ReportRoutes:
                     user_id=given.get("user_id"),
                     agent=given.get("agent"),
                     kind=read_choice(request, KIND),
+                    deleted=not own,
                     run_id=None if run_id is None else parse_uuid(run_id),
                     before=read_number(request, BEFORE) or None,
                     limit=read_number(request, LIMIT),
@@ -373,7 +384,7 @@ class ReportRoutes:
         return json_response(SessionPage(found, report.next))
 
 
-def _runs_query(request: Request) -> RunsQuery:
+def _runs_query(request: Request, *, own: bool) -> RunsQuery:
     given = request.query_params
     status = read_choice(request, STATUS)
     return RunsQuery(
@@ -390,6 +401,7 @@ def _runs_query(request: Request) -> RunsQuery:
         min_tokens=read_number(request, MIN_TOKENS) or None,
         min_cost=_nano(request),
         text=given.get("text"),
+        deleted=not own and read_choice(request, WITH_DELETED) != "false",
         sort=read_choice(request, SORT) or "created",
         after=given.get("after"),
         limit=read_number(request, LIMIT),
@@ -402,6 +414,7 @@ def _run(run: ReportedRun) -> AuditRun:
         run.run_id, run.user_id, run.agent, run.session_id, run.workspace_id, run.status,
         timestamp(run.created_at), completed_at, run.deleted, run.purged, run.error_code, run.stopped_by,
         run.duration_ms, run.calls, run.tokens, _amount(run.cost), run.currency, run.incomplete, run.unpriced,
+        run.title, run.error, run.cancel_requested,
     )  # fmt: skip
 
 

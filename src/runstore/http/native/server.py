@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Literal
 
 import msgspec
@@ -23,6 +24,21 @@ ListWorkers = Callable[[], Awaitable[list[WorkerRecord]]]
 
 class Health(Struct, frozen=True):
     status: Literal["ok"] = "ok"
+
+
+class Me(Struct, frozen=True):
+    """The user of a request.
+
+    `roles`: `admin` and `auditor`. `key_id`: of the API key, or null with another login. `login`: `none` if
+    the server asks for none, so that everyone is the user `local`. `version`: of the server.
+    """
+
+    user_id: str
+    roles: list[str]
+    workspaces: list[str]
+    key_id: str | None
+    login: Literal["none", "key", "other"]
+    version: str
 
 
 class WorkerPage(Struct, frozen=True):
@@ -56,6 +72,18 @@ class ServerRoutes:
         self._expose = metrics
         self._surfaces = surfaces
         self._authenticator = authenticator
+
+    @operation("GET", "/me", answers={200: json("the user", Me)})
+    async def read_me(self, call: Call[None]) -> Response:
+        """Who sends this request, and what that user may do."""
+        user, key_id = call.user, call.login.key_id
+        login: Literal["none", "key", "other"] = "other"
+        if key_id is not None:
+            login = "key"
+        elif not call.login.known:
+            login = "none"
+        me = Me(user.user_id, sorted(user.roles), sorted(user.workspaces), key_id, login, version("runstore"))
+        return json_response(me, headers={"Cache-Control": "no-store"})
 
     @operation("GET", "/workers", answers={200: json("the workers", WorkerPage)}, problems=(Forbidden,))
     async def list_workers(self, call: Call[None]) -> Response:

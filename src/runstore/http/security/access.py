@@ -61,6 +61,20 @@ class Access:
         yield
         await self.may_search(login, what, parameters)
 
+    @asynccontextmanager
+    async def reporting(
+        self, login: Login, what: AuditedRead, parameters: Mapping[str, str]
+    ) -> AsyncIterator[bool]:
+        """The same, or a user's question about the user's own runs, which `user_id` names.
+
+        Yields whether it is such a question. Then the answer must leave out deleted runs.
+        """
+        if not login.user.reads_all and parameters.get("user_id") == login.user.user_id:
+            yield True
+            return
+        async with self.searching(login, what, parameters):
+            yield False
+
     async def may_search(self, login: Login, what: AuditedRead, parameters: Mapping[str, str]) -> None:
         """Record that an admin or an auditor searches all users' runs; refuses others.
 

@@ -3,7 +3,7 @@
 Without any of them the server is bound to loopback, and everyone is the user `local`, an admin.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import NoReturn
 
 from starlette.requests import Request
@@ -13,7 +13,7 @@ from runstore.core.errors import RunstoreError
 from runstore.core.threads import asking
 from runstore.core.times import now_ms
 from runstore.database.opening import Database
-from runstore.http.errors import ErrorResponder, Unauthorized, path_of
+from runstore.http.errors import ErrorResponder, Unauthorized
 from runstore.http.security.known_keys import KnownKeys
 from runstore.http.security.login_function import LoginFunction, network_of
 from runstore.http.security.signing import Ticket, TicketScope, TicketSigner
@@ -133,7 +133,7 @@ class Authentication:
 
     Args:
         authenticator: None if the app is mounted into another one that authenticates: every user is `local`.
-        open_paths: paths that need no login.
+        is_open: whether a request needs no login.
         scope_of: the stream that a request asks for, if it may have a ticket.
     """
 
@@ -142,20 +142,23 @@ class Authentication:
         app: ASGIApp,
         authenticator: Authenticator | None,
         errors: ErrorResponder,
-        open_paths: Container[str] = (),
+        is_open: Callable[[Request], bool] = lambda request: False,
         scope_of: Callable[[Request], TicketScope | None] = lambda request: None,
     ) -> None:
         self._app = app
         self._authenticator = authenticator
         self._errors = errors
-        self._open_paths = open_paths
+        self._is_open = is_open
         self._scope_of = scope_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or path_of(scope) in self._open_paths:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request = Request(scope, _no_body)
+        if self._is_open(request):
+            await self._app(scope, receive, send)
+            return
         try:
             asking.set(f"address {network_of(request)}")
             scope[SCOPE_KEY] = login = await self._login(request)

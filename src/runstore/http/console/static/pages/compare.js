@@ -1,0 +1,4 @@
+import { html } from "../vendor/htm-preact.js";
+import { Empty } from "../parts/problem.js";
+
+export const Compare = () => html`<${Empty} title="Not yet" />`;

@@ -1,0 +1,90 @@
+"""The console in a real Chromium. A test fails with any error of a script and any violation of the policy."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser import chromium
+from tests.http.console.tab import Tab, tab_of
+from tests.server import ServerProcess, serving
+
+CONFIG = """
+[agents.silent]
+factory = "agents:silent"
+
+[agents.quick]
+model = "scripted"
+
+[agents.talker]
+model = "scripted"
+tokens = 2000
+tokens_per_s = 50
+
+[agents.clerk]
+factory = "agents:clerk"
+
+[agents.broken]
+factory = "agents:broken"
+
+[prices.scripted]
+input = 3.0
+output = 15.0
+"""
+AGENTS = """
+import asyncio
+
+from strands import Agent, tool
+
+from runstore.demo.model import ScriptedModel
+
+
+def silent():
+    async def say_nothing(input):
+        await asyncio.Event().wait()
+        yield ""
+    return say_nothing
+
+
+@tool
+def look_up(word: str) -> str:
+    \"\"\"Look up a word.\"\"\"
+    return f"{word}: on page 12"
+
+
+def clerk():
+    return Agent(model=ScriptedModel(), tools=[look_up])
+
+
+def broken():
+    raise RuntimeError("no luck")
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Closed with the module: Playwright keeps an event loop, beside which no other test could run one."""
+    program = chromium() or pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--no-proxy-server"])
+
+
+@pytest.fixture(scope="module")
+def running_console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with serving(tmp_path_factory.mktemp("console"), CONFIG, AGENTS) as server:
+        yield server
+
+
+@pytest.fixture
+def console(running_console: ServerProcess) -> Iterator[ServerProcess]:
+    """A server without keys, which must have nothing to complain of."""
+    before = len(running_console.log)
+    yield running_console
+    assert "Traceback" not in running_console.log[before:]
+
+
+@pytest.fixture
+def tab(browser: Browser, console: ServerProcess) -> Iterator[Tab]:
+    """A tab at the console of the server without keys."""
+    with tab_of(browser, str(console.http.base_url)) as tab:
+        yield tab
