@@ -14,7 +14,7 @@ from runstore.core.ids import first_run_id
 from runstore.core.ports import EventLog
 from runstore.database.dialects import open_dialect
 from runstore.database.opening import Database
-from runstore.maintenance.purge import Purge, Purgeable, PurgeCount, _find_due
+from runstore.maintenance.purge import Purge, Purgeable, PurgeCount, _find_due, ended_before
 from tests.database import run_list
 from tests.events import COMPLETED, started, token
 
@@ -50,30 +50,28 @@ def purge(
     url: str, *, before: int = LATER, progress: Callable[[PurgeCount], None] = lambda done: None
 ) -> PurgeCount:
     """The same as `runstore retention`."""
-    with _opened(url, before, progress) as purge:
-        return purge.run(by="retention")
+    with _opened(url, progress) as purge:
+        return purge.run(ended_before(before), by="retention")
 
 
 def purge_run(url: str, run_id: str) -> None:
     """Purge one ended run of any age."""
-    with _opened(url, 0) as purge:
-        due = purge._read(partial(_find_due, run_ids=[run_id], before=FOREVER))
-        purge._mark(due, "retention")
-        purge.run(by="retention")
+    with _opened(url) as purge:
+        purge.run(
+            lambda read: iter([read(partial(_find_due, run_ids=[run_id], before=FOREVER))]), by="retention"
+        )
 
 
 def survey(url: str, *, before: int = LATER) -> Purgeable:
     """The same as `runstore retention --dry-run`."""
-    with _opened(url, before) as purge:
-        return purge.survey()
+    with _opened(url) as purge:
+        return purge.survey(ended_before(before))
 
 
 @contextmanager
-def _opened(
-    url: str, before: int, progress: Callable[[PurgeCount], None] = lambda done: None
-) -> Iterator[Purge]:
+def _opened(url: str, progress: Callable[[PurgeCount], None] = lambda done: None) -> Iterator[Purge]:
     with (
         closing(open_dialect(make_url(url), hurried=False)) as dialect,
-        closing(Purge(Database(dialect), [run_list()], before, progress)) as purge,
+        closing(Purge(Database(dialect), [run_list()], progress)) as purge,
     ):
         yield purge

@@ -24,7 +24,7 @@ from runstore.http.security.hosts import hosts_of
 from runstore.http.security.login_function import LoginFunction
 from runstore.http.security.signing import TicketSigner
 from runstore.maintenance.projections import Projections
-from runstore.maintenance.purge import Purge, Purgeable, PurgeCount
+from runstore.maintenance.purge import Purge, Purgeable, PurgeCount, ended_before
 from runstore.metrics import Metrics
 from runstore.projections.inline import InlineProjections, check_inline
 from runstore.projections.projection import Projection
@@ -41,6 +41,7 @@ from runstore.runtime.supervision.supervisor import Supervisor
 from runstore.settings import URLS, ServerSettings, Settings, use_folder
 from runstore.store import keys
 from runstore.store.audit import AuditLog
+from runstore.store.erasure import Erasure
 from runstore.store.hierarchies import HierarchyStore
 from runstore.store.reports import Reports
 from runstore.store.runs import RunStore
@@ -67,6 +68,7 @@ class OpenLog(Struct, frozen=True):
     leases: Leases
     projections: Projections
     runner: ProjectionRunner | None
+    erasure: Erasure
 
 
 class Runtime(OpenLog, frozen=True):
@@ -131,7 +133,8 @@ async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[OpenLog]:
         stack.enter_context(shared or nullcontext())
         runner = ProjectionRunner(database, projections) if keeps else None
         publisher = Waking(feed, runner.wake) if runner is not None else feed
-        event_log = SqlEventLog(database, publisher, _inline(database, projections))
+        inline = _inline(database, projections)
+        event_log = SqlEventLog(database, publisher, inline)
         stack.push_async_callback(event_log.close)
         every_s = LOST_POLL_S if shared else POLL_S
         polling = HeadPoll(local, lambda run_ids: database.query(read_last_seqs, run_ids), every_s=every_s)
@@ -148,7 +151,10 @@ async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[OpenLog]:
         await stack.enter_async_context(runner or nullcontext())
         operated = Projections(database, projections)
         reports = Reports(database)
-        yield OpenLog(store, hierarchies, audit, reports, feed, database, event_log, leases, operated, runner)
+        erasure = Erasure(database, projections, inline)
+        yield OpenLog(
+            store, hierarchies, audit, reports, feed, database, event_log, leases, operated, runner, erasure
+        )
 
 
 def _inline(database: Database, projections: Sequence[Projection]) -> list[InlineProjection]:
@@ -182,6 +188,7 @@ def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
         runtime.hierarchies,
         runtime.audit,
         runtime.reports,
+        runtime.erasure,
         not_ready=lambda: _not_ready(runtime, server.max_abandoned_threads),
         metrics=runtime.metrics.expose,
         workers=lambda: runtime.database.query(read_workers),
@@ -238,20 +245,28 @@ async def _open_authenticator(server: ServerSettings, database: Database) -> Aut
 
 def survey_purge(url: str, before: int) -> Purgeable:
     """The runs and events that `purge_runs` would remove."""
-    with _purge(url, before, lambda count: None) as purge:
-        return purge.survey()
+    with _purge(url, lambda count: None) as purge:
+        return purge.survey(ended_before(before))
 
 
 def purge_runs(url: str, before: int, progress: Callable[[PurgeCount], None]) -> PurgeCount:
     """Remove the events of the runs that ended before a time: UTC, milliseconds since 1970."""
-    with _purge(url, before, progress) as purge:
-        return purge.run(by="retention")
+    with _purge(url, progress) as purge:
+        return purge.run(ended_before(before), by="retention")
 
 
 @contextmanager
-def _purge(url: str, before: int, progress: Callable[[PurgeCount], None]) -> Iterator[Purge]:
+def opened_erasure(settings: Settings) -> Iterator[Erasure]:
+    """Erases persons from the database of a configuration."""
+    projections = settings.find_projections()
+    with opened_database(settings.server.database_url) as database:
+        yield Erasure(database, projections, _inline(database, projections))
+
+
+@contextmanager
+def _purge(url: str, progress: Callable[[PurgeCount], None]) -> Iterator[Purge]:
     with (
         opened_database(url) as database,
-        closing(Purge(database, _inline(database, find_projections()), before, progress)) as purge,
+        closing(Purge(database, _inline(database, find_projections()), progress)) as purge,
     ):
         yield purge

@@ -43,7 +43,7 @@ from runstore.database.opening import Database, open_database
 from runstore.eventlog.queries import last_position, read_all
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
-from runstore.maintenance.purge import Purge
+from runstore.maintenance.purge import Purge, ended_before
 from runstore.maintenance.rebuild import ProjectionReport, rebuild, verify
 from runstore.projections.builds import live_tables
 from runstore.projections.inline import InlineProjections
@@ -188,8 +188,8 @@ class Subject:
 
     def purge(self) -> None:
         """Purge the old runs."""
-        with closing(Purge(self._database, self._inline, OLD + DAY_MS)) as purge:
-            assert purge.run(by="retention").runs > 0
+        with closing(Purge(self._database, self._inline)) as purge:
+            assert purge.run(ended_before(OLD + DAY_MS), by="retention").runs > 0
 
     def caught_up(self) -> Rows:
         """The rows, once everything in the log is applied."""

@@ -26,7 +26,7 @@ from tests.server import DEADLINE_S, ServerProcess, run_command, until
 COMMANDS = [
     "serve", "demo", "migrate", "projections list", "projections run", "projections rebuild",
     "projections verify", "projections pause", "projections resume", "projections skip",
-    "projections drop", "retention",
+    "projections drop", "retention", "erase",
 ]  # fmt: skip
 
 

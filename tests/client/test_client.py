@@ -56,6 +56,16 @@ def test_a_cursor_ahead_of_the_run_is_refused(client: Any, closed_run: str) -> N
     assert (refusal.value.status, refusal.value.code) == (400, "invalid_cursor")
 
 
+def test_a_run_is_purged_with_a_reason(client: Any, closed_run: str) -> None:
+    client.purge(closed_run, reason="request 4711", pseudonym=True)
+    with pytest.raises(Gone) as refusal:
+        client.get(closed_run)
+    assert refusal.value.code == "run_purged"
+    [event] = client.audit(run_id=closed_run, types=["audit.erased"])
+    assert event.data["reason"] == "request 4711"
+    assert event.data["user_id"].startswith("erased-")
+
+
 def test_leaving_the_loop_leaves_the_run_running(client: Any, server: ServerProcess) -> None:
     run = client.start("talker", "on and on")
     for event in client.stream(run.run_id, types=["llm.token"]):

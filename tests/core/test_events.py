@@ -57,6 +57,7 @@ TAGS = {
     "run.deleted": "Deleted",
     "run.purged": "Purged",
     "audit.read": "AuditRead",
+    "audit.erased": "AuditErased",
 }
 
 json = st.recursive(

@@ -35,7 +35,7 @@ from runstore.core.ids import new_run_id
 from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
-from runstore.maintenance.purge import Purge
+from runstore.maintenance.purge import Purge, ended_before
 from tests.database import make_database, open_database, open_sqlite_log, run_list
 from tests.golden import FOLDER, read_states, read_streams
 
@@ -121,7 +121,7 @@ async def write(database: Path, target: Path) -> None:
     (target / "runs.json").write_bytes(states + b"\n")
     await log.close()
     opened = Database(open_database(database))
-    Purge(opened, [run_list()], before=0).run(by="retention")  # a purge that has begun is finished
+    Purge(opened, [run_list()]).run(ended_before(0), by="retention")  # a purge that has begun is finished
     with closing(sqlite3.connect(database)) as connection:
         (target / "log.sql").write_text("\n".join(connection.iterdump()) + "\n", encoding="utf-8")
 

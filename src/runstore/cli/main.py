@@ -13,6 +13,7 @@ from msgspec.structs import astuple
 
 from runstore import __version__
 from runstore.cli.audit import audit
+from runstore.cli.erase import erase
 from runstore.cli.keys import keys
 from runstore.cli.options import (
     CancelGrace,
@@ -52,6 +53,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(runs, name="runs")
 app.add_typer(audit, name="audit")
 app.command()(retention)
+app.command()(erase)
 
 
 def _print_version(wanted: bool) -> None:

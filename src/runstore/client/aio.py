@@ -191,6 +191,10 @@ class AsyncClient:
         """See `Client.delete`."""
         await self._do(calls.delete(run_id))
 
+    async def purge(self, run_id: str, *, reason: str, pseudonym: bool = False) -> None:
+        """See `Client.purge`."""
+        await self._do(calls.purge(run_id, reason, pseudonym))
+
     async def agents(self) -> Sequence[dict[str, Any]]:
         """See `Client.agents`."""
         return await self._do(calls.agents())

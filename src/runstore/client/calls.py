@@ -24,6 +24,7 @@ from runstore.core.records import EventRecord
 PAGE = 1_000  # runs or events per request
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 30.0  # seconds for an answer, beyond the wait that a request asks for
+PURGE_TIMEOUT_S = 600.0  # seconds for a purge beyond that: about 30,000 events are removed in a second
 NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 WHOLE_REPORTS = ("usage", "tools")  # answered at once, without pages
@@ -170,6 +171,13 @@ def ticket(run_id: str, ttl_s: int | None) -> Call[Ticket]:
 
 def delete(run_id: str) -> Call[None]:
     return Call("DELETE", _path(run_id), _read_nothing, repeatable=False)
+
+
+def purge(run_id: str, reason: str, pseudonym: bool) -> Call[None]:
+    params = {"purge": "true", "reason": reason, "pseudonym": "true" if pseudonym else None}
+    return Call(
+        "DELETE", _path(run_id), _read_nothing, params=params, repeatable=False, wait_s=PURGE_TIMEOUT_S
+    )
 
 
 def append(run_id: str, events: Sequence[Custom], expected_seq: int | None) -> Call[int]:

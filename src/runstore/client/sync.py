@@ -243,6 +243,15 @@ class Client:
         """Delete an ended run from the lists."""
         self._do(calls.delete(run_id))
 
+    def purge(self, run_id: str, *, reason: str, pseudonym: bool = False) -> None:
+        """Remove the events of an ended run for good, as an admin; its existence, times and counts stay.
+
+        Args:
+            reason: for the audit log, 1 to 200 characters.
+            pseudonym: also replace the names of its user and session in what is left.
+        """
+        self._do(calls.purge(run_id, reason, pseudonym))
+
     def agents(self) -> Sequence[dict[str, Any]]:
         """The agents that can be started."""
         return self._do(calls.agents())

@@ -6,11 +6,11 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.codec import RecordedEvent, envelope
-from runstore.core.events import AuditRead, CancelRequested, Deleted, EventType, Purged
+from runstore.core.events import AuditErased, AuditRead, CancelRequested, Deleted, EventType, Purged
 from runstore.core.records import raw_record_of, record_of
 
 # Types with a field `by`.
-SAY_WHO = frozenset({CancelRequested.type, Deleted.type, Purged.type, AuditRead.type})
+SAY_WHO = frozenset({CancelRequested.type, Deleted.type, Purged.type, AuditRead.type, AuditErased.type})
 
 
 class AuditQuery(Struct, frozen=True, kw_only=True):

@@ -386,7 +386,7 @@ class ToolUsage(Struct, frozen=True, omit_defaults=True):
 
 
 class Purged(Event, frozen=True):
-    """The run's events were removed because of their age; this summary remains as the last event.
+    """The run's events were removed, because of their age or to erase a person; this summary remains.
 
     `models`, `tools`: what its model and tool calls came to. `incomplete`: its usage is not fully known.
     `counts`: the number of events of each type, with `custom` for all of `custom.*`; their sum is the last
@@ -407,6 +407,7 @@ class Purged(Event, frozen=True):
     parent_run_id: str | None = None
     attempt: int = 0
     error_code: str | None = None
+    stopped_by: str | None = None
     usage: dict[str, int] = {}
     deleted: bool = False
     models: list[ModelUsage] = []
@@ -432,13 +433,31 @@ class AuditRead(Event, frozen=True):
     query: dict[str, str] = {}
 
 
+class AuditErased(Event, frozen=True):
+    """Runs of a user were erased: purged, with the user's other traces. It stands in a stream of reads.
+
+    `user_id`: the user, or the pseudonym that replaced the name. `run_id`: of one run; None: all of them.
+    `runs`, `events`: how many there were to erase.
+    """
+
+    type: ClassVar[EventType] = "audit.erased"
+    by: str
+    reason: str
+    user_id: str
+    runs: int
+    events: int
+    key_id: str | None = None
+    run_id: str | None = None
+    pseudonym: bool = False
+
+
 EVENT_CLASSES: dict[EventType, type[Event]] = {
     cls.type: cls
     for cls in (
         Queued, Started, Completed, Failed, Cancelled, CancelRequested, AgentStarted, AgentFinished,
         Token, Reasoning, Message, InputReplaced, ContextReduced, Usage, Discarded, Redacted, Retrying,
         ToolStarted, ToolProgress, ToolFinished, ToolFailed, InputRequested, InputGiven, InputAdded,
-        Deleted, Purged, AuditRead,
+        Deleted, Purged, AuditRead, AuditErased,
     )
 }  # fmt: skip
 

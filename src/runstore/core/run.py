@@ -225,13 +225,17 @@ def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
             return change(run, deleted=True)
         case Purged():  # all or some of the earlier events may be gone
             kept = {name: getattr(event, name) for name in _KEPT}
-            return Run(run.run_id, agent_name=event.agent, counts=event.counts, purged_at=at, **kept)
+            stopped_by = Actor(event.stopped_by) if event.stopped_by is not None else None
+            return Run(
+                run.run_id, agent_name=event.agent, counts=event.counts, purged_at=at, stopped_by=stopped_by,
+                **kept,
+            )  # fmt: skip
         case _:
             return run
 
 
-# The remains of a purged run, without its agent's name and the counts of its events.
-_KEPT = frozenset(Run.__struct_fields__).intersection(Purged.__struct_fields__) - {"counts"}
+# The remains of a purged run, but for its agent's name, the counts of its events, and who stopped it.
+_KEPT = frozenset(Run.__struct_fields__).intersection(Purged.__struct_fields__) - {"counts", "stopped_by"}
 
 
 def summary(
@@ -241,6 +245,7 @@ def summary(
     kept: dict[str, Any] = {name: getattr(run, name) for name in _KEPT}
     return Purged(
         by=by, agent=run.agent_name, counts=counts, models=list(used.models.values()), tools=[*tools],
+        stopped_by=run.stopped_by.user_id if run.stopped_by is not None else None,
         incomplete=used.incomplete, **kept,
     )  # fmt: skip
 

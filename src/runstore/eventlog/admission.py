@@ -9,10 +9,10 @@ from msgspec import Struct
 from runstore.core.codec import EncodedEvent
 from runstore.core.errors import LeaseLost, RunActive, RunClosed, RunNotFound, RunstoreError, WrongExpectedSeq
 from runstore.core.events import (
+    AuditErased,
     AuditRead,
     CancelRequested,
     Deleted,
-    EventType,
     InputGiven,
     InputRequested,
     Purged,
@@ -22,9 +22,10 @@ from runstore.core.events import (
 from runstore.core.ports import Head, Reservation
 
 NOTHING = Head(seq=0)
-MARKERS = frozenset({Deleted.type, Purged.type})  # accepted by a closed run, each alone and once
+MARKERS = frozenset({Deleted.type, Purged.type})  # accepted by a closed run, each alone
 
-BEGINNINGS = frozenset({Queued.type, AuditRead.type})  # the first event of a run, or of a stream of reads
+# The first event of a run, or of a stream of reads.
+BEGINNINGS = frozenset({Queued.type, AuditRead.type, AuditErased.type})
 
 
 class Waiter(Struct, frozen=True):
@@ -75,7 +76,7 @@ def admit(head: Head, append: Append) -> list[EncodedEvent]:
         raise RunNotFound(f"there is no run {append.run_id}")
     if first.type in MARKERS and not head.closed:
         raise RunActive(f"run {append.run_id} has not ended: stop it, then delete it")
-    if head.closed and not _takes_marker(head, first.type):
+    if head.closed and not _takes_marker(head, append):
         raise RunClosed(append.run_id, head.seq)
     if append.attempt is not None and (append.attempt < head.attempt or head.released):
         raise LeaseLost(append.run_id, head.seq, append.attempt, head.attempt)
@@ -86,9 +87,15 @@ def admit(head: Head, append: Append) -> list[EncodedEvent]:
     return events
 
 
-def _takes_marker(head: Head, type: EventType) -> bool:
-    """Whether a closed run accepts an event: each marker once, and none after it is purged."""
-    return not head.purged and (type == Purged.type or (type == Deleted.type and not head.deleted))
+def _takes_marker(head: Head, append: Append) -> bool:
+    """Whether a closed run accepts a marker: each once, and none after it is purged.
+
+    An exception is a purge that replaces an earlier one's event, and names the head that it has seen.
+    """
+    type = append.events[0].type
+    if head.purged:
+        return type == Purged.type and append.expected_seq == head.seq
+    return type == Purged.type or (type == Deleted.type and not head.deleted)
 
 
 def advance(head: Head, events: list[EncodedEvent]) -> Head:

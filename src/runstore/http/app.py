@@ -30,6 +30,7 @@ from runstore.http.security.hosts import HostCheck, Hosts, PathCheck, cors
 from runstore.http.security.signing import TicketScope, TicketSigner
 from runstore.http.streaming.subscribers import Subscribers
 from runstore.store.audit import AuditLog
+from runstore.store.erasure import Erasure
 from runstore.store.hierarchies import HierarchyStore
 from runstore.store.reports import Reports
 from runstore.store.runs import RunStore
@@ -69,6 +70,7 @@ def build_http(
     hierarchies: HierarchyStore,
     audit: AuditLog,
     reports: Reports,
+    erasure: Erasure,
     *,
     not_ready: Callable[[], str | None],
     metrics: Exposition = no_metrics,
@@ -95,7 +97,7 @@ def build_http(
         HierarchyRoutes(store, hierarchies),
         TeamRunRoutes(store, hierarchies, access, following),
         AgentRoutes(store, access, subscribers),
-        RunRoutes(store, access, following),
+        RunRoutes(store, access, following, erasure),
         StreamRoutes(access, following),
         TicketRoutes(store, access, signer),
         AuditRoutes(audit, access, subscribers),

@@ -1,4 +1,4 @@
-"""Purging replaces the events of old runs by one event, which records that the run existed.
+"""Purging replaces the events of ended runs by one event, which records that the run existed.
 
 It works in steps, with transactions so small that writers hardly wait. A reader gets all of a run or
 RunPurged:
@@ -9,7 +9,8 @@ RunPurged:
    seq that is free again; while the events exist, it conflicts.
 3. Clear: delete the older events piece by piece, and with the last of them the run's entry in `purging`.
 
-The next purge finishes an interrupted one. Two concurrent purges share the work.
+The next purge finishes an interrupted one. Two concurrent purges share the work. A purged run may be purged
+again, to change what its remaining event says.
 """
 
 import time
@@ -17,12 +18,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from runstore.core.codec import encode
+from runstore.core.codec import RecordedEvent, encode
 from runstore.core.errors import RunPurged
 from runstore.core.events import Deleted, Purged
 from runstore.core.ids import first_run_id
@@ -64,17 +66,17 @@ _LAST_TWO = (
     .limit(2)
 )
 _COUNTS = select(_e.type, func.count()).where(_e.run_id == bindparam("run")).group_by(_e.type)
+_last = events.alias("last")
+_LAST_SEQ = select(func.max(_last.c.seq)).where(_last.c.run_id == bindparam("run")).scalar_subquery()
 _OLDER = (
     select(_e.seq, func.length(_e.data))
-    .where(_e.run_id == bindparam("run"), _e.type != Purged.type)
+    .where(_e.run_id == bindparam("run"), _e.seq < _LAST_SEQ)
     .order_by(_e.seq)
 )
 _MARKED = select(purging.c.run_id).order_by(purging.c.run_id).limit(bindparam("runs"))
 _BEGUN = select(func.count()).select_from(purging)
 _WARN = update(barrier).values(purges=barrier.c.purges + 1)
-_REMOVE = delete(events).where(
-    _e.run_id == bindparam("run"), _e.seq <= bindparam("upto"), _e.type != Purged.type
-)
+_REMOVE = delete(events).where(_e.run_id == bindparam("run"), _e.seq <= bindparam("upto"))
 _DONE = delete(purging).where(purging.c.run_id == bindparam("run"))
 
 
@@ -93,11 +95,21 @@ class PurgeCount(Struct):
     events: int = 0
 
 
-class _Due(Struct, frozen=True):
-    """A run that ended long enough ago, and its last seq."""
+class Due(Struct, frozen=True):
+    """A run to purge, and its last seq."""
 
     run_id: str
     seq: int
+
+
+class Reading(Protocol):
+    """Calls a function with a connection, patiently."""
+
+    def __call__(self, function: Callable[[Connection], T], /) -> T: ...
+
+
+# Finds the runs to purge, page by page.
+Found = Callable[[Reading], Iterator[list[Due]]]
 
 
 class _Piece(Struct, frozen=True):
@@ -112,7 +124,7 @@ _is_last = attrgetter("last")
 
 
 class Purge:
-    """One purge of the runs that ended before a time: UTC, milliseconds since 1970.
+    """Purges runs of one database.
 
     Every method raises the database's error if other writers block it for longer than PATIENCE_S.
 
@@ -124,26 +136,38 @@ class Purge:
         self,
         database: Database,
         projections: Sequence[InlineProjection],
-        before: int,
         progress: Callable[[PurgeCount], None] = lambda count: None,
     ) -> None:
         self._database = database
         self._store = SqlStore(database, projections)
-        self._before = before
         self._progress = progress
         self._done = PurgeCount()
 
-    def survey(self) -> Purgeable:
+    def survey(self, found: Found) -> Purgeable:
         """Count the runs and events to purge, without a change."""
         begun = self._read(lambda connection: connection.execute(_BEGUN).scalar_one())
-        due = [(len(page), sum(run.seq for run in page)) for page in self._due()]
+        due = [(len(page), sum(run.seq for run in page)) for page in found(self._read)]
         return Purgeable(sum(runs for runs, _ in due), sum(seqs for _, seqs in due), begun)
 
-    def run(self, *, by: str) -> PurgeCount:
-        """Purge. `by`: the user to name in the log."""
+    def run(
+        self,
+        found: Found,
+        *,
+        by: str,
+        change: Callable[[Purged], Purged] = lambda summary: summary,
+        before: Callable[[Sequence[Due]], None] = lambda page: None,
+    ) -> PurgeCount:
+        """Purge the runs that are found.
+
+        Args:
+            by: the user to name in the log.
+            change: of the event that remains of a run.
+            before: called with each page of runs, before they are purged.
+        """
         self._clear()
-        for page in self._due():
-            self._mark(page, by)
+        for page in found(self._read):
+            before(page)
+            self._mark(page, by, change)
             self._clear()
         self._write(_forget_keys)
         return self._done
@@ -152,21 +176,11 @@ class Purge:
         """Close the connection that appends."""
         self._store.close()
 
-    def _due(self) -> Iterator[list[_Due]]:
-        """The runs to purge, oldest first, page by page.
-
-        A run that ended before a time was created before it.
-        """
-        page = {"after": first_run_id(0), "upto": first_run_id(self._before), "runs": PAGE_RUNS}
-        while runs := self._read(lambda connection: connection.execute(_RUNS, page).scalars().all()):
-            page["after"] = runs[-1]
-            yield self._read(partial(_find_due, run_ids=runs, before=self._before))
-
-    def _mark(self, due: Sequence[_Due], by: str) -> None:
+    def _mark(self, due: Sequence[Due], by: str, change: Callable[[Purged], Purged]) -> None:
         """Append the purge event to these runs; leave runs that have changed to a later purge."""
         summaries = self._read(lambda connection: [(run, _summary(connection, run, by)) for run in due])
         appends = [
-            Append(run.run_id, [encode(summary)], expected_seq=run.seq)
+            Append(run.run_id, [encode(change(summary))], expected_seq=run.seq)
             for run, summary in summaries
             if summary is not None
         ]
@@ -212,21 +226,38 @@ class Purge:
         return patiently(self._database, work)
 
 
-def _find_due(connection: Connection, run_ids: Sequence[str], before: int) -> list[_Due]:
+def ended_before(before: int) -> Found:
+    """Finds the runs that ended before a time (UTC, milliseconds since 1970), oldest first.
+
+    A run that ended before a time was created before it.
+    """
+
+    def find(read: Reading) -> Iterator[list[Due]]:
+        page = {"after": first_run_id(0), "upto": first_run_id(before), "runs": PAGE_RUNS}
+        while runs := read(lambda connection: connection.execute(_RUNS, page).scalars().all()):
+            page["after"] = runs[-1]
+            yield read(partial(_find_due, run_ids=runs, before=before))
+
+    return find
+
+
+def _find_due(connection: Connection, run_ids: Sequence[str], before: int) -> list[Due]:
     """The runs, of these, that ended before a time and are not purged."""
-    due: list[_Due] = []
+    due: list[Due] = []
     for run_id in run_ids:
         head, *earlier = connection.execute(_LAST_TWO, {"run": run_id}).all()
         ending = earlier[0] if head.type == Deleted.type else head
         if ending.ends and ending.at < before:
-            due.append(_Due(run_id, head.seq))
+            due.append(Due(run_id, head.seq))
     return due
 
 
-def _summary(connection: Connection, due: _Due, by: str) -> Purged | None:
+def _summary(connection: Connection, due: Due, by: str) -> Purged | None:
     """The event that replaces a run's events; None if the run has changed, or another purge has taken it."""
     evolving = read_evolving(connection, due.run_id)
     run, used = fold(due.run_id, evolving), usage_of(evolving)
+    if run.purged_at is not None:
+        return _summary_again(evolving[-1], due, by)
     try:
         tools = tool_usage_of(read_each(connection, due.run_id, _TOOLS))
     except RunPurged:
@@ -238,6 +269,15 @@ def _summary(connection: Connection, due: _Due, by: str) -> Purged | None:
     if not run.closed or sum(counts.values()) != due.seq:
         return None
     return summary(run, by=by, counts=counts, used=used, tools=tools)
+
+
+def _summary_again(last: RecordedEvent, due: Due, by: str) -> Purged | None:
+    """The event that replaces an earlier purge's event."""
+    if last.seq != due.seq:
+        return None
+    said = msgspec.json.decode(last.data, type=Purged)
+    counts = {**said.counts, Purged.type: said.counts.get(Purged.type, 0) + 1}
+    return msgspec.structs.replace(said, by=by, counts=counts)
 
 
 def _next_pieces(connection: Connection, run_ids: Sequence[str]) -> list[_Piece]:

@@ -140,15 +140,18 @@ class SessionsProjection(Projection):
                 after[event.run_id] = run
         changed = {run_id: run for run_id, run in after.items() if run != before.get(run_id)}
         put_rows(connection, runs, [msgspec.structs.asdict(run) for run in changed.values()])
-        known = _read_sessions(connection, sessions, sorted({run.key for run in changed.values()}))
+        left = {before[run_id].key for run_id in changed if run_id in before}
+        keys = sorted({run.key for run in changed.values()} | left)
+        known = _read_sessions(connection, sessions, keys)
         shrunk: set[Key] = set()
         for run_id, run in changed.items():
-            session = known.setdefault(run.key, _Session(*run.key))
             old = before.get(run_id)
             if old is not None:
-                session.count(old, -1)
-                if old.position is not None and run.position is None:
-                    shrunk.add(run.key)
+                known.setdefault(old.key, _Session(*old.key)).count(old, -1)
+                # An erased run is purged into a session of another name.
+                if (old.position is not None and run.position is None) or old.key != run.key:
+                    shrunk.add(old.key)
+            session = known.setdefault(run.key, _Session(*run.key))
             session.count(run, 1)
             session.widen(run)
         _measure_again(connection, runs, [known[key] for key in sorted(shrunk) if known[key].runs])

@@ -58,9 +58,12 @@ from runstore.core.run_text import input_text, value_text, words_of
 from runstore.core.transcript import message_text
 from runstore.core.usage import bounded
 from runstore.database.columns import MYSQL, Binary, Name
+from runstore.database.opening import Database
+from runstore.projections.builds import live_tables
 from runstore.projections.projection import Projection, Slot
 
 READ_AT_ONCE = 500  # runs of one statement
+MERGED_PAGES = 200  # pages of SQLite's index that one transaction merges, which takes some milliseconds
 MAX_QUERY_WORDS = 32  # words of one query
 MAX_QUERY = 1_000  # characters of one query
 INPUT, ANSWER, TOOL = "input", "answer", "tool"  # kinds of text
@@ -324,6 +327,24 @@ def _fill_index(connection: Connection, table: Table, first: int) -> None:
     """Add rows to FTS5's table, from a position on: earlier ones are there."""
     added = f"SELECT position, words FROM {table.name} WHERE position >= :first"
     connection.execute(text(f"INSERT INTO {_words_of(table)} (rowid, words) {added}"), {"first": first})
+
+
+def compact_words(database: Database, projection: Projection) -> None:
+    """Let SQLite's index forget the words of deleted rows: it keeps them until it merges its segments."""
+    with database.connect() as connection:
+        tables = live_tables(connection, projection) if connection.dialect.name == "sqlite" else None
+    if tables is None:
+        return
+    fts = _words_of(tables[TEXT.name])
+    merge = f"INSERT INTO {fts} ({fts}, rank) VALUES ('merge', -{MERGED_PAGES})"
+    changes = text("SELECT total_changes()")
+    going_on = True
+    while going_on:
+        with database.changing(derived=True) as connection:
+            before = connection.execute(changes).scalar_one()
+            connection.execute(text(merge))
+            # From SQLite's documentation of FTS5, "The 'merge' command": a smaller difference is the end.
+            going_on = connection.execute(changes).scalar_one() - before >= 2
 
 
 def _on_sqlite(statement: str) -> Any:

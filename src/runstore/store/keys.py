@@ -22,6 +22,7 @@ PREFIX = "rsk_"
 ID_BYTES = 6
 SECRET_BYTES = 32
 TICKETS = "tickets"  # the secret that signs tickets
+PSEUDONYMS = "pseudonyms"  # the secret that makes the pseudonyms of erased users
 
 Role = Literal["user", "auditor", "admin"]
 
@@ -121,12 +122,35 @@ def key_id_of(presented: str) -> str | None:
 
 
 def ticket_secret(connection: Connection) -> bytes:
-    """The secret that signs tickets: made at the first start, the same for every process on this database."""
-    this = select(server_secrets.c.value).where(server_secrets.c.name == TICKETS)
+    """The secret that signs tickets. Call it in a transaction that excludes other writers."""
+    return _secret(connection, TICKETS)
+
+
+def pseudonym_secret(connection: Connection) -> bytes:
+    """The secret that makes pseudonyms. Call it in a transaction that excludes other writers."""
+    return _secret(connection, PSEUDONYMS)
+
+
+def erase_keys(connection: Connection, user_id: str, pseudonym: str | None, now: int) -> int:
+    """Empty the labels of a user's keys; return their number.
+
+    With a pseudonym it replaces the user, and the keys are revoked: they would bring the name back.
+    """
+    this = api_keys.c.user_id == user_id
+    if pseudonym is not None:
+        unrevoked = (this, api_keys.c.revoked_at.is_(None))
+        connection.execute(update(api_keys).where(*unrevoked).values(revoked_at=now))
+    values = {"name": ""} if pseudonym is None else {"name": "", "user_id": pseudonym}
+    return connection.execute(update(api_keys).where(this).values(values)).rowcount
+
+
+def _secret(connection: Connection, name: str) -> bytes:
+    """A secret of this database: made at its first use, the same for every process."""
+    this = select(server_secrets.c.value).where(server_secrets.c.name == name)
     found: bytes | None = connection.execute(this).scalar()
     if found is None:
         found = secrets.token_bytes(SECRET_BYTES)
-        connection.execute(insert(server_secrets).values(name=TICKETS, value=found))
+        connection.execute(insert(server_secrets).values(name=name, value=found))
     return found
 
 

@@ -102,16 +102,16 @@ class RunStore:
             return await self.get(earlier.run_id)
         return RunAt(evolve(Run(run_id), encoded), last_seq)
 
-    async def head(self, run_id: str, *, deleted: bool = False) -> Head:
+    async def head(self, run_id: str, *, deleted: bool = False, purged: bool = False) -> Head:
         """The run's head.
 
         Args:
-            deleted: also that of a deleted run.
+            deleted: also that of a deleted run. purged: also that of a purged run.
 
         Raises:
             RunNotFound, RunDeleted, RunPurged
         """
-        return _existing(run_id, await self._log.head(run_id), deleted=deleted)
+        return _existing(run_id, await self._log.head(run_id), deleted=deleted, purged=purged)
 
     async def owner(self, run_id: str) -> Owner:
         """The run's owner, even if the run was deleted or purged.
@@ -279,10 +279,10 @@ class RunStore:
             raise TooLarge(limit, message, code=code)
 
 
-def _existing(run_id: str, head: Head | None, *, deleted: bool = False) -> Head:
+def _existing(run_id: str, head: Head | None, *, deleted: bool = False, purged: bool = False) -> Head:
     if head is None:
         raise RunNotFound(f"there is no run {run_id}")
-    if head.purged:
+    if head.purged and not purged:
         raise RunPurged(run_id)
     if head.deleted and not deleted:
         raise RunDeleted(f"run {run_id} was deleted")

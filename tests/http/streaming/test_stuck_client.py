@@ -63,7 +63,12 @@ async def closed_run(runtime: Runtime) -> str:
 def running(runtime: Runtime) -> Iterator[Server]:
     """A server in a thread of its own, which leaves the signals alone."""
     app = build_http(
-        runtime.store, runtime.hierarchies, runtime.audit, runtime.reports, not_ready=lambda: None
+        runtime.store,
+        runtime.hierarchies,
+        runtime.audit,
+        runtime.reports,
+        runtime.erasure,
+        not_ready=lambda: None,
     )
     started = threading.Event()
     server = Server(app, closing=runtime.feed.close, started=started.set)

@@ -19,7 +19,8 @@ READERS = 2  # connections for quick reads: heads, single runs, open runs, keys
 PAGERS = 4  # connections that read pages of events, so that long replays do not delay others
 LISTERS = 2  # connections that search the run list
 CHANGERS = 2  # connections for changes other than events, which wait for other writers
-CONNECTIONS = READERS + PAGERS + LISTERS + CHANGERS + 2  # the last ones: the writer's, the projections'
+ERASERS = 2  # connections of one purge by an admin
+CONNECTIONS = READERS + PAGERS + LISTERS + CHANGERS + ERASERS + 2  # and the writer's, the projections'
 
 CONNECT_S = 5  # seconds for a server to accept a connection
 ANSWER_S = 10  # seconds for a statement of a serving process; rebuilds and migrations take longer
@@ -104,6 +105,13 @@ class Dialect(Protocol):
 
     def migrating(self, connection: Connection) -> AbstractContextManager[None]:
         """A transaction that excludes other migrations; committed at the end."""
+
+    def scrub(self) -> str | None:
+        """Remove what deleted rows have left in the database's files, as far as it can be done meanwhile.
+
+        Returns:
+            what is left, and the remedy; None if that is nothing, or the docs of the database say it.
+        """
 
     def close(self) -> None:
         """Close all connections."""

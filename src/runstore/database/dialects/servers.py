@@ -86,6 +86,9 @@ class ServerDialect:
         """See `Dialect.answering`: a serving process sets the timeout on each connection."""
         return nullcontext()
 
+    def scrub(self) -> None:
+        """See `Dialect.scrub`. What a server keeps until its own clean-up is in `docs/how-to/privacy.md`."""
+
     def exposed(self) -> None:
         """See `Dialect.exposed`."""
 

@@ -22,6 +22,7 @@ TURN_S = 0.001  # seconds between two transactions, while other processes write
 OTHERS_S = 1.0  # seconds after a write of another process that it counts as active
 INSERT_ROWS = 256  # rows of one INSERT, which releases the GIL once for all of them
 WAL_RETRY_S = 0.01  # seconds between two tries to switch a new file to WAL mode
+SCRUB_S = 10.0  # seconds to wait for readers of the WAL before it is cut off
 WAL_PAGES = 4_000  # pages of 4 KiB before a checkpoint, which the committing writer waits for
 
 # Errors without a code of their own: a file that is being replaced, or a transaction in an unexpected state.
@@ -182,6 +183,15 @@ class SqliteDialect:
         yield
         connection.commit()
 
+    def scrub(self) -> str | None:
+        """See `Dialect.scrub`. Deleted rows are overwritten at once; their copies in the WAL are cut off."""
+        deadline = time.monotonic() + SCRUB_S
+        with self.engine.connect() as connection:
+            while connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
+                if time.monotonic() > deadline:
+                    return f"{self.path}-wal still holds purged text, as other processes read it: erase again"
+        return None
+
     def touch(self, connection: Connection) -> None:
         connection.exec_driver_sql("PRAGMA user_version = 1")
 
@@ -284,6 +294,7 @@ def _control_transactions(engine: Engine) -> None:
             "synchronous=FULL",
             "recursive_triggers=ON",  # else INSERT OR REPLACE deletes past the trigger that refuses it
             "foreign_keys=ON",
+            "secure_delete=ON",  # overwrite deleted rows: erased text must not stay in the file
             f"wal_autocheckpoint={WAL_PAGES}",
             f"journal_size_limit={64 << 20}",
         ):

@@ -1,7 +1,9 @@
 """Runs: read, list, follow, stop, add to, delete."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -15,6 +17,7 @@ from runstore.core.ids import parse_run_id
 from runstore.core.limits import MAX_EVENTS_PER_APPEND, MAX_FILTER_TYPES
 from runstore.core.ports import EventFilter
 from runstore.core.run import STATUSES
+from runstore.core.threads import in_own_thread
 from runstore.core.trace import Trace
 from runstore.http.bodies import Body
 from runstore.http.errors import BadRequest, Forbidden
@@ -60,6 +63,7 @@ from runstore.http.security.signing import of_run
 from runstore.http.streaming.frames import Translation
 from runstore.http.streaming.watched import ClientGone, WatchedAnswer
 from runstore.projections.runs import RunQuery
+from runstore.store.erasure import Erasure
 from runstore.store.runs import RunStore
 
 MAX_PAGE = 1_000  # runs or events of one page
@@ -163,13 +167,28 @@ LINES: Schema = {
 }
 
 
+PURGE = Parameter("purge", {"type": "boolean", "default": False}, "`true`: remove the run's events for good")
+REASON = Parameter(
+    "reason",
+    {"type": "string", "minLength": 1, "maxLength": MAX_REASON},
+    "needed with `purge=true`, for the audit log",
+)
+PSEUDONYM = Parameter(
+    "pseudonym",
+    {"type": "boolean", "default": False},
+    "with `purge=true`: replace the names of user and session in what is left, also of a purged run",
+)
+
+
 class RunRoutes:
     """The routes below `/runs`."""
 
     tag = "runs"
 
-    def __init__(self, store: RunStore, access: Access, following: Following) -> None:
+    def __init__(self, store: RunStore, access: Access, following: Following, erasure: Erasure) -> None:
         self._store = store
+        self._erasure = erasure
+        self._purges = asyncio.Lock()  # one at a time: each has connections of its own
         self._access = access
         self._following = following
         self._includes = Includes(store)
@@ -380,14 +399,35 @@ class RunRoutes:
     @operation(
         "DELETE",
         "/runs/{run_id}",
-        parameters=(RUN_ID,),
-        answers={204: Answer(description="the run is deleted")},
-        problems=(errors.RunActive, errors.RunClosed),
+        parameters=(RUN_ID, PURGE, REASON, PSEUDONYM),
+        answers={204: Answer(description="the run is deleted, or its events are removed")},
+        problems=(errors.RunActive, errors.RunClosed, Forbidden),
     )
     async def delete_run(self, call: Call[None]) -> Response:
-        """Take a closed run out of the lists."""
-        await self._store.delete(await self._access.changeable(call.request), by=call.user.user_id)
+        """Take a closed run out of the lists; or purge it, as an admin."""
+        purge = read_choice(call.request, PURGE) == "true"
+        pseudonym = read_choice(call.request, PSEUDONYM) == "true"
+        reason = call.request.query_params.get("reason")
+        run_id = await self._access.changeable(call.request)
+        if purge:
+            await self._purge(call, run_id, reason, pseudonym=pseudonym)
+        elif pseudonym or reason is not None:
+            raise BadRequest("pseudonym and reason need purge=true", code="invalid_parameter")
+        else:
+            await self._store.delete(run_id, by=call.user.user_id)
         return Response(status_code=204)
+
+    async def _purge(self, call: Call[None], run_id: str, reason: str | None, *, pseudonym: bool) -> None:
+        if not call.user.admin:
+            raise Forbidden("only an admin may purge runs")
+        if reason is None:
+            raise BadRequest("purge=true needs a reason, for the audit log", code="invalid_parameter")
+        head = await self._store.head(run_id, deleted=True, purged=pseudonym)
+        if not head.closed:
+            raise errors.RunActive(f"run {run_id} has not ended: stop it, then purge it")
+        async with self._purges:
+            purge = partial(self._erasure.purge_run, by=call.login.actor, reason=reason, pseudonym=pseudonym)
+            await in_own_thread(purge, run_id)
 
     def _listed_user(self, call: Call[None], workspace: str | None) -> str | None:
         """The user whose runs are listed; None: all users."""
