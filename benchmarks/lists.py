@@ -46,7 +46,7 @@ def run(options: Options) -> Iterator[Report]:
 
 
 def _fill(url: str, count: int) -> None:
-    dialect = open_dialect(make_url(url), hurried=False)
+    dialect = open_dialect(make_url(url), statement_timeout=False)
     with dialect.engine.connect() as connection:
         for start in range(0, count, ROWS):
             dialect.begin_write(connection)

@@ -24,7 +24,7 @@ class Log:
 
     async def __aenter__(self) -> "Log":
         sys.setswitchinterval(GIL_SWITCH_S)
-        self._database = open_database(self._url, hurried=True)
+        self._database = open_database(self._url, statement_timeout=True)
         self.log = SqlEventLog(self._database, MemoryFeed(), [RunList()])
         return self
 

@@ -53,7 +53,7 @@ def run(options: Options) -> Iterator[Report]:
     )
     for server_url in (None, *options.database_urls):
         with empty_database(server_url) as url:
-            database = Database(open_dialect(make_url(url), hurried=False))
+            database = Database(open_dialect(make_url(url), statement_timeout=False))
             write_log(database, runs)
             for projection in shipped():
                 if not projection.inline:

@@ -71,7 +71,7 @@ def survey(url: str, *, before: int = LATER) -> Purgeable:
 @contextmanager
 def _opened(url: str, progress: Callable[[PurgeCount], None] = lambda done: None) -> Iterator[Purge]:
     with (
-        closing(open_dialect(make_url(url), hurried=False)) as dialect,
+        closing(open_dialect(make_url(url), statement_timeout=False)) as dialect,
         closing(Purge(Database(dialect), [run_list()], progress)) as purge,
     ):
         yield purge

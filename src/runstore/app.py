@@ -125,7 +125,7 @@ async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[OpenLog]:
     local = MemoryFeed()
     shared = _redis_feed(server.redis_url, server.redis_prefix, local) if server.redis_url else None
     feed = shared or local
-    database = open_database(server.database_url, hurried=True)
+    database = open_database(server.database_url, statement_timeout=True)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
         url_files = {name: getattr(server, f"{name}_file") for name in URLS}

@@ -213,10 +213,10 @@ async def test_a_process_that_serves_waits_for_the_migration_of_another_one(
     """For longer than for an answer to anything else."""
     kind = make_url(bare_url).get_backend_name()
     monkeypatch.setattr(f"runstore.database.dialects.{kind}.ANSWER_S", 1)
-    dialect = open_dialect(make_url(bare_url), hurried=False)
+    dialect = open_dialect(make_url(bare_url), statement_timeout=False)
     with closing(dialect), dialect.engine.connect() as looking, dialect.engine.connect() as connection:
         with dialect.migrating(connection):
-            opening = asyncio.create_task(asyncio.to_thread(open_database, bare_url, hurried=True))
+            opening = asyncio.create_task(asyncio.to_thread(open_database, bare_url, statement_timeout=True))
             await until(lambda: opening.done() or waits(looking, WAITING[kind]))
         (await opening).dialect.close()
 

@@ -350,7 +350,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @contextmanager
     def opened(self) -> Iterator[Dialect]:
-        dialect = open_dialect(make_url(self.url), hurried=False)
+        dialect = open_dialect(make_url(self.url), statement_timeout=False)
         yield dialect
         dialect.engine.dispose()
 

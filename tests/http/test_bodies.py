@@ -55,7 +55,7 @@ def room() -> Bodies:
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "BODY_S", 0.05)
 
 
@@ -73,7 +73,7 @@ async def test_a_body_is_read(room: Bodies) -> None:
 
 
 @pytest.mark.parametrize("length", [10, 8 * MIB, None])
-async def test_a_body_that_stalls_is_408(hurried: None, room: Bodies, length: int | None) -> None:
+async def test_a_body_that_stalls_is_408(short_timeouts: None, room: Bodies, length: int | None) -> None:
     sender = Sender(length)
     sender.send(b"abc", more=True)
     assert await refusal(room.read(sender.request, bytes)) == (408, "body_timeout")

@@ -311,7 +311,7 @@ def test_a_connection_that_waits_for_its_body_or_has_ended_is_not_idle(
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_S", 0.2)
     monkeypatch.setattr(protocol, "LINGER_S", 0.2)
     monkeypatch.setattr(watched, "SEND_TIMEOUT_S", 0.2)
@@ -319,7 +319,9 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"G", GET, GET + b"X-A: "], ids=["a byte", "a line", "half a header"])
-def test_half_a_head_is_408_and_the_connection_is_closed(hurried: None, port: int, sent: bytes) -> None:
+def test_half_a_head_is_408_and_the_connection_is_closed(
+    short_timeouts: None, port: int, sent: bytes
+) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
         client.sendall(sent)
         answer = until_closed(client)
@@ -327,7 +329,7 @@ def test_half_a_head_is_408_and_the_connection_is_closed(hurried: None, port: in
     assert b'"code":"request_timeout"' in answer
 
 
-def test_a_head_that_drips_has_no_longer(hurried: None, client: socket.socket) -> None:
+def test_a_head_that_drips_has_no_longer(short_timeouts: None, client: socket.socket) -> None:
     try:
         client.sendall(b"GET / HTTP/1.1\r\nX-A: ")
         for _ in range(1_000):
@@ -338,19 +340,19 @@ def test_a_head_that_drips_has_no_longer(hurried: None, client: socket.socket) -
     pytest.fail("the connection is still open")
 
 
-def test_a_connection_that_says_nothing_is_closed_without_an_answer(hurried: None, port: int) -> None:
+def test_a_connection_that_says_nothing_is_closed_without_an_answer(short_timeouts: None, port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
         assert until_closed(client) == b""
 
 
-def test_half_a_head_after_an_answer_is_408(hurried: None, client: socket.socket) -> None:
+def test_half_a_head_after_an_answer_is_408(short_timeouts: None, client: socket.socket) -> None:
     ask(client, GET + b"\r\n")
     client.sendall(GET)
     assert until_closed(client).startswith(b"HTTP/1.1 408 ")
 
 
 def test_the_rest_of_a_body_that_is_not_read_does_not_keep_the_connection(
-    hurried: None, client: socket.socket
+    short_timeouts: None, client: socket.socket
 ) -> None:
     client.sendall(POST.replace(b"body", b"early") + b"Content-Length: 9000\r\n\r\nabc")
     assert client.recv(65_536).startswith(OK)
@@ -369,7 +371,7 @@ def test_a_request_after_a_body_that_came_late_is_answered(client: socket.socket
 
 
 def test_a_client_that_reads_nothing_of_a_plain_answer_is_cut_off(
-    hurried: None, client: socket.socket
+    short_timeouts: None, client: socket.socket
 ) -> None:
     client.sendall(b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n")
     client.recv(1)
@@ -378,7 +380,7 @@ def test_a_client_that_reads_nothing_of_a_plain_answer_is_cut_off(
 
 
 def test_the_rest_of_an_answer_does_not_keep_a_connection_that_reads_nothing(
-    hurried: None, server: Server, port: int
+    short_timeouts: None, server: Server, port: int
 ) -> None:
     before = server.server_state.total_requests
     with socket.socket() as client:

@@ -72,6 +72,6 @@ class Tables:
 def tables(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tables]:
     with (
         bare_database(request.param, tmp_path) as url,
-        closing(open_dialect(make_url(url), hurried=False)) as dialect,
+        closing(open_dialect(make_url(url), statement_timeout=False)) as dialect,
     ):
         yield Tables(Database(dialect))

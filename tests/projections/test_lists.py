@@ -39,7 +39,7 @@ async def log(open_shared: Callable[..., SqlEventLog], feed: MemoryFeed) -> SqlE
 
 @pytest.fixture
 def dialect(database_url: str) -> Iterator[Dialect]:
-    dialect = open_dialect(make_url(database_url), hurried=False)
+    dialect = open_dialect(make_url(database_url), statement_timeout=False)
     yield dialect
     dialect.close()
 

@@ -71,7 +71,7 @@ async def log(url: str, feed: MemoryFeed) -> AsyncIterator[SqlEventLog]:
 
 @pytest.fixture
 def database(url: str) -> Iterator[Database]:
-    with closing(open_dialect(make_url(url), hurried=False)) as dialect:
+    with closing(open_dialect(make_url(url), statement_timeout=False)) as dialect:
         yield Database(dialect)
 
 

@@ -49,7 +49,7 @@ def connection(
     """A database with the history, and all projections of it."""
     with (
         empty_database(request.param, tmp_path_factory.mktemp("reports")) as url,
-        closing(open_dialect(make_url(url), hurried=False)) as dialect,
+        closing(open_dialect(make_url(url), statement_timeout=False)) as dialect,
     ):
         database = Database(dialect)
         fill(database, HISTORY)
@@ -256,7 +256,7 @@ def test_what_cannot_be_answered_is_refused(connection: Connection) -> None:
 def test_a_projection_that_is_not_built_is_named(tmp_path: Path) -> None:
     with (
         empty_database("sqlite", tmp_path) as url,
-        closing(open_dialect(make_url(url), hurried=False)) as dialect,
+        closing(open_dialect(make_url(url), statement_timeout=False)) as dialect,
         Database(dialect).connect() as connection,
         pytest.raises(ProjectionNotBuilt, match="'usage' is not built yet"),
     ):

@@ -53,7 +53,7 @@ async def test_a_cursor_that_is_too_far_behind_is_refused(log: SqlEventLog) -> N
 
 
 def test_a_look_reads_few_rows_however_many_runs_there_are(database_url: str) -> None:
-    dialect = open_dialect(make_url(database_url), hurried=False)
+    dialect = open_dialect(make_url(database_url), statement_timeout=False)
     many = [_row(number) for number in range(MANY)]
     with crowded(dialect, many) as connection, rows_read(connection) as rows:
         with pytest.raises(InvalidCursor):

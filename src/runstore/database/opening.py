@@ -190,33 +190,35 @@ def _begin(connection: Connection, how: Callable[[Connection], T]) -> T:
         return how(connection)
 
 
-def dialect_of(url: str, *, hurried: bool = False) -> Dialect:
+def dialect_of(url: str, *, statement_timeout: bool = False) -> Dialect:
     """The dialect of a database, which nothing has connected to yet.
 
     Raises:
         ConfigError: the URL is wrong.
     """
     try:
-        return open_dialect(make_url(url), hurried=hurried)
+        return open_dialect(make_url(url), statement_timeout=statement_timeout)
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         scheme = url.partition(":")[0][:50]  # the rest may hold a password
         raise ConfigError(f"database URL {scheme + ':…'!r}: use {FORMS}", setting="database_url") from error
 
 
-def open_database(url: str, *, create: bool = True, upgrade: bool = True, hurried: bool = False) -> Database:
+def open_database(
+    url: str, *, create: bool = True, upgrade: bool = True, statement_timeout: bool = False
+) -> Database:
     """Open a database, and create or upgrade its schema.
 
     Args:
         create: create a missing schema.
         upgrade: upgrade the schema of an older release; there is no way back.
-        hurried: apply the statement timeout (serving processes only).
+        statement_timeout: apply the statement timeout (serving processes only).
 
     Raises:
         ConfigError: the URL is wrong, the server too old, or the database holds no log and `create` is False.
         SchemaMismatch: the database is newer than this release, or older and `upgrade` is False.
         LogUnavailable: it cannot be reached, or is read-only, locked, corrupt, or the disk is full.
     """
-    dialect = dialect_of(url, hurried=hurried)
+    dialect = dialect_of(url, statement_timeout=statement_timeout)
     if not create and dialect.file is not None and not dialect.file.exists():
         raise ConfigError(f"there is no file {dialect.file}; `runstore migrate` creates the database")
     try:
@@ -272,7 +274,7 @@ def _is_behind(dialect: Dialect, create: bool, upgrade: bool) -> bool:
 def _migrate(url: str) -> None:
     """Migrate over a connection without timeouts: another process's migration, and our own, may take long."""
     with (
-        closing(open_dialect(make_url(url), hurried=False)) as dialect,
+        closing(open_dialect(make_url(url), statement_timeout=False)) as dialect,
         dialect.engine.connect() as connection,
         dialect.migrating(connection),  # keeps two starting processes from both migrating
     ):

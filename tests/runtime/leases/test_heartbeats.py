@@ -134,7 +134,7 @@ async def test_a_worker_that_has_woken_up_is_not_forgotten(
 @contextmanager
 def writers_kept_out(url: str) -> Iterator[None]:
     """Somebody else holds the barrier."""
-    dialect = open_dialect(make_url(url), hurried=False)
+    dialect = open_dialect(make_url(url), statement_timeout=False)
     with closing(dialect), dialect.engine.connect() as connection:
         dialect.begin_write(connection, exclusive=True)
         yield

@@ -23,8 +23,8 @@ __all__ = [
 ]  # fmt: skip
 
 
-def open_dialect(url: URL, *, hurried: bool = True) -> Dialect:
-    """The dialect of a URL. `hurried`: apply the statement timeout (serving processes only).
+def open_dialect(url: URL, *, statement_timeout: bool = True) -> Dialect:
+    """The dialect of a URL. `statement_timeout`: apply the statement timeout (serving processes only).
 
     Raises:
         ConfigError: the database is unknown, or its driver is not installed.
@@ -36,12 +36,12 @@ def open_dialect(url: URL, *, hurried: bool = True) -> Dialect:
         _require("psycopg", "postgres", url)
         from runstore.database.dialects.postgresql import PostgresDialect
 
-        return PostgresDialect(_complete(url, "postgresql+psycopg"), hurried=hurried)
+        return PostgresDialect(_complete(url, "postgresql+psycopg"), statement_timeout=statement_timeout)
     if backend in ("mysql", "mariadb") and driver in ("", "pymysql"):
         _require("pymysql", "mysql", url)
         from runstore.database.dialects.mysql import MysqlDialect
 
-        return MysqlDialect(_complete(url, f"{backend}+pymysql"), hurried=hurried)
+        return MysqlDialect(_complete(url, f"{backend}+pymysql"), statement_timeout=statement_timeout)
     raise wrong_url(url, f"unknown database {url.drivername!r}; use {FORMS}")
 
 

@@ -62,9 +62,11 @@ NO_FAULTS = frozenset({ER.NO_SUCH_TABLE})
 class MysqlDialect(ServerDialect):
     """A server with concurrent writers; the barrier and the users' locks are rows."""
 
-    def __init__(self, url: URL, *, hurried: bool = True) -> None:
+    def __init__(self, url: URL, *, statement_timeout: bool = True) -> None:
         super().__init__(url)
-        self.engine = self._make_engine(ROW_LOCK_S, ANSWER_S if hurried else 0, pool_size=CONNECTIONS)
+        self.engine = self._make_engine(
+            ROW_LOCK_S, ANSWER_S if statement_timeout else 0, pool_size=CONNECTIONS
+        )
         # A separate engine, the only one that accepts several statements at once: their text never contains
         # a value.
         self._advancing = self._make_engine(

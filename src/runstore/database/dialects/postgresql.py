@@ -83,7 +83,7 @@ class _Connection(psycopg.Connection[Any]):
 class PostgresDialect(ServerDialect):
     """A server with concurrent writers, which wait only for each other's seqs and users."""
 
-    def __init__(self, url: URL, *, hurried: bool = True) -> None:
+    def __init__(self, url: URL, *, statement_timeout: bool = True) -> None:
         super().__init__(url)
         self.engine = create_engine(
             url,
@@ -95,7 +95,7 @@ class PostgresDialect(ServerDialect):
         errors = ServerErrors(url, conflicts=_is_conflict, passes=_may_pass)
         self.is_conflict, self.unavailable = errors.is_conflict, errors.unavailable
         self.high_water_mark = HighWaterMark(self.engine, self._advance_mark, errors.is_conflict).upto
-        self._set_up(ANSWER_S if hurried else None)
+        self._set_up(ANSWER_S if statement_timeout else None)
 
     def close(self) -> None:
         self.engine.dispose()
