@@ -245,7 +245,7 @@ def test_sessions_come_latest_first_page_by_page(connection: Connection) -> None
 
 
 def test_what_cannot_be_answered_is_refused(connection: Connection) -> None:
-    with pytest.raises(InvalidQuery, match="sort 'size' must be one of created, cost"):
+    with pytest.raises(InvalidQuery, match="sort 'size' must be one of created, failed, cost"):
         report_runs(connection, RunsQuery(sort="size"))
     with pytest.raises(InvalidQuery, match="group must have some of day, user, agent, model"):
         report_usage(connection, UsageQuery(group=("week",)))
