@@ -181,8 +181,9 @@ def _new_leases(database: Database, server: ServerSettings, *, capacity: int) ->
     return HeartbeatLeases(database, lease_s=server.lease_s, capacity=capacity)
 
 
-def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
+def build_app(runtime: Runtime, settings: Settings) -> Starlette:
     """The HTTP API over an open runtime. Its streams end when the runtime's feed is closed."""
+    server, prices = settings.server, settings.prices
     return build_http(
         runtime.store,
         runtime.hierarchies,
@@ -196,6 +197,8 @@ def build_app(runtime: Runtime, server: ServerSettings) -> Starlette:
         hosts=hosts_of(server.host, server.allowed_hosts, exposed=server.exposed),
         cors_origins=server.cors_origins,
         console=server.console,
+        projections=runtime.projections,
+        prices=prices,
     )
 
 

@@ -67,7 +67,7 @@ class MountedApp:
         log_as_library()
         check_exposure(self._settings)
         async with open_runtime(self._settings) as runtime:
-            self._runtime, self._app = runtime, build_app(runtime, self._settings.server)
+            self._runtime, self._app = runtime, build_app(runtime, self._settings)
             loop = asyncio.get_running_loop()
             try:
                 with _before_signals(lambda: loop.call_soon_threadsafe(self.close_streams)):

@@ -81,7 +81,7 @@ def listen(host: str, port: int) -> socket.socket:
 async def _serve(settings: Settings, listener: socket.socket) -> None:
     wrong: list[ConfigError] = []
     async with open_runtime(settings) as runtime:
-        app = build_app(runtime, settings.server)
+        app = build_app(runtime, settings)
         drains: list[asyncio.Task[None]] = []
 
         def close() -> None:  # runs end while the connections do

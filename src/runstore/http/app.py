@@ -16,6 +16,7 @@ from runstore.http.executor.routes import EXECUTOR_ERRORS, HierarchyRoutes, Team
 from runstore.http.following import Following
 from runstore.http.native.agents import AgentRoutes
 from runstore.http.native.audit import AuditRoutes
+from runstore.http.native.projections import NoProjections, Operated, ProjectionRoutes
 from runstore.http.native.reports import ReportRoutes
 from runstore.http.native.runs import RunRoutes
 from runstore.http.native.server import Exposition, ListWorkers, ServerRoutes, no_metrics, no_workers
@@ -29,6 +30,7 @@ from runstore.http.security.auth import Authentication, Authenticator
 from runstore.http.security.hosts import HostCheck, Hosts, PathCheck, cors
 from runstore.http.security.signing import TicketScope, TicketSigner
 from runstore.http.streaming.subscribers import Subscribers
+from runstore.projections.prices import Prices
 from runstore.store.audit import AuditLog
 from runstore.store.erasure import Erasure
 from runstore.store.hierarchies import HierarchyStore
@@ -48,6 +50,7 @@ SURFACES = (
             TicketRoutes,
             AuditRoutes,
             ReportRoutes,
+            ProjectionRoutes,
             ServerRoutes,
         ),
     ),
@@ -63,6 +66,8 @@ TICKETED = [
     if operation.ticket is not None
 ]
 DEFAULT_HOSTS = Hosts()
+NO_PROJECTIONS = NoProjections()
+NO_PRICES = Prices()
 
 
 def build_http(
@@ -80,6 +85,8 @@ def build_http(
     authenticator: Authenticator | None = None,
     cors_origins: Sequence[str] = (),
     console: bool = True,
+    projections: Operated = NO_PROJECTIONS,
+    prices: Prices = NO_PRICES,
 ) -> Starlette:
     """The API over a store.
 
@@ -88,6 +95,8 @@ def build_http(
         cors_origins: origins whose pages may read the answers in a browser.
         authenticator: identifies the caller. None: everyone is the user `local`, an admin.
         console: serve the console, too.
+        projections: whose state admins and auditors see, and that admins may rebuild.
+        prices: of the configuration.
     """
     access, subscribers, bodies = Access(store, audit.reads), Subscribers(store), Bodies(store)
     signer = authenticator.tickets if authenticator else TicketSigner(token_bytes(32))
@@ -102,6 +111,7 @@ def build_http(
         TicketRoutes(store, access, signer),
         AuditRoutes(audit, access, subscribers),
         ReportRoutes(reports, access),
+        ProjectionRoutes(projections, prices),
         ServerRoutes(
             workers=workers,
             not_ready=not_ready,

@@ -3,7 +3,7 @@
 import datetime
 import hashlib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -74,6 +74,12 @@ class Prices:
         if ordered:
             facts = {model: [price.facts for price in entries] for model, entries in ordered.items()}
             self.fingerprint = hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()[:32]
+
+    def __iter__(self) -> Iterator[tuple[str, Price]]:
+        """Each price with its model, in the order of models and days."""
+        for model, (_, entries) in sorted(self._prices.items()):
+            for price in entries:
+                yield model, price
 
     def of(self, model: str, day: str) -> Price | None:
         """The price of a model on a day (as 2026-11-29); None: not known."""

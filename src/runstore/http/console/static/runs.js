@@ -75,8 +75,8 @@ export const deleteRun = (runId) => remove(`/runs/${runId}`);
 export const note = (runId, text) => post(`/runs/${runId}/events`, { type: "custom.note", data: { text } });
 
 /** Start an agent; returns the run's record. */
-export async function start(agent, { input, code, session_id, metadata, workspace_id }) {
-  const options = { session_id: session_id || undefined, workspace_id: workspace_id || undefined, metadata };
+export async function start(agent, { input, code, session_id, metadata, workspace_id, multitask_strategy }) {
+  const options = { session_id: session_id || undefined, workspace_id: workspace_id || undefined, metadata, multitask_strategy };
   const once = { "Idempotency-Key": crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` };
   if (agent.startsWith(HIERARCHY)) {
     const body = { hierarchy_id: agent.slice(HIERARCHY.length), task: textOf(input), ...options };

@@ -1,4 +1,205 @@
-import { html } from "../vendor/htm-preact.js";
-import { Empty } from "../parts/problem.js";
+// One run: its steps, its text, its events, at any time; and what can be done with it.
 
-export const RunPage = () => html`<${Empty} title="Not yet" />`;
+import { html, useEffect, useMemo, useRef, useState } from "../vendor/htm-preact.js";
+import { clock, compact, duration, money, moment, shortId } from "../format.js";
+import { title, useGet, useNow, useSettled } from "../hooks.js";
+import { keepHtml, keepLines, keepMarkdown } from "../keep.js";
+import { useKeys } from "../keys.js";
+import { attempt } from "../notes.js";
+import { Confirm, Dialog } from "../parts/dialog.js";
+import { Detail, Facts } from "../parts/detail.js";
+import { Events } from "../parts/events.js";
+import { Json } from "../parts/json.js";
+import { Loading, Problem } from "../parts/problem.js";
+import { TimeSlider } from "../parts/slider.js";
+import { isOpen, Status } from "../parts/status.js";
+import { Transcript } from "../parts/transcript.js";
+import { Waterfall } from "../parts/waterfall.js";
+import { Question } from "../parts/answer.js";
+import { rowsOf } from "../fold.js";
+import { costOf } from "../prices.js";
+import { go, href, setParams } from "../route.js";
+import { RunData } from "../run-data.js";
+import { deleteRun, note, retry, stop, textOf } from "../runs.js";
+import { useSession } from "../session.js";
+import { line, plain } from "../text.js";
+
+const TABS = { "": "Steps", transcript: "Transcript", events: "Events", record: "Record" };
+const SETTLE_MS = 120; // after the last move of the slider
+
+function useRun(runId) {
+  const [, draw] = useState(0);
+  const data = useRef(null);
+  data.current ??= new RunData(runId, draw);
+  useEffect(() => {
+    data.current.open();
+    return () => data.current.close();
+  }, []);
+  return data.current;
+}
+
+/** The fold that is shown: that of now, or of the time that the slider is at. */
+function useFoldAt(data, at) {
+  const [past, setPast] = useState(null);
+  const wanted = useSettled(at, SETTLE_MS);
+  const loaded = data.events.length;
+  useEffect(() => {
+    if (!wanted) return void setPast(null);
+    const abort = new AbortController();
+    data.at(wanted, abort.signal).then((fold) => !abort.signal.aborted && setPast({ at: wanted, fold }), () => {});
+    return () => abort.abort();
+  }, [wanted, loaded]);
+  return at && past ? past.fold : data.fold;
+}
+
+function Actions({ record, session, onNote, onDelete, onStop }) {
+  const keep = useRef(null);
+  const open = isOpen(record.status);
+  const kept = (action) => () => { keep.current.open = false; attempt(action); };
+  return html`<div class="actions">
+    ${session.changes && open && html`<button type="button" class="danger" disabled=${record.cancel_requested} onClick=${onStop}>${record.cancel_requested ? "Stopping…" : "Stop"}</button>`}
+    ${session.changes && open && html`<button type="button" onClick=${onNote}>Note</button>`}
+    ${session.changes && html`<a class="button" href=${href("start", { from: record.run_id })}>Run again…</a>`}
+    <details class="menu-box" ref=${keep}><summary class="button">Keep</summary><div class="menu-list">
+      <button type="button" onClick=${kept(() => keepLines(record.run_id))}>Events, as NDJSON</button>
+      <button type="button" onClick=${kept(() => keepHtml(record))}>Transcript, as HTML</button>
+      <button type="button" onClick=${kept(() => keepMarkdown(record))}>Transcript, as Markdown</button>
+      ${session.changes && !open && !record.deleted && html`<button type="button" class="danger" onClick=${() => { keep.current.open = false; onDelete(); }}>Delete the run</button>`}
+    </div></details>
+  </div>`;
+}
+
+function Head({ data, record, fold, at, now, prices, session, ...actions }) {
+  const status = at ? fold.status : record.status === "waiting" ? "waiting" : isOpen(record.status) ? fold.status : record.status;
+  const took = (record.completed_at ? Date.parse(record.completed_at) : now) - Date.parse(record.created_at);
+  const tokens = at || isOpen(record.status) ? fold.usage.input_tokens + fold.usage.output_tokens : record.usage.total_tokens;
+  const cost = useMemo(() => costOfRun(fold, prices, record), [fold, fold.version, prices]);
+  return html`<header class="run-head">
+    <nav class="crumbs dim" aria-label="Place"><a href=${href("runs")}>Runs</a> / <code>${shortId(record.run_id)}</code>
+      ${data.live === "live" && html`<span class="live">live</span>`}${data.live === "lost" && html`<span class="live lost">connecting…</span>`}</nav>
+    <div class="run-title"><h1>${line(textOf(record.input), 160) || plain(record.agent_name)}</h1><${Actions} record=${record} session=${session} ...${actions} /></div>
+    <${Facts} facts=${[
+      ["state", html`<${Status} status=${status} stopping=${!at && record.cancel_requested} />`],
+      ["agent", html`<a href=${href("runs", { agent: record.agent_name })}>${plain(record.agent_name)}</a>`],
+      ["user", html`<a href=${href("runs", { user: record.user_id })}>${plain(record.user_id)}</a>`],
+      ["session", record.session_id && html`<a href=${href("sessions", { user: record.user_id, session: record.session_id })}>${line(record.session_id, 40)}</a>`],
+      ["started", html`<span title=${moment(record.created_at)}>${moment(record.created_at)}</span>`],
+      ["duration", duration(took)],
+      ["tokens", tokens ? compact(tokens) : null],
+      ["cost", cost ? money(cost.cost, cost.currency) : null],
+      ["attempts", record.attempt > 1 ? record.attempt : null],
+      ["stopped by", record.stopped_by && plain(record.stopped_by.user_id)],
+    ]} />
+    ${record.error && !at && html`<p class="hint error"><strong>${plain(record.error_code)}</strong> ${plain(record.error)}</p>`}
+    ${record.deleted && html`<p class="hint">This run is deleted. Only admins and auditors see it.</p>`}
+  </header>`;
+}
+
+function costOfRun(fold, prices, record) {
+  if (!prices.length) return null;
+  let found = null;
+  for (const node of fold.byKey.values()) {
+    const cost = node.kind === "model" && costOf(node.usage, prices, record.created_at.slice(0, 10));
+    if (cost) found = { cost: (found?.cost ?? 0) + cost.cost, currency: cost.currency };
+  }
+  return found;
+}
+
+function NoteDialog({ runId, onClose }) {
+  const submit = async (event) => {
+    event.preventDefault();
+    const text = new FormData(event.currentTarget).get("text").trim();
+    if (text && await attempt(() => note(runId, text), "Noted.")) onClose();
+  };
+  return html`<${Dialog} title="Add a note" onClose=${onClose}><form class="stack-form" onSubmit=${submit}>
+    <label for="note">Note</label><textarea id="note" name="text" required maxlength="20000" autofocus></textarea>
+    <p class="dim">The note is an event of the run, <code>custom.note</code>, with your name. The agent does not see it.</p>
+    <footer><button type="button" onClick=${onClose}>Cancel</button><button type="submit" class="primary">Add</button></footer></form><//>`;
+}
+
+function More({ data }) {
+  if (data.next === null) return data.loading ? html`<p class="tail dim">Loading…</p>` : null;
+  return html`<p class="tail">${data.loading ? html`<span class="dim">Loading the steps…</span>`
+    : html`<button type="button" onClick=${() => data.more()}>Load more steps</button> <span class="dim">up to event ${data.fold.last} of ${data.head}</span>`}</p>`;
+}
+
+export function RunPage({ runId, params }) {
+  const session = useSession();
+  const data = useRun(runId);
+  const { data: priced } = useGet("/prices");
+  const prices = priced?.data ?? [];
+  const at = Number(params.get("at")) || null;
+  const fold = useFoldAt(data, at);
+  const tab = params.get("tab") ?? "";
+  const [closed, setClosed] = useState(new Set());
+  const [follow, setFollow] = useState(false);
+  const [asking, setAsking] = useState(null);
+  const { record } = data;
+  const open = record !== null && isOpen(record.status) && !at;
+  const now = useNow(open ? 250 : 60_000);
+  title(record ? `${line(textOf(record.input), 60) || record.agent_name}` : "Run");
+  useEffect(() => { if (open) setFollow(true); }, [open]);
+
+  const chosen = params.get("step");
+  const select = (node) => setParams({ step: node?.key ?? null, tab: null, from: null });
+  const rows = () => rowsOf(fold.roots, closed);
+  const move = (by) => () => {
+    const found = rows();
+    const index = found.findIndex(({ node }) => node.key === chosen);
+    const next = found[Math.min(Math.max(index + by, 0), found.length - 1)];
+    if (next) select(next.node);
+  };
+  const toggle = (node) => setClosed((old) => {
+    const found = new Set(old);
+    if (!found.delete(node.key)) found.add(node.key);
+    return found;
+  });
+  const fold1 = (wanted) => () => {
+    const node = fold.byKey.get(chosen);
+    if (node && closed.has(node.key) === wanted) toggle(node);
+  };
+  const goTab = (name) => setParams({ tab: name || null, from: null });
+  useKeys({
+    j: [move(1), "the next step"], k: [move(-1), "the step before"],
+    ArrowLeft: [fold1(false), "fold the step"], ArrowRight: [fold1(true), "unfold the step"],
+    f: [() => setFollow((old) => !old), "follow the run"],
+    t: [() => goTab(tab === "transcript" ? "" : "transcript"), "transcript or steps"],
+    Escape: [() => setParams({ step: null, from: null }), "close the step"],
+  });
+
+  if (!record) return data.error ? html`<${Problem} error=${data.error} onRetry=${() => location.reload()} />` : html`<${Loading} />`;
+  const node = chosen ? fold.byKey.get(chosen) : null;
+  const onAt = (seq) => setParams({ at: seq });
+  const openRequests = at ? [] : [...fold.requests.values()].filter(() => isOpen(record.status));
+  return html`<section class="page fills run-page">
+    <${Head} data=${data} record=${record} fold=${fold} at=${at} now=${now} prices=${prices} session=${session}
+      onNote=${() => setAsking("note")} onDelete=${() => setAsking("delete")}
+      onStop=${() => attempt(() => stop(runId).then(() => data.reload()), "The run is asked to stop.")} />
+    ${data.error && html`<p class="hint error">${plain(data.error.message)}</p>`}
+    ${openRequests.map((event) => html`<section class="hint ask" key=${event.seq}><h2>The run waits for an answer</h2><${Question} runId=${runId} request=${event.data} /></section>`)}
+    <div class="bar-line">
+      <div class="tabs" role="tablist" aria-label="Views">${Object.entries(TABS).map(([name, label]) => html`<button key=${name} type="button" role="tab" aria-selected=${tab === name} onClick=${() => goTab(name)}>${label}</button>`)}</div>
+      ${open && tab !== "record" && html`<button type="button" class="more" aria-pressed=${follow} onClick=${() => setFollow(!follow)}>${follow ? "● following" : "○ follow"}</button>`}
+      <${TimeSlider} head=${Math.max(data.head, fold.last)} at=${at} time=${at ? fold.lastAt : null} onAt=${onAt} />
+    </div>
+    ${data.first > 0 && !at && html`<p class="hint">The steps before event ${data.first} are not loaded. <button type="button" class="more" onClick=${() => data.fromStart()}>Load from the beginning</button></p>`}
+    ${tab === "" && html`<div class=${`split ${node ? "open" : ""}`}>
+      <${Waterfall} fold=${fold} version=${fold.version} now=${at ? Date.parse(fold.lastAt ?? record.created_at) : now} closed=${closed} selected=${chosen}
+        onToggle=${toggle} onSelect=${select} bottom=${follow && open && !chosen} tail=${html`<${More} data=${data} />`} />
+      ${node && html`<${Detail} key=${node.key} node=${node} data=${data} prices=${prices} day=${record.created_at.slice(0, 10)} now=${now} onClose=${() => select(null)} />`}
+    </div>`}
+    ${tab === "transcript" && html`<${Transcript} fold=${fold} version=${fold.version} runId=${runId} follow=${follow && open} onFollow=${setFollow} onSelect=${select} tail=${html`<${More} data=${data} />`} />`}
+    ${tab === "events" && html`<${Events} runId=${runId} head=${at ?? Math.max(data.head, fold.last)} from=${Number(params.get("from")) || null} follow=${follow && open}
+      onFrom=${(seq) => setParams({ from: seq })} />`}
+    ${tab === "record" && html`<${Record} runId=${runId} at=${at} record=${record} />`}
+    ${asking === "note" && html`<${NoteDialog} runId=${runId} onClose=${() => setAsking(null)} />`}
+    ${asking === "delete" && html`<${Confirm} title="Delete the run" action="Delete" text="A deleted run leaves all lists. Its events stay in the database until they are purged."
+      onClose=${() => setAsking(null)} onYes=${async () => (await attempt(() => deleteRun(runId), "Deleted.")) && go(href("runs"))} />`}
+  </section>`;
+}
+
+function Record({ runId, at, record }) {
+  const { data, error } = useGet(`/runs/${runId}`, { at, include: "schema_warnings" });
+  if (error) return html`<${Problem} error=${error} />`;
+  return html`<div class="scroll-page"><${Json} value=${data ?? record} /></div>`;
+}

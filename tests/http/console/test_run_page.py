@@ -1,0 +1,129 @@
+"""One run in a browser: its steps, its text, its events, its past, and what can be done with it."""
+
+import json
+import re
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.http.console.tab import Tab
+from tests.server import ServerProcess
+
+STEP = ".step:not(.axis)"
+CLERK = "find the planets please"
+
+
+def clerks_run(console: ServerProcess) -> str:
+    run_id = console.begin("clerk", CLERK)
+    assert console.ended(run_id)["status"] == "success"
+    return run_id
+
+
+def labels(tab: Tab) -> list[str]:
+    return [each.inner_text().replace("\n", " ") for each in tab.find(f"{STEP} .name").all()]
+
+
+def downloaded(page: Page, label: str) -> str:
+    page.locator("summary", has_text="Keep").click()
+    with page.expect_download() as download:
+        page.locator(".menu-list button", has_text=label).click()
+    return Path(download.value.path()).read_text()
+
+
+def test_a_run_is_a_tree_of_attempts_agents_and_calls(console: ServerProcess, tab: Tab) -> None:
+    tab.open(f"runs/{clerks_run(console)}")
+    tab.shows("look_up", STEP)
+    kinds = [re.split(r"\s", each.strip("▾▸ "))[0] for each in labels(tab)]
+    assert kinds == ["attempt", "agent", "model", "tool", "model", "end"]
+    tab.find(STEP, has_text="look_up").click()
+    expect(tab.find(".detail .part", has_text="Input")).to_contain_text(CLERK)
+    expect(tab.find(".detail .part", has_text="Output")).to_contain_text("on page 12")
+    assert "step=tool-" in tab.page.url
+    tab.page.keyboard.press("j")
+    expect(tab.find(".detail")).to_contain_text("model call")
+    expect(tab.find(".detail .facts")).to_contain_text("cost")
+
+
+def test_tokens_appear_live_and_a_stop_ends_the_run(console: ServerProcess, tab: Tab) -> None:
+    run_id = console.begin("talker", "talk")
+    tab.open(f"runs/{run_id}?tab=transcript")
+    length = "document.querySelector('.entry.said .prose')?.innerText.length ?? 0"
+    tab.until(f"{length} > 20")
+    before = tab.page.evaluate(length)
+    tab.until(f"{length} > {before} + 20")
+    tab.find("button", has_text="Stop").click()
+    expect(tab.find(".run-head .status")).to_have_text("stopped")
+    expect(tab.find(".run-head")).to_contain_text("stopped by")
+    assert console.record(run_id)["status"] == "stopped"
+
+
+def test_the_slider_shows_the_run_as_it_was(console: ServerProcess, tab: Tab) -> None:
+    run_id = clerks_run(console)
+    [called] = [event["seq"] for event in console.events(run_id) if event["type"] == "tool.started"]
+    tab.open(f"runs/{run_id}?at={called}")
+    row = tab.find(STEP, has_text="look_up")
+    expect(row.locator(".word")).to_have_text("running")
+    expect(tab.find(".run-head .status")).to_have_text("running")
+    tab.find(".time-slider button[aria-label='One event on']").click()
+    assert f"at={called + 1}" in tab.page.url
+    expect(row.locator(".word")).to_have_count(0)
+    tab.find("button", has_text="Back to now").click()
+    expect(tab.find(".run-head .status")).to_have_text("done")
+    assert "at=" not in tab.page.url
+
+
+def test_text_that_was_being_said_is_shown_as_of_then(console: ServerProcess, tab: Tab) -> None:
+    run_id = console.begin("quick", "one two three four")
+    console.ended(run_id)
+    tokens = [event["seq"] for event in console.events(run_id) if event["type"] == "llm.token"]
+    tab.open(f"runs/{run_id}?tab=transcript&at={tokens[1]}")
+    expect(tab.find(".entry.said .prose")).to_have_text("one two")
+
+
+def test_events_are_shown_with_their_seq_and_data(console: ServerProcess, tab: Tab) -> None:
+    run_id = clerks_run(console)
+    events = console.events(run_id)
+    tab.open(f"runs/{run_id}?tab=events")
+    expect(tab.find(".event")).to_have_count(len(events))
+    tab.find(".event", has_text="tool.finished").click()
+    expect(tab.find(".detail")).to_contain_text("on page 12")
+    assert "from=" in tab.page.url
+
+
+def test_a_note_is_an_event_of_its_author(console: ServerProcess, tab: Tab) -> None:
+    run_id = console.begin_silent()
+    tab.open(f"runs/{run_id}")
+    tab.find("button", has_text="Note").click()
+    tab.find("dialog textarea").fill("checked by hand")
+    tab.find("dialog button", has_text="Add").click()
+    tab.shows("note", STEP)
+    [note] = [event for event in console.events(run_id) if event["type"] == "custom.note"]
+    assert (note["data"], note["by"]) == ({"text": "checked by hand"}, "local")
+    console.stop_run(run_id)
+
+
+def test_a_run_is_started_again_with_edits(console: ServerProcess, tab: Tab) -> None:
+    run_id = console.begin("quick", "say this", session_id="again", metadata={"a": 1})
+    console.ended(run_id)
+    tab.open(f"runs/{run_id}")
+    tab.find("a", has_text="Run again").click()
+    expect(tab.find("#input")).to_have_value("say this")
+    tab.find("#input").fill("say that")
+    tab.find("button[type=submit]").click()
+    tab.shows("say that", "h1")
+    record = console.record(tab.page.url.rpartition("/")[2])
+    assert (record["input"], record["session_id"], record["metadata"]) == ("say that", "again", {"a": 1})
+
+
+def test_a_run_is_kept_as_ndjson_html_and_markdown(console: ServerProcess, tab: Tab) -> None:
+    run_id = clerks_run(console)
+    tab.open(f"runs/{run_id}")
+    lines = downloaded(tab.page, "NDJSON").splitlines()
+    assert [json.loads(line) for line in lines] == console.events(run_id)
+    html, markdown = downloaded(tab.page, "HTML"), downloaded(tab.page, "Markdown")
+    for kept in (html, markdown):
+        assert "on page 12" in kept
+        assert "look_up" in kept
+    assert "default-src 'none'" in html
+    assert "<script" not in html
+    assert not re.search(r"https?://", html)
