@@ -13,6 +13,7 @@ from rich.table import Table
 from benchmarks import (
     append,
     by_hand,
+    growth,
     guarded,
     isolation,
     lists,
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "guarded": guarded.run,
     "by_hand": by_hand.run,
     "lists": lists.run,
+    "growth": growth.run,
     "projections": projections.run,
     "replicas": replicas.run,
     "stops": stops.run,

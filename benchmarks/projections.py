@@ -39,6 +39,7 @@ from runstore.projections.runner import ProjectionRunner
 BEGIN = 1_780_000_000_000
 RUNS_AT_ONCE = 200  # runs of one transaction of the generator
 TOKENS = 90  # of a run, whose other events are 10
+EVENTS_OF_A_RUN = TOKENS + 10
 WORDS = [f"word{number}" for number in range(20_000)]
 OFTEN = list(accumulate(1 / (rank + 3) for rank in range(len(WORDS))))  # as in a language, by Zipf's law
 
@@ -47,7 +48,7 @@ def run(options: Options) -> Iterator[Report]:
     """Each projection alone, from an empty table to the end of the log."""
     runs = 2_000 if options.quick else 20_000
     report = Report(
-        f"Projections over {runs * 100:,} events of {runs:,} runs, a tenth of them no tokens",
+        f"Projections over {runs * EVENTS_OF_A_RUN:,} events of {runs:,} runs, a tenth of them no tokens",
         ("database", "projection", "events/s", "of a bare read", "memory, MiB"),
         "A bare read selects and decodes the same rows. Memory: what the process grew by.",
     )
@@ -57,10 +58,10 @@ def run(options: Options) -> Iterator[Report]:
             write_log(database, runs)
             for projection in shipped():
                 if not projection.inline:
-                    bare = _time(partial(_read, database, projection))
+                    bare = _time(partial(read, database, projection))
                     before = _memory_mib()
                     took = _time(partial(_fold, database, projection))
-                    rate, grown = runs * 100 / took, _memory_mib() - before
+                    rate, grown = runs * EVENTS_OF_A_RUN / took, _memory_mib() - before
                     report.add(
                         name_of(server_url), projection.name, f"{rate:,.0f}", f"{bare / took:.2f}",
                         f"{grown:.0f}",
@@ -118,7 +119,8 @@ def _text(random: Random, words: int) -> str:
     return " ".join(random.choices(WORDS, cum_weights=OFTEN, k=words))
 
 
-def _read(database: Database, projection: Projection) -> None:
+def read(database: Database, projection: Projection) -> None:
+    """A bare read of what a projection reads: select and decode."""
     with database.connect() as connection:
         last = last_position(connection)
         page: Sequence[Any] = ()

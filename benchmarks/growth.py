@@ -1,0 +1,159 @@
+"""What a log's size costs: the same questions to servers with bigger and bigger logs, and rebuilds."""
+
+import asyncio
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy import make_url, select
+
+from benchmarks.client import follow
+from benchmarks.databases import empty_database, name_of
+from benchmarks.options import Options
+from benchmarks.projections import EVENTS_OF_A_RUN, WORDS, read, write_log
+from benchmarks.report import Report
+from benchmarks.server import Server
+from runstore.database.dialects import open_dialect
+from runstore.database.opening import Database
+from runstore.database.tables import runs
+from runstore.eventlog.queries import last_position
+from runstore.projections.registry import shipped
+
+CONFIG = """
+[agents.quick]
+factory = "benchmarks.growth:quick"
+[agents.endless]
+factory = "benchmarks.growth:endless"
+"""
+ASKS = 40  # requests of each kind, of which the median counts
+AUDIT_PAGE = 100  # events
+NOTE = {"type": "custom.note", "data": {"rating": 5}}
+TIMEOUT_S = 60
+
+QUESTIONS = {
+    "start": "a start, to its answer",
+    "append": "an append of a note",
+    "state": "GET /runs/{id}",
+    "runs": "GET /runs",
+    "audit runs": "GET /audit/runs",
+    "audit events": f"GET /audit/events, {AUDIT_PAGE} from the middle",
+    "search": "GET /audit/search",
+    "sessions": "GET /sessions?user_id=",
+    "replay": f"replay of a run with {EVENTS_OF_A_RUN} events",
+}
+
+
+async def quick(input: str, ctx: Any) -> AsyncIterator[str]:
+    yield "done"
+
+
+async def endless(input: str, ctx: Any) -> AsyncIterator[str]:
+    yield "waiting"
+    await asyncio.Event().wait()
+
+
+def run(options: Options) -> Iterator[Report]:
+    """The questions, each to logs of growing size, and rebuilds of the same logs."""
+    sizes = (10_000, 100_000) if options.quick else (10_000, 100_000, 1_000_000, 10_000_000)
+    for server_url in (None, *options.database_urls):
+        asked = Report(
+            f"A log that grows, on {name_of(server_url)}: medians of {ASKS} requests, in ms",
+            ("", *(f"{size:,} events" for size in sizes), "last to 100,000"),
+            "One client asks one question after the other. The last column is a ratio.",
+        )
+        rebuilt = Report(
+            f"Rebuild of all projections, on {name_of(server_url)}",
+            ("events", "events/s", "of a bare read", "peak memory, MiB"),
+            "One job. A bare read selects and decodes, one after the other, what each projection reads.",
+        )
+        took: list[Mapping[str, float]] = []
+        for size in sizes:
+            with empty_database(server_url) as url, _opened(url) as database:
+                write_log(database, size // EVENTS_OF_A_RUN)
+                rebuilt.add(f"{size:,}", *_rebuild(url, database, size))
+                took.append(_ask_all(url, database))
+        for name, shown in QUESTIONS.items():
+            times = [each[name] for each in took]
+            ratio = times[-1] / times[sizes.index(100_000)]
+            asked.add(shown, *(f"{1000 * seconds:.1f}" for seconds in times), f"{ratio:.2f}")
+        yield asked
+        yield rebuilt
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[Database]:
+    database = Database(open_dialect(make_url(url), statement_timeout=False))
+    yield database
+    database.dialect.close()
+
+
+def _rebuild(url: str, database: Database, size: int) -> tuple[str, str, str]:
+    command = [sys.executable, "-m", "runstore", "projections", "rebuild", "--all", "--database-url", url]
+    took = _time(lambda: subprocess.run(command, check=True, capture_output=True))
+    bare = _time(lambda: _read_all(database))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # of the biggest child so far
+    return f"{size / took:,.0f}", f"{bare / took:.2f}", f"{peak / 1024:.0f}"
+
+
+def _read_all(database: Database) -> None:
+    for projection in shipped():
+        read(database, projection)
+
+
+def _ask_all(url: str, database: Database) -> dict[str, float]:
+    """The median of each question, in seconds."""
+    with database.connect() as connection:
+        last = last_position(connection)
+        run_ids = list(connection.scalars(select(runs.c.run_id).order_by(runs.c.created_at).limit(ASKS)))
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "runstore.toml"
+        config.write_text(CONFIG)
+        with (
+            Server(config, "--database-url", url) as server,
+            httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=TIMEOUT_S) as client,
+        ):
+
+            def get(path: str) -> None:
+                client.get(path).raise_for_status()
+
+            def post(path: str, body: dict[str, Any]) -> None:
+                client.post(path, json=body).raise_for_status()
+
+            def replay(run_id: str) -> None:
+                asyncio.run(follow(server.port, "GET", f"/runs/{run_id}/stream"))
+
+            open_run = server.begin("endless")
+            asked = {
+                "start": lambda number: post("/agents/quick/start", {"input": f"hi {number}"}),
+                "append": lambda number: post(
+                    f"/runs/{open_run}/events", {"type": "custom.note", "data": {}}
+                ),
+                "state": lambda number: get(f"/runs/{run_ids[number]}"),
+                "runs": lambda number: get("/runs"),
+                "audit runs": lambda number: get("/audit/runs"),
+                "audit events": lambda number: get(f"/audit/events?after={last // 2}&limit={AUDIT_PAGE}"),
+                "search": lambda number: get(f"/audit/search?text={WORDS[5000 + number]}"),
+                "sessions": lambda number: get("/sessions?user_id=user-7"),
+                "replay": lambda number: replay(run_ids[number]),
+            }
+            return {name: _median(ask) for name, ask in asked.items()}
+
+
+def _median(ask: Callable[[int], None]) -> float:
+    ask(0)  # warm up
+    return statistics.median(_time(partial(ask, number)) for number in range(ASKS))
+
+
+def _time(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
