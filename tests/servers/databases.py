@@ -225,12 +225,15 @@ class MysqlDatabases(Databases):
 
 
 def _statements_of(connection: Connection, name: str) -> Iterator[tuple[str, tuple[Any, ...] | None]]:
-    """The statements that create a database's tables, with their first rows and then their triggers."""
-    tables = connection.exec_driver_sql(f"SHOW TABLES FROM {name}").scalars().all()
-    for table in tables:
+    """The statements that create a database's tables with their first rows, and then views and triggers."""
+    kinds = connection.exec_driver_sql(f"SHOW FULL TABLES FROM {name}").all()
+    for table in [name for name, kind in kinds if kind != "VIEW"]:
         yield connection.exec_driver_sql(f"SHOW CREATE TABLE {name}.{table}").one()[1], None
         for row in connection.exec_driver_sql(f"SELECT * FROM {name}.{table}"):
             yield f"INSERT INTO {table} VALUES ({', '.join(['%s'] * len(row))})", tuple(row)
+    for view in [name for name, kind in kinds if kind == "VIEW"]:
+        made = connection.exec_driver_sql(f"SHOW CREATE VIEW {name}.{view}").mappings().one()
+        yield made["Create View"].replace(f"`{name}`.", ""), None
     for trigger in connection.exec_driver_sql(f"SHOW TRIGGERS FROM {name}").mappings().all():
         made = connection.exec_driver_sql(f"SHOW CREATE TRIGGER {name}.{trigger['Trigger']}").mappings().one()
         yield made["SQL Original Statement"], None

@@ -180,6 +180,7 @@ runs = Table(
     Column("purged", SmallInteger, nullable=False, server_default="0"),
     # A list uses the first index whose columns its query names: see `projections/runs.py`.
     *(Index(index_name(columns), *columns, "purged", "deleted", "run_id") for columns in INDEXED),
+    Index("ix_runs_created_at", "created_at"),  # for the view `audit_runs`
 )
 
 # The run list that a rebuild fills. The table always exists: MySQL cannot change the schema within a

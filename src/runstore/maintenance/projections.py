@@ -164,7 +164,7 @@ class Projections:
             with self._database.changing() as connection:
                 projection.drop(connection)
         else:
-            forget(self._database, name)
+            forget(self._database, name, projection)
             if projection is not None and not projection.inline:
                 prepare(self._database, projection, "a", seen=None, owner=None, live=True, state="paused")
         log.info("projection_dropped", projection=name)

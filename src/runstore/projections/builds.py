@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
+import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import Connection, MetaData, Table, delete, exc, insert, select, update
@@ -29,6 +30,7 @@ UNPREPARED = 0  # the version of a build whose tables are not complete
 MAX_ERROR_CHARS = 2_000  # characters of an exception's text in a row
 
 _p = projections.c
+log = structlog.get_logger(__name__)
 _read_names = msgspec.json.Decoder(list[str]).decode
 
 
@@ -132,6 +134,7 @@ def prepare(
     """
     bound = projection.on(slot)
     names = [table.name for table in bound.tables]
+    publish(database, projection)
     row = {
         "fingerprint": projection.fingerprint, "inline": int(projection.inline), "live": int(live),
         "position": 0, "error": None, "error_position": None, "skipped": 0, "owner": owner,
@@ -163,7 +166,27 @@ def prepare(
         bound.create(connection)
         ready = {"version": projection.version, "tables": to_json(names), "updated_at": now_ms()}
         connection.execute(update(projections).where(*_is(projection.name, slot)).values(ready))
+    if live:
+        publish(database, projection)
     return True
+
+
+def publish(database: Database, projection: Projection) -> None:
+    """Let programs that read by SQL find the live tables: see `Projection.publish`.
+
+    Without the rights to do so, only they miss something: that is logged.
+    """
+    try:
+        with database.changing() as connection:
+            live = live_build({build.slot: build for build in read_builds(connection, projection.name)})
+            if live is None or live.version in (projection.version, UNPREPARED):
+                ready = live is not None and live.version != UNPREPARED
+                projection.publish(connection, live.slot if live is not None and ready else None)
+    except exc.DBAPIError as error:
+        dialect = database.dialect
+        if dialect.is_conflict(error) or dialect.unavailable(error) is not None:
+            raise
+        log.warning("views_refused", projection=projection.name, error=str(error.orig))
 
 
 def clear(database: Database, projection: Projection, build: Build) -> None:
@@ -182,6 +205,7 @@ def clear_retired(database: Database, projection: Projection, build: Build, owne
 
     First take it, as MySQL commits, and so lets go of the row, when it drops a table.
     """
+    publish(database, projection)
     taken = replace(build, version=UNPREPARED, owner=owner, beat=build.beat + 1)
     with database.changing() as connection:
         if lock_build(connection, build.name, build.slot) != build:
@@ -277,8 +301,11 @@ def skip(connection: Connection, name: str) -> list[ProjectionFault]:
     return skipped
 
 
-def forget(database: Database, name: str) -> None:
-    """Remove all builds and tables of a projection, whether this process has its code or not."""
+def forget(database: Database, name: str, projection: Projection | None) -> None:
+    """Remove all builds and tables of a projection. `projection`: its code, if this process has it."""
+    if projection is not None:
+        with database.changing() as connection:
+            projection.publish(connection, None)
     with database.writing(exclusive=True) as connection:  # appends may be using the tables
         for build in lock_builds(connection, name).values():
             for table in build.tables:

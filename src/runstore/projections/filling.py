@@ -9,7 +9,15 @@ from sqlalchemy import Connection
 from runstore.database.opening import Database
 from runstore.eventlog.queries import last_position
 from runstore.projections.advance import BATCH_S, LAST_EVENTS, LONG_BATCH_S, Advance, Poison, Step
-from runstore.projections.builds import Build, clear, live_build, lock_builds, read_builds, swap
+from runstore.projections.builds import (
+    Build,
+    clear,
+    live_build,
+    lock_builds,
+    publish,
+    read_builds,
+    swap,
+)
 from runstore.projections.comparison import Comparison, TableDifference
 from runstore.projections.projection import Projection, Slot
 
@@ -122,6 +130,8 @@ class Filling:
         self._compared = self._compared or compared
         if not replaced:
             return Filled.GOING_ON
+        if self._replace:
+            publish(self._database, self._projection)
         if self._projection.in_schema or not self._replace:
             clear(self._database, self._projection, self.build)
         return Filled.DONE

@@ -74,6 +74,16 @@ class Projection:
         for table in reversed(self.tables):
             table.drop(connection, checkfirst=True)
 
+    def publish(self, connection: Connection, slot: Slot | None) -> None:
+        """Let programs that read by SQL find the live tables, as by a view. Repeatable; MySQL commits.
+
+        It is called when other tables are live, before the replaced ones are dropped, and at the start of a
+        process that keeps the projection up to date.
+
+        Args:
+            slot: of the live tables; None: there are none.
+        """
+
 
 def check_projection(projection: Projection) -> None:
     """Refuse a projection that is declared wrongly.

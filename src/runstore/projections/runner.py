@@ -30,6 +30,7 @@ from runstore.projections.builds import (
     lock_build,
     other_slot,
     prepare,
+    publish,
     read_builds,
     release,
 )
@@ -190,6 +191,7 @@ class _Kept:
         self._retired: Build | None = None
         self._retired_at = 0.0  # when that build was first seen
         self._said = ""  # the last logged state
+        self._published = False
 
     @property
     def waits(self) -> bool:
@@ -218,6 +220,9 @@ class _Kept:
             self._say(f"the database has version {newest}, and this process version {version}: upgrade it")
             return False
         live = live_build(builds)
+        if not self._published and live is not None:
+            publish(self._database, self._projection)
+            self._published = True
         slot = self._slot_to_begin(live, builds)
         if slot is not None:
             seen = builds.get(slot)

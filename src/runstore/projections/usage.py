@@ -42,8 +42,9 @@ from runstore.core.times import day_of
 from runstore.core.usage import MAX_MODEL, SUMS, RunUsage, bounded, counted
 from runstore.database.columns import Name
 from runstore.database.upserts import add_rows, delete_rows, put_rows
+from runstore.database.views import write_views
 from runstore.projections.prices import Prices
-from runstore.projections.projection import Projection
+from runstore.projections.projection import Projection, Slot
 
 READ_AT_ONCE = 500  # runs of one SELECT; SQLite takes 32,766 parameters
 OUTCOMES: dict[str, str] = {"success": "succeeded", "error": "failed", "stopped": "stopped"}
@@ -124,6 +125,10 @@ class UsageProjection(Projection):
     def __init__(self, prices: Prices | None = None) -> None:
         self._prices = prices or Prices()
         self.fingerprint = self._prices.fingerprint
+
+    @override
+    def publish(self, connection: Connection, slot: Slot | None) -> None:
+        write_views(connection, slot)
 
     @override
     def apply(self, connection: Connection, events: Sequence[RecordedEvent]) -> None:

@@ -1,9 +1,10 @@
-"""Lets a later purge replace the event that an earlier one left, to erase a name."""
+"""Lets a later purge replace the event that an earlier one left, to erase a name; adds views for SQL."""
 
 import sqlalchemy as sa
 from alembic import op
 
 from runstore.database.columns import MYSQL
+from runstore.database.views import write_views
 from runstore.migrations import steps
 
 revision = "0011"
@@ -11,6 +12,8 @@ down_revision = "0010"
 
 
 def upgrade() -> None:
+    steps.create_index("ix_runs_created_at", "runs", ["created_at"])
+    write_views(op.get_bind(), None)
     dialect = op.get_bind().dialect.name
     if dialect in MYSQL:
         _replace_on_mysql()
