@@ -17,10 +17,10 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install node demo test test-all soak check serve bench docs format clean
+.PHONY: help install node demo test test-all soak check serve bench bench-peers docs format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## make .venv and install everything (again only when pyproject.toml changed)
 
@@ -77,6 +77,9 @@ bench: $(STAMP)  ## measure; ARGS goes to the benchmark
 docs: $(STAMP)  ## build the documents as a site with a search: build/site/docs/index.html
 	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . build/site
 	@echo build/site/docs/index.html
+
+bench-peers: $(STAMP)  ## measure beside a LangGraph server, which this installs, and beside FastAPI with Redis
+	@$(BIN)/python -m benchmarks langgraph by_hand $(ARGS)
 
 format: $(STAMP)  ## format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix-only .

@@ -1,9 +1,12 @@
 """`python -m benchmarks [OPTION ...] [NAME ...]`: run all benchmarks, or those named."""
 
+import json
 import logging
 import os
 import platform
-from typing import Annotated
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
 
 import structlog
 import typer
@@ -12,7 +15,6 @@ from rich.table import Table
 
 from benchmarks import (
     append,
-    by_hand,
     growth,
     guarded,
     isolation,
@@ -25,6 +27,7 @@ from benchmarks import (
     writers,
 )
 from benchmarks.options import Options
+from benchmarks.peers import by_hand, langgraph_server
 from benchmarks.report import Report
 
 BENCHMARKS = {
@@ -40,12 +43,15 @@ BENCHMARKS = {
     "projections": projections.run,
     "replicas": replicas.run,
     "stops": stops.run,
+    "langgraph": langgraph_server.run,
 }
+NAMED_ONLY = {"langgraph"}  # installs a server that nobody needs otherwise
 
 
 def main(
     names: Annotated[
-        list[str] | None, typer.Argument(help=f"Of {', '.join(BENCHMARKS)}; all by default.")
+        list[str] | None,
+        typer.Argument(help=f"Of {', '.join(BENCHMARKS)}; by default all but {', '.join(NAMED_ONLY)}."),
     ] = None,
     quick: Annotated[bool, typer.Option(help="Smaller sizes: to see that it works, not how fast.")] = False,
     database_url: Annotated[
@@ -53,6 +59,7 @@ def main(
         typer.Option(help="A server, for a database that is made there and dropped; may be repeated."),
     ] = None,
     redis_url: Annotated[str | None, typer.Option(help="For replicas and stops.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the tables there too.")] = None,
 ) -> None:
     """Measure how fast the log appends and a server streams, and what isolation, keys and metrics cost.
 
@@ -61,12 +68,16 @@ def main(
     options = Options(quick, tuple(database_url or ()), redis_url)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     console = Console()
+    tables: dict[str, list[dict[str, Any]]] = {}
     console.print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.system()}")
-    for name in names or BENCHMARKS:
+    for name in names or [name for name in BENCHMARKS if name not in NAMED_ONLY]:
         if name not in BENCHMARKS:
             raise typer.BadParameter(f"{name!r}; known: {', '.join(BENCHMARKS)}")
         for report in BENCHMARKS[name](options):
             console.print(_table(report))
+            tables.setdefault(name, []).append(asdict(report))
+    if json_file is not None:
+        json_file.write_text(json.dumps(tables, indent=2) + "\n")
 
 
 def _table(report: Report) -> Table:

@@ -31,28 +31,48 @@ def _authorization(key: str) -> bytes:
 
 
 async def follow(
-    port: int, method: str, path: str, body: bytes = b"", *, delays: bool = False, key: str = ""
+    port: int,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    *,
+    delays: bool = False,
+    key: str = "",
+    token: bytes = TOKEN,
+    closes: bool = False,
 ) -> Stream:
-    """Send a request, with an API key if there is one, and read its event stream to the end of the run."""
+    """Send a request, with an API key if there is one, and read its event stream to the end of the run.
+
+    Args:
+        token: occurs once in each event with a token.
+        closes: ask the server to close the connection at the end, which the stream itself does not mark.
+    """
     seen = Stream(asked_at=time.time())
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     writer.write(
         b"%b %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        b"%bContent-Length: %d\r\n\r\n%b"
-        % (method.encode(), path.encode(), _authorization(key), len(body), body)
+        b"%bConnection: %b\r\nContent-Length: %d\r\n\r\n%b"
+        % (
+            method.encode(),
+            path.encode(),
+            _authorization(key),
+            b"close" if closes else b"keep-alive",
+            len(body),
+            body,
+        )
     )
     kept = b""
     while part := await reader.read(1 << 18):
         now = time.time()
         text, known = FRAMING.sub(b"", kept + part), FRAMING.sub(b"", kept)
-        fresh = text.count(TOKEN) - known.count(TOKEN)
+        fresh = text.count(token) - known.count(token)
         seen.events += text.count(b"\nevent: ") - known.count(b"\nevent: ")
         if fresh and not seen.tokens:
             seen.first_token_at = now
         seen.tokens += fresh
         if delays and (stamps := AT.findall(part)):
             seen.delays.append(now - datetime.fromisoformat(stamps[-1].decode() + "+00:00").timestamp())
-        if ENDING.search(text):
+        if not closes and ENDING.search(text):
             break
         kept = (kept + part)[-OVERLAP:]
     seen.ended_at = time.time()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 
 @dataclass
@@ -21,6 +22,11 @@ def percentile(values: Sequence[float], percent: float) -> float:
     """The value below which `percent` of the values lie; nan when there are none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else float("nan")
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median of rounds, and the lowest and the highest."""
+    return f"{median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
 
 
 def milliseconds(seconds: float) -> str:

@@ -3,20 +3,19 @@
 import asyncio
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
 from benchmarks.client import Stream, follow
 from benchmarks.options import Options
+from benchmarks.peers.process import free_port, process
 from benchmarks.report import Report, milliseconds, percentile
-from benchmarks.server import BODY, START_TIMEOUT_S, Server
+from benchmarks.server import BODY, Server
 
 TOKENS = 400
 CONFIG = """
@@ -83,44 +82,17 @@ def _measure(port: int, path: str, runs: int) -> tuple[float, float]:
 @contextmanager
 def _redis(folder: Path, *options: str) -> Iterator[int]:
     folder.mkdir()
-    port = _free_port()
+    port = free_port()
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    with _process([*command, *options], port, os.environ):
+    with process([*command, *options], port, os.environ):
         yield port
 
 
 @contextmanager
 def _by_hand(redis_port: int) -> Iterator[int]:
-    port = _free_port()
-    app = "benchmarks.by_hand_app:app"
+    port = free_port()
+    app = "benchmarks.peers.by_hand_app:app"
     command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--log-level", "error"]
     settings = {"BENCH_REDIS_PORT": str(redis_port), "BENCH_TOKENS": str(TOKENS)}
-    with _process(command, port, {**os.environ, **settings}):
+    with process(command, port, {**os.environ, **settings}):
         yield port
-
-
-@contextmanager
-def _process(command: list[str], port: int, environment: Mapping[str, str]) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(environment))
-    try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not _answers(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{command[0]} does not start")
-            time.sleep(0.01)
-        yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
