@@ -4,6 +4,7 @@ Each test names the release that changed one of them, before anything subtler br
 """
 
 import asyncio
+import re
 import signal
 import sys
 import threading
@@ -127,6 +128,14 @@ def test_a_connection_can_be_aborted_from_an_application() -> None:
     has("uvicorn", RequestResponseCycle, "send")
     cycle = getsource(HttpToolsProtocol.on_headers_complete)
     assert "RequestResponseCycle(" in cycle, f"uvicorn {version('uvicorn')}: {HttpToolsProtocol}"
+
+
+def test_an_answer_closes_its_connection_by_its_transport_alone() -> None:
+    source = getsource(RequestResponseCycle)
+    used = set(re.findall(r"self\.transport\.(\w+)", source))
+    assert used == {"write", "close", "is_closing"}, f"uvicorn {version('uvicorn')}: {used}"
+    for name in ("disconnected", "message_event"):
+        assert f"self.{name} = " in getsource(RequestResponseCycle.__init__), name
 
 
 def test_the_servers_signal_handlers_can_be_kept() -> None:

@@ -252,6 +252,74 @@ def test_a_client_that_is_not_given_leave_cannot_smuggle_a_request_as_the_body(c
     assert answer.count(b"HTTP/1.1 ") == 1
 
 
+# The rest of a refused request: a connection that is reset under it may lose the answer.
+
+LONG_HEAD = GET + b"X-Long: " + b"x" * (protocol.MAX_HEAD_BYTES + 1)
+REST = b"x" * (256 << 10)
+EARLY = POST.replace(b"body", b"early") + b"Content-Length: %d\r\n" % (2 * len(REST))
+LEFT_EARLY = {
+    "a head without end": (LONG_HEAD, b"HTTP/1.1 431 "),
+    "too many headers": (GET + b"A: b\r\n" * (protocol.MAX_HEADERS + 1), b"HTTP/1.1 431 "),
+    "no HTTP": (b"\x16\x03\x01\x02\x00", b"HTTP/1.1 400 "),
+    "a malformed body": (CHUNKED + b"\r\nxyz\r\n", b"HTTP/1.1 400 "),
+    "an early answer that ends the connection": (EARLY + b"Connection: close\r\n\r\n", OK),
+    "an early answer in HTTP/1.0": (EARLY.replace(b"HTTP/1.1", b"HTTP/1.0") + b"\r\n", OK),
+    "a body without leave": (EARLY + b"Expect: 100-continue\r\n\r\n", OK),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("begin", "status"), LEFT_EARLY.values(), ids=LEFT_EARLY)
+def test_a_connection_is_not_reset_under_a_client_that_is_still_sending(
+    client: socket.socket, begin: bytes, status: bytes
+) -> None:
+    client.sendall(begin)
+    answer = until_closed(client)
+    assert answer.startswith(status)
+    assert answer.count(b"\r\n\r\n") == 1
+    for _ in range(2):  # the first would find out
+        client.sendall(REST)
+    assert client.recv(1) == b""
+
+
+def test_nor_under_a_body_that_is_malformed_after_its_answer(client: socket.socket) -> None:
+    ask(client, CHUNKED.replace(b"body", b"early") + b"\r\n")
+    client.sendall(b"xyz\r\n")
+    assert until_closed(client) == b""
+    for _ in range(2):
+        client.sendall(REST)
+
+
+def test_a_route_that_waits_for_a_refused_body_learns_of_it_at_once(
+    server: Server, client: socket.socket
+) -> None:
+    client.sendall(CHUNKED + b"\r\nxyz\r\n")
+    until_closed(client)
+    until(lambda: not server.server_state.tasks, "it has ended")
+    assert server.server_state.connections
+
+
+def send_until_reset(client: socket.socket, piece: bytes, server: Server) -> None:
+    until_s = time.monotonic() + DEADLINE_S
+    while server.server_state.connections and time.monotonic() < until_s:
+        client.sendall(piece)
+    for _ in range(2):
+        client.sendall(piece)
+
+
+@pytest.mark.parametrize("begin", [LONG_HEAD, EARLY + b"Connection: close\r\n\r\n"], ids=["head", "body"])
+@pytest.mark.parametrize("bound", ["time", "bytes"])
+def test_the_rest_is_read_for_a_while_only(
+    server: Server, client: socket.socket, monkeypatch: pytest.MonkeyPatch, begin: bytes, bound: str
+) -> None:
+    monkeypatch.setattr(protocol, "LINGER_S", 0.2 if bound == "time" else 2 * DEADLINE_S)
+    monkeypatch.setattr(protocol, "MAX_REST_BYTES", 1 << 20)
+    client.sendall(begin)
+    until_closed(client)
+    piece = b"x" if bound == "time" else REST
+    with pytest.raises(ConnectionError):
+        send_until_reset(client, piece, server)
+
+
 # Idle connections.
 
 

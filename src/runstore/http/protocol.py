@@ -27,7 +27,9 @@ MAX_PIPELINED = 16  # requests that wait for an earlier answer on their connecti
 # to 90 s in Go, nginx 60 s, Caddy 120 s): to close it under a request loses one that may not be repeated.
 KEEP_ALIVE_S = 130
 HEAD_S = 10.0  # seconds from a connection, or a request's first byte, to the end of its head
-LINGER_S = 2.0  # seconds to read the rest of a body after the answer, so that the client can read it
+LINGER_S = 2.0  # seconds to read the rest of a request after the answer, so that the client can read it
+MAX_REST_BYTES = 128 << 20  # bytes of that rest: reading them costs the process up to 0.1 s
+MAX_REFUSED_REST_BYTES = 1 << 20  # bytes of the rest of a request that is not valid HTTP
 MAX_UNSENT_BYTES = 16 << 10  # bytes buffered in the kernel, so that a slow reader's progress is visible
 
 KNOWN_VERSIONS = frozenset({"1.0", "1.1"})
@@ -81,6 +83,15 @@ class Connections(ServerState):
         self._idle.pop(connection, None)
 
 
+class _Answering:
+    """The transport of a request's answer: to close it may leave time to read the answer."""
+
+    def __init__(self, connection: "HttpProtocol") -> None:
+        transport = connection.transport
+        self.write, self.abort, self.is_closing = transport.write, transport.abort, transport.is_closing
+        self.close = connection.leave
+
+
 class HttpProtocol(HttpToolsProtocol):
     """One connection."""
 
@@ -94,6 +105,7 @@ class HttpProtocol(HttpToolsProtocol):
     _reader_watch: asyncio.TimerHandle | None = None  # runs while the client has not taken all written bytes
     _unsent = 0  # untaken bytes at the last check
     _read_at = 0.0  # time of the last sign that the client reads
+    _rest: int | None = None  # while the connection lingers: bytes that may still come, and are dropped
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -107,11 +119,18 @@ class HttpProtocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._unset_keepalive_if_required()
+        if self.cycle is not None:
+            self.cycle.transport = self.transport  # without a reference to this object
         super().connection_lost(exc)
 
     # Reading
 
     def data_received(self, data: bytes) -> None:
+        if self._rest is not None:
+            self._rest -= len(data)
+            if self._rest < 0:
+                self.transport.close()
+            return
         self._unset_keepalive_if_required()
         if self._in_head:
             self._head_bytes += len(data)
@@ -183,6 +202,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._framing_bytes = self._framing_allowed = 0
         self._cancel_deadline()
         super().on_headers_complete()
+        self.cycle.transport = _Answering(self)  # type: ignore[assignment]
 
     def _check_head(self) -> None:
         version, names = self.parser.get_http_version(), [name for name, _ in self.headers]
@@ -247,13 +267,16 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         unasked = self.expect_100_continue and not self._in_head and not self._body_begun
+        if self._rest is not None:
+            self.server_state.total_requests += 1
+            return
         super().on_response_complete()
         if self.transport.get_write_buffer_size():
             self._watch_reader()
         if self._answering() or self.transport.is_closing():
             return
         if unasked:
-            self.transport.close()  # the client may now send its body or its next request
+            self._linger(MAX_REST_BYTES)  # the client may now send its body or its next request
         elif not self._in_head:
             self._end_in(LINGER_S)
         elif self._head_bytes:
@@ -291,10 +314,50 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer and close; only close if the client would take the answer for another request's."""
         if self.transport.is_closing():
             return
-        own = not self._answering() if self._in_head else not self.cycle.response_started
+        answered = not self._answering()
+        own = answered if self._in_head else not self.cycle.response_started
         if own and not self.pipeline:
             self.transport.write(refused.answer)
-        self.transport.close()
+        elif not answered:
+            self.transport.close()
+            return
+        self._linger(MAX_REFUSED_REST_BYTES)
+
+    # Leaving
+
+    def leave(self) -> None:
+        """Close after an answer."""
+        if self._in_head:
+            self.transport.close()
+        else:
+            self._linger(MAX_REST_BYTES)
+
+    def shutdown(self) -> None:
+        if self._rest is not None:
+            self.transport.close()
+        else:
+            super().shutdown()
+
+    def _linger(self, rest: int) -> None:
+        """End the answers, and drop what the client still sends, for LINGER_S (RFC 9112, 9.6).
+
+        If data arrives at a closed socket, the system resets the connection, and the client may lose the
+        answer. After `rest` bytes the connection is closed nevertheless.
+        """
+        if self._rest is not None or self.transport.is_closing():
+            return
+        self._rest = rest
+        self._unset_keepalive_if_required()
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.flow.resume_reading()
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
+        if self.transport.get_write_buffer_size():
+            self._watch_reader()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
 
     # Writing
 
