@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from pydantic import BaseModel
@@ -188,6 +189,27 @@ async def test_so_is_one_of_a_release_where_that_was_a_failure(session: Session)
 async def test_reasoning_that_max_tokens_cut_off_is_left_out(session: Session) -> None:
     await session.turn(agent(Playbook([START, *think("Hm, "), MAX_TOKENS])), "one")
     assert await hears(session) == [user("next")]
+
+
+NOTHING: Turn = [START, {"messageStop": {"stopReason": "end_turn"}}]
+USAGE = {"metadata": {"usage": {"inputTokens": 7, "outputTokens": 0, "totalTokens": 7}}}
+
+
+@pytest.mark.parametrize("turn", [NOTHING, [*NOTHING, USAGE]], ids=["no usage", "usage"])
+async def test_a_model_may_have_nothing_to_add_to_the_results_of_its_tools(
+    session: Session, turn: Turn
+) -> None:
+    product = agent(Playbook(use(("t1", "look", {}))[:-1], turn), look)
+    assert await session.turn(product, "one") == Completed({"text": "", "stop_reason": "end_turn"}, ANY)
+    heard = await hears(session)
+    assert roles(heard) == ["user", "assistant", "user", "assistant", "user"]
+    assert heard[3] == answer("[blank text]")  # strands' words, since no provider accepts an empty message
+
+
+async def test_a_model_that_says_nothing_at_all_has_failed(session: Session) -> None:
+    ending = await session.turn(agent(Playbook(NOTHING)), "one")
+    assert isinstance(ending, Failed)
+    assert ending.code == "model_invalid_answer"
 
 
 # ---- what the log says of it ----

@@ -30,8 +30,8 @@ def result_of(
         conversations: the messages of each agent, after the run.
 
     Raises:
-        AgentError: a node failed, a tool or hook asks for a person's answer, or the model's answer was empty
-            or ended after its reasoning.
+        AgentError: a node failed, a tool or hook asks for a person's answer, or the model's answer ended
+            after its reasoning, or was empty. A model that has called tools may have nothing to add.
     """
     if ended is None:
         raise AgentError("the agent's stream ended without a result")
@@ -43,7 +43,8 @@ def result_of(
             f"the agent asks for a person's answer (interrupt {names}), which a run cannot get",
             code="interrupted",
         )
-    if not ended.message["content"] and not ended.metrics.accumulated_usage["totalTokens"]:
+    empty = not ended.message["content"] and not ended.metrics.accumulated_usage["totalTokens"]
+    if empty and not _answers_tools(ended.message, conversations):
         raise AgentError(NO_ANSWER, code="model_invalid_answer")
     if ended.message["content"] and all(map(is_unsigned, ended.message["content"])):
         raise AgentError(ONLY_REASONING, code="model_invalid_answer")
@@ -63,6 +64,16 @@ def _result(ended: StrandsResult, conversations: Iterable[Sequence[Message]]) ->
     if ended.structured_output is not None:
         result["structured_output"] = ended.structured_output.model_dump(mode="json")
     return result
+
+
+def _answers_tools(message: Message, conversations: Iterable[Sequence[Message]]) -> bool:
+    """Whether a message ends a conversation right after the results of tools."""
+    return any(
+        len(messages) > 1
+        and messages[-1] == message
+        and any("toolResult" in block for block in messages[-2]["content"])
+        for messages in conversations
+    )
 
 
 def _tool_text_after(message: Message, conversations: Iterable[Sequence[Message]]) -> str:
