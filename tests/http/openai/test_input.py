@@ -407,8 +407,8 @@ def test_a_part_without_a_type_is_text_if_it_has_one() -> None:
         assert wrong.value.field == f"$.messages[0].content{place}"
 
 
-@pytest.mark.parametrize("role", ["assistant", "system"])
-def test_an_image_of_another_role_is_named(role: str) -> None:
+@pytest.mark.parametrize("role", ["developer", "system"])
+def test_an_image_of_an_instruction_is_named(role: str) -> None:
     image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
     with pytest.raises(BadRequest) as wrong:
         read({"role": role, "content": [image]}, HI)
@@ -420,6 +420,138 @@ def test_a_tools_result_can_hold_an_image() -> None:
     result = {"role": "tool", "tool_call_id": "c1", "content": [image]}
     said = read(HI, {"role": "assistant", "tool_calls": [call()]}, result)
     assert results(said[2])[0][2][0]["image"]["format"] == "png"
+
+
+# ---- images of models and tools ----
+
+SHOWN = {"image": {"format": "png", "source": {"bytes": PIXEL}}}
+MOVED = {"text": "The image is being provided in the following user message."}
+IMAGES = {
+    "image_url": {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},
+    "input_image": {"type": "input_image", "image_url": f"data:image/png;base64,{PIXEL}"},
+    "image": {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}},
+}
+UNREADABLE = [
+    ({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}, "[image: https://example.com/a.png]"),
+    ({"type": "image_url", "image_url": "http://example.com/a"}, "[image: http://example.com/a]"),
+    ({"type": "image", "source": {"type": "url", "url": "https://example.com/a"}}, "[image: https://example.com/a]"),
+    ({"type": "image_url", "image_url": {"url": "https://example.com/" + "a" * 9_000}}, "[image]"),
+    ({"type": "image_url", "image_url": {"url": "data:image/svg+xml;base64,PHN2Zz4="}}, "[image]"),
+    ({"type": "image_url", "image_url": {"url": "data:image/png;base64,a"}}, "[image]"),
+    ({"type": "image_url", "image_url": {"url": ""}}, "[image]"),
+    ({"type": "image", "source": {"type": "base64", "media_type": "image/bmp", "data": PIXEL}}, "[image]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", IMAGES.values(), ids=IMAGES)
+def test_an_image_is_accepted_in_each_form_of_its_part(part: Any) -> None:
+    assert read({"role": "user", "content": [part]}) == [{"role": "user", "content": [SHOWN]}]
+    said = read(HI, {"role": "assistant", "tool_calls": [call()]}, {"role": "tool", "content": [part]})
+    assert results(said[2]) == [("c1", "success", [SHOWN])]
+
+
+@pytest.mark.parametrize("part", IMAGES.values(), ids=IMAGES)
+def test_a_models_image_is_shown_by_the_next_user_as_no_model_takes_its_own(part: Any) -> None:
+    drawn = {"role": "assistant", "content": [{"type": "text", "text": "A cat:"}, part]}
+    assert read(HI, drawn, AGAIN)[1:] == [
+        {"role": "assistant", "content": [{"text": "A cat:"}, MOVED]},
+        {"role": "user", "content": [SHOWN, {"text": "again"}]},
+    ]
+    calls = {**drawn, "tool_calls": [call()]}
+    said = read(HI, calls, {"role": "tool", "tool_call_id": "c1", "content": "2"}, AGAIN)
+    assert results(said[2]) == [("c1", "success", [{"text": "2"}])]
+    assert said[2]["content"][1:] == [SHOWN, {"text": "again"}]
+
+
+@pytest.mark.parametrize(("part", "text"), UNREADABLE)
+def test_an_image_of_a_model_or_tool_that_cannot_be_read_is_text(part: Any, text: str) -> None:
+    assert read(HI, {"role": "assistant", "content": [part]}, AGAIN)[1]["content"] == [{"text": text}]
+    calls = {"role": "assistant", "tool_calls": [call(), call("c2")]}
+    as_part = {"type": "tool_result", "tool_use_id": "c2", "content": [part]}
+    said = read(
+        HI,
+        calls,
+        {"role": "tool", "tool_call_id": "c1", "content": [part]},
+        {"role": "user", "content": [as_part]},
+    )
+    assert results(said[2]) == [("c1", "success", [{"text": text}]), ("c2", "success", [{"text": text}])]
+
+
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [
+        ({"type": "url", "url": "https://example.com/a.png"}, "source.url"),
+        ({"type": "base64", "media_type": "image/bmp", "data": PIXEL}, "source"),
+    ],
+)
+def test_a_persons_image_that_cannot_be_read_is_refused(source: Any, place: str) -> None:
+    with pytest.raises(BadRequest) as wrong:
+        read({"role": "user", "content": [{"type": "image", "source": source}]})
+    assert wrong.value.field == f"$.messages[0].content[0].{place}"
+
+
+# ---- calls and results as parts, in Anthropic's form ----
+
+
+def used(id: Any = "c1", **fields: Any) -> dict[str, Any]:
+    return {"type": "tool_use", "id": id, "name": "add", "input": {"a": 1}, **fields}
+
+
+def result_part(content: Any, id: Any = "c1", **fields: Any) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": id, "content": content, **fields}
+
+
+@pytest.mark.parametrize(
+    ("content", "blocks"),
+    [
+        ("2", [{"text": "2"}]), (None, []), ([], []), ("", []),
+        ([{"type": "text", "text": "2"}, IMAGES["image"]], [{"text": "2"}, SHOWN]),
+        ({"type": "text", "text": "2"}, [{"text": "2"}]), ({"a": 1}, [{"text": '{"a":1}'}]),
+        ([{"type": "document", "x": 1}], [{"text": '{"type":"document","x":1}'}]), (5, [{"text": "5"}]),
+    ],
+)  # fmt: skip
+def test_a_users_result_part_belongs_to_the_call_of_the_answer_before(content: Any, blocks: Any) -> None:
+    said = read(
+        HI,
+        {"role": "assistant", "content": [{"type": "text", "text": "Let me see."}, used()]},
+        {"role": "user", "content": [{"type": "text", "text": "again"}, result_part(content)]},
+    )
+    assert said[1]["content"] == [
+        {"text": "Let me see."}, {"toolUse": {"toolUseId": "c1", "name": "add", "input": {"a": 1}}},
+    ]  # fmt: skip
+    assert results(said[2]) == [("c1", "success", blocks)]
+    assert said[2]["content"][1:] == [{"text": "again"}]
+
+
+def test_a_result_part_alone_is_a_turn_and_may_say_that_its_call_failed() -> None:
+    calls = {"role": "assistant", "content": None, "tool_calls": [call("c1"), call("c2")]}
+    parts = [result_part("no", is_error=True), result_part(None, "c2", is_error="?")]
+    said = read(HI, calls, {"role": "user", "content": parts})
+    assert results(said[2]) == [("c1", "error", [{"text": "no"}]), ("c2", "success", [])]
+    assert len(said) == 3
+
+
+@pytest.mark.parametrize("role", ["user", "tool"])
+def test_results_may_be_parts_of_a_tools_message_too_and_ids_numbers(role: str) -> None:
+    said = read(
+        HI,
+        {"role": "assistant", "content": [used(1), used(2, input=5), used(3, name=None)]},
+        {"role": role, "content": [result_part("a", 1), result_part("b", 2), result_part("c", 3)]},
+    )
+    assert results(said[2]) == [("1", "success", [{"text": "a"}]), ("2", "success", [{"text": "b"}])]
+    assert said[2]["content"][2:] == [{"text": "c"}]
+    assert inputs(said) == [{"a": 1}, {}]
+
+
+def test_a_call_part_is_no_second_call_where_tool_calls_holds_it() -> None:
+    both = {"role": "assistant", "content": [used()], "tool_calls": [call(arguments='{"a": 2}')]}
+    assert inputs(read(HI, both, {"role": "tool", "tool_call_id": "c1", "content": "?"})) == [{"a": 2}]
+
+
+def test_a_result_part_whose_call_was_cut_off_is_text() -> None:
+    assert read({"role": "user", "content": [result_part("2", "gone")]}) == "2"
+    with pytest.raises(BadRequest, match="the message is empty"):
+        read({"role": "user", "content": [result_part("", "gone")]})
 
 
 # ---- images ----

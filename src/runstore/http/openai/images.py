@@ -1,4 +1,4 @@
-"""Images in data URLs (RFC 2397), in the variants that clients write. Pure."""
+"""Images in base64, mostly in data URLs (RFC 2397), in the variants that clients write. Pure."""
 
 import re
 from base64 import b64decode
@@ -38,9 +38,18 @@ def read_image(url: str) -> tuple[str, str]:
     scheme, _, rest = header.partition(":")
     parts = _PARAMETER.findall(rest) if quoted else rest.split(";")
     media_type, *parameters = [part.strip().lower() for part in parts]
-    kind, _, subtype = media_type.partition("/")
     if scheme.lower() != "data" or not comma or "base64" not in parameters:
         raise ValueError("an image must be a data: URL in base64, as data:image/png;base64,iVBORw0KGgo=")
+    return read_source(media_type, data)
+
+
+def read_source(media_type: str, data: str) -> tuple[str, str]:
+    """The format of an image of a media type, and its bytes in standard base64.
+
+    Raises:
+        ValueError: it is not an image; the message gives the reason.
+    """
+    kind, _, subtype = media_type.strip().lower().partition("/")
     if kind != "image" or subtype not in FORMATS:
         raise ValueError(f"an image must be a png, jpeg, gif or webp, not {media_type[:50]!r}")
     return FORMATS[subtype], _base64(data)
@@ -54,7 +63,7 @@ def _base64(data: str) -> str:
     bare = encoded.translate(_STANDARD, _WHITE_SPACE).rstrip(b"=")
     padded = bare + b"=" * (-len(bare) % 4)
     if not bare:
-        raise ValueError("the data: URL holds no image")
+        raise ValueError("there is no image in the data")
     try:
         b64decode(padded, validate=True)
     except ValueError as error:

@@ -5,6 +5,7 @@ call without a result, and they send it again with every turn. So empty parts ar
 completed, in strands' way if it has one. It is an error if a person's text would be lost.
 """
 
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,22 +13,20 @@ import msgspec
 from runstore.core.depth import MAX_DEPTH, is_deeper
 from runstore.http.bodies import check_values
 from runstore.http.errors import BadRequest
-from runstore.http.openai.images import read_image
 from runstore.http.openai.objects import (
-    UNHEARD_PARTS,
     ChatBody,
     ChatMessage,
-    ImagePart,
-    InputImagePart,
-    RefusalPart,
+    FunctionCall,
     ToolCall,
+    ToolResultPart,
+    ToolUsePart,
 )
+from runstore.http.openai.parts import Block, Result, content_of, says, wrong
 
 ARGUMENTS_DEPTH = MAX_DEPTH - 8  # levels of a tool call's arguments, which are nested in an input
 INTERRUPTED = "Tool was interrupted."  # the result of a call without one, in strands' words
 
 Message = dict[str, Any]
-Block = dict[str, Any]
 
 
 def chat_input(body: ChatBody) -> str | list[Message]:
@@ -43,7 +42,7 @@ def chat_input(body: ChatBody) -> str | list[Message]:
             raise wrong("prompt", "there is nothing to answer")
         return body.prompt
     messages = body.messages or []
-    history = ChatHistory()
+    history = ChatHistory(_answered(messages))
     for number, message in enumerate(messages):
         if message is not None:
             history.add(message, number)
@@ -61,9 +60,14 @@ class _Call(NamedTuple):
 
 
 class ChatHistory:
-    """Collects a history message by message; the roles of the result alternate."""
+    """Collects a history message by message; the roles of the result alternate.
 
-    def __init__(self) -> None:
+    Args:
+        answered: ids of the tool calls that have a result in the history.
+    """
+
+    def __init__(self, answered: Collection[str | None]) -> None:
+        self._answered = answered
         self.last_role: str | None = None  # of the last message with content, except instructions
         self._instructions: list[Block] = []
         self._messages: list[Message] = []
@@ -75,30 +79,32 @@ class ChatHistory:
     def add(self, message: ChatMessage, number: int) -> None:
         """Take the next message, which is `messages[number]`."""
         place = f"messages[{number}]"
-        blocks = _content(message, f"{place}.content")
+        content = content_of(message, f"{place}.content")
+        blocks = content.blocks
         match message.role:
             case "system" | "developer":
                 self._instructions += blocks
                 return
             case "assistant":
-                blocks += [{"text": message.refusal}] if not blocks and _says(message.refusal) else []
-                calls = self._calls(message, number)
+                blocks += [{"text": message.refusal}] if not blocks and says(message.refusal) else []
+                calls = self._calls(message, content.uses, number)
                 if not blocks and not calls:
                     return
                 self._settle()
                 self._extend("assistant", blocks + [_tool_use(*call) for call in calls])
                 self._open = [call for call, _ in calls]
+                self._said += content.images
             case "user":
-                if not blocks:
-                    return
+                answers = [self._take_result(result) for result in content.results]
                 self._said += blocks
+                if not blocks and not any(answers):
+                    return
             case "tool" | "function":
-                if (call := self._take_call(message)) is not None:
-                    result = {"toolUseId": call.use_id, "status": "success", "content": blocks}
-                    self._results.append({"toolResult": result})
-                elif blocks:
-                    self._said += blocks  # the client has dropped the call; its text is still useful
-                else:
+                results = content.results
+                if blocks or not results:
+                    results = [*results, Result(message.tool_call_id or "", False, blocks)]
+                answers = [self._take_result(result, message.name) for result in results]
+                if not any(answers):
                     return
         self.last_role = message.role
 
@@ -111,11 +117,17 @@ class ChatHistory:
             return text
         return self._messages
 
-    def _calls(self, message: ChatMessage, number: int) -> list[tuple[_Call, ToolCall]]:
+    def _calls(
+        self, message: ChatMessage, uses: Sequence[ToolUsePart], number: int
+    ) -> list[tuple[_Call, ToolCall]]:
         """The calls of a message, without one that was cut off before its name."""
         given = [call for call in message.tool_calls or () if call is not None]
         if message.function_call is not None:
             given.append(ToolCall(function=message.function_call))
+        known = {call.id for call in given}
+        for use in uses:
+            if use.id in self._answered and use.id not in known:
+                given.append(ToolCall(use.id, FunctionCall(use.name, use.input)))
         found = []
         for n, call in enumerate(given):
             if call.called is None or not call.called.name:
@@ -127,22 +139,24 @@ class ChatHistory:
             found.append((_Call(call.id or "", use_id, call.called.name), call))
         return found
 
-    def _take_call(self, message: ChatMessage) -> _Call | None:
-        """The open call of a result; None if the history does not hold it."""
-        if message.tool_call_id:
-            fitting = [call for call in self._open if call.given_id == message.tool_call_id]
+    def _take_result(self, result: Result, name: str | None = None) -> bool:
+        """Add the result of an open call, of the tool `name` if it has no id; False if it says nothing."""
+        if result.given_id:
+            fitting = [call for call in self._open if call.given_id == result.given_id]
         else:
-            fitting = [call for call in self._open if message.name in (None, call.name)]
+            fitting = [call for call in self._open if name in (None, call.name)]
         if not fitting:
-            return None
-        self._open.remove(fitting[0])
-        return fitting[0]
+            self._said += result.blocks  # the client has dropped the call; its text is still useful
+            return bool(result.blocks)
+        call = fitting[0]
+        self._open.remove(call)
+        self._results.append(_tool_result(call, "error" if result.failed else "success", result.blocks))
+        return True
 
     def _settle(self) -> None:
         """Close the turn: one message with the results first, as models expect, then the user's content."""
         for call in self._open:
-            result = {"toolUseId": call.use_id, "status": "error", "content": [{"text": INTERRUPTED}]}
-            self._results.append({"toolResult": result})
+            self._results.append(_tool_result(call, "error", [{"text": INTERRUPTED}]))
         if blocks := self._results + self._said:
             self._extend("user", blocks)
         self._open, self._results, self._said = [], [], []
@@ -154,43 +168,23 @@ class ChatHistory:
             self._messages.append({"role": role, "content": blocks})
 
 
-def _content(message: ChatMessage, place: str) -> list[Block]:
-    """The content of a message, without blank text, which no model accepts."""
-    content = message.content or []
-    alone = not isinstance(content, list)
-    parts = content if isinstance(content, list) else [content]
-    blocks: list[Block] = []
-    for number, part in enumerate(parts):
-        if isinstance(part, ImagePart | InputImagePart):
-            at = place if alone else f"{place}[{number}]"
-            if message.role not in ("user", "tool"):
-                raise wrong(at, "only a user's or a tool's message can hold an image")
-            blocks.append(_image(part, f"{at}.image_url"))
-        elif not isinstance(part, UNHEARD_PARTS):
-            text = (
-                part
-                if part is None or isinstance(part, str)
-                else part.refusal
-                if isinstance(part, RefusalPart)
-                else part.text
-            )
-            if _says(text):
-                blocks.append({"text": text})
-    return blocks
-
-
-def _image(part: ImagePart | InputImagePart, place: str) -> Block:
-    given = part.image_url
-    url, place = (given, place) if isinstance(given, str) else (given.url, f"{place}.url")
-    try:
-        kind, data = read_image(url)
-    except ValueError as error:
-        raise wrong(place, str(error)) from error
-    return {"image": {"format": kind, "source": {"bytes": data}}}
-
-
 def _tool_use(call: _Call, given: ToolCall) -> Block:
     return {"toolUse": {"toolUseId": call.use_id, "name": call.name, "input": _arguments(given)}}
+
+
+def _tool_result(call: _Call, status: str, content: list[Block]) -> Block:
+    return {"toolResult": {"toolUseId": call.use_id, "status": status, "content": content}}
+
+
+def _answered(messages: Iterable[ChatMessage | None]) -> set[str | None]:
+    """The ids of all tool calls with a result."""
+    found = set()
+    for message in messages:
+        if message is not None:
+            content = message.content if isinstance(message.content, list) else [message.content]
+            found |= {part.tool_use_id for part in content if isinstance(part, ToolResultPart)}
+            found.add(message.tool_call_id)
+    return found - {None, ""}
 
 
 def _arguments(call: ToolCall) -> dict[str, Any]:
@@ -210,10 +204,6 @@ def _arguments(call: ToolCall) -> dict[str, Any]:
     return arguments if isinstance(arguments, dict) else {}
 
 
-def _says(text: str | None) -> bool:
-    return text is not None and bool(text.strip())
-
-
 def _only_text(blocks: list[Block]) -> str | None:
     return blocks[0].get("text") if len(blocks) == 1 else None
 
@@ -227,7 +217,3 @@ def _nothing_to_answer(messages: list[ChatMessage | None]) -> BadRequest:
     if roles[last] == "user":
         return wrong(f"messages[{last}].content", "the message is empty")
     return wrong(f"messages[{last}].role", "the last message must be a user's or a tool's")
-
-
-def wrong(param: str, message: str) -> BadRequest:
-    return BadRequest(f"{param}: {message}", code="invalid_body", field=f"$.{param}")

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from runstore.http.openai.input import wrong
-from runstore.http.openai.objects import Part
+from runstore.http.openai.objects import Part, ResultPart
+from runstore.http.openai.parts import wrong
 
 
 def mended(body: Any) -> Any:
@@ -33,7 +33,7 @@ def _mend(message: dict[str, Any], place: str) -> None:
             case "tool" | "function":
                 message["content"] = _result(message["content"])
             case _:
-                _set_types(message["content"], place)
+                _mend_parts(message["content"], place)
     if not isinstance(message.get("refusal"), str):
         message["refusal"] = None
     for name in ("name", "tool_call_id"):
@@ -46,42 +46,59 @@ def _mend(message: dict[str, Any], place: str) -> None:
 def _answer(content: Any) -> Any:
     """A model's content, without unknown parts."""
     if isinstance(content, list):
-        return [part for part in map(_typed, content) if _is_part(part)]
-    content = _typed(content)
-    return content if _is_part(content) else None
+        return [part for part in map(_part, content) if _is(part, Part)]
+    content = _part(content)
+    return content if _is(content, Part) else None
 
 
-def _result(content: Any) -> Any:
+def _result(content: Any, known: Any = Part) -> Any:
     """A tool's content; values that are not parts become JSON text."""
     if isinstance(content, list):
-        return [part if _is_part(part) else _json(part) for part in map(_typed, content)]
-    content = _typed(content)
-    return content if _is_part(content) else _json(content)
+        return [part if _is(part, known) else _json(part) for part in map(_part, content)]
+    content = _part(content)
+    return content if _is(content, known) else _json(content)
 
 
-def _set_types(content: Any, place: str) -> None:
-    """Set a missing `type` to `text` if the part has a text."""
+def _mend_parts(content: Any, place: str) -> None:
+    """Mend the parts of a person's content, which is never left out."""
     if isinstance(content, list):
         for number, part in enumerate(content):
-            _set_type(part, f"{place}[{number}]")
+            _mend_part(part, f"{place}[{number}]")
     else:
-        _set_type(content, place)
+        _mend_part(content, place)
 
 
-def _set_type(part: Any, place: str) -> None:
-    if isinstance(part, dict) and "type" not in _typed(part):
+def _mend_part(part: Any, place: str) -> None:
+    if isinstance(part, dict) and "type" not in _part(part):
         raise wrong(place, """a part needs its `type`, as {"type": "text", "text": "…"}""")
 
 
-def _typed(part: Any) -> Any:
-    if isinstance(part, dict) and "type" not in part and isinstance(part.get("text"), str):
-        part["type"] = "text"
+def _part(part: Any) -> Any:
+    """A part, with a `type` if it has a text, and with the fields of a call or result repaired."""
+    if not isinstance(part, dict):
+        return part
+    match part.get("type"):
+        case "tool_use":
+            known = isinstance(part.get("input"), str | dict | list)
+            part |= {
+                "id": _text(part.get("id")),
+                "name": _text(part.get("name")),
+                "input": part["input"] if known else None,
+            }
+        case "tool_result":
+            part |= {
+                "tool_use_id": _text(part.get("tool_use_id")),
+                "content": _result(part.get("content"), ResultPart),
+                "is_error": part.get("is_error") is True,
+            }
+        case _ if "type" not in part and isinstance(part.get("text"), str):
+            part["type"] = "text"
     return part
 
 
-def _is_part(part: Any) -> bool:
+def _is(part: Any, known: Any) -> bool:
     try:
-        msgspec.convert(part, str | Part | None)
+        msgspec.convert(part, str | known | None)
     except msgspec.ValidationError:
         return False
     return True

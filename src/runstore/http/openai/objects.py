@@ -62,6 +62,21 @@ class InputImagePart(Struct, frozen=True, tag="input_image"):
     image_url: str | ImageUrl
 
 
+class Base64Source(Struct, frozen=True, tag="base64"):
+    media_type: str
+    data: str
+
+
+class UrlSource(Struct, frozen=True, tag="url"):
+    url: str
+
+
+class ImageBlockPart(Struct, frozen=True, tag="image"):
+    """An image in Anthropic's form."""
+
+    source: Base64Source | UrlSource
+
+
 class ThinkingPart(Struct, frozen=True, tag="thinking"):
     """A model's reasoning in an earlier turn; the agent does not get it."""
 
@@ -79,7 +94,22 @@ class ReasoningContentPart(Struct, frozen=True, tag="reasoning_content"):
 
 
 class ToolUsePart(Struct, frozen=True, tag="tool_use"):
-    """A tool call; `tool_calls` holds it, too."""
+    """A tool call in Anthropic's form; it counts if it has a result, and `tool_calls` does not hold it."""
+
+    id: str | None = None
+    name: str | None = None
+    input: str | dict[str, Any] | list[Any] | None = None
+
+
+ResultPart = TextPart | ImagePart | InputImagePart | ImageBlockPart
+
+
+class ToolResultPart(Struct, frozen=True, tag="tool_result"):
+    """The result of a tool call in Anthropic's form."""
+
+    tool_use_id: str | None = None
+    content: str | list[str | ResultPart | None] | ResultPart | None = None
+    is_error: bool | None = None
 
 
 class ThinkPart(Struct, frozen=True, tag="think"):
@@ -102,18 +132,6 @@ class InputDeltaPart(Struct, frozen=True, tag="input_json_delta"):
     """A piece of a tool call's input, which LangChain leaves in messages collected from a stream."""
 
 
-UNHEARD_PARTS = (
-    ThinkingPart,
-    RedactedThinkingPart,
-    ReasoningPart,
-    ReasoningContentPart,
-    ToolUsePart,
-    ThinkPart,
-    ToolCallPart,
-    SdkToolCallPart,
-    ServerToolUsePart,
-    InputDeltaPart,
-)
 Part = (
     TextPart
     | InputTextPart
@@ -121,11 +139,13 @@ Part = (
     | RefusalPart
     | ImagePart
     | InputImagePart
+    | ImageBlockPart
     | ThinkingPart
     | RedactedThinkingPart
     | ReasoningPart
     | ReasoningContentPart
     | ToolUsePart
+    | ToolResultPart
     | ThinkPart
     | ToolCallPart
     | SdkToolCallPart
