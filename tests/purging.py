@@ -40,9 +40,11 @@ async def write_old(
     """A run that was made, and ended, some years ago."""
     run_id = old_run_id(at)
     first = queued or Queued(agent="demo", user_id="ann", session_id="s-1", input="hi")
-    await log.append(run_id, [encode(event, at=at) for event in (first, started(), token(), *events)])
-    for number, event in enumerate(ending, 1):
-        await log.append(run_id, [encode(event, at=at + number)])
+    made = [encode(event, at=at) for event in (first, started(), token(), *events)]
+    ended = [encode(event, at=at + number) for number, event in enumerate(ending, 1)]
+    await log.append(run_id, [*made, *ended[:1]])  # at once, or a worker would take the run over in between
+    for event in ended[1:]:
+        await log.append(run_id, [event])
     return run_id
 
 

@@ -36,6 +36,7 @@ def silent():
         yield ""
     return say_nothing
 """
+HELD = ("01", "08")  # proc_net_tcp(5): established, and closed by the client alone
 SILENT_HEAD = 3  # the head of its run: queued, started, and the agent has begun
 
 
@@ -79,6 +80,12 @@ class ServerProcess(RunstoreProcess):
     def close(self) -> None:
         super().close()
         self.http.close()
+
+    def hang_up(self) -> None:
+        """Close all connections of `http`, and wait until the server has done so, too."""
+        self.http.close()
+        self.http = new_client(str(self.http.base_url))
+        until(lambda: not connected(self.port), "the server has closed its connections")
 
     # Requests of a client.
 
@@ -143,6 +150,12 @@ class ServerProcess(RunstoreProcess):
             found += page["data"]
             after = page["next"]
         return found
+
+
+def connected(port: int) -> int:
+    """How many TCP connections of IPv4 a server on this port still has."""
+    found = [line.split()[1:4] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(local.endswith(f":{port:04X}") and state in HELD for local, _, state in found)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, delete, update
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, delete, inspect, update
 from sqlalchemy.exc import OperationalError
 
 import runstore.database.tables as schema
@@ -28,6 +28,7 @@ WRITTEN = [
     for table in schema.metadata.tables.values()
     if table.name not in ("events", "barrier", "user_locks")
 ]
+KEPT_TABLES = {"alembic_version", *schema.metadata.tables}
 SWEEP_LOCK = 7_226_001  # held by whoever drops what killed test runs have left
 DROP_WAIT_S = 10  # for the locks of a connection that has just been ended
 
@@ -108,6 +109,8 @@ class Databases(ABC):
     def _empty(self, name: str) -> None:
         engine = create_engine(self.url(name), poolclass=NullPool)
         with engine.begin() as connection:
+            for table in set(inspect(connection).get_table_names()) - KEPT_TABLES:
+                connection.exec_driver_sql(f"DROP TABLE {table}")  # of a test's projection
             self._empty_events(connection)
             for table in WRITTEN:
                 connection.execute(delete(table))
