@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from runstore.client import AsyncClient as AsyncClient
     from runstore.client import Client as Client
     from runstore.client import ClientError as ClientError
+    from runstore.client import InputRecord as InputRecord
+    from runstore.client import PendingRecord as PendingRecord
     from runstore.client import RunRecord as RunRecord
     from runstore.client import Ticket as Ticket
     from runstore.core.audit import AuditEvent as AuditEvent
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from runstore.core.errors import EventTooDeep as EventTooDeep
     from runstore.core.errors import EventTooLarge as EventTooLarge
     from runstore.core.errors import IdempotencyConflict as IdempotencyConflict
+    from runstore.core.errors import InputClosed as InputClosed
+    from runstore.core.errors import InputNotFound as InputNotFound
+    from runstore.core.errors import InvalidAnswer as InvalidAnswer
     from runstore.core.errors import InvalidCursor as InvalidCursor
     from runstore.core.errors import InvalidEvent as InvalidEvent
     from runstore.core.errors import InvalidName as InvalidName
@@ -60,8 +65,10 @@ if TYPE_CHECKING:
     from runstore.core.events import Usage as Usage
     from runstore.core.ports import EventFilter as EventFilter
     from runstore.core.ports import RunContext as RunContext
+    from runstore.core.questions import Question as Question
     from runstore.core.records import EventRecord as EventRecord
     from runstore.core.run import Actor as Actor
+    from runstore.core.run import PendingInput as PendingInput
     from runstore.core.run import Run as Run
     from runstore.core.transcript import Transcript as Transcript
     from runstore.core.transcript import text as text
@@ -97,18 +104,21 @@ _EXPORTS = {
         "runstore.projections.comparison": "DifferingKey TableDifference",
         "runstore.projections.projection": "Projection",
         "runstore.projections.runner": "ProjectionRunner",
-        "runstore.client": "ApiError AsyncClient Client ClientError RunRecord Ticket",
+        "runstore.client": "ApiError AsyncClient Client ClientError InputRecord PendingRecord RunRecord "
+        "Ticket",
         "runstore.core.audit": "AuditEvent AuditQuery",
         "runstore.core.errors": "AgentError AgentNotFound AlreadyStarted AppendRefused Busy ConfigError "
-        "EventTooDeep EventTooLarge IdempotencyConflict InvalidCursor InvalidEvent InvalidName InvalidQuery "
+        "EventTooDeep EventTooLarge IdempotencyConflict InputClosed InputNotFound InvalidAnswer "
+        "InvalidCursor InvalidEvent InvalidName InvalidQuery "
         "LeaseLost LimitExceeded LogUnavailable ProjectionNotBuilt RunActive RunClosed RunDeleted "
         "RunNotFound RunPurged "
         "ProjectionFailed RunstoreError SchemaMismatch SessionBusy TooLarge WrongExpectedSeq",
         "runstore.core.events": "AgentFinished AgentStarted Custom Event Message Reasoning Token ToolFailed "
         "ToolFinished ToolProgress ToolStarted Unknown Usage",
         "runstore.core.ports": "RunContext EventFilter",
+        "runstore.core.questions": "Question",
         "runstore.core.records": "EventRecord",
-        "runstore.core.run": "Actor Run",
+        "runstore.core.run": "Actor PendingInput Run",
         "runstore.core.transcript": "Transcript text",
         "runstore.http.security.users": "User",
         "runstore.library": "LocalStore open open_projections",

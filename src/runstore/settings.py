@@ -205,7 +205,7 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
     places = {name: source.place("server", name) for name in tables.get("server", {})}
     places["code"] = source.place(f"agents.{RUN_CODE}", "code")
     for name in agents:
-        for field in ("factory", "tools", "at_most_once"):
+        for field in ("factory", "tools", "at_most_once", "approve"):
             places[f"agents.{name}.{field}"] = source.place(f"agents.{name}", field)
     for tool in hierarchies.tools:
         places[f"hierarchies.tools.{tool}"] = source.place("hierarchies.tools", tool)

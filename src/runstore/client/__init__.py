@@ -14,7 +14,7 @@ from runstore.client.errors import (
     Unavailable,
     UnexpectedAnswer,
 )
-from runstore.client.records import RunRecord, Ticket
+from runstore.client.records import InputRecord, PendingRecord, RunRecord, Ticket
 from runstore.client.sync import Client
 
 __all__ = [
@@ -25,7 +25,9 @@ __all__ = [
     "Conflict",
     "Forbidden",
     "Gone",
+    "InputRecord",
     "NotFound",
+    "PendingRecord",
     "RateLimited",
     "RunRecord",
     "ServerUnreachable",

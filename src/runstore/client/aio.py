@@ -13,7 +13,7 @@ from runstore.client.calls import Call, CallTries, Page, audit_filters, joined
 from runstore.client.connection import connection
 from runstore.client.following import Following, FollowingAudit, FollowingSeveral, Stream
 from runstore.client.patience import RETRY_S
-from runstore.client.records import RunRecord, Ticket
+from runstore.client.records import InputRecord, RunRecord, Ticket
 from runstore.core.audit import AuditEvent
 from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.records import EventRecord
@@ -183,9 +183,19 @@ class AsyncClient:
         """See `Client.stop`."""
         return await self._do(calls.stop(run_id, reason))
 
-    async def ticket(self, run_id: str, *, ttl_s: int | None = None) -> Ticket:
+    def inputs(self, run_id: str) -> AsyncIterator[InputRecord]:
+        """See `Client.inputs`."""
+        return self._all(calls.inputs(run_id))
+
+    async def answer(self, run_id: str, request_id: str, answer: Any) -> RunRecord:
+        """See `Client.answer`."""
+        return await self._do(calls.answer(run_id, request_id, answer))
+
+    async def ticket(
+        self, run_id: str, *, ttl_s: int | None = None, scope: Literal["stream", "answer"] = "stream"
+    ) -> Ticket:
         """See `Client.ticket`."""
-        return await self._do(calls.ticket(run_id, ttl_s))
+        return await self._do(calls.ticket(run_id, ttl_s, scope))
 
     async def delete(self, run_id: str) -> None:
         """See `Client.delete`."""

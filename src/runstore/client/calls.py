@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from runstore.client.errors import ApiError, ServerUnreachable, UnexpectedAnswer, error_of
 from runstore.client.patience import Patience
-from runstore.client.records import RunRecord, Ticket
+from runstore.client.records import InputRecord, RunRecord, Ticket
 from runstore.core.audit import AuditEvent
 from runstore.core.codec import TOO_DEEP
 from runstore.core.depth import decoded
@@ -22,6 +22,7 @@ from runstore.core.names import check_text
 from runstore.core.records import EventRecord
 
 PAGE = 1_000  # runs or events per request
+INPUTS = 100  # requests for input per request, which may be large
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 30.0  # seconds for an answer, beyond the wait that a request asks for
 PURGE_TIMEOUT_S = 600.0  # seconds for a purge beyond that: about 30,000 events are removed in a second
@@ -164,9 +165,18 @@ def get(run_id: str, at: int | None, wait_s: float | None) -> Call[RunRecord]:
     return Call("GET", _path(run_id), _read_run, params={"at": at, "wait": wait_s}, wait_s=wait_s or 0)
 
 
-def ticket(run_id: str, ttl_s: int | None) -> Call[Ticket]:
-    body = None if ttl_s is None else {"ttl_s": ttl_s}
-    return Call("POST", _path(run_id, "/ticket"), _read_ticket, body=body)
+def ticket(run_id: str, ttl_s: int | None, scope: str) -> Call[Ticket]:
+    body = {**({} if ttl_s is None else {"ttl_s": ttl_s}), **({} if scope == "stream" else {"scope": scope})}
+    return Call("POST", _path(run_id, "/ticket"), _read_ticket, body=body or None)
+
+
+def inputs(run_id: str) -> Call[Page[InputRecord]]:
+    return _page(_path(run_id, "/inputs"), {}, None, InputRecord, page=INPUTS)
+
+
+def answer(run_id: str, request_id: str, answer: Any) -> Call[RunRecord]:
+    path = _path(run_id, f"/inputs/{quote(request_id, safe='')}")
+    return Call("POST", path, _read_run, body={"answer": answer})
 
 
 def delete(run_id: str) -> Call[None]:
@@ -221,13 +231,19 @@ def joined(types: Sequence[str] | None) -> str | None:
 
 
 def _page(
-    path: str, params: Mapping[str, Any], limit: int | None, cls: type[T], cursor: str = "after"
+    path: str,
+    params: Mapping[str, Any],
+    limit: int | None,
+    cls: type[T],
+    cursor: str = "after",
+    page: int = PAGE,
 ) -> Call[Page[T]]:
     """The call for one page.
 
     Args:
         limit: items in total; None means all of them.
         cursor: the parameter for a page's `next`.
+        page: items per request.
     """
     decoder = msgspec.json.Decoder(_Listed[cls])  # type: ignore[valid-type]
 
@@ -236,10 +252,10 @@ def _page(
         left = None if limit is None else limit - len(listed.data)
         if listed.next is None or left == 0:
             return Page(listed.data, None)
-        return Page(listed.data, _page(path, {**params, cursor: listed.next}, left, cls, cursor))
+        return Page(listed.data, _page(path, {**params, cursor: listed.next}, left, cls, cursor, page))
 
     asked = {name: _as_parameter(value) for name, value in params.items()}
-    return Call("GET", path, read, params={**asked, "limit": PAGE if limit is None else min(limit, PAGE)})
+    return Call("GET", path, read, params={**asked, "limit": page if limit is None else min(limit, page)})
 
 
 class _Listed(Struct, Generic[T]):

@@ -10,7 +10,7 @@ from msgspec import Struct
 from runstore.core.run import Actor
 
 
-class PendingInput(Struct, frozen=True, kw_only=True):
+class PendingRecord(Struct, frozen=True, kw_only=True):
     """An open request of a waiting run. `prompt` may be cut; `Client.inputs` has all of it."""
 
     request_id: str
@@ -57,12 +57,38 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     purged_at: str | None = None
     deleted: bool = False
     counts: dict[str, int] = {}
-    pending_inputs: list[PendingInput] = []
+    pending_inputs: list[PendingRecord] = []
 
     @property
     def ended(self) -> bool:
         """Whether the run has its terminal event."""
         return self.completed_at is not None
+
+
+class InputRecord(Struct, frozen=True, kw_only=True):
+    """A request of a run for a person's input; see docs/reference/http.md. Times are RFC 3339 in UTC.
+
+    `status`: `open`, `answered` or `closed`. `input`: of an approval, the exact arguments.
+    """
+
+    request_id: str
+    status: str
+    prompt: str = ""
+    kind: str = "question"
+    seq: int = 0
+    agent: str = ""
+    call_id: str | None = None
+    data: Any = None
+    schema: dict[str, Any] | None = None
+    tool: str | None = None
+    tool_use_id: str | None = None
+    input: Any = None
+    asked_at: str = ""
+    expires_at: str | None = None
+    default: Any = None
+    answer: Any = None
+    answered_by: str | None = None
+    answered_at: str | None = None
 
 
 class Ticket(Struct, frozen=True, kw_only=True):

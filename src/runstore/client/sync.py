@@ -13,7 +13,7 @@ from runstore.client.calls import Call, CallTries, Page, audit_filters, joined
 from runstore.client.connection import connection
 from runstore.client.following import Following, FollowingAudit, FollowingSeveral, Stream
 from runstore.client.patience import RETRY_S
-from runstore.client.records import RunRecord, Ticket
+from runstore.client.records import InputRecord, RunRecord, Ticket
 from runstore.core.audit import AuditEvent
 from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.records import EventRecord
@@ -231,13 +231,31 @@ class Client:
         """Ask the run to stop; its ending follows within the grace period."""
         return self._do(calls.stop(run_id, reason))
 
-    def ticket(self, run_id: str, *, ttl_s: int | None = None) -> Ticket:
+    def inputs(self, run_id: str) -> Iterator[InputRecord]:
+        """The run's requests for a person's input, in their order: open, answered and closed ones."""
+        return self._all(calls.inputs(run_id))
+
+    def answer(self, run_id: str, request_id: str, answer: Any) -> RunRecord:
+        """Answer a request of a waiting run. The same answer again changes nothing.
+
+        Args:
+            answer: any JSON but null, within the request's schema.
+
+        Raises:
+            Conflict: it has another answer, has expired, or the run has ended.
+        """
+        return self._do(calls.answer(run_id, request_id, answer))
+
+    def ticket(
+        self, run_id: str, *, ttl_s: int | None = None, scope: Literal["stream", "answer"] = "stream"
+    ) -> Ticket:
         """A ticket that lets a browser follow the run, as an EventSource cannot send a key.
 
         Args:
             ttl_s: seconds that it is valid, up to 86,400; an hour by default.
+            scope: `answer` lets it read and answer the run's requests instead.
         """
-        return self._do(calls.ticket(run_id, ttl_s))
+        return self._do(calls.ticket(run_id, ttl_s, scope))
 
     def delete(self, run_id: str) -> None:
         """Delete an ended run from the lists."""

@@ -20,6 +20,9 @@ RunstoreError
 ├── IdempotencyConflict     the key came before with another body
 ├── AlreadyStarted          the key came before with this body, and has its run
 ├── SessionBusy             another run of the session comes first
+├── InputNotFound           the run has no such request for input
+├── InputClosed             the request was answered, has expired, or its run has ended
+├── InvalidAnswer           the answer does not match the request's schema
 ├── AgentNotFound
 ├── AgentError              the user's agent, model or factory failed
 ├── ProjectionNotBuilt      no process has filled its tables yet
@@ -182,6 +185,28 @@ class SessionBusy(RunstoreError):
     def __init__(self, session_id: str, run_id: str) -> None:
         super().__init__(f"session {session_id!r} is busy with run {run_id}")
         self.run_id = run_id
+
+
+class InputNotFound(RunstoreError):
+    """The run has no such request for input."""
+
+    code = "input_not_found"
+
+
+class InputClosed(RunstoreError):
+    """The request for input takes no answer any more."""
+
+    code = "input_closed"
+
+
+class InvalidAnswer(RunstoreError):
+    """The answer does not match the request's schema. `field`: the place of the fault in the body."""
+
+    code = "invalid_answer"
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class AgentNotFound(RunstoreError):

@@ -52,12 +52,16 @@ class Team(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class Hierarchy(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A global supervisor and its teams. `model`: the global supervisor's."""
+    """A global supervisor and its teams. `model`: the global supervisor's.
+
+    `approve`: tools of its workers whose calls a person has to approve.
+    """
 
     name: Annotated[str, Meta(min_length=1, max_length=MAX_HIERARCHY_NAME)]
     global_prompt: Prompt
     teams: Annotated[list[Team], Meta(min_length=1, max_length=MAX_TEAMS)]
     model: str | None = None
+    approve: Annotated[list[str], Meta(max_length=MAX_TEAMS * MAX_WORKERS * MAX_TOOLS)] = []
 
 
 T = TypeVar("T", Worker, Team, Hierarchy)
@@ -90,6 +94,10 @@ def problems(hierarchy: Hierarchy, models: Collection[str], tools: Collection[st
             for n, tool in enumerate(worker.tools):
                 if tool not in tools:
                     yield Problem(f"{path}.tools[{n}]", _unknown("tool", tool, tools))
+    yield from _duplicates("$.approve", "", hierarchy.approve)
+    for n, tool in enumerate(hierarchy.approve):
+        if tool not in (named := tools_of(hierarchy)):
+            yield Problem(f"$.approve[{n}]", _unknown("tool", tool, named))
 
 
 def with_models(hierarchy: Hierarchy, default: str) -> Hierarchy:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from runstore.core.codec import EncodedEvent, RecordedEvent, TailEvent
 from runstore.core.errors import RunstoreError
-from runstore.core.events import Custom, Event, EventType
+from runstore.core.events import Custom, Event, EventType, InputRequested
 
 
 class Head(Struct, frozen=True, gc=False):
@@ -306,11 +306,21 @@ class AgentResult(Struct, frozen=True):
     usage: dict[str, int]
 
 
+class Asked(Struct, frozen=True):
+    """The agent cannot go on without a person's input. Its next attempt gets the answers in `history`."""
+
+    requests: Sequence[InputRequested]
+
+
 class Agent(Protocol):
     """One agent, built for one attempt of one run."""
 
-    async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
-        """Work until done. `history`: events of earlier attempts, empty on the first.
+    async def run(
+        self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder
+    ) -> AgentResult | Asked:
+        """Work until done, or until a person has to answer.
+
+        `history`: events of earlier attempts, empty on the first.
 
         Raises:
             AgentError: the agent failed, with a code and a message that a person can act on.

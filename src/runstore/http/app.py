@@ -16,6 +16,7 @@ from runstore.http.executor.routes import EXECUTOR_ERRORS, HierarchyRoutes, Team
 from runstore.http.following import Following
 from runstore.http.native.agents import AgentRoutes
 from runstore.http.native.audit import AuditRoutes
+from runstore.http.native.inputs import InputRoutes
 from runstore.http.native.projections import NoProjections, Operated, ProjectionRoutes
 from runstore.http.native.reports import ReportRoutes
 from runstore.http.native.runs import RunRoutes
@@ -46,6 +47,7 @@ SURFACES = (
         (
             AgentRoutes,
             RunRoutes,
+            InputRoutes,
             StreamRoutes,
             TicketRoutes,
             AuditRoutes,
@@ -107,6 +109,7 @@ def build_http(
         TeamRunRoutes(store, hierarchies, access, following),
         AgentRoutes(store, access, subscribers),
         RunRoutes(store, access, following, erasure),
+        InputRoutes(store, access),
         StreamRoutes(access, following),
         TicketRoutes(store, access, signer),
         AuditRoutes(audit, access, subscribers),

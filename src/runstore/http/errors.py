@@ -18,6 +18,9 @@ from runstore.store.hierarchies import HierarchyNotFound, InvalidHierarchy
 STATUS: dict[type[errors.RunstoreError], int] = {
     errors.RunNotFound: 404,
     errors.AgentNotFound: 404,
+    errors.InputNotFound: 404,
+    errors.InputClosed: 409,
+    errors.InvalidAnswer: 400,
     errors.RunDeleted: 410,
     errors.RunPurged: 410,
     errors.RunActive: 409,

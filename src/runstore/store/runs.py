@@ -37,6 +37,7 @@ from runstore.feed.joined_tail import JoinedTail, NewRuns
 from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended
 from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs, is_outdated
 from runstore.runtime.catalog.agents import AgentCatalog
+from runstore.store.inputs import InputStore
 from runstore.store.starts import Starts, read_own_cursors, read_starts
 
 MAX_KNOWN_OWNERS = 10_000  # runs whose owner is cached
@@ -71,6 +72,7 @@ class RunStore:
         self._heartbeat_s = heartbeat_s
         self._owners: dict[str, Owner] = {}
         self.starts = Starts(feed)
+        self.inputs = InputStore(log)
 
     async def start(self, new: NewRun) -> RunAt:
         """Queue a run and return it, once it is stored.

@@ -57,7 +57,7 @@ async def test_a_lost_workers_run_that_others_keep_adding_to_is_adopted(log: Eve
     attempt = await Attempts(busy, "worker-2").adopt(run)
     assert attempt is not None
     assert attempt.number == 2
-    assert (await log.head(run_id)) == Head(BUSY + 3, attempt=2)
+    assert (await log.head(run_id)) == Head(BUSY + 3, attempt=2, status="running")
 
 
 async def test_a_start_whose_answer_is_lost_has_begun(

@@ -611,14 +611,6 @@ async def test_a_hook_that_raises_is_an_error_of_the_agent() -> None:
     assert (error.code, str(error)) == ("agent_error", "PermissionError: not you")
 
 
-async def test_an_interrupt_without_a_possible_answer_is_an_error() -> None:
-    def confirm(event: BeforeToolCallEvent) -> None:
-        event.interrupt("confirm", reason="sure?")
-
-    error = await failure(agent(Playbook(use(("t1", "double", {"number": 1}))), double, hooks=[confirm]))
-    assert error.code == "interrupted"
-
-
 @pytest.mark.parametrize("when", ["llm.token", "tool.started", "tool.finished"])
 @pytest.mark.parametrize("below", [False, True])
 async def test_a_log_that_takes_no_more_ends_the_agent_at_once(when: str, below: bool) -> None:

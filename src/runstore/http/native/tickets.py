@@ -1,6 +1,6 @@
 """Tickets for streams."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 from msgspec import Meta, Struct
@@ -15,7 +15,14 @@ from runstore.http.json import RunId, Time, json_response
 from runstore.http.operations import Call, operation
 from runstore.http.schemas import RUN_ID, json
 from runstore.http.security.access import Access
-from runstore.http.security.signing import Ticket, TicketScope, TicketSigner, of_run, of_runs
+from runstore.http.security.signing import (
+    Ticket,
+    TicketScope,
+    TicketSigner,
+    answers_of,
+    of_run,
+    of_runs,
+)
 from runstore.store.runs import RunStore
 
 TICKET_TTL_S = 3_600  # seconds, by default: an EventSource reconnects with the same URL
@@ -23,6 +30,9 @@ MAX_TICKET_TTL_S = 24 * 3_600
 
 
 class TicketBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """`scope`: `answer` opens the run's questions instead of its stream, to read and to answer them."""
+
+    scope: Literal["stream", "answer"] = "stream"
     ttl_s: Annotated[int, Meta(ge=1, le=MAX_TICKET_TTL_S)] = TICKET_TTL_S
 
 
@@ -40,7 +50,7 @@ class SeveralBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TicketAnswer(Struct, frozen=True):
-    """`url`: the stream, with the ticket in it."""
+    """`url`: the stream, or the run's questions, with the ticket in it."""
 
     ticket: str
     expires_at: Time
@@ -69,10 +79,13 @@ class TicketRoutes:
         reads=True,
     )
     async def create_ticket(self, call: Call[TicketBody]) -> Response:
-        """A ticket for the run's stream, for clients that cannot send headers."""
+        """A ticket for the run's stream, or to answer its questions, for clients that cannot send headers."""
         run_id = await self._access.readable(call.request, "ticket")
         body = await call.body()
         await self._store.head(run_id)
+        if body.scope == "answer":
+            await self._access.may_answer(call.login, run_id)
+            return self._answer(call, answers_of(run_id), f"/runs/{run_id}/inputs?", body.ttl_s)
         return self._answer(call, of_run(run_id), f"/runs/{run_id}/stream?", body.ttl_s)
 
     @operation(

@@ -1,5 +1,7 @@
 """Access to runs: the owner and admins may do everything, auditors and members of the workspace may read.
 
+Of these members, approvers may answer the questions of its runs.
+
 Handlers obtain the id of their run only here, so that none can skip the check.
 """
 
@@ -101,6 +103,25 @@ class Access:
         check_changes(user)
         run_id = parse_run_id(run_id)
         if not user.admin and not _owns(user, await self._store.owner(run_id)):
+            raise _refusal(run_id)
+        return run_id
+
+    async def answerable(self, request: Request) -> str:
+        """The id of the request's run, if its user may answer the run's questions."""
+        return await self.may_answer(login_of(request), request.path_params["run_id"])
+
+    async def may_answer(self, login: Login, run_id: str) -> str:
+        """The canonical form of a run's id, if this login may answer its questions.
+
+        The owner, admins, and the approvers among the members of its workspace may.
+        """
+        check_changes(login.user)
+        run_id = parse_run_id(run_id)
+        if run_id in login.run_ids:
+            return run_id
+        user, owner = login.user, await self._store.owner(run_id)
+        member = user.approver and owner.workspace_id in user.workspaces
+        if not (user.admin or member or _owns(user, owner)):
             raise _refusal(run_id)
         return run_id
 

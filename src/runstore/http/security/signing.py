@@ -25,6 +25,11 @@ def of_run(run_id: str) -> TicketScope:
     return TicketScope(run_id, frozenset({run_id}))
 
 
+def answers_of(run_id: str) -> TicketScope:
+    """The questions of one run, and their answers."""
+    return TicketScope(f"answer:{run_id}", frozenset({run_id}))
+
+
 def of_runs(run_ids: Sequence[str]) -> TicketScope:
     """One stream of several runs; without ids, of all the user's runs."""
     name = f"runs:{hashlib.sha256(','.join(run_ids).encode()).hexdigest()}" if run_ids else "own"

@@ -9,10 +9,14 @@ from runstore.core.run import Actor
 SCOPE_KEY = "runstore.login"
 ADMIN = "admin"
 AUDITOR = "auditor"
+APPROVER = "approver"
 
 
 class User(Struct, frozen=True):
-    """A person or a program. A `workspaces` member may read the runs of that workspace."""
+    """A person or a program. A `workspaces` member may read the runs of that workspace.
+
+    With the role `approver` such a member may answer their questions, too.
+    """
 
     user_id: str
     roles: frozenset[str] = frozenset()
@@ -27,6 +31,10 @@ class User(Struct, frozen=True):
     @property
     def admin(self) -> bool:
         return ADMIN in self.roles
+
+    @property
+    def approver(self) -> bool:
+        return APPROVER in self.roles
 
     @property
     def changes(self) -> bool:

@@ -5,12 +5,15 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
+from msgspec.structs import replace
 
 from runstore.core.codec import RecordedEvent
-from runstore.core.errors import AppendRefused, RunstoreError
-from runstore.core.events import Completed, Ending, Failed, Queued
+from runstore.core.errors import AgentError, AppendRefused, RunstoreError
+from runstore.core.events import Completed, Ending, Event, Failed, Queued
+from runstore.core.inputs import MAX_REQUESTS, numbered
 from runstore.core.masking import without_keys
-from runstore.core.ports import Agent, LogWriter, RunContext
+from runstore.core.ports import Agent, Asked, LogWriter, RunContext
+from runstore.core.times import now_ms
 from runstore.runtime.attempts.recorder import Recorder
 from runstore.runtime.attempts.spans import attempt_span, note_ending
 from runstore.runtime.loops.agent_loops import AgentLoop
@@ -49,6 +52,7 @@ class AttemptRunner:
         self._abandoned_at: float | None = None
         self._handed_over = False
         self._written = False
+        self.asked = False  # whether the run now waits for a person's input
         self._held = Held()
 
     async def run(self) -> None:
@@ -56,15 +60,16 @@ class AttemptRunner:
         self._task = asyncio.current_task()
         HELD.set(self._held)
         with attempt_span(self.context, self._queued.traceparent) as span:
-            ending = None if self._abandoned_at else await self._end()
+            outcome = None if self._abandoned_at else await self._end()
             if self._handed_over:
-                ending = None
-            if ending is not None:
-                ending = await self._write(self._ending or ending)
-            note_ending(span, ending, handed_over=self._handed_over)
+                outcome = None
+            if outcome is not None:
+                outcome = await self._write(self._ending or outcome)
+            self.asked = isinstance(outcome, Asked)
+            note_ending(span, outcome, handed_over=self._handed_over)
 
-    async def _end(self) -> Ending | None:
-        """The agent's ending; None if another process writes, or has written, the run's ending."""
+    async def _end(self) -> Ending | Asked | None:
+        """The agent's ending, or its requests; None if another process writes, or has written, the ending."""
         try:
             return await self._work()
         except asyncio.CancelledError:
@@ -121,15 +126,31 @@ class AttemptRunner:
         self._handed_over = handed_over
         self.loop.call(self._cancel)
 
-    async def _work(self) -> Ending:
+    async def _work(self) -> Ending | Asked:
         if self._ending is not None:
             return self._ending
         self._agent = agent = await self._build(self.context, self._queued)
         done = await agent.run(self._queued.input, self._history, self._recorder)
+        if isinstance(done, Asked):
+            return self._timed(done)
         return Completed(result=done.result, usage=done.usage)
 
-    async def _write(self, ending: Ending) -> Ending | None:
-        """Append the ending, or the reason why it cannot be stored. Returns the stored one; None: refused."""
+    def _timed(self, asked: Asked) -> Asked:
+        """The requests with their ids, and the agent's own time limit for those without one."""
+        if len(asked.requests) > MAX_REQUESTS:
+            raise AgentError(
+                f"the agent asks {len(asked.requests):,} questions at once; the limit is {MAX_REQUESTS}"
+            )
+        limit_s = self._queued.definition.get("input_timeout_s")
+        expires_at = None if limit_s is None else now_ms() + int(limit_s * 1_000)
+        numbers = numbered(asked.requests, self.context.attempt)
+        return Asked([replace(each, expires_at=each.expires_at or expires_at) for each in numbers])
+
+    async def _write(self, ending: Ending | Asked) -> Ending | Asked | None:
+        """Append the ending, or the reason why it cannot be stored. Returns the stored one; None: refused.
+
+        Requests for input end the attempt in the same way, and leave the run waiting.
+        """
         self._written = True  # from here on the task is not cancelled: the ending is being stored
         try:
             return await self._append(ending)
@@ -142,9 +163,14 @@ class AttemptRunner:
     def _lose(self, refusal: AppendRefused) -> None:
         log.info("run_lost", run_id=self.context.run_id, reason=str(refusal))
 
-    async def _append(self, ending: Ending) -> Ending:
-        await self._log.append(self.context.run_id, [ending], attempt=self.context.attempt, patient=True)
-        log.info("run_ended", run_id=self.context.run_id, ending=ending.type)
+    async def _append(self, ending: Ending | Asked) -> Ending | Asked:
+        run_id = self.context.run_id
+        events: Sequence[Event] = ending.requests if isinstance(ending, Asked) else [ending]
+        await self._log.append(run_id, events, attempt=self.context.attempt, patient=True)
+        if isinstance(ending, Asked):
+            log.info("run_waits", run_id=run_id, requests=len(events))
+        else:
+            log.info("run_ended", run_id=run_id, ending=ending.type)
         return ending
 
     def _stop(self, ending: Ending) -> None:

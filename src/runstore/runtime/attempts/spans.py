@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from runstore.core.events import Ending, Failed
-from runstore.core.ports import RunContext
+from runstore.core.ports import Asked, RunContext
 
 _PROPAGATOR = TraceContextTextMapPropagator()
 
@@ -56,10 +56,13 @@ def child_of(traceparent: str | None) -> Iterator[None]:
         context.detach(token)
 
 
-def note_ending(span: trace.Span, ending: Ending | None, *, handed_over: bool) -> None:
+def note_ending(span: trace.Span, ending: Ending | Asked | None, *, handed_over: bool) -> None:
     """Set the attempt's outcome; without an ending of its own the run continued, or was closed, elsewhere."""
     if ending is None:
         span.set_attribute("runstore.status", "handed_over" if handed_over else "lost")
+        return
+    if isinstance(ending, Asked):
+        span.set_attribute("runstore.status", "waiting")
         return
     span.set_attribute("runstore.status", ending.status)
     if isinstance(ending, Failed):

@@ -13,6 +13,7 @@ from msgspec import Struct
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import WrongExpectedSeq
 from runstore.core.events import Failed, Queued, Started, StartReason
+from runstore.core.inputs import INPUTS
 from runstore.core.ports import EventLog, Head, OpenRun
 from runstore.runtime.attempts.history import read_history, read_queued
 from runstore.runtime.memory.at_most_once import obstacle
@@ -59,25 +60,31 @@ class Attempts:
 
     async def adopt(self, run: OpenRun) -> Attempt | None:
         """Take the run of a crashed worker; end a run that cannot resume."""
-        return await _try_again(partial(self._go_on, run.run_id, run.attempt, run.adoptions))
+        return await _try_again(partial(self._go_on, run.run_id, run.attempt, run.adoptions, "adopted"))
 
     async def take_over(self, run_id: str, attempt: int) -> Attempt | None:
         """Take a run that was handed over after this attempt, perhaps by this worker itself."""
-        return await _try_again(partial(self._go_on, run_id, attempt, None))
+        return await _try_again(partial(self._go_on, run_id, attempt, None, "handed_over"))
 
     async def _claim(self, run_id: str) -> Attempt | None:
         head = await self._log.head(run_id)
-        if head is None or head.closed or head.attempt:
+        if head is None or head.closed or head.status != "queued":
             return None
         if head.cancel_requested:
             raise ToStop
+        if head.attempt:  # it waited for answers, and has them
+            return await self._go_on(run_id, head.attempt, None, "input")
         attempt = Attempt(run_id, 1, await read_queued(self._log, run_id))
         return await self._begin(attempt, head, "claimed", None)
 
-    async def _go_on(self, run_id: str, attempt: int, adoptions: int | None) -> Attempt | None:
+    async def _go_on(
+        self, run_id: str, attempt: int, adoptions: int | None, reason: StartReason
+    ) -> Attempt | None:
         """`adoptions`: how often the run was adopted before; None if no worker has crashed."""
         head = await self._log.head(run_id)
         if head is None or head.closed or head.attempt != attempt:
+            return None
+        if head.status != ("queued" if reason == "input" else "running"):
             return None
         queued = await read_queued(self._log, run_id)
         policy = queued.definition.get("on_worker_lost", "resume")
@@ -87,15 +94,16 @@ class Attempts:
             await self._end(run_id, head, Failed(code="worker_lost", message=message))
             return None
         history = await read_history(self._log, run_id)
-        if failed := obstacle(history, repeats=policy == "restart"):
+        restarts = policy == "restart" and reason != "input"
+        if failed := obstacle(history, repeats=restarts):
             await self._end(run_id, head, failed)
             return None
         withholds = may_redact(history)
-        if policy == "restart":  # then all text is repeated
-            discard, history = discard_after([e for e in history if e.type == Started.type]), []
+        if restarts:  # then all text is repeated, and only the answers of people are kept
+            discard = discard_after([e for e in history if e.type == Started.type])
+            history = [event for event in history if event.type in INPUTS.types]
         else:
             discard = discard_after(history)
-        reason: StartReason = "handed_over" if adoptions is None else "adopted"
         following = Attempt(run_id, attempt + 1, queued, history)
         return await self._begin(following, head, reason, discard, withholds=withholds)
 

@@ -168,8 +168,9 @@ class AgentCatalog:
                     from runstore.runtime.strands.models import names_of
 
                     names = names_of(tools)
-                with _setting(f"agents.{name}.at_most_once"):
-                    _check_names(source.at_most_once, names)
+                for setting in ("at_most_once", "approve"):
+                    with _setting(f"agents.{name}.{setting}"):
+                        _check_names(setting, getattr(spec, setting), names)
 
     def _references(self) -> Iterator[tuple[str, str]]:
         """Each setting that names code, with its reference."""
@@ -197,7 +198,10 @@ class AgentCatalog:
 
             product = await self._teams.build(definition)
             at_most_once = self._teams.at_most_once.union(definition.get("at_most_once", ()))
-            return StrandsAgent(product, ctx, self._taken, root=ROOT, at_most_once=at_most_once)
+            approve = frozenset(definition.get("approve", ())) | self._teams.approve
+            return StrandsAgent(
+                product, ctx, self._taken, root=ROOT, at_most_once=at_most_once, approve=approve
+            )
         spec = self.spec(name)
         match spec.source:
             case SubmittedCode(limits):
@@ -207,11 +211,15 @@ class AgentCatalog:
             case ConfiguredModel() as source:
                 made = await self._configured(name, source, spec.description)
         if inspect.isasyncgenfunction(made):
+            _check_names("approve", spec.approve, ())
             return GeneratorAgent(made, ctx)
         from runstore.runtime.strands.agent import PRODUCTS, StrandsAgent
 
         if isinstance(made, PRODUCTS):
-            return StrandsAgent(made, ctx, self._taken, at_most_once=frozenset(spec.at_most_once))
+            once, approve = frozenset(spec.at_most_once), frozenset(spec.approve)
+            agent = StrandsAgent(made, ctx, self._taken, at_most_once=once, approve=approve)
+            _check_names("approve", spec.approve, agent.tool_names)
+            return agent
         raise AgentError(f"agent {name!r}: its factory returned {_what(made)}; {EXPECTED}")
 
     async def _have_strands(self) -> None:
@@ -253,16 +261,16 @@ class AgentCatalog:
 
         # A provider's package may take seconds to import; the scripted model takes 0.1 ms.
         agent = build() if source.model.scripted else await in_thread(build, f"building agent {name!r}")
-        _check_names(source.at_most_once, agent.tool_names)
+        _check_names("at_most_once", source.at_most_once, agent.tool_names)
         return agent
 
 
-def _check_names(at_most_once: Sequence[str], tools: Sequence[str]) -> None:
+def _check_names(setting: str, names: Sequence[str], tools: Sequence[str]) -> None:
     """Refuse a misspelled name, which would protect no tool."""
-    for tool in at_most_once:
+    for tool in names:
         if tool not in tools:
-            known = ", ".join(tools)
-            raise ConfigError(f"at_most_once: the agent has no tool {tool!r}; it has {known}")
+            known = ", ".join(tools) or "none"
+            raise ConfigError(f"{setting}: the agent has no tool {tool!r}; it has {known}")
 
 
 @contextmanager

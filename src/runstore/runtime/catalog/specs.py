@@ -19,11 +19,13 @@ RUN_CODE = "run-code"  # the only agent that runs submitted code
 ONLY_RUN_CODE = f"the agent {RUN_CODE!r}, and only this one, has `code = true`"
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # a slash separates the names in an agent's path
 MAX_MEMORY_MB = 1 << 20
+MAX_INPUT_TIMEOUT_S = 366 * 86_400  # seconds that a run may wait for a person: a year
 RANGES: dict[str, tuple[float, float]] = {  # the smallest and the largest value of a setting
     "tokens": (1, 10_000_000),
     "tokens_per_s": (0, 1_000_000),
     "run_timeout_s": (0.001, MAX_RUN_TIMEOUT_S),
     "idle_timeout_s": (0.1, MAX_RUN_TIMEOUT_S),
+    "input_timeout_s": (1, MAX_INPUT_TIMEOUT_S),
     "memory_limit_mb": (100, MAX_MEMORY_MB),  # an idle process takes half of the smallest
     "model_attempts": (1, 10),  # ten attempts take 4 minutes
     "cpu_limit_s": (1, MAX_RUN_TIMEOUT_S),
@@ -109,6 +111,8 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     system_prompt: str | None = None
     tools: list[str] = []  # package.module:function
     at_most_once: list[str] = []  # names of tools that no new attempt may call again
+    approve: list[str] = []  # names of tools whose calls a person has to approve
+    input_timeout_s: float | None = None  # until a question to a person expires; None: never
     factory: str | None = None  # package.module:function
     code: bool = False  # runs submitted Python
     tokens: int | None = None  # scripted model: exact number of llm.token events
@@ -173,6 +177,7 @@ OF_CODE = tuple(name for name in CODE_LIMITS if name not in OF_PROCESSES)
 OF_THE_SCRIPTED_MODEL = ("tokens", "tokens_per_s")
 OF_MODELS = ("model_args", "model_attempts", "system_prompt", "tools", "at_most_once")
 OF_TOOLS = ("at_most_once",)
+NOT_FOR_CODE = ("memory", "approve", "input_timeout_s")
 ONLY_SCRIPTED = f"`tokens` and `tokens_per_s` are for model = {SCRIPTED!r} only"
 NOT_OF_CODE = (("isolation", "thread"), ("on_worker_lost", "resume"))
 
@@ -189,7 +194,7 @@ def _refuse_ignored(spec: AgentSpec, source: Source) -> None:
     if not spec.tools:
         _refuse(spec, OF_TOOLS, "`{}` names some of the agent's `tools`, but the agent has no tools")
     if isinstance(source, SubmittedCode):
-        _refuse(spec, ("memory",), "`{}`: code has no messages to begin with")
+        _refuse(spec, NOT_FOR_CODE, "`{}`: code has no messages to begin with, and asks no person")
         for name, value in NOT_OF_CODE:
             if getattr(spec, name) == value:
                 rule = "code always runs in a process of its own, and always starts again from the beginning"

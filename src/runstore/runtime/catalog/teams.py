@@ -11,7 +11,7 @@ from msgspec import Struct
 from runstore.core.errors import AgentError
 from runstore.core.hierarchy import Hierarchy, Problem, models_of, problems, tools_of, with_models
 from runstore.runtime.catalog.definitions import recorded
-from runstore.runtime.catalog.specs import ModelSpec
+from runstore.runtime.catalog.specs import MAX_INPUT_TIMEOUT_S, ModelSpec
 from runstore.runtime.strands.models import SCRIPTED, build_model
 from runstore.runtime.user_code import REFERENCE, in_thread, load
 
@@ -47,6 +47,8 @@ class HierarchySettings(Struct, frozen=True, forbid_unknown_fields=True):
     models: dict[str, ModelSpec] = {}
     tools: dict[str, str] = {}  # name → package.module:function
     at_most_once: list[str] = []  # names of tools that no new attempt may call again
+    approve: list[str] = []  # names of tools whose calls a person has to approve
+    input_timeout_s: float | None = None  # until a question to a person expires; None: never
 
     def __post_init__(self) -> None:
         if self.model not in {*BUILT_IN, *self.models}:
@@ -57,10 +59,13 @@ class HierarchySettings(Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"`tools`: {name!r} must be 1 to 64 letters, digits, '_' or '-'")
             if not REFERENCE.fullmatch(reference):
                 raise ValueError(f"`tools`: {reference!r} must be of the form 'package.module:function'")
-        for name in self.at_most_once:
-            if name not in self.tools:
-                known = f"there are {', '.join(sorted(self.tools))}" if self.tools else "there are none"
-                raise ValueError(f"`at_most_once`: there is no tool {name!r}; {known}")
+        for setting in ("at_most_once", "approve"):
+            for name in getattr(self, setting):
+                if name not in self.tools:
+                    known = f"there are {', '.join(sorted(self.tools))}" if self.tools else "there are none"
+                    raise ValueError(f"`{setting}`: there is no tool {name!r}; {known}")
+        if self.input_timeout_s is not None and not 1 <= self.input_timeout_s <= MAX_INPUT_TIMEOUT_S:
+            raise ValueError(f"`input_timeout_s` must be from 1 to {MAX_INPUT_TIMEOUT_S:,}")
 
 
 class Teams:
@@ -72,6 +77,8 @@ class Teams:
         self._models: Mapping[str, ModelSpec] = {**BUILT_IN, **settings.models}
         self.tools: Mapping[str, str] = settings.tools
         self.at_most_once = frozenset(settings.at_most_once)
+        self.approve = frozenset(settings.approve)
+        self._input_timeout_s = settings.input_timeout_s
 
     def problems(self, hierarchy: Hierarchy) -> Iterator[Problem]:
         """Reasons why it cannot run here."""
@@ -86,9 +93,13 @@ class Teams:
         specs = {name: self._models[name] for name in sorted(models_of(settled))}
         models = {name: recorded(msgspec.to_builtins(spec)) for name, spec in specs.items()}
         tools = {name: self.tools[name] for name in sorted(tools_of(settled))}
+        more = {
+            "at_most_once": sorted(self.at_most_once.intersection(tools)),
+            "approve": sorted({*self.approve.intersection(tools), *settled.approve}),
+            "input_timeout_s": self._input_timeout_s,
+        }
         definition = {"hierarchy": msgspec.to_builtins(settled), "models": models, "tools": tools}
-        once = sorted(self.at_most_once.intersection(tools))
-        return {**definition, "at_most_once": once} if once else definition
+        return {**definition, **{name: value for name, value in more.items() if value}}
 
     async def check_tool(self, name: str) -> None:
         """Check that a tool can be imported and used.

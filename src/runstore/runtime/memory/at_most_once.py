@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Set
 from typing import Any, TypeVar
 
 from runstore.core.codec import RecordedEvent, decode
-from runstore.core.events import AgentStarted, Failed, ToolFailed, ToolFinished, ToolStarted
+from runstore.core.events import AgentStarted, Failed, InputRequested, ToolFailed, ToolFinished, ToolStarted
 
 CODE = "at_most_once"  # error code of a run that cannot resume, as that could call such a tool again
 MARK = "runstore_at_most_once"
-READ = frozenset(cls.type for cls in (AgentStarted, ToolStarted, ToolFinished, ToolFailed))
+READ = frozenset(cls.type for cls in (AgentStarted, InputRequested, ToolStarted, ToolFinished, ToolFailed))
 
 Place = tuple[str, str | None]  # an agent's path, and the tool use that it works for
 Tool = TypeVar("Tool")
@@ -58,6 +58,8 @@ def obstacle(history: Iterable[RecordedEvent], *, repeats: bool) -> Failed | Non
             event = decode(recorded.type, recorded.version, recorded.data)
             if isinstance(event, AgentStarted) and not event.resumable:
                 called.add((event.agent, event.call_id))
+            elif isinstance(event, InputRequested):
+                running.clear()  # the attempt has ended by itself: these tools have asked
             elif isinstance(event, ToolStarted | ToolFinished | ToolFailed):
                 call = (event.agent, event.call_id, event.tool_use_id)
                 if isinstance(event, ToolStarted):

@@ -16,7 +16,9 @@ from runstore.core.codec import RecordedEvent, decode, to_json
 from runstore.core.content import message_with_bytes, with_bytes, without_empty
 from runstore.core.events import (
     AgentStarted,
+    InputGiven,
     InputReplaced,
+    InputRequested,
     Message,
     Started,
     Token,
@@ -29,12 +31,16 @@ from runstore.core.run import add_usage
 from runstore.core.transcript import SEPARATOR, message_text
 from runstore.runtime.memory.oversized import continued, with_results
 
+LASTING = ("v1:middleware_agent_stream:", "v1:before_node_call:")  # interrupts of no single turn
+
 Place = tuple[str, str | None]  # an agent at work: its path, and the tool use that it works for (root: None)
 READ = frozenset(
     cls.type
     for cls in (
         AgentStarted,
+        InputGiven,
         InputReplaced,
+        InputRequested,
         Message,
         Started,
         ToolFailed,
@@ -43,6 +49,14 @@ READ = frozenset(
         Usage,
     )
 )
+
+
+class Answered(Struct, frozen=True):
+    """A person's answer to an interrupt of an agent."""
+
+    interrupt_id: str
+    name: str
+    answer: Any
 
 
 class Conversation(Struct):
@@ -60,6 +74,7 @@ class Conversation(Struct):
     unrepeatable: str | None = None
     said: dict[str, list[Token]] = field(default_factory=dict)
     incomplete: bool = False  # the last message continues in the next event
+    answers: dict[str, Answered] = field(default_factory=dict)  # by request; used up by the next message
 
     def add(self, event: Message) -> None:
         """Take its next message, or the next part of one."""
@@ -68,6 +83,11 @@ class Conversation(Struct):
             message = continued(self.messages.pop(), message)
         self.messages.append(message)
         self.incomplete = event.more
+        self.answers = {
+            request_id: each
+            for request_id, each in self.answers.items()
+            if each.interrupt_id.startswith(LASTING)
+        }
 
     def drop_incomplete(self) -> None:
         """Drop the beginning of a message whose rest was never stored, and empty messages."""
@@ -132,6 +152,8 @@ class Memory(Struct):
     # Visits of each node that the present attempt has reached.
     begun: dict[str, int] = field(default_factory=dict)
     usage: dict[str, int] = field(default_factory=dict)
+    # Open requests: the conversation that needs the answer.
+    requests: dict[str, tuple[Conversation, InputRequested]] = field(default_factory=dict)
 
     def visit(self, path: str, input_digest: str | None) -> Visit | None:
         """The next visit to a node as the last attempt left it; None if it had not come so far.
@@ -162,6 +184,14 @@ class Memory(Struct):
             return []
         self._forget_below(place[0])
         return list(conversation.all_said())
+
+    def answer(self, given: InputGiven) -> None:
+        """Give an answer to the conversation that asked."""
+        if (found := self.requests.pop(given.request_id, None)) is not None:
+            conversation, request = found
+            if request.interrupt_id is not None:
+                answered = Answered(request.interrupt_id, request.name or "", given.answer)
+                conversation.answers[given.request_id] = answered
 
     def interrupt(self) -> None:
         """End all work of an attempt."""
@@ -254,8 +284,13 @@ def _recall(memory: Memory, event: Any) -> None:
         if event.call_id is None and not is_root(event.agent):
             memory.visit(event.agent, event.input_digest)
         return
+    if isinstance(event, InputGiven):
+        memory.answer(event)
+        return
     conversation = memory.at((event.agent, event.call_id))
-    if isinstance(event, Message):
+    if isinstance(event, InputRequested):
+        memory.requests[event.request_id] = (conversation, event)
+    elif isinstance(event, Message):
         conversation.add(event)
     elif isinstance(event, InputReplaced):
         if conversation.messages:

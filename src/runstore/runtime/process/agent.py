@@ -10,7 +10,7 @@ from typing import Any
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError
-from runstore.core.ports import AgentResult, RunContext, RunRecorder
+from runstore.core.ports import AgentResult, Asked, RunContext, RunRecorder
 from runstore.runtime.attempts.spans import traceparent
 from runstore.runtime.catalog.specs import AgentSpec
 from runstore.runtime.process import messages
@@ -37,7 +37,9 @@ class ProcessAgent:
         self._child: Child | None = None
         self._cancelled = False  # whether the process was asked to stop
 
-    async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
+    async def run(
+        self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder
+    ) -> AgentResult | Asked:
         """See `Agent.run`.
 
         Raises:
@@ -57,7 +59,7 @@ class ProcessAgent:
             self._cancelled = True
             self._child.writer.write(for_child(messages.Cancel()))
 
-    async def _attend(self, listening: "asyncio.Task[AgentResult]") -> AgentResult:
+    async def _attend(self, listening: "asyncio.Task[AgentResult | Asked]") -> AgentResult | Asked:
         cancelled: asyncio.CancelledError | None = None
         while not listening.done():
             try:
@@ -75,7 +77,7 @@ class ProcessAgent:
         return listening.result()
 
 
-async def _listen(child: Child, recorder: RunRecorder) -> AgentResult:
+async def _listen(child: Child, recorder: RunRecorder) -> AgentResult | Asked:
     buffer = bytearray()
     while received := await _receive(child.reader):
         buffer += received
@@ -88,7 +90,7 @@ async def _listen(child: Child, recorder: RunRecorder) -> AgentResult:
                     child.writer.write(for_child(messages.Stored()))
                 case messages.Logged(level, line):
                     _logger.log(level, "%s", line)
-                case messages.Ended():
+                case messages.Ended() | messages.AsksInput():
                     return result_of(message)
     raise AgentError(_how(await child.end()), code="agent_crashed")
 

@@ -20,6 +20,7 @@ import structlog
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import RunstoreError
 from runstore.core.events import Completed, Custom, Event, EventType, Failed
+from runstore.core.ports import Asked
 from runstore.runtime.attempts.halves import Halves
 from runstore.runtime.attempts.recorder import TURN
 from runstore.runtime.attempts.runner import SAFE_POINT_S, failure
@@ -130,17 +131,21 @@ class AgentTask:
         self._agent: Any = None
         self._task = asyncio.create_task(self._work())
 
-    async def end(self) -> EncodedEvent:
-        """Wait for the agent to finish, and return its ending."""
+    async def end(self) -> messages.Ended | messages.AsksInput:
+        """Wait for the agent to finish, and return its ending, or what it asks."""
         while not self._task.done():
             with suppress(asyncio.CancelledError):  # from an agent that cancels all tasks of its loop
                 await asyncio.wait({self._task})
         try:
-            return encode(self._ending())
+            ending = self._ending()
+            if isinstance(ending, Asked):
+                return messages.AsksInput([encode(request).data for request in ending.requests])
+            encoded = encode(ending)
         except RunstoreError as error:  # the result cannot be stored
-            return encode(failure(error))
+            encoded = encode(failure(error))
+        return messages.Ended(encoded.type, encoded.data)
 
-    def _ending(self) -> Completed | Failed:
+    def _ending(self) -> Completed | Failed | Asked:
         if self._task.cancelled():
             return Failed(code="agent_error", message="the agent cancelled itself")
         error = self._task.exception()
@@ -159,12 +164,14 @@ class AgentTask:
             self._agent.cancel()
         asyncio.get_running_loop().call_later(SAFE_POINT_S, self._task.cancel)
 
-    async def _work(self) -> Completed:
+    async def _work(self) -> Completed | Asked:
         begin = self._begin
         catalog = AgentCatalog({begin.context.agent_name: begin.spec})
         with child_of(begin.traceparent):
             self._agent = agent = await catalog.build(begin.context.agent_name, begin.context)
             done = await agent.run(begin.input, begin.history, self._recorder)
+        if isinstance(done, Asked):
+            return done
         return Completed(result=done.result, usage=done.usage)
 
 
@@ -257,11 +264,11 @@ class PipeRecorder:
         """The server has stored the oldest write-ahead event."""
         self._waiting.popleft().set_result(None)
 
-    def end(self, ending: EncodedEvent) -> None:
+    def end(self, ending: messages.Ended | messages.AsksInput) -> None:
         """Send the agent's ending, after all of its events. Blocks, so that what the agent has left waits."""
         for line in self._unsent_lines():
             self._pipe.send(line)
-        if (draining := self._pipe.send(messages.Ended(ending.type, ending.data))) is not None:
+        if (draining := self._pipe.send(ending)) is not None:
             draining.result()
 
     def log(self, level: int, line: str) -> None:

@@ -13,8 +13,16 @@ from msgspec import Struct
 
 from runstore.core.codec import EncodedEvent, RecordedEvent, encode
 from runstore.core.errors import AgentError, InvalidEvent
-from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES, Completed, Custom, EventType, Failed
-from runstore.core.ports import AgentResult, RunContext
+from runstore.core.events import (
+    CUSTOM_TYPE,
+    EVENT_CLASSES,
+    Completed,
+    Custom,
+    EventType,
+    Failed,
+    InputRequested,
+)
+from runstore.core.ports import AgentResult, Asked, RunContext
 from runstore.runtime.catalog.specs import AgentSpec
 
 LENGTH_BYTES = 4
@@ -69,12 +77,19 @@ class Ended(Struct, frozen=True, array_like=True, tag="ended", gc=False):
     data: bytes
 
 
+class AsksInput(Struct, frozen=True, array_like=True, tag="asks_input"):
+    """The agent's ending, if a person has to answer first: its requests, each as an event's data."""
+
+    requests: list[bytes]
+
+
 ToChild = Begin | Cancel | Stored
-ToServer = Said | WriteAhead | Logged | Ended
+ToServer = Said | WriteAhead | Logged | Ended | AsksInput
 
 _encoder = msgspec.msgpack.Encoder()
 _read_to_server: msgspec.msgpack.Decoder[ToServer] = msgspec.msgpack.Decoder(ToServer)
 _read_event = {type: msgspec.json.Decoder(cls) for type, cls in EVENT_CLASSES.items()}
+_read_request = msgspec.json.Decoder(InputRequested).decode
 _read_json = msgspec.json.Decoder()
 
 
@@ -142,13 +157,15 @@ def event_of(said: Said | WriteAhead) -> EncodedEvent:
         raise AgentError(f"the agent's process wrote a malformed event: {error}") from error
 
 
-def result_of(ended: Ended) -> AgentResult:
-    """The result of an agent that ended.
+def result_of(ended: Ended | AsksInput) -> AgentResult | Asked:
+    """The result of an agent that ended, or what it asks.
 
     Raises:
         AgentError: the agent failed, or its process sent a malformed ending.
     """
     try:
+        if isinstance(ended, AsksInput):
+            return Asked([_read_request(data) for data in ended.requests])
         ending = _read_event[ended.event].decode(ended.data)
     except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise AgentError(f"the agent's process sent a malformed ending: {error}") from error

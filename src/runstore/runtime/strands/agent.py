@@ -18,8 +18,8 @@ import runstore.runtime.strands.providers as strands_providers
 from runstore.core.codec import RecordedEvent
 from runstore.core.content import asked_messages, input_messages
 from runstore.core.errors import AgentError, AppendRefused
-from runstore.core.events import AgentFinished, AgentStarted
-from runstore.core.ports import AgentResult, RunContext, RunRecorder
+from runstore.core.events import AgentFinished, AgentStarted, InputRequested
+from runstore.core.ports import AgentResult, Asked, RunContext, RunRecorder
 from runstore.runtime.memory.at_most_once import obstacle
 from runstore.runtime.memory.resume import Memory, recall
 from runstore.runtime.providers import HELD
@@ -53,6 +53,7 @@ class StrandsAgent:
         taken: every agent that was given to a run. Agents keep messages and hooks, so each run needs its own.
         root: the path of the outermost agent; None: the name of the run's agent.
         at_most_once: names of tools that the configuration marks so.
+        approve: names of tools whose calls a person has to approve.
 
     Raises:
         AgentError: an agent of the hierarchy belongs to another run.
@@ -66,11 +67,13 @@ class StrandsAgent:
         *,
         root: str | None = None,
         at_most_once: Set[str] = frozenset(),
+        approve: Set[str] = frozenset(),
     ) -> None:
         self._product = product
         self._context = context
         self._root = root or context.agent_name
         self._at_most_once = at_most_once
+        self._approve = approve
         self._asked = False  # whether a stop was requested
         self._agents = list(agents_of(product, self._root))
         for _, agent in self._agents:
@@ -88,7 +91,9 @@ class StrandsAgent:
                 agent.callback_handler = null_callback_handler
         self._hooks: Hooks | None = None
 
-    async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
+    async def run(
+        self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder
+    ) -> AgentResult | Asked:
         """See `Agent.run`."""
         root, closable = self._root, ClosableRecorder(recorder, self._leave)
         goes_on = strands_nodes.goes_on(self._product)
@@ -102,6 +107,9 @@ class StrandsAgent:
                 ended = await self._attend(self._follow(stream, hooks, closable), closable)
             finally:
                 await _record_unfinished(hooks, recorder)
+            if requests := hooks.interrupts.requests(ended):
+                self._check_resumable(requests, goes_on)
+                return Asked(requests)
             conversations = [agent.messages for _, agent in self._agents]
             result = result_of(ended, hooks.model_errors, conversations)
         except Exception as error:
@@ -121,6 +129,21 @@ class StrandsAgent:
             await recorder.commit(event)
         await recorder.record(AgentFinished(agent=root))
         return AgentResult(result=result, usage=hooks.usage)
+
+    @property
+    def tool_names(self) -> list[str]:
+        """The names of all its agents' tools."""
+        return sorted({name for _, agent in self._agents for name in agent.tool_names})
+
+    def _check_resumable(self, requests: Sequence[InputRequested], goes_on: bool) -> None:
+        sessions = any(getattr(agent, "_session_manager", None) is not None for _, agent in self._agents)
+        if sessions or not goes_on:
+            names = ", ".join(request.name or request.prompt for request in requests)
+            raise AgentError(
+                f"the agent asks for a person's answer (interrupt {names}), which a product with a strands "
+                "session manager or of a class of its own cannot get",
+                code="interrupted",
+            )
 
     def _beginning(self) -> AgentStarted:
         return AgentStarted(
@@ -152,7 +175,13 @@ class StrandsAgent:
         nodes = list(nodes_of(self._product, self._root))
         memory = memory if goes_on else Memory(usage=memory.usage)
         hooks = Hooks(
-            self._context, closable, memory, remembering=goes_on, at_most_once=self._at_most_once, nodes=nodes
+            self._context,
+            closable,
+            memory,
+            remembering=goes_on,
+            at_most_once=self._at_most_once,
+            approve=self._approve,
+            nodes=nodes,
         )
         hooks.answers.stopping = self._asked
         for path, agent in self._agents:

@@ -18,6 +18,7 @@ from strands.hooks import (
     AfterModelCallEvent,
     AfterToolCallEvent,
     BeforeInvocationEvent,
+    BeforeNodeCallEvent,
     BeforeToolCallEvent,
     MessageAddedEvent,
 )
@@ -52,6 +53,7 @@ from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.conversation import LoggedConversation
 from runstore.runtime.strands.events import Translator, bare
 from runstore.runtime.strands.hierarchy import CALL, Call, call_of, called_agent
+from runstore.runtime.strands.interrupts import Interrupts
 from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
 from runstore.runtime.strands.nodes import Node, Nodes
 from runstore.runtime.strands.redaction import may_redact
@@ -62,6 +64,7 @@ from runstore.runtime.user_code import in_a_line
 
 NONE: frozenset[str] = frozenset()
 STATE_KEY = "runstore"  # key of the RunContext in strands' invocation_state
+CHANGED = "Error: the call was changed after its approval, and has not run."
 GO_ON = "Go on."  # input for a resumed agent whose last message was an answer, but not its last one
 
 
@@ -72,6 +75,7 @@ class Hooks:
         remembering: record the agents' messages and resume from `memory`. False for an orchestrator that
             restarts from the input.
         at_most_once: names of tools that the configuration marks so; agents as tools do not count.
+        approve: names of tools whose calls a person has to approve.
         nodes: of a Graph or Swarm that resumes from `memory`.
     """
 
@@ -83,6 +87,7 @@ class Hooks:
         *,
         remembering: bool,
         at_most_once: Set[str] = frozenset(),
+        approve: Set[str] = frozenset(),
         nodes: Sequence[Node] = (),
     ) -> None:
         self.models: dict[str, str] = {}  # path → model id
@@ -95,7 +100,8 @@ class Hooks:
         self._recorder = recorder
         self._memory = memory
         self._remembering = remembering
-        self._at_most_once = at_most_once
+        self._at_most_once = at_most_once | approve
+        self._approve = approve
         # Weak: some agents work for one call only.
         self._homes: WeakKeyDictionary[Agent, str] = WeakKeyDictionary()
         self._inputs: dict[Place, int] = {}  # input messages of an agent that are still to be added
@@ -108,7 +114,9 @@ class Hooks:
         self._lock = threading.Lock()
         self._model_calls = ModelCalls(context.run_id, recorder, self.answers, self._place, self.models)
         self.called = Called(self, recorder, self._model_calls)
-        self.nodes = Nodes(nodes, self.record, lambda path: self._inputs.pop((path, None), None))
+        self.interrupts = Interrupts(context.agent_name)
+        self.interrupts.remember(memory.conversations.values())
+        self.nodes = Nodes(nodes, self.record, self._visit)
 
     @property
     def model_errors(self) -> Collection[BaseException]:
@@ -200,6 +208,7 @@ class Hooks:
         if redacts := may_redact(event.agent):
             self.answers.rewritten.add(place)
         past = await self._begin(place, event.messages or (), redacts=redacts)
+        self.interrupts.answer(event.agent, past)
         self._inputs[place] = len(event.messages or ())
         if past and past.broken_off and _is_run(place):
             self._recorder.close(AgentError(ONLY_REASONING, code="model_invalid_answer"))
@@ -220,6 +229,12 @@ class Hooks:
             self._asked = deepcopy(_bare(event.messages))
         own = self.own if _is_run(place) else 0
         self._logged[place] = LoggedConversation(event.agent.messages, own)
+
+    def _visit(self, path: str | None, event: BeforeNodeCallEvent) -> None:
+        """A node is about to work."""
+        self.interrupts.answer_node(event)
+        if path is not None:
+            self._inputs.pop((path, None), None)
 
     async def _begin(self, place: Place, messages: Sequence[Any], *, redacts: bool) -> Conversation | None:
         """Record that an agent starts; return the conversation that an earlier attempt left."""
@@ -313,6 +328,8 @@ class Hooks:
         if self._dropped(event.agent):
             return
         place = self._place(event.agent)
+        if getattr(event.result, "stop_reason", None) == "interrupt":
+            return  # the agent goes on
         kept_elsewhere = event.agent.model.stateful or getattr(event.agent, "_session_manager", None)
         if not _is_run(place) or place not in self._logged or kept_elsewhere:
             return
@@ -328,6 +345,7 @@ class Hooks:
         if self._dropped(event.agent):
             return
         path, call_id = place = self._place(event.agent)
+        self.interrupts.note(place, event.result)
         message = getattr(event.result, "message", None)
         if message is not None and (corrected := self.answers.correct(place, message)):
             for said in corrected:
@@ -346,6 +364,10 @@ class Hooks:
         if self._known(place, event.selected_tool, event.tool_use) is not None:
             return
         use_id, name = event.tool_use["toolUseId"], event.tool_use["name"]
+        if self.interrupts.look_at(event):
+            return  # a hook asks first, and the call does not run
+        if name in self._approve and not event.cancel_tool:
+            self.interrupts.approve(event)
         agent, inner = called_agent(event.selected_tool), f"{place[0]}/{name}"
         once = is_at_most_once(event.selected_tool) or (agent is None and name in self._at_most_once)
         self.called.begin(inner, use_id, apart=agent is not None)
@@ -384,6 +406,9 @@ class Hooks:
         known = self._known(self._place(agent), context.tool, context.tool_use)
         if known is not None:
             yield _result(context, **known)
+            return
+        if self.interrupts.is_changed(context.tool_use):
+            yield _result(context, status="error", content=[{"text": CHANGED}])
             return
         try:
             async for event in run(context):

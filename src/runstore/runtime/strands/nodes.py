@@ -20,6 +20,7 @@ from strands.multiagent.graph import Graph
 from runstore.core.events import Event
 from runstore.runtime.memory.resume import Conversation, tool_uses
 from runstore.runtime.strands.events import Translator
+from runstore.runtime.strands.model_calls import FIRST
 
 HANDOFF = "handoff_to_agent"  # the tool with which an agent of a Swarm names the next one
 
@@ -59,22 +60,22 @@ class Nodes:
 
     Args:
         record: takes the events of a node's stream.
-        revisited: called with the path of a node before each visit.
+        visiting: called before each visit of a node, with its path if it is an agent.
     """
 
     def __init__(
         self,
         nodes: Sequence[Node],
         record: Callable[[Sequence[Event]], Awaitable[None]],
-        revisited: Callable[[str], object],
+        visiting: Callable[[str | None, BeforeNodeCallEvent], object],
     ) -> None:
         self.paths = {node.path for node in nodes}
         self._places = {(id(node.orchestrator), node.node_id): node.path for node in nodes}
         self._swarm = [node.agent for node in nodes if isinstance(node.orchestrator, Swarm)]
         self._record = record
-        self._revisited = revisited
+        self._visiting = visiting
         for orchestrator in {id(node.orchestrator): node.orchestrator for node in nodes}.values():
-            orchestrator.add_hook(self._before_node, BeforeNodeCallEvent)
+            orchestrator.add_hook(self._before_node, BeforeNodeCallEvent, order=FIRST)
 
     def listen(self, node: Node, translator: Translator) -> None:
         """Record a node's stream from now on."""
@@ -104,8 +105,7 @@ class Nodes:
                         pass
 
     def _before_node(self, event: BeforeNodeCallEvent) -> None:
-        if path := self._places.get((id(event.source), event.node_id)):
-            self._revisited(path)
+        self._visiting(self._places.get((id(event.source), event.node_id)), event)
 
 
 def _cancel_again() -> None:

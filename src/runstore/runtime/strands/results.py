@@ -30,19 +30,13 @@ def result_of(
         conversations: the messages of each agent, after the run.
 
     Raises:
-        AgentError: a node failed, a tool or hook asks for a person's answer, or the model's answer ended
-            after its reasoning, or was empty. A model that has called tools may have nothing to add.
+        AgentError: a node failed, or the model's answer ended after its reasoning, or was empty. A model that
+            has called tools may have nothing to add.
     """
     if ended is None:
         raise AgentError("the agent's stream ended without a result")
     if isinstance(ended, MultiAgentResult):
         return _multi_agent_result(ended, model_errors, conversations)
-    if ended.stop_reason == "interrupt":
-        names = ", ".join(interrupt.name for interrupt in ended.interrupts or ())
-        raise AgentError(
-            f"the agent asks for a person's answer (interrupt {names}), which a run cannot get",
-            code="interrupted",
-        )
     empty = not ended.message["content"] and not ended.metrics.accumulated_usage["totalTokens"]
     if empty and not _answers_tools(ended.message, conversations):
         raise AgentError(NO_ANSWER, code="model_invalid_answer")

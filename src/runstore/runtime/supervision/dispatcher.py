@@ -10,6 +10,7 @@ from structlog.contextvars import bound_contextvars
 from runstore.core.errors import AppendRefused, SessionBusy
 from runstore.core.events import Queued
 from runstore.core.ports import Agent, OpenRun, RunContext
+from runstore.runtime.attempts.history import read_queued
 from runstore.runtime.attempts.runner import AttemptRunner
 from runstore.runtime.attempts.starting import Attempt, Attempts, ToStop
 from runstore.runtime.catalog.agents import AgentCatalog
@@ -56,6 +57,16 @@ class Dispatcher:
         if self._capacity and self._runs.get(run_id) is None:
             self._runs.move(run_id, WaitingForSlot(user_id))
         self._fill()
+
+    async def wake(self, run_id: str) -> None:
+        """Look at a run that has waited for answers: it may go on now, or has to stop."""
+        head = await self._worker.log.head(run_id)
+        if head is None or head.closed or not head.released:
+            return
+        if head.cancel_requested:
+            await self._stopper.cancel(run_id)
+        elif head.status == "queued" and self._capacity and not self._closed:
+            self.enqueue(run_id, (await read_queued(self._worker.log, run_id)).user_id)
 
     def take_over(self, run: OpenRun, *, crashed: bool) -> None:
         """Go on with the run of a worker that is gone, as soon as a slot is free."""
@@ -146,3 +157,5 @@ class Dispatcher:
         state = self._runs.get(run_id)
         if isinstance(state, Running) and state.runner is runner:
             self._runs.move(run_id, None)
+        if runner.asked and not self._closed:  # the answer, or a stop, may have come before this
+            self._worker.tasks.start(run_id, self.wake(run_id))

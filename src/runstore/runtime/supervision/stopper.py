@@ -46,7 +46,7 @@ class Stopper:
         ending = await read_cancellation(self._worker.log, run_id)
         if isinstance(self._runs.get(run_id), Running):
             self.stop(run_id, ending)
-        elif lost or await self._is_queued(run_id):
+        elif lost or await self._has_no_worker(run_id):
             self._runs.remove(run_id, *WAITING)
             await self._close(run_id, ending)
 
@@ -100,9 +100,10 @@ class Stopper:
                 runner.let_go()
                 self._worker.loops.retire(runner.loop)
 
-    async def _is_queued(self, run_id: str) -> bool:
+    async def _has_no_worker(self, run_id: str) -> bool:
+        """Whether the run is queued, or waits for answers."""
         head = await self._worker.log.head(run_id)
-        return head is not None and not head.closed and not head.attempt
+        return head is not None and not head.closed and head.status != "running"
 
     def _watch_idle(self, run_id: str, running: Running, idle_s: float, left_s: float) -> None:
         def look() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Self
 import structlog
 
 from runstore.core.errors import LogUnavailable
-from runstore.core.events import CancelRequested, Queued, Started
+from runstore.core.events import CancelRequested, InputGiven, Queued, Started
 from runstore.core.ports import Committed, LiveFeed, RunLog
 from runstore.core.run import owner_of
 from runstore.core.threads import in_own_thread
@@ -182,12 +182,19 @@ class Supervisor:
                 wait_s = self._head_start_s() if commit.remote else 0
                 enqueue = self._dispatcher.enqueue
                 self._server_loop.call_later(wait_s, enqueue, commit.run_id, owner_of(event).user_id)
+            elif event.type == InputGiven.type:
+                wait_s = self._head_start_s() if commit.remote else 0
+                self._server_loop.call_later(wait_s, self._wake, commit.run_id)
             elif event.type == Started.type:
                 self._runs.remove(commit.run_id, WaitingForSlot)
             elif event.ends:
                 self._dispatcher.end(commit.run_id)
             elif event.type == CancelRequested.type:
                 self._tasks.start(commit.run_id, self._stopper.cancel(commit.run_id))
+
+    def _wake(self, run_id: str) -> None:
+        if not self._draining:
+            self._tasks.start(run_id, self._dispatcher.wake(run_id))
 
     def _head_start_s(self) -> float:
         """The head start of other processes for a run that all have heard of: busy ones wait longer."""

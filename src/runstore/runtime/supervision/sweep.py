@@ -4,13 +4,16 @@ import time
 
 import structlog
 
-from runstore.core.ports import OpenRun, OpenRuns
+from runstore.core.ports import OpenRun
+from runstore.core.times import now_ms
 from runstore.runtime.supervision.dispatcher import Dispatcher
+from runstore.runtime.supervision.expiry import expire
 from runstore.runtime.supervision.run_table import Lost, Running, WaitingForSlot
 from runstore.runtime.supervision.stopper import Stopper
 from runstore.runtime.supervision.worker import Worker
 
 MAX_SWEPT = 2_000  # open runs that one sweep reads; those of living workers do not count
+MAX_EXPIRED = 100  # waiting runs whose requests one sweep expires
 PATIENCE_S = 0.5  # seconds after the grace period before this process enforces a cancel for another worker
 
 log = structlog.get_logger(__name__)
@@ -24,7 +27,7 @@ class Sweep:
     """
 
     def __init__(self, worker: Worker, dispatcher: Dispatcher, stopper: Stopper, *, grace_s: float) -> None:
-        self._log: OpenRuns = worker.log
+        self._log = worker.log
         self._leases = worker.leases
         self._runs = worker.runs
         self._tasks = worker.tasks
@@ -43,6 +46,8 @@ class Sweep:
         workers = await self._log.workers()
         dead = await self._leases.dead(workers)
         await self._end_turns()
+        for run_id in await self._log.expired(now_ms(), limit=MAX_EXPIRED):
+            self._tasks.start(run_id, expire(self._log, run_id, now_ms()))
         strays = await self._compare_ours()
         queued = self._runs.of(WaitingForSlot).keys()
         found = await self._log.open_runs(limit=MAX_SWEPT, exclude_workers=workers - dead.keys())

@@ -1,0 +1,35 @@
+"""A question of an agent to a person, in the words of its code."""
+
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from runstore.core.events import InputRequested
+
+
+class Question(Struct, frozen=True):
+    """The reason of a strands interrupt, with all that a request for input may say.
+
+    Args:
+        prompt: the question.
+        schema: the JSON Schema of the answer; None: any JSON but null.
+        data: any JSON that helps the person to answer.
+        expires_s: seconds until the question expires; None: the agent's `input_timeout_s`, if it has one.
+        default: the answer when the question expires; None: the run fails then.
+    """
+
+    prompt: str
+    schema: dict[str, Any] | None = None
+    data: Any = None
+    expires_s: float | None = None
+    default: Any = None
+
+
+def put(question: Question, request: InputRequested, now: int) -> InputRequested:
+    """A request for input, with the words of a question. `now`: UTC, milliseconds since 1970."""
+    expires_at = None if question.expires_s is None else now + int(question.expires_s * 1_000)
+    return replace(
+        request, prompt=question.prompt, schema=question.schema, data=question.data, expires_at=expires_at,
+        default=question.default,
+    )  # fmt: skip

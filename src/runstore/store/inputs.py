@@ -1,0 +1,137 @@
+"""Questions of runs to people: list them, answer them, and add messages to a run under way."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from runstore.core.codec import RecordedEvent, check_depth, json_size
+from runstore.core.errors import (
+    InputClosed,
+    InputNotFound,
+    InvalidAnswer,
+    RunClosed,
+    TooLarge,
+    WrongExpectedSeq,
+)
+from runstore.core.events import InputGiven, InputRequested
+from runstore.core.inputs import INPUTS, NULL, Input, answered, fold_inputs
+from runstore.core.ports import EventFilter, Head, LogReader, LogWriter
+from runstore.core.run import Actor
+from runstore.core.threads import Threads
+from runstore.core.times import now_ms
+from runstore.runtime.catalog.output_schema import schema_warnings
+
+MAX_ANSWER_BYTES = 256 << 10  # bytes of an answer as JSON: half of an event, which may repeat the arguments
+ANSWER_TRIES = 20  # tries per answer while others append to the run
+CHECKS = 2  # answers checked against their schemas at once: a check takes a whole core
+CHECK_WAIT_S = 5.0  # seconds that a check waits for its turn before the request is refused
+
+_REQUESTED = EventFilter(types=frozenset({InputRequested.type}))
+_GIVEN = EventFilter(types=frozenset({InputGiven.type}))
+
+
+class Log(LogReader, LogWriter, Protocol):
+    """The part of the log that answers need."""
+
+
+class InputPage(Struct, frozen=True):
+    """Some requests of a run in their order; `next`: the seq after which the others follow."""
+
+    inputs: Sequence[Input]
+    next: int | None
+
+
+class InputStore:
+    """The requests for input of the runs in a log."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._threads = Threads("runstore-answer", CHECKS, share=CHECKS - 1, wait_s=CHECK_WAIT_S)
+
+    async def page(self, run_id: str, *, after: int, limit: int) -> InputPage:
+        """The requests with a greater seq than `after`, open and answered ones. Raises RunPurged."""
+        requests = await self._log.read(run_id, after=after, limit=limit, only=_REQUESTED)
+        requests = [event for event in requests if not event.ends]  # an ending passes every filter
+        if not requests:
+            return InputPage([], None)
+        inputs = fold_inputs(requests)
+        after = requests[0].seq
+        while any(each.given is None for each in inputs.values()):
+            if not (page := await self._log.read(run_id, after=after, only=_GIVEN)):
+                break
+            requests += page
+            inputs, after = fold_inputs(requests), page[-1].seq
+        last = max(each.seq for each in inputs.values())
+        more = await self._log.read(run_id, after=last, limit=1, only=_REQUESTED)
+        return InputPage(list(inputs.values()), None if not more or more[0].ends else last)
+
+    async def answer(self, run_id: str, head: Head, request_id: str, answer: Any, *, by: Actor) -> None:
+        """Answer a request, once: the same answer again changes nothing.
+
+        Args:
+            head: the run's.
+
+        Raises:
+            InputNotFound: the run has no such request.
+            InputClosed: it has another answer, has expired, or the run has ended or is to stop.
+            InvalidAnswer: it is null, or does not match the request's schema.
+            TooLarge, EventTooDeep, InvalidEvent: it cannot be stored.
+            Busy: too many answers are being checked.
+        """
+        check_depth(answer, "the answer")
+        if (size := json_size(answer)) > MAX_ANSWER_BYTES:
+            message = f"the answer has {size:,} bytes as JSON; the limit is {MAX_ANSWER_BYTES:,} bytes"
+            raise TooLarge("answer_bytes", message)
+        if answer is None:
+            raise InvalidAnswer(NULL, field="$.answer")
+        current: Head | None = head
+        for _ in range(ANSWER_TRIES):
+            if current is None:
+                break
+            with suppress(WrongExpectedSeq):
+                return await self._answer(run_id, current, request_id, answer, by)
+            current = await self._log.head(run_id)
+        raise InputClosed(f"others append to run {run_id} all the time: try again")
+
+    async def _answer(self, run_id: str, head: Head, request_id: str, answer: Any, by: Actor) -> None:
+        inputs = fold_inputs(await self._read(run_id, INPUTS, upto=head.seq))
+        found = inputs.get(request_id)
+        if found is None:
+            raise InputNotFound(f"run {run_id} has no request {request_id[:100]!r}")
+        if found.given is not None:
+            if found.given.by is not None and _same(found.given.answer, answer):
+                return
+            raise InputClosed(f"request {request_id} was answered before, with another answer")
+        if head.closed or head.cancel_requested:
+            raise InputClosed(f"run {run_id} has ended, or is to stop")
+        request = found.request
+        if request.expires_at is not None and request.expires_at <= now_ms():
+            raise InputClosed(f"request {request_id} has expired")
+        if request.schema is not None:
+            wrong = await self._threads.call(schema_warnings, request.schema, answer)
+            if wrong:
+                place = "$.answer" + wrong[0].path.removeprefix("$")
+                raise InvalidAnswer(f"{place}: {wrong[0].message}", field=place)
+        given = answered(inputs, request_id, answer, by=by.user_id, key_id=by.key_id)
+        try:
+            await self._log.append(run_id, [given], expected_seq=head.seq)
+        except RunClosed as closed:
+            raise InputClosed(f"run {run_id} has ended") from closed
+
+    async def _read(
+        self, run_id: str, only: EventFilter, *, after: int = 0, upto: int | None = None
+    ) -> list[RecordedEvent]:
+        events: list[RecordedEvent] = []
+        while page := await self._log.read(run_id, after=after, upto=upto, only=only):
+            events += [event for event in page if event.type in only.types]
+            after = page[-1].seq
+        return events
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two answers are the same JSON: 1 is not true."""
+    encode = msgspec.json.Encoder(order="deterministic").encode
+    return encode(one) == encode(other)

@@ -1,0 +1,300 @@
+"""Runs that ask a person and wait, through real processes (G15)."""
+
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from runstore.client import Client, Conflict
+from tests.server import ServerProcess, until
+from tests.servers.databases import KINDS, empty_database
+from tests.slow import slow
+
+AGENTS = """
+from pathlib import Path
+
+from strands import ToolContext, tool
+
+from runstore import Question
+
+DONE = Path(__file__).with_name("done")
+
+@tool(context=True)
+def mail(word: str, tool_context: ToolContext) -> str:
+    '''Mail something.
+
+    Args:
+        word: What.
+    '''
+    sizes = {"type": "object", "properties": {"size": {"enum": ["S", "M"]}}, "required": ["size"]}
+    answer = tool_context.interrupt("size", reason=Question("Which size?", schema=sizes))
+    with DONE.open("a") as done:
+        done.write(f"mailed {answer['size']}\\n")
+    return f"size {answer['size']}"
+
+@tool
+def pay(word: str) -> str:
+    '''Pay something.
+
+    Args:
+        word: What.
+    '''
+    with DONE.open("a") as done:
+        done.write(f"paid {word}\\n")
+    return f"paid {word}"
+
+@tool(context=True)
+def expire(word: str, tool_context: ToolContext) -> str:
+    '''Ask, with little time.
+
+    Args:
+        word: The default answer; without it there is none.
+    '''
+    default = None if word == "none" else word
+    return "got " + tool_context.interrupt("x", reason=Question("Well?", expires_s=0.3, default=default))
+"""
+CONFIG = """
+[server]
+lease_s = 2
+
+[agents.clerk]
+model = "scripted"
+tools = ["agents:mail"]
+
+[agents.alone]
+model = "scripted"
+tools = ["agents:mail"]
+isolation = "process"
+
+[agents.payer]
+model = "scripted"
+tools = ["agents:pay"]
+approve = ["pay"]
+
+[agents.late]
+model = "scripted"
+tools = ["agents:expire"]
+
+[agents.plain]
+model = "scripted"
+tokens = 2
+"""
+SMALL = {"size": "S"}
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> Path:
+    """What the tools have done."""
+    return tmp_path / "done"
+
+
+@pytest.fixture(params=["sqlite", *(slow(kind) for kind in KINDS if kind != "sqlite")])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with empty_database(request.param, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture
+def worker(tmp_path: Path, url: str) -> Iterator[ServerProcess]:
+    with closing(ServerProcess(tmp_path, CONFIG, AGENTS, database_url=url)) as server:
+        yield server.start()
+
+
+@pytest.fixture
+def front(tmp_path: Path, url: str, worker: ServerProcess) -> Iterator[ServerProcess]:
+    """A second process on the database, which runs no agents."""
+    with closing(ServerProcess(tmp_path, CONFIG, AGENTS, database_url=url, no_worker=True)) as server:
+        yield server.start()
+
+
+def waiting(server: ServerProcess, agent: str = "clerk", **options: Any) -> tuple[str, str]:
+    """A run that waits, and its open request."""
+    run_id = server.begin(agent, **{"input": "shirts", **options})
+    until(lambda: server.record(run_id)["status"] == "waiting", "the run waits")
+    [pending] = server.record(run_id)["pending_inputs"]
+    return run_id, pending["request_id"]
+
+
+def answer(server: ServerProcess, run_id: str, request_id: str, answer: Any) -> httpx.Response:
+    return server.http.post(f"/runs/{run_id}/inputs/{request_id}", json={"answer": answer})
+
+
+def count(server: ServerProcess, run_id: str, type: str) -> int:
+    return sum(event["type"] == type for event in server.events(run_id))
+
+
+@pytest.mark.parametrize("agent", ["clerk", slow("alone")])
+def test_a_run_waits_for_an_answer_and_goes_on(worker: ServerProcess, done: Path, agent: str) -> None:
+    run_id, request_id = waiting(worker, agent)
+    [pending] = worker.record(run_id)["pending_inputs"]
+    assert (pending["prompt"], pending["tool"]) == ("Which size?", "mail")
+    assert not done.exists()
+    answered = answer(worker, run_id, request_id, SMALL)
+    assert answered.status_code == 200, answered.text
+    assert worker.ended(run_id)["status"] == "success"
+    assert done.read_text() == "mailed S\n"
+    started = [event["data"] for event in worker.events(run_id) if event["type"] == "lifecycle.started"]
+    assert [each["reason"] for each in started] == ["claimed", "input"]
+
+
+def test_an_answer_is_checked_and_given_once(worker: ServerProcess, done: Path) -> None:
+    run_id, request_id = waiting(worker)
+    wrong = answer(worker, run_id, request_id, {"size": "XL"})
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "invalid_answer")
+    assert wrong.json()["error"]["field"] == "$.answer.size"
+    assert answer(worker, run_id, request_id, None).status_code == 400
+    assert answer(worker, run_id, "9.9", SMALL).status_code == 404
+    assert answer(worker, run_id, request_id, SMALL).status_code == 200
+    assert answer(worker, run_id, request_id, SMALL).status_code == 200, "the same answer again"
+    other = answer(worker, run_id, request_id, {"size": "M"})
+    assert (other.status_code, other.json()["error"]["code"]) == (409, "input_closed")
+    assert worker.ended(run_id)["status"] == "success"
+    assert count(worker, run_id, "input.given") == 1
+    assert done.read_text() == "mailed S\n"
+
+
+def test_the_client_answers(worker: ServerProcess) -> None:
+    run_id, _ = waiting(worker)
+    with Client(str(worker.http.base_url)) as client:
+        [asked] = client.inputs(run_id)
+        assert (asked.status, asked.prompt, asked.answer) == ("open", "Which size?", None)
+        assert client.answer(run_id, asked.request_id, SMALL).status in ("queued", "running", "success")
+        assert client.get(run_id, wait=60).status == "success"
+        [asked] = client.inputs(run_id)
+        assert (asked.status, asked.answer, asked.answered_by) == ("answered", SMALL, "local")
+        with pytest.raises(Conflict):
+            client.answer(run_id, asked.request_id, {"size": "M"})
+
+
+def test_a_waiting_run_survives_the_death_of_all_processes(worker: ServerProcess, done: Path) -> None:
+    run_id, request_id = waiting(worker)
+    worker.kill()
+    worker.start()
+    assert worker.record(run_id)["status"] == "waiting"
+    assert answer(worker, run_id, request_id, SMALL).status_code == 200
+    assert worker.ended(run_id)["status"] == "success"
+    assert done.read_text() == "mailed S\n"
+    assert count(worker, run_id, "input.requested") == 1
+
+
+def test_an_answer_that_comes_while_no_worker_runs_is_kept(
+    worker: ServerProcess, front: ServerProcess, done: Path
+) -> None:
+    run_id, request_id = waiting(front)
+    worker.kill()
+    assert answer(front, run_id, request_id, SMALL).status_code == 200
+    assert front.record(run_id)["status"] == "queued"
+    worker.start()
+    assert worker.ended(run_id)["status"] == "success"
+    assert done.read_text() == "mailed S\n"
+
+
+def test_of_two_answers_through_two_processes_one_counts(worker: ServerProcess, front: ServerProcess) -> None:
+    for _ in range(5):
+        run_id, request_id = waiting(worker)
+        with ThreadPoolExecutor(2) as threads:
+            given = [
+                threads.submit(answer, server, run_id, request_id, {"size": size})
+                for server, size in ((worker, "S"), (front, "M"))
+            ]
+        assert sorted(each.result().status_code for each in given) == [200, 409]
+        assert worker.ended(run_id)["status"] == "success"
+        assert count(worker, run_id, "input.given") == 1
+
+
+def test_a_waiting_run_is_stopped_through_any_process(worker: ServerProcess, front: ServerProcess) -> None:
+    run_id, request_id = waiting(worker)
+    worker.kill()
+    assert front.stop_run(run_id)["status"] == "stopped"
+    assert answer(front, run_id, request_id, SMALL).json()["error"]["code"] == "input_closed"
+    [asked] = front.http.get(f"/runs/{run_id}/inputs").json()["data"]
+    assert asked["status"] == "closed"
+
+
+def test_a_waiting_run_is_the_active_one_of_its_session(worker: ServerProcess) -> None:
+    run_id, request_id = waiting(worker, session_id="s")
+    body = {"input": "hi", "session_id": "s"}
+    refused = worker.http.post("/agents/plain/start", json={**body, "multitask_strategy": "reject"})
+    assert refused.status_code == 409
+    assert run_id in refused.text
+    queued = worker.begin("plain", session_id="s")
+    assert worker.record(queued)["status"] == "queued"
+    answer(worker, run_id, request_id, SMALL)
+    assert worker.ended(queued)["status"] == "success"
+    run_id, _ = waiting(worker, session_id="s")
+    newer = worker.begin("plain", session_id="s", multitask_strategy="interrupt")
+    assert worker.ended(run_id)["superseded_by"] == newer
+    assert worker.ended(newer)["status"] == "success"
+
+
+def test_runs_are_listed_while_they_wait(worker: ServerProcess) -> None:
+    run_id, _ = waiting(worker)
+    [listed] = worker.http.get("/runs", params={"status": "waiting"}).json()["data"]
+    assert listed["run_id"] == run_id
+    assert len(listed["pending_inputs"]) == 1
+
+
+def test_a_tool_of_the_configuration_runs_after_its_approval(worker: ServerProcess, done: Path) -> None:
+    run_id, request_id = waiting(worker, "payer")
+    [asked] = worker.http.get(f"/runs/{run_id}/inputs").json()["data"]
+    assert (asked["kind"], asked["tool"], asked["input"]) == ("approval", "pay", {"word": "shirts"})
+    wrong = answer(worker, run_id, request_id, {"approve": True, "input": {"word": 5}})
+    assert wrong.json()["error"]["field"] == "$.answer.input.word"
+    edited = {"approve": True, "input": {"word": "socks"}}
+    assert answer(worker, run_id, request_id, edited).status_code == 200
+    assert worker.ended(run_id)["status"] == "success"
+    assert done.read_text() == "paid socks\n"
+    [given] = [event["data"] for event in worker.events(run_id) if event["type"] == "input.given"]
+    assert (given["answer"], given["shown"]) == (edited, {"word": "shirts"})
+
+
+def test_a_rejected_call_does_not_run(worker: ServerProcess, done: Path) -> None:
+    run_id, request_id = waiting(worker, "payer")
+    assert answer(worker, run_id, request_id, {"approve": False, "reason": "no"}).status_code == 200
+    assert worker.ended(run_id)["status"] == "success"
+    assert not done.exists()
+
+
+def test_an_expired_request_takes_its_default_or_fails_its_run(worker: ServerProcess) -> None:
+    run_id = worker.begin("late", "blue")
+    assert "got blue" in str(worker.ended(run_id)["result"])
+    [given] = [event["data"] for event in worker.events(run_id) if event["type"] == "input.given"]
+    assert "by" not in given
+    run_id = worker.begin("late", "none")
+    assert worker.ended(run_id)["error_code"] == "input_expired"
+
+
+# ---- the example of the how-to ----
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "approvals"
+
+
+@pytest.mark.parametrize(("said", "result"), [("y", "paid: 5 euros"), ("n", "not approved")])
+def test_the_example_asks_at_a_desk(tmp_path: Path, said: str, result: str) -> None:
+    for file in EXAMPLE.glob("*.*"):
+        shutil.copy(file, tmp_path)
+    with closing(ServerProcess(tmp_path, None, None)) as server:
+        server.start()
+        run_id, _ = waiting(server, "bank", input="5 euros")
+        desk = [sys.executable, str(tmp_path / "desk.py"), str(server.http.base_url)]
+        shown = subprocess.run(
+            desk, input=f"{said}\n", capture_output=True, text=True, check=True, timeout=60
+        )
+        assert "May bank call pay? {'order': '5 euros'}" in shown.stdout
+        assert result in shown.stdout
+        assert server.record(run_id)["status"] == "success"
+
+
+def test_the_how_to_shows_the_example() -> None:
+    page = (EXAMPLE.parents[1] / "docs" / "how-to" / "approvals.md").read_text()
+    assert (EXAMPLE / "runstore.toml").read_text() in page
+    work = (EXAMPLE / "desk.py").read_text().partition("as client:\n")[2].partition("\n\n\n")[0]
+    assert textwrap.dedent(work) in textwrap.dedent(page.partition("as client:\n")[2].partition("```")[0])
