@@ -2,7 +2,7 @@
 
 import { html } from "../vendor/htm-preact.js";
 
-export const STATUSES = ["queued", "running", "success", "error", "stopped"];
+export const STATUSES = ["queued", "running", "waiting", "success", "error", "stopped"];
 const WORDS = {
   queued: "queued", running: "running", waiting: "waiting", success: "done", error: "failed",
   stopped: "stopped", stopping: "stopping", discarded: "discarded", lost: "no end", failed: "failed",
