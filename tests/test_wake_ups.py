@@ -47,7 +47,7 @@ async def test_without_redis_a_reader_gets_another_processes_append_within_half_
             for number in range(NOTED):
                 reading = asyncio.create_task(anext(stream))
                 await until(lambda: there.feed.subscribers == 1)
-                await here.store.append(run_id, [Custom("custom.note", f"note {number}")], by="alice")
+                await here.store.append(run_id, [Custom("custom.note", f"note {number}")], by=Actor("alice"))
                 appended_at = time.monotonic()
                 assert f"note {number}".encode() in await asyncio.wait_for(reading, DEADLINE_S)
                 took.append(time.monotonic() - appended_at)
@@ -126,7 +126,7 @@ async def test_a_replicas_appends_are_followed_at_the_other_process(
     replica, worker = replica_and_worker
     run_id = (await replica.store.start(NewRun("slow", "hi", user_id="local"))).run.run_id
     stream = native(worker.store.tail(run_id, after=0, only=NOTES))
-    await replica.store.append(run_id, [Custom("custom.note", "from a replica")], by="alice")
+    await replica.store.append(run_id, [Custom("custom.note", "from a replica")], by=Actor("alice"))
     async with asyncio.timeout(DEADLINE_S):
         while b"from a replica" not in await anext(stream):
             pass

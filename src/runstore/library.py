@@ -182,7 +182,7 @@ class LocalStore:
         Raises:
             RunClosed, WrongExpectedSeq, InvalidEvent, LimitExceeded
         """
-        return await self._store.append(parse_run_id(run_id), events, by=by, expected_seq=expected_seq)
+        return await self._store.append(parse_run_id(run_id), events, by=Actor(by), expected_seq=expected_seq)
 
     async def read(
         self, run_id: str, *, after: int = 0, types: Sequence[str] | None = None
@@ -316,7 +316,7 @@ class LocalStore:
         Raises:
             RunActive: it has not ended.
         """
-        await self._store.delete(parse_run_id(run_id), by=by)
+        await self._store.delete(parse_run_id(run_id), by=Actor(by))
 
     async def _check(self, run_id: str, after: int) -> str:
         """The run's id in canonical form."""

@@ -65,6 +65,18 @@ class Metrics(Collector):
                 "projection",
                 self._projections.lags,
             )
+            yield _gauge(
+                "runstore_projection_lag_seconds",
+                "Age of the first event that a projection has not applied yet.",
+                "projection",
+                self._projections.lags_s,
+            )
+            yield _gauge(
+                "runstore_projection_failed",
+                "1 while a projection has stopped at an event that it refuses.",
+                "projection",
+                self._projections.failed,
+            )
         if not isinstance(self._feed, MemoryFeed):
             yield from self._redis(self._feed)
 

@@ -7,12 +7,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from getpass import getuser
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import msgspec
 import pytest
+from sqlalchemy import select
 
 from runstore.core.events import Custom
+from runstore.database.opening import read_from
+from runstore.database.tables import events
 from runstore.feed.memory import MemoryFeed
 from runstore.library import open_projections
 from tests.command_line import call_command
@@ -123,7 +128,7 @@ def test_other_prices_ask_for_a_rebuild(url: str, command: Command, tmp_path: Pa
     assert listed(command)["usage"]["configured"]
     (tmp_path / "runstore.toml").write_text('[prices."model-1"]\ninput = 1\noutput = 2\ncurrency = "EUR"\n')
     assert not listed(command)["usage"]["configured"]
-    assert "its configuration has changed: rebuild it" in command("list").stdout
+    assert "made with other settings than this command has" in command("list").stdout
     assert command("rebuild", "usage").returncode == 0
     assert listed(command)["usage"]["configured"]
 
@@ -179,7 +184,14 @@ def test_a_projection_is_paused_resumed_and_dropped(url: str, command: Command) 
     assert (dropped["state"], dropped["position"]) == ("paused", 0)
     command("resume", "totals")
     command("run", "--once", "totals")
-    assert command("verify", "totals").stdout == "totals: equal: 3 rows\n"
+    # One row for each type of event, also for the recorded commands.
+    assert command("verify", "totals").stdout == "totals: equal: 4 rows\n"
+    with read_from(url) as connection:
+        found = connection.execute(select(events.c.data).where(events.c.type == "audit.projection"))
+        recorded = [msgspec.json.decode(data) for data in found.scalars()]
+    assert [(each["command"], each["projection"], each["by"]) for each in recorded] == [
+        (verb, "totals", getuser()) for verb in ("pause", "resume", "drop", "resume")
+    ]
 
 
 @pytest.mark.parametrize("words", ["rebuild", "verify", "pause", "resume", "skip", "drop", "run --once"])

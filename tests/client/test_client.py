@@ -66,6 +66,11 @@ def test_a_run_is_purged_with_a_reason(client: Any, closed_run: str) -> None:
     assert event.data["user_id"].startswith("erased-")
 
 
+def test_a_trace_is_the_tree_of_the_run(client: Any, server: ServerProcess, closed_run: str) -> None:
+    answer = server.http.get(f"/runs/{closed_run}/trace").json()
+    assert msgspec.to_builtins(client.trace(closed_run)) == answer
+
+
 def test_leaving_the_loop_leaves_the_run_running(client: Any, server: ServerProcess) -> None:
     run = client.start("talker", "on and on")
     for event in client.stream(run.run_id, types=["llm.token"]):

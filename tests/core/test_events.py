@@ -58,6 +58,7 @@ TAGS = {
     "run.purged": "Purged",
     "audit.read": "AuditRead",
     "audit.erased": "AuditErased",
+    "audit.projection": "AuditProjection",
 }
 
 json = st.recursive(

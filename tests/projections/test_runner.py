@@ -219,7 +219,8 @@ async def test_a_new_version_is_built_beside_the_old_one(log: SqlEventLog, datab
     assert (new.version, new.slot) == (2, "b")
     assert [build.state for build in builds(database, "totals")] == ["retired", "running"]
     assert old.position == new.position
-    assert found(database, Totals()) == await counted(log)
+    assert found(database, Newer()) == await counted(log)
+    assert found(database, Totals()) == {}, "code of another version reads no tables of this one"
     run_once(database, Totals())  # the older code leaves it alone
     assert live(database, "totals") == new
     with pytest.raises(ConfigError, match="the database has version 2, this code version 1"):

@@ -17,10 +17,9 @@ from runstore.core.events import Deleted, Queued
 from runstore.core.ids import new_run_id, reads_id
 from runstore.core.run import Actor
 from runstore.database.dialects import open_dialect
-from runstore.eventlog import whole_log
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
-from runstore.store import audit
+from runstore.store import audit, whole_log
 from runstore.store.audit import AuditLog
 from tests.events import COMPLETED, FAILED, note, started, token
 from tests.polling import DEADLINE_S
@@ -291,6 +290,38 @@ async def test_a_follower_goes_on_live_and_ends_with_the_feed(open_shared: OpenL
     feed.close()
     with pytest.raises(StopAsyncIteration):
         await take(follower)
+
+
+async def test_followers_that_have_all_events_share_one_poll(open_shared: OpenLog) -> None:
+    feed = MemoryFeed()
+    log = open_shared(feed)
+    reader = AuditLog(log.database, log, feed, heartbeat_s=30)
+    run_id = await begin(log)
+    await log.append(run_id, [note("0")])
+    followers = [aiter(reader.follow(AuditQuery(types=("custom.*",)), after=0)) for _ in range(20)]
+    assert [await take(each) for each in followers] == [['"0"']] * 20
+    reads, polls = 0, asyncio.Semaphore(0)
+    ask = reader._end._read
+
+    async def poll() -> int:
+        polls.release()
+        return await ask()
+
+    async def page(*_arguments: Any, **_options: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await AuditLog.page(reader, *_arguments, **_options)
+
+    reader._end._read, reader.page = poll, page  # type: ignore[method-assign]
+    waiting = [asyncio.create_task(take(each)) for each in followers]
+    async with asyncio.timeout(DEADLINE_S):
+        for _ in range(5):
+            await polls.acquire()
+    idle = reads
+    await log.append(run_id, [note("1")])
+    assert await asyncio.gather(*waiting) == [['"1"']] * 20
+    assert idle <= 2 * 20
+    feed.close()
 
 
 async def take(follower: "AsyncIterator[Any]") -> list[str]:

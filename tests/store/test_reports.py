@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert, make_url
+from sqlalchemy import Connection, insert, make_url, update
+from sqlalchemy.event import listen
 
 from runstore.core.codec import decode
 from runstore.core.errors import InvalidCursor, InvalidQuery, ProjectionNotBuilt
@@ -15,11 +16,12 @@ from runstore.core.events import Queued, ToolFailed, ToolStarted, Usage
 from runstore.core.run_text import words_of
 from runstore.database.dialects import open_dialect
 from runstore.database.opening import Database
-from runstore.database.tables import events
+from runstore.database.tables import events, projections
 from runstore.projections.registry import shipped
 from runstore.projections.runner import ProjectionRunner
 from runstore.projections.runs import RunList
 from runstore.projections.text import text_of
+from runstore.projections.usage import UsageProjection
 from runstore.store import reports
 from runstore.store.reports import (
     ReportedRun,
@@ -84,6 +86,7 @@ def all_runs(connection: Connection, **query: Any) -> list[ReportedRun]:
     while True:
         page = report_runs(connection, RunsQuery(**query, after=after, limit=7))
         found += page.runs
+        assert page.totals is not None
         assert page.totals.runs >= len(found)
         after = page.next
         if after is None:
@@ -112,6 +115,35 @@ def test_runs_are_sorted_with_the_greatest_first(connection: Connection, sort: s
     found = [(getattr(run, field), run.run_id) for run in all_runs(connection, sort=sort)]
     assert found == sorted(found, reverse=True)
     assert len(found) == 60
+    ascending = [run.run_id for run in all_runs(connection, sort=sort, ascending=True)]
+    assert ascending == [run_id for _, run_id in reversed(found)]
+
+
+@pytest.mark.parametrize("sort", ["created", "failed"])
+def test_any_order_can_be_reversed(connection: Connection, sort: str) -> None:
+    found = [run.run_id for run in all_runs(connection, sort=sort)]
+    assert [run.run_id for run in all_runs(connection, sort=sort, ascending=True)] == found[::-1]
+
+
+def test_a_page_without_totals_does_not_sum_up(connection: Connection) -> None:
+    asked: list[str] = []
+    listen(connection, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    for totals in (True, False):
+        asked.clear()
+        page = report_runs(connection, RunsQuery(limit=3, totals=totals))
+        assert (page.totals is not None) is totals
+        assert any("sum(" in statement for statement in asked) is totals
+
+
+def test_tables_of_another_version_are_not_read(connection: Connection) -> None:
+    usage = update(projections).where(projections.c.name == "usage", projections.c.live == 1)
+    connection.execute(usage.values(version=UsageProjection.version + 1))
+    try:
+        with pytest.raises(ProjectionNotBuilt, match="usage"):
+            report_runs(connection, RunsQuery())
+    finally:
+        connection.execute(usage.values(version=UsageProjection.version))
+        connection.commit()
 
 
 def test_runs_are_filtered_by_what_they_are_and_used(connection: Connection) -> None:
@@ -123,6 +155,9 @@ def test_runs_are_filtered_by_what_they_are_and_used(connection: Connection) -> 
         ({"session_id": "s-1"}, lambda run: run.session_id == "s-1"),
         ({"error_code": "timeout"}, lambda run: run.error_code == "timeout"),
         ({"stopped_by": "ann"}, lambda run: run.stopped_by == "ann"),
+        ({"max_tokens": 1_000, "min_tokens": 1}, lambda run: 0 < run.tokens <= 1_000),
+        ({"max_cost": 1_000_000}, lambda run: run.duration_ms is not None and run.cost <= 1_000_000),
+        ({"max_duration_ms": 9_000}, lambda run: run.duration_ms <= 9_000),
         ({"min_tokens": 1_000}, lambda run: run.tokens >= 1_000),
         ({"min_cost": 1_000_000}, lambda run: run.cost >= 1_000_000),
         ({"min_duration_ms": 1_000_000}, lambda run: run.duration_ms >= 1_000_000),

@@ -19,11 +19,11 @@ from runstore.database.opening import Database
 from runstore.database.views import VIEWS
 from runstore.eventlog.admission import Append
 from runstore.eventlog.sql_store import SqlStore
-from runstore.eventlog.whole_log import read_matching
 from runstore.maintenance.projections import Projections
 from runstore.projections.prices import NANO
 from runstore.projections.registry import shipped
 from runstore.store.reports import RunsQuery, UsageQuery, report_runs, report_usage
+from runstore.store.whole_log import read_matching
 from tests.database import run_list
 from tests.projections.history import History
 from tests.projections.test_shipped import PRICES

@@ -82,10 +82,15 @@ def runs(
     min_duration_ms: Annotated[int | None, typer.Option(min=1, help="Only runs that took so long.")] = None,
     min_tokens: Annotated[int | None, typer.Option(min=1, help="Only runs with so many tokens.")] = None,
     min_cost: Annotated[str | None, typer.Option(help="Only runs that cost so much: 0.25.")] = None,
+    max_duration_ms: Annotated[int | None, typer.Option(min=1, help="Only runs that took no longer.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Only runs with no more tokens.")] = None,
+    max_cost: Annotated[str | None, typer.Option(help="Only runs that cost no more.")] = None,
     text: Annotated[str | None, typer.Option(help='Only runs with these words and "phrases".')] = None,
     sort: Annotated[
-        Literal["created", "cost", "tokens", "duration"], typer.Option(help="Order, the greatest first.")
+        Literal["created", "failed", "cost", "tokens", "duration"],
+        typer.Option(help="Order, the greatest first."),
     ] = "created",
+    ascending: Annotated[bool, typer.Option("--ascending", help="The least first.")] = False,
     limit: Limit = 100,
     as_json: AsJson = False,
     csv: CsvFile = None,
@@ -102,7 +107,8 @@ def runs(
         "user_id": user, "agent": agent, "session_id": session_id, "workspace_id": workspace_id,
         "status": status, "error_code": error_code, "stopped_by": stopped_by, "since": since, "until": until,
         "min_duration_ms": min_duration_ms, "min_tokens": min_tokens, "min_cost": min_cost, "text": text,
-        "sort": sort,
+        "max_duration_ms": max_duration_ms, "max_tokens": max_tokens, "max_cost": max_cost,
+        "sort": sort, "order": "asc" if ascending else None, "totals": "false",
     }  # fmt: skip
     with connected(url, api_key) as client:
         form.write(RUN_FIELDS, client.report("runs", limit=limit, **filters))

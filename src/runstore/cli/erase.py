@@ -1,11 +1,10 @@
 """`runstore erase`: removes a person from the database, directly in it."""
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runstore.cli.options import Config, DatabaseUrl, DatabaseUrlFile, settings_of
+from runstore.cli.options import Config, DatabaseUrl, DatabaseUrlFile, account, settings_of
 from runstore.core.errors import ConfigError
 from runstore.core.ids import parse_run_id
 from runstore.core.printable import escaped
@@ -55,7 +54,7 @@ def erase(
                 f"{_count(found.keys, 'key')} and {_count(found.hierarchies, 'hierarchy')} would be erased"
             )
             return
-        remains = _erase(erasure, asked, by or _account(), reason or "")
+        remains = _erase(erasure, asked, by or account(), reason or "")
     for what in remains:
         typer.echo(f"erase: {escaped(what)}", err=True)
     if remains:
@@ -88,15 +87,6 @@ def _erase(erasure: "Erasure", asked: "ToErase", by: str, reason: str) -> list[s
         f"{_count(done.keys, 'key')} changed, {_count(done.hierarchies, 'hierarchy')} removed"
     )
     return remains
-
-
-def _account() -> str:
-    """The name of the account that runs the command."""
-    from getpass import getuser
-
-    with suppress(OSError, KeyError):
-        return getuser()
-    return "local"
 
 
 def _count(number: int, noun: str) -> str:

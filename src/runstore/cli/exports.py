@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from runstore.cli.output import print_json, print_table
 from runstore.core.errors import ConfigError
+from runstore.core.printable import csv_cell
 
 BATCH_ROWS = 10_000  # rows of a Parquet file that are in memory at once
 
@@ -89,7 +90,7 @@ def _write_csv(path: Path, fields: Sequence[Field], rows: Iterable[Row]) -> None
 def _write_lines(file: Any, fields: Sequence[Field], rows: Iterable[Row]) -> None:
     lines = csv.writer(file)
     lines.writerow([field.name for field in fields])
-    lines.writerows([row.get(field.name) for field in fields] for row in rows)
+    lines.writerows([csv_cell(row.get(field.name)) for field in fields] for row in rows)
 
 
 def _write_parquet(path: Path, fields: Sequence[Field], rows: Iterable[Row]) -> None:

@@ -68,9 +68,13 @@ def list_(
         for row in rows:
             typer.echo(msgspec.json.encode(row))
         return
-    from runstore.cli.output import print_table
+    from runstore.cli.output import print_table, time_cell
 
-    print_table(_HEADINGS, [[row[name] for name in _COLUMNS] for row in rows])
+    times = {"created_at", "expires_at"}
+    print_table(
+        _HEADINGS,
+        [[time_cell(row[name]) if name in times else row[name] for name in _COLUMNS] for row in rows],
+    )
 
 
 @keys.command()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from msgspec.structs import astuple
 
 from runstore import __version__
 from runstore.cli.audit import audit
@@ -180,16 +179,25 @@ def workers(
 
     Example: runstore workers --database-url postgresql+psycopg://runstore@db/runstore
     """
-    from runstore.cli.output import print_json, print_table
+    from runstore.cli.output import print_json, print_table, time_cell
     from runstore.database.opening import read_from
-    from runstore.store.workers import WorkerRecord, read_workers
+    from runstore.store.workers import read_workers
 
     with read_from(database_of(config, database_url, database_url_file)) as connection:
         found = read_workers(connection)
     if as_json:
         print_json(found)
     else:
-        print_table(WorkerRecord.__struct_fields__, map(astuple, found))
+        print_table(
+            ("WORKER", "HOST", "PID", "CAPACITY", "RUNS", "STARTED", "HEARTBEAT"),
+            [
+                [
+                    each.worker_id, each.host, each.pid, each.capacity, each.runs,
+                    *map(time_cell, (each.started_at, each.heartbeat_at)),
+                ]
+                for each in found
+            ],
+        )  # fmt: skip
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import os
 import re
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,6 +76,15 @@ LogFormat = Annotated[
 LogFile = Annotated[
     str | None, typer.Option(envvar="RUNSTORE_LOG_FILE", help="Also write log lines to this file.")
 ]
+
+
+def account() -> str:
+    """The name of the account that runs the command, for the audit log."""
+    from getpass import getuser
+
+    with suppress(OSError, KeyError):
+        return getuser()
+    return "local"
 
 
 def seconds_of(option: str, text: str) -> int:

@@ -51,10 +51,11 @@ def status_cell(status: str, *, stopping: bool = False) -> Text:
 
 
 def time_cell(at: str | None) -> str:
-    """A time for people: how long ago it was in a terminal, RFC 3339 elsewhere."""
+    """A time for people: how long ago it was, or when it comes, in a terminal; RFC 3339 elsewhere."""
     if not at or not sys.stdout.isatty():
         return at or ""
-    return f"{duration((datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds())} ago"
+    ago_s = (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
+    return f"{duration(ago_s)} ago" if ago_s >= 0 else f"in {duration(-ago_s)}"
 
 
 def duration_cell(begin: str | None, end: str | None) -> str:

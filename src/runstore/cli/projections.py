@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runstore.cli.options import Config, DatabaseUrl, DatabaseUrlFile, settings_of
+from runstore.cli.options import Config, DatabaseUrl, DatabaseUrlFile, account, settings_of
 from runstore.core.errors import ConfigError, ProjectionFailed
 from runstore.core.printable import escaped
 
@@ -22,6 +22,7 @@ LOOK_S = 0.2  # seconds between two looks for a signal
 STOP_S = 5.0  # seconds for the transaction in progress
 MAX_JOBS = 8  # rebuilds at once; each needs a connection
 
+OTHER_SETTINGS = "made with other settings than this command has: rebuild it, if these are right"
 EXIT_DIFFERENT = 1
 EXIT_INTERRUPTED = 130  # the exit code that shells use after Ctrl-C
 
@@ -56,7 +57,7 @@ def list_(
     rows = []
     for each in found:
         notes = [each.error.error] if each.error is not None else []
-        notes += [] if each.configured else ["its configuration has changed: rebuild it"]
+        notes += [] if each.configured else [OTHER_SETTINGS]
         notes += [f"rebuilt up to {each.rebuilt_to:,}"] if each.rebuilt_to is not None else []
         notes += [f"{each.skipped:,} skipped"] if each.skipped else []
         notes += [each.waits] if each.waits else []
@@ -161,7 +162,7 @@ def pause(
     Example: runstore projections pause usage
     """
     with _opened(config, database_url, database_url_file) as opened:
-        opened.pause(name)
+        opened.pause(name, by=account())
     typer.echo(f"{name}: paused")
 
 
@@ -177,7 +178,7 @@ def resume(
     Example: runstore projections resume usage
     """
     with _opened(config, database_url, database_url_file) as opened:
-        opened.resume(name)
+        opened.resume(name, by=account())
     typer.echo(f"{name}: resumed")
 
 
@@ -193,7 +194,7 @@ def skip(
     Example: runstore projections skip usage
     """
     with _opened(config, database_url, database_url_file) as opened:
-        for event in opened.skip(name):
+        for event in opened.skip(name, by=account()):
             typer.echo(f"{name}: skipped event {event.seq} of run {event.run_id}, {escaped(str(event.type))}")
 
 
@@ -209,7 +210,7 @@ def drop(
     Example: runstore projections drop usage
     """
     with _opened(config, database_url, database_url_file) as opened:
-        opened.drop(name)
+        opened.drop(name, by=account())
     typer.echo(f"{name}: dropped")
 
 

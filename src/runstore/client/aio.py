@@ -17,6 +17,7 @@ from runstore.client.records import InputRecord, RunRecord, Ticket
 from runstore.core.audit import AuditEvent
 from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.records import EventRecord
+from runstore.core.trace import Trace
 
 T = TypeVar("T")
 
@@ -174,6 +175,10 @@ class AsyncClient:
     ) -> AsyncIterator[dict[str, Any]]:
         """See `Client.report`."""
         return self._all(calls.report(report, limit, filters))
+
+    async def trace(self, run_id: str) -> Trace:
+        """See `Client.trace`."""
+        return await self._do(calls.trace(run_id))
 
     async def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
         """See `Client.append`."""

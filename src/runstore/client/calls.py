@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
@@ -20,6 +21,7 @@ from runstore.core.errors import EventTooDeep, InvalidName
 from runstore.core.events import Custom
 from runstore.core.names import check_text
 from runstore.core.records import EventRecord
+from runstore.core.trace import Trace
 
 PAGE = 1_000  # runs or events per request
 INPUTS = 100  # requests for input per request, which may be large
@@ -207,6 +209,10 @@ def events(
     run_id: str, after: int, limit: int | None, types: Sequence[str] | None
 ) -> Call[Page[EventRecord]]:
     return _page(_path(run_id, "/events"), {"after": after, "types": joined(types)}, limit, EventRecord)
+
+
+def trace(run_id: str) -> Call[Trace]:
+    return Call("GET", _path(run_id, "/trace"), partial(decoded, msgspec.json.Decoder(Trace).decode))
 
 
 def audit_filters(**filters: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from runstore.client.records import InputRecord, RunRecord, Ticket
 from runstore.core.audit import AuditEvent
 from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.records import EventRecord
+from runstore.core.trace import Trace
 
 T = TypeVar("T")
 
@@ -222,6 +223,10 @@ class Client:
             filters: the parameters of that route, such as `user_id` or `sort`.
         """
         return self._all(calls.report(report, limit, filters))
+
+    def trace(self, run_id: str) -> Trace:
+        """The run as a tree of attempts, agents, model calls and tool calls."""
+        return self._do(calls.trace(run_id))
 
     def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
         """Append custom events, all or none; return the last seq once they are stored."""

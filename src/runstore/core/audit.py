@@ -6,11 +6,21 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.codec import RecordedEvent, envelope
-from runstore.core.events import AuditErased, AuditRead, CancelRequested, Deleted, EventType, Purged
+from runstore.core.events import (
+    AuditErased,
+    AuditProjection,
+    AuditRead,
+    CancelRequested,
+    Deleted,
+    EventType,
+    Purged,
+)
 from runstore.core.records import raw_record_of, record_of
 
 # Types with a field `by`.
-SAY_WHO = frozenset({CancelRequested.type, Deleted.type, Purged.type, AuditRead.type, AuditErased.type})
+SAY_WHO = frozenset(
+    each.type for each in (CancelRequested, Deleted, Purged, AuditRead, AuditErased, AuditProjection)
+)
 
 
 class AuditQuery(Struct, frozen=True, kw_only=True):
@@ -45,7 +55,7 @@ class AuditEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An event of the audit log.
 
     `position`: its place in the whole log, the cursor. `user_id`, `agent`: those of its run. `by`: who caused
-    it, if the event says so. `at`: RFC 3339, UTC.
+    it, if the event says so; `key_id`: with which API key, of a custom event. `at`: RFC 3339, UTC.
     """
 
     position: int
@@ -56,6 +66,7 @@ class AuditEvent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     user_id: str
     agent: str
     by: str | None = None
+    key_id: str | None = None
     data: Any
 
 
@@ -97,5 +108,5 @@ def audit_event(item: AuditItem) -> AuditEvent:
     event = record_of(item.event)
     return AuditEvent(
         position=item.event.position, run_id=event.run_id, seq=event.seq, type=event.type, at=event.at,
-        user_id=item.user_id, agent=item.agent, by=item.by, data=event.data,
+        user_id=item.user_id, agent=item.agent, by=item.by, key_id=event.key_id, data=event.data,
     )  # fmt: skip

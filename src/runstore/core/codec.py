@@ -81,7 +81,7 @@ def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
         EventTooDeep: a value in it is nested deeper than MAX_DEPTH.
     """
     if isinstance(event, Posted):
-        data, version, ends = b'{"by":%b,"data":%b}' % (to_json(event.by), to_json(event.data)), POSTED, False
+        data, version, ends = _posted(event), POSTED, False
     elif isinstance(event, Custom):
         data, version, ends = to_json(event.data), 1, False
     else:
@@ -89,6 +89,12 @@ def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
     if len(data) > SHALLOW_BYTES:  # longer than a token is
         _check(event, data)
     return EncodedEvent(event.type, version, ends, now_ms() if at is None else at, data)
+
+
+def _posted(event: Posted) -> bytes:
+    """The envelope's end: see `envelope_end`."""
+    key = b"" if event.key_id is None else b'"key_id":%b,' % to_json(event.key_id)
+    return b'{"by":%b,%b"data":%b}' % (to_json(event.by), key, to_json(event.data))
 
 
 def json_size(value: Any) -> int:
@@ -120,7 +126,11 @@ def decode(
         if type.startswith(CUSTOM):
             posted = posted_of(type, version, data)
             content = decoded(msgspec.json.decode, data if posted is None else posted.data)
-            return Custom(type, content) if posted is None else Posted(type, content, by=posted.by)
+            return (
+                Custom(type, content)
+                if posted is None
+                else Posted(type, content, by=posted.by, key_id=posted.key_id)
+            )
         return Unknown(type, decoded(msgspec.json.decode, data))
     if version >= cls.version:
         event: Event = decoded(partial(msgspec.json.decode, type=cls), data)
@@ -136,6 +146,7 @@ class PostedData(Struct, frozen=True):
 
     by: str
     data: msgspec.Raw
+    key_id: str | None = None
 
 
 _read_posted = msgspec.json.Decoder(PostedData).decode
@@ -158,7 +169,7 @@ def envelope(event: RecordedEvent | TailEvent) -> bytes:
 
 
 def envelope_end(type: EventType, version: int, data: bytes) -> bytes:
-    """The fields `by`, if the event has it, and `data`. The bytes of a posted event have both already."""
+    """The fields `by` and `key_id`, if the event has them, and `data`: the bytes of a posted event."""
     if version >= POSTED and type.startswith(CUSTOM):
         return data[1:]
     return b'"data":%b}' % data
@@ -188,7 +199,7 @@ def to_json(value: Any) -> bytes:
 def _check(event: Event | Custom, data: bytes) -> None:
     what, levels, size = f"a {event.type} event", 0, len(data)
     if isinstance(event, Posted):
-        levels, size = 1, size - len(b'{"by":,"data":}') - len(to_json(event.by))
+        levels, size = 1, len(to_json(event.data))
     elif not isinstance(event, Custom):
         levels = event.levels
     if size > MAX_EVENT_BYTES:

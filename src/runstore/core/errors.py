@@ -226,7 +226,7 @@ class AgentError(RunstoreError):
 
 
 class ProjectionNotBuilt(RunstoreError):
-    """No process has filled this projection yet. Its name is the argument."""
+    """No process has filled this version of this projection yet. Its name is the argument."""
 
     code = "projection_not_built"
 

@@ -344,10 +344,11 @@ class InputAdded(Event, frozen=True):
 
 
 class Deleted(Event, frozen=True):
-    """The run was deleted from the lists; a closed run accepts this once."""
+    """The run was deleted from the lists; a closed run accepts this once. `key_id`: the request's API key."""
 
     type: ClassVar[EventType] = "run.deleted"
     by: str
+    key_id: str | None = None
 
 
 class ModelUsage(Struct, frozen=True, omit_defaults=True):
@@ -451,13 +452,30 @@ class AuditErased(Event, frozen=True):
     pseudonym: bool = False
 
 
+ProjectionCommand = Literal["pause", "resume", "skip", "drop"]
+
+
+class AuditProjection(Event, frozen=True):
+    """A projection was paused, resumed or dropped, or skips an event. It stands in the stream of searches.
+
+    `run_id`, `seq`: the skipped event.
+    """
+
+    type: ClassVar[EventType] = "audit.projection"
+    by: str
+    command: ProjectionCommand
+    projection: str
+    run_id: str | None = None
+    seq: int | None = None
+
+
 EVENT_CLASSES: dict[EventType, type[Event]] = {
     cls.type: cls
     for cls in (
         Queued, Started, Completed, Failed, Cancelled, CancelRequested, AgentStarted, AgentFinished,
         Token, Reasoning, Message, InputReplaced, ContextReduced, Usage, Discarded, Redacted, Retrying,
         ToolStarted, ToolProgress, ToolFinished, ToolFailed, InputRequested, InputGiven, InputAdded,
-        Deleted, Purged, AuditRead, AuditErased,
+        Deleted, Purged, AuditRead, AuditErased, AuditProjection,
     )
 }  # fmt: skip
 
@@ -488,10 +506,11 @@ class Custom(Struct, frozen=True):
 class Posted(Custom, frozen=True, kw_only=True):
     """A custom event that a user appended, and not the run's own agent. Version 2 of `custom.*`.
 
-    It is stored as `{"by": …, "data": …}`.
+    It is stored as `{"by": …, "key_id": …, "data": …}`. `key_id`: the API key of the request, if it had one.
     """
 
     by: str
+    key_id: str | None = None
 
 
 class Unknown(Struct, frozen=True):

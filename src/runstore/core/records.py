@@ -15,7 +15,7 @@ from runstore.core.times import timestamp
 class EventRecord(Struct, frozen=True, omit_defaults=True):
     """One event of a run. `at`: RFC 3339, UTC; `data`: what its type says, see docs/reference/events.md.
 
-    `by`: the user who appended a custom event; None: the run's own agent.
+    `by`: the user who appended a custom event, with the API key `key_id`; None: the run's own agent.
     """
 
     run_id: str
@@ -24,6 +24,7 @@ class EventRecord(Struct, frozen=True, omit_defaults=True):
     at: str
     data: Any
     by: str | None = None
+    key_id: str | None = None
 
     @property
     def ends(self) -> bool:
@@ -40,5 +41,7 @@ def record_of(event: RecordedEvent | TailEvent) -> EventRecord:
 def raw_record_of(event: RecordedEvent | TailEvent) -> EventRecord:
     """The event, with its data still encoded."""
     posted = posted_of(event.type, event.version, event.data)
-    data, by = (msgspec.Raw(event.data), None) if posted is None else (posted.data, posted.by)
-    return EventRecord(event.run_id, event.seq, event.type, timestamp(event.at), data, by)
+    if posted is None:
+        return EventRecord(event.run_id, event.seq, event.type, timestamp(event.at), msgspec.Raw(event.data))
+    said = (posted.data, posted.by, posted.key_id)
+    return EventRecord(event.run_id, event.seq, event.type, timestamp(event.at), *said)

@@ -16,7 +16,10 @@ Type = Literal["text", "integer", "cost", "time", "date", "json", "key"]
 VIEWS = ("audit_events", "audit_runs", "audit_usage")
 NANO = 1_000_000_000  # of a unit of money
 CUSTOM = "e.type LIKE 'custom.%' AND e.v = 2"  # stored as {"by": …, "data": …}
-SAY_WHO = "e.type IN ('cancel.requested', 'run.deleted', 'run.purged', 'audit.read', 'audit.erased')"
+SAY_WHO = (
+    "(e.type LIKE 'audit.%' OR e.type IN ('cancel.requested', 'run.deleted', 'run.purged', 'input.given', "
+    "'input.added'))"
+)
 
 
 class Column(Struct, frozen=True):

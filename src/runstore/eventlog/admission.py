@@ -10,6 +10,7 @@ from runstore.core.codec import EncodedEvent
 from runstore.core.errors import LeaseLost, RunActive, RunClosed, RunNotFound, RunstoreError, WrongExpectedSeq
 from runstore.core.events import (
     AuditErased,
+    AuditProjection,
     AuditRead,
     CancelRequested,
     Deleted,
@@ -25,7 +26,7 @@ NOTHING = Head(seq=0)
 MARKERS = frozenset({Deleted.type, Purged.type})  # accepted by a closed run, each alone
 
 # The first event of a run, or of a stream of reads.
-BEGINNINGS = frozenset({Queued.type, AuditRead.type, AuditErased.type})
+BEGINNINGS = frozenset({Queued.type, AuditRead.type, AuditErased.type, AuditProjection.type})
 
 
 class Waiter(Struct, frozen=True):

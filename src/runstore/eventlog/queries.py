@@ -225,6 +225,12 @@ def last_position(connection: Connection) -> int:
     return connection.execute(select(func.max(_e.position))).scalar() or 0
 
 
+def read_first_at(connection: Connection, position: int) -> int | None:
+    """The time of the first event after a position."""
+    later = select(_e.at).where(_e.position > position).order_by(_e.position).limit(1)
+    return connection.execute(later).scalar()
+
+
 def _read_of_each(connection: Connection, query: Select[Any], run_ids: Sequence[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for start in range(0, len(run_ids), HEADS_AT_ONCE):

@@ -2,18 +2,20 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal, TypeVar
 
 import structlog
 from msgspec import Struct
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Table
 
 from runstore.core.errors import ConfigError
+from runstore.core.events import AuditProjection
 from runstore.core.threads import in_own_thread
 from runstore.core.times import now_ms
 from runstore.database.opening import Database
-from runstore.database.tables import events
-from runstore.eventlog.queries import last_position
+from runstore.eventlog.queries import last_position, read_first_at
+from runstore.maintenance.audit import record_audit
 from runstore.maintenance.rebuild import Progress, ProjectionReport, rebuild, verify
 from runstore.projections.builds import (
     UNPREPARED,
@@ -36,6 +38,8 @@ from runstore.projections.runner import ProjectionRunner
 ProjectionState = Literal["running", "paused", "failed", "unbuilt", "outdated", "newer", "unknown"]
 
 T = TypeVar("T")
+
+LOCAL_USER = "local"
 
 STALLED_S = 5.0  # seconds without progress, with events waiting, before a projection counts as stalled
 
@@ -72,6 +76,8 @@ class ProjectionStatus(Struct, frozen=True):
 
 class Projections:
     """The projections of an open database. Methods that name one raise ConfigError if it is unknown.
+
+    Those that pause, resume, skip or drop record it as an event `audit.projection`; `by`: who asks.
 
     They may be used while servers run, and raise LogUnavailable while the database cannot be used.
     """
@@ -127,19 +133,21 @@ class Projections:
         """
         return verify(self._database, self._find(name), progress)
 
-    def pause(self, name: str) -> None:
+    def pause(self, name: str, *, by: str = LOCAL_USER) -> None:
         """Let a projection take no more events until `resume`. Raises ConfigError if it is not running."""
         with self._database.changing() as connection:
             pause(connection, self._check_apart(connection, name))
+        record_audit(self._database, AuditProjection(by=by, command="pause", projection=name))
         log.info("projection_paused", projection=name)
 
-    def resume(self, name: str) -> None:
+    def resume(self, name: str, *, by: str = LOCAL_USER) -> None:
         """Let a paused or failed projection take events again. Raises ConfigError if it is neither."""
         with self._database.changing() as connection:
             resume(connection, self._check_apart(connection, name))
+        record_audit(self._database, AuditProjection(by=by, command="resume", projection=name))
         log.info("projection_resumed", projection=name)
 
-    def skip(self, name: str) -> list[ProjectionFault]:
+    def skip(self, name: str, *, by: str = LOCAL_USER) -> list[ProjectionFault]:
         """Leave out the event at which a projection failed, and return it.
 
         Raises:
@@ -148,10 +156,14 @@ class Projections:
         with self._database.changing() as connection:
             skipped = skip(connection, self._check_apart(connection, name))
         for event in skipped:
+            skipping = AuditProjection(
+                by=by, command="skip", projection=name, run_id=event.run_id, seq=event.seq
+            )
+            record_audit(self._database, skipping)
             log.warning("projection_skipped", projection=name, run_id=event.run_id, seq=event.seq)
         return skipped
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str, *, by: str = LOCAL_USER) -> None:
         """Remove what a projection has stored. The log stays as it is.
 
         A projection that this process has code for is left empty and paused: `resume` lets it start over. The
@@ -159,6 +171,7 @@ class Projections:
         """
         with self._database.connect() as connection:
             self._check(connection, name)
+        record_audit(self._database, AuditProjection(by=by, command="drop", projection=name))
         projection = self._known.get(name)
         if projection is not None and projection.in_schema:
             with self._database.changing() as connection:
@@ -243,21 +256,21 @@ class LocalProjections:
         """See `Projections.verify`. `progress` is called in another thread."""
         return await in_own_thread(self._projections.verify, name, progress)
 
-    async def pause(self, name: str) -> None:
+    async def pause(self, name: str, *, by: str = LOCAL_USER) -> None:
         """See `Projections.pause`."""
-        await in_own_thread(self._projections.pause, name)
+        await in_own_thread(partial(self._projections.pause, by=by), name)
 
-    async def resume(self, name: str) -> None:
+    async def resume(self, name: str, *, by: str = LOCAL_USER) -> None:
         """See `Projections.resume`."""
-        await in_own_thread(self._projections.resume, name)
+        await in_own_thread(partial(self._projections.resume, by=by), name)
 
-    async def skip(self, name: str) -> list[ProjectionFault]:
+    async def skip(self, name: str, *, by: str = LOCAL_USER) -> list[ProjectionFault]:
         """See `Projections.skip`."""
-        return await in_own_thread(self._projections.skip, name)
+        return await in_own_thread(partial(self._projections.skip, by=by), name)
 
-    async def drop(self, name: str) -> None:
+    async def drop(self, name: str, *, by: str = LOCAL_USER) -> None:
         """See `Projections.drop`."""
-        await in_own_thread(self._projections.drop, name)
+        await in_own_thread(partial(self._projections.drop, by=by), name)
 
     async def read(self, name: str, reading: Callable[[Connection, Mapping[str, Table]], T]) -> T:
         """See `Projections.read`. `reading` is called in another thread."""
@@ -281,7 +294,7 @@ def _status(
     behind = live is not None and not inline and live.version != UNPREPARED
     position = live.position if live is not None and behind else None
     lag = max(last - position, 0) if position is not None else 0
-    at = _first_at(connection, position) if position is not None and lag else None
+    at = read_first_at(connection, position) if position is not None and lag else None
     failing = next((build for build in (live, other) if build is not None and build.error is not None), None)
     state = _state(code, live, in_schema)
     return ProjectionStatus(
@@ -331,11 +344,3 @@ def _waits(state: ProjectionState, build: Build | None, behind: int) -> str | No
         return None
     whom = "no process runs it" if build.owner is None else "its process is slow or gone"
     return f"no progress for {silent_s:.0f} s: {whom}"
-
-
-def _first_at(connection: Connection, position: int) -> int | None:
-    """The time of the first event after a position."""
-    e = events.c
-    return connection.execute(
-        select(e.at).where(e.position > position).order_by(e.position).limit(1)
-    ).scalar()

@@ -99,10 +99,11 @@ def live_build(builds: Mapping[Slot, Build]) -> Build | None:
 
 
 def live_slot(connection: Connection, projection: Projection | type[Projection]) -> Slot | None:
-    """The slot whose tables are to be read; None if no process has made them yet."""
+    """The slot whose tables are to be read; None if no process has made them of this code's version yet."""
     if projection.in_schema:
         return "a"
-    query = select(_p.slot).where(_p.name == projection.name, _p.live == 1, _p.version != UNPREPARED)
+    of_this = (_p.name == projection.name, _p.version == projection.version)
+    query = select(_p.slot).where(*of_this, _p.live == 1)
     return connection.execute(query).scalar()
 
 

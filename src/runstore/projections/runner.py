@@ -17,8 +17,9 @@ import structlog
 from runstore.core.backoff import Backoff
 from runstore.core.ports import Committed, Publisher
 from runstore.core.threads import in_own_thread
+from runstore.core.times import now_ms
 from runstore.database.opening import Database
-from runstore.eventlog.queries import last_position
+from runstore.eventlog.queries import last_position, read_first_at
 from runstore.projections.advance import Advance, Step
 from runstore.projections.builds import (
     UNPREPARED,
@@ -75,8 +76,10 @@ class ProjectionRunner:
         self, database: Database, projections: Iterable[Projection], *, lease_s: float = LEASE_S
     ) -> None:
         projections = list(projections)
-        # Positions by which the live tables are behind, at the last look.
+        # Of the live tables at the last look: positions, and seconds, by which they are behind.
         self.lags: Mapping[str, int] = {each.name: 0 for each in projections if not each.inline}
+        self.lags_s: Mapping[str, float] = dict.fromkeys(self.lags, 0.0)
+        self.failed: Mapping[str, bool] = dict.fromkeys(self.lags, False)  # stopped at an event
         self._database = database
         self._kept = [_Kept(database, projection, uuid4().hex) for projection in projections]
         self._silences = Silences(lease_s, longest_look_s=2 * POLL_S)
@@ -138,6 +141,9 @@ class ProjectionRunner:
         with self._database.connect() as connection:
             builds = read_builds(connection)
             last = last_position(connection)
+            positions = {build.name: build.position for build in builds if build.live}
+            behind = {name: positions.get(name, 0) for name in self.lags if positions.get(name, 0) < last}
+            first_at = {name: read_first_at(connection, position) for name, position in behind.items()}
         by_name: dict[str, dict[Slot, Build]] = {kept.name: {} for kept in self._kept}
         for build in builds:
             by_name.setdefault(build.name, {})[build.slot] = build
@@ -145,8 +151,10 @@ class ProjectionRunner:
         mark = self._database.dialect.high_water_mark(furthest)
         mark = last if mark is None else mark
         self._silences.look(builds, mark)
-        positions = {build.name: build.position for build in builds if build.live}
         self.lags = {name: max(last - positions.get(name, 0), 0) for name in self.lags}
+        self.lags_s = {name: _age_s(first_at.get(name)) for name in self.lags}
+        stopped = {build.name for build in builds if build.state == "failed"}
+        self.failed = {name: name in stopped for name in self.lags}
         moved = False
         for kept in self._kept:
             if not self._stopping.is_set():
@@ -173,6 +181,10 @@ class ProjectionRunner:
         with suppress(Exception), self._database.changing() as connection:  # otherwise the lease runs out
             for kept in self._kept:
                 release(connection, kept.owner)
+
+
+def _age_s(at: int | None) -> float:
+    return 0.0 if at is None else max(now_ms() - at, 0) / 1_000
 
 
 class _Kept:

@@ -1,7 +1,9 @@
 """The audit log: all events of the database in order of position, up to the high-water mark."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
 
 import msgspec
 from msgspec import Struct
@@ -16,12 +18,12 @@ from runstore.core.ports import EventLog, LiveFeed
 from runstore.database.opening import Database
 from runstore.database.tables import runs
 from runstore.eventlog.queries import last_position, read_first
-from runstore.eventlog.whole_log import read_matching
 from runstore.feed.tail import HEARTBEAT_S, UNAVAILABLE_RETRY_S
 from runstore.store.audit_reads import AuditReads
+from runstore.store.whole_log import read_matching
 
 MAX_PAGE = 1_000  # events of one page
-POLL_S = 0.25  # seconds between two searches of a follower that has all events
+POLL_S = 0.25  # seconds between two looks for the end of the log, for all followers that have all events
 MAX_KNOWN_RUNS = 10_000  # runs whose user and agent are cached
 OWNERS_AT_ONCE = 500  # runs of one query
 
@@ -32,6 +34,42 @@ class AuditPage(Struct, frozen=True):
     items: list[AuditItem]
     upto: int
     more: bool
+
+
+class LogEnd:
+    """The end of the log, polled once for all followers of this process, while there are some.
+
+    Args:
+        read: the position of the last event.
+        closing: whether all followers should leave.
+    """
+
+    def __init__(self, read: Callable[[], Awaitable[int]], closing: Callable[[], bool]) -> None:
+        self._read = read
+        self._closing = closing
+        self._waiting: dict[asyncio.Future[None], int] = {}
+        self._polling: asyncio.Task[None] | None = None
+
+    async def wait_beyond(self, position: int, timeout_s: float) -> None:
+        """Wait until there are later events, the process closes, or the time is over."""
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[waiting] = position
+        if self._polling is None or self._polling.done():
+            self._polling = asyncio.create_task(self._poll())
+        try:
+            await asyncio.wait([waiting], timeout=max(timeout_s, 0))
+        finally:
+            del self._waiting[waiting]
+
+    async def _poll(self) -> None:
+        while self._waiting:
+            last = 0
+            with suppress(LogUnavailable, Busy):
+                last = await self._read()
+            for waiting, position in self._waiting.items():
+                if (last > position or self._closing()) and not waiting.done():
+                    waiting.set_result(None)
+            await asyncio.sleep(POLL_S)
 
 
 class AuditLog:
@@ -48,6 +86,7 @@ class AuditLog:
         self._feed = feed
         self._heartbeat_s = heartbeat_s
         self._known: dict[str, _Of] = {}
+        self._end = LogEnd(partial(database.query, last_position), lambda: feed.closing)
 
     async def check(self, after: int) -> None:
         """Raises InvalidCursor if a cursor is ahead of the log."""
@@ -88,20 +127,22 @@ class AuditLog:
         loop = asyncio.get_running_loop()
         spoken = loop.time()
         while not self._feed.closing:
-            wait_s = 0.0
             try:
                 page = await self.page(query, after=after)
-                after = page.upto
-                wait_s = 0.0 if page.more else POLL_S
+            except (LogUnavailable, Busy):
+                await asyncio.sleep(UNAVAILABLE_RETRY_S)
+            else:
                 if page.items:
                     yield page.items
                     spoken = loop.time()
-            except (LogUnavailable, Busy):
-                wait_s = UNAVAILABLE_RETRY_S
+                if not page.more:
+                    await self._end.wait_beyond(page.upto, spoken + self._heartbeat_s - loop.time())
+                elif page.upto == after:  # an earlier append is being committed
+                    await asyncio.sleep(POLL_S)
+                after = page.upto
             if loop.time() - spoken >= self._heartbeat_s:
                 yield ()
                 spoken = loop.time()
-            await asyncio.sleep(wait_s)
 
     async def _mark(self, after: int) -> int:
         mark = await self._database.high_water_mark(after)

@@ -17,7 +17,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 from sqlalchemy import Connection, Select, delete, func, not_, select
 
-from runstore.core.codec import encode
 from runstore.core.errors import ConfigError, RunActive, RunNotFound
 from runstore.core.events import AuditErased, Purged, Queued
 from runstore.core.ids import READS_OF_ALL, reads_id
@@ -35,9 +34,9 @@ from runstore.database.tables import (
     session_runs,
     sessions,
 )
-from runstore.eventlog.admission import Append
 from runstore.eventlog.queries import last_position, read_first, read_head
-from runstore.eventlog.sql_store import InlineProjection, SqlStore
+from runstore.eventlog.sql_store import InlineProjection
+from runstore.maintenance.audit import record_audit
 from runstore.maintenance.patience import patiently
 from runstore.maintenance.purge import PAGE_RUNS, Due, Found, Purge, PurgeCount, Reading
 from runstore.projections.builds import UNPREPARED, Build, clear_retired, read_builds
@@ -206,12 +205,7 @@ class Erasure:
             run_id=asked.run_id, runs=found.runs, events=found.events, pseudonym=asked.pseudonym,
         )  # fmt: skip
         stream_id = READS_OF_ALL if asked.run_id is None else reads_id(asked.run_id)
-        with closing(SqlStore(self._database, self._inline)) as store:
-            append = Append(stream_id, [encode(event)])
-            result = patiently(self._database, lambda: store.commit([append]))
-        for outcome in result.outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
+        record_audit(self._database, event, stream_id)
 
     def _read(self, function: Callable[[Connection], T]) -> T:
         def read() -> T:

@@ -11,6 +11,7 @@ from msgspec import Struct
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    FromClause,
     Select,
     Table,
     and_,
@@ -54,7 +55,8 @@ class RunsQuery(Struct, frozen=True, kw_only=True):
     """A filter for runs. `since`, `until`: when they were queued, ms since 1970, both inclusive.
 
     `text`: words that one event of the run has. `cost`: in nano units of the currency.
-    `deleted`: also deleted and purged runs.
+    `deleted`: also deleted and purged runs. `ascending`: the least first. `totals`: also the sums of all
+    matching runs, however many these are.
     """
 
     user_id: str | None = None
@@ -69,9 +71,14 @@ class RunsQuery(Struct, frozen=True, kw_only=True):
     min_duration_ms: int | None = None
     min_tokens: int | None = None
     min_cost: int | None = None
+    max_duration_ms: int | None = None
+    max_tokens: int | None = None
+    max_cost: int | None = None
     text: str | None = None
     deleted: bool = True
     sort: str = "created"
+    ascending: bool = False
+    totals: bool = True
     after: str | None = None
     limit: int = 100
 
@@ -120,7 +127,7 @@ class RunsReport(Struct, frozen=True):
     """A page of runs. `next`: the `after` of the following page; None on the last one."""
 
     runs: list[ReportedRun]
-    totals: RunTotals
+    totals: RunTotals | None
     next: str | None
 
 
@@ -266,7 +273,7 @@ class Reports:
 
 
 def report_runs(connection: Connection, query: RunsQuery) -> RunsReport:
-    """The matching runs in the order of `sort`, the greatest first, and the sums over all of them."""
+    """The matching runs in the order of `sort`, and the sums over all of them if asked for."""
     if query.sort not in SORTS:
         raise InvalidQuery(f"sort {query.sort[:50]!r} must be one of {', '.join(SORTS)}")
     used = _tables(connection, UsageProjection())["usage_runs"]
@@ -278,12 +285,6 @@ def report_runs(connection: Connection, query: RunsQuery) -> RunsReport:
     if column is not None:  # so that the index of the column is used; other runs have used nothing yet
         joined, by = runs.join(used, used.c.run_id == runs.c.run_id), used.c[column]
     where = _of_runs(connection, query, used)
-    values = [func.coalesce(used.c[name], 0) for name in ("calls", "tokens", "duration_ms", "cost")]
-    totals = connection.execute(
-        select(func.count(), *(func.coalesce(func.sum(value), 0) for value in values))
-        .select_from(joined)
-        .where(*where)
-    ).one()
     r, u = runs.c, used.c
     rows: Select[Any] = select(
         r.run_id, r.user_id, r.agent_name, r.session_id, r.workspace_id, r.status, r.created_at,
@@ -291,17 +292,28 @@ def report_runs(connection: Connection, query: RunsQuery) -> RunsReport:
         u.cost, u.currency, u.incomplete, u.unpriced, r.state,
     ).select_from(joined).where(*where)  # fmt: skip
     if query.after is not None:
-        rows = rows.where(_after(query.after, by))
+        rows = rows.where(_after(query.after, by, ascending=query.ascending))
     run_id = runs.c.run_id if column is None else used.c.run_id
-    order = [run_id.desc()] if by is None else [by.desc(), run_id.desc()]
-    found = connection.execute(rows.order_by(*order).limit(query.limit + 1)).all()
+    order = [run_id] if by is None else [by, run_id]
+    ordered = [each.asc() if query.ascending else each.desc() for each in order]
+    found = connection.execute(rows.order_by(*ordered).limit(query.limit + 1)).all()
     page = [_reported(row) for row in found[: query.limit]]
     following = None
     if len(found) > query.limit:
         last = page[-1]
         value = int(last.status == "error") if column is None else getattr(last, column)
         following = last.run_id if by is None else f"{value}:{last.run_id}"
-    return RunsReport(page, RunTotals(*map(int, totals)), following)
+    return RunsReport(page, _sum_up(connection, joined, where, used) if query.totals else None, following)
+
+
+def _sum_up(
+    connection: Connection, joined: FromClause, where: Sequence[ColumnElement[bool]], used: Table
+) -> RunTotals:
+    """The sums over all matching runs, which reads each of them."""
+    values = [func.coalesce(used.c[name], 0) for name in ("calls", "tokens", "duration_ms", "cost")]
+    sums = (func.coalesce(func.sum(value), 0) for value in values)
+    totals = connection.execute(select(func.count(), *sums).select_from(joined).where(*where)).one()
+    return RunTotals(*map(int, totals))
 
 
 def report_usage(connection: Connection, query: UsageQuery) -> list[UsageRow]:
@@ -460,7 +472,13 @@ def _of_runs(connection: Connection, query: RunsQuery, used: Table) -> list[Colu
         "tokens": query.min_tokens,
         "cost": query.min_cost,
     }
+    most = {
+        "duration_ms": query.max_duration_ms,
+        "tokens": query.max_tokens,
+        "cost": query.max_cost,
+    }
     where += [used.c[name] >= value for name, value in least.items() if value is not None]
+    where += [used.c[name] <= value for name, value in most.items() if value is not None]
     if query.since is not None:
         where.append(runs.c.created_at >= query.since)
     if query.until is not None:
@@ -485,13 +503,16 @@ def _in_days(table: Table, query: UsageQuery | ToolsQuery) -> list[ColumnElement
     return where
 
 
-def _after(cursor: str, by: ColumnElement[Any] | None) -> ColumnElement[bool]:
+def _after(cursor: str, by: ColumnElement[Any] | None, *, ascending: bool) -> ColumnElement[bool]:
+    run_id: ColumnElement[str] = runs.c.run_id
     if by is None:
         if parse_uuid(cursor) is None:
             raise InvalidCursor(f"after={cursor[:50]!r} is not the `next` of a page of this order")
-        return runs.c.run_id < cursor
-    value, run_id = _cursor(cursor)
-    return or_(by < value, and_(by == value, runs.c.run_id < run_id))
+        return run_id > cursor if ascending else run_id < cursor
+    value, last = _cursor(cursor)
+    if ascending:
+        return or_(by > value, and_(by == value, run_id > last))
+    return or_(by < value, and_(by == value, run_id < last))
 
 
 def _cursor(text: str) -> tuple[int, str]:

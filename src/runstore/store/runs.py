@@ -178,7 +178,7 @@ class RunStore:
         return RunAt(evolve(found.run, request), last_seq)
 
     async def append(
-        self, run_id: str, events: Sequence[Custom], *, by: str, expected_seq: int | None = None
+        self, run_id: str, events: Sequence[Custom], *, by: Actor, expected_seq: int | None = None
     ) -> int:
         """Append a user's events; return the last seq once they are stored.
 
@@ -192,10 +192,10 @@ class RunStore:
             what = f"the data of a {event.type} event"
             self._check_size("event_bytes", event.data, what, code="event_too_large")
         await self.head(run_id)
-        posted = [Posted(event.type, event.data, by=by) for event in events]
+        posted = [Posted(each.type, each.data, by=by.user_id, key_id=by.key_id) for each in events]
         return await self._log.append(run_id, posted, expected_seq=expected_seq)
 
-    async def delete(self, run_id: str, *, by: str) -> None:
+    async def delete(self, run_id: str, *, by: Actor) -> None:
         """Delete a closed run from the lists.
 
         Raises:
@@ -203,7 +203,7 @@ class RunStore:
             RunActive: it has not ended.
         """
         await self.head(run_id)
-        await self._log.append(run_id, [Deleted(by=by)])
+        await self._log.append(run_id, [Deleted(by=by.user_id, key_id=by.key_id)])
 
     async def events(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from runstore.core.printable import csv_cell
 from tests.server import ServerProcess
 
 NDJSON, CSV = "application/x-ndjson", "text/csv"
@@ -83,6 +84,16 @@ def test_csv_has_a_heading_and_the_data_as_json(
     for row, event in zip(rows, pages(server.http, run_id=closed_run), strict=True):
         assert json.loads(row.pop("data")) == event.pop("data")
         assert row == {**{name: str(value) for name, value in event.items()}, "by": event.get("by", "")}
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+def test_no_cell_of_csv_is_a_formula(server: ServerProcess, text: str) -> None:
+    run_id = server.begin("quick", "hi", session_id="s")
+    server.ended(run_id)
+    assert csv_cell(text) == f"'{text}"
+    assert [csv_cell(value) for value in ("1=1", 5, -5, None, "")] == ["1=1", 5, -5, None, ""]
+    agent = server.http.get("/audit/events", params={"run_id": run_id, "format": "csv"}).text
+    assert ",'" not in agent
 
 
 def test_the_user_who_stopped_or_deleted_a_run_is_beside_the_data(server: ServerProcess) -> None:

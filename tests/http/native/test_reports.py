@@ -47,6 +47,19 @@ async def test_a_run_is_reported_with_what_it_used_also_when_it_is_deleted(serve
     await until(lambda: sessions(server.http, session) == [])
 
 
+async def test_sums_are_of_the_first_page_or_asked_for(server: ServerProcess) -> None:
+    session = await reported(server)
+    server.ended(server.begin("quick", "zebra", session_id=session))
+    await until(lambda: len(ask(server.http, "/audit/runs", session_id=session)["data"]) == 2)
+    first = ask(server.http, "/audit/runs", session_id=session, limit=1)
+    assert first["totals"]["runs"] == 2
+    rest = {"session_id": session, "after": first["next"]}
+    assert ask(server.http, "/audit/runs", **rest)["totals"] is None
+    assert ask(server.http, "/audit/runs", **rest, totals="true")["totals"]["runs"] == 2
+    oldest = ask(server.http, "/audit/runs", session_id=session, order="asc", totals="false")
+    assert (oldest["totals"], oldest["data"][-1]) == (None, first["data"][0])
+
+
 async def test_a_session_has_a_title_and_counts(server: ServerProcess) -> None:
     session = await reported(server)
     (found,) = sessions(server.http, session)

@@ -14,6 +14,7 @@ from runstore.core.audit import AuditEvent, AuditItem, AuditQuery, audit_line
 from runstore.core.events import AuditedRead
 from runstore.core.ids import parse_uuid, read_run_id
 from runstore.core.ports import EventFilter
+from runstore.core.printable import csv_cell
 from runstore.core.records import raw_record_of
 from runstore.core.times import timestamp
 from runstore.http.errors import BadRequest, Forbidden
@@ -197,7 +198,7 @@ async def _rows(pages: AsyncIterator[list[AuditItem]]) -> AsyncIterator[bytes]:
     rows = csv.writer(text)
     rows.writerow(COLUMNS)
     async for items in pages:
-        rows.writerows(map(_values, items))
+        rows.writerows(map(csv_cell, _values(item)) for item in items)
         yield text.getvalue().encode()
         text.seek(0)
         text.truncate()

@@ -52,6 +52,15 @@ WITH_DELETED = Parameter(
 )
 MIN_DURATION = Parameter("min_duration_ms", whole(1, MOST), "took at least so long from start to end")
 MIN_TOKENS = Parameter("min_tokens", whole(1, MOST), "input and output tokens together")
+MAX_DURATION = Parameter("max_duration_ms", whole(1, MOST), "took at most so long")
+MAX_TOKENS = Parameter("max_tokens", whole(1, MOST), "at most so many")
+MAX_COST = Parameter("max_cost", {"type": "string", "pattern": f"^{AMOUNT.pattern}$"}, "at most so much")
+ORDER = Parameter("order", {"enum": ["desc", "asc"], "default": "desc"}, "`asc`: the reverse of `sort`")
+TOTALS = Parameter(
+    "totals",
+    {"enum": ["true", "false"]},
+    "whether to sum up all matching runs, which reads each of them; `true` on the first page if not given",
+)
 MIN_COST = Parameter(
     "min_cost",
     {"type": "string", "pattern": f"^{AMOUNT.pattern}$"},
@@ -110,7 +119,7 @@ class AuditRunPage(Struct, frozen=True):
     """Runs, deleted and purged ones included."""
 
     data: list[AuditRun]
-    totals: AuditRunTotals
+    totals: AuditRunTotals | None
     next: str | None
 
 
@@ -231,13 +240,18 @@ class ReportRoutes:
             MIN_DURATION,
             MIN_TOKENS,
             MIN_COST,
+            MAX_DURATION,
+            MAX_TOKENS,
+            MAX_COST,
             Parameter("text", WORDS, "one event has all of these words and \"phrases\""),
             WITH_DELETED,
             SORT,
+            ORDER,
+            TOTALS,
             NEXT,
             LIMIT,
         ),
-        answers={200: json("a page, and sums over all matching runs", AuditRunPage)},
+        answers={200: json("a page, and perhaps sums over all matching runs", AuditRunPage)},
         problems=(
             errors.InvalidQuery, errors.InvalidCursor, errors.ProjectionNotBuilt, errors.Busy, Forbidden,
         ),
@@ -246,9 +260,9 @@ class ReportRoutes:
         """All users' runs, or one's own, with what they used and cost."""
         async with self._access.reporting(call.login, "report", call.request.query_params) as own:
             report = await self._reports.runs(_runs_query(call.request, own=own))
-        totals = AuditRunTotals(
-            report.totals.runs, report.totals.calls, report.totals.tokens, report.totals.duration_ms,
-            _amount(report.totals.cost),
+        found = report.totals
+        totals = None if found is None else AuditRunTotals(
+            found.runs, found.calls, found.tokens, found.duration_ms, _amount(found.cost)
         )  # fmt: skip
         return json_response(AuditRunPage([_run(run) for run in report.runs], totals, report.next))
 
@@ -399,10 +413,15 @@ def _runs_query(request: Request, *, own: bool) -> RunsQuery:
         until=read_time(request, "until"),
         min_duration_ms=read_number(request, MIN_DURATION) or None,
         min_tokens=read_number(request, MIN_TOKENS) or None,
-        min_cost=_nano(request),
+        min_cost=_nano(request, "min_cost"),
+        max_duration_ms=read_number(request, MAX_DURATION) or None,
+        max_tokens=read_number(request, MAX_TOKENS) or None,
+        max_cost=_nano(request, "max_cost"),
         text=given.get("text"),
         deleted=not own and read_choice(request, WITH_DELETED) != "false",
         sort=read_choice(request, SORT) or "created",
+        ascending=read_choice(request, ORDER) == "asc",
+        totals=(read_choice(request, TOTALS) or str("after" not in given).lower()) == "true",
         after=given.get("after"),
         limit=read_number(request, LIMIT),
     )
@@ -422,12 +441,12 @@ def _amount(nano: int) -> float:
     return nano / NANO
 
 
-def _nano(request: Request) -> int | None:
-    text = request.query_params.get(MIN_COST.name)
+def _nano(request: Request, name: str) -> int | None:
+    text = request.query_params.get(name)
     if text is None:
         return None
     if not AMOUNT.fullmatch(text):
-        raise BadRequest(f"min_cost={text[:50]!r} must be an amount such as 0.25", code="invalid_parameter")
+        raise BadRequest(f"{name}={text[:50]!r} must be an amount such as 0.25", code="invalid_parameter")
     return round(float(text) * NANO)
 
 

@@ -392,7 +392,7 @@ class RunRoutes:
         body = await call.body()
         events = [Custom(event.type, event.data) for event in _given(body)]
         last_seq = await self._store.append(
-            run_id, events, by=call.user.user_id, expected_seq=body.expected_seq
+            run_id, events, by=call.login.actor, expected_seq=body.expected_seq
         )
         return json_response(Appended(run_id, last_seq), 201)
 
@@ -414,7 +414,7 @@ class RunRoutes:
         elif pseudonym or reason is not None:
             raise BadRequest("pseudonym and reason need purge=true", code="invalid_parameter")
         else:
-            await self._store.delete(run_id, by=call.user.user_id)
+            await self._store.delete(run_id, by=call.login.actor)
         return Response(status_code=204)
 
     async def _purge(self, call: Call[None], run_id: str, reason: str | None, *, pseudonym: bool) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, and_, bi
 from runstore.core.audit import AuditQuery
 from runstore.core.codec import RecordedEvent
 from runstore.core.ids import LAST_TIME, first_run_id, read_run_id, reads_id
+from runstore.core.ports import EventFilter
 from runstore.database.columns import MYSQL
 from runstore.database.search import holds
 from runstore.database.tables import events, index_name, runs
@@ -287,10 +288,9 @@ def _is_full(found: Sequence[RecordedEvent], limit: int) -> bool:
 def _conditions(query: AuditQuery) -> Iterator[ColumnElement[bool]]:
     """The conditions on the event itself."""
     if query.types:
-        families = [name.removesuffix("*") for name in query.types if name.endswith(".*")]
-        exact = sorted(name for name in query.types if not name.endswith(".*"))
-        # LIKE would ignore case.
-        yield or_(_e.type.in_(exact), *(func.substr(_e.type, 1, len(each)) == each for each in families))
+        asked = EventFilter.of(query.types)
+        families = (func.substr(_e.type, 1, len(prefix)) == prefix for prefix in asked.prefixes)
+        yield or_(_e.type.in_(sorted(asked.types)), *families)  # LIKE would ignore case
     if query.since is not None:
         yield _e.at >= query.since
     if query.until is not None:
