@@ -13,6 +13,7 @@ from importlib.metadata import version
 from inspect import getsource
 from typing import Any
 
+import httpx
 import pytest
 from strands import Agent, ModelRetryStrategy
 from strands.middleware import InvokeModelStage
@@ -107,6 +108,19 @@ def test_the_middleware_of_an_agent_can_be_read() -> None:
     assert phases == ["wrap", "input"], (
         f"strands-agents {version('strands-agents')}: the phases of middleware"
     )
+
+
+async def test_a_stream_is_sent_by_the_method_that_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[httpx.Request] = []
+
+    async def send(self: Any, request: httpx.Request, **options: Any) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200, request=request)
+
+    monkeypatch.setattr(httpx.AsyncClient, "send", send)
+    async with httpx.AsyncClient() as client, client.stream("POST", "http://provider.test/"):
+        pass
+    assert len(sent) == 1, f"httpx {version('httpx')}: AsyncClient.stream calls send"
 
 
 @pytest.mark.parametrize("owner", [Agent, Graph, Swarm])

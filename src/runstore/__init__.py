@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from runstore.client import PendingRecord as PendingRecord
     from runstore.client import RunRecord as RunRecord
     from runstore.client import Ticket as Ticket
+    from runstore.core.asked import MessageSource as MessageSource
+    from runstore.core.asked import ModelRequest as ModelRequest
+    from runstore.core.asked import RequestSummary as RequestSummary
     from runstore.core.audit import AuditEvent as AuditEvent
     from runstore.core.audit import AuditQuery as AuditQuery
     from runstore.core.codec import RecordedEvent as RecordedEvent
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from runstore.core.errors import LogUnavailable as LogUnavailable
     from runstore.core.errors import ProjectionFailed as ProjectionFailed
     from runstore.core.errors import ProjectionNotBuilt as ProjectionNotBuilt
+    from runstore.core.errors import RequestNotFound as RequestNotFound
     from runstore.core.errors import RunActive as RunActive
     from runstore.core.errors import RunClosed as RunClosed
     from runstore.core.errors import RunDeleted as RunDeleted
@@ -106,12 +110,13 @@ _EXPORTS = {
         "runstore.projections.runner": "ProjectionRunner",
         "runstore.client": "ApiError AsyncClient Client ClientError InputRecord PendingRecord RunRecord "
         "Ticket",
+        "runstore.core.asked": "MessageSource ModelRequest RequestSummary",
         "runstore.core.audit": "AuditEvent AuditQuery",
         "runstore.core.errors": "AgentError AgentNotFound AlreadyStarted AppendRefused Busy ConfigError "
         "EventTooDeep EventTooLarge IdempotencyConflict InputClosed InputNotFound InvalidAnswer "
         "InvalidCursor InvalidEvent InvalidName InvalidQuery "
         "LeaseLost LimitExceeded LogUnavailable ProjectionNotBuilt RunActive RunClosed RunDeleted "
-        "RunNotFound RunPurged "
+        "RequestNotFound RunNotFound RunPurged "
         "ProjectionFailed RunstoreError SchemaMismatch SessionBusy TooLarge WrongExpectedSeq",
         "runstore.core.events": "AgentFinished AgentStarted Custom Event Message Reasoning Token ToolFailed "
         "ToolFinished ToolProgress ToolStarted Unknown Usage",

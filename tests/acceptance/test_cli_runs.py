@@ -210,6 +210,15 @@ def test_events_are_a_table_with_a_row_for_each(runs: Run, server: ServerProcess
     ]
 
 
+def test_what_models_were_asked_is_a_table_and_one_request_is_json(runs: Run, server: ServerProcess) -> None:
+    run_id = server.begin("quick", "hi")
+    server.ended(run_id)
+    _, row = runs("requests", run_id).stdout.splitlines()
+    assert row.split()[0] == "1"
+    request = json.loads(runs("requests", run_id, "1").stdout)
+    assert request["messages"] == [{"role": "user", "content": [{"text": "hi"}]}]
+
+
 def test_a_run_is_stopped_and_deleted(runs: Run, server: ServerProcess) -> None:
     run_id = server.begin("silent")
     assert runs("stop", run_id, "--reason", "enough").stdout == f"{run_id} is asked to stop\n"

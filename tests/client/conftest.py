@@ -23,7 +23,7 @@ class Blocking:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
-        if name in ("stream", "list", "events", "audit", "follow_audit"):
+        if name in ("stream", "list", "events", "requests", "audit", "follow_audit"):
             return lambda *arguments, **options: self._iterate(method(*arguments, **options))
         return lambda *arguments, **options: self._portal.call(lambda: method(*arguments, **options))
 

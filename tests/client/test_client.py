@@ -30,6 +30,16 @@ def test_a_run_is_started_and_followed_to_its_end(client: Any, server: ServerPro
     assert [event.ends for event in events] == [False] * (len(events) - 1) + [True]
 
 
+def test_what_a_model_was_asked_is_listed_and_read(
+    client: Any, server: ServerProcess, closed_run: str
+) -> None:
+    (listed,) = client.requests(closed_run)
+    assert (listed.n, listed.messages) == (1, 1)
+    assert as_sent([client.request(closed_run, 1)])[0]["messages"] == [
+        {"role": "user", "content": [{"text": "one two three"}]}
+    ]
+
+
 def test_a_stream_begins_after_its_cursor(client: Any, server: ServerProcess, closed_run: str) -> None:
     assert as_sent(client.stream(closed_run, after=4)) == server.events(closed_run)[4:]
 

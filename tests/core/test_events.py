@@ -20,6 +20,7 @@ from runstore.core.events import (
     Custom,
     Ending,
     Event,
+    MessageRange,
     ModelUsage,
     Queued,
     Started,
@@ -40,6 +41,8 @@ TAGS = {
     "agent.finished": "AgentFinished",
     "llm.token": "Token",
     "llm.reasoning": "Reasoning",
+    "llm.request": "Request",
+    "llm.context": "Context",
     "llm.message": "Message",
     "llm.usage": "Usage",
     "llm.discarded": "Discarded",
@@ -82,6 +85,9 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     dict[str, str]: st.dictionaries(st.text(), st.text(), max_size=3),
     dict[str, int]: st.dictionaries(st.text(), st.integers(0, 2**53), max_size=3),
     list[ModelUsage]: st.lists(st.builds(ModelUsage, st.text(), st.integers(0, 2**53)), max_size=2),
+    list[MessageRange]: st.lists(
+        st.builds(MessageRange, last=st.tuples(st.integers(0, 9), st.integers(0, 9))), max_size=2
+    ),
     list[ToolUsage]: st.lists(st.builds(ToolUsage, st.text(), st.text(), st.integers(0, 9)), max_size=2),
 }
 

@@ -17,11 +17,38 @@ from tests.server import ServerProcess, serving
 PROVIDERS = tuple(WIRES)
 KEY = "sk-a-key-that-nobody-must-read"
 TOOLS = '''
-from strands import ToolContext, tool
+from strands import Agent, ToolContext, tool
+from strands.agent.conversation_manager import SlidingWindowConversationManager
+from strands.hooks import BeforeModelCallEvent
 
 def add(a: int, b: int) -> int:
     """Add two numbers."""
     return a + b
+
+def windowed(model):
+    """An agent that keeps the last three messages, and tells the time of every call in its prompt."""
+    def forget(event):
+        event.agent.system_prompt = f"Call {len(event.agent.messages)}."
+    built = Agent(
+        model=model, system_prompt="Be brief.", tools=[tool(add)], callback_handler=None,
+        conversation_manager=SlidingWindowConversationManager(window_size=3, should_truncate_results=False),
+    )
+    built.add_hook(forget, BeforeModelCallEvent)
+    return built
+
+def windowed_openai():
+    from strands.models.openai import OpenAIModel
+    args = {"base_url": f"{URL}/v1", "api_key": KEY, "max_retries": 0}
+    return windowed(OpenAIModel(model_id="talks", client_args=args, params={"temperature": 0.5}))
+
+def windowed_anthropic():
+    from strands.models.anthropic import AnthropicModel
+    args = {"base_url": URL, "api_key": KEY, "max_retries": 0}
+    return windowed(AnthropicModel(model_id="talks", client_args=args, max_tokens=100))
+
+def windowed_ollama():
+    from strands.models.ollama import OllamaModel
+    return windowed(OllamaModel(URL, model_id="talks", temperature=0.5))
 
 @tool(context=True)
 def finish(a: int, b: int, tool_context: ToolContext) -> str:
@@ -52,6 +79,7 @@ def configuration(url: str, nobody: str) -> str:
         tables.append(agent_table(f"{each}-finish", each, "talks", url, 'tools = ["agents:finish"]'))
         tables.append(agent_table(f"{each}-late", each, "stops-talking", url, "run_timeout_s = 0.3"))
         tables.append(agent_table(f"{each}-nobody", each, "talks", nobody))
+        tables.append(f'[agents.{each}-windowed]\nfactory = "agents:windowed_{each}"\nmemory = "session"\n')
     return "\n".join(tables)
 
 
@@ -69,7 +97,9 @@ def running_server(models: ModelServer, tmp_path_factory: pytest.TempPathFactory
     ):  # bound, but not listening: connections are refused while we hold the socket
         taken.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with serving(folder, configuration(models.url, nobody), TOOLS) as server:
+        with serving(
+            folder, configuration(models.url, nobody), TOOLS + f"\nURL, KEY = {models.url!r}, {KEY!r}\n"
+        ) as server:
             yield server
 
 

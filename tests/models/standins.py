@@ -35,6 +35,7 @@ MODELS = (
 )  # fmt: skip
 WORDS = ("The ", "answer ", "is ", "42.")
 THOUGHTS = ("Let me ", "see. ")
+REQUEST_ID = "request-id: req_1\r\n"  # the header of every answer
 GARBAGE = b'\x00\xff{not json at all}}\n\ndata: {"half": \n\n'
 PAGE = b"<!doctype html><title>Welcome</title><h1>It works!</h1>\n"
 
@@ -46,6 +47,7 @@ class Request:
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
+    sent: bytes
     gone: threading.Event = field(default_factory=threading.Event, compare=False)
 
     @property
@@ -151,17 +153,18 @@ async def _read_request(reader: asyncio.StreamReader) -> Request | None:
     fields = (line.partition(":") for line in head[1:] if line)
     headers = {name.lower(): value.strip() for name, _, value in fields}
     body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Request(head[0].split()[1].partition("?")[0], headers, json.loads(body or b"{}"))
+    return Request(head[0].split()[1].partition("?")[0], headers, json.loads(body or b"{}"), body)
 
 
 async def _send(writer: asyncio.StreamWriter, status: int, kind: str, body: bytes) -> None:
-    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {kind}\r\n"
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {kind}\r\n{REQUEST_ID}"
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     await writer.drain()
 
 
 async def _stream(writer: asyncio.StreamWriter, wire: Wire, parts: list[bytes], *, ends: bool = True) -> None:
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: {wire.content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {wire.content_type}\r\n{REQUEST_ID}"
+    head += "Transfer-Encoding: chunked\r\n\r\n"
     writer.write(head.encode())
     for part in parts:
         writer.write(b"%x\r\n%b\r\n" % (len(part), part))

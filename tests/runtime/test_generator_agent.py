@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from runstore.core.errors import AgentError, InvalidEvent, RunClosed
-from runstore.core.events import Custom, Token
+from runstore.core.events import Context, Custom, MessageRange, Request, Token
 from runstore.core.ports import AgentResult
 from runstore.runtime.generator_agent import GeneratorAgent
 from runstore.runtime.memory.oversized import MAX_RESULT_BYTES
@@ -151,3 +151,43 @@ async def test_a_long_text_is_cut_in_the_result() -> None:
     assert ended.result["truncated"] is True
     assert len(ended.result["text"].encode()) <= MAX_RESULT_BYTES
     assert len(recorder.of(Token)) == 400
+
+
+async def test_it_says_itself_what_it_asks_a_model() -> None:
+    async def agent(input: str, *, ctx: Any) -> AsyncIterator[Any]:
+        messages: list[dict[str, Any]] = [{"role": "user", "content": input, "name": "bob"}]
+        parameters = {"temperature": 0, "api_key": "sk-secret"}
+        yield ctx.request(messages, model="gpt-5", system="Be brief.", parameters=parameters)
+        yield "five"
+        messages += [{"role": "assistant", "content": "five"}, {"role": "user", "content": "sure?"}]
+        yield {"type": "llm.request", "data": {"model": "gpt-5", "messages": messages}}
+
+    recorder, _ = await drive(agent)
+    assert recorder.types("agent.started", "agent.finished")[2:] == [
+        "llm.context", "llm.context", "llm.context", "llm.request", "llm.token",
+        "llm.context", "llm.context", "llm.request",
+    ]  # fmt: skip
+    first, second = recorder.of(Request)
+    assert (first.model, second.messages[0]) == ("gpt-5", MessageRange(last=(0, 1)))
+    contents = {each.kind: each.content for each in recorder.of(Context)}
+    assert contents["parameters"] == {"temperature": 0, "api_key": "***"}
+
+
+@pytest.mark.parametrize(
+    "data", [None, {"messages": "hi"}, {"messages": [1]}, {"parameters": 3}, {"headers": {}}]
+)
+async def test_a_malformed_request_is_an_error_that_names_its_place(data: Any) -> None:
+    async def agent(input: str) -> AsyncIterator[Any]:
+        yield {"type": "llm.request", "data": data}
+
+    with pytest.raises(AgentError, match=r"llm\.request"):
+        await drive(agent)
+
+
+async def test_requests_are_not_recorded_when_that_is_off() -> None:
+    async def agent(input: str, *, ctx: Any) -> AsyncIterator[Any]:
+        yield ctx.request([{"role": "user", "content": input}])
+
+    recorder = ListRecorder()
+    await GeneratorAgent(agent, context(), record_requests=False).run("hi", [], recorder)
+    assert recorder.of(Request) == []

@@ -122,6 +122,36 @@ def diff(
 
 
 @app.command()
+def requests(
+    run_id: RunId,
+    n: Annotated[
+        int | None, typer.Argument(metavar="N", min=1, help="The number of one request.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """List what a run's models were asked, or print one request, whole, as JSON.
+
+    Example: runstore runs requests 01890a5d-ac96-774b-bcce-b302099a8057 2
+    """
+    from runstore.cli.output import print_json, print_table
+
+    with connected(url, api_key) as client:
+        if n is not None:
+            print_json([client.request(run_id, n)])
+            return
+        found = client.requests(run_id)
+        if as_json:
+            print_json(found)
+        else:
+            print_table(
+                ("N", "SEQ", "AT", "AGENT", "MODEL", "MESSAGES"),
+                ((each.n, each.seq, each.at, each.agent, each.model or "", each.messages) for each in found),
+            )
+
+
+@app.command()
 def events(
     run_id: RunId,
     after: After = 0,

@@ -14,6 +14,7 @@ from runstore.client.connection import connection
 from runstore.client.following import Following, FollowingAudit, FollowingSeveral, Stream
 from runstore.client.patience import RETRY_S
 from runstore.client.records import InputRecord, RunRecord, Ticket
+from runstore.core.asked import ModelRequest, RequestSummary
 from runstore.core.audit import AuditEvent
 from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.records import EventRecord
@@ -122,6 +123,14 @@ class AsyncClient:
     ) -> AsyncIterator[EventRecord]:
         """See `Client.events`."""
         return self._all(calls.events(run_id, after, limit, types))
+
+    def requests(self, run_id: str, *, limit: int | None = None) -> AsyncIterator[RequestSummary]:
+        """See `Client.requests`."""
+        return self._all(calls.requests(run_id, limit))
+
+    async def request(self, run_id: str, n: int) -> ModelRequest:
+        """See `Client.request`."""
+        return await self._do(calls.request(run_id, n))
 
     def audit(
         self,

@@ -14,6 +14,7 @@ from msgspec import Struct
 from runstore.client.errors import ApiError, ServerUnreachable, UnexpectedAnswer, error_of
 from runstore.client.patience import Patience
 from runstore.client.records import InputRecord, RunRecord, Ticket
+from runstore.core.asked import ModelRequest, RequestSummary
 from runstore.core.audit import AuditEvent
 from runstore.core.codec import TOO_DEEP
 from runstore.core.depth import decoded
@@ -215,6 +216,14 @@ def trace(run_id: str) -> Call[Trace]:
     return Call("GET", _path(run_id, "/trace"), partial(decoded, msgspec.json.Decoder(Trace).decode))
 
 
+def requests(run_id: str, limit: int | None) -> Call[Page[RequestSummary]]:
+    return _page(_path(run_id, "/requests"), {}, limit, RequestSummary)
+
+
+def request(run_id: str, n: int) -> Call[ModelRequest]:
+    return Call("GET", _path(run_id, f"/requests/{n}"), _read_request)
+
+
 def audit_filters(**filters: Any) -> dict[str, Any]:
     """The filters of the audit log that are given, as parameters."""
     return {name: _as_parameter(value) for name, value in filters.items() if value is not None}
@@ -283,6 +292,10 @@ def _path(run_id: str, rest: str = "") -> str:
 def _as_parameter(value: Any) -> Any:
     """A time as the API reads it; a time without a zone is local."""
     return value.astimezone().isoformat() if isinstance(value, datetime) else value
+
+
+def _read_request(body: bytes) -> ModelRequest:
+    return decoded(msgspec.json.Decoder(ModelRequest).decode, body)
 
 
 def _read_run(body: bytes) -> RunRecord:

@@ -14,6 +14,7 @@ from runstore.client.connection import connection
 from runstore.client.following import Following, FollowingAudit, FollowingSeveral, Stream
 from runstore.client.patience import RETRY_S
 from runstore.client.records import InputRecord, RunRecord, Ticket
+from runstore.core.asked import ModelRequest, RequestSummary
 from runstore.core.audit import AuditEvent
 from runstore.core.events import Custom, MultitaskStrategy
 from runstore.core.records import EventRecord
@@ -158,6 +159,14 @@ class Client:
     ) -> Iterator[EventRecord]:
         """The run's events that are stored so far, read page by page during iteration."""
         return self._all(calls.events(run_id, after, limit, types))
+
+    def requests(self, run_id: str, *, limit: int | None = None) -> Iterator[RequestSummary]:
+        """The run's model calls, in order, read page by page during iteration."""
+        return self._all(calls.requests(run_id, limit))
+
+    def request(self, run_id: str, n: int) -> ModelRequest:
+        """What a model of the run was asked, exactly. `n`: 1, 2, … in the order of the run."""
+        return self._do(calls.request(run_id, n))
 
     def audit(
         self,

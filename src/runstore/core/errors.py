@@ -10,6 +10,7 @@ RunstoreError
 │   ├── RunClosed           the run has its ending
 │   └── LeaseLost           a newer attempt owns the run
 ├── RunNotFound
+├── RequestNotFound         the run has fewer model requests
 ├── RunDeleted
 ├── RunPurged               its events were removed because of their age
 ├── RunActive               only a closed run can be deleted
@@ -111,6 +112,12 @@ class RunNotFound(RunstoreError):
     """There is no such run."""
 
     code = "run_not_found"
+
+
+class RequestNotFound(RunstoreError):
+    """The run has no such model request."""
+
+    code = "request_not_found"
 
 
 class RunDeleted(RunstoreError):

@@ -179,9 +179,13 @@ class Discarded(AgentEvent, frozen=True, kw_only=True):
 
 
 class Redacted(AgentEvent, frozen=True, kw_only=True):
-    """The tombstone of a redacted piece of text or message; it keeps the seq."""
+    """The tombstone of a redacted piece of text or message; it keeps the seq.
+
+    `message`: it replaces an `llm.message`, or the last part of one.
+    """
 
     type: ClassVar[EventType] = "llm.redacted"
+    message: bool = False
 
 
 class Retrying(AgentEvent, frozen=True, kw_only=True):
@@ -205,6 +209,68 @@ class Message(AgentEvent, frozen=True, kw_only=True):
     levels: ClassVar[int] = 7  # around the JSON of a tool's result
     message: dict[str, Any]
     more: bool = False
+
+
+ContextKind = Literal["system", "tools", "parameters", "output_schema", "message"]
+
+
+class Context(AgentEvent, frozen=True, kw_only=True):
+    """Content of model calls that no other event of the run holds. Stored once per run and digest.
+
+    `digest`: SHA-256 of the content as JSON, in hexadecimal. `kind`: a system prompt, tool specifications, a
+    model's parameters, the schema of the wanted object, or a message. `size`: bytes of content that is too
+    large or too deep for an event, and left out; otherwise 0.
+    """
+
+    type: ClassVar[EventType] = "llm.context"
+    levels: ClassVar[int] = 8  # those of a message, within an event
+    kind: ContextKind
+    digest: str
+    content: Any = None
+    size: int = 0
+
+
+class MessageRange(Struct, frozen=True, omit_defaults=True):
+    """Consecutive messages of a model call, by the place that holds them. One of the fields is set.
+
+    A range is the number of its first message, counted from 0, and of its messages.
+
+    `last`: a range of the agent's last request in this attempt. `input`: of the run's input. `said`: of the
+    complete messages that this agent and call has logged in this attempt, redacted ones included. `context`:
+    the digest of an `llm.context`. `held`: events of an earlier attempt, or of the session's run `run_id`,
+    each its seq and the number of the message in it.
+    """
+
+    last: tuple[int, int] | None = None
+    input: tuple[int, int] | None = None
+    said: tuple[int, int] | None = None
+    context: str | None = None
+    run_id: str | None = None
+    held: list[tuple[int, int]] = []
+
+
+class Request(AgentEvent, frozen=True, kw_only=True):
+    """What a model is about to be asked, exactly. Long content is referred to.
+
+    `provider`: the class of the model. `parameters`, `system`, `tools`, `output_schema`: digests of
+    `llm.context` events. `cache_blocks`: trailing blocks of the last message that change with every call.
+    `state`: what the model's provider keeps between calls. `messages`: in order. `left_out`: why there are no
+    messages.
+    """
+
+    type: ClassVar[EventType] = "llm.request"
+    levels: ClassVar[int] = 4
+    model: str | None = None
+    provider: str | None = None
+    parameters: str | None = None
+    system: str | None = None
+    tools: str | None = None
+    output_schema: str | None = None
+    tool_choice: Any = None
+    cache_blocks: int = 0
+    state: dict[str, Any] = {}
+    messages: list[MessageRange] = []
+    left_out: str | None = None
 
 
 class InputReplaced(AgentEvent, frozen=True, kw_only=True):
@@ -235,7 +301,8 @@ class Usage(AgentEvent, frozen=True, kw_only=True):
     `input_tokens` counts the whole prompt: also the tokens read from the provider's cache
     (`cache_read_tokens`) and written to it (`cache_write_tokens`). `output_tokens` includes
     `reasoning_tokens`. `incomplete`: the call broke off before its provider reported what it used.
-    Times: milliseconds from the start of the call.
+    Times: milliseconds from the start of the call. `finish_reason`: why the answer ended, in strands' words.
+    `request_id`: the provider's own id of the call.
     """
 
     type: ClassVar[EventType] = "llm.usage"
@@ -248,6 +315,8 @@ class Usage(AgentEvent, frozen=True, kw_only=True):
     first_token_ms: int | None = None
     duration_ms: int | None = None
     incomplete: bool = False
+    finish_reason: str | None = None
+    request_id: str | None = None
 
 
 class ToolEvent(AgentEvent, frozen=True, kw_only=True):
@@ -473,9 +542,9 @@ EVENT_CLASSES: dict[EventType, type[Event]] = {
     cls.type: cls
     for cls in (
         Queued, Started, Completed, Failed, Cancelled, CancelRequested, AgentStarted, AgentFinished,
-        Token, Reasoning, Message, InputReplaced, ContextReduced, Usage, Discarded, Redacted, Retrying,
-        ToolStarted, ToolProgress, ToolFinished, ToolFailed, InputRequested, InputGiven, InputAdded,
-        Deleted, Purged, AuditRead, AuditErased, AuditProjection,
+        Token, Reasoning, Request, Context, Message, InputReplaced, ContextReduced, Usage, Discarded,
+        Redacted, Retrying, ToolStarted, ToolProgress, ToolFinished, ToolFailed, InputRequested,
+        InputGiven, InputAdded, Deleted, Purged, AuditRead, AuditErased, AuditProjection,
     )
 }  # fmt: skip
 

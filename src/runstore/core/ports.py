@@ -278,6 +278,7 @@ class RunContext(Struct, frozen=True):
     """An agent's information about its run; a factory's parameter named `ctx`.
 
     `memory`: the messages of the session's earlier successful runs, if the run starts with them.
+    `memory_held`: for each of them the event that holds it unchanged: run, seq, number of the message in it.
     """
 
     run_id: str
@@ -287,6 +288,30 @@ class RunContext(Struct, frozen=True):
     metadata: dict[str, Any]
     attempt: int
     memory: Sequence[dict[str, Any]] = ()
+    memory_held: Sequence[tuple[str, int, int] | None] = ()
+
+    def request(
+        self,
+        messages: Sequence[dict[str, Any]],
+        *,
+        model: str | None = None,
+        system: Any = None,
+        tools: Any = None,
+        parameters: dict[str, Any] | None = None,
+        tool_choice: Any = None,
+    ) -> dict[str, Any]:
+        """What a generator agent is about to ask a model, for it to yield: the run's `llm.request`.
+
+        Args:
+            messages: in the form in which the agent sends them. Those that it sent before are not stored
+                again.
+            parameters: only values of names that cannot be secrets are kept, as `temperature`.
+        """
+        data = {
+            "messages": list(messages), "model": model, "system": system, "tools": tools,
+            "parameters": parameters or {}, "tool_choice": tool_choice,
+        }  # fmt: skip
+        return {"type": "llm.request", "data": data}
 
 
 class RunRecorder(Protocol):

@@ -18,6 +18,7 @@ from runstore.core.events import (
     AgentStarted,
     Cancelled,
     Completed,
+    Context,
     Discarded,
     Ending,
     Failed,
@@ -25,6 +26,7 @@ from runstore.core.events import (
     InputRequested,
     Message,
     Queued,
+    Request,
     Retrying,
     Started,
     ToolFailed,
@@ -40,7 +42,7 @@ MAX_STEPS = 1_000  # model and tool calls of a trace
 MAX_TRACED = 10_000  # events that are folded for a trace
 MAX_TRACED_BYTES = 64 << 20  # bytes of their data
 MAX_VALUE_BYTES = 4_096  # bytes of an input or an output as JSON; larger ones are left out
-TRACED = EventFilter(frozenset(EVENT_CLASSES) - STREAMED_TYPES)
+TRACED = EventFilter(frozenset(EVENT_CLASSES) - STREAMED_TYPES - {Context.type, Request.type})
 
 StepKind = Literal["model", "tool", "input"]
 StepStatus = Literal["running", "success", "error", "discarded"]

@@ -63,6 +63,7 @@ class _Said(Struct, frozen=True):
     call_id: str | None = None
     text: str = ""
     message: _Role | None = None
+    more: bool = False
 
 
 _read_said = msgspec.json.Decoder(_Said).decode
@@ -100,11 +101,14 @@ def _discard(
 ) -> None:
     event, own_seq = settled.events[place], first_seq + place
     discarded = _read_discarded(event.data)
-    seqs, from_seq = _taken_back(discarded, own_seq, _backwards(settled.events[:place], first_seq, earlier))
+    before = _backwards(settled.events[:place], first_seq, earlier)
+    texts, messages, from_seq = _taken_back(discarded, own_seq, before)
     complete = msgspec.structs.replace(discarded, from_seq=from_seq)
     settled.events[place] = msgspec.structs.replace(event, data=to_json(complete))
     if discarded.reason == WITHHELD:
-        _bury(settled, first_seq, seqs, Redacted(agent=discarded.agent, call_id=discarded.call_id))
+        tombstone = Redacted(agent=discarded.agent, call_id=discarded.call_id)
+        _bury(settled, first_seq, texts, tombstone)
+        _bury(settled, first_seq, messages, msgspec.structs.replace(tombstone, message=True))
 
 
 def _start(settled: Settled, first_seq: int, place: int, earlier: Callable[[], Iterable[TextEvent]]) -> None:
@@ -139,15 +143,18 @@ def _backwards(
     yield from earlier()
 
 
-def _taken_back(discarded: Discarded, own_seq: int, events: Iterable[TextEvent]) -> tuple[list[int], int]:
-    """The seqs of the discarded text and answers, and the lowest of them.
+def _taken_back(
+    discarded: Discarded, own_seq: int, events: Iterable[TextEvent]
+) -> tuple[list[int], list[int], int]:
+    """The seqs of the discarded text, those of complete answers, and the lowest of them.
 
     A discard of length 0 discards the last answer if it was not streamed.
     """
-    taken: list[int] = []
+    texts: list[int] = []  # and all but the last part of an answer
+    messages: list[int] = []
     from_seq, left = own_seq, discarded.length
     for event in events:
-        found_all = left <= 0 and (taken or discarded.length)
+        found_all = left <= 0 and (texts or messages or discarded.length)
         if event.seq < discarded.from_seq or (found_all and not discarded.from_seq):
             break
         if event.type in READ and _is_of(discarded, said := _read_said(event.data)):
@@ -155,11 +162,11 @@ def _taken_back(discarded: Discarded, own_seq: int, events: Iterable[TextEvent])
                 if left <= 0 and not discarded.from_seq:
                     break
                 from_seq, left = event.seq, left - length_of(said.text)
-                taken.append(event.seq)
+                texts.append(event.seq)
             elif said.message is not None and said.message.role == "assistant":
-                taken.append(event.seq)
+                (texts if said.more else messages).append(event.seq)
                 from_seq = event.seq
-    return taken, discarded.from_seq or from_seq
+    return texts, messages, discarded.from_seq or from_seq
 
 
 def _is_of(discarded: Discarded, said: _Said) -> bool:

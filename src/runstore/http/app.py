@@ -19,6 +19,7 @@ from runstore.http.native.audit import AuditRoutes
 from runstore.http.native.inputs import InputRoutes
 from runstore.http.native.projections import NoProjections, Operated, ProjectionRoutes
 from runstore.http.native.reports import ReportRoutes
+from runstore.http.native.requests import RequestRoutes
 from runstore.http.native.runs import RunRoutes
 from runstore.http.native.server import Exposition, ListWorkers, ServerRoutes, no_metrics, no_workers
 from runstore.http.native.streams import StreamRoutes
@@ -48,6 +49,7 @@ SURFACES = (
             AgentRoutes,
             RunRoutes,
             InputRoutes,
+            RequestRoutes,
             StreamRoutes,
             TicketRoutes,
             AuditRoutes,
@@ -110,6 +112,7 @@ def build_http(
         AgentRoutes(store, access, subscribers),
         RunRoutes(store, access, following, erasure),
         InputRoutes(store, access),
+        RequestRoutes(store, access),
         StreamRoutes(access, following),
         TicketRoutes(store, access, signer),
         AuditRoutes(audit, access, subscribers),

@@ -17,6 +17,7 @@ from runstore.store.hierarchies import HierarchyNotFound, InvalidHierarchy
 
 STATUS: dict[type[errors.RunstoreError], int] = {
     errors.RunNotFound: 404,
+    errors.RequestNotFound: 404,
     errors.AgentNotFound: 404,
     errors.InputNotFound: 404,
     errors.InputClosed: 409,

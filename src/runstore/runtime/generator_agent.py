@@ -5,11 +5,16 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
+from msgspec.structs import replace
+
 from runstore.core.codec import RecordedEvent
+from runstore.core.definitions import harmless
 from runstore.core.errors import AgentError
-from runstore.core.events import AgentFinished, AgentStarted, Custom, Event, Token
+from runstore.core.events import AgentFinished, AgentStarted, Custom, Event, Request, Token
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.runtime.memory.oversized import MAX_RESULT_BYTES, text_result
+from runstore.runtime.memory.requests import Question, Requests
 from runstore.runtime.user_code import accepts_context, failed
 
 GeneratorFunction = Callable[..., AsyncGenerator[Any, None]]
@@ -18,20 +23,25 @@ GeneratorFunction = Callable[..., AsyncGenerator[Any, None]]
 class GeneratorAgent:
     """Calls the function with the run's input, and with `ctx` if it has a parameter of that name.
 
-    Each yielded `str` becomes an `llm.token`, each `{"type": "custom.…", "data": …}` an event. It has no
+    Each yielded `str` becomes an `llm.token`, each `{"type": "custom.…", "data": …}` an event, and each
+    `ctx.request(…)` the `llm.request` of a model that the function is about to ask. It has no
     messages to resume from: a new attempt restarts from the input.
     """
 
-    def __init__(self, function: GeneratorFunction, context: RunContext) -> None:
+    def __init__(
+        self, function: GeneratorFunction, context: RunContext, *, record_requests: bool = True
+    ) -> None:
         self._function = function
         self._context = context
+        self._records_requests = record_requests
 
     async def run(self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder) -> AgentResult:
         """See `Agent.run`."""
         name = self._context.agent_name
         await recorder.record(AgentStarted(agent=name))
         try:
-            text = await self._follow(input, recorder)
+            requests = Requests(self._context, input, history, off=not self._records_requests)
+            text = await self._follow(input, recorder, requests)
         except AgentError:
             await recorder.record(AgentFinished(agent=name))
             raise
@@ -41,11 +51,15 @@ class GeneratorAgent:
     def cancel(self) -> None:
         """Does nothing: the generator ends when its task is cancelled."""
 
-    async def _follow(self, input: Any, recorder: RunRecorder) -> str:
+    async def _follow(self, input: Any, recorder: RunRecorder, requests: Requests) -> str:
         said: list[str] = []
         room = MAX_RESULT_BYTES
         async with aclosing(_Guarded(self._start(input))) as items:
             async for item in items:
+                if isinstance(item, dict) and item.get("type") == Request.type:
+                    place = (self._context.agent_name, None)
+                    await requests.ask(place, question_of(item.get("data")), recorder.record)
+                    continue
                 event = event_of(item, self._context.agent_name, "the agent's generator yielded")
                 await recorder.record(event)
                 if isinstance(item, str) and room >= 0:
@@ -83,6 +97,22 @@ class _Guarded:
 
     async def aclose(self) -> None:
         await self._generator.aclose()
+
+
+def question_of(data: Any) -> Question:
+    """The data of an `llm.request` that an agent's function yields.
+
+    Raises:
+        AgentError: it is malformed.
+    """
+    try:
+        question = msgspec.convert(data, Question)
+    except msgspec.ValidationError as error:
+        raise AgentError(f"the data of an {Request.type} is malformed: {error}") from error
+    parameters = question.parameters or {}
+    if not isinstance(parameters, dict):
+        raise AgentError(f"the `parameters` of an {Request.type} must be an object")
+    return replace(question, parameters=harmless(parameters))
 
 
 def event_of(item: Any, agent: str, said: str) -> Event | Custom:

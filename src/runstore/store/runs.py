@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import Connection
 
+from runstore.core.asked import ModelRequest, RequestPage
 from runstore.core.codec import RecordedEvent, check_depth, encode, json_size
 from runstore.core.errors import (
     AlreadyStarted,
@@ -38,6 +39,7 @@ from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended
 from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs, is_outdated
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.store.inputs import InputStore
+from runstore.store.requests import MAX_LISTED, list_requests, read_request
 from runstore.store.starts import Starts, read_own_cursors, read_starts
 
 MAX_KNOWN_OWNERS = 10_000  # runs whose owner is cached
@@ -236,6 +238,22 @@ class RunStore:
             for event in await self._database.query(read_ends, run_id):
                 folding.add_ending(event)
         return folding.trace
+
+    async def requests(self, run_id: str, *, after: int = 0, limit: int = MAX_LISTED) -> RequestPage:
+        """A page of what the run's models were asked, without content.
+
+        Raises:
+            RunPurged
+        """
+        return await list_requests(self._log, run_id, after=after, limit=limit)
+
+    async def request(self, run_id: str, n: int) -> ModelRequest:
+        """What a model of the run was asked: its n-th request, whole.
+
+        Raises:
+            RequestNotFound, RunPurged, TooLarge
+        """
+        return await read_request(self._log, run_id, n)
 
     def tail(self, run_id: str, *, after: int, only: EventFilter | None = None) -> Tail:
         """Follow the run: every event after `after`, once, then live until it ends."""

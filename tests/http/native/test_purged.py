@@ -40,6 +40,7 @@ def purged_run(server: ServerProcess, closed_run: str) -> str:
         ("get", "", {"include": "trace,ops_log,schema_warnings"}, None),
         ("get", "/events", {}, None),
         ("get", "/events", {"after": 3}, None),
+        ("get", "/requests", {}, None),
         ("get", "/stream", {}, None),
         ("get", "/stream", {"after": 3, "types": "custom.*"}, None),
         ("get", "/stream", {"after": 1_000}, None),

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from runstore import AgentSpec
+from runstore.core.definitions import SET
 from runstore.runtime.catalog.agents import AgentCatalog
-from runstore.runtime.catalog.definitions import SET
 
 SECRET = "hunter2"
 NAMES = [

@@ -96,7 +96,7 @@ async def test_before_its_tools_ran_it_runs_them() -> None:
     history = [event for event in history if event.seq <= _first(history, "llm.message")]
     recorder, ended, model, desk = await resumed(history, say("ok"))
     assert sorted(desk.runs) == ["first", "second"]
-    assert recorder.types("llm.usage", "agent.started", "agent.finished") == [
+    assert recorder.types("llm.usage", "agent.started", "agent.finished", "llm.request") == [
         "tool.started", "tool.started", "tool.finished", "tool.finished", "llm.message", "llm.token",
         "llm.message",
     ]  # fmt: skip

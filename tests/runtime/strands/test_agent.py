@@ -65,7 +65,8 @@ async def failure(product: Any, input: Any = "hi") -> AgentError:
 async def test_a_run_is_recorded_from_its_first_to_its_last_event() -> None:
     recorder, ended = await drive(agent(Playbook(say("Hel", "lo"))))
     assert recorder.types()[2:] == [
-        "agent.started", "llm.token", "llm.token", "llm.usage", "llm.message", "agent.finished",
+        "agent.started", "llm.context", "llm.request", "llm.token", "llm.token", "llm.usage",
+        "llm.message", "agent.finished",
     ]  # fmt: skip
     assert text(recorder.of(Token)) == "Hello"
     assert ended.result == {"text": "Hello", "stop_reason": "end_turn"}
@@ -401,7 +402,9 @@ async def test_a_sub_agent_has_its_path_and_the_call_that_it_works_for() -> None
     worker = worker_of(use(("w1", "double", {"number": 2})), say("four"))
     recorder, _ = await drive(agent(Playbook(use(("t1", "worker", {"input": "?"})), say("4")), worker))
     spoken = [
-        (event.type, event.agent, event.call_id) for event in recorder.events[2:] if event.type != "llm.usage"
+        (event.type, event.agent, event.call_id)
+        for event in recorder.events[2:]
+        if event.type not in ("llm.usage", "llm.context", "llm.request")
     ]
     assert spoken == [
         ("agent.started", "demo", None),
@@ -506,7 +509,11 @@ async def test_tool_use_ids_that_come_again_in_another_call_are_no_confusion() -
     team = agent(ScriptedModel(), agent(ScriptedModel(), double, name="worker"), name="team")
     ask = [use((f"t{number}", "team", {"input": "21"})) for number in (1, 2)]
     recorder, _ = await drive(agent(Playbook(*ask, say("done")), team))
-    told = [(type(event), event.agent) for event in recorder.events[2:] if event.agent != "demo"]
+    told = [
+        (event.type, event.agent)
+        for event in recorder.events[2:]
+        if event.agent != "demo" and event.type != "llm.context"
+    ]
     assert told[: len(told) // 2] == told[len(told) // 2 :]
     assert [event.call_id for event in recorder.of(AgentStarted)] == [
         None, "t1", "scripted-1", "t2", "scripted-1",

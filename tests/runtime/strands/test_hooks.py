@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from runstore.runtime.memory.requests import Requests
 from runstore.runtime.memory.resume import Memory
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.hooks import Hooks
@@ -18,7 +19,8 @@ async def test_an_agent_that_the_garbage_collector_closes_raises_nothing() -> No
     errors: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context))
     before = asyncio.all_tasks()
-    hooks = Hooks(context(), ClosableRecorder(ListRecorder(), lambda: None), Memory(), remembering=True)
+    recorder, requests = ClosableRecorder(ListRecorder(), lambda: None), Requests(context(), "7 + 7?", ())
+    hooks = Hooks(context(), recorder, Memory(), requests, remembering=True)
     dropped = agent(Playbook(say("four", "teen")))
     hooks.install(dropped, "demo")
     stream = dropped.stream_async("7 + 7?")

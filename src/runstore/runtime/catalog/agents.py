@@ -12,10 +12,10 @@ from weakref import WeakSet
 
 import msgspec
 
+from runstore.core.definitions import recorded
 from runstore.core.errors import AgentError, AgentNotFound, ConfigError, RunstoreError
 from runstore.core.hierarchy import ROOT
 from runstore.core.ports import Agent, RunContext
-from runstore.runtime.catalog.definitions import recorded
 from runstore.runtime.catalog.references import missing
 from runstore.runtime.catalog.specs import (
     AGENT_NAME,
@@ -212,12 +212,15 @@ class AgentCatalog:
                 made = await self._configured(name, source, spec.description)
         if inspect.isasyncgenfunction(made):
             _check_names("approve", spec.approve, ())
-            return GeneratorAgent(made, ctx)
+            return GeneratorAgent(made, ctx, record_requests=spec.record_requests)
         from runstore.runtime.strands.agent import PRODUCTS, StrandsAgent
 
         if isinstance(made, PRODUCTS):
             once, approve = frozenset(spec.at_most_once), frozenset(spec.approve)
-            agent = StrandsAgent(made, ctx, self._taken, at_most_once=once, approve=approve)
+            agent = StrandsAgent(
+                made, ctx, self._taken,
+                at_most_once=once, approve=approve, record_requests=spec.record_requests,
+            )  # fmt: skip
             _check_names("approve", spec.approve, agent.tool_names)
             return agent
         raise AgentError(f"agent {name!r}: its factory returned {_what(made)}; {EXPECTED}")

@@ -123,6 +123,7 @@ class AgentSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
     isolation: Isolation = "loop"
     memory_limit_mb: int | None = None  # of the agent's process, in MiB
     model_attempts: int | None = None  # calls of a throttled model in all; None: 3
+    record_requests: bool = True  # record what the models are asked
     on_worker_lost: Literal["resume", "restart", "fail"] | None = None  # None: "resume", for code "fail"
     memory: Literal["session"] | None = None  # begin with the messages of the session's earlier runs
     output_schema: dict[str, Any] | None = None  # JSON Schema of the results
@@ -195,6 +196,8 @@ def _refuse_ignored(spec: AgentSpec, source: Source) -> None:
         _refuse(spec, OF_TOOLS, "`{}` names some of the agent's `tools`, but the agent has no tools")
     if isinstance(source, SubmittedCode):
         _refuse(spec, NOT_FOR_CODE, "`{}`: code has no messages to begin with, and asks no person")
+        if not spec.record_requests:
+            raise ValueError("`record_requests`: submitted code asks no model that runstore could record")
         for name, value in NOT_OF_CODE:
             if getattr(spec, name) == value:
                 rule = "code always runs in a process of its own, and always starts again from the beginning"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Struct
 
+from runstore.core.definitions import recorded
 from runstore.core.errors import AgentError
 from runstore.core.hierarchy import Hierarchy, Problem, models_of, problems, tools_of, with_models
-from runstore.runtime.catalog.definitions import recorded
 from runstore.runtime.catalog.specs import MAX_INPUT_TIMEOUT_S, ModelSpec
 from runstore.runtime.strands.models import SCRIPTED, build_model
 from runstore.runtime.user_code import REFERENCE, in_thread, load

@@ -22,6 +22,7 @@ from runstore.core.events import (
 )
 from runstore.core.ports import Conversations, EventFilter, RunContext
 from runstore.core.transcript import message_text, result_text, tool_text
+from runstore.runtime.memory.held import digest_of_message, held_in
 from runstore.runtime.memory.oversized import continued, is_whole
 from runstore.runtime.memory.resume import is_root, is_unsigned, replaced, tool_uses
 
@@ -38,6 +39,7 @@ _CONVERSATION = EventFilter(
 )
 
 Messages = list[dict[str, Any]]
+Places = dict[bytes, tuple[str, int, int]]  # digest of a message → run, seq, number in the event
 
 
 class Turn(Struct):
@@ -71,7 +73,9 @@ async def remembering(log: Conversations, context: RunContext, queued: Queued) -
     """The context of an agent, with the messages of the session's earlier runs if its run asks for them."""
     if queued.memory != "session":
         return context
-    return replace(context, memory=await read_memory(log, context.run_id, queued))
+    memory, held = await _read_patiently(log, context.run_id, queued)
+    places = [held.get(digest_of_message(message)) for message in memory]
+    return replace(context, memory=memory, memory_held=places)
 
 
 async def read_memory(log: Conversations, run_id: str, queued: Queued) -> Messages:
@@ -81,6 +85,10 @@ async def read_memory(log: Conversations, run_id: str, queued: Queued) -> Messag
     they had not been. An answer that its `max_tokens` cut off is kept. Of another agent's runs the words are
     taken, without its tools and reasoning. A run whose input was a whole conversation has all before it.
     """
+    return (await _read_patiently(log, run_id, queued))[0]
+
+
+async def _read_patiently(log: Conversations, run_id: str, queued: Queued) -> tuple[Messages, Places]:
     while True:
         try:
             return await _read(log, run_id, queued)
@@ -88,13 +96,15 @@ async def read_memory(log: Conversations, run_id: str, queued: Queued) -> Messag
             await asyncio.sleep(UNAVAILABLE_RETRY_S)
 
 
-async def _read(log: Conversations, run_id: str, queued: Queued) -> Messages:
+async def _read(log: Conversations, run_id: str, queued: Queued) -> tuple[Messages, Places]:
+    """The memory, and the events that hold the messages of its runs."""
+    held: Places = {}
     turns: list[Turn] = []
     room = MAX_MEMORY_BYTES
     wanted: int | None = None  # how many more messages the agent's conversation manager has kept; None: all
     earlier = await log.session_runs(queued.user_id, queued.session_id or "", before=run_id, limit=MAX_RUNS)
     for earlier_id in earlier:
-        if (turn := await _read_turn(log, earlier_id, queued.agent)) is None:
+        if (turn := await _read_turn(log, earlier_id, queued.agent, held)) is None:
             continue
         turns.append(turn)
         room -= json_size([turn.begins_with, turn.messages])
@@ -106,11 +116,16 @@ async def _read(log: Conversations, run_id: str, queued: Queued) -> Messages:
     for turn in reversed(turns):
         conversation = turn.after(conversation)
     conversation = without_empty(conversation)
-    return conversation if json_size(conversation) <= MAX_MEMORY_BYTES else _cut(conversation)
+    fits = json_size(conversation) <= MAX_MEMORY_BYTES
+    return conversation if fits else _cut(conversation), held
 
 
-async def _read_turn(log: Conversations, run_id: str, agent: str) -> Turn | None:
-    """A run's addition to the memory of an agent; None for no addition."""
+async def _read_turn(log: Conversations, run_id: str, agent: str, held: Places) -> Turn | None:
+    """A run's addition to the memory of an agent; None for no addition.
+
+    Args:
+        held: gets the places of the run's messages.
+    """
     events: list[RecordedEvent] = []
     size = after = 0
     try:
@@ -128,6 +143,8 @@ async def _read_turn(log: Conversations, run_id: str, agent: str) -> Turn | None
     queued, ending = _event(events[0]), _event(events[-1])
     if not isinstance(queued, Queued) or not _counts(ending):
         return None
+    for seq, number, message in held_in(events):
+        held.setdefault(digest_of_message(message), (run_id, seq, number))
     try:
         if queued.agent == agent:
             return _own_turn(queued, _said(events), ending, whole=size <= MAX_TURN_BYTES)

@@ -15,12 +15,14 @@ from strands.types.exceptions import MaxTokensReachedException
 import runstore.runtime.strands.called as strands_called
 import runstore.runtime.strands.nodes as strands_nodes
 import runstore.runtime.strands.providers as strands_providers
+import runstore.runtime.strands.request_ids as strands_request_ids
 from runstore.core.codec import RecordedEvent
 from runstore.core.content import asked_messages, input_messages
 from runstore.core.errors import AgentError, AppendRefused
 from runstore.core.events import AgentFinished, AgentStarted, InputRequested
 from runstore.core.ports import AgentResult, Asked, RunContext, RunRecorder
 from runstore.runtime.memory.at_most_once import obstacle
+from runstore.runtime.memory.requests import Requests
 from runstore.runtime.memory.resume import Memory, recall
 from runstore.runtime.providers import HELD
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
@@ -38,6 +40,7 @@ UNWIND_S = 0.1  # seconds for abandoned agents to end by themselves before their
 PRODUCTS = (Agent, MultiAgentBase)
 strands_called.watch()
 strands_providers.watch()
+strands_request_ids.watch()
 Product = Agent | MultiAgentBase
 Ended = StrandsResult | MultiAgentResult | None
 BROKEN_OFF = "the model's answer broke off: its stream ended before the answer did"
@@ -54,6 +57,7 @@ class StrandsAgent:
         root: the path of the outermost agent; None: the name of the run's agent.
         at_most_once: names of tools that the configuration marks so.
         approve: names of tools whose calls a person has to approve.
+        record_requests: record what the models are asked.
 
     Raises:
         AgentError: an agent of the hierarchy belongs to another run.
@@ -68,12 +72,14 @@ class StrandsAgent:
         root: str | None = None,
         at_most_once: Set[str] = frozenset(),
         approve: Set[str] = frozenset(),
+        record_requests: bool = True,
     ) -> None:
         self._product = product
         self._context = context
         self._root = root or context.agent_name
         self._at_most_once = at_most_once
         self._approve = approve
+        self._records_requests = record_requests
         self._asked = False  # whether a stop was requested
         self._agents = list(agents_of(product, self._root))
         for _, agent in self._agents:
@@ -99,7 +105,8 @@ class StrandsAgent:
         goes_on = strands_nodes.goes_on(self._product)
         if not goes_on and (failed := obstacle(history, repeats=True)):
             raise AgentError(failed.message, code=failed.code)
-        hooks = self._hooks = self._hook(closable, recall(history), goes_on)
+        asking = Requests(self._context, input, history, off=not self._records_requests)
+        hooks = self._hooks = self._hook(closable, recall(history), asking, goes_on)
         await recorder.record(self._beginning())
         try:
             stream = self._stream(input, hooks)
@@ -171,13 +178,14 @@ class StrandsAgent:
         for agent in self._hooks.agents if self._hooks else [agent for _, agent in self._agents]:
             agent.cancel()
 
-    def _hook(self, closable: ClosableRecorder, memory: Memory, goes_on: bool) -> Hooks:
+    def _hook(self, closable: ClosableRecorder, memory: Memory, requests: Requests, goes_on: bool) -> Hooks:
         nodes = list(nodes_of(self._product, self._root))
         memory = memory if goes_on else Memory(usage=memory.usage)
         hooks = Hooks(
             self._context,
             closable,
             memory,
+            requests,
             remembering=goes_on,
             at_most_once=self._at_most_once,
             approve=self._approve,

@@ -19,17 +19,19 @@ from weakref import WeakSet
 from msgspec import Struct, field
 from strands import Agent
 from strands.hooks import AfterModelCallEvent, AfterToolCallEvent, BeforeModelCallEvent, BeforeToolCallEvent
-from strands.middleware import InvokeModelContext, InvokeModelStage
+from strands.middleware import InvokeModelContext, InvokeModelStage, MiddlewareNext, TypedEvent
 from strands.multiagent import Swarm
 from strands.multiagent.graph import Graph
 
 from runstore.core.events import AgentFinished, AgentStarted, Event, Message, Reasoning, Token, Usage
 from runstore.runtime.memory.at_most_once import is_at_most_once
 from runstore.runtime.memory.resume import Place
+from runstore.runtime.strands.asked import Asking, asked
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.hierarchy import CALL, Call, call_of
 from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
 from runstore.runtime.strands.nodes import nodes_of
+from runstore.runtime.strands.redaction import may_change_request
 from runstore.runtime.strands.spoken import spoken
 from runstore.runtime.strands.tools import runs_again, write_call, write_result
 
@@ -137,19 +139,36 @@ class Called:
                 await self._finish(place, installed)
 
     def speak(self, context: InvokeModelContext, place: Place) -> InvokeModelContext:
-        """The context of a model call whose text is recorded, until the tool that it works for has ended.
+        """The context of a model call that is recorded, until the tool that it works for has ended.
 
         A tool's code may read the agent's stream, so it gets every delta by itself.
         """
-        tool = TOOL.get()
+        tool, asking = TOOL.get(), self._asking(place)
         if tool is None or tool.over:  # an agent as a tool ends before its call does
-            return spoken(context, place, self._hooks.answers, self._recorder.record)
+            return spoken(context, place, self._hooks.answers, self._recorder.record, asking)
 
         async def record(event: Token | Reasoning) -> None:
             if not tool.over:
                 await self._recorder.record(event)
 
-        return spoken(context, place, self._hooks.answers, record, join_s=0)
+        return spoken(context, place, self._hooks.answers, record, asking, join_s=0)
+
+    def ask(self, context: InvokeModelContext, place: Place) -> InvokeModelContext:
+        """The context of a model call whose request is recorded, until its tool has ended."""
+        return asked(context, self._asking(place))
+
+    def _asking(self, place: Place) -> Asking:
+        tool = TOOL.get()
+
+        async def record(event: Event) -> None:
+            if tool is None or not tool.over:
+                await self._recorder.record(event)
+
+        within = self._recorder.record if tool is None or tool.over else record
+        return Asking(
+            place, self._hooks.requests, within,
+            note=self._hooks.note_model, identify=self.model_calls.open.identify,
+        )  # fmt: skip
 
     async def before_tool(self, event: BeforeToolCallEvent, place: Place) -> None:
         """Record that a called agent calls a tool itself."""
@@ -177,7 +196,7 @@ class Called:
                 number += 1
             self._at_work[place] = agent
             self.places.add(call.place)
-        self._hooks.note_model(agent, place[0])
+        self._hooks.note_model(place[0], agent.model)
         if not self._hooks.knows(agent):
             _hook(agent)
         before, inside = CALL.get(), Call(agent, place, CALL.get())
@@ -196,14 +215,15 @@ class Called:
 
     async def _finish(self, place: Place, installed: bool) -> None:
         await self._hooks.finish(place)
+        self._hooks.requests.forget(place)
         if not installed:
             await self._recorder.record(AgentFinished(agent=place[0], call_id=place[1]))
 
     async def _record(self, event: Event, installed: bool) -> None:
         if isinstance(event, Message):
-            if not installed:
-                # No attempt resumes from it, so a message that is too large may be missing.
-                await self._recorder.try_record(event)
+            # No attempt resumes from it, so a message that is too large may be missing.
+            if not installed and not await self._recorder.try_record(event):
+                self._hooks.requests.log((event.agent, event.call_id), event.message)
             return
         if isinstance(event, Usage):
             self._hooks.count(event)
@@ -260,6 +280,8 @@ def _hook(agent: Agent) -> None:
         agent.add_hook(_before_tool, BeforeToolCallEvent, order=LAST)
         agent.add_hook(_after_tool, AfterToolCallEvent, order=LAST)
         agent.add_middleware(InvokeModelStage.Input, _call_model)
+        if may_change_request(agent):
+            agent.add_middleware(InvokeModelStage, _ask_model)
 
 
 def _call_model(context: InvokeModelContext) -> InvokeModelContext:
@@ -268,6 +290,17 @@ def _call_model(context: InvokeModelContext) -> InvokeModelContext:
     if tool is None or tool.over or call is None:
         return context
     return tool.called.speak(context, call.place)
+
+
+async def _ask_model(
+    context: InvokeModelContext, call: MiddlewareNext[InvokeModelContext, TypedEvent]
+) -> AsyncGenerator[TypedEvent, None]:
+    agent: Any = context.agent
+    tool, at = TOOL.get(), call_of(agent)
+    if tool is not None and not tool.over and at is not None:
+        context = tool.called.ask(context, at.place)
+    async for event in call(context):
+        yield event
 
 
 async def _before_tool(event: BeforeToolCallEvent) -> None:

@@ -121,7 +121,9 @@ class Translator:
     def _chunk(self, raw: Item, path: str, call_id: str | None) -> Sequence[Event]:
         if "contentBlockDelta" not in raw and "contentBlockStart" not in raw:
             return self._beside_text(raw, path, call_id)
-        self._calls.speak((path, call_id))
+        # strands' Ollama begins a text block before it asks the provider.
+        if "contentBlockDelta" in raw or raw["contentBlockStart"].get("start"):
+            self._calls.speak((path, call_id))
         said = None if isinstance(raw, RecordedChunk) else said_in(raw)
         return NOTHING if said is None else (self._answers.say((path, call_id), said),)
 
@@ -130,6 +132,9 @@ class Translator:
             return self._usage(raw, path, call_id)
         if path == self._root and call_id is None:
             self.broken_off = "messageStart" in raw or (self.broken_off and "messageStop" not in raw)
+        if "messageStop" in raw:
+            self._calls.finish((path, call_id), raw["messageStop"].get("stopReason"))
+            return NOTHING
         if "messageStart" in raw:
             self._answers.start((path, call_id))
             return NOTHING

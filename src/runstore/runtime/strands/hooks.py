@@ -46,6 +46,7 @@ from runstore.core.events import (
 from runstore.core.ports import RunContext
 from runstore.core.run import add_usage
 from runstore.runtime.memory.at_most_once import CODE, is_at_most_once
+from runstore.runtime.memory.requests import Requests
 from runstore.runtime.memory.resume import Conversation, Memory, Place, digest_of, is_root
 from runstore.runtime.strands.answers import Answers
 from runstore.runtime.strands.called import Called
@@ -56,7 +57,7 @@ from runstore.runtime.strands.hierarchy import CALL, Call, call_of, called_agent
 from runstore.runtime.strands.interrupts import Interrupts
 from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
 from runstore.runtime.strands.nodes import Node, Nodes
-from runstore.runtime.strands.redaction import may_redact
+from runstore.runtime.strands.redaction import may_change_request, may_redact
 from runstore.runtime.strands.reported_usage import report_reasoning
 from runstore.runtime.strands.results import ONLY_REASONING
 from runstore.runtime.strands.tools import OVER, runs_again, unfit, write_call, write_result
@@ -84,6 +85,7 @@ class Hooks:
         context: RunContext,
         recorder: ClosableRecorder,
         memory: Memory,
+        requests: Requests,
         *,
         remembering: bool,
         at_most_once: Set[str] = frozenset(),
@@ -94,6 +96,7 @@ class Hooks:
         self.remembered: set[str] = set()  # paths of agents whose messages the hooks record
         self.answers = Answers(self.remembered)
         self.usage = memory.usage  # of all attempts
+        self.requests = requests
         self.asked: Sequence[Any] = ()  # the input of the run's own agent, as in the log
         self.own = 0  # messages that the run's own agent was built with
         self._context = context
@@ -166,6 +169,8 @@ class Hooks:
             agent.add_hook(self._context_reduced, AfterInvocationEvent, order=LAST)
         agent.add_middleware(ExecuteToolStage, self._run_tool)
         agent.add_middleware(InvokeModelStage.Input, self._call_model)
+        if may_change_request(agent):
+            agent.add_middleware(InvokeModelStage, self._ask_model)
 
     def knows(self, agent: Agent) -> bool:
         """Whether an agent has been hooked, and so belongs to this run alone."""
@@ -175,15 +180,15 @@ class Hooks:
         """The usage of the model calls that broke off, as the agents have been left."""
         return self._model_calls.unfinished()
 
-    def note_model(self, agent: Agent, path: str) -> None:
+    def note_model(self, path: str, model: Any) -> None:
         """Remember the model of the agent at this path."""
-        report_reasoning(agent.model)
-        config = agent.model.get_config()
+        report_reasoning(model)
+        config = model.get_config()
         if isinstance(config, dict) and config.get("model_id"):
             self.models[path] = str(config["model_id"])
 
     def _introduce(self, agent: Agent, path: str) -> None:
-        self.note_model(agent, path)
+        self.note_model(path, agent.model)
         if self._remembering:
             self.remembered.add(path)
 
@@ -278,6 +283,8 @@ class Hooks:
     async def write(self, event: Event) -> None:
         """Record an event; commit one that discards others."""
         await (self._recorder.commit if isinstance(event, Discarded) else self._recorder.record)(event)
+        if isinstance(event, Message):
+            self.requests.log((event.agent, event.call_id), event.message)
 
     async def _message_added(self, event: MessageAddedEvent) -> None:
         path, call_id = place = self._place(event.agent)
@@ -296,6 +303,7 @@ class Hooks:
             if await self._recorder.try_record(said):
                 self._leave_out_inputs(event.message)
                 await self._recorder.record(said)
+            self.requests.log(place, event.message)
         else:
             joined = bare(event.message)
             await self._recorder.record(InputReplaced(agent=path, call_id=call_id, messages=[joined]))
@@ -351,11 +359,19 @@ class Hooks:
             for said in corrected:
                 await self.write(said)
             if not (_is_run(place) and place in self._logged):  # otherwise `_context_reduced` records it
-                await self._recorder.record(Message(agent=path, call_id=call_id, message=bare(message)))
+                await self.write(Message(agent=path, call_id=call_id, message=bare(message)))
 
     def _call_model(self, context: InvokeModelContext) -> InvokeModelContext:
         agent: Any = context.agent
         return self.called.speak(context, self._place(agent))
+
+    async def _ask_model(
+        self, context: InvokeModelContext, call: MiddlewareNext[InvokeModelContext, TypedEvent]
+    ) -> AsyncGenerator[TypedEvent, None]:
+        """Record a request within all middleware that may change it."""
+        agent: Any = context.agent
+        async for event in call(self.called.ask(context, self._place(agent))):
+            yield event
 
     # A tool is called.
 
@@ -396,6 +412,7 @@ class Hooks:
             self._inputs.pop(place, None)
             self._logged.pop(place, None)
             self._results.pop(place, None)
+            self.requests.forget(place)
             await self._recorder.record(AgentFinished(agent=place[0], call_id=place[1]))
 
     async def _run_tool(

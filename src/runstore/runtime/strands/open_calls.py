@@ -1,6 +1,7 @@
 """The model calls that are under way: when they began, and when they first answered."""
 
 import time
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -8,12 +9,16 @@ from msgspec import Struct
 from runstore.core.events import Usage
 from runstore.runtime.memory.resume import Place
 
+MAX_REASON = 100  # characters of a finish reason
+
 
 class _OpenCall(Struct):
     """One call. Times: seconds of the monotonic clock."""
 
     began: float
     first: float | None = None
+    finish_reason: str | None = None
+    request_id: str | None = None
 
 
 class OpenCalls:
@@ -32,15 +37,27 @@ class OpenCalls:
         if call is not None and call.first is None:
             call.first = time.monotonic()
 
-    def end(self, place: Place) -> dict[str, int]:
-        """Close a call whose provider has reported its usage; return its times as fields of `llm.usage`."""
+    def identify(self, place: Place, request_id: str) -> None:
+        """The provider's id of a call that has not been answered yet; others are not the model's."""
+        call = self._open.get(place)
+        if call is not None and call.first is None:
+            call.request_id = request_id
+
+    def finish(self, place: Place, reason: Any) -> None:
+        """The model has ended its answer."""
+        call = self._open.get(place)
+        if call is not None and isinstance(reason, str):
+            call.finish_reason = reason[:MAX_REASON]
+
+    def end(self, place: Place) -> dict[str, Any]:
+        """Close a call whose provider has reported its usage; return the fields of `llm.usage` about it."""
         call = self._open.pop(place, None)
         if call is None:
             return {}
-        times = {"duration_ms": _ms(time.monotonic() - call.began)}
+        times: dict[str, Any] = {"duration_ms": _ms(time.monotonic() - call.began)}
         if call.first is not None:
             times["first_token_ms"] = _ms(call.first - call.began)
-        return times
+        return times | {"finish_reason": call.finish_reason, "request_id": call.request_id}
 
     def close(self, place: Place) -> None:
         """Close a call that used nothing, or whose provider reports no usage."""

@@ -22,7 +22,7 @@ def may_redact(agent: Agent) -> bool:
     config: Any = agent.model.get_config()
     if isinstance(config, dict) and config.get("guardrail_redact_output"):
         return True
-    if any(each.phase != "input" for each in _middleware(agent).get(InvokeModelStage, ())):
+    if any(each.phase != "input" for each in _foreign(agent, InvokeModelStage)):
         return True
     hooks = getattr(agent.hooks, "_registered_callbacks", {})
     callbacks = [entry.callback for cls in REWRITING for entry in hooks.get(cls, ())]
@@ -31,8 +31,22 @@ def may_redact(agent: Agent) -> bool:
 
 def may_change(agent: Agent) -> bool:
     """Whether middleware gets the agent's stream, and so may change its text."""
-    stages = {stage: handlers for stage, handlers in _middleware(agent).items() if stage != ExecuteToolStage}
-    return any(each.phase == "wrap" for handlers in stages.values() for each in handlers)
+    stages = [stage for stage in _middleware(agent) if stage != ExecuteToolStage]
+    return any(each.phase == "wrap" for stage in stages for each in _foreign(agent, stage))
+
+
+def may_change_request(agent: Agent) -> bool:
+    """Whether middleware around the model's call may change what the model is asked, or the model."""
+    return any(each.phase == "wrap" for each in _foreign(agent, InvokeModelStage))
+
+
+def _foreign(agent: Agent, stage: Any) -> list[Any]:
+    """The handlers of a stage that are not runstore's own."""
+    return [each for each in _middleware(agent).get(stage, ()) if not _is_own(each.handler)]
+
+
+def _is_own(handler: Any) -> bool:
+    return str(getattr(handler, "__module__", "")).startswith("runstore.")
 
 
 def _middleware(agent: Agent) -> dict[Any, list[Any]]:

@@ -17,8 +17,9 @@ from strands.models import Model
 from runstore.core.events import Reasoning, Token
 from runstore.runtime.memory.resume import Place
 from runstore.runtime.strands.answers import Answers
+from runstore.runtime.strands.asked import Asking, asked
 from runstore.runtime.strands.chunks import Chunk, Said, joined, said_in
-from runstore.runtime.strands.redaction import may_change
+from runstore.runtime.strands.redaction import may_change, may_change_request
 
 JOIN_S = 0.02  # seconds of text that strands gets as one delta
 
@@ -26,27 +27,43 @@ Record = Callable[[Token | Reasoning], Awaitable[None]]
 
 
 def spoken(
-    context: InvokeModelContext, place: Place, answers: Answers, record: Record, *, join_s: float = JOIN_S
+    context: InvokeModelContext,
+    place: Place,
+    answers: Answers,
+    record: Record,
+    asking: Asking,
+    *,
+    join_s: float = JOIN_S,
 ) -> InvokeModelContext:
-    """The context of a model call whose text `record` gets as the model says it.
+    """The context of a model call that is recorded, and whose text `record` gets as the model says it.
 
-    Middleware may change the text, so then the stream's text is recorded (events.py), not the model's.
+    Middleware may change the text, so then the stream's text is recorded (events.py), not the model's. It may
+    change the request, too; then a handler within it records that.
     """
     agent: Any = context.agent
     if may_change(agent):
-        return context
-    model: Any = RecordedModel(context.model, place, answers, record, join_s)
+        return context if may_change_request(agent) else asked(context, asking)
+    model: Any = RecordedModel(context.model, place, answers, record, asking, join_s)
     return context.replace(model=cast(Model, model))
 
 
 class RecordedModel:
     """A model, for one call of an agent at a place. Its text is recorded before strands gets it."""
 
-    def __init__(self, model: Model, place: Place, answers: Answers, record: Record, join_s: float) -> None:
+    def __init__(
+        self,
+        model: Model,
+        place: Place,
+        answers: Answers,
+        record: Record,
+        asking: Asking,
+        join_s: float,
+    ) -> None:
         self._model = model
         self._place = place
         self._answers = answers
         self._record = record
+        self._asking = asking
         self._join_s = join_s
 
     def __getattr__(self, name: str) -> Any:
@@ -59,6 +76,7 @@ class RecordedModel:
         held: list[Said] = []  # recorded, and not yet handed on
         last: Chunk = {}  # the chunk of the last of them
         handed_at = 0.0
+        await self._asking.begin(self._model, *arguments, **options)
         async for chunk in self._model.stream(*arguments, cancel_signal=cancel_signal, **options):
             said = said_in(chunk)
             if said is None or (cancel_signal is not None and cancel_signal.is_set()):

@@ -24,17 +24,18 @@ def recorded(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of an agent or a model as JSON, without possible secrets."""
     kept = {name: _without_credentials(value) for name, value in settings.items() if name != "model_args"}
     if "model_args" in settings:
-        kept["model_args"] = _harmless(settings["model_args"])
+        kept["model_args"] = harmless(settings["model_args"])
     return {name: kept[name] for name in settings}
 
 
-def _harmless(arguments: dict[str, Any]) -> dict[str, Any]:
+def harmless(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a model as JSON, without possible secrets."""
     return {name: _value(name, value) for name, value in arguments.items()}
 
 
 def _value(name: str, value: Any) -> Any:
     if isinstance(value, dict):
-        return _harmless(value)
+        return harmless(value)
     if name not in HARMLESS:
         return SET
     simple = all(isinstance(item, _SIMPLE) for item in (value if isinstance(value, list) else [value]))

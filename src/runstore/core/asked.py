@@ -1,0 +1,177 @@
+"""What a run's models were asked: a fold over its events that finds where each message of a request is. Pure.
+
+A request names its new messages only; all others are those of the agent's last one. So a conversation is in
+the log once, however many model calls it takes.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import Struct, field
+
+from runstore.core.codec import RecordedEvent, decode
+from runstore.core.events import Context, Message, MessageRange, Queued, Redacted, Request, Started
+from runstore.core.ports import EventFilter
+
+MAX_MESSAGES = 100_000  # messages of one request; a process that lies could refer to a message many times
+
+T = TypeVar("T")
+Place = tuple[str, str | None]  # an agent at work: its path, and the call that it works for
+ASKED = EventFilter(frozenset(cls.type for cls in (Queued, Started, Message, Redacted, Context, Request)))
+
+
+class Held(NamedTuple):
+    """The place of one message. `seq`: the event that holds it, or its last part. `run_id`: None for its own.
+
+    `number`: of the messages in that event. `context`: the digest of the `llm.context` instead.
+    """
+
+    seq: int = 0
+    number: int = 0
+    run_id: str | None = None
+    context: str | None = None
+
+
+class Question(Struct, frozen=True):
+    """One request of a run, with the place of each of its messages. `n`: 1, 2, … in the order of the log."""
+
+    n: int
+    seq: int
+    at: int
+    request: Request
+    messages: list[Held]
+
+
+class _Spoken(Struct, frozen=True):
+    """Whose message an event holds, and whether it is the last part of it."""
+
+    agent: str = ""
+    call_id: str | None = None
+    more: bool = False
+
+
+class _Tombstone(Struct, frozen=True):
+    agent: str = ""
+    call_id: str | None = None
+    message: bool = False
+
+
+_read_spoken = msgspec.json.Decoder(_Spoken).decode
+_read_tombstone = msgspec.json.Decoder(_Tombstone).decode
+
+
+class AskedFold(Struct):
+    """Folds a run's events, in order, into its requests. Events of other types than ASKED change nothing."""
+
+    count: int = 0
+    _said: dict[Place, list[int]] = field(default_factory=dict)  # seqs of whole messages in this attempt
+    _last: dict[Place, list[Held]] = field(default_factory=dict)
+
+    def add(self, event: RecordedEvent) -> Question | None:
+        """Take the run's next event; return the request that it is."""
+        if event.type == Started.type:
+            self._said.clear()
+            self._last.clear()
+        elif event.type == Message.type:
+            said = _read_spoken(event.data)
+            if not said.more:
+                self._said.setdefault((said.agent, said.call_id), []).append(event.seq)
+        elif event.type == Redacted.type:
+            buried = _read_tombstone(event.data)
+            if buried.message:
+                self._said.setdefault((buried.agent, buried.call_id), []).append(event.seq)
+        elif event.type == Request.type:
+            request = decode(event.type, event.version, event.data)
+            if isinstance(request, Request):
+                return self._ask(event, request)
+        return None
+
+    def _ask(self, event: RecordedEvent, request: Request) -> Question:
+        self.count += 1
+        place = (request.agent, request.call_id)
+        every = (each for asked in request.messages for each in self._held(place, asked))
+        held = list(islice(every, MAX_MESSAGES))
+        self._last[place] = held
+        return Question(self.count, event.seq, event.at, request, held)
+
+    def _held(self, place: Place, asked: MessageRange) -> Iterator[Held]:
+        if asked.last is not None:
+            yield from _part(self._last.get(place, []), asked.last)
+        elif asked.said is not None:
+            yield from (Held(seq) for seq in _part(self._said.get(place, []), asked.said))
+        elif asked.input is not None:
+            first, count = asked.input
+            yield from (Held(1, number) for number in range(first, first + min(count, MAX_MESSAGES)))
+        elif asked.context is not None:
+            yield Held(context=asked.context)
+        else:
+            yield from (Held(seq, number, asked.run_id) for seq, number in asked.held)
+
+
+def _part(all: list[T], part: tuple[int, int]) -> list[T]:
+    first, count = part
+    return all[max(0, first) : max(0, first) + max(0, count)]
+
+
+class RequestSummary(Struct, frozen=True, kw_only=True):
+    """One model call of a run. `n`: 1, 2, … in the order of the log. `messages`: their number."""
+
+    n: int
+    seq: int
+    at: str
+    agent: str
+    call_id: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    messages: int = 0
+    left_out: str | None = None
+
+
+class RequestPage(Struct, frozen=True):
+    """A page of a run's model calls, in order. `next`: the number to go on after."""
+
+    data: list[RequestSummary]
+    next: int | None = None
+
+
+class MessageSource(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The event that holds a message. `run_id`: of an earlier run of the session.
+
+    `left_out`: why the message is missing: it was redacted, its run was deleted or purged, or it was too
+    large for an event, of `size` bytes and with this SHA-256.
+    """
+
+    seq: int
+    run_id: str | None = None
+    left_out: str | None = None
+    size: int = 0
+    sha256: str | None = None
+
+
+class ModelRequest(Struct, frozen=True, kw_only=True):
+    """What a model was asked. Messages are as strands has them, with bytes as base64.
+
+    `sources`: where each message is stored. A message that can no longer be read is null. `complete`: no
+    content is missing.
+    """
+
+    n: int
+    seq: int
+    at: str
+    agent: str
+    call_id: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    parameters: Any = None
+    system: Any = None
+    tools: Any = None
+    output_schema: Any = None
+    tool_choice: Any = None
+    cache_blocks: int = 0
+    state: dict[str, Any] = {}
+    messages: list[Any] = []
+    sources: list[MessageSource] = []
+    complete: bool = True
+    left_out: str | None = None

@@ -1,0 +1,43 @@
+"""Hears a provider's own id of a model call in the headers of its answer.
+
+strands passes neither the answer's headers nor the id on. Its providers' packages send their requests with
+httpx. So the method that all of them pass through is replaced once; outside of a model call it behaves as
+before.
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import httpx
+
+# OpenAI and most others; Anthropic; AWS; Google.
+HEADERS = ("x-request-id", "request-id", "x-amzn-requestid", "x-goog-request-id")
+MAX_ID = 200  # characters
+
+_send = httpx.AsyncClient.send
+_heard: ContextVar[Callable[[str], None] | None] = ContextVar("runstore_request_id", default=None)
+
+
+def hear(identify: Callable[[str], None]) -> None:
+    """Call `identify` with the id of each answer that the present task gets from now on.
+
+    It also hears answers to tools that follow in the same task, and must ignore them.
+    """
+    _heard.set(identify)
+
+
+async def send(self: httpx.AsyncClient, *arguments: Any, **options: Any) -> httpx.Response:
+    """`AsyncClient.send`; within a model call, its id is heard."""
+    response = await _send(self, *arguments, **options)
+    if (identify := _heard.get()) is not None:
+        for name in HEADERS:
+            if id := response.headers.get(name):
+                identify(id[:MAX_ID])
+                break
+    return response
+
+
+def watch() -> None:
+    """Replace httpx's method. Safe to call twice."""
+    httpx.AsyncClient.send = send  # type: ignore[method-assign]
