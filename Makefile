@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml
 	fi
 	@touch $@
 
-node: $(STAMP)  ## install OpenAI's client for Node, which one test needs
+node: $(STAMP)  ## install OpenAI's client for Node and axe-core, which tests need
 	@PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix tests/node --silent --no-fund --no-audit
 
 demo: $(STAMP)  ## tell the whole story against real servers, checking every claim

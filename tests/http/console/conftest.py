@@ -27,6 +27,10 @@ factory = "agents:clerk"
 [agents.broken]
 factory = "agents:broken"
 
+[agents.long]
+model = "scripted"
+tokens = 100000
+
 [prices.scripted]
 input = 3.0
 output = 15.0

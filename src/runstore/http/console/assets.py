@@ -2,6 +2,8 @@
 
 import gzip
 import hashlib
+import posixpath
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -9,6 +11,7 @@ from importlib.resources.abc import Traversable
 from msgspec import Struct
 
 PAGE = "index.html"
+IMPORT = re.compile(r'^import .*?"(\.[^"]+)";$', re.M)
 MEDIA_TYPES = {
     "css": "text/css; charset=utf-8",
     "html": "text/html; charset=utf-8",
@@ -39,18 +42,45 @@ class Assets:
         page = found.pop(PAGE).decode()
         self.version = hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:16]
         self.files = {path: _asset(path, body) for path, body in found.items()}
-        scripts = sorted(path for path in found if path.endswith(".js"))
-        self._pages = {depth: _asset(PAGE, self._linked(page, scripts, "../" * depth)) for depth in range(3)}
+        self._page = page
+        self._imports = {
+            path: _imports(path, body.decode()) for path, body in found.items() if _is_script(path)
+        }
+        self._pages: dict[tuple[str, int], Asset] = {}
 
-    def page(self, depth: int) -> Asset:
-        """The page, for a path with so many folders below the console."""
-        return self._pages[depth]
+    def page(self, path: str) -> Asset:
+        """The page at a path below the console. It links the scripts that it needs, to be loaded at once."""
+        name, _, item = path.partition("/")
+        module = "pages/run.js" if item else f"pages/{name or 'runs'}.js"
+        key = (module if module in self._imports else "", path.count("/"))
+        if key not in self._pages:
+            self._pages[key] = _asset(PAGE, self._linked(self.scripts(key[0]), "../" * key[1]))
+        return self._pages[key]
 
-    def _linked(self, page: str, scripts: list[str], up: str) -> bytes:
-        """The page with relative paths of all scripts, so that they are loaded at once and not one by one."""
+    def scripts(self, module: str) -> list[str]:
+        """The scripts that are loaded for a page: the application's and its module's, with all imports."""
+        left, found = ["app.js", *([module] if module else [])], set[str]()
+        while left:
+            path = left.pop()
+            if path not in found:
+                found.add(path)
+                left += self._imports[path]
+        return sorted(found)
+
+    def _linked(self, scripts: list[str], up: str) -> bytes:
         static = f"{up}static/{self.version}/"
         links = "\n".join(f'<link rel="modulepreload" href="{static}{path}">' for path in scripts)
-        return page.replace("{{scripts}}", links).replace("{{static}}", static).encode()
+        return self._page.replace("{{scripts}}", links).replace("{{static}}", static).encode()
+
+
+def _is_script(path: str) -> bool:
+    return path.endswith(".js")
+
+
+def _imports(path: str, script: str) -> list[str]:
+    """The modules that a script imports. Pages that are imported on demand are not among them."""
+    folder = posixpath.dirname(path)
+    return [posixpath.normpath(posixpath.join(folder, name)) for name in IMPORT.findall(script)]
 
 
 def _read(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:

@@ -75,7 +75,7 @@ class Console:
         path = request.path_params["path"]
         if not PAGE_PATH.fullmatch(path):
             raise HTTPException(404)
-        return _answer(request, self._assets.page(path.count("/")), "no-cache")
+        return _answer(request, self._assets.page(path), "no-cache")
 
     async def read_file(self, request: Request) -> Response:
         """A file of this version, or, for a tab of another release, the file as it is now."""

@@ -70,7 +70,8 @@ export async function errorOf(response) {
 export async function call(path, options) {
   const response = await request(path, options);
   if (!response.ok) throw await errorOf(response);
-  return response.status === 204 ? null : response.json();
+  const text = await response.text();
+  return text ? JSON.parse(text) : null;
 }
 
 export const get = (path, query, signal) => call(path, { query, signal });

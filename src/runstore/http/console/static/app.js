@@ -4,17 +4,7 @@ import { html, render, useEffect, useState } from "./vendor/htm-preact.js";
 import { call, hasKey, onLoggedOut, setKey } from "./api.js";
 import { known, useKeys } from "./keys.js";
 import { Notes } from "./notes.js";
-import { Inbox } from "./pages/inbox.js";
 import { Login } from "./pages/login.js";
-import { Compare } from "./pages/compare.js";
-import { RunPage } from "./pages/run.js";
-import { Runs } from "./pages/runs.js";
-import { Sessions } from "./pages/sessions.js";
-import { Start } from "./pages/start.js";
-import { System } from "./pages/system.js";
-import { Tools } from "./pages/tools.js";
-import { Usage } from "./pages/usage.js";
-import { Users } from "./pages/users.js";
 import { Dialog } from "./parts/dialog.js";
 import { Empty, Loading, Problem } from "./parts/problem.js";
 import { current, go, href, useRoute } from "./route.js";
@@ -23,31 +13,37 @@ import { plain } from "./text.js";
 import { applyTheme, nextTheme, theme } from "./theme.js";
 
 const always = () => true;
+const readers = (session) => session.readsAll;
 // The pages of the menu, and who may see them.
 const PAGES = [
-  ["runs", "Runs", Runs, always],
-  ["inbox", "Inbox", Inbox, always],
-  ["sessions", "Sessions", Sessions, always],
-  ["users", "Users", Users, (session) => session.readsAll],
-  ["tools", "Tools", Tools, (session) => session.readsAll],
-  ["usage", "Usage", Usage, always],
-  ["system", "System", System, (session) => session.readsAll],
+  ["runs", "Runs", always], ["inbox", "Inbox", always], ["sessions", "Sessions", always], ["users", "Users", readers],
+  ["tools", "Tools", readers], ["usage", "Usage", always], ["system", "System", readers],
 ];
-const OTHERS = { compare: Compare, start: Start };
+const OTHERS = ["compare", "start"];
+
+/** The component of a page, whose script is loaded when it is first shown. */
+function usePage(name) {
+  const [found, setFound] = useState({});
+  useEffect(() => {
+    if (!name) return;
+    import(`./pages/${name}.js`).then((module) => setFound({ name, Shown: module.default }), (error) => setFound({ name, error }));
+  }, [name]);
+  return found.name === name ? found : {};
+}
 
 function Page({ path, params }) {
   const session = useSession();
-  if (path.startsWith("runs/")) {
-    const runId = decodeURIComponent(path.slice(5));
-    return html`<${RunPage} key=${runId} runId=${runId} params=${params} />`;
-  }
+  const run = path.startsWith("runs/") ? decodeURIComponent(path.slice(5)) : null;
   const listed = PAGES.find(([name]) => name === path);
-  const Shown = listed ? listed[2] : OTHERS[path];
-  if (!Shown) return html`<${Empty} title="No such page"><p><a href=${href("runs")}>To the runs</a></p><//>`;
-  if (listed && !listed[3](session)) {
+  const name = run ? "run" : listed || OTHERS.includes(path) ? path : null;
+  const { Shown, error } = usePage(name);
+  if (!name) return html`<${Empty} title="No such page"><p><a href=${href("runs")}>To the runs</a></p><//>`;
+  if (listed && !listed[2](session)) {
     return html`<${Problem} error=${{ status: 403, message: "This page is for admins and auditors." }} />`;
   }
-  return html`<${Shown} key=${path} params=${params} />`;
+  if (error) return html`<${Problem} error=${{ message: "The page could not be loaded." }} onRetry=${() => location.reload()} />`;
+  if (!Shown) return html`<${Loading} />`;
+  return html`<${Shown} key=${path} runId=${run} params=${params} />`;
 }
 
 function Shell({ onLogout }) {
@@ -55,7 +51,7 @@ function Shell({ onLogout }) {
   const { path, params } = useRoute();
   const [help, setHelp] = useState(false);
   const [shownTheme, setShownTheme] = useState(theme());
-  const shown = PAGES.filter(([, , , allowed]) => allowed(session));
+  const shown = PAGES.filter(([, , allowed]) => allowed(session));
   const goTo = (name) => () => go(href(name));
   useKeys({
     "?": [() => setHelp(true), "show this help"],
@@ -115,6 +111,8 @@ function App() {
   return html`<${Session.Provider} value=${state.session}><${Shell} onLogout=${logout} /><//>`;
 }
 
+const icon = document.querySelector("link[rel=icon]");
+icon.setAttribute("href", icon.href); // it is relative to the first page, and the page changes
 applyTheme(theme());
 if (!current().path) go(href("runs"), { replace: true });
 const place = document.getElementById("app");

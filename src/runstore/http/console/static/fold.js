@@ -24,11 +24,12 @@ export class Fold {
     this.last = 0; // the seq of the last event
     this.lastAt = null;
     this.requests = new Map(); // open input requests, by id
-    this.contexts = new Map(); // llm.context events, by digest
+    this.requestsMade = 0; // requests to models
     this.version = 0; // grows with each change
     this.#begin();
   }
 
+  #mute = Infinity; // the seq before the first text of an ended call that no message repeats
   #attempt = null;
   #open = new Map(); // agents at work: by path and call
   #tools = new Map(); // tool calls under way: by agent and id, since two agents may use the same ids
@@ -55,10 +56,10 @@ export class Fold {
     return this;
   }
 
-  /** The seq after which all text lies that no message repeats: that of the open calls. */
+  /** The seq after which all text lies that no message repeats: of open calls, and of agents without messages. */
   get unsaid() {
     const said = [...this.#open.values()].map((agent) => agent.said);
-    return said.length ? Math.min(...said) : this.last;
+    return Math.min(this.#mute, this.last, ...said);
   }
 
   // ---- nodes ----
@@ -88,7 +89,7 @@ export class Fold {
     let node = this.#open.get(key);
     if (!node) {
       const above = this.#toolOf(agent, callId) ?? this.#parentOf(agent) ?? this.#place(event);
-      node = this.#node(above, "agent", event, { name: agent.split("/").at(-1), path: agent, callId, call: null, asked: null, since: Date.parse(event.at), said: event.seq - 1 });
+      node = this.#node(above, "agent", event, { name: agent.split("/").at(-1), path: agent, callId, call: null, asked: null, since: Date.parse(event.at), said: event.seq - 1, spoke: false });
       this.#open.set(key, node);
     }
     return node;
@@ -122,14 +123,22 @@ export class Fold {
     return call;
   }
 
-  #close(at) {
+  /** End what is open. status: of what has not ended by itself. */
+  #close(at, status = "lost") {
     for (const node of [...this.#open.values(), ...this.#tools.values()]) {
-      if (node.status === "running") node.status = "lost";
+      if (node.status === "running") node.status = status;
       node.end ??= at;
-      if (node.call?.status === "running") Object.assign(node.call, { status: "lost", end: at });
+      if (node.kind === "agent") this.#finish(node, at, status);
     }
     if (this.#attempt) this.#attempt.end ??= at;
     this.#begin();
+  }
+
+  /** End the call of an agent that is done. */
+  #finish(agent, at, status) {
+    const { call } = agent;
+    if (!agent.spoke || (call && !call.content && call.status === "running")) this.#mute = Math.min(this.#mute, agent.said);
+    if (call?.status === "running") Object.assign(call, { status, end: at });
   }
 
   #end(event) {
@@ -137,7 +146,7 @@ export class Fold {
     this.status = ENDINGS[event.type];
     this.ending = event;
     const attempt = this.#attempt;
-    this.#close(at);
+    this.#close(at, this.status === "success" ? "success" : "lost");
     if (attempt) {
       attempt.status = this.status;
       attempt.lastSeq = event.seq;
@@ -171,6 +180,7 @@ export class Fold {
     "agent.finished"(event, at) {
       const agent = this.#agent(event);
       Object.assign(agent, { end: at, status: "success", lastSeq: event.seq });
+      this.#finish(agent, at, "success");
     },
     "llm.token"(event, at) {
       const call = this.#call(event, { fresh: this.#isSaid(event) });
@@ -186,16 +196,15 @@ export class Fold {
       agent.since = at;
       const call = this.#call(event, { fresh: true });
       call.request = event;
+      this.requestsMade += 1;
+      call.requestNumber = this.requestsMade;
       if (event.data.model) call.name = event.data.model;
-    },
-    "llm.context"(event) {
-      const { digest, sha256 } = event.data;
-      this.contexts.set(digest ?? sha256, event);
     },
     "llm.message"(event, at) {
       const { message } = event.data;
       const agent = this.#agent(event);
       agent.said = event.seq;
+      agent.spoke ||= message.role === "assistant";
       if (message.role !== "assistant") {
         Object.assign(agent, { asked: message.content, since: at });
         return;

@@ -21,7 +21,7 @@ document.addEventListener("keydown", (event) => {
   if (event.metaKey || event.ctrlKey || event.altKey) return;
   const typing = event.target.closest?.("input:not([type=checkbox]):not([type=range]), textarea, select");
   if (typing && event.key !== "Escape") return;
-  if (document.querySelector("dialog[open]") && event.key !== "Escape") return;
+  if (document.querySelector("dialog[open]")) return;
   for (const each of [...stack].reverse()) {
     const found = each.current[event.key];
     if (!found) continue;

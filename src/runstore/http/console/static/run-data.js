@@ -1,7 +1,7 @@
 // The events of one run, loaded in pages, and followed while the run is open.
 //
-// Finished calls repeat their text in a message, so the streamed text of only the open calls is loaded: a run of
-// 100,000 tokens opens as fast as a short one. A run of many steps opens with its first steps, or its last ones
+// Finished calls of models repeat their text in a message, so only other streamed text is loaded: of open calls, and of
+// agents that are generators. A run of 100,000 tokens opens as fast as a short one. A run of many steps opens with its first steps, or its last ones
 // while it is open; the rest is loaded on request.
 
 import { get } from "./api.js";
@@ -48,7 +48,7 @@ export class RunData {
       if (isOpen(this.record.status) && this.head > SHORT_RUN) this.#startAt(this.head - AT_FIRST);
       this.#changed();
       await this.more();
-      if (this.next === null) await this.#follow();
+      if (this.next === null) await this.#finish();
     } catch (error) {
       this.#failed(error);
     }
@@ -70,7 +70,7 @@ export class RunData {
       this.#changed();
     }
     this.loading = false;
-    if (this.next === null && !this.#following && this.events.length > AT_FIRST) await this.#follow();
+    if (this.next === null && this.events.length > AT_FIRST) await this.#finish();
   }
 
   /** Begin again at the run's first event. */
@@ -108,12 +108,14 @@ export class RunData {
     return found;
   }
 
-  async #follow() {
-    if (this.fold.ending || this.#following) return;
-    this.#following = true;
+  /** Once all is loaded: read the text that no message repeats, and follow a run that is open. */
+  async #finish() {
+    if (this.#following) return;
     const head = Math.max(this.head, this.fold.last);
     this.fold = await this.at(head, this.#abort.signal);
     this.#changed();
+    if (this.fold.ending) return;
+    this.#following = true;
     follow(`/runs/${this.runId}/stream`, {
       after: head, signal: this.#abort.signal, ends: isEnding,
       onEvents: (events) => {

@@ -123,7 +123,7 @@ function More({ data }) {
     : html`<button type="button" onClick=${() => data.more()}>Load more steps</button> <span class="dim">up to event ${data.fold.last} of ${data.head}</span>`}</p>`;
 }
 
-export function RunPage({ runId, params }) {
+export default function RunPage({ runId, params }) {
   const session = useSession();
   const data = useRun(runId);
   const { data: priced } = useGet("/prices");

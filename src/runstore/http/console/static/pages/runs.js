@@ -193,7 +193,7 @@ function Filters({ params, session, agents }) {
   </div>`;
 }
 
-export function Runs({ params }) {
+export default function Runs({ params }) {
   title("Runs");
   const session = useSession();
   const key = params.toString();

@@ -66,7 +66,7 @@ function Form({ agents, given, from }) {
   </form>`;
 }
 
-export function Start({ params }) {
+export default function Start({ params }) {
   title("Start a run");
   const from = params.get("from");
   const session = useSession();

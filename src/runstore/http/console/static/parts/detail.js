@@ -40,7 +40,7 @@ function Model({ node, data, prices, day }) {
     ${node.retries.map((retry) => html`<p class="hint">Try ${retry.attempt} failed (${plain(retry.code)}): ${plain(retry.message)}${retry.wait_s ? `; waited ${retry.wait_s} s` : ""}</p>`)}
     <div class="beside">
       ${(node.request || node.input !== null) && html`<${Section} title=${node.request ? "Request" : "New input"}>
-        ${node.request ? html`<${Request} event=${node.request} data=${data} />` : html`<${Blocks} value=${node.input} raw=${true} />`}<//>`}
+        ${node.request ? html`<${Request} event=${node.request} n=${data.first === 0 ? node.requestNumber : null} data=${data} />` : html`<${Blocks} value=${node.input} raw=${true} />`}<//>`}
       <${Section} title="Answer" raw=${raw} onRaw=${text ? setRaw : null}>
         <${Reasoning} text=${reasoningOf(node)} open=${!text && !others.length} />
         ${text && html`<${Blocks} value=${text} raw=${raw} />`}

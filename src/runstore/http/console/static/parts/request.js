@@ -1,62 +1,60 @@
-// What a model was asked, exactly: the parts of an `llm.request`, found by their references.
+// What a model was asked, exactly: system prompt, tools, parameters and messages of one call.
 
 import { html, useEffect, useState } from "../vendor/htm-preact.js";
 import { get } from "../api.js";
+import { href } from "../route.js";
 import { line, plain } from "../text.js";
 import { Blocks, Text } from "./blocks.js";
 import { Json } from "./json.js";
 
-const PAGES = 50; // pages of contexts that are read in search of one
+const PAGE = 1_000; // requests of a list
+const PAGES = 100; // lists that are read in search of one
 
-/** The event of a reference: by its seq, or by the digest of an `llm.context`. */
-async function resolve(reference, data) {
-  if (typeof reference === "number") {
-    const known = data.events.find((event) => event.seq === reference);
-    if (known) return known;
-    return (await get(`/runs/${data.runId}/events`, { after: reference - 1, limit: 1 })).data[0] ?? null;
+/** The request of an `llm.request` event. `n`: its number, if it is known. */
+async function read(runId, seq, n) {
+  if (n) {
+    const found = await get(`/runs/${runId}/requests/${n}`);
+    if (found.seq === seq) return found;
   }
-  for (let after = 0, pages = 0; after !== null && pages < PAGES && !data.contexts?.has(reference); pages += 1) {
-    const page = await get(`/runs/${data.runId}/events`, { after, limit: 1_000, types: "llm.context" });
-    data.contexts ??= new Map();
-    for (const event of page.data) if (event.type === "llm.context") data.contexts.set(event.data.digest, event);
+  for (let after = null, pages = 0; pages < PAGES; pages += 1) {
+    const page = await get(`/runs/${runId}/requests`, { after, limit: PAGE });
+    const found = page.data.find((each) => each.seq === seq);
+    if (found) return get(`/runs/${runId}/requests/${found.n}`);
+    if (page.next === null) break;
     after = page.next;
   }
-  return data.contexts?.get(reference) ?? null;
+  throw new Error("the request was not found");
 }
 
-function contentOf(event) {
-  const { data, type } = event;
-  if (type === "lifecycle.queued") return data.input;
-  if (type === "llm.message") return data.message.content;
-  if (type === "llm.input_replaced") return data.messages;
-  return data.content ?? data;
+function Part({ label, note, children }) {
+  return html`<details class="request-part"><summary>${label} ${note && html`<span class="dim">${note}</span>`}</summary>${children}</details>`;
 }
 
-function Part({ reference, data, label }) {
-  const [open, setOpen] = useState(false);
-  const [found, setFound] = useState(undefined);
-  useEffect(() => {
-    if (open && found === undefined) resolve(reference, data).then(setFound, () => setFound(null));
-  }, [open]);
-  const content = found && contentOf(found);
-  return html`<details class="request-part" onToggle=${(event) => setOpen(event.currentTarget.open)}>
-    <summary>${label} <span class="dim">${typeof reference === "number" ? `event ${reference}` : plain(String(reference).slice(0, 12))}</span></summary>
-    ${found === undefined ? html`<p class="dim">Loading…</p>` : found === null ? html`<p class="dim">not found</p>`
-      : typeof content === "string" ? html`<${Text} text=${content} />` : html`<${Blocks} value=${content} raw=${true} />`}
-  </details>`;
+function Source({ source, runId }) {
+  if (!source) return null;
+  if (source.left_out) return html`<span class="failed">${plain(source.left_out)}</span>`;
+  if (!source.seq) return null;
+  const run = source.run_id ?? runId;
+  return html`<a href=${href(`runs/${run}`, { tab: "events", from: source.seq })}>${source.run_id ? "earlier run, " : ""}event ${source.seq}</a>`;
 }
 
-export function Request({ event, data }) {
-  const { model, parameters, params, system, tools, messages = [], ...rest } = event.data;
-  const given = parameters ?? params;
-  const known = new Set(["agent", "call_id", "call"]);
-  const others = Object.fromEntries(Object.entries(rest).filter(([name]) => !known.has(name)));
+export function Request({ event, n, data }) {
+  const [found, setFound] = useState(null);
+  const [error, setError] = useState(null);
+  useEffect(() => void read(data.runId, event.seq, n).then(setFound, setError), [event.seq]);
+  if (error) return html`<p class="dim">${plain(error.message)}</p>`;
+  if (!found) return html`<p class="dim" aria-busy="true">Loading…</p>`;
+  const { model, provider, system, tools, parameters, messages, sources = [], output_schema: schema, tool_choice: choice } = found;
   return html`<div class="request">
-    <p><strong>${line(model ?? "model")}</strong>${rest.call ? html` <span class="dim">call ${rest.call}</span>` : null}</p>
-    ${given && Object.keys(given).length > 0 && html`<${Json} value=${given} />`}
-    ${system !== undefined && system !== null && html`<${Part} reference=${system} data=${data} label="System prompt" />`}
-    ${tools !== undefined && tools !== null && html`<${Part} reference=${tools} data=${data} label="Tools" />`}
-    ${messages.map((reference, index) => html`<${Part} key=${index} reference=${reference} data=${data} label=${`Message ${index + 1}`} />`)}
-    ${Object.keys(others).length > 0 && html`<${Json} value=${others} />`}
+    <p><strong>${line(model ?? "")}</strong> <span class="dim">${line(provider ?? "")}</span></p>
+    ${system && html`<${Part} label="System prompt">${typeof system === "string" ? html`<${Text} text=${system} />` : html`<${Blocks} value=${system} raw=${true} />`}<//>`}
+    ${tools && html`<${Part} label="Tools" note=${line(tools.map((tool) => tool.name ?? tool.toolSpec?.name ?? "").join(", "), 80)}><${Json} value=${tools} /><//>`}
+    ${parameters && html`<${Part} label="Parameters"><${Json} value=${parameters} /><//>`}
+    ${schema && html`<${Part} label="Output schema"><${Json} value=${schema} /><//>`}
+    ${choice && html`<${Part} label="Tool choice"><${Json} value=${choice} /><//>`}
+    ${found.left_out && html`<p class="hint">${plain(found.left_out)}</p>`}
+    ${(messages ?? []).map((message, index) => html`<div class="message" key=${index}>
+      <p class="dim"><strong>${message ? plain(message.role) : "left out"}</strong> <${Source} source=${sources[index]} runId=${data.runId} /></p>
+      ${message && html`<${Blocks} value=${message.content} raw=${true} />`}</div>`)}
   </div>`;
 }

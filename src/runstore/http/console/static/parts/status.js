@@ -11,8 +11,8 @@ const WORDS = {
 export const wordOf = (status) => WORDS[status] ?? status;
 export const isOpen = (status) => status === "queued" || status === "running" || status === "waiting";
 
-/** `stopping`: a stop was requested, and the run has not ended. */
-export function Status({ status, stopping = false }) {
+/** `stopping`: a stop was requested, and the run has not ended. `word`: instead of the state's own. */
+export function Status({ status, stopping = false, word }) {
   const shown = stopping && isOpen(status) ? "stopping" : status;
-  return html`<span class=${`status ${shown}`}><i aria-hidden="true"></i>${wordOf(shown)}</span>`;
+  return html`<span class=${`status ${shown}`}><i aria-hidden="true"></i>${word ?? wordOf(shown)}</span>`;
 }
