@@ -13,6 +13,7 @@ import typer
 from runstore import __version__
 from runstore.cli.audit import audit
 from runstore.cli.erase import erase
+from runstore.cli.export import export
 from runstore.cli.keys import keys
 from runstore.cli.options import (
     CancelGrace,
@@ -51,6 +52,7 @@ app.add_typer(projections, name="projections")
 app.add_typer(keys, name="keys")
 app.add_typer(runs, name="runs")
 app.add_typer(audit, name="audit")
+app.add_typer(export, name="export")
 app.command()(retention)
 app.command()(erase)
 
