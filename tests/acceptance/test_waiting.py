@@ -60,6 +60,14 @@ def expire(word: str, tool_context: ToolContext) -> str:
     '''
     default = None if word == "none" else word
     return "got " + tool_context.interrupt("x", reason=Question("Well?", expires_s=0.3, default=default))
+
+async def shop(input, ctx):
+    yield "One moment. "
+    size = await ctx.ask("Which size?", schema={"enum": ["S", "M"]})
+    yield f"{input} in {size}."
+
+async def odd(input, ctx):
+    yield str(await ctx.ask("Well?", schema={"type": 5}))
 """
 CONFIG = """
 [server]
@@ -82,6 +90,16 @@ approve = ["pay"]
 [agents.late]
 model = "scripted"
 tools = ["agents:expire"]
+
+[agents.shop]
+factory = "agents:shop"
+
+[agents.shop_alone]
+factory = "agents:shop"
+isolation = "process"
+
+[agents.odd]
+factory = "agents:odd"
 
 [agents.plain]
 model = "scripted"
@@ -298,3 +316,60 @@ def test_the_how_to_shows_the_example() -> None:
     assert (EXAMPLE / "runstore.toml").read_text() in page
     work = (EXAMPLE / "desk.py").read_text().partition("as client:\n")[2].partition("\n\n\n")[0]
     assert textwrap.dedent(work) in textwrap.dedent(page.partition("as client:\n")[2].partition("```")[0])
+
+
+# ---- other surfaces and agents ----
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_chat_request_ends_when_its_run_asks_and_the_run_goes_on(
+    worker: ServerProcess, stream: bool
+) -> None:
+    body = {"model": "clerk", "stream": stream, "messages": [{"role": "user", "content": "shirts"}]}
+    answered = worker.http.post("/v1/chat/completions", json=body)
+    assert '"input_required"' in answered.text
+    assert answered.status_code == (200 if stream else 409)
+    run_id = answered.headers["X-Run-Id"]
+    assert worker.record(run_id)["status"] == "waiting"
+    assert answer(worker, run_id, "1.1", SMALL).status_code == 200
+    assert worker.ended(run_id)["status"] == "success"
+
+
+def test_a_stream_stays_open_while_its_run_waits(worker: ServerProcess) -> None:
+    run_id = worker.begin("clerk", "shirts")
+    types = []
+    for frame in worker.frames(run_id):
+        types.append(frame.type)
+        if frame.type == "input.requested":
+            assert answer(worker, run_id, "1.1", SMALL).status_code == 200
+    assert types.index("input.requested") + 1 == types.index("input.given")
+    assert types[-1] == "lifecycle.completed"
+
+
+@pytest.mark.parametrize("agent", ["shop", slow("shop_alone")])
+def test_a_generator_asks(worker: ServerProcess, agent: str) -> None:
+    run_id, request_id = waiting(worker, agent)
+    assert answer(worker, run_id, request_id, "S").status_code == 200
+    assert worker.ended(run_id)["result"] == {"text": "One moment. shirts in S."}
+
+
+def test_a_question_with_a_schema_that_is_none_fails_its_run(worker: ServerProcess) -> None:
+    record = worker.ended(worker.begin("odd"))
+    assert record["error_code"] == "agent_error"
+    assert "is not a JSON Schema" in record["error"]
+
+
+def test_a_ticket_answers_one_run(worker: ServerProcess) -> None:
+    run_id, request_id = waiting(worker)
+    ticket = worker.http.post(f"/runs/{run_id}/ticket", json={"scope": "answer"}).json()
+    [asked] = worker.http.get(ticket["url"]).json()["data"]
+    assert asked["request_id"] == request_id
+    place = f"/runs/{run_id}/inputs/{request_id}"
+    streaming = worker.http.post(f"/runs/{run_id}/ticket").json()["ticket"]
+    body = {"answer": SMALL}
+    for wrong in (streaming, "x"):
+        refused = worker.http.post(
+            place, params={"ticket": wrong}, json=body, headers={"Authorization": "Bearer x"}
+        )
+        assert refused.status_code == 401
+    assert worker.http.post(place, params={"ticket": ticket["ticket"]}, json=body).status_code == 200

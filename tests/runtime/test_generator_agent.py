@@ -1,15 +1,18 @@
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import count
 from typing import Any
 
 import pytest
 
+from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError, InvalidEvent, RunClosed
-from runstore.core.events import Context, Custom, MessageRange, Request, Token
+from runstore.core.events import Context, Custom, InputGiven, MessageRange, Request, Token
+from runstore.core.inputs import numbered
 from runstore.core.ports import AgentResult
 from runstore.runtime.generator_agent import GeneratorAgent
 from runstore.runtime.memory.oversized import MAX_RESULT_BYTES
-from tests.runtime.recording import ListRecorder, context, text
+from tests.runtime.recording import ListRecorder, again_after, context, text
 
 
 async def drive(function: Any, input: Any = "hi") -> tuple[ListRecorder, AgentResult]:
@@ -191,3 +194,72 @@ async def test_requests_are_not_recorded_when_that_is_off() -> None:
     recorder = ListRecorder()
     await GeneratorAgent(agent, context(), record_requests=False).run("hi", [], recorder)
     assert recorder.of(Request) == []
+
+
+# ---- questions to a person ----
+
+
+async def attempts(function: Any, *answers: Any) -> tuple[list[list[str]], AgentResult]:
+    """Run attempts until the generator ends; each answer is for one question. Returns what each asked."""
+    history: list[RecordedEvent] = []
+    left, prompts = list(answers), []
+    for attempt in count(1):
+        recorder = ListRecorder(again_after(history, attempt) if history else [])
+        past = list(recorder.recorded) if history else []
+        ended = await GeneratorAgent(function, context(attempt)).run("hi", past, recorder)
+        if isinstance(ended, AgentResult):
+            assert not left
+            return prompts, ended
+        asked = numbered(ended.requests, attempt)
+        prompts.append([request.prompt for request in asked])
+        for request in asked:
+            recorder.keep(request)
+        for request in asked:
+            recorder.keep(InputGiven(request_id=request.request_id, answer=left.pop(0), by="ann"))
+        history = recorder.recorded
+    raise AssertionError
+
+
+async def test_a_generator_asks_and_gets_the_answers() -> None:
+    async def agent(input: str, ctx: Any) -> AsyncIterator[str]:
+        yield "Hello. "
+        size = await ctx.ask("Which size?", schema={"enum": ["S", "M"]})
+        colour = await ctx.ask("Which colour?")
+        yield f"{size} {colour}"
+
+    prompts, ended = await attempts(agent, "S", "red")
+    assert prompts == [["Which size?"], ["Which colour?"]]
+    assert ended.result["text"] == "Hello. S red"
+
+
+async def test_questions_of_several_tasks_are_asked_at_once() -> None:
+    async def agent(input: str, ctx: Any) -> AsyncIterator[str]:
+        yield " ".join(await asyncio.gather(ctx.ask("One?"), ctx.ask("Two?")))
+
+    prompts, ended = await attempts(agent, "1", "2")
+    assert prompts == [["One?", "Two?"]]
+    assert ended.result["text"] == "1 2"
+
+
+async def test_one_question_asked_twice_has_two_answers() -> None:
+    async def agent(input: str, ctx: Any) -> AsyncIterator[str]:
+        while (answer := await ctx.ask("More?")) != "no":
+            yield answer
+
+    prompts, ended = await attempts(agent, "a", "b", "no")
+    assert len(prompts) == 3
+    assert ended.result["text"] == "ab"
+
+
+@pytest.mark.parametrize("error", [Exception, BaseException])
+async def test_a_generator_cannot_go_on_without_its_answer(error: type[BaseException]) -> None:
+    async def agent(input: str, ctx: Any) -> AsyncIterator[str]:
+        try:
+            answer = await ctx.ask("Well?")
+        except error:
+            answer = "nothing"
+        yield answer
+
+    prompts, ended = await attempts(agent, "yes")
+    assert prompts == [["Well?"]]
+    assert ended.result["text"] == "yes"

@@ -33,6 +33,7 @@ from runstore.http.openai.stream import (
     CHAT_EVENTS,
     CHUNKS,
     ENDING_EVENTS,
+    INPUT_REQUIRED,
     MAX_TOKENS,
     SERVER_STOPPING,
     STOPPED,
@@ -40,6 +41,7 @@ from runstore.http.openai.stream import (
     Chunks,
     StreamLines,
     ending_error,
+    input_required,
 )
 from runstore.http.operations import Answer, Call, Problem, operation
 from runstore.http.requests import Parameter, read_header
@@ -123,6 +125,7 @@ class ChatRoutes:
             (400, "invalid_header"),
             (409, SUPERSEDED),
             (409, STOPPED),
+            (409, INPUT_REQUIRED),
             (500, None),
             SERVER_STOPPING[:2],
         ),
@@ -176,7 +179,8 @@ class ChatRoutes:
         self, call: Call[ChatBody], run: Run, lines: StreamLines, left: Callable[[], Awaitable[None]] | None
     ) -> Response:
         """The whole answer, once the run has ended."""
-        tail = ChatTail(self._store.tail(run.run_id, after=0, only=ENDING_EVENTS), Chunks(run), lines)
+        chunks = Chunks(run, plain=True)
+        tail = ChatTail(self._store.tail(run.run_id, after=0, only=ENDING_EVENTS), chunks, lines)
         try:
             await attended(_exhaust(tail), call.login, call.request.receive, left=left)
         except ClientGone:
@@ -185,7 +189,8 @@ class ChatRoutes:
         headers = {"X-Run-Id": run.run_id}
         if found.status == "success" or found.error_code == MAX_TOKENS:
             return json_response(await self._completion(found), headers=headers)
-        status, code, message = ending_error(found) if found.closed else SERVER_STOPPING
+        otherwise = input_required(run) if chunks.asks else SERVER_STOPPING
+        status, code, message = ending_error(found) if found.closed else otherwise
         return OPENAI_ERRORS.response(status, ErrorDetail(code, message), {**headers, **NO_RETRY})
 
     async def _completion(self, run: Run) -> Completion:

@@ -15,6 +15,7 @@ from runstore.core.events import (
     Completed,
     Discarded,
     Failed,
+    InputRequested,
     Started,
     Token,
     Usage,
@@ -41,10 +42,11 @@ from runstore.http.requests import Schema
 from runstore.http.schemas import component, within
 from runstore.http.streaming.frames import Message, ReadEarlier, Translation, message_frame
 
-CHAT_EVENTS = EventFilter(types=ANSWER_TYPES | {CancelRequested.type, Usage.type})
-ENDING_EVENTS = EventFilter(types=frozenset({CancelRequested.type}))
+CHAT_EVENTS = EventFilter(types=ANSWER_TYPES | {CancelRequested.type, InputRequested.type, Usage.type})
+ENDING_EVENTS = EventFilter(types=frozenset({CancelRequested.type, InputRequested.type}))
 DONE = b"[DONE]"
 MAX_TOKENS = "max_tokens"  # a stop reason, and the code of a run that failed for it
+INPUT_REQUIRED = "input_required"  # the code of a run that asks a person
 STOPPED = "stopped"  # the code of a run that was stopped
 
 CHUNKS: Schema = {  # see STREAM
@@ -102,13 +104,15 @@ class Chunks:
     """Turns the events of one run into chunks.
 
     Args:
-        plain: for a client that knows only OpenAI's format and cannot drop text. If it has text that does not
-            count and is not repeated, the stream ends with an error, so that the text is not taken for the
-            answer. Reasoning is not part of the answer: other reasoning follows after a blank line.
+        plain: for a client that knows only OpenAI's format: it cannot drop text, and cannot answer questions.
+            If it has text that does not count and is not repeated, or if the run asks a person, the stream
+            ends with an error, so that the text is not taken for the answer. Reasoning is not part of the
+            answer: other reasoning follows after a blank line.
     """
 
     def __init__(self, run: Run, *, include_usage: bool = False, plain: bool = False) -> None:
         self.replaced = False  # the stream has ended, as the client's text is not the answer
+        self.asks = False  # the stream has ended, as the run asks a person
         self._plain = plain
         self._run = run
         self._include_usage = include_usage
@@ -117,9 +121,14 @@ class Chunks:
         self._thoughts = Repeats()  # the reasoning that a plain client has
         self._usage: dict[str, int] = {}
 
+    @property
+    def over(self) -> bool:
+        """Whether the stream has ended before its run."""
+        return self.replaced or self.asks
+
     def messages(self, event: EventRecord) -> list[Message]:
         """The chunks of an event."""
-        if self.replaced:
+        if self.over:
             return []
         if event.type == Token.type:  # nearly all events are
             self._answer.add(event)
@@ -143,13 +152,17 @@ class Chunks:
         sent: list[Message] = []
         for message in messages:
             sent.append(message)
-            if self.replaced:
+            if self.over:
                 break
         return sent
 
     def _messages(self, event: EventRecord) -> Iterator[Message]:
         if event.ends:
             yield from self._ending(event)
+        elif event.type == InputRequested.type:
+            if self._plain:
+                self.asks = True
+                yield Message(None, error_object(*input_required(self._run)))
         elif event.type == Usage.type:
             self._usage = add_usage(self._usage, msgspec.convert(event.data, Usage))
         elif event.type != CancelRequested.type:
@@ -277,7 +290,7 @@ class ChatTail:
                 messages += self._chunks.messages(event)
             if messages:
                 yield b"".join(map(message_frame, messages))
-            if self._chunks.replaced:
+            if self._chunks.over:
                 return
         if self._tail.purged:
             yield message_frame(Message(None, error_object(*PURGED)))
@@ -329,6 +342,15 @@ ANSWER_REPLACED = (
     "/runs/{X-Run-Id}/stream?format=openai",
 )
 PURGED = (410, RunPurged.code, "the run was purged while it was read: its events were removed")
+
+
+def input_required(run: Run) -> tuple[int, str, str]:
+    """The status, code and message for a client that cannot answer the run's questions."""
+    place = f"/runs/{run.run_id}/inputs"
+    message = (
+        f"the run asks a person, and waits: read its questions at {place}, answer them there, and it goes on"
+    )
+    return 409, INPUT_REQUIRED, message
 
 
 def is_cut(ending: str, code: str | None) -> bool:

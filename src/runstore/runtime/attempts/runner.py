@@ -9,13 +9,14 @@ from msgspec.structs import replace
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError, AppendRefused, RunstoreError
-from runstore.core.events import Completed, Ending, Event, Failed, Queued
-from runstore.core.inputs import MAX_REQUESTS, numbered
+from runstore.core.events import Completed, Ending, Event, Failed, InputRequested, Queued
+from runstore.core.inputs import MAX_REQUESTS, approval_schema, numbered
 from runstore.core.masking import without_keys
 from runstore.core.ports import Agent, Asked, LogWriter, RunContext
 from runstore.core.times import now_ms
 from runstore.runtime.attempts.recorder import Recorder
 from runstore.runtime.attempts.spans import attempt_span, note_ending
+from runstore.runtime.catalog.output_schema import check_schema
 from runstore.runtime.loops.agent_loops import AgentLoop
 from runstore.runtime.providers import HELD, Held
 from runstore.runtime.user_code import in_a_line, words_of
@@ -143,7 +144,7 @@ class AttemptRunner:
             )
         limit_s = self._queued.definition.get("input_timeout_s")
         expires_at = None if limit_s is None else now_ms() + int(limit_s * 1_000)
-        numbers = numbered(asked.requests, self.context.attempt)
+        numbers = [_checked(each) for each in numbered(asked.requests, self.context.attempt)]
         return Asked([replace(each, expires_at=each.expires_at or expires_at) for each in numbers])
 
     async def _write(self, ending: Ending | Asked) -> Ending | Asked | None:
@@ -183,6 +184,22 @@ class AttemptRunner:
     def _cancel(self) -> None:
         if self._task is not None and not self._written:
             self._task.cancel()
+
+
+def _checked(request: InputRequested) -> InputRequested:
+    """A request whose answer can be checked.
+
+    Raises:
+        AgentError: its schema is not a JSON Schema.
+    """
+    if request.schema is not None:
+        try:
+            check_schema(request.schema, f"the schema of the question {request.prompt[:100]!r}")
+        except ValueError as error:
+            if request.kind == "approval":  # the tool's own schema, which may be of another kind
+                return replace(request, schema=approval_schema(None))
+            raise AgentError(str(error)) from error
+    return request
 
 
 def failure(error: BaseException) -> Failed:

@@ -24,16 +24,14 @@ class SchemaWarning(Struct, frozen=True):
     message: str
 
 
-def check_schema(schema: dict[str, Any]) -> None:
-    """Raise ValueError if the value is not a JSON Schema."""
+def check_schema(schema: dict[str, Any], what: str = "`output_schema`") -> None:
+    """Raise ValueError if the value is not a JSON Schema. `what`: names it in the message."""
     from jsonschema import Draft202012Validator, SchemaError  # 0.1 s that most starts need not spend
 
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        raise ValueError(
-            f"`output_schema` is not a JSON Schema: {error.json_path}: {error.message}"
-        ) from error
+        raise ValueError(f"{what} is not a JSON Schema: {error.json_path}: {error.message}") from error
 
 
 def schema_warnings(schema: dict[str, Any], result: Any, *, within_s: float = CHECK_S) -> list[SchemaWarning]:
