@@ -23,6 +23,7 @@ from tests.events import take_unexpected
 from tests.forking import close_template
 from tests.servers.absent import absent
 from tests.servers.databases import DATABASES, close_shared, kept_database
+from tests.slow import mostly_slow
 
 TURNS = pytest.StashKey[Turns]()
 
@@ -31,8 +32,8 @@ settings.load_profile("runstore")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two more than there are cores: many tests wait for processes and servers."""
-    return (os.cpu_count() or 1) + 2
+    """Four more than there are cores: many tests wait for processes and servers."""
+    return (os.cpu_count() or 1) + 4
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -118,7 +119,7 @@ def feed() -> MemoryFeed:
     return MemoryFeed()
 
 
-@pytest.fixture(params=EVENT_LOGS)
+@pytest.fixture(params=mostly_slow(EVENT_LOGS, "memory", "sqlite", "postgresql"))
 async def log(request: pytest.FixtureRequest, tmp_path: Path, feed: MemoryFeed) -> AsyncIterator[EventLog]:
     """An empty log that publishes to `feed`; once of each kind."""
     with ExitStack() as stack:
@@ -130,7 +131,7 @@ async def log(request: pytest.FixtureRequest, tmp_path: Path, feed: MemoryFeed) 
         await log.close()
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture(params=mostly_slow(DATABASES, "sqlite", "postgresql"))
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty database with this release's schema; once of each kind."""
     with kept_database(request.param, tmp_path) as url:

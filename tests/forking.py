@@ -71,9 +71,19 @@ class Template:
                 cwd=Path(__file__).parents[1], start_new_session=True,
             )  # fmt: skip
 
-    def fork(self, arguments: Sequence[str], log: Path, folder: Path, environment: dict[str, str]) -> Forked:
-        """`runstore ARGUMENTS` in `folder`; its output goes to `log`."""
-        pid = self.ask(arguments=list(arguments), log=str(log), folder=str(folder), environment=environment)
+    def fork(
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        folder: Path,
+        environment: dict[str, str],
+        errors: Path | None = None,
+    ) -> Forked:
+        """`runstore ARGUMENTS` in `folder`; its output goes to `log`, stderr to `errors` if given."""
+        pid = self.ask(
+            arguments=list(arguments), log=str(log), errors=str(errors or log), folder=str(folder),
+            environment=environment,
+        )  # fmt: skip
         return Forked(self, pid)
 
     def close(self) -> None:
@@ -124,10 +134,10 @@ def become(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
-    output = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(output)
+    for name, descriptor in (("log", 1), ("errors", 2)):
+        if descriptor == 1 or request["errors"] != request["log"]:
+            output = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(output, descriptor)
     gc.unfreeze()
     cli = importlib.import_module("runstore.cli.main")
     sys.path[0] = request["folder"]

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Self, TypeAlias
 
 from tests.forking import SUPPORTED, Forked, template
@@ -132,11 +133,25 @@ def run_command(
     *arguments: str, folder: Path, timeout_s: float = DEADLINE_S, **variables: str
 ) -> "subprocess.CompletedProcess[str]":
     """`runstore …` in `folder`, with some more environment variables."""
+    if SUPPORTED and not variables:
+        return _fork_command(*arguments, folder=folder, timeout_s=timeout_s)
     return subprocess.run(
         [*PYTHON, *arguments],
         capture_output=True, text=True, cwd=folder, timeout=timeout_s, check=False,
         env=environment() | variables,
     )  # fmt: skip
+
+
+def _fork_command(*arguments: str, folder: Path, timeout_s: float) -> "subprocess.CompletedProcess[str]":
+    with TemporaryDirectory() as outputs:
+        output, errors = Path(outputs, "output"), Path(outputs, "errors")
+        process = template().fork(arguments, output, folder, environment(), errors)
+        try:
+            code = process.wait(timeout_s)
+        finally:
+            process.kill()
+        said = [path.read_text() for path in (output, errors)]
+    return subprocess.CompletedProcess(arguments, code, *said)
 
 
 def until(claim: Callable[[], Any], what: str, within_s: float = DEADLINE_S) -> None:

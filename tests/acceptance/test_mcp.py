@@ -21,6 +21,7 @@ from runstore.demo.model import ScriptedModel
 from runstore.settings import ServerSettings, Settings
 from tests.database import make_database
 from tests.polling import until
+from tests.slow import slow
 
 SERVER = Path(__file__).parents[1] / "mcp_server.py"
 FOLDER = Path()  # of the test that runs
@@ -184,11 +185,11 @@ async def ended(runtime: Runtime, run_id: str) -> Any:
     ("name", "status", "started"),
     [
         ("alone", "success", 1),
-        ("below", "success", 1),
-        ("graph", "success", 2),
+        slow("below", "success", 1),
+        slow("graph", "success", 2),
         ("swarm", "success", 2),
-        ("asking", "success", 1),
-        ("generator", "success", 1),
+        slow("asking", "success", 1),
+        slow("generator", "success", 1),
         ("broken", "error", 1),
         ("misspelled", "error", 1),
         ("stubborn", "success", 1),

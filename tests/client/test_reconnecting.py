@@ -12,7 +12,7 @@ from tests.client.conftest import Connect
 from tests.client.test_client import as_sent
 from tests.proxy import line_to
 from tests.server import SILENT_HEAD, ServerProcess, serving, until
-from tests.slow import mostly_slow
+from tests.slow import mostly_slow, slow
 
 CONFIG = """
 [agents.talker]
@@ -31,7 +31,7 @@ def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["ended", "reset"])
-@pytest.mark.parametrize("first_cut", [0, 1, 200, 1_000])
+@pytest.mark.parametrize("first_cut", [slow(0), 1, slow(200), slow(1_000)])
 def test_a_line_that_breaks_loses_and_repeats_nothing(
     connect: Connect, server: ServerProcess, closed_run: str, first_cut: int, reset: bool
 ) -> None:

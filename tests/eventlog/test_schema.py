@@ -42,6 +42,7 @@ from runstore.eventlog.sql import SqlEventLog
 from tests.events import close_run, start_run, token
 from tests.polling import until
 from tests.servers.databases import DATABASES, bare_database
+from tests.slow import mostly_slow
 
 OpenLog = Callable[..., SqlEventLog]
 
@@ -73,7 +74,7 @@ def connection(dialect: Dialect) -> Iterator[Connection]:
         yield connection
 
 
-@pytest.fixture(params=DATABASES)
+@pytest.fixture(params=mostly_slow(DATABASES, "sqlite", "postgresql"))
 def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database without any schema."""
     with bare_database(request.param, tmp_path) as url:

@@ -42,6 +42,7 @@ from tests.events import (
 from tests.polling import DEADLINE_S
 from tests.rebuilding import rebuild_runs, verify_runs
 from tests.servers.databases import DATABASES, kept_database
+from tests.slow import slow
 
 USAGE = Usage(agent="demo", input_tokens=10, output_tokens=1)
 
@@ -166,7 +167,7 @@ async def test_dropped_and_rebuilt_the_run_list_is_equal(log: SqlEventLog, diale
     assert rows(dialect) == before
 
 
-@pytest.mark.parametrize("page", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("page", [slow(1), 2, slow(3), slow(7), 100])
 async def test_however_long_its_pages_a_rebuild_comes_out_equal(
     log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
@@ -343,7 +344,7 @@ async def test_a_rebuild_repairs_what_it_reports(log: SqlEventLog, dialect: Dial
     assert rows(dialect) == before
 
 
-@pytest.mark.parametrize("rows_of_a_range", [1, 2, 3, 10])
+@pytest.mark.parametrize("rows_of_a_range", [1, slow(2), 3, slow(10)])
 async def test_ranges_of_any_size_are_compared_and_corrected(
     log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch, rows_of_a_range: int
 ) -> None:

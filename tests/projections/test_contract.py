@@ -14,6 +14,7 @@ from runstore.projections.registry import shipped
 from runstore.testing import ProjectionContract
 from tests.projections.examples import InlineTotals, Totals
 from tests.servers.databases import DATABASES, kept_database
+from tests.slow import mostly_slow
 
 ON_EACH = [pytest.param(kind, marks=() if kind == "sqlite" else pytest.mark.slow) for kind in DATABASES]
 
@@ -29,7 +30,7 @@ class OnEachDatabase(ProjectionContract):
             yield url
 
 
-@pytest.mark.parametrize("name", [projection.name for projection in shipped()])
+@pytest.mark.parametrize("name", mostly_slow([each.name for each in shipped()], "runs", "usage"))
 class TestShippedOnes(OnEachDatabase):
     @pytest.fixture(autouse=True)
     def _chosen(self, name: str) -> None:

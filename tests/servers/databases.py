@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, delete, inspect, update
+from sqlalchemy import URL, Connection, Engine, create_engine, inspect
 from sqlalchemy.exc import OperationalError
 
 import runstore.database.tables as schema
@@ -28,6 +28,10 @@ WRITTEN = [
     for table in schema.metadata.tables.values()
     if table.name not in ("events", "barrier", "user_locks")
 ]
+EMPTY = (
+    *(f"DELETE FROM {table.name}" for table in WRITTEN),
+    f"UPDATE barrier SET {schema.barrier.c.high_water_mark.name} = 0, purges = 0",
+)
 KEPT_TABLES = {"alembic_version", *schema.metadata.tables}
 SWEEP_LOCK = 7_226_001  # held by whoever drops what killed test runs have left
 DROP_WAIT_S = 10  # for the locks of a connection that has just been ended
@@ -68,6 +72,7 @@ class Databases(ABC):
     def __init__(self, server: URL) -> None:
         self._server = server
         self._spare: list[str] = []
+        self._emptying: dict[str, Engine] = {}  # by the name of a kept database
 
     def url(self, name: str) -> str:
         return self._server.set(database=name).render_as_string(hide_password=False)
@@ -98,6 +103,8 @@ class Databases(ABC):
 
     def drop(self, name: str) -> None:
         """Drop a database, even with open connections."""
+        if engine := self._emptying.pop(name, None):
+            engine.dispose()
         with self._engine.connect() as connection:
             self._drop(connection, name)
 
@@ -107,18 +114,16 @@ class Databases(ABC):
         self._engine.dispose()
 
     def _empty(self, name: str) -> None:
-        engine = create_engine(self.url(name), poolclass=NullPool)
-        with engine.begin() as connection:
+        if name not in self._emptying:
+            self._emptying[name] = create_engine(self.url(name), pool_pre_ping=True)
+        with self._emptying[name].begin() as connection:
             for table in set(inspect(connection).get_table_names()) - KEPT_TABLES:
                 connection.exec_driver_sql(f"DROP TABLE {table}")  # of a test's projection
-            self._empty_events(connection)
-            for table in WRITTEN:
-                connection.execute(delete(table))
-            connection.execute(update(schema.barrier).values(high_water_mark=0, purges=0))
+            self._empty_tables(connection)
 
     @abstractmethod
-    def _empty_events(self, connection: Connection) -> None:
-        """Remove all events, which the triggers refuse; positions begin again."""
+    def _empty_tables(self, connection: Connection) -> None:
+        """Remove all rows, also events, for which triggers refuse it; positions begin again."""
 
     @abstractmethod
     def _names(self, connection: Connection) -> list[str]: ...
@@ -166,11 +171,14 @@ class PostgresDatabases(Databases):
             self.drop(self._template)
         super().close()
 
-    def _empty_events(self, connection: Connection) -> None:
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{DROP_WAIT_S}s'")
-        connection.exec_driver_sql("SET LOCAL session_replication_role = replica")  # so no trigger is called
-        connection.exec_driver_sql("DELETE FROM events")  # TRUNCATE makes new files
-        connection.exec_driver_sql("ALTER SEQUENCE events_position_seq RESTART")
+    def _empty_tables(self, connection: Connection) -> None:
+        statements = (
+            f"SET LOCAL lock_timeout = '{DROP_WAIT_S}s'",
+            "SET LOCAL session_replication_role = replica",  # so no trigger is called
+            "DELETE FROM events",  # TRUNCATE makes new files
+            "ALTER SEQUENCE events_position_seq RESTART",
+        )
+        connection.exec_driver_sql("; ".join([*statements, *EMPTY]))  # one round trip
 
     @cached_property
     def _template(self) -> str:
@@ -199,9 +207,11 @@ class MysqlDatabases(Databases):
             connection.invalidate()  # no other test must find it in this database
         return name
 
-    def _empty_events(self, connection: Connection) -> None:
+    def _empty_tables(self, connection: Connection) -> None:
         connection.exec_driver_sql(f"SET lock_wait_timeout = {DROP_WAIT_S}")
         connection.exec_driver_sql("TRUNCATE events")  # which calls no trigger
+        for statement in EMPTY:
+            connection.exec_driver_sql(statement)
 
     @cached_property
     def _statements(self) -> list[tuple[str, tuple[Any, ...] | None]]:
