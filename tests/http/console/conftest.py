@@ -27,6 +27,11 @@ factory = "agents:clerk"
 [agents.broken]
 factory = "agents:broken"
 
+[agents.bank]
+model = "scripted"
+tools = ["agents:pay"]
+approve = ["pay"]
+
 [agents.long]
 model = "scripted"
 tokens = 100000
@@ -54,6 +59,12 @@ def silent():
 def look_up(word: str) -> str:
     \"\"\"Look up a word.\"\"\"
     return f"{word}: on page 12"
+
+
+@tool
+def pay(to: str) -> str:
+    \"\"\"Pay somebody.\"\"\"
+    return f"paid {to}"
 
 
 def clerk():

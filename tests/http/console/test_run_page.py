@@ -95,7 +95,7 @@ def test_a_note_is_an_event_of_its_author(console: ServerProcess, tab: Tab) -> N
     tab.open(f"runs/{run_id}")
     tab.find("button", has_text="Note").click()
     tab.find("dialog textarea").fill("checked by hand")
-    tab.find("dialog button", has_text="Add").click()
+    tab.find("dialog button[type=submit]").click()
     tab.shows("note", STEP)
     [note] = [event for event in console.events(run_id) if event["type"] == "custom.note"]
     assert (note["data"], note["by"]) == ({"text": "checked by hand"}, "local")

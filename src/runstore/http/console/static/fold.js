@@ -6,7 +6,7 @@
 const ENDINGS = { "lifecycle.completed": "success", "lifecycle.failed": "error", "lifecycle.cancelled": "stopped" };
 
 /** All types but the streamed text, which finished calls repeat in their message. */
-export const STRUCTURE = "lifecycle.*,agent.*,tool.*,cancel.*,input.*,custom.*,run.*,llm.message,llm.usage,llm.discarded,llm.retrying,llm.redacted,llm.input_replaced,llm.context_reduced";
+export const STRUCTURE = "lifecycle.*,agent.*,tool.*,cancel.*,input.*,custom.*,run.*,llm.request,llm.message,llm.usage,llm.discarded,llm.retrying,llm.redacted,llm.input_replaced,llm.context_reduced";
 export const isEnding = (event) => event.type in ENDINGS;
 export const isStreamed = (event) => event.type === "llm.token" || event.type === "llm.reasoning";
 

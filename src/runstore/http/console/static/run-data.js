@@ -83,6 +83,7 @@ export class RunData {
     this.first = this.next = seq;
     this.events = [];
     this.fold = new Fold(this.runId);
+    if (seq) this.fold.status = this.record.status;
   }
 
   /** The run as it was after an event: a fold with the text of the calls that were open then. */

@@ -1,7 +1,7 @@
 // One run: its steps, its text, its events, at any time; and what can be done with it.
 
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/htm-preact.js";
-import { clock, compact, duration, money, moment, shortId } from "../format.js";
+import { compact, duration, money, moment, shortId } from "../format.js";
 import { title, useGet, useNow, useSettled } from "../hooks.js";
 import { keepHtml, keepLines, keepMarkdown } from "../keep.js";
 import { useKeys } from "../keys.js";
@@ -20,7 +20,7 @@ import { rowsOf } from "../fold.js";
 import { costOf } from "../prices.js";
 import { go, href, setParams } from "../route.js";
 import { RunData } from "../run-data.js";
-import { deleteRun, note, retry, stop, textOf } from "../runs.js";
+import { deleteRun, note, stop, textOf } from "../runs.js";
 import { useSession } from "../session.js";
 import { line, plain } from "../text.js";
 
@@ -70,7 +70,7 @@ function Actions({ record, session, onNote, onDelete, onStop }) {
 }
 
 function Head({ data, record, fold, at, now, prices, session, ...actions }) {
-  const status = at ? fold.status : record.status === "waiting" ? "waiting" : isOpen(record.status) ? fold.status : record.status;
+  const status = at || isOpen(record.status) ? fold.status : record.status;
   const took = (record.completed_at ? Date.parse(record.completed_at) : now) - Date.parse(record.created_at);
   const tokens = at || isOpen(record.status) ? fold.usage.input_tokens + fold.usage.output_tokens : record.usage.total_tokens;
   const cost = useMemo(() => costOfRun(fold, prices, record), [fold, fold.version, prices]);

@@ -35,6 +35,20 @@ function Field({ name, schema, required, value, onValue }) {
     onInput=${(event) => onValue(numeric ? event.currentTarget.valueAsNumber : event.currentTarget.value)} />${note}</div>`;
 }
 
+/** Approve or deny a call, perhaps with other arguments, which the server checks. */
+function Approval({ request, busy, send, children }) {
+  const [edited, setEdited] = useState(null);
+  const [reason, setReason] = useState("");
+  const approve = () => attempt(async () => send({ approve: true, ...(edited === null ? {} : { input: JSON.parse(edited) }) }));
+  return html`<div class="answer">
+    ${edited !== null && html`<div class="field"><label for="arguments">Arguments, as JSON</label><textarea id="arguments" class="mono" value=${edited} onInput=${(event) => setEdited(event.currentTarget.value)}></textarea></div>`}
+    <div class="field"><label for="reason">Reason, if you deny it <span class="dim">optional; the model gets it</span></label><input id="reason" maxlength="2000" value=${reason} onInput=${(event) => setReason(event.currentTarget.value)} /></div>
+    ${children}
+    <footer><button type="button" class="primary" disabled=${busy} onClick=${approve}>Approve</button>
+      <button type="button" class="danger" disabled=${busy} onClick=${() => send({ approve: false, ...(reason ? { reason } : {}) })}>Deny</button>
+      <button type="button" class="quiet" aria-pressed=${edited !== null} onClick=${() => setEdited(edited === null ? JSON.stringify(request.input ?? {}, null, 2) : null)}>${edited === null ? "Change the arguments…" : "As the model asked"}</button></footer></div>`;
+}
+
 export function AnswerForm({ runId, request, onDone }) {
   const [values, setValues] = useState({});
   const [text, setText] = useState("");
@@ -53,11 +67,10 @@ export function AnswerForm({ runId, request, onDone }) {
     if (!schema || schema.type === "string") return send(text);
     return attempt(async () => send(JSON.parse(text)));
   };
-  const left = expires && html`<p class="dim" title=${moment(expires)}>${Date.parse(expires) > now || expires > now ? "Expires" : "Expired"} ${moment(expires)}</p>`;
-  if (kind === "approval") {
-    return html`<div class="answer">${left}<footer>
-      <button type="button" class="primary" disabled=${busy} onClick=${() => send({ ...values, approve: true })}>Approve</button>
-      <button type="button" class="danger" disabled=${busy} onClick=${() => send({ ...values, approve: false })}>Deny</button></footer></div>`;
+  const left = expires && html`<p class="dim" title=${moment(expires)}>${new Date(expires) > now ? "Expires" : "Expired"} ${moment(expires)}</p>`;
+  if (kind === "approval") return html`<${Approval} request=${request} busy=${busy} send=${send}>${left}<//>`;
+  if (schema?.enum) {
+    return html`<div class="answer">${left}<footer>${schema.enum.map((each) => html`<button type="button" disabled=${busy} key=${each} onClick=${() => send(each)}>${plain(each)}</button>`)}</footer></div>`;
   }
   const required = new Set(schema?.required ?? []);
   return html`<form class="answer" onSubmit=${submit}>

@@ -1,0 +1,59 @@
+"""Runs that wait for a person, and what a model was asked."""
+
+from playwright.sync_api import expect
+
+from tests.http.console.tab import Tab
+from tests.server import ServerProcess, until
+
+
+def waiting(console: ServerProcess, text: str) -> str:
+    run_id = console.begin("bank", text)
+    until(lambda: console.record(run_id)["status"] == "waiting", "the run waits")
+    return run_id
+
+
+def test_a_call_is_approved_in_the_inbox_and_the_run_goes_on(console: ServerProcess, tab: Tab) -> None:
+    run_id = waiting(console, "pay bob five")
+    tab.open("inbox")
+    card = tab.find(".card", has_text="pay bob five")
+    expect(card.locator(".json")).to_contain_text("bob")
+    card.locator("button", has_text="Approve").click()
+    expect(tab.find(".card", has_text="pay bob five")).to_have_count(0)
+    assert console.ended(run_id)["status"] == "success"
+    [given] = [event for event in console.events(run_id) if event["type"] == "input.given"]
+    assert (given["data"]["answer"], given["data"]["by"]) == ({"approve": True}, "local")
+
+
+def test_a_call_is_denied_with_a_reason_on_the_runs_page(console: ServerProcess, tab: Tab) -> None:
+    run_id = waiting(console, "pay eve all")
+    tab.open(f"runs/{run_id}")
+    expect(tab.find(".run-head .status")).to_have_text("waiting")
+    tab.find(".ask input").fill("not her")
+    tab.find(".ask button", has_text="Deny").click()
+    expect(tab.find(".run-head .status")).to_have_text("done")
+    expect(tab.find(".ask")).to_have_count(0)
+    assert console.record(run_id)["status"] == "success"
+    tab.find(".step.question").click()
+    expect(tab.find(".detail")).to_contain_text("not her")
+
+
+def test_a_call_is_approved_with_other_arguments(console: ServerProcess, tab: Tab) -> None:
+    run_id = waiting(console, "pay ann")
+    tab.open(f"runs/{run_id}?tab=transcript")
+    tab.find(".ask button", has_text="Change the arguments").click()
+    tab.find(".ask textarea").fill('{"to": "zoe"}')
+    tab.find(".ask button", has_text="Approve").click()
+    expect(tab.find(".run-head .status")).to_have_text("done")
+    assert "paid zoe" in str(console.events(run_id))
+
+
+def test_the_exact_request_of_a_model_call_is_shown(console: ServerProcess, tab: Tab) -> None:
+    run_id = console.begin("clerk", "ask exactly this")
+    console.ended(run_id)
+    tab.open(f"runs/{run_id}")
+    tab.find(".step.model").last.click()
+    request = tab.find(".detail .request")
+    expect(request).to_contain_text("ask exactly this")
+    expect(request).to_contain_text("on page 12")
+    request.locator("summary", has_text="Tools").click()
+    expect(request.locator(".json").first).to_contain_text("look_up")
