@@ -33,6 +33,7 @@ from runstore.runtime.strands.hooks import STATE_KEY, Hooks
 from runstore.runtime.strands.nodes import nodes_of
 from runstore.runtime.strands.providers import has_providers
 from runstore.runtime.strands.redaction import may_redact
+from runstore.runtime.strands.repair import BROKEN_OFF
 from runstore.runtime.strands.results import cut_result, result_of
 from runstore.runtime.user_code import in_a_line
 
@@ -43,7 +44,6 @@ strands_providers.watch()
 strands_request_ids.watch()
 Product = Agent | MultiAgentBase
 Ended = StrandsResult | MultiAgentResult | None
-BROKEN_OFF = "the model's answer broke off: its stream ended before the answer did"
 
 
 class StrandsAgent:

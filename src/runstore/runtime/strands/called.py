@@ -32,7 +32,7 @@ from runstore.runtime.strands.hierarchy import CALL, Call, call_of
 from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
 from runstore.runtime.strands.nodes import nodes_of
 from runstore.runtime.strands.redaction import may_change_request
-from runstore.runtime.strands.spoken import spoken
+from runstore.runtime.strands.spoken import repaired, spoken
 from runstore.runtime.strands.tools import runs_again, write_call, write_result
 
 if TYPE_CHECKING:
@@ -145,17 +145,17 @@ class Called:
         """
         tool, asking = TOOL.get(), self._asking(place)
         if tool is None or tool.over:  # an agent as a tool ends before its call does
-            return spoken(context, place, self._hooks.answers, self._recorder.record, asking)
+            return spoken(context, place, self._hooks.answers, self._recorder.record, asking, self._refuse)
 
         async def record(event: Token | Reasoning) -> None:
             if not tool.over:
                 await self._recorder.record(event)
 
-        return spoken(context, place, self._hooks.answers, record, asking, join_s=0)
+        return spoken(context, place, self._hooks.answers, record, asking, self._refuse, join_s=0)
 
     def ask(self, context: InvokeModelContext, place: Place) -> InvokeModelContext:
-        """The context of a model call whose request is recorded, until its tool has ended."""
-        return asked(context, self._asking(place))
+        """As `speak`, within middleware. The answer is repaired, but its text is recorded elsewhere."""
+        return repaired(asked(context, self._asking(place)), self._refuse)
 
     def _asking(self, place: Place) -> Asking:
         tool = TOOL.get()
@@ -170,10 +170,14 @@ class Called:
             note=self._hooks.note_model, identify=self.model_calls.open.identify,
         )  # fmt: skip
 
+    def _refuse(self, use_id: str, wrong: str) -> None:
+        self._hooks.left_out[use_id] = wrong
+
     async def before_tool(self, event: BeforeToolCallEvent, place: Place) -> None:
         """Record that a called agent calls a tool itself."""
         name, use_id = event.tool_use["name"], event.tool_use["toolUseId"]
-        await write_call(self._recorder, event, place, once=is_at_most_once(event.selected_tool))
+        once, left_out = is_at_most_once(event.selected_tool), self._hooks.left_out.pop(use_id, None)
+        await write_call(self._recorder, event, place, once=once, left_out=left_out)
         self.begin(f"{place[0]}/{name}", use_id)
 
     async def after_tool(self, event: AfterToolCallEvent, place: Place) -> None:

@@ -138,6 +138,8 @@ def described(error: BaseException) -> str:
 
 
 def _code_of(error: BaseException) -> str | None:
+    if isinstance(error, AgentError):  # of repair.py
+        return error.code
     for cls, code in CODES.items():
         if isinstance(error, cls):
             return code

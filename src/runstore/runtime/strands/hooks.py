@@ -110,8 +110,8 @@ class Hooks:
         self._inputs: dict[Place, int] = {}  # input messages of an agent that are still to be added
         self._asked: list[dict[str, Any]] = []  # the input before message hooks could rewrite it
         self._results: dict[Place, dict[str, Any]] = {}  # results that a resumed agent reuses
-        # Tool use id → why no event can hold its input; the call is skipped.
-        self._left_out: dict[str, str] = {}
+        # Tool use id → why its call is skipped: no event can hold its input, or it is no JSON object.
+        self.left_out: dict[str, str] = {}
         self._logged: dict[Place, LoggedConversation] = {}
         self._working: set[Place] = set()
         self._lock = threading.Lock()
@@ -319,7 +319,7 @@ class Hooks:
         for block in message["content"]:
             if (tool_use := block.get("toolUse")) and (wrong := unfit(tool_use["input"])):
                 tool_use["input"] = {"left_out": wrong}
-                self._left_out[tool_use["toolUseId"]] = f"the input of tool {tool_use['name']!r} {wrong}"
+                self.left_out[tool_use["toolUseId"]] = f"the input of tool {tool_use['name']!r} {wrong}"
 
     async def _input_redacted(self, event: AfterModelCallEvent) -> None:
         """Record a guardrail's redaction of the model's input, for which strands has no hook."""
@@ -390,7 +390,7 @@ class Hooks:
         if agent is not None:
             self.install(agent, inner)
             CALL.set(Call(agent, (inner, use_id), call_of(event.agent)))
-        left_out = self._left_out.pop(use_id, None)
+        left_out = self.left_out.pop(use_id, None)
         await write_call(self._recorder, event, place, once=once, left_out=left_out)
 
     async def _after_tool(self, event: AfterToolCallEvent) -> None:

@@ -8,11 +8,12 @@ from strands import Agent, ModelRetryStrategy
 from strands.hooks import AfterModelCallEvent, BeforeModelCallEvent, HookOrder
 from typing_extensions import override
 
+from runstore.core.errors import AgentError
 from runstore.core.events import DiscardReason, Event, Retrying, Usage
 from runstore.runtime.memory.resume import Place
 from runstore.runtime.strands.answers import Answers
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
-from runstore.runtime.strands.errors import described, is_throttled, model_error_code, sentence_of
+from runstore.runtime.strands.errors import described, is_throttled, model_error_code, sentence_of, unwrapped
 from runstore.runtime.strands.open_calls import OpenCalls
 from runstore.runtime.strands.provider_words import ProviderWords
 
@@ -135,7 +136,8 @@ class ModelCalls:
         """Log and remember an error that a model raised; return its code."""
         code = model_error_code(error)
         self.errors.append(error)
-        if code != "invalid_input":  # strands wrote that message itself, before it asked a provider
+        # strands wrote the message of an invalid input itself, and runstore that of an AgentError.
+        if code != "invalid_input" and not isinstance(unwrapped(error), AgentError):
             self.words.add(error, sentence_of(code))
         log.warning("model_failed", run_id=self._run_id, agent=place[0], code=code, error=described(error))
         return code

@@ -20,6 +20,7 @@ from runstore.runtime.strands.answers import Answers
 from runstore.runtime.strands.asked import Asking, asked
 from runstore.runtime.strands.chunks import Chunk, Said, joined, said_in
 from runstore.runtime.strands.redaction import may_change, may_change_request
+from runstore.runtime.strands.repair import Refuse, Repair
 
 JOIN_S = 0.02  # seconds of text that strands gets as one delta
 
@@ -32,39 +33,37 @@ def spoken(
     answers: Answers,
     record: Record,
     asking: Asking,
+    refuse: Refuse,
     *,
     join_s: float = JOIN_S,
 ) -> InvokeModelContext:
     """The context of a model call that is recorded, and whose text `record` gets as the model says it.
 
     Middleware may change the text, so then the stream's text is recorded (events.py), not the model's. It may
-    change the request, too; then a handler within it records that.
+    change the request, too; then a handler within it records that, and repairs the answer.
+
+    Args:
+        refuse: see `Repair`.
     """
     agent: Any = context.agent
     if may_change(agent):
-        return context if may_change_request(agent) else asked(context, asking)
-    model: Any = RecordedModel(context.model, place, answers, record, asking, join_s)
+        return context if may_change_request(agent) else repaired(asked(context, asking), refuse)
+    model: Any = RecordedModel(context.model, refuse, place, answers, record, asking, join_s)
     return context.replace(model=cast(Model, model))
 
 
-class RecordedModel:
-    """A model, for one call of an agent at a place. Its text is recorded before strands gets it."""
+def repaired(context: InvokeModelContext, refuse: Refuse) -> InvokeModelContext:
+    """The context of a model call whose answer is repaired."""
+    model: Any = RepairedModel(context.model, refuse)
+    return context.replace(model=cast(Model, model))
 
-    def __init__(
-        self,
-        model: Model,
-        place: Place,
-        answers: Answers,
-        record: Record,
-        asking: Asking,
-        join_s: float,
-    ) -> None:
+
+class RepairedModel:
+    """A model, for one call of an agent. Its answer is repaired before strands gets it."""
+
+    def __init__(self, model: Model, refuse: Refuse) -> None:
         self._model = model
-        self._place = place
-        self._answers = answers
-        self._record = record
-        self._asking = asking
-        self._join_s = join_s
+        self._refuse = refuse
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -72,27 +71,71 @@ class RecordedModel:
     async def stream(
         self, *arguments: Any, cancel_signal: threading.Event | None = None, **options: Any
     ) -> AsyncGenerator[Chunk, None]:
+        """See `Model.stream`."""
+        repair = Repair(self._refuse)
+        async for given in self._model.stream(*arguments, cancel_signal=cancel_signal, **options):
+            for chunk in repair.chunks(given):
+                yield chunk
+        if not _is_set(cancel_signal):
+            for chunk in repair.end():
+                yield chunk
+
+
+class RecordedModel(RepairedModel):
+    """A model, for one call of an agent at a place. Its text is recorded before strands gets it."""
+
+    def __init__(
+        self,
+        model: Model,
+        refuse: Refuse,
+        place: Place,
+        answers: Answers,
+        record: Record,
+        asking: Asking,
+        join_s: float,
+    ) -> None:
+        super().__init__(model, refuse)
+        self._place = place
+        self._answers = answers
+        self._record = record
+        self._asking = asking
+        self._join_s = join_s
+
+    async def stream(
+        self, *arguments: Any, cancel_signal: threading.Event | None = None, **options: Any
+    ) -> AsyncGenerator[Chunk, None]:
         """See `Model.stream`. After a cancel, strands gets the next chunk at once and unrecorded."""
+        repair = Repair(self._refuse)
         held: list[Said] = []  # recorded, and not yet handed on
         last: Chunk = {}  # the chunk of the last of them
         handed_at = 0.0
         await self._asking.begin(self._model, *arguments, **options)
-        async for chunk in self._model.stream(*arguments, cancel_signal=cancel_signal, **options):
-            said = said_in(chunk)
-            if said is None or (cancel_signal is not None and cancel_signal.is_set()):
-                if held:
+        async for given in self._model.stream(*arguments, cancel_signal=cancel_signal, **options):
+            for chunk in repair.chunks(given):
+                said = said_in(chunk)
+                if said is None or _is_set(cancel_signal):
+                    if held:
+                        yield joined(last, held)
+                        held = []
+                    yield chunk
+                    continue
+                await self._record(self._answers.say(self._place, said))
+                if held and not said.continues(held[-1]):
                     yield joined(last, held)
                     held = []
-                yield chunk
-                continue
-            await self._record(self._answers.say(self._place, said))
-            if held and not said.continues(held[-1]):
-                yield joined(last, held)
-                held = []
-            held.append(said)
-            last, now = chunk, time.monotonic()
-            if now - handed_at >= self._join_s:
-                yield joined(last, held)
-                held, handed_at = [], now
+                held.append(said)
+                last, now = chunk, time.monotonic()
+                if now - handed_at >= self._join_s:
+                    yield joined(last, held)
+                    held, handed_at = [], now
         if held:
             yield joined(last, held)
+        if not _is_set(cancel_signal):
+            for chunk in repair.end():
+                if (said := said_in(chunk)) is not None:
+                    await self._record(self._answers.say(self._place, said))
+                yield chunk
+
+
+def _is_set(signal: threading.Event | None) -> bool:
+    return signal is not None and signal.is_set()

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent
 
-from runstore.core.codec import encode
+from runstore.core.codec import encode, mended, to_json
 from runstore.core.errors import InvalidEvent
 from runstore.core.events import ToolFailed, ToolFinished, ToolStarted
 from runstore.core.masking import without_keys
@@ -61,7 +62,7 @@ async def write_result(
         words: texts of the run's model providers, which the tool may quote.
     """
     path, call_id = place
-    event.result = words.replaced(event.result)
+    event.result = words.replaced(_as_recorded(event.result))
     if event.result.get("status") == "error":
         event.result = _without_secrets(event.result, failure)
     name = event.tool_use["name"]
@@ -71,6 +72,27 @@ async def write_result(
         text = f"Error: the result of tool {name!r} cannot be recorded, and is left out: {wrong}"
         event.result = {**event.result, "status": "error", "content": [{"text": text}]}
         await recorder.commit(ToolFailed(**call, output=event.result["content"]))
+
+
+def _as_recorded(result: Any) -> Any:
+    """A tool's result as the log has it, so that the model gets the same: JSON, and text that is UTF-8."""
+    content = result.get("content")
+    blocks = [{"text": content}] if isinstance(content, str) else content
+    if not isinstance(blocks, list):
+        return result
+    try:
+        return {**result, "content": [_block(block) for block in blocks]}
+    except InvalidEvent:  # the result cannot be recorded either, which fails the tool
+        return result
+
+
+def _block(block: Any) -> Any:
+    """A block of a tool's result; media stay bytes."""
+    if isinstance(block, dict) and "json" in block:
+        return {**block, "json": msgspec.json.decode(to_json(block["json"]))}
+    if isinstance(block, dict) and isinstance(block.get("text"), str):
+        return {**block, "text": mended(block["text"])}
+    return block
 
 
 def _without_secrets(result: Any, code: str | None) -> Any:
