@@ -117,8 +117,11 @@ class Databases(ABC):
         if name not in self._emptying:
             self._emptying[name] = create_engine(self.url(name), pool_pre_ping=True)
         with self._emptying[name].begin() as connection:
-            for table in set(inspect(connection).get_table_names()) - KEPT_TABLES:
-                connection.exec_driver_sql(f"DROP TABLE {table}")  # of a test's projection
+            found = inspect(connection)
+            for view in found.get_view_names():  # over a projection's tables; the schema has none
+                connection.exec_driver_sql(f"DROP VIEW IF EXISTS {view} CASCADE")
+            for table in set(found.get_table_names()) - KEPT_TABLES:
+                connection.exec_driver_sql(f"DROP TABLE {table}")
             self._empty_tables(connection)
 
     @abstractmethod
