@@ -1,12 +1,15 @@
 """Runs that ask a person and wait, through real processes (G15)."""
 
+import json
+import os
+import pty
 import shutil
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,12 @@ import httpx
 import pytest
 
 from runstore.client import Client, Conflict
-from tests.server import ServerProcess, until
+from tests.server import PYTHON, ServerProcess, until
 from tests.servers.databases import KINDS, empty_database
 from tests.slow import slow
 
 AGENTS = """
+import time
 from pathlib import Path
 
 from strands import ToolContext, tool
@@ -61,6 +65,25 @@ def expire(word: str, tool_context: ToolContext) -> str:
     default = None if word == "none" else word
     return "got " + tool_context.interrupt("x", reason=Question("Well?", expires_s=0.3, default=default))
 
+def hold():
+    DONE.touch()
+    while not DONE.with_name("go").exists():
+        time.sleep(0.01)
+
+@tool(context=True)
+def slow(word: str, tool_context: ToolContext) -> str:
+    '''Hold still before the question, or after it.
+
+    Args:
+        word: Where.
+    '''
+    if word == "first":
+        hold()
+    answer = tool_context.interrupt("size")
+    if word == "last":
+        hold()
+    return str(answer)
+
 async def shop(input, ctx):
     yield "One moment. "
     size = await ctx.ask("Which size?", schema={"enum": ["S", "M"]})
@@ -86,6 +109,10 @@ isolation = "process"
 model = "scripted"
 tools = ["agents:pay"]
 approve = ["pay"]
+
+[agents.slow]
+model = "scripted"
+tools = ["agents:slow"]
 
 [agents.late]
 model = "scripted"
@@ -215,6 +242,29 @@ def test_an_answer_that_comes_while_no_worker_runs_is_kept(
     assert done.read_text() == "mailed S\n"
 
 
+@pytest.mark.parametrize("moment", ["before the question", "with the answer"])
+def test_a_worker_that_dies_with_the_answer_asks_nothing_again(
+    worker: ServerProcess, front: ServerProcess, done: Path, moment: str
+) -> None:
+    """Killed in the tool, which holds still: before its question, or when it has the answer."""
+    asks_first = moment == "with the answer"
+    run_id = front.begin("slow", "last" if asks_first else "first")
+    if asks_first:
+        until(lambda: front.record(run_id)["status"] == "waiting", "the run waits")
+        assert answer(front, run_id, "1.1", SMALL).status_code == 200
+    until(done.exists, "the tool holds still")
+    worker.kill()
+    done.unlink()
+    (done.parent / "go").touch()
+    worker.start()
+    if not asks_first:
+        until(lambda: front.record(run_id)["status"] == "waiting", "the run waits")
+        assert answer(front, run_id, "2.1", SMALL).status_code == 200
+    assert worker.ended(run_id)["status"] == "success"
+    assert count(front, run_id, "input.requested") == 1
+    assert count(front, run_id, "input.given") == 1
+
+
 def test_of_two_answers_through_two_processes_one_counts(worker: ServerProcess, front: ServerProcess) -> None:
     for _ in range(5):
         run_id, request_id = waiting(worker)
@@ -288,6 +338,56 @@ def test_an_expired_request_takes_its_default_or_fails_its_run(worker: ServerPro
     assert "by" not in given
     run_id = worker.begin("late", "none")
     assert worker.ended(run_id)["error_code"] == "input_expired"
+
+
+# ---- the command line ----
+
+
+def runs(server: ServerProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
+    url = str(server.http.base_url)
+    return subprocess.run(
+        [*PYTHON, "runs", *arguments, "--url", url],
+        capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_line_answers(worker: ServerProcess, done: Path) -> None:
+    run_id, request_id = waiting(worker)
+    listed = runs(worker, "inputs", run_id)
+    assert "Which size?" in listed.stdout
+    wrong = runs(worker, "answer", run_id, request_id, "XL")
+    assert (wrong.returncode, "invalid_answer" in wrong.stderr) == (1, True)
+    assert runs(worker, "answer", run_id, request_id).returncode == 2
+    assert runs(worker, "answer", run_id, request_id, '{"size": "S"}').returncode == 0
+    assert worker.ended(run_id)["status"] == "success"
+    [asked] = map(json.loads, runs(worker, "inputs", run_id, "--json").stdout.splitlines())
+    assert (asked["status"], asked["answer"]) == ("answered", SMALL)
+    run_id, request_id = waiting(worker, "payer")
+    rejected = runs(worker, "answer", run_id, request_id, "--reject", "--reason", "too much")
+    assert rejected.returncode == 0, rejected.stderr
+    assert worker.ended(run_id)["status"] == "success"
+    assert done.read_text() == "mailed S\n"
+
+
+def test_tail_asks_at_a_terminal(worker: ServerProcess, done: Path) -> None:
+    run_id, _ = waiting(worker)
+    person, terminal = pty.openpty()
+    command = [*PYTHON, "runs", "tail", run_id, "--url", str(worker.http.base_url)]
+    with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal) as tail:
+        os.close(terminal)
+        seen = ""
+        while "Which size?" not in seen:
+            seen += os.read(person, 4_096).decode()
+        os.write(person, b'{"size": "XL"}\n')
+        while seen.count("Which size?") < 2:
+            seen += os.read(person, 4_096).decode()
+        os.write(person, b'{"size": "M"}\n')
+        with suppress(OSError):  # it has ended, and closed the terminal
+            while os.read(person, 4_096):
+                pass
+        assert tail.wait(60) == 0
+    os.close(person)
+    assert done.read_text() == "mailed M\n"
 
 
 # ---- the example of the how-to ----

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from runstore.core.events import Failed, MultitaskStrategy
+from runstore.core.events import Failed, InputRequested, MultitaskStrategy
 from runstore.core.printable import escaped
 from runstore.core.run import Status
 
@@ -253,7 +253,8 @@ def tail(
 
     Several runs are followed as one stream of JSON (--json), each from its beginning. The command waits for a
     server that restarts. Ctrl-C stops following; the run goes on. When a new attempt repeats text, a line
-    marks the place: only the text after the last such line counts.
+    marks the place: only the text after the last such line counts. If the run asks a person, the command asks
+    at a terminal, and passes the answer on.
 
     Example: runstore runs tail 01890a5d-ac96-774b-bcce-b302099a8057
     """
@@ -266,6 +267,66 @@ def tail(
         _follow_several(run_id, url, api_key)
     else:
         _follow(run_id[0], after, as_json, url, api_key)
+
+
+@app.command()
+def inputs(run_id: RunId, as_json: Json = False, url: Url = None, api_key: ApiKey = None) -> None:
+    """List a run's questions to a person, with their answers.
+
+    Example: runstore runs inputs 01890a5d-ac96-774b-bcce-b302099a8057
+    """
+    from runstore.cli.answers import shown
+    from runstore.cli.output import data_cell, print_json, print_table
+
+    with connected(url, api_key) as client:
+        found = client.inputs(run_id)
+        if as_json:
+            print_json(found)
+        else:
+            columns = ("request", "status", "agent", "question", "answer", "by")
+            print_table(
+                columns,
+                (
+                    (each.request_id, each.status, each.agent, shown(each), data_cell(each.answer),
+                     each.answered_by)
+                    for each in found
+                ),
+            )  # fmt: skip
+
+
+@app.command()
+def answer(
+    run_id: RunId,
+    request_id: Annotated[str, typer.Argument(show_default=False, help="As `runs inputs` shows it.")],
+    answer: Annotated[
+        str | None, typer.Argument(show_default=False, help="JSON, or text that is no JSON.")
+    ] = None,
+    approve: Annotated[
+        bool | None, typer.Option("--approve/--reject", help="Answer an approval.", show_default=False)
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="With --reject: what the agent's model is told.")] = None,
+    as_json: Json = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Answer a question of a waiting run.
+
+    Example: runstore runs answer 01890a5d-ac96-774b-bcce-b302099a8057 1.1 --approve
+    """
+    from runstore.cli.answers import answer_of
+    from runstore.cli.output import print_json
+
+    if (answer is None) is (approve is None) or (reason is not None and approve is not False):
+        raise typer.BadParameter("give an ANSWER, or --approve, or --reject with or without --reason")
+    given = answer_of(answer) if answer is not None else {"approve": approve}
+    if reason is not None:
+        given["reason"] = reason
+    with connected(url, api_key) as client:
+        run = client.answer(run_id, request_id, given)
+    if as_json:
+        print_json([run])
+    else:
+        typer.echo(f"{run.run_id} {run.status}")
 
 
 @app.command()
@@ -292,6 +353,7 @@ def connected(url: str | None, api_key: str | None, retry_s: float = 0) -> "Iter
 
 
 def _follow(run_id: str, after: int, as_json: bool, url: str | None, api_key: str | None) -> None:
+    from runstore.cli.answers import prompt_for
     from runstore.cli.output import TextPrinter, ending_of, print_json
 
     printer, last, seen = TextPrinter(), None, after
@@ -299,6 +361,9 @@ def _follow(run_id: str, after: int, as_json: bool, url: str | None, api_key: st
         with connected(url, api_key, TAIL_RETRY_S) as client:
             for last in client.stream(run_id, after=after):
                 print_json([last]) if as_json else printer.show(last)
+                if last.type == InputRequested.type and not as_json:
+                    printer.end_line()
+                    prompt_for(client, run_id, last.data["request_id"])
                 seen = last.seq
     except KeyboardInterrupt:
         printer.end_line()
