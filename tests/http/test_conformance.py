@@ -149,7 +149,9 @@ class Api:
 
 def schema(*, needs_login: bool) -> OpenApiSchema:
     said = msgspec.json.decode(msgspec.json.encode(document(SURFACES, needs_login=needs_login)))
-    examples = {"agent": "quick", "model": "quick", "run_id": CLOSED, "request_id": "1.1"}
+    examples = {
+        "agent": "quick", "model": "quick", "run_id": CLOSED, "request_id": "1.1", "n": 1, "name": "tools",
+    }  # fmt: skip
     # JSON that is said to be something else is what no tool makes; the test says so itself.
     del said["paths"][CHAT]["post"]["requestBody"]["content"][ANY_TYPE]
     for path, bodies in EXAMPLES.items():

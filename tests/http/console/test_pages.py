@@ -25,7 +25,7 @@ PAGES = [
         "start",
     ),
     *("runs/{run}", "runs/{run}?tab=transcript", "runs/{run}?tab=events&from=3", "runs/{run}?tab=record"),
-    *("runs/{run}?step=tool-6", "compare?a={run}&b={run}"),
+    *("runs/{run}?step=tool-{tool}", "compare?a={run}&b={run}"),
 ]
 WIDER = (
     "document.documentElement.scrollWidth > innerWidth"
@@ -42,8 +42,10 @@ def runs(running_console: ServerProcess) -> dict[str, str]:
         "other": server.begin("quick", "count the planets please", session_id="conversation"),
         "broken": server.begin("broken", "break"),
     }
-    for run_id in found.values():
+    for run_id in list(found.values()):
         server.ended(run_id)
+    events = server.events(found["run"])
+    [found["tool"]] = [str(event["seq"]) for event in events if event["type"] == "tool.started"]
 
     def reported() -> Any:
         return {each["agent"] for each in server.http.get("/audit/usage?group=agent").json()["data"]}

@@ -33,7 +33,7 @@ function Row({ row, index, scale, now, closed, selected, onToggle, onSelect }) {
   const label = node.kind === "model" ? node.name : line(node.name, 120);
   return html`<div class=${`row step ${node.kind} ${node.status} ${selected ? "cursor" : ""}`} role="row" aria-level=${depth + 1}
       aria-rowindex=${index + 1} aria-selected=${selected} aria-expanded=${folds ? open : undefined} onClick=${() => onSelect(node)}>
-    <span class="name" role="gridcell" style=${{ paddingLeft: `${Math.min(depth, 12) * 16}px` }}>
+    <span class="name" role="gridcell" style=${{ paddingLeft: `calc(${Math.min(depth, 12)} * var(--indent))` }}>
       ${folds ? html`<button type="button" class="twist" tabindex="-1" aria-label=${open ? "Fold" : "Unfold"}
         onClick=${(event) => { event.stopPropagation(); onToggle(node); }}>${open ? "▾" : "▸"}</button>` : html`<i class="twist"></i>`}
       <span class=${`kind ${node.kind}`}>${KINDS[node.kind]}</span>
