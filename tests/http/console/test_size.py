@@ -77,7 +77,9 @@ def test_any_place_of_100_000_events_is_shown_at_once(tab: Tab, large: tuple[Ser
     tab.open(f"runs/{large[1]}?tab=events&from=77777")
     expect(tab.find(".detail")).to_contain_text("note 77773")
     assert elements(tab) < 2_000
-    tab.open(f"runs/{large[1]}?at=50000")
+    tab.open(f"runs/{large[1]}?at=50000&step=note-50000")
+    expect(tab.find(".detail")).to_contain_text("note 49996")
+    expect(tab.find(".run-head .status")).to_have_text("running")
     expect(tab.find(".time-slider .place")).to_contain_text("50,000")
 
 

@@ -24,6 +24,7 @@ export class Fold {
     this.last = 0; // the seq of the last event
     this.lastAt = null;
     this.requests = new Map(); // open input requests, by id
+    this.from = 0; // events up to this seq are left out
     this.requestsMade = 0; // requests to models
     this.version = 0; // grows with each change
     this.#begin();

@@ -88,14 +88,32 @@ export class RunData {
 
   /** The run as it was after an event: a fold with the text of the calls that were open then. */
   async at(seq, signal) {
-    const known = this.events.filter((event) => event.seq <= seq);
-    const fold = new Fold(this.runId).addAll(known);
-    const after = Math.max(fold.unsaid, this.first);
+    if (this.next !== null && seq > this.next) return this.#before(seq, signal);
+    return this.#folded(new Fold(this.runId), this.events.filter((event) => event.seq <= seq), this.first, seq, signal);
+  }
+
+  /** The same for an event that is not loaded: with the last steps before it, and the run's state then. */
+  async #before(seq, signal) {
+    const from = Math.max(0, seq - AT_FIRST);
+    const record = await this.#get("", { at: seq }, signal);
+    const events = [];
+    for (let next = from; next !== null && next < seq; ) {
+      const page = await this.#page(next, { types: STRUCTURE }, signal);
+      events.push(...page.data.filter((event) => event.seq <= seq));
+      next = page.next;
+    }
+    const begin = () => Object.assign(new Fold(this.runId), { from, status: record.status });
+    return this.#folded(begin(), events, from, seq, signal, begin);
+  }
+
+  async #folded(fold, known, first, seq, signal, begin = () => new Fold(this.runId)) {
+    fold.addAll(known);
+    const after = Math.max(fold.unsaid, first);
     if (after >= seq) return fold;
     const text = await this.#text(after, seq, signal);
     if (!text.length) return fold;
     const rest = [...known.filter((event) => event.seq > after), ...text].sort((a, b) => a.seq - b.seq);
-    return new Fold(this.runId).addAll(known.filter((event) => event.seq <= after)).addAll(rest);
+    return begin().addAll(known.filter((event) => event.seq <= after)).addAll(rest);
   }
 
   async #text(after, upto, signal) {

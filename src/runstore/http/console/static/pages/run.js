@@ -183,6 +183,7 @@ export default function RunPage({ runId, params }) {
       <${TimeSlider} head=${Math.max(data.head, fold.last)} at=${at} time=${at ? fold.lastAt : null} onAt=${onAt} />
     </div>
     ${data.first > 0 && !at && html`<p class="hint">The steps before event ${data.first} are not loaded. <button type="button" class="more" onClick=${() => data.fromStart()}>Load from the beginning</button></p>`}
+    ${at && fold.from > 0 && html`<p class="hint">Steps after event ${fold.from} and up to event ${at}.</p>`}
     ${tab === "" && html`<div class=${`split ${node ? "open" : ""}`}>
       <${Waterfall} fold=${fold} version=${fold.version} now=${at ? Date.parse(fold.lastAt ?? record.created_at) : now} closed=${closed} selected=${chosen}
         onToggle=${toggle} onSelect=${select} bottom=${follow && open && !chosen} tail=${html`<${More} data=${data} />`} />
