@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from runstore.client import AsyncClient as AsyncClient
     from runstore.client import Client as Client
     from runstore.client import ClientError as ClientError
+    from runstore.client import ForkedRun as ForkedRun
     from runstore.client import InputRecord as InputRecord
     from runstore.client import PendingRecord as PendingRecord
     from runstore.client import RunRecord as RunRecord
@@ -108,8 +109,8 @@ _EXPORTS = {
         "runstore.projections.comparison": "DifferingKey TableDifference",
         "runstore.projections.projection": "Projection",
         "runstore.projections.runner": "ProjectionRunner",
-        "runstore.client": "ApiError AsyncClient Client ClientError InputRecord PendingRecord RunRecord "
-        "Ticket",
+        "runstore.client": "ApiError AsyncClient Client ClientError ForkedRun InputRecord PendingRecord "
+        "RunRecord Ticket",
         "runstore.core.asked": "MessageSource ModelRequest RequestSummary",
         "runstore.core.audit": "AuditEvent AuditQuery",
         "runstore.core.errors": "AgentError AgentNotFound AlreadyStarted AppendRefused Busy ConfigError "

@@ -219,6 +219,15 @@ def test_what_models_were_asked_is_a_table_and_one_request_is_json(runs: Run, se
     assert request["messages"] == [{"role": "user", "content": [{"text": "hi"}]}]
 
 
+def test_a_run_is_forked_and_retried(runs: Run, server: ServerProcess) -> None:
+    run_id = server.begin("quick", "hi there")
+    server.ended(run_id)
+    again = runs("retry", run_id).stdout.strip()
+    assert server.ended(again)["result"]["text"] == "hi there"
+    forked = json.loads(runs("fork", run_id, "--input", "more", "--json").stdout)
+    assert forked["parent_run_id"] == server.record(again)["parent_run_id"] == run_id
+
+
 def test_a_run_is_stopped_and_deleted(runs: Run, server: ServerProcess) -> None:
     run_id = server.begin("silent")
     assert runs("stop", run_id, "--reason", "enough").stdout == f"{run_id} is asked to stop\n"

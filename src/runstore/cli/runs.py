@@ -220,6 +220,45 @@ def start(
 
 
 @app.command()
+def fork(
+    run_id: RunId,
+    at: Annotated[int | None, typer.Option(min=1, help="A seq of the run; its last if not given.")] = None,
+    input: Annotated[
+        str | None, typer.Option(help="Added to the conversation; without it the model answers again.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The id of another model of the same provider.")] = None,
+    system_prompt: Annotated[str | None, typer.Option(help="Another system prompt.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Another agent.")] = None,
+    as_json: Json = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Start a run that begins with the conversation of this one; print its id.
+
+    Example: runstore runs fork 01890a5d-ac96-774b-bcce-b302099a8057 --at 40 --input "And in euros?"
+    """
+    from runstore.cli.output import print_json
+
+    with connected(url, api_key) as client:
+        forked = client.fork(
+            run_id, at=at, model=model, system_prompt=system_prompt, input=input, agent=agent
+        )
+    if as_json:
+        print_json([forked])
+    else:
+        typer.echo(forked.run_id)
+
+
+@app.command()
+def retry(run_id: RunId, as_json: Json = False, url: Url = None, api_key: ApiKey = None) -> None:
+    """Start a run again from its input, with the same agent; print the new run's id.
+
+    Example: runstore runs retry 01890a5d-ac96-774b-bcce-b302099a8057
+    """
+    fork(run_id, at=1, as_json=as_json, url=url, api_key=api_key)
+
+
+@app.command()
 def stop(
     run_id: RunId,
     reason: Annotated[str | None, typer.Option(help="Reason to store with the request.")] = None,

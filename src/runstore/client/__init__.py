@@ -14,7 +14,7 @@ from runstore.client.errors import (
     Unavailable,
     UnexpectedAnswer,
 )
-from runstore.client.records import InputRecord, PendingRecord, RunRecord, Ticket
+from runstore.client.records import ForkedRun, InputRecord, PendingRecord, RunRecord, Ticket
 from runstore.client.sync import Client
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "ClientError",
     "Conflict",
     "Forbidden",
+    "ForkedRun",
     "Gone",
     "InputRecord",
     "NotFound",

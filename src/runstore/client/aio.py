@@ -13,7 +13,7 @@ from runstore.client.calls import Call, CallTries, Page, audit_filters, joined
 from runstore.client.connection import connection
 from runstore.client.following import Following, FollowingAudit, FollowingSeveral, Stream
 from runstore.client.patience import RETRY_S
-from runstore.client.records import InputRecord, RunRecord, Ticket
+from runstore.client.records import ForkedRun, InputRecord, RunRecord, Ticket
 from runstore.core.asked import ModelRequest, RequestSummary
 from runstore.core.audit import AuditEvent
 from runstore.core.events import Custom, MultitaskStrategy
@@ -192,6 +192,21 @@ class AsyncClient:
     async def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
         """See `Client.append`."""
         return await self._do(calls.append(run_id, events, expected_seq))
+
+    async def fork(
+        self,
+        run_id: str,
+        *,
+        at: int | None = None,
+        model: str | None = None,
+        system_prompt: str | None = None,
+        input: Any = None,
+        agent: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> ForkedRun:
+        """See `Client.fork`."""
+        changes = {"at": at, "model": model, "system_prompt": system_prompt, "input": input, "agent": agent}
+        return await self._do(calls.fork(run_id, idempotency_key, **changes))
 
     async def stop(self, run_id: str, *, reason: str | None = None) -> RunRecord:
         """See `Client.stop`."""

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from runstore.client.errors import ApiError, ServerUnreachable, UnexpectedAnswer, error_of
 from runstore.client.patience import Patience
-from runstore.client.records import InputRecord, RunRecord, Ticket
+from runstore.client.records import ForkedRun, InputRecord, RunRecord, Ticket
 from runstore.core.asked import ModelRequest, RequestSummary
 from runstore.core.audit import AuditEvent
 from runstore.core.codec import TOO_DEEP
@@ -155,6 +155,16 @@ def start(agent: str, key: str | None, **body: Any) -> Call[RunRecord]:
         "POST",
         f"/agents/{quote(agent, safe='')}/start",
         _read_run,
+        body={name: value for name, value in body.items() if value is not None},
+        headers={"Idempotency-Key": key or str(uuid4())},
+    )
+
+
+def fork(run_id: str, key: str | None, **body: Any) -> Call[ForkedRun]:
+    return Call(
+        "POST",
+        _path(run_id, "/fork"),
+        partial(decoded, msgspec.json.Decoder(ForkedRun).decode),
         body={name: value for name, value in body.items() if value is not None},
         headers={"Idempotency-Key": key or str(uuid4())},
     )

@@ -91,6 +91,15 @@ class InputRecord(Struct, frozen=True, kw_only=True):
     answered_at: str | None = None
 
 
+class ForkedRun(Struct, frozen=True, kw_only=True):
+    """A fork. `forked_at_seq`: the seq of the other run that its conversation ends at."""
+
+    run_id: str
+    parent_run_id: str
+    forked_at_seq: int
+    run: RunRecord
+
+
 class Ticket(Struct, frozen=True, kw_only=True):
     """Opens one run's stream without a key. `url`.
 

@@ -13,7 +13,7 @@ from runstore.client.calls import Call, CallTries, Page, audit_filters, joined
 from runstore.client.connection import connection
 from runstore.client.following import Following, FollowingAudit, FollowingSeveral, Stream
 from runstore.client.patience import RETRY_S
-from runstore.client.records import InputRecord, RunRecord, Ticket
+from runstore.client.records import ForkedRun, InputRecord, RunRecord, Ticket
 from runstore.core.asked import ModelRequest, RequestSummary
 from runstore.core.audit import AuditEvent
 from runstore.core.events import Custom, MultitaskStrategy
@@ -240,6 +240,27 @@ class Client:
     def append(self, run_id: str, events: Sequence[Custom], *, expected_seq: int | None = None) -> int:
         """Append custom events, all or none; return the last seq once they are stored."""
         return self._do(calls.append(run_id, events, expected_seq))
+
+    def fork(
+        self,
+        run_id: str,
+        *,
+        at: int | None = None,
+        model: str | None = None,
+        system_prompt: str | None = None,
+        input: Any = None,
+        agent: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> ForkedRun:
+        """Start a run that begins with the conversation of this one.
+
+        Args:
+            at: a seq; the conversation ends at the last boundary up to it. None: the run's last.
+            model: the id of another model.
+            input: added to the conversation; without it the model answers again.
+        """
+        changes = {"at": at, "model": model, "system_prompt": system_prompt, "input": input, "agent": agent}
+        return self._do(calls.fork(run_id, idempotency_key, **changes))
 
     def stop(self, run_id: str, *, reason: str | None = None) -> RunRecord:
         """Ask the run to stop; its ending follows within the grace period."""

@@ -31,7 +31,8 @@ SUPERSEDED = "superseded"  # cancel reason: a newer run of the same session repl
 class Queued(Event, frozen=True):
     """The run exists. It holds a copy of the agent's definition, so that an audit needs no other table.
 
-    `key_id`: the API key that started it.
+    `key_id`: the API key that started it. `parent_run_id`, `forked_at_seq`: the run whose conversation it
+    begins with, and the last seq of that.
     """
 
     type: ClassVar[EventType] = "lifecycle.queued"
@@ -42,6 +43,7 @@ class Queued(Event, frozen=True):
     metadata: dict[str, Any] = {}
     definition: dict[str, Any] = {}
     parent_run_id: str | None = None
+    forked_at_seq: int | None = None
     workspace_id: str | None = None
     traceparent: str | None = None
     multitask_strategy: MultitaskStrategy = "enqueue"

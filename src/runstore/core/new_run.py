@@ -34,6 +34,7 @@ class NewRun(RunOptions, frozen=True):
         idempotency_key: within 24 h, the same key with the same arguments returns the same run.
         definition: the agent's definition to store in the run, if no configured agent has it.
         key_id: the API key of the request.
+        parent_run_id, forked_at_seq: of a fork.
 
     Raises:
         InvalidName: the user's, the session's or the workspace's name is not storable.
@@ -47,6 +48,8 @@ class NewRun(RunOptions, frozen=True):
     traceparent: str | None = None
     definition: dict[str, Any] | None = None
     key_id: str | None = None
+    parent_run_id: str | None = None
+    forked_at_seq: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("user_id", "session_id", "workspace_id"):
@@ -57,6 +60,7 @@ class NewRun(RunOptions, frozen=True):
         return Queued(
             agent=self.agent, user_id=self.user_id, input=self.input, session_id=self.session_id,
             workspace_id=self.workspace_id, metadata=self.metadata, definition=definition,
+            parent_run_id=self.parent_run_id, forked_at_seq=self.forked_at_seq,
             traceparent=self.traceparent, key_id=self.key_id, multitask_strategy=self.multitask_strategy,
             memory="session" if remembers and self.session_id else None,
         )  # fmt: skip
@@ -68,4 +72,6 @@ class NewRun(RunOptions, frozen=True):
             arguments.append(self.multitask_strategy)
         if self.memory is not None:
             arguments.append(self.memory)
+        if self.parent_run_id is not None:
+            arguments += [self.parent_run_id, self.forked_at_seq, self.definition]
         return hashlib.sha256(msgspec.json.encode(arguments, order="deterministic")).digest()

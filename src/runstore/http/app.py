@@ -16,6 +16,7 @@ from runstore.http.executor.routes import EXECUTOR_ERRORS, HierarchyRoutes, Team
 from runstore.http.following import Following
 from runstore.http.native.agents import AgentRoutes
 from runstore.http.native.audit import AuditRoutes
+from runstore.http.native.forks import ForkRoutes
 from runstore.http.native.inputs import InputRoutes
 from runstore.http.native.projections import NoProjections, Operated, ProjectionRoutes
 from runstore.http.native.reports import ReportRoutes
@@ -50,6 +51,7 @@ SURFACES = (
             RunRoutes,
             InputRoutes,
             RequestRoutes,
+            ForkRoutes,
             StreamRoutes,
             TicketRoutes,
             AuditRoutes,
@@ -113,6 +115,7 @@ def build_http(
         RunRoutes(store, access, following, erasure),
         InputRoutes(store, access),
         RequestRoutes(store, access),
+        ForkRoutes(store, access),
         StreamRoutes(access, following),
         TicketRoutes(store, access, signer),
         AuditRoutes(audit, access, subscribers),

@@ -23,7 +23,7 @@ from runstore.core.events import CancelRequested, Custom, Deleted, Posted
 from runstore.core.ids import new_run_id
 from runstore.core.limits import Limits
 from runstore.core.new_run import NewRun
-from runstore.core.ports import EventFilter, EventLog, Head, LiveFeed, Reservation
+from runstore.core.ports import EventFilter, Head, LiveFeed, Reservation, RunLog
 from runstore.core.run import Actor, Owner, Run, evolve, fold, owner_of, whole
 from runstore.core.stream_cursors import OwnRunCursors, StreamCursors
 from runstore.core.trace import TRACED, Trace, TraceFold
@@ -38,6 +38,7 @@ from runstore.feed.joined_tail import JoinedTail, NewRuns
 from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended
 from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs, is_outdated
 from runstore.runtime.catalog.agents import AgentCatalog
+from runstore.store.forks import ForkOptions, forked
 from runstore.store.inputs import InputStore
 from runstore.store.requests import MAX_LISTED, list_requests, read_request
 from runstore.store.starts import Starts, read_own_cursors, read_starts
@@ -53,13 +54,20 @@ class RunAt(Struct, frozen=True):
     last_seq: int
 
 
+class Forked(Struct, frozen=True):
+    """A fork, and the last seq of the other run that it begins with."""
+
+    started: RunAt
+    at: int
+
+
 class RunStore:
     """The runs of one database. Every method raises LogUnavailable while the database cannot be used."""
 
     def __init__(
         self,
         database: Database,
-        log: EventLog,
+        log: RunLog,
         feed: LiveFeed,
         catalog: AgentCatalog,
         *,
@@ -105,6 +113,19 @@ class RunStore:
         except AlreadyStarted as earlier:
             return await self.get(earlier.run_id)
         return RunAt(evolve(Run(run_id), encoded), last_seq)
+
+    async def fork(self, run_id: str, options: ForkOptions, new: NewRun) -> Forked:
+        """Start a run that begins with the conversation of another one; see `forked`.
+
+        Args:
+            new: the user and the login of the fork.
+
+        Raises:
+            RunNotFound, RunDeleted, RunPurged, InvalidCursor, InvalidQuery, AgentNotFound: and as `start`.
+        """
+        head = await self.head(run_id)
+        new = await forked(self._log, self.catalog, run_id, head.seq, options, new)
+        return Forked(await self.start(new), new.forked_at_seq or 0)
 
     async def head(self, run_id: str, *, deleted: bool = False, purged: bool = False) -> Head:
         """The run's head.

@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakSet
 
 import msgspec
+from msgspec.structs import replace
 
 from runstore.core.definitions import recorded
 from runstore.core.errors import AgentError, AgentNotFound, ConfigError, RunstoreError
@@ -34,6 +35,7 @@ from runstore.runtime.strands.models import SCRIPTED
 from runstore.runtime.user_code import call, check_call, in_thread, load
 
 CODE_TIMEOUT_S = 300.0  # seconds for submitted code whose agent has no `run_timeout_s`
+FORKABLE = "an agent with a `model` in the configuration, and not the scripted model"
 NOTHING: Mapping[str, Any] = {}
 NO_LLM = "This is not an LLM: a script says the words of the input."
 BUILT_IN: dict[str, AgentSpec] = {
@@ -87,6 +89,28 @@ class AgentCatalog:
         except KeyError:
             known = ", ".join(self.names())
             raise AgentNotFound(f"there is no agent {name[:100]!r}; there are {known}") from None
+
+    def spec_of(self, name: str, definition: Mapping[str, Any]) -> AgentSpec:
+        """One agent's settings, with what a fork's definition changes.
+
+        Raises:
+            AgentNotFound: there is no such agent.
+            ConfigError: a change has no effect on this agent.
+        """
+        spec = self.spec(name)
+        changes: Mapping[str, Any] = definition.get("fork", NOTHING)
+        if not changes:
+            return spec
+        if not isinstance(spec.source, ConfiguredModel) or ("model_id" in changes and spec.model == SCRIPTED):
+            raise ConfigError(
+                f"agent {name!r}: a fork may change the model_id and the system_prompt only of {FORKABLE}"
+            )
+        changed: dict[str, Any] = {}
+        if "model_id" in changes:
+            changed["model_args"] = {**spec.model_args, "model_id": changes["model_id"]}
+        if "system_prompt" in changes:
+            changed["system_prompt"] = changes["system_prompt"]
+        return replace(spec, **changed)
 
     def isolation(self, name: str) -> Isolation:
         """The isolation level of an agent's attempts; an unknown agent fails on the shared loop."""
@@ -202,7 +226,7 @@ class AgentCatalog:
             return StrandsAgent(
                 product, ctx, self._taken, root=ROOT, at_most_once=at_most_once, approve=approve
             )
-        spec = self.spec(name)
+        spec = self.spec_of(name, definition)
         match spec.source:
             case SubmittedCode(limits):
                 return CodeAgent(limits, ctx)

@@ -146,9 +146,10 @@ async def _read_turn(log: Conversations, run_id: str, agent: str, held: Places) 
     for seq, number, message in held_in(events):
         held.setdefault(digest_of_message(message), (run_id, seq, number))
     try:
+        said = [event for _, event in said_by_root(events)]
         if queued.agent == agent:
-            return _own_turn(queued, _said(events), ending, whole=size <= MAX_TURN_BYTES)
-        words = _words(_spoken(queued, _said(events)), ending)
+            return _own_turn(queued, said, ending, whole=size <= MAX_TURN_BYTES)
+        words = _words(_spoken(queued, said), ending)
     except AgentError:
         return None  # an input that only a function can make something of
     return Turn(words, before=_before(queued)) if words else None
@@ -190,8 +191,8 @@ def _with(messages: Messages, event: AgentEvent) -> Messages:
     return replaced(messages, event) if isinstance(event, InputReplaced) else messages
 
 
-def _said(events: Sequence[RecordedEvent]) -> list[AgentEvent]:
-    """The events of the run's own agent, each message whole.
+def said_by_root(events: Sequence[RecordedEvent]) -> list[tuple[int, AgentEvent]]:
+    """The events of the run's own agent with their seqs, each message whole.
 
     Those of an attempt whose successor started again from the input are left out, and half a message too.
     """
@@ -208,7 +209,7 @@ def _said(events: Sequence[RecordedEvent]) -> list[AgentEvent]:
                 said.pop()
                 event = replace(event, message=continued(begun.message, event.message))
             said.append((recorded.seq, event))
-    return [event for _, event in said]
+    return said
 
 
 def _kept(said: list[tuple[int, AgentEvent]], last: int | None) -> list[tuple[int, AgentEvent]]:

@@ -149,7 +149,7 @@ class Dispatcher:
     async def _build(self, context: RunContext, queued: Queued) -> Agent:
         context, name = await remembering(self._worker.log, context, queued), context.agent_name
         if self._catalog.isolation(name) == "process":
-            return ProcessAgent(self._processes, self._catalog.spec(name), context)
+            return ProcessAgent(self._processes, self._catalog.spec_of(name, queued.definition), context)
         return await self._catalog.build(name, context, queued.definition)
 
     def _finished(self, run_id: str, runner: AttemptRunner) -> None:
