@@ -29,6 +29,28 @@ def test_an_image_reaches_the_model_byte_for_byte(
     assert PNG in request.text
 
 
+@pytest.mark.parametrize("declared", ["jpeg", "webp"])
+@pytest.mark.parametrize(
+    ("beginning", "format"),
+    [
+        (b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff\xe0", "jpeg"), (b"GIF89a", "gif"), (b"GIF87a", "gif"),
+        (b"RIFF\n\x00\x00\x00WEBPVP8 ", "webp"),
+    ],
+)  # fmt: skip
+def test_the_model_gets_an_image_with_the_format_that_its_bytes_show(
+    server: ServerProcess, models: ModelServer, beginning: bytes, format: str, declared: str
+) -> None:
+    question = f"Is it {format}, {beginning.hex()}, or {declared}?"
+    data = b64encode(beginning + bytes(20)).decode()
+    image = {"image": {"format": declared, "source": {"bytes": data}}}
+    run_id = server.begin("anthropic-talks", [{"text": question}, image])  # type: ignore[arg-type]
+    assert server.ended(run_id)["status"] == "success"
+    assert server.events(run_id)[0]["data"]["input"][1] == image
+    (request,) = models.heard(question)
+    source = request.body["messages"][0]["content"][1]["source"]
+    assert (source["media_type"], source["data"]) == (f"image/{format}", data)
+
+
 @pytest.mark.parametrize("provider", ["openai", "anthropic"])
 def test_a_document_reaches_the_model_with_its_name(
     server: ServerProcess, models: ModelServer, provider: str

@@ -5,6 +5,7 @@ The shapes are those of strands' content blocks, which follow the Bedrock Conver
 decides which of them it accepts.
 """
 
+import re
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
@@ -24,6 +25,12 @@ BASE64 = Meta(
     extra_json_schema={
         "pattern": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{4})$"
     },
+)
+SIGNATURES = (  # the first bytes of each format of an image; those of a WebP have their length in between
+    ("png", re.compile(rb"\x89PNG\r\n\x1a\n")),
+    ("jpeg", re.compile(rb"\xff\xd8\xff")),
+    ("gif", re.compile(rb"GIF8[79]a")),
+    ("webp", re.compile(rb"RIFF....WEBP", re.DOTALL)),
 )
 ONE_FIELD = Meta(extra_json_schema={"minProperties": 1, "maxProperties": 1})
 
@@ -164,8 +171,19 @@ def _revived(kind: str, inner: Any) -> Any:
         return {**inner, "redactedContent": _decoded(inner["redactedContent"])}
     source = inner.get("source") if kind in MEDIA else None
     if isinstance(source, dict) and isinstance(source.get("bytes"), str):
-        return {**inner, "source": {**source, "bytes": _decoded(source["bytes"])}}
+        data = _decoded(source["bytes"])
+        known = {"format": format_of(data) or inner.get("format")} if kind == "image" else {}
+        return {**inner, **known, "source": {**source, "bytes": data}}
     return inner
+
+
+def format_of(image: bytes) -> str | None:
+    """The format of an image by its first bytes; None if they are of no known format.
+
+    Clients name a format by a file's name, or always the same one. Providers look at the bytes, too, and
+    refuse the whole conversation where both differ.
+    """
+    return next((name for name, signature in SIGNATURES if signature.match(image)), None)
 
 
 def _decoded(text: str) -> bytes:

@@ -572,6 +572,7 @@ def test_a_result_part_whose_call_was_cut_off_is_text() -> None:
         (f'data:image/png;name="a,b";base64,{PIXEL}', "png"),
         (f'data:image/gif; name="a;base64,\\",b.gif" ;base64,{PIXEL}', "gif"),
         (f'data:image/png;name=5"cat;base64,{PIXEL}', "png"),
+        (f"data:;base64,{PIXEL}", "png"), (f"data:application/octet-stream;base64,{PIXEL}", "png"),
     ],
 )  # fmt: skip
 def test_a_data_url_is_read_however_it_is_written(url: str, format: str) -> None:
@@ -587,7 +588,7 @@ def test_url_safe_base64_becomes_the_standard_one() -> None:
     [
         ("https://example.com/cat.png", "must be a data: URL"), (PIXEL, "must be a data: URL"),
         ("data:image/png,abc", "must be a data: URL"), ("data:image/png;base64", "must be a data: URL"),
-        ("data:image/svg+xml;base64,abcd", "not 'image/svg"), (f"data:;base64,{PIXEL}", "not ''"),
+        ("data:image/svg+xml;base64,abcd", "not 'image/svg"), ("data:;base64,abcd", "not ''"),
         ("data:text/plain;base64,abcd", "not 'text/plain'"), ("data:image/png;base64,", "no image"),
         (f'data:image/png;name="a;base64",{PIXEL}', "must be a data: URL"),
         ("data:image/png;base64,a", "not base64"), ("data:image/png;base64,ab§d", "not base64"),

@@ -3,11 +3,15 @@
 import re
 from base64 import b64decode
 
+from runstore.core.content import format_of
+
 MAX_HEADER_CHARS = 4_096  # characters before the data: a type, and perhaps a file's name of up to 255
 FORMATS = {
     "png": "png", "x-png": "png", "jpeg": "jpeg", "jpg": "jpeg", "pjpeg": "jpeg", "gif": "gif",
     "webp": "webp",
 }  # fmt: skip
+UNKNOWN = ("", "application/octet-stream", "binary/octet-stream")  # types of clients that know none
+SIGNATURE_BYTES = 16  # of an image, which show its format
 _QUOTED = r'"(?:[^"\\]|\\.)*+"'  # a parameter's value, in which `,` and `;` are ordinary (RFC 2045, 5.1)
 _HEADER = re.compile(rf'(?:[^,"]|{_QUOTED})*+,', re.DOTALL)
 _PARAMETER = re.compile(rf'(?:\A|;)((?:[^;"]|{_QUOTED})*+)', re.DOTALL)
@@ -49,13 +53,19 @@ def read_source(media_type: str, data: str) -> tuple[str, str]:
     Raises:
         ValueError: it is not an image; the message gives the reason.
     """
-    kind, _, subtype = media_type.strip().lower().partition("/")
-    if kind != "image" or subtype not in FORMATS:
-        raise ValueError(f"an image must be a png, jpeg, gif or webp, not {media_type[:50]!r}")
-    return FORMATS[subtype], _base64(data)
+    media_type = media_type.strip().lower()
+    kind, _, subtype = media_type.partition("/")
+    if kind == "image" and subtype in FORMATS:
+        return FORMATS[subtype], _base64(data)[0]
+    if media_type in UNKNOWN:
+        encoded, beginning = _base64(data)
+        if format := format_of(beginning):
+            return format, encoded
+    raise ValueError(f"an image must be a png, jpeg, gif or webp, not {media_type[:50]!r}")
 
 
-def _base64(data: str) -> str:
+def _base64(data: str) -> tuple[str, bytes]:
+    """The data in standard base64, and its first bytes."""
     encoded = data.encode()
     if b"%" in encoded:
         for escape, byte in _ESCAPES.items():
@@ -65,7 +75,7 @@ def _base64(data: str) -> str:
     if not bare:
         raise ValueError("there is no image in the data")
     try:
-        b64decode(padded, validate=True)
+        decoded = b64decode(padded, validate=True)
     except ValueError as error:
         raise ValueError(f"the image is not base64: {error}") from error
-    return padded.decode()
+    return padded.decode(), decoded[:SIGNATURE_BYTES]

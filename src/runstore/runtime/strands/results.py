@@ -15,6 +15,11 @@ from runstore.runtime.strands.errors import agent_error
 
 # Several SDKs read a web page as an answer without text and without usage.
 NO_ANSWER = "the model's answer was empty and used no tokens: does its address belong to this provider?"
+# strands does not say why it ended a Graph or a Swarm of which no node failed.
+LIMITS = {
+    "Graph": "it reached max_node_executions or execution_timeout, or a hook cancelled a node",
+    "Swarm": "it reached max_handoffs, max_iterations or execution_timeout, or a hook cancelled a node",
+}
 ONLY_REASONING = "the model's answer has only reasoning: it was cut off"
 
 
@@ -90,7 +95,8 @@ def _multi_agent_result(
                 raise node.result
             failure = agent_error(_cause(node), model_errors)
             raise AgentError(f"node {node_id!r} failed: {failure}", code=failure.code)
-        raise AgentError(f"the {type(ended).__name__.removesuffix('Result')} ended as {ended.status.value}")
+        kind = type(ended).__name__.removesuffix("Result")
+        raise AgentError(f"the {kind} ended as {ended.status.value}: {LIMITS.get(kind, 'it has no result')}")
     last = [agent for node in ended.results.values() for agent in node.get_agent_results()][-1:]
     return _result(last[0], conversations) if last else {**text_result(""), "stop_reason": "end_turn"}
 
