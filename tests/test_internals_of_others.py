@@ -152,6 +152,14 @@ def test_an_answer_closes_its_connection_by_its_transport_alone() -> None:
         assert f"self.{name} = " in getsource(RequestResponseCycle.__init__), name
 
 
+def test_an_answer_is_not_sent_in_chunks_if_that_was_decided_before() -> None:
+    attributes, source = getsource(RequestResponseCycle.__init__), getsource(RequestResponseCycle.send)
+    for name in ("chunked_encoding", "expected_content_length"):
+        assert f"self.{name}" in attributes, f"uvicorn {version('uvicorn')}: {name}"
+    assert source.count("if self.chunked_encoding is None and ") == 1
+    assert "and self.chunked_encoding is None:" in source
+
+
 def test_the_servers_signal_handlers_can_be_kept() -> None:
     has("uvicorn", UvicornServer, "capture_signals", "handle_exit", "startup", "shutdown")
     assert {signal.SIGTERM, signal.SIGINT} <= set(HANDLED_SIGNALS)

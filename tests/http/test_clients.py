@@ -107,6 +107,24 @@ def test_curl_starts_a_run_and_reads_it(server: ServerProcess) -> None:
     assert joined(frames) == joined(server.frames(frames[0].event["run_id"]))
 
 
+def test_a_client_of_http_1_0_gets_no_chunks(server: ServerProcess, closed_run: str) -> None:
+    def get(path: str) -> tuple[bytes, bytes]:
+        done = subprocess.run(
+            [require("curl"), "-sSN", "--http1.0", "--raw", "-i", f"{server.http.base_url}{path}"],
+            capture_output=True, timeout=DEADLINE_S, check=True,
+        )  # fmt: skip
+        head, _, body = done.stdout.partition(b"\r\n\r\n")
+        return head.lower(), body
+
+    head, body = get(f"/runs/{closed_run}/stream")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert without_heartbeats(body) == joined(server.frames(closed_run))
+    head, body = get(f"/runs/{closed_run}")
+    assert b"content-length: %d" % len(body) in head
+    assert json.loads(body)["run_id"] == closed_run
+
+
 # A browser
 
 

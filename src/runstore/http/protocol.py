@@ -83,6 +83,19 @@ class Connections(ServerState):
         self._idle.pop(connection, None)
 
 
+class _UntilClosed(int):
+    """The length of a body that ends with its connection, to be set instead of a number of bytes."""
+
+    def __lt__(self, other: object) -> bool:  # it has at least any number of bytes
+        return False
+
+    def __sub__(self, other: object) -> "_UntilClosed":
+        return self
+
+    def __ne__(self, other: object) -> bool:  # nothing is missing at its end
+        return False
+
+
 class _Answering:
     """The transport of a request's answer: to close it may leave time to read the answer."""
 
@@ -203,6 +216,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._cancel_deadline()
         super().on_headers_complete()
         self.cycle.transport = _Answering(self)  # type: ignore[assignment]
+        if self.scope["http_version"] == "1.0":  # which has no chunks (RFC 9112, 6.1); uvicorn sends them
+            self.cycle.chunked_encoding = False
+            self.cycle.expected_content_length = _UntilClosed()
 
     def _check_head(self) -> None:
         version, names = self.parser.get_http_version(), [name for name, _ in self.headers]

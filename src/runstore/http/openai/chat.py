@@ -88,7 +88,10 @@ class ChatRoutes:
         self._bodies = bodies
         self._subscribers = subscribers
 
-    @operation("GET", "/models", answers={200: json("all models", ModelList)})
+    # Clients add parameters to the query, as LibreChat's `?user=` and Azure's `?api-version=`. These are
+    # ignored, as are unknown fields of a body.
+
+    @operation("GET", "/models", answers={200: json("all models", ModelList)}, strict=False)
     async def list_models(self, call: Call[None]) -> Response:
         """The agents as OpenAI's models."""
         return json_response(ModelList([Model(name) for name in self._models()]))
@@ -99,6 +102,7 @@ class ChatRoutes:
         parameters=(MODEL,),
         answers={200: json("the model", Model)},
         problems=(NO_SUCH_MODEL,),
+        strict=False,
     )
     async def get_model(self, call: Call[None]) -> Response:
         """One agent as a model."""
@@ -111,6 +115,7 @@ class ChatRoutes:
         "/chat/completions",
         parameters=(SESSION_ID, STRATEGY, ON_DISCONNECT, *START_HEADERS),
         body=Body(ChatBody, EITHER_MESSAGES_OR_PROMPT, any_type=True, mend=mended),
+        strict=False,
         answers={
             200: Answer(
                 description="the run's answer; with `stream` chunks as they arrive",

@@ -49,7 +49,10 @@ class HostCheck:
             await self._app(scope, receive, send)
             return
         known = ", ".join(sorted(self._hosts.names))
-        message = f"this server does not answer to host {host[:100]!r}; its names are {known}"
+        message = (
+            f"this server does not answer to host {host[:100]!r}; its names are {known}, and the setting "
+            "allowed_hosts adds more"
+        )
         if len(given) > 1:
             message = "a request may have one `Host` header, not several"
         await self._errors.respond(scope, 400, "unknown_host", message)(scope, receive, send)
