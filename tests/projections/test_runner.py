@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from sqlalchemy import Connection, inspect, make_url
+from sqlalchemy.event import listen
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import ConfigError
@@ -19,6 +20,8 @@ from runstore.projections.advance import Advance, Step
 from runstore.projections.builds import Build, live_tables, pause, read_builds, resume, skip
 from runstore.projections.projection import Projection
 from runstore.projections.runner import ProjectionRunner
+from runstore.projections.sessions import SessionsProjection
+from runstore.projections.usage import UsageProjection
 from tests.events import close_run, note, start_run
 from tests.polling import until
 from tests.projections.examples import Picky, Totals, totals
@@ -107,6 +110,48 @@ async def test_runners_that_race_apply_every_event_once(
     runners = [ProjectionRunner(database, [Totals()], lease_s=0.0) for _ in range(3)]
     await asyncio.gather(*(asyncio.to_thread(runner.run, once=True) for runner in runners))
     run_once(database, Totals())
+    assert found(database, Totals()) == await counted(log)
+
+
+async def test_projections_at_one_position_share_a_transaction(log: SqlEventLog, database: Database) -> None:
+    kept = [UsageProjection(), SessionsProjection(), Totals()]
+    run_once(database, *kept)
+    await write(log)
+    statements: list[str] = []
+    listen(
+        database.dialect.engine, "before_cursor_execute", lambda *call: statements.append(call[2].lstrip())
+    )
+    listen(database.dialect.engine, "commit", lambda *_: statements.append("COMMIT"))
+    run_once(database, *kept)
+    transactions = "\n".join(statements).split("COMMIT")
+    [applied] = [said for said in transactions if "INSERT INTO usage_runs_a" in said]
+    assert "INSERT INTO totals_a" in applied
+    assert found(database, Totals()) == await counted(log)
+
+
+async def test_runners_of_several_projections_that_race_apply_every_event_once(
+    log: SqlEventLog, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advance, "FIRST_EVENTS", 2)
+    monkeypatch.setattr(advance, "MOST_EVENTS", 2)
+    kept = [UsageProjection(), SessionsProjection(), Totals()]
+    run_once(database, *kept)
+    await write(log)
+    runners = [ProjectionRunner(database, kept, lease_s=0.0) for _ in range(3)]
+    await asyncio.gather(*(asyncio.to_thread(runner.run, once=True) for runner in runners))
+    run_once(database, *kept)
+    for projection in kept:
+        assert verify(database, projection).equal
+
+
+async def test_a_projection_that_refuses_an_event_leaves_the_others_alone(
+    log: SqlEventLog, database: Database
+) -> None:
+    run_once(database, Picky(), Totals())
+    run_id = await write(log)
+    await log.append(run_id, [BAD, note("after")])
+    run_once(database, Picky(), Totals())
+    assert live(database, "picky").state == "failed"
     assert found(database, Totals()) == await counted(log)
 
 

@@ -1,6 +1,7 @@
 """Advances a build along the log. One transaction applies a batch and stores the position (G13)."""
 
 import time
+from collections.abc import Sequence
 from enum import Enum
 
 import structlog
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, exc
 
 from runstore.core.codec import RecordedEvent
+from runstore.core.ports import EventFilter
 from runstore.database.opening import Database
 from runstore.eventlog.queries import last_position, read_all
 from runstore.projections.builds import Build, advance_row, fail, fault_of, lock_build
@@ -78,6 +80,11 @@ class Advance:
         self.position = reached
         return self.store() if reached - self.build.position >= UNSTORED else Step.MOVED
 
+    @property
+    def reads(self) -> EventFilter | None:
+        """The events that the projection gets; None: all of them."""
+        return self._projection.reads
+
     def store(self) -> Step:
         """Store the position, if events that are not for this projection have moved it."""
         return self._apply([], self.position) if self.position > self.build.position else Step.AT_END
@@ -116,6 +123,11 @@ class Advance:
         )
         return ours and (row.version, row.position) == (self.build.version, self.build.position)
 
+    def _taken(self, connection: Connection) -> Build | None:
+        """The locked row of the build, if it is still the one that we advance."""
+        row = lock_build(connection, self.build.name, self.build.slot)
+        return row if self.is_ours(row) else None
+
     def _read(self, connection: Connection, upto: int, limit: int) -> tuple[list[RecordedEvent], int]:
         """The next events, and the position that they reach."""
         reads = self._projection.reads
@@ -127,8 +139,8 @@ class Advance:
         started = time.monotonic()
         try:
             with self._database.changing(derived=True) as connection:
-                row = lock_build(connection, self.build.name, self.build.slot)
-                if row is None or not self.is_ours(row):
+                row = self._taken(connection)
+                if row is None:
                     return Step.CHANGED
                 self.build = row
                 self._fold(connection, events)
@@ -184,3 +196,65 @@ class Advance:
             self._events = max(int(events * self.batch_s / took_s), 1)
         elif events >= self._events:
             self._events = min(2 * self._events, MOST_EVENTS)
+
+
+def step_together(database: Database, advances: Sequence[Advance], upto: int) -> bool:
+    """Apply the next batch to several builds that are at one position, in one transaction.
+
+    The log is read once for all of them, and writers wait for one transaction instead of one for each.
+
+    Returns:
+        False if nothing was applied, as one of them cannot take it: its own `step` shows why.
+    """
+    position = advances[0].position
+    window = min(upto, position + WINDOW)
+    limit = min(each._events for each in advances)
+    with database.connect() as connection:
+        events = read_all(connection, position, window, limit, _any_of(advances), max_bytes=BATCH_BYTES)
+    cut = len(events) == limit or sum(len(event.data) for event in events) >= BATCH_BYTES
+    reached = events[-1].position if cut else window
+    parts = [
+        (each, [e for e in events if each.reads is None or each.reads.passes(e.type, e.ends)])
+        for each in advances
+    ]
+    written = [(each, part) for each, part in parts if part or reached - each.build.position >= UNSTORED]
+    if written and not _write_together(database, written, len(events), reached):
+        return False
+    for each, _ in parts:
+        each.position = reached
+    return True
+
+
+class _Changed(Exception):
+    """Another process has changed a build."""
+
+
+def _write_together(
+    database: Database, parts: Sequence[tuple[Advance, list[RecordedEvent]]], events: int, reached: int
+) -> bool:
+    started = time.monotonic()
+    try:
+        with database.changing(derived=True) as connection:
+            for each, part in parts:
+                row = each._taken(connection)
+                if row is None:
+                    raise _Changed
+                each.build = row
+                each._fold(connection, part)
+                advance_row(connection, row, reached, each._owner)
+    except Exception:  # repeated by one of them alone, which tells what it means
+        return False
+    took_s = time.monotonic() - started
+    for each, _ in parts:
+        each._moved_to(reached)
+        each._adapt(events, took_s)
+    return True
+
+
+def _any_of(advances: Sequence[Advance]) -> EventFilter | None:
+    """The events that at least one of them reads."""
+    filters = [each.reads for each in advances if each.reads is not None]
+    if len(filters) < len(advances):
+        return None
+    prefixes = sorted({prefix for each in filters for prefix in each.prefixes})
+    return EventFilter(frozenset().union(*(each.types for each in filters)), tuple(prefixes))

@@ -20,7 +20,7 @@ from runstore.core.threads import in_own_thread
 from runstore.core.times import now_ms
 from runstore.database.opening import Database
 from runstore.eventlog.queries import last_position, read_first_at
-from runstore.projections.advance import Advance, Step
+from runstore.projections.advance import Advance, Step, step_together
 from runstore.projections.builds import (
     UNPREPARED,
     Build,
@@ -155,10 +155,28 @@ class ProjectionRunner:
         self.lags_s = {name: _age_s(first_at.get(name)) for name in self.lags}
         stopped = {build.name for build in builds if build.state == "failed"}
         self.failed = {name: name in stopped for name in self.lags}
-        moved = False
+        together = self._step_together(by_name, mark)
+        moved = bool(together)
         for kept in self._kept:
             if not self._stopping.is_set():
-                moved |= kept.work(by_name[kept.name], mark, self._silences)
+                stepped = kept.name in together
+                moved |= kept.work(by_name[kept.name], mark, self._silences, stepped=stepped)
+        return moved
+
+    def _step_together(self, builds: Mapping[str, Mapping[Slot, Build]], mark: int) -> set[str]:
+        """Advance the live tables that are at one position in one transaction; the names of those that moved.
+
+        In the order of names, as another process locks them.
+        """
+        at_hand: dict[int, dict[str, Advance]] = {}
+        for kept in sorted(self._kept, key=lambda kept: kept.name):
+            advance = kept.advance_of(builds[kept.name], self._silences)
+            if advance is not None and advance.position < mark:
+                at_hand.setdefault(advance.position, {})[kept.name] = advance
+        moved: set[str] = set()
+        for group in at_hand.values():
+            if len(group) > 1 and not self._stopping.is_set():
+                moved |= {*group} if step_together(self._database, [*group.values()], mark) else set()
         return moved
 
     def _fails(self, error: Exception) -> None:
@@ -210,12 +228,32 @@ class _Kept:
         """Whether it pauses until the database accepts its next transaction."""
         return self._not_before > 0
 
-    def work(self, builds: Mapping[Slot, Build], mark: int, silences: Silences) -> bool:
-        """Make a transaction for each build that is due; whether one of them moved."""
+    def advance_of(self, builds: Mapping[Slot, Build], silences: Silences) -> Advance | None:
+        """What advances the live tables, if they take events now and this process may do it."""
+        live = live_build(builds)
+        if self.waits or live is None or live.inline or live.state != "running":
+            return None
+        newest = max(build.version for build in builds.values())
+        if newest > self._projection.version or not self._is_current(live):
+            return None
+        if not silences.may_take(live, self.owner):
+            return None
+        if self._advance is None or not self._advance.is_ours(live):
+            self._advance = Advance(self._database, self._projection, live, self.owner)
+        return self._advance
+
+    def work(
+        self, builds: Mapping[Slot, Build], mark: int, silences: Silences, *, stepped: bool = False
+    ) -> bool:
+        """Make a transaction for each build that is due; whether one of them moved.
+
+        Args:
+            stepped: the live build has moved in this round.
+        """
         if time.monotonic() < self._not_before:
             return False
         try:
-            moved = self._work(builds, mark, silences)
+            moved = self._work(builds, mark, silences, stepped=stepped)
         except Exception as error:
             self._advance = self._filling = None
             self._fails(error)
@@ -225,7 +263,7 @@ class _Kept:
             self._not_before = 0.0
         return moved
 
-    def _work(self, builds: Mapping[Slot, Build], mark: int, silences: Silences) -> bool:
+    def _work(self, builds: Mapping[Slot, Build], mark: int, silences: Silences, *, stepped: bool) -> bool:
         version = self._projection.version
         newest = max((build.version for build in builds.values()), default=0)
         if newest > version:
@@ -245,7 +283,7 @@ class _Kept:
             if self._is_current(build) and build.state == "running" and silences.may_take(build, self.owner):
                 if not build.live and build.fingerprint == self._projection.fingerprint:
                     moved |= self._fill(build)
-                elif build.live and not build.inline:
+                elif build.live and not build.inline and not stepped:
                     moved |= self._step(build, mark)
             elif build.state == "retired" and silences.may_take(build, self.owner):
                 self._clear_retired(build)
