@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from runstore.client import ApiError as ApiError
     from runstore.client import AsyncClient as AsyncClient
+    from runstore.client import AuditFilters as AuditFilters
     from runstore.client import Client as Client
     from runstore.client import ClientError as ClientError
     from runstore.client import ForkedRun as ForkedRun
@@ -75,6 +76,11 @@ if TYPE_CHECKING:
     from runstore.core.run import Actor as Actor
     from runstore.core.run import PendingInput as PendingInput
     from runstore.core.run import Run as Run
+    from runstore.core.trace import Trace as Trace
+    from runstore.core.trace import TraceAgent as TraceAgent
+    from runstore.core.trace import TraceAttempt as TraceAttempt
+    from runstore.core.trace import TraceError as TraceError
+    from runstore.core.trace import TraceStep as TraceStep
     from runstore.core.transcript import Transcript as Transcript
     from runstore.core.transcript import text as text
     from runstore.http.security.users import User as User
@@ -109,8 +115,8 @@ _EXPORTS = {
         "runstore.projections.comparison": "DifferingKey TableDifference",
         "runstore.projections.projection": "Projection",
         "runstore.projections.runner": "ProjectionRunner",
-        "runstore.client": "ApiError AsyncClient Client ClientError ForkedRun InputRecord PendingRecord "
-        "RunRecord Ticket",
+        "runstore.client": "ApiError AsyncClient AuditFilters Client ClientError ForkedRun InputRecord "
+        "PendingRecord RunRecord Ticket",
         "runstore.core.asked": "MessageSource ModelRequest RequestSummary",
         "runstore.core.audit": "AuditEvent AuditQuery",
         "runstore.core.errors": "AgentError AgentNotFound AlreadyStarted AppendRefused Busy ConfigError "
@@ -125,6 +131,7 @@ _EXPORTS = {
         "runstore.core.questions": "Question",
         "runstore.core.records": "EventRecord",
         "runstore.core.run": "Actor PendingInput Run",
+        "runstore.core.trace": "Trace TraceAgent TraceAttempt TraceError TraceStep",
         "runstore.core.transcript": "Transcript text",
         "runstore.http.security.users": "User",
         "runstore.library": "LocalStore open open_projections",

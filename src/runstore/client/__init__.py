@@ -1,6 +1,7 @@
 """A sync and an async client of the HTTP API. Both take their decisions from `calls` and `following`."""
 
 from runstore.client.aio import AsyncClient
+from runstore.client.calls import AuditFilters
 from runstore.client.errors import (
     ApiError,
     ClientError,
@@ -20,6 +21,7 @@ from runstore.client.sync import Client
 __all__ = [
     "ApiError",
     "AsyncClient",
+    "AuditFilters",
     "Client",
     "ClientError",
     "Conflict",

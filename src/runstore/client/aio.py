@@ -7,9 +7,10 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
 import httpx
+from typing_extensions import Unpack
 
 from runstore.client import calls
-from runstore.client.calls import Call, CallTries, Page, audit_filters, joined
+from runstore.client.calls import AuditFilters, Call, CallTries, Page, audit_filters
 from runstore.client.connection import connection
 from runstore.client.following import Following, FollowingAudit, FollowingSeveral, Stream
 from runstore.client.patience import RETRY_S
@@ -133,47 +134,19 @@ class AsyncClient:
         return await self._do(calls.request(run_id, n))
 
     def audit(
-        self,
-        *,
-        after: int = 0,
-        types: Sequence[str] | None = None,
-        user_id: str | None = None,
-        agent: str | None = None,
-        session_id: str | None = None,
-        workspace_id: str | None = None,
-        run_id: str | None = None,
-        since: datetime | str | None = None,
-        until: datetime | str | None = None,
-        contains: str | None = None,
-        limit: int | None = None,
+        self, *, after: int = 0, limit: int | None = None, **filters: Unpack[AuditFilters]
     ) -> AsyncIterator[AuditEvent]:
         """See `Client.audit`."""
-        filters = audit_filters(
-            types=joined(types), user_id=user_id, agent=agent, session_id=session_id,
-            workspace_id=workspace_id, run_id=run_id, since=since, until=until, contains=contains,
-        )  # fmt: skip
-        return self._all(calls.audit(after, limit, filters))
+        return self._all(calls.audit(after, limit, audit_filters(filters)))
 
     def follow_audit(
         self,
         *,
         after: int = 0,
-        types: Sequence[str] | None = None,
-        user_id: str | None = None,
-        agent: str | None = None,
-        session_id: str | None = None,
-        workspace_id: str | None = None,
-        run_id: str | None = None,
-        since: datetime | str | None = None,
-        until: datetime | str | None = None,
-        contains: str | None = None,
+        **filters: Unpack[AuditFilters],
     ) -> AsyncGenerator[AuditEvent, None]:
         """See `Client.follow_audit`. To leave the loop early, wrap it in `contextlib.aclosing`."""
-        filters = audit_filters(
-            types=joined(types), user_id=user_id, agent=agent, session_id=session_id,
-            workspace_id=workspace_id, run_id=run_id, since=since, until=until, contains=contains,
-        )  # fmt: skip
-        return self._follow(FollowingAudit(filters, after=after, retry_s=self._retry_s))
+        return self._follow(FollowingAudit(audit_filters(filters), after=after, retry_s=self._retry_s))
 
     def report(
         self,

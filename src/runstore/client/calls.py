@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -234,9 +234,24 @@ def request(run_id: str, n: int) -> Call[ModelRequest]:
     return Call("GET", _path(run_id, f"/requests/{n}"), _read_request)
 
 
-def audit_filters(**filters: Any) -> dict[str, Any]:
-    """The filters of the audit log that are given, as parameters."""
-    return {name: _as_parameter(value) for name, value in filters.items() if value is not None}
+class AuditFilters(TypedDict, total=False):
+    """The filters of GET /audit/events."""
+
+    types: Sequence[str] | None
+    user_id: str | None
+    agent: str | None
+    session_id: str | None
+    workspace_id: str | None
+    run_id: str | None
+    since: datetime | str | None
+    until: datetime | str | None
+    contains: str | None
+
+
+def audit_filters(filters: AuditFilters) -> dict[str, Any]:
+    """The filters that are given, as parameters."""
+    given = {**filters, "types": joined(filters.get("types"))}
+    return {name: _as_parameter(value) for name, value in given.items() if value is not None}
 
 
 def audit(after: int, limit: int | None, filters: Mapping[str, Any]) -> Call[Page[AuditEvent]]:
