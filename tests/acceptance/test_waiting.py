@@ -89,6 +89,10 @@ async def shop(input, ctx):
     size = await ctx.ask("Which size?", schema={"enum": ["S", "M"]})
     yield f"{input} in {size}."
 
+async def ears(input, ctx):
+    await ctx.ask("Ready?")
+    yield f"{await ctx.added()} {await ctx.added()}"
+
 async def odd(input, ctx):
     yield str(await ctx.ask("Well?", schema={"type": 5}))
 """
@@ -123,6 +127,13 @@ factory = "agents:shop"
 
 [agents.shop_alone]
 factory = "agents:shop"
+isolation = "process"
+
+[agents.ears]
+factory = "agents:ears"
+
+[agents.ears_alone]
+factory = "agents:ears"
 isolation = "process"
 
 [agents.odd]
@@ -338,6 +349,31 @@ def test_an_expired_request_takes_its_default_or_fails_its_run(worker: ServerPro
     assert "by" not in given
     run_id = worker.begin("late", "none")
     assert worker.ended(run_id)["error_code"] == "input_expired"
+
+
+# ---- messages that nobody has asked for ----
+
+
+def test_a_message_to_a_waiting_run_reaches_its_model(worker: ServerProcess) -> None:
+    run_id, request_id = waiting(worker)
+    place = f"/runs/{run_id}/inputs"
+    said = worker.http.post(place, json={"content": "Make haste."})
+    assert said.status_code == 201, said.text
+    assert worker.record(run_id)["status"] == "waiting"
+    assert answer(worker, run_id, request_id, SMALL).status_code == 200
+    assert worker.ended(run_id)["status"] == "success"
+    [replaced] = [event["data"] for event in worker.events(run_id) if event["type"] == "llm.input_replaced"]
+    assert replaced["added"] == said.json()["last_seq"]
+    assert replaced["messages"][0]["content"][-1] == {"text": "Make haste."}
+    assert worker.http.post(place, json={"content": "Too late."}).json()["error"]["code"] == "run_closed"
+
+
+@pytest.mark.parametrize("agent", ["ears", slow("ears_alone")])
+def test_a_generator_takes_what_was_said(worker: ServerProcess, agent: str) -> None:
+    run_id, request_id = waiting(worker, agent)
+    assert runs(worker, "say", run_id, "Hurry.").returncode == 0
+    assert answer(worker, run_id, request_id, "ok").status_code == 200
+    assert worker.ended(run_id)["result"] == {"text": "['Hurry.'] []"}
 
 
 # ---- the command line ----

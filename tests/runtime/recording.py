@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from runstore.core.codec import EncodedEvent, RecordedEvent, decode, encode
 from runstore.core.errors import RunstoreError
-from runstore.core.events import Custom, Event, Queued, Started, Token, Unknown
-from runstore.core.ports import RunContext
+from runstore.core.events import Custom, Event, InputAdded, Queued, Started, Token, Unknown
+from runstore.core.ports import AddedMessage, RunContext
 from runstore.runtime.memory.resume import discard_after
 
 E = TypeVar("E")
@@ -47,6 +47,10 @@ class ListRecorder:
         self.keep(event)
         self.committed.append(len(self.recorded))
         await asyncio.sleep(0)  # a commit takes a while, and others go on
+
+    async def added(self, after: int) -> list[AddedMessage]:
+        later = enumerate(read(self.recorded[after:]), after + 1)
+        return [AddedMessage(seq, event.content) for seq, event in later if isinstance(event, InputAdded)]
 
     @property
     def events(self) -> list[Event | Custom | Unknown]:

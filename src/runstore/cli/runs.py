@@ -369,6 +369,21 @@ def answer(
 
 
 @app.command()
+def say(
+    run_id: RunId,
+    text: Annotated[str, typer.Argument(show_default=False, help="The message.")],
+    url: Url = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Add a message to a run under way; its agent gets it before its next model call.
+
+    Example: runstore runs say 01890a5d-ac96-774b-bcce-b302099a8057 "Only the inner planets."
+    """
+    with connected(url, api_key) as client:
+        client.say(run_id, text)
+
+
+@app.command()
 def delete(run_id: RunId, url: Url = None, api_key: ApiKey = None) -> None:
     """Delete an ended run from the lists.
 

@@ -193,6 +193,10 @@ class AsyncClient:
         """See `Client.answer`."""
         return await self._do(calls.answer(run_id, request_id, answer))
 
+    async def say(self, run_id: str, content: str | Sequence[dict[str, Any]]) -> int:
+        """See `Client.say`."""
+        return await self._do(calls.say(run_id, content))
+
     async def ticket(
         self, run_id: str, *, ttl_s: int | None = None, scope: Literal["stream", "answer"] = "stream"
     ) -> Ticket:

@@ -192,6 +192,11 @@ def answer(run_id: str, request_id: str, answer: Any) -> Call[RunRecord]:
     return Call("POST", path, _read_run, body={"answer": answer})
 
 
+def say(run_id: str, content: Any) -> Call[int]:
+    path = _path(run_id, "/inputs")
+    return Call("POST", path, _read_last_seq, body={"content": content}, repeatable=False)
+
+
 def delete(run_id: str) -> Call[None]:
     return Call("DELETE", _path(run_id), _read_nothing, repeatable=False)
 

@@ -254,6 +254,13 @@ class Client:
         """
         return self._do(calls.answer(run_id, request_id, answer))
 
+    def say(self, run_id: str, content: str | Sequence[dict[str, Any]]) -> int:
+        """Add a message to a run under way, which its agent gets before its next model call.
+
+        Returns the event's seq.
+        """
+        return self._do(calls.say(run_id, content))
+
     def ticket(
         self, run_id: str, *, ttl_s: int | None = None, scope: Literal["stream", "answer"] = "stream"
     ) -> Ticket:

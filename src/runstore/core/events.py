@@ -278,14 +278,15 @@ class Request(AgentEvent, frozen=True, kw_only=True):
 class InputReplaced(AgentEvent, frozen=True, kw_only=True):
     """Replaces the last `count` messages of the agent's conversation from here on.
 
-    They are input of the model: the run's input, or tool results. A guardrail redacted them, or a hook
-    rewrote them.
+    They are input of the model: the run's input, or tool results. A guardrail redacted them, a hook rewrote
+    them, or people added messages: `added` is the seq of the last `input.added` among these.
     """
 
     type: ClassVar[EventType] = "llm.input_replaced"
     levels: ClassVar[int] = 8  # those of a message, within a list
     messages: list[dict[str, Any]]
     count: int = 1
+    added: int | None = None
 
 
 class ContextReduced(AgentEvent, frozen=True, kw_only=True):

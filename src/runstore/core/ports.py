@@ -314,6 +314,13 @@ class RunContext(Struct, frozen=True):
         return {"type": "llm.request", "data": data}
 
 
+class AddedMessage(Struct, frozen=True):
+    """A message that a person added to a run under way. `seq`: its `input.added`."""
+
+    seq: int
+    content: str | list[dict[str, Any]]
+
+
 class RunRecorder(Protocol):
     """Records the events of one run's agent. Bound to its run when it is made; never shared or looked up."""
 
@@ -322,6 +329,9 @@ class RunRecorder(Protocol):
 
     async def commit(self, event: Event | Custom | EncodedEvent) -> None:
         """Write an event ahead: returns when it is stored."""
+
+    async def added(self, after: int) -> Sequence[AddedMessage]:
+        """The messages that people have added to the run, with a greater seq than `after`."""
 
 
 class AgentResult(Struct, frozen=True):

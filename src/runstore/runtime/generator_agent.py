@@ -42,8 +42,17 @@ class Answers:
 
     def __init__(self, agent: str) -> None:
         self.asked: list[InputRequested] = []  # in this attempt, without an answer yet
+        self.recorder: RunRecorder | None = None
+        self._heard = 0  # the seq of the last added message
         self._agent = agent
         self._given: dict[str, list[Any]] = defaultdict(list)
+
+    async def added(self) -> list[Any]:
+        """The messages that people have added since the last call."""
+        if self.recorder is None or not (found := await self.recorder.added(self._heard)):
+            return []
+        self._heard = found[-1].seq
+        return [each.content for each in found]
 
     def recall(self, history: Iterable[RecordedEvent]) -> None:
         """Take the answers that earlier attempts got."""
@@ -69,6 +78,10 @@ class GeneratorContext(RunContext, frozen=True, kw_only=True):
     """A generator's parameter named `ctx`: its run, and the people that it may ask."""
 
     answers: Answers
+
+    async def added(self) -> list[Any]:
+        """The messages that people have added to the run since the last call: texts, or content blocks."""
+        return await self.answers.added()
 
     async def ask(
         self,
@@ -110,6 +123,7 @@ class GeneratorAgent:
         """See `Agent.run`."""
         name = self._context.agent_name
         self._answers.recall(history)
+        self._answers.recorder = recorder
         await recorder.record(AgentStarted(agent=name))
         try:
             requests = Requests(self._context, input, history, off=not self._records_requests)

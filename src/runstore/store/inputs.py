@@ -16,7 +16,7 @@ from runstore.core.errors import (
     TooLarge,
     WrongExpectedSeq,
 )
-from runstore.core.events import InputGiven, InputRequested
+from runstore.core.events import InputAdded, InputGiven, InputRequested
 from runstore.core.inputs import INPUTS, NULL, Input, answered, fold_inputs
 from runstore.core.ports import EventFilter, Head, LogReader, LogWriter
 from runstore.core.run import Actor
@@ -95,6 +95,17 @@ class InputStore:
                 return await self._answer(run_id, current, request_id, answer, by)
             current = await self._log.head(run_id)
         raise InputClosed(f"others append to run {run_id} all the time: try again")
+
+    async def add(self, run_id: str, content: str | list[dict[str, Any]], *, by: Actor) -> int:
+        """Add a message to a run under way; returns its seq.
+
+        Raises:
+            RunClosed: the run has ended.
+            EventTooLarge, EventTooDeep, InvalidEvent: it cannot be stored.
+        """
+        check_depth(content, "the content")
+        added = InputAdded(content=content, by=by.user_id, key_id=by.key_id)
+        return await self._log.append(run_id, [added])
 
     async def _answer(self, run_id: str, head: Head, request_id: str, answer: Any, by: Actor) -> None:
         inputs = fold_inputs(await self._read(run_id, INPUTS, upto=head.seq))

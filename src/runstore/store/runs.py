@@ -218,6 +218,11 @@ class RunStore:
         posted = [Posted(each.type, each.data, by=by.user_id, key_id=by.key_id) for each in events]
         return await self._log.append(run_id, posted, expected_seq=expected_seq)
 
+    async def add_input(self, run_id: str, content: str | list[dict[str, Any]], *, by: Actor) -> int:
+        """Add a message to a run under way; returns its seq. Raises as `InputStore.add`, and TooLarge."""
+        self._check_size("input_bytes", content, "the content")
+        return await self.inputs.add(run_id, content, by=by)
+
     async def delete(self, run_id: str, *, by: Actor) -> None:
         """Delete a closed run from the lists.
 

@@ -15,7 +15,14 @@ from strands.multiagent import GraphBuilder, Swarm
 
 from runstore import AgentError, Question, at_most_once
 from runstore.core.codec import RecordedEvent
-from runstore.core.events import InputGiven, InputRequested, ToolFinished, ToolStarted
+from runstore.core.events import (
+    InputAdded,
+    InputGiven,
+    InputReplaced,
+    InputRequested,
+    ToolFinished,
+    ToolStarted,
+)
 from runstore.core.inputs import numbered
 from runstore.core.ports import AgentResult, Asked
 from runstore.runtime.memory.at_most_once import obstacle
@@ -553,3 +560,44 @@ async def test_an_agent_with_a_session_manager_cannot_ask(mail: Any, tmp_path: A
 
 def test_a_question_is_a_value() -> None:
     assert msgspec.structs.replace(Question("a"), prompt="b") == Question("b")
+
+
+# ---- messages that people add ----
+
+
+async def test_an_added_message_comes_with_the_next_model_call(look: Any) -> None:
+    playing = model(use(("t1", "look", {"word": "a"})), say("Done."))
+    recorder = ListRecorder()
+
+    @tool
+    def hear() -> str:
+        """Hear something, while a person speaks."""
+        recorder.keep(InputAdded(content="Hurry.", by="ann"))
+        recorder.keep(InputAdded(content=[{"text": "Please."}], by="ann"))
+        return "heard"
+
+    playing = model(use(("t1", "hear", {})), say("Done."))
+    driven = StrandsAgent(agent(playing(), hear), context(), WeakSet())
+    assert isinstance(await driven.run("hi", [], recorder), AgentResult)
+    first, second = playing().heard
+    assert len(first) == 1
+    assert [list(block) for block in second[-1]["content"]] == [["toolResult"], ["text"], ["text"]]
+    [replaced] = recorder.of(InputReplaced)
+    assert replaced.messages[0]["content"][1:] == [{"text": "Hurry."}, {"text": "Please."}]
+    assert replaced.added is not None
+    assert recorder.events[replaced.added - 1] == InputAdded(content=[{"text": "Please."}], by="ann")
+
+
+async def test_a_new_attempt_has_the_added_messages_and_takes_only_new_ones(look: Any) -> None:
+    playing = model(use(("t1", "look", {"word": "a"})), say("Done."))
+    recorder = ListRecorder()
+    recorder.keep(InputAdded(content="At first.", by="ann"))
+    await StrandsAgent(agent(playing(), look), context(), WeakSet()).run("hi", [], recorder)
+    died = [event for event in recorder.recorded if event.seq <= recorder.types().index("tool.finished") + 1]
+    again = ListRecorder(again_after(died, 2))
+    again.keep(InputAdded(content="Later.", by="ann"))
+    retold = model(say("Done again."))
+    await StrandsAgent(agent(retold(), look), context(2), WeakSet()).run("hi", again.recorded[:-1], again)
+    [heard] = retold().heard
+    assert [block["text"] for block in heard[0]["content"]] == ["hi", "At first."]
+    assert heard[-1]["content"][-1] == {"text": "Later."}

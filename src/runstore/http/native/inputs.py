@@ -6,11 +6,13 @@ from msgspec import Meta, Struct
 from starlette.responses import Response
 
 from runstore.core import errors
+from runstore.core.content import Input as Content
+from runstore.core.content import to_json
 from runstore.core.events import InputKind
 from runstore.core.inputs import Input
 from runstore.core.times import timestamp
 from runstore.http.bodies import Body
-from runstore.http.json import Seq, Time, json_response
+from runstore.http.json import RunId, Seq, Time, json_response
 from runstore.http.native.records import RunRecord, record_response
 from runstore.http.operations import Call, operation
 from runstore.http.requests import Parameter, read_cursor, read_number, whole
@@ -32,6 +34,19 @@ class AnswerBody(Struct, frozen=True, forbid_unknown_fields=True):
     """`answer`: any JSON but null, within the request's schema."""
 
     answer: Any
+
+
+class AddBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """A message: text, or content blocks."""
+
+    content: Content
+
+
+class Added(Struct, frozen=True):
+    """`last_seq`: the seq of the message."""
+
+    run_id: RunId
+    last_seq: Seq
 
 
 class InputRecord(Struct, frozen=True):
@@ -118,6 +133,22 @@ class InputRoutes:
         request_id = call.request.path_params["request_id"]
         await self._store.inputs.answer(run_id, head, request_id, body.answer, by=call.login.actor)
         return record_response(await self._store.get(run_id))
+
+    @operation(
+        "POST",
+        "/runs/{run_id}/inputs",
+        parameters=(RUN_ID,),
+        body=Body(AddBody),
+        answers={201: json("the message is stored", Added)},
+        problems=(errors.InvalidEvent, errors.RunClosed, errors.EventTooLarge, errors.TooLarge),
+    )
+    async def add_input(self, call: Call[AddBody]) -> Response:
+        """Add a message to a run under way; its agent gets it before its next model call."""
+        run_id = await self._access.changeable(call.request)
+        body = await call.body()
+        await self._store.head(run_id)
+        last_seq = await self._store.add_input(run_id, to_json(body.content), by=call.login.actor)
+        return json_response(Added(run_id, last_seq), 201)
 
 
 def _record(input: Input, *, open: bool) -> InputRecord:

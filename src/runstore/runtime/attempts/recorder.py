@@ -3,24 +3,27 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
-from runstore.core.codec import EncodedEvent, encode
-from runstore.core.errors import RunstoreError
-from runstore.core.events import Custom, Event
-from runstore.core.ports import LogWriter
+from runstore.core.codec import EncodedEvent, decode, encode
+from runstore.core.errors import LogUnavailable, RunstoreError
+from runstore.core.events import Custom, Event, InputAdded
+from runstore.core.ports import AddedMessage, EventFilter, LogReader, LogWriter
 from runstore.runtime.attempts.announced_waits import AnnouncedWaits
 from runstore.runtime.attempts.halves import Halves
 
+ADDED = EventFilter(types=frozenset({InputAdded.type}))
+MAX_ADDED = 100  # added messages that an agent takes at once; the next model call gets more
 TURN = 32  # events after which an agent that never waits yields to the others of its loop
 
 
 class Recorder:
     """The port `RunRecorder`, bound to one attempt of one run. Safe to call from any event loop."""
 
-    def __init__(self, log: LogWriter, run_id: str, attempt: int) -> None:
+    def __init__(self, log: LogWriter, run_id: str, attempt: int, *, reader: LogReader | None = None) -> None:
         self._log = log
+        self._reader = reader
         self._run_id = run_id
         self._attempt = attempt
         self._refusal: RunstoreError | None = None
@@ -81,6 +84,17 @@ class Recorder:
             events = self._halves.whole(event, hold=False)
             await self._log.append(self._run_id, events, attempt=self._attempt, patient=True)
         self._hear(event)
+
+    async def added(self, after: int) -> Sequence[AddedMessage]:
+        """See `RunRecorder.added`. Empty while the log cannot be read: the next call finds them."""
+        found: list[AddedMessage] = []
+        with suppress(LogUnavailable), self._waits():
+            if self._reader is not None:
+                for event in await self._reader.read(self._run_id, after=after, limit=MAX_ADDED, only=ADDED):
+                    said = decode(event.type, event.version, event.data)
+                    if isinstance(said, InputAdded):
+                        found.append(AddedMessage(event.seq, said.content))
+        return found
 
     def _hear(self, event: Event | Custom | EncodedEvent) -> None:
         self._heard_at = time.monotonic()

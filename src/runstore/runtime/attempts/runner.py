@@ -12,7 +12,7 @@ from runstore.core.errors import AgentError, AppendRefused, RunstoreError
 from runstore.core.events import Completed, Ending, Event, Failed, InputRequested, Queued
 from runstore.core.inputs import MAX_REQUESTS, approval_schema, numbered
 from runstore.core.masking import without_keys
-from runstore.core.ports import Agent, Asked, LogWriter, RunContext
+from runstore.core.ports import Agent, Asked, EventLog, RunContext
 from runstore.core.times import now_ms
 from runstore.runtime.attempts.recorder import Recorder
 from runstore.runtime.attempts.spans import attempt_span, note_ending
@@ -33,7 +33,7 @@ class AttemptRunner:
 
     def __init__(
         self,
-        event_log: LogWriter,
+        event_log: EventLog,
         build: Callable[[RunContext, Queued], Awaitable[Agent]],
         loop: AgentLoop,
         context: RunContext,
@@ -44,7 +44,7 @@ class AttemptRunner:
         self.loop = loop
         self._log = event_log
         self._build = build
-        self._recorder = Recorder(event_log, context.run_id, context.attempt)
+        self._recorder = Recorder(event_log, context.run_id, context.attempt, reader=event_log)
         self._queued = queued
         self._history = history
         self._agent: Agent | None = None

@@ -152,6 +152,7 @@ class Memory(Struct):
     # Visits of each node that the present attempt has reached.
     begun: dict[str, int] = field(default_factory=dict)
     usage: dict[str, int] = field(default_factory=dict)
+    added: int = 0  # the seq of the last added message that the run's agent has
     # Open requests: the conversation that needs the answer.
     requests: dict[str, tuple[Conversation, InputRequested]] = field(default_factory=dict)
 
@@ -293,6 +294,7 @@ def _recall(memory: Memory, event: Any) -> None:
     elif isinstance(event, Message):
         conversation.add(event)
     elif isinstance(event, InputReplaced):
+        memory.added = max(memory.added, event.added or 0)
         if conversation.messages:
             conversation.messages = replaced(conversation.messages, event)
         else:

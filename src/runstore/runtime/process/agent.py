@@ -88,6 +88,9 @@ async def _listen(child: Child, recorder: RunRecorder) -> AgentResult | Asked:
                 case messages.WriteAhead():
                     await recorder.commit(event_of(message))
                     child.writer.write(for_child(messages.Stored()))
+                case messages.TakeAdded(after):
+                    added = messages.Added(list(await recorder.added(after)))
+                    child.writer.write(for_child(added))
                 case messages.Logged(level, line):
                     _logger.log(level, "%s", line)
                 case messages.Ended() | messages.AsksInput():

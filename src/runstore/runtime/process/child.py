@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -20,7 +20,7 @@ import structlog
 from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import RunstoreError
 from runstore.core.events import Completed, Custom, Event, EventType, Failed
-from runstore.core.ports import Asked
+from runstore.core.ports import AddedMessage, Asked
 from runstore.runtime.attempts.halves import Halves
 from runstore.runtime.attempts.recorder import TURN
 from runstore.runtime.attempts.runner import SAFE_POINT_S, failure
@@ -106,6 +106,8 @@ async def _listen(
                 loop.call_soon_threadsafe(agent.cancel)
             case messages.Stored():
                 recorder.stored()
+            case messages.Added(added):
+                recorder.took(added)
 
 
 async def _read(events: socket.socket) -> bytes:
@@ -231,6 +233,7 @@ class PipeRecorder:
         self._halves = Halves()
         self._lock = threading.Lock()
         self._waiting: deque[Future[None]] = deque()
+        self._taking: deque[Future[list[AddedMessage]]] = deque()
         self._lines: deque[messages.Logged] = deque()
         self._lines_dropped = 0
         self._called = False  # whether sending lines is scheduled
@@ -259,6 +262,18 @@ class PipeRecorder:
             self._waiting.append(stored)
             self._pipe.send(said)
         await asyncio.shield(asyncio.wrap_future(stored))
+
+    async def added(self, after: int) -> Sequence[AddedMessage]:
+        """See `RunRecorder.added`."""
+        taken: Future[list[AddedMessage]] = Future()
+        with self._lock:  # the server answers in the order of sending
+            self._taking.append(taken)
+            self._pipe.send(messages.TakeAdded(after))
+        return await asyncio.shield(asyncio.wrap_future(taken))
+
+    def took(self, added: list[AddedMessage]) -> None:
+        """The server has answered the oldest request for added messages."""
+        self._taking.popleft().set_result(added)
 
     def stored(self) -> None:
         """The server has stored the oldest write-ahead event."""

@@ -22,7 +22,7 @@ from runstore.core.events import (
     Failed,
     InputRequested,
 )
-from runstore.core.ports import AgentResult, Asked, RunContext
+from runstore.core.ports import AddedMessage, AgentResult, Asked, RunContext
 from runstore.runtime.catalog.specs import AgentSpec
 
 LENGTH_BYTES = 4
@@ -47,6 +47,18 @@ class Cancel(Struct, frozen=True):
 
 class Stored(Struct, frozen=True):
     """The oldest write-ahead event is stored."""
+
+
+class Added(Struct, frozen=True):
+    """What people have added to the run, in reply to the oldest `TakeAdded`."""
+
+    messages: list[AddedMessage]
+
+
+class TakeAdded(Struct, frozen=True, array_like=True, tag="take_added"):
+    """Ask for the messages that people have added, with a greater seq."""
+
+    after: int
 
 
 class Said(Struct, frozen=True, array_like=True, tag="said", gc=False):
@@ -83,8 +95,8 @@ class AsksInput(Struct, frozen=True, array_like=True, tag="asks_input"):
     requests: list[bytes]
 
 
-ToChild = Begin | Cancel | Stored
-ToServer = Said | WriteAhead | Logged | Ended | AsksInput
+ToChild = Begin | Cancel | Stored | Added
+ToServer = Said | WriteAhead | Logged | Ended | AsksInput | TakeAdded
 
 _encoder = msgspec.msgpack.Encoder()
 _read_to_server: msgspec.msgpack.Decoder[ToServer] = msgspec.msgpack.Decoder(ToServer)

@@ -1,10 +1,10 @@
 """Recording what an agent says, until the run is no longer its own."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from runstore.core.errors import InvalidEvent
 from runstore.core.events import Event
-from runstore.core.ports import RunRecorder
+from runstore.core.ports import AddedMessage, RunRecorder
 from runstore.runtime.memory.oversized import fitting
 
 
@@ -25,6 +25,16 @@ class ClosableRecorder:
         if self.closed_by is None:
             self.closed_by = reason
             self._on_close()
+
+    async def added(self, after: int) -> Sequence[AddedMessage]:
+        """See `RunRecorder.added`; none once it is closed."""
+        if self.closed_by is not None:
+            return ()
+        try:
+            return await self._recorder.added(after)
+        except Exception as refusal:  # such as RunPurged
+            self.close(refusal)
+            return ()
 
     async def record(self, event: Event) -> None:
         if self.closed_by is not None:

@@ -18,6 +18,7 @@ from strands.hooks import (
     AfterModelCallEvent,
     AfterToolCallEvent,
     BeforeInvocationEvent,
+    BeforeModelCallEvent,
     BeforeNodeCallEvent,
     BeforeToolCallEvent,
     MessageAddedEvent,
@@ -32,6 +33,7 @@ from strands.middleware import (
     TypedEvent,
 )
 
+from runstore.core.content import with_bytes
 from runstore.core.errors import AgentError, RunstoreError
 from runstore.core.events import (
     AgentFinished,
@@ -164,6 +166,7 @@ class Hooks:
         agent.add_hook(self._after_invocation, AfterInvocationEvent, order=LAST)
         self._model_calls.install(agent)
         if self._remembering:
+            agent.add_hook(self._add_messages, BeforeModelCallEvent, order=FIRST)
             agent.add_hook(self._message_added, MessageAddedEvent, order=LAST)
             agent.add_hook(self._input_redacted, AfterModelCallEvent, order=FIRST)
             agent.add_hook(self._context_reduced, AfterInvocationEvent, order=LAST)
@@ -320,6 +323,27 @@ class Hooks:
             if (tool_use := block.get("toolUse")) and (wrong := unfit(tool_use["input"])):
                 tool_use["input"] = {"left_out": wrong}
                 self.left_out[tool_use["toolUseId"]] = f"the input of tool {tool_use['name']!r} {wrong}"
+
+    async def _add_messages(self, event: BeforeModelCallEvent) -> None:
+        """Add what people have said since the last model call to the model's input.
+
+        It joins the last message, as providers refuse two messages of one role in a row.
+        """
+        place, messages = self._place(event.agent), event.agent.messages
+        if not _is_run(place) or place not in self._logged or not messages or messages[-1]["role"] != "user":
+            return
+        if added := await self._recorder.added(self._memory.added):
+            said: list[Any] = []
+            for each in added:
+                said += (
+                    [{"text": each.content}] if isinstance(each.content, str) else with_bytes(each.content)
+                )
+            messages[-1]["content"] = [*messages[-1]["content"], *said]
+            self._logged[place].redacted(messages)
+            self._memory.added = added[-1].seq
+            await self._recorder.record(
+                InputReplaced(agent=place[0], messages=[bare(messages[-1])], added=added[-1].seq)
+            )
 
     async def _input_redacted(self, event: AfterModelCallEvent) -> None:
         """Record a guardrail's redaction of the model's input, for which strands has no hook."""
