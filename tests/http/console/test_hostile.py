@@ -123,6 +123,7 @@ def test_no_page_runs_loads_or_links_what_a_text_asks_for(
     untouched(victim)
 
 
+@pytest.mark.slow
 def test_every_step_and_event_is_only_text(
     victim: Tab, attacked: tuple[ServerProcess, str, list[str]]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.http.console.conftest import AGENTS, CONFIG
@@ -41,6 +42,7 @@ def test_the_list_of_runs_goes_on_after_the_server_was_killed(browser: Browser, 
         tab.shows("the first one after the restart", ".run-row")
 
 
+@pytest.mark.slow
 def test_cut_connections_cost_the_text_nothing(browser: Browser, console: ServerProcess) -> None:
     """Each of the first connections is cut after some bytes."""
     run_id = console.begin("long", "talk")

@@ -132,7 +132,7 @@ def test_no_page_is_wider_than_a_phone(
             assert tab.page.evaluate(WIDER) is False, page
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_axe_finds_no_serious_fault(
     browser: Browser, console: ServerProcess, runs: dict[str, str], theme: str
 ) -> None:

@@ -90,7 +90,7 @@ function Conversation({ user, sessionId }) {
 export default function Sessions({ params }) {
   title("Sessions");
   const session = useSession();
-  const user = params.get("user") || session.user_id;
+  const user = (session.readsAll && params.get("user")) || session.user_id;
   const sessionId = params.get("session");
   if (sessionId) return html`<${Conversation} key=${`${user} ${sessionId}`} user=${user} sessionId=${sessionId} />`;
   return html`<${List} user=${user} params=${params} />`;
