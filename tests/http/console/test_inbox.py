@@ -57,3 +57,16 @@ def test_the_exact_request_of_a_model_call_is_shown(console: ServerProcess, tab:
     expect(request).to_contain_text("on page 12")
     request.locator("summary", has_text="Tools").click()
     expect(request.locator(".json").first).to_contain_text("look_up")
+
+
+def test_a_message_is_added_to_a_run_under_way(console: ServerProcess, tab: Tab) -> None:
+    run_id = console.begin("talker", "talk")
+    tab.open(f"runs/{run_id}")
+    tab.find("button", has_text="Note or message").click()
+    tab.find("dialog button", has_text="Message to the agent").click()
+    tab.find("dialog textarea").fill("hurry up")
+    tab.find("dialog button[type=submit]").click()
+    expect(tab.find(".step.added")).to_have_count(1)
+    [added] = [event for event in console.events(run_id) if event["type"] == "input.added"]
+    assert added["data"]["content"] == "hurry up"
+    console.stop_run(run_id)

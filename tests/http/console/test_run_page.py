@@ -93,7 +93,7 @@ def test_events_are_shown_with_their_seq_and_data(console: ServerProcess, tab: T
 def test_a_note_is_an_event_of_its_author(console: ServerProcess, tab: Tab) -> None:
     run_id = console.begin_silent()
     tab.open(f"runs/{run_id}")
-    tab.find("button", has_text="Note").click()
+    tab.find("button", has_text="Note or message").click()
     tab.find("dialog textarea").fill("checked by hand")
     tab.find("dialog button[type=submit]").click()
     tab.shows("note", STEP)

@@ -74,6 +74,9 @@ export const stop = (runId, reason) => post(`/runs/${runId}/stop`, reason ? { re
 export const deleteRun = (runId) => remove(`/runs/${runId}`);
 export const note = (runId, text) => post(`/runs/${runId}/events`, { type: "custom.note", data: { text } });
 
+/** Give a message to the agent of a run under way, before its next model call. */
+export const steer = (runId, text) => post(`/runs/${runId}/inputs`, { content: text });
+
 /** Start an agent; returns the run's record. */
 export async function start(agent, { input, code, session_id, metadata, workspace_id, multitask_strategy }) {
   const options = { session_id: session_id || undefined, workspace_id: workspace_id || undefined, metadata, multitask_strategy };

@@ -20,7 +20,7 @@ import { rowsOf } from "../fold.js";
 import { costOf } from "../prices.js";
 import { go, href, setParams } from "../route.js";
 import { RunData } from "../run-data.js";
-import { deleteRun, note, stop, textOf } from "../runs.js";
+import { deleteRun, note, steer, stop, textOf } from "../runs.js";
 import { useSession } from "../session.js";
 import { line, plain } from "../text.js";
 
@@ -58,7 +58,7 @@ function Actions({ record, session, onNote, onDelete, onStop }) {
   const kept = (action) => () => { keep.current.open = false; attempt(action); };
   return html`<div class="actions">
     ${session.changes && open && html`<button type="button" class="danger" disabled=${record.cancel_requested} onClick=${onStop}>${record.cancel_requested ? "Stopping…" : "Stop"}</button>`}
-    ${session.changes && open && html`<button type="button" onClick=${onNote}>Note</button>`}
+    ${session.changes && open && html`<button type="button" onClick=${onNote}>Note or message</button>`}
     ${session.changes && html`<a class="button" href=${href("start", { from: record.run_id })}>Run again…</a>`}
     <details class="menu-box" ref=${keep}><summary class="button">Keep</summary><div class="menu-list">
       <button type="button" onClick=${kept(() => keepLines(record.run_id))}>Events, as NDJSON</button>
@@ -106,15 +106,19 @@ function costOfRun(fold, prices, record) {
 }
 
 function NoteDialog({ runId, onClose }) {
+  const [toAgent, setToAgent] = useState(false);
   const submit = async (event) => {
     event.preventDefault();
     const text = new FormData(event.currentTarget).get("text").trim();
-    if (text && await attempt(() => note(runId, text), "Noted.")) onClose();
+    if (text && await attempt(() => (toAgent ? steer : note)(runId, text), toAgent ? "Sent." : "Noted.")) onClose();
   };
-  return html`<${Dialog} title="Add a note" onClose=${onClose}><form class="stack-form" onSubmit=${submit}>
-    <label for="note">Note</label><textarea id="note" name="text" required maxlength="20000" autofocus></textarea>
-    <p class="dim">The note is an event of the run, <code>custom.note</code>, with your name. The agent does not see it.</p>
-    <footer><button type="button" onClick=${onClose}>Cancel</button><button type="submit" class="primary">Add</button></footer></form><//>`;
+  return html`<${Dialog} title="Add to the run" onClose=${onClose}><form class="stack-form" onSubmit=${submit}>
+    <div class="chips" role="group" aria-label="Kind">
+      <button type="button" aria-pressed=${!toAgent} onClick=${() => setToAgent(false)}>Note</button>
+      <button type="button" aria-pressed=${toAgent} onClick=${() => setToAgent(true)}>Message to the agent</button></div>
+    <label for="note">${toAgent ? "Message" : "Note"}</label><textarea id="note" name="text" required maxlength="20000" autofocus></textarea>
+    <p class="dim">${toAgent ? "The agent gets it before its next model call." : html`An event of the run, <code>custom.note</code>, with your name. The agent does not see it.`}</p>
+    <footer><button type="button" onClick=${onClose}>Cancel</button><button type="submit" class="primary">${toAgent ? "Send" : "Add"}</button></footer></form><//>`;
 }
 
 function More({ data }) {
