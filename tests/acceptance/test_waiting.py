@@ -100,6 +100,12 @@ CONFIG = """
 [server]
 lease_s = 2
 
+[hierarchies.models.fast]
+model = "scripted"
+
+[hierarchies.tools]
+pay = "agents:pay"
+
 [agents.clerk]
 model = "scripted"
 tools = ["agents:mail"]
@@ -340,6 +346,25 @@ def test_a_rejected_call_does_not_run(worker: ServerProcess, done: Path) -> None
     assert answer(worker, run_id, request_id, {"approve": False, "reason": "no"}).status_code == 200
     assert worker.ended(run_id)["status"] == "success"
     assert not done.exists()
+
+
+def test_a_hierarchy_names_tools_that_need_approval(worker: ServerProcess, done: Path) -> None:
+    clerk = {"name": "clerk", "model": "fast", "system_prompt": "Pay.", "tools": ["pay"]}
+    team = {"name": "office", "model": "fast", "supervisor_prompt": "Lead.", "workers": [clerk]}
+    hierarchy = {"name": "h", "model": "fast", "global_prompt": "Lead.", "teams": [team], "approve": ["pay"]}
+    place = "/api/executor/v1"
+    wrong = worker.http.post(f"{place}/hierarchies/create", json={**hierarchy, "approve": ["fly"]})
+    assert wrong.json()["error"]["field"] == "$.approve[0]"
+    made = worker.http.post(f"{place}/hierarchies/create", json=hierarchy).json()["data"]["hierarchy_id"]
+    begun = worker.http.post(f"{place}/runs/start", json={"hierarchy_id": made, "task": "rent"})
+    run_id = begun.json()["data"]["run_id"]
+    until(lambda: worker.record(run_id)["status"] == "waiting", "the run waits")
+    [pending] = worker.record(run_id)["pending_inputs"]
+    assert (pending["agent"], pending["kind"]) == ("global/office/clerk", "approval")
+    assert not done.exists()
+    assert answer(worker, run_id, "1.1", {"approve": True}).status_code == 200
+    assert worker.ended(run_id)["status"] == "success"
+    assert done.read_text() == "paid rent\n"
 
 
 def test_an_expired_request_takes_its_default_or_fails_its_run(worker: ServerProcess) -> None:
