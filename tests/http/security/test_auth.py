@@ -240,17 +240,22 @@ def test_a_run_belongs_to_its_key_s_user(people: People) -> None:
     assert next(event for event in events if event["type"] == "cancel.requested")["data"]["by"] == "alice"
 
 
+def last_of(http: httpx.Client, run_id: str, type: str) -> dict[str, Any]:
+    events = http.get(f"/runs/{run_id}/events", params={"limit": 1_000}).json()["data"]
+    return next(event for event in reversed(events) if event["type"] == type)
+
+
 def test_a_deletion_and_an_appended_event_have_the_key_of_the_request(people: People) -> None:
     run_id = begin(people.alice)
     key_id = key_id_of(people.admin.headers["authorization"].removeprefix("Bearer "))
     body = {"type": "custom.note", "data": {"by": "mallory", "key_id": "none"}}
     assert people.admin.post(f"/runs/{run_id}/events", json=body).status_code == 201
-    note = people.admin.get(f"/runs/{run_id}/events").json()["data"][-1]
+    note = last_of(people.admin, run_id, "custom.note")
     assert (note["by"], note["key_id"], note["data"]) == ("root", key_id, body["data"])
     people.alice.post(f"/runs/{run_id}/stop")
     people.alice.get(f"/runs/{run_id}", params={"wait": 30})
     assert people.admin.delete(f"/runs/{run_id}").status_code == 204
-    deleted = people.admin.get(f"/runs/{run_id}/events", params={"limit": 1_000}).json()["data"][-1]
+    deleted = last_of(people.admin, run_id, "run.deleted")
     assert deleted["data"] == {"by": "root", "key_id": key_id}
 
 

@@ -107,16 +107,24 @@ READING = {
     ("GET", "/runs/{run_id}/events"): None,
     ("GET", "/runs/{run_id}/stream"): None,
     ("GET", "/runs/{run_id}/trace"): None,
+    ("GET", "/runs/{run_id}/inputs"): None,
+    ("GET", "/runs/{run_id}/requests"): None,
     ("POST", "/runs/{run_id}/ticket"): None,
+    ("POST", "/runs/{run_id}/fork"): {"input": "And in French?"},
     ("POST", f"{EXECUTOR}/runs/stream"): {},
     ("POST", f"{EXECUTOR}/runs/get"): {},
 }
 CHANGING = {
     ("POST", "/runs/{run_id}/events"): {"type": "custom.note"},
+    ("POST", "/runs/{run_id}/inputs"): {"content": "And in French?"},
     ("POST", "/runs/{run_id}/stop"): None,
     ("DELETE", "/runs/{run_id}"): None,
     ("POST", f"{EXECUTOR}/runs/cancel"): {},
     ("POST", f"{EXECUTOR}/runs/stream"): {"on_disconnect": "cancel"},
+}
+ABSENT = {  # what this run has none of: 404 for those who would be let in
+    ("GET", "/runs/{run_id}/requests/{n}"): None,
+    ("POST", "/runs/{run_id}/inputs/{request_id}"): {"answer": "yes"},
 }
 OF_NO_RUN = {f"{EXECUTOR}/runs/start", f"{EXECUTOR}/runs/list"}
 
@@ -125,7 +133,7 @@ def ask(server: ServerProcess, user: str, method: str, path: str, run_id: str, b
     """The status of a request about a run; a stream is not read."""
     if path.startswith(EXECUTOR):
         body = {**body, "run_id": run_id}
-    url = path.format(run_id=run_id)
+    url = path.format(run_id=run_id, n=1, request_id="1.1")
     with server.http.stream(method, url, json=body, headers={"X-User": user}) as answer:
         return answer.status_code
 
@@ -136,7 +144,9 @@ def test_every_route_that_takes_a_run_is_tried_below() -> None:
         for method, path in ROUTES
         if method != "HEAD" and ("{run_id}" in path or path.startswith(f"{EXECUTOR}/runs/"))
     }
-    assert {route for route in taking if route[1] not in OF_NO_RUN} == READING.keys() | CHANGING.keys()
+    assert {
+        route for route in taking if route[1] not in OF_NO_RUN
+    } == READING.keys() | CHANGING.keys() | ABSENT.keys()
 
 
 def test_members_of_a_workspace_may_read_its_runs_and_do_nothing_else_with_them(
@@ -145,11 +155,14 @@ def test_members_of_a_workspace_may_read_its_runs_and_do_nothing_else_with_them(
     run_id = begin(server, "ann", "silent", workspace_id="red").json()["run_id"]
     assert get(server, "ben", f"/runs/{run_id}").json()["workspace_id"] == "red"
     for (method, path), body in READING.items():
-        assert ask(server, "ben", method, path, run_id, body) in (200, 201), (method, path)
+        assert ask(server, "ben", method, path, run_id, body) in (200, 201, 202), (method, path)
         assert ask(server, "cleo", method, path, run_id, body) == 403, (method, path)
     for (method, path), body in CHANGING.items():
         for user in ("ben", "cleo"):
             assert ask(server, user, method, path, run_id, body) == 403, (user, method, path)
+    for (method, path), body in ABSENT.items():
+        assert ask(server, "ann", method, path, run_id, body) == 404, (method, path)
+        assert ask(server, "cleo", method, path, run_id, body) == 403, (method, path)
     run = get(server, "ann", f"/runs/{run_id}").json()
     assert (run["status"], run["cancel_requested"]) == ("running", False)
     types = {event["type"] for event in get(server, "ann", f"/runs/{run_id}/events").json()["data"]}
