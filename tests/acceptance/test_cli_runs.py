@@ -411,4 +411,4 @@ def test_the_shell_completes_commands(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=DEADLINE_S, check=False, cwd=tmp_path,
         env=environment() | asked,
     )  # fmt: skip
-    assert done.stdout.split() == ["show", "start", "stop"]
+    assert done.stdout.split() == ["show", "start", "stop", "say"]

@@ -30,6 +30,7 @@ BODIES: dict[str, Any] = {
     "/agents/{agent}/start": {"input": "hi"},
     "/agents/{agent}/stream": {"input": "hi"},
     "/runs/{run_id}/events": {"type": "custom.note"},
+    "/runs/{run_id}/inputs": {"content": "And in French?"},
     "/runs/{run_id}/inputs/{request_id}": {"answer": "yes"},
 }
 
