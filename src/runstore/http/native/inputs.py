@@ -33,7 +33,7 @@ AFTER = Parameter("after", CURSOR, "the `next` of an earlier page")
 class AnswerBody(Struct, frozen=True, forbid_unknown_fields=True):
     """`answer`: any JSON but null, within the request's schema."""
 
-    answer: Any
+    answer: Annotated[Any, Meta(extra_json_schema={"not": {"type": "null"}})]
 
 
 class AddBody(Struct, frozen=True, forbid_unknown_fields=True):

@@ -401,7 +401,7 @@ class RunRoutes:
         "/runs/{run_id}",
         parameters=(RUN_ID, PURGE, REASON, PSEUDONYM),
         answers={204: Answer(description="the run is deleted, or its events are removed")},
-        problems=(errors.RunActive, errors.RunClosed, Forbidden),
+        problems=(errors.InvalidQuery, errors.RunActive, errors.RunClosed, Forbidden),
     )
     async def delete_run(self, call: Call[None]) -> Response:
         """Take a closed run out of the lists; or purge it, as an admin."""
@@ -412,7 +412,7 @@ class RunRoutes:
         if purge:
             await self._purge(call, run_id, reason, pseudonym=pseudonym)
         elif pseudonym or reason is not None:
-            raise BadRequest("pseudonym and reason need purge=true", code="invalid_parameter")
+            raise errors.InvalidQuery("pseudonym and reason need purge=true")
         else:
             await self._store.delete(run_id, by=call.login.actor)
         return Response(status_code=204)
@@ -421,7 +421,7 @@ class RunRoutes:
         if not call.user.admin:
             raise Forbidden("only an admin may purge runs")
         if reason is None:
-            raise BadRequest("purge=true needs a reason, for the audit log", code="invalid_parameter")
+            raise errors.InvalidQuery("purge=true needs a reason, for the audit log")
         head = await self._store.head(run_id, deleted=True, purged=pseudonym)
         if not head.closed:
             raise errors.RunActive(f"run {run_id} has not ended: stop it, then purge it")
