@@ -166,7 +166,7 @@ class Client:
         return self._all(calls.requests(run_id, limit))
 
     def request(self, run_id: str, n: int) -> ModelRequest:
-        """What a model of the run was asked, exactly. `n`: 1, 2, … in the order of the run."""
+        """One request to a model of the run, exactly. `n`: 1, 2, … in the order of the run."""
         return self._do(calls.request(run_id, n))
 
     def audit(

@@ -1,4 +1,4 @@
-"""What a run's models were asked: a fold over its events that finds where each message of a request is. Pure.
+"""The requests to a run's models: a fold over its events that finds where each message of a request is. Pure.
 
 A request names its new messages only; all others are those of the agent's last one. So a conversation is in
 the log once, however many model calls it takes.
@@ -151,7 +151,7 @@ class MessageSource(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ModelRequest(Struct, frozen=True, kw_only=True):
-    """What a model was asked. Messages are as strands has them, with bytes as base64.
+    """A request to a model. Messages are as strands has them, with bytes as base64.
 
     `sources`: where each message is stored. A message that can no longer be read is null. `complete`: no
     content is missing.

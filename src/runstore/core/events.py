@@ -252,7 +252,7 @@ class MessageRange(Struct, frozen=True, omit_defaults=True):
 
 
 class Request(AgentEvent, frozen=True, kw_only=True):
-    """What a model is about to be asked, exactly. Long content is referred to.
+    """The next request to a model, exactly. Long content is referred to.
 
     `provider`: the class of the model. `parameters`, `system`, `tools`, `output_schema`: digests of
     `llm.context` events. `cache_blocks`: trailing blocks of the last message that change with every call.
@@ -494,7 +494,7 @@ AuditedRead = Literal["record", "events", "stream", "ticket", "list", "audit", "
 class AuditRead(Event, frozen=True):
     """An admin or an auditor read another user's run, or asked for those of all users.
 
-    It stands in a stream of its own, beside the run's: nobody's reading changes a run. `what`: how it was
+    It stands in a stream of its own, beside the run's: reading changes no run. `what`: how it was
     read. `run_id`: of one run; `query`: the filters of a search.
     """
 

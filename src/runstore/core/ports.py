@@ -300,7 +300,7 @@ class RunContext(Struct, frozen=True):
         parameters: dict[str, Any] | None = None,
         tool_choice: Any = None,
     ) -> dict[str, Any]:
-        """What a generator agent is about to ask a model, for it to yield: the run's `llm.request`.
+        """The next request of a generator agent to a model, for it to yield: the run's `llm.request`.
 
         Args:
             messages: in the form in which the agent sends them. Those that it sent before are not stored

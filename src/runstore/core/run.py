@@ -52,7 +52,7 @@ class Owner(Struct, frozen=True):
 
 
 class Actor(Struct, frozen=True):
-    """Who did something: a user, and the API key of the request, if it had one."""
+    """The author of an action: a user, and the API key of the request, if it had one."""
 
     user_id: str
     key_id: str | None = None

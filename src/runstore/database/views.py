@@ -1,7 +1,7 @@
 """Views for programs that read the database by SQL, such as BI tools: the same columns on every database.
 
 Run ids are text, data are JSON, times are UTC. `audit_runs` and `audit_usage` read the projection `usage`,
-whose live tables change: whoever makes others live writes the views again.
+whose live tables change: a process that makes others live writes the views again.
 """
 
 from typing import ClassVar, Literal

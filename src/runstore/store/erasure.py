@@ -61,7 +61,7 @@ _LISTED = select(func.count()).select_from(runs).where(runs.c.purged == 0)
 
 
 class ToErase(Struct, frozen=True):
-    """What to erase: a user, or one run of a user.
+    """The data to erase: a user, or one run of a user.
 
     `pseudonym`: also replace the names in what is left, also in runs that were purged before.
     """
@@ -72,7 +72,7 @@ class ToErase(Struct, frozen=True):
 
 
 class Erasable(Struct, frozen=True):
-    """What there is to erase. `keys`: API keys with the user's name or a label."""
+    """The data that an erasure would remove. `keys`: API keys with the user's name or a label."""
 
     runs: int
     events: int
@@ -81,7 +81,7 @@ class Erasable(Struct, frozen=True):
 
 
 class Erased(Struct, frozen=True):
-    """What was erased. `remains`: what still holds the person's data, each with a remedy."""
+    """The erased data. `remains`: what still holds the person's data, each with a remedy."""
 
     runs: int
     events: int
@@ -151,7 +151,7 @@ class Erasure:
         return Erased(done.runs, done.events, keys, teams, [])
 
     def purge_run(self, run_id: str, *, by: Actor, reason: str, pseudonym: bool = False) -> Erased:
-        """Erase one run, whoever its user is.
+        """Erase one run of any user.
 
         Raises:
             RunNotFound, RunActive: see `survey`.

@@ -143,7 +143,7 @@ class UsageQuery(Struct, frozen=True, kw_only=True):
 
 
 class UsageRow(Struct, frozen=True, kw_only=True):
-    """What the runs of a group used. `cost`: in nano units. A field that is not grouped by is None.
+    """The usage of a group of runs. `cost`: in nano units. A field that is not grouped by is None.
 
     `unpriced_calls`: calls of models without a price, which cost nothing here.
     """

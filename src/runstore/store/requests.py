@@ -1,4 +1,4 @@
-"""What a run's models were asked, read back from the log."""
+"""The requests to a run's models, read back from the log."""
 
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any

@@ -274,7 +274,7 @@ class RunStore:
         return await list_requests(self._log, run_id, after=after, limit=limit)
 
     async def request(self, run_id: str, n: int) -> ModelRequest:
-        """What a model of the run was asked: its n-th request, whole.
+        """The n-th request to a model of the run, whole.
 
         Raises:
             RequestNotFound, RunPurged, TooLarge

@@ -115,6 +115,21 @@ def test_a_run_is_started_again_with_edits(console: ServerProcess, tab: Tab) -> 
     assert (record["input"], record["session_id"], record["metadata"]) == ("say that", "again", {"a": 1})
 
 
+def test_a_run_is_forked_at_the_time_of_the_slider(console: ServerProcess, tab: Tab) -> None:
+    run_id = clerks_run(console)
+    tool_ended = next(each["seq"] for each in console.events(run_id) if each["type"] == "tool.finished")
+    tab.open(f"runs/{run_id}?at={tool_ended}")
+    tab.page.get_by_role("button", name="Fork…").click()
+    tab.page.get_by_role("button", name="Fork", exact=True).click()
+    tab.page.wait_for_url(lambda url: "/runs/" in url and run_id not in url)
+    forked = re.search(r"/runs/([0-9a-f-]+)", tab.page.url)
+    assert forked is not None
+    record = console.ended(forked[1])
+    assert (record["parent_run_id"], record["status"]) == (run_id, "success")
+    types = [each["type"] for each in console.events(forked[1])]
+    assert types.count("tool.started") == 0  # its result came from the log
+
+
 def test_a_run_is_kept_as_ndjson_html_and_markdown(console: ServerProcess, tab: Tab) -> None:
     run_id = clerks_run(console)
     tab.open(f"runs/{run_id}")

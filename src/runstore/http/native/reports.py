@@ -124,7 +124,7 @@ class AuditRunPage(Struct, frozen=True):
 
 
 class UsageRecord(Struct, frozen=True):
-    """What a group of runs used. Columns that are not grouped by are left out."""
+    """The usage of a group of runs. Columns that are not grouped by are left out."""
 
     runs: Count
     succeeded: Count

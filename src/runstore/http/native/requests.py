@@ -1,4 +1,4 @@
-"""What a run's models were asked."""
+"""The requests to a run's models."""
 
 from starlette.responses import Response
 
@@ -47,7 +47,7 @@ class RequestRoutes:
         problems=(errors.RequestNotFound, errors.TooLarge),
     )
     async def get_request(self, call: Call[None]) -> Response:
-        """What a model was asked, exactly."""
+        """One request to a model, exactly."""
         run_id = await self._access.readable(call.request, "events")
         await self._store.head(run_id, deleted=call.user.reads_all)
         return json_response(await self._store.request(run_id, read_n(call.request.path_params["n"])))

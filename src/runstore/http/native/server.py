@@ -75,7 +75,7 @@ class ServerRoutes:
 
     @operation("GET", "/me", answers={200: json("the user", Me)})
     async def read_me(self, call: Call[None]) -> Response:
-        """Who sends this request, and what that user may do."""
+        """The user of this request, and what that user may do."""
         user, key_id = call.user, call.login.key_id
         login: Literal["none", "key", "other"] = "other"
         if key_id is not None:

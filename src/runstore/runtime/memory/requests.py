@@ -34,7 +34,7 @@ Found = tuple[str, Any]  # the field of `MessageRange`, and what it refers to
 
 
 class Question(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What a model is about to be asked. `parameters`: without secrets."""
+    """The next request to a model. `parameters`: without secrets."""
 
     model: str | None = None
     provider: str | None = None

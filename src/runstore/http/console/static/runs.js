@@ -77,6 +77,12 @@ export const note = (runId, text) => post(`/runs/${runId}/events`, { type: "cust
 /** Give a message to the agent of a run under way, before its next model call. */
 export const steer = (runId, text) => post(`/runs/${runId}/inputs`, { content: text });
 
+/** Start a run with the conversation of another one up to an event, or to its end; returns the new run's id. */
+export async function fork(runId, at, text) {
+  const forked = await post(`/runs/${runId}/fork`, { at: at ?? undefined, input: text || undefined });
+  return forked.run_id;
+}
+
 /** Start an agent; returns the run's record. */
 export async function start(agent, { input, code, session_id, metadata, workspace_id, multitask_strategy }) {
   const options = { session_id: session_id || undefined, workspace_id: workspace_id || undefined, metadata, multitask_strategy };

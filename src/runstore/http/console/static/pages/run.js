@@ -20,12 +20,13 @@ import { rowsOf } from "../fold.js";
 import { costOf } from "../prices.js";
 import { go, href, setParams } from "../route.js";
 import { RunData } from "../run-data.js";
-import { deleteRun, note, steer, stop, textOf } from "../runs.js";
+import { deleteRun, fork, note, steer, stop, textOf } from "../runs.js";
 import { useSession } from "../session.js";
 import { line, plain } from "../text.js";
 
 const TABS = { "": "Steps", transcript: "Transcript", events: "Events", record: "Record" };
 const SETTLE_MS = 120; // after the last move of the slider
+const NOTABLE_MS = 1_000; // a shorter wait for a place is not shown
 
 function useRun(runId) {
   const [, draw] = useState(0);
@@ -52,7 +53,7 @@ function useFoldAt(data, at) {
   return at && past ? past.fold : data.fold;
 }
 
-function Actions({ record, session, onNote, onDelete, onStop }) {
+function Actions({ record, session, onNote, onDelete, onFork, onStop }) {
   const keep = useRef(null);
   const open = isOpen(record.status);
   const kept = (action) => () => { keep.current.open = false; attempt(action); };
@@ -60,6 +61,7 @@ function Actions({ record, session, onNote, onDelete, onStop }) {
     ${session.changes && open && html`<button type="button" class="danger" disabled=${record.cancel_requested} onClick=${onStop}>${record.cancel_requested ? "Stopping…" : "Stop"}</button>`}
     ${session.changes && open && html`<button type="button" onClick=${onNote}>Note or message</button>`}
     ${session.changes && html`<a class="button" href=${href("start", { from: record.run_id })}>Run again…</a>`}
+    ${session.changes && html`<button type="button" onClick=${onFork}>Fork…</button>`}
     <details class="menu-box" ref=${keep}><summary class="button">Keep</summary><div class="menu-list">
       <button type="button" onClick=${kept(() => keepLines(record.run_id))}>Events, as NDJSON</button>
       <button type="button" onClick=${kept(() => keepHtml(record))}>Transcript, as HTML</button>
@@ -71,7 +73,10 @@ function Actions({ record, session, onNote, onDelete, onStop }) {
 
 function Head({ data, record, fold, at, now, prices, session, ...actions }) {
   const status = at || isOpen(record.status) ? fold.status : record.status;
-  const took = (record.completed_at ? Date.parse(record.completed_at) : now) - Date.parse(record.created_at);
+  const created = Date.parse(record.created_at);
+  const began = record.started_at ? Date.parse(record.started_at) : null;
+  const ended = record.completed_at ? Date.parse(record.completed_at) : now;
+  const waited = (began ?? ended) - created;
   const tokens = at || isOpen(record.status) ? fold.usage.input_tokens + fold.usage.output_tokens : record.usage.total_tokens;
   const cost = useMemo(() => costOfRun(fold, prices, record), [fold, fold.version, prices]);
   return html`<header class="run-head">
@@ -84,7 +89,8 @@ function Head({ data, record, fold, at, now, prices, session, ...actions }) {
       ["user", html`<a href=${href("runs", { user: record.user_id })}>${plain(record.user_id)}</a>`],
       ["session", record.session_id && html`<a href=${href("sessions", { user: record.user_id, session: record.session_id })}>${line(record.session_id, 40)}</a>`],
       ["started", html`<span title=${moment(record.created_at)}>${moment(record.created_at)}</span>`],
-      ["duration", duration(took)],
+      ["queued for", waited >= NOTABLE_MS ? duration(waited) : null],
+      ["duration", began === null ? null : duration(ended - began)],
       ["tokens", tokens ? compact(tokens) : null],
       ["cost", cost ? money(cost.cost, cost.currency) : null],
       ["attempts", record.attempt > 1 ? record.attempt : null],
@@ -119,6 +125,19 @@ function NoteDialog({ runId, onClose }) {
     <label for="note">${toAgent ? "Message" : "Note"}</label><textarea id="note" name="text" required maxlength="20000" autofocus></textarea>
     <p class="dim">${toAgent ? "The agent gets it before its next model call." : html`An event of the run, <code>custom.note</code>, with your name. The agent does not see it.`}</p>
     <footer><button type="button" onClick=${onClose}>Cancel</button><button type="submit" class="primary">${toAgent ? "Send" : "Add"}</button></footer></form><//>`;
+}
+
+function ForkDialog({ runId, at, onClose }) {
+  const submit = async (event) => {
+    event.preventDefault();
+    const text = new FormData(event.currentTarget).get("text").trim();
+    await attempt(async () => go(href(`runs/${await fork(runId, at, text)}`)));
+  };
+  return html`<${Dialog} title="Fork the run" onClose=${onClose}><form class="stack-form" onSubmit=${submit}>
+    <p>A new run begins with the conversation ${at ? `up to event ${at}, or to the message or tool result before it` : "of this one"}.</p>
+    <label for="fork">Message (optional)</label><textarea id="fork" name="text" maxlength="20000" autofocus></textarea>
+    <p class="dim">Without one, the model answers again. The time slider chooses an earlier place.</p>
+    <footer><button type="button" onClick=${onClose}>Cancel</button><button type="submit" class="primary">Fork</button></footer></form><//>`;
 }
 
 function More({ data }) {
@@ -177,7 +196,7 @@ export default function RunPage({ runId, params }) {
   const openRequests = at ? [] : [...fold.requests.values()].filter(() => isOpen(record.status));
   return html`<section class="page fills run-page">
     <${Head} data=${data} record=${record} fold=${fold} at=${at} now=${now} prices=${prices} session=${session}
-      onNote=${() => setAsking("note")} onDelete=${() => setAsking("delete")}
+      onNote=${() => setAsking("note")} onDelete=${() => setAsking("delete")} onFork=${() => setAsking("fork")}
       onStop=${() => attempt(() => stop(runId).then(() => data.reload()), "The run is asked to stop.")} />
     ${data.error && html`<p class="hint error">${plain(data.error.message)}</p>`}
     ${openRequests.map((event) => html`<section class="hint ask" key=${event.seq}><h2>The run waits for an answer</h2><${Question} runId=${runId} request=${event.data} /></section>`)}
@@ -198,6 +217,7 @@ export default function RunPage({ runId, params }) {
       onFrom=${(seq) => setParams({ from: seq })} />`}
     ${tab === "record" && html`<${Record} runId=${runId} at=${at} record=${record} />`}
     ${asking === "note" && html`<${NoteDialog} runId=${runId} onClose=${() => setAsking(null)} />`}
+    ${asking === "fork" && html`<${ForkDialog} runId=${runId} at=${at} onClose=${() => setAsking(null)} />`}
     ${asking === "delete" && html`<${Confirm} title="Delete the run" action="Delete" text="A deleted run leaves all lists. Its events stay in the database until they are purged."
       onClose=${() => setAsking(null)} onYes=${async () => (await attempt(() => deleteRun(runId), "Deleted.")) && go(href("runs"))} />`}
   </section>`;
