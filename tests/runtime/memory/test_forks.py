@@ -69,3 +69,13 @@ async def test_a_call_without_a_result_is_not_part_of_it() -> None:
     recorder, _ = await drive(agent(Playbook(use(("t1", "first", {})), say("x")), *Desk().tools))
     (started,) = seqs(recorder, "tool.started")
     assert forked(recorder, started, asks=True).messages == QUESTION
+
+
+async def test_an_earlier_result_with_the_same_tool_use_id_is_of_another_call() -> None:
+    turns = Playbook(use(("call_0", "first", {})), use(("call_0", "second", {})), say("x"))
+    recorder, _ = await drive(agent(turns, *Desk().tools))
+    _, second = seqs(recorder, "tool.finished")
+    fork = forked(recorder, second - 1)
+    assert fork.seq < second
+    assert fork.messages == forked(recorder, seqs(recorder, "llm.message")[1]).messages
+    assert "2nd" in str(forked(recorder, second).messages[-1])

@@ -601,3 +601,48 @@ async def test_a_new_attempt_has_the_added_messages_and_takes_only_new_ones(look
     [heard] = retold().heard
     assert [block["text"] for block in heard[0]["content"]] == ["hi", "At first."]
     assert heard[-1]["content"][-1] == {"text": "Later."}
+
+
+async def test_an_approved_call_runs_though_an_earlier_one_had_its_tool_use_id(
+    mail: Any, look: Any, calls: Counter[str]
+) -> None:
+    playing = model(
+        use(("call_0", "look", {"word": "a"})), use(("call_0", "look", {"word": "b"})), say("Done.")
+    )
+    story = Story(lambda: agent(playing(), look), approve=["look"])
+    for approved in (1, 2):
+        await story.asks()
+        assert calls["look"] == approved - 1
+        story.answer(APPROVED)
+    assert await story.ends() == "Done."
+    assert calls["look"] == 2
+    assert playing().heard[-1][-1]["content"][0]["toolResult"]["content"] == [{"text": "seen b"}]
+
+
+async def test_a_new_attempt_runs_a_later_call_with_a_known_tool_use_id(
+    look: Any, calls: Counter[str]
+) -> None:
+    turns = [use(("call_0", "look", {"word": word})) for word in "ab"]
+    recorder = ListRecorder()
+    playing = model(*turns, say("Done."))
+    await StrandsAgent(agent(playing(), look), context(), WeakSet()).run("hi", [], recorder)
+    died = recorder.recorded[: recorder.types().index("tool.finished") + 1]
+    again = ListRecorder(again_after(died, 2))
+    retold = model(turns[1], say("Done again."))
+    calls.clear()
+    await StrandsAgent(agent(retold(), look), context(2), WeakSet()).run("hi", list(again.recorded), again)
+    assert calls["look"] == 1
+    assert retold().heard[-1][-1]["content"][0]["toolResult"]["content"] == [{"text": "seen b"}]
+
+
+async def test_a_message_added_before_the_first_answer_is_in_the_next_attempt() -> None:
+    recorder = ListRecorder()
+    recorder.keep(InputAdded(content="Hurry.", by="ann"))
+    playing = model(say("One."), say("Two."), say("Three."))
+    for attempt in (1, 2, 3):
+        driven = StrandsAgent(agent(playing()), context(attempt), WeakSet())
+        await driven.run("hi", list(recorder.recorded) if attempt > 1 else [], recorder)
+        last = max(event.seq for event in recorder.recorded if event.type == InputReplaced.type)
+        recorder = ListRecorder(again_after(recorder.recorded[:last], attempt + 1))
+    for heard in playing().heard:
+        assert [[block["text"] for block in each["content"]] for each in heard[:1]] == [["hi", "Hurry."]]

@@ -77,7 +77,13 @@ class Conversation(Struct):
     answers: dict[str, Answered] = field(default_factory=dict)  # by request; used up by the next message
 
     def add(self, event: Message) -> None:
-        """Take its next message, or the next part of one."""
+        """Take its next message, or the next part of one.
+
+        Some models use the same tool use ids in every turn, so a new call has none of the earlier results.
+        """
+        if event.message.get("role") == "assistant":
+            for tool_use in tool_uses(event.message):
+                self.results.pop(tool_use["toolUseId"], None)
         message = message_with_bytes(with_results(event.message, self.results))
         if self.incomplete:
             message = continued(self.messages.pop(), message)

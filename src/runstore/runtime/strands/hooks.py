@@ -216,6 +216,8 @@ class Hooks:
         if redacts := may_redact(event.agent):
             self.answers.rewritten.add(place)
         past = await self._begin(place, event.messages or (), redacts=redacts)
+        if _is_run(place) and not (past and past.messages):
+            self._memory.added = 0  # it starts from its input, which lacks all added messages
         self.interrupts.answer(event.agent, past)
         self._inputs[place] = len(event.messages or ())
         if past and past.broken_off and _is_run(place):
@@ -300,6 +302,7 @@ class Hooks:
             if inputs == 1 and added and _is_run(place):
                 await self._input_added(path, event.agent.messages)
         elif added:
+            self._results.pop(place, None)  # all used: the next turn may reuse a tool use id
             for each in self.answers.complete(place, event.message):
                 await self.write(each)
             said = Message(agent=path, call_id=call_id, message=bare(event.message))
