@@ -139,8 +139,9 @@ class RequestPage(Struct, frozen=True):
 class MessageSource(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The event that holds a message. `run_id`: of an earlier run of the session.
 
-    `left_out`: why the message is missing: it was redacted, its run was deleted or purged, or it was too
-    large for an event, of `size` bytes and with this SHA-256.
+    `left_out`: why the message is missing: it was redacted, its run was deleted or purged, the reader may not
+    read that run (`withheld`), it is no run of this session (`missing`), or it was too large for an event, of
+    `size` bytes and with this SHA-256.
     """
 
     seq: int

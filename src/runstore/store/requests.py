@@ -15,15 +15,18 @@ from runstore.core.asked import (
 )
 from runstore.core.codec import RecordedEvent, decode
 from runstore.core.errors import RequestNotFound, RunPurged, TooLarge
-from runstore.core.events import Context
+from runstore.core.events import Context, Queued
 from runstore.core.ports import EventFilter, LogReader
 from runstore.core.times import timestamp
 from runstore.runtime.memory.held import HOLDING, held_in
 
 MAX_READ_BYTES = 64 << 20  # bytes of the events that hold one request's content
 MAX_LISTED = 1_000  # requests of one page
+MAX_EARLIER = 200  # earlier runs that one request refers to: as many as a session's memory reads
 _CONTENT = EventFilter(HOLDING | {Context.type})
+_QUEUED = EventFilter(frozenset({Queued.type}))
 REDACTED, DELETED, PURGED, TOO_LARGE, MISSING = "redacted", "deleted", "purged", "too_large", "missing"
+WITHHELD = "withheld"
 
 Contents = dict[Held, Any]  # a message's place → the message
 
@@ -43,8 +46,11 @@ async def list_requests(log: LogReader, run_id: str, *, after: int, limit: int) 
     return RequestPage(page, None)
 
 
-async def read_request(log: LogReader, run_id: str, n: int) -> ModelRequest:
+async def read_request(log: LogReader, run_id: str, n: int, *, reads_session: bool) -> ModelRequest:
     """The n-th model call of a run, with its content.
+
+    Args:
+        reads_session: whether to read the messages of the session's earlier runs.
 
     Raises:
         RequestNotFound: the run has fewer of them.
@@ -55,7 +61,7 @@ async def read_request(log: LogReader, run_id: str, n: int) -> ModelRequest:
     async for question in _questions(log, run_id):
         count = question.n
         if count == n:
-            return await _with_content(log, run_id, question)
+            return await _with_content(log, run_id, question, reads_session)
     raise RequestNotFound(f"run {run_id} has {count} model requests, and no request {n}")
 
 
@@ -76,8 +82,8 @@ async def _events(
         after = page[-1].seq
 
 
-async def _with_content(log: LogReader, run_id: str, question: Question) -> ModelRequest:
-    reading = _Reading(log, run_id, question)
+async def _with_content(log: LogReader, run_id: str, question: Question, reads_session: bool) -> ModelRequest:
+    reading = _Reading(log, run_id, question, reads_session)
     await reading.read()
     request = question.request
     messages, sources = reading.messages()
@@ -96,8 +102,9 @@ async def _with_content(log: LogReader, run_id: str, question: Question) -> Mode
 class _Reading:
     """Reads the content that one request refers to."""
 
-    def __init__(self, log: LogReader, run_id: str, question: Question) -> None:
+    def __init__(self, log: LogReader, run_id: str, question: Question, reads_session: bool) -> None:
         self._log = log
+        self._reads_session = reads_session
         self._run_id = run_id
         self._question = question
         self._room = MAX_READ_BYTES
@@ -122,15 +129,33 @@ class _Reading:
                 if isinstance(context, Context) and context.digest in needed:
                     self._contexts.setdefault(context.digest, (event.seq, context))
         self._find(None, own, by_run.pop(None, set()))
-        for run_id, wanted in by_run.items():
-            await self._read_earlier(run_id or "", wanted)
+        session = await self._session(self._run_id) if by_run and self._reads_session else None
+        for number, (run_id, wanted) in enumerate(by_run.items()):
+            if not self._reads_session:
+                self._gone[run_id] = WITHHELD
+            elif session is None or number >= MAX_EARLIER:
+                self._gone[run_id] = MISSING
+            else:
+                await self._read_earlier(run_id or "", session, wanted)
 
-    async def _read_earlier(self, run_id: str, wanted: set[Held]) -> None:
+    async def _session(self, run_id: str) -> tuple[str, str] | None:
+        """The user and the id of a run's session. Raises RunPurged."""
+        for event in await self._log.read(run_id, upto=1, limit=1, only=_QUEUED):
+            queued = decode(event.type, event.version, event.data)
+            if isinstance(queued, Queued) and queued.session_id is not None:
+                return queued.user_id, queued.session_id
+        return None
+
+    async def _read_earlier(self, run_id: str, session: tuple[str, str], wanted: set[Held]) -> None:
+        """Read a run of the session; a process that lies may name another user's run."""
         head = await self._log.head(run_id)
         if head is None or head.purged or head.deleted:
             self._gone[run_id] = DELETED if head is not None and head.deleted else PURGED
             return
         try:
+            if await self._session(run_id) != session:
+                self._gone[run_id] = MISSING
+                return
             upto = max(held.seq for held in wanted)
             self._find(run_id, [event async for event in self._content_of(run_id, upto)], wanted)
         except RunPurged:

@@ -114,17 +114,21 @@ class RunStore:
             return await self.get(earlier.run_id)
         return RunAt(evolve(Run(run_id), encoded), last_seq)
 
-    async def fork(self, run_id: str, options: ForkOptions, new: NewRun) -> Forked:
+    async def fork(self, run_id: str, options: ForkOptions, new: NewRun, *, reads_session: bool) -> Forked:
         """Start a run that begins with the conversation of another one; see `forked`.
 
         Args:
             new: the user and the login of the fork.
+            reads_session: whether this user may read all runs of the run's session.
 
         Raises:
-            RunNotFound, RunDeleted, RunPurged, InvalidCursor, InvalidQuery, AgentNotFound: and as `start`.
+            RunNotFound, RunDeleted, RunPurged, InvalidCursor, InvalidQuery, AgentNotFound, TooLarge: and as
+                `start`.
         """
         head = await self.head(run_id)
-        new = await forked(self._log, self.catalog, run_id, head.seq, options, new)
+        new = await forked(
+            self._log, self.catalog, run_id, head.seq, options, new, reads_session=reads_session
+        )
         return Forked(await self.start(new), new.forked_at_seq or 0)
 
     async def head(self, run_id: str, *, deleted: bool = False, purged: bool = False) -> Head:
@@ -273,13 +277,16 @@ class RunStore:
         """
         return await list_requests(self._log, run_id, after=after, limit=limit)
 
-    async def request(self, run_id: str, n: int) -> ModelRequest:
+    async def request(self, run_id: str, n: int, *, reads_session: bool) -> ModelRequest:
         """The n-th request to a model of the run, whole.
+
+        Args:
+            reads_session: whether the reader may read all runs of the run's session.
 
         Raises:
             RequestNotFound, RunPurged, TooLarge
         """
-        return await read_request(self._log, run_id, n)
+        return await read_request(self._log, run_id, n, reads_session=reads_session)
 
     def tail(self, run_id: str, *, after: int, only: EventFilter | None = None) -> Tail:
         """Follow the run: every event after `after`, once, then live until it ends."""

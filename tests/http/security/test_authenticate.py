@@ -51,6 +51,10 @@ model = "scripted"
 
 [agents.silent]
 factory = "agents:silent"
+
+[agents.remembers]
+model = "scripted"
+memory = "session"
 """
 
 
@@ -178,6 +182,26 @@ def test_members_of_a_workspace_may_not_read_what_its_members_run_outside_of_it(
 ) -> None:
     own = begin(server, "ann").json()["run_id"]
     assert get(server, "ben", f"/runs/{own}").status_code == 403
+
+
+def test_members_of_a_workspace_do_not_read_what_a_run_remembers_from_outside_of_it(
+    server: ServerProcess,
+) -> None:
+    def turn(**body: object) -> str:
+        run_id = begin(server, "ann", "remembers", session_id="mixed", **body).json()["run_id"]
+        get(server, "ann", f"/runs/{run_id}?wait={DEADLINE_S}")
+        return str(run_id)
+
+    turn(input="private words")
+    shared = turn(input="for all", workspace_id="red")
+    for user, knows in (("ann", True), ("ben", False), ("object", True)):
+        request = get(server, user, f"/runs/{shared}/requests/1").json()
+        assert ("private words" in str(request["messages"])) is knows
+        assert request["complete"] is knows
+        answer = server.http.post(f"/runs/{shared}/fork", json={"input": "x"}, headers={"X-User": user})
+        forked = get(server, user, f"/runs/{answer.json()['run_id']}").json()["input"]
+        assert ("private words" in str(forked)) is knows
+        assert "for all" in str(forked)
 
 
 def test_a_user_with_read_access_cannot_make_a_run_end_with_the_stream(server: ServerProcess) -> None:

@@ -16,10 +16,12 @@ from strands.types.exceptions import ModelThrottledException
 from runstore.core.asked import ModelRequest
 from runstore.core.codec import RecordedEvent
 from runstore.core.content import message_with_bytes
-from runstore.core.events import Context, Discarded, Request
+from runstore.core.events import Context, Discarded, MessageRange, Queued, Request
+from runstore.core.ids import new_run_id
 from runstore.core.ports import EventFilter, Head
 from runstore.runtime.strands.agent import StrandsAgent
-from runstore.store.requests import list_requests, read_request
+from runstore.store.requests import MAX_EARLIER, list_requests, read_request
+from tests.events import started
 from tests.runtime.recording import ListRecorder, context
 from tests.runtime.session import Session
 from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, use
@@ -45,7 +47,7 @@ class ListLog:
 
 async def requests(log: Any, run_id: str = "run-1") -> list[ModelRequest]:
     listed = await list_requests(log, run_id, after=0, limit=1000)
-    return [await read_request(log, run_id, each.n) for each in listed.data]
+    return [await read_request(log, run_id, each.n, reads_session=True) for each in listed.data]
 
 
 def messages(asked: Sequence[ModelRequest]) -> list[Any]:
@@ -177,6 +179,48 @@ async def test_messages_of_a_session_stay_in_their_own_runs() -> None:
     events = await session.log.read(session.runs[-1])
     assert not [event for event in events if event.type == Context.type and b'"message"' in event.data]
     assert {source.run_id for source in asked[0].sources} == {None, *session.runs[:2]}
+
+
+async def test_messages_of_a_session_are_left_out_for_a_reader_of_one_run() -> None:
+    session = Session()
+    for number in range(2):
+        await session.turn(agent(Playbook(say("fine"))), f"question {number}")
+    request = await read_request(session.log, session.runs[-1], 1, reads_session=False)
+    assert not request.complete
+    assert request.messages[:-1] == [None, None]
+    assert request.messages[-1]["content"] == [{"text": "question 1"}]
+    assert [source.left_out for source in request.sources] == ["withheld", "withheld", None]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"user_id": "bob", "session_id": "s"},
+        {"user_id": "alice", "session_id": "t"},
+        {"user_id": "alice", "session_id": None},
+    ],
+)
+async def test_a_request_names_no_run_of_another_session(other: dict[str, Any]) -> None:
+    log, stranger = Session().log, new_run_id()
+    await log.append(stranger, [Queued(agent="demo", input="secret", **other)])
+    for session_id in ("s", None):
+        own = new_run_id()
+        await log.append(own, [Queued(agent="demo", user_id="alice", input="hi", session_id=session_id)])
+        lie = Request(agent="demo", messages=[MessageRange(run_id=stranger, held=[(1, 0)])])
+        await log.append(own, [started(), lie])
+        request = await read_request(log, own, 1, reads_session=True)
+        assert (request.messages, request.sources[0].left_out) == ([None], "missing")
+
+
+async def test_a_request_names_a_bounded_number_of_earlier_runs() -> None:
+    session = Session()
+    for number in range(2):
+        await session.turn(agent(Playbook(say("fine"))), f"question {number}")
+    strangers = [MessageRange(run_id=new_run_id(), held=[(1, 0)]) for _ in range(MAX_EARLIER)]
+    first = MessageRange(run_id=session.runs[0], held=[(1, 0)])
+    await session.recorded("hi", Request(agent="demo", messages=[*strangers, first]))
+    request = await read_request(session.log, session.runs[-1], 1, reads_session=True)
+    assert request.sources[-1].left_out == "missing"
 
 
 async def test_a_redacted_answer_is_withheld_from_requests_too() -> None:

@@ -76,7 +76,8 @@ class ForkRoutes:
             agent="", input=None, user_id=call.user.user_id, key_id=call.login.key_id,
             idempotency_key=read_idempotency_key(call.request), traceparent=read_traceparent(call.request),
         )  # fmt: skip
-        fork = await self._store.fork(run_id, options, new)
+        reads_session = await self._access.reads_session(call.login, run_id)
+        fork = await self._store.fork(run_id, options, new, reads_session=reads_session)
         answer = ForkedRun(
             fork.started.run.run_id, run_id, fork.at, record(fork.started.run, fork.started.last_seq)
         )

@@ -50,7 +50,9 @@ class RequestRoutes:
         """One request to a model, exactly."""
         run_id = await self._access.readable(call.request, "events")
         await self._store.head(run_id, deleted=call.user.reads_all)
-        return json_response(await self._store.request(run_id, read_n(call.request.path_params["n"])))
+        reads_session = await self._access.reads_session(call.login, run_id)
+        n = read_n(call.request.path_params["n"])
+        return json_response(await self._store.request(run_id, n, reads_session=reads_session))
 
 
 def read_n(text: str) -> int:

@@ -51,6 +51,10 @@ class Access:
                 await self._reads.of_run(login.actor, run_id, what)
         return run_id
 
+    async def reads_session(self, login: Login, run_id: str) -> bool:
+        """Whether this login may read all runs of a run's session, which may be of several workspaces."""
+        return login.user.reads_all or _owns(login.user, await self._store.owner(run_id))
+
     @asynccontextmanager
     async def searching(
         self, login: Login, what: AuditedRead, parameters: Mapping[str, str]
