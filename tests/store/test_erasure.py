@@ -1,5 +1,6 @@
 """An erased person is gone from every table of every kind of database, and only what is promised is left."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -26,10 +27,11 @@ from runstore.core.ports import Reservation
 from runstore.core.run import Actor
 from runstore.database.dialects import open_dialect
 from runstore.database.opening import Database
-from runstore.database.tables import api_keys, hierarchies, runs
+from runstore.database.tables import api_keys, events, hierarchies, runs
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.maintenance.projections import Projections
+from runstore.maintenance.purge import Purge
 from runstore.projections.registry import shipped
 from runstore.store.erasure import Erased, Erasure, ToErase
 from runstore.store.keys import create_key, list_keys
@@ -217,7 +219,7 @@ async def test_a_pseudonym_is_the_same_whenever_the_person_is_erased(
         assert session.startswith("erased-")
         assert user != session
     assert_gone(engine, NAME, *SECRETS)
-    assert erase(erasure, asked) == Erased(0, 0, 0, 0, [])
+    assert erase(erasure, asked) == Erased(0, 0, 0, 0)
 
 
 async def test_who_asked_and_why_is_an_event(log: SqlEventLog, database: Database, erasure: Erasure) -> None:
@@ -255,6 +257,42 @@ async def test_a_run_that_has_not_ended_refuses_and_nothing_changes(
         with pytest.raises(RunActive, match=open_run):
             erasure.purge(asked, by=ADMIN, reason="why")
     assert await log.read_all() == before
+
+
+async def test_a_run_that_changes_during_the_erasure_is_erased_too(
+    log: SqlEventLog, database: Database, erasure: Erasure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await write_run(log)
+    loop, mark = asyncio.get_running_loop(), Purge._mark
+
+    def mark_after_a_deletion(self: Purge, *arguments: Any) -> None:
+        monkeypatch.setattr(Purge, "_mark", mark)
+        deletion = log.append(run_id, [Deleted(by=NAME)])
+        asyncio.run_coroutine_threadsafe(deletion, loop).result()
+        mark(self, *arguments)
+
+    monkeypatch.setattr(Purge, "_mark", mark_after_a_deletion)
+    done = await asyncio.to_thread(erasure.purge, ToErase(NAME), by=ADMIN, reason="asked")
+    assert done.runs == 1
+    with database.connect() as connection:
+        left = connection.execute(select(events.c.type).where(events.c.run_id == run_id)).scalars().all()
+    assert left == ["run.purged"]
+
+
+async def test_a_run_that_begins_during_the_erasure_is_named(
+    log: SqlEventLog, erasure: Erasure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_run(log)
+    loop, run, began = asyncio.get_running_loop(), Purge.run, new_run_id()
+
+    def run_after_a_start(self: Purge, *arguments: Any, **options: Any) -> Any:
+        start = log.append(began, [Queued(agent="demo", user_id=NAME, input="hi")], expected_seq=0)
+        asyncio.run_coroutine_threadsafe(start, loop).result()
+        return run(self, *arguments, **options)
+
+    monkeypatch.setattr(Purge, "run", run_after_a_start)
+    with pytest.raises(RunActive, match=f"have not ended.*{began}"):
+        await asyncio.to_thread(erasure.purge, ToErase(NAME), by=ADMIN, reason="asked")
 
 
 async def test_a_survey_counts_what_is_erased_then(log: SqlEventLog, erasure: Erasure) -> None:

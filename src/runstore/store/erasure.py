@@ -45,6 +45,7 @@ from runstore.projections.runner import ProjectionRunner
 from runstore.projections.text import TextProjection, compact_words
 from runstore.store.keys import erase_keys, pseudonym_secret
 
+PASSES = 3  # over runs that change during an erasure, such as by a deletion
 SHOWN_RUNS = 10  # active runs that a refusal names
 LOOK_S = 0.2  # seconds between two looks at the projections
 SETTLE_S = 60.0  # seconds for projections, of this process or another, to apply the purge
@@ -81,13 +82,12 @@ class Erasable(Struct, frozen=True):
 
 
 class Erased(Struct, frozen=True):
-    """The erased data. `remains`: what still holds the person's data, each with a remedy."""
+    """The erased data."""
 
     runs: int
     events: int
     keys: int
     hierarchies: int
-    remains: list[str]
 
 
 class Erasure:
@@ -133,22 +133,30 @@ class Erasure:
         It records first who asked and why. After an interruption, call it again.
 
         Raises:
-            RunNotFound, RunActive: see `survey`.
+            RunNotFound: see `survey`.
+            RunActive: see `survey`; or runs have begun or changed since, and are left: erase again.
         """
         found = self.survey(asked)
         names = self._names(asked)
         self._record(asked, found, names, by, reason)
         with closing(Purge(self._database, self._inline, progress)) as purge:
-            done = purge.run(
-                _found(asked),
-                by=by.user_id,
-                change=names.change,
-                before=lambda page: self._change(partial(_forget_runs, asked.user_id, page)),
-            )
-        keys = teams = 0
-        if asked.run_id is None:
-            keys, teams = self._change(partial(_forget_user, asked.user_id, names.user))
-        return Erased(done.runs, done.events, keys, teams, [])
+            for _ in range(PASSES):
+                done = purge.run(
+                    _found(asked),
+                    by=by.user_id,
+                    change=names.change,
+                    before=lambda page: self._change(partial(_forget_runs, asked.user_id, page)),
+                )
+                left = purge.survey(_found(asked)).runs
+                if not left:
+                    break
+        if left:
+            raise RunActive(f"{left:,} runs of {asked.user_id!r} changed during the erasure: erase again")
+        if asked.run_id is not None:
+            return Erased(done.runs, done.events, 0, 0)
+        keys, teams = self._change(partial(_forget_user, asked.user_id, names.user))
+        self._read(partial(_check_none_began, user_id=asked.user_id))
+        return Erased(done.runs, done.events, keys, teams)
 
     def purge_run(self, run_id: str, *, by: Actor, reason: str, pseudonym: bool = False) -> Erased:
         """Erase one run of any user.
@@ -264,11 +272,20 @@ def _check(connection: Connection, asked: ToErase) -> None:
                 f"the run list has {rows:,} runs, and the log {first:,}: runstore projections rebuild runs, "
                 "then erase again"
             )
+    _refuse_active(connection, active, asked.user_id)
+
+
+def _check_none_began(connection: Connection, user_id: str) -> None:
+    began = select(open_runs.c.run_id).where(open_runs.c.user_id == user_id)
+    _refuse_active(connection, began, user_id)
+
+
+def _refuse_active(connection: Connection, active: Select[str], user_id: str) -> None:
     found = connection.execute(active.order_by(open_runs.c.run_id).limit(SHOWN_RUNS + 1)).scalars().all()
     if found:
         more = ", …" if len(found) > SHOWN_RUNS else ""
         raise RunActive(
-            f"runs of {asked.user_id!r} have not ended: stop them, then erase: "
+            f"runs of {user_id!r} have not ended: stop them, then erase: "
             f"{', '.join(found[:SHOWN_RUNS])}{more}"
         )
 
