@@ -14,6 +14,7 @@ from runstore.core.events import Custom
 from runstore.database.dialects import open_dialect
 from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
+from runstore.maintenance.projections import Projections
 from runstore.maintenance.rebuild import rebuild, verify
 from runstore.projections import advance, runner
 from runstore.projections.advance import Advance, Step
@@ -192,6 +193,18 @@ async def test_a_running_runner_follows_the_log(log: SqlEventLog, database: Data
         written = await counted(log)
         await until(lambda: found(database, Totals()) == written)
     assert live(database, "totals").owner is None
+
+
+async def test_events_that_another_runner_is_to_apply_are_waited_for(
+    log: SqlEventLog, database: Database
+) -> None:
+    async with ProjectionRunner(database, [Totals()]) as other:
+        await write(log)
+        other.wake()
+        await until(lambda: any(build.owner for build in builds(database, "totals")))
+        await write(log)
+        await asyncio.to_thread(Projections(database, [Totals()]).run)
+        assert found(database, Totals()) == await counted(log)
 
 
 async def test_an_event_that_is_refused_stops_that_projection_alone(

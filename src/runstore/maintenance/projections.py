@@ -1,6 +1,7 @@
 """The commands on projections: list, rebuild, verify, pause, resume, skip, drop, run."""
 
 import difflib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal, TypeVar
@@ -40,6 +41,9 @@ ProjectionState = Literal["running", "paused", "failed", "unbuilt", "outdated", 
 T = TypeVar("T")
 
 LOCAL_USER = "local"
+
+SETTLE_S = 60.0  # seconds to wait for other runners
+LOOK_S = 0.05  # seconds between two looks at them
 
 STALLED_S = 5.0  # seconds without progress, with events waiting, before a projection counts as stalled
 
@@ -198,8 +202,28 @@ class Projections:
             return reading(connection, tables)
 
     def run(self, names: Sequence[str] = ()) -> None:
-        """Apply the events that the log has now, to these projections or to all."""
+        """Apply the events that the log has now, to these projections or to all.
+
+        Where another runner has a projection, wait until that one has applied them, for SETTLE_S at most.
+        """
+        with self._database.connect() as connection:
+            upto = last_position(connection)
+        deadline = time.monotonic() + SETTLE_S
         self.runner(names).run(once=True)
+        while self._behind(names, upto) and time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+            self.runner(names).run(once=True)
+
+    def _behind(self, names: Sequence[str], upto: int) -> bool:
+        """Whether running tables of these projections, or of all, lack events up to a position."""
+        with self._database.connect() as connection:
+            builds = read_builds(connection)
+        wanted = {*(names or self._known)}
+        return any(
+            build.name in wanted and build.live and not build.inline
+            and build.state == "running" and build.version != UNPREPARED and build.position < upto
+            for build in builds
+        )  # fmt: skip
 
     def runner(self, names: Sequence[str] = ()) -> ProjectionRunner:
         """A runner of these projections, or of all."""
