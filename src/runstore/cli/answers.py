@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 YES, NO = ("y", "yes"), ("n", "no")
 
 
-def answer_of(text: str) -> Any:
-    """An answer from the command line: JSON, or text that is no JSON."""
+def answer_of(text: str, schema: dict[str, Any] | None = None) -> Any:
+    """An answer from the command line: JSON, or text that is no JSON, or that answers a question for text."""
+    if schema is not None and schema.get("type") == "string":
+        return text
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
@@ -60,7 +62,7 @@ def _read(asked: "InputRecord") -> Any:
     approval = asked.kind == "approval"
     line = typer.prompt(shown(asked) + (" [y/n]" if approval else ""), prompt_suffix=" ").strip()
     if not approval:
-        return answer_of(line)
+        return answer_of(line, asked.schema)
     if line.lower() in YES:
         return {"approve": True}
     return {"approve": False} if line.lower() in NO else None

@@ -357,10 +357,13 @@ def answer(
 
     if (answer is None) is (approve is None) or (reason is not None and approve is not False):
         raise typer.BadParameter("give an ANSWER, or --approve, or --reject with or without --reason")
-    given = answer_of(answer) if answer is not None else {"approve": approve}
+    given: Any = {"approve": approve}
     if reason is not None:
         given["reason"] = reason
     with connected(url, api_key) as client:
+        if answer is not None:
+            asked = (each for each in client.inputs(run_id) if each.request_id == request_id)
+            given = answer_of(answer, next((each.schema for each in asked), None))
         run = client.answer(run_id, request_id, given)
     if as_json:
         print_json([run])

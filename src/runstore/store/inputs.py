@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from runstore.core.codec import RecordedEvent, check_depth, json_size
 from runstore.core.errors import (
+    Busy,
     InputClosed,
     InputNotFound,
     InvalidAnswer,
@@ -79,7 +80,7 @@ class InputStore:
             InputClosed: it has another answer, has expired, or the run has ended or is to stop.
             InvalidAnswer: it is null, or does not match the request's schema.
             TooLarge, EventTooDeep, InvalidEvent: it cannot be stored.
-            Busy: too many answers are being checked.
+            Busy: too many answers are being checked, or others append to the run all the time.
         """
         check_depth(answer, "the answer")
         if (size := json_size(answer)) > MAX_ANSWER_BYTES:
@@ -90,11 +91,11 @@ class InputStore:
         current: Head | None = head
         for _ in range(ANSWER_TRIES):
             if current is None:
-                break
+                raise InputNotFound(f"there is no run {run_id}")
             with suppress(WrongExpectedSeq):
                 return await self._answer(run_id, current, request_id, answer, by)
             current = await self._log.head(run_id)
-        raise InputClosed(f"others append to run {run_id} all the time: try again")
+        raise Busy(f"others append to run {run_id} all the time: try again")
 
     async def add(self, run_id: str, content: str | list[dict[str, Any]], *, by: Actor) -> int:
         """Add a message to a run under way; returns its seq.

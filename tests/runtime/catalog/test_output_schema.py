@@ -64,3 +64,21 @@ def test_an_object_with_a_very_long_name_is_not_checked_against_patterns() -> No
 def test_a_schema_that_is_nested_without_an_end_is_reported() -> None:
     [told] = messages({"allOf": [{"$ref": "#"}]}, {})
     assert "nested too deep" in told
+
+
+@pytest.mark.parametrize(
+    ("schema", "result"),
+    [
+        ({"type": "string", "pattern": r"^([a-z0-9]+)+@x\.org$"}, "a" * 1_000),
+        ({"patternProperties": {r"^(a|a)*$": {"type": "integer"}}}, {"a" * 1_000 + "!": 1}),
+    ],
+)
+def test_a_match_that_never_ends_is_given_up(schema: dict[str, Any], result: Any) -> None:
+    [told] = messages(schema, result, within_s=0.1)
+    assert "it took more than 0.1 s" in told
+
+
+def test_a_result_is_matched_against_patterns() -> None:
+    schema = {"properties": {"size": {"pattern": "^[SML]$"}}, "required": ["n"]}
+    assert schema_warnings(schema, {"size": "M", "n": 1}) == []
+    assert {warning.path for warning in schema_warnings(schema, {"size": "XL"})} == {"$", "$.size"}

@@ -1,5 +1,13 @@
-"""Checks results against a JSON Schema (draft 2020-12, https://json-schema.org/specification)."""
+"""Checks results against a JSON Schema (draft 2020-12, https://json-schema.org/specification).
 
+A match of a regular expression may never end, holds the interpreter and cannot be interrupted. So a schema
+with patterns is checked in a process of its own, which ends when its time is over.
+"""
+
+import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,9 +20,13 @@ from runstore.runtime.loops.interrupts import Interrupted, clear_interrupt, inte
 
 MAX_SCHEMA_WARNINGS = 100  # warnings about one result
 MAX_WARNING = 500  # characters of one warning
+START_S = 30.0  # seconds for such a process to start, on a busy machine
 # Seconds for one result: the time of some keywords grows with the square of its size, or faster.
 CHECK_S = 2.0
 MAX_MATCHED = 4_096  # characters matched against a pattern, as that call cannot be interrupted
+TOO_DEEP = "the schema or the result is nested too deep"
+_PATTERNS = frozenset({"pattern", "patternProperties"})
+_PROCESS = f"import sys; sys.path[:] = sys.argv[1:]; from {__name__} import check_input; check_input()"
 
 
 class SchemaWarning(Struct, frozen=True):
@@ -39,9 +51,44 @@ def schema_warnings(schema: dict[str, Any], result: Any, *, within_s: float = CH
 
     If the check is aborted, for example after `within_s`, the last warning says so.
     """
-    found: list[SchemaWarning] = []
     if _has_long_name(result):
         return [_given_up(f"the result has a name of more than {MAX_MATCHED:,} characters")]
+    return (_checked_apart if _has_patterns(schema) else _checked)(schema, result, within_s)
+
+
+def check_input() -> None:
+    """Check the result on stdin, in a process of its own; print its warnings."""
+    schema, result, within_s = json.load(sys.stdin)
+    _validator()  # the time of a start is not that of the check
+    signal.setitimer(signal.ITIMER_REAL, within_s + 0.5)  # ends the process during a match
+    json.dump([[each.path, each.message] for each in _checked(schema, result, within_s)], sys.stdout)
+
+
+def _checked_apart(schema: dict[str, Any], result: Any, within_s: float) -> list[SchemaWarning]:
+    try:
+        request = json.dumps([schema, result, within_s]).encode()
+    except RecursionError:
+        return [_given_up(TOO_DEEP)]
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", _PROCESS, *sys.path],
+            input=request,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=START_S + within_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return [_given_up(f"it took more than {within_s:g} s")]
+    if ended.returncode == -signal.SIGALRM:
+        return [_given_up(f"it took more than {within_s:g} s")]
+    if ended.returncode or not ended.stdout:
+        return [_given_up(f"its process ended with the exit code {ended.returncode}")]
+    return [SchemaWarning(path, message) for path, message in json.loads(ended.stdout)]
+
+
+def _checked(schema: dict[str, Any], result: Any, within_s: float) -> list[SchemaWarning]:
+    found: list[SchemaWarning] = []
     try:
         with _interrupted_after(within_s):
             for warning in _warnings(schema, result):
@@ -51,7 +98,7 @@ def schema_warnings(schema: dict[str, Any], result: Any, *, within_s: float = CH
     except Interrupted:
         found.append(_given_up(f"it took more than {within_s:g} s"))
     except RecursionError:
-        found.append(_given_up("the schema or the result is nested too deep"))
+        found.append(_given_up(TOO_DEEP))
     return found[:MAX_SCHEMA_WARNINGS]
 
 
@@ -94,6 +141,20 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
                     over = True
                     clear_interrupt(thread_id)
                 timer.cancel()
+
+
+def _has_patterns(schema: Any) -> bool:
+    """Whether a schema may match texts against a regular expression."""
+    waiting = [schema]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            if not _PATTERNS.isdisjoint(item):
+                return True
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
+    return False
 
 
 def _has_long_name(value: Any) -> bool:

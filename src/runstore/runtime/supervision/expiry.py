@@ -24,7 +24,7 @@ async def expire(event_log: EventLog, run_id: str, now: int) -> None:
         now: UTC, milliseconds since 1970.
     """
     head = await event_log.head(run_id)
-    if head is None or head.closed or head.status != "waiting":
+    if head is None or head.closed or head.cancel_requested or head.status != "waiting":
         return
     events: list[RecordedEvent] = []
     while page := await event_log.read(
