@@ -96,6 +96,7 @@ class ReportedRun(Struct, frozen=True):
     workspace_id: str | None
     status: Status
     created_at: int
+    started_at: int | None
     completed_at: int | None
     deleted: bool
     purged: bool
@@ -288,8 +289,8 @@ def report_runs(connection: Connection, query: RunsQuery) -> RunsReport:
     r, u = runs.c, used.c
     rows: Select[Any] = select(
         r.run_id, r.user_id, r.agent_name, r.session_id, r.workspace_id, r.status, r.created_at,
-        r.completed_at, r.deleted, r.purged, u.error_code, u.stopped_by, u.duration_ms, u.calls, u.tokens,
-        u.cost, u.currency, u.incomplete, u.unpriced, r.state,
+        u.started_at, r.completed_at, r.deleted, r.purged, u.error_code, u.stopped_by, u.duration_ms, u.calls,
+        u.tokens, u.cost, u.currency, u.incomplete, u.unpriced, r.state,
     ).select_from(joined).where(*where)  # fmt: skip
     if query.after is not None:
         rows = rows.where(_after(query.after, by, ascending=query.ascending))
@@ -523,7 +524,7 @@ def _cursor(text: str) -> tuple[int, str]:
 
 
 def _reported(row: Any) -> ReportedRun:
-    known: tuple[Any, Any, Any, Any, Any, Any, Any, Any] = tuple(row[:8])
+    known: tuple[Any, Any, Any, Any, Any, Any, Any, Any, Any] = tuple(row[:9])
     run = decode_state(row.state)
     return ReportedRun(
         *known, bool(row.deleted), bool(row.purged), row.error_code, row.stopped_by, row.duration_ms or 0,

@@ -24,6 +24,9 @@ tokens_per_s = 50
 [agents.clerk]
 factory = "agents:clerk"
 
+[agents.teller]
+factory = "agents:teller"
+
 [agents.broken]
 factory = "agents:broken"
 
@@ -69,6 +72,12 @@ def pay(to: str) -> str:
 
 def clerk():
     return Agent(model=ScriptedModel(), tools=[look_up])
+
+
+def teller():
+    async def tell(input):
+        yield f"told {input}"
+    return tell
 
 
 def broken():

@@ -37,6 +37,12 @@ def hostile():
     return speak
 
 
+def costly():
+    async def speak(input):
+        yield "**a " * 49_000 if input == "stars" else " ".join("`" * n for n in range(1, 600))
+    return speak
+
+
 @tool
 def evil_tool(word: str) -> str:
     \"\"\"Answer with an attack.\"\"\"
@@ -64,7 +70,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerP
     (folder / "attack.txt").write_text(EVERYTHING)
     key = make_key(folder, NAME, "admin")
     agents = "".join(f'\n[agents.{name}]\nfactory = "agents:{name.replace("-", "_")}"\n' for name in
-                     ("hostile", "evil-clerk", "evil-end"))  # fmt: skip
+                     ("hostile", "evil-clerk", "evil-end", "costly"))  # fmt: skip
     with serving(folder, CONFIG + agents, AGENTS + HOSTILE) as server:
         server.http.headers["Authorization"] = f"Bearer {key}"
         body: dict[str, Any] = {"session_id": NAME, "metadata": {NAME: EVERYTHING}}
@@ -176,3 +182,14 @@ def test_a_kept_file_is_only_text(
         "window.pwned === undefined && document.querySelectorAll('script, iframe, svg, a').length === 0"
     )
     assert "evil_tool" in page.inner_text("body")
+
+
+@pytest.mark.parametrize("text", ["stars", "ticks"])
+def test_no_markdown_holds_the_page_up(
+    victim: Tab, attacked: tuple[ServerProcess, str, list[str]], text: str
+) -> None:
+    run_id = attacked[0].begin("costly", text)
+    assert attacked[0].ended(run_id)["status"] == "success"
+    victim.open(f"runs/{run_id}?tab=transcript")
+    victim.find(".entry.said .prose").first.wait_for()
+    untouched(victim)

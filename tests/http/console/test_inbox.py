@@ -1,9 +1,20 @@
 """Runs that wait for a person, and what a model was asked."""
 
-from playwright.sync_api import expect
+from pathlib import Path
 
-from tests.http.console.tab import Tab
-from tests.server import ServerProcess, until
+from playwright.sync_api import Browser, expect
+
+from tests.http.console.conftest import AGENTS, CONFIG
+from tests.http.console.tab import Tab, tab_of
+from tests.server import ServerProcess, serving, until
+
+TEAM = """
+
+def who(request):
+    from runstore import User
+    name = request.headers.get("x-user")
+    return name and User(name, roles=frozenset({"approver"}), workspaces=frozenset({"red"}))
+"""
 
 
 def waiting(console: ServerProcess, text: str) -> str:
@@ -70,3 +81,27 @@ def test_a_message_is_added_to_a_run_under_way(console: ServerProcess, tab: Tab)
     [added] = [event for event in console.events(run_id) if event["type"] == "input.added"]
     assert added["data"]["content"] == "hurry up"
     console.stop_run(run_id)
+
+
+def test_an_approver_answers_for_another_member_of_the_workspace(browser: Browser, tmp_path: Path) -> None:
+    config = f'{CONFIG}\n[server]\nauthenticate = "agents:who"\n'
+    with serving(tmp_path, config, AGENTS + TEAM) as server:
+        server.http.headers["x-user"] = "ann"
+        run_id = server.begin("bank", "pay the rent", workspace_id="red")
+        until(lambda: server.record(run_id)["status"] == "waiting", "the run waits")
+        url, headers = str(server.http.base_url), {"x-user": "ben"}
+        with tab_of(browser, url, extra_http_headers=headers) as tab:
+            tab.open("inbox")
+            tab.find(".card", has_text="pay the rent").locator("button", has_text="Approve").click()
+            expect(tab.find(".card")).to_have_count(0)
+        assert server.ended(run_id)["status"] == "success"
+
+
+def test_questions_that_cannot_be_read_are_an_error(console: ServerProcess, tab: Tab) -> None:
+    run_id = waiting(console, "pay nobody")
+    refusal = {"error": {"code": "broken", "message": "The disk is gone."}}
+    tab.page.route("**/inputs", lambda route: route.fulfill(status=500, json=refusal))
+    tab.open("inbox")
+    tab.shows("The disk is gone.")
+    console.http.post(f"/runs/{run_id}/stop")
+    console.ended(run_id)

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.http.console.tab import Tab
 from tests.server import ServerProcess
@@ -126,6 +126,9 @@ def test_a_run_is_forked_at_the_time_of_the_slider(console: ServerProcess, tab: 
     assert forked is not None
     record = console.ended(forked[1])
     assert (record["parent_run_id"], record["status"]) == (run_id, "success")
+    expect(tab.find(f".facts a[href*='runs/{run_id}']")).to_have_text(run_id[-12:])
+    tab.find(".facts a", has_text="compare").click()
+    tab.shows("Compare two runs", "h1")
     types = [each["type"] for each in console.events(forked[1])]
     assert types.count("tool.started") == 0  # its result came from the log
 
@@ -142,3 +145,63 @@ def test_a_run_is_kept_as_ndjson_html_and_markdown(console: ServerProcess, tab: 
     assert "default-src 'none'" in html
     assert "<script" not in html
     assert not re.search(r"https?://", html)
+
+
+def test_the_first_sight_of_a_run_has_its_answer_and_what_each_step_did(
+    console: ServerProcess, tab: Tab
+) -> None:
+    run_id = clerks_run(console)
+    tab.open(f"runs/{run_id}")
+    answer = console.record(run_id)["result"]["text"]
+    expect(tab.find(".answer-box")).to_contain_text(answer[:20])
+    expect(tab.find(".step.tool .preview")).to_contain_text("word")
+    expect(tab.find(".step.model .preview").last).to_contain_text(answer[:20])
+    expect(tab.find(".step.model .spent").last).to_contain_text(re.compile(r"\d tok"))
+    tab.find(".step.tool").click()
+    expect(tab.find(".answer-box")).to_have_count(0)
+
+
+def test_the_reason_of_a_stop_is_shown_but_not_before_it(console: ServerProcess, tab: Tab) -> None:
+    run_id = console.begin_silent()
+    console.http.post(f"/runs/{run_id}/stop", json={"reason": "user_cancelled"})
+    reason = console.ended(run_id)["reason"]
+    tab.open(f"runs/{run_id}")
+    expect(tab.find(".run-head .facts")).to_contain_text(f"reason{reason}")
+    expect(tab.find(".run-head .facts")).to_contain_text("stopped by")
+    tab.open(f"runs/{run_id}?at=2")
+    expect(tab.find(".run-head .status")).to_have_text("running")
+    expect(tab.find(".run-head .facts")).not_to_contain_text("stopped by")
+    expect(tab.find(".run-head .facts")).not_to_contain_text("reason")
+
+
+def test_a_past_that_cannot_be_read_is_an_error_and_not_the_present(console: ServerProcess, tab: Tab) -> None:
+    run_id = console.begin("quick", "one two three four")
+    console.ended(run_id)
+    [second] = [each["seq"] for each in console.events(run_id) if each["type"] == "llm.token"][1:2]
+    refusal = {"error": {"code": "broken", "message": "The disk is gone."}}
+    tab.page.route("**types=llm.token*", lambda route: route.fulfill(status=500, json=refusal))
+    tab.open(f"runs/{run_id}?tab=transcript&at={second}")
+    tab.shows("The disk is gone.")
+    assert tab.find(".entry.said").count() == 0
+
+
+def test_text_that_is_not_loaded_is_named(console: ServerProcess, tab: Tab) -> None:
+    run_id = console.begin("quick", "word " * 60)
+    console.ended(run_id)
+    last = [each["seq"] for each in console.events(run_id) if each["type"] == "llm.token"][-1]
+
+    def nothing(route: Route) -> None:
+        after = int(re.findall(r"after=(\d+)", route.request.url)[0])
+        route.fulfill(json={"data": [], "next": after + 1})
+
+    tab.page.route("**types=llm.token*", nothing)
+    tab.open(f"runs/{run_id}?tab=transcript&at={last}")
+    tab.shows(f"and {last} is not loaded", ".hint")
+
+
+def test_a_kept_file_has_the_text_of_an_agent_without_messages(console: ServerProcess, tab: Tab) -> None:
+    run_id = console.begin("teller", "tales")
+    console.ended(run_id)
+    tab.open(f"runs/{run_id}")
+    for label in ("HTML", "Markdown"):
+        assert "told tales" in downloaded(tab.page, label)

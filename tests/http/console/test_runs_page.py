@@ -1,13 +1,25 @@
 """The list of runs in a browser."""
 
 import re
+from typing import Any
 
-from playwright.sync_api import expect
+import pytest
+from playwright.sync_api import Route, expect
 
 from tests.http.console.tab import Tab
 from tests.server import ServerProcess
 
 ROW = ".run-row:not(.head)"
+SLOW_READS = """
+const real = window.fetch;
+window.fetch = async (url, options) => {
+  const answer = await real(url, options);
+  if (!String(url).includes("/audit/runs")) return answer;
+  await new Promise((done) => setTimeout(done, 2_000));
+  options.signal?.throwIfAborted();
+  return answer;
+};
+"""
 
 
 def test_a_run_that_starts_and_ends_is_shown_live(console: ServerProcess, tab: Tab) -> None:
@@ -103,3 +115,74 @@ def test_j_k_and_enter_open_a_run(console: ServerProcess, tab: Tab) -> None:
     expect(tab.find(f"{ROW}.cursor")).to_contain_text("the older")
     tab.page.keyboard.press("Enter")
     tab.page.wait_for_url("**/console/runs/*-*")
+
+
+@pytest.mark.slow
+def test_a_slow_list_is_shown_while_runs_change_all_the_time(console: ServerProcess, tab: Tab) -> None:
+    console.ended(console.begin("quick", "a steady one", session_id="busy"))
+    tab.page.add_init_script(SLOW_READS)
+    tab.open("runs?session=busy&status=success")
+    for _ in range(40):
+        console.begin("quick", "hurry", session_id="hurry")
+        tab.page.wait_for_timeout(200)
+        if tab.find(ROW, has_text="a steady one").count():
+            return
+    raise AssertionError("the list was never shown")
+
+
+def test_rows_that_nobody_scrolled_to_leave_the_list(console: ServerProcess, tab: Tab) -> None:
+    console.ended(console.begin("quick", "one of many", session_id="many"))
+    pages = 0
+
+    def answer(route: Route) -> None:
+        nonlocal pages
+        pages += 1
+        page: dict[str, Any] = route.fetch().json()
+        [run] = page["data"]
+        ids = [f"{run['run_id'][:24]}{pages * 100 - n:012x}" for n in range(-100, 100)]
+        route.fulfill(json={**page, "data": [{**run, "run_id": run_id} for run_id in ids], "next": ids[-1]})
+
+    tab.page.route("**/audit/runs?*", answer)
+    tab.open("runs?session=many&status=success")
+    expect(tab.find("[role=table]")).to_have_attribute("aria-rowcount", "200")
+    tab.shows("live", ".live")
+    while pages < 3:
+        console.ended(console.begin("quick", "a change"))
+        tab.page.wait_for_timeout(100)
+    newest = f"{300 + 100:012x}"
+    tab.find(f"{ROW} a[href$='{newest}']").wait_for()
+    expect(tab.find("[role=table]")).to_have_attribute("aria-rowcount", "200")
+
+
+def test_a_duration_begins_with_the_start_and_not_in_the_queue(console: ServerProcess, tab: Tab) -> None:
+    console.ended(console.begin("quick", "it waited long", session_id="queue"))
+    run_id = console.begin("silent", "it still works", session_id="queue")
+
+    def answer(route: Route) -> None:
+        page: dict[str, Any] = route.fetch().json()
+        for run in page["data"]:
+            run["created_at"] = "2020-01-01T00:00:00.000Z"
+        route.fulfill(json=page)
+
+    tab.page.route("**/audit/runs?*", answer)
+    tab.open("runs?session=queue")
+    for text in ("it waited long", "it still works"):
+        took = tab.find(ROW, has_text=text).locator(".num").first
+        expect(took).to_have_text(re.compile(r"^[\d.]+ m?s$"))
+    console.stop_run(run_id)
+
+
+def test_visits_within_ten_minutes_ask_for_the_same_changes(console: ServerProcess, tab: Tab) -> None:
+    tab.open()
+    tab.shows("live", ".live")
+    [asked] = [each.url for each in tab.requests if "/audit/events/stream" in each.url]
+    assert re.search(r"since=[-\d]+T\d\d%3A\d0%3A00\.000Z", asked)
+
+
+def test_a_link_to_all_runs_clears_the_search(console: ServerProcess, tab: Tab) -> None:
+    console.ended(console.begin("quick", "always here"))
+    tab.open("runs?q=nobodysaidthis")
+    tab.find("a", has_text="Show all runs").click()
+    tab.shows("always here", ROW)
+    expect(tab.find("#search")).to_have_value("")
+    assert "q=" not in tab.page.url

@@ -36,6 +36,7 @@ async def test_a_run_is_reported_with_what_it_used_also_when_it_is_deleted(serve
     assert (run["user_id"], run["agent"], run["status"]) == ("local", "quick", "success")
     assert (run["calls"], run["unpriced"], run["cost"], run["deleted"]) == (1, True, 0, False)
     assert run["tokens"] == 6
+    assert run["created_at"] <= run["started_at"] <= run["completed_at"]
     server.http.delete(f"/runs/{run['run_id']}").raise_for_status()
     asked = {"session_id": session, "sort": "tokens", "text": '"zebra crossing"'}
     await until(lambda: len(ask(server.http, "/audit/runs", **asked)["data"]) > 0)

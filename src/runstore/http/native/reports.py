@@ -88,6 +88,7 @@ class AuditRun(Struct, frozen=True):
     workspace_id: str | None
     status: Status
     created_at: Time
+    started_at: Time | None
     completed_at: Time | None
     deleted: bool
     purged: bool
@@ -428,12 +429,13 @@ def _runs_query(request: Request, *, own: bool) -> RunsQuery:
 
 
 def _run(run: ReportedRun) -> AuditRun:
+    started_at = None if run.started_at is None else timestamp(run.started_at)
     completed_at = None if run.completed_at is None else timestamp(run.completed_at)
     return AuditRun(
         run.run_id, run.user_id, run.agent, run.session_id, run.workspace_id, run.status,
-        timestamp(run.created_at), completed_at, run.deleted, run.purged, run.error_code, run.stopped_by,
-        run.duration_ms, run.calls, run.tokens, _amount(run.cost), run.currency, run.incomplete, run.unpriced,
-        run.title, run.error, run.cancel_requested,
+        timestamp(run.created_at), started_at, completed_at, run.deleted, run.purged, run.error_code,
+        run.stopped_by, run.duration_ms, run.calls, run.tokens, _amount(run.cost), run.currency,
+        run.incomplete, run.unpriced, run.title, run.error, run.cancel_requested,
     )  # fmt: skip
 
 

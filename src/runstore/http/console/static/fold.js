@@ -25,6 +25,7 @@ export class Fold {
     this.lastAt = null;
     this.requests = new Map(); // open input requests, by id
     this.from = 0; // events up to this seq are left out
+    this.cut = null; // `{from, to}`: streamed text between these events is not loaded
     this.requestsMade = 0; // requests to models
     this.version = 0; // grows with each change
     this.#begin();
@@ -317,6 +318,9 @@ export function textOf(call) {
   if (call.content) return call.content.map((block) => block.text ?? "").join("");
   return call.tokens.map((token) => token.text).join("");
 }
+
+/** When a model call said its first text, in ms; null if that is not known. */
+export const firstOf = (call) => call.firstToken ?? (call.usage?.first_token_ms ? call.start + call.usage.first_token_ms : null);
 
 export function reasoningOf(call) {
   const blocks = call.content?.map((block) => block.reasoningContent?.reasoningText?.text ?? "").join("");

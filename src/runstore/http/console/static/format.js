@@ -47,6 +47,9 @@ export function ago(time, now) {
   return time.slice(0, 10);
 }
 
+/** How long a run has worked, in ms; null for one that has not started. `now`: where it ends if it is open. */
+export const tookOf = (run, now) => (run.started_at ? (run.completed_at ? Date.parse(run.completed_at) : now) - Date.parse(run.started_at) : null);
+
 export const moment = (time) => dayAndTime.format(new Date(time));
 export const clock = (time) => clockTime.format(new Date(time));
 export const bytes = (size) => (size < 1_024 ? `${size} B` : size < 1 << 20 ? `${(size / 1_024).toFixed(1)} KB` : `${(size / (1 << 20)).toFixed(1)} MB`);

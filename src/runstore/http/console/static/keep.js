@@ -1,7 +1,7 @@
 // A run as a file: NDJSON of all events, Markdown, or one HTML file that shows the transcript offline.
 
 import { errorOf, request } from "./api.js";
-import { Fold, reasoningOf, STRUCTURE, textOf } from "./fold.js";
+import { Fold, reasoningOf, textOf } from "./fold.js";
 import { duration, moment } from "./format.js";
 import { entriesOf } from "./parts/transcript.js";
 
@@ -25,14 +25,14 @@ export function save(name, blob) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-async function lines(runId, types) {
-  const response = await request(`/runs/${runId}/events`, { query: { types }, headers: { Accept: "application/x-ndjson" }, cache: "no-store" });
+async function lines(runId) {
+  const response = await request(`/runs/${runId}/events`, { headers: { Accept: "application/x-ndjson" }, cache: "no-store" });
   if (!response.ok) throw await errorOf(response);
   return response;
 }
 
 async function folded(runId) {
-  const text = await (await lines(runId, STRUCTURE)).text();
+  const text = await (await lines(runId)).text();
   const fold = new Fold(runId);
   for (const line of text.split("\n")) if (line) fold.add(JSON.parse(line));
   return fold;

@@ -110,21 +110,21 @@ export class RunData {
     fold.addAll(known);
     const after = Math.max(fold.unsaid, first);
     if (after >= seq) return fold;
-    const text = await this.#text(after, seq, signal);
-    if (!text.length) return fold;
+    const { text, cut } = await this.#text(after, seq, signal);
+    if (!text.length) return Object.assign(fold, { cut });
     const rest = [...known.filter((event) => event.seq > after), ...text].sort((a, b) => a.seq - b.seq);
-    return begin().addAll(known.filter((event) => event.seq <= after)).addAll(rest);
+    return Object.assign(begin().addAll(known.filter((event) => event.seq <= after)).addAll(rest), { cut });
   }
 
   async #text(after, upto, signal) {
-    const found = [];
+    const text = [];
     let next = after;
     for (let pages = 0; next !== null && next < upto && pages < UNSAID_PAGES; pages += 1) {
       const page = await this.#page(next, { types: "llm.token,llm.reasoning" }, signal);
-      found.push(...page.data.filter((event) => event.seq <= upto && isStreamed(event)));
+      text.push(...page.data.filter((event) => event.seq <= upto && isStreamed(event)));
       next = page.next;
     }
-    return found;
+    return { text, cut: next !== null && next < upto ? { from: next, to: upto } : null };
   }
 
   /** Once all is loaded: read the text that no message repeats, and follow a run that is open. */

@@ -6,11 +6,12 @@ const PAGE = 200; // runs of a page
 const CHANGES = "lifecycle.*,cancel.requested,run.deleted";
 const ENDINGS = { "lifecycle.completed": "success", "lifecycle.failed": "error", "lifecycle.cancelled": "stopped" };
 const HIERARCHY = "hierarchy:";
+const SPAN_MS = 600_000;
 const AT_ONCE = 4; // requests of an action on several runs
 
 /** A page of runs, `{data, totals, next}`. Without the projection `usage`, as the plain list has them. */
-export async function listRuns(query, session, { after, limit = PAGE, signal } = {}) {
-  const asked = { deleted: "false", ...query, after, limit };
+export async function listRuns(query, session, { after, limit = PAGE, totals = true, signal } = {}) {
+  const asked = { deleted: "false", ...query, after, limit, totals: String(totals) };
   if (!session.readsAll) asked.user_id = session.user_id;
   try {
     return await get("/audit/runs", asked, signal);
@@ -24,11 +25,8 @@ export async function listRuns(query, session, { after, limit = PAGE, signal } =
 
 /** A run record in the form of the list. */
 export function fromRecord(record) {
-  const { agent_name: agent, started_at: start, completed_at: end, usage } = record;
-  return {
-    ...record, agent, title: textOf(record.input), tokens: usage.total_tokens ?? 0, cost: 0, currency: "",
-    duration_ms: start && end ? Date.parse(end) - Date.parse(start) : 0,
-  };
+  const { agent_name: agent, usage } = record;
+  return { ...record, agent, title: textOf(record.input), tokens: usage.total_tokens ?? 0, cost: 0, currency: "" };
 }
 
 /** The text of an input: itself, or that of its content blocks. */
@@ -41,20 +39,20 @@ export function textOf(input) {
 /** The stream that tells of changes of the runs that the user may see. */
 export function changesOf(session) {
   if (!session.readsAll) return { path: "/stream", query: { types: CHANGES } };
-  // What happened just before is sent again: clocks differ, and a change twice is the same change.
-  return { path: "/audit/events/stream", query: { types: CHANGES, since: new Date(Date.now() - 10_000).toISOString() } };
+  // What happened just before is sent again: clocks differ, and a change twice is the same change. Whole spans of
+  // time: the audit log records each different question of an admin.
+  const since = Math.floor((Date.now() - 10_000) / SPAN_MS) * SPAN_MS;
+  return { path: "/audit/events/stream", query: { types: CHANGES, since: new Date(since).toISOString() } };
 }
 
 /** A run of the list after an event; the same object if the event changes nothing that is shown. */
 export function changed(run, event) {
   if (event.type in ENDINGS) {
-    const from = run.started_at ?? run.created_at;
     const error = event.type === "lifecycle.failed" ? event.data.message : null;
-    const duration_ms = run.duration_ms || Date.parse(event.at) - Date.parse(from);
-    return { ...run, status: ENDINGS[event.type], completed_at: event.at, duration_ms, error };
+    return { ...run, status: ENDINGS[event.type], completed_at: event.at, error };
   }
   if (event.type === "lifecycle.started" && run.status !== "running" && !run.completed_at) {
-    return { ...run, status: "running", started_at: event.at };
+    return { ...run, status: "running", started_at: run.started_at ?? event.at };
   }
   if (event.type === "cancel.requested") return { ...run, cancel_requested: true };
   if (event.type === "run.deleted") return null;
@@ -65,8 +63,8 @@ export function changed(run, event) {
 export function begun(event) {
   const { agent, user_id, session_id = null, input } = event.data;
   return {
-    run_id: event.run_id, agent, user_id, session_id, status: "queued", created_at: event.at, completed_at: null,
-    title: textOf(input), tokens: 0, cost: 0, currency: "", duration_ms: 0, cancel_requested: false, error: null,
+    run_id: event.run_id, agent, user_id, session_id, status: "queued", created_at: event.at, started_at: null, completed_at: null,
+    title: textOf(input), tokens: 0, cost: 0, currency: "", cancel_requested: false, error: null,
   };
 }
 

@@ -3,7 +3,7 @@
 import { html, useEffect, useMemo, useState } from "../vendor/htm-preact.js";
 import { get } from "../api.js";
 import { Fold, STRUCTURE, textOf } from "../fold.js";
-import { compact, duration, money, shortId } from "../format.js";
+import { compact, duration, money, shortId, tookOf } from "../format.js";
 import { title, useGet } from "../hooks.js";
 import { aligned, wordsOf } from "../diff.js";
 import { Loading, Problem } from "../parts/problem.js";
@@ -49,7 +49,7 @@ function Row({ name, a, b, texts = false }) {
 function Comparison({ a, b, prices }) {
   const costs = [a, b].map(({ fold, record }) => [...fold.byKey.values()].map((node) => node.kind === "model" && costOf(node.usage, prices, record.created_at.slice(0, 10))).filter(Boolean));
   const cost = costs.map((each) => (each.length ? money(each.reduce((sum, one) => sum + one.cost, 0), each[0].currency) : "–"));
-  const took = [a, b].map(({ record }) => (record.completed_at ? duration(Date.parse(record.completed_at) - Date.parse(record.started_at ?? record.created_at)) : "–"));
+  const took = [a, b].map(({ record }) => duration(tookOf(record, Date.now())));
   const pairs = aligned(a.steps, b.steps, keyOf);
   return html`<div class="scrolls"><table class="compare"><thead><tr><th></th>${[a, b].map(({ record }) => html`<th key=${record.run_id}><a href=${href(`runs/${record.run_id}`)}>${line(inputText(record.input), 60) || "run"}</a> <code>${shortId(record.run_id)}</code></th>`)}</tr></thead><tbody>
     <tr class=${a.record.status === b.record.status ? "" : "differs"}><th scope="row">State</th>${[a, b].map(({ record }) => html`<td><${Status} status=${record.status} /></td>`)}</tr>

@@ -1,22 +1,23 @@
 // One run: its steps, its text, its events, at any time; and what can be done with it.
 
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/htm-preact.js";
-import { compact, duration, money, moment, shortId } from "../format.js";
+import { compact, duration, money, moment, shortId, tookOf } from "../format.js";
 import { title, useGet, useNow, useSettled } from "../hooks.js";
 import { keepHtml, keepLines, keepMarkdown } from "../keep.js";
 import { useKeys } from "../keys.js";
 import { attempt } from "../notes.js";
 import { Confirm, Dialog } from "../parts/dialog.js";
-import { Detail, Facts } from "../parts/detail.js";
+import { Cut, Detail, Facts } from "../parts/detail.js";
 import { Events } from "../parts/events.js";
 import { Json } from "../parts/json.js";
 import { Loading, Problem } from "../parts/problem.js";
 import { TimeSlider } from "../parts/slider.js";
 import { isOpen, Status } from "../parts/status.js";
 import { Transcript } from "../parts/transcript.js";
+import { Result } from "../parts/blocks.js";
 import { Waterfall } from "../parts/waterfall.js";
 import { Question } from "../parts/answer.js";
-import { rowsOf } from "../fold.js";
+import { firstOf, rowsOf } from "../fold.js";
 import { costOf } from "../prices.js";
 import { go, href, setParams } from "../route.js";
 import { RunData } from "../run-data.js";
@@ -39,18 +40,21 @@ function useRun(runId) {
   return data.current;
 }
 
-/** The fold that is shown: that of now, or of the time that the slider is at. */
+/** What is shown, `{fold, error}`: the run as it is now, or at the time of the slider. Both null: not known yet. */
 function useFoldAt(data, at) {
   const [past, setPast] = useState(null);
   const wanted = useSettled(at, SETTLE_MS);
-  const loaded = data.events.length;
+  const reachable = data.record !== null && (data.next === null || wanted <= data.next || !data.loading);
   useEffect(() => {
-    if (!wanted) return void setPast(null);
+    if (!wanted) setPast(null);
+    if (!wanted || !reachable) return undefined;
     const abort = new AbortController();
-    data.at(wanted, abort.signal).then((fold) => !abort.signal.aborted && setPast({ at: wanted, fold }), () => {});
+    const found = (part) => !abort.signal.aborted && setPast({ fold: null, error: null, ...part });
+    data.at(wanted, abort.signal).then((fold) => found({ fold }), (error) => found({ error }));
     return () => abort.abort();
-  }, [wanted, loaded]);
-  return at && past ? past.fold : data.fold;
+  }, [wanted, reachable, data.first]);
+  if (!at) return { fold: data.fold, error: null };
+  return past ?? { fold: null, error: null }; // while the slider moves, the place before stays
 }
 
 function Actions({ record, session, onNote, onDelete, onFork, onStop }) {
@@ -73,11 +77,11 @@ function Actions({ record, session, onNote, onDelete, onFork, onStop }) {
 
 function Head({ data, record, fold, at, now, prices, session, ...actions }) {
   const status = at || isOpen(record.status) ? fold.status : record.status;
-  const created = Date.parse(record.created_at);
-  const began = record.started_at ? Date.parse(record.started_at) : null;
-  const ended = record.completed_at ? Date.parse(record.completed_at) : now;
-  const waited = (began ?? ended) - created;
+  const shown = at ? { started_at: record.started_at <= fold.lastAt ? record.started_at : null, completed_at: fold.lastAt } : record;
+  const waited = Date.parse(shown.started_at ?? shown.completed_at ?? new Date(now).toISOString()) - Date.parse(record.created_at);
+  const starter = record.started_by?.user_id;
   const tokens = at || isOpen(record.status) ? fold.usage.input_tokens + fold.usage.output_tokens : record.usage.total_tokens;
+  const first = useMemo(() => firstTokenOf(fold), [fold, fold.version]);
   const cost = useMemo(() => costOfRun(fold, prices, record), [fold, fold.version, prices]);
   return html`<header class="run-head">
     <nav class="crumbs dim" aria-label="Place"><a href=${href("runs")}>Runs</a> / <code>${shortId(record.run_id)}</code>
@@ -88,17 +92,31 @@ function Head({ data, record, fold, at, now, prices, session, ...actions }) {
       ["agent", html`<a href=${href("runs", { agent: record.agent_name })}>${plain(record.agent_name)}</a>`],
       ["user", html`<a href=${href("runs", { user: record.user_id })}>${plain(record.user_id)}</a>`],
       ["session", record.session_id && html`<a href=${href("sessions", { user: record.user_id, session: record.session_id })}>${line(record.session_id, 40)}</a>`],
-      ["started", html`<span title=${moment(record.created_at)}>${moment(record.created_at)}</span>`],
+      ["workspace", record.workspace_id && line(record.workspace_id, 40)],
+      ["started by", starter && starter !== record.user_id && plain(starter)],
+      ["fork of", record.parent_run_id && html`<a href=${href(`runs/${record.parent_run_id}`)}>${shortId(record.parent_run_id)}</a> (<a href=${href("compare", { a: record.parent_run_id, b: record.run_id })}>compare</a>)`],
+      ["created", moment(record.created_at)],
       ["queued for", waited >= NOTABLE_MS ? duration(waited) : null],
-      ["duration", began === null ? null : duration(ended - began)],
+      ["first token", first && duration(first - Date.parse(record.started_at))],
+      ["duration", shown.started_at && duration(tookOf(shown, now))],
       ["tokens", tokens ? compact(tokens) : null],
       ["cost", cost ? money(cost.cost, cost.currency) : null],
-      ["attempts", record.attempt > 1 ? record.attempt : null],
-      ["stopped by", record.stopped_by && plain(record.stopped_by.user_id)],
+      ["attempts", !at && record.attempt > 1 ? record.attempt : null],
+      ["stopped by", !at && record.stopped_by && plain(record.stopped_by.user_id)],
+      ["reason", !at && record.reason && line(record.reason, 90)],
     ]} />
     ${record.error && !at && html`<p class="hint error"><strong>${plain(record.error_code)}</strong> ${plain(record.error)}</p>`}
     ${record.deleted && html`<p class="hint">This run is deleted. Only admins and auditors see it.</p>`}
   </header>`;
+}
+
+/** The time of the first text that is known, in ms; of an ended call by its usage. */
+function firstTokenOf(fold) {
+  for (const node of fold.byKey.values()) {
+    const first = node.kind === "model" ? firstOf(node) : null;
+    if (first) return first;
+  }
+  return null;
 }
 
 function costOfRun(fold, prices, record) {
@@ -152,7 +170,7 @@ export default function RunPage({ runId, params }) {
   const { data: priced } = useGet("/prices");
   const prices = priced?.data ?? [];
   const at = Number(params.get("at")) || null;
-  const fold = useFoldAt(data, at);
+  const { fold, error: lost } = useFoldAt(data, at);
   const tab = params.get("tab") ?? "";
   const [closed, setClosed] = useState(new Set());
   const [follow, setFollow] = useState(false);
@@ -165,7 +183,7 @@ export default function RunPage({ runId, params }) {
 
   const chosen = params.get("step");
   const select = (node) => setParams({ step: node?.key ?? null, tab: null, from: null });
-  const rows = () => rowsOf(fold.roots, closed);
+  const rows = () => (fold ? rowsOf(fold.roots, closed) : []);
   const move = (by) => () => {
     const found = rows();
     const index = found.findIndex(({ node }) => node.key === chosen);
@@ -178,7 +196,7 @@ export default function RunPage({ runId, params }) {
     return found;
   });
   const fold1 = (wanted) => () => {
-    const node = fold.byKey.get(chosen);
+    const node = fold?.byKey.get(chosen);
     if (node && closed.has(node.key) === wanted) toggle(node);
   };
   const goTab = (name) => setParams({ tab: name || null, from: null });
@@ -191,6 +209,7 @@ export default function RunPage({ runId, params }) {
   });
 
   if (!record) return data.error ? html`<${Problem} error=${data.error} onRetry=${() => location.reload()} />` : html`<${Loading} />`;
+  if (!fold) return lost ? html`<${Problem} error=${lost} onRetry=${() => location.reload()} />` : html`<${Loading} />`;
   const node = chosen ? fold.byKey.get(chosen) : null;
   const onAt = (seq) => setParams({ at: seq });
   const openRequests = at ? [] : [...fold.requests.values()].filter(() => isOpen(record.status));
@@ -207,12 +226,13 @@ export default function RunPage({ runId, params }) {
     </div>
     ${data.first > 0 && !at && html`<p class="hint">The steps before event ${data.first} are not loaded. <button type="button" class="more" onClick=${() => data.fromStart()}>Load from the beginning</button></p>`}
     ${at && fold.from > 0 && html`<p class="hint">Steps after event ${fold.from} and up to event ${at}.</p>`}
+    ${tab === "" && !node && !at && (record.result ?? null) !== null && html`<${Result} result=${record.result} />`}
     ${tab === "" && html`<div class=${`split ${node ? "open" : ""}`}>
       <${Waterfall} fold=${fold} version=${fold.version} now=${at ? Date.parse(fold.lastAt ?? record.created_at) : now} closed=${closed} selected=${chosen}
         onToggle=${toggle} onSelect=${select} bottom=${follow && open && !chosen} tail=${html`<${More} data=${data} />`} />
-      ${node && html`<${Detail} key=${node.key} node=${node} data=${data} prices=${prices} day=${record.created_at.slice(0, 10)} now=${now} onClose=${() => select(null)} />`}
+      ${node && html`<${Detail} key=${node.key} node=${node} cut=${fold.cut} data=${data} prices=${prices} day=${record.created_at.slice(0, 10)} now=${now} onClose=${() => select(null)} />`}
     </div>`}
-    ${tab === "transcript" && html`<${Transcript} fold=${fold} version=${fold.version} runId=${runId} follow=${follow && open} onFollow=${setFollow} onSelect=${select} tail=${html`<${More} data=${data} />`} />`}
+    ${tab === "transcript" && html`<${Transcript} fold=${fold} version=${fold.version} runId=${runId} result=${at ? null : record.result} follow=${follow && open} onFollow=${setFollow} onSelect=${select} tail=${html`<${Cut} cut=${fold.cut} /><${More} data=${data} />`} />`}
     ${tab === "events" && html`<${Events} runId=${runId} head=${at ?? Math.max(data.head, fold.last)} from=${Number(params.get("from")) || null} follow=${follow && open}
       onFrom=${(seq) => setParams({ from: seq })} />`}
     ${tab === "record" && html`<${Record} runId=${runId} at=${at} record=${record} />`}

@@ -1,7 +1,7 @@
 // All runs, live: filters and order in the URL, actions on several, and only the visible rows in the document.
 
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/htm-preact.js";
-import { ago, compact, counted, duration, money, moment, number, shortId } from "../format.js";
+import { ago, compact, counted, duration, money, moment, number, shortId, tookOf } from "../format.js";
 import { title, useGet, useNow, useSettled } from "../hooks.js";
 import { useKeys } from "../keys.js";
 import { complain, tell } from "../notes.js";
@@ -18,6 +18,7 @@ import { line, plain } from "../text.js";
 const ROW_PX = 48;
 const NARROW_ROW_PX = 68;
 const REFRESH_MS = 1_500; // between two reads of the first page, while runs change
+const TOTALS_MS = 30_000; // between two reads of the totals, which count all runs
 const MOST_SELECTED = 1_000; // runs of one action
 const WITHIN = { "1h": "last hour", "24h": "last day", "7d": "last 7 days", "30d": "last 30 days" };
 const HOURS = { "1h": 1, "24h": 24, "7d": 168, "30d": 720 };
@@ -38,6 +39,8 @@ function useRuns(query, session) {
   const [state, setState] = useState({ rows: [], totals: null, next: null, error: null, loading: true });
   const [live, setLive] = useState("live");
   const reading = useRef(null);
+  const paged = useRef(false); // older rows were asked for, and are kept
+  const totalled = useRef(0);
   const latest = useRef(state);
   latest.current = state;
   const key = JSON.stringify(query);
@@ -46,11 +49,15 @@ function useRuns(query, session) {
     if (reading.current && after) return;
     reading.current?.abort();
     const abort = (reading.current = new AbortController());
+    const totals = Date.now() - totalled.current >= TOTALS_MS;
+    paged.current ||= Boolean(after);
     try {
-      const page = await listRuns(query, session, { after, signal: abort.signal });
+      const page = await listRuns(query, session, { after, totals, signal: abort.signal });
+      if (totals) totalled.current = Date.now();
       setState((old) => ({
-        rows: after ? joined(old.rows, page.data) : merged(page, old.rows, query.sort),
-        totals: page.totals, next: after || !old.next || page.next === null ? page.next : nextOf(page, old),
+        rows: after ? joined(old.rows, page.data) : paged.current ? merged(page, old.rows, query.sort) : page.data,
+        totals: totals ? page.totals : old.totals,
+        next: after || !paged.current || !old.next || page.next === null ? page.next : nextOf(page, old),
         error: null, loading: false,
       }));
     } catch (error) {
@@ -64,6 +71,8 @@ function useRuns(query, session) {
 
   useEffect(() => {
     setState({ rows: [], totals: null, next: null, error: null, loading: true });
+    totalled.current = 0;
+    paged.current = false;
     latestRead.current();
     return () => reading.current?.abort();
   }, [key]);
@@ -72,7 +81,8 @@ function useRuns(query, session) {
     const abort = new AbortController();
     let timer = null;
     const refresh = () => {
-      timer ??= setTimeout(() => { timer = null; latestRead.current(); }, REFRESH_MS);
+      // A read under way goes to its end: with changes all the time on a slow server, none would otherwise.
+      timer ??= setTimeout(() => { timer = null; if (reading.current) refresh(); else latestRead.current(); }, REFRESH_MS);
     };
     const plainList = !query.text && !query.status && !query.error_code && !query.sort;
     const onEvents = (events) => {
@@ -141,8 +151,6 @@ const fits = (queued, query) =>
   (!query.session_id || queued.session_id === query.session_id);
 
 function Row({ run, index, now, cursor, chosen, onChoose, withUser }) {
-  const open = isOpen(run.status);
-  const took = open ? now - Date.parse(run.created_at) : run.duration_ms;
   const label = line(run.title) || "no input";
   return html`<div class=${`row run-row ${cursor ? "cursor" : ""}`} role="row" aria-rowindex=${index + 1} aria-selected=${chosen}>
     <span role="cell" class="pick"><input type="checkbox" checked=${chosen} aria-label=${`Choose run ${label}`}
@@ -154,7 +162,7 @@ function Row({ run, index, now, cursor, chosen, onChoose, withUser }) {
         : html`<code title=${run.run_id}>${shortId(run.run_id)}</code>`}</span>
     </span>
     ${withUser && html`<span role="cell" class="user dim">${plain(run.user_id)}</span>`}
-    <span role="cell" class="num">${took ? duration(took) : "–"}</span>
+    <span role="cell" class="num">${duration(tookOf(run, now))}</span>
     <span role="cell" class="num tokens">${run.tokens ? compact(run.tokens) : "–"}</span>
     <span role="cell" class="num cost">${money(run.cost, run.currency)}</span>
     <span role="cell" class="num when" title=${moment(run.created_at)}>${ago(run.created_at, now)}</span>
@@ -164,9 +172,13 @@ function Row({ run, index, now, cursor, chosen, onChoose, withUser }) {
 function Filters({ params, session, agents }) {
   const [text, setText] = useState(params.get("q") ?? "");
   const settled = useSettled(text, 300);
+  const asked = params.get("q") ?? "";
   useEffect(() => {
-    if ((params.get("q") ?? "") !== settled.trim()) setParams({ q: settled.trim() });
+    if (asked !== settled.trim()) setParams({ q: settled.trim() });
   }, [settled]);
+  useEffect(() => {
+    if (asked !== settled.trim()) setText(asked); // a link or the history changed the URL
+  }, [asked]);
   const choose = (name) => (event) => setParams({ [name]: event.currentTarget.value });
   const status = params.get("status") ?? "";
   return html`<div class="filters" role="search">
@@ -248,7 +260,7 @@ export default function Runs({ params }) {
       onChange=${(event) => setChosen(new Set(event.currentTarget.checked ? rows.slice(0, MOST_SELECTED).map((run) => run.run_id) : []))} /></span>
     <span role="columnheader">State</span><span role="columnheader">Run</span>
     ${withUser && html`<span role="columnheader" class="user">User</span>`}
-    ${[["duration", "Duration", ""], ["tokens", "Tokens", "tokens"], ["cost", "Cost", "cost"], ["", "Started", "when"]].map(([sort, label, place]) => {
+    ${[["duration", "Duration", ""], ["tokens", "Tokens", "tokens"], ["cost", "Cost", "cost"], ["", "Created", "when"]].map(([sort, label, place]) => {
       const by = (params.get("sort") ?? "") === sort;
       return html`<span key=${label} role="columnheader" class=${`num ${place}`} aria-sort=${by ? "descending" : "none"}>
         <button type="button" class="sort" onClick=${() => setParams({ sort })}>${label}${by ? " ↓" : ""}</button></span>`;

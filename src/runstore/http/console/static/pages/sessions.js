@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from "../vendor/htm-preact.js";
 import { get } from "../api.js";
-import { ago, compact, counted, duration, moment } from "../format.js";
+import { ago, compact, counted, duration, moment, tookOf } from "../format.js";
 import { title, useEvery, useGet, useNow } from "../hooks.js";
 import { Blocks } from "../parts/blocks.js";
 import { Empty, Loading, Problem } from "../parts/problem.js";
@@ -59,7 +59,7 @@ function Turn({ run, now }) {
       ${run.truncated?.includes("input") ? html`<p class="dim">a large input; <a href=${href(`runs/${run.run_id}`)}>open the run</a></p>` : html`<${Blocks} value=${run.input} raw=${true} />`}</div>
     <div class="entry said"><header><span class="who">${plain(run.agent_name)}</span><${Status} status=${run.status} stopping=${run.cancel_requested} />
         <a href=${href(`runs/${run.run_id}`)}>open</a>
-        <time>${run.completed_at ? duration(Date.parse(run.completed_at) - Date.parse(run.created_at)) : ""}${run.usage.total_tokens ? ` · ${compact(run.usage.total_tokens)} tokens` : ""}</time></header>
+        <time>${run.started_at ? duration(tookOf(run, now)) : ""}${run.usage.total_tokens ? ` · ${compact(run.usage.total_tokens)} tokens` : ""}</time></header>
       ${answer ? html`<${Blocks} value=${answer} />` : run.error ? html`<p class="failed">${plain(run.error)}</p>` : run.truncated?.includes("result") ? html`<p class="dim">a large answer; <a href=${href(`runs/${run.run_id}`)}>open the run</a></p>` : null}
     </div></div>`;
 }

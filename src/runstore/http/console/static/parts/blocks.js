@@ -57,6 +57,11 @@ export function Reasoning({ text, open = false }) {
   return html`<details class="reasoning" open=${open}><summary>Reasoning</summary><${Text} text=${text} /></details>`;
 }
 
+/** What a run answered: its text, or all of a result without one. */
+export function Result({ result, title = "Answer" }) {
+  return html`<details class="part answer-box" open><summary>${title}</summary><${Blocks} value=${result.text || result} raw=${title === "Result"} /></details>`;
+}
+
 const isBlocks = (value) => Array.isArray(value) && value.length > 0 && value.every((block) => block && typeof block === "object"
   && ["text", "image", "document", "video", "toolUse", "toolResult", "json", "reasoningContent"].some((name) => name in block));
 

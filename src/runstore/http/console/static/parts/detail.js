@@ -14,8 +14,11 @@ import { Status } from "./status.js";
 
 const COUNTS = [["input_tokens", "input"], ["cache_read_tokens", "from the cache"], ["cache_write_tokens", "into the cache"], ["output_tokens", "output"], ["reasoning_tokens", "reasoning"]];
 
-export const Facts = ({ facts }) => html`<dl class="facts">${facts.filter(([, value]) => value !== null && value !== undefined && value !== "")
+export const Facts = ({ facts }) => html`<dl class="facts">${facts.filter(([, value]) => (value ?? false) !== false && value !== "")
   .map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+
+/** cut: the seq after which streamed text is not loaded, and the seq up to which. */
+export const Cut = ({ cut }) => cut && html`<p class="hint">The text between the events ${cut.from} and ${cut.to} is not loaded.</p>`;
 
 function Section({ title, children, raw, onRaw }) {
   return html`<section class="part"><header><h3>${title}</h3>${onRaw && html`<button type="button" class="more" aria-pressed=${raw}
@@ -78,7 +81,7 @@ function Note({ node }) {
 
 const BODIES = { model: Model, tool: Tool, agent: Agent, attempt: Attempt, question: Answer };
 
-export function Detail({ node, data, prices, day, onClose, now }) {
+export function Detail({ node, cut, data, prices, day, onClose, now }) {
   const Body = BODIES[node.kind] ?? Note;
   const took = (node.end ?? now) - node.start;
   return html`<article class="detail" aria-label="Step">
@@ -90,6 +93,7 @@ export function Detail({ node, data, prices, day, onClose, now }) {
       ${took > 0 && html`<span>${duration(took)}</span>`}
       <a href=${href(`runs/${data.runId}`, { tab: "events", from: node.seq })}>event${node.lastSeq > node.seq ? `s ${node.seq}–${node.lastSeq}` : ` ${node.seq}`}</a>
       <a href=${href(`runs/${data.runId}`, { at: node.lastSeq })}>the run then</a></p>
+    ${node.kind === "model" && !node.content && html`<${Cut} cut=${cut} />`}
     <${Body} node=${node} data=${data} prices=${prices} day=${day} />
   </article>`;
 }

@@ -1,10 +1,11 @@
 // Markdown as elements, never as HTML. What it does not know stays text, as does every tag in it.
 
-import { html } from "../vendor/htm-preact.js";
+import { html, useMemo } from "../vendor/htm-preact.js";
 import { marked } from "../text.js";
 
 const LONGEST = 200_000; // characters; a longer text is shown as it is
-const INLINE = /(`+)([^`]|[^`][\s\S]*?[^`])\1(?!`)|\*\*(?=\S)([\s\S]*?\S)\*\*|(?<![\w*])\*(?=[^\s*])([^*\n]*?[^\s*])\*(?![\w*])|\[([^\]\n]{1,500})\]\(([^()\s]{1,2000})\)|(https?:\/\/[^\s<>"'`)\]]{3,2000})/g;
+// Each alternative looks a bounded way ahead, so that no text takes longer than its length.
+const INLINE = /(?<!`)(`{1,8})(?!`)([^`]|[^`][\s\S]{0,2000}?[^`])\1(?!`)|\*\*(?=\S)((?:(?!\*\*)[\s\S]){0,2000}?\S)\*\*|(?<![\w*])\*(?=[^\s*])([^*\n]*?[^\s*])\*(?![\w*])|\[([^[\]\n]{1,500})\]\(([^()\s]{1,2000})\)|(https?:\/\/[^\s<>"'`)\]]{3,2000})/g;
 
 /** Only links to the web: no `javascript:`, `data:` or other scheme, and none to this server by its path. */
 function safe(link) {
@@ -98,6 +99,5 @@ function blocks(text) {
 }
 
 export function Markdown({ text }) {
-  if (text.length > LONGEST) return html`<div class="prose text">${marked(text)}</div>`;
-  return html`<div class="prose">${blocks(text)}</div>`;
+  return useMemo(() => (text.length > LONGEST ? html`<div class="prose text">${marked(text)}</div>` : html`<div class="prose">${blocks(text)}</div>`), [text]);
 }

@@ -5,7 +5,7 @@ import { reasoningOf, textOf } from "../fold.js";
 import { clock, counted, duration } from "../format.js";
 import { marked, plain } from "../text.js";
 import { Question } from "./answer.js";
-import { Blocks, Reasoning, Text } from "./blocks.js";
+import { Blocks, Reasoning, Result, Text } from "./blocks.js";
 import { Json } from "./json.js";
 import { Status } from "./status.js";
 
@@ -60,7 +60,7 @@ function Entry({ node, runId, onSelect }) {
   return html`<p class="entry mark-line dim">${marked(node.name)} · ${clock(node.start)}${node.data?.message ? html` · <span class="failed">${marked(node.data.message)}</span>` : ""}</p>`;
 }
 
-export function Transcript({ fold, version, runId, follow, onFollow, onSelect, tail }) {
+export function Transcript({ fold, version, runId, result, follow, onFollow, onSelect, tail }) {
   const box = useRef(null);
   const [shown, setShown] = useState(SHOWN);
   const entries = useMemo(() => entriesOf(fold), [fold, version]);
@@ -88,6 +88,7 @@ export function Transcript({ fold, version, runId, follow, onFollow, onSelect, t
       ${follow && more}
       ${visible.map((node) => html`<${Entry} key=${node.key} node=${node} runId=${runId} onSelect=${onSelect} />`)}
       ${!follow && more}
+      ${(result ?? null) !== null && !hidden && !entries.some((node) => node.kind === "model") && html`<${Result} result=${result} title="Result" />`}
       ${tail}
     </div>
   </div>`;

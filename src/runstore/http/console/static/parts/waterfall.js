@@ -1,8 +1,8 @@
 // The steps of a run as a tree beside their times. Drag over the axis to look at a part of the time.
 
 import { html, useMemo, useRef, useState } from "../vendor/htm-preact.js";
-import { rowsOf } from "../fold.js";
-import { duration } from "../format.js";
+import { firstOf, rowsOf, textOf } from "../fold.js";
+import { compact, duration } from "../format.js";
 import { scaleOf } from "../scale.js";
 import { line, plain } from "../text.js";
 import { wordOf } from "./status.js";
@@ -19,10 +19,17 @@ function Bar({ node, scale, now }) {
   const left = scale.at(node.start);
   const right = Math.max(scale.at(endOf(node, now)), left);
   if (node.start > scale.to || endOf(node, now) < scale.from) return null;
-  const first = node.firstToken ?? (node.usage?.first_token_ms ? node.start + node.usage.first_token_ms : null);
+  const first = firstOf(node);
   const waited = first && right > left ? Math.min(Math.max((scale.at(first) - left) / (right - left), 0), 1) : 0;
   return html`<i class=${`bar ${node.kind} ${node.status}`} style=${{ left: `${left * 100}%`, width: `max(3px, ${(right - left) * 100}%)` }}>
     ${waited > 0.01 && html`<i class="waited" style=${{ width: `${waited * 100}%` }}></i>`}</i>`;
+}
+
+/** One line of what a step says or asks. */
+function previewOf(node) {
+  if (node.kind === "tool") return node.input === undefined ? "" : line(JSON.stringify(node.input), 120);
+  if (node.kind !== "model") return "";
+  return line(node.content ? textOf(node) : node.tokens.slice(-20).map((token) => token.text).join(""), 120);
 }
 
 function Row({ row, index, scale, now, closed, selected, onToggle, onSelect }) {
@@ -30,6 +37,7 @@ function Row({ row, index, scale, now, closed, selected, onToggle, onSelect }) {
   const folds = node.children.length > 0;
   const open = folds && !closed.has(node.key);
   const quiet = node.status === "success" || node.status === "" || node.kind === "end";
+  const preview = useMemo(() => previewOf(node), [node.input, node.content, node.lastSeq]);
   const label = node.kind === "model" ? node.name : line(node.name, 120);
   return html`<div class=${`row step ${node.kind} ${node.status} ${selected ? "cursor" : ""}`} role="row" aria-level=${depth + 1}
       aria-rowindex=${index + 1} aria-selected=${selected} aria-expanded=${folds ? open : undefined} onClick=${() => onSelect(node)}>
@@ -38,6 +46,8 @@ function Row({ row, index, scale, now, closed, selected, onToggle, onSelect }) {
         onClick=${(event) => { event.stopPropagation(); onToggle(node); }}>${open ? "▾" : "▸"}</button>` : html`<i class="twist"></i>`}
       <span class=${`kind ${node.kind}`}>${KINDS[node.kind]}</span>
       <span class="label" title=${plain(label)}>${plain(label)}</span>
+      <span class="preview dim">${preview}</span>
+      ${node.usage && html`<span class="spent dim num">${compact(node.usage.input_tokens + node.usage.output_tokens)} tok</span>`}
       ${!quiet && html`<span class=${`word ${node.status}`}>${wordOf(node.status)}</span>`}
     </span>
     <span class="took num" role="gridcell">${TIMED.has(node.kind) || folds ? duration(endOf(node, now) - node.start) : ""}</span>
