@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, TimeoutError, expect
 
 from tests.http.console.conftest import AGENTS, CONFIG
 from tests.http.console.tab import tab_of
 from tests.proxy import line_to
 from tests.server import ServerProcess, serving
 
+OPEN_MS = 2_000
 TOLD = "[...document.querySelectorAll('.entry.said .prose')].map((each) => each.innerText).join('').length"
 
 
@@ -49,11 +50,16 @@ def test_cut_connections_cost_the_text_nothing(browser: Browser, console: Server
     with line_to(console.port, [30_000, 200_000, 60_000, 400_000, 90_000] * 3) as line:
         console.ended(run_id)
         with tab_of(browser, line.url) as tab:
-            for _ in range(20):  # the page itself may be cut, too
+
+            def opens() -> bool:
                 tab.open(f"runs/{run_id}?tab=transcript")
-                tab.page.wait_for_timeout(300)
-                if tab.find(".entry.said").count():
-                    break
+                try:
+                    tab.find(".entry.said").first.wait_for(timeout=OPEN_MS)
+                except TimeoutError:  # the page itself may be cut, too
+                    return False
+                return True
+
+            assert any(opens() for _ in range(20))
             expect(tab.find(".run-head .status")).to_have_text("done")
 
 
