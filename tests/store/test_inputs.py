@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from runstore.core.errors import Busy, WrongExpectedSeq
+from runstore.core.errors import Busy, TooLarge, WrongExpectedSeq
 from runstore.core.events import CancelRequested, InputRequested, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.run import Actor
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime.supervision.expiry import expire
-from runstore.store.inputs import InputStore
+from runstore.store.inputs import MAX_ADDED_BYTES, InputStore
 from tests.contracts.memory_log import MemoryEventLog
 from tests.events import started
 
@@ -50,3 +50,12 @@ async def test_a_question_that_expires_does_not_fail_a_run_that_is_to_stop(stops
     head = await log.head(run_id)
     assert head is not None
     assert head.closed is not stops
+
+
+async def test_an_added_message_is_bounded() -> None:
+    log = MemoryEventLog(MemoryFeed())
+    run_id = await waiting(log)
+    store = InputStore(log)
+    assert await store.add(run_id, "x" * (MAX_ADDED_BYTES - 2), by=Actor("ann")) == 4
+    with pytest.raises(TooLarge, match="524,288 bytes"):
+        await store.add(run_id, "x" * MAX_ADDED_BYTES, by=Actor("ann"))

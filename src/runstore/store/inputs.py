@@ -26,6 +26,7 @@ from runstore.core.times import now_ms
 from runstore.runtime.catalog.output_schema import schema_warnings
 
 MAX_ANSWER_BYTES = 256 << 10  # bytes of an answer as JSON: half of an event, which may repeat the arguments
+MAX_ADDED_BYTES = 512 << 10  # bytes of an added message as JSON: half of an event, which repeats the input
 ANSWER_TRIES = 20  # tries per answer while others append to the run
 CHECKS = 2  # answers checked against their schemas at once: a check takes a whole core
 CHECK_WAIT_S = 5.0  # seconds that a check waits for its turn before the request is refused
@@ -102,9 +103,12 @@ class InputStore:
 
         Raises:
             RunClosed: the run has ended.
-            EventTooLarge, EventTooDeep, InvalidEvent: it cannot be stored.
+            TooLarge, EventTooDeep, InvalidEvent: it cannot be stored.
         """
         check_depth(content, "the content")
+        if (size := json_size(content)) > MAX_ADDED_BYTES:
+            message = f"the content has {size:,} bytes as JSON; the limit is {MAX_ADDED_BYTES:,} bytes"
+            raise TooLarge("added_bytes", message)
         added = InputAdded(content=content, by=by.user_id, key_id=by.key_id)
         return await self._log.append(run_id, [added])
 

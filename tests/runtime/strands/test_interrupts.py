@@ -646,3 +646,18 @@ async def test_a_message_added_before_the_first_answer_is_in_the_next_attempt() 
         recorder = ListRecorder(again_after(recorder.recorded[:last], attempt + 1))
     for heard in playing().heard:
         assert [[block["text"] for block in each["content"]] for each in heard[:1]] == [["hi", "Hurry."]]
+
+
+async def test_added_messages_that_do_not_fit_together_wait_for_the_next_model_call(look: Any) -> None:
+    large = 500_000  # characters: two of them do not fit into one event
+    recorder = ListRecorder()
+    for letter in "xyz":
+        recorder.keep(InputAdded(content=letter * large, by="ann"))
+    playing = model(use(("t1", "look", {"word": "a"})), use(("t2", "look", {"word": "b"})), say("Done."))
+    driven = StrandsAgent(agent(playing(), look), context(), WeakSet())
+    assert isinstance(await driven.run("hi", [], recorder), AgentResult)
+    added = [
+        [block["text"][0] for block in heard[-1]["content"] if "text" in block] for heard in playing().heard
+    ]
+    assert added == [["h", "x"], ["y"], ["z"]]
+    assert [event.added for event in recorder.of(InputReplaced)] == [3, 4, 5]

@@ -33,6 +33,7 @@ from strands.middleware import (
     TypedEvent,
 )
 
+from runstore.core.codec import json_size
 from runstore.core.content import with_bytes
 from runstore.core.errors import AgentError, RunstoreError
 from runstore.core.events import (
@@ -48,6 +49,7 @@ from runstore.core.events import (
 from runstore.core.ports import RunContext
 from runstore.core.run import add_usage
 from runstore.runtime.memory.at_most_once import CODE, is_at_most_once
+from runstore.runtime.memory.oversized import PART_BYTES
 from runstore.runtime.memory.requests import Requests
 from runstore.runtime.memory.resume import Conversation, Memory, Place, digest_of, is_root
 from runstore.runtime.strands.answers import Answers
@@ -330,23 +332,30 @@ class Hooks:
     async def _add_messages(self, event: BeforeModelCallEvent) -> None:
         """Add what people have said since the last model call to the model's input.
 
-        It joins the last message, as providers refuse two messages of one role in a row.
+        It joins the last message, as providers refuse two messages of one role in a row. What does not fit
+        into one event with that message waits for the next model call.
         """
         place, messages = self._place(event.agent), event.agent.messages
         if not _is_run(place) or place not in self._logged or not messages or messages[-1]["role"] != "user":
             return
-        if added := await self._recorder.added(self._memory.added):
-            said: list[Any] = []
-            for each in added:
-                said += (
-                    [{"text": each.content}] if isinstance(each.content, str) else with_bytes(each.content)
-                )
-            messages[-1]["content"] = [*messages[-1]["content"], *said]
+        if not (added := await self._recorder.added(self._memory.added)):
+            return
+        last, before = messages[-1], messages[-1]["content"]
+        said: list[Any] = []
+        room = PART_BYTES - json_size(bare(last))
+        for each in added:
+            blocks = [{"text": each.content}] if isinstance(each.content, str) else each.content
+            room -= json_size(blocks)
+            if room < 0:
+                break
+            said += with_bytes(blocks)
+            self._memory.added = each.seq
+        if said:
+            last["content"] = [*before, *said]
+            joined = InputReplaced(agent=place[0], messages=[bare(last)], added=self._memory.added)
+            if await self._recorder.try_record(joined):
+                last["content"] = before  # the model hears only what is in the log
             self._logged[place].redacted(messages)
-            self._memory.added = added[-1].seq
-            await self._recorder.record(
-                InputReplaced(agent=place[0], messages=[bare(messages[-1])], added=added[-1].seq)
-            )
 
     async def _input_redacted(self, event: AfterModelCallEvent) -> None:
         """Record a guardrail's redaction of the model's input, for which strands has no hook."""
