@@ -190,4 +190,4 @@ async def test_when_its_runs_have_ended_a_process_has_nothing_left_of_them(setti
         await until_async(lambda: unfinished_tasks() == tasks)
         await until_async(lambda: not left_of_runs() - before)
         assert runtime.feed.followed == 0
-        assert thread_names() == threads
+        assert thread_names() <= threads  # an idle thread of a pool may have ended

@@ -249,7 +249,7 @@ async def test_nothing_of_ended_team_runs_stays_in_the_process(tmp_path: Path) -
         await until_async(lambda: unfinished_tasks() == tasks)
         await until_async(lambda: not left_of_runs(OF_A_TEAM) - before)
         assert runtime.feed.followed == 0
-        assert thread_names() == threads
+        assert thread_names() <= threads  # an idle thread of a pool may have ended
 
 
 # A lost worker.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, inspect
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InternalError, OperationalError
 
 import runstore.database.tables as schema
 from runstore.database.opening import open_database
@@ -35,6 +35,7 @@ EMPTY = (
 )
 KEPT_TABLES = {"alembic_version", *schema.metadata.tables}
 SWEEP_LOCK = 7_226_001  # held by whoever drops what killed test runs have left
+EMPTYINGS = 3  # tries
 DROP_WAIT_S = 10  # for the locks of a connection that has just been ended
 
 
@@ -117,6 +118,14 @@ class Databases(ABC):
     def _empty(self, name: str) -> None:
         if name not in self._emptying:
             self._emptying[name] = create_engine(self.url(name), pool_pre_ping=True)
+        for left in reversed(range(EMPTYINGS)):
+            try:
+                return self._empty_once(name)
+            except InternalError:  # a server that was killed has just committed its views
+                if not left:
+                    raise
+
+    def _empty_once(self, name: str) -> None:
         with self._emptying[name].begin() as connection:
             write_views(connection, None)  # no view of the schema may read a table that is dropped
             found = inspect(connection)
