@@ -95,6 +95,9 @@ async def ears(input, ctx):
 
 async def odd(input, ctx):
     yield str(await ctx.ask("Well?", schema={"type": 5}))
+
+async def outside(input, ctx):
+    yield str(await ctx.ask("Well?", schema={"enum": ["S", "M"]}, expires_s=60, default="XL"))
 """
 CONFIG = """
 [server]
@@ -144,6 +147,9 @@ isolation = "process"
 
 [agents.odd]
 factory = "agents:odd"
+
+[agents.outside]
+factory = "agents:outside"
 
 [agents.plain]
 model = "scripted"
@@ -518,6 +524,12 @@ def test_a_question_with_a_schema_that_is_none_fails_its_run(worker: ServerProce
     record = worker.ended(worker.begin("odd"))
     assert record["error_code"] == "agent_error"
     assert "is not a JSON Schema" in record["error"]
+
+
+def test_a_question_whose_default_is_outside_of_its_schema_fails_its_run(worker: ServerProcess) -> None:
+    record = worker.ended(worker.begin("outside"))
+    assert record["error_code"] == "agent_error"
+    assert "the default of the question 'Well?': " in record["error"]
 
 
 def test_a_ticket_answers_one_run(worker: ServerProcess) -> None:

@@ -13,10 +13,11 @@ from runstore.core.events import Completed, Ending, Event, Failed, InputRequeste
 from runstore.core.inputs import MAX_REQUESTS, approval_schema, numbered
 from runstore.core.masking import without_keys
 from runstore.core.ports import Agent, Asked, EventLog, RunContext
+from runstore.core.threads import in_own_thread
 from runstore.core.times import now_ms
 from runstore.runtime.attempts.recorder import Recorder
 from runstore.runtime.attempts.spans import attempt_span, note_ending
-from runstore.runtime.catalog.output_schema import check_schema
+from runstore.runtime.catalog.output_schema import check_schema, schema_warnings
 from runstore.runtime.loops.agent_loops import AgentLoop
 from runstore.runtime.providers import HELD, Held
 from runstore.runtime.user_code import in_a_line, words_of
@@ -133,10 +134,10 @@ class AttemptRunner:
         self._agent = agent = await self._build(self.context, self._queued)
         done = await agent.run(self._queued.input, self._history, self._recorder)
         if isinstance(done, Asked):
-            return self._timed(done)
+            return await self._timed(done)
         return Completed(result=done.result, usage=done.usage)
 
-    def _timed(self, asked: Asked) -> Asked:
+    async def _timed(self, asked: Asked) -> Asked:
         """The requests with their ids, and the agent's own time limit for those without one."""
         if len(asked.requests) > MAX_REQUESTS:
             raise AgentError(
@@ -144,8 +145,8 @@ class AttemptRunner:
             )
         limit_s = self._queued.definition.get("input_timeout_s")
         expires_at = None if limit_s is None else now_ms() + int(limit_s * 1_000)
-        numbers = [_checked(each) for each in numbered(asked.requests, self.context.attempt)]
-        return Asked([replace(each, expires_at=each.expires_at or expires_at) for each in numbers])
+        requests = [await _checked(each) for each in numbered(asked.requests, self.context.attempt)]
+        return Asked([replace(each, expires_at=each.expires_at or expires_at) for each in requests])
 
     async def _write(self, ending: Ending | Asked) -> Ending | Asked | None:
         """Append the ending, or the reason why it cannot be stored. Returns the stored one; None: refused.
@@ -186,19 +187,25 @@ class AttemptRunner:
             self._task.cancel()
 
 
-def _checked(request: InputRequested) -> InputRequested:
+async def _checked(request: InputRequested) -> InputRequested:
     """A request whose answer can be checked.
 
     Raises:
-        AgentError: its schema is not a JSON Schema.
+        AgentError: its schema is not a JSON Schema, or its default is not within it.
     """
-    if request.schema is not None:
-        try:
-            check_schema(request.schema, f"the schema of the question {request.prompt[:100]!r}")
-        except ValueError as error:
-            if request.kind == "approval":  # the tool's own schema, which may be of another kind
-                return replace(request, schema=approval_schema(None))
-            raise AgentError(str(error)) from error
+    if request.schema is None:
+        return request
+    question = f"the question {request.prompt[:100]!r}"
+    try:
+        check_schema(request.schema, f"the schema of {question}")
+    except ValueError as error:
+        if request.kind == "approval":  # the tool's own schema, which may be of another kind
+            return replace(request, schema=approval_schema(None))
+        raise AgentError(str(error)) from error
+    if request.default is not None:
+        wrong = await in_own_thread(schema_warnings, request.schema, request.default)
+        if wrong:
+            raise AgentError(f"the default of {question}: {wrong[0].path}: {wrong[0].message}")
     return request
 
 
