@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml
 	fi
 	@touch $@
 
-node: $(STAMP)  ## install OpenAI's client for Node and axe-core, which tests need
+node: $(STAMP)  ## install the packages for Node that tests need
 	@PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix tests/node --silent --no-fund --no-audit
 
 demo: $(STAMP)  ## tell the whole story against real servers, checking every claim
@@ -71,7 +71,7 @@ check: $(STAMP)  ## lint, formatting, types, and who imports whom
 serve: $(STAMP)  ## serve on 127.0.0.1:8082, with the data in ./runstore.db
 	@$(BIN)/runstore serve --port 8082 --database-url sqlite:///runstore.db $(ARGS)
 
-bench: $(STAMP)  ## measure; ARGS goes to the benchmark
+bench: $(STAMP)  ## measure beside ceilings and peers; ARGS="append --quick" goes to the benchmark
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(STAMP)  ## build the documents as a site with a search: build/site/docs/index.html

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import chain
 
 from benchmarks.databases import empty_database, name_of
 from benchmarks.drivers import drivers_of
@@ -13,6 +14,7 @@ from benchmarks.report import Report, milliseconds, percentile
 
 BATCHES = (1, 16, 128, 1024)
 ROUNDS = 4
+RUNS = (1, 10, 50, 100, 500, 1_000, 2_000)  # that stream at once
 OURS = "runstore"
 
 
@@ -36,7 +38,8 @@ def _batches(title: str, url: str, theirs: str, quick: bool) -> Report:
     )
     for batch in BATCHES:
         appends = max(4, min(2_000, 200_000 // batch) // (20 if quick else 1))
-        took = asyncio.run(_in_turns(url, theirs, batch, appends // ROUNDS))
+        rounds = asyncio.run(in_turns(url, theirs, batch, appends // ROUNDS, ROUNDS))
+        took = {name: list(chain.from_iterable(each)) for name, each in rounds.items()}
         rates = {name: batch * len(times) / sum(times) for name, times in took.items()}
         ours = rates.pop(OURS)
         report.add(
@@ -46,22 +49,26 @@ def _batches(title: str, url: str, theirs: str, quick: bool) -> Report:
     return report
 
 
-async def _in_turns(url: str, theirs: str, batch: int, appends: int) -> dict[str, list[float]]:
-    """How long each append took, in s, by who made it."""
-    took: dict[str, list[float]] = defaultdict(list)
+async def in_turns(
+    url: str, theirs: str, batch: int, appends: int, rounds: int
+) -> dict[str, list[list[float]]]:
+    """How long each append of each round took, in s, by who made it."""
+    took: dict[str, list[list[float]]] = defaultdict(list)
     drivers = {name: connect() for name, connect in drivers_of(theirs).items()}
     async with Log(url) as log:
         run_id = await log.begin()
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for name, driver in drivers.items():
+                took[name].append(times := [])
                 for _ in range(appends):
                     start = time.perf_counter()
                     driver.append(batch)
-                    took[name].append(time.perf_counter() - start)
+                    times.append(time.perf_counter() - start)
+            took[OURS].append(times := [])
             for _ in range(appends):
                 start = time.perf_counter()
                 await log.append(run_id, batch)
-                took[OURS].append(time.perf_counter() - start)
+                times.append(time.perf_counter() - start)
     for driver in drivers.values():
         driver.close()
     return took
@@ -74,7 +81,7 @@ def _running_agents(title: str, url: str, quick: bool) -> Report:
         ("runs", "events/s", "ack p50", "ack p99"),
         "Streamed tokens of so many runs at once; the acks are of lifecycle events appended meanwhile.",
     )
-    for runs in (1, 50, 500):
+    for runs in RUNS:
         rate, acks = asyncio.run(_streamed(url, runs, events))
         report.add(str(runs), rate, milliseconds(percentile(acks, 50)), milliseconds(percentile(acks, 99)))
     return report
@@ -90,8 +97,26 @@ async def _streamed(url: str, runs: int, events: int) -> tuple[float, list[float
         return events / elapsed, acks
 
 
+async def calm_acks(url: str, count: int) -> list[float]:
+    """How long lifecycle events take, in s, one after the other, while nothing else is appended."""
+    async with Log(url) as log:
+        acks: list[float] = []
+        for _ in range(count):
+            await _ack(log, acks)
+    return acks
+
+
+async def flooded_acks(url: str, runs: int, events: int) -> list[float]:
+    """The same while runs say so many tokens in all, as fast as they go."""
+    return (await _streamed(url, runs, events))[1]
+
+
 async def _probe(log: Log, acks: list[float]) -> None:
     while True:
-        start = time.perf_counter()
-        await log.begin()
-        acks.append(time.perf_counter() - start)
+        await _ack(log, acks)
+
+
+async def _ack(log: Log, acks: list[float]) -> None:
+    start = time.perf_counter()
+    await log.begin()
+    acks.append(time.perf_counter() - start)

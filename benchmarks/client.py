@@ -38,12 +38,14 @@ async def follow(
     *,
     delays: bool = False,
     key: str = "",
+    after: int = 0,
     token: bytes = TOKEN,
     closes: bool = False,
 ) -> Stream:
     """Send a request, with an API key if there is one, and read its event stream to the end of the run.
 
     Args:
+        after: the seq that was seen last; 0: none.
         token: occurs once in each event with a token.
         closes: ask the server to close the connection at the end, which the stream itself does not mark.
     """
@@ -51,11 +53,12 @@ async def follow(
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     writer.write(
         b"%b %b HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        b"%bConnection: %b\r\nContent-Length: %d\r\n\r\n%b"
+        b"%b%bConnection: %b\r\nContent-Length: %d\r\n\r\n%b"
         % (
             method.encode(),
             path.encode(),
             _authorization(key),
+            b"Last-Event-ID: %d\r\n" % after if after else b"",
             b"close" if closes else b"keep-alive",
             len(body),
             body,

@@ -9,10 +9,10 @@ from benchmarks.drivers import TOKEN
 from runstore.core.codec import encode
 from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
+from runstore.core.threads import GIL_SWITCH_S
 from runstore.database.opening import open_database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
-from runstore.process import GIL_SWITCH_S
 from runstore.projections.runs import RunList
 
 
@@ -24,13 +24,13 @@ class Log:
 
     async def __aenter__(self) -> "Log":
         sys.setswitchinterval(GIL_SWITCH_S)
-        self._database = open_database(self._url, statement_timeout=True)
-        self.log = SqlEventLog(self._database, MemoryFeed(), [RunList()])
+        self.database = open_database(self._url, statement_timeout=True)
+        self.log = SqlEventLog(self.database, MemoryFeed(), [RunList()])
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.log.close()
-        await self._database.close()
+        await self.database.close()
 
     async def begin(self) -> str:
         run_id = new_run_id()

@@ -28,6 +28,10 @@ model = "scripted"
 tokens = {tokens}
 tokens_per_s = 0
 
+[agents.once]
+model = "scripted"
+tokens = 1
+
 [agents.paced]
 model = "scripted"
 tokens = {paced}
@@ -85,13 +89,12 @@ def replicas(
 
 
 def _measure(servers: list[Server], quick: bool) -> tuple[float, str, str, str]:
-    asyncio.run(_start_and_follow(servers, "load", 2 * len(servers)))  # warm
+    asyncio.run(start_and_follow(servers, "load", 2 * len(servers)))  # warm
     rates = []
     for _ in range(1 if quick else ROUNDS):
-        start = time.perf_counter()
-        streams = asyncio.run(_start_and_follow(servers, "load", 10 if quick else 50))
-        rates.append(sum(stream.tokens for stream in streams) / (time.perf_counter() - start))
-    streams = asyncio.run(_start_and_follow(servers, "paced", 10, delays=True))
+        streams, took = asyncio.run(start_and_follow(servers, "load", 10 if quick else 50))
+        rates.append(sum(stream.tokens for stream in streams) / took)
+    streams, _ = asyncio.run(start_and_follow(servers, "paced", 10, delays=True))
     first = [stream.first_token_at - stream.asked_at for stream in streams]
     delays = list(itertools.chain.from_iterable(stream.delays for stream in streams))
     return (
@@ -100,11 +103,14 @@ def _measure(servers: list[Server], quick: bool) -> tuple[float, str, str, str]:
     )  # fmt: skip
 
 
-async def _start_and_follow(
+async def start_and_follow(
     servers: list[Server], agent: str, runs: int, *, delays: bool = False
-) -> list[Stream]:
+) -> tuple[list[Stream], float]:
+    """Start runs at once, at the servers in turn, and follow each to its end; how long it took in s."""
+    start = time.perf_counter()
     ports = itertools.cycle(server.port for server in servers)
     path = f"/agents/{agent}/stream"
-    return await asyncio.gather(
+    streams = await asyncio.gather(
         *(follow(next(ports), "POST", path, BODY, delays=delays) for _ in range(runs))
     )
+    return streams, time.perf_counter() - start

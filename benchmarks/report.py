@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from typing import Any
 
 
 @dataclass
 class Report:
-    """A table: `rows` have as many cells as there are `columns`."""
+    """A table: `rows` have a cell for each of `columns`; `values`: the numbers behind them, for JSON."""
 
     title: str
     columns: Sequence[str]
     note: str = ""
     rows: list[Sequence[str]] = field(default_factory=list)
+    values: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, *cells: object) -> None:
         self.rows.append([cell if isinstance(cell, str) else f"{cell:,.0f}" for cell in cells])
@@ -22,11 +23,6 @@ def percentile(values: Sequence[float], percent: float) -> float:
     """The value below which `percent` of the values lie; nan when there are none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else float("nan")
-
-
-def spread(values: Sequence[float]) -> str:
-    """The median of rounds, and the lowest and the highest."""
-    return f"{median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
 
 
 def milliseconds(seconds: float) -> str:

@@ -3,10 +3,12 @@
 import asyncio
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Self
@@ -37,7 +39,8 @@ class Process:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not (found := self._ready.search(self._log.read_text())):
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(self._log.read_text())
+                self.process.kill()
+                raise RuntimeError(f"it does not start: {self._log.read_text()}")
             time.sleep(0.002)
         self.said = found
         return self
@@ -89,6 +92,18 @@ class Server(Process):
             urllib.request.Request(f"http://127.0.0.1:{self.port}/runs/{run_id}/stop", method="POST")
         ).close()
 
+    def until_ready(self) -> None:
+        """Wait until all that the server starts runs."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz").close()
+            except urllib.error.HTTPError:
+                time.sleep(0.01)
+            else:
+                return
+        raise RuntimeError("the server is not ready")
+
     def until_begun(self, run_id: str) -> None:
         """Wait until a run's agent has said something."""
         last_seq = 0
@@ -100,11 +115,10 @@ class Server(Process):
         """The memory that the server and all its processes have to themselves (Linux)."""
         return sum(_private_kib(pid) for pid in [self.process.pid, *_descendants(self.process.pid)])
 
-    def resident_kib(self) -> int:
-        shown = subprocess.run(
-            ["ps", "-o", "rss=", "-p", str(self.process.pid)], capture_output=True, text=True, check=True
-        )
-        return int(shown.stdout)
+    def cpu_s(self) -> tuple[float, float]:
+        """CPU seconds of the process that serves, and of it with all that it has started and that lives."""
+        pid = self.process.pid
+        return _cpu_s(pid), sum(_cpu_s(each) for each in (pid, *_descendants(pid)))
 
 
 def _descendants(pid: int) -> list[int]:
@@ -113,12 +127,23 @@ def _descendants(pid: int) -> list[int]:
     return children + [below for child in children for below in _descendants(child)]
 
 
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def _private_kib(pid: int) -> int:
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except (ProcessLookupError, FileNotFoundError):  # it has just ended
         return 0
     return sum(int(kib) for kib in re.findall(r"^Private_\w+:\s+(\d+)", rollup, re.M))
+
+
+def proportional_kib(pid: int) -> int:
+    """A process's memory; what several share counts in parts (PSS, Linux)."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(re.findall(r"^Pss:\s+(\d+)", rollup, re.M)[0])
 
 
 async def start_and_follow(

@@ -1,4 +1,4 @@
-"""A real server, real strands agents, real HTTP: tokens, latencies, replay, many subscribers, memory."""
+"""A real server, real strands agents, real HTTP: tokens, latencies, replay, many subscribers."""
 
 import asyncio
 import itertools
@@ -35,11 +35,6 @@ tokens_per_s = 50
 model = "scripted"
 tokens = {long}
 tokens_per_s = 0
-
-[agents.slow]
-model = "scripted"
-tokens = 1000
-tokens_per_s = 0.2
 """
 
 
@@ -60,7 +55,6 @@ def run(options: Options) -> Iterator[Report]:
             yield _paced(server, options.quick)
             yield _replay(server, sizes["long"])
             yield _many_subscribers(server, 100 if options.quick else 1_000)
-            yield _memory(server, 100 if options.quick else 1_000)
 
 
 def _starts(config: Path) -> Report:
@@ -134,27 +128,6 @@ def _many_subscribers(server: Server, subscribers: int) -> Report:
         str(subscribers), sum(s.tokens for s in streams) / elapsed,
         milliseconds(percentile(live, 50)), milliseconds(percentile(live, 99)),
     )  # fmt: skip
-    return report
-
-
-def _memory(server: Server, subscribers: int) -> Report:
-    report = Report("Memory of idle subscribers", ("subscribers", "KiB each", "server in all, MiB"))
-    run_id = server.begin("slow")
-
-    async def measure() -> tuple[int, int]:
-        before = server.resident_kib()
-        tasks = [
-            asyncio.create_task(follow(server.port, "GET", f"/runs/{run_id}/stream"))
-            for _ in range(subscribers)
-        ]
-        await asyncio.sleep(2 if subscribers > 100 else 1)
-        after = server.resident_kib()
-        server.stop(run_id)
-        await asyncio.gather(*tasks)
-        return before, after
-
-    before, after = asyncio.run(measure())
-    report.add(str(subscribers), f"{(after - before) / subscribers:.1f}", after / 1024)
     return report
 
 

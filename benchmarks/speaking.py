@@ -24,6 +24,7 @@ from runstore.runtime.strands.models import build_agent, build_model
 AGENTS = 50
 INPUT = "the quick brown fox jumps over the lazy dog"
 PACE = 50  # tokens/s of a model that a provider streams
+ALONE, WITHOUT, RECORDED = "strands alone", "recorded without requests", "recorded"
 
 
 class Cost(Struct, frozen=True):
@@ -34,37 +35,46 @@ class Cost(Struct, frozen=True):
 
 
 def run(options: Options) -> Iterator[Report]:
-    """In turns, so that what else the machine does meets both."""
+    """In turns, so that what else the machine does meets all of them."""
     report = Report(
         f"Agents alone and recorded, {AGENTS} in one process, no HTTP",
-        ("agents", "CPU µs a token", "tokens/s", "CPU against strands alone", "spread"),
-        "Medians of rounds in turns. Below 1.00 an agent whose every token is committed to SQLite costs less "
-        "than the same agent without a store.",
+        ("agents", "CPU µs a token", "tokens/s", "CPU against", "of", "spread", "tokens/s against"),
+        "Medians of rounds in turns, and of the ratios within each round. Below 1.00 an agent whose every "
+        "token is committed to SQLite costs less than the same agent without a store.",
     )
-    rounds = 2 if options.quick else 7
+    rounds = 2 if options.quick else 15
     for pace, tokens in ((0, 400), (PACE, 25 if options.quick else 100)):
         kind = f"{pace} tokens/s each" if pace else "as fast as they go"
         with empty_database(None) as url:
-            alone, recorded = _rounds(url, rounds, tokens, pace)
-        ratios = sorted(ours.cpu / bare.cpu for bare, ours in zip(alone, recorded, strict=True))
-        for name, costs in (("strands alone", alone), ("recorded", recorded)):
+            costs = _rounds(url, rounds, tokens, pace)
+        for name, against in ((ALONE, None), (WITHOUT, ALONE), (RECORDED, WITHOUT)):
             report.add(
                 f"{name}, {kind}",
-                f"{median(cost.cpu for cost in costs) / (AGENTS * tokens) * 1e6:.1f}",
-                AGENTS * tokens / median(cost.wall for cost in costs),
-                "" if costs is alone else f"{median(ratios):.2f}",
-                "" if costs is alone else f"{ratios[0]:.2f} to {ratios[-1]:.2f}",
+                f"{median(cost.cpu for cost in costs[name]) / (AGENTS * tokens) * 1e6:.1f}",
+                AGENTS * tokens / median(cost.wall for cost in costs[name]),
+                *(_compared(costs[name], costs[against], against) if against else ("", "", "", "")),
             )
     yield report
 
 
-def _rounds(url: str, rounds: int, tokens: int, pace: int) -> tuple[list[Cost], list[Cost]]:
-    alone, recorded = [], []
+def _compared(costs: list[Cost], others: list[Cost], against: str) -> tuple[str, str, str, str]:
+    cpu = sorted(cost.cpu / other.cpu for cost, other in zip(costs, others, strict=True))
+    speed = median(other.wall / cost.wall for cost, other in zip(costs, others, strict=True))
+    return f"{median(cpu):.3f}", against, f"{cpu[0]:.2f} to {cpu[-1]:.2f}", f"{speed:.3f}"
+
+
+def _rounds(url: str, rounds: int, tokens: int, pace: int) -> dict[str, list[Cost]]:
+    costs: dict[str, list[Cost]] = {ALONE: [], WITHOUT: [], RECORDED: []}
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        for _ in range(rounds + 1):
-            alone.append(runner.run(_measured(_all(_alone, tokens, pace))))
-            recorded.append(runner.run(_recorded(url, tokens, pace)))
-    return alone[1:], recorded[1:]  # the first is warm-up
+        for number in range(rounds + 1):
+            for name in costs if number % 2 else reversed(costs):
+                work = (
+                    _measured(_all(_alone, tokens, pace))
+                    if name == ALONE
+                    else _recorded(url, tokens, pace, record_requests=name == RECORDED)
+                )
+                costs[name].append(runner.run(work))
+    return {name: each[1:] for name, each in costs.items()}  # the first is warm-up
 
 
 async def _measured(work: Coroutine[Any, Any, None]) -> Cost:
@@ -86,7 +96,7 @@ async def _alone(agent: Agent) -> None:
         pass
 
 
-async def _recorded(url: str, tokens: int, pace: int) -> Cost:
+async def _recorded(url: str, tokens: int, pace: int, *, record_requests: bool) -> Cost:
     async with AsyncExitStack() as stack:
         log = await stack.enter_async_context(Log(url))
         run_ids = [await log.begin() for _ in range(AGENTS)]
@@ -95,7 +105,9 @@ async def _recorded(url: str, tokens: int, pace: int) -> Cost:
             run_id = run_ids.pop()
             context = RunContext(run_id, "bench", "agent", None, {}, 1)
             recorder = Recorder(log.log, run_id, 1)
-            await StrandsAgent(agent, context, WeakSet()).run(INPUT, [], recorder)
+            await StrandsAgent(agent, context, WeakSet(), record_requests=record_requests).run(
+                INPUT, [], recorder
+            )
             await log.append(run_id, 1)
 
         return await _measured(_all(speak, tokens, pace))

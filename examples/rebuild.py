@@ -11,19 +11,19 @@ import runstore
 def main(url: str, *names: str) -> int:
     different = False
     with runstore.open_projections(url) as projections:
-        for name in names or projections.names:
 
-            def progress(reached: int, goal: int, name: str = name) -> None:
-                print(f"\r{name}: {reached:,} of {goal:,}", end="", file=sys.stderr)
+        def progress(name: str, reached: int, goal: int) -> None:
+            print(f"\r{name}: {reached:,} of {goal:,}", end="", file=sys.stderr)
 
-            report = projections.rebuild(name, progress)
-            print(file=sys.stderr)
-            for table, found in (report.tables or {}).items():
-                counts = f"{found.missing} missing, {found.wrong} wrong, {found.extra} extra"
-                print(f"{table}: {found.rows:,} rows; {counts}")
-                for key in found.keys:
-                    print(f"  {key.how}: {key.key}")
-            different = different or bool(report.tables and not report.equal)
+        reports = projections.rebuild_all(names or projections.names, progress)
+    print(file=sys.stderr)
+    for report in reports:
+        for table, found in (report.tables or {}).items():
+            counts = f"{found.missing} missing, {found.wrong} wrong, {found.extra} extra"
+            print(f"{table}: {found.rows:,} rows; {counts}")
+            for key in found.keys:
+                print(f"  {key.how}: {key.key}")
+        different = different or bool(report.tables and not report.equal)
     return int(different)
 
 

@@ -15,15 +15,17 @@ from hypothesis import settings
 from runstore.core.ports import EventLog, LiveFeed
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
-from tests import warden
-from tests.alone import Turns, is_alone
+from runstore.logs import log_as_library
 from tests.contracts.memory_log import MemoryEventLog
-from tests.database import make_database, open_log_at, open_sqlite_log
-from tests.events import take_unexpected
-from tests.forking import close_template
+from tests.kit import warden
+from tests.kit.alone import Turns, is_alone
+from tests.kit.database import make_database, open_log_at, open_sqlite_log
+from tests.kit.events import take_unexpected
+from tests.kit.forking import close_template
+from tests.kit.slow import mostly_slow
 from tests.servers.absent import absent
 from tests.servers.databases import DATABASES, close_shared, kept_database
-from tests.slow import mostly_slow
+from tests.servers.redis_cluster import OwnRedisCluster
 
 TURNS = pytest.StashKey[Turns]()
 
@@ -47,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[TURNS] = Turns(config.rootpath)
+    log_as_library()  # structlog's own way of showing a traceback takes a second on a busy machine
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -168,3 +171,10 @@ async def open_log(database: Path) -> AsyncIterator[Callable[..., SqlEventLog]]:
             return log
 
         yield open_one_more
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[OwnRedisCluster]:
+    """For tests that stop none of its nodes."""
+    with OwnRedisCluster() as cluster:
+        yield cluster

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.checks import check_dense, check_log, check_notes, check_stream
-from tests.frames import Frame
-from tests.load import Seen
+from tests.kit.checks import check_dense, check_log, check_notes, check_stream
+from tests.kit.frames import Frame
+from tests.kit.load import Seen
 
 RUN = "run"
 

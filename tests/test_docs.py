@@ -26,18 +26,12 @@ from runstore.core.hierarchy import Hierarchy, Team, Worker
 from runstore.core.run import STATUSES
 from runstore.http.app import SURFACES
 from runstore.http.errors import STATUS
-from runstore.http.executor.routes import (
-    CancelBody,
-    FollowBody,
-    HierarchyBody,
-    ListHierarchiesBody,
-    ListRunsBody,
-    RunBody,
-    StartTeamBody,
-)
+from runstore.http.executor.hierarchies import HierarchyBody, ListHierarchiesBody
+from runstore.http.executor.runs import CancelBody, FollowBody, ListRunsBody, RunBody, StartTeamBody
 from runstore.http.native.agents import CodeBody, CodeStreamBody, StartBody, StreamBody
+from runstore.http.native.events import AppendBody, ExternalEvent
 from runstore.http.native.records import RunRecord
-from runstore.http.native.runs import AppendBody, ExternalEvent, StopBody
+from runstore.http.native.runs import StopBody
 from runstore.http.native.tickets import TicketBody
 from runstore.http.openai.objects import ChatBody, StreamOptions
 from runstore.http.openapi import document
@@ -45,7 +39,7 @@ from runstore.http.streaming.frames import RETRY_MS, frame
 from runstore.runtime.catalog.teams import HierarchySettings
 from runstore.runtime.supervision.run_table import LEGAL
 from runstore.settings import ServerSettings, load_settings
-from tests.pages import (
+from tests.kit.pages import (
     HEADING,
     PAGES,
     ROOT,
@@ -68,7 +62,7 @@ PATHS = document(SURFACES, needs_login=True)["paths"]
 # Errors of requests that find no route, and those that no client meets.
 OF_NO_ROUTE = {
     "append_refused", "bad_request", "http_error", "lease_lost", "malformed_request", "method_not_allowed",
-    "not_found", "request_timeout",
+    "not_found", "request_timeout", "unheard",
 }  # fmt: skip
 GUARANTEES = [*(f"G{number}" for number in range(1, 14)), "G15"]
 # Numbers that bound nothing.

@@ -13,9 +13,10 @@ import pytest
 
 import runstore
 from runstore import MountedApp
-from tests.keys import make_key
-from tests.server import DEADLINE_S, environment, new_client, until
-from tests.slow import mostly_slow
+from tests.kit.keys import make_key
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import DEADLINE_S, environment, new_client, until
+from tests.kit.slow import mostly_slow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 AGENTS = {"starlette_app": "demo", "fastapi_app": "parrot"}
@@ -56,7 +57,7 @@ def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     example = Example(request.param, tmp_path_factory.mktemp(request.param))
     yield example
     example.close()
-    assert "Traceback" not in example.log, example.log
+    assert_no_traceback(example.log)
 
 
 def test_a_route_of_the_outer_application_starts_a_run_that_is_followed_below_the_prefix(
@@ -107,6 +108,7 @@ def test_without_keys_a_client_of_another_machine_is_refused(example: Example) -
     assert example.http.get("/runs").status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mostly_slow(AGENTS, "fastapi_app"))
 def test_an_open_stream_does_not_delay_the_outer_server_and_its_run_goes_on_later(
     name: str, tmp_path: Path

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import ROOT, fenced, page
-from tests.process import environment
-from tests.terminal import blocks, follow
-from tests.tools import lacking, require
+from tests.kit.pages import ROOT, fenced, page
+from tests.kit.process import environment
+from tests.kit.terminal import blocks, follow
+from tests.kit.tools import lacking, require
 
 TUTORIAL = "docs/tutorial/chat.md"
 EXAMPLE = ROOT / "examples" / "tutorial"

@@ -14,11 +14,16 @@ from inspect import getsource
 from typing import Any
 
 import httpx
+import openai
 import pytest
 from strands import Agent, ModelRetryStrategy
+from strands.background_tasks import _background_tasks
+from strands.background_tasks._types import BackgroundTask
 from strands.middleware import InvokeModelStage
+from strands.models.openai import OpenAIModel
 from strands.multiagent.graph import Graph
 from strands.multiagent.swarm import Swarm
+from strands.tools.executors._executor import _BackgroundExecuteToolContext
 from strands.tools.mcp import MCPClient
 from strands.tools.registry import ToolRegistry
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -26,7 +31,7 @@ from uvicorn.server import HANDLED_SIGNALS
 from uvicorn.server import Server as UvicornServer
 
 from runstore.runtime.loops.interrupts import Interrupted, interrupt
-from tests.server import until
+from tests.kit.server import until
 
 
 def has(package: str, owner: Any, *names: str) -> None:
@@ -92,6 +97,35 @@ def test_an_mcp_client_knows_its_consumers() -> None:
     client = MCPClient(lambda: None)  # type: ignore[arg-type,return-value]
     has("strands-agents", client, "_consumers", "_startup_timeout", "_background_thread_event_loop")
     has("strands-agents", client, "add_consumer", "remove_consumer", "load_tools")
+
+
+@pytest.mark.slow
+async def test_an_openai_model_asks_the_client_of_the_method_that_is_replaced() -> None:
+    given = openai.AsyncOpenAI(api_key="k")
+    has("strands-agents", OpenAIModel, "_get_client")
+    async with OpenAIModel(given, model_id="m")._get_client() as client:
+        assert callable(client.chat.completions.create)
+
+
+def test_tools_in_the_background_can_be_told_from_others() -> None:
+    agent = Agent(callback_handler=None, background_tasks=True)
+    has("strands-agents", agent, "_background_tasks")
+    has("strands-agents", agent._background_tasks, "_tasks", "_store_task")
+    fields = _BackgroundExecuteToolContext.__dataclass_fields__
+    assert "_background_interrupt" in fields, f"strands-agents {version('strands-agents')}: its context"
+
+
+def test_a_task_in_the_background_is_acknowledged_stored_and_delivered_as_before() -> None:
+    release = f"strands-agents {version('strands-agents')}: "
+    fields = {"task_id", "tool_use_id", "tool_name", "status", "created_at", "last_updated_at"}
+    fields |= {"result", "error", "interrupts"}
+    assert BackgroundTask.__annotations__.keys() == fields, release + "the fields of a task"
+    source = getsource(_background_tasks)
+    for part in (
+        '"Background task dispatched.",', "\"Task ID: {task['task_id']}\"", "\"Tool: {task['tool_name']}\"",
+        '"toolUseId": task["task_id"]',
+    ):  # fmt: skip
+        assert part in source, release + f"it no longer says {part}"
 
 
 def test_the_middleware_of_an_agent_can_be_read() -> None:

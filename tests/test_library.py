@@ -30,11 +30,11 @@ from runstore.core.ids import new_run_id
 from runstore.projections.runs import RunQuery
 from runstore.runtime.leases.file_locks import FileLeases
 from runstore.runtime.supervision import supervisor
-from tests.database import make_database
-from tests.polling import until
+from tests.kit.database import make_database
+from tests.kit.polling import until
+from tests.kit.purging import purge_run
+from tests.kit.server import DEADLINE_S, serving
 from tests.projections.examples import Totals, totals
-from tests.purging import purge_run
-from tests.server import DEADLINE_S, serving
 
 Opened = AsyncIterator[LocalStore]
 
@@ -170,6 +170,7 @@ async def test_the_same_key_is_the_same_run(working: LocalStore) -> None:
     assert await working.start("echo", "hi", idempotency_key="once") == first
 
 
+@pytest.mark.slow
 async def test_closing_the_store_ends_its_tails_and_hands_its_runs_over(url: str) -> None:
     async with runstore.open(url, agents={"endless": endless}) as store:
         run_id = await store.start("endless", "hi")
@@ -412,6 +413,7 @@ async def test_a_stop_request_ends_a_program_s_run_where_agents_run_too(working:
     assert (await working.state(begun[0])).status == "stopped"
 
 
+@pytest.mark.slow
 async def test_a_programs_run_does_not_count_as_lost_while_its_block_goes_on(
     working: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

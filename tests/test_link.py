@@ -11,7 +11,7 @@ import redis
 from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from tests.link import Link
+from tests.kit.link import Link
 from tests.servers.databases import KINDS, empty_database
 from tests.servers.shared import shared_redis
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.server import ServerProcess, run_command, serving, until
+from tests.kit.server import ServerProcess, run_command, serving, until
 
 Start = Callable[..., ServerProcess]
 

@@ -4,13 +4,16 @@ import ast
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from runstore.app import Runtime, open_runtime
 from runstore.core.events import Outcome
+from runstore.database.dialects import Replicated
+from runstore.database.opening import dialect_of
+from runstore.database.replica import Replica
 from runstore.runtime.attempts import spans
 from runstore.settings import ServerSettings, Settings
 from tests.projections.examples import Totals
@@ -36,8 +39,11 @@ def marked(text: str) -> list[str]:
 @pytest.fixture
 async def runtime(tmp_path: Path) -> AsyncIterator[Runtime]:
     url = f"sqlite:///{tmp_path}/runstore.db"
-    server = ServerSettings(database_url=url, redis_url="redis://127.0.0.1:1", drain_s=0)  # nobody is there
+    unreached = "redis://127.0.0.1:1"
+    server = ServerSettings(database_url=url, redis_url=unreached, agent_processes=1, drain_s=0)
     async with open_runtime(Settings(server, projections=(Totals(),))) as runtime:
+        postgres = cast(Replicated, dialect_of("postgresql+psycopg://127.0.0.1:1/unreached"))
+        runtime.database.replica = Replica(postgres, postgres)
         yield runtime
 
 

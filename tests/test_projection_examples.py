@@ -14,9 +14,9 @@ from runstore.core.codec import encode
 from runstore.core.events import Completed, Queued, Usage
 from runstore.core.ids import new_run_id
 from runstore.feed.memory import MemoryFeed
-from tests.database import make_database, open_sqlite_log
-from tests.events import started
-from tests.process import environment
+from tests.kit.database import make_database, open_sqlite_log
+from tests.kit.events import started
+from tests.kit.process import environment
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -53,6 +53,7 @@ def write(database: Path, *users: str) -> None:
     asyncio.run(fill())
 
 
+@pytest.mark.slow
 def test_the_rebuild_script_repairs_the_run_list(database: Path) -> None:
     write(database, "ann", "bob")
     url = f"sqlite:///{database}"
@@ -64,6 +65,7 @@ def test_the_rebuild_script_repairs_the_run_list(database: Path) -> None:
     assert "1 wrong" not in run(sys.executable, EXAMPLES / "rebuild.py", url, "runs")
 
 
+@pytest.mark.slow
 def test_the_mirror_copies_each_event_once(database: Path, tmp_path: Path) -> None:
     url, target = f"sqlite:///{database}", tmp_path / "mirror.db"
     for users in (["ann"], ["bob", "eve"], []):

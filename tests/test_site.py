@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import PAGES, ROOT
-from tests.process import environment
+from tests.kit.pages import PAGES, ROOT
+from tests.kit.process import environment
 
 BUILD_S = 300.0  # 25 pages, on a busy machine
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.tools import require
+from tests.kit.tools import require
 
 
 def test_a_tool_that_is_there_is_found() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.browser import browsing, chromium
-from tests.pages import ROOT
-from tests.process import DEADLINE_S, environment, until
+from tests.kit.browser import browsing, chromium
+from tests.kit.pages import ROOT
+from tests.kit.process import DEADLINE_S, environment, until
 from tests.test_followed_pages import at_port
 
 EXAMPLE = ROOT / "examples" / "tutorial"

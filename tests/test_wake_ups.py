@@ -16,14 +16,16 @@ from runstore.core.new_run import NewRun
 from runstore.core.ports import EventFilter
 from runstore.core.run import Actor
 from runstore.http.streaming.frames import native
+from runstore.runtime.generator_agent import GeneratorContext
 from runstore.runtime.supervision import supervisor
 from runstore.settings import ServerSettings, Settings
-from tests.database import make_database
-from tests.frames import read_frames, said
-from tests.polling import DEADLINE_S, until
+from runstore.store.runs import RunStore
+from tests.kit.database import make_database
+from tests.kit.frames import read_frames, said
+from tests.kit.polling import DEADLINE_S, until
+from tests.kit.slowness import measured_slowness
 from tests.servers.databases import empty_database
 from tests.servers.shared import shared_redis
-from tests.slowness import measured_slowness
 
 NEVER_S = 3_600.0
 SEEN_WITHIN_S = 0.5  # between two looks of the poll
@@ -31,8 +33,23 @@ NOTED = 4
 NOTES = EventFilter(types=frozenset({"custom.note"}))
 TALKER = AgentSpec(model="scripted", tokens=20, tokens_per_s=200)
 SLOW = AgentSpec(model="scripted", tokens=10_000, tokens_per_s=20)
+ASKING = AgentSpec(factory="tests.test_wake_ups:asking")
+REPEATING = AgentSpec(factory="tests.test_wake_ups:repeating")
 
 
+async def asking(input: str, ctx: GeneratorContext) -> AsyncIterator[str]:
+    yield await ctx.ask("Which size?")
+
+
+async def repeating(input: str, ctx: GeneratorContext) -> AsyncIterator[str]:
+    """It has looked at the log for messages before it says a word."""
+    yield f"{await ctx.added()}"
+    while not (said := await ctx.added()):
+        await asyncio.sleep(0.01)
+    yield f"{said}"
+
+
+@pytest.mark.slow
 @pytest.mark.alone
 async def test_without_redis_a_reader_gets_another_processes_append_within_half_a_second(
     tmp_path: Path,
@@ -79,7 +96,8 @@ async def replica_and_worker(
                 worker=worker,
                 drain_s=0,
             )
-            settings = Settings(server, agents={"talker": TALKER, "slow": SLOW})
+            agents = {"talker": TALKER, "slow": SLOW, "asking": ASKING, "repeating": REPEATING}
+            settings = Settings(server, agents=agents)
             opened.append(await stack.enter_async_context(open_runtime(settings)))
         yield opened[0], opened[1]
 
@@ -118,6 +136,38 @@ async def test_the_next_run_of_a_session_begins_when_the_one_before_it_has_ended
     runs = [(await replica.store.start(NewRun("talker", "hi", **session))).run.run_id for _ in range(2)]
     for run_id in runs:
         assert (await replica.store.get(run_id, wait_s=DEADLINE_S)).run.status == "success"
+
+
+async def test_an_answer_at_a_replica_continues_a_run_of_a_worker(
+    replica_and_worker: tuple[Runtime, Runtime],
+) -> None:
+    store = replica_and_worker[0].store
+    run_id = (await store.start(NewRun("asking", "hi", user_id="local"))).run.run_id
+    await reaches(store, run_id, "input.requested")
+    head = await store.head(run_id)
+    await store.inputs.answer(run_id, head, "1.1", "S", by=Actor("local"))
+    ended = (await store.get(run_id, wait_s=DEADLINE_S)).run
+    assert (ended.status, ended.result) == ("success", {"text": "S"})
+
+
+async def test_an_agent_at_work_hears_a_message_that_a_replica_takes(
+    replica_and_worker: tuple[Runtime, Runtime],
+) -> None:
+    store = replica_and_worker[0].store
+    run_id = (await store.start(NewRun("repeating", "hi", user_id="local"))).run.run_id
+    await reaches(store, run_id, "llm.token")
+    await store.add_input(run_id, "And socks.", by=Actor("local"))
+    assert (await store.get(run_id, wait_s=DEADLINE_S)).run.result == {"text": "[]['And socks.']"}
+
+
+async def reaches(store: RunStore, run_id: str, type: str) -> None:
+    """Return once the run has an event of this type."""
+    only = EventFilter(types=frozenset({type}))
+
+    async def has_one() -> bool:
+        return bool(await store.events(run_id, after=0, only=only))
+
+    await until(has_one)
 
 
 async def test_a_replicas_appends_are_followed_at_the_other_process(

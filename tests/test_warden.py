@@ -6,13 +6,14 @@ import sys
 
 import pytest
 
-from tests.pages import ROOT
-from tests.process import until
-from tests.process_tree import runs
+from tests.kit.pages import ROOT
+from tests.kit.process import until
+from tests.kit.process_tree import runs
+from tests.servers.owner import program
 
 STARTS = """
 import os, signal, subprocess, sys
-from tests import warden
+from tests.kit import warden
 with warden.watched():
     command = [sys.executable, "-c", "import time; time.sleep(3600)"]
     silent = {{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}}
@@ -22,7 +23,19 @@ with warden.watched():
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the warden looks at /proc")
+REDIS = """
+import os, signal
+from tests.kit import warden
+from tests.servers.redis import OwnRedis
+with warden.watched(), OwnRedis() as redis:
+    print(redis._process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the warden looks at /proc")
+
+
+@on_linux
 @pytest.mark.parametrize(
     ("end", "code"), [("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL), ("server.returncode = 0", 0)]
 )
@@ -32,3 +45,11 @@ def test_processes_of_a_test_process_end_with_it_though_nothing_closes_them(end:
     )
     assert done.returncode == code, done.stderr
     until(lambda: not runs(int(done.stdout)), "its server has ended")
+
+
+@on_linux
+def test_a_redis_server_is_known_though_it_may_name_itself() -> None:
+    program("redis-server")
+    done = subprocess.run([sys.executable, "-c", REDIS], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    until(lambda: not runs(int(done.stdout)), "it has ended")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server import environment
+from tests.kit.server import environment
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"

@@ -13,8 +13,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.browser import chromium
-from tests.server import ServerProcess, serving, until
+from tests.kit.browser import chromium
+from tests.kit.server import ServerProcess, serving, until
 
 IMAGES = Path(__file__).parents[1] / "docs/images"
 CONFIG = """
@@ -33,7 +33,7 @@ factory = "agents:importer"
 
 [agents.writer]
 model = "scripted"
-tokens = 600
+tokens = 6000
 tokens_per_s = 40
 
 [prices.scripted]

@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 
 from benchmarks.client import Stream, follow
 from benchmarks.options import Options
+from benchmarks.page.figure import Aim, Figure, page
 from benchmarks.peers.process import free_port, process
-from benchmarks.report import Report, milliseconds, percentile, spread
+from benchmarks.report import Report, percentile
 from benchmarks.server import BODY, Server
 
 TOKENS = 400
@@ -29,35 +29,38 @@ ASKED = {
     "input": {"messages": [{"role": "user", "content": json.loads(BODY)["input"]}]},
     "stream_mode": ["messages-tuple"],
 }
+FASTER, SOONER = 20, Aim(most=60, of="value")
 WORD = b'"content":"word "'  # once in each event with a token
 
-Measured = tuple[float, float]  # tokens/s, seconds to the first token
+Measured = tuple[float, float]  # tokens/s, milliseconds to the first token, p50
+OURS, THEIRS = "runstore", "LangGraph"
 
 
 def run(options: Options) -> Iterator[Report]:
     """In turns, so that the machine's other work meets both."""
-    rounds, sizes = (1, (1, 10)) if options.quick else (5, (1, RUNS))
-    report = Report(
-        f"Beside a LangGraph development server, {TOKENS} tokens a run as fast as they go",
-        ("server", *(f"tokens/s, {runs} at once" for runs in sizes), "first token p50, of the most"),
-        "Each with its own agent that streams words. Medians of rounds in turns, and the lowest and the "
-        "highest. LangGraph's server keeps its runs in memory; runstore commits each token.",
-    )
-    found: dict[str, list[list[Measured]]] = {"runstore": [], "LangGraph": []}
+    sizes = (1, 10) if options.quick else (1, RUNS)
+    found: dict[str, list[list[Measured]]] = {OURS: [], THEIRS: []}
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "runstore.toml"
         config.write_text(CONFIG)
         with Server(config) as ours, _langgraph() as theirs:
-            for warm in (True, *([False] * rounds)):
-                for name, measured in found.items():
-                    places = [_measure(name, ours.port, theirs, 3 if warm else runs) for runs in sizes]
-                    if not warm:
-                        measured.append(places)
-    for name, measured in found.items():
-        rates = [[each[size][0] for each in measured] for size in range(len(sizes))]
-        first = [each[-1][1] for each in measured]
-        report.add(name, *(spread(rate) for rate in rates), milliseconds(median(first)))
-    yield report
+            for name in found:
+                _measure(name, ours.port, theirs, 3)  # warm
+            for _ in range(options.rounds):
+                for name, rounds in found.items():
+                    rounds.append([_measure(name, ours.port, theirs, runs) for runs in sizes])
+    title = "A LangGraph development server, which keeps its runs in memory; runstore commits each token"
+    yield page(title, list(_figures(sizes, found)))
+
+
+def _figures(sizes: tuple[int, ...], found: dict[str, list[list[Measured]]]) -> Iterator[Figure]:
+    for size, runs in enumerate(sizes):
+        (our_rates, our_firsts), (their_rates, their_firsts) = (
+            zip(*(each[size] for each in rounds), strict=True) for rounds in found.values()
+        )
+        at_once = f"{runs} runs of {TOKENS} tokens at once"
+        yield Figure(f"tokens/s, {at_once}", THEIRS, "/s", Aim(least=FASTER), our_rates, their_rates)
+        yield Figure(f"first token, {at_once}, p50", THEIRS, "ms", SOONER, our_firsts, their_firsts)
 
 
 def _measure(name: str, ours: int, theirs: int, runs: int) -> Measured:
@@ -74,7 +77,7 @@ def _measure(name: str, ours: int, theirs: int, runs: int) -> Measured:
     streams = asyncio.run(measure())
     elapsed = time.perf_counter() - start
     assert all(stream.tokens == TOKENS for stream in streams), "tokens are missing"
-    return runs * TOKENS / elapsed, percentile([s.first_token_at - s.asked_at for s in streams], 50)
+    return runs * TOKENS / elapsed, percentile([s.first_token_at - s.asked_at for s in streams], 50) * 1000
 
 
 @contextmanager

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from runstore.client import PendingRecord as PendingRecord
     from runstore.client import RunRecord as RunRecord
     from runstore.client import Ticket as Ticket
-    from runstore.core.asked import MessageSource as MessageSource
-    from runstore.core.asked import ModelRequest as ModelRequest
-    from runstore.core.asked import RequestSummary as RequestSummary
     from runstore.core.audit import AuditEvent as AuditEvent
     from runstore.core.audit import AuditQuery as AuditQuery
     from runstore.core.codec import RecordedEvent as RecordedEvent
@@ -55,6 +52,7 @@ if TYPE_CHECKING:
     from runstore.core.errors import SchemaMismatch as SchemaMismatch
     from runstore.core.errors import SessionBusy as SessionBusy
     from runstore.core.errors import TooLarge as TooLarge
+    from runstore.core.errors import Unheard as Unheard
     from runstore.core.errors import WrongExpectedSeq as WrongExpectedSeq
     from runstore.core.events import AgentFinished as AgentFinished
     from runstore.core.events import AgentStarted as AgentStarted
@@ -69,6 +67,9 @@ if TYPE_CHECKING:
     from runstore.core.events import ToolStarted as ToolStarted
     from runstore.core.events import Unknown as Unknown
     from runstore.core.events import Usage as Usage
+    from runstore.core.model_requests import MessageSource as MessageSource
+    from runstore.core.model_requests import ModelRequest as ModelRequest
+    from runstore.core.model_requests import RequestSummary as RequestSummary
     from runstore.core.ports import EventFilter as EventFilter
     from runstore.core.ports import RunContext as RunContext
     from runstore.core.questions import Question as Question
@@ -87,9 +88,9 @@ if TYPE_CHECKING:
     from runstore.library import LocalStore as LocalStore
     from runstore.library import open as open
     from runstore.library import open_projections as open_projections
+    from runstore.maintenance.projection_status import ProjectionStatus as ProjectionStatus
     from runstore.maintenance.projections import LocalProjections as LocalProjections
     from runstore.maintenance.projections import Projections as Projections
-    from runstore.maintenance.projections import ProjectionStatus as ProjectionStatus
     from runstore.maintenance.rebuild import ProjectionReport as ProjectionReport
     from runstore.mount import MountedApp as MountedApp
     from runstore.projections.builds import ProjectionFault as ProjectionFault
@@ -101,6 +102,8 @@ if TYPE_CHECKING:
     from runstore.runtime.catalog.specs import AgentSpec as AgentSpec
     from runstore.runtime.memory.at_most_once import at_most_once as at_most_once
     from runstore.runtime.own_run import OwnRun as OwnRun
+    from runstore.runtime.replay.follower import ReplayDifference as ReplayDifference
+    from runstore.store.replays import Replayed as Replayed
 
 __version__ = "0.1.0"
 
@@ -109,7 +112,8 @@ _EXPORTS = {
     name: module
     for module, names in {
         "runstore.core.codec": "RecordedEvent decode",
-        "runstore.maintenance.projections": "LocalProjections Projections ProjectionStatus",
+        "runstore.maintenance.projection_status": "ProjectionStatus",
+        "runstore.maintenance.projections": "LocalProjections Projections",
         "runstore.maintenance.rebuild": "ProjectionReport",
         "runstore.projections.builds": "ProjectionFault",
         "runstore.projections.comparison": "DifferingKey TableDifference",
@@ -117,14 +121,14 @@ _EXPORTS = {
         "runstore.projections.runner": "ProjectionRunner",
         "runstore.client": "ApiError AsyncClient AuditFilters Client ClientError ForkedRun InputRecord "
         "PendingRecord RunRecord Ticket",
-        "runstore.core.asked": "MessageSource ModelRequest RequestSummary",
+        "runstore.core.model_requests": "MessageSource ModelRequest RequestSummary",
         "runstore.core.audit": "AuditEvent AuditQuery",
         "runstore.core.errors": "AgentError AgentNotFound AlreadyStarted AppendRefused Busy ConfigError "
         "EventTooDeep EventTooLarge IdempotencyConflict InputClosed InputNotFound InvalidAnswer "
         "InvalidCursor InvalidEvent InvalidName InvalidQuery "
         "LeaseLost LimitExceeded LogUnavailable ProjectionNotBuilt RunActive RunClosed RunDeleted "
         "RequestNotFound RunNotFound RunPurged "
-        "ProjectionFailed RunstoreError SchemaMismatch SessionBusy TooLarge WrongExpectedSeq",
+        "ProjectionFailed RunstoreError SchemaMismatch SessionBusy TooLarge Unheard WrongExpectedSeq",
         "runstore.core.events": "AgentFinished AgentStarted Custom Event Message Reasoning Token ToolFailed "
         "ToolFinished ToolProgress ToolStarted Unknown Usage",
         "runstore.core.ports": "RunContext EventFilter",
@@ -140,6 +144,8 @@ _EXPORTS = {
         "runstore.runtime.catalog.specs": "AgentSpec",
         "runstore.runtime.memory.at_most_once": "at_most_once",
         "runstore.runtime.own_run": "OwnRun",
+        "runstore.runtime.replay.follower": "ReplayDifference",
+        "runstore.store.replays": "Replayed",
     }.items()
     for name in names.split()
 }

@@ -1,5 +1,6 @@
 """The composition root: the only file that knows every concrete class."""
 
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, nullcontext
 from pathlib import Path
@@ -17,8 +18,9 @@ from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.sql_store import InlineProjection
 from runstore.feed.head_poll import HeadPoll
 from runstore.feed.memory import MemoryFeed
-from runstore.http.app import build_http
+from runstore.http.app import Served, build_http
 from runstore.http.errors import UNAVAILABLE
+from runstore.http.native.server import DatabaseRecord
 from runstore.http.security.auth import Authenticator
 from runstore.http.security.hosts import hosts_of
 from runstore.http.security.login_function import LoginFunction
@@ -37,13 +39,14 @@ from runstore.runtime.leases.file_locks import FileLeases
 from runstore.runtime.leases.heartbeats import HeartbeatLeases, ListedLeases
 from runstore.runtime.leases.leases import Leases
 from runstore.runtime.process.fork_server import hide
-from runstore.runtime.supervision.supervisor import Supervisor
+from runstore.runtime.process.messages import Open
+from runstore.runtime.supervision.supervisor import Shared, Supervisor
 from runstore.settings import URLS, ServerSettings, Settings, use_folder
 from runstore.store import keys
 from runstore.store.audit import AuditLog
 from runstore.store.erasure import Erasure
 from runstore.store.hierarchies import HierarchyStore
-from runstore.store.reports import Reports
+from runstore.store.reports.reports import Reports
 from runstore.store.runs import RunStore
 from runstore.store.workers import read_workers
 
@@ -87,8 +90,15 @@ async def open_log(settings: Settings) -> AsyncIterator[OpenLog]:
 
 
 @asynccontextmanager
-async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
-    """Open the database, start the writer and the supervisor; drain and close them at the end."""
+async def open_runtime(
+    settings: Settings, on_unusable: Callable[[ConfigError], None] = lambda error: None
+) -> AsyncIterator[Runtime]:
+    """Open the database, start the writer and the supervisor; drain and close them at the end.
+
+    Args:
+        on_unusable: called, on another thread, if the code of an agent cannot be used by a process that
+            agents share.
+    """
     use_folder(settings.folder)
     if settings.runs_code:
         hide()  # from the submitted code, which may have the same user
@@ -103,7 +113,10 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             _new_leases(opened.database, server, capacity=server.capacity),
             capacity=server.capacity if server.worker else 0,
             grace_s=server.cancel_grace_s,
+            shared=_shared(settings) if server.agent_processes else None,
+            on_unusable=on_unusable,
         )
+        opened.store.claims = supervisor
         metrics = Metrics(opened.event_log, opened.feed, supervisor, opened.runner)
         authenticator = await _open_authenticator(server, opened.database)
         # Nothing is awaited between here and the server's installing of its signal handlers. Otherwise a
@@ -117,6 +130,13 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
             await supervisor.drain(server.drain_s)
 
 
+def _shared(settings: Settings) -> Shared:
+    """The processes that agents share, with this process's module search path."""
+    server = settings.server
+    opening = Open(settings.agents, sys.path, settings.hierarchies)
+    return Shared(server.agent_processes, opening, server.max_abandoned_threads)
+
+
 @asynccontextmanager
 async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[OpenLog]:
     """`keeps`: whether this process keeps asynchronous projections up to date."""
@@ -125,7 +145,7 @@ async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[OpenLog]:
     local = MemoryFeed()
     shared = _redis_feed(server.redis_url, server.redis_prefix, local) if server.redis_url else None
     feed = shared or local
-    database = open_database(server.database_url, statement_timeout=True)
+    database = open_database(server.database_url, read_url=server.database_read_url, statement_timeout=True)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(database.close)
         url_files = {name: getattr(server, f"{name}_file") for name in URLS}
@@ -140,7 +160,7 @@ async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[OpenLog]:
         polling = HeadPoll(local, lambda run_ids: database.query(read_last_seqs, run_ids), every_s=every_s)
         await stack.enter_async_context(polling)
         teams = Teams(settings.hierarchies)
-        catalog = AgentCatalog(settings.agents, run_timeout_s=settings.limits.run_timeout_s, teams=teams)
+        catalog = catalog_of(settings, teams)
         store = RunStore(
             database, event_log, feed, catalog, limits=settings.limits, heartbeat_s=server.heartbeat_s
         )
@@ -155,6 +175,16 @@ async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[OpenLog]:
         yield OpenLog(
             store, hierarchies, audit, reports, feed, database, event_log, leases, operated, runner, erasure
         )
+
+
+def catalog_of(settings: Settings, teams: Teams | None = None) -> AgentCatalog:
+    """The agents of a configuration, which may import modules of its folder."""
+    use_folder(settings.folder)
+    return AgentCatalog(
+        settings.agents,
+        run_timeout_s=settings.limits.run_timeout_s,
+        teams=teams or Teams(settings.hierarchies),
+    )
 
 
 def _inline(database: Database, projections: Sequence[Projection]) -> list[InlineProjection]:
@@ -183,28 +213,37 @@ def _new_leases(database: Database, server: ServerSettings, *, capacity: int) ->
 
 def build_app(runtime: Runtime, settings: Settings) -> Starlette:
     """The HTTP API over an open runtime. Its streams end when the runtime's feed is closed."""
-    server, prices = settings.server, settings.prices
-    return build_http(
-        runtime.store,
-        runtime.hierarchies,
-        runtime.audit,
-        runtime.reports,
-        runtime.erasure,
-        not_ready=lambda: _not_ready(runtime, server.max_abandoned_threads),
-        metrics=runtime.metrics.expose,
-        workers=lambda: runtime.database.query(read_workers),
-        authenticator=runtime.authenticator,
-        hosts=hosts_of(server.host, server.allowed_hosts, exposed=server.exposed),
-        cors_origins=server.cors_origins,
-        console=server.console,
+    server = settings.server
+    served = Served(
+        store=runtime.store,
+        hierarchies=runtime.hierarchies,
+        audit=runtime.audit,
+        reports=runtime.reports,
+        erasure=runtime.erasure,
         projections=runtime.projections,
-        prices=prices,
+        prices=settings.prices,
+        authenticator=runtime.authenticator,
+        workers=lambda: runtime.database.query(read_workers),
+        database=lambda: _read_database(runtime.database),
+        metrics=runtime.metrics.expose,
+        not_ready=lambda: _not_ready(runtime, server.max_abandoned_threads),
     )
+    hosts = hosts_of(server.host, server.allowed_hosts, exposed=server.exposed)
+    return build_http(served, hosts=hosts, cors_origins=server.cors_origins, console=server.console)
+
+
+async def _read_database(database: Database) -> DatabaseRecord:
+    """Read as lists are, with their time and places: a server looks at each of its files."""
+    size = await database.query_list(database.dialect.size)
+    return DatabaseRecord(database.dialect.name, size)
 
 
 def _not_ready(runtime: Runtime, max_abandoned_threads: int) -> str | None:
     if runtime.event_log.unavailable:
         return UNAVAILABLE
+    shared = runtime.supervisor.shared
+    if shared is not None and not shared.available:
+        return "no agent process takes runs: it starts, or does not answer; the log says why"
     abandoned = runtime.supervisor.abandoned_threads
     if abandoned > max_abandoned_threads:
         return (

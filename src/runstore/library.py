@@ -1,20 +1,18 @@
 """The log as a library: `async with runstore.open(url) as store:`, without HTTP."""
 
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from runstore.app import OpenLog, open_log, open_runtime
 from runstore.core.audit import AuditEvent, AuditQuery, audit_event
 from runstore.core.errors import (
     AgentNotFound,
-    ConfigError,
     InvalidCursor,
     RunDeleted,
     RunPurged,
@@ -34,12 +32,20 @@ from runstore.logs import log_as_library
 from runstore.maintenance.projections import LocalProjections, Projections
 from runstore.projections.projection import Projection
 from runstore.projections.runs import RunQuery
-from runstore.runtime.catalog.specs import AgentSpec
 from runstore.runtime.own_run import OwnRun, own_run
-from runstore.settings import Settings, load_settings, override
+from runstore.runtime.replay.dialogues import SPOKEN_TYPES, RecordedRun, RunFold
+from runstore.runtime.replay.fixture import fixture_file, fixture_of
+from runstore.settings.program import Agents, program_settings
+from runstore.store.replays import (
+    TIMEOUT_S,
+    Replayed,
+    ReplayOptions,
+    memory_in,
+    replay,
+    root_request,
+)
 
 LOCAL_USER = "local"  # the user of runs, unless a program names one
-Agents = Mapping[str, AgentSpec | str | Callable[..., Any]]
 
 
 @asynccontextmanager
@@ -67,7 +73,7 @@ async def open(
         SchemaMismatch: the database is newer than this release.
     """
     log_as_library()
-    settings = settings_of(url, config, agents, shared_files, projections)
+    settings = program_settings(url, config, agents, shared_files, projections)
     if config is None and agents is None:
         async with open_log(settings) as opened:
             yield LocalStore(opened, runs_agents=False)
@@ -95,7 +101,7 @@ def open_projections(
         SchemaMismatch: the database is of another release.
         LogUnavailable: it cannot be used now; also in the block.
     """
-    known = settings_of(url, config, None, None, projections).find_projections()
+    known = program_settings(url, config, None, None, projections).find_projections()
     with opened_database(url) as database:
         yield Projections(database, known)
 
@@ -306,6 +312,52 @@ class LocalStore:
                 return runs
             query = replace(query, before=found.next)
 
+    async def replay(
+        self,
+        run_id: str,
+        *,
+        model: str | None = None,
+        live: bool = False,
+        only_calls: bool = False,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Replayed:
+        """Run an ended run's agent again, with tools answered from the log; nothing is written.
+
+        Args:
+            model: the id of another model of the same provider.
+            live: go on after the first difference. Tools whose calls differ run for real.
+            only_calls: compare tool calls and the ending, not what models say.
+            timeout_s: seconds that it may take, up to a day.
+
+        Raises:
+            AgentNotFound: the store was opened without the run's agent.
+            InvalidQuery, TooLarge: the run cannot be replayed.
+            AgentError, ConfigError: the agent cannot be built, or has no replays.
+        """
+        options = ReplayOptions(model=model, live=live, only_calls=only_calls, timeout_s=timeout_s)
+        return await replay(self._store.catalog, await self._recorded(run_id), options)
+
+    async def fixture(self, run_id: str) -> bytes:
+        """A run that ended well as the content of a file for `runstore.testing.replay_fixture`.
+
+        Raises:
+            InvalidQuery, TooLarge: the run is no fixture.
+        """
+        return fixture_file(fixture_of(await self._recorded(run_id)))
+
+    async def _recorded(self, run_id: str) -> RecordedRun:
+        folding = RunFold()
+        async for event in self.read(run_id, types=SPOKEN_TYPES):
+            folding.add(event)
+        run = folding.run
+        if run.remembers:
+            page = await self._store.requests(run.run_id)
+            run.memory = await self._store.request(
+                run.run_id, root_request(page.data), reads_session=True,
+                answer=partial(memory_in, input=run.input),
+            )  # fmt: skip
+        return run
+
     async def stop(self, run_id: str, *, by: str = LOCAL_USER, reason: str = "user") -> bool:
         """Ask a run to stop; False when it has ended already."""
         return not (await self._store.stop(parse_run_id(run_id), by=Actor(by), reason=reason)).run.closed
@@ -327,44 +379,6 @@ class LocalStore:
                 f"the cursor {after} is not a seq of run {run_id}, whose last seq is {head.seq}"
             )
         return run_id
-
-
-def settings_of(
-    url: str,
-    config: Path | str | None,
-    agents: Agents | None,
-    shared_files: bool | None = None,
-    projections: Sequence[Projection] = (),
-) -> Settings:
-    """The configuration of a program that has no command line.
-
-    Raises:
-        ConfigError: the configuration is wrong.
-    """
-    settings = load_settings(Path(config)) if config is not None else Settings()
-    specs = {name: _spec(name, agent) for name, agent in (agents or {}).items()}
-    settings = msgspec.structs.replace(
-        settings,
-        server=override(settings.server, {"database_url": url, "shared_files": shared_files}),
-        agents={**settings.agents, **specs},
-        projections=tuple(projections),
-    )
-    settings.look_up_code()
-    return settings
-
-
-def _spec(name: str, agent: AgentSpec | str | Callable[..., Any]) -> AgentSpec:
-    """The agent's spec. A function must have a name, as the log keeps it and other processes import it."""
-    if isinstance(agent, AgentSpec):
-        return agent
-    if not isinstance(agent, str):
-        if "<" in agent.__qualname__:
-            raise ConfigError(f"agent {name!r} must be a function of a module, not {agent.__qualname__}")
-        agent = f"{agent.__module__}:{agent.__qualname__}"
-    try:
-        return AgentSpec(factory=agent)
-    except ValueError as error:
-        raise ConfigError(f"agent {name!r}: {error}") from error
 
 
 def _filter(types: Sequence[str] | None) -> EventFilter | None:

@@ -17,11 +17,12 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from runstore import __version__
-from runstore.core.events import Outcome
+from runstore.core.events import Outcome, StartReason
 from runstore.eventlog.metered import Histogram
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.projections.runner import ProjectionRunner
+from runstore.runtime.process.agent_processes import AgentProcesses
 from runstore.runtime.supervision.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ class Metrics(Collector):
                 "projection",
                 self._projections.failed,
             )
+        if (replica := self._log.database.replica) is not None:
+            reads = {"replica": replica.answered, "primary": replica.fallbacks}
+            yield _gauge("runstore_replica_usable", "1 while the read replica answers.", value=replica.usable)
+            yield _counters("runstore_replica_reads", "Reads for the replica.", "answered_by", reads)
         if not isinstance(self._feed, MemoryFeed):
             yield from self._redis(self._feed)
 
@@ -84,7 +89,7 @@ class Metrics(Collector):
         supervisor, counts = self._supervisor, self._log.counts
         states = {"active": supervisor.running, "queued": supervisor.waiting}
         ended = {status: counts.ended[status] for status in get_args(Outcome)}
-        reasons = {reason: counts.attempts[reason] for reason in ("claimed", "adopted", "handed_over")}
+        reasons = {reason: counts.attempts[reason] for reason in get_args(StartReason)}
         yield _gauge(
             "runstore_runs", "Runs of this process, running or waiting for a place.", "state", states
         )
@@ -106,6 +111,16 @@ class Metrics(Collector):
         yield _gauge("runstore_processes", "Agents' processes.", value=supervisor.processes.running)
         yield _counter(
             "runstore_processes_killed", "Agents' processes that were killed.", supervisor.processes.killed
+        )
+
+        if supervisor.shared is not None:
+            yield from self._agent_processes(supervisor.shared)
+
+    def _agent_processes(self, shared: AgentProcesses) -> Iterator[Metric]:
+        yield _gauge("runstore_agent_processes", "Processes that agents share.", value=shared.running)
+        yield _gauge("runstore_agent_processes_available", "Those of them that take runs.", value=shared.open)
+        yield _counter(
+            "runstore_agent_processes_lost", "Processes of agents that ended unexpectedly.", shared.lost
         )
 
     def _cancels(self) -> Iterator[Metric]:

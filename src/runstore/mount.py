@@ -18,10 +18,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from runstore.app import Runtime, build_app, check_exposure, open_runtime
 from runstore.http.app import ERRORS
 from runstore.http.errors import Unauthorized
-from runstore.library import Agents, LocalStore, settings_of
+from runstore.library import LocalStore
 from runstore.logs import log_as_library
 from runstore.projections.projection import Projection
 from runstore.settings import override
+from runstore.settings.program import Agents, program_settings
 
 
 class MountedApp:
@@ -50,7 +51,7 @@ class MountedApp:
         allowed_hosts: Sequence[str] = (),
         shared_files: bool | None = None,
     ) -> None:
-        settings = settings_of(url, config, agents, shared_files, projections)
+        settings = program_settings(url, config, agents, shared_files, projections)
         hosts = [*settings.server.allowed_hosts, *allowed_hosts]
         server = override(settings.server, {"host": "127.0.0.1", "allowed_hosts": hosts})
         self._settings = msgspec.structs.replace(settings, server=server)

@@ -14,20 +14,20 @@ from types import FrameType
 from typing import NoReturn
 
 import structlog
+from msgspec.structs import replace
 
 from runstore.app import Runtime, build_app, check_exposure, open_runtime
 from runstore.core.errors import AgentError, ConfigError
-from runstore.core.threads import in_own_thread
+from runstore.core.threads import GIL_SWITCH_S, in_own_thread
 from runstore.http.server import BACKLOG, Server
 from runstore.logs import flush_logs
 from runstore.runtime.attempts.spans import flush_spans
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.teams import Teams
 from runstore.runtime.loops.agent_loops import new_event_loop
+from runstore.runtime.supervision.worker import call_in
 from runstore.settings import Settings, use_folder
 
-# Seconds that a busy agent may hold the GIL; with Python's 5 ms, tokens would wait for seconds.
-GIL_SWITCH_S = 0.0005
 FLUSH_OUTPUT_S = 1.0  # seconds at exit to flush standard output and standard error
 FLUSH_SPANS_S = 1.0  # seconds at exit for a tracer provider to export its last spans
 
@@ -80,7 +80,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
     wrong: list[ConfigError] = []
-    async with open_runtime(settings) as runtime:
+    loop = asyncio.get_running_loop()
+
+    def on_unusable(error: ConfigError) -> None:
+        call_in(loop, lambda: leave(error))
+
+    async with open_runtime(settings, on_unusable) as runtime:
         app = build_app(runtime, settings)
         drains: list[asyncio.Task[None]] = []
 
@@ -108,20 +113,32 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 
 
 async def _work(settings: Settings) -> None:
-    await in_own_thread(_import_strands)  # import first: claimed runs would wait for it
     use_folder(settings.folder)
-    await AgentCatalog(settings.agents, teams=Teams(settings.hierarchies)).check()
-    async with open_runtime(settings) as runtime:
-        stopping = _signalled()
+    # Only answers to clients come from a read replica, and a worker gives none.
+    settings = replace(settings, server=replace(settings.server, database_read_url=None))
+    if not settings.server.agent_processes:
+        await in_own_thread(_import_strands)  # import first: claimed runs would wait for it
+        await AgentCatalog(settings.agents, teams=Teams(settings.hierarchies)).check()
+    wrong: list[ConfigError] = []
+    loop = asyncio.get_running_loop()
+
+    def on_unusable(error: ConfigError) -> None:
+        wrong.append(error)
+        call_in(loop, stop)
+
+    async with open_runtime(settings, on_unusable) as runtime:
+        stopping, stop = _signalled()
         log.info("working", worker_id=runtime.supervisor.worker_id, capacity=settings.server.capacity)
         threading.Thread(target=_prepare_processes, args=[runtime], daemon=True).start()
         await stopping
         log.info("draining", runs=runtime.supervisor.running)
     log.info("stopped")
+    for error in wrong:
+        raise error
 
 
-def _signalled() -> "asyncio.Future[None]":
-    """Done at the first SIGTERM or SIGINT; the second one ends the process at once."""
+def _signalled() -> "tuple[asyncio.Future[None], Callable[[], None]]":
+    """Done at the first SIGTERM or SIGINT, or when called; the second signal ends the process at once."""
     loop = asyncio.get_running_loop()
     told: asyncio.Future[None] = loop.create_future()
 
@@ -136,7 +153,7 @@ def _signalled() -> "asyncio.Future[None]":
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    return told
+    return told, settle
 
 
 def _on_started(
@@ -152,6 +169,8 @@ def _on_started(
 
 def _warm_up(runtime: Runtime, leave: Callable[[ConfigError], None]) -> None:
     """Prepare for the first run, and exit if the agents' code cannot be used."""
+    if runtime.supervisor.shared is not None:
+        return  # the processes that agents share do this
     _import_strands()
     try:
         if runtime.supervisor.runs_agents:
@@ -162,7 +181,7 @@ def _warm_up(runtime: Runtime, leave: Callable[[ConfigError], None]) -> None:
 
 
 def _prepare_processes(runtime: Runtime) -> None:
-    if runtime.store.catalog.needs_processes:
+    if runtime.supervisor.shared is None and runtime.store.catalog.needs_processes:
         with suppress(AgentError):  # the first run that needs a process then fails with it
             runtime.supervisor.processes.prepare()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.server import SILENT_AGENT, ServerProcess
+from tests.kit.server import SILENT_AGENT, ServerProcess
 
 CONFIG = """
 [agents.silent]

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from tests.kit.process import MARK
+from tests.kit.server import ServerProcess, until
 from tests.models.standins import ModelServer
-from tests.process import MARK
-from tests.server import ServerProcess, until
 
 AGENTS = """
 import asyncio

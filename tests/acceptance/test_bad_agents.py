@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.server import ServerProcess, serving
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import ServerProcess, serving
 
 # name → what its function is, and what its run's error must say
 FAILING: dict[str, tuple[str, list[str]]] = {
@@ -92,4 +93,4 @@ def test_after_all_of_them_the_server_runs_the_next(server: ServerProcess) -> No
     for agent in FAILING:
         server.ended(server.begin(agent))
     assert server.ended(server.begin("demo", "one two"))["status"] == "success"
-    assert "Traceback" not in server.log
+    assert_no_traceback(server.log)

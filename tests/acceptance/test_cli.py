@@ -17,11 +17,12 @@ import runstore.maintenance.purge as purging
 from runstore.cli.main import app
 from runstore.core.errors import ConfigError
 from runstore.feed.memory import MemoryFeed
-from tests.command_line import call_command
-from tests.database import make_database, make_old, migrate, open_log_at
-from tests.keys import url_of
-from tests.purging import write_old
-from tests.server import DEADLINE_S, ServerProcess, run_command, until
+from tests.kit.command_line import call_command
+from tests.kit.database import make_database, make_old, migrate, open_log_at
+from tests.kit.keys import url_of
+from tests.kit.logs import assert_no_traceback
+from tests.kit.purging import write_old
+from tests.kit.server import DEADLINE_S, ServerProcess, run_command, until
 
 COMMANDS = [
     "serve", "demo", "migrate", "projections list", "projections run", "projections rebuild",
@@ -121,11 +122,12 @@ def test_code_that_cannot_be_imported_ends_the_server_with_2(tmp_path: Path) -> 
         server.launch()
         assert server.wait() == 2
         assert "[agents.mine]: `factory`: cannot import 'agents:build': No module named" in server.log
-        assert "Traceback" not in server.log
+        assert_no_traceback(server.log)
     finally:
         server.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
     [

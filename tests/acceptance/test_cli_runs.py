@@ -19,9 +19,9 @@ import typer
 
 from runstore.cli.main import app
 from tests.client.stranger import stranger
-from tests.command_line import call_command
-from tests.server import DEADLINE_S, PYTHON, ServerProcess, environment, run_command, serving
-from tests.slow import mostly_slow
+from tests.kit.command_line import call_command
+from tests.kit.server import DEADLINE_S, PYTHON, ServerProcess, environment, run_command, serving
+from tests.kit.slow import mostly_slow
 
 CONFIG = """
 [agents.silent]
@@ -226,6 +226,10 @@ def test_a_run_is_forked_and_retried(runs: Run, server: ServerProcess) -> None:
     assert server.ended(again)["result"]["text"] == "hi there"
     forked = json.loads(runs("fork", run_id, "--input", "more", "--json").stdout)
     assert forked["parent_run_id"] == server.record(again)["parent_run_id"] == run_id
+    rounded = runs("fork", run_id, "--input", "more", "--at", "4")
+    assert (rounded.returncode, len(rounded.stdout.split())) == (0, 1)
+    assert rounded.stderr.startswith("it begins after seq 1, ")
+    assert runs("fork", run_id, "--input", "more", "--at", "1").stderr == ""
 
 
 def test_a_run_is_stopped_and_deleted(runs: Run, server: ServerProcess) -> None:

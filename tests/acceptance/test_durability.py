@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server import SILENT_AGENT, SILENT_HEAD, ServerProcess, until
-from tests.tools import require
+from tests.kit.server import SILENT_AGENT, SILENT_HEAD, ServerProcess, until
+from tests.kit.tools import require
 
 CONFIG = """
 [agents.silent]

@@ -19,10 +19,10 @@ from runstore.core.run import Actor
 from runstore.http.streaming.frames import native
 from runstore.settings import Settings, load_settings
 from runstore.store.runs import RunAt
-from tests.database import make_database
-from tests.frames import Frame, joined, read_frames, said, seqs
-from tests.polling import until as until_async
-from tests.server import DEADLINE_S, ServerProcess
+from tests.kit.database import make_database
+from tests.kit.frames import Frame, joined, read_frames, said, seqs
+from tests.kit.polling import until as until_async
+from tests.kit.server import DEADLINE_S, ServerProcess
 
 RUNS = 100
 CONFIG = """

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import call_command
-from tests.database import make_database
-from tests.keys import client, make_key
-from tests.server import ServerProcess, serving, until
+from tests.kit.command_line import call_command
+from tests.kit.database import make_database
+from tests.kit.keys import client, make_key
+from tests.kit.server import ServerProcess, serving, until
 
 CONFIG = '[agents.quick]\nmodel = "scripted"\n'
 

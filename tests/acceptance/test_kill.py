@@ -9,8 +9,8 @@ from itertools import count
 import httpx
 import pytest
 
-from tests.frames import read_frames, seqs
-from tests.server import DEADLINE_S, ServerProcess, new_client, run_command, serving
+from tests.kit.frames import read_frames, seqs
+from tests.kit.server import DEADLINE_S, ServerProcess, new_client, run_command, serving
 
 SEED = 2026
 ROUNDS = 5

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.server import ServerProcess, serving, until
+from tests.kit.server import ServerProcess, serving, until
 
 AGENTS = """
 import asyncio

@@ -19,20 +19,20 @@ from runstore.core.new_run import NewRun
 from runstore.core.run import Actor
 from runstore.demo.model import ScriptedModel
 from runstore.settings import ServerSettings, Settings
-from tests.database import make_database
-from tests.polling import until
-from tests.slow import slow
+from tests.kit.database import make_database
+from tests.kit.polling import until
+from tests.kit.slow import slow
 
-SERVER = Path(__file__).parents[1] / "mcp_server.py"
+SERVER = Path(__file__).parents[1] / "kit" / "mcp_server.py"
 FOLDER = Path()  # of the test that runs
 
 
-def client(*options: str) -> MCPClient:
+def client(*options: str, **settings: Any) -> MCPClient:
     """A client of a new server, which notes its process id."""
     server = StdioServerParameters(
         command=sys.executable, args=["-S", str(SERVER), str(FOLDER / "pids"), *options]
     )
-    return MCPClient(lambda: stdio_client(server))
+    return MCPClient(lambda: stdio_client(server), **settings)
 
 
 def agent(*tools: Any, name: str = "inner") -> Agent:
@@ -120,6 +120,22 @@ def stubborn() -> Agent:
     return agent(client("--stubborn"))
 
 
+def silent_list() -> Agent:
+    return agent(client("--silent", "tools/list", startup_timeout=1))
+
+
+def dead_list() -> Agent:
+    return agent(client("--dies", "tools/list"))
+
+
+def silent_call() -> Agent:
+    return agent(client("--silent", "tools/call"))
+
+
+def dead_call() -> Agent:
+    return agent(client("--dies", "tools/call"))
+
+
 SHARED: list[MCPClient] = []
 
 
@@ -136,9 +152,10 @@ async def ticking(input: str) -> AsyncIterator[str]:
 
 FACTORIES = (
     alone, below, graph, swarm, asking, generator, broken, misspelled, waiting, holding, gated, stubborn,
-    sharing, ticking,
+    sharing, ticking, silent_list, dead_list, silent_call, dead_call,
 )  # fmt: skip
 AGENTS = {each.__name__: AgentSpec(factory=f"{__name__}:{each.__name__}") for each in FACTORIES}
+AGENTS["timed_call"] = AgentSpec(factory=f"{__name__}:silent_call", run_timeout_s=1)
 
 
 @pytest.fixture
@@ -225,6 +242,7 @@ async def test_they_end_with_a_run_that_is_stopped_while_they_start(runtime: Run
     await until(lambda: not alive(tmp_path))
 
 
+@pytest.mark.slow
 async def test_they_end_with_the_process(settings: Settings, tmp_path: Path) -> None:
     async with open_runtime(settings) as runtime:
         for name in ("waiting", "holding"):
@@ -257,3 +275,42 @@ async def test_a_server_that_starts_slowly_delays_no_other_run(runtime: Runtime,
     assert (run.status, run.attempt) == ("success", 1)  # else it would have been moved from a blocked loop
     (tmp_path / "gate").touch()
     assert (await ended(runtime, second)).status == "success"
+
+
+# strands' own: of a server that does not start, and of one whose silence has been cut off.
+@pytest.mark.filterwarnings("ignore:.*_set_close_event")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(
+    ("name", "status", "code"),
+    [
+        ("silent_list", "error", "agent_error"),
+        ("dead_list", "error", "agent_error"),
+        ("timed_call", "error", "timeout"),
+        ("dead_call", "success", None),
+    ],
+)
+async def test_a_server_that_falls_silent_or_dies_ends_its_run_in_time_and_leaves_nothing(
+    runtime: Runtime, tmp_path: Path, name: str, status: str, code: str | None
+) -> None:
+    run_id = await start(runtime, name)
+    run = await ended(runtime, run_id)
+    assert (run.status, run.error_code) == (status, code), run.error
+    assert name != "silent_list" or "did not list its tools within 6 s" in run.error, run.error
+    await until(lambda: not alive(tmp_path))
+    if name == "dead_call":  # its model hears of it
+        events = await runtime.store.events(run_id, after=0)
+        assert [event.type for event in events].count("tool.failed") == 1
+
+
+async def test_a_run_whose_server_falls_silent_is_stopped(runtime: Runtime, tmp_path: Path) -> None:
+    run_id = await start(runtime, "silent_call")
+
+    async def calls() -> bool:
+        events = await runtime.store.events(run_id, after=0)
+        return any(event.type == "tool.started" for event in events)
+
+    while not await calls():
+        await asyncio.sleep(0.05)
+    await runtime.store.stop(run_id, by=Actor("local"), reason="user")
+    assert (await ended(runtime, run_id)).status == "stopped"
+    await until(lambda: not alive(tmp_path))

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from tests.metrics import sample
-from tests.server import ServerProcess, until
+from tests.kit.metrics import sample
+from tests.kit.server import ServerProcess, until
 
 Serve = Callable[..., ServerProcess]
 

@@ -16,9 +16,9 @@ from runstore.core.ids import new_run_id
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime.supervision.supervisor import SWEEP_S
 from runstore.runtime.supervision.sweep import PATIENCE_S
-from tests.database import open_sqlite_log
-from tests.server import ServerProcess, until
-from tests.slowness import measured_slowness
+from tests.kit.database import open_sqlite_log
+from tests.kit.server import ServerProcess, until
+from tests.kit.slowness import measured_slowness
 
 AGENTS = """
 import asyncio
@@ -85,6 +85,7 @@ def test_a_stop_that_reaches_another_process_leaves_the_run_to_its_living_worker
     assert ending[1]["data"]["text"] == "goodbye"
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_stops_of_a_frozen_workers_runs_are_enforced_by_another_process_in_time(
     two: tuple[ServerProcess, ServerProcess],

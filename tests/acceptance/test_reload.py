@@ -10,9 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.frames import Frame, said, seqs
-from tests.server import ServerProcess, until
-from tests.slow import slow
+from tests.kit.frames import Frame, said, seqs
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import ServerProcess, until
+from tests.kit.slow import slow
 
 Serve = Callable[..., ServerProcess]
 
@@ -110,6 +111,7 @@ def test_a_run_of_a_model_is_handed_over_and_reaches_its_end(server: ServerProce
     assert frames[-1].type == "lifecycle.completed"
 
 
+@pytest.mark.slow
 def test_a_new_configuration_is_in_force(server: ServerProcess) -> None:
     edit(
         server, "[agents.talker]", '[agents.another]\nmodel = "scripted"\n\n[agents.talker]', "runstore.toml"
@@ -118,6 +120,7 @@ def test_a_new_configuration_is_in_force(server: ServerProcess) -> None:
     assert server.ended(server.begin("another", "hi"))["status"] == "success"
 
 
+@pytest.mark.slow
 def test_no_connection_is_refused_by_a_reload(server: ServerProcess) -> None:
     server.begin_silent()
     done = threading.Event()
@@ -162,7 +165,7 @@ def test_broken_code_is_named_and_the_old_serves_on_until_it_is_mended(
     edit(server, old, broken, file)
     until(lambda: times(server, "reload_failed") == 1, "the error is told")
     assert message in server.log
-    assert "Traceback" not in server.log
+    assert_no_traceback(server.log)
     assert server.record(run_id)["attempt"] == 1
     edit(server, broken, old, file)
     wait_for_reload(server)
@@ -235,6 +238,7 @@ def test_a_server_that_died_is_started_again_by_the_next_change(server: ServerPr
     until(lambda: server.record(run_id)["attempt"] == 2, "the run goes on")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT)], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_ends_the_server_and_its_watcher(server: ServerProcess, number: int) -> None:
     server.begin_silent()

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import runstore
-from tests.frames import Frame, said, seqs
-from tests.server import ServerProcess, serving, until
+from tests.kit.frames import Frame, said, seqs
+from tests.kit.server import ServerProcess, serving, until
 
 CONFIG = """
 [agents.careful]
@@ -268,6 +268,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LostRuns]:
         yield runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["careful", "parallel", "contained"])
 def test_a_tool_that_had_finished_is_not_called_again(runs: LostRuns, name: str) -> None:
     run = runs[name]
@@ -278,6 +279,7 @@ def test_a_tool_that_had_finished_is_not_called_again(runs: LostRuns, name: str)
     assert finished == ["first", "second"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["family", "graph", "swarm"])
 def test_only_the_interrupted_work_of_several_agents_is_done_again(runs: LostRuns, name: str) -> None:
     run = runs[name]
@@ -317,6 +319,7 @@ def test_a_tool_that_may_be_called_once_and_has_been_stops_a_restart(runs: LostR
     assert run.calls == ["first", "second"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["careful", "parallel", "heard ", "again"])
 def test_a_client_that_discards_text_has_the_text_of_an_undisturbed_run(runs: LostRuns, name: str) -> None:
     expected = "I call first second I heard onetwo" if name == "parallel" else runs["undisturbed"].kept
@@ -396,6 +399,7 @@ def test_a_run_that_was_to_stop_when_its_worker_died_is_stopped_and_not_resumed(
     assert run.calls == ["first", "second"]
 
 
+@pytest.mark.slow
 def test_runs_that_waited_in_the_queue_start_after_a_kill(serve: Callable[..., ServerProcess]) -> None:
     server = serve(CONFIG, AGENTS, capacity=1)
     first = LostRun(server, "plain", "first")

@@ -11,14 +11,15 @@ import httpx
 import pytest
 
 from runstore.runtime.code.process import FIRST_UID, UIDS
-from tests.code import ENABLED, WAITS, begin, emitted, ended, run, until_said, words
-from tests.command_line import call_command
-from tests.keys import make_key
-from tests.server import DEADLINE_S, ServerProcess, serving, until
-from tests.slow import slow
+from tests.kit.code import ENABLED, WAITS, begin, emitted, ended, run, until_said, words
+from tests.kit.command_line import call_command
+from tests.kit.keys import make_key
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import DEADLINE_S, ServerProcess, serving, until
+from tests.kit.slow import slow
 
 GRACE_S = 1.0
-TIMEOUT_S = 15
+TIMEOUT_S = 40
 SECRET = "a-secret-that-no-code-may-see"
 MEMORY_MB, OUTPUT_MB, FILE_MB, PROCESSES, OPEN_FILES = 200, 1, 1, 20, 32
 CONFIG = f"""
@@ -44,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     server.variables["MODEL_API_KEY"] = SECRET
     try:
         yield server.start()
-        assert "Traceback" not in server.log
+        assert_no_traceback(server.log)
     finally:
         server.close()
 
@@ -118,6 +119,7 @@ def test_its_error_is_the_runs_with_the_end_of_its_traceback(server: ServerProce
     assert words(server, record["run_id"]) == ["begun\n"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "message"),
     [
@@ -139,6 +141,7 @@ def test_every_error_of_submitted_code_ends_its_run_with_a_reason(
     assert message in record["error"]
 
 
+@pytest.mark.slow
 def test_its_code_and_input_stand_in_the_runs_first_event(server: ServerProcess) -> None:
     record = run(server, "print(input['a'])", {"a": 1})
     first = server.events(record["run_id"])[0]["data"]
@@ -252,11 +255,13 @@ emit({"type": "custom.failed", "data": failed})
 """
 
 
+@pytest.mark.slow
 @linux
 def test_it_has_no_memory_that_its_limit_does_not_count(server: ServerProcess) -> None:
     assert emitted(server, SHARED_MEMORY) == ["memfd", "/dev/shm", "shmget", "msgget", "/tmp"]
 
 
+@pytest.mark.slow
 @linux
 def test_it_can_get_no_more_rights(server: ServerProcess) -> None:
     code = """
@@ -368,6 +373,7 @@ emit({"type": "custom.left", "data": [child.pid, os.getcwd()]})
 """
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("then", ["", "1 / 0", "import os; os.kill(os.getpid(), 9)"])
 def test_its_children_and_its_files_go_with_it(server: ServerProcess, then: str) -> None:
@@ -376,11 +382,11 @@ def test_its_children_and_its_files_go_with_it(server: ServerProcess, then: str)
     until(lambda: not Path(folder).parent.exists(), "the files are gone")
 
 
+@pytest.mark.slow
 def test_a_child_that_holds_its_output_does_not_delay_its_end(server: ServerProcess) -> None:
-    begun_at = time.monotonic()
     sleep = "[sys.executable, '-c', 'import time; time.sleep(3600)']"
-    run(server, f"import subprocess, sys; subprocess.Popen({sleep}); print('done')")
-    assert time.monotonic() - begun_at < 10
+    record = run(server, f"import subprocess, sys; subprocess.Popen({sleep}); print('done')")
+    assert (record["status"], record["result"]) == ("success", {"text": "done\n"})  # before its timeout
 
 
 @pytest.mark.slow
@@ -436,6 +442,7 @@ def test_it_is_off_unless_it_is_enabled(tmp_path: Path) -> None:
         assert "run-code" not in server.http.get("/agents").text
 
 
+@pytest.mark.slow
 def test_others_than_this_machine_need_a_key_for_it(tmp_path: Path) -> None:
     (tmp_path / "runstore.toml").write_text(f"[server]\nhost = '0.0.0.0'\nport = 0\n\n{ENABLED}")
     refused = call_command("serve", folder=tmp_path)

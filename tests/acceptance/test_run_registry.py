@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.code import COUNTS, ENABLED, WAITS, begin, ended, run, until_said, words
-from tests.database import migrate
-from tests.frames import Frame, read_frames, said, seqs
 from tests.golden import FOLDER, RELEASES
-from tests.keys import client, make_key
-from tests.server import ServerProcess, serving, until
+from tests.kit.code import COUNTS, ENABLED, WAITS, begin, ended, run, until_said, words
+from tests.kit.database import migrate
+from tests.kit.frames import Frame, read_frames, said, seqs
+from tests.kit.keys import client, make_key
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import ServerProcess, serving, until
 
 SCHEMA = """
 [agents.run-code.output_schema]
@@ -44,7 +45,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
         with client(server, keys[0]) as alice, client(server, keys[1]) as bob:
             server.http.headers.update(alice.headers)
             yield People(server, alice, bob)
-        assert "Traceback" not in server.log
+        assert_no_traceback(server.log)
 
 
 @pytest.fixture
@@ -288,6 +289,7 @@ def test_a_result_that_is_not_as_its_schema_says_gives_warnings_and_stays_a_succ
     assert sorted(record["schema_warnings"], key=lambda warning: str(warning["path"])) == warnings
 
 
+@pytest.mark.slow
 def test_a_run_is_checked_against_the_schema_of_its_start(tmp_path: Path) -> None:
     with serving(tmp_path, ENABLED + SCHEMA) as server:
         run_id = run(server, RETURNS, {})["run_id"]

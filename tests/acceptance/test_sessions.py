@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from runstore.app import POLL_S
-from tests.server import DEADLINE_S, ServerProcess, new_client, run_command, serving, until
-from tests.slow import slow
-from tests.teams import Executor
+from tests.kit.server import DEADLINE_S, ServerProcess, new_client, run_command, serving, until
+from tests.kit.slow import slow
+from tests.kit.teams import Executor
 
 GRACE_S = 1.0
 CONFIG = """

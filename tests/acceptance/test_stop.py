@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.frames import said
-from tests.server import ServerProcess, serving, until
-from tests.slow import slow
+from tests.kit.frames import said
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import ServerProcess, serving, until
+from tests.kit.slow import slow
 
 Serve = Callable[..., ServerProcess]
 
@@ -316,7 +317,7 @@ def test_a_second_signal_stops_a_draining_server_at_once(serve: Serve, number: i
     until(lambda: "draining" in server.log, "the server drains")
     server.process.send_signal(number)  # type: ignore[union-attr]
     assert leaves_within(server, LIMIT_S) != 0
-    assert "Traceback" not in server.log
+    assert_no_traceback(server.log)
 
 
 def test_a_second_signal_does_not_wait_for_clients_either(serve: Serve) -> None:

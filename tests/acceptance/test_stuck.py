@@ -26,13 +26,13 @@ from tests.acceptance.stuck import (
     configuration,
     marked,
 )
-from tests.frames import Frame
-from tests.metrics import sample
+from tests.kit.frames import Frame
+from tests.kit.metrics import sample
+from tests.kit.process import MARK
+from tests.kit.server import ServerProcess, new_client, until
+from tests.kit.slow import mostly_slow
+from tests.kit.slowness import measured_slowness
 from tests.models.standins import ModelServer
-from tests.process import MARK
-from tests.server import ServerProcess, new_client, until
-from tests.slow import mostly_slow
-from tests.slowness import measured_slowness
 
 Serve = Callable[..., ServerProcess]
 
@@ -346,6 +346,7 @@ CROWDS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize("agent", mostly_slow(CROWDS))
 def test_twenty_stuck_agents_delay_no_other_run(one: ServerProcess, agent: str) -> None:
@@ -390,6 +391,7 @@ def test_twenty_agents_that_need_too_much_memory_delay_no_other_run(one: ServerP
 # Leftovers of stuck agents.
 
 
+@pytest.mark.slow
 def test_the_other_runs_of_a_blocked_loop_go_on_elsewhere(server: ServerProcess) -> None:
     innocent, paying = begun(server, "healthy-loop"), begun(server, "pays-loop")
     until(lambda: "tool.started" in kinds(server, paying), "its tool runs, which may be called once")
@@ -453,6 +455,7 @@ def resources(server: ServerProcess) -> Resources:
 LEFT_THREADS = {"blocks-process": 0, "sync_wait-loop": 1, "swallows-thread": 0}  # by each incident, at most
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize("agent", mostly_slow(LEFT_THREADS))
 def test_after_a_hundred_incidents_the_server_is_as_it_was(server: ServerProcess, agent: str) -> None:

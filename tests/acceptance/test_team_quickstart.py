@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.frames import Frame, read_frames, said
-from tests.server import DEADLINE_S, ServerProcess, environment, serving, until
-from tests.tools import require
+from tests.kit.frames import Frame, read_frames, said
+from tests.kit.server import DEADLINE_S, ServerProcess, environment, serving, until
+from tests.kit.tools import require
 
 CREATE = """\
 curl -X POST http://localhost:8082/api/executor/v1/hierarchies/create \\

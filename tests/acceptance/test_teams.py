@@ -18,13 +18,14 @@ from runstore.core.run import Actor
 from runstore.http.streaming.frames import native
 from runstore.settings import load_settings
 from tests.acceptance.test_isolation import OF_A_RUN, left_of_runs, thread_names, unfinished_tasks
-from tests.database import make_database
-from tests.frames import Frame, joined, read_frames, said, seqs
-from tests.metrics import sample
-from tests.polling import until as until_async
-from tests.server import DEADLINE_S, ServerProcess, serving, until
-from tests.slow import slow
-from tests.teams import EXECUTOR, Executor, hierarchy
+from tests.kit.database import make_database
+from tests.kit.frames import Frame, joined, read_frames, said, seqs
+from tests.kit.logs import assert_no_traceback
+from tests.kit.metrics import sample
+from tests.kit.polling import until as until_async
+from tests.kit.server import DEADLINE_S, ServerProcess, serving, until
+from tests.kit.slow import slow
+from tests.kit.teams import EXECUTOR, Executor, hierarchy
 
 # A synchronous tool, which strands runs on a thread of a pool, and which a run's logger and state reach.
 AGENTS = """
@@ -57,7 +58,7 @@ ESSAY = "Write a very long essay about space exploration"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with serving(tmp_path_factory.mktemp("teams"), CONFIG, AGENTS, log_format="json") as server:
         yield server
-        assert "Traceback" not in server.log
+        assert_no_traceback(server.log)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,7 @@ def parts_of(told: Told) -> set[str]:
     return {told.word, told.run_id, told.word * 2, told.word * 3}
 
 
+@pytest.mark.slow
 async def test_each_runs_tools_on_threads_log_with_its_own_id(server: ServerProcess, office: str) -> None:
     words = [f"logged{n}x" for n in range(5)]
     for told in await run_at_once(server, office, words):

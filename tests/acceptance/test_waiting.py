@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from runstore.client import Client, Conflict
-from tests.server import PYTHON, ServerProcess, until
+from tests.kit.server import PYTHON, ServerProcess, until
+from tests.kit.slow import slow
 from tests.servers.databases import KINDS, empty_database
-from tests.slow import slow
 
 AGENTS = """
 import time
@@ -63,7 +63,7 @@ def expire(word: str, tool_context: ToolContext) -> str:
         word: The default answer; without it there is none.
     '''
     default = None if word == "none" else word
-    return "got " + tool_context.interrupt("x", reason=Question("Well?", expires_s=0.3, default=default))
+    return "got " + tool_context.interrupt("x", reason=Question("Well?", expires_s=2, default=default))
 
 def hold():
     DONE.touch()
@@ -123,6 +123,12 @@ model = "scripted"
 tools = ["agents:pay"]
 approve = ["pay"]
 
+[agents.payer_alone]
+model = "scripted"
+tools = ["agents:pay"]
+approve = ["pay"]
+isolation = "process"
+
 [agents.slow]
 model = "scripted"
 tools = ["agents:slow"]
@@ -164,6 +170,9 @@ def done(tmp_path: Path) -> Path:
     return tmp_path / "done"
 
 
+ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # what no database decides
+
+
 @pytest.fixture(params=["sqlite", *(slow(kind) for kind in KINDS if kind != "sqlite")])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with empty_database(request.param, tmp_path) as url:
@@ -199,7 +208,7 @@ def count(server: ServerProcess, run_id: str, type: str) -> int:
     return sum(event["type"] == type for event in server.events(run_id))
 
 
-@pytest.mark.parametrize("agent", ["clerk", slow("alone")])
+@pytest.mark.parametrize("agent", ["clerk", "alone"])
 def test_a_run_waits_for_an_answer_and_goes_on(worker: ServerProcess, done: Path, agent: str) -> None:
     run_id, request_id = waiting(worker, agent)
     [pending] = worker.record(run_id)["pending_inputs"]
@@ -265,6 +274,7 @@ def test_an_answer_that_comes_while_no_worker_runs_is_kept(
     assert done.read_text() == "mailed S\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before the question", "with the answer"])
 def test_a_worker_that_dies_with_the_answer_asks_nothing_again(
     worker: ServerProcess, front: ServerProcess, done: Path, moment: str
@@ -333,8 +343,11 @@ def test_runs_are_listed_while_they_wait(worker: ServerProcess) -> None:
     assert len(listed["pending_inputs"]) == 1
 
 
-def test_a_tool_of_the_configuration_runs_after_its_approval(worker: ServerProcess, done: Path) -> None:
-    run_id, request_id = waiting(worker, "payer")
+@pytest.mark.parametrize("agent", ["payer", "payer_alone"])
+def test_a_tool_of_the_configuration_runs_after_its_approval(
+    worker: ServerProcess, done: Path, agent: str
+) -> None:
+    run_id, request_id = waiting(worker, agent)
     [asked] = worker.http.get(f"/runs/{run_id}/inputs").json()["data"]
     assert (asked["kind"], asked["tool"], asked["input"]) == ("approval", "pay", {"word": "shirts"})
     wrong = answer(worker, run_id, request_id, {"approve": True, "input": {"word": 5}})
@@ -347,8 +360,9 @@ def test_a_tool_of_the_configuration_runs_after_its_approval(worker: ServerProce
     assert (given["answer"], given["shown"]) == (edited, {"word": "shirts"})
 
 
-def test_a_rejected_call_does_not_run(worker: ServerProcess, done: Path) -> None:
-    run_id, request_id = waiting(worker, "payer")
+@pytest.mark.parametrize("agent", ["payer", slow("payer_alone")])
+def test_a_rejected_call_does_not_run(worker: ServerProcess, done: Path, agent: str) -> None:
+    run_id, request_id = waiting(worker, agent)
     assert answer(worker, run_id, request_id, {"approve": False, "reason": "no"}).status_code == 200
     assert worker.ended(run_id)["status"] == "success"
     assert not done.exists()
@@ -373,13 +387,37 @@ def test_a_hierarchy_names_tools_that_need_approval(worker: ServerProcess, done:
     assert done.read_text() == "paid rent\n"
 
 
-def test_an_expired_request_takes_its_default_or_fails_its_run(worker: ServerProcess) -> None:
-    run_id = worker.begin("late", "blue")
-    assert "got blue" in str(worker.ended(run_id)["result"])
-    [given] = [event["data"] for event in worker.events(run_id) if event["type"] == "input.given"]
+def test_a_fork_that_is_asked_for_again_is_the_same_though_its_run_has_gone_on(worker: ServerProcess) -> None:
+    run_id, request_id = waiting(worker)
+    place, body = f"/runs/{run_id}/fork", {"agent": "plain", "input": "Go on."}
+    key = {"Idempotency-Key": f"fork-{run_id}"}
+    first = worker.http.post(place, json=body, headers=key).json()
+    assert answer(worker, run_id, request_id, SMALL).status_code == 200
+    worker.ended(run_id)
+    again = worker.http.post(place, json=body, headers=key)
+    assert again.status_code == 202, again.text
+    assert again.json()["run_id"] == first["run_id"]
+    assert again.json()["forked_at_seq"] == first["forked_at_seq"]
+    other = worker.http.post(place, json=body).json()
+    assert other["forked_at_seq"] > first["forked_at_seq"], "without the key, from where the run is now"
+    for changed in ({"input": "Stop."}, {"at": 1}, {"system_prompt": "Be brief."}):
+        refused = worker.http.post(place, json={**body, **changed}, headers=key)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "idempotency_conflict")
+
+
+@pytest.mark.slow
+def test_any_process_gives_an_expired_request_its_default_or_fails_its_run(
+    worker: ServerProcess, front: ServerProcess
+) -> None:
+    default, none = [front.begin("late", word) for word in ("blue", "none")]
+    until(lambda: {front.record(run_id)["status"] for run_id in (default, none)} == {"waiting"}, "both wait")
+    worker.kill()
+    assert front.ended(none)["error_code"] == "input_expired"
+    until(lambda: count(front, default, "input.given") == 1, "the run has its default answer")
+    [given] = [event["data"] for event in front.events(default) if event["type"] == "input.given"]
     assert "by" not in given
-    run_id = worker.begin("late", "none")
-    assert worker.ended(run_id)["error_code"] == "input_expired"
+    worker.start()
+    assert "got blue" in str(worker.ended(default)["result"])
 
 
 # ---- messages that nobody has asked for ----
@@ -399,6 +437,7 @@ def test_a_message_to_a_waiting_run_reaches_its_model(worker: ServerProcess) -> 
     assert worker.http.post(place, json={"content": "Too late."}).json()["error"]["code"] == "run_closed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", ["ears", slow("ears_alone")])
 def test_a_generator_takes_what_was_said(worker: ServerProcess, agent: str) -> None:
     run_id, request_id = waiting(worker, agent)
@@ -418,6 +457,8 @@ def runs(server: ServerProcess, *arguments: str) -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
+@pytest.mark.slow
+@ON_SQLITE
 def test_the_command_line_answers(worker: ServerProcess, done: Path) -> None:
     run_id, request_id = waiting(worker)
     listed = runs(worker, "inputs", run_id)
@@ -436,6 +477,8 @@ def test_the_command_line_answers(worker: ServerProcess, done: Path) -> None:
     assert done.read_text() == "mailed S\n"
 
 
+@pytest.mark.slow
+@ON_SQLITE
 def test_tail_asks_at_a_terminal(worker: ServerProcess, done: Path) -> None:
     run_id, _ = waiting(worker)
     person, terminal = pty.openpty()
@@ -462,6 +505,7 @@ def test_tail_asks_at_a_terminal(worker: ServerProcess, done: Path) -> None:
 EXAMPLE = Path(__file__).parents[2] / "examples" / "approvals"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("said", "result"), [("y", "paid: 5 euros"), ("n", "not approved")])
 def test_the_example_asks_at_a_desk(tmp_path: Path, said: str, result: str) -> None:
     for file in EXAMPLE.glob("*.*"):

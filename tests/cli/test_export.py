@@ -32,9 +32,9 @@ from runstore.core.events import (
 )
 from runstore.core.times import timestamp
 from runstore.core.trace import trace_of
-from tests.command_line import call_command
 from tests.http.conftest import CONFIG
-from tests.server import SILENT_AGENT, ServerProcess, serving
+from tests.kit.command_line import call_command
+from tests.kit.server import SILENT_AGENT, ServerProcess, serving
 
 RUN_ID = "01a1f900-1824-71ad-bcc8-2406f73dfc23"
 AT = 1_795_178_840_000

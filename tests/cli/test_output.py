@@ -1,11 +1,19 @@
-"""The output for a run's text whose parts no longer count."""
+"""Tables, and the output for a run's text whose parts no longer count."""
 
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from io import StringIO
 from typing import Any
 
 import pytest
 
-from runstore.cli.output import RULE, TextPrinter, duration
+from runstore.cli.audit import RUN_FIELDS
+from runstore.cli.exports import Form
+from runstore.cli.output import RULE, TextPrinter, duration, print_table
 from runstore.core.records import EventRecord
+
+RUN_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 
 
 def shown(capsys: pytest.CaptureFixture[str], *events: tuple[str, dict[str, Any]]) -> str:
@@ -51,3 +59,47 @@ def test_a_new_attempt_is_marked_as_one(capsys: pytest.CaptureFixture[str]) -> N
 )  # fmt: skip
 def test_a_duration_has_its_two_largest_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def at_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> Terminal:
+    """A terminal that takes colours."""
+    terminal = Terminal()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    return terminal
+
+
+def test_a_narrow_terminal_shows_every_character_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = at_terminal(monkeypatch, 80)
+    cells = [RUN_ID, "success", "alice-with-a-longer-name@example.com", "billing", "session-1234"]
+    print_table(("RUN", "STATUS", "USER", "AGENT", "SESSION"), [cells])
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 80
+    starts = [lines[0].index(name) for name in ("RUN", "STATUS", "USER", "AGENT", "SESSION")]
+    ends = [*starts[1:], None]
+    columns = [
+        "".join(line[start:end].strip() for line in lines[1:])
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    assert columns == cells
+
+
+def test_a_report_on_runs_looks_as_the_list_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = at_terminal(monkeypatch, 200)
+    created = (datetime.now(UTC) - timedelta(hours=2, minutes=3)).isoformat()
+    row = {
+        "run_id": RUN_ID, "status": "running", "created_at": created, "completed_at": None,
+        "duration_ms": 200_000, "cancel_requested": True,
+    }  # fmt: skip
+    Form().write(RUN_FIELDS, [row])
+    shown = terminal.getvalue()
+    assert "\x1b[36mrunning, stopping" in shown
+    assert "2 h 3 min ago" in shown
+    assert "3 min 20 s" in shown

@@ -17,7 +17,7 @@ from runstore.core.printable import escaped
 from runstore.core.records import EventRecord
 from runstore.database.opening import write_to
 from runstore.store.keys import create_key
-from tests.database import make_database
+from tests.kit.database import make_database
 
 HOSTILE = "a[/ops] [red]é\x1b[31m\r\u202e\x9b"
 

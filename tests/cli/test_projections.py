@@ -20,10 +20,10 @@ from runstore.database.opening import read_from
 from runstore.database.tables import events
 from runstore.feed.memory import MemoryFeed
 from runstore.library import open_projections
-from tests.command_line import call_command
-from tests.database import make_database, open_sqlite_log
-from tests.events import close_run, start_run
-from tests.process import DEADLINE_S, environment, until
+from tests.kit.command_line import call_command
+from tests.kit.database import make_database, open_sqlite_log
+from tests.kit.events import close_run, start_run
+from tests.kit.process import DEADLINE_S, environment, until
 from tests.projections.installed import install
 
 Command = Callable[..., "CompletedProcess[str]"]
@@ -77,6 +77,7 @@ def refused(done: "CompletedProcess[str]", *words: str) -> None:
         assert word in done.stderr
 
 
+@pytest.mark.slow
 def test_the_list_says_how_far_each_is(url: str, command: Command) -> None:
     write(url)
     assert listed(command)["totals"] | {"version": 1} == {
@@ -122,6 +123,7 @@ def test_one_that_makes_no_progress_says_so(url: str, command: Command) -> None:
     assert re.search("no progress for 6[0-9] s: its process is slow or gone", command("list").stdout)
 
 
+@pytest.mark.slow
 def test_other_prices_ask_for_a_rebuild(url: str, command: Command, tmp_path: Path) -> None:
     write(url)
     command("run", "--once", "usage")
@@ -148,6 +150,7 @@ def test_a_rebuild_prints_what_differed(url: str, command: Command) -> None:
     assert (done.returncode, report["equal"], report["tables"]["totals"]["rows"]) == (0, True, 3)
 
 
+@pytest.mark.slow
 def test_all_are_rebuilt_at_once(url: str, command: Command) -> None:
     write(url)
     done = command("rebuild", "--all", "--jobs", "2")
@@ -157,6 +160,7 @@ def test_all_are_rebuilt_at_once(url: str, command: Command) -> None:
     assert command("verify").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_refused_event_is_named_and_skipped_by_command(url: str, command: Command) -> None:
     write(url, Custom("custom.bad", {}))
     command("run", "--once")
@@ -172,6 +176,7 @@ def test_a_refused_event_is_named_and_skipped_by_command(url: str, command: Comm
     assert (listed(command)["picky"]["state"], listed(command)["picky"]["skipped"]) == ("running", 1)
 
 
+@pytest.mark.slow
 def test_a_projection_is_paused_resumed_and_dropped(url: str, command: Command) -> None:
     write(url)
     command("run", "--once", "totals")
@@ -209,6 +214,23 @@ def test_a_rebuild_needs_names(command: Command) -> None:
 @pytest.mark.parametrize("words", ["pause", "resume", "skip"])
 def test_an_inline_projection_cannot_be_paused(command: Command, words: str) -> None:
     refused(command(words, "runs"), "'runs'", "inline")
+
+
+@pytest.mark.slow
+def test_only_a_projection_that_failed_at_an_event_skips(url: str, command: Command) -> None:
+    write(url)
+    refused(command("skip", "totals"), "skip needs a projection that is failed, and it is not built")
+    command("run", "--once", "totals")
+    for state in ("running", "paused"):
+        change(url, f"UPDATE projections SET state = '{state}'")
+        before = listed(command)["totals"]
+        refused(command("skip", "totals"), f"skip needs a projection that is failed, and it is {state}")
+        assert listed(command)["totals"] == before
+    fault = '{"error": "no such type", "remedy": "correct the tables"}'
+    change(url, f"UPDATE projections SET state = 'failed', error = CAST('{fault}' AS BLOB)")
+    refused(command("skip", "totals"), "it did not fail at an event; use resume")
+    assert (listed(command)["totals"]["state"], listed(command)["totals"]["skipped"]) == ("failed", 0)
+    assert command("resume", "totals").returncode == 0
 
 
 def test_a_version_never_goes_back(url: str, command: Command) -> None:

@@ -18,10 +18,10 @@ from runstore.cli.secrets import take_secrets
 from runstore.core.errors import ConfigError
 from runstore.database.dialects.files import is_writable_to_others
 from runstore.settings import ServerSettings, load_settings, override
-from tests.command_line import call_command
-from tests.database import make_database
-from tests.polling import DEADLINE_S
-from tests.slow import mostly_slow
+from tests.kit.command_line import call_command
+from tests.kit.database import make_database
+from tests.kit.polling import DEADLINE_S
+from tests.kit.slow import mostly_slow, slow
 
 URL = "postgresql+psycopg://me:hunter2@there/runs?sslpassword=swordfish"
 SHOW = """
@@ -130,7 +130,7 @@ WIDER = {"": 0o640, "-wal": 0o604, "-shm": 0o666, ".workers": 0o750}
 
 
 @pytest.mark.parametrize("suffix", WIDER)
-@pytest.mark.parametrize("agents", [None, {}], ids=["log", "agents"])
+@pytest.mark.parametrize("agents", [None, slow({})], ids=["log", "agents"])
 async def test_files_that_others_can_open_are_refused_with_the_remedy(
     tmp_path: Path, suffix: str, agents: dict[str, Any] | None
 ) -> None:
@@ -191,7 +191,7 @@ def test_a_group_may_write_a_folder_if_it_has_the_owner_alone(
         ["projections", "rebuild"], ["projections", "verify"], ["projections", "drop", "runs"],
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("place", ["file", "folder"])
+@pytest.mark.parametrize("place", mostly_slow(["file", "folder"], "file"))
 def test_every_command_refuses_files_that_others_can_open(
     tmp_path: Path, command: list[str], place: str
 ) -> None:
@@ -206,7 +206,7 @@ def test_every_command_refuses_files_that_others_can_open(
     assert "chmod" not in shared.stderr
 
 
-@pytest.mark.parametrize("name", ["database_url_file", "redis_url_file"])
+@pytest.mark.parametrize("name", mostly_slow(["database_url_file", "redis_url_file"], "redis_url_file"))
 @pytest.mark.parametrize("command", mostly_slow(["serve", "worker"], "serve"))
 def test_a_process_does_not_start_with_a_password_that_others_can_read(
     tmp_path: Path, command: str, name: str

@@ -9,7 +9,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from runstore import AsyncClient, Client
 from tests.http.conftest import closed_run, deleted_run, running_server, server, silent_run  # noqa: F401
-from tests.server import ServerProcess
+from tests.kit.server import ServerProcess
 
 Connect = Callable[..., Any]
 
@@ -23,7 +23,7 @@ class Blocking:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
-        if name in ("stream", "list", "events", "requests", "audit", "follow_audit"):
+        if name in ("stream", "list", "events", "requests", "inputs", "audit", "follow_audit"):
             return lambda *arguments, **options: self._iterate(method(*arguments, **options))
         return lambda *arguments, **options: self._portal.call(lambda: method(*arguments, **options))
 

@@ -12,9 +12,9 @@ from runstore import Custom
 from runstore.client import ApiError, Conflict, Gone, NotFound, RunRecord, calls
 from runstore.http.native import runs
 from runstore.http.native.included import INCLUDES
-from tests.keys import url_of
-from tests.purging import purge_run
-from tests.server import SILENT_HEAD, ServerProcess
+from tests.kit.keys import url_of
+from tests.kit.purging import purge_run
+from tests.kit.server import SILENT_HEAD, ServerProcess
 
 
 def as_sent(events: Any) -> list[Any]:
@@ -38,6 +38,25 @@ def test_what_a_model_was_asked_is_listed_and_read(
     assert as_sent([client.request(closed_run, 1)])[0]["messages"] == [
         {"role": "user", "content": [{"text": "one two three"}]}
     ]
+
+
+def test_a_message_is_added_and_a_question_that_was_not_asked_takes_no_answer(
+    client: Any, server: ServerProcess, silent_run: str
+) -> None:
+    seq = client.say(silent_run, "Hurry.")
+    [added] = [event for event in server.events(silent_run) if event["type"] == "input.added"]
+    assert (added["seq"], added["data"]["content"]) == (seq, "Hurry.")
+    assert list(client.inputs(silent_run)) == []
+    with pytest.raises(NotFound) as refusal:
+        client.answer(silent_run, "1.1", "S")
+    assert refusal.value.code == "input_not_found"
+
+
+def test_a_run_is_forked_once_for_a_key(client: Any, closed_run: str) -> None:
+    key = str(uuid4())
+    first, again = (client.fork(closed_run, at=2, input="four", idempotency_key=key) for _ in range(2))
+    assert (first.parent_run_id, first.forked_at_seq) == (closed_run, 1)
+    assert (again.run_id, first.run.agent_name) == (first.run_id, "quick")
 
 
 def test_a_stream_begins_after_its_cursor(client: Any, server: ServerProcess, closed_run: str) -> None:
@@ -67,7 +86,7 @@ def test_a_cursor_ahead_of_the_run_is_refused(client: Any, closed_run: str) -> N
 
 
 def test_a_run_is_purged_with_a_reason(client: Any, closed_run: str) -> None:
-    client.purge(closed_run, reason="request 4711", pseudonym=True)
+    assert client.purge(closed_run, reason="request 4711", pseudonym=True) == []
     with pytest.raises(Gone) as refusal:
         client.get(closed_run)
     assert refusal.value.code == "run_purged"

@@ -10,9 +10,9 @@ import runstore
 from runstore.client import ServerUnreachable, following
 from tests.client.conftest import Connect
 from tests.client.test_client import as_sent
-from tests.proxy import line_to
-from tests.server import SILENT_HEAD, ServerProcess, serving, until
-from tests.slow import mostly_slow, slow
+from tests.kit.proxy import line_to
+from tests.kit.server import SILENT_HEAD, ServerProcess, serving, until
+from tests.kit.slow import mostly_slow, slow
 
 CONFIG = """
 [agents.talker]
@@ -30,6 +30,7 @@ def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset", [False, True], ids=["ended", "reset"])
 @pytest.mark.parametrize("first_cut", [slow(0), 1, slow(200), slow(1_000)])
 def test_a_line_that_breaks_loses_and_repeats_nothing(

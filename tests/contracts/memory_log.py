@@ -25,7 +25,7 @@ from runstore.eventlog.queries import MAX_PAGE_BYTES
 from runstore.eventlog.rules.control import WAITING
 from runstore.eventlog.rules.reservations import Reservations, UsedKey
 from runstore.eventlog.rules.rules import Rules
-from runstore.eventlog.rules.sessions import Place, Session, Sessions, read_session_request
+from runstore.eventlog.rules.sessions import QueuePlace, Session, Sessions, read_session_request
 from runstore.eventlog.writer import CommitResult, Writer
 
 
@@ -53,6 +53,7 @@ class MemoryEventLog:
         upto: int | None = None,
         limit: int = 1000,
         only: EventFilter | None = None,
+        from_replica: bool = False,
     ) -> list[RecordedEvent]:
         with self._store.lock:
             events = self._store.runs.get(run_id, [])
@@ -163,6 +164,8 @@ class MemoryStore:
         after, open_run = advance(before, events), self.open.get(run_id)
         for event in events:
             open_run = _follow(open_run, run_id, event)
+        if open_run is not None:
+            open_run = msgspec.structs.replace(open_run, added=after.added)
         recorded = [
             RecordedEvent(run_id, seq, next(self._positions), e.type, e.version, e.ends, e.at, e.data)
             for seq, e in enumerate(events, before.seq + 1)
@@ -206,11 +209,11 @@ class MemoryStore:
             if run_id in runs:
                 runs.remove(run_id)
 
-    def _find_place(self, run_id: str) -> Place | None:
+    def _find_place(self, run_id: str) -> QueuePlace | None:
         session = self.sessions.get(run_id)
-        return None if session is None else Place(session, run_id, self.runs[run_id][0].position)
+        return None if session is None else QueuePlace(session, run_id, self.runs[run_id][0].position)
 
-    def _find_before(self, place: Place, most: int) -> list[str]:
+    def _find_before(self, place: QueuePlace, most: int) -> list[str]:
         line = [run_id for run_id, session in self.sessions.items() if session == place.session]
         if place.position is not None:
             line = line[: line.index(place.run_id)]

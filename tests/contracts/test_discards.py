@@ -27,8 +27,8 @@ from runstore.eventlog.queries import TEXT_AT_ONCE
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
 from runstore.http.streaming.frames import native
-from tests.events import COMPLETED, note, offer_all, read_run, start_run
-from tests.live import seqs
+from tests.kit.events import COMPLETED, note, offer_all, read_run, start_run
+from tests.kit.live import seqs
 
 SECRET = "hunter2"
 ANSWER = Message(agent="demo", message={"role": "assistant", "content": [{"text": SECRET}]})

@@ -36,7 +36,7 @@ from runstore.core.events import (
 from runstore.core.ids import new_run_id
 from runstore.core.ports import Committed, EventFilter, EventLog, LiveFeed
 from runstore.eventlog.pending import MAX_RUN_EVENTS
-from tests.events import (
+from tests.kit.events import (
     CANCEL,
     CANCELLED,
     COMPLETED,
@@ -53,8 +53,8 @@ from tests.events import (
     token,
     unexpected,
 )
-from tests.polling import DEADLINE_S, until
-from tests.writer import held_writer
+from tests.kit.polling import DEADLINE_S, until
+from tests.kit.writer import held_writer
 
 DELETED = Deleted(by="local")
 PURGED = Purged(

@@ -14,27 +14,35 @@ from runstore.core.ports import Committed, LiveFeed
 from runstore.feed.memory import RING_BYTES, MemoryFeed
 from runstore.feed.redis.feed import RedisFeed
 from runstore.http.streaming.frames import frame
-from tests.events import COMPLETED, QUEUED, note, token
-from tests.live import RUN, committed, own_prefix, seqs
-from tests.polling import DEADLINE_S
+from tests.kit.events import COMPLETED, QUEUED, note, token
+from tests.kit.live import RUN, committed, own_prefix, seqs
+from tests.kit.polling import DEADLINE_S
 from tests.servers.shared import shared_redis
 
 
 @contextmanager
-def _redis() -> Iterator[LiveFeed]:
+def _redis(_request: pytest.FixtureRequest) -> Iterator[LiveFeed]:
     with own_prefix() as prefix, RedisFeed(shared_redis(), prefix=prefix) as feed:
         yield feed
 
 
-LIVE_FEEDS: dict[str, Callable[[], AbstractContextManager[LiveFeed]]] = {
-    "memory": lambda: nullcontext(MemoryFeed()),
+@contextmanager
+def _redis_cluster(request: pytest.FixtureRequest) -> Iterator[LiveFeed]:
+    cluster = request.getfixturevalue("redis_cluster")
+    with RedisFeed(cluster.url, prefix=f"of-{new_run_id()}") as feed:
+        yield feed
+
+
+LIVE_FEEDS: dict[str, Callable[[pytest.FixtureRequest], AbstractContextManager[LiveFeed]]] = {
+    "memory": lambda _request: nullcontext(MemoryFeed()),
     "redis": _redis,
+    "redis cluster": _redis_cluster,
 }
 
 
 @pytest.fixture(params=LIVE_FEEDS)
 def feed(request: pytest.FixtureRequest) -> Iterator[LiveFeed]:
-    with LIVE_FEEDS[request.param]() as feed:
+    with LIVE_FEEDS[request.param](request) as feed:
         yield feed
 
 

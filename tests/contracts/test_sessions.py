@@ -19,9 +19,9 @@ from runstore.core.ports import EventLog, Reservation
 from runstore.database.columns import pack_run_id
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
-from tests.events import CANCEL, CANCELLED, COMPLETED, ENDINGS, read_run, started
-from tests.purging import FOREVER, LATER, OLD, old_run_id
-from tests.writer import held_writer
+from tests.kit.events import CANCEL, CANCELLED, COMPLETED, ENDINGS, read_run, started
+from tests.kit.purging import FOREVER, LATER, OLD, old_run_id
+from tests.kit.writer import held_writer
 
 
 async def queue(

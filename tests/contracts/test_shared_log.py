@@ -7,15 +7,15 @@ import pytest
 from sqlalchemy import Connection
 
 from runstore.core.codec import encode
-from runstore.core.errors import LeaseLost, RunClosed, RunstoreError, WrongExpectedSeq
-from runstore.core.events import Deleted, Queued
+from runstore.core.errors import LeaseLost, RunClosed, RunstoreError, Unheard, WrongExpectedSeq
+from runstore.core.events import Deleted, InputAdded, Queued
 from runstore.core.ids import new_run_id
 from runstore.core.ports import Head
 from runstore.eventlog import sql_store
 from runstore.eventlog.queries import read_head
 from runstore.eventlog.sql import SqlEventLog
-from tests.events import CANCEL, CANCELLED, COMPLETED, note, offer, start_run, started, texts, token
-from tests.polling import until
+from tests.kit.events import CANCEL, CANCELLED, COMPLETED, note, offer, start_run, started, texts, token
+from tests.kit.polling import until
 from tests.servers.databases import KINDS
 
 OpenLog = Callable[..., SqlEventLog]
@@ -130,3 +130,19 @@ async def test_a_run_that_ends_as_it_is_superseded_does_not_delay_its_successor(
     monkeypatch.setattr(sql_store, "read_head", ended_just_now)
     assert await here.append(new_run_id(), [queued], expected_seq=0) == 1
     assert len(await here.read(before)) == 2
+
+
+async def test_an_agent_cannot_end_before_a_message_that_another_process_took(open_shared: OpenLog) -> None:
+    here, there = open_shared(), open_shared()
+    for _ in range(10):
+        run_id = await start_run(here)
+        ending = here.append(run_id, [COMPLETED], attempt=1, heard=0)
+        said = there.append(run_id, [InputAdded(content="Hurry.", by="ann")])
+        outcomes = await asyncio.gather(ending, said, return_exceptions=True)
+        refused = [type(each) for each in outcomes if isinstance(each, Exception)]
+        assert refused in ([Unheard], [RunClosed]), outcomes
+    run_id = await start_run(here)
+    await here.append(run_id, [note("its head is known here")])
+    await there.append(run_id, [InputAdded(content="Hurry.", by="ann")])
+    with pytest.raises(Unheard):
+        await here.append(run_id, [COMPLETED], attempt=1, heard=0)

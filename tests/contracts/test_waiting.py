@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from runstore.core.codec import encode
-from runstore.core.errors import LeaseLost, RunClosed, RunstoreError, WrongExpectedSeq
+from runstore.core.errors import LeaseLost, RunClosed, RunstoreError, Unheard, WrongExpectedSeq
+from runstore.core.events import InputAdded
 from runstore.core.ports import Head, RunLog
-from tests.events import CANCEL, CANCELLED, asked, given, start_run, started, token
-from tests.polling import until
+from tests.kit.events import CANCEL, CANCELLED, COMPLETED, asked, given, note, start_run, started, token
+from tests.kit.polling import until
 
 
 async def waiting_run(log: RunLog) -> str:
@@ -124,3 +125,40 @@ async def test_requests_and_answers_of_one_commit_leave_the_last_state(log: RunL
     assert await status_of(log, run_id) == "waiting"
     assert await log.expired(1_999, limit=10) == []
     assert await log.expired(2_000, limit=10) == [run_id]
+
+
+# ---- messages that people add ----
+
+
+def say(content: str = "Hurry.") -> InputAdded:
+    return InputAdded(content=content, by="ann")
+
+
+async def test_an_agent_that_has_not_taken_a_message_cannot_end(log: RunLog) -> None:
+    run_id = await start_run(log)
+    assert await log.append(run_id, [say(), note(), say()]) == 5
+    for heard in (0, 3, 4):
+        with pytest.raises(Unheard) as refusal:
+            await log.append(run_id, [COMPLETED], attempt=1, heard=heard)
+        assert (refusal.value.head, refusal.value.added) == (5, 5)
+    assert await log.append(run_id, [COMPLETED], attempt=1, heard=5) == 6
+
+
+async def test_the_last_added_message_is_known_of_an_open_run(log: RunLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [say()])
+    await log.append(run_id, [note()])
+    await log.append(run_id, [started(2, "worker-2", "adopted")])
+    assert await log.head(run_id) == Head(5, attempt=2, status="running", added=3)
+    assert [each.added for each in await log.runs_of("worker-2")] == [3]
+    assert [each.added for each in await log.open_runs()] == [3]
+
+
+async def test_a_message_that_comes_with_the_ending_is_before_it_or_refused(log: RunLog) -> None:
+    for _ in range(10):
+        run_id = await start_run(log)
+        ending = log.append(run_id, [COMPLETED], attempt=1, heard=0)
+        ended, added = await asyncio.gather(ending, log.append(run_id, [say()]), return_exceptions=True)
+        assert sorted(map(type, (ended, added)), key=str) in (
+            sorted([int, RunClosed], key=str), sorted([Unheard, int], key=str),
+        )  # fmt: skip

@@ -18,7 +18,7 @@ from runstore.core.hierarchy import (
     with_models,
 )
 from runstore.core.ids import new_run_id
-from tests.teams import hierarchy
+from tests.kit.teams import hierarchy
 
 
 def made(body: dict[str, Any]) -> Hierarchy:

@@ -20,8 +20,8 @@ from runstore.core.events import (
     Usage,
 )
 from runstore.core.run import EVOLVING_TYPES, MAX_PROMPT, Actor, PendingInput, Run, evolve, fold
-from tests.events import CANCEL, CANCELLED, COMPLETED, FAILED, QUEUED, asked, note, started, token
-from tests.events import given as given_
+from tests.kit.events import CANCEL, CANCELLED, COMPLETED, FAILED, QUEUED, asked, note, started, token
+from tests.kit.events import given as given_
 
 RUN = "0192f0c1-2d3e-7f45-8a6b-0123456789ab"
 

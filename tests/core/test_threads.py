@@ -12,7 +12,7 @@ import pytest
 from runstore.core import threads as module
 from runstore.core.errors import Busy
 from runstore.core.threads import Threads, asking, in_own_thread
-from tests.polling import DEADLINE_S
+from tests.kit.polling import DEADLINE_S
 
 Begun = list[str]
 

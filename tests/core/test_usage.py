@@ -15,7 +15,7 @@ from runstore.core.events import (
 )
 from runstore.core.tool_usage import MAX_OPEN, MAX_TOOLS, RunTools, tool_usage_of
 from runstore.core.usage import MAX_COUNT, MAX_MODELS, OTHERS, usage_of
-from tests.events import CANCELLED, FAILED, started
+from tests.kit.events import CANCELLED, FAILED, started
 
 
 def recorded(*events: Event | tuple[int, Event]) -> list[RecordedEvent]:
@@ -88,6 +88,17 @@ def test_a_tools_calls_failures_and_latencies_are_counted() -> None:
         ToolUsage("demo", "add", calls=3, failures=1, duration_ms=255, latencies=(1, 0, 0, 0, 0, 1)),
         ToolUsage("demo", "sub", failures=1),
     ]
+
+
+def test_calls_with_equal_ids_that_agents_make_at_once_are_timed_apart() -> None:
+    events: list[tuple[int, Event]] = [
+        (100, ToolStarted(**call("a"), call_id="one")),
+        (200, ToolStarted(**call("a"), call_id="two")),
+        (210, ToolFinished(**call("a"), call_id="two")),
+        (400, ToolFinished(**call("a"), call_id="one")),
+    ]
+    [tool] = tool_usage_of(recorded(*events))
+    assert tool.duration_ms == 310
 
 
 def test_the_tools_and_open_calls_of_a_run_are_bounded() -> None:

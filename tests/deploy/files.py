@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from runstore.cli.main import app as cli
-from tests.pages import ROOT
+from tests.kit.pages import ROOT
 
 DEPLOY = ROOT / "deploy"
 LEAVES_S = 10  # from the end of the drain to that of the process, at most: the database may not answer

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from tests.deploy.files import DEPLOY
-from tests.server import new_client, until
+from tests.kit.server import new_client, until
 from tests.servers.owner import Owner, owner, program
 from tests.servers.ports import Port
 

@@ -12,7 +12,7 @@ import pytest
 
 from runstore.settings import ServerSettings, load_settings
 from tests.deploy.files import DEPLOY, LEAVES_S, compose, parse, seconds, variables_of
-from tests.tools import require
+from tests.kit.tools import require
 
 SERVICES: dict[str, dict[str, Any]] = compose()["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}

@@ -7,8 +7,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from tests.deploy.files import DEPLOY, compose
-from tests.pages import ROOT
+from tests.kit.pages import ROOT
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -24,6 +26,7 @@ def copied() -> set[str]:
     return {source for *sources, _ in lines for source in sources}
 
 
+@pytest.mark.slow
 def test_a_wheel_can_be_built_from_the_copied_files(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()

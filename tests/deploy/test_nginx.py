@@ -20,10 +20,10 @@ from runstore.http.protocol import KEEP_ALIVE_S
 from runstore.settings import ServerSettings
 from tests.deploy.files import DEPLOY, compose, seconds
 from tests.deploy.nginx import COMPRESSING, Nginx, nginx, verdict
-from tests.frames import HEARTBEAT, Frame, joined, read_frames, seqs
-from tests.metrics import sample
-from tests.proxy import Line, line_to
-from tests.server import ServerProcess, until
+from tests.kit.frames import HEARTBEAT, Frame, joined, read_frames, seqs
+from tests.kit.metrics import sample
+from tests.kit.proxy import Line, line_to
+from tests.kit.server import ServerProcess, until
 
 PUBLIC = "runs.example.com"
 HEARTBEAT_S = 0.5  # too slow to push what nginx might keep out of its buffers in the time of a test

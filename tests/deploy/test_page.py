@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 from tests.deploy.files import DEPLOY, compose, parse
-from tests.pages import ROOT, fenced, page
+from tests.kit.pages import ROOT, fenced, page
 
 PAGE = page("docs/how-to/deploying.md")
 LINES = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.files import DEPLOY, LEAVES_S, environment_file, parse, seconds, unit, variables_of
-from tests.tools import require
+from tests.kit.tools import require
 
 SERVICES = sorted(path.name for path in (DEPLOY / "systemd").glob("*.service"))
 UNITS = [*SERVICES, "runstore-retention.timer"]

@@ -8,12 +8,12 @@ from uuid import uuid4
 
 import pytest
 
-from tests.cluster import WorkerProcess
 from tests.deploy.files import DEPLOY, compose
 from tests.deploy.nginx import nginx
-from tests.frames import joined, read_frames, seqs
-from tests.process import RunstoreProcess, run_command
-from tests.server import ServerProcess
+from tests.kit.cluster import WorkerProcess
+from tests.kit.frames import joined, read_frames, seqs
+from tests.kit.process import RunstoreProcess, run_command
+from tests.kit.server import ServerProcess
 from tests.servers.databases import empty_database
 from tests.servers.shared import shared_redis
 

@@ -10,7 +10,7 @@ from runstore.core.events import Queued
 from runstore.core.ids import new_run_id
 from runstore.eventlog import sql_store
 from runstore.eventlog.sql import SqlEventLog
-from tests.events import note, start_run, texts
+from tests.kit.events import note, start_run, texts
 
 SECRET = "what-only-its-user-may-see"
 

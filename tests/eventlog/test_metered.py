@@ -11,9 +11,9 @@ from runstore.eventlog.metered import Histogram, LogCounts, MeteredStore
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.writer import CommitResult
 from runstore.feed.memory import MemoryFeed
-from tests.events import CANCEL, CANCELLED, COMPLETED, FAILED, note, start_run, started, token
-from tests.polling import until
-from tests.writer import held_writer
+from tests.kit.events import CANCEL, CANCELLED, COMPLETED, FAILED, note, start_run, started, token
+from tests.kit.polling import until
+from tests.kit.writer import held_writer
 
 OpenLog = Callable[..., SqlEventLog]
 

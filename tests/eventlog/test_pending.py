@@ -15,7 +15,7 @@ from runstore.eventlog.pending import (
     PendingAppends,
     without_cancelled_text,
 )
-from tests.events import CANCEL, CANCELLED, COMPLETED, QUEUED, note, token
+from tests.kit.events import CANCEL, CANCELLED, COMPLETED, QUEUED, note, token
 
 SOMEBODY = Waiter(None, None)  # type: ignore[arg-type]  # who waits is the writer's business
 

@@ -12,10 +12,10 @@ from sqlalchemy import make_url
 from runstore.database.dialects import Dialect, open_dialect
 from runstore.eventlog.queries import read_all
 from runstore.eventlog.sql import SqlEventLog
-from tests.events import start_run
-from tests.polling import DEADLINE_S
+from tests.kit.events import start_run
+from tests.kit.polling import DEADLINE_S
+from tests.kit.writer import writing
 from tests.servers.databases import DATABASES
-from tests.writer import writing
 
 OpenLog = Callable[..., SqlEventLog]
 

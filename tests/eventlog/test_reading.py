@@ -14,8 +14,8 @@ from runstore.database.dialects import LISTERS, PAGERS, sqlite
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.projections.runs import RunQuery, find_runs
-from tests.events import start_run
-from tests.polling import DEADLINE_S
+from tests.kit.events import start_run
+from tests.kit.polling import DEADLINE_S
 
 FOR_EVER = text("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n")
 

@@ -35,6 +35,7 @@ from runstore.core.errors import (
     RunClosed,
     RunPurged,
     RunstoreError,
+    Unheard,
     WrongExpectedSeq,
 )  # fmt: skip
 from runstore.core.events import Custom, Deleted, Event, InputAdded
@@ -49,14 +50,14 @@ from runstore.feed.tail import Tail
 from runstore.http.streaming.frames import native
 from runstore.maintenance.purge import PurgeCount
 from runstore.projections.runs import find_run
-from tests.database import open_log_at, run_list
-from tests.events import CANCEL, ENDINGS, FAILED, QUEUED, asked, given, note, started, token
-from tests.frames import frame_of, read_frames
-from tests.polling import DEADLINE_S
-from tests.purging import FOREVER, purge
-from tests.rebuilding import rebuild_runs
+from tests.kit.database import open_log_at, run_list
+from tests.kit.events import CANCEL, COMPLETED, ENDINGS, FAILED, QUEUED, asked, given, note, started, token
+from tests.kit.frames import frame_of, read_frames
+from tests.kit.polling import DEADLINE_S
+from tests.kit.purging import FOREVER, purge
+from tests.kit.rebuilding import rebuild_runs
+from tests.kit.slow import slow
 from tests.servers.databases import empty_database
-from tests.slow import slow
 
 Fact = tuple[str, bytes]  # type, data
 
@@ -85,8 +86,13 @@ class ModelRun:
     purged: bool = False
     listed: bool = True
 
+    @property
+    def added(self) -> list[int]:
+        """The seqs of the messages that people have added."""
+        return [seq for seq, (type, _) in enumerate(self.facts, 1) if type == InputAdded.type]
+
     def refusal(
-        self, event: Event | Custom, expected_seq: int | None, attempt: int | None
+        self, event: Event | Custom, expected_seq: int | None, attempt: int | None, heard: int | None
     ) -> type[RunstoreError] | None:
         deletion = isinstance(event, Deleted)
         if deletion and not self.closed:
@@ -97,6 +103,8 @@ class ModelRun:
             return LeaseLost
         if expected_seq is not None and expected_seq != len(self.facts):
             return WrongExpectedSeq
+        if heard is not None and self.added and self.added[-1] > heard:
+            return Unheard
         return None
 
     def evolve(self, event: Event | Custom) -> None:
@@ -267,6 +275,14 @@ class LogMachine(RuleBasedStateMachine):
         self.write(where, self.pick(which)[0], ending)
 
     @precondition(lambda self: self.runs)
+    @rule(which=chance, where=somewhere, missed=st.integers(0, 2))
+    def complete(self, which: int, where: int, missed: int) -> None:
+        """An agent ends that has not taken the last of the added messages."""
+        run_id, run = self.pick(which)
+        heard = [0, 0, 0, *run.added][-1 - missed]
+        self.write(where, run_id, COMPLETED, heard=heard)
+
+    @precondition(lambda self: self.runs)
     @rule(which=chance, where=somewhere)
     def delete(self, which: int, where: int) -> None:
         self.write(where, self.pick(which)[0], Deleted(by="local"))
@@ -362,7 +378,7 @@ class LogMachine(RuleBasedStateMachine):
         """Append events: they are stored or refused as in the model, and earlier offered text is settled."""
         event = events[0]
         run = self.runs[run_id]
-        refusal = run.refusal(event, options.get("expected_seq"), options.get("attempt"))
+        refusal = run.refusal(event, *map(options.get, ("expected_seq", "attempt", "heard")))
         repeated = event == CANCEL and run.cancelled
         append = self.logs[where].append(run_id, events, **options)
         if refusal is not None:
@@ -478,7 +494,7 @@ def copy(url: str, target: Path) -> str:
     ("kind", "examples"),
     [
         ("sqlite", 5),
-        *(slow("sqlite", 60), slow("postgresql", 20), slow("mysql", 20)),
+        *(slow("sqlite", 25), slow("postgresql", 8), slow("mysql", 8)),
     ],
 )
 def test_after_any_history_the_log_equals_a_plain_list(

@@ -22,8 +22,9 @@ from runstore.database.dialects.postgresql_arrays import (
 )
 from runstore.eventlog.queries import read_run
 from runstore.eventlog.sql import SqlEventLog
-from tests.events import note, offer, start_run, started, token
-from tests.events import read_run as read_all_of
+from tests.kit.events import note, offer, start_run, started, token
+from tests.kit.events import read_run as read_all_of
+from tests.servers.databases import end_other_connections
 
 OpenLog = Callable[..., SqlEventLog]
 
@@ -46,21 +47,6 @@ def rows_of(run_id: str, *data: bytes, first: int = 1) -> list[Row]:
         Row(packed, seq, EncodedEvent("custom.nöte", 1, False, 0, value))
         for seq, value in enumerate(data, first)
     ]
-
-
-def end_other_connections(dialect: Dialect) -> None:
-    """As a server does that restarts; returns when they are gone."""
-    with dialect.engine.connect() as connection:
-        if connection.dialect.name == "postgresql":
-            others = "datname = current_database() AND pid <> pg_backend_pid()"
-            connection.exec_driver_sql(
-                f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE {others}"
-            )
-            return
-        others = "db = DATABASE() AND id <> CONNECTION_ID()"
-        listed = f"SELECT id FROM information_schema.processlist WHERE {others}"
-        for number in connection.exec_driver_sql(listed).scalars().all():
-            connection.exec_driver_sql(f"KILL {number}")
 
 
 def store(dialect: Dialect, connection: Connection, rows: Sequence[Row]) -> None:

@@ -29,8 +29,8 @@ from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
 from runstore.http.streaming.frames import native
 from tests.contracts.memory_log import MemoryStore
-from tests.database import OwnLog, make_database, open_database, run_list
-from tests.events import (
+from tests.kit.database import OwnLog, make_database, open_database, run_list
+from tests.kit.events import (
     CANCEL,
     COMPLETED,
     QUEUED,
@@ -43,9 +43,9 @@ from tests.events import (
     texts,
     token,
 )
-from tests.live import seqs
-from tests.polling import DEADLINE_S, until
-from tests.writer import held_writer
+from tests.kit.live import seqs
+from tests.kit.polling import DEADLINE_S, until
+from tests.kit.writer import held_writer
 
 OpenLog = Callable[..., SqlEventLog]
 
@@ -126,6 +126,7 @@ async def test_external_appends_that_find_no_room_are_not_queued(open_log: OpenL
 # ---- several processes on one file ----
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 async def test_a_process_that_writes_all_the_time_lets_another_one_write(
     open_log: OpenLog, monkeypatch: pytest.MonkeyPatch

@@ -22,15 +22,15 @@ from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
 from runstore.http.streaming.frames import native
 from runstore.projections.runs import RunQuery
-from tests.commits import Side
-from tests.database import open_log_at
-from tests.events import COMPLETED, note, offer, read_run, start_run, texts, token
-from tests.frames import frame_of
-from tests.link import Link
-from tests.polling import until
+from tests.kit.commits import Side
+from tests.kit.database import open_log_at
+from tests.kit.events import COMPLETED, note, offer, read_run, start_run, texts, token
+from tests.kit.frames import frame_of
+from tests.kit.link import Link
+from tests.kit.polling import until
+from tests.kit.writer import held_writer
 from tests.servers.databases import KINDS, empty_database
 from tests.soak import SOAK
-from tests.writer import held_writer
 
 CARRYING = b"custom.note"  # what the COMMIT to be cut has in its transaction
 SIDES: tuple[Side, ...] = ("before", "after")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.checks import check_all
-from tests.cluster import cluster
-from tests.load import Load
+from tests.kit.checks import check_all
+from tests.kit.cluster import cluster
+from tests.kit.load import Load
 from tests.servers.databases import DATABASES, empty_database
 from tests.soak import SOAK
 
@@ -22,7 +22,7 @@ model = "scripted"
 tokens = 100
 tokens_per_s = 100
 """
-RUNS = {"postgresql": 200, "mysql": 12, "sqlite": 12} if SOAK == 1 else dict.fromkeys(DATABASES, 200)
+RUNS = {"postgresql": 60, "mysql": 12, "sqlite": 12} if SOAK == 1 else dict.fromkeys(DATABASES, 200)
 
 
 @pytest.mark.parametrize("kind", RUNS)

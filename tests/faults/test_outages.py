@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.checks import check_all, check_said
-from tests.cluster import Cluster, cluster
-from tests.link import Link
-from tests.load import Load
+from tests.kit.checks import check_all, check_said
+from tests.kit.cluster import Cluster, cluster
+from tests.kit.link import Link
+from tests.kit.load import Load
 from tests.servers.databases import migrate
 from tests.servers.mariadb import OwnMariadb
 from tests.servers.own import OwnServer

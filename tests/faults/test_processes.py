@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import runstore
-from tests.checks import check_all, check_said
-from tests.cluster import Cluster, WorkerProcess, cluster
-from tests.frames import Frame
-from tests.load import Load
+from tests.kit.checks import check_all, check_said
+from tests.kit.cluster import Cluster, WorkerProcess, cluster
+from tests.kit.frames import Frame
+from tests.kit.load import Load
 from tests.servers.databases import empty_database
 from tests.soak import SOAK
 

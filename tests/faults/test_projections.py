@@ -8,10 +8,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url, select
+from sqlalchemy import Connection, make_url, select
 
 from runstore.core.codec import RecordedEvent
 from runstore.database.dialects import open_dialect
@@ -21,12 +22,13 @@ from runstore.maintenance import patience
 from runstore.maintenance import rebuild as rebuilding
 from runstore.maintenance.rebuild import rebuild, verify
 from runstore.projections import runner as runners
-from runstore.projections.builds import Build, live_slot, live_tables, read_builds
+from runstore.projections.builds import Build, read_builds
+from runstore.projections.live import live_slot, live_tables
 from runstore.projections.runner import ProjectionRunner
-from tests.events import close_run, note, start_run
-from tests.link import Link
-from tests.polling import until
-from tests.process import environment
+from tests.kit.events import close_run, note, start_run
+from tests.kit.link import Link
+from tests.kit.polling import until
+from tests.kit.process import environment
 from tests.projections.examples import Totals, totals
 from tests.servers.databases import KINDS
 
@@ -67,14 +69,15 @@ async def counted(log: SqlEventLog) -> dict[str, int]:
 
 
 def found(database: Database) -> dict[str, int]:
-    with database.connect() as connection:
+    def read(connection: Connection) -> dict[str, int]:
         tables = live_tables(connection, Totals())
         return totals(connection, tables["totals"]) if tables else {}
 
+    return database.read(read)
+
 
 def builds(database: Database) -> list[Build]:
-    with database.connect() as connection:
-        return read_builds(connection, "totals")
+    return database.read(partial(read_builds, name="totals"))
 
 
 def kill_after(batches: int, url: str, command: str) -> None:

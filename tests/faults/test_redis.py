@@ -1,17 +1,23 @@
-"""Redis forgets, goes, stands still and is full, under load: it costs time and nothing else."""
+"""Redis forgets, goes, stands still and is full, under load: it costs time and nothing else.
+
+Of a cluster one node does, and of a pair with Sentinel its primary at the time.
+"""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import pytest
 
-from tests.checks import check_all, check_said
-from tests.cluster import Cluster, cluster
-from tests.load import Load
+from tests.kit.checks import check_all, check_said
+from tests.kit.cluster import Cluster, cluster
+from tests.kit.load import Load
 from tests.servers.databases import empty_database
 from tests.servers.redis import OwnRedis
+from tests.servers.redis_cluster import OwnRedisCluster
+from tests.servers.redis_sentinel import SentinelRedis
 from tests.soak import SOAK
 
 OUTAGE_S = 10.0 if SOAK > 1 else 1.0
@@ -29,17 +35,39 @@ tokens_per_s = 40
 
 
 class Site(NamedTuple):
-    redis: OwnRedis
+    victim: Callable[[], OwnRedis]  # for the next fault
     cluster: Cluster
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+@contextmanager
+def one_server() -> Iterator[tuple[str, Callable[[], OwnRedis]]]:
+    with OwnRedis() as redis:
+        yield redis.url, lambda: redis
+
+
+@contextmanager
+def nodes() -> Iterator[tuple[str, Callable[[], OwnRedis]]]:
+    with OwnRedisCluster() as redis:
+        turns = itertools.cycle(redis.nodes)
+        yield redis.url, lambda: next(turns)
+
+
+@contextmanager
+def pair() -> Iterator[tuple[str, Callable[[], OwnRedis]]]:
+    with SentinelRedis() as redis:
+        yield redis.url, redis.current
+
+
+TOPOLOGIES = {"one server": one_server, "cluster": nodes, "sentinel": pair}
+
+
+@pytest.fixture(scope="module", params=TOPOLOGIES)
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("redis")
     with ExitStack() as stack:
-        redis = stack.enter_context(OwnRedis())
+        redis_url, victim = stack.enter_context(TOPOLOGIES[request.param]())
         url = stack.enter_context(empty_database("postgresql", folder))
-        yield Site(redis, stack.enter_context(cluster(folder, url, redis.url, config=CONFIG)))
+        yield Site(victim, stack.enter_context(cluster(folder, url, redis_url, config=CONFIG)))
 
 
 async def flushed(redis: OwnRedis) -> None:
@@ -93,11 +121,11 @@ async def test_every_stream_is_whole_through_every_fault_of_redis(site: Site) ->
         for fault in FAULTS * SOAK:
             load.begin(RUNS, "talker", notes=True)
             await load.until_seen(load.frames + FRAMES)
-            trouble = asyncio.ensure_future(fault(site.redis))
+            trouble = asyncio.ensure_future(fault(site.victim()))
             load.begin(1, "talker", notes=True)
             await trouble
         await load.finish()
         await check_all(load, site.cluster)
         check_said(load, begun={"claimed"})
-        with site.redis.client() as client:
+        with site.victim().client() as client:
             assert client.info("commandstats").get("cmdstat_xadd"), "or nobody has used it in the end"

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster import Cluster, cluster
-from tests.server import SILENT_AGENT
+from tests.kit.cluster import Cluster, cluster
+from tests.kit.server import SILENT_AGENT
 from tests.servers.databases import KINDS, empty_database
 from tests.soak import SOAK
 

@@ -17,10 +17,10 @@ from runstore.feed.head_poll import HeadPoll
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
 from runstore.http.streaming.frames import native
-from tests.database import open_log_at
-from tests.events import COMPLETED, close_run, note, start_run
-from tests.live import RUN, committed, seqs
-from tests.polling import DEADLINE_S, until
+from tests.kit.database import open_log_at
+from tests.kit.events import COMPLETED, close_run, note, start_run
+from tests.kit.live import RUN, committed, seqs
+from tests.kit.polling import DEADLINE_S, until
 from tests.servers.databases import DATABASES, empty_database
 
 EVERY_S = 0.01

@@ -17,7 +17,7 @@ from runstore.feed import joined_tail
 from runstore.feed.joined_tail import GONE, JoinedTail
 from runstore.feed.tail import Tail
 from runstore.http.streaming.frames import joined
-from tests.events import COMPLETED, start_run
+from tests.kit.events import COMPLETED, start_run
 
 
 def open_joined(log: EventLog, feed: LiveFeed, cursors: StreamCursors) -> JoinedTail:

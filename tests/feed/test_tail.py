@@ -3,9 +3,11 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
+from typing import cast
 
 import pytest
 
+from runstore.core.codec import RecordedEvent
 from runstore.core.errors import LogUnavailable
 from runstore.core.events import Deleted
 from runstore.core.ids import new_run_id
@@ -15,9 +17,19 @@ from runstore.feed import tail
 from runstore.feed.memory import RING_BYTES, MemoryFeed
 from runstore.feed.tail import Tail, wait_until_ended
 from runstore.http.streaming.frames import native
-from tests.events import CANCEL, CANCELLED, COMPLETED, close_run, note, offer_all, start_run, started, token
-from tests.frames import Frame, frame_of, read_frames
-from tests.polling import DEADLINE_S, until
+from tests.kit.events import (
+    CANCEL,
+    CANCELLED,
+    COMPLETED,
+    close_run,
+    note,
+    offer_all,
+    start_run,
+    started,
+    token,
+)
+from tests.kit.frames import Frame, frame_of, read_frames
+from tests.kit.polling import DEADLINE_S, until
 
 TOKENS = EventFilter(types=frozenset({"llm.token"}))
 
@@ -87,6 +99,42 @@ async def test_cut_and_resumed_at_every_seq_while_the_run_is_written_a_stream_is
     uncut = await read(log, feed, run_id)
     assert seqs(uncut) == list(range(1, 55))
     assert all(stream == uncut for stream in joined)
+
+
+class Unread:
+    """A log that is never read."""
+
+    async def head(self, run_id: str) -> Head | None:
+        raise AssertionError("its head is read")
+
+    async def read(self, run_id: str, **_: object) -> list[RecordedEvent]:
+        raise AssertionError("its events are read")
+
+
+async def test_a_stream_from_before_its_run_reads_no_log_and_is_the_same_bytes(
+    log: EventLog, feed: MemoryFeed
+) -> None:
+    run_id = new_run_id()
+    with Tail(cast(EventLog, Unread()), feed, run_id, after=0).before_its_run() as tail:
+        await start_run(log, run_id)
+        await write_a_story(log, run_id)
+        async with asyncio.timeout(DEADLINE_S):
+            live = b"".join([body async for body in native(tail)])
+    assert live == await read(log, feed, run_id)
+    assert feed.followed == 0
+
+
+async def test_a_stream_from_before_its_run_reads_what_the_feed_has_lost(
+    log: EventLog, feed: MemoryFeed
+) -> None:
+    run_id = new_run_id()
+    with Tail(log, feed, run_id, after=0).before_its_run() as tail:
+        await start_run(log, run_id)
+        await log.append(run_id, [note("x" * RING_BYTES)])
+        await write_a_story(log, run_id)
+        async with asyncio.timeout(DEADLINE_S):
+            live = b"".join([body async for body in native(tail)])
+    assert live == await read(log, feed, run_id)
 
 
 async def test_cut_after_every_single_frame_a_stream_is_the_same_bytes(

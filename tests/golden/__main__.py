@@ -36,8 +36,8 @@ from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.maintenance.purge import Purge, ended_before
-from tests.database import make_database, open_database, open_sqlite_log, run_list
 from tests.golden import FOLDER, read_states, read_streams
+from tests.kit.database import make_database, open_database, open_sqlite_log, run_list
 
 TEAM = "global/TestTeam/TestWorker"
 CALL = {"agent": TEAM, "call_id": "call-1", "tool_use_id": "tool-1", "name": "search"}

@@ -20,16 +20,16 @@ from runstore.feed.memory import MemoryFeed
 from runstore.projections.runs import find_run
 from runstore.runtime.attempts.history import read_queued
 from runstore.runtime.memory.session_memory import read_memory
-from tests.database import migrate, open_database, open_sqlite_log, run_list
-from tests.events import COMPLETED, note
 from tests.golden import FOLDER, RELEASES, read_states, read_streams, run_ids
-from tests.rebuilding import rebuild_runs
+from tests.kit.database import migrate, open_database, open_sqlite_log, run_list
+from tests.kit.events import COMPLETED, note
+from tests.kit.rebuilding import rebuild_runs
 
 # Types that came after this release; the log of the next one has them.
 UNRELEASED = {
     "llm.context_reduced", "llm.discarded", "llm.input_replaced", "llm.redacted", "llm.retrying",
     "run.purged", "audit.read", "audit.erased", "audit.projection", "llm.request",
-    "llm.context", "input.requested",    "input.given", "input.added",
+    "llm.context", "input.requested", "input.given", "input.added",
 }  # fmt: skip
 
 

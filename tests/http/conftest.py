@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.server import SILENT_AGENT, ServerProcess, serving
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import SILENT_AGENT, ServerProcess, serving
 
 CONFIG = """
 [agents.silent]
@@ -38,7 +39,7 @@ def server(running_server: ServerProcess) -> Iterator[ServerProcess]:
     before = len(running_server.log)
     yield running_server
     said = running_server.log[before:]
-    assert "Traceback" not in said
+    assert_no_traceback(said)
     assert "level=error" not in said
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server import DEADLINE_S, SILENT_HEAD, ServerProcess
+from tests.kit.server import DEADLINE_S, SILENT_HEAD, ServerProcess
 
 NOBODY = "01890a5d-ac96-774b-bcce-b302099a8057"  # a run id that no run has
 JSON = {"Content-Type": "application/json"}

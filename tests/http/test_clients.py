@@ -10,13 +10,13 @@ import httpx
 import pytest
 from httpx_sse import ServerSentEvent, connect_sse
 
-from tests.frames import joined, read_frames, without_heartbeats
 from tests.http.conftest import CONFIG, HEARTBEAT_S
 from tests.http.eventsource import EventSource, Message
-from tests.keys import url_of
-from tests.purging import purge_run
-from tests.server import DEADLINE_S, SILENT_HEAD, ServerProcess, new_client, serving, until
-from tests.tools import require
+from tests.kit.frames import joined, read_frames, without_heartbeats
+from tests.kit.keys import url_of
+from tests.kit.purging import purge_run
+from tests.kit.server import DEADLINE_S, SILENT_HEAD, ServerProcess, new_client, serving, until
+from tests.kit.tools import require
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from runstore.http.app import SURFACES
 from runstore.http.openapi import document
 from runstore.http.schemas import ANY_TYPE, JSON
 from tests.http.conftest import CONFIG, HEARTBEAT_S
-from tests.keys import client, make_key
-from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving
-from tests.teams import EXECUTOR, Executor
+from tests.kit.keys import client, make_key
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving
+from tests.kit.teams import EXECUTOR, Executor
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +60,7 @@ CHOICES: dict[str, Any] = {
         "path.agent": {"dictionary": "agents", "probability": 0.9},
         "path.model": {"dictionary": "agents", "probability": 0.9},
         "path.run_id": {"dictionary": "runs", "probability": 0.9},
+        "path.other_id": {"dictionary": "runs", "probability": 0.9},
         "body.model": {"dictionary": "agents", "probability": 0.9},
         "body.run_id": {"dictionary": "runs", "probability": 0.9},
         "body.hierarchy_id": {"dictionary": "hierarchies", "probability": 0.9},
@@ -95,6 +97,7 @@ UNSAID_WORDS = (
     "got `float`",  # 1.0 instead of 1
     "types cannot be given with format=openai",
     "deleted cannot be given with purged=true",
+    "must not be later than",  # the beginning of a time that ends before it
     "the character NUL",  # in JSON of any form
     "messages[",  # of whom the last message of a chat is, what a message of which role holds
 )
@@ -150,7 +153,8 @@ class Api:
 def schema(*, needs_login: bool) -> OpenApiSchema:
     said = msgspec.json.decode(msgspec.json.encode(document(SURFACES, needs_login=needs_login)))
     examples = {
-        "agent": "quick", "model": "quick", "run_id": CLOSED, "request_id": "1.1", "n": 1, "name": "tools",
+        "agent": "quick", "model": "quick", "run_id": CLOSED, "other_id": CLOSED, "request_id": "1.1", "n": 1,
+        "name": "tools",
     }  # fmt: skip
     # JSON that is said to be something else is what no tool makes; the test says so itself.
     del said["paths"][CHAT]["post"]["requestBody"]["content"][ANY_TYPE]
@@ -172,7 +176,7 @@ def schema(*, needs_login: bool) -> OpenApiSchema:
 def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with serving(tmp_path_factory.mktemp("open"), CONFIG, SILENT_AGENT, heartbeat_s=HEARTBEAT_S) as server:
         yield server
-        assert "Traceback" not in server.log
+        assert_no_traceback(server.log)
 
 
 @pytest.fixture
@@ -190,7 +194,7 @@ def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerP
     ):
         server.http.headers.update(http.headers)
         yield server
-        assert "Traceback" not in server.log
+        assert_no_traceback(server.log)
 
 
 @pytest.fixture

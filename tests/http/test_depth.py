@@ -16,7 +16,7 @@ from runstore.core.ids import new_run_id
 from runstore.feed.memory import MemoryFeed
 from runstore.mount import MountedApp
 from tests.core.test_depth import deep, depth_of
-from tests.database import make_database, open_sqlite_log
+from tests.kit.database import make_database, open_sqlite_log
 
 AGENTS = """
 [agents.run-code]

@@ -13,10 +13,10 @@ from jsonschema import Draft202012Validator
 
 from runstore.http.app import SURFACES
 from runstore.http.openapi import document
-from tests.chat import BEARER, URL, chunks
 from tests.http.conftest import CONFIG
-from tests.server import SILENT_AGENT, ServerProcess, serving, until
-from tests.teams import EXECUTOR, Executor
+from tests.kit.chat import BEARER, URL, chunks
+from tests.kit.server import SILENT_AGENT, ServerProcess, serving, until
+from tests.kit.teams import EXECUTOR, Executor
 
 DOCUMENT = msgspec.json.decode(msgspec.json.encode(document(SURFACES, needs_login=False)))
 BROKEN_AGENT = """

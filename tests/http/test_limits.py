@@ -11,15 +11,17 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.command_line import call_command
-from tests.keys import client, make_key
-from tests.server import SILENT_AGENT, ServerProcess, serving, until
+from tests.kit.command_line import call_command
+from tests.kit.keys import client, make_key
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import SILENT_AGENT, ServerProcess, serving, until
 
 LIMITS = {
     "body_bytes": 2_000,
     "input_bytes": 500,
     "event_bytes": 100,
     "events_per_append": 3,
+    "inputs_per_run": 2,
     "runs_per_user": 4,
     "subscribers_per_run": 2,
     "subscribers_per_user": 3,
@@ -49,7 +51,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
         make_key(server.folder, "somebody")
         until(lambda: server.http.get("/runs").status_code == 401, "keys are asked for")
         yield server
-        assert "Traceback" not in server.log
+        assert_no_traceback(server.log)
 
 
 @pytest.fixture
@@ -106,6 +108,17 @@ def test_a_size_over_its_limit_is_413_and_one_at_it_is_taken(
     assert [e for e in user.get(f"/runs/{run_id}/events").json()["data"] if e["type"] == "custom.a"] == []
     assert len(before) <= 3
     assert fitting(user, run_id, limit, 0).status_code == status
+
+
+def test_a_run_takes_the_allowed_number_of_added_messages(user: httpx.Client) -> None:
+    run_id = begin(user)
+    path, said = f"/runs/{run_id}/inputs", {"content": "And socks."}
+    assert user.post(path, json={"content": ""}).status_code == 400
+    assert [user.post(path, json=said).status_code for _ in range(2)] == [201, 201]
+    assert_refused(user.post(path, json=said), 413, "inputs_per_run")
+    assert user.post(f"/runs/{run_id}/stop").status_code == 202
+    assert user.get(f"/runs/{run_id}", params={"wait": 20}).json()["status"] == "stopped"
+    assert user.post(path, json=said).status_code == 409
 
 
 def test_a_user_may_have_the_allowed_number_of_active_runs(user: httpx.Client) -> None:

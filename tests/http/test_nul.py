@@ -15,7 +15,7 @@ from runstore.http.security.users import User
 from runstore.mount import MountedApp
 from runstore.projections.runs import RunQuery
 from runstore.store.keys import create_key, list_keys
-from tests.teams import ALONE, EXECUTOR
+from tests.kit.teams import ALONE, EXECUTOR
 
 NUL = "a\0b"
 FORMS: dict[str, str] = {"nul": NUL, "half a pair": "a\ud800"}

@@ -14,8 +14,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from runstore import MountedApp
-from tests.keys import make_key
-from tests.server import serving
+from tests.kit.keys import make_key
+from tests.kit.server import serving
 
 KEY, TICKET, NOTHING = {"key": []}, {"ticket": []}, dict[str, Any]()
 STREAM = "/runs/{run_id}/stream"

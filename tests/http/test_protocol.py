@@ -20,8 +20,8 @@ from runstore.client.connection import connection
 from runstore.http import protocol
 from runstore.http.server import Server
 from runstore.http.streaming import watched
-from tests.proxy import RESET
-from tests.server import DEADLINE_S, until
+from tests.kit.proxy import RESET
+from tests.kit.server import DEADLINE_S, until
 
 HOST = b"Host: localhost\r\n"
 CHUNKED = b"POST /body HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n"

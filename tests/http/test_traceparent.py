@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.server import ServerProcess
+from tests.kit.server import ServerProcess
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 GOOD = f"00-{TRACE}-{PARENT}-01"
@@ -76,6 +76,7 @@ trace.set_tracer_provider(provider)
 CONFIG = '[agents.quick]\nmodel = "scripted"\n'
 
 
+@pytest.mark.slow
 def test_a_server_that_leaves_hands_out_its_last_spans(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
     server = ServerProcess(tmp_path, CONFIG)

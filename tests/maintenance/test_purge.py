@@ -45,20 +45,30 @@ from runstore.maintenance.purge import PIECE_EVENTS, Purgeable, PurgeCount
 from runstore.projections import advance
 from runstore.projections.comparison import TableDifference
 from runstore.projections.runs import RunQuery, find_run, find_runs
-from tests.database import open_log_at, run_list
-from tests.events import CANCEL, CANCELLED, COMPLETED, QUEUED, close_run, note, read_run, start_run, started
-from tests.polling import DEADLINE_S, until
-from tests.process import PYTHON, environment
-from tests.purging import FOREVER, LATER, OLD, old_run_id, purge, survey, write_old
-from tests.rebuilding import rebuild_runs, verify_runs
+from tests.kit.database import open_log_at, run_list
+from tests.kit.events import (
+    CANCEL,
+    CANCELLED,
+    COMPLETED,
+    QUEUED,
+    close_run,
+    note,
+    read_run,
+    start_run,
+    started,
+)
+from tests.kit.polling import DEADLINE_S, until
+from tests.kit.process import PYTHON, environment
+from tests.kit.purging import FOREVER, LATER, OLD, old_run_id, purge, survey, write_old
+from tests.kit.rebuilding import rebuild_runs, verify_runs
+from tests.kit.slow import mostly_slow
 from tests.servers.databases import DATABASES, kept_database
-from tests.slow import mostly_slow
 
 DELETED = Deleted(by="ann")
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # for what no database does otherwise
 
 
-@pytest.fixture(params=mostly_slow(DATABASES, "sqlite", "postgresql"))
+@pytest.fixture(params=mostly_slow(DATABASES, "sqlite"))
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with kept_database(request.param, tmp_path) as url:
         yield url

@@ -26,8 +26,8 @@ from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.projections.comparison import TableDifference
 from runstore.projections.runs import find_run
-from tests.database import run_list
-from tests.events import (
+from tests.kit.database import run_list
+from tests.kit.events import (
     CANCEL,
     CANCELLED,
     COMPLETED,
@@ -39,10 +39,10 @@ from tests.events import (
     started,
     token,
 )
-from tests.polling import DEADLINE_S
-from tests.rebuilding import rebuild_runs, verify_runs
+from tests.kit.polling import DEADLINE_S
+from tests.kit.rebuilding import rebuild_runs, verify_runs
+from tests.kit.slow import mostly_slow, slow
 from tests.servers.databases import DATABASES, kept_database
-from tests.slow import slow
 
 USAGE = Usage(agent="demo", input_tokens=10, output_tokens=1)
 
@@ -190,14 +190,14 @@ async def writers(log: SqlEventLog) -> AsyncIterator[list[str]]:
         while not stop.is_set():
             closed.append(await close_run(log))
 
-    writing = [asyncio.create_task(write()) for _ in range(3)]
+    writing = [asyncio.create_task(write()) for _ in range(2)]
     yield closed
     stop.set()
     await asyncio.gather(*writing)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("database_url", DATABASES, indirect=True)
+@pytest.mark.parametrize("database_url", mostly_slow(DATABASES, "sqlite", "postgresql"), indirect=True)
 @pytest.mark.parametrize("damage", ["DELETE FROM runs", "UPDATE runs SET status = 'queued'"])
 async def test_a_rebuild_comes_out_equal_while_writers_keep_appending(
     log: SqlEventLog,
@@ -206,7 +206,7 @@ async def test_a_rebuild_comes_out_equal_while_writers_keep_appending(
     monkeypatch: pytest.MonkeyPatch,
     damage: str,
 ) -> None:
-    in_batches_of(200, monkeypatch)
+    in_batches_of(500, monkeypatch)
     await write_runs(log, 100)
     execute(dialect, damage)
     before = len(writers)
@@ -227,7 +227,7 @@ async def test_a_rebuild_comes_out_equal_while_writers_keep_appending(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("database_url", DATABASES, indirect=True)
+@pytest.mark.parametrize("database_url", mostly_slow(DATABASES, "sqlite", "postgresql"), indirect=True)
 async def test_writers_that_write_at_every_turn_do_not_keep_a_rebuild_from_its_end(
     log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,7 +271,7 @@ async def test_an_interrupted_rebuild_goes_on_where_it_stopped(
     assert verify_runs(dialect).equal
 
 
-@pytest.mark.parametrize("database_url", DATABASES, indirect=True)
+@pytest.mark.parametrize("database_url", mostly_slow(DATABASES, "sqlite", "postgresql"), indirect=True)
 async def test_rebuilds_that_run_at_once_come_out_equal(
     log: SqlEventLog, dialect: Dialect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

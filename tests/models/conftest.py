@@ -1,8 +1,8 @@
 """One real server for all of a worker's tests of models, and the stand-in that its agents talk to.
 
 There is an agent `PROVIDER-MODEL` for each of strands' providers here and each model of the stand-in, with
-`PROVIDER-tool` (has a tool), `PROVIDER-finish` (has one that ends its turn), `PROVIDER-late` (has a time
-limit) and `PROVIDER-nobody` (at an address where nobody listens).
+`PROVIDER-tool` (has a tool), `PROVIDER-finish` (has one that ends its turn), `PROVIDER-object` (its answer
+is an object), `PROVIDER-late` (has a time limit) and `PROVIDER-nobody` (at an address where nobody listens).
 """
 
 import socket
@@ -10,13 +10,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import ServerProcess, serving
 from tests.models.protocols import WIRES
 from tests.models.standins import MODELS, ModelServer
-from tests.server import ServerProcess, serving
 
 PROVIDERS = tuple(WIRES)
 KEY = "sk-a-key-that-nobody-must-read"
 TOOLS = '''
+from pydantic import BaseModel
 from strands import Agent, ToolContext, tool
 from strands.agent.conversation_manager import SlidingWindowConversationManager
 from strands.hooks import BeforeModelCallEvent
@@ -36,19 +38,35 @@ def windowed(model):
     built.add_hook(forget, BeforeModelCallEvent)
     return built
 
-def windowed_openai():
+class Pair(BaseModel):
+    """Two numbers."""
+    a: int
+    b: int
+
+def objects(model):
+    """An agent that answers with an object."""
+    return Agent(model=model, tools=[tool(add)], structured_output_model=Pair, callback_handler=None)
+
+def openai():
     from strands.models.openai import OpenAIModel
     args = {"base_url": f"{URL}/v1", "api_key": KEY, "max_retries": 0}
-    return windowed(OpenAIModel(model_id="talks", client_args=args, params={"temperature": 0.5}))
+    return OpenAIModel(model_id="talks", client_args=args, params={"temperature": 0.5})
 
-def windowed_anthropic():
+def anthropic():
     from strands.models.anthropic import AnthropicModel
     args = {"base_url": URL, "api_key": KEY, "max_retries": 0}
-    return windowed(AnthropicModel(model_id="talks", client_args=args, max_tokens=100))
+    return AnthropicModel(model_id="talks", client_args=args, max_tokens=100)
 
-def windowed_ollama():
+def ollama():
     from strands.models.ollama import OllamaModel
-    return windowed(OllamaModel(URL, model_id="talks", temperature=0.5))
+    return OllamaModel(URL, model_id="talks", temperature=0.5)
+
+def windowed_openai(): return windowed(openai())
+def windowed_anthropic(): return windowed(anthropic())
+def windowed_ollama(): return windowed(ollama())
+def objects_openai(): return objects(openai())
+def objects_anthropic(): return objects(anthropic())
+def objects_ollama(): return objects(ollama())
 
 @tool(context=True)
 def finish(a: int, b: int, tool_context: ToolContext) -> str:
@@ -79,6 +97,7 @@ def configuration(url: str, nobody: str) -> str:
         tables.append(agent_table(f"{each}-finish", each, "talks", url, 'tools = ["agents:finish"]'))
         tables.append(agent_table(f"{each}-late", each, "stops-talking", url, "run_timeout_s = 0.3"))
         tables.append(agent_table(f"{each}-nobody", each, "talks", nobody))
+        tables.append(f'[agents.{each}-object]\nfactory = "agents:objects_{each}"\n')
         tables.append(f'[agents.{each}-windowed]\nfactory = "agents:windowed_{each}"\nmemory = "session"\n')
     return "\n".join(tables)
 
@@ -109,5 +128,5 @@ def server(running_server: ServerProcess) -> Iterator[ServerProcess]:
     before = len(running_server.log)
     yield running_server
     said = running_server.log[before:]
-    assert "Traceback" not in said
+    assert_no_traceback(said)
     assert KEY not in said

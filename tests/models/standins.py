@@ -5,7 +5,7 @@ counts as the first one:
 
 | Model | |
 |---|---|
-| `talks` | calls the first tool, if the request has any, and then says what it heard; else says WORDS |
+| `talks` | calls the first tool, if there is one, and then says what it heard; else says WORDS |
 | `thinks` | reasons before it says WORDS |
 | `stops-talking` | says two words and nothing more, until the client goes |
 | `never-answers` | takes the request and sends not a byte |
@@ -26,6 +26,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Self
+
+from strands.tools.structured_output import DEFAULT_STRUCTURED_OUTPUT_PROMPT
 
 from tests.models.protocols import WIRES, Answer, Wire
 
@@ -138,8 +140,10 @@ class _Done(Exception):
 
 
 def _reaction(wire: Wire, body: dict[str, Any]) -> Answer:
-    """A call of the first tool; when it has been called, its result."""
+    """A call of the first tool; when it has been called, its result. For an object: a call of the last."""
     tools, results = body.get("tools") or [], wire.tool_results(body)
+    if DEFAULT_STRUCTURED_OUTPUT_PROMPT in json.dumps(body["messages"][-1]):
+        tools, results = tools[-1:], []
     if results:
         return Answer(("The tool said ", *results[-1:]))
     if tools:

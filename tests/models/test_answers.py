@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from tests.frames import Frame, said
+from tests.kit.frames import Frame, said
+from tests.kit.server import ServerProcess
 from tests.models.conftest import KEY, PROVIDERS
 from tests.models.protocols import CACHED_TOKENS, INPUT_TOKENS
 from tests.models.standins import THOUGHTS, WORDS, ModelServer
-from tests.server import ServerProcess
 
 REASONING = ("openai", "anthropic")  # strands passes on no reasoning of Ollama's
 HEADERS = {"openai": "authorization", "anthropic": "x-api-key"}

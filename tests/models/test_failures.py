@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.frames import said
+from tests.kit.frames import said
+from tests.kit.server import DEADLINE_S, ServerProcess, until
 from tests.models.conftest import PROVIDERS
 from tests.models.standins import WORDS, ModelServer
-from tests.server import DEADLINE_S, ServerProcess, until
 
 GRACE_S = 2.0  # the default, from a stop request to the run's ending
 SPOKEN = "".join(WORDS[:2])

@@ -7,10 +7,10 @@ import pytest
 
 from runstore.core.codec import MAX_EVENT_BYTES
 from runstore.core.content import MAX_BLOCKS
-from tests.frames import said
+from tests.kit.frames import said
+from tests.kit.server import ServerProcess
 from tests.models.conftest import PROVIDERS
 from tests.models.standins import WORDS, ModelServer
-from tests.server import ServerProcess
 
 PNG = b64encode(bytes(range(256)) * 40).decode()  # 10 KiB that JSON cannot hold without base64
 IMAGE = {"image": {"format": "png", "source": {"bytes": PNG}}}

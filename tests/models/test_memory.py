@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from tests.kit.server import ServerProcess
 from tests.models.conftest import PROVIDERS
 from tests.models.standins import ModelServer
-from tests.server import ServerProcess
 
 
 def check_openai(messages: list[Any]) -> None:

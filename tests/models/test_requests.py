@@ -6,22 +6,30 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import BaseModel
 from strands.models.anthropic import AnthropicModel
 from strands.models.ollama import OllamaModel
 from strands.models.openai import OpenAIModel
 
 from runstore.core.content import message_with_bytes
+from tests.kit.server import ServerProcess
 from tests.models.conftest import KEY, PROVIDERS
 from tests.models.standins import ModelServer
-from tests.server import ServerProcess
 
 URL = "http://provider.test/v1"
 PIXEL = b"\x89PNG\r\n\x1a\n" + bytes(range(200))
 IMAGE = {"image": {"format": "png", "source": {"bytes": b64encode(PIXEL).decode()}}}
 
 
-def model_of(provider: str, seen: list[bytes]) -> Any:
-    """The model of the agents, as a user would build it, at a provider that only notes what it gets."""
+class Pair(BaseModel):
+    """Two numbers."""
+
+    a: int
+    b: int
+
+
+def model_of(provider: str, parameters: dict[str, Any], seen: list[bytes]) -> Any:
+    """A model with the recorded parameters, at a provider that only notes what it gets."""
 
     def note(request: httpx.Request) -> httpx.Response:
         seen.append(request.content)
@@ -29,13 +37,10 @@ def model_of(provider: str, seen: list[bytes]) -> Any:
 
     transport = httpx.MockTransport(note)
     if provider == "ollama":
-        return OllamaModel(
-            URL, model_id="talks", temperature=0.5, ollama_client_args={"transport": transport}
-        )
+        return OllamaModel(URL, ollama_client_args={"transport": transport}, **parameters)
     args = {"http_client": httpx.AsyncClient(transport=transport), "api_key": KEY, "base_url": URL}
-    if provider == "openai":
-        return OpenAIModel(model_id="talks", client_args=args, params={"temperature": 0.5})
-    return AnthropicModel(model_id="talks", client_args=args, max_tokens=100)
+    build = OpenAIModel if provider == "openai" else AnthropicModel
+    return build(client_args=args, **parameters)
 
 
 async def sent(provider: str, request: dict[str, Any]) -> bytes:
@@ -43,12 +48,13 @@ async def sent(provider: str, request: dict[str, Any]) -> bytes:
     assert request["complete"]
     system, seen = request["system"], []
     content = [{"text": system}] if isinstance(system, str) else system
-    stream = model_of(provider, seen).stream(
+    stream = model_of(provider, request["parameters"], seen).stream(
         [message_with_bytes(message) for message in request["messages"]],
         request["tools"],
         "\n".join(block["text"] for block in content) if content else None,
         system_prompt_content=content,
         tool_choice=request["tool_choice"],
+        structured_output_model=Pair if request["output_schema"] else None,
     )
     with suppress(Exception):
         async for _ in stream:
@@ -80,6 +86,24 @@ async def test_a_recorded_request_is_what_the_provider_received(
     assert len(asked[-1]["messages"]) < 2 * len(runs)  # trimmed
     assert any(source.get("run_id") == runs[-2] for source in asked[-1]["sources"])
     assert KEY not in str([server.events(run_id) for run_id in runs])
+
+
+@pytest.mark.filterwarnings("ignore:A ToolChoice was provided")  # strands' Ollama cannot pass it on
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_recorded_request_for_an_object_is_what_the_provider_received(
+    server: ServerProcess, models: ModelServer, provider: str
+) -> None:
+    """A tool, its result, and a last call that demands the object."""
+    before = len(models.requests)
+    run_id = server.begin(f"{provider}-object", "What are the numbers?")
+    assert server.ended(run_id)["result"]["structured_output"] == {"a": 19, "b": 23}
+    received = [request.sent for request in models.requests[before:]]
+    asked = requests_of(server, run_id)
+    assert len(asked) == len(received) == 3
+    assert [await sent(provider, request) for request in asked] == received
+    assert [request["tool_choice"] for request in asked] == [None, None, {"tool": {"name": "Pair"}}]
+    schemas = [request["output_schema"] for request in asked]
+    assert schemas == [None, None, Pair.model_json_schema() if provider == "anthropic" else None]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -6,8 +6,8 @@ import pytest
 
 from runstore.core.errors import ConfigError
 from runstore.runtime.strands.models import PROVIDERS, build_model
-from tests.command_line import call_command
-from tests.server import run_command
+from tests.kit.command_line import call_command
+from tests.kit.server import run_command
 
 KEY = {"client_args": {"api_key": "k"}}
 ARGUMENTS = {  # as little as each provider takes

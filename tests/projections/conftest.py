@@ -11,9 +11,10 @@ from sqlalchemy import Connection, make_url, select
 from runstore.core.codec import RecordedEvent
 from runstore.database.dialects import open_dialect
 from runstore.database.opening import Database
+from runstore.eventlog.sql import SqlEventLog
 from runstore.projections.projection import Projection, Slot
+from tests.kit.slow import mostly_slow
 from tests.servers.databases import DATABASES, bare_database
-from tests.slow import mostly_slow
 
 
 class Tables:
@@ -75,3 +76,16 @@ def tables(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tables]:
         closing(open_dialect(make_url(url), statement_timeout=False)) as dialect,
     ):
         yield Tables(Database(dialect))
+
+
+@pytest.fixture
+async def log(open_shared: Callable[..., SqlEventLog]) -> SqlEventLog:
+    return open_shared()
+
+
+@pytest.fixture
+def opened(database_url: str) -> Iterator[Database]:
+    """The database that a runner opens beside the log of a server."""
+    dialect = open_dialect(make_url(database_url))
+    yield Database(dialect)
+    dialect.close()

@@ -12,9 +12,9 @@ from runstore.projections import comparison
 from runstore.projections.projection import Projection
 from runstore.projections.registry import shipped
 from runstore.testing import ProjectionContract
+from tests.kit.slow import mostly_slow
 from tests.projections.examples import InlineTotals, Totals
 from tests.servers.databases import DATABASES, kept_database
-from tests.slow import mostly_slow
 
 ON_EACH = [pytest.param(kind, marks=() if kind == "sqlite" else pytest.mark.slow) for kind in DATABASES]
 

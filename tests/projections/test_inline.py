@@ -11,12 +11,12 @@ from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.maintenance.rebuild import rebuild, verify
-from runstore.projections.builds import live_tables
 from runstore.projections.inline import InlineProjections, check_inline
+from runstore.projections.live import live_tables
 from runstore.projections.projection import Projection
 from runstore.projections.runner import ProjectionRunner
-from tests.database import run_list
-from tests.events import close_run, start_run
+from tests.kit.database import run_list
+from tests.kit.events import close_run, start_run
 from tests.projections.examples import InlineTotals, totals
 
 Found = dict[str, int]

@@ -19,8 +19,8 @@ from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.projections import runs as run_list_module
 from runstore.projections.runs import RunQuery, RunsFound, find_runs
-from tests.events import CANCEL, CANCELLED, started
-from tests.rebuilding import verify_runs
+from tests.kit.events import CANCEL, CANCELLED, started
+from tests.kit.rebuilding import verify_runs
 
 LARGE = {"text": "x" * LISTED_BYTES}
 ANALYZE = {

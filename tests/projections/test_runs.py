@@ -11,7 +11,7 @@ from runstore.core.ports import Committed
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.projections.runs import RunQuery, find_run, find_runs
-from tests.events import CANCELLED, COMPLETED, FAILED, QUEUED, close_run, start_run, started
+from tests.kit.events import CANCELLED, COMPLETED, FAILED, QUEUED, close_run, start_run, started
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from runstore.core.errors import InvalidQuery
 from runstore.core.events import Completed, Message, Queued, ToolFailed, ToolStarted
 from runstore.core.run_text import words_of
 from runstore.projections.projection import Projection
-from runstore.projections.text import MAX_QUERY, MAX_QUERY_WORDS, TextProjection, TextQuery
+from runstore.projections.text import TextProjection
+from runstore.projections.text_query import MAX_QUERY, MAX_QUERY_WORDS, TextQuery
 from tests.projections.conftest import Tables
 from tests.projections.history import History
 

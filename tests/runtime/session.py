@@ -12,7 +12,7 @@ from runstore.runtime.attempts.runner import AttemptRunner
 from runstore.runtime.memory.session_memory import read_memory, remembering
 from runstore.runtime.strands.agent import Product, StrandsAgent
 from tests.contracts.memory_log import MemoryEventLog
-from tests.events import started
+from tests.kit.events import started
 from tests.runtime.recording import read
 
 

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -251,6 +252,31 @@ async def test_one_question_asked_twice_has_two_answers() -> None:
     assert ended.result["text"] == "ab"
 
 
+async def test_a_question_that_changes_in_each_attempt_ends_the_run() -> None:
+    ticks = count(1)
+
+    async def agent(input: str, ctx: Any) -> AsyncIterator[str]:
+        yield await ctx.ask("Sure?")
+        with suppress(Exception):
+            yield await ctx.ask(f"Now {next(ticks)} – go?")
+
+    with pytest.raises(AgentError, match=r"asks 'Now 2 – go\?', and no longer 'Now 1 – go\?'") as failure:
+        await attempts(agent, "yes", "go", "go")
+    assert failure.value.code == "question_changed"
+
+
+async def test_tasks_may_ask_in_another_order_in_each_attempt() -> None:
+    async def asks(ctx: Any, *prompts: str) -> str:
+        return "".join([await ctx.ask(prompt) for prompt in prompts])
+
+    async def agent(input: str, ctx: Any) -> AsyncIterator[str]:
+        yield " ".join(await asyncio.gather(asks(ctx, "One?", "More?"), asks(ctx, "Two?")))
+
+    prompts, ended = await attempts(agent, "1", "2", "3")
+    assert prompts == [["One?", "Two?"], ["More?"]]
+    assert ended.result["text"] == "13 2"
+
+
 @pytest.mark.parametrize("error", [Exception, BaseException])
 async def test_a_generator_cannot_go_on_without_its_answer(error: type[BaseException]) -> None:
     async def agent(input: str, ctx: Any) -> AsyncIterator[str]:
@@ -263,3 +289,14 @@ async def test_a_generator_cannot_go_on_without_its_answer(error: type[BaseExcep
     prompts, ended = await attempts(agent, "yes")
     assert prompts == [["Well?"]]
     assert ended.result["text"] == "yes"
+
+
+@pytest.mark.parametrize("expires_s", [0, -1, float("nan"), float("inf"), 1e12, 1e30])
+async def test_a_question_with_an_expiry_that_cannot_be_is_an_error_that_names_the_bounds(
+    expires_s: float,
+) -> None:
+    async def ask(input: Any, ctx: Any) -> AsyncIterator[str]:
+        yield str(await ctx.ask("Well?", expires_s=expires_s))
+
+    with pytest.raises(AgentError, match=r"`expires_s` must be above 0, and at most 31,622,400"):
+        await drive(ask)

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 
 from runstore.core.errors import LogUnavailable, SessionBusy
+from runstore.core.events import InputAdded
 from runstore.core.new_run import NewRun
 from runstore.core.ports import EventLog
+from runstore.core.run import fold
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime import own_run
 from runstore.runtime.leases.file_locks import FileLeases
 from runstore.runtime.own_run import OwnRun
-from tests.events import read_run
-from tests.polling import until
-from tests.writer import held_writer
+from tests.kit.events import read_run
+from tests.kit.polling import until
+from tests.kit.writer import held_writer
 
 Begin = Callable[[], AbstractAsyncContextManager[OwnRun]]
 
@@ -72,6 +74,12 @@ async def test_a_run_that_is_refused_leaves_nothing_behind(log: EventLog, begin:
     assert await types_before(log, await leave_at_once(begin)) == [
         ["lifecycle.queued", "lifecycle.started", "lifecycle.completed"]
     ]
+
+
+async def test_a_run_names_the_messages_that_people_added_to_it(log: EventLog, begin: Begin) -> None:
+    async with begin() as run:
+        said = [await log.append(run.run_id, [InputAdded(content="Hurry.", by="alice")]) for _ in range(2)]
+    assert fold(run.run_id, await read_run(log, run.run_id)).unheard == tuple(said)
 
 
 class Outage:

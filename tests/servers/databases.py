@@ -17,9 +17,10 @@ from sqlalchemy import URL, Connection, Engine, create_engine, inspect
 from sqlalchemy.exc import InternalError, OperationalError
 
 import runstore.database.tables as schema
+from runstore.database.dialects import Dialect
 from runstore.database.opening import open_database
 from runstore.database.views import VIEWS, write_views
-from tests.database import make_database
+from tests.kit.database import make_database
 from tests.servers.names import left_over, new_name
 from tests.servers.shared import shared_database
 
@@ -66,6 +67,21 @@ def bare_database(kind: str, folder: Path) -> Iterator[str]:
         databases = _shared(kind)
         with databases.lent(databases.make_bare()) as url:
             yield url
+
+
+def end_other_connections(dialect: Dialect) -> None:
+    """As a server does that restarts; returns when they are gone."""
+    with dialect.engine.connect() as connection:
+        if connection.dialect.name == "postgresql":
+            others = "datname = current_database() AND pid <> pg_backend_pid()"
+            connection.exec_driver_sql(
+                f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE {others}"
+            )
+            return
+        others = "db = DATABASE() AND id <> CONNECTION_ID()"
+        listed = f"SELECT id FROM information_schema.processlist WHERE {others}"
+        for number in connection.exec_driver_sql(listed).scalars().all():
+            connection.exec_driver_sql(f"KILL {number}")
 
 
 class Databases(ABC):

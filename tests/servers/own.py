@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar, Self
 
-from tests.process_tree import descendants, runs, send
+from tests.kit.process_tree import descendants, runs, send
 from tests.servers.owner import owner
 from tests.servers.ports import Port
 
@@ -115,6 +115,11 @@ class OwnServer(ABC):
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+    @property
+    def answers(self) -> bool:
+        """Whether it takes connections now."""
+        return self._answers()
 
     @property
     def log(self) -> str:

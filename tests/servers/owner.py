@@ -11,7 +11,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from tests.tools import lacking
+from tests.kit.tools import lacking
 
 PLACES: tuple[str, ...] = ("/usr/local/sbin", "/usr/sbin", "/usr/lib/postgresql/*/bin")  # in addition to PATH
 

@@ -3,6 +3,7 @@
 import signal
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -34,6 +35,28 @@ class OwnPostgres(OwnServer):
     @property
     def url(self) -> str:
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/postgres"
+
+    def cut_off(self) -> None:
+        """End the sessions of all clients; replicas go on."""
+        self._call(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+
+    def write(self, size: int) -> None:
+        """Write a number of bytes to the WAL that change nothing."""
+        self._call(f"SELECT pg_logical_emit_message(false, 'test', repeat('x', {size}))")
+        self._call("CHECKPOINT")
+
+    def flushed(self) -> int:
+        """The position up to which it has flushed its WAL, in bytes."""
+        return int(self._call("SELECT pg_current_wal_flush_lsn() - '0/0'"))
+
+    def _call(self, statement: str) -> Any:
+        url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        with psycopg.connect(url, autocommit=True) as connection:
+            found = connection.execute(statement)  # type: ignore[arg-type]
+            return (found.fetchone() or (None,))[0] if found.description else None
 
     def _installed(self) -> Path:
         program("postgres")

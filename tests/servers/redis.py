@@ -30,6 +30,7 @@ class OwnRedis(OwnServer):
 
     def _command(self) -> list[str]:
         settings = {"port": str(self.port), "dir": str(self.folder), **self._settings}
+        settings["set-proc-title"] = "no"  # a title overwrites the environment, by which the warden knows it
         options = [word for name, value in settings.items() for word in (f"--{name}", value)]
         return [program("redis-server"), *options]
 

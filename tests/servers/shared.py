@@ -10,7 +10,7 @@ import redis
 from sqlalchemy import URL, NullPool, create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from tests.tools import lacking
+from tests.kit.tools import lacking
 
 CONNECT_S = 5  # for an answer from a server on this machine
 PLAIN = "?ssl_disabled=true"  # or PyMySQL reads all of the machine's certificates, for each connection

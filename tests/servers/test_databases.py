@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import Engine, NullPool, create_engine, inspect, make_url, text
 
 from runstore.feed.memory import MemoryFeed
-from tests.database import open_log_at
-from tests.events import start_run
-from tests.purging import purge, write_old
+from tests.kit.database import open_log_at
+from tests.kit.events import start_run
+from tests.kit.purging import purge, write_old
 from tests.servers.databases import DATABASES, KINDS, empty_database, kept_database
 from tests.servers.names import NAME, left_over, new_name
 from tests.servers.shared import shared_database

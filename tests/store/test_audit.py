@@ -21,10 +21,10 @@ from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.store import audit, whole_log
 from runstore.store.audit import AuditLog
-from tests.events import COMPLETED, FAILED, note, started, token
-from tests.polling import DEADLINE_S
+from tests.kit.events import COMPLETED, FAILED, note, started, token
+from tests.kit.polling import DEADLINE_S
+from tests.kit.writer import writing
 from tests.servers.databases import DATABASES
-from tests.writer import writing
 
 OpenLog = Callable[..., SqlEventLog]
 

@@ -35,21 +35,16 @@ from runstore.maintenance.purge import Purge
 from runstore.projections.registry import shipped
 from runstore.store.erasure import Erased, Erasure, ToErase
 from runstore.store.keys import create_key, list_keys
-from runstore.store.reports import (
-    RunsQuery,
-    SearchQuery,
-    UsageQuery,
-    list_sessions,
-    report_runs,
-    report_usage,
-    search,
-)
-from tests.database import open_log_at, run_list
-from tests.events import started, token
-from tests.purging import purge_run
-from tests.rebuilding import verify_runs
+from runstore.store.reports.runs import RunsQuery, report_runs
+from runstore.store.reports.search import SearchQuery, search
+from runstore.store.reports.sessions import list_sessions
+from runstore.store.reports.usage import UsageQuery, report_usage
+from tests.kit.database import open_log_at, run_list
+from tests.kit.events import started, token
+from tests.kit.purging import purge_run
+from tests.kit.rebuilding import verify_runs
+from tests.kit.slow import mostly_slow
 from tests.servers.databases import DATABASES, empty_database
-from tests.slow import mostly_slow
 
 NAME = "ann-personal"
 SECRETS = ("zebrafish", "quokkatown", "narwhalson", "axolotlton", "pangolinia", "wombatwick", "okapiland")
@@ -58,7 +53,7 @@ USAGE = Usage(agent="demo", model="m", input_tokens=3, output_tokens=2)
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
 
-@pytest.fixture(params=mostly_slow(DATABASES, "sqlite", "postgresql"))
+@pytest.fixture(params=mostly_slow(DATABASES, "sqlite"))
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with empty_database(request.param, tmp_path) as url:
         yield url
@@ -291,8 +286,36 @@ async def test_a_run_that_begins_during_the_erasure_is_named(
         return run(self, *arguments, **options)
 
     monkeypatch.setattr(Purge, "run", run_after_a_start)
-    with pytest.raises(RunActive, match=f"have not ended.*{began}"):
-        await asyncio.to_thread(erasure.purge, ToErase(NAME), by=ADMIN, reason="asked")
+    erased = await asyncio.to_thread(erasure.purge, ToErase(NAME), by=ADMIN, reason="asked")
+    assert erased.runs == 1
+    assert erased.remains == f"runs of {NAME!r} have not ended: stop them, then erase: {began}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pseudonym", [False, True])
+async def test_two_erasures_at_once_share_the_work(
+    log: SqlEventLog, url: str, database: Database, engine: Engine, erasure: Erasure, *, pseudonym: bool
+) -> None:
+    for _ in range(25):
+        await write_run(log)
+    await write_run(log, "bob", session="s")
+    fill_projections(database)
+    asked = ToErase(NAME, pseudonym=pseudonym)
+    with closing(open_dialect(make_url(url), statement_timeout=False)) as dialect:
+        other = Erasure(Database(dialect), shipped(), [run_list()])
+        both = [asyncio.to_thread(erase, each, asked) for each in (erasure, other)]
+        erased = await asyncio.gather(*both)
+    assert sum(each.runs for each in erased) == 25
+    assert sum(each.events for each in erased) == 250
+    with database.connect() as connection:
+        [session] = list_sessions(connection, "bob", None, 10).sessions
+        assert report_usage(connection, UsageQuery(group=("day",)))[0].runs == 26
+    assert session.runs == 1
+    for name in ("runs", "usage", "sessions", "tools", "text"):
+        assert Projections(database, shipped()).verify(name).equal
+    if pseudonym:
+        stored = everything(engine)
+        assert NAME not in stored
 
 
 async def test_a_survey_counts_what_is_erased_then(log: SqlEventLog, erasure: Erasure) -> None:
@@ -329,7 +352,7 @@ async def test_a_projection_that_cannot_follow_is_named(
 async def test_not_even_the_bytes_of_the_files_have_an_erased_person(
     log: SqlEventLog, url: str, database: Database, erasure: Erasure
 ) -> None:
-    for _ in range(30):
+    for _ in range(10):
         await write_run(log)
         await write_run(log, "bob", session="s")
     path = Path(make_url(url).database or "")

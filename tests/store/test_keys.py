@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Connection
 
 from runstore.store import keys
-from tests.database import open_database
+from tests.kit.database import open_database
 
 DAY = 86_400_000
 

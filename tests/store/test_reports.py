@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import Connection, insert, make_url, update
 from sqlalchemy.event import listen
 
@@ -22,32 +23,23 @@ from runstore.projections.runner import ProjectionRunner
 from runstore.projections.runs import RunList
 from runstore.projections.text import text_of
 from runstore.projections.usage import UsageProjection
-from runstore.store import reports
-from runstore.store.reports import (
-    ReportedRun,
-    RunsQuery,
-    SearchQuery,
-    ToolsQuery,
-    UsageQuery,
-    list_sessions,
-    quantile,
-    report_runs,
-    report_tools,
-    report_usage,
-    search,
-)
+from runstore.store.reports import conditions
+from runstore.store.reports import search as searching
+from runstore.store.reports.runs import ReportedRun, RunsQuery, report_runs
+from runstore.store.reports.search import SearchQuery, search
+from runstore.store.reports.sessions import list_sessions
+from runstore.store.reports.tools import ToolsQuery, quantile, report_tools
+from runstore.store.reports.usage import UsageQuery, report_usage
+from tests.kit.slow import mostly_slow
 from tests.projections.history import History
 from tests.projections.test_shipped import PRICES
 from tests.servers.databases import DATABASES, empty_database
-from tests.slow import mostly_slow
 
 HISTORY = History(23).write(60)
 
 
 @pytest.fixture(scope="module", params=mostly_slow(DATABASES, "sqlite", "postgresql"))
-def connection(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Connection]:
+def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """A database with the history, and all projections of it."""
     with (
         empty_database(request.param, tmp_path_factory.mktemp("reports")) as url,
@@ -55,8 +47,14 @@ def connection(
     ):
         database = Database(dialect)
         fill(database, HISTORY)
-        with database.connect() as connection:
-            yield connection
+        yield database
+
+
+@pytest.fixture
+def connection(filled: Database) -> Iterator[Connection]:
+    """Without a transaction: a server ends a session that is idle in one, as on a busy machine."""
+    with filled.connect() as connection:
+        yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def fill(database: Database, history: History) -> None:
@@ -200,7 +198,7 @@ def test_runs_and_events_are_found_by_their_text(connection: Connection) -> None
 
 def test_a_page_of_hits_is_bounded_in_bytes(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     everything = search(connection, SearchQuery(text="moon", limit=1_000)).hits
-    monkeypatch.setattr(reports, "MAX_READ", 300)
+    monkeypatch.setattr(searching, "MAX_READ", 300)
     first = search(connection, SearchQuery(text="moon", limit=1_000))
     assert 0 < len(first.hits) < len(everything)
     hits, before = first.hits, first.next
@@ -217,6 +215,25 @@ def test_a_search_leaves_out_other_users_and_deleted_runs(connection: Connection
     assert any(hit.deleted for hit in everything)
     asked = search(connection, SearchQuery(text="moon", kind="input", limit=1_000)).hits
     assert asked == [hit for hit in everything if hit.kind == "input"]
+
+
+@pytest.mark.parametrize("filters", [{}, {"user_id": "ann"}, {"kind": "input"}, {"text": "moon sun"}])
+def test_a_search_examines_more_matches_until_its_page_is_full(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, filters: dict[str, Any]
+) -> None:
+    query = SearchQuery(**{"text": "moon", "limit": 1_000} | filters)
+    everything = search(connection, query).hits
+    assert len(everything) > 3
+    monkeypatch.setattr(searching, "FIRST_SCANNED", 2)
+    monkeypatch.setattr(searching, "MAX_SCANNED", 7)
+    for limit in (1, 3, 1_000):
+        hits, before = [], None
+        for _ in range(1_000):
+            page = search(connection, replace(query, limit=limit, before=before))
+            hits, before = hits + page.hits, page.next
+            if before is None:
+                break
+        assert hits == everything
 
 
 @pytest.mark.parametrize(
@@ -264,6 +281,11 @@ def test_tools_are_reported_with_quantiles(connection: Connection) -> None:
         assert row.p95_ms is not None
         assert 0 < row.p50_ms <= row.p95_ms
     assert report_tools(connection, ToolsQuery(tool="add", until="2000-01-01")) == []
+    by_day = report_tools(connection, ToolsQuery(group=("day",)))
+    assert sum(row.calls for row in by_day) == sum(calls.values())
+    assert sum(row.failures for row in by_day) == sum(failures.values())
+    assert all(row.day and row.tool is None and row.p95_ms is not None for row in by_day)
+    assert len({row.day for row in by_day}) == len(by_day)
 
 
 def test_sessions_come_latest_first_page_by_page(connection: Connection) -> None:
@@ -311,7 +333,7 @@ def test_a_report_with_too_many_rows_is_refused_and_not_cut_off(
 ) -> None:
     everything = UsageQuery(group=("day", "user", "agent", "model"))
     most = min(len(report_tools(connection, ToolsQuery())), len(report_usage(connection, everything))) - 1
-    monkeypatch.setattr(reports, "MAX_ROWS", most)
+    monkeypatch.setattr(conditions, "MAX_ROWS", most)
     with pytest.raises(InvalidQuery, match="more than"):
         report_tools(connection, ToolsQuery())
     with pytest.raises(InvalidQuery, match="more than"):

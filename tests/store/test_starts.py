@@ -13,7 +13,7 @@ from runstore.database.dialects import open_dialect
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.store import starts
-from tests.events import COMPLETED, started
+from tests.kit.events import COMPLETED, started
 from tests.projections.test_lists import MANY, _row, crowded, rows_read
 
 MOST = 20  # runs that one look may look at in these tests

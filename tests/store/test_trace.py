@@ -11,7 +11,7 @@ from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.store.runs import RunStore
-from tests.events import FAILED, start_run
+from tests.kit.events import FAILED, start_run
 
 
 async def test_a_run_that_is_longer_than_a_trace_is_shown_with_its_end(

@@ -15,7 +15,7 @@ YES, NO = ("y", "yes"), ("n", "no")
 
 
 def answer_of(text: str, schema: dict[str, Any] | None = None) -> Any:
-    """An answer from the command line: JSON, or text that is no JSON, or that answers a question for text."""
+    """An answer from the command line: JSON, or else text. A question for text takes any input as text."""
     if schema is not None and schema.get("type") == "string":
         return text
     try:
@@ -58,7 +58,7 @@ def prompt_for(client: "Client", run_id: str, request_id: str) -> None:
 
 
 def _read(asked: "InputRecord") -> Any:
-    """One line of the person's; None if it is no answer."""
+    """One line of input as an answer; None if it cannot be read as one."""
     approval = asked.kind == "approval"
     line = typer.prompt(shown(asked) + (" [y/n]" if approval else ""), prompt_suffix=" ").strip()
     if not approval:

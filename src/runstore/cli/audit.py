@@ -1,17 +1,21 @@
 """`runstore audit`: reports on all users' runs, over HTTP, for admins and auditors."""
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from runstore.cli.exports import AsJson, CsvFile, Field, Form, ParquetFile
+from runstore.cli.exports import Field, Form
+from runstore.cli.grouped import grouped
+from runstore.cli.options import EXIT_INTERRUPTED
 from runstore.cli.runs import ApiKey, RunId, Url, connected
 from runstore.core.run import Status
 
 if TYPE_CHECKING:
-    from runstore.core.audit import AuditEvent
+    from contextlib import AbstractContextManager
 
-EXIT_INTERRUPTED = 130  # the exit code that shells use after Ctrl-C
+    from runstore.client.sync import Client
+    from runstore.core.audit import AuditEvent
 
 audit = typer.Typer(
     help="What all users' runs did, used and cost, for admins and auditors.", no_args_is_help=True
@@ -19,9 +23,11 @@ audit = typer.Typer(
 
 RUN_FIELDS = (
     Field("run_id", "RUN"), Field("user_id", "USER"), Field("agent", "AGENT"), Field("session_id"),
-    Field("workspace_id"), Field("status", "STATUS"), Field("created_at", "CREATED"), Field("completed_at"),
+    Field("workspace_id"), Field("status", "STATUS", told="status"),
+    Field("created_at", "CREATED", told="time"), Field("completed_at"),
     Field("deleted", "DELETED", "flag"), Field("purged", "PURGED", "flag"), Field("error_code", "ERROR"),
-    Field("stopped_by"), Field("duration_ms", "MS", "integer"), Field("calls", "CALLS", "integer"),
+    Field("stopped_by"), Field("duration_ms", "DURATION", "integer", "duration"),
+    Field("calls", "CALLS", "integer"),
     Field("tokens", "TOKENS", "integer"), Field("cost", "COST", "number"), Field("currency", ""),
     Field("incomplete", None, "flag"), Field("unpriced", None, "flag"),
 )  # fmt: skip
@@ -43,42 +49,72 @@ TOOL_FIELDS = (
 )  # fmt: skip
 HIT_FIELDS = (
     Field("position", None, "integer"), Field("run_id", "RUN"), Field("seq", "SEQ", "integer"),
-    Field("at", "AT"), Field("user_id", "USER"), Field("kind", "KIND"), Field("agent", "AGENT"),
+    Field("at", "AT", told="time"), Field("user_id", "USER"), Field("kind", "KIND"), Field("agent", "AGENT"),
     Field("deleted", "DELETED", "flag"), Field("snippet", "TEXT"),
 )  # fmt: skip
 
 EVENT_FIELDS = (
-    Field("position", "POSITION", "integer"), Field("at", "AT"), Field("user_id", "USER"),
+    Field("position", "POSITION", "integer"), Field("at", "AT", told="time"), Field("user_id", "USER"),
     Field("agent", "AGENT"), Field("run_id", "RUN"), Field("seq", "SEQ", "integer"), Field("type", "TYPE"),
     Field("by", "BY"), Field("data", "DATA"),
 )  # fmt: skip
 READ_FIELDS = (
-    Field("at", "AT"), Field("by", "READER"), Field("what", "WHAT"), Field("key_id", "KEY"),
+    Field("at", "AT", told="time"), Field("by", "READER"), Field("what", "WHAT"), Field("key_id", "KEY"),
     Field("run_id"), Field("position", None, "integer"),
 )  # fmt: skip
 
 User = Annotated[str | None, typer.Option("--user", help="Only this user.")]
 AgentName = Annotated[str | None, typer.Option("--agent", help="Only this agent.")]
-Since = Annotated[str | None, typer.Option(help="Queued at this time or later: 2026-11-20T10:00:00Z.")]
-Until = Annotated[str | None, typer.Option(help="Queued at this time or earlier.")]
-SinceDay = Annotated[
-    str | None, typer.Option("--since", help="Queued on this day (UTC) or later: 2026-11-20.")
-]
-UntilDay = Annotated[str | None, typer.Option("--until", help="Queued on this day (UTC) or earlier.")]
 Limit = Annotated[int, typer.Option(min=1, help="Maximum number of rows.")]
 
 
+@dataclass(frozen=True)
+class Whose:
+    """Filters of the reports: user, agent, session and workspace."""
+
+    user: User = None
+    agent: AgentName = None
+    session_id: Annotated[str | None, typer.Option(help="Only this session.")] = None
+    workspace_id: Annotated[str | None, typer.Option(help="Only this workspace.")] = None
+
+    def filters(self) -> dict[str, Any]:
+        return {
+            "user_id": self.user, "agent": self.agent, "session_id": self.session_id,
+            "workspace_id": self.workspace_id,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Days:
+    """The days on which runs were queued."""
+
+    since: Annotated[str | None, typer.Option(help="Queued on this day (UTC) or later: 2026-11-20.")] = None
+    until: Annotated[str | None, typer.Option(help="Queued on this day (UTC) or earlier.")] = None
+
+
+@dataclass(frozen=True)
+class Api:
+    """The server to ask."""
+
+    url: Url = None
+    api_key: ApiKey = None
+
+    def connected(self) -> "AbstractContextManager[Client]":
+        return connected(self.url, self.api_key)
+
+
 @audit.command()
+@grouped
 def runs(
-    user: User = None,
-    agent: AgentName = None,
-    session_id: Annotated[str | None, typer.Option(help="Only this session.")] = None,
-    workspace_id: Annotated[str | None, typer.Option(help="Only this workspace.")] = None,
+    *,
+    whose: Whose,
     status: Annotated[Status | None, typer.Option(help="Only runs in this state.")] = None,
     error_code: Annotated[str | None, typer.Option(help="Only runs that failed with this code.")] = None,
     stopped_by: Annotated[str | None, typer.Option(help="Only runs that this user stopped.")] = None,
-    since: Since = None,
-    until: Until = None,
+    since: Annotated[
+        str | None, typer.Option(help="Queued at this time or later: 2026-11-20T10:00:00Z.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Queued at this time or earlier.")] = None,
     min_duration_ms: Annotated[int | None, typer.Option(min=1, help="Only runs that took so long.")] = None,
     min_tokens: Annotated[int | None, typer.Option(min=1, help="Only runs with so many tokens.")] = None,
     min_cost: Annotated[str | None, typer.Option(help="Only runs that cost so much: 0.25.")] = None,
@@ -92,78 +128,71 @@ def runs(
     ] = "created",
     ascending: Annotated[bool, typer.Option("--ascending", help="The least first.")] = False,
     limit: Limit = 100,
-    as_json: AsJson = False,
-    csv: CsvFile = None,
-    parquet: ParquetFile = None,
-    url: Url = None,
-    api_key: ApiKey = None,
+    form: Form,
+    api: Api,
 ) -> None:
     """Runs with what they used and cost, deleted and purged ones too.
 
     Example: runstore audit runs --sort cost --since 2026-11-01T00:00:00Z
     """
-    form = Form(as_json, csv, parquet)
     filters = {
-        "user_id": user, "agent": agent, "session_id": session_id, "workspace_id": workspace_id,
-        "status": status, "error_code": error_code, "stopped_by": stopped_by, "since": since, "until": until,
+        **whose.filters(), "status": status, "error_code": error_code, "stopped_by": stopped_by,
+        "since": since, "until": until,
         "min_duration_ms": min_duration_ms, "min_tokens": min_tokens, "min_cost": min_cost, "text": text,
         "max_duration_ms": max_duration_ms, "max_tokens": max_tokens, "max_cost": max_cost,
         "sort": sort, "order": "asc" if ascending else None, "totals": "false",
     }  # fmt: skip
-    with connected(url, api_key) as client:
+    with api.connected() as client:
         form.write(RUN_FIELDS, client.report("runs", limit=limit, **filters))
 
 
 @audit.command()
+@grouped
 def usage(
+    *,
     group: Annotated[str, typer.Option(help="Some of day, user, agent and model, with commas.")] = "day",
     user: User = None,
     agent: AgentName = None,
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
-    since: SinceDay = None,
-    until: UntilDay = None,
-    as_json: AsJson = False,
-    csv: CsvFile = None,
-    parquet: ParquetFile = None,
-    url: Url = None,
-    api_key: ApiKey = None,
+    days: Days,
+    form: Form,
+    api: Api,
 ) -> None:
     """Tokens, times and cost, in sum.
 
     Example: runstore audit usage --group user,model --since 2026-11-01
     """
-    form = Form(as_json, csv, parquet)
     columns = {"day": "day", "user": "user_id", "agent": "agent", "model": "model"}
     grouped = {columns.get(name) for name in group.split(",")}
     fields = [field for field in USAGE_FIELDS if field.name in grouped or field.name not in columns.values()]
     filters: dict[str, Any] = {"user_id": user, "agent": agent, "model": model}
-    with connected(url, api_key) as client:
-        form.write(fields, client.report("usage", group=group, since=since, until=until, **filters))
+    with api.connected() as client:
+        form.write(fields, client.report("usage", group=group, since=days.since, until=days.until, **filters))
 
 
 @audit.command()
+@grouped
 def tools(
+    *,
     agent: Annotated[str | None, typer.Option(help="Only this agent, a path.")] = None,
     tool: Annotated[str | None, typer.Option(help="Only this tool.")] = None,
-    since: SinceDay = None,
-    until: UntilDay = None,
-    as_json: AsJson = False,
-    csv: CsvFile = None,
-    parquet: ParquetFile = None,
-    url: Url = None,
-    api_key: ApiKey = None,
+    days: Days,
+    form: Form,
+    api: Api,
 ) -> None:
     """Calls, failures and latencies of tools.
 
     Example: runstore audit tools --since 2026-11-01
     """
-    form = Form(as_json, csv, parquet)
-    with connected(url, api_key) as client:
-        form.write(TOOL_FIELDS, client.report("tools", agent=agent, tool=tool, since=since, until=until))
+    with api.connected() as client:
+        found = client.report("tools", agent=agent, tool=tool, since=days.since, until=days.until)
+        form.write(TOOL_FIELDS, found)
 
 
 @audit.command()
+@grouped
 def search(
+    *,
     text: Annotated[str, typer.Argument(metavar="TEXT", help='Words and "phrases".', show_default=False)],
     user: User = None,
     agent: AgentName = None,
@@ -172,29 +201,24 @@ def search(
         Literal["input", "answer", "tool"] | None, typer.Option(help="Only text of this kind.")
     ] = None,
     limit: Limit = 50,
-    as_json: AsJson = False,
-    csv: CsvFile = None,
-    parquet: ParquetFile = None,
-    url: Url = None,
-    api_key: ApiKey = None,
+    form: Form,
+    api: Api,
 ) -> None:
     """Find words in inputs, answers and tool calls, newest first.
 
     Example: runstore audit search '"credit card" refund' --kind answer
     """
-    form = Form(as_json, csv, parquet)
     filters: dict[str, Any] = {"user_id": user, "agent": agent, "run_id": run_id, "kind": kind}
-    with connected(url, api_key) as client:
+    with api.connected() as client:
         form.write(HIT_FIELDS, client.report("search", limit=limit, text=text, **filters))
 
 
 @audit.command()
+@grouped
 def events(
+    *,
     types: Annotated[str | None, typer.Option(help="Only these types: llm.message,tool.*")] = None,
-    user: User = None,
-    agent: AgentName = None,
-    session_id: Annotated[str | None, typer.Option(help="Only this session.")] = None,
-    workspace_id: Annotated[str | None, typer.Option(help="Only this workspace.")] = None,
+    whose: Whose,
     run_id: Annotated[str | None, typer.Option("--run", help="Only this run, and its readers.")] = None,
     since: Annotated[str | None, typer.Option(help="At this time or later: 2026-11-20T10:00:00Z.")] = None,
     until: Annotated[str | None, typer.Option(help="At this time or earlier.")] = None,
@@ -202,11 +226,8 @@ def events(
     after: Annotated[int, typer.Option(min=0, help="Begin after the event at this position.")] = 0,
     limit: Limit = 100,
     follow: Annotated[bool, typer.Option("--follow", help="Go on with new events, as JSON.")] = False,
-    as_json: AsJson = False,
-    csv: CsvFile = None,
-    parquet: ParquetFile = None,
-    url: Url = None,
-    api_key: ApiKey = None,
+    form: Form,
+    api: Api,
 ) -> None:
     """All events in the order of the whole log.
 
@@ -214,42 +235,39 @@ def events(
     """
     from runstore.cli.output import print_json
 
-    form = Form(as_json or follow, csv, parquet)
+    form = replace(form, as_json=form.as_json or follow)
     filters: dict[str, Any] = {
-        "types": types.split(",") if types else None, "user_id": user, "agent": agent,
-        "session_id": session_id, "workspace_id": workspace_id, "run_id": run_id, "since": since,
+        **whose.filters(), "types": types.split(",") if types else None, "run_id": run_id, "since": since,
         "until": until, "contains": contains, "after": after,
     }  # fmt: skip
-    with connected(url, api_key) as client:
+    with api.connected() as client:
         if follow:
             try:
                 print_json(client.follow_audit(**filters))
             except KeyboardInterrupt:
                 raise typer.Exit(EXIT_INTERRUPTED) from None
         found = client.audit(**filters, limit=limit)
-        if as_json:
+        if form.as_json:
             print_json(found)
         else:
-            for_people = csv is None and parquet is None
+            for_people = form.csv is None and form.parquet is None
             form.write(EVENT_FIELDS, (_event_row(event, for_people) for event in found))
 
 
 @audit.command("who-read")
+@grouped
 def who_read(
+    *,
     run_id: RunId,
     limit: Limit = 1_000,
-    as_json: AsJson = False,
-    csv: CsvFile = None,
-    parquet: ParquetFile = None,
-    url: Url = None,
-    api_key: ApiKey = None,
+    form: Form,
+    api: Api,
 ) -> None:
     """Which admins and auditors read a run of another user, and how.
 
     Example: runstore audit who-read 01890a5d-ac96-774b-bcce-b302099a8057
     """
-    form = Form(as_json, csv, parquet)
-    with connected(url, api_key) as client:
+    with api.connected() as client:
         found = client.audit(run_id=run_id, types=["audit.read"], limit=limit)
         form.write(READ_FIELDS, ({"at": e.at, "position": e.position, **e.data} for e in found))
 
@@ -258,9 +276,8 @@ def _event_row(event: "AuditEvent", for_people: bool) -> dict[str, Any]:
     from msgspec.json import encode
     from msgspec.structs import asdict
 
-    from runstore.cli.output import data_cell, time_cell
+    from runstore.cli.output import data_cell
 
     row = asdict(event)
     row["data"] = data_cell(event.data) if for_people else encode(event.data).decode()
-    row["at"] = time_cell(event.at) if for_people else event.at
     return row

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 from msgspec import Struct
 
-from runstore.cli.output import print_json, print_table
+from runstore.cli.output import duration, print_json, print_table, status_cell, time_cell
 from runstore.core.errors import ConfigError
 from runstore.core.printable import csv_cell
 
@@ -29,23 +30,28 @@ Row = dict[str, Any]
 
 
 class Field(Struct, frozen=True):
-    """A field of a report's rows. `heading`: of its column in a table for people; None: none."""
+    """A field of a report's rows. `heading`: of its column in a table for people; None: none.
+
+    `told`: how a table shows it, as in the lists of runs; `duration`: of milliseconds.
+    """
 
     name: str
     heading: str | None = None
     type: Literal["text", "integer", "number", "flag"] = "text"
+    told: Literal["value", "status", "time", "duration"] = "value"
 
 
-class Form(Struct, frozen=True):
-    """How to print rows: a table unless one of these is given.
+@dataclass(frozen=True)
+class Form:
+    """How to print rows: a table unless one of these is given. A group of options: see `grouped`.
 
     Raises:
         BadParameter: more than one of them is given.
     """
 
-    as_json: bool
-    csv: Path | None
-    parquet: Path | None
+    as_json: AsJson = False
+    csv: CsvFile = None
+    parquet: ParquetFile = None
 
     def __post_init__(self) -> None:
         if self.as_json + (self.csv is not None) + (self.parquet is not None) > 1:
@@ -67,11 +73,19 @@ class Form(Struct, frozen=True):
             shown = [field for field in fields if field.heading is not None]
             print_table(
                 [field.heading or "" for field in shown],
-                ([_told(row.get(field.name)) for field in shown] for row in rows),
+                ([_told(field, row) for field in shown] for row in rows),
             )
 
 
-def _told(value: Any) -> Any:
+def _told(field: Field, row: Row) -> Any:
+    value: Any = row.get(field.name)
+    match field.told:
+        case "status":
+            return status_cell(value, stopping=row["cancel_requested"] and row["completed_at"] is None)
+        case "time":
+            return time_cell(value)
+        case "duration":
+            return duration(value / 1_000) if value else ""  # it never started
     if isinstance(value, bool):
         return "yes" if value else ""
     if isinstance(value, int):

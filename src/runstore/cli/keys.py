@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from runstore.cli.options import Config, DatabaseUrl, DatabaseUrlFile, database_of, seconds_of
+from runstore.cli.grouped import grouped
+from runstore.cli.options import DatabaseOptions, seconds_of
 from runstore.core.printable import escaped
 from runstore.core.times import now_ms, timestamp
 
@@ -12,7 +13,9 @@ keys = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=Tru
 
 
 @keys.command()
+@grouped
 def create(
+    *,
     user: Annotated[str, typer.Option(help="The key's user, who owns the runs that it starts.")],
     role: Annotated[
         Literal["user", "auditor", "admin"],
@@ -27,9 +30,7 @@ def create(
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="A label for the key in the list.")] = "",
-    database_url: DatabaseUrl = None,
-    database_url_file: DatabaseUrlFile = None,
-    config: Config = None,
+    database: DatabaseOptions,
 ) -> None:
     """Make a key and print it once; the database stores only its hash.
 
@@ -40,18 +41,18 @@ def create(
 
     now = now_ms()
     expires_at = None if expires is None else now + seconds_of("--expires", expires) * 1_000
-    with write_to(database_of(config, database_url, database_url_file), create=True) as connection:
+    with write_to(database.url, create=True) as connection:
         key = create_key(connection, user, role=role, name=name, now=now, expires_at=expires_at)
     typer.echo(key)
     typer.echo(f"Key {key_id_of(key)} of {escaped(user)}. Keep it: it is not shown again.", err=True)
 
 
 @keys.command(name="list")
+@grouped
 def list_(
+    *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each key.")] = False,
-    database_url: DatabaseUrl = None,
-    database_url_file: DatabaseUrlFile = None,
-    config: Config = None,
+    database: DatabaseOptions,
 ) -> None:
     """List the keys, oldest first, without their secrets.
 
@@ -60,7 +61,7 @@ def list_(
     from runstore.database.opening import read_from
     from runstore.store.keys import list_keys
 
-    with read_from(database_of(config, database_url, database_url_file)) as connection:
+    with read_from(database.url) as connection:
         rows = [_shown(key) for key in list_keys(connection)]
     if as_json:
         import msgspec
@@ -78,11 +79,11 @@ def list_(
 
 
 @keys.command()
+@grouped
 def revoke(
+    *,
     key_id: Annotated[str, typer.Argument(help="The key's id, as in the list.")],
-    database_url: DatabaseUrl = None,
-    database_url_file: DatabaseUrlFile = None,
-    config: Config = None,
+    database: DatabaseOptions,
 ) -> None:
     """Revoke a key. Servers refuse it within seconds and end the streams that it opened.
 
@@ -91,7 +92,7 @@ def revoke(
     from runstore.database.opening import write_to
     from runstore.store.keys import key_id_of, revoke_key
 
-    with write_to(database_of(config, database_url, database_url_file)) as connection:
+    with write_to(database.url) as connection:
         key = revoke_key(connection, key_id_of(key_id) or key_id, now_ms())
     already = " already" if key.revoked_at is not None else ""
     typer.echo(f"Key {key.key_id} of {escaped(key.user_id)} is revoked{already}.")

@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from io import FileIO, TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,24 +15,11 @@ from runstore import __version__
 from runstore.cli.audit import audit
 from runstore.cli.erase import erase
 from runstore.cli.export import export
+from runstore.cli.grouped import grouped
 from runstore.cli.keys import keys
-from runstore.cli.options import (
-    CancelGrace,
-    Capacity,
-    Config,
-    DatabaseUrl,
-    DatabaseUrlFile,
-    Drain,
-    Lease,
-    LogFile,
-    LogFormat,
-    Projections,
-    RedisUrl,
-    RedisUrlFile,
-    SharedFiles,
-    database_of,
-)
+from runstore.cli.options import Config, DatabaseOptions, DatabaseReadUrl, DatabaseReadUrlFile, ServerOptions
 from runstore.cli.projections import projections
+from runstore.cli.replay import fixture, replay
 from runstore.cli.retention import retention
 from runstore.cli.runs import app as runs
 from runstore.cli.secrets import take_secrets, wipe
@@ -53,6 +41,8 @@ app.add_typer(keys, name="keys")
 app.add_typer(runs, name="runs")
 app.add_typer(audit, name="audit")
 app.add_typer(export, name="export")
+app.command()(replay)
+app.command()(fixture)
 app.command()(retention)
 app.command()(erase)
 
@@ -73,7 +63,9 @@ def options(
 
 
 @app.command()
+@grouped
 def serve(
+    *,
     host: Annotated[
         str | None,
         typer.Option(envvar="RUNSTORE_HOST", help="Address to bind; loopback only until an API key exists."),
@@ -81,27 +73,19 @@ def serve(
     port: Annotated[
         int | None, typer.Option(envvar="RUNSTORE_PORT", help="Port; 0 picks a free one.")
     ] = None,
-    database_url: DatabaseUrl = None,
-    database_url_file: DatabaseUrlFile = None,
-    redis_url: RedisUrl = None,
-    redis_url_file: RedisUrlFile = None,
-    shared_files: SharedFiles = None,
+    options: ServerOptions,
+    database_read_url: DatabaseReadUrl = None,
+    database_read_url_file: DatabaseReadUrlFile = None,
     worker: Annotated[
         bool | None,
         typer.Option("--worker/--no-worker", envvar="RUNSTORE_WORKER", help="Whether to run agents as well."),
     ] = None,
-    projections: Projections = None,
     console: Annotated[
         bool | None,
         typer.Option(
             "--console/--no-console", envvar="RUNSTORE_CONSOLE", help="Whether to serve the console."
         ),
     ] = None,
-    config: Config = None,
-    capacity: Capacity = None,
-    cancel_grace_s: CancelGrace = None,
-    drain_s: Drain = None,
-    lease_s: Lease = None,
     heartbeat_s: Annotated[
         float | None,
         typer.Option(envvar="RUNSTORE_HEARTBEAT_S", help="Seconds between heartbeats of a stream."),
@@ -112,8 +96,7 @@ def serve(
             envvar="RUNSTORE_ALLOWED_HOST", help="Host name to accept in requests; may be repeated."
         ),
     ] = None,
-    log_format: LogFormat = None,
-    log_file: LogFile = None,
+    config: Config = None,
     reload: Annotated[
         bool, typer.Option("--reload", help="Restart when the agents' code or configuration changes.")
     ] = False,
@@ -126,11 +109,9 @@ def serve(
     from runstore.process import serve as run_server
 
     settings = _settings(
-        config, host=host, port=port, database_url=database_url, database_url_file=database_url_file,
-        redis_url=redis_url, redis_url_file=redis_url_file, worker=worker, shared_files=shared_files,
-        projections=projections, capacity=capacity, cancel_grace_s=cancel_grace_s, drain_s=drain_s,
-        lease_s=lease_s, models=True, console=console,
-        heartbeat_s=heartbeat_s, log_format=log_format, log_file=log_file, allowed_hosts=allowed_host or None,
+        config, options, host=host, port=port, worker=worker, console=console, heartbeat_s=heartbeat_s,
+        database_read_url=database_read_url, database_read_url_file=database_read_url_file,
+        allowed_hosts=allowed_host or None,
     )  # fmt: skip
     if reload:
         _run(serve_reloading, settings)
@@ -139,21 +120,8 @@ def serve(
 
 
 @app.command()
-def worker(
-    database_url: DatabaseUrl = None,
-    database_url_file: DatabaseUrlFile = None,
-    redis_url: RedisUrl = None,
-    redis_url_file: RedisUrlFile = None,
-    shared_files: SharedFiles = None,
-    projections: Projections = None,
-    config: Config = None,
-    capacity: Capacity = None,
-    cancel_grace_s: CancelGrace = None,
-    drain_s: Drain = None,
-    lease_s: Lease = None,
-    log_format: LogFormat = None,
-    log_file: LogFile = None,
-) -> None:
+@grouped
+def worker(*, options: ServerOptions, config: Config = None) -> None:
     """Run agents without the HTTP API; other processes on the same database serve it.
 
     Example: runstore worker --database-url postgresql+psycopg://runstore@db/runstore --redis-url
@@ -161,21 +129,15 @@ def worker(
     """
     from runstore.process import work
 
-    settings = _settings(
-        config, database_url=database_url, database_url_file=database_url_file, capacity=capacity,
-        redis_url=redis_url, redis_url_file=redis_url_file, drain_s=drain_s,
-        cancel_grace_s=cancel_grace_s, lease_s=lease_s, log_format=log_format, log_file=log_file, models=True,
-        worker=True, shared_files=shared_files, projections=projections,
-    )  # fmt: skip
-    _run(work, settings)
+    _run(work, _settings(config, options, worker=True))
 
 
 @app.command()
+@grouped
 def workers(
+    *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each worker.")] = False,
-    database_url: DatabaseUrl = None,
-    database_url_file: DatabaseUrlFile = None,
-    config: Config = None,
+    database: DatabaseOptions,
 ) -> None:
     """List the workers of a database with their runs and their last heartbeats.
 
@@ -185,7 +147,7 @@ def workers(
     from runstore.database.opening import read_from
     from runstore.store.workers import read_workers
 
-    with read_from(database_of(config, database_url, database_url_file)) as connection:
+    with read_from(database.url) as connection:
         found = read_workers(connection)
     if as_json:
         print_json(found)
@@ -217,9 +179,8 @@ def demo(
 
 
 @app.command()
-def migrate(
-    database_url: DatabaseUrl = None, database_url_file: DatabaseUrlFile = None, config: Config = None
-) -> None:
+@grouped
+def migrate(*, database: DatabaseOptions) -> None:
     """Upgrade a database to this release's schema.
 
     Example: runstore migrate --database-url sqlite:///runstore.db
@@ -227,9 +188,8 @@ def migrate(
     from runstore.database.opening import opened_database
     from runstore.migrations import HEAD
 
-    url = database_of(config, database_url, database_url_file)
-    with opened_database(url, create=True, upgrade=True) as database:
-        typer.echo(f"{database.dialect.place}: schema {HEAD}")
+    with opened_database(database.url, create=True, upgrade=True) as upgraded:
+        typer.echo(f"{upgraded.dialect.place}: schema {HEAD}")
 
 
 def main() -> None:
@@ -300,7 +260,8 @@ def _run(process: Callable[..., None], settings: Any) -> None:
         raise settings.placed(error) from error
 
 
-def _settings(config: Path | None, *, models: bool = False, **changes: Any) -> Any:
+def _settings(config: Path | None, options: ServerOptions, **changes: Any) -> Any:
+    """The configuration, with the options that were given."""
     from runstore.settings import load_settings
 
-    return load_settings(config, models=models).overridden(changes)
+    return load_settings(config, models=True).overridden(asdict(options) | changes)

@@ -3,6 +3,7 @@
 import os
 import re
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 MAX_DURATION_S = 100 * 365 * 86_400
+EXIT_INTERRUPTED = 130  # the exit code that shells use after Ctrl-C
 
 Config = Annotated[
     Path | None,
@@ -32,9 +34,19 @@ DatabaseUrlFile = Annotated[
     str | None,
     typer.Option(envvar="RUNSTORE_DATABASE_URL_FILE", help="File that holds the URL, and its password."),
 ]
+DatabaseReadUrl = Annotated[
+    str | None,
+    typer.Option(envvar="RUNSTORE_DATABASE_READ_URL", help="A read replica of a PostgreSQL."),
+]
+DatabaseReadUrlFile = Annotated[
+    str | None, typer.Option(envvar="RUNSTORE_DATABASE_READ_URL_FILE", help="File that holds this URL.")
+]
 RedisUrl = Annotated[
     str | None,
-    typer.Option(envvar="RUNSTORE_REDIS_URL", help="redis://HOST:6379, to wake other processes at once."),
+    typer.Option(
+        envvar="RUNSTORE_REDIS_URL",
+        help="redis://HOST:6379, redis+cluster:// or redis+sentinel://, to wake other processes at once.",
+    ),
 ]
 RedisUrlFile = Annotated[
     str | None, typer.Option(envvar="RUNSTORE_REDIS_URL_FILE", help="File that holds this URL.")
@@ -57,6 +69,12 @@ Projections = Annotated[
 ]
 Capacity = Annotated[
     int | None, typer.Option(envvar="RUNSTORE_CAPACITY", help="Runs at once; more wait as queued.")
+]
+AgentProcesses = Annotated[
+    int | None,
+    typer.Option(
+        envvar="RUNSTORE_AGENT_PROCESSES", help="Processes that agents share; 0: no process but this one."
+    ),
 ]
 CancelGrace = Annotated[
     float | None,
@@ -102,31 +120,58 @@ def seconds_of(option: str, text: str) -> int:
     return seconds
 
 
-def database_of(config: Path | None, database_url: str | None, database_url_file: str | None) -> str:
-    """The URL that was given, else the configuration's. See `settings_of`."""
-    return settings_of(config, database_url, database_url_file).server.database_url
+@dataclass(frozen=True)
+class DatabaseOptions:
+    """The database that a command works on. A group of options: see `grouped`."""
+
+    database_url: DatabaseUrl = None
+    database_url_file: DatabaseUrlFile = None
+    config: Config = None
+
+    @property
+    def url(self) -> str:
+        """The URL that was given, else the configuration's. See `settings`."""
+        return self.settings().server.database_url
+
+    def settings(self) -> "Settings":
+        """The configuration, with the URL that was given. Logging goes to standard error.
+
+        Raises:
+            ConfigError: the URL is wrong, or others can open the database's files or the file of the URL.
+        """
+        from runstore.database.exposure import check_files
+        from runstore.database.opening import dialect_of
+        from runstore.logs import configure_logs
+        from runstore.settings import load_settings
+
+        configure_logs()
+        shared = os.environ.get("RUNSTORE_SHARED_FILES")
+        given = {
+            "database_url": self.database_url,
+            "database_url_file": self.database_url_file,
+            "shared_files": BOOL.convert(shared, None, None) if shared else None,
+        }
+        settings = load_settings(self.config).overridden(given)
+        server = settings.server
+        with closing(dialect_of(server.database_url)) as dialect:
+            check_files(dialect, {"database_url": server.database_url_file}, shared=server.shared_files)
+        return settings
 
 
-def settings_of(config: Path | None, database_url: str | None, database_url_file: str | None) -> "Settings":
-    """The configuration, with the URL that was given. Logging goes to standard error.
+@dataclass(frozen=True)
+class ServerOptions:
+    """Settings of `[server]` for any process that runs agents. A group of options: see `grouped`."""
 
-    Raises:
-        ConfigError: the URL is wrong, or others can open the database's files or the file of the URL.
-    """
-    from runstore.database.exposure import check_files
-    from runstore.database.opening import dialect_of
-    from runstore.logs import configure_logs
-    from runstore.settings import load_settings
-
-    configure_logs()
-    shared = os.environ.get("RUNSTORE_SHARED_FILES")
-    given = {
-        "database_url": database_url,
-        "database_url_file": database_url_file,
-        "shared_files": BOOL.convert(shared, None, None) if shared else None,
-    }
-    settings = load_settings(config).overridden(given)
-    server = settings.server
-    with closing(dialect_of(server.database_url)) as dialect:
-        check_files(dialect, {"database_url": server.database_url_file}, shared=server.shared_files)
-    return settings
+    database_url: DatabaseUrl = None
+    database_url_file: DatabaseUrlFile = None
+    redis_url: RedisUrl = None
+    redis_url_file: RedisUrlFile = None
+    shared_files: SharedFiles = None
+    projections: Projections = None
+    agent_processes: AgentProcesses = None
+    capacity: Capacity = None
+    cancel_grace_s: CancelGrace = None
+    drain_s: Drain = None
+    lease_s: Lease = None
+    log_format: LogFormat = None
+    log_file: LogFile = None

@@ -32,11 +32,11 @@ def print_json(items: Iterable[Any]) -> None:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print rows under headings.
 
-    In a narrow terminal the last column takes several lines; in a pipe nothing is cut or wrapped.
+    In a narrow terminal the widest cells take several lines; in a pipe nothing is wrapped. Nothing is cut.
     """
     table = Table(box=None, pad_edge=False)
     for name in columns:
-        table.add_column(name, no_wrap=name != columns[-1], overflow="fold")
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*[value if isinstance(value, Text) else Text(_cell(value)) for value in row])
     if sys.stdout.isatty():
@@ -85,7 +85,7 @@ def print_fields(fields: dict[str, Any]) -> None:
 
 
 def event_row(event: EventRecord) -> tuple[Any, ...]:
-    return (event.seq, event.at, event.type, event.by, data_cell(event.data))
+    return (event.seq, time_cell(event.at), event.type, event.by, data_cell(event.data))
 
 
 def data_cell(data: Any) -> str:

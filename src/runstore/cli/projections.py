@@ -5,12 +5,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runstore.cli.options import Config, DatabaseUrl, DatabaseUrlFile, account, settings_of
+from runstore.cli.grouped import grouped
+from runstore.cli.options import EXIT_INTERRUPTED, DatabaseOptions, account
 from runstore.core.errors import ConfigError, ProjectionFailed
 from runstore.core.printable import escaped
 
@@ -24,7 +24,6 @@ MAX_JOBS = 8  # rebuilds at once; each needs a connection
 
 OTHER_SETTINGS = "made with other settings than this command has: rebuild it, if these are right"
 EXIT_DIFFERENT = 1
-EXIT_INTERRUPTED = 130  # the exit code that shells use after Ctrl-C
 
 projections = typer.Typer(
     help="State derived from the log: list, rebuild, verify and operate it.", no_args_is_help=True
@@ -32,16 +31,31 @@ projections = typer.Typer(
 
 Names = Annotated[list[str] | None, typer.Argument(help="Projections, as in the list.")]
 Name = Annotated[str, typer.Argument(help="A projection, as in the list.")]
-Jobs = Annotated[int, typer.Option(min=1, max=MAX_JOBS, help="Projections at once.")]
+Jobs = Annotated[
+    int,
+    typer.Option(min=1, max=MAX_JOBS, help="Threads that share the projections. Each reads the log once."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object for each projection.")]
 
 
+@contextmanager
+def opened_in(database: DatabaseOptions) -> Iterator["Projections"]:
+    """The projections of a database."""
+    from runstore.database.opening import opened_database
+    from runstore.maintenance.projections import Projections
+
+    settings = database.settings()
+    known = settings.find_projections()
+    with opened_database(settings.server.database_url) as found:
+        yield Projections(found, known)
+
+
 @projections.command(name="list")
+@grouped
 def list_(
+    *,
     as_json: AsJson = False,
-    database_url: DatabaseUrl = None,
-    database_url_file: DatabaseUrlFile = None,
-    config: Config = None,
+    database: DatabaseOptions,
 ) -> None:
     """List the projections: version, checkpoint, lag, state, and what they wait for.
 
@@ -49,7 +63,7 @@ def list_(
     """
     from runstore.cli.output import print_json, print_table
 
-    with _opened(config, database_url, database_url_file) as opened:
+    with opened_in(database) as opened:
         found = opened.status()
     if as_json:
         print_json(found)
@@ -69,20 +83,20 @@ def list_(
 
 
 @projections.command()
+@grouped
 def run(
+    *,
     names: Names = None,
     once: Annotated[
         bool, typer.Option("--once", help="Stop when everything that is in the log is applied.")
     ] = False,
-    database_url: DatabaseUrl = None,
-    database_url_file: DatabaseUrlFile = None,
-    config: Config = None,
+    database: DatabaseOptions,
 ) -> None:
     """Keep projections up to date in a process of their own; all of them without names.
 
     Example: runstore projections run --database-url postgresql+psycopg://runstore@db/runstore
     """
-    with _opened(config, database_url, database_url_file) as opened:
+    with opened_in(database) as opened:
         runner = opened.runner(names or ())
         if once:
             runner.run(once=True)
@@ -104,14 +118,14 @@ def _run_until_signalled(runner: Any) -> None:
 
 
 @projections.command()
+@grouped
 def rebuild(
+    *,
     names: Names = None,
     every: Annotated[bool, typer.Option("--all", help="Rebuild all projections.")] = False,
     jobs: Jobs = 1,
     as_json: AsJson = False,
-    database_url: DatabaseUrl = None,
-    database_url_file: DatabaseUrlFile = None,
-    config: Config = None,
+    database: DatabaseOptions,
 ) -> None:
     """Rebuild projections from the log while the system runs, and print how they differed.
 
@@ -120,22 +134,22 @@ def rebuild(
 
     Example: runstore projections rebuild --all --jobs 2
     """
-    with _opened(config, database_url, database_url_file) as opened:
+    with opened_in(database) as opened:
         if bool(names) == every:
             known = ", ".join(opened.names)
             raise ConfigError(f"runstore projections rebuild needs names, or --all; known: {known}")
-        reports = _each(opened, names or opened.names, jobs, opened.rebuild)
+        reports = _each(opened, names or opened.names, jobs, opened.rebuild_all)
     _print(reports, "rebuilt from the log, ", as_json)
 
 
 @projections.command()
+@grouped
 def verify(
+    *,
     names: Names = None,
     jobs: Jobs = 1,
     as_json: AsJson = False,
-    database_url: DatabaseUrl = None,
-    database_url_file: DatabaseUrlFile = None,
-    config: Config = None,
+    database: DatabaseOptions,
 ) -> None:
     """Compare projections with the log, all of them without names; exit 1 when one differs.
 
@@ -143,88 +157,75 @@ def verify(
 
     Example: runstore projections verify runs
     """
-    with _opened(config, database_url, database_url_file) as opened:
-        reports = _each(opened, names or opened.built(), jobs, opened.verify)
+    with opened_in(database) as opened:
+        reports = _each(opened, names or opened.built(), jobs, opened.verify_all)
     _print(reports, "", as_json)
     if not all(report.equal for report in reports):
         raise typer.Exit(EXIT_DIFFERENT)
 
 
 @projections.command()
+@grouped
 def pause(
+    *,
     name: Name,
-    database_url: DatabaseUrl = None,
-    database_url_file: DatabaseUrlFile = None,
-    config: Config = None,
+    database: DatabaseOptions,
 ) -> None:
     """Let a projection take no more events until `resume`.
 
     Example: runstore projections pause usage
     """
-    with _opened(config, database_url, database_url_file) as opened:
+    with opened_in(database) as opened:
         opened.pause(name, by=account())
     typer.echo(f"{name}: paused")
 
 
 @projections.command()
+@grouped
 def resume(
+    *,
     name: Name,
-    database_url: DatabaseUrl = None,
-    database_url_file: DatabaseUrlFile = None,
-    config: Config = None,
+    database: DatabaseOptions,
 ) -> None:
     """Let a paused or failed projection take events again.
 
     Example: runstore projections resume usage
     """
-    with _opened(config, database_url, database_url_file) as opened:
+    with opened_in(database) as opened:
         opened.resume(name, by=account())
     typer.echo(f"{name}: resumed")
 
 
 @projections.command()
+@grouped
 def skip(
+    *,
     name: Name,
-    database_url: DatabaseUrl = None,
-    database_url_file: DatabaseUrlFile = None,
-    config: Config = None,
+    database: DatabaseOptions,
 ) -> None:
     """Leave out the event at which a projection failed, and let it go on.
 
     Example: runstore projections skip usage
     """
-    with _opened(config, database_url, database_url_file) as opened:
+    with opened_in(database) as opened:
         for event in opened.skip(name, by=account()):
             typer.echo(f"{name}: skipped event {event.seq} of run {event.run_id}, {escaped(str(event.type))}")
 
 
 @projections.command()
+@grouped
 def drop(
+    *,
     name: Name,
-    database_url: DatabaseUrl = None,
-    database_url_file: DatabaseUrlFile = None,
-    config: Config = None,
+    database: DatabaseOptions,
 ) -> None:
     """Remove what a projection has stored. The log stays as it is, so that the projection can be rebuilt.
 
     Example: runstore projections drop usage
     """
-    with _opened(config, database_url, database_url_file) as opened:
+    with opened_in(database) as opened:
         opened.drop(name, by=account())
     typer.echo(f"{name}: dropped")
-
-
-@contextmanager
-def _opened(
-    config: Path | None, database_url: str | None, database_url_file: str | None
-) -> Iterator["Projections"]:
-    from runstore.database.opening import opened_database
-    from runstore.maintenance.projections import Projections
-
-    settings = settings_of(config, database_url, database_url_file)
-    known = settings.find_projections()
-    with opened_database(settings.server.database_url) as database:
-        yield Projections(database, known)
 
 
 class _Stopped(Exception):
@@ -232,28 +233,30 @@ class _Stopped(Exception):
 
 
 def _each(
-    opened: "Projections", names: Sequence[str], jobs: int, work: Callable[..., "ProjectionReport"]
+    opened: "Projections",
+    names: Sequence[str],
+    jobs: int,
+    work: Callable[..., "Sequence[ProjectionReport]"],
 ) -> list["ProjectionReport"]:
-    """Do the work for each projection, with a progress bar; the first failure stops the others."""
-    opened.check(names)
-    stopping = threading.Event()
-    with _bars() as bars, ThreadPoolExecutor(min(jobs, len(names) or 1)) as pool:
+    """Do the work for all projections, with progress bars; the first failure stops the others.
 
-        def do(name: str) -> "ProjectionReport":
+    Each job reads the log once for its share of the projections.
+    """
+    opened.check(names)
+    names = sorted({*names})
+    shares = [share for first in range(jobs) if (share := names[first::jobs])]
+    stopping = threading.Event()
+    with _bars() as bars, ThreadPoolExecutor(len(shares) or 1) as pool:
+        tasks = {name: bars.add_task(name, total=None) for name in names}
+
+        def progress(name: str, reached: int, goal: int) -> None:
             if stopping.is_set():
                 raise _Stopped
-            bar = bars.add_task(name, total=None)
+            bars.update(tasks[name], completed=reached, total=goal)
 
-            def progress(reached: int, goal: int) -> None:
-                if stopping.is_set():
-                    raise _Stopped
-                bars.update(bar, completed=reached, total=goal)
-
-            return work(name, progress)
-
-        doing = [pool.submit(do, name) for name in dict.fromkeys(names)]
+        doing = [pool.submit(work, share, progress) for share in shares]
         try:
-            return [each.result() for each in doing]
+            return sorted((report for each in doing for report in each.result()), key=_name_of)
         except ProjectionFailed as error:
             stopping.set()
             bars.stop()
@@ -266,6 +269,10 @@ def _each(
             raise typer.Exit(EXIT_INTERRUPTED) from None
         finally:
             stopping.set()
+
+
+def _name_of(report: "ProjectionReport") -> str:
+    return report.projection
 
 
 def _bars() -> Any:

@@ -4,25 +4,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runstore.cli.options import Config, DatabaseUrl, DatabaseUrlFile, database_of, seconds_of
+from runstore.cli.grouped import grouped
+from runstore.cli.options import EXIT_INTERRUPTED, DatabaseOptions, seconds_of
 from runstore.core.times import now_ms, timestamp
 
 if TYPE_CHECKING:
     from runstore.maintenance.purge import PurgeCount
 
-_EXIT_INTERRUPTED = 130  # the exit code that shells use after Ctrl-C
 
-
+@grouped
 def retention(
+    *,
     older_than: Annotated[
         str, typer.Option(help="Purge runs that ended longer ago than this: 90d, 12h or 30m.")
     ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count the runs and events to purge; change nothing.")
     ] = False,
-    database_url: DatabaseUrl = None,
-    database_url_file: DatabaseUrlFile = None,
-    config: Config = None,
+    database: DatabaseOptions,
 ) -> None:
     """Purge old runs: remove their events for good and keep a record of each run. Servers may keep running.
 
@@ -30,10 +29,8 @@ def retention(
 
     Example: runstore retention --older-than 90d --dry-run
     """
-
     before = now_ms() - seconds_of("--older-than", older_than) * 1_000
-    url = database_of(config, database_url, database_url_file)
-    said = _would_purge(url, before) if dry_run else _purge(url, before)
+    said = (_would_purge if dry_run else _purge)(database.url, before)
     typer.echo(f"retention: {said} (ended before {timestamp(before)})")
 
 
@@ -68,7 +65,7 @@ def _purge(url: str, before: int) -> str:
         except KeyboardInterrupt:
             bar.stop()
             typer.echo(f"retention: {_said(runs, events)}, interrupted; the next purge continues", err=True)
-            raise typer.Exit(_EXIT_INTERRUPTED) from None
+            raise typer.Exit(EXIT_INTERRUPTED) from None
     return _said(runs, events)
 
 

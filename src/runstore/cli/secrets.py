@@ -12,6 +12,7 @@ from pathlib import Path
 
 VARIABLES = {
     "--database-url": "RUNSTORE_DATABASE_URL",
+    "--database-read-url": "RUNSTORE_DATABASE_READ_URL",
     "--redis-url": "RUNSTORE_REDIS_URL",
     "--api-key": "RUNSTORE_API_KEY",
 }

@@ -10,14 +10,14 @@ import httpx
 from typing_extensions import Unpack
 
 from runstore.client import calls
-from runstore.client.calls import AuditFilters, Call, CallTries, Page, audit_filters
+from runstore.client.calls import ApiCall, AuditFilters, CallTries, Page, audit_filters
 from runstore.client.connection import connection
-from runstore.client.following import Following, FollowingAudit, FollowingSeveral, Stream
+from runstore.client.following import FollowingAudit, FollowingSeveral, RunStream, Stream
 from runstore.client.patience import RETRY_S
 from runstore.client.records import ForkedRun, InputRecord, RunRecord, Ticket
-from runstore.core.asked import ModelRequest, RequestSummary
 from runstore.core.audit import AuditEvent
 from runstore.core.events import Custom, MultitaskStrategy
+from runstore.core.model_requests import ModelRequest, RequestSummary
 from runstore.core.records import EventRecord
 from runstore.core.trace import Trace
 
@@ -67,7 +67,7 @@ class AsyncClient:
         self, run_id: str, *, after: int = 0, types: Sequence[str] | None = None
     ) -> AsyncGenerator[EventRecord, None]:
         """See `Client.stream`. To leave the loop early, wrap the stream in `contextlib.aclosing`."""
-        return self._follow(Following(run_id, after=after, types=types, retry_s=self._retry_s))
+        return self._follow(RunStream(run_id, after=after, types=types, retry_s=self._retry_s))
 
     def follow(self, *run_ids: str, types: Sequence[str] | None = None) -> AsyncGenerator[EventRecord, None]:
         """See `Client.follow`. To leave the loop early, wrap the stream in `contextlib.aclosing`."""
@@ -207,15 +207,15 @@ class AsyncClient:
         """See `Client.delete`."""
         await self._do(calls.delete(run_id))
 
-    async def purge(self, run_id: str, *, reason: str, pseudonym: bool = False) -> None:
+    async def purge(self, run_id: str, *, reason: str, pseudonym: bool = False) -> Sequence[str]:
         """See `Client.purge`."""
-        await self._do(calls.purge(run_id, reason, pseudonym))
+        return await self._do(calls.purge(run_id, reason, pseudonym))
 
     async def agents(self) -> Sequence[dict[str, Any]]:
         """See `Client.agents`."""
         return await self._do(calls.agents())
 
-    async def _do(self, call: Call[T]) -> T:
+    async def _do(self, call: ApiCall[T]) -> T:
         tries = CallTries(call, self._retry_s)
         while True:
             try:
@@ -228,7 +228,7 @@ class AsyncClient:
                 return tries.result(answer)
             await asyncio.sleep(wait_s)
 
-    async def _all(self, call: Call[Page[T]] | None) -> AsyncIterator[T]:
+    async def _all(self, call: ApiCall[Page[T]] | None) -> AsyncIterator[T]:
         while call is not None:
             page = await self._do(call)
             for item in page.data:

@@ -14,12 +14,12 @@ from msgspec import Struct
 from runstore.client.errors import ApiError, ServerUnreachable, UnexpectedAnswer, error_of
 from runstore.client.patience import Patience
 from runstore.client.records import ForkedRun, InputRecord, RunRecord, Ticket
-from runstore.core.asked import ModelRequest, RequestSummary
 from runstore.core.audit import AuditEvent
 from runstore.core.codec import TOO_DEEP
 from runstore.core.depth import decoded
 from runstore.core.errors import EventTooDeep, InvalidName
 from runstore.core.events import Custom
+from runstore.core.model_requests import ModelRequest, RequestSummary
 from runstore.core.names import check_text
 from runstore.core.records import EventRecord
 from runstore.core.trace import Trace
@@ -36,7 +36,7 @@ WHOLE_REPORTS = ("usage", "tools")  # answered at once, without pages
 T = TypeVar("T")
 
 
-class Call(Struct, Generic[T], frozen=True):
+class ApiCall(Struct, Generic[T], frozen=True):
     """One request.
 
     `repeatable`: sending it twice has the effect of sending it once, so it is retried after a lost answer.
@@ -89,13 +89,13 @@ class Page(Struct, Generic[T], frozen=True):
     """One page of results, and the call for the next page."""
 
     data: list[T]
-    following: Call["Page[T]"] | None
+    following: ApiCall["Page[T]"] | None
 
 
 class CallTries(Generic[T]):
     """The tries of one call; decides after each whether to try again, and when."""
 
-    def __init__(self, call: Call[T], retry_s: float) -> None:
+    def __init__(self, call: ApiCall[T], retry_s: float) -> None:
         self._call = call
         self._patience = Patience(retry_s)
 
@@ -150,8 +150,8 @@ def unreachable(error: httpx.TransportError) -> ServerUnreachable:
 # The calls.
 
 
-def start(agent: str, key: str | None, **body: Any) -> Call[RunRecord]:
-    return Call(
+def start(agent: str, key: str | None, **body: Any) -> ApiCall[RunRecord]:
+    return ApiCall(
         "POST",
         f"/agents/{quote(agent, safe='')}/start",
         _read_run,
@@ -160,8 +160,8 @@ def start(agent: str, key: str | None, **body: Any) -> Call[RunRecord]:
     )
 
 
-def fork(run_id: str, key: str | None, **body: Any) -> Call[ForkedRun]:
-    return Call(
+def fork(run_id: str, key: str | None, **body: Any) -> ApiCall[ForkedRun]:
+    return ApiCall(
         "POST",
         _path(run_id, "/fork"),
         partial(decoded, msgspec.json.Decoder(ForkedRun).decode),
@@ -170,73 +170,73 @@ def fork(run_id: str, key: str | None, **body: Any) -> Call[ForkedRun]:
     )
 
 
-def stop(run_id: str, reason: str | None) -> Call[RunRecord]:
-    return Call("POST", _path(run_id, "/stop"), _read_run, body={"reason": reason} if reason else None)
+def stop(run_id: str, reason: str | None) -> ApiCall[RunRecord]:
+    return ApiCall("POST", _path(run_id, "/stop"), _read_run, body={"reason": reason} if reason else None)
 
 
-def get(run_id: str, at: int | None, wait_s: float | None) -> Call[RunRecord]:
-    return Call("GET", _path(run_id), _read_run, params={"at": at, "wait": wait_s}, wait_s=wait_s or 0)
+def get(run_id: str, at: int | None, wait_s: float | None) -> ApiCall[RunRecord]:
+    return ApiCall("GET", _path(run_id), _read_run, params={"at": at, "wait": wait_s}, wait_s=wait_s or 0)
 
 
-def ticket(run_id: str, ttl_s: int | None, scope: str) -> Call[Ticket]:
+def ticket(run_id: str, ttl_s: int | None, scope: str) -> ApiCall[Ticket]:
     body = {**({} if ttl_s is None else {"ttl_s": ttl_s}), **({} if scope == "stream" else {"scope": scope})}
-    return Call("POST", _path(run_id, "/ticket"), _read_ticket, body=body or None)
+    return ApiCall("POST", _path(run_id, "/ticket"), _read_ticket, body=body or None)
 
 
-def inputs(run_id: str) -> Call[Page[InputRecord]]:
+def inputs(run_id: str) -> ApiCall[Page[InputRecord]]:
     return _page(_path(run_id, "/inputs"), {}, None, InputRecord, page=INPUTS)
 
 
-def answer(run_id: str, request_id: str, answer: Any) -> Call[RunRecord]:
+def answer(run_id: str, request_id: str, answer: Any) -> ApiCall[RunRecord]:
     path = _path(run_id, f"/inputs/{quote(request_id, safe='')}")
-    return Call("POST", path, _read_run, body={"answer": answer})
+    return ApiCall("POST", path, _read_run, body={"answer": answer})
 
 
-def say(run_id: str, content: Any) -> Call[int]:
+def say(run_id: str, content: Any) -> ApiCall[int]:
     path = _path(run_id, "/inputs")
-    return Call("POST", path, _read_last_seq, body={"content": content}, repeatable=False)
+    return ApiCall("POST", path, _read_last_seq, body={"content": content}, repeatable=False)
 
 
-def delete(run_id: str) -> Call[None]:
-    return Call("DELETE", _path(run_id), _read_nothing, repeatable=False)
+def delete(run_id: str) -> ApiCall[None]:
+    return ApiCall("DELETE", _path(run_id), _read_nothing, repeatable=False)
 
 
-def purge(run_id: str, reason: str, pseudonym: bool) -> Call[None]:
+def purge(run_id: str, reason: str, pseudonym: bool) -> ApiCall[list[str]]:
     params = {"purge": "true", "reason": reason, "pseudonym": "true" if pseudonym else None}
-    return Call(
-        "DELETE", _path(run_id), _read_nothing, params=params, repeatable=False, wait_s=PURGE_TIMEOUT_S
+    return ApiCall(
+        "DELETE", _path(run_id), _read_forks, params=params, repeatable=False, wait_s=PURGE_TIMEOUT_S
     )
 
 
-def append(run_id: str, events: Sequence[Custom], expected_seq: int | None) -> Call[int]:
+def append(run_id: str, events: Sequence[Custom], expected_seq: int | None) -> ApiCall[int]:
     body = {"events": events, "expected_seq": expected_seq}
-    return Call("POST", _path(run_id, "/events"), _read_last_seq, body=body, repeatable=False)
+    return ApiCall("POST", _path(run_id, "/events"), _read_last_seq, body=body, repeatable=False)
 
 
-def agents() -> Call[list[dict[str, Any]]]:
-    return Call("GET", "/agents", _read_agents)
+def agents() -> ApiCall[list[dict[str, Any]]]:
+    return ApiCall("GET", "/agents", _read_agents)
 
 
-def runs(limit: int | None, **filters: Any) -> Call[Page[RunRecord]]:
+def runs(limit: int | None, **filters: Any) -> ApiCall[Page[RunRecord]]:
     return _page("/runs", filters, limit, RunRecord)
 
 
 def events(
     run_id: str, after: int, limit: int | None, types: Sequence[str] | None
-) -> Call[Page[EventRecord]]:
+) -> ApiCall[Page[EventRecord]]:
     return _page(_path(run_id, "/events"), {"after": after, "types": joined(types)}, limit, EventRecord)
 
 
-def trace(run_id: str) -> Call[Trace]:
-    return Call("GET", _path(run_id, "/trace"), partial(decoded, msgspec.json.Decoder(Trace).decode))
+def trace(run_id: str) -> ApiCall[Trace]:
+    return ApiCall("GET", _path(run_id, "/trace"), partial(decoded, msgspec.json.Decoder(Trace).decode))
 
 
-def requests(run_id: str, limit: int | None) -> Call[Page[RequestSummary]]:
+def requests(run_id: str, limit: int | None) -> ApiCall[Page[RequestSummary]]:
     return _page(_path(run_id, "/requests"), {}, limit, RequestSummary)
 
 
-def request(run_id: str, n: int) -> Call[ModelRequest]:
-    return Call("GET", _path(run_id, f"/requests/{n}"), _read_request)
+def request(run_id: str, n: int) -> ApiCall[ModelRequest]:
+    return ApiCall("GET", _path(run_id, f"/requests/{n}"), _read_request)
 
 
 class AuditFilters(TypedDict, total=False):
@@ -259,15 +259,15 @@ def audit_filters(filters: AuditFilters) -> dict[str, Any]:
     return {name: _as_parameter(value) for name, value in given.items() if value is not None}
 
 
-def audit(after: int, limit: int | None, filters: Mapping[str, Any]) -> Call[Page[AuditEvent]]:
+def audit(after: int, limit: int | None, filters: Mapping[str, Any]) -> ApiCall[Page[AuditEvent]]:
     return _page("/audit/events", {**filters, "after": after}, limit, AuditEvent)
 
 
-def report(name: str, limit: int | None, filters: Mapping[str, Any]) -> Call[Page[dict[str, Any]]]:
+def report(name: str, limit: int | None, filters: Mapping[str, Any]) -> ApiCall[Page[dict[str, Any]]]:
     path = f"/audit/{name}"
     if name in WHOLE_REPORTS:
         given = {key: _as_parameter(value) for key, value in filters.items()}
-        return Call("GET", path, lambda body: Page(_read_rows(body).data[:limit], None), params=given)
+        return ApiCall("GET", path, lambda body: Page(_read_rows(body).data[:limit], None), params=given)
     return _page(path, filters, limit, dict[str, Any], cursor="before" if name == "search" else "after")
 
 
@@ -282,7 +282,7 @@ def _page(
     cls: type[T],
     cursor: str = "after",
     page: int = PAGE,
-) -> Call[Page[T]]:
+) -> ApiCall[Page[T]]:
     """The call for one page.
 
     Args:
@@ -300,7 +300,7 @@ def _page(
         return Page(listed.data, _page(path, {**params, cursor: listed.next}, left, cls, cursor, page))
 
     asked = {name: _as_parameter(value) for name, value in params.items()}
-    return Call("GET", path, read, params={**asked, "limit": page if limit is None else min(limit, page)})
+    return ApiCall("GET", path, read, params={**asked, "limit": page if limit is None else min(limit, page)})
 
 
 class _Listed(Struct, Generic[T]):
@@ -313,6 +313,10 @@ _read_rows = msgspec.json.Decoder(_Listed[dict[str, Any]]).decode
 
 class _Appended(Struct):
     last_seq: int
+
+
+class _Purged(Struct, frozen=True):
+    forks: list[str]
 
 
 def _path(run_id: str, rest: str = "") -> str:
@@ -342,6 +346,10 @@ def _read_last_seq(body: bytes) -> int:
 
 def _read_agents(body: bytes) -> list[dict[str, Any]]:
     return msgspec.json.decode(body, type=_Listed[dict[str, Any]]).data
+
+
+def _read_forks(body: bytes) -> list[str]:
+    return msgspec.json.decode(body, type=_Purged).forks if body else []  # an older server answers 204
 
 
 def _read_nothing(body: bytes) -> None:

@@ -114,7 +114,7 @@ class Stream(Generic[T]):
         raise NotImplementedError
 
 
-class Following(Stream[EventRecord]):
+class RunStream(Stream[EventRecord]):
     """One reader's position in a run.
 
     Args:

@@ -27,6 +27,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
 
     `truncated` names the large fields that a list leaves out; `get` has them. Only purged runs have
     `purged_at`, `deleted` and `counts`; only waiting runs have `pending_inputs`.
+    `unheard`: seqs of messages that people added and the agent has not taken.
     """
 
     run_id: str
@@ -58,6 +59,7 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     deleted: bool = False
     counts: dict[str, int] = {}
     pending_inputs: list[PendingRecord] = []
+    unheard: list[int] = []
 
     @property
     def ended(self) -> bool:
@@ -101,10 +103,7 @@ class ForkedRun(Struct, frozen=True, kw_only=True):
 
 
 class Ticket(Struct, frozen=True, kw_only=True):
-    """Opens one run's stream without a key. `url`.
-
-    The stream's, with the ticket, relative to the server's root.
-    """
+    """Opens one run's stream without a key. `url`: of the stream, with the ticket in it, from the root on."""
 
     ticket: str
     url: str

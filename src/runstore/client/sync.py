@@ -10,14 +10,14 @@ import httpx
 from typing_extensions import Unpack
 
 from runstore.client import calls
-from runstore.client.calls import AuditFilters, Call, CallTries, Page, audit_filters
+from runstore.client.calls import ApiCall, AuditFilters, CallTries, Page, audit_filters
 from runstore.client.connection import connection
-from runstore.client.following import Following, FollowingAudit, FollowingSeveral, Stream
+from runstore.client.following import FollowingAudit, FollowingSeveral, RunStream, Stream
 from runstore.client.patience import RETRY_S
 from runstore.client.records import ForkedRun, InputRecord, RunRecord, Ticket
-from runstore.core.asked import ModelRequest, RequestSummary
 from runstore.core.audit import AuditEvent
 from runstore.core.events import Custom, MultitaskStrategy
+from runstore.core.model_requests import ModelRequest, RequestSummary
 from runstore.core.records import EventRecord
 from runstore.core.trace import Trace
 
@@ -90,7 +90,7 @@ class Client:
         Args:
             types: a filter, such as ["llm.token", "lifecycle.*"]; terminal events always come.
         """
-        return self._follow(Following(run_id, after=after, types=types, retry_s=self._retry_s))
+        return self._follow(RunStream(run_id, after=after, types=types, retry_s=self._retry_s))
 
     def follow(self, *run_ids: str, types: Sequence[str] | None = None) -> Iterator[EventRecord]:
         """Every event of several runs over one connection, live until all of them have ended.
@@ -276,20 +276,23 @@ class Client:
         """Delete an ended run from the lists."""
         self._do(calls.delete(run_id))
 
-    def purge(self, run_id: str, *, reason: str, pseudonym: bool = False) -> None:
+    def purge(self, run_id: str, *, reason: str, pseudonym: bool = False) -> Sequence[str]:
         """Remove the events of an ended run for good, as an admin; its existence, times and counts stay.
 
         Args:
             reason: for the audit log, 1 to 200 characters.
             pseudonym: also replace the names of its user and session in what is left.
+
+        Returns:
+            The ids of its forks, 1,000 at most: they hold copies of its conversation, and stay.
         """
-        self._do(calls.purge(run_id, reason, pseudonym))
+        return self._do(calls.purge(run_id, reason, pseudonym))
 
     def agents(self) -> Sequence[dict[str, Any]]:
         """The agents that can be started."""
         return self._do(calls.agents())
 
-    def _do(self, call: Call[T]) -> T:
+    def _do(self, call: ApiCall[T]) -> T:
         tries = CallTries(call, self._retry_s)
         while True:
             try:
@@ -302,7 +305,7 @@ class Client:
                 return tries.result(answer)
             time.sleep(wait_s)
 
-    def _all(self, call: Call[Page[T]] | None) -> Iterator[T]:
+    def _all(self, call: ApiCall[Page[T]] | None) -> Iterator[T]:
         while call is not None:
             page = self._do(call)
             yield from page.data

@@ -8,11 +8,12 @@ RunstoreError
 ├── AppendRefused           the log refused the append and stored nothing of it
 │   ├── WrongExpectedSeq    another writer was first
 │   ├── RunClosed           the run has its ending
-│   └── LeaseLost           a newer attempt owns the run
+│   ├── LeaseLost           a newer attempt owns the run
+│   └── Unheard             the agent ends, but a person added a message that it has not taken
 ├── RunNotFound
 ├── RequestNotFound         the run has fewer model requests
 ├── RunDeleted
-├── RunPurged               its events were removed because of their age
+├── RunPurged               its events were removed, because of their age or to erase a person
 ├── RunActive               only a closed run can be deleted
 ├── InvalidQuery            a question that cannot be answered: its words or columns
 ├── InvalidCursor           a cursor ahead of the log, or a malformed one
@@ -22,7 +23,7 @@ RunstoreError
 ├── AlreadyStarted          the key came before with this body, and has its run
 ├── SessionBusy             another run of the session comes first
 ├── InputNotFound           the run has no such request for input
-├── InputClosed             the request was answered, has expired, or its run has ended
+├── InputClosed             the request was answered, has expired, or its run has ended or is to stop
 ├── InvalidAnswer           the answer does not match the request's schema
 ├── AgentNotFound
 ├── AgentError              the user's agent, model or factory failed
@@ -108,6 +109,16 @@ class LeaseLost(AppendRefused):
         super().__init__(run_id, head, f"attempt {attempt} of run {run_id} was replaced by attempt {current}")
 
 
+class Unheard(AppendRefused):
+    """A person added a message that the agent has not taken. `added`: the seq of the last one."""
+
+    code = "unheard"
+
+    def __init__(self, run_id: str, head: int, added: int) -> None:
+        super().__init__(run_id, head, f"the agent of run {run_id} has not taken the message at seq {added}")
+        self.added = added
+
+
 class RunNotFound(RunstoreError):
     """There is no such run."""
 
@@ -127,12 +138,13 @@ class RunDeleted(RunstoreError):
 
 
 class RunPurged(RunstoreError):
-    """The run's events were removed because of their age."""
+    """The run's events were removed, because of their age or to erase a person."""
 
     code = "run_purged"
 
     def __init__(self, run_id: str) -> None:
-        super().__init__(f"run {run_id} was purged: its events were removed because of their age")
+        why = "because of their age or to erase a person"
+        super().__init__(f"run {run_id} was purged: its events were removed, {why}")
 
 
 class RunActive(RunstoreError):
@@ -201,7 +213,7 @@ class InputNotFound(RunstoreError):
 
 
 class InputClosed(RunstoreError):
-    """The request for input takes no answer any more."""
+    """The request for input takes no answer any more, or the run no added message, as it is to stop."""
 
     code = "input_closed"
 

@@ -129,7 +129,7 @@ def agent_name(hierarchy_id: str) -> str:
 
 
 def hierarchy_of(agent: str) -> str | None:
-    """The id of the hierarchy that a run's agent is; None for another agent."""
+    """The id of the hierarchy behind an agent's name; None for an agent of another kind."""
     return agent.removeprefix(AGENT) if agent.startswith(AGENT) else None
 
 

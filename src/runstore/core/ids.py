@@ -21,7 +21,7 @@ def first_run_id(at: int) -> str:
     return str(UUID(int=at << RANDOM_BITS))
 
 
-# A stream of reads has the id of the run that was read, but for the version: 8 (RFC 9562, 5.8), not 7.
+# The stream of a run's reads has the id of the run with another version: 8 (RFC 9562, 5.8) instead of 7.
 VERSION_AT = 14  # index of the version's digit in a UUID's text
 READS_VERSION = "8"
 READS_OF_ALL = "00000000-0000-8000-8000-000000000000"  # the stream of searches, which read many runs

@@ -1,6 +1,6 @@
 """The requests of a run for a person's input, and their answers: folds over its events. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
@@ -25,9 +25,15 @@ class Input(Struct, frozen=True):
     given_at: int | None = None
 
 
-def fold_inputs(events: Iterable[RecordedEvent]) -> dict[str, Input]:
-    """A run's requests by their id, in the order in which they were asked."""
-    inputs: dict[str, Input] = {}
+def fold_inputs(
+    events: Iterable[RecordedEvent], earlier: Mapping[str, Input] | None = None
+) -> dict[str, Input]:
+    """A run's requests by their id, in the order in which they were asked.
+
+    Args:
+        earlier: those of the events before.
+    """
+    inputs = dict(earlier or {})
     for recorded in events:
         if recorded.type in INPUTS.types:
             event = decode(recorded.type, recorded.version, recorded.data)
@@ -39,7 +45,7 @@ def fold_inputs(events: Iterable[RecordedEvent]) -> dict[str, Input]:
 
 
 def answered(
-    inputs: dict[str, Input], request_id: str, answer: Any, *, by: str | None, key_id: str | None = None
+    inputs: Mapping[str, Input], request_id: str, answer: Any, *, by: str | None, key_id: str | None = None
 ) -> InputGiven:
     """The event that answers an open request. `by`: None if its default is the answer."""
     request = inputs[request_id].request
@@ -71,20 +77,32 @@ def approval_schema(tool_schema: dict[str, Any] | None) -> dict[str, Any]:
     Args:
         tool_schema: of the tool's arguments.
     """
-    arguments = dict(tool_schema or {"type": "object"})
-    shared = [name for name in ("$defs", "definitions") if name in arguments]
-    definitions: dict[str, Any] = {name: arguments.pop(name) for name in shared}
     return {
         "type": "object",
         "properties": {
             "approve": {"type": "boolean"},
-            "input": arguments,
+            "input": _moved(tool_schema or {"type": "object"}),
             "reason": {"type": "string", "maxLength": 4_000},
         },
         "required": ["approve"],
         "additionalProperties": False,
-        **definitions,
     }
+
+
+def _moved(schema: Any) -> Any:
+    """A schema whose references still lead to its own parts as the schema of the property `input`.
+
+    References below an `$id` are relative to that.
+    """
+    if isinstance(schema, list):
+        return [_moved(item) for item in schema]
+    if not isinstance(schema, dict) or isinstance(schema.get("$id"), str):
+        return schema
+    moved = {name: _moved(value) for name, value in schema.items()}
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+        moved["$ref"] = f"#/properties/input{reference[1:]}"
+    return moved
 
 
 def numbered(requests: Iterable[InputRequested], attempt: int) -> list[InputRequested]:

@@ -8,6 +8,7 @@ MAX_BODY_BYTES = 256 << 20  # largest `body_bytes`, as bodies are read into memo
 MAX_EVENTS_PER_APPEND = 1_000  # an append is stored whole or not at all
 MAX_FILTER_TYPES = 100  # names in a filter of events, as each becomes a condition of a query
 MAX_RUN_TIMEOUT_S = 30 * 24 * 3_600
+MAX_INPUT_TIMEOUT_S = 366 * 86_400  # seconds that a run may wait for a person: a year
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
@@ -17,6 +18,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     input_bytes: int = MAX_EVENT_BYTES  # bytes of a run's input, as JSON
     event_bytes: int = MAX_EVENT_BYTES  # bytes of the data of an event that a client appends, as JSON
     events_per_append: int = MAX_EVENTS_PER_APPEND
+    inputs_per_run: int = 1_000  # messages that people add to a run
     runs_per_user: int = 1_000  # active runs, across all processes of the database
     hierarchies_per_user: int = 1_000  # hierarchies that are not deleted
     subscribers_per_run: int = 2_000  # open streams, in each process
@@ -30,6 +32,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
             ("input_bytes", 1, MAX_EVENT_BYTES),
             ("event_bytes", 1, MAX_EVENT_BYTES),
             ("events_per_append", 1, MAX_EVENTS_PER_APPEND),
+            ("inputs_per_run", 1, 1_000),
             ("runs_per_user", 1, 1_000_000),
             ("hierarchies_per_user", 1, 1_000_000),
             ("subscribers_per_run", 1, 1_000_000),

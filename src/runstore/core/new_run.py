@@ -34,7 +34,8 @@ class NewRun(RunOptions, frozen=True):
         idempotency_key: within 24 h, the same key with the same arguments returns the same run.
         definition: the agent's definition to store in the run, if no configured agent has it.
         key_id: the API key of the request.
-        parent_run_id, forked_at_seq: of a fork.
+        parent_run_id, forked_at_seq: of a fork. `request`: what its request asked for; a retry asks for the
+            same, though its run and its agent's settings may have changed.
 
     Raises:
         InvalidName: the user's, the session's or the workspace's name is not storable.
@@ -50,6 +51,7 @@ class NewRun(RunOptions, frozen=True):
     key_id: str | None = None
     parent_run_id: str | None = None
     forked_at_seq: int | None = None
+    request: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("user_id", "session_id", "workspace_id"):
@@ -67,11 +69,15 @@ class NewRun(RunOptions, frozen=True):
 
     def digest(self) -> bytes:
         """A digest of 32 bytes that all requests with one idempotency key must share."""
+        if self.parent_run_id is not None:
+            return _digest([self.parent_run_id, self.request])
         arguments = [self.agent, self.input, self.session_id, self.workspace_id, self.metadata]
         if self.multitask_strategy != "enqueue":  # only if given, so that keys of an earlier release match
             arguments.append(self.multitask_strategy)
         if self.memory is not None:
             arguments.append(self.memory)
-        if self.parent_run_id is not None:
-            arguments += [self.parent_run_id, self.forked_at_seq, self.definition]
-        return hashlib.sha256(msgspec.json.encode(arguments, order="deterministic")).digest()
+        return _digest(arguments)
+
+
+def _digest(arguments: list[Any]) -> bytes:
+    return hashlib.sha256(msgspec.json.encode(arguments, order="deterministic")).digest()

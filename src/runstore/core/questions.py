@@ -6,6 +6,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from runstore.core.events import InputRequested
+from runstore.core.limits import MAX_INPUT_TIMEOUT_S
 
 
 class Question(Struct, frozen=True):
@@ -15,8 +16,12 @@ class Question(Struct, frozen=True):
         prompt: the question.
         schema: the JSON Schema of the answer; None: any JSON but null.
         data: any JSON that helps the person to answer.
-        expires_s: seconds until the question expires; None: the agent's `input_timeout_s`, if it has one.
+        expires_s: seconds until the question expires, above 0 and at most MAX_INPUT_TIMEOUT_S; None: the
+            agent's `input_timeout_s`, if it has one.
         default: the answer when the question expires; None: the run fails then.
+
+    Raises:
+        ValueError: for another `expires_s`.
     """
 
     prompt: str
@@ -24,6 +29,12 @@ class Question(Struct, frozen=True):
     data: Any = None
     expires_s: float | None = None
     default: Any = None
+
+    def __post_init__(self) -> None:
+        if self.expires_s is not None and not 0 < self.expires_s <= MAX_INPUT_TIMEOUT_S:
+            raise ValueError(
+                f"`expires_s` must be above 0, and at most {MAX_INPUT_TIMEOUT_S:,}, not {self.expires_s!r}"
+            )
 
 
 def put(question: Question, request: InputRequested, now: int) -> InputRequested:

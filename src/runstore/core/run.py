@@ -20,6 +20,7 @@ from runstore.core.events import (
     Deleted,
     Event,
     Failed,
+    InputAdded,
     InputGiven,
     InputKind,
     InputRequested,
@@ -111,6 +112,8 @@ class Run(Struct, frozen=True):
     purged_at: int | None = None
     counts: dict[str, int] = {}  # the number of events of each type, of a purged run
     pending_inputs: tuple[PendingInput, ...] = ()
+    added: int = 0  # the number of messages that people added
+    unheard: tuple[int, ...] = ()  # seqs of messages that people added and the agent has not taken
     truncated: tuple[str, ...] | UnsetType = UNSET
 
     @property
@@ -200,6 +203,8 @@ def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
             )  # fmt: skip
         case InputGiven():
             return _answered(run, event)
+        case InputAdded():
+            return change(run, added=run.added + 1)
         case CancelRequested():
             return change(
                 run, cancel_requested=True, superseded_by=event.superseded_by or run.superseded_by,
@@ -209,8 +214,9 @@ def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
             return change(run, usage=add_usage(run.usage, event))
         case Completed():
             return change(
-                run, status=event.status, completed_at=at, result=event.result, usage=event.usage or run.usage
-            )
+                run, status=event.status, completed_at=at, result=event.result,
+                usage=event.usage or run.usage, unheard=tuple(event.unheard),
+            )  # fmt: skip
         case Failed():
             return change(
                 run, status=event.status, completed_at=at, error=event.message, error_code=event.code,
@@ -234,7 +240,7 @@ def _evolve(run: Run, event: Event | Custom | Unknown, at: int) -> Run:
             return run
 
 
-# The remains of a purged run, but for its agent's name, the counts of its events, and who stopped it.
+# The fields that a purged run takes over under the same name.
 _KEPT = frozenset(Run.__struct_fields__).intersection(Purged.__struct_fields__) - {"counts", "stopped_by"}
 
 
@@ -264,7 +270,7 @@ def add_usage(usage: dict[str, int], more: Usage) -> dict[str, int]:
 EVOLVING_TYPES = frozenset(
     cls.type
     for cls in (
-        Queued, Started, CancelRequested, InputRequested, InputGiven, Usage, Completed, Failed, Cancelled,
-        Deleted, Purged,
+        Queued, Started, CancelRequested, InputRequested, InputGiven, InputAdded, Usage, Completed, Failed,
+        Cancelled, Deleted, Purged,
     )
 )  # fmt: skip

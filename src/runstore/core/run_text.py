@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from runstore.core.transcript import message_text
@@ -13,7 +13,8 @@ UNTOLD = frozenset({"bytes", "role", "format", "status", "toolUseId", "type"})
 MAX_ASCII = 64  # characters of a word; MySQL ignores longer ones than 84
 MAX_BYTES = 36  # bytes of a word with other letters, which take twice as much there
 
-_ASCII_WORD = re.compile(r"[a-z0-9]+")
+# For ASCII: all but letters and digits is a blank.
+_BLANKS = str.maketrans({code: " " for code in range(128) if not chr(code).isalnum()})
 # Scripts without blanks between words: each character counts as a word.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
@@ -49,10 +50,12 @@ def words_of(text: str) -> list[str]:
     """The words of a text, as they are searched: without case, accents and punctuation."""
     text = text[:MAX_TEXT]
     if text.isascii():
-        words: Iterable[str] = _ASCII_WORD.findall(text.lower())
+        words = text.lower().translate(_BLANKS).split()
     else:
         plain = unicodedata.normalize("NFKD", text.casefold())
         words = _WORD.findall("".join([c for c in plain if not unicodedata.combining(c)]).casefold())
+    if max(map(len, words), default=0) <= 12:
+        return words
     return [word if len(word) <= 12 else _cut(word) for word in words]
 
 

@@ -1,6 +1,7 @@
 """Times: UTC, milliseconds since 1970 in the log, RFC 3339 on the wire."""
 
 import time
+from datetime import datetime
 from functools import lru_cache
 
 
@@ -12,6 +13,11 @@ def timestamp(at: int) -> str:
     """`at` (milliseconds since 1970) as RFC 3339 in UTC."""
     second, ms = divmod(at, 1000)
     return f"{utc_second(second).decode()}.{ms:03d}Z"
+
+
+def millis_of(text: str) -> int:
+    """A time of `timestamp` in milliseconds since 1970."""
+    return round(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() * 1000)
 
 
 @lru_cache(maxsize=4096)

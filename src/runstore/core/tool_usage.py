@@ -20,7 +20,7 @@ TOOL_TYPES = frozenset({ToolStarted.type, ToolFinished.type, ToolFailed.type})
 
 
 class RunTools(Struct):
-    """A run's tool calls so far. `open`: agent and tool use of each call under way → when it started."""
+    """A run's tool calls so far. `open`: place and tool use of each call under way → when it started."""
 
     tools: list[ToolUsage] = field(default_factory=list)
     open: dict[str, int] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class RunTools(Struct):
         """Fold in the run's next event."""
         if event.type in TOOL_TYPES:
             call = decoded(_read_call, event.data)
-            key = f"{call.agent}\n{call.tool_use_id}"
+            key = f"{call.agent}\n{call.call_id or ''}\n{call.tool_use_id}"
             if event.type == ToolStarted.type:
                 if len(self.open) < MAX_OPEN:
                     self.open[key] = event.at
@@ -78,6 +78,7 @@ class _Call(Struct, frozen=True, gc=False):
     agent: str
     tool_use_id: str
     name: str
+    call_id: str | None = None
 
 
 _read_call = msgspec.json.Decoder(_Call).decode

@@ -23,8 +23,10 @@ from runstore.core.events import (
     Ending,
     Failed,
     InputGiven,
+    InputReplaced,
     InputRequested,
     Message,
+    Place,
     Queued,
     Request,
     Retrying,
@@ -144,7 +146,7 @@ class TraceFold:
     def __init__(self, run_id: str) -> None:
         self.trace = Trace(run_id=run_id, attempts=[])
         self._left, self._left_bytes = MAX_TRACED, MAX_TRACED_BYTES
-        self._open: dict[tuple[str, str | None], _Open] = {}
+        self._open: dict[Place, _Open] = {}
         self._steps = 0
         self._requests: dict[str, tuple[TraceStep, int]] = {}
 
@@ -235,12 +237,12 @@ class TraceFold:
                 yield from agent.steps
 
     def _of_agent(self, event: AgentEvent, seq: int, at: int) -> None:
-        key = (event.agent, event.call_id)
-        if key not in self._open or isinstance(event, AgentStarted):
+        place = event.place
+        if place not in self._open or isinstance(event, AgentStarted):
             agent = TraceAgent(agent=event.agent, call_id=event.call_id, started_at=timestamp(at), steps=[])
             self.trace.attempts[-1].agents.append(agent)
-            self._open[key] = _Open(agent, at)
-        mine = self._open[key]
+            self._open[place] = _Open(agent, at)
+        mine = self._open[place]
         match event:
             case AgentFinished():
                 mine.agent.ended_at = timestamp(at)
@@ -263,6 +265,8 @@ class TraceFold:
                 self._requests[event.request_id] = (step, at)
             case Message():
                 self._message(mine, event, seq, at)
+            case InputReplaced():
+                mine.asked = [block for each in event.messages for block in each.get("content") or ()]
             case Usage():
                 self._usage(mine, event, seq, at)
             case Retrying():

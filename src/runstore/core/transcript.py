@@ -6,24 +6,23 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from runstore.core.codec import to_json
-from runstore.core.events import Completed, Discarded, EventType, Message, Started, Token, ToolStarted
+from runstore.core.events import Completed, Discarded, EventType, Message, Place, Started, Token, ToolStarted
 from runstore.core.records import EventRecord
 
 SEPARATOR = "\n\n"  # separates two messages of a run; pieces of one message are joined without it
 
-Speaker = tuple[str, str | None]  # an agent's path, and the call that it works for
-RESULT: Speaker = ("", None)  # the speaker of a run's result
+RESULT = Place("")  # the speaker of a run's result
 
 
 class _Said(Struct):
     """Consecutive text of one message."""
 
-    speaker: Speaker
+    speaker: Place
     seq: int  # seq of the first piece
     ended: int | None = None  # seq of the event that ended the message
 
 
-class Messages:
+class MessageBounds:
     """Finds where one message of a run's text ends and the next begins. Keeps no text.
 
     A message ends with the agent's `llm.message`, with a tool call, and where another agent speaks.
@@ -35,9 +34,9 @@ class Messages:
     @property
     def silent(self) -> bool:
         """Whether the run's own agents have said nothing, without those that work for a tool call."""
-        return all(said.speaker[1] is not None for said in self._said)
+        return all(said.speaker.call_id is not None for said in self._said)
 
-    def separator(self, seq: int, speaker: Speaker) -> str:
+    def separator(self, seq: int, speaker: Place) -> str:
         """The separator before an agent's next piece of text; usually empty."""
         last = self._said[-1] if self._said else None
         if last is not None and last.ended is None and last.speaker == speaker:
@@ -45,7 +44,7 @@ class Messages:
         self._said.append(_Said(speaker, seq))
         return "" if last is None else SEPARATOR
 
-    def end(self, seq: int, speaker: Speaker) -> bool:
+    def end(self, seq: int, speaker: Place) -> bool:
         """The agent's message is complete; return whether any of its text was streamed."""
         for said in reversed(self._said):
             if said.speaker == speaker:
@@ -55,7 +54,7 @@ class Messages:
                 return True
         return False
 
-    def discard(self, after: int, of: Speaker | None = None) -> None:
+    def discard(self, after: int, of: Place | None = None) -> None:
         """Forget text after a seq, of one agent or of all."""
         self._said = [said for said in self._said if said.seq <= after or of not in (None, said.speaker)]
         for said in self._said:
@@ -65,7 +64,7 @@ class Messages:
 
 class _Piece(NamedTuple):
     seq: int
-    speaker: Speaker
+    speaker: Place
     separator: str
     text: str
 
@@ -85,7 +84,7 @@ class Transcript:
         self._type = of
         self._kept = kept
         self._pieces: list[_Piece] = []
-        self._messages = Messages()
+        self._messages = MessageBounds()
 
     @property
     def text(self) -> str:
@@ -103,12 +102,12 @@ class Transcript:
         """
         self.added = ""
         if event.type == self._type:
-            self.say(event.seq, speaker_of(event.data), event.data["text"])
+            self._say(event.seq, speaker_of(event.data), event.data["text"])
         elif event.type == Message.type:
             speaker = speaker_of(event.data)
             said = self._messages.end(event.seq, speaker)
             if not said and self._type == Token.type and (text := _answer(event.data["message"])):
-                self.say(event.seq, speaker, text)
+                self._say(event.seq, speaker, text)
                 self._messages.end(event.seq, speaker)
         elif event.type == ToolStarted.type:
             self._messages.end(event.seq, speaker_of(event.data))
@@ -125,16 +124,19 @@ class Transcript:
         self.added = ""
         counts = result.get("structured_output") is not None or self._messages.silent
         if counts and (text := result_text(result)):
-            self.say(seq, RESULT, text)
+            self._say(seq, RESULT, text)
 
-    def say(self, seq: int, speaker: Speaker, text: str) -> None:
-        """Add text that is in no token."""
+    def say(self, seq: int, speaker: tuple[str, str | None], text: str) -> None:
+        """Add text that is in no token. `speaker`: the agent's path, and its call."""
+        self._say(seq, Place(*speaker), text)
+
+    def _say(self, seq: int, speaker: Place, text: str) -> None:
         separator = self._messages.separator(seq, speaker)
         self.added = separator + text
         if self._kept:
             self._pieces.append(_Piece(seq, speaker, separator, text))
 
-    def _discard(self, after: int, of: Speaker | None = None) -> str:
+    def _discard(self, after: int, of: Place | None = None) -> str:
         self._messages.discard(after, of)
         dropped = [piece for piece in self._pieces if piece.seq > after and of in (None, piece.speaker)]
         gone = {piece.seq for piece in dropped}
@@ -150,9 +152,9 @@ def text(events: Iterable[EventRecord]) -> str:
     return transcript.text
 
 
-def speaker_of(data: dict[str, Any]) -> Speaker:
+def speaker_of(data: dict[str, Any]) -> Place:
     """The agent of an event, and its call."""
-    return data.get("agent", ""), data.get("call_id")
+    return Place(data.get("agent", ""), data.get("call_id"))
 
 
 def length_of(text: str) -> int:
@@ -189,7 +191,25 @@ def tool_text(message: Mapping[str, Any]) -> str:
 
 def message_text(message: Mapping[str, Any]) -> str:
     """The text of a message, without its tool calls and reasoning, joined as it was streamed."""
-    content: list[Mapping[str, Any]] = []
-    for block in message.get("content") or ():
-        content += block["citationsContent"].get("content", ()) if "citationsContent" in block else [block]
-    return "".join([block["text"] for block in content if "text" in block])
+    content: list[dict[str, Any]] = []
+    for block in blocks_of(message.get("content")):
+        cited = block.get("citationsContent")
+        content += blocks_of(cited.get("content")) if isinstance(cited, dict) else [block]
+    return "".join([text for block in content if isinstance(text := block.get("text"), str)])
+
+
+def blocks_of(content: Any) -> list[dict[str, Any]]:
+    """The blocks of a message. Programs may have stored other values, which become blocks, too."""
+    found = content if isinstance(content, list) else [] if content is None else [content]
+    return [block if isinstance(block, dict) else _block(block) for block in found]
+
+
+def _block(value: Any) -> dict[str, Any]:
+    return {"text": value} if isinstance(value, str) else {"json": value}
+
+
+def within(value: Any, *names: str) -> Any:
+    """The value at a path of names; None if an object on the way lacks one or is no object."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value

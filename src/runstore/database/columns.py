@@ -5,8 +5,8 @@ So names are stored as bytes there, or with the collation "C": two users are the
 are.
 """
 
+from collections.abc import Iterable
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import BigInteger, Dialect, Integer, LargeBinary, String, TypeDecorator
 from sqlalchemy.exc import DontWrapMixin
@@ -71,6 +71,14 @@ class Name(TypeDecorator[str]):
             raise UnstorableText("a name must not hold the character NUL")
         return encoded if dialect.name in MYSQL else value
 
+    @staticmethod
+    def takes_as_they_are(values: Iterable[str | None], dialect: Dialect) -> bool:
+        """Whether the driver takes all these values without `process_bind_param`."""
+        if dialect.name in MYSQL:
+            return False
+        text = "".join(filter(None, values))
+        return text.isascii() and "\0" not in text
+
     def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
         return value.decode() if isinstance(value, bytes) else value
 
@@ -99,4 +107,5 @@ def pack_run_id(run_id: str) -> bytes:
 
 
 def unpack_run_id(value: bytes) -> str:
-    return str(UUID(bytes=value))
+    digits = value.hex()  # a third of the time that UUID takes: each event that is read has a run id
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -18,7 +18,7 @@ def check_files(
 
     Args:
         url_files: file that holds a URL, by the setting of the URL.
-        shared: log what is open to others instead of refusing it.
+        shared: log the files that others can open, instead of refusing them.
         runs_code: submitted code runs on this machine, as another user, so that no database is shared.
 
     Raises:

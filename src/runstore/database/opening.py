@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import structlog
 from sqlalchemy import Connection, exc, make_url
@@ -15,16 +15,36 @@ from runstore import migrations
 from runstore.core.errors import Busy, ConfigError, InvalidName, LogUnavailable, SchemaMismatch
 from runstore.core.threads import Threads, in_own_thread
 from runstore.database.columns import UnstorableText
-from runstore.database.dialects import CHANGERS, FORMS, LISTERS, PAGERS, READERS, Dialect, open_dialect
+from runstore.database.dialects import (
+    CHANGERS,
+    CONNECT_S,
+    FORMS,
+    LISTERS,
+    PAGERS,
+    READERS,
+    REPLICA_CONNECT_S,
+    Dialect,
+    Replicated,
+    open_dialect,
+)
+from runstore.database.replica import Replica, Unanswered
 
 CLOSED = "the log is closed"
 LIST_WAIT_S = 5.0  # seconds that a list may wait for a thread
+READ_TRIES = 5  # tries of a read whose tables are replaced while it reads
 CLOSE_TIMEOUT_S = 1.0  # seconds for the database to end idle connections
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
+
+
+class TablesReplaced(LogUnavailable):
+    """Tables were replaced while they were read: the read begins again, at most READ_TRIES times."""
+
+    def __init__(self) -> None:
+        super().__init__("the tables were replaced while they were read")
 
 
 class Database:
@@ -34,8 +54,9 @@ class Database:
     raise LogUnavailable while the database cannot be used, and InvalidName for a name that it cannot hold.
     """
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: Dialect, replica: Replica | None = None) -> None:
         self.dialect = dialect
+        self.replica = replica
         self._closed = False
         self._readable = True
         self._readers = Threads("runstore-reader", READERS)
@@ -60,15 +81,25 @@ class Database:
         """Read many events of a run, without delaying quick queries."""
         return await self._read(self._pagers, lambda connection: function(connection, *args, **kwargs))
 
+    async def query_past(
+        self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Read many events as `query_history` does, on the replica if there is one."""
+        return await self._read_replica(
+            self._pagers, lambda connection: function(connection, *args, **kwargs)
+        )
+
     async def query_list(
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Search many runs.
+        """Search many runs, on the replica if there is one.
 
         Raises:
             Busy: it has waited for a thread for LIST_WAIT_S.
         """
-        return await self._read(self._listers, lambda connection: function(connection, *args, **kwargs))
+        return await self._read_replica(
+            self._listers, lambda connection: function(connection, *args, **kwargs)
+        )
 
     async def change(
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
@@ -87,6 +118,13 @@ class Database:
         """Read and write in a transaction that excludes other writers."""
         begin_exclusive = partial(self.dialect.begin_write, exclusive=True)
         return await self._change(begin_exclusive, lambda connection: function(connection, *args, **kwargs))
+
+    def read(self, function: Callable[[Connection], T]) -> T:
+        """Read in this thread; `function` may be called several times.
+
+        Raises an error of the database as it is.
+        """
+        return _repeated(lambda: self._read_primary(function))
 
     async def high_water_mark(self, after: int) -> int | None:
         """See `Dialect.high_water_mark`."""
@@ -128,20 +166,38 @@ class Database:
         for threads in (self._readers, self._pagers, self._listers, self._changers):
             threads.close()
         with suppress(TimeoutError):
-            await asyncio.wait_for(in_own_thread(self.dialect.close), CLOSE_TIMEOUT_S)
+            await asyncio.wait_for(in_own_thread(self._close_all), CLOSE_TIMEOUT_S)
+
+    def _close_all(self) -> None:
+        self.dialect.close()
+        if self.replica is not None:
+            self.replica.close()
 
     async def _read(self, threads: Threads, function: Callable[[Connection], T]) -> T:
-        def read() -> T:
-            with self.connect() as connection, self.dialect.answering(connection):
-                try:
-                    return function(connection)
-                except exc.DBAPIError as error:
-                    if not error.connection_invalidated:
-                        raise
-                connection.rollback()
-                return function(connection)  # on a new connection, as the server may be back
+        return await self._call(threads, lambda: self.read(function))
 
-        return await self._call(threads, read)
+    async def _read_replica(self, threads: Threads, function: Callable[[Connection], T]) -> T:
+        def read() -> T:
+            if self.replica is not None:
+                with suppress(Unanswered):
+                    return self.replica.read(function)
+            return self._read_primary(function)
+
+        return await self._call(threads, lambda: _repeated(read))
+
+    def _read_primary(self, function: Callable[[Connection], T]) -> T:
+        def answer() -> T:
+            with self.dialect.answering(connection):
+                return function(connection)
+
+        with self.connect() as connection:
+            try:
+                return answer()
+            except exc.DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+            connection.rollback()
+            return answer()  # on a new connection, as the server may be back
 
     async def _change(self, how: Callable[[Connection], object], function: Callable[[Connection], T]) -> T:
         def change() -> T:
@@ -175,6 +231,13 @@ class Database:
         return done
 
 
+def _repeated(read: Callable[[], T]) -> T:
+    for _ in range(READ_TRIES - 1):
+        with suppress(TablesReplaced):
+            return read()
+    return read()
+
+
 def begin_write(dialect: Dialect, connection: Connection, *, exclusive: bool) -> int:
     """`Dialect.begin_write`, on a new connection if the server has dropped this one since its last use."""
     return _begin(connection, partial(dialect.begin_write, exclusive=exclusive))
@@ -190,25 +253,31 @@ def _begin(connection: Connection, how: Callable[[Connection], T]) -> T:
         return how(connection)
 
 
-def dialect_of(url: str, *, statement_timeout: bool = False) -> Dialect:
+def dialect_of(url: str, *, statement_timeout: bool = False, connect_s: int = CONNECT_S) -> Dialect:
     """The dialect of a database, which nothing has connected to yet.
 
     Raises:
         ConfigError: the URL is wrong.
     """
     try:
-        return open_dialect(make_url(url), statement_timeout=statement_timeout)
+        return open_dialect(make_url(url), statement_timeout=statement_timeout, connect_s=connect_s)
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         scheme = url.partition(":")[0][:50]  # the rest may hold a password
         raise ConfigError(f"database URL {scheme + ':…'!r}: use {FORMS}", setting="database_url") from error
 
 
 def open_database(
-    url: str, *, create: bool = True, upgrade: bool = True, statement_timeout: bool = False
+    url: str,
+    *,
+    read_url: str | None = None,
+    create: bool = True,
+    upgrade: bool = True,
+    statement_timeout: bool = False,
 ) -> Database:
     """Open a database, and create or upgrade its schema.
 
     Args:
+        read_url: of a read replica, which need not be there.
         create: create a missing schema.
         upgrade: upgrade the schema of an older release; there is no way back.
         statement_timeout: apply the statement timeout (serving processes only).
@@ -219,6 +288,7 @@ def open_database(
         LogUnavailable: it cannot be reached, or is read-only, locked, corrupt, or the disk is full.
     """
     dialect = dialect_of(url, statement_timeout=statement_timeout)
+    replica = _replica_of(dialect, read_url, statement_timeout) if read_url else None
     if not create and dialect.file is not None and not dialect.file.exists():
         raise ConfigError(f"there is no file {dialect.file}; `runstore migrate` creates the database")
     try:
@@ -228,7 +298,17 @@ def open_database(
     except BaseException:
         dialect.close()
         raise
-    return Database(dialect)
+    return Database(dialect, replica)
+
+
+def _replica_of(primary: Dialect, read_url: str, statement_timeout: bool) -> Replica:
+    try:
+        replica = dialect_of(read_url, statement_timeout=statement_timeout, connect_s=REPLICA_CONNECT_S)
+    except ConfigError as error:
+        raise ConfigError(str(error), setting="database_read_url") from error
+    if primary.name != "postgresql" or replica.name != "postgresql":
+        raise ConfigError("read replicas are supported on PostgreSQL only", setting="database_read_url")
+    return Replica(cast(Replicated, primary), cast(Replicated, replica))
 
 
 @contextmanager

@@ -50,6 +50,7 @@ open_runs = Table(
     Column("queued_at", BigInteger, nullable=False),
     Column("cancel_at", BigInteger),
     Column("expires_at", BigInteger),
+    Column("added", BigInteger),
     Index("ix_open_runs_expires_at", "expires_at"),
     Index("ix_open_runs_queued_at", "queued_at"),
     Index("ix_open_runs_user_id", "user_id"),

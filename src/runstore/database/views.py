@@ -15,7 +15,7 @@ Type = Literal["text", "integer", "cost", "time", "date", "json", "key"]
 
 VIEWS = ("audit_events", "audit_runs", "audit_usage")
 NANO = 1_000_000_000  # of a unit of money
-CUSTOM = "e.type LIKE 'custom.%' AND e.v = 2"  # stored as {"by": …, "data": …}
+CUSTOM = "e.type LIKE 'custom.%' AND e.v = 2"  # stored as {"by": …, "key_id": …, "data": …}
 SAY_WHO = (
     "(e.type LIKE 'audit.%' OR e.type IN ('cancel.requested', 'run.deleted', 'run.purged', 'input.given', "
     "'input.added'))"
@@ -63,11 +63,20 @@ def write_views(connection: Connection, slot: str | None) -> None:
     """Create the views, or replace them if they read other tables. MySQL commits.
 
     Args:
-        slot: of the live tables of `usage`; None: there are none, so there is no usage.
+        slot: of the live tables of `usage`; None: without such tables, the views show no usage.
     """
     existing = set(inspect(connection).get_view_names())
     if {*VIEWS} <= existing and _reads(connection) == slot:
         return
+    _write(connection, slot)
+
+
+def renew_views(connection: Connection) -> None:
+    """Write the views of an older release again, on the tables that they read. MySQL commits."""
+    _write(connection, _reads(connection))
+
+
+def _write(connection: Connection, slot: str | None) -> None:
     for name, query in _queries(connection.dialect.name, slot).items():
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
@@ -95,8 +104,11 @@ class _Sqlite:
         "time": "strftime('%Y-%m-%dT%H:%M:%fZ', {0} / 1000.0, 'unixepoch')", "json": "CAST({0} AS TEXT)",
     }  # fmt: skip
     nothing: ClassVar[dict[Type, str]] = dict.fromkeys(types, "NULL")
+    said = "CAST({0} AS TEXT)"  # the JSON of a column as text
+    json = "{0}"  # that text as the type of `data`
     part = "json_extract({0}, '$.{1}')"
-    inner = "json_extract({0}, '$.{1}')"
+    found = "instr({0}, '{1}')"
+    length = "length({0})"
     joined = "r.run_id = {0}"
     hexed = "lower(hex({0}))"
 
@@ -117,7 +129,8 @@ class _Sqlite:
         return f"SELECT {', '.join(map(self.none, USAGE))} FROM runs r WHERE 1 = 0"
 
     def events(self) -> str:
-        data = self.types["json"].format("e.data")
+        said = self.said.format("e.data")
+        by, posted = self.posted(said)
         columns = [
             "e.position AS position",
             f"{self.run_id('e.run_id')} AS run_id",
@@ -128,11 +141,23 @@ class _Sqlite:
             "e.at AS at_ms",
             f"{self.types['text'].format('r.user_id')} AS user_id",
             f"{self.types['text'].format('r.agent_name')} AS agent",
-            f"CASE WHEN {CUSTOM} OR {SAY_WHO} THEN {self.part.format(data, 'by')} END AS caused_by",
-            f"CASE WHEN {CUSTOM} THEN {self.inner.format(data, 'data')} ELSE {data} END AS data",
+            f"CASE WHEN {CUSTOM} THEN {by} WHEN {SAY_WHO} THEN {self.part.format(said, 'by')} END "
+            "AS caused_by",
+            f"{self.json.format(f'CASE WHEN {CUSTOM} THEN {posted} ELSE {said} END')} AS data",
         ]
         on = self.joined.format(self.run_id("e.run_id", of_reads=True))
         return f"SELECT {', '.join(columns)} FROM events e LEFT JOIN runs r ON {on}"
+
+    def posted(self, said: str) -> tuple[str, str]:
+        """Who appended a custom event, and its data, which come last.
+
+        They are cut out of the text: functions for JSON fail for deep data, or change what they read.
+        """
+        key = '"data":'
+        at = self.found.format(said, key)
+        head = self.concat([f"substr({said}, 1, {at} - 2)", "'}'"])
+        rest = f"{self.length.format(said)} - {at} - {len(key)}"
+        return self.part.format(head, "by"), f"substr({said}, {at} + {len(key)}, {rest})"
 
     def run_id(self, stored: str, *, of_reads: bool = False) -> str:
         """A run id as text. `of_reads`: of the run, if it is a stream of its reads, whose version is 8."""
@@ -151,20 +176,31 @@ class _Sqlite:
 _PARTS = ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))  # of a UUID's digits: the first, and how many
 
 
+# No operator of PostgreSQL reads JSON with the character NUL: one event would end every query over its row.
+# So U+FFFD stands for it. An even number of backslashes before `\u0000` belongs to other characters.
+_NUL = r"'(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g'"
+_SAID = (
+    r"CASE WHEN position('\\u0000'::bytea IN {0}) > 0 "
+    f"THEN regexp_replace(convert_from({{0}}, 'UTF8'), {_NUL}) ELSE convert_from({{0}}, 'UTF8') END"
+)
+
+
 class _Postgresql(_Sqlite):
     types: ClassVar[dict[Type, str]] = {
         "text": 'CAST({0} AS text) COLLATE "C"', "integer": "{0}::bigint",
         "cost": f"({{0}}::numeric / {NANO})",
         "date": "{0}::date", "key": "{0}", "time": "to_timestamp({0} / 1000.0)",
-        "json": "convert_from({0}, 'UTF8')::json",
+        "json": f"({_SAID})::json",
     }  # fmt: skip
     nothing: ClassVar[dict[Type, str]] = {
         "text": 'CAST(NULL AS text) COLLATE "C"', "integer": "NULL::bigint",
         "cost": "NULL::numeric", "date": "NULL::date",
         "key": "NULL::bytea", "time": "NULL::timestamptz", "json": "NULL::json",
     }  # fmt: skip
-    part = "({0} ->> '{1}')"
-    inner = "({0} -> '{1}')"
+    said = f"({_SAID})"
+    json = "({0})::json"
+    part = "(({0})::json ->> '{1}')"
+    found = "strpos({0}, '{1}')"
     joined = 'r.run_id = {0} COLLATE "C"'
     hexed = "encode({0}, 'hex')"
 
@@ -181,8 +217,9 @@ class _Mysql(_Sqlite):
         "cost": "CAST(NULL AS DECIMAL(38, 9))", "date": "CAST(NULL AS DATE)",
         "time": "CAST(NULL AS DATETIME)", "json": "CAST(NULL AS CHAR)",
     }  # fmt: skip
+    said = "CONVERT({0} USING utf8mb4)"
     part = "JSON_UNQUOTE(JSON_EXTRACT({0}, '$.{1}'))"
-    inner = "JSON_EXTRACT({0}, '$.{1}')"
+    length = "CHAR_LENGTH({0})"
     joined = "r.run_id = CAST({0} AS BINARY)"
     hexed = "LOWER(HEX({0}))"
 

@@ -31,7 +31,7 @@ class ClaimFailed(Exception):
     """A promise of runstore did not hold."""
 
 
-class Frame(msgspec.Struct, frozen=True):
+class DemoFrame(msgspec.Struct, frozen=True):
     """One server-sent event with its original bytes."""
 
     raw: bytes
@@ -43,7 +43,7 @@ class Frame(msgspec.Struct, frozen=True):
         return seq
 
 
-class Server:
+class DemoServer:
     """A `runstore serve` process of our own on a free port; it can be killed."""
 
     def __init__(self, folder: Path, config: Path | None) -> None:
@@ -99,7 +99,7 @@ class Server:
         run_id: str = answer.json()["run_id"]
         return run_id
 
-    def frames(self, run_id: str, after: int = 0) -> Iterator[Frame]:
+    def frames(self, run_id: str, after: int = 0) -> Iterator[DemoFrame]:
         """The run's stream. Leaving the iteration cuts the connection."""
         with self.http.stream(
             "GET", f"/runs/{run_id}/stream", headers={"Last-Event-ID": str(after)}
@@ -107,13 +107,13 @@ class Server:
             parser = FrameParser()
             for part in answer.iter_raw():
                 for frame in parser.feed(part):
-                    yield Frame(frame.raw, msgspec.json.decode(frame.data))
+                    yield DemoFrame(frame.raw, msgspec.json.decode(frame.data))
 
 
 class Story:
     """Runs the steps and raises ClaimFailed at the first claim that does not hold."""
 
-    def __init__(self, console: Console, server: Server, agent: str) -> None:
+    def __init__(self, console: Console, server: DemoServer, agent: str) -> None:
         self._console = console
         self._server = server
         self._agent = agent
@@ -222,7 +222,7 @@ def run_demo(config: Path | None, agent: str) -> int:
     """Run the demo; the exit code is 0 only if every claim held."""
     console = Console()
     with tempfile.TemporaryDirectory(prefix="runstore-demo-", ignore_cleanup_errors=True) as folder:
-        server = Server(Path(folder), config.resolve() if config else None)
+        server = DemoServer(Path(folder), config.resolve() if config else None)
         try:
             server.start()
             Story(console, server, agent).tell()
@@ -235,8 +235,8 @@ def run_demo(config: Path | None, agent: str) -> int:
     return 0
 
 
-def take_until_tokens(frames: Iterator[Frame], count: int) -> list[Frame]:
-    taken: list[Frame] = []
+def take_until_tokens(frames: Iterator[DemoFrame], count: int) -> list[DemoFrame]:
+    taken: list[DemoFrame] = []
     for frame in frames:
         taken.append(frame)
         if len(tokens(taken)) == count:
@@ -244,13 +244,13 @@ def take_until_tokens(frames: Iterator[Frame], count: int) -> list[Frame]:
     return taken
 
 
-def tokens(frames: list[Frame]) -> list[str]:
+def tokens(frames: list[DemoFrame]) -> list[str]:
     return [frame.event["data"]["text"] for frame in frames if frame.event["type"] == "llm.token"]
 
 
-def said(frames: list[Frame]) -> str:
+def said(frames: list[DemoFrame]) -> str:
     return "".join(tokens(frames))
 
 
-def ended(frames: list[Frame]) -> bool:
+def ended(frames: list[DemoFrame]) -> bool:
     return bool(frames) and frames[-1].event["type"] in ENDINGS

@@ -7,13 +7,22 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.codec import EncodedEvent
-from runstore.core.errors import LeaseLost, RunActive, RunClosed, RunNotFound, RunstoreError, WrongExpectedSeq
+from runstore.core.errors import (
+    LeaseLost,
+    RunActive,
+    RunClosed,
+    RunNotFound,
+    RunstoreError,
+    Unheard,
+    WrongExpectedSeq,
+)
 from runstore.core.events import (
     AuditErased,
     AuditProjection,
     AuditRead,
     CancelRequested,
     Deleted,
+    InputAdded,
     InputGiven,
     InputRequested,
     Purged,
@@ -41,7 +50,7 @@ class Append(Struct, eq=False):
 
     `waiter` receives the last seq or the error; without one, `refused` is called on a refusal. `patient`
     appends survive an unavailable log, others fail with it. `urgent` ones precede other runs' streamed text.
-    `size`: bytes of data.
+    `size`: bytes of data. `heard`: see `LogWriter.append`.
     """
 
     run_id: str
@@ -54,6 +63,7 @@ class Append(Struct, eq=False):
     waiter: Waiter | None = None
     refused: Callable[[RunstoreError], None] | None = None
     reservation: Reservation | None = None
+    heard: int | None = None
 
 
 class Given(Struct, frozen=True):
@@ -67,7 +77,7 @@ def admit(head: Head, append: Append) -> list[EncodedEvent]:
     """The events that the run accepts, in order, from `head.seq + 1` on.
 
     Raises:
-        RunNotFound, RunActive, RunClosed, LeaseLost, WrongExpectedSeq
+        RunNotFound, RunActive, RunClosed, LeaseLost, WrongExpectedSeq, Unheard
     """
     events = append.events
     first = events[0]
@@ -83,15 +93,17 @@ def admit(head: Head, append: Append) -> list[EncodedEvent]:
         raise LeaseLost(append.run_id, head.seq, append.attempt, head.attempt)
     if append.expected_seq is not None and append.expected_seq != head.seq:
         raise WrongExpectedSeq(append.run_id, head.seq, append.expected_seq)
+    if append.heard is not None and head.added > append.heard:
+        raise Unheard(append.run_id, head.seq, head.added)
     if head.cancel_requested:  # a repeated request is not stored again
         return [event for event in events if event.type != CancelRequested.type]
     return events
 
 
 def _takes_marker(head: Head, append: Append) -> bool:
-    """Whether a closed run accepts a marker: each once, and none after it is purged.
+    """Whether a closed run accepts a marker: each marker once, and no marker after `run.purged`.
 
-    An exception is a purge that replaces an earlier one's event, and names the head that it has seen.
+    The exception is a purge that replaces an earlier `run.purged`: it names the head that it has seen.
     """
     type = append.events[0].type
     if head.purged:
@@ -102,8 +114,8 @@ def _takes_marker(head: Head, append: Append) -> bool:
 def advance(head: Head, events: list[EncodedEvent]) -> Head:
     """The head after these events."""
     closed, deleted, attempt, cancel = head.closed, head.deleted, head.attempt, head.cancel_requested
-    purged, status = head.purged, head.status
-    for event in events:
+    purged, status, added = head.purged, head.status, head.added
+    for seq, event in enumerate(events, head.seq + 1):
         if event.ends:
             closed = True
         elif event.type == CancelRequested.type:
@@ -116,8 +128,10 @@ def advance(head: Head, events: list[EncodedEvent]) -> Head:
         elif event.type == InputGiven.type:
             left = msgspec.json.decode(event.data, type=Given).open
             status = "waiting" if left else "queued"
+        elif event.type == InputAdded.type:
+            added = seq
         elif event.type == Deleted.type:
             deleted = True
         elif event.type == Purged.type:
             purged = True
-    return Head(head.seq + len(events), closed, deleted, attempt, cancel, purged, status)
+    return Head(head.seq + len(events), closed, deleted, attempt, cancel, purged, status, added)

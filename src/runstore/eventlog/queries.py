@@ -31,8 +31,9 @@ _RUN = (
 _LAST = select(*_RECORDED).where(_e.run_id == bindparam("run")).order_by(_e.seq.desc()).limit(1)
 _ENDING = _LAST.where(_e.ends == 1)  # at the end except for the markers
 _ALL = select(_e.run_id, *_RECORDED).where(_e.position > bindparam("after")).order_by(_e.position)
+_OF_AN_OPEN_RUN = ("attempt", "cancel_at", "status", "added")  # columns of a head
 _HEAD = (
-    select(_e.seq, _e.type, _e.ends, open_runs.c.attempt, open_runs.c.cancel_at, open_runs.c.status)
+    select(_e.seq, _e.type, _e.ends, *(open_runs.c[name] for name in _OF_AN_OPEN_RUN))
     .select_from(events.outerjoin(open_runs, open_runs.c.run_id == _e.run_id))
     .where(_e.run_id == bindparam("run"))
     .order_by(_e.seq.desc())
@@ -245,10 +246,11 @@ def _read_last(connection: Connection, run_id: str) -> RecordedEvent | None:
 
 
 def _head(row: Sequence[Any]) -> Head:
-    seq, type, ends, attempt, cancel_at, status = row
+    seq, type, ends, attempt, cancel_at, status, added = row
     deleted, purged = type == Deleted.type, type == Purged.type
     closed = bool(ends) or deleted or purged
-    return Head(seq, closed, deleted, attempt or 0, cancel_at is not None, purged, status or "queued")
+    state = status or "queued"
+    return Head(seq, closed, deleted, attempt or 0, cancel_at is not None, purged, state, added or 0)
 
 
 def _matches(only: EventFilter) -> ColumnElement[bool]:

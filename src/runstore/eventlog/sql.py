@@ -12,6 +12,8 @@ from runstore.eventlog.rules.control import read_expired, read_open_runs, read_r
 from runstore.eventlog.sql_store import InlineProjection, SqlStore
 from runstore.eventlog.writer import Writer
 
+LONG_READ = 1_000  # events of a run that are worth a look at how far the replica is
+
 
 class SqlEventLog:
     """The port `RunLog` over a database, which must stay open until the log is closed."""
@@ -51,7 +53,13 @@ class SqlEventLog:
         upto: int | None = None,
         limit: int = 1000,
         only: EventFilter | None = None,
+        from_replica: bool = False,
     ) -> list[RecordedEvent]:
+        if from_replica and (upto is None or upto - after >= LONG_READ):
+            page = await self.database.query_past(read_run, run_id, after, upto, limit, only)
+            if page or upto is None or only is not None:
+                return page
+            # The log has events up to `upto`: an empty page is the replica's mistake.
         return await self.database.query_history(read_run, run_id, after, upto, limit, only)
 
     async def read_all(self, *, after: int = 0, limit: int = 1000) -> list[RecordedEvent]:
@@ -60,7 +68,7 @@ class SqlEventLog:
         A run that is being purged may appear in part; its `run.purged` follows and summarises it.
         """
         upto = await self.database.high_water_mark(after)
-        return await self.database.query_history(read_all, after, upto, limit)
+        return await self.database.query_past(read_all, after, upto, limit)
 
     async def open_runs(self, *, limit: int = 2_000, exclude_workers: Collection[str] = ()) -> list[OpenRun]:
         return await self.database.query(read_open_runs, limit, exclude_workers)

@@ -230,7 +230,7 @@ class SqlStore:
                 recorded = admitted.recorded()
                 for projection in self._projections:
                     projection.apply(connection, recorded)
-            write_control(connection, evolving)
+            write_control(connection, evolving, admitted.heads)
 
     def _remember(self, admitted: _Admitted) -> None:
         if len(self._heads) > MAX_KNOWN_HEADS:

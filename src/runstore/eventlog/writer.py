@@ -87,6 +87,7 @@ class Writer:
         attempt: int | None = None,
         patient: bool = False,
         reservation: Reservation | None = None,
+        heard: int | None = None,
     ) -> int:
         """See `LogWriter.append`."""
         encoded = _encode_all(events)
@@ -97,6 +98,7 @@ class Writer:
         append = Append(
             run_id, encoded, expected_seq, attempt, patient, urgent=patient or any(map(_moves_run, encoded)),
             size=sum(len(e.data) for e in encoded), waiter=Waiter(loop, future), reservation=reservation,
+            heard=heard,
         )  # fmt: skip
         while not self._pending.put(append):
             await self.room()

@@ -1,7 +1,7 @@
 """Follows several runs as one stream, from the reader's cursor in each of them.
 
 Runs take turns, and the next one is read only when the events of the one before have been taken: a slow
-reader costs no more than that of a single run.
+reader costs no more memory than a reader of one run.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ FindStarts = Callable[[], Awaitable[None]]
 
 
 class NewRuns:
-    """How a stream of all of a user's runs learns of new ones.
+    """Finds the new runs for a stream of all of a user's runs.
 
     Args:
         started: set when there may be new runs.

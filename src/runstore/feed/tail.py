@@ -5,7 +5,9 @@ order of steps leaves no gap: register for news, note the end of the history, re
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Self
 
 from runstore.core.codec import TailEvent
 from runstore.core.errors import LogUnavailable, RunPurged
@@ -36,9 +38,20 @@ class Tail:
         self._only = only
         self._idle_s = idle_s
         self._history = -1  # replay up to here, then go live; -1: unknown yet
+        self._live: Subscription | None = None  # from before the run existed
         self.ended = False  # the terminal event was read, or nothing can follow
         self.missing = False  # the run does not exist, or it ends before the cursor
         self.purged = False  # the run's events were removed; the reader may lack some
+
+    @contextmanager
+    def before_its_run(self) -> Iterator[Self]:
+        """Subscribe before the run exists: the feed then has all of its events, and nothing is replayed.
+
+        The run must be stored before `events` is called, and this context may close after its end.
+        """
+        with self._feed.subscribe(self.run_id) as self._live:
+            self._history = self._cursor
+            yield self
 
     async def events(self) -> AsyncIterator[Sequence[TailEvent]]:
         """Yield the events with `seq > after`, as many as are available; none after `idle_s` without any.
@@ -46,7 +59,8 @@ class Tail:
         Stops after the terminal event, when the feed closes, and when the run does not exist, ends before
         `after`, or was purged; a new request gets the error. While the log cannot be read it idles.
         """
-        with self._feed.subscribe(self.run_id) as live:
+        subscribed = nullcontext(self._live) if self._live else self._feed.subscribe(self.run_id)
+        with subscribed as live:
             while not (self.ended or self.purged or self._feed.closing):
                 try:
                     events = await self.advance(live)
@@ -95,7 +109,12 @@ class Tail:
 
     async def _replay(self) -> Sequence[TailEvent]:
         page = await self._log.read(
-            self.run_id, after=self._cursor, upto=self._history, limit=PAGE_EVENTS, only=self._only
+            self.run_id,
+            after=self._cursor,
+            upto=self._history,
+            limit=PAGE_EVENTS,
+            only=self._only,
+            from_replica=True,
         )
         self._cursor = page[-1].seq if page else self._history
         self.ended = any(event.ends for event in page)

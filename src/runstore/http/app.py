@@ -1,43 +1,49 @@
 """The API: a list of surfaces, and the middleware around them."""
 
 from collections.abc import Callable, Sequence
-from secrets import token_bytes
 
+from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.routing import compile_path
-from starlette.types import Lifespan
 
 from runstore.http.bodies import Bodies
 from runstore.http.console.routes import Console, is_of_console
 from runstore.http.errors import NATIVE_ERRORS, ErrorResponder, path_of
-from runstore.http.executor.routes import EXECUTOR_ERRORS, HierarchyRoutes, TeamRunRoutes
-from runstore.http.following import Following
+from runstore.http.executor.answers import EXECUTOR_ERRORS
+from runstore.http.executor.hierarchies import HierarchyRoutes
+from runstore.http.executor.runs import TeamRunRoutes
+from runstore.http.following import RunStreams
 from runstore.http.native.agents import AgentRoutes
 from runstore.http.native.audit import AuditRoutes
+from runstore.http.native.deletion import DeletionRoutes
+from runstore.http.native.events import EventRoutes
 from runstore.http.native.forks import ForkRoutes
 from runstore.http.native.inputs import InputRoutes
-from runstore.http.native.projections import NoProjections, Operated, ProjectionRoutes
+from runstore.http.native.model_requests import RequestRoutes
+from runstore.http.native.projections import ProjectionRoutes
 from runstore.http.native.reports import ReportRoutes
-from runstore.http.native.requests import RequestRoutes
 from runstore.http.native.runs import RunRoutes
-from runstore.http.native.server import Exposition, ListWorkers, ServerRoutes, no_metrics, no_workers
+from runstore.http.native.server import Exposition, ListWorkers, ReadDatabase, ServerRoutes
+from runstore.http.native.steps import StepRoutes, fold_threads
 from runstore.http.native.streams import StreamRoutes
 from runstore.http.native.tickets import TicketRoutes
+from runstore.http.native.transcripts import TranscriptRoutes
 from runstore.http.openai.chat import ChatRoutes
 from runstore.http.openai.objects import OPENAI_ERRORS
 from runstore.http.operations import Surface
 from runstore.http.security.access import Access
 from runstore.http.security.auth import Authentication, Authenticator
 from runstore.http.security.hosts import HostCheck, Hosts, PathCheck, cors
-from runstore.http.security.signing import TicketScope, TicketSigner
+from runstore.http.security.signing import TicketScope
 from runstore.http.streaming.subscribers import Subscribers
+from runstore.maintenance.projections import Projections
 from runstore.projections.prices import Prices
 from runstore.store.audit import AuditLog
 from runstore.store.erasure import Erasure
 from runstore.store.hierarchies import HierarchyStore
-from runstore.store.reports import Reports
+from runstore.store.reports.reports import Reports
 from runstore.store.runs import RunStore
 
 SURFACES = (
@@ -49,9 +55,13 @@ SURFACES = (
         (
             AgentRoutes,
             RunRoutes,
+            EventRoutes,
+            DeletionRoutes,
             InputRoutes,
             RequestRoutes,
             ForkRoutes,
+            StepRoutes,
+            TranscriptRoutes,
             StreamRoutes,
             TicketRoutes,
             AuditRoutes,
@@ -65,70 +75,49 @@ ERRORS = ErrorResponder({surface.prefix: surface.errors for surface in SURFACES}
 OPEN_PATHS = frozenset(
     path for surface in SURFACES for path, operation in surface.operations if operation.open
 )
+METHODS = {"GET": {"GET", "HEAD"}}  # that a route answers besides its own
 TICKETED = [
-    (compile_path(path)[0], operation.ticket)
+    (METHODS.get(operation.method, {operation.method}), compile_path(path)[0], operation.ticket)
     for surface in SURFACES
     for path, operation in surface.operations
     if operation.ticket is not None
 ]
-DEFAULT_HOSTS = Hosts()
-NO_PROJECTIONS = NoProjections()
-NO_PRICES = Prices()
 
 
-def build_http(
-    store: RunStore,
-    hierarchies: HierarchyStore,
-    audit: AuditLog,
-    reports: Reports,
-    erasure: Erasure,
-    *,
-    not_ready: Callable[[], str | None],
-    metrics: Exposition = no_metrics,
-    workers: ListWorkers = no_workers,
-    lifespan: Lifespan[Starlette] | None = None,
-    hosts: Hosts = DEFAULT_HOSTS,
-    authenticator: Authenticator | None = None,
-    cors_origins: Sequence[str] = (),
-    console: bool = True,
-    projections: Operated = NO_PROJECTIONS,
-    prices: Prices = NO_PRICES,
-) -> Starlette:
-    """The API over a store.
+class Served(Struct, frozen=True, kw_only=True):
+    """The parts of a process that the API makes available.
+
+    Args:
+        not_ready: returns the reason why the process cannot work now, or None.
+        metrics: the metrics for an `Accept` header.
+        projections: whose state admins and auditors see, and that admins may rebuild.
+        prices: of the configuration.
+    """
+
+    store: RunStore
+    hierarchies: HierarchyStore
+    audit: AuditLog
+    reports: Reports
+    erasure: Erasure
+    projections: Projections
+    prices: Prices
+    authenticator: Authenticator
+    workers: ListWorkers
+    database: ReadDatabase
+    metrics: Exposition
+    not_ready: Callable[[], str | None]
+
+
+def build_http(served: Served, *, hosts: Hosts, cors_origins: Sequence[str], console: bool) -> Starlette:
+    """The API of a process.
 
     Args:
         hosts: the host names that it accepts.
         cors_origins: origins whose pages may read the answers in a browser.
-        authenticator: identifies the caller. None: everyone is the user `local`, an admin.
         console: serve the console, too.
-        projections: whose state admins and auditors see, and that admins may rebuild.
-        prices: of the configuration.
     """
-    access, subscribers, bodies = Access(store, audit.reads), Subscribers(store), Bodies(store)
-    signer = authenticator.tickets if authenticator else TicketSigner(token_bytes(32))
-    following = Following(store, subscribers)
-    handlers = (
-        ChatRoutes(store, subscribers, bodies),
-        HierarchyRoutes(store, hierarchies),
-        TeamRunRoutes(store, hierarchies, access, following),
-        AgentRoutes(store, access, subscribers),
-        RunRoutes(store, access, following, erasure),
-        InputRoutes(store, access),
-        RequestRoutes(store, access),
-        ForkRoutes(store, access),
-        StreamRoutes(access, following),
-        TicketRoutes(store, access, signer),
-        AuditRoutes(audit, access, subscribers),
-        ReportRoutes(reports, access),
-        ProjectionRoutes(projections, prices),
-        ServerRoutes(
-            workers=workers,
-            not_ready=not_ready,
-            metrics=metrics,
-            surfaces=SURFACES,
-            authenticator=authenticator,
-        ),
-    )
+    bodies = Bodies(served.store)
+    handlers = _handlers(served, bodies)
     app = Starlette(
         routes=[
             *(route for surface in SURFACES for route in surface.routes(handlers, bodies)),
@@ -140,17 +129,50 @@ def build_http(
             Middleware(PathCheck, errors=ERRORS),
             Middleware(
                 Authentication,
-                authenticator=authenticator,
+                authenticator=served.authenticator,
                 errors=ERRORS,
                 is_open=lambda request: _is_open(request, console=console),
                 scope_of=_scope_of,
             ),
         ],
         exception_handlers=ERRORS.handlers,
-        lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _handlers(served: Served, bodies: Bodies) -> Sequence[object]:
+    """An object of each class that the surfaces name."""
+    store, hierarchies = served.store, served.hierarchies
+    access, subscribers = Access(store, served.audit.reads), Subscribers(store)
+    following, folds = RunStreams(store, subscribers), fold_threads()
+    return (
+        ChatRoutes(store, subscribers, bodies),
+        HierarchyRoutes(hierarchies),
+        TeamRunRoutes(store, hierarchies, access, following),
+        AgentRoutes(store, access, subscribers),
+        RunRoutes(store, access, following),
+        EventRoutes(store, access, following),
+        DeletionRoutes(store, access, served.erasure),
+        InputRoutes(store, access),
+        RequestRoutes(store, access),
+        ForkRoutes(store, access),
+        StepRoutes(store, access, served.prices, folds),
+        TranscriptRoutes(store, access, folds),
+        StreamRoutes(access, following),
+        TicketRoutes(store, access, served.authenticator.tickets),
+        AuditRoutes(served.audit, access, subscribers),
+        ReportRoutes(served.reports, access),
+        ProjectionRoutes(served.projections, served.prices),
+        ServerRoutes(
+            workers=served.workers,
+            database=served.database,
+            not_ready=served.not_ready,
+            metrics=served.metrics,
+            surfaces=SURFACES,
+            authenticator=served.authenticator,
+        ),
+    )
 
 
 def _is_open(request: Request, *, console: bool) -> bool:
@@ -159,7 +181,7 @@ def _is_open(request: Request, *, console: bool) -> bool:
 
 def _scope_of(request: Request) -> TicketScope | None:
     """The stream that a request asks for, if it may have a ticket."""
-    for pattern, scope in TICKETED:
-        if found := pattern.fullmatch(path_of(request.scope)):
+    for methods, pattern, scope in TICKETED:
+        if request.method in methods and (found := pattern.fullmatch(path_of(request.scope))):
             return scope(found.groupdict(), request.query_params)
     return None

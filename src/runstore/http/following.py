@@ -19,7 +19,7 @@ from runstore.http.streaming.watched import attended
 from runstore.store.runs import RunStore
 
 
-class Following:
+class RunStreams:
     """Opens streams of runs that their reader may read."""
 
     def __init__(self, store: RunStore, subscribers: Subscribers) -> None:

@@ -14,7 +14,7 @@ from runstore.core.records import EventRecord
 from runstore.http.bodies import Body
 from runstore.http.errors import NATIVE_ERRORS, ErrorForm, status_of
 from runstore.http.openai.objects import MENDED_FIELDS, Chunk
-from runstore.http.operations import Answer, Operation, Problem, Surface
+from runstore.http.operations import Operation, Problem, ResponseSpec, Surface
 from runstore.http.requests import Parameter, Schema
 from runstore.http.schemas import (
     ANY_TYPE,
@@ -163,7 +163,7 @@ class _Document:
             content[ANY_TYPE] = {"schema": {"type": "string", **within(schema)}}
         return {"description": description, "required": not body.optional, "content": content}
 
-    def _answer(self, answer: Answer) -> Schema:
+    def _answer(self, answer: ResponseSpec) -> Schema:
         found: Schema = {"description": answer.description}
         if answer.headers:
             found["headers"] = {name: header(schema) for name, schema in answer.headers.items()}

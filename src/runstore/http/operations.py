@@ -32,7 +32,7 @@ ScopeOf = Callable[[Mapping[str, str], QueryParams], TicketScope]  # of a path's
 B = TypeVar("B", covariant=True)
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class ResponseSpec(Struct, frozen=True, kw_only=True):
     """A successful answer.
 
     Args:
@@ -66,7 +66,7 @@ class Operation(Struct, Generic[B], frozen=True, kw_only=True):
     id: str
     summary: str
     handler: Callable[[Any, "Call[B]"], Awaitable[Response]]
-    answers: dict[int, Answer]
+    answers: dict[int, ResponseSpec]
     parameters: tuple[Parameter, ...] = ()
     body: Body[B] | None = None
     problems: tuple[Problem, ...] = ()
@@ -131,7 +131,7 @@ def operation(
     method: str,
     path: str,
     *,
-    answers: dict[int, Answer],
+    answers: dict[int, ResponseSpec],
     parameters: tuple[Parameter, ...] = (),
     body: Body[B] | None = None,
     problems: tuple[Problem, ...] = (),

@@ -7,15 +7,13 @@ differently are refused before a route sees them. In another server (`MountedApp
 import asyncio
 import socket
 import time
-from http import HTTPStatus
-from typing import Any
 
 import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from runstore.http.errors import error_response
+from runstore.http.request_head import Refused, check_head, malformed, take_host_of_target, without_upgrade
 from runstore.http.streaming import watched
 
 MAX_HEAD_BYTES = 64 << 10  # bytes of a request before its body
@@ -32,32 +30,7 @@ MAX_REST_BYTES = 128 << 20  # bytes of that rest: reading them costs the process
 MAX_REFUSED_REST_BYTES = 1 << 20  # bytes of the rest of a request that is not valid HTTP
 MAX_UNSENT_BYTES = 16 << 10  # bytes buffered in the kernel, so that a slow reader's progress is visible
 
-KNOWN_VERSIONS = frozenset({"1.0", "1.1"})
-SCHEMES = frozenset({b"http", b"https"})  # of a target in absolute form
-ONCE = ("Host", "Authorization")  # headers of which a proxy may have checked another one than is used here
-UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
-
 log = structlog.get_logger(__name__)
-
-
-class Refused(Exception):
-    """The client sent a request that the server does not accept."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-    @property
-    def answer(self) -> bytes:
-        body = bytes(error_response(self.status, self.code, str(self)).body)
-        lines = [
-            f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
-            "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
-            "Connection: close",
-        ]
-        return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 class Connections(ServerState):
@@ -157,8 +130,9 @@ class HttpProtocol(HttpToolsProtocol):
         except Refused as refused:
             self._refuse(refused)
         except httptools.HttpParserError as error:
-            malformed = _malformed(f"this is not an HTTP/1.1 request: {error}")
-            self._refuse(error.__context__ if isinstance(error.__context__, Refused) else malformed)
+            own = error.__context__  # raised by a callback
+            invalid = malformed(f"this is not an HTTP/1.1 request: {error}")
+            self._refuse(own if isinstance(own, Refused) else invalid)
 
     def _feed(self, data: bytes) -> None:
         while data:
@@ -170,22 +144,11 @@ class HttpProtocol(HttpToolsProtocol):
                 return
 
     def _without_upgrade(self) -> bytes:
-        """The head again, to continue in HTTP/1.1 (RFC 9110, 7.8).
-
-        The parser would not read a body after it.
-        """
-        if self.parser.get_method() == b"CONNECT":
-            raise _malformed("this server is not a proxy: it does not take CONNECT")
-        head = [self.parser.get_method() + b" " + self.url + b" HTTP/1.1\r\n"]
-        for name, value in self.headers:
-            if name == b"connection":
-                options = [option.strip() for option in value.split(b",")]
-                value = b", ".join(each for each in options if each.lower() not in UPGRADE_HEADERS)
-            if name not in UPGRADE_HEADERS:
-                head.append(b"%b: %b\r\n" % (name, value))
+        """The head again, for a new parser: this one would not read a body after it."""
+        head = without_upgrade(self.parser.get_method(), self.url, self.headers)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        return b"".join([*head, b"\r\n"])
+        return head
 
     def _check_bounds(self) -> None:
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
@@ -208,9 +171,10 @@ class HttpProtocol(HttpToolsProtocol):
             return  # the parser calls again without it
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             raise _too_large_head()  # it came in one read
-        self._check_head()
+        check_head(self.parser.get_http_version(), self.headers)
+        self.url = take_host_of_target(self.url, self.headers)
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise _malformed(f"more than {MAX_PIPELINED} requests wait for an answer")
+            raise malformed(f"more than {MAX_PIPELINED} requests wait for an answer")
         self._in_head, self._head_bytes, self._body_begun = False, 0, False
         self._framing_bytes = self._framing_allowed = 0
         self._cancel_deadline()
@@ -219,41 +183,6 @@ class HttpProtocol(HttpToolsProtocol):
         if self.scope["http_version"] == "1.0":  # which has no chunks (RFC 9112, 6.1); uvicorn sends them
             self.cycle.chunked_encoding = False
             self.cycle.expected_content_length = _UntilClosed()
-
-    def _check_head(self) -> None:
-        version, names = self.parser.get_http_version(), [name for name, _ in self.headers]
-        if version not in KNOWN_VERSIONS:
-            raise _malformed(f"HTTP/{version} is not supported; use HTTP/1.1")
-        for name in ONCE:
-            if names.count(name.lower().encode()) > 1:
-                raise _malformed(f"a request may have one `{name}` header, not several")
-        if b"transfer-encoding" in names:
-            coding = next(value for name, value in self.headers if name == b"transfer-encoding")
-            if coding.strip().lower() != b"chunked":
-                raise _malformed("the only supported transfer coding is `chunked`")
-            if version == "1.0":
-                raise _malformed("HTTP/1.0 has no `Transfer-Encoding`")
-        self._take_host_of_target()
-
-    def _take_host_of_target(self) -> None:
-        """Prefer the host of a target in absolute form over the header (RFC 9112, 3.2.2)."""
-        if b"#" in self.url:
-            raise _malformed("the target must not have a fragment")
-        if self.url.startswith(b"/"):
-            return
-        target: Any = httptools.parse_url(self.url)  # its stub knows no part that is missing
-        if target.host is None:
-            raise _malformed("the target must be a path, or a URL with a host")
-        if target.schema.lower() not in SCHEMES:
-            raise _malformed("the target's scheme must be http or https")
-        if target.userinfo is not None or b"@" in self.url.split(b"/")[2]:
-            raise _malformed("the target must not hold a user's name or password")
-        host = b"[%b]" % target.host if b":" in target.host else target.host
-        host = host if target.port is None else b"%b:%d" % (host, target.port)
-        self.headers[:] = [each for each in self.headers if each[0] != b"host"]
-        self.headers.append((b"host", host))
-        path = target.path or b"/"
-        self.url = path if target.query is None else path + b"?" + target.query
 
     def on_body(self, body: bytes) -> None:
         self._body_begun = True
@@ -401,10 +330,6 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif unsent:
             self._reader_watch = self.loop.call_later(watched.CHECK_S, self._look_at_reader)
-
-
-def _malformed(message: str) -> Refused:
-    return Refused(400, "malformed_request", message)
 
 
 def _too_large_head() -> Refused:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -111,6 +111,42 @@ def read_seconds(request: Request, parameter: Parameter) -> float:
     return seconds
 
 
+def read_period(request: Request) -> tuple[int | None, int | None]:
+    """`since` and `until` as milliseconds since 1970."""
+    since, until = read_time(request, "since"), read_time(request, "until")
+    if since is not None and until is not None:
+        check_order(request, in_order=since <= until)
+    return since, until
+
+
+def read_days(request: Request) -> tuple[str | None, str | None]:
+    """`since` and `until` as days such as 2026-11-29."""
+    since, until = read_day(request, "since"), read_day(request, "until")
+    if since is not None and until is not None:
+        check_order(request, in_order=since <= until)
+    return since, until
+
+
+def read_day(request: Request, name: str) -> str | None:
+    """A day such as 2026-11-29."""
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text if len(text) == 10 else "").isoformat()
+    except ValueError as error:
+        raise BadRequest(
+            f"{name}={text[:50]!r} must be a day such as 2026-11-29", code="invalid_parameter"
+        ) from error
+
+
+def check_order(request: Request, *, in_order: bool) -> None:
+    """Refuse a period that ends before it begins."""
+    if not in_order:
+        since, until = (request.query_params[name][:50] for name in ("since", "until"))
+        raise BadRequest(f"since={since!r} must not be later than until={until!r}", code="invalid_parameter")
+
+
 def read_time(request: Request, name: str) -> int | None:
     """A time as milliseconds since 1970."""
     text = request.query_params.get(name)
@@ -151,9 +187,10 @@ def read_cursor(request: Request, otherwise: int = 0) -> int:
 
 def read_seq(text: str) -> int:
     if not _is_number(text):
-        raise BadRequest(
-            f"the cursor {text[:50]!r} is not a seq: it must be a whole number", code="invalid_cursor"
+        message = (
+            f"the cursor {text[:50]!r} must be a whole number: an event's seq, or its position in the log"
         )
+        raise BadRequest(message, code="invalid_cursor")
     return int(text)
 
 

@@ -6,17 +6,21 @@ from runstore.core import errors
 from runstore.core.names import MAX_NAME
 from runstore.core.records import EventRecord
 from runstore.http.errors import Forbidden, Unauthorized
-from runstore.http.operations import Answer, Problem
+from runstore.http.operations import Problem, ResponseSpec
 from runstore.http.requests import IDEMPOTENCY_KEY, MAX_CURSOR_DIGITS, Parameter, Schema, whole
 from runstore.http.streaming.frames import RETRY_MS
 from runstore.http.streaming.sse import HEADERS as STREAM_HEADERS
 from runstore.http.streaming.sse import MEDIA_TYPE as SSE
 
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
 ANY_TYPE = "*/*"
 TEXT: Schema = {"type": "string"}
 NAME: Schema = {"type": "string", "maxLength": MAX_NAME}
 UUID: Schema = {"type": "string", "format": "uuid"}
+MOMENT: Schema = {"type": "string", "format": "date-time"}
+MAX_PAGE = 1_000  # runs or events of one page
+MAX_REASON = 200  # characters of the reason of a stop or a purge
 
 # ---- errors ----
 
@@ -55,6 +59,8 @@ TOO_MANY_STREAMS: Problem = errors.LimitExceeded
 
 CURSOR = whole(0, 10**MAX_CURSOR_DIGITS - 1, 0)
 
+LIMIT = Parameter("limit", whole(1, MAX_PAGE, 100))
+LIMIT_OF_LINES = Parameter("limit", whole(1, 10**MAX_CURSOR_DIGITS, 10**MAX_CURSOR_DIGITS))
 RUN_ID = Parameter("run_id", UUID, "the run", "path")
 LAST_EVENT_ID = Parameter(
     "Last-Event-ID",
@@ -121,15 +127,17 @@ def header(schema: Schema, *, required: bool = True) -> Schema:
 
 def json(
     description: str, content: Any, headers: dict[str, Schema] | None = None, run_id: str = ""
-) -> Answer:
-    return Answer(description=description, content={JSON: content}, headers=headers or {}, run_id=run_id)
+) -> ResponseSpec:
+    return ResponseSpec(
+        description=description, content={JSON: content}, headers=headers or {}, run_id=run_id
+    )
 
 
 def stream(
     description: str, headers: dict[str, Schema] | None = None, run_id: str = "", schema: Schema = STREAM
-) -> Answer:
+) -> ResponseSpec:
     constant = {name: {"const": value} for name, value in STREAM_HEADERS.items()}
-    return Answer(
+    return ResponseSpec(
         description=description,
         content={SSE: schema},
         headers={**constant, **(headers or {})},
@@ -137,8 +145,8 @@ def stream(
     )
 
 
-NOTHING_LEFT = Answer(
+NOTHING_LEFT = ResponseSpec(
     description="the run is closed, and the cursor is at its end: there are no further events"
 )
 ETAG = {"ETag": TEXT}
-NOT_MODIFIED = Answer(description="the same version as in `If-None-Match`", headers=ETAG)
+NOT_MODIFIED = ResponseSpec(description="the same version as in `If-None-Match`", headers=ETAG)

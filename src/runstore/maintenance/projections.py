@@ -4,39 +4,40 @@ import difflib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import structlog
-from msgspec import Struct
 from sqlalchemy import Connection, Table
 
 from runstore.core.errors import ConfigError
 from runstore.core.events import AuditProjection
 from runstore.core.threads import in_own_thread
-from runstore.core.times import now_ms
 from runstore.database.opening import Database
-from runstore.eventlog.queries import last_position, read_first_at
+from runstore.eventlog.queries import last_position
 from runstore.maintenance.audit import record_audit
-from runstore.maintenance.rebuild import Progress, ProjectionReport, rebuild, verify
+from runstore.maintenance.projection_status import ProjectionStatus, read_status
+from runstore.maintenance.rebuild import (
+    Progress,
+    ProgressOfEach,
+    ProjectionReport,
+    rebuild,
+    rebuild_all,
+    verify,
+    verify_all,
+)
 from runstore.projections.builds import (
     UNPREPARED,
-    Build,
     ProjectionFault,
     forget,
-    live_build,
-    live_tables,
     pause,
     prepare,
     read_builds,
     resume,
     skip,
 )
-from runstore.projections.projection import Projection, Slot
+from runstore.projections.live import live_tables, reading_live
+from runstore.projections.projection import Projection
 from runstore.projections.runner import ProjectionRunner
-
-# running, paused, failed: as of its build. unbuilt: no process has made its tables yet. outdated, newer: its
-# tables are of an older or newer version than this code. unknown: this process has no code for it.
-ProjectionState = Literal["running", "paused", "failed", "unbuilt", "outdated", "newer", "unknown"]
 
 T = TypeVar("T")
 
@@ -45,37 +46,7 @@ LOCAL_USER = "local"
 SETTLE_S = 60.0  # seconds to wait for other runners
 LOOK_S = 0.05  # seconds between two looks at them
 
-STALLED_S = 5.0  # seconds without progress, with events waiting, before a projection counts as stalled
-
 log = structlog.get_logger(__name__)
-
-
-class ProjectionStatus(Struct, frozen=True):
-    """How far a projection is.
-
-    version: of this process's code; None if the code does not have it.
-    live_version: of the tables that are read; None without such tables.
-    position: the checkpoint: events up to this position of the log are applied. None for an inline
-        projection, which is never behind.
-    lag_events: positions up to the end of the log, at most so many events. lag_s: age of the first of them.
-    configured: False if its tables were made with another configuration, such as other prices: rebuild it.
-    rebuilt_to: the position that a rebuild, or a new version, has reached beside the live tables.
-    waits: what it waits for, if it makes no progress. skipped: events that were left out by command.
-    """
-
-    name: str
-    inline: bool
-    version: int | None
-    live_version: int | None
-    state: ProjectionState
-    position: int | None
-    lag_events: int
-    lag_s: float
-    configured: bool
-    rebuilt_to: int | None
-    waits: str | None
-    error: ProjectionFault | None
-    skipped: int
 
 
 class Projections:
@@ -106,15 +77,7 @@ class Projections:
 
     def status(self) -> list[ProjectionStatus]:
         """All projections, also those that only the database knows."""
-        with self._database.connect() as connection:
-            builds: dict[str, dict[Slot, Build]] = {name: {} for name in self._known}
-            for build in read_builds(connection):
-                builds.setdefault(build.name, {})[build.slot] = build
-            last = last_position(connection)
-            return [
-                _status(connection, name, self._known.get(name), builds[name], last)
-                for name in sorted(builds)
-            ]
+        return self._database.read(partial(read_status, known=self._known))
 
     def rebuild(self, name: str, progress: Progress = lambda reached, goal: None) -> ProjectionReport:
         """Fold the whole log again, and put the result in place of the live tables.
@@ -128,6 +91,16 @@ class Projections:
         """
         return rebuild(self._database, self._find(name), progress)
 
+    def rebuild_all(
+        self, names: Sequence[str], progress: ProgressOfEach = lambda name, reached, goal: None
+    ) -> list[ProjectionReport]:
+        """Rebuild several projections, reading the log once for all of them. Raises as `rebuild` does.
+
+        Returns:
+            The reports, in the order of the names in the alphabet.
+        """
+        return rebuild_all(self._database, [self._find(name) for name in dict.fromkeys(names)], progress)
+
     def verify(self, name: str, progress: Progress = lambda reached, goal: None) -> ProjectionReport:
         """Fold the whole log again beside the live tables, and compare. Nothing that is read changes.
 
@@ -136,6 +109,16 @@ class Projections:
             ProjectionFailed: it refused an event.
         """
         return verify(self._database, self._find(name), progress)
+
+    def verify_all(
+        self, names: Sequence[str], progress: ProgressOfEach = lambda name, reached, goal: None
+    ) -> list[ProjectionReport]:
+        """Verify several projections, reading the log once for all of them. Raises as `verify` does.
+
+        Returns:
+            The reports, in the order of the names in the alphabet.
+        """
+        return verify_all(self._database, [self._find(name) for name in dict.fromkeys(names)], progress)
 
     def pause(self, name: str, *, by: str = LOCAL_USER) -> None:
         """Let a projection take no more events until `resume`. Raises ConfigError if it is not running."""
@@ -173,8 +156,7 @@ class Projections:
         A projection that this process has code for is left empty and paused: `resume` lets it start over. The
         run list is left empty: each run comes back with its next change, and all with `rebuild`.
         """
-        with self._database.connect() as connection:
-            self._check(connection, name)
+        self._database.read(partial(self._check, name=name))
         record_audit(self._database, AuditProjection(by=by, command="drop", projection=name))
         projection = self._known.get(name)
         if projection is not None and projection.in_schema:
@@ -189,11 +171,14 @@ class Projections:
     def read(self, name: str, reading: Callable[[Connection, Mapping[str, Table]], T]) -> T:
         """Call `reading` with a connection and the live tables, by the names that the projection gave them.
 
+        It is called again if a rebuild has replaced the tables meanwhile.
+
         Raises:
             ConfigError: no process has made them yet.
         """
         projection = self._find(name)
-        with self._database.connect() as connection, self._database.dialect.answering(connection):
+
+        def read(connection: Connection) -> T:
             tables = live_tables(connection, projection)
             if tables is None:
                 raise ConfigError(
@@ -201,13 +186,15 @@ class Projections:
                 )
             return reading(connection, tables)
 
+        return self._database.read(lambda connection: reading_live(connection, partial(read, connection)))
+
     def run(self, names: Sequence[str] = ()) -> None:
         """Apply the events that the log has now, to these projections or to all.
 
         Where another runner has a projection, wait until that one has applied them, for SETTLE_S at most.
+        Raises the database's error after 30 s of failures.
         """
-        with self._database.connect() as connection:
-            upto = last_position(connection)
+        upto = self._database.read(last_position)
         deadline = time.monotonic() + SETTLE_S
         self.runner(names).run(once=True)
         while self._behind(names, upto) and time.monotonic() < deadline:
@@ -216,8 +203,7 @@ class Projections:
 
     def _behind(self, names: Sequence[str], upto: int) -> bool:
         """Whether running tables of these projections, or of all, lack events up to a position."""
-        with self._database.connect() as connection:
-            builds = read_builds(connection)
+        builds = self._database.read(read_builds)
         wanted = {*(names or self._known)}
         return any(
             build.name in wanted and build.live and not build.inline
@@ -276,9 +262,21 @@ class LocalProjections:
         """See `Projections.rebuild`. `progress` is called in another thread."""
         return await in_own_thread(self._projections.rebuild, name, progress)
 
+    async def rebuild_all(
+        self, names: Sequence[str], progress: ProgressOfEach = lambda name, reached, goal: None
+    ) -> list[ProjectionReport]:
+        """See `Projections.rebuild_all`. `progress` is called in another thread."""
+        return await in_own_thread(self._projections.rebuild_all, names, progress)
+
     async def verify(self, name: str, progress: Progress = lambda reached, goal: None) -> ProjectionReport:
         """See `Projections.verify`. `progress` is called in another thread."""
         return await in_own_thread(self._projections.verify, name, progress)
+
+    async def verify_all(
+        self, names: Sequence[str], progress: ProgressOfEach = lambda name, reached, goal: None
+    ) -> list[ProjectionReport]:
+        """See `Projections.verify_all`. `progress` is called in another thread."""
+        return await in_own_thread(self._projections.verify_all, names, progress)
 
     async def pause(self, name: str, *, by: str = LOCAL_USER) -> None:
         """See `Projections.pause`."""
@@ -303,68 +301,3 @@ class LocalProjections:
     async def run(self, names: Sequence[str] = ()) -> None:
         """See `Projections.run`. A store that runs agents keeps projections up to date by itself."""
         await in_own_thread(self._projections.run, names)
-
-
-def _status(
-    connection: Connection, name: str, code: Projection | None, builds: dict[Slot, Build], last: int
-) -> ProjectionStatus:
-    live = live_build(builds)
-    other = next(
-        (b for b in builds.values() if not b.live and b.state in ("running", "paused", "failed")), None
-    )
-    inline = code.inline if code is not None else any(build.inline for build in builds.values())
-    in_schema = code is not None and code.in_schema
-    shown = live or other
-    behind = live is not None and not inline and live.version != UNPREPARED
-    position = live.position if live is not None and behind else None
-    lag = max(last - position, 0) if position is not None else 0
-    at = read_first_at(connection, position) if position is not None and lag else None
-    failing = next((build for build in (live, other) if build is not None and build.error is not None), None)
-    state = _state(code, live, in_schema)
-    return ProjectionStatus(
-        name=name,
-        inline=inline,
-        version=code.version if code is not None else None,
-        live_version=code.version if code is not None and in_schema else live.version if live else None,
-        state="failed" if failing is not None and state in ("running", "outdated") else state,
-        position=position,
-        lag_events=lag,
-        lag_s=max(now_ms() - at, 0) / 1_000 if at is not None else 0.0,
-        configured=code is None or live is None or live.fingerprint == code.fingerprint,
-        rebuilt_to=other.position if other is not None else None,
-        waits=_waits(state, shown, lag if other is None else 1),
-        error=failing.error if failing is not None else None,
-        skipped=shown.skipped if shown is not None else 0,
-    )
-
-
-def _state(code: Projection | None, live: Build | None, in_schema: bool) -> ProjectionState:
-    if code is None:
-        return "unknown"
-    if in_schema:
-        return "running"
-    if live is None or live.version == UNPREPARED:
-        return "unbuilt"
-    if live.version > code.version:
-        return "newer"
-    if live.version < code.version:
-        return "outdated"
-    return live.state if live.state in ("paused", "failed") else "running"
-
-
-def _waits(state: ProjectionState, build: Build | None, behind: int) -> str | None:
-    if state == "unknown":
-        return "for the package that has it, or runstore projections drop"
-    if state == "newer":
-        return "for an upgrade of the package that has it"
-    if state == "paused":
-        return "for runstore projections resume"
-    if state == "failed":
-        return "for a correction, then runstore projections resume, or skip"
-    if build is None:
-        return "for a process that runs it" if state == "unbuilt" else None
-    silent_s = (now_ms() - build.updated_at) / 1_000
-    if not behind or silent_s < STALLED_S:
-        return None
-    whom = "no process runs it" if build.owner is None else "its process is slow or gone"
-    return f"no progress for {silent_s:.0f} s: {whom}"

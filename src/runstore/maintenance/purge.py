@@ -209,11 +209,7 @@ class Purge:
         time.sleep(TURN_S)
 
     def _read(self, function: Callable[[Connection], T]) -> T:
-        def read() -> T:
-            with self._database.connect() as connection:
-                return function(connection)
-
-        return self._patiently(read)
+        return self._patiently(lambda: self._database.read(function))
 
     def _write(self, function: Callable[[Connection], T], *, exclusive: bool = False) -> T:
         def write() -> T:

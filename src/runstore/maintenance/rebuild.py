@@ -1,11 +1,11 @@
-"""Rebuilds a projection from the log while the system runs, or verifies it against the log.
+"""Rebuilds projections from the log while the system runs, or verifies them against the log.
 
 The other slot is filled beside the live one, in short transactions, and survives interruptions: the next
 rebuild, or a runner, continues it. See `projections/filling.py`.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from uuid import uuid4
@@ -26,14 +26,16 @@ from runstore.projections.builds import (
     release,
 )
 from runstore.projections.comparison import TableDifference
-from runstore.projections.filling import Filled, Filling
+from runstore.projections.filling import Filled, Filling, fill_together
 from runstore.projections.projection import Projection, Slot
 from runstore.projections.runner import LEASE_S, POLL_S, TURN_S
 from runstore.projections.silences import Silences
 
 WATCH_S = 0.1  # seconds between two looks at another process's rebuild
+MEET_WITHIN = 100_000  # positions by which one is ahead at most if it waits for the others: a second or so
 
 Progress = Callable[[int, int], None]  # position reached, position to reach
+ProgressOfEach = Callable[[str, int, int], None]  # the projection's name, and the same
 
 
 class ProjectionReport(Struct, frozen=True):
@@ -57,53 +59,150 @@ class ProjectionReport(Struct, frozen=True):
 def rebuild(
     database: Database, projection: Projection, progress: Progress = lambda reached, goal: None
 ) -> ProjectionReport:
-    """Fold the whole log again, compare, and put the result in place of the live tables.
-
-    The live tables serve and are kept up to date until then. If another process rebuilds the projection, wait
-    for it.
-
-    Raises:
-        ConfigError: the database has a newer version of the projection, or its rebuild is paused.
-        ProjectionFailed: it refused an event; the live tables are as they were.
-    """
-    return _Rebuild(database, projection, progress, replace=True).run()
+    """See `rebuild_all`."""
+    (report,) = rebuild_all(database, [projection], lambda _name, reached, goal: progress(reached, goal))
+    return report
 
 
 def verify(
     database: Database, projection: Projection, progress: Progress = lambda reached, goal: None
 ) -> ProjectionReport:
+    """See `verify_all`."""
+    (report,) = verify_all(database, [projection], lambda _name, reached, goal: progress(reached, goal))
+    return report
+
+
+def rebuild_all(
+    database: Database,
+    projections: Sequence[Projection],
+    progress: ProgressOfEach = lambda name, reached, goal: None,
+) -> list[ProjectionReport]:
+    """Fold the whole log again, compare, and put the results in place of the live tables.
+
+    The log is read once for all projections. The live tables serve and are kept up to date until then. If
+    another process rebuilds one of them, wait for it.
+
+    Returns:
+        The reports, in the order of the projections' names.
+
+    Raises:
+        ConfigError: the database has a newer version of a projection, or its rebuild is paused.
+        ProjectionFailed: one refused an event; the live tables of those that are not done are as they were.
+            The next rebuild of the others, or a runner, continues.
+    """
+    return _Rebuilds(database, projections, progress, replace=True).run()
+
+
+def verify_all(
+    database: Database,
+    projections: Sequence[Projection],
+    progress: ProgressOfEach = lambda name, reached, goal: None,
+) -> list[ProjectionReport]:
     """Fold the whole log again beside the live tables, and compare. Nothing that is read changes.
+
+    Returns:
+        The reports, in the order of the projections' names.
 
     Raises:
         ConfigError: there are no live tables of this version.
-        ProjectionFailed: it refused an event.
+        ProjectionFailed: one refused an event.
     """
-    return _Rebuild(database, projection, progress, replace=False).run()
+    return _Rebuilds(database, projections, progress, replace=False).run()
+
+
+class _Rebuilds:
+    """Drives several rebuilds in one thread, so that one transaction applies one read to all of them."""
+
+    def __init__(
+        self,
+        database: Database,
+        projections: Sequence[Projection],
+        progress: ProgressOfEach,
+        *,
+        replace: bool,
+    ) -> None:
+        self._database = database
+        # In the order of names, as another process locks them.
+        self._all = [
+            _Rebuild(database, each, progress, replace=replace)
+            for each in sorted(projections, key=lambda each: each.name)
+        ]
+
+    def run(self) -> list[ProjectionReport]:
+        """The reports, in the order of names."""
+        try:
+            while left := [each for each in self._all if each.report is None]:
+                found = {each: filling for each in left if (filling := each.find()) is not None}
+                self._step(found)
+                alone = all(filling.alone for filling in found.values())
+                time.sleep(WATCH_S if not found else 0 if alone else TURN_S)
+            return [each.report for each in self._all if each.report is not None]
+        finally:
+            for each in self._all:
+                each.release()
+
+    def _step(self, found: Mapping["_Rebuild", Filling]) -> None:
+        """Make a transaction for each, or one for those that are at the same position.
+
+        One that is a little ahead waits for those.
+        """
+        far = {each: filling for each, filling in found.items() if filling.is_far}
+        lowest = min((filling.position for filling in far.values()), default=0)
+        behind = [each for each, filling in far.items() if filling.position == lowest]
+        near = [each for each, filling in far.items() if 0 < filling.position - lowest <= MEET_WITHIN]
+        upto = min([*(far[each].goal for each in behind), *(far[each].position for each in near)], default=0)
+        together = len(behind) > 1 and fill_together(self._database, [far[each] for each in behind], upto)
+        for each, filling in found.items():
+            if each in near or (each in behind and together):
+                each.show(filling)
+            else:
+                each.step(filling, upto if each in behind else None)
 
 
 class _Rebuild:
+    """One of them. `report`: once it is done."""
+
     def __init__(
-        self, database: Database, projection: Projection, progress: Progress, *, replace: bool
+        self, database: Database, projection: Projection, progress: ProgressOfEach, *, replace: bool
     ) -> None:
+        self.report: ProjectionReport | None = None
         self._database = database
         self._projection = projection
         self._progress = progress
         self._replace = replace
         self._owner = uuid4().hex
         self._silences = Silences(LEASE_S, longest_look_s=2 * POLL_S)
+        self._started = time.monotonic()
+        self._filling: Filling | None = None
 
-    def run(self) -> ProjectionReport:
-        started = time.monotonic()
-        try:
-            while True:
-                filling = patiently(self._database, self._find)
-                if filling is None:
-                    time.sleep(WATCH_S)
-                elif self._fill(filling):
-                    found, seconds = filling.differences(), time.monotonic() - started
-                    return ProjectionReport(self._projection.name, found, filling.position, seconds)
-        finally:
-            self._release()
+    def find(self) -> Filling | None:
+        """The build to fill, and the position that it has to reach; None while another process fills it."""
+        if self._filling is None:
+            self._filling = patiently(self._database, self._find)
+        if self._filling is not None:
+            patiently(self._database, self._filling.look)
+        return self._filling
+
+    def show(self, filling: Filling) -> None:
+        """Report the progress."""
+        self._progress(self._projection.name, filling.position, filling.goal)
+
+    def step(self, filling: Filling, upto: int | None = None) -> None:
+        """See `Filling.step`. Raises ProjectionFailed."""
+        filled = patiently(self._database, partial(filling.step, upto))
+        self.show(filling)
+        if filled is Filled.FAILED:
+            raise ProjectionFailed(patiently(self._database, partial(self._failure, filling.build)))
+        if filled is Filled.CHANGED:  # by another process
+            self._filling = None
+        elif filled is Filled.DONE:
+            found, seconds = filling.differences(), time.monotonic() - self._started
+            self.report = ProjectionReport(self._projection.name, found, filling.position, seconds)
+
+    def release(self) -> None:
+        """Let other processes continue the build at once; otherwise the lease runs out."""
+        with suppress(Exception), self._database.changing() as connection:
+            release(connection, self._owner)
 
     def _find(self) -> Filling | None:
         """The build to fill: an interrupted one, or a new one. None while another process fills it."""
@@ -120,7 +219,7 @@ class _Rebuild:
                 f"projection {name!r}: its rebuild is paused: runstore projections resume {name}"
             )
         if build is not None and not self._silences.may_take(build, self._owner):
-            self._progress(build.position, max(last, build.position))
+            self._progress(name, build.position, max(last, build.position))
             return None
         if build is None or not self._can_be_continued(build):
             state: BuildState = "running" if self._replace else "checking"
@@ -160,19 +259,6 @@ class _Rebuild:
         states = ("running",) if self._replace else ("running", "checking")
         return (build.version, build.fingerprint) == made_of and build.state in states
 
-    def _fill(self, filling: Filling) -> bool:
-        """Drive a build to its end; False if another process has changed it."""
-        while True:
-            filled = patiently(self._database, filling.step)
-            self._progress(filling.position, filling.goal)
-            if filled is Filled.DONE:
-                return True
-            if filled is Filled.CHANGED:
-                return False
-            if filled is Filled.FAILED:
-                raise ProjectionFailed(patiently(self._database, partial(self._failure, filling.build)))
-            time.sleep(0 if filling.alone else TURN_S)
-
     def _failure(self, build: Build) -> str:
         name = self._projection.name
         with self._database.connect() as connection:
@@ -183,7 +269,3 @@ class _Rebuild:
         return (
             f"projection {name!r}: {where}: {found.error}; {found.remedy}. The live tables are as they were"
         )
-
-    def _release(self) -> None:
-        with suppress(Exception), self._database.changing() as connection:  # otherwise the lease runs out
-            release(connection, self._owner)

@@ -13,14 +13,15 @@ from runstore.core.codec import RecordedEvent
 from runstore.core.ports import EventFilter
 from runstore.database.opening import Database
 from runstore.eventlog.queries import last_position, read_all
-from runstore.projections.builds import Build, advance_row, fail, fault_of, lock_build
+from runstore.projections.builds import Build, Key, advance_rows, fail, fault_of, lock_each
 from runstore.projections.projection import Projection
 
 WINDOW = 50_000  # positions that one read looks through
 FIRST_EVENTS, MOST_EVENTS = 200, 20_000  # events of one batch, at first and at most
 BATCH_BYTES = 2 << 20  # bytes of their data; the event that crosses it is the last
 BATCH_S = 0.02  # seconds that a transaction aims at; on SQLite writers wait for it
-LONG_BATCH_S = 0.1  # the same while nobody writes
+FEW_EVENTS, FEW_S = 100, 0.1  # so few events may take so long: most of that is the same for a single one
+LONG_BATCH_S = 0.25  # the same without writers: a short batch spends much of its time on its statements
 LAST_EVENTS = 1_000  # events that are applied while writers, or the live build, wait
 UNSTORED = 500_000  # positions without an event for the projection, before the position is stored
 
@@ -48,6 +49,10 @@ class Poison(Exception):
 
     def __init__(self, event: RecordedEvent) -> None:
         self.event = event
+
+
+class _Changed(Exception):
+    """Another process has changed a build."""
 
 
 class Advance:
@@ -106,7 +111,7 @@ class Advance:
             self._fold(connection, events)
         else:
             reached = self.position
-        advance_row(connection, self.build, reached, self._owner)
+        advance_rows(connection, [(self.build, self._owner)], reached)
         return CaughtUp(reached, reached >= upto)
 
     def caught_up(self, to: "CaughtUp") -> None:
@@ -123,35 +128,33 @@ class Advance:
         )
         return ours and (row.version, row.position) == (self.build.version, self.build.position)
 
-    def _taken(self, connection: Connection) -> Build | None:
-        """The locked row of the build, if it is still the one that we advance."""
-        row = lock_build(connection, self.build.name, self.build.slot)
-        return row if self.is_ours(row) else None
+    @property
+    def _key(self) -> Key:
+        return self.build.name, self.build.slot
 
     def _read(self, connection: Connection, upto: int, limit: int) -> tuple[list[RecordedEvent], int]:
         """The next events, and the position that they reach."""
         reads = self._projection.reads
         events = read_all(connection, self.position, upto, limit, reads, max_bytes=BATCH_BYTES)
-        cut = len(events) == limit or sum(len(event.data) for event in events) >= BATCH_BYTES
+        cut = len(events) == limit or _is_full(events)
         return events, events[-1].position if cut else upto
 
     def _apply(self, events: list[RecordedEvent], reached: int) -> Step:
-        started = time.monotonic()
         try:
             with self._database.changing(derived=True) as connection:
-                row = self._taken(connection)
-                if row is None:
-                    return Step.CHANGED
-                self.build = row
+                started = time.monotonic()  # without the wait for a writer's transaction
+                _take(connection, [self])
                 self._fold(connection, events)
-                advance_row(connection, row, reached, self._owner)
+                advance_rows(connection, [(self.build, self._owner)], reached)
+        except _Changed:
+            return Step.CHANGED
         except Poison as poison:
             return self._isolate(poison, len(events))
         except Exception:
             self._events = max(self._events // 2, 1)  # a smaller batch needs less of everything
             raise
         self._moved_to(reached)
-        self._adapt(len(events), time.monotonic() - started)
+        self._adapt(events, time.monotonic() - started)
         return Step.MOVED
 
     def _fold(self, connection: Connection, events: list[RecordedEvent]) -> None:
@@ -190,12 +193,27 @@ class Advance:
         self.position = position
         self.build = replace(self.build, position=position, owner=self._owner, beat=self.build.beat + 1)
 
-    def _adapt(self, events: int, took_s: float) -> None:
-        """Let batches grow or shrink until one takes `batch_s`."""
+    def _adapt(self, events: Sequence[RecordedEvent], took_s: float) -> None:
+        """Let batches grow or shrink until one takes `batch_s`, or, of FEW_EVENTS at most, FEW_S.
+
+        A batch that its bytes ended also limits the next one: a server sends all rows that it is asked for.
+        """
+        most = MOST_EVENTS
         if events and took_s > self.batch_s:
-            self._events = max(int(events * self.batch_s / took_s), 1)
-        elif events >= self._events:
-            self._events = min(2 * self._events, MOST_EVENTS)
+            per_s = len(events) / took_s
+            few = min(int(per_s * max(self.batch_s, FEW_S)), FEW_EVENTS)
+            most = max(int(per_s * self.batch_s), few, 1)
+        if len(events) > most:
+            self._events = most
+        elif _is_full(events):
+            self._events = min(self._events, 2 * len(events))
+        elif len(events) >= self._events:
+            self._events = min(2 * self._events, most)
+
+
+def _is_full(events: Sequence[RecordedEvent]) -> bool:
+    """Whether their bytes end the batch."""
+    return sum(len(event.data) for event in events) >= BATCH_BYTES
 
 
 def step_together(database: Database, advances: Sequence[Advance], upto: int) -> bool:
@@ -211,44 +229,55 @@ def step_together(database: Database, advances: Sequence[Advance], upto: int) ->
     limit = min(each._events for each in advances)
     with database.connect() as connection:
         events = read_all(connection, position, window, limit, _any_of(advances), max_bytes=BATCH_BYTES)
-    cut = len(events) == limit or sum(len(event.data) for event in events) >= BATCH_BYTES
+    cut = len(events) == limit or _is_full(events)
     reached = events[-1].position if cut else window
-    parts = [
-        (each, [e for e in events if each.reads is None or each.reads.passes(e.type, e.ends)])
-        for each in advances
-    ]
+    parts = [(each, _of(each.reads, events)) for each in advances]
     written = [(each, part) for each, part in parts if part or reached - each.build.position >= UNSTORED]
-    if written and not _write_together(database, written, len(events), reached):
+    if written and not _write_together(database, written, events, reached):
         return False
     for each, _ in parts:
         each.position = reached
     return True
 
 
-class _Changed(Exception):
-    """Another process has changed a build."""
-
-
 def _write_together(
-    database: Database, parts: Sequence[tuple[Advance, list[RecordedEvent]]], events: int, reached: int
+    database: Database,
+    parts: Sequence[tuple[Advance, list[RecordedEvent]]],
+    events: Sequence[RecordedEvent],
+    reached: int,
 ) -> bool:
-    started = time.monotonic()
     try:
         with database.changing(derived=True) as connection:
+            started = time.monotonic()
+            _take(connection, [each for each, _ in parts])
             for each, part in parts:
-                row = each._taken(connection)
-                if row is None:
-                    raise _Changed
-                each.build = row
                 each._fold(connection, part)
-                advance_row(connection, row, reached, each._owner)
-    except Exception:  # repeated by one of them alone, which tells what it means
+            advance_rows(connection, [(each.build, each._owner) for each, _ in parts], reached)
+    except Exception:  # one of them alone repeats it, and so finds its cause
         return False
     took_s = time.monotonic() - started
     for each, _ in parts:
         each._moved_to(reached)
         each._adapt(events, took_s)
     return True
+
+
+def _take(connection: Connection, advances: Sequence[Advance]) -> None:
+    """Lock the builds. Raises _Changed if another process has changed one since."""
+    rows = lock_each(connection, [each._key for each in advances])
+    for each in advances:
+        row = rows.get(each._key)
+        if row is None or not each.is_ours(row):
+            raise _Changed
+        each.build = row
+
+
+def _of(reads: EventFilter | None, events: list[RecordedEvent]) -> list[RecordedEvent]:
+    """The events that pass a filter, which is asked once for each type."""
+    if reads is None:
+        return events
+    passing = {kind for kind in {(e.type, e.ends) for e in events} if reads.passes(*kind)}
+    return [e for e in events if (e.type, e.ends) in passing]
 
 
 def _any_of(advances: Sequence[Advance]) -> EventFilter | None:

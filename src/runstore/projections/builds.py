@@ -12,7 +12,19 @@ import msgspec
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import Connection, MetaData, Table, delete, exc, insert, select, update
+from sqlalchemy import (
+    Connection,
+    MetaData,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    exc,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.schema import DropTable
 
 from runstore.core.codec import RecordedEvent, to_json
@@ -28,6 +40,8 @@ BuildState = Literal["running", "paused", "failed", "checking", "retired"]
 
 UNPREPARED = 0  # the version of a build whose tables are not complete
 MAX_ERROR_CHARS = 2_000  # characters of an exception's text in a row
+
+Key = tuple[str, Slot]  # of a build: its projection's name, and its slot
 
 _p = projections.c
 log = structlog.get_logger(__name__)
@@ -86,8 +100,14 @@ def lock_builds(connection: Connection, name: str) -> dict[Slot, Build]:
 
 def lock_build(connection: Connection, name: str, slot: Slot) -> Build | None:
     """One build, likewise."""
-    row = connection.execute(select(*_COLUMNS).where(*_is(name, slot)).with_for_update()).first()
-    return None if row is None else _build(row)
+    return lock_each(connection, [(name, slot)]).get((name, slot))
+
+
+def lock_each(connection: Connection, keys: Sequence[Key]) -> dict[Key, Build]:
+    """Several builds, likewise, as far as they exist; locked in the order of their names."""
+    wanted = or_(*(and_(*_is(name, slot)) for name, slot in keys))
+    query = select(*_COLUMNS).where(wanted).order_by(_p.name, _p.slot).with_for_update()
+    return {(build.name, build.slot): build for build in map(_build, connection.execute(query))}
 
 
 def other_slot(slot: Slot) -> Slot:
@@ -96,24 +116,6 @@ def other_slot(slot: Slot) -> Slot:
 
 def live_build(builds: Mapping[Slot, Build]) -> Build | None:
     return next((build for build in builds.values() if build.live), None)
-
-
-def live_slot(connection: Connection, projection: Projection | type[Projection]) -> Slot | None:
-    """The slot whose tables are to be read; None if no process has made them of this code's version yet."""
-    if projection.in_schema:
-        return "a"
-    of_this = (_p.name == projection.name, _p.version == projection.version)
-    query = select(_p.slot).where(*of_this, _p.live == 1)
-    return connection.execute(query).scalar()
-
-
-def live_tables(connection: Connection, projection: Projection) -> dict[str, Table] | None:
-    """The tables to read, by the names that the projection gave them; None if they are not made yet."""
-    slot = live_slot(connection, projection)
-    if slot is None:
-        return None
-    names = [table.name for table in type(projection).tables]
-    return dict(zip(names, projection.on(slot).tables, strict=True))
 
 
 def prepare(
@@ -216,10 +218,16 @@ def clear_retired(database: Database, projection: Projection, build: Build, owne
     clear(database, projection, taken)
 
 
-def advance_row(connection: Connection, build: Build, position: int, owner: str) -> None:
-    """Store how far a locked build has come, and who advances it."""
-    values = {"position": position, "owner": owner, "beat": build.beat + 1, "updated_at": now_ms()}
-    connection.execute(update(projections).where(*_is(build.name, build.slot)).values(values))
+def advance_rows(connection: Connection, builds: Sequence[tuple[Build, str]], position: int) -> None:
+    """Store how far locked builds have come, and who advances each."""
+    values = [
+        {
+            "its_name": build.name, "its_slot": build.slot, "position": position, "owner": owner,
+            "beat": build.beat + 1, "updated_at": now_ms(),
+        }
+        for build, owner in builds
+    ]  # fmt: skip
+    connection.execute(_ADVANCE, values)
 
 
 def fail(connection: Connection, build: Build, failure: ProjectionFault) -> bool:
@@ -371,3 +379,8 @@ def _build(row: Sequence[Any]) -> Build:
 
 
 _COLUMNS = [_p[name] for name in Build.__struct_fields__]
+_ADVANCE = (
+    update(projections)
+    .where(_p.name == bindparam("its_name"), _p.slot == bindparam("its_slot"))
+    .values({name: bindparam(name) for name in ("position", "owner", "beat", "updated_at")})
+)

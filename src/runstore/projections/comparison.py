@@ -4,11 +4,40 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, delete, insert, or_, select, union
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    Date,
+    DateTime,
+    Integer,
+    LargeBinary,
+    Numeric,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    and_,
+    bindparam,
+    collate,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    type_coerce,
+    union,
+)
+from sqlalchemy.types import NULLTYPE, TypeEngine
 
 from runstore.projections.projection import Projection
 
 RANGE_ROWS = 1_000  # rows of each table that are compared in one transaction, within about 10 ms
+COUNTED_ROWS = 5_000  # likewise, where the database counts equal rows
+FIRST_ROWS = 32  # half of those whose bytes are counted first, where rows may be large
+RANGE_BYTES = 4 << 20  # bytes of each table, of texts and BLOBs without a length, likewise
+SHORT = (Integer, Numeric, Boolean, Date, DateTime)  # types of which no value is large
 SHOWN_KEYS = 10  # differing keys of a table that a report names
 
 Row = tuple[Any, ...]
@@ -86,6 +115,9 @@ class _TableComparison:
         self._correct = correct
         self._key = [column.key for column in new.primary_key.columns]
         self._places = [new.c.keys().index(name) for name in self._key]
+        self._large = [column.key for column in new.columns if _has_no_length(column.type)]
+        # Rows of the last range that fitted into RANGE_BYTES.
+        self._fitting = FIRST_ROWS if self._large else COUNTED_ROWS
         self._after: Row | None = None  # the last key that was compared
         self._found = TableDifference()
         self._next: _Range | None = None
@@ -101,11 +133,94 @@ class _TableComparison:
 
     def step(self, connection: Connection) -> bool:
         """Compare the next range; whether there are more. `settle` after the commit."""
-        keys_left = self._next_range(connection)
-        is_last = len(keys_left) < RANGE_ROWS
+        most = COUNTED_ROWS if connection.dialect.name == "sqlite" else RANGE_ROWS
+        rows = self._rows_that_fit(connection, most)
+        self._next = self._compare_equal(connection, rows) or self._compare_keys(
+            connection, min(rows, RANGE_ROWS)
+        )
+        return not self._next.is_last
+
+    def _rows_that_fit(self, connection: Connection, most: int) -> int:
+        """How many of the next rows are within RANGE_BYTES in both tables; at least one."""
+        rows = min(2 * self._fitting, most)
+        while self._large and rows > 1:
+            size = max(self._size(connection, table, rows) for table in (self._new, self._live))
+            if size <= RANGE_BYTES:
+                break
+            rows = max(rows * RANGE_BYTES // size, 1)
+        self._fitting = rows
+        return rows
+
+    def _size(self, connection: Connection, table: Table, rows: int) -> int:
+        """The bytes of the next rows of a table."""
+        key = self._key_of(table)
+        sizes = [func.coalesce(_octets(table.c[name], connection), 0).label(name) for name in self._large]
+        some = select(*sizes).where(*self._is_left(key)).order_by(*key).limit(rows).subquery()
+        totals = connection.execute(select(*(func.sum(some.c[name]) for name in self._large))).one()
+        return sum(int(total or 0) for total in totals)
+
+    def _compare_equal(self, connection: Connection, most: int) -> _Range | None:
+        """Compare the next rows of both tables without the keys that differ; None if they do."""
+        if connection.dialect.name == "sqlite":
+            return self._count_equal(connection, most)
+        rows = self._read_next(connection, self._new, most)
+        if rows != self._read_next(connection, self._live, most):
+            return None
+        last = self._python_key(connection, rows[-1]) if rows else self._after
+        return _Range(last, len(rows) < most, TableDifference(rows=len(rows)))
+
+    def _count_equal(self, connection: Connection, most: int) -> _Range | None:
+        """The same on SQLite, which counts equal rows in a quarter of the time that reading them takes.
+
+        Other databases compare text by its collation, and some types not at all.
+        """
+        key = self._key_of(self._new)
+        ends = select(*key).where(*self._is_left(key)).order_by(*key).offset(most - 1).limit(1)
+        last = connection.execute(ends).first()
+        of_new, of_live = (self._in_range(self._key_of(table), last) for table in (self._new, self._live))
+        same_key = [mine == its for mine, its in zip(key, self._key_of(self._live), strict=True)]
+        same_row = [
+            collate(type_coerce(column, Text), "BINARY").is_not_distinct_from(
+                type_coerce(self._live.c[name], NULLTYPE)
+            )
+            for name, column in self._new.c.items()
+        ]
+        count = select(func.count())
+        in_live = select(literal(1)).select_from(self._live).where(*of_live).limit(most + 1).subquery()
+        both = self._new.join(self._live, and_(*same_key, *same_row))
+        counts = select(
+            count.select_from(self._new).where(*of_new).scalar_subquery(),
+            count.select_from(in_live).scalar_subquery(),
+            count.select_from(both).where(*of_new).scalar_subquery(),
+        )
+        new, live, equal = connection.execute(counts).one()
+        if not new == live == equal:
+            return None
+        return _Range(self._after if last is None else tuple(last), last is None, TableDifference(rows=new))
+
+    def _in_range(self, key: Sequence[ColumnElement[Any]], last: Any) -> list[ColumnElement[bool]]:
+        return [*self._is_left(key), *([] if last is None else [_upto(key, tuple(last))])]
+
+    def _read_next(self, connection: Connection, table: Table, most: int) -> list[Row]:
+        key = self._key_of(table)
+        columns = [type_coerce(table.c[name], NULLTYPE) for name in self._new.c.keys()]  # noqa: SIM118
+        query = select(*columns).where(*self._is_left(key)).order_by(*key).limit(most)
+        return list(map(tuple, connection.execute(query).all()))
+
+    def _python_key(self, connection: Connection, row: Row) -> Row:
+        """The key of a row that is as the driver gives it."""
+        key: list[Any] = []
+        for column, place in zip(self._key_of(self._new), self._places, strict=True):
+            convert = column.type.dialect_impl(connection.dialect).result_processor(connection.dialect, None)
+            key.append(convert(row[place]) if convert else row[place])
+        return tuple(key)
+
+    def _compare_keys(self, connection: Connection, most: int) -> _Range:
+        """Compare the next range key by key."""
+        keys_left = self._next_range(connection, most)
+        is_last = len(keys_left) < most
         if not keys_left:
-            self._next = _Range(self._after, is_last, TableDifference())
-            return False
+            return _Range(self._after, is_last, TableDifference())
         last = keys_left[-1]
         live, new = (self._read(connection, table, last) for table in (self._live, self._new))
         missing = [key for key in new if key not in live]
@@ -118,19 +233,18 @@ class _TableComparison:
             for key in found[:SHOWN_KEYS]
         ]
         difference = TableDifference(len(missing), len(wrong), len(extra), len(new), tuple(keys))
-        self._next = _Range(last, is_last, difference)
         if self._correct:
             self._replace(connection, wrong + extra, [new[key] for key in missing + wrong])
-        return not is_last
+        return _Range(last, is_last, difference)
 
-    def _next_range(self, connection: Connection) -> list[Row]:
+    def _next_range(self, connection: Connection, most: int) -> list[Row]:
         """The keys of the next range in either table, in the order of the database."""
-        keys = union(*[select(self._next_keys(table)) for table in (self._live, self._new)]).subquery()
-        return list(map(tuple, connection.execute(select(keys).order_by(*keys.c).limit(RANGE_ROWS))))
+        keys = union(*[select(self._next_keys(table, most)) for table in (self._live, self._new)]).subquery()
+        return list(map(tuple, connection.execute(select(keys).order_by(*keys.c).limit(most))))
 
-    def _next_keys(self, table: Table) -> Any:
+    def _next_keys(self, table: Table, most: int) -> Any:
         key = self._key_of(table)
-        return select(*key).where(*self._is_left(key)).order_by(*key).limit(RANGE_ROWS).subquery()
+        return select(*key).where(*self._is_left(key)).order_by(*key).limit(most).subquery()
 
     def _read(self, connection: Connection, table: Table, last: Row) -> dict[Row, Row]:
         key = self._key_of(table)
@@ -153,6 +267,21 @@ class _TableComparison:
         if added:
             columns = self._new.c.keys()
             connection.execute(insert(self._live), [dict(zip(columns, row, strict=True)) for row in added])
+
+
+def _has_no_length(kind: TypeEngine[Any]) -> bool:
+    """Whether the type of a column sets no limit to the length of its values."""
+    return not isinstance(kind, SHORT) and getattr(kind, "length", None) is None
+
+
+def _octets(column: ColumnElement[Any], connection: Connection) -> ColumnElement[Any]:
+    """The bytes of a value, or about so many: SQLite counts characters, PostgreSQL JSON as on its disk."""
+    kind = column.type.impl if isinstance(column.type, TypeDecorator) else column.type
+    measure = {"sqlite": "length"}.get(connection.dialect.name, "octet_length")
+    if connection.dialect.name == "postgresql" and not isinstance(kind, String | LargeBinary):
+        measure = "pg_column_size"
+    size: ColumnElement[Any] = getattr(func, measure)(type_coerce(column, NULLTYPE))
+    return size
 
 
 def _beyond(key: Sequence[ColumnElement[Any]], bound: Row) -> ColumnElement[bool]:

@@ -1,6 +1,7 @@
 """Fills a projection's other slot, compares it with the live one, and puts it in its place."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 
@@ -8,7 +9,15 @@ from sqlalchemy import Connection
 
 from runstore.database.opening import Database
 from runstore.eventlog.queries import last_position
-from runstore.projections.advance import BATCH_S, LAST_EVENTS, LONG_BATCH_S, Advance, Poison, Step
+from runstore.projections.advance import (
+    BATCH_S,
+    LAST_EVENTS,
+    LONG_BATCH_S,
+    Advance,
+    Poison,
+    Step,
+    step_together,
+)
 from runstore.projections.builds import (
     Build,
     clear,
@@ -20,6 +29,8 @@ from runstore.projections.builds import (
 )
 from runstore.projections.comparison import Comparison, TableDifference
 from runstore.projections.projection import Projection, Slot
+
+LOOK_S = 0.2  # seconds between two looks for the position to reach while it is far away
 
 Builds = Mapping[Slot, Build]
 
@@ -46,8 +57,8 @@ class Filling:
     def __init__(
         self, database: Database, projection: Projection, build: Build, owner: str, *, replace: bool = True
     ) -> None:
-        self.goal = 0  # the position to reach, as of the last step
-        self.alone = False  # nothing was appended between the last two steps
+        self.goal = 0  # the position to reach, as of the last look
+        self.alone = False  # nothing was appended between the last two looks
         self._database = database
         self._projection = projection
         self._replace = replace
@@ -55,7 +66,8 @@ class Filling:
         self._comparison: Comparison | None = None
         self._compared = False
         self._refused = False  # an event of the last ones was refused, and has to be isolated
-        self._last = -1
+        self._last = -1  # the last position of the log, as of the last look
+        self._looked_at = 0.0
 
     @property
     def position(self) -> int:
@@ -75,13 +87,30 @@ class Filling:
         """The result of the comparison, by table; None without live tables of this version."""
         return None if self._comparison is None else self._comparison.differences()
 
-    def step(self) -> Filled:
-        """Make one transaction. Raises the database's errors; a later call then continues."""
+    @property
+    def is_far(self) -> bool:
+        """Whether more than the last events are left to apply, as of the last look.
+
+        Writers, or the live build, move on between two steps. So the last events are left to the end.
+        """
+        return self.goal - self.position > LAST_EVENTS
+
+    def look(self) -> None:
+        """Find the position to reach, unless that was done just before. Raises the database's errors."""
+        if self.is_far and time.monotonic() - self._looked_at < LOOK_S:
+            return
         self.goal = max(self._find_goal(), self.position)
-        # Writers, or the live build, move on between two steps. So the last events are left to the end.
-        if self.goal - self.position <= LAST_EVENTS and not self._refused:
+        self._looked_at = time.monotonic()
+
+    def step(self, upto: int | None = None) -> Filled:
+        """Make one transaction. Raises the database's errors; a later call then continues.
+
+        Args:
+            upto: the position where a batch has to end; None: where the last look found the goal.
+        """
+        if not self.is_far and not self._refused:
             return self._finish()
-        step = self._advance.step(self.goal)
+        step = self._advance.step(self.goal if upto is None else min(upto, self.goal))
         if step is Step.AT_END:
             return self._finish()
         if step is Step.MOVED:
@@ -172,3 +201,12 @@ class Filling:
         if live is None or live.version != self._projection.version:
             return None
         return live.slot if self._projection.inline or live.position == position else None
+
+
+def fill_together(database: Database, fillings: Sequence[Filling], upto: int) -> bool:
+    """Apply the next batch to several fillings that are at one position, in one transaction.
+
+    Returns:
+        False if nothing was applied, as one of them cannot take it: its own `step` shows why.
+    """
+    return step_together(database, [filling._advance for filling in fillings], upto)

@@ -4,6 +4,7 @@ import datetime
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -86,6 +87,19 @@ class Prices:
         days, entries = self._prices.get(model, ((), ()))
         place = bisect_right(days, day)
         return entries[place - 1] if place else None
+
+
+def unquoted(model: str, table: Mapping[str, Any]) -> str | None:
+    """The whole id of a model whose dots made tables within tables, as in `[prices.gpt-5.1]`; else None."""
+    parts, inner = [model], table
+    while found := next(((name, each) for name, value in inner.items() for each in _tables(value)), None):
+        name, inner = found
+        parts.append(name)
+    return ".".join(parts) if len(parts) > 1 else None
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, dict)]
 
 
 def _nano(price: float) -> int:

@@ -47,6 +47,7 @@ TURN_S = 0.006  # seconds between two transactions: a waiting writer looks every
 STORE_S = 1.0  # seconds between two stores of a position that only other events have moved
 FIRST_WAIT_S, LAST_WAIT_S = 0.1, 5.0  # seconds before another try while the database fails
 RETIRED_S = 60.0  # seconds before replaced tables are dropped, for those who found them before
+ONCE_S = 30.0  # seconds of failures after which `--once` gives up
 STOP_S = 0.3  # seconds for the transaction in progress when the runner stops; it takes about 20 ms
 
 log = structlog.get_logger(__name__)
@@ -76,9 +77,9 @@ class ProjectionRunner:
         self, database: Database, projections: Iterable[Projection], *, lease_s: float = LEASE_S
     ) -> None:
         projections = list(projections)
-        # Of the live tables at the last look: positions, and seconds, by which they are behind.
+        # Of the live tables at the last look: positions by which they are behind.
         self.lags: Mapping[str, int] = {each.name: 0 for each in projections if not each.inline}
-        self.lags_s: Mapping[str, float] = dict.fromkeys(self.lags, 0.0)
+        self._first_at: Mapping[str, int | None] = {}  # when the first event that they lack happened
         self.failed: Mapping[str, bool] = dict.fromkeys(self.lags, False)  # stopped at an event
         self._database = database
         self._kept = [_Kept(database, projection, uuid4().hex) for projection in projections]
@@ -96,6 +97,11 @@ class ProjectionRunner:
     async def __aexit__(self, *_error: object) -> None:
         await in_own_thread(self.stop)
 
+    @property
+    def lags_s(self) -> dict[str, float]:
+        """Seconds by which they are behind now, if nothing was applied since the last look."""
+        return {name: _age_s(self._first_at.get(name)) for name in self.lags}
+
     def wake(self) -> None:
         """Look for events now. Called from any thread; does not block."""
         self._news.set()
@@ -112,23 +118,33 @@ class ProjectionRunner:
             self._thread.join(STOP_S)
 
     def run(self, *, once: bool = False) -> None:
-        """Work until `stop`; with `once`, only until no projection has anything left to do."""
-        backoff, worked_s = Backoff(FIRST_WAIT_S, LAST_WAIT_S), 0.0
+        """Work until `stop`; with `once`, only until no projection has anything left to do.
+
+        With `once` it raises the error that has kept it from its work for ONCE_S, mostly the database's.
+        """
+        backoff, worked_s, well_at = Backoff(FIRST_WAIT_S, LAST_WAIT_S), 0.0, time.monotonic()
         while not self._stopping.is_set():
             self._news.clear()
             begun = time.monotonic()
             try:
                 busy = self._make_round()
             except Exception as error:
+                if once and time.monotonic() - well_at > ONCE_S:
+                    raise
                 self._fails(error)
                 self._stopping.wait(backoff.next_s())
                 continue
             self._recovers()
+            failure = next((kept.failure for kept in self._kept if kept.failure is not None), None)
+            if failure is None:
+                well_at = time.monotonic()
+            elif once and time.monotonic() - well_at > ONCE_S:
+                raise failure
             backoff.reset()
             worked_s += time.monotonic() - begun
             if busy:
                 self._stopping.wait(TURN_S)
-            elif once and not any(kept.waits for kept in self._kept):
+            elif once and failure is None:
                 break
             else:
                 self._stopping.wait(min(max(TICK_S, worked_s / WORK_SHARE), LONGEST_TICK_S))
@@ -137,13 +153,14 @@ class ProjectionRunner:
         self._release()
 
     def _make_round(self) -> bool:
-        """Let each projection make one transaction; whether any of them moved."""
+        """Let each projection make one transaction; whether any of them has more to do now."""
         with self._database.connect() as connection:
             builds = read_builds(connection)
             last = last_position(connection)
             positions = {build.name: build.position for build in builds if build.live}
             behind = {name: positions.get(name, 0) for name in self.lags if positions.get(name, 0) < last}
-            first_at = {name: read_first_at(connection, position) for name, position in behind.items()}
+            next_at = {position: read_first_at(connection, position) for position in {*behind.values()}}
+            first_at = {name: next_at[position] for name, position in behind.items()}
         by_name: dict[str, dict[Slot, Build]] = {kept.name: {} for kept in self._kept}
         for build in builds:
             by_name.setdefault(build.name, {})[build.slot] = build
@@ -152,16 +169,16 @@ class ProjectionRunner:
         mark = last if mark is None else mark
         self._silences.look(builds, mark)
         self.lags = {name: max(last - positions.get(name, 0), 0) for name in self.lags}
-        self.lags_s = {name: _age_s(first_at.get(name)) for name in self.lags}
+        self._first_at = first_at
         stopped = {build.name for build in builds if build.state == "failed"}
         self.failed = {name: name in stopped for name in self.lags}
         together = self._step_together(by_name, mark)
-        moved = bool(together)
+        busy = False
         for kept in self._kept:
             if not self._stopping.is_set():
                 stepped = kept.name in together
-                moved |= kept.work(by_name[kept.name], mark, self._silences, stepped=stepped)
-        return moved
+                busy |= kept.work(by_name[kept.name], mark, self._silences, stepped=stepped)
+        return busy
 
     def _step_together(self, builds: Mapping[str, Mapping[Slot, Build]], mark: int) -> set[str]:
         """Advance the live tables that are at one position in one transaction; the names of those that moved.
@@ -194,7 +211,7 @@ class ProjectionRunner:
         self._failing = False
 
     def _release(self) -> None:
-        if self._failing or any(kept.waits for kept in self._kept):
+        if self._failing or any(kept.failure is not None for kept in self._kept):
             return  # the database would not take it either
         with suppress(Exception), self._database.changing() as connection:  # otherwise the lease runs out
             for kept in self._kept:
@@ -215,6 +232,7 @@ class _Kept:
         self._projection = projection
         self._advance: Advance | None = None
         self._filling: Filling | None = None
+        self.failure: Exception | None = None  # why it pauses, until its next transaction succeeds
         self._backoff = Backoff(FIRST_WAIT_S, LAST_WAIT_S)
         self._not_before = 0.0
         self._stored_at = 0.0
@@ -223,20 +241,12 @@ class _Kept:
         self._said = ""  # the last logged state
         self._published = False
 
-    @property
-    def waits(self) -> bool:
-        """Whether it pauses until the database accepts its next transaction."""
-        return self._not_before > 0
-
     def advance_of(self, builds: Mapping[Slot, Build], silences: Silences) -> Advance | None:
-        """What advances the live tables, if they take events now and this process may do it."""
+        """The `Advance` of the live tables, if they take events now and this process may write them."""
         live = live_build(builds)
-        if self.waits or live is None or live.inline or live.state != "running":
+        if self.failure is not None or live is None or live.inline or live.state != "running":
             return None
-        newest = max(build.version for build in builds.values())
-        if newest > self._projection.version or not self._is_current(live):
-            return None
-        if not silences.may_take(live, self.owner):
+        if not self._is_current(live) or not silences.may_take(live, self.owner):
             return None
         if self._advance is None or not self._advance.is_ours(live):
             self._advance = Advance(self._database, self._projection, live, self.owner)
@@ -245,7 +255,7 @@ class _Kept:
     def work(
         self, builds: Mapping[Slot, Build], mark: int, silences: Silences, *, stepped: bool = False
     ) -> bool:
-        """Make a transaction for each build that is due; whether one of them moved.
+        """Make a transaction for each build that is due; whether one of them has more to do now.
 
         Args:
             stepped: the live build has moved in this round.
@@ -253,22 +263,24 @@ class _Kept:
         if time.monotonic() < self._not_before:
             return False
         try:
-            moved = self._work(builds, mark, silences, stepped=stepped)
+            busy = self._work(builds, mark, silences, stepped=stepped)
         except Exception as error:
             self._advance = self._filling = None
             self._fails(error)
             return False
-        if self._not_before:
+        if self.failure is not None:
             self._backoff.reset()
-            self._not_before = 0.0
-        return moved
+            self.failure, self._not_before = None, 0.0
+        return busy
 
     def _work(self, builds: Mapping[Slot, Build], mark: int, silences: Silences, *, stepped: bool) -> bool:
         version = self._projection.version
         newest = max((build.version for build in builds.values()), default=0)
         if newest > version:
             self._say(f"the database has version {newest}, and this process version {version}: upgrade it")
-            return False
+            # Until the newer tables are filled, those of this version serve: only this code can fill them.
+            mine = self._advance if stepped else self.advance_of(builds, silences)
+            return mine is not None and self._step(mine.build, mark, stepped=stepped)
         live = live_build(builds)
         if not self._published and live is not None:
             publish(self._database, self._projection)
@@ -278,16 +290,16 @@ class _Kept:
             seen = builds.get(slot)
             may = seen is None or (seen.state != "failed" and silences.may_take(seen, self.owner))
             return may and self._begin(slot, seen, live=live is None or live.slot == slot)
-        moved = False
+        busy = False
         for build in builds.values():
             if self._is_current(build) and build.state == "running" and silences.may_take(build, self.owner):
                 if not build.live and build.fingerprint == self._projection.fingerprint:
-                    moved |= self._fill(build)
-                elif build.live and not build.inline and not stepped:
-                    moved |= self._step(build, mark)
+                    busy |= self._fill(build)
+                elif build.live and not build.inline:
+                    busy |= self._step(build, mark, stepped=stepped)
             elif build.state == "retired" and silences.may_take(build, self.owner):
                 self._clear_retired(build)
-        return moved
+        return busy
 
     def _slot_to_begin(self, live: Build | None, builds: Mapping[Slot, Build]) -> Slot | None:
         """The slot for a build of this version; None if there is one."""
@@ -316,20 +328,27 @@ class _Kept:
             log.error("projection_failed", projection=self.name, error=failure.error, remedy=failure.remedy)
             return False
 
-    def _step(self, build: Build, mark: int) -> bool:
-        if self._advance is None or not self._advance.is_ours(build):
+    def _step(self, build: Build, mark: int, *, stepped: bool) -> bool:
+        """Advance the live build, unless it is `stepped`; whether it has more to do now.
+
+        At the mark it has not, whatever is appended meanwhile: otherwise each turn would apply a few events.
+        """
+        if self._advance is None or not (stepped or self._advance.is_ours(build)):
             self._advance = Advance(self._database, self._projection, build, self.owner)
-        step = self._advance.step(mark)
-        if step is Step.AT_END and time.monotonic() - self._stored_at > STORE_S:
+        advance = self._advance
+        step = Step.MOVED if stepped else advance.step(mark)
+        at_mark = step in (Step.MOVED, Step.AT_END) and advance.position >= mark
+        if at_mark and time.monotonic() - self._stored_at > STORE_S:
             self._stored_at = time.monotonic()
-            step = self._advance.store()
+            step = advance.store()
         if step in (Step.FAILED, Step.CHANGED):
             self._advance = None
-        return step in (Step.MOVED, Step.CHANGED)
+        return step is Step.CHANGED or (step is Step.MOVED and not at_mark)
 
     def _fill(self, build: Build) -> bool:
         if self._filling is None or not self._filling.is_ours(build):
             self._filling = Filling(self._database, self._projection, build, self.owner)
+        self._filling.look()
         filled = self._filling.step()
         if filled is Filled.GOING_ON:
             return True
@@ -347,7 +366,7 @@ class _Kept:
             clear_retired(self._database, self._projection, build, self.owner)
 
     def _fails(self, error: Exception) -> None:
-        self._not_before = time.monotonic() + self._backoff.next_s()
+        self.failure, self._not_before = error, time.monotonic() + self._backoff.next_s()
         if self._database.dialect.is_conflict(error):
             return
         unavailable = self._database.dialect.unavailable(error)

@@ -16,11 +16,8 @@ from sqlalchemy import (
     Select,
     Table,
     and_,
-    bindparam,
     delete,
-    insert,
     select,
-    update,
 )
 
 from runstore.core.codec import RecordedEvent
@@ -30,6 +27,7 @@ from runstore.core.ids import LAST_TIME, first_run_id
 from runstore.core.run import LISTED_BYTES, RUN_DEPTH, Run, Status, evolve, fold, shortened
 from runstore.database.columns import MYSQL
 from runstore.database.tables import INDEXED, index_name, runs, runs_shadow
+from runstore.database.upserts import insert_rows, update_rows
 from runstore.eventlog.queries import EVOLVING, read_evolving
 from runstore.projections.projection import Projection, Slot
 
@@ -58,19 +56,22 @@ class RunList(Projection):
             changes[event.run_id].append(event)
         older = [run_id for run_id, its in changes.items() if its[0].type != Queued.type]
         known = self._states(connection, older)
-        added, changed = [], []
+        added: list[dict[str, Any]] = []
+        changed: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
         for run_id, its in sorted(changes.items()):
             run = known.get(run_id)
             if run is not None:
-                changed.append(_row(_advance(run, its)))
+                row, before = _row(_advance(run, its)), _listed(run)
+                # A column that is set costs a change of each index that has it, even if its value stays.
+                changed[tuple(name for name in row if row[name] != before.get(name))].append(row)
             elif its[0].type == Queued.type:
                 added.append(_row(_advance(Run(run_id), its)))
             else:
                 added.append(_row(fold(run_id, read_evolving(connection, run_id))))
         if added:
-            connection.execute(insert(self._table), added)
-        if changed:
-            connection.execute(self._update, [row | {"id": row["run_id"]} for row in changed])
+            insert_rows(connection, self._table, added)
+        for columns, rows in changed.items():
+            update_rows(connection, self._table, columns, rows)
 
     def on(self, slot: Slot) -> "RunList":
         bound = RunList()
@@ -88,12 +89,6 @@ class RunList(Projection):
     def _table(self) -> Table:
         return self.tables[0]
 
-    @property
-    def _update(self) -> Any:
-        columns = self._table.c
-        values: dict[str, Any] = {c.name: bindparam(c.name) for c in columns if c.name != "run_id"}
-        return update(self._table).where(columns.run_id == bindparam("id")).values(values)
-
     def _states(self, connection: Connection, run_ids: Sequence[str]) -> dict[str, Run]:
         states: dict[str, Run] = {}
         columns = self._table.c
@@ -105,9 +100,9 @@ class RunList(Projection):
 
 
 class RunQuery(Struct, frozen=True, kw_only=True):
-    """A filter for the run list. `since` and `until`.
+    """A filter for the run list.
 
-    When runs were queued, ms since 1970, both inclusive.
+    `since`, `until`: when runs were queued, both inclusive. UTC, milliseconds since 1970.
     """
 
     user_id: str | None = None
@@ -257,13 +252,16 @@ def decode_state(state: bytes) -> Run:
 def _row(run: Run) -> dict[str, Any]:
     state = _encode_state(run)
     if len(state) > LISTED_BYTES:  # otherwise no part of it is larger
-        run = shortened(run)
-        state = _encode_state(run)
+        state = _encode_state(shortened(run))
+    return {**_listed(run), "state": state}
+
+
+def _listed(run: Run) -> dict[str, Any]:
+    """The columns by which a run is listed."""
     purged = run.purged_at is not None
     return {
         "run_id": run.run_id, "user_id": run.user_id, "agent_name": run.agent_name,
         "session_id": run.session_id, "status": run.status, "created_at": run.created_at,
-        "completed_at": run.completed_at, "state": state, "workspace_id": run.workspace_id,
-        "purged": int(purged),
+        "completed_at": run.completed_at, "workspace_id": run.workspace_id, "purged": int(purged),
         "deleted": int(run.deleted and not purged),  # purged runs have their own list
     }  # fmt: skip

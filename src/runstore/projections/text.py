@@ -6,42 +6,26 @@ itself stays in the log.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, ClassVar, Self
 
 import msgspec
 from msgspec import Struct
 from sqlalchemy import (
-    DDL,
     BigInteger,
-    Boolean,
     Column,
-    ColumnElement,
     Connection,
-    Dialect,
     Index,
     MetaData,
     Table,
-    Text,
-    TypeDecorator,
-    and_,
-    bindparam,
     delete,
-    event,
-    func,
-    insert,
-    literal_column,
     select,
-    text,
-    type_coerce,
 )
-from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
-from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.depth import decoded
-from runstore.core.errors import InvalidQuery
 from runstore.core.events import (
     Completed,
     Discarded,
@@ -57,43 +41,17 @@ from runstore.core.ports import EventFilter
 from runstore.core.run_text import input_text, value_text, words_of
 from runstore.core.transcript import message_text
 from runstore.core.usage import bounded
-from runstore.database.columns import MYSQL, Binary, Name
+from runstore.database.columns import Binary, Name
 from runstore.database.opening import Database
-from runstore.projections.builds import live_tables
+from runstore.database.upserts import insert_rows
+from runstore.projections.live import live_tables
 from runstore.projections.projection import Projection, Slot
+from runstore.projections.text_index import IndexedWords, add_index, fill_index, merge_index
 
 READ_AT_ONCE = 500  # runs of one statement
-MERGED_PAGES = 200  # pages of SQLite's index that one transaction merges, which takes some milliseconds
-MAX_QUERY_WORDS = 32  # words of one query
-MAX_QUERY = 1_000  # characters of one query
+KEPT_SPEAKERS = 256  # of the last rows
 INPUT, ANSWER, TOOL = "input", "answer", "tool"  # kinds of text
 REDACTED = "redacted"  # reason of a discard after which the log no longer has the text
-
-
-class Words(TypeDecorator[str]):
-    """Words with blanks between. They are coded on MySQL, whose index ignores short and frequent words."""
-
-    impl = Text
-    cache_ok = True
-
-    @override
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name in MYSQL:
-            from sqlalchemy.dialects import mysql
-
-            return dialect.type_descriptor(mysql.LONGTEXT(charset="ascii", collation="ascii_bin"))
-        return dialect.type_descriptor(Text())
-
-    @override
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        if value is None or dialect.name not in MYSQL:
-            return value
-        return " ".join([_mysql_word(word) for word in value.split(" ") if word])
-
-
-def _mysql_word(word: str) -> str:
-    """A word that MySQL indexes with any settings: long enough, and in ASCII."""
-    return f"zz{word}" if word.isascii() else f"zy{word.encode().hex()}"
 
 
 _tables = MetaData()
@@ -107,7 +65,7 @@ TEXT = Table(
     Column("kind", Name(8), nullable=False),
     Column("agent", Name(255), nullable=False),
     Column("speaker", Binary(16), nullable=False),
-    Column("words", Words, nullable=False),
+    Column("words", IndexedWords, nullable=False),
     Index("ix_text_run_id", "run_id", "seq"),
 )
 
@@ -129,7 +87,7 @@ class TextProjection(Projection):
     @override
     def on(self, slot: Slot) -> Self:
         bound = super().on(slot)
-        _index(bound.tables[0])
+        add_index(bound.tables[0])
         return bound
 
     @override
@@ -159,9 +117,9 @@ class TextProjection(Projection):
             if each.run_id not in answered and (row := _result_row(each)) is not None:
                 new[each.position] = row
         if new:
-            connection.execute(insert(table), [new[position] for position in sorted(new)])
+            insert_rows(connection, table, [new[position] for position in sorted(new)])
             if connection.dialect.name == "sqlite":  # a trigger would take four times as long
-                _fill_index(connection, table, min(new))
+                fill_index(connection, table, min(new))
 
 
 class _Queued(Struct, frozen=True):
@@ -260,6 +218,7 @@ def _called(call: _Tool, *, named: bool) -> str:
     return name + value_text(call.input) + value_text(call.output)
 
 
+@lru_cache(KEPT_SPEAKERS)
 def _speaker(agent: str, call_id: str | None) -> bytes:
     """An agent at a call, as short as any: a call's id may be long."""
     return hashlib.blake2b(msgspec.json.encode([agent, call_id]), digest_size=16).digest()
@@ -294,117 +253,9 @@ def _answered(connection: Connection, table: Table, run_ids: Sequence[str]) -> s
     return found
 
 
-# ---- what differs between databases ----
-
-
-def _index(table: Table) -> None:
-    """Give the table of a slot its index for full text."""
-    name = table.name
-    words = _words_of(table)
-    vector = func.array_to_tsvector(func.string_to_array(table.c.words, text("' '")))
-    Index(f"ix_{words}", vector, postgresql_using="gin").ddl_if(dialect="postgresql")
-    for dialect in MYSQL:
-        kind: dict[str, Any] = {f"{dialect}_prefix": "FULLTEXT"}
-        Index(f"ix_{words}_{dialect}", table.c.words, **kind).ddl_if(dialect=dialect)
-    ran = (
-        f"CREATE VIRTUAL TABLE {words} USING fts5("
-        f"words, content='{name}', content_rowid='position', tokenize='ascii', detail='none')",
-        f"CREATE TRIGGER {words}_gone AFTER DELETE ON {name} BEGIN "
-        f"INSERT INTO {words} ({words}, rowid, words) VALUES ('delete', old.position, old.words); END",
-    )
-    for statement in ran:
-        event.listen(table, "after_create", _on_sqlite(statement))
-    event.listen(table, "after_drop", _on_sqlite(f"DROP TABLE IF EXISTS {words}"))
-
-
-def _words_of(table: Table) -> str:
-    """The name of FTS5's table."""
-    name, _, slot = table.name.rpartition("_")
-    return f"{name}_words_{slot}"
-
-
-def _fill_index(connection: Connection, table: Table, first: int) -> None:
-    """Add rows to FTS5's table, from a position on: earlier ones are there."""
-    added = f"SELECT position, words FROM {table.name} WHERE position >= :first"
-    connection.execute(text(f"INSERT INTO {_words_of(table)} (rowid, words) {added}"), {"first": first})
-
-
 def compact_words(database: Database, projection: Projection) -> None:
     """Let SQLite's index forget the words of deleted rows: it keeps them until it merges its segments."""
     with database.connect() as connection:
         tables = live_tables(connection, projection) if connection.dialect.name == "sqlite" else None
-    if tables is None:
-        return
-    fts = _words_of(tables[TEXT.name])
-    merge = f"INSERT INTO {fts} ({fts}, rank) VALUES ('merge', -{MERGED_PAGES})"
-    changes = text("SELECT total_changes()")
-    going_on = True
-    while going_on:
-        with database.changing(derived=True) as connection:
-            before = connection.execute(changes).scalar_one()
-            connection.execute(text(merge))
-            # From SQLite's documentation of FTS5, "The 'merge' command": a smaller difference is the end.
-            going_on = connection.execute(changes).scalar_one() - before >= 2
-
-
-def _on_sqlite(statement: str) -> Any:
-    ddl: Any = DDL
-    return ddl(statement).execute_if(dialect="sqlite")
-
-
-class TextQuery(Struct, frozen=True):
-    """The phrases that one event must hold; a single word is a phrase of one."""
-
-    phrases: tuple[tuple[str, ...], ...]
-
-    @classmethod
-    def parse(cls, asked: str) -> Self:
-        """Read plain words and "phrases"; nothing else has a meaning.
-
-        Raises:
-            InvalidQuery: it is too long, or has no words.
-        """
-        if len(asked) > MAX_QUERY:
-            raise InvalidQuery(
-                f"the text to find must have at most {MAX_QUERY:,} characters, not {len(asked):,}"
-            )
-        phrases: list[tuple[str, ...]] = []
-        for place, part in enumerate(asked.split('"')):
-            quoted = place % 2 == 1
-            for piece in [part] if quoted else part.split():
-                if words := tuple(words_of(piece)):
-                    phrases.append(words)
-        count = sum(map(len, phrases))
-        if not phrases:
-            raise InvalidQuery("the text to find must have a letter or digit")
-        if count > MAX_QUERY_WORDS:
-            raise InvalidQuery(f"the text to find must have at most {MAX_QUERY_WORDS} words, not {count}")
-        return cls(tuple(dict.fromkeys(phrases)))
-
-    def matches(self, table: Table, dialect: str) -> ColumnElement[bool]:
-        """The condition on the table of a slot."""
-        words = list(dict.fromkeys(word for phrase in self.phrases for word in phrase))
-        blanks: ColumnElement[str] = literal_column("' '", Text)
-        padded = type_coerce(func.concat(blanks, table.c.words, blanks), Text)
-        if dialect == "sqlite":
-            padded = type_coerce(blanks.op("||")(table.c.words).op("||")(blanks), Text)
-        coded = [[_mysql_word(word) for word in phrase] for phrase in self.phrases]
-        joined = coded if dialect in MYSQL else self.phrases
-        in_order = [padded.like(f"% {' '.join(phrase)} %") for phrase in joined if len(phrase) > 1]
-        return and_(_has_all(table, dialect, words), *in_order)
-
-
-def _has_all(table: Table, dialect: str, words: Iterable[str]) -> ColumnElement[bool]:
-    """All words are in a row. They hold letters and digits only, so none is syntax."""
-    if dialect in MYSQL:
-        asked = " ".join(f"+{_mysql_word(word)}" for word in words)
-        against = text(f"MATCH ({table.name}.words) AGAINST (:asked IN BOOLEAN MODE)")
-        return type_coerce(against.bindparams(bindparam("asked", asked, unique=True)), Boolean)
-    if dialect == "postgresql":
-        vector = func.array_to_tsvector(func.string_to_array(table.c.words, text("' '")), type_=TSVECTOR)
-        asked = " & ".join(f"'{word}'" for word in words)
-        return vector.op("@@")(type_coerce(asked, Text).cast(TSQUERY))
-    fts = _words_of(table)
-    asked = " AND ".join(f'"{word}"' for word in words)
-    inner = text(f"SELECT rowid FROM {fts} WHERE {fts} MATCH :asked")
-    return table.c.position.in_(inner.bindparams(bindparam("asked", asked, unique=True)))
+    if tables is not None:
+        merge_index(database, tables[TEXT.name])

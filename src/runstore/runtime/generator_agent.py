@@ -1,6 +1,6 @@
 """A plain async generator function as an agent of a run."""
 
-from asyncio import CancelledError
+from asyncio import CancelledError, Task, current_task
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
@@ -20,64 +20,87 @@ from runstore.core.events import (
     Custom,
     Event,
     InputRequested,
+    Place,
     Request,
     Token,
 )
 from runstore.core.inputs import fold_inputs
 from runstore.core.ports import AgentResult, Asked, RunContext, RunRecorder
 from runstore.core.times import now_ms
+from runstore.runtime.memory.model_requests import NextRequest, Requests
 from runstore.runtime.memory.oversized import MAX_RESULT_BYTES, text_result
-from runstore.runtime.memory.requests import Question, Requests
 from runstore.runtime.user_code import accepts_context, failed
+
+Given = tuple[str, Any]  # a question's prompt, and its answer
+CHANGED = "question_changed"
+SHOWN = 100  # characters of a prompt in an error
 
 GeneratorFunction = Callable[..., AsyncGenerator[Any, None]]
 
 
-class Asking(BaseException):
+class UnansweredQuestion(BaseException):
     """The generator has asked a question that has no answer yet: its attempt ends here."""
 
 
-class Answers:
+class GivenAnswers:
     """The answers to a generator's questions, in the order in which it asks them again."""
 
     def __init__(self, agent: str) -> None:
         self.asked: list[InputRequested] = []  # in this attempt, without an answer yet
         self.recorder: RunRecorder | None = None
-        self._heard = 0  # the seq of the last added message
+        self.heard = 0  # the seq of the last added message
+        self.changed: AgentError | None = None  # a question differs from the one that was answered
         self._agent = agent
-        self._given: dict[str, list[Any]] = defaultdict(list)
+        self._given: dict[str, list[Given]] = defaultdict(list)
+        self._task: Task[Any] | None = None  # the one that calls the generator
 
     async def added(self) -> list[Any]:
         """The messages that people have added since the last call."""
-        if self.recorder is None or not (found := await self.recorder.added(self._heard)):
+        if self.recorder is None or not (found := await self.recorder.added(self.heard)):
             return []
-        self._heard = found[-1].seq
+        self.heard = found[-1].seq
         return [each.content for each in found]
 
     def recall(self, history: Iterable[RecordedEvent]) -> None:
-        """Take the answers that earlier attempts got."""
+        """Take the answers that earlier attempts got; called in the task that calls the generator."""
+        self._task = current_task()
         for each in fold_inputs(history).values():
             if each.given is not None and each.request.name is not None:
-                self._given[each.request.name].append(each.given.answer)
+                self._given[each.request.name].append((each.request.prompt, each.given.answer))
 
     def take(self, question: questions.Question) -> Any:
         """The answer to a question; to the same question asked again, the next one.
 
         Raises:
-            Asking: there is none yet.
+            UnansweredQuestion: it has no answer yet.
         """
         name = sha256(to_json([question.prompt, question.schema, question.data])).hexdigest()[:32]
         if given := self._given[name]:
-            return given.pop(0)
+            return given.pop(0)[1]
         request = InputRequested(agent=self._agent, request_id="", name=name, prompt=question.prompt)
-        self.asked.append(questions.put(question, request, now_ms()))
-        raise Asking
+        request = questions.put(question, request, now_ms())
+        self._check(request.prompt)
+        self.asked.append(request)
+        raise UnansweredQuestion
+
+    def _check(self, prompt: str) -> None:
+        """Note whether another question is asked instead of an answered one.
+
+        The generator asks in a certain order itself. The order of its tasks may differ in each attempt.
+        """
+        left = [answered for answers in self._given.values() for answered, _ in answers]
+        if left and current_task() is self._task and not self.asked:
+            self.changed = AgentError(
+                f"the agent's generator asks {prompt[:SHOWN]!r}, and no longer {left[0][:SHOWN]!r}, "
+                "which was answered: a question must have the same prompt, schema and data in each attempt",
+                code=CHANGED,
+            )
 
 
 class GeneratorContext(RunContext, frozen=True, kw_only=True):
     """A generator's parameter named `ctx`: its run, and the people that it may ask."""
 
-    answers: Answers
+    answers: GivenAnswers
 
     async def added(self) -> list[Any]:
         """The messages that people have added to the run since the last call: texts, or content blocks."""
@@ -95,7 +118,8 @@ class GeneratorContext(RunContext, frozen=True, kw_only=True):
         """Ask a person; returns the answer. The arguments are those of `Question`.
 
         Without an answer, the attempt ends here, and the run waits. The next attempt begins the generator
-        again from its start, and this call returns the answer.
+        again from its start, and this call returns the answer. If the generator asks something else there,
+        its run fails with `question_changed`.
         """
         return self.answers.take(questions.Question(prompt, schema, data, expires_s, default))
 
@@ -112,7 +136,7 @@ class GeneratorAgent:
         self, function: GeneratorFunction, context: RunContext, *, record_requests: bool = True
     ) -> None:
         self._function = function
-        self._answers = Answers(context.agent_name)
+        self._answers = GivenAnswers(context.agent_name)
         fields = {name: getattr(context, name) for name in RunContext.__struct_fields__}
         self._context = GeneratorContext(**fields, answers=self._answers)
         self._records_requests = record_requests
@@ -128,13 +152,15 @@ class GeneratorAgent:
         try:
             requests = Requests(self._context, input, history, off=not self._records_requests)
             text = await self._follow(input, recorder, requests)
+            if self._answers.changed is not None:
+                raise self._answers.changed
             if self._answers.asked:
                 return Asked(self._answers.asked)
         except AgentError:
             await recorder.record(AgentFinished(agent=name))
             raise
         await recorder.record(AgentFinished(agent=name))
-        return AgentResult(result=text_result(text), usage={})
+        return AgentResult(result=text_result(text), usage={}, heard=self._answers.heard)
 
     def cancel(self) -> None:
         """Does nothing: the generator ends when its task is cancelled."""
@@ -147,7 +173,7 @@ class GeneratorAgent:
                 if self._answers.asked:
                     break  # the generator goes on without its answer
                 if isinstance(item, dict) and item.get("type") == Request.type:
-                    place = (self._context.agent_name, None)
+                    place = Place(self._context.agent_name)
                     await requests.ask(place, question_of(item.get("data")), recorder.record)
                     continue
                 event = event_of(item, self._context.agent_name, "the agent's generator yielded")
@@ -171,7 +197,7 @@ class GeneratorAgent:
 class _Guarded:
     """The generator, with its exceptions as AgentError; exceptions of the recorder pass unchanged."""
 
-    def __init__(self, generator: AsyncGenerator[Any, None], answers: Answers) -> None:
+    def __init__(self, generator: AsyncGenerator[Any, None], answers: GivenAnswers) -> None:
         self._generator = generator
         self._answers = answers
 
@@ -192,14 +218,14 @@ class _Guarded:
         await self._generator.aclose()
 
 
-def question_of(data: Any) -> Question:
+def question_of(data: Any) -> NextRequest:
     """The data of an `llm.request` that an agent's function yields.
 
     Raises:
         AgentError: it is malformed.
     """
     try:
-        question = msgspec.convert(data, Question)
+        question = msgspec.convert(data, NextRequest)
     except msgspec.ValidationError as error:
         raise AgentError(f"the data of an {Request.type} is malformed: {error}") from error
     parameters = question.parameters or {}

@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from runstore.core.errors import AppendRefused, InvalidEvent, LogUnavailable, RunNotFound
+from runstore.core.errors import AppendRefused, InvalidEvent, LogUnavailable, RunNotFound, Unheard
 from runstore.core.events import Cancelled, Completed, Custom, Ending, Event, Queued, Started, Token
 from runstore.core.ids import new_run_id
 from runstore.core.names import check_name
 from runstore.core.new_run import NewRun
-from runstore.core.ports import LogWriter
+from runstore.core.ports import EventLog, LogWriter
 from runstore.runtime.attempts.recorder import Recorder
-from runstore.runtime.attempts.runner import failure
+from runstore.runtime.attempts.runner import failure, with_unheard
 from runstore.runtime.leases.leases import Leases
 
 END_S = 1.0  # seconds at the end of the block for the ending to be stored; in an outage it is stored later
@@ -48,7 +48,7 @@ class OwnRun:
 
 
 @asynccontextmanager
-async def own_run(log: LogWriter, leases: Leases, new: NewRun) -> AsyncIterator[OwnRun]:
+async def own_run(log: EventLog, leases: Leases, new: NewRun) -> AsyncIterator[OwnRun]:
     """Begin a run, and end it with the block.
 
     It is started as it is queued, under this process's own lease, and its definition says that there is no
@@ -67,13 +67,24 @@ async def own_run(log: LogWriter, leases: Leases, new: NewRun) -> AsyncIterator[
         await log.append(run_id, beginning, expected_seq=0)  # given up, it may come to be stored all the same
         yield run
         await recorder.flush()
-        await log.append(run_id, [Completed(result=run.result, usage=run.usage)], attempt=1, patient=True)
+        await _complete(log, run_id, Completed(result=run.result, usage=run.usage))
     except asyncio.CancelledError:
         await _end(log, run_id, Cancelled(reason="cancelled"))
         raise
     except Exception as error:
         await _end(log, run_id, failure(error))
         raise
+
+
+async def _complete(log: EventLog, run_id: str, completed: Completed) -> None:
+    """Append the ending, with the messages that people added as `unheard`: a program takes none."""
+    heard = 0
+    while True:
+        try:
+            await log.append(run_id, [completed], attempt=1, patient=True, heard=heard)
+            return
+        except Unheard as late:
+            completed, heard = await with_unheard(log, run_id, completed, heard, late), late.added
 
 
 async def _end(log: LogWriter, run_id: str, ending: Ending) -> None:

@@ -153,7 +153,7 @@ class AuditLog:
         if unknown := run_ids - self._known.keys():
             if len(self._known) + len(unknown) > MAX_KNOWN_RUNS:
                 self._known = {run_id: self._known[run_id] for run_id in run_ids - unknown}
-            self._known |= await self._database.query_history(_read_owners, sorted(unknown))
+            self._known |= await self._database.query_past(_read_owners, sorted(unknown))
         owners = [self._known[read_run_id(event.run_id)] for event in events]
         return [AuditItem(e, owner.user_id, owner.agent) for e, owner in zip(events, owners, strict=True)]
 

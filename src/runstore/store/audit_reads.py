@@ -24,8 +24,8 @@ class _Read(Struct, frozen=True):
 class AuditReads:
     """Each read becomes an `audit.read` in a stream of its own, once in REPEAT_S.
 
-    Both methods return when the event is stored, and raise LogUnavailable if it cannot be: what is not
-    recorded is not read.
+    Both methods return when the event is stored, and raise LogUnavailable if it cannot be: a read that is
+    not recorded does not happen.
     """
 
     def __init__(self, log: EventLog) -> None:

@@ -1,6 +1,6 @@
-"""Erases a person: purges their runs, and removes or renames what else is stored under their name.
+"""Erases a person: purges their runs, and removes or renames the other data under their name.
 
-What is left of a run is what retention leaves: that it existed, its times, ending and counts. With a
+A run leaves the same as after retention: that it existed, its times, ending and counts. With a
 pseudonym, the user's and the sessions' names are replaced in it. See `docs/how-to/privacy.md`.
 """
 
@@ -43,6 +43,7 @@ from runstore.projections.builds import UNPREPARED, Build, clear_retired, read_b
 from runstore.projections.projection import Projection
 from runstore.projections.runner import ProjectionRunner
 from runstore.projections.text import TextProjection, compact_words
+from runstore.store.descendants import Fork, find_descendants
 from runstore.store.keys import erase_keys, pseudonym_secret
 
 PASSES = 3  # over runs that change during an erasure, such as by a deletion
@@ -64,7 +65,7 @@ _LISTED = select(func.count()).select_from(runs).where(runs.c.purged == 0)
 class ToErase(Struct, frozen=True):
     """The data to erase: a user, or one run of a user.
 
-    `pseudonym`: also replace the names in what is left, also in runs that were purged before.
+    `pseudonym`: also replace the names in the data that stays, also in runs that were purged before.
     """
 
     user_id: str
@@ -82,12 +83,13 @@ class Erasable(Struct, frozen=True):
 
 
 class Erased(Struct, frozen=True):
-    """The erased data."""
+    """The erased data. `remains`: why it is not all."""
 
     runs: int
     events: int
-    keys: int
-    hierarchies: int
+    keys: int = 0
+    hierarchies: int = 0
+    remains: str | None = None
 
 
 class Erasure:
@@ -120,6 +122,15 @@ class Erasure:
         keys, teams = (0, 0) if asked.run_id is not None else self._read(partial(_count, asked=asked))
         return Erasable(found.runs, found.events, keys, teams)
 
+    def forks(self, asked: ToErase) -> list[Fork]:
+        """The forks of what `purge` would erase, or has erased: they hold copies of its text, and stay.
+
+        They are other users', or, if one run is to be erased, the user's own other runs.
+        """
+        run_id = asked.run_id  # whose user may have got a pseudonym
+        of = runs.c.user_id == asked.user_id if run_id is None else runs.c.run_id == run_id
+        return self._read(partial(find_descendants, of=of))
+
     def purge(
         self,
         asked: ToErase,
@@ -134,7 +145,7 @@ class Erasure:
 
         Raises:
             RunNotFound: see `survey`.
-            RunActive: see `survey`; or runs have begun or changed since, and are left: erase again.
+            RunActive: see `survey`.
         """
         found = self.survey(asked)
         names = self._names(asked)
@@ -151,24 +162,28 @@ class Erasure:
                 if not left:
                     break
         if left:
-            raise RunActive(f"{left:,} runs of {asked.user_id!r} changed during the erasure: erase again")
+            changed = f"{left:,} runs of {asked.user_id!r} changed during the erasure: erase again"
+            return Erased(done.runs, done.events, remains=changed)
         if asked.run_id is not None:
-            return Erased(done.runs, done.events, 0, 0)
+            return Erased(done.runs, done.events)
         keys, teams = self._change(partial(_forget_user, asked.user_id, names.user))
-        self._read(partial(_check_none_began, user_id=asked.user_id))
-        return Erased(done.runs, done.events, keys, teams)
+        return Erased(done.runs, done.events, keys, teams, self._read(partial(_active, asked=asked)))
 
-    def purge_run(self, run_id: str, *, by: Actor, reason: str, pseudonym: bool = False) -> Erased:
-        """Erase one run of any user.
+    def purge_run(self, run_id: str, *, by: Actor, reason: str, pseudonym: bool = False) -> list[Fork]:
+        """Erase one run of any user, and return its forks: see `forks`.
 
         Raises:
-            RunNotFound, RunActive: see `survey`.
+            RunNotFound: see `survey`.
+            RunActive: see `survey`; or the run changed during the erasure: erase it again.
         """
         first = self._read(partial(read_first, run_id=run_id))
         if first is None:
             raise RunNotFound(f"there is no run {run_id}")
         asked = ToErase(owner_of(first).user_id, run_id, pseudonym)
-        return self.purge(asked, by=by, reason=reason)
+        erased = self.purge(asked, by=by, reason=reason)
+        if erased.remains is not None:
+            raise RunActive(erased.remains)
+        return self.forks(asked)
 
     def settle(self, *, wait_s: float = SETTLE_S) -> list[str]:
         """Apply the purges to the projections, and clean what deleted rows leave behind in the database.
@@ -216,11 +231,7 @@ class Erasure:
         record_audit(self._database, event, stream_id)
 
     def _read(self, function: Callable[[Connection], T]) -> T:
-        def read() -> T:
-            with self._database.connect() as connection:
-                return function(connection)
-
-        return patiently(self._database, read)
+        return patiently(self._database, lambda: self._database.read(function))
 
     def _change(self, function: Callable[[Connection], T]) -> T:
         def change() -> T:
@@ -231,7 +242,7 @@ class Erasure:
 
 
 class _Names:
-    """Replaces a user's names by pseudonyms: the same for the same name, whenever it is erased.
+    """Replaces a user's names by pseudonyms: the same for the same name in each erasure.
 
     `user`: the user's pseudonym; None if names stay.
     """
@@ -260,11 +271,9 @@ class _Names:
 
 def _check(connection: Connection, asked: ToErase) -> None:
     listed = select(runs.c.run_id).where(runs.c.user_id == asked.user_id)
-    active = select(open_runs.c.run_id).where(open_runs.c.user_id == asked.user_id)
     if asked.run_id is not None:
         if connection.execute(listed.where(runs.c.run_id == asked.run_id)).first() is None:
             raise RunNotFound(f"user {asked.user_id!r} has no run {asked.run_id}")
-        active = active.where(open_runs.c.run_id == asked.run_id)
     else:
         first, rows = connection.execute(select(_FIRST.scalar_subquery(), _LISTED.scalar_subquery())).one()
         if first != rows:
@@ -272,22 +281,23 @@ def _check(connection: Connection, asked: ToErase) -> None:
                 f"the run list has {rows:,} runs, and the log {first:,}: runstore projections rebuild runs, "
                 "then erase again"
             )
-    _refuse_active(connection, active, asked.user_id)
+    if (active := _active(connection, asked)) is not None:
+        raise RunActive(active)
 
 
-def _check_none_began(connection: Connection, user_id: str) -> None:
-    began = select(open_runs.c.run_id).where(open_runs.c.user_id == user_id)
-    _refuse_active(connection, began, user_id)
-
-
-def _refuse_active(connection: Connection, active: Select[str], user_id: str) -> None:
+def _active(connection: Connection, asked: ToErase) -> str | None:
+    """Which runs have not ended, for people; None if all have."""
+    active = select(open_runs.c.run_id).where(open_runs.c.user_id == asked.user_id)
+    if asked.run_id is not None:
+        active = active.where(open_runs.c.run_id == asked.run_id)
     found = connection.execute(active.order_by(open_runs.c.run_id).limit(SHOWN_RUNS + 1)).scalars().all()
-    if found:
-        more = ", …" if len(found) > SHOWN_RUNS else ""
-        raise RunActive(
-            f"runs of {user_id!r} have not ended: stop them, then erase: "
-            f"{', '.join(found[:SHOWN_RUNS])}{more}"
-        )
+    if not found:
+        return None
+    more = ", …" if len(found) > SHOWN_RUNS else ""
+    return (
+        f"runs of {asked.user_id!r} have not ended: stop them, then erase: "
+        f"{', '.join(found[:SHOWN_RUNS])}{more}"
+    )
 
 
 def _found(asked: ToErase) -> Found:

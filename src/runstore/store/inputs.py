@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
-from runstore.core.codec import RecordedEvent, check_depth, json_size
+from runstore.core.codec import check_depth, json_size
 from runstore.core.errors import (
     Busy,
     InputClosed,
@@ -18,11 +18,12 @@ from runstore.core.errors import (
     WrongExpectedSeq,
 )
 from runstore.core.events import InputAdded, InputGiven, InputRequested
-from runstore.core.inputs import INPUTS, NULL, Input, answered, fold_inputs
+from runstore.core.inputs import NULL, Input, answered, fold_inputs
 from runstore.core.ports import EventFilter, Head, LogReader, LogWriter
 from runstore.core.run import Actor
 from runstore.core.threads import Threads
 from runstore.core.times import now_ms
+from runstore.runtime.attempts.open_inputs import LastInputs
 from runstore.runtime.catalog.output_schema import schema_warnings
 
 MAX_ANSWER_BYTES = 256 << 10  # bytes of an answer as JSON: half of an event, which may repeat the arguments
@@ -90,11 +91,12 @@ class InputStore:
         if answer is None:
             raise InvalidAnswer(NULL, field="$.answer")
         current: Head | None = head
+        asked = LastInputs(self._log, run_id)
         for _ in range(ANSWER_TRIES):
             if current is None:
                 raise InputNotFound(f"there is no run {run_id}")
-            with suppress(WrongExpectedSeq):
-                return await self._answer(run_id, current, request_id, answer, by)
+            with suppress(WrongExpectedSeq, RunClosed):  # perhaps after the same answer
+                return await self._answer(run_id, current, asked, request_id, answer, by)
             current = await self._log.head(run_id)
         raise Busy(f"others append to run {run_id} all the time: try again")
 
@@ -112,17 +114,23 @@ class InputStore:
         added = InputAdded(content=content, by=by.user_id, key_id=by.key_id)
         return await self._log.append(run_id, [added])
 
-    async def _answer(self, run_id: str, head: Head, request_id: str, answer: Any, by: Actor) -> None:
-        inputs = fold_inputs(await self._read(run_id, INPUTS, upto=head.seq))
-        found = inputs.get(request_id)
+    async def _answer(
+        self, run_id: str, head: Head, asked: LastInputs, request_id: str, answer: Any, by: Actor
+    ) -> None:
+        inputs = await asked.read(head.seq)
+        found = inputs.get(request_id) or await asked.earlier(request_id)
         if found is None:
             raise InputNotFound(f"run {run_id} has no request {request_id[:100]!r}")
         if found.given is not None:
-            if found.given.by is not None and _same(found.given.answer, answer):
+            if found.given.by is None:
+                raise InputClosed(f"request {request_id} has expired: its default is the answer")
+            if _same(found.given.answer, answer):
                 return
             raise InputClosed(f"request {request_id} was answered before, with another answer")
         if head.closed or head.cancel_requested:
             raise InputClosed(f"run {run_id} has ended, or is to stop")
+        if request_id not in inputs:
+            raise InputClosed(f"run {run_id} has gone on without an answer to request {request_id}")
         request = found.request
         if request.expires_at is not None and request.expires_at <= now_ms():
             raise InputClosed(f"request {request_id} has expired")
@@ -132,19 +140,7 @@ class InputStore:
                 place = "$.answer" + wrong[0].path.removeprefix("$")
                 raise InvalidAnswer(f"{place}: {wrong[0].message}", field=place)
         given = answered(inputs, request_id, answer, by=by.user_id, key_id=by.key_id)
-        try:
-            await self._log.append(run_id, [given], expected_seq=head.seq)
-        except RunClosed as closed:
-            raise InputClosed(f"run {run_id} has ended") from closed
-
-    async def _read(
-        self, run_id: str, only: EventFilter, *, after: int = 0, upto: int | None = None
-    ) -> list[RecordedEvent]:
-        events: list[RecordedEvent] = []
-        while page := await self._log.read(run_id, after=after, upto=upto, only=only):
-            events += [event for event in page if event.type in only.types]
-            after = page[-1].seq
-        return events
+        await self._log.append(run_id, [given], expected_seq=head.seq)
 
 
 def _same(one: Any, other: Any) -> bool:

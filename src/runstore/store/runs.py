@@ -1,16 +1,17 @@
 """Operations on runs, shared by all surfaces: start, read, follow, stop, append, delete."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from runstore.core.asked import ModelRequest, RequestPage
 from runstore.core.codec import RecordedEvent, check_depth, encode, json_size
 from runstore.core.errors import (
     AlreadyStarted,
+    InputClosed,
     InvalidCursor,
     RunClosed,
     RunDeleted,
@@ -22,6 +23,7 @@ from runstore.core.errors import (
 from runstore.core.events import CancelRequested, Custom, Deleted, Posted
 from runstore.core.ids import new_run_id
 from runstore.core.limits import Limits
+from runstore.core.model_requests import ModelRequest, RequestPage
 from runstore.core.new_run import NewRun
 from runstore.core.ports import EventFilter, Head, LiveFeed, Reservation, RunLog
 from runstore.core.run import Actor, Owner, Run, evolve, fold, owner_of, whole
@@ -37,14 +39,19 @@ from runstore.eventlog.queries import (
 from runstore.feed.joined_tail import JoinedTail, NewRuns
 from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended
 from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs, is_outdated
+from runstore.runtime.attempts.history import read_queued
 from runstore.runtime.catalog.agents import AgentCatalog
+from runstore.store.claims import Claims, NoClaims
+from runstore.store.counted import LargeReads
 from runstore.store.forks import ForkOptions, forked
 from runstore.store.inputs import InputStore
-from runstore.store.requests import MAX_LISTED, list_requests, read_request
+from runstore.store.model_requests import MAX_LISTED, list_requests, read_request
 from runstore.store.starts import Starts, read_own_cursors, read_starts
 
 MAX_KNOWN_OWNERS = 10_000  # runs whose owner is cached
 DEFAULT_LIMITS = Limits()
+
+T = TypeVar("T")
 
 
 class RunAt(Struct, frozen=True):
@@ -81,11 +88,18 @@ class RunStore:
         self._feed = feed
         self._heartbeat_s = heartbeat_s
         self._owners: dict[str, Owner] = {}
+        self.claims: Claims = NoClaims()  # of the worker in this process
         self.starts = Starts(feed)
         self.inputs = InputStore(log)
+        self._large_reads = LargeReads()
 
-    async def start(self, new: NewRun) -> RunAt:
+    async def start(self, new: NewRun, *, run_id: str | None = None) -> RunAt:
         """Queue a run and return it, once it is stored.
+
+        This process may start it with the same append. The state is that of the queued run all the same.
+
+        Args:
+            run_id: a new one, if the caller has made it.
 
         Raises:
             AgentNotFound: there is no such agent.
@@ -107,12 +121,18 @@ class RunStore:
         encoded = encode(new.queued(definition, remembers=remembers))
         key = new.idempotency_key
         reservation = Reservation(new.user_id, self.limits.runs_per_user, key, new.digest() if key else b"")
-        run_id = new_run_id()
+        run_id = run_id or new_run_id()
+        started = self.claims.claim(run_id) if new.session_id is None else None
+        events = [encoded] if started is None else [encoded, started]
+        first = None
         try:
-            last_seq = await self._log.append(run_id, [encoded], expected_seq=0, reservation=reservation)
-        except AlreadyStarted as earlier:
-            return await self.get(earlier.run_id)
-        return RunAt(evolve(Run(run_id), encoded), last_seq)
+            await self._log.append(run_id, events, expected_seq=0, reservation=reservation)
+        except AlreadyStarted as error:
+            first = error.run_id
+        finally:
+            if started is not None:
+                self.claims.give_back(run_id)
+        return RunAt(evolve(Run(run_id), encoded), 1) if first is None else await self.get(first)
 
     async def fork(self, run_id: str, options: ForkOptions, new: NewRun, *, reads_session: bool) -> Forked:
         """Start a run that begins with the conversation of another one; see `forked`.
@@ -124,12 +144,15 @@ class RunStore:
         Raises:
             RunNotFound, RunDeleted, RunPurged, InvalidCursor, InvalidQuery, AgentNotFound, TooLarge: and as
                 `start`.
+            Busy: too many forks and requests of models are being read.
         """
         head = await self.head(run_id)
-        new = await forked(
-            self._log, self.catalog, run_id, head.seq, options, new, reads_session=reads_session
+        read = partial(
+            forked, self._log, self.catalog, run_id, head, options, new, reads_session=reads_session
         )
-        return Forked(await self.start(new), new.forked_at_seq or 0)
+        started = await self.start(await self._large_reads.call(read))
+        queued = await read_queued(self._log, started.run.run_id)  # of a repeated request, the first one's
+        return Forked(started, queued.forked_at_seq or 0)
 
     async def head(self, run_id: str, *, deleted: bool = False, purged: bool = False) -> Head:
         """The run's head.
@@ -223,8 +246,20 @@ class RunStore:
         return await self._log.append(run_id, posted, expected_seq=expected_seq)
 
     async def add_input(self, run_id: str, content: str | list[dict[str, Any]], *, by: Actor) -> int:
-        """Add a message to a run under way; returns its seq. Raises as `InputStore.add`, and TooLarge."""
+        """Add a message to a run under way; returns its seq.
+
+        Raises:
+            RunNotFound, RunDeleted, RunPurged: and as `InputStore.add`.
+            InputClosed: the run is to stop, so its agent would not take the message.
+            TooLarge: the message is too large, or the run has too many.
+        """
         self._check_size("input_bytes", content, "the content")
+        run = (await self.get(run_id)).run
+        if run.cancel_requested and not run.closed:
+            raise InputClosed(f"run {run_id} is to stop, and takes no more messages")
+        if run.added >= (most := self.limits.inputs_per_run) and not run.closed:
+            message = f"people have added {run.added:,} messages to run {run_id}; the limit is {most:,}"
+            raise TooLarge("inputs_per_run", message)
         return await self.inputs.add(run_id, content, by=by)
 
     async def delete(self, run_id: str, *, by: Actor) -> None:
@@ -245,13 +280,19 @@ class RunStore:
         upto: int | None = None,
         limit: int = 1000,
         only: EventFilter | None = None,
+        from_replica: bool = False,
     ) -> list[RecordedEvent]:
         """A page of the run's events up to `upto`; only an empty page means that no more exist.
+
+        Args:
+            from_replica: a read replica may answer.
 
         Raises:
             RunPurged
         """
-        return await self._log.read(run_id, after=after, upto=upto, limit=limit, only=only)
+        return await self._log.read(
+            run_id, after=after, upto=upto, limit=limit, only=only, from_replica=from_replica
+        )
 
     async def trace(self, run_id: str) -> Trace:
         """The run as a tree.
@@ -269,28 +310,56 @@ class RunStore:
                 folding.add_ending(event)
         return folding.trace
 
-    async def requests(self, run_id: str, *, after: int = 0, limit: int = MAX_LISTED) -> RequestPage:
-        """A page of what the run's models were asked, without content.
+    async def requests(
+        self, run_id: str, *, after: int = 0, limit: int = MAX_LISTED, seq: int | None = None
+    ) -> RequestPage:
+        """A page of what the run's models were asked, without content; of one event, with `seq`.
 
         Raises:
             RunPurged
         """
-        return await list_requests(self._log, run_id, after=after, limit=limit)
+        return await list_requests(self._log, run_id, after=after, limit=limit, seq=seq)
 
-    async def request(self, run_id: str, n: int, *, reads_session: bool) -> ModelRequest:
-        """The n-th request to a model of the run, whole.
+    async def request(
+        self, run_id: str, n: int, *, reads_session: bool, answer: Callable[[ModelRequest], T]
+    ) -> T:
+        """Read the n-th request to a model of the run; return what `answer` makes of it, in a thread.
 
         Args:
             reads_session: whether the reader may read all runs of the run's session.
 
         Raises:
-            RequestNotFound, RunPurged, TooLarge
+            RequestNotFound, RunPurged, TooLarge, Busy
         """
-        return await read_request(self._log, run_id, n, reads_session=reads_session)
+
+        async def read() -> T:
+            return answer(await read_request(self._log, run_id, n, reads_session=reads_session))
+
+        return await self._large_reads.call(read)
 
     def tail(self, run_id: str, *, after: int, only: EventFilter | None = None) -> Tail:
         """Follow the run: every event after `after`, once, then live until it ends."""
         return Tail(self._log, self._feed, run_id, after=after, only=only, idle_s=self._heartbeat_s)
+
+    async def start_and_tail(
+        self, new: NewRun, places: ExitStack, *, only: EventFilter | None = None
+    ) -> tuple[RunAt, Tail]:
+        """Queue a run and follow it from its first event, which takes no read of the log.
+
+        Args:
+            places: is closed once the tail is no longer read.
+
+        Raises: as `start`.
+        """
+        run_id = new_run_id()
+        with ExitStack() as place:
+            tail = place.enter_context(self.tail(run_id, after=0, only=only).before_its_run())
+            started = await self.start(new, run_id=run_id)
+            if started.run.run_id == run_id:
+                places.push(place.pop_all())
+            else:  # a repeated request gets the run of the first one
+                tail = self.tail(started.run.run_id, after=0, only=only)
+        return started, tail
 
     def joined_tail(
         self,

@@ -24,7 +24,7 @@ from runstore.database.tables import events, index_name, runs
 from runstore.eventlog.queries import read_first_positions
 
 MAX_EXAMINED = 10_000  # events examined for one step
-MAX_EXAMINED_S = 1.0  # seconds of one step; what is left is for the next one
+MAX_EXAMINED_S = 1.0  # seconds of one step; the next one goes on
 MAX_BYTES = 1 << 20  # bytes of data of one step; the event that crosses it is the last
 MERGED_RUNS = 500  # runs whose events are merged; of more, a good part of the log matches
 SCANNED_RUNS = 10_000  # runs examined to find those that match
@@ -53,21 +53,23 @@ _LAST = select(_first.c.run_id, _last_of(_e.seq), _last_of(_e.position)).where(
 )
 
 
-class Found(Struct, frozen=True):
+class MatchingEvents(Struct, frozen=True):
     """The matching events with `after < position <= upto`."""
 
     events: list[RecordedEvent]
     upto: int
 
 
-def read_matching(connection: Connection, query: AuditQuery, after: int, mark: int, limit: int) -> Found:
+def read_matching(
+    connection: Connection, query: AuditQuery, after: int, mark: int, limit: int
+) -> MatchingEvents:
     """One step: the next matching events, up to `limit`, of those up to the high-water mark.
 
     Its `upto` is always beyond `after`, if the mark is.
     """
     begin, end = max(after, _begin(connection, query)), min(mark, _end(connection, query))
     if begin >= end:
-        return Found([], mark)
+        return MatchingEvents([], mark)
     step = _Step(connection, query, limit)
     if not query.of_run:
         found = step.search(begin, end, None)
@@ -75,7 +77,7 @@ def read_matching(connection: Connection, query: AuditQuery, after: int, mark: i
         found = step.search(begin, end, query)
     else:
         found = step.merge(list(dict.fromkeys([*run_ids, *map(reads_id, run_ids)])), begin, end)
-    return Found(found.events, mark) if found.upto >= end else found
+    return MatchingEvents(found.events, mark) if found.upto >= end else found
 
 
 def find_runs_of(connection: Connection, query: AuditQuery) -> list[str] | None:
@@ -152,7 +154,7 @@ class _Step:
     def _spent(self) -> bool:
         return self._left <= 0 or time.monotonic() > self._until
 
-    def search(self, after: int, end: int, query: AuditQuery | None) -> Found:
+    def search(self, after: int, end: int, query: AuditQuery | None) -> MatchingEvents:
         """Search the log itself. `query`: the conditions on runs, if there are any."""
         found: list[RecordedEvent] = []
         size = 0
@@ -167,11 +169,11 @@ class _Step:
                 found.append(event)
                 size += len(event.data)
                 if len(found) == self._limit or size >= MAX_BYTES:
-                    return Found(found, event.position)
+                    return MatchingEvents(found, event.position)
             after = upto
             if self._spent:
                 break
-        return Found(found, after)
+        return MatchingEvents(found, after)
 
     def _next(self, after: int) -> int:
         here = select(_e.position).where(_e.position > after).order_by(_e.position).limit(1)
@@ -190,7 +192,7 @@ class _Step:
             )
         return [position for position, run_id in places if read_run_id(run_id) in matching]
 
-    def merge(self, run_ids: Sequence[str], after: int, end: int) -> Found:
+    def merge(self, run_ids: Sequence[str], after: int, end: int) -> MatchingEvents:
         """Merge the events of some runs."""
         places = list(self._places(run_ids, after))
         heapq.heapify(places)
@@ -211,8 +213,8 @@ class _Step:
         for count, event in enumerate(found, 1):
             size += len(event.data)
             if count == self._limit or size >= MAX_BYTES:
-                return Found(found[:count], event.position)
-        return Found(found, known)
+                return MatchingEvents(found[:count], event.position)
+        return MatchingEvents(found, known)
 
     def _places(self, run_ids: Sequence[str], after: int) -> Iterator[_Place]:
         """Where each run's events after a position begin."""

@@ -10,17 +10,22 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import structlog
+from redis.exceptions import RedisError
 
 from runstore.core.errors import ConfigError
 from runstore.feed.redis.check import check_redis
+from runstore.feed.redis.connection import RedisConnection
 from runstore.feed.redis.feed import RedisFeed
-from tests.events import QUEUED
-from tests.live import RUN, committed, hears, own_prefix, processes, seqs
-from tests.polling import until
+from runstore.feed.redis.topology import read_topology, shown
+from tests.kit.events import QUEUED
+from tests.kit.live import RUN, committed, hears, own_prefix, processes, seqs
+from tests.kit.polling import until
+from tests.kit.tools import require
 from tests.servers.ports import Port
 from tests.servers.redis import OwnRedis
+from tests.servers.redis_cluster import OwnRedisCluster
+from tests.servers.redis_sentinel import OwnSentinel
 from tests.servers.shared import shared_redis
-from tests.tools import require
 
 PASSWORD = "s3cret-word"
 
@@ -93,6 +98,17 @@ def of_version(version: bytes) -> Callable[[socket.socket], None]:
     return answer
 
 
+def of_cluster(slots: bytes | bytearray) -> Callable[[socket.socket], None]:
+    """A node that answers CLUSTER SLOTS so, and every other command with OK."""
+
+    def answer(connection: socket.socket) -> None:
+        while asked := connection.recv(10_000):
+            for command in asked.split(b"*")[1:]:
+                connection.sendall(slots if b"CLUSTER" in command else b"+OK\r\n")
+
+    return answer
+
+
 # ---- the URL ----
 
 
@@ -101,6 +117,8 @@ def of_version(version: bytes) -> Callable[[socket.socket], None]:
     [
         "", "localhost", "http://127.0.0.1", "redis://127.0.0.1:99999", "redis://127.0.0.1/first",
         f"redis://me:{PASSWORD}/@127.0.0.1", "redis://127.0.0.1?socket_timeout=long",
+        "redis+cluster://127.0.0.1/1", "redis+cluster://", "redis+cluster://a:1,", "redis+other://a",
+        "redis+sentinel://127.0.0.1:26379", "redis+sentinel://127.0.0.1/runs/first", "unix+cluster:///a",
     ],
 )  # fmt: skip
 def test_a_malformed_url_is_refused(url: str) -> None:
@@ -109,6 +127,7 @@ def test_a_malformed_url_is_refused(url: str) -> None:
 
 def test_an_option_that_there_is_not_is_refused() -> None:
     assert "redis-py does not know one of its options" in refusal("redis://127.0.0.1?sockets=3")
+    assert "redis-py does not know one of its options" in refusal("redis+cluster://127.0.0.1?sockets=3")
 
 
 async def test_options_of_the_url_change_nothing_of_how_it_is_used() -> None:
@@ -117,6 +136,25 @@ async def test_options_of_the_url_change_nothing_of_how_it_is_used() -> None:
         await hears(here, there)
         assert here.connected
         assert there.connected
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (f"redis://me:{PASSWORD}@host:1/2?ssl_password={PASSWORD}", "redis://me@host:1/2"),
+        (f"redis://me:a@{PASSWORD}@host:1", "redis://me@host:1"),
+        (f"redis+sentinel://a:1,b:2/runs?sentinel_password={PASSWORD}", "redis+sentinel://a:1,b:2/runs"),
+        (f"redis+sentinel://a:1,b:2/runs?sentinel_password=a@{PASSWORD}", "redis+sentinel://…"),
+        (f"redis://me:a/@{PASSWORD}@host", "redis://…"),
+        (f"redis://me:a?{PASSWORD}@host", "redis://…"),
+        (f"redis://me:a#{PASSWORD}@host", "redis://…"),
+        (f"redis://me:[{PASSWORD}@host", "redis://…"),
+        (f"unix:///run/redis.sock?password=a@{PASSWORD}", "unix://…"),
+        (f"unix:///run/redis.sock?password={PASSWORD}", "unix:///run/redis.sock"),
+    ],
+)
+def test_a_url_is_shown_without_its_passwords(url: str, said: str) -> None:
+    assert shown(url) == said
 
 
 # ---- what answers there ----
@@ -150,9 +188,59 @@ def test_a_server_that_is_too_old_is_refused() -> None:
         check_redis(f"redis://{address}")
 
 
-def test_a_node_of_a_cluster_is_refused() -> None:
-    with Port() as bus, OwnRedis(cluster_enabled="yes", cluster_port=str(bus.number)) as server:
-        assert "node of a cluster" in refusal(server.url)
+def test_a_server_of_another_kind_than_the_url_says_is_refused(redis_cluster: OwnRedisCluster) -> None:
+    node, plain = redis_cluster.nodes[0].url, shared_redis()
+    assert "the server is a node of a cluster, whose URL begins with redis+cluster://" in refusal(node)
+    assert "cluster support disabled" in refusal(plain.replace("redis:", "redis+cluster:"))
+    assert "unknown command 'SENTINEL'" in refusal(f"{plain.replace('redis:', 'redis+sentinel:')}/runs")
+    with OwnSentinel(redis_cluster.nodes[0].port) as sentinel:
+        assert "the server is a Sentinel, whose URL is redis+sentinel://" in refusal(
+            f"redis://127.0.0.1:{sentinel.port}"
+        )
+        assert "No such master with that name" in refusal(f"{sentinel.url}-of-others")
+
+
+def test_a_sentinel_has_a_password_of_its_own(redis_cluster: OwnRedisCluster) -> None:
+    with OwnSentinel(redis_cluster.nodes[0].port, PASSWORD) as sentinel:
+        assert "the user or password is refused" in refusal(sentinel.url)
+        assert "the user or password is refused" in refusal(f"{sentinel.url}?sentinel_password=wrong")
+        reached = refusal(f"{sentinel.url}?sentinel_password={PASSWORD}")
+        assert "the server is a node of a cluster" in reached  # the primary that it names
+
+
+def test_a_cluster_is_found_if_one_of_its_nodes_in_the_url_answers(redis_cluster: OwnRedisCluster) -> None:
+    with Port() as port, structlog.testing.capture_logs() as lines:
+        check_redis(f"redis+cluster://127.0.0.1:{port.number},127.0.0.1:{redis_cluster.nodes[2].port}")
+        assert lines == []
+        check_redis(f"redis+cluster://me:{PASSWORD}@127.0.0.1:{port.number},no-such-host.invalid")
+        check_redis(f"redis+sentinel://127.0.0.1:{port.number}/runs")
+    assert [line["event"] for line in lines] == ["redis_absent"] * 2
+    assert PASSWORD not in str(lines)
+
+
+def test_a_node_that_names_a_server_that_is_down_is_asked_last(redis_cluster: OwnRedisCluster) -> None:
+    slots = bytearray()
+    with Port() as dead, answering(of_cluster(slots)) as one, answering(of_cluster(slots)) as two:
+        # The two are cut off, and take each other for primaries.
+        ports = (dead.number, *(int(node.rpartition(":")[2]) for node in (one, two)))
+        slots += b"*3\r\n"
+        for number, port in enumerate(ports):
+            slots += b"*3\r\n:%d\r\n:%d\r\n*3\r\n" % (number * 6_000, min(number * 6_000 + 5_999, 16_383))
+            slots += b"$9\r\n127.0.0.1\r\n:%d\r\n$2\r\nid\r\n" % port
+        url = f"redis+cluster://{one},{two},127.0.0.1:{redis_cluster.nodes[0].port}"
+        connection = RedisConnection(read_topology(url))
+        for _ in range(2):
+            with pytest.raises(RedisError):
+                connection.run([("PING",)])
+            connection.close()
+        assert connection.run([("PING",)]) == [b"PONG"]
+        connection.close()
+
+
+def test_an_answer_of_an_unknown_form_is_a_refusal() -> None:
+    with answering(of_cluster(b"+OK\r\n")) as address:
+        for url in (f"redis+cluster://{address}", f"redis+sentinel://{address}/runs"):
+            assert f"{address} gave an answer of an unknown form" in refusal(url)
 
 
 # ---- permissions ----

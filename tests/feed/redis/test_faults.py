@@ -16,10 +16,10 @@ from runstore.feed.redis.feed import RedisFeed
 from runstore.feed.redis.publisher import MAX_QUEUED_EVENTS
 from runstore.feed.tail import Tail
 from runstore.http.streaming.frames import native
-from tests.events import CANCEL, CANCELLED, COMPLETED, QUEUED, note, started, token
-from tests.frames import frame_of
-from tests.live import RUN, committed, hears, processes, seqs
-from tests.polling import DEADLINE_S, until
+from tests.kit.events import CANCEL, CANCELLED, COMPLETED, QUEUED, note, started, token
+from tests.kit.frames import frame_of
+from tests.kit.live import RUN, committed, hears, processes, seqs
+from tests.kit.polling import DEADLINE_S, until
 from tests.servers.redis import OwnRedis
 
 

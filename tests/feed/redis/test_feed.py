@@ -16,9 +16,9 @@ from runstore.core.ports import Committed, LiveFeed, Subscription
 from runstore.feed.redis.feed import RedisFeed
 from runstore.feed.redis.publisher import ACTIVE_EXPIRY_S, ENDED_EXPIRY_S
 from runstore.feed.redis.wire import MAX_ENTRY_BYTES, MAX_RUN_ENTRIES
-from tests.events import CANCEL, COMPLETED, QUEUED, note, started, token
-from tests.live import RUN, committed, hears, own_prefix, processes, seqs
-from tests.polling import DEADLINE_S, until
+from tests.kit.events import CANCEL, COMPLETED, QUEUED, note, started, token
+from tests.kit.live import RUN, committed, hears, own_prefix, processes, seqs
+from tests.kit.polling import DEADLINE_S, until
 from tests.servers.shared import shared_redis
 
 
@@ -305,6 +305,7 @@ async def test_listeners_of_another_process_get_state_changes(two: list[RedisFee
 
 async def test_a_listener_gets_its_own_processes_commits_once(two: list[RedisFeed]) -> None:
     here, there = two
+    await hears(there, here)
     heard: list[Committed] = []
     here.listen(heard.append)
     commit = committed(1, QUEUED)

@@ -39,7 +39,7 @@ def test_that_several_lose_it_is_one_line_and_that_all_have_it_back_another() ->
         health.well("publisher")
         health.well("publisher")
     assert events(lines) == ["redis_lost", "redis_back"]
-    assert lines[0]["error"] == "gone"
+    assert (lines[0]["part"], lines[0]["error"]) == ("reader", "gone")
     assert health.connected
     assert health.reconnects == 2
 

@@ -13,8 +13,8 @@ from runstore.feed.redis.wire import (
     control_events,
     join,
 )
-from tests.events import CANCEL, COMPLETED, QUEUED, note, token
-from tests.live import RUN, committed
+from tests.kit.events import CANCEL, COMPLETED, QUEUED, note, token
+from tests.kit.live import RUN, committed
 
 OTHER = new_run_id()
 HERE, THERE = Wire("here"), Wire("there")

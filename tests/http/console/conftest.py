@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.browser import chromium
 from tests.http.console.tab import Tab, tab_of
-from tests.server import ServerProcess, serving
+from tests.kit.browser import chromium
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import ServerProcess, serving
 
 CONFIG = """
 [agents.silent]
@@ -21,11 +22,28 @@ model = "scripted"
 tokens = 2000
 tokens_per_s = 50
 
+[agents.poet]
+model = "scripted"
+tokens = 20000
+tokens_per_s = 60
+
 [agents.clerk]
 factory = "agents:clerk"
 
 [agents.teller]
 factory = "agents:teller"
+
+[agents.deaf]
+factory = "agents:deaf"
+
+[agents.asker]
+factory = "agents:asker"
+
+[agents.former]
+factory = "agents:former"
+
+[agents.thinker]
+factory = "agents:thinker"
 
 [agents.broken]
 factory = "agents:broken"
@@ -34,6 +52,12 @@ factory = "agents:broken"
 model = "scripted"
 tools = ["agents:pay"]
 approve = ["pay"]
+
+[agents.run-code]
+code = true
+
+[agents.an-agent-with-a-name-of-sixty-letters-and-no-space-in-all-of-it]
+model = "scripted"
 
 [agents.long]
 model = "scripted"
@@ -45,6 +69,7 @@ output = 15.0
 """
 AGENTS = """
 import asyncio
+from pathlib import Path
 
 from strands import Agent, tool
 
@@ -80,6 +105,47 @@ def teller():
     return tell
 
 
+def deaf():
+    async def hold(input):
+        while not Path("go").exists():
+            await asyncio.sleep(0.01)
+        yield "done"
+    return hold
+
+
+def asker():
+    async def ask(input, ctx):
+        while not Path("ask").exists():
+            await asyncio.sleep(0.01)
+        yield await ctx.ask("Go on?")
+    return ask
+
+
+def former():
+    kinds = {"name": "string", "count": "integer", "ratio": "number", "sure": "boolean"}
+    fields = {name: {"type": kind} for name, kind in kinds.items()} | {"size": {"enum": ["small", 2]}}
+
+    async def ask(input, ctx):
+        yield str(await ctx.ask("Fill in", schema={"type": "object", "properties": fields}))
+    return ask
+
+
+class Thinker(ScriptedModel):
+    async def _say(self, words, messages):
+        thought = {"reasoningContent": {"text": "let me think"}}
+        yield {"messageStart": {"role": "assistant"}}
+        yield {"contentBlockStart": {"start": {}}}
+        yield {"contentBlockDelta": {"delta": thought}}
+        yield {"contentBlockStop": {}}
+        async for event in super()._say(words, messages):
+            if "messageStart" not in event:
+                yield event
+
+
+def thinker():
+    return Agent(model=Thinker())
+
+
 def broken():
     raise RuntimeError("no luck")
 """
@@ -104,7 +170,7 @@ def console(running_console: ServerProcess) -> Iterator[ServerProcess]:
     """A server without keys, which must have nothing to complain of."""
     before = len(running_console.log)
     yield running_console
-    assert "Traceback" not in running_console.log[before:]
+    assert_no_traceback(running_console.log[before:])
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request
 
-from tests.process import DEADLINE_S
+from tests.kit.process import DEADLINE_S
 
 # Refused answers are shown to the user, and the browser logs each of them. A cut connection likewise.
-EXPECTED = ("Failed to load resource", "net::ERR_")
+EXPECTED = ("Failed to load resource", "Failed to load module script", "net::ERR_")
 REPORT_VIOLATIONS = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation",
@@ -69,9 +69,10 @@ def tab_of(browser: Browser, url: str, **options: Any) -> Iterator[Tab]:
     """A tab with a profile of its own, which must end without a fault."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
     context.set_default_timeout(DEADLINE_S * 1_000)
+    tab = Tab(context.new_page(), url)
     try:
-        tab = Tab(context.new_page(), url)
         yield tab
         assert tab.faults == []
     finally:
+        tab.page.unroute_all(behavior="ignoreErrors")  # a handler may be at work
         context.close()

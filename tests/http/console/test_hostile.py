@@ -1,5 +1,6 @@
 """Text of models, tools and users that tries to be more than text, in every field that they can fill."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,15 @@ from playwright.sync_api import Browser
 
 from tests.http.console.conftest import AGENTS, CONFIG
 from tests.http.console.tab import Tab, tab_of
-from tests.keys import make_key
-from tests.server import ServerProcess, serving, until
+from tests.kit.keys import make_key
+from tests.kit.server import ServerProcess, serving, until
 
+HELD_UP_S = (
+    20  # far more than a busy machine needs, and far less than a text whose time grows with its square
+)
+MOST_ELEMENTS = 6_000  # of a page, whatever a text asks for
+MOST_IN_DOCUMENT = 60_000  # whatever all texts of a page ask for together
+HIDING = r"/[\u202a-\u202e\u2066-\u2069\u001b]/"
 PWN = "window.pwned=1"
 ATTACKS = (
     f"<script>{PWN}</script>",
@@ -39,8 +46,36 @@ def hostile():
 
 def costly():
     async def speak(input):
-        yield "**a " * 49_000 if input == "stars" else " ".join("`" * n for n in range(1, 600))
+        yield {
+            "stars": "**a " * 49_000,
+            "ticks": " ".join("`" * n for n in range(1, 600)),
+            "links": "[a](http://b.c) " * 12_000,
+            "items": "- x\\n" * 45_000,
+            "marks": "\\u202e" * 190_000,
+            "paragraphs": ("\\u202ea\\u200b" * 40 + "\\n\\n") * 1_500,
+            "table": "|a|b|c|\\n|-|-|-|\\n" + "|a|b|c|\\n" * 24_000,
+            "wide": "|a" * 49_000 + "|\\n" + "|-" * 49_000 + "|\\n",
+            "cells": "|a|\\n|-|\\n" + ("|" * 900 + "\\n") * 200,
+        }[input]
     return speak
+
+
+def asking():
+    async def ask(input, ctx):
+        import os
+        text = open(os.path.join(os.path.dirname(__file__), "attack.txt")).read()
+        one, other = {"type": "string", "title": text, "description": text}, {"enum": [text, text]}
+        fields = {"evil": one, text[:200]: other}
+        yield str(await ctx.ask(text, schema={"type": "object", "title": text, "properties": fields}))
+    return ask
+
+
+def choosing():
+    async def ask(input, ctx):
+        import os
+        text = open(os.path.join(os.path.dirname(__file__), "attack.txt")).read()
+        yield str(await ctx.ask(text, schema={"enum": [text, text + "!"]}))
+    return ask
 
 
 @tool
@@ -70,7 +105,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerP
     (folder / "attack.txt").write_text(EVERYTHING)
     key = make_key(folder, NAME, "admin")
     agents = "".join(f'\n[agents.{name}]\nfactory = "agents:{name.replace("-", "_")}"\n' for name in
-                     ("hostile", "evil-clerk", "evil-end", "costly"))  # fmt: skip
+                     ("hostile", "evil-clerk", "evil-end", "costly", "asking", "choosing"))  # fmt: skip
     with serving(folder, CONFIG + agents, AGENTS + HOSTILE) as server:
         server.http.headers["Authorization"] = f"Bearer {key}"
         body: dict[str, Any] = {"session_id": NAME, "metadata": {NAME: EVERYTHING}}
@@ -106,6 +141,10 @@ def victim(browser: Browser, attacked: tuple[ServerProcess, str, list[str]]) -> 
 
 def untouched(tab: Tab) -> None:
     tab.until("document.querySelector('main > *') && !document.querySelector('[aria-busy]')")
+    assert tab.page.evaluate(f"!{HIDING}.test(document.body.innerText)")
+    assert tab.page.evaluate(
+        f"![...document.querySelectorAll('*')].some((each) => {HIDING}.test(each.title + each.ariaLabel))"
+    )
     assert tab.page.evaluate("window.pwned === undefined")
     assert tab.find(FORBIDDEN).count() == 0
     links = tab.page.evaluate("[...document.querySelectorAll('a')].map((link) => link.protocol)")
@@ -147,15 +186,32 @@ def test_every_step_and_event_is_only_text(
             untouched(victim)
 
 
+def test_many_hostile_texts_together_keep_the_document_small(
+    victim: Tab, attacked: tuple[ServerProcess, str, list[str]]
+) -> None:
+    """Each list and text alone is within its bounds; together they ask for a million elements."""
+    server = attacked[0]
+    run_id = server.begin("silent", [{"text": "a\u202e" * 100}] * 100)
+    rows = [["x\u202ey" * 20] * 60] * 60
+    events = [{"type": "custom.note", "data": rows}] * 6
+    for event in events:
+        assert server.http.post(f"/runs/{run_id}/events", json=event).status_code == 201
+    server.stop_run(run_id)
+    for page in (f"runs/{run_id}?tab=transcript", f"runs/{run_id}?tab=record"):
+        victim.open(page)
+        victim.find(".json, .blocks").first.wait_for()
+        assert victim.page.evaluate("document.querySelectorAll('*').length") < MOST_IN_DOCUMENT, page
+        untouched(victim)
+
+
 def test_hidden_characters_are_shown_by_their_names(
     victim: Tab, attacked: tuple[ServerProcess, str, list[str]]
 ) -> None:
     _, _, runs = attacked
     victim.open(f"runs/{runs[1]}?tab=transcript")
-    victim.shows("U+202E", ".mark")
-    for mark in ("U+2066", "U+200B", "␛"):
-        assert victim.find(".mark", has_text=mark).count() > 0
-    assert victim.page.evaluate(r"!/[\u202a-\u202e\u2066-\u2069\u001b]/.test(document.body.innerText)")
+    for mark in ("U+202E", "U+2066", "U+200B", "␛"):
+        victim.shows(f"⟨{mark}⟩", ".entry.said")
+    assert victim.page.evaluate(f"!{HIDING}.test(document.body.innerText)")
 
 
 def test_a_link_shows_where_it_leads(victim: Tab, attacked: tuple[ServerProcess, str, list[str]]) -> None:
@@ -184,12 +240,34 @@ def test_a_kept_file_is_only_text(
     assert "evil_tool" in page.inner_text("body")
 
 
-@pytest.mark.parametrize("text", ["stars", "ticks"])
+@pytest.mark.parametrize(
+    "text", ["stars", "ticks", "links", "items", "marks", "paragraphs", "table", "wide", "cells"]
+)
 def test_no_markdown_holds_the_page_up(
     victim: Tab, attacked: tuple[ServerProcess, str, list[str]], text: str
 ) -> None:
     run_id = attacked[0].begin("costly", text)
     assert attacked[0].ended(run_id)["status"] == "success"
+    began = time.monotonic()
     victim.open(f"runs/{run_id}?tab=transcript")
     victim.find(".entry.said .prose").first.wait_for()
+    assert time.monotonic() - began < HELD_UP_S
+    assert victim.page.evaluate("document.querySelectorAll('*').length") < MOST_ELEMENTS
     untouched(victim)
+
+
+def test_a_question_is_only_text(victim: Tab, attacked: tuple[ServerProcess, str, list[str]]) -> None:
+    server = attacked[0]
+    for agent in ("asking", "choosing"):
+        run_id = server.begin(agent, EVERYTHING)
+        until(lambda run_id=run_id: server.record(run_id)["status"] == "waiting", "the run waits")
+        for page in ("inbox", f"runs/{run_id}", f"runs/{run_id}?tab=transcript"):
+            victim.open(page)
+            victim.find(".question").first.wait_for()
+            untouched(victim)
+            assert victim.page.evaluate(f"!{HIDING}.test(document.body.innerText)"), page
+            assert victim.page.evaluate(
+                f"![...document.querySelectorAll('option')].some((each) => {HIDING}.test(each.text))"
+            )
+            assert victim.page.evaluate("document.querySelector('main').scrollWidth <= innerWidth"), page
+        server.stop_run(run_id)

@@ -6,7 +6,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.http.console.conftest import AGENTS, CONFIG
 from tests.http.console.tab import Tab, tab_of
-from tests.server import ServerProcess, serving, until
+from tests.kit.server import ServerProcess, serving, until
 
 TEAM = """
 
@@ -58,6 +58,22 @@ def test_a_call_is_approved_with_other_arguments(console: ServerProcess, tab: Ta
     assert "paid zoe" in str(console.events(run_id))
 
 
+def test_a_form_is_made_of_the_questions_schema(console: ServerProcess, tab: Tab) -> None:
+    run_id = console.begin("former", "a form")
+    until(lambda: console.record(run_id)["status"] == "waiting", "the run waits")
+    tab.open("inbox")
+    card = tab.find(".card", has_text="a form")
+    for name, value in (("name", "Bob"), ("count", "3"), ("ratio", "0.5")):
+        card.locator(f"#answer-{name}").fill(value)
+    card.locator("#answer-sure").check()
+    card.locator("#answer-size").select_option("2")
+    card.locator("button", has_text="Answer").click()
+    expect(card).to_have_count(0)
+    console.ended(run_id)
+    [given] = [event for event in console.events(run_id) if event["type"] == "input.given"]
+    assert given["data"]["answer"] == {"name": "Bob", "count": 3, "ratio": 0.5, "sure": True, "size": 2}
+
+
 def test_the_exact_request_of_a_model_call_is_shown(console: ServerProcess, tab: Tab) -> None:
     run_id = console.begin("clerk", "ask exactly this")
     console.ended(run_id)
@@ -105,3 +121,15 @@ def test_questions_that_cannot_be_read_are_an_error(console: ServerProcess, tab:
     tab.shows("The disk is gone.")
     console.http.post(f"/runs/{run_id}/stop")
     console.ended(run_id)
+
+
+def test_a_large_question_does_not_fold_the_call_of_another_one(console: ServerProcess, tab: Tab) -> None:
+    run_ids = [waiting(console, "pay greta"), waiting(console, "pay large")]  # the newest is shown first
+    [asked] = console.http.get(f"/runs/{run_ids[1]}/inputs").json()["data"]
+    large = {"data": [asked | {"data": [["x"] * 100] * 100}]}
+    tab.page.route(f"**/runs/{run_ids[1]}/inputs", lambda route: route.fulfill(json=large))
+    tab.open("inbox")
+    expect(tab.find(".card", has_text="pay large")).to_have_count(1)
+    expect(tab.find(".card", has_text="pay greta").locator(".json")).to_contain_text("greta")
+    for run_id in run_ids:
+        console.stop_run(run_id)

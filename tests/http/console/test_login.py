@@ -8,8 +8,8 @@ from playwright.sync_api import Browser, expect
 
 from tests.http.console.conftest import AGENTS, CONFIG
 from tests.http.console.tab import Tab, tab_of
-from tests.keys import client, make_key
-from tests.server import ServerProcess, serving
+from tests.kit.keys import client, make_key
+from tests.kit.server import ServerProcess, serving
 
 ROW = ".run-row:not(.head)"
 

@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
-import pytest
-from playwright.sync_api import Browser, TimeoutError, expect
+from playwright.sync_api import Browser, expect
 
 from tests.http.console.conftest import AGENTS, CONFIG
 from tests.http.console.tab import tab_of
-from tests.proxy import line_to
-from tests.server import ServerProcess, serving
+from tests.kit.proxy import line_to
+from tests.kit.server import ServerProcess, serving
 
-OPEN_MS = 2_000
-TOLD = "[...document.querySelectorAll('.entry.said .prose')].map((each) => each.innerText).join('').length"
+TOLD = "(document.querySelector('.entry.said .prose')?.innerText.length ?? 0)"
 
 
 def test_an_open_run_goes_on_after_the_server_was_killed(browser: Browser, tmp_path: Path) -> None:
@@ -43,24 +41,47 @@ def test_the_list_of_runs_goes_on_after_the_server_was_killed(browser: Browser, 
         tab.shows("the first one after the restart", ".run-row")
 
 
-@pytest.mark.slow
-def test_cut_connections_cost_the_text_nothing(browser: Browser, console: ServerProcess) -> None:
-    """Each of the first connections is cut after some bytes."""
-    run_id = console.begin("long", "talk")
-    with line_to(console.port, [30_000, 200_000, 60_000, 400_000, 90_000] * 3) as line:
-        console.ended(run_id)
-        with tab_of(browser, line.url) as tab:
+def test_a_page_that_is_cut_as_it_loads_offers_to_load_again(
+    browser: Browser, console: ServerProcess
+) -> None:
+    run_id = console.begin("quick", "patience")
+    console.ended(run_id)
+    cuts = [3_000, 200, 400, 30_000, 60_000, 90_000]
+    loads_left = len(cuts) + 1  # a load that fails has used up a cut at least
+    with line_to(console.port, cuts) as line, tab_of(browser, line.url) as tab:
+        tab.open(f"runs/{run_id}?tab=transcript")
+        shown = tab.find(".entry.said")
+        while not shown.count():
+            loads_left -= 1
+            again = tab.find(".late a, [role=alert] button").first
+            shown.or_(again).first.wait_for()
+            if not shown.count():
+                assert loads_left, "each load failed"
+                with tab.page.expect_navigation():
+                    again.click()
+        expect(shown).to_contain_text("patience")
 
-            def opens() -> bool:
-                tab.open(f"runs/{run_id}?tab=transcript")
-                try:
-                    tab.find(".entry.said").first.wait_for(timeout=OPEN_MS)
-                except TimeoutError:  # the page itself may be cut, too
-                    return False
-                return True
 
-            assert any(opens() for _ in range(20))
-            expect(tab.find(".run-head .status")).to_have_text("done")
+def test_cut_connections_cost_the_text_of_an_open_run_nothing(
+    browser: Browser, console: ServerProcess
+) -> None:
+    run_id = console.begin("poet", "talk")
+    with line_to(console.port, []) as line, tab_of(browser, line.url) as tab:
+        tab.open(f"runs/{run_id}?tab=transcript")
+        tab.until(f"{TOLD} > 20")
+        line.cuts += [8_000] * 6
+        line.cut_open_ones()
+        shown, said = [], tab.find(".entry.said .prose")
+        while line.cuts:  # until each was used, however long that takes
+            shown.append(said.inner_text().split())
+            tab.page.wait_for_timeout(100)
+        tab.until(f"{TOLD} > {len(said.inner_text()) + 1_000}")  # more than passes before the last cut
+        shown.append(said.inner_text().split())
+        console.stop_run(run_id)
+        expect(tab.find(".run-head .status")).to_have_text("stopped")
+        told = "".join(e["data"]["text"] for e in console.events(run_id) if e["type"] == "llm.token")
+        assert [words for words in shown if words != told.split()[: len(words)]] == []
+        expect(tab.find(".actions button", has_text="Stop")).to_have_count(0)
 
 
 def test_a_slow_network_shows_that_it_loads_and_then_the_run(

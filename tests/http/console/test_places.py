@@ -13,9 +13,9 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.http.console.tab import tab_of
-from tests.process import environment
-from tests.server import ServerProcess, until
-from tests.tools import lacking
+from tests.kit.process import environment
+from tests.kit.server import ServerProcess, until
+from tests.kit.tools import lacking
 
 NGINX = """
 daemon off; pid {folder}/nginx.pid; error_log {folder}/errors; events {{}}

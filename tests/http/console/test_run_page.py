@@ -7,7 +7,8 @@ from pathlib import Path
 from playwright.sync_api import Page, Route, expect
 
 from tests.http.console.tab import Tab
-from tests.server import ServerProcess
+from tests.kit.code import begin
+from tests.kit.server import ServerProcess
 
 STEP = ".step:not(.axis)"
 CLERK = "find the planets please"
@@ -35,6 +36,8 @@ def test_a_run_is_a_tree_of_attempts_agents_and_calls(console: ServerProcess, ta
     tab.shows("look_up", STEP)
     kinds = [re.split(r"\s", each.strip("▾▸ "))[0] for each in labels(tab)]
     assert kinds == ["attempt", "agent", "model", "tool", "model", "end"]
+    levels = tab.page.evaluate(f"[...document.querySelectorAll('{STEP}')].map((row) => row.ariaLevel)")
+    assert levels == ["1", "2", "3", "3", "3", "2"]
     tab.find(STEP, has_text="look_up").click()
     expect(tab.find(".detail .part", has_text="Input")).to_contain_text(CLERK)
     expect(tab.find(".detail .part", has_text="Output")).to_contain_text("on page 12")
@@ -47,10 +50,11 @@ def test_a_run_is_a_tree_of_attempts_agents_and_calls(console: ServerProcess, ta
 def test_tokens_appear_live_and_a_stop_ends_the_run(console: ServerProcess, tab: Tab) -> None:
     run_id = console.begin("talker", "talk")
     tab.open(f"runs/{run_id}?tab=transcript")
-    length = "document.querySelector('.entry.said .prose')?.innerText.length ?? 0"
+    length = "(document.querySelector('.entry.said .prose')?.innerText.length ?? 0)"
     tab.until(f"{length} > 20")
-    before = tab.page.evaluate(length)
-    tab.until(f"{length} > {before} + 20")
+    for _ in range(3):
+        tab.page.wait_for_timeout(500)
+        tab.until(f"{length} > {tab.page.evaluate(length)} + 20")
     tab.find("button", has_text="Stop").click()
     expect(tab.find(".run-head .status")).to_have_text("stopped")
     expect(tab.find(".run-head")).to_contain_text("stopped by")
@@ -97,6 +101,7 @@ def test_a_note_is_an_event_of_its_author(console: ServerProcess, tab: Tab) -> N
     tab.find("dialog textarea").fill("checked by hand")
     tab.find("dialog button[type=submit]").click()
     tab.shows("note", STEP)
+    assert tab.page.evaluate("getComputedStyle(document.querySelector('.step.note')).boxShadow") == "none"
     [note] = [event for event in console.events(run_id) if event["type"] == "custom.note"]
     assert (note["data"], note["by"]) == ({"text": "checked by hand"}, "local")
     console.stop_run(run_id)
@@ -126,6 +131,7 @@ def test_a_run_is_forked_at_the_time_of_the_slider(console: ServerProcess, tab: 
     assert forked is not None
     record = console.ended(forked[1])
     assert (record["parent_run_id"], record["status"]) == (run_id, "success")
+    assert console.events(forked[1])[0]["data"]["forked_at_seq"] <= tool_ended
     expect(tab.find(f".facts a[href*='runs/{run_id}']")).to_have_text(run_id[-12:])
     tab.find(".facts a", has_text="compare").click()
     tab.shows("Compare two runs", "h1")
@@ -179,24 +185,23 @@ def test_a_past_that_cannot_be_read_is_an_error_and_not_the_present(console: Ser
     console.ended(run_id)
     [second] = [each["seq"] for each in console.events(run_id) if each["type"] == "llm.token"][1:2]
     refusal = {"error": {"code": "broken", "message": "The disk is gone."}}
-    tab.page.route("**types=llm.token*", lambda route: route.fulfill(status=500, json=refusal))
+    tab.page.route("**/steps?*at=*", lambda route: route.fulfill(status=500, json=refusal))
     tab.open(f"runs/{run_id}?tab=transcript&at={second}")
     tab.shows("The disk is gone.")
     assert tab.find(".entry.said").count() == 0
 
 
 def test_text_that_is_not_loaded_is_named(console: ServerProcess, tab: Tab) -> None:
-    run_id = console.begin("quick", "word " * 60)
+    run_id = console.begin("quick", "one two three four")
     console.ended(run_id)
     last = [each["seq"] for each in console.events(run_id) if each["type"] == "llm.token"][-1]
 
-    def nothing(route: Route) -> None:
-        after = int(re.findall(r"after=(\d+)", route.request.url)[0])
-        route.fulfill(json={"data": [], "next": after + 1})
+    def cut(route: Route) -> None:
+        route.fulfill(json={**route.fetch().json(), "unread": [2, last]})
 
-    tab.page.route("**types=llm.token*", nothing)
+    tab.page.route("**/steps?*at=*", cut)
     tab.open(f"runs/{run_id}?tab=transcript&at={last}")
-    tab.shows(f"and {last} is not loaded", ".hint")
+    tab.shows(f"between the events 2 and {last} is not loaded", ".hint")
 
 
 def test_a_kept_file_has_the_text_of_an_agent_without_messages(console: ServerProcess, tab: Tab) -> None:
@@ -205,3 +210,26 @@ def test_a_kept_file_has_the_text_of_an_agent_without_messages(console: ServerPr
     tab.open(f"runs/{run_id}")
     for label in ("HTML", "Markdown"):
         assert "told tales" in downloaded(tab.page, label)
+
+
+def test_the_result_of_code_is_on_the_transcript(console: ServerProcess, tab: Tab) -> None:
+    code = "async def run(input, emit):\n    return {'planets': 8, 'nearest': input}"
+    run_id = begin(console.http, code, "Mercury")
+    console.ended(run_id)
+    tab.open(f"runs/{run_id}?tab=transcript")
+    expect(tab.find(".answer-box summary")).to_have_text("Result")
+    expect(tab.find(".answer-box")).to_contain_text("planets")
+    expect(tab.find(".answer-box")).to_contain_text("Mercury")
+
+
+def test_messages_that_the_agent_has_not_taken_are_named(console: ServerProcess, tab: Tab) -> None:
+    run_id = console.begin("deaf", "shirts")
+    said = [
+        console.http.post(f"/runs/{run_id}/inputs", json={"content": text}).json()["last_seq"]
+        for text in ("And socks.", "And shoes.")
+    ]
+    (console.folder / "go").touch()
+    assert console.ended(run_id)["unheard"] == said
+    tab.open(f"runs/{run_id}")
+    named = f"The agent has not taken the messages added as events {said[0]}, {said[1]}."
+    expect(tab.find(".hint")).to_have_text(named)

@@ -7,9 +7,17 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from tests.http.console.tab import Tab
-from tests.server import ServerProcess
+from tests.kit.server import ServerProcess
 
 ROW = ".run-row:not(.head)"
+SEEN = """
+window.seen = new Set();
+new MutationObserver(() => {
+  const rows = [...document.querySelectorAll(".run-row")];
+  const row = rows.find((each) => each.innerText.includes("a patient bird"));
+  if (row) window.seen.add(row.querySelector(".status").innerText);
+}).observe(document, { subtree: true, childList: true, characterData: true });
+"""
 SLOW_READS = """
 const real = window.fetch;
 window.fetch = async (url, options) => {
@@ -32,6 +40,25 @@ def test_a_run_that_starts_and_ends_is_shown_live(console: ServerProcess, tab: T
     expect(row.locator(".status")).to_have_text("running")
     console.stop_run(run_id)
     expect(row.locator(".status")).to_have_text("stopped")
+
+
+def test_a_run_that_begins_to_wait_is_shown_live_and_stays_so(console: ServerProcess, tab: Tab) -> None:
+    run_id = console.begin("asker", "a patient bird")
+    tab.open()
+    row = tab.find(ROW, has_text="a patient bird")
+    expect(row.locator(".status")).to_have_text("running")
+    tab.page.wait_for_timeout(2_500)  # so that the reads for its start are over
+    (console.folder / "ask").touch()
+    expect(row.locator(".status")).to_have_text("waiting")
+    tab.page.add_init_script(
+        SLOW_READS.replace("/audit/runs", "/audit/events/stream").replace("2_000", "500")
+    )
+    tab.page.add_init_script(SEEN)
+    tab.open()  # its start is among the changes that come again
+    row.wait_for()
+    tab.page.wait_for_timeout(1_500)
+    assert "running" not in tab.page.evaluate("[...window.seen]")
+    console.stop_run(run_id)
 
 
 def test_a_row_has_tokens_cost_and_duration(console: ServerProcess, tab: Tab) -> None:

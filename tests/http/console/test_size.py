@@ -10,8 +10,8 @@ from sqlalchemy import text
 from runstore.database.opening import write_to
 from tests.http.console.conftest import AGENTS, CONFIG
 from tests.http.console.tab import Tab, tab_of
-from tests.keys import url_of
-from tests.server import ServerProcess, serving
+from tests.kit.keys import url_of
+from tests.kit.server import ServerProcess, serving
 
 NOTES = 100_000
 RUNS = 100_000
@@ -21,6 +21,11 @@ COPIES = """
 WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :count)
 INSERT INTO runs ({columns}) SELECT {values} FROM runs, numbers WHERE run_id = :run_id
 """
+SCROLL_ON = """() => {
+    const box = document.querySelector(".virtual");
+    box.scrollTop = box.scrollHeight;
+    return document.querySelector(".virtual-space").offsetHeight;
+}"""
 NEW_ID = "substr(run_id, 1, 14) || printf('7%03x-8000-%012x', n / 4096, n)"
 
 
@@ -84,14 +89,11 @@ def test_any_place_of_100_000_events_is_shown_at_once(tab: Tab, large: tuple[Ser
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_100_000_runs_scroll_with_few_rows_in_the_document(tab: Tab) -> None:
     tab.open()
     tab.shows("100,002 runs", ".totals")
-    box = tab.find(".virtual")
-    for _ in range(12):
-        box.evaluate("element => element.scrollTop = element.scrollHeight")
-        tab.page.wait_for_timeout(150)
-    tab.until("document.querySelector('.virtual-space').offsetHeight > 48 * 1000")
+    tab.until(f"({SCROLL_ON})() > 48 * 1000")
     assert elements(tab) < 2_000
     longest = tab.page.evaluate(
         """async () => {

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from tests.http.test_bad_input import NOBODY
-from tests.server import ServerProcess
-from tests.teams import ALONE, EXECUTOR, Executor, hierarchy
+from tests.kit.server import ServerProcess
+from tests.kit.teams import ALONE, EXECUTOR, Executor, hierarchy
 
 ROUTES = {
     "hierarchies/create": ALONE,

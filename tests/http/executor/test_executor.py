@@ -5,9 +5,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.frames import joined, said, seqs
-from tests.server import ServerProcess
-from tests.teams import ALONE, EXECUTOR, Executor, hierarchy
+from tests.kit.frames import joined, said, seqs
+from tests.kit.server import ServerProcess
+from tests.kit.teams import ALONE, EXECUTOR, Executor, hierarchy
 
 
 @pytest.fixture
@@ -218,3 +218,45 @@ def test_a_parallel_hierarchy_reports_what_all_said(executor: Executor) -> None:
     office = hierarchy(Red={"Ann": [], "Bob": []}, Blue={"Cid": []})
     run_id = executor.start(executor.create(office))
     assert executor.ended(run_id)["result"]["text"] == "4 4 4"
+
+
+# Forks.
+
+
+def test_a_run_is_started_again_with_its_task_and_the_hierarchy_that_it_holds(executor: Executor) -> None:
+    hierarchy_id = executor.create()
+    run_id = executor.start(hierarchy_id, "Say 'hats' twice")
+    first = executor.ended(run_id)
+    executor.data("hierarchies/delete", {"hierarchy_id": hierarchy_id})
+    answer = executor.http.post(f"/runs/{run_id}/fork", json={"at": 1})
+    assert answer.status_code == 202, answer.text
+    again = executor.ended(answer.json()["run_id"])
+    for field in ("status", "input", "result", "agent_name", "hierarchy_id"):
+        assert again[field] == first[field], field
+    definitions = [
+        executor.http.get(f"/runs/{each}/events").json()["data"][0]["data"]["definition"]
+        for each in (run_id, again["run_id"])
+    ]
+    assert definitions[0]["hierarchy"] == definitions[1]["hierarchy"]
+
+
+def test_a_fork_goes_on_with_the_global_supervisors_conversation(executor: Executor) -> None:
+    run_id = executor.start(executor.create(), "Say 'hats' twice")
+    executor.ended(run_id)
+    forked = executor.http.post(f"/runs/{run_id}/fork", json={"input": "Say 'coats' once"}).json()
+    assert executor.ended(forked["run_id"])["status"] == "success"
+    asked = executor.http.get(f"/runs/{forked['run_id']}/requests/1").json()
+    assert asked["agent"] == "global"
+    assert [message["role"] for message in asked["messages"]] == ["user", "assistant"] * 2 + ["user"]
+    assert asked["messages"][-1]["content"] == [{"text": "Say 'coats' once"}]
+
+
+@pytest.mark.parametrize("change", [{"model": "gpt-5"}, {"system_prompt": "Be brief."}])
+def test_a_fork_of_a_hierarchy_changes_no_model_and_no_prompt(
+    executor: Executor, change: dict[str, str]
+) -> None:
+    run_id = executor.start(executor.create())
+    executor.ended(run_id)
+    answer = executor.http.post(f"/runs/{run_id}/fork", json=change)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_query"), answer.text
+    assert "a hierarchy names" in answer.json()["error"]["message"]

@@ -8,9 +8,10 @@ import pytest
 
 from tests.acceptance.test_disk import locked
 from tests.http.executor.test_errors import ROUTES, assert_error
-from tests.keys import client, make_key
-from tests.server import SILENT_AGENT, ServerProcess, serving, until
-from tests.teams import ALONE, EXECUTOR, Executor, hierarchy
+from tests.kit.keys import client, make_key
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import SILENT_AGENT, ServerProcess, serving, until
+from tests.kit.teams import ALONE, EXECUTOR, Executor, hierarchy
 
 LIMITS = "[limits]\nhierarchies_per_user = 3\nruns_per_user = 2\nsubscribers_per_user = 1\n"
 ESSAY = "Write a very long essay about space exploration"
@@ -33,7 +34,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
         alice, bob, admin, stranger = (client(server, key) for key in keys)
         with alice as a, bob as b, admin as c, stranger as d:
             yield People(Executor(a), Executor(b), Executor(c), Executor(d))
-        assert "Traceback" not in server.log
+        assert_no_traceback(server.log)
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -127,6 +128,7 @@ def test_hierarchies_outlive_the_server_and_run_with_what_is_allowed_then(tmp_pa
         server.close()
 
 
+@pytest.mark.slow
 def test_while_the_database_takes_no_writes_it_is_503(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         executor = Executor(server.http)

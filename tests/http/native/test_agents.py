@@ -5,8 +5,8 @@ from uuid import UUID
 import httpx
 import pytest
 
-from tests.frames import read_frames, said, seqs
-from tests.server import ServerProcess, until
+from tests.kit.frames import read_frames, said, seqs
+from tests.kit.server import ServerProcess, until
 
 
 def test_the_list_names_every_agent_that_is_configured(http: httpx.Client) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from runstore.core.printable import csv_cell
-from tests.server import ServerProcess
+from tests.kit.server import ServerProcess
 
 NDJSON, CSV = "application/x-ndjson", "text/csv"
 
@@ -155,7 +155,8 @@ class follow:
         ({"since": "yesterday"}, "since='yesterday' must be a time"),
         ({"format": "xml"}, "format='xml' must be one of json, ndjson, csv"),
         ({"limit": "1001"}, "limit='1001' must be a whole number from 1 to 1000"),
-        ({"after": "1e3"}, "the cursor '1e3' is no"),
+        ({"since": "2026-02-02T00:00:00Z", "until": "2026-02-01T00:00:00Z"}, "must not be later than until="),
+        ({"after": "1e3"}, "the cursor '1e3' must be a whole number"),
         ({"after": "999999999999"}, "the cursor 999999999999 is ahead of the log"),
         ({"tenant": "x"}, "unknown query parameter 'tenant'"),
     ],

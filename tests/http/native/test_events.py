@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.frames import read_frames
-from tests.server import SILENT_HEAD, ServerProcess
+from tests.kit.frames import read_frames
+from tests.kit.server import SILENT_HEAD, ServerProcess
 
 NDJSON = {"Accept": "application/x-ndjson"}
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.server import ServerProcess
+from tests.kit.server import ServerProcess
 
 
 def fork(server: ServerProcess, run_id: str, **body: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from runstore.core.errors import LogUnavailable
 from runstore.core.ids import new_run_id
 from runstore.mount import MountedApp
-from tests.database import make_database
+from tests.kit.database import make_database
 
 
 @pytest.fixture

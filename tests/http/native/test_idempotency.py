@@ -6,8 +6,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.frames import read_frames
-from tests.server import ServerProcess
+from tests.kit.frames import read_frames
+from tests.kit.server import ServerProcess
 
 START, STREAM = "/agents/quick/start", "/agents/quick/stream"
 

@@ -10,11 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 from runstore.app import Runtime, open_runtime
 from runstore.core.codec import encode
 from runstore.settings import ServerSettings, Settings
-from tests.database import make_database
-from tests.events import note, offer, start_run, token
-from tests.metrics import sample
-from tests.server import SILENT_HEAD, ServerProcess, until
-from tests.writer import held_writer
+from tests.kit.database import make_database
+from tests.kit.events import note, offer, start_run, token
+from tests.kit.metrics import sample
+from tests.kit.server import SILENT_HEAD, ServerProcess, until
+from tests.kit.writer import held_writer
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tests.keys import client, make_key
-from tests.polling import until
-from tests.server import ServerProcess, serving
+from tests.kit.keys import client, make_key
+from tests.kit.polling import until
+from tests.kit.server import ServerProcess, serving
 
 PRICES = """
 [[prices.m]]

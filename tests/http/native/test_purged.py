@@ -14,15 +14,15 @@ from runstore.core.run import Run
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
 from runstore.http.openai.stream import CHAT_EVENTS, ChatTail, Chunks
-from tests.database import open_log_at
-from tests.events import token
-from tests.frames import read_frames
 from tests.http.eventsource import EventSource
 from tests.http.test_documented_answers import START, STREAM, TEAM, assert_documented
-from tests.keys import url_of
-from tests.purging import purge_run, write_old
-from tests.server import ServerProcess
-from tests.teams import EXECUTOR, Executor
+from tests.kit.database import open_log_at
+from tests.kit.events import token
+from tests.kit.frames import read_frames
+from tests.kit.keys import url_of
+from tests.kit.purging import purge_run, write_old
+from tests.kit.server import ServerProcess
+from tests.kit.teams import EXECUTOR, Executor
 
 
 @pytest.fixture
@@ -41,6 +41,9 @@ def purged_run(server: ServerProcess, closed_run: str) -> str:
         ("get", "/events", {}, None),
         ("get", "/events", {"after": 3}, None),
         ("get", "/requests", {}, None),
+        ("get", "/steps", {}, None),
+        ("get", "/steps", {"at": 1}, None),
+        ("get", "/transcript", {}, None),
         ("get", "/stream", {}, None),
         ("get", "/stream", {"after": 3, "types": "custom.*"}, None),
         ("get", "/stream", {"after": 1_000}, None),
@@ -125,6 +128,7 @@ def large_run(server: ServerProcess, silent_run: str) -> str:
     return silent_run
 
 
+@pytest.mark.slow
 def test_a_stream_that_falls_behind_a_purge_ends_without_a_hole_and_then_is_410(
     server: ServerProcess, large_run: str
 ) -> None:

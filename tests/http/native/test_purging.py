@@ -8,8 +8,9 @@ import pytest
 
 from tests.http.conftest import CONFIG
 from tests.http.test_documented_answers import assert_documented
-from tests.keys import client, make_key
-from tests.server import SILENT_AGENT, ServerProcess, serving
+from tests.kit.keys import client, make_key
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import SILENT_AGENT, ServerProcess, serving
 
 PATH = "/runs/{run_id}"
 PURGE = {"purge": "true", "reason": "request 4711"}
@@ -35,7 +36,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
     with serving(folder, CONFIG, SILENT_AGENT, heartbeat_s=0.2) as server:
         with client(server, keys[0]) as a, client(server, keys[1]) as b, client(server, keys[2]) as c:
             yield People(server, a, b, c)
-        assert "Traceback" not in server.log
+        assert_no_traceback(server.log)
 
 
 def audit_of(people: People, run_id: str) -> list[dict[str, Any]]:
@@ -46,7 +47,7 @@ def audit_of(people: People, run_id: str) -> list[dict[str, Any]]:
 
 def test_an_admin_purges_a_run_and_the_audit_log_says_why(people: People) -> None:
     run_id = people.closed_run()
-    assert people.admin.delete(f"/runs/{run_id}", params=PURGE).status_code == 204
+    assert people.admin.delete(f"/runs/{run_id}", params=PURGE).status_code == 200
     for each in (people.alice, people.admin, people.auditor):
         assert_documented(each.get(f"/runs/{run_id}"), 410, "run_purged", "get", PATH)
     [event] = audit_of(people, run_id)
@@ -59,20 +60,33 @@ def test_an_admin_purges_a_run_and_the_audit_log_says_why(people: People) -> Non
 
 def test_a_pseudonym_takes_the_run_from_its_user_also_after_a_purge(people: People) -> None:
     run_id = people.closed_run()
-    assert people.admin.delete(f"/runs/{run_id}", params=PURGE).status_code == 204
+    assert people.admin.delete(f"/runs/{run_id}", params=PURGE).status_code == 200
     again = people.admin.delete(f"/runs/{run_id}", params=PURGE)
     assert_documented(again, 410, "run_purged", "delete", PATH)
     for _ in range(2):
         renamed = people.admin.delete(f"/runs/{run_id}", params={**PURGE, "pseudonym": "true"})
-        assert renamed.status_code == 204
+        assert renamed.status_code == 200
     assert run_id not in [run["run_id"] for run in people.alice.get("/runs?purged=true").json()["data"]]
     assert audit_of(people, run_id)[-1]["data"]["user_id"].startswith("erased-")
+
+
+def test_a_purge_lists_the_forks_that_keep_its_text(people: People) -> None:
+    run_id = people.closed_run()
+    first = people.alice.post(f"/runs/{run_id}/fork", json={"input": "more"}).json()["run_id"]
+    people.alice.get(f"/runs/{first}", params={"wait": 60})
+    second = people.alice.post(f"/runs/{first}/fork", json={"input": "more"}).json()["run_id"]
+    people.alice.get(f"/runs/{second}", params={"wait": 60})
+    answer = people.admin.delete(f"/runs/{run_id}", params={**PURGE, "pseudonym": "true"})
+    assert answer.status_code == 200
+    assert answer.json() == {"run_id": run_id, "forks": [first, second], "forks_total": 2}
+    assert people.admin.delete(f"/runs/{second}", params=PURGE).json()["forks"] == []
+    assert people.admin.delete(f"/runs/{first}", params=PURGE).json()["forks"] == []
 
 
 def test_a_deleted_run_can_be_purged(people: People) -> None:
     run_id = people.closed_run()
     assert people.alice.delete(f"/runs/{run_id}").status_code == 204
-    assert people.admin.delete(f"/runs/{run_id}", params=PURGE).status_code == 204
+    assert people.admin.delete(f"/runs/{run_id}", params=PURGE).status_code == 200
     assert people.auditor.get(f"/runs/{run_id}").status_code == 410
 
 

@@ -8,10 +8,10 @@ from subprocess import CompletedProcess
 import duckdb
 import pytest
 
-from tests.command_line import call_command
 from tests.http.native.test_reports import ask, reported
-from tests.polling import until
-from tests.server import ServerProcess
+from tests.kit.command_line import call_command
+from tests.kit.polling import until
+from tests.kit.server import ServerProcess
 
 
 def audit(server: ServerProcess, folder: Path, *arguments: str) -> "CompletedProcess[str]":

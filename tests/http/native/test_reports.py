@@ -6,8 +6,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.polling import until
-from tests.server import ServerProcess
+from tests.kit.polling import until
+from tests.kit.server import ServerProcess
 
 
 def ask(http: httpx.Client, path: str, **parameters: Any) -> Any:
@@ -91,6 +91,7 @@ async def test_usage_is_grouped(server: ServerProcess) -> None:
     assert "day" not in row
     assert ask(server.http, "/audit/usage", until="2001-01-01")["data"] == []
     assert ask(server.http, "/audit/tools", tool="nothing")["data"] == []
+    assert ask(server.http, "/audit/tools", group="day", tool="nothing")["data"] == []
 
 
 @pytest.mark.parametrize(
@@ -105,8 +106,18 @@ async def test_usage_is_grouped(server: ServerProcess) -> None:
         ("/audit/runs", {"sort": "cost", "after": "x"}, "invalid_cursor", "next"),
         ("/audit/runs", {"after": "x"}, "invalid_cursor", "next"),
         ("/audit/runs", {"min_cost": "-1"}, "invalid_parameter", "0.25"),
+        ("/audit/tools", {"group": "day,week"}, "invalid_query", "day, agent, tool"),
         ("/audit/tools", {"until": "2026-02-30"}, "invalid_parameter", "2026-02-30"),
         ("/sessions", {"after": "x"}, "invalid_cursor", "next"),
+        *(
+            (path, {"since": f"2026-02-02{time}", "until": f"2026-02-01{time}"}, "invalid_parameter", "later")
+            for path, time in (
+                ("/runs", "T00:00:00Z"),
+                ("/audit/runs", "T00:00:00Z"),
+                ("/audit/usage", ""),
+                ("/audit/tools", ""),
+            )
+        ),
     ],
 )
 def test_a_wrong_question_is_refused(

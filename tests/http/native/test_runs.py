@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from runstore.client import Client
-from tests.server import ServerProcess, until
+from tests.kit.server import ServerProcess, until
 
 FIELDS = {
     "run_id", "user_id", "agent_name", "session_id", "status", "cancel_requested", "created_at", "started_at",

@@ -3,8 +3,8 @@
 import json
 import socket
 
-from tests.command_line import call_command
-from tests.server import ServerProcess
+from tests.kit.command_line import call_command
+from tests.kit.server import ServerProcess
 
 
 def test_the_server_is_among_the_workers_with_the_runs_that_it_has(

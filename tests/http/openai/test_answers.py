@@ -21,7 +21,7 @@ from runstore.core.records import EventRecord
 from runstore.core.transcript import text
 from runstore.http.streaming import frames
 from runstore.mount import MountedApp
-from tests.database import make_database
+from tests.kit.database import make_database
 from tests.runtime.strands_kit import Playbook, Turn, say, think, use
 
 LONG = "0123456789" * 400  # said a hundred times: 400,000 characters

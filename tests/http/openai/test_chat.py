@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.chat import (
+from tests.kit.chat import (
     BEARER,
     URL,
     answer,
@@ -20,7 +20,7 @@ from tests.chat import (
     text_of,
     words,
 )
-from tests.server import DEADLINE_S, ServerProcess, until
+from tests.kit.server import DEADLINE_S, ServerProcess, until
 
 COUNT = "Count from 1 to 3"
 LONG = "Write a very long poem"

@@ -14,8 +14,8 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
-from tests.server import DEADLINE_S, ServerProcess
-from tests.tools import lacking
+from tests.kit.server import DEADLINE_S, ServerProcess
+from tests.kit.tools import lacking
 
 NODE_FOLDER = Path(__file__).parents[2] / "node"
 COUNT: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Count from 1 to 3"}]
@@ -121,14 +121,7 @@ def test_a_python_client_that_leaves_its_stream_ends_its_run(
 
 
 def test_the_node_client_reads_completions_streams_and_errors(server: ServerProcess) -> None:
-    if not (NODE_FOLDER / "node_modules" / "openai").exists():
-        lacking("OpenAI's client for Node is not installed (make node)")
-    done = subprocess.run(
-        [node(), "chat.mjs", f"{server.http.base_url}/v1"],
-        cwd=NODE_FOLDER, capture_output=True, text=True, timeout=3 * DEADLINE_S, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = found_in_node(server, "chat.mjs", "openai")
     assert "demo" in found["models"]
     assert found["whole"] == "1 2 3"
     usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
@@ -141,6 +134,34 @@ def test_the_node_client_reads_completions_streams_and_errors(server: ServerProc
     assert found["badRole"] == {
         "name": "BadRequestError", "status": 400, "code": "invalid_body", "param": "messages[0].role",
     }  # fmt: skip
+
+
+def test_the_ai_sdk_reads_completions_streams_and_errors(server: ServerProcess) -> None:
+    """Vercel's `ai`, with its provider for servers that speak OpenAI's protocol."""
+    found = found_in_node(server, "ai.mjs", "ai")
+    counted = {"text": "1 2 3", "finishReason": "stop", "usage": 8}
+    assert found["whole"] == found["settings"] == counted
+    streamed = {"text": "1 2 3", "error": None, "last": "finish", "finish": "stop", "usage": 8}
+    assert found["streamed"] == streamed
+    assert found["history"] == "sunny"
+    assert found["superseded"] == {"error": "superseded", "finish": "error", "next": "1 2 3"}
+    assert (found["noModel"]["api"], found["noModel"]["status"]) == (True, 404)
+    assert found["aborted"] == "abort"
+    (run, *_) = server.http.get("/runs", params={"agent": "talker", "limit": 1}).json()["data"]
+    assert run["input"].endswith(", please")
+    assert server.ended(run["run_id"])["reason"] == "client_disconnect"
+
+
+def found_in_node(server: ServerProcess, script: str, package: str) -> Any:
+    """What a script of NODE_FOLDER prints about the server."""
+    if not (NODE_FOLDER / "node_modules" / package).exists():
+        lacking(f"the package {package} for Node is not installed (make node)")
+    done = subprocess.run(
+        [node(), script, f"{server.http.base_url}/v1"],
+        cwd=NODE_FOLDER, capture_output=True, text=True, timeout=3 * DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def node() -> str:

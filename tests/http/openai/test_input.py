@@ -531,6 +531,15 @@ def test_a_result_part_alone_is_a_turn_and_may_say_that_its_call_failed() -> Non
     assert len(said) == 3
 
 
+@pytest.mark.parametrize(
+    ("status", "meaning"), [("error", "error"), ("success", "success"), (None, "success"), (5, "success")]
+)
+def test_a_tools_message_may_say_that_its_call_failed(status: Any, meaning: str) -> None:
+    calls = {"role": "assistant", "content": None, "tool_calls": [call("c1")]}
+    said = read(HI, calls, {"role": "tool", "tool_call_id": "c1", "content": "no", "status": status})
+    assert results(said[2]) == [("c1", meaning, [{"text": "no"}])]
+
+
 @pytest.mark.parametrize("role", ["user", "tool"])
 def test_results_may_be_parts_of_a_tools_message_too_and_ids_numbers(role: str) -> None:
     said = read(

@@ -13,7 +13,7 @@ from runstore.core.run import Run
 from runstore.http.openai.answer import ChatAnswer
 from runstore.http.openai.repeats import MAX_SENT, Piece, Repeats
 from runstore.http.openai.stream import DONE, Chunks
-from runstore.http.streaming.frames import Message, message_frame
+from runstore.http.streaming.frames import ProtocolMessage, message_frame
 
 FRANCE = "The capital of France is Paris."
 
@@ -45,7 +45,7 @@ def sent(run: list[EventRecord], after: int = 0) -> list[tuple[int, Any]]:
     for event in run[:after]:
         chunks.pass_over(event)
     *most, done = [message for event in run[after:] for message in chunks.messages(event)]
-    assert done == Message(None, msgspec.Raw(DONE))
+    assert done == ProtocolMessage(None, msgspec.Raw(DONE))
     return [(message.seq or 0, msgspec.to_builtins(message.content)) for message in most]
 
 

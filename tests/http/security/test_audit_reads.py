@@ -11,11 +11,12 @@ import pytest
 
 from runstore.core.ids import reads_id
 from runstore.store.keys import key_id_of
-from tests.command_line import call_command
 from tests.http.conftest import CONFIG
-from tests.keys import client, make_key
-from tests.server import SILENT_AGENT, ServerProcess, serving
-from tests.teams import EXECUTOR
+from tests.kit.command_line import call_command
+from tests.kit.keys import client, make_key
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import SILENT_AGENT, ServerProcess, serving
+from tests.kit.teams import EXECUTOR
 
 
 class People(NamedTuple):
@@ -37,7 +38,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
         a, b, c, d = (client(server, key) for key in keys)
         with a as alice, b as bob, c as admin, d as auditor:
             yield People(server, alice, bob, admin, auditor)
-        assert "Traceback" not in server.log
+        assert_no_traceback(server.log)
 
 
 def begin(http: httpx.Client, agent: str = "silent") -> str:

@@ -9,9 +9,10 @@ import pytest
 from runstore.http.app import OPEN_PATHS, SURFACES
 from tests.http.conftest import CONFIG
 from tests.http.routes import ROUTES
-from tests.keys import client, make_key
-from tests.server import SILENT_AGENT, ServerProcess, serving
-from tests.teams import ALONE, EXECUTOR, Executor
+from tests.kit.keys import client, make_key
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import SILENT_AGENT, ServerProcess, serving
+from tests.kit.teams import ALONE, EXECUTOR, Executor
 
 CHANGING = [(o.method, path) for s in SURFACES for path, o in s.operations if o.changes]
 POSTS_THAT_READ = {
@@ -43,7 +44,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
             while any(auditor.get(path).status_code == 503 for path in REPORTS):
                 pass  # their projections are being made
             yield People(server, alice, auditor, run_id, Executor(alice).create())
-        assert "Traceback" not in server.log
+        assert_no_traceback(server.log)
 
 
 REPORTS = ("/audit/runs", "/audit/usage", "/audit/tools", "/audit/search?text=hi", "/sessions")
@@ -71,7 +72,8 @@ def bodies(people: People) -> dict[str, Any]:
 def ask(people: People, method: str, path: str) -> int:
     """The status that the auditor gets for a request that the owner may make; a stream is not read."""
     body = bodies(people).get(path)
-    url = path.format(agent="quick", model="quick", run_id=people.run_id, n=1, request_id="1.1", name="runs")
+    names = {"agent": "quick", "model": "quick", "request_id": "1.1", "n": 1, "name": "runs"}
+    url = path.format(run_id=people.run_id, other_id=people.run_id, **names)
     options: dict[str, Any] = {} if body is None else {"json": body}
     if path == "/audit/search":
         options["params"] = {"text": "hi"}

@@ -14,11 +14,12 @@ from runstore.http.app import OPEN_PATHS
 from runstore.store.keys import key_id_of
 from tests.http.conftest import CONFIG
 from tests.http.routes import ROUTES
-from tests.keys import client, make_key, revoke_key, url_of
-from tests.metrics import sample
-from tests.purging import purge_run
-from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, run_command, serving, until
-from tests.slowness import measured_slowness
+from tests.kit.keys import client, make_key, revoke_key, url_of
+from tests.kit.logs import assert_no_traceback
+from tests.kit.metrics import sample
+from tests.kit.purging import purge_run
+from tests.kit.server import DEADLINE_S, SILENT_AGENT, ServerProcess, run_command, serving, until
+from tests.kit.slowness import measured_slowness
 
 # What docs/how-to/security.md promises: streams of a revoked key end within about 3 s.
 CHECK_S, TRUST_S = 2.0, 1.0  # between two looks at a login, and how old what a look finds may be
@@ -59,12 +60,13 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
         alice, bob, admin, stranger = (client(server, key) for key in keys)
         with alice as a, bob as b, admin as c, stranger as d:
             yield People(server, a, b, c, d)
-        assert "Traceback" not in server.log
+        assert_no_traceback(server.log)
 
 
 def ask(http: httpx.Client, method: str, path: str, run_id: str = NOBODY, **options: Any) -> int:
     """The status of a request; a stream is not read."""
-    url = path.format(agent="quick", model="quick", run_id=run_id, n=1, request_id="1.1", name="runs")
+    names = {"agent": "quick", "model": "quick", "request_id": "1.1", "n": 1, "name": "runs"}
+    url = path.format(run_id=run_id, other_id=run_id, **names)
     if method == "POST":
         options.setdefault("json", BODIES.get(path))
     with http.stream(method, url, **options) as answer:
@@ -338,6 +340,7 @@ def test_a_key_revoked_while_its_stream_is_open_ends_that_stream(people: People,
         assert other.post(f"/runs/{run_id}/stop").status_code == 202
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_the_streams_of_keys_that_are_revoked_end_in_time(people: People) -> None:
     folder, count = people.server.folder, 8
@@ -364,6 +367,7 @@ def test_the_streams_of_keys_that_are_revoked_end_in_time(people: People) -> Non
     assert people.admin.post(f"/runs/{run_id}/stop").status_code == 202
 
 
+@pytest.mark.slow
 def test_a_key_revoked_during_a_download_cuts_it(people: People) -> None:
     key = make_key(people.server.folder, "heidi")
     with client(people.server, key) as heidi:
@@ -467,3 +471,10 @@ def test_the_workers_are_for_admins(people: People) -> None:
     assert people.alice.get("/workers").status_code == 403
     (worker,) = people.admin.get("/workers").json()["data"]
     assert worker["pid"] == people.server.pid
+
+
+def test_a_run_is_not_compared_with_another_users(people: People) -> None:
+    mine, others = begin(people.bob), begin(people.alice)
+    for path in (f"/runs/{mine}/compare/{others}", f"/runs/{others}/compare/{mine}"):
+        assert people.bob.get(path).status_code == 403
+    assert people.admin.get(f"/runs/{mine}/compare/{others}").status_code == 200

@@ -7,18 +7,20 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.command_line import call_command
 from tests.http.routes import ROUTES
-from tests.keys import client, make_key
-from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving, until
-from tests.teams import EXECUTOR
+from tests.kit.command_line import call_command
+from tests.kit.keys import client, make_key
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving, until
+from tests.kit.teams import ALONE, EXECUTOR
 
 FUNCTIONS = """
 from types import SimpleNamespace
 
 from runstore.http.security.users import User
 
-TEAMS = {"ann": ["red"], "ben": ["red", "blue"], "cleo": []}
+TEAMS = {"ann": ["red"], "ben": ["red", "blue"], "cleo": [], "dora": ["red"], "elias": ["blue"]}
+APPROVERS = {"dora", "elias"}
 
 def by_header(request):
     name = request.headers.get("x-user")
@@ -35,7 +37,8 @@ def by_header(request):
     if name == "dict":
         return {"user_id": "dict"}
     if name in TEAMS:
-        return User(name, workspaces=frozenset(TEAMS[name]))
+        roles = {"approver"} if name in APPROVERS else set()
+        return User(name, roles=frozenset(roles), workspaces=frozenset(TEAMS[name]))
 
 async def in_a_while(request):
     if request.headers.get("x-user") == "body":
@@ -84,7 +87,7 @@ def test_the_function_names_the_user_or_refuses(server: ServerProcess) -> None:
         answer = get(server, nobody)
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
-    assert "Traceback" not in server.log[logged:]
+    assert_no_traceback(server.log[logged:])
 
 
 @pytest.mark.parametrize("server", ["in_a_while"], indirect=True)
@@ -113,6 +116,9 @@ READING = {
     ("GET", "/runs/{run_id}/trace"): None,
     ("GET", "/runs/{run_id}/inputs"): None,
     ("GET", "/runs/{run_id}/requests"): None,
+    ("GET", "/runs/{run_id}/steps"): None,
+    ("GET", "/runs/{run_id}/compare/{other_id}"): None,
+    ("GET", "/runs/{run_id}/transcript"): None,
     ("POST", "/runs/{run_id}/ticket"): None,
     ("POST", "/runs/{run_id}/fork"): {"input": "And in French?"},
     ("POST", f"{EXECUTOR}/runs/stream"): {},
@@ -126,9 +132,10 @@ CHANGING = {
     ("POST", f"{EXECUTOR}/runs/cancel"): {},
     ("POST", f"{EXECUTOR}/runs/stream"): {"on_disconnect": "cancel"},
 }
+ANSWERING = ("POST", "/runs/{run_id}/inputs/{request_id}")
 ABSENT = {  # what this run has none of: 404 for those who would be let in
     ("GET", "/runs/{run_id}/requests/{n}"): None,
-    ("POST", "/runs/{run_id}/inputs/{request_id}"): {"answer": "yes"},
+    ANSWERING: {"answer": "yes"},
 }
 OF_NO_RUN = {f"{EXECUTOR}/runs/start", f"{EXECUTOR}/runs/list"}
 
@@ -137,7 +144,7 @@ def ask(server: ServerProcess, user: str, method: str, path: str, run_id: str, b
     """The status of a request about a run; a stream is not read."""
     if path.startswith(EXECUTOR):
         body = {**body, "run_id": run_id}
-    url = path.format(run_id=run_id, n=1, request_id="1.1")
+    url = path.format(run_id=run_id, other_id=run_id, n=1, request_id="1.1")
     with server.http.stream(method, url, json=body, headers={"X-User": user}) as answer:
         return answer.status_code
 
@@ -177,6 +184,16 @@ def test_members_of_a_workspace_may_read_its_runs_and_do_nothing_else_with_them(
         assert ask(server, "ann", method, path, run_id, body) in (200, 201, 202, 204), (method, path)
 
 
+def test_of_the_members_of_a_workspace_only_approvers_may_answer_its_runs(server: ServerProcess) -> None:
+    run_id = begin(server, "ann", "silent", workspace_id="red").json()["run_id"]
+    asking, ticket = ABSENT[ANSWERING], {"scope": "answer"}
+    for user, may in {"ann": True, "dora": True, "ben": False, "cleo": False, "elias": False}.items():
+        assert ask(server, user, *ANSWERING, run_id, asking) == (404 if may else 403), user
+        answer = ask(server, user, "POST", "/runs/{run_id}/ticket", run_id, ticket)
+        assert answer == (201 if may else 403), user
+    server.http.post(f"/runs/{run_id}/stop", headers={"X-User": "ann"})
+
+
 def test_members_of_a_workspace_may_not_read_what_its_members_run_outside_of_it(
     server: ServerProcess,
 ) -> None:
@@ -202,6 +219,26 @@ def test_members_of_a_workspace_do_not_read_what_a_run_remembers_from_outside_of
         forked = get(server, user, f"/runs/{answer.json()['run_id']}").json()["input"]
         assert ("private words" in str(forked)) is knows
         assert "for all" in str(forked)
+
+
+def test_members_of_a_workspace_may_fork_its_runs_of_a_hierarchy_that_they_may_not_read(
+    server: ServerProcess,
+) -> None:
+    def of_teams(user: str, path: str, body: dict[str, Any]) -> httpx.Response:
+        return server.http.post(f"{EXECUTOR}/{path}", json=body, headers={"X-User": user})
+
+    held = {"hierarchy_id": of_teams("ann", "hierarchies/create", ALONE).json()["data"]["hierarchy_id"]}
+    run = {**held, "task": "What is 2+2?", "workspace_id": "red"}
+    run_id = of_teams("ann", "runs/start", run).json()["data"]["run_id"]
+    get(server, "ann", f"/runs/{run_id}?wait={DEADLINE_S}")
+    for user, status in {"ben": 202, "cleo": 403, "elias": 403}.items():
+        assert of_teams(user, "hierarchies/get", held).status_code == 403
+        answer = server.http.post(f"/runs/{run_id}/fork", json={"at": 1}, headers={"X-User": user})
+        assert answer.status_code == status, user
+        if status == 202:
+            forked = get(server, user, f"/runs/{answer.json()['run_id']}?wait={DEADLINE_S}").json()
+            assert (forked["user_id"], forked["status"]) == (user, "success")
+            assert forked["parent_run_id"] == run_id
 
 
 def test_a_user_with_read_access_cannot_make_a_run_end_with_the_stream(server: ServerProcess) -> None:

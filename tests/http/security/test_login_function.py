@@ -18,8 +18,8 @@ from runstore.http.security import login_function
 from runstore.http.security.auth import Authentication
 from runstore.http.security.login_function import ADDRESS_SHARE, LOGIN_SHARE, LOGIN_THREADS, LoginFunction
 from runstore.http.security.users import Login, User
-from tests.polling import DEADLINE_S
-from tests.server import ServerProcess, serving, until
+from tests.kit.polling import DEADLINE_S
+from tests.kit.server import ServerProcess, serving, until
 
 
 def request(user: str, address: str = "192.0.2.1") -> Request:
@@ -188,6 +188,7 @@ def test_a_server_serves_and_ends_though_its_login_function_hangs(tmp_path: Path
             connection.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "a stranger's"])
 def test_the_address_is_the_one_that_a_trusted_proxy_forwards(tmp_path: Path, trusted: bool) -> None:
     with ExitStack() as stack:

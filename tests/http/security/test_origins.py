@@ -6,9 +6,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.command_line import call_command
-from tests.keys import client, make_key
-from tests.server import ServerProcess, serving
+from tests.kit.command_line import call_command
+from tests.kit.keys import client, make_key
+from tests.kit.server import ServerProcess, serving
 
 ORIGIN = "https://app.example.com"
 CONFIG = """

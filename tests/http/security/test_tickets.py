@@ -8,10 +8,11 @@ import httpx
 import msgspec
 import pytest
 
-from tests.frames import read_frames
 from tests.http.conftest import CONFIG
-from tests.keys import client, make_key, revoke_key
-from tests.server import SILENT_AGENT, ServerProcess, serving, until
+from tests.kit.frames import read_frames
+from tests.kit.keys import client, make_key, revoke_key
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import SILENT_AGENT, ServerProcess, serving, until
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProc
     key = make_key(folder, "alice")
     with serving(folder, CONFIG, SILENT_AGENT, heartbeat_s=0.2) as server:
         yield server, key
-        assert "Traceback" not in server.log
+        assert_no_traceback(server.log)
 
 
 @pytest.fixture
@@ -108,6 +109,22 @@ def forged(ticket: str, **changes: object) -> str:
     payload, _, mac = ticket.partition(".")
     content = msgspec.json.decode(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     return urlsafe_b64encode(msgspec.json.encode(content | changes)).rstrip(b"=").decode() + "." + mac
+
+
+def test_a_ticket_to_answer_is_good_for_nothing_but_that(alice: httpx.Client, stranger: httpx.Client) -> None:
+    run_id = begin(alice)
+    ticket = ticket_for(alice, run_id, scope="answer")
+    for method, path, body, status in (
+        ("GET", "inputs", None, 200),
+        ("POST", "inputs/1.1", {"answer": 1}, 404),
+        ("POST", "inputs", {"content": "x"}, 401),
+        ("POST", "fork", {}, 401),
+        ("POST", "stop", None, 401),
+        ("GET", "stream", None, 401),
+    ):
+        answer = stranger.request(method, f"/runs/{run_id}/{path}", params={"ticket": ticket}, json=body)
+        assert answer.status_code == status, (path, answer.text)
+    alice.post(f"/runs/{run_id}/stop")
 
 
 def test_a_changed_ticket_is_401(alice: httpx.Client, stranger: httpx.Client, run_id: str) -> None:

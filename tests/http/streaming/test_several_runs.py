@@ -18,10 +18,11 @@ from runstore.core.stream_cursors import OwnRunCursors
 from runstore.mount import MountedApp
 from runstore.runtime.catalog.agents import AgentSpec
 from runstore.store import starts as store_starts
-from tests.database import make_database
 from tests.http.eventsource import EventSource, Message
-from tests.keys import client, make_key
-from tests.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving, until
+from tests.kit.database import make_database
+from tests.kit.keys import client, make_key
+from tests.kit.logs import assert_no_traceback
+from tests.kit.server import DEADLINE_S, SILENT_AGENT, ServerProcess, serving, until
 
 CONFIG = """
 [agents.silent]
@@ -40,7 +41,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]
         make_key(folder, "somebody")
         until(lambda: server.http.get("/runs").status_code == 401, "keys are asked for")
         yield server
-        assert "Traceback" not in server.log
+        assert_no_traceback(server.log)
         assert "level=error" not in server.log
 
 

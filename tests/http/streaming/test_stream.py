@@ -9,9 +9,9 @@ from starlette.requests import Request
 
 from runstore.core.limits import MAX_FILTER_TYPES
 from runstore.http.requests import read_cursor
-from tests.frames import Frame, joined, read_frames, seqs
 from tests.http.conftest import HEARTBEAT_S
-from tests.server import SILENT_HEAD, ServerProcess, until
+from tests.kit.frames import Frame, joined, read_frames, seqs
+from tests.kit.server import SILENT_HEAD, ServerProcess, until
 
 
 def take(server: ServerProcess, run_id: str, count: int, **where: object) -> list[Frame]:

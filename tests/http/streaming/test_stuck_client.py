@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 import structlog
 
-from runstore.app import Runtime, open_runtime
+from runstore.app import Runtime, build_app, open_runtime
 from runstore.core.events import Completed, Custom, Queued, Started
 from runstore.core.ids import new_run_id
-from runstore.http.app import build_http
-from runstore.http.native.runs import NDJSON
+from runstore.http.schemas import NDJSON
 from runstore.http.server import Server
 from runstore.http.streaming import watched
 from runstore.settings import ServerSettings, Settings
-from tests.polling import until
+from tests.kit.polling import until
 
 EVENT = Custom("custom.large", "x" * 500_000)
 EVENTS = 40  # 20 MB: more than the buffers of both ends of a connection hold
@@ -62,14 +61,7 @@ async def closed_run(runtime: Runtime) -> str:
 @contextmanager
 def running(runtime: Runtime) -> Iterator[Server]:
     """A server in a thread of its own, which leaves the signals alone."""
-    app = build_http(
-        runtime.store,
-        runtime.hierarchies,
-        runtime.audit,
-        runtime.reports,
-        runtime.erasure,
-        not_ready=lambda: None,
-    )
+    app = build_app(runtime, Settings())
     started = threading.Event()
     server = Server(app, closing=runtime.feed.close, started=started.set)
     listener = socket.create_server(("127.0.0.1", 0))

@@ -21,6 +21,7 @@ from runstore.core.events import (
     ContextReduced,
     Discarded,
     Message,
+    Place,
     Queued,
     Reasoning,
     Retrying,
@@ -35,10 +36,10 @@ from runstore.feed.memory import MemoryFeed
 from runstore.runtime.attempts.recorder import Recorder
 from runstore.runtime.memory.resume import recall
 from runstore.runtime.strands.agent import Product, StrandsAgent
-from runstore.runtime.strands.answers import Answers
+from runstore.runtime.strands.answers import OpenAnswers
 from runstore.runtime.strands.model_calls import Retries
 from tests.contracts.memory_log import MemoryEventLog
-from tests.events import COMPLETED, read_run
+from tests.kit.events import COMPLETED, read_run
 from tests.runtime.recording import ListRecorder, context, read
 from tests.runtime.strands_kit import Playbook, Turn, agent, delta, say, think, use
 
@@ -503,7 +504,7 @@ async def test_text_until_a_run_is_stopped_stays() -> None:
 
 
 def test_text_redacted_while_a_run_is_being_stopped_is_withheld() -> None:
-    answers, place = Answers(), ("demo", None)
+    answers, place = OpenAnswers(), Place("demo")
     answers.at(place).texts.append(SECRET)
     answers.stopping = True
     (discarded,) = answers.redact(place, "blocked")

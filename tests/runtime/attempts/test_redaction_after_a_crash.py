@@ -14,7 +14,7 @@ from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog
 from runstore.runtime.attempts.starting import Attempts
 from runstore.runtime.strands.agent import StrandsAgent
-from tests.events import read_run
+from tests.kit.events import read_run
 from tests.runtime.recording import ListRecorder, context
 from tests.runtime.strands_kit import Playbook, agent, say
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from runstore.core.codec import RecordedEvent
+from runstore.core.codec import RecordedEvent, decode
 from runstore.core.errors import AgentError
-from runstore.core.events import Queued
+from runstore.core.events import Completed, InputAdded, Queued
 from runstore.core.ports import Agent, AgentResult, EventLog, RunContext, RunRecorder
 from runstore.runtime.attempts.runner import AttemptRunner
-from tests.events import CANCELLED, QUEUED, read_run, start_run, started
-from tests.polling import DEADLINE_S
+from tests.kit.events import CANCELLED, QUEUED, read_run, start_run, started
+from tests.kit.polling import DEADLINE_S
 
 Ending = AgentResult | BaseException
 LATE = (AgentResult({"text": "late"}, {}), AgentError("late"))
@@ -108,3 +108,38 @@ async def test_an_agent_that_is_thrown_away_with_its_loop_writes_no_ending(log: 
     executing._log_destroy_pending = False  # type: ignore[attr-defined]
     await asyncio.to_thread(attempt.close)
     assert [event.type for event in await read_run(log, run_id)][2:] == []
+
+
+# ---- a message that a person adds as the agent ends ----
+
+
+@pytest.mark.parametrize("hears", [True, False])
+async def test_an_ending_with_an_unheard_message_is_left_to_another_attempt_or_names_it(
+    log: EventLog, hears: bool
+) -> None:
+    run_id = await start_run(log)
+    agent = Held(AgentResult({"text": "done"}, {}, heard=3, unheard=[3], hears=hears))
+    agent.go_on.set()
+    await log.append(run_id, [InputAdded(content=text, by="ann") for text in ("a", "b", "c")])
+    runner = runner_of(log, run_id, agent)
+    await runner.run()
+    *_, last = await read_run(log, run_id)
+    assert runner.goes_on is hears
+    if hears:
+        assert last.type == "input.added"
+    else:
+        ending = decode(last.type, last.version, last.data)
+        assert isinstance(ending, Completed)
+        assert ending.unheard == [3, 4, 5]
+
+
+async def test_unheard_messages_that_fill_more_than_a_page_are_all_named(log: EventLog) -> None:
+    run_id = await start_run(log)
+    agent = Held(AgentResult({"text": "done"}, {}, heard=2))
+    agent.go_on.set()
+    await log.append(run_id, [InputAdded(content="x" * 200_000, by="ann") for _ in range(5)])
+    await runner_of(log, run_id, agent).run()
+    *_, last = await read_run(log, run_id)
+    ending = decode(last.type, last.version, last.data)
+    assert isinstance(ending, Completed)
+    assert ending.unheard == [3, 4, 5, 6, 7]

@@ -19,7 +19,7 @@ from runstore.app import Runtime, open_runtime
 from runstore.core.new_run import NewRun
 from runstore.core.run import Actor
 from runstore.settings import ServerSettings, Settings
-from tests.polling import until
+from tests.kit.polling import until
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"

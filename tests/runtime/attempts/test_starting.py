@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
+from runstore.core.codec import encode
 from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog, Head
 from runstore.eventlog import writer
 from runstore.feed.memory import MemoryFeed
-from runstore.runtime.attempts.starting import START_TRIES, Attempts
+from runstore.runtime.attempts.starting import START_TRIES, Attempts, Fresh, ToStop
 from tests.contracts.memory_log import MemoryEventLog
-from tests.database import OwnLog, make_database, open_database, run_list
-from tests.events import QUEUED, note, read_run, start_run
+from tests.kit.database import OwnLog, make_database, open_database, run_list
+from tests.kit.events import CANCEL, QUEUED, note, read_run, start_run
 
 BUSY = START_TRIES - 1  # notes that come just when somebody has looked at the head
 
@@ -48,6 +49,40 @@ async def test_a_queued_run_that_others_keep_adding_to_is_claimed(log: EventLog)
     busy: Any = BusyLog(log)
     assert await Attempts(busy, "worker-1").claim(run_id)
     assert [e.type for e in await read_run(log, run_id)][-1] == "lifecycle.started"
+
+
+class UnreadLog:
+    """A log that nobody reads."""
+
+    def __init__(self, log: EventLog) -> None:
+        self.append = log.append
+
+
+async def test_a_run_that_was_just_queued_is_claimed_without_a_look_at_the_log(log: EventLog) -> None:
+    run_id = new_run_id()
+    await log.append(run_id, [QUEUED], expected_seq=0)
+    unread: Any = UnreadLog(log)
+    attempt = await Attempts(unread, "worker-1").claim(run_id, Fresh(1, encode(QUEUED)))
+    assert attempt is not None
+    assert (attempt.number, attempt.queued) == (1, QUEUED)
+    assert (await log.head(run_id)) == Head(2, attempt=1, status="running")
+
+
+async def test_what_others_have_added_to_a_run_since_it_was_queued_is_read(log: EventLog) -> None:
+    run_id = new_run_id()
+    fresh = Fresh(1, encode(QUEUED))
+    await log.append(run_id, [QUEUED], expected_seq=0)
+    await log.append(run_id, [note()])
+    assert await Attempts(log, "worker-1").claim(run_id, fresh)
+    assert await Attempts(log, "worker-2").claim(run_id, fresh) is None
+
+
+async def test_a_run_that_was_stopped_since_it_was_queued_does_not_start(log: EventLog) -> None:
+    run_id = new_run_id()
+    await log.append(run_id, [QUEUED], expected_seq=0)
+    await log.append(run_id, [CANCEL])
+    with pytest.raises(ToStop):
+        await Attempts(log, "worker-1").claim(run_id, Fresh(1, encode(QUEUED)))
 
 
 async def test_a_lost_workers_run_that_others_keep_adding_to_is_adopted(log: EventLog) -> None:

@@ -13,7 +13,7 @@ from strands.models import Model
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import AgentError, ConfigError
-from runstore.core.events import AgentStarted, Message, Token, ToolFinished, ToolStarted, Usage
+from runstore.core.events import AgentStarted, Message, Request, Token, ToolFinished, ToolStarted, Usage
 from runstore.core.hierarchy import MAX_HIERARCHY_BYTES, ROOT, Hierarchy, check_size
 from runstore.core.ports import AgentResult
 from runstore.runtime.catalog.agents import AgentCatalog
@@ -21,10 +21,10 @@ from runstore.runtime.catalog.specs import ModelSpec
 from runstore.runtime.catalog.teams import HierarchySettings, Teams
 from runstore.runtime.strands.agent import StrandsAgent
 from runstore.runtime.strands.team import TeamModel, build_team
-from tests.polling import until
+from tests.kit.polling import until
+from tests.kit.teams import hierarchy
 from tests.runtime.recording import ListRecorder, again_after, context, read, spoken, text
 from tests.runtime.strands_kit import Playbook, delta, say, use
-from tests.teams import hierarchy
 
 FAST = ModelSpec(model="scripted")
 OFFICE = {
@@ -81,6 +81,18 @@ async def test_a_hierarchy_is_built_from_what_the_run_holds() -> None:
     recorder = ListRecorder()
     assert (await agent.run("What is 2+2?", [], recorder)).result["text"] == "4"
     assert said(recorder).keys() == {"global", "global/Red", "global/Red/Ann"}
+
+
+@pytest.mark.parametrize(("then", "now"), [(True, True), (False, True), (True, False)])
+async def test_requests_are_recorded_unless_the_settings_of_then_or_now_say_no(then: bool, now: bool) -> None:
+    queued, built = [
+        Teams(HierarchySettings(models={"scripted": FAST}, record_requests=each)) for each in (then, now)
+    ]
+    definition = queued.definition(made({"Red": {"Ann": []}}))
+    agent = await AgentCatalog({}, teams=built).build("hierarchy:x", context(), definition)
+    recorder = ListRecorder()
+    await agent.run("What is 2+2?", [], recorder)
+    assert bool(recorder.of(Request)) is (then and now)
 
 
 async def test_a_model_that_is_no_longer_allowed_is_reported() -> None:
@@ -361,6 +373,7 @@ def test_a_model_has_the_rules_of_an_agents(wrong: dict[str, Any]) -> None:
 # A lost worker.
 
 
+@pytest.mark.slow
 async def test_wherever_its_worker_dies_a_team_comes_to_the_same_end() -> None:
     teams = teams_with({"loud": f"{__name__}:shout"})
     asked = made({"Red": {"Ann": ["loud"], "Bob": []}, "Blue": {"Cid": []}})

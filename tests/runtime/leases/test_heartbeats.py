@@ -1,6 +1,7 @@
 """A worker counts as dead only after a whole lease of silence in which others could read its heartbeats."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
@@ -11,15 +12,16 @@ from sqlalchemy import make_url
 
 from runstore.app import open_runtime
 from runstore.core.new_run import NewRun
-from runstore.database.dialects import open_dialect
+from runstore.database.dialects import open_dialect, sqlite
 from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
+from runstore.runtime.leases.file_locks import FileLeases
 from runstore.runtime.leases.heartbeats import HeartbeatLeases, ListedLeases
 from runstore.settings import ServerSettings, Settings
 from runstore.store.workers import read_workers
-from tests.database import make_database, open_sqlite_log
-from tests.polling import DEADLINE_S, until
+from tests.kit.database import make_database, open_sqlite_log
+from tests.kit.polling import DEADLINE_S, until
 from tests.servers.databases import KINDS
 
 LOOKS_S = 0.5  # between two looks, as the supervisor's
@@ -243,3 +245,27 @@ async def test_without_a_lease_that_is_known_to_be_good_no_run_is_taken(
             await runtime.supervisor.sweep()
             assert (await runtime.store.get(run_id)).run.status == "queued"
         assert (await runtime.store.get(run_id, wait_s=DEADLINE_S)).run.status == "success"
+
+
+async def test_a_worker_starts_while_others_write_and_is_listed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.05)
+    path = make_database(tmp_path / "runstore.db")
+    log = open_sqlite_log(path, MemoryFeed())
+    leases = ListedLeases(FileLeases(tmp_path / "workers"), log.database, capacity=1)
+
+    async def listed() -> list[str]:
+        return [worker.worker_id for worker in await log.database.query(read_workers)]
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await leases.hold()
+        assert leases.held
+        assert await listed() == []
+        other.execute("COMMIT")
+    for _ in range(2):
+        await leases.forget(set())
+        assert await listed() == [leases.worker_id]
+    await leases.release()
+    await log.close()

@@ -12,7 +12,7 @@ from structlog.contextvars import bound_contextvars
 from runstore.runtime.loops import tool_threads
 from runstore.runtime.loops.interrupts import Interrupted
 from runstore.runtime.loops.tool_threads import ToolThreads
-from tests.server import until
+from tests.kit.server import until
 
 LIMIT = 3
 DEADLINE_S = 60

@@ -19,10 +19,10 @@ from runstore.core.run import Run
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.teams import HierarchySettings, Teams
 from runstore.runtime.memory.at_most_once import is_at_most_once, obstacle
-from tests.polling import until
+from tests.kit.polling import until
+from tests.kit.teams import hierarchy
 from tests.runtime.recording import ListRecorder, again_after, context
 from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, use
-from tests.teams import hierarchy
 
 # How a tool is marked
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from runstore.core.events import Queued
-from runstore.runtime.memory.forks import Fork, fork_of
+from runstore.runtime.memory.forks import ForkedConversation, fork_of
 from tests.runtime.memory.test_resume import BOTH, Desk
 from tests.runtime.recording import ListRecorder, read
 from tests.runtime.strands_kit import Playbook, agent, drive, say, use
@@ -19,7 +19,7 @@ async def played() -> ListRecorder:
     return recorder
 
 
-def forked(recorder: ListRecorder, at: int, *, asks: bool = False) -> Fork:
+def forked(recorder: ListRecorder, at: int, *, asks: bool = False) -> ForkedConversation:
     queued = read(recorder.recorded[:1])[0]
     assert isinstance(queued, Queued)
     return fork_of(queued, recorder.recorded[:at], memory=[], asks=asks)
@@ -32,7 +32,7 @@ def seqs(recorder: ListRecorder, type: str) -> list[int]:
 async def test_between_two_tools_it_goes_back_to_the_input() -> None:
     recorder = await played()
     first, second = seqs(recorder, "tool.finished")
-    assert forked(recorder, first) == Fork(1, QUESTION, [])
+    assert forked(recorder, first) == ForkedConversation(1, QUESTION, [])
     fork = forked(recorder, second)
     assert (fork.seq, [each["role"] for each in fork.messages]) == (second, ["user", "assistant", "user"])
     results = [block["toolResult"] for block in fork.messages[-1]["content"]]

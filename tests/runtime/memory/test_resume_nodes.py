@@ -18,6 +18,7 @@ from runstore.core.events import AgentFinished, AgentStarted, Message, Token, To
 from runstore.demo.model import ScriptedModel
 from runstore.runtime.memory.resume import digest_of
 from runstore.runtime.strands.nodes import HANDOFF
+from tests.kit.slow import mostly_slow
 from tests.runtime.recording import ListRecorder, again_after, read, spoken
 from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, think, use
 
@@ -111,7 +112,7 @@ def finished(history: Sequence[RecordedEvent]) -> list[str]:
     return [event.name.removeprefix("note_") for event in done if event.name.startswith("note_")]
 
 
-@pytest.mark.parametrize("name", ORCHESTRATORS)
+@pytest.mark.parametrize("name", mostly_slow(ORCHESTRATORS, "swarm"))
 async def test_wherever_its_worker_dies_it_comes_to_the_same_end(name: str) -> None:
     make = ORCHESTRATORS[name]
     whole = Desk()

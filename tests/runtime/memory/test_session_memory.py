@@ -12,8 +12,8 @@ from runstore.core.ids import new_run_id
 from runstore.core.ports import EventLog
 from runstore.runtime.memory.session_memory import read_memory
 from runstore.runtime.strands.agent import StrandsAgent
-from tests.events import CANCELLED, started, token
-from tests.purging import FOREVER, OLD, old_run_id
+from tests.kit.events import CANCELLED, started, token
+from tests.kit.purging import FOREVER, OLD, old_run_id
 from tests.runtime.recording import ListRecorder, context
 from tests.runtime.strands_kit import Playbook, agent, drive, say
 

@@ -1,8 +1,6 @@
 """The events, failures and results of an agent in its own process, as its run gets them."""
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +11,17 @@ from runstore.core.errors import AgentError
 from runstore.core.events import ToolFailed, ToolFinished
 from runstore.core.ports import AgentResult
 from runstore.runtime.process.agent import ProcessAgent
+from runstore.runtime.process.own_processes import OwnProcess
 from runstore.runtime.process.processes import Processes
+from tests.runtime.process.agents import (
+    cancelling,
+    echo,
+    leaving_a_canceller,
+    leaving_what_exits,
+    needy,
+    raising,
+    stopping_the_loop,
+)
 from tests.runtime.recording import ListRecorder, context
 from tests.runtime.strands_kit import Playbook, agent, say, use
 
@@ -28,9 +36,10 @@ def processes() -> Iterator[Processes]:
 async def drive(
     processes: Processes, function: Any, input: Any = "hi", **settings: Any
 ) -> tuple[ListRecorder, AgentResult]:
-    spec = AgentSpec(factory=f"{__name__}:{function.__name__}", isolation="process", **settings)
+    spec = AgentSpec(factory=f"{function.__module__}:{function.__name__}", isolation="process", **settings)
     recorder = ListRecorder()
-    return recorder, await ProcessAgent(processes, spec, context()).run(input, [], recorder)
+    own = OwnProcess(processes, context().agent_name, spec)
+    return recorder, await ProcessAgent(own, context()).run(input, [], recorder)
 
 
 async def failure(processes: Processes, function: Any, input: Any = "hi", **settings: Any) -> AgentError:
@@ -40,10 +49,6 @@ async def failure(processes: Processes, function: Any, input: Any = "hi", **sett
 
 
 # Events
-
-
-async def echo(input: object) -> AsyncIterator[str]:
-    yield str(input)
 
 
 async def test_an_input_that_is_nested_too_deeply_is_refused(processes: Processes) -> None:
@@ -99,41 +104,6 @@ async def test_an_agent_that_a_tool_calls_is_recorded_though_its_loop_waits(proc
 # Its errors
 
 
-class Mute(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("I say nothing")
-
-
-def cycle() -> Exception:
-    first, second = ValueError("first"), KeyError("second")
-    first.__cause__, second.__cause__ = second, first
-    return first
-
-
-def own_cause() -> Exception:
-    error = ValueError("my own cause")
-    error.__context__ = error.__cause__ = error
-    return error
-
-
-ERRORS = {
-    "own_code": AgentError("out of paper", code="no_paper"),
-    "own_cause": own_cause(),
-    "cycle": cycle(),
-    "mute": Mute(),
-    "huge": ValueError("x" * 10_000_000),
-    "group": ExceptionGroup("two of them", [ValueError("one"), KeyError("other")]),
-    "alone": ExceptionGroup("unhandled errors in a TaskGroup", [AgentError("out of ink", code="no_ink")]),
-    "odd_code": AgentError("odd", code=5),  # type: ignore[arg-type]
-    "long_code": AgentError("long", code="c" * 2_000_000),
-}
-
-
-async def raising(input: str) -> AsyncIterator[str]:
-    yield "so far "
-    raise ERRORS[input]
-
-
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
@@ -157,43 +127,6 @@ async def test_every_exception_ends_the_run_with_a_code_and_a_message(
     assert len(str(raised)) <= 1_000
 
 
-async def cancelling(input: str) -> AsyncIterator[str]:
-    yield "so far "
-    for task in asyncio.all_tasks():
-        task.cancel()
-    await asyncio.sleep(0)
-
-
-async def leaving_a_canceller(input: str) -> AsyncIterator[str]:
-    async def cancel() -> None:
-        while True:
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
-            await asyncio.sleep(0)
-
-    yield "so far "
-    logging.getLogger("of the agent").warning("x" * 8_000)
-    left.append(asyncio.create_task(cancel()))
-
-
-async def stopping_the_loop(input: str) -> AsyncIterator[str]:
-    asyncio.get_running_loop().stop()
-    await asyncio.sleep(0)
-    yield "on and on"
-
-
-async def leaving_what_exits(input: str) -> AsyncIterator[str]:
-    async def leave() -> None:
-        raise SystemExit(3)
-
-    left.append(asyncio.create_task(leave()))
-    await asyncio.sleep(0)
-    yield "on and on"
-
-
-left: list[asyncio.Task[None]] = []
-
-
 async def test_an_agent_that_cancels_all_tasks_has_cancelled_itself(processes: Processes) -> None:
     raised = await failure(processes, cancelling)
     assert (raised.code, str(raised)) == ("agent_error", "the agent cancelled itself")
@@ -210,14 +143,6 @@ async def test_an_agent_that_manipulates_its_loop_loses_no_ending(
 ) -> None:
     _, ended = await drive(processes, function)
     assert ended.result["text"] == text
-
-
-async def needy(input: str) -> AsyncIterator[str]:
-    yield "x"
-    try:
-        raise MemoryError
-    except MemoryError as error:
-        raise ExceptionGroup("of a TaskGroup", [ValueError("no room"), error]) from own_cause()
 
 
 async def test_a_want_of_memory_is_found_wherever_it_stands(processes: Processes) -> None:

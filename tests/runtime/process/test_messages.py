@@ -10,7 +10,7 @@ from runstore.core.errors import AgentError
 from runstore.core.events import Cancelled, Completed, Failed, Token
 from runstore.runtime.process.messages import (
     LENGTH_BYTES,
-    MAX_MESSAGE_BYTES,
+    MAX_BATCH_BYTES,
     Ended,
     Logged,
     Said,
@@ -24,10 +24,10 @@ from runstore.runtime.process.messages import (
 
 TOKEN = encode(Token(agent="a", text="hi"))
 MESSAGES: list[ToServer] = [
-    Said(TOKEN.type, TOKEN.data),
-    WriteAhead("custom.note", b"[1]"),
+    Said(1, TOKEN.type, TOKEN.data),
+    WriteAhead(2, "custom.note", b"[1]"),
     Logged(30, "a line"),
-    Ended("lifecycle.completed", b'{"result":{}}'),
+    Ended(1, "lifecycle.completed", b'{"result":{}}'),
 ]
 
 
@@ -36,20 +36,21 @@ def with_length(body: bytes) -> bytearray:
 
 
 def test_messages_come_as_they_were_sent_however_they_are_cut() -> None:
-    sent = b"".join(map(for_server, MESSAGES))
+    batches = [MESSAGES[:3], MESSAGES[3:]]
+    sent = b"".join(map(for_server, batches))
     for size in (1, 3, 7, len(sent)):
-        buffer, received = bytearray(), list[ToServer]()
+        buffer, received = bytearray(), list[list[ToServer]]()
         for at in range(0, len(sent), size):
             buffer += sent[at : at + size]
             received += to_server(buffer)
-        assert received == MESSAGES
+        assert received == batches
         assert buffer == b""
 
 
 def test_a_truncated_message_waits_for_its_rest() -> None:
-    buffer = bytearray(for_server(MESSAGES[0])[:-1])
+    buffer = bytearray(for_server(MESSAGES[:1])[:-1])
     assert list(to_server(buffer)) == []
-    assert len(buffer) == len(for_server(MESSAGES[0])) - 1
+    assert len(buffer) == len(for_server(MESSAGES[:1])) - 1
 
 
 @pytest.mark.parametrize(
@@ -58,11 +59,13 @@ def test_a_truncated_message_waits_for_its_rest() -> None:
         b"",
         b"\xc1",
         b"garbage",
-        msgspec.msgpack.encode(["begin", 1, 2]),
-        msgspec.msgpack.encode(["said", "llm.token"]),
-        msgspec.msgpack.encode(["said", 1, b"{}"]),
-        msgspec.msgpack.encode({"type": "said"}),
-        b"\x93\xa6logged\x1e\xa1\xff",  # a line that is no UTF-8
+        msgspec.msgpack.encode(["said", 1, "llm.token", b"{}"]),
+        msgspec.msgpack.encode([["begin", 1, 2]]),
+        msgspec.msgpack.encode([["said", 1, "llm.token"]]),
+        msgspec.msgpack.encode([["said", 1, 1, b"{}"]]),
+        msgspec.msgpack.encode([["said", "1", "llm.token", b"{}"]]),
+        msgspec.msgpack.encode([{"type": "said"}]),
+        b"\x91\x93\xa6logged\x1e\xa1\xff",  # a line that is no UTF-8
         b"\x91" * 100_000,
     ],
 )  # fmt: skip
@@ -72,7 +75,7 @@ def test_garbage_is_an_error_of_the_agent(body: bytes) -> None:
 
 
 def test_a_message_that_says_it_is_oversized_is_refused_before_it_has_come() -> None:
-    buffer = bytearray((MAX_MESSAGE_BYTES + 1).to_bytes(LENGTH_BYTES, "big"))
+    buffer = bytearray((MAX_BATCH_BYTES + 1).to_bytes(LENGTH_BYTES, "big"))
     with pytest.raises(AgentError, match="16,777,217 bytes"):
         list(to_server(buffer))
 
@@ -83,13 +86,13 @@ def test_a_message_that_says_it_is_oversized_is_refused_before_it_has_come() -> 
 )
 def test_events_that_only_the_server_writes_are_refused(type: str) -> None:
     with pytest.raises(AgentError, match="cannot write"):
-        event_of(Said(type, b"{}"))
+        event_of(Said(1, type, b"{}"))
 
 
 @pytest.mark.parametrize("type", ["", "token", "custom.", "custom.a\nb", "llm.future", "x" * 1_000_000])
 def test_a_type_that_there_is_not_is_refused(type: str) -> None:
     with pytest.raises(AgentError) as caught:
-        event_of(Said(type, b"{}"))
+        event_of(Said(1, type, b"{}"))
     assert len(str(caught.value)) < 300
 
 
@@ -102,7 +105,7 @@ def test_a_type_that_there_is_not_is_refused(type: str) -> None:
 )  # fmt: skip
 def test_data_that_does_not_fit_its_type_is_refused(data: bytes) -> None:
     with pytest.raises(AgentError, match="a malformed event"):
-        event_of(Said("llm.token", data))
+        event_of(Said(1, "llm.token", data))
 
 
 @pytest.mark.parametrize(
@@ -117,17 +120,17 @@ def test_the_server_itself_encodes_stored_events(data: bytes) -> None:
     """A line break in the data would end the line of a server-sent event, and invalid UTF-8 would end a
     stream.
     """
-    assert event_of(Said("llm.token", data)).data == TOKEN.data
+    assert event_of(Said(1, "llm.token", data)).data == TOKEN.data
 
 
 def test_a_custom_event_is_encoded_again_too() -> None:
-    event = event_of(WriteAhead("custom.note", b'{"a":\n[1, 2.5, null, "\\n"]}'))
+    event = event_of(WriteAhead(2, "custom.note", b'{"a":\n[1, 2.5, null, "\\n"]}'))
     assert (event.type, event.data) == ("custom.note", b'{"a":[1,2.5,null,"\\n"]}')
 
 
 def ended(ending: Any) -> Ended:
     event = encode(ending)
-    return Ended(event.type, event.data)
+    return Ended(1, event.type, event.data)
 
 
 def test_an_ending_is_the_agents_result_or_its_error() -> None:
@@ -140,7 +143,7 @@ def test_an_ending_is_the_agents_result_or_its_error() -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [ended(Cancelled(reason="user")), Ended("nothing", b"{}"), Ended("lifecycle.completed", b"{}")],
+    [ended(Cancelled(reason="user")), Ended(1, "nothing", b"{}"), Ended(1, "lifecycle.completed", b"{}")],
 )
 def test_an_ending_that_is_none_is_an_error_of_the_agent(message: Ended) -> None:
     with pytest.raises(AgentError, match="end"):

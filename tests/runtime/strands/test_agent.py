@@ -30,7 +30,7 @@ from runstore.runtime.memory.oversized import MAX_RESULT_BYTES
 from runstore.runtime.memory.resume import discard_after, recall
 from runstore.runtime.strands.agent import StrandsAgent
 from tests.core.test_depth import deep
-from tests.polling import until
+from tests.kit.polling import until
 from tests.runtime.recording import ListRecorder, context, text
 from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, think, use
 

@@ -17,6 +17,7 @@ from runstore.core.events import (
     AgentStarted,
     Message,
     Token,
+    ToolFailed,
     ToolFinished,
     ToolProgress,
     ToolStarted,
@@ -306,8 +307,42 @@ async def test_a_tool_of_its_that_may_be_called_once_is_not_called_by_a_new_atte
     assert obstacle(recorder.recorded, repeats=False) is None
 
 
+async def test_the_names_of_the_configuration_hold_for_its_tools_too() -> None:
+    """Nobody can be asked there, so a tool that needs an approval does not run."""
+    ran = []
+
+    @tool
+    def pay() -> str:
+        """Pay."""
+        ran.append("pay")
+        return "paid"
+
+    @tool
+    def book() -> str:
+        """Book."""
+        ran.append("book")
+        return "booked"
+
+    @tool
+    def ask() -> str:
+        """Ask one who pays and books."""
+        return str(agent(Playbook(use(("i1", "pay", {}), ("i2", "book", {})), say("done")), pay, book)("?"))
+
+    recorder = ListRecorder()
+    built = agent(Playbook(ASK, say("top")), ask, pay, book)
+    driven = StrandsAgent(
+        built, context(), WeakSet(), approve=frozenset({"pay"}), at_most_once=frozenset({"book"})
+    )
+    await driven.run("hi", [], recorder)
+    assert ran == ["book"]
+    [failed] = recorder.of(ToolFailed)
+    assert (failed.agent, failed.call_id, failed.name) == (*PLACE, "pay")
+    assert "needs a person's approval" in failed.output[0]["text"]
+    assert {event.name for event in recorder.of(ToolStarted) if event.at_most_once} == {"book"}
+
+
 async def test_what_it_had_said_is_said_again_after_a_crash_when_its_call_was_over() -> None:
     recorder, _ = await drive(agent(Playbook(ASK, say("14")), sync()))
     log = cut(recorder, lambda event: event.type == "tool.finished")
     said = recall(log).conversations[("demo", None)].said
-    assert [(token.agent, token.text) for token in said["t1"]] == [("demo/ask", "fourteen")]
+    assert [(token.agent, token.text) for token in said[0, "t1"]] == [("demo/ask", "fourteen")]

@@ -1,79 +1,34 @@
 """strands interrupts: an attempt ends with requests for input, and the next one goes on with the answers."""
 
+import asyncio
+import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakSet
 
 import msgspec
 import pytest
 from strands import Agent, ToolContext, tool
-from strands.hooks import BeforeNodeCallEvent, BeforeToolCallEvent, BeforeToolsEvent
+from strands.hooks import BeforeNodeCallEvent, BeforeToolCallEvent, BeforeToolsEvent, HookOrder
 from strands.middleware import ExecuteToolStage
 from strands.middleware._agent_stream import AgentStreamStage
 from strands.multiagent import GraphBuilder, Swarm
+from strands.session import FileSessionManager
 
 from runstore import AgentError, Question, at_most_once
-from runstore.core.codec import RecordedEvent
 from runstore.core.events import (
-    InputAdded,
-    InputGiven,
     InputReplaced,
-    InputRequested,
     ToolFinished,
     ToolStarted,
 )
-from runstore.core.inputs import numbered
-from runstore.core.ports import AgentResult, Asked
 from runstore.runtime.memory.at_most_once import obstacle
-from runstore.runtime.strands.agent import Product, StrandsAgent
-from tests.runtime.recording import ListRecorder, again_after, context, read
+from runstore.runtime.strands.agent import StrandsAgent
+from tests.runtime.recording import ListRecorder, again_after, context
+from tests.runtime.story import Story, model
 from tests.runtime.strands_kit import Playbook, agent, say, use
 
 APPROVED = {"approve": True}
-
-
-class Story:
-    """A run over several attempts, each with an agent of its own, as in processes of their own."""
-
-    def __init__(self, build: Callable[[], Product], *, approve: Sequence[str] = ()) -> None:
-        self.build = build
-        self.approve = frozenset(approve)
-        self.history: list[RecordedEvent] = []
-        self.attempts = 0
-        self.open: list[InputRequested] = []
-
-    async def attempt(self) -> AgentResult | Asked:
-        self.attempts += 1
-        history = again_after(self.history, self.attempts) if self.history else []
-        recorder = ListRecorder(history)
-        driven = StrandsAgent(self.build(), context(self.attempts), WeakSet(), approve=self.approve)
-        ended = await driven.run("hi", list(history), recorder)
-        if isinstance(ended, Asked):
-            self.open = numbered(ended.requests, self.attempts)
-            for request in self.open:
-                recorder.keep(request)
-        self.history = recorder.recorded
-        return ended
-
-    async def asks(self) -> list[InputRequested]:
-        ended = await self.attempt()
-        assert isinstance(ended, Asked), ended
-        return self.open
-
-    async def ends(self) -> str:
-        ended = await self.attempt()
-        assert isinstance(ended, AgentResult), ended
-        return str(ended.result["text"])
-
-    def answer(self, *answers: Any) -> None:
-        recorder = ListRecorder(self.history)
-        for request, answer in zip(self.open, answers, strict=True):
-            recorder.keep(InputGiven(request_id=request.request_id, answer=answer, by="ann"))
-        self.history = recorder.recorded
-
-    def of(self, cls: type[Any]) -> list[Any]:
-        return [event for event in read(self.history) if isinstance(event, cls)]
 
 
 @pytest.fixture
@@ -121,12 +76,6 @@ def asking_first(*names: str) -> Callable[[BeforeToolCallEvent], None]:
             event.cancel_tool = "not allowed"
 
     return ask
-
-
-def model(*turns: Any) -> Callable[[], Playbook]:
-    """A model whose turns go on over the attempts."""
-    playbook = Playbook(*turns)
-    return lambda: playbook
 
 
 async def test_a_tools_question_is_answered_in_the_next_attempt(mail: Any, calls: Counter[str]) -> None:
@@ -451,6 +400,17 @@ async def test_a_rejected_call_does_not_run_and_the_model_knows_why(calls: Count
     assert "not approved. Too much." in str(build().model.heard[-1][-1])  # type: ignore[attr-defined]
 
 
+async def test_a_call_that_waits_for_an_approval_runs_as_it_is_judged_whatever_the_configuration_becomes(
+    calls: Counter[str],
+) -> None:
+    story = Story(paying(calls, use(("t1", "pay", {"amount": 5})), say("Then not.")), approve=["pay"])
+    await story.asks()
+    story.answer({"approve": False})
+    story.approve = frozenset()
+    assert await story.ends() == "Then not."
+    assert not calls
+
+
 async def test_an_approver_may_edit_the_arguments(calls: Counter[str]) -> None:
     story = Story(paying(calls, use(("t1", "pay", {"amount": 5})), say("Done.")), approve=["pay"])
     await story.asks()
@@ -504,6 +464,23 @@ async def test_middleware_cannot_change_an_approved_call(calls: Counter[str]) ->
     assert not calls
 
 
+async def test_an_approval_holds_for_its_call_alone_though_later_ones_have_its_id(
+    look: Any, calls: Counter[str]
+) -> None:
+    pay, plain = use(("call_0", "pay", {"amount": 5})), use(("call_0", "look", {"word": "a"}))
+    build = paying(calls, pay, plain, pay, say("Done."))
+    story = Story(
+        lambda: agent(build().model, *build().tool_registry.registry.values(), look), approve=["pay"]
+    )
+    await story.asks()
+    story.answer(APPROVED)
+    await story.asks()
+    assert calls == {"pay 5": 1, "look": 1}
+    story.answer(APPROVED)
+    assert await story.ends() == "Done."
+    assert calls == {"pay 5": 2, "look": 1}
+
+
 async def test_an_approved_tool_runs_at_most_once(calls: Counter[str]) -> None:
     story = Story(paying(calls, use(("t1", "pay", {"amount": 5})), say("Done.")), approve=["pay"])
     await story.asks()
@@ -546,15 +523,84 @@ async def test_a_worker_that_dies_after_the_answer_does_not_ask_again(mail: Any,
     assert calls["mail"] == 1
 
 
-async def test_an_agent_with_a_session_manager_cannot_ask(mail: Any, tmp_path: Any) -> None:
-    from strands.session import FileSessionManager
+async def test_an_agent_with_a_session_manager_waits_and_goes_on_in_its_session(
+    mail: Any, look: Any, calls: Counter[str], tmp_path: Any
+) -> None:
+    playing = model(use(("t1", "look", {"word": "a"}), ("t2", "mail", {"to": "bob"})), say("Done."))
 
-    playing = model(use(("t1", "mail", {"to": "bob"})))
+    def build() -> Agent:
+        sessions = FileSessionManager("s", storage_dir=str(tmp_path))
+        return agent(playing(), look, mail, session_manager=sessions)
+
+    story = Story(build)
+    assert [each.prompt for each in await story.asks()] == ["Mail bob?"]
+    assert calls == {"look": 1}
+    story.answer("yes")
+    assert await story.ends() == "Done."
+    assert calls == {"look": 1, "mail": 1}
+    assert [each["role"] for each in playing().heard[-1]] == ["user", "assistant", "user"], "in one session"
+    assert story.of(InputReplaced) == []
+
+
+async def test_an_approval_of_an_agent_with_a_session_manager(calls: Counter[str], tmp_path: Any) -> None:
+    plain = paying(calls, use(("t1", "pay", {"amount": 5})), say("Done."))
+
+    def build() -> Agent:
+        sessions = FileSessionManager("s", storage_dir=str(tmp_path))
+        return agent(plain().model, *plain().tool_registry.registry.values(), session_manager=sessions)
+
+    story = Story(build, approve=["pay"])
+    await story.asks()
+    story.answer({"approve": True, "input": {"amount": 3}})
+    assert await story.ends() == "Done."
+    assert calls == {"pay 3": 1}
+
+
+async def test_a_tool_that_finished_before_a_crash_is_not_called_again_in_a_session(
+    calls: Counter[str], tmp_path: Any
+) -> None:
+    plain = paying(calls, use(("t1", "pay", {"amount": 5})), say("Done."), say("Done again."))
+
+    def build() -> Agent:
+        sessions = FileSessionManager("s", storage_dir=str(tmp_path / "sessions"))
+        return agent(plain().model, *plain().tool_registry.registry.values(), session_manager=sessions)
+
+    story = Story(build, approve=["pay"])
+    await story.asks()
+    story.answer(APPROVED)
+    shutil.copytree(tmp_path / "sessions", tmp_path / "before")
+    await story.ends()
+    died = next(event.seq for event in story.history if event.type == "tool.finished")
+    story.history = story.history[:died]
+    shutil.rmtree(tmp_path / "sessions")  # it was not written before the crash
+    shutil.copytree(tmp_path / "before", tmp_path / "sessions")
+    assert await story.ends() == "Done again."
+    assert calls == {"pay 5": 1}
+
+
+async def test_an_answer_that_the_session_does_not_know_fails_the_run(mail: Any, tmp_path: Any) -> None:
+    playing = model(use(("t1", "mail", {"to": "bob"})), say("Done."))
+    sessions = iter(["one", "two"])
     story = Story(
-        lambda: agent(playing(), mail, session_manager=FileSessionManager("s", storage_dir=str(tmp_path)))
+        lambda: agent(
+            playing(), mail, session_manager=FileSessionManager(next(sessions), storage_dir=str(tmp_path))
+        )
     )
-    with pytest.raises(AgentError) as failure:
+    await story.asks()
+    story.answer("yes")
+    with pytest.raises(AgentError, match="same session") as failure:
         await story.attempt()
+    assert failure.value.code == "interrupted"
+
+
+async def test_an_agent_that_a_session_keeping_agent_calls_cannot_ask(mail: Any, tmp_path: Any) -> None:
+    clerk = agent(Playbook(use(("c1", "mail", {"to": "bob"}))), mail, name="clerk")
+    boss = agent(
+        Playbook(use(("b1", "clerk", {"input": "do"}))), clerk.as_tool(name="clerk"),
+        session_manager=FileSessionManager("s", storage_dir=str(tmp_path)),
+    )  # fmt: skip
+    with pytest.raises(AgentError, match="calls as a tool") as failure:
+        await Story(lambda: boss).attempt()
     assert failure.value.code == "interrupted"
 
 
@@ -562,45 +608,7 @@ def test_a_question_is_a_value() -> None:
     assert msgspec.structs.replace(Question("a"), prompt="b") == Question("b")
 
 
-# ---- messages that people add ----
-
-
-async def test_an_added_message_comes_with_the_next_model_call(look: Any) -> None:
-    playing = model(use(("t1", "look", {"word": "a"})), say("Done."))
-    recorder = ListRecorder()
-
-    @tool
-    def hear() -> str:
-        """Hear something, while a person speaks."""
-        recorder.keep(InputAdded(content="Hurry.", by="ann"))
-        recorder.keep(InputAdded(content=[{"text": "Please."}], by="ann"))
-        return "heard"
-
-    playing = model(use(("t1", "hear", {})), say("Done."))
-    driven = StrandsAgent(agent(playing(), hear), context(), WeakSet())
-    assert isinstance(await driven.run("hi", [], recorder), AgentResult)
-    first, second = playing().heard
-    assert len(first) == 1
-    assert [list(block) for block in second[-1]["content"]] == [["toolResult"], ["text"], ["text"]]
-    [replaced] = recorder.of(InputReplaced)
-    assert replaced.messages[0]["content"][1:] == [{"text": "Hurry."}, {"text": "Please."}]
-    assert replaced.added is not None
-    assert recorder.events[replaced.added - 1] == InputAdded(content=[{"text": "Please."}], by="ann")
-
-
-async def test_a_new_attempt_has_the_added_messages_and_takes_only_new_ones(look: Any) -> None:
-    playing = model(use(("t1", "look", {"word": "a"})), say("Done."))
-    recorder = ListRecorder()
-    recorder.keep(InputAdded(content="At first.", by="ann"))
-    await StrandsAgent(agent(playing(), look), context(), WeakSet()).run("hi", [], recorder)
-    died = [event for event in recorder.recorded if event.seq <= recorder.types().index("tool.finished") + 1]
-    again = ListRecorder(again_after(died, 2))
-    again.keep(InputAdded(content="Later.", by="ann"))
-    retold = model(say("Done again."))
-    await StrandsAgent(agent(retold(), look), context(2), WeakSet()).run("hi", again.recorded[:-1], again)
-    [heard] = retold().heard
-    assert [block["text"] for block in heard[0]["content"]] == ["hi", "At first."]
-    assert heard[-1]["content"][-1] == {"text": "Later."}
+# ---- models that use a tool use id twice ----
 
 
 async def test_an_approved_call_runs_though_an_earlier_one_had_its_tool_use_id(
@@ -635,29 +643,49 @@ async def test_a_new_attempt_runs_a_later_call_with_a_known_tool_use_id(
     assert retold().heard[-1][-1]["content"][0]["toolResult"]["content"] == [{"text": "seen b"}]
 
 
-async def test_a_message_added_before_the_first_answer_is_in_the_next_attempt() -> None:
-    recorder = ListRecorder()
-    recorder.keep(InputAdded(content="Hurry.", by="ann"))
-    playing = model(say("One."), say("Two."), say("Three."))
-    for attempt in (1, 2, 3):
-        driven = StrandsAgent(agent(playing()), context(attempt), WeakSet())
-        await driven.run("hi", list(recorder.recorded) if attempt > 1 else [], recorder)
-        last = max(event.seq for event in recorder.recorded if event.type == InputReplaced.type)
-        recorder = ListRecorder(again_after(recorder.recorded[:last], attempt + 1))
-    for heard in playing().heard:
-        assert [[block["text"] for block in each["content"]] for each in heard[:1]] == [["hi", "Hurry."]]
+async def test_agents_that_work_at_once_may_use_the_same_tool_use_id(look: Any, calls: Counter[str]) -> None:
+    """Each call runs with its own approval, and each question is about its own tool."""
+    met: list[str] = []
 
+    @tool(context=True)
+    def peek(word: str, at: int, tool_context: ToolContext) -> str:
+        """Look a word up, after a question.
 
-async def test_added_messages_that_do_not_fit_together_wait_for_the_next_model_call(look: Any) -> None:
-    large = 500_000  # characters: two of them do not fit into one event
-    recorder = ListRecorder()
-    for letter in "xyz":
-        recorder.keep(InputAdded(content=letter * large, by="ann"))
-    playing = model(use(("t1", "look", {"word": "a"})), use(("t2", "look", {"word": "b"})), say("Done."))
-    driven = StrandsAgent(agent(playing(), look), context(), WeakSet())
-    assert isinstance(await driven.run("hi", [], recorder), AgentResult)
-    added = [
-        [block["text"][0] for block in heard[-1]["content"] if "text" in block] for heard in playing().heard
-    ]
-    assert added == [["h", "x"], ["y"], ["z"]]
-    assert [event.added for event in recorder.of(InputReplaced)] == [3, 4, 5]
+        Args:
+            word: The word.
+            at: The page.
+        """
+        return f"{tool_context.interrupt('sure', reason='Sure?')} {word}"
+
+    async def meet(event: BeforeToolCallEvent) -> None:
+        met.append(event.agent.name)
+        while len(met) % 2:
+            await asyncio.sleep(0)
+
+    def story_of(*names: str) -> Story:
+        playing = {name: model(use(("call_0", "look", {"word": name})), say("Done.")) for name in names}
+        if "peeks" in names:
+            playing["peeks"] = model(use(("call_0", "peek", {"word": "c", "at": 1})), say("Done."))
+        return Story(lambda: build(playing), approve=["look"])
+
+    def build(playing: dict[str, Callable[[], Playbook]]) -> Any:
+        graph = GraphBuilder()
+        for name in playing:
+            made = agent(playing[name](), peek if name == "peeks" else look, name=name)
+            made.add_hook(meet, BeforeToolCallEvent, order=HookOrder.SDK_LAST + 9)
+            graph.add_node(made, name)
+            graph.set_entry_point(name)
+        return graph.set_execution_timeout(60).build()
+
+    story = story_of("a", "b")
+    asked = await story.asks()
+    assert sorted(request.input["word"] for request in asked) == ["a", "b"]
+    story.answer(APPROVED, APPROVED)
+    assert await story.ends()
+    assert calls["look"] == 2
+    for names in (("a", "peeks"), ("peeks", "a")):
+        met.clear()
+        asked = await story_of(*names).asks()
+        assert {request.agent: request.tool for request in asked} == {
+            "demo/a": "look", "demo/peeks": "peek",
+        }  # fmt: skip

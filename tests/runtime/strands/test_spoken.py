@@ -18,7 +18,7 @@ from runstore.core.codec import MAX_EVENT_BYTES
 from runstore.core.errors import RunClosed
 from runstore.core.events import Message, Reasoning, Token, ToolProgress
 from runstore.runtime.strands.agent import StrandsAgent
-from tests.polling import until
+from tests.kit.polling import until
 from tests.runtime.recording import ListRecorder, context, text
 from tests.runtime.strands_kit import Playbook, Turn, agent, delta, drive, say, think, use
 
@@ -260,7 +260,7 @@ async def test_a_log_that_takes_no_more_ends_the_model_at_its_next_delta() -> No
     model, recorder = Paused(*WORDS), Closed()
     with pytest.raises(RunClosed):
         await StrandsAgent(agent(model), context(), WeakSet()).run("hi", [], recorder)
-    assert model.said == 4
+    assert model.said in (3, 4)  # it is told while it says the fourth, and on a busy machine cancelled there
 
 
 async def test_a_text_that_no_event_can_hold_is_recorded_in_several() -> None:

@@ -13,7 +13,7 @@ from runstore.core.ports import EventLog
 from runstore.runtime.leases.file_locks import FileLeases
 from runstore.runtime.supervision import sweep
 from runstore.settings import ServerSettings, Settings
-from tests.polling import DEADLINE_S
+from tests.kit.polling import DEADLINE_S
 
 SWEPT = 2
 

@@ -11,10 +11,10 @@ import runstore
 from runstore.app import open_log
 from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
-from runstore.library import settings_of
 from runstore.runtime.supervision.sweep import MAX_SWEPT
 from runstore.runtime.supervision.waiting import FairQueue
-from tests.polling import until
+from runstore.settings.program import program_settings
+from tests.kit.polling import until
 
 
 def filled(*waiting: tuple[str, str]) -> FairQueue:
@@ -102,7 +102,7 @@ async def test_a_users_only_run_does_not_wait_for_all_that_another_has_queued(tm
 async def test_a_flood_that_is_longer_than_a_sweep_hides_no_run(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/runstore.db"
     agents = {"say": "tests.runtime.supervision.test_waiting:say"}
-    settings = settings_of(url, narrow(tmp_path), agents)
+    settings = program_settings(url, narrow(tmp_path), agents)
     async with open_log(settings) as opened:
         queued = [Queued(agent="say", user_id="flood", input="") for _ in range(MAX_SWEPT + 1)]
         queued.append(Queued(agent="say", user_id="mine", input=""))

@@ -6,11 +6,14 @@ from sqlalchemy.engine import URL
 
 from runstore.database.dialects.base import (
     CHANGERS,
+    CONNECT_S,
     CONNECTIONS,
     LISTERS,
     PAGERS,
     READERS,
+    REPLICA_CONNECT_S,
     Dialect,
+    Replicated,
     Row,
     wrong_url,
 )
@@ -18,13 +21,17 @@ from runstore.database.dialects.sqlite import SqliteDialect
 
 FORMS = "sqlite:///FILE, postgresql+psycopg://USER:PASSWORD@HOST/DATABASE or mysql+pymysql://USER:PASSWORD@HOST/DATABASE"
 __all__ = [
-    "CHANGERS", "CONNECTIONS", "FORMS", "LISTERS", "PAGERS", "READERS",
-    "Dialect", "Row", "SqliteDialect", "open_dialect",
+    "CHANGERS", "CONNECTIONS", "CONNECT_S", "FORMS", "LISTERS", "PAGERS", "READERS", "REPLICA_CONNECT_S",
+    "Dialect", "Replicated", "Row", "SqliteDialect", "open_dialect",
 ]  # fmt: skip
 
 
-def open_dialect(url: URL, *, statement_timeout: bool = True) -> Dialect:
-    """The dialect of a URL. `statement_timeout`: apply the statement timeout (serving processes only).
+def open_dialect(url: URL, *, statement_timeout: bool = True, connect_s: int = CONNECT_S) -> Dialect:
+    """The dialect of a URL.
+
+    Args:
+        statement_timeout: apply the statement timeout (serving processes only).
+        connect_s: seconds for a PostgreSQL to accept a connection.
 
     Raises:
         ConfigError: the database is unknown, or its driver is not installed.
@@ -36,7 +43,8 @@ def open_dialect(url: URL, *, statement_timeout: bool = True) -> Dialect:
         _require("psycopg", "postgres", url)
         from runstore.database.dialects.postgresql import PostgresDialect
 
-        return PostgresDialect(_complete(url, "postgresql+psycopg"), statement_timeout=statement_timeout)
+        complete = _complete(url, "postgresql+psycopg")
+        return PostgresDialect(complete, statement_timeout=statement_timeout, connect_s=connect_s)
     if backend in ("mysql", "mariadb") and driver in ("", "pymysql"):
         _require("pymysql", "mysql", url)
         from runstore.database.dialects.mysql import MysqlDialect

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from zlib import crc32
 
 from msgspec import Struct
@@ -23,6 +23,8 @@ ERASERS = 2  # connections of one purge by an admin
 CONNECTIONS = READERS + PAGERS + LISTERS + CHANGERS + ERASERS + 2  # and the writer's, the projections'
 
 CONNECT_S = 5  # seconds for a server to accept a connection
+REPLICA_CONNECT_S = 2  # the same for a read replica, in whose place the primary can answer
+REPLICA_CHECK_S = 0.5  # seconds for a read replica to answer how far it is
 ANSWER_S = 10  # seconds for a statement of a serving process; rebuilds and migrations take longer
 LOCK_S = 0.2  # seconds to wait for another writer's commit; a longer one is stuck, or its disk is
 EXCLUSIVE_S = 2.0  # seconds to wait for all other writers' commits
@@ -50,6 +52,7 @@ class Dialect(Protocol):
     """
 
     engine: Engine
+    name: Literal["sqlite", "postgresql", "mysql"]  # "mysql" is MariaDB, too
 
     @property
     def place(self) -> str:
@@ -107,11 +110,14 @@ class Dialect(Protocol):
         """A transaction that excludes other migrations; committed at the end."""
 
     def scrub(self) -> str | None:
-        """Remove what deleted rows have left in the database's files, as far as it can be done meanwhile.
+        """Remove the bytes of deleted rows from the database's files, as far as writers allow it.
 
         Returns:
-            what is left, and the remedy; None if that is nothing, or the docs of the database say it.
+            the files that keep such bytes, and the remedy; None if no file does.
         """
+
+    def size(self, connection: Connection) -> int:
+        """The bytes that the database takes on its disk, by its own account."""
 
     def close(self) -> None:
         """Close all connections."""
@@ -120,7 +126,26 @@ class Dialect(Protocol):
         """Whether another writer was first, or blocked us: retry with its rows in view."""
 
     def unavailable(self, error: Exception) -> LogUnavailable | None:
-        """The error as one that may pass; None if it will not."""
+        """The error to raise for an outage that may pass; None for any other error."""
+
+
+class Replicated(Dialect, Protocol):
+    """A database that can have replicas, and says how far each of them is."""
+
+    def written(self, connection: Connection) -> str:
+        """A text that names the database, its timeline, and the place up to which the primary has flushed."""
+
+    def replayed(self, connection: Connection, written: str) -> bool:
+        """Whether a replica has everything up to `written`.
+
+        Raises ConfigError if it replicates another database.
+        """
+
+    def hurrying(self, connection: Connection) -> AbstractContextManager[None]:
+        """Wait for each answer in the block for REPLICA_CHECK_S only."""
+
+    def is_timeout(self, error: Exception) -> bool:
+        """Whether the server ended a statement that took longer than ANSWER_S."""
 
 
 def wrong_url(url: URL, what: str) -> ConfigError:
@@ -129,6 +154,8 @@ def wrong_url(url: URL, what: str) -> ConfigError:
 
 def shown(url: URL) -> str:
     """The URL without secrets; its options may hold passwords, too."""
+    if "?" in (url.username or ""):
+        return f"{url.drivername}://…"  # options were taken for the user, as one of them has an "@"
     host = url.host and url.host.rpartition("@")[2]  # the part before it belongs to a password with "@"
     return url.set(query={}, host=host).render_as_string(hide_password=True)
 

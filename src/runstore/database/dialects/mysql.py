@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import pymysql
 from pymysql.constants import CLIENT, ER
@@ -46,6 +46,11 @@ _ADVANCE = """
     COMMIT
 """
 
+_SIZE = """
+    SELECT COALESCE(SUM(data_length + index_length), 0) FROM information_schema.tables
+    WHERE table_schema = DATABASE()
+"""
+
 CONFLICTS = frozenset({ER.DUP_ENTRY, ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT})
 # Errors of the data or the statement; all others may pass, and fail no run. The driver has no names for
 # those of custom checks and triggers, collations, and rows and numbers that are too large.
@@ -61,6 +66,8 @@ NO_FAULTS = frozenset({ER.NO_SUCH_TABLE})
 
 class MysqlDialect(ServerDialect):
     """A server with concurrent writers; the barrier and the users' locks are rows."""
+
+    name: Literal["sqlite", "postgresql", "mysql"] = "mysql"
 
     def __init__(self, url: URL, *, statement_timeout: bool = True) -> None:
         super().__init__(url)
@@ -111,6 +118,10 @@ class MysqlDialect(ServerDialect):
         if slots := user_slots(find()):
             slot = user_locks.c.slot
             connection.execute(select(slot).where(slot.in_(slots)).order_by(slot).with_for_update())
+
+    def size(self, connection: Connection) -> int:
+        """See `Dialect.size`. Rows and indexes; the server renews its figures from time to time."""
+        return int(connection.exec_driver_sql(_SIZE).scalar_one())
 
     def touch(self, connection: Connection) -> None:
         for step in (1, -1):  # the server skips an update without a change, and would not test the disk

@@ -1,8 +1,8 @@
 """PostgreSQL, through psycopg."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -18,6 +18,7 @@ from runstore.database.dialects.base import (
     IDLE_S,
     LOCK_S,
     MIGRATION_S,
+    REPLICA_CHECK_S,
     SLOW_IDLE_S,
     Row,
     check_version,
@@ -34,7 +35,7 @@ from runstore.database.dialects.postgresql_arrays import (
     pack_bytes,
     pack_numbers,
 )
-from runstore.database.dialects.servers import HighWaterMark, ServerDialect, ServerErrors
+from runstore.database.dialects.servers import HighWaterMark, ServerDialect, ServerErrors, cause_of
 from runstore.database.tables import barrier
 
 LEAST_VERSION = (14,)
@@ -42,6 +43,8 @@ BARRIER, MIGRATION, USERS = 0x52554E01, 0x52554E02, 0x52554E03  # advisory locks
 
 # SQLSTATE, PostgreSQL's appendix A: unique violation, lock not available, deadlock, serialization failure
 CONFLICTS = frozenset({"23505", "55P03", "40P01", "40001"})
+CANCEL_S = 0.5  # seconds beyond the server's own timeout, so that its answer comes first
+TIMEOUT = "57014"  # query canceled; a replica that has to remove rows cancels with 40001
 # Errors of the data or the statement: features, cardinality, data, integrity, syntax, program limits, custom
 # triggers and checks. All others may pass, and fail no run.
 FAULTS = ("0A", "21", "22", "23", "2F", "38", "39", "42", "44", "54", "P0")
@@ -51,18 +54,41 @@ NO_FAULTS = frozenset({"42501", "42P01"})  # revoked rights, a missing table
 _SHARE = f"SELECT pg_advisory_xact_lock_shared({BARRIER})"
 _EXCLUSIVE = f"SELECT pg_advisory_xact_lock({BARRIER})"
 _PURGES = "SELECT purges FROM barrier"
+# An acknowledged commit is on disk, even if the server's default for a role or database differs.
+_SYNCED = (
+    "CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'"
+    " ELSE current_setting('synchronous_commit') END"
+)
 _INSERT = (
     f"INSERT INTO events ({COLUMNS}) SELECT run_id, seq, type, v, ends, at, %b::bytea, data "
     "FROM unnest(%b::bytea[], %b::int8[], %b::text[], %b::int2[], %b::int2[], %b::int8[], %b::bytea[]) "
     "AS new (run_id, seq, type, v, ends, at, data)"
 )
-# One round trip, so that a client that is suspended just now does not hold the barrier. A separate statement
-# reads the highest position: the one that waited for the lock sees only the state before its wait.
+# Sent with its BEGIN in one round trip, so that a client that is suspended just now does not hold the
+# barrier. A separate statement reads the highest position: the one that waited for the lock sees only the
+# state before its wait.
 _ADVANCE = f"""
-    BEGIN;
     SELECT pg_advisory_xact_lock({BARRIER});
     UPDATE barrier SET closed_upto = GREATEST(closed_upto, (SELECT coalesce(max(position), 0) FROM events));
     COMMIT
+"""
+
+_DATABASE = "(SELECT system_identifier FROM pg_control_system()) || ' ' || current_database()"
+# Positions of two timelines do not compare: each failover begins a new one. The first 8 hex digits of a WAL
+# file's name are its timeline.
+_WRITTEN = f"""
+    SELECT lsn || ' ' || ('x' || left(pg_walfile_name(lsn), 8))::bit(32)::int || ' ' || {_DATABASE}
+    FROM pg_current_wal_flush_lsn() AS lsn
+"""
+# A replica reaches a timeline only from a position on it. The first source is up to date, but only members of
+# pg_read_all_stats see it; the others follow at the replica's next restart point.
+_REPLAYED = f"""
+    SELECT CASE WHEN pg_is_in_recovery() THEN {_DATABASE} END,
+        pg_last_wal_replay_lsn() >= %s::pg_lsn AND %s = greatest(
+            (SELECT received_tli FROM pg_stat_wal_receiver),
+            (SELECT min_recovery_end_timeline FROM pg_control_recovery()),
+            (SELECT timeline_id FROM pg_control_checkpoint())
+        )
 """
 
 
@@ -70,6 +96,8 @@ class _Connection(psycopg.Connection[Any]):
     """A connection that is closed if the server does not answer in time, as it may have gone silently."""
 
     answer_s: float | None = None
+    begin = "BEGIN"  # how to begin a transaction, with the settings that the session does not keep
+    pooled = False  # whether another client may use the server's session between two transactions
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
@@ -83,14 +111,16 @@ class _Connection(psycopg.Connection[Any]):
 class PostgresDialect(ServerDialect):
     """A server with concurrent writers, which wait only for each other's seqs and users."""
 
-    def __init__(self, url: URL, *, statement_timeout: bool = True) -> None:
+    name: Literal["sqlite", "postgresql", "mysql"] = "postgresql"
+
+    def __init__(self, url: URL, *, statement_timeout: bool = True, connect_s: int = CONNECT_S) -> None:
         super().__init__(url)
         self.engine = create_engine(
             url,
             pool_size=CONNECTIONS,
             max_overflow=0,
             hide_parameters=True,
-            connect_args={"connect_timeout": CONNECT_S, "client_encoding": "UTF8"},
+            connect_args={"connect_timeout": connect_s, "client_encoding": "UTF8"},
         )
         errors = ServerErrors(url, conflicts=_is_conflict, passes=_may_pass)
         self.is_conflict, self.unavailable = errors.is_conflict, errors.unavailable
@@ -113,20 +143,39 @@ class PostgresDialect(ServerDialect):
     def begin_write(self, connection: Connection, *, exclusive: bool = False) -> int:
         waiting = [f"SET LOCAL lock_timeout = '{EXCLUSIVE_S}s'", _EXCLUSIVE] if exclusive else [_SHARE]
         with _begun(connection) as driver, driver.cursor() as cursor:
-            cursor.execute("; ".join(["BEGIN", *waiting, _PURGES]))
+            cursor.execute("; ".join([driver.begin, *waiting, _PURGES]))
             while cursor.nextset():
                 pass
             (purges,) = cursor.fetchone() or (0,)
         return int(purges)
 
+    def begin_apart(self, connection: Connection) -> None:
+        """See `Dialect.begin_apart`."""
+        connection.exec_driver_sql(_driver(connection).begin)
+
+    @contextmanager
+    def answering(self, connection: Connection) -> Iterator[None]:
+        """See `Dialect.answering`. Without a session of its own, the timeout needs a transaction.
+
+        That may be idle for as long, as it holds no lock that writers wait for.
+        """
+        if _driver(connection).pooled:
+            patience = f"SET LOCAL idle_in_transaction_session_timeout = '{ANSWER_S}s'"
+            connection.exec_driver_sql(f"{_driver(connection).begin}; {patience}")
+        yield
+
     def begin_derived(self, connection: Connection) -> None:
         """See `Dialect.begin_derived`."""
-        connection.exec_driver_sql("BEGIN; SET LOCAL synchronous_commit = off")
+        connection.exec_driver_sql(f"{_driver(connection).begin}; SET LOCAL synchronous_commit = off")
 
     def lock_users(self, connection: Connection, find: Callable[[], Collection[str]]) -> None:
         if slots := user_slots(find()):
             locks = f"SELECT pg_advisory_xact_lock({USERS}, slot) FROM unnest(%s::int4[]) AS slot"
             connection.exec_driver_sql(locks, (slots,))
+
+    def size(self, connection: Connection) -> int:
+        """See `Dialect.size`. All files of the database, without the server's WAL."""
+        return int(connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one())
 
     def touch(self, connection: Connection) -> None:
         connection.execute(barrier.update().values(id=barrier.c.id))
@@ -135,18 +184,44 @@ class PostgresDialect(ServerDialect):
         with _driver(connection).cursor() as cursor:
             cursor.execute(_INSERT, _pack(append_id, rows))
 
+    def written(self, connection: Connection) -> str:
+        """See `Replicated.written`. An acknowledged commit is flushed, and only that is sent to replicas."""
+        return str(connection.exec_driver_sql(_WRITTEN).scalar_one())
+
+    def replayed(self, connection: Connection, written: str) -> bool:
+        """See `Replicated.replayed`."""
+        lsn, timeline, database = written.split(" ", 2)
+        replica_of, far = connection.exec_driver_sql(_REPLAYED, (lsn, int(timeline))).one()
+        if replica_of != database:
+            raise wrong_url(self.url, "it is not a replica of the database at `database_url`")
+        return bool(far)
+
+    @contextmanager
+    def hurrying(self, connection: Connection) -> Iterator[None]:
+        """See `Replicated.hurrying`."""
+        driver = _driver(connection)
+        answer_s, driver.answer_s = driver.answer_s, REPLICA_CHECK_S
+        try:
+            yield
+        finally:
+            driver.answer_s = answer_s
+
+    def is_timeout(self, error: Exception) -> bool:
+        """See `Replicated.is_timeout`."""
+        return getattr(cause_of(error), "sqlstate", None) == TIMEOUT
+
     @contextmanager
     def migrating(self, connection: Connection) -> Iterator[None]:
         with connection.begin():
             patience = ("lock_timeout", "idle_in_transaction_session_timeout")
             settings = [f"SET LOCAL {timeout} = '{MIGRATION_S}s'" for timeout in patience]
-            connection.exec_driver_sql("; ".join(["BEGIN", *settings]))
+            connection.exec_driver_sql("; ".join([_driver(connection).begin, *settings]))
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION})")
             yield
 
     def _advance_mark(self) -> None:
         with self.engine.connect() as connection:
-            connection.exec_driver_sql(_ADVANCE)
+            connection.exec_driver_sql(f"{_driver(connection).begin}; {_ADVANCE}")
 
     def _set_up(self, answer_s: float | None) -> None:
         @event.listens_for(self.engine, "do_connect")
@@ -161,20 +236,34 @@ class PostgresDialect(ServerDialect):
             settings = {
                 # A writer that waited for a lock must see the commits since then, even if the server's
                 # default differs.
-                "default_transaction_isolation": "read committed",
-                "lock_timeout": f"{LOCK_S}s",
-                "idle_in_transaction_session_timeout": f"{IDLE_S if answer_s else SLOW_IDLE_S}s",
-                "statement_timeout": f"{answer_s}s" if answer_s else "0",
-                "TimeZone": "UTC",
+                "default_transaction_isolation": "'read committed'",
+                "lock_timeout": f"'{LOCK_S}s'",
+                "idle_in_transaction_session_timeout": f"'{IDLE_S if answer_s else SLOW_IDLE_S}s'",
+                "statement_timeout": f"'{answer_s}s'" if answer_s else "'0'",
+                "TimeZone": "'UTC'",
+                "synchronous_commit": _SYNCED,
             }
-            names = ", ".join(["set_config(%s, %s, false)"] * len(settings))
-            # An acknowledged commit is on disk, even if the server's default for a role or database differs.
-            synced = "set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' "
-            synced += "THEN 'on' ELSE current_setting('synchronous_commit') END, false)"
-            connection.execute(
-                f"SELECT {names}, {synced}", [part for setting in settings.items() for part in setting]
-            )
-            connection.answer_s = answer_s
+            pid = connection.pgconn.backend_pid
+            # Behind a pooler they would stay with a session that other clients use, so that they end here.
+            configure = _set(settings, local=f"pg_backend_pid() <> {pid}")
+            server_pid, *_ = connection.execute(configure.encode()).fetchone() or (0,)
+            if server_pid != pid:  # `pid` is the pooler's invention
+                connection.pooled = True
+                connection.prepare_threshold = None  # another session does not have the statement
+                # A transaction takes its isolation from its first statement, before it takes any setting.
+                connection.begin = f"BEGIN ISOLATION LEVEL READ COMMITTED; {_set(settings, local='true')}"
+            connection.answer_s = answer_s and answer_s + CANCEL_S
+
+
+def _set(settings: Mapping[str, str], *, local: str) -> str:
+    """A query that makes settings; its first column is the process id of the server's session.
+
+    Args:
+        settings: each as an expression.
+        local: an expression: whether they end with the transaction.
+    """
+    configs = [f"set_config('{name}', {value}, {local})" for name, value in settings.items()]
+    return f"SELECT {', '.join(['pg_backend_pid()', *configs])}"
 
 
 def _driver(connection: Connection) -> _Connection:

@@ -87,7 +87,7 @@ class ServerDialect:
         return nullcontext()
 
     def scrub(self) -> None:
-        """See `Dialect.scrub`. What a server keeps until its own clean-up is in `docs/how-to/privacy.md`."""
+        """See `Dialect.scrub`. `docs/how-to/privacy.md` lists the bytes that a server keeps for a while."""
 
     def exposed(self) -> None:
         """See `Dialect.exposed`."""

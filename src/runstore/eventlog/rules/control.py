@@ -7,8 +7,16 @@ import msgspec
 from sqlalchemy import Connection, bindparam, delete, func, insert, or_, select, tuple_, update
 
 from runstore.core.codec import EncodedEvent
-from runstore.core.events import CancelRequested, InputGiven, InputRequested, Purged, Queued, Started
-from runstore.core.ports import OpenRun
+from runstore.core.events import (
+    CancelRequested,
+    InputAdded,
+    InputGiven,
+    InputRequested,
+    Purged,
+    Queued,
+    Started,
+)
+from runstore.core.ports import Head, OpenRun
 from runstore.database.tables import open_runs, purging, session_runs, sessions
 from runstore.eventlog.admission import Given
 from runstore.eventlog.rules.sessions import SessionRequest, read_session_request
@@ -51,6 +59,7 @@ _RELEASE = (
     .where(open_runs.c.run_id == bindparam("run"))
     .values(status=bindparam("now"), worker_id=None, expires_at=bindparam("expires"))
 )
+_ADD = update(open_runs).where(open_runs.c.run_id == bindparam("run")).values(added=bindparam("seq"))
 _runs = open_runs.c
 _turn = func.row_number().over(
     partition_by=(_runs.worker_id, _runs.user_id), order_by=(_runs.queued_at, _runs.run_id)
@@ -79,7 +88,7 @@ _first = (  # of narrow rows, and only then whole ones: that halves the time of 
     .limit(bindparam("limit"))
     .subquery()
 )
-_row = [_runs[name] for name in OpenRun.__struct_fields__]
+_row = [*(_runs[name] for name in OpenRun.__struct_fields__[:-1]), func.coalesce(_runs.added, 0)]
 _OPEN_RUNS = (
     select(*_row).join(_first, _first.c.run_id == _runs.run_id).order_by(*_urgency(_runs, _first.c.turn))
 )
@@ -93,11 +102,17 @@ _EXPIRED = (
 _WORKERS = select(_runs.worker_id).where(_runs.worker_id.is_not(None)).distinct()
 
 
-def write_control(connection: Connection, changes: Mapping[str, Sequence[EncodedEvent]]) -> None:
-    """Update the control tables with the events of each run, in one statement per kind."""
+def write_control(
+    connection: Connection, changes: Mapping[str, Sequence[EncodedEvent]], heads: Mapping[str, Head]
+) -> None:
+    """Update the control tables with the events of each run, in one statement per kind.
+
+    Args:
+        heads: of the runs after these events.
+    """
     statements: dict[Any, list[dict[str, Any]]] = {
         _INSERT: [], _JOIN_SESSION: [], _START: [], _CANCEL: [], _LEAVE_SESSION: [], _DELETE: [],
-        _PURGE: [], _FORGET: [], _RELEASE: [],
+        _PURGE: [], _FORGET: [], _RELEASE: [], _ADD: [],
     }  # fmt: skip
     released: dict[str, dict[str, Any]] = {}
     for run_id, events in sorted(changes.items()):
@@ -116,6 +131,8 @@ def write_control(connection: Connection, changes: Mapping[str, Sequence[Encoded
                 released.pop(run_id, None)
             elif event.type in (InputRequested.type, InputGiven.type):
                 released[run_id] = _released(run_id, event, released.get(run_id))
+            elif event.type == InputAdded.type:
+                statements[_ADD].append({"run": run_id, "seq": heads[run_id].added})
             elif event.type == CancelRequested.type:
                 statements[_CANCEL].append({"run": run_id, "at": event.at})
             elif event.type == Purged.type:
@@ -158,7 +175,7 @@ def _queued(run_id: str, at: int, request: SessionRequest) -> dict[str, Any]:
     return {
         "run_id": run_id, "status": "queued", "user_id": request.user_id, "session_id": session_id,
         "attempt": 0, "adoptions": 0, "worker_id": None, "queued_at": at, "cancel_at": None,
-        "expires_at": None,
+        "expires_at": None, "added": None,
     }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ MAX_SUPERSEDED = 1_000  # runs that one interrupts, the newest: as many as a use
 Session = tuple[str, str]  # user, session id
 
 
-class Place(Struct, frozen=True):
+class QueuePlace(Struct, frozen=True):
     """A run's place in its session's queue. `position`: None until it is stored, which means last."""
 
     session: Session
@@ -61,14 +61,14 @@ class Sessions:
 
     def __init__(
         self,
-        find_place: Callable[[str], Place | None],
+        find_place: Callable[[str], QueuePlace | None],
         find_active: Callable[[Session], str | None],
-        find_before: Callable[[Place, int], Sequence[str]],
+        find_before: Callable[[QueuePlace, int], Sequence[str]],
     ) -> None:
         self._find_place = find_place
         self._find_active = find_active
         self._find_before = find_before
-        self._queued: dict[str, Place | None] = {}  # queued by this batch, in order
+        self._queued: dict[str, QueuePlace | None] = {}  # queued by this batch, in order
         self._ended: set[str] = set()
         # Started by this batch: the run that now has the turn of a session.
         self.started: dict[Session, str] = {}
@@ -96,7 +96,7 @@ class Sessions:
 
     def _queue(self, run_id: str, event: EncodedEvent) -> list[Append]:
         request = read_session_request(event)
-        place = Place(request.session, run_id) if request.session is not None else None
+        place = QueuePlace(request.session, run_id) if request.session is not None else None
         superseded: list[Append] = []
         if place is not None and request.multitask_strategy == "reject":
             if before := self._before(place, 1):
@@ -125,7 +125,7 @@ class Sessions:
             raise SessionBusy(place.session[1], first)
         self.started[place.session] = run_id
 
-    def _before(self, place: Place, most: int) -> list[str]:
+    def _before(self, place: QueuePlace, most: int) -> list[str]:
         """The open runs before a place, newest first."""
         queued: list[str] = []
         if place.position is None:  # no run of this batch precedes a stored one
@@ -182,9 +182,9 @@ def write_started(connection: Connection, started: Mapping[Session, str]) -> Non
     )
 
 
-def _find_place(connection: Connection, run_id: str) -> Place | None:
+def _find_place(connection: Connection, run_id: str) -> QueuePlace | None:
     row = connection.execute(_PLACE, {"run": run_id}).first()
-    return None if row is None or row[1] is None else Place((row[0], row[1]), run_id, row[2])
+    return None if row is None or row[1] is None else QueuePlace((row[0], row[1]), run_id, row[2])
 
 
 def _find_active(connection: Connection, session: Session) -> str | None:
@@ -192,7 +192,7 @@ def _find_active(connection: Connection, session: Session) -> str | None:
     return connection.execute(_ACTIVE, {"user": session[0], "session": session[1]}).scalar()
 
 
-def _find_before(connection: Connection, place: Place, most: int) -> Sequence[str]:
+def _find_before(connection: Connection, place: QueuePlace, most: int) -> Sequence[str]:
     line = {"user": place.session[0], "session": place.session[1], "most": most}
     if place.position is None:
         return connection.execute(_LINE, line).scalars().all()

@@ -38,7 +38,8 @@ class RedisHealth:
     def lost(self, user: str, error: object) -> None:
         with self._lock:
             if not self._failed_at:
-                log.warning("redis_lost", error=str(error), effect="other processes' events come late")
+                effect = "other processes' events come late"
+                log.warning("redis_lost", part=user, error=str(error), effect=effect)
             self._well.discard(user)
             self._failed_at[user] = time.monotonic()
 

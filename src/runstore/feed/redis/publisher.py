@@ -36,7 +36,6 @@ ENDED_EXPIRY_S = 60  # seconds that Redis keeps the stream of an ended run
 CONTROL_EXPIRY_S = 3_600
 WAKE_EXPIRY_S = 60
 
-USER = "publisher"
 # Redis' message when a later event was published first; readers then use the log.
 REFUSED = "equal or smaller"
 
@@ -52,10 +51,13 @@ class _Queued(Struct, frozen=True):
 class RedisPublisher:
     """Owns the thread that writes to Redis. Each pipeline takes all commits queued during the last one.
 
-    `published`, `refused` and `dropped` count parts of commits, each of one run.
+    `published`, `refused` and `dropped` count parts of commits, each of one run. `name`: unique in
+    `health`.
     """
 
-    def __init__(self, connection: RedisConnection, keys: Keys, wire: Wire, health: RedisHealth) -> None:
+    def __init__(
+        self, connection: RedisConnection, keys: Keys, wire: Wire, health: RedisHealth, name: str
+    ) -> None:
         self.published = 0
         self.refused = 0
         self.dropped = 0
@@ -63,6 +65,7 @@ class RedisPublisher:
         self._keys = keys
         self._wire = wire
         self._health = health
+        self._name = name
         self._changed = threading.Condition()
         self._queue: deque[_Queued] = deque()
         self._events = 0
@@ -70,7 +73,7 @@ class RedisPublisher:
         self._wake = False
         self._stopping = threading.Event()
         self._expiries: dict[str, float] = {}  # run id → when to renew the expiry of its key
-        self._thread = threading.Thread(target=self._run, name="runstore-redis-publisher", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"runstore-redis-{name}", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -127,9 +130,9 @@ class RedisPublisher:
             self._expiries.clear()  # it is unknown which keys still exist
             trouble = error
         if trouble is None:
-            self._health.well(USER)
+            self._health.well(self._name)
             return True
-        self._health.lost(USER, trouble)
+        self._health.lost(self._name, trouble)
         if not isinstance(trouble, OutOfMemoryError):
             self._connection.close()  # a failover may have moved the name to another server
         return False
@@ -138,7 +141,7 @@ class RedisPublisher:
         with self._changed:
             self._changed.wait_for(
                 lambda: self._queue or self._wake or self._stopping.is_set(),
-                LAST_RETRY_S if self._health.failed(USER) else None,
+                LAST_RETRY_S if self._health.failed(self._name) else None,
             )
             commits: list[Committed] = []
             size = 0
@@ -175,7 +178,7 @@ class RedisPublisher:
         try:
             return self._connection.run(commands)
         except RedisError:
-            if self._health.failed(USER):
+            if self._health.failed(self._name):
                 raise
         return self._connection.run(commands)  # retry once: the server may have closed an idle connection
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -20,8 +20,6 @@ READ_ENTRIES = 32  # entries of each stream per read
 FIND_RUNS = 250  # streams per request for their last entries
 BARRED_S = 30.0  # seconds to skip a key of a wrong type, as it would fail the XREAD of all the others
 
-USER = "reader"
-
 log = structlog.get_logger(__name__)
 
 
@@ -31,21 +29,34 @@ class RedisReader:
     It reads a newly followed run from its last entry on. Earlier events are in the log, and a subscriber that
     has not read them yet notices a gap; the reader delivers all later ones. So no event is missed between a
     subscriber's read of the log and the first read of the stream.
+
+    Args:
+        followed_runs: the runs to read, of those that are followed in `feed`.
+        name: unique in `health`.
     """
 
     def __init__(
-        self, connection: RedisConnection, keys: Keys, wire: Wire, health: RedisHealth, feed: MemoryFeed
+        self,
+        connection: RedisConnection,
+        keys: Keys,
+        wire: Wire,
+        health: RedisHealth,
+        feed: MemoryFeed,
+        followed_runs: Callable[[], Iterable[str]],
+        name: str,
     ) -> None:
         self._connection = connection
         self._keys = keys
         self._wire = wire
         self._health = health
         self._feed = feed
+        self._followed_runs = followed_runs
+        self._name = name
         self._stopping = threading.Event()
         self._ids = StreamIds((b"COUNT", b"%d" % READ_ENTRIES, b"BLOCK", b"%d" % int(BLOCK_S * 1000)))
         self._barred: dict[bytes, float] = {}  # keys of a wrong type → when to try them again
         self._changes = -1  # the feed's count of changes at the last check of the followed runs
-        self._thread = threading.Thread(target=self._run, name="runstore-redis-reader", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"runstore-redis-{name}", daemon=True)
 
     @property
     def streams(self) -> int:
@@ -67,7 +78,7 @@ class RedisReader:
             try:
                 self._follow()
                 self._read()
-                self._health.well(USER)
+                self._health.well(self._name)
                 backoff.reset()
             except RedisError as error:
                 self._lose(error)
@@ -83,7 +94,7 @@ class RedisReader:
         for key in (self._keys.control, self._keys.wake):
             self._ids.discard(key)  # an emptied Redis with a slow clock assigns lower ids again
         self._changes = -1
-        self._health.lost(USER, error)
+        self._health.lost(self._name, error)
 
     # Which streams to read, and from where.
 
@@ -95,7 +106,7 @@ class RedisReader:
         elif self._feed.changes == self._changes:
             return
         changes = self._feed.changes
-        wanted = {self._keys.wake, self._keys.control, *map(self._keys.run, self._feed.followed_runs())}
+        wanted = {self._keys.wake, self._keys.control, *map(self._keys.run, self._followed_runs())}
         for key in set(self._ids.keys) - wanted:
             self._ids.discard(key)
         new = wanted.difference(self._ids.keys, self._barred)
@@ -143,7 +154,10 @@ class RedisReader:
         """Skip the keys that are not streams and made the read fail."""
         keys = list(self._ids.keys)
         types = self._connection.run([("TYPE", key) for key in keys])
-        wrong = [key for key, type in zip(keys, types, strict=True) if type not in (b"stream", b"none")]
+        wrong = [
+            key for key, type in zip(keys, types, strict=True)
+            if isinstance(type, bytes) and type not in (b"stream", b"none")
+        ]  # fmt: skip
         if not wrong:
             raise error
         for key in wrong:

@@ -11,7 +11,8 @@ from importlib.resources.abc import Traversable
 from msgspec import Struct
 
 PAGE = "index.html"
-IMPORT = re.compile(r'^import .*?"(\.[^"]+)";$', re.M)
+REPORTS = ("tools", "usage", "users")  # pages of one module
+IMPORT = re.compile(r'^(?:import|export) [^;\n]*?from "(\.[^"]+)";$', re.M)
 MEDIA_TYPES = {
     "css": "text/css; charset=utf-8",
     "html": "text/html; charset=utf-8",
@@ -34,7 +35,7 @@ class Assets:
     """All files, by their path below `static/`.
 
     The `version` is a digest of all of them. It is part of the paths under which they are served, so that a
-    browser keeps them for ever, and never mixes the files of two releases.
+    browser may keep them without a limit, and never mixes the files of two releases.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,7 @@ class Assets:
     def page(self, path: str) -> Asset:
         """The page at a path below the console. It links the scripts that it needs, to be loaded at once."""
         name, _, item = path.partition("/")
-        module = "pages/run.js" if item else f"pages/{name or 'runs'}.js"
+        module = "pages/run.js" if item else f"pages/{'reports' if name in REPORTS else name or 'runs'}.js"
         key = (module if module in self._imports else "", path.count("/"))
         if key not in self._pages:
             self._pages[key] = _asset(PAGE, self._linked(self.scripts(key[0]), "../" * key[1]))

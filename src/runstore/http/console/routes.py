@@ -91,10 +91,14 @@ def _is_browser(request: Request) -> bool:
 
 
 def _answer(request: Request, asset: Asset, caching: str) -> Response:
-    headers = {**HEADERS, "Cache-Control": caching, "ETag": asset.etag}
+    headers = {**HEADERS, "ETag": asset.etag}
     if has_already(request, asset.etag):
-        return Response(status_code=304, headers=headers)
-    body = asset.body
-    if GZIP.search(request.headers.get("accept-encoding", "")):
-        body, headers["Content-Encoding"] = asset.gzipped, "gzip"
-    return Response(body, headers=headers, media_type=asset.media_type)
+        response = Response(status_code=304, headers=headers)
+    elif GZIP.search(request.headers.get("accept-encoding", "")):
+        headers["Content-Encoding"] = "gzip"
+        response = Response(asset.gzipped, headers=headers, media_type=asset.media_type)
+    else:
+        response = Response(asset.body, headers=headers, media_type=asset.media_type)
+    # The last header: a browser takes headers that are cut for whole ones, and must not keep such a file.
+    response.headers["Cache-Control"] = caching
+    return response

@@ -1,1 +1,1 @@
-"""The executor's API: runs of agents and hierarchies by callers' own ids."""
+"""The executor surface: hierarchies and their runs. Bodies by POST, `{"success": true, "data": …}` back."""

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from runstore.core.content import Input, to_json
 from runstore.core.errors import AgentNotFound
-from runstore.core.new_run import RunOptions
+from runstore.core.new_run import NewRun, RunOptions
 from runstore.http.bodies import Body
 from runstore.http.errors import Forbidden
 from runstore.http.json import json_response
@@ -23,7 +23,7 @@ from runstore.http.streaming.frames import native
 from runstore.http.streaming.sse import EventStream, OnDisconnect, cancel_run
 from runstore.http.streaming.subscribers import Subscribers
 from runstore.runtime.catalog.specs import RUN_CODE
-from runstore.store.runs import RunAt, RunStore
+from runstore.store.runs import RunStore
 
 Code = Annotated[str, Meta(min_length=1)]
 B = TypeVar("B", bound="StartBody | CodeBody")
@@ -153,7 +153,8 @@ class AgentRoutes:
         return await self._followed(call)
 
     async def _started(self, call: Call[StartBody | CodeBody]) -> Response:
-        started, _ = await self._start(call)
+        new, _ = await self._new_run(call)
+        started = await self._store.start(new)
         run_id = started.run.run_id
         root = call.request.scope.get("root_path", "")
         headers = {"Location": f"{root}/runs/{run_id}", "X-Run-Id": run_id}
@@ -163,17 +164,17 @@ class AgentRoutes:
         user_id = call.user.user_id
         with ExitStack() as places:
             places.enter_context(self._subscribers.of_user(user_id))  # before there is a run
-            started, body = await self._start(call)
+            new, body = await self._new_run(call)
+            started, tail = await self._store.start_and_tail(new, places)
             run_id = started.run.run_id
             places.enter_context(self._subscribers.of_run(run_id))
-            tail = self._store.tail(run_id, after=0)
             cancel = partial(cancel_run, self._store, run_id, call.login.actor)
             left = cancel if body.on_disconnect == "cancel" else None
             return EventStream(native(tail), call.login, places.pop_all(), {"X-Run-Id": run_id}, left=left)
 
-    async def _start(self, call: Call[B]) -> tuple[RunAt, B]:
+    async def _new_run(self, call: Call[B]) -> tuple[NewRun, B]:
         agent = call.request.path_params.get("agent", RUN_CODE)
         self._store.catalog.spec(agent)
         body = await call.body()
         self._access.check_workspace(call.user, body.workspace_id)
-        return await self._store.start(call.new_run(agent, body.for_agent(), body)), body
+        return call.new_run(agent, body.for_agent(), body), body

@@ -19,8 +19,8 @@ from runstore.core.records import raw_record_of
 from runstore.core.times import timestamp
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.json import Position
-from runstore.http.native.runs import LIMIT, LIMIT_OF_LINES, LINES, MOMENT, NDJSON, TYPES
-from runstore.http.operations import Answer, Call, operation
+from runstore.http.native.events import LINES, TYPES
+from runstore.http.operations import Call, ResponseSpec, operation
 from runstore.http.requests import (
     Parameter,
     Schema,
@@ -29,14 +29,18 @@ from runstore.http.requests import (
     read_cursor,
     read_filter,
     read_number,
-    read_time,
+    read_period,
 )
 from runstore.http.schemas import (
     CURSOR,
     JSON,
     LAST_EVENT_ID,
     LAST_EVENT_ID_PARAMETER,
+    LIMIT,
+    LIMIT_OF_LINES,
+    MOMENT,
     NAME,
+    NDJSON,
     STREAM,
     TOO_MANY_STREAMS,
     UUID,
@@ -117,7 +121,7 @@ class AuditRoutes:
             FORMAT,
         ),
         answers={
-            200: Answer(
+            200: ResponseSpec(
                 description="a page; with NDJSON or CSV (by `Accept` or `format`) all events stored now",
                 content={JSON: AuditEventPage, NDJSON: LINES, CSV: {"type": "string"}},
             )
@@ -165,6 +169,7 @@ def read_query(request: Request) -> AuditQuery:
     run_id, contains = parameters.get("run_id"), parameters.get("contains")
     if run_id is not None and parse_uuid(run_id) is None:
         raise BadRequest(f"run_id={run_id[:50]!r} must be a UUID", code="invalid_parameter")
+    since, until = read_period(request)
     return AuditQuery(
         types=_types(read_filter(request)),
         user_id=parameters.get("user_id"),
@@ -172,8 +177,8 @@ def read_query(request: Request) -> AuditQuery:
         session_id=parameters.get("session_id"),
         workspace_id=parameters.get("workspace_id"),
         run_id=read_run_id(run_id.lower()) if run_id is not None else None,
-        since=read_time(request, "since"),
-        until=read_time(request, "until"),
+        since=since,
+        until=until,
         contains=contains,
     )
 

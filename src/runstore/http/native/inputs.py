@@ -6,8 +6,7 @@ from msgspec import Meta, Struct
 from starlette.responses import Response
 
 from runstore.core import errors
-from runstore.core.content import Input as Content
-from runstore.core.content import to_json
+from runstore.core.content import ContentBlocks, to_json
 from runstore.core.events import InputKind
 from runstore.core.inputs import Input
 from runstore.core.times import timestamp
@@ -37,9 +36,9 @@ class AnswerBody(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AddBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """A message: text, or content blocks."""
+    """A message: text, which is not empty, or content blocks."""
 
-    content: Content
+    content: Annotated[str, Meta(min_length=1)] | ContentBlocks
 
 
 class Added(Struct, frozen=True):
@@ -140,13 +139,18 @@ class InputRoutes:
         parameters=(RUN_ID,),
         body=Body(AddBody),
         answers={201: json("the message is stored", Added)},
-        problems=(errors.InvalidEvent, errors.RunClosed, errors.EventTooLarge, errors.TooLarge),
+        problems=(
+            errors.InvalidEvent,
+            errors.RunClosed,
+            errors.InputClosed,
+            errors.EventTooLarge,
+            errors.TooLarge,
+        ),
     )
     async def add_input(self, call: Call[AddBody]) -> Response:
         """Add a message to a run under way; its agent gets it before its next model call."""
         run_id = await self._access.changeable(call.request)
         body = await call.body()
-        await self._store.head(run_id)
         last_seq = await self._store.add_input(run_id, to_json(body.content), by=call.login.actor)
         return json_response(Added(run_id, last_seq), 201)
 

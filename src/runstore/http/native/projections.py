@@ -1,7 +1,6 @@
 """Projections over HTTP: how far they are, a rebuild, and the prices that the usage projection applies."""
 
 import threading
-from typing import Protocol
 
 import msgspec
 import structlog
@@ -12,11 +11,11 @@ from runstore.core.errors import RunstoreError
 from runstore.core.threads import in_own_thread
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.json import json_response
-from runstore.http.operations import Answer, Call, operation
+from runstore.http.operations import Call, ResponseSpec, operation
 from runstore.http.requests import Parameter
 from runstore.http.schemas import TEXT, json
-from runstore.maintenance.projections import ProjectionStatus
-from runstore.maintenance.rebuild import ProjectionReport
+from runstore.maintenance.projection_status import ProjectionStatus
+from runstore.maintenance.projections import Projections
 from runstore.projections.prices import Prices
 
 PROJECTION = Parameter("name", TEXT, "a projection, as in the list", "path")
@@ -48,35 +47,12 @@ class PricePage(Struct, frozen=True):
     data: list[PriceRecord]
 
 
-class Operated(Protocol):
-    """What the routes need of `maintenance.projections.Projections`."""
-
-    @property
-    def names(self) -> list[str]: ...
-
-    def status(self) -> list[ProjectionStatus]: ...
-
-    def rebuild(self, name: str) -> ProjectionReport: ...
-
-
-class NoProjections:
-    """Of an app without any."""
-
-    names: list[str] = []  # noqa: RUF012
-
-    def status(self) -> list[ProjectionStatus]:
-        return []
-
-    def rebuild(self, name: str) -> ProjectionReport:
-        raise NotImplementedError
-
-
 class ProjectionRoutes:
     """`/projections` and `/prices`."""
 
     tag = "projections"
 
-    def __init__(self, projections: Operated, prices: Prices) -> None:
+    def __init__(self, projections: Projections, prices: Prices) -> None:
         self._projections = projections
         self._prices = prices
         self._rebuilt: set[str] = set()  # in this process, now
@@ -98,7 +74,9 @@ class ProjectionRoutes:
         "POST",
         "/projections/{name}/rebuild",
         parameters=(PROJECTION,),
-        answers={202: Answer(description="the rebuild is under way; `rebuilt_to` in the list shows how far")},
+        answers={
+            202: ResponseSpec(description="the rebuild is under way; `rebuilt_to` in the list shows how far")
+        },
         problems=(Forbidden, (404, "projection_not_found")),
     )
     async def rebuild_projection(self, call: Call[None]) -> Response:

@@ -65,6 +65,7 @@ class RunRecord(Struct, frozen=True):
     deleted: bool | UnsetType = UNSET
     counts: dict[str, Count] | UnsetType = UNSET
     pending_inputs: list[PendingRecord] | UnsetType = UNSET  # only of a waiting run
+    unheard: tuple[Seq, ...] | UnsetType = UNSET  # only if there are some
 
 
 class RunPage(Struct, frozen=True):
@@ -77,7 +78,9 @@ class RunPage(Struct, frozen=True):
 TIMES = ("created_at", "started_at", "completed_at", "purged_at")
 OF_PURGED = ("purged_at", "deleted", "counts")  # fields of purged runs, which only lists show
 SHOWN = [
-    name for name in RunRecord.__struct_fields__ if name in Run.__struct_fields__ and name != "pending_inputs"
+    name
+    for name in RunRecord.__struct_fields__
+    if name in Run.__struct_fields__ and name not in ("pending_inputs", "unheard")
 ]
 
 
@@ -89,6 +92,8 @@ def record(run: Run, last_seq: int | UnsetType = UNSET, included: Included = NOT
         shown["deleted"] = True
     if run.status == "waiting":
         shown["pending_inputs"] = [_pending(each) for each in run.pending_inputs]
+    if run.unheard:
+        shown["unheard"] = run.unheard
     shown |= {name: timestamp(shown[name]) for name in TIMES if shown.get(name) is not None}
     return RunRecord(**shown, last_seq=last_seq, **asdict(included))
 

@@ -1,36 +1,42 @@
 """Reports on past runs: cost, usage, tools and search for admins and auditors, and a user's sessions."""
 
 import re
-from datetime import date
-from typing import Annotated
 
-from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
 from runstore.core import errors
 from runstore.core.ids import parse_uuid
-from runstore.core.run import STATUSES, Status
+from runstore.core.run import STATUSES
 from runstore.core.times import timestamp
 from runstore.http.errors import BadRequest, Forbidden
-from runstore.http.json import Count, Position, RunId, Seq, Time, json_response
-from runstore.http.native.runs import LIMIT, MOMENT
+from runstore.http.json import json_response
+from runstore.http.native.reported import (
+    AuditRunPage,
+    AuditRunTotals,
+    SearchHit,
+    SearchPage,
+    SessionPage,
+    SessionRecord,
+    ToolList,
+    UsageList,
+    amount,
+    audit_run,
+    tool_record,
+    usage_record,
+)
 from runstore.http.operations import Call, operation
-from runstore.http.requests import Parameter, Schema, read_choice, read_number, read_time, whole
-from runstore.http.schemas import NAME, TEXT, UUID, json
+from runstore.http.requests import Parameter, Schema, read_choice, read_days, read_number, read_period, whole
+from runstore.http.schemas import LIMIT, MOMENT, NAME, TEXT, UUID, json
 from runstore.http.security.access import Access
 from runstore.projections.prices import NANO
-from runstore.projections.text import ANSWER, INPUT, MAX_QUERY, TOOL
-from runstore.store.reports import (
-    GROUPS,
-    SORTS,
-    ReportedRun,
-    Reports,
-    RunsQuery,
-    SearchQuery,
-    ToolsQuery,
-    UsageQuery,
-)
+from runstore.projections.text import ANSWER, INPUT, TOOL
+from runstore.projections.text_query import MAX_QUERY
+from runstore.store.reports.reports import Reports
+from runstore.store.reports.runs import SORTS, RunsQuery
+from runstore.store.reports.search import SearchQuery
+from runstore.store.reports.tools import ToolsQuery
+from runstore.store.reports.usage import GROUPS, UsageQuery
 
 KINDS = (INPUT, ANSWER, TOOL)
 AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")  # of money, in units of the currency
@@ -68,152 +74,13 @@ MIN_COST = Parameter(
 )
 SINCE_DAY = Parameter("since", DAY, "queued on this day (UTC) or later")
 UNTIL_DAY = Parameter("until", DAY, "queued on this day (UTC) or earlier")
+TOOL_GROUPS = "agent,tool"
+TOOL_GROUP = Parameter(
+    "group", {"type": "string", "default": TOOL_GROUPS}, "some of day, agent, tool, with commas"
+)
 GROUP = Parameter("group", {"type": "string", "default": "day"}, f"some of {', '.join(GROUPS)}, with commas")
 KIND = Parameter("kind", {"enum": list(KINDS)}, "only text of this kind")
 BEFORE = Parameter("before", whole(1, MOST), "the `next` of the page before")
-
-Amount = Annotated[float, Meta(ge=0)]
-
-
-class AuditRun(Struct, frozen=True):
-    """A run with what it used and cost.
-
-    `cost`: in units of `currency`; `title`: the beginning of its input.
-    """
-
-    run_id: RunId
-    user_id: str
-    agent: str
-    session_id: str | None
-    workspace_id: str | None
-    status: Status
-    created_at: Time
-    started_at: Time | None
-    completed_at: Time | None
-    deleted: bool
-    purged: bool
-    error_code: str | None
-    stopped_by: str | None
-    duration_ms: Count
-    calls: Count
-    tokens: Count
-    cost: Amount
-    currency: str
-    incomplete: bool
-    unpriced: bool
-    title: str
-    error: str | None
-    cancel_requested: bool
-
-
-class AuditRunTotals(Struct, frozen=True):
-    """Sums over all matching runs."""
-
-    runs: Count
-    calls: Count
-    tokens: Count
-    duration_ms: Count
-    cost: Amount
-
-
-class AuditRunPage(Struct, frozen=True):
-    """Runs, deleted and purged ones included."""
-
-    data: list[AuditRun]
-    totals: AuditRunTotals | None
-    next: str | None
-
-
-class UsageRecord(Struct, frozen=True):
-    """The usage of a group of runs. Columns that are not grouped by are left out."""
-
-    runs: Count
-    succeeded: Count
-    failed: Count
-    stopped: Count
-    incomplete: Count
-    calls: Count
-    input_tokens: Count
-    output_tokens: Count
-    cache_read_tokens: Count
-    cache_write_tokens: Count
-    reasoning_tokens: Count
-    first_token_ms: Count | None
-    duration_ms: Count
-    cost: Amount
-    currency: str
-    unpriced_calls: Count
-    day: str | UnsetType = UNSET
-    user_id: str | UnsetType = UNSET
-    agent: str | UnsetType = UNSET
-    model: str | UnsetType = UNSET
-
-
-class UsageList(Struct, frozen=True):
-    """A row for each group."""
-
-    data: list[UsageRecord]
-
-
-class ToolRecord(Struct, frozen=True):
-    """An agent's calls of a tool."""
-
-    agent: str
-    tool: str
-    calls: Count
-    failures: Count
-    mean_ms: Count | None
-    p50_ms: Count | None
-    p95_ms: Count | None
-
-
-class ToolList(Struct, frozen=True):
-    """A row for each agent and tool, the most called first."""
-
-    data: list[ToolRecord]
-
-
-class SearchHit(Struct, frozen=True):
-    """An event whose text matches."""
-
-    position: Position
-    run_id: RunId
-    seq: Seq
-    kind: str
-    agent: str
-    user_id: str
-    at: Time
-    deleted: bool
-    snippet: str
-
-
-class SearchPage(Struct, frozen=True):
-    """Matching events, newest first. `next`: a position."""
-
-    data: list[SearchHit]
-    next: Position | None
-
-
-class SessionRecord(Struct, frozen=True):
-    """A session of a user."""
-
-    user_id: str
-    session_id: str
-    title: str | None
-    first_at: Time
-    last_at: Time
-    runs: Count
-    open: Count
-    succeeded: Count
-    failed: Count
-    stopped: Count
-
-
-class SessionPage(Struct, frozen=True):
-    """Sessions, the latest first."""
-
-    data: list[SessionRecord]
-    next: str | None
 
 
 class ReportRoutes:
@@ -263,9 +130,9 @@ class ReportRoutes:
             report = await self._reports.runs(_runs_query(call.request, own=own))
         found = report.totals
         totals = None if found is None else AuditRunTotals(
-            found.runs, found.calls, found.tokens, found.duration_ms, _amount(found.cost)
+            found.runs, found.calls, found.tokens, found.duration_ms, amount(found.cost)
         )  # fmt: skip
-        return json_response(AuditRunPage([_run(run) for run in report.runs], totals, report.next))
+        return json_response(AuditRunPage([audit_run(run) for run in report.runs], totals, report.next))
 
     @operation(
         "GET",
@@ -278,35 +145,23 @@ class ReportRoutes:
         """Tokens, times and cost of all users' runs, or of one's own, in sum."""
         request, given = call.request, call.request.query_params
         async with self._access.reporting(call.login, "report", given):
+            since, until = read_days(request)
             rows = await self._reports.usage(
                 UsageQuery(
                     group=tuple(given.get("group", "day").split(",")),
                     user_id=given.get("user_id"),
                     agent=given.get("agent"),
                     model=given.get("model"),
-                    since=_day(request, "since"),
-                    until=_day(request, "until"),
+                    since=since,
+                    until=until,
                 )
             )
-        return json_response(
-            UsageList(
-                [
-                    UsageRecord(
-                        row.runs, row.succeeded, row.failed, row.stopped, row.incomplete, row.calls,
-                        row.input_tokens, row.output_tokens, row.cache_read_tokens, row.cache_write_tokens,
-                        row.reasoning_tokens, row.first_token_ms, row.duration_ms, _amount(row.cost),
-                        row.currency, row.unpriced_calls, _set(row.day), _set(row.user_id), _set(row.agent),
-                        _set(row.model),
-                    )
-                    for row in rows
-                ]
-            )
-        )  # fmt: skip
+        return json_response(UsageList([usage_record(row) for row in rows]))
 
     @operation(
         "GET",
         "/audit/tools",
-        parameters=(AGENT, Parameter("tool", NAME, "of this tool"), SINCE_DAY, UNTIL_DAY),
+        parameters=(TOOL_GROUP, AGENT, Parameter("tool", NAME, "of this tool"), SINCE_DAY, UNTIL_DAY),
         answers={200: json("all rows", ToolList)},
         problems=(errors.InvalidQuery, errors.ProjectionNotBuilt, errors.Busy, Forbidden),
     )
@@ -314,18 +169,17 @@ class ReportRoutes:
         """Calls, failures and latencies of the tools of all users' runs."""
         request, given = call.request, call.request.query_params
         async with self._access.searching(call.login, "report", given):
+            since, until = read_days(request)
             rows = await self._reports.tools(
                 ToolsQuery(
+                    group=tuple(given.get("group", TOOL_GROUPS).split(",")),
                     agent=given.get("agent"),
                     tool=given.get("tool"),
-                    since=_day(request, "since"),
-                    until=_day(request, "until"),
+                    since=since,
+                    until=until,
                 )
             )
-        found = [
-            ToolRecord(row.agent, row.tool, row.calls, row.failures, row.mean_ms, row.p50_ms, row.p95_ms)
-            for row in rows
-        ]
+        found = [tool_record(row) for row in rows]
         return json_response(ToolList(found))
 
     @operation(
@@ -402,6 +256,7 @@ class ReportRoutes:
 def _runs_query(request: Request, *, own: bool) -> RunsQuery:
     given = request.query_params
     status = read_choice(request, STATUS)
+    since, until = read_period(request)
     return RunsQuery(
         user_id=given.get("user_id"),
         agent=given.get("agent"),
@@ -410,8 +265,8 @@ def _runs_query(request: Request, *, own: bool) -> RunsQuery:
         status=next((known for known in STATUSES if known == status), None),
         error_code=given.get("error_code"),
         stopped_by=given.get("stopped_by"),
-        since=read_time(request, "since"),
-        until=read_time(request, "until"),
+        since=since,
+        until=until,
         min_duration_ms=read_number(request, MIN_DURATION) or None,
         min_tokens=read_number(request, MIN_TOKENS) or None,
         min_cost=_nano(request, "min_cost"),
@@ -428,21 +283,6 @@ def _runs_query(request: Request, *, own: bool) -> RunsQuery:
     )
 
 
-def _run(run: ReportedRun) -> AuditRun:
-    started_at = None if run.started_at is None else timestamp(run.started_at)
-    completed_at = None if run.completed_at is None else timestamp(run.completed_at)
-    return AuditRun(
-        run.run_id, run.user_id, run.agent, run.session_id, run.workspace_id, run.status,
-        timestamp(run.created_at), started_at, completed_at, run.deleted, run.purged, run.error_code,
-        run.stopped_by, run.duration_ms, run.calls, run.tokens, _amount(run.cost), run.currency,
-        run.incomplete, run.unpriced, run.title, run.error, run.cancel_requested,
-    )  # fmt: skip
-
-
-def _amount(nano: int) -> float:
-    return nano / NANO
-
-
 def _nano(request: Request, name: str) -> int | None:
     text = request.query_params.get(name)
     if text is None:
@@ -450,19 +290,3 @@ def _nano(request: Request, name: str) -> int | None:
     if not AMOUNT.fullmatch(text):
         raise BadRequest(f"{name}={text[:50]!r} must be an amount such as 0.25", code="invalid_parameter")
     return round(float(text) * NANO)
-
-
-def _set(value: str | None) -> str | UnsetType:
-    return UNSET if value is None else value
-
-
-def _day(request: Request, name: str) -> str | None:
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    try:
-        return date.fromisoformat(text if len(text) == 10 else "").isoformat()
-    except ValueError as error:
-        raise BadRequest(
-            f"{name}={text[:50]!r} must be a day such as 2026-11-29", code="invalid_parameter"
-        ) from error

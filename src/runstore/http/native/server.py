@@ -10,14 +10,15 @@ from msgspec import Struct
 from starlette.responses import Response
 
 from runstore.http.errors import Forbidden, error_response
-from runstore.http.json import json_response
+from runstore.http.json import Count, json_response
 from runstore.http.openapi import Surfaces, document
-from runstore.http.operations import Answer, Call, operation
+from runstore.http.operations import Call, ResponseSpec, operation
 from runstore.http.requests import Parameter, has_already
 from runstore.http.schemas import ETAG, JSON, NOT_MODIFIED, TEXT, json
 from runstore.http.security.auth import Authenticator
 from runstore.store.workers import WorkerRecord
 
+ReadDatabase = Callable[[], Awaitable["DatabaseRecord"]]
 Exposition = Callable[[str], tuple[bytes, str]]  # of an `Accept` header: the metrics, and their media type
 ListWorkers = Callable[[], Awaitable[list[WorkerRecord]]]
 
@@ -41,6 +42,13 @@ class Me(Struct, frozen=True):
     version: str
 
 
+class DatabaseRecord(Struct, frozen=True):
+    """The database that holds the log. `bytes`: what it takes on its disk, by its own account."""
+
+    kind: Literal["sqlite", "postgresql", "mysql"]
+    bytes: Count
+
+
 class WorkerPage(Struct, frozen=True):
     """All workers that have not left, oldest first."""
 
@@ -62,12 +70,14 @@ class ServerRoutes:
         self,
         *,
         workers: ListWorkers,
+        database: ReadDatabase,
         not_ready: Callable[[], str | None],
         metrics: Exposition,
         surfaces: Surfaces,
-        authenticator: Authenticator | None,
+        authenticator: Authenticator,
     ) -> None:
         self._list_workers = workers
+        self._read_database = database
         self._not_ready = not_ready
         self._expose = metrics
         self._surfaces = surfaces
@@ -93,6 +103,18 @@ class ServerRoutes:
         return json_response(WorkerPage(await self._list_workers()))
 
     @operation(
+        "GET",
+        "/database",
+        answers={200: json("the database", DatabaseRecord)},
+        problems=(Forbidden,),
+    )
+    async def read_database(self, call: Call[None]) -> Response:
+        """Which database holds the log, and its size; for admins and auditors."""
+        if not call.user.reads_all:
+            raise Forbidden("the size of the database is for admins and auditors")
+        return json_response(await self._read_database(), headers={"Cache-Control": "no-store"})
+
+    @operation(
         "GET", "/healthz", answers={200: json("the process is alive", Health)}, strict=False, open=True
     )
     async def check_health(self, call: Call[None]) -> Response:
@@ -116,7 +138,7 @@ class ServerRoutes:
         "GET",
         "/metrics",
         answers={
-            200: Answer(
+            200: ResponseSpec(
                 description="the metrics",
                 content={"text/plain": TEXT, "application/openmetrics-text": TEXT},
                 headers={"Cache-Control": {"const": "no-store"}},
@@ -141,20 +163,10 @@ class ServerRoutes:
     )
     async def describe_api(self, call: Call[None]) -> Response:
         """This API as an OpenAPI document."""
-        needs_login = self._authenticator is not None and await self._authenticator.required()
+        needs_login = await self._authenticator.required()
         server = {"url": call.request.scope.get("root_path", "") or "/"}
         body = msgspec.json.encode({**document(self._surfaces, needs_login=needs_login), "servers": [server]})
         headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()}"'}
         if has_already(call.request, headers["ETag"]):
             return Response(status_code=304, headers=headers)
         return Response(body, headers=headers, media_type=JSON)
-
-
-def no_metrics(accept: str) -> tuple[bytes, str]:
-    """The exposition of an app without metrics."""
-    return b"", "text/plain; version=0.0.4; charset=utf-8"
-
-
-async def no_workers() -> list[WorkerRecord]:
-    """The workers of an app without a list of workers."""
-    return []

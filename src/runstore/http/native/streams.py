@@ -6,8 +6,8 @@ from runstore.core import errors
 from runstore.core.ids import UUID_TEXT
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, NamedRunCursors, OwnRunCursors
 from runstore.http.errors import BadRequest, Forbidden
-from runstore.http.following import Following
-from runstore.http.native.runs import TYPES
+from runstore.http.following import RunStreams
+from runstore.http.native.events import TYPES
 from runstore.http.operations import Call, operation
 from runstore.http.requests import Parameter, read_filter, read_ids, read_seq
 from runstore.http.schemas import NOTHING_LEFT, SEVERAL, TEXT, TOO_MANY_STREAMS, stream
@@ -20,7 +20,7 @@ class StreamRoutes:
 
     tag = "runs"
 
-    def __init__(self, access: Access, following: Following) -> None:
+    def __init__(self, access: Access, following: RunStreams) -> None:
         self._access = access
         self._following = following
 

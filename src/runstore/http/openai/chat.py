@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from runstore.core.events import STRATEGIES, SUPERSEDED, MultitaskStrategy
 from runstore.core.names import MAX_NAME
-from runstore.core.new_run import RunOptions
+from runstore.core.new_run import NewRun, RunOptions
 from runstore.core.records import record_of
 from runstore.core.run import Actor, Run
+from runstore.feed.tail import Tail
 from runstore.http.bodies import Bodies, Body
 from runstore.http.errors import BadRequest, ErrorDetail
 from runstore.http.json import json_response
@@ -43,7 +44,7 @@ from runstore.http.openai.stream import (
     ending_error,
     input_required,
 )
-from runstore.http.operations import Answer, Call, Problem, operation
+from runstore.http.operations import Call, Problem, ResponseSpec, operation
 from runstore.http.requests import Parameter, read_header
 from runstore.http.schemas import FROM_HEADER, JSON, OF_A_START, RUN_HEADER, START_HEADERS, TEXT, json
 from runstore.http.streaming.sse import CLIENT_DISCONNECT, EventStream, OnDisconnect, cancel_run
@@ -117,7 +118,7 @@ class ChatRoutes:
         body=Body(ChatBody, EITHER_MESSAGES_OR_PROMPT, any_type=True, mend=mended),
         strict=False,
         answers={
-            200: Answer(
+            200: ResponseSpec(
                 description="the run's answer; with `stream` chunks as they arrive",
                 content={JSON: Completion, SSE: CHUNKS},
                 headers=RUN_HEADER,
@@ -142,20 +143,22 @@ class ChatRoutes:
         with ExitStack() as places:
             places.enter_context(self._subscribers.of_user(login.user.user_id))  # before the run exists
             body = await call.body()
-            run = await self._start(call, body)
+            new = await self._new_run(call, body)
+            only = CHAT_EVENTS if body.stream else ENDING_EVENTS
+            started, tail = await self._store.start_and_tail(new, places, only=only)
+            run = started.run
             places.enter_context(self._subscribers.of_run(run.run_id))
             lines = StreamLines(run.run_id, run.session_id)
             lines.started()
             places.callback(lines.ended)
             left = None if continues else partial(self._left, run, lines, login.actor)
             if not body.stream:
-                return await self._complete(call, run, lines, left)
+                return await self._complete(call, run, tail, lines, left)
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
-            tail = self._store.tail(run.run_id, after=0, only=CHAT_EVENTS)
             frames = ChatTail(tail, Chunks(run, include_usage=usage, plain=True), lines).frames()
             return EventStream(frames, login, places.pop_all(), {"X-Run-Id": run.run_id}, left=left)
 
-    async def _start(self, call: Call[ChatBody], body: ChatBody) -> Run:
+    async def _new_run(self, call: Call[ChatBody], body: ChatBody) -> NewRun:
         agent = DEFAULT_MODEL if body.model is None else body.model
         session_id = read_header(call.request, SESSION_ID)
         strategy: Any = read_header(call.request, STRATEGY) or DEFAULT_STRATEGY
@@ -163,8 +166,7 @@ class ChatRoutes:
         long = self._bodies.is_large(call.request) or len(body.messages or ()) > MANY_MESSAGES
         input = await self._bodies.beside(chat_input, body) if long else chat_input(body)
         options = RunOptions(session_id=session_id, metadata=body.metadata or {}, multitask_strategy=strategy)
-        new = call.new_run(agent, input, options, memory=body.prompt is not None)
-        return (await self._store.start(new)).run
+        return call.new_run(agent, input, options, memory=body.prompt is not None)
 
     def _models(self) -> list[str]:
         """The agents that can chat; an agent that runs code takes no messages."""
@@ -181,13 +183,19 @@ class ChatRoutes:
         await cancel_run(self._store, run.run_id, by)
 
     async def _complete(
-        self, call: Call[ChatBody], run: Run, lines: StreamLines, left: Callable[[], Awaitable[None]] | None
+        self,
+        call: Call[ChatBody],
+        run: Run,
+        tail: Tail,
+        lines: StreamLines,
+        left: Callable[[], Awaitable[None]] | None,
     ) -> Response:
         """The whole answer, once the run has ended."""
         chunks = Chunks(run, plain=True)
-        tail = ChatTail(self._store.tail(run.run_id, after=0, only=ENDING_EVENTS), chunks, lines)
         try:
-            await attended(_exhaust(tail), call.login, call.request.receive, left=left)
+            await attended(
+                _exhaust(ChatTail(tail, chunks, lines)), call.login, call.request.receive, left=left
+            )
         except ClientGone:
             return Response(status_code=204)  # the client has gone
         found = (await self._store.get(run.run_id)).run

@@ -102,7 +102,10 @@ class ChatHistory:
             case "tool" | "function":
                 results = content.results
                 if blocks or not results:
-                    results = [*results, Result(message.tool_call_id or "", False, blocks)]
+                    results = [
+                        *results,
+                        Result(message.tool_call_id or "", message.status == "error", blocks),
+                    ]
                 answers = [self._take_result(result, message.name) for result in results]
                 if not any(answers):
                     return

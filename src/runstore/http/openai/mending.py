@@ -34,8 +34,9 @@ def _mend(message: dict[str, Any], place: str) -> None:
                 message["content"] = _result(message["content"])
             case _:
                 _mend_parts(message["content"], place)
-    if not isinstance(message.get("refusal"), str):
-        message["refusal"] = None
+    for name in ("refusal", "status"):
+        if not isinstance(message.get(name), str):
+            message[name] = None
     for name in ("name", "tool_call_id"):
         message[name] = _text(message.get(name))
     calls = message.get("tool_calls")

@@ -191,6 +191,7 @@ class ChatMessage(Struct, frozen=True):
     function_call: FunctionCall | None = None
     tool_call_id: str | None = None
     name: str | None = None
+    status: str | None = None
 
 
 MENDED_FIELDS = {  # of a message, with the treatment of a value of a wrong type
@@ -200,6 +201,7 @@ MENDED_FIELDS = {  # of a message, with the treatment of a value of a wrong type
     "function_call": "left out",
     "tool_call_id": "a number is text; else left out",
     "name": "a number is text; else left out",
+    "status": "left out",
 }
 
 

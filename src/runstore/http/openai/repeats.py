@@ -8,7 +8,7 @@ broke off. Only at a difference must the client drop its text.
 from itertools import groupby
 from typing import Literal, NamedTuple
 
-from runstore.core.transcript import Speaker
+from runstore.core.events import Place
 
 MAX_SENT = 65_536  # characters of a message to remember; text beyond that is not compared
 
@@ -24,14 +24,14 @@ class Repeats:
     """The text that a client has of the current message."""
 
     def __init__(self) -> None:
-        self._sent: list[tuple[int, Speaker, Piece]] = []
+        self._sent: list[tuple[int, Place, Piece]] = []
         self._size = 0
         self._before = ""  # joined text that was discarded, and that the client still has
         self._again: list[Piece] = []  # pieces repeated so far, which are equal and not sent
         self._same = 0  # characters of `_before` that were repeated
         self._keep: int | None = None  # the seq up to which a client that drops text keeps it
 
-    def send(self, seq: int, speaker: Speaker, piece: Piece) -> str | None:
+    def send(self, seq: int, speaker: Place, piece: Piece) -> str | None:
         """How much of a new piece to send; None: call `drop`."""
         if self._size <= MAX_SENT:
             self._sent.append((seq, speaker, piece))
@@ -50,7 +50,7 @@ class Repeats:
         self._before, self._again, self._same = "", [], 0
         return piece.text[len(piece.text) - (len(said) - left) :]
 
-    def take_back(self, from_seq: int, speaker: Speaker | None = None) -> bool:
+    def take_back(self, from_seq: int, speaker: Place | None = None) -> bool:
         """Discard the text of an agent, or of all, from a seq on; False: call `drop`."""
         self._keep = from_seq - 1 if self._keep is None else self._keep
         self._again, self._same = [], 0

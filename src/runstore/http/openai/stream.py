@@ -16,6 +16,7 @@ from runstore.core.events import (
     Discarded,
     Failed,
     InputRequested,
+    Place,
     Started,
     Token,
     Usage,
@@ -23,7 +24,7 @@ from runstore.core.events import (
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord, record_of
 from runstore.core.run import Run, add_usage
-from runstore.core.transcript import RESULT, SEPARATOR, Speaker, speaker_of
+from runstore.core.transcript import RESULT, SEPARATOR, speaker_of
 from runstore.feed.tail import UNAVAILABLE_RETRY_S, Tail
 from runstore.http.openai.answer import ANSWER_EVENTS, ANSWER_TYPES, MESSAGE_ENDS, ChatAnswer, is_own
 from runstore.http.openai.objects import (
@@ -40,7 +41,7 @@ from runstore.http.openai.objects import (
 from runstore.http.openai.repeats import Kind, Piece, Repeats
 from runstore.http.requests import Schema
 from runstore.http.schemas import component, within
-from runstore.http.streaming.frames import Message, ReadEarlier, Translation, message_frame
+from runstore.http.streaming.frames import ProtocolMessage, ReadEarlier, Translation, message_frame
 
 CHAT_EVENTS = EventFilter(types=ANSWER_TYPES | {CancelRequested.type, InputRequested.type, Usage.type})
 ENDING_EVENTS = EventFilter(types=frozenset({CancelRequested.type, InputRequested.type}))
@@ -126,7 +127,7 @@ class Chunks:
         """Whether the stream has ended before its run."""
         return self.replaced or self.asks
 
-    def messages(self, event: EventRecord) -> list[Message]:
+    def messages(self, event: EventRecord) -> list[ProtocolMessage]:
         """The chunks of an event."""
         if self.over:
             return []
@@ -148,27 +149,27 @@ class Chunks:
             if said is None:
                 self._drop(event.seq)
 
-    def _until_replaced(self, messages: Iterable[Message]) -> list[Message]:
-        sent: list[Message] = []
+    def _until_replaced(self, messages: Iterable[ProtocolMessage]) -> list[ProtocolMessage]:
+        sent: list[ProtocolMessage] = []
         for message in messages:
             sent.append(message)
             if self.over:
                 break
         return sent
 
-    def _messages(self, event: EventRecord) -> Iterator[Message]:
+    def _messages(self, event: EventRecord) -> Iterator[ProtocolMessage]:
         if event.ends:
             yield from self._ending(event)
         elif event.type == InputRequested.type:
             if self._plain:
                 self.asks = True
-                yield Message(None, error_object(*input_required(self._run)))
+                yield ProtocolMessage(None, error_object(*input_required(self._run)))
         elif event.type == Usage.type:
             self._usage = add_usage(self._usage, msgspec.convert(event.data, Usage))
         elif event.type != CancelRequested.type:
             self._answer.add(event)
             if event.type == Started.type and self._plain:
-                yield Message(event.seq, self._chunk(Delta(role="assistant", content="")))
+                yield ProtocolMessage(event.seq, self._chunk(Delta(role="assistant", content="")))
                 keep = event.data.get("discard_after_seq")
                 if keep is not None:
                     yield from self._take_back(event.seq, keep + 1)
@@ -176,72 +177,74 @@ class Chunks:
                 self._repeats = Repeats()
                 first = self._chunk(Delta(role="assistant", content=""))
                 again = event.data.get("discard_after_seq", UNSET)
-                yield Message(event.seq, msgspec.structs.replace(first, discard_after_seq=again))
+                yield ProtocolMessage(event.seq, msgspec.structs.replace(first, discard_after_seq=again))
             elif event.type == Discarded.type and is_own(event):
                 yield from self._take_back(event.seq, event.data["from_seq"], speaker_of(event.data))
             yield from self._said(event.seq, speaker_of(event.data))
             if event.type in MESSAGE_ENDS and is_own(event):
                 yield from self._end(event.seq)
 
-    def _said(self, seq: int, speaker: Speaker) -> Iterator[Message]:
+    def _said(self, seq: int, speaker: Place) -> Iterator[ProtocolMessage]:
         if self._answer.reasoning:
             yield from self._send(seq, speaker, "reasoning_content", self._answer.reasoning)
         if self._answer.content:
             yield from self._send(seq, speaker, "content", self._answer.content)
 
-    def _send(self, seq: int, speaker: Speaker, kind: Kind, said: str) -> Iterator[Message]:
+    def _send(self, seq: int, speaker: Place, kind: Kind, said: str) -> Iterator[ProtocolMessage]:
         apart = self._plain and kind == "reasoning_content"
         text = (self._thoughts if apart else self._repeats).send(seq, speaker, Piece(kind, said))
         if text is None:
             yield self._think_again(seq) if apart else self._drop(seq)
         elif text:
             delta = Delta(content=text) if kind == "content" else Delta(reasoning_content=text)
-            yield Message(seq, self._chunk(delta))
+            yield ProtocolMessage(seq, self._chunk(delta))
 
-    def _take_back(self, seq: int, from_seq: int, speaker: Speaker | None = None) -> Iterator[Message]:
+    def _take_back(self, seq: int, from_seq: int, speaker: Place | None = None) -> Iterator[ProtocolMessage]:
         if not self._thoughts.take_back(from_seq, speaker):
             yield self._think_again(seq)
         if not self._repeats.take_back(from_seq, speaker):
             yield self._drop(seq)
 
-    def _end(self, seq: int) -> Iterator[Message]:
+    def _end(self, seq: int) -> Iterator[ProtocolMessage]:
         """The message is complete."""
         if not self._thoughts.end():
             yield self._think_again(seq)
         if not self._repeats.end():
             yield self._drop(seq)
 
-    def _think_again(self, seq: int) -> Message:
+    def _think_again(self, seq: int) -> ProtocolMessage:
         """Separate new reasoning from the reasoning that a plain client has and cannot drop."""
         _keep, _content, reasoning = self._thoughts.drop()
-        return Message(
+        return ProtocolMessage(
             seq, self._chunk(Delta(reasoning_content=SEPARATOR + reasoning.removeprefix(SEPARATOR)))
         )
 
-    def _drop(self, seq: int) -> Message:
+    def _drop(self, seq: int) -> ProtocolMessage:
         """Make the client drop discarded text, in one message with its replacement."""
         if self._plain:
             self.replaced = True
-            return Message(None, error_object(*ANSWER_REPLACED))
+            return ProtocolMessage(None, error_object(*ANSWER_REPLACED))
         keep, content, reasoning = self._repeats.drop()
         chunk = self._chunk(Delta(content=content or None, reasoning_content=reasoning or None))
-        return Message(seq, msgspec.structs.replace(chunk, discard_after_seq=keep))
+        return ProtocolMessage(seq, msgspec.structs.replace(chunk, discard_after_seq=keep))
 
-    def _ending(self, event: EventRecord) -> Iterator[Message]:
+    def _ending(self, event: EventRecord) -> Iterator[ProtocolMessage]:
         if event.type == Completed.type:
             result, usage = event.data["result"], event.data.get("usage") or self._usage
         elif is_cut(event.type, event.data.get("code")):
             result, usage = {"stop_reason": MAX_TOKENS}, self._usage
         else:
-            yield Message(event.seq, error_object(*ending_error(_ended(self._run, event))))
+            yield ProtocolMessage(event.seq, error_object(*ending_error(_ended(self._run, event))))
             return
         self._answer.end(event.seq, result)
         yield from self._said(event.seq, RESULT)
         yield from self._end(event.seq)
-        yield Message(event.seq, self._chunk(Delta(), finish_reason(result)))
+        yield ProtocolMessage(event.seq, self._chunk(Delta(), finish_reason(result)))
         if self._include_usage:
-            yield Message(event.seq, msgspec.structs.replace(self._chunk(None), usage=usage_of(usage)))
-        yield Message(None, msgspec.Raw(DONE))
+            yield ProtocolMessage(
+                event.seq, msgspec.structs.replace(self._chunk(None), usage=usage_of(usage))
+            )
+        yield ProtocolMessage(None, msgspec.Raw(DONE))
 
     def _chunk(self, delta: Delta | None, finish_reason: FinishReason | None = None) -> Chunk:
         run = self._run
@@ -279,12 +282,12 @@ class ChatTail:
             async for _ in self._catch_up():
                 yield b""
         except RunPurged:
-            yield message_frame(Message(None, error_object(*PURGED)))
+            yield message_frame(ProtocolMessage(None, error_object(*PURGED)))
             return
         async for events in self._tail.events():
             if not events:
                 yield b""
-            messages: list[Message] = []
+            messages: list[ProtocolMessage] = []
             for event in map(record_of, events):
                 self._tell(event)
                 messages += self._chunks.messages(event)
@@ -293,9 +296,9 @@ class ChatTail:
             if self._chunks.over:
                 return
         if self._tail.purged:
-            yield message_frame(Message(None, error_object(*PURGED)))
+            yield message_frame(ProtocolMessage(None, error_object(*PURGED)))
         elif not self._tail.ended:
-            yield message_frame(Message(None, error_object(*SERVER_STOPPING)))
+            yield message_frame(ProtocolMessage(None, error_object(*SERVER_STOPPING)))
 
     async def _catch_up(self) -> AsyncIterator[None]:
         """Read the events before the tail's without output; yields while the log cannot be read."""

@@ -132,7 +132,6 @@ class Authentication:
     """Refuses requests without a login.
 
     Args:
-        authenticator: None if the app is mounted into another one that authenticates: every user is `local`.
         is_open: whether a request needs no login.
         scope_of: the stream that a request asks for, if it may have a ticket.
     """
@@ -140,7 +139,7 @@ class Authentication:
     def __init__(
         self,
         app: ASGIApp,
-        authenticator: Authenticator | None,
+        authenticator: Authenticator,
         errors: ErrorResponder,
         is_open: Callable[[Request], bool] = lambda request: False,
         scope_of: Callable[[Request], TicketScope | None] = lambda request: None,
@@ -173,8 +172,6 @@ class Authentication:
         await response(scope, receive, send)
 
     async def _login(self, request: Request) -> Login:
-        if self._authenticator is None:
-            return Login(LOCAL)
         ticket = request.query_params.get("ticket")
         if ticket is not None and (scope := self._scope_of(request)) is not None:
             return await self._authenticator.login_by_ticket(ticket, scope)

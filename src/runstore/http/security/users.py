@@ -62,7 +62,7 @@ class Login:
 
     @property
     def actor(self) -> Actor:
-        """Who acts with this login."""
+        """The user and the key that act with this login."""
         return Actor(self.user.user_id, self.key_id)
 
     @property

@@ -19,7 +19,7 @@ FRAME = b"id: %d\nevent: %b\ndata: " + ENVELOPE + b"\n\n"
 _encode = msgspec.json.Encoder().encode
 
 
-class Message(Struct, frozen=True, gc=False):
+class ProtocolMessage(Struct, frozen=True, gc=False):
     """A message of another protocol, whose content becomes JSON.
 
     `seq`: the native event that it comes from, as the cursor; None: a reader cannot resume from it.
@@ -78,7 +78,7 @@ def _with_id(id: bytes, event: TailEvent) -> bytes:
     return b"%bid: %b%b" % (begin, id, frame(event)[len(begin) + len(own) :])
 
 
-def message_frame(message: Message) -> bytes:
+def message_frame(message: ProtocolMessage) -> bytes:
     """A message as a frame without a type."""
     id = b"" if message.seq is None else b"id: %d\n" % message.seq
     return b"%bdata: %b\n\n" % (id, _encode(message.content))

@@ -13,22 +13,10 @@ down_revision = "0006"
 def upgrade() -> None:
     dialect = op.get_bind().dialect.name
     if dialect in MYSQL:
-        _replace_on_mysql()
+        steps.replace_trigger(_UPDATE, _ON_MYSQL, meanwhile=_MEANWHILE, known_by=_TOMBSTONE)
     else:
         for statement in {"sqlite": _ON_SQLITE, "postgresql": _ON_POSTGRESQL}[dialect]:
             op.execute(sa.text(statement))
-
-
-def _replace_on_mysql() -> None:
-    """Replace the triggers on MySQL, which commits each statement.
-
-    A second trigger protects the log until then.
-    """
-    if _TOMBSTONE not in (steps.trigger_of(_UPDATE) or ""):
-        steps.create_trigger(_MEANWHILE, _ON_MYSQL)
-        steps.drop_trigger(_UPDATE)
-        steps.create_trigger(_UPDATE, _ON_MYSQL)
-    steps.drop_trigger(_MEANWHILE)
 
 
 # Redacted text may become a tombstone, which keeps its place; nothing else of an event may change. SQLite

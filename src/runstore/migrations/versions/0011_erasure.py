@@ -16,22 +16,10 @@ def upgrade() -> None:
     write_views(op.get_bind(), None)
     dialect = op.get_bind().dialect.name
     if dialect in MYSQL:
-        _replace_on_mysql()
+        steps.replace_trigger(_DELETE, _ON_MYSQL, meanwhile=_MEANWHILE, known_by=_REPLACED)
     else:
         for statement in {"sqlite": _ON_SQLITE, "postgresql": _ON_POSTGRESQL}[dialect]:
             op.execute(sa.text(statement))
-
-
-def _replace_on_mysql() -> None:
-    """Replace the trigger on MySQL, which commits each statement.
-
-    A second trigger protects the log until then.
-    """
-    if _REPLACED not in (steps.trigger_of(_DELETE) or ""):
-        steps.create_trigger(_MEANWHILE, _ON_MYSQL)
-        steps.drop_trigger(_DELETE)
-        steps.create_trigger(_DELETE, _ON_MYSQL)
-    steps.drop_trigger(_MEANWHILE)
 
 
 # Only events of a run that is being purged may be deleted, and its last `run.purged` never.

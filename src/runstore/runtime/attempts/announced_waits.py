@@ -4,7 +4,7 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.codec import EncodedEvent
-from runstore.core.events import AgentEvent, Custom, Event, Retrying, ToolFailed, ToolFinished
+from runstore.core.events import AgentEvent, Custom, Event, Place, Retrying, ToolFailed, ToolFinished
 
 MAX_WAIT_S = 600.0  # seconds of one wait that do not count as silence; strands waits up to 240
 ENDS_CALL = (ToolFinished.type, ToolFailed.type)
@@ -19,7 +19,7 @@ class AnnouncedWaits:
     """
 
     def __init__(self) -> None:
-        self._until: dict[tuple[str, str | None], float] = {}
+        self._until: dict[Place, float] = {}
 
     @property
     def until(self) -> float:
@@ -35,12 +35,13 @@ class AnnouncedWaits:
         said = _said(event)
         if said is None:
             return
-        self._until.pop((said.agent, said.call_id), None)
+        own = Place(said.agent, said.call_id)
+        self._until.pop(own, None)
         if event.type in ENDS_CALL:
-            for place in [place for place in self._until if said.is_call_of(*place)]:
+            for place in [place for place in self._until if said.is_call_of(place)]:
                 del self._until[place]
         if event.type == Retrying.type:
-            self._until[said.agent, said.call_id] = now_s + min(max(0.0, said.wait_s), MAX_WAIT_S)
+            self._until[own] = now_s + min(max(0.0, said.wait_s), MAX_WAIT_S)
 
 
 class _Said(Struct, frozen=True):
@@ -52,10 +53,10 @@ class _Said(Struct, frozen=True):
     tool_use_id: str | None = None
     wait_s: float = 0
 
-    def is_call_of(self, agent: str, call_id: str | None) -> bool:
-        """Whether the agent works for this tool call."""
+    def is_call_of(self, place: Place) -> bool:
+        """Whether the agent at this place works for this tool call."""
         path = f"{self.agent}/{self.name}"
-        return call_id == self.tool_use_id and (agent == path or agent.startswith(f"{path}/"))
+        return place.call_id == self.tool_use_id and f"{place.agent}/".startswith(f"{path}/")
 
 
 def _said(event: Recordable) -> _Said | None:

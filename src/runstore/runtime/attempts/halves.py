@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from runstore.core.codec import EncodedEvent
-from runstore.core.events import AgentEvent, Custom, Event, EventType, Reasoning, Token
+from runstore.core.events import AgentEvent, Custom, Event, EventType, Place, Reasoning, Token
 
 TEXT = (Token, Reasoning)
 
@@ -17,7 +17,7 @@ class Halves:
     """
 
     def __init__(self) -> None:
-        self._held: dict[tuple[EventType, str, str | None], Token | Reasoning] = {}
+        self._held: dict[tuple[EventType, Place], Token | Reasoning] = {}
 
     def whole(self, event: Recordable, *, hold: bool = True) -> list[Recordable]:
         """The events to record now. `hold`: half a character may wait for its other half."""
@@ -33,17 +33,17 @@ class Halves:
 
     def rest(self, of: AgentEvent | None = None) -> list[Recordable]:
         """Release the held halves of one agent's call or of all."""
-        places = [place for place in self._held if of is None or place[1:] == (of.agent, of.call_id)]
-        return [self._held.pop(place) for place in places]
+        keys = [key for key in self._held if of is None or key[1] == of.place]
+        return [self._held.pop(key) for key in keys]
 
     def _text(self, event: Token | Reasoning, hold: bool) -> list[Recordable]:
-        place = (event.type, event.agent, event.call_id)
-        held = self._held.pop(place, None)
+        key = (event.type, event.place)
+        held = self._held.pop(key, None)
         text = event.text if held is None else held.text + event.text
         if not text:
             return [event]
         if hold and _is_first_half(text[-1:]):
-            self._held[place] = replace(event, text=text[-1:])
+            self._held[key] = replace(event, text=text[-1:])
             text = text[:-1]
         return [replace(event, text=text)] if text else []
 

@@ -19,9 +19,21 @@ TURN = 32  # events after which an agent that never waits yields to the others o
 
 
 class Recorder:
-    """The port `RunRecorder`, bound to one attempt of one run. Safe to call from any event loop."""
+    """The port `RunRecorder`, bound to one attempt of one run. Safe to call from any event loop.
 
-    def __init__(self, log: LogWriter, run_id: str, attempt: int, *, reader: LogReader | None = None) -> None:
+    Args:
+        fresh: no message had been added when the attempt began; `tell` is called for those since.
+    """
+
+    def __init__(
+        self,
+        log: LogWriter,
+        run_id: str,
+        attempt: int,
+        *,
+        reader: LogReader | None = None,
+        fresh: bool = False,
+    ) -> None:
         self._log = log
         self._reader = reader
         self._run_id = run_id
@@ -33,6 +45,8 @@ class Recorder:
         self._announced = AnnouncedWaits()
         self._lock = threading.Lock()
         self._waiting = 0  # events waiting for the log
+        self._told = 0  # the seq of the last added message that is known here
+        self._looked = fresh  # whether all added messages before that were read
 
     @property
     def idle_s(self) -> float:
@@ -85,15 +99,28 @@ class Recorder:
             await self._log.append(self._run_id, events, attempt=self._attempt, patient=True)
         self._hear(event)
 
+    def tell(self, added: int) -> None:
+        """A message with this seq was added to the run. From any thread; an old one changes nothing."""
+        with self._lock:
+            self._told = max(self._told, added)
+
     async def added(self, after: int) -> Sequence[AddedMessage]:
-        """See `RunRecorder.added`. Empty while the log cannot be read: the next call finds them."""
+        """See `RunRecorder.added`. Empty while the log cannot be read: the next call finds them.
+
+        The log is read at the first call, unless the attempt is fresh, and then only after `tell`.
+        """
+        if self._looked and self._told <= after:
+            return ()
         found: list[AddedMessage] = []
         with suppress(LogUnavailable), self._waits():
             if self._reader is not None:
-                for event in await self._reader.read(self._run_id, after=after, limit=MAX_ADDED, only=ADDED):
+                page = await self._reader.read(self._run_id, after=after, limit=MAX_ADDED, only=ADDED)
+                for event in page:
                     said = decode(event.type, event.version, event.data)
                     if isinstance(said, InputAdded):
                         found.append(AddedMessage(event.seq, said.content))
+                        self.tell(event.seq)  # an agent may give it back
+                self._looked = not found  # a page of large messages is short, and others may follow it
         return found
 
     def _hear(self, event: Event | Custom | EncodedEvent) -> None:

@@ -8,29 +8,46 @@ import structlog
 from msgspec.structs import replace
 
 from runstore.core.codec import RecordedEvent
-from runstore.core.errors import AgentError, AppendRefused, RunstoreError
+from runstore.core.errors import AgentError, AppendRefused, RunstoreError, Unheard
 from runstore.core.events import Completed, Ending, Event, Failed, InputRequested, Queued
 from runstore.core.inputs import MAX_REQUESTS, approval_schema, numbered
 from runstore.core.masking import without_keys
-from runstore.core.ports import Agent, Asked, EventLog, RunContext
+from runstore.core.ports import Agent, AgentResult, Asked, EventLog, LogReader, RunContext
 from runstore.core.threads import in_own_thread
 from runstore.core.times import now_ms
-from runstore.runtime.attempts.recorder import Recorder
+from runstore.runtime.attempts.recorder import ADDED, Recorder
 from runstore.runtime.attempts.spans import attempt_span, note_ending
 from runstore.runtime.catalog.output_schema import check_schema, schema_warnings
+from runstore.runtime.holders import HELD, AttemptHolders
 from runstore.runtime.loops.agent_loops import AgentLoop
-from runstore.runtime.providers import HELD, Held
 from runstore.runtime.user_code import in_a_line, words_of
 
 SAFE_POINT_S = 0.1  # seconds for an agent to stop by itself before its task is cancelled
 MAX_MESSAGE = 4_000  # characters of an error message
 MAX_CODE = 100  # characters of an error's code, which a user's code may choose
+MAX_UNHEARD = 100  # messages that the agent has not taken, and its run's ending names
 
 log = structlog.get_logger(__name__)
 
 
+class AttemptLost(Exception):
+    """The agent's process does not go on with the run, which may go on in another attempt.
+
+    Args:
+        crashed: the process has ended; otherwise it gave the run back.
+    """
+
+    def __init__(self, *, crashed: bool) -> None:
+        super().__init__("the process of the run's agent is gone")
+        self.crashed = crashed
+
+
 class AttemptRunner:
-    """Runs an agent on its loop. The ending is the agent's own, or the one that `stop` gives."""
+    """Runs an agent on its loop. The ending is the agent's own, or the one that `stop` gives.
+
+    Args:
+        fresh: see `Recorder`.
+    """
 
     def __init__(
         self,
@@ -40,12 +57,14 @@ class AttemptRunner:
         context: RunContext,
         queued: Queued,
         history: Sequence[RecordedEvent],
+        *,
+        fresh: bool = False,
     ) -> None:
         self.context = context
         self.loop = loop
         self._log = event_log
         self._build = build
-        self._recorder = Recorder(event_log, context.run_id, context.attempt, reader=event_log)
+        self._recorder = Recorder(event_log, context.run_id, context.attempt, reader=event_log, fresh=fresh)
         self._queued = queued
         self._history = history
         self._agent: Agent | None = None
@@ -55,7 +74,10 @@ class AttemptRunner:
         self._handed_over = False
         self._written = False
         self.asked = False  # whether the run now waits for a person's input
-        self._held = Held()
+        self.goes_on = False  # whether another attempt has to take a message that a person has added
+        self._done: AgentResult | None = None
+        self.lost: AttemptLost | None = None  # why the run has to go on in another attempt
+        self._held = AttemptHolders()
 
     async def run(self) -> None:
         """Run on the agents' loop until the run has ended, or is no longer ours."""
@@ -68,7 +90,7 @@ class AttemptRunner:
             if outcome is not None:
                 outcome = await self._write(self._ending or outcome)
             self.asked = isinstance(outcome, Asked)
-            note_ending(span, outcome, handed_over=self._handed_over)
+            note_ending(span, outcome, handed_over=self._handed_over or self.goes_on)
 
     async def _end(self) -> Ending | Asked | None:
         """The agent's ending, or its requests; None if another process writes, or has written, the ending."""
@@ -80,6 +102,9 @@ class AttemptRunner:
         except AppendRefused as refusal:
             self._lose(refusal)
             return None
+        except AttemptLost as lost:
+            self.lost = lost
+            return self._ending
         except GeneratorExit as error:
             if not self._is_running():  # thrown away with its loop, after the run was closed by force
                 raise
@@ -111,6 +136,10 @@ class AttemptRunner:
         """Seconds since the run was taken from the agent."""
         return time.monotonic() - self._abandoned_at if self._abandoned_at else 0
 
+    def tell_added(self, seq: int) -> None:
+        """Tell the agent that a person added a message to its run. From any thread."""
+        self._recorder.tell(seq)
+
     def let_go(self) -> None:
         """Close the resources of an agent that does not end. From any thread; safe to call twice."""
         self._held.close()
@@ -135,7 +164,8 @@ class AttemptRunner:
         done = await agent.run(self._queued.input, self._history, self._recorder)
         if isinstance(done, Asked):
             return await self._timed(done)
-        return Completed(result=done.result, usage=done.usage)
+        self._done = done
+        return Completed(result=done.result, usage=done.usage, unheard=[*done.unheard][:MAX_UNHEARD])
 
     async def _timed(self, asked: Asked) -> Asked:
         """The requests with their ids, and the agent's own time limit for those without one."""
@@ -165,7 +195,9 @@ class AttemptRunner:
     def _lose(self, refusal: AppendRefused) -> None:
         log.info("run_lost", run_id=self.context.run_id, reason=str(refusal))
 
-    async def _append(self, ending: Ending | Asked) -> Ending | Asked:
+    async def _append(self, ending: Ending | Asked) -> Ending | Asked | None:
+        if isinstance(ending, Completed) and self._done is not None:
+            return await self._complete(ending, self._done)
         run_id = self.context.run_id
         events: Sequence[Event] = ending.requests if isinstance(ending, Asked) else [ending]
         await self._log.append(run_id, events, attempt=self.context.attempt, patient=True)
@@ -174,6 +206,28 @@ class AttemptRunner:
         else:
             log.info("run_ended", run_id=run_id, ending=ending.type)
         return ending
+
+    async def _complete(self, completed: Completed, done: AgentResult) -> Ending | None:
+        """Append the agent's own ending, unless a message was added that another attempt can take."""
+        run_id, heard = self.context.run_id, done.heard
+        while True:
+            try:
+                await self._log.append(
+                    run_id, [completed], attempt=self.context.attempt, patient=True, heard=heard
+                )
+            except Unheard as late:
+                if self._ending is not None:  # a stop has come
+                    await self._append(self._ending)
+                    return self._ending
+                if done.hears:
+                    log.info("run_goes_on", run_id=run_id, added=late.added)
+                    self.goes_on = True
+                    return None
+                completed, heard = await with_unheard(self._log, run_id, completed, heard, late), late.added
+                log.warning("messages_unheard", run_id=run_id, added=completed.unheard)
+            else:
+                log.info("run_ended", run_id=run_id, ending=completed.type)
+                return completed
 
     def _stop(self, ending: Ending) -> None:
         if self._ending is None:
@@ -185,6 +239,19 @@ class AttemptRunner:
     def _cancel(self) -> None:
         if self._task is not None and not self._written:
             self._task.cancel()
+
+
+async def with_unheard(
+    log: LogReader, run_id: str, completed: Completed, heard: int, late: Unheard
+) -> Completed:
+    """A refused ending, with the first of the messages that came after `heard`, the last one taken."""
+    seqs, after = [*completed.unheard], heard
+    while len(seqs) < MAX_UNHEARD and (
+        page := await log.read(run_id, after=after, upto=late.added, only=ADDED)
+    ):
+        seqs += [event.seq for event in page]
+        after = seqs[-1]
+    return replace(completed, unheard=seqs[:MAX_UNHEARD])
 
 
 async def _checked(request: InputRequested) -> InputRequested:

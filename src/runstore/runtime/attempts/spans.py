@@ -37,7 +37,9 @@ def attempt_span(run: RunContext, traceparent: str | None) -> Iterator[trace.Spa
 
 
 def traceparent() -> str | None:
-    """The current span as a parent for another process; None without tracing."""
+    """The current span as a parent for another process; None if this process records none."""
+    if not trace.get_current_span().is_recording():
+        return None
     carrier: dict[str, str] = {}
     _PROPAGATOR.inject(carrier)
     return carrier.get("traceparent")

@@ -6,11 +6,13 @@
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import cast
 
+import msgspec
 import structlog
 from msgspec import Struct
 
-from runstore.core.codec import RecordedEvent
+from runstore.core.codec import EncodedEvent, RecordedEvent, decode
 from runstore.core.errors import WrongExpectedSeq
 from runstore.core.events import Failed, Queued, Started, StartReason
 from runstore.core.inputs import INPUTS
@@ -27,12 +29,32 @@ log = structlog.get_logger(__name__)
 
 
 class Attempt(Struct, frozen=True):
-    """A run that a worker has. `history`: events of earlier attempts, on which this one builds."""
+    """A run that a worker has.
+
+    Args:
+        history: events of earlier attempts, on which this one builds.
+        timed_from: when the time limit of the run began, if it did before this attempt: UTC, milliseconds
+            since 1970.
+        fresh: the run had no event but its start when the attempt began.
+    """
 
     run_id: str
     number: int
     queued: Queued
     history: Sequence[RecordedEvent] = ()
+    timed_from: int | None = None
+    fresh: bool = False
+
+
+class Fresh(Struct, frozen=True):
+    """A run whose last event, at `seq`, is its `lifecycle.queued`, unless others have added to it since."""
+
+    seq: int
+    queued: EncodedEvent
+
+
+class _Reason(Struct, frozen=True):
+    reason: str  # of a `lifecycle.started`
 
 
 class ToStop(Exception):
@@ -50,13 +72,20 @@ class Attempts:
         self._log = log
         self._worker_id = worker_id
 
-    async def claim(self, run_id: str) -> Attempt | None:
-        """Take a queued run.
+    async def claim(self, run_id: str, fresh: Fresh | None = None) -> Attempt | None:
+        """Take a queued run. Nothing is read if `fresh` is still all that there is of it.
 
         Raises:
             ToStop: a stop was requested.
         """
+        if fresh is not None:
+            with suppress(WrongExpectedSeq):
+                return await self._begin(_first(run_id, fresh), fresh.seq, "claimed", None)
         return await _try_again(partial(self._claim, run_id))
+
+    async def begun(self, run_id: str, fresh: Fresh) -> Attempt:
+        """The first attempt of a run that was queued and claimed in one append."""
+        return _noted(_first(run_id, fresh), "claimed")
 
     async def adopt(self, run: OpenRun) -> Attempt | None:
         """Take the run of a crashed worker; end a run that cannot resume."""
@@ -65,6 +94,17 @@ class Attempts:
     async def take_over(self, run_id: str, attempt: int) -> Attempt | None:
         """Take a run that was handed over after this attempt, perhaps by this worker itself."""
         return await _try_again(partial(self._go_on, run_id, attempt, None, "handed_over"))
+
+    async def hear(self, run_id: str, attempt: int) -> Attempt | None:
+        """Go on with a run whose agent was about to end when a person added a message."""
+        return await _try_again(partial(self._go_on, run_id, attempt, None, "added"))
+
+    async def go_on(self, run_id: str, attempt: int) -> Attempt | None:
+        """Go on with a run of this worker whose agent was lost with its process."""
+        history = await read_history(self._log, run_id)
+        started = [event for event in history if event.type == Started.type]
+        adoptions = sum(msgspec.json.decode(each.data, type=_Reason).reason == "adopted" for each in started)
+        return await _try_again(partial(self._go_on, run_id, attempt, adoptions, "adopted"))
 
     async def _claim(self, run_id: str) -> Attempt | None:
         head = await self._log.head(run_id)
@@ -75,7 +115,7 @@ class Attempts:
         if head.attempt:  # it waited for answers, and has them
             return await self._go_on(run_id, head.attempt, None, "input")
         attempt = Attempt(run_id, 1, await read_queued(self._log, run_id))
-        return await self._begin(attempt, head, "claimed", None)
+        return await self._begin(attempt, head.seq, "claimed", None)
 
     async def _go_on(
         self, run_id: str, attempt: int, adoptions: int | None, reason: StartReason
@@ -94,23 +134,24 @@ class Attempts:
             await self._end(run_id, head, Failed(code="worker_lost", message=message))
             return None
         history = await read_history(self._log, run_id)
-        restarts = policy == "restart" and reason != "input"
+        restarts = policy == "restart" and reason not in ("input", "added")
         if failed := obstacle(history, repeats=restarts):
             await self._end(run_id, head, failed)
             return None
         withholds = may_redact(history)
+        timed_from = time_began(history) if reason == "added" else None
         if restarts:  # then all text is repeated, and only the answers of people are kept
             discard = discard_after([e for e in history if e.type == Started.type])
             history = [event for event in history if event.type in INPUTS.types]
         else:
             discard = discard_after(history)
-        following = Attempt(run_id, attempt + 1, queued, history)
-        return await self._begin(following, head, reason, discard, withholds=withholds)
+        following = Attempt(run_id, attempt + 1, queued, history, timed_from)
+        return await self._begin(following, head.seq, reason, discard, withholds=withholds)
 
     async def _begin(
         self,
         attempt: Attempt,
-        head: Head,
+        last_seq: int,
         reason: StartReason,
         discard: int | None,
         *,
@@ -122,18 +163,39 @@ class Attempts:
         )  # fmt: skip
         # Retry without a limit: an append abandoned in an outage may still be stored, and the run would be
         # adopted.
-        await self._log.append(attempt.run_id, [started], expected_seq=head.seq, patient=True)
-        log.info(
-            "run_started",
-            run_id=attempt.run_id,
-            agent=attempt.queued.agent,
-            attempt=attempt.number,
-            reason=reason,
-        )
-        return attempt
+        await self._log.append(attempt.run_id, [started], expected_seq=last_seq, patient=True)
+        return _noted(attempt, reason)
 
     async def _end(self, run_id: str, head: Head, failed: Failed) -> None:
         await self._log.append(run_id, [failed], expected_seq=head.seq)
+
+
+def _first(run_id: str, fresh: Fresh) -> Attempt:
+    queued = cast(Queued, decode(Queued.type, Queued.version, fresh.queued.data))
+    return Attempt(run_id, 1, queued, fresh=True)
+
+
+def _noted(attempt: Attempt, reason: StartReason) -> Attempt:
+    log.info(
+        "run_started",
+        run_id=attempt.run_id,
+        agent=attempt.queued.agent,
+        attempt=attempt.number,
+        reason=reason,
+    )
+    return attempt
+
+
+def time_began(history: Sequence[RecordedEvent]) -> int | None:
+    """When the time limit of the last attempt began: UTC, milliseconds since 1970.
+
+    An attempt that begins for an added message has no time of its own, or messages could extend a run
+    without a limit.
+    """
+    for event in reversed(history):
+        if event.type == Started.type and msgspec.json.decode(event.data, type=_Reason).reason != "added":
+            return event.at
+    return None
 
 
 async def _try_again(begin: Callable[[], Awaitable[Attempt | None]]) -> Attempt | None:

@@ -102,9 +102,7 @@ class AgentCatalog:
         if not changes:
             return spec
         if not isinstance(spec.source, ConfiguredModel) or ("model_id" in changes and spec.model == SCRIPTED):
-            raise ConfigError(
-                f"agent {name!r}: a fork may change the model_id and the system_prompt only of {FORKABLE}"
-            )
+            raise ConfigError(f"agent {name!r}: another model_id or system_prompt is only for {FORKABLE}")
         changed: dict[str, Any] = {}
         if "model_id" in changes:
             changed["model_args"] = {**spec.model_args, "model_id": changes["model_id"]}
@@ -139,6 +137,16 @@ class AgentCatalog:
             definition.setdefault("run_timeout_s", min(CODE_TIMEOUT_S, self._run_timeout_s or CODE_TIMEOUT_S))
             definition.setdefault("on_worker_lost", "fail")
         return self.timed(definition)
+
+    def team_definition(self, earlier: Mapping[str, Any]) -> dict[str, Any]:
+        """The definition of a new run of the hierarchy that an earlier run holds.
+
+        Raises:
+            ConfigError: it cannot run here any more.
+        """
+        if self._teams is None:
+            raise ConfigError("this process has no hierarchies")
+        return self._teams.definition_again(earlier)
 
     def timed(self, definition: dict[str, Any]) -> dict[str, Any]:
         """A definition, with the default timeout unless it has its own."""
@@ -223,9 +231,11 @@ class AgentCatalog:
             product = await self._teams.build(definition)
             at_most_once = self._teams.at_most_once.union(definition.get("at_most_once", ()))
             approve = frozenset(definition.get("approve", ())) | self._teams.approve
+            records = self._teams.record_requests and definition.get("record_requests", True)
             return StrandsAgent(
-                product, ctx, self._taken, root=ROOT, at_most_once=at_most_once, approve=approve
-            )
+                product, ctx, self._taken,
+                root=ROOT, at_most_once=at_most_once, approve=approve, record_requests=records,
+            )  # fmt: skip
         spec = self.spec_of(name, definition)
         match spec.source:
             case SubmittedCode(limits):

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from runstore.core.codec import TOO_DEEP, to_json
 from runstore.core.depth import is_deeper
-from runstore.core.limits import MAX_RUN_TIMEOUT_S
+from runstore.core.limits import MAX_INPUT_TIMEOUT_S, MAX_RUN_TIMEOUT_S
 from runstore.runtime.catalog.output_schema import check_schema
 from runstore.runtime.code.process import CodeLimits
 from runstore.runtime.loops.agent_loops import Isolation
@@ -19,7 +19,6 @@ RUN_CODE = "run-code"  # the only agent that runs submitted code
 ONLY_RUN_CODE = f"the agent {RUN_CODE!r}, and only this one, has `code = true`"
 AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # a slash separates the names in an agent's path
 MAX_MEMORY_MB = 1 << 20
-MAX_INPUT_TIMEOUT_S = 366 * 86_400  # seconds that a run may wait for a person: a year
 RANGES: dict[str, tuple[float, float]] = {  # the smallest and the largest value of a setting
     "tokens": (1, 10_000_000),
     "tokens_per_s": (0, 1_000_000),

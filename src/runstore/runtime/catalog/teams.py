@@ -9,9 +9,10 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.definitions import recorded
-from runstore.core.errors import AgentError
+from runstore.core.errors import AgentError, ConfigError
 from runstore.core.hierarchy import Hierarchy, Problem, models_of, problems, tools_of, with_models
-from runstore.runtime.catalog.specs import MAX_INPUT_TIMEOUT_S, ModelSpec
+from runstore.core.limits import MAX_INPUT_TIMEOUT_S
+from runstore.runtime.catalog.specs import ModelSpec
 from runstore.runtime.strands.models import SCRIPTED, build_model
 from runstore.runtime.user_code import REFERENCE, in_thread, load
 
@@ -29,6 +30,14 @@ def _team_model(spec: ModelSpec) -> "TeamModel":
         return TeamModel(working, working, spec.model_attempts)
     supervising = build_model(SCRIPTED, {**spec.arguments, "calls_all": True})
     return TeamModel(supervising, working, spec.model_attempts)
+
+
+def _held(definition: Mapping[str, Any]) -> Hierarchy:
+    """The hierarchy of a definition, which an earlier release may have stored."""
+    try:
+        return msgspec.convert(definition["hierarchy"], Hierarchy)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"the hierarchy cannot run any more: {error}") from error
 
 
 def _named(name: str, tool: Any) -> None:
@@ -49,6 +58,7 @@ class HierarchySettings(Struct, frozen=True, forbid_unknown_fields=True):
     at_most_once: list[str] = []  # names of tools that no new attempt may call again
     approve: list[str] = []  # names of tools whose calls a person has to approve
     input_timeout_s: float | None = None  # until a question to a person expires; None: never
+    record_requests: bool = True  # record what the models are asked
 
     def __post_init__(self) -> None:
         if self.model not in {*BUILT_IN, *self.models}:
@@ -78,6 +88,7 @@ class Teams:
         self.tools: Mapping[str, str] = settings.tools
         self.at_most_once = frozenset(settings.at_most_once)
         self.approve = frozenset(settings.approve)
+        self.record_requests = settings.record_requests
         self._input_timeout_s = settings.input_timeout_s
 
     def problems(self, hierarchy: Hierarchy) -> Iterator[Problem]:
@@ -98,8 +109,20 @@ class Teams:
             "approve": sorted({*self.approve.intersection(tools), *settled.approve}),
             "input_timeout_s": self._input_timeout_s,
         }
+        recording = {} if self.record_requests else {"record_requests": False}
         definition = {"hierarchy": msgspec.to_builtins(settled), "models": models, "tools": tools}
-        return {**definition, **{name: value for name, value in more.items() if value}}
+        return {**definition, **{name: value for name, value in more.items() if value}, **recording}
+
+    def definition_again(self, earlier: Mapping[str, Any]) -> dict[str, Any]:
+        """The definition of a new run of the hierarchy in an earlier run's definition.
+
+        Raises:
+            ConfigError: it cannot run here any more.
+        """
+        hierarchy = _held(earlier)
+        for problem in self.problems(hierarchy):
+            raise ConfigError(f"the hierarchy cannot run any more: {problem.field}: {problem.message}")
+        return self.definition(hierarchy)
 
     async def check_tool(self, name: str) -> None:
         """Check that a tool can be imported and used.
@@ -116,9 +139,9 @@ class Teams:
 
         Raises:
             AgentError: a model or tool is no longer allowed, or the code of a tool cannot be imported.
-            ConfigError: a model or a tool cannot be built.
+            ConfigError: a model or a tool cannot be built, or the hierarchy is no longer one.
         """
-        hierarchy = msgspec.convert(definition["hierarchy"], Hierarchy)
+        hierarchy = _held(definition)
         for problem in self.problems(hierarchy):
             raise AgentError(f"the hierarchy cannot run any more: {problem.field}: {problem.message}")
         specs = {name: self._models[name] for name in models_of(hierarchy)}

@@ -164,12 +164,12 @@ class ListedLeases:
     async def hold(self) -> None:
         """See `Leases.hold`."""
         await self._leases.hold()
-        if not self._listed:
-            self._listed = True
-            await self._database.change(_list, self._row)
+        with suppress(LogUnavailable):  # others write; nothing depends on the list, and a sweep tries again
+            await self._list_itself()
 
     async def forget(self, still_named: set[str]) -> None:
         """See `Leases.forget`."""
+        await self._list_itself()
         known = await self._database.query(_read_beats)
         if gone := (await self.dead(set(known))).keys() - still_named:
             await self._database.change(_remove, gone)
@@ -181,6 +181,11 @@ class ListedLeases:
         if self._listed:
             self._listed = False
             await _leave(self._database, self.worker_id, RELEASE_S / 4)  # its lock is free already
+
+    async def _list_itself(self) -> None:
+        if not self._listed:
+            await self._database.change(_list, self._row)
+            self._listed = True
 
 
 def _new_row(worker_id: str, capacity: int) -> dict[str, Any]:
@@ -199,6 +204,8 @@ def _beat(connection: Connection, row: Mapping[str, Any]) -> None:
 
 
 def _list(connection: Connection, row: Mapping[str, Any]) -> None:
+    """Again, too: the answer to the first time may have been lost."""
+    connection.execute(delete(workers).where(workers.c.worker_id == row["worker_id"]))
     connection.execute(insert(workers).values(**row, beat=0))
 
 

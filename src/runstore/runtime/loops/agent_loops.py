@@ -31,7 +31,7 @@ _unending: list[asyncio.Task[Any]] = []  # tasks that do not end when they are c
 
 
 class _Task(asyncio.Task[Any]):
-    """A task that knows the run it works for, which is that of the task that made it."""
+    """A task that knows the run it works for: the run of the task that made it."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -131,7 +131,10 @@ class AgentLoop:
             self._loop.run_forever()
         except Interrupted:
             pass
-        except (SystemExit, KeyboardInterrupt) as error:  # asyncio lets these end a loop: not that of others
+        except (
+            SystemExit,
+            KeyboardInterrupt,
+        ) as error:  # these end a loop that other agents need
             log.warning("agent_exited", error=repr(error))
 
     def _throw_tasks_away(self) -> None:

@@ -7,13 +7,20 @@ from collections.abc import Iterable, Mapping, Set
 from typing import Any, TypeVar
 
 from runstore.core.codec import RecordedEvent, decode
-from runstore.core.events import AgentStarted, Failed, InputRequested, ToolFailed, ToolFinished, ToolStarted
+from runstore.core.events import (
+    AgentStarted,
+    Failed,
+    InputRequested,
+    Place,
+    ToolFailed,
+    ToolFinished,
+    ToolStarted,
+)
 
 CODE = "at_most_once"  # error code of a run that cannot resume, as that could call such a tool again
 MARK = "runstore_at_most_once"
 READ = frozenset(cls.type for cls in (AgentStarted, InputRequested, ToolStarted, ToolFinished, ToolFailed))
 
-Place = tuple[str, str | None]  # an agent's path, and the tool use that it works for
 Tool = TypeVar("Tool")
 
 
@@ -52,18 +59,18 @@ def obstacle(history: Iterable[RecordedEvent], *, repeats: bool) -> Failed | Non
     running: dict[tuple[str, str | None, str], ToolStarted] = {}
     finished: list[ToolStarted] = []
     called: set[Place] = set()  # where agents called by a tool's code work
-    calls: dict[str, ToolStarted] = {}
+    calls: dict[Place, ToolStarted] = {}  # where the agents of a tool work → its call
     for recorded in history:
         if recorded.type in READ:
             event = decode(recorded.type, recorded.version, recorded.data)
             if isinstance(event, AgentStarted) and not event.resumable:
-                called.add((event.agent, event.call_id))
+                called.add(event.place)
             elif isinstance(event, InputRequested):
                 running.clear()  # the attempt has ended by itself: these tools have asked
             elif isinstance(event, ToolStarted | ToolFinished | ToolFailed):
                 call = (event.agent, event.call_id, event.tool_use_id)
                 if isinstance(event, ToolStarted):
-                    running[call] = calls[event.tool_use_id] = event
+                    running[call] = calls[_inside(event)] = event
                 elif (started := running.pop(call, None)) is not None and started.at_most_once:
                     finished.append(started)
     for started in running.values():
@@ -71,7 +78,7 @@ def obstacle(history: Iterable[RecordedEvent], *, repeats: bool) -> Failed | Non
             return _failed(started, "was running when its worker was lost, and may have done its work")
     for started in finished if repeats else ():
         return _failed(started, "has run, and a new attempt would start from the input and call it again")
-    again = {call.tool_use_id for call in running.values()}
+    again = {_inside(call) for call in running.values()}
     for started in finished:
         if _is_below(started, called, again, calls):
             how = "has run, and a new attempt would call the tool again that calls its agent"
@@ -80,16 +87,27 @@ def obstacle(history: Iterable[RecordedEvent], *, repeats: bool) -> Failed | Non
 
 
 def _is_below(
-    call: ToolStarted, called: Set[Place], again: Set[str], calls: Mapping[str, ToolStarted]
+    call: ToolStarted, called: Set[Place], again: Set[Place], calls: Mapping[Place, ToolStarted]
 ) -> bool:
     """Whether an agent makes this call within a tool that is called again, at any level above."""
-    seen: set[str | None] = set()
-    while (call.agent, call.call_id) in called and call.call_id not in seen:
-        if call.call_id in again:
+    while call.place in called and (tool := _tool_of(call, calls)) is not None:
+        if tool in again:
             return True
-        seen.add(call.call_id)
-        call = calls.get(call.call_id or "", call)
+        call = calls[tool]
     return False
+
+
+def _inside(call: ToolStarted) -> Place:
+    """The place of a tool's agents. Several work beside it or below it, for the same tool use."""
+    return Place(f"{call.agent}/{call.name}", call.tool_use_id)
+
+
+def _tool_of(call: ToolStarted, calls: Mapping[Place, ToolStarted]) -> Place | None:
+    """The place of the tool that the agent of a call works for."""
+    path = call.agent
+    while path and (path, call.call_id) not in calls:
+        path = path.rpartition("/")[0]
+    return Place(path, call.call_id) if path else None
 
 
 def _failed(call: ToolStarted, what: str) -> Failed:

@@ -22,7 +22,7 @@ FORKED = EventFilter(HOLDING)  # the types of events to fork from
 Messages = list[dict[str, Any]]
 
 
-class Fork(Struct, frozen=True):
+class ForkedConversation(Struct, frozen=True):
     """A conversation up to the boundary at `seq`. `instructions`: the system messages of the run's input."""
 
     seq: int
@@ -30,7 +30,9 @@ class Fork(Struct, frozen=True):
     instructions: Messages
 
 
-def fork_of(queued: Queued, events: Sequence[RecordedEvent], *, memory: Messages, asks: bool) -> Fork:
+def fork_of(
+    queued: Queued, events: Sequence[RecordedEvent], *, memory: Messages, asks: bool
+) -> ForkedConversation:
     """The conversation at the last boundary of a run's events.
 
     Args:
@@ -39,7 +41,7 @@ def fork_of(queued: Queued, events: Sequence[RecordedEvent], *, memory: Messages
         asks: new input follows. Without it the model answers again, so the last answer is left out.
 
     Raises:
-        AgentError: the run's input is none that begins a conversation.
+        AgentError: the run's input cannot begin a conversation.
     """
     results = _results(events)
     conversation = [(1, message) for message in (*memory, *asked_messages(queued.input))]
@@ -51,11 +53,11 @@ def fork_of(queued: Queued, events: Sequence[RecordedEvent], *, memory: Messages
                 *((seq, message) for message in kept[len(kept) - len(event.messages) :]),
             ]
         elif isinstance(event, Message):
-            message = message_with_bytes(with_results(event.message, results))
+            message = message_with_bytes(with_results(event.message, _before(results, seq)))
             conversation.append((seq, message))
-    conversation = _to_boundary(conversation, results, asks=asks)
+    conversation = _to_boundary(conversation, {id: each[-1] for id, each in results.items()}, asks=asks)
     instructions = [message for message in input_messages(queued.input) if message["role"] == "system"]
-    return Fork(conversation[-1][0], [message for _, message in conversation], instructions)
+    return ForkedConversation(conversation[-1][0], [message for _, message in conversation], instructions)
 
 
 def _to_boundary(
@@ -83,9 +85,18 @@ def _is_of_root(event: AgentEvent) -> bool:
     return event.call_id is None and is_root(event.agent)
 
 
-def _results(events: Sequence[RecordedEvent]) -> dict[str, dict[str, Any]]:
-    """The results of the root's tools: tool use id → seq, status and content."""
-    found: dict[str, dict[str, Any]] = {}
+def _before(results: Mapping[str, Sequence[Mapping[str, Any]]], seq: int) -> dict[str, Any]:
+    """The results that a message at `seq` may hold: of calls with one tool use id, the last before it."""
+    return {
+        use_id: earlier[-1]
+        for use_id, all in results.items()
+        if (earlier := [result for result in all if result["seq"] < seq])
+    }
+
+
+def _results(events: Sequence[RecordedEvent]) -> dict[str, list[dict[str, Any]]]:
+    """The results of the root's tools in order: tool use id → seq, status and content of each call."""
+    found: dict[str, list[dict[str, Any]]] = {}
     for recorded in events:
         if recorded.type in (ToolFinished.type, ToolFailed.type):
             event = decode(recorded.type, recorded.version, recorded.data)
@@ -96,5 +107,5 @@ def _results(events: Sequence[RecordedEvent]) -> dict[str, dict[str, Any]]:
             ):
                 status = "success" if isinstance(event, ToolFinished) else "error"
                 result = {"status": status, "content": event.output or [], "seq": recorded.seq}
-                found[event.tool_use_id] = result
+                found.setdefault(event.tool_use_id, []).append(result)
     return found

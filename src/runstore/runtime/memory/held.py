@@ -1,5 +1,6 @@
 """Finds the messages that a run's events hold. Pure."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any
@@ -11,6 +12,7 @@ from runstore.core.events import (
     ContextReduced,
     InputReplaced,
     Message,
+    Place,
     Queued,
     Started,
     ToolFailed,
@@ -27,8 +29,8 @@ Messages = Iterable[Mapping[str, Any]]
 
 def held_in(history: Iterable[RecordedEvent]) -> Iterator[tuple[int, int, Mapping[str, Any]]]:
     """The messages that a run's events hold, its input included: seq, number in the event, message."""
-    results: dict[str, Mapping[str, Any]] = {}
-    begun: dict[tuple[str, str | None], Mapping[str, Any]] = {}
+    results: dict[Place, dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    begun: dict[Place, Mapping[str, Any]] = {}
     for recorded in history:
         if recorded.type not in HOLDING:
             continue
@@ -36,13 +38,13 @@ def held_in(history: Iterable[RecordedEvent]) -> Iterator[tuple[int, int, Mappin
         if isinstance(event, Started):
             begun.clear()
         elif isinstance(event, ToolFinished | ToolFailed):
-            results[event.tool_use_id] = {"content": event.output or []}
+            results[event.place][event.tool_use_id] = {"content": event.output or []}
         elif isinstance(event, Queued | InputReplaced | ContextReduced):
             for number, message in enumerate(messages_of(event)):
                 yield recorded.seq, number, message
         elif isinstance(event, Message):
-            place = (event.agent, event.call_id)
-            part = with_results(event.message, results)
+            place = event.place
+            part = with_results(event.message, results[place])
             whole = continued(begun.pop(place), part) if place in begun else part
             if event.more:
                 begun[place] = whole
@@ -58,7 +60,7 @@ def messages_of(event: Queued | InputReplaced | ContextReduced) -> Messages:
 
 
 def asked_in(input: Any) -> Messages:
-    """The messages in a run's input; none in one that only a function can make something of."""
+    """The messages in a run's input; empty for an input that only the agent's function understands."""
     try:
         return asked_messages(input)
     except AgentError:

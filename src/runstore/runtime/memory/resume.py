@@ -20,6 +20,7 @@ from runstore.core.events import (
     InputReplaced,
     InputRequested,
     Message,
+    Place,
     Started,
     Token,
     ToolFailed,
@@ -30,10 +31,10 @@ from runstore.core.events import (
 from runstore.core.run import add_usage
 from runstore.core.transcript import SEPARATOR, message_text
 from runstore.runtime.memory.oversized import continued, with_results
+from runstore.runtime.memory.unheard import Range, UnheardMessages
 
 LASTING = ("v1:middleware_agent_stream:", "v1:before_node_call:")  # interrupts of no single turn
 
-Place = tuple[str, str | None]  # an agent at work: its path, and the tool use that it works for (root: None)
 READ = frozenset(
     cls.type
     for cls in (
@@ -63,7 +64,8 @@ class Conversation(Struct):
     """One agent's messages after its input, and every tool result that it had or still needs.
 
     `unrepeatable`: the name of an at-most-once tool that the agent has called.
-    `said`: tool use id → the text of that finished call's agents.
+    `said`: the number of the message that makes a call, and its tool use id, which another message may
+    use, too → the text of that finished call's agents.
     `replacements`: replacements of its input, in order.
     """
 
@@ -72,14 +74,15 @@ class Conversation(Struct):
     replacements: list[InputReplaced] = field(default_factory=list)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)  # tool use id → status and content
     unrepeatable: str | None = None
-    said: dict[str, list[Token]] = field(default_factory=dict)
+    said: dict[tuple[int, str], list[Token]] = field(default_factory=dict)
     incomplete: bool = False  # the last message continues in the next event
     answers: dict[str, Answered] = field(default_factory=dict)  # by request; used up by the next message
+    taken: list[Range] = field(default_factory=list)  # the added messages that it holds
 
     def add(self, event: Message) -> None:
         """Take its next message, or the next part of one.
 
-        Some models use the same tool use ids in every turn, so a new call has none of the earlier results.
+        Some models use the same tool use ids in every turn, so a new call does not get an earlier result.
         """
         if event.message.get("role") == "assistant":
             for tool_use in tool_uses(event.message):
@@ -128,20 +131,20 @@ class Conversation(Struct):
         A reader finds no end of a message between two tokens of one agent, so the second begins with it.
         """
         before = ""
-        for message in self.messages:
+        for number, message in enumerate(self.messages):
             if message.get("role") == "assistant":
                 if text := message_text(message):
-                    yield Token(agent=self.place[0], call_id=self.place[1], text=before + text)
+                    yield Token(agent=self.place.agent, call_id=self.place.call_id, text=before + text)
                     before = SEPARATOR
                 for tool_use in tool_uses(message):
-                    for token in self.said.get(tool_use["toolUseId"], ()):
+                    for token in self.said.get((number, tool_use["toolUseId"]), ()):
                         yield token
                         before = ""
 
     def said_below(self) -> Iterator[Token]:
         """The text of finished calls that the last message makes."""
         for tool_use in tool_uses(self.messages[-1]):
-            yield from self.said.get(tool_use["toolUseId"], ())
+            yield from self.said.get((len(self.messages) - 1, tool_use["toolUseId"]), ())
 
 
 class Visit(Conversation):
@@ -158,7 +161,7 @@ class Memory(Struct):
     # Visits of each node that the present attempt has reached.
     begun: dict[str, int] = field(default_factory=dict)
     usage: dict[str, int] = field(default_factory=dict)
-    added: int = 0  # the seq of the last added message that the run's agent has
+    unheard: UnheardMessages = field(default_factory=UnheardMessages)  # added messages that no agent has
     # Open requests: the conversation that needs the answer.
     requests: dict[str, tuple[Conversation, InputRequested]] = field(default_factory=dict)
 
@@ -171,10 +174,12 @@ class Memory(Struct):
         visits = self.visits.setdefault(path, [])
         past = visits[number - 1] if number <= len(visits) else None
         if past is None or input_digest is None or past.input_digest != input_digest:
+            for dropped in visits[number - 1 :]:
+                self.give_back(dropped)
             del visits[number - 1 :]
             self._forget_below(path)
-            visits.append(Visit((path, None), input_digest=input_digest))
-            return Visit((path, None), unrepeatable=past.unrepeatable) if past else None
+            visits.append(Visit(Place(path), input_digest=input_digest))
+            return Visit(Place(path), unrepeatable=past.unrepeatable) if past else None
         return past
 
     def at(self, place: Place) -> Conversation:
@@ -189,7 +194,7 @@ class Memory(Struct):
         conversation = self.conversations.pop(place, None)
         if conversation is None:
             return []
-        self._forget_below(place[0])
+        self._forget_below(place.agent)
         return list(conversation.all_said())
 
     def answer(self, given: InputGiven) -> None:
@@ -205,9 +210,16 @@ class Memory(Struct):
         self.begun.clear()
         for conversation in (*self.conversations.values(), *(v for all in self.visits.values() for v in all)):
             conversation.drop_incomplete()
+            if not conversation.messages:
+                self.give_back(conversation)
+
+    def give_back(self, conversation: Conversation) -> None:
+        """Let the next agent take the added messages of a conversation that begins from its input."""
+        self.unheard.give_back(conversation.taken)
+        conversation.taken = []
 
     def _forget_below(self, path: str) -> None:
-        for place in [place for place in self.conversations if place[0].startswith(f"{path}/")]:
+        for place in [place for place in self.conversations if place.agent.startswith(f"{path}/")]:
             del self.conversations[place]
 
 
@@ -257,6 +269,11 @@ def is_root(path: str) -> bool:
     return "/" not in path
 
 
+def is_run(place: Place) -> bool:
+    """Whether the run's own agent works at this place."""
+    return place.call_id is None and is_root(place.agent)
+
+
 def digest_of(messages: Iterable[Mapping[str, Any]]) -> str:
     """A digest of a node's input that ignores the order of its blocks.
 
@@ -294,13 +311,14 @@ def _recall(memory: Memory, event: Any) -> None:
     if isinstance(event, InputGiven):
         memory.answer(event)
         return
-    conversation = memory.at((event.agent, event.call_id))
+    conversation = memory.at(event.place)
     if isinstance(event, InputRequested):
         memory.requests[event.request_id] = (conversation, event)
     elif isinstance(event, Message):
         conversation.add(event)
     elif isinstance(event, InputReplaced):
-        memory.added = max(memory.added, event.added or 0)
+        if event.added is not None:
+            conversation.taken += memory.unheard.take(event.added)
         if conversation.messages:
             conversation.messages = replaced(conversation.messages, event)
         else:
@@ -313,8 +331,8 @@ def _recall(memory: Memory, event: Any) -> None:
             "status": status,
             "content": [with_bytes(block) for block in event.output or ()],
         }
-        if said := memory.close((f"{event.agent}/{event.name}", event.tool_use_id)):
-            conversation.said[event.tool_use_id] = said
+        if said := memory.close(Place(f"{event.agent}/{event.name}", event.tool_use_id)):
+            conversation.said[len(conversation.messages) - 1, event.tool_use_id] = said
 
 
 def tool_uses(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -1,41 +1,72 @@
-"""The server's side of an agent in a process of its own."""
+"""The server's side of an agent that works in another process."""
 
 import asyncio
-import logging
-import signal
-import sys
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from runstore.core.codec import RecordedEvent
-from runstore.core.errors import AgentError
+from runstore.core.codec import EncodedEvent, RecordedEvent
 from runstore.core.ports import AgentResult, Asked, RunContext, RunRecorder
 from runstore.runtime.attempts.spans import traceparent
-from runstore.runtime.catalog.specs import AgentSpec
 from runstore.runtime.process import messages
-from runstore.runtime.process.messages import event_of, for_child, result_of
-from runstore.runtime.process.processes import Child, Processes
+from runstore.runtime.process.channel import RunPlace
+from runstore.runtime.process.messages import result_of
 
-READ_BYTES = 1 << 16  # bytes per read from a process
 
-# One logger for all agents' lines: logging keeps every logger name for the life of the process.
-_logger = logging.getLogger(__name__)
+class Places(Protocol):
+    """Where agents find a process. `gentle`: an agent whose run goes on elsewhere is asked to stop first."""
+
+    gentle: bool
+
+    def event_of(self, said: messages.Said | messages.WriteAhead) -> EncodedEvent:
+        """An agent's event, checked as far as the process is not trusted.
+
+        Raises:
+            AgentError: it is malformed, or agents must not write it.
+        """
+
+    async def take(self) -> RunPlace:
+        """A place for one run.
+
+        Raises:
+            AgentError: no process can be started.
+        """
+
+    def moved(self) -> Exception:
+        """The error of an attempt whose process gives its run back."""
+
+    def leave(self, place: RunPlace, *, ended: bool, forced: bool) -> None:
+        """Give a place back.
+
+        Args:
+            ended: the agent has ended; otherwise it must not go on.
+            forced: it did not react to its cancel.
+        """
 
 
 class ProcessAgent:
     """The port `Agent`: hands the work to a process, and records its events.
 
-    The first cancel of its task is passed on to the process, which gets the grace period; the second kills
-    it.
+    The first cancel of its task is passed on to the process, which gets the grace period; with the second the
+    process has to do without the run. A process that agents share has to do so with the first cancel, if the
+    agent was not asked to stop: then the run goes on elsewhere, and the agent must say nothing more about it.
     """
 
-    def __init__(self, processes: Processes, spec: AgentSpec, context: RunContext) -> None:
-        self._processes = processes
-        self._spec = spec
+    def __init__(
+        self,
+        places: Places,
+        context: RunContext,
+        definition: Mapping[str, Any] | None = None,
+        *,
+        parent: str | None = None,
+    ) -> None:
+        self._places = places
         self._context = context
-        self._child: Child | None = None
-        self._cancelled = False  # whether the process was asked to stop
+        self._definition = definition or {}
+        self._parent = parent
+        self._place: RunPlace | None = None
+        self._cancelled = False  # whether the process was asked to stop the agent
+        self._ended = False
+        self._forced = False
 
     async def run(
         self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder
@@ -44,20 +75,23 @@ class ProcessAgent:
 
         Raises:
             AgentError: the agent failed, or its process ended unexpectedly.
+            AttemptLost: the process ended, or gave the run back, and it may go on in another one.
         """
-        child = self._child = await self._processes.fork()
+        place = self._place = await self._places.take()
         try:
-            begin = messages.Begin(self._context, self._spec, input, list(history), sys.path, traceparent())
-            child.writer.write(for_child(begin))
-            return await self._attend(asyncio.create_task(_listen(child, recorder)))
+            begin = messages.Begin(
+                place.run, self._context, self._definition, input, list(history), traceparent(), self._parent
+            )
+            place.send(begin)
+            return await self._attend(asyncio.create_task(self._listen(place, recorder)))
         finally:
-            self._processes.release(child)
+            self._places.leave(place, ended=self._ended, forced=self._forced)
 
     def cancel(self) -> None:
         """See `Agent.cancel`."""
-        if self._child is not None and not self._cancelled:
+        if self._place is not None and not self._cancelled:
             self._cancelled = True
-            self._child.writer.write(for_child(messages.Cancel()))
+            self._place.send(messages.Cancel(self._place.run))
 
     async def _attend(self, listening: "asyncio.Task[AgentResult | Asked]") -> AgentResult | Asked:
         cancelled: asyncio.CancelledError | None = None
@@ -65,8 +99,8 @@ class ProcessAgent:
             try:
                 await asyncio.wait({listening})
             except asyncio.CancelledError as error:
-                if cancelled is not None:
-                    self._processes.killed += 1
+                if cancelled is not None or not (self._cancelled or self._places.gentle):
+                    self._forced = True
                     listening.cancel()
                     raise
                 cancelled = error
@@ -76,40 +110,22 @@ class ProcessAgent:
             raise cancelled
         return listening.result()
 
-
-async def _listen(child: Child, recorder: RunRecorder) -> AgentResult | Asked:
-    buffer = bytearray()
-    while received := await _receive(child.reader):
-        buffer += received
-        for message in list(messages.to_server(buffer)):
-            match message:
-                case messages.Said():
-                    await recorder.record(event_of(message))
-                case messages.WriteAhead():
-                    await recorder.commit(event_of(message))
-                    child.writer.write(for_child(messages.Stored()))
-                case messages.TakeAdded(after):
-                    added = messages.Added(list(await recorder.added(after)))
-                    child.writer.write(for_child(added))
-                case messages.Logged(level, line):
-                    _logger.log(level, "%s", line)
-                case messages.Ended() | messages.AsksInput():
-                    return result_of(message)
-    raise AgentError(_how(await child.end()), code="agent_crashed")
-
-
-async def _receive(reader: asyncio.StreamReader) -> bytes:
-    try:
-        return await reader.read(READ_BYTES)
-    except ConnectionError:
-        return b""
-
-
-def _how(status: int | None) -> str:
-    if status is None:
-        return "the agent's process was lost, and its exit code is unknown"
-    if status >= 0:
-        return f"the agent's process ended with exit code {status} before the agent finished"
-    with suppress(ValueError):
-        return f"the agent's process was ended by {signal.Signals(-status).name}"
-    return f"the agent's process was ended by signal {-status}"
+    async def _listen(self, place: RunPlace, recorder: RunRecorder) -> AgentResult | Asked:
+        event_of = self._places.event_of
+        while True:
+            for message in await place.receive():
+                match message:
+                    case messages.Said():
+                        await recorder.record(event_of(message))
+                        place.taken(message)
+                    case messages.WriteAhead():
+                        await recorder.commit(event_of(message))
+                        place.taken(message)
+                        place.send(messages.Stored(place.run))
+                    case messages.TakeAdded(_, after):
+                        place.send(messages.Added(place.run, list(await recorder.added(after))))
+                    case messages.Moved():
+                        raise self._places.moved()
+                    case messages.Ended() | messages.AsksInput():
+                        self._ended = True
+                        return result_of(message)

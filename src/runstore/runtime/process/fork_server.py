@@ -1,13 +1,14 @@
-"""The process from which agents' processes are forked: it imports strands once, and does nothing else.
+"""The process from which those that drive runs are forked: it imports strands once, and does nothing else.
 
     server ─── fork server ─── keeper ─── agent ─── processes that the agent starts
        └──── control ───────────┘           │
        └──── events ────────────────────────┘
 
-Each agent has a keeper process. It waits for the agent's end or for the end of its control socket, which
-closes when the server wants the agent gone or has itself ended in any way. Then the keeper kills the agent
-and all its descendants; as their reaper it also finds those that left the agent's process group. It sends the
-agent's exit status to the server, and removes the agent's temporary directory with its contents.
+Each process that drives agents has a keeper, whether it is one agent's own or shared. The keeper waits for
+its end, or for the end of its control socket, which closes when the server wants the process gone or has
+itself ended in any way. Then the keeper kills the process and all its descendants; as their reaper it also
+finds those that left its process group. It sends the exit status to the server, and removes the temporary
+directory of an agent's own process with its contents.
 """
 
 import ctypes
@@ -23,8 +24,10 @@ from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
+ONE_RUN, MANY_RUNS = b"1", b"*"  # requests: for an agent's own process, and for one that agents share
+WORK = {ONE_RUN: "runstore.runtime.process.child", MANY_RUNS: "runstore.runtime.process.driver"}
 PRELOADED = (
-    "runstore.runtime.process.child",
+    *WORK.values(),
     "runstore.runtime.strands.agent",
     "runstore.runtime.strands.models",
 )
@@ -40,8 +43,8 @@ def main(fd: int) -> None:
     """Fork an agent and its keeper for each request, until the requests end.
 
     Args:
-        fd: a socket. One byte with two sockets (control, events) requests an agent; end of file ends this
-            process.
+        fd: a socket. One byte with two sockets (control, events) requests a process of the byte's kind; end
+            of file ends this process.
     """
     requests = socket.socket(fileno=fd)
     hide()
@@ -58,46 +61,46 @@ def main(fd: int) -> None:
             asked, sockets, _, _ = socket.recv_fds(requests, 1, 2)
             if not asked:
                 break
-            requests.sendall(_fork(requests, sockets))
+            requests.sendall(_fork(requests, asked, sockets))
     with suppress(ChildProcessError):
         while True:
             os.wait()
 
 
-def _fork(requests: socket.socket, sockets: list[int]) -> bytes:
+def _fork(requests: socket.socket, kind: bytes, sockets: list[int]) -> bytes:
     try:
         control, events = (socket.socket(fileno=fd) for fd in sockets)
         with control, events:
             if os.fork() == 0:
-                _begin(requests, control, events)
+                _begin(requests, kind, control, events)
         return READY
     except (OSError, ValueError) as error:  # out of processes or file descriptors
         print(f"no process for an agent: {error}", file=sys.stderr)
         return FAILED
 
 
-def _begin(requests: socket.socket, control: socket.socket, events: socket.socket) -> NoReturn:
+def _begin(requests: socket.socket, kind: bytes, control: socket.socket, events: socket.socket) -> NoReturn:
     try:
         requests.close()
-        _keep(control, events)
+        _keep(kind, control, events)
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(1)
 
 
-def _keep(control: socket.socket, events: socket.socket) -> NoReturn:
+def _keep(kind: bytes, control: socket.socket, events: socket.socket) -> NoReturn:
     heard, wake = socket.socketpair()
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
     signal.signal(signal.SIGCHLD, lambda *_: None)
     _control_process(_PR_SET_CHILD_SUBREAPER, 1)
-    folder = _own_folder()
+    folder = _own_folder() if kind == ONE_RUN else None
     agent = os.fork()
     if agent == 0:
         for own in (control, heard, wake):
             own.close()
-        _become_agent(events, folder)
+        _become_agent(kind, events, folder)
     events.close()
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
@@ -140,18 +143,17 @@ def _remove(folder: str | None) -> None:
         os.execle("/bin/sh", "sh", "-c", command, folder, {"PATH": os.defpath})  # noqa: S606
 
 
-def _become_agent(events: socket.socket, folder: str | None) -> NoReturn:
+def _become_agent(kind: bytes, events: socket.socket, folder: str | None) -> NoReturn:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setpgid(0, 0)  # its children are killed with this group
     _control_process(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    tempfile.tempdir = folder
     if folder is not None:
         os.environ["TMPDIR"] = folder
-    from runstore.runtime.process.child import work
-
-    work(events)
+    tempfile.tempdir = folder  # None: where the system has them
+    import_module(WORK[kind]).work(events)
+    os._exit(1)
 
 
 def _kill_all(agent: int, status: int | None) -> int:

@@ -1,11 +1,11 @@
-"""Messages between the server and an agent's process, each preceded by its length.
+"""Messages between the server and a process that drives runs, each preceded by its length.
 
-The server does not trust the process: it accepts only an agent's messages, as MessagePack. The process trusts
-the server, and receives pickled Python objects, with bytes and integers of any size.
+A process sends MessagePack, several messages at once: the server accepts only an agent's messages. It
+receives pickled Python objects, with bytes and integers of any size, as it trusts the server.
 """
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -24,83 +24,165 @@ from runstore.core.events import (
 )
 from runstore.core.ports import AddedMessage, AgentResult, Asked, RunContext
 from runstore.runtime.catalog.specs import AgentSpec
+from runstore.runtime.catalog.teams import HierarchySettings
 
 LENGTH_BYTES = 4
-MAX_MESSAGE_BYTES = 16 << 20  # bytes of a message from a process
+MAX_BATCH_BYTES = 16 << 20  # bytes of a batch of messages from a process
 CONTROL = ("lifecycle.", "cancel.", "input.", "run.")  # event types that agents must not write
 
 
-class Begin(Struct, frozen=True):
-    """Start the agent. `path`: Python's module search path."""
+class Open(Struct, frozen=True):
+    """How this process builds its agents: sent once, before the first run.
 
-    context: RunContext
-    spec: AgentSpec
-    input: Any
-    history: list[RecordedEvent]
+    Args:
+        path: Python's module search path.
+        memory_limit_mb: of the whole process, in MiB.
+    """
+
+    agents: dict[str, AgentSpec]
     path: list[str]
-    traceparent: str | None
+    hierarchies: HierarchySettings = HierarchySettings()
+    memory_limit_mb: int | None = None
+
+
+class Begin(Struct, frozen=True):
+    """Start an agent.
+
+    Args:
+        run: the number of the run in this process; all further messages about the run have it.
+        traceparent: the server's span of the attempt; None if the server traces nothing.
+        parent: the caller's span, for a process that traces although the server does not.
+    """
+
+    run: int
+    context: RunContext
+    definition: Mapping[str, Any]
+    input: Any
+    history: Sequence[RecordedEvent]
+    traceparent: str | None = None
+    parent: str | None = None
 
 
 class Cancel(Struct, frozen=True):
     """Stop at the next safe point."""
 
+    run: int
+
+
+class Leave(Struct, frozen=True):
+    """The run goes on without this process, which must stop its agent and say nothing more about it."""
+
+    run: int
+
 
 class Stored(Struct, frozen=True):
-    """The oldest write-ahead event is stored."""
+    """The run's oldest write-ahead event is stored."""
+
+    run: int
 
 
 class Added(Struct, frozen=True):
-    """What people have added to the run, in reply to the oldest `TakeAdded`."""
+    """The messages that people have added to the run, in reply to its oldest `TakeAdded`."""
 
+    run: int
     messages: list[AddedMessage]
 
 
-class TakeAdded(Struct, frozen=True, array_like=True, tag="take_added"):
-    """Ask for the messages that people have added, with a greater seq."""
+class Taken(Struct, frozen=True):
+    """The log has taken this many bytes of the run's events: the agent may say as much more."""
 
-    after: int
+    run: int
+    size: int
+
+
+class Close(Struct, frozen=True):
+    """Close what agents hold, and exit."""
 
 
 class Said(Struct, frozen=True, array_like=True, tag="said", gc=False):
-    """An event: its type, and its data as JSON."""
+    """An event: its type, its data as JSON, and its time (UTC, milliseconds since 1970)."""
 
+    run: int
     event: EventType
     data: bytes
+    at: int = 0
 
 
 class WriteAhead(Struct, frozen=True, array_like=True, tag="write_ahead", gc=False):
     """An event after which the agent waits for `Stored`."""
 
+    run: int
     event: EventType
     data: bytes
+    at: int = 0
 
 
-class Logged(Struct, frozen=True, array_like=True, tag="logged"):
-    """A line that the agent's code logged."""
+class TakeAdded(Struct, frozen=True, array_like=True, tag="take_added"):
+    """Ask for the messages that people have added, with a greater seq."""
 
-    level: int
-    message: str
+    run: int
+    after: int
 
 
 class Ended(Struct, frozen=True, array_like=True, tag="ended", gc=False):
-    """The agent's ending, as its event."""
+    """The agent's ending, as its event. The other fields: of its `AgentResult`."""
 
+    run: int
     event: EventType
     data: bytes
+    heard: int = 0
+    hears: bool = False
 
 
 class AsksInput(Struct, frozen=True, array_like=True, tag="asks_input"):
     """The agent's ending, if a person has to answer first: its requests, each as an event's data."""
 
+    run: int
     requests: list[bytes]
 
 
-ToChild = Begin | Cancel | Stored | Added
-ToServer = Said | WriteAhead | Logged | Ended | AsksInput | TakeAdded
+class Moved(Struct, frozen=True, array_like=True, tag="moved"):
+    """The run has to go on elsewhere, as another one holds the loop that they share."""
+
+    run: int
+
+
+class Logged(Struct, frozen=True, array_like=True, tag="logged"):
+    """A line that code of the process logged. `run_id`: the run it worked for, if any."""
+
+    level: int
+    message: str
+    run_id: str = ""
+
+
+class Ready(Struct, frozen=True, array_like=True, tag="ready"):
+    """The code of all agents is imported."""
+
+
+class Unusable(Struct, frozen=True, array_like=True, tag="unusable"):
+    """The code of an agent cannot be used: the reason, and the setting that names it."""
+
+    message: str
+    setting: str | None
+
+
+class Alive(Struct, frozen=True, array_like=True, tag="alive"):
+    """A sign of life, several times a second, with what stuck agents hold."""
+
+    abandoned_agents: int
+    abandoned_threads: int
+    blocked_loops: int
+
+
+ToChild = Open | Begin | Cancel | Leave | Stored | Added | Taken | Close
+OfRun = Said | WriteAhead | TakeAdded | Ended | AsksInput | Moved
+OfProcess = Logged | Ready | Unusable | Alive
+ToServer = OfRun | OfProcess
 
 _encoder = msgspec.msgpack.Encoder()
-_read_to_server: msgspec.msgpack.Decoder[ToServer] = msgspec.msgpack.Decoder(ToServer)
+_read_to_server: msgspec.msgpack.Decoder[list[ToServer]] = msgspec.msgpack.Decoder(list[ToServer])
 _read_event = {type: msgspec.json.Decoder(cls) for type, cls in EVENT_CLASSES.items()}
+_versions = {type: cls.version for type, cls in EVENT_CLASSES.items()}
 _read_request = msgspec.json.Decoder(InputRequested).decode
 _read_json = msgspec.json.Decoder()
 
@@ -124,31 +206,44 @@ def to_child(body: bytes) -> ToChild:
     return message
 
 
-def for_server(message: ToServer) -> bytes:
-    """Encode a message, with its length."""
-    return _with_length(_encoder.encode(message))
+def for_server(batch: Sequence[ToServer]) -> bytes:
+    """Encode messages as one batch, with its length."""
+    return _with_length(_encoder.encode(batch))
 
 
-def to_server(buffer: bytearray) -> Iterator[ToServer]:
-    """Remove the complete messages from the front of the received bytes.
+def to_server(buffer: bytearray) -> Iterator[list[ToServer]]:
+    """Remove the complete batches from the front of the received bytes.
 
     Raises:
-        AgentError: a message is malformed.
+        AgentError: a batch is malformed.
     """
     start = 0
     while len(buffer) - start >= LENGTH_BYTES:
         body = start + LENGTH_BYTES
         size = int.from_bytes(buffer[start:body], "big")
-        if size > MAX_MESSAGE_BYTES:
+        if size > MAX_BATCH_BYTES:
             raise AgentError(f"the agent's process sent a message of {size:,} bytes")
         if len(buffer) < body + size:
             break
         start = body + size
         try:
-            yield _read_to_server.decode(memoryview(buffer)[body:start])
+            with memoryview(buffer)[body:start] as view:
+                batch = _read_to_server.decode(view)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise AgentError(f"the agent's process sent a malformed message: {error}") from error
+        yield batch
     del buffer[:start]
+
+
+def trusted_event_of(said: Said | WriteAhead) -> EncodedEvent:
+    """The event that a process sent whose code may do all that the server's own may: as it is encoded there.
+
+    Raises:
+        AgentError: agents must not write it.
+    """
+    if said.event.startswith(CONTROL):
+        raise AgentError(f"an agent cannot write {said.event[:100]!r}")
+    return EncodedEvent(said.event, _versions.get(said.event, 1), False, said.at, said.data)
 
 
 def event_of(said: Said | WriteAhead) -> EncodedEvent:
@@ -182,7 +277,7 @@ def result_of(ended: Ended | AsksInput) -> AgentResult | Asked:
     except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise AgentError(f"the agent's process sent a malformed ending: {error}") from error
     if isinstance(ending, Completed):
-        return AgentResult(ending.result, ending.usage)
+        return AgentResult(ending.result, ending.usage, ended.heard, ending.unheard, ended.hears)
     if isinstance(ending, Failed):
         raise AgentError(ending.message, code=ending.code)
     raise AgentError(f"an agent's process cannot end with {ended.event[:100]!r}")

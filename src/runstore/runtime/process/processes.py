@@ -1,4 +1,4 @@
-"""The server's side of agents' processes: has them forked, and kills them."""
+"""The server's side of processes that drive runs: has them forked, and kills them."""
 
 import asyncio
 import socket
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from runstore.core.errors import AgentError
-from runstore.runtime.process.fork_server import FAILED, READY, STATUS_BYTES
+from runstore.runtime.process.fork_server import FAILED, ONE_RUN, READY, STATUS_BYTES
 
 START_S = 30.0  # seconds for the fork server to import strands, and to fork a process
 CLOSE_S = 2.0  # seconds for the fork server and all agents' processes to end
@@ -21,7 +21,7 @@ FORK_SERVER = (
 
 
 class Child:
-    """An agent's process. `reader` and `writer` are our end of its pipe."""
+    """A process that drives runs. `reader` and `writer` are our end of its pipe."""
 
     def __init__(
         self, control: socket.socket, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -44,7 +44,7 @@ class Child:
         receiving = asyncio.get_running_loop().sock_recv(self._control, STATUS_BYTES)
         try:
             told = await asyncio.wait_for(receiving, ENDED_S)
-        except (TimeoutError, ConnectionError):
+        except (OSError, ValueError):  # too late, or the socket was closed on the way
             return None
         return int.from_bytes(told, "big", signed=True) if told else None
 
@@ -76,13 +76,13 @@ class _ForkServer:
         """Wait until it is ready. Raises OSError if it fails or does not start in time."""
         self._expect_word()
 
-    def fork(self) -> tuple[socket.socket, socket.socket]:
+    def fork(self, kind: bytes) -> tuple[socket.socket, socket.socket]:
         """Our ends of a new process's sockets, control and events. Raises OSError if it cannot be started."""
         control, theirs = socket.socketpair()
         events, their_events = socket.socketpair()
         try:
             with theirs, their_events:
-                socket.send_fds(self._socket, [b"+"], [theirs.fileno(), their_events.fileno()])
+                socket.send_fds(self._socket, [kind], [theirs.fileno(), their_events.fileno()])
                 self._expect_word()
         except BaseException:
             control.close()
@@ -110,19 +110,15 @@ class _ForkServer:
 
 
 class Processes:
-    """Starts agents' processes, and counts those that had to be killed."""
+    """Starts processes that drive runs. Counts agents' own ones, and those of them that had to be killed."""
 
     def __init__(self) -> None:
+        self.running = 0
         self.killed = 0
         self._children: set[Child] = set()
         self._lock = threading.Lock()  # serialises requests to the fork server; never taken on an event loop
         self._server: _ForkServer | None = None
         self._closed = False
-
-    @property
-    def running(self) -> int:
-        """How many processes are running."""
-        return len(self._children)
 
     def prepare(self) -> None:
         """Start the fork server. The first call takes about a second, and blocks.
@@ -133,13 +129,16 @@ class Processes:
         with self._lock, self._as_agent_error():
             self._have_server()
 
-    async def fork(self) -> Child:
-        """A new process, which waits for `Begin`.
+    async def fork(self, kind: bytes = ONE_RUN) -> Child:
+        """A new process, which waits for `Open`.
+
+        Args:
+            kind: ONE_RUN for an agent's own process, MANY_RUNS for one that agents share.
 
         Raises:
             AgentError: it cannot be started.
         """
-        forking = asyncio.ensure_future(asyncio.to_thread(self._fork))
+        forking = asyncio.ensure_future(asyncio.to_thread(self._fork, kind))
         try:
             control, events = await asyncio.shield(forking)
         except asyncio.CancelledError:
@@ -149,11 +148,13 @@ class Processes:
         reader, writer = await asyncio.open_unix_connection(sock=events)
         child = Child(control, reader, writer)
         self._children.add(child)
+        self.running += kind == ONE_RUN
         return child
 
-    def release(self, child: Child) -> None:
+    def release(self, child: Child, *, kind: bytes = ONE_RUN) -> None:
         """Close a process's sockets, and kill it if it is alive."""
         self._children.discard(child)
+        self.running -= kind == ONE_RUN
         child.close()
 
     def close(self) -> None:
@@ -164,13 +165,13 @@ class Processes:
         if self._server is not None:
             self._server.close()
 
-    def _fork(self) -> tuple[socket.socket, socket.socket]:
+    def _fork(self, kind: bytes) -> tuple[socket.socket, socket.socket]:
         with self._lock, self._as_agent_error():
             try:
-                return self._have_server().fork()
+                return self._have_server().fork(kind)
             except ConnectionError:  # it ended just after the check
                 self._drop_server()
-                return self._have_server().fork()
+                return self._have_server().fork(kind)
 
     def _have_server(self) -> _ForkServer:
         if self._server is None or not self._server.alive:

@@ -21,19 +21,22 @@ from runstore.core.content import asked_messages, input_messages
 from runstore.core.errors import AgentError, AppendRefused
 from runstore.core.events import AgentFinished, AgentStarted, InputRequested
 from runstore.core.ports import AgentResult, Asked, RunContext, RunRecorder
+from runstore.runtime.holders import HELD
 from runstore.runtime.memory.at_most_once import obstacle
-from runstore.runtime.memory.requests import Requests
+from runstore.runtime.memory.model_requests import Requests
 from runstore.runtime.memory.resume import Memory, recall
-from runstore.runtime.providers import HELD
+from runstore.runtime.replay.follower import Follower
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import agent_error, unwrapped
 from runstore.runtime.strands.events import bare
 from runstore.runtime.strands.hierarchy import agents_of
 from runstore.runtime.strands.hooks import STATE_KEY, Hooks
+from runstore.runtime.strands.interrupts import is_of_background, kept_by_session
 from runstore.runtime.strands.nodes import nodes_of
 from runstore.runtime.strands.providers import has_providers
 from runstore.runtime.strands.redaction import may_redact
 from runstore.runtime.strands.repair import BROKEN_OFF
+from runstore.runtime.strands.replies import Replies
 from runstore.runtime.strands.results import cut_result, result_of
 from runstore.runtime.user_code import in_a_line
 
@@ -96,6 +99,26 @@ class StrandsAgent:
             if isinstance(agent.callback_handler, PrintingCallbackHandler):
                 agent.callback_handler = null_callback_handler
         self._hooks: Hooks | None = None
+        self._replies: Replies | None = None
+
+    def answer_from(self, follower: Follower) -> None:
+        """Answer its tool calls from the log of the run that `follower` follows.
+
+        Raises:
+            AgentError: it keeps its conversation outside of the log, or not all of its agents are strands'.
+        """
+        if self._keeps_sessions() or not strands_nodes.goes_on(self._product):
+            raise AgentError(
+                "a product with a strands session manager or of a class of its own has no replays"
+            )
+        if not strands_nodes.runs_only_agents(self._product):
+            raise AgentError("a node that is a remote agent, or of a class of its own, has no replays")
+        self._replies = Replies(follower)
+
+    @property
+    def agents(self) -> list[tuple[str, Agent]]:
+        """Its agents that exist before it runs, each with its path."""
+        return self._agents
 
     async def run(
         self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder
@@ -122,7 +145,7 @@ class StrandsAgent:
         except Exception as error:
             if (cut := self._cut_result(error)) is not None:
                 await recorder.record(AgentFinished(agent=root))
-                return AgentResult(result=cut, usage=hooks.usage)
+                return hooks.result(cut)
             failure = hooks.without_provider_words(agent_error(error, hooks.model_errors))
             # Raised for another run.
             if isinstance(failure, AppendRefused) and failure is not closable.closed_by:
@@ -135,7 +158,7 @@ class StrandsAgent:
         for event in hooks.answers.take_back_all("failed"):
             await recorder.commit(event)
         await recorder.record(AgentFinished(agent=root))
-        return AgentResult(result=result, usage=hooks.usage)
+        return hooks.result(result)
 
     @property
     def tool_names(self) -> list[str]:
@@ -143,14 +166,26 @@ class StrandsAgent:
         return sorted({name for _, agent in self._agents for name in agent.tool_names})
 
     def _check_resumable(self, requests: Sequence[InputRequested], goes_on: bool) -> None:
-        sessions = any(getattr(agent, "_session_manager", None) is not None for _, agent in self._agents)
-        if sessions or not goes_on:
-            names = ", ".join(request.name or request.prompt for request in requests)
+        agents = self._hooks.agents if self._hooks else ()
+        if asks_behind := [each for each in requests if is_of_background(each, agents)]:
+            names = ", ".join(request.name or request.prompt for request in asks_behind)
             raise AgentError(
-                f"the agent asks for a person's answer (interrupt {names}), which a product with a strands "
-                "session manager or of a class of its own cannot get",
+                f"middleware asks for a person's answer (interrupt {names}) while a tool runs in the "
+                "background, which cannot wait: strands keeps such a task in memory only",
                 code="interrupted",
             )
+        own = kept_by_session(self._product) and all(request.call_id is None for request in requests)
+        if (self._keeps_sessions() and not own) or not goes_on:
+            names = ", ".join(request.name or request.prompt for request in requests)
+            raise AgentError(
+                f"the agent asks for a person's answer (interrupt {names}), which it cannot get: of products "
+                "with a strands session manager only an agent itself can wait, not one that it calls as a "
+                "tool, a Graph or a Swarm; a product of a class of its own cannot",
+                code="interrupted",
+            )
+
+    def _keeps_sessions(self) -> bool:
+        return any(getattr(agent, "_session_manager", None) is not None for _, agent in self._agents)
 
     def _beginning(self) -> AgentStarted:
         return AgentStarted(
@@ -190,6 +225,7 @@ class StrandsAgent:
             at_most_once=self._at_most_once,
             approve=self._approve,
             nodes=nodes,
+            replies=self._replies,
         )
         hooks.answers.stopping = self._asked
         for path, agent in self._agents:
@@ -206,7 +242,7 @@ class StrandsAgent:
             hooks.own = _remind(self._product, self._context.memory)
             hooks.asked = asked_messages(input)
             # A second copy, as hooks may rewrite the messages in place.
-            asked: list[Any] = asked_messages(input)
+            asked: list[Any] = hooks.responses(self._product) or asked_messages(input)
             return self._product.stream_async(asked, invocation_state=state)
         if len(messages) != 1:
             raise AgentError(

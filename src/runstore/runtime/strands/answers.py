@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct, field
 
-from runstore.core.events import Discarded, DiscardReason, Event, Reasoning, Token
+from runstore.core.events import Discarded, DiscardReason, Event, Place, Reasoning, Token
 from runstore.core.transcript import length_of, message_text
-from runstore.runtime.memory.resume import Place
-from runstore.runtime.strands.chunks import Said
+from runstore.runtime.strands.chunks import SaidText
 
 
-class Words(NamedTuple):
+class AnswerText(NamedTuple):
     """The reasoning and the text of an answer."""
 
     thoughts: str
@@ -27,7 +26,7 @@ class Words(NamedTuple):
         return length_of(self.thoughts) + length_of(self.text)
 
 
-class Answer(Struct):
+class OpenAnswer(Struct):
     """The text of a model call so far."""
 
     texts: list[str] = field(default_factory=list)
@@ -36,11 +35,11 @@ class Answer(Struct):
     starts: list[int] = field(default_factory=list)
 
     @property
-    def words(self) -> Words:
-        return Words("".join(self.thoughts), "".join(self.texts))
+    def words(self) -> AnswerText:
+        return AnswerText("".join(self.thoughts), "".join(self.texts))
 
 
-class Answers:
+class OpenAnswers:
     """The open model calls of one attempt, each of one agent at one place.
 
     Args:
@@ -53,22 +52,22 @@ class Answers:
         self.cancelled: set[Place] = set()  # places whose answers strands has replaced by a note
         self.cut: set[Place] = set()  # places whose answers a limit has cut; strands appends a note to them
         self.rewritten: set[Place] = set()  # places whose answers a hook or middleware may rewrite
-        self._open: dict[Place, Answer] = {}
+        self._open: dict[Place, OpenAnswer] = {}
         # The last message's words, and how much of them was streamed.
-        self._last: dict[Place, tuple[Words, int]] = {}
+        self._last: dict[Place, tuple[AnswerText, int]] = {}
 
-    def at(self, place: Place) -> Answer:
+    def at(self, place: Place) -> OpenAnswer:
         """The answer of the agent at a place."""
         answer = self._open.get(place)
         if answer is None:
-            answer = self._open[place] = Answer()
+            answer = self._open[place] = OpenAnswer()
         return answer
 
-    def say(self, place: Place, said: Said) -> Token | Reasoning:
+    def say(self, place: Place, said: SaidText) -> Token | Reasoning:
         """The event of a text that the agent at a place says now."""
         answer = self.at(place)
         (answer.texts if said.event is Token else answer.thoughts).append(said.text)
-        return said.event(agent=place[0], call_id=place[1], text=said.text)
+        return said.event(agent=place.agent, call_id=place.call_id, text=said.text)
 
     def start(self, place: Place) -> None:
         """Note that a provider's stream starts, perhaps not the first one of this model call."""
@@ -95,7 +94,7 @@ class Answers:
         """Compare an agent's answer with the message that it has become."""
         if message.get("role") != "assistant":
             return []
-        answer = self._close(place) or Answer()
+        answer = self._close(place) or OpenAnswer()
         if self.stopping and place in self.cancelled:
             return []
         said, words = answer.words, _words_of(message)
@@ -114,14 +113,14 @@ class Answers:
 
     def correct(self, place: Place, message: Mapping[str, Any]) -> list[Event]:
         """Compare an agent's last message with its answer, as it may have been rewritten afterwards."""
-        words, length = self._last.pop(place, (Words("", ""), 0))
+        words, length = self._last.pop(place, (AnswerText("", ""), 0))
         now = _words_of(message)
-        if self.stopping or message.get("role") != "assistant" or words in (now, Words("", "")):
+        if self.stopping or message.get("role") != "assistant" or words in (now, AnswerText("", "")):
             return []
-        discarded = Discarded(agent=place[0], call_id=place[1], reason="redacted", length=length)
+        discarded = Discarded(agent=place.agent, call_id=place.call_id, reason="redacted", length=length)
         return [discarded, *_say(place, now)]
 
-    def _close(self, place: Place) -> Answer | None:
+    def _close(self, place: Place) -> OpenAnswer | None:
         return self._open.pop(place, None)
 
     def _say(self, place: Place, text: str) -> Iterator[Event]:
@@ -135,18 +134,18 @@ def _discarded(place: Place, reason: DiscardReason, length: int) -> list[Event]:
     return [Discarded(agent=path, call_id=call_id, reason=reason, length=length)] if length else []
 
 
-def _say(place: Place, words: Words) -> Iterator[Event]:
+def _say(place: Place, words: AnswerText) -> Iterator[Event]:
     if words.thoughts:
-        yield Reasoning(agent=place[0], call_id=place[1], text=words.thoughts)
+        yield Reasoning(agent=place.agent, call_id=place.call_id, text=words.thoughts)
     yield from _token(place, words.text)
 
 
-def _words_of(message: Mapping[str, Any]) -> Words:
+def _words_of(message: Mapping[str, Any]) -> AnswerText:
     blocks = [block["reasoningContent"] for block in message["content"] if "reasoningContent" in block]
     thoughts = [block.get("reasoningText", {}).get("text") or "" for block in blocks]
-    return Words("".join(thoughts), message_text(message))
+    return AnswerText("".join(thoughts), message_text(message))
 
 
 def _token(place: Place, text: str) -> Iterator[Event]:
     if text:
-        yield Token(agent=place[0], call_id=place[1], text=text)
+        yield Token(agent=place.agent, call_id=place.call_id, text=text)

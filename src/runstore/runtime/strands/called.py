@@ -8,7 +8,7 @@ several runs, so its hooks belong to none: they look at the variable, too.
 
 import re
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar, copy_context
@@ -23,13 +23,13 @@ from strands.middleware import InvokeModelContext, InvokeModelStage, MiddlewareN
 from strands.multiagent import Swarm
 from strands.multiagent.graph import Graph
 
-from runstore.core.events import AgentFinished, AgentStarted, Event, Message, Reasoning, Token, Usage
+from runstore.core.codec import EncodedEvent
+from runstore.core.events import AgentFinished, AgentStarted, Event, Message, Place, Reasoning, Token, Usage
 from runstore.runtime.memory.at_most_once import is_at_most_once
-from runstore.runtime.memory.resume import Place
-from runstore.runtime.strands.asked import Asking, asked
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
-from runstore.runtime.strands.hierarchy import CALL, Call, call_of
+from runstore.runtime.strands.hierarchy import CALL, SubAgentCall, call_of, called_agent
 from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
+from runstore.runtime.strands.model_requests import RequestRecorder, asked
 from runstore.runtime.strands.nodes import nodes_of
 from runstore.runtime.strands.redaction import may_change_request
 from runstore.runtime.strands.spoken import repaired, spoken
@@ -37,6 +37,8 @@ from runstore.runtime.strands.tools import runs_again, write_call, write_result
 
 if TYPE_CHECKING:
     from runstore.runtime.strands.hooks import Hooks
+
+CANNOT_ASK = "The tool needs a person's approval, and an agent that a tool calls cannot wait for it."
 
 _stream = Agent.stream_async
 _structured_output = Agent.structured_output_async
@@ -46,7 +48,7 @@ _submit = ThreadPoolExecutor.submit
 _hooked: WeakSet[Agent] = WeakSet()
 
 
-class ToolCall(Struct, eq=False):
+class AgentToolCall(Struct, eq=False):
     """A call of a tool whose code may call agents. `place`: the tool's path and its tool use.
 
     `outer`: the call in which the tool's own agent works. `nodes`: id of each agent that is a node of a
@@ -55,12 +57,12 @@ class ToolCall(Struct, eq=False):
 
     called: "Called"
     place: Place
-    outer: "ToolCall | None"
+    outer: "AgentToolCall | None"
     nodes: dict[int, str] = field(default_factory=dict)
     over: bool = False
 
 
-TOOL: ContextVar[ToolCall | None] = ContextVar("runstore_tool", default=None)
+TOOL: ContextVar[AgentToolCall | None] = ContextVar("runstore_tool", default=None)
 
 
 class Called:
@@ -68,12 +70,24 @@ class Called:
 
     Args:
         hooks: of the run. They record the agents that they know, except for the stream.
+        at_most_once: names of tools that the configuration marks so; agents as tools do not count.
+        approve: names of tools whose calls a person has to approve, so that called agents may not call them.
     """
 
-    def __init__(self, hooks: "Hooks", recorder: ClosableRecorder, model_calls: ModelCalls) -> None:
+    def __init__(
+        self,
+        hooks: "Hooks",
+        recorder: ClosableRecorder,
+        model_calls: ModelCalls,
+        *,
+        at_most_once: Set[str],
+        approve: Set[str],
+    ) -> None:
         self.model_calls = model_calls
         self._hooks = hooks
         self._recorder = recorder
+        self._at_most_once = at_most_once
+        self._approve = approve
         self._lock = threading.Lock()
         self._at_work: dict[Place, Agent] = {}
         self.places: set[Place] = set()  # places of tools that have called an agent
@@ -89,17 +103,17 @@ class Called:
 
         The tool is an agent, which the hooks record.
         """
-        TOOL.set(ToolCall(self, (path, use_id), TOOL.get(), over=apart))
+        TOOL.set(AgentToolCall(self, Place(path, use_id), TOOL.get(), over=apart))
 
     def end(self, use_id: str) -> None:
         """End a tool's call. Its agents are no longer recorded."""
         call = TOOL.get()
-        if call is not None and call.place[1] == use_id:
+        if call is not None and call.place.call_id == use_id:
             call.over = True
             TOOL.set(call.outer)
 
     async def follow(
-        self, call: ToolCall, agent: Agent, stream: AsyncIterator[Any]
+        self, call: AgentToolCall, agent: Agent, stream: AsyncIterator[Any]
     ) -> AsyncGenerator[Any, None]:
         """Pass a called agent's stream on, and record its events."""
         installed, begun = self._hooks.knows(agent), False
@@ -119,7 +133,7 @@ class Called:
                 if begun:
                     await self._finish(place, installed)
 
-    async def object(self, call: ToolCall, agent: Agent, making: Awaitable[Any]) -> Any:
+    async def object(self, call: AgentToolCall, agent: Agent, making: Awaitable[Any]) -> Any:
         """Record an agent that makes a structured object.
 
         Strands streams neither the object nor its usage.
@@ -130,7 +144,7 @@ class Called:
             try:
                 made = await making
                 said = {"role": "assistant", "content": [{"text": made.model_dump_json()}]}
-                await self._record(Message(agent=place[0], call_id=place[1], message=said), False)
+                await self._record(Message(agent=place.agent, call_id=place.call_id, message=said), False)
                 return made
             except Exception as error:
                 self.model_calls.failed(place, error)
@@ -145,65 +159,64 @@ class Called:
         """
         tool, asking = TOOL.get(), self._asking(place)
         if tool is None or tool.over:  # an agent as a tool ends before its call does
-            return spoken(context, place, self._hooks.answers, self._recorder.record, asking, self._refuse)
+            return spoken(context, place, self._hooks.answers, self._recorder.record, asking)
 
         async def record(event: Token | Reasoning) -> None:
             if not tool.over:
                 await self._recorder.record(event)
 
-        return spoken(context, place, self._hooks.answers, record, asking, self._refuse, join_s=0)
+        return spoken(context, place, self._hooks.answers, record, asking, join_s=0)
 
     def ask(self, context: InvokeModelContext, place: Place) -> InvokeModelContext:
         """As `speak`, within middleware. The answer is repaired, but its text is recorded elsewhere."""
-        return repaired(asked(context, self._asking(place)), self._refuse)
+        return repaired(asked(context, self._asking(place)))
 
-    def _asking(self, place: Place) -> Asking:
+    def _asking(self, place: Place) -> RequestRecorder:
         tool = TOOL.get()
 
-        async def record(event: Event) -> None:
+        async def record(event: EncodedEvent) -> None:
             if tool is None or not tool.over:
                 await self._recorder.record(event)
 
         within = self._recorder.record if tool is None or tool.over else record
-        return Asking(
+        return RequestRecorder(
             place, self._hooks.requests, within,
             note=self._hooks.note_model, identify=self.model_calls.open.identify,
         )  # fmt: skip
 
-    def _refuse(self, use_id: str, wrong: str) -> None:
-        self._hooks.left_out[use_id] = wrong
-
     async def before_tool(self, event: BeforeToolCallEvent, place: Place) -> None:
-        """Record that a called agent calls a tool itself."""
-        name, use_id = event.tool_use["name"], event.tool_use["toolUseId"]
-        once, left_out = is_at_most_once(event.selected_tool), self._hooks.left_out.pop(use_id, None)
-        await write_call(self._recorder, event, place, once=once, left_out=left_out)
-        self.begin(f"{place[0]}/{name}", use_id)
+        """Record that a called agent calls a tool itself. One that needs an approval does not run."""
+        name, use_id, tool = event.tool_use["name"], event.tool_use["toolUseId"], event.selected_tool
+        if name in self._approve and not event.cancel_tool:
+            event.cancel_tool = CANNOT_ASK
+        named = name in self._at_most_once and called_agent(tool) is None
+        await write_call(self._recorder, event, place, once=named or is_at_most_once(tool))
+        self.begin(f"{place.agent}/{name}", use_id)
 
     async def after_tool(self, event: AfterToolCallEvent, place: Place) -> None:
         self.end(event.tool_use["toolUseId"])
-        inner = (f"{place[0]}/{event.tool_use['name']}", event.tool_use["toolUseId"])
+        inner = Place(f"{place.agent}/{event.tool_use['name']}", event.tool_use["toolUseId"])
         failure = self.model_calls.failure_of(inner)
         if not runs_again(event):
             await write_result(self._recorder, event, place, failure, self.model_calls.words)
 
     @contextmanager
-    def _entered(self, call: ToolCall, agent: Agent) -> Iterator[Place]:
+    def _entered(self, call: AgentToolCall, agent: Agent) -> Iterator[Place]:
         """The place where an agent works: the tool's, or one beside it while that is taken."""
         path, use_id = call.place
         own = call.nodes.get(id(agent), path)
         with self._lock:
-            place, number = (own, use_id), 1
+            place, number = Place(own, use_id), 1
             while place in self._at_work:
                 base = own if own != path else f"{path}/{_as_part(agent.name)}"
-                place = (base if number == 1 and base != own else f"{base}-{number}", use_id)
+                place = Place(base if number == 1 and base != own else f"{base}-{number}", use_id)
                 number += 1
             self._at_work[place] = agent
             self.places.add(call.place)
-        self._hooks.note_model(place[0], agent.model)
+        self._hooks.note_model(place.agent, agent.model)
         if not self._hooks.knows(agent):
             _hook(agent)
-        before, inside = CALL.get(), Call(agent, place, CALL.get())
+        before, inside = CALL.get(), SubAgentCall(agent, place, CALL.get())
         CALL.set(inside)
         try:
             yield place
@@ -215,19 +228,21 @@ class Called:
 
     async def _start(self, place: Place, installed: bool) -> None:
         if not installed:
-            await self._recorder.record(AgentStarted(agent=place[0], call_id=place[1], resumable=False))
+            await self._recorder.record(
+                AgentStarted(agent=place.agent, call_id=place.call_id, resumable=False)
+            )
 
     async def _finish(self, place: Place, installed: bool) -> None:
         await self._hooks.finish(place)
         self._hooks.requests.forget(place)
         if not installed:
-            await self._recorder.record(AgentFinished(agent=place[0], call_id=place[1]))
+            await self._recorder.record(AgentFinished(agent=place.agent, call_id=place.call_id))
 
     async def _record(self, event: Event, installed: bool) -> None:
         if isinstance(event, Message):
             # No attempt resumes from it, so a message that is too large may be missing.
             if not installed and not await self._recorder.try_record(event):
-                self._hooks.requests.log((event.agent, event.call_id), event.message)
+                self._hooks.requests.log(event.place, event.message)
             return
         if isinstance(event, Usage):
             self._hooks.count(event)
@@ -262,7 +277,7 @@ def with_node_paths(stream: Callable[..., AsyncIterator[Any]]) -> Any:
 
     def stream_async(self: Graph | Swarm, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
         if (call := TOOL.get()) is not None:
-            call.nodes.update({id(node.agent): node.path for node in nodes_of(self, call.place[0])})
+            call.nodes.update({id(node.agent): node.path for node in nodes_of(self, call.place.agent)})
         return stream(self, *arguments, **options)
 
     return stream_async

@@ -11,7 +11,7 @@ Chunk = Mapping[str, Any]
 NO_TEXT: dict[str, str] = {}
 
 
-class Said(Struct, frozen=True, gc=False):
+class SaidText(Struct, frozen=True, gc=False):
     """A text in a chunk of a model. `event`: the class of the event that it becomes.
 
     `block`: the index of its content block, if the model counts them. `alone`: its delta has nothing else.
@@ -22,7 +22,7 @@ class Said(Struct, frozen=True, gc=False):
     block: int | None
     alone: bool
 
-    def continues(self, before: "Said") -> bool:
+    def continues(self, before: "SaidText") -> bool:
         """Whether one delta can have both texts."""
         return self.event is before.event and self.block == before.block and self.alone and before.alone
 
@@ -31,21 +31,21 @@ class RecordedChunk(dict[str, Any]):
     """A chunk whose text has been recorded."""
 
 
-def said_in(chunk: Chunk) -> Said | None:
+def said_in(chunk: Chunk) -> SaidText | None:
     """The text in a chunk."""
     block = chunk.get("contentBlockDelta")
     if block is None:
         return None
     delta = block["delta"]
     if text := delta.get("text"):
-        return Said(Token, text, block.get("contentBlockIndex"), len(delta) == 1)
+        return SaidText(Token, text, block.get("contentBlockIndex"), len(delta) == 1)
     reasoning = delta.get("reasoningContent") or NO_TEXT
     if text := reasoning.get("text"):
-        return Said(Reasoning, text, block.get("contentBlockIndex"), len(delta) == len(reasoning) == 1)
+        return SaidText(Reasoning, text, block.get("contentBlockIndex"), len(delta) == len(reasoning) == 1)
     return None
 
 
-def joined(last: Chunk, held: Sequence[Said]) -> RecordedChunk:
+def joined(last: Chunk, held: Sequence[SaidText]) -> RecordedChunk:
     """The last one of several chunks, with the text of all."""
     if len(held) == 1:
         return RecordedChunk(last)

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from runstore.core.codec import EncodedEvent
 from runstore.core.errors import InvalidEvent
 from runstore.core.events import Event
 from runstore.core.ports import AddedMessage, RunRecorder
@@ -36,12 +37,15 @@ class ClosableRecorder:
             self.close(refusal)
             return ()
 
-    async def record(self, event: Event) -> None:
+    async def record(self, event: Event | EncodedEvent) -> None:
         if self.closed_by is not None:
             return
         try:
             await self._recorder.record(event)
         except InvalidEvent as error:
+            if isinstance(event, EncodedEvent):
+                self.close(error)
+                return
             await self.record_fitting(event, error)
         except Exception as refusal:
             self.close(refusal)

@@ -8,23 +8,23 @@ from msgspec import Struct
 from strands import Agent
 from strands.multiagent.base import MultiAgentBase
 
-from runstore.runtime.memory.resume import Place
+from runstore.core.events import Place
 
 
-class Call(Struct, eq=False):
+class SubAgentCall(Struct, eq=False):
     """A tool call in which a sub-agent works; `outer` is its caller's call."""
 
     agent: Agent
     place: Place
-    outer: "Call | None"
+    outer: "SubAgentCall | None"
 
 
 # The tool call in which the present task works. strands runs a call, and with it all hooks of a sub-agent,
 # in the call's own task, so this distinguishes overlapping calls.
-CALL: ContextVar[Call | None] = ContextVar("runstore_call", default=None)
+CALL: ContextVar[SubAgentCall | None] = ContextVar("runstore_call", default=None)
 
 
-def call_of(agent: Agent) -> Call | None:
+def call_of(agent: Agent) -> SubAgentCall | None:
     """The tool call that an agent currently works in; None if it was not called as a tool."""
     call = CALL.get()
     while call is not None and call.agent is not agent:

@@ -23,17 +23,19 @@ from strands.multiagent.base import MultiAgentResult
 
 from runstore.core.codec import to_json
 from runstore.core.errors import AgentError
-from runstore.core.events import InputRequested
+from runstore.core.events import InputRequested, Place
 from runstore.core.inputs import Approval, approval_schema
 from runstore.core.questions import Question, put
 from runstore.core.times import now_ms
-from runstore.runtime.memory.resume import Answered, Conversation, Place
+from runstore.runtime.memory.resume import Answered, Conversation
 
 OF_A_CALL = "v1:agent_as_tool:"  # begins the id under which a caller sees an interrupt of its agent as a tool
 OF_A_NODE = "v1:before_node_call:"
 OF_A_TOOL = ("v1:before_tool_call:", "v1:tool_call:", "v1:middleware_execute_tool:")
 APPROVAL = "runstore.approval."  # begins the names of the approvals that the configuration demands
 REJECTED = "The call was not approved."
+
+Use = tuple[Place, str | None]  # an agent at work, and the tool use id of its call
 
 
 class Interrupts:
@@ -47,8 +49,9 @@ class Interrupts:
         self._root = root
         self._raised: list[tuple[Place, Interrupt]] = []
         self._node_answers: dict[str, list[Answered]] = defaultdict(list)
-        self._tools: dict[str, tuple[str, Any]] = {}  # tool use id → its name, and its arguments' schema
-        self._approved: dict[str, str] = {}  # tool use id → digest of the approved call
+        # Agents that work at once may use the same tool use ids, as models do that count from `call_0`.
+        self._tools: dict[Use, tuple[str, Any]] = {}  # the tool's name, and its arguments' schema
+        self._approved: dict[Use, str] = {}  # digest of the approved call
 
     # The answers of people.
 
@@ -78,9 +81,28 @@ class Interrupts:
             if interrupt_id.startswith(prefix) and answers:
                 interrupts[interrupt_id] = _interrupt(answers.pop(0))
 
+    def responses(self, agent: Agent, given: Iterable[Answered]) -> list[Any]:
+        """The input with which an agent goes on whose own session manager keeps what it was doing.
+
+        Raises:
+            AgentError: its session does not know the interrupts that were answered.
+        """
+        answers = {answered.interrupt_id: answered.answer for answered in given}
+        if not answers.keys() >= agent._interrupt_state.interrupts.keys() or not kept_by_session(agent):
+            raise AgentError(
+                "the answers came, but the agent's session does not have the interrupts that they are for: "
+                "each attempt must build the agent with the same session, in a store that all workers share",
+                code="interrupted",
+            )
+        return [
+            {"interruptResponse": {"interruptId": interrupt_id, "response": answer}}
+            for interrupt_id, answer in answers.items()
+            if interrupt_id in agent._interrupt_state.interrupts
+        ]
+
     # Approvals that the configuration demands.
 
-    def approve(self, event: BeforeToolCallEvent) -> None:
+    def approve(self, place: Place, event: BeforeToolCallEvent) -> None:
         """Ask for the approval of a tool's call, or act on the answer. It covers exactly this call.
 
         Raises:
@@ -97,20 +119,26 @@ class Interrupts:
             return
         if isinstance(answer, dict) and "input" in answer:
             event.tool_use = {**tool_use, "input": approval.input}
-        self._approved[tool_use["toolUseId"]] = call_digest(event.tool_use)
+        self._approved[place, tool_use["toolUseId"]] = call_digest(event.tool_use)
 
-    def is_changed(self, tool_use: Mapping[str, Any]) -> bool:
+    def is_judged(self, event: BeforeToolCallEvent) -> bool:
+        """Whether a person has judged a call, even if the configuration demands no approval any more."""
+        known = event.agent._interrupt_state.interrupts
+        return bool(known) and event._interrupt_id(APPROVAL + call_digest(event.tool_use)) in known
+
+    def is_changed(self, place: Place, tool_use: Mapping[str, Any]) -> bool:
         """Whether a call that is about to run differs from the approved one."""
-        approved = self._approved.get(tool_use["toolUseId"])
+        approved = self._approved.get((place, tool_use["toolUseId"]))
         return approved is not None and approved != call_digest(tool_use)
 
     # The requests that end an attempt.
 
-    def look_at(self, event: BeforeToolCallEvent) -> bool:
+    def look_at(self, place: Place, event: BeforeToolCallEvent) -> bool:
         """Note a tool that is about to run. Returns whether a hook has asked before it may."""
         tool_use, tool = event.tool_use, event.selected_tool
+        self._approved.pop((place, tool_use["toolUseId"]), None)  # an earlier turn may have used the id
         schema = tool.tool_spec.get("inputSchema", {}).get("json") if tool is not None else None
-        self._tools[tool_use["toolUseId"]] = (tool_use["name"], schema)
+        self._tools[place, tool_use["toolUseId"]] = (tool_use["name"], schema)
         prefix = f"{OF_A_TOOL[0]}{tool_use['toolUseId']}:"
         state = event.agent._interrupt_state
         return any(each.response is None for id, each in state.interrupts.items() if id.startswith(prefix))
@@ -118,8 +146,7 @@ class Interrupts:
     def note(self, place: Place, result: Any) -> None:
         """An agent's invocation ended with this result."""
         if getattr(result, "stop_reason", None) == "interrupt":
-            own = [each for each in result.interrupts or () if not each.id.startswith(OF_A_CALL)]
-            self._raised += [(place, each) for each in own]
+            self._raised += [(place, each) for each in result.interrupts or ()]
 
     def requests(self, ended: StrandsResult | MultiAgentResult | None) -> list[InputRequested]:
         """The requests for input that the attempt ends with."""
@@ -131,32 +158,41 @@ class Interrupts:
 
     def _request(self, interrupt: Interrupt) -> InputRequested:
         place, own = self._origin(interrupt)
+        use_id = _tool_use_of(own.id)
+        name, schema = self._tools.get((place, use_id), (None, None)) if use_id else (None, None)
         request = InputRequested(
-            agent=place[0], call_id=place[1], request_id="", name=own.name, interrupt_id=own.id,
-            prompt=own.name, **self._tool_of(own.id),
+            agent=place.agent, call_id=place.call_id, request_id="", name=own.name, interrupt_id=own.id,
+            prompt=own.name, tool_use_id=use_id, tool=name,
         )  # fmt: skip
-        return _described(request, own.reason, dict(self._tools.values()))
+        return _described(request, own.reason, schema)
 
     def _origin(self, interrupt: Interrupt) -> tuple[Place, Interrupt]:
-        """The agent that raised an interrupt, and the interrupt as it raised it."""
-        call_id, interrupt_id = None, interrupt.id
+        """The agent that raised an interrupt, and the interrupt as it raised it.
+
+        Agents that work at once may raise interrupts with equal ids. The agent in question is the one that
+        reported this interrupt, or works below it.
+        """
+        top = next((place for place, each in self._raised if each is interrupt), Place(self._root))
+        call_id, interrupt_id = top.call_id, interrupt.id
         while interrupt_id.startswith(OF_A_CALL):
             use_id, _, interrupt_id = interrupt_id.removeprefix(OF_A_CALL).partition(":")
             call_id = unquote(use_id)
-        alike = [(place, own) for place, own in self._raised if (place[1], own.id) == (call_id, interrupt_id)]
-        for place, own in alike:
-            if own is interrupt:
+        for place, own in self._raised:
+            below = f"{place.agent}/".startswith(f"{top.agent}/")
+            if below and (place.call_id, own.id) == (call_id, interrupt_id):
                 return place, own
-        return alike[0] if alike else ((self._root, call_id), interrupt)
+        return Place(self._root, call_id), interrupt
 
-    def _tool_of(self, interrupt_id: str) -> dict[str, Any]:
-        """The tool call that an interrupt is about."""
-        for prefix in OF_A_TOOL:
-            if interrupt_id.startswith(prefix):
-                use_id = interrupt_id.removeprefix(prefix).rpartition(":")[0]
-                name, _ = self._tools.get(use_id, (None, None))
-                return {"tool_use_id": use_id, "tool": name}
-        return {}
+
+def kept_by_session(agent: Any) -> bool:
+    """Whether an agent's own session manager keeps its open interrupts, with what it was doing."""
+    return getattr(agent, "_session_manager", None) is not None and agent._interrupt_state.activated
+
+
+def is_of_background(request: InputRequested, agents: Iterable[Any]) -> bool:
+    """Whether a request comes from a tool's task in the background of one of these agents."""
+    tasks = (getattr(agent, "_background_tasks", None) for agent in agents)
+    return any(each is not None and request.tool_use_id in each._tasks for each in tasks)
 
 
 def call_digest(tool_use: Mapping[str, Any]) -> str:
@@ -164,13 +200,21 @@ def call_digest(tool_use: Mapping[str, Any]) -> str:
     return sha256(to_json([tool_use["name"], tool_use["input"]])).hexdigest()[:32]
 
 
-def _described(request: InputRequested, reason: Any, schemas: Mapping[str, Any]) -> InputRequested:
-    """A request, as the reason of its interrupt describes it."""
+def _tool_use_of(interrupt_id: str) -> str | None:
+    """The tool use id of the call that an interrupt is about."""
+    for prefix in OF_A_TOOL:
+        if interrupt_id.startswith(prefix):
+            return interrupt_id.removeprefix(prefix).rpartition(":")[0]
+    return None
+
+
+def _described(request: InputRequested, reason: Any, schema: Any) -> InputRequested:
+    """A request, as the reason of its interrupt describes it. `schema`: of the tool's arguments."""
     if (request.name or "").startswith(APPROVAL):
         name, arguments = reason["name"], reason["input"]
         return replace(
             request, kind="approval", prompt=f"May {request.agent} call {name}?", tool=name, input=arguments,
-            schema=approval_schema(schemas.get(name)), name=None,
+            schema=approval_schema(schema), name=None,
         )  # fmt: skip
     if isinstance(reason, Question):
         return put(reason, request, now_ms())

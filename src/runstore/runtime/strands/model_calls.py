@@ -1,7 +1,9 @@
 """Records a run's model calls: why one failed, when it is retried, and whether its text counts."""
 
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
+from types import FrameType
 
 import structlog
 from strands import Agent, ModelRetryStrategy
@@ -9,16 +11,18 @@ from strands.hooks import AfterModelCallEvent, BeforeModelCallEvent, HookOrder
 from typing_extensions import override
 
 from runstore.core.errors import AgentError
-from runstore.core.events import DiscardReason, Event, Retrying, Usage
-from runstore.runtime.memory.resume import Place
-from runstore.runtime.strands.answers import Answers
+from runstore.core.events import DiscardReason, Event, Place, Retrying, Usage
+from runstore.runtime.strands.answers import OpenAnswers
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import described, is_throttled, model_error_code, sentence_of, unwrapped
 from runstore.runtime.strands.open_calls import OpenCalls
 from runstore.runtime.strands.provider_words import ProviderWords
+from runstore.runtime.strands.tools import OVER
 
 FIRST = HookOrder.SDK_FIRST - 1  # before any other hook, and before strands' retry strategy waits
 LAST = HookOrder.SDK_LAST + 1  # after every other hook
+ROOM = 120  # frames of the stack that a model call, with its provider's package, may need
+TOO_MANY = "too_many_model_calls"
 MAX_ERRORS = 64  # remembered errors of models; more agents hardly fail at once
 
 log = structlog.get_logger(__name__)
@@ -36,7 +40,7 @@ class ModelCalls:
         self,
         run_id: str,
         recorder: ClosableRecorder,
-        answers: Answers,
+        answers: OpenAnswers,
         place: Callable[[Agent], Place],
         models: Mapping[str, str],
     ) -> None:
@@ -68,7 +72,7 @@ class ModelCalls:
         agents = [
             place
             for place in self._given_up
-            if place[1] == use_id and (place[0] == path or place[0].startswith(f"{path}/"))
+            if place.call_id == use_id and (place.agent == path or place.agent.startswith(f"{path}/"))
         ]
         codes = [self._given_up.pop(place) for place in agents]
         return codes[-1] if codes else None
@@ -79,8 +83,14 @@ class ModelCalls:
 
     async def calling(self, event: BeforeModelCallEvent) -> None:
         """A model is about to be called, unless a hook has refused the call."""
-        if not event.cancel:
-            self.open.begin(self._place(event.agent))
+        if event.cancel:
+            return
+        if (limit := sys.getrecursionlimit()) - _depth(sys._getframe()) < ROOM:
+            path, _ = self._place(event.agent)
+            self._recorder.close(AgentError(_too_many(path, limit), code=TOO_MANY))
+            event.cancel = OVER
+            return
+        self.open.begin(self._place(event.agent))
 
     def unfinished(self) -> list[Usage]:
         """Close all open calls: the agents have been left."""
@@ -130,7 +140,7 @@ class ModelCalls:
             await self._recorder.record(usage)
 
     def _break_off(self, place: Place, *, silent: bool = True) -> list[Usage]:
-        return self.open.break_off(place, self._models.get(place[0]), silent=silent)
+        return self.open.break_off(place, self._models.get(place.agent), silent=silent)
 
     def _note(self, place: Place, error: BaseException) -> str:
         """Log and remember an error that a model raised; return its code."""
@@ -139,7 +149,7 @@ class ModelCalls:
         # strands wrote the message of an invalid input itself, and runstore that of an AgentError.
         if code != "invalid_input" and not isinstance(unwrapped(error), AgentError):
             self.words.add(error, sentence_of(code))
-        log.warning("model_failed", run_id=self._run_id, agent=place[0], code=code, error=described(error))
+        log.warning("model_failed", run_id=self._run_id, agent=place.agent, code=code, error=described(error))
         return code
 
     async def _retrying(self, place: Place, code: str, wait_s: float) -> None:
@@ -153,6 +163,22 @@ class ModelCalls:
     async def _take_back(self, place: Place, reason: DiscardReason, *then: Event) -> None:
         for event in (*self._answers.take_back(place, reason), *then):
             await self._recorder.commit(event)
+
+
+def _depth(frame: FrameType | None) -> int:
+    """The frames of the stack."""
+    frames = 0
+    while frame is not None:
+        frame = frame.f_back
+        frames += 1
+    return frames
+
+
+def _too_many(path: str, limit: int) -> str:
+    return (
+        f"agent {path!r} calls its model without an end: strands nests each call in the one before it, and "
+        f"Python's recursion limit of {limit:,} frames leaves no room for another one"
+    )
 
 
 class Retries(ModelRetryStrategy):

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from strands import Agent
-from strands.hooks import BeforeNodeCallEvent
+from strands.hooks import BeforeNodeCallEvent, BeforeToolCallEvent
 from strands.multiagent import Swarm
 from strands.multiagent.base import MultiAgentBase
 from strands.multiagent.graph import Graph
@@ -41,6 +41,13 @@ def goes_on(product: Any) -> bool:
         return product.session_manager is None and all(
             goes_on(each) for each in inner if isinstance(each, MultiAgentBase)
         )
+    return isinstance(product, Agent)
+
+
+def runs_only_agents(product: Any) -> bool:
+    """Whether every node is an agent of this process, as opposed to a remote one."""
+    if isinstance(product, Graph | Swarm):
+        return all(runs_only_agents(node.executor) for node in product.nodes.values())
     return isinstance(product, Agent)
 
 
@@ -103,6 +110,10 @@ class Nodes:
                 if tool_use["name"] == HANDOFF and tool_use["toolUseId"] in past.results:
                     async for _ in tool.stream(dict(tool_use), {}):  # type: ignore[arg-type]
                         pass
+
+    def hands_over(self, event: BeforeToolCallEvent) -> bool:
+        """Whether an agent of a Swarm names the next one."""
+        return event.tool_use["name"] == HANDOFF and any(event.agent is member for member in self._swarm)
 
     def _before_node(self, event: BeforeNodeCallEvent) -> None:
         self._visiting(self._places.get((id(event.source), event.node_id)), event)

@@ -6,8 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from runstore.core.events import Usage
-from runstore.runtime.memory.resume import Place
+from runstore.core.events import Place, Usage
 
 MAX_REASON = 100  # characters of a finish reason
 

@@ -9,6 +9,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from strands import Agent
 from strands.tools.registry import ToolRegistry
 
-from runstore.runtime.providers import HELD, close
+from runstore.runtime.holders import HELD, close
 
 CLOSE_S = 5.0  # seconds for a provider to end by itself; an MCP server gets 4 of them to exit
 MCP = "strands.tools.mcp.mcp_client"  # imported only in processes that use an MCP client
@@ -130,6 +131,9 @@ def _let_be_shared(client: Any) -> None:
             try:
                 tools: Sequence[Any] = await load_tools(self, **kwargs)
                 return tools
+            except CancelledError as cut_off:
+                silent = f"the MCP server did not list its tools within {self._startup_timeout + CLOSE_S:g} s"
+                raise TimeoutError(silent) from cut_off
             finally:
                 self._consumers |= consumers  # a failed start forgets the agents that wait for theirs
 

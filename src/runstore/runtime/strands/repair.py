@@ -6,7 +6,7 @@ model again without end.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import isfinite
 from typing import Any
 from uuid import uuid4
@@ -14,32 +14,25 @@ from uuid import uuid4
 from runstore.core.codec import mended
 from runstore.core.errors import AgentError
 from runstore.runtime.strands.chunks import Chunk
+from runstore.runtime.strands.tools import left_out
 
 BROKEN_OFF = "the model's answer broke off: its stream ended before the answer did"
 NO_CALL = "the model stopped to call a tool, but named none"
 NO_TEXT = "the model's answer has content that is neither text nor a list of parts with text"
-NO_OBJECT = "the input of tool {!r} is not a JSON object"
+NO_OBJECT = "is not a JSON object"
 COUNTS = ("inputTokens", "outputTokens", "totalTokens")
-
-Refuse = Callable[[str, str], None]
 
 
 class Repair:
-    """Repairs one answer, chunk by chunk.
+    """Repairs one answer, chunk by chunk."""
 
-    Args:
-        refuse: gets the id of a tool use that must not be called, and the reason.
-    """
-
-    def __init__(self, refuse: Refuse) -> None:
-        self._refuse = refuse
+    def __init__(self) -> None:
         self._half: Chunk | None = None  # its text is the first half of a character
         self._open = False  # a content block has begun and not ended
         self._spoke = False
         self._use: dict[str, Any] | None = None  # the tool use that has begun and not ended
         self._input: list[str] = []  # the pieces of its input
         self._use_ids: set[str] = set()
-        self._refused: dict[str, str] = {}
         self._stop: Chunk | None = None  # the end of an answer whose last block is open
 
     def chunks(self, chunk: Chunk) -> Sequence[Chunk]:
@@ -128,9 +121,7 @@ class Repair:
         try:
             text = _object("".join(self._input))
         except ValueError:
-            wrong = NO_OBJECT.format(use.get("name"))
-            self._refused[use["toolUseId"]] = wrong
-            text = json.dumps({"left_out": wrong})
+            text = json.dumps(left_out(use.get("name") or "", NO_OBJECT))
         if text:
             yield {"contentBlockDelta": {"delta": {"toolUse": {"input": text}}}}
 
@@ -144,9 +135,6 @@ class Repair:
 
     def _ended(self, chunk: Chunk) -> Chunk:
         reason = chunk["messageStop"].get("stopReason")
-        if reason in ("tool_use", "end_turn"):
-            for use_id, wrong in self._refused.items():
-                self._refuse(use_id, wrong)
         if reason != "tool_use" or self._use_ids:
             return chunk
         if not self._spoke:
@@ -196,7 +184,7 @@ def _object(text: str) -> str:
     if not text.strip():
         return ""
     try:
-        value = json.loads(text)
+        value = json.loads(text := text.strip().removeprefix("{}") or text)
         if isinstance(value, str):
             value = json.loads(text := value)
     except RecursionError as error:

@@ -14,13 +14,12 @@ from typing import Any, cast
 from strands.middleware import InvokeModelContext
 from strands.models import Model
 
-from runstore.core.events import Reasoning, Token
-from runstore.runtime.memory.resume import Place
-from runstore.runtime.strands.answers import Answers
-from runstore.runtime.strands.asked import Asking, asked
-from runstore.runtime.strands.chunks import Chunk, Said, joined, said_in
+from runstore.core.events import Place, Reasoning, Token
+from runstore.runtime.strands.answers import OpenAnswers
+from runstore.runtime.strands.chunks import Chunk, SaidText, joined, said_in
+from runstore.runtime.strands.model_requests import RequestRecorder, asked
 from runstore.runtime.strands.redaction import may_change, may_change_request
-from runstore.runtime.strands.repair import Refuse, Repair
+from runstore.runtime.strands.repair import Repair
 
 JOIN_S = 0.02  # seconds of text that strands gets as one delta
 
@@ -30,10 +29,9 @@ Record = Callable[[Token | Reasoning], Awaitable[None]]
 def spoken(
     context: InvokeModelContext,
     place: Place,
-    answers: Answers,
+    answers: OpenAnswers,
     record: Record,
-    asking: Asking,
-    refuse: Refuse,
+    asking: RequestRecorder,
     *,
     join_s: float = JOIN_S,
 ) -> InvokeModelContext:
@@ -41,29 +39,25 @@ def spoken(
 
     Middleware may change the text, so then the stream's text is recorded (events.py), not the model's. It may
     change the request, too; then a handler within it records that, and repairs the answer.
-
-    Args:
-        refuse: see `Repair`.
     """
     agent: Any = context.agent
     if may_change(agent):
-        return context if may_change_request(agent) else repaired(asked(context, asking), refuse)
-    model: Any = RecordedModel(context.model, refuse, place, answers, record, asking, join_s)
+        return context if may_change_request(agent) else repaired(asked(context, asking))
+    model: Any = SpokenModel(context.model, place, answers, record, asking, join_s)
     return context.replace(model=cast(Model, model))
 
 
-def repaired(context: InvokeModelContext, refuse: Refuse) -> InvokeModelContext:
+def repaired(context: InvokeModelContext) -> InvokeModelContext:
     """The context of a model call whose answer is repaired."""
-    model: Any = RepairedModel(context.model, refuse)
+    model: Any = RepairedModel(context.model)
     return context.replace(model=cast(Model, model))
 
 
 class RepairedModel:
     """A model, for one call of an agent. Its answer is repaired before strands gets it."""
 
-    def __init__(self, model: Model, refuse: Refuse) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model
-        self._refuse = refuse
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -72,7 +66,7 @@ class RepairedModel:
         self, *arguments: Any, cancel_signal: threading.Event | None = None, **options: Any
     ) -> AsyncGenerator[Chunk, None]:
         """See `Model.stream`."""
-        repair = Repair(self._refuse)
+        repair = Repair()
         async for given in self._model.stream(*arguments, cancel_signal=cancel_signal, **options):
             for chunk in repair.chunks(given):
                 yield chunk
@@ -81,20 +75,19 @@ class RepairedModel:
                 yield chunk
 
 
-class RecordedModel(RepairedModel):
+class SpokenModel(RepairedModel):
     """A model, for one call of an agent at a place. Its text is recorded before strands gets it."""
 
     def __init__(
         self,
         model: Model,
-        refuse: Refuse,
         place: Place,
-        answers: Answers,
+        answers: OpenAnswers,
         record: Record,
-        asking: Asking,
+        asking: RequestRecorder,
         join_s: float,
     ) -> None:
-        super().__init__(model, refuse)
+        super().__init__(model)
         self._place = place
         self._answers = answers
         self._record = record
@@ -105,8 +98,8 @@ class RecordedModel(RepairedModel):
         self, *arguments: Any, cancel_signal: threading.Event | None = None, **options: Any
     ) -> AsyncGenerator[Chunk, None]:
         """See `Model.stream`. After a cancel, strands gets the next chunk at once and unrecorded."""
-        repair = Repair(self._refuse)
-        held: list[Said] = []  # recorded, and not yet handed on
+        repair = Repair()
+        held: list[SaidText] = []  # recorded, and not yet handed on
         last: Chunk = {}  # the chunk of the last of them
         handed_at = 0.0
         await self._asking.begin(self._model, *arguments, **options)

@@ -8,15 +8,15 @@ from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent
 
 from runstore.core.codec import encode, mended, to_json
 from runstore.core.errors import InvalidEvent
-from runstore.core.events import ToolFailed, ToolFinished, ToolStarted
+from runstore.core.events import Place, ToolFailed, ToolFinished, ToolStarted
 from runstore.core.masking import without_keys
 from runstore.runtime.memory.oversized import PART_BYTES
-from runstore.runtime.memory.resume import Place
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import sentence_of
 from runstore.runtime.strands.provider_words import ProviderWords
 
 OVER = "The run is over."  # for agents and tools that would start after recording has ended
+LEFT_OUT = "left_out"  # the only key of an input that stands for one that no event can hold
 
 
 async def write_call(
@@ -25,13 +25,11 @@ async def write_call(
     place: Place,
     *,
     once: bool,
-    left_out: str | None = None,
 ) -> None:
-    """Commit that an agent calls a tool; cancel the tool if that fails.
+    """Commit that an agent calls a tool; cancel the tool if that fails, or its input was left out.
 
     Args:
         once: the tool may be called at most once.
-        left_out: why the input was removed from the agent's message.
     """
     path, call_id = place
     use_id, name = event.tool_use["toolUseId"], event.tool_use["name"]
@@ -40,12 +38,12 @@ async def write_call(
         at_most_once=once,
     )  # fmt: skip
     if wrong := await recorder.try_commit(started):
-        left_out = f"the input of tool {name!r} cannot be recorded: {wrong}"
-        await recorder.commit(replace(started, input={"left_out": left_out}))
+        started = replace(started, input=left_out(name, f"cannot be recorded: {wrong}"))
+        await recorder.commit(started)
     if recorder.closed_by is not None:
         event.cancel_tool = OVER  # an unrecorded tool must not run
-    elif left_out is not None:
-        event.cancel_tool = left_out
+    elif why := why_left_out(name, started.input):
+        event.cancel_tool = why
 
 
 async def write_result(
@@ -110,6 +108,24 @@ def runs_again(event: AfterToolCallEvent) -> bool:
     """Whether a hook makes strands discard this result and call the tool again."""
     stopped = event.result.get("cancelled") or event.agent.cancel_signal.is_set()
     return event.retry and not stopped
+
+
+def left_out(name: str, wrong: str) -> dict[str, str]:
+    """The value that replaces a tool's input in an agent's message. `wrong`: the fault of the input.
+
+    A message may be all that a later attempt knows of a call, so the message says it.
+    """
+    return {LEFT_OUT: f"{_input_of(name)} {wrong}"}
+
+
+def why_left_out(name: str, input: Any) -> str | None:
+    """Why the input of a tool was left out, which is then not called; None for any other input."""
+    why = input.get(LEFT_OUT) if isinstance(input, dict) else None
+    return why if isinstance(why, str) and why.startswith(_input_of(name)) else None
+
+
+def _input_of(name: str) -> str:
+    return f"the input of tool {name!r}"
 
 
 def unfit(input: Any) -> str | None:

@@ -10,12 +10,15 @@ from structlog.contextvars import bound_contextvars
 from runstore.core.errors import AppendRefused, SessionBusy
 from runstore.core.events import Queued
 from runstore.core.ports import Agent, OpenRun, RunContext
+from runstore.core.times import now_ms
 from runstore.runtime.attempts.history import read_queued
-from runstore.runtime.attempts.runner import AttemptRunner
-from runstore.runtime.attempts.starting import Attempt, Attempts, ToStop
+from runstore.runtime.attempts.runner import AttemptLost, AttemptRunner
+from runstore.runtime.attempts.starting import Attempt, Attempts, Fresh, ToStop
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.memory.session_memory import remembering
 from runstore.runtime.process.agent import ProcessAgent
+from runstore.runtime.process.agent_processes import AgentProcesses
+from runstore.runtime.process.own_processes import OwnProcess
 from runstore.runtime.process.processes import Processes
 from runstore.runtime.supervision.run_table import (
     WAITING,
@@ -27,7 +30,7 @@ from runstore.runtime.supervision.run_table import (
     WaitingForSlot,
 )
 from runstore.runtime.supervision.stopper import Stopper
-from runstore.runtime.supervision.worker import Worker, call_in
+from runstore.runtime.supervision.worker import RunWorker, call_in
 
 log = structlog.get_logger(__name__)
 
@@ -36,27 +39,67 @@ class Dispatcher:
     """Fills the slots of this process.
 
     Args:
+        shared: the processes that agents share; None: they are at work in this one.
         capacity: the number of slots.
     """
 
     def __init__(
-        self, worker: Worker, catalog: AgentCatalog, processes: Processes, stopper: Stopper, *, capacity: int
+        self,
+        worker: RunWorker,
+        catalog: AgentCatalog,
+        processes: Processes,
+        stopper: Stopper,
+        *,
+        shared: AgentProcesses | None,
+        capacity: int,
     ) -> None:
         self._worker = worker
         self._runs = worker.runs
         self._catalog = catalog
         self._processes = processes
+        self._shared = shared
         self._stopper = stopper
         self._capacity = capacity
         self._attempts = Attempts(worker.log, worker.leases.worker_id)
         self._closed = False
-        self._runs.on_free = self._fill
+        self._leaving = False
+        self._runs.on_free = self.fill
 
-    def enqueue(self, run_id: str, user_id: str) -> None:
+    def enqueue(self, run_id: str, user_id: str, fresh: Fresh | None = None) -> None:
         """Start a queued run when a slot is free. A run that is known already keeps its state."""
         if self._capacity and self._runs.get(run_id) is None:
-            self._runs.move(run_id, WaitingForSlot(user_id))
-        self._fill()
+            if not self._takes_runs():  # then the run waits, and its input need not take memory
+                fresh = None
+            self._runs.move(run_id, WaitingForSlot(user_id, fresh))
+        self.fill()
+
+    def keep_slot(self, run_id: str) -> bool:
+        """Keep a slot for a run that is about to be queued; False if it has to wait."""
+        free = self._takes_runs() and not self._runs.count(WaitingForSlot, Lost)
+        if free:
+            self._runs.move(run_id, Starting(kept=True))
+        return free
+
+    def give_back(self, run_id: str) -> None:
+        """Free the slot again, unless the run has begun."""
+        starting = self._runs.get(run_id)
+        if isinstance(starting, Starting) and starting.kept:
+            self._runs.move(run_id, None)
+
+    def begin(self, run_id: str, user_id: str, fresh: Fresh) -> None:
+        """Go on with a run that was queued and started in one append."""
+        starting = self._runs.get(run_id)
+        if starting is None:  # its slot was given back, as its caller waits no more
+            if self._closed or self._takes_runs():
+                self._begin(run_id, user_id, self._attempts.begun(run_id, fresh))
+            else:
+                worker_id, at = self._worker.leases.worker_id, fresh.queued.at
+                run = OpenRun(run_id, user_id, "running", 1, 0, worker_id, cancel_at=None, queued_at=at)
+                self._runs.move(run_id, Lost(run, crashed=False))
+        elif isinstance(starting, Starting) and starting.kept:  # otherwise a sweep has found it, and goes on
+            starting.kept = False
+            attempt = self._attempts.begun(run_id, fresh)
+            self._worker.tasks.start(run_id, self._start(run_id, user_id, starting, attempt))
 
     async def wake(self, run_id: str) -> None:
         """Look at a run that has waited for answers: it may go on now, or has to stop."""
@@ -71,12 +114,12 @@ class Dispatcher:
     def take_over(self, run: OpenRun, *, crashed: bool) -> None:
         """Go on with the run of a worker that is gone, as soon as a slot is free."""
         self._runs.move(run.run_id, Lost(run, crashed))
-        self._fill()
+        self.fill()
 
     def end(self, run_id: str) -> None:
         """A run has ended: the next one of its session may start."""
         self._runs.end(run_id)
-        self._fill()
+        self.fill()
 
     def restart(self, run_id: str, runner: AttemptRunner) -> None:
         """Hand a run over to ourselves: its next attempt begins on another loop."""
@@ -85,22 +128,35 @@ class Dispatcher:
         self._begin(run_id, context.user_id, self._attempts.take_over(run_id, context.attempt))
 
     def close(self) -> None:
-        """Start no more runs."""
+        """Take no more runs. Those that this worker has in the log already still begin."""
         self._closed = True
         for run_id in self._runs.of(*WAITING):
             self._runs.move(run_id, None)
 
-    def _fill(self) -> None:
-        while not self._closed and self._worker.leases.held and self._runs.count(*WITH_SLOT) < self._capacity:
+    def leave(self) -> None:
+        """Begin no more attempts: other workers go on with the runs of this one."""
+        self._leaving = True
+
+    def fill(self) -> None:
+        """Start the runs that wait, as far as there are slots, and processes for their agents."""
+        while self._takes_runs():
             match self._runs.next():
                 case run_id, Lost(run, crashed=True):
                     self._begin(run_id, run.user_id, self._attempts.adopt(run))
                 case run_id, Lost(run):
                     self._begin(run_id, run.user_id, self._attempts.take_over(run_id, run.attempt))
-                case run_id, WaitingForSlot(user_id):
-                    self._begin(run_id, user_id, self._attempts.claim(run_id))
+                case run_id, WaitingForSlot(user_id, fresh):
+                    self._begin(run_id, user_id, self._attempts.claim(run_id, fresh))
                 case _:
                     return
+
+    def _takes_runs(self) -> bool:
+        return (
+            not self._closed
+            and self._worker.leases.held
+            and (self._shared is None or self._shared.available)
+            and self._runs.count(*WITH_SLOT) < self._capacity
+        )
 
     def _begin(self, run_id: str, user_id: str, attempt: Coroutine[Any, Any, Attempt | None]) -> None:
         starting = Starting()
@@ -113,8 +169,8 @@ class Dispatcher:
         before: str | None = None
         try:
             attempt = await begin
-            if attempt is not None and not self._closed:  # closed: another worker takes the attempt over
-                self._launch(attempt)
+            if attempt is not None and not self._leaving:
+                self._launch(attempt, starting)
         except ToStop:
             starting.stop = True
         except SessionBusy as busy:
@@ -131,31 +187,51 @@ class Dispatcher:
             if head is None or head.closed:  # its ending may have come before this run began to wait
                 self.end(before)
 
-    def _launch(self, attempt: Attempt) -> None:
+    def _launch(self, attempt: Attempt, starting: Starting) -> None:
         run_id, queued = attempt.run_id, attempt.queued
         context = RunContext(
             run_id, queued.user_id, queued.agent, queued.session_id, queued.metadata, attempt.number
         )
-        loop = self._worker.loops.take(self._catalog.isolation(queued.agent))
-        runner = AttemptRunner(self._worker.log, self._build, loop, context, queued, attempt.history)
+        loop = self._worker.loops.take("process" if self._shared else self._catalog.isolation(queued.agent))
+        runner = AttemptRunner(
+            self._worker.log, self._build, loop, context, queued, attempt.history, fresh=attempt.fresh
+        )
         running = Running(runner)
         self._runs.move(run_id, running)
+        runner.tell_added(starting.added)
         with bound_contextvars(run_id=run_id):  # the attempt's tasks inherit it: for log lines of any code
             future = loop.submit(runner.run())
         server_loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: call_in(server_loop, self._finished, run_id, runner))
-        self._stopper.set_timeouts(run_id, running, queued.definition)
+        spent_s = 0.0 if attempt.timed_from is None else max(0, now_ms() - attempt.timed_from) / 1_000
+        self._stopper.set_timeouts(run_id, running, queued.definition, spent_s=spent_s)
 
     async def _build(self, context: RunContext, queued: Queued) -> Agent:
         context, name = await remembering(self._worker.log, context, queued), context.agent_name
         if self._catalog.isolation(name) == "process":
-            return ProcessAgent(self._processes, self._catalog.spec_of(name, queued.definition), context)
+            own = OwnProcess(self._processes, name, self._catalog.spec_of(name, queued.definition))
+            return ProcessAgent(own, context, parent=queued.traceparent)
+        if self._shared is not None:
+            return ProcessAgent(self._shared, context, queued.definition, parent=queued.traceparent)
         return await self._catalog.build(name, context, queued.definition)
 
     def _finished(self, run_id: str, runner: AttemptRunner) -> None:
         self._stopper.abandoned.discard(runner)
         state = self._runs.get(run_id)
         if isinstance(state, Running) and state.runner is runner:
+            context = runner.context
+            if type(state) is Running and not self._leaving and (runner.goes_on or runner.lost is not None):
+                self._begin(run_id, context.user_id, self._following(run_id, context.attempt, runner.lost))
+                return
             self._runs.move(run_id, None)
         if runner.asked and not self._closed:  # the answer, or a stop, may have come before this
             self._worker.tasks.start(run_id, self.wake(run_id))
+
+    def _following(
+        self, run_id: str, attempt: int, lost: AttemptLost | None
+    ) -> Coroutine[Any, Any, Attempt | None]:
+        """The next attempt of a run whose agent has lost its process, was moved away, or has more to hear."""
+        if lost is None:
+            return self._attempts.hear(run_id, attempt)
+        go_on = self._attempts.go_on if lost.crashed else self._attempts.take_over
+        return go_on(run_id, attempt)

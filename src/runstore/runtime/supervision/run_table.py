@@ -9,13 +9,18 @@ from msgspec import Struct, field
 
 from runstore.core.ports import OpenRun
 from runstore.runtime.attempts.runner import AttemptRunner
+from runstore.runtime.attempts.starting import Fresh
 from runstore.runtime.supervision.waiting import FairQueue, SessionWaiters
 
 
 class WaitingForSlot(Struct, frozen=True):
-    """A queued run that this process starts when a slot is free."""
+    """A queued run that this process starts when a slot is free.
+
+    `fresh`: this process has just queued it, and knows its start without reading it.
+    """
 
     user_id: str
+    fresh: Fresh | None = None
 
 
 class WaitingForSession(Struct, frozen=True):
@@ -33,9 +38,15 @@ class Lost(Struct, frozen=True):
 
 
 class Starting(Struct):
-    """A run whose attempt this process is about to begin. `stop`: end it as soon as it has begun."""
+    """A run whose attempt this process is about to begin.
 
+    `kept`: only its slot is kept, since its append has no answer yet. `stop`: end it as soon as it has begun.
+    `added`: the seq of the last message that a person has added.
+    """
+
+    kept: bool = False
     stop: bool = False
+    added: int = 0
 
 
 class Running(Struct):
@@ -55,7 +66,7 @@ S = TypeVar("S", bound=State)
 WAITING = (WaitingForSlot, WaitingForSession, Lost)
 WITH_SLOT = (Starting, Running, Stopping)
 LEGAL: Mapping[type, frozenset[type]] = {  # NoneType: the run is not in the table
-    NoneType: frozenset({WaitingForSlot, Lost}),
+    NoneType: frozenset({WaitingForSlot, Lost, Starting}),  # Starting: queued and started in one append
     WaitingForSlot: frozenset({Starting, Lost, NoneType}),
     WaitingForSession: frozenset({WaitingForSlot, Lost, NoneType}),
     Lost: frozenset({Lost, Starting, NoneType}),
@@ -82,6 +93,7 @@ class RunTable:
         self.on_free: Callable[[], None] = lambda: None  # called when a slot becomes free
 
     def get(self, run_id: str) -> State | None:
+        """The state of a run. From any thread."""
         return self._states.get(run_id)
 
     def of(self, *kinds: type[S]) -> dict[str, S]:
@@ -121,7 +133,10 @@ class RunTable:
         old = self._states.get(run_id)
         if type(new) not in LEGAL[type(old)]:
             raise RuntimeError(f"run {run_id} cannot go from {type(old).__name__} to {type(new).__name__}")
-        self._states.pop(run_id, None)
+        if new is None:
+            self._states.pop(run_id, None)
+        else:  # at once, as the writer's thread looks
+            self._states[run_id] = new
         self._runs[type(old)].pop(run_id, None)
         match old:
             case WaitingForSlot():
@@ -133,9 +148,9 @@ class RunTable:
                     timer.cancel()
                 self._release(runner)
         if new is not None:
-            self._states[run_id] = self._runs[type(new)][run_id] = new
+            self._runs[type(new)][run_id] = new
         match new:
-            case WaitingForSlot(user_id):
+            case WaitingForSlot(user_id=user_id):
                 self._queue.add(run_id, user_id)
             case WaitingForSession(before=before):
                 self._waiters.add(run_id, before)

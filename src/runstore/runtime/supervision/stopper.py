@@ -12,7 +12,7 @@ from runstore.core.events import Cancelled, Ending, Failed
 from runstore.runtime.attempts.history import read_cancellation
 from runstore.runtime.attempts.runner import AttemptRunner
 from runstore.runtime.supervision.run_table import WAITING, Running, Starting, Stopping
-from runstore.runtime.supervision.worker import Worker
+from runstore.runtime.supervision.worker import RunWorker
 
 LEAVE_S = 1.0  # seconds for an abandoned agent to end before its loop is retired
 
@@ -26,7 +26,7 @@ class Stopper:
         grace_s: seconds that an agent gets to end after it was asked to.
     """
 
-    def __init__(self, worker: Worker, *, grace_s: float) -> None:
+    def __init__(self, worker: RunWorker, *, grace_s: float) -> None:
         self._worker = worker
         self._runs = worker.runs
         self._grace_s = grace_s
@@ -60,12 +60,18 @@ class Stopper:
                 self._grace_s, lambda: self._worker.tasks.start(run_id, self.force(run_id, ending))
             )
 
-    def set_timeouts(self, run_id: str, running: Running, definition: Mapping[str, Any]) -> None:
-        """Stop the run when it takes too long, or its agent is silent for too long."""
+    def set_timeouts(
+        self, run_id: str, running: Running, definition: Mapping[str, Any], *, spent_s: float = 0
+    ) -> None:
+        """Stop the run when it takes too long, or its agent is silent for too long.
+
+        Args:
+            spent_s: seconds that it has taken before this attempt.
+        """
         if timeout_s := definition.get("run_timeout_s"):
             timeout = Failed(code="timeout", message=f"the run took longer than {timeout_s} s")
             running.timers["run"] = asyncio.get_running_loop().call_later(
-                timeout_s, self.stop, run_id, timeout
+                max(0, timeout_s - spent_s), self.stop, run_id, timeout
             )
         if idle_s := definition.get("idle_timeout_s"):
             self._watch_idle(run_id, running, idle_s, idle_s)

@@ -10,7 +10,7 @@ from runstore.runtime.supervision.dispatcher import Dispatcher
 from runstore.runtime.supervision.expiry import expire
 from runstore.runtime.supervision.run_table import Lost, Running, WaitingForSlot
 from runstore.runtime.supervision.stopper import Stopper
-from runstore.runtime.supervision.worker import Worker
+from runstore.runtime.supervision.worker import RunWorker
 
 MAX_SWEPT = 2_000  # open runs that one sweep reads; those of living workers do not count
 MAX_EXPIRED = 100  # waiting runs whose requests one sweep expires
@@ -26,7 +26,9 @@ class Sweep:
         grace_s: seconds from a cancel's commit to the run's ending.
     """
 
-    def __init__(self, worker: Worker, dispatcher: Dispatcher, stopper: Stopper, *, grace_s: float) -> None:
+    def __init__(
+        self, worker: RunWorker, dispatcher: Dispatcher, stopper: Stopper, *, grace_s: float
+    ) -> None:
         self._log = worker.log
         self._leases = worker.leases
         self._runs = worker.runs
@@ -58,10 +60,11 @@ class Sweep:
         self._cancels_seen = {
             run.run_id: self._cancels_seen.get(run.run_id, now) for run in found if run.cancel_at is not None
         }
-        for run_id in self._runs.of(Lost):
+        lost = self._runs.of(Lost)
+        for run_id in lost:
             self._runs.move(run_id, None)
         for run in strays:
-            self._look_after(run, True, now)
+            self._look_after(run, run.run_id not in lost or lost[run.run_id].crashed, now)
         for run in found:
             self._look_after(run, dead.get(run.worker_id or ""), now)
         await self._leases.forget(workers)
@@ -75,16 +78,25 @@ class Sweep:
     async def _compare_ours(self) -> list[OpenRun]:
         """Abandon the runs that this process drives, but does not have in the log any more.
 
+        The agents of the others learn of messages that people have added.
+
         Returns the runs that it has in the log, but does not drive. Only a run that two sweeps have found so
-        is lost: an attempt that begins is in the log before it is in the table.
+        is lost: an attempt that begins is in the log before it is in the table. While the log is unavailable
+        it may stay so for long, as the answer of a commit was lost.
         """
         driven = self._runs.driven()
         ours = {run.run_id: run for run in await self._log.runs_of(self._leases.worker_id)}
         for run_id in driven.keys() - ours.keys():
             self._tasks.start(run_id, self._leave(run_id, driven[run_id]))
+        for run_id in driven.keys() & ours.keys():
+            driven[run_id].runner.tell_added(ours[run_id].added)
         missed = {run_id for run_id in ours if not self._runs.has_slot(run_id)}
-        self._strays, missed_twice = missed, missed & self._strays
-        return [ours[run_id] for run_id in missed_twice]
+        lost = self._runs.of(Lost).keys()
+        if self._log.unavailable:
+            self._strays, missed = set(), missed & lost
+        strays = missed & (self._strays | lost)
+        self._strays = missed
+        return [ours[run_id] for run_id in strays]
 
     def _look_after(self, run: OpenRun, crashed: bool | None, now: float) -> None:
         """`crashed`: whether the run's worker has crashed or left; None if it is alive or does not exist."""

@@ -35,7 +35,7 @@ class RunTasks:
             log.error("supervisor_failed", run_id=run_id, error=repr(error), exc_info=error)
 
 
-class Worker(Struct, frozen=True):
+class RunWorker(Struct, frozen=True):
     """The runs of one process, and their loops.
 
     Args:

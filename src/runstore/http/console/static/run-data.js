@@ -1,189 +1,145 @@
-// The events of one run, loaded in pages, and followed while the run is open.
-//
-// Finished calls of models repeat their text in a message, so only other streamed text is loaded: of open calls, and of
-// agents that are generators. A run of 100,000 tokens opens as fast as a short one. A run of many steps opens with its first steps, or its last ones
-// while it is open; the rest is loaded on request.
+// One run: its record and its steps. Of an open run, streamed text is added as it comes; after any other event the
+// server is asked for the steps that have changed.
 
-import { get } from "./api.js";
-import { Fold, isEnding, isStreamed, STRUCTURE } from "./fold.js";
-import { isOpen } from "./parts/status.js";
+import { get, isOpen } from "./kit.js";
+import { isEnding, isStreamed, say, treeOf } from "./steps.js";
 import { follow } from "./stream.js";
 
-const PAGE = 1_000; // events of a request, the most that the API gives
-const AT_FIRST = 3_000; // events without streamed text that are loaded before the user asks for more
-const SHORT_RUN = 10_000; // events up to which an open run is loaded from its beginning
-const UNSAID_PAGES = 20; // pages of streamed text that are read for the open calls
-const EMPTY_PAGES = 200; // pages without a fitting event that are read in search of one
+const FIRST = 500; // events that are folded for the first sight
+const STEP = 3_000; // then, and more on request
+const MOST = 20_000; // that the server folds at once; beyond, the first ones are left out
+const MOST_PAST = 10_000; // for the run at an earlier time
+const SOON_MS = 100; // between an event and the question for what it changed
+const REST = 4; // times as long as the last answer took: the server folds all loaded steps for each
+const AGAIN_MS = 1_000; // after a question that failed
 
 export class RunData {
-  constructor(runId, onChange) {
-    this.runId = runId;
-    this.record = null;
-    this.error = null;
-    this.events = []; // without streamed text, in order
-    this.fold = new Fold(runId);
-    this.first = 0; // events up to this seq are not loaded, at the beginning
-    this.next = 0; // where loading goes on; null: everything is loaded
-    this.head = 0;
-    this.live = "";
-    this.loading = true;
-    this.version = 0;
-    this.#onChange = onChange;
-  }
+	record = null;
+	error = null;
+	tree = null;
+	head = 0;
+	live = "";
+	loading = true;
+	#after; // events up to this seq are left out; undefined: as the server chooses
+	#limit = FIRST;
+	#cut; // where the steps ended before: where they end there again, by their bytes, a limit does not help
+	#said = []; // streamed text since the last answer
+	#news = 0; // the seq of the last event that is no streamed text
+	#timer = null;
+	#following = false;
+	#abort = new AbortController();
+	#frame = 0;
+	#took = 0; // ms of the last answer
 
-  #onChange;
-  #abort = new AbortController();
-  #frame = 0;
-  #following = false;
+	constructor(runId, onChange) {
+		this.runId = runId;
+		this.onChange = onChange;
+	}
 
-  close() {
-    this.#abort.abort();
-    cancelAnimationFrame(this.#frame);
-  }
+	close() {
+		this.#abort.abort();
+		clearTimeout(this.#timer);
+		cancelAnimationFrame(this.#frame);
+	}
 
-  async open() {
-    try {
-      this.record = await this.#get("");
-      this.head = this.record.last_seq;
-      if (isOpen(this.record.status) && this.head > SHORT_RUN) this.#startAt(this.head - AT_FIRST);
-      this.#changed();
-      await this.more();
-      if (this.next === null) await this.#finish();
-    } catch (error) {
-      this.#failed(error);
-    }
-    this.loading = false;
-    this.#changed();
-  }
+	async open() {
+		await this.reload();
+		await this.#load();
+	}
 
-  /** Load the following events, up to AT_FIRST of them. */
-  async more() {
-    this.loading = true;
-    this.#changed();
-    const wanted = this.events.length + AT_FIRST;
-    for (let empty = 0; this.next !== null && this.events.length < wanted && empty < EMPTY_PAGES; ) {
-      const page = await this.#page(this.next, { types: STRUCTURE });
-      empty = page.data.length ? 0 : empty + 1;
-      this.events.push(...page.data);
-      this.fold.addAll(page.data);
-      this.next = page.next;
-      this.#changed();
-    }
-    this.loading = false;
-    if (this.next === null && this.events.length > AT_FIRST) await this.#finish();
-  }
+	reload() {
+		return this.#trying(async () => {
+			this.record = await this.#get("");
+			this.head = Math.max(this.head, this.record.last_seq);
+		});
+	}
 
-  /** Begin again at the run's first event. */
-  async fromStart() {
-    this.#startAt(0);
-    await this.more();
-  }
+	more() {
+		if (this.#limit < MOST && this.tree.next !== this.#cut) this.#limit = this.#limit < STEP ? STEP : Math.min(this.#limit + STEP, MOST);
+		else [this.#after, this.#limit] = [this.tree.next, STEP];
+		this.#cut = this.tree.next;
+		return this.#load();
+	}
 
-  #startAt(seq) {
-    this.first = this.next = seq;
-    this.events = [];
-    this.fold = new Fold(this.runId);
-    if (seq) this.fold.status = this.record.status;
-  }
+	fromStart() {
+		[this.#after, this.#limit] = [0, STEP];
+		return this.#load();
+	}
 
-  /** The run as it was after an event: a fold with the text of the calls that were open then. */
-  async at(seq, signal) {
-    if (this.next !== null && seq > this.next) return this.#before(seq, signal);
-    return this.#folded(new Fold(this.runId), this.events.filter((event) => event.seq <= seq), this.first, seq, signal);
-  }
+	async at(seq, signal) {
+		return treeOf(await this.#get("/steps", { at: seq, limit: MOST_PAST }, signal));
+	}
 
-  /** The same for an event that is not loaded: with the last steps before it, and the run's state then. */
-  async #before(seq, signal) {
-    const from = Math.max(0, seq - AT_FIRST);
-    const record = await this.#get("", { at: seq }, signal);
-    const events = [];
-    for (let next = from; next !== null && next < seq; ) {
-      const page = await this.#page(next, { types: STRUCTURE }, signal);
-      events.push(...page.data.filter((event) => event.seq <= seq));
-      next = page.next;
-    }
-    const begin = () => Object.assign(new Fold(this.runId), { from, status: record.status });
-    return this.#folded(begin(), events, from, seq, signal, begin);
-  }
+	/** Read the steps; with `changed`, only those that have changed since. */
+	async #load(changed) {
+		this.loading = changed === undefined;
+		this.#changed();
+		await this.#trying(async () => {
+			const began = Date.now();
+			const page = await this.#get("/steps", { after: this.#after, limit: this.#limit, changed });
+			this.error = null;
+			this.#took = Date.now() - began;
+			this.#after = page.after;
+			this.#said = this.#said.filter((event) => event.seq > page.upto);
+			this.tree = treeOf(page, changed ? this.tree : undefined);
+			for (const event of this.#said) say(this.tree, event);
+			this.head = Math.max(this.head, page.upto);
+			if (page.next === null) this.#follow();
+		});
+		this.loading = false;
+		this.#changed();
+		if (this.tree?.next && (this.#following || this.#limit < STEP)) await this.more(); // an open run grows beyond the limit
+	}
 
-  async #folded(fold, known, first, seq, signal, begin = () => new Fold(this.runId)) {
-    fold.addAll(known);
-    const after = Math.max(fold.unsaid, first);
-    if (after >= seq) return fold;
-    const { text, cut } = await this.#text(after, seq, signal);
-    if (!text.length) return Object.assign(fold, { cut });
-    const rest = [...known.filter((event) => event.seq > after), ...text].sort((a, b) => a.seq - b.seq);
-    return Object.assign(begin().addAll(known.filter((event) => event.seq <= after)).addAll(rest), { cut });
-  }
+	#follow() {
+		if (this.#following || !isOpen(this.record.status) || this.tree.ended) return;
+		this.#following = true;
+		const onEvents = (events) => {
+			for (const event of events.filter(isStreamed)) {
+				this.#said.push(event);
+				say(this.tree, event);
+			}
+			this.head = events.at(-1).seq;
+			this.#changed();
+			this.#news = events.findLast((event) => !isStreamed(event))?.seq ?? this.#news;
+			if (this.#news > this.tree.upto) this.#timer ??= setTimeout(() => this.#refresh(), this.#rest());
+		};
+		const onState = (state) => {
+			if (state instanceof Error) this.error = state;
+			else this.live = state;
+			this.#changed();
+		};
+		follow({ path: `/runs/${this.runId}/stream`, after: this.tree.upto, signal: this.#abort.signal, ends: isEnding, onEvents, onState });
+	}
 
-  async #text(after, upto, signal) {
-    const text = [];
-    let next = after;
-    for (let pages = 0; next !== null && next < upto && pages < UNSAID_PAGES; pages += 1) {
-      const page = await this.#page(next, { types: "llm.token,llm.reasoning" }, signal);
-      text.push(...page.data.filter((event) => event.seq <= upto && isStreamed(event)));
-      next = page.next;
-    }
-    return { text, cut: next !== null && next < upto ? { from: next, to: upto } : null };
-  }
+	async #refresh() {
+		await this.#load(this.tree.upto);
+		if (this.tree.ended) await this.reload();
+		const again = (this.#news > this.tree.upto || (this.tree.ended && isOpen(this.record.status))) && !this.#abort.signal.aborted;
+		this.#timer = again ? setTimeout(() => this.#refresh(), this.error ? AGAIN_MS : this.#rest()) : null;
+	}
 
-  /** Once all is loaded: read the text that no message repeats, and follow a run that is open. */
-  async #finish() {
-    if (this.#following) return;
-    const head = Math.max(this.head, this.fold.last);
-    this.fold = await this.at(head, this.#abort.signal);
-    this.#changed();
-    if (this.fold.ending) return;
-    this.#following = true;
-    follow(`/runs/${this.runId}/stream`, {
-      after: head, signal: this.#abort.signal, ends: isEnding,
-      onEvents: (events) => {
-        for (const event of events) {
-          this.fold.add(event);
-          if (!isStreamed(event)) this.events.push(event);
-        }
-        this.head = events.at(-1).seq;
-        this.#changed();
-        if (events.some(isEnding)) this.reload();
-      },
-      onState: (state) => {
-        if (state instanceof Error) this.error = state;
-        else this.live = state;
-        this.#changed();
-      },
-    });
-  }
+	#rest() {
+		return Math.max(SOON_MS, REST * this.#took);
+	}
 
-  /** Read the record again: its end, its result. */
-  async reload() {
-    try {
-      this.record = await this.#get("");
-      this.head = Math.max(this.head, this.record.last_seq);
-    } catch (error) {
-      this.#failed(error);
-    }
-    this.#changed();
-  }
+	#get(path, query, signal = this.#abort.signal) {
+		return get(`/runs/${encodeURIComponent(this.runId)}${path}`, query, signal);
+	}
 
-  #get(path, query, signal = this.#abort.signal) {
-    return get(`/runs/${encodeURIComponent(this.runId)}${path}`, query, signal);
-  }
+	async #trying(action) {
+		try {
+			await action();
+		} catch (error) {
+			if (error.name !== "AbortError") this.error = error;
+		}
+		this.#changed();
+	}
 
-  #page(after, query, signal) {
-    return this.#get("/events", { after, limit: PAGE, ...query }, signal);
-  }
-
-  #failed(error) {
-    if (error.name !== "AbortError") this.error = error;
-  }
-
-  #changed() {
-    this.version += 1;
-    if (!this.#frame) {
-      this.#frame = requestAnimationFrame(() => {
-        this.#frame = 0;
-        this.#onChange(this.version);
-      });
-    }
-  }
+	#changed() {
+		this.#frame ||= requestAnimationFrame(() => {
+			this.#frame = 0;
+			this.onChange({});
+		});
+	}
 }

@@ -1,103 +1,115 @@
 // Markdown as elements, never as HTML. What it does not know stays text, as does every tag in it.
 
-import { html, useMemo } from "../vendor/htm-preact.js";
-import { marked } from "../text.js";
+import { html, useMemo, useRoom } from "../kit.js";
 
 const LONGEST = 200_000; // characters; a longer text is shown as it is
 // Each alternative looks a bounded way ahead, so that no text takes longer than its length.
 const INLINE = /(?<!`)(`{1,8})(?!`)([^`]|[^`][\s\S]{0,2000}?[^`])\1(?!`)|\*\*(?=\S)((?:(?!\*\*)[\s\S]){0,2000}?\S)\*\*|(?<![\w*])\*(?=[^\s*])([^*\n]*?[^\s*])\*(?![\w*])|\[([^[\]\n]{1,500})\]\(([^()\s]{1,2000})\)|(https?:\/\/[^\s<>"'`)\]]{3,2000})/g;
+const MOST = 2_000; // elements of a text
+let left; // of them
+const LIST = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
+const ROW = /^\s*\|(.*)\|\s*$/;
+const RULER = /^\s*\|[\s:|-]+\|\s*$/; // below the head of a table
+const QUOTE = /^>\s?/;
+const FENCE = /^\s*(```+|~~~+)/;
+const HEADING = /^(#{1,6})\s+(.*)$/;
 
 /** Only links to the web: no `javascript:`, `data:` or other scheme, and none to this server by its path. */
-function safe(link) {
-  try {
-    const url = new URL(link);
-    return url.protocol === "https:" || url.protocol === "http:" ? url.href : null;
-  } catch {
-    return null;
-  }
+function webUrl(link) {
+	const url = URL.canParse(link) ? new URL(link) : null;
+	return url && /^https?:$/.test(url.protocol) ? url : null;
 }
 
 // The host stands beside the text, so that a link cannot pretend to lead elsewhere.
-function Link({ to, children }) {
-  const target = safe(to);
-  if (!target) return html`<span>[${children}](${marked(to)})</span>`;
-  return html`<a href=${target} target="_blank" rel="noopener noreferrer nofollow" title=${target}>${children}</a>`;
+function Link({ label, to }) {
+	const url = webUrl(to);
+	if (!url) return html`<span>[${label}](${to})</span>`;
+	return html`<a href=${url.href} target="_blank" rel="noopener noreferrer nofollow" title=${url.href}>${label}</a>
+		${!label.includes(url.host) && html` <span class="dim">(${url.host})</span>`}`;
 }
 
 function inline(text) {
-  const parts = [];
-  let end = 0;
-  for (const match of text.matchAll(INLINE)) {
-    if (match.index > end) parts.push(marked(text.slice(end, match.index)));
-    const [, , code, strong, em, label, link, address] = match;
-    if (code !== undefined) parts.push(html`<code>${marked(code)}</code>`);
-    else if (strong !== undefined) parts.push(html`<strong>${inline(strong)}</strong>`);
-    else if (em !== undefined) parts.push(html`<em>${inline(em)}</em>`);
-    else if (label !== undefined) {
-      const target = safe(link);
-      const host = target && !label.includes(new URL(target).host) ? html` <span class="dim">(${new URL(target).host})</span>` : null;
-      parts.push(html`<${Link} to=${link}>${marked(label)}<//>${host}`);
-    } else parts.push(html`<${Link} to=${address}>${marked(address)}<//>`);
-    end = match.index + match[0].length;
-  }
-  if (end < text.length) parts.push(marked(text.slice(end)));
-  return parts;
+	if ((left -= 1) < 0) return text;
+	const parts = [];
+	let end = 0;
+	for (const { 0: whole, 2: code, 3: strong, 4: em, 5: label, 6: link, 7: address, index } of text.matchAll(INLINE)) {
+		if ((left -= 1) < 0) break;
+		parts.push(text.slice(end, index));
+		if (code !== undefined) parts.push(html`<code>${code}</code>`);
+		else if (strong !== undefined) parts.push(html`<strong>${inline(strong)}</strong>`);
+		else if (em !== undefined) parts.push(html`<em>${inline(em)}</em>`);
+		else parts.push(html`<${Link} label=${label ?? address} to=${link ?? address} />`);
+		end = index + whole.length;
+	}
+	return [...parts, text.slice(end)];
 }
 
-const LIST = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
-const ROW = /^\s*\|(.*)\|\s*$/;
+// Below, lines are in reverse order: taking one from the end costs nothing.
 
-function blocks(text) {
-  const lines = text.replace(/\r\n?/g, "\n").split("\n");
-  const found = [];
-  let index = 0;
-  while (index < lines.length) {
-    const line = lines[index];
-    const fence = /^\s*(```+|~~~+)\s*(\S*)/.exec(line);
-    const heading = /^(#{1,6})\s+(.*)$/.exec(line);
-    if (fence) {
-      const code = [];
-      index += 1;
-      while (index < lines.length && !lines[index].trim().startsWith(fence[1])) code.push(lines[index++]);
-      index += 1;
-      found.push(html`<pre><code>${marked(code.join("\n"))}</code></pre>`);
-    } else if (heading) {
-      found.push(html`<p class=${`md-head h${heading[1].length}`}>${inline(heading[2])}</p>`);
-      index += 1;
-    } else if (LIST.test(line)) {
-      const items = [];
-      const ordered = /^\d/.test(LIST.exec(line)[2]);
-      while (index < lines.length && (LIST.test(lines[index]) || (/^\s+\S/.test(lines[index]) && items.length))) {
-        const item = LIST.exec(lines[index]);
-        if (item) items.push({ depth: Math.min(Math.floor(item[1].length / 2), 6), text: item[3] });
-        else items.at(-1).text += ` ${lines[index].trim()}`;
-        index += 1;
-      }
-      const entries = items.map((item) => html`<li class=${`depth-${item.depth}`}>${inline(item.text)}</li>`);
-      found.push(ordered ? html`<ol>${entries}</ol>` : html`<ul>${entries}</ul>`);
-    } else if (/^>\s?/.test(line)) {
-      const quoted = [];
-      while (index < lines.length && /^>\s?/.test(lines[index])) quoted.push(lines[index++].replace(/^>\s?/, ""));
-      found.push(html`<blockquote>${inline(quoted.join("\n"))}</blockquote>`);
-    } else if (ROW.test(line) && /^\s*\|[\s:|-]+\|\s*$/.test(lines[index + 1] ?? "")) {
-      const cells = (row) => ROW.exec(row)[1].split("|").map((cell) => inline(cell.trim()));
-      const head = cells(line);
-      index += 2;
-      const rows = [];
-      while (index < lines.length && ROW.test(lines[index])) rows.push(cells(lines[index++]));
-      found.push(html`<div class="scrolls"><table><thead><tr>${head.map((cell) => html`<th>${cell}</th>`)}</tr></thead>
-        <tbody>${rows.map((row) => html`<tr>${row.map((cell) => html`<td>${cell}</td>`)}</tr>`)}</tbody></table></div>`);
-    } else if (!line.trim()) index += 1;
-    else {
-      const words = [];
-      while (index < lines.length && lines[index].trim() && !/^(\s*(```|~~~)|#{1,6}\s|>)/.test(lines[index]) && !LIST.test(lines[index])) words.push(lines[index++]);
-      if (!words.length) words.push(lines[index++]);
-      found.push(html`<p>${inline(words.join("\n"))}</p>`);
-    }
-  }
-  return found;
+function take(lines, fits, most = Infinity) {
+	const found = [];
+	while (lines.length && found.length < most && fits(lines.at(-1))) found.push(lines.pop());
+	return found;
+}
+
+
+function list(lines) {
+	const ordered = /^\s*\d/.test(lines.at(-1));
+	const items = [];
+	for (const line of take(lines, (each) => LIST.test(each) || /^\s+\S/.test(each), left)) {
+		const [, indent, , text] = LIST.exec(line) ?? [];
+		if (text === undefined) items.at(-1).text += ` ${line.trim()}`;
+		else items.push({ depth: Math.min(Math.floor(indent.length / 2), 6), text });
+	}
+	const entries = items.map(({ depth, text }) => html`<li class=${`depth-${depth}`}>${inline(text)}</li>`);
+	return ordered ? html`<ol>${entries}</ol>` : html`<ul>${entries}</ul>`;
+}
+
+const cellsOf = (row) => ROW.exec(row)[1].split("|");
+
+/** width: cells of a row; further ones are left out, as in GitHub's Markdown. */
+function table(lines, width) {
+	const [head, , ...rows] = take(lines, (line) => ROW.test(line), left / width).map((row) => cellsOf(row).slice(0, width).map((cell) => inline(cell.trim())));
+	return html`<div class="scrolls" tabindex="0"><table><thead><tr>${head.map((cell) => html`<th>${cell}</th>`)}</tr></thead>
+		<tbody>${rows.map((row) => html`<tr>${row.map((cell) => html`<td>${cell}</td>`)}</tr>`)}</tbody></table></div>`;
+}
+
+function fenced(lines) {
+	const fence = FENCE.exec(lines.pop())[1];
+	const code = take(lines, (line) => !line.trim().startsWith(fence));
+	lines.pop();
+	return html`<pre><code>${code.join("\n")}</code></pre>`;
+}
+
+function block(lines) {
+	const line = lines.at(-1);
+	const [, level, heading] = HEADING.exec(line) ?? [];
+	if (FENCE.test(line)) return fenced(lines);
+	if (LIST.test(line)) return list(lines);
+	if (QUOTE.test(line)) return html`<blockquote>${inline(take(lines, (each) => QUOTE.test(each)).map((each) => each.replace(QUOTE, "")).join("\n"))}</blockquote>`;
+	const width = ROW.test(line) && RULER.test(lines.at(-2) ?? "") ? cellsOf(line).length : 0;
+	if (width && width < left) return table(lines, width);
+	lines.pop();
+	if (level) return html`<p class=${`md-head h${level.length}`}>${inline(heading)}</p>`;
+	const rest = take(lines, (each) => each.trim() && ![FENCE, LIST, QUOTE, HEADING].some((other) => other.test(each)));
+	return html`<p>${inline([line, ...rest].join("\n"))}</p>`;
+}
+
+/** At most so many elements, and then the rest as it is. */
+function blocks(text, most) {
+	left = most;
+	const lines = text.replace(/\r\n?/g, "\n").split("\n").reverse();
+	const found = [];
+	while (take(lines, (line) => !line.trim()) && lines.length && left > 0) found.push(block(lines));
+	return lines.length ? [...found, html`<p>${lines.reverse().join("\n")}</p>`] : found;
 }
 
 export function Markdown({ text }) {
-  return useMemo(() => (text.length > LONGEST ? html`<div class="prose text">${marked(text)}</div>` : html`<div class="prose">${blocks(text)}</div>`), [text]);
+	const reserve = useRoom();
+	return useMemo(() => {
+		const most = reserve(text.length > LONGEST ? 0 : MOST);
+		const prose = blocks(text, most);
+		reserve(most - Math.max(left, 0));
+		return html`<div class="prose">${prose}</div>`;
+	}, [text]);
 }

@@ -1,0 +1,42 @@
+"""Options and the connection of the commands on runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runstore.core.printable import escaped
+
+if TYPE_CHECKING:
+    from runstore.client import Client
+
+EXIT_REFUSED = 1  # the server refused or cannot be reached, or the followed run failed
+
+Url = Annotated[
+    str | None, typer.Option(envvar="RUNSTORE_URL", help="The server; http://127.0.0.1:8082 if not given.")
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RUNSTORE_API_KEY", help="Prefer the environment variable, which `ps` does not show."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, one object on a line.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN_ID", show_default=False)]
+After = Annotated[int, typer.Option(min=0, help="Begin after the event with this seq.")]
+
+
+@contextmanager
+def connected(
+    url: str | None, api_key: str | None, retry_s: float = 0, *, refused: int = EXIT_REFUSED
+) -> "Iterator[Client]":
+    """A client. Any of its errors ends the command with a message of one line, and exit code `refused`."""
+    from runstore.client import Client, ClientError
+
+    with Client(url, api_key=api_key, retry_s=retry_s) as client:
+        try:
+            yield client
+        except ClientError as error:
+            typer.echo(f"runstore: {escaped(' '.join(str(error).split()))}", err=True)
+            raise typer.Exit(refused) from error

@@ -1,0 +1,68 @@
+"""The requests to a run's models."""
+
+from starlette.responses import Response
+
+from runstore.core import errors
+from runstore.core.model_requests import ModelRequest, RequestPage
+from runstore.http.json import json_response
+from runstore.http.operations import Call, operation
+from runstore.http.requests import MAX_CURSOR_DIGITS, Parameter, read_number, whole
+from runstore.http.schemas import RUN_ID, json
+from runstore.http.security.access import Access
+from runstore.store.model_requests import MAX_LISTED
+from runstore.store.runs import RunStore
+
+LIMIT = Parameter("limit", whole(1, MAX_LISTED, 100))
+AFTER = Parameter("after", whole(0, 10**MAX_CURSOR_DIGITS - 1), "the `next` of an earlier page")
+SEQ = Parameter("seq", whole(1, 10**MAX_CURSOR_DIGITS - 1), "only the call whose `llm.request` has this seq")
+N = Parameter("n", whole(1, 10**MAX_CURSOR_DIGITS - 1), "the number of the request in its run", "path")
+
+
+class RequestRoutes:
+    """The routes below `/runs/{run_id}/requests`."""
+
+    tag = "runs"
+
+    def __init__(self, store: RunStore, access: Access) -> None:
+        self._store = store
+        self._access = access
+
+    @operation(
+        "GET",
+        "/runs/{run_id}/requests",
+        parameters=(RUN_ID, AFTER, LIMIT, SEQ),
+        answers={200: json("a page of the run's model calls", RequestPage)},
+    )
+    async def list_requests(self, call: Call[None]) -> Response:
+        """A run's model calls, in order."""
+        after, limit = read_number(call.request, AFTER), read_number(call.request, LIMIT)
+        seq = read_number(call.request, SEQ) or None
+        run_id = await self._access.readable(call.request, "events")
+        await self._store.head(run_id, deleted=call.user.reads_all)
+        return json_response(await self._store.requests(run_id, after=after, limit=limit, seq=seq))
+
+    @operation(
+        "GET",
+        "/runs/{run_id}/requests/{n}",
+        parameters=(RUN_ID, N),
+        answers={200: json("the request, whole", ModelRequest)},
+        problems=(errors.RequestNotFound, errors.TooLarge),
+    )
+    async def get_request(self, call: Call[None]) -> Response:
+        """One request to a model, exactly."""
+        run_id = await self._access.readable(call.request, "events")
+        await self._store.head(run_id, deleted=call.user.reads_all)
+        reads_session = await self._access.reads_session(call.login, run_id)
+        n = read_n(call.request.path_params["n"])
+        return await self._store.request(run_id, n, reads_session=reads_session, answer=json_response)
+
+
+def read_n(text: str) -> int:
+    """The number of a request in a path.
+
+    Raises:
+        RequestNotFound: it is no number.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_CURSOR_DIGITS):
+        raise errors.RequestNotFound(f"a request's number is 1, 2, 3, …, not {text[:100]!r}")
+    return int(text)

@@ -1,0 +1,221 @@
+"""A run as a tree of steps, for people who look at it: whole, at an earlier event, or its changes."""
+
+from functools import partial
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from starlette.responses import Response
+
+from runstore.core import errors
+from runstore.core.codec import to_json
+from runstore.core.comparison import Pair, RunComparison
+from runstore.core.events import ModelUsage
+from runstore.core.run import Run
+from runstore.core.step import Step
+from runstore.core.threads import Threads
+from runstore.core.times import timestamp
+from runstore.core.transcript import result_text
+from runstore.http.json import Count, Time, json_response
+from runstore.http.native.records import RunRecord, record
+from runstore.http.native.runs import AT
+from runstore.http.operations import Call, operation
+from runstore.http.requests import MAX_CURSOR_DIGITS, Parameter, read_number, whole
+from runstore.http.schemas import RUN_ID, UUID, json
+from runstore.http.security.access import Access
+from runstore.projections.prices import NANO, Prices
+from runstore.store.runs import RunStore
+from runstore.store.steps import MAX_FOLDED, FoldedSteps, ReadPage, StepReader, read_steps
+
+SHORT_RUN = 10_000  # events of an open run up to which its steps begin with the first one
+LATEST = 3_000  # events before the asked one with which the steps of a longer run begin
+
+MAX_COMPARED_EVENTS = 5_000  # events of each of two runs that are compared, without streamed text
+FOLDS = 2  # at once, of all users: each takes a core for up to a second, and some 100 MB
+FOLD_WAIT_S = 5.0  # seconds that one waits for its turn before the request is refused
+
+OTHER_ID = Parameter("other_id", UUID, "the run to compare it with", "path")
+LIMIT = Parameter("limit", whole(1, MAX_FOLDED, LATEST), "events that are folded, without streamed text")
+AFTER = Parameter(
+    "after",
+    whole(0, 10**MAX_CURSOR_DIGITS - 1),
+    "a seq: begin with the events after it. If not given: with the run, or the last events of a long one",
+)
+CHANGED = Parameter(
+    "changed", whole(0, 10**MAX_CURSOR_DIGITS - 1, 0), "a seq: only steps that an event after it has changed"
+)
+
+
+class StepInput(Struct, frozen=True):
+    """The run's input, its user and its time."""
+
+    user_id: str
+    at: Time
+    input: Any
+
+
+class StepPage(Struct, frozen=True):
+    """A run's steps, in the order in which they began.
+
+    `upto`: the seq of the last event that they are of; `at`: its time. `status`: of the run now, or as asked.
+    `after`: events up to this seq were left out; `next`: where further events are, null if there are none.
+    `unread`: the seqs between which streamed text was not read. `input_tokens`, `output_tokens`, `cost`: sums
+    over these model calls; `cost` in units of `currency`, null if no model has a price. `first_at`: the time
+    of the first text of a model that is known.
+    """
+
+    data: list[Step]
+    status: str
+    upto: Count
+    at: Time | None
+    after: Count
+    next: Count | None
+    unread: tuple[Count, Count] | None
+    ended: bool
+    input: StepInput | None
+    input_tokens: Count
+    output_tokens: Count
+    cost: float | None
+    currency: str | None
+    first_at: Time | None
+
+
+class ComparedRun(Struct, frozen=True):
+    """One of two runs. `steps`: how many model and tool calls it has."""
+
+    run: RunRecord
+    steps: Count
+    cost: float | None
+    currency: str | None
+
+
+class ComparisonPage(Struct, frozen=True):
+    """Two runs: their inputs, steps and results in pairs. `complete`: false if a run has more steps."""
+
+    runs: list[ComparedRun]
+    data: list[Pair]
+    complete: bool
+
+
+def fold_threads() -> Threads:
+    """Threads that fold runs for people: into steps, comparisons and transcripts."""
+    return Threads("runstore-steps", FOLDS, share=FOLDS - 1, wait_s=FOLD_WAIT_S)
+
+
+class StepRoutes:
+    """The routes `/runs/{run_id}/steps` and `/runs/{run_id}/compare/{other_id}`.
+
+    Args:
+        threads: from `fold_threads`.
+    """
+
+    tag = "runs"
+
+    def __init__(self, store: RunStore, access: Access, prices: Prices, threads: Threads) -> None:
+        self._store = store
+        self._access = access
+        self._prices = prices
+        self._reader = StepReader(store.events, threads)
+
+    @operation(
+        "GET",
+        "/runs/{run_id}/steps",
+        parameters=(RUN_ID, AT, AFTER, CHANGED, LIMIT),
+        answers={200: json("the steps", StepPage)},
+        problems=(errors.InvalidCursor,),
+    )
+    async def list_steps(self, call: Call[None]) -> Response:
+        """A run as a tree of steps, now or at an earlier event."""
+        at, limit = read_number(call.request, AT) or None, read_number(call.request, LIMIT)
+        run_id = await self._access.readable(call.request, "events")
+        found = await self._store.get(run_id, at=at, deleted=call.user.reads_all)
+        upto = found.last_seq if at is None else at
+        after = self._begin(call, found.run, upto, past=at is not None)
+        changed = read_number(call.request, CHANGED)
+
+        def answer(read: ReadPage) -> Response:
+            folded = read_steps(read, run_id, after=after, at=upto, limit=limit)
+            return json_response(self._page(folded, found.run, changed))
+
+        return await self._reader.call(answer)
+
+    @operation(
+        "GET",
+        "/runs/{run_id}/compare/{other_id}",
+        parameters=(RUN_ID, OTHER_ID),
+        answers={200: json("the comparison", ComparisonPage)},
+    )
+    async def compare_runs(self, call: Call[None]) -> Response:
+        """Two runs beside each other, with the words that differ."""
+        run_id = await self._access.readable(call.request, "events")
+        other_id = await self._access.may_read(call.login, call.request.path_params["other_id"], "events")
+        runs = [await self._store.get(each, deleted=call.user.reads_all) for each in (run_id, other_id)]
+
+        def answer(read: ReadPage) -> Response:
+            fold = partial(read_steps, read, after=0, limit=MAX_COMPARED_EVENTS)
+            steps = [fold(found.run.run_id, at=found.last_seq) for found in runs]
+            pairs = _compared([found.run for found in runs], *steps)
+            sides = [self._compared_run(found.run, each) for found, each in zip(runs, steps, strict=True)]
+            return json_response(ComparisonPage(sides, pairs, all(each.next is None for each in steps)))
+
+        return await self._reader.call(answer)
+
+    def _compared_run(self, run: Run, folded: FoldedSteps) -> ComparedRun:
+        page = self._page(folded, run, 0)
+        count = sum(step.kind in ("model", "tool") for step in page.data)
+        return ComparedRun(record(run), count, page.cost, page.currency)
+
+    def _begin(self, call: Call[None], run: Run, upto: int, *, past: bool) -> int:
+        """The seq after which the steps begin."""
+        if call.request.query_params.get("after") is not None:
+            return read_number(call.request, AFTER)
+        return upto - LATEST if upto > SHORT_RUN and (past or not run.closed) else 0
+
+    def _page(self, folded: FoldedSteps, run: Run, changed: int) -> StepPage:
+        fold = folded.fold
+        day = timestamp(run.created_at)[:10]
+        models = [step for step in fold.steps.values() if step.usage is not None]
+        for step in models:
+            self._put_cost(step, day)
+        costs = [step.cost for step in models if step.cost is not None]
+        queued, last = fold.queued, fold.last
+        given = None
+        if queued is not None:
+            given = StepInput(queued.data["user_id"], queued.at, queued.data["input"])
+        return StepPage(
+            data=[step for step in fold.steps.values() if fold.changed[step.key] > changed],
+            status=run.status,
+            upto=folded.upto,
+            at=last.at if last is not None else None,
+            after=folded.after,
+            next=folded.next,
+            unread=folded.unread,
+            ended=run.closed,
+            input=given,
+            input_tokens=sum((step.usage or {}).get("input_tokens", 0) for step in models),
+            output_tokens=sum((step.usage or {}).get("output_tokens", 0) for step in models),
+            cost=sum(costs) if costs else None,
+            currency=next((step.currency for step in models if step.currency), None),
+            first_at=next((step.first_at for step in fold.steps.values() if step.first_at), None),
+        )
+
+    def _put_cost(self, step: Step, day: str) -> None:
+        usage = step.usage or {}
+        if price := self._prices.of(usage.get("model") or "", day):
+            counts: dict[str, int] = {
+                name: usage.get(name) or 0
+                for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+            }
+            step.cost, step.currency = price.cost(msgspec.convert(counts, ModelUsage)) / NANO, price.currency
+
+
+def _compared(runs: list[Run], left: FoldedSteps, right: FoldedSteps) -> list[Pair]:
+    comparison = RunComparison()
+    inputs = [_text(run.input) for run in runs]
+    results = [result_text(run.result) if run.result is not None else run.error or "" for run in runs]
+    ends = comparison.pair("input", "Input", *inputs), comparison.pair("result", "Result", *results)
+    return [ends[0], *comparison.steps(left.fold.steps.values(), right.fold.steps.values()), ends[1]]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else to_json(value).decode()

@@ -1,0 +1,182 @@
+"""The server's end of the pipe to a process that drives runs, and each run's part of it."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable
+
+from structlog.contextvars import bound_contextvars, get_contextvars
+
+from runstore.core.errors import AgentError
+from runstore.runtime.process import messages
+from runstore.runtime.process.messages import for_child
+from runstore.runtime.process.pipe import WINDOW_BYTES
+from runstore.runtime.process.processes import Child
+
+READ_BYTES = 1 << 18  # bytes per read from a process
+MAX_HELD_BYTES = 16 << 20  # bytes of events that runs have not taken, after which no more are read
+GRANT_BYTES = WINDOW_BYTES // 2  # bytes that the log takes of a run before the process gets a grant for them
+
+# One logger for all agents' lines: logging keeps every logger name for the life of the process.
+_logger = logging.getLogger("runstore.runtime.process.agent")
+
+
+class Channel:
+    """The runs of one process. Belongs to the event loop that made it.
+
+    Args:
+        fault: the error of the runs that are open when the process has ended.
+        heard: called with each message that concerns the process and not one run.
+    """
+
+    def __init__(
+        self,
+        child: Child,
+        settings: messages.Open,
+        *,
+        fault: Callable[[], Awaitable[Exception]],
+        heard: Callable[[messages.OfProcess], None] = lambda message: None,
+    ) -> None:
+        self.child = child
+        self._fault = fault
+        self._heard = heard
+        self._numbers = itertools.count(1)
+        self._places: dict[int, RunPlace] = {}
+        self._held = 0  # bytes of events that places have
+        self._room = asyncio.Event()
+        self.send(settings)
+        self.reading = asyncio.create_task(self._read())
+
+    def __len__(self) -> int:
+        """The number of open runs."""
+        return len(self._places)
+
+    def place(self) -> "RunPlace":
+        """A place for one more run."""
+        number = next(self._numbers)
+        place = self._places[number] = RunPlace(self, number)
+        return place
+
+    def send(self, message: messages.ToChild) -> None:
+        """Send a message to the process."""
+        self.child.writer.write(for_child(message))
+
+    def close(self, place: "RunPlace") -> None:
+        """Drop what comes for a place from now on."""
+        if self._places.pop(place.run, None) is not None:
+            self.release(place.held)
+
+    def release(self, size: int) -> None:
+        """Note that events of this many bytes are gone."""
+        self._held -= size
+        self._room.set()
+
+    async def _read(self) -> None:
+        buffer = bytearray()
+        malformed: AgentError | None = None
+        try:
+            while received := await self._receive():
+                buffer += received
+                for batch in messages.to_server(buffer):
+                    self._deliver(batch)
+        except AgentError as error:
+            malformed = error
+        fault = malformed or await self._fault()
+        for place in list(self._places.values()):
+            place.fail(fault)
+
+    async def _receive(self) -> bytes:
+        while self._held > MAX_HELD_BYTES:
+            self._room.clear()
+            await self._room.wait()
+        try:
+            return await self.child.reader.read(READ_BYTES)
+        except ConnectionError:
+            return b""
+
+    def _deliver(self, batch: list[messages.ToServer]) -> None:
+        woken: set[RunPlace] = set()
+        for message in batch:
+            if isinstance(message, messages.OfRun):
+                place = self._places.get(message.run)
+                if place is not None:
+                    self._held += place.put(message)
+                    woken.add(place)
+            elif isinstance(message, messages.Logged):
+                self._log(message)
+            else:
+                self._heard(message)
+        for place in woken:
+            place.wake()
+
+    def _log(self, line: messages.Logged) -> None:
+        ours = get_contextvars().get("run_id")  # of an agent's own process, which cannot name another run
+        with bound_contextvars(**({"run_id": line.run_id} if line.run_id and not ours else {})):
+            _logger.log(line.level, "%s", line.message)
+
+
+class RunPlace:
+    """One run's part of a channel."""
+
+    def __init__(self, channel: Channel, run: int) -> None:
+        self.run = run
+        self.held = 0  # bytes of its events that were not taken
+        self._channel = channel
+        self._messages: list[messages.OfRun] = []
+        self._news = asyncio.Event()
+        self._fault: Exception | None = None
+        self._taken = 0  # bytes without a grant so far
+
+    def send(self, message: messages.ToChild) -> None:
+        """Send a message to the run's process."""
+        self._channel.send(message)
+
+    def leave(self, *, tell: bool) -> None:
+        """Give the place back. Later messages about the run are dropped.
+
+        Args:
+            tell: the process does not know it, and has to stop the agent.
+        """
+        self._channel.close(self)
+        if tell and self._fault is None:
+            self.send(messages.Leave(self.run))
+
+    def put(self, message: messages.OfRun) -> int:
+        """Add a message; returns the bytes of its event. `wake` makes it known."""
+        self._messages.append(message)
+        size = _size(message)
+        self.held += size
+        return size
+
+    def wake(self) -> None:
+        self._news.set()
+
+    def fail(self, fault: Exception) -> None:
+        """No more messages come, for this reason."""
+        self._fault = fault
+        self._news.set()
+
+    async def receive(self) -> list[messages.OfRun]:
+        """The messages that have come, at least one; raises the reason why none comes any more."""
+        while not self._messages:
+            if self._fault is not None:
+                raise self._fault
+            self._news.clear()
+            await self._news.wait()
+        received, self._messages = self._messages, []
+        return received
+
+    def taken(self, message: messages.OfRun) -> None:
+        """The log has taken a message's event."""
+        size = _size(message)
+        self.held -= size
+        self._channel.release(size)
+        if isinstance(message, messages.Said):
+            self._taken += size
+            if self._taken >= GRANT_BYTES:
+                self.send(messages.Taken(self.run, self._taken))
+                self._taken = 0
+
+
+def _size(message: messages.OfRun) -> int:
+    return len(message.data) if isinstance(message, messages.Said | messages.WriteAhead) else 0

@@ -1,0 +1,1 @@
+"""Runs again: the dialogues of a recorded run, their differences, and fixtures of them."""

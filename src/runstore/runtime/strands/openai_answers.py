@@ -1,0 +1,212 @@
+"""Mends answers in OpenAI's chat completions before strands reads them.
+
+Servers that speak this protocol say text after the reason for the end, give all tool calls one index, or
+leave parts null. strands drops such text, joins such calls, and fails for such parts. It drops refusals, too.
+What strands makes of an answer no longer shows that, so the client that strands asks is wrapped.
+"""
+
+import json
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+from msgspec import Struct
+
+from runstore.core.errors import AgentError
+
+MODULE = "strands.models.openai"  # imported only in processes that use it
+REFUSED = "content_filter"  # why an answer ended that is a refusal; OpenAI says "stop"
+
+_mended: set[type] = set()
+_mending_lock = threading.Lock()  # agents' loops have threads of their own
+
+
+def mend_answers(model: Any) -> None:
+    """Let strands' class of a model read mended answers. Safe to call twice."""
+    with _mending_lock:
+        for cls in type(model).__mro__:
+            if cls.__module__ == MODULE and "_get_client" in vars(cls) and cls not in _mended:
+                _mended.add(cls)
+                setattr(cls, "_get_client", _mending(vars(cls)["_get_client"]))  # noqa: B010
+
+
+def _mending(get_client: Callable[..., Any]) -> Callable[..., AbstractAsyncContextManager[Any]]:
+    """A method that returns the client, with mended answers."""
+
+    @asynccontextmanager
+    async def get_mending_client(self: Any) -> AsyncIterator[Any]:
+        async with get_client(self) as client:
+            yield _Client(client)
+
+    return get_mending_client
+
+
+class _Wrapped:
+    def __init__(self, wrapped: Any) -> None:
+        self._wrapped = wrapped
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
+
+
+class _Client(_Wrapped):
+    @property
+    def chat(self) -> "_Chat":
+        return _Chat(self._wrapped.chat)
+
+
+class _Chat(_Wrapped):
+    @property
+    def completions(self) -> "_Completions":
+        return _Completions(self._wrapped.completions)
+
+
+class _Completions(_Wrapped):
+    async def create(self, **request: Any) -> Any:
+        answer = await self._wrapped.create(**request)
+        return mended_chunks(answer) if request.get("stream") else mended_completion(answer)
+
+
+async def mended_chunks(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The chunks of a streamed answer. The last one has the reason for the end, and the usage."""
+    calls, refused = ToolCalls(), False
+    reason = usage = index = None
+    async for chunk in chunks:
+        usage = getattr(chunk, "usage", None) or usage
+        choice = _choice(chunk)
+        if choice is None:
+            continue
+        index = choice.index if index is None else index
+        if choice.index not in (index, None):
+            continue  # another answer, as with the parameter `n`
+        if choice.finish_reason:
+            reason, choice.finish_reason = choice.finish_reason, None
+        if choice.delta is not None:
+            refused |= _mend_refusal(choice.delta)
+            calls.mend(choice.delta)
+            yield chunk
+    nothing = SimpleNamespace(content=None, tool_calls=None)
+    last = SimpleNamespace(delta=nothing, finish_reason=_reason(reason, refused=refused))
+    yield SimpleNamespace(choices=[last] if reason else [], usage=usage)
+
+
+def mended_completion(answer: Any) -> Any:
+    """A whole answer."""
+    choice = _choice(answer)
+    if choice is not None and choice.message is not None:
+        refused = _mend_refusal(choice.message)
+        choice.finish_reason = _reason(choice.finish_reason, refused=refused)
+    return answer
+
+
+def _choice(answer: Any) -> Any:
+    choices = getattr(answer, "choices", None)
+    return choices[0] if choices else None
+
+
+def _mend_refusal(said: Any) -> bool:
+    """Make a refusal the text of a message or a piece of one. Returns whether there is one."""
+    refusal = getattr(said, "refusal", None)
+    if isinstance(refusal, str) and refusal:
+        if not said.content or isinstance(said.content, str):  # others send a list of parts
+            said.content = (said.content or "") + refusal
+        return True
+    return False
+
+
+def _reason(reason: str | None, *, refused: bool) -> str | None:
+    return REFUSED if refused and reason == "stop" else reason
+
+
+class _Call(Struct):
+    """A tool call that has begun. `index`: its own. `first`: its first piece, whose name strands takes.
+
+    `arguments`: those of its pieces that have some.
+    """
+
+    index: int
+    first: Any
+    arguments: list[Any] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether its arguments are `{}`, which some servers send before those that they mean."""
+        return len(self.arguments) == 1 and self.arguments[0].arguments.strip() == "{}"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether its arguments are an object. A cheap look first: servers may send thousands of pieces."""
+        return (
+            bool(self.arguments)
+            and self.arguments[-1].arguments.rstrip().endswith("}")
+            and _is_object("".join(each.arguments for each in self.arguments))
+        )
+
+
+class ToolCalls:
+    """Gives each tool call of an answer an index of its own, and its name and id to its first piece.
+
+    strands looks at the pieces at the end of the answer.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[int | None, _Call] = {}  # by the server's index
+        self._by_id: dict[tuple[int | None, str], _Call] = {}
+        self._count = 0
+
+    def mend(self, delta: Any) -> None:
+        """Mend the pieces of calls in a delta; a `function_call`, the older form, becomes one."""
+        pieces = delta.tool_calls or []
+        if not pieces and getattr(delta, "function_call", None) is not None:
+            pieces = delta.tool_calls = [SimpleNamespace(index=None, id=None, function=delta.function_call)]
+        if not isinstance(pieces, list) or not all(hasattr(each, "function") for each in pieces):
+            raise AgentError(
+                "the model's answer has tool calls that are not a list", code="model_invalid_answer"
+            )
+        for piece in pieces:
+            self._mend(piece)
+
+    def _mend(self, piece: Any) -> None:
+        if piece.function is None:
+            piece.function = SimpleNamespace(name=None, arguments=None)
+        said = piece.function
+        if not isinstance(said.arguments, str | None):  # an object that is not text
+            said.arguments = json.dumps(said.arguments)
+        place, id, name = piece.index, piece.id, said.name
+        has_arguments = bool(said.arguments and said.arguments.strip())
+        call = (self._by_id.get((place, id)) if id else None) or self._last.get(place)
+        if call is None or (name and _is_another(call, id, name, has_arguments)):
+            call = _Call(self._count, piece)
+            self._count += 1
+        elif name and name != call.first.function.name:  # it comes in pieces, too
+            call.first.function.name = (call.first.function.name or "") + name
+        call.first.id = call.first.id or id
+        if id:
+            self._by_id[place, id] = call
+        self._last[place] = call
+        if has_arguments:
+            if call.is_empty:
+                call.arguments.pop().arguments = ""
+            call.arguments.append(said)
+        piece.index = call.index
+
+
+def _is_another(call: _Call, id: str | None, name: str, has_arguments: bool) -> bool:
+    """Whether a piece with a name begins another call than the one with its index."""
+    first = call.first
+    is_other_name = bool(first.function.name) and name != first.function.name
+    if id and first.id:
+        if id != first.id:
+            return True
+        if call.is_empty and not is_other_name:
+            return False
+    return (has_arguments or is_other_name) and call.is_complete
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,67 @@
+"""Reads many events for one answer: bounded in bytes, and in how many such answers are made at once."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
+from typing import Any, TypeVar
+
+from runstore.core.codec import RecordedEvent
+from runstore.core.errors import TooLarge
+from runstore.core.ports import EventFilter, LogReader
+from runstore.core.threads import Threads
+
+ROW_BYTES = 256  # bytes that a read event takes besides its data
+READS = 2  # at once, of all users: each takes a core for seconds, and several times its events' bytes
+READ_WAIT_S = 5.0  # seconds that one waits for its turn before the request is refused
+
+T = TypeVar("T")
+
+
+class CountedReader:
+    """Reads events of runs that have a number of bytes together.
+
+    Args:
+        limit: the limit's name in the error.
+        what: what the events belong to.
+    """
+
+    def __init__(self, log: LogReader, max_bytes: int, *, limit: str, what: str) -> None:
+        self._log = log
+        self._max_bytes = max_bytes
+        self._left = max_bytes
+        self._limit = limit
+        self._what = what
+
+    async def read(self, run_id: str, *, upto: int, only: EventFilter) -> list[RecordedEvent]:
+        """All events of a run up to `upto`.
+
+        Raises:
+            RunPurged
+            TooLarge: these and the earlier ones are larger than `max_bytes`.
+        """
+        events: list[RecordedEvent] = []
+        after = 0
+        while page := await self._log.read(run_id, after=after, upto=upto, only=only):
+            self._left -= sum(len(event.data) + ROW_BYTES for event in page)
+            if self._left < 0:
+                message = f"the events of {self._what} have more than {self._max_bytes:,} bytes"
+                raise TooLarge(self._limit, message)
+            events += page
+            after = page[-1].seq
+        return events
+
+
+class LargeReads:
+    """Makes answers from many events, each on an event loop of its own thread: other requests go on."""
+
+    def __init__(self) -> None:
+        self._threads = Threads("runstore-reads", READS, share=READS - 1, wait_s=READ_WAIT_S)
+
+    async def call(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of `read`, as soon as there is a place.
+
+        Raises:
+            Busy: there was no place in time.
+        """
+        context = copy_context()  # which names the user
+        return await self._threads.call(lambda: context.run(asyncio.run, read()))

@@ -1,0 +1,221 @@
+"""Reads from a streaming replica of PostgreSQL: never older than the primary, which answers in its place."""
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+import structlog
+from sqlalchemy import Connection, text
+
+from runstore.core.errors import ConfigError, LogUnavailable
+from runstore.core.ids import new_run_id
+from runstore.database.dialects import PAGERS, REPLICA_CONNECT_S
+from runstore.database.opening import Database, open_database
+from runstore.eventlog.sql import LONG_READ, SqlEventLog
+from runstore.feed.memory import MemoryFeed
+from tests.kit.checks import check_all
+from tests.kit.cluster import cluster
+from tests.kit.events import QUEUED, started, token
+from tests.kit.load import Load
+from tests.kit.polling import until
+from tests.servers.postgres import OwnPostgres
+from tests.servers.postgres_replica import OwnReplica
+
+LATEST = "SELECT pg_is_in_recovery(), (SELECT count(*) FROM events)"
+
+
+class Pair(NamedTuple):
+    primary: OwnPostgres
+    replica: OwnReplica
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    with ExitStack() as stack:
+        primary = stack.enter_context(OwnPostgres())
+        yield Pair(primary, stack.enter_context(OwnReplica(primary)))
+
+
+def latest(connection: Connection) -> tuple[bool, int]:
+    """Whether it is the replica, and the number of events there."""
+    by_replica, events = connection.execute(text(LATEST)).one()
+    return by_replica, events
+
+
+async def by_replica(database: Database) -> bool:
+    return (await database.query_list(latest))[0]
+
+
+async def test_the_replica_answers_and_has_every_event_that_was_acknowledged(pair: Pair) -> None:
+    database = open_database(pair.primary.url, read_url=pair.replica.url, statement_timeout=True)
+    log = SqlEventLog(database, MemoryFeed())
+    run_id = new_run_id()
+    try:
+        await until(lambda: by_replica(database))
+        (_, before) = await database.query_list(latest)
+        await log.append(run_id, [QUEUED, started()])
+        for count in range(3, 63):
+            await log.append(run_id, [token()])
+            query = database.query_list if count % 2 else database.query_past
+            assert (await query(latest))[1] == before + count
+        assert database.replica is not None
+        assert database.replica.answered > 30
+        await log.append(run_id, [token()] * LONG_READ)
+        answered = database.replica.answered
+        await until(lambda: by_replica(database))
+        for from_replica, by_it in ((True, 2), (False, 2)):
+            page = await log.read(run_id, upto=LONG_READ, limit=LONG_READ, from_replica=from_replica)
+            assert len(page) == LONG_READ
+            assert database.replica.answered == answered + by_it
+        assert not (await database.query(latest))[0]
+        assert not (await database.query_history(latest))[0]
+    finally:
+        await log.close()
+        await database.close()
+
+
+async def test_a_replica_that_is_behind_or_down_is_left_alone_until_it_is_back(pair: Pair) -> None:
+    database = open_database(pair.primary.url, read_url=pair.replica.url, statement_timeout=True)
+    log = SqlEventLog(database, MemoryFeed())
+    try:
+        with structlog.testing.capture_logs() as logged:
+            for lose, bring_back in (
+                (pair.replica.pause, pair.replica.resume),
+                (pair.replica.kill, pair.replica.start),
+            ):
+                await until(lambda: by_replica(database))
+                lose()
+                (_, before) = await database.query(latest)
+                await log.append(new_run_id(), [QUEUED])
+                assert await database.query_list(latest) == (False, before + 1)
+                assert database.replica is not None
+                assert not database.replica.usable
+                bring_back()
+                await until(lambda: by_replica(database))
+                assert database.replica.usable
+        told = [line["event"] for line in logged if str(line["event"]).startswith("replica")]
+        assert told == ["replica_lost", "replica_back"] * 2
+    finally:
+        await log.close()
+        await database.close()
+
+
+async def test_while_a_replica_hangs_only_one_read_at_a_time_waits_for_it(pair: Pair) -> None:
+    database = open_database(pair.primary.url, read_url=pair.replica.url, statement_timeout=True)
+    ends: list[float] = []
+    waited = asyncio.Event()
+
+    async def reads() -> None:
+        while not waited.is_set():
+            began = time.monotonic()
+            assert not (await database.query_past(latest))[0]
+            ends.append(time.monotonic())
+            if ends[-1] - began > REPLICA_CONNECT_S / 2:
+                waited.set()
+
+    try:
+        await until(lambda: by_replica(database))
+        pair.replica.freeze()
+        try:
+            assert not await by_replica(database)
+            await asyncio.gather(*(reads() for _ in range(PAGERS)))
+        finally:
+            pair.replica.thaw()
+        pauses = [after - before for before, after in pairwise(ends)]
+        assert max(pauses) < REPLICA_CONNECT_S / 2, "all reads waited"
+        await until(lambda: by_replica(database))
+    finally:
+        await database.close()
+
+
+async def test_a_slow_read_and_a_lost_connection_to_the_primary_do_not_count_against_the_replica(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runstore.database.dialects.postgresql.ANSWER_S", 1)
+    database = open_database(pair.primary.url, read_url=pair.replica.url, statement_timeout=True)
+    try:
+        await until(lambda: by_replica(database))
+        assert database.replica is not None
+        before = database.replica.fallbacks
+        with pytest.raises(LogUnavailable, match="canceling statement due to statement timeout"):
+            await database.query_list(lambda connection: connection.execute(text("SELECT pg_sleep(60)")))
+        assert await by_replica(database)
+        assert database.replica.fallbacks == before
+        pair.primary.cut_off()
+        assert not await by_replica(database)
+        assert await by_replica(database)
+    finally:
+        await database.close()
+
+
+async def test_a_replica_that_follows_the_primary_of_before_a_failover_answers_nothing(pair: Pair) -> None:
+    await open_database(pair.primary.url).close()  # both timelines have the schema
+    with ExitStack() as stack:
+        promoted = stack.enter_context(OwnReplica(pair.primary))
+        follower = stack.enter_context(OwnReplica(promoted))
+        promoted.promote()
+        pair.primary.write(1_000_000)  # so that the old position is beyond the new one
+        await until(lambda: pair.replica.replayed() == pair.primary.flushed())
+        assert pair.replica.replayed() > promoted.flushed()
+        for replica, used in ((pair.replica, False), (follower, True)):
+            database = open_database(promoted.url, read_url=replica.url, statement_timeout=True)
+            try:
+                if used:
+                    await until(lambda: by_replica(database))  # noqa: B023
+                else:
+                    assert not await by_replica(database)
+            finally:
+                await database.close()
+
+
+async def test_a_server_that_is_no_replica_of_the_database_answers_nothing(pair: Pair) -> None:
+    other = pair.replica.url.removesuffix("postgres") + "template1"
+    for url in (pair.primary.url, other):
+        database = open_database(pair.primary.url, read_url=url, statement_timeout=True)
+        try:
+            with structlog.testing.capture_logs() as logged:
+                assert not await by_replica(database)
+            (line,) = logged
+            assert "it is not a replica of the database at `database_url`" in str(line["error"])
+        finally:
+            await database.close()
+
+
+def test_only_postgresql_has_read_replicas(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="read replicas are supported on PostgreSQL only") as refused:
+        open_database(f"sqlite:///{tmp_path / 'a.db'}", read_url=f"sqlite:///{tmp_path / 'b.db'}")
+    assert refused.value.setting == "database_read_url"
+
+
+@pytest.mark.slow
+async def test_a_server_with_a_replica_that_dies_shows_every_run_whole(pair: Pair, tmp_path: Path) -> None:
+    config = '[agents.talker]\nmodel = "scripted"\ntokens = 1200\ntokens_per_s = 1000\n'
+    read_url = {"database_read_url": pair.replica.url}
+    with cluster(tmp_path, pair.primary.url, config=config, servers=0, workers=1) as made:
+        made.add_servers(2, **read_url)
+        async with Load(lambda: made.urls) as load:
+            load.begin(5, "talker", notes=True)
+            await load.until_seen(500)
+            pair.replica.kill()
+            load.begin(5, "talker", notes=True)
+            pair.replica.start()
+            await load.finish()
+            await check_all(load, made)
+        async with httpx.AsyncClient(base_url=made.urls[0], trust_env=False) as client:
+
+            async def answered() -> bool:
+                assert (await client.get("/runs")).status_code == 200
+                metrics = (await client.get("/metrics")).text
+                reads = re.search(
+                    r'^runstore_replica_reads_total{answered_by="replica"} (\S+)', metrics, re.M
+                )
+                return reads is not None and float(reads[1]) > 0
+
+            await until(answered)

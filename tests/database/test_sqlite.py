@@ -1,0 +1,257 @@
+"""The guarantees of the SQLite file itself, for every connection."""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect, make_url, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from runstore import migrations
+from runstore.core.errors import ConfigError, LogUnavailable, SchemaMismatch
+from runstore.core.ports import EventFilter
+from runstore.database.dialects import CONNECTIONS, SqliteDialect, open_dialect
+from runstore.eventlog import writer
+from runstore.eventlog.sql import SqlEventLog
+from runstore.feed.memory import MemoryFeed
+from runstore.feed.tail import Tail
+from runstore.http.streaming.frames import native
+from tests.kit.database import make_database, migrate, open_database, open_sqlite_log
+from tests.kit.events import CANCEL, COMPLETED, close_run, note, start_run
+
+OpenLog = Callable[..., SqlEventLog]
+
+
+@pytest.fixture
+def dialect(database: Path) -> Iterator[SqliteDialect]:
+    dialect = open_database(database)
+    yield dialect
+    dialect.engine.dispose()
+
+
+@pytest.fixture
+def connection(dialect: SqliteDialect) -> Iterator[Connection]:
+    with dialect.engine.connect() as connection:
+        yield connection
+
+
+# ---- events are immutable ----
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE events SET data = x'00'",
+        "UPDATE events SET seq = 99 WHERE seq = 2",
+        "DELETE FROM events",
+        "DELETE FROM events WHERE seq = 2",
+        "INSERT OR REPLACE INTO events SELECT * FROM events",
+        "REPLACE INTO events (run_id, seq, type, v, ends, at, append_id, data)"
+        " SELECT run_id, seq, type, v, ends, at, append_id, x'00' FROM events",
+        "INSERT INTO events SELECT * FROM events WHERE true ON CONFLICT DO UPDATE SET data = x'00'",
+    ],
+)
+async def test_the_database_refuses_to_change_an_event(
+    open_log: OpenLog, connection: Connection, change: str
+) -> None:
+    log = open_log()
+    run_id = await start_run(log)
+    before = await log.read(run_id)
+    with pytest.raises(IntegrityError, match="events are immutable"):
+        connection.exec_driver_sql(change)
+    connection.rollback()
+    assert await log.read(run_id) == before
+
+
+async def test_a_seq_is_given_once(open_log: OpenLog, connection: Connection) -> None:
+    await start_run(open_log())
+    with pytest.raises(IntegrityError, match="UNIQUE"):
+        connection.exec_driver_sql(
+            "INSERT INTO events (run_id, seq, type, v, ends, at, append_id, data)"
+            " SELECT run_id, seq, type, v, ends, at, append_id, data FROM events"
+        )
+
+
+async def test_a_position_is_never_given_again(open_log: OpenLog, connection: Connection) -> None:
+    log = open_log()
+    await start_run(log)
+    for trigger in ("update", "delete"):
+        connection.exec_driver_sql(f"DROP TRIGGER events_refuse_{trigger}")
+    connection.exec_driver_sql("DELETE FROM events")
+    await start_run(log)
+    assert [event.position for event in await log.read_all()] == [3, 4]
+
+
+# ---- durable ----
+
+
+def test_every_connection_is_durable_and_guarded(dialect: SqliteDialect) -> None:
+    connections = [dialect.engine.connect() for _ in range(CONNECTIONS)]
+    for connection in connections:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "recursive_triggers")
+        }
+        assert pragmas == {"journal_mode": "wal", "synchronous": 2, "recursive_triggers": 1}
+        connection.close()
+
+
+async def test_acknowledged_events_are_in_the_file_while_the_log_is_open(
+    open_log: OpenLog, database: Path
+) -> None:
+    run_id = await start_run(open_log())
+    with closing(sqlite3.connect(database)) as beside:
+        assert beside.execute("SELECT count(*) FROM events").fetchone() == (2,)
+    assert len(await open_log().read(run_id)) == 2
+
+
+async def test_a_log_goes_on_where_it_was_closed(database: Path) -> None:
+    runs = []
+    for _ in range(3):
+        log = open_sqlite_log(database, MemoryFeed())
+        runs += [await start_run(log), await close_run(log)]
+        for run_id in runs[::2]:
+            await log.append(run_id, [note()])
+        await log.close()
+    log = open_sqlite_log(database, MemoryFeed())
+    assert [len(await log.read(run_id)) for run_id in runs] == [5, 3, 4, 3, 3, 3]
+    assert [run.run_id for run in await log.open_runs()] == runs[::2]
+    assert [event.position for event in await log.read_all()] == list(range(1, 22))
+    await log.close()
+
+
+async def test_a_closed_log_says_so_to_its_readers(database: Path) -> None:
+    log = open_sqlite_log(database, MemoryFeed())
+    run_id = await start_run(log)
+    await log.close()
+    with pytest.raises(LogUnavailable):
+        await log.head(run_id)
+    with pytest.raises(LogUnavailable):
+        await log.read(run_id)
+
+
+async def test_a_file_that_is_not_a_database_is_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "CLOSE_TIMEOUT_S", 0.05)
+    path = tmp_path / "runstore.db"
+    path.write_bytes(b"this is no database, whatever its name says. " * 100)
+    log = open_sqlite_log(path, MemoryFeed())
+    with pytest.raises(LogUnavailable, match="not a database"):
+        await log.open_runs()
+    with pytest.raises(LogUnavailable, match="not a database"):
+        await start_run(log)
+    await log.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///:memory:", "sqlite:////no/such/directory/runstore.db", "oracle://x"]
+)
+def test_a_database_that_cannot_hold_a_log_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError):
+        open_dialect(make_url(url))
+
+
+# ---- control tables, which no projection may be needed for ----
+
+
+async def test_open_runs_do_not_need_the_run_list(open_log: OpenLog, connection: Connection) -> None:
+    log = open_log()
+    run_id = await start_run(log)
+    connection.exec_driver_sql("DELETE FROM runs")
+    assert [run.run_id for run in await log.open_runs()] == [run_id]
+    await log.append(run_id, [CANCEL])
+    head = await log.head(run_id)
+    assert head is not None
+    assert (head.attempt, head.cancel_requested) == (1, True)
+    await log.append(run_id, [COMPLETED])
+    assert await log.open_runs() == []
+
+
+# ---- migrations ----
+
+
+def test_an_empty_file_is_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    assert migrate(path) is None
+    assert migrate(path) == migrations.HEAD
+
+
+def test_one_of_simultaneous_migrations_migrates(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: migrate(path), range(4)))
+    assert sorted(version or "" for version in found) == ["", *[migrations.HEAD] * 3]
+
+
+def test_a_connection_to_a_new_file_waits_for_the_one_that_is_making_it(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as maker:
+        maker.execute("BEGIN IMMEDIATE")
+        done = threading.Timer(0.05, maker.execute, ["COMMIT"])
+        done.start()
+        assert migrate(path) is None
+        done.join()
+
+
+def test_a_newer_schema_is_refused_and_left_alone(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    before = database.read_bytes()
+    with pytest.raises(SchemaMismatch, match="9999"):
+        migrate(database)
+    assert database.read_bytes() == before
+
+
+def test_a_migration_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new.db"
+    dialect = open_database(path)
+    with dialect.engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        migrations.upgrade(connection)
+        connection.rollback()
+        assert inspect(connection).get_table_names() == []
+    dialect.engine.dispose()
+    assert migrate(path) is None
+
+
+def test_the_newest_migration_is_this_releases_schema(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", "runstore:migrations")
+    config.set_main_option("path_separator", "os")
+    assert ScriptDirectory.from_config(config).get_heads() == [migrations.HEAD]
+    assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == migrations.HEAD
+
+
+async def test_a_statement_that_sqlite_will_never_take_is_an_error_and_no_outage(
+    open_log: OpenLog,
+) -> None:
+    """A reader that waited for the end of an outage would wait without end."""
+    log, feed = open_log(), MemoryFeed()
+    run_id = await start_run(log)
+    too_many = EventFilter(prefixes=tuple(f"custom.x{number}." for number in range(1_100)))
+    frames = native(Tail(log, feed, run_id, after=0, only=too_many))
+    with pytest.raises(OperationalError, match="too large"):
+        await anext(frames)
+
+
+def test_no_file_is_made_in_place_of_one_that_was_taken_away(tmp_path: Path) -> None:
+    """SQLite would delete the write-ahead log beside an empty file."""
+    path = make_database(tmp_path / "runstore.db")
+    dialect = open_database(path)
+    with dialect.engine.connect() as connection:
+        dialect.begin_write(connection)
+    dialect.engine.dispose()
+    taken = path.rename(tmp_path / "taken.db")
+    with pytest.raises(LogUnavailable, match="removed or replaced"):
+        dialect.engine.connect()
+    assert not path.exists()
+    taken.rename(path)
+    dialect.engine.connect().close()
+    dialect.close()

@@ -1,0 +1,129 @@
+"""Rebuilds of several projections in one thread: the log is read once, and one failure harms no other."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.event import listen
+
+from runstore.core.errors import ProjectionFailed
+from runstore.core.events import Custom
+from runstore.database.dialects import open_dialect
+from runstore.database.opening import Database
+from runstore.eventlog.sql import SqlEventLog
+from runstore.maintenance.rebuild import rebuild, rebuild_all, verify_all
+from runstore.projections import advance, filling
+from runstore.projections.builds import read_builds
+from runstore.projections.runner import ProjectionRunner
+from runstore.projections.sessions import SessionsProjection
+from runstore.projections.usage import UsageProjection
+from tests.kit.events import close_run, note, start_run
+from tests.projections.examples import Picky, Totals
+
+TOGETHER = (SessionsProjection(), Totals(), UsageProjection())
+
+
+@pytest.fixture
+async def log(open_shared: Callable[..., SqlEventLog]) -> SqlEventLog:
+    return open_shared()
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    dialect = open_dialect(make_url(database_url))
+    yield Database(dialect)
+    dialect.close()
+
+
+@pytest.fixture
+def reads(database: Database) -> list[str]:
+    """The statements that read pages of the log."""
+    found: list[str] = []
+
+    def note_read(*call: object) -> None:
+        statement = str(call[2]).replace("`", "")  # MySQL quotes the name
+        if "FROM events" in statement and "ORDER BY events.position" in statement:
+            found.append(statement)
+
+    listen(database.dialect.engine, "before_cursor_execute", note_read)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(advance, "MOST_EVENTS", 5)
+    monkeypatch.setattr(advance, "FIRST_EVENTS", 5)
+    for module in (advance, filling):
+        monkeypatch.setattr(module, "LAST_EVENTS", 5)
+
+
+async def write(log: SqlEventLog, *, bad: bool = False) -> None:
+    for _ in range(20):
+        await close_run(log)
+    run_id = await start_run(log)
+    await log.append(run_id, [Custom("custom.bad", {}) if bad else note("fine"), note("last")])
+    for _ in range(20):
+        await close_run(log)
+
+
+def states(database: Database, name: str) -> list[tuple[bool, str]]:
+    with database.connect() as connection:
+        return [(build.live, build.state) for build in read_builds(connection, name)]
+
+
+async def test_the_log_is_read_once_for_all(log: SqlEventLog, database: Database, reads: list[str]) -> None:
+    await write(log)
+    ProjectionRunner(database, TOGETHER).run(once=True)
+    reads.clear()
+    rebuild(database, Totals())
+    alone = len(reads)
+    reads.clear()
+    reports = rebuild_all(database, TOGETHER)
+    assert [report.projection for report in reports] == ["sessions", "totals", "usage"]
+    assert all(report.equal for report in reports)
+    # Each of them reads the last events itself.
+    assert 0 < len(reads) < 2 * alone
+
+
+async def test_differences_are_found_and_mended_in_each(log: SqlEventLog, database: Database) -> None:
+    await write(log)
+    ProjectionRunner(database, TOGETHER).run(once=True)
+    with database.changing() as connection:
+        connection.exec_driver_sql("DELETE FROM usage_runs_a")
+        connection.exec_driver_sql("UPDATE totals_a SET events = 0 WHERE type = 'custom.note'")
+    equal = {report.projection: report.equal for report in verify_all(database, TOGETHER)}
+    assert equal == {"sessions": True, "totals": False, "usage": False}
+    assert {r.projection: r.equal for r in rebuild_all(database, TOGETHER)} == equal
+    assert all(report.equal for report in verify_all(database, TOGETHER))
+
+
+async def test_one_that_was_interrupted_further_on_is_met_by_the_others(
+    log: SqlEventLog, database: Database
+) -> None:
+    await write(log)
+
+    def interrupt(reached: int, goal: int) -> None:
+        if reached > goal // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rebuild(database, Totals(), interrupt)
+    reached: list[tuple[str, int]] = []
+    rebuild_all(database, TOGETHER, lambda name, position, goal: reached.append((name, position)))
+    [first, *_] = [position for name, position in reached if name == "totals"]
+    assert first > 10
+    assert {name for name, position in reached if position == first} == {"sessions", "totals", "usage"}
+    assert all(report.equal for report in verify_all(database, TOGETHER))
+
+
+async def test_an_event_that_one_refuses_leaves_the_others_to_the_next_rebuild(
+    log: SqlEventLog, database: Database
+) -> None:
+    await write(log, bad=True)
+    with pytest.raises(ProjectionFailed, match=r"picky.*custom\.bad"):
+        rebuild_all(database, [*TOGETHER, Picky()])
+    assert states(database, "picky") == [(False, "failed")]
+    assert states(database, "usage") == [(False, "running")]
+    rebuild_all(database, TOGETHER)
+    assert states(database, "usage") == [(True, "running")]
+    assert all(report.equal for report in verify_all(database, TOGETHER))

@@ -1,0 +1,261 @@
+"""Answers of servers that speak OpenAI's chat completions whose faults strands' class does not pass on."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from pydantic import BaseModel
+from strands import tool
+from strands.models.openai import OpenAIModel
+
+from runstore.core.errors import AgentError
+from runstore.core.events import Message, Token, ToolFinished, Usage
+from runstore.core.ports import AgentResult
+from runstore.runtime.strands import openai_answers
+from runstore.runtime.strands.openai_answers import ToolCalls, mended_completion
+from tests.runtime.recording import ListRecorder
+from tests.runtime.strands_kit import agent, drive
+
+Chunk = dict[str, Any] | None
+USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+
+
+def chunk(delta: Any = None, finish: str | None = None, **more: Any) -> Chunk:
+    choice = {"index": 0, "delta": {} if delta is None else delta, "finish_reason": finish}
+    return {
+        "id": "c",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+    } | more
+
+
+def call(
+    index: int | None, id: str | None, name: str | None, arguments: str | dict[str, str | int] | None
+) -> Chunk:
+    function = {"name": name, "arguments": arguments}
+    return chunk({"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]})
+
+
+COUNTED = chunk(choices=[], usage=USAGE)
+SAID = [chunk({"role": "assistant", "content": "done"}), chunk(finish="stop"), COUNTED]
+
+
+@tool
+def add(a: int = 0, b: int = 0) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@tool
+def name(of: str = "") -> str:
+    """Name something."""
+    return f"a name of {of}"
+
+
+class Answer(BaseModel):
+    """An answer."""
+
+    word: str
+
+
+async def run(*answers: Any, **settings: Any) -> tuple[ListRecorder, AgentResult, list[Any]]:
+    """Run an agent whose provider answers so, a list as a stream; also what the provider was asked."""
+    waiting, asked = list(answers), []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        next = waiting.pop(0)
+        if isinstance(next, dict):
+            return httpx.Response(200, json=next)
+        lines = [f"data: {json.dumps(each)}\n\n" for each in next] + ["data: [DONE]\n\n"]
+        return httpx.Response(200, text="".join(lines), headers={"Content-Type": "text/event-stream"})
+
+    client = openai.AsyncOpenAI(
+        api_key="k", base_url="http://provider.test/v1", max_retries=0,
+        http_client=httpx.AsyncClient(transport=httpx.MockTransport(answer)),
+    )  # fmt: skip
+    whole = any(isinstance(each, dict) for each in answers)
+    model = OpenAIModel(client, model_id="m", params={"stream": False} if whole else {})
+    recorder, ended = await drive(agent(model, add, name, **settings))
+    return recorder, ended, asked
+
+
+def text_of(recorder: ListRecorder) -> str:
+    return "".join(event.text for event in recorder.of(Token))
+
+
+async def test_a_refusal_is_text_and_says_so() -> None:
+    refusal = [
+        chunk({"role": "assistant", "content": None, "refusal": "I "}),
+        chunk({"refusal": "will not."}),
+    ]
+    recorder, ended, _ = await run([*refusal, chunk(finish="stop"), COUNTED])
+    assert ended.result == {"text": "I will not.", "stop_reason": "content_filtered"}
+    assert text_of(recorder) == "I will not."
+    [said] = recorder.of(Message)
+    assert said.message["content"] == [{"text": "I will not."}]
+
+
+async def test_a_refused_object_is_not_asked_for_again() -> None:
+    refusal = [chunk({"refusal": "No."}), chunk(finish="stop"), COUNTED]
+    _, ended, asked = await run(refusal, structured_output_model=Answer)
+    assert (ended.result, len(asked)) == ({"text": "No.", "stop_reason": "content_filtered"}, 1)
+
+
+async def test_a_refusal_in_a_whole_answer_is_text() -> None:
+    message = {"role": "assistant", "content": None, "refusal": "I will not."}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+    whole = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    _, ended, _ = await run(whole | {"usage": USAGE})
+    assert ended.result == {"text": "I will not.", "stop_reason": "content_filtered"}
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+async def test_text_after_the_reason_for_the_end_is_part_of_the_answer(reason: str) -> None:
+    said = [
+        chunk({"content": "The capital "}),
+        chunk({"content": "is "}, reason),
+        chunk({"content": "Paris."}),
+    ]
+    recorder, ended, _ = await run([*said, COUNTED])
+    assert text_of(recorder) == ended.result["text"] == "The capital is Paris."
+    assert ended.result["stop_reason"] == {"stop": "end_turn", "length": "max_tokens"}[reason]
+    assert [event.input_tokens for event in recorder.of(Usage)] == [7]
+
+
+async def test_a_usage_beside_text_counts_once() -> None:
+    said = [chunk({"content": "Hel"}, usage=USAGE), chunk({"content": "lo"}, "stop", usage=USAGE)]
+    recorder, ended, _ = await run(said)
+    assert ended.result["text"] == "Hello"
+    assert [event.output_tokens for event in recorder.of(Usage)] == [2]
+
+
+WHOLE = [call(0, "x", "add", '{"a": 1}'), call(0, "y", "name", '{"of": "b"}')]
+CALLS = {
+    "one index, two ids": WHOLE,
+    "no index": [call(None, "x", "add", '{"a": 1}'), call(None, "y", "name", '{"of": "b"}')],
+    "one index, no ids": [call(0, None, "add", '{"a": 1}'), call(0, "", "name", '{"of": "b"}')],
+    "one index and one id": [call(0, "x", "add", '{"a": 1}'), call(0, "x", "name", '{"of": "b"}')],
+    "in pieces": [
+        call(0, "x", "add", ""), call(0, None, None, '{"a"'), call(0, "x", None, ": 1}"),
+        call(0, "y", "name", None), call(0, "y", None, '{"of": '), call(0, "", "", '"b"}'),
+    ],
+    "pieces in turns": [
+        call(0, "x", "add", '{"a"'), call(0, "y", "name", '{"of": '),
+        call(0, "x", None, ": 1}"), call(0, "y", None, '"b"}'),
+    ],
+    "name and id in each piece": [
+        call(0, "x", "add", '{"a"'), call(0, "x", "add", ": 1}"), call(0, "x", "add", ""),
+        call(1, "y", "name", '{"of": "b"'), call(1, "y", "name", "}"),
+    ],
+    "a new id in each piece": [
+        call(0, "x", "add", ""), call(0, "z", None, '{"a"'), call(0, "w", "", ": 1}"),
+        call(1, "y", "name", '{"of": "b"}'),
+    ],
+    "a name in pieces": [
+        call(0, "x", "a", ""), call(0, "x", "dd", '{"a": 1}'),
+        call(1, "y", "na", '{"of"'), call(1, None, "me", ': "b"}'),
+    ],
+    "a name and an id that come late": [
+        call(0, None, None, '{"a"'), call(0, "x", "add", ": 1}"), call(1, "y", "name", '{"of": "b"}'),
+    ],
+    "a function_call before it": [
+        chunk({"function_call": {"name": "add", "arguments": '{"a"'}}),
+        chunk({"function_call": {"arguments": ": 1}"}}), call(0, "y", "name", '{"of": "b"}'),
+    ],
+    "arguments after an empty object": [
+        call(0, "x", "add", "{}"), call(0, None, None, '{"a": 1}'), call(1, "y", "name", '{"of": "b"}'),
+    ],
+    "an empty object, a name and an id in each piece": [
+        call(0, "x", "add", "{}"), call(0, "x", "add", '{"a"'), call(0, "x", "add", ": 1}"),
+        call(1, "y", "name", '{"of": "b"}'),
+    ],
+    "no ids, and names before the arguments": [
+        call(0, None, "add", ""), call(0, None, None, '{"a": 1}'),
+        call(0, None, "name", ""), call(0, None, None, '{"of": "b"}'),
+    ],
+    "arguments that are not text": [call(0, None, "add", {"a": 1}), call(0, None, "name", {"of": "b"})],
+    "pieces without a function": [
+        call(0, "x", "add", '{"a": 1}'), chunk({"tool_calls": [{"index": 0, "function": None}]}),
+        call(1, "y", "name", '{"of": "b"}'),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pieces", CALLS.values(), ids=CALLS)
+async def test_two_calls_are_two_whatever_their_indexes(pieces: list[Chunk]) -> None:
+    recorder, ended, asked = await run([*pieces, chunk(finish="tool_calls"), COUNTED], SAID)
+    assert ended.result["text"] == "done"
+    finished = {event.name: event.output for event in recorder.of(ToolFinished)}
+    assert finished == {"add": [{"text": "1"}], "name": [{"text": "a name of b"}]}
+    assert [each["role"] for each in asked[1]["messages"]] == ["user", "assistant", "tool", "tool"]
+
+
+async def test_a_call_in_many_named_pieces_takes_time_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[int] = []
+
+    def loads(text: str) -> Any:
+        parsed.append(len(text))
+        return json.loads(text)
+
+    monkeypatch.setattr(openai_answers, "json", SimpleNamespace(loads=loads))
+    calls, text = ToolCalls(), json.dumps({"a": "word " * 2_000})
+    for piece in text.split(" "):
+        function = SimpleNamespace(name="add", arguments=f"{piece} ")
+        calls.mend(SimpleNamespace(tool_calls=[SimpleNamespace(index=0, id="x", function=function)]))
+    assert sum(parsed) <= len(text)
+
+
+@pytest.mark.parametrize("content", [[{"type": "text", "text": "Hm."}], "Hm."])
+def test_a_refusal_beside_content_ends_the_answer(content: Any) -> None:
+    message = SimpleNamespace(content=content, refusal="No.")
+    answer = SimpleNamespace(choices=[SimpleNamespace(message=message, finish_reason="stop")])
+    mended_completion(answer)
+    assert answer.choices[0].finish_reason == "content_filter"
+    assert message.content == ("Hm.No." if isinstance(content, str) else content)
+
+
+NOTHING = {
+    "null": None,
+    "no choices": {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"},
+    "choices null": chunk(choices=None),
+    "a null delta": chunk(choices=[{"index": 0, "delta": None, "finish_reason": None}]),
+    "a filter's note": chunk(choices=[{"index": 0, "finish_reason": None, "content_filter_offsets": {}}]),
+}
+
+
+@pytest.mark.parametrize("nothing", NOTHING.values(), ids=NOTHING)
+async def test_chunks_that_say_nothing_are_passed_over(nothing: Chunk) -> None:
+    said = [nothing, chunk({"content": "Hel"}), nothing, chunk({"content": "lo"}), chunk(finish="stop")]
+    recorder, ended, _ = await run([*said, nothing, COUNTED, nothing])
+    assert ended.result == {"text": "Hello", "stop_reason": "end_turn"}
+    assert [event.input_tokens for event in recorder.of(Usage)] == [7]
+
+
+async def test_a_reason_beside_a_null_delta_ends_the_answer() -> None:
+    end = chunk(choices=[{"index": 0, "delta": None, "finish_reason": "length"}])
+    _, ended, _ = await run([chunk({"content": "Hel"}), end])
+    assert ended.result == {"text": "Hel", "stop_reason": "max_tokens"}
+
+
+async def test_only_one_of_several_answers_counts() -> None:
+    def of(index: int, text: str) -> Chunk:
+        return chunk(choices=[{"index": index, "delta": {"content": text}, "finish_reason": None}])
+
+    said = [of(1, "Hel"), of(0, "No"), of(1, "lo"), of(0, "!")]
+    _, ended, _ = await run(
+        [*said, chunk(choices=[{"index": 1, "delta": {}, "finish_reason": "stop"}]), COUNTED]
+    )
+    assert ended.result == {"text": "Hello", "stop_reason": "end_turn"}
+
+
+@pytest.mark.parametrize("calls", [{"index": 0, "id": "x"}, "add", ["add"]])
+async def test_calls_of_another_form_break_the_protocol(calls: Any) -> None:
+    with pytest.raises(AgentError) as caught:
+        await run([chunk({"tool_calls": calls}), chunk(finish="tool_calls"), COUNTED])
+    assert caught.value.code == "model_invalid_answer"

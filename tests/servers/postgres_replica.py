@@ -1,0 +1,37 @@
+"""A streaming replica of a PostgreSQL of a test's own."""
+
+from pathlib import Path
+
+from tests.servers.owner import program
+from tests.servers.postgres import OwnPostgres
+
+
+class OwnReplica(OwnPostgres):
+    """Copied from a primary that runs, which it follows from then on."""
+
+    def __init__(self, primary: OwnPostgres) -> None:
+        self._primary = primary
+        super().__init__()
+        self._owner.run(
+            program("pg_basebackup"), "-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres",
+            "-D", str(self.folder / "data"), "-R", "--checkpoint=fast", "--no-sync",
+        )  # fmt: skip
+
+    def _installed(self) -> Path | None:  # type: ignore[override]
+        program("pg_basebackup")
+        return None
+
+    def pause(self) -> None:
+        """Replay nothing until `resume`."""
+        self._call("SELECT pg_wal_replay_pause()")
+
+    def resume(self) -> None:
+        self._call("SELECT pg_wal_replay_resume()")
+
+    def promote(self) -> None:
+        """Make it a primary, on a timeline of its own."""
+        self._call("SELECT pg_promote()")
+
+    def replayed(self) -> int:
+        """The position up to which it has replayed, in bytes."""
+        return int(self._call("SELECT pg_last_wal_replay_lsn() - '0/0'"))
