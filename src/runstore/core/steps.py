@@ -1,7 +1,7 @@
 """A run as a tree of steps: attempts, agents, model and tool calls, questions, notes. A fold over its events.
 
-Unlike a trace, it has the whole content of each step, the text that is being said, and it may begin in the
-middle of a run. The fold keeps only the open calls in view, so each event costs about the same.
+It has the whole content of each step, the text that is being said, and it may begin in the middle of a run.
+The fold keeps only the open calls in view, so each event costs about the same.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,6 +12,7 @@ from msgspec import Struct, field
 from runstore.core.events import ENDINGS, EVENT_CLASSES, STREAMED_TYPES, TEXT_TYPES, Context, Place
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
+from runstore.core.run import Status
 from runstore.core.step import Kind, Step
 from runstore.core.times import millis_of, timestamp
 from runstore.core.transcript import blocks_of, speaker_of
@@ -21,15 +22,21 @@ STRUCTURE = EventFilter(frozenset(EVENT_CLASSES) - STREAMED_TYPES - {Context.typ
 STREAMED = EventFilter(TEXT_TYPES)
 MAX_PROGRESS = 100  # outputs of a tool under way that are kept, the last ones
 MAX_RETRIES = 100  # tries of a model call that are kept, the last ones
+REPEATED = "said again by the next attempt"  # why the text of an attempt is discarded
 
 
-class _Model(Struct):
-    """A model call under way, with its text in pieces of their seq and text."""
+class ModelCall(Struct):
+    """A model call, with its text in pieces of their seq and text.
+
+    `answered_at`, `used_at`: the times of its last `llm.message` and `llm.usage`.
+    """
 
     step: Step
     text: list[tuple[int, str]] = field(default_factory=list)
     reasoning: list[tuple[int, str]] = field(default_factory=list)
     more: bool = False
+    answered_at: str | None = None
+    used_at: str | None = None
 
 
 class _Agent(Struct):
@@ -39,7 +46,7 @@ class _Agent(Struct):
     said: int
     since: str
     asked: Any = None
-    call: _Model | None = None
+    call: ModelCall | None = None
     spoke: bool = False
 
 
@@ -52,11 +59,14 @@ class StepFold:
 
     def __init__(self, *, whole: bool = True) -> None:
         self.steps: dict[str, Step] = {}
-        self.status: str = "queued"
+        self.status: Status = "queued"
         self.queued: EventRecord | None = None
-        self.ended = False
+        self.ending: EventRecord | None = None
         self.last: EventRecord | None = None
         self.changed: dict[str, int] = {}  # by the keys of steps: the seq of the last event that changed them
+        self.calls: dict[str, ModelCall] = {}  # by the keys of their steps
+        self.cut_off: set[str] = set()  # keys of steps whose end the log lacks
+        self.repeats_after: dict[str, int | None] = {}  # attempt → the seq after which it discards text
         self._whole = whole
         self._requests = 0
         self._mute: int | None = None  # the seq before the first text of an ended call without a message
@@ -136,6 +146,7 @@ class StepFold:
     def _current_attempt(self, event: EventRecord) -> Step:
         """The attempt; a program's own run gets one for all its events."""
         if self._attempt is None:
+            self.status = "running"
             self._attempt = self._step("attempt", event, "Attempt", None, attempt=0, reason="recorded")
         return self._attempt
 
@@ -154,7 +165,7 @@ class StepFold:
     def _parent_of(self, path: str) -> Step | None:
         return self._paths.get(path.rpartition("/")[0])
 
-    def _call(self, event: EventRecord, *, fresh: bool | None = None) -> _Model:
+    def _call(self, event: EventRecord, *, fresh: bool | None = None) -> ModelCall:
         """The model call under way. `fresh`: begin another one; by default, if that one is complete."""
         agent = self._agent(event)
         begins = agent.call is not None and agent.call.step.content is not None if fresh is None else fresh
@@ -162,7 +173,8 @@ class StepFold:
             if agent.call is not None:
                 _show(agent.call)
             step = self._step("model", event, "model", agent.step, started_at=agent.since, input=agent.asked)
-            agent.call, agent.asked = _Model(step), None
+            self.calls[step.key] = agent.call = ModelCall(step)
+            agent.asked = None
         self._of_event(agent.call.step, event)
         return agent.call
 
@@ -170,6 +182,8 @@ class StepFold:
         """End the agents and calls under way. status: of those that have not ended by themselves."""
         agents = list(self._open.values())
         for step in [*(agent.step for agent in agents), *self._tools.values()]:
+            if step.ended_at is None:
+                self.cut_off.add(step.key)
             if step.status == "running":
                 step.status = status
             self._touch(step, ended_at=step.ended_at or at)
@@ -191,6 +205,7 @@ class StepFold:
         if call is not None:
             _show(call)
             if call.step.status == "running":
+                self.cut_off.add(call.step.key)
                 self._touch(call.step, status=status, ended_at=at)
 
     # ---- one handler for each type ----
@@ -209,7 +224,7 @@ class StepFold:
             "stopped": f"stopped: {event.data.get('reason')}",
         }
         self._mark(event, "end", str(names[status]), status)
-        self.status, self.ended, self._attempt = status, True, None
+        self.status, self.ending, self._attempt = status, event, None
 
     def _queue(self, event: EventRecord, data: Any) -> None:
         self.queued = event
@@ -223,12 +238,13 @@ class StepFold:
             if step.seq <= after:
                 break
             if step.kind == "model" and step.status != "discarded":
-                self._touch(step, status="discarded", discarded="said again by the next attempt")
+                self._touch(step, status="discarded", discarded=REPEATED)
         self.status = "running"
         self._attempt = self._step(
             "attempt", event, f"Attempt {data['attempt']}", None,
             attempt=data["attempt"], reason=data["reason"], worker_id=data["worker_id"],
         )  # fmt: skip
+        self.repeats_after[self._attempt.key] = after
 
     def _begin_agent(self, event: EventRecord, data: Any) -> None:
         self._open.pop(speaker_of(event.data), None)
@@ -256,10 +272,10 @@ class StepFold:
 
     def _message(self, event: EventRecord, data: Any) -> None:
         agent, message = self._agent(event), data["message"]
-        agent.said, agent.since = event.seq, event.at
+        agent.said = event.seq
         content = blocks_of(message.get("content"))
         if message.get("role") != "assistant":
-            agent.asked = content
+            agent.asked, agent.since = content, event.at
             return
         agent.spoke = True
         known = agent.call
@@ -271,14 +287,19 @@ class StepFold:
         else:
             call.step.content = content
         call.more, call.text, call.reasoning = bool(data.get("more")), [], []
+        call.answered_at = agent.since = event.at
+        self.cut_off.discard(call.step.key)
         self._touch(call.step, status="success", ended_at=event.at)
 
     def _usage(self, event: EventRecord, data: Any) -> None:
         known = self._open.get(speaker_of(event.data))
         used = known is not None and known.call is not None and known.call.step.usage is not None
-        step = self._call(event, fresh=used).step
+        call = self._call(event, fresh=used)
+        step, call.used_at = call.step, event.at
         step.usage, step.name = data, data.get("model") or step.name
-        if step.status == "running" and not data.get("incomplete"):
+        if step.status == "running" and data.get("incomplete"):
+            self.cut_off.add(step.key)
+        elif step.status == "running":
             step.status = "success"
         step.ended_at = step.ended_at or event.at
         if (first := data.get("first_token_ms")) is not None:
@@ -286,18 +307,18 @@ class StepFold:
         self._agent(event).since = event.at
 
     def _discard(self, event: EventRecord, data: Any) -> None:
-        agent = self._agent(event)
-        call, first = agent.call, data["from_seq"]
-        if call is None:
+        agent, retried = self._agent(event), data["reason"] == "retried"
+        if agent.call is None and retried:
             return
+        call, first = self._call(event, fresh=False), data.get("from_seq", 0)
         for pieces in (call.text, call.reasoning):
             while pieces and pieces[-1][0] >= first:
                 pieces.pop()
-        self._of_event(call.step, event)
-        if data["reason"] == "retried":
+        if retried:
             return
         _show(call)
         content = None if data["reason"] == "redacted" else call.step.content
+        self.cut_off.discard(call.step.key)
         self._touch(
             call.step, status="discarded", discarded=data["reason"], ended_at=event.at, content=content
         )
@@ -347,8 +368,7 @@ class StepFold:
     def _answer(self, event: EventRecord, data: Any) -> None:
         if step := self._questions.pop(data["request_id"], None):
             self._of_event(step, event, status="success", ended_at=event.at, answer=data)
-        if not self._questions and self.status == "waiting":
-            self.status = "queued"
+        self.status = "waiting" if data.get("open") else "queued"
 
     def _added(self, event: EventRecord, data: Any) -> None:
         self._mark(event, "added", "message added")
@@ -378,7 +398,7 @@ HANDLERS: dict[str, Callable[[StepFold, EventRecord, Any], None]] = {
 }
 
 
-def _show(call: _Model) -> None:
+def _show(call: ModelCall) -> None:
     """Put the pieces of a call's text together."""
     call.step.text = "".join([text for _, text in call.text])
     call.step.reasoning = "".join([text for _, text in call.reasoning])

@@ -1,4 +1,4 @@
-"""A run as a tree: its attempts, their agents, and each agent's model and tool calls. A fold over its events.
+"""A run as a tree: its attempts, their agents, and each agent's model and tool calls. A view of its steps.
 
 Streamed text is not read: messages hold the answers, and `llm.usage` the times of a call.
 """
@@ -6,39 +6,18 @@ Streamed text is not read: messages hold the answers, and `llm.usage` the times 
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import Struct
+from msgspec.structs import replace
 
-from runstore.core.codec import RecordedEvent, decode, to_json
+from runstore.core.codec import RecordedEvent, to_json
 from runstore.core.depth import MAX_DEPTH, readable
-from runstore.core.events import (
-    EVENT_CLASSES,
-    STREAMED_TYPES,
-    AgentEvent,
-    AgentFinished,
-    AgentStarted,
-    Cancelled,
-    Completed,
-    Context,
-    Discarded,
-    Ending,
-    Failed,
-    InputGiven,
-    InputReplaced,
-    InputRequested,
-    Message,
-    Place,
-    Queued,
-    Request,
-    Retrying,
-    Started,
-    ToolFailed,
-    ToolFinished,
-    ToolStarted,
-    Usage,
-)
+from runstore.core.events import ENDINGS, EVENT_CLASSES, STREAMED_TYPES, Context, Request
 from runstore.core.ports import EventFilter
+from runstore.core.records import EventRecord, record_of
 from runstore.core.run import RUN_DEPTH, Status
-from runstore.core.times import timestamp
+from runstore.core.step import Step
+from runstore.core.steps import REPEATED, ModelCall, StepFold
+from runstore.core.times import millis_of, timestamp
 
 MAX_STEPS = 1_000  # model and tool calls of a trace
 MAX_TRACED = 10_000  # events that are folded for a trace
@@ -48,6 +27,12 @@ TRACED = EventFilter(frozenset(EVENT_CLASSES) - STREAMED_TYPES - {Context.type, 
 
 StepKind = Literal["model", "tool", "input"]
 StepStatus = Literal["running", "success", "error", "discarded"]
+
+KINDS: dict[str, StepKind] = {"model": "model", "tool": "tool", "question": "input"}
+ENDED: dict[str, StepStatus] = {"success": "success", "error": "error", "discarded": "discarded"}
+COUNTS = ("input_tokens", "output_tokens")
+SOME_COUNTS = ("cache_read_tokens", "cache_write_tokens", "reasoning_tokens")  # left out if they are 0
+RETRY = ("code", "message", "attempt", "wait_s")  # the fields of an `llm.retrying` that are shown
 
 
 class TraceStep(Struct, kw_only=True, omit_defaults=True):
@@ -130,200 +115,164 @@ def trace_of(run_id: str, events: Iterable[RecordedEvent]) -> Trace:
     return folding.trace
 
 
-class _Open(Struct):
-    """An agent's call under way: its model call, its tool calls, and when it last waited for a model."""
-
-    agent: TraceAgent
-    since: int
-    call: TraceStep | None = None
-    asked: Any = None  # the content of the last message that was not the model's
-    tools: dict[str, tuple[TraceStep, int]] = field(default_factory=dict)
-
-
 class TraceFold:
-    """Folds a run's events, in order, into its trace, until there are as many as a trace holds."""
+    """Folds a run's events, in order, until there are as many as a trace holds."""
 
     def __init__(self, run_id: str) -> None:
-        self.trace = Trace(run_id=run_id, attempts=[])
+        self._run_id = run_id
+        self._fold = StepFold()
         self._left, self._left_bytes = MAX_TRACED, MAX_TRACED_BYTES
-        self._open: dict[Place, _Open] = {}
-        self._steps = 0
-        self._requests: dict[str, tuple[TraceStep, int]] = {}
+        self._late_ending: EventRecord | None = None
 
     def add(self, recorded: RecordedEvent) -> None:
         """Fold in the run's next event."""
         self._left -= 1
         self._left_bytes -= len(recorded.data)
-        if self._left < 0 or self._left_bytes < 0:
-            self.trace.complete = False
-            return
-        if recorded.type not in TRACED.types and not recorded.ends:
-            return
-        at, seq = recorded.at, recorded.seq
-        data = readable(recorded.data, RUN_DEPTH + MAX_DEPTH)
-        match decode(recorded.type, recorded.version, data):
-            case Queued() as event:
-                self.trace.agent, self.trace.created_at = event.agent, timestamp(at)
-                _put(self.trace, "input", event.input)
-            case Started() as event:
-                self._begin(event, at)
-            case Ending() as event:
-                self._end(event, at)
-            case InputRequested() as event if self.trace.attempts:
-                self._ask(event, seq, at)
-            case InputGiven() as event:
-                self._answer(event, at)
-            case AgentEvent() as event:
-                if not self.trace.attempts:
-                    self._begin(
-                        Started(worker_id="", attempt=0, reason="claimed"), at
-                    )  # of a program's own run
-                self._of_agent(event, seq, at)
+        if self._holds_all and TRACED.passes(recorded.type, recorded.ends):
+            self._fold.add(_record(recorded))
 
     def add_ending(self, recorded: RecordedEvent) -> None:
         """Show the run's terminal event, which comes after the events that a trace holds."""
-        event = decode(recorded.type, recorded.version, readable(recorded.data, RUN_DEPTH + MAX_DEPTH))
-        if isinstance(event, Ending):
-            self._show(event, recorded.at)
+        if recorded.type in ENDINGS:
+            self._late_ending = _record(recorded)
 
-    def _begin(self, event: Started, at: int) -> None:
-        self._close(at)
-        if event.discard_after_seq is not None:
-            for step in self._all_steps():
-                if step.kind == "model" and step.seq > event.discard_after_seq and step.status != "discarded":
-                    step.status, step.discarded = "discarded", "resumed"
-        self.trace.status = "running"
-        self.trace.attempts.append(
-            TraceAttempt(
-                attempt=event.attempt, reason=event.reason, worker_id=event.worker_id,
-                started_at=timestamp(at), repeats_after=event.discard_after_seq, agents=[],
-            )
-        )  # fmt: skip
+    @property
+    def complete(self) -> bool:
+        """Whether the trace has all events and calls so far."""
+        calls = sum(step.kind in KINDS for step in self._fold.steps.values())
+        return self._holds_all and calls <= MAX_STEPS
 
-    def _ask(self, event: InputRequested, seq: int, at: int) -> None:
-        self._of_agent(event, seq, at)
-        self.trace.status, self.trace.attempts[-1].ended_at = "waiting", timestamp(at)
+    @property
+    def trace(self) -> Trace:
+        """The tree of the events so far."""
+        fold = self._fold
+        trace = Trace(
+            run_id=self._run_id, status=fold.status, complete=self.complete, attempts=_attempts(fold)
+        )
+        if fold.queued is not None:
+            trace.agent, trace.created_at = fold.queued.data["agent"], fold.queued.at
+            _put(trace, "input", fold.queued.data["input"])
+        if ending := self._late_ending or fold.ending:
+            _put_ending(trace, ending)
+        return trace
 
-    def _answer(self, event: InputGiven, at: int) -> None:
-        self.trace.status = "waiting" if event.open else "queued"
-        if found := self._requests.pop(event.request_id, None):
-            step, began = found
-            step.status, step.ended_at, step.duration_ms = "success", timestamp(at), max(0, at - began)
-            _put(step, "output", event.answer)
+    @property
+    def _holds_all(self) -> bool:
+        return self._left >= 0 and self._left_bytes >= 0
 
-    def _end(self, event: Ending, at: int) -> None:
-        self._close(at)
-        self._show(event, at)
 
-    def _show(self, event: Ending, at: int) -> None:
-        self.trace.status, self.trace.ended_at = event.status, timestamp(at)
-        match event:
-            case Completed():
-                _put(self.trace, "output", event.result)
-            case Failed():
-                self.trace.error = TraceError(event.code, event.message)
-            case Cancelled():
-                self.trace.reason = event.reason
+def _record(recorded: RecordedEvent) -> EventRecord:
+    return record_of(replace(recorded, data=readable(recorded.data, RUN_DEPTH + MAX_DEPTH)))
 
-    def _close(self, at: int) -> None:
-        """End the attempt. Calls whose end is not in the log stay `running`."""
-        self._open.clear()
-        if self.trace.attempts and self.trace.attempts[-1].ended_at is None:
-            self.trace.attempts[-1].ended_at = timestamp(at)
 
-    def _all_steps(self) -> Iterable[TraceStep]:
-        for attempt in self.trace.attempts:
-            for agent in attempt.agents:
-                yield from agent.steps
+def _put_ending(trace: Trace, ending: EventRecord) -> None:
+    trace.status, trace.ended_at = ENDINGS[ending.type].status, ending.at
+    match trace.status:
+        case "success":
+            _put(trace, "output", ending.data["result"])
+        case "error":
+            trace.error = TraceError(ending.data["code"], ending.data["message"])
+        case "stopped":
+            trace.reason = ending.data["reason"]
 
-    def _of_agent(self, event: AgentEvent, seq: int, at: int) -> None:
-        place = event.place
-        if place not in self._open or isinstance(event, AgentStarted):
-            agent = TraceAgent(agent=event.agent, call_id=event.call_id, started_at=timestamp(at), steps=[])
-            self.trace.attempts[-1].agents.append(agent)
-            self._open[place] = _Open(agent, at)
-        mine = self._open[place]
-        match event:
-            case AgentFinished():
-                mine.agent.ended_at = timestamp(at)
-            case ToolStarted():
-                step = self._step(mine, "tool", seq, name=event.name, tool_use_id=event.tool_use_id)
-                step.started_at = timestamp(at)
-                _put(step, "input", event.input)
-                mine.tools[event.tool_use_id] = (step, at)
-            case ToolFinished() | ToolFailed():
-                if found := mine.tools.pop(event.tool_use_id, None):
-                    step, began = found
-                    step.status = "error" if isinstance(event, ToolFailed) else "success"
-                    step.ended_at, step.duration_ms = timestamp(at), max(0, at - began)
-                    _put(step, "output", event.output)
-                mine.since = at
-            case InputRequested():
-                step = self._step(mine, "input", seq, name=event.request_id, tool_use_id=event.tool_use_id)
-                step.started_at = timestamp(at)
-                _put(step, "input", event.prompt if event.input is None else event.input)
-                self._requests[event.request_id] = (step, at)
-            case Message():
-                self._message(mine, event, seq, at)
-            case InputReplaced():
-                mine.asked = [block for each in event.messages for block in each.get("content") or ()]
-            case Usage():
-                self._usage(mine, event, seq, at)
-            case Retrying():
-                step = self._call(mine, seq, fresh=mine.call is not None and mine.call.output is not None)
-                retry = {"code": event.code, "message": event.message, "attempt": event.attempt}
-                step.retries = [*step.retries, {**retry, "wait_s": event.wait_s}][-100:]
-            case Discarded() if event.reason != "retried":
-                step = self._call(mine, seq, fresh=False)
-                step.status, step.discarded = "discarded", event.reason
-                step.ended_at = timestamp(at)
-                mine.call, mine.since = None, at
 
-    def _message(self, mine: _Open, event: Message, seq: int, at: int) -> None:
-        content = event.message.get("content")
-        if event.message.get("role") != "assistant":
-            mine.asked, mine.since = content, at
-            return
-        step = self._call(mine, seq, fresh=mine.call is not None and mine.call.output is not None)
-        step.status, step.ended_at = "success", timestamp(at)
-        if step.duration_ms is None:
-            step.duration_ms = max(0, at - mine.since)
-        _put(step, "output", content)
+def _attempts(fold: StepFold) -> list[TraceAttempt]:
+    """The attempts with their agents, and the first MAX_STEPS calls."""
+    attempts: list[TraceAttempt] = []
+    agents: dict[str | None, TraceAgent] = {}  # by the keys of their steps
+    left = MAX_STEPS
+    for step in fold.steps.values():
+        match step.kind:
+            case "attempt":
+                attempts.append(_attempt(fold, step))
+            case "agent":
+                agents[step.key] = _agent(fold, step)
+                attempts[-1].agents.append(agents[step.key])
+            case "model" | "tool" | "question" if left:
+                agents[step.parent].steps.append(_call(fold, step))
+                left -= 1
+        if step.kind == "question":
+            attempts[-1].ended_at = step.started_at  # a question ends its attempt
+    return attempts
 
-    def _usage(self, mine: _Open, event: Usage, seq: int, at: int) -> None:
-        step = self._call(mine, seq, fresh=mine.call is not None and bool(mine.call.usage))
-        step.name = event.model
-        step.usage = {
-            name: count
-            for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens",
-                         "reasoning_tokens")
-            if (count := getattr(event, name)) or name in ("input_tokens", "output_tokens")
-        }  # fmt: skip
-        step.first_token_ms = event.first_token_ms
-        if event.duration_ms is not None:
-            step.duration_ms = event.duration_ms
-            step.started_at = timestamp(max(0, at - event.duration_ms))
-        if not event.incomplete and step.status == "running":
-            step.status, step.ended_at = "success", timestamp(at)
-        mine.since = at
 
-    def _call(self, mine: _Open, seq: int, *, fresh: bool) -> TraceStep:
-        """The model call under way. `fresh`: the last one has all that this event would say."""
-        if mine.call is None or fresh:
-            mine.call = self._step(mine, "model", seq)
-            mine.call.started_at = timestamp(mine.since)
-            _put(mine.call, "input", mine.asked)
-            mine.asked = None
-        return mine.call
+def _attempt(fold: StepFold, step: Step) -> TraceAttempt:
+    recorded = step.worker_id is None  # by a program, which has no worker
+    return TraceAttempt(
+        attempt=step.attempt or 0,
+        reason="claimed" if recorded else step.reason or "",
+        worker_id=step.worker_id or "",
+        started_at=step.started_at,
+        ended_at=step.ended_at,
+        repeats_after=fold.repeats_after.get(step.key),
+        agents=[],
+    )
 
-    def _step(self, mine: _Open, kind: StepKind, seq: int, **fields: Any) -> TraceStep:
-        step = TraceStep(kind=kind, seq=seq, status="running", **fields)
-        self._steps += 1
-        if self._steps <= MAX_STEPS:
-            mine.agent.steps.append(step)
-        else:
-            self.trace.complete = False
-        return step
+
+def _agent(fold: StepFold, step: Step) -> TraceAgent:
+    return TraceAgent(
+        agent=step.path or "", call_id=step.call_id, started_at=step.started_at,
+        ended_at=_ended_at(fold, step), steps=[],
+    )  # fmt: skip
+
+
+def _call(fold: StepFold, step: Step) -> TraceStep:
+    call = TraceStep(
+        kind=KINDS[step.kind], seq=step.seq, status=_status(fold, step), tool_use_id=step.tool_use_id,
+        started_at=step.started_at, ended_at=_ended_at(fold, step), discarded=_discarded(step),
+    )  # fmt: skip
+    match step.kind:
+        case "model":
+            _put_model(call, step, fold.calls[step.key])
+        case "tool":
+            call.name = step.name
+            _put(call, "input", step.input)
+            _put(call, "output", step.output)
+        case "question":
+            asked = step.data
+            call.name, call.tool_use_id = asked["request_id"], asked.get("tool_use_id")
+            _put(call, "input", asked["prompt"] if asked.get("input") is None else asked["input"])
+            _put(call, "output", (step.answer or {}).get("answer"))
+    if step.kind != "model" and call.ended_at is not None:
+        call.duration_ms = _duration_ms(step.started_at, call.ended_at)
+    return call
+
+
+def _put_model(call: TraceStep, step: Step, model: ModelCall) -> None:
+    """What only model calls have. The provider's times take precedence over those of the events."""
+    used = step.usage or {}
+    call.name, call.first_token_ms = used.get("model"), used.get("first_token_ms")
+    if step.usage is not None:
+        some = {name: used[name] for name in SOME_COUNTS if used.get(name)}
+        call.usage = {name: used.get(name, 0) for name in COUNTS} | some
+    if (duration_ms := used.get("duration_ms")) is not None and model.used_at is not None:
+        call.duration_ms = duration_ms
+        call.started_at = timestamp(max(0, millis_of(model.used_at) - duration_ms))
+    elif model.answered_at is not None:
+        call.duration_ms = _duration_ms(step.started_at, model.answered_at)
+    call.retries = [{name: retry[name] for name in RETRY} for retry in step.retries]
+    _put(call, "input", step.input)
+    _put(call, "output", step.content)
+
+
+def _status(fold: StepFold, step: Step) -> StepStatus:
+    """The status of a call; `running` if its end is not in the log."""
+    if step.key in fold.cut_off and step.status != "discarded":
+        return "running"
+    return ENDED.get(step.status, "running")
+
+
+def _ended_at(fold: StepFold, step: Step) -> str | None:
+    ended = step.kind == "agent" or step.status in ENDED
+    return step.ended_at if ended and step.key not in fold.cut_off else None
+
+
+def _discarded(step: Step) -> str | None:
+    return "resumed" if step.discarded == REPEATED else step.discarded
+
+
+def _duration_ms(begin: str, end: str) -> int:
+    return max(0, millis_of(end) - millis_of(begin))
 
 
 def _put(place: Trace | TraceStep, name: str, value: Any) -> None:

@@ -28,7 +28,7 @@ from runstore.core.new_run import NewRun
 from runstore.core.ports import EventFilter, Head, LiveFeed, Reservation, RunLog
 from runstore.core.run import Actor, Owner, Run, evolve, fold, owner_of, whole
 from runstore.core.stream_cursors import OwnRunCursors, StreamCursors
-from runstore.core.trace import TRACED, Trace, TraceFold
+from runstore.core.trace import Trace
 from runstore.database.opening import Database
 from runstore.eventlog.queries import (
     read_ends,
@@ -47,6 +47,7 @@ from runstore.store.forks import ForkOptions, forked
 from runstore.store.inputs import InputStore
 from runstore.store.model_requests import MAX_LISTED, list_requests, read_request
 from runstore.store.starts import Starts, read_own_cursors, read_starts
+from runstore.store.trace import read_trace
 
 MAX_KNOWN_OWNERS = 10_000  # runs whose owner is cached
 DEFAULT_LIMITS = Limits()
@@ -300,15 +301,7 @@ class RunStore:
         Raises:
             RunPurged
         """
-        folding, after = TraceFold(run_id), 0
-        while folding.trace.complete and (page := await self.events(run_id, after=after, only=TRACED)):
-            for event in page:
-                folding.add(event)
-            after = page[-1].seq
-        if not folding.trace.complete:
-            for event in await self._database.query(read_ends, run_id):
-                folding.add_ending(event)
-        return folding.trace
+        return await read_trace(self._database, self._log, run_id)
 
     async def requests(
         self, run_id: str, *, after: int = 0, limit: int = MAX_LISTED, seq: int | None = None

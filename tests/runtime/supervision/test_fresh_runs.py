@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -170,10 +171,36 @@ async def test_starts_whose_callers_have_gone_wait_for_a_slot(settings: Settings
         queued = replace(QUEUED, agent="once", definition={"on_worker_lost": "fail"})
         await runtime.event_log.append(run_id, [queued, started], expected_seq=0)
         await asyncio.sleep(0)
-        assert (runtime.supervisor.running, runtime.supervisor.waiting) == (0, 1)
+        assert (runtime.supervisor.running, runtime.supervisor.waiting) == (0, 2)
         for _ in range(3):  # this worker does not count as crashed, however long the run waits
             await runtime.supervisor.sweep()
-        assert (runtime.supervisor.running, runtime.supervisor.waiting) == (0, 1)
+        assert (runtime.supervisor.running, runtime.supervisor.waiting) == (0, 2)
+        runtime.supervisor.give_back(other)
+        assert (await runtime.store.get(run_id, wait_s=DEADLINE_S)).run.status == "success"
+
+
+async def test_a_start_that_waits_for_a_slot_since_a_sweep_began_is_not_lost(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agents = {"once": AgentSpec(model="scripted", tokens=1, on_worker_lost="fail")}
+    async with open_runtime(replace(settings, agents=agents)) as runtime:
+        run_id, other = new_run_id(), new_run_id()
+        started = runtime.supervisor.claim(run_id)
+        assert started is not None
+        runtime.supervisor.give_back(run_id)
+        assert runtime.supervisor.claim(other)  # the only slot
+        queued = replace(QUEUED, agent="once", definition={"on_worker_lost": "fail"})
+        read_open_runs, waiting = runtime.event_log.open_runs, list[int]()
+
+        async def start_and_read(**query: Any) -> list[OpenRun]:
+            waiting.append(runtime.supervisor.waiting)
+            if len(waiting) == 1:
+                await runtime.event_log.append(run_id, [queued, started], expected_seq=0)
+            return await read_open_runs(**query)
+
+        monkeypatch.setattr(runtime.event_log, "open_runs", start_and_read)
+        await until(lambda: len(waiting) == 4)
+        assert waiting == [1, 2, 2, 2]
         runtime.supervisor.give_back(other)
         assert (await runtime.store.get(run_id, wait_s=DEADLINE_S)).run.status == "success"
 

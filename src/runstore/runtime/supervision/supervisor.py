@@ -31,11 +31,11 @@ from runstore.runtime.process.messages import Open
 from runstore.runtime.process.processes import Processes
 from runstore.runtime.supervision.dispatcher import Dispatcher
 from runstore.runtime.supervision.run_table import (
+    WAITING,
     Running,
     RunTable,
     Starting,
     Stopping,
-    WaitingForSession,
     WaitingForSlot,
 )
 from runstore.runtime.supervision.stopper import Stopper
@@ -120,7 +120,7 @@ class Supervisor:
     @property
     def waiting(self) -> int:
         """The number of runs that wait for a slot or for their session, or are being started."""
-        return self._runs.count(WaitingForSlot, WaitingForSession, Starting)
+        return self._runs.count(*WAITING, Starting)
 
     @property
     def forced(self) -> int:

@@ -45,6 +45,7 @@ class Sweep:
         Raises:
             LogUnavailable
         """
+        known = self._runs.of(Lost)
         workers = await self._log.workers()
         dead = await self._leases.dead(workers)
         await self._end_turns()
@@ -61,7 +62,7 @@ class Sweep:
             run.run_id: self._cancels_seen.get(run.run_id, now) for run in found if run.cancel_at is not None
         }
         lost = self._runs.of(Lost)
-        for run_id in lost:
+        for run_id in lost.keys() & known.keys():  # the others may be missing in what was read
             self._runs.move(run_id, None)
         for run in strays:
             self._look_after(run, run.run_id not in lost or lost[run.run_id].crashed, now)

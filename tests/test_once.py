@@ -1,0 +1,51 @@
+"""A test run leaves out what an earlier one has passed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = """
+import os
+import pytest
+
+def test_passes():
+    pass
+
+@pytest.fixture
+def broken():
+    yield
+    assert os.environ["MENDED"] == "1"
+
+def test_whose_teardown_fails(broken):
+    pass
+
+def test_fails():
+    assert os.environ["MENDED"] == "1"
+
+def test_is_skipped():
+    if os.environ["MENDED"] == "0":
+        pytest.skip("not here")
+"""
+
+
+@pytest.mark.slow
+def test_only_what_has_not_passed_runs_again(tmp_path: Path) -> None:
+    (tmp_path / "test_some.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+
+    def summary(mended: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "xdist", "-n2",
+             "-p", "tests.once", "--once", str(tmp_path / "passed"), str(tmp_path)],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "MENDED": mended,
+                 "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.stdout.splitlines()[-1]
+
+    assert summary("0").startswith("1 failed, 2 passed, 1 skipped, 1 error")
+    assert summary("1").startswith("3 passed")
+    assert (tmp_path / "passed").read_text().count("\n") == 4
