@@ -32,6 +32,7 @@ from runstore.database.replica import Replica, Unanswered
 CLOSED = "the log is closed"
 LIST_WAIT_S = 5.0  # seconds that a list may wait for a thread
 READ_TRIES = 5  # tries of a read whose tables are replaced while it reads
+CHANGE_TRIES = 3  # tries of a change whose session the server ends
 CLOSE_TIMEOUT_S = 1.0  # seconds for the database to end idle connections
 
 P = ParamSpec("P")
@@ -45,6 +46,13 @@ class TablesReplaced(LogUnavailable):
 
     def __init__(self) -> None:
         super().__init__("the tables were replaced while they were read")
+
+
+class _SessionEnded(Exception):
+    """The server has ended the session before the COMMIT: nothing was stored.
+
+    A machine that stalls for a second in a transaction meets the limit of idle transactions.
+    """
 
 
 class Database:
@@ -202,12 +210,17 @@ class Database:
     async def _change(self, how: Callable[[Connection], object], function: Callable[[Connection], T]) -> T:
         def change() -> T:
             with self.connect() as connection:
-                _begin(connection, how)
-                done = function(connection)
+                try:
+                    _begin(connection, how)
+                    done = function(connection)
+                except Exception as error:
+                    if connection.invalidated:
+                        raise _SessionEnded from error
+                    raise
                 connection.commit()
                 return done
 
-        return await self._call(self._changers, change)
+        return await self._call(self._changers, lambda: _tried_again(change))
 
     async def _call(self, threads: Threads, function: Callable[[], T]) -> T:
         if self._closed:
@@ -236,6 +249,16 @@ def _repeated(read: Callable[[], T]) -> T:
         with suppress(TablesReplaced):
             return read()
     return read()
+
+
+def _tried_again(change: Callable[[], T]) -> T:
+    for _ in range(CHANGE_TRIES - 1):
+        with suppress(_SessionEnded):
+            return change()
+    try:
+        return change()
+    except _SessionEnded as ended:
+        raise (ended.__cause__ or ended) from None
 
 
 def begin_write(dialect: Dialect, connection: Connection, *, exclusive: bool) -> int:
