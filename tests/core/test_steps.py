@@ -105,6 +105,21 @@ def test_text_that_a_new_attempt_says_again_is_discarded() -> None:
     assert calls == [("discarded", "Hel"), ("running", "Hi")]
 
 
+def test_a_discarded_answer_is_a_call_without_its_text_and_its_request() -> None:
+    found = steps(
+        started(2), record(3, "agent.started"), record(9, "llm.discarded", reason="rejected", from_seq=4)
+    )
+    call = found[-1]
+    assert (call.kind, call.status, call.discarded, call.started_at) == (
+        "model", "discarded", "rejected", record(3, "").at,
+    )  # fmt: skip
+
+
+def test_an_answer_without_its_request_begins_with_the_agent() -> None:
+    *_, call = steps(started(2), record(3, "agent.started"), message(6, {"text": "Hello!"}))
+    assert (call.started_at, call.ended_at) == (record(3, "").at, record(6, "").at)
+
+
 def test_a_retried_call_loses_the_text_of_the_try_before() -> None:
     found = steps(
         started(2), record(3, "llm.request"), token(4, "Hel"),

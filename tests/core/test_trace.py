@@ -190,6 +190,27 @@ def test_a_trace_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             assert 0 < len(found["attempts"][0]["agents"][0]["steps"]) < 9
 
 
+def test_an_answer_that_is_too_large_to_be_shown_is_a_call_of_its_own() -> None:
+    large = "x" * trace_module.MAX_VALUE_BYTES
+    found = tree(QUEUED, started(), said(large), usage(), said("short"), usage())
+    first, second = found["attempts"][0]["agents"][0]["steps"]
+    assert (first["seq"], first["truncated"], "output" in first) == (3, ["output"], False)
+    assert (second["seq"], second["output"], second["usage"]) == (5, [{"text": "short"}], COUNTS)
+
+
+def test_an_answer_in_several_parts_is_one_call() -> None:
+    found = tree(QUEUED, started(), said("one ", more=True), said("two"), said("next"))
+    first, second = found["attempts"][0]["agents"][0]["steps"]
+    assert (first["output"], first["ended_at"]) == ([{"text": "one "}, {"text": "two"}], at(4))
+    assert second["output"] == [{"text": "next"}]
+
+
+def test_a_call_begins_where_the_answer_before_it_has_ended() -> None:
+    found = tree(QUEUED, started(), AgentStarted(agent="boss"), said("one"), said("two"))
+    steps = found["attempts"][0]["agents"][0]["steps"]
+    assert [(step["started_at"], step["ended_at"]) for step in steps] == [(at(3), at(4)), (at(4), at(5))]
+
+
 def test_a_request_is_a_step_until_its_answer() -> None:
     asked = InputRequested(
         agent="boss", request_id="1.1", prompt="May boss call add?", kind="approval", tool="add",

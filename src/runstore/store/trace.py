@@ -7,7 +7,7 @@ from runstore.eventlog.queries import read_ends
 
 
 async def read_trace(database: Database, log: LogReader, run_id: str) -> Trace:
-    """The run as a tree, also the ending of a run that is longer than a trace.
+    """The run as a tree, also with its ending if it is longer than a trace.
 
     Raises:
         RunPurged
