@@ -44,6 +44,7 @@ from runstore.runtime.supervision.supervisor import Shared, Supervisor
 from runstore.settings import URLS, ServerSettings, Settings, use_folder
 from runstore.store import keys
 from runstore.store.audit import AuditLog
+from runstore.store.claims import Claims, NoClaims
 from runstore.store.erasure import Erasure
 from runstore.store.hierarchies import HierarchyStore
 from runstore.store.reports.reports import Reports
@@ -56,6 +57,20 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5  # seconds between two polls for other processes' events
 LOST_POLL_S = 2.0  # seconds between two polls with Redis, which may lose a wake-up
+
+
+class _Base(Struct, frozen=True):
+    """The open database that the stores work on. `inline`: the projections that are part of an append."""
+
+    feed: "MemoryFeed | RedisFeed"
+    database: Database
+    event_log: SqlEventLog
+    catalog: AgentCatalog
+    teams: Teams
+    leases: Leases
+    projections: Sequence[Projection]
+    inline: Sequence[InlineProjection]
+    runner: ProjectionRunner | None
 
 
 class OpenLog(Struct, frozen=True):
@@ -85,8 +100,8 @@ class Runtime(OpenLog, frozen=True):
 @asynccontextmanager
 async def open_log(settings: Settings) -> AsyncIterator[OpenLog]:
     """Open the database and start the writer, for a program without agents."""
-    async with _open(settings, keeps=bool(settings.projections)) as opened:
-        yield opened
+    async with _open(settings, keeps=bool(settings.projections)) as base:
+        yield _stores(base, settings, NoClaims())
 
 
 @asynccontextmanager
@@ -103,20 +118,20 @@ async def open_runtime(
     if settings.runs_code:
         hide()  # from the submitted code, which may have the same user
     server = settings.server
-    async with _open(settings, keeps=server.projections) as opened:
+    async with _open(settings, keeps=server.projections) as base:
         supervisor = Supervisor(
-            opened.event_log,
-            opened.feed,
-            opened.store.catalog,
+            base.event_log,
+            base.feed,
+            base.catalog,
             # These leases are separate: runs that the program records itself are not lost runs of this
             # worker.
-            _new_leases(opened.database, server, capacity=server.capacity),
+            _new_leases(base.database, server, capacity=server.capacity),
             capacity=server.capacity if server.worker else 0,
             grace_s=server.cancel_grace_s,
             shared=_shared(settings) if server.agent_processes else None,
             on_unusable=on_unusable,
         )
-        opened.store.claims = supervisor
+        opened = _stores(base, settings, supervisor)
         metrics = Metrics(opened.event_log, opened.feed, supervisor, opened.runner)
         authenticator = await _open_authenticator(server, opened.database)
         # Nothing is awaited between here and the server's installing of its signal handlers. Otherwise a
@@ -138,8 +153,12 @@ def _shared(settings: Settings) -> Shared:
 
 
 @asynccontextmanager
-async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[OpenLog]:
-    """`keeps`: whether this process keeps asynchronous projections up to date."""
+async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[_Base]:
+    """Open what the stores work on.
+
+    Args:
+        keeps: whether this process keeps asynchronous projections up to date.
+    """
     server = settings.server
     projections = settings.find_projections()
     local = MemoryFeed()
@@ -161,20 +180,31 @@ async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[OpenLog]:
         await stack.enter_async_context(polling)
         teams = Teams(settings.hierarchies)
         catalog = catalog_of(settings, teams)
-        store = RunStore(
-            database, event_log, feed, catalog, limits=settings.limits, heartbeat_s=server.heartbeat_s
-        )
-        hierarchies = HierarchyStore(database, teams, per_user=settings.limits.hierarchies_per_user)
-        audit = AuditLog(database, event_log, feed, heartbeat_s=server.heartbeat_s)
         leases = _new_leases(database, server, capacity=0)
         stack.push_async_callback(leases.release)
         await stack.enter_async_context(runner or nullcontext())
-        operated = Projections(database, projections)
-        reports = Reports(database)
-        erasure = Erasure(database, projections, inline)
-        yield OpenLog(
-            store, hierarchies, audit, reports, feed, database, event_log, leases, operated, runner, erasure
-        )
+        yield _Base(feed, database, event_log, catalog, teams, leases, projections, inline, runner)
+
+
+def _stores(base: _Base, settings: Settings, claims: Claims) -> OpenLog:
+    """`claims`: of the worker in this process."""
+    database, log, feed = base.database, base.event_log, base.feed
+    limits, heartbeat_s = settings.limits, settings.server.heartbeat_s
+    return OpenLog(
+        store=RunStore(
+            database, log, feed, base.catalog, claims=claims, limits=limits, heartbeat_s=heartbeat_s
+        ),
+        hierarchies=HierarchyStore(database, base.teams, per_user=limits.hierarchies_per_user),
+        audit=AuditLog(database, log, feed, heartbeat_s=heartbeat_s),
+        reports=Reports(database),
+        feed=feed,
+        database=database,
+        event_log=log,
+        leases=base.leases,
+        projections=Projections(database, base.projections),
+        runner=base.runner,
+        erasure=Erasure(database, base.projections, base.inline),
+    )
 
 
 def catalog_of(settings: Settings, teams: Teams | None = None) -> AgentCatalog:

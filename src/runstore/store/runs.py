@@ -51,6 +51,7 @@ from runstore.store.trace import read_trace
 
 MAX_KNOWN_OWNERS = 10_000  # runs whose owner is cached
 DEFAULT_LIMITS = Limits()
+NO_CLAIMS = NoClaims()
 
 T = TypeVar("T")
 
@@ -70,7 +71,11 @@ class Forked(Struct, frozen=True):
 
 
 class RunStore:
-    """The runs of one database. Every method raises LogUnavailable while the database cannot be used."""
+    """The runs of one database. Every method raises LogUnavailable while the database cannot be used.
+
+    Args:
+        claims: of the worker in this process.
+    """
 
     def __init__(
         self,
@@ -79,6 +84,7 @@ class RunStore:
         feed: LiveFeed,
         catalog: AgentCatalog,
         *,
+        claims: Claims = NO_CLAIMS,
         limits: Limits = DEFAULT_LIMITS,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
@@ -87,9 +93,9 @@ class RunStore:
         self._database = database
         self._log = log
         self._feed = feed
+        self._claims = claims
         self._heartbeat_s = heartbeat_s
         self._owners: dict[str, Owner] = {}
-        self.claims: Claims = NoClaims()  # of the worker in this process
         self.starts = Starts(feed)
         self.inputs = InputStore(log)
         self._large_reads = LargeReads()
@@ -123,7 +129,7 @@ class RunStore:
         key = new.idempotency_key
         reservation = Reservation(new.user_id, self.limits.runs_per_user, key, new.digest() if key else b"")
         run_id = run_id or new_run_id()
-        started = self.claims.claim(run_id) if new.session_id is None else None
+        started = self._claims.claim(run_id) if new.session_id is None else None
         events = [encoded] if started is None else [encoded, started]
         first = None
         try:
@@ -132,7 +138,7 @@ class RunStore:
             first = error.run_id
         finally:
             if started is not None:
-                self.claims.give_back(run_id)
+                self._claims.give_back(run_id)
         return RunAt(evolve(Run(run_id), encoded), 1) if first is None else await self.get(first)
 
     async def fork(self, run_id: str, options: ForkOptions, new: NewRun, *, reads_session: bool) -> Forked:
