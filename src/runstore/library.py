@@ -25,9 +25,9 @@ from runstore.core.new_run import NewRun
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord, record_of
 from runstore.core.run import Actor, Run
-from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, NamedRunCursors, OwnRunCursors
+from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, NamedRunCursors, StreamCursors
 from runstore.database.opening import opened_database
-from runstore.feed.joined_tail import GONE, NewRuns
+from runstore.feed.joined_tail import GONE
 from runstore.logs import log_as_library
 from runstore.maintenance.projections import LocalProjections, Projections
 from runstore.projections.projection import Projection
@@ -238,24 +238,22 @@ class LocalStore:
         """
         if len(run_ids) > MAX_FOLLOWED_RUNS:
             raise ValueError(f"up to {MAX_FOLLOWED_RUNS} runs may be followed at once, not {len(run_ids):,}")
-        named = NamedRunCursors({parse_run_id(run_id): 0 for run_id in run_ids}) if run_ids else None
-        only = _filter(types)
+        only, tails = _filter(types), self._store.joined_tails
         with ExitStack() as stack:
             new_runs = None
-            cursors: NamedRunCursors | OwnRunCursors
-            if named is not None:
-                cursors = named
+            cursors: StreamCursors
+            if run_ids:
+                cursors = NamedRunCursors({parse_run_id(run_id): 0 for run_id in run_ids})
             else:
-                started = stack.enter_context(self._store.starts.watch(user_id))
-                cursors = own = await self._store.own_cursors(user_id)
-                new_runs = NewRuns(started, partial(self._store.find_starts, user_id, own))
+                cursors = own = await tails.own_cursors(user_id)
+                new_runs = stack.enter_context(tails.new_runs(user_id, own))
             lost: dict[str, RunstoreError] = {}
             for run_id in cursors.open():
                 try:
                     await self._store.head(run_id)
                 except (RunDeleted, RunPurged) as error:
                     lost[run_id] = error
-            joined = self._store.joined_tail(cursors, lost=lost, only=only, new_runs=new_runs)
+            joined = tails.open(cursors, lost=lost, only=only, new_runs=new_runs)
             async for events in joined.events():
                 for each in events:
                     if each.event.seq or each.event.type == GONE:

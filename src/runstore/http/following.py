@@ -10,7 +10,6 @@ from starlette.types import Receive
 from runstore.core.errors import InvalidCursor, LogUnavailable, RunDeleted, RunPurged, RunstoreError
 from runstore.core.ports import EventFilter
 from runstore.core.stream_cursors import NamedRunCursors, OwnRunCursors
-from runstore.feed.joined_tail import NewRuns
 from runstore.http.security.users import Login
 from runstore.http.streaming.frames import Translation, joined, native
 from runstore.http.streaming.sse import EventStream, nothing_left
@@ -100,7 +99,7 @@ class RunStreams:
             stack.enter_context(self._subscribers.of_user(login.user.user_id))
             for run_id in cursors.open():
                 stack.enter_context(self._subscribers.of_run(run_id))
-            tail = self._store.joined_tail(cursors, lost=lost, only=only)
+            tail = self._store.joined_tails.open(cursors, lost=lost, only=only)
             return EventStream(joined(tail), login, stack.pop_all())
 
     async def follow_own(
@@ -115,11 +114,11 @@ class RunStreams:
             InvalidCursor: a cursor is ahead of its run, or too many runs were started since.
             RunNotFound, LimitExceeded, LogUnavailable, Busy
         """
-        user_id = login.user.user_id
+        user_id, tails = login.user.user_id, self._store.joined_tails
         if cursors is None:
-            cursors = await self._store.own_cursors(user_id)
+            cursors = await tails.own_cursors(user_id)
         else:
-            await self._store.find_starts(user_id, cursors)  # refuses a cursor that is too far behind
+            await tails.find_starts(user_id, cursors)  # refuses a cursor that is too far behind
         lost: dict[str, RunstoreError] = {}
         for run_id, after in cursors.open().items():
             try:
@@ -128,9 +127,8 @@ class RunStreams:
                 lost[run_id] = error
         with ExitStack() as stack:
             stack.enter_context(self._subscribers.of_user(user_id))
-            started = stack.enter_context(self._store.starts.watch(user_id))
-            new_runs = NewRuns(started, partial(self._store.find_starts, user_id, cursors))
-            tail = self._store.joined_tail(cursors, lost=lost, only=only, new_runs=new_runs)
+            new_runs = stack.enter_context(tails.new_runs(user_id, cursors))
+            tail = tails.open(cursors, lost=lost, only=only, new_runs=new_runs)
             return EventStream(joined(tail), login, stack.pop_all())
 
     async def until_ended(self, login: Login, run_id: str, wait_s: float, receive: Receive) -> None:

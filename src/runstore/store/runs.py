@@ -17,7 +17,6 @@ from runstore.core.errors import (
     RunDeleted,
     RunNotFound,
     RunPurged,
-    RunstoreError,
     TooLarge,
 )
 from runstore.core.events import CancelRequested, Custom, Deleted, Posted
@@ -27,7 +26,6 @@ from runstore.core.model_requests import ModelRequest, RequestPage
 from runstore.core.new_run import NewRun
 from runstore.core.ports import EventFilter, Head, LiveFeed, Reservation, RunLog
 from runstore.core.run import Actor, Owner, Run, evolve, fold, owner_of, whole
-from runstore.core.stream_cursors import OwnRunCursors, StreamCursors
 from runstore.core.trace import Trace
 from runstore.database.opening import Database
 from runstore.eventlog.queries import (
@@ -36,7 +34,6 @@ from runstore.eventlog.queries import (
     read_first,
     read_head,
 )  # fmt: skip
-from runstore.feed.joined_tail import JoinedTail, NewRuns
 from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended
 from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs, is_outdated
 from runstore.runtime.attempts.history import read_queued
@@ -45,8 +42,8 @@ from runstore.store.claims import Claims, NoClaims
 from runstore.store.counted import LargeReads
 from runstore.store.forks import ForkOptions, forked
 from runstore.store.inputs import InputStore
+from runstore.store.joined_tails import JoinedTails
 from runstore.store.model_requests import MAX_LISTED, list_requests, read_request
-from runstore.store.starts import Starts, read_own_cursors, read_starts
 from runstore.store.trace import read_trace
 
 MAX_KNOWN_OWNERS = 10_000  # runs whose owner is cached
@@ -96,7 +93,7 @@ class RunStore:
         self._claims = claims
         self._heartbeat_s = heartbeat_s
         self._owners: dict[str, Owner] = {}
-        self.starts = Starts(feed)
+        self.joined_tails = JoinedTails(database, feed, self.tail, heartbeat_s=heartbeat_s)
         self.inputs = InputStore(log)
         self._large_reads = LargeReads()
 
@@ -359,39 +356,6 @@ class RunStore:
             else:  # a repeated request gets the run of the first one
                 tail = self.tail(started.run.run_id, after=0, only=only)
         return started, tail
-
-    def joined_tail(
-        self,
-        cursors: StreamCursors,
-        *,
-        lost: dict[str, RunstoreError],
-        only: EventFilter | None = None,
-        new_runs: NewRuns | None = None,
-    ) -> JoinedTail:
-        """Follow several runs as one stream."""
-        return JoinedTail(
-            self._feed, cursors, partial(self._tail_after, only),
-            lost=lost, new_runs=new_runs, idle_s=self._heartbeat_s,
-        )  # fmt: skip
-
-    def _tail_after(self, only: EventFilter | None, run_id: str, after: int) -> Tail:
-        return self.tail(run_id, after=after, only=only)
-
-    async def own_cursors(self, user_id: str) -> OwnRunCursors:
-        """Cursors at the beginnings of a user's active runs; runs that start from now on are new."""
-        return await self._database.query_list(read_own_cursors, user_id)
-
-    async def find_starts(self, user_id: str, cursors: OwnRunCursors) -> None:
-        """Add a user's new runs in the order in which they were queued, up to the limit of followed runs.
-
-        Raises:
-            InvalidCursor: too many runs were started since to search them for new ones.
-            LogUnavailable, Busy
-        """
-        if cursors.free:
-            where = (cursors.position, cursors.seconds, cursors.free)
-            for position, run_id in await self._database.query_list(read_starts, user_id, *where):
-                cursors.add(run_id, position)
 
     def _check_size(self, limit: str, value: Any, what: str, *, code: str = TooLarge.code) -> None:
         most = getattr(self.limits, limit)

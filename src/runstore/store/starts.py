@@ -59,7 +59,7 @@ class Starts:
 
 
 def read_own_cursors(connection: Connection, user_id: str) -> OwnRunCursors:
-    """See `RunStore.own_cursors`."""
+    """See `JoinedTails.own_cursors`."""
     # Read first: a run queued later is new, even if it is also among the open ones.
     cursors = _read_newest(connection, user_id)
     position = first_position(open_runs.c.run_id)
