@@ -180,6 +180,9 @@ def test_a_trace_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     found = tree(Queued(agent="boss", user_id="a", input=large), started(), said(large))
     assert (found["truncated"], "input" in found) == (["input"], False)
     assert found["attempts"][0]["agents"][0]["steps"][0]["truncated"] == ["output"]
+    found = tree(QUEUED, started(), said(large, more=True), said("its end"))
+    [step] = found["attempts"][0]["agents"][0]["steps"]
+    assert (step["truncated"], "output" in step) == (["output"], False)
     events = [QUEUED, started(), *(said(f"{n}") for n in range(9))]
     assert "complete" not in tree(*events)
     for limit, value in (("MAX_STEPS", 4), ("MAX_TRACED", 6), ("MAX_TRACED_BYTES", 300)):

@@ -155,6 +155,20 @@ def test_a_message_of_which_nothing_was_streamed_is_said_by_its_event() -> None:
     assert text([message(1, {"text": "to the model"}, role="user")]) == ""
 
 
+def test_a_message_in_several_events_is_said_once() -> None:
+    parts = [message(3, {"text": "The cap"}, more=True), message(4, {"text": "ital"})]
+    assert text([token(1, "The "), token(2, "capital"), *parts, token(5, "x")]) == "The capital\n\nx"
+    assert text([*parts, message(5, {"text": "next"})]) == "The capital\n\nnext"
+
+
+def test_a_message_that_a_new_attempt_repeats_in_several_events_is_said_once() -> None:
+    again = EventRecord("run", 4, "lifecycle.started", "", {"attempt": 2, "discard_after_seq": 0})
+    parts = [message(6, {"text": "The cap"}, more=True), message(7, {"text": "ital"})]
+    first = [token(1, "The "), message(3, {"text": "The "}, more=True), again]
+    assert text([*first, token(5, "The capital"), *parts]) == "The capital"
+    assert text([*first, *parts]) == "The capital"
+
+
 def test_a_discarded_message_leaves_no_line_behind() -> None:
     again = EventRecord("run", 9, "lifecycle.started", "", {"attempt": 2, "discard_after_seq": 0})
     assert text([token(1, "a"), message(2, {"text": "a"}), token(3, "b"), again, token(10, "a")]) == "a"

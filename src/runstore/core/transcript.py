@@ -44,15 +44,19 @@ class MessageBounds:
         self._said.append(_Said(speaker, seq))
         return "" if last is None else SEPARATOR
 
-    def end(self, seq: int, speaker: Place) -> bool:
-        """The agent's message is complete; return whether any of its text was streamed."""
-        for said in reversed(self._said):
-            if said.speaker == speaker:
-                if said.ended is not None:
-                    return False
-                said.ended = seq
-                return True
-        return False
+    def is_open(self, speaker: Place) -> bool:
+        """Whether any text of the agent's current message was said."""
+        return self._last_of(speaker) is not None
+
+    def end(self, seq: int, speaker: Place) -> None:
+        """The agent's message is complete."""
+        if (said := self._last_of(speaker)) is not None:
+            said.ended = seq
+
+    def _last_of(self, speaker: Place) -> _Said | None:
+        """What the agent has said of its current message."""
+        last = next((said for said in reversed(self._said) if said.speaker == speaker), None)
+        return last if last is not None and last.ended is None else None
 
     def discard(self, after: int, of: Place | None = None) -> None:
         """Forget text after a seq, of one agent or of all."""
@@ -73,6 +77,7 @@ class Transcript:
     """The text of a run as its events arrive, across all its agents in order.
 
     `added`: the text that the last event added, with the blank line that separates messages.
+    `cut`: the run's result has only the beginning of its text, and no other event has all of it.
 
     Args:
         of: the type of the events whose text to collect.
@@ -81,10 +86,15 @@ class Transcript:
 
     def __init__(self, of: EventType = Token.type, *, kept: bool = True) -> None:
         self.added = ""
+        self.cut = False
         self._type = of
         self._kept = kept
         self._pieces: list[_Piece] = []
         self._messages = MessageBounds()
+        # Agents whose message has come in part, and whether its text was streamed before.
+        self._parts: dict[Place, bool] = {}
+        # The message to the run's own agent that no answer has followed yet, in its parts.
+        self._heard: list[Mapping[str, Any]] = []
 
     @property
     def text(self) -> str:
@@ -104,11 +114,7 @@ class Transcript:
         if event.type == self._type:
             self._say(event.seq, speaker_of(event.data), event.data["text"])
         elif event.type == Message.type:
-            speaker = speaker_of(event.data)
-            said = self._messages.end(event.seq, speaker)
-            if not said and self._type == Token.type and (text := _answer(event.data["message"])):
-                self._say(event.seq, speaker, text)
-                self._messages.end(event.seq, speaker)
+            self._hear(event.seq, speaker_of(event.data), event.data)
         elif event.type == ToolStarted.type:
             self._messages.end(event.seq, speaker_of(event.data))
         elif event.type == Discarded.type:
@@ -119,12 +125,36 @@ class Transcript:
             self.end(event.seq, event.data["result"])
         return ""
 
+    def _hear(self, seq: int, speaker: Place, said: Mapping[str, Any]) -> None:
+        """Take a message, or a part of one that is too large for an event."""
+        if speaker.call_id is None:
+            of_model = said["message"].get("role") != "user"
+            before = self._heard if speaker in self._parts else []
+            self._heard = [] if of_model else [*before, said["message"]]
+        streamed = self._parts.pop(speaker, self._messages.is_open(speaker))
+        if not streamed and self._type == Token.type and (text := _answer(said["message"])):
+            self._say(seq, speaker, text)
+        if said.get("more"):
+            self._parts[speaker] = streamed
+        else:
+            self._messages.end(seq, speaker)
+
     def end(self, seq: int, result: Mapping[str, Any]) -> None:
         """Add the part of a run's result that no agent has said: its object, or the text of a silent run."""
         self.added = ""
         counts = result.get("structured_output") is not None or self._messages.silent
-        if counts and (text := result_text(result)):
+        if counts and (text := self._result_text(result)):
             self._say(seq, RESULT, text)
+
+    def _result_text(self, result: Mapping[str, Any]) -> str:
+        """The answer in a result; where tools ended the run, and it is cut there, their own text."""
+        text = result_text(result)
+        if result.get("truncated") and result.get("structured_output") is None:
+            results = _whole_results(self._heard)
+            if results.startswith(text):
+                return results
+            self.cut = True
+        return text
 
     def say(self, seq: int, speaker: tuple[str, str | None], text: str) -> None:
         """Add text that is in no token. `speaker`: the agent's path, and its call."""
@@ -138,6 +168,10 @@ class Transcript:
 
     def _discard(self, after: int, of: Place | None = None) -> str:
         self._messages.discard(after, of)
+        if of is None:
+            self._parts = {}
+        else:
+            self._parts.pop(of, None)
         dropped = [piece for piece in self._pieces if piece.seq > after and of in (None, piece.speaker)]
         gone = {piece.seq for piece in dropped}
         self._pieces = [piece for piece in self._pieces if piece.seq not in gone]
@@ -183,10 +217,17 @@ def tool_text(message: Mapping[str, Any]) -> str:
     texts = [
         to_json(block["json"]).decode() if "json" in block else block["text"]
         for result in results
-        for block in result.get("content") or ()
+        for block in blocks_of(result.get("content"))
         if block.keys() & {"text", "json"}
     ]
     return "\n".join(texts)
+
+
+def _whole_results(parts: Iterable[Mapping[str, Any]]) -> str:
+    """The text of the tool results in a message; empty if its events leave out some of it."""
+    blocks = [block for part in parts for block in blocks_of(part.get("content")) if "toolResult" in block]
+    whole = all("content" in block["toolResult"] for block in blocks)
+    return tool_text({"content": blocks}) if whole else ""
 
 
 def message_text(message: Mapping[str, Any]) -> str:

@@ -21,10 +21,12 @@ from runstore.core.records import EventRecord
 from runstore.core.transcript import text
 from runstore.http.streaming import frames
 from runstore.mount import MountedApp
+from runstore.runtime.memory.oversized import MAX_RESULT_BYTES
 from tests.kit.database import make_database
 from tests.runtime.strands_kit import Playbook, Turn, say, think, use
 
 LONG = "0123456789" * 400  # said a hundred times: 400,000 characters
+CHINESE = "世界人权宣言" * 1_000  # said a hundred times: 1.8 MB of UTF-8, more than one event holds
 decode = msgspec.json.Decoder(EventRecord).decode
 URL = "/v1/chat/completions"
 
@@ -75,6 +77,10 @@ def lengthy() -> Agent:
     return new(say(*[LONG] * 100))
 
 
+def lengthier() -> Agent:
+    return new(say(*[CHINESE] * 100))
+
+
 def cut() -> Agent:
     return new(say("The answer ", "is fo", stop="max_tokens"))
 
@@ -118,6 +124,21 @@ def finish(tool_context: ToolContext, answer: Any) -> Any:
     """Answer at once."""
     tool_context.agent.cancel(after_current_tools=True)
     return answer if isinstance(answer, dict) else str(answer)
+
+
+@as_tool(context=True)
+def read_out(tool_context: ToolContext) -> str:
+    """Answer at once, at length."""
+    tool_context.agent.cancel(after_current_tools=True)
+    return LONG * 100
+
+
+def reader() -> Agent:
+    return new(use(("t1", "read_out", {})), tools=[read_out])
+
+
+def reader_of_three() -> Agent:
+    return new(use(*((f"t{n}", "read_out", {}) for n in range(3))), tools=[read_out])
 
 
 def finisher() -> Agent:
@@ -227,10 +248,10 @@ async def generator(input: str) -> AsyncIterator[str]:
 AGENTS = {
     function.__name__.replace("_", "-"): AgentSpec(factory=f"{__name__}:{function.__name__}")
     for function in (
-        looker, blocks, thinker, deep_thinker, lengthy, cut, cut_in_a_call, filtered, guarded, refusing,
-        person, silent, boss, graph, cut_graph, halves, generator, retried,
-        rejected, redacted, broken, finisher, finisher_in_json, finisher_with_words, finishing_graph,
-        finisher_of_another, quiet_person, remembering,
+        looker, blocks, thinker, deep_thinker, lengthy, lengthier, cut, cut_in_a_call, filtered, guarded,
+        refusing, person, silent, boss, graph, cut_graph, halves, generator, retried, rejected, redacted,
+        broken, reader, reader_of_three, finisher, finisher_in_json, finisher_with_words,
+        finishing_graph, finisher_of_another, quiet_person, remembering,
     )
 }  # fmt: skip
 
@@ -294,6 +315,9 @@ async def streamed(client: openai.AsyncOpenAI, agent: str) -> Said:
         ("thinker", "Four.", "stop"),
         ("deep-thinker", "Twelve.", "stop"),
         ("lengthy", LONG * 100, "stop"),
+        ("lengthier", CHINESE * 100, "stop"),
+        ("reader", LONG * 100, "stop"),
+        ("reader-of-three", (LONG * 100)[:MAX_RESULT_BYTES], "length"),
         ("cut", "The answer is fo", "length"),
         ("cut-in-a-call", "Let me look.", "length"),
         ("cut-graph", "So f", "length"),

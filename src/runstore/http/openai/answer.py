@@ -62,6 +62,11 @@ class ChatAnswer:
         self.content = self._said.added
 
     @property
+    def cut(self) -> bool:
+        """Whether the answer is only the beginning of one, as the run's result has no more of it."""
+        return self._said.cut
+
+    @property
     def whole(self) -> tuple[str, str]:
         """All of the content, and all of the reasoning."""
         return self._said.text, self._thought.text

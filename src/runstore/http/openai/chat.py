@@ -25,6 +25,7 @@ from runstore.http.openai.objects import (
     OPENAI_ERRORS,
     ChatBody,
     Completion,
+    FinishReason,
     Model,
     ModelList,
     completion,
@@ -222,7 +223,8 @@ class ChatRoutes:
             if size > MAX_ANSWER:
                 result = {"stop_reason": MAX_TOKENS}
                 break
-        return completion(run, *answer.whole, finish_reason(result))
+        reason: FinishReason = "length" if answer.cut else finish_reason(result)
+        return completion(run, *answer.whole, reason)
 
 
 async def _exhaust(tail: ChatTail) -> None:

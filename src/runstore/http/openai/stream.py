@@ -239,7 +239,8 @@ class Chunks:
         self._answer.end(event.seq, result)
         yield from self._said(event.seq, RESULT)
         yield from self._end(event.seq)
-        yield ProtocolMessage(event.seq, self._chunk(Delta(), finish_reason(result)))
+        reason: FinishReason = "length" if self._answer.cut else finish_reason(result)
+        yield ProtocolMessage(event.seq, self._chunk(Delta(), reason))
         if self._include_usage:
             yield ProtocolMessage(
                 event.seq, msgspec.structs.replace(self._chunk(None), usage=usage_of(usage))
