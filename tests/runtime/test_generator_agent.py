@@ -63,6 +63,18 @@ async def test_any_other_yielded_value_is_an_error_that_names_the_allowed_ones(w
         await drive(agent)
 
 
+async def test_text_that_no_event_can_hold_becomes_several_tokens() -> None:
+    long = "\0é" * (1 << 19)
+
+    async def agent(input: str) -> AsyncIterator[Any]:
+        yield long
+
+    recorder, ended = await drive(agent)
+    assert text(recorder.of(Token)) == long
+    assert len(recorder.of(Token)) > 1
+    assert ended.result["truncated"]
+
+
 async def test_a_type_that_is_not_custom_is_refused() -> None:
     async def agent(input: str) -> AsyncIterator[Any]:
         yield {"type": "lifecycle.completed", "data": {}}

@@ -2,7 +2,7 @@
 
 from asyncio import CancelledError, Task, current_task
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from hashlib import sha256
 from typing import Any
@@ -28,7 +28,7 @@ from runstore.core.inputs import fold_inputs
 from runstore.core.ports import AgentResult, Asked, RunContext, RunRecorder
 from runstore.core.times import now_ms
 from runstore.runtime.memory.model_requests import NextRequest, Requests
-from runstore.runtime.memory.oversized import MAX_RESULT_BYTES, text_result
+from runstore.runtime.memory.oversized import MAX_RESULT_BYTES, text_result, whole_or_pieces
 from runstore.runtime.user_code import accepts_context, failed
 
 Given = tuple[str, Any]  # a question's prompt, and its answer
@@ -176,8 +176,8 @@ class GeneratorAgent:
                     place = Place(self._context.agent_name)
                     await requests.ask(place, question_of(item.get("data")), recorder.record)
                     continue
-                event = event_of(item, self._context.agent_name, "the agent's generator yielded")
-                await recorder.record(event)
+                for event in events_of(item, self._context.agent_name, "the agent's generator yielded"):
+                    await recorder.record(event)
                 if isinstance(item, str) and room >= 0:
                     said.append(item)
                     room -= len(item)
@@ -234,14 +234,22 @@ def question_of(data: Any) -> NextRequest:
     return replace(question, parameters=harmless(parameters))
 
 
-def event_of(item: Any, agent: str, said: str) -> Event | Custom:
-    """An agent's item as an event. `said`: the verb for the message.
+def events_of(item: Any, agent: str, said: str) -> Iterator[Event | Custom]:
+    """An agent's item as an event, or as several if it is a text that is too large for one.
+
+    Args:
+        said: the verb for the message.
 
     Raises:
         AgentError: it is neither text nor an event.
     """
     if isinstance(item, str):
-        return Token(agent=agent, text=item)
+        yield from (Token(agent=agent, text=piece) for piece in whole_or_pieces(item))
+    else:
+        yield _custom(item, said)
+
+
+def _custom(item: Any, said: str) -> Custom:
     if isinstance(item, dict) and isinstance(item.get("type"), str) and item.keys() <= {"type", "data"}:
         return Custom(item["type"], item.get("data"))
     shown = repr(item)[:100] if isinstance(item, dict) else type(item).__name__

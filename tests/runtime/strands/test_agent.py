@@ -6,7 +6,7 @@ from weakref import WeakSet
 import pytest
 from pydantic import BaseModel
 from strands import Agent, ModelRetryStrategy, tool
-from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent
+from strands.hooks import AfterToolCallEvent, BeforeInvocationEvent, BeforeToolCallEvent, MessageAddedEvent
 from strands.multiagent import GraphBuilder, Swarm
 from strands.tools.executors import SequentialToolExecutor
 from strands.types.exceptions import ContextWindowOverflowException, ModelThrottledException
@@ -16,6 +16,7 @@ from runstore.core.errors import AgentError, RunClosed
 from runstore.core.events import (
     AgentFinished,
     AgentStarted,
+    InputReplaced,
     Message,
     Reasoning,
     Token,
@@ -32,7 +33,7 @@ from runstore.runtime.strands.agent import StrandsAgent
 from tests.core.test_depth import deep
 from tests.kit.polling import until
 from tests.runtime.recording import ListRecorder, context, text
-from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, think, use
+from tests.runtime.strands_kit import Playbook, Turn, agent, cut, delta, drive, say, think, use
 
 
 @tool
@@ -368,6 +369,48 @@ async def test_an_answer_that_no_event_can_hold_is_recorded_in_several() -> None
     assert [part.more for part in parts] == [True] * (len(parts) - 1) + [False]
     [conversation] = recall(recorder.recorded).conversations.values()
     assert conversation.messages == [{"role": "assistant", "content": [{"text": long}]}]
+
+
+@pytest.mark.parametrize("signature", [{}, {"signature": "s"}], ids=["unsigned", "signed"])
+async def test_reasoning_that_no_event_can_hold_is_recorded_in_several(signature: dict[str, str]) -> None:
+    long = "é" * MIB
+    start, *answer = say("yes")
+    signed: Turn = [delta(reasoningContent=signature)] if signature else []
+    *thoughts, end = think(long)
+    recorder, ended = await drive(agent(Playbook([start, *thoughts, *signed, end, *answer])))
+    assert ended.result["text"] == "yes"
+    assert text(recorder.of(Reasoning)) == long
+    assert len(recorder.of(Message)) > 1
+    [conversation] = recall(recorder.recorded).conversations.values()
+    said = {"reasoningContent": {"reasoningText": {"text": long, **signature}}}
+    assert conversation.messages == [{"role": "assistant", "content": [said, {"text": "yes"}]}]
+
+
+@pytest.mark.parametrize("how", ["before", "in place", "as it is added"])
+async def test_input_that_a_hook_makes_too_large_for_an_event_is_recorded_without_it(how: str) -> None:
+    page = {"text": "x" * (2 * MIB)}
+
+    def before(event: BeforeInvocationEvent) -> None:
+        assert event.messages
+        if how == "before":
+            event.messages = [{"role": "user", "content": [page, *event.messages[0]["content"]]}]
+        elif how == "in place":
+            event.messages[0]["content"].append(page)
+
+    def as_added(event: MessageAddedEvent) -> None:
+        if how == "as it is added" and event.message["role"] == "user":
+            event.message["content"] = [*event.message["content"], page]
+
+    model = Playbook(say("read"))
+    reader = agent(model)
+    reader.add_hook(before, BeforeInvocationEvent)
+    reader.add_hook(as_added, MessageAddedEvent)
+    recorder, ended = await drive(reader)
+    assert ended.result["text"] == "read"
+    assert page in model.heard[0][0]["content"]
+    [replaced] = recorder.of(InputReplaced)
+    texts = [block["text"] for block in replaced.messages[0]["content"]]
+    assert sorted(texts) == ["(left out: text of 2,097,163 bytes)", "hi"]
 
 
 async def test_a_message_whose_last_part_is_missing_was_never_said() -> None:

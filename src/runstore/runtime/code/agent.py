@@ -14,7 +14,7 @@ from runstore.core.events import AgentFinished, AgentStarted
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
 from runstore.runtime.code.process import MIB, CodeLimits, CodeProcess
 from runstore.runtime.code.runner import RECORD
-from runstore.runtime.generator_agent import event_of
+from runstore.runtime.generator_agent import events_of
 from runstore.runtime.memory.oversized import MAX_RESULT_BYTES, text_result
 
 MAX_LINE = 16_384  # characters of one token; a longer line becomes several
@@ -86,7 +86,8 @@ class CodeAgent:
                     raise AgentError(message, code="output_limit")
                 if item.record is UNSET or item.record.event is not UNSET:
                     content = item.text if item.record is UNSET else item.record.event
-                    await recorder.record(event_of(content, self._name, "the code emitted"))
+                    for event in events_of(content, self._name, "the code emitted"):
+                        await recorder.record(event)
                     said += [content] if isinstance(content, str) else []
                 else:
                     returned = item.record.result

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from runstore.core.codec import MAX_EVENT_BYTES, json_size, mended
 from runstore.core.errors import EventTooLarge, InvalidEvent
-from runstore.core.events import Custom, Event, Message, Reasoning, Token, ToolProgress
+from runstore.core.events import Custom, Event, InputReplaced, Message, Reasoning, Token, ToolProgress
+from runstore.core.transcript import within
 
 # Characters of a piece of a split text; as JSON each may take 6 bytes.
 PIECE_CHARACTERS = MAX_EVENT_BYTES // 8
@@ -39,15 +40,25 @@ def fitting(event: Event | Custom, error: InvalidEvent) -> Iterator[Event]:
         for part in parts:
             yield replace(event, message={**event.message, "content": part}, more=True)
         yield replace(event, message={**event.message, "content": last})
+    elif isinstance(event, InputReplaced) and isinstance(error, EventTooLarge):
+        yield replace(event, messages=_without_large_blocks(event.messages))
     else:
         raise error
+
+
+def whole_or_pieces(text: str) -> Iterator[str]:
+    """A text, in several pieces if no event can hold it."""
+    if len(text) <= PIECE_CHARACTERS or json_size(text) <= PART_BYTES:
+        yield text
+    else:
+        yield from _pieces(text)
 
 
 def continued(message: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
     """A message with its next part."""
     content, more = list(message["content"]), list(part["content"])
-    if content and more and content[-1].keys() == more[0].keys() == {"text"}:
-        content[-1] = {"text": content[-1]["text"] + more.pop(0)["text"]}
+    if content and more and (joined := _joined(content[-1], more[0])) is not None:
+        content[-1:], more = [joined], more[1:]
     return {**message, "content": content + more}
 
 
@@ -82,6 +93,30 @@ def _without_large_results(blocks: Blocks) -> Blocks:
     return kept
 
 
+def _without_large_blocks(messages: Blocks) -> list[dict[str, Any]]:
+    """The messages with a note in place of their largest blocks, so that the rest fits."""
+    kept = [{**message, "content": list(message["content"])} for message in messages]
+    sizes = [
+        (json_size(block), number, place)
+        for number, message in enumerate(kept)
+        for place, block in enumerate(message["content"])
+    ]
+    total = sum(size for size, _, _ in sizes)
+    for size, number, place in sorted(sizes, reverse=True):
+        if total <= PART_BYTES:
+            break
+        kept[number]["content"][place] = note = _note_of(kept[number]["content"][place], size)
+        total += json_size(note) - size
+    return kept
+
+
+def _note_of(block: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """A block that says what was left out. A tool's result stays one, as its call needs it."""
+    [kind, *_] = block
+    note = {"text": f"(left out: {kind} of {size:,} bytes)"}
+    return {kind: {**block[kind], "content": [note]}} if kind == "toolResult" else note
+
+
 def _parts(blocks: Blocks) -> Iterator[list[Mapping[str, Any]]]:
     part: list[Mapping[str, Any]] = []
     room = PART_BYTES
@@ -91,17 +126,40 @@ def _parts(blocks: Blocks) -> Iterator[list[Mapping[str, Any]]]:
             if part and size > room:
                 yield part
                 part, room = [], PART_BYTES
-            elif number:
-                piece = {"text": part.pop()["text"] + piece["text"]}
+            elif number and (joined := _joined(part[-1], piece)) is not None:
+                part.pop()
+                piece = joined
             part.append(piece)
             room -= size
     yield part
 
 
 def _divided(block: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A block in pieces, if it is text or reasoning. The last piece has the signature."""
     if block.keys() == {"text"}:
-        return ({"text": piece} for piece in _pieces(block["text"]))
-    return iter([block])
+        yield from ({"text": piece} for piece in _pieces(block["text"]))
+    elif isinstance(thoughts := within(block, "reasoningContent", "reasoningText", "text"), str):
+        *pieces, last = _pieces(thoughts)
+        yield from ({"reasoningContent": {"reasoningText": {"text": piece}}} for piece in pieces)
+        yield _with_thoughts(block, last)
+    else:
+        yield block
+
+
+def _joined(block: Mapping[str, Any], following: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Two pieces of one block as one; None if they are not."""
+    if block.keys() == following.keys() == {"text"}:
+        return {"text": block["text"] + following["text"]}
+    reasoning = within(block, "reasoningContent", "reasoningText")
+    thoughts = within(following, "reasoningContent", "reasoningText", "text")
+    if block.keys() == following.keys() and isinstance(reasoning, dict) and reasoning.keys() == {"text"}:
+        return None if thoughts is None else _with_thoughts(following, reasoning["text"] + thoughts)
+    return None
+
+
+def _with_thoughts(block: Mapping[str, Any], text: str) -> dict[str, Any]:
+    reasoning = block["reasoningContent"]
+    return {"reasoningContent": {**reasoning, "reasoningText": {**reasoning["reasoningText"], "text": text}}}
 
 
 def _pieces(text: str) -> Iterator[str]:
