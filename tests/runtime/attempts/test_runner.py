@@ -8,7 +8,7 @@ import pytest
 
 from runstore.core.codec import RecordedEvent, decode
 from runstore.core.errors import AgentError
-from runstore.core.events import Completed, InputAdded, Queued
+from runstore.core.events import Completed, Failed, InputAdded, Queued
 from runstore.core.ports import Agent, AgentResult, EventLog, RunContext, RunRecorder
 from runstore.runtime.attempts.runner import AttemptRunner
 from tests.kit.events import CANCELLED, QUEUED, read_run, start_run, started
@@ -97,6 +97,21 @@ async def test_every_exception_of_an_agent_ends_its_run(log: EventLog, raised: t
     agent.go_on.set()
     await runner_of(log, run_id, agent).run()
     assert [event.type for event in await read_run(log, run_id)][2:] == ["lifecycle.failed"]
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("I say nothing")
+
+
+async def test_an_error_with_a_code_that_cannot_be_read_ends_its_run(log: EventLog) -> None:
+    run_id = await start_run(log)
+    agent = Held(AgentError("out of paper", code=Unprintable()))  # type: ignore[arg-type]
+    agent.go_on.set()
+    await runner_of(log, run_id, agent).run()
+    last = (await read_run(log, run_id))[-1]
+    failed = decode(last.type, last.version, last.data)
+    assert failed == Failed(code="agent_error", message="out of paper")
 
 
 async def test_an_agent_that_is_thrown_away_with_its_loop_writes_no_ending(log: EventLog) -> None:

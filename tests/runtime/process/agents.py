@@ -38,6 +38,7 @@ ERRORS = {
     "alone": ExceptionGroup("unhandled errors in a TaskGroup", [AgentError("out of ink", code="no_ink")]),
     "odd_code": AgentError("odd", code=5),  # type: ignore[arg-type]
     "long_code": AgentError("long", code="c" * 2_000_000),
+    "mute_code": AgentError("mute", code=Mute()),  # type: ignore[arg-type]
 }
 
 

@@ -116,6 +116,7 @@ async def test_an_agent_that_a_tool_calls_is_recorded_though_its_loop_waits(proc
         ("alone", "no_ink", "out of ink"),
         ("odd_code", "5", "odd"),
         ("long_code", "c" * 100, "long"),
+        ("mute_code", "agent_error", "mute"),
     ],
 )
 async def test_every_exception_ends_the_run_with_a_code_and_a_message(

@@ -279,5 +279,13 @@ async def _checked(request: InputRequested) -> InputRequested:
 def failure(error: BaseException) -> Failed:
     """The ending of a run whose agent raised."""
     if isinstance(error, RunstoreError):
-        return Failed(code=str(error.code)[:MAX_CODE], message=without_keys(words_of(error)[:MAX_MESSAGE]))
+        return Failed(code=_code_of(error), message=without_keys(words_of(error)[:MAX_MESSAGE]))
     return Failed(code="agent_error", message=in_a_line(error))
+
+
+def _code_of(error: RunstoreError) -> str:
+    """An error's code. A user's code may have given it any object, whose `__str__` may raise."""
+    try:
+        return str(error.code)[:MAX_CODE]
+    except BaseException:
+        return AgentError.code
