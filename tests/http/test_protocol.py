@@ -408,6 +408,29 @@ def test_a_head_that_drips_has_no_longer(short_timeouts: None, client: socket.so
     pytest.fail("the connection is still open")
 
 
+def test_large_heads_have_so_much_room_and_the_longest_waiting_one_leaves(
+    monkeypatch: pytest.MonkeyPatch, port: int
+) -> None:
+    monkeypatch.setattr(protocol, "LARGE_HEAD_BYTES", 4_000)
+    monkeypatch.setattr(protocol, "MAX_HEADS_BYTES", 50_000)
+    half = GET + b"X-A: " + b"x" * 20_000
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S))
+            for _ in range(4)
+        ]
+        for client in clients[:3]:
+            client.sendall(half)
+        answer = until_closed(clients[0])
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b'"code":"server_busy"' in answer
+        for client in clients[1:3]:
+            assert names(ask(client, b"\r\n\r\n")) == ["host", "x-a"]
+        clients[3].sendall(half)  # the others have made room
+        assert names(ask(clients[3], b"\r\n\r\n")) == ["host", "x-a"]
+        assert ask(clients[1], half + b"\r\n\r\n")["target"] == "/"
+
+
 def test_a_connection_that_says_nothing_is_closed_without_an_answer(short_timeouts: None, port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
         assert until_closed(client) == b""

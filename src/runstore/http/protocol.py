@@ -18,6 +18,8 @@ from runstore.http.streaming import watched
 
 MAX_HEAD_BYTES = 64 << 10  # bytes of a request before its body
 MAX_HEADERS = 256  # header lines of a request
+LARGE_HEAD_BYTES = 8 << 10  # bytes of an incomplete head that counts towards MAX_HEADS_BYTES
+MAX_HEADS_BYTES = 16 << 20  # bytes of all incomplete heads that are so large
 MAX_FRAMING_BYTES = 16 << 10  # bytes of a chunked body besides its content: trailers, chunk extensions
 CHUNK_FRAMING_BYTES = 64  # further bytes per chunk: its size and line ends
 MAX_PIPELINED = 16  # requests that wait for an earlier answer on their connection
@@ -44,6 +46,8 @@ class Connections(ServerState):
         super().__init__()
         self.max_idle = max_idle
         self._idle: dict[HttpProtocol, None] = {}  # in the order in which they became idle
+        self._heads: dict[HttpProtocol, int] = {}  # bytes of large incomplete heads, the oldest first
+        self._heads_bytes = 0  # their sum
 
     def rest(self, connection: "HttpProtocol") -> None:
         self._idle[connection] = None
@@ -54,6 +58,22 @@ class Connections(ServerState):
 
     def wake(self, connection: "HttpProtocol") -> None:
         self._idle.pop(connection, None)
+
+    def hold_head(self, connection: "HttpProtocol", size: int) -> None:
+        """Note the bytes of an incomplete head. If there is no room, the longest waiting one is refused."""
+        if size <= LARGE_HEAD_BYTES:
+            self.release_head(connection)
+            return
+        self._heads_bytes += size - self._heads.get(connection, 0)
+        self._heads[connection] = size
+        while self._heads_bytes > MAX_HEADS_BYTES:
+            longest = next(iter(self._heads))
+            self.release_head(longest)
+            longest.give_up_head()
+
+    def release_head(self, connection: "HttpProtocol") -> None:
+        """A head is complete, or its connection is closed."""
+        self._heads_bytes -= self._heads.pop(connection, 0)
 
 
 class _UntilClosed(int):
@@ -105,6 +125,7 @@ class HttpProtocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._unset_keepalive_if_required()
+        self.server_state.release_head(self)
         if self.cycle is not None:
             self.cycle.transport = self.transport  # without a reference to this object
         super().connection_lost(exc)
@@ -153,6 +174,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _check_bounds(self) -> None:
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             raise _too_large_head()
+        self.server_state.hold_head(self, self._head_bytes if self._in_head else 0)
         if self._framing_bytes > MAX_FRAMING_BYTES + self._framing_allowed:
             message = (
                 f"a chunked body may have {MAX_FRAMING_BYTES >> 10} KiB of trailers and chunk extensions"
@@ -268,6 +290,14 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._linger(MAX_REFUSED_REST_BYTES)
 
+    def give_up_head(self) -> None:
+        """Answer an incomplete head, and close at once: its bytes must not wait for the client."""
+        if not self.transport.is_closing():
+            if not self._answering():
+                self.transport.write(_TOO_MANY_HEADS.answer)
+            self.headers = []
+            self.transport.close()
+
     # Leaving
 
     def leave(self) -> None:
@@ -330,6 +360,9 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif unsent:
             self._reader_watch = self.loop.call_later(watched.CHECK_S, self._look_at_reader)
+
+
+_TOO_MANY_HEADS = Refused(503, "server_busy", "too many large heads of requests arrive; try again")
 
 
 def _too_large_head() -> Refused:
