@@ -104,6 +104,8 @@ async def test_a_body_that_holds_nul_or_half_a_pair_is_refused_with_the_place(
         (f"{EXECUTOR}/runs/list", b'{"session_id": "%b"}', "$.session_id"),
     ):
         for form, word in ((rb"a\u0000b", "NUL"), (rb"\ud83d", "surrogate"), (rb"\udc00", "surrogate")):
+            if path.startswith("/v1") and word == "surrogate":
+                continue  # a chat's client could not repair its history
             headers = {"Content-Type": "application/json"}
             answer = await http.post(path, content=body % form, headers=headers)
             error = answer.json()["error"]

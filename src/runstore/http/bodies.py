@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 from starlette.requests import ClientDisconnect, Request
 
-from runstore.core.codec import TOO_DEEP
+from runstore.core.codec import TOO_DEEP, mended
 from runstore.core.depth import MAX_DEPTH, is_deeper
 from runstore.core.errors import Busy, EventTooDeep, TooLarge
 from runstore.core.names import holds_nul
@@ -271,7 +271,34 @@ def _decoded(body: Body[T], content: bytes) -> T:
     except msgspec.ValidationError:
         if body.mend is None:
             raise
-        return msgspec.convert(body.mend(msgspec.json.decode(content)), body.cls)
+        value = msgspec.json.decode(content)
+    except msgspec.DecodeError:
+        if body.mend is None or rb"\u" not in content:
+            raise
+        value = _with_whole_characters(content)
+        if value is None:
+            raise
+    return msgspec.convert(body.mend(value), body.cls)
+
+
+def _with_whole_characters(content: bytes) -> Any:
+    """The value of JSON in which U+FFFD stands for half of a surrogate pair; None if it is no JSON."""
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, str):
+            return mended(value)
+        if isinstance(value, dict):
+            return {mended(name): whole(each) for name, each in value.items()}
+        return [whole(each) for each in value] if isinstance(value, list) else value
+
+    try:
+        return whole(json.loads(content.decode(), parse_constant=_no_json))
+    except ValueError:
+        return None
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f"JSON has no {constant}")
 
 
 # ---- refused texts ----

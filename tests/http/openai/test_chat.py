@@ -1,5 +1,6 @@
 """`/v1/chat/completions`: what a client of OpenAI's API sends, and what comes back."""
 
+import json
 import threading
 from typing import Any
 
@@ -166,6 +167,25 @@ def test_a_body_may_begin_with_a_byte_order_mark(server: ServerProcess) -> None:
     ):
         found = server.http.post(URL, content=b"\xef\xbb\xbf" + body, headers=BEARER)
         assert text_of(found.json()) == "1 2 3"
+
+
+def test_half_a_character_does_not_end_a_conversation(server: ServerProcess) -> None:
+    """A client that cuts an answer to a length may cut an emoji, and sends it again with every turn."""
+    said = [("user", "hi"), ("assistant", "one \ud83d"), ("user", "Count \ud83d\ude42 to 3 \ude42")]
+    body = {"messages": [{"role": role, "content": text} for role, text in said], "model": "quick"}
+    found = server.http.post(URL, content=json.dumps(body), headers=BEARER)
+    assert found.status_code == 200, found.text
+    asked = server.record(found.headers["x-run-id"])["input"]
+    texts = [message["content"][0]["text"] for message in asked]
+    lost = "\N{REPLACEMENT CHARACTER}"
+    assert texts == ["hi", f"one {lost}", f"Count 🙂 to 3 {lost}"]
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"01", b"1,"])
+def test_what_is_no_json_stays_an_error_beside_half_a_character(http: httpx.Client, number: bytes) -> None:
+    body = rb'{"prompt": "hi \ud83d", "temperature": %b}' % number
+    found = http.post(URL, content=body, headers={"Content-Type": "application/json"})
+    assert error_of(found, 400)["code"] in ("invalid_json", "invalid_body")
 
 
 # ---- errors ----
