@@ -148,6 +148,15 @@ async def test_redacted_text_is_gone_for_every_later_reader(log: EventLog, feed:
     assert not [data for data in told if SECRET.encode() in data]
 
 
+async def test_an_answer_in_several_events_that_was_not_streamed_is_withheld_whole(log: EventLog) -> None:
+    run_id = await start_run(log)
+    said: dict[str, Any] = {"role": "assistant", "content": [{"text": SECRET}]}
+    parts = [Message(agent="demo", message=said, more=more) for more in (True, True, False)]
+    await log.append(run_id, [ANSWER, *parts, take_back("", "redacted")])
+    kinds = [event.type for event in await read_run(log, run_id)]
+    assert kinds[2:] == ["llm.message", *["llm.redacted"] * 3, "llm.discarded"]
+
+
 async def test_a_tombstone_has_the_place_of_the_redacted_event(log: EventLog) -> None:
     run_id = await redacted_run(log)
     events = await read_run(log, run_id)

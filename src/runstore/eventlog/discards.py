@@ -154,7 +154,7 @@ def _taken_back(
     messages: list[int] = []
     from_seq, left = own_seq, discarded.length
     for event in events:
-        found_all = left <= 0 and (texts or messages or discarded.length)
+        found_all = left <= 0 and discarded.length
         if event.seq < discarded.from_seq or (found_all and not discarded.from_seq):
             break
         if event.type in READ and _is_of(discarded, said := _read_said(event.data)):
@@ -164,6 +164,8 @@ def _taken_back(
                 from_seq, left = event.seq, left - length_of(said.text)
                 texts.append(event.seq)
             elif said.message is not None and said.message.role == "assistant":
+                if messages and not (said.more or discarded.length or discarded.from_seq):
+                    break  # an earlier answer
                 (texts if said.more else messages).append(event.seq)
                 from_seq = event.seq
     return texts, messages, discarded.from_seq or from_seq
