@@ -375,7 +375,9 @@ def test_a_hierarchy_names_tools_that_need_approval(worker: ServerProcess, done:
     place = "/api/executor/v1"
     wrong = worker.http.post(f"{place}/hierarchies/create", json={**hierarchy, "approve": ["fly"]})
     assert wrong.json()["error"]["field"] == "$.approve[0]"
-    made = worker.http.post(f"{place}/hierarchies/create", json=hierarchy).json()["data"]["hierarchy_id"]
+    created = worker.http.post(f"{place}/hierarchies/create", json=hierarchy).json()["data"]
+    assert created["approve"] == ["pay"]
+    made = created["hierarchy_id"]
     begun = worker.http.post(f"{place}/runs/start", json={"hierarchy_id": made, "task": "rent"})
     run_id = begun.json()["data"]["run_id"]
     until(lambda: worker.record(run_id)["status"] == "waiting", "the run waits")

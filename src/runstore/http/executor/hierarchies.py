@@ -57,6 +57,7 @@ class HierarchyRecord(Struct, frozen=True):
     global_prompt: str
     teams: list[Team]
     model: str | None
+    approve: list[str]
 
 
 class HierarchyPage(Struct, frozen=True):
@@ -160,6 +161,7 @@ def _shown(stored: StoredHierarchy) -> HierarchyRecord:
     return HierarchyRecord(
         **asdict(_listed(stored.summary)),
         global_prompt=hierarchy.global_prompt, teams=hierarchy.teams, model=hierarchy.model,
+        approve=hierarchy.approve,
     )  # fmt: skip
 
 
