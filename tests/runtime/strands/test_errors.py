@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.exceptions import ClientError, EndpointConnectionError, EventStreamError, NoCredentialsError
 from strands.multiagent import Swarm
 from strands.types.exceptions import EventLoopException, ModelThrottledException
 
@@ -32,6 +32,11 @@ def aws(status: int, code: str) -> ClientError:
     return ClientError({"Error": {"Code": code}, "ResponseMetadata": metadata}, "ConverseStream")  # type: ignore[typeddict-item]
 
 
+def in_stream(code: str) -> EventStreamError:
+    """An error in the middle of a stream of AWS, which has no status."""
+    return EventStreamError({"Error": {"Code": code, "Message": "within"}}, "ConverseStream")
+
+
 OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
 REFUSED = httpx.ConnectError("refused")
 SHAPES = [
@@ -43,6 +48,16 @@ SHAPES = [
     ("no status at all", SdkError(status_code=-1), "model_error"),
     ("an error in mid-stream", SdkError(status_code=200, body=OVERLOADED), "model_unavailable"),
     ("another in mid-stream", SdkError(body={"type": "server_error"}), "model_unavailable"),
+    ("a code in mid-stream", SdkError(body={"code": "server_error"}), "model_unavailable"),
+    ("a code without an object", SdkError(code="server_error"), "model_unavailable"),
+    ("a quota in mid-stream", SdkError(body={"type": "x", "code": "insufficient_quota"}), "model_throttled"),
+    ("a prompt refused in mid-stream", SdkError(code="invalid_prompt"), "model_refused"),
+    ("a status as a code", SdkError(code="503"), "model_unavailable"),
+    ("AWS failing in mid-stream", in_stream("internalServerException"), "model_unavailable"),
+    ("AWS' model failing in mid-stream", in_stream("modelStreamErrorException"), "model_unavailable"),
+    ("AWS overloaded in mid-stream", in_stream("serviceUnavailableException"), "model_unavailable"),
+    ("AWS refusing in mid-stream", in_stream("validationException"), "model_refused"),
+    ("AWS' model failing", aws(424, "ModelErrorException"), "model_unavailable"),
     ("AWS refusing", aws(400, "ValidationException"), "model_refused"),
     ("AWS without a right", aws(403, "AccessDeniedException"), "model_auth"),
     ("AWS without credentials", NoCredentialsError(), "model_auth"),

@@ -4,8 +4,10 @@ Every provider's SDK has its own errors. None is imported here: the code follows
 the provider's error type, the class name, or the cause.
 """
 
+import re
 import socket
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from strands.types.exceptions import (
@@ -34,20 +36,34 @@ STATUS_CODES = {
     403: "model_auth",
     404: "model_not_found",
     408: "model_unavailable",
+    424: "model_unavailable",  # Bedrock: the model failed
     429: "model_throttled",
 }
-# Providers' error types, for errors in the middle of a stream, after its status was 200.
+# Providers' error types and codes, for errors in the middle of a stream, after its status was 200.
 KIND_CODES = {
     "api_error": "model_unavailable",
     "authentication_error": "model_auth",
+    "insufficient_quota": "model_throttled",
+    "internalServerException": "model_unavailable",
+    "invalid_api_key": "model_auth",
+    "invalid_prompt": "model_refused",
     "invalid_request_error": "model_refused",
+    "modelStreamErrorException": "model_unavailable",
+    "modelTimeoutException": "model_unavailable",
+    "model_not_found": "model_not_found",
     "not_found_error": "model_not_found",
     "overloaded_error": "model_unavailable",
     "permission_error": "model_auth",
     "rate_limit_error": "model_throttled",
+    "rate_limit_exceeded": "model_throttled",
     "server_error": "model_unavailable",
+    "serviceUnavailableException": "model_unavailable",
+    "throttlingException": "model_throttled",
     "timeout_error": "model_unavailable",
+    "validationException": "model_refused",
 }
+THROTTLING = re.compile(r"\brates?\b|rate_limit|throttl|too many|429", re.IGNORECASE)
+BUSY_STATUSES = (429, 503, 529)
 # Class names: httpx, the OpenAI and Anthropic SDKs, botocore, aiohttp, pydantic, json.
 CLASS_CODES = {
     "TransportError": "model_unavailable",
@@ -113,8 +129,28 @@ def model_error_code(error: BaseException) -> str:
 
 
 def is_throttled(error: BaseException) -> bool:
-    """Whether the provider refused a call for its rate; no part of an answer has come then."""
+    """Whether the provider refused a call for its rate."""
     return isinstance(error, ModelThrottledException) or _status(error) == 429
+
+
+@contextmanager
+def undisguised() -> Iterator[None]:
+    """Raise the error that strands took for throttling, although it is another one.
+
+    Some of its classes look for "rate" in the message, which "generate" has, too.
+    """
+    try:
+        yield
+    except ModelThrottledException as error:
+        cause = error.__cause__
+        if cause is None or _is_throttling(error, cause):
+            raise
+        raise cause from cause.__cause__
+
+
+def _is_throttling(error: ModelThrottledException, cause: BaseException) -> bool:
+    busy = _status(cause) in BUSY_STATUSES or model_error_code(cause) == "model_throttled"
+    return busy or THROTTLING.search(str(error)) is not None
 
 
 def unwrapped(error: BaseException) -> BaseException:
@@ -151,9 +187,8 @@ def _code_of(error: BaseException) -> str | None:
     if status is not None or isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
         return "model_unavailable"
     names = (cls.__name__ for cls in type(error).__mro__)
-    return KIND_CODES.get(_kind(error)) or next(
-        (CLASS_CODES[name] for name in names if name in CLASS_CODES), None
-    )
+    kinds = (KIND_CODES[kind] for kind in _kinds(error) if kind in KIND_CODES)
+    return next(kinds, None) or next((CLASS_CODES[name] for name in names if name in CLASS_CODES), None)
 
 
 def _code_in(text: str) -> str | None:
@@ -175,14 +210,18 @@ def _status(error: BaseException) -> int | None:
     else:
         candidates = [getattr(error, name, None) for name in ("status_code", "code")]
         candidates.append(getattr(response, "status_code", None))
-    return next((each for each in candidates if isinstance(each, int) and 400 <= each < 600), None)
+    numbers = (int(each) if isinstance(each, str) and each.isdecimal() else each for each in candidates)
+    return next((each for each in numbers if isinstance(each, int) and 400 <= each < 600), None)
 
 
-def _kind(error: BaseException) -> str:
-    """The provider's error type: `type` of an OpenAI or Anthropic error object."""
-    body: Any = getattr(error, "body", None)
+def _kinds(error: BaseException) -> Iterator[str]:
+    """The provider's words for an error: of OpenAI's or Anthropic's error object, or AWS' code."""
+    body, response = getattr(error, "body", None), getattr(error, "response", None)
     inner = body.get("error", body) if isinstance(body, dict) else None
-    return str(inner.get("type", "")) if isinstance(inner, dict) else ""
+    found = response.get("Error") if isinstance(response, dict) else None
+    for given in (inner, found, vars(error)):
+        if isinstance(given, dict):
+            yield from (str(given[name]) for name in ("type", "code", "Code") if name in given)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

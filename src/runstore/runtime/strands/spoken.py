@@ -17,6 +17,7 @@ from strands.models import Model
 from runstore.core.events import Place, Reasoning, Token
 from runstore.runtime.strands.answers import OpenAnswers
 from runstore.runtime.strands.chunks import Chunk, SaidText, joined, said_in
+from runstore.runtime.strands.errors import undisguised
 from runstore.runtime.strands.model_requests import RequestRecorder, asked
 from runstore.runtime.strands.redaction import may_change, may_change_request
 from runstore.runtime.strands.repair import Repair
@@ -67,9 +68,10 @@ class RepairedModel:
     ) -> AsyncGenerator[Chunk, None]:
         """See `Model.stream`."""
         repair = Repair()
-        async for given in self._model.stream(*arguments, cancel_signal=cancel_signal, **options):
-            for chunk in repair.chunks(given):
-                yield chunk
+        with undisguised():
+            async for given in self._model.stream(*arguments, cancel_signal=cancel_signal, **options):
+                for chunk in repair.chunks(given):
+                    yield chunk
         if not _is_set(cancel_signal):
             for chunk in repair.end():
                 yield chunk
@@ -103,24 +105,25 @@ class SpokenModel(RepairedModel):
         last: Chunk = {}  # the chunk of the last of them
         handed_at = 0.0
         await self._asking.begin(self._model, *arguments, **options)
-        async for given in self._model.stream(*arguments, cancel_signal=cancel_signal, **options):
-            for chunk in repair.chunks(given):
-                said = said_in(chunk)
-                if said is None or _is_set(cancel_signal):
-                    if held:
+        with undisguised():
+            async for given in self._model.stream(*arguments, cancel_signal=cancel_signal, **options):
+                for chunk in repair.chunks(given):
+                    said = said_in(chunk)
+                    if said is None or _is_set(cancel_signal):
+                        if held:
+                            yield joined(last, held)
+                            held = []
+                        yield chunk
+                        continue
+                    await self._record(self._answers.say(self._place, said))
+                    if held and not said.continues(held[-1]):
                         yield joined(last, held)
                         held = []
-                    yield chunk
-                    continue
-                await self._record(self._answers.say(self._place, said))
-                if held and not said.continues(held[-1]):
-                    yield joined(last, held)
-                    held = []
-                held.append(said)
-                last, now = chunk, time.monotonic()
-                if now - handed_at >= self._join_s:
-                    yield joined(last, held)
-                    held, handed_at = [], now
+                    held.append(said)
+                    last, now = chunk, time.monotonic()
+                    if now - handed_at >= self._join_s:
+                        yield joined(last, held)
+                        held, handed_at = [], now
         if held:
             yield joined(last, held)
         if not _is_set(cancel_signal):
