@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from importlib.metadata import version
 from inspect import getsource
 from typing import Any
@@ -31,6 +32,7 @@ from uvicorn.server import HANDLED_SIGNALS
 from uvicorn.server import Server as UvicornServer
 
 from runstore.runtime.loops.interrupts import Interrupted, interrupt
+from runstore.runtime.strands.mended_answers import SOURCES
 from tests.kit.server import until
 
 
@@ -105,6 +107,23 @@ async def test_an_openai_model_asks_the_client_of_the_method_that_is_replaced() 
     has("strands-agents", OpenAIModel, "_get_client")
     async with OpenAIModel(given, model_id="m")._get_client() as client:
         assert callable(client.chat.completions.create)
+
+
+@pytest.mark.slow
+def test_other_models_ask_the_clients_that_are_replaced() -> None:
+    for source in SOURCES:
+        module = import_module(source.module)
+        owner = module if source.cls is None else getattr(module, source.cls)
+        has("strands-agents", owner, source.name)
+        if source.cls is None:
+            assert f"{source.name}(" in getsource(module) or f"{source.name}." in getsource(module), source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["openai", "gemini", "llamacpp", "mistral", "ollama"])
+def test_a_chunk_at_the_end_of_an_answer_is_made_of_its_reason(name: str) -> None:
+    source = getsource(import_module(f"strands.models.{name}"))
+    assert '"chunk_type": "message_stop"' in source, f"strands-agents {version('strands-agents')}: {name}"
 
 
 def test_tools_in_the_background_can_be_told_from_others() -> None:

@@ -49,13 +49,14 @@ from runstore.runtime.strands.answers import OpenAnswers
 from runstore.runtime.strands.called import Called
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.conversation import LoggedConversation
+from runstore.runtime.strands.end_reasons import keep_reasons
 from runstore.runtime.strands.events import Translator, bare
 from runstore.runtime.strands.hierarchy import call_of
 from runstore.runtime.strands.interrupts import Interrupts
+from runstore.runtime.strands.mended_answers import mend_answers
 from runstore.runtime.strands.messages import MessageRecorder, all_bare
 from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
 from runstore.runtime.strands.nodes import Node, Nodes
-from runstore.runtime.strands.openai_answers import mend_answers
 from runstore.runtime.strands.redaction import may_change_request, may_redact
 from runstore.runtime.strands.replies import Replies
 from runstore.runtime.strands.reported_usage import report_reasoning
@@ -211,6 +212,7 @@ class Hooks:
     def note_model(self, path: str, model: Any) -> None:
         """Remember the model of the agent at this path."""
         report_reasoning(model)
+        keep_reasons(model)
         mend_answers(model)
         config = model.get_config()
         if isinstance(config, dict) and config.get("model_id"):

@@ -6,7 +6,6 @@ What strands makes of an answer no longer shows that, so the client that strands
 """
 
 import json
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import SimpleNamespace
@@ -15,24 +14,13 @@ from typing import Any
 from msgspec import Struct
 
 from runstore.core.errors import AgentError
+from runstore.runtime.strands.end_reasons import COMPLETE
+from runstore.runtime.strands.wrapped import Wrapped
 
-MODULE = "strands.models.openai"  # imported only in processes that use it
 REFUSED = "content_filter"  # why an answer ended that is a refusal; OpenAI says "stop"
 
-_mended: set[type] = set()
-_mending_lock = threading.Lock()  # agents' loops have threads of their own
 
-
-def mend_answers(model: Any) -> None:
-    """Let strands' class of a model read mended answers. Safe to call twice."""
-    with _mending_lock:
-        for cls in type(model).__mro__:
-            if cls.__module__ == MODULE and "_get_client" in vars(cls) and cls not in _mended:
-                _mended.add(cls)
-                setattr(cls, "_get_client", _mending(vars(cls)["_get_client"]))  # noqa: B010
-
-
-def _mending(get_client: Callable[..., Any]) -> Callable[..., AbstractAsyncContextManager[Any]]:
+def mending(get_client: Callable[..., Any]) -> Callable[..., AbstractAsyncContextManager[Any]]:
     """A method that returns the client, with mended answers."""
 
     @asynccontextmanager
@@ -43,27 +31,19 @@ def _mending(get_client: Callable[..., Any]) -> Callable[..., AbstractAsyncConte
     return get_mending_client
 
 
-class _Wrapped:
-    def __init__(self, wrapped: Any) -> None:
-        self._wrapped = wrapped
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._wrapped, name)
-
-
-class _Client(_Wrapped):
+class _Client(Wrapped):
     @property
     def chat(self) -> "_Chat":
         return _Chat(self._wrapped.chat)
 
 
-class _Chat(_Wrapped):
+class _Chat(Wrapped):
     @property
     def completions(self) -> "_Completions":
         return _Completions(self._wrapped.completions)
 
 
-class _Completions(_Wrapped):
+class _Completions(Wrapped):
     async def create(self, **request: Any) -> Any:
         answer = await self._wrapped.create(**request)
         return mended_chunks(answer) if request.get("stream") else mended_completion(answer)
@@ -97,7 +77,7 @@ def mended_completion(answer: Any) -> Any:
     choice = _choice(answer)
     if choice is not None and choice.message is not None:
         refused = _mend_refusal(choice.message)
-        choice.finish_reason = _reason(choice.finish_reason, refused=refused)
+        choice.finish_reason = _reason(choice.finish_reason or COMPLETE, refused=refused)
     return answer
 
 
@@ -117,6 +97,8 @@ def _mend_refusal(said: Any) -> bool:
 
 
 def _reason(reason: str | None, *, refused: bool) -> str | None:
+    """The reason for the end. strands itself says "end_turn" where there is none."""
+    reason = "stop" if reason == COMPLETE else reason
     return REFUSED if refused and reason == "stop" else reason
 
 

@@ -14,6 +14,7 @@ from uuid import uuid4
 from runstore.core.codec import mended
 from runstore.core.errors import AgentError
 from runstore.runtime.strands.chunks import Chunk
+from runstore.runtime.strands.end_reasons import ending_of
 from runstore.runtime.strands.tools import left_out
 
 BROKEN_OFF = "the model's answer broke off: its stream ended before the answer did"
@@ -29,11 +30,15 @@ class Repair:
     def __init__(self) -> None:
         self._half: Chunk | None = None  # its text is the first half of a character
         self._open = False  # a content block has begun and not ended
+        self._said = False  # anything at all
         self._spoke = False
         self._use: dict[str, Any] | None = None  # the tool use that has begun and not ended
         self._input: list[str] = []  # the pieces of its input
         self._use_ids: set[str] = set()
-        self._stop: Chunk | None = None  # the end of an answer whose last block is open
+        self._stop: Chunk | None = (
+            None  # an end that may be none: its last block is open, or it has no reason
+        )
+        self._failure: AgentError | None = None  # what the end of the answer really was
 
     def chunks(self, chunk: Chunk) -> Sequence[Chunk]:
         """The chunks to use instead of this one.
@@ -44,6 +49,7 @@ class Repair:
         block = chunk.get("contentBlockDelta")
         if block is None:
             return [*self._rest(), *self._other(chunk)]
+        self._said = True
         delta = block["delta"]
         if self._use is not None and "toolUse" in delta:
             piece = delta["toolUse"].get("input") or ""
@@ -63,7 +69,9 @@ class Repair:
         Raises:
             AgentError: the stream ended before the answer.
         """
-        if self._open:
+        if self._failure is not None:
+            raise self._failure
+        if self._open or self._stop is not None:
             raise AgentError(BROKEN_OFF, code="model_unavailable")
         return list(self._rest())
 
@@ -93,7 +101,10 @@ class Repair:
             self._open = False
             return [*self._end_use(), chunk]
         if "messageStop" in chunk:
-            if self._open:
+            ending = ending_of(chunk["messageStop"])
+            self._failure = ending.failure
+            chunk = {**chunk, "messageStop": {**chunk["messageStop"], "stopReason": ending.stop_reason}}
+            if self._open or (ending.missing and self._said):
                 self._stop = chunk
                 return ()
             return [self._ended(chunk)]
@@ -128,9 +139,11 @@ class Repair:
     def _late_end(self) -> Iterator[Chunk]:
         """The end of an answer that has no reason for its end, but is complete, since its usage has come."""
         if self._stop is not None:
-            stop, self._stop, self._open = self._stop, None, False
-            yield from self._end_use()
-            yield {"contentBlockStop": {}}
+            stop, self._stop = self._stop, None
+            if self._open:
+                self._open = False
+                yield from self._end_use()
+                yield {"contentBlockStop": {}}
             yield self._ended(stop)
 
     def _ended(self, chunk: Chunk) -> Chunk:

@@ -5,15 +5,14 @@ whole prompt, as OpenTelemetry's `gen_ai.usage.input_tokens`. strands passes on 
 are added to what it makes of a provider's report.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-FORMATS = ("format_chunk", "_format_chunk")  # strands' methods that translate a provider's report
+from runstore.runtime.strands.format_chunks import Extension
+
 REASONING = "reasoningTokens"  # our key in strands' usage
 DETAILS = ("completion_tokens_details", "output_tokens_details")  # of OpenAI's two protocols
 MAX_TOKENS = 1 << 40  # of one call; a sum of many still fits into 64 bits
-
-_reporting: set[type] = set()
 
 
 def tokens_of(reported: Mapping[str, Any]) -> dict[str, int]:
@@ -32,26 +31,9 @@ def tokens_of(reported: Mapping[str, Any]) -> dict[str, int]:
     }  # fmt: skip
 
 
-def report_reasoning(model: Any) -> None:
-    """Let strands' classes of a model pass on its provider's reasoning tokens. Safe to call twice."""
-    for cls in type(model).__mro__:
-        if cls.__module__.startswith("strands.models.") and cls not in _reporting:
-            _reporting.add(cls)
-            for name in FORMATS:
-                if name in vars(cls):
-                    setattr(cls, name, _with_reasoning(vars(cls)[name]))
-
-
-def _with_reasoning(translate: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that translates chunks, with the reasoning tokens added to the usage."""
-
-    def translate_with_reasoning(self: Any, event: Any, *args: Any, **kwargs: Any) -> Any:
-        chunk = translate(self, event, *args, **kwargs)
-        if isinstance(chunk, dict) and (usage := chunk.get("metadata", {}).get("usage")):
-            usage[REASONING] = _reasoning_tokens(event.get("data"))
-        return chunk
-
-    return translate_with_reasoning
+def _add_reasoning(chunk: dict[str, Any], event: Mapping[str, Any]) -> None:
+    if usage := chunk.get("metadata", {}).get("usage"):
+        usage[REASONING] = _reasoning_tokens(event.get("data"))
 
 
 def _reasoning_tokens(report: Any) -> int:
@@ -61,3 +43,6 @@ def _reasoning_tokens(report: Any) -> int:
 
 def _count(value: Any) -> int:
     return min(max(value, 0), MAX_TOKENS) if isinstance(value, int) else 0
+
+
+report_reasoning = Extension(_add_reasoning).install

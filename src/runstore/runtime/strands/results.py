@@ -42,7 +42,8 @@ def result_of(
         raise AgentError("the agent's stream ended without a result")
     if isinstance(ended, MultiAgentResult):
         return _multi_agent_result(ended, model_errors, conversations)
-    empty = not ended.message["content"] and not ended.metrics.accumulated_usage["totalTokens"]
+    counted = ended.metrics.accumulated_usage["totalTokens"]
+    empty = not ended.message["content"] and not counted and ended.stop_reason == "end_turn"
     if empty and not _answers_tools(ended.message, conversations):
         raise AgentError(NO_ANSWER, code="model_invalid_answer")
     if ended.message["content"] and all(map(is_unsigned, ended.message["content"])):

@@ -1,0 +1,44 @@
+"""Lets strands' classes of models read mended answers.
+
+Servers break their protocols, and strands drops what it does not expect. What it makes of an answer no longer
+shows that. So the clients that it asks are wrapped.
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from runstore.runtime.strands import gemini_answers, mistral_answers, openai_answers, responses_answers
+
+_lock = threading.Lock()  # agents' loops have threads of their own
+
+
+class _Source(NamedTuple):
+    """Where strands gets its clients: `name` of a class, or of the module. `mending`: wraps them."""
+
+    module: str
+    cls: str | None
+    name: str
+    mending: Callable[[Any], Any]
+
+
+SOURCES = (
+    _Source("strands.models.gemini", "GeminiModel", "_get_client", gemini_answers.mending),
+    _Source("strands.models.mistral", None, "Mistral", mistral_answers.mending),
+    _Source("strands.models.openai", "OpenAIModel", "_get_client", openai_answers.mending),
+    _Source("strands.models.openai_responses", None, "openai", responses_answers.mending),
+)
+_mended: set[_Source] = set()
+
+
+def mend_answers(model: Any) -> None:
+    """Let the classes of a model read mended answers. Safe to call twice."""
+    modules = {cls.__module__ for cls in type(model).__mro__}
+    with _lock:
+        for source in SOURCES:
+            if source.module in modules and source not in _mended:
+                _mended.add(source)
+                owner: Any = sys.modules[source.module]
+                owner = owner if source.cls is None else getattr(owner, source.cls)
+                setattr(owner, source.name, source.mending(getattr(owner, source.name)))
