@@ -60,7 +60,7 @@ test-all: $(STAMP)  ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
 soak: $(STAMP)  ## repeat the faults many times; RUNSTORE_SOAK=100 says how often
-	RUNSTORE_SOAK=$${RUNSTORE_SOAK:-20} $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/faults $(ARGS)
+	RUNSTORE_SOAK=$${RUNSTORE_SOAK:-20} $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/faults tests/acceptance/test_stuck.py $(ARGS)
 
 check: $(STAMP)  ## lint, formatting, types, and who imports whom
 	$(BIN)/ruff check .

@@ -40,7 +40,7 @@ def server(folder: Path) -> Iterator[ServerProcess]:
 
 
 def pytest_in(folder: Path) -> "subprocess.CompletedProcess[str]":
-    variables = environment() | {"MODEL_URL": PROVIDER}
+    variables = environment() | {"MODEL_URL": PROVIDER, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."],
         cwd=folder, env=variables, capture_output=True, text=True, check=False,

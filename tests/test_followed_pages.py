@@ -86,15 +86,8 @@ def test_the_tutorial_shows_the_files_of_the_example(language: str, file: str) -
 
 
 @pytest.mark.slow
-def test_the_tutorial_goes_as_it_is_printed_once_runstore_is_installed(tmp_path: Path) -> None:
-    require("bash"), require("curl"), require("ps")
-    text = at_port(page(TUTORIAL).partition("\n## 2. ")[2], "8000")
-    assert follow(text, tutorial_folder(tmp_path), tmp_path, reader(tmp_path, venv=False)) == 3
-    assert len(blocks(page(TUTORIAL))) == 4
-
-
-@pytest.mark.slow
 def test_the_tutorial_goes_as_it_is_printed_from_its_installation_on(tmp_path: Path) -> None:
     require("bash"), require("curl"), require("git"), require("ps")
     text, variables = at_port(page(TUTORIAL), "8000"), reader(tmp_path, venv=True)
     assert follow(text, tutorial_folder(tmp_path), tmp_path, variables, INSTALLATION_S) == 4
+    assert len(blocks(page(TUTORIAL))) == 4

@@ -33,6 +33,7 @@ from tests.kit.server import ServerProcess, new_client, until
 from tests.kit.slow import mostly_slow
 from tests.kit.slowness import measured_slowness
 from tests.models.standins import ModelServer
+from tests.soak import SOAK
 
 Serve = Callable[..., ServerProcess]
 
@@ -339,16 +340,14 @@ def crowd(server: ServerProcess, agent: str, clients: Executor) -> list[str]:
     return list(clients.map(lambda _: begun(server, agent), range(CROWD)))
 
 
-CROWDS = (
-    *(f"{kind}-loop" for kind in ("async_sleep", "sync_wait", "swallows")),
-    *(f"{kind}-loop" for kind in ("never-answers", "stops-talking", "flood", "logs")),
-    *(f"{kind}-process" for kind in ("busy", "regex", "forks")),
-)
+# Agents that wait are all alike to the others of their loop: `make soak` takes them all.
+CROWDS = ("swallows-loop", "never-answers-loop", "flood-loop", "logs-loop", "regex-process", "forks-process")
+MORE_CROWDS = ("async_sleep-loop", "sync_wait-loop", "stops-talking-loop", "busy-process") if SOAK > 1 else ()
 
 
 @pytest.mark.slow
 @pytest.mark.alone
-@pytest.mark.parametrize("agent", mostly_slow(CROWDS))
+@pytest.mark.parametrize("agent", mostly_slow(CROWDS + MORE_CROWDS))
 def test_twenty_stuck_agents_delay_no_other_run(one: ServerProcess, agent: str) -> None:
     healthy = begun(one, "healthy-thread")
     busy = agent.endswith("-loop")

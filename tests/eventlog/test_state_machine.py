@@ -494,7 +494,7 @@ def copy(url: str, target: Path) -> str:
     ("kind", "examples"),
     [
         ("sqlite", 5),
-        *(slow("sqlite", 25), slow("postgresql", 8), slow("mysql", 8)),
+        *(slow("sqlite", 12), slow("postgresql", 4), slow("mysql", 4)),
     ],
 )
 def test_after_any_history_the_log_equals_a_plain_list(

@@ -53,6 +53,8 @@ def reads(database: Database) -> list[str]:
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(advance, "MOST_EVENTS", 5)
     monkeypatch.setattr(advance, "FIRST_EVENTS", 5)
+    monkeypatch.setattr(advance, "FEW_EVENTS", 5)
+    monkeypatch.setattr(advance, "FEW_S", 60)  # a busy machine makes them no smaller
     for module in (advance, filling):
         monkeypatch.setattr(module, "LAST_EVENTS", 5)
 

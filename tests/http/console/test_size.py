@@ -12,6 +12,7 @@ from tests.http.console.conftest import AGENTS, CONFIG
 from tests.http.console.tab import Tab, tab_of
 from tests.kit.keys import url_of
 from tests.kit.server import ServerProcess, serving
+from tests.kit.slowness import measured_slowness
 
 NOTES = 100_000
 RUNS = 100_000
@@ -116,13 +117,14 @@ def test_100_000_runs_scroll_with_few_rows_in_the_document(tab: Tab) -> None:
 def test_the_first_paint_comes_within_100_ms(tab: Tab) -> None:
     """The best of some tries: the promise is about the page, not about the machine's other work."""
     paints = []
-    for _ in range(5):
-        tab.open("usage")
-        tab.until("performance.getEntriesByName('first-contentful-paint').length > 0")
-        paints.append(
-            tab.page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
-        )
-    assert min(paints) < PAINT_MS, paints
+    with measured_slowness() as slowness:
+        for _ in range(5):
+            tab.open("usage")
+            tab.until("performance.getEntriesByName('first-contentful-paint').length > 0")
+            paints.append(
+                tab.page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+            )
+    assert min(paints) < PAINT_MS * slowness.factor, paints
 
 
 def test_a_run_of_100_000_tokens_is_read_without_its_tokens(browser: Browser, console: ServerProcess) -> None:

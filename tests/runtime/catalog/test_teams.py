@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from weakref import WeakSet
 
@@ -240,13 +240,25 @@ async def test_a_worker_that_is_called_again_does_not_remember() -> None:
     assert [heard[0]["content"] for heard in worker.heard] == [[{"text": "1"}], [{"text": "2"}]]
 
 
+def noting(init: Callable[..., None], made: WeakSet[Agent]) -> Callable[..., None]:
+    def noted(agent: Agent, *args: Any, **kwargs: Any) -> None:
+        init(agent, *args, **kwargs)
+        made.add(agent)
+
+    return noted
+
+
 @pytest.mark.slow
-async def test_agents_of_calls_that_are_over_are_let_go_while_the_run_goes_on() -> None:
+async def test_agents_of_calls_that_are_over_are_let_go_while_the_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls = [use((f"a{n}", "Ann", {"input": "?"})) for n in range(9)]
+    made = WeakSet[Agent]()
+    monkeypatch.setattr(Agent, "__init__", noting(Agent.__init__, made))
 
     def few_alive() -> bool:
         gc.collect()
-        return sum(isinstance(each, Agent) and each.name == "Ann" for each in gc.get_objects()) in (1, 2)
+        return sum(each.name == "Ann" for each in made) in (1, 2)
 
     class Counting(Playbook):
         async def stream(self, messages: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
