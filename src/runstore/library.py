@@ -199,10 +199,9 @@ class LocalStore:
             InvalidCursor: `after` is ahead of the run.
         """
         run_id = await self._check(run_id, after)
-        while page := await self._store.events(run_id, after=after, only=_filter(types)):
+        async for page in self._store.pages(run_id, after, only=_filter(types)):
             for event in page:
                 yield record_of(event)
-            after = page[-1].seq
 
     async def tail(
         self, run_id: str, *, after: int = 0, types: Sequence[str] | None = None

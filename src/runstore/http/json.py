@@ -24,6 +24,14 @@ def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | 
     return Response(_encoder.encode(content), status, headers, "application/json")
 
 
+def page_response(
+    items: Iterable[bytes], following: int | None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A page of items that are JSON already. `following`: its `next`."""
+    body = b'{"data":[%b],"next":%b}' % (b",".join(items), _encoder.encode(following))
+    return Response(body, headers=headers, media_type="application/json")
+
+
 async def json_list(items: Iterable[Any]) -> msgspec.Raw:
     """Encode many items as one list for `json_response`, without holding the event loop for all of them."""
     parts: list[bytes] = []

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import TooLarge
+from runstore.core.pages import pages
 from runstore.core.ports import EventFilter, LogReader
 from runstore.core.threads import Threads
 
@@ -40,14 +41,12 @@ class CountedReader:
             TooLarge: these and the earlier ones are larger than `max_bytes`.
         """
         events: list[RecordedEvent] = []
-        after = 0
-        while page := await self._log.read(run_id, after=after, upto=upto, only=only):
+        async for page in pages(self._log, run_id, upto=upto, only=only):
             self._left -= sum(len(event.data) + ROW_BYTES for event in page)
             if self._left < 0:
                 message = f"the events of {self._what} have more than {self._max_bytes:,} bytes"
                 raise TooLarge(self._limit, message)
             events += page
-            after = page[-1].seq
         return events
 
 

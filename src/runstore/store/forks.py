@@ -10,6 +10,7 @@ from runstore.core.content import asked_messages
 from runstore.core.errors import AgentError, ConfigError, InvalidCursor, InvalidQuery, RunNotFound
 from runstore.core.events import InputReplaced, Message, Queued
 from runstore.core.new_run import NewRun
+from runstore.core.pages import pages
 from runstore.core.ports import Conversations, Head
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.memory.forks import FORKED, fork_of
@@ -101,10 +102,9 @@ def _definition(catalog: AgentCatalog, queued: Queued, options: ForkOptions) -> 
 
 async def _goes_on(log: Conversations, run_id: str, at: int, head: int) -> bool:
     """Whether the run's own agent has said or heard something after an event."""
-    while page := await log.read(run_id, after=at, upto=head, only=FORKED):
+    async for page in pages(log, run_id, after=at, upto=head, only=FORKED):
         if any(isinstance(event, Message | InputReplaced) for _, event in said_by_root(page)):
             return True
-        at = page[-1].seq
     return False
 
 

@@ -16,6 +16,7 @@ from runstore.core.model_requests import (
     RequestPage,
     RequestSummary,
 )
+from runstore.core.pages import pages
 from runstore.core.ports import EventFilter, LogReader
 from runstore.core.times import timestamp
 from runstore.runtime.memory.held import HOLDING, held_in
@@ -72,12 +73,11 @@ async def read_request(log: LogReader, run_id: str, n: int, *, reads_session: bo
 
 
 async def _questions(log: LogReader, run_id: str) -> AsyncIterator[RecordedRequest]:
-    folding, after = RequestFold(), 0
-    while page := await log.read(run_id, after=after, only=REQUEST_EVENTS):
+    folding = RequestFold()
+    async for page in pages(log, run_id, only=REQUEST_EVENTS):
         for event in page:
             if (question := folding.add(event)) is not None:
                 yield question
-        after = page[-1].seq
 
 
 async def _with_content(

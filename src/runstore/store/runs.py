@@ -1,6 +1,7 @@
 """Operations on runs, shared by all surfaces: start, read, follow, stop, append, delete."""
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
@@ -24,16 +25,12 @@ from runstore.core.ids import new_run_id
 from runstore.core.limits import Limits
 from runstore.core.model_requests import ModelRequest, RequestPage
 from runstore.core.new_run import NewRun
+from runstore.core.pages import pages
 from runstore.core.ports import EventFilter, Head, LiveFeed, Reservation, RunLog
 from runstore.core.run import Actor, Owner, Run, evolve, fold, owner_of, whole
 from runstore.core.trace import Trace
 from runstore.database.opening import Database
-from runstore.eventlog.queries import (
-    read_ends,
-    read_evolving,
-    read_first,
-    read_head,
-)  # fmt: skip
+from runstore.eventlog.queries import read_ends, read_evolving, read_first, read_head
 from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended
 from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs, is_outdated
 from runstore.runtime.attempts.history import read_queued
@@ -297,6 +294,18 @@ class RunStore:
         return await self._log.read(
             run_id, after=after, upto=upto, limit=limit, only=only, from_replica=from_replica
         )
+
+    def pages(
+        self,
+        run_id: str,
+        after: int = 0,
+        *,
+        limit: int = sys.maxsize,
+        only: EventFilter | None = None,
+        from_replica: bool = False,
+    ) -> AsyncIterator[list[RecordedEvent]]:
+        """The run's events that are stored so far, page by page; see `core.pages.pages`."""
+        return pages(self._log, run_id, after=after, limit=limit, only=only, from_replica=from_replica)
 
     async def trace(self, run_id: str) -> Trace:
         """The run as a tree.

@@ -1,5 +1,6 @@
 """Reads the trace of a run from its log."""
 
+from runstore.core.pages import pages
 from runstore.core.ports import LogReader
 from runstore.core.trace import TRACED, Trace, TraceFold
 from runstore.database.opening import Database
@@ -12,12 +13,12 @@ async def read_trace(database: Database, log: LogReader, run_id: str) -> Trace:
     Raises:
         RunPurged
     """
-    folding, after = TraceFold(run_id), 0
-    while folding.complete and (page := await log.read(run_id, after=after, only=TRACED)):
+    folding = TraceFold(run_id)
+    async for page in pages(log, run_id, only=TRACED):
         for event in page:
             folding.add(event)
-        after = page[-1].seq
-    if not folding.complete:
-        for event in await database.query(read_ends, run_id):
-            folding.add_ending(event)
+        if not folding.complete:
+            for event in await database.query(read_ends, run_id):
+                folding.add_ending(event)
+            break
     return folding.trace

@@ -18,7 +18,7 @@ from runstore.core.printable import csv_cell
 from runstore.core.records import raw_record_of
 from runstore.core.times import timestamp
 from runstore.http.errors import BadRequest, Forbidden
-from runstore.http.json import Position
+from runstore.http.json import Position, page_response
 from runstore.http.native.events import LINES, TYPES
 from runstore.http.operations import Call, ResponseSpec, operation
 from runstore.http.requests import (
@@ -138,9 +138,7 @@ class AuditRoutes:
         await self._audit.check(after)
         if form == "json":
             page = await self._audit.page(query, after=after, limit=limit)
-            following = b"%d" % page.upto if page.more else b"null"
-            body = b'{"data":[%b],"next":%b}' % (b",".join(map(audit_line, page.items)), following)
-            return Response(body, media_type=JSON, headers=VARY)
+            return page_response(map(audit_line, page.items), page.upto if page.more else None, VARY)
         pages = self._audit.all(query, after=after, limit=limit)
         parts = _lines(pages) if form == "ndjson" else _rows(pages)
         return WatchedAnswer(parts, call.login, media_type=LINED[form], headers=VARY)

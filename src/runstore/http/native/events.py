@@ -8,14 +8,14 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
 from runstore.core import errors
-from runstore.core.codec import ENCODER_VERSION, envelope
+from runstore.core.codec import ENCODER_VERSION, RecordedEvent, envelope
 from runstore.core.events import CUSTOM_TYPE, EVENT_CLASSES, Custom
 from runstore.core.limits import MAX_EVENTS_PER_APPEND, MAX_FILTER_TYPES
 from runstore.core.ports import EventFilter
 from runstore.http.bodies import Body
 from runstore.http.errors import BadRequest
 from runstore.http.following import RunStreams, check_cursor
-from runstore.http.json import RunId, Seq, json_response
+from runstore.http.json import RunId, Seq, json_response, page_response
 from runstore.http.native.included import EventPage
 from runstore.http.openai.stream import CHAT, CHUNKS
 from runstore.http.operations import Call, ResponseSpec, operation
@@ -37,7 +37,6 @@ from runstore.http.schemas import (
     LAST_EVENT_ID_PARAMETER,
     LIMIT,
     LIMIT_OF_LINES,
-    MAX_PAGE,
     NDJSON,
     NOT_MODIFIED,
     NOTHING_LEFT,
@@ -168,17 +167,16 @@ class EventRoutes:
         headers = {"Vary": "Accept"}
         if lined:
             limit = read_number(call.request, LIMIT_OF_LINES)
-            lines = self._lines(run_id, after, limit, only)
-            return WatchedAnswer(lines, call.login, media_type=NDJSON, headers=headers)
+            pages = self._store.pages(run_id, after, limit=limit, only=only, from_replica=True)
+            return WatchedAnswer(_lines(pages), call.login, media_type=NDJSON, headers=headers)
         limit = read_number(call.request, LIMIT)
         if head.closed:
             headers["ETag"] = f'"{run_id}.{head.seq}.{after}.{limit}.{_tag(only)}.v{ENCODER_VERSION}"'
             if has_already(call.request, headers["ETag"]):
                 return Response(status_code=304, headers=headers)
         page = await self._store.events(run_id, after=after, limit=limit, only=only)
-        following = b"%d" % page[-1].seq if page and page[-1].seq < head.seq else b"null"
-        body = b'{"data":[%b],"next":%b}' % (b",".join(map(envelope, page)), following)
-        return Response(body, headers=headers, media_type="application/json")
+        following = page[-1].seq if page and page[-1].seq < head.seq else None
+        return page_response(map(envelope, page), following, headers)
 
     @operation(
         "GET",
@@ -229,17 +227,10 @@ class EventRoutes:
         )
         return json_response(Appended(run_id, last_seq), 201)
 
-    async def _lines(
-        self, run_id: str, after: int, limit: int, only: EventFilter | None
-    ) -> AsyncIterator[bytes]:
-        left = limit
-        while left and (
-            page := await self._store.events(
-                run_id, after=after, limit=min(left, MAX_PAGE), only=only, from_replica=True
-            )
-        ):
-            yield b"".join([envelope(event) + b"\n" for event in page])
-            after, left = page[-1].seq, left - len(page)
+
+async def _lines(pages: AsyncIterator[list[RecordedEvent]]) -> AsyncIterator[bytes]:
+    async for page in pages:
+        yield b"".join([envelope(event) + b"\n" for event in page])
 
 
 def _given(body: AppendBody) -> list[ExternalEvent]:

@@ -210,8 +210,8 @@ class ChatRoutes:
     async def _completion(self, run: Run) -> Completion:
         """The outcome of a run, from its log."""
         result = run.result or {"stop_reason": MAX_TOKENS}
-        answer, after, size = ChatAnswer(kept=True), 0, 0
-        while page := await self._store.events(run.run_id, after=after, only=ANSWER_EVENTS):
+        answer, size = ChatAnswer(kept=True), 0
+        async for page in self._store.pages(run.run_id, only=ANSWER_EVENTS):
             for event in page:
                 record = record_of(event)
                 if record.ends:
@@ -219,7 +219,6 @@ class ChatRoutes:
                 else:
                     answer.add(record)
                 size += len(answer.content) + len(answer.reasoning)
-            after = page[-1].seq
             if size > MAX_ANSWER:
                 result = {"stop_reason": MAX_TOKENS}
                 break

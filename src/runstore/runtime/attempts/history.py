@@ -5,6 +5,7 @@ from typing import TypeVar, cast
 from runstore.core.codec import RecordedEvent, decode
 from runstore.core.errors import RunNotFound
 from runstore.core.events import EVENT_CLASSES, STREAMED_TYPES, Cancelled, CancelRequested, Event, Queued
+from runstore.core.pages import pages
 from runstore.core.ports import EventFilter, LogReader
 
 _REMEMBERED = EventFilter(types=frozenset(EVENT_CLASSES) - STREAMED_TYPES)
@@ -25,7 +26,7 @@ async def read_cancellation(log: LogReader, run_id: str) -> Cancelled:
 async def read_history(log: LogReader, run_id: str) -> list[RecordedEvent]:
     """All that a new attempt can build on: everything but streamed text."""
     history: list[RecordedEvent] = []
-    while page := await log.read(run_id, after=history[-1].seq if history else 0, only=_REMEMBERED):
+    async for page in pages(log, run_id, only=_REMEMBERED):
         history += page
     return history
 

@@ -2,6 +2,7 @@
 
 from runstore.core.events import Started
 from runstore.core.inputs import INPUTS, Input, fold_inputs
+from runstore.core.pages import pages
 from runstore.core.ports import EventFilter, LogReader
 
 _STARTED = EventFilter(types=frozenset({Started.type}))
@@ -29,24 +30,19 @@ class LastInputs:
         Raises:
             RunPurged
         """
-        after = self._upto
-        while page := await self._log.read(self._run_id, after=after, upto=upto, only=_STARTED):
-            after = page[-1].seq
+        async for page in pages(self._log, self._run_id, after=self._upto, upto=upto, only=_STARTED):
             if starts := [event.seq for event in page if event.type == Started.type]:
                 self._begin = self._upto = starts[-1]
                 self._inputs = {}
-        while page := await self._log.read(self._run_id, after=self._upto, upto=upto, only=INPUTS):
+        async for page in pages(self._log, self._run_id, after=self._upto, upto=upto, only=INPUTS):
             self._inputs = fold_inputs(page, self._inputs)
-            self._upto = page[-1].seq
         self._upto = upto
         return self._inputs
 
     async def earlier(self, request_id: str) -> Input | None:
         """A request of an attempt before the last one that was read."""
         found: dict[str, Input] = {}
-        after = 0
-        while page := await self._log.read(self._run_id, after=after, upto=self._begin, only=INPUTS):
+        async for page in pages(self._log, self._run_id, upto=self._begin, only=INPUTS):
             folded = fold_inputs(page, found)
             found = {request_id: folded[request_id]} if request_id in folded else {}
-            after = page[-1].seq
         return found.get(request_id)

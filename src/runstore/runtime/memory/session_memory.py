@@ -20,6 +20,7 @@ from runstore.core.events import (
     Queued,
     Started,
 )
+from runstore.core.pages import pages
 from runstore.core.ports import Conversations, EventFilter, RunContext
 from runstore.core.transcript import message_text, result_text, tool_text
 from runstore.runtime.memory.held import digest_of_message, held_in
@@ -127,11 +128,10 @@ async def _read_turn(log: Conversations, run_id: str, agent: str, held: Places) 
         held: gets the places of the run's messages.
     """
     events: list[RecordedEvent] = []
-    size = after = 0
+    size = 0
     try:
-        while page := await log.read(run_id, after=after, only=_CONVERSATION):
+        async for page in pages(log, run_id, only=_CONVERSATION):
             events += page
-            after = page[-1].seq
             size += sum([len(event.data) for event in page])
             if size > MAX_TURN_BYTES:
                 events = [event for event in events if not _brings_results(event)]
