@@ -152,18 +152,9 @@ class MessageSource(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sha256: str | None = None
 
 
-class ModelRequest(Struct, frozen=True, kw_only=True):
-    """A request to a model. Messages are as strands has them, with bytes as base64.
+class RequestContent(Struct, frozen=True, kw_only=True):
+    """What a model is asked. Messages are in strands' form. `parameters`: without secrets."""
 
-    `sources`: where each message is stored. A message that can no longer be read is null. `complete`: no
-    content is missing.
-    """
-
-    n: int
-    seq: int
-    at: str
-    agent: str
-    call_id: str | None = None
     model: str | None = None
     provider: str | None = None
     parameters: Any = None
@@ -174,6 +165,25 @@ class ModelRequest(Struct, frozen=True, kw_only=True):
     cache_blocks: int = 0
     state: dict[str, Any] = {}
     messages: list[Any] = []
+
+
+class _NumberedRequest(RequestContent, frozen=True):
+    """The number and the origin of a request. Fields by position precede the others in JSON."""
+
+    n: int
+    seq: int
+    at: str
+    agent: str
+    call_id: str | None = None
+
+
+class ModelRequest(_NumberedRequest, frozen=True, kw_only=True):
+    """A request to a model, read back from the log, with bytes as base64.
+
+    `sources`: where each message is stored. A message that can no longer be read is null. `complete`: no
+    content is missing.
+    """
+
     sources: list[MessageSource] = []
     complete: bool = True
     left_out: str | None = None

@@ -21,7 +21,7 @@ from runstore.core.events import (
     Place,
     Request,
 )
-from runstore.core.model_requests import MAX_MESSAGES
+from runstore.core.model_requests import MAX_MESSAGES, RequestContent
 from runstore.core.ports import RunContext
 from runstore.runtime.memory.held import asked_in, digest_of_message, held_in
 
@@ -32,19 +32,10 @@ Record = Callable[[EncodedEvent], Awaitable[None]]
 Found = tuple[str, Any]  # the field of `MessageRange`, and what it refers to
 
 
-class NextRequest(Struct, kw_only=True, forbid_unknown_fields=True):
-    """The next request to a model. `parameters`: without secrets."""
+class NextRequest(RequestContent, frozen=True, forbid_unknown_fields=True):
+    """The next request to a model."""
 
-    model: str | None = None
-    provider: str | None = None
-    parameters: Any = None
-    system: Any = None
-    tools: Any = None
-    output_schema: Any = None
-    tool_choice: Any = None
-    cache_blocks: int = 0
-    state: dict[str, Any] = {}
-    messages: Annotated[list[dict[str, Any]], Meta(max_length=MAX_MESSAGES)] = []
+    messages: Annotated[list[dict[str, Any]], Meta(max_length=MAX_MESSAGES)] = field(default_factory=list)
 
 
 class _Agent(Struct):
