@@ -174,7 +174,7 @@ class GeneratorAgent:
                     break  # the generator goes on without its answer
                 if isinstance(item, dict) and item.get("type") == Request.type:
                     place = Place(self._context.agent_name)
-                    await requests.ask(place, question_of(item.get("data")), recorder.record)
+                    await requests.ask(place, next_request(item.get("data")), recorder.record)
                     continue
                 for event in events_of(item, self._context.agent_name, "the agent's generator yielded"):
                     await recorder.record(event)
@@ -218,20 +218,20 @@ class _Guarded:
         await self._generator.aclose()
 
 
-def question_of(data: Any) -> NextRequest:
+def next_request(data: Any) -> NextRequest:
     """The data of an `llm.request` that an agent's function yields.
 
     Raises:
         AgentError: it is malformed.
     """
     try:
-        question = msgspec.convert(data, NextRequest)
+        request = msgspec.convert(data, NextRequest)
     except msgspec.ValidationError as error:
         raise AgentError(f"the data of an {Request.type} is malformed: {error}") from error
-    parameters = question.parameters or {}
+    parameters = request.parameters or {}
     if not isinstance(parameters, dict):
         raise AgentError(f"the `parameters` of an {Request.type} must be an object")
-    return replace(question, parameters=harmless(parameters))
+    return replace(request, parameters=harmless(parameters))
 
 
 def events_of(item: Any, agent: str, said: str) -> Iterator[Event | Custom]:

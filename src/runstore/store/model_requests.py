@@ -45,11 +45,11 @@ async def list_requests(
         RunPurged
     """
     page: list[RequestSummary] = []
-    async for question in _questions(log, run_id):
-        if question.n > after and seq in (None, question.seq):
+    async for recorded in _requests(log, run_id):
+        if recorded.n > after and seq in (None, recorded.seq):
             if len(page) == limit:
                 return RequestPage(page, page[-1].n)
-            page.append(_summary(question))
+            page.append(_summary(recorded))
     return RequestPage(page, None)
 
 
@@ -65,27 +65,27 @@ async def read_request(log: LogReader, run_id: str, n: int, *, reads_session: bo
         TooLarge: its content is larger than MAX_READ_BYTES.
     """
     count = 0
-    async for question in _questions(log, run_id):
-        count = question.n
+    async for recorded in _requests(log, run_id):
+        count = recorded.n
         if count == n:
-            return await _with_content(log, run_id, question, reads_session)
+            return await _with_content(log, run_id, recorded, reads_session)
     raise RequestNotFound(f"run {run_id} has {count} model requests, and no request {n}")
 
 
-async def _questions(log: LogReader, run_id: str) -> AsyncIterator[RecordedRequest]:
+async def _requests(log: LogReader, run_id: str) -> AsyncIterator[RecordedRequest]:
     folding = RequestFold()
     async for page in pages(log, run_id, only=REQUEST_EVENTS):
         for event in page:
-            if (question := folding.add(event)) is not None:
-                yield question
+            if (recorded := folding.add(event)) is not None:
+                yield recorded
 
 
 async def _with_content(
-    log: LogReader, run_id: str, question: RecordedRequest, reads_session: bool
+    log: LogReader, run_id: str, recorded: RecordedRequest, reads_session: bool
 ) -> ModelRequest:
-    reading = _Reading(log, run_id, question, reads_session)
+    reading = _Reading(log, run_id, recorded, reads_session)
     await reading.read()
-    request = question.request
+    request = recorded.request
     messages, sources = reading.messages()
     contents = [
         reading.content(digest)
@@ -93,7 +93,7 @@ async def _with_content(
     ]
     parameters, system, tools, output_schema = contents
     return ModelRequest(
-        **_named(question), parameters=parameters, system=system, tools=tools, output_schema=output_schema,
+        **_named(recorded), parameters=parameters, system=system, tools=tools, output_schema=output_schema,
         tool_choice=request.tool_choice, cache_blocks=request.cache_blocks, state=request.state,
         messages=messages, sources=sources, complete=not reading.missing and request.left_out is None,
     )  # fmt: skip
@@ -102,27 +102,27 @@ async def _with_content(
 class _Reading:
     """Reads the content that one request refers to."""
 
-    def __init__(self, log: LogReader, run_id: str, question: RecordedRequest, reads_session: bool) -> None:
+    def __init__(self, log: LogReader, run_id: str, recorded: RecordedRequest, reads_session: bool) -> None:
         self._log = log
         self._reader = CountedReader(log, MAX_READ_BYTES, limit="request_bytes", what="the request")
         self._reads_session = reads_session
         self._run_id = run_id
-        self._question = question
+        self._recorded = recorded
         self._contents: Contents = {}
         self._contexts: dict[str, tuple[int, Context]] = {}
         self._gone: dict[str | None, str] = {}  # run → why its messages cannot be read
         self.missing = False
 
     async def read(self) -> None:
-        request = self._question.request
+        request = self._recorded.request
         needed = {request.parameters, request.system, request.tools, request.output_schema}
         by_run: dict[str | None, set[MessagePlace]] = {}
-        for held in self._question.messages:
+        for held in self._recorded.messages:
             if held.context is None:
                 by_run.setdefault(held.run_id, set()).add(held)
             else:
                 needed.add(held.context)
-        own = await self._reader.read(self._run_id, upto=self._question.seq, only=_CONTENT)
+        own = await self._reader.read(self._run_id, upto=self._recorded.seq, only=_CONTENT)
         for event in own:
             if event.type == Context.type:
                 context = decode(event.type, event.version, event.data)
@@ -171,7 +171,7 @@ class _Reading:
         return [message for message, _ in found], [source for _, source in found]
 
     def _messages(self) -> Iterator[tuple[Any, MessageSource]]:
-        for held in self._question.messages:
+        for held in self._recorded.messages:
             if held.context is not None:
                 yield self._context(held.context)
             elif held in self._contents:
@@ -195,14 +195,14 @@ class _Reading:
         return None if digest is None else self._context(digest)[0]
 
 
-def _summary(question: RecordedRequest) -> RequestSummary:
-    return RequestSummary(**_named(question), messages=len(question.messages))
+def _summary(recorded: RecordedRequest) -> RequestSummary:
+    return RequestSummary(**_named(recorded), messages=len(recorded.messages))
 
 
-def _named(question: RecordedRequest) -> dict[str, Any]:
-    request = question.request
+def _named(recorded: RecordedRequest) -> dict[str, Any]:
+    request = recorded.request
     return {
-        "n": question.n, "seq": question.seq, "at": timestamp(question.at), "agent": request.agent,
+        "n": recorded.n, "seq": recorded.seq, "at": timestamp(recorded.at), "agent": request.agent,
         "call_id": request.call_id, "model": request.model, "provider": request.provider,
         "left_out": request.left_out,
     }  # fmt: skip

@@ -87,7 +87,7 @@ class Requests:
         if (agent := self._agents.get(place)) is not None:
             agent.last, agent.contents = [], {}
 
-    async def ask(self, place: Place, question: NextRequest, record: Record) -> None:
+    async def ask(self, place: Place, request: NextRequest, record: Record) -> None:
         """Record a request of the agent at a place, after the contexts that it needs.
 
         Content that no event can hold is left out, and the request says so.
@@ -96,32 +96,32 @@ class Requests:
             return
         new: dict[str, EncodedEvent] = {}
         try:
-            request = self._request(place, question, new)
+            event = self._event(place, request, new)
         except (InvalidEvent, AgentError) as error:
             self.forget(place)  # readers see a request without messages as the last one
-            new, request = {}, encode(_without_content(place, question, str(error)))
-        for event in (*new.values(), request):
-            await record(event)
+            new, event = {}, encode(_without_content(place, request, str(error)))
+        for each in (*new.values(), event):
+            await record(each)
         with self._lock:
             self._contexts.update(new)
 
-    def _request(self, place: Place, question: NextRequest, new: dict[str, EncodedEvent]) -> EncodedEvent:
-        """The request. `new`: gets the contexts that are not in the log yet, by their digests."""
+    def _event(self, place: Place, request: NextRequest, new: dict[str, EncodedEvent]) -> EncodedEvent:
+        """The event of a request. `new`: gets the contexts that are not in the log yet, by their digests."""
         with self._lock:
             self._prepare()
             agent = self._agents.setdefault(place, _Agent())
             digests = {
-                kind: self._content(place, agent, kind, getattr(question, kind), new)
+                kind: self._content(place, agent, kind, getattr(request, kind), new)
                 for kind in ("parameters", "system", "tools", "output_schema")
             }
-            messages = list(self._ranges(place, agent, question.messages, new))
-        request = Request(
-            agent=place.agent, call_id=place.call_id, model=question.model, provider=question.provider,
-            tool_choice=_small(question.tool_choice), cache_blocks=question.cache_blocks,
-            state=_small(question.state) or {}, messages=messages, **digests,
+            messages = list(self._ranges(place, agent, request.messages, new))
+        event = Request(
+            agent=place.agent, call_id=place.call_id, model=request.model, provider=request.provider,
+            tool_choice=_small(request.tool_choice), cache_blocks=request.cache_blocks,
+            state=_small(request.state) or {}, messages=messages, **digests,
         )  # fmt: skip
-        encoded = encode(request)
-        agent.last = question.messages
+        encoded = encode(event)
+        agent.last = request.messages
         return encoded
 
     def _content(
@@ -235,12 +235,12 @@ def _continued(before: MessageRange, kind: str, place: Any) -> MessageRange | No
     return None
 
 
-def _without_content(place: Place, question: NextRequest, why: str) -> Request:
+def _without_content(place: Place, request: NextRequest, why: str) -> Request:
     return Request(
         agent=place.agent,
         call_id=place.call_id,
-        model=question.model,
-        provider=question.provider,
+        model=request.model,
+        provider=request.provider,
         left_out=why,
     )
 

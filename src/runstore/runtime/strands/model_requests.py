@@ -45,7 +45,7 @@ class RequestRecorder:
         """Record that `model.stream` is about to be called with these arguments."""
         self._note(self._place.agent, model)
         if not self._requests.off:
-            await self._requests.ask(self._place, question_of(model, *arguments, **options), self._record)
+            await self._requests.ask(self._place, next_request(model, *arguments, **options), self._record)
         hear(self._identify)
 
 
@@ -72,7 +72,7 @@ def asked(context: InvokeModelContext, asking: RequestRecorder) -> InvokeModelCo
     return context.replace(model=cast(Model, model))
 
 
-def question_of(
+def next_request(
     model: Any,
     messages: Any,
     tool_specs: Any = None,
@@ -85,7 +85,7 @@ def question_of(
     structured_output_model: Any = None,
     **_: Any,
 ) -> NextRequest:
-    """The question in the arguments of `Model.stream`."""
+    """The request in the arguments of `Model.stream`."""
     config = model.get_config()
     config = dict(config) if isinstance(config, Mapping) else {}
     whole = not system_prompt_content or system_prompt_content == [{"text": system_prompt}]
