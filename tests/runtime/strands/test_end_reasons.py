@@ -12,6 +12,7 @@ from google.genai import types
 from strands.models.gemini import GeminiModel
 from strands.models.llamacpp import LlamaCppModel
 from strands.models.mistral import MistralModel
+from strands.models.ollama import OllamaModel
 from strands.models.openai import OpenAIModel
 from strands.models.openai_responses import OpenAIResponsesModel
 
@@ -66,6 +67,18 @@ def llamacpp(*events: Event) -> LlamaCppModel:
     model = LlamaCppModel(base_url="http://p.test", model_id="m")
     model.client = stream(*events)
     return model
+
+
+def line(text: str, **more: Any) -> Event:
+    message = {"role": "assistant", "content": text}
+    return {"model": "m", "created_at": "2026-01-01T00:00:00Z", "message": message, "done": False} | more
+
+
+def ollama(*lines: Event) -> OllamaModel:
+    body = "".join(json.dumps(each) + "\n" for each in lines)
+    answer = httpx.Response(200, text=body, headers={"Content-Type": "application/x-ndjson"})
+    transport = httpx.MockTransport(lambda _: answer)
+    return OllamaModel("http://p.test", model_id="m", ollama_client_args={"transport": transport})
 
 
 class GeminiClient:
@@ -211,15 +224,18 @@ async def test_geminis_reason_counts_though_the_usage_comes_after_it() -> None:
 @pytest.mark.parametrize(
     "model",
     [
+        ollama(line("Paris is")),
+        ollama(line("Paris is"), {"error": "model runner has unexpectedly stopped"}),
         gemini(candidate("Paris is")),
         llamacpp(chunk({"content": "Paris is"})),
         llamacpp(chunk({"content": "Paris is"}), {"error": {"code": 500, "message": "no memory"}}),
     ],
-    ids=["gemini", "llamacpp", "llamacpp's error"],
+    ids=["ollama", "ollama's error", "gemini", "llamacpp", "llamacpp's error"],
 )
-async def test_an_answer_without_a_reason_for_its_end_and_without_usage_broke_off(model: Any) -> None:
-    error, _ = await failure(model)
-    assert ("broke off" in str(error), error.code) == (True, "model_unavailable")
+async def test_an_answer_without_an_end_broke_off(model: Any) -> None:
+    error, recorder = await failure(model)
+    assert ("broke" in str(error), error.code) == (True, "model_unavailable")
+    assert [event.reason for event in recorder.of(Discarded)] == ["failed"]
 
 
 async def test_a_whole_answer_needs_no_reason_for_its_end() -> None:

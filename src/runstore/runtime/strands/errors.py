@@ -64,13 +64,14 @@ KIND_CODES = {
 }
 THROTTLING = re.compile(r"\brates?\b|rate_limit|throttl|too many|429", re.IGNORECASE)
 BUSY_STATUSES = (429, 503, 529)
-# Class names: httpx, the OpenAI and Anthropic SDKs, botocore, aiohttp, pydantic, json.
+# Class names: httpx, the SDKs of OpenAI, Anthropic and Ollama, botocore, aiohttp, pydantic, json.
 CLASS_CODES = {
     "TransportError": "model_unavailable",
     "APIConnectionError": "model_unavailable",
     "ConnectionError": "model_unavailable",
     "HTTPClientError": "model_unavailable",
     "ClientConnectionError": "model_unavailable",
+    "ResponseError": "model_unavailable",
     "NoCredentialsError": "model_auth",
     "JSONDecodeError": "model_invalid_answer",
     "UnicodeDecodeError": "model_invalid_answer",

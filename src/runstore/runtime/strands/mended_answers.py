@@ -9,7 +9,13 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from runstore.runtime.strands import gemini_answers, mistral_answers, openai_answers, responses_answers
+from runstore.runtime.strands import (
+    gemini_answers,
+    mistral_answers,
+    ollama_answers,
+    openai_answers,
+    responses_answers,
+)
 
 _lock = threading.Lock()  # agents' loops have threads of their own
 
@@ -26,6 +32,7 @@ class _Source(NamedTuple):
 SOURCES = (
     _Source("strands.models.gemini", "GeminiModel", "_get_client", gemini_answers.mending),
     _Source("strands.models.mistral", None, "Mistral", mistral_answers.mending),
+    _Source("strands.models.ollama", None, "ollama", ollama_answers.mending),
     _Source("strands.models.openai", "OpenAIModel", "_get_client", openai_answers.mending),
     _Source("strands.models.openai_responses", None, "openai", responses_answers.mending),
 )
