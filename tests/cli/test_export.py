@@ -31,10 +31,10 @@ from runstore.core.events import (
     Usage,
 )
 from runstore.core.times import timestamp
-from runstore.core.trace import trace_of
 from tests.http.conftest import CONFIG
 from tests.kit.command_line import call_command
 from tests.kit.server import SILENT_AGENT, ServerProcess, serving
+from tests.kit.traces import trace_of
 
 RUN_ID = "01a1f900-1824-71ad-bcc8-2406f73dfc23"
 AT = 1_795_178_840_000

@@ -28,7 +28,7 @@ from runstore.core.events import (
     Usage,
 )
 from runstore.core.times import timestamp
-from runstore.core.trace import trace_of
+from tests.kit.traces import trace_of
 
 RUN = "01890a5d-ac96-774b-bcce-b302099a8057"
 QUEUED = Queued(agent="boss", user_id="alice", input="add")

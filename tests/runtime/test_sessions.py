@@ -21,7 +21,7 @@ from runstore.core.events import (
     Started,
 )
 from runstore.runtime.memory import session_memory
-from runstore.runtime.strands.events import bare
+from runstore.runtime.memory.held import bare
 from tests.runtime.recording import read
 from tests.runtime.session import Session
 from tests.runtime.strands_kit import Playbook, Turn, agent, delta, say, think, use

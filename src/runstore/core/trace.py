@@ -3,7 +3,6 @@
 Streamed text is not read: messages hold the answers, and `llm.usage` the times of a call.
 """
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -105,14 +104,6 @@ class Trace(Struct, kw_only=True, omit_defaults=True):
     complete: bool = True
     truncated: list[str] = []
     attempts: list[TraceAttempt]
-
-
-def trace_of(run_id: str, events: Iterable[RecordedEvent]) -> Trace:
-    """The trace of a run from its events, in order and perhaps without those that are not TRACED."""
-    folding = TraceFold(run_id)
-    for event in events:
-        folding.add(event)
-    return folding.trace
 
 
 class TraceFold:

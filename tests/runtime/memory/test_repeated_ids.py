@@ -10,11 +10,11 @@ from strands.multiagent import GraphBuilder
 from runstore.core.events import Queued
 from runstore.core.model_requests import RequestFold
 from runstore.core.run import fold
-from runstore.core.trace import trace_of
 from runstore.runtime.memory.forks import fork_of
 from runstore.runtime.memory.held import held_in
 from runstore.runtime.memory.resume import recall
 from runstore.runtime.strands.agent import StrandsAgent
+from tests.kit.traces import trace_of
 from tests.runtime.recording import ListRecorder, again_after, context, spoken
 from tests.runtime.strands_kit import Playbook, agent, cut, drive, say, use
 

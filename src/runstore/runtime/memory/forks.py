@@ -11,11 +11,11 @@ from msgspec import Struct
 
 from runstore.core.codec import RecordedEvent, decode
 from runstore.core.content import asked_messages, input_messages, message_with_bytes
-from runstore.core.events import AgentEvent, InputReplaced, Message, Queued, ToolFailed, ToolFinished
+from runstore.core.events import InputReplaced, Message, Queued, ToolFailed, ToolFinished
 from runstore.core.ports import EventFilter
 from runstore.runtime.memory.held import HOLDING
 from runstore.runtime.memory.oversized import with_results
-from runstore.runtime.memory.resume import is_root, replaced, tool_uses
+from runstore.runtime.memory.resume import is_run, replaced, tool_uses
 from runstore.runtime.memory.session_memory import said_by_root
 
 FORKED = EventFilter(HOLDING)  # the types of events to fork from
@@ -81,10 +81,6 @@ def _outcome(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"status": result["status"], "content": result["content"]}
 
 
-def _is_of_root(event: AgentEvent) -> bool:
-    return event.call_id is None and is_root(event.agent)
-
-
 def _before(results: Mapping[str, Sequence[Mapping[str, Any]]], seq: int) -> dict[str, Any]:
     """The results that a message at `seq` may hold: of calls with one tool use id, the last before it."""
     return {
@@ -100,11 +96,7 @@ def _results(events: Sequence[RecordedEvent]) -> dict[str, list[dict[str, Any]]]
     for recorded in events:
         if recorded.type in (ToolFinished.type, ToolFailed.type):
             event = decode(recorded.type, recorded.version, recorded.data)
-            if (
-                isinstance(event, ToolFinished | ToolFailed)
-                and event.call_id is None
-                and is_root(event.agent)
-            ):
+            if isinstance(event, ToolFinished | ToolFailed) and is_run(event.place):
                 status = "success" if isinstance(event, ToolFinished) else "error"
                 result = {"status": status, "content": event.output or [], "seq": recorded.seq}
                 found.setdefault(event.tool_use_id, []).append(result)

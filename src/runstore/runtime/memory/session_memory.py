@@ -25,7 +25,7 @@ from runstore.core.ports import Conversations, EventFilter, RunContext
 from runstore.core.transcript import message_text, result_text, tool_text
 from runstore.runtime.memory.held import digest_of_message, held_in
 from runstore.runtime.memory.oversized import continued, is_whole
-from runstore.runtime.memory.resume import is_root, is_unsigned, replaced, tool_uses
+from runstore.runtime.memory.resume import is_run, is_unsigned, replaced, tool_uses
 
 MAX_RUNS = 200  # newest runs of a session to examine, including failed ones
 # Bytes of their messages as JSON; the agent's conversation manager limits them further.
@@ -204,7 +204,7 @@ def said_by_root(events: Sequence[RecordedEvent]) -> list[tuple[int, AgentEvent]
             begun = None
         if isinstance(event, Started):
             said = _kept(said[:-1] if begun else said, event.discard_after_seq)
-        elif isinstance(event, AgentEvent) and event.call_id is None and is_root(event.agent):
+        elif isinstance(event, AgentEvent) and is_run(event.place):
             if begun and isinstance(event, Message):
                 said.pop()
                 event = replace(event, message=continued(begun.message, event.message))

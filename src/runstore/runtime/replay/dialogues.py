@@ -40,7 +40,7 @@ from runstore.core.events import (
 from runstore.core.records import EventRecord
 from runstore.core.transcript import message_text
 from runstore.runtime.memory.oversized import continued
-from runstore.runtime.memory.resume import is_root, tool_uses
+from runstore.runtime.memory.resume import is_root, is_run, tool_uses
 
 MAX_EVENTS = 100_000  # events of one run that are folded
 MAX_BYTES = 64 << 20  # bytes of their data as JSON
@@ -105,6 +105,11 @@ class Dialogue(Struct, kw_only=True, omit_defaults=True):
     input_digest: str | None = None
     resumable: bool = True
 
+    @property
+    def place(self) -> Place:
+        """The place where the agent works."""
+        return Place(self.agent, self.call_id)
+
 
 class AddedInput(Struct, kw_only=True):
     """A message that a person added. The run's agent heard it before its answer number `answer`, from 0."""
@@ -139,7 +144,7 @@ class RecordedRun(Struct, kw_only=True, omit_defaults=True):
     @property
     def root(self) -> Dialogue | None:
         """The dialogue of the run's own agent; None for a Graph or Swarm."""
-        return next((each for each in self.dialogues if _is_own(each.agent, each.call_id)), None)
+        return next((each for each in self.dialogues if is_run(each.place)), None)
 
 
 def recorded_run(events: Iterable[EventRecord]) -> RecordedRun:
@@ -342,7 +347,3 @@ def _find(dialogue: Dialogue, tool_use_id: str) -> RecordedCall | None:
             if call.tool_use_id == tool_use_id:
                 return call
     return None
-
-
-def _is_own(agent: str, call_id: str | None) -> bool:
-    return call_id is None and is_root(agent)

@@ -11,7 +11,7 @@ from runstore.core.errors import AgentError
 from runstore.core.events import AgentStarted, Custom, Event, Message, Place, ToolStarted
 from runstore.core.ports import AddedMessage
 from runstore.core.transcript import message_text
-from runstore.runtime.memory.resume import is_root, tool_uses
+from runstore.runtime.memory.resume import is_root, is_run, tool_uses
 from runstore.runtime.replay.dialogues import Answer, Dialogue, RecordedCall, RecordedRun, same_form
 
 DIFFERS = "replay_differs"  # the code of the error that ends a replay at its first difference
@@ -100,7 +100,7 @@ class Follower:
 
     async def added(self, after: int) -> Sequence[AddedMessage]:
         """See `RunRecorder.added`: what people said in the run before the agent's next answer."""
-        said = next((each.said for (path, call), each in self._cursors.items() if _is_own(path, call)), 0)
+        said = next((each.said for place, each in self._cursors.items() if is_run(place)), 0)
         return [
             AddedMessage(each.seq, each.content)
             for each in self._run.added
@@ -190,9 +190,7 @@ class Follower:
             self._visits[event.agent] += 1
             number = self._number_of(event.agent, visit)
         else:
-            number = next(
-                (n for n, each in enumerate(self._run.dialogues) if _is_own(each.agent, each.call_id)), None
-            )
+            number = next((n for n, each in enumerate(self._run.dialogues) if is_run(each.place)), None)
         if number is None:
             # An agent of its own is reported with its first message.
             self._cursors[place] = _Cursor(None, differs=event.call_id is not None)
@@ -320,7 +318,3 @@ def _as_call(call: RecordedCall) -> dict[str, Any]:
 def _code(ending: Mapping[str, Any]) -> tuple[Any, str]:
     """The status of a run, and the code of its error."""
     return ending["status"], (ending["error"] or "").partition(":")[0]
-
-
-def _is_own(agent: str, call_id: str | None) -> bool:
-    return call_id is None and is_root(agent)

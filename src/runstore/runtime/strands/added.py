@@ -17,11 +17,11 @@ from runstore.core.content import with_bytes
 from runstore.core.errors import InvalidEvent
 from runstore.core.events import InputReplaced, Place
 from runstore.core.ports import AddedMessage
+from runstore.runtime.memory.held import bare
 from runstore.runtime.memory.oversized import PART_BYTES
 from runstore.runtime.memory.resume import Memory, is_run
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.conversation import LoggedConversation
-from runstore.runtime.strands.events import bare
 
 ENDED = ("end_turn", "stop_sequence")  # stop reasons of an agent that may take another turn
 

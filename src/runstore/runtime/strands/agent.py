@@ -23,12 +23,12 @@ from runstore.core.events import AgentFinished, AgentStarted, InputRequested
 from runstore.core.ports import AgentResult, Asked, RunContext, RunRecorder
 from runstore.runtime.holders import HELD
 from runstore.runtime.memory.at_most_once import obstacle
+from runstore.runtime.memory.held import bare
 from runstore.runtime.memory.model_requests import Requests
 from runstore.runtime.memory.resume import Memory, recall
 from runstore.runtime.replay.follower import Follower
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import agent_error, unwrapped
-from runstore.runtime.strands.events import bare
 from runstore.runtime.strands.hierarchy import agents_of
 from runstore.runtime.strands.hooks import STATE_KEY, Hooks
 from runstore.runtime.strands.interrupts import is_of_background, kept_by_session

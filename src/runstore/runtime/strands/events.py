@@ -24,6 +24,7 @@ from runstore.core.events import (
     ToolProgress,
     Usage,
 )  # fmt: skip
+from runstore.runtime.memory.held import bare
 from runstore.runtime.strands.answers import OpenAnswers
 from runstore.runtime.strands.chunks import RecordedChunk, said_in
 from runstore.runtime.strands.open_calls import OpenCalls
@@ -163,8 +164,3 @@ class Translator:
             return NOTHING
         completing = self._answers.complete(place, message)
         return (*completing, Message(agent=place.agent, call_id=place.call_id, message=bare(message)))
-
-
-def bare(message: Item) -> dict[str, Any]:
-    """A strands message as it is logged, without strands' own annotations."""
-    return {"role": message["role"], "content": message["content"]}

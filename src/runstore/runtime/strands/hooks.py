@@ -41,6 +41,7 @@ from runstore.core.events import (
 from runstore.core.ports import AgentResult, RunContext
 from runstore.core.run import add_usage
 from runstore.runtime.memory.at_most_once import CODE
+from runstore.runtime.memory.held import bare
 from runstore.runtime.memory.model_requests import Requests
 from runstore.runtime.memory.resume import Conversation, Memory, digest_of, is_root, is_run
 from runstore.runtime.strands import background
@@ -50,7 +51,7 @@ from runstore.runtime.strands.called import Called
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.conversation import LoggedConversation
 from runstore.runtime.strands.end_reasons import keep_reasons
-from runstore.runtime.strands.events import Translator, bare
+from runstore.runtime.strands.events import Translator
 from runstore.runtime.strands.hierarchy import call_of
 from runstore.runtime.strands.interrupts import Interrupts
 from runstore.runtime.strands.mended_answers import mend_answers

@@ -11,13 +11,13 @@ from strands import Agent
 from strands.hooks import AfterInvocationEvent, AfterModelCallEvent, MessageAddedEvent
 
 from runstore.core.events import ContextReduced, Event, InputReplaced, Message, Place
+from runstore.runtime.memory.held import bare
 from runstore.runtime.memory.model_requests import Requests
 from runstore.runtime.memory.resume import is_run
 from runstore.runtime.strands.added import AddedMessages
 from runstore.runtime.strands.answers import OpenAnswers
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.conversation import LoggedConversation
-from runstore.runtime.strands.events import bare
 from runstore.runtime.strands.tool_calls import ToolCalls
 from runstore.runtime.strands.tools import left_out, unfit
 
