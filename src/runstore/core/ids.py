@@ -8,6 +8,7 @@ import uuid_utils
 from runstore.core.errors import RunNotFound
 
 RANDOM_BITS = 80  # random bits of a UUIDv7, after its time
+CLOCKS_MS = 600_000  # milliseconds by which the clocks of two processes that make ids may differ
 LAST_TIME = (1 << 48) - 1  # the latest time in a UUIDv7, in milliseconds since 1970
 UUID_TEXT = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 

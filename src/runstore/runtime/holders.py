@@ -15,6 +15,8 @@ import structlog
 
 from runstore.runtime.user_code import in_a_line
 
+CLOSING_S = 5.0  # seconds for what agents hold to close when the process ends
+
 log = structlog.get_logger(__name__)
 
 _closing: set[threading.Thread] = set()

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, select
 
 from runstore.core.errors import InvalidCursor
 from runstore.core.events import Queued
-from runstore.core.ids import LAST_TIME, RANDOM_BITS, first_run_id
+from runstore.core.ids import CLOCKS_MS, LAST_TIME, RANDOM_BITS, first_run_id
 from runstore.core.ports import Committed, LiveFeed
 from runstore.core.run import owner_of
 from runstore.core.stream_cursors import MAX_FOLLOWED_RUNS, OwnRunCursors
@@ -20,8 +20,6 @@ from runstore.database.columns import MYSQL
 from runstore.database.tables import index_name, open_runs, runs
 from runstore.eventlog.queries import first_position, read_first_positions
 from runstore.projections.runs import MAX_SCANNED
-
-CLOCKS_S = 600  # seconds by which two processes' clocks may differ without hiding a new run
 
 
 class Starts:
@@ -92,7 +90,7 @@ def read_starts(
     Run ids sort in another order than positions, so no run created since may be skipped.
 
     Args:
-        seconds: when the newest known run was created. Runs created CLOCKS_S earlier are not examined.
+        seconds: when the newest known run was created. Runs created CLOCKS_MS earlier are not examined.
 
     Raises:
         InvalidCursor: more than MAX_SCANNED runs would have to be examined.
@@ -102,7 +100,7 @@ def read_starts(
     if len(run_ids) > MAX_SCANNED:
         message = (
             f"the cursor is too far behind: more than {MAX_SCANNED:,} runs were started since "
-            f"{CLOCKS_S // 60} minutes before its newest run; list them with GET /runs, and "
+            f"{CLOCKS_MS // 60_000} minutes before its newest run; list them with GET /runs, and "
             "follow again without it"
         )
         raise InvalidCursor(message)
@@ -111,7 +109,7 @@ def read_starts(
 
 
 def _made_since(user_id: str, seconds: int) -> Select[Any]:
-    oldest = first_run_id(max(0, min(seconds * 1_000, LAST_TIME) - CLOCKS_S * 1_000))
+    oldest = first_run_id(max(0, min(seconds * 1_000, LAST_TIME) - CLOCKS_MS))
     return _own_runs(user_id).where(runs.c.run_id >= oldest)
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, and_, bi
 
 from runstore.core.audit import AuditQuery
 from runstore.core.codec import RecordedEvent
-from runstore.core.ids import LAST_TIME, first_run_id, read_run_id, reads_id
+from runstore.core.ids import CLOCKS_MS, LAST_TIME, first_run_id, read_run_id, reads_id
 from runstore.core.ports import EventFilter
 from runstore.database.columns import MYSQL
 from runstore.database.search import holds
@@ -30,7 +30,6 @@ MERGED_RUNS = 500  # runs whose events are merged; of more, a good part of the l
 SCANNED_RUNS = 10_000  # runs examined to find those that match
 WINDOW = 1_000  # events of one query
 RUNS_AT_ONCE = 500  # runs of one query
-CLOCKS_MS = 600_000  # milliseconds by which the clocks of two processes may differ
 LATE_MS = 24 * 3_600_000  # milliseconds that an event may wait for a database that is away
 
 _e = events.c

@@ -23,6 +23,8 @@ from runstore.runtime.loops.tool_threads import TOOL_THREADS, ToolThreads
 Isolation = Literal["loop", "thread", "process"]
 
 BLOCKED_S = 1.0  # seconds without a turn before a loop counts as blocked
+LEAVE_S = 1.0  # seconds for an abandoned agent to end before its loop is retired
+STOP_S = 0.5  # seconds for all loops to stop when the process ends
 STACK_FRAMES = 8  # innermost frames of a blocked loop that the log shows
 
 log = structlog.get_logger(__name__)

@@ -24,18 +24,13 @@ from runstore.runtime.attempts.runner import failure
 from runstore.runtime.attempts.spans import flush_spans
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.teams import Teams
-from runstore.runtime.holders import AttemptHolders, wait_until_closed
-from runstore.runtime.loops.agent_loops import AgentLoop, AgentLoops, new_event_loop
-from runstore.runtime.loops.loop_watch import LoopWatch
+from runstore.runtime.holders import CLOSING_S, AttemptHolders, wait_until_closed
+from runstore.runtime.loops.agent_loops import LEAVE_S, STOP_S, AgentLoop, AgentLoops, new_event_loop
+from runstore.runtime.loops.loop_watch import LOOK_S, LoopWatch
 from runstore.runtime.process import messages
 from runstore.runtime.process.child import FLUSH_S, answer, begin_process, opened
 from runstore.runtime.process.pipe import Pipe, PipeLog, PipeRecorder, receive
 from runstore.runtime.process.task import AgentTask
-
-LOOK_S = 0.25  # seconds between two looks at the loops, each with a sign of life
-LEAVE_S = 1.0  # seconds for an agent to end after its run was taken from it, before its loop is retired
-LOOP_STOP_S = 0.5  # seconds for the agents' loops to stop when the process ends
-CLOSING_S = 5.0  # seconds for agents' resources, such as MCP servers, to close when the process ends
 
 
 def work(events: socket.socket) -> NoReturn:
@@ -136,7 +131,7 @@ class Driver:
         """Close what all agents hold, and stop their loops, within a bounded time."""
         for run in (*self._left, *self._runs.values()):
             run.task.let_go()
-        await in_own_thread(self._loops.stop, LOOP_STOP_S)
+        await in_own_thread(self._loops.stop, STOP_S)
         await in_own_thread(wait_until_closed, CLOSING_S)
         await in_own_thread(flush_spans, FLUSH_S)
 

@@ -11,10 +11,9 @@ from runstore.core.errors import AppendRefused
 from runstore.core.events import Cancelled, Ending, Failed
 from runstore.runtime.attempts.history import read_cancellation
 from runstore.runtime.attempts.runner import AttemptRunner
+from runstore.runtime.loops.agent_loops import LEAVE_S
 from runstore.runtime.supervision.run_table import WAITING, Running, Starting, Stopping
 from runstore.runtime.supervision.worker import RunWorker
-
-LEAVE_S = 1.0  # seconds for an abandoned agent to end before its loop is retired
 
 log = structlog.get_logger(__name__)
 

@@ -22,10 +22,10 @@ from runstore.core.run import owner_of
 from runstore.core.threads import in_own_thread
 from runstore.runtime.attempts.starting import Fresh
 from runstore.runtime.catalog.agents import AgentCatalog
-from runstore.runtime.holders import wait_until_closed
+from runstore.runtime.holders import CLOSING_S, wait_until_closed
 from runstore.runtime.leases.leases import Leases
-from runstore.runtime.loops.agent_loops import AgentLoop, AgentLoops
-from runstore.runtime.loops.loop_watch import LoopWatch
+from runstore.runtime.loops.agent_loops import STOP_S, AgentLoop, AgentLoops
+from runstore.runtime.loops.loop_watch import LOOK_S, LoopWatch
 from runstore.runtime.process.agent_processes import AgentProcesses
 from runstore.runtime.process.messages import Open
 from runstore.runtime.process.processes import Processes
@@ -43,11 +43,8 @@ from runstore.runtime.supervision.sweep import Sweep
 from runstore.runtime.supervision.worker import RunTasks, RunWorker, call_in
 
 SWEEP_S = 0.5  # seconds between two sweeps
-LOOK_S = 0.25  # seconds between two checks of the agents' loops
 HEAD_START_S = 0.02  # average head start of the least busy process, in seconds, if all hear of a queued run
 HAND_OVER_S = 0.3  # seconds for agents to close their resources when their runs are handed over
-LOOP_STOP_S = 0.5  # seconds for the agents' loops to stop when the process leaves
-CLOSING_S = 5.0  # seconds for agents' resources, such as MCP servers, to close when the process leaves
 
 log = structlog.get_logger(__name__)
 
@@ -181,7 +178,7 @@ class Supervisor:
             runner.let_go()
         if self.shared is not None:
             await in_own_thread(self.shared.close)
-        await in_own_thread(self._loops.stop, LOOP_STOP_S)
+        await in_own_thread(self._loops.stop, STOP_S)
         await in_own_thread(self.processes.close)
         await self._leases.release()
         await in_own_thread(wait_until_closed, CLOSING_S)
