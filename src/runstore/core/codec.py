@@ -1,7 +1,7 @@
 """Encodes events once, and decodes them. The table stores these bytes, and every client gets them."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -92,7 +92,7 @@ def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
 
 
 def _posted(event: Posted) -> bytes:
-    """The envelope's end: see `envelope_end`."""
+    """The end of the envelope: see `envelope_shape`."""
     key = b"" if event.key_id is None else b'"key_id":%b,' % to_json(event.key_id)
     return b'{"by":%b,%b"data":%b}' % (to_json(event.by), key, to_json(event.data))
 
@@ -154,25 +154,32 @@ _read_posted = msgspec.json.Decoder(PostedData).decode
 
 def posted_of(type: EventType, version: int, data: bytes) -> PostedData | None:
     """The stored data of a custom event that a user appended; None: it is another event."""
-    return decoded(_read_posted, data) if version >= POSTED and type.startswith(CUSTOM) else None
+    return decoded(_read_posted, data) if is_posted(type, version) else None
 
 
-# An event as one line of JSON, of: run_id, seq, type, `utc_second`, milliseconds, and `envelope_end`.
-ENVELOPE = b'{"run_id":"%b","seq":%d,"type":"%b","at":"%b.%03dZ",%b'
+def is_posted(type: EventType, version: int) -> bool:
+    """Whether it is a custom event that a user appended."""
+    return version >= POSTED and type.startswith(CUSTOM)
 
 
 def envelope(event: RecordedEvent | TailEvent) -> bytes:
     """The event as one line of JSON: a line of NDJSON, an item of a page, the data of a stream's frame."""
     second, ms = divmod(event.at, 1000)
-    end = envelope_end(event.type, event.version, event.data)
-    return ENVELOPE % (event.run_id.encode(), event.seq, event.type.encode(), utc_second(second), ms, end)
+    posted = is_posted(event.type, event.version)
+    shape = envelope_shape(event.run_id, event.type, second, posted)
+    return shape % (event.seq, ms, event.data[1:] if posted else event.data)
 
 
-def envelope_end(type: EventType, version: int, data: bytes) -> bytes:
-    """The fields `by` and `key_id`, if the event has them, and `data`: the bytes of a posted event."""
-    if version >= POSTED and type.startswith(CUSTOM):
-        return data[1:]
-    return b'"data":%b}' % data
+@lru_cache(maxsize=4096)
+def envelope_shape(run_id: str, type: EventType, second: int, posted: bool) -> bytes:
+    """What the envelopes of a run's events of one type have in common within a second.
+
+    To be filled by `%` with: seq, milliseconds, and data; the data of a posted event without its first byte,
+    as it holds the fields `by`, `key_id` and `data` of the envelope.
+    """
+    id, name = run_id.encode().replace(b"%", b"%%"), type.encode().replace(b"%", b"%%")
+    data = b"%b" if posted else b'"data":%b}'
+    return b'{"run_id":"%b","seq":%%d,"type":"%b","at":"%b.%%03dZ",' % (id, name, utc_second(second)) + data
 
 
 def to_json(value: Any) -> bytes:

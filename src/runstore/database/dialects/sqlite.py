@@ -12,15 +12,15 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL
 
 from runstore.core.errors import LogUnavailable
-from runstore.database.dialects.base import ANSWER_S, COLUMNS, CONNECTIONS, Row, wrong_url
+from runstore.database.dialects.base import ANSWER_S, CONNECTIONS, Row, wrong_url
 from runstore.database.dialects.files import is_open_to_others, is_writable_to_others
+from runstore.database.dialects.sqlite_inserts import insert
 
 BUSY_TIMEOUT_S = 2.0  # seconds that a write waits for another process's write
 LOOK_MS = 10  # milliseconds in which SQLite checks three times whether a lock is free
 LOOK_STEPS = 10_000  # steps of a statement, about 0.1 ms, between two checks of its time limit
 TURN_S = 0.001  # seconds between two transactions, while other processes write
 OTHERS_S = 1.0  # seconds after a write of another process that it counts as active
-INSERT_ROWS = 256  # rows of one INSERT, which releases the GIL once for all of them
 WAL_RETRY_S = 0.01  # seconds between two tries to switch a new file to WAL mode
 SCRUB_S = 10.0  # seconds to wait for readers of the WAL before it is cut off
 WAL_PAGES = 4_000  # pages of 4 KiB before a checkpoint, which the committing writer waits for
@@ -206,13 +206,7 @@ class SqliteDialect:
         connection.exec_driver_sql("PRAGMA user_version = 1")
 
     def insert_events(self, connection: Connection, append_id: bytes, rows: Sequence[Row]) -> None:
-        driver, start = _driver(connection), 0
-        while start < len(rows):
-            left = len(rows) - start
-            # Powers of two, so that there are few statements to cache.
-            count = min(INSERT_ROWS, 1 << (left.bit_length() - 1))
-            driver.execute(_insert_statement(count), _values(append_id, rows[start : start + count]))
-            start += count
+        insert(_driver(connection), append_id, rows)
 
     def is_conflict(self, error: Exception) -> bool:
         return isinstance(error, sqlite3.IntegrityError)
@@ -264,28 +258,6 @@ def _create(path: Path) -> None:
     """Create a file that only its owner can open; SQLite gives its companions (-wal, -shm) the same mode."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-
-
-def _values(append_id: bytes, rows: Sequence[Row]) -> list[Any]:
-    """The rows one after the other, each in the order of COLUMNS."""
-    values: list[Any] = []
-    for row in rows:
-        event = row.event
-        values += (
-            row.run_id, row.seq, event.type, event.version, event.ends, event.at, append_id, event.data
-        )  # fmt: skip
-    return values
-
-
-_STATEMENTS: dict[int, str] = {}
-
-
-def _insert_statement(rows: int) -> str:
-    statement = _STATEMENTS.get(rows)
-    if statement is None:
-        values = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * rows)
-        statement = _STATEMENTS[rows] = f"INSERT INTO events ({COLUMNS}) VALUES {values}"
-    return statement
 
 
 def _control_transactions(engine: Engine) -> None:

@@ -1,21 +1,20 @@
 """Events as server-sent events (WHATWG HTML, 9.2). Their text is written here, and read by clients only."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import lru_cache
 
 import msgspec
 from msgspec import Struct
 
-from runstore.core.codec import ENVELOPE, RecordedEvent, TailEvent, envelope_end
+from runstore.core.codec import RecordedEvent, TailEvent, envelope_shape, is_posted
+from runstore.core.events import EventType
 from runstore.core.ports import EventFilter
 from runstore.core.run import Run
-from runstore.core.times import utc_second
 from runstore.feed.joined_tail import JoinedTail
 from runstore.feed.tail import Tail
 
 RETRY_MS = 1000  # milliseconds that an EventSource waits before it reconnects
 RETRY = b"retry: %d\n" % RETRY_MS  # the first line of the frame of a run's first event
-FRAME = b"id: %d\nevent: %b\ndata: " + ENVELOPE + b"\n\n"
-
 _encode = msgspec.json.Encoder().encode
 
 
@@ -62,14 +61,19 @@ async def joined(tail: JoinedTail) -> AsyncIterator[bytes]:
 def frame(event: TailEvent) -> bytes:
     """The event's own frame, made once for all readers; the same bytes live, replayed, on any replica."""
     if not event.frame:
-        seq, type = event.seq, event.type.encode()
         second, ms = divmod(event.at, 1000)
-        made = FRAME % (
-            seq, type, event.run_id.encode(), seq, type, utc_second(second), ms,
-            envelope_end(event.type, event.version, event.data),
-        )  # fmt: skip
-        event.frame = RETRY + made if seq == 1 else made
+        posted = is_posted(event.type, event.version)
+        shape = _frame_shape(event.run_id, event.type, second, posted)
+        made = shape % (event.seq, event.seq, ms, event.data[1:] if posted else event.data)
+        event.frame = RETRY + made if event.seq == 1 else made
     return event.frame
+
+
+@lru_cache(maxsize=4096)
+def _frame_shape(run_id: str, type: EventType, second: int, posted: bool) -> bytes:
+    """A frame with an envelope, to be filled by `%` with: seq, as the id, and what `envelope_shape` takes."""
+    name = type.encode().replace(b"%", b"%%")
+    return b"id: %%d\nevent: %b\ndata: %b\n\n" % (name, envelope_shape(run_id, type, second, posted))
 
 
 def _with_id(id: bytes, event: TailEvent) -> bytes:
