@@ -206,6 +206,12 @@ def test_every_command_refuses_files_that_others_can_open(
     assert "chmod" not in shared.stderr
 
 
+def test_a_setting_in_the_environment_that_is_no_boolean_is_refused(tmp_path: Path) -> None:
+    refused = call_command("keys", "list", folder=tmp_path, RUNSTORE_SHARED_FILES="maybe")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("runstore: RUNSTORE_SHARED_FILES: 'maybe' is not a valid boolean")
+
+
 @pytest.mark.parametrize("name", mostly_slow(["database_url_file", "redis_url_file"], "redis_url_file"))
 @pytest.mark.parametrize("command", mostly_slow(["serve", "worker"], "serve"))
 def test_a_process_does_not_start_with_a_password_that_others_can_read(

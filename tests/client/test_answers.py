@@ -171,10 +171,28 @@ def test_a_server_that_is_not_there_is_named(connect: Connect) -> None:
         connect(url, retry_s=0).get("r")
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8082", "ftp://here", "http://", "nonsense", "http://[::1"])
+BAD_URLS = [
+    "127.0.0.1:8082",
+    "ftp://here",
+    "http://",
+    "nonsense",
+    "http://[::1",
+    "http://a..b",
+    f"http://{'x' * 64}",
+]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
 def test_a_url_that_is_none_is_refused_at_once(url: str) -> None:
     with pytest.raises(ConfigError):
         connection(url, None)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1]:8082", "https://bücher.example/runs", f"http://{'x' * 63}.example."]
+)
+def test_a_url_of_any_host_is_taken(url: str) -> None:
+    assert connection(url, None)["base_url"] == url
 
 
 @pytest.mark.parametrize("key", ["with space", "line\nbreak", "schlüssel"])

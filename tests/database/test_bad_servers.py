@@ -75,6 +75,28 @@ def test_a_port_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str])
     assert "secret" not in said
 
 
+PG, MY = "postgresql+psycopg://me:secret@127.0.0.1:1/runs", "mysql+pymysql://me:secret@127.0.0.1:1/runs"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (f"{PG}?sslmod=require", 'invalid connection option "sslmod"'), (f"{MY}?foo=bar", "'foo'"),
+        (f"{MY}?ssl=true", "its driver refuses the URL"), (f"{MY}?charset=utf", "its driver refuses the URL"),
+        (f"{MY}?ssl_ca=/nowhere", "No such file"), (PG.replace("127.0.0.1", "x" * 64), "label too long"),
+        (MY.replace("127.0.0.1", "a..b"), "label empty or too long"),
+        ("sqlite:///a%00b", "NUL"), (f"sqlite:///{'x' * 300}", "File name too long"),
+        ("sqlite:///a?timeout=1&timeout=2", "sqlite:///"),
+    ],
+)  # fmt: skip
+def test_what_a_driver_cannot_take_is_an_error_of_the_url(
+    capsys: pytest.CaptureFixture[str], url: str, words: str
+) -> None:
+    said = refused_url(capsys, url)
+    assert words in said
+    assert "secret" not in said
+
+
 def test_a_server_that_takes_too_little_at_once_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with OwnMariadb(max_allowed_packet="1M") as server:
         assert "max_allowed_packet is 1,048,576" in refused_url(capsys, server.url)

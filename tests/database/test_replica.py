@@ -25,6 +25,7 @@ from tests.kit.cluster import cluster
 from tests.kit.events import QUEUED, started, token
 from tests.kit.load import Load
 from tests.kit.polling import until
+from tests.servers.databases import bare_database
 from tests.servers.postgres import OwnPostgres
 from tests.servers.postgres_replica import OwnReplica
 
@@ -184,6 +185,17 @@ async def test_a_server_that_is_no_replica_of_the_database_answers_nothing(pair:
                 assert not await by_replica(database)
             (line,) = logged
             assert "it is not a replica of the database at `database_url`" in str(line["error"])
+        finally:
+            await database.close()
+
+
+async def test_a_replica_whose_url_the_driver_cannot_take_answers_nothing(tmp_path: Path) -> None:
+    with bare_database("postgresql", tmp_path) as url:
+        database = open_database(url, read_url=f"{url}?sslmod=require")
+        try:
+            assert await database.query_list(latest) == (False, 0)
+            assert database.replica is not None
+            assert (database.replica.answered, database.replica.fallbacks) == (0, 1)
         finally:
             await database.close()
 

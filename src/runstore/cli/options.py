@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from click import BOOL
+from click import BOOL, BadParameter
 
 from runstore.core.errors import ConfigError
 
@@ -145,17 +145,25 @@ class DatabaseOptions:
         from runstore.settings import load_settings
 
         configure_logs()
-        shared = os.environ.get("RUNSTORE_SHARED_FILES")
         given = {
             "database_url": self.database_url,
             "database_url_file": self.database_url_file,
-            "shared_files": BOOL.convert(shared, None, None) if shared else None,
+            "shared_files": _shared_files(),
         }
         settings = load_settings(self.config).overridden(given)
         server = settings.server
         with closing(dialect_of(server.database_url)) as dialect:
             check_files(dialect, {"database_url": server.database_url_file}, shared=server.shared_files)
         return settings
+
+
+def _shared_files() -> bool | None:
+    """The setting in the environment, which is no option of these commands."""
+    text = os.environ.get("RUNSTORE_SHARED_FILES")
+    try:
+        return BOOL.convert(text, None, None) if text else None
+    except BadParameter as error:
+        raise ConfigError(f"RUNSTORE_SHARED_FILES: {error.message}") from error
 
 
 @dataclass(frozen=True)

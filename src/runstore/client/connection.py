@@ -35,7 +35,8 @@ def connection(url: str | None, api_key: str | None) -> dict[str, Any]:
 def _address(text: str) -> httpx.URL:
     try:
         address = httpx.URL(text)
-    except httpx.InvalidURL as error:
+        address.raw_host.decode().encode("idna")  # as the look-up of the host does
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise ConfigError(f"the server's URL {text[:200]!r}: {error}") from error
     if address.scheme not in ("http", "https") or not address.host:
         raise ConfigError(f"the server's URL {text[:200]!r} must look like {DEFAULT_URL}")

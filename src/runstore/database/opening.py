@@ -12,7 +12,14 @@ from sqlalchemy import Connection, exc, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from runstore import migrations
-from runstore.core.errors import Busy, ConfigError, InvalidName, LogUnavailable, SchemaMismatch
+from runstore.core.errors import (
+    Busy,
+    ConfigError,
+    InvalidName,
+    LogUnavailable,
+    RunstoreError,
+    SchemaMismatch,
+)
 from runstore.core.threads import Threads, in_own_thread
 from runstore.database.columns import UnstorableText
 from runstore.database.dialects import (
@@ -27,6 +34,7 @@ from runstore.database.dialects import (
     Replicated,
     open_dialect,
 )
+from runstore.database.dialects.servers import cause_of
 from runstore.database.replica import Replica, Unanswered
 
 CLOSED = "the log is closed"
@@ -284,9 +292,10 @@ def dialect_of(url: str, *, statement_timeout: bool = False, connect_s: int = CO
     """
     try:
         return open_dialect(make_url(url), statement_timeout=statement_timeout, connect_s=connect_s)
-    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+    except (ArgumentError, NoSuchModuleError, OSError, TypeError, ValueError) as error:
         scheme = url.partition(":")[0][:50]  # the rest may hold a password
-        raise ConfigError(f"database URL {scheme + ':…'!r}: use {FORMS}", setting="database_url") from error
+        what = error.strerror if isinstance(error, OSError) else f"use {FORMS}"
+        raise ConfigError(f"database URL {scheme + ':…'!r}: {what}", setting="database_url") from error
 
 
 def open_database(
@@ -361,7 +370,7 @@ def read_from(url: str, *, create: bool = False, upgrade: bool = False) -> Itera
 
 def _is_behind(dialect: Dialect, create: bool, upgrade: bool) -> bool:
     """Whether the schema must be created or upgraded. Raises if that is not allowed."""
-    with dialect.engine.connect() as connection:
+    with _first_connection(dialect) as connection:
         dialect.check(connection)
         before = migrations.current_version(connection)
     if before is None and not create:
@@ -372,6 +381,21 @@ def _is_behind(dialect: Dialect, create: bool, upgrade: bool) -> bool:
             f"{migrations.HEAD}; make a backup, then `runstore migrate`"
         )
     return before != migrations.HEAD
+
+
+def _first_connection(dialect: Dialect) -> Connection:
+    """A connection; what its driver says of options or a host that it cannot take is an error of the URL."""
+    try:
+        return dialect.engine.connect()
+    except RunstoreError:
+        raise
+    except Exception as error:
+        if dialect.unavailable(error):
+            raise
+        cause = cause_of(error)
+        said = " ".join(str(cause).split())[:200]
+        message = f"database {dialect.place}: its driver refuses the URL: {type(cause).__name__}: {said}"
+        raise ConfigError(message, setting="database_url") from error
 
 
 def _migrate(url: str) -> None:

@@ -84,7 +84,7 @@ class Replica:
             if reached and self._replica.is_timeout(error):
                 raise  # the primary would take as long
             trouble = self._replica.unavailable(error)
-            if trouble is None and not self._is_the_replicas(error):
+            if reached and trouble is None and not self._is_the_replicas(error):
                 raise
             self._fall_back(trouble or error, tries=tries)
             raise Unanswered from error

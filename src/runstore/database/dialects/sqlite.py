@@ -41,6 +41,8 @@ class SqliteDialect:
     def __init__(self, url: URL) -> None:
         if not url.database or url.database == ":memory:":
             raise wrong_url(url, "SQLite needs a file, for example sqlite:///runstore.db")
+        if "\0" in url.database:
+            raise wrong_url(url, "a file's name cannot hold the character NUL")
         self.path, self._name = Path(url.database), url.database
         if not self.path.parent.is_dir():
             raise wrong_url(url, f"there is no directory {self.path.parent}")
