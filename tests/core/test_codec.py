@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runstore.core import codec
-from runstore.core.codec import MAX_EVENT_BYTES, TailEvent, decode, encode, envelope
+from runstore.core.codec import MAX_EVENT_BYTES, TailEvent, decode, encode, envelope, one_line, to_json
 from runstore.core.depth import MAX_DEPTH
 from runstore.core.errors import EventTooDeep, EventTooLarge, InvalidEvent
 from runstore.core.events import (
@@ -319,3 +319,10 @@ def test_the_limits_of_a_posted_event_are_those_of_its_data() -> None:
     encode(Posted("custom.note", deep, by="alice"))
     with pytest.raises(EventTooDeep):
         encode(Posted("custom.note", [deep], by="alice"))
+
+
+def test_json_on_one_line_has_the_same_value() -> None:
+    for text in ("a\x85b", "\u2028", "é\u2029\u2028", "\x0b\x0c\x1c\x1d\x1e", "ü\u20a8 \ue028", "plain"):
+        json = to_json({"text": text})
+        assert msgspec.json.decode(one_line(json)) == {"text": text}
+        assert len(one_line(json).decode().splitlines()) == 1

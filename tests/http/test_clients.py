@@ -250,3 +250,27 @@ def test_the_browsers_rules_are_those_of_the_standard(end: str) -> None:
         ]
         assert source.reconnection_s == 0.005
         assert source.last_event_id == "8"
+
+
+# Readers that end a line where Python's `splitlines` does, as httpx' `iter_lines`
+
+LINE_ENDS = "\x85\u2028\u2029"
+
+
+def test_no_answer_has_line_ends_beyond_those_of_its_format(server: ServerProcess) -> None:
+    text = f"one{LINE_ENDS}two"
+    run_id = server.begin_silent()
+    server.note(run_id, text)
+    server.stop_run(run_id)
+    ndjson = {"Accept": "application/x-ndjson"}
+    answers = [
+        server.http.get(f"/runs/{run_id}/stream"),
+        server.http.get("/stream", params={"run_id": run_id}),
+        server.http.get(f"/runs/{run_id}/events", headers=ndjson),
+        server.http.get("/audit/events", params={"run_id": run_id}, headers=ndjson),
+    ]
+    for answer in answers:
+        lines = [line.removeprefix("data: ") for line in answer.iter_lines() if not line.startswith("id: ")]
+        values = [json.loads(line) for line in lines if line.startswith("{")]
+        assert LINE_ENDS in json.dumps(values, ensure_ascii=False)
+        assert answer.text.splitlines() == answer.text.removesuffix("\n").split("\n")

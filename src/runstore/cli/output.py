@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runstore.core.codec import one_line
 from runstore.core.events import Cancelled, Discarded, Failed
 from runstore.core.printable import escaped
 from runstore.core.records import EventRecord
@@ -25,7 +26,7 @@ RULE = "─" * 8
 def print_json(items: Iterable[Any]) -> None:
     """Write each item as one line and flush it at once."""
     for item in items:
-        sys.stdout.buffer.write(msgspec.json.encode(item) + b"\n")
+        sys.stdout.buffer.write(one_line(msgspec.json.encode(item)) + b"\n")
         sys.stdout.buffer.flush()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from runstore.core.codec import RecordedEvent, envelope
+from runstore.core.codec import RecordedEvent, envelope, one_line
 from runstore.core.events import (
     AuditErased,
     AuditProjection,
@@ -97,10 +97,9 @@ _encode = msgspec.json.Encoder().encode
 
 def audit_line(item: AuditItem) -> bytes:
     """The item as one line of JSON: the event's envelope, after what the audit log adds to it."""
-    said = b"" if (by := item._said_by) is None else b'"by":%b,' % _encode(by)
-    return b'{"position":%d,"user_id":%b,"agent":%b,%b%b' % (
-        item.event.position, _encode(item.user_id), _encode(item.agent), said, envelope(item.event)[1:],
-    )  # fmt: skip
+    said = b"" if (by := item._said_by) is None else b'"by":%b,' % one_line(_encode(by))
+    whose = one_line(b'"user_id":%b,"agent":%b' % (_encode(item.user_id), _encode(item.agent)))
+    return b'{"position":%d,%b,%b%b' % (item.event.position, whose, said, envelope(item.event)[1:])
 
 
 def audit_event(item: AuditItem) -> AuditEvent:

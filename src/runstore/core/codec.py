@@ -73,7 +73,7 @@ def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
     """Encode an event for storage.
 
     Lone surrogates (half of an emoji in a chunk) become U+FFFD, bytes become base64, and objects unknown to
-    JSON become their string form.
+    JSON become their string form. It is `one_line`.
 
     Raises:
         InvalidEvent: it cannot be written as JSON.
@@ -86,6 +86,7 @@ def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
         data, version, ends = to_json(event.data), 1, False
     else:
         data, version, ends = to_json(event), event.version, event.ends
+    data = one_line(data)
     if len(data) > SHALLOW_BYTES:  # longer than a token is
         _check(event, data)
     return EncodedEvent(event.type, version, ends, now_ms() if at is None else at, data)
@@ -180,6 +181,22 @@ def envelope_shape(run_id: str, type: EventType, second: int, posted: bool) -> b
     id, name = run_id.encode().replace(b"%", b"%%"), type.encode().replace(b"%", b"%%")
     data = b"%b" if posted else b'"data":%b}'
     return b'{"run_id":"%b","seq":%%d,"type":"%b","at":"%b.%%03dZ",' % (id, name, utc_second(second)) + data
+
+
+def one_line(json: bytes) -> bytes:
+    """JSON without the characters that end a line beyond ASCII: U+0085, U+2028 and U+2029.
+
+    In a frame and in NDJSON they are ordinary (WHATWG HTML, 9.2.5), but not for Python's `splitlines`, and so
+    for the `iter_lines` of httpx and requests.
+    """
+    if json.isascii() or not any(end in json for end in _LINE_ENDS):
+        return json
+    for end, escape in _LINE_ENDS.items():
+        json = json.replace(end, escape)
+    return json
+
+
+_LINE_ENDS = {end.encode(): b"\\u%04x" % ord(end) for end in "\x85\u2028\u2029"}
 
 
 def to_json(value: Any) -> bytes:

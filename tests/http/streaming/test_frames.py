@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from runstore.core.codec import TailEvent, encode
 from runstore.core.events import Token
-from runstore.http.streaming.frames import frame
+from runstore.http.streaming.frames import ProtocolMessage, frame, message_frame
 
 RUN = "0192f0c1-2d3e-7f45-8a6b-0123456789ab"
 AT = 1_795_169_410_123
@@ -41,3 +41,9 @@ def test_a_frame_of_any_text_is_a_frame(text: str, seq: int) -> None:
     assert lines[-5:-3] == [b"id: %d" % seq, b"event: llm.token"]
     assert lines[-2:] == [b"", b""]
     assert json.loads(lines[-3].removeprefix(b"data: "))["data"] == json.loads(said.data)
+
+
+def test_a_message_of_another_protocol_is_one_line_for_every_reader() -> None:
+    lines = message_frame(ProtocolMessage(7, {"text": "a\x85b\u2028c\u2029d"})).decode().splitlines()
+    assert lines[::2] == ["id: 7", ""]
+    assert json.loads(lines[1].removeprefix("data: ")) == {"text": "a\x85b\u2028c\u2029d"}

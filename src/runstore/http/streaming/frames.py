@@ -6,7 +6,7 @@ from functools import lru_cache
 import msgspec
 from msgspec import Struct
 
-from runstore.core.codec import RecordedEvent, TailEvent, envelope_shape, is_posted
+from runstore.core.codec import RecordedEvent, TailEvent, envelope_shape, is_posted, one_line
 from runstore.core.events import EventType
 from runstore.core.ports import EventFilter
 from runstore.core.run import Run
@@ -85,4 +85,4 @@ def _with_id(id: bytes, event: TailEvent) -> bytes:
 def message_frame(message: ProtocolMessage) -> bytes:
     """A message as a frame without a type."""
     id = b"" if message.seq is None else b"id: %d\n" % message.seq
-    return b"%bdata: %b\n\n" % (id, _encode(message.content))
+    return b"%bdata: %b\n\n" % (id, one_line(_encode(message.content)))
