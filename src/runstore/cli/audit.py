@@ -23,8 +23,8 @@ audit = typer.Typer(
 
 RUN_FIELDS = (
     Field("run_id", "RUN"), Field("user_id", "USER"), Field("agent", "AGENT"), Field("session_id"),
-    Field("workspace_id"), Field("status", "STATUS", told="status"),
-    Field("created_at", "CREATED", told="time"), Field("completed_at"),
+    Field("workspace_id"), Field("status", "STATUS", shown="status"),
+    Field("created_at", "CREATED", shown="time"), Field("completed_at"),
     Field("deleted", "DELETED", "flag"), Field("purged", "PURGED", "flag"), Field("error_code", "ERROR"),
     Field("stopped_by"), Field("duration_ms", "DURATION", "integer", "duration"),
     Field("calls", "CALLS", "integer"),
@@ -49,17 +49,17 @@ TOOL_FIELDS = (
 )  # fmt: skip
 HIT_FIELDS = (
     Field("position", None, "integer"), Field("run_id", "RUN"), Field("seq", "SEQ", "integer"),
-    Field("at", "AT", told="time"), Field("user_id", "USER"), Field("kind", "KIND"), Field("agent", "AGENT"),
+    Field("at", "AT", shown="time"), Field("user_id", "USER"), Field("kind", "KIND"), Field("agent", "AGENT"),
     Field("deleted", "DELETED", "flag"), Field("snippet", "TEXT"),
 )  # fmt: skip
 
 EVENT_FIELDS = (
-    Field("position", "POSITION", "integer"), Field("at", "AT", told="time"), Field("user_id", "USER"),
+    Field("position", "POSITION", "integer"), Field("at", "AT", shown="time"), Field("user_id", "USER"),
     Field("agent", "AGENT"), Field("run_id", "RUN"), Field("seq", "SEQ", "integer"), Field("type", "TYPE"),
     Field("by", "BY"), Field("data", "DATA"),
 )  # fmt: skip
 READ_FIELDS = (
-    Field("at", "AT", told="time"), Field("by", "READER"), Field("what", "WHAT"), Field("key_id", "KEY"),
+    Field("at", "AT", shown="time"), Field("by", "READER"), Field("what", "WHAT"), Field("key_id", "KEY"),
     Field("run_id"), Field("position", None, "integer"),
 )  # fmt: skip
 

@@ -101,8 +101,8 @@ def _print(report: Report, *, as_json: bool) -> None:
     if as_json:
         from runstore.cli.output import print_json
 
-        said = {"dry_run": report.dry_run, **asdict(counts), "forks": report.forks, "remains": report.remains}
-        print_json([said])
+        row = {"dry_run": report.dry_run, **asdict(counts), "forks": report.forks, "remains": report.remains}
+        print_json([row])
     elif report.dry_run:
         typer.echo(
             f"erase: {_count(counts.runs, 'run')} with {_count(counts.events, 'event')}, "

@@ -30,15 +30,15 @@ Row = dict[str, Any]
 
 
 class Field(Struct, frozen=True):
-    """A field of a report's rows. `heading`: of its column in a table for people; None: none.
+    """A field of a report's rows. `heading`: of its column in a table for people, which may leave it out.
 
-    `told`: how a table shows it, as in the lists of runs; `duration`: of milliseconds.
+    `shown`: how a table shows the value, as in the lists of runs; `duration`: of milliseconds.
     """
 
     name: str
     heading: str | None = None
     type: Literal["text", "integer", "number", "flag"] = "text"
-    told: Literal["value", "status", "time", "duration"] = "value"
+    shown: Literal["value", "status", "time", "duration"] = "value"
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ class Form:
             shown = [field for field in fields if field.heading is not None]
             print_table(
                 [field.heading or "" for field in shown],
-                ([_told(field, row) for field in shown] for row in rows),
+                ([_cell(field, row) for field in shown] for row in rows),
             )
 
 
-def _told(field: Field, row: Row) -> Any:
+def _cell(field: Field, row: Row) -> Any:
     value: Any = row.get(field.name)
-    match field.told:
+    match field.shown:
         case "status":
             return status_cell(value, stopping=row["cancel_requested"] and row["completed_at"] is None)
         case "time":

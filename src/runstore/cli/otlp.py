@@ -190,8 +190,8 @@ class _Spans:
         )
 
     def _context(self, place: str) -> SpanContext:
-        said = f"{self._run.run_id}/{place}".encode()
-        span_id = int.from_bytes(hashlib.blake2b(said, digest_size=8).digest()) or 1
+        path = f"{self._run.run_id}/{place}".encode()
+        span_id = int.from_bytes(hashlib.blake2b(path, digest_size=8).digest()) or 1
         return SpanContext(
             UUID(self._run.run_id).int, span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)
         )

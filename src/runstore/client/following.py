@@ -54,9 +54,9 @@ class Stream(Generic[T]):
         }  # fmt: skip
 
     def opened(self, answer: httpx.Response) -> bool:
-        """Take the answer's status. True: pass the body to `feed`. False.
+        """Take the answer's status; return whether it is a stream.
 
-        Read the body and call `refused`.
+        If so, pass the body to `feed`; otherwise read it and call `refused`.
         """
         if answer.status_code == 204:
             self.ended = True

@@ -43,5 +43,6 @@ def raw_record_of(event: RecordedEvent | TailEvent) -> EventRecord:
     posted = posted_of(event.type, event.version, event.data)
     if posted is None:
         return EventRecord(event.run_id, event.seq, event.type, timestamp(event.at), msgspec.Raw(event.data))
-    said = (posted.data, posted.by, posted.key_id)
-    return EventRecord(event.run_id, event.seq, event.type, timestamp(event.at), *said)
+    return EventRecord(
+        event.run_id, event.seq, event.type, timestamp(event.at), posted.data, posted.by, posted.key_id
+    )

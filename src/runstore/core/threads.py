@@ -139,9 +139,9 @@ class Threads:
         with self._news:
             while (call := self._next()) is None:
                 self._idle += 1
-                told = self._news.wait(IDLE_S)
+                woken = self._news.wait(IDLE_S)
                 self._idle -= 1
-                if self._closed or not (told or self._lanes):
+                if self._closed or not (woken or self._lanes):
                     self._threads -= 1
                     return None
             return call

@@ -104,7 +104,7 @@ class _Sqlite:
         "time": "strftime('%Y-%m-%dT%H:%M:%fZ', {0} / 1000.0, 'unixepoch')", "json": "CAST({0} AS TEXT)",
     }  # fmt: skip
     nothing: ClassVar[dict[Type, str]] = dict.fromkeys(types, "NULL")
-    said = "CAST({0} AS TEXT)"  # the JSON of a column as text
+    text = "CAST({0} AS TEXT)"  # the JSON of a column as text
     json = "{0}"  # that text as the type of `data`
     part = "json_extract({0}, '$.{1}')"
     found = "instr({0}, '{1}')"
@@ -129,8 +129,8 @@ class _Sqlite:
         return f"SELECT {', '.join(map(self.none, USAGE))} FROM runs r WHERE 1 = 0"
 
     def events(self) -> str:
-        said = self.said.format("e.data")
-        by, posted = self.posted(said)
+        text = self.text.format("e.data")
+        by, posted = self.posted(text)
         columns = [
             "e.position AS position",
             f"{self.run_id('e.run_id')} AS run_id",
@@ -141,23 +141,23 @@ class _Sqlite:
             "e.at AS at_ms",
             f"{self.types['text'].format('r.user_id')} AS user_id",
             f"{self.types['text'].format('r.agent_name')} AS agent",
-            f"CASE WHEN {CUSTOM} THEN {by} WHEN {SAY_WHO} THEN {self.part.format(said, 'by')} END "
+            f"CASE WHEN {CUSTOM} THEN {by} WHEN {SAY_WHO} THEN {self.part.format(text, 'by')} END "
             "AS caused_by",
-            f"{self.json.format(f'CASE WHEN {CUSTOM} THEN {posted} ELSE {said} END')} AS data",
+            f"{self.json.format(f'CASE WHEN {CUSTOM} THEN {posted} ELSE {text} END')} AS data",
         ]
         on = self.joined.format(self.run_id("e.run_id", of_reads=True))
         return f"SELECT {', '.join(columns)} FROM events e LEFT JOIN runs r ON {on}"
 
-    def posted(self, said: str) -> tuple[str, str]:
+    def posted(self, text: str) -> tuple[str, str]:
         """Who appended a custom event, and its data, which come last.
 
         They are cut out of the text: functions for JSON fail for deep data, or change what they read.
         """
         key = '"data":'
-        at = self.found.format(said, key)
-        head = self.concat([f"substr({said}, 1, {at} - 2)", "'}'"])
-        rest = f"{self.length.format(said)} - {at} - {len(key)}"
-        return self.part.format(head, "by"), f"substr({said}, {at} + {len(key)}, {rest})"
+        at = self.found.format(text, key)
+        head = self.concat([f"substr({text}, 1, {at} - 2)", "'}'"])
+        rest = f"{self.length.format(text)} - {at} - {len(key)}"
+        return self.part.format(head, "by"), f"substr({text}, {at} + {len(key)}, {rest})"
 
     def run_id(self, stored: str, *, of_reads: bool = False) -> str:
         """A run id as text. `of_reads`: of the run, if it is a stream of its reads, whose version is 8."""
@@ -179,7 +179,7 @@ _PARTS = ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))  # of a UUID's digits: the
 # No operator of PostgreSQL reads JSON with the character NUL: one event would end every query over its row.
 # So U+FFFD stands for it. An even number of backslashes before `\u0000` belongs to other characters.
 _NUL = r"'(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g'"
-_SAID = (
+_TEXT = (
     r"CASE WHEN position('\\u0000'::bytea IN {0}) > 0 "
     f"THEN regexp_replace(convert_from({{0}}, 'UTF8'), {_NUL}) ELSE convert_from({{0}}, 'UTF8') END"
 )
@@ -190,14 +190,14 @@ class _Postgresql(_Sqlite):
         "text": 'CAST({0} AS text) COLLATE "C"', "integer": "{0}::bigint",
         "cost": f"({{0}}::numeric / {NANO})",
         "date": "{0}::date", "key": "{0}", "time": "to_timestamp({0} / 1000.0)",
-        "json": f"({_SAID})::json",
+        "json": f"({_TEXT})::json",
     }  # fmt: skip
     nothing: ClassVar[dict[Type, str]] = {
         "text": 'CAST(NULL AS text) COLLATE "C"', "integer": "NULL::bigint",
         "cost": "NULL::numeric", "date": "NULL::date",
         "key": "NULL::bytea", "time": "NULL::timestamptz", "json": "NULL::json",
     }  # fmt: skip
-    said = f"({_SAID})"
+    text = f"({_TEXT})"
     json = "({0})::json"
     part = "(({0})::json ->> '{1}')"
     found = "strpos({0}, '{1}')"
@@ -217,7 +217,7 @@ class _Mysql(_Sqlite):
         "cost": "CAST(NULL AS DECIMAL(38, 9))", "date": "CAST(NULL AS DATE)",
         "time": "CAST(NULL AS DATETIME)", "json": "CAST(NULL AS CHAR)",
     }  # fmt: skip
-    said = "CONVERT({0} USING utf8mb4)"
+    text = "CONVERT({0} USING utf8mb4)"
     part = "JSON_UNQUOTE(JSON_EXTRACT({0}, '$.{1}'))"
     length = "CHAR_LENGTH({0})"
     joined = "r.run_id = CAST({0} AS BINARY)"

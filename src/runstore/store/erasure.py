@@ -265,8 +265,8 @@ class _Names:
         )
 
     def _pseudonym(self, *of: str) -> str:
-        said = "\0".join([*of, self._user_id]).encode()
-        return f"erased-{hmac.digest(self._secret or b'', said, hashlib.sha256)[:8].hex()}"
+        name = "\0".join([*of, self._user_id]).encode()
+        return f"erased-{hmac.digest(self._secret or b'', name, hashlib.sha256)[:8].hex()}"
 
 
 def _check(connection: Connection, asked: ToErase) -> None:

@@ -43,10 +43,10 @@ class Child:
         self.kill()
         receiving = asyncio.get_running_loop().sock_recv(self._control, STATUS_BYTES)
         try:
-            told = await asyncio.wait_for(receiving, ENDED_S)
+            status = await asyncio.wait_for(receiving, ENDED_S)
         except (OSError, ValueError):  # too late, or the socket was closed on the way
             return None
-        return int.from_bytes(told, "big", signed=True) if told else None
+        return int.from_bytes(status, "big", signed=True) if status else None
 
     def close(self) -> None:
         """Kill the process if it is alive, and close its sockets."""

@@ -74,9 +74,9 @@ def _parts(run: RecordedRun) -> dict[tuple[str, int], list[Line]]:
         own = asked if dialogue is root else []
         # The agents of two runs may have different names.
         path = _below(dialogue.agent)
-        told = list(_of_agent(dialogue, own, run))
-        if told:
-            parts[path, number] = [replace(line, agent=dialogue.agent) for line in told]
+        lines = list(_of_agent(dialogue, own, run))
+        if lines:
+            parts[path, number] = [replace(line, agent=dialogue.agent) for line in lines]
     ended = run.status or "not ended"
     ending = ended if run.error is None else f"{ended}: {run.error}"
     parts[END] = [Line(agent=run.agent, kind="ending", content=ending)]

@@ -99,9 +99,10 @@ class Called:
             return list(self._at_work.values())
 
     def begin(self, path: str, use_id: str, *, apart: bool = False) -> None:
-        """Enter a tool's call in the present context. `apart`.
+        """Enter a tool's call in the present context.
 
-        The tool is an agent, which the hooks record.
+        Args:
+            apart: the tool is an agent, which the hooks record.
         """
         TOOL.set(AgentToolCall(self, Place(path, use_id), TOOL.get(), over=apart))
 
