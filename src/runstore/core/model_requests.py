@@ -178,7 +178,7 @@ class _NumberedRequest(RequestContent, frozen=True):
 
 
 class ModelRequest(_NumberedRequest, frozen=True, kw_only=True):
-    """A request to a model, read back from the log, with bytes as base64.
+    """A request to a model. Messages are as strands has them, with bytes as base64.
 
     `sources`: where each message is stored. A message that can no longer be read is null. `complete`: no
     content is missing.

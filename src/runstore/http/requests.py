@@ -17,6 +17,7 @@ from runstore.core.ports import EventFilter
 from runstore.http.errors import BadRequest
 
 MAX_CURSOR_DIGITS = 18  # a seq is a 64-bit number
+MAX_CURSOR = 10**MAX_CURSOR_DIGITS - 1
 FILTERS = 256  # recently used filters that are cached
 LAST_EVENT_ID = "lastEventId"  # the query parameter of EventSource polyfills, which spell it differently
 # A polyfill's parameter: bytes to send before the first event, which old browsers need. Ignored.

@@ -7,7 +7,7 @@ from runstore.core.names import MAX_NAME
 from runstore.core.records import EventRecord
 from runstore.http.errors import Forbidden, Unauthorized
 from runstore.http.operations import Problem, ResponseSpec
-from runstore.http.requests import IDEMPOTENCY_KEY, MAX_CURSOR_DIGITS, Parameter, Schema, whole
+from runstore.http.requests import IDEMPOTENCY_KEY, MAX_CURSOR, Parameter, Schema, whole
 from runstore.http.streaming.frames import RETRY_MS
 from runstore.http.streaming.sse import HEADERS as STREAM_HEADERS
 from runstore.http.streaming.sse import MEDIA_TYPE as SSE
@@ -57,10 +57,11 @@ TOO_MANY_STREAMS: Problem = errors.LimitExceeded
 # ---- parameters ----
 
 
-CURSOR = whole(0, 10**MAX_CURSOR_DIGITS - 1, 0)
+CURSOR = whole(0, MAX_CURSOR, 0)  # a seq or a position; 0: from the beginning
+SEQ = whole(1, MAX_CURSOR)
 
 LIMIT = Parameter("limit", whole(1, MAX_PAGE, 100))
-LIMIT_OF_LINES = Parameter("limit", whole(1, 10**MAX_CURSOR_DIGITS, 10**MAX_CURSOR_DIGITS))
+LIMIT_OF_LINES = Parameter("limit", whole(1, MAX_CURSOR + 1, MAX_CURSOR + 1))
 RUN_ID = Parameter("run_id", UUID, "the run", "path")
 LAST_EVENT_ID = Parameter(
     "Last-Event-ID",

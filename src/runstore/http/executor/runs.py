@@ -19,7 +19,7 @@ from runstore.http.json import HierarchyId, RunId, json_list
 from runstore.http.native.records import RunRecord, record
 from runstore.http.native.runs import list_cursor
 from runstore.http.operations import Call, operation
-from runstore.http.requests import MAX_CURSOR_DIGITS, read_cursor
+from runstore.http.requests import MAX_CURSOR, read_cursor
 from runstore.http.schemas import (
     LAST_EVENT_ID,
     MAX_REASON,
@@ -57,7 +57,7 @@ class FollowBody(Struct, frozen=True, forbid_unknown_fields=True):
     """Names a run. `on_disconnect` says whether it goes on when the client disconnects."""
 
     run_id: RunId
-    after: Annotated[int, Meta(ge=0, lt=10**MAX_CURSOR_DIGITS)] = 0
+    after: Annotated[int, Meta(ge=0, lt=MAX_CURSOR + 1)] = 0
     on_disconnect: OnDisconnect = "continue"
 
 

@@ -100,9 +100,8 @@ class InputRoutes:
     )
     async def list_inputs(self, call: Call[None]) -> Response:
         """The requests of a run for a person's input."""
-        run_id = await self._access.readable(call.request, "record")
         after, limit = read_cursor(call.request), read_number(call.request, LIMIT)
-        head = await self._store.head(run_id, deleted=call.user.reads_all)
+        run_id, head = await self._access.read_head(call.request, "record")
         page = await self._store.inputs.page(run_id, after=after, limit=limit)
         open = not (head.closed or head.cancel_requested)
         data = [_record(each, open=open) for each in page.inputs]

@@ -6,16 +6,16 @@ from runstore.core import errors
 from runstore.core.model_requests import ModelRequest, RequestPage
 from runstore.http.json import json_response
 from runstore.http.operations import Call, operation
-from runstore.http.requests import MAX_CURSOR_DIGITS, Parameter, read_number, whole
-from runstore.http.schemas import RUN_ID, json
+from runstore.http.requests import MAX_CURSOR, MAX_CURSOR_DIGITS, Parameter, read_number, whole
+from runstore.http.schemas import RUN_ID, SEQ, json
 from runstore.http.security.access import Access
 from runstore.store.model_requests import MAX_LISTED
 from runstore.store.runs import RunStore
 
 LIMIT = Parameter("limit", whole(1, MAX_LISTED, 100))
-AFTER = Parameter("after", whole(0, 10**MAX_CURSOR_DIGITS - 1), "the `next` of an earlier page")
-SEQ = Parameter("seq", whole(1, 10**MAX_CURSOR_DIGITS - 1), "only the call whose `llm.request` has this seq")
-N = Parameter("n", whole(1, 10**MAX_CURSOR_DIGITS - 1), "the number of the request in its run", "path")
+AFTER = Parameter("after", whole(0, MAX_CURSOR), "the `next` of an earlier page")
+OF_SEQ = Parameter("seq", SEQ, "only the call whose `llm.request` has this seq")
+N = Parameter("n", SEQ, "the number of the request in its run", "path")
 
 
 class RequestRoutes:
@@ -30,15 +30,14 @@ class RequestRoutes:
     @operation(
         "GET",
         "/runs/{run_id}/requests",
-        parameters=(RUN_ID, AFTER, LIMIT, SEQ),
+        parameters=(RUN_ID, AFTER, LIMIT, OF_SEQ),
         answers={200: json("a page of the run's model calls", RequestPage)},
     )
     async def list_requests(self, call: Call[None]) -> Response:
         """A run's model calls, in order."""
         after, limit = read_number(call.request, AFTER), read_number(call.request, LIMIT)
-        seq = read_number(call.request, SEQ) or None
-        run_id = await self._access.readable(call.request, "events")
-        await self._store.head(run_id, deleted=call.user.reads_all)
+        seq = read_number(call.request, OF_SEQ) or None
+        run_id, _ = await self._access.read_head(call.request, "events")
         return json_response(await self._store.requests(run_id, after=after, limit=limit, seq=seq))
 
     @operation(
@@ -50,8 +49,7 @@ class RequestRoutes:
     )
     async def get_request(self, call: Call[None]) -> Response:
         """One request to a model, exactly."""
-        run_id = await self._access.readable(call.request, "events")
-        await self._store.head(run_id, deleted=call.user.reads_all)
+        run_id, _ = await self._access.read_head(call.request, "events")
         reads_session = await self._access.reads_session(call.login, run_id)
         n = read_n(call.request.path_params["n"])
         return await self._store.request(run_id, n, reads_session=reads_session, answer=json_response)

@@ -18,15 +18,13 @@ from runstore.http.native.included import INCLUDES, Includes, read_include
 from runstore.http.native.records import RunPage, RunRecord, listed, record_response
 from runstore.http.operations import Call, operation
 from runstore.http.requests import (
-    MAX_CURSOR_DIGITS,
     Parameter,
     read_choice,
     read_number,
     read_period,
     read_seconds,
-    whole,
 )
-from runstore.http.schemas import LIMIT, MAX_REASON, MOMENT, NAME, RUN_ID, TOO_MANY_STREAMS, UUID, json
+from runstore.http.schemas import LIMIT, MAX_REASON, MOMENT, NAME, RUN_ID, SEQ, TOO_MANY_STREAMS, UUID, json
 from runstore.http.security.access import Access
 from runstore.http.streaming.watched import ClientGone
 from runstore.projections.runs import RunQuery
@@ -46,7 +44,7 @@ DELETED = Parameter(
     {"enum": ["true", "false", "any"], "default": "false"},
     "`true`: only deleted runs; `any`: these, too. For admins and auditors",
 )
-AT = Parameter("at", whole(1, 10**MAX_CURSOR_DIGITS - 1), "a seq: the run as it was after that event")
+AT = Parameter("at", SEQ, "a seq: the run as it was after that event")
 WAIT = Parameter(
     "wait",
     {"type": "number", "minimum": 0, "maximum": MAX_WAIT_S, "default": 0},
@@ -156,8 +154,7 @@ class RunRoutes:
     )
     async def trace_run(self, call: Call[None]) -> Response:
         """A run as a tree of attempts, agents, and model and tool calls."""
-        run_id = await self._access.readable(call.request, "record")
-        await self._store.head(run_id, deleted=call.user.reads_all)
+        run_id, _ = await self._access.read_head(call.request, "record")
         return json_response(await self._store.trace(run_id))
 
     @operation(

@@ -20,8 +20,8 @@ from runstore.http.json import Count, Time, json_response
 from runstore.http.native.records import RunRecord, record
 from runstore.http.native.runs import AT
 from runstore.http.operations import Call, operation
-from runstore.http.requests import MAX_CURSOR_DIGITS, Parameter, read_number, whole
-from runstore.http.schemas import RUN_ID, UUID, json
+from runstore.http.requests import MAX_CURSOR, Parameter, read_number, whole
+from runstore.http.schemas import CURSOR, RUN_ID, UUID, json
 from runstore.http.security.access import Access
 from runstore.projections.prices import NANO, Prices
 from runstore.store.runs import RunStore
@@ -38,12 +38,10 @@ OTHER_ID = Parameter("other_id", UUID, "the run to compare it with", "path")
 LIMIT = Parameter("limit", whole(1, MAX_FOLDED, LATEST), "events that are folded, without streamed text")
 AFTER = Parameter(
     "after",
-    whole(0, 10**MAX_CURSOR_DIGITS - 1),
+    whole(0, MAX_CURSOR),
     "a seq: begin with the events after it. If not given: with the run, or the last events of a long one",
 )
-CHANGED = Parameter(
-    "changed", whole(0, 10**MAX_CURSOR_DIGITS - 1, 0), "a seq: only steps that an event after it has changed"
-)
+CHANGED = Parameter("changed", CURSOR, "a seq: only steps that an event after it has changed")
 
 
 class StepInput(Struct, frozen=True):

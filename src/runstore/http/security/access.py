@@ -13,6 +13,7 @@ from starlette.requests import Request
 from runstore.core.errors import RunNotFound
 from runstore.core.events import AuditedRead, AuditRead
 from runstore.core.ids import parse_run_id, parse_uuid, read_run_id
+from runstore.core.ports import Head
 from runstore.core.run import Owner
 from runstore.http.errors import Forbidden
 from runstore.http.security.users import Login, User, login_of
@@ -33,6 +34,17 @@ class Access:
     async def readable(self, request: Request, what: AuditedRead) -> str:
         """The id of the request's run, if its user may read it."""
         return await self.may_read(login_of(request), request.path_params["run_id"], what)
+
+    async def read_head(self, request: Request, what: AuditedRead) -> tuple[str, Head]:
+        """The id and the head of the request's run, if its user may read it.
+
+        Admins and auditors also read deleted runs.
+
+        Raises:
+            RunNotFound, RunDeleted, RunPurged
+        """
+        run_id = await self.readable(request, what)
+        return run_id, await self._store.head(run_id, deleted=login_of(request).user.reads_all)
 
     async def may_read(self, login: Login, run_id: str, what: AuditedRead) -> str:
         """The canonical form of a run's id, if this login may read the run.
