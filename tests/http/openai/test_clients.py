@@ -14,6 +14,10 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
+from runstore.core.errors import LogUnavailable
+from runstore.mount import MountedApp
+from runstore.store.runs import RunStore
+from tests.kit.database import make_database
 from tests.kit.server import DEADLINE_S, ServerProcess
 from tests.kit.tools import lacking
 
@@ -43,6 +47,26 @@ def test_the_python_client_reads_a_completion(client: openai.OpenAI) -> None:
     assert found.choices[0].finish_reason == "stop"
     assert found.usage is not None
     assert found.usage.completion_tokens == 3
+
+
+async def test_a_run_whose_answer_cannot_be_read_is_not_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = MountedApp(f"sqlite:///{make_database(tmp_path / 'runstore.db')}")
+    transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
+    http = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
+
+    async def refuse(*arguments: Any) -> Any:
+        raise LogUnavailable("the database has gone")
+
+    async with app.open(), http:
+        monkeypatch.setattr(RunStore, "get", refuse)
+        client = openai.AsyncOpenAI(base_url="http://127.0.0.1/v1", api_key="k", http_client=http)
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(model="demo", messages=COUNT)
+        assert (caught.value.status_code, caught.value.code) == (503, "log_unavailable")
+        [run] = (await http.get("/runs")).json()["data"]
+        assert caught.value.response.headers["x-run-id"] == run["run_id"]
 
 
 def test_the_python_client_reads_a_stream(client: openai.OpenAI) -> None:

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from starlette.responses import Response
 
+from runstore.core.errors import LogUnavailable
 from runstore.core.events import STRATEGIES, SUPERSEDED, MultitaskStrategy
 from runstore.core.names import MAX_NAME
 from runstore.core.new_run import NewRun, RunOptions
@@ -14,7 +15,7 @@ from runstore.core.records import record_of
 from runstore.core.run import Actor, Run
 from runstore.feed.tail import Tail
 from runstore.http.bodies import Bodies, Body
-from runstore.http.errors import BadRequest, ErrorDetail
+from runstore.http.errors import UNAVAILABLE, BadRequest, ErrorDetail
 from runstore.http.json import json_response
 from runstore.http.openai.answer import ANSWER_EVENTS, ChatAnswer
 from runstore.http.openai.input import chat_input
@@ -199,10 +200,13 @@ class ChatRoutes:
             )
         except ClientGone:
             return Response(status_code=204)  # the client has gone
-        found = (await self._store.get(run.run_id)).run
         headers = {"X-Run-Id": run.run_id}
-        if found.status == "success" or found.error_code == MAX_TOKENS:
-            return json_response(await self._completion(found), headers=headers)
+        try:
+            found = (await self._store.get(run.run_id)).run
+            if found.status == "success" or found.error_code == MAX_TOKENS:
+                return json_response(await self._completion(found), headers=headers)
+        except LogUnavailable as error:  # the same request again would start another run
+            return OPENAI_ERRORS.response(503, ErrorDetail(error.code, UNAVAILABLE), {**headers, **NO_RETRY})
         otherwise = input_required(run) if chunks.asks else SERVER_STOPPING
         status, code, message = ending_error(found) if found.closed else otherwise
         return OPENAI_ERRORS.response(status, ErrorDetail(code, message), {**headers, **NO_RETRY})
