@@ -1,8 +1,8 @@
-"""A step of a run, as people look at it."""
+"""A step of a run, as people look at it, and the text of a model call under way."""
 
 from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 Kind = Literal["attempt", "agent", "model", "tool", "question", "note", "added", "cancel", "end"]
 
@@ -52,3 +52,22 @@ class Step(Struct, kw_only=True, omit_defaults=True):
     data: Any = None
     answer: dict[str, Any] | None = None
     by: str | None = None
+
+
+class ModelCall(Struct):
+    """A model call, with its text in pieces of their seq and text.
+
+    `answered_at`, `used_at`: the times of its last `llm.message` and `llm.usage`.
+    """
+
+    step: Step
+    text: list[tuple[int, str]] = field(default_factory=list)
+    reasoning: list[tuple[int, str]] = field(default_factory=list)
+    more: bool = False
+    answered_at: str | None = None
+    used_at: str | None = None
+
+    def show(self) -> None:
+        """Put the pieces of the text together in the step."""
+        self.step.text = "".join([text for _, text in self.text])
+        self.step.reasoning = "".join([text for _, text in self.reasoning])

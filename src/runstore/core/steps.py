@@ -7,13 +7,13 @@ The fold keeps only the open calls in view, so each event costs about the same.
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from runstore.core.events import ENDINGS, EVENT_CLASSES, STREAMED_TYPES, TEXT_TYPES, Context, Place
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord
 from runstore.core.run import Status
-from runstore.core.step import Kind, Step
+from runstore.core.step import Kind, ModelCall, Step
 from runstore.core.times import millis_of, timestamp
 from runstore.core.transcript import blocks_of, speaker_of
 
@@ -23,20 +23,6 @@ STREAMED = EventFilter(TEXT_TYPES)
 MAX_PROGRESS = 100  # outputs of a tool under way that are kept, the last ones
 MAX_RETRIES = 100  # tries of a model call that are kept, the last ones
 REPEATED = "said again by the next attempt"  # why the text of an attempt is discarded
-
-
-class ModelCall(Struct):
-    """A model call, with its text in pieces of their seq and text.
-
-    `answered_at`, `used_at`: the times of its last `llm.message` and `llm.usage`.
-    """
-
-    step: Step
-    text: list[tuple[int, str]] = field(default_factory=list)
-    reasoning: list[tuple[int, str]] = field(default_factory=list)
-    more: bool = False
-    answered_at: str | None = None
-    used_at: str | None = None
 
 
 class _Agent(Struct):
@@ -104,7 +90,7 @@ class StepFold:
         """Show the text of the calls under way."""
         for agent in self._open.values():
             if agent.call is not None:
-                _show(agent.call)
+                agent.call.show()
 
     # ---- steps ----
 
@@ -171,7 +157,7 @@ class StepFold:
         begins = agent.call is not None and agent.call.step.content is not None if fresh is None else fresh
         if agent.call is None or begins:
             if agent.call is not None:
-                _show(agent.call)
+                agent.call.show()
             step = self._step("model", event, "model", agent.step, started_at=agent.since, input=agent.asked)
             self.calls[step.key] = agent.call = ModelCall(step)
             agent.asked = None
@@ -203,7 +189,7 @@ class StepFold:
         if not agent.spoke or broken:
             self._mute = agent.said if self._mute is None else min(self._mute, agent.said)
         if call is not None:
-            _show(call)
+            call.show()
             if call.step.status == "running":
                 self.cut_off.add(call.step.key)
                 self._touch(call.step, status=status, ended_at=at)
@@ -316,7 +302,7 @@ class StepFold:
                 pieces.pop()
         if retried:
             return
-        _show(call)
+        call.show()
         content = None if data["reason"] == "redacted" else call.step.content
         self.cut_off.discard(call.step.key)
         self._touch(
@@ -396,9 +382,3 @@ HANDLERS: dict[str, Callable[[StepFold, EventRecord, Any], None]] = {
     "input.given": StepFold._answer,
     "input.added": StepFold._added,
 }
-
-
-def _show(call: ModelCall) -> None:
-    """Put the pieces of a call's text together."""
-    call.step.text = "".join([text for _, text in call.text])
-    call.step.reasoning = "".join([text for _, text in call.reasoning])

@@ -14,8 +14,8 @@ from runstore.core.events import ENDINGS, EVENT_CLASSES, STREAMED_TYPES, Context
 from runstore.core.ports import EventFilter
 from runstore.core.records import EventRecord, record_of
 from runstore.core.run import RUN_DEPTH, Status
-from runstore.core.step import Step
-from runstore.core.steps import REPEATED, ModelCall, StepFold
+from runstore.core.step import ModelCall, Step
+from runstore.core.steps import REPEATED, StepFold
 from runstore.core.times import millis_of, timestamp
 
 MAX_STEPS = 1_000  # model and tool calls of a trace
