@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import select
 
 from runstore.core.events import Custom
-from runstore.database.opening import read_from
+from runstore.database.opening import opened_database, read_from
 from runstore.database.tables import events
 from runstore.feed.memory import MemoryFeed
 from runstore.library import open_projections
@@ -60,7 +60,7 @@ def write(url: str, *events: Custom) -> None:
 
 
 def change(url: str, statement: str) -> None:
-    with open_projections(url) as opened, opened._database.changing() as connection:
+    with opened_database(url) as database, database.changing() as connection:
         connection.exec_driver_sql(statement)
 
 

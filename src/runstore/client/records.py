@@ -1,6 +1,8 @@
-"""The API's records. Unknown fields of a newer server are ignored.
+"""The API's records, as a client of another release than the server's reads them.
 
-An older server's missing fields are empty.
+The server's own records (`http/native`) promise each field with its exact type. Here fields that an older
+server does not send are empty, fields that only a newer one sends are ignored, and a newer status is a text.
+A test holds the fields of both equal.
 """
 
 from typing import Any
