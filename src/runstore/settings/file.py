@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 import tomllib
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,48 +49,35 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
         if not DEFAULT_FILE.exists():
             return Settings()
         path = DEFAULT_FILE
+    text, tables = _read(path)
+    source, folder = _Source(path, text), path.resolve().parent
+    for name in tables:
+        if name not in SECTIONS:
+            raise source.error(name, None, f"unknown section `{name}`", SECTIONS)
+    server = source.server(tables, folder)
+    agents = {name: source.agent(name, table) for name, table in source.table("agents", tables).items()}
+    hierarchies = source.convert("hierarchies", tables.get("hierarchies", {}), HierarchySettings)
+    if models:
+        source.check_imports(server, agents, hierarchies, folder)
+    limits = source.convert("limits", tables.get("limits", {}), Limits)
+    for name, spec in agents.items():
+        source.check_timeout(name, spec, limits.max_run_timeout_s)
+    places = source.places(tables.get("server", {}), agents, hierarchies.tools)
+    prices = Prices(source.prices(tables))
+    return Settings(server, agents, limits, hierarchies, prices=prices, folder=folder, places=places)
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a configuration, and its tables."""
     try:
         text = path.read_text(encoding="utf-8")
-        tables = tomllib.loads(text)
+        return text, tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: {TOO_DEEP.format('a value')}") from error
-    source = _Source(path, text)
-    for name in tables:
-        if name not in SECTIONS:
-            raise source.error(name, None, f"unknown section `{name}`", SECTIONS)
-    server = source.convert("server", tables.get("server", {}), ServerSettings)
-    for name in URLS:
-        if {name, f"{name}_file"} <= tables.get("server", {}).keys():
-            raise source.error("server", f"{name}_file", f"give either `{name}` or `{name}_file`")
-    server = with_urls(server, path.resolve().parent)
-    agents = {name: source.agent(name, table) for name, table in source.table("agents", tables).items()}
-    if models and server.authenticate is not None:
-        source.check_authenticate(server.authenticate, path.resolve().parent)
-    hierarchies = source.convert("hierarchies", tables.get("hierarchies", {}), HierarchySettings)
-    for name, spec in agents.items() if models else ():
-        source.check_code(name, spec, path.resolve().parent)
-        if isinstance(spec.source, ConfiguredModel):
-            source.check_model(f"agents.{name}", spec.source.model)
-    for name, model in hierarchies.models.items() if models else ():
-        source.check_model(f"hierarchies.models.{name}", model)
-    limits = source.convert("limits", tables.get("limits", {}), Limits)
-    for name, spec in agents.items():
-        source.check_timeout(name, spec, limits.max_run_timeout_s)
-    places = {name: source.place("server", name) for name in tables.get("server", {})}
-    places["code"] = source.place(f"agents.{RUN_CODE}", "code")
-    for name in agents:
-        for field in ("factory", "tools", "at_most_once", "approve"):
-            places[f"agents.{name}.{field}"] = source.place(f"agents.{name}", field)
-    for tool in hierarchies.tools:
-        places[f"hierarchies.tools.{tool}"] = source.place("hierarchies.tools", tool)
-    prices = Prices(source.prices(tables))
-    return Settings(
-        server, agents, limits, hierarchies, prices=prices, folder=path.resolve().parent, places=places
-    )
 
 
 class _Source:
@@ -104,6 +92,13 @@ class _Source:
         if not isinstance(table, dict):
             raise self.error(name, None, f"`{name}` must be a table")
         return table
+
+    def server(self, tables: dict[str, Any], folder: Path) -> ServerSettings:
+        server = self.convert("server", tables.get("server", {}), ServerSettings)
+        for name in URLS:
+            if {name, f"{name}_file"} <= tables.get("server", {}).keys():
+                raise self.error("server", f"{name}_file", f"give either `{name}` or `{name}_file`")
+        return with_urls(server, folder)
 
     def agent(self, name: str, table: Any) -> AgentSpec:
         section = f"agents.{name}"
@@ -150,6 +145,23 @@ class _Source:
         if spec.run_timeout_s is not None and spec.run_timeout_s > most:
             message = f"`run_timeout_s` must be at most `max_run_timeout_s`, {most:,}"
             raise self.error(f"agents.{name}", "run_timeout_s", message)
+
+    def check_imports(
+        self,
+        server: ServerSettings,
+        agents: Mapping[str, AgentSpec],
+        hierarchies: HierarchySettings,
+        folder: Path,
+    ) -> None:
+        """Load the login function, look for the agents' modules, and build every model."""
+        if server.authenticate is not None:
+            self.check_authenticate(server.authenticate, folder)
+        for name, spec in agents.items():
+            self.check_code(name, spec, folder)
+            if isinstance(spec.source, ConfiguredModel):
+                self.check_model(f"agents.{name}", spec.source.model)
+        for name, model in hierarchies.models.items():
+            self.check_model(f"hierarchies.models.{name}", model)
 
     def check_authenticate(self, reference: str, folder: Path) -> None:
         use_folder(folder)
@@ -207,6 +219,17 @@ class _Source:
             near = difflib.get_close_matches(field or section, known, n=1)
             hint = f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}"
         return ConfigError(f"{self.place(section, field, entry)}: {message}{hint}")
+
+    def places(self, server: Iterable[str], agents: Iterable[str], tools: Iterable[str]) -> dict[str, str]:
+        """Where the settings stand whose faults come to light later, by their names."""
+        places = {name: self.place("server", name) for name in server}
+        places["code"] = self.place(f"agents.{RUN_CODE}", "code")
+        for name in agents:
+            for field in ("factory", "tools", "at_most_once", "approve"):
+                places[f"agents.{name}.{field}"] = self.place(f"agents.{name}", field)
+        for tool in tools:
+            places[f"hierarchies.tools.{tool}"] = self.place("hierarchies.tools", tool)
+        return places
 
     def place(self, section: str, field: str | None, entry: int = 0) -> str:
         return f"{self._path}:{self._line(section, field, entry)}: [{section}]"
