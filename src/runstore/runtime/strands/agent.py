@@ -18,7 +18,7 @@ import runstore.runtime.strands.providers as strands_providers
 import runstore.runtime.strands.request_ids as strands_request_ids
 from runstore.core.codec import RecordedEvent
 from runstore.core.content import asked_messages, input_messages
-from runstore.core.errors import AgentError, AppendRefused
+from runstore.core.errors import AgentError, AppendRefused, RunstoreError
 from runstore.core.events import AgentFinished, AgentStarted, InputRequested
 from runstore.core.ports import AgentResult, Asked, RunContext, RunRecorder
 from runstore.runtime.holders import HELD
@@ -124,7 +124,7 @@ class StrandsAgent:
         self, input: Any, history: Sequence[RecordedEvent], recorder: RunRecorder
     ) -> AgentResult | Asked:
         """See `Agent.run`."""
-        root, closable = self._root, ClosableRecorder(recorder, self._leave)
+        closable = ClosableRecorder(recorder, self._leave)
         goes_on = strands_nodes.goes_on(self._product)
         if not goes_on and (failed := obstacle(history, repeats=True)):
             raise AgentError(failed.message, code=failed.code)
@@ -144,21 +144,20 @@ class StrandsAgent:
             result = result_of(ended, hooks.model_errors, conversations)
         except Exception as error:
             if (cut := self._cut_result(error)) is not None:
-                await recorder.record(AgentFinished(agent=root))
+                await recorder.record(AgentFinished(agent=self._root))
                 return hooks.result(cut)
-            failure = hooks.without_provider_words(agent_error(error, hooks.model_errors))
-            # Raised for another run.
-            if isinstance(failure, AppendRefused) and failure is not closable.closed_by:
-                failure = AgentError(str(failure), code=failure.code)
+            failure = _failure(error, hooks, closable)
             if isinstance(failure, AgentError):
-                for event in hooks.answers.take_back_all("failed"):
-                    await recorder.commit(event)
-                await recorder.record(AgentFinished(agent=root))
+                await self._finish(hooks, recorder)
             raise failure from (None if failure is error else error)
+        await self._finish(hooks, recorder)
+        return hooks.result(result)
+
+    async def _finish(self, hooks: Hooks, recorder: RunRecorder) -> None:
+        """Take back the text that belongs to no answer, and record the end of the agent."""
         for event in hooks.answers.take_back_all("failed"):
             await recorder.commit(event)
-        await recorder.record(AgentFinished(agent=root))
-        return hooks.result(result)
+        await recorder.record(AgentFinished(agent=self._root))
 
     @property
     def tool_names(self) -> list[str]:
@@ -304,6 +303,14 @@ class StrandsAgent:
     def _go_on_leaving(self) -> None:
         if self._task.cancelling():
             self._task.cancel()  # again: before Python 3.12, asyncio.wait_for may swallow one
+
+
+def _failure(error: Exception, hooks: Hooks, closable: ClosableRecorder) -> RunstoreError:
+    """The error with which the agent's work ends."""
+    failure = hooks.without_provider_words(agent_error(error, hooks.model_errors))
+    if isinstance(failure, AppendRefused) and failure is not closable.closed_by:  # raised for another run
+        return AgentError(str(failure), code=failure.code)
+    return failure
 
 
 async def _record_unfinished(hooks: Hooks, recorder: RunRecorder) -> None:
