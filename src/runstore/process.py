@@ -71,6 +71,12 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        host.encode("idna")  # as the look-up does, which would leave an open socket behind
+    except UnicodeError as error:
+        raise ConfigError(f"cannot listen on {host!r}: {error}", setting="host") from error
+    if "\0" in host:
+        raise ConfigError(f"cannot listen on {host!r}: it has the character NUL", setting="host")
+    try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         setting = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"

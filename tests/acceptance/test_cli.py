@@ -17,6 +17,7 @@ import runstore.maintenance.purge as purging
 from runstore.cli.main import app
 from runstore.core.errors import ConfigError
 from runstore.feed.memory import MemoryFeed
+from runstore.process import listen
 from tests.kit.command_line import call_command
 from tests.kit.database import make_database, make_old, migrate, open_log_at
 from tests.kit.keys import url_of
@@ -170,6 +171,13 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         refused(run_command("serve", "--port", port, folder=tmp_path), port, "in use")
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64, "é" * 64, "a\0b"])
+def test_a_host_that_cannot_be_looked_up_is_refused(host: str) -> None:
+    with pytest.raises(ConfigError, match="cannot listen on") as refusal:
+        listen(host, 0)
+    assert refusal.value.setting == "host"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", ""])

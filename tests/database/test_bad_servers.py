@@ -182,7 +182,16 @@ def refused_redis(capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str) 
     return refused(capsys, "worker", "--database-url", database, "--redis-url", url)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:6379", "redis", "redis://127.0.0.1:port"])
+BAD_REDIS = [
+    "http://127.0.0.1:6379",
+    "redis",
+    "redis://127.0.0.1:port",
+    "redis://a..b",
+    "redis+cluster://a..b:1",
+]
+
+
+@pytest.mark.parametrize("url", BAD_REDIS)
 def test_a_malformed_url_of_redis_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str
 ) -> None:

@@ -262,6 +262,7 @@ def _check_options(url: str, topology: Topology) -> None:
 def _parse(url: str) -> dict[str, Any]:
     try:
         parsed: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+        parsed.get("host", "").encode("idna")  # as the look-up of the host does
         database = urlsplit(url).path.strip("/")
     except ValueError:
         raise _malformed() from None  # the original message may hold part of a password
