@@ -240,6 +240,10 @@ def halves() -> Agent:
     return new(say("a \ud83d", "\ude42 b", " \ud83d", "c", "\ud83d"))
 
 
+def nul() -> Agent:
+    return new(say("a\0", "b"))
+
+
 async def generator(input: str) -> AsyncIterator[str]:
     for piece in ("Count: ", "\ud83d", "\ude42", "\ud83d"):
         yield piece
@@ -249,7 +253,7 @@ AGENTS = {
     function.__name__.replace("_", "-"): AgentSpec(factory=f"{__name__}:{function.__name__}")
     for function in (
         looker, blocks, thinker, deep_thinker, lengthy, lengthier, cut, cut_in_a_call, filtered, guarded,
-        refusing, person, silent, boss, graph, cut_graph, halves, generator, retried, rejected, redacted,
+        refusing, person, silent, boss, graph, cut_graph, halves, nul, generator, retried, rejected, redacted,
         broken, reader, reader_of_three, finisher, finisher_in_json, finisher_with_words,
         finishing_graph, finisher_of_another, quiet_person, remembering,
     )
@@ -329,6 +333,7 @@ async def streamed(client: openai.AsyncOpenAI, agent: str) -> Said:
         ("boss", "I ask.\n\nI know.", "stop"),
         ("graph", "One. \n\nTwo.", "stop"),
         ("halves", "a 🙂 b \N{REPLACEMENT CHARACTER}c\N{REPLACEMENT CHARACTER}", "stop"),
+        ("nul", "a\N{REPLACEMENT CHARACTER}b", "stop"),
         ("retried", FRANCE, "stop"),
         ("generator", "Count: 🙂\N{REPLACEMENT CHARACTER}", "stop"),
     ],

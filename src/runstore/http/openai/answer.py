@@ -40,7 +40,7 @@ class ChatAnswer:
         if event.type == Token.type:
             if is_own(event) and not self._structured:
                 self._said.add(event)
-                self.content = self._said.added
+                self.content = _sendable(self._said.added)
             return
         if event.type == AgentStarted.type:
             if event.data.get("structured_output"):
@@ -49,17 +49,17 @@ class ChatAnswer:
         if not is_own(event):
             return
         self._thought.add(event)
-        self.reasoning = self._thought.added
+        self.reasoning = _sendable(self._thought.added)
         takes_back = event.type in (Started.type, Discarded.type)
         if takes_back or not (self._structured or event.type == Reasoning.type):
             self._said.add(event)
-            self.content = self._said.added
+            self.content = _sendable(self._said.added)
 
     def end(self, seq: int, result: dict[str, Any]) -> None:
         """Take the result of the run, which ends with the event `seq`: the part that was not streamed."""
         self.content = self.reasoning = ""
         self._said.end(seq, result)
-        self.content = self._said.added
+        self.content = _sendable(self._said.added)
 
     @property
     def cut(self) -> bool:
@@ -69,7 +69,12 @@ class ChatAnswer:
     @property
     def whole(self) -> tuple[str, str]:
         """All of the content, and all of the reasoning."""
-        return self._said.text, self._thought.text
+        return _sendable(self._said.text), _sendable(self._thought.text)
+
+
+def _sendable(text: str) -> str:
+    """A text without NUL: its client sends it back with the next turn, and no body may hold that."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def is_own(event: EventRecord) -> bool:
