@@ -143,6 +143,8 @@ async def failure(model: Any) -> tuple[AgentError, ListRecorder]:
         (by_openai, "network_error"),
         (by_openai, "insufficient_system_resource"),
         (by_openai, "abort"),
+        (by_openai, "other"),
+        (by_gemini, "OTHER"),
         (by_mistral, "error"),
         (by_llamacpp, "error"),
     ],
@@ -151,7 +153,7 @@ async def test_an_answer_that_its_provider_gave_up_is_a_failure(
     model: Callable[[str], Any], reason: str
 ) -> None:
     error, recorder = await failure(model(reason))
-    assert (error.code, f"({reason})" in str(error)) == ("model_unavailable", True)
+    assert (error.code, f"({reason.lower()})" in str(error)) == ("model_unavailable", True)
     assert [event.reason for event in recorder.of(Discarded)] == ["failed"]
 
 
@@ -179,6 +181,7 @@ async def test_an_answer_that_its_provider_calls_malformed_is_a_failure(
         (by_gemini, "PROHIBITED_CONTENT"),
         (by_gemini, "SPII"),
         (by_gemini, "BLOCKLIST"),
+        (by_gemini, "LANGUAGE"),
     ],
 )
 async def test_filters_have_many_names(model: Callable[[str], Any], reason: str) -> None:
@@ -190,6 +193,7 @@ async def test_filters_have_many_names(model: Callable[[str], Any], reason: str)
     [
         (by_openai, "max_tokens"),
         (by_openai, "model_context_window_exceeded"),
+        (by_openai, "token_limit"),
         (by_mistral, "model_length"),
         (by_gemini, "MAX_TOKENS"),
     ],

@@ -162,3 +162,16 @@ async def test_the_model_gets_a_tools_result_as_the_log_has_it() -> None:
         "plain": [{"text": "as it is"}],
     }
     assert {event.tool_use_id: event.output for event in recorder.of(ToolFinished)} == results
+
+
+@pytest.mark.parametrize("reason", ["malformed_model_output", "malformed_tool_use"])
+async def test_an_answer_that_bedrock_calls_malformed_is_a_failure(reason: str) -> None:
+    with pytest.raises(AgentError, match=reason) as caught:
+        await run([STARTED, BLOCK, delta(text="Hello"), BLOCK_END, stop(reason), USAGE])
+    assert caught.value.code == "model_invalid_answer"
+
+
+@pytest.mark.parametrize("reason", ["error", "cancelled", "my_own"])
+async def test_a_model_of_ones_own_may_have_reasons_of_its_own(reason: str) -> None:
+    _, result, _ = await run([STARTED, BLOCK, delta(text="Hello"), BLOCK_END, stop(reason), USAGE])
+    assert result == {"text": "Hello", "stop_reason": reason}

@@ -17,30 +17,38 @@ BLOCKED = "blocked"  # our reason for an answer to a prompt that its provider ha
 FAILED = "the model's provider failed before the end of the answer"
 MALFORMED = "the model's answer is malformed"
 
-# Reasons of OpenAI-compatible servers, of Gemini, Mistral and Bedrock, in lower case.
+# Reasons of OpenAI-compatible servers and gateways, of Gemini, Mistral, Cohere and Bedrock, in lower case.
 STOP_REASONS = {
-    **dict.fromkeys(("max_tokens", "model_length", "model_context_window_exceeded"), "max_tokens"),
+    **dict.fromkeys(
+        ("error_limit", "max_tokens", "model_context_window_exceeded", "model_length", "token_limit"),
+        "max_tokens",
+    ),
     **dict.fromkeys(
         (
-            BLOCKED, "blocklist", "content_filter", "image_safety", "prohibited_content", "recitation",
-            "refusal", "safety", "sensitive", "spii",
+            BLOCKED, "blocklist", "content_filter", "error_toxic", "image_prohibited_content",
+            "image_recitation", "image_safety", "jailbreak", "language", "model_armor", "prohibited_content",
+            "recitation", "refusal", "safety", "sensitive", "spii",
         ),
         "content_filtered",
     ),
 }  # fmt: skip
 FAILURES = {
     **dict.fromkeys(
-        ("abort", "error", "insufficient_system_resource", "network_error"),
+        (
+            "abort", "cancelled", "error", "insufficient_system_resource", "network_error", "other",
+            "time_limit",
+        ),
         (FAILED, "model_unavailable"),
     ),
     **dict.fromkeys(
         (
             "malformed_function_call", "malformed_model_output", "malformed_response", "malformed_tool_use",
-            "too_many_tool_calls", "unexpected_tool_call",
+            "missing_thought_signature", "too_many_tool_calls", "unexpected_tool_call",
         ),
         (MALFORMED, "model_invalid_answer"),
     ),
 }  # fmt: skip
+BEDROCKS = ("malformed_model_output", "malformed_tool_use")
 _WORD = re.compile("[a-z_]+")
 
 
@@ -58,16 +66,21 @@ class Ending(NamedTuple):
 def ending_of(stop: Mapping[str, Any]) -> Ending:
     """The ending that a `messageStop` of strands tells of."""
     reason = stop.get("stopReason")
-    own = stop.get(KEPT, reason)
+    if KEPT not in stop:  # of Bedrock and Anthropic, in their own words, or of a model of one's own
+        return Ending(reason, _failure(reason) if reason in BEDROCKS else None)
+    own = stop[KEPT]
     # The last word that is known: proxies write "content_filter: PROHIBITED_CONTENT".
-    words = _WORD.findall(own.lower())[::-1] if own else ()
-    for word in words:
+    for word in _WORD.findall(own.lower())[::-1] if own else ():
         if word in FAILURES:
-            message, code = FAILURES[word]
-            return Ending(reason, AgentError(f"{message} ({word})", code=code))
+            return Ending(reason, _failure(word))
         if reason == COMPLETE and word in STOP_REASONS:
             return Ending(STOP_REASONS[word])
     return Ending(reason, missing=own is None)
+
+
+def _failure(reason: str) -> AgentError:
+    message, code = FAILURES[reason]
+    return AgentError(f"{message} ({reason})", code=code)
 
 
 def _keep(chunk: dict[str, Any], event: Mapping[str, Any]) -> None:
