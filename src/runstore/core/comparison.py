@@ -83,7 +83,7 @@ def _aligned(a: Sequence[Step], b: Sequence[Step]) -> list[tuple[Step | None, St
 
 
 def opcodes(one: Sequence[Any], two: Sequence[Any]) -> Iterator[tuple[str, int, int, int, int]]:
-    """As of `SequenceMatcher`, in bounded time also where long sequences repeat a few items."""
+    """`SequenceMatcher.get_opcodes`, in bounded time also for long sequences that repeat a few items."""
     shorter = min(len(one), len(two))
     begin = next((n for n in range(shorter) if one[n] != two[n]), shorter)
     shorter -= begin

@@ -15,7 +15,7 @@ class Step(Struct, kw_only=True, omit_defaults=True):
     `discarded`), `lost` (its end is not in the log), or empty (a note). `path`, `call_id`: of an agent.
     `text`, `reasoning`: what a model call has said so far; `content`: its complete message. `first_at`: the
     time of its first text that is known. `input`, `output`: of a call. `request_seq`, `request_n`: the event
-    and the number of what the model was asked, the number only if the fold began with the run. `cost`: in
+    and the number of the request to the model, the number only if the fold began with the run. `cost`: in
     units of `currency`. `data`, `answer`, `by`: of questions, notes, messages, stops and endings.
     """
 

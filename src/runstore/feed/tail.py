@@ -54,7 +54,7 @@ class Tail:
             yield self
 
     async def events(self) -> AsyncIterator[Sequence[TailEvent]]:
-        """Yield the events with `seq > after`, as many as are available; none after `idle_s` without any.
+        """Yield the events with `seq > after` as they come; an empty list after `idle_s` without events.
 
         Stops after the terminal event, when the feed closes, and when the run does not exist, ends before
         `after`, or was purged; a new request gets the error. While the log cannot be read it idles.

@@ -84,7 +84,7 @@ class Schemas:
 
 @cache
 def document(surfaces: Surfaces, *, needs_login: bool) -> dict[str, Any]:
-    """The document, but for where the server is."""
+    """The document without the URL of the server."""
     return _Document(surfaces, needs_login=needs_login).whole
 
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def patiently(database: Database, work: Callable[[], T]) -> T:
-    """Do a work that is repeatable, and retry it while the error may pass."""
+    """Do repeatable work, and retry it as long as its error may pass."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:

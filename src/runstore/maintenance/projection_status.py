@@ -116,5 +116,5 @@ def _waits(state: ProjectionState, build: Build | None, behind: int) -> str | No
     silent_s = (now_ms() - build.updated_at) / 1_000
     if not behind or silent_s < STALLED_S:
         return None
-    whom = "no process runs it" if build.owner is None else "its process is slow or gone"
-    return f"no progress for {silent_s:.0f} s: {whom}"
+    cause = "no process runs it" if build.owner is None else "its process is slow or gone"
+    return f"no progress for {silent_s:.0f} s: {cause}"

@@ -20,7 +20,8 @@ WINDOW = 50_000  # positions that one read looks through
 FIRST_EVENTS, MOST_EVENTS = 200, 20_000  # events of one batch, at first and at most
 BATCH_BYTES = 2 << 20  # bytes of their data; the event that crosses it is the last
 BATCH_S = 0.02  # seconds that a transaction aims at; on SQLite writers wait for it
-FEW_EVENTS, FEW_S = 100, 0.1  # so few events may take so long: most of that is the same for a single one
+# A batch of FEW_EVENTS may take FEW_S: most of that time does not depend on the size of the batch.
+FEW_EVENTS, FEW_S = 100, 0.1
 LONG_BATCH_S = 0.25  # the same without writers: a short batch spends much of its time on its statements
 LAST_EVENTS = 1_000  # events that are applied while writers, or the live build, wait
 UNSTORED = 500_000  # positions without an event for the projection, before the position is stored

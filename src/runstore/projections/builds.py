@@ -99,12 +99,12 @@ def lock_builds(connection: Connection, name: str) -> dict[Slot, Build]:
 
 
 def lock_build(connection: Connection, name: str, slot: Slot) -> Build | None:
-    """One build, likewise."""
+    """One build, locked in the same way."""
     return lock_each(connection, [(name, slot)]).get((name, slot))
 
 
 def lock_each(connection: Connection, keys: Sequence[Key]) -> dict[Key, Build]:
-    """Several builds, likewise, as far as they exist; locked in the order of their names."""
+    """Those of these builds that exist, locked in the order of their names."""
     wanted = or_(*(and_(*_is(name, slot)) for name, slot in keys))
     query = select(*_COLUMNS).where(wanted).order_by(_p.name, _p.slot).with_for_update()
     return {(build.name, build.slot): build for build in map(_build, connection.execute(query))}

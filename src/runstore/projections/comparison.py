@@ -34,9 +34,9 @@ from sqlalchemy.types import NULLTYPE, TypeEngine
 from runstore.projections.projection import Projection
 
 RANGE_ROWS = 1_000  # rows of each table that are compared in one transaction, within about 10 ms
-COUNTED_ROWS = 5_000  # likewise, where the database counts equal rows
+COUNTED_ROWS = 5_000  # rows of one transaction where the database counts equal rows
 FIRST_ROWS = 32  # half of those whose bytes are counted first, where rows may be large
-RANGE_BYTES = 4 << 20  # bytes of each table, of texts and BLOBs without a length, likewise
+RANGE_BYTES = 4 << 20  # bytes of texts and BLOBs without a length, of each table in one transaction
 SHORT = (Integer, Numeric, Boolean, Date, DateTime)  # types of which no value is large
 SHOWN_KEYS = 10  # differing keys of a table that a report names
 
@@ -275,7 +275,7 @@ def _has_no_length(kind: TypeEngine[Any]) -> bool:
 
 
 def _octets(column: ColumnElement[Any], connection: Connection) -> ColumnElement[Any]:
-    """The bytes of a value, or about so many: SQLite counts characters, PostgreSQL JSON as on its disk."""
+    """The bytes of a value, approximately: SQLite counts characters, PostgreSQL JSON as on its disk."""
     kind = column.type.impl if isinstance(column.type, TypeDecorator) else column.type
     measure = {"sqlite": "length"}.get(connection.dialect.name, "octet_length")
     if connection.dialect.name == "postgresql" and not isinstance(kind, String | LargeBinary):

@@ -70,7 +70,7 @@ class Projection:
             table.create(connection, checkfirst=True)
 
     def drop(self, connection: Connection) -> None:
-        """Drop the tables of this slot, as far as they exist."""
+        """Drop those tables of this slot that exist."""
         for table in reversed(self.tables):
             table.drop(connection, checkfirst=True)
 

@@ -331,7 +331,7 @@ class _Kept:
     def _step(self, build: Build, mark: int, *, stepped: bool) -> bool:
         """Advance the live build, unless it is `stepped`; whether it has more to do now.
 
-        At the mark it has not, whatever is appended meanwhile: otherwise each turn would apply a few events.
+        It has nothing more to do at the mark, even if events follow: otherwise each turn would apply a few.
         """
         if self._advance is None or not (stepped or self._advance.is_ours(build)):
             self._advance = Advance(self._database, self._projection, build, self.owner)

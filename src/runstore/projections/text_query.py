@@ -49,7 +49,7 @@ class TextQuery(Struct, frozen=True):
         """The condition on the table of a slot.
 
         Args:
-            newest: only so many matches are wanted, and nothing else filters them.
+            newest: the number of newest matches that are wanted; only if nothing else filters them.
             before: only matches before this position are wanted. Both are hints, which SQLite takes.
         """
         words = list(dict.fromkeys(word for phrase in self.phrases for word in phrase))

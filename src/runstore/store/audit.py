@@ -23,7 +23,7 @@ from runstore.store.audit_reads import AuditReads
 from runstore.store.whole_log import read_matching
 
 MAX_PAGE = 1_000  # events of one page
-POLL_S = 0.25  # seconds between two looks for the end of the log, for all followers that have all events
+POLL_S = 0.25  # seconds between two polls for new events, shared by all followers
 MAX_KNOWN_RUNS = 10_000  # runs whose user and agent are cached
 OWNERS_AT_ONCE = 500  # runs of one query
 
@@ -37,7 +37,7 @@ class AuditPage(Struct, frozen=True):
 
 
 class LogEnd:
-    """The end of the log, polled once for all followers of this process, while there are some.
+    """The end of the log, polled once for all followers of this process, as long as it has any.
 
     Args:
         read: the position of the last event.
@@ -120,7 +120,7 @@ class AuditLog:
                 return
 
     async def follow(self, query: AuditQuery, *, after: int) -> AsyncIterator[Sequence[AuditItem]]:
-        """The matching events, then new ones as they come; none after a while without any.
+        """The matching events, then new ones as they come; an empty list after `heartbeat_s` without events.
 
         It stops when the feed closes. While the log cannot be read it idles.
         """

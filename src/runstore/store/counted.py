@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class CountedReader:
-    """Reads events of runs that have a number of bytes together.
+    """Reads events of runs, up to a number of bytes in all.
 
     Args:
         limit: the limit's name in the error.

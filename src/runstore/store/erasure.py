@@ -123,7 +123,7 @@ class Erasure:
         return Erasable(found.runs, found.events, keys, teams)
 
     def forks(self, asked: ToErase) -> list[Fork]:
-        """The forks of what `purge` would erase, or has erased: they hold copies of its text, and stay.
+        """The forks of the runs that `purge` would erase, or has erased. They hold copies of text, and stay.
 
         They are other users', or, if one run is to be erased, the user's own other runs.
         """

@@ -28,7 +28,7 @@ MEDIA_TYPE = "text/event-stream"
 class EventStream(WatchedAnswer):
     """Follows a run until it ends, the client goes, its login ends, or the server closes.
 
-    `frames`: server-sent events, as many as are available; b"" after a while without any. The run continues
+    `frames`: server-sent events as they come; b"" after a while without events. The run continues
     without the stream. `left` is called if the client goes, or is cut off, before the end.
     """
 

@@ -82,7 +82,7 @@ class Interrupts:
                 interrupts[interrupt_id] = _interrupt(answers.pop(0))
 
     def responses(self, agent: Agent, given: Iterable[Answered]) -> list[Any]:
-        """The input with which an agent goes on whose own session manager keeps what it was doing.
+        """The input that continues an agent whose own session manager keeps its state.
 
         Raises:
             AgentError: its session does not know the interrupts that were answered.
