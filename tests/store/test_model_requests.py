@@ -8,7 +8,7 @@ from runstore.core.errors import TooLarge
 from runstore.core.events import Event, Message, MessageRange, Request
 from runstore.core.model_requests import MAX_MESSAGES, RequestFold
 from runstore.core.ports import EventLog
-from runstore.store.counted import ROW_BYTES
+from runstore.store.large_reads import ROW_BYTES
 from tests.kit.events import start_run
 
 

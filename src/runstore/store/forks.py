@@ -15,7 +15,7 @@ from runstore.core.ports import Conversations, Head
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.memory.forks import FORKED, fork_of
 from runstore.runtime.memory.session_memory import read_memory, said_by_root
-from runstore.store.counted import CountedReader
+from runstore.store.large_reads import CountedReader
 
 MAX_FORKED_BYTES = 64 << 20  # bytes of the events that hold the conversation, and of their rows
 

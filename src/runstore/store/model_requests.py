@@ -20,7 +20,7 @@ from runstore.core.pages import pages
 from runstore.core.ports import EventFilter, LogReader
 from runstore.core.times import timestamp
 from runstore.runtime.memory.held import HOLDING, held_in
-from runstore.store.counted import CountedReader
+from runstore.store.large_reads import CountedReader
 
 MAX_READ_BYTES = 64 << 20  # bytes of the events that hold one request's content, and of their rows
 MAX_LISTED = 1_000  # requests of one page

@@ -36,10 +36,10 @@ from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs, 
 from runstore.runtime.attempts.history import read_queued
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.store.claims import Claims, NoClaims
-from runstore.store.counted import LargeReads
 from runstore.store.forks import ForkOptions, forked
 from runstore.store.inputs import InputStore
 from runstore.store.joined_tails import JoinedTails
+from runstore.store.large_reads import LargeReads
 from runstore.store.model_requests import MAX_LISTED, list_requests, read_request
 from runstore.store.trace import read_trace
 

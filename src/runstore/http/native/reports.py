@@ -11,7 +11,7 @@ from runstore.core.run import STATUSES
 from runstore.core.times import timestamp
 from runstore.http.errors import BadRequest, Forbidden
 from runstore.http.json import json_response
-from runstore.http.native.reported import (
+from runstore.http.native.report_records import (
     AuditRunPage,
     AuditRunTotals,
     SearchHit,
