@@ -62,6 +62,14 @@ KIND_CODES = {
     "timeout_error": "model_unavailable",
     "validationException": "model_refused",
 }
+# Anthropic, Bedrock; OpenAI; llama.cpp; xAI; Groq, Cerebras; Kimi; MiniMax; LM Studio; GLM; TGI, Together.
+OVERFLOW = re.compile(
+    r"(prompt|input) is too long|exceeds the context window|exceed_context_size|exceeds the available context"
+    r"|maximum prompt length|reduce the length of the messages|exceeded model token limit"
+    r"|context window exceeds limit|greater than the context length|prompt exceeds max length"
+    r"|inputs` tokens \+ `max_new_tokens` must be",
+    re.IGNORECASE,
+)
 THROTTLING = re.compile(r"\brates?\b|rate_limit|throttl|too many|429", re.IGNORECASE)
 BUSY_STATUSES = (429, 503, 529)
 # Class names: httpx, the SDKs of OpenAI, Anthropic and Ollama, botocore, aiohttp, pydantic, json.
@@ -135,10 +143,11 @@ def is_throttled(error: BaseException) -> bool:
 
 
 @contextmanager
-def undisguised() -> Iterator[None]:
-    """Raise the error that strands took for throttling, although it is another one.
+def recognised() -> Iterator[None]:
+    """Raise a model's error as strands should have recognised it.
 
-    Some of its classes look for "rate" in the message, which "generate" has, too.
+    Some of its classes look for "rate" in the message of a throttled call, which "generate" has, too. They
+    know few of the words for a conversation that is too long, which strands shortens and sends again.
     """
     try:
         yield
@@ -147,6 +156,18 @@ def undisguised() -> Iterator[None]:
         if cause is None or _is_throttling(error, cause):
             raise
         raise cause from cause.__cause__
+    except Exception as error:
+        if _is_overflow(error):
+            raise ContextWindowOverflowException(words_of(error)) from error
+        raise
+
+
+def _is_overflow(error: BaseException) -> bool:
+    """Whether a conversation is too long for its model, in the words of its server."""
+    if isinstance(error, AgentError | ContextWindowOverflowException):
+        return False
+    refused = _code_of(error) == "model_refused" or _status(error) == 413
+    return refused and OVERFLOW.search(words_of(error)) is not None
 
 
 def _is_throttling(error: ModelThrottledException, cause: BaseException) -> bool:

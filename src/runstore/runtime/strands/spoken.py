@@ -17,7 +17,7 @@ from strands.models import Model
 from runstore.core.events import Place, Reasoning, Token
 from runstore.runtime.strands.answers import OpenAnswers
 from runstore.runtime.strands.chunks import Chunk, SaidText, joined, said_in
-from runstore.runtime.strands.errors import undisguised
+from runstore.runtime.strands.errors import recognised
 from runstore.runtime.strands.model_requests import RequestRecorder, asked
 from runstore.runtime.strands.redaction import may_change, may_change_request
 from runstore.runtime.strands.repair import Repair
@@ -68,7 +68,7 @@ class RepairedModel:
     ) -> AsyncGenerator[Chunk, None]:
         """See `Model.stream`."""
         repair = Repair()
-        with undisguised():
+        with recognised():
             async for given in self._model.stream(*arguments, cancel_signal=cancel_signal, **options):
                 for chunk in repair.chunks(given):
                     yield chunk
@@ -105,7 +105,7 @@ class SpokenModel(RepairedModel):
         last: Chunk = {}  # the chunk of the last of them
         handed_at = 0.0
         await self._asking.begin(self._model, *arguments, **options)
-        with undisguised():
+        with recognised():
             async for given in self._model.stream(*arguments, cancel_signal=cancel_signal, **options):
                 for chunk in repair.chunks(given):
                     said = said_in(chunk)
