@@ -64,7 +64,10 @@ class Answer(BaseModel):
 
 
 async def run(*answers: Any, **settings: Any) -> tuple[ListRecorder, AgentResult, list[Any]]:
-    """Run an agent whose provider answers so, a list as a stream; also what the provider was asked."""
+    """Run an agent whose provider answers so: a list as a stream, a tuple as a whole in spite of one.
+
+    Also what the provider was asked.
+    """
     waiting, asked = list(answers), []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -72,6 +75,8 @@ async def run(*answers: Any, **settings: Any) -> tuple[ListRecorder, AgentResult
         next = waiting.pop(0)
         if isinstance(next, dict):
             return httpx.Response(200, json=next)
+        if isinstance(next, tuple):
+            return httpx.Response(200, json=next[0])
         lines = [f"data: {json.dumps(each)}\n\n" for each in next] + ["data: [DONE]\n\n"]
         return httpx.Response(200, text="".join(lines), headers={"Content-Type": "text/event-stream"})
 
@@ -259,3 +264,52 @@ async def test_calls_of_another_form_break_the_protocol(calls: Any) -> None:
     with pytest.raises(AgentError) as caught:
         await run([chunk({"tool_calls": calls}), chunk(finish="tool_calls"), COUNTED])
     assert caught.value.code == "model_invalid_answer"
+
+
+def whole(message: dict[str, Any], finish: str | None = "stop", **more: Any) -> tuple[dict[str, Any]]:
+    answer = {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "usage": USAGE}
+    return (answer | {"choices": [{"index": 0, "message": message, "finish_reason": finish}]} | more,)
+
+
+async def test_a_server_may_ignore_that_it_is_asked_for_a_stream() -> None:
+    calls = [
+        {"id": "a", "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}},
+        {"id": "b", "type": "function", "function": {"name": "name", "arguments": {"of": "x"}}},
+    ]
+    called = whole({"role": "assistant", "content": None, "tool_calls": calls}, "tool_calls")
+    recorder, ended, _ = await run(called, whole({"role": "assistant", "content": "done"}, None))
+    assert [event.output for event in recorder.of(ToolFinished)] == [
+        [{"text": "3"}],
+        [{"text": "a name of x"}],
+    ]
+    assert (ended.result["text"], text_of(recorder)) == ("done", "done")
+    assert [event.input_tokens for event in recorder.of(Usage)] == [7, 7]
+
+
+async def test_a_whole_answer_in_place_of_a_stream_may_be_cut_or_refused() -> None:
+    _, ended, _ = await run(whole({"role": "assistant", "content": "Paris is"}, "length"))
+    assert ended.result == {"text": "Paris is", "stop_reason": "max_tokens"}
+    _, ended, _ = await run(whole({"role": "assistant", "content": None, "refusal": "I cannot."}))
+    assert ended.result == {"text": "I cannot.", "stop_reason": "content_filtered"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ({"message": "no credit", "code": 402}, "model_refused"),
+        ({"message": "overloaded", "code": 503}, "model_unavailable"),
+        ({"message": "wrong key", "type": "authentication_error"}, "model_auth"),
+        ("it does not work", "model_error"),
+    ],
+)
+async def test_an_error_with_the_status_of_a_success_is_an_error(error: Any, code: str) -> None:
+    with pytest.raises(AgentError) as caught:
+        await run(({"error": error},))
+    assert caught.value.code == code
+
+
+async def test_json_that_is_no_answer_breaks_the_protocol() -> None:
+    for body in ({}, {"choices": "none"}, {"choices": []}):
+        with pytest.raises(AgentError) as caught:
+            await run((body,))
+        assert caught.value.code == "model_invalid_answer"

@@ -6,17 +6,20 @@ What strands makes of an answer no longer shows that, so the client that strands
 """
 
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from runstore.core.errors import AgentError
 from runstore.runtime.strands.end_reasons import COMPLETE
 from runstore.runtime.strands.wrapped import Wrapped
 
+NO_TOKENS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 REFUSED = "content_filter"  # why an answer ended that is a refusal; OpenAI says "stop"
 
 
@@ -46,7 +49,64 @@ class _Chat(Wrapped):
 class _Completions(Wrapped):
     async def create(self, **request: Any) -> Any:
         answer = await self._wrapped.create(**request)
-        return mended_chunks(answer) if request.get("stream") else mended_completion(answer)
+        if not request.get("stream"):
+            return mended_completion(answer)
+        response = getattr(answer, "response", None)
+        if response is not None and response.headers.get("content-type", "").startswith("application/json"):
+            return mended_chunks(_unstreamed(await response.aread(), response.request))
+        return mended_chunks(answer)
+
+
+class _Function(Struct):
+    name: str | None = None
+    arguments: Any = None
+
+
+class _WholeCall(Struct):
+    function: _Function | None = None
+    id: str | None = None
+    index: int | None = None
+
+
+class _Message(Struct):
+    content: Any = None
+    refusal: Any = None
+    reasoning: Any = None
+    reasoning_content: Any = None
+    tool_calls: list[_WholeCall] | None = None
+
+
+class _WholeChoice(Struct):
+    message: _Message | None = None
+    finish_reason: str | None = None
+
+
+class _WholeAnswer(Struct):
+    choices: list[_WholeChoice] | None = None
+    usage: dict[str, Any] | None = None
+    error: Any = None
+
+
+async def _unstreamed(body: bytes, request: Any) -> AsyncIterator[Any]:
+    """The chunks of a whole answer, which some servers send although they are asked for a stream.
+
+    Raises:
+        openai.APIError: it is an error, which came with the status of a success.
+    """
+    answer = msgspec.json.decode(body, type=_WholeAnswer)
+    if error := answer.error:
+        said = error.get("message") if isinstance(error, dict) else error
+        raise sys.modules["openai"].APIError(str(said), request, body=error)
+    for choice in (answer.choices or [])[:1]:
+        message = choice.message or _Message()
+        for index, call in enumerate(message.tool_calls or ()):
+            call.index = index
+        end = choice.finish_reason or "stop"
+        yield SimpleNamespace(
+            choices=[SimpleNamespace(index=0, delta=message, finish_reason=end)], usage=None
+        )
+    usage = None if answer.usage is None else SimpleNamespace(**NO_TOKENS | answer.usage)
+    yield SimpleNamespace(choices=[], usage=usage)
 
 
 async def mended_chunks(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
