@@ -90,6 +90,12 @@ for number in range(3):
     assert words(server, record["run_id"]) == texts
 
 
+def test_half_of_a_character_does_not_end_it(server: ServerProcess) -> None:
+    record = run(server, "emit('a \\ud83d')\nemit('\\ude42 b \\ud83d')\nprint('c')")
+    assert (record["status"], record["result"]) == ("success", {"text": "a 🙂 b \ufffdc\n"})
+    assert "".join(words(server, record["run_id"])) == "a 🙂 b \ufffdc\n"
+
+
 @pytest.mark.parametrize(
     ("returned", "result"),
     [

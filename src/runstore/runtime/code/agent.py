@@ -1,6 +1,7 @@
 """Runs submitted Python as an agent. This side is trusted, and parses the output of the code's process."""
 
 import codecs
+import json
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -143,11 +144,26 @@ def _item(said: str) -> Item:
     if not said.startswith(RECORD):
         return Item(len(said), said)
     try:
-        return Item(len(said), record=msgspec.json.decode(said[1:], type=Record))
+        return Item(len(said), record=_record(said[1:]))
     except RecursionError as error:
         raise EventTooDeep(TOO_DEEP.format("what the code emitted")) from error
     except msgspec.MsgspecError as error:
         raise AgentError(f"the code emitted invalid JSON: {error}", code="code_failed") from error
+
+
+def _record(text: str) -> Record:
+    try:
+        return msgspec.json.decode(text, type=Record)
+    except msgspec.MsgspecError:
+        try:  # msgspec refuses half of a surrogate pair, which the recorder knows what to do with
+            return msgspec.convert(json.loads(text, parse_constant=_refused), Record)
+        except ValueError:
+            pass
+        raise
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"JSON has no {constant}")
 
 
 def _submitted(input: Any) -> Submitted:
