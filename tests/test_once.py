@@ -33,13 +33,16 @@ def test_is_skipped():
 
 @pytest.mark.slow
 def test_only_what_has_not_passed_runs_again(tmp_path: Path) -> None:
-    (tmp_path / "test_some.py").write_text(TESTS)
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (folder := tmp_path / "tests").mkdir()
+    (folder / "some.py").write_text(TESTS)
+    (folder / "pytest.ini").write_text("[pytest]\npython_files = some.py\n")
+    (passed := tmp_path / "passed").touch()
 
     def summary(mended: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "xdist", "-n2",
-             "-p", "tests.once", "--once", str(tmp_path / "passed"), str(tmp_path)],
+             "-p", "tests.once", f"--once={passed}"],
+            cwd=folder,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "MENDED": mended,
                  "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
             capture_output=True, text=True, check=False,
@@ -48,4 +51,4 @@ def test_only_what_has_not_passed_runs_again(tmp_path: Path) -> None:
 
     assert summary("0").startswith("1 failed, 2 passed, 1 skipped, 1 error")
     assert summary("1").startswith("3 passed")
-    assert (tmp_path / "passed").read_text().count("\n") == 4
+    assert passed.read_text().count("\n") == 4
