@@ -1,7 +1,7 @@
 """Leaves out the tests that an earlier run has passed: `-p tests.once --once=FILE` in both.
 
 CI first runs the tests as on a machine without servers and tools. A test that passes there needs none of
-them, and would only pass again. The option needs its `=`: pytest takes a file that exists for one of the tests.
+them, and would only pass again. The option needs its `=`: otherwise pytest takes the file for tests.
 """
 
 from collections.abc import Iterator
