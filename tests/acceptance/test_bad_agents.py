@@ -17,7 +17,10 @@ FAILING: dict[str, tuple[str, list[str]]] = {
         ["ValueError", "it broke"],
     ),
     "exiting": ("async def exiting(input):\n    yield 'so far '\n    raise SystemExit(3)", ["SystemExit"]),
-    "too_large": ("async def too_large(input):\n    yield 'x' * (1 << 20)", ["1,048,576"]),
+    "too_large": (
+        "async def too_large(input):\n    yield {'type': 'custom.a', 'data': 'x' * (1 << 20)}",
+        ["1,048,576"],
+    ),
     "no_json": ("async def no_json(input):\n    yield {'type': 'custom.a', 'data': float}", []),
     "endless_json": (
         "async def endless_json(input):\n    loop = []\n    loop.append(loop)\n"
