@@ -228,3 +228,17 @@ def test_a_request_is_a_step_until_its_answer() -> None:
     assert "status" not in answered, "queued, the default"
     [step] = answered["attempts"][0]["agents"][0]["steps"]
     assert (step["status"], step["output"], step["duration_ms"]) == ("success", {"approve": True}, 1_000)
+
+
+def test_the_end_of_a_tool_whose_start_is_of_an_earlier_attempt_is_no_call() -> None:
+    trace = tree(
+        QUEUED,
+        started(),
+        ToolStarted(agent="boss", tool_use_id="t", name="add", input={}),
+        started(2, reason="adopted"),
+        ToolFinished(agent="boss", tool_use_id="t", name="add", output=3),
+    )
+    steps = [
+        [step["kind"] for agent in each["agents"] for step in agent["steps"]] for each in trace["attempts"]
+    ]
+    assert steps == [["tool"], []]

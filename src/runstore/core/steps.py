@@ -52,6 +52,7 @@ class StepFold:
         self.changed: dict[str, int] = {}  # by the keys of steps: the seq of the last event that changed them
         self.calls: dict[str, ModelCall] = {}  # by the keys of their steps
         self.cut_off: set[str] = set()  # keys of steps whose end the log lacks
+        self.unstarted: set[str] = set()  # keys of tool calls whose start the log lacks
         self.repeats_after: dict[str, int | None] = {}  # attempt → the seq after which it discards text
         self._whole = whole
         self._requests = 0
@@ -338,6 +339,7 @@ class StepFold:
         step = self._tools.pop((speaker_of(event.data), id), None)
         if step is None:
             step = self._step("tool", event, data["name"], agent.step, tool_use_id=id)
+            self.unstarted.add(step.key)
         status = "error" if event.type == "tool.failed" else "success"
         self._of_event(step, event, status=status, output=data.get("output"), ended_at=event.at)
         agent.since = event.at
@@ -346,10 +348,10 @@ class StepFold:
         self._mark(event, "cancel", f"stop asked for: {data['reason']}", "stopping")
 
     def _ask(self, event: EventRecord, data: Any) -> None:
-        self.status = "waiting"
         self._questions[data["request_id"]] = self._step(
             "question", event, data["prompt"], self._agent(event).step, status="waiting", data=data
         )
+        self.status = "waiting"
 
     def _answer(self, event: EventRecord, data: Any) -> None:
         if step := self._questions.pop(data["request_id"], None):

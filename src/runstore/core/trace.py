@@ -20,7 +20,7 @@ from runstore.core.times import millis_of, timestamp
 
 MAX_STEPS = 1_000  # model and tool calls of a trace
 MAX_TRACED = 10_000  # events that are folded for a trace
-MAX_TRACED_BYTES = 64 << 20  # bytes of their data
+MAX_TRACED_BYTES = 16 << 20  # bytes of their data, which the fold keeps
 MAX_VALUE_BYTES = 4_096  # bytes of an input or an output as JSON; larger ones are left out
 TRACED = EventFilter(frozenset(EVENT_CLASSES) - STREAMED_TYPES - {Context.type, Request.type})
 
@@ -179,7 +179,7 @@ def _attempts(fold: StepFold) -> list[TraceAttempt]:
             case "agent":
                 agents[step.key] = _agent(fold, step)
                 attempts[-1].agents.append(agents[step.key])
-            case "model" | "tool" | "question" if left:
+            case "model" | "tool" | "question" if left and step.key not in fold.unstarted:
                 agents[step.parent].steps.append(_call(fold, step))
                 left -= 1
         if step.kind == "question":

@@ -312,8 +312,9 @@ class RunStore:
 
         Raises:
             RunPurged
+            Busy: too many large reads are under way.
         """
-        return await read_trace(self._database, self._log, run_id)
+        return await self._large_reads.call(partial(read_trace, self._database, self._log, run_id))
 
     async def requests(
         self, run_id: str, *, after: int = 0, limit: int = MAX_LISTED, seq: int | None = None

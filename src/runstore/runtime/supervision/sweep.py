@@ -62,8 +62,9 @@ class Sweep:
             run.run_id: self._cancels_seen.get(run.run_id, now) for run in found if run.cancel_at is not None
         }
         lost = self._runs.of(Lost)
-        for run_id in lost.keys() & known.keys():  # the others may be missing in what was read
-            self._runs.move(run_id, None)
+        for run_id, state in known.items():
+            if lost.get(run_id) is state:  # a run that became lost since may be missing in what was read
+                self._runs.move(run_id, None)
         for run in strays:
             self._look_after(run, run.run_id not in lost or lost[run.run_id].crashed, now)
         for run in found:
