@@ -431,6 +431,84 @@ def test_large_heads_have_so_much_room_and_the_longest_waiting_one_leaves(
         assert ask(clients[1], half + b"\r\n\r\n")["target"] == "/"
 
 
+@pytest.fixture
+def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For two heads like HALF."""
+    monkeypatch.setattr(protocol, "LARGE_HEAD_BYTES", 4_000)
+    monkeypatch.setattr(protocol, "MAX_HEADS_BYTES", 50_000)
+
+
+HALF = GET + b"X-A: " + b"x" * 20_000
+
+
+def test_a_refused_head_takes_no_room_while_its_connection_lingers(
+    little_room: None,
+    server: Server,
+    connect: Callable[[], socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as short:
+        short.setattr(protocol, "HEAD_S", 0.2)
+        short.setattr(protocol, "LINGER_S", 2 * DEADLINE_S)
+        refused = connect()
+        refused.sendall(HALF + b"\r\n")
+        assert until_closed(refused).startswith(b"HTTP/1.1 408 ")
+    [lingering] = server.server_state.connections
+    assert isinstance(lingering, protocol.HttpProtocol)
+    assert not lingering.headers
+    assert not lingering.scope["headers"]
+    others = [connect(), connect()]
+    for client in others:
+        client.sendall(HALF)
+    for client in others:
+        assert names(ask(client, b"\r\n\r\n")) == ["host", "x-a"]
+
+
+def test_a_large_head_in_one_read_with_the_request_before_it_takes_room(
+    little_room: None, connect: Callable[[], socket.socket]
+) -> None:
+    pipelined, *others = (connect() for _ in range(3))
+    ask(pipelined, GET + b"\r\n" + HALF)
+    for client in others:
+        client.sendall(HALF)
+    assert until_closed(pipelined).startswith(b"HTTP/1.1 503 ")
+    for client in others:
+        assert names(ask(client, b"\r\n\r\n")) == ["host", "x-a"]
+
+
+def test_too_large_a_head_in_one_read_with_the_request_before_it_is_431(client: socket.socket) -> None:
+    ask(client, POST.replace(b"body", b"early") + b"Content-Length: 3\r\n\r\na")
+    client.sendall(b"bc" + GET + b"X-A: " + b"x" * (protocol.MAX_HEAD_BYTES + 1))
+    assert until_closed(client).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_head_in_one_read_with_an_upgrade_takes_room(
+    little_room: None, connect: Callable[[], socket.socket]
+) -> None:
+    pipelined, *others = (connect() for _ in range(3))
+    upgrade = b"Upgrade: websocket\r\nConnection: upgrade" + b"," * 15_000 + b"\r\n\r\n"
+    ask(pipelined, GET + upgrade + HALF)
+    for client in others:
+        client.sendall(HALF)
+    assert until_closed(pipelined).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize(
+    "request_before",
+    [
+        POST + b"X-A: " + b"x" * 3_000 + b"\r\nContent-Length: 6000\r\n\r\n" + b"x" * 6_000,
+        CHUNKED + b"\r\n" + b"1\r\nx\r\n" * 1_000 + b"0\r\n\r\n",
+    ],
+    ids=["length", "chunks"],
+)
+def test_the_request_before_a_head_in_one_read_is_no_part_of_it(
+    client: socket.socket, monkeypatch: pytest.MonkeyPatch, request_before: bytes
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_HEAD_BYTES", 4_000)
+    assert ask(client, request_before + GET + b"X-A: " + b"x" * 2_000)["target"] == "/body"
+    assert ask(client, b"\r\n\r\n")["target"] == "/"
+
+
 def test_a_connection_that_says_nothing_is_closed_without_an_answer(short_timeouts: None, port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as client:
         assert until_closed(client) == b""
@@ -439,6 +517,22 @@ def test_a_connection_that_says_nothing_is_closed_without_an_answer(short_timeou
 def test_half_a_head_after_an_answer_is_408(short_timeouts: None, client: socket.socket) -> None:
     ask(client, GET + b"\r\n")
     client.sendall(GET)
+    assert until_closed(client).startswith(b"HTTP/1.1 408 ")
+
+
+def test_half_a_head_in_one_read_with_the_request_before_it_is_408(
+    short_timeouts: None, client: socket.socket
+) -> None:
+    ask(client, GET + b"\r\n" + GET)
+    assert until_closed(client).startswith(b"HTTP/1.1 408 ")
+
+
+def test_half_a_head_in_one_read_with_a_body_that_came_late_is_408(
+    client: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(client, POST.replace(b"body", b"early") + b"Content-Length: 3\r\n\r\na")
+    monkeypatch.setattr(protocol, "HEAD_S", 0.2)
+    client.sendall(b"bc" + GET)
     assert until_closed(client).startswith(b"HTTP/1.1 408 ")
 
 

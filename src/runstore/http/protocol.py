@@ -72,7 +72,7 @@ class Connections(ServerState):
             longest.give_up_head()
 
     def release_head(self, connection: "HttpProtocol") -> None:
-        """A head is complete, or its connection is closed."""
+        """A head is complete, or is not read further."""
         self._heads_bytes -= self._heads.pop(connection, 0)
 
 
@@ -103,7 +103,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     server_state: Connections
     _in_head: bool = True  # in a request's head, or before one
-    _head_bytes = 0  # bytes received of an incomplete head
+    _begun: bool = False  # this read has bytes after the last complete request
+    # Bytes received of an incomplete head. If a request ended in the same read, an upper bound: all bytes but
+    # those that this request is known to have had.
+    _head_bytes = 0
     _body_begun: bool = False
     _framing_bytes = 0  # bytes received of a body, without its content
     _framing_allowed = 0
@@ -139,14 +142,16 @@ class HttpProtocol(HttpToolsProtocol):
                 self.transport.close()
             return
         self._unset_keepalive_if_required()
+        self._begun = True
         if self._in_head:
             self._head_bytes += len(data)
-            if self._deadline is None and not self._answering():
-                self._end_in(HEAD_S)
         else:
+            self._head_bytes = len(data)
             self._framing_bytes += len(data)
         try:
             self._feed(data)
+            if self._in_head:
+                self._wait_for_head()
             self._check_bounds()
         except Refused as refused:
             self._refuse(refused)
@@ -171,6 +176,13 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return head
 
+    def _wait_for_head(self) -> None:
+        if not self._begun:
+            self._head_bytes = 0
+        elif self._deadline is None and not self._answering():
+            self._unset_keepalive_if_required()  # the end of a body in this read may have set it
+            self._end_in(HEAD_S)
+
     def _check_bounds(self) -> None:
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             raise _too_large_head()
@@ -180,6 +192,10 @@ class HttpProtocol(HttpToolsProtocol):
                 f"a chunked body may have {MAX_FRAMING_BYTES >> 10} KiB of trailers and chunk extensions"
             )
             raise Refused(431, "headers_too_large", message)
+
+    def on_message_begin(self) -> None:
+        self._begun = True
+        super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
@@ -191,13 +207,15 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             return  # the parser calls again without it
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > MAX_HEAD_BYTES:
             raise _too_large_head()  # it came in one read
         check_head(self.parser.get_http_version(), self.headers)
         self.url = take_host_of_target(self.url, self.headers)
         if len(self.pipeline) >= MAX_PIPELINED:
             raise malformed(f"more than {MAX_PIPELINED} requests wait for an answer")
-        self._in_head, self._head_bytes, self._body_begun = False, 0, False
+        self._in_head, self._body_begun = False, False
+        self._head_bytes -= size + len(self.headers) * len(b":\r\n")
         self._framing_bytes = self._framing_allowed = 0
         self._cancel_deadline()
         super().on_headers_complete()
@@ -209,16 +227,18 @@ class HttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._body_begun = True
         self._framing_bytes -= len(body)
+        self._head_bytes -= len(body)
         super().on_body(body)
 
     def on_chunk_complete(self) -> None:
         """Called by the parser."""
         self._framing_allowed += CHUNK_FRAMING_BYTES
+        self._head_bytes -= len(b"0\r\n\r\n")
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
             return
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._begun = True, False
         self._framing_bytes = self._framing_allowed = 0
         self._cancel_deadline()
         super().on_message_complete()
@@ -286,16 +306,17 @@ class HttpProtocol(HttpToolsProtocol):
         if own and not self.pipeline:
             self.transport.write(refused.answer)
         elif not answered:
+            self._stop_reading(0)
             self.transport.close()
             return
         self._linger(MAX_REFUSED_REST_BYTES)
 
     def give_up_head(self) -> None:
         """Answer an incomplete head, and close at once: its bytes must not wait for the client."""
-        if not self.transport.is_closing():
+        if self._rest is None and not self.transport.is_closing():
             if not self._answering():
                 self.transport.write(_TOO_MANY_HEADS.answer)
-            self.headers = []
+            self._stop_reading(0)
             self.transport.close()
 
     # Leaving
@@ -321,7 +342,7 @@ class HttpProtocol(HttpToolsProtocol):
         """
         if self._rest is not None or self.transport.is_closing():
             return
-        self._rest = rest
+        self._stop_reading(rest)
         self._unset_keepalive_if_required()
         if self.cycle is not None:
             self.cycle.disconnected = True
@@ -329,10 +350,19 @@ class HttpProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         self._cancel_deadline()
         self._deadline = self.loop.call_later(LINGER_S, self.transport.close)
-        if self.transport.get_write_buffer_size():
-            self._watch_reader()
         if self.transport.can_write_eof():
             self.transport.write_eof()
+
+    def _stop_reading(self, rest: int) -> None:
+        """Drop what still comes, up to `rest` bytes, and free the memory of an incomplete head."""
+        self._rest = rest
+        if self.transport.get_write_buffer_size():
+            self._watch_reader()
+        self.server_state.release_head(self)
+        self.url, self.headers = b"", []
+        self.parser = None  # type: ignore[assignment]  # it may hold a part of a header
+        if self.scope is not None:
+            self.scope = {**self.scope, "headers": self.headers}
 
     # Writing
 

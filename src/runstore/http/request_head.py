@@ -87,7 +87,7 @@ def without_upgrade(method: bytes, url: bytes, headers: Headers) -> bytes:
     for name, value in headers:
         if name == b"connection":
             options = [option.strip() for option in value.split(b",")]
-            value = b", ".join(each for each in options if each.lower() not in UPGRADE_HEADERS)
+            value = b",".join(each for each in options if each.lower() not in UPGRADE_HEADERS)
         if name not in UPGRADE_HEADERS:
             head.append(b"%b: %b\r\n" % (name, value))
     return b"".join([*head, b"\r\n"])
