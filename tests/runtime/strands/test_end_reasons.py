@@ -230,7 +230,7 @@ async def test_geminis_reason_counts_though_the_usage_comes_after_it() -> None:
     [
         ollama(line("Paris is")),
         ollama(line("Paris is"), {"error": "model runner has unexpectedly stopped"}),
-        gemini(candidate("Paris is")),
+        gemini(candidate("Paris is") | {"usage_metadata": GEMINI_USAGE}),
         llamacpp(chunk({"content": "Paris is"})),
         llamacpp(chunk({"content": "Paris is"}), {"error": {"code": 500, "message": "no memory"}}),
     ],

@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
 
+from runstore.core.errors import AgentError
 from runstore.runtime.strands.end_reasons import BLOCKED
+from runstore.runtime.strands.repair import BROKEN_OFF
 from runstore.runtime.strands.wrapped import Wrapped
 
 
@@ -39,14 +41,22 @@ class _Models(Wrapped):
 
 
 async def mended_events(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """The events of a streamed answer. The last one has the reason for the end, and the usage."""
-    reason = blocked = usage = None
+    """The events of a streamed answer. The last one has the reason for the end, and the usage.
+
+    Raises:
+        AgentError: the stream broke off. Its usage tells nothing, since every event has one.
+    """
+    reason = usage = None
+    said = blocked = False
     async for event in events:
         usage = event.usage_metadata or usage
         feedback = event.prompt_feedback
         blocked = blocked or (feedback is not None and feedback.block_reason is not None)
         for candidate in (event.candidates or ())[:1]:
             reason = candidate.finish_reason or reason
+            said = said or bool(candidate.content and candidate.content.parts)
         yield event
+    if said and not blocked and reason is None:
+        raise AgentError(BROKEN_OFF, code="model_unavailable")
     last = SimpleNamespace(content=None, finish_reason=BLOCKED if blocked else reason)
     yield SimpleNamespace(candidates=[last], usage_metadata=usage)
