@@ -1,6 +1,8 @@
 """Answers of servers that speak OpenAI's chat completions whose faults strands' class does not pass on."""
 
 import json
+from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +17,7 @@ from runstore.core.errors import AgentError
 from runstore.core.events import Message, Token, ToolFinished, Usage
 from runstore.core.ports import AgentResult
 from runstore.runtime.strands import openai_answers
+from runstore.runtime.strands.mended_answers import mend_answers
 from runstore.runtime.strands.openai_answers import ToolCalls, mended_completion
 from tests.runtime.recording import ListRecorder
 from tests.runtime.strands_kit import agent, drive
@@ -66,7 +69,7 @@ class Answer(BaseModel):
 async def run(*answers: Any, **settings: Any) -> tuple[ListRecorder, AgentResult, list[Any]]:
     """Run an agent whose provider answers so: a list as a stream, a tuple as a whole in spite of one.
 
-    Also what the provider was asked.
+    Bytes have the type of JSON. Also what the provider was asked.
     """
     waiting, asked = list(answers), []
 
@@ -77,6 +80,8 @@ async def run(*answers: Any, **settings: Any) -> tuple[ListRecorder, AgentResult
             return httpx.Response(200, json=next)
         if isinstance(next, tuple):
             return httpx.Response(200, json=next[0])
+        if isinstance(next, bytes):
+            return httpx.Response(200, content=next, headers={"Content-Type": "application/json"})
         lines = [f"data: {json.dumps(each)}\n\n" for each in next] + ["data: [DONE]\n\n"]
         return httpx.Response(200, text="".join(lines), headers={"Content-Type": "text/event-stream"})
 
@@ -313,3 +318,82 @@ async def test_json_that_is_no_answer_breaks_the_protocol() -> None:
         with pytest.raises(AgentError) as caught:
             await run((body,))
         assert caught.value.code == "model_invalid_answer"
+
+
+@pytest.mark.parametrize("before", [b"", b"\n", b": hello\n\n"], ids=["nothing", "a line", "a comment"])
+async def test_a_stream_may_be_called_json(before: bytes) -> None:
+    _, ended, _ = await run(before + b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in SAID))
+    assert ended.result == {"text": "done", "stop_reason": "end_turn"}
+
+
+async def test_a_stream_that_is_called_json_is_read_as_it_comes() -> None:
+    async def body() -> AsyncIterator[bytes]:
+        for text in ("one ", "two ", "three"):
+            sent.append(text)
+            yield b"data: %b\n\n" % json.dumps(chunk({"content": text})).encode()
+
+    sent: list[str] = []
+    answer = httpx.Response(200, content=body(), headers={"Content-Type": "application/json"})
+    transport = httpx.MockTransport(lambda _: answer)
+    client = openai.AsyncOpenAI(
+        api_key="k", base_url="http://provider.test/v1", http_client=httpx.AsyncClient(transport=transport)
+    )
+    model = OpenAIModel(client, model_id="m")
+    mend_answers(model)
+    chunks = model.stream([{"role": "user", "content": [{"text": "hi"}]}])
+    said = [each async for each in _texts(chunks, until="one ")]
+    assert (said, sent) == (["one "], ["one "])
+    assert [each async for each in _texts(chunks)] == ["two ", "three"]
+
+
+async def _texts(chunks: AsyncIterable[Any], until: str | None = None) -> AsyncIterator[str]:
+    async for each in chunks:
+        if text := each.get("contentBlockDelta", {}).get("delta", {}).get("text"):
+            yield text
+            if text == until:
+                return
+
+
+@pytest.mark.parametrize("length", [1, 40, -1])
+async def test_a_whole_answer_that_is_cut_breaks_the_protocol(length: int) -> None:
+    [answer] = whole({"role": "assistant", "content": "Paris"})
+    with pytest.raises(AgentError) as caught:
+        await run(json.dumps(answer).encode()[:length])
+    assert caught.value.code == "model_invalid_answer"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"choices": [{"message": {"content": "\xff"}}]}', b'{"x": ' + b"[" * 99_999],
+    ids=["bytes", "deep"],
+)
+async def test_bytes_that_are_no_json_break_the_protocol(body: bytes) -> None:
+    with pytest.raises(AgentError) as caught:
+        await run(body)
+    assert caught.value.code == "model_invalid_answer"
+
+
+async def test_half_a_character_in_a_whole_answer_is_replaced() -> None:
+    [answer] = whole({"role": "assistant", "content": "Paris \ud83d"})
+    recorder, ended, _ = await run(json.dumps(answer).encode())
+    assert ended.result["text"] == text_of(recorder) == "Paris \ufffd"
+
+
+async def test_a_stream_that_another_package_has_wrapped_is_mended() -> None:
+    class Traced:
+        response = "its own"
+
+        async def __aiter__(self) -> AsyncIterator[Any]:
+            yield SimpleNamespace(choices=[SimpleNamespace(index=0, delta=said, finish_reason="stop")])
+
+    async def create(**request: Any) -> Traced:
+        return Traced()
+
+    @asynccontextmanager
+    async def get_client(model: Any) -> AsyncIterator[Any]:
+        yield SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
+
+    said = SimpleNamespace(content=None, refusal="No.", tool_calls=None)
+    async with openai_answers.mending(get_client)(None) as client:
+        chunks = [each async for each in await client.chat.completions.create(stream=True)]
+    assert (said.content, chunks[-1].choices[0].finish_reason) == ("No.", "content_filter")

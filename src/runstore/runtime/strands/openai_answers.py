@@ -19,6 +19,7 @@ from runstore.core.errors import AgentError
 from runstore.runtime.strands.end_reasons import COMPLETE
 from runstore.runtime.strands.wrapped import Wrapped
 
+UNREADABLE = "the model's answer is JSON that cannot be read"
 NO_TOKENS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 REFUSED = "content_filter"  # why an answer ended that is a refusal; OpenAI says "stop"
 
@@ -51,10 +52,44 @@ class _Completions(Wrapped):
         answer = await self._wrapped.create(**request)
         if not request.get("stream"):
             return mended_completion(answer)
-        response = getattr(answer, "response", None)
-        if response is not None and response.headers.get("content-type", "").startswith("application/json"):
-            return mended_chunks(_unstreamed(await response.aread(), response.request))
-        return mended_chunks(answer)
+        return mended_chunks(_chunks(answer))
+
+
+class _Begun(Wrapped):
+    """A response whose body has been read in part."""
+
+    def __init__(self, wrapped: Any, pieces: AsyncIterator[bytes]) -> None:
+        super().__init__(wrapped)
+        self._pieces = pieces
+
+    def aiter_bytes(self) -> AsyncIterator[bytes]:
+        return self._pieces
+
+
+async def _chunks(answer: Any) -> AsyncIterator[Any]:
+    """The chunks of an answer that may be whole.
+
+    Its first byte tells, since servers give streams the type of JSON, and OpenAI's SDK ignores the type.
+    """
+    chunks = answer
+    if isinstance(answer, sys.modules["openai"].AsyncStream):  # not one that another package has wrapped
+        response = answer.response
+        pieces = response.aiter_bytes()
+        begin = b""
+        while not begin and (piece := await anext(pieces, None)) is not None:
+            begin = piece.lstrip()
+        if begin.startswith(b"{"):
+            chunks = _unstreamed(begin + b"".join([each async for each in pieces]), response.request)
+        else:
+            answer.response = _Begun(response, _joined(begin, pieces))
+    async for chunk in chunks:
+        yield chunk
+
+
+async def _joined(begin: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield begin
+    async for piece in pieces:
+        yield piece
 
 
 class _Function(Struct):
@@ -92,8 +127,12 @@ async def _unstreamed(body: bytes, request: Any) -> AsyncIterator[Any]:
 
     Raises:
         openai.APIError: it is an error, which came with the status of a success.
+        AgentError: it cannot be read.
     """
-    answer = msgspec.json.decode(body, type=_WholeAnswer)
+    try:
+        answer = _whole_answer(body)
+    except (ValueError, RecursionError) as failure:
+        raise AgentError(f"{UNREADABLE}: {failure}", code="model_invalid_answer") from failure
     if error := answer.error:
         said = error.get("message") if isinstance(error, dict) else error
         raise sys.modules["openai"].APIError(str(said), request, body=error)
@@ -107,6 +146,13 @@ async def _unstreamed(body: bytes, request: Any) -> AsyncIterator[Any]:
         )
     usage = None if answer.usage is None else SimpleNamespace(**NO_TOKENS | answer.usage)
     yield SimpleNamespace(choices=[], usage=usage)
+
+
+def _whole_answer(body: bytes) -> _WholeAnswer:
+    try:
+        return msgspec.json.decode(body, type=_WholeAnswer)
+    except msgspec.MsgspecError:  # msgspec refuses half of a surrogate pair, which is mended later
+        return msgspec.convert(json.loads(body), _WholeAnswer)
 
 
 async def mended_chunks(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
