@@ -120,10 +120,28 @@ def test_other_models_ask_the_clients_that_are_replaced() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["openai", "gemini", "llamacpp", "mistral", "ollama"])
-def test_a_chunk_at_the_end_of_an_answer_is_made_of_its_reason(name: str) -> None:
-    source = getsource(import_module(f"strands.models.{name}"))
-    assert '"chunk_type": "message_stop"' in source, f"strands-agents {version('strands-agents')}: {name}"
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("openai", 'finish_reason or "end_turn"', "finish_reason = choice.finish_reason"),
+        (
+            "gemini",
+            '"TOOL_USE" if tool_used else (candidate.finish_reason if candidate else "STOP")',
+            "candidate = candidates[0] if candidates else None",
+        ),
+        ("llamacpp", "stop_reason", 'stop_reason = finish_reason or "end_turn"'),
+        ("llamacpp", "stop_reason", 'finish_reason = choice.get("finish_reason")'),
+        ("mistral", "choice.finish_reason", "choice = chunk.data.choices[0]"),
+        ("ollama", "stop_reason", "else (event.done_reason if event else None)"),
+    ],
+    ids=["openai", "gemini", "llamacpp", "llamacpp's choice", "mistral", "ollama"],
+)
+def test_a_chunk_at_the_end_of_an_answer_is_made_of_its_reason(name: str, data: str, reason: str) -> None:
+    source = " ".join(getsource(import_module(f"strands.models.{name}")).split())
+    ends = re.compile(r'"chunk_type": "message_stop", "data": ' + re.escape(data) + r",? ?\}")
+    release = f"strands-agents {version('strands-agents')}: {name}"
+    assert ends.search(source), f"{release}: {data}"
+    assert reason in source, f"{release}: {reason}"
 
 
 def test_tools_in_the_background_can_be_told_from_others() -> None:
