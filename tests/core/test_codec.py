@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runstore.core import codec
-from runstore.core.codec import MAX_EVENT_BYTES, TailEvent, decode, encode, envelope, one_line, to_json
+from runstore.core.codec import (
+    MAX_EVENT_BYTES,
+    TailEvent,
+    decode,
+    encode,
+    envelope,
+    json_size,
+    one_line,
+    to_json,
+)
 from runstore.core.depth import MAX_DEPTH
 from runstore.core.errors import EventTooDeep, EventTooLarge, InvalidEvent
 from runstore.core.events import (
@@ -324,5 +333,15 @@ def test_the_limits_of_a_posted_event_are_those_of_its_data() -> None:
 def test_json_on_one_line_has_the_same_value() -> None:
     for text in ("a\x85b", "\u2028", "é\u2029\u2028", "\x0b\x0c\x1c\x1d\x1e", "ü\u20a8 \ue028", "plain"):
         json = to_json({"text": text})
-        assert msgspec.json.decode(one_line(json)) == {"text": text}
-        assert len(one_line(json).decode().splitlines()) == 1
+        assert msgspec.json.decode(json) == {"text": text}
+        assert len(json.decode().splitlines()) == 1
+        assert one_line(json) == one_line(msgspec.json.encode({"text": text})) == json
+    assert b"\\u2028" in to_json({"text": "\u2028", "half": "\ud83d"})
+
+
+def test_an_event_is_measured_as_it_is_stored() -> None:
+    text = MAX_EVENT_BYTES // 6 * "\u2028"
+    assert json_size(text) == len(encode(Custom("custom.note", text)).data)
+    encode(Posted("custom.note", text[1:], by="alice"))
+    with pytest.raises(EventTooLarge):
+        encode(Posted("custom.note", text + "\u2028", by="alice"))

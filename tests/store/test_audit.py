@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from sqlalchemy import make_url
 
+from runstore.core import codec
 from runstore.core.audit import AuditEvent, AuditItem, AuditQuery, audit_event, audit_line
-from runstore.core.codec import RecordedEvent
+from runstore.core.codec import RecordedEvent, one_line
 from runstore.core.errors import InvalidCursor
 from runstore.core.events import Deleted, Queued
 from runstore.core.ids import new_run_id, reads_id
@@ -94,6 +95,7 @@ FILTERS: list[dict[str, Any]] = [
     {"types": ("custom.note",), "agent": "demo", "contains": "7"},
     {"contains": 'Größe "7"\n'},
     {"contains": "größe"},
+    {"contains": "\x85a\u2028b\u2029"},
 ]
 
 
@@ -114,7 +116,7 @@ async def test_a_filter_leaves_what_a_plain_fold_of_the_log_leaves(
         }  # fmt: skip
         runs[await begin(log, **fields)] = fields
     for run_id in chance.choices(list(runs), k=50):
-        text = chance.choice(["7", 'Größe "7"\n', "x"])
+        text = chance.choice(["7", 'Größe "7"\n', "x", "-\x85a\u2028b\u2029-"])
         await log.append(run_id, [token(text) if chance.random() < 0.5 else note(text)])
     for run_id in list(runs)[:3]:
         await log.append(run_id, [chance.choice([COMPLETED, FAILED])])
@@ -132,13 +134,27 @@ async def test_a_filter_leaves_what_a_plain_fold_of_the_log_leaves(
 
 def matches(event: RecordedEvent, run: dict[str, Any], asked: dict[str, Any]) -> bool:
     types = asked.get("types", ("*",))
-    text = asked.get("contains", "").replace('"', '\\"').replace("\n", "\\n")
+    text = one_line(msgspec.json.encode(asked.get("contains", "")))[1:-1]
     return (
         all(run[name] == asked[name] for name in asked if name in run)
         and any(event.type == each or event.type.startswith(each.removesuffix("*")) for each in types
                 if event.type == each or each.endswith("*"))
-        and text.encode() in event.data
+        and text in event.data
     )  # fmt: skip
+
+
+async def test_a_text_with_line_ends_is_found_also_where_an_earlier_release_stored_it(
+    open_shared: OpenLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_shared()
+    run_id = await begin(log)
+    await log.append(run_id, [note("a\u2028b"), note("a b")])
+    with monkeypatch.context() as patch:
+        patch.setattr(codec, "one_line", lambda json: json)
+        await log.append(run_id, [note("a\u2028b")])
+    assert [item.event.data for item in await read(log, contains="a\u2028b")] == [
+        b'"a\\u2028b"', '"a\u2028b"'.encode(),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("merged_runs", [500, 0], ids=["few runs", "many runs"])

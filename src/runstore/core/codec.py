@@ -1,5 +1,6 @@
 """Encodes events once, and decodes them. The table stores these bytes, and every client gets them."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any
@@ -73,7 +74,7 @@ def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
     """Encode an event for storage.
 
     Lone surrogates (half of an emoji in a chunk) become U+FFFD, bytes become base64, and objects unknown to
-    JSON become their string form. It is `one_line`.
+    JSON become their string form.
 
     Raises:
         InvalidEvent: it cannot be written as JSON.
@@ -86,7 +87,6 @@ def encode(event: Event | Custom, *, at: int | None = None) -> EncodedEvent:
         data, version, ends = to_json(event.data), 1, False
     else:
         data, version, ends = to_json(event), event.version, event.ends
-    data = one_line(data)
     if len(data) > SHALLOW_BYTES:  # longer than a token is
         _check(event, data)
     return EncodedEvent(event.type, version, ends, now_ms() if at is None else at, data)
@@ -189,7 +189,7 @@ def one_line(json: bytes) -> bytes:
     In a frame and in NDJSON they are ordinary (WHATWG HTML, 9.2.5), but not for Python's `splitlines`, and so
     for the `iter_lines` of httpx and requests.
     """
-    if json.isascii() or not any(end in json for end in _LINE_ENDS):
+    if json.isascii() or not _has_line_end(json):
         return json
     for end, escape in _LINE_ENDS.items():
         json = json.replace(end, escape)
@@ -197,23 +197,26 @@ def one_line(json: bytes) -> bytes:
 
 
 _LINE_ENDS = {end.encode(): b"\\u%04x" % ord(end) for end in "\x85\u2028\u2029"}
+_has_line_end = re.compile(b"|".join(_LINE_ENDS)).search
 
 
 def to_json(value: Any) -> bytes:
-    """A value as encoded in an event.
+    """A value as encoded in an event, as `one_line`.
 
     Raises:
         InvalidEvent: it cannot be written as JSON.
         EventTooDeep: it is too deep to encode, or contains itself.
     """
     try:
-        return _ENCODER.encode(value)
+        json = _ENCODER.encode(value)
+        return json if json.isascii() else one_line(json)
     except RecursionError as error:
         raise EventTooDeep(TOO_DEEP.format("the event")) from error
     except (TypeError, ValueError):  # a lone surrogate is a ValueError
         pass
     try:
-        return _ENCODER.encode(_mend(msgspec.to_builtins(value, enc_hook=_foreign, builtin_types=_MENDABLE)))
+        plain = _mend(msgspec.to_builtins(value, enc_hook=_foreign, builtin_types=_MENDABLE))
+        return one_line(_ENCODER.encode(plain))
     except RecursionError as error:
         raise EventTooDeep(TOO_DEEP.format("the event")) from error
     except (TypeError, ValueError) as error:

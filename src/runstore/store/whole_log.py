@@ -15,7 +15,7 @@ from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, and_, bindparam, func, or_, select
 
 from runstore.core.audit import AuditQuery
-from runstore.core.codec import RecordedEvent
+from runstore.core.codec import RecordedEvent, one_line
 from runstore.core.ids import CLOCKS_MS, LAST_TIME, first_run_id, read_run_id, reads_id
 from runstore.core.ports import EventFilter
 from runstore.database.columns import MYSQL
@@ -297,4 +297,6 @@ def _conditions(query: AuditQuery) -> Iterator[ColumnElement[bool]]:
     if query.until is not None:
         yield _e.at <= query.until
     if query.contains is not None:
-        yield holds(_e.data, msgspec.json.encode(query.contains)[1:-1])  # as it stands in a string of JSON
+        text = msgspec.json.encode(query.contains)[1:-1]  # as it stands in a string of JSON
+        forms = {text, one_line(text)}  # earlier releases stored the first one
+        yield or_(*(holds(_e.data, form) for form in sorted(forms)))
