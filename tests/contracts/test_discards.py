@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from runstore.core.codec import RecordedEvent, decode
+from runstore.core.codec import RecordedEvent, decode, encode
 from runstore.core.errors import RunClosed
 from runstore.core.events import (
     Custom,
@@ -23,6 +23,7 @@ from runstore.core.events import (
 )
 from runstore.core.ports import EventFilter, EventLog
 from runstore.core.transcript import length_of
+from runstore.eventlog.discards import TextEvent, settle
 from runstore.eventlog.queries import TEXT_AT_ONCE
 from runstore.feed.memory import MemoryFeed
 from runstore.feed.tail import Tail
@@ -256,3 +257,15 @@ async def test_another_process_redacts_what_this_one_has_said(open_shared: Calla
         "llm.token", "llm.redacted", "llm.discarded", "llm.token", "llm.discarded",
     ]  # fmt: skip
     assert [event.from_seq for event in await discards(there, run_id)] == [4, 6]
+
+
+@pytest.mark.parametrize("place", ["message", "answer", "text"])
+def test_an_answer_that_was_not_streamed_is_looked_for_no_further_than_it_reaches(place: str) -> None:
+    before: dict[str, Event] = {"message": GUIDANCE, "answer": ANSWER, "text": say("said")}
+    more = msgspec.structs.replace(ANSWER, more=True)
+    other = msgspec.structs.replace(GUIDANCE, call_id="t1")
+    log = [ANSWER, GUIDANCE, before[place], more, other, more, ANSWER, say("x", "demo/other"), GUIDANCE]
+    stored = iter([TextEvent(seq, event.type, encode(event).data) for seq, event in enumerate(log, 1)][::-1])
+    settled = settle([encode(take_back("", "redacted"))], len(log) + 1, lambda: stored)
+    assert [each.seqs for each in settled.withheld] == [[6, 4], [7]]
+    assert [event.seq for event in stored] == [2, 1]

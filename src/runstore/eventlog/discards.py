@@ -163,11 +163,14 @@ def _taken_back(
                     break
                 from_seq, left = event.seq, left - length_of(said.text)
                 texts.append(event.seq)
-            elif said.message is not None and said.message.role == "assistant":
-                if messages and not (said.more or discarded.length or discarded.from_seq):
-                    break  # an earlier answer
-                (texts if said.more else messages).append(event.seq)
-                from_seq = event.seq
+            elif said.message is not None:
+                answers = said.message.role == "assistant"
+                part = answers and said.more
+                if messages and not (part or discarded.length or discarded.from_seq):
+                    break  # before the answer: what it answers, or an earlier one
+                if answers:
+                    (texts if part else messages).append(event.seq)
+                    from_seq = event.seq
     return texts, messages, discarded.from_seq or from_seq
 
 
