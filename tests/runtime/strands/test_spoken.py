@@ -263,8 +263,9 @@ async def test_a_log_that_takes_no_more_ends_the_model_at_its_next_delta() -> No
     assert model.said in (3, 4)  # it is told while it says the fourth, and on a busy machine cancelled there
 
 
-async def test_a_text_that_no_event_can_hold_is_recorded_in_several() -> None:
-    long = "x" * (MAX_EVENT_BYTES + 1)
+@pytest.mark.parametrize("character", ["x", "\u2028"], ids=["short", "escaped"])
+async def test_a_text_that_no_event_can_hold_is_recorded_in_several(character: str) -> None:
+    long = (MAX_EVENT_BYTES + 1) * character
     recorder, _ = await drive(agent(Playbook(say("a", long, "b"))))
     assert text(recorder.of(Token)) == f"a{long}b"
     assert len(recorder.of(Token)) > 3
