@@ -6,7 +6,7 @@ Reasoning models send their content as a list of parts, to which strands cannot 
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from runstore.runtime.strands.wrapped import Wrapped
+from runstore.runtime.strands.wrapped import Wrapped, WrappedClient
 
 
 def mending(client: Callable[..., Any]) -> Callable[..., Any]:
@@ -18,14 +18,7 @@ def mending(client: Callable[..., Any]) -> Callable[..., Any]:
     return mending_client
 
 
-class _Client(Wrapped):
-    async def __aenter__(self) -> "_Client":
-        await self._wrapped.__aenter__()
-        return self
-
-    async def __aexit__(self, *failure: Any) -> None:
-        await self._wrapped.__aexit__(*failure)
-
+class _Client(WrappedClient):
     @property
     def chat(self) -> "_Chat":
         return _Chat(self._wrapped.chat)

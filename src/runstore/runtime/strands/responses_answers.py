@@ -9,7 +9,7 @@ from typing import Any
 
 from runstore.core.errors import AgentError
 from runstore.runtime.strands.repair import BROKEN_OFF
-from runstore.runtime.strands.wrapped import Wrapped
+from runstore.runtime.strands.wrapped import Wrapped, WrappedClient
 
 ENDS = ("response.completed", "response.failed", "response.incomplete", "error")
 FILTERED = SimpleNamespace(reason="content_filter")
@@ -25,14 +25,7 @@ class _Sdk(Wrapped):
         return _Client(self._wrapped.AsyncOpenAI(**arguments))
 
 
-class _Client(Wrapped):
-    async def __aenter__(self) -> "_Client":
-        await self._wrapped.__aenter__()
-        return self
-
-    async def __aexit__(self, *failure: Any) -> None:
-        await self._wrapped.__aexit__(*failure)
-
+class _Client(WrappedClient):
     @property
     def responses(self) -> "_Responses":
         return _Responses(self._wrapped.responses)

@@ -1,6 +1,6 @@
 """An object in place of another one, some of whose attributes it replaces."""
 
-from typing import Any
+from typing import Any, Self
 
 
 class Wrapped:
@@ -11,3 +11,14 @@ class Wrapped:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wrapped, name)
+
+
+class WrappedClient(Wrapped):
+    """A wrapped client whose connections an `async with` closes."""
+
+    async def __aenter__(self) -> Self:
+        await self._wrapped.__aenter__()
+        return self
+
+    async def __aexit__(self, *failure: Any) -> None:
+        await self._wrapped.__aexit__(*failure)
