@@ -42,6 +42,7 @@ from runstore.runtime.process.fork_server import hide
 from runstore.runtime.process.messages import Open
 from runstore.runtime.supervision.supervisor import Shared, Supervisor
 from runstore.settings import URLS, ServerSettings, Settings, use_folder
+from runstore.settings.secrets import warn_of_open_secrets
 from runstore.store import keys
 from runstore.store.audit import AuditLog
 from runstore.store.claims import Claims, NoClaims
@@ -169,6 +170,7 @@ async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[_Base]:
         stack.push_async_callback(database.close)
         url_files = {name: getattr(server, f"{name}_file") for name in URLS}
         check_files(database.dialect, url_files, shared=server.shared_files, runs_code=settings.runs_code)
+        warn_of_open_secrets(settings)
         stack.enter_context(shared or nullcontext())
         runner = ProjectionRunner(database, projections) if keeps else None
         publisher = Waking(feed, runner.wake) if runner is not None else feed

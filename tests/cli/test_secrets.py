@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 import runstore
 from runstore import AgentSpec
@@ -237,3 +238,74 @@ def test_a_process_does_not_start_with_a_password_that_others_can_read(
     assert ended.returncode == 2
     assert f"`{name}`: {tmp_path / name}: other users of the machine can open it: chmod 600" in ended.stderr
     assert "secret" not in ended.stderr
+
+
+# Configuration files.
+
+REDIS = "[server]\nredis_url = 'redis://:hunter2@127.0.0.1:1'"
+SECRETS = [
+    ("server.database_url", "[server]\ndatabase_url = 'postgresql+psycopg://me:hunter2@there/runs'"),
+    ("server.database_url", "[server]\ndatabase_url = 'mysql+pymysql://there/runs?ssl_key_password=hunter2'"),
+    ("server.redis_url", REDIS),
+    (
+        "agents.one.model_args.client_args.api_key",
+        "[agents.one]\nmodel = 'openai'\n"
+        "model_args = { model_id = 'm', client_args = { api_key = 'hunter2' } }",
+    ),
+    (
+        "hierarchies.models.big.model_args.host",
+        "[hierarchies.models.big]\nmodel = 'ollama'\n"
+        "model_args = { model_id = 'm', host = 'http://me:hunter2@there' }",
+    ),
+]
+HARMLESS = """
+[server]
+database_url = 'postgresql+psycopg://me@there/runs?sslmode=require'
+redis_url = 'redis://127.0.0.1:1/0'
+[agents.one]
+model = 'ollama'
+model_args = { model_id = 'qwen3:8b', host = 'http://127.0.0.1:11434', options = { num_ctx = 8192 } }
+"""
+
+
+async def warnings_at_start(config: Path) -> list[Any]:
+    with capture_logs() as lines:
+        async with runstore.open(f"sqlite:///{config.parent / 'runstore.db'}", config=config):
+            return [line for line in lines if line["event"] == "configuration_open_to_others"]
+
+
+@pytest.mark.parametrize(("setting", "text"), SECRETS)
+async def test_a_configuration_with_a_secret_that_others_can_open_is_a_warning(
+    tmp_path: Path, setting: str, text: str
+) -> None:
+    config = tmp_path / "runstore.toml"
+    config.write_text(text)
+    config.chmod(0o644)
+    [line] = await warnings_at_start(config)
+    assert line["log_level"] == "warning"
+    assert line["file"] == str(config)
+    assert line["settings"] == setting
+    assert line["remedy"] == f"chmod g-w,o= {config}"
+    assert "hunter2" not in str(line)
+    subprocess.run(["sh", "-c", line["remedy"]], check=True)
+    assert await warnings_at_start(config) == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "warned"),
+    [(0o600, False), (0o400, False), (0o640, False), (0o440, False), (0o660, True), (0o604, True)],
+)
+async def test_a_group_may_read_a_configuration_with_a_secret(
+    tmp_path: Path, mode: int, warned: bool
+) -> None:
+    config = tmp_path / "runstore.toml"
+    config.write_text(REDIS)
+    config.chmod(mode)
+    assert bool(await warnings_at_start(config)) == warned
+
+
+async def test_a_configuration_without_a_secret_may_be_open_to_others(tmp_path: Path) -> None:
+    config = tmp_path / "runstore.toml"
+    config.write_text(HARMLESS)
+    config.chmod(0o644)
+    assert await warnings_at_start(config) == []

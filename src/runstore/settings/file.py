@@ -27,6 +27,7 @@ from runstore.runtime.catalog.specs import (
 )
 from runstore.runtime.catalog.teams import HierarchySettings
 from runstore.runtime.strands.models import build_model
+from runstore.settings.secrets import find_secrets
 from runstore.settings.server import URLS, ServerSettings, with_urls
 from runstore.settings.settings import Settings, use_folder
 
@@ -64,7 +65,17 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
         source.check_timeout(name, spec, limits.max_run_timeout_s)
     places = source.places(tables.get("server", {}), agents, hierarchies.tools)
     prices = Prices(source.prices(tables))
-    return Settings(server, agents, limits, hierarchies, prices=prices, folder=folder, places=places)
+    return Settings(
+        server,
+        agents,
+        limits,
+        hierarchies,
+        prices=prices,
+        file=path,
+        secrets=tuple(find_secrets(tables)),
+        folder=folder,
+        places=places,
+    )
 
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:

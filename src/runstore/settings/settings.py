@@ -27,6 +27,8 @@ class Settings(Struct, frozen=True):
     hierarchies: HierarchySettings = HierarchySettings()
     projections: tuple[Projection, ...] = ()  # of the program, besides those of installed packages
     prices: Prices = Prices()
+    file: Path | None = None  # that was read
+    secrets: tuple[str, ...] = ()  # settings of the file that hold a password or a key
     folder: Path | None = None
     # Locations in the file: of `code`, of settings of [server], of references to code.
     places: dict[str, str] = {}

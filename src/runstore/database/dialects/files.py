@@ -14,6 +14,17 @@ def is_open_to_others(path: Path | str) -> bool:
         return False
 
 
+def is_open_beyond_group(path: Path | str) -> bool:
+    """Whether others than the owner and a reading group have any right; False if the file does not exist.
+
+    Many services read a configuration of root's through their group, with mode 0640.
+    """
+    try:
+        return bool(Path(path).stat().st_mode & 0o027)
+    except FileNotFoundError:
+        return False
+
+
 def is_writable_to_others(folder: Path) -> bool:
     """Whether others than the owner may replace the files of a folder.
 
