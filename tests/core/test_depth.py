@@ -71,7 +71,15 @@ CARRIERS: dict[str, Any] = {
     "custom data": lambda value: Custom("custom.x", value),
     "an input": lambda value: Queued(agent="demo", user_id="local", input=value),
     "metadata": lambda value: Queued(agent="demo", user_id="local", input="hi", metadata=value),
+    "code's input": lambda value: Queued(
+        agent="demo", user_id="local", input={"code": "", "input": value}, definition={"code": True}
+    ),
+    "a hierarchy's model": lambda value: Queued(
+        agent="demo", user_id="local", input="hi", definition={"models": {"big": {"model_args": value}}}
+    ),
     "a result": lambda value: Completed(result=value),
+    "an agent's object": lambda value: Completed(result={"text": "", "structured_output": value}),
+    "a tool's input": lambda value: ToolStarted(**CALL, input=value),
     "a tool's progress": lambda value: ToolProgress(**CALL, output=[block(value)]),
     "a tool's result": lambda value: ToolFinished(**CALL, output=[block(value)]),
     "a message": lambda value: Message(

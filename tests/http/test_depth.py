@@ -1,34 +1,82 @@
 """Too deep values are refused everywhere, and deep values of an older release break no answer."""
 
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import BaseModel
+from strands import Agent
 
 import runstore
 from runstore.core.codec import EncodedEvent
 from runstore.core.depth import MAX_DEPTH
-from runstore.core.errors import EventTooDeep
+from runstore.core.errors import ConfigError, EventTooDeep
 from runstore.core.ids import new_run_id
+from runstore.core.run import RUN_DEPTH
 from runstore.feed.memory import MemoryFeed
 from runstore.mount import MountedApp
 from tests.core.test_depth import deep, depth_of
 from tests.kit.database import make_database, open_sqlite_log
-
-AGENTS = """
-[agents.run-code]
-code = true
-
-[agents.code]
-factory = "tests.http.test_depth:silent"
-"""
+from tests.kit.polling import DEADLINE_S, until
+from tests.kit.slow import mostly_slow
+from tests.kit.teams import ALONE, EXECUTOR
+from tests.runtime.strands_kit import Playbook, use
 
 
-async def silent(input: Any) -> AsyncIterator[Any]:
-    yield {"type": "custom.deep", "data": deep(MAX_DEPTH + 1)}
+def tables(levels: int) -> Any:
+    """So many nested objects."""
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+async def saying(input: str) -> AsyncIterator[Any]:
+    yield {"type": "custom.deep", "data": tables(int(input))}
+
+
+async def asking(input: str, ctx: Any) -> AsyncIterator[Any]:
+    yield str(await ctx.ask("Well?"))
+
+
+async def asking_with_data(input: str, ctx: Any) -> AsyncIterator[Any]:
+    yield str(await ctx.ask("Well?", data=tables(int(input))))
+
+
+async def asking_by_schema(input: str, ctx: Any) -> AsyncIterator[Any]:
+    yield str(await ctx.ask("Well?", schema={"default": tables(int(input) - 1)}))
+
+
+async def asking_or_default(input: str, ctx: Any) -> AsyncIterator[Any]:
+    yield str(await ctx.ask("Well?", expires_s=60, default=tables(int(input))))
+
+
+class Made(BaseModel):
+    a: Any
+
+
+def making(levels: int) -> Agent:
+    turns = [use(("t1", "Made", tables(levels))), use(("t2", "Made", tables(1)))]
+    return Agent(model=Playbook(*turns), structured_output_model=Made, callback_handler=None)
+
+
+def making_64() -> Agent:
+    return making(MAX_DEPTH)
+
+
+def making_65() -> Agent:
+    return making(MAX_DEPTH + 1)
+
+
+FACTORIES = (saying, asking, asking_with_data, asking_by_schema, asking_or_default, making_64, making_65)
+AGENTS = "[agents.run-code]\ncode = true\n" + "".join(
+    f"[agents.{factory.__name__}]\nfactory = '{__name__}:{factory.__name__}'\n" for factory in FACTORIES
+)
 
 
 @pytest.fixture
@@ -41,9 +89,18 @@ async def http(url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     """The API in this process."""
     config = tmp_path / "runstore.toml"
     config.write_text(AGENTS)
+    async with opened(url, config) as client:
+        yield client
+
+
+@asynccontextmanager
+async def opened(url: str, config: Path) -> AsyncIterator[httpx.AsyncClient]:
     app = MountedApp(url, config=config)
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
-    async with app.open(), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+    async with (
+        app.open(),
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=DEADLINE_S) as client,
+    ):
         yield client
 
 
@@ -77,18 +134,133 @@ async def test_a_request_that_is_nested_too_deep_is_400(http: httpx.AsyncClient,
     assert len((await http.get("/runs")).json()["data"]) == 1
 
 
-async def test_a_value_may_be_nested_up_to_the_limit(http: httpx.AsyncClient) -> None:
-    body = {"input": "hi", "metadata": {"of": deep(MAX_DEPTH - 1)}}
-    answer = await http.post("/agents/demo/start", json=body)
-    assert answer.status_code == 202, answer.text
-    run_id = answer.json()["run_id"]
-    assert (await http.get(f"/runs/{run_id}")).json()["metadata"] == body["metadata"]
-    answer = await http.post("/agents/demo/start", json={"input": "hi", "metadata": {"of": deep(MAX_DEPTH)}})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "event_too_deep")
+# Every way in takes a value of MAX_DEPTH levels, and none takes one more.
+
+Http = httpx.AsyncClient
+Edge = Callable[[Http, int], Awaitable[str | None]]  # the code of the error, for a value of so many levels
+
+
+async def sent(http: Http, path: str, body: Any) -> str | None:
+    answer = await http.post(path, json=body)
+    return None if answer.is_success else str(answer.json()["error"]["code"])
+
+
+async def ended(http: Http, agent: str, **body: Any) -> Any:
+    """The record of a new run, once it has ended or waits."""
+    started = await http.post(f"/agents/{agent}/start", json=body)
+    assert started.status_code == 202, started.text
+    record: Any = None
+
+    async def rests() -> bool:
+        nonlocal record
+        record = (await http.get(f"/runs/{started.json()['run_id']}")).json()
+        return record["status"] not in ("queued", "running")
+
+    await until(rests)
+    return record
+
+
+def of_body(number: int) -> Edge:
+    async def edge(http: Http, levels: int) -> str | None:
+        run_id = (await http.post("/agents/asking/start", json={"input": "hi"})).json()["run_id"]
+        path, body = bodies(tables(levels))[number]
+        return await sent(http, path.format(run=run_id), body)
+
+    return edge
+
+
+def of_agent(agent: str) -> Edge:
+    async def edge(http: Http, levels: int) -> str | None:
+        record = await ended(http, agent, input=str(levels))
+        return None if record["error_code"] is None else str(record["error_code"])
+
+    return edge
+
+
+async def of_code(http: Http, levels: int) -> str | None:
+    code = f"async def run(input, emit): return {tables(levels)}"
+    record = await ended(http, "run-code", code=code)
+    return None if record["error_code"] is None else str(record["error_code"])
+
+
+async def of_answer(http: Http, levels: int) -> str | None:
+    run_id = (await ended(http, "asking", input="hi"))["run_id"]
+    [request] = (await http.get(f"/runs/{run_id}/inputs")).json()["data"]
+    return await sent(http, f"/runs/{run_id}/inputs/{request['request_id']}", {"answer": tables(levels)})
+
+
+async def of_object(http: Http, levels: int) -> str | None:
+    """A model's object is the input of its call. A deeper one is refused there, and the model tries again."""
+    record = await ended(http, f"making_{levels}", input="hi")
+    events = (await http.get(f"/runs/{record['run_id']}/events", params={"limit": 100})).json()["data"]
+    failed = [event["data"] for event in events if event["type"] == "tool.failed"]
+    if failed:
+        assert "is nested too deep: the limit is 64 " in failed[0]["output"][0]["text"]
+        return "event_too_deep"
+    assert record["result"]["structured_output"] == tables(levels)
+    return None
+
+
+EDGES: dict[str, Edge] = {
+    **{f"{path}, {', '.join(body)}": of_body(n) for n, (path, body) in enumerate(bodies({}))},
+    **{
+        name: of_agent(name)
+        for name in ("saying", "asking_with_data", "asking_by_schema", "asking_or_default")
+    },
+    "the result of code": of_code,
+    "an answer": of_answer,
+    "an agent's object": of_object,
+}
+del EDGES[
+    "/v1/chat/completions, prompt, response_format"
+]  # it is read by no one, so the body alone has a limit
+
+
+@pytest.mark.parametrize("name", mostly_slow(EDGES, *(EDGES.keys() - {"the result of code"})))
+async def test_an_edge_takes_a_value_of_the_limit_and_refuses_a_deeper_one(http: Http, name: str) -> None:
+    edge = EDGES[name]
+    assert [await edge(http, MAX_DEPTH), await edge(http, MAX_DEPTH + 1)] == [None, "event_too_deep"]
+
+
+MODEL = "model = 'llamacpp'\nmodel_args = {{ model_id = 'm', params = {} }}"
+CONFIGURED = {
+    "output_schema": "[agents.x]\nmodel = 'scripted'\noutput_schema = {{ default = {} }}",
+    "model_args": f"[agents.x]\n{MODEL}",
+    "model_args of a hierarchy": f"[hierarchies]\nmodel = 'x'\n[hierarchies.models.x]\n{MODEL}",
+}
+
+
+@pytest.mark.parametrize("setting", CONFIGURED)
+async def test_a_setting_takes_a_value_of_the_limit_and_refuses_a_deeper_one(
+    url: str, tmp_path: Path, setting: str
+) -> None:
+    async def start(levels: int) -> int:
+        config = tmp_path / "runstore.toml"
+        inner = re.sub(r'"(\w+)":', r"\1 =", json.dumps(tables(levels - 1)))
+        config.write_text(CONFIGURED[setting].format(inner))
+        async with opened(url, config) as http:
+            if "hierarchy" not in setting:
+                return (await http.post("/agents/x/start", json={"input": "hi"})).status_code
+            made = (await http.post(f"{EXECUTOR}/hierarchies/create", json=ALONE)).json()
+            body = {"hierarchy_id": made["data"]["hierarchy_id"], "task": "hi"}
+            return (await http.post(f"{EXECUTOR}/runs/start", json=body)).status_code
+
+    assert await start(MAX_DEPTH) < 300
+    with pytest.raises(ConfigError, match=r"is nested too deep: the limit is 64 "):
+        await start(MAX_DEPTH + 1)
+
+
+async def test_a_record_shows_values_of_the_limit_whole(http: Http) -> None:
+    value = tables(MAX_DEPTH)
+    body = {"code": "print()", "input": value, "metadata": value}
+    run_id = (await http.post("/agents/run-code/start", json=body)).json()["run_id"]
+    record = (await http.get(f"/runs/{run_id}")).json()
+    assert record["input"] == {"code": "print()", "input": value}
+    assert record["metadata"] == value
 
 
 async def test_an_agent_whose_event_is_nested_too_deep_fails(http: httpx.AsyncClient) -> None:
-    run_id = (await http.post("/agents/code/start", json={"input": "hi"})).json()["run_id"]
+    run_id = (await http.post("/agents/saying/start", json={"input": "65"})).json()["run_id"]
     record = (await http.get(f"/runs/{run_id}", params={"wait": 60})).json()
     assert (record["status"], record["error_code"]) == ("error", "event_too_deep")
 
@@ -134,7 +306,7 @@ async def test_too_deep_values_in_an_old_log_break_no_answer(http: httpx.AsyncCl
     for path in (f"/runs/{old_run}", f"/runs/{old_run}?at=3&include=schema_warnings"):
         record = (await http.get(path)).json()
         assert record["status"] == "success"
-        assert depth_of(record["result"]) == depth_of(record["metadata"]) == MAX_DEPTH
+        assert depth_of(record["result"]) == depth_of(record["metadata"]) == RUN_DEPTH - 1
     assert [run["run_id"] for run in (await http.get("/runs")).json()["data"]] == [old_run]
     for path in ("events?limit=1000", "stream", "stream?format=openai"):
         assert (await http.get(f"/runs/{old_run}/{path}")).status_code == 200, path

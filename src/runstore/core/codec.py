@@ -224,15 +224,17 @@ def to_json(value: Any) -> bytes:
 
 
 def _check(event: Event | Custom, data: bytes) -> None:
-    what, levels, size = f"a {event.type} event", 0, len(data)
+    what, size = f"a {event.type} event", len(data)
     if isinstance(event, Posted):
-        levels, size = 1, len(to_json(event.data))
-    elif not isinstance(event, Custom):
-        levels = event.levels
+        size = len(to_json(event.data))
     if size > MAX_EVENT_BYTES:
         raise EventTooLarge(f"{what} has {size:,} bytes of data; the limit is {MAX_EVENT_BYTES:,} bytes")
-    if is_deeper(data, MAX_DEPTH + levels):
-        raise EventTooDeep(TOO_DEEP.format(what))
+    if isinstance(event, Custom):
+        if is_deeper(data, MAX_DEPTH + isinstance(event, Posted)):
+            raise EventTooDeep(TOO_DEEP.format(what))
+    elif is_deeper(data, MAX_DEPTH + 1):  # the event itself is an object
+        for field in event.__struct_fields__:
+            check_depth(getattr(event, field), f"`{field}` of {what}", levels=event.levels(field))
 
 
 def mended(text: str) -> str:

@@ -36,7 +36,8 @@ from runstore.core.usage import RunUsage
 
 Status = Literal["queued", "running", "waiting", "success", "error", "stopped"]
 STATUSES: tuple[Status, ...] = get_args(Status)
-RUN_DEPTH = MAX_DEPTH + 1  # levels of a run as JSON: an object, and the values in it
+# Levels of a run as JSON: an object, the values in it, and one around an agent's object and code's input.
+RUN_DEPTH = MAX_DEPTH + 2
 CLOSED: frozenset[Status] = frozenset(get_args(Outcome))
 # Fields that an agent or a client may fill up to a whole event.
 LARGE_FIELDS = ("metadata", "result", "usage", "input")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from runstore.core.codec import RecordedEvent, check_depth, encode, json_size
+from runstore.core.codec import RecordedEvent, encode, json_size
 from runstore.core.errors import (
     AlreadyStarted,
     InputClosed,
@@ -112,8 +112,6 @@ class RunStore:
             SessionBusy: the strategy is `reject`, and the session has an active run.
         """
         self._check_size("input_bytes", new.input, "the input")
-        check_depth(new.input, "the input")
-        check_depth(new.metadata, "the metadata")
         if new.definition is None:
             definition = self.catalog.definition(new.agent)
         else:

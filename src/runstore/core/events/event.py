@@ -17,7 +17,10 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     type: ClassVar[EventType] = ""
     version: ClassVar[int] = 1
     ends: ClassVar[bool] = False  # closes the run: only `run.deleted` and `run.purged` may follow
-    levels: ClassVar[int] = 1  # nesting levels of the event around the values that it carries
+
+    def levels(self, field: str) -> int:
+        """The lists and objects that a field has around a value of an agent or a user, which do not count."""
+        return 0
 
 
 class Custom(Struct, frozen=True):

@@ -55,7 +55,6 @@ class InputAdded(Event, frozen=True):
     """A message for a run that is under way. Its agent gets it before its next model call."""
 
     type: ClassVar[EventType] = "input.added"
-    levels: ClassVar[int] = 2  # a list of content blocks
     content: str | list[dict[str, Any]]
     by: str
     key_id: str | None = None

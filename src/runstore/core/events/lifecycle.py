@@ -31,6 +31,15 @@ class Queued(Event, frozen=True):
     memory: Literal["session"] | None = None
     key_id: str | None = None
 
+    def levels(self, field: str) -> int:
+        """See `Event.levels`. A definition has `output_schema`, or a hierarchy's `models.NAME.model_args`.
+
+        The input of submitted code stands beside the code.
+        """
+        if field == "definition":
+            return 3
+        return 1 if field == "input" and self.definition.get("code") else 0
+
 
 StartReason = Literal["claimed", "adopted", "handed_over", "input", "added"]
 
@@ -70,6 +79,10 @@ class Completed(Ending, frozen=True):
     result: dict[str, Any]
     usage: dict[str, int] = {}
     unheard: list[int] = []
+
+    def levels(self, field: str) -> int:
+        """See `Event.levels`. An agent's object stands beside its text."""
+        return 1 if field == "result" and "structured_output" in self.result else 0
 
 
 class Failed(Ending, frozen=True):

@@ -7,6 +7,8 @@ from msgspec import Struct
 from runstore.core.events.agent import AgentEvent
 from runstore.core.events.event import EventType
 
+MESSAGE_LEVELS = 6  # lists and objects of a message around the JSON of a tool's result
+
 
 class Token(AgentEvent, frozen=True, kw_only=True):
     """A piece of the model's answer, as it was streamed."""
@@ -67,9 +69,12 @@ class Message(AgentEvent, frozen=True, kw_only=True):
     """
 
     type: ClassVar[EventType] = "llm.message"
-    levels: ClassVar[int] = 7  # around the JSON of a tool's result
     message: dict[str, Any]
     more: bool = False
+
+    def levels(self, field: str) -> int:
+        """See `Event.levels`."""
+        return MESSAGE_LEVELS if field == "message" else 0
 
 
 ContextKind = Literal["system", "tools", "parameters", "output_schema", "message"]
@@ -84,11 +89,14 @@ class Context(AgentEvent, frozen=True, kw_only=True):
     """
 
     type: ClassVar[EventType] = "llm.context"
-    levels: ClassVar[int] = 8  # those of a message, within an event
     kind: ContextKind
     digest: str
     content: Any = None
     size: int = 0
+
+    def levels(self, field: str) -> int:
+        """See `Event.levels`."""
+        return 1 + MESSAGE_LEVELS if field == "content" else 0
 
 
 class MessageRange(Struct, frozen=True, omit_defaults=True):
@@ -120,7 +128,6 @@ class Request(AgentEvent, frozen=True, kw_only=True):
     """
 
     type: ClassVar[EventType] = "llm.request"
-    levels: ClassVar[int] = 4
     model: str | None = None
     provider: str | None = None
     parameters: str | None = None
@@ -142,19 +149,25 @@ class InputReplaced(AgentEvent, frozen=True, kw_only=True):
     """
 
     type: ClassVar[EventType] = "llm.input_replaced"
-    levels: ClassVar[int] = 8  # those of a message, within a list
     messages: list[dict[str, Any]]
     count: int = 1
     added: int | None = None
+
+    def levels(self, field: str) -> int:
+        """See `Event.levels`."""
+        return 1 + MESSAGE_LEVELS if field == "messages" else 0
 
 
 class ContextReduced(AgentEvent, frozen=True, kw_only=True):
     """The conversation after its manager reduced it: `begins_with`, then the last `kept` messages."""
 
     type: ClassVar[EventType] = "llm.context_reduced"
-    levels: ClassVar[int] = 8  # those of a message, within a list
     kept: int
     begins_with: list[dict[str, Any]] = []
+
+    def levels(self, field: str) -> int:
+        """See `Event.levels`."""
+        return 1 + MESSAGE_LEVELS if field == "begins_with" else 0
 
 
 class Usage(AgentEvent, frozen=True, kw_only=True):

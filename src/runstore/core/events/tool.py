@@ -9,9 +9,12 @@ from runstore.core.events.event import EventType
 class ToolEvent(AgentEvent, frozen=True, kw_only=True):
     """An event of one tool call."""
 
-    levels: ClassVar[int] = 3  # an output is a list of blocks
     tool_use_id: str
     name: str
+
+    def levels(self, field: str) -> int:
+        """See `Event.levels`. An output is a list of blocks, as `[{"json": value}]`."""
+        return 2 if field == "output" else 0
 
 
 class ToolStarted(ToolEvent, frozen=True, kw_only=True):
