@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from runstore.core.codec import RecordedEvent, decode
+from runstore.core.codec import RecordedEvent, decode, json_size
 from runstore.core.errors import Busy, InputClosed, InputNotFound, TooLarge, WrongExpectedSeq
 from runstore.core.events import CancelRequested, Failed, InputGiven, InputRequested, Queued
 from runstore.core.ids import new_run_id
@@ -16,7 +16,7 @@ from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.supervision.expiry import expire
-from runstore.store.inputs import MAX_ADDED_BYTES, InputStore
+from runstore.store.inputs import MAX_ADDED_BYTES, MAX_PAGE_BYTES, InputStore
 from runstore.store.runs import RunStore
 from tests.contracts.memory_log import MemoryEventLog
 from tests.kit.events import CANCEL, COMPLETED, asked, given, start_run, started
@@ -168,3 +168,32 @@ async def test_an_added_message_is_bounded() -> None:
     assert await store.add(run_id, "x" * (MAX_ADDED_BYTES - 2), by=Actor("ann")) == 4
     with pytest.raises(TooLarge, match="524,288 bytes"):
         await store.add(run_id, "x" * MAX_ADDED_BYTES, by=Actor("ann"))
+
+
+async def test_a_page_of_requests_is_bounded_by_the_bytes_of_their_answers() -> None:
+    log = MemoryEventLog(MemoryFeed())
+    ids = [f"1.{number}" for number in range(1, 21)]
+    run_id = await waiting(log, *map(asked, ids))
+    for request_id in reversed(ids[:-1]):  # the last stays open
+        await log.append(run_id, [given(request_id, answer="x" * 100_000)])
+    await log.append(run_id, [given("1.1000", answer="x" * 100_000)] * 100)
+    store, after, found = InputStore(log), 0, []
+    while True:
+        page = await store.page(run_id, after=after, limit=1_000)
+        assert sum(json_size(each) for each in page.inputs) <= MAX_PAGE_BYTES
+        found += page.inputs
+        if page.next is None:
+            break
+        after = page.next
+    assert [each.request.request_id for each in found] == ids
+    assert [each.given is None for each in found] == [False] * 19 + [True]
+
+
+async def test_a_page_of_requests_has_at_least_one() -> None:
+    log = MemoryEventLog(MemoryFeed())
+    run_id = await waiting(log, *map(asked, ("1.1", "1.2")))
+    for request_id in ("1.1", "1.2"):
+        await log.append(run_id, [given(request_id, answer="x" * MAX_PAGE_BYTES)])
+    page = await InputStore(log).page(run_id, after=0, limit=1_000)
+    assert [each.request.request_id for each in page.inputs] == ["1.1"]
+    assert page.next == page.inputs[0].seq

@@ -1,6 +1,6 @@
 """Questions of runs to people: list them, answer them, and add messages to a run under way."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from runstore.core.errors import (
 )
 from runstore.core.events import InputAdded, InputGiven, InputRequested
 from runstore.core.inputs import NULL, Input, answered, fold_inputs
+from runstore.core.pages import pages
 from runstore.core.ports import EventFilter, Head, LogReader, LogWriter
 from runstore.core.run import Actor
 from runstore.core.threads import Threads
@@ -29,6 +30,7 @@ from runstore.runtime.catalog.output_schema import schema_warnings
 MAX_ANSWER_BYTES = 256 << 10  # bytes of an answer as JSON: half of an event, which may repeat the arguments
 MAX_ADDED_BYTES = 512 << 10  # bytes of an added message as JSON: half of an event, which repeats the input
 ANSWER_TRIES = 20  # tries per answer while others append to the run
+MAX_PAGE_BYTES = 256 << 10  # bytes as JSON of the requests and answers of a page, except of its first
 CHECKS = 2  # answers checked against their schemas at once: a check takes a whole core
 CHECK_WAIT_S = 5.0  # seconds that a check waits for its turn before the request is refused
 
@@ -55,18 +57,20 @@ class InputStore:
         self._threads = Threads("runstore-answer", CHECKS, share=CHECKS - 1, wait_s=CHECK_WAIT_S)
 
     async def page(self, run_id: str, *, after: int, limit: int) -> InputPage:
-        """The requests with a greater seq than `after`, open and answered ones. Raises RunPurged."""
+        """The requests with a greater seq than `after`, open and answered ones; also bounded in bytes.
+
+        Raises:
+            RunPurged
+        """
         requests = await self._log.read(run_id, after=after, limit=limit, only=_REQUESTED)
         requests = [event for event in requests if not event.ends]  # an ending passes every filter
         if not requests:
             return InputPage([], None)
         inputs = fold_inputs(requests)
-        after = requests[0].seq
-        while any(each.given is None for each in inputs.values()):
-            if not (page := await self._log.read(run_id, after=after, only=_GIVEN)):
+        async for given in pages(self._log, run_id, after=requests[0].seq, only=_GIVEN):
+            inputs = _first(fold_inputs(given, inputs), MAX_PAGE_BYTES)
+            if all(each.given is not None for each in inputs.values()):
                 break
-            requests += page
-            inputs, after = fold_inputs(requests), page[-1].seq
         last = max(each.seq for each in inputs.values())
         more = await self._log.read(run_id, after=last, limit=1, only=_REQUESTED)
         return InputPage(list(inputs.values()), None if not more or more[0].ends else last)
@@ -141,6 +145,18 @@ class InputStore:
                 raise InvalidAnswer(f"{place}: {wrong[0].message}", field=place)
         given = answered(inputs, request_id, answer, by=by.user_id, key_id=by.key_id)
         await self._log.append(run_id, [given], expected_seq=head.seq)
+
+
+def _first(inputs: Mapping[str, Input], most: int) -> dict[str, Input]:
+    """The first requests with their answers: at least one, and no more than `most` bytes as JSON."""
+    kept: dict[str, Input] = {}
+    size = 0
+    for request_id, each in inputs.items():
+        size += json_size(each)
+        if kept and size > most:
+            break
+        kept[request_id] = each
+    return kept
 
 
 def _same(one: Any, other: Any) -> bool:
