@@ -28,7 +28,7 @@ import os, signal
 from tests.kit import warden
 from tests.servers.redis import OwnRedis
 with warden.watched(), OwnRedis() as redis:
-    print(redis._process.pid, flush=True)
+    print(redis.pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 

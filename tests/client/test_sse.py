@@ -35,7 +35,7 @@ def cut(stream: bytes, places: list[int]) -> list[bytes]:
 
 def as_a_browser(stream: bytes) -> list[Message]:
     """The events by the rules of the standard; the spaces let it read beyond the end of a short stream."""
-    return list(EventSource(cast(httpx.Client, None), "/")._interpret(read_lines([stream, b"   "])))
+    return list(EventSource(cast(httpx.Client, None), "/").interpret(read_lines([stream, b"   "])))
 
 
 @settings(deadline=None)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -115,8 +115,10 @@ async def test_a_call_that_cannot_begin_in_time_is_refused_and_never_made() -> N
         with pytest.raises(Busy):
             await threads.call(made.append, 1, by="ben")
         calls.end.set()
-        threads._wait_s = None
-        assert await threads.call(lambda: "next", by="ben") == "next"
+        while True:  # a busy machine may take longer to begin it, too
+            with suppress(Busy):
+                assert await threads.call(lambda: "next", by="ben") == "next"
+                break
     assert made == []
 
 

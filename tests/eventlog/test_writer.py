@@ -119,7 +119,7 @@ async def test_external_appends_that_find_no_room_are_not_queued(open_log: OpenL
         fill_up(log, run_id)
         appends = [asyncio.create_task(log.append(run_id, [note()])) for _ in range(100)]
         await asyncio.sleep(0)
-        assert log._writer._pending._load.events == MAX_RUN_EVENTS
+        assert log.waiting[0] == MAX_RUN_EVENTS
     assert sorted(await asyncio.gather(*appends)) == list(range(MAX_RUN_EVENTS + 3, MAX_RUN_EVENTS + 103))
 
 
@@ -433,12 +433,13 @@ async def test_a_log_whose_impatient_writer_missed_the_answer_goes_on(database: 
 async def test_stored_events_are_published_once_even_if_the_rest_of_the_batch_fails(
     database: Path,
 ) -> None:
-    store = SqlStore(Database(open_database(database)), [run_list()])
+    dialect = open_database(database)
+    store = SqlStore(Database(dialect), [run_list()])
     runs = [new_run_id() for _ in range(3)]
     store.commit([Append(run_id, [encode(QUEUED), encode(started())]) for run_id in runs])
     good, bad, other = (Append(run_id, [encode(note(f"{n}"))]) for n, run_id in enumerate(runs))
     bad.events = [EncodedEvent("custom.note", 1, False, 1 << 70, b"null")]
-    with lost_answer(store._dialect), pytest.raises(LogUnavailable):  # type: ignore[arg-type]
+    with lost_answer(dialect), pytest.raises(LogUnavailable):
         store.commit([good])
     with pytest.raises(OverflowError):
         store.commit([good, bad, other])

@@ -55,11 +55,11 @@ class EventSource:
                     self.closed = True  # "fail the connection"
                     return
                 self.opened += 1
-                yield from self._interpret(read_lines(answer.iter_raw()))
+                yield from self.interpret(read_lines(answer.iter_raw()))
         except httpx.TransportError:
             return  # "reestablish the connection", as at the end of the stream
 
-    def _interpret(self, lines: Iterable[str]) -> Iterator[Message]:
+    def interpret(self, lines: Iterable[str]) -> Iterator[Message]:
         """9.2.6 Interpreting an event stream. Data after the last blank line is discarded."""
         data: list[str] = []
         kind, event_id = "", self.last_event_id

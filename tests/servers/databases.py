@@ -123,13 +123,13 @@ class Databases(ABC):
         """Drop a database, even with open connections."""
         if engine := self._emptying.pop(name, None):
             engine.dispose()
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             self._drop(connection, name)
 
     def close(self) -> None:
         while self._spare:
             self.drop(self._spare.pop())
-        self._engine.dispose()
+        self.engine.dispose()
 
     def _empty(self, name: str) -> None:
         if name not in self._emptying:
@@ -162,7 +162,7 @@ class Databases(ABC):
     def _drop(self, connection: Connection, name: str) -> None: ...
 
     @cached_property
-    def _engine(self) -> Engine:
+    def engine(self) -> Engine:
         """Connections to the server, from which left-over databases have been dropped."""
         engine = create_engine(self._server, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
@@ -179,7 +179,7 @@ class Databases(ABC):
     def make_bare(self) -> str:
         """Make a database without a schema; returns its name."""
         name = new_name()
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             connection.exec_driver_sql(f"CREATE DATABASE {name}")
         return name
 
@@ -192,7 +192,7 @@ class Databases(ABC):
 class PostgresDatabases(Databases):
     def make(self) -> str:
         template, name = self._template, new_name()
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
@@ -227,7 +227,7 @@ class PostgresDatabases(Databases):
 class MysqlDatabases(Databases):
     def make(self) -> str:
         statements, name = self._statements, new_name()
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             cursor = connection.connection.cursor()
             cursor.execute(f"CREATE DATABASE {name}")
             cursor.execute(f"USE {name}")
@@ -246,7 +246,7 @@ class MysqlDatabases(Databases):
     @cached_property
     def _statements(self) -> list[tuple[str, tuple[Any, ...] | None]]:
         name = self._migrated()
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             try:
                 return list(_statements_of(connection, name))
             finally:

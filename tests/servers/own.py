@@ -68,6 +68,11 @@ class OwnServer(ABC):
             time.sleep(0.01)
         return self
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def stop(self) -> None:
         """Have it end as when its machine is shut down: clients are cut off, everything is written."""
         assert self._process is not None
@@ -90,9 +95,8 @@ class OwnServer(ABC):
 
     def freeze(self) -> None:
         """SIGSTOP for all its processes: connections stay open without answers."""
-        assert self._process is not None
-        send(self._process.pid, signal.SIGSTOP)  # first, so that it starts no more
-        self._processes = [self._process.pid, *descendants(self._process.pid)]
+        send(self.pid, signal.SIGSTOP)  # first, so that it starts no more
+        self._processes = [self.pid, *descendants(self.pid)]
         for pid in self._processes:
             send(pid, signal.SIGSTOP)
 

@@ -17,15 +17,15 @@ class ClusterNode(OwnRedis):
     """It belongs to no cluster yet. Over a restart it keeps what it knows of its cluster, and no data."""
 
     def __init__(self) -> None:
-        self._bus = Port()
+        self.bus = Port()
         try:
             super().__init__(
-                cluster_enabled="yes", cluster_port=str(self._bus.number), cluster_node_timeout=str(LOST_MS),
+                cluster_enabled="yes", cluster_port=str(self.bus.number), cluster_node_timeout=str(LOST_MS),
                 cluster_require_full_coverage="no", cluster_replica_validity_factor="0",
                 repl_diskless_sync_delay="0",
             )  # fmt: skip
         except BaseException:
-            self._bus.release()
+            self.bus.release()
             raise
 
     @property
@@ -38,11 +38,11 @@ class ClusterNode(OwnRedis):
             return client.execute_command("CLUSTER", *words)
 
     def meet(self, other: "ClusterNode") -> None:
-        self.cluster("MEET", "127.0.0.1", other.port, other._bus.number)
+        self.cluster("MEET", "127.0.0.1", other.port, other.bus.number)
 
     def close(self) -> None:
         super().close()
-        self._bus.release()
+        self.bus.release()
 
 
 class OwnRedisCluster:

@@ -23,12 +23,12 @@ SHARED = {
 
 def shared_database(kind: str) -> URL:
     """Where the shared server of a kind is; it has answered in this process."""
-    return make_url(_shared(kind))
+    return make_url(url_of(kind))
 
 
 def shared_redis() -> str:
     """Where the shared Redis is. Use keys with a prefix of your own."""
-    return _shared("redis")
+    return url_of("redis")
 
 
 def configured(kind: str) -> str:
@@ -43,7 +43,8 @@ def failure(kind: str) -> str | None:
     return _redis_failure(url) if kind == "redis" else _database_failure(make_url(url))
 
 
-def _shared(kind: str) -> str:
+def url_of(kind: str) -> str:
+    """The URL of a shared server that answers; otherwise the test is skipped."""
     if reason := failure(kind):
         url = make_url(configured(kind))  # which hides the password
         lacking(f"no server for tests at {url!r}, or where {SHARED[kind][0]} says: {reason}")

@@ -22,7 +22,7 @@ def test_a_server_that_does_not_answer_is_named_with_the_way_to_have_it(
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv(variable, f"{default.partition(':')[0]}://127.0.0.1:1")
     with pytest.raises(pytest.skip.Exception) as skipped:
-        shared._shared(kind)
+        shared.url_of(kind)
     line = absent(["strace is not installed", str(skipped.value)])
     assert line is not None
     for word in (f": {name}. ", f"install {package} and", "-m tests.servers make test", variable):

@@ -109,7 +109,7 @@ def test_databases_of_a_killed_test_run_are_dropped_by_the_next_and_those_of_a_l
     gone = NAME.pattern.replace(r"(\d+)_\w+", f"{dead.pid}_1")
     databases = KINDS[kind](shared_database(kind))
     with empty_database(kind, tmp_path) as living:
-        with databases._engine.connect() as connection:
+        with databases.engine.connect() as connection:
             connection.exec_driver_sql(f"CREATE DATABASE {gone}")
         databases.close()
         done = subprocess.run(

@@ -8,6 +8,8 @@ import pytest
 
 from runstore.core.errors import LogUnavailable
 from runstore.core.ids import new_run_id
+from runstore.database.opening import Database
+from runstore.eventlog.sql import SqlEventLog
 from runstore.mount import MountedApp
 from tests.kit.database import make_database
 
@@ -32,13 +34,12 @@ async def test_an_outage_is_reported_without_the_database_and_its_error(
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
     said = "database postgresql+psycopg://me:***@10.0.0.7/runs: password authentication failed for user 'me'"
     async with app.open(), httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-        log = app._runtime.event_log  # type: ignore[union-attr]
 
         async def refuse(*arguments: Any) -> Any:
             raise LogUnavailable(said)
 
-        monkeypatch.setattr(log.database, "query", refuse)
-        monkeypatch.setattr(log._writer, "unavailable", LogUnavailable(said))
+        monkeypatch.setattr(Database, "query", refuse)
+        monkeypatch.setattr(SqlEventLog, "unavailable", LogUnavailable(said))
         for path in ("/readyz", "/runs", "/v1/models", f"/runs/{new_run_id()}"):
             answer = await client.get(path)
             for part in ("postgresql", "10.0.0.7", "me", "password"):

@@ -82,7 +82,7 @@ async def test_a_worker_that_beats_is_alive(join: Callable[..., HeartbeatLeases]
     watcher, worker = join(1), join(FOR_EVER_S)
     await worker.hold()
     for _ in range(10):
-        await worker._beat()
+        await worker.beat()
         assert await watched_s(watcher, worker, clock, 1) == float("inf")
 
 
@@ -108,7 +108,7 @@ async def test_a_worker_holds_its_lease_for_as_long_as_its_last_beat_is_good(
     assert worker.held
     clock.now += 1  # by now others may have taken its runs
     assert not worker.held
-    await worker._beat()
+    await worker.beat()
     assert worker.held
 
 
@@ -128,7 +128,7 @@ async def test_a_worker_that_has_woken_up_is_not_forgotten(
     await worker.hold()
     await dead.hold()
     assert await watched_s(watcher, worker, clock, 60) < 60
-    await worker._beat()  # between the poll and the reaction to it
+    await worker.beat()  # between the poll and the reaction to it
     await watcher.forget(set())
     assert await watcher.dead({worker.worker_id, dead.worker_id}) == {dead.worker_id: False}
 

@@ -80,8 +80,14 @@ class HeartbeatLeases:
         """See `Leases.hold`."""
         if self._beating is None:
             self._leaving.clear()
-            await self._beat()
+            await self.beat()
             self._beating = asyncio.create_task(self._beat_on())
+
+    async def beat(self) -> None:
+        """Store one more heartbeat of this worker."""
+        asked_at = self._clock()
+        await self._database.change(_beat, self._row)
+        self._beaten_at = asked_at
 
     async def dead(self, worker_ids: set[str]) -> dict[str, bool]:
         """See `Leases.dead`."""
@@ -128,7 +134,7 @@ class HeartbeatLeases:
     async def _beat_on(self) -> None:
         while not await self._left_within(self._beat_s):
             try:
-                await self._beat()
+                await self.beat()
             except LogUnavailable:
                 pass  # the writer logs it
             except Exception:  # without its beats the worker would lose all its runs
@@ -138,11 +144,6 @@ class HeartbeatLeases:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._leaving.wait(), seconds)
         return self._leaving.is_set()
-
-    async def _beat(self) -> None:
-        asked_at = self._clock()
-        await self._database.change(_beat, self._row)
-        self._beaten_at = asked_at
 
 
 class ListedLeases:
