@@ -27,8 +27,8 @@ from runstore.core.events import (
 from runstore.core.inputs import fold_inputs
 from runstore.core.ports import AgentResult, Asked, RunContext, RunRecorder
 from runstore.core.times import now_ms
-from runstore.runtime.memory.model_requests import NextRequest, Requests
 from runstore.runtime.memory.oversized import MAX_RESULT_BYTES, text_result, whole_or_pieces
+from runstore.runtime.memory.request_references import NextRequest, Requests
 from runstore.runtime.user_code import accepts_context, failed
 
 Given = tuple[str, Any]  # a question's prompt, and its answer

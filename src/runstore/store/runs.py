@@ -40,7 +40,7 @@ from runstore.store.forks import ForkOptions, forked
 from runstore.store.inputs import InputStore
 from runstore.store.joined_tails import JoinedTails
 from runstore.store.large_reads import LargeReads
-from runstore.store.model_requests import MAX_LISTED, list_requests, read_request
+from runstore.store.request_reads import MAX_LISTED, list_requests, read_request
 from runstore.store.trace import read_trace
 
 MAX_KNOWN_OWNERS = 10_000  # runs whose owner is cached

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runstore.runtime.memory.model_requests import Requests
+from runstore.runtime.memory.request_references import Requests
 from runstore.runtime.memory.resume import Memory
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.hooks import Hooks

@@ -9,7 +9,7 @@ from runstore.http.operations import Call, operation
 from runstore.http.requests import MAX_CURSOR, MAX_CURSOR_DIGITS, Parameter, read_number, whole
 from runstore.http.schemas import RUN_ID, SEQ, json
 from runstore.http.security.access import Access
-from runstore.store.model_requests import MAX_LISTED
+from runstore.store.request_reads import MAX_LISTED
 from runstore.store.runs import RunStore
 
 LIMIT = Parameter("limit", whole(1, MAX_LISTED, 100))

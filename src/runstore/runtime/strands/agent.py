@@ -24,7 +24,7 @@ from runstore.core.ports import AgentResult, Asked, RunContext, RunRecorder
 from runstore.runtime.holders import HELD
 from runstore.runtime.memory.at_most_once import obstacle
 from runstore.runtime.memory.held import bare
-from runstore.runtime.memory.model_requests import Requests
+from runstore.runtime.memory.request_references import Requests
 from runstore.runtime.memory.resume import Memory, recall
 from runstore.runtime.replay.follower import Follower
 from runstore.runtime.strands.closable_recorder import ClosableRecorder

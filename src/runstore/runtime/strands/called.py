@@ -29,9 +29,9 @@ from runstore.runtime.memory.at_most_once import is_at_most_once
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.hierarchy import CALL, SubAgentCall, call_of, called_agent
 from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
-from runstore.runtime.strands.model_requests import RequestRecorder, asked
 from runstore.runtime.strands.nodes import nodes_of
 from runstore.runtime.strands.redaction import may_change_request
+from runstore.runtime.strands.request_recorder import RequestRecorder, asked
 from runstore.runtime.strands.spoken import repaired, spoken
 from runstore.runtime.strands.tools import runs_again, write_call, write_result
 

@@ -42,7 +42,7 @@ from runstore.core.ports import AgentResult, RunContext
 from runstore.core.run import add_usage
 from runstore.runtime.memory.at_most_once import CODE
 from runstore.runtime.memory.held import bare
-from runstore.runtime.memory.model_requests import Requests
+from runstore.runtime.memory.request_references import Requests
 from runstore.runtime.memory.resume import Conversation, Memory, digest_of, is_root, is_run
 from runstore.runtime.strands import background
 from runstore.runtime.strands.added import AddedMessages

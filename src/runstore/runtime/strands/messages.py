@@ -12,7 +12,7 @@ from strands.hooks import AfterInvocationEvent, AfterModelCallEvent, MessageAdde
 
 from runstore.core.events import ContextReduced, Event, InputReplaced, Message, Place
 from runstore.runtime.memory.held import bare
-from runstore.runtime.memory.model_requests import Requests
+from runstore.runtime.memory.request_references import Requests
 from runstore.runtime.memory.resume import is_run
 from runstore.runtime.strands.added import AddedMessages
 from runstore.runtime.strands.answers import OpenAnswers

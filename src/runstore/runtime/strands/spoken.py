@@ -18,9 +18,9 @@ from runstore.core.events import Place, Reasoning, Token
 from runstore.runtime.strands.answers import OpenAnswers
 from runstore.runtime.strands.chunks import Chunk, SaidText, joined, said_in
 from runstore.runtime.strands.errors import recognised
-from runstore.runtime.strands.model_requests import RequestRecorder, asked
 from runstore.runtime.strands.redaction import may_change, may_change_request
 from runstore.runtime.strands.repair import Repair
+from runstore.runtime.strands.request_recorder import RequestRecorder, asked
 
 JOIN_S = 0.02  # seconds of text that strands gets as one delta
 

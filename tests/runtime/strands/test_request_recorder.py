@@ -23,7 +23,7 @@ from runstore.core.ids import new_run_id
 from runstore.core.model_requests import ModelRequest
 from runstore.core.ports import EventFilter, Head
 from runstore.runtime.strands.agent import StrandsAgent
-from runstore.store.model_requests import MAX_EARLIER, list_requests, read_request
+from runstore.store.request_reads import MAX_EARLIER, list_requests, read_request
 from tests.kit.events import started
 from tests.runtime.recording import ListRecorder, context
 from tests.runtime.session import Session

@@ -2,7 +2,7 @@
 
 import pytest
 
-import runstore.store.model_requests as requests
+import runstore.store.request_reads as requests
 from runstore.core.codec import RecordedEvent, encode
 from runstore.core.errors import TooLarge
 from runstore.core.events import Event, Message, MessageRange, Request

@@ -13,7 +13,7 @@ from strands.models import Model
 
 from runstore.core.definitions import harmless
 from runstore.core.events import Place
-from runstore.runtime.memory.model_requests import NextRequest, Record, Requests
+from runstore.runtime.memory.request_references import NextRequest, Record, Requests
 from runstore.runtime.strands.chunks import Chunk
 from runstore.runtime.strands.request_ids import hear
 
