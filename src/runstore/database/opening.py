@@ -59,7 +59,7 @@ class TablesReplaced(LogUnavailable):
 class _SessionEnded(Exception):
     """The server has ended the session before the COMMIT: nothing was stored.
 
-    A machine that stalls for a second in a transaction meets the limit of idle transactions.
+    A machine that stalls for IDLE_S in a transaction meets the limit of idle transactions.
     """
 
 
