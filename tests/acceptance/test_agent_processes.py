@@ -19,6 +19,7 @@ from tests.kit.process import run_command
 from tests.kit.process_tree import descendants, runs
 from tests.kit.server import ServerProcess, serving, until
 from tests.kit.slow import slow
+from tests.kit.slowness import within
 
 Serve = Callable[..., ServerProcess]
 
@@ -248,8 +249,7 @@ def test_an_agent_that_cannot_be_imported_ends_the_start(tmp_path: Path) -> None
 def test_a_run_waits_for_answers_and_gets_added_messages(serve: Serve) -> None:
     server = serve()
     run_id = server.begin("asks")
-    until(lambda: server.record(run_id)["status"] == "waiting", "the run waits")
-    [asked] = server.record(run_id)["pending_inputs"]
+    [asked] = server.waiting(run_id)["pending_inputs"]
     assert server.http.post(f"/runs/{run_id}/inputs", json={"content": "and soon"}).is_success
     answer = {"answer": "M"}
     assert server.http.post(f"/runs/{run_id}/inputs/{asked['request_id']}", json=answer).is_success
@@ -260,8 +260,7 @@ def test_a_run_waits_for_answers_and_gets_added_messages(serve: Serve) -> None:
 def test_a_tool_runs_after_its_approval_and_the_session_remembers_it(serve: Serve) -> None:
     server = serve()
     run_id = server.begin("payer", "rent", session_id="s")
-    until(lambda: server.record(run_id)["status"] == "waiting", "the call waits for its approval")
-    [asked] = server.record(run_id)["pending_inputs"]
+    [asked] = server.waiting(run_id)["pending_inputs"]
     answer = {"answer": {"approve": True}}
     assert server.http.post(f"/runs/{run_id}/inputs/{asked['request_id']}", json=answer).is_success
     assert server.ended(run_id)["status"] == "success"
@@ -319,10 +318,9 @@ def test_a_stuck_run_ends_within_its_grace_and_no_other_run_with_it(
     first = pid_of(server, other)
     run_id = server.begin(agent, input)
     pid_of(server, run_id)
-    asked = time.monotonic()
-    record = server.stop_run(run_id)
+    with within(0.8 + 5):  # the grace, and a busy machine
+        record = server.stop_run(run_id)
     assert (record["status"], record["forced"]) == ("stopped", True)
-    assert time.monotonic() - asked < 0.8 + 5  # the grace, and a busy machine
     following = server.begin("does")  # on another loop, or in another process
     assert server.ended(following)["status"] == "success"
     record = server.record(other)

@@ -94,7 +94,7 @@ def test_stops_of_a_frozen_workers_runs_are_enforced_by_another_process_in_time(
     agents = (*["polite"] * 5, "persistent")  # five that are silent, and one that speaks on
     runs = [talking(one, agent) for agent in agents]
     os.kill(one.pid, signal.SIGSTOP)  # between two words: in a commit, it would hold the database's lock
-    with measured_slowness() as slowness:
+    with measured_slowness(alone=True) as slowness:
         for run_id in runs:
             assert other.http.post(f"/runs/{run_id}/stop").status_code == 202
         ended = [other.ended(run_id) for run_id in runs]

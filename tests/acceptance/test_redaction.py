@@ -11,7 +11,7 @@ from sqlalchemy import MetaData, create_engine, select
 from tests.cli.test_export import Receiver, receiver
 from tests.kit.command_line import call_command
 from tests.kit.server import ServerProcess, until
-from tests.kit.slow import mostly_slow, slow
+from tests.kit.slow import shared_out, slow
 from tests.servers.databases import KINDS, empty_database
 
 __all__ = ["receiver"]
@@ -261,7 +261,7 @@ def leaves(server: ServerProcess, run_ids: list[str], receiver: Receiver) -> dic
     return {**found, "sent": str(receiver.spans())}
 
 
-@pytest.mark.parametrize("name", mostly_slow(NAMES, "guardrail"))
+@pytest.mark.parametrize(("name", "url"), shared_out(NAMES, "guardrail"), indirect=["url"])
 def test_what_is_redacted_is_in_no_later_read(
     server: ServerProcess, url: str, receiver: Receiver, name: str
 ) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.kit.server import ServerProcess, until
-from tests.kit.slow import slow
-from tests.servers.databases import KINDS, empty_database
+from tests.kit.slow import TWO_DATABASES, slow
+from tests.servers.databases import empty_database
 
 AGENTS = """
 import asyncio
@@ -88,7 +88,7 @@ factory = "agents:deaf"
 """
 
 
-@pytest.fixture(params=["sqlite", *(slow(kind) for kind in KINDS if kind != "sqlite")])
+@pytest.fixture(params=TWO_DATABASES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with empty_database(request.param, tmp_path) as url:
         yield url

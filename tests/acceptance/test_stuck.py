@@ -119,7 +119,7 @@ def stopped(server: ServerProcess, run_id: str) -> tuple[Frame, timedelta]:
 
 
 def stopped_in_time(server: ServerProcess, run_id: str) -> Frame:
-    """Stop a run; returns the ending that its subscriber has seen."""
+    """Stop a run; returns the ending that its subscriber has seen. Its agent may compute all the time."""
     with measured_slowness() as slowness:
         ended, took = stopped(server, run_id)
     assert took < STOPPED_IN * slowness.factor
@@ -128,7 +128,7 @@ def stopped_in_time(server: ServerProcess, run_id: str) -> Frame:
 
 def all_stopped_in_time(server: ServerProcess, stuck: list[str], clients: Executor) -> None:
     """Stop runs at once, which the server has to compute for: on a busy machine it waits for a core."""
-    with measured_slowness(server.pid) as slowness:
+    with measured_slowness(alone=True, computing=server.pid) as slowness:
         took = [took for _, took in clients.map(partial(stopped, server), stuck)]
     assert max(took) < STOPPED_IN * slowness.factor
 
@@ -297,7 +297,7 @@ def look(server: ServerProcess, paced: str, per_s: int, *, busy: bool, while_s: 
         busy: whether the stuck agents compute in the server's own process.
     """
     computing = server.pid if busy else None
-    with measured_slowness(computing) as slowness, ThreadPoolExecutor(2) as clients:
+    with measured_slowness(alone=True, computing=computing) as slowness, ThreadPoolExecutor(2) as clients:
         answers = clients.submit(time_answers, server, while_s)
         late = clients.submit(time_words, server, paced, round(while_s * per_s), per_s)
         answer_s, late_s = p99(answers.result()), p99(late.result())

@@ -18,8 +18,8 @@ import pytest
 
 from runstore.client import Client, Conflict
 from tests.kit.server import PYTHON, ServerProcess, until
-from tests.kit.slow import slow
-from tests.servers.databases import KINDS, empty_database
+from tests.kit.slow import TWO_DATABASES, slow
+from tests.servers.databases import empty_database
 
 AGENTS = """
 import time
@@ -173,7 +173,7 @@ def done(tmp_path: Path) -> Path:
 ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # what no database decides
 
 
-@pytest.fixture(params=["sqlite", *(slow(kind) for kind in KINDS if kind != "sqlite")])
+@pytest.fixture(params=TWO_DATABASES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with empty_database(request.param, tmp_path) as url:
         yield url
@@ -195,8 +195,7 @@ def front(tmp_path: Path, url: str, worker: ServerProcess) -> Iterator[ServerPro
 def waiting(server: ServerProcess, agent: str = "clerk", **options: Any) -> tuple[str, str]:
     """A run that waits, and its open request."""
     run_id = server.begin(agent, **{"input": "shirts", **options})
-    until(lambda: server.record(run_id)["status"] == "waiting", "the run waits")
-    [pending] = server.record(run_id)["pending_inputs"]
+    [pending] = server.waiting(run_id)["pending_inputs"]
     return run_id, pending["request_id"]
 
 
@@ -283,7 +282,7 @@ def test_a_worker_that_dies_with_the_answer_asks_nothing_again(
     asks_first = moment == "with the answer"
     run_id = front.begin("slow", "last" if asks_first else "first")
     if asks_first:
-        until(lambda: front.record(run_id)["status"] == "waiting", "the run waits")
+        front.waiting(run_id)
         assert answer(front, run_id, "1.1", SMALL).status_code == 200
     until(done.exists, "the tool holds still")
     worker.kill()
@@ -291,7 +290,7 @@ def test_a_worker_that_dies_with_the_answer_asks_nothing_again(
     (done.parent / "go").touch()
     worker.start()
     if not asks_first:
-        until(lambda: front.record(run_id)["status"] == "waiting", "the run waits")
+        front.waiting(run_id)
         assert answer(front, run_id, "2.1", SMALL).status_code == 200
     assert worker.ended(run_id)["status"] == "success"
     assert count(front, run_id, "input.requested") == 1
@@ -380,7 +379,7 @@ def test_a_hierarchy_names_tools_that_need_approval(worker: ServerProcess, done:
     made = created["hierarchy_id"]
     begun = worker.http.post(f"{place}/runs/start", json={"hierarchy_id": made, "task": "rent"})
     run_id = begun.json()["data"]["run_id"]
-    until(lambda: worker.record(run_id)["status"] == "waiting", "the run waits")
+    worker.waiting(run_id)
     [pending] = worker.record(run_id)["pending_inputs"]
     assert (pending["agent"], pending["kind"]) == ("global/office/clerk", "approval")
     assert not done.exists()

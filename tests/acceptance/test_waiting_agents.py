@@ -9,8 +9,8 @@ import pytest
 from runstore.client import AsyncClient
 from tests.kit.replaying import AGENTS, ReplayServer
 from tests.kit.server import ServerProcess, serving, until
-from tests.kit.slow import slow
-from tests.servers.databases import KINDS, empty_database
+from tests.kit.slow import TWO_DATABASES, slow
+from tests.servers.databases import empty_database
 
 ASKING = """
 from strands import ToolContext
@@ -92,7 +92,7 @@ DONE = Counter(
 )
 
 
-@pytest.fixture(params=["sqlite", *(slow(kind) for kind in KINDS if kind != "sqlite")])
+@pytest.fixture(params=TWO_DATABASES)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with empty_database(request.param, tmp_path) as url:
         yield url

@@ -494,7 +494,7 @@ def copy(url: str, target: Path) -> str:
     ("kind", "examples"),
     [
         ("sqlite", 5),
-        *(slow("sqlite", 12), slow("postgresql", 4), slow("mysql", 4)),
+        *(slow("sqlite", 8), slow("postgresql", 3), slow("mysql", 3)),
     ],
 )
 def test_after_any_history_the_log_equals_a_plain_list(

@@ -5,7 +5,7 @@ import threading
 from typing import Literal
 
 Side = Literal["before", "after"]
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 # The end of a transaction as a message of its own, and the answer to a COMMIT. PostgreSQL: a Query, or a
 # Parse with a name of its statement; CommandComplete has the tag. MariaDB: COM_QUERY, and a packet OK.

@@ -114,6 +114,13 @@ class ServerProcess(RunstoreProcess):
         assert record["completed_at"] is not None, f"the run has not ended: {record}\n{self.log}"
         return record
 
+    def waiting(self, run_id: str) -> dict[str, Any]:
+        """The record of a run once it waits for an answer."""
+        until(lambda: self.record(run_id)["status"] not in ("queued", "running"), "the run waits")
+        record = self.record(run_id)
+        assert record["status"] == "waiting", f"the run does not wait: {record}\n{self.log}"
+        return record
+
     def stop_run(self, run_id: str) -> dict[str, Any]:
         """Stop a run, and wait for its end."""
         assert self.http.post(f"/runs/{run_id}/stop").is_success

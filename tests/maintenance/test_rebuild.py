@@ -41,7 +41,7 @@ from tests.kit.events import (
 )
 from tests.kit.polling import DEADLINE_S
 from tests.kit.rebuilding import rebuild_runs, verify_runs
-from tests.kit.slow import mostly_slow, slow
+from tests.kit.slow import mostly_slow, shared_out, slow
 from tests.servers.databases import DATABASES, kept_database
 
 USAGE = Usage(agent="demo", input_tokens=10, output_tokens=1)
@@ -197,8 +197,11 @@ async def writers(log: SqlEventLog) -> AsyncIterator[list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("database_url", mostly_slow(DATABASES, "sqlite", "postgresql"), indirect=True)
-@pytest.mark.parametrize("damage", ["DELETE FROM runs", "UPDATE runs SET status = 'queued'"])
+@pytest.mark.parametrize(
+    ("damage", "database_url"),
+    shared_out(["DELETE FROM runs", "UPDATE runs SET status = 'queued'"]),
+    indirect=["database_url"],
+)
 async def test_a_rebuild_comes_out_equal_while_writers_keep_appending(
     log: SqlEventLog,
     dialect: Dialect,

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import Connection, make_url, select
+from sqlalchemy import Connection, Table, make_url, select
 
 from runstore.core.codec import RecordedEvent
 from runstore.database.dialects import open_dialect
@@ -15,6 +16,8 @@ from runstore.eventlog.sql import SqlEventLog
 from runstore.projections.projection import Projection, Slot
 from tests.kit.slow import mostly_slow
 from tests.servers.databases import DATABASES, bare_database
+
+T = TypeVar("T")
 
 
 class Tables:
@@ -52,21 +55,22 @@ class Tables:
 
     def read(self, bound: Projection) -> dict[str, list[Any]]:
         """All rows of all tables, without the slot's name."""
-        with self.database.connect() as connection:
-            return {
-                table.name.removesuffix("_a").removesuffix("_b"): sorted(
-                    (tuple(row) for row in connection.execute(select(table))), key=repr
-                )
-                for table in bound.tables
-            }
+        return {
+            table.name.removesuffix("_a").removesuffix("_b"): sorted(
+                (tuple(row) for row in self.ask(partial(_all, table=table))), key=repr
+            )
+            for table in bound.tables
+        }
 
     def rows(self, bound: Projection, place: int) -> list[Any]:
-        with self.database.connect() as connection:
-            return list(connection.execute(select(bound.tables[place])).all())
+        return self.ask(partial(_all, table=bound.tables[place]))
 
-    def ask(self, question: Callable[[Connection], Any]) -> Any:
-        with self.database.connect() as connection:
-            return question(connection)
+    def ask(self, question: Callable[[Connection], T]) -> T:
+        return self.database.read(question)
+
+
+def _all(connection: Connection, table: Table) -> list[Any]:
+    return list(connection.execute(select(table)).all())
 
 
 @pytest.fixture(params=mostly_slow(DATABASES, "sqlite", "postgresql"))

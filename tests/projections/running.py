@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from sqlalchemy import Connection
+
 from runstore.core.codec import RecordedEvent
 from runstore.core.events import Custom
 from runstore.database.opening import Database
@@ -26,8 +28,7 @@ def run_once(database: Database, *projections: Projection) -> None:
 
 
 def builds(database: Database, name: str) -> list[Build]:
-    with database.connect() as connection:
-        return read_builds(connection, name)
+    return database.read(lambda connection: read_builds(connection, name))
 
 
 def live(database: Database, name: str) -> Build:
@@ -35,9 +36,11 @@ def live(database: Database, name: str) -> Build:
 
 
 def found(database: Database, projection: Projection) -> dict[str, int]:
-    with database.connect() as connection:
+    def find(connection: Connection) -> dict[str, int]:
         tables = live_tables(connection, projection)
         return totals(connection, tables[projection.name]) if tables else {}
+
+    return database.read(find)
 
 
 async def counted(log: SqlEventLog) -> dict[str, int]:

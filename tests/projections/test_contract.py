@@ -12,7 +12,7 @@ from runstore.projections import comparison
 from runstore.projections.projection import Projection
 from runstore.projections.registry import shipped
 from runstore.testing import ProjectionContract
-from tests.kit.slow import mostly_slow
+from tests.kit.slow import shared_out
 from tests.projections.examples import InlineTotals, Totals
 from tests.servers.databases import DATABASES, kept_database
 
@@ -30,10 +30,14 @@ class OnEachDatabase(ProjectionContract):
             yield url
 
 
-@pytest.mark.parametrize("name", mostly_slow([each.name for each in shipped()], "runs", "usage"))
+@pytest.mark.parametrize(
+    ("name", "database_url"),
+    shared_out([each.name for each in shipped()], "runs", "usage"),
+    indirect=["database_url"],
+)
 class TestShippedOnes(OnEachDatabase):
     @pytest.fixture(autouse=True)
-    def _chosen(self, name: str) -> None:
+    def _chosen(self, name: str, database_url: str) -> None:  # both are parameters of every test
         self.name = name
 
     def make(self) -> Projection:

@@ -43,7 +43,7 @@ from tests.kit.database import open_log_at, run_list
 from tests.kit.events import started, token
 from tests.kit.purging import purge_run
 from tests.kit.rebuilding import verify_runs
-from tests.kit.slow import mostly_slow
+from tests.kit.slow import mostly_slow, shared_out
 from tests.servers.databases import DATABASES, empty_database
 
 NAME = "ann-personal"
@@ -292,7 +292,7 @@ async def test_a_run_that_begins_during_the_erasure_is_named(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pseudonym", [False, True])
+@pytest.mark.parametrize(("pseudonym", "url"), shared_out([False, True]), indirect=["url"])
 async def test_two_erasures_at_once_share_the_work(
     log: SqlEventLog, url: str, database: Database, engine: Engine, erasure: Erasure, *, pseudonym: bool
 ) -> None:

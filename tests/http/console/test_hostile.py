@@ -260,7 +260,7 @@ def test_a_question_is_only_text(victim: Tab, attacked: tuple[ServerProcess, str
     server = attacked[0]
     for agent in ("asking", "choosing"):
         run_id = server.begin(agent, EVERYTHING)
-        until(lambda run_id=run_id: server.record(run_id)["status"] == "waiting", "the run waits")
+        server.waiting(run_id)
         for page in ("inbox", f"runs/{run_id}", f"runs/{run_id}?tab=transcript"):
             victim.open(page)
             victim.find(".question").first.wait_for()

@@ -6,7 +6,7 @@ from playwright.sync_api import Browser, expect
 
 from tests.http.console.conftest import AGENTS, CONFIG
 from tests.http.console.tab import Tab, tab_of
-from tests.kit.server import ServerProcess, serving, until
+from tests.kit.server import ServerProcess, serving
 
 TEAM = """
 
@@ -19,7 +19,7 @@ def who(request):
 
 def waiting(console: ServerProcess, text: str) -> str:
     run_id = console.begin("bank", text)
-    until(lambda: console.record(run_id)["status"] == "waiting", "the run waits")
+    console.waiting(run_id)
     return run_id
 
 
@@ -60,7 +60,7 @@ def test_a_call_is_approved_with_other_arguments(console: ServerProcess, tab: Ta
 
 def test_a_form_is_made_of_the_questions_schema(console: ServerProcess, tab: Tab) -> None:
     run_id = console.begin("former", "a form")
-    until(lambda: console.record(run_id)["status"] == "waiting", "the run waits")
+    console.waiting(run_id)
     tab.open("inbox")
     card = tab.find(".card", has_text="a form")
     for name, value in (("name", "Bob"), ("count", "3"), ("ratio", "0.5")):
@@ -104,7 +104,7 @@ def test_an_approver_answers_for_another_member_of_the_workspace(browser: Browse
     with serving(tmp_path, config, AGENTS + TEAM) as server:
         server.http.headers["x-user"] = "ann"
         run_id = server.begin("bank", "pay the rent", workspace_id="red")
-        until(lambda: server.record(run_id)["status"] == "waiting", "the run waits")
+        server.waiting(run_id)
         url, headers = str(server.http.base_url), {"x-user": "ben"}
         with tab_of(browser, url, extra_http_headers=headers) as tab:
             tab.open("inbox")

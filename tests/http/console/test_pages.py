@@ -52,7 +52,7 @@ def runs(running_console: ServerProcess) -> dict[str, str]:
     for run_id in list(found.values()):
         server.ended(run_id)
     found["waits"] = server.begin("bank", f"Pay {WORD}")
-    until(lambda: server.record(found["waits"])["status"] == "waiting", "the run waits")
+    server.waiting(found["waits"])
     events = server.events(found["run"])
     [found["tool"]] = [str(event["seq"]) for event in events if event["type"] == "tool.started"]
 

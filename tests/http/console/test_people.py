@@ -11,7 +11,7 @@ from tests.http.console.conftest import AGENTS, CONFIG
 from tests.http.console.tab import Tab, tab_of
 from tests.http.console.test_inbox import TEAM
 from tests.kit.keys import make_key
-from tests.kit.server import ServerProcess, serving, until
+from tests.kit.server import ServerProcess, serving
 
 ROW = ".run-row:not(.head)"
 
@@ -60,7 +60,7 @@ def test_a_member_has_no_button_for_what_only_the_owner_may_do(ben: Tab, team: S
 
 def test_an_answer_names_who_gave_it(ben: Tab, team: ServerProcess) -> None:
     run_id = team.begin("bank", "pay the rent", workspace_id="red")
-    until(lambda: team.record(run_id)["status"] == "waiting", "the run waits")
+    team.waiting(run_id)
     ben.open(f"runs/{run_id}")
     ben.find(".ask button", has_text="Approve").click()
     expect(ben.find(".run-head .status")).to_have_text("done")

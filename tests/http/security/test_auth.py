@@ -357,7 +357,7 @@ def test_the_streams_of_keys_that_are_revoked_end_in_time(people: People) -> Non
                 pass
             return time.monotonic()
 
-        with measured_slowness() as slowness, ThreadPoolExecutor(count) as readers:
+        with measured_slowness(alone=True) as slowness, ThreadPoolExecutor(count) as readers:
             ended = [readers.submit(ended_at, rest) for rest in pieces]
             for key in keys:
                 revoke_key(folder, key)
