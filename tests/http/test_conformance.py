@@ -209,7 +209,7 @@ def test_every_answer_is_as_the_document_says(case: schemathesis.Case, open_api:
 
 
 @schema(needs_login=True).parametrize()
-@FUZZED
+@settings(FUZZED, max_examples=5)
 def test_every_answer_is_as_the_document_says_where_keys_are_in_use(
     case: schemathesis.Case, guarded_api: Api
 ) -> None:
