@@ -146,20 +146,20 @@ async def _work(settings: Settings) -> None:
 def _signalled() -> "tuple[asyncio.Future[None], Callable[[], None]]":
     """Done at the first SIGTERM or SIGINT, or when called; the second signal ends the process at once."""
     loop = asyncio.get_running_loop()
-    told: asyncio.Future[None] = loop.create_future()
+    signalled: asyncio.Future[None] = loop.create_future()
 
     def settle() -> None:
-        if not told.done():
-            told.set_result(None)
+        if not signalled.done():
+            signalled.set_result(None)
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        if told.done():
+        if signalled.done():
             os._exit(128 + number)
         loop.call_soon_threadsafe(settle)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    return told, settle
+    return signalled, settle
 
 
 def _on_started(

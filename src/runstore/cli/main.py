@@ -257,7 +257,7 @@ def _run(process: Callable[..., None], settings: Any) -> None:
         configure_logs(settings.server.log_format, settings.server.log_file, queued=True)
         process(settings)
     except ConfigError as error:
-        raise settings.placed(error) from error
+        raise settings.located(error) from error
 
 
 def _settings(config: Path | None, options: ServerOptions, **changes: Any) -> Any:

@@ -218,10 +218,10 @@ def _parts(content: Any) -> list[dict[str, Any]]:
 
 def _part(block: Any) -> dict[str, Any]:
     match block:
-        case {"text": str(said)}:
-            return {"type": "text", "content": said}
-        case {"reasoningContent": {"reasoningText": {"text": str(said)}}}:
-            return {"type": "reasoning", "content": said}
+        case {"text": str(text)}:
+            return {"type": "text", "content": text}
+        case {"reasoningContent": {"reasoningText": {"text": str(text)}}}:
+            return {"type": "reasoning", "content": text}
         case {"toolUse": {"toolUseId": call_id, "name": name, **rest}}:
             return {"type": "tool_call", "id": call_id, "name": name, "arguments": rest.get("input")}
         case {"toolResult": {"toolUseId": call_id, **rest}}:

@@ -315,13 +315,13 @@ def _print(reports: Sequence["ProjectionReport"], done: str, as_json: bool) -> N
             typer.echo(f"{report.projection}: built from the log")
         for table, difference in (report.tables or {}).items():
             name = report.projection if table == report.projection else f"{report.projection}, {table}"
-            typer.echo(f"{name}: {done}{_said(difference)}")
+            typer.echo(f"{name}: {done}{_shown(difference)}")
             for key in difference.keys:
                 values = ", ".join(f"{column} = {escaped(str(value))}" for column, value in key.key.items())
                 typer.echo(f"  {'too many' if key.how == 'extra' else key.how}: {values}")
 
 
-def _said(difference: Any) -> str:
+def _shown(difference: Any) -> str:
     rows = f"{difference.rows:,} row{'s' * (difference.rows != 1)}"
     if difference.equal:
         return f"equal: {rows}"

@@ -76,7 +76,7 @@ def _import_agents(settings: Settings) -> None:
     try:
         asyncio.run(AgentCatalog(settings.agents, teams=Teams(settings.hierarchies)).check(processes=True))
     except ConfigError as error:
-        raise settings.placed(error) from error
+        raise settings.located(error) from error
 
 
 def _leave_after(watcher: socket.socket) -> None:

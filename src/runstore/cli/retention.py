@@ -30,17 +30,19 @@ def retention(
     Example: runstore retention --older-than 90d --dry-run
     """
     before = now_ms() - seconds_of("--older-than", older_than) * 1_000
-    said = (_would_purge if dry_run else _purge)(database.url, before)
-    typer.echo(f"retention: {said} (ended before {timestamp(before)})")
+    summary = (_would_purge if dry_run else _purge)(database.url, before)
+    typer.echo(f"retention: {summary} (ended before {timestamp(before)})")
 
 
 def _would_purge(url: str, before: int) -> str:
     from runstore.app import survey_purge
 
     found = survey_purge(url, before)
-    said = f"{_count(found.runs, 'run')} with {_count(found.events, 'event')} would be purged"
+    summary = f"{_count(found.runs, 'run')} with {_count(found.events, 'event')} would be purged"
     return (
-        f"{said}, and {_count(found.begun, 'run')} that an earlier purge has begun" if found.begun else said
+        f"{summary}, and {_count(found.begun, 'run')} that an earlier purge has begun"
+        if found.begun
+        else summary
     )
 
 
@@ -64,12 +66,12 @@ def _purge(url: str, before: int) -> str:
             purge_runs(url, before, progress)
         except KeyboardInterrupt:
             bar.stop()
-            typer.echo(f"retention: {_said(runs, events)}, interrupted; the next purge continues", err=True)
+            typer.echo(f"retention: {_purged(runs, events)}, interrupted; the next purge continues", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
-    return _said(runs, events)
+    return _purged(runs, events)
 
 
-def _said(runs: int, events: int) -> str:
+def _purged(runs: int, events: int) -> str:
     return f"purged {_count(runs, 'run')} and removed {_count(events, 'event')}"
 
 

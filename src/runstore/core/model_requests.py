@@ -74,9 +74,9 @@ class RequestFold(Struct):
             self._said.clear()
             self._last.clear()
         elif event.type == Message.type:
-            said = _read_spoken(event.data)
-            if not said.more:
-                self._said.setdefault(Place(said.agent, said.call_id), []).append(event.seq)
+            spoken = _read_spoken(event.data)
+            if not spoken.more:
+                self._said.setdefault(Place(spoken.agent, spoken.call_id), []).append(event.seq)
         elif event.type == Redacted.type:
             buried = _read_tombstone(event.data)
             if buried.message:

@@ -32,7 +32,7 @@ class Passage(Struct, frozen=True):
     images: tuple[ShownImage, ...] = ()
 
 
-class _Said(Struct):
+class _Speech(Struct):
     """Streamed text that no message has repeated yet, in pieces of its seq and text."""
 
     text: list[tuple[int, str]] = []
@@ -43,7 +43,7 @@ class Passages:
     """Folds a run's events into passages."""
 
     def __init__(self) -> None:
-        self._said: dict[Place, _Said] = {}
+        self._speeches: dict[Place, _Speech] = {}
         self._spoke = False  # whether an agent has said anything
 
     def add(self, event: EventRecord) -> Iterator[Passage]:
@@ -55,7 +55,7 @@ class Passages:
 
     def end(self) -> Iterator[Passage]:
         """The text that no message has ended yet."""
-        for speaker in list(self._said):
+        for speaker in list(self._speeches):
             yield from self._say(speaker)
 
     def _queued(self, event: EventRecord) -> Iterator[Passage]:
@@ -63,7 +63,7 @@ class Passages:
 
     def _started(self, event: EventRecord) -> Iterator[Passage]:
         discarded = event.data.get("discard_after_seq") is not None
-        for speaker in list(self._said):
+        for speaker in list(self._speeches):
             yield from self._say(speaker, "discarded" if discarded else "")
         if event.data["attempt"] > 1:
             yield Passage(f"Attempt {event.data['attempt']}, {event.at}")
@@ -80,7 +80,7 @@ class Passages:
         message = event.data["message"]
         if message.get("role") != "assistant":
             return
-        self._said.pop(speaker_of(event.data), None)
+        self._speeches.pop(speaker_of(event.data), None)
         blocks = blocks_of(message.get("content"))
         thoughts = [within(block, "reasoningContent", "reasoningText", "text") for block in blocks]
         reasoning = "".join(thought for thought in thoughts if isinstance(thought, str))
@@ -88,11 +88,11 @@ class Passages:
 
     def _discarded(self, event: EventRecord) -> Iterator[Passage]:
         """Show text that no longer counts, unless it was withheld or the agent is about to repeat it."""
-        said, speaker = self._open(event), speaker_of(event.data)
+        speech, speaker = self._open(event), speaker_of(event.data)
         first, reason = event.data["from_seq"], event.data["reason"]
         if reason in ("retried", "redacted"):
-            said.text = [piece for piece in said.text if piece[0] < first]
-            said.reasoning = [piece for piece in said.reasoning if piece[0] < first]
+            speech.text = [piece for piece in speech.text if piece[0] < first]
+            speech.reasoning = [piece for piece in speech.reasoning if piece[0] < first]
         else:
             yield from self._say(speaker, "discarded")
 
@@ -130,12 +130,12 @@ class Passages:
         elif not self._spoke:
             yield Passage(f"Result, {event.at}", result_text(event.data["result"]), event.data["result"])
 
-    def _open(self, event: EventRecord) -> _Said:
-        return self._said.setdefault(speaker_of(event.data), _Said())
+    def _open(self, event: EventRecord) -> _Speech:
+        return self._speeches.setdefault(speaker_of(event.data), _Speech())
 
     def _say(self, speaker: Place, note: str = "") -> Iterator[Passage]:
-        said = self._said.pop(speaker, _Said())
-        text, reasoning = ("".join(each for _, each in pieces) for pieces in (said.text, said.reasoning))
+        speech = self._speeches.pop(speaker, _Speech())
+        text, reasoning = ("".join(each for _, each in pieces) for pieces in (speech.text, speech.reasoning))
         yield from self._speech(speaker[0], text, reasoning, note)
 
     def _speech(

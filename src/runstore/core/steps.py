@@ -331,8 +331,8 @@ class StepFold:
     def _progress(self, event: EventRecord, data: Any) -> None:
         step = self._tools.get((speaker_of(event.data), data["tool_use_id"]))
         if step is not None:
-            said = {"seq": event.seq, "at": event.at, "output": data.get("output")}
-            self._of_event(step, event, progress=[*step.progress, said][-MAX_PROGRESS:])
+            latest = {"seq": event.seq, "at": event.at, "output": data.get("output")}
+            self._of_event(step, event, progress=[*step.progress, latest][-MAX_PROGRESS:])
 
     def _end_tool(self, event: EventRecord, data: Any) -> None:
         agent, id = self._agent(event), data["tool_use_id"]

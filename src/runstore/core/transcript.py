@@ -14,7 +14,7 @@ SEPARATOR = "\n\n"  # separates two messages of a run; pieces of one message are
 RESULT = Place("")  # the speaker of a run's result
 
 
-class _Said(Struct):
+class _Speech(Struct):
     """Consecutive text of one message."""
 
     speaker: Place
@@ -29,19 +29,19 @@ class MessageBounds:
     """
 
     def __init__(self) -> None:
-        self._said: list[_Said] = []
+        self._speeches: list[_Speech] = []
 
     @property
     def silent(self) -> bool:
         """Whether the run's own agents have said nothing, without those that work for a tool call."""
-        return all(said.speaker.call_id is not None for said in self._said)
+        return all(speech.speaker.call_id is not None for speech in self._speeches)
 
     def separator(self, seq: int, speaker: Place) -> str:
         """The separator before an agent's next piece of text; usually empty."""
-        last = self._said[-1] if self._said else None
+        last = self._speeches[-1] if self._speeches else None
         if last is not None and last.ended is None and last.speaker == speaker:
             return ""
-        self._said.append(_Said(speaker, seq))
+        self._speeches.append(_Speech(speaker, seq))
         return "" if last is None else SEPARATOR
 
     def is_open(self, speaker: Place) -> bool:
@@ -50,20 +50,22 @@ class MessageBounds:
 
     def end(self, seq: int, speaker: Place) -> None:
         """The agent's message is complete."""
-        if (said := self._last_of(speaker)) is not None:
-            said.ended = seq
+        if (speech := self._last_of(speaker)) is not None:
+            speech.ended = seq
 
-    def _last_of(self, speaker: Place) -> _Said | None:
+    def _last_of(self, speaker: Place) -> _Speech | None:
         """What the agent has said of its current message."""
-        last = next((said for said in reversed(self._said) if said.speaker == speaker), None)
+        last = next((speech for speech in reversed(self._speeches) if speech.speaker == speaker), None)
         return last if last is not None and last.ended is None else None
 
     def discard(self, after: int, of: Place | None = None) -> None:
         """Forget text after a seq, of one agent or of all."""
-        self._said = [said for said in self._said if said.seq <= after or of not in (None, said.speaker)]
-        for said in self._said:
-            if said.ended is not None and said.ended > after and of in (None, said.speaker):
-                said.ended = None
+        self._speeches = [
+            speech for speech in self._speeches if speech.seq <= after or of not in (None, speech.speaker)
+        ]
+        for speech in self._speeches:
+            if speech.ended is not None and speech.ended > after and of in (None, speech.speaker):
+                speech.ended = None
 
 
 class _Piece(NamedTuple):
@@ -125,16 +127,16 @@ class Transcript:
             self.end(event.seq, event.data["result"])
         return ""
 
-    def _hear(self, seq: int, speaker: Place, said: Mapping[str, Any]) -> None:
+    def _hear(self, seq: int, speaker: Place, data: Mapping[str, Any]) -> None:
         """Take a message, or a part of one that is too large for an event."""
         if speaker.call_id is None:
-            of_model = said["message"].get("role") != "user"
+            of_model = data["message"].get("role") != "user"
             before = self._heard if speaker in self._parts else []
-            self._heard = [] if of_model else [*before, said["message"]]
+            self._heard = [] if of_model else [*before, data["message"]]
         streamed = self._parts.pop(speaker, self._messages.is_open(speaker))
-        if not streamed and self._type == Token.type and (text := _answer(said["message"])):
+        if not streamed and self._type == Token.type and (text := _answer(data["message"])):
             self._say(seq, speaker, text)
-        if said.get("more"):
+        if data.get("more"):
             self._parts[speaker] = streamed
         else:
             self._messages.end(seq, speaker)

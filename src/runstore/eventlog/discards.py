@@ -56,7 +56,7 @@ class _Role(Struct, frozen=True):
     role: str = ""
 
 
-class _Said(Struct, frozen=True):
+class _Speech(Struct, frozen=True):
     """The speaker of an event; of a message, only whether it is an answer."""
 
     agent: str = ""
@@ -66,7 +66,7 @@ class _Said(Struct, frozen=True):
     more: bool = False
 
 
-_read_said = msgspec.json.Decoder(_Said).decode
+_read_speech = msgspec.json.Decoder(_Speech).decode
 _read_discarded = msgspec.json.Decoder(Discarded).decode
 _read_started = msgspec.json.Decoder(Started).decode
 
@@ -119,8 +119,8 @@ def _start(settled: Settled, first_seq: int, place: int, earlier: Callable[[], I
             if event.seq <= started.discard_after_seq:
                 break
             if event.type in TEXT_TYPES:
-                said = _read_said(event.data)
-                seqs[Redacted(agent=said.agent, call_id=said.call_id)].append(event.seq)
+                speech = _read_speech(event.data)
+                seqs[Redacted(agent=speech.agent, call_id=speech.call_id)].append(event.seq)
         for tombstone, buried in seqs.items():
             _bury(settled, first_seq, buried, tombstone)
 
@@ -157,15 +157,15 @@ def _taken_back(
         found_all = left <= 0 and discarded.length
         if event.seq < discarded.from_seq or (found_all and not discarded.from_seq):
             break
-        if event.type in READ and _is_of(discarded, said := _read_said(event.data)):
+        if event.type in READ and _is_of(discarded, speech := _read_speech(event.data)):
             if event.type in TEXT_TYPES:
                 if left <= 0 and not discarded.from_seq:
                     break
-                from_seq, left = event.seq, left - length_of(said.text)
+                from_seq, left = event.seq, left - length_of(speech.text)
                 texts.append(event.seq)
-            elif said.message is not None:
-                answers = said.message.role == "assistant"
-                part = answers and said.more
+            elif speech.message is not None:
+                answers = speech.message.role == "assistant"
+                part = answers and speech.more
                 if messages and not (part or discarded.length or discarded.from_seq):
                     break  # before the answer: what it answers, or an earlier one
                 if answers:
@@ -174,5 +174,5 @@ def _taken_back(
     return texts, messages, discarded.from_seq or from_seq
 
 
-def _is_of(discarded: Discarded, said: _Said) -> bool:
-    return (said.agent, said.call_id) == (discarded.agent, discarded.call_id)
+def _is_of(discarded: Discarded, speech: _Speech) -> bool:
+    return (speech.agent, speech.call_id) == (discarded.agent, discarded.call_id)

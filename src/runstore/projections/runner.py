@@ -238,7 +238,7 @@ class _Kept:
         self._stored_at = 0.0
         self._retired: Build | None = None
         self._retired_at = 0.0  # when that build was first seen
-        self._said = ""  # the last logged state
+        self._logged = ""  # the last logged state
         self._published = False
 
     def advance_of(self, builds: Mapping[Slot, Build], silences: Silences) -> Advance | None:
@@ -380,6 +380,6 @@ class _Kept:
         return dialect.is_conflict(error) or dialect.unavailable(error) is not None
 
     def _say(self, what: str) -> None:
-        if what != self._said:
-            self._said = what
+        if what != self._logged:
+            self._logged = what
             log.warning("projection_waits", projection=self.name, reason=what)

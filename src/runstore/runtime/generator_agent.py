@@ -166,7 +166,7 @@ class GeneratorAgent:
         """Does nothing: the generator ends when its task is cancelled."""
 
     async def _follow(self, input: Any, recorder: RunRecorder, requests: Requests) -> str:
-        said: list[str] = []
+        texts: list[str] = []
         room = MAX_RESULT_BYTES
         async with aclosing(_Guarded(self._start(input), self._answers)) as items:
             async for item in items:
@@ -179,9 +179,9 @@ class GeneratorAgent:
                 for event in events_of(item, self._context.agent_name, "the agent's generator yielded"):
                     await recorder.record(event)
                 if isinstance(item, str) and room >= 0:
-                    said.append(item)
+                    texts.append(item)
                     room -= len(item)
-        return "".join(said)
+        return "".join(texts)
 
     def _start(self, input: Any) -> AsyncGenerator[Any, None]:
         try:
@@ -234,11 +234,11 @@ def next_request(data: Any) -> NextRequest:
     return replace(request, parameters=harmless(parameters))
 
 
-def events_of(item: Any, agent: str, said: str) -> Iterator[Event | Custom]:
+def events_of(item: Any, agent: str, origin: str) -> Iterator[Event | Custom]:
     """An agent's item as an event, or as several if it is a text that is too large for one.
 
     Args:
-        said: the verb for the message.
+        origin: begins the error message, such as "the code emitted".
 
     Raises:
         AgentError: it is neither text nor an event.
@@ -246,11 +246,13 @@ def events_of(item: Any, agent: str, said: str) -> Iterator[Event | Custom]:
     if isinstance(item, str):
         yield from (Token(agent=agent, text=piece) for piece in whole_or_pieces(item))
     else:
-        yield _custom(item, said)
+        yield _custom(item, origin)
 
 
-def _custom(item: Any, said: str) -> Custom:
+def _custom(item: Any, origin: str) -> Custom:
     if isinstance(item, dict) and isinstance(item.get("type"), str) and item.keys() <= {"type", "data"}:
         return Custom(item["type"], item.get("data"))
     shown = repr(item)[:100] if isinstance(item, dict) else type(item).__name__
-    raise AgentError(f'{said} {shown}; it may be text (str) or an event ({{"type": "custom.…", "data": …}})')
+    raise AgentError(
+        f'{origin} {shown}; it may be text (str) or an event ({{"type": "custom.…", "data": …}})'
+    )

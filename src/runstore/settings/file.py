@@ -63,7 +63,7 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
     limits = source.convert("limits", tables.get("limits", {}), Limits)
     for name, spec in agents.items():
         source.check_timeout(name, spec, limits.max_run_timeout_s)
-    places = source.places(tables.get("server", {}), agents, hierarchies.tools)
+    locations = source.locations(tables.get("server", {}), agents, hierarchies.tools)
     prices = Prices(source.prices(tables))
     return Settings(
         server,
@@ -74,7 +74,7 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
         file=path,
         secrets=tuple(find_secrets(tables)),
         folder=folder,
-        places=places,
+        locations=locations,
     )
 
 
@@ -229,20 +229,20 @@ class _Source:
         if known:
             near = difflib.get_close_matches(field or section, known, n=1)
             hint = f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(known)}"
-        return ConfigError(f"{self.place(section, field, entry)}: {message}{hint}")
+        return ConfigError(f"{self.location(section, field, entry)}: {message}{hint}")
 
-    def places(self, server: Iterable[str], agents: Iterable[str], tools: Iterable[str]) -> dict[str, str]:
+    def locations(self, server: Iterable[str], agents: Iterable[str], tools: Iterable[str]) -> dict[str, str]:
         """Where the settings stand whose faults come to light later, by their names."""
-        places = {name: self.place("server", name) for name in server}
-        places["code"] = self.place(f"agents.{RUN_CODE}", "code")
+        locations = {name: self.location("server", name) for name in server}
+        locations["code"] = self.location(f"agents.{RUN_CODE}", "code")
         for name in agents:
             for field in ("factory", "tools", "at_most_once", "approve"):
-                places[f"agents.{name}.{field}"] = self.place(f"agents.{name}", field)
+                locations[f"agents.{name}.{field}"] = self.location(f"agents.{name}", field)
         for tool in tools:
-            places[f"hierarchies.tools.{tool}"] = self.place("hierarchies.tools", tool)
-        return places
+            locations[f"hierarchies.tools.{tool}"] = self.location("hierarchies.tools", tool)
+        return locations
 
-    def place(self, section: str, field: str | None, entry: int = 0) -> str:
+    def location(self, section: str, field: str | None, entry: int = 0) -> str:
         return f"{self._path}:{self._line(section, field, entry)}: [{section}]"
 
     def _line(self, section: str, field: str | None, entry: int) -> int:

@@ -31,19 +31,19 @@ class Settings(Struct, frozen=True):
     secrets: tuple[str, ...] = ()  # settings of the file that hold a password or a key
     folder: Path | None = None
     # Locations in the file: of `code`, of settings of [server], of references to code.
-    places: dict[str, str] = {}
+    locations: dict[str, str] = {}
 
     @property
     def runs_code(self) -> bool:
         """Whether clients may submit code."""
         return RUN_CODE in self.agents
 
-    def placed(self, error: ConfigError) -> ConfigError:
+    def located(self, error: ConfigError) -> ConfigError:
         """The error with the location of its setting, if that is in the file."""
-        place = self.places.get(error.setting or "")
-        if place is None or error.setting is None:
+        location = self.locations.get(error.setting or "")
+        if location is None or error.setting is None:
             return error
-        return ConfigError(f"{place}: `{error.setting.rpartition('.')[2]}`: {error}")
+        return ConfigError(f"{location}: `{error.setting.rpartition('.')[2]}`: {error}")
 
     def look_up_code(self) -> None:
         """Check that the referenced modules exist, without importing them.
@@ -54,7 +54,7 @@ class Settings(Struct, frozen=True):
         try:
             AgentCatalog(self.agents, teams=Teams(self.hierarchies)).look_up(self.folder)
         except ConfigError as error:
-            raise self.placed(error) from error
+            raise self.located(error) from error
 
     def find_projections(self) -> list[Projection]:
         """Those of runstore, of installed packages, and of the program.
@@ -70,8 +70,8 @@ class Settings(Struct, frozen=True):
         Raises:
             ConfigError: a value is out of bounds.
         """
-        places = {name: place for name, place in self.places.items() if changes.get(name) is None}
-        return replace(self, server=override(self.server, changes), places=places)
+        locations = {name: location for name, location in self.locations.items() if changes.get(name) is None}
+        return replace(self, server=override(self.server, changes), locations=locations)
 
 
 def use_folder(folder: Path | None) -> None:

@@ -139,7 +139,7 @@ async def test_an_error_is_named_with_its_place(
 
     with pytest.raises(ConfigError) as caught:
         await start()
-    error = str(settings.placed(caught.value))
+    error = str(settings.located(caught.value))
     assert place in error
     assert message in error
 

@@ -13,7 +13,7 @@ from runstore.runtime.process.messages import (
     MAX_BATCH_BYTES,
     Ended,
     Logged,
-    Said,
+    Offered,
     ToServer,
     WriteAhead,
     event_of,
@@ -24,7 +24,7 @@ from runstore.runtime.process.messages import (
 
 TOKEN = encode(Token(agent="a", text="hi"))
 MESSAGES: list[ToServer] = [
-    Said(1, TOKEN.type, TOKEN.data),
+    Offered(1, TOKEN.type, TOKEN.data),
     WriteAhead(2, "custom.note", b"[1]"),
     Logged(30, "a line"),
     Ended(1, "lifecycle.completed", b'{"result":{}}'),
@@ -86,13 +86,13 @@ def test_a_message_that_says_it_is_oversized_is_refused_before_it_has_come() -> 
 )
 def test_events_that_only_the_server_writes_are_refused(type: str) -> None:
     with pytest.raises(AgentError, match="cannot write"):
-        event_of(Said(1, type, b"{}"))
+        event_of(Offered(1, type, b"{}"))
 
 
 @pytest.mark.parametrize("type", ["", "token", "custom.", "custom.a\nb", "llm.future", "x" * 1_000_000])
 def test_a_type_that_there_is_not_is_refused(type: str) -> None:
     with pytest.raises(AgentError) as caught:
-        event_of(Said(1, type, b"{}"))
+        event_of(Offered(1, type, b"{}"))
     assert len(str(caught.value)) < 300
 
 
@@ -105,7 +105,7 @@ def test_a_type_that_there_is_not_is_refused(type: str) -> None:
 )  # fmt: skip
 def test_data_that_does_not_fit_its_type_is_refused(data: bytes) -> None:
     with pytest.raises(AgentError, match="a malformed event"):
-        event_of(Said(1, "llm.token", data))
+        event_of(Offered(1, "llm.token", data))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_the_server_itself_encodes_stored_events(data: bytes) -> None:
     """A line break in the data would end the line of a server-sent event, and invalid UTF-8 would end a
     stream.
     """
-    assert event_of(Said(1, "llm.token", data)).data == TOKEN.data
+    assert event_of(Offered(1, "llm.token", data)).data == TOKEN.data
 
 
 def test_a_custom_event_is_encoded_again_too() -> None:

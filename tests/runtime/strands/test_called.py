@@ -344,5 +344,5 @@ async def test_the_names_of_the_configuration_hold_for_its_tools_too() -> None:
 async def test_what_it_had_said_is_said_again_after_a_crash_when_its_call_was_over() -> None:
     recorder, _ = await drive(agent(Playbook(ASK, say("14")), sync()))
     log = cut(recorder, lambda event: event.type == "tool.finished")
-    said = recall(log).conversations[("demo", None)].said
+    said = recall(log).conversations[("demo", None)].tokens_of_calls
     assert [(token.agent, token.text) for token in said[0, "t1"]] == [("demo/ask", "fourteen")]

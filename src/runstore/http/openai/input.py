@@ -73,7 +73,7 @@ class ChatHistory:
         self._messages: list[Message] = []
         self._open: list[_Call] = []  # calls of the last assistant message
         self._results: list[Block] = []  # their results
-        self._said: list[Block] = []  # the user's content since then
+        self._blocks: list[Block] = []  # the user's content since then
         self._use_ids: set[str] = set()
 
     def add(self, message: ChatMessage, number: int) -> None:
@@ -93,10 +93,10 @@ class ChatHistory:
                 self._settle()
                 self._extend("assistant", blocks + [_tool_use(*call) for call in calls])
                 self._open = [call for call, _ in calls]
-                self._said += content.images
+                self._blocks += content.images
             case "user":
                 answers = [self._take_result(result) for result in content.results]
-                self._said += blocks
+                self._blocks += blocks
                 if not blocks and not any(answers):
                     return
             case "tool" | "function":
@@ -149,7 +149,7 @@ class ChatHistory:
         else:
             fitting = [call for call in self._open if name in (None, call.name)]
         if not fitting:
-            self._said += result.blocks  # the client has dropped the call; its text is still useful
+            self._blocks += result.blocks  # the client has dropped the call; its text is still useful
             return bool(result.blocks)
         call = fitting[0]
         self._open.remove(call)
@@ -160,9 +160,9 @@ class ChatHistory:
         """Close the turn: one message with the results first, as models expect, then the user's content."""
         for call in self._open:
             self._results.append(_tool_result(call, "error", [{"text": INTERRUPTED}]))
-        if blocks := self._results + self._said:
+        if blocks := self._results + self._blocks:
             self._extend("user", blocks)
-        self._open, self._results, self._said = [], [], []
+        self._open, self._results, self._blocks = [], [], []
 
     def _extend(self, role: str, blocks: list[Block]) -> None:
         if self._messages and self._messages[-1]["role"] == role:

@@ -126,10 +126,10 @@ def _function(given: Any) -> dict[str, Any] | None:
 def _custom(given: Any) -> dict[str, Any] | None:
     if not isinstance(given, dict):
         return None
-    said = given.get("input")
+    arguments = given.get("input")
     return {
         "name": _text(given.get("name")),
-        "input": said if said is None or isinstance(said, str) else _json(said),
+        "input": arguments if arguments is None or isinstance(arguments, str) else _json(arguments),
     }
 
 

@@ -134,8 +134,8 @@ class Chunks:
         if event.type == Token.type:  # nearly all events are
             self._answer.add(event)
             content = self._answer.content
-            said = self._send(event.seq, speaker_of(event.data), "content", content) if content else ()
-            return self._until_replaced(said)
+            messages = self._send(event.seq, speaker_of(event.data), "content", content) if content else ()
+            return self._until_replaced(messages)
         return self._until_replaced(self._messages(event))
 
     def pass_over(self, event: EventRecord) -> None:
@@ -145,8 +145,8 @@ class Chunks:
             return
         self._answer.add(event)
         if content := self._answer.content:
-            said = self._repeats.send(event.seq, speaker_of(event.data), Piece("content", content))
-            if said is None:
+            text = self._repeats.send(event.seq, speaker_of(event.data), Piece("content", content))
+            if text is None:
                 self._drop(event.seq)
 
     def _until_replaced(self, messages: Iterable[ProtocolMessage]) -> list[ProtocolMessage]:
@@ -190,9 +190,9 @@ class Chunks:
         if self._answer.content:
             yield from self._send(seq, speaker, "content", self._answer.content)
 
-    def _send(self, seq: int, speaker: Place, kind: Kind, said: str) -> Iterator[ProtocolMessage]:
+    def _send(self, seq: int, speaker: Place, kind: Kind, content: str) -> Iterator[ProtocolMessage]:
         apart = self._plain and kind == "reasoning_content"
-        text = (self._thoughts if apart else self._repeats).send(seq, speaker, Piece(kind, said))
+        text = (self._thoughts if apart else self._repeats).send(seq, speaker, Piece(kind, content))
         if text is None:
             yield self._think_again(seq) if apart else self._drop(seq)
         elif text:

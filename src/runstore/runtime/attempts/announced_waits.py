@@ -32,19 +32,19 @@ class AnnouncedWaits:
 
     def hear(self, event: Recordable, now_s: float) -> None:
         """Note an agent's event. `now_s`: seconds of a monotonic clock."""
-        said = _said(event)
-        if said is None:
+        fields = _fields_of(event)
+        if fields is None:
             return
-        own = Place(said.agent, said.call_id)
+        own = Place(fields.agent, fields.call_id)
         self._until.pop(own, None)
         if event.type in ENDS_CALL:
-            for place in [place for place in self._until if said.is_call_of(place)]:
+            for place in [place for place in self._until if fields.is_call_of(place)]:
                 del self._until[place]
         if event.type == Retrying.type:
-            self._until[own] = now_s + min(max(0.0, said.wait_s), MAX_WAIT_S)
+            self._until[own] = now_s + min(max(0.0, fields.wait_s), MAX_WAIT_S)
 
 
-class _Said(Struct, frozen=True):
+class _AgentFields(Struct, frozen=True):
     """Of any event of an agent."""
 
     agent: str
@@ -59,8 +59,10 @@ class _Said(Struct, frozen=True):
         return place.call_id == self.tool_use_id and f"{place.agent}/".startswith(f"{path}/")
 
 
-def _said(event: Recordable) -> _Said | None:
+def _fields_of(event: Recordable) -> _AgentFields | None:
     if isinstance(event, EncodedEvent):
         is_agents = event.type.startswith(("agent.", "llm.", "tool."))
-        return msgspec.json.decode(event.data, type=_Said) if is_agents else None
-    return msgspec.convert(event, _Said, from_attributes=True) if isinstance(event, AgentEvent) else None
+        return msgspec.json.decode(event.data, type=_AgentFields) if is_agents else None
+    return (
+        msgspec.convert(event, _AgentFields, from_attributes=True) if isinstance(event, AgentEvent) else None
+    )

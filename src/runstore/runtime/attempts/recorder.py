@@ -116,9 +116,9 @@ class Recorder:
             if self._reader is not None:
                 page = await self._reader.read(self._run_id, after=after, limit=MAX_ADDED, only=ADDED)
                 for event in page:
-                    said = decode(event.type, event.version, event.data)
-                    if isinstance(said, InputAdded):
-                        found.append(AddedMessage(event.seq, said.content))
+                    decoded = decode(event.type, event.version, event.data)
+                    if isinstance(decoded, InputAdded):
+                        found.append(AddedMessage(event.seq, decoded.content))
                         self.tell(event.seq)  # an agent may give it back
                 self._looked = not found  # a page of large messages is short, and others may follow it
         return found

@@ -74,7 +74,7 @@ class CodeAgent:
     async def _follow(self, process: CodeProcess, recorder: RunRecorder) -> dict[str, Any]:
         """Record the code's output until it ends; return its result."""
         output, room = Output(), self._limits.output_mb * MIB
-        said: list[str] = []
+        texts: list[str] = []
         returned: Any = UNSET
         ended = False
         while not ended:
@@ -89,10 +89,10 @@ class CodeAgent:
                     content = item.text if item.record is UNSET else item.record.event
                     for event in events_of(content, self._name, "the code emitted"):
                         await recorder.record(event)
-                    said += [content] if isinstance(content, str) else []
+                    texts += [content] if isinstance(content, str) else []
                 else:
                     returned = item.record.result
-        return _result(returned, said)
+        return _result(returned, texts)
 
 
 class Item(Struct, frozen=True):
@@ -140,11 +140,11 @@ class Output:
         return min(end, start + MAX_LINE) or None
 
 
-def _item(said: str) -> Item:
-    if not said.startswith(RECORD):
-        return Item(len(said), said)
+def _item(text: str) -> Item:
+    if not text.startswith(RECORD):
+        return Item(len(text), text)
     try:
-        return Item(len(said), record=_record(said[1:]))
+        return Item(len(text), record=_record(text[1:]))
     except RecursionError as error:
         raise EventTooDeep(TOO_DEEP.format("what the code emitted")) from error
     except msgspec.MsgspecError as error:
@@ -174,11 +174,11 @@ def _submitted(input: Any) -> Submitted:
         raise AgentError(message, code="invalid_input") from error
 
 
-def _result(returned: Any, said: list[str]) -> dict[str, Any]:
+def _result(returned: Any, texts: list[str]) -> dict[str, Any]:
     if isinstance(returned, dict):
         return returned
     if returned is None or returned is UNSET:
-        return text_result("".join(said)[: MAX_RESULT_BYTES + 1])
+        return text_result("".join(texts)[: MAX_RESULT_BYTES + 1])
     return text_result(returned) if isinstance(returned, str) else {"value": returned}
 
 

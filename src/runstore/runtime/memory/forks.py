@@ -64,10 +64,10 @@ def _to_boundary(
     conversation: list[tuple[int, dict[str, Any]]], results: Mapping[str, Any], *, asks: bool
 ) -> list[tuple[int, dict[str, Any]]]:
     while len(conversation) > 1 and conversation[-1][1]["role"] == "assistant":
-        said, last = conversation[-1]
+        last_seq, last = conversation[-1]
         calls = [use["toolUseId"] for use in tool_uses(last)]
         # An earlier result belongs to an earlier call with the same tool use id.
-        if calls and all(use_id in results and results[use_id]["seq"] > said for use_id in calls):
+        if calls and all(use_id in results and results[use_id]["seq"] > last_seq for use_id in calls):
             content = [{"toolResult": {"toolUseId": use_id, **_outcome(results[use_id])}} for use_id in calls]
             seq = max(results[use_id]["seq"] for use_id in calls)
             return [*conversation, (seq, {"role": "user", "content": content})]

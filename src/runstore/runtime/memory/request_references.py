@@ -193,8 +193,8 @@ class Requests:
         for remembered, place in zip(memory, held, strict=False):
             if place is not None:
                 self._elsewhere[digest_of_message(remembered)] = "held", (place[0], place[1:])
-        for seq, number, said in held_in(self._history):
-            self._elsewhere[digest_of_message(said)] = "held", (None, (seq, number))
+        for seq, number, message in held_in(self._history):
+            self._elsewhere[digest_of_message(message)] = "held", (None, (seq, number))
         for event in self._history:
             if event.type == Context.type and isinstance(known := _event(event), Context):
                 self._contexts.add(known.digest)

@@ -64,8 +64,8 @@ class Conversation(Struct):
     """One agent's messages after its input, and every tool result that it had or still needs.
 
     `unrepeatable`: the name of an at-most-once tool that the agent has called.
-    `said`: the number of the message that makes a call, and its tool use id, which another message may
-    use, too → the text of that finished call's agents.
+    `tokens_of_calls`: the number of the message that makes a call, and its tool use id, which another message
+    may use, too → the text of that finished call's agents.
     `replacements`: replacements of its input, in order.
     """
 
@@ -74,7 +74,7 @@ class Conversation(Struct):
     replacements: list[InputReplaced] = field(default_factory=list)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)  # tool use id → status and content
     unrepeatable: str | None = None
-    said: dict[tuple[int, str], list[Token]] = field(default_factory=dict)
+    tokens_of_calls: dict[tuple[int, str], list[Token]] = field(default_factory=dict)
     incomplete: bool = False  # the last message continues in the next event
     answers: dict[str, Answered] = field(default_factory=dict)  # by request; used up by the next message
     taken: list[Range] = field(default_factory=list)  # the added messages that it holds
@@ -137,14 +137,14 @@ class Conversation(Struct):
                     yield Token(agent=self.place.agent, call_id=self.place.call_id, text=before + text)
                     before = SEPARATOR
                 for tool_use in tool_uses(message):
-                    for token in self.said.get((number, tool_use["toolUseId"]), ()):
+                    for token in self.tokens_of_calls.get((number, tool_use["toolUseId"]), ()):
                         yield token
                         before = ""
 
     def said_below(self) -> Iterator[Token]:
         """The text of finished calls that the last message makes."""
         for tool_use in tool_uses(self.messages[-1]):
-            yield from self.said.get((len(self.messages) - 1, tool_use["toolUseId"]), ())
+            yield from self.tokens_of_calls.get((len(self.messages) - 1, tool_use["toolUseId"]), ())
 
 
 class Visit(Conversation):
@@ -331,8 +331,8 @@ def _recall(memory: Memory, event: Any) -> None:
             "status": status,
             "content": [with_bytes(block) for block in event.output or ()],
         }
-        if said := memory.close(Place(f"{event.agent}/{event.name}", event.tool_use_id)):
-            conversation.said[len(conversation.messages) - 1, event.tool_use_id] = said
+        if tokens := memory.close(Place(f"{event.agent}/{event.name}", event.tool_use_id)):
+            conversation.tokens_of_calls[len(conversation.messages) - 1, event.tool_use_id] = tokens
 
 
 def tool_uses(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -146,28 +146,28 @@ async def _read_turn(log: Conversations, run_id: str, agent: str, held: Places) 
     for seq, number, message in held_in(events):
         held.setdefault(digest_of_message(message), (run_id, seq, number))
     try:
-        said = [event for _, event in said_by_root(events)]
+        root_events = [event for _, event in said_by_root(events)]
         if queued.agent == agent:
-            return _own_turn(queued, said, ending, whole=size <= MAX_TURN_BYTES)
-        words = _words(_spoken(queued, said), ending)
+            return _own_turn(queued, root_events, ending, whole=size <= MAX_TURN_BYTES)
+        words = _words(_spoken(queued, root_events), ending)
     except AgentError:
         return None  # an input that only a function can make something of
     return Turn(words, before=_before(queued)) if words else None
 
 
-def _own_turn(queued: Queued, said: Sequence[AgentEvent], ending: Any, *, whole: bool) -> Turn | None:
+def _own_turn(queued: Queued, root_events: Sequence[AgentEvent], ending: Any, *, whole: bool) -> Turn | None:
     """A run as its own agent remembers it; None when it was not answered. `whole`: all of it was read."""
     asked, before = asked_messages(queued.input), _before(queued)
-    answers = without_empty(event.message for event in said if isinstance(event, Message))
+    answers = without_empty(event.message for event in root_events if isinstance(event, Message))
     if not answers:  # of an agent that has no conversation, but comes to a result
         result = _result(ending)
         return Turn([*asked, *result], before) if result else None
     if not _is_complete(answers[-1]):
         return None
     if not whole or not all(map(is_whole, answers)):  # no memory could hold it
-        return Turn(_words(_spoken(queued, said), ending), before)
+        return Turn(_words(_spoken(queued, root_events), ending), before)
     turn = Turn(asked, before)
-    for event in said:
+    for event in root_events:
         if isinstance(event, ContextReduced):
             turn.reduce(event)
         else:
@@ -177,10 +177,10 @@ def _own_turn(queued: Queued, said: Sequence[AgentEvent], ending: Any, *, whole:
     return Turn([*turn.begins_with, *turn.messages], before)  # it knew of nothing before
 
 
-def _spoken(queued: Queued, said: Sequence[AgentEvent]) -> Messages:
+def _spoken(queued: Queued, root_events: Sequence[AgentEvent]) -> Messages:
     """The messages of a run: its input, answers and tool results."""
     messages = asked_messages(queued.input)
-    for event in said:
+    for event in root_events:
         messages = _with(messages, event)
     return messages
 
@@ -196,27 +196,27 @@ def said_by_root(events: Sequence[RecordedEvent]) -> list[tuple[int, AgentEvent]
 
     Those of an attempt whose successor started again from the input are left out, and half a message too.
     """
-    said: list[tuple[int, AgentEvent]] = []
+    root_events: list[tuple[int, AgentEvent]] = []
     for recorded in events:
         event = _event(recorded)
-        begun = said[-1][1] if said else None
+        begun = root_events[-1][1] if root_events else None
         if not isinstance(begun, Message) or not begun.more:
             begun = None
         if isinstance(event, Started):
-            said = _kept(said[:-1] if begun else said, event.discard_after_seq)
+            root_events = _kept(root_events[:-1] if begun else root_events, event.discard_after_seq)
         elif isinstance(event, AgentEvent) and is_run(event.place):
             if begun and isinstance(event, Message):
-                said.pop()
+                root_events.pop()
                 event = replace(event, message=continued(begun.message, event.message))
-            said.append((recorded.seq, event))
-    return said
+            root_events.append((recorded.seq, event))
+    return root_events
 
 
-def _kept(said: list[tuple[int, AgentEvent]], last: int | None) -> list[tuple[int, AgentEvent]]:
+def _kept(root_events: list[tuple[int, AgentEvent]], last: int | None) -> list[tuple[int, AgentEvent]]:
     """The part of a run that its next attempt goes on from. `last`: the seq after which text is repeated."""
-    if last is None or not any(seq > last and isinstance(event, Message) for seq, event in said):
-        return said
-    return [(seq, event) for seq, event in said if seq <= last]
+    if last is None or not any(seq > last and isinstance(event, Message) for seq, event in root_events):
+        return root_events
+    return [(seq, event) for seq, event in root_events if seq <= last]
 
 
 def _counts(ending: Any) -> bool:

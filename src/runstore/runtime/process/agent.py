@@ -17,7 +17,7 @@ class Places(Protocol):
 
     gentle: bool
 
-    def event_of(self, said: messages.Said | messages.WriteAhead) -> EncodedEvent:
+    def event_of(self, message: messages.Offered | messages.WriteAhead) -> EncodedEvent:
         """An agent's event, checked as far as the process is not trusted.
 
         Raises:
@@ -115,7 +115,7 @@ class ProcessAgent:
         while True:
             for message in await place.receive():
                 match message:
-                    case messages.Said():
+                    case messages.Offered():
                         await recorder.record(event_of(message))
                         place.taken(message)
                     case messages.WriteAhead():

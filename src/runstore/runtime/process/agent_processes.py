@@ -143,9 +143,9 @@ class AgentProcesses:
         self._keeping = [loop.submit(self._keep()) for _ in range(self._count)]
         self._keeping.append(loop.submit(self._watch()))
 
-    def event_of(self, said: messages.Said | messages.WriteAhead) -> EncodedEvent:
+    def event_of(self, message: messages.Offered | messages.WriteAhead) -> EncodedEvent:
         """See `Places.event_of`."""
-        return messages.trusted_event_of(said)
+        return messages.trusted_event_of(message)
 
     async def take(self) -> RunPlace:
         """A place in the process that has the fewest runs; waits until there is one."""

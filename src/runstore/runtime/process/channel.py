@@ -171,7 +171,7 @@ class RunPlace:
         size = _size(message)
         self.held -= size
         self._channel.release(size)
-        if isinstance(message, messages.Said):
+        if isinstance(message, messages.Offered):
             self._taken += size
             if self._taken >= GRANT_BYTES:
                 self.send(messages.Taken(self.run, self._taken))
@@ -179,4 +179,4 @@ class RunPlace:
 
 
 def _size(message: messages.OfRun) -> int:
-    return len(message.data) if isinstance(message, messages.Said | messages.WriteAhead) else 0
+    return len(message.data) if isinstance(message, messages.Offered | messages.WriteAhead) else 0

@@ -99,7 +99,7 @@ class Close(Struct, frozen=True):
     """Close what agents hold, and exit."""
 
 
-class Said(Struct, frozen=True, array_like=True, tag="said", gc=False):
+class Offered(Struct, frozen=True, array_like=True, tag="offered", gc=False):
     """An event: its type, its data as JSON, and its time (UTC, milliseconds since 1970)."""
 
     run: int
@@ -175,7 +175,7 @@ class Alive(Struct, frozen=True, array_like=True, tag="alive"):
 
 
 ToChild = Open | Begin | Cancel | Leave | Stored | Added | Taken | Close
-OfRun = Said | WriteAhead | TakeAdded | Ended | AsksInput | Moved
+OfRun = Offered | WriteAhead | TakeAdded | Ended | AsksInput | Moved
 OfProcess = Logged | Ready | Unusable | Alive
 ToServer = OfRun | OfProcess
 
@@ -235,31 +235,31 @@ def to_server(buffer: bytearray) -> Iterator[list[ToServer]]:
     del buffer[:start]
 
 
-def trusted_event_of(said: Said | WriteAhead) -> EncodedEvent:
+def trusted_event_of(message: Offered | WriteAhead) -> EncodedEvent:
     """The event that a process sent whose code may do all that the server's own may: as it is encoded there.
 
     Raises:
         AgentError: agents must not write it.
     """
-    if said.event.startswith(CONTROL):
-        raise AgentError(f"an agent cannot write {said.event[:100]!r}")
-    return EncodedEvent(said.event, _versions.get(said.event, 1), False, said.at, said.data)
+    if message.event.startswith(CONTROL):
+        raise AgentError(f"an agent cannot write {message.event[:100]!r}")
+    return EncodedEvent(message.event, _versions.get(message.event, 1), False, message.at, message.data)
 
 
-def event_of(said: Said | WriteAhead) -> EncodedEvent:
+def event_of(message: Offered | WriteAhead) -> EncodedEvent:
     """The event that a process sent. The server computes its encoding and time itself.
 
     Raises:
         AgentError: it is malformed, or agents must not write it.
     """
     try:
-        if said.event.startswith(CONTROL):
-            raise InvalidEvent(f"an agent cannot write {said.event[:100]!r}")
-        if said.event in EVENT_CLASSES:
-            return encode(_read_event[said.event].decode(said.data))
-        if not CUSTOM_TYPE.fullmatch(said.event):
-            raise InvalidEvent(f"there is no event type {said.event[:100]!r}")
-        return encode(Custom(said.event, _read_json.decode(said.data)))
+        if message.event.startswith(CONTROL):
+            raise InvalidEvent(f"an agent cannot write {message.event[:100]!r}")
+        if message.event in EVENT_CLASSES:
+            return encode(_read_event[message.event].decode(message.data))
+        if not CUSTOM_TYPE.fullmatch(message.event):
+            raise InvalidEvent(f"there is no event type {message.event[:100]!r}")
+        return encode(Custom(message.event, _read_json.decode(message.data)))
     except (InvalidEvent, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise AgentError(f"the agent's process wrote a malformed event: {error}") from error
 

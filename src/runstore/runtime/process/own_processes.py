@@ -22,9 +22,9 @@ class OwnProcess:
         self._settings = messages.Open({name: spec}, sys.path, memory_limit_mb=spec.memory_limit_mb)
         self._channel: Channel | None = None
 
-    def event_of(self, said: messages.Said | messages.WriteAhead) -> EncodedEvent:
+    def event_of(self, message: messages.Offered | messages.WriteAhead) -> EncodedEvent:
         """See `Places.event_of`."""
-        return messages.event_of(said)
+        return messages.event_of(message)
 
     async def take(self) -> RunPlace:
         """See `Places.take`."""

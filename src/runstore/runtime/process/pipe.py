@@ -167,12 +167,12 @@ class PipeRecorder:
         *before, event = self._halves.whole(event, hold=False)
         for each in before:
             await self._say(each)
-        said = _encoded(event)  # first: a message that fails to encode gets no answer
+        encoded = _encoded(event)  # first: a message that fails to encode gets no answer
         stored: Future[None] = Future()
         with self._lock:  # the server answers in the order of sending
             self._check()
             self._waiting.append(stored)
-            self._pipe.send(messages.WriteAhead(self._run, said.type, said.data, said.at))
+            self._pipe.send(messages.WriteAhead(self._run, encoded.type, encoded.data, encoded.at))
         await asyncio.shield(asyncio.wrap_future(stored))
 
     async def added(self, after: int) -> Sequence[AddedMessage]:
@@ -217,11 +217,11 @@ class PipeRecorder:
             return None if self._gone else self._pipe.send(ending)
 
     async def _say(self, event: Event | Custom | EncodedEvent) -> None:
-        said = _encoded(event)
-        size = len(said.data)
+        encoded = _encoded(event)
+        size = len(encoded.data)
         with self._lock:
             self._check()
-            self._pipe.say(messages.Said(self._run, said.type, said.data, said.at), size)
+            self._pipe.say(messages.Offered(self._run, encoded.type, encoded.data, encoded.at), size)
             self._window -= size
             if self._window > 0:
                 return

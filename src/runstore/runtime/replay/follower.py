@@ -42,14 +42,14 @@ class _Cursor(Struct):
     """
 
     dialogue: Dialogue | None
-    said: int = 0
+    answered: int = 0
     calls: list[RecordedCall] = field(default_factory=list)
     differs: bool = False
 
     @property
     def next(self) -> Answer | None:
         answers = self.dialogue.answers if self.dialogue is not None else []
-        return answers[self.said] if self.said < len(answers) else None
+        return answers[self.answered] if self.answered < len(answers) else None
 
 
 class Follower:
@@ -100,11 +100,11 @@ class Follower:
 
     async def added(self, after: int) -> Sequence[AddedMessage]:
         """See `RunRecorder.added`: what people said in the run before the agent's next answer."""
-        said = next((each.said for place, each in self._cursors.items() if is_run(place)), 0)
+        answered = next((each.answered for place, each in self._cursors.items() if is_run(place)), 0)
         return [
             AddedMessage(each.seq, each.content)
             for each in self._run.added
-            if each.answer == said and each.seq > after
+            if each.answer == answered and each.seq > after
         ]
 
     def next_answer(self, place: Place) -> Answer:
@@ -166,7 +166,7 @@ class Follower:
 
     def _is_complete(self, number: int, dialogue: Dialogue) -> bool:
         cursor = self._work.get(number) or _Cursor(dialogue, calls=_calls(dialogue))
-        left = dialogue.answers[cursor.said :]
+        left = dialogue.answers[cursor.answered :]
         if cursor.differs or not left or (self._only_calls and not cursor.calls):
             return True
         place = Place(dialogue.agent, dialogue.call_id)
@@ -207,14 +207,14 @@ class Follower:
     def _answer(self, place: Place, message: Mapping[str, Any]) -> None:
         cursor = self._cursors.setdefault(place, _Cursor(None))
         recorded = cursor.next
-        cursor.said += 1
+        cursor.answered += 1
         if cursor.differs:
             return
         came = message_text(message)
         calls = tool_uses(message)
         if not self._only_calls and (recorded is None or (recorded.text != came and not recorded.redacted)):
             shown = None if recorded is None else _shown(recorded)
-            self._differ("message", place, cursor, recorded=shown, came=_said(came, calls))
+            self._differ("message", place, cursor, recorded=shown, came=_answer_shown(came, calls))
         for use in calls:
             if not self._match(place, cursor, use):
                 return
@@ -283,14 +283,14 @@ class Follower:
     ) -> None:
         """Keep the first difference. `ahead`: it is about the agent's next answer, not about its last one."""
         if self.difference is None:
-            said = None if cursor is None else max(1, cursor.said + ahead)
+            answered = None if cursor is None else max(1, cursor.answered + ahead)
             answers = cursor.dialogue.answers if cursor is not None and cursor.dialogue is not None else []
-            seq = answers[said - 1].seq if said is not None and said <= len(answers) else None
+            seq = answers[answered - 1].seq if answered is not None and answered <= len(answers) else None
             self.difference = ReplayDifference(
                 kind=kind,
                 agent=place.agent,
                 call_id=place.call_id,
-                answer=said,
+                answer=answered,
                 seq=seq,
                 recorded=recorded,
                 came=came,
@@ -307,7 +307,7 @@ def _shown(answer: Answer) -> dict[str, Any]:
     return {"text": answer.text, "calls": [_as_call(call) for call in answer.calls]}
 
 
-def _said(text: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _answer_shown(text: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"text": text, "calls": [{"name": use["name"], "input": use["input"]} for use in calls]}
 
 

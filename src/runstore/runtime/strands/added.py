@@ -146,8 +146,10 @@ class AddedMessages:
     ) -> InvalidEvent | None:
         """Record the input that an agent gets. `count`: the messages that it replaces."""
         taken = self._memory.unheard.take(added[-1].seq)  # now: another node must not take them, too
-        said = InputReplaced(agent=place.agent, messages=[bare(message)], count=count, added=added[-1].seq)
-        wrong = await self._recorder.try_record(said)
+        replaced = InputReplaced(
+            agent=place.agent, messages=[bare(message)], count=count, added=added[-1].seq
+        )
+        wrong = await self._recorder.try_record(replaced)
         if wrong is not None:
             self._memory.unheard.give_back(taken)
         return wrong

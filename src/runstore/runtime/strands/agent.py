@@ -328,8 +328,8 @@ def _instruct(agent: Agent, messages: Sequence[Any]) -> None:
     """Append a conversation's system messages to the agent's own instructions."""
     if messages:
         own = agent.system_prompt_content or []
-        said = [block for message in messages for block in message["content"] if "text" in block]
-        agent.system_prompt = [*own, *(SystemContentBlock(text=block["text"]) for block in said)]
+        instructions = [block for message in messages for block in message["content"] if "text" in block]
+        agent.system_prompt = [*own, *(SystemContentBlock(text=block["text"]) for block in instructions)]
 
 
 def _remind(agent: Agent, memory: Sequence[Any]) -> int:

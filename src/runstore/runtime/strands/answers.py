@@ -63,11 +63,11 @@ class OpenAnswers:
             answer = self._open[place] = OpenAnswer()
         return answer
 
-    def say(self, place: Place, said: SaidText) -> Token | Reasoning:
+    def say(self, place: Place, piece: SaidText) -> Token | Reasoning:
         """The event of a text that the agent at a place says now."""
         answer = self.at(place)
-        (answer.texts if said.event is Token else answer.thoughts).append(said.text)
-        return said.event(agent=place.agent, call_id=place.call_id, text=said.text)
+        (answer.texts if piece.event is Token else answer.thoughts).append(piece.text)
+        return piece.event(agent=place.agent, call_id=place.call_id, text=piece.text)
 
     def start(self, place: Place) -> None:
         """Note that a provider's stream starts, perhaps not the first one of this model call."""
@@ -97,19 +97,19 @@ class OpenAnswers:
         answer = self._close(place) or OpenAnswer()
         if self.stopping and place in self.cancelled:
             return []
-        said, words = answer.words, _words_of(message)
+        recorded, words = answer.words, _words_of(message)
         # A provider's reasoning may be missing from the message without a hook's doing.
-        rethought = place in self.rewritten and said.thoughts not in ("", words.thoughts)
-        if words.text.startswith(said.text) and not rethought:
+        rethought = place in self.rewritten and recorded.thoughts not in ("", words.thoughts)
+        if words.text.startswith(recorded.text) and not rethought:
             # Text that was not streamed at all is in its `llm.message`.
-            rest = words.text[len(said.text) :] if said.text and place not in self.cut else ""
+            rest = words.text[len(recorded.text) :] if recorded.text and place not in self.cut else ""
             self.cut.discard(place)
-            self._last[place] = words, said.length + length_of(rest)
+            self._last[place] = words, recorded.length + length_of(rest)
             return list(_token(place, rest))
         self._last[place] = words, words.length
         again = any("".join(answer.texts[start:]) == words.text for start in answer.starts)
         reason: DiscardReason = "retried" if again else "redacted"
-        return [*_discarded(place, reason, said.length), *_say(place, words)]
+        return [*_discarded(place, reason, recorded.length), *_say(place, words)]
 
     def correct(self, place: Place, message: Mapping[str, Any]) -> list[Event]:
         """Compare an agent's last message with its answer, as it may have been rewritten afterwards."""

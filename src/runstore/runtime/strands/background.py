@@ -32,8 +32,8 @@ def _tasks(
     blocks: Sequence[Mapping[str, Any]], results: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     for acknowledged in (block["toolResult"] for block in blocks if "toolResult" in block):
-        for said in acknowledged["content"]:
-            if found := _SENT_OFF.match(said.get("text", "")):
+        for block in acknowledged["content"]:
+            if found := _SENT_OFF.match(block.get("text", "")):
                 use_id = acknowledged["toolUseId"]
                 task = {"task_id": found["id"], "tool_use_id": use_id, "tool_name": found["name"]}
                 yield {**task, "created_at": "", "last_updated_at": "", **_outcome(results.get(use_id))}

@@ -144,8 +144,8 @@ class Called:
             await self._start(place, installed)
             try:
                 made = await making
-                said = {"role": "assistant", "content": [{"text": made.model_dump_json()}]}
-                await self._record(Message(agent=place.agent, call_id=place.call_id, message=said), False)
+                answer = {"role": "assistant", "content": [{"text": made.model_dump_json()}]}
+                await self._record(Message(agent=place.agent, call_id=place.call_id, message=answer), False)
                 return made
             except Exception as error:
                 self.model_calls.failed(place, error)

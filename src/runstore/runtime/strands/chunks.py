@@ -49,6 +49,6 @@ def joined(last: Chunk, held: Sequence[SaidText]) -> RecordedChunk:
     """The last one of several chunks, with the text of all."""
     if len(held) == 1:
         return RecordedChunk(last)
-    content = {"text": "".join([said.text for said in held])}
+    content = {"text": "".join([piece.text for piece in held])}
     delta = content if held[-1].event is Token else {"reasoningContent": content}
     return RecordedChunk({**last, "contentBlockDelta": {**last["contentBlockDelta"], "delta": delta}})

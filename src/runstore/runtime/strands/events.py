@@ -128,8 +128,8 @@ class Translator:
         # strands' Ollama begins a text block before it asks the provider.
         if "contentBlockDelta" in raw or raw["contentBlockStart"].get("start"):
             self._calls.speak(place)
-        said = None if isinstance(raw, RecordedChunk) else said_in(raw)
-        return NOTHING if said is None else (self._answers.say(place, said),)
+        piece = None if isinstance(raw, RecordedChunk) else said_in(raw)
+        return NOTHING if piece is None else (self._answers.say(place, piece),)
 
     def _beside_text(self, raw: Item, place: Place) -> Sequence[Event]:
         if "metadata" in raw:

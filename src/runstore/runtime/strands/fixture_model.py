@@ -86,10 +86,10 @@ def _of_block(block: Mapping[str, Any]) -> Iterator[Chunk]:
 
 
 def _of_reasoning(reasoning: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    said = reasoning.get("reasoningText", {})
-    if text := said.get("text"):
+    thought = reasoning.get("reasoningText", {})
+    if text := thought.get("text"):
         yield {"text": text}
-    if signature := said.get("signature"):
+    if signature := thought.get("signature"):
         yield {"signature": signature}
     if (redacted := reasoning.get("redactedContent")) is not None:
         yield {"redactedContent": redacted}

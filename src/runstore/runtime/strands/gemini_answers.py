@@ -47,16 +47,16 @@ async def mended_events(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
         AgentError: the stream broke off. Its usage tells nothing, since every event has one.
     """
     reason = usage = None
-    said = blocked = False
+    has_content = blocked = False
     async for event in events:
         usage = event.usage_metadata or usage
         feedback = event.prompt_feedback
         blocked = blocked or (feedback is not None and feedback.block_reason is not None)
         for candidate in (event.candidates or ())[:1]:
             reason = candidate.finish_reason or reason
-            said = said or bool(candidate.content and candidate.content.parts)
+            has_content = has_content or bool(candidate.content and candidate.content.parts)
         yield event
-    if said and not blocked and reason is None:
+    if has_content and not blocked and reason is None:
         raise AgentError(BROKEN_OFF, code="model_unavailable")
     last = SimpleNamespace(content=None, finish_reason=BLOCKED if blocked else reason)
     yield SimpleNamespace(candidates=[last], usage_metadata=usage)

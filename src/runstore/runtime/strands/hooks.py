@@ -339,8 +339,8 @@ class Hooks:
         self.interrupts.note(place, event.result)
         message = getattr(event.result, "message", None)
         if message is not None and (corrected := self.answers.correct(place, message)):
-            for said in corrected:
-                await self.write(said)
+            for each in corrected:
+                await self.write(each)
             recorded = is_run(place) and place in self._messages.logged  # `_context_reduced` records it
             if not recorded:
                 await self.write(Message(agent=path, call_id=call_id, message=bare(message)))

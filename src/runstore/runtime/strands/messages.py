@@ -81,10 +81,10 @@ class MessageRecorder:
             self._tools.results.pop(place, None)  # all used: the next turn may reuse a tool use id
             for each in self._answers.complete(place, event.message):
                 await self._write(each)
-            said = Message(agent=path, call_id=call_id, message=bare(event.message))
-            if await self._recorder.try_record(said):
+            recorded = Message(agent=path, call_id=call_id, message=bare(event.message))
+            if await self._recorder.try_record(recorded):
                 leave_out_inputs(event.message)
-                await self._recorder.record(said)
+                await self._recorder.record(recorded)
             self._requests.log(place, event.message)
         else:
             joined = bare(event.message)

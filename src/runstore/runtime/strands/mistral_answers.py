@@ -42,9 +42,9 @@ async def _mended(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield chunk
 
 
-def _mend(said: Any) -> None:
+def _mend(delta: Any) -> None:
     """Make content in parts text. Reasoning, which strands has no place for here, is left out."""
-    if isinstance(said.content, list):
-        said.content = "".join(
-            part.text for part in said.content if isinstance(getattr(part, "text", None), str)
+    if isinstance(delta.content, list):
+        delta.content = "".join(
+            part.text for part in delta.content if isinstance(getattr(part, "text", None), str)
         )

@@ -134,8 +134,8 @@ async def _unstreamed(body: bytes, request: Any) -> AsyncIterator[Any]:
     except (ValueError, RecursionError) as failure:
         raise AgentError(f"{UNREADABLE}: {failure}", code="model_invalid_answer") from failure
     if error := answer.error:
-        said = error.get("message") if isinstance(error, dict) else error
-        raise sys.modules["openai"].APIError(str(said), request, body=error)
+        text = error.get("message") if isinstance(error, dict) else error
+        raise sys.modules["openai"].APIError(str(text), request, body=error)
     for choice in (answer.choices or [])[:1]:
         message = choice.message or _Message()
         for index, call in enumerate(message.tool_calls or ()):
@@ -192,12 +192,12 @@ def _choice(answer: Any) -> Any:
     return choices[0] if choices else None
 
 
-def _mend_refusal(said: Any) -> bool:
+def _mend_refusal(message: Any) -> bool:
     """Make a refusal the text of a message or a piece of one. Returns whether there is one."""
-    refusal = getattr(said, "refusal", None)
+    refusal = getattr(message, "refusal", None)
     if isinstance(refusal, str) and refusal:
-        if not said.content or isinstance(said.content, str):  # others send a list of parts
-            said.content = (said.content or "") + refusal
+        if not message.content or isinstance(message.content, str):  # others send a list of parts
+            message.content = (message.content or "") + refusal
         return True
     return False
 
@@ -259,12 +259,12 @@ class ToolCalls:
     def _mend(self, piece: Any) -> None:
         if piece.function is None:
             piece.function = SimpleNamespace(name=None, arguments=None)
-        said = piece.function
-        if not isinstance(said.arguments, str | None):  # an object that is not text
-            said.arguments = json.dumps(said.arguments)
-        place, id, name = piece.index, piece.id, said.name
-        has_arguments = bool(said.arguments and said.arguments.strip())
-        call = (self._by_id.get((place, id)) if id else None) or self._last.get(place)
+        function = piece.function
+        if not isinstance(function.arguments, str | None):  # an object that is not text
+            function.arguments = json.dumps(function.arguments)
+        index, id, name = piece.index, piece.id, function.name
+        has_arguments = bool(function.arguments and function.arguments.strip())
+        call = (self._by_id.get((index, id)) if id else None) or self._last.get(index)
         if call is None or (name and _is_another(call, id, name, has_arguments)):
             call = _Call(self._count, piece)
             self._count += 1
@@ -272,12 +272,12 @@ class ToolCalls:
             call.first.function.name = (call.first.function.name or "") + name
         call.first.id = call.first.id or id
         if id:
-            self._by_id[place, id] = call
-        self._last[place] = call
+            self._by_id[index, id] = call
+        self._last[index] = call
         if has_arguments:
             if call.is_empty:
                 call.arguments.pop().arguments = ""
-            call.arguments.append(said)
+            call.arguments.append(function)
         piece.index = call.index
 
 

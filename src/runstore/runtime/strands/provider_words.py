@@ -33,10 +33,10 @@ class ProviderWords:
     def add(self, error: BaseException, sentence: str) -> None:
         """Remember a failed model call. `sentence`: its replacement."""
         causes = islice(causes_of(error), MAX_CAUSES)
-        said = [_Words(text) for cause in causes for text in dict.fromkeys(_texts(cause))]
-        said = [words for words in said if words.chars >= MIN_CHARS]
-        if said and not any(said == known for known, _ in self._failures):
-            self._failures.append((said, sentence))
+        messages = [_Words(text) for cause in causes for text in dict.fromkeys(_texts(cause))]
+        messages = [words for words in messages if words.chars >= MIN_CHARS]
+        if messages and not any(messages == known for known, _ in self._failures):
+            self._failures.append((messages, sentence))
 
     def replaced(self, value: Any) -> Any:
         """A value as in JSON, with sentences in place of messages; unchanged without messages."""
@@ -57,8 +57,8 @@ class ProviderWords:
 
     def _text(self, text: str) -> str:
         new = text
-        for said, sentence in self._failures:
-            for words in said:
+        for messages, sentence in self._failures:
+            for words in messages:
                 new = words.replaced_in(new, sentence)
         return new
 

@@ -108,18 +108,18 @@ class SpokenModel(RepairedModel):
         with recognised():
             async for given in self._model.stream(*arguments, cancel_signal=cancel_signal, **options):
                 for chunk in repair.chunks(given):
-                    said = said_in(chunk)
-                    if said is None or _is_set(cancel_signal):
+                    piece = said_in(chunk)
+                    if piece is None or _is_set(cancel_signal):
                         if held:
                             yield joined(last, held)
                             held = []
                         yield chunk
                         continue
-                    await self._record(self._answers.say(self._place, said))
-                    if held and not said.continues(held[-1]):
+                    await self._record(self._answers.say(self._place, piece))
+                    if held and not piece.continues(held[-1]):
                         yield joined(last, held)
                         held = []
-                    held.append(said)
+                    held.append(piece)
                     last, now = chunk, time.monotonic()
                     if now - handed_at >= self._join_s:
                         yield joined(last, held)
@@ -128,8 +128,8 @@ class SpokenModel(RepairedModel):
             yield joined(last, held)
         if not _is_set(cancel_signal):
             for chunk in repair.end():
-                if (said := said_in(chunk)) is not None:
-                    await self._record(self._answers.say(self._place, said))
+                if (piece := said_in(chunk)) is not None:
+                    await self._record(self._answers.say(self._place, piece))
                 yield chunk
 
 

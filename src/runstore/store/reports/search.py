@@ -99,14 +99,14 @@ def _search(connection: Connection, query: SearchQuery, asked: TextQuery, most: 
 
 
 def _hits(connection: Connection, page: Sequence[Any], asked: TextQuery) -> list[Hit]:
-    said = _read_texts(connection, [row.position for row in page])
+    texts = _read_texts(connection, [row.position for row in page])
     return [
         Hit(
             row.position, row.run_id, row.seq, row.kind, row.agent, row.user_id, row.at, bool(row.deleted),
-            snippet(said[row.position], asked),
+            snippet(texts[row.position], asked),
         )
         for row in page
-        if row.position in said  # neither purged nor redacted since it was indexed
+        if row.position in texts  # neither purged nor redacted since it was indexed
     ]  # fmt: skip
 
 
