@@ -281,7 +281,7 @@ class Client:
 
         Args:
             reason: for the audit log, 1 to 200 characters.
-            pseudonym: also replace the names of its user and session in what is left.
+            pseudonym: also replace the names of its user and session in the remaining rows.
 
         Returns:
             The ids of its forks, 1,000 at most: they hold copies of its conversation, and stay.

@@ -173,7 +173,7 @@ def envelope(event: RecordedEvent | TailEvent) -> bytes:
 
 @lru_cache(maxsize=4096)
 def envelope_shape(run_id: str, type: EventType, second: int, posted: bool) -> bytes:
-    """What the envelopes of a run's events of one type have in common within a second.
+    """The common part of the envelopes of a run's events of one type within a second.
 
     To be filled by `%` with: seq, milliseconds, and data; the data of a posted event without its first byte,
     as it holds the fields `by`, `key_id` and `data` of the envelope.

@@ -153,7 +153,7 @@ class MessageSource(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class RequestContent(Struct, frozen=True, kw_only=True):
-    """What a model is asked. Messages are in strands' form. `parameters`: without secrets."""
+    """The content of a request to a model. Messages are in strands' form. `parameters`: without secrets."""
 
     model: str | None = None
     provider: str | None = None

@@ -230,7 +230,7 @@ def _call(fold: StepFold, step: Step) -> TraceStep:
 
 
 def _put_model(call: TraceStep, step: Step, model: ModelCall) -> None:
-    """What only model calls have. The provider's times take precedence over those of the events."""
+    """Put the fields of model calls. The provider's times take precedence over those of the events."""
     used = step.usage or {}
     call.name, call.first_token_ms = used.get("model"), used.get("first_token_ms")
     if step.usage is not None:

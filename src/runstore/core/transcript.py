@@ -54,7 +54,7 @@ class MessageBounds:
             speech.ended = seq
 
     def _last_of(self, speaker: Place) -> _Speech | None:
-        """What the agent has said of its current message."""
+        """The agent's text of its current message so far."""
         last = next((speech for speech in reversed(self._speeches) if speech.speaker == speaker), None)
         return last if last is not None and last.ended is None else None
 

@@ -149,7 +149,7 @@ class _Sqlite:
         return f"SELECT {', '.join(columns)} FROM events e LEFT JOIN runs r ON {on}"
 
     def posted(self, text: str) -> tuple[str, str]:
-        """Who appended a custom event, and its data, which come last.
+        """The user who appended a custom event, and its data, which come last.
 
         They are cut out of the text: functions for JSON fail for deep data, or change what they read.
         """

@@ -171,7 +171,7 @@ class Projections:
     def read(self, name: str, reading: Callable[[Connection, Mapping[str, Table]], T]) -> T:
         """Call `reading` with a connection and the live tables, by the names that the projection gave them.
 
-        It is called again if a rebuild has replaced the tables meanwhile.
+        It is called again if a rebuild replaces the tables during the call.
 
         Raises:
             ConfigError: no process has made them yet.

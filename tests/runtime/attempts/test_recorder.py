@@ -90,7 +90,7 @@ async def test_added_messages_are_read_once_and_then_only_when_there_are_some(co
     for _ in range(5):
         assert list(await recorder.added(3)) == []
     assert counted.reads == 2, "the second finds no more"
-    recorder.tell(await counted.append(run_id, said("two")))
+    recorder.notify(await counted.append(run_id, said("two")))
     assert [each.content for each in await recorder.added(3)] == ["two"]
     for _ in range(5):
         assert list(await recorder.added(4)) == []
@@ -102,7 +102,7 @@ async def test_a_message_that_is_told_of_while_the_log_is_read_is_found(counted:
     run_id = await start_run(counted)
     recorder = Recorder(counted, run_id, 1, reader=counted)
     reading = asyncio.ensure_future(recorder.added(0))
-    recorder.tell(await counted.append(run_id, said("now")))
+    recorder.notify(await counted.append(run_id, said("now")))
     first = list(await reading)
     assert [each.content for each in first or await recorder.added(0)] == ["now"]
 

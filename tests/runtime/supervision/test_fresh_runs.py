@@ -140,7 +140,7 @@ async def test_a_start_of_which_nothing_is_heard_gives_its_slot_back(
     def fail(*_: object) -> None:
         raise RuntimeError("this listener is broken")
 
-    monkeypatch.setattr(Supervisor, "_tell_added", fail)
+    monkeypatch.setattr(Supervisor, "_notify_added", fail)
     async with open_runtime(settings) as runtime:
         run_id = (await runtime.store.start(NEW)).run.run_id
         assert runtime.supervisor.waiting == 0
@@ -310,7 +310,7 @@ async def test_its_agent_learns_of_a_message_that_came_before_it_began(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[int] = []
-    monkeypatch.setattr(AttemptRunner, "tell_added", lambda _, seq: told.append(seq))
+    monkeypatch.setattr(AttemptRunner, "notify_added", lambda _, seq: told.append(seq))
     async with open_runtime(settings) as runtime:
         run_id = new_run_id()
         started = runtime.supervisor.claim(run_id)

@@ -56,7 +56,7 @@ class StepPage(Struct, frozen=True):
     """A run's steps, in the order in which they began.
 
     `upto`: the seq of the last event that they are of; `at`: its time. `status`: of the run now, or as asked.
-    `after`: events up to this seq were left out; `next`: where further events are, null if there are none.
+    `after`: events up to this seq were left out; `next`: the cursor of further events, null at the end.
     `unread`: the seqs between which streamed text was not read. `input_tokens`, `output_tokens`, `cost`: sums
     over these model calls; `cost` in units of `currency`, null if no model has a price. `first_at`: the time
     of the first text of a model that is known.

@@ -142,7 +142,7 @@ class Access:
         return run_id
 
     def check_reads_all(self, user: User, what: str) -> None:
-        """Refuse users who may read only their own runs and those of their workspaces."""
+        """Refuse users that may read only their own runs and those of their workspaces."""
         if not user.reads_all:
             raise Forbidden(f"{what}: only admins and auditors may read them")
 

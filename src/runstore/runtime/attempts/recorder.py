@@ -22,7 +22,7 @@ class Recorder:
     """The port `RunRecorder`, bound to one attempt of one run. Safe to call from any event loop.
 
     Args:
-        fresh: no message had been added when the attempt began; `tell` is called for those since.
+        fresh: no message had been added when the attempt began; `notify` is called for those since.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Recorder:
             await self._log.append(self._run_id, events, attempt=self._attempt, patient=True)
         self._hear(event)
 
-    def tell(self, added: int) -> None:
+    def notify(self, added: int) -> None:
         """A message with this seq was added to the run. From any thread; an old one changes nothing."""
         with self._lock:
             self._told = max(self._told, added)
@@ -107,7 +107,7 @@ class Recorder:
     async def added(self, after: int) -> Sequence[AddedMessage]:
         """See `RunRecorder.added`. Empty while the log cannot be read: the next call finds them.
 
-        The log is read at the first call, unless the attempt is fresh, and then only after `tell`.
+        The log is read at the first call, unless the attempt is fresh, and then only after `notify`.
         """
         if self._looked and self._told <= after:
             return ()
@@ -119,7 +119,7 @@ class Recorder:
                     decoded = decode(event.type, event.version, event.data)
                     if isinstance(decoded, InputAdded):
                         found.append(AddedMessage(event.seq, decoded.content))
-                        self.tell(event.seq)  # an agent may give it back
+                        self.notify(event.seq)  # an agent may give it back
                 self._looked = not found  # a page of large messages is short, and others may follow it
         return found
 

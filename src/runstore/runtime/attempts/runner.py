@@ -136,9 +136,9 @@ class AttemptRunner:
         """Seconds since the run was taken from the agent."""
         return time.monotonic() - self._abandoned_at if self._abandoned_at else 0
 
-    def tell_added(self, seq: int) -> None:
-        """Tell the agent that a person added a message to its run. From any thread."""
-        self._recorder.tell(seq)
+    def notify_added(self, seq: int) -> None:
+        """Notify the agent that a person added a message to its run. From any thread."""
+        self._recorder.notify(seq)
 
     def let_go(self) -> None:
         """Close the resources of an agent that does not end. From any thread; safe to call twice."""

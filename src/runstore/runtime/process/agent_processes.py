@@ -160,7 +160,7 @@ class AgentProcesses:
 
     def leave(self, place: RunPlace, *, ended: bool, forced: bool) -> None:
         """See `Places.leave`."""
-        place.leave(tell=not ended)
+        place.leave(notify=not ended)
         self._wake()
 
     def close(self) -> None:

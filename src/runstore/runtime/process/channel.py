@@ -131,14 +131,14 @@ class RunPlace:
         """Send a message to the run's process."""
         self._channel.send(message)
 
-    def leave(self, *, tell: bool) -> None:
+    def leave(self, *, notify: bool) -> None:
         """Give the place back. Later messages about the run are dropped.
 
         Args:
-            tell: the process does not know it, and has to stop the agent.
+            notify: send the process a message, so that it stops the agent.
         """
         self._channel.close(self)
-        if tell and self._fault is None:
+        if notify and self._fault is None:
             self.send(messages.Leave(self.run))
 
     def put(self, message: messages.OfRun) -> int:

@@ -1,6 +1,6 @@
 """Tools that strands runs in the background (`Agent(background_tasks=…)`): its tasks are only in memory.
 
-A new attempt has none of them, and its model would wait for results that never come. So a task whose result
+A new attempt lacks them, and its model would wait for results that never come. So a task whose result
 is in the log is delivered with it, and any other one as failed, as strands does with a restored session.
 """
 

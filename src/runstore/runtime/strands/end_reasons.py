@@ -64,7 +64,7 @@ class Ending(NamedTuple):
 
 
 def ending_of(stop: Mapping[str, Any]) -> Ending:
-    """The ending that a `messageStop` of strands tells of."""
+    """The ending that a `messageStop` of strands reports."""
     reason = stop.get("stopReason")
     if KEPT not in stop:  # of Bedrock and Anthropic, in their own words, or of a model of one's own
         return Ending(reason, _failure(reason) if reason in BEDROCKS else None)

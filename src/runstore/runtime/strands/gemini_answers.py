@@ -1,6 +1,6 @@
 """Mends Gemini's answers before strands reads them.
 
-strands takes the reason for the end from the last event, which may have none. It does not notice that a
+strands takes the reason for the end from the last event, which may lack it. It does not notice that a
 prompt was blocked, since such an answer has no candidate.
 """
 
@@ -44,7 +44,7 @@ async def mended_events(events: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """The events of a streamed answer. The last one has the reason for the end, and the usage.
 
     Raises:
-        AgentError: the stream broke off. Its usage tells nothing, since every event has one.
+        AgentError: the stream broke off. Its usage is no sign of the end, since every event has one.
     """
     reason = usage = None
     has_content = blocked = False

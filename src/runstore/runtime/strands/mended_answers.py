@@ -1,7 +1,7 @@
 """Lets strands' classes of models read mended answers.
 
-Servers break their protocols, and strands drops what it does not expect. What it makes of an answer no longer
-shows that. So the clients that it asks are wrapped.
+Servers break their protocols, and strands drops what it does not expect. Its chunks no longer
+show that. So the clients that it asks are wrapped.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
 Servers that speak this protocol say text after the reason for the end, give all tool calls one index, or
 leave parts null. strands drops such text, joins such calls, and fails for such parts. It drops refusals, too.
-What strands makes of an answer no longer shows that, so the client that strands asks is wrapped.
+strands' chunks no longer show that, so the client that strands asks is wrapped.
 """
 
 import json
@@ -69,7 +69,7 @@ class _Begun(Wrapped):
 async def _chunks(answer: Any) -> AsyncIterator[Any]:
     """The chunks of an answer that may be whole.
 
-    Its first byte tells, since servers give streams the type of JSON, and OpenAI's SDK ignores the type.
+    Its first byte decides, since servers give streams the type of JSON, and OpenAI's SDK ignores the type.
     """
     chunks = answer
     if isinstance(answer, sys.modules["openai"].AsyncStream):  # not one that another package has wrapped
@@ -203,7 +203,7 @@ def _mend_refusal(message: Any) -> bool:
 
 
 def _reason(reason: str | None, *, refused: bool) -> str | None:
-    """The reason for the end. strands itself says "end_turn" where there is none."""
+    """The reason for the end. strands itself says "end_turn" for a missing one."""
     reason = "stop" if reason == COMPLETE else reason
     return REFUSED if refused and reason == "stop" else reason
 

@@ -35,9 +35,7 @@ class Repair:
         self._use: dict[str, Any] | None = None  # the tool use that has begun and not ended
         self._input: list[str] = []  # the pieces of its input
         self._use_ids: set[str] = set()
-        self._stop: Chunk | None = (
-            None  # an end that may be none: its last block is open, or it has no reason
-        )
+        self._stop: Chunk | None = None  # a possible end: its last block is open, or it has no reason
         self._failure: AgentError | None = None  # what the end of the answer really was
 
     def chunks(self, chunk: Chunk) -> Sequence[Chunk]:

@@ -198,7 +198,7 @@ class Dispatcher:
         )
         running = Running(runner)
         self._runs.move(run_id, running)
-        runner.tell_added(starting.added)
+        runner.notify_added(starting.added)
         with bound_contextvars(run_id=run_id):  # the attempt's tasks inherit it: for log lines of any code
             future = loop.submit(runner.run())
         server_loop = asyncio.get_running_loop()

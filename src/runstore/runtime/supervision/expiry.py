@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 async def expire(event_log: EventLog, run_id: str, now: int) -> None:
-    """Give the default answers of a waiting run's expired requests, or fail it if one of them has none.
+    """Give the default answers of a waiting run's expired requests, or fail it if one lacks a default.
 
     Any number of processes may do this at once: the log takes the append of one.
 

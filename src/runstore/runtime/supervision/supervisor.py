@@ -223,11 +223,11 @@ class Supervisor:
         )
 
     def _listen(self, commit: Committed) -> None:
-        self._tell_added(commit)
+        self._notify_added(commit)
         call_in(self._server_loop, self._hear, commit)
 
-    def _tell_added(self, commit: Committed) -> None:
-        """Tell a run's agent of an added message at once, on the writer's thread.
+    def _notify_added(self, commit: Committed) -> None:
+        """Notify a run's agent of an added message at once, on the writer's thread.
 
         So in this process no model call that begins after the message was acknowledged misses it.
         """
@@ -238,7 +238,7 @@ class Supervisor:
                     state.added = seq
                     state = self._runs.get(commit.run_id)  # it may have begun to run just now
                 if isinstance(state, Running):
-                    state.runner.tell_added(seq)
+                    state.runner.notify_added(seq)
 
     def _hear(self, commit: Committed) -> None:
         for seq, event in enumerate(commit.events, commit.first_seq):

@@ -63,7 +63,7 @@ class Sweep:
         }
         lost = self._runs.of(Lost)
         for run_id, state in known.items():
-            if lost.get(run_id) is state:  # a run that became lost since may be missing in what was read
+            if lost.get(run_id) is state:  # a run that became lost since may be missing in this read
                 self._runs.move(run_id, None)
         for run in strays:
             self._look_after(run, run.run_id not in lost or lost[run.run_id].crashed, now)
@@ -91,7 +91,7 @@ class Sweep:
         for run_id in driven.keys() - ours.keys():
             self._tasks.start(run_id, self._leave(run_id, driven[run_id]))
         for run_id in driven.keys() & ours.keys():
-            driven[run_id].runner.tell_added(ours[run_id].added)
+            driven[run_id].runner.notify_added(ours[run_id].added)
         missed = {run_id for run_id in ours if not self._runs.has_slot(run_id)}
         lost = self._runs.of(Lost).keys()
         if self._log.unavailable:
