@@ -1,7 +1,5 @@
 """Messages that people add to a run under way, through real processes: none is lost without a trace."""
 
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,8 +7,7 @@ from typing import Any
 import pytest
 
 from tests.kit.server import ServerProcess, until
-from tests.kit.slow import TWO_DATABASES, slow
-from tests.servers.databases import empty_database
+from tests.kit.slow import slow
 
 AGENTS = """
 import asyncio
@@ -86,25 +83,6 @@ isolation = "process"
 [agents.deaf]
 factory = "agents:deaf"
 """
-
-
-@pytest.fixture(params=TWO_DATABASES)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    with empty_database(request.param, tmp_path) as url:
-        yield url
-
-
-@pytest.fixture
-def worker(tmp_path: Path, url: str) -> Iterator[ServerProcess]:
-    with closing(ServerProcess(tmp_path, CONFIG, AGENTS, database_url=url)) as server:
-        yield server.start()
-
-
-@pytest.fixture
-def front(tmp_path: Path, url: str, worker: ServerProcess) -> Iterator[ServerProcess]:
-    """A second process on the database, which runs no agents."""
-    with closing(ServerProcess(tmp_path, CONFIG, AGENTS, database_url=url, no_worker=True)) as server:
-        yield server.start()
 
 
 def held(server: ServerProcess, tmp_path: Path, agent: str) -> str:

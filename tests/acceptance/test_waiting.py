@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -18,8 +17,7 @@ import pytest
 
 from runstore.client import Client, Conflict
 from tests.kit.server import PYTHON, ServerProcess, until
-from tests.kit.slow import TWO_DATABASES, slow
-from tests.servers.databases import empty_database
+from tests.kit.slow import slow
 
 AGENTS = """
 import time
@@ -171,25 +169,6 @@ def done(tmp_path: Path) -> Path:
 
 
 ON_SQLITE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # what no database decides
-
-
-@pytest.fixture(params=TWO_DATABASES)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    with empty_database(request.param, tmp_path) as url:
-        yield url
-
-
-@pytest.fixture
-def worker(tmp_path: Path, url: str) -> Iterator[ServerProcess]:
-    with closing(ServerProcess(tmp_path, CONFIG, AGENTS, database_url=url)) as server:
-        yield server.start()
-
-
-@pytest.fixture
-def front(tmp_path: Path, url: str, worker: ServerProcess) -> Iterator[ServerProcess]:
-    """A second process on the database, which runs no agents."""
-    with closing(ServerProcess(tmp_path, CONFIG, AGENTS, database_url=url, no_worker=True)) as server:
-        yield server.start()
 
 
 def waiting(server: ServerProcess, agent: str = "clerk", **options: Any) -> tuple[str, str]:

@@ -9,8 +9,7 @@ import pytest
 from runstore.client import AsyncClient
 from tests.kit.replaying import AGENTS, ReplayServer
 from tests.kit.server import ServerProcess, serving, until
-from tests.kit.slow import TWO_DATABASES, slow
-from tests.servers.databases import empty_database
+from tests.kit.slow import slow
 
 ASKING = """
 from strands import ToolContext
@@ -90,12 +89,6 @@ DONE = Counter(
     ["order hats in S", "order coats in S", "order shirts in S", *(f"look_up {n}" for n in range(1, 7))]
     + 2 * ["look_up 7"]
 )
-
-
-@pytest.fixture(params=TWO_DATABASES)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    with empty_database(request.param, tmp_path) as url:
-        yield url
 
 
 @pytest.fixture(params=["loop", slow("process")])
