@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import suppress
+from functools import partial
 from io import BytesIO, FileIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,8 @@ def _logs_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
 def url(tmp_path: Path) -> str:
     """A database with a key whose names are hostile."""
     url = f"sqlite:///{make_database(tmp_path / 'runstore.db')}"
-    with write_to(url) as connection:
-        create_key(connection, HOSTILE, role="user", name=HOSTILE, now=0, expires_at=None)
+    made = partial(create_key, user_id=HOSTILE, role="user", name=HOSTILE, now=0, expires_at=None)
+    write_to(url, made)
     return url
 
 

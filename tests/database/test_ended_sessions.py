@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import Connection, func, insert, select
 
 from runstore.core.errors import LogUnavailable
-from runstore.database.opening import CHANGE_TRIES, Database, open_database
+from runstore.database.opening import CHANGE_TRIES, Database, open_database, write_to
 from runstore.database.tables import workers
 from tests.servers.databases import end_other_connections
 
@@ -44,6 +44,16 @@ async def test_a_change_whose_session_is_ended_before_the_commit_is_made_once(
 ) -> None:
     added = AddedWorker(database, ended=1)
     await CHANGES[change](database, added)
+    assert (added.tries, await database.query(added.count)) == (2, 1)
+    await database.close()
+
+
+@ON_SERVERS
+async def test_a_command_whose_session_is_ended_before_the_commit_writes_once(
+    database: Database, database_url: str
+) -> None:
+    added = AddedWorker(database, ended=1)
+    write_to(database_url, added)
     assert (added.tries, await database.query(added.count)) == (2, 1)
     await database.close()
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,13 +17,13 @@ def make_key(folder: Path, user: str, role: keys.Role = "user", *, expires_in_s:
     """A key in the database of a server in `folder`."""
     now = time.time_ns() // 1_000_000
     expires_at = None if expires_in_s is None else now + int(expires_in_s * 1_000)
-    with write_to(url_of(folder), create=True) as connection:
-        return keys.create_key(connection, user, role=role, name="", now=now, expires_at=expires_at)
+    made = partial(keys.create_key, user_id=user, role=role, name="", now=now, expires_at=expires_at)
+    return write_to(url_of(folder), made, create=True)
 
 
 def revoke_key(folder: Path, key: str) -> None:
-    with write_to(url_of(folder), create=True) as connection:
-        keys.revoke_key(connection, keys.key_id_of(key) or "", time.time_ns() // 1_000_000)
+    key_id, now = keys.key_id_of(key) or "", time.time_ns() // 1_000_000
+    write_to(url_of(folder), partial(keys.revoke_key, key_id=key_id, now=now), create=True)
 
 
 def url_of(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """`runstore keys`: manages API keys directly in the database."""
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import typer
@@ -41,8 +42,8 @@ def create(
 
     now = now_ms()
     expires_at = None if expires is None else now + seconds_of("--expires", expires) * 1_000
-    with write_to(database.url, create=True) as connection:
-        key = create_key(connection, user, role=role, name=name, now=now, expires_at=expires_at)
+    made = partial(create_key, user_id=user, role=role, name=name, now=now, expires_at=expires_at)
+    key = write_to(database.url, made, create=True)
     typer.echo(key)
     typer.echo(f"Key {key_id_of(key)} of {escaped(user)}. Keep it: it is not shown again.", err=True)
 
@@ -92,8 +93,8 @@ def revoke(
     from runstore.database.opening import write_to
     from runstore.store.keys import key_id_of, revoke_key
 
-    with write_to(database.url) as connection:
-        key = revoke_key(connection, key_id_of(key_id) or key_id, now_ms())
+    revoked = partial(revoke_key, key_id=key_id_of(key_id) or key_id, now=now_ms())
+    key = write_to(database.url, revoked)
     already = " already" if key.revoked_at is not None else ""
     typer.echo(f"Key {key.key_id} of {escaped(key.user_id)} is revoked{already}.")
 

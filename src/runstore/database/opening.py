@@ -56,13 +56,6 @@ class TablesReplaced(LogUnavailable):
         super().__init__("the tables were replaced while they were read")
 
 
-class _SessionEnded(Exception):
-    """The server has ended the session before the COMMIT: nothing was stored.
-
-    A machine that stalls for IDLE_S in a transaction meets the limit of idle transactions.
-    """
-
-
 class Database:
     """An open database; every store takes one.
 
@@ -124,16 +117,18 @@ class Database:
 
         On a server, appends continue concurrently.
         """
-        return await self._change(
-            self.dialect.begin_apart, lambda connection: function(connection, *args, **kwargs)
+        return await self._call(
+            self._changers, lambda: self.write(lambda connection: function(connection, *args, **kwargs))
         )
 
     async def change_exclusively(
         self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Read and write in a transaction that excludes other writers."""
-        begin_exclusive = partial(self.dialect.begin_write, exclusive=True)
-        return await self._change(begin_exclusive, lambda connection: function(connection, *args, **kwargs))
+        return await self._call(
+            self._changers,
+            lambda: self.write(lambda connection: function(connection, *args, **kwargs), exclusive=True),
+        )
 
     def read(self, function: Callable[[Connection], T]) -> T:
         """Read in this thread; `function` may be called several times.
@@ -141,6 +136,29 @@ class Database:
         Raises an error of the database as it is.
         """
         return _repeated(lambda: self._read_primary(function))
+
+    def write(self, function: Callable[[Connection], T], *, exclusive: bool = False) -> T:
+        """`change`, or `change_exclusively`, in this thread; `function` may be called several times.
+
+        If the server ends the session before the COMMIT, nothing is stored, and all is done again. A machine
+        that stalls for IDLE_S in a transaction meets the limit of idle transactions.
+
+        Raises an error of the database as it is.
+        """
+        begin = partial(self.dialect.begin_write, exclusive=True) if exclusive else self.dialect.begin_apart
+        tries = 0
+        while True:
+            tries += 1
+            with self.connect() as connection:
+                try:
+                    begin(connection)
+                    done = function(connection)
+                except Exception:
+                    if connection.invalidated and tries < CHANGE_TRIES:
+                        continue
+                    raise
+                connection.commit()
+                return done
 
     async def high_water_mark(self, after: int) -> int | None:
         """See `Dialect.high_water_mark`."""
@@ -215,21 +233,6 @@ class Database:
             connection.rollback()
             return answer()  # on a new connection, as the server may be back
 
-    async def _change(self, how: Callable[[Connection], object], function: Callable[[Connection], T]) -> T:
-        def change() -> T:
-            with self.connect() as connection:
-                try:
-                    _begin(connection, how)
-                    done = function(connection)
-                except Exception as error:
-                    if connection.invalidated:
-                        raise _SessionEnded from error
-                    raise
-                connection.commit()
-                return done
-
-        return await self._call(self._changers, lambda: _tried_again(change))
-
     async def _call(self, threads: Threads, function: Callable[[], T]) -> T:
         if self._closed:
             raise LogUnavailable(CLOSED)
@@ -257,16 +260,6 @@ def _repeated(read: Callable[[], T]) -> T:
         with suppress(TablesReplaced):
             return read()
     return read()
-
-
-def _tried_again(change: Callable[[], T]) -> T:
-    for _ in range(CHANGE_TRIES - 1):
-        with suppress(_SessionEnded):
-            return change()
-    try:
-        return change()
-    except _SessionEnded as ended:
-        raise (ended.__cause__ or ended) from None
 
 
 def begin_write(dialect: Dialect, connection: Connection, *, exclusive: bool) -> int:
@@ -351,11 +344,10 @@ def opened_database(url: str, *, create: bool = False, upgrade: bool = False) ->
         yield database
 
 
-@contextmanager
-def write_to(url: str, *, create: bool = False) -> Iterator[Connection]:
-    """A transaction that excludes other writers; committed unless there is an error."""
-    with opened_database(url, create=create) as database, database.writing(exclusive=True) as connection:
-        yield connection
+def write_to(url: str, function: Callable[[Connection], T], *, create: bool = False) -> T:
+    """Write in a transaction that excludes other writers; `function` may be called several times."""
+    with opened_database(url, create=create) as database:
+        return database.write(function, exclusive=True)
 
 
 @contextmanager

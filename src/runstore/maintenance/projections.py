@@ -122,15 +122,13 @@ class Projections:
 
     def pause(self, name: str, *, by: str = LOCAL_USER) -> None:
         """Let a projection take no more events until `resume`. Raises ConfigError if it is not running."""
-        with self._database.changing() as connection:
-            pause(connection, self._check_apart(connection, name))
+        self._database.write(lambda connection: pause(connection, self._check_apart(connection, name)))
         record_audit(self._database, AuditProjection(by=by, command="pause", projection=name))
         log.info("projection_paused", projection=name)
 
     def resume(self, name: str, *, by: str = LOCAL_USER) -> None:
         """Let a paused or failed projection take events again. Raises ConfigError if it is neither."""
-        with self._database.changing() as connection:
-            resume(connection, self._check_apart(connection, name))
+        self._database.write(lambda connection: resume(connection, self._check_apart(connection, name)))
         record_audit(self._database, AuditProjection(by=by, command="resume", projection=name))
         log.info("projection_resumed", projection=name)
 
@@ -140,8 +138,9 @@ class Projections:
         Raises:
             ConfigError: it did not fail at an event.
         """
-        with self._database.changing() as connection:
-            skipped = skip(connection, self._check_apart(connection, name))
+        skipped = self._database.write(
+            lambda connection: skip(connection, self._check_apart(connection, name))
+        )
         for event in skipped:
             skipping = AuditProjection(
                 by=by, command="skip", projection=name, run_id=event.run_id, seq=event.seq
@@ -160,8 +159,7 @@ class Projections:
         record_audit(self._database, AuditProjection(by=by, command="drop", projection=name))
         projection = self._known.get(name)
         if projection is not None and projection.in_schema:
-            with self._database.changing() as connection:
-                projection.drop(connection)
+            self._database.write(projection.drop)
         else:
             forget(self._database, name, projection)
             if projection is not None and not projection.inline:

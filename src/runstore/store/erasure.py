@@ -219,8 +219,7 @@ class Erasure:
     def _names(self, asked: ToErase) -> "_Names":
         if not asked.pseudonym:
             return _Names(asked.user_id, None)
-        with self._database.writing(exclusive=True) as connection:
-            return _Names(asked.user_id, pseudonym_secret(connection))
+        return _Names(asked.user_id, self._database.write(pseudonym_secret, exclusive=True))
 
     def _record(self, asked: ToErase, found: Erasable, names: "_Names", by: Actor, reason: str) -> None:
         event = AuditErased(
@@ -234,11 +233,7 @@ class Erasure:
         return patiently(self._database, lambda: self._database.read(function))
 
     def _change(self, function: Callable[[Connection], T]) -> T:
-        def change() -> T:
-            with self._database.changing() as connection:
-                return function(connection)
-
-        return patiently(self._database, change)
+        return patiently(self._database, lambda: self._database.write(function))
 
 
 class _Names:

@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from playwright.sync_api import Browser, expect
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from runstore.database.opening import write_to
 from tests.http.console.conftest import AGENTS, CONFIG
@@ -30,6 +31,14 @@ SCROLL_ON = """() => {
 NEW_ID = "substr(run_id, 1, 14) || printf('7%03x-8000-%012x', n / 4096, n)"
 
 
+def add_copies(connection: Connection, run_id: str) -> None:
+    """Add RUNS rows to the run list."""
+    names = [row[1] for row in connection.execute(text("PRAGMA table_info(runs)"))]
+    values = [NEW_ID if name == "run_id" else name for name in names]
+    copies = text(COPIES.format(columns=", ".join(names), values=", ".join(values)))
+    connection.execute(copies, {"count": RUNS, "run_id": run_id})
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProcess, str]]:
     """A server with a run of NOTES events, and with RUNS other runs."""
@@ -42,13 +51,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServerProc
         server.stop_run(run_id)
         copied = server.begin("quick", "one of many")
         server.ended(copied)
-        with write_to(url_of(folder)) as connection:
-            names = [row[1] for row in connection.execute(text("PRAGMA table_info(runs)"))]
-            values = [NEW_ID if name == "run_id" else name for name in names]
-            connection.execute(
-                text(COPIES.format(columns=", ".join(names), values=", ".join(values))),
-                {"count": RUNS, "run_id": copied},
-            )
+        write_to(url_of(folder), partial(add_copies, run_id=copied))
         yield server, run_id
 
 
