@@ -1,6 +1,8 @@
 """The guarantees of the SQLite file itself, for every connection."""
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from runstore import migrations
 from runstore.core.errors import ConfigError, LogUnavailable, SchemaMismatch
 from runstore.core.ports import EventFilter
 from runstore.database.dialects import CONNECTIONS, SqliteDialect, open_dialect
+from runstore.database.opening import Database
 from runstore.eventlog import writer
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
@@ -172,6 +175,36 @@ async def test_open_runs_do_not_need_the_run_list(open_log: OpenLog, connection:
     assert (head.attempt, head.cancel_requested) == (1, True)
     await log.append(run_id, [COMPLETED])
     assert await log.open_runs() == []
+
+
+# ---- other processes ----
+
+# Holds the locks of a recovery of the WAL until its input ends; its index looks as after a killed writer.
+RECOVERY = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as index:
+    index.write(bytes(8) + b"\\1" * 88)
+    index.flush()
+    for place in (120, 122):  # WAL_WRITE_LOCK and WAL_RECOVER_LOCK
+        fcntl.lockf(index, fcntl.LOCK_EX, 1, place)
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_write_waits_for_a_process_that_recovers_the_wal(database: Path, dialect: SqliteDialect) -> None:
+    with Database(dialect).changing():
+        pass  # so that the connection is open before the recovery
+    command = [sys.executable, "-c", RECOVERY, f"{database}-shm"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"holds\n"
+        ending = threading.Timer(0.1, process.stdin.close)
+        ending.start()
+        with Database(dialect).changing() as connection:
+            connection.exec_driver_sql("UPDATE barrier SET purges = purges")
+        ending.join()
 
 
 # ---- migrations ----

@@ -1,6 +1,10 @@
 """Rebuilds of several projections in one thread: the log is read once, and one failure harms no other."""
 
+import sqlite3
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
 
 import pytest
 from sqlalchemy import make_url
@@ -8,9 +12,10 @@ from sqlalchemy.event import listen
 
 from runstore.core.errors import ProjectionFailed
 from runstore.core.events import Custom
-from runstore.database.dialects import open_dialect
+from runstore.database.dialects import open_dialect, sqlite
 from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
+from runstore.maintenance import patience
 from runstore.maintenance.rebuild import rebuild, rebuild_all, verify_all
 from runstore.projections import advance, filling
 from runstore.projections.builds import read_builds
@@ -129,3 +134,30 @@ async def test_an_event_that_one_refuses_leaves_the_others_to_the_next_rebuild(
     rebuild_all(database, TOGETHER)
     assert states(database, "usage") == [(True, "running")]
     assert all(report.equal for report in verify_all(database, TOGETHER))
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("work", [rebuild_all, verify_all])
+async def test_each_step_waits_for_a_writer_that_holds_the_lock(
+    log: SqlEventLog, database: Database, monkeypatch: pytest.MonkeyPatch, work: Callable[..., Any]
+) -> None:
+    await write(log)
+    rebuild_all(database, TOGETHER)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(patience, "RETRY_S", 0.01)
+    with closing(
+        sqlite3.connect(str(database.file), isolation_level=None, check_same_thread=False)
+    ) as writer:
+        releases: list[threading.Timer] = []
+
+        def hold(*_progress: object) -> None:
+            if releases:
+                releases[-1].join()
+            writer.execute("BEGIN IMMEDIATE")
+            releases.append(threading.Timer(0.05, writer.execute, ["COMMIT"]))
+            releases[-1].start()
+
+        hold()
+        assert all(report.equal for report in work(database, TOGETHER, hold))
+        releases[-1].join()
+    assert len(releases) > 5

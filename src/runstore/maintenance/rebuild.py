@@ -151,7 +151,8 @@ class _Rebuilds:
         behind = [each for each, filling in far.items() if filling.position == lowest]
         near = [each for each, filling in far.items() if 0 < filling.position - lowest <= MEET_WITHIN]
         upto = min([*(far[each].goal for each in behind), *(far[each].position for each in near)], default=0)
-        together = len(behind) > 1 and fill_together(self._database, [far[each] for each in behind], upto)
+        fill = partial(fill_together, self._database, [far[each] for each in behind], upto)
+        together = len(behind) > 1 and patiently(self._database, fill)
         for each, filling in found.items():
             if each in near or (each in behind and together):
                 each.show(filling)

@@ -25,6 +25,8 @@ WAL_RETRY_S = 0.01  # seconds between two tries to switch a new file to WAL mode
 SCRUB_S = 10.0  # seconds to wait for readers of the WAL before it is cut off
 WAL_PAGES = 4_000  # pages of 4 KiB before a checkpoint, which the committing writer waits for
 
+PRIMARY_CODE = 0xFF  # bits of an extended error code that hold the error's kind
+
 # Errors without a code of their own: a file that is being replaced, or a transaction in an unexpected state.
 # All others belong to the statement.
 MAY_PASS = ("no such table", "cannot ", "SQL logic error")
@@ -234,7 +236,11 @@ def _driver(connection: Connection) -> sqlite3.Connection:
 
 
 def _is_busy(error: BaseException | None) -> bool:
-    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+    """Whether another connection holds a lock. The code may be a kind of it, such as SQLITE_BUSY_RECOVERY."""
+    return (
+        isinstance(error, sqlite3.OperationalError)
+        and error.sqlite_errorcode & PRIMARY_CODE == sqlite3.SQLITE_BUSY
+    )
 
 
 def _is_of_statement(error: BaseException | None) -> bool:
