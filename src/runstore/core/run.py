@@ -261,11 +261,11 @@ def add_usage(usage: dict[str, int], more: Usage) -> dict[str, int]:
     """The sum of a run's usage and one more model call; parts of its tokens that are 0 are omitted."""
     inputs = usage.get("input_tokens", 0) + more.input_tokens
     outputs = usage.get("output_tokens", 0) + more.output_tokens
-    parts = {name: usage.get(name, 0) + getattr(more, name) for name in USAGE_PARTS}
-    return {
-        "input_tokens": inputs, "output_tokens": outputs, "total_tokens": inputs + outputs,
-        **{name: count for name, count in parts.items() if count},
-    }  # fmt: skip
+    sums = {"input_tokens": inputs, "output_tokens": outputs, "total_tokens": inputs + outputs}
+    for name in USAGE_PARTS:
+        if count := usage.get(name, 0) + getattr(more, name):
+            sums[name] = count
+    return sums
 
 
 EVOLVING_TYPES = frozenset(

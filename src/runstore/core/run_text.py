@@ -13,8 +13,8 @@ UNTOLD = frozenset({"bytes", "role", "format", "status", "toolUseId", "type"})
 MAX_ASCII = 64  # characters of a word; MySQL ignores longer ones than 84
 MAX_BYTES = 36  # bytes of a word with other letters, which take twice as much there
 
-# For ASCII: all but letters and digits is a blank.
-_BLANKS = str.maketrans({code: " " for code in range(128) if not chr(code).isalnum()})
+# For ASCII: letters are lower-case, and all but letters and digits is a blank.
+_PLAIN = bytes(ord(chr(code).lower() if chr(code).isalnum() else " ") for code in range(128)).ljust(256)
 # Scripts without blanks between words: each character counts as a word.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
@@ -50,7 +50,7 @@ def words_of(text: str) -> list[str]:
     """The words of a text, as they are searched: without case, accents and punctuation."""
     text = text[:MAX_TEXT]
     if text.isascii():
-        words = text.lower().translate(_BLANKS).split()
+        words = text.encode().translate(_PLAIN).decode().split()
     else:
         plain = unicodedata.normalize("NFKD", text.casefold())
         words = _WORD.findall("".join([c for c in plain if not unicodedata.combining(c)]).casefold())

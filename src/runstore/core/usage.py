@@ -55,7 +55,7 @@ def bounded(name: str, limit: int) -> str:
 
 def counted(number: int) -> int:
     """A number that a program reported, as it is summed: from 0 to MAX_COUNT."""
-    return min(max(number, 0), MAX_COUNT)
+    return number if 0 <= number <= MAX_COUNT else min(max(number, 0), MAX_COUNT)
 
 
 def usage_of(events: Iterable[RecordedEvent]) -> RunUsage:

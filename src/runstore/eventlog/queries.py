@@ -31,6 +31,7 @@ _RUN = (
 _LAST = select(*_RECORDED).where(_e.run_id == bindparam("run")).order_by(_e.seq.desc()).limit(1)
 _ENDING = _LAST.where(_e.ends == 1)  # at the end except for the markers
 _ALL = select(_e.run_id, *_RECORDED).where(_e.position > bindparam("after")).order_by(_e.position)
+_LAST_POSITION = select(func.max(_e.position))
 _OF_AN_OPEN_RUN = ("attempt", "cancel_at", "status", "added")  # columns of a head
 _HEAD = (
     select(_e.seq, _e.type, _e.ends, *(open_runs.c[name] for name in _OF_AN_OPEN_RUN))
@@ -223,7 +224,7 @@ def read_session_runs(
 
 def last_position(connection: Connection) -> int:
     """The position of the log's last event; 0 without one."""
-    return connection.execute(select(func.max(_e.position))).scalar() or 0
+    return connection.execute(_LAST_POSITION).scalar() or 0
 
 
 def read_first_at(connection: Connection, position: int) -> int | None:

@@ -16,15 +16,17 @@ from runstore.eventlog.queries import last_position, read_all
 from runstore.projections.builds import Build, Key, advance_rows, fail, fault_of, lock_each
 from runstore.projections.projection import Projection
 
-WINDOW = 50_000  # positions that one read looks through
+WINDOW = 100_000  # positions that one read looks through
 FIRST_EVENTS, MOST_EVENTS = 200, 20_000  # events of one batch, at first and at most
 BATCH_BYTES = 2 << 20  # bytes of their data; the event that crosses it is the last
 BATCH_S = 0.02  # seconds that a transaction aims at; on SQLite writers wait for it
 # A batch of FEW_EVENTS may take FEW_S: most of that time does not depend on the size of the batch.
 FEW_EVENTS, FEW_S = 100, 0.1
-LONG_BATCH_S = 0.25  # the same without writers: a short batch spends much of its time on its statements
+LONG_BATCH_S = 0.5  # the same without writers: a short batch spends much of its time on its statements
 LAST_EVENTS = 1_000  # events that are applied while writers, or the live build, wait
 UNSTORED = 500_000  # positions without an event for the projection, before the position is stored
+
+Kind = tuple[str, bool]  # of an event: its type, and whether it ends the run
 
 log = structlog.get_logger(__name__)
 
@@ -232,7 +234,8 @@ def step_together(database: Database, advances: Sequence[Advance], upto: int) ->
         events = read_all(connection, position, window, limit, _any_of(advances), max_bytes=BATCH_BYTES)
     cut = len(events) == limit or _is_full(events)
     reached = events[-1].position if cut else window
-    parts = [(each, _of(each.reads, events)) for each in advances]
+    kinds = [(event.type, event.ends) for event in events]
+    parts = [(each, _of(each.reads, events, kinds)) for each in advances]
     written = [(each, part) for each, part in parts if part or reached - each.build.position >= UNSTORED]
     if written and not _write_together(database, written, events, reached):
         return False
@@ -273,12 +276,12 @@ def _take(connection: Connection, advances: Sequence[Advance]) -> None:
         each.build = row
 
 
-def _of(reads: EventFilter | None, events: list[RecordedEvent]) -> list[RecordedEvent]:
-    """The events that pass a filter, which is asked once for each type."""
+def _of(reads: EventFilter | None, events: list[RecordedEvent], kinds: Sequence[Kind]) -> list[RecordedEvent]:
+    """The events that pass a filter, which is asked once for each of their `kinds`."""
     if reads is None:
         return events
-    passing = {kind for kind in {(e.type, e.ends) for e in events} if reads.passes(*kind)}
-    return [e for e in events if (e.type, e.ends) in passing]
+    passing = {kind for kind in {*kinds} if reads.passes(*kind)}
+    return [event for event, kind in zip(events, kinds, strict=True) if kind in passing]
 
 
 def _any_of(advances: Sequence[Advance]) -> EventFilter | None:

@@ -168,8 +168,9 @@ class Filling:
     @contextmanager
     def _alone(self) -> Iterator[Connection]:
         """A transaction in which the live tables do not change."""
+        database = self._database
         inline = self._projection.inline
-        with self._database.writing(exclusive=True) if inline else self._database.changing() as connection:
+        with database.writing(exclusive=True) if inline else database.changing(derived=True) as connection:
             yield connection
 
     def _last_position(self, builds: Builds) -> int | None:

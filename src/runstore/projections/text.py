@@ -41,7 +41,7 @@ from runstore.core.ports import EventFilter
 from runstore.core.run_text import input_text, value_text, words_of
 from runstore.core.transcript import message_text
 from runstore.core.usage import bounded
-from runstore.database.columns import Binary, Name
+from runstore.database.columns import Binary, Name, Position
 from runstore.database.opening import Database
 from runstore.database.upserts import insert_rows
 from runstore.projections.live import live_tables
@@ -59,7 +59,7 @@ _tables = MetaData()
 TEXT = Table(
     "text",
     _tables,
-    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("position", Position, primary_key=True, autoincrement=False),  # SQLite's row id
     Column("run_id", Name(36), nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("kind", Name(8), nullable=False),

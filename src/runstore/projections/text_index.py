@@ -26,6 +26,7 @@ from typing_extensions import override
 from runstore.database.columns import MYSQL
 from runstore.database.opening import Database
 
+SEGMENTS = 8  # of one level of SQLite's index before it merges them; its default of 4 makes inserts dearer
 MERGED_PAGES = 200  # pages of SQLite's index that one transaction merges, which takes some milliseconds
 
 
@@ -66,7 +67,8 @@ def add_index(table: Table) -> None:
         Index(f"ix_{words}_{dialect}", table.c.words, **kind).ddl_if(dialect=dialect)
     ran = (
         f"CREATE VIRTUAL TABLE {words} USING fts5("
-        f"words, content='{name}', content_rowid='position', tokenize='ascii', detail='none')",
+        f"words, content='{name}', content_rowid='position', tokenize='ascii', detail='none', columnsize=0)",
+        f"INSERT INTO {words} ({words}, rank) VALUES ('automerge', {SEGMENTS})",
         f"CREATE TRIGGER {words}_gone AFTER DELETE ON {name} BEGIN "
         f"INSERT INTO {words} ({words}, rowid, words) VALUES ('delete', old.position, old.words); END",
     )

@@ -6,10 +6,12 @@ contributed, so that they do not depend on the order of events, and a purge can 
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import msgspec
 from msgspec import Struct, field
+from msgspec.structs import asdict
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -137,7 +139,7 @@ class UsageProjection(Projection):
         known = _read_runs(connection, runs, models, sorted({e.run_id for e in events} - begun))
         changes = _Changes()
         for run in known.values():
-            changes.count(run, self._prices, -1)
+            changes.count(run, _priced(run, self._prices), -1)
         purged: set[str] = set()
         for event in events:
             if event.type == Queued.type:
@@ -147,14 +149,17 @@ class UsageProjection(Projection):
                 purged.add(event.run_id)
             elif event.run_id in known:  # others follow as a `run.purged`
                 known[event.run_id].add(event)
+        run_rows: list[dict[str, Any]] = []
+        model_rows: list[dict[str, Any]] = []
         for run in known.values():
-            changes.count(run, self._prices, 1)
+            priced = _priced(run, self._prices)
+            changes.count(run, priced, 1)
+            run_rows.append(_run_row(run, priced))
+            model_rows += _model_rows(run, priced)
         for some in _in_pieces(sorted(purged)):
             connection.execute(delete(models).where(models.c.run_id.in_(some)))
-        put_rows(connection, runs, [_run_row(run, self._prices) for run in known.values()])
-        put_rows(
-            connection, models, [row for run in known.values() for row in _model_rows(run, self._prices)]
-        )
+        put_rows(connection, runs, run_rows)
+        put_rows(connection, models, model_rows)
         changes.write(connection, totals, days)
 
 
@@ -253,16 +258,14 @@ class _Changes:
         self._models: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0] * len(MODEL_SUMS))
         self._days: defaultdict[tuple[str, ...], list[int]] = defaultdict(lambda: [0] * len(DAY_SUMS))
 
-    def count(self, run: _Run, prices: Prices, sign: int) -> None:
+    def count(self, run: _Run, priced: Sequence["_Priced"], sign: int) -> None:
         """Count a run in; with `sign` -1 out."""
         outcomes = [int(run.status == status) for status in OUTCOMES]
         counts = [1, *outcomes, int(run.usage.incomplete)]
         key = (run.day, run.user_id, run.agent)
         _add(self._days[key], [*counts, run.duration_ms], sign)
-        for used in run.usage.models.values():
-            cost, currency = _cost(prices, used, run.day)
-            sums = [getattr(used, name) for name in CALL_SUMS]
-            _add(self._models[*key, used.model, currency], [*counts, *sums, cost], sign)
+        for used, cost, currency in priced:
+            _add(self._models[*key, used.model, currency], [*counts, *_call_sums(used), cost], sign)
 
     def write(self, connection: Connection, totals: Table, days: Table) -> None:
         for table, names, changes in (
@@ -280,8 +283,16 @@ class _Changes:
 
 
 def _add(sums: list[int], more: Sequence[int], sign: int) -> None:
-    for place, value in enumerate(more):
-        sums[place] += sign * value
+    sums[:] = [sum + sign * value for sum, value in zip(sums, more, strict=True)]
+
+
+_Priced = tuple[ModelUsage, int, str]
+_call_sums = attrgetter(*CALL_SUMS)
+
+
+def _priced(run: _Run, prices: Prices) -> list[_Priced]:
+    """A run's usage of each model, with its cost in nano units, and their currency: see `_cost`."""
+    return [(used, *_cost(prices, used, run.day)) for used in run.usage.models.values()]
 
 
 def _cost(prices: Prices, used: ModelUsage, day: str) -> tuple[int, str]:
@@ -290,27 +301,23 @@ def _cost(prices: Prices, used: ModelUsage, day: str) -> tuple[int, str]:
     return (0, "") if price is None else (price.cost(used), price.currency)
 
 
-def _run_row(run: _Run, prices: Prices) -> dict[str, Any]:
-    models = run.usage.models.values()
-    costs = [_cost(prices, used, run.day) for used in models]
+def _run_row(run: _Run, priced: Sequence[_Priced]) -> dict[str, Any]:
     return {
         "run_id": run.run_id, "day": run.day, "user_id": run.user_id, "agent": run.agent,
         "status": run.status, "error_code": run.error_code, "stopped_by": run.stopped_by,
         "created_at": run.created_at, "started_at": run.started_at, "ended_at": run.ended_at,
         "duration_ms": run.duration_ms, "incomplete": int(run.usage.incomplete),
-        "calls": sum(used.calls for used in models),
-        "tokens": sum(used.input_tokens + used.output_tokens for used in models),
-        "cost": sum(cost for cost, _ in costs),
-        "currency": max((currency for _, currency in costs), default=""),
-        "unpriced": int(any(not currency for _, currency in costs)),
+        "calls": sum([used.calls for used, _, _ in priced]),
+        "tokens": sum([used.input_tokens + used.output_tokens for used, _, _ in priced]),
+        "cost": sum([cost for _, cost, _ in priced]),
+        "currency": max([currency for _, _, currency in priced], default=""),
+        "unpriced": int(any(not currency for _, _, currency in priced)),
     }  # fmt: skip
 
 
-def _model_rows(run: _Run, prices: Prices) -> Iterable[dict[str, Any]]:
-    for used in run.usage.models.values():
-        cost, currency = _cost(prices, used, run.day)
-        row = {name: getattr(used, name) for name in ("model", *SUMS)}
-        yield {"run_id": run.run_id, **row, "cost": cost, "currency": currency}
+def _model_rows(run: _Run, priced: Sequence[_Priced]) -> Iterable[dict[str, Any]]:
+    for used, cost, currency in priced:
+        yield {"run_id": run.run_id, **asdict(used), "cost": cost, "currency": currency}
 
 
 def _read_runs(connection: Connection, runs: Table, models: Table, run_ids: list[str]) -> dict[str, _Run]:
