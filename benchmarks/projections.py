@@ -73,7 +73,7 @@ def run(options: Options) -> Iterator[Report]:
     yield report
 
 
-def write_log(database: Database, runs: int) -> None:
+def write_log(database: Database, runs: int, *, apart_ms: int = 1_000) -> None:
     """Fill an empty log with runs that have ended.
 
     Runs differ in user, session and input. What their agents say is that of one of `TEMPLATES` runs, encoded
@@ -83,13 +83,16 @@ def write_log(database: Database, runs: int) -> None:
     said = [[encode(event, at=BEGIN) for event in _said(number, random)] for number in range(TEMPLATES)]
     for start in range(0, runs, RUNS_AT_ONCE):
         numbers = range(start, min(start + RUNS_AT_ONCE, runs))
-        rows = [row for number in numbers for row in _rows(number, random, said[number % TEMPLATES])]
+        rows = [
+            row
+            for number in numbers
+            for row in _rows(number, BEGIN + number * apart_ms, random, said[number % TEMPLATES])
+        ]
         with database.writing() as connection:
             database.dialect.insert_events(connection, b"benchmrk", rows)
 
 
-def _rows(number: int, random: Random, said: Sequence[EncodedEvent]) -> Iterator[Row]:
-    at = BEGIN + number * 1_000
+def _rows(number: int, at: int, random: Random, said: Sequence[EncodedEvent]) -> Iterator[Row]:
     run_id = pack_run_id(first_run_id(at))
     yield Row(run_id, 1, encode(_queued(number, random), at=at + 1))
     for seq, event in enumerate(said, 2):

@@ -24,7 +24,7 @@ from tests.kit.events import take_unexpected
 from tests.kit.forking import close_template
 from tests.kit.slow import mostly_slow
 from tests.servers.absent import absent
-from tests.servers.databases import DATABASES, close_shared, kept_database
+from tests.servers.databases import FORMS, close_shared, kept_database
 from tests.servers.redis_cluster import OwnRedisCluster
 
 TURNS = pytest.StashKey[Turns]()
@@ -87,7 +87,7 @@ def unlogged() -> Iterator[None]:
 
 
 # Every kind of log passes the same tests: add a new one here.
-EVENT_LOGS = ("memory", *DATABASES)
+EVENT_LOGS = ("memory", *FORMS)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -134,7 +134,7 @@ async def log(request: pytest.FixtureRequest, tmp_path: Path, feed: MemoryFeed) 
         await log.close()
 
 
-@pytest.fixture(params=mostly_slow(DATABASES, "sqlite", "postgresql"))
+@pytest.fixture(params=mostly_slow(FORMS, "sqlite", "postgresql"))
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty database with this release's schema; once of each kind."""
     with kept_database(request.param, tmp_path) as url:

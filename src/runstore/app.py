@@ -26,7 +26,7 @@ from runstore.http.security.hosts import hosts_of
 from runstore.http.security.login_function import LoginFunction
 from runstore.http.security.signing import TicketSigner
 from runstore.maintenance.projections import Projections
-from runstore.maintenance.purge import Purge, Purgeable, PurgeCount, ended_before
+from runstore.maintenance.purge import Found, Purge, Purgeable, PurgeCount
 from runstore.metrics import Metrics
 from runstore.projections.inline import InlineProjections, check_inline
 from runstore.projections.projection import Projection
@@ -317,16 +317,16 @@ async def _open_authenticator(server: ServerSettings, database: Database) -> Aut
     return authenticator
 
 
-def survey_purge(url: str, before: int) -> Purgeable:
+def survey_purge(url: str, found: Found) -> Purgeable:
     """The runs and events that `purge_runs` would remove."""
     with _purge(url, lambda count: None) as purge:
-        return purge.survey(ended_before(before))
+        return purge.survey(found)
 
 
-def purge_runs(url: str, before: int, progress: Callable[[PurgeCount], None]) -> PurgeCount:
-    """Remove the events of the runs that ended before a time: UTC, milliseconds since 1970."""
+def purge_runs(url: str, found: Found, progress: Callable[[PurgeCount], None]) -> PurgeCount:
+    """Remove the events of the runs that are found."""
     with _purge(url, progress) as purge:
-        return purge.run(ended_before(before), by="retention")
+        return purge.run(found, by="retention")
 
 
 @contextmanager

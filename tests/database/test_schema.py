@@ -187,6 +187,7 @@ def test_one_of_simultaneous_migrations_migrates(bare_url: str) -> None:
         assert list(pool.map(version, [bare_url] * 3)) == [migrations.HEAD] * 3
 
 
+@pytest.mark.parametrize("database_url", mostly_slow(DATABASES, "sqlite", "postgresql"), indirect=True)
 def test_the_migrations_make_the_tables_that_the_code_uses(connection: Connection) -> None:
     """And no others."""
     assert differences(connection) == []

@@ -62,13 +62,15 @@ from tests.kit.process import PYTHON, environment
 from tests.kit.purging import FOREVER, LATER, OLD, old_run_id, purge, survey, write_old
 from tests.kit.rebuilding import rebuild_runs, verify_runs
 from tests.kit.slow import mostly_slow
-from tests.servers.databases import DATABASES, kept_database
+from tests.servers.databases import DATABASES, FORMS, kept_database
 
 DELETED = Deleted(by="ann")
+# A partition that is dropped goes at once: see `test_partitions.py`.
+by_rows = pytest.mark.parametrize("url", mostly_slow(DATABASES, "sqlite"), indirect=True)
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # for what no database does otherwise
 
 
-@pytest.fixture(params=mostly_slow(DATABASES, "sqlite"))
+@pytest.fixture(params=mostly_slow(FORMS, "sqlite"))
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with kept_database(request.param, tmp_path) as url:
         yield url
@@ -288,6 +290,7 @@ async def test_a_key_still_names_the_run_that_it_started_and_goes_when_it_is_too
 # ---- in small transactions ----
 
 
+@by_rows
 @pytest.mark.usefixtures("small_pieces")
 async def test_a_transaction_removes_a_bounded_number_of_events(log: SqlEventLog, url: str) -> None:
     for size in (0, 3, 4, 40, 0, 0, 1):
@@ -310,6 +313,7 @@ async def test_a_transaction_removes_a_bounded_number_of_bytes(
     assert max(after - before for before, after in pairwise(removed)) < 6
 
 
+@by_rows
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize(("steps", "begun"), [(1, 3), (4, 2)])
 async def test_the_next_purge_finishes_an_interrupted_one(
@@ -334,6 +338,7 @@ async def test_the_next_purge_finishes_an_interrupted_one(
     assert await log.database.query(rows_of("purging")) == 0
 
 
+@by_rows
 @pytest.mark.slow
 async def test_a_purge_that_was_killed_is_finished_by_the_next(log: SqlEventLog, url: str) -> None:
     run_id = await write_old(log, ending=[])
@@ -367,6 +372,7 @@ READS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+@by_rows
 @pytest.mark.usefixtures("small_pieces")
 async def test_a_reader_gets_all_requested_events_or_an_error_at_every_step(
     log: SqlEventLog, url: str
@@ -554,6 +560,7 @@ async def test_a_run_that_is_deleted_during_a_purge_is_left_to_the_next_one(
 # ---- side by side ----
 
 
+@by_rows
 @pytest.mark.usefixtures("small_pieces")
 async def test_two_purges_at_once_do_the_work_of_one(log: SqlEventLog, url: str) -> None:
     runs = [await write_old(log, *(note() for _ in range(10))) for _ in range(8)]
@@ -566,6 +573,7 @@ async def test_two_purges_at_once_do_the_work_of_one(log: SqlEventLog, url: str)
     assert await log.database.query(rows_of("purging")) == 0
 
 
+@by_rows
 @pytest.mark.usefixtures("small_pieces")
 async def test_a_rebuild_in_the_middle_of_a_purge_comes_out_equal(log: SqlEventLog, url: str) -> None:
     for _ in range(4):

@@ -17,14 +17,19 @@ from sqlalchemy import URL, Connection, Engine, create_engine, inspect
 from sqlalchemy.exc import InternalError, OperationalError
 
 import runstore.database.tables as schema
+from runstore.core.times import now_ms
 from runstore.database.dialects import Dialect
-from runstore.database.opening import open_database
+from runstore.database.opening import open_database, opened_database
+from runstore.database.partitions import read_partitions
 from runstore.database.views import VIEWS, write_views
+from runstore.maintenance.partitioning import add_months, partition_events
 from tests.kit.database import make_database
 from tests.servers.names import left_over, new_name
 from tests.servers.shared import shared_database
 
 DATABASES = ("sqlite", "postgresql", "mysql")
+FORMS = (*DATABASES, "partitioned")  # a PostgreSQL whose events are partitioned by month
+PARTITIONED_MS = 60 * 24 * 3_600_000  # milliseconds since then: this month has a partition of its own
 WRITTEN = [
     table
     for table in schema.metadata.tables.values()
@@ -42,7 +47,7 @@ DROP_WAIT_S = 10  # for the locks of a connection that has just been ended
 
 @contextmanager
 def empty_database(kind: str, folder: Path) -> Iterator[str]:
-    """The URL of a database of the caller's own; `kind` is one of DATABASES, `folder` is for a file."""
+    """The URL of a database of the caller's own; `kind` is one of FORMS, `folder` is for a file."""
     if kind == "sqlite":
         yield f"sqlite:///{make_database(folder / 'runstore.db')}"
     else:
@@ -147,9 +152,12 @@ class Databases(ABC):
             found = inspect(connection)
             for view in {*found.get_view_names()} - {*VIEWS}:
                 connection.exec_driver_sql(f"DROP VIEW IF EXISTS {view} CASCADE")
-            for table in set(found.get_table_names()) - KEPT_TABLES:
+            for table in set(found.get_table_names()) - KEPT_TABLES - self._partitions(connection):
                 connection.exec_driver_sql(f"DROP TABLE {table}")
             self._empty_tables(connection)
+
+    def _partitions(self, connection: Connection) -> set[str]:
+        return set()
 
     @abstractmethod
     def _empty_tables(self, connection: Connection) -> None:
@@ -224,6 +232,20 @@ class PostgresDatabases(Databases):
         connection.exec_driver_sql(f"SELECT pg_advisory_lock({SWEEP_LOCK})")
 
 
+class PartitionedDatabases(PostgresDatabases):
+    """Runs that a test has made old are in `events_first`, new ones in the partition of their month."""
+
+    def _migrated(self) -> str:
+        name = super()._migrated()
+        with opened_database(self.url(name)) as database:
+            partition_events(database, now_ms() - PARTITIONED_MS, lambda step: None)
+            add_months(database, now_ms())  # as any purge does
+        return name
+
+    def _partitions(self, connection: Connection) -> set[str]:
+        return {partition.name for partition in read_partitions(connection)}
+
+
 class MysqlDatabases(Databases):
     def make(self) -> str:
         statements, name = self._statements, new_name()
@@ -287,7 +309,11 @@ def migrate(url: str) -> None:
     open_database(url).dialect.close()
 
 
-KINDS: dict[str, type[Databases]] = {"postgresql": PostgresDatabases, "mysql": MysqlDatabases}
+KINDS: dict[str, type[Databases]] = {
+    "postgresql": PostgresDatabases,
+    "mysql": MysqlDatabases,
+    "partitioned": PartitionedDatabases,
+}
 _opened: dict[str, Databases] = {}
 
 

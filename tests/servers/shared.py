@@ -14,8 +14,10 @@ from tests.kit.tools import lacking
 
 CONNECT_S = 5  # for an answer from a server on this machine
 PLAIN = "?ssl_disabled=true"  # or PyMySQL reads all of the machine's certificates, for each connection
+POSTGRES = ("RUNSTORE_TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
 SHARED = {
-    "postgresql": ("RUNSTORE_TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"),
+    "postgresql": POSTGRES,
+    "partitioned": POSTGRES,
     "mysql": ("RUNSTORE_TEST_MYSQL_URL", f"mysql+pymysql://root@127.0.0.1:3306/mysql{PLAIN}"),
     "redis": ("RUNSTORE_TEST_REDIS_URL", "redis://127.0.0.1:6379"),
 }

@@ -26,7 +26,7 @@ def connect(url: str) -> Engine:
 
 def names_on(kind: str) -> list[str]:
     with connect(shared_database(kind).render_as_string(hide_password=False)).connect() as connection:
-        statement = "SELECT datname FROM pg_database" if kind == "postgresql" else "SHOW DATABASES"
+        statement = "SHOW DATABASES" if kind == "mysql" else "SELECT datname FROM pg_database"
         return list(connection.execute(text(statement)).scalars())
 
 

@@ -185,11 +185,33 @@ def migrate(*, database: DatabaseOptions) -> None:
 
     Example: runstore migrate --database-url sqlite:///runstore.db
     """
+    from runstore.core.times import now_ms
     from runstore.database.opening import opened_database
+    from runstore.maintenance.partitioning import add_months
     from runstore.migrations import HEAD
 
     with opened_database(database.url, create=True, upgrade=True) as upgraded:
+        add_months(upgraded, now_ms())
         typer.echo(f"{upgraded.dialect.place}: schema {HEAD}")
+
+
+@app.command()
+@grouped
+def partition(*, database: DatabaseOptions) -> None:
+    """Partition the events of a PostgreSQL database by month, so that retention drops partitions.
+
+    Servers may keep running. If it is interrupted, run it again. On a partitioned database it adds the
+    partitions of the coming months.
+
+    Example: runstore partition --database-url postgresql://me@db/runs
+    """
+    from runstore.core.times import now_ms
+    from runstore.database.opening import opened_database
+    from runstore.maintenance.partitioning import partition_events
+
+    with opened_database(database.url) as opened:
+        added = partition_events(opened, now_ms(), lambda step: typer.echo(f"partition: {step}"))
+    typer.echo(f"partition: partitioned by month; added {', '.join(added) or 'no month'}")
 
 
 def main() -> None:

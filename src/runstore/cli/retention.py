@@ -9,7 +9,7 @@ from runstore.cli.options import EXIT_INTERRUPTED, DatabaseOptions, seconds_of
 from runstore.core.times import now_ms, timestamp
 
 if TYPE_CHECKING:
-    from runstore.maintenance.purge import PurgeCount
+    from runstore.maintenance.purge import Found, PurgeCount
 
 
 @grouped
@@ -21,6 +21,13 @@ def retention(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count the runs and events to purge; change nothing.")
     ] = False,
+    whole_months: Annotated[
+        bool,
+        typer.Option(
+            "--whole-months",
+            help="Leave the month (UTC) in which this age falls: partitions are then dropped whole.",
+        ),
+    ] = False,
     database: DatabaseOptions,
 ) -> None:
     """Purge old runs: remove their events for good and keep a record of each run. Servers may keep running.
@@ -29,15 +36,18 @@ def retention(
 
     Example: runstore retention --older-than 90d --dry-run
     """
+    from runstore.maintenance.purge import ended_before
+
     before = now_ms() - seconds_of("--older-than", older_than) * 1_000
-    summary = (_would_purge if dry_run else _purge)(database.url, before)
+    found = ended_before(before, whole_months=whole_months)
+    summary = (_would_purge if dry_run else _purge)(database.url, found)
     typer.echo(f"retention: {summary} (ended before {timestamp(before)})")
 
 
-def _would_purge(url: str, before: int) -> str:
+def _would_purge(url: str, to_purge: "Found") -> str:
     from runstore.app import survey_purge
 
-    found = survey_purge(url, before)
+    found = survey_purge(url, to_purge)
     summary = f"{_count(found.runs, 'run')} with {_count(found.events, 'event')} would be purged"
     return (
         f"{summary}, and {_count(found.begun, 'run')} that an earlier purge has begun"
@@ -46,7 +56,7 @@ def _would_purge(url: str, before: int) -> str:
     )
 
 
-def _purge(url: str, before: int) -> str:
+def _purge(url: str, to_purge: "Found") -> str:
     from rich.console import Console
     from rich.progress import Progress
 
@@ -55,7 +65,9 @@ def _purge(url: str, before: int) -> str:
     console = Console(stderr=True)
     runs = events = 0
     with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("events", total=survey_purge(url, before).events if console.is_terminal else None)
+        task = bar.add_task(
+            "events", total=survey_purge(url, to_purge).events if console.is_terminal else None
+        )
 
         def progress(done: "PurgeCount") -> None:
             nonlocal runs, events
@@ -63,7 +75,7 @@ def _purge(url: str, before: int) -> str:
             bar.update(task, completed=events)
 
         try:
-            purge_runs(url, before, progress)
+            purge_runs(url, to_purge, progress)
         except KeyboardInterrupt:
             bar.stop()
             typer.echo(f"retention: {_purged(runs, events)}, interrupted; the next purge continues", err=True)

@@ -228,10 +228,10 @@ class Database:
             try:
                 return answer()
             except exc.DBAPIError as error:
-                if not error.connection_invalidated:
+                if not (error.connection_invalidated or self.dialect.is_conflict(error)):
                     raise
             connection.rollback()
-            return answer()  # on a new connection, as the server may be back
+            return answer()  # the server may be back, on a new connection, or a change of the schema be over
 
     async def _call(self, threads: Threads, function: Callable[[], T]) -> T:
         if self._closed:

@@ -76,13 +76,22 @@ def renew_views(connection: Connection) -> None:
     _write(connection, _reads(connection))
 
 
+def replace_events_view(dialect: str) -> str:
+    """The statement that writes `audit_events` again, for a new table `events`. SQLite has none such."""
+    return _replace("audit_events", _queries(dialect, None)["audit_events"])
+
+
+def _replace(name: str, query: str) -> str:
+    return f"CREATE OR REPLACE VIEW {name} AS {query}"  # keeps the rights that were granted on it
+
+
 def _write(connection: Connection, slot: str | None) -> None:
     for name, query in _queries(connection.dialect.name, slot).items():
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql(f"DROP VIEW IF EXISTS {name}")
             connection.exec_driver_sql(f"CREATE VIEW {name} AS {query}")
-        else:  # keeps the rights that were granted on it
-            connection.execute(text(f"CREATE OR REPLACE VIEW {name} AS {query}".replace(":", "\\:")))
+        else:
+            connection.execute(text(_replace(name, query).replace(":", "\\:")))
 
 
 def _reads(connection: Connection) -> str | None:

@@ -9,6 +9,9 @@ RunPurged:
    seq that is free again; while the events exist, it conflicts.
 3. Clear: delete the older events piece by piece, and with the last of them the run's entry in `purging`.
 
+On a partitioned log, a purge of many runs marks all of them first, and drops the partitions in which most
+events are theirs: see `partition_purge.py`.
+
 The next purge finishes an interrupted one. Two concurrent purges share the work. A purged run may be purged
 again, to change what its remaining event says.
 """
@@ -34,11 +37,14 @@ from runstore.core.times import now_ms
 from runstore.core.tool_usage import TOOL_TYPES, tool_usage_of
 from runstore.core.usage import usage_of
 from runstore.database.opening import Database
+from runstore.database.partitions import is_partitioned, month_after
 from runstore.database.tables import barrier, events, idempotency, purging
 from runstore.eventlog.admission import Append
 from runstore.eventlog.queries import read_each, read_evolving
 from runstore.eventlog.rules.reservations import KEPT_MS
 from runstore.eventlog.sql_store import InlineProjection, SqlStore
+from runstore.maintenance.partition_purge import drop_partitions
+from runstore.maintenance.partitioning import add_months
 from runstore.maintenance.patience import patiently
 
 PAGE_RUNS = 100  # runs examined by one statement
@@ -156,6 +162,7 @@ class Purge:
         by: str,
         change: Callable[[Purged], Purged] = lambda summary: summary,
         before: Callable[[Sequence[Due]], None] = lambda page: None,
+        drops: bool = True,
     ) -> PurgeCount:
         """Purge the runs that are found.
 
@@ -163,12 +170,18 @@ class Purge:
             by: the user to name in the log.
             change: of the event that remains of a run.
             before: called with each page of runs, before they are purged.
+            drops: drop partitions of a partitioned log.
         """
-        self._clear()
+        drops = drops and self._read(is_partitioned)
+        self._clear(drops=drops)
         for page in found(self._read):
             before(page)
             self._mark(page, by, change)
-            self._clear()
+            if not drops:
+                self._clear()
+        if drops:
+            self._clear(drops=True)
+            add_months(self._database, now_ms())
         self._write(_forget_keys)
         return self._done
 
@@ -190,12 +203,14 @@ class Purge:
             self._done.runs += sum(isinstance(outcome, int) for outcome in result.outcomes)
             self._rest()
 
-    def _clear(self) -> None:
+    def _clear(self, *, drops: bool = False) -> None:
         """Remove the events of all marked runs."""
+        if drops:
+            self._done.events += drop_partitions(self._database, _warn)
         while marked := self._read(
             lambda connection: connection.execute(_MARKED, {"runs": PAGE_RUNS}).scalars().all()
         ):
-            self._write(lambda connection: connection.execute(_WARN), exclusive=True)
+            self._write(_warn, exclusive=True)
             waiting = deque(marked)
             while waiting:
                 pieces = self._read(partial(_next_pieces, run_ids=waiting))
@@ -222,14 +237,18 @@ class Purge:
         return patiently(self._database, work)
 
 
-def ended_before(before: int) -> Found:
+def ended_before(before: int, *, whole_months: bool = False) -> Found:
     """Finds the runs that ended before a time (UTC, milliseconds since 1970), oldest first.
 
     A run that ended before a time was created before it.
+
+    Args:
+        whole_months: leave the runs that were created in the month of that time.
     """
+    created = month_after(before, 0) if whole_months else before
 
     def find(read: Reading) -> Iterator[list[Due]]:
-        page = {"after": first_run_id(0), "upto": first_run_id(before), "runs": PAGE_RUNS}
+        page = {"after": first_run_id(0), "upto": first_run_id(created), "runs": PAGE_RUNS}
         while runs := read(lambda connection: connection.execute(_RUNS, page).scalars().all()):
             page["after"] = runs[-1]
             yield read(partial(_find_due, run_ids=runs, before=before))
@@ -302,6 +321,10 @@ def _remove(connection: Connection, pieces: Sequence[_Piece]) -> int:
     if done := [{"run": piece.run_id} for piece in pieces if piece.last]:
         connection.execute(_DONE, done)
     return removed
+
+
+def _warn(connection: Connection) -> None:
+    connection.execute(_WARN)
 
 
 def _forget_keys(connection: Connection) -> None:

@@ -157,6 +157,7 @@ class Erasure:
                     by=by.user_id,
                     change=names.change,
                     before=lambda page: self._change(partial(_forget_runs, asked.user_id, page)),
+                    drops=False,
                 )
                 left = purge.survey(_found(asked)).runs
                 if not left:

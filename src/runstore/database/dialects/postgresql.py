@@ -36,6 +36,7 @@ from runstore.database.dialects.postgresql_arrays import (
     pack_numbers,
 )
 from runstore.database.dialects.servers import HighWaterMark, ServerDialect, ServerErrors, cause_of
+from runstore.database.partitions import BOUND, check_positions
 from runstore.database.tables import barrier
 
 LEAST_VERSION = (14,)
@@ -72,6 +73,14 @@ _ADVANCE = f"""
     UPDATE barrier SET closed_upto = GREATEST(closed_upto, (SELECT coalesce(max(position), 0) FROM events));
     COMMIT
 """
+
+# The conversion to partitions that holds the bound, and its constraint.
+_STOP_CONVERSION = """
+    SELECT pg_cancel_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE relation = 'events'::regclass AND mode = 'ShareUpdateExclusiveLock' AND granted
+    AND usesysid = current_user::regrole AND pid <> pg_backend_pid()
+"""
+_FORGET_BOUND = f"ALTER TABLE events DROP CONSTRAINT IF EXISTS {BOUND}"
 
 _DATABASE = "(SELECT system_identifier FROM pg_control_system()) || ' ' || current_database()"
 # Positions of two timelines do not compare: each failover begins a new one. The first 8 hex digits of a WAL
@@ -139,6 +148,7 @@ class PostgresDialect(ServerDialect):
                 f"the database's encoding is {encoding}; runstore needs UTF8: "
                 "createdb --template template0 --encoding UTF8 NAME",
             )
+        check_positions(connection)
 
     def begin_write(self, connection: Connection, *, exclusive: bool = False) -> int:
         waiting = [f"SET LOCAL lock_timeout = '{EXCLUSIVE_S}s'", _EXCLUSIVE] if exclusive else [_SHARE]
@@ -181,8 +191,14 @@ class PostgresDialect(ServerDialect):
         connection.execute(barrier.update().values(id=barrier.c.id))
 
     def insert_events(self, connection: Connection, append_id: bytes, rows: Sequence[Row]) -> None:
-        with _driver(connection).cursor() as cursor:
-            cursor.execute(_INSERT, _pack(append_id, rows))
+        try:
+            with _driver(connection).cursor() as cursor:
+                cursor.execute(_INSERT, _pack(append_id, rows))
+        except psycopg.errors.CheckViolation as error:
+            if _is_beyond_bound(error):
+                connection.rollback()
+                self._forget_bound()
+            raise
 
     def written(self, connection: Connection) -> str:
         """See `Replicated.written`. An acknowledged commit is flushed, and only that is sent to replicas."""
@@ -223,6 +239,12 @@ class PostgresDialect(ServerDialect):
         with self.engine.connect() as connection:
             connection.exec_driver_sql(f"{_driver(connection).begin}; {_ADVANCE}")
 
+    def _forget_bound(self) -> None:
+        """Give up a conversion to partitions whose bound refuses an append, rather than the append."""
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql(_STOP_CONVERSION)
+            connection.exec_driver_sql(_FORGET_BOUND)
+
     def _set_up(self, answer_s: float | None) -> None:
         @event.listens_for(self.engine, "do_connect")
         def connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> _Connection:
@@ -241,6 +263,7 @@ class PostgresDialect(ServerDialect):
                 "idle_in_transaction_session_timeout": f"'{IDLE_S if answer_s else SLOW_IDLE_S}s'",
                 "statement_timeout": f"'{answer_s}s'" if answer_s else "'0'",
                 "TimeZone": "'UTC'",
+                "bytea_output": "'hex'",
                 "synchronous_commit": _SYNCED,
             }
             pid = connection.pgconn.backend_pid
@@ -298,7 +321,11 @@ def _pack(append_id: bytes, rows: Sequence[Row]) -> list[Packed]:
 
 
 def _is_conflict(error: BaseException) -> bool:
-    return getattr(error, "sqlstate", None) in CONFLICTS
+    return getattr(error, "sqlstate", None) in CONFLICTS or _is_beyond_bound(error)
+
+
+def _is_beyond_bound(error: BaseException) -> bool:
+    return isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name == BOUND
 
 
 def _may_pass(error: BaseException) -> bool:

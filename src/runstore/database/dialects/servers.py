@@ -45,9 +45,8 @@ class HighWaterMark:
     def upto(self, after: int) -> int:
         """See `Dialect.high_water_mark`. Advances the stored mark for a reader that has reached it."""
         stored = self._read(_STORED)
-        if stored > after or time.monotonic() < self._not_before or self._read(_LAST) <= stored:
+        if stored > after or time.monotonic() < self._not_before or not self._try_to_advance(stored):
             return stored
-        self._try_to_advance()
         return self._read(_STORED)
 
     def _read(self, query: Select[Any]) -> int:
@@ -55,8 +54,11 @@ class HighWaterMark:
             found: int | None = connection.execute(query).scalar()
         return found or 0
 
-    def _try_to_advance(self) -> None:
+    def _try_to_advance(self, stored: int) -> bool:
+        """False if there is no new event."""
         try:
+            if self._read(_LAST) <= stored:
+                return False
             self._advance()
         except Exception as error:
             if not self._in_the_way(error):
@@ -64,6 +66,7 @@ class HighWaterMark:
             self._not_before = time.monotonic() + self._backoff.next_s()
         else:
             self._backoff.reset()
+        return True
 
 
 class ServerDialect:

@@ -1,0 +1,138 @@
+"""Removes the events of purged runs by dropping their partition, when hardly anything else is in it.
+
+What remains in the partition goes into a new one, which takes its place: each run's `run.purged`, streams of
+the audit log, which are never purged, and runs that are not due. Everything that readers see is as after a
+removal of the rows. One transaction does it, so a purge that is killed has changed nothing:
+
+1. Copy: what remains, as of a position that is final. Nothing waits.
+2. Swap: if nothing was appended to the partition since. Readers and writers wait for some milliseconds.
+
+Every change of the rows that remain comes with an append to their run: a redaction, too.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+from sqlalchemy import Connection
+
+from runstore.database.opening import Database
+from runstore.database.partitions import (
+    OTHER,
+    Partition,
+    create_apart,
+    is_other_too_large,
+    lock_weakly,
+    read_partitions,
+)
+from runstore.maintenance.partitioning import PAUSE_S, TRIES
+from runstore.maintenance.patience import patiently
+
+COPY = "events_copy"
+
+log = structlog.get_logger(__name__)
+
+_ROWS = "{name} e LEFT JOIN purging p ON p.run_id = e.run_id"
+_COUNTS = f"""
+    SELECT count(*), count(p.run_id), (SELECT count(*) FROM purging WHERE {{where}}) FROM {_ROWS}
+"""
+_LAST = "SELECT coalesce(max(position), 0) FROM {name}"
+# The last event of a run that is marked is its `run.purged`.
+_COPY = f"""
+    INSERT INTO {COPY} SELECT e.* FROM {_ROWS} WHERE p.run_id IS NULL OR (e.type = 'run.purged' AND NOT EXISTS
+        (SELECT FROM {{name}} later WHERE later.run_id = e.run_id AND later.seq > e.seq))
+"""
+_MOVED = "SELECT '{name}'::regclass <> {oid} OR EXISTS (SELECT FROM {name} WHERE position > {mark})"
+_SWAP = f"""
+    ALTER TABLE events DETACH PARTITION {{name}};
+    ALTER TABLE events ATTACH PARTITION {COPY} {{bound}};
+    ALTER TABLE {COPY} DROP CONSTRAINT within;
+    DROP TABLE {{name}};
+    ALTER TABLE {COPY} RENAME TO {{name}};
+    ALTER TABLE {{name}} RENAME CONSTRAINT {COPY}_pkey TO {{name}}_pkey;
+    ALTER TABLE {{name}} RENAME CONSTRAINT {COPY}_run_id_seq_key TO {{name}}_run_id_seq_key
+"""
+
+
+def drop_partitions(database: Database, warn: Callable[[Connection], object]) -> int:
+    """Remove the events of marked runs that are most of a partition; return their number.
+
+    The rows of other marked runs are left. Of two purges at once, both may count an event.
+
+    Args:
+        warn: in a transaction that excludes other writers, makes them forget the heads that they know.
+    """
+    partitions = patiently(database, lambda: database.read(read_partitions))
+    return sum(_drop(database, warn, partition) for partition in partitions if partition.upper is not None)
+
+
+def _drop(database: Database, warn: Callable[[Connection], object], partition: Partition) -> int:
+    removed, kept = patiently(database, lambda: database.read(partial(_count, partition=partition)))
+    if removed <= kept:  # a copy of these would cost more than the removal
+        return 0
+    mark = patiently(database, lambda: _last_position(database, warn, partition))
+    try:
+        with database.changing() as connection:
+            _copy(connection, partition)
+            swapped = _swap(database, connection, partition, mark)
+            if not swapped:
+                connection.rollback()
+    except Exception as error:
+        if not database.dialect.is_conflict(error):
+            raise
+        swapped = False
+    if not swapped:
+        log.info("partition_not_dropped", partition=partition.name, reason="it is in use")
+    return removed if swapped else 0
+
+
+def _count(connection: Connection, partition: Partition) -> tuple[int, int]:
+    """The events to remove and the others. The rows of a partition with no marked run are not counted."""
+    marked = f"SELECT EXISTS (SELECT FROM purging WHERE {partition.where})"
+    if not connection.exec_driver_sql(marked).scalar():
+        return 0, 0
+    counts = _COUNTS.format(name=partition.name, where=partition.where)
+    rows, rows_of_marked, runs = connection.exec_driver_sql(counts).one()
+    removed = rows_of_marked - runs
+    return removed, rows - removed
+
+
+def _last_position(database: Database, warn: Callable[[Connection], object], partition: Partition) -> int:
+    """The partition's last position, which is final as no append is in flight."""
+    with database.writing(exclusive=True) as connection:
+        warn(connection)
+        return int(connection.exec_driver_sql(_LAST.format(name=partition.name)).scalar_one())
+
+
+def _copy(connection: Connection, partition: Partition) -> None:
+    create_apart(connection, COPY)
+    # With this constraint, PostgreSQL does not read the table again when it is attached.
+    connection.exec_driver_sql(f"ALTER TABLE {COPY} ADD CONSTRAINT within CHECK ({partition.where})")
+    connection.exec_driver_sql(_COPY.format(name=partition.name))
+
+
+def _swap(database: Database, connection: Connection, partition: Partition, mark: int) -> bool:
+    """Put the copy in the partition's place; False if others use that, or it has changed since the copy."""
+    for _ in range(TRIES):
+        connection.exec_driver_sql("SAVEPOINT before_locks")
+        try:
+            return _swap_now(connection, partition, mark)
+        except Exception as error:
+            if not database.dialect.is_conflict(error):
+                raise
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT before_locks")
+        time.sleep(PAUSE_S)
+    return False
+
+
+def _swap_now(connection: Connection, partition: Partition, mark: int) -> bool:
+    lock_weakly(connection, "events", partition.name, OTHER)
+    connection.exec_driver_sql(
+        f"LOCK TABLE ONLY events, ONLY {partition.name}, {OTHER} IN ACCESS EXCLUSIVE MODE"
+    )
+    moved = _MOVED.format(name=partition.name, oid=partition.oid, mark=mark)
+    if is_other_too_large(connection) or connection.exec_driver_sql(moved).scalar():
+        return False
+    connection.exec_driver_sql(_SWAP.format(name=partition.name, bound=partition.bound))
+    return True

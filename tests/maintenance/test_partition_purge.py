@@ -1,0 +1,262 @@
+"""Purges that drop a partition of `events`: the log is as after a removal of the rows (G9, G10)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, make_url
+
+import runstore.maintenance.partition_purge as dropping
+import runstore.maintenance.purge as purging
+from runstore.core.errors import RunPurged
+from runstore.core.events import AuditRead, Purged
+from runstore.core.ids import reads_id
+from runstore.database.dialects import open_dialect
+from runstore.database.opening import opened_database
+from runstore.database.partitions import FIRST, month_after, read_partitions
+from runstore.eventlog.sql import SqlEventLog
+from runstore.feed.memory import MemoryFeed
+from runstore.maintenance.purge import Purge, PurgeCount, ended_before
+from tests.kit.database import open_log_at, run_list
+from tests.kit.events import COMPLETED, note, read_run, start_run, token
+from tests.kit.killed_at import killed_at_each_statement
+from tests.kit.purging import OLD, old_run_id, purge, write_old
+from tests.kit.rebuilding import rebuild_runs, verify_runs
+from tests.maintenance.test_partitioning import all_events
+from tests.servers.databases import kept_database
+
+NOTES = 40  # events of an old run, besides the four that it begins and ends with
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    with kept_database("partitioned", tmp_path) as url:
+        yield url
+
+
+@pytest.fixture
+async def log(url: str) -> AsyncIterator[SqlEventLog]:
+    log = open_log_at(url, MemoryFeed())
+    yield log
+    await log.close()
+
+
+@pytest.fixture(autouse=True)
+def turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(purging, "TURN_S", 0.001)
+    monkeypatch.setattr(dropping, "PAUSE_S", 0.05)
+
+
+@pytest.fixture
+def no_rows_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is purged goes with its partition."""
+    remove = purging._remove
+
+    def only_done(connection: Connection, pieces: list[purging._Piece]) -> int:
+        removed = remove(connection, pieces)
+        assert not removed
+        return removed
+
+    monkeypatch.setattr(purging, "_remove", only_done)
+
+
+def first_partition(url: str) -> int:
+    """The oid of the table that holds old runs."""
+    with opened_database(url) as database:
+        [oid] = [partition.oid for partition in database.read(read_partitions) if partition.name == FIRST]
+    return oid
+
+
+def number_marked(url: str) -> int:
+    with opened_database(url) as database, database.connect() as connection:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM purging").scalar_one())
+
+
+def differs(url: str, *, swap: bool) -> bool:
+    dialect = open_dialect(make_url(url))
+    try:
+        return not (rebuild_runs(dialect) if swap else verify_runs(dialect)).equal
+    finally:
+        dialect.engine.dispose()
+
+
+async def write_many(log: SqlEventLog, runs: int = 5) -> list[str]:
+    return [await write_old(log, *(note() for _ in range(NOTES))) for _ in range(runs)]
+
+
+@pytest.mark.usefixtures("no_rows_removed")
+async def test_runs_are_purged_with_their_partition(url: str, log: SqlEventLog) -> None:
+    old = await write_many(log)
+    before = first_partition(url)
+    new = await start_run(log)
+    assert purge(url) == PurgeCount(runs=5, events=5 * (NOTES + 4))
+    assert first_partition(url) != before
+    assert number_marked(url) == 0
+    events = await all_events(log)
+    assert [(event.run_id, event.seq, event.type) for event in events] == [
+        (new, 1, "lifecycle.queued"),
+        (new, 2, "lifecycle.started"),
+        *((run_id, NOTES + 5, Purged.type) for run_id in old),
+    ]
+    assert [event.position for event in events] == [*range(5 * (NOTES + 4) + 1, 5 * (NOTES + 4) + 8)]
+    for run_id in old:
+        with pytest.raises(RunPurged):
+            await log.read(run_id)
+    assert not differs(url, swap=False)
+    assert not differs(url, swap=True)
+
+
+@pytest.mark.usefixtures("no_rows_removed")
+async def test_what_is_not_due_stays_in_the_new_partition_and_goes_on(url: str, log: SqlEventLog) -> None:
+    old = await write_many(log)
+    running, ended_late = old_run_id(), old_run_id()
+    await start_run(log, running)
+    await start_run(log, ended_late)
+    await log.append(ended_late, [COMPLETED])
+    read = AuditRead(by="ann", run_id=old[0], what="events")
+    await log.append(reads_id(old[0]), [read])
+    kept = {run_id: await read_run(log, run_id) for run_id in (running, ended_late, reads_id(old[0]))}
+    before = first_partition(url)
+    assert purge(url).runs == 5
+    assert first_partition(url) != before
+    assert {run_id: await read_run(log, run_id) for run_id in kept} == kept
+    await log.append(running, [token(), COMPLETED])
+    await log.append(reads_id(old[0]), [read])
+    assert [event.seq for event in await read_run(log, running)] == [1, 2, 3, 4]
+    assert not differs(url, swap=False)
+
+
+@pytest.mark.usefixtures("no_rows_removed")
+async def test_a_partition_whose_runs_were_purged_is_dropped_again(url: str, log: SqlEventLog) -> None:
+    for runs in (5, 10):
+        await write_many(log)
+        before = first_partition(url)
+        assert purge(url).runs == 5
+        assert first_partition(url) != before
+        assert len(await all_events(log)) == runs
+
+
+async def test_whole_months_leave_the_runs_of_the_month_in_which_the_age_falls(
+    url: str, log: SqlEventLog
+) -> None:
+    begun = month_after(OLD, 0)
+    last_month, this_month = await write_old(log, at=begun - 1_000), await write_old(log, at=begun + 1_000)
+    ended_late = await write_old(log, at=begun - 1, ending=[])
+    await log.append(ended_late, [COMPLETED])
+    with opened_database(url) as database, closing(Purge(database, [run_list()])) as purge:
+        assert purge.run(ended_before(OLD, whole_months=True), by="retention").runs == 1
+    assert {event.run_id for event in await all_events(log) if event.type == Purged.type} == {last_month}
+    assert len(await read_run(log, this_month)) == 4
+
+
+async def test_a_partition_most_of_which_stays_is_not_dropped(url: str, log: SqlEventLog) -> None:
+    await write_many(log, 1)
+    running = await start_run(log, old_run_id())
+    await log.append(running, [note() for _ in range(2 * NOTES)])
+    before = first_partition(url)
+    assert purge(url) == PurgeCount(runs=1, events=NOTES + 4)
+    assert first_partition(url) == before
+    assert len(await all_events(log)) == 1 + 2 + 2 * NOTES
+
+
+async def test_a_partition_that_takes_events_during_the_copy_is_not_dropped(
+    url: str, log: SqlEventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_many(log)
+    running = await start_run(log, old_run_id())
+    copy, loop = dropping._copy, asyncio.get_running_loop()
+
+    def append_late(connection: Connection, partition: dropping.Partition) -> None:
+        copy(connection, partition)
+        asyncio.run_coroutine_threadsafe(log.append(running, [token()]), loop).result(30)
+
+    monkeypatch.setattr(dropping, "_copy", append_late)
+    before = first_partition(url)
+    assert (await asyncio.to_thread(purge, url)).events == 5 * (NOTES + 4)
+    assert first_partition(url) == before
+    assert [event.seq for event in await read_run(log, running)] == [1, 2, 3]
+    assert number_marked(url) == 0
+
+
+async def test_a_partition_that_is_read_for_long_is_purged_by_rows_and_nobody_waits(
+    url: str, log: SqlEventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dropping, "TRIES", 3)
+    await write_many(log)
+    running = await start_run(log)
+    before = first_partition(url)
+    with opened_database(url) as database, database.connect() as reader:
+        reader.exec_driver_sql("BEGIN; SELECT FROM events")
+        purged = asyncio.create_task(asyncio.to_thread(purge, url))
+        while not purged.done():
+            await asyncio.wait_for(log.append(running, [token()]), 5)
+        reader.exec_driver_sql("ROLLBACK")
+    assert (await purged).events == 5 * (NOTES + 4)
+    assert first_partition(url) == before
+
+
+async def test_writers_and_readers_go_on_while_a_partition_is_dropped(url: str, log: SqlEventLog) -> None:
+    old, before = await write_many(log, 20), first_partition(url)
+    whole = [await read_run(log, run_id) for run_id in old]
+    purged = asyncio.Event()
+    written: dict[str, int] = {}
+
+    async def write() -> None:
+        run_id = await start_run(log)
+        while not purged.is_set():
+            written[run_id] = await log.append(run_id, [token()])
+
+    async def read() -> None:
+        refused = 0
+        while not purged.is_set() or refused < len(old):
+            refused = 0
+            for run_id, expected in zip(old, whole, strict=True):
+                try:
+                    assert await log.read(run_id) == expected
+                except RunPurged:
+                    refused += 1
+
+    async def run_purge() -> None:
+        try:
+            await asyncio.to_thread(purge, url)
+        finally:
+            purged.set()
+
+    await asyncio.gather(run_purge(), *(write() for _ in range(3)), read())
+    assert first_partition(url) != before
+    for run_id, last in written.items():
+        assert [event.seq for event in await read_run(log, run_id)] == [*range(1, last + 1)]
+    assert len(await all_events(log)) == 20 + sum(written.values())
+    assert not differs(url, swap=False)
+
+
+async def test_two_purges_at_once_purge_each_run_once(url: str, log: SqlEventLog) -> None:
+    await write_many(log, 30)
+    done = await asyncio.gather(*(asyncio.to_thread(purge, url) for _ in range(2)))
+    assert sum(count.runs for count in done) == 30
+    assert [event.type for event in await all_events(log)] == [Purged.type] * 30
+    assert number_marked(url) == 0
+
+
+@pytest.mark.slow
+async def test_a_purge_that_is_killed_at_any_statement_is_finished_by_the_next(
+    url: str, log: SqlEventLog
+) -> None:
+    running = await start_run(log)
+    old = await write_many(log)
+    whole = [await read_run(log, run_id) for run_id in old]
+    before = first_partition(url)
+    tries = 0
+    async for number in killed_at_each_statement("retention", "--older-than", "1d", "--database-url", url):
+        tries = number
+        await log.append(running, [token()])
+        for run_id, expected in zip(old, whole, strict=True):
+            with suppress(RunPurged):
+                assert await log.read(run_id) == expected
+        assert not differs(url, swap=False)
+    assert tries > 8
+    assert first_partition(url) != before
+    assert len(await all_events(log)) == 5 + 2 + tries
+    assert number_marked(url) == 0
