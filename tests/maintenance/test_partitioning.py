@@ -33,6 +33,7 @@ from runstore.maintenance.partitioning import add_months, partition_events
 from tests.kit.database import open_log_at
 from tests.kit.events import close_run, note, read_run, start_run, token
 from tests.kit.killed_at import killed_at_each_statement
+from tests.kit.polling import until
 from tests.kit.purging import OLD, old_run_id, write_old
 from tests.servers.databases import empty_database, kept_database
 
@@ -321,6 +322,40 @@ async def test_a_conversion_waits_for_a_long_read_and_nobody_waits_for_it(url: s
         await converting
     assert len(await read_run(log, run_id)) == 52
     assert len(steps) == 2
+
+
+async def test_a_read_that_meets_the_locks_of_a_conversion_is_tried_again(
+    url: str, log: SqlEventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = await start_run(log)
+    with connected(url) as converting:
+        converting.exec_driver_sql("BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+        dialect = log.database.dialect
+        is_conflict, refused = dialect.is_conflict, []
+
+        def look(error: Exception) -> bool:
+            refused.append(error)
+            converting.exec_driver_sql("ROLLBACK")
+            return is_conflict(error)
+
+        monkeypatch.setattr(dialect, "is_conflict", look)
+        assert len(await log.read(run_id)) == 2
+    assert len(refused) == 1
+
+
+async def test_the_high_water_mark_stays_while_a_conversion_holds_its_locks(
+    url: str, log: SqlEventLog
+) -> None:
+    await start_run(log)
+    with connected(url) as converting:
+        converting.exec_driver_sql("BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+        assert await log.database.high_water_mark(0) == 0
+        converting.exec_driver_sql("ROLLBACK")
+
+    async def advanced() -> bool:  # after a conflict, it rests before the next try
+        return await log.database.high_water_mark(0) == 2
+
+    await until(advanced)
 
 
 def bound_below_now(url: str) -> None:
