@@ -78,6 +78,7 @@ def read_partitions(connection: Connection) -> list[Partition]:
     return [
         Partition(oid, name, bound, _bound(_LOWER, bound), _bound(_UPPER, bound))
         for oid, name, bound in connection.exec_driver_sql(_PARTITIONS).all()
+        if bound is not None  # or another process has just dropped it
     ]
 
 
