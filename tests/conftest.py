@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from runstore.core.ports import EventLog, LiveFeed
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.logs import log_as_library
-from tests.contracts.memory_log import MemoryEventLog
+from tests.contracts.empty_log import empty_log
 from tests.kit import warden
 from tests.kit.alone import Turns, is_alone
 from tests.kit.database import make_database, open_log_at, open_sqlite_log
@@ -24,7 +24,7 @@ from tests.kit.events import take_unexpected
 from tests.kit.forking import close_template
 from tests.kit.slow import mostly_slow
 from tests.servers.absent import absent
-from tests.servers.databases import FORMS, close_shared, kept_database
+from tests.servers.databases import DATABASES, close_shared, kept_database
 from tests.servers.redis_cluster import OwnRedisCluster
 
 TURNS = pytest.StashKey[Turns]()
@@ -86,10 +86,6 @@ def unlogged() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-# Every kind of log passes the same tests: add a new one here.
-EVENT_LOGS = ("memory", *FORMS)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _warden() -> Iterator[None]:
     """Processes that the tests have started end with this process, also when a test hangs."""
@@ -122,19 +118,14 @@ def feed() -> MemoryFeed:
     return MemoryFeed()
 
 
-@pytest.fixture(params=mostly_slow(EVENT_LOGS, "memory", "sqlite", "postgresql"))
+@pytest.fixture(params=mostly_slow(("memory", *DATABASES), "memory", "sqlite", "postgresql"))
 async def log(request: pytest.FixtureRequest, tmp_path: Path, feed: MemoryFeed) -> AsyncIterator[EventLog]:
     """An empty log that publishes to `feed`; once of each kind."""
-    with ExitStack() as stack:
-        if request.param == "memory":
-            log: EventLog = MemoryEventLog(feed)
-        else:
-            log = open_log_at(stack.enter_context(kept_database(request.param, tmp_path)), feed)
+    async with empty_log(request.param, tmp_path, feed) as log:
         yield log
-        await log.close()
 
 
-@pytest.fixture(params=mostly_slow(FORMS, "sqlite", "postgresql"))
+@pytest.fixture(params=mostly_slow(DATABASES, "sqlite", "postgresql"))
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty database with this release's schema; once of each kind."""
     with kept_database(request.param, tmp_path) as url:

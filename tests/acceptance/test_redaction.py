@@ -187,7 +187,7 @@ CONFIG = "".join(
 )
 
 
-@pytest.fixture(scope="module", params=["sqlite", *(slow(kind) for kind in KINDS if kind != "sqlite")])
+@pytest.fixture(scope="module", params=["sqlite", *map(slow, KINDS)])
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with empty_database(request.param, tmp_path_factory.mktemp("database")) as url:
         yield url

@@ -54,7 +54,7 @@ async def order(word: str, tool_context: ToolContext) -> str:
 """
 
 
-@pytest.fixture(params=["sqlite", *(slow(kind) for kind in KINDS if kind != "sqlite")])
+@pytest.fixture(params=["sqlite", *map(slow, KINDS)])
 def made(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Cluster]:
     with (
         empty_database(request.param, tmp_path) as url,

@@ -136,6 +136,7 @@ async def test_an_event_that_one_refuses_leaves_the_others_to_the_next_rebuild(
     assert all(report.equal for report in verify_all(database, TOGETHER))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("work", [rebuild_all, verify_all])
 async def test_each_step_waits_for_a_writer_that_holds_the_lock(

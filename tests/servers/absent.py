@@ -15,12 +15,12 @@ def absent(reasons: Iterable[str]) -> str | None:
         reasons: why tests were skipped.
     """
     said = set(reasons)
-    kinds = [kind for kind, (variable, _) in SHARED.items() if any(variable in reason for reason in said)]
+    kinds = [kind for kind in NAMES if any(SHARED[kind][0] in reason for reason in said)]
     if not kinds:
         return None
+    variable_of = {kind: SHARED[kind][0] for kind in kinds}
     names, packages, variables = (
-        ", ".join(of[kind] for kind in kinds)
-        for of in (NAMES, PACKAGES, {kind: variable for kind, (variable, _) in SHARED.items()})
+        ", ".join(of[kind] for kind in kinds) for of in (NAMES, PACKAGES, variable_of)
     )
     return (
         f"NOT TESTED, as no server answers: {names}. To have them, install {packages} and run"

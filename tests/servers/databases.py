@@ -27,7 +27,8 @@ from tests.kit.database import make_database
 from tests.servers.names import left_over, new_name
 from tests.servers.shared import shared_database
 
-DATABASES = ("sqlite", "postgresql", "mysql")
+KINDS = ("postgresql", "mysql")  # of servers
+DATABASES = ("sqlite", *KINDS)
 FORMS = (*DATABASES, "partitioned")  # a PostgreSQL whose events are partitioned by month
 PARTITIONED_MS = 60 * 24 * 3_600_000  # milliseconds since then: this month has a partition of its own
 WRITTEN = [
@@ -309,7 +310,7 @@ def migrate(url: str) -> None:
     open_database(url).dialect.close()
 
 
-KINDS: dict[str, type[Databases]] = {
+MAKERS: dict[str, type[Databases]] = {
     "postgresql": PostgresDatabases,
     "mysql": MysqlDatabases,
     "partitioned": PartitionedDatabases,
@@ -319,7 +320,7 @@ _opened: dict[str, Databases] = {}
 
 def _shared(kind: str) -> Databases:
     if kind not in _opened:
-        _opened[kind] = KINDS[kind](shared_database(kind))
+        _opened[kind] = MAKERS[kind](shared_database(kind))
     return _opened[kind]
 
 

@@ -11,13 +11,13 @@ from runstore.feed.memory import MemoryFeed
 from tests.kit.database import open_log_at
 from tests.kit.events import start_run
 from tests.kit.purging import purge, write_old
-from tests.servers.databases import DATABASES, KINDS, empty_database, kept_database
+from tests.servers.databases import DATABASES, MAKERS, empty_database, kept_database
 from tests.servers.names import NAME, left_over, new_name
 from tests.servers.shared import shared_database
 
 pytestmark = pytest.mark.slow  # they hold what tests are made of, not the product
 
-SERVERS = tuple(KINDS)
+SERVERS = tuple(MAKERS)
 
 
 def connect(url: str) -> Engine:
@@ -107,7 +107,7 @@ def test_databases_of_a_killed_test_run_are_dropped_by_the_next_and_those_of_a_l
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     gone = NAME.pattern.replace(r"(\d+)_\w+", f"{dead.pid}_1")
-    databases = KINDS[kind](shared_database(kind))
+    databases = MAKERS[kind](shared_database(kind))
     with empty_database(kind, tmp_path) as living:
         with databases.engine.connect() as connection:
             connection.exec_driver_sql(f"CREATE DATABASE {gone}")
@@ -123,7 +123,7 @@ def test_databases_of_a_killed_test_run_are_dropped_by_the_next_and_those_of_a_l
 
 def sweep(kind: str) -> None:
     """The steps of a server's first use."""
-    databases = KINDS[kind](shared_database(kind))
+    databases = MAKERS[kind](shared_database(kind))
     databases.drop(new_name())
     databases.close()
 
