@@ -34,8 +34,8 @@ settings.load_profile("runstore")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two more than there are cores: many tests wait for processes and servers."""
-    return (os.cpu_count() or 1) + 2
+    """One more than there are cores: some tests wait. With more of them, processes under test starve."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

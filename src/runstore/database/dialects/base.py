@@ -28,7 +28,7 @@ REPLICA_CHECK_S = 0.5  # seconds for a read replica to answer how far it is
 ANSWER_S = 10  # seconds for a statement of a serving process; rebuilds and migrations take longer
 LOCK_S = 0.2  # seconds to wait for another writer's commit; a longer one is stuck, or its disk is
 EXCLUSIVE_S = 2.0  # seconds to wait for all other writers' commits
-# Seconds before the database ends the transaction of a suspended client: less than a starting process waits for locks.
+# Seconds before the database ends a suspended client's transaction. A start waits longer for its locks.
 IDLE_S = 1
 SLOW_IDLE_S = 10  # the same for a command that folds or removes much at once, perhaps on a busy machine
 MIGRATION_S = 60  # seconds to wait for another process's migration
