@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 from runstore.core.errors import LogUnavailable
 from runstore.core.ids import new_run_id
 from runstore.database.opening import TablesReplaced, open_database
+from runstore.database.partitions import BOUND
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from tests.kit.checks import check_all
@@ -105,6 +106,26 @@ async def test_writers_of_several_processes_keep_runs_dense_over_a_few_sessions(
         for log in logs:
             await log.close()
             await log.database.close()
+
+
+async def test_an_event_beyond_the_bound_of_a_conversion_makes_nobody_wait_behind_a_long_read(
+    pooler: OwnPgbouncer,
+) -> None:
+    log = SqlEventLog(open_database(pooler.url, statement_timeout=True), MemoryFeed())
+    bound = rf"ALTER TABLE events ADD CONSTRAINT {BOUND} CHECK (run_id < '\x00') NOT VALID"
+    try:
+        with psycopg.connect(pooler.url.replace("+psycopg", "")) as reader:
+            reader.execute(bound)
+            reader.commit()
+            reader.execute("SELECT FROM events")
+            with pytest.raises(LogUnavailable, match=BOUND):
+                await asyncio.wait_for(log.append(new_run_id(), [QUEUED, started()]), 20)
+        run_id = new_run_id()
+        await log.append(run_id, [QUEUED, started()], patient=True)
+        assert len(await log.read(run_id)) == 2
+    finally:
+        await log.close()
+        await log.database.close()
 
 
 async def test_a_pooler_that_restarts_is_an_outage_that_passes(pooler: OwnPgbouncer) -> None:

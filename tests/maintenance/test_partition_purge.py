@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, make_url
@@ -14,7 +15,7 @@ from runstore.core.errors import RunPurged
 from runstore.core.events import AuditRead, Purged
 from runstore.core.ids import reads_id
 from runstore.database.dialects import open_dialect
-from runstore.database.opening import opened_database
+from runstore.database.opening import Database, opened_database
 from runstore.database.partitions import FIRST, month_after, read_partitions
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
@@ -25,7 +26,7 @@ from tests.kit.killed_at import killed_at_each_statement
 from tests.kit.purging import OLD, old_run_id, purge, write_old
 from tests.kit.rebuilding import rebuild_runs, verify_runs
 from tests.maintenance.test_partitioning import all_events
-from tests.servers.databases import kept_database
+from tests.servers.databases import empty_database, kept_database
 
 NOTES = 40  # events of an old run, besides the four that it begins and ends with
 
@@ -33,6 +34,13 @@ NOTES = 40  # events of an old run, besides the four that it begins and ends wit
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
     with kept_database("partitioned", tmp_path) as url:
+        yield url
+
+
+@pytest.fixture
+def own_url(tmp_path: Path) -> Iterator[str]:
+    """For a test that changes the schema."""
+    with empty_database("partitioned", tmp_path) as url:
         yield url
 
 
@@ -183,7 +191,7 @@ async def test_a_partition_that_takes_events_during_the_copy_is_not_dropped(
 async def test_a_partition_that_is_read_for_long_is_purged_by_rows_and_nobody_waits(
     url: str, log: SqlEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dropping, "TRIES", 3)
+    monkeypatch.setattr(dropping, "LOCKED_S", 0.5)
     await write_many(log)
     running = await start_run(log)
     before = first_partition(url)
@@ -195,6 +203,53 @@ async def test_a_partition_that_is_read_for_long_is_purged_by_rows_and_nobody_wa
         reader.exec_driver_sql("ROLLBACK")
     assert (await purged).events == 5 * (NOTES + 4)
     assert first_partition(url) == before
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        f"CREATE VIEW mine AS SELECT * FROM {FIRST}",
+        "CREATE TABLE events_copy (position bigint)",
+        "CREATE TABLE mine (run bytea, seq bigint, FOREIGN KEY (run, seq) REFERENCES events (run_id, seq))",
+    ],
+)
+async def test_a_partition_that_cannot_be_dropped_is_purged_by_rows(
+    url: str, log: SqlEventLog, made: str
+) -> None:
+    await write_many(log)
+    with opened_database(url) as database, database.connect() as connection:
+        connection.exec_driver_sql(made)
+        before = first_partition(url)
+        assert purge(url) == PurgeCount(runs=5, events=5 * (NOTES + 4))
+        assert first_partition(url) == before
+        connection.exec_driver_sql(f"DROP {made.split()[1]} {made.split()[2]}")
+    assert number_marked(url) == 0
+
+
+@pytest.mark.usefixtures("no_rows_removed")
+async def test_an_index_on_the_log_is_built_before_the_locks(
+    own_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_log_at(own_url, MemoryFeed())
+    with opened_database(own_url) as database, database.connect() as connection:
+        connection.exec_driver_sql("CREATE INDEX mine ON events (at)")
+    swap = dropping._swap
+    built: list[str] = []
+
+    def look(database: Database, connection: Connection, *arguments: Any) -> bool:
+        indexes = "SELECT indexdef FROM pg_indexes WHERE tablename = 'events_copy'"
+        built.extend(connection.exec_driver_sql(indexes).scalars())
+        return swap(database, connection, *arguments)
+
+    monkeypatch.setattr(dropping, "_swap", look)
+    for _ in range(2):
+        await write_many(log)
+        before = first_partition(own_url)
+        assert purge(own_url).runs == 5
+        assert first_partition(own_url) != before
+    assert sum("(at)" in index for index in built) == 2
+    assert len(built) == 6
+    await log.close()
 
 
 async def test_writers_and_readers_go_on_while_a_partition_is_dropped(url: str, log: SqlEventLog) -> None:

@@ -1,6 +1,7 @@
 """The conversion of a live PostgreSQL log to partitions: it loses nothing, and stops nobody."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -9,29 +10,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+import runstore.database.partitions as partitions
 import runstore.maintenance.partitioning as partitioning
 from runstore.core.codec import RecordedEvent
-from runstore.core.errors import ConfigError
-from runstore.core.ids import LAST_TIME, READS_OF_ALL
+from runstore.core.errors import ConfigError, LogUnavailable
+from runstore.core.events import Discarded
+from runstore.core.ids import LAST_TIME, READS_OF_ALL, new_run_id
 from runstore.core.times import now_ms
+from runstore.database.columns import pack_run_id
 from runstore.database.opening import Database, opened_database
 from runstore.database.partitions import (
     BOUND,
     FIRST,
     OTHER,
+    VALIDATE,
+    check_positions,
     is_partitioned,
+    literal,
     month_after,
     months_between,
     read_partitions,
 )
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
-from runstore.maintenance.partitioning import add_months, partition_events
+from runstore.maintenance.partitioning import add_months, partition_events, try_to_add_months
 from tests.kit.database import open_log_at
-from tests.kit.events import close_run, note, read_run, start_run, token
+from tests.kit.events import QUEUED, close_run, note, read_run, start_run, started, token
 from tests.kit.killed_at import killed_at_each_statement
 from tests.kit.polling import until
 from tests.kit.purging import OLD, old_run_id, write_old
@@ -142,6 +150,7 @@ def test_other_databases_are_not_partitioned(kind: str, tmp_path: Path) -> None:
         ("CREATE TABLE mine (event bigint REFERENCES events)", "foreign key mine_event_fkey"),
         ("CREATE PUBLICATION mine FOR TABLE events", "publication mine"),
         ("GRANT SELECT (at) ON events TO PUBLIC", "rights on column at"),
+        ("ALTER TABLE events ADD CONSTRAINT mine CHECK (at > 0)", "constraint mine"),
     ],
 )
 def test_what_would_stay_on_the_first_partition_is_refused_and_nothing_is_changed(
@@ -244,6 +253,80 @@ async def test_a_sequence_that_was_set_back_is_refused_at_the_start(partitioned:
         connection.exec_driver_sql("SELECT setval('events_position_seq', 2)")
     with pytest.raises(ConfigError, match=r"setval\('events_position_seq', 3\)"), connected(partitioned):
         pass
+
+
+async def test_a_role_that_may_not_see_the_sequence_opens_the_log(partitioned: str) -> None:
+    log = open_log_at(partitioned, MemoryFeed())
+    await close_run(log)
+    await log.close()
+    with connected(partitioned) as connection:
+        connection.exec_driver_sql("GRANT SELECT ON events TO PUBLIC")
+        connection.exec_driver_sql("SET ROLE pg_monitor")
+        check_positions(connection)
+
+
+async def test_a_new_partition_has_the_owner_and_the_grants_of_the_log(partitioned: str) -> None:
+    with opened_database(partitioned) as database:
+        with database.connect() as connection:
+            connection.exec_driver_sql(
+                "GRANT SELECT ON events TO PUBLIC; ALTER TABLE events OWNER TO pg_monitor"
+            )
+        [*_, added] = add_months(database, now_ms() + YEAR_MS)
+        with database.connect() as connection:
+            owner = f"SELECT tableowner FROM pg_tables WHERE tablename = '{added}'"
+            assert rows(connection, owner) == ["pg_monitor"]
+            assert rows(connection, f"SELECT has_table_privilege('public', '{added}', 'SELECT')") == [True]
+
+
+async def test_a_converted_log_has_one_owner_and_the_same_grants_on_each_table(url: str) -> None:
+    with connected(url) as connection:
+        connection.exec_driver_sql("GRANT SELECT ON events TO PUBLIC; ALTER TABLE events OWNER TO pg_monitor")
+    convert(url)
+    tables = "FROM pg_class WHERE relname LIKE 'events%%' AND relkind IN ('r', 'p')"
+    with connected(url) as connection:
+        assert {*rows(connection, f"SELECT pg_get_userbyid(relowner) {tables}")} == {"pg_monitor"}
+        assert {*rows(connection, f"SELECT has_table_privilege('public', oid, 'SELECT') {tables}")} == {True}
+
+
+async def test_a_run_stored_while_its_month_is_added_leaves_the_month_to_the_default_partition(
+    partitioned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, loop = open_log_at(partitioned, MemoryFeed()), asyncio.get_running_loop()
+    create, later = partitions.create_detached, month_after(now_ms(), 9)
+    stored: list[str] = []
+
+    def create_late(connection: Connection, name: str) -> None:
+        create(connection, name)
+        if not stored:
+            starting = start_run(log, old_run_id(later + 1))
+            stored.append(asyncio.run_coroutine_threadsafe(starting, loop).result(30))
+
+    monkeypatch.setattr(partitions, "create_detached", create_late)
+    with opened_database(partitioned) as database:
+        added = await asyncio.to_thread(add_months, database, later)
+    assert added[-1] == f"events_{names_of(later, 3, 3)[0]}"
+    assert f"events_{names_of(later, 0, 0)[0]}" not in added
+    assert len(await read_run(log, stored[0])) == 2
+    await log.close()
+
+
+async def test_months_that_cannot_be_added_are_a_warning_where_they_are_optional(
+    partitioned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitioning, "LOCKED_S", 0.1)
+    later = now_ms() + YEAR_MS
+    with opened_database(partitioned) as database, connected(partitioned) as reader:
+        reader.exec_driver_sql(f"BEGIN; SELECT FROM {OTHER}")
+        with structlog.testing.capture_logs() as logged:
+            try_to_add_months(database, later)
+        assert [(line["event"], line["log_level"]) for line in logged] == [
+            ("partitions_not_added", "warning")
+        ]
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            add_months(database, later)
+        reader.exec_driver_sql("ROLLBACK")
+        try_to_add_months(database, later)
+        assert add_months(database, later) == []
 
 
 def test_months_follow_each_other_without_a_gap() -> None:
@@ -360,8 +443,12 @@ async def test_the_high_water_mark_stays_while_a_conversion_holds_its_locks(
 
 def bound_below_now(url: str) -> None:
     """As a conversion leaves it that was killed, and was not run again for months."""
+    set_bound(url, OLD)
+
+
+def set_bound(url: str, now: int) -> None:
     with opened_database(url) as database:
-        partitioning.in_a_gap(database, lambda connection: partitioning._add_bound(connection, OLD))
+        partitioning.retry_while_locked(database, lambda connection: partitioning._add_bound(connection, now))
 
 
 async def test_an_append_beyond_the_bound_of_a_killed_conversion_is_stored(
@@ -378,12 +465,106 @@ async def test_an_append_beyond_the_bound_of_a_killed_conversion_is_stored(
 async def test_an_append_beyond_the_bound_stops_a_validation(url: str, log: SqlEventLog) -> None:
     bound_below_now(url)
     with connected(url) as validating:
-        validating.exec_driver_sql("BEGIN; LOCK TABLE events IN SHARE UPDATE EXCLUSIVE MODE")
-        sleeping = asyncio.create_task(asyncio.to_thread(validating.exec_driver_sql, "SELECT pg_sleep(60)"))
+        long = f"{VALIDATE}; SELECT pg_sleep(60)"
+        sleeping = asyncio.create_task(asyncio.to_thread(validating.exec_driver_sql, long))
+        await until_sleeping(url)
         run_id = await asyncio.wait_for(start_run(log), 30)
         with pytest.raises(DBAPIError, match="canceling"):
             await sleeping
     assert [event.seq for event in await read_run(log, run_id)] == [1, 2]
+
+
+async def until_sleeping(url: str) -> None:
+    with connected(url) as connection:
+        sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = "
+
+        async def found() -> bool:
+            return rows(connection, f"{sleeping} current_database()") == [1]
+
+        await until(found)
+
+
+async def test_an_append_beyond_the_bound_waits_for_other_maintenance(url: str, log: SqlEventLog) -> None:
+    """As for a VACUUM, which holds the same lock as a validation."""
+    bound_below_now(url)
+    with connected(url) as vacuum:
+        long = "BEGIN; LOCK TABLE events IN SHARE UPDATE EXCLUSIVE MODE; SELECT pg_sleep(0.5); COMMIT"
+        sleeping = asyncio.create_task(asyncio.to_thread(vacuum.exec_driver_sql, long))
+        await until_sleeping(url)
+        run_id = await asyncio.wait_for(start_run(log), 30)
+        await sleeping
+    assert [event.seq for event in await read_run(log, run_id)] == [1, 2]
+
+
+async def test_a_redaction_beyond_the_bound_is_stored(url: str, log: SqlEventLog) -> None:
+    run_id = await start_run(log)
+    await log.append(run_id, [token("secret")])
+    with connected(url) as connection:
+        check = f"CHECK (run_id < {literal(pack_run_id(old_run_id()))}) NOT VALID"
+        connection.exec_driver_sql(f"ALTER TABLE events ADD CONSTRAINT {BOUND} {check}")
+    await log.append(run_id, [Discarded(agent="demo", reason="redacted", length=6)])
+    assert [event.type for event in await log.read(run_id, after=2)] == ["llm.redacted", "llm.discarded"]
+
+
+async def test_an_event_whose_bound_is_set_again_and_again_is_held_back_and_stored(
+    url: str, log: SqlEventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound_below_now(url)
+    dialect, refusals = log.database.dialect, 0
+    give_way = dialect.give_way
+
+    def set_again(error: Exception) -> None:
+        nonlocal refusals
+        refusals += 1
+        give_way(error)
+        if refusals < 5:
+            bound_below_now(url)
+
+    monkeypatch.setattr(dialect, "give_way", set_again)
+    run_id = new_run_id()
+    assert await log.append(run_id, [QUEUED, started()], patient=True) == 2
+    assert refusals == 5
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_a_conversion_that_fails_drops_the_bound_only_if_it_has_set_it(
+    url: str, monkeypatch: pytest.MonkeyPatch, found: bool
+) -> None:
+    """Another conversion, which is under way, needs its own bound."""
+
+    def fail(database: Database) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(partitioning, "_validate", fail)
+    if found:
+        set_bound(url, now_ms())
+    with pytest.raises(KeyboardInterrupt):
+        convert(url)
+    with opened_database(url) as database:
+        assert (database.read(partitioning._read_bound) is not None) is found
+
+
+async def test_a_command_that_waits_for_other_changes_of_the_schema_ends(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "WAIT_S", 0.3)
+    monkeypatch.setattr(partitioning, "LOCKED_S", 1.0)
+    with connected(url) as other:
+        other.exec_driver_sql("BEGIN; LOCK TABLE events IN SHARE UPDATE EXCLUSIVE MODE")
+        begun = time.monotonic()
+        with pytest.raises(LogUnavailable):
+            convert(url)
+        assert time.monotonic() - begun < 10  # and not a number of tries, each of WAIT_S
+        other.exec_driver_sql("ROLLBACK")
+
+
+async def test_a_conversion_whose_analysis_fails_is_done(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partitioning, "ANALYZE", "ANALYZE missing")
+    with structlog.testing.capture_logs() as logged:
+        convert(url)
+    assert [line["event"] for line in logged] == ["partitions_not_analyzed"]
+    with connected(url) as connection:
+        assert is_partitioned(connection)
 
 
 async def test_a_conversion_begins_again_above_a_run_id_beyond_its_bound(

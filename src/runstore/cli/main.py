@@ -187,11 +187,11 @@ def migrate(*, database: DatabaseOptions) -> None:
     """
     from runstore.core.times import now_ms
     from runstore.database.opening import opened_database
-    from runstore.maintenance.partitioning import add_months
+    from runstore.maintenance.partitioning import try_to_add_months
     from runstore.migrations import HEAD
 
     with opened_database(database.url, create=True, upgrade=True) as upgraded:
-        add_months(upgraded, now_ms())
+        try_to_add_months(upgraded, now_ms())
         typer.echo(f"{upgraded.dialect.place}: schema {HEAD}")
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import structlog
 from msgspec import Struct
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from runstore.core.errors import ConfigError
 from runstore.core.ids import first_run_id
@@ -21,10 +21,11 @@ from runstore.database.columns import pack_run_id
 
 FIRST, OTHER = "events_first", "events_other"
 BOUND = "events_within_bound"  # the constraint of a conversion that is under way
+VALIDATE = f"ALTER TABLE events VALIDATE CONSTRAINT {BOUND}"
 AHEAD = 3  # months after this one that have a partition
 OTHER_BYTES = 64 << 20  # a larger default partition would be scanned for too long while writers wait
-WAIT_S = 60  # seconds to wait for a lock that no reader or writer waits for, as autovacuum may hold it
-LOCK_S = 0.1  # seconds to wait for a lock that readers and writers then wait for: half of their patience
+WAIT_S = 60  # seconds to wait for a lock behind which no reader or writer waits; autovacuum may hold it
+LOCK_S = 0.1  # seconds to wait for a lock behind which readers and writers wait: half of their patience
 
 log = structlog.get_logger(__name__)
 
@@ -36,14 +37,26 @@ _PARTITIONS = """
 """
 _LOWER, _UPPER = (re.compile(rf"{side} \('\\x([0-9a-f]{{32}})'\)") for side in ("FROM", "TO"))
 _TAKEN = f"SELECT EXISTS (SELECT FROM {OTHER} WHERE {{}})"
-LIKE = "LIKE events INCLUDING DEFAULTS INCLUDING STORAGE INCLUDING COMPRESSION"
+INCLUDING = "INCLUDING DEFAULTS INCLUDING STORAGE INCLUDING COMPRESSION"
+KEYS = "PRIMARY KEY (position), UNIQUE (run_id, seq)"
 REFUSE_TRUNCATE = (
     "CREATE TRIGGER events_refuse_truncate BEFORE TRUNCATE ON {} "
     "FOR EACH STATEMENT EXECUTE FUNCTION events_refuse_change()"
 )
+# The rights of `events`, and then its owner, for another table.
+_RIGHTS = """
+    SELECT 'GRANT ' || privilege_type || ' ON {name} TO '
+        || CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END
+        || CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+    FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = 'events'::regclass AND grantee <> relowner
+    UNION ALL SELECT 'ALTER TABLE {name} OWNER TO ' || quote_ident(pg_get_userbyid(relowner)) FROM pg_class
+    WHERE oid = 'events'::regclass AND pg_get_userbyid(relowner) <> current_user
+"""
+# NULL: this role may not see the sequence.
 _POSITIONS = """
-    SELECT coalesce(pg_sequence_last_value(sequence), 0), sequence,
-        (SELECT coalesce(max(position), 0) FROM events)
+    SELECT CASE WHEN has_sequence_privilege(sequence, 'USAGE, SELECT')
+        THEN coalesce(pg_sequence_last_value(sequence), 0) END,
+        sequence, (SELECT coalesce(max(position), 0) FROM events)
     FROM (SELECT pg_get_serial_sequence('events', 'position')::regclass AS sequence) owned
 """
 
@@ -85,13 +98,15 @@ def read_partitions(connection: Connection) -> list[Partition]:
 def check_positions(connection: Connection) -> None:
     """Refuse a partitioned log whose next position may be taken: no index would notice.
 
+    A role that may not see the sequence opens the log unchecked.
+
     Raises:
         ConfigError: a restore or a statement has set the sequence back; the message has the remedy.
     """
     if not is_partitioned(connection):
         return
     assigned, sequence, last = connection.exec_driver_sql(_POSITIONS).one()
-    if assigned < last:
+    if assigned is not None and assigned < last:
         raise ConfigError(
             f"the sequence of positions is at {assigned:,}, and the log at {last:,}: "
             f"SELECT setval('{sequence}', {last}); then start again",
@@ -102,13 +117,16 @@ def check_positions(connection: Connection) -> None:
 def add_partitions(connection: Connection, now: int) -> list[str]:
     """In this transaction, create the partitions of the coming months; return their names.
 
-    A month of which the default partition has runs, or for which that is too large, gets none: its runs stay
-    in the default partition.
+    A month gets no partition if the default partition holds runs of it: these stay there. No month gets one
+    once the default partition is too large to be read.
 
     Args:
         now: UTC, milliseconds since 1970.
+
+    Raises:
+        IntegrityError: a run of a new month was stored meanwhile; the next call leaves its month out.
     """
-    lock_weakly(connection, "events")
+    lock_schema(connection, "events")
     partitions = read_partitions(connection)
     if is_other_too_large(connection):
         log.warning("partitions_not_added", reason=f"{OTHER} is too large", bytes_allowed=OTHER_BYTES)
@@ -117,7 +135,7 @@ def add_partitions(connection: Connection, now: int) -> list[str]:
     months = [_month(*month) for month in months_between(time_of(upper), month_after(now, AHEAD + 1))]
     new = [month for month in months if not connection.exec_driver_sql(_TAKEN.format(month.where)).scalar()]
     for month in new:
-        create_apart(connection, month.name)
+        create_detached(connection, month.name)
     if new:
         attach = [f"ALTER TABLE events ATTACH PARTITION {month.name} {month.bound}" for month in new]
         connection.exec_driver_sql("; ".join(attach))  # in one round trip, as readers wait
@@ -131,22 +149,41 @@ def _month(start: int, end: int) -> Partition:
 
 
 def is_other_too_large(connection: Connection) -> bool:
-    """Whether the default partition is: attaching another one reads it."""
+    """Whether the default partition is too large: attaching another partition reads it."""
     size: int = connection.exec_driver_sql(f"SELECT pg_relation_size('{OTHER}')").scalar_one()
     return size > OTHER_BYTES
 
 
-def create_apart(connection: Connection, name: str) -> None:
-    """Create a table for a partition, with what it does not get from `events` when it is attached."""
-    connection.exec_driver_sql(f"CREATE TABLE {name} ({LIKE}, PRIMARY KEY (position), UNIQUE (run_id, seq))")
+def create_detached(connection: Connection, name: str, *, replaced: str | None = None) -> None:
+    """Create a table that becomes a partition later, with all that attaching it does not give it.
+
+    Args:
+        replaced: the partition whose place it will take. The table gets the indexes of that partition:
+            attaching would build missing ones while readers and writers wait.
+    """
+    indexes = "INCLUDING INDEXES" if replaced else f", {KEYS}"
+    columns = f"LIKE {replaced or 'events'} {INCLUDING} {indexes}"
+    connection.exec_driver_sql(f"CREATE TABLE {name} ({columns})")
     connection.exec_driver_sql(REFUSE_TRUNCATE.format(name))
+    copy_rights(connection, name)
 
 
-def lock_weakly(connection: Connection, *tables: str) -> None:
-    """Keep other changes of the schema and autovacuum away, but no reader or writer.
+def copy_rights(connection: Connection, name: str) -> None:
+    """Give a new table the grants and the owner of `events`."""
+    for statement in connection.exec_driver_sql(_RIGHTS.format(name=name)).scalars().all():
+        execute(connection, statement)
 
-    A lock that is waited for briefly does not stop an autovacuum, this one does. From here to the end of the
-    transaction, other locks are waited for for LOCK_S.
+
+def execute(connection: Connection, statements: str) -> None:
+    """Execute statements in which names of users or queries of views may contain `:` or `%`."""
+    connection.execute(text(statements.replace(":", "\\:")))
+
+
+def lock_schema(connection: Connection, *tables: str) -> None:
+    """Exclude other changes of these tables' schema, and autovacuum, until the end of the transaction.
+
+    Readers and writers go on. This lock is waited for long enough to stop an autovacuum; each later lock of
+    the transaction is waited for LOCK_S.
     """
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{WAIT_S}s'")
     only = ", ".join(f"ONLY {table}" for table in tables)

@@ -133,6 +133,7 @@ class SqlStore:
         except Exception as error:
             conflict = isinstance(error, _Conflict) or self._dialect.is_conflict(error)
             cut_off = not self._rollback(batch, keep=conflict and not exclusive) and self._unconfirmed is None
+            self._dialect.give_way(error)
             if (conflict or cut_off) and not exclusive:  # nothing was stored
                 raise _Conflict from error
             if unavailable := self._dialect.unavailable(error):

@@ -1,13 +1,14 @@
-"""Removes the events of purged runs by dropping their partition, when hardly anything else is in it.
+"""Removes the events of purged runs by dropping the partition in which most events are theirs.
 
-What remains in the partition goes into a new one, which takes its place: each run's `run.purged`, streams of
-the audit log, which are never purged, and runs that are not due. Everything that readers see is as after a
-removal of the rows. One transaction does it, so a purge that is killed has changed nothing:
+The other events of the partition go into a copy, which takes its place: each run's `run.purged`, streams of
+the audit log, which are never purged, and runs that are not due. Readers see the same as if the rows had been
+removed. One transaction does it, so a purge that is killed has changed nothing:
 
-1. Copy: what remains, as of a position that is final. Nothing waits.
-2. Swap: if nothing was appended to the partition since. Readers and writers wait for some milliseconds.
+1. Copy the other events, as of a position that is final. Nothing waits.
+2. Swap the two, unless an event was appended to the partition since. Readers and writers wait for some
+   milliseconds.
 
-Every change of the rows that remain comes with an append to their run: a redaction, too.
+Each change of a row that remains comes with an append to its run, also a redaction.
 """
 
 import time
@@ -16,17 +17,19 @@ from functools import partial
 
 import structlog
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
+from runstore.database.dialects.servers import cause_of, first_line
 from runstore.database.opening import Database
 from runstore.database.partitions import (
     OTHER,
     Partition,
-    create_apart,
+    create_detached,
     is_other_too_large,
-    lock_weakly,
+    lock_schema,
     read_partitions,
 )
-from runstore.maintenance.partitioning import PAUSE_S, TRIES
+from runstore.maintenance.partitioning import LOCKED_S, PAUSE_S
 from runstore.maintenance.patience import patiently
 
 COPY = "events_copy"
@@ -78,18 +81,26 @@ def _drop(database: Database, warn: Callable[[Connection], object], partition: P
             swapped = _swap(database, connection, partition, mark)
             if not swapped:
                 connection.rollback()
-    except Exception as error:
-        if not database.dialect.is_conflict(error):
-            raise
+    except DBAPIError as error:
         swapped = False
+        if not database.dialect.is_conflict(error):
+            reason = first_line(cause_of(error))
+            log.warning("partition_not_dropped", partition=partition.name, reason=reason)
+            return 0
     if not swapped:
         log.info("partition_not_dropped", partition=partition.name, reason="it is in use")
     return removed if swapped else 0
 
 
 def _count(connection: Connection, partition: Partition) -> tuple[int, int]:
-    """The events to remove and the others. The rows of a partition with no marked run are not counted."""
-    marked = f"SELECT EXISTS (SELECT FROM purging WHERE {partition.where})"
+    """The events to remove and the others, uncounted if the partition has no marked run, or is not dropped.
+
+    Detaching a partition to which a foreign key may refer would look for such rows while writers wait.
+    """
+    marked = (
+        f"SELECT EXISTS (SELECT FROM purging WHERE {partition.where})"
+        " AND NOT EXISTS (SELECT FROM pg_constraint WHERE confrelid = 'events'::regclass)"
+    )
     if not connection.exec_driver_sql(marked).scalar():
         return 0, 0
     counts = _COUNTS.format(name=partition.name, where=partition.where)
@@ -106,28 +117,31 @@ def _last_position(database: Database, warn: Callable[[Connection], object], par
 
 
 def _copy(connection: Connection, partition: Partition) -> None:
-    create_apart(connection, COPY)
+    create_detached(connection, COPY, replaced=partition.name)
     # With this constraint, PostgreSQL does not read the table again when it is attached.
     connection.exec_driver_sql(f"ALTER TABLE {COPY} ADD CONSTRAINT within CHECK ({partition.where})")
     connection.exec_driver_sql(_COPY.format(name=partition.name))
 
 
 def _swap(database: Database, connection: Connection, partition: Partition, mark: int) -> bool:
-    """Put the copy in the partition's place; False if others use that, or it has changed since the copy."""
-    for _ in range(TRIES):
+    """Put the copy in the partition's place; False if the partition has changed since the copy.
+
+    Raises an error that `is_conflict` if others use the partition for longer than LOCKED_S.
+    """
+    deadline = time.monotonic() + LOCKED_S
+    while True:
         connection.exec_driver_sql("SAVEPOINT before_locks")
         try:
             return _swap_now(connection, partition, mark)
         except Exception as error:
-            if not database.dialect.is_conflict(error):
+            if not database.dialect.is_conflict(error) or time.monotonic() > deadline:
                 raise
         connection.exec_driver_sql("ROLLBACK TO SAVEPOINT before_locks")
         time.sleep(PAUSE_S)
-    return False
 
 
 def _swap_now(connection: Connection, partition: Partition, mark: int) -> bool:
-    lock_weakly(connection, "events", partition.name, OTHER)
+    lock_schema(connection, "events", partition.name, OTHER)
     connection.exec_driver_sql(
         f"LOCK TABLE ONLY events, ONLY {partition.name}, {OTHER} IN ACCESS EXCLUSIVE MODE"
     )

@@ -9,36 +9,42 @@ killed can be run again:
 3. Swap: in one transaction, the table becomes the first partition, up to the bound, of a new table `events`.
    Thanks to the constraint it is not read again. Readers and writers wait for some milliseconds.
 
-A lock that is not free within LOCK_S is given up and tried again, so that nothing waits behind it for longer.
-An append beyond the bound is not refused: it removes the bound, see `PostgresDialect.insert_events`.
+If a lock is not free within LOCK_S, the transaction is rolled back and tried again: readers and writers wait
+behind it for no longer. An event beyond the bound is not refused: it drops the bound, see
+`PostgresDialect.give_way`.
 """
 
 import re
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
-from sqlalchemy import Connection, text
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from runstore.core.errors import ConfigError, LogUnavailable
 from runstore.core.ids import first_run_id
 from runstore.core.times import timestamp
 from runstore.database.columns import pack_run_id
-from runstore.database.dialects.servers import cause_of
+from runstore.database.dialects.servers import cause_of, first_line
 from runstore.database.opening import Database
 from runstore.database.partitions import (
     BOUND,
     FIRST,
-    LIKE,
+    INCLUDING,
     OTHER,
     REFUSE_TRUNCATE,
+    VALIDATE,
     add_partitions,
-    create_apart,
+    copy_rights,
+    create_detached,
+    execute,
     is_partitioned,
     literal,
-    lock_weakly,
+    lock_schema,
     month_after,
     time_of,
 )
@@ -47,14 +53,17 @@ from runstore.database.views import VIEWS, replace_events_view
 MARGIN_MS = 7 * 24 * 3_600_000  # the least time between now and the bound, for clocks and for the validation
 FARTHEST_MS = 400 * 24 * 3_600_000  # a bound that is further ahead would leave nothing to partition
 PAUSE_S = 1.0  # seconds between two tries of a lock, in which readers and writers catch up
-TRIES = 60  # of a lock that others hold
-LAST_TRIES = 5  # of a command that is about to end
+LOCKED_S = 60.0  # seconds after which a lock is not tried again; the last try may take WAIT_S more
+LAST_S = 5.0  # the same for a command that is about to end
 ROUNDS = 3  # conversions begun again, because a run id beyond the bound appeared
 
-# SQLSTATE, when a run id is beyond the bound: check violation, or its append has canceled us, or was faster
+# SQLSTATE of a validation that an event beyond the bound ended. Check violation: the event is in the table.
+# Query canceled: its append canceled the validation. Undefined object: its append has dropped the bound.
 BEYOND = frozenset({"23514", "57014", "42704"})
 
 NEW = "events_new"
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 Say = Callable[[str], None]
@@ -69,6 +78,8 @@ _IN_THE_WAY = f"""
     UNION SELECT 'trigger ' || tgname FROM pg_trigger WHERE tgrelid = 'events'::regclass AND NOT tgisinternal
         AND tgname NOT IN ('events_refuse_change', 'events_refuse_truncate')
     UNION SELECT 'foreign key ' || conname FROM pg_constraint WHERE confrelid = 'events'::regclass
+    UNION SELECT 'constraint ' || conname FROM pg_constraint
+        WHERE conrelid = 'events'::regclass AND contype IN ('c', 'f') AND conname <> '{BOUND}'
     UNION SELECT 'publication ' || pubname FROM pg_publication_tables
         WHERE tablename = 'events' AND schemaname = current_schema()
     UNION SELECT 'rights on column ' || attname FROM pg_attribute
@@ -80,20 +91,11 @@ _BOUND = f"""
     SELECT convalidated, pg_get_constraintdef(oid) FROM pg_constraint
     WHERE conrelid = to_regclass('events') AND conname = '{BOUND}'
 """
-_FORGET = f"ALTER TABLE events DROP CONSTRAINT IF EXISTS {BOUND}"
+_DROP_BOUND = f"ALTER TABLE events DROP CONSTRAINT IF EXISTS {BOUND}"
 _LAST_RUN = "SELECT run_id FROM events ORDER BY run_id DESC LIMIT 1"
-_GRANTS = f"""
-    SELECT 'GRANT ' || privilege_type || ' ON {NEW} TO '
-        || CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END
-        || CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
-    FROM pg_class, aclexplode(relacl) WHERE pg_class.oid = 'events'::regclass AND grantee <> relowner
-"""
-_OWNER = """
-    SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class
-    WHERE oid = 'events'::regclass AND pg_get_userbyid(relowner) <> current_user
-"""
+ANALYZE = "ANALYZE events"
 _CREATE = (
-    f"CREATE TABLE {NEW} ({LIKE}) PARTITION BY RANGE (run_id)",
+    f"CREATE TABLE {NEW} (LIKE events {INCLUDING}) PARTITION BY RANGE (run_id)",
     f"ALTER TABLE {NEW} ADD CONSTRAINT uq_{NEW}_run_id_seq UNIQUE (run_id, seq)",
     f"CREATE TRIGGER events_refuse_change BEFORE UPDATE OR DELETE ON {NEW} "
     "FOR EACH ROW EXECUTE FUNCTION events_refuse_change()",
@@ -131,18 +133,13 @@ def partition_events(database: Database, now: int, say: Say) -> Sequence[str]:
         raise ConfigError(
             f"database {database.dialect.place}: only PostgreSQL partitions `events`", setting="database_url"
         )
-    try:
-        for _ in range(ROUNDS):
-            try:
-                if not database.read(is_partitioned):
-                    _convert(database, now, say)
-                return add_months(database, now)
-            except _Again:
-                say("a run id beyond the bound has appeared; begun again")
-    except BaseException:
-        with suppress(Exception):  # the next append beyond the bound forgets it
-            in_a_gap(database, _forget_bound, tries=LAST_TRIES)
-        raise
+    for _ in range(ROUNDS):
+        try:
+            if not database.read(is_partitioned):
+                _convert(database, now, say)
+            return add_months(database, now)
+        except _Again:
+            say("a run id beyond the bound has appeared; begun again")
     raise LogUnavailable(
         f"database {database.dialect.place}: run ids beyond the bound appear; check the clocks"
     )
@@ -152,37 +149,69 @@ def add_months(database: Database, now: int) -> list[str]:
     """Add the partitions of the coming months to a log that is partitioned; return their names."""
     if not database.read(is_partitioned):
         return []
-    return in_a_gap(database, partial(add_partitions, now=now))
+    return retry_while_locked(database, partial(add_partitions, now=now))
 
 
-def in_a_gap(database: Database, work: Callable[[Connection], T], *, tries: int = TRIES) -> T:
-    """Do work in a transaction whose locks readers and writers wait for, as soon as they are free."""
-    for _ in range(tries - 1):
+def try_to_add_months(database: Database, now: int) -> None:
+    """The same for a command that does not depend on them: an error that may pass is a warning."""
+    try:
+        add_months(database, now)
+    except Exception as error:
+        if not database.dialect.is_conflict(error) and database.dialect.unavailable(error) is None:
+            raise
+        log.warning("partitions_not_added", reason=first_line(cause_of(error)))
+
+
+def retry_while_locked(
+    database: Database, work: Callable[[Connection], T], *, patience_s: float | None = None
+) -> T:
+    """Do work in a transaction; while others hold its locks, roll it back and try again, for LOCKED_S."""
+    deadline = time.monotonic() + (LOCKED_S if patience_s is None else patience_s)
+    while True:
         try:
-            return _in_a_transaction(database, work)
+            with database.changing() as connection:
+                return work(connection)
         except Exception as error:
-            if not database.dialect.is_conflict(error):
+            passes = database.dialect.is_conflict(error) or isinstance(error, IntegrityError)
+            if not passes or time.monotonic() > deadline:
                 raise
         time.sleep(PAUSE_S)
-    return _in_a_transaction(database, work)
-
-
-def _in_a_transaction(database: Database, work: Callable[[Connection], T]) -> T:
-    with database.changing() as connection:
-        return work(connection)
 
 
 def _convert(database: Database, now: int, say: Say) -> None:
     _refuse_what_is_in_the_way(database)
     upto = database.read(_read_bound)
-    if upto is None or time_of(upto) < now + MARGIN_MS:
-        upto = in_a_gap(database, partial(_add_bound, now=now))
+    if upto is not None and time_of(upto) >= now + MARGIN_MS:
+        _validate_and_swap(database, upto, say)
+    else:
+        upto = retry_while_locked(database, partial(_add_bound, now=now))
+        with _bound_dropped_on_error(database):
+            _validate_and_swap(database, upto, say)
+    try:
+        with database.connect() as connection:
+            connection.exec_driver_sql(ANALYZE)
+    except DBAPIError as error:
+        log.warning("partitions_not_analyzed", reason=first_line(cause_of(error)))
+
+
+@contextmanager
+def _bound_dropped_on_error(database: Database) -> Iterator[None]:
+    """Drop the bound that this conversion has set; another one may need a bound that was found."""
+    try:
+        yield
+    except _Again:
+        raise
+    except BaseException:
+        with suppress(Exception):  # the next event beyond the bound drops it
+            retry_while_locked(database, _drop_bound, patience_s=LAST_S)
+        raise
+
+
+def _validate_and_swap(database: Database, upto: bytes, say: Say) -> None:
     say(f"validating that all runs were created before {timestamp(time_of(upto))}")
     _validate(database)
     say("swapping the tables")
-    in_a_gap(database, _swap)
-    with database.connect() as connection:
-        connection.exec_driver_sql("ANALYZE events")
+    retry_while_locked(database, _swap)
 
 
 def _refuse_what_is_in_the_way(database: Database) -> None:
@@ -210,8 +239,8 @@ def _add_bound(connection: Connection, now: int) -> bytes:
             setting="database_url",
         )
     upto = pack_run_id(first_run_id(month_after(max(now + MARGIN_MS, time_of(last)), 1)))
-    lock_weakly(connection, "events")
-    connection.exec_driver_sql(_FORGET)
+    lock_schema(connection, "events")
+    connection.exec_driver_sql(_DROP_BOUND)
     check = f"ADD CONSTRAINT {BOUND} CHECK (run_id < {literal(upto)}) NOT VALID"
     connection.exec_driver_sql(f"ALTER TABLE events {check}")
     return upto
@@ -220,35 +249,32 @@ def _add_bound(connection: Connection, now: int) -> bytes:
 def _validate(database: Database) -> None:
     try:
         with database.changing() as connection:
-            lock_weakly(connection, "events")
-            connection.exec_driver_sql(f"ALTER TABLE events VALIDATE CONSTRAINT {BOUND}")
+            lock_schema(connection, "events")
+            connection.exec_driver_sql(VALIDATE)
     except Exception as error:
         if getattr(cause_of(error), "sqlstate", None) in BEYOND:
-            in_a_gap(database, _forget_bound)
+            retry_while_locked(database, _drop_bound)
             raise _Again from error
         raise
 
 
-def _forget_bound(connection: Connection) -> None:
+def _drop_bound(connection: Connection) -> None:
     if connection.exec_driver_sql(_BOUND).first() is not None:
-        connection.exec_driver_sql(_FORGET)
+        connection.exec_driver_sql(_DROP_BOUND)
 
 
 def _swap(connection: Connection) -> None:
-    """Make all that is new before the locks, and change the rest in one round trip."""
-    lock_weakly(connection, "events")
+    """Create the new tables before the locks, and change the existing one in one round trip."""
+    lock_schema(connection, "events")
     bound, upto = connection.exec_driver_sql(_BOUND).first(), _read_bound(connection)
     if bound is None or not bound[0] or upto is None:
         raise _Again
     sequence = connection.exec_driver_sql("SELECT pg_get_serial_sequence('events', 'position')").scalar_one()
-    create_apart(connection, OTHER)
-    grants = connection.exec_driver_sql(_GRANTS).scalars().all()
-    for statement in (*_CREATE, f"ALTER TABLE {NEW} ATTACH PARTITION {OTHER} DEFAULT", *grants):
-        connection.execute(text(statement.replace(":", "\\:")))
-    if owner := connection.exec_driver_sql(_OWNER).scalar():
-        for table in (NEW, OTHER):
-            connection.exec_driver_sql(f"ALTER TABLE {table} OWNER TO {owner}")
+    create_detached(connection, OTHER)
+    for statement in (*_CREATE, f"ALTER TABLE {NEW} ATTACH PARTITION {OTHER} DEFAULT"):
+        connection.exec_driver_sql(statement)
+    copy_rights(connection, NEW)
     connection.exec_driver_sql("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
     swap = [step.format(upto=literal(upto), sequence=sequence) for step in _SWAP]
     swap.append(replace_events_view(connection.dialect.name))
-    connection.execute(text("; ".join(swap).replace(":", "\\:")))
+    execute(connection, "; ".join(swap))

@@ -44,7 +44,7 @@ from runstore.eventlog.queries import read_each, read_evolving
 from runstore.eventlog.rules.reservations import KEPT_MS
 from runstore.eventlog.sql_store import InlineProjection, SqlStore
 from runstore.maintenance.partition_purge import drop_partitions
-from runstore.maintenance.partitioning import add_months
+from runstore.maintenance.partitioning import try_to_add_months
 from runstore.maintenance.patience import patiently
 
 PAGE_RUNS = 100  # runs examined by one statement
@@ -181,7 +181,7 @@ class Purge:
                 self._clear()
         if drops:
             self._clear(drops=True)
-            add_months(self._database, now_ms())
+            try_to_add_months(self._database, now_ms())
         self._write(_forget_keys)
         return self._done
 

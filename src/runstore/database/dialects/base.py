@@ -126,6 +126,9 @@ class Dialect(Protocol):
     def is_conflict(self, error: Exception) -> bool:
         """Whether another writer was first, or blocked us: retry with its rows in view."""
 
+    def give_way(self, error: Exception) -> None:
+        """After the rollback of a write: drop what a maintenance command has set, if it caused the error."""
+
     def unavailable(self, error: Exception) -> LogUnavailable | None:
         """The error to raise for an outage that may pass; None for any other error."""
 

@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import psycopg
+import structlog
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, create_engine, event
+from sqlalchemy import Connection, create_engine, event, exc
 from sqlalchemy.engine import URL
 
 from runstore.database.dialects.base import (
@@ -35,9 +36,17 @@ from runstore.database.dialects.postgresql_arrays import (
     pack_bytes,
     pack_numbers,
 )
-from runstore.database.dialects.servers import HighWaterMark, ServerDialect, ServerErrors, cause_of
-from runstore.database.partitions import BOUND, check_positions
+from runstore.database.dialects.servers import (
+    HighWaterMark,
+    ServerDialect,
+    ServerErrors,
+    cause_of,
+    first_line,
+)
+from runstore.database.partitions import BOUND, VALIDATE, check_positions
 from runstore.database.tables import barrier
+
+log = structlog.get_logger(__name__)
 
 LEAST_VERSION = (14,)
 BARRIER, MIGRATION, USERS = 0x52554E01, 0x52554E02, 0x52554E03  # advisory locks: "RUN" and a number
@@ -74,13 +83,19 @@ _ADVANCE = f"""
     COMMIT
 """
 
-# The conversion to partitions that holds the bound, and its constraint.
-_STOP_CONVERSION = """
+# Cancels the conversion to partitions that validates the bound, and drops the bound. The first lock is waited
+# for longer, as no reader or writer waits behind it: in a second, it stops an autovacuum.
+_DROP_BOUND = f"""
+    SET LOCAL lock_timeout = '{EXCLUSIVE_S}s';
     SELECT pg_cancel_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
-    WHERE relation = 'events'::regclass AND mode = 'ShareUpdateExclusiveLock' AND granted
-    AND usesysid = current_user::regrole AND pid <> pg_backend_pid()
+    WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND relation = 'events'::regclass AND mode = 'ShareUpdateExclusiveLock' AND granted
+    AND usesysid = current_user::regrole AND starts_with(query, '{VALIDATE}');
+    LOCK TABLE ONLY events IN SHARE UPDATE EXCLUSIVE MODE;
+    SET LOCAL lock_timeout = '{LOCK_S}s';
+    ALTER TABLE events DROP CONSTRAINT IF EXISTS {BOUND};
+    COMMIT
 """
-_FORGET_BOUND = f"ALTER TABLE events DROP CONSTRAINT IF EXISTS {BOUND}"
 
 _DATABASE = "(SELECT system_identifier FROM pg_control_system()) || ' ' || current_database()"
 # Positions of two timelines do not compare: each failover begins a new one. The first 8 hex digits of a WAL
@@ -191,14 +206,18 @@ class PostgresDialect(ServerDialect):
         connection.execute(barrier.update().values(id=barrier.c.id))
 
     def insert_events(self, connection: Connection, append_id: bytes, rows: Sequence[Row]) -> None:
+        with _driver(connection).cursor() as cursor:
+            cursor.execute(_INSERT, _pack(append_id, rows))
+
+    def give_way(self, error: Exception) -> None:
+        """See `Dialect.give_way`. An event beyond the bound ends a conversion to partitions."""
+        if not _is_beyond_bound(cause_of(error)):
+            return
         try:
-            with _driver(connection).cursor() as cursor:
-                cursor.execute(_INSERT, _pack(append_id, rows))
-        except psycopg.errors.CheckViolation as error:
-            if _is_beyond_bound(error):
-                connection.rollback()
-                self._forget_bound()
-            raise
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql(f"{_driver(connection).begin}; {_DROP_BOUND}")
+        except exc.SQLAlchemyError as refused:  # the event is held back, and tried again
+            log.warning("bound_not_dropped", error=first_line(cause_of(refused)))
 
     def written(self, connection: Connection) -> str:
         """See `Replicated.written`. An acknowledged commit is flushed, and only that is sent to replicas."""
@@ -238,12 +257,6 @@ class PostgresDialect(ServerDialect):
     def _advance_mark(self) -> None:
         with self.engine.connect() as connection:
             connection.exec_driver_sql(f"{_driver(connection).begin}; {_ADVANCE}")
-
-    def _forget_bound(self) -> None:
-        """Give up a conversion to partitions whose bound refuses an append, rather than the append."""
-        with self.engine.connect() as connection:
-            connection.exec_driver_sql(_STOP_CONVERSION)
-            connection.exec_driver_sql(_FORGET_BOUND)
 
     def _set_up(self, answer_s: float | None) -> None:
         @event.listens_for(self.engine, "do_connect")
@@ -333,4 +346,5 @@ def _may_pass(error: BaseException) -> bool:
         return False
     if error.sqlstate is None:  # not from the server: it is unreachable, or the connection was lost
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-    return not error.sqlstate.startswith(FAULTS) or error.sqlstate in NO_FAULTS
+    fault = error.sqlstate.startswith(FAULTS) and error.sqlstate not in NO_FAULTS
+    return not fault or _is_beyond_bound(error)

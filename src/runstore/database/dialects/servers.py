@@ -95,6 +95,9 @@ class ServerDialect:
     def exposed(self) -> None:
         """See `Dialect.exposed`."""
 
+    def give_way(self, error: Exception) -> None:
+        """See `Dialect.give_way`."""
+
     def begin_apart(self, connection: Connection) -> None:
         """See `Dialect.begin_apart`."""
         connection.exec_driver_sql("BEGIN")
@@ -129,7 +132,7 @@ class ServerErrors:
             return LogUnavailable(f"database {self._place}: too many reads at once")
         cause = cause_of(error)
         if self._passes(cause):
-            return LogUnavailable(f"database {self._place}: {_first_line(cause)}")
+            return LogUnavailable(f"database {self._place}: {first_line(cause)}")
         return None
 
 
@@ -138,6 +141,7 @@ def cause_of(error: Exception) -> BaseException:
     return error.orig if isinstance(error, exc.DBAPIError) and error.orig is not None else error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a driver's error says, without its details."""
     message = str(error.args[-1]) if error.args else ""
     return " ".join(message.split("\n")[0].split()) or type(error).__name__

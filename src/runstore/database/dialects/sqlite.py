@@ -215,6 +215,9 @@ class SqliteDialect:
     def is_conflict(self, error: Exception) -> bool:
         return isinstance(error, sqlite3.IntegrityError)
 
+    def give_way(self, error: Exception) -> None:
+        """See `Dialect.give_way`."""
+
     def unavailable(self, error: Exception) -> LogUnavailable | None:
         """See `Dialect.unavailable`: locked, full, read-only, I/O, corrupt, a missing table."""
         cause = error.orig if isinstance(error, exc.DBAPIError) else error
