@@ -17,8 +17,8 @@ from tests.kit.slow import mostly_slow, slow
 CONFIG = """
 [agents.talker]
 model = "scripted"
-tokens = 200
-tokens_per_s = 300
+tokens = 600
+tokens_per_s = 200
 """
 
 
