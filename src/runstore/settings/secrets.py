@@ -43,7 +43,7 @@ def find_secrets(tables: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _has_password(url: str) -> bool:
-    """Whether a URL has a password, or an option such as `sslpassword`. A user alone is no secret here."""
+    """Whether a URL has a password, or an option such as `sslpassword`. A user name is not a secret."""
     try:
         split = urlsplit(url)
     except ValueError:

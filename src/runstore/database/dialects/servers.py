@@ -55,7 +55,7 @@ class HighWaterMark:
         return found or 0
 
     def _try_to_advance(self, stored: int) -> bool:
-        """False if there is no new event."""
+        """Advance the stored mark, unless others hold its lock. Returns False if the log has no new event."""
         try:
             if self._read(_LAST) <= stored:
                 return False
