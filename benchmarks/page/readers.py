@@ -35,6 +35,10 @@ tokens = 1000
 model = "scripted"
 tokens = 1000
 tokens_per_s = 0.2
+
+[limits]
+subscribers_per_run = 20000
+subscribers_per_user = 20000
 """
 STARLETTE = "benchmarks.peers.starlette_app:app"
 BACK = 5_000  # the seq from which readers come back to a run of 10,000 tokens

@@ -1,5 +1,6 @@
 """`runstore projections`: lists, rebuilds, verifies and operates projections, beside running servers."""
 
+import gc
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 LOOK_S = 0.2  # seconds between two looks for a signal
 STOP_S = 5.0  # seconds for the transaction in progress
 MAX_JOBS = 8  # rebuilds at once; each needs a connection
+GC_THRESHOLDS = (20_000, 50, 100)  # a batch makes many objects, nearly all of them freed without a collection
 
 OTHER_SETTINGS = "made with other settings than this command has: rebuild it, if these are right"
 EXIT_DIFFERENT = 1
@@ -243,6 +245,7 @@ def _each(
     Each job reads the log once for its share of the projections.
     """
     opened.check(names)
+    gc.set_threshold(*GC_THRESHOLDS)
     names = sorted({*names})
     shares = [share for first in range(jobs) if (share := names[first::jobs])]
     stopping = threading.Event()

@@ -43,6 +43,9 @@ class Binary(TypeDecorator[bytes]):
         mysql = _mysql()
         return dialect.type_descriptor(mysql.BINARY(self.length) if self.length else mysql.LONGBLOB())
 
+    def bind_processor(self, dialect: Dialect) -> None:
+        """The drivers take bytes as they are; SQLAlchemy would put each value in an object of the driver."""
+
 
 class Name(TypeDecorator[str]):
     """A short text that is compared exactly, and sorted by its code points."""

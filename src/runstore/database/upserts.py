@@ -6,6 +6,7 @@ driver as it takes them: SQLAlchemy's own way from a row to the driver takes thr
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from msgspec import Struct
@@ -65,7 +66,7 @@ class _Parameter(Struct, frozen=True):
     """
 
     name: str
-    column: str
+    value_in: Callable[[Row], Any]
     is_name: bool
     bind: Bind | None
 
@@ -86,9 +87,7 @@ class _Compiled(Struct, frozen=True):
 def _write(connection: Connection, statement: _Compiled, rows: Sequence[Row]) -> None:
     if not rows:
         return
-    columns = [
-        each.bound([row[each.column] for row in rows], connection.dialect) for each in statement.parameters
-    ]
+    columns = [each.bound([*map(each.value_in, rows)], connection.dialect) for each in statement.parameters]
     values: list[Any] = list(zip(*columns, strict=True))
     if statement.named:
         names = [each.name for each in statement.parameters]
@@ -119,7 +118,7 @@ def _compile(table: Table, dialect: Dialect, statement: Any) -> _Compiled:
 def _parameter(name: str, table: Table, dialect: Dialect) -> _Parameter:
     column = table.c[name.removeprefix(KEY)]
     bind = column.type.dialect_impl(dialect).bind_processor(dialect)
-    return _Parameter(name, column.name, isinstance(column.type, Name), bind)
+    return _Parameter(name, itemgetter(column.name), isinstance(column.type, Name), bind)
 
 
 def _upsert(table: Table, dialect: Dialect, sums: Sequence[str]) -> Any:

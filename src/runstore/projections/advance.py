@@ -157,7 +157,7 @@ class Advance:
             self._events = max(self._events // 2, 1)  # a smaller batch needs less of everything
             raise
         self._moved_to(reached)
-        self._adapt(events, time.monotonic() - started)
+        self._adapt(len(events), _is_full(events), time.monotonic() - started)
         return Step.MOVED
 
     def _fold(self, connection: Connection, events: list[RecordedEvent]) -> None:
@@ -196,21 +196,21 @@ class Advance:
         self.position = position
         self.build = replace(self.build, position=position, owner=self._owner, beat=self.build.beat + 1)
 
-    def _adapt(self, events: Sequence[RecordedEvent], took_s: float) -> None:
+    def _adapt(self, events: int, is_full: bool, took_s: float) -> None:
         """Let batches grow or shrink until one takes `batch_s`, or, of FEW_EVENTS at most, FEW_S.
 
         A batch that its bytes ended also limits the next one: a server sends all rows that it is asked for.
         """
         most = MOST_EVENTS
         if events and took_s > self.batch_s:
-            per_s = len(events) / took_s
+            per_s = events / took_s
             few = min(int(per_s * max(self.batch_s, FEW_S)), FEW_EVENTS)
             most = max(int(per_s * self.batch_s), few, 1)
-        if len(events) > most:
+        if events > most:
             self._events = most
-        elif _is_full(events):
-            self._events = min(self._events, 2 * len(events))
-        elif len(events) >= self._events:
+        elif is_full:
+            self._events = min(self._events, 2 * events)
+        elif events >= self._events:
             self._events = min(2 * self._events, most)
 
 
@@ -232,12 +232,12 @@ def step_together(database: Database, advances: Sequence[Advance], upto: int) ->
     limit = min(each._events for each in advances)
     with database.connect() as connection:
         events = read_all(connection, position, window, limit, _any_of(advances), max_bytes=BATCH_BYTES)
-    cut = len(events) == limit or _is_full(events)
-    reached = events[-1].position if cut else window
+    is_full = _is_full(events)
+    reached = events[-1].position if is_full or len(events) == limit else window
     kinds = [(event.type, event.ends) for event in events]
     parts = [(each, _of(each.reads, events, kinds)) for each in advances]
     written = [(each, part) for each, part in parts if part or reached - each.build.position >= UNSTORED]
-    if written and not _write_together(database, written, events, reached):
+    if written and not _write_together(database, written, reached, len(events), is_full):
         return False
     for each, _ in parts:
         each.position = reached
@@ -247,8 +247,9 @@ def step_together(database: Database, advances: Sequence[Advance], upto: int) ->
 def _write_together(
     database: Database,
     parts: Sequence[tuple[Advance, list[RecordedEvent]]],
-    events: Sequence[RecordedEvent],
     reached: int,
+    events: int,
+    is_full: bool,
 ) -> bool:
     try:
         with database.changing(derived=True) as connection:
@@ -262,7 +263,7 @@ def _write_together(
     took_s = time.monotonic() - started
     for each, _ in parts:
         each._moved_to(reached)
-        each._adapt(events, took_s)
+        each._adapt(events, is_full, took_s)
     return True
 
 
