@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runstore.core.codec import encode
-from runstore.core.depth import MAX_DEPTH, cut, is_deeper
+from runstore.core.depth import MAX_DEPTH, cut, folded, is_deeper
 from runstore.core.errors import EventTooDeep, InvalidEvent
 from runstore.core.events import (
     Completed,
@@ -55,6 +55,38 @@ def test_cut_values_are_json_of_the_remaining_depth(value: Any, most: int) -> No
     assert depth_of(left) == min(depth_of(value), most)
     if depth_of(value) <= most:
         assert left == value
+
+
+def unfolded(value: Any, most: int) -> Any:
+    """The value that was folded: the texts `most` levels below it are JSON, if they begin like it."""
+    if most == 0 and isinstance(value, str) and value[:1] in ("[", "{"):
+        return json.loads(value)
+    if isinstance(value, dict):
+        return {name: unfolded(each, most - 1) for name, each in value.items()}
+    return [unfolded(each, most - 1) for each in value] if isinstance(value, list) else value
+
+
+numbers = st.recursive(
+    st.none() | st.integers(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=30,
+)
+
+
+@given(numbers, st.integers(0, 6))
+def test_folded_values_lose_nothing(value: Any, most: int) -> None:
+    left = json.loads(folded(json.dumps(value, ensure_ascii=False).encode(), most))
+    assert depth_of(left) == min(depth_of(value), most)
+    assert unfolded(left, most) == value
+
+
+@given(st.text('ab[]{}\\"\n,', max_size=30), st.integers(0, 3))
+def test_bytes_that_are_no_json_are_none_after_they_are_folded(text: str, most: int) -> None:
+    try:
+        json.loads(text)
+    except ValueError:
+        with pytest.raises(ValueError):  # noqa: PT011
+            json.loads(folded(text.encode(), most))
 
 
 def test_a_value_of_any_depth_is_cut() -> None:

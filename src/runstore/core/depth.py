@@ -4,13 +4,16 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
+import msgspec
+
 MAX_DEPTH = 64  # nested lists and objects; decoders and clients fail at some hundreds
 SHALLOW_BYTES = 2 * MAX_DEPTH  # bytes; JSON up to this length cannot be nested deeper
 
 _CUT = b'"\xe2\x80\xa6 nested too deep to be shown"'
 _OTHERS = bytes(sorted(set(range(256)) - set(b'"[]{}')))
 _AS_LISTS = bytes.maketrans(b"{}", b"[]")
-_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+# Takes a text without an end as one, too, so that no bytes take long.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\(?:.|\Z)[^"\\]*+)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 
 T = TypeVar("T")
 
@@ -22,7 +25,7 @@ def is_deeper(data: bytes, most: int = MAX_DEPTH) -> bool:
     long. All loops run inside the interpreter. Without strings and scalars only brackets are left, and each
     replacement of `[]` removes the innermost level everywhere.
     """
-    if data.count(b"[") + data.count(b"{") <= most:
+    if not _may_be_deeper(data, most):
         return False
     marks = data.replace(rb"\\", b"").replace(rb"\"", b"").translate(_AS_LISTS, _OTHERS)
     nest = b"".join(marks.replace(b'""', b"").split(b'"')[::2])
@@ -35,18 +38,40 @@ def is_deeper(data: bytes, most: int = MAX_DEPTH) -> bool:
 
 def cut(data: bytes, most: int = MAX_DEPTH) -> bytes:
     """The JSON with a short text in place of values nested deeper than `most` levels."""
+    return _replaced(data, most, lambda deep: _CUT)
+
+
+def folded(data: bytes, most: int = MAX_DEPTH) -> bytes:
+    """The JSON with texts in place of values nested deeper than `most` levels: their own JSON.
+
+    Takes any bytes. If they are no JSON, the answer is none either.
+    """
+    return _replaced(data, most, lambda deep: msgspec.json.encode(deep.decode()))
+
+
+def _replaced(data: bytes, most: int, replace: Callable[[bytes], bytes]) -> bytes:
+    if not _may_be_deeper(data, most):
+        return data
     kept, start, depth = [], 0, 0
     for token in _TOKEN.finditer(data):
         mark = token[0]
         if mark in (b"[", b"{"):
             depth += 1
             if depth == most + 1:
-                kept += [data[start : token.start()], _CUT]
+                kept.append(data[start : token.start()])
+                start = token.start()
         elif mark in (b"]", b"}"):
             if depth == most + 1:
+                kept.append(replace(data[start : token.end()]))
                 start = token.end()
             depth -= 1
+            if depth <= 0:
+                break
     return b"".join([*kept, data[start:]])
+
+
+def _may_be_deeper(data: bytes, most: int) -> bool:
+    return data.count(b"[") + data.count(b"{") > most
 
 
 def readable(data: bytes, most: int = MAX_DEPTH) -> bytes:

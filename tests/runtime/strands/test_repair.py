@@ -98,15 +98,32 @@ async def test_a_tool_whose_input_is_no_object_fails_instead_of_being_called_wit
 
 @pytest.mark.parametrize(
     "pieces",
-    [('{"a": ', '1, "b": 2}'), (json.dumps('{"a": 1, "b": 2}'),), ({"a": 1, "b": 2},)],
-    ids=["in pieces", "encoded twice", "not encoded"],
+    [
+        ('{"a": ', '1, "b": 2}'),
+        (json.dumps('{"a": 1, "b": 2}'),),
+        ({"a": 1, "b": 2},),
+        ("{}", '{"a": 1, "b": 2}'),
+    ],
+    ids=["in pieces", "encoded twice", "not encoded", "after an empty object"],
 )
 async def test_an_object_is_read_however_it_is_encoded(pieces: tuple[Any, ...]) -> None:
     recorder, _, _ = await run([STARTED, *call("c", "add", *pieces), stop("tool_use"), USAGE], say("done"))
     assert [event.output for event in recorder.of(ToolFinished)] == [[{"text": "3"}]]
 
 
-@pytest.mark.parametrize("pieces", [(), ("",), (None,), ("null",)])
+async def test_line_breaks_and_tabs_in_a_text_need_not_be_escaped() -> None:
+    @tool
+    def say_it(text: str) -> str:
+        """Say a text."""
+        return text
+
+    turn = [STARTED, *call("c", "say_it", '{"text": "one\n', '\n\ttwo"}'), stop("tool_use"), USAGE]
+    recorder, _, model = await run(turn, say("done"), tools=(say_it,))
+    assert [event.output for event in recorder.of(ToolFinished)] == [[{"text": "one\n\n\ttwo"}]]
+    assert model.heard[1][1]["content"][0]["toolUse"]["input"] == {"text": "one\n\n\ttwo"}
+
+
+@pytest.mark.parametrize("pieces", [(), ("",), (None,), ("null",), ("{}",)])
 async def test_a_call_may_have_no_input(pieces: tuple[Any, ...]) -> None:
     recorder, _, _ = await run([STARTED, *call("c", "add", *pieces), stop("tool_use"), USAGE], say("done"))
     assert [event.output for event in recorder.of(ToolFinished)] == [[{"text": "0"}]]

@@ -11,6 +11,7 @@ from math import isfinite
 from typing import Any
 from uuid import uuid4
 
+from runstore.core.arguments import read_arguments
 from runstore.core.codec import mended
 from runstore.core.errors import AgentError
 from runstore.runtime.strands.chunks import Chunk
@@ -55,7 +56,7 @@ class Repair:
             return ()
         text = _text_of(delta)
         if text is None:
-            return [*self._rest(), chunk]
+            return list(self._rest()) if "text" in delta else [*self._rest(), chunk]
         if self._half is None and isinstance(text, str) and text.isascii():
             self._spoke = self._spoke or "text" in delta
             return (chunk,)
@@ -187,25 +188,14 @@ def _texts(content: Any) -> Iterator[str]:
 
 
 def _object(text: str) -> str:
-    """The JSON of a tool's input, which may have been encoded twice; "" without input.
+    """The JSON of a tool's input; "" without input.
 
     Raises:
         ValueError: it is not JSON, or no object.
     """
-    if not text.strip():
-        return ""
-    try:
-        value = json.loads(text := text.strip().removeprefix("{}") or text)
-        if isinstance(value, str):
-            value = json.loads(text := value)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
-    if value is None:
-        return ""
-    if not isinstance(value, dict):
-        raise ValueError("not an object")
+    value = read_arguments(text)
     # An escape may be half a character, which no provider's request can hold.
-    return mended(json.dumps(value, ensure_ascii=False)) if "\\u" in text else text
+    return mended(json.dumps(value, ensure_ascii=False)) if value else ""
 
 
 def _with_counts(chunk: Chunk) -> Chunk:

@@ -1,0 +1,48 @@
+"""Arguments of a tool call, however a model or a client has written them."""
+
+import json
+import math
+
+import pytest
+
+from runstore.core.arguments import read_arguments
+
+
+@pytest.mark.parametrize("text", ["", "  ", "{}", "null", ' {"a": 1} ', '{"a": {"b": [1, null]}, "c": "é"}'])
+def test_json_is_read(text: str) -> None:
+    assert read_arguments(text) == (json.loads(text or "{}") or {} if text.strip() else {})
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ('{"command": "git commit -m \'a\n\nb\'"}', {"command": "git commit -m 'a\n\nb'"}),
+        ('{"old": "\t\tif x"}', {"old": "\t\tif x"}),
+        (json.dumps('{"a": 1}'), {"a": 1}),
+        (json.dumps('{"a": "x\ny"}'), {"a": "x\ny"}),
+        ('{}{"a": 1}', {"a": 1}),
+        ('{} {"a": 1}', {"a": 1}),
+    ],
+    ids=["line breaks", "tabs", "encoded twice", "encoded twice, with a break", "after {}", "after {} apart"],
+)
+def test_variants_of_json_are_read(text: str, arguments: object) -> None:
+    assert read_arguments(text) == arguments
+
+
+def test_a_number_that_json_has_not_is_read() -> None:
+    assert math.isnan(read_arguments('{"a": NaN}')["a"])
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1', '{"a": 1}}', '{"a": 1}{"a": 2}', "[1]", "7", '"x"', "'a'", '{"a": "x', "[" * 99_999]
+)
+def test_other_text_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        read_arguments(text)
+
+
+@pytest.mark.parametrize("levels", [4, 5, 1_000, 100_000])
+def test_deep_values_are_kept_as_json(levels: int) -> None:
+    read = read_arguments('{"a":' * levels + "1" + "}" * levels, deepest=4)
+    inner = read["a"]["a"]["a"]["a"]
+    assert inner == ('{"a":' * (levels - 4) + "1" + "}" * (levels - 4) if levels > 4 else 1)
