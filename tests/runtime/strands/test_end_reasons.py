@@ -19,6 +19,7 @@ from strands.models.openai_responses import OpenAIResponsesModel
 from runstore.core.errors import AgentError
 from runstore.core.events import Discarded, Usage
 from runstore.runtime.strands.agent import StrandsAgent
+from runstore.runtime.strands.mended_answers import mend_answers
 from runstore.runtime.strands.results import NO_ANSWER
 from tests.runtime.recording import ListRecorder, context
 from tests.runtime.strands_kit import agent, drive
@@ -251,6 +252,30 @@ async def test_a_whole_answer_needs_no_reason_for_its_end() -> None:
     assert await result(model) == ("Paris is", "end_turn")
 
 
+async def test_a_llamacpp_models_usage_may_stand_beside_text() -> None:
+    nothing = chunk(None, usage=None) | {"choices": [{"index": 0, "delta": None, "finish_reason": None}]}
+    said = [
+        chunk({"content": "Paris", "tool_calls": None}, usage=None),
+        chunk({"content": " is"}, usage=USAGE),
+    ]
+    assert await result(llamacpp(nothing, *said, chunk(finish="length", usage=USAGE))) == (
+        "Paris is",
+        "max_tokens",
+    )
+
+
+async def test_a_llamacpp_models_calls_need_no_indexes() -> None:
+    pieces = [calling("a", "add", '{"a"'), calling(None, "", ": 1}"), calling("b", "add", SECOND)]
+    model = llamacpp(*pieces, chunk(finish="tool_calls"), chunk(choices=[], usage=USAGE))
+    assert await calls_of(model) == [("a", FIRST), ("b", SECOND)]
+
+
+async def test_an_ollama_model_may_leave_out_its_numbers_and_its_content() -> None:
+    thought = line("") | {"message": {"role": "assistant", "thinking": "Hm."}}
+    end = line("") | {"done": True, "done_reason": "stop"}
+    assert await result(ollama(thought, line("Paris"), end)) == ("Paris", "end_turn")
+
+
 # OpenAI's Responses API
 
 
@@ -274,6 +299,7 @@ def piece(type: str, text: str) -> Event:
     return {"type": f"response.{type}.delta", "delta": text, **place}
 
 
+ASKED: Any = {"role": "user", "content": [{"text": "hi"}]}
 CREATED = {**response("in_progress", usage=None), "type": "response.created"}
 
 
@@ -313,6 +339,82 @@ async def test_a_response_that_fails_has_the_code_of_its_error(end: Event) -> No
     assert error.code == "model_unavailable"
 
 
+def item(id: str | None, call_id: str, arguments: str, name: str = "add") -> Event:
+    made = {"type": "function_call", "call_id": call_id, "name": name, "arguments": arguments}
+    return made | {"id": id, "status": "completed"}
+
+
+def of_item(kind: str, item: Event) -> Event:
+    return {"type": f"response.output_item.{kind}", "output_index": 0, "sequence_number": 1, "item": item}
+
+
+def of_arguments(kind: str, item_id: str | None, **more: Any) -> Event:
+    place = {"item_id": item_id, "output_index": 0, "sequence_number": 1}
+    return {"type": f"response.function_call_arguments.{kind}", **place} | more
+
+
+async def calls_of(model: Any) -> list[tuple[str, str]]:
+    """The ids and the inputs of the calls in a model's answer."""
+    mend_answers(model)
+    calls: list[tuple[str, str]] = []
+    async for each in model.stream([ASKED]):
+        if start := each.get("contentBlockStart", {}).get("start"):
+            calls.append((start["toolUse"]["toolUseId"], ""))
+        elif delta := each.get("contentBlockDelta"):
+            calls[-1] = (calls[-1][0], calls[-1][1] + delta["delta"]["toolUse"]["input"])
+    return calls
+
+
+BEGUN = [of_item("added", item("i1", "a", "")), of_item("added", item("i2", "b", ""))]
+FIRST, SECOND = '{"a": 1}', '{"a": 2}'
+ARGUMENTS = {
+    "in pieces": [
+        *BEGUN, of_arguments("delta", "i1", delta='{"a"'), of_arguments("delta", "i2", delta=SECOND),
+        of_arguments("delta", "i1", delta=": 1}"), of_arguments("done", "i1", arguments=FIRST),
+        of_arguments("done", "i2", arguments=SECOND),
+    ],
+    "in the item alone": [
+        *BEGUN, of_item("done", item("i1", "a", FIRST)), of_item("done", item("i2", "b", SECOND)),
+    ],
+    "in an item that has not begun": [
+        of_item("done", item("i1", "a", FIRST)), of_item("done", item("i2", "b", SECOND)),
+    ],
+    "of another id": [
+        *BEGUN, of_arguments("delta", "j1", delta=FIRST), of_arguments("delta", "j2", delta=SECOND),
+        of_item("done", item("j1", "a", FIRST)), of_item("done", item("j2", "b", SECOND)),
+    ],
+    "without ids": [
+        of_item("added", item(None, "a", "")), of_item("added", item(None, "b", "")),
+        of_item("done", item(None, "a", FIRST)), of_item("done", item(None, "b", SECOND)),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("events", ARGUMENTS.values(), ids=ARGUMENTS)
+async def test_a_calls_arguments_are_read_wherever_a_response_has_them(events: list[Event]) -> None:
+    model = responses(CREATED, *events, response("completed"))
+    assert await calls_of(model) == [("a", FIRST), ("b", SECOND)]
+
+
+def message(*parts: Event) -> Event:
+    return {"type": "message", "id": "i", "role": "assistant", "status": "completed", "content": list(parts)}
+
+
+SPOKEN = {"type": "output_text", "text": "Paris", "annotations": []}
+
+
+async def test_the_text_of_a_response_may_come_at_its_end_alone() -> None:
+    thought = {"type": "reasoning", "id": "r", "summary": []}
+    end = response("completed", output=[thought, message(SPOKEN)])
+    assert await result(responses(CREATED, end)) == ("Paris", "end_turn")
+    assert await result(responses(CREATED, piece("output_text", "Paris"), end)) == ("Paris", "end_turn")
+
+
+async def test_a_refusal_may_come_at_the_end_of_a_response_alone() -> None:
+    end = response("completed", output=[message({"type": "refusal", "refusal": "No."})])
+    assert await result(responses(CREATED, end)) == ("No.", "content_filtered")
+
+
 # Mistral's parts and errors
 
 
@@ -326,6 +428,28 @@ async def test_a_mistral_models_content_in_parts_is_its_text() -> None:
     model = mistral(answering(json.dumps(answer), "application/json"))
     model.update_config(stream=False)
     assert await result(model) == ("Paris", "end_turn")
+
+
+def calling(id: str | None, name: str, arguments: str, **more: Any) -> Event:
+    call = {"function": {"name": name, "arguments": arguments}} | more
+    return chunk({"tool_calls": [call if id is None else call | {"id": id}]})
+
+
+@pytest.mark.parametrize("no_id", [None, "", "null"])
+async def test_a_mistral_models_call_in_pieces_is_one_call(no_id: str | None) -> None:
+    pieces = [
+        calling("a", "add", '{"a"'), calling(no_id, "", ": 1}"),
+        calling("b", "add", ""), calling(no_id, "", SECOND),
+    ]  # fmt: skip
+    model = mistral(stream(*pieces, chunk(finish="tool_calls", usage=USAGE)))
+    assert await calls_of(model) == [("a", FIRST), ("b", SECOND)]
+
+
+async def test_a_mistral_models_calls_without_pieces_are_as_they_were() -> None:
+    model = mistral(
+        stream(calling("a", "add", FIRST), calling("b", "add", SECOND), chunk(finish="tool_calls"))
+    )
+    assert await calls_of(model) == [("a", FIRST), ("b", SECOND)]
 
 
 async def test_an_error_that_says_generate_is_not_throttling() -> None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from strands import tool
 from strands.models.openai import OpenAIModel
 
+from runstore.core.arguments import read_arguments
 from runstore.core.errors import AgentError
 from runstore.core.events import Message, Token, ToolFinished, Usage
 from runstore.core.ports import AgentResult
@@ -206,14 +207,42 @@ async def test_two_calls_are_two_whatever_their_indexes(pieces: list[Chunk]) -> 
     assert [each["role"] for each in asked[1]["messages"]] == ["user", "assistant", "tool", "tool"]
 
 
+ONCE = '{"a": 1, "b": 2}'
+REPEATED = {
+    "at the end": [
+        call(0, "x", "add", '{"a": 1'),
+        call(0, "x", None, ', "b": 2}'),
+        call(0, "x", "add", ONCE),
+    ],
+    "encoded twice": [call(0, "x", "add", ONCE), call(0, "x", "add", json.dumps(ONCE))],
+    "in other words": [call(0, "x", "add", ONCE), call(0, "x", "add", '{"b":2,"a":1}')],
+    "twice": [call(0, "x", "add", ONCE), call(0, "x", "add", ONCE), call(0, "x", "add", ONCE)],
+}
+
+
+@pytest.mark.parametrize("pieces", REPEATED.values(), ids=REPEATED)
+async def test_a_call_that_is_said_again_is_made_once(pieces: list[Chunk]) -> None:
+    recorder, _, asked = await run([*pieces, chunk(finish="tool_calls"), COUNTED], SAID)
+    assert [event.output for event in recorder.of(ToolFinished)] == [[{"text": "3"}]]
+    assert [each["role"] for each in asked[1]["messages"]] == ["user", "assistant", "tool"]
+
+
+async def test_two_calls_of_one_id_and_tool_are_two_if_their_arguments_differ() -> None:
+    pieces = [call(0, "x", "name", '{"of": "a"}'), call(0, "x", "name", '{"of": "b"}')]
+    recorder, _, _ = await run([*pieces, chunk(finish="tool_calls"), COUNTED], SAID)
+    assert [event.output for event in recorder.of(ToolFinished)] == [
+        [{"text": "a name of a"}], [{"text": "a name of b"}],
+    ]  # fmt: skip
+
+
 async def test_a_call_in_many_named_pieces_takes_time_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[int] = []
 
-    def loads(text: str) -> Any:
+    def read(text: str) -> Any:
         parsed.append(len(text))
-        return json.loads(text)
+        return read_arguments(text)
 
-    monkeypatch.setattr(openai_answers, "json", SimpleNamespace(loads=loads))
+    monkeypatch.setattr(openai_answers, "read_arguments", read)
     calls, text = ToolCalls(), json.dumps({"a": "word " * 2_000})
     for piece in text.split(" "):
         function = SimpleNamespace(name="add", arguments=f"{piece} ")
@@ -311,6 +340,28 @@ async def test_an_error_with_the_status_of_a_success_is_an_error(error: Any, cod
     with pytest.raises(AgentError) as caught:
         await run(({"error": error},))
     assert caught.value.code == code
+
+
+BARE_ERRORS = [  # of vLLM, SGLang, FastAPI and DashScope
+    (
+        {"object": "error", "message": "no such thing", "type": "BadRequestError", "code": 400},
+        "model_refused",
+    ),
+    ({"object": "error", "message": "busy", "code": 503}, "model_unavailable"),
+    ({"detail": "it does not work"}, "model_error"),
+    ({"code": "invalid_api_key", "message": "wrong"}, "model_auth"),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), BARE_ERRORS)
+@pytest.mark.parametrize("before", [[], [chunk({"content": "Paris is"})]], ids=["at once", "after text"])
+async def test_an_error_in_a_stream_may_lack_the_object_around_it(
+    before: list[Chunk], error: dict[str, Any], code: str
+) -> None:
+    for answer in ([*before, error], (error,)):
+        with pytest.raises(AgentError) as caught:
+            await run(answer)
+        assert caught.value.code == code
 
 
 async def test_json_that_is_no_answer_breaks_the_protocol() -> None:

@@ -62,16 +62,24 @@ KIND_CODES = {
     "timeout_error": "model_unavailable",
     "validationException": "model_refused",
 }
-# Anthropic, Bedrock; OpenAI; llama.cpp; xAI; Groq, Cerebras; Kimi; MiniMax; LM Studio; GLM; TGI, Together.
+# Anthropic, Bedrock, Ollama; Anthropic; OpenAI; llama.cpp; xAI; vLLM; SGLang, OpenRouter; Groq, Cerebras;
+# Kimi; MiniMax; LM Studio; GLM; TGI, Together; Gemini; Poolside; DashScope; GitHub; Cohere.
 OVERFLOW = re.compile(
-    r"(prompt|input) is too long|exceeds the context window|exceed_context_size|exceeds the available context"
-    r"|maximum prompt length|reduce the length of the messages|exceeded model token limit"
-    r"|context window exceeds limit|greater than the context length|prompt exceeds max length"
-    r"|inputs` tokens \+ `max_new_tokens` must be",
+    r"(prompt|input) (is )?too long|exceed context limit|exceeds the context window|input tokens exceed"
+    r"|exceed_context_size|exceeds the available context|maximum prompt length"
+    r"|longer than the maximum model length|max(_completion)?_tokens must be at least 1, got -"
+    r"|maximum context length|reduce the length of the (input )?(messages|prompt)"
+    r"|exceeded model token limit|context window exceeds limit|greater than the context length"
+    r"|prompt exceeds max length|inputs` tokens \+ `max_new_tokens` must be|inputs` must have less than"
+    r"|exceeds the maximum number of tokens|token count is \d+ but|maximum allowed input length"
+    r"|range of input length should be|body too large for \S+ model|tokens in the prompt cannot exceed",
     re.IGNORECASE,
 )
 THROTTLING = re.compile(r"\brates?\b|rate_limit|throttl|too many|429", re.IGNORECASE)
+WAIT = re.compile(r"please wait|throttl|rate limit|per (minute|day)", re.IGNORECASE)
 BUSY_STATUSES = (429, 503, 529)
+# Servers refuse a conversation that is too long with 4xx, with 500, or in a stream without a status.
+REFUSED = ("model_refused", "model_unavailable", None)
 # Class names: httpx, the SDKs of OpenAI, Anthropic and Ollama, botocore, aiohttp, pydantic, json.
 CLASS_CODES = {
     "TransportError": "model_unavailable",
@@ -147,7 +155,8 @@ def recognised() -> Iterator[None]:
     """Raise a model's error as strands should have recognised it.
 
     Some of its classes look for "rate" in the message of a throttled call, which "generate" has, too. They
-    know few of the words for a conversation that is too long, which strands shortens and sends again.
+    know few of the words for a conversation that is too long, which strands shortens and sends again. And
+    they take "too many tokens, please wait" for such a conversation.
     """
     try:
         yield
@@ -156,6 +165,10 @@ def recognised() -> Iterator[None]:
         if cause is None or _is_throttling(error, cause):
             raise
         raise cause from cause.__cause__
+    except ContextWindowOverflowException as error:
+        if WAIT.search(words_of(error)) is None or OVERFLOW.search(words_of(error)) is not None:
+            raise
+        raise ModelThrottledException(words_of(error)) from error.__cause__
     except Exception as error:
         if _is_overflow(error):
             raise ContextWindowOverflowException(words_of(error)) from error
@@ -166,7 +179,7 @@ def _is_overflow(error: BaseException) -> bool:
     """Whether a conversation is too long for its model, in the words of its server."""
     if isinstance(error, AgentError | ContextWindowOverflowException):
         return False
-    refused = _code_of(error) == "model_refused" or _status(error) == 413
+    refused = _code_of(error) in REFUSED or _status(error) == 413
     return refused and OVERFLOW.search(words_of(error)) is not None
 
 

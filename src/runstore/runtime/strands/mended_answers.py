@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from runstore.runtime.strands import (
     gemini_answers,
+    llamacpp_answers,
     mistral_answers,
     ollama_answers,
     openai_answers,
@@ -40,8 +41,10 @@ _mended: set[_Source] = set()
 
 
 def mend_answers(model: Any) -> None:
-    """Let the classes of a model read mended answers. Safe to call twice."""
+    """Let a model, or its classes, read mended answers. Safe to call twice."""
     modules = {cls.__module__ for cls in type(model).__mro__}
+    if "strands.models.llamacpp" in modules:
+        llamacpp_answers.mend_client(model)
     with _lock:
         for source in SOURCES:
             if source.module in modules and source not in _mended:

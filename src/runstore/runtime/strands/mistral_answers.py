@@ -1,12 +1,16 @@
 """Mends Mistral's answers before strands reads them.
 
-Reasoning models send their content as a list of parts, to which strands cannot add.
+Reasoning models send their content as a list of parts, to which strands cannot add. Others send a call in
+pieces, of which only the first one has the id by which strands puts them together.
 """
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from runstore.runtime.strands.openai_answers import ToolCalls
 from runstore.runtime.strands.wrapped import Wrapped, WrappedClient
+
+NO_ID = "null"  # in the words of Mistral's package
 
 
 def mending(client: Callable[..., Any]) -> Callable[..., Any]:
@@ -36,10 +40,23 @@ class _Chat(Wrapped):
 
 
 async def _mended(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    calls, ids = ToolCalls(), dict[int, str]()
     async for chunk in chunks:
-        for choice in chunk.data.choices or ():
+        for choice in (chunk.data.choices or ())[:1]:
             _mend(choice.delta)
+            if isinstance(choice.delta.tool_calls, list):
+                _mend_calls(choice.delta, calls, ids)
         yield chunk
+
+
+def _mend_calls(delta: Any, calls: ToolCalls, ids: dict[int, str]) -> None:
+    """Give each piece the id of its call. `ids`: of the calls so far, by their number."""
+    for piece in delta.tool_calls:
+        piece.id = None if piece.id in (None, "", NO_ID) else piece.id
+    calls.mend(delta)
+    for piece in delta.tool_calls:
+        piece.id = ids.setdefault(piece.index, piece.id or f"call{piece.index:05}")
+        piece.function.arguments = piece.function.arguments or ""
 
 
 def _mend(delta: Any) -> None:

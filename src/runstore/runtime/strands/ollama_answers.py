@@ -1,6 +1,7 @@
 """Mends Ollama's answers before strands reads them.
 
-strands fails for a stream that breaks off, as it adds up the tokens that the last line would have.
+strands fails for a stream that breaks off, as it adds up the tokens that the last line would have. It fails
+for a last line without these numbers, too: Ollama leaves out those of a prompt that it has cached.
 """
 
 from collections.abc import AsyncIterator
@@ -9,6 +10,8 @@ from typing import Any
 from runstore.core.errors import AgentError
 from runstore.runtime.strands.repair import BROKEN_OFF
 from runstore.runtime.strands.wrapped import Wrapped
+
+COUNTS = ("prompt_eval_count", "eval_count", "total_duration")
 
 
 def mending(package: Any) -> Any:
@@ -36,6 +39,9 @@ async def _whole(lines: AsyncIterator[Any]) -> AsyncIterator[Any]:
     done: bool | None = True  # also of an empty stream, which is no answer
     async for line in lines:
         done = line.done
+        if done:
+            for name in COUNTS:
+                setattr(line, name, getattr(line, name, None) or 0)
         yield line
     if not done:
         raise AgentError(BROKEN_OFF, code="model_unavailable")

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from runstore.core.arguments import read_arguments
 from runstore.core.errors import AgentError
 from runstore.runtime.strands.end_reasons import COMPLETE
 from runstore.runtime.strands.wrapped import Wrapped
@@ -120,6 +121,10 @@ class _WholeAnswer(Struct):
     choices: list[_WholeChoice] | None = None
     usage: dict[str, Any] | None = None
     error: Any = None
+    message: Any = None
+    detail: Any = None
+    code: Any = None
+    type: Any = None
 
 
 async def _unstreamed(body: bytes, request: Any) -> AsyncIterator[Any]:
@@ -133,7 +138,7 @@ async def _unstreamed(body: bytes, request: Any) -> AsyncIterator[Any]:
         answer = _whole_answer(body)
     except (ValueError, RecursionError) as failure:
         raise AgentError(f"{UNREADABLE}: {failure}", code="model_invalid_answer") from failure
-    if error := answer.error:
+    if error := answer.error or _bare_error(answer):
         text = error.get("message") if isinstance(error, dict) else error
         raise sys.modules["openai"].APIError(str(text), request, body=error)
     for choice in (answer.choices or [])[:1]:
@@ -156,13 +161,19 @@ def _whole_answer(body: bytes) -> _WholeAnswer:
 
 
 async def mended_chunks(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """The chunks of a streamed answer. The last one has the reason for the end, and the usage."""
+    """The chunks of a streamed answer. The last one has the reason for the end, and the usage.
+
+    Raises:
+        openai.APIError: a chunk is an error.
+    """
     calls, refused = ToolCalls(), False
     reason = usage = index = None
     async for chunk in chunks:
         usage = getattr(chunk, "usage", None) or usage
         choice = _choice(chunk)
         if choice is None:
+            if error := _bare_error(chunk):
+                raise sys.modules["openai"].APIError(error["message"], None, body=error)
             continue
         index = choice.index if index is None else index
         if choice.index not in (index, None):
@@ -190,6 +201,14 @@ def mended_completion(answer: Any) -> Any:
 def _choice(answer: Any) -> Any:
     choices = getattr(answer, "choices", None)
     return choices[0] if choices else None
+
+
+def _bare_error(answer: Any) -> dict[str, Any] | None:
+    """The error in an answer or a chunk that is one, without the object `error` around it."""
+    text = getattr(answer, "message", None) or getattr(answer, "detail", None)
+    if getattr(answer, "choices", None) or not isinstance(text, str):
+        return None
+    return {"message": text, **{name: getattr(answer, name, None) for name in ("code", "type")}}
 
 
 def _mend_refusal(message: Any) -> bool:
@@ -229,8 +248,15 @@ class _Call(Struct):
         return (
             bool(self.arguments)
             and self.arguments[-1].arguments.rstrip().endswith("}")
-            and _is_object("".join(each.arguments for each in self.arguments))
+            and _object("".join(each.arguments for each in self.arguments)) is not None
         )
+
+    def is_said_by(self, function: Any) -> bool:
+        """Whether a function has its name, and all its arguments."""
+        if function.name != self.first.function.name or not self.is_complete:
+            return False
+        said = _object("".join(each.arguments for each in self.arguments))
+        return said == _object(function.arguments or "")
 
 
 class ToolCalls:
@@ -263,8 +289,13 @@ class ToolCalls:
         if not isinstance(function.arguments, str | None):  # an object that is not text
             function.arguments = json.dumps(function.arguments)
         index, id, name = piece.index, piece.id, function.name
+        known = self._by_id.get((index, id)) if id else None
+        if known is not None and name and known.is_said_by(function):
+            function.name = function.arguments = None  # the whole call once more, after its pieces
+            piece.index = known.index
+            return
         has_arguments = bool(function.arguments and function.arguments.strip())
-        call = (self._by_id.get((index, id)) if id else None) or self._last.get(index)
+        call = known or self._last.get(index)
         if call is None or (name and _is_another(call, id, name, has_arguments)):
             call = _Call(self._count, piece)
             self._count += 1
@@ -293,8 +324,9 @@ def _is_another(call: _Call, id: str | None, name: str, has_arguments: bool) -> 
     return (has_arguments or is_other_name) and call.is_complete
 
 
-def _is_object(text: str) -> bool:
+def _object(text: str) -> dict[str, Any] | None:
+    """Arguments; None if they are not complete."""
     try:
-        return isinstance(json.loads(text), dict)
-    except (ValueError, RecursionError):
-        return False
+        return read_arguments(text)
+    except ValueError:
+        return None
