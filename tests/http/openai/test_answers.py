@@ -90,6 +90,12 @@ def cut_in_a_call() -> Agent:
     return new([*said, {"messageStop": {"stopReason": "max_tokens"}}, usage], tools=[look_up])
 
 
+def counted() -> Agent:
+    *said, _ = say("Four.")
+    usage = {"inputTokens": 9, "outputTokens": 3, "totalTokens": 12, "cacheReadInputTokens": 4}
+    return new([*said, {"metadata": {"usage": {**usage, "reasoningTokens": 2}}}])
+
+
 def filtered() -> Agent:
     return new(say("I can", stop="content_filtered"))
 
@@ -255,7 +261,7 @@ AGENTS = {
         looker, blocks, thinker, deep_thinker, lengthy, lengthier, cut, cut_in_a_call, filtered, guarded,
         refusing, person, silent, boss, graph, cut_graph, halves, nul, generator, retried, rejected, redacted,
         broken, reader, reader_of_three, finisher, finisher_in_json, finisher_with_words,
-        finishing_graph, finisher_of_another, quiet_person, remembering,
+        finishing_graph, finisher_of_another, quiet_person, remembering, counted,
     )
 }  # fmt: skip
 
@@ -425,6 +431,20 @@ async def test_reasoning_is_sent_beside_the_content(client: openai.AsyncOpenAI) 
     assert (await streamed(client, "thinker")).reasoning == "Two and two."
     assert (await whole(client, "deep-thinker")).reasoning == "I look.\n\nI see."
     assert (await streamed(client, "deep-thinker")).reasoning == "I look.\n\nI see."
+
+
+async def test_cached_and_reasoning_tokens_are_counted_as_openai_does(client: openai.AsyncOpenAI) -> None:
+    asked: Any = {"model": "counted", "messages": [{"role": "user", "content": "hi"}]}
+    found = await client.chat.completions.create(**asked)
+    options = {"include_usage": True}
+    stream: Any = await client.chat.completions.create(**asked, stream=True, stream_options=options)
+    *_, last = [chunk async for chunk in stream]
+    assert found.usage
+    assert found.usage.prompt_tokens_details
+    assert found.usage.completion_tokens_details
+    assert found.usage.prompt_tokens_details.cached_tokens == 4
+    assert found.usage.completion_tokens_details.reasoning_tokens == 2
+    assert last.usage == found.usage
 
 
 async def test_an_answer_without_reasoning_says_nothing_of_it(http: httpx.AsyncClient) -> None:

@@ -1,5 +1,6 @@
 """OpenAI's messages become strands' messages, with everything in them that a model can use."""
 
+import re
 import time
 from contextlib import suppress
 from typing import Any
@@ -7,14 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from runstore.core.depth import MAX_DEPTH
 from runstore.http.bodies import MAX_BODY_VALUES
 from runstore.http.errors import BadRequest
 from runstore.http.openai.images import read_image
-from runstore.http.openai.input import chat_input
+from runstore.http.openai.input import ARGUMENTS_DEPTH, chat_input
 from runstore.http.openai.mending import mended
 from runstore.http.openai.objects import ChatBody
 
 PIXEL = "iVBORw0KGgo="
+BITMAP = "Qk1GAAAA"
 
 
 def read(*messages: Any) -> Any:
@@ -193,12 +196,46 @@ def inputs(said: list[dict[str, Any]]) -> list[Any]:
     [
         ('{"a": 1}', {"a": 1}), ("", {}), (None, {}), ("  ", {}), ('{"a": "cut o', {}), ("[1", {}),
         ('"text"', {}), ("[1]", {}), ("null", {}), ("NaN", {}), ({"a": 1}, {"a": 1}), ("[" * 100_000, {}),
-        ('{"a":' * 60 + "1" + "}" * 60, {}),
+        ('{"a": "b\n\tc"}', {"a": "b\n\tc"}), (msgspec.json.encode('{"a": 1}').decode(), {"a": 1}),
+        ('{}{"a": 1}', {"a": 1}), ('{"a": 1}{"a": 2}', {}),
     ],
 )  # fmt: skip
 def test_arguments_that_are_not_an_object_become_an_empty_one(arguments: Any, input: Any) -> None:
     result = {"role": "tool", "tool_call_id": "c1", "content": "?"}
     assert inputs(read(HI, {"role": "assistant", "tool_calls": [call("c1", arguments)]}, result)) == [input]
+
+
+def test_a_function_call_beside_tool_calls_is_the_same_call() -> None:
+    both = {"role": "assistant", "function_call": {"name": "add", "arguments": "{}"}, "tool_calls": [call()]}
+    said = read(HI, both, {"role": "tool", "tool_call_id": "c1", "content": "2"})
+    assert [len(message["content"]) for message in said] == [1, 1, 1]
+    nameless = {**both, "tool_calls": [call(name="")]}
+    assert inputs(read(HI, nameless, {"role": "function", "name": "add", "content": "2"})) == [{}]
+
+
+@pytest.mark.parametrize(
+    "bare",
+    [
+        {"name": "add", "args": {"a": 1}, "id": "c1", "type": "tool_call"},
+        {"name": "add", "arguments": '{"a": 1}', "id": "c1"},
+        {"name": "add", "args": {"a": 1}, "id": 5, "type": None},
+    ],
+)
+def test_a_call_may_lack_the_object_around_its_function(bare: dict[str, Any]) -> None:
+    result = {"role": "tool", "tool_call_id": bare["id"], "content": "2"}
+    said = read(HI, {"role": "assistant", "content": "", "tool_calls": [bare]}, result)
+    assert inputs(said) == [{"a": 1}]
+    assert results(said[2]) == [(str(bare["id"]), "success", [{"text": "2"}])]
+
+
+def test_a_result_may_name_its_tool_as_ollamas_clients_do() -> None:
+    calls = {"role": "assistant", "tool_calls": [call(None, name="a"), call(None, name="b")]}
+    answers = [{"role": "tool", "tool_name": name, "content": name} for name in ("b", "a")]
+    said = read(HI, calls, *answers)
+    names = {block["toolUse"]["toolUseId"]: block["toolUse"]["name"] for block in said[1]["content"]}
+    assert [(names[id], content) for id, _, content in results(said[2])] == [
+        ("b", [{"text": "b"}]), ("a", [{"text": "a"}]),
+    ]  # fmt: skip
 
 
 def test_the_text_input_of_a_custom_tool_is_kept() -> None:
@@ -224,6 +261,51 @@ def test_a_call_without_a_result_was_interrupted() -> None:
     assert read(HI, calls, {"role": "assistant", "content": "well"}, AGAIN)[2]["role"] == "user"
 
 
+def of_calls(*ids: str, content: Any = None) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, "tool_calls": [call(id, name=id) for id in ids]}
+
+
+def of_result(id: str, content: str = "?") -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": id, "content": content}
+
+
+def uses(message: dict[str, Any]) -> list[str]:
+    return [
+        block["toolUse"]["toolUseId"] if "toolUse" in block else block["text"] for block in message["content"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([of_calls("a"), of_calls("b")], ["a", "b"]),
+        ([of_calls("a"), of_calls("b", content="And:")], ["And:", "a", "b"]),
+        ([of_calls("a", "b"), {"role": "assistant", "content": "I look."}], ["I look.", "a", "b"]),
+        ([of_calls("a"), {"role": "assistant", "content": ""}, of_calls("b")], ["a", "b"]),
+        ([of_calls("a"), {"role": "system", "content": "Be brief."}, of_calls("b")], ["a", "b"]),
+    ],
+    ids=["calls", "text and calls", "text", "nothing", "an instruction"],
+)
+def test_an_answer_in_several_messages_is_one_if_its_results_come_after_them(
+    messages: list[Any], said: list[str]
+) -> None:
+    read_in = read(HI, *messages, of_result("a", "1"), of_result("b", "2"), AGAIN)
+    asked, answer, last = [each for each in read_in if each["role"] != "system"]
+    assert uses(answer) == said
+    assert results(last) == [("a", "success", [{"text": "1"}]), ("b", "success", [{"text": "2"}])]
+    assert (asked["content"], last["content"][-1]) == ([{"text": "hi"}], {"text": "again"})
+
+
+def test_an_answer_after_a_call_that_has_no_result_later_is_another_one() -> None:
+    said = read(HI, of_calls("a"), {"role": "assistant", "content": "well"}, AGAIN)
+    assert [message["role"] for message in said] == ["user", "assistant", "user", "assistant", "user"]
+    earlier = read(
+        HI, of_calls("a"), of_result("a"), of_calls("a"), {"role": "assistant", "content": "well"}, AGAIN
+    )
+    assert results(earlier[4])[0][1:] == ("error", [{"text": "Tool was interrupted."}])
+    assert earlier[5]["content"] == [{"text": "well"}]
+
+
 def test_results_come_first_wherever_the_client_has_put_them() -> None:
     said = read(
         HI, {"role": "assistant", "tool_calls": [call()]}, AGAIN, {"role": "tool", "tool_call_id": "c1"}
@@ -238,6 +320,17 @@ def test_a_result_whose_call_was_cut_off_is_text() -> None:
     ]
 
 
+def test_a_result_that_is_sent_twice_is_one() -> None:
+    said = read(HI, of_calls("a"), of_result("a", "2"), of_result("a", "2"), AGAIN)
+    assert said[2]["content"][1:] == [{"text": "again"}]
+    assert read(HI, of_calls("a"), of_result("a", "2"), of_result("a", "2"))[2] == {
+        **said[2],
+        "content": said[2]["content"][:1],
+    }
+    other = read(HI, of_calls("a"), of_result("a", "2"), of_result("a", "3"), AGAIN)
+    assert other[2]["content"][1:] == [{"text": "3"}, {"text": "again"}]
+
+
 def test_functions_of_the_first_api_are_tools() -> None:
     said = read(
         HI,
@@ -249,13 +342,14 @@ def test_functions_of_the_first_api_are_tools() -> None:
     assert results(said[2]) == [(use["toolUseId"], "success", [{"text": "2"}])]
 
 
-@pytest.mark.parametrize("id", [None, "", "same"])
+@pytest.mark.parametrize("id", [None, "", "same", "functions.a:0", "call_1|fc_2", "é", "c" * 65])
 def test_calls_without_ids_of_their_own_get_them(id: Any) -> None:
     calls = {"role": "assistant", "tool_calls": [call(id, name="a"), call(id, name="b")]}
     answers = [{"role": "tool", "tool_call_id": id, "name": name, "content": name} for name in ("a", "b")]
     said = read(HI, calls, *answers)
     uses = [block["toolUse"] for block in said[1]["content"]]
     assert len({use["toolUseId"] for use in uses}) == 2
+    assert all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", use["toolUseId"]) for use in uses)
     assert [(use["toolUseId"], "success", [{"text": use["name"]}]) for use in uses] == results(said[2])
 
 
@@ -264,7 +358,9 @@ def test_calls_without_ids_of_their_own_get_them(id: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [5, 1.5, False, True, [], {}, [5], {"a": 1}, "auto", None])
 @pytest.mark.parametrize("role", ["user", "assistant", "system", "tool"])
-@pytest.mark.parametrize("field", ["name", "refusal", "tool_calls", "function_call", "tool_call_id"])
+@pytest.mark.parametrize(
+    "field", ["name", "tool_name", "refusal", "tool_calls", "function_call", "tool_call_id"]
+)
 def test_a_field_beside_the_words_may_be_of_any_type(field: str, role: str, wrong: Any) -> None:
     plain = read(HI, {"role": role, "content": "ho"}, AGAIN)
     assert read(HI, {"role": role, "content": "ho", field: wrong}, AGAIN) == plain
@@ -385,6 +481,50 @@ def test_a_part_that_is_not_known_is_named(part: Any) -> None:
         read({"role": "user", "content": [part]})
 
 
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_a_list_of_parts_may_stand_in_a_list(role: str) -> None:
+    nested = {"role": role, "content": [[{"type": "text", "text": "a"}], "b", [[None, {"text": "c"}], []]]}
+    assert read(HI, nested, AGAIN) == read(HI, {"role": role, "content": ["a", "b", "c"]}, AGAIN)
+    assert read({"role": "user", "content": [[]]}, HI) == "hi"
+
+
+def test_a_tools_list_of_parts_may_stand_in_a_list() -> None:
+    result = {"role": "tool", "tool_call_id": "c1", "content": [[{"type": "text", "text": "2"}]]}
+    assert results(read(HI, {"role": "assistant", "tool_calls": [call()]}, result)[2])[0][2] == [
+        {"text": "2"}
+    ]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"base64": PIXEL, "mime_type": "image/png"}, {"data": PIXEL, "mimeType": "image/png"},
+        {"image": PIXEL}, {"image": f"data:image/png;base64,{PIXEL}", "mediaType": "image/png"},
+        {"url": f"data:image/png;base64,{PIXEL}"},
+        {"source_type": "base64", "data": PIXEL, "mime_type": "image/png"},
+    ],
+)  # fmt: skip
+def test_an_image_may_have_the_fields_of_other_libraries(fields: dict[str, Any]) -> None:
+    image = {"type": "image", **fields}
+    assert read({"role": "user", "content": [image]}) == [{"role": "user", "content": [SHOWN]}]
+    assert read(HI, {"role": "assistant", "content": [image]}, AGAIN)[1]["content"] == [MOVED]
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_image"])
+def test_the_url_of_an_image_may_stand_beside_its_type(kind: str) -> None:
+    image = {"type": kind, "url": f"data:image/png;base64,{PIXEL}"}
+    assert read({"role": "user", "content": [image]}) == [{"role": "user", "content": [SHOWN]}]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [{"type": "image"}, {"type": "image", "image": 5}, {"type": "image_url"}, {"type": "image", "url": ""}],
+)
+def test_an_image_without_data_is_refused(image: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        read({"role": "user", "content": [image]})
+
+
 def test_a_part_alone_is_a_list_of_it() -> None:
     assert read({"role": "user", "content": {"type": "text", "text": "hi"}}) == "hi"
     image = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
@@ -439,7 +579,7 @@ UNREADABLE = [
     ({"type": "image_url", "image_url": {"url": "data:image/svg+xml;base64,PHN2Zz4="}}, "[image]"),
     ({"type": "image_url", "image_url": {"url": "data:image/png;base64,a"}}, "[image]"),
     ({"type": "image_url", "image_url": {"url": ""}}, "[image]"),
-    ({"type": "image", "source": {"type": "base64", "media_type": "image/bmp", "data": PIXEL}}, "[image]"),
+    ({"type": "image", "source": {"type": "base64", "media_type": "image/bmp", "data": BITMAP}}, "[image]"),
 ]  # fmt: skip
 
 
@@ -481,7 +621,7 @@ def test_an_image_of_a_model_or_tool_that_cannot_be_read_is_text(part: Any, text
     ("source", "place"),
     [
         ({"type": "url", "url": "https://example.com/a.png"}, "source.url"),
-        ({"type": "base64", "media_type": "image/bmp", "data": PIXEL}, "source"),
+        ({"type": "base64", "media_type": "image/bmp", "data": BITMAP}, "source"),
     ],
 )
 def test_a_persons_image_that_cannot_be_read_is_refused(source: Any, place: str) -> None:
@@ -582,10 +722,19 @@ def test_a_result_part_whose_call_was_cut_off_is_text() -> None:
         (f'data:image/gif; name="a;base64,\\",b.gif" ;base64,{PIXEL}', "gif"),
         (f'data:image/png;name=5"cat;base64,{PIXEL}', "png"),
         (f"data:;base64,{PIXEL}", "png"), (f"data:application/octet-stream;base64,{PIXEL}", "png"),
+        (f"data:image;base64,{PIXEL}", "png"), (f"data:image/*;base64,{PIXEL}", "png"),
+        (f"data:undefined;base64,{PIXEL}", "png"), (f"data:text/plain;base64,{PIXEL}", "png"),
+        (f"data:image/png;base64,data:image/png;base64,{PIXEL}", "png"),
     ],
 )  # fmt: skip
 def test_a_data_url_is_read_however_it_is_written(url: str, format: str) -> None:
     assert read_image(url) == (format, PIXEL)
+
+
+def test_a_source_may_hold_a_data_url() -> None:
+    source = {"type": "base64", "media_type": "image/png", "data": f"data:image/png;base64,{PIXEL}"}
+    [block] = read({"role": "user", "content": [{"type": "image", "source": source}]})[0]["content"]
+    assert block == SHOWN
 
 
 def test_url_safe_base64_becomes_the_standard_one() -> None:
@@ -620,7 +769,7 @@ def of_image(url: str) -> dict[str, Any]:
     return {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
 
 
-def of_arguments(arguments: str) -> dict[str, Any]:
+def of_arguments(arguments: Any) -> dict[str, Any]:
     return {"role": "assistant", "tool_calls": [call(arguments=arguments)]}
 
 
@@ -636,6 +785,8 @@ def of_arguments(arguments: str) -> dict[str, Any]:
         pytest.param(of_image(IMAGE + ';a="b"' * (LONG // 6) + ";base64,AAAA"), id="quoted parameters"),
         pytest.param(of_arguments("[" * LONG), id="open lists"),
         pytest.param(of_arguments('{"a":' * (LONG // 5)), id="open objects"),
+        pytest.param(of_arguments("[" * 3_000 + "]" * LONG), id="closed lists"),
+        pytest.param(of_arguments("[" * 99 + '"' + r"\"" * (LONG // 2) + "\\"), id="a text without an end"),
         pytest.param(of_arguments('{"a": [' + "{}," * (LONG // 3) + "1]}"), id="many values"),
         pytest.param(of_arguments('{"a": ' + "9" * LONG + "}"), id="a number"),
     ],
@@ -658,6 +809,16 @@ def test_arguments_of_a_tool_call_may_have_as_many_values_as_a_body() -> None:
     assert refused.value.code == "body_too_large"
 
 
-def test_arguments_that_are_nested_deeper_than_a_decoder_goes_are_left_out() -> None:
-    said = read(HI, of_arguments('{"a":' * 3_000 + "1" + "}" * 3_000), HI)
-    assert said[1]["content"][0]["toolUse"]["input"] == {}
+@pytest.mark.parametrize("levels", [ARGUMENTS_DEPTH + 1, 3_000])
+@pytest.mark.parametrize("encoded", [True, False])
+def test_arguments_that_are_nested_too_deep_have_their_deepest_part_as_text(
+    levels: int, encoded: bool
+) -> None:
+    text = '{"a":' * levels + "1" + "}" * levels
+    if not encoded and levels > MAX_DEPTH:
+        return  # no body is nested so deep
+    call = of_arguments(text if encoded else msgspec.json.decode(text))
+    [input] = inputs(read(HI, call, {"role": "tool", "tool_call_id": "c1", "content": "?"}))
+    for _ in range(ARGUMENTS_DEPTH):
+        input = input["a"]
+    assert input == '{"a":' * (levels - ARGUMENTS_DEPTH) + "1" + "}" * (levels - ARGUMENTS_DEPTH)

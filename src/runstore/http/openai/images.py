@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64decode
+from contextlib import suppress
 
 from runstore.core.content import format_of
 
@@ -10,11 +11,11 @@ FORMATS = {
     "png": "png", "x-png": "png", "jpeg": "jpeg", "jpg": "jpeg", "pjpeg": "jpeg", "gif": "gif",
     "webp": "webp",
 }  # fmt: skip
-UNKNOWN = ("", "application/octet-stream", "binary/octet-stream")  # types of clients that know none
 SIGNATURE_BYTES = 16  # of an image, which show its format
 _QUOTED = r'"(?:[^"\\]|\\.)*+"'  # a parameter's value, in which `,` and `;` are ordinary (RFC 2045, 5.1)
 _HEADER = re.compile(rf'(?:[^,"]|{_QUOTED})*+,', re.DOTALL)
 _PARAMETER = re.compile(rf'(?:\A|;)((?:[^;"]|{_QUOTED})*+)', re.DOTALL)
+_AGAIN = re.compile(r"\s*data:[^,]*;\s*base64\s*,", re.IGNORECASE)
 _WHITE_SPACE = b" \t\n\r\f\v"
 _STANDARD = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet (RFC 4648, section 5)
 # All characters of base64 that URLs escape.
@@ -50,14 +51,20 @@ def read_image(url: str) -> tuple[str, str]:
 def read_source(media_type: str, data: str) -> tuple[str, str]:
     """The format of an image of a media type, and its bytes in standard base64.
 
+    Clients write a missing type in many ways (`image`, `image/*`, `undefined`), or that of the place where
+    they have it from. So the first bytes decide where the type names no known format. Others put the header
+    of a data URL before the data a second time.
+
     Raises:
         ValueError: it is not an image; the message gives the reason.
     """
     media_type = media_type.strip().lower()
     kind, _, subtype = media_type.partition("/")
+    if again := _AGAIN.match(data, 0, MAX_HEADER_CHARS):
+        data = data[again.end() :]
     if kind == "image" and subtype in FORMATS:
         return FORMATS[subtype], _base64(data)[0]
-    if media_type in UNKNOWN:
+    with suppress(ValueError):
         encoded, beginning = _base64(data)
         if format := format_of(beginning):
             return format, encoded

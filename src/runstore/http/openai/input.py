@@ -5,17 +5,21 @@ call without a result, and they send it again with every turn. So empty parts ar
 completed, in strands' way if it has one. It is an error if a person's text would be lost.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from runstore.core.depth import MAX_DEPTH, is_deeper
+from runstore.core.arguments import read_arguments
+from runstore.core.depth import MAX_DEPTH
 from runstore.http.bodies import check_values
 from runstore.http.errors import BadRequest
 from runstore.http.openai.objects import (
     ChatBody,
     ChatMessage,
+    CustomCall,
     FunctionCall,
     ToolCall,
     ToolResultPart,
@@ -24,6 +28,7 @@ from runstore.http.openai.objects import (
 from runstore.http.openai.parts import Block, Result, content_of, says, wrong
 
 ARGUMENTS_DEPTH = MAX_DEPTH - 8  # levels of a tool call's arguments, which are nested in an input
+_USE_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")  # what all models take; some make others, as `functions.add:0`
 INTERRUPTED = "Tool was interrupted."  # the result of a call without one, in strands' words
 
 Message = dict[str, Any]
@@ -63,11 +68,13 @@ class ChatHistory:
     """Collects a history message by message; the roles of the result alternate.
 
     Args:
-        answered: ids of the tool calls that have a result in the history.
+        answered: ids of the tool calls that have a result in the history, each with the number of results.
     """
 
-    def __init__(self, answered: Collection[str | None]) -> None:
+    def __init__(self, answered: Mapping[str | None, int]) -> None:
         self._answered = answered
+        self._taken = Counter[str]()  # results so far, by the ids that the client gave
+        self._last_results: dict[str, list[Block]] = {}  # likewise; of calls without an id the last one
         self.last_role: str | None = None  # of the last message with content, except instructions
         self._instructions: list[Block] = []
         self._messages: list[Message] = []
@@ -90,9 +97,10 @@ class ChatHistory:
                 calls = self._calls(message, content.uses, number)
                 if not blocks and not calls:
                     return
-                self._settle()
-                self._extend("assistant", blocks + [_tool_use(*call) for call in calls])
-                self._open = [call for call, _ in calls]
+                if not self._waits():
+                    self._settle()
+                self._speak(blocks, [_tool_use(*call) for call in calls])
+                self._open += [call for call, _ in calls]
                 self._blocks += content.images
             case "user":
                 answers = [self._take_result(result) for result in content.results]
@@ -106,7 +114,8 @@ class ChatHistory:
                         *results,
                         Result(message.tool_call_id or "", message.status == "error", blocks),
                     ]
-                answers = [self._take_result(result, message.name) for result in results]
+                name = message.name or message.tool_name
+                answers = [self._take_result(result, name) for result in results]
                 if not any(answers):
                     return
         self.last_role = message.role
@@ -125,7 +134,8 @@ class ChatHistory:
     ) -> list[tuple[_Call, ToolCall]]:
         """The calls of a message, without one that was cut off before its name."""
         given = [call for call in message.tool_calls or () if call is not None]
-        if message.function_call is not None:
+        named = any(call.called and call.called.name for call in given)
+        if message.function_call is not None and not named:  # some clients send both, for one call
             given.append(ToolCall(function=message.function_call))
         known = {call.id for call in given}
         for use in uses:
@@ -136,7 +146,7 @@ class ChatHistory:
             if call.called is None or not call.called.name:
                 continue
             use_id = call.id or ""
-            if not use_id or use_id in self._use_ids:
+            if use_id in self._use_ids or not _USE_ID.fullmatch(use_id):
                 use_id = f"call-{number}-{n}"
             self._use_ids.add(use_id)
             found.append((_Call(call.id or "", use_id, call.called.name), call))
@@ -145,16 +155,36 @@ class ChatHistory:
     def _take_result(self, result: Result, name: str | None = None) -> bool:
         """Add the result of an open call, of the tool `name` if it has no id; False if it says nothing."""
         if result.given_id:
+            self._taken[result.given_id] += 1
             fitting = [call for call in self._open if call.given_id == result.given_id]
         else:
             fitting = [call for call in self._open if name in (None, call.name)]
+        if not fitting and self._last_results.get(result.given_id) == result.blocks:
+            return False  # the client has sent it twice
         if not fitting:
             self._blocks += result.blocks  # the client has dropped the call; its text is still useful
             return bool(result.blocks)
+        self._last_results[result.given_id] = result.blocks
         call = fitting[0]
         self._open.remove(call)
         self._results.append(_tool_result(call, "error" if result.failed else "success", result.blocks))
         return True
+
+    def _waits(self) -> bool:
+        """Whether the results of all open calls come later, after another message of the same answer.
+
+        Clients send a message for each of several parallel calls, or text between a call and its result.
+        """
+        if self._results or self._blocks:
+            return False
+        wanted = Counter(call.given_id for call in self._open)
+        return all(self._answered.get(id, 0) >= self._taken[id] + count for id, count in wanted.items())
+
+    def _speak(self, blocks: list[Block], uses: list[Block]) -> None:
+        """Add to the assistant's message: its text stands before its calls."""
+        self._extend("assistant", blocks + uses)
+        if self._open:
+            self._messages[-1]["content"].sort(key=lambda block: "toolUse" in block)
 
     def _settle(self) -> None:
         """Close the turn: one message with the results first, as models expect, then the user's content."""
@@ -179,32 +209,31 @@ def _tool_result(call: _Call, status: str, content: list[Block]) -> Block:
     return {"toolResult": {"toolUseId": call.use_id, "status": status, "content": content}}
 
 
-def _answered(messages: Iterable[ChatMessage | None]) -> set[str | None]:
-    """The ids of all tool calls with a result."""
-    found = set()
+def _answered(messages: Iterable[ChatMessage | None]) -> dict[str | None, int]:
+    """The ids of all tool calls with a result, each with the number of its results."""
+    found = Counter[str | None]()
     for message in messages:
         if message is not None:
             content = message.content if isinstance(message.content, list) else [message.content]
-            found |= {part.tool_use_id for part in content if isinstance(part, ToolResultPart)}
-            found.add(message.tool_call_id)
-    return found - {None, ""}
+            found.update(part.tool_use_id for part in content if isinstance(part, ToolResultPart))
+            found[message.tool_call_id] += 1
+    return {id: count for id, count in found.items() if id}
 
 
 def _arguments(call: ToolCall) -> dict[str, Any]:
     """A tool call's arguments; empty, as in strands, if they are not a JSON object."""
-    if call.custom is not None:
-        return {"input": call.custom.input or ""}
-    arguments = None if call.function is None else call.function.arguments
-    if isinstance(arguments, str):
-        encoded = arguments.encode()
-        check_values(encoded)  # the body's own check counts this JSON as one text
-        try:
-            arguments = msgspec.json.decode(encoded)
-        except (msgspec.MsgspecError, RecursionError):
-            return {}
-        if is_deeper(encoded, ARGUMENTS_DEPTH):
-            return {}
-    return arguments if isinstance(arguments, dict) else {}
+    if isinstance(call.called, CustomCall):
+        return {"input": call.called.input or ""}
+    arguments = None if call.called is None else call.called.arguments
+    if isinstance(arguments, dict):
+        arguments = msgspec.json.encode(arguments).decode()
+    if not isinstance(arguments, str):
+        return {}
+    check_values(arguments.encode())  # the body's own check counts this JSON as one text
+    try:
+        return read_arguments(arguments, deepest=ARGUMENTS_DEPTH)
+    except ValueError:
+        return {}
 
 
 def _only_text(blocks: list[Block]) -> str | None:

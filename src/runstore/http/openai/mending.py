@@ -11,6 +11,8 @@ import msgspec
 from runstore.http.openai.objects import Part, ResultPart
 from runstore.http.openai.parts import wrong
 
+MAX_SCHEME = 8  # characters; no base64 has a `:`
+
 
 def mended(body: Any) -> Any:
     """The body with its history repaired.
@@ -27,6 +29,7 @@ def mended(body: Any) -> Any:
 
 def _mend(message: dict[str, Any], place: str) -> None:
     if "content" in message:
+        message["content"] = _flat(message["content"])
         match message.get("role"):
             case "assistant":
                 message["content"] = _answer(message["content"])
@@ -37,11 +40,26 @@ def _mend(message: dict[str, Any], place: str) -> None:
     for name in ("refusal", "status"):
         if not isinstance(message.get(name), str):
             message[name] = None
-    for name in ("name", "tool_call_id"):
+    for name in ("name", "tool_name", "tool_call_id"):
         message[name] = _text(message.get(name))
     calls = message.get("tool_calls")
     message["tool_calls"] = [_call(each) for each in (calls if isinstance(calls, list) else [calls])]
     message["function_call"] = _function(message.get("function_call"))
+
+
+def _flat(content: Any) -> Any:
+    """The content with the parts of lists within its list."""
+    if not isinstance(content, list):
+        return content
+    found: list[Any] = []
+    left = content[::-1]
+    while left:
+        part = left.pop()
+        if isinstance(part, list):
+            left += part[::-1]
+        else:
+            found.append(part)
+    return found
 
 
 def _answer(content: Any) -> Any:
@@ -92,9 +110,24 @@ def _part(part: Any) -> Any:
                 "content": _result(part.get("content"), ResultPart),
                 "is_error": part.get("is_error") is True,
             }
+        case "image" if "source" not in part:
+            part["source"] = _source(part)
+        case "image_url" | "input_image" if "image_url" not in part and isinstance(part.get("url"), str):
+            part["image_url"] = part["url"]
         case _ if "type" not in part and isinstance(part.get("text"), str):
             part["type"] = "text"
     return part
+
+
+def _source(part: dict[str, Any]) -> Any:
+    """The source of an image in the forms of LangChain and Vercel's AI SDK; None if it has none."""
+    given = (part.get(name) for name in ("base64", "data", "image", "url"))
+    data = next((each for each in given if isinstance(each, str) and each), None)
+    if data is None or ":" in data[:MAX_SCHEME]:
+        return data and {"type": "url", "url": data}
+    types = (part.get(name) for name in ("mime_type", "mimeType", "mediaType"))
+    media_type = next((each for each in types if isinstance(each, str)), "")
+    return {"type": "base64", "media_type": media_type, "data": data}
 
 
 def _is(part: Any, known: Any) -> bool:
@@ -112,15 +145,20 @@ def _call(given: Any) -> dict[str, Any] | None:
         "id": _text(given.get("id")),
         "function": _function(given.get("function")),
         "custom": _custom(given.get("custom")),
+        "name": _text(given.get("name")),
+        "args": _arguments(given.get("args")),
+        "arguments": _arguments(given.get("arguments")),
     }
 
 
 def _function(given: Any) -> dict[str, Any] | None:
     if not isinstance(given, dict):
         return None
-    arguments = given.get("arguments")
-    known = isinstance(arguments, str | dict | list)
-    return {"name": _text(given.get("name")), "arguments": arguments if known else None}
+    return {"name": _text(given.get("name")), "arguments": _arguments(given.get("arguments"))}
+
+
+def _arguments(given: Any) -> Any:
+    return given if isinstance(given, str | dict | list) else None
 
 
 def _custom(given: Any) -> dict[str, Any] | None:

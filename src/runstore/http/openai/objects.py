@@ -169,16 +169,24 @@ class CustomCall(Struct, frozen=True):
 
 
 class ToolCall(Struct, frozen=True):
-    """A call of a function, or of a custom tool, whose input is text."""
+    """A call of a function, or of a custom tool, whose input is text.
+
+    `name`, with `args` or `arguments`: a function without the object `function` around them, as LangChain
+    keeps it.
+    """
 
     id: str | None = None
     function: FunctionCall | None = None
     custom: CustomCall | None = None
+    name: str | None = None
+    args: str | dict[str, Any] | list[Any] | None = None
+    arguments: str | dict[str, Any] | list[Any] | None = None
 
     @property
     def called(self) -> FunctionCall | CustomCall | None:
         """The call of a function or of a custom tool."""
-        return self.function or self.custom
+        bare = FunctionCall(self.name, self.args or self.arguments) if self.name else None
+        return self.function or self.custom or bare
 
 
 class ChatMessage(Struct, frozen=True):
@@ -191,6 +199,7 @@ class ChatMessage(Struct, frozen=True):
     function_call: FunctionCall | None = None
     tool_call_id: str | None = None
     name: str | None = None
+    tool_name: str | None = None
     status: str | None = None
 
 
@@ -201,6 +210,7 @@ MENDED_FIELDS = {  # of a message, with the treatment of a value of a wrong type
     "function_call": "left out",
     "tool_call_id": "a number is text; else left out",
     "name": "a number is text; else left out",
+    "tool_name": "a number is text; else left out",
     "status": "left out",
 }
 
@@ -252,10 +262,22 @@ class ChunkChoice(Struct, frozen=True):
     finish_reason: FinishReason | None = None
 
 
+class PromptDetails(Struct, frozen=True):
+    cached_tokens: int
+
+
+class CompletionDetails(Struct, frozen=True):
+    reasoning_tokens: int
+
+
 class CompletionUsage(Struct, frozen=True):
+    """The details are missing where their numbers are 0."""
+
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
+    prompt_tokens_details: PromptDetails | UnsetType = UNSET
+    completion_tokens_details: CompletionDetails | UnsetType = UNSET
 
 
 class Chunk(Struct, frozen=True, tag_field="object", tag="chat.completion.chunk"):
@@ -334,8 +356,15 @@ def finish_reason(result: dict[str, Any]) -> FinishReason:
 
 
 def usage_of(usage: dict[str, int]) -> CompletionUsage:
-    counts = [usage.get(f"{kind}_tokens", 0) for kind in ("input", "output", "total")]
-    return CompletionUsage(*counts)
+    inputs, outputs, total = [usage.get(f"{kind}_tokens", 0) for kind in ("input", "output", "total")]
+    cached, reasoning = usage.get("cache_read_tokens"), usage.get("reasoning_tokens")
+    return CompletionUsage(
+        inputs,
+        outputs,
+        total,
+        PromptDetails(cached) if cached else UNSET,
+        CompletionDetails(reasoning) if reasoning else UNSET,
+    )
 
 
 def error_object(status: int, code: str, message: str, param: str | None = None) -> ErrorResponse:
