@@ -115,6 +115,8 @@ REFUSED = {
     "another coding": POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "only another coding": POST + b"Transfer-Encoding: gzip\r\n\r\n",
     "chunked in HTTP/1.0": POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunked in HTTP/1.0 with an upgrade": POST.replace(b"1.1", b"1.0")
+    + b"Connection: upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "HTTP/0.9": b"GET /\r\n\r\n",
     "HTTP/2.0": GET.replace(b"1.1", b"2.0") + b"\r\n",
     "NUL in the target": b"GET /a\0b HTTP/1.1\r\n" + HOST + b"\r\n",
@@ -221,6 +223,14 @@ def test_an_upgrade_is_ignored_and_the_body_and_next_request_are_read(
     assert ask(client, GET + b"\r\n")["target"] == "/"
 
 
+def test_an_upgrade_leaves_a_request_in_its_version(client: socket.socket) -> None:
+    """A client of HTTP/1.0 knows no chunks, and reads until the connection is closed."""
+    client.sendall(GET.replace(b"1.1", b"1.0") + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+    answer = until_closed(client)
+    assert answer.startswith(OK)
+    assert b"chunked" not in answer.lower()
+
+
 def test_pipelined_requests_are_answered_in_order_and_bounded(client: socket.socket) -> None:
     client.sendall(b"".join(b"GET /%d HTTP/1.1\r\n" % number + HOST + b"\r\n" for number in range(10)))
     received = b""
@@ -242,6 +252,14 @@ def test_a_client_that_expects_leave_is_given_it(client: socket.socket) -> None:
     client.sendall(POST + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n")
     assert client.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert ask(client, b"abc")["body"] == "abc"
+
+
+def test_a_client_of_http_1_0_gets_no_interim_answer(client: socket.socket) -> None:
+    head = POST.replace(b"1.1", b"1.0") + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+    client.sendall(head + b"abc")
+    answer = until_closed(client)
+    assert answer.startswith(OK)
+    assert answer.count(b"HTTP/1.1 ") == 1
 
 
 def test_a_client_that_is_not_given_leave_cannot_smuggle_a_request_as_the_body(client: socket.socket) -> None:

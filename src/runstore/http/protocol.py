@@ -171,7 +171,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _without_upgrade(self) -> bytes:
         """The head again, for a new parser: this one would not read a body after it."""
-        head = without_upgrade(self.parser.get_method(), self.url, self.headers)
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        head = without_upgrade(method, self.url, version, self.headers)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return head
@@ -210,7 +211,10 @@ class HttpProtocol(HttpToolsProtocol):
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > MAX_HEAD_BYTES:
             raise _too_large_head()  # it came in one read
-        check_head(self.parser.get_http_version(), self.headers)
+        version = self.parser.get_http_version()
+        check_head(version, self.headers)
+        if version == "1.0":
+            self.expect_100_continue = False  # its clients know no interim answer (RFC 9110, 10.1.1)
         self.url = take_host_of_target(self.url, self.headers)
         if len(self.pipeline) >= MAX_PIPELINED:
             raise malformed(f"more than {MAX_PIPELINED} requests wait for an answer")
@@ -220,7 +224,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._cancel_deadline()
         super().on_headers_complete()
         self.cycle.transport = _Answering(self)  # type: ignore[assignment]
-        if self.scope["http_version"] == "1.0":  # which has no chunks (RFC 9112, 6.1); uvicorn sends them
+        if version == "1.0":  # which has no chunks (RFC 9112, 6.1); uvicorn sends them
             self.cycle.chunked_encoding = False
             self.cycle.expected_content_length = _UntilClosed()
 

@@ -79,11 +79,11 @@ def take_host_of_target(url: bytes, headers: Headers) -> bytes:
     return path if target.query is None else path + b"?" + target.query
 
 
-def without_upgrade(method: bytes, url: bytes, headers: Headers) -> bytes:
-    """The head again, to continue in HTTP/1.1 (RFC 9110, 7.8). Raises Refused."""
+def without_upgrade(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:
+    """The head again, to continue in its version (RFC 9110, 7.8). Raises Refused."""
     if method == b"CONNECT":
         raise malformed("this server is not a proxy: it does not take CONNECT")
-    head = [method + b" " + url + b" HTTP/1.1\r\n"]
+    head = [b"%b %b HTTP/%b\r\n" % (method, url, version.encode())]
     for name, value in headers:
         if name == b"connection":
             options = [option.strip() for option in value.split(b",")]
