@@ -54,6 +54,14 @@ async def stalled(threads: Threads) -> AsyncIterator[Stalled]:
         threads.close()
 
 
+async def test_a_call_that_raises_what_ends_an_iterator_ends() -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        for waiting in (Threads("test", 1).call(next, iter(())), in_own_thread(next, iter(()))):
+            with pytest.raises(RuntimeError, match="StopIteration") as caught:
+                await waiting
+            assert isinstance(caught.value.__cause__, StopIteration)
+
+
 async def test_a_call_comes_to_what_its_function_does() -> None:
     threads = Threads("test", 1)
     assert await threads.call(divmod, 7, 2) == (3, 1)

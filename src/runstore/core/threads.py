@@ -28,6 +28,18 @@ T = TypeVar("T")
 asking: ContextVar[str] = ContextVar("asking", default="")
 
 
+def raisable(error: BaseException) -> BaseException:
+    """The error as a coroutine can wait for it.
+
+    asyncio raises no StopIteration from a future, so its waiter would wait for ever (cpython#112182).
+    """
+    if not isinstance(error, StopIteration):
+        return error
+    found = RuntimeError(f"StopIteration: {error.value}" if error.args else "StopIteration")
+    found.__cause__ = error
+    return found
+
+
 class _Call:
     def __init__(self, function: Callable[[], Any], by: str) -> None:
         self.by = by
@@ -39,7 +51,7 @@ class _Call:
             try:
                 result = self._function()
             except BaseException as error:
-                self.future.set_exception(error)
+                self.future.set_exception(raisable(error))
                 del self  # otherwise the error's traceback keeps the call, and the call the error
             else:
                 self.future.set_result(result)
@@ -172,7 +184,7 @@ async def in_own_thread(function: Callable[..., T], *arguments: Any) -> T:
         try:
             future.set_result(call())
         except BaseException as error:
-            future.set_exception(error)
+            future.set_exception(raisable(error))
 
     threading.Thread(target=make, name="runstore-call", daemon=True).start()
     return await asyncio.wrap_future(future)

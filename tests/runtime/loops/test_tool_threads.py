@@ -1,5 +1,6 @@
 """The threads of agents' blocking code: limits, waiting, and leftovers."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -174,3 +175,13 @@ def test_a_machine_without_more_threads_fails_the_call_and_takes_no_place(
         with pytest.raises(RuntimeError, match="new thread"):
             call.result(DEADLINE_S)
     assert threads.submit(divmod, 7, 2).result(DEADLINE_S) == (3, 1)
+
+
+async def test_a_tool_that_raises_what_ends_an_iterator_ends(threads: ToolThreads) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        with pytest.raises(RuntimeError, match="StopIteration: 7"):
+            await asyncio.get_running_loop().run_in_executor(threads, _stop)
+
+
+def _stop() -> None:
+    raise StopIteration(7)

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from structlog.contextvars import get_contextvars
 
+from runstore.core.threads import raisable
 from runstore.runtime.loops.interrupts import Interrupted, clear_interrupt, interrupt
 
 TOOL_THREADS = 1_000  # concurrent sync tools, as many as runs, so that stuck ones do not block others
@@ -36,7 +37,7 @@ class _Call:
             try:
                 result = self._function()
             except BaseException as error:
-                self.future.set_exception(error)
+                self.future.set_exception(raisable(error))
             else:
                 self.future.set_result(result)
 
