@@ -3,11 +3,12 @@
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
+from traceback import walk_tb
 from types import FrameType
 
 import structlog
 from strands import Agent, ModelRetryStrategy
-from strands.hooks import AfterModelCallEvent, BeforeModelCallEvent, HookOrder
+from strands.hooks import AfterModelCallEvent, BeforeModelCallEvent, HookOrder, HookRegistry
 from typing_extensions import override
 
 from runstore.core.errors import AgentError
@@ -21,6 +22,7 @@ from runstore.runtime.strands.tools import OVER
 
 FIRST = HookOrder.SDK_FIRST - 1  # before any other hook, and before strands' retry strategy waits
 LAST = HookOrder.SDK_LAST + 1  # after every other hook
+HOOKS = HookRegistry.__module__  # it calls every hook
 ROOM = 120  # frames of the stack that a model call, with its provider's package, may need
 TOO_MANY = "too_many_model_calls"
 MAX_ERRORS = 64  # remembered errors of models; more agents hardly fail at once
@@ -124,7 +126,8 @@ class ModelCalls:
                 self._answers.cancelled.add(place)
         elif not event.retry:
             self._failures.pop(place, None)
-            self._given_up[place] = model_error_code(error)
+            if not self._is_of_hook(error):
+                self._given_up[place] = model_error_code(error)
             await self._take_back(place, "failed")
         elif not announced:  # a hook waited itself, or a router switched to another model
             await self._retrying(place, model_error_code(error), 0)
@@ -144,6 +147,8 @@ class ModelCalls:
 
     def _note(self, place: Place, error: BaseException) -> str:
         """Log and remember an error that a model raised; return its code."""
+        if self._is_of_hook(error):
+            return "agent_error"
         code = model_error_code(error)
         self.errors.append(error)
         # strands wrote the message of an invalid input itself, and runstore that of an AgentError.
@@ -151,6 +156,19 @@ class ModelCalls:
             self.words.add(error, sentence_of(code))
         log.warning("model_failed", run_id=self._run_id, agent=place.agent, code=code, error=described(error))
         return code
+
+    def _is_of_hook(self, error: BaseException) -> bool:
+        """Whether a hook around the call has raised an error of its own, which strands takes for the model's.
+
+        Not a hook of strands: it may ask a model, to sum up the conversation.
+        """
+        if any(error is each for each in self.errors):
+            return False
+        names = [str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__)]
+        if HOOKS not in names:
+            return False
+        within = names[len(names) - names[::-1].index(HOOKS) :]
+        return not any(name.startswith("strands.") for name in within)
 
     async def _retrying(self, place: Place, code: str, wait_s: float) -> None:
         path, call_id = place
