@@ -181,6 +181,25 @@ async def test_the_model_gets_a_tools_result_as_the_log_has_it() -> None:
     assert {event.tool_use_id: event.output for event in recorder.of(ToolFinished)} == results
 
 
+@pytest.mark.parametrize(
+    ("content", "blocks"),
+    [
+        (None, []), ("as text", [{"text": "as text"}]), (["a", "b"], [{"text": "a"}, {"text": "b"}]),
+        ({"text": "alone"}, [{"text": "alone"}]), ([{"foo": 1}, 2], [{"json": {"foo": 1}}, {"json": 2}]),
+    ],
+)  # fmt: skip
+async def test_a_tools_content_becomes_blocks_that_models_take(content: Any, blocks: Any) -> None:
+    @tool
+    def odd() -> ToolResult:
+        """Return what is no list of blocks."""
+        return {"toolUseId": "", "status": "success", "content": content}
+
+    turn = [STARTED, *call("c", "odd", "{}"), stop("tool_use"), USAGE]
+    recorder, _, model = await run(turn, say("done"), tools=(odd,))
+    assert model.heard[1][-1]["content"][0]["toolResult"]["content"] == blocks
+    assert [event.output for event in recorder.of(ToolFinished)] == [blocks]
+
+
 @pytest.mark.parametrize("reason", ["malformed_model_output", "malformed_tool_use"])
 async def test_an_answer_that_bedrock_calls_malformed_is_a_failure(reason: str) -> None:
     with pytest.raises(AgentError, match=reason) as caught:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent
 
 from runstore.core.codec import encode, mended, to_json
+from runstore.core.content import MEDIA
 from runstore.core.errors import InvalidEvent
 from runstore.core.events import Place, ToolFailed, ToolFinished, ToolStarted
 from runstore.core.masking import without_keys
@@ -16,6 +17,7 @@ from runstore.runtime.strands.errors import sentence_of
 from runstore.runtime.strands.provider_words import ProviderWords
 
 OVER = "The run is over."  # for agents and tools that would start after recording has ended
+BLOCKS = {"text", "json", *MEDIA}  # of a tool's result
 LEFT_OUT = "left_out"  # the only key of an input that stands for one that no event can hold
 
 
@@ -73,22 +75,31 @@ async def write_result(
 
 
 def _as_recorded(result: Any) -> Any:
-    """A tool's result as the log has it, so that the model gets the same: JSON, and text that is UTF-8."""
+    """A tool's result as the log has it, so that the model gets the same: JSON, and text that is UTF-8.
+
+    Its content becomes a list of blocks that models take. strands checks neither.
+    """
     content = result.get("content")
-    blocks = [{"text": content}] if isinstance(content, str) else content
-    if not isinstance(blocks, list):
-        return result
+    if content is None:
+        content = []
     try:
-        return {**result, "content": [_block(block) for block in blocks]}
+        return {
+            **result,
+            "content": [_block(block) for block in (content if isinstance(content, list) else [content])],
+        }
     except InvalidEvent:  # the result cannot be recorded either, which fails the tool
         return result
 
 
 def _block(block: Any) -> Any:
     """A block of a tool's result; media stay bytes."""
-    if isinstance(block, dict) and "json" in block:
+    if isinstance(block, str):
+        return {"text": mended(block)}
+    if not isinstance(block, dict) or not block.keys() & BLOCKS:
+        block = {"json": block}
+    if "json" in block:
         return {**block, "json": msgspec.json.decode(to_json(block["json"]))}
-    if isinstance(block, dict) and isinstance(block.get("text"), str):
+    if isinstance(block.get("text"), str):
         return {**block, "text": mended(block["text"])}
     return block
 
