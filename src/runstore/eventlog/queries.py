@@ -3,7 +3,18 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, bindparam, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    CursorResult,
+    ScalarSelect,
+    Select,
+    bindparam,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import RunPurged
@@ -15,6 +26,7 @@ from runstore.eventlog.discards import READ, TextEvent, Withheld
 
 HEADS_AT_ONCE = 500  # runs of one SELECT
 TEXT_AT_ONCE = 500  # events of one statement that finds or withholds discarded text
+ROWS_AT_ONCE = 16  # rows of one call of the driver, each with up to 1 MiB of data
 MAX_PAGE_BYTES = 256 << 10  # bytes of data of one page; the event that crosses it is the last
 
 EVOLVING = EventFilter(types=EVOLVING_TYPES)
@@ -137,14 +149,10 @@ def read_run(
     if only is not None:
         query = query.where(_matches(only))
     rows = connection.execute(query.limit(limit), {"run": run_id, "after": after})
-    page: list[RecordedEvent] = []
-    size = 0
-    for seq, position, type, v, ends, at, data in rows:
-        page.append(RecordedEvent(run_id, seq, position, type, v, bool(ends), at, data))
-        size += len(data)
-        if size >= MAX_PAGE_BYTES:
-            rows.close()
-            break
+    page = [
+        RecordedEvent(run_id, seq, position, type, v, bool(ends), at, data)
+        for seq, position, type, v, ends, at, data in _within(MAX_PAGE_BYTES, rows)
+    ]
     last = page[-1] if page else _read_last(connection, run_id)
     if last is not None and last.type == Purged.type:
         raise RunPurged(run_id)
@@ -203,16 +211,23 @@ def read_all(
     """
     query = _ALL if only is None else _ALL.where(_matches(only))
     query = query if upto is None else query.where(_e.position <= upto)
-    page: list[RecordedEvent] = []
-    size = 0
     rows = connection.execute(query.limit(limit), {"after": after})
-    for run_id, seq, position, type, v, ends, at, data in rows:
-        page.append(RecordedEvent(run_id, seq, position, type, v, bool(ends), at, data))
-        size += len(data)
-        if size >= max_bytes:
-            rows.close()
-            break
-    return page
+    return [
+        RecordedEvent(run_id, seq, position, type, v, bool(ends), at, data)
+        for run_id, seq, position, type, v, ends, at, data in _within(max_bytes, rows)
+    ]
+
+
+def _within(max_bytes: int, rows: CursorResult[Any]) -> Iterator[Any]:
+    """The rows up to the one whose data, the last column, crosses `max_bytes`."""
+    size = 0
+    for some in rows.partitions(ROWS_AT_ONCE):
+        for row in some:
+            yield row
+            size += len(row[-1])
+            if size >= max_bytes:
+                rows.close()
+                return
 
 
 def read_session_runs(

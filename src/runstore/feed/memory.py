@@ -20,6 +20,11 @@ class MemorySubscription:
         self._seen = 0
         self.first = first
 
+    @property
+    def generation(self) -> int:
+        """See `Subscription.generation`."""
+        return self._channel.generation
+
     def take(self, after: int) -> list[TailEvent] | None:
         """See `Subscription.take`."""
         with self._channel.lock:
@@ -68,6 +73,7 @@ class _Channel:
         self.size = 0
         self.last = 0
         self.version = 0
+        self.generation = 0
         self.readers = 0
         self.waiting: Waiting = {}
 
@@ -80,10 +86,12 @@ class _Channel:
         with self.lock:
             if redacts:
                 self.clear()
+                self.generation += 1
             if events[-1].seq <= self.last or (self.ring and self.ring[-1].ends):
                 return self.stir()
             if events[0].seq > self.last + 1:  # another process wrote in between
                 self.clear()
+                self.generation += 1
                 self.last = events[0].seq - 1
             new = events[self.last + 1 - events[0].seq :]
             self.ring.extend(new)
@@ -102,6 +110,7 @@ class _Channel:
             if seq <= self.last:
                 return {}
             self.clear()
+            self.generation += 1
             self.last = seq
             return self.stir()
 

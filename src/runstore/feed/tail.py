@@ -12,14 +12,14 @@ from typing import Self
 from runstore.core.codec import TailEvent
 from runstore.core.errors import LogUnavailable, RunPurged
 from runstore.core.ports import EventFilter, LiveFeed, LogReader, Subscription
+from runstore.feed.shared_reads import Page, SharedReads
 
-PAGE_EVENTS = 1_000
 UNAVAILABLE_RETRY_S = 1.0
 HEARTBEAT_S = 15.0
 
 
 class Tail:
-    """A cursor over one run."""
+    """A cursor over one run. `reads`: of the log, which several tails may share."""
 
     def __init__(
         self,
@@ -30,8 +30,9 @@ class Tail:
         after: int,
         only: EventFilter | None = None,
         idle_s: float = HEARTBEAT_S,
+        reads: SharedReads | None = None,
     ) -> None:
-        self._log = log
+        self._reads = reads or SharedReads(log)
         self._feed = feed
         self.run_id = run_id
         self._cursor = after
@@ -84,7 +85,7 @@ class Tail:
         if self._history < 0:
             await self._find_history()
         elif self._cursor < self._history:
-            return await self._replay()
+            return await self._replay(live)
         elif (events := live.take(self._cursor)) is None:  # the feed no longer has all of them
             await self._find_history()
             if self._history <= self._cursor:
@@ -98,7 +99,7 @@ class Tail:
         self._history = -1
 
     async def _find_history(self) -> None:
-        head = await self._log.head(self.run_id)
+        head = await self._reads.head(self.run_id)
         if head is None or self._cursor > head.seq:
             self.ended = self.missing = True
             return
@@ -107,18 +108,13 @@ class Tail:
         self._history = head.seq - head.deleted  # the stream ends before a deletion marker
         self.ended = head.closed and self._cursor >= self._history
 
-    async def _replay(self) -> Sequence[TailEvent]:
-        page = await self._log.read(
-            self.run_id,
-            after=self._cursor,
-            upto=self._history,
-            limit=PAGE_EVENTS,
-            only=self._only,
-            from_replica=True,
+    async def _replay(self, live: Subscription) -> Sequence[TailEvent]:
+        page = await self._reads.page(
+            Page(self.run_id, self._cursor, self._history, self._only, live.generation)
         )
         self._cursor = page[-1].seq if page else self._history
         self.ended = any(event.ends for event in page)
-        return [TailEvent(e.run_id, e.seq, e.type, e.ends, e.at, e.data, e.version) for e in page]
+        return page
 
     def _pass(self, events: Sequence[TailEvent]) -> Sequence[TailEvent]:
         self._cursor, self.ended = events[-1].seq, events[-1].ends

@@ -31,6 +31,7 @@ from runstore.core.run import Actor, Owner, Run, evolve, fold, owner_of, whole
 from runstore.core.trace import Trace
 from runstore.database.opening import Database
 from runstore.eventlog.queries import read_ends, read_evolving, read_first, read_head
+from runstore.feed.shared_reads import SharedReads
 from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended
 from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs, is_outdated
 from runstore.runtime.attempts.history import read_queued
@@ -86,6 +87,7 @@ class RunStore:
         self.limits = limits
         self._database = database
         self._log = log
+        self._shared_reads = SharedReads(log)
         self._feed = feed
         self._claims = claims
         self._heartbeat_s = heartbeat_s
@@ -343,7 +345,10 @@ class RunStore:
 
     def tail(self, run_id: str, *, after: int, only: EventFilter | None = None) -> Tail:
         """Follow the run: every event after `after`, once, then live until it ends."""
-        return Tail(self._log, self._feed, run_id, after=after, only=only, idle_s=self._heartbeat_s)
+        return Tail(
+            self._log, self._feed, run_id, after=after, only=only, idle_s=self._heartbeat_s,
+            reads=self._shared_reads,
+        )  # fmt: skip
 
     async def start_and_tail(
         self, new: NewRun, places: ExitStack, *, only: EventFilter | None = None

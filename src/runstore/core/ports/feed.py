@@ -27,6 +27,10 @@ class Committed(Struct, frozen=True):
 class Subscription(Protocol):
     """One reader's position in the live feed of a run."""
 
+    @property
+    def generation(self) -> int:
+        """Another number once copies of the run's events may differ from the log: drop them."""
+
     def take(self, after: int) -> Sequence[TailEvent] | None:
         """The events from `after` + 1 on, up to the run's ending; None if there is a gap: read the log."""
 
