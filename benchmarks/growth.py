@@ -23,8 +23,8 @@ from benchmarks.options import Options
 from benchmarks.projections import EVENTS_OF_A_RUN, WORDS, read, write_log
 from benchmarks.report import Report
 from benchmarks.server import Server
+from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
-from runstore.database.opening import Database
 from runstore.database.tables import runs
 from runstore.eventlog.queries import last_position
 from runstore.projections.registry import shipped

@@ -16,8 +16,8 @@ from runstore.core.events import Queued
 from runstore.core.ids import first_run_id, new_run_id
 from runstore.core.run import Run
 from runstore.core.threads import asking
+from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
-from runstore.database.opening import Database
 from runstore.database.tables import runs
 from runstore.eventlog.queries import read_head
 from runstore.eventlog.sql import SqlEventLog

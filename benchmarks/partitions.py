@@ -14,7 +14,8 @@ from benchmarks.logs import Log
 from benchmarks.options import Options
 from benchmarks.projections import BEGIN, EVENTS_OF_A_RUN, write_log
 from benchmarks.report import Report, milliseconds, percentile
-from runstore.database.opening import Database, opened_database
+from runstore.database.database import Database
+from runstore.database.opening import opened_database
 from runstore.database.partitions import month_after
 from runstore.eventlog.queries import last_position, read_all, read_head, read_run
 from runstore.maintenance.partitioning import add_months, partition_events

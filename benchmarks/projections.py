@@ -30,9 +30,9 @@ from runstore.core.events import (
 from runstore.core.ids import first_run_id
 from runstore.core.ports import EventFilter
 from runstore.database.columns import pack_run_id
+from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
 from runstore.database.dialects.base import Row
-from runstore.database.opening import Database
 from runstore.eventlog.queries import last_position, read_all
 from runstore.projections.projection import Projection
 from runstore.projections.registry import shipped

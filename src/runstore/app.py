@@ -11,8 +11,9 @@ from msgspec.structs import asdict
 from starlette.applications import Starlette
 
 from runstore.core.errors import ConfigError
+from runstore.database.database import Database
 from runstore.database.exposure import check_files
-from runstore.database.opening import Database, open_database, opened_database, read_from
+from runstore.database.opening import open_database, opened_database, read_from
 from runstore.eventlog.queries import read_last_seqs
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.sql_store import InlineProjection

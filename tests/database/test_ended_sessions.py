@@ -4,7 +4,8 @@ import pytest
 from sqlalchemy import Connection, func, insert, select
 
 from runstore.core.errors import LogUnavailable
-from runstore.database.opening import CHANGE_TRIES, Database, open_database, write_to
+from runstore.database.database import CHANGE_TRIES, Database
+from runstore.database.opening import open_database, write_to
 from runstore.database.tables import workers
 from tests.servers.databases import end_other_connections
 

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, text
 
 from runstore.core.errors import LogUnavailable
 from runstore.core.ids import new_run_id
-from runstore.database.opening import TablesReplaced, open_database
+from runstore.database.database import TablesReplaced
+from runstore.database.opening import open_database
 from runstore.database.partitions import BOUND
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed

@@ -16,8 +16,9 @@ from sqlalchemy import Connection, text
 
 from runstore.core.errors import ConfigError, LogUnavailable
 from runstore.core.ids import new_run_id
+from runstore.database.database import Database
 from runstore.database.dialects import PAGERS, REPLICA_CONNECT_S
-from runstore.database.opening import Database, open_database
+from runstore.database.opening import open_database
 from runstore.eventlog.sql import LONG_READ, SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from tests.kit.checks import check_all

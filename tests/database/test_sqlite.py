@@ -18,8 +18,8 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from runstore import migrations
 from runstore.core.errors import ConfigError, LogUnavailable, SchemaMismatch
 from runstore.core.ports import EventFilter
+from runstore.database.database import Database
 from runstore.database.dialects import CONNECTIONS, SqliteDialect, open_dialect
-from runstore.database.opening import Database
 from runstore.eventlog import writer
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed

@@ -16,8 +16,9 @@ from runstore.core.codec import encode
 from runstore.core.depth import MAX_DEPTH
 from runstore.core.events import AuditRead, CancelRequested, Completed, Custom, Posted, Queued
 from runstore.core.ids import new_run_id, reads_id
+from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
-from runstore.database.opening import Database, open_database
+from runstore.database.opening import open_database
 from runstore.database.views import VIEWS
 from runstore.eventlog.admission import Append
 from runstore.eventlog.sql_store import SqlStore

@@ -17,8 +17,8 @@ from runstore.core.errors import (
 )  # fmt: skip
 from runstore.core.events import Discarded, Queued, Started
 from runstore.core.ids import new_run_id
+from runstore.database.database import Database
 from runstore.database.dialects import SqliteDialect, sqlite
-from runstore.database.opening import Database
 from runstore.eventlog import writer
 from runstore.eventlog.admission import Append
 from runstore.eventlog.pending import MAX_RUN_EVENTS

@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import Connection, make_url, select
 
 from runstore.core.codec import RecordedEvent
+from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
-from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.maintenance import patience
 from runstore.maintenance import rebuild as rebuilding

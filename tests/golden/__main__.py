@@ -32,7 +32,7 @@ from runstore.core.events import (
     Usage,
 )  # fmt: skip
 from runstore.core.ids import new_run_id
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.maintenance.purge import Purge, ended_before

@@ -11,8 +11,8 @@ from sqlalchemy import make_url
 
 from runstore import migrations
 from runstore.core.ports import LiveFeed
+from runstore.database.database import Database
 from runstore.database.dialects import Dialect, SqliteDialect, open_dialect
-from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.eventlog.sql_store import InlineProjection
 from runstore.projections.runs import RunList

@@ -12,8 +12,8 @@ from runstore.core.codec import encode
 from runstore.core.events import Custom, Event, Queued
 from runstore.core.ids import first_run_id
 from runstore.core.ports import EventLog
+from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
-from runstore.database.opening import Database
 from runstore.maintenance.purge import Purge, Purgeable, PurgeCount, _find_due, ended_before
 from tests.kit.database import run_list
 from tests.kit.events import COMPLETED, started, token

@@ -2,8 +2,8 @@
 
 from msgspec.structs import replace
 
+from runstore.database.database import Database
 from runstore.database.dialects import Dialect
-from runstore.database.opening import Database
 from runstore.maintenance.rebuild import Progress, ProjectionReport, rebuild, verify
 from runstore.projections.comparison import TableDifference
 from tests.kit.database import run_list

@@ -9,8 +9,8 @@ from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, in
 from sqlalchemy.dialects.mysql import LONGTEXT
 
 from runstore.core.codec import RecordedEvent
+from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
-from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.maintenance.rebuild import rebuild, verify
 from runstore.projections import advance, filling

@@ -14,8 +14,9 @@ import runstore.maintenance.purge as purging
 from runstore.core.errors import RunPurged
 from runstore.core.events import AuditRead, Purged
 from runstore.core.ids import reads_id
+from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
-from runstore.database.opening import Database, opened_database
+from runstore.database.opening import opened_database
 from runstore.database.partitions import FIRST, month_after, read_partitions
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed

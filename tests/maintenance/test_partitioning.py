@@ -22,7 +22,8 @@ from runstore.core.events import Discarded
 from runstore.core.ids import LAST_TIME, READS_OF_ALL, new_run_id
 from runstore.core.times import now_ms
 from runstore.database.columns import pack_run_id
-from runstore.database.opening import Database, opened_database
+from runstore.database.database import Database
+from runstore.database.opening import opened_database
 from runstore.database.partitions import (
     BOUND,
     FIRST,

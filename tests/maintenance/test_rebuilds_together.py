@@ -12,8 +12,8 @@ from sqlalchemy.event import listen
 
 from runstore.core.errors import ProjectionFailed
 from runstore.core.events import Custom
+from runstore.database.database import Database
 from runstore.database.dialects import open_dialect, sqlite
-from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.maintenance import patience
 from runstore.maintenance.rebuild import rebuild, rebuild_all, verify_all

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Connection, Table, make_url, select
 
 from runstore.core.codec import RecordedEvent
+from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
-from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.projections.projection import Projection, Slot
 from tests.kit.slow import mostly_slow

@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.events import Custom
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.projections.builds import Build, read_builds
 from runstore.projections.live import live_tables

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import make_url
 
 from runstore.core.errors import ConfigError
+from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
-from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.maintenance.projections import Projections
 from runstore.projections.builds import pause, resume, skip

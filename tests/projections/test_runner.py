@@ -12,8 +12,8 @@ from runstore.core.codec import RecordedEvent, encode
 from runstore.core.ids import new_run_id
 from runstore.core.times import now_ms
 from runstore.database.columns import pack_run_id
+from runstore.database.database import Database
 from runstore.database.dialects import Dialect, Row, open_dialect
-from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.maintenance.projections import Projections
 from runstore.maintenance.rebuild import rebuild, verify

@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import BigInteger, Column, MetaData, Table, select
 
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.database.upserts import add_rows, delete_rows, insert_rows, put_rows, update_rows
 from tests.servers.databases import DATABASES
 

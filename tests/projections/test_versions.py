@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Connection, Table, inspect
 
 from runstore.core.errors import ConfigError, LogUnavailable
-from runstore.database.opening import READ_TRIES, Database
+from runstore.database.database import READ_TRIES, Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.maintenance.projections import Projections
 from runstore.maintenance.rebuild import rebuild, verify

@@ -25,8 +25,8 @@ from runstore.core.events import (
 from runstore.core.ids import new_run_id
 from runstore.core.ports import Reservation
 from runstore.core.run import Actor
+from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
-from runstore.database.opening import Database
 from runstore.database.tables import api_keys, events, hierarchies, runs
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed

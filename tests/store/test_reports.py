@@ -15,8 +15,8 @@ from runstore.core.codec import decode
 from runstore.core.errors import InvalidCursor, InvalidQuery, ProjectionNotBuilt
 from runstore.core.events import Queued, ToolFailed, ToolStarted, Usage
 from runstore.core.run_text import words_of
+from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
-from runstore.database.opening import Database
 from runstore.database.tables import events, projections
 from runstore.projections.registry import shipped
 from runstore.projections.runner import ProjectionRunner

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Collection, Sequence
 from runstore.core.codec import RecordedEvent
 from runstore.core.errors import RunstoreError
 from runstore.core.ports import EventFilter, Head, OpenRun, Publisher
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.eventlog.metered import LogCounts, MeteredFeed, MeteredStore
 from runstore.eventlog.queries import read_all, read_head, read_open_attempts, read_run, read_session_runs
 from runstore.eventlog.rules.control import read_expired, read_open_runs, read_runs_of, read_workers

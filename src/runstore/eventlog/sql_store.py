@@ -17,8 +17,8 @@ from runstore.core.events import Queued
 from runstore.core.ports import Committed, Head
 from runstore.core.run import EVOLVING_TYPES
 from runstore.database.columns import pack_run_id
+from runstore.database.database import Database, begin_write
 from runstore.database.dialects import Row
-from runstore.database.opening import Database, begin_write
 from runstore.eventlog.admission import NOTHING, Append, admit, advance
 from runstore.eventlog.discards import discards, settle
 from runstore.eventlog.queries import read_append_id, read_head, read_text_before, withhold

@@ -6,7 +6,7 @@ from functools import partial
 from runstore.core.codec import encode
 from runstore.core.events import Event
 from runstore.core.ids import READS_OF_ALL
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.eventlog.admission import Append
 from runstore.eventlog.sql_store import SqlStore
 from runstore.maintenance.patience import patiently

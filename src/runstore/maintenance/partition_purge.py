@@ -19,8 +19,8 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from runstore.database.database import Database
 from runstore.database.dialects.servers import cause_of, first_line
-from runstore.database.opening import Database
 from runstore.database.partitions import (
     OTHER,
     Partition,

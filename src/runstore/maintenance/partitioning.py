@@ -29,8 +29,8 @@ from runstore.core.errors import ConfigError, LogUnavailable
 from runstore.core.ids import first_run_id
 from runstore.core.times import timestamp
 from runstore.database.columns import pack_run_id
+from runstore.database.database import Database
 from runstore.database.dialects.servers import cause_of, first_line
-from runstore.database.opening import Database
 from runstore.database.partitions import (
     BOUND,
     FIRST,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from runstore.core.errors import LogUnavailable
-from runstore.database.opening import Database
+from runstore.database.database import Database
 
 RETRY_S = 0.1  # seconds before another try
 PATIENCE_S = 30.0  # seconds of tries; then the error is raised

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Table
 from runstore.core.errors import ConfigError
 from runstore.core.events import AuditProjection
 from runstore.core.threads import in_own_thread
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.eventlog.queries import last_position
 from runstore.maintenance.audit import record_audit
 from runstore.maintenance.projection_status import ProjectionStatus, read_status

@@ -36,7 +36,7 @@ from runstore.core.run import fold, summary
 from runstore.core.times import now_ms
 from runstore.core.tool_usage import TOOL_TYPES, tool_usage_of
 from runstore.core.usage import usage_of
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.database.partitions import is_partitioned, month_after
 from runstore.database.tables import barrier, events, idempotency, purging
 from runstore.eventlog.admission import Append

@@ -13,7 +13,7 @@ from uuid import uuid4
 from msgspec import Struct
 
 from runstore.core.errors import ConfigError, ProjectionFailed
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.eventlog.queries import last_position
 from runstore.maintenance.patience import patiently
 from runstore.projections.builds import (

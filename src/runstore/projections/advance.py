@@ -11,7 +11,7 @@ from sqlalchemy import Connection, exc
 
 from runstore.core.codec import RecordedEvent
 from runstore.core.ports import EventFilter
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.eventlog.queries import last_position, read_all
 from runstore.projections.builds import Build, Key, advance_rows, fail, fault_of, lock_each
 from runstore.projections.projection import Projection

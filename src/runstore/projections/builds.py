@@ -30,7 +30,7 @@ from sqlalchemy.schema import DropTable
 from runstore.core.codec import RecordedEvent, to_json
 from runstore.core.errors import ConfigError
 from runstore.core.times import now_ms
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.database.tables import projections
 from runstore.projections.projection import Projection, Slot
 

@@ -7,7 +7,7 @@ from enum import Enum
 
 from sqlalchemy import Connection
 
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.eventlog.queries import last_position
 from runstore.projections.advance import (
     BATCH_S,

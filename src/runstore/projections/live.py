@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Table, case, exc, or_, select
 
-from runstore.database.opening import TablesReplaced
+from runstore.database.database import TablesReplaced
 from runstore.database.tables import projections
 from runstore.projections.projection import Projection, Slot
 

@@ -18,7 +18,7 @@ from runstore.core.backoff import Backoff
 from runstore.core.ports import Committed, Publisher
 from runstore.core.threads import in_own_thread
 from runstore.core.times import now_ms
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.eventlog.queries import last_position, read_first_at
 from runstore.projections.advance import Advance, Step, step_together
 from runstore.projections.builds import (

@@ -42,7 +42,7 @@ from runstore.core.run_text import input_text, value_text, words_of
 from runstore.core.transcript import message_text
 from runstore.core.usage import bounded
 from runstore.database.columns import Binary, Name, Position
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.database.upserts import insert_rows
 from runstore.projections.live import live_tables
 from runstore.projections.projection import Projection, Slot

@@ -24,7 +24,7 @@ from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
 from runstore.database.columns import MYSQL
-from runstore.database.opening import Database
+from runstore.database.database import Database
 
 SEGMENTS = 8  # of one level of SQLite's index before it merges them; its default of 4 makes inserts dearer
 MERGED_PAGES = 200  # pages of SQLite's index that one transaction merges, which takes some milliseconds

@@ -15,7 +15,7 @@ from runstore.core.depth import decoded
 from runstore.core.errors import Busy, InvalidCursor, LogUnavailable
 from runstore.core.ids import read_run_id
 from runstore.core.ports import EventLog, LiveFeed
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.database.tables import runs
 from runstore.eventlog.queries import last_position, read_first
 from runstore.feed.tail import HEARTBEAT_S, UNAVAILABLE_RETRY_S

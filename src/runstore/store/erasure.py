@@ -22,7 +22,7 @@ from runstore.core.events import AuditErased, Purged, Queued
 from runstore.core.ids import READS_OF_ALL, reads_id
 from runstore.core.run import Actor, owner_of
 from runstore.core.times import now_ms
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.database.tables import (
     api_keys,
     events,

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 from runstore.core.errors import LimitExceeded, RunstoreError
 from runstore.core.hierarchy import Hierarchy, Problem, check_size
 from runstore.core.ids import new_run_id, parse_uuid
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.database.tables import hierarchies
 from runstore.runtime.catalog.teams import Teams
 

@@ -7,7 +7,7 @@ from functools import partial
 from runstore.core.errors import RunstoreError
 from runstore.core.ports import EventFilter, LiveFeed
 from runstore.core.stream_cursors import OwnRunCursors, StreamCursors
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.feed.joined_tail import JoinedTail, NewRuns
 from runstore.feed.tail import Tail
 from runstore.store.starts import Starts, read_own_cursors, read_starts

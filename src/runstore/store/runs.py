@@ -29,7 +29,7 @@ from runstore.core.pages import pages
 from runstore.core.ports import EventFilter, Head, LiveFeed, Reservation, RunLog
 from runstore.core.run import Actor, Owner, Run, evolve, fold, owner_of, whole
 from runstore.core.trace import Trace
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.eventlog.queries import read_ends, read_evolving, read_first, read_head
 from runstore.feed.shared_reads import SharedReads
 from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended

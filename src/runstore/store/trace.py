@@ -3,7 +3,7 @@
 from runstore.core.pages import pages
 from runstore.core.ports import LogReader
 from runstore.core.trace import TRACED, Trace, TraceFold
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.eventlog.queries import read_ends
 
 

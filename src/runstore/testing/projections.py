@@ -39,7 +39,8 @@ from runstore.core.events import (
     Usage,
 )
 from runstore.core.ids import first_run_id
-from runstore.database.opening import Database, open_database
+from runstore.database.database import Database
+from runstore.database.opening import open_database
 from runstore.eventlog.queries import last_position, read_all
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed

@@ -8,7 +8,7 @@ import pytest
 
 from runstore.core.errors import LogUnavailable
 from runstore.core.ids import new_run_id
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.mount import MountedApp
 from tests.kit.database import make_database

@@ -12,8 +12,8 @@ from sqlalchemy import make_url
 
 from runstore.app import open_runtime
 from runstore.core.new_run import NewRun
+from runstore.database.database import Database
 from runstore.database.dialects import open_dialect, sqlite
-from runstore.database.opening import Database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.runtime.leases.file_locks import FileLeases

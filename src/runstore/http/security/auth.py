@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from runstore.core.errors import RunstoreError
 from runstore.core.threads import asking
 from runstore.core.times import now_ms
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.http.errors import ErrorResponder, Unauthorized
 from runstore.http.security.known_keys import KnownKeys
 from runstore.http.security.login_function import LoginFunction, network_of

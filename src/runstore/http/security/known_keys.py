@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from runstore.core.errors import LogUnavailable
 from runstore.core.times import now_ms
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.store import keys
 from runstore.store.keys import StoredKey
 

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from runstore.core.errors import LogUnavailable
 from runstore.core.times import now_ms
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.database.tables import workers
 from runstore.runtime.leases.leases import Leases
 

@@ -5,7 +5,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from runstore.database.opening import Database
+from runstore.database.database import Database
 from runstore.projections.live import reading_live
 from runstore.store.reports.runs import RunsQuery, RunsReport, report_runs
 from runstore.store.reports.search import Found, SearchQuery, search
