@@ -1,7 +1,7 @@
 """Purges that drop a partition of `events`: the log is as after a removal of the rows (G9, G10)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tests.kit.killed_at import killed_at_each_statement
 from tests.kit.purging import OLD, old_run_id, purge, write_old
 from tests.kit.rebuilding import rebuild_runs, verify_runs
 from tests.maintenance.test_partitioning import all_events
-from tests.servers.databases import empty_database, kept_database
+from tests.servers.databases import kept_database
 
 NOTES = 40  # events of an old run, besides the four that it begins and ends with
 
@@ -36,20 +36,6 @@ NOTES = 40  # events of an old run, besides the four that it begins and ends wit
 def url(tmp_path: Path) -> Iterator[str]:
     with kept_database("partitioned", tmp_path) as url:
         yield url
-
-
-@pytest.fixture
-def own_url(tmp_path: Path) -> Iterator[str]:
-    """For a test that changes the schema."""
-    with empty_database("partitioned", tmp_path) as url:
-        yield url
-
-
-@pytest.fixture
-async def log(url: str) -> AsyncIterator[SqlEventLog]:
-    log = open_log_at(url, MemoryFeed())
-    yield log
-    await log.close()
 
 
 @pytest.fixture(autouse=True)
@@ -229,10 +215,10 @@ async def test_a_partition_that_cannot_be_dropped_is_purged_by_rows(
 
 @pytest.mark.usefixtures("no_rows_removed")
 async def test_an_index_on_the_log_is_built_before_the_locks(
-    own_url: str, monkeypatch: pytest.MonkeyPatch
+    partitioned: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    log = open_log_at(own_url, MemoryFeed())
-    with opened_database(own_url) as database, database.connect() as connection:
+    log = open_log_at(partitioned, MemoryFeed())
+    with opened_database(partitioned) as database, database.connect() as connection:
         connection.exec_driver_sql("CREATE INDEX mine ON events (at)")
     swap = dropping._swap
     built: list[str] = []
@@ -245,9 +231,9 @@ async def test_an_index_on_the_log_is_built_before_the_locks(
     monkeypatch.setattr(dropping, "_swap", look)
     for _ in range(2):
         await write_many(log)
-        before = first_partition(own_url)
-        assert purge(own_url).runs == 5
-        assert first_partition(own_url) != before
+        before = first_partition(partitioned)
+        assert purge(partitioned).runs == 5
+        assert first_partition(partitioned) != before
     assert sum("(at)" in index for index in built) == 2
     assert len(built) == 6
     await log.close()

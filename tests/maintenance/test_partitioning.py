@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -54,19 +54,6 @@ def url(tmp_path: Path) -> Iterator[str]:
     """A log that is not partitioned, for a test that changes its schema."""
     with empty_database("postgresql", tmp_path) as url:
         yield url
-
-
-@pytest.fixture
-def partitioned(tmp_path: Path) -> Iterator[str]:
-    with empty_database("partitioned", tmp_path) as url:
-        yield url
-
-
-@pytest.fixture
-async def log(url: str) -> AsyncIterator[SqlEventLog]:
-    log = open_log_at(url, MemoryFeed())
-    yield log
-    await log.close()
 
 
 @pytest.fixture(autouse=True)

@@ -65,7 +65,7 @@ from tests.kit.slow import mostly_slow
 from tests.servers.databases import DATABASES, FORMS, kept_database
 
 DELETED = Deleted(by="ann")
-# A partition that is dropped goes at once: see `test_partitions.py`.
+# A partition that is dropped goes at once: see `test_partition_purge.py`.
 by_rows = pytest.mark.parametrize("url", mostly_slow(DATABASES, "sqlite"), indirect=True)
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # for what no database does otherwise
 
@@ -74,13 +74,6 @@ on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # for wha
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with kept_database(request.param, tmp_path) as url:
         yield url
-
-
-@pytest.fixture
-async def log(url: str, feed: MemoryFeed) -> AsyncIterator[SqlEventLog]:
-    log = open_log_at(url, feed)
-    yield log
-    await log.close()
 
 
 @pytest.fixture
