@@ -3,18 +3,17 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runstore.core.events import Queued
 from runstore.core.ids import new_run_id
 from runstore.feed.memory import MemoryFeed
-from runstore.maintenance.purge import Purge
 from tests.kit.command_line import call_command
 from tests.kit.database import make_database, open_log_at
 from tests.kit.events import COMPLETED, started
 from tests.kit.keys import make_key
+from tests.kit.purging import act_once_found
 
 
 @pytest.fixture
@@ -91,14 +90,7 @@ def test_a_run_that_begins_during_an_erasure_is_named_with_1(
     write(folder, "alice")
     make_key(folder, "alice")
     began: list[str] = []
-    mark = Purge._mark
-
-    def mark_after_a_start(self: Purge, *arguments: Any) -> None:
-        monkeypatch.setattr(Purge, "_mark", mark)
-        began.append(write(folder, "alice", ended=False))
-        mark(self, *arguments)
-
-    monkeypatch.setattr(Purge, "_mark", mark_after_a_start)
+    act_once_found(monkeypatch, lambda: began.append(write(folder, "alice", ended=False)))
     code, printed = said(folder, "--user", "alice", "--reason", "r", "--pseudonym")
     assert code == 1
     assert printed.startswith(

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from runstore.core.errors import InvalidEvent, LogUnavailable
 from runstore.core.events import Queued
 from runstore.core.ids import new_run_id
+from runstore.database.tables import events
 from runstore.eventlog import sql_store
 from runstore.eventlog.sql import SqlEventLog
-from tests.kit.events import note, start_run, texts
+from tests.kit.events import note, start_run, texts, token
 
 SECRET = "what-only-its-user-may-see"
 
@@ -48,9 +50,15 @@ async def test_the_numbers_of_batches_begin_again(
     assert await texts(log, run_id) == ["0", "1", "2", "3", "4"]
 
 
-def test_no_two_batches_have_one_number(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_two_batches_have_one_number(
+    open_log: Callable[..., SqlEventLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sql_store, "BATCHES", 3)
-    numbers = sql_store._append_ids()
-    found = [next(numbers) for _ in range(30)]
-    assert len(set(found)) == 30
-    assert {len(number) for number in found} == {8}
+    log = open_log()
+    run_id = await start_run(log)
+    for _ in range(29):
+        await log.append(run_id, [token()])
+    query = select(events.c.append_id)
+    numbers = await log.database.query(lambda connection: connection.execute(query).scalars().all())
+    assert len(set(numbers)) == 30
+    assert {len(number) for number in numbers} == {8}

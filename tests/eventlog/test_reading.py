@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from runstore.core.errors import Busy, LogUnavailable
 from runstore.core.threads import asking
+from runstore.database import database
 from runstore.database.dialects import LISTERS, PAGERS, sqlite
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
@@ -75,9 +76,10 @@ async def test_changes_of_one_user_that_wait_for_other_writers_delay_no_other_us
 
 
 async def test_a_list_that_waits_too_long_for_its_turn_is_refused(
-    log: SqlEventLog, monkeypatch: pytest.MonkeyPatch
+    open_log: Callable[..., SqlEventLog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log.database._listers, "_wait_s", 0.01)
+    monkeypatch.setattr(database, "LIST_WAIT_S", 0.01)
+    log = open_log()
     end, stuck = await stall(log, log.database.query_list, "ann", LISTERS - 1)
     with pytest.raises(Busy):
         await log.database.query_list(find_runs, RunQuery())

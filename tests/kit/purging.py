@@ -2,19 +2,20 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from itertools import count
+from typing import Any
 from uuid import UUID
 
+import pytest
 from sqlalchemy import make_url
 
 from runstore.core.codec import encode
-from runstore.core.events import Custom, Event, Queued
+from runstore.core.events import Custom, Event, Purged, Queued
 from runstore.core.ids import first_run_id
 from runstore.core.ports import EventLog
 from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
-from runstore.maintenance.purge import Purge, Purgeable, PurgeCount, _find_due, ended_before
+from runstore.maintenance.purge import Due, Found, Purge, Purgeable, PurgeCount, Reading, ended_before
 from tests.kit.database import run_list
 from tests.kit.events import COMPLETED, started, token
 
@@ -49,19 +50,42 @@ async def write_old(
 
 
 def purge(
-    url: str, *, before: int = LATER, progress: Callable[[PurgeCount], None] = lambda done: None
+    url: str,
+    *,
+    before: int = LATER,
+    progress: Callable[[PurgeCount], None] = lambda done: None,
+    change: Callable[[Purged], Purged] = lambda summary: summary,
 ) -> PurgeCount:
     """The same as `runstore retention`."""
     with _opened(url, progress) as purge:
-        return purge.run(ended_before(before), by="retention")
+        return purge.run(ended_before(before), by="retention", change=change)
+
+
+def act_once_found(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Act between the next purge's search for runs and their purge."""
+    run, acts = Purge.run, [act]
+
+    def run_later(self: Purge, found: Found, **options: Any) -> PurgeCount:
+        def find(read: Reading) -> Iterator[list[Due]]:
+            for page in found(read):
+                if acts:
+                    acts.pop()()
+                yield page
+
+        return run(self, find, **options)
+
+    monkeypatch.setattr(Purge, "run", run_later)
 
 
 def purge_run(url: str, run_id: str) -> None:
     """Purge one ended run of any age."""
+
+    def find(read: Reading) -> Iterator[list[Due]]:
+        for page in ended_before(FOREVER)(read):
+            yield [due for due in page if due.run_id == run_id]
+
     with _opened(url) as purge:
-        purge.run(
-            lambda read: iter([read(partial(_find_due, run_ids=[run_id], before=FOREVER))]), by="retention"
-        )
+        purge.run(find, by="retention")
 
 
 def survey(url: str, *, before: int = LATER) -> Purgeable:

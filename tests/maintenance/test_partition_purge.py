@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import Connection, make_url
@@ -14,7 +13,6 @@ import runstore.maintenance.purge as purging
 from runstore.core.errors import RunPurged
 from runstore.core.events import AuditRead, Purged
 from runstore.core.ids import reads_id
-from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
 from runstore.database.opening import opened_database
 from runstore.database.partitions import FIRST, month_after, read_partitions
@@ -26,10 +24,12 @@ from tests.kit.events import COMPLETED, note, read_run, start_run, token
 from tests.kit.killed_at import killed_at_each_statement
 from tests.kit.purging import OLD, old_run_id, purge, write_old
 from tests.kit.rebuilding import rebuild_runs, verify_runs
+from tests.kit.statements import after_statement
 from tests.maintenance.test_partitioning import all_events
 from tests.servers.databases import kept_database
 
 NOTES = 40  # events of an old run, besides the four that it begins and ends with
+COPIED = f"INSERT INTO {dropping.COPY} "  # the events that stay
 
 
 @pytest.fixture
@@ -45,16 +45,12 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def no_rows_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is purged goes with its partition."""
-    remove = purging._remove
-
-    def only_done(connection: Connection, pieces: list[purging._Piece]) -> int:
-        removed = remove(connection, pieces)
-        assert not removed
-        return removed
-
-    monkeypatch.setattr(purging, "_remove", only_done)
+def no_rows_removed() -> Iterator[None]:
+    """Purged events go with their partition."""
+    removed: list[int] = []
+    with after_statement("DELETE FROM events ", lambda _, cursor: removed.append(cursor.rowcount)):
+        yield
+    assert not any(removed)
 
 
 def first_partition(url: str) -> int:
@@ -157,19 +153,19 @@ async def test_a_partition_most_of_which_stays_is_not_dropped(url: str, log: Sql
 
 
 async def test_a_partition_that_takes_events_during_the_copy_is_not_dropped(
-    url: str, log: SqlEventLog, monkeypatch: pytest.MonkeyPatch
+    url: str, log: SqlEventLog
 ) -> None:
     await write_many(log)
     running = await start_run(log, old_run_id())
-    copy, loop = dropping._copy, asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()
 
-    def append_late(connection: Connection, partition: dropping.Partition) -> None:
-        copy(connection, partition)
+    def append_late(*_: object) -> None:
         asyncio.run_coroutine_threadsafe(log.append(running, [token()]), loop).result(30)
 
-    monkeypatch.setattr(dropping, "_copy", append_late)
     before = first_partition(url)
-    assert (await asyncio.to_thread(purge, url)).events == 5 * (NOTES + 4)
+    with after_statement(COPIED, append_late):
+        purged = await asyncio.to_thread(purge, url)
+    assert purged.events == 5 * (NOTES + 4)
     assert first_partition(url) == before
     assert [event.seq for event in await read_run(log, running)] == [1, 2, 3]
     assert number_marked(url) == 0
@@ -214,26 +210,22 @@ async def test_a_partition_that_cannot_be_dropped_is_purged_by_rows(
 
 
 @pytest.mark.usefixtures("no_rows_removed")
-async def test_an_index_on_the_log_is_built_before_the_locks(
-    partitioned: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_index_on_the_log_is_built_before_the_locks(partitioned: str) -> None:
     log = open_log_at(partitioned, MemoryFeed())
     with opened_database(partitioned) as database, database.connect() as connection:
         connection.exec_driver_sql("CREATE INDEX mine ON events (at)")
-    swap = dropping._swap
     built: list[str] = []
 
-    def look(database: Database, connection: Connection, *arguments: Any) -> bool:
+    def look(connection: Connection, _: object) -> None:
         indexes = "SELECT indexdef FROM pg_indexes WHERE tablename = 'events_copy'"
         built.extend(connection.exec_driver_sql(indexes).scalars())
-        return swap(database, connection, *arguments)
 
-    monkeypatch.setattr(dropping, "_swap", look)
-    for _ in range(2):
-        await write_many(log)
-        before = first_partition(partitioned)
-        assert purge(partitioned).runs == 5
-        assert first_partition(partitioned) != before
+    with after_statement(COPIED, look):
+        for _ in range(2):
+            await write_many(log)
+            before = first_partition(partitioned)
+            assert purge(partitioned).runs == 5
+            assert first_partition(partitioned) != before
     assert sum("(at)" in index for index in built) == 2
     assert len(built) == 6
     await log.close()

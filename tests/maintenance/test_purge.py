@@ -531,21 +531,19 @@ async def test_writers_beside_a_purge_lose_nothing_and_it_comes_to_its_end(
 
 @on_sqlite
 async def test_a_run_that_is_deleted_during_a_purge_is_left_to_the_next_one(
-    log: SqlEventLog, url: str, monkeypatch: pytest.MonkeyPatch
+    log: SqlEventLog, url: str
 ) -> None:
     run_id, other = await write_old(log), await write_old(log)
-    loop, summary = asyncio.get_running_loop(), purging._summary
+    loop, to_delete = asyncio.get_running_loop(), [run_id]
 
-    def delete_after(connection: Connection, due: Any, by: str) -> Purged | None:
-        found = summary(connection, due, by)
-        if due.run_id == run_id:
-            asyncio.run_coroutine_threadsafe(log.append(run_id, [DELETED]), loop).result(DEADLINE_S)
-        return found
+    def delete_meanwhile(summary: Purged) -> Purged:
+        if to_delete:
+            deletion = log.append(to_delete.pop(), [DELETED])
+            asyncio.run_coroutine_threadsafe(deletion, loop).result(DEADLINE_S)
+        return summary
 
-    monkeypatch.setattr(purging, "_summary", delete_after)
-    assert await asyncio.to_thread(purge, url) == PurgeCount(runs=1, events=4)
+    assert await asyncio.to_thread(purge, url, change=delete_meanwhile) == PurgeCount(runs=1, events=4)
     assert (await is_purged(log, run_id), await is_purged(log, other)) == (False, True)
-    monkeypatch.undo()
     assert purge(url) == PurgeCount(runs=1, events=5)
     assert (await log.database.query(find_run, run_id)).deleted
 

@@ -158,7 +158,7 @@ def crowded(dialect: Dialect, rows: list[dict[str, Any]]) -> Iterator[Connection
         yield connection
 
 
-def _row(number: int) -> dict[str, Any]:
+def row_of(number: int) -> dict[str, Any]:
     at = 1_700_000_000_000 + number * 1_000
     run = Run(
         first_run_id(at), user_id="ann", agent_name="demo", session_id="s", workspace_id="red",
@@ -174,7 +174,7 @@ def _row(number: int) -> dict[str, Any]:
 def test_a_page_reads_few_rows_with_any_filter(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_list_module, "MAX_SCANNED", SCANNED)
     read = {}
-    with crowded(dialect, [_row(number) for number in range(MANY)]) as connection:
+    with crowded(dialect, [row_of(number) for number in range(MANY)]) as connection:
         for filters in FILTERS:
             with rows_read(connection) as rows:
                 page = find_runs(connection, RunQuery(**filters, limit=10))
@@ -244,7 +244,7 @@ def test_runs_that_begin_while_a_page_is_read_bring_none_of_it_twice(
 ) -> None:
     monkeypatch.setattr(run_list_module, "MAX_SCANNED", 4)
     query = RunQuery(user_id="ann", status="success", agent="demo", limit=10)
-    rows = [_row(number) for number in range(14)]
+    rows = [row_of(number) for number in range(14)]
     statements: list[str] = []
     with dialect.engine.connect() as reading, dialect.engine.connect() as writing:
 
@@ -275,7 +275,7 @@ async def test_purged_and_deleted_runs_are_not_in_the_way_of_others(
     log: SqlEventLog, dialect: Dialect
 ) -> None:
     run_id = await begin(log)
-    gone = [_row(number) | {("purged", "deleted")[number % 2]: 1} for number in range(MANY)]
+    gone = [row_of(number) | {("purged", "deleted")[number % 2]: 1} for number in range(MANY)]
     with crowded(dialect, gone) as connection, rows_read(connection) as read:
         page = find_runs(connection, RunQuery(user_id="ann"))
     assert [run.run_id for run in page.runs] == [run_id]

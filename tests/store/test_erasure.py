@@ -31,7 +31,6 @@ from runstore.database.tables import api_keys, events, hierarchies, runs
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.maintenance.projections import Projections
-from runstore.maintenance.purge import Purge
 from runstore.projections.registry import shipped
 from runstore.store.erasure import Erased, Erasure, ToErase
 from runstore.store.keys import create_key, list_keys
@@ -41,7 +40,7 @@ from runstore.store.reports.sessions import list_sessions
 from runstore.store.reports.usage import UsageQuery, report_usage
 from tests.kit.database import open_log_at, run_list
 from tests.kit.events import started, token
-from tests.kit.purging import purge_run
+from tests.kit.purging import act_once_found, purge_run
 from tests.kit.rebuilding import verify_runs
 from tests.kit.slow import mostly_slow, shared_out
 from tests.servers.databases import DATABASES, empty_database
@@ -258,15 +257,13 @@ async def test_a_run_that_changes_during_the_erasure_is_erased_too(
     log: SqlEventLog, database: Database, erasure: Erasure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = await write_run(log)
-    loop, mark = asyncio.get_running_loop(), Purge._mark
+    loop = asyncio.get_running_loop()
 
-    def mark_after_a_deletion(self: Purge, *arguments: Any) -> None:
-        monkeypatch.setattr(Purge, "_mark", mark)
+    def delete() -> None:
         deletion = log.append(run_id, [Deleted(by=NAME)])
         asyncio.run_coroutine_threadsafe(deletion, loop).result()
-        mark(self, *arguments)
 
-    monkeypatch.setattr(Purge, "_mark", mark_after_a_deletion)
+    act_once_found(monkeypatch, delete)
     done = await asyncio.to_thread(erasure.purge, ToErase(NAME), by=ADMIN, reason="asked")
     assert done.runs == 1
     with database.connect() as connection:
@@ -278,14 +275,13 @@ async def test_a_run_that_begins_during_the_erasure_is_named(
     log: SqlEventLog, erasure: Erasure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await write_run(log)
-    loop, run, began = asyncio.get_running_loop(), Purge.run, new_run_id()
+    loop, began = asyncio.get_running_loop(), new_run_id()
 
-    def run_after_a_start(self: Purge, *arguments: Any, **options: Any) -> Any:
-        start = log.append(began, [Queued(agent="demo", user_id=NAME, input="hi")], expected_seq=0)
-        asyncio.run_coroutine_threadsafe(start, loop).result()
-        return run(self, *arguments, **options)
+    def start() -> None:
+        started = log.append(began, [Queued(agent="demo", user_id=NAME, input="hi")], expected_seq=0)
+        asyncio.run_coroutine_threadsafe(started, loop).result()
 
-    monkeypatch.setattr(Purge, "run", run_after_a_start)
+    act_once_found(monkeypatch, start)
     erased = await asyncio.to_thread(erasure.purge, ToErase(NAME), by=ADMIN, reason="asked")
     assert erased.runs == 1
     assert erased.remains == f"runs of {NAME!r} have not ended: stop them, then erase: {began}"

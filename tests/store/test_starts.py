@@ -14,7 +14,7 @@ from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.store import starts
 from tests.kit.events import COMPLETED, started
-from tests.projections.test_lists import MANY, _row, crowded, rows_read
+from tests.projections.test_lists import MANY, crowded, row_of, rows_read
 
 MOST = 20  # runs that one look may look at in these tests
 
@@ -54,7 +54,7 @@ async def test_a_cursor_that_is_too_far_behind_is_refused(log: SqlEventLog) -> N
 
 def test_a_look_reads_few_rows_however_many_runs_there_are(database_url: str) -> None:
     dialect = open_dialect(make_url(database_url), statement_timeout=False)
-    many = [_row(number) for number in range(MANY)]
+    many = [row_of(number) for number in range(MANY)]
     with crowded(dialect, many) as connection, rows_read(connection) as rows:
         with pytest.raises(InvalidCursor):
             starts.read_starts(connection, "ann", 0, 0, 3)
