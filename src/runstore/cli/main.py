@@ -192,7 +192,7 @@ def migrate(*, database: DatabaseOptions) -> None:
 
     with opened_database(database.url, create=True, upgrade=True) as upgraded:
         try_to_add_months(upgraded, now_ms())
-        typer.echo(f"{upgraded.dialect.place}: schema {HEAD}")
+        typer.echo(f"{upgraded.dialect.location}: schema {HEAD}")
 
 
 @app.command()

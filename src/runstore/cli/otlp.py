@@ -82,18 +82,18 @@ class _Spans:
             yield from self._attempt(attempt)
 
     def _attempt(self, attempt: TraceAttempt) -> Iterator[ReadableSpan]:
-        place = f"attempt/{attempt.attempt}"
+        path = f"attempt/{attempt.attempt}"
         attributes: Attributes = {
             "runstore.attempt": attempt.attempt,
             "runstore.attempt.reason": attempt.reason,
             "runstore.worker.id": attempt.worker_id,
         }
         end = attempt.ended_at or self._end
-        yield self._span(place, "run", f"attempt {attempt.attempt}", attributes, attempt.started_at, end)
+        yield self._span(path, "run", f"attempt {attempt.attempt}", attributes, attempt.started_at, end)
         for number, agent in enumerate(attempt.agents):
-            yield from self._agent(f"{place}/{number}", place, agent, end)
+            yield from self._agent(f"{path}/{number}", path, agent, end)
 
-    def _agent(self, place: str, parent: str, agent: TraceAgent, end: str) -> Iterator[ReadableSpan]:
+    def _agent(self, path: str, parent: str, agent: TraceAgent, end: str) -> Iterator[ReadableSpan]:
         attributes: Attributes = {
             "gen_ai.operation.name": "invoke_agent",
             "gen_ai.provider.name": PROVIDER,
@@ -102,12 +102,12 @@ class _Spans:
         }
         begin = agent.started_at or self._run.created_at
         end = agent.ended_at or end
-        yield self._span(place, parent, f"invoke_agent {agent.agent}", attributes, begin, end)
+        yield self._span(path, parent, f"invoke_agent {agent.agent}", attributes, begin, end)
         for step in agent.steps:
-            yield self._step(f"{place}/{step.seq}/{step.kind}", place, agent, step, begin, end)
+            yield self._step(f"{path}/{step.seq}/{step.kind}", path, agent, step, begin, end)
 
     def _step(
-        self, place: str, parent: str, agent: TraceAgent, step: TraceStep, begin: str, end: str
+        self, path: str, parent: str, agent: TraceAgent, step: TraceStep, begin: str, end: str
     ) -> ReadableSpan:
         make = {"model": self._model, "tool": self._tool, "input": self._input}[step.kind]
         name, attributes = make(step)
@@ -123,7 +123,7 @@ class _Spans:
             for retry in step.retries
         ]
         times = (step.started_at or begin, step.ended_at or end)
-        return self._span(place, parent, name, attributes, *times, kind=kind, error=error, events=events)
+        return self._span(path, parent, name, attributes, *times, kind=kind, error=error, events=events)
 
     def _model(self, step: TraceStep) -> tuple[str, Attributes]:
         return f"chat {step.name}" if step.name else "chat", {
@@ -163,7 +163,7 @@ class _Spans:
 
     def _span(
         self,
-        place: str,
+        path: str,
         parent: str | None,
         name: str,
         attributes: Attributes,
@@ -177,7 +177,7 @@ class _Spans:
         start_ns = _ns(begin)
         return ReadableSpan(
             name=name,
-            context=self._context(place),
+            context=self._context(path),
             parent=None if parent is None else self._context(parent),
             resource=self._resource,
             attributes={key: value for key, value in attributes.items() if value is not None},
@@ -189,9 +189,9 @@ class _Spans:
             instrumentation_scope=SCOPE,
         )
 
-    def _context(self, place: str) -> SpanContext:
-        path = f"{self._run.run_id}/{place}".encode()
-        span_id = int.from_bytes(hashlib.blake2b(path, digest_size=8).digest()) or 1
+    def _context(self, path: str) -> SpanContext:
+        whole = f"{self._run.run_id}/{path}".encode()
+        span_id = int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest()) or 1
         return SpanContext(
             UUID(self._run.run_id).int, span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)
         )

@@ -65,16 +65,16 @@ class Threads:
     """A number of threads whose callers take turns, each with its calls in order. Safe from any thread.
 
     Args:
-        places: concurrent calls.
-        share: concurrent calls of one caller; the process's own calls may use all places.
+        limit: concurrent calls.
+        share: concurrent calls of one caller; the process's own calls may use all of them.
         wait_s: seconds after which a call that has not started is refused.
     """
 
     def __init__(
-        self, name: str, places: int, *, share: int | None = None, wait_s: float | None = None
+        self, name: str, limit: int, *, share: int | None = None, wait_s: float | None = None
     ) -> None:
-        self._places = places
-        self._share = share or places
+        self._limit = limit
+        self._share = share or limit
         self._wait_s = wait_s
         self._names = (f"{name}-{number}" for number in itertools.count())
         self._news = threading.Condition()
@@ -116,7 +116,7 @@ class Threads:
                 raise _closed()
             self._lanes.setdefault(by, deque()).append(call)
             self._waiting += 1
-            if self._waiting > self._idle and self._threads < self._places:
+            if self._waiting > self._idle and self._threads < self._limit:
                 self._start()
             self._news.notify()
         return call.future

@@ -20,7 +20,7 @@ TOOL_TYPES = frozenset({ToolStarted.type, ToolFinished.type, ToolFailed.type})
 
 
 class RunTools(Struct):
-    """A run's tool calls so far. `open`: place and tool use of each call under way → when it started."""
+    """A run's tool calls so far. `open`: agent and tool use of each call under way → when it started."""
 
     tools: list[ToolUsage] = field(default_factory=list)
     open: dict[str, int] = field(default_factory=dict)
@@ -44,22 +44,22 @@ class RunTools(Struct):
     def _change(
         self, call: "_Call", *, calls: int = 0, failures: int = 0, latency: int | None = None
     ) -> None:
-        place = self._place(bounded(call.agent, MAX_NAME), bounded(call.name, MAX_NAME))
-        known = self.tools[place]
+        index = self._index(bounded(call.agent, MAX_NAME), bounded(call.name, MAX_NAME))
+        known = self.tools[index]
         latencies = known.latencies
         if latency is not None:
             latencies = _counted(latencies, bisect_left(BUCKETS_MS, latency))
-        self.tools[place] = ToolUsage(
+        self.tools[index] = ToolUsage(
             known.agent, known.tool, known.calls + calls, known.failures + failures,
             known.duration_ms + (latency or 0), latencies,
         )  # fmt: skip
 
-    def _place(self, agent: str, tool: str) -> int:
-        for place, known in enumerate(self.tools):
+    def _index(self, agent: str, tool: str) -> int:
+        for index, known in enumerate(self.tools):
             if known.tool == tool and known.agent == agent:
-                return place
+                return index
         if len(self.tools) >= MAX_TOOLS and (agent, tool) != (OTHERS, OTHERS):
-            return self._place(OTHERS, OTHERS)
+            return self._index(OTHERS, OTHERS)
         self.tools.append(ToolUsage(agent, tool))
         return len(self.tools) - 1
 

@@ -32,10 +32,11 @@ def check_files(
     if remedy := dialect.exposed():
         if runs_code:
             raise ConfigError(
-                f"database {dialect.place}: submitted code runs as another user, who can open it: {remedy}",
+                f"database {dialect.location}: submitted code runs as another user, who can open it: "
+                f"{remedy}",
                 setting="code",
             )
-        opened.append(("database_url", f"database {dialect.place}", remedy))
+        opened.append(("database_url", f"database {dialect.location}", remedy))
     for setting, what, remedy in opened:
         if not shared:
             raise ConfigError(

@@ -17,5 +17,5 @@ def is_one_of(
     if dialect.name != "sqlite":
         return tuple_(*columns).in_(keys)
     each = func.json_each(to_json(keys).decode()).table_valued("value")
-    parts = [func.json_extract(each.c.value, f"$[{place}]") for place in range(len(columns))]
+    parts = [func.json_extract(each.c.value, f"$[{index}]") for index in range(len(columns))]
     return tuple_(*columns).in_(select(*parts))

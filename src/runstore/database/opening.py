@@ -116,10 +116,10 @@ def _is_behind(dialect: Dialect, create: bool, upgrade: bool) -> bool:
         dialect.check(connection)
         before = migrations.current_version(connection)
     if before is None and not create:
-        raise ConfigError(f"database {dialect.place}: it holds no log; `runstore migrate` creates one")
+        raise ConfigError(f"database {dialect.location}: it holds no log; `runstore migrate` creates one")
     if before is not None and before < migrations.HEAD and not upgrade:
         raise SchemaMismatch(
-            f"database {dialect.place}: it has schema {before}, and this release of runstore needs "
+            f"database {dialect.location}: it has schema {before}, and this release of runstore needs "
             f"{migrations.HEAD}; make a backup, then `runstore migrate`"
         )
     return before != migrations.HEAD
@@ -135,8 +135,8 @@ def _first_connection(dialect: Dialect) -> Connection:
         if dialect.unavailable(error):
             raise
         cause = cause_of(error)
-        said = " ".join(str(cause).split())[:200]
-        message = f"database {dialect.place}: its driver refuses the URL: {type(cause).__name__}: {said}"
+        reason = " ".join(str(cause).split())[:200]
+        message = f"database {dialect.location}: its driver refuses the URL: {type(cause).__name__}: {reason}"
         raise ConfigError(message, setting="database_url") from error
 
 
@@ -149,7 +149,7 @@ def _migrate(url: str) -> None:
     ):
         before = migrations.upgrade(connection)
     if before != migrations.HEAD:
-        log.info("migrated", database=dialect.place, before=before or "empty", now=migrations.HEAD)
+        log.info("migrated", database=dialect.location, before=before or "empty", now=migrations.HEAD)
 
 
 @contextmanager

@@ -111,7 +111,7 @@ class Replica:
         with self._lock:
             if not self.usable:
                 self.usable = True
-                log.info("replica_back", replica=self._replica.place)
+                log.info("replica_back", replica=self._replica.location)
 
     def _passed_by(self) -> Unanswered:
         with self._lock:
@@ -126,6 +126,6 @@ class Replica:
             if self.usable:
                 self.usable = False
                 log.warning(
-                    "replica_lost", replica=self._replica.place, error=str(error),
+                    "replica_lost", replica=self._replica.location, error=str(error),
                     effect="the primary answers its reads",
                 )  # fmt: skip

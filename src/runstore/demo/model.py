@@ -34,7 +34,7 @@ class ScriptedConfig(TypedDict):
 
 
 class ScriptedModel(Model):
-    """Streams `scripted_text.answer` to the last user text, one word per chunk.
+    """Streams `demo.text.answer` to the last user text, one word per chunk.
 
     Args:
         tokens: exactly this number of words; None: the whole answer.
@@ -102,7 +102,7 @@ class ScriptedModel(Model):
             yield {"contentBlockDelta": {"delta": {"text": word}}}
         yield {"contentBlockStop": {}}
         yield {"messageStop": {"stopReason": "end_turn"}}
-        yield _usage(messages, said=len(words))
+        yield _usage(messages, output_tokens=len(words))
 
     async def _call(
         self, specs: Sequence[ToolSpec], task: str, messages: Messages
@@ -117,7 +117,7 @@ class ScriptedModel(Model):
             yield {"contentBlockDelta": {"delta": {"toolUse": {"input": arguments}}}}
             yield {"contentBlockStop": {}}
         yield {"messageStop": {"stopReason": "tool_use"}}
-        yield _usage(messages, said=0)
+        yield _usage(messages, output_tokens=0)
 
 
 class _Turn:
@@ -152,9 +152,10 @@ def _tools_to_call(specs: list[ToolSpec], choice: Any, *, called: bool) -> list[
     return [] if called else specs
 
 
-def _usage(messages: Messages, *, said: int) -> StreamEvent:
-    heard = sum(_words_in(block) for message in messages for block in message["content"])
-    usage = Usage(inputTokens=heard, outputTokens=said, totalTokens=heard + said)
+def _usage(messages: Messages, *, output_tokens: int) -> StreamEvent:
+    input_tokens = sum(_words_in(block) for message in messages for block in message["content"])
+    total = input_tokens + output_tokens
+    usage = Usage(inputTokens=input_tokens, outputTokens=output_tokens, totalTokens=total)
     return {"metadata": {"usage": usage, "metrics": {"latencyMs": 0}}}
 
 

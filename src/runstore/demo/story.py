@@ -149,7 +149,7 @@ class Story:
         replay = b"".join(frame.raw for frame in self._server.frames(run_id))
         joined = b"".join(frame.raw for frame in before + after)
         self.claim("the two parts are byte for byte one uncut replay", joined == replay)
-        self._undisturbed = said(before + after)
+        self._undisturbed = text_of(before + after)
 
     def _two_at_once(self) -> None:
         self.step("2. Two runs at once")
@@ -165,8 +165,8 @@ class Story:
         ]
         self.claim("no stream carries an event of the other run", not strangers, str(strangers[:3]))
         if self._scripted():
-            mixed = "BETA" in said(streams[essay]) or set(said(streams[words]).split()) != {"BETA"}
-            self.claim("no stream carries a word of the other run", not mixed, said(streams[words]))
+            mixed = "BETA" in text_of(streams[essay]) or set(text_of(streams[words]).split()) != {"BETA"}
+            self.claim("no stream carries a word of the other run", not mixed, text_of(streams[words]))
         states = {run_id: self._server.http.get(f"/runs/{run_id}").json()["status"] for run_id in streams}
         self.claim(
             "the stopped run ended 'stopped', the other 'success'",
@@ -248,7 +248,7 @@ def tokens(frames: list[DemoFrame]) -> list[str]:
     return [frame.event["data"]["text"] for frame in frames if frame.event["type"] == "llm.token"]
 
 
-def said(frames: list[DemoFrame]) -> str:
+def text_of(frames: list[DemoFrame]) -> str:
     return "".join(tokens(frames))
 
 

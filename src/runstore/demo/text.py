@@ -92,8 +92,8 @@ def _planets(match: re.Match[str], task: str) -> list[str] | None:
 
 
 def _repeat(match: re.Match[str], task: str) -> list[str] | None:
-    said = (match[2] or match[3]).split()
-    return said * min(max(number(match[4]), 0), MAX_REPEATS) or None
+    words = (match[2] or match[3]).split()
+    return words * min(max(number(match[4]), 0), MAX_REPEATS) or None
 
 
 def _sum(match: re.Match[str], task: str) -> list[str] | None:

@@ -42,7 +42,7 @@ _OTHERS = bytes(sorted(set(range(256)) - set(_MARKS)))
 
 BODY_LEVELS = 3  # nesting levels around a value: {"events": [{"data": value}]}
 # In msgspec's message, such as `$.teams[0].name`; missing for the body itself.
-PLACE = re.compile(r" - at `(\$[^`]*)`\Z")
+PATH = re.compile(r" - at `(\$[^`]*)`\Z")
 T = TypeVar("T")
 
 
@@ -248,18 +248,18 @@ def _decode(body: Body[T], foreign: str | None, content: bytes) -> T:
     except RecursionError as error:
         raise EventTooDeep(TOO_DEEP.format("the body")) from error
     except msgspec.ValidationError as error:
-        place = PLACE.search(str(error))
+        path = PATH.search(str(error))
         message = f"the body is invalid: {error}"
-        raise BadRequest(message, code="invalid_body", field=place[1] if place else "$") from error
+        raise BadRequest(message, code="invalid_body", field=path[1] if path else "$") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        if half := place_of_half_a_pair(content):
+        if half := path_of_half_a_pair(content):
             message = f"{half[:200]} holds half of a surrogate pair, as \\ud83d alone, which is not UTF-8"
             raise BadRequest(message, code="invalid_body", field=half) from error
         raise BadRequest(f"the body is not JSON: {error}", code="invalid_json") from error
     if is_deeper(content, MAX_DEPTH + BODY_LEVELS):
         raise EventTooDeep(TOO_DEEP.format("the body"))
     if not body.any_text and holds_nul(content):
-        nul = place_of(msgspec.json.decode(content), holds_nul_character) or "$"
+        nul = path_of(msgspec.json.decode(content), holds_nul_character) or "$"
         message = f"{nul[:200]} must not hold the character NUL (\\u0000)"
         raise BadRequest(message, code="invalid_body", field=nul)
     return decoded
@@ -304,36 +304,36 @@ def _no_json(constant: str) -> None:
 # ---- refused texts ----
 
 
-def place_of(value: Any, refused: Callable[[str], bool]) -> str | None:
-    """The place of a refused text, such as `$.messages[0].content`.
+def path_of(value: Any, refused: Callable[[str], bool]) -> str | None:
+    """The path of a refused text, such as `$.messages[0].content`.
 
     For a field's name, that of its object.
     """
     left = [("$", value, 0)]
     while left:
-        place, value, depth = left.pop()
+        path, value, depth = left.pop()
         if isinstance(value, str) and refused(value):
-            return place
+            return path
         if depth > 2 * MAX_DEPTH:
             continue  # refused elsewhere, for its depth
         if isinstance(value, dict):
             if any(map(refused, value)):
-                return place
-            left += [(f"{place}.{name}", each, depth + 1) for name, each in reversed(value.items())]
+                return path
+            left += [(f"{path}.{name}", each, depth + 1) for name, each in reversed(value.items())]
         elif isinstance(value, list):
-            left += [(f"{place}[{n}]", each, depth + 1) for n, each in reversed([*enumerate(value)])]
+            left += [(f"{path}[{n}]", each, depth + 1) for n, each in reversed([*enumerate(value)])]
     return None
 
 
-def place_of_half_a_pair(body: bytes) -> str | None:
-    """The place of half a surrogate pair in JSON, such as a lone `\\ud83d`.
+def path_of_half_a_pair(body: bytes) -> str | None:
+    """The path of half a surrogate pair in JSON, such as a lone `\\ud83d`.
 
     JSON allows it, UTF-8 does not.
     """
     if rb"\u" not in body:
         return None
     try:
-        return place_of(json.loads(body.decode()), is_no_utf8)
+        return path_of(json.loads(body.decode()), is_no_utf8)
     except (ValueError, RecursionError):
         return None
 

@@ -59,16 +59,16 @@ class RunStreams:
             check_cursor(after, head.seq, run_id)
             if head.closed and after >= head.seq - head.deleted:
                 return nothing_left()
-        with ExitStack() as places:
-            places.enter_context(self._subscribers.of_user(login.user.user_id))
-            places.enter_context(self._subscribers.of_run(run_id))
+        with ExitStack() as resources:
+            resources.enter_context(self._subscribers.of_user(login.user.user_id))
+            resources.enter_context(self._subscribers.of_run(run_id))
             if translation is None or run is None:
                 frames = native(self._store.tail(run_id, after=after, only=only))
             else:
                 tail = self._store.tail(run_id, after=after, only=translation.only)
                 earlier = partial(self._store.events, run_id, upto=after, only=translation.earlier)
                 frames = translation.frames(tail, run, earlier)
-            return EventStream(frames, login, places.pop_all(), left=left)
+            return EventStream(frames, login, resources.pop_all(), left=left)
 
     async def follow_several(
         self, login: Login, cursors: NamedRunCursors, *, only: EventFilter | None = None

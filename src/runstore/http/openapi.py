@@ -181,10 +181,10 @@ class _Document:
 
 
 def _parameter(parameter: Parameter) -> Schema:
-    found: Schema = {"name": parameter.name, "in": parameter.place, "schema": parameter.schema}
+    found: Schema = {"name": parameter.name, "in": parameter.location, "schema": parameter.schema}
     if parameter.description:
         found["description"] = parameter.description
-    if parameter.place == "path":
+    if parameter.location == "path":
         found["required"] = True
     if parameter.schema.get("type") == "array":  # given more than once, or one text with commas
         found |= {"style": "form", "explode": parameter.repeated}

@@ -84,7 +84,7 @@ class Operation(Struct, Generic[B], frozen=True, kw_only=True):
     @property
     def query(self) -> list[str]:
         """The names of its query parameters."""
-        named = [each.name for each in self.parameters if each.place == "query"]
+        named = [each.name for each in self.parameters if each.location == "query"]
         return [*named, TICKET] if self.ticket is not None else named
 
 

@@ -38,14 +38,14 @@ class Parameter(Struct, frozen=True):
     """A parameter of a request.
 
     Args:
-        place: `query`, `header` or `path`.
+        location: `query`, `header` or `path`.
         repeated: it may be given more than once.
     """
 
     name: str
     schema: Schema
     description: str = ""
-    place: str = "query"
+    location: str = "query"
     repeated: bool = False
 
 

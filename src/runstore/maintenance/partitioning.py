@@ -131,7 +131,8 @@ def partition_events(database: Database, now: int, say: Say) -> Sequence[str]:
     """
     if database.dialect.name != "postgresql":
         raise ConfigError(
-            f"database {database.dialect.place}: only PostgreSQL partitions `events`", setting="database_url"
+            f"database {database.dialect.location}: only PostgreSQL partitions `events`",
+            setting="database_url",
         )
     for _ in range(ROUNDS):
         try:
@@ -141,7 +142,7 @@ def partition_events(database: Database, now: int, say: Say) -> Sequence[str]:
         except _Again:
             say("a run id beyond the bound has appeared; begun again")
     raise LogUnavailable(
-        f"database {database.dialect.place}: run ids beyond the bound appear; check the clocks"
+        f"database {database.dialect.location}: run ids beyond the bound appear; check the clocks"
     )
 
 
@@ -217,8 +218,8 @@ def _validate_and_swap(database: Database, upto: bytes, say: Say) -> None:
 def _refuse_what_is_in_the_way(database: Database) -> None:
     if found := database.read(lambda connection: connection.exec_driver_sql(_IN_THE_WAY).scalars().all()):
         raise ConfigError(
-            f"database {database.dialect.place}: these belong to the table `events` and would be left on its "
-            f"first partition; remove them, and create them again afterwards: {', '.join(found)}",
+            f"database {database.dialect.location}: these belong to the table `events` and would be left on "
+            f"its first partition; remove them, and create them again afterwards: {', '.join(found)}",
             setting="database_url",
         )
 

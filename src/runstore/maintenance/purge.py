@@ -290,9 +290,9 @@ def _summary_again(last: RecordedEvent, due: Due, by: str) -> Purged | None:
     """The event that replaces an earlier purge's event."""
     if last.seq != due.seq:
         return None
-    said = msgspec.json.decode(last.data, type=Purged)
-    counts = {**said.counts, Purged.type: said.counts.get(Purged.type, 0) + 1}
-    return msgspec.structs.replace(said, by=by, counts=counts)
+    earlier = msgspec.json.decode(last.data, type=Purged)
+    counts = {**earlier.counts, Purged.type: earlier.counts.get(Purged.type, 0) + 1}
+    return msgspec.structs.replace(earlier, by=by, counts=counts)
 
 
 def _next_pieces(connection: Connection, run_ids: Sequence[str]) -> list[_Piece]:

@@ -179,8 +179,8 @@ def _row(each: RecordedEvent) -> dict[str, Any] | None:
             queued = decoded(_read_queued, each.data)
             return _made(each, INPUT, queued.agent, None, input_text(queued.input))
         case Message.type:
-            said = decoded(_read_message, each.data)
-            return _made(each, ANSWER, said.agent, said.call_id, _answer(said.message))
+            message = decoded(_read_message, each.data)
+            return _made(each, ANSWER, message.agent, message.call_id, _answer(message.message))
         case ToolStarted.type | ToolFinished.type | ToolFailed.type:
             called = decoded(_read_tool, each.data)
             text = _called(called, named=each.type == ToolStarted.type)
@@ -193,9 +193,9 @@ def _result_row(each: RecordedEvent) -> dict[str, Any] | None:
 
 
 def _made(
-    each: RecordedEvent, kind: str, agent: str, call_id: str | None, said: str
+    each: RecordedEvent, kind: str, agent: str, call_id: str | None, text: str
 ) -> dict[str, Any] | None:
-    words = words_of(said)
+    words = words_of(text)
     if not words:
         return None
     return {

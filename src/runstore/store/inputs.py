@@ -141,8 +141,8 @@ class InputStore:
         if request.schema is not None:
             wrong = await self._threads.call(schema_warnings, request.schema, answer)
             if wrong:
-                place = "$.answer" + wrong[0].path.removeprefix("$")
-                raise InvalidAnswer(f"{place}: {wrong[0].message}", field=place)
+                path = "$.answer" + wrong[0].path.removeprefix("$")
+                raise InvalidAnswer(f"{path}: {wrong[0].message}", field=path)
         given = answered(inputs, request_id, answer, by=by.user_id, key_id=by.key_id)
         await self._log.append(run_id, [given], expected_seq=head.seq)
 

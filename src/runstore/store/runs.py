@@ -351,21 +351,21 @@ class RunStore:
         )  # fmt: skip
 
     async def start_and_tail(
-        self, new: NewRun, places: ExitStack, *, only: EventFilter | None = None
+        self, new: NewRun, resources: ExitStack, *, only: EventFilter | None = None
     ) -> tuple[RunAt, Tail]:
         """Queue a run and follow it from its first event, which takes no read of the log.
 
         Args:
-            places: is closed once the tail is no longer read.
+            resources: gets the tail; the caller closes it once the tail is no longer read.
 
         Raises: as `start`.
         """
         run_id = new_run_id()
-        with ExitStack() as place:
-            tail = place.enter_context(self.tail(run_id, after=0, only=only).before_its_run())
+        with ExitStack() as opened:
+            tail = opened.enter_context(self.tail(run_id, after=0, only=only).before_its_run())
             started = await self.start(new, run_id=run_id)
             if started.run.run_id == run_id:
-                places.push(place.pop_all())
+                resources.push(opened.pop_all())
             else:  # a repeated request gets the run of the first one
                 tail = self.tail(started.run.run_id, after=0, only=only)
         return started, tail

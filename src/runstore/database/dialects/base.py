@@ -56,8 +56,8 @@ class Dialect(Protocol):
     name: Literal["sqlite", "postgresql", "mysql"]  # "mysql" is MariaDB, too
 
     @property
-    def place(self) -> str:
-        """The database's place for messages, without secrets."""
+    def location(self) -> str:
+        """The path of the file, or the URL of the server without its secrets; for messages."""
 
     @property
     def file(self) -> Path | None:

@@ -144,7 +144,7 @@ class MysqlDialect(ServerDialect):
             connection.exec_driver_sql(f"SET SESSION idle_transaction_timeout = {MIGRATION_S}")
         if connection.execute(select(func.get_lock(database, MIGRATION_S))).scalar() != 1:
             raise LogUnavailable(
-                f"database {self.place}: another process has migrated it for {MIGRATION_S} s"
+                f"database {self.location}: another process has migrated it for {MIGRATION_S} s"
             )
         try:
             yield

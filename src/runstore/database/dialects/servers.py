@@ -76,8 +76,8 @@ class ServerDialect:
         self.url = url
 
     @property
-    def place(self) -> str:
-        """See `Dialect.place`."""
+    def location(self) -> str:
+        """See `Dialect.location`."""
         return shown(self.url)
 
     @property
@@ -118,7 +118,7 @@ class ServerErrors:
     def __init__(
         self, url: URL, *, conflicts: Callable[[BaseException], bool], passes: Callable[[BaseException], bool]
     ) -> None:
-        self._place = shown(url)
+        self._location = shown(url)
         self._conflicts = conflicts
         self._passes = passes
 
@@ -129,10 +129,10 @@ class ServerErrors:
     def unavailable(self, error: Exception) -> LogUnavailable | None:
         """See `Dialect.unavailable`. A timeout on a lock may pass."""
         if isinstance(error, exc.TimeoutError):
-            return LogUnavailable(f"database {self._place}: too many reads at once")
+            return LogUnavailable(f"database {self._location}: too many reads at once")
         cause = cause_of(error)
         if self._passes(cause):
-            return LogUnavailable(f"database {self._place}: {first_line(cause)}")
+            return LogUnavailable(f"database {self._location}: {first_line(cause)}")
         return None
 
 

@@ -73,7 +73,7 @@ class SqliteDialect:
         self.engine.dispose()
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return str(self.path)
 
     @property

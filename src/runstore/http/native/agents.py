@@ -162,15 +162,15 @@ class AgentRoutes:
 
     async def _followed(self, call: Call[StreamBody | CodeStreamBody]) -> Response:
         user_id = call.user.user_id
-        with ExitStack() as places:
-            places.enter_context(self._subscribers.of_user(user_id))  # before there is a run
+        with ExitStack() as resources:
+            resources.enter_context(self._subscribers.of_user(user_id))  # before there is a run
             new, body = await self._new_run(call)
-            started, tail = await self._store.start_and_tail(new, places)
+            started, tail = await self._store.start_and_tail(new, resources)
             run_id = started.run.run_id
-            places.enter_context(self._subscribers.of_run(run_id))
+            resources.enter_context(self._subscribers.of_run(run_id))
             cancel = partial(cancel_run, self._store, run_id, call.login.actor)
             left = cancel if body.on_disconnect == "cancel" else None
-            return EventStream(native(tail), call.login, places.pop_all(), {"X-Run-Id": run_id}, left=left)
+            return EventStream(native(tail), call.login, resources.pop_all(), {"X-Run-Id": run_id}, left=left)
 
     async def _new_run(self, call: Call[B]) -> tuple[NewRun, B]:
         agent = call.request.path_params.get("agent", RUN_CODE)

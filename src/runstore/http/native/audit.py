@@ -155,10 +155,10 @@ class AuditRoutes:
         query, after = read_query(call.request), read_cursor(call.request)
         await self._access.may_search(call.login, "stream", call.request.query_params)
         await self._audit.check(after)
-        with ExitStack() as places:
-            places.enter_context(self._subscribers.of_user(call.user.user_id))
+        with ExitStack() as resources:
+            resources.enter_context(self._subscribers.of_user(call.user.user_id))
             frames = _frames(self._audit.follow(query, after=after))
-            return EventStream(frames, call.login, places.pop_all())
+            return EventStream(frames, call.login, resources.pop_all())
 
 
 def read_query(request: Request) -> AuditQuery:

@@ -142,23 +142,23 @@ class ChatRoutes:
         """OpenAI's chat completions: start a run and follow it, or wait for its answer."""
         continues = read_header(call.request, ON_DISCONNECT) == "continue"
         login = call.login
-        with ExitStack() as places:
-            places.enter_context(self._subscribers.of_user(login.user.user_id))  # before the run exists
+        with ExitStack() as resources:
+            resources.enter_context(self._subscribers.of_user(login.user.user_id))  # before the run exists
             body = await call.body()
             new = await self._new_run(call, body)
             only = CHAT_EVENTS if body.stream else ENDING_EVENTS
-            started, tail = await self._store.start_and_tail(new, places, only=only)
+            started, tail = await self._store.start_and_tail(new, resources, only=only)
             run = started.run
-            places.enter_context(self._subscribers.of_run(run.run_id))
+            resources.enter_context(self._subscribers.of_run(run.run_id))
             lines = StreamLines(run.run_id, run.session_id)
             lines.started()
-            places.callback(lines.ended)
+            resources.callback(lines.ended)
             left = None if continues else partial(self._left, run, lines, login.actor)
             if not body.stream:
                 return await self._complete(call, run, tail, lines, left)
             usage = body.stream_options is not None and bool(body.stream_options.include_usage)
             frames = ChatTail(tail, Chunks(run, include_usage=usage, plain=True), lines).frames()
-            return EventStream(frames, login, places.pop_all(), {"X-Run-Id": run.run_id}, left=left)
+            return EventStream(frames, login, resources.pop_all(), {"X-Run-Id": run.run_id}, left=left)
 
     async def _new_run(self, call: Call[ChatBody], body: ChatBody) -> NewRun:
         agent = DEFAULT_MODEL if body.model is None else body.model

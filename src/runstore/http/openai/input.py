@@ -85,8 +85,8 @@ class ChatHistory:
 
     def add(self, message: ChatMessage, number: int) -> None:
         """Take the next message, which is `messages[number]`."""
-        place = f"messages[{number}]"
-        content = content_of(message, f"{place}.content")
+        path = f"messages[{number}]"
+        content = content_of(message, f"{path}.content")
         blocks = content.blocks
         match message.role:
             case "system" | "developer":

@@ -27,7 +27,7 @@ def mended(body: Any) -> Any:
     return body
 
 
-def _mend(message: dict[str, Any], place: str) -> None:
+def _mend(message: dict[str, Any], path: str) -> None:
     if "content" in message:
         message["content"] = _flat(message["content"])
         match message.get("role"):
@@ -36,7 +36,7 @@ def _mend(message: dict[str, Any], place: str) -> None:
             case "tool" | "function":
                 message["content"] = _result(message["content"])
             case _:
-                _mend_parts(message["content"], place)
+                _mend_parts(message["content"], path)
     for name in ("refusal", "status"):
         if not isinstance(message.get(name), str):
             message[name] = None
@@ -78,18 +78,18 @@ def _result(content: Any, known: Any = Part) -> Any:
     return content if _is(content, known) else _json(content)
 
 
-def _mend_parts(content: Any, place: str) -> None:
+def _mend_parts(content: Any, path: str) -> None:
     """Mend the parts of a person's content, which is never left out."""
     if isinstance(content, list):
         for number, part in enumerate(content):
-            _mend_part(part, f"{place}[{number}]")
+            _mend_part(part, f"{path}[{number}]")
     else:
-        _mend_part(content, place)
+        _mend_part(content, path)
 
 
-def _mend_part(part: Any, place: str) -> None:
+def _mend_part(part: Any, path: str) -> None:
     if isinstance(part, dict) and "type" not in _part(part):
-        raise wrong(place, """a part needs its `type`, as {"type": "text", "text": "…"}""")
+        raise wrong(path, """a part needs its `type`, as {"type": "text", "text": "…"}""")
 
 
 def _part(part: Any) -> Any:

@@ -374,8 +374,8 @@ def error_object(status: int, code: str, message: str, param: str | None = None)
 
 
 def _write_error(status: int, error: ErrorDetail) -> ErrorResponse:
-    place = error.field.removeprefix("$").removeprefix(".") if isinstance(error.field, str) else None
-    return error_object(status, error.code, error.message, place or None)
+    path = error.field.removeprefix("$").removeprefix(".") if isinstance(error.field, str) else None
+    return error_object(status, error.code, error.message, path or None)
 
 
 NO_RETRY = {"X-Should-Retry": "false"}  # OpenAI's clients retry after 409 and 5xx without it

@@ -50,8 +50,8 @@ class Content(NamedTuple):
     results: list[Result]
 
 
-def content_of(message: ChatMessage, place: str) -> Content:
-    """The content of the message at `place`.
+def content_of(message: ChatMessage, path: str) -> Content:
+    """The content of the message at `path`.
 
     Raises:
         BadRequest: a person's image cannot be read, or an instruction has one.
@@ -59,7 +59,7 @@ def content_of(message: ChatMessage, place: str) -> Content:
     given = message.content or []
     found = Content([], [], [], [])
     for number, part in enumerate(given if isinstance(given, list) else [given]):
-        at = f"{place}[{number}]" if isinstance(given, list) else place
+        at = f"{path}[{number}]" if isinstance(given, list) else path
         match part:
             case ToolUsePart():
                 found.uses.append(part)
@@ -110,11 +110,11 @@ def _text(part: str | Part | None) -> str | None:
     return None
 
 
-def _users_image(part: AnyImage, place: str) -> Block:
+def _users_image(part: AnyImage, path: str) -> Block:
     try:
         return _image(part)
     except ValueError as error:
-        raise wrong(f"{place}.{_url(part)[1]}", str(error)) from error
+        raise wrong(f"{path}.{_url(part)[1]}", str(error)) from error
 
 
 def _image_or_text(part: AnyImage) -> Block:
@@ -136,7 +136,7 @@ def _image(part: AnyImage) -> Block:
 
 
 def _url(part: AnyImage) -> tuple[str, str]:
-    """The URL of an image, empty without one, and its place in the part."""
+    """The URL of an image, empty without one, and its path in the part."""
     if isinstance(part, ImageBlockPart):
         return (part.source.url, "source.url") if isinstance(part.source, UrlSource) else ("", "source")
     image = part.image_url

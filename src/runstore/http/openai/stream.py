@@ -350,9 +350,9 @@ PURGED = (410, RunPurged.code, "the run was purged while it was read: its events
 
 def input_required(run: Run) -> tuple[int, str, str]:
     """The status, code and message for a client that cannot answer the run's questions."""
-    place = f"/runs/{run.run_id}/inputs"
+    path = f"/runs/{run.run_id}/inputs"
     message = (
-        f"the run asks a person, and waits: read its questions at {place}, answer them there, and it goes on"
+        f"the run asks a person, and waits: read its questions at {path}, answer them there, and it goes on"
     )
     return 409, INPUT_REQUIRED, message
 

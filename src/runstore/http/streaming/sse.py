@@ -36,17 +36,17 @@ class EventStream(WatchedAnswer):
         self,
         frames: AsyncIterator[bytes],
         login: Login,
-        place: AbstractContextManager[object],
+        resources: AbstractContextManager[object],
         headers: Mapping[str, str] | None = None,
         *,
         left: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__(_parts(frames), login, media_type=MEDIA_TYPE, headers={**HEADERS, **(headers or {})})
-        self._place = place  # among the open streams; left when this one ends
+        self._resources = resources  # closed when the stream ends
         self._left = left
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._place:
+        with self._resources:
             await super().__call__(scope, receive, send)
 
     async def _refuse(self, send: Send) -> None:

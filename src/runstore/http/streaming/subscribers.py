@@ -9,7 +9,7 @@ from runstore.store.runs import RunStore
 
 
 class Subscribers:
-    """Each stream takes one place of its user's and one of its run's while it is open.
+    """Each stream takes one slot of its user and one of its run while it is open.
 
     Both methods raise LimitExceeded on entry.
     """
@@ -21,15 +21,15 @@ class Subscribers:
 
     def of_user(self, user_id: str) -> AbstractContextManager[None]:
         most = self._store.limits.subscribers_per_user
-        return _place(self._of_users, user_id, "subscribers_per_user", f"user {user_id}", most)
+        return _slot(self._of_users, user_id, "subscribers_per_user", f"user {user_id}", most)
 
     def of_run(self, run_id: str) -> AbstractContextManager[None]:
         most = self._store.limits.subscribers_per_run
-        return _place(self._of_runs, run_id, "subscribers_per_run", f"run {run_id}", most)
+        return _slot(self._of_runs, run_id, "subscribers_per_run", f"run {run_id}", most)
 
 
 @contextmanager
-def _place(counts: Counter[str], name: str, limit: str, who: str, most: int) -> Iterator[None]:
+def _slot(counts: Counter[str], name: str, limit: str, who: str, most: int) -> Iterator[None]:
     if counts[name] >= most:
         raise LimitExceeded(limit, f"{who} has {most:,} open streams, as many as allowed")
     counts[name] += 1
