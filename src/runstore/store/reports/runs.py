@@ -106,33 +106,60 @@ def report_runs(connection: Connection, query: RunsQuery) -> RunsReport:
     if query.sort not in SORTS:
         raise InvalidQuery(f"sort {query.sort[:50]!r} must be one of {', '.join(SORTS)}")
     used = tables_of(connection, UsageProjection())["usage_runs"]
-    column = SORTS[query.sort]
-    by: ColumnElement[Any] | None = None
-    if query.sort == "failed":
-        by = case((runs.c.status == "error", 1), else_=0)
-    joined = runs.outerjoin(used, used.c.run_id == runs.c.run_id)
-    if column is not None:  # so that the index of the column is used; other runs have used nothing yet
-        joined, by = runs.join(used, used.c.run_id == runs.c.run_id), used.c[column]
+    order = _Order(query, used)
     where = _of_runs(connection, query, used)
     r, u = runs.c, used.c
     rows: Select[Any] = select(
         r.run_id, r.user_id, r.agent_name, r.session_id, r.workspace_id, r.status, r.created_at,
         u.started_at, r.completed_at, r.deleted, r.purged, u.error_code, u.stopped_by, u.duration_ms, u.calls,
         u.tokens, u.cost, u.currency, u.incomplete, u.unpriced, r.state,
-    ).select_from(joined).where(*where)  # fmt: skip
+    ).select_from(order.joined).where(*where)  # fmt: skip
     if query.after is not None:
-        rows = rows.where(_after(query.after, by, ascending=query.ascending))
-    run_id = runs.c.run_id if column is None else used.c.run_id
-    order = [run_id] if by is None else [by, run_id]
-    ordered = [each.asc() if query.ascending else each.desc() for each in order]
-    found = connection.execute(rows.order_by(*ordered).limit(query.limit + 1)).all()
+        rows = rows.where(order.after(query.after))
+    found = connection.execute(rows.order_by(*order.columns).limit(query.limit + 1)).all()
     page = [_reported(row) for row in found[: query.limit]]
-    following = None
-    if len(found) > query.limit:
-        last = page[-1]
-        value = int(last.status == "error") if column is None else getattr(last, column)
-        following = last.run_id if by is None else f"{value}:{last.run_id}"
-    return RunsReport(page, _sum_up(connection, joined, where, used) if query.totals else None, following)
+    totals = _sum_up(connection, order.joined, where, used) if query.totals else None
+    return RunsReport(page, totals, order.cursor_of(page[-1]) if len(found) > query.limit else None)
+
+
+class _Order:
+    """The order of a report: by a key, if it has one, then by run id. `joined`: the tables to read."""
+
+    def __init__(self, query: RunsQuery, used: Table) -> None:
+        self._ascending = query.ascending
+        self._column = SORTS[query.sort]
+        self._key: ColumnElement[Any] | None = None
+        self._run_id: ColumnElement[str] = runs.c.run_id
+        self.joined: FromClause = runs.outerjoin(used, used.c.run_id == runs.c.run_id)
+        if self._column is not None:  # use the column's index, which lacks runs that have used nothing yet
+            self.joined = runs.join(used, used.c.run_id == runs.c.run_id)
+            self._key, self._run_id = used.c[self._column], used.c.run_id
+        elif query.sort == "failed":
+            self._key = case((runs.c.status == "error", 1), else_=0)
+
+    @property
+    def columns(self) -> list[ColumnElement[Any]]:
+        keys = [self._run_id] if self._key is None else [self._key, self._run_id]
+        return [each.asc() if self._ascending else each.desc() for each in keys]
+
+    def cursor_of(self, run: ReportedRun) -> str:
+        """The `after` of the page that follows this run."""
+        if self._key is None:
+            return run.run_id
+        value = int(run.status == "error") if self._column is None else getattr(run, self._column)
+        return f"{value}:{run.run_id}"
+
+    def after(self, cursor: str) -> ColumnElement[bool]:
+        """The runs that follow a cursor. Raises InvalidCursor."""
+        key, run_id = self._key, runs.c.run_id
+        if key is None:
+            if parse_uuid(cursor) is None:
+                raise InvalidCursor(f"after={cursor[:50]!r} is not the `next` of a page of this order")
+            return run_id > cursor if self._ascending else run_id < cursor
+        value, last = parse_cursor(cursor)
+        if self._ascending:
+            return or_(key > value, and_(key == value, run_id > last))
+        return or_(key < value, and_(key == value, run_id < last))
 
 
 def _sum_up(
@@ -173,18 +200,6 @@ def _of_runs(connection: Connection, query: RunsQuery, used: Table) -> list[Colu
         matches = TextQuery.parse(query.text).matches(text, connection.dialect.name)
         where.append(runs.c.run_id.in_(select(text.c.run_id).where(matches)))
     return where
-
-
-def _after(cursor: str, by: ColumnElement[Any] | None, *, ascending: bool) -> ColumnElement[bool]:
-    run_id: ColumnElement[str] = runs.c.run_id
-    if by is None:
-        if parse_uuid(cursor) is None:
-            raise InvalidCursor(f"after={cursor[:50]!r} is not the `next` of a page of this order")
-        return run_id > cursor if ascending else run_id < cursor
-    value, last = parse_cursor(cursor)
-    if ascending:
-        return or_(by > value, and_(by == value, run_id > last))
-    return or_(by < value, and_(by == value, run_id < last))
 
 
 def _reported(row: Any) -> ReportedRun:
