@@ -1,10 +1,10 @@
 """Compares two runs message by message."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from runstore.core.comparison import opcodes
 from runstore.core.errors import TooLarge
@@ -66,17 +66,13 @@ def _parts(run: RecordedRun) -> dict[tuple[str, int], list[Line]]:
     parts: dict[tuple[str, int], list[Line]] = {}
     counts: dict[str, int] = {}
     root = run.root
-    asked = [Line(agent="", kind="user", content=run.input)]
     if root is None:
-        parts["", 0] = asked
+        parts["", 0] = [Line(agent="", kind="user", content=run.input)]
     for dialogue in run.dialogues:
         number = counts[dialogue.agent] = counts.get(dialogue.agent, 0) + 1
-        own = asked if dialogue is root else []
-        # The agents of two runs may have different names.
-        path = _below(dialogue.agent)
-        lines = list(_of_agent(dialogue, own, run))
-        if lines:
-            parts[path, number] = [replace(line, agent=dialogue.agent) for line in lines]
+        if lines := list(_of_dialogue(dialogue, run if dialogue is root else None)):
+            # Without the name of the run's agent, which may differ in two runs.
+            parts[_below(dialogue.agent), number] = lines
     ended = run.status or "not ended"
     ending = ended if run.error is None else f"{ended}: {run.error}"
     parts[END] = [Line(agent=run.agent, kind="ending", content=ending)]
@@ -89,37 +85,40 @@ def _below(path: str) -> str:
     return path.partition("/")[2]
 
 
-def _of_agent(dialogue: Dialogue, asked: list[Line], run: RecordedRun) -> Iterator[Line]:
+def _of_dialogue(dialogue: Dialogue, run: RecordedRun | None) -> Iterator[Line]:
+    """The lines of an agent. `run`: its input and added messages belong to the run's own agent."""
+    line = partial(Line, agent=dialogue.agent)
     if dialogue.model is not None:
-        yield Line(agent="", kind="model", content=dialogue.model)
+        yield line(kind="model", content=dialogue.model)
     if dialogue.system is not None:
-        yield Line(agent="", kind="system", content=dialogue.system)
-    yield from asked
+        yield line(kind="system", content=dialogue.system)
+    if run is not None:
+        yield line(kind="user", content=run.input)
     for number, answer in enumerate(dialogue.answers):
         for heard in answer.heard:
-            yield Line(agent="", kind="user", content=message_text(heard) or heard.get("content"))
-        if asked:
-            for added in run.added:
-                if added.answer == number:
-                    yield Line(agent="", kind="user", content=added.content)
-        yield from _of_answer(answer)
+            yield line(kind="user", content=message_text(heard) or heard.get("content"))
+        for added in run.added if run is not None else ():
+            if added.answer == number:
+                yield line(kind="user", content=added.content)
+        yield from _of_answer(answer, dialogue.agent)
 
 
-def _of_answer(answer: Answer) -> Iterator[Line]:
+def _of_answer(answer: Answer, agent: str) -> Iterator[Line]:
+    line = partial(Line, agent=agent)
     if answer.redacted:
-        yield Line(agent="", kind="assistant", content="(redacted)")
+        yield line(kind="assistant", content="(redacted)")
     if answer.reasoning:
-        yield Line(agent="", kind="reasoning", content=answer.reasoning)
+        yield line(kind="reasoning", content=answer.reasoning)
     if answer.text:
-        yield Line(agent="", kind="assistant", content=answer.text)
+        yield line(kind="assistant", content=answer.text)
     for call in answer.calls:
         shown = call.input if call.ran_with is None else call.ran_with
-        yield Line(agent="", kind="call", name=call.name, content=shown)
+        yield line(kind="call", name=call.name, content=shown)
     for call in answer.calls:
         if call.status is not None:
             content = _short(call.output)
             shown = content if call.status == "success" else {"error": content}
-            yield Line(agent="", kind="result", name=call.name, content=shown)
+            yield line(kind="result", name=call.name, content=shown)
 
 
 def _short(blocks: list[Any]) -> Any:
