@@ -105,6 +105,6 @@ def _text(step: Step) -> str:
         return msgspec.json.format(to_json(done), indent=1).decode()
     if step.content is None:
         return step.text
-    said = message_text({"content": step.content})
+    text = message_text({"content": step.content})
     names = [within(block, "toolUse", "name") for block in step.content]
-    return said or ", ".join(name for name in names if isinstance(name, str))
+    return text or ", ".join(name for name in names if isinstance(name, str))

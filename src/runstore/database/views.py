@@ -77,7 +77,7 @@ def renew_views(connection: Connection) -> None:
 
 
 def replace_events_view(dialect: str) -> str:
-    """The statement that writes `audit_events` again, for a new table `events`. SQLite has none such."""
+    """The statement that writes `audit_events` again, for a new table `events`. Not on SQLite."""
     return _replace("audit_events", _queries(dialect, None)["audit_events"])
 
 

@@ -68,7 +68,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 Say = Callable[[str], None]
 
-# What hangs on a table, and would stay on the first partition alone.
+# Objects that belong to the table, and would be left on its first partition.
 _IN_THE_WAY = f"""
     SELECT 'view ' || r.ev_class::regclass FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
         WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = 'events'::regclass

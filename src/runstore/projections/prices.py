@@ -85,8 +85,8 @@ class Prices:
     def of(self, model: str, day: str) -> Price | None:
         """The price of a model on a day (as 2026-11-29); None: not known."""
         days, entries = self._prices.get(model, ((), ()))
-        place = bisect_right(days, day)
-        return entries[place - 1] if place else None
+        begun = bisect_right(days, day)
+        return entries[begun - 1] if begun else None
 
 
 def unquoted(model: str, table: Mapping[str, Any]) -> str | None:

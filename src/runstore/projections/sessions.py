@@ -70,7 +70,7 @@ Key = tuple[str, str]  # user and session
 
 
 class _Run(Struct, frozen=True):
-    """A run of a session. `position`: of its first event; None if it is deleted or purged, as its title."""
+    """A run of a session. `position`: of its first event. It and `title`: None if it is deleted or purged."""
 
     run_id: str
     user_id: str

@@ -1,4 +1,4 @@
-"""What people search for in texts."""
+"""Full-text queries, as people type them."""
 
 from typing import Self
 
@@ -31,8 +31,8 @@ class TextQuery(Struct, frozen=True):
                 f"the text to find must have at most {MAX_QUERY:,} characters, not {len(asked):,}"
             )
         phrases: list[tuple[str, ...]] = []
-        for place, part in enumerate(asked.split('"')):
-            quoted = place % 2 == 1
+        for index, part in enumerate(asked.split('"')):
+            quoted = index % 2 == 1
             for piece in [part] if quoted else part.split():
                 if words := tuple(words_of(piece)):
                     phrases.append(words)

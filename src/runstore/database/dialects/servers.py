@@ -142,6 +142,6 @@ def cause_of(error: Exception) -> BaseException:
 
 
 def first_line(error: BaseException) -> str:
-    """What a driver's error says, without its details."""
+    """The message of a driver's error, without its details."""
     message = str(error.args[-1]) if error.args else ""
     return " ".join(message.split("\n")[0].split()) or type(error).__name__

@@ -28,11 +28,11 @@ from runstore.store.runs import RunStore
 from runstore.store.steps import MAX_FOLDED, FoldedSteps, ReadPage, StepReader, read_steps
 
 SHORT_RUN = 10_000  # events of an open run up to which its steps begin with the first one
-LATEST = 3_000  # events before the asked one with which the steps of a longer run begin
+LATEST = 3_000  # the steps of a longer run begin so many events before the last one, or the requested one
 
 MAX_COMPARED_EVENTS = 5_000  # events of each of two runs that are compared, without streamed text
-FOLDS = 2  # at once, of all users: each takes a core for up to a second, and some 100 MB
-FOLD_WAIT_S = 5.0  # seconds that one waits for its turn before the request is refused
+FOLDS = 2  # concurrent folds of all users: each takes a core for up to a second, and some 100 MB
+FOLD_WAIT_S = 5.0  # seconds that a fold waits for its turn before the request is refused
 
 OTHER_ID = Parameter("other_id", UUID, "the run to compare it with", "path")
 LIMIT = Parameter("limit", whole(1, MAX_FOLDED, LATEST), "events that are folded, without streamed text")
@@ -55,11 +55,11 @@ class StepInput(Struct, frozen=True):
 class StepPage(Struct, frozen=True):
     """A run's steps, in the order in which they began.
 
-    `upto`: the seq of the last event that they are of; `at`: its time. `status`: of the run now, or as asked.
+    `upto`: the seq of the last event in them; `at`: its time. `status`: of the run now, or as asked.
     `after`: events up to this seq were left out; `next`: the cursor of further events, null at the end.
     `unread`: the seqs between which streamed text was not read. `input_tokens`, `output_tokens`, `cost`: sums
     over these model calls; `cost` in units of `currency`, null if no model has a price. `first_at`: the time
-    of the first text of a model that is known.
+    of the first known text of a model.
     """
 
     data: list[Step]
@@ -177,9 +177,9 @@ class StepRoutes:
             self._put_cost(step, day)
         costs = [step.cost for step in models if step.cost is not None]
         queued, last = fold.queued, fold.last
-        given = None
+        input = None
         if queued is not None:
-            given = StepInput(queued.data["user_id"], queued.at, queued.data["input"])
+            input = StepInput(queued.data["user_id"], queued.at, queued.data["input"])
         return StepPage(
             data=[step for step in fold.steps.values() if fold.changed[step.key] > changed],
             status=run.status,
@@ -189,7 +189,7 @@ class StepRoutes:
             next=folded.next,
             unread=folded.unread,
             ended=run.closed,
-            input=given,
+            input=input,
             input_tokens=sum((step.usage or {}).get("input_tokens", 0) for step in models),
             output_tokens=sum((step.usage or {}).get("output_tokens", 0) for step in models),
             cost=sum(costs) if costs else None,
@@ -211,8 +211,9 @@ def _compared(runs: list[Run], left: FoldedSteps, right: FoldedSteps) -> list[Pa
     comparison = RunComparison()
     inputs = [_text(run.input) for run in runs]
     results = [result_text(run.result) if run.result is not None else run.error or "" for run in runs]
-    ends = comparison.pair("input", "Input", *inputs), comparison.pair("result", "Result", *results)
-    return [ends[0], *comparison.steps(left.fold.steps.values(), right.fold.steps.values()), ends[1]]
+    # Compare these two before the steps, which may use up the limit of words.
+    first, last = comparison.pair("input", "Input", *inputs), comparison.pair("result", "Result", *results)
+    return [first, *comparison.steps(left.fold.steps.values(), right.fold.steps.values()), last]
 
 
 def _text(value: Any) -> str:

@@ -105,7 +105,7 @@ class TicketRoutes:
         query = "".join(f"run_id={run_id}&" for run_id in run_ids)
         return self._answer(call, of_runs(run_ids), f"/stream?{query}", body.ttl_s)
 
-    def _answer(self, call: Call[object], scope: TicketScope, stream: str, ttl_s: int) -> Response:
+    def _answer(self, call: Call[object], scope: TicketScope, target: str, ttl_s: int) -> Response:
         login = call.login
         ticket = Ticket(
             run_id=scope.name,
@@ -114,6 +114,6 @@ class TicketRoutes:
             expires_at=now_ms() + ttl_s * 1_000,
         )
         text = self._signer.sign(ticket)
-        url = f"{call.request.scope.get('root_path', '')}{stream}ticket={quote(text)}"
+        url = f"{call.request.scope.get('root_path', '')}{target}ticket={quote(text)}"
         answer = TicketAnswer(text, timestamp(ticket.expires_at), url)
         return json_response(answer, 201, {"Cache-Control": "no-store"})

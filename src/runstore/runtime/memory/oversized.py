@@ -97,15 +97,16 @@ def _without_large_blocks(messages: Blocks) -> list[dict[str, Any]]:
     """The messages with a note in place of their largest blocks, so that the rest fits."""
     kept = [{**message, "content": list(message["content"])} for message in messages]
     sizes = [
-        (json_size(block), number, place)
+        (json_size(block), number, index)
         for number, message in enumerate(kept)
-        for place, block in enumerate(message["content"])
+        for index, block in enumerate(message["content"])
     ]
     total = sum(size for size, _, _ in sizes)
-    for size, number, place in sorted(sizes, reverse=True):
+    for size, number, index in sorted(sizes, reverse=True):
         if total <= PART_BYTES:
             break
-        kept[number]["content"][place] = note = _note_of(kept[number]["content"][place], size)
+        content = kept[number]["content"]
+        content[index] = note = _note_of(content[index], size)
         total += json_size(note) - size
     return kept
 

@@ -236,7 +236,7 @@ def to_server(buffer: bytearray) -> Iterator[list[ToServer]]:
 
 
 def trusted_event_of(message: Offered | WriteAhead) -> EncodedEvent:
-    """The event that a process sent whose code may do all that the server's own may: as it is encoded there.
+    """The event that a trusted process sent, in the encoding of that process, which is not checked.
 
     Raises:
         AgentError: agents must not write it.

@@ -204,8 +204,8 @@ class RunFold:
         try:
             event = msgspec.convert(record.data, cls)
         except msgspec.ValidationError as error:
-            place = f"event {record.seq} of run {record.run_id}"
-            raise InvalidQuery(f"{place} is no {record.type} of this release: {error}") from error
+            which = f"event {record.seq} of run {record.run_id}"
+            raise InvalidQuery(f"{which} is no {record.type} of this release: {error}") from error
         if isinstance(event, Queued):
             self._queue(record, event)
         elif self._run is not None:
