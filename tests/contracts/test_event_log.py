@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -402,8 +402,8 @@ async def test_a_refused_append_is_not_published(log: EventLog, feed: LiveFeed) 
     assert published == []
 
 
-async def test_a_reader_never_sees_a_part_of_an_append(log: EventLog) -> None:
-    run_id = await start_run(log)
+async def heads_while_written(log: EventLog, run_id: str) -> AsyncIterator[int]:
+    """The head of the run, again and again, while 40 appends of 25 events are made."""
 
     async def write() -> None:
         for _ in range(40):
@@ -414,25 +414,21 @@ async def test_a_reader_never_sees_a_part_of_an_append(log: EventLog) -> None:
         await asyncio.sleep(0)
         head = await log.head(run_id)
         assert head is not None
-        assert (head.seq - 2) % 25 == 0
-        assert len(await log.read(run_id, after=2, limit=2000)) % 25 == 0
+        yield head.seq
     await writing
+
+
+async def test_a_reader_never_sees_a_part_of_an_append(log: EventLog) -> None:
+    run_id = await start_run(log)
+    async for head in heads_while_written(log, run_id):
+        assert (head - 2) % 25 == 0
+        assert len(await log.read(run_id, after=2, limit=2000)) % 25 == 0
 
 
 async def test_all_events_up_to_the_head_can_be_read(log: EventLog) -> None:
     run_id = await start_run(log)
-
-    async def write() -> None:
-        for _ in range(40):
-            await log.append(run_id, [note()] * 25)
-
-    writing = asyncio.create_task(write())
-    while not writing.done():
-        await asyncio.sleep(0)
-        head = await log.head(run_id)
-        assert head is not None
-        assert len(await log.read(run_id, upto=head.seq, limit=2000)) == head.seq
-    await writing
+    async for head in heads_while_written(log, run_id):
+        assert len(await log.read(run_id, upto=head, limit=2000)) == head
 
 
 async def test_closing_commits_queued_events(

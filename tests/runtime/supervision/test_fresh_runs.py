@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from runstore import app
 from runstore.app import Runtime, open_runtime
-from runstore.core.codec import encode
+from runstore.core.codec import EncodedEvent, encode
 from runstore.core.errors import IdempotencyConflict, LogUnavailable
 from runstore.core.events import Completed, InputAdded, Queued, Started
 from runstore.core.ids import new_run_id
@@ -38,6 +38,9 @@ AGENTS = {
     "once": AgentSpec(model="scripted", tokens=1),
     "slow": AgentSpec(model="scripted", tokens=1_000, tokens_per_s=10),
 }
+# Runs that fail if they count as lost.
+FAILING = {"once": AgentSpec(model="scripted", tokens=1, on_worker_lost="fail")}
+QUEUED_FAILING = replace(QUEUED, agent="once", definition={"on_worker_lost": "fail"})
 
 
 def unread(*_: object) -> None:
@@ -48,6 +51,15 @@ def unread(*_: object) -> None:
 def settings(database: Path) -> Settings:
     server = ServerSettings(database_url=f"sqlite:///{database}", drain_s=0, capacity=1)
     return Settings(server, agents=AGENTS)
+
+
+def claim_of_a_caller_that_has_gone(runtime: Runtime) -> tuple[str, EncodedEvent]:
+    """A new run's id, and its claim, whose slot was given back."""
+    run_id = new_run_id()
+    started = runtime.supervisor.claim(run_id)
+    assert started is not None
+    runtime.supervisor.give_back(run_id)
+    return run_id, started
 
 
 def heard(runtime: Runtime) -> list[Committed]:
@@ -151,25 +163,18 @@ async def test_a_start_of_which_nothing_is_heard_gives_its_slot_back(
 
 async def test_a_start_whose_caller_has_gone_begins_all_the_same(settings: Settings) -> None:
     async with open_runtime(settings) as runtime:
-        run_id = new_run_id()
-        started = runtime.supervisor.claim(run_id)
-        assert started is not None
-        runtime.supervisor.give_back(run_id)
+        run_id, started = claim_of_a_caller_that_has_gone(runtime)
         await runtime.event_log.append(run_id, [QUEUED, started], expected_seq=0)
         run = (await runtime.store.get(run_id, wait_s=DEADLINE_S)).run
         assert (run.status, run.attempt) == ("success", 1)
 
 
 async def test_starts_whose_callers_have_gone_wait_for_a_slot(settings: Settings) -> None:
-    agents = {"once": AgentSpec(model="scripted", tokens=1, on_worker_lost="fail")}
-    async with open_runtime(replace(settings, agents=agents)) as runtime:
-        run_id, other = new_run_id(), new_run_id()
-        started = runtime.supervisor.claim(run_id)
-        assert started is not None
-        runtime.supervisor.give_back(run_id)
+    async with open_runtime(replace(settings, agents=FAILING)) as runtime:
+        run_id, started = claim_of_a_caller_that_has_gone(runtime)
+        other = new_run_id()
         assert runtime.supervisor.claim(other)  # the only slot
-        queued = replace(QUEUED, agent="once", definition={"on_worker_lost": "fail"})
-        await runtime.event_log.append(run_id, [queued, started], expected_seq=0)
+        await runtime.event_log.append(run_id, [QUEUED_FAILING, started], expected_seq=0)
         await asyncio.sleep(0)
         assert (runtime.supervisor.running, runtime.supervisor.waiting) == (0, 2)
         for _ in range(3):  # this worker does not count as crashed, however long the run waits
@@ -182,20 +187,16 @@ async def test_starts_whose_callers_have_gone_wait_for_a_slot(settings: Settings
 async def test_a_start_that_waits_for_a_slot_since_a_sweep_began_is_not_lost(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    agents = {"once": AgentSpec(model="scripted", tokens=1, on_worker_lost="fail")}
-    async with open_runtime(replace(settings, agents=agents)) as runtime:
-        run_id, other = new_run_id(), new_run_id()
-        started = runtime.supervisor.claim(run_id)
-        assert started is not None
-        runtime.supervisor.give_back(run_id)
+    async with open_runtime(replace(settings, agents=FAILING)) as runtime:
+        run_id, started = claim_of_a_caller_that_has_gone(runtime)
+        other = new_run_id()
         assert runtime.supervisor.claim(other)  # the only slot
-        queued = replace(QUEUED, agent="once", definition={"on_worker_lost": "fail"})
         read_open_runs, waiting = runtime.event_log.open_runs, list[int]()
 
         async def start_and_read(**query: Any) -> list[OpenRun]:
             waiting.append(runtime.supervisor.waiting)
             if len(waiting) == 1:
-                await runtime.event_log.append(run_id, [queued, started], expected_seq=0)
+                await runtime.event_log.append(run_id, [QUEUED_FAILING, started], expected_seq=0)
             return await read_open_runs(**query)
 
         monkeypatch.setattr(runtime.event_log, "open_runs", start_and_read)
