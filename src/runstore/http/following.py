@@ -95,12 +95,12 @@ class RunStreams:
                 left = left or not head.closed or after < head.seq - head.deleted
         if not left and not lost:
             return nothing_left()
-        with ExitStack() as stack:
-            stack.enter_context(self._subscribers.of_user(login.user.user_id))
+        with ExitStack() as resources:
+            resources.enter_context(self._subscribers.of_user(login.user.user_id))
             for run_id in cursors.open():
-                stack.enter_context(self._subscribers.of_run(run_id))
+                resources.enter_context(self._subscribers.of_run(run_id))
             tail = self._store.joined_tails.open(cursors, lost=lost, only=only)
-            return EventStream(joined(tail), login, stack.pop_all())
+            return EventStream(joined(tail), login, resources.pop_all())
 
     async def follow_own(
         self, login: Login, cursors: OwnRunCursors | None, *, only: EventFilter | None = None
@@ -125,11 +125,11 @@ class RunStreams:
                 check_cursor(after, (await self._store.head(run_id)).seq, run_id)
             except (RunDeleted, RunPurged) as error:
                 lost[run_id] = error
-        with ExitStack() as stack:
-            stack.enter_context(self._subscribers.of_user(user_id))
-            new_runs = stack.enter_context(tails.new_runs(user_id, cursors))
+        with ExitStack() as resources:
+            resources.enter_context(self._subscribers.of_user(user_id))
+            new_runs = resources.enter_context(tails.new_runs(user_id, cursors))
             tail = tails.open(cursors, lost=lost, only=only, new_runs=new_runs)
-            return EventStream(joined(tail), login, stack.pop_all())
+            return EventStream(joined(tail), login, resources.pop_all())
 
     async def until_ended(self, login: Login, run_id: str, wait_s: float, receive: Receive) -> None:
         """Return when the run has ended, or after `wait_s`. Until then its reader counts as an open stream.

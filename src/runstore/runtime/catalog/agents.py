@@ -37,6 +37,8 @@ from runstore.runtime.user_code import call, check_call, in_thread, load
 CODE_TIMEOUT_S = 300.0  # seconds for submitted code whose agent has no `run_timeout_s`
 FORKABLE = "an agent with a `model` in the configuration, and not the scripted model"
 NOTHING: Mapping[str, Any] = {}
+MCP = "strands.tools.mcp"  # imported by agents that have MCP clients
+EXPECTED = "expected a strands Agent, Graph or Swarm, or an async generator function"
 NO_LLM = "This is not an LLM: a script says the words of the input."
 BUILT_IN: dict[str, AgentSpec] = {
     "demo": AgentSpec(model=SCRIPTED, tokens_per_s=20, description="A demonstration that needs no key.")
@@ -225,17 +227,7 @@ class AgentCatalog:
             ConfigError: the model or a tool cannot be built.
         """
         if self._teams is not None and "hierarchy" in definition:
-            await self._have_strands()
-            from runstore.runtime.strands.agent import StrandsAgent
-
-            product = await self._teams.build(definition)
-            at_most_once = self._teams.at_most_once.union(definition.get("at_most_once", ()))
-            approve = frozenset(definition.get("approve", ())) | self._teams.approve
-            records = self._teams.record_requests and definition.get("record_requests", True)
-            return StrandsAgent(
-                product, ctx, self._taken,
-                root=ROOT, at_most_once=at_most_once, approve=approve, record_requests=records,
-            )  # fmt: skip
+            return await self._build_team(self._teams, ctx, definition)
         spec = self.spec_of(name, definition)
         match spec.source:
             case SubmittedCode(limits):
@@ -258,6 +250,20 @@ class AgentCatalog:
             _check_names("approve", spec.approve, agent.tool_names)
             return agent
         raise AgentError(f"agent {name!r}: its factory returned {_what(made)}; {EXPECTED}")
+
+    async def _build_team(self, teams: Teams, ctx: RunContext, definition: Mapping[str, Any]) -> Agent:
+        await self._have_strands()
+        from runstore.runtime.strands.agent import StrandsAgent
+
+        return StrandsAgent(
+            await teams.build(definition),
+            ctx,
+            self._taken,
+            root=ROOT,
+            at_most_once=teams.at_most_once.union(definition.get("at_most_once", ())),
+            approve=teams.approve.union(definition.get("approve", ())),
+            record_requests=teams.record_requests and definition.get("record_requests", True),
+        )
 
     async def _have_strands(self) -> None:
         """Import strands, which takes a second or more, off the loop that other runs share."""
@@ -317,10 +323,6 @@ def _setting(setting: str) -> Iterator[None]:
         yield
     except RunstoreError as error:
         raise ConfigError(str(error), setting=setting) from error
-
-
-MCP = "strands.tools.mcp"  # imported by agents that have MCP clients
-EXPECTED = "expected a strands Agent, Graph or Swarm, or an async generator function"
 
 
 def _what(made: Any) -> str:
