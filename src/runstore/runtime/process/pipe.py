@@ -78,7 +78,7 @@ class Pipe:
             self._flush()
 
     def _in_succession(self) -> bool:
-        """Whether as many messages were sent at once lately as may be."""
+        """Whether AT_ONCE messages were already sent at once within BATCH_S."""
         now = time.monotonic()
         if now >= self._since + BATCH_S:
             self._since, self._at_once = now, 0
