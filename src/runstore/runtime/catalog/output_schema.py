@@ -16,7 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from runstore.runtime.loops.interrupts import Interrupted, clear_interrupt, interrupt
+from runstore.runtime.loops.interrupts import Interrupted, drop_interrupt, interrupt
 
 MAX_SCHEMA_WARNINGS = 100  # warnings about one result
 MAX_WARNING = 500  # characters of one warning
@@ -122,11 +122,14 @@ def _given_up(why: str) -> SchemaWarning:
 @contextmanager
 def _interrupted_after(seconds: float) -> Iterator[None]:
     """Raise Interrupted in the block when its time is over, and never after the block."""
-    thread_id, lock, over = threading.get_ident(), threading.Lock(), False
+    thread_id, lock = threading.get_ident(), threading.Lock()
+    interrupted = over = False
 
     def end() -> None:
+        nonlocal interrupted
         with lock:
             if not over:
+                interrupted = True
                 interrupt(thread_id)
 
     timer = threading.Timer(seconds, end)
@@ -138,8 +141,9 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
         while not over:
             with suppress(Interrupted):  # it came just after the end of the block
                 with lock:
+                    if interrupted:
+                        drop_interrupt()
                     over = True
-                    clear_interrupt(thread_id)
                 timer.cancel()
 
 

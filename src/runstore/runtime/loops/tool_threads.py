@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from structlog.contextvars import get_contextvars
 
 from runstore.core.threads import raisable
-from runstore.runtime.loops.interrupts import Interrupted, clear_interrupt, interrupt
+from runstore.runtime.loops.interrupts import Interrupted, drop_interrupt, interrupt
 
 TOOL_THREADS = 1_000  # concurrent sync tools, as many as runs, so that stuck ones do not block others
 INTERRUPT_S = 5.0  # seconds for a blocking tool to end after its run
@@ -30,6 +30,7 @@ class _Call:
         self.future: Future[Any] = Future()
         self.thread_id = 0
         self.abandoned_at: float | None = None
+        self.interrupted = False
         self._function = function
 
     def make(self) -> None:
@@ -79,6 +80,7 @@ class ToolThreads(ThreadPoolExecutor):
                         call.abandoned_at = now
                         self.abandoned += 1
                     elif now - call.abandoned_at > INTERRUPT_S:
+                        call.interrupted = True
                         interrupt(call.thread_id)
             self._start_next()
 
@@ -109,7 +111,8 @@ class ToolThreads(ThreadPoolExecutor):
 
     def _leave(self, call: _Call) -> None:
         with self._lock:
-            clear_interrupt(call.thread_id)  # no new one can come while this thread has the lock
+            if call.interrupted:
+                drop_interrupt()  # no new one can come while this thread has the lock
             self._working.remove(call)
             self.abandoned -= call.abandoned_at is not None
             self._start_next()
