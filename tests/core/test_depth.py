@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runstore.core.codec import encode
-from runstore.core.depth import MAX_DEPTH, cut, folded, is_deeper
+from runstore.core.depth import MAX_DEPTH, check_decodable, cut, folded, is_deeper
 from runstore.core.errors import EventTooDeep, InvalidEvent
 from runstore.core.events import (
     Completed,
@@ -46,6 +46,28 @@ def depth_of(value: Any) -> int:
 @given(nested, st.integers(0, 6))
 def test_the_depth_is_that_of_the_value(value: Any, most: int) -> None:
     assert is_deeper(json.dumps(value).encode(), most) is (depth_of(value) > most)
+
+
+@given(nested, st.integers(1, 6))
+def test_a_value_is_decodable_up_to_its_depth(value: Any, most: int) -> None:
+    data = json.dumps(value).encode()
+    if depth_of(value) <= most:
+        check_decodable(data, most)
+    else:
+        with pytest.raises(RecursionError):
+            check_decodable(data, most)
+
+
+@given(nested, st.text('ab[]{}\\"\n', max_size=20))
+def test_bytes_after_a_deep_beginning_do_not_hide_it(value: Any, rest: str) -> None:
+    data = json.dumps([value]).encode()
+    beginning = b"[" * 3 + data[:-1]
+    with pytest.raises(RecursionError):
+        check_decodable(beginning + rest.encode(), 3)
+
+
+def test_brackets_after_a_shallow_value_do_not_count() -> None:
+    check_decodable(b'{"a": 1}' + b"[" * 100, 2)
 
 
 @given(nested, st.integers(0, 6))

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +28,41 @@ from tests.kit.polling import DEADLINE_S, until
 from tests.kit.slow import mostly_slow
 from tests.kit.teams import ALONE, EXECUTOR
 from tests.runtime.strands_kit import Playbook, use
+
+RAISED_LIMIT = """
+import sys
+from runstore.core.arguments import read_arguments
+from runstore.core.errors import AgentError, EventTooDeep
+from runstore.http.bodies import Body, _decode
+from runstore.http.native.agents import StartBody
+from runstore.runtime.code.agent import _item
+from runstore.runtime.process.messages import Ended, Offered, event_of, result_of
+from runstore.runtime.strands.llamacpp_answers import _decoded
+from runstore.runtime.strands.openai_answers import _whole_answer
+
+sys.setrecursionlimit(10**6)  # as libraries do that agents use
+for deep in ("[" * 300_000, '{"a":' * 300_000 + "1" + "}" * 300_000):
+    value = '{"metadata": {"a": %s}}' % deep
+    for error, read in (
+        (EventTooDeep, lambda: _decode(Body(StartBody), None, value.encode())),
+        (ValueError, lambda: read_arguments(deep)),
+        (EventTooDeep, lambda: _item(chr(30) + '{"event": %s}' % deep)),
+        (AgentError, lambda: event_of(Offered(run=1, event="custom.a", at=0, data=deep.encode()))),
+        (RecursionError, lambda: _whole_answer(b'{"error": %s}' % deep.encode())),
+    ):
+        try:
+            read()
+        except error:
+            continue
+        sys.exit(f"{error} was expected")
+    assert _decoded(deep) is None
+"""
+
+
+def test_depth_is_bounded_where_a_library_has_raised_the_limit_of_recursion() -> None:
+    """Otherwise a decoder overflows the stack, and a small request ends the process."""
+    ended = subprocess.run([sys.executable, "-c", RAISED_LIMIT], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def tables(levels: int) -> Any:

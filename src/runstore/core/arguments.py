@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from runstore.core.depth import folded
+from runstore.core.depth import check_decodable, folded
 
 
 def read_arguments(text: str, *, deepest: int | None = None) -> dict[str, Any]:
@@ -33,6 +33,7 @@ def _decoded(text: str, deepest: int | None) -> Any:
     if deepest is not None:
         text = folded(text.encode(), deepest).decode()
     try:
+        check_decodable(text.encode(errors="replace"))
         return json.loads(text, strict=False)
     except RecursionError as error:
         raise ValueError("nested too deep") from error

@@ -7,6 +7,7 @@ from typing import TypeVar
 import msgspec
 
 MAX_DEPTH = 64  # nested lists and objects; decoders and clients fail at some hundreds
+DECODED_DEPTH = 512  # levels given to a decoder; it needs up to 300 bytes of the stack for each
 SHALLOW_BYTES = 2 * MAX_DEPTH  # bytes; JSON up to this length cannot be nested deeper
 
 _CUT = b'"\xe2\x80\xa6 nested too deep to be shown"'
@@ -21,9 +22,9 @@ T = TypeVar("T")
 def is_deeper(data: bytes, most: int = MAX_DEPTH) -> bool:
     """Whether JSON is nested deeper than `most` levels; a scalar has no level.
 
-    The JSON must have been encoded or decoded before; for other bytes the answer is arbitrary and may take
-    long. All loops run inside the interpreter. Without strings and scalars only brackets are left, and each
-    replacement of `[]` removes the innermost level everywhere.
+    For bytes that are no JSON the answer is arbitrary, but always true if a decoder would go deeper before it
+    noticed. All loops run inside the interpreter. Without strings and scalars only brackets are left, and
+    each replacement of `[]` removes the innermost level everywhere.
     """
     if not _may_be_deeper(data, most):
         return False
@@ -32,8 +33,39 @@ def is_deeper(data: bytes, most: int = MAX_DEPTH) -> bool:
     for _ in range(most):
         if not nest:
             return False
-        nest = nest.replace(b"[]", b"")
+        left = nest.replace(b"[]", b"")
+        if len(left) == len(nest):
+            return True  # brackets without the other one
+        nest = left
     return bool(nest)
+
+
+def check_decodable(data: bytes, most: int = DECODED_DEPTH) -> None:
+    """Refuse bytes, JSON or not, before a decoder goes deeper into them than `most` levels.
+
+    The interpreter's own limit is no bound: agents and libraries may raise it (`sys.setrecursionlimit`), and
+    then a decoder overflows the stack, which ends the process.
+
+    Raises:
+        RecursionError: as a decoder does at the interpreter's limit.
+    """
+    if is_deeper(data, most) and _goes_deeper(data, most):
+        raise RecursionError(f"nested deeper than {most} levels")
+
+
+def _goes_deeper(data: bytes, most: int) -> bool:
+    depth = 0
+    for token in _TOKEN.finditer(data):
+        mark = token[0]
+        if mark in (b"[", b"{"):
+            depth += 1
+            if depth > most:
+                return True
+        elif mark in (b"]", b"}"):
+            depth -= 1
+            if depth <= 0:
+                break  # the end of the value
+    return False
 
 
 def cut(data: bytes, most: int = MAX_DEPTH) -> bytes:

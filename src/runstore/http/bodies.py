@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 from starlette.requests import ClientDisconnect, Request
 
 from runstore.core.codec import TOO_DEEP, mended
-from runstore.core.depth import MAX_DEPTH, is_deeper
+from runstore.core.depth import MAX_DEPTH, check_decodable
 from runstore.core.errors import Busy, EventTooDeep, TooLarge
 from runstore.core.names import holds_nul
 from runstore.core.threads import Threads
@@ -244,6 +244,7 @@ def _decode(body: Body[T], foreign: str | None, content: bytes) -> T:
             status=415,
         )
     try:
+        check_decodable(content, MAX_DEPTH + BODY_LEVELS)
         decoded = _decoded(body, content)
     except RecursionError as error:
         raise EventTooDeep(TOO_DEEP.format("the body")) from error
@@ -256,8 +257,6 @@ def _decode(body: Body[T], foreign: str | None, content: bytes) -> T:
             message = f"{half[:200]} holds half of a surrogate pair, as \\ud83d alone, which is not UTF-8"
             raise BadRequest(message, code="invalid_body", field=half) from error
         raise BadRequest(f"the body is not JSON: {error}", code="invalid_json") from error
-    if is_deeper(content, MAX_DEPTH + BODY_LEVELS):
-        raise EventTooDeep(TOO_DEEP.format("the body"))
     if not body.any_text and holds_nul(content):
         nul = path_of(msgspec.json.decode(content), holds_nul_character) or "$"
         message = f"{nul[:200]} must not hold the character NUL (\\u0000)"

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from runstore.core.codec import MAX_EVENT_BYTES, TOO_DEEP, RecordedEvent
+from runstore.core.depth import check_decodable
 from runstore.core.errors import AgentError, EventTooDeep
 from runstore.core.events import AgentFinished, AgentStarted
 from runstore.core.ports import AgentResult, RunContext, RunRecorder
@@ -152,6 +153,7 @@ def _item(text: str) -> Item:
 
 
 def _record(text: str) -> Record:
+    check_decodable(text.encode(errors="replace"))
     try:
         return msgspec.json.decode(text, type=Record)
     except msgspec.MsgspecError:

@@ -5,13 +5,14 @@ receives pickled Python objects, with bytes and integers of any size, as it trus
 """
 
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from runstore.core.codec import EncodedEvent, RecordedEvent, encode
+from runstore.core.depth import check_decodable
 from runstore.core.errors import AgentError, InvalidEvent
 from runstore.core.events import (
     CUSTOM_TYPE,
@@ -25,6 +26,8 @@ from runstore.core.events import (
 from runstore.core.ports import AddedMessage, AgentResult, Asked, RunContext
 from runstore.runtime.catalog.specs import AgentSpec
 from runstore.runtime.catalog.teams import HierarchySettings
+
+T = TypeVar("T")
 
 LENGTH_BYTES = 4
 MAX_BATCH_BYTES = 16 << 20  # bytes of a batch of messages from a process
@@ -181,10 +184,10 @@ ToServer = OfRun | OfProcess
 
 _encoder = msgspec.msgpack.Encoder()
 _read_to_server: msgspec.msgpack.Decoder[list[ToServer]] = msgspec.msgpack.Decoder(list[ToServer])
-_read_event = {type: msgspec.json.Decoder(cls) for type, cls in EVENT_CLASSES.items()}
+_read_event = {type: msgspec.json.Decoder(cls).decode for type, cls in EVENT_CLASSES.items()}
 _versions = {type: cls.version for type, cls in EVENT_CLASSES.items()}
 _read_request = msgspec.json.Decoder(InputRequested).decode
-_read_json = msgspec.json.Decoder()
+_read_json = msgspec.json.Decoder().decode
 
 
 def for_child(message: ToChild) -> bytes:
@@ -256,10 +259,10 @@ def event_of(message: Offered | WriteAhead) -> EncodedEvent:
         if message.event.startswith(CONTROL):
             raise InvalidEvent(f"an agent cannot write {message.event[:100]!r}")
         if message.event in EVENT_CLASSES:
-            return encode(_read_event[message.event].decode(message.data))
+            return encode(_checked(_read_event[message.event], message.data))
         if not CUSTOM_TYPE.fullmatch(message.event):
             raise InvalidEvent(f"there is no event type {message.event[:100]!r}")
-        return encode(Custom(message.event, _read_json.decode(message.data)))
+        return encode(Custom(message.event, _checked(_read_json, message.data)))
     except (InvalidEvent, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise AgentError(f"the agent's process wrote a malformed event: {error}") from error
 
@@ -272,8 +275,8 @@ def result_of(ended: Ended | AsksInput) -> AgentResult | Asked:
     """
     try:
         if isinstance(ended, AsksInput):
-            return Asked([_read_request(data) for data in ended.requests])
-        ending = _read_event[ended.event].decode(ended.data)
+            return Asked([_checked(_read_request, data) for data in ended.requests])
+        ending = _checked(_read_event[ended.event], ended.data)
     except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise AgentError(f"the agent's process sent a malformed ending: {error}") from error
     if isinstance(ending, Completed):
@@ -281,6 +284,11 @@ def result_of(ended: Ended | AsksInput) -> AgentResult | Asked:
     if isinstance(ending, Failed):
         raise AgentError(ending.message, code=ending.code)
     raise AgentError(f"an agent's process cannot end with {ended.event[:100]!r}")
+
+
+def _checked(decode: Callable[[bytes], T], data: bytes) -> T:
+    check_decodable(data)
+    return decode(data)
 
 
 def _with_length(body: bytes) -> bytes:

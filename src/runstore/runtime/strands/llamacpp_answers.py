@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
+from runstore.core.depth import check_decodable
 from runstore.runtime.strands.openai_answers import ToolCalls
 from runstore.runtime.strands.wrapped import Wrapped
 
@@ -47,6 +48,7 @@ async def mended_lines(lines: AsyncIterator[str]) -> AsyncIterator[str]:
 
 def _decoded(data: str) -> dict[str, Any] | None:
     try:
+        check_decodable(data.encode(errors="replace"))
         value = json.loads(data)
     except (ValueError, RecursionError):  # also `[DONE]`, the last line
         return None

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.arguments import read_arguments
+from runstore.core.depth import check_decodable
 from runstore.core.errors import AgentError
 from runstore.runtime.strands.end_reasons import COMPLETE
 from runstore.runtime.strands.wrapped import Wrapped
@@ -154,6 +155,7 @@ async def _unstreamed(body: bytes, request: Any) -> AsyncIterator[Any]:
 
 
 def _whole_answer(body: bytes) -> _WholeAnswer:
+    check_decodable(body)
     try:
         return msgspec.json.decode(body, type=_WholeAnswer)
     except msgspec.MsgspecError:  # msgspec refuses half of a surrogate pair, which is mended later
