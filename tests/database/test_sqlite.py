@@ -288,3 +288,11 @@ def test_no_file_is_made_in_place_of_one_that_was_taken_away(tmp_path: Path) -> 
     taken.rename(path)
     dialect.engine.connect().close()
     dialect.close()
+
+
+def test_a_server_imports_the_dialect_of_no_other_database() -> None:
+    looks = "print([name for name in sys.modules if name.count('.') == 2 and 'sqlalchemy.dialects' in name])"
+    code = f"import runstore.cli.main, runstore.process, sys; {looks}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ".mysql" not in done.stdout
+    assert ".postgresql" not in done.stdout

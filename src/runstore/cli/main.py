@@ -105,7 +105,6 @@ def serve(
 
     Example: runstore serve --port 8082 --database-url sqlite:///runstore.db
     """
-    from runstore.cli.reload import serve_reloading
     from runstore.process import serve as run_server
 
     settings = _settings(
@@ -114,6 +113,8 @@ def serve(
         allowed_hosts=allowed_host or None,
     )  # fmt: skip
     if reload:
+        from runstore.cli.reload import serve_reloading
+
         _run(serve_reloading, settings)
     else:
         _run(run_server, settings)

@@ -19,7 +19,6 @@ from sqlalchemy import (
     text,
     type_coerce,
 )
-from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 from sqlalchemy.types import TypeEngine
 from typing_extensions import override
 
@@ -114,6 +113,8 @@ def has_all(table: Table, dialect: str, words: Iterable[str]) -> ColumnElement[b
         asked = " ".join(f"+{mysql_word(word)}" for word in words)
         against = text(f"MATCH ({table.name}.words) AGAINST (:asked IN BOOLEAN MODE)")
         return type_coerce(against.bindparams(bindparam("asked", asked, unique=True)), Boolean)
+    from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR  # here, as only PostgreSQL needs it
+
     vector = func.array_to_tsvector(func.string_to_array(table.c.words, text("' '")), type_=TSVECTOR)
     asked = " & ".join(f"'{word}'" for word in words)
     return vector.op("@@")(type_coerce(asked, Text).cast(TSQUERY))
