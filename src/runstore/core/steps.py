@@ -26,10 +26,10 @@ REPEATED = "said again by the next attempt"  # why the text of an attempt is dis
 
 
 class _Agent(Struct):
-    """An agent at work. `said`: the seq up to which its text is in messages."""
+    """An agent at work. `whole_upto`: the seq up to which its text is in messages."""
 
     step: Step
-    said: int
+    whole_upto: int
     since: str
     asked: Any = None
     call: ModelCall | None = None
@@ -84,7 +84,7 @@ class StepFold:
     def unsaid(self) -> int:
         """The seq after which all text lies that no message repeats."""
         last = self.last.seq if self.last is not None else 0
-        found = [last, *(agent.said for agent in self._open.values())]
+        found = [last, *(agent.whole_upto for agent in self._open.values())]
         return min(found if self._mute is None else [*found, self._mute])
 
     def settle(self) -> None:
@@ -188,7 +188,7 @@ class StepFold:
         call = agent.call
         broken = call is not None and call.step.content is None and call.step.status == "running"
         if not agent.spoke or broken:
-            self._mute = agent.said if self._mute is None else min(self._mute, agent.said)
+            self._mute = agent.whole_upto if self._mute is None else min(self._mute, agent.whole_upto)
         if call is not None:
             call.show()
             if call.step.status == "running":
@@ -259,7 +259,7 @@ class StepFold:
 
     def _message(self, event: EventRecord, data: Any) -> None:
         agent, message = self._agent(event), data["message"]
-        agent.said = event.seq
+        agent.whole_upto = event.seq
         content = blocks_of(message.get("content"))
         if message.get("role") != "assistant":
             agent.asked, agent.since = content, event.at

@@ -266,9 +266,9 @@ def _duration_ms(begin: str, end: str) -> int:
     return max(0, millis_of(end) - millis_of(begin))
 
 
-def _put(place: Trace | TraceStep, name: str, value: Any) -> None:
+def _put(item: Trace | TraceStep, name: str, value: Any) -> None:
     """Set an input or an output, unless it is too large."""
     if value is not None and len(to_json(value)) > MAX_VALUE_BYTES:
-        place.truncated = [*place.truncated, name]
+        item.truncated = [*item.truncated, name]
     else:
-        setattr(place, name, value)
+        setattr(item, name, value)

@@ -130,7 +130,7 @@ def _first_id(at: int) -> str:
     return first_run_id(min(max(at, 0), LAST_TIME))
 
 
-class _Place(Struct, order=True):
+class _Cursor(Struct, order=True):
     """How far the events of one run are known: up to a position, which is that of a seq."""
 
     upto: int
@@ -180,8 +180,8 @@ class _Step:
 
     def _positions(self, within: Sequence[ColumnElement[bool]], query: AuditQuery) -> list[int]:
         """The positions of the events whose run matches. Their data, perhaps large, are not read."""
-        places = self._connection.execute(select(_e.position, _e.run_id).where(*within)).all()
-        run_ids = sorted({read_run_id(run_id) for _, run_id in places})
+        found = self._connection.execute(select(_e.position, _e.run_id).where(*within)).all()
+        run_ids = sorted({read_run_id(run_id) for _, run_id in found})
         conditions = [runs.c[name] == value for name, value in query.of_run.items()]
         matching: set[str] = set()
         for start in range(0, len(run_ids), RUNS_AT_ONCE):
@@ -189,24 +189,24 @@ class _Step:
             matching |= set(
                 self._connection.execute(select(runs.c.run_id).where(some, *conditions)).scalars()
             )
-        return [position for position, run_id in places if read_run_id(run_id) in matching]
+        return [position for position, run_id in found if read_run_id(run_id) in matching]
 
     def merge(self, run_ids: Sequence[str], after: int, end: int) -> MatchingEvents:
         """Merge the events of some runs."""
-        places = list(self._places(run_ids, after))
-        heapq.heapify(places)
+        cursors = list(self._cursors(run_ids, after))
+        heapq.heapify(cursors)
         found: list[RecordedEvent] = []
-        while places and places[0].upto < end and not (found and self._spent):
-            known = places[0].upto
+        while cursors and cursors[0].upto < end and not (found and self._spent):
+            known = cursors[0].upto
             if _is_full([event for event in found if event.position <= known], self._limit):
                 break
-            place = heapq.heappop(places)
-            found += self._advance(place, end)
-            if place.seq < place.last_seq:
-                heapq.heappush(places, place)
+            cursor = heapq.heappop(cursors)
+            found += self._advance(cursor, end)
+            if cursor.seq < cursor.last_seq:
+                heapq.heappush(cursors, cursor)
             if self._spent:
                 break
-        known = min(places[0].upto if places else end, end)
+        known = min(cursors[0].upto if cursors else end, end)
         found = sorted((event for event in found if event.position <= known), key=lambda e: e.position)
         size = 0
         for count, event in enumerate(found, 1):
@@ -215,7 +215,7 @@ class _Step:
                 return MatchingEvents(found[:count], event.position)
         return MatchingEvents(found, known)
 
-    def _places(self, run_ids: Sequence[str], after: int) -> Iterator[_Place]:
+    def _cursors(self, run_ids: Sequence[str], after: int) -> Iterator[_Cursor]:
         """Where each run's events after a position begin."""
         last = self._last(run_ids)
         live = [run_id for run_id, (_, position) in last.items() if position > after]
@@ -225,7 +225,7 @@ class _Step:
             seq, position = 0, first.get(run_id, 0)
             if position <= after:
                 seq, position = self._seek(run_id, after, last_seq)
-            yield _Place(position - 1, run_id, seq, last_seq)
+            yield _Cursor(position - 1, run_id, seq, last_seq)
 
     def _last(self, run_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
         """The last seq and position of each run, one step from the end of its part of the index."""
@@ -257,20 +257,20 @@ class _Step:
         here = select(_e.position).where(_e.run_id == run_id, _e.seq >= seq).order_by(_e.seq).limit(1)
         return self._connection.execute(here).scalar() or _END
 
-    def _advance(self, place: _Place, end: int) -> list[RecordedEvent]:
-        """The next matching events of a run; moves its place on."""
-        upto = min(place.seq + WINDOW, place.last_seq)
-        self._left -= upto - place.seq
-        within = (_e.run_id == place.run_id, _e.seq > place.seq, _e.seq <= upto, _e.position <= end)
+    def _advance(self, cursor: _Cursor, end: int) -> list[RecordedEvent]:
+        """The next matching events of a run; moves its cursor on."""
+        upto = min(cursor.seq + WINDOW, cursor.last_seq)
+        self._left -= upto - cursor.seq
+        within = (_e.run_id == cursor.run_id, _e.seq > cursor.seq, _e.seq <= upto, _e.position <= end)
         found: list[RecordedEvent] = []
         size = 0
         for event in self._read(select(*_EVENT).where(*within, *self._conditions).order_by(_e.seq)):
             found.append(event)
             size += len(event.data)
             if len(found) == self._limit or size >= MAX_BYTES:
-                place.seq, place.upto = event.seq, event.position
+                cursor.seq, cursor.upto = event.seq, event.position
                 return found
-        place.seq, place.upto = upto, self._position(place.run_id, upto)
+        cursor.seq, cursor.upto = upto, self._position(cursor.run_id, upto)
         return found
 
     def _read(self, query: Select[Any]) -> Iterator[RecordedEvent]:

@@ -203,10 +203,10 @@ class ClusterNodes(Seeds):
 
         def primary_of_slot(node: Address, answer: Any) -> Address:
             ranges = parse_cluster_slots(answer, current_host=node[0])
-            self.learn([place["primary"] for place in ranges.values()])
-            for (first, last), place in ranges.items():
+            self.learn([nodes["primary"] for nodes in ranges.values()])
+            for (first, last), nodes in ranges.items():
                 if first <= slot <= last:
-                    primary: Address = place["primary"]
+                    primary: Address = nodes["primary"]
                     return primary
             raise ConnectionError(f"no node of the cluster has slot {slot}")
 
@@ -290,6 +290,6 @@ def shown(url: str) -> str:
         return f"{scheme}://…"
     if "@" in f"{parts.path}{parts.query}{parts.fragment}":
         return f"{scheme}://…"  # a password may begin before any "@"
-    credentials, _, place = parts.netloc.rpartition("@")
+    credentials, _, hosts = parts.netloc.rpartition("@")
     user = credentials.partition(":")[0]
-    return f"{scheme}://{user and f'{user}@'}{place}{parts.path}"
+    return f"{scheme}://{user and f'{user}@'}{hosts}{parts.path}"

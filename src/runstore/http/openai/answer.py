@@ -30,8 +30,8 @@ class ChatAnswer:
     def __init__(self, *, kept: bool = False) -> None:
         self.content = ""
         self.reasoning = ""
-        self._said = Transcript(kept=kept)
-        self._thought = Transcript(Reasoning.type, kept=kept)
+        self._text = Transcript(kept=kept)
+        self._reasoning = Transcript(Reasoning.type, kept=kept)
         self._structured = False
 
     def add(self, event: EventRecord) -> None:
@@ -39,8 +39,8 @@ class ChatAnswer:
         self.content = self.reasoning = ""
         if event.type == Token.type:
             if is_own(event) and not self._structured:
-                self._said.add(event)
-                self.content = _sendable(self._said.added)
+                self._text.add(event)
+                self.content = _sendable(self._text.added)
             return
         if event.type == AgentStarted.type:
             if event.data.get("structured_output"):
@@ -48,28 +48,28 @@ class ChatAnswer:
             return
         if not is_own(event):
             return
-        self._thought.add(event)
-        self.reasoning = _sendable(self._thought.added)
+        self._reasoning.add(event)
+        self.reasoning = _sendable(self._reasoning.added)
         takes_back = event.type in (Started.type, Discarded.type)
         if takes_back or not (self._structured or event.type == Reasoning.type):
-            self._said.add(event)
-            self.content = _sendable(self._said.added)
+            self._text.add(event)
+            self.content = _sendable(self._text.added)
 
     def end(self, seq: int, result: dict[str, Any]) -> None:
         """Take the result of the run, which ends with the event `seq`: the part that was not streamed."""
         self.content = self.reasoning = ""
-        self._said.end(seq, result)
-        self.content = _sendable(self._said.added)
+        self._text.end(seq, result)
+        self.content = _sendable(self._text.added)
 
     @property
     def cut(self) -> bool:
         """Whether the answer is only the beginning of one, as the run's result has no more of it."""
-        return self._said.cut
+        return self._text.cut
 
     @property
     def whole(self) -> tuple[str, str]:
         """All of the content, and all of the reasoning."""
-        return _sendable(self._said.text), _sendable(self._thought.text)
+        return _sendable(self._text.text), _sendable(self._reasoning.text)
 
 
 def _sendable(text: str) -> str:

@@ -40,15 +40,15 @@ class Repeats:
             return piece.text
         goes_on = bool(self._again) and self._again[-1].kind == piece.kind
         self._again.append(piece)
-        said = piece.text if goes_on else _joined([piece])
+        text = piece.text if goes_on else _joined([piece])
         left = len(self._before) - self._same
-        if not self._before.startswith(said[:left], self._same):
+        if not self._before.startswith(text[:left], self._same):
             return None
-        self._same += min(len(said), left)
-        if len(said) < left:
+        self._same += min(len(text), left)
+        if len(text) < left:
             return ""
         self._before, self._again, self._same = "", [], 0
-        return piece.text[len(piece.text) - (len(said) - left) :]
+        return piece.text[len(piece.text) - (len(text) - left) :]
 
     def take_back(self, from_seq: int, speaker: Place | None = None) -> bool:
         """Discard the text of an agent, or of all, from a seq on; False: call `drop`."""

@@ -180,11 +180,11 @@ class Chunks:
                 yield ProtocolMessage(event.seq, msgspec.structs.replace(first, discard_after_seq=again))
             elif event.type == Discarded.type and is_own(event):
                 yield from self._take_back(event.seq, event.data["from_seq"], speaker_of(event.data))
-            yield from self._said(event.seq, speaker_of(event.data))
+            yield from self._send_new(event.seq, speaker_of(event.data))
             if event.type in MESSAGE_ENDS and is_own(event):
                 yield from self._end(event.seq)
 
-    def _said(self, seq: int, speaker: Place) -> Iterator[ProtocolMessage]:
+    def _send_new(self, seq: int, speaker: Place) -> Iterator[ProtocolMessage]:
         if self._answer.reasoning:
             yield from self._send(seq, speaker, "reasoning_content", self._answer.reasoning)
         if self._answer.content:
@@ -237,7 +237,7 @@ class Chunks:
             yield ProtocolMessage(event.seq, error_object(*ending_error(_ended(self._run, event))))
             return
         self._answer.end(event.seq, result)
-        yield from self._said(event.seq, RESULT)
+        yield from self._send_new(event.seq, RESULT)
         yield from self._end(event.seq)
         reason: FinishReason = "length" if self._answer.cut else finish_reason(result)
         yield ProtocolMessage(event.seq, self._chunk(Delta(), reason))

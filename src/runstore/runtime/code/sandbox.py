@@ -135,12 +135,12 @@ def _pythons() -> set[str]:
     return {*prefixes, *site.getsitepackages(), site.getusersitepackages()} - {"/"}
 
 
-def _allow(libc: ctypes.CDLL, ruleset: int, rights: int, places: Iterable[str]) -> None:
-    for place in places:
+def _allow(libc: ctypes.CDLL, ruleset: int, rights: int, paths: Iterable[str]) -> None:
+    for path in paths:
         with suppress(FileNotFoundError, PermissionError, NotADirectoryError):
-            opened = os.open(place, os.O_PATH | os.O_CLOEXEC)
+            opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
             try:
-                own = rights if os.path.isdir(place) else rights & (_WRITE_FILE | 1 << 0 | 1 << 2 | 1 << 14)
+                own = rights if os.path.isdir(path) else rights & (_WRITE_FILE | 1 << 0 | 1 << 2 | 1 << 14)
                 rule = _Beneath(own, opened)
                 _check(libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(rule), 0))
             finally:

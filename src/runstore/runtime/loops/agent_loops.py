@@ -98,8 +98,8 @@ class AgentLoop:
         """The stack of its thread, innermost first: `function file:line < …`."""
         frame = sys._current_frames().get(self._thread.ident or 0)
         frames = islice(traceback.walk_stack(frame), STACK_FRAMES) if frame else []
-        places = [(at.f_code.co_name, Path(at.f_code.co_filename).name, line) for at, line in frames]
-        return " < ".join(f"{function} {file}:{line}" for function, file, line in places)
+        lines = [(at.f_code.co_name, Path(at.f_code.co_filename).name, line) for at, line in frames]
+        return " < ".join(f"{function} {file}:{line}" for function, file, line in lines)
 
     def stop(self) -> None:
         """Let the thread end at the loop's next turn, even if tasks are left. Safe from any thread."""
