@@ -112,8 +112,10 @@ class Tail:
         page = await self._reads.page(
             Page(self.run_id, self._cursor, self._history, self._only, live.generation)
         )
-        self._cursor = page[-1].seq if page else self._history
-        self.ended = any(event.ends for event in page)
+        if page:
+            self._cursor, self.ended = page[-1].seq, page[-1].ends
+        else:
+            self._cursor = self._history
         return page
 
     def _pass(self, events: Sequence[TailEvent]) -> Sequence[TailEvent]:
