@@ -26,7 +26,7 @@ from runstore.core.trace import Trace, TraceAgent, TraceAttempt, TraceStep
 
 PROVIDER = "strands-agents"  # what strands' own spans say: it calls the models
 SCOPE = InstrumentationScope("runstore", __version__)
-USAGE = {  # of our names
+USAGE = {  # the keys are our names
     "input_tokens": "gen_ai.usage.input_tokens",
     "output_tokens": "gen_ai.usage.output_tokens",
     "cache_read_tokens": "gen_ai.usage.cache_read.input_tokens",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runstore.maintenance.projections import Projections
     from runstore.maintenance.rebuild import ProjectionReport
 
-LOOK_S = 0.2  # seconds between two looks for a signal
+LOOK_S = 0.2  # seconds between two checks for a signal
 STOP_S = 5.0  # seconds for the transaction in progress
 MAX_JOBS = 8  # rebuilds at once; each needs a connection
 GC_THRESHOLDS = (20_000, 50, 100)  # a batch makes many objects, nearly all of them freed without a collection

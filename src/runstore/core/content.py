@@ -127,9 +127,9 @@ def joined(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def without_empty(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages without empty ones to the model, which providers refuse; neighbours that meet are joined.
+    """The messages without empty user messages, which providers refuse; neighbours that then meet are joined.
 
-    A hook that takes the tool calls out of an answer leaves one: the results of no tools.
+    A hook that takes the tool calls out of an answer leaves an empty message: the results of no tools.
     """
     found: list[dict[str, Any]] = []
     dropped = False

@@ -88,7 +88,7 @@ class Threads:
     async def call(self, function: Callable[..., T], *arguments: Any, by: str | None = None) -> T:
         """Run `function(*arguments)` in one of the threads, and return its result.
 
-        A cancelled call is not made if it has not started; otherwise it runs on and keeps its place.
+        A cancelled call is not made if it has not started; otherwise it runs on and keeps its thread.
 
         Args:
             by: the caller; None: the one that `asking` names.

@@ -14,7 +14,7 @@ from runstore.core.errors import ConfigError, LogUnavailable
 from runstore.database.dialects import Replicated
 
 CATCH_UP_S = 0.1  # seconds to wait for the replica to catch up; then the primary answers
-LOOK_S = 0.005  # seconds between two looks at how far it is
+LOOK_S = 0.005  # seconds between two checks of how far it is
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0  # seconds without reads of a replica that is lost or behind
 
 T = TypeVar("T")

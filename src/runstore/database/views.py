@@ -14,7 +14,7 @@ from runstore.database.columns import MYSQL
 Type = Literal["text", "integer", "cost", "time", "date", "json", "key"]
 
 VIEWS = ("audit_events", "audit_runs", "audit_usage")
-NANO = 1_000_000_000  # of a unit of money
+NANO = 1_000_000_000  # nano units in a unit of money
 CUSTOM = "e.type LIKE 'custom.%' AND e.v = 2"  # stored as {"by": …, "key_id": …, "data": …}
 SAY_WHO = (
     "(e.type LIKE 'audit.%' OR e.type IN ('cancel.requested', 'run.deleted', 'run.purged', 'input.given', "
@@ -182,7 +182,7 @@ class _Sqlite:
         return f"({' || '.join(texts)})"
 
 
-_PARTS = ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))  # of a UUID's digits: the first, and how many
+_PARTS = ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))  # parts of a UUID: first digit, number
 
 
 # No operator of PostgreSQL reads JSON with the character NUL: one event would end every query over its row.

@@ -88,34 +88,34 @@ def settle(
         earlier: finds the run's earlier events whose type is in READ, newest first.
     """
     settled = Settled([*events], [])
-    for place, event in enumerate(events):
+    for index, event in enumerate(events):
         if event.type == Discarded.type:
-            _discard(settled, first_seq, place, earlier)
+            _discard(settled, first_seq, index, earlier)
         elif event.type == Started.type:
-            _start(settled, first_seq, place, earlier)
+            _start(settled, first_seq, index, earlier)
     return settled
 
 
 def _discard(
-    settled: Settled, first_seq: int, place: int, earlier: Callable[[], Iterable[TextEvent]]
+    settled: Settled, first_seq: int, index: int, earlier: Callable[[], Iterable[TextEvent]]
 ) -> None:
-    event, own_seq = settled.events[place], first_seq + place
+    event, own_seq = settled.events[index], first_seq + index
     discarded = _read_discarded(event.data)
-    before = _backwards(settled.events[:place], first_seq, earlier)
+    before = _backwards(settled.events[:index], first_seq, earlier)
     texts, messages, from_seq = _taken_back(discarded, own_seq, before)
     complete = msgspec.structs.replace(discarded, from_seq=from_seq)
-    settled.events[place] = msgspec.structs.replace(event, data=to_json(complete))
+    settled.events[index] = msgspec.structs.replace(event, data=to_json(complete))
     if discarded.reason == WITHHELD:
         tombstone = Redacted(agent=discarded.agent, call_id=discarded.call_id)
         _bury(settled, first_seq, texts, tombstone)
         _bury(settled, first_seq, messages, msgspec.structs.replace(tombstone, message=True))
 
 
-def _start(settled: Settled, first_seq: int, place: int, earlier: Callable[[], Iterable[TextEvent]]) -> None:
-    started = _read_started(settled.events[place].data)
+def _start(settled: Settled, first_seq: int, index: int, earlier: Callable[[], Iterable[TextEvent]]) -> None:
+    started = _read_started(settled.events[index].data)
     if started.withholds and started.discard_after_seq is not None:
         seqs: defaultdict[Redacted, list[int]] = defaultdict(list)
-        for event in _backwards(settled.events[:place], first_seq, earlier):
+        for event in _backwards(settled.events[:index], first_seq, earlier):
             if event.seq <= started.discard_after_seq:
                 break
             if event.type in TEXT_TYPES:
@@ -138,8 +138,8 @@ def _bury(settled: Settled, first_seq: int, seqs: Sequence[int], tombstone: Reda
 def _backwards(
     new: Sequence[EncodedEvent], first_seq: int, earlier: Callable[[], Iterable[TextEvent]]
 ) -> Iterator[TextEvent]:
-    for place in range(len(new) - 1, -1, -1):
-        yield TextEvent(first_seq + place, new[place].type, new[place].data)
+    for index in range(len(new) - 1, -1, -1):
+        yield TextEvent(first_seq + index, new[index].type, new[index].data)
     yield from earlier()
 
 

@@ -41,7 +41,7 @@ _RUN = (
     .order_by(_e.seq)
 )
 _LAST = select(*_RECORDED).where(_e.run_id == bindparam("run")).order_by(_e.seq.desc()).limit(1)
-_ENDING = _LAST.where(_e.ends == 1)  # at the end except for the markers
+_ENDING = _LAST.where(_e.ends == 1)  # the ending, which only markers follow
 _ALL = select(_e.run_id, *_RECORDED).where(_e.position > bindparam("after")).order_by(_e.position)
 _LAST_POSITION = select(func.max(_e.position))
 _OF_AN_OPEN_RUN = ("attempt", "cancel_at", "status", "added")  # columns of a head

@@ -75,7 +75,7 @@ ERRORS = ErrorResponder({surface.prefix: surface.errors for surface in SURFACES}
 OPEN_PATHS = frozenset(
     path for surface in SURFACES for path, operation in surface.operations if operation.open
 )
-METHODS = {"GET": {"GET", "HEAD"}}  # that a route answers besides its own
+METHODS = {"GET": {"GET", "HEAD"}}  # all methods that a route answers, by its own one
 TICKETED = [
     (METHODS.get(operation.method, {operation.method}), compile_path(path)[0], operation.ticket)
     for surface in SURFACES

@@ -8,7 +8,7 @@ import httptools
 from runstore.http.errors import error_response
 
 KNOWN_VERSIONS = frozenset({"1.0", "1.1"})
-SCHEMES = frozenset({b"http", b"https"})  # of a target in absolute form
+SCHEMES = frozenset({b"http", b"https"})  # schemes of a target in absolute form
 ONCE = ("Host", "Authorization")  # headers of which a proxy may have checked another one than is used here
 UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 

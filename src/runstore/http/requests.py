@@ -26,7 +26,7 @@ FAMILIES = frozenset(name.partition(".")[0] + "." for name in EVENT_CLASSES) | {
 
 TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # a number as in JSON
-QUALITY = re.compile(r"q\s*=\s*([01](?:\.[0-9]{0,9})?)")  # of a media type in `Accept`
+QUALITY = re.compile(r"q\s*=\s*([01](?:\.[0-9]{0,9})?)")  # the quality of a media type in `Accept`
 FLAGS = ("true", "false")
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 

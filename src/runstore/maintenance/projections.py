@@ -44,7 +44,7 @@ T = TypeVar("T")
 LOCAL_USER = "local"
 
 SETTLE_S = 60.0  # seconds to wait for other runners
-LOOK_S = 0.05  # seconds between two looks at them
+LOOK_S = 0.05  # seconds between two checks of them
 
 log = structlog.get_logger(__name__)
 

@@ -31,7 +31,7 @@ from runstore.projections.projection import Projection, Slot
 from runstore.projections.runner import LEASE_S, POLL_S, TURN_S
 from runstore.projections.silences import Silences
 
-WATCH_S = 0.1  # seconds between two looks at another process's rebuild
+WATCH_S = 0.1  # seconds between two checks of another process's rebuild
 MEET_WITHIN = 100_000  # positions by which one is ahead at most if it waits for the others: a second or so
 
 Progress = Callable[[int, int], None]  # position reached, position to reach

@@ -30,7 +30,7 @@ from runstore.projections.builds import (
 from runstore.projections.comparison import Comparison, TableDifference
 from runstore.projections.projection import Projection, Slot
 
-LOOK_S = 0.2  # seconds between two looks for the position to reach while it is far away
+LOOK_S = 0.2  # seconds between two reads of the position to reach while it is far away
 
 Builds = Mapping[Slot, Build]
 

@@ -12,8 +12,8 @@ from runstore.projections.text import TextProjection
 from runstore.projections.tools import ToolsProjection
 from runstore.projections.usage import UsageProjection
 
-GROUP = "runstore.projections"  # of entry points: name = "package.module:Class"
-MAX_PROJECTIONS = 100  # of a process
+GROUP = "runstore.projections"  # the group of entry points: name = "package.module:Class"
+MAX_PROJECTIONS = 100  # projections of a process
 
 
 def shipped(prices: Prices | None = None) -> list[Projection]:

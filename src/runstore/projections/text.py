@@ -49,7 +49,7 @@ from runstore.projections.projection import Projection, Slot
 from runstore.projections.text_index import IndexedWords, add_index, fill_index, merge_index
 
 READ_AT_ONCE = 500  # runs of one statement
-KEPT_SPEAKERS = 256  # of the last rows
+KEPT_SPEAKERS = 256  # speakers of the last rows to remember
 INPUT, ANSWER, TOOL = "input", "answer", "tool"  # kinds of text
 REDACTED = "redacted"  # reason of a discard after which the log no longer has the text
 

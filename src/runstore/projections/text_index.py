@@ -25,7 +25,7 @@ from typing_extensions import override
 from runstore.database.columns import MYSQL
 from runstore.database.database import Database
 
-SEGMENTS = 8  # of one level of SQLite's index before it merges them; its default of 4 makes inserts dearer
+SEGMENTS = 8  # segments of a level that SQLite's index merges; its default of 4 makes inserts dearer
 MERGED_PAGES = 200  # pages of SQLite's index that one transaction merges, which takes some milliseconds
 
 

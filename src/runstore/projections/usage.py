@@ -50,7 +50,7 @@ from runstore.projections.projection import Projection, Slot
 
 READ_AT_ONCE = 500  # runs of one SELECT; SQLite takes 32,766 parameters
 OUTCOMES: dict[str, str] = {"success": "succeeded", "error": "failed", "stopped": "stopped"}
-COUNTS = ("runs", *OUTCOMES.values(), "incomplete")  # of runs
+COUNTS = ("runs", *OUTCOMES.values(), "incomplete")  # columns that count runs
 CALL_SUMS = tuple(name for name in SUMS if name != "incomplete")
 MODEL_SUMS = (*COUNTS, *CALL_SUMS, "cost")  # summed columns of the table `usage`
 DAY_SUMS = (*COUNTS, "duration_ms")  # summed columns of the table `usage_days`

@@ -48,7 +48,7 @@ from runstore.store.keys import erase_keys, pseudonym_secret
 
 PASSES = 3  # over runs that change during an erasure, such as by a deletion
 SHOWN_RUNS = 10  # active runs that a refusal names
-LOOK_S = 0.2  # seconds between two looks at the projections
+LOOK_S = 0.2  # seconds between two checks of the projections
 SETTLE_S = 60.0  # seconds for projections, of this process or another, to apply the purge
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from runstore.core.ports import EventFilter, LogReader
 from runstore.core.threads import Threads
 
 ROW_BYTES = 256  # bytes that a read event takes besides its data
-READS = 2  # at once, of all users: each takes a core for seconds, and several times its events' bytes
+READS = 2  # concurrent reads of all users: each takes a core for seconds, and several times its events' bytes
 READ_WAIT_S = 5.0  # seconds that one waits for its turn before the request is refused
 
 T = TypeVar("T")
@@ -57,10 +57,10 @@ class LargeReads:
         self._threads = Threads("runstore-reads", READS, share=READS - 1, wait_s=READ_WAIT_S)
 
     async def call(self, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The result of `read`, as soon as there is a place.
+        """The result of `read`, as soon as a thread is free.
 
         Raises:
-            Busy: there was no place in time.
+            Busy: no thread was free in time.
         """
         context = copy_context()  # which names the user
         return await self._threads.call(lambda: context.run(asyncio.run, read()))

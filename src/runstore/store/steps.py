@@ -39,11 +39,11 @@ class FoldedSteps(Struct):
 
 
 class StepReader:
-    """Reads runs as steps, in a thread: a request keeps its place from the first event to the answer.
+    """Reads runs as steps, in a thread: a request keeps its thread from the first event to the answer.
 
     Args:
         read: a page of a run's events, as `RunStore.events` does.
-        threads: as many reads at once as there are places.
+        threads: their number limits the concurrent reads.
     """
 
     def __init__(self, read: ReadEvents, threads: Threads) -> None:
@@ -51,11 +51,11 @@ class StepReader:
         self._threads = threads
 
     async def call(self, work: Callable[[ReadPage], T]) -> T:
-        """Call `work` with a blocking `read`, in a thread, as soon as there is a place; return its result.
+        """Call `work` with a blocking `read`, as soon as a thread is free; return its result.
 
         Raises:
             RunPurged
-            Busy: there was no place in time.
+            Busy: no thread was free in time.
         """
         loop, context = asyncio.get_running_loop(), copy_context()
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from runstore.runtime.replay.dialogues import RecordedRun
 
 EXIT_DIFFERENT = 1
-EXIT_TROUBLE = 2  # as of diff(1): the runs could not be compared
+EXIT_TROUBLE = 2  # the exit code of diff(1) for trouble: the runs could not be compared
 MAX_SEQ_DIGITS = 18
 _STYLES = {"-": "red", "+": "green", "=": ""}
 

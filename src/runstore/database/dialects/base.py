@@ -20,7 +20,7 @@ PAGERS = 4  # connections that read pages of events, so that long replays do not
 LISTERS = 2  # connections that search the run list
 CHANGERS = 2  # connections for changes other than events, which wait for other writers
 ERASERS = 2  # connections of one purge by an admin
-CONNECTIONS = READERS + PAGERS + LISTERS + CHANGERS + ERASERS + 2  # and the writer's, the projections'
+CONNECTIONS = READERS + PAGERS + LISTERS + CHANGERS + ERASERS + 2  # 2: the writer's, the projections'
 
 CONNECT_S = 5  # seconds for a server to accept a connection
 REPLICA_CONNECT_S = 2  # the same for a read replica, in whose place the primary can answer

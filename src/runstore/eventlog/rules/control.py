@@ -21,7 +21,7 @@ from runstore.database.tables import open_runs, purging, session_runs, sessions
 from runstore.eventlog.admission import Given
 from runstore.eventlog.rules.sessions import SessionRequest, read_session_request
 
-WAITING = "waiting"  # for answers
+WAITING = "waiting"  # the status of a run that waits for answers
 
 _INSERT = insert(open_runs)
 _JOIN_SESSION = insert(session_runs)

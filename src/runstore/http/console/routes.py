@@ -16,7 +16,7 @@ from runstore.http.requests import has_already, prefers
 
 ROOT = "/console"
 PAGE_PATH = re.compile(r"[a-z]*|runs/[^/]{1,100}")  # the page itself finds out which page it shows
-GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))")  # in `Accept-Encoding`, and not refused
+GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))")  # accepted by `Accept-Encoding`
 FOR_EVER = "public, max-age=31536000, immutable"  # a path with a version never gets other content
 # The pages have no inline script or style, and load nothing from elsewhere. Trusted Types forbid to make HTML
 # of text, so that no text of a model, tool or user becomes code.

@@ -80,7 +80,7 @@ class AgentPage(Struct, frozen=True):
 
 AGENT = Parameter("agent", TEXT, "the agent's name", "path")
 STARTED = json(
-    "the run is stored, and starts as soon as there is a place for it",
+    "the run is stored, and starts as soon as a slot is free",
     RunRecord,
     {"Location": {"type": "string", "format": "uri-reference"}, **RUN_HEADER},
     "$response.body#/run_id",

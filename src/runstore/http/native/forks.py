@@ -61,7 +61,7 @@ class ForkRoutes:
         "/runs/{run_id}/fork",
         parameters=(RUN_ID, *START_HEADERS),
         body=Body(ForkBody, optional=True),
-        answers={202: json("the fork is stored, and starts as soon as there is a place for it", ForkedRun)},
+        answers={202: json("the fork is stored, and starts as soon as a slot is free", ForkedRun)},
         problems=(*OF_A_START, Forbidden, errors.AgentNotFound, errors.InvalidCursor, errors.InvalidQuery),
     )
     async def fork_run(self, call: Call[ForkBody]) -> Response:

@@ -39,7 +39,7 @@ from runstore.store.reports.tools import ToolsQuery
 from runstore.store.reports.usage import GROUPS, UsageQuery
 
 KINDS = (INPUT, ANSWER, TOOL)
-AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")  # of money, in units of the currency
+AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")  # a sum of money, in units of the currency
 MOST = 1 << 53  # the greatest whole number that all JSON readers know
 WORDS: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_QUERY}
 DAY: Schema = {"type": "string", "format": "date"}

@@ -11,7 +11,7 @@ FORMATS = {
     "png": "png", "x-png": "png", "jpeg": "jpeg", "jpg": "jpeg", "pjpeg": "jpeg", "gif": "gif",
     "webp": "webp",
 }  # fmt: skip
-SIGNATURE_BYTES = 16  # of an image, which show its format
+SIGNATURE_BYTES = 16  # first bytes of an image, which show its format
 _QUOTED = r'"(?:[^"\\]|\\.)*+"'  # a parameter's value, in which `,` and `;` are ordinary (RFC 2045, 5.1)
 _HEADER = re.compile(rf'(?:[^,"]|{_QUOTED})*+,', re.DOTALL)
 _PARAMETER = re.compile(rf'(?:\A|;)((?:[^;"]|{_QUOTED})*+)', re.DOTALL)

@@ -11,7 +11,7 @@ from runstore.core.run import Run
 from runstore.http.errors import ErrorDetail, ErrorForm
 
 FinishReason = Literal["stop", "length", "content_filter"]
-FINISH_REASONS: dict[str, FinishReason] = {  # by stop reasons of strands and of providers
+FINISH_REASONS: dict[str, FinishReason] = {  # the keys are stop reasons of strands and of providers
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "limit_output_tokens": "length",
@@ -203,7 +203,7 @@ class ChatMessage(Struct, frozen=True):
     status: str | None = None
 
 
-MENDED_FIELDS = {  # of a message, with the treatment of a value of a wrong type
+MENDED_FIELDS = {  # fields of a message, with the treatment of a value of a wrong type
     "content": "JSON of a tool, as text; an assistant's is left out; a part without `type` is text",
     "refusal": "left out",
     "tool_calls": "a call, or left out",

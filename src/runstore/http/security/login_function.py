@@ -23,10 +23,10 @@ from runstore.http.errors import Unauthorized
 from runstore.http.security.users import Login, User
 
 AUTHENTICATE_S = 10.0  # seconds that the function may take
-LOGIN_THREADS = 256  # concurrent calls of a synchronous function; hanging calls keep their places
+LOGIN_THREADS = 256  # concurrent calls of a synchronous function; hanging calls keep their threads
 LOGIN_SHARE = 16  # concurrent calls for similar requests
 ADDRESS_SHARE = 192  # concurrent calls for one address or IPv6 network, so that others can still log in
-LOGIN_WAIT_S = 2.0  # seconds that a call waits for a place before the request is refused
+LOGIN_WAIT_S = 2.0  # seconds that a call waits for a thread before the request is refused
 RECHECK_S = 60.0  # seconds between two checks of an open stream
 
 log = structlog.get_logger(__name__)
@@ -104,7 +104,7 @@ class LoginFunction:
         return await found if inspect.isawaitable(found) else found
 
     def _call_in_thread(self, request: Request) -> Any:
-        """A hanging call keeps its place, even after its request was answered."""
+        """A hanging call keeps its thread, even after its request was answered."""
         address = network_of(request)
         with self._lock:
             if self._calls[address] >= ADDRESS_SHARE:

@@ -12,7 +12,7 @@ from runstore.core.errors import AgentError
 from runstore.runtime.strands.format_chunks import Extension
 
 KEPT = "providerReason"  # our key in strands' `messageStop`
-COMPLETE = "end_turn"  # in strands' words; some of its classes also say this for a missing reason
+COMPLETE = "end_turn"  # strands' word; some of its classes also give it for a missing reason
 BLOCKED = "blocked"  # our reason for an answer to a prompt that its provider has blocked
 FAILED = "the model's provider failed before the end of the answer"
 MALFORMED = "the model's answer is malformed"

@@ -106,7 +106,7 @@ SENTENCES = {
     "context_overflow": "the conversation is too long for the model",
     "max_tokens": "the model's answer was cut by its token limit",
 }
-BROKEN = "the connection to the model broke"  # for errors without a message
+BROKEN = "the connection to the model broke"  # the text for errors without a message
 # SDKs detect a missing key themselves, with messages of their own.
 NO_KEY = ("api_key", "api key", "authentication method", "credentials")
 # Start of the message of strands' providers for a content block they cannot send.

@@ -10,7 +10,7 @@ from typing import Any
 from runstore.runtime.strands.openai_answers import ToolCalls
 from runstore.runtime.strands.wrapped import Wrapped, WrappedClient
 
-NO_ID = "null"  # in the words of Mistral's package
+NO_ID = "null"  # the id that Mistral's package gives to a call without one
 
 
 def mending(client: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,8 +20,8 @@ from runstore.runtime.strands.open_calls import OpenCalls
 from runstore.runtime.strands.provider_words import ProviderWords
 from runstore.runtime.strands.tools import OVER
 
-FIRST = HookOrder.SDK_FIRST - 1  # before any other hook, and before strands' retry strategy waits
-LAST = HookOrder.SDK_LAST + 1  # after every other hook
+FIRST = HookOrder.SDK_FIRST - 1  # the hook runs before all others, and before strands' retry strategy waits
+LAST = HookOrder.SDK_LAST + 1  # the hook runs after all others
 HOOKS = HookRegistry.__module__  # it calls every hook
 ROOM = 120  # frames of the stack that a model call, with its provider's package, may need
 TOO_MANY = "too_many_model_calls"

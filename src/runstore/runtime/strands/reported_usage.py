@@ -11,8 +11,8 @@ from typing import Any
 from runstore.runtime.strands.format_chunks import Extension
 
 REASONING = "reasoningTokens"  # our key in strands' usage
-DETAILS = ("completion_tokens_details", "output_tokens_details")  # of OpenAI's two protocols
-MAX_TOKENS = 1 << 40  # of one call; a sum of many still fits into 64 bits
+DETAILS = ("completion_tokens_details", "output_tokens_details")  # the names in OpenAI's two protocols
+MAX_TOKENS = 1 << 40  # tokens of one call; a sum of many still fits into 64 bits
 
 
 def tokens_of(reported: Mapping[str, Any]) -> dict[str, int]:

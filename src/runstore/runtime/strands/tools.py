@@ -16,8 +16,8 @@ from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import sentence_of
 from runstore.runtime.strands.provider_words import ProviderWords
 
-OVER = "The run is over."  # for agents and tools that would start after recording has ended
-BLOCKS = {"text", "json", *MEDIA}  # of a tool's result
+OVER = "The run is over."  # the error of agents and tools that would start after recording has ended
+BLOCKS = {"text", "json", *MEDIA}  # kinds of blocks in a tool's result
 LEFT_OUT = "left_out"  # the only key of an input that stands for one that no event can hold
 
 
