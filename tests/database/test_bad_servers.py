@@ -86,7 +86,7 @@ PG, MY = "postgresql+psycopg://me:secret@127.0.0.1:1/runs", "mysql+pymysql://me:
         (f"{MY}?ssl_ca=/nowhere", "No such file"), (PG.replace("127.0.0.1", "x" * 64), "label too long"),
         (MY.replace("127.0.0.1", "a..b"), "label empty or too long"),
         ("sqlite:///a%00b", "NUL"), (f"sqlite:///{'x' * 300}", "File name too long"),
-        ("sqlite:///a?timeout=1&timeout=2", "sqlite:///"),
+        ("sqlite:///a?mode=ro&uri=true", "SQLite takes no options"), ("sqlite:///a?timeout=1", "no options"),
     ],
 )  # fmt: skip
 def test_what_a_driver_cannot_take_is_an_error_of_the_url(

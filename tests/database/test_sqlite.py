@@ -274,6 +274,35 @@ async def test_a_statement_that_sqlite_will_never_take_is_an_error_and_no_outage
         await anext(frames)
 
 
+async def test_a_changed_working_directory_leaves_the_file_and_its_locks_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Agents and their tools may change it, for the whole process."""
+    make_database(tmp_path / "runstore.db")
+    monkeypatch.chdir(tmp_path)
+    dialect = open_dialect(make_url("sqlite:///runstore.db"))
+    with closing(dialect):
+        with dialect.engine.connect() as connection:
+            dialect.begin_write(connection)
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        monkeypatch.chdir(elsewhere)
+        dialect.engine.dispose()
+        with dialect.engine.connect() as connection:
+            dialect.begin_write(connection)
+        assert dialect.file == tmp_path / "runstore.db"
+        assert dialect.location == "runstore.db"
+        assert not any(elsewhere.iterdir())
+
+
+def test_a_link_that_leads_nowhere_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with closing(open_dialect(make_url(f"sqlite:///{tmp_path}/a"))) as dialect:
+        assert dialect.exposed() is None
+        assert not dialect.file.exists()
+
+
 def test_no_file_is_made_in_place_of_one_that_was_taken_away(tmp_path: Path) -> None:
     """SQLite would delete the write-ahead log beside an empty file."""
     path = make_database(tmp_path / "runstore.db")

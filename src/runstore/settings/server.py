@@ -94,7 +94,7 @@ def override(settings: ServerSettings, changes: dict[str, Any]) -> ServerSetting
             given[f"{name}_file"] = None
     try:
         changed = msgspec.convert(msgspec.to_builtins(settings) | given, ServerSettings)
-        return with_urls(changed, Path.cwd())
+        return with_urls(changed, Path())
     except msgspec.ValidationError as error:
         raise ConfigError(str(error).removesuffix(" - at `$`")) from error
 

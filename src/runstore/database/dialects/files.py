@@ -7,21 +7,21 @@ from pathlib import Path
 
 
 def is_open_to_others(path: Path | str) -> bool:
-    """Whether the mode gives others than the owner any right; False if the file does not exist."""
+    """Whether the mode gives others than the owner any right; False if it cannot be found."""
     try:
         return bool(Path(path).stat().st_mode & 0o077)
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
 def is_open_beyond_group(path: Path | str) -> bool:
-    """Whether others than the owner and a reading group have any right; False if the file does not exist.
+    """Whether others than the owner and a reading group have any right; False if it cannot be found.
 
     Many services read a configuration of root's through their group, with mode 0640.
     """
     try:
         return bool(Path(path).stat().st_mode & 0o027)
-    except FileNotFoundError:
+    except OSError:
         return False
 
 

@@ -45,13 +45,18 @@ class SqliteDialect:
             raise wrong_url(url, "SQLite needs a file, for example sqlite:///runstore.db")
         if "\0" in url.database:
             raise wrong_url(url, "a file's name cannot hold the character NUL")
-        self.path, self._name = Path(url.database), url.database
+        if url.query:  # one of them may name another file, whose mode would not be checked
+            raise wrong_url(url, "SQLite takes no options; use sqlite:///FILE")
+        self._given = Path(url.database)
+        # An agent or its tool may change the working directory; this is the file nevertheless.
+        self.path = self._given.absolute()
+        self._name = str(self.path)
         if not self.path.parent.is_dir():
-            raise wrong_url(url, f"there is no directory {self.path.parent}")
+            raise wrong_url(url, f"there is no directory {self._given.parent}")
         if self.path.exists() and not os.access(self.path, os.W_OK):
-            raise wrong_url(url, f"the file {self.path} is read-only")
+            raise wrong_url(url, f"the file {self._given} is read-only")
         self.engine = create_engine(
-            url,
+            url.set(database=self._name),
             pool_size=CONNECTIONS,
             max_overflow=0,
             hide_parameters=True,
@@ -74,7 +79,7 @@ class SqliteDialect:
 
     @property
     def location(self) -> str:
-        return str(self.path)
+        return str(self._given)
 
     @property
     def file(self) -> Path:
@@ -87,11 +92,10 @@ class SqliteDialect:
         """See `Dialect.exposed`."""
         remedies = []
         for suffix, mode in (("", 600), ("-wal", 600), ("-shm", 600), (".workers", 700)):
-            path = Path(f"{self.path}{suffix}")
-            if is_open_to_others(path):
-                remedies.append(f"chmod {mode} {path}")
+            if is_open_to_others(f"{self.path}{suffix}"):
+                remedies.append(f"chmod {mode} {self.location}{suffix}")
         if is_writable_to_others(self.path.parent):
-            remedies.append(f"chmod go-w {self.path.parent}")
+            remedies.append(f"chmod go-w {self._given.parent}")
         return "; ".join(remedies) or None
 
     def begin_write(self, connection: Connection, *, exclusive: bool = False) -> int:
@@ -164,7 +168,7 @@ class SqliteDialect:
 
     def _check_identity(self) -> None:
         if self._identify() != self._identity:
-            raise LogUnavailable(f"database {self.path}: the file was removed or replaced")
+            raise LogUnavailable(f"database {self.location}: the file was removed or replaced")
 
     @contextmanager
     def answering(self, connection: Connection) -> Iterator[None]:
@@ -195,7 +199,8 @@ class SqliteDialect:
         with self.engine.connect() as connection:
             while connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]:
                 if time.monotonic() > deadline:
-                    return f"{self.path}-wal still holds purged text, as other processes read it: erase again"
+                    held = f"{self.location}-wal still holds purged text, as other processes read it"
+                    return f"{held}: erase again"
         return None
 
     def size(self, connection: Connection) -> int:
@@ -226,11 +231,11 @@ class SqliteDialect:
         if _is_of_statement(cause):
             return None
         if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
-            return LogUnavailable(f"database {self.path}: it has not answered within {ANSWER_S} s")
+            return LogUnavailable(f"database {self.location}: it has not answered within {ANSWER_S} s")
         if isinstance(cause, sqlite3.DatabaseError) and not isinstance(cause, sqlite3.DataError):
-            return LogUnavailable(f"database {self.path}: {cause}")
+            return LogUnavailable(f"database {self.location}: {cause}")
         if isinstance(error, exc.TimeoutError):
-            return LogUnavailable(f"database {self.path}: too many reads at once")
+            return LogUnavailable(f"database {self.location}: too many reads at once")
         return None
 
 
