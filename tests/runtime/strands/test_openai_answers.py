@@ -146,6 +146,39 @@ async def test_a_usage_beside_text_counts_once() -> None:
     assert [event.output_tokens for event in recorder.of(Usage)] == [2]
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"x_groq": {"id": "r", "usage": USAGE}},
+        {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": USAGE}]},
+    ],
+    ids=["Groq", "Moonshot"],
+)
+async def test_a_usage_may_stand_elsewhere(where: dict[str, Any]) -> None:
+    recorder, _, _ = await run([chunk({"content": "Hello"}), chunk(finish="stop", **where)])
+    assert [(event.input_tokens, event.output_tokens) for event in recorder.of(Usage)] == [(7, 2)]
+
+
+@pytest.mark.parametrize(
+    "said", [{"message": {"content": "Paris"}}, {"text": "Paris"}], ids=["message", "text"]
+)
+async def test_a_chunk_may_have_a_message_or_a_text_in_place_of_a_delta(said: dict[str, Any]) -> None:
+    _, ended, _ = await run([chunk(choices=[{"index": 0, "finish_reason": "stop"} | said], usage=USAGE)])
+    assert ended.result == {"text": "Paris", "stop_reason": "end_turn"}
+
+
+async def test_a_chunks_message_that_cannot_be_read_is_passed_over() -> None:
+    odd = chunk(choices=[{"index": 0, "message": "Paris", "finish_reason": None}])
+    _, ended, _ = await run([odd, *SAID])
+    assert ended.result["text"] == "done"
+
+
+async def test_events_with_blank_data_keep_a_stream_open() -> None:
+    lines = [b"data: %b\n\n" % json.dumps(each).encode() for each in SAID]
+    _, ended, _ = await run(b"data:\n\n" + b"data: \n\n".join(lines))
+    assert ended.result == {"text": "done", "stop_reason": "end_turn"}
+
+
 WHOLE = [call(0, "x", "add", '{"a": 1}'), call(0, "y", "name", '{"of": "b"}')]
 CALLS = {
     "one index, two ids": WHOLE,
@@ -342,7 +375,7 @@ async def test_an_error_with_the_status_of_a_success_is_an_error(error: Any, cod
     assert caught.value.code == code
 
 
-BARE_ERRORS = [  # of vLLM, SGLang, FastAPI and DashScope
+BARE_ERRORS = [  # of vLLM, SGLang, FastAPI, DashScope, Baidu and MiniMax
     (
         {"object": "error", "message": "no such thing", "type": "BadRequestError", "code": 400},
         "model_refused",
@@ -350,6 +383,8 @@ BARE_ERRORS = [  # of vLLM, SGLang, FastAPI and DashScope
     ({"object": "error", "message": "busy", "code": 503}, "model_unavailable"),
     ({"detail": "it does not work"}, "model_error"),
     ({"code": "invalid_api_key", "message": "wrong"}, "model_auth"),
+    ({"error_code": 110, "error_msg": "Access token invalid"}, "model_error"),
+    ({"choices": None, "base_resp": {"status_code": 1004, "status_msg": "login fail"}}, "model_error"),
 ]
 
 

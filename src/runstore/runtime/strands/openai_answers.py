@@ -84,8 +84,18 @@ async def _chunks(answer: Any) -> AsyncIterator[Any]:
             chunks = _unstreamed(begin + b"".join([each async for each in pieces]), response.request)
         else:
             answer.response = _Begun(response, _joined(begin, pieces))
+            answer._decoder = _Speaking(answer._decoder)
     async for chunk in chunks:
         yield chunk
+
+
+class _Speaking(Wrapped):
+    """A decoder of server-sent events without those whose data is blank, which keep a connection open."""
+
+    async def aiter_bytes(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for event in self._wrapped.aiter_bytes(pieces):
+            if event.data.strip():
+                yield event
 
 
 async def _joined(begin: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -124,6 +134,9 @@ class _WholeAnswer(Struct):
     error: Any = None
     message: Any = None
     detail: Any = None
+    error_msg: Any = None
+    msg: Any = None
+    base_resp: Any = None
     code: Any = None
     type: Any = None
 
@@ -171,8 +184,8 @@ async def mended_chunks(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
     calls, refused = ToolCalls(), False
     reason = usage = index = None
     async for chunk in chunks:
-        usage = getattr(chunk, "usage", None) or usage
         choice = _choice(chunk)
+        usage = _usage_in(chunk, choice) or usage
         if choice is None:
             if error := _bare_error(chunk):
                 raise sys.modules["openai"].APIError(error["message"], None, body=error)
@@ -182,6 +195,8 @@ async def mended_chunks(chunks: AsyncIterator[Any]) -> AsyncIterator[Any]:
             continue  # another answer, as with the parameter `n`
         if choice.finish_reason:
             reason, choice.finish_reason = choice.finish_reason, None
+        if choice.delta is None:
+            choice.delta = _delta_of(choice)
         if choice.delta is not None:
             refused |= _mend_refusal(choice.delta)
             calls.mend(choice.delta)
@@ -205,12 +220,42 @@ def _choice(answer: Any) -> Any:
     return choices[0] if choices else None
 
 
+def _usage_in(chunk: Any, choice: Any) -> Any:
+    """A chunk's usage, also where Moonshot and Groq have it."""
+    if usage := getattr(chunk, "usage", None):
+        return usage
+    of_groq = getattr(chunk, "x_groq", None)
+    for given in (
+        getattr(choice, "usage", None),
+        of_groq.get("usage") if isinstance(of_groq, dict) else None,
+    ):
+        if isinstance(given, dict):
+            return SimpleNamespace(**NO_TOKENS | given)
+    return None
+
+
+def _delta_of(choice: Any) -> Any:
+    """The delta of a choice that has a whole `message`, or a `text`, instead; None without any."""
+    message = getattr(choice, "message", None)
+    if message is None and (text := getattr(choice, "text", None)) is not None:
+        message = {"content": text}
+    try:
+        return None if message is None else msgspec.convert(message, _Message)
+    except msgspec.ValidationError:
+        return None
+
+
 def _bare_error(answer: Any) -> dict[str, Any] | None:
     """The error in an answer or a chunk that is one, without the object `error` around it."""
-    text = getattr(answer, "message", None) or getattr(answer, "detail", None)
-    if getattr(answer, "choices", None) or not isinstance(text, str):
+    if getattr(answer, "choices", None):
         return None
-    return {"message": text, **{name: getattr(answer, name, None) for name in ("code", "type")}}
+    found = {name: getattr(answer, name, None) for name in ("code", "type")}
+    failed = getattr(answer, "base_resp", None)  # MiniMax's
+    if isinstance(failed, dict) and failed.get("status_code"):
+        return found | {"message": str(failed.get("status_msg")), "code": failed["status_code"]}
+    texts = (getattr(answer, name, None) for name in ("message", "detail", "error_msg", "msg"))
+    text = next((each for each in texts if isinstance(each, str) and each), None)
+    return None if text is None else found | {"message": text}
 
 
 def _mend_refusal(message: Any) -> bool:
