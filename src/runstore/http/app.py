@@ -46,8 +46,9 @@ from runstore.store.hierarchies import HierarchyStore
 from runstore.store.reports.reports import Reports
 from runstore.store.runs import RunStore
 
+CHAT_PREFIX = "/v1"
 SURFACES = (
-    Surface("/v1", OPENAI_ERRORS, (ChatRoutes,)),
+    Surface(CHAT_PREFIX, OPENAI_ERRORS, (ChatRoutes,)),
     Surface("/api/executor/v1", EXECUTOR_ERRORS, (HierarchyRoutes, TeamRunRoutes)),
     Surface(
         "",
@@ -126,7 +127,7 @@ def build_http(served: Served, *, hosts: Hosts, cors_origins: Sequence[str], con
         middleware=[
             Middleware(HostCheck, hosts=hosts, errors=ERRORS),
             *cors(cors_origins),
-            Middleware(PathCheck, errors=ERRORS),
+            Middleware(PathCheck, errors=ERRORS, lenient=CHAT_PREFIX),
             Middleware(
                 Authentication,
                 authenticator=served.authenticator,

@@ -93,6 +93,28 @@ def test_query_parameters_of_clients_are_ignored(http: httpx.Client) -> None:
     assert answer.status_code == 200
 
 
+@pytest.mark.parametrize("base", ["/v1/", "//v1", "/v1/v1", "/v1//v1/", "/v1"])
+@pytest.mark.parametrize("path", ["/models", "/models/demo", "/models/"])
+def test_a_base_url_and_a_path_may_be_joined_carelessly(http: httpx.Client, base: str, path: str) -> None:
+    assert http.get(f"{http.base_url}{base}{path}").json() == http.get(f"/v1{path.rstrip('/')}").json()
+    body = {"model": "demo", "prompt": "hi"}
+    assert http.post(f"{http.base_url}{base}/chat/completions", json=body).status_code == 200
+
+
+def test_other_paths_are_read_exactly(http: httpx.Client) -> None:
+    for path in (
+        "/v1",
+        "/v1/",
+        "/v1/v1",
+        "/v1//none",
+        "/v1/models/demo/x",
+        "/runs/",
+        "//runs",
+        "/x/v1/models",
+    ):
+        assert http.get(f"{http.base_url}{path}").status_code == 404, path
+
+
 def test_the_models_are_the_agents(http: httpx.Client) -> None:
     models = http.get("/v1/models").json()
     assert models["object"] == "list"

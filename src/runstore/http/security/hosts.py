@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from runstore.http.errors import ErrorResponder
+from runstore.http.errors import ErrorResponder, path_of
 
 MAX_AGE_S = 600  # seconds that a browser caches the permission
 ANSWER_HEADERS = ("ETag", "Location", "Retry-After", "X-Run-Id", "X-Should-Retry")
@@ -73,11 +73,16 @@ def _is_address(host: str) -> bool:
 
 
 class PathCheck:
-    """Refuses a path with the character NUL, which matches no name."""
+    """Refuses a path with the character NUL, which matches no name.
 
-    def __init__(self, app: ASGIApp, errors: ErrorResponder) -> None:
+    Below the `lenient` prefix it drops what clients add when they join a base URL and a path: empty segments,
+    and the prefix once more.
+    """
+
+    def __init__(self, app: ASGIApp, errors: ErrorResponder, lenient: str = "") -> None:
         self._app = app
         self._errors = errors
+        self._lenient = lenient.strip("/")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and "\0" in scope["path"]:
@@ -85,7 +90,19 @@ class PathCheck:
             refusal = self._errors.respond(scope, 400, "invalid_path", message)
             await refusal(scope, receive, send)
             return
+        if scope["type"] == "http" and (path := self._joined(path_of(scope))) is not None:
+            scope = {**scope, "path": scope.get("root_path", "") + path}
         await self._app(scope, receive, send)
+
+    def _joined(self, path: str) -> str | None:
+        """The path that a client means; None if it is this one, or not below the prefix."""
+        first, *rest = [segment for segment in path.split("/") if segment] or [""]
+        if not self._lenient or first != self._lenient:
+            return None
+        while rest[:1] == [self._lenient]:
+            rest = rest[1:]
+        joined = "/".join(["", first, *rest])
+        return joined if rest and joined != path else None
 
 
 def cors(origins: Sequence[str]) -> list[Middleware]:
