@@ -12,6 +12,7 @@ from runstore.eventlog.pending import (
     MAX_JOINED,
     MAX_RUN_BYTES,
     MAX_RUN_EVENTS,
+    MAX_URGENT_EVENTS,
     PendingAppends,
     without_cancelled_text,
 )
@@ -71,6 +72,15 @@ def test_a_cancel_does_not_wait_behind_other_runs_floods() -> None:
     waiting.put(offered("d", token()))
     waiting.put(awaited("d", CANCEL))
     assert [append.run_id for append in waiting.take()[:2]] == ["d", "d"]
+
+
+def test_an_awaited_append_is_committed_with_little_of_other_runs_floods() -> None:
+    waiting = PendingAppends()
+    for run_id in ("a", "b", "c"):
+        flood(waiting, run_id)
+    waiting.put(awaited("d", QUEUED))
+    assert MAX_URGENT_EVENTS <= count(waiting.take()) < MAX_URGENT_EVENTS + MAX_JOINED
+    assert count(waiting.take()) >= MAX_BATCH_EVENTS
 
 
 def test_an_awaited_append_stays_behind_its_own_runs_text() -> None:
@@ -145,7 +155,7 @@ def test_an_awaited_append_does_not_wait_behind_floods_that_end() -> None:
 
 
 def test_awaited_appends_do_not_keep_text_waiting_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pending, "MAX_BATCH_EVENTS", 4)
+    monkeypatch.setattr(pending, "MAX_URGENT_EVENTS", 4)
     waiting = PendingAppends()
     waiting.put(offered("quiet", token()))
     for batch in range(10):

@@ -16,8 +16,9 @@ MAX_RUN_BYTES = 4 << 20  # bytes of their data; at least one event of the larges
 MAX_EVENTS = 65_536  # streamed events that all runs of the process may have waiting
 MAX_BYTES = 64 << 20
 MAX_JOINED = 256  # events joined into one append, the unit of taking turns
-# Events of one transaction: about 8 ms of SQLite, which a waiting append may have to wait for.
-MAX_BATCH_EVENTS = 2_048
+# Events of one transaction: about 4 ms of SQLite, which an urgent append may have to wait for.
+MAX_BATCH_EVENTS = 1_024
+MAX_URGENT_EVENTS = 256  # events of a transaction with an urgent append, so that it is committed soon
 MAX_BATCH_BYTES = 8 << 20
 
 
@@ -70,15 +71,16 @@ class _Lane(_Load):
 class _Batch(_Load):
     """The contents of one transaction. A full one starts no other lane; discarded text does not count."""
 
-    __slots__ = ("appends",)
+    __slots__ = ("appends", "limit")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
         super().__init__()
         self.appends: list[Append] = []
+        self.limit = limit  # events
 
     @property
     def full(self) -> bool:
-        return self.events >= MAX_BATCH_EVENTS or self.size >= MAX_BATCH_BYTES
+        return self.events >= self.limit or self.size >= MAX_BATCH_BYTES
 
     def push(self, *appends: Append) -> None:
         self.appends += appends
@@ -179,8 +181,8 @@ class PendingAppends:
         )
 
     def _take_turns(self) -> list[Append]:
-        batch = _Batch()
         urgent = {run_id: lane for run_id, lane in self._lanes.items() if lane.urgent}
+        batch = _Batch(MAX_URGENT_EVENTS if urgent else MAX_BATCH_EVENTS)
         # The fewest stored first, so that none waits behind a flood.
         for run_id in sorted(urgent, key=lambda run_id: urgent[run_id].stored):
             if batch.full:
