@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from runstore.runtime.strands import (
+    anthropic_answers,
     gemini_answers,
     llamacpp_answers,
     mistral_answers,
@@ -43,6 +44,8 @@ _mended: set[_Source] = set()
 def mend_answers(model: Any) -> None:
     """Let a model, or its classes, read mended answers. Safe to call twice."""
     modules = {cls.__module__ for cls in type(model).__mro__}
+    if "strands.models.anthropic" in modules:
+        anthropic_answers.mend_client(model)
     if "strands.models.llamacpp" in modules:
         llamacpp_answers.mend_client(model)
     with _lock:

@@ -1,0 +1,125 @@
+"""Answers of servers that speak Anthropic's protocol whose faults its package and strands do not pass on."""
+
+import json
+from typing import Any
+
+import anthropic
+import httpx
+import pytest
+from strands import tool
+from strands.models.anthropic import AnthropicModel
+
+from runstore.core.events import Token, ToolFailed, ToolFinished, Usage
+from runstore.core.ports import AgentResult
+from tests.runtime.recording import ListRecorder
+from tests.runtime.strands_kit import agent, drive
+
+Event = dict[str, Any]
+USAGE = {"input_tokens": 7, "output_tokens": 1}
+
+
+@tool
+def add(a: int = 0, b: int = 0) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@tool
+def repeat(text: str) -> str:
+    """Say a text."""
+    return text
+
+
+def start(**more: Any) -> Event:
+    message = {"id": "m", "type": "message", "role": "assistant", "model": "c", "content": []}
+    return {"type": "message_start", "message": message | {"stop_reason": None, "stop_sequence": None} | more}
+
+
+def block(*deltas: Event, index: int = 0, **content: Any) -> list[Event]:
+    begun = {"type": "content_block_start", "index": index, "content_block": content}
+    said = [{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas]
+    return [begun, *said, {"type": "content_block_stop", "index": index}]
+
+
+def text(words: str) -> list[Event]:
+    return block({"type": "text_delta", "text": words}, type="text", text="")
+
+
+def call(name: str, input: Event, *pieces: str) -> list[Event]:
+    deltas = ({"type": "input_json_delta", "partial_json": piece} for piece in pieces)
+    return block(*deltas, type="tool_use", id="t1", name=name, input=input)
+
+
+def end(reason: str = "end_turn", **more: Any) -> list[Event]:
+    delta = {"stop_reason": reason, "stop_sequence": None}
+    return [{"type": "message_delta", "delta": delta} | more, {"type": "message_stop"}]
+
+
+DONE = [start(usage=USAGE), *text("done"), *end(usage={"output_tokens": 2})]
+
+
+async def run(*answers: list[Event]) -> tuple[ListRecorder, AgentResult]:
+    waiting = list(answers)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        frames = [f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in waiting.pop(0)]
+        return httpx.Response(200, text="".join(frames), headers={"Content-Type": "text/event-stream"})
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    arguments = {"api_key": "k", "max_retries": 0, "http_client": http}
+    model = AnthropicModel(client_args=arguments, model_id="c", max_tokens=9)
+    assert isinstance(model.client, anthropic.AsyncAnthropic)
+    return await drive(agent(model, add, repeat))
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "counted"),
+    [
+        ({"usage": USAGE}, {"usage": {"output_tokens": 2}}, (7, 2)),
+        ({}, {"usage": {"output_tokens": 2}}, (0, 2)),
+        ({"usage": {}}, {"usage": {"output_tokens": 2}}, (0, 2)),
+        ({"usage": {"input_tokens": None, "output_tokens": 0}}, {"usage": {"output_tokens": 2}}, (0, 2)),
+        ({"usage": USAGE}, {}, (7, 0)),
+        ({"usage": USAGE}, {"usage": None}, (7, 0)),
+    ],
+)
+async def test_numbers_of_tokens_that_are_missing_are_zero(begins: Event, ends: Event, counted: Any) -> None:
+    recorder, ended = await run([start(**begins), *text("Hello"), *end(**ends)])
+    assert ended.result == {"text": "Hello", "stop_reason": "end_turn"}
+    assert [(event.input_tokens, event.output_tokens) for event in recorder.of(Usage)] == [counted]
+
+
+@pytest.mark.parametrize(
+    ("input", "pieces"),
+    [
+        ({}, ("", '{"a": 1,', ' "b": 2}')), ({"a": 1, "b": 2}, ()), ({"a": 1, "b": 2}, ("",)),
+        ({"a": 5}, ('{"a": 1, "b": 2}',)),
+    ],
+    ids=["in pieces", "at the start", "at the start, with an empty piece", "both"],
+)  # fmt: skip
+async def test_a_calls_input_is_read_wherever_it_stands(input: Event, pieces: tuple[str, ...]) -> None:
+    calls = [start(usage=USAGE), *call("add", input, *pieces), *end("tool_use", usage=USAGE)]
+    recorder, ended = await run(calls, DONE)
+    assert [event.output for event in recorder.of(ToolFinished)] == [[{"text": "3"}]]
+    assert ended.result["text"] == "done"
+
+
+async def test_a_calls_input_may_hold_line_breaks() -> None:
+    calls = [start(usage=USAGE), *call("repeat", {}, '{"text": "a\n', '\tb"}'), *end("tool_use", usage=USAGE)]
+    recorder, _ = await run(calls, DONE)
+    assert [event.output for event in recorder.of(ToolFinished)] == [[{"text": "a\n\tb"}]]
+
+
+async def test_a_calls_input_that_is_cut_off_fails_the_tool() -> None:
+    calls = [start(usage=USAGE), *call("add", {}, '{"a": 1'), *end("tool_use", usage=USAGE)]
+    recorder, ended = await run(calls, DONE)
+    wrong = [{"text": "the input of tool 'add' is not a JSON object"}]
+    assert [event.output for event in recorder.of(ToolFailed)] == [wrong]
+    assert ended.result["text"] == "done"
+
+
+async def test_a_text_may_stand_in_the_start_of_its_block() -> None:
+    more = {"type": "text_delta", "text": " is"}
+    said = [start(usage=USAGE), *block(more, type="text", text="Paris"), *end(usage=USAGE)]
+    recorder, ended = await run(said)
+    assert ended.result["text"] == "".join(event.text for event in recorder.of(Token)) == "Paris is"
