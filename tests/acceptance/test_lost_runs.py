@@ -1,13 +1,19 @@
 """Runs that could be lost between agents that break out, threads that never come back, and full places."""
 
+import json
+import os
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
+import httpx
 import pytest
 
 from tests.kit.server import ServerProcess, serving, until
 
 AGENTS = """
 import asyncio
+import os
 import time
 
 import strands
@@ -50,6 +56,14 @@ def quick(word: str) -> str:
 async def silent(input):
     await asyncio.Event().wait()
     yield ""
+
+async def forks(input, ctx):
+    child = 0 if ctx.attempt > 1 else os.fork()
+    if child == 0 and ctx.attempt == 1:
+        time.sleep(600)
+        os._exit(0)
+    yield f"{child}."
+    await asyncio.Event().wait()
 """
 CONFIG = """
 [agents.cancels_itself]
@@ -71,6 +85,8 @@ model = "scripted"
 tools = ["agents:quick"]
 [agents.silent]
 factory = "agents:silent"
+[agents.forks]
+factory = "agents:forks"
 """
 Serve = Callable[..., ServerProcess]
 
@@ -125,6 +141,24 @@ def test_runs_that_were_active_go_on_before_the_queue(serve: Serve) -> None:
     for run_id in active:
         until(lambda run_id=run_id: attempt(server, run_id) == 2, "the run has been adopted")
     assert {attempt(server, run_id) for run_id in queued} == {0}
+
+
+def test_a_process_that_an_agent_forked_keeps_nothing_of_a_killed_server(serve: Serve) -> None:
+    """It has copies of all descriptors, such as those of the worker's lock and of readers' connections."""
+    server = serve(CONFIG, AGENTS)
+    run_id = server.begin("forks")
+    with server.http.stream("GET", f"/runs/{run_id}/stream", params={"types": "llm.token"}) as stream:
+        lines = stream.iter_lines()
+        token = next(line for line in lines if line.startswith("data: "))
+        child = int(json.loads(token.removeprefix("data: "))["data"]["text"].rstrip("."))
+        try:
+            server.kill()
+            with suppress(httpx.TransportError):
+                list(lines)  # ends with the connection
+            server.start()
+            until(lambda: attempt(server, run_id) == 2, "the run has been adopted")
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def started_tools(server: ServerProcess, run_id: str) -> int:

@@ -13,6 +13,7 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from runstore.core.forks import forget, keep_from_forks
 from runstore.http.request_head import Refused, check_head, malformed, take_host_of_target, without_upgrade
 from runstore.http.streaming import watched
 
@@ -118,12 +119,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._socket = transport.get_extra_info("socket")
+        keep_from_forks(self._socket)
         if hasattr(socket, "TCP_NOTSENT_LOWAT") and self.client is not None:
-            connection = transport.get_extra_info("socket")
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
         self._end_in(HEAD_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        forget(self._socket)
         for timer in (self._deadline, self._reader_watch):
             if timer is not None:
                 timer.cancel()

@@ -15,6 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.server import HANDLED_SIGNALS
 
+from runstore.core.forks import forget, keep_from_forks
 from runstore.http.protocol import KEEP_ALIVE_S, Connections, HttpProtocol
 from runstore.http.streaming.watched import WATCHED, ConnectionCut
 
@@ -48,12 +49,16 @@ class Server(uvicorn.Server):
         self._on_started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        for listening in sockets or ():
+            keep_from_forks(listening)
         await super().startup(sockets)
         if self.started:
             self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._closing()
+        for listening in sockets or ():
+            forget(listening)
         await super().shutdown(sockets)
 
     @contextmanager

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from uuid import uuid4
 
+from runstore.core.forks import forget, keep_from_forks
+
 
 class FileLeases:
     """The port `Leases` over `flock`."""
@@ -24,6 +26,10 @@ class FileLeases:
         """See `Leases.held`."""
         return self._file >= 0
 
+    def fileno(self) -> int:
+        """See `Held.fileno`."""
+        return self._file
+
     async def hold(self) -> None:
         """See `Leases.hold`."""
         if self.held:
@@ -32,6 +38,7 @@ class FileLeases:
         # Other workers would take an unlocked file under its final name for a dead worker's.
         unlocked = self._directory / f"{self.worker_id}.new"
         self._file = os.open(unlocked, os.O_CREAT | os.O_RDWR, 0o600)
+        keep_from_forks(self)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         unlocked.rename(self._path(self.worker_id))
 
@@ -50,6 +57,7 @@ class FileLeases:
         """See `Leases.release`."""
         if self.held:
             self._path(self.worker_id).unlink(missing_ok=True)
+            forget(self)
             os.close(self._file)
             self._file = -1
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from runstore.core.errors import AgentError
+from runstore.core.forks import forget, keep_from_forks
 from runstore.runtime.process.fork_server import FAILED, ONE_RUN, READY, STATUS_BYTES
 
 START_S = 30.0  # seconds for the fork server to import strands, and to fork a process
@@ -29,6 +30,7 @@ class Child:
         self.reader = reader
         self.writer = writer
         self._control = control
+        keep_from_forks(control)
 
     def kill(self) -> None:
         """Kill the process and its descendants. Returns at once."""
@@ -50,6 +52,7 @@ class Child:
 
     def close(self) -> None:
         """Kill the process if it is alive, and close its sockets."""
+        forget(self._control)
         self._control.close()
         self.writer.close()
 
@@ -60,6 +63,7 @@ class _ForkServer:
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(START_S)
+        keep_from_forks(self._socket)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", FORK_SERVER, str(theirs.fileno()), *sys.path],
@@ -99,6 +103,7 @@ class _ForkServer:
         except subprocess.TimeoutExpired:
             self._process.kill()  # its keepers notice and end, too
             self._process.wait()
+        forget(self._socket)
         self._socket.close()
 
     def _expect_word(self) -> None:
