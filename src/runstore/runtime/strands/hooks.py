@@ -52,6 +52,7 @@ from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.conversation import LoggedConversation
 from runstore.runtime.strands.end_reasons import keep_reasons
 from runstore.runtime.strands.events import Translator
+from runstore.runtime.strands.first_pieces import keep_first_pieces
 from runstore.runtime.strands.hierarchy import call_of
 from runstore.runtime.strands.interrupts import Interrupts
 from runstore.runtime.strands.mended_answers import mend_answers
@@ -214,6 +215,7 @@ class Hooks:
         """Remember the model of the agent at this path."""
         report_reasoning(model)
         keep_reasons(model)
+        keep_first_pieces(model)
         mend_answers(model)
         config = model.get_config()
         if isinstance(config, dict) and config.get("model_id"):

@@ -22,6 +22,7 @@ BROKEN_OFF = "the model's answer broke off: its stream ended before the answer d
 NO_CALL = "the model stopped to call a tool, but named none"
 NO_TEXT = "the model's answer has content that is neither text nor a list of parts with text"
 NO_OBJECT = "is not a JSON object"
+FIRST_PIECE = "firstPiece"  # our key in strands' start of a tool use: the piece of its input beside the name
 COUNTS = ("inputTokens", "outputTokens", "totalTokens")
 
 
@@ -120,7 +121,11 @@ class Repair:
             use_id = f"call-{uuid4().hex}"
         if use.get("name"):  # strands leaves out a call without a name
             self._use_ids.add(use_id)
-        self._use, self._input = {**use, "toolUseId": use_id}, []
+        first = use.get(FIRST_PIECE)
+        self._use = {name: value for name, value in use.items() if name != FIRST_PIECE} | {
+            "toolUseId": use_id
+        }
+        self._input = [first] if isinstance(first, str) else []
         return {**chunk, "contentBlockStart": {**begun, "start": {**begun["start"], "toolUse": self._use}}}
 
     def _end_use(self) -> Iterator[Chunk]:
