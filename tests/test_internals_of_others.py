@@ -32,7 +32,7 @@ from uvicorn.server import HANDLED_SIGNALS
 from uvicorn.server import Server as UvicornServer
 
 from runstore.runtime.loops.interrupts import Interrupted, interrupt
-from runstore.runtime.strands.mended_answers import SOURCES
+from runstore.runtime.strands.servers.mended import SOURCES
 from tests.kit.server import until
 
 

@@ -19,8 +19,8 @@ from strands.models.openai_responses import OpenAIResponsesModel
 from runstore.core.errors import AgentError
 from runstore.core.events import Discarded, Usage
 from runstore.runtime.strands.agent import StrandsAgent
-from runstore.runtime.strands.mended_answers import mend_answers
 from runstore.runtime.strands.results import NO_ANSWER
+from runstore.runtime.strands.servers.mended import mend_answers
 from tests.runtime.recording import ListRecorder, context
 from tests.runtime.strands_kit import agent, drive
 

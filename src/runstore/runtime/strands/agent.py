@@ -15,7 +15,7 @@ from strands.types.exceptions import MaxTokensReachedException
 import runstore.runtime.strands.called as strands_called
 import runstore.runtime.strands.nodes as strands_nodes
 import runstore.runtime.strands.providers as strands_providers
-import runstore.runtime.strands.request_ids as strands_request_ids
+import runstore.runtime.strands.servers.request_ids as strands_request_ids
 from runstore.core.codec import RecordedEvent
 from runstore.core.content import asked_messages, input_messages
 from runstore.core.errors import AgentError, AppendRefused, RunstoreError

@@ -29,7 +29,7 @@ from runstore.runtime.strands.answers import OpenAnswers
 from runstore.runtime.strands.chunks import RecordedChunk, said_in
 from runstore.runtime.strands.open_calls import OpenCalls
 from runstore.runtime.strands.provider_words import ProviderWords
-from runstore.runtime.strands.reported_usage import tokens_of
+from runstore.runtime.strands.servers.reported_usage import tokens_of
 
 Item = Mapping[str, Any]
 NOTHING: tuple[Event, ...] = ()

@@ -55,14 +55,14 @@ from runstore.runtime.strands.events import Translator
 from runstore.runtime.strands.first_pieces import keep_first_pieces
 from runstore.runtime.strands.hierarchy import call_of
 from runstore.runtime.strands.interrupts import Interrupts
-from runstore.runtime.strands.mended_answers import mend_answers
 from runstore.runtime.strands.messages import MessageRecorder, all_bare
 from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
 from runstore.runtime.strands.nodes import Node, Nodes
 from runstore.runtime.strands.redaction import may_change_request, may_redact
 from runstore.runtime.strands.replies import Replies
-from runstore.runtime.strands.reported_usage import report_reasoning
 from runstore.runtime.strands.results import ONLY_REASONING
+from runstore.runtime.strands.servers.mended import mend_answers
+from runstore.runtime.strands.servers.reported_usage import report_reasoning
 from runstore.runtime.strands.tool_calls import ToolCalls
 from runstore.runtime.strands.tools import OVER
 

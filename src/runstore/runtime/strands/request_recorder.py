@@ -15,7 +15,7 @@ from runstore.core.definitions import harmless
 from runstore.core.events import Place
 from runstore.runtime.memory.request_references import NextRequest, Record, Requests
 from runstore.runtime.strands.chunks import Chunk
-from runstore.runtime.strands.request_ids import hear
+from runstore.runtime.strands.servers.request_ids import hear
 
 
 class RequestRecorder:

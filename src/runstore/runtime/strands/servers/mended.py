@@ -9,14 +9,14 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from runstore.runtime.strands import (
-    anthropic_answers,
-    gemini_answers,
-    llamacpp_answers,
-    mistral_answers,
-    ollama_answers,
-    openai_answers,
-    responses_answers,
+from runstore.runtime.strands.servers import (
+    anthropic,
+    gemini,
+    llamacpp,
+    mistral,
+    ollama,
+    openai,
+    responses,
 )
 
 _lock = threading.Lock()  # agents' loops have threads of their own
@@ -32,11 +32,11 @@ class _Source(NamedTuple):
 
 
 SOURCES = (
-    _Source("strands.models.gemini", "GeminiModel", "_get_client", gemini_answers.mending),
-    _Source("strands.models.mistral", None, "Mistral", mistral_answers.mending),
-    _Source("strands.models.ollama", None, "ollama", ollama_answers.mending),
-    _Source("strands.models.openai", "OpenAIModel", "_get_client", openai_answers.mending),
-    _Source("strands.models.openai_responses", None, "openai", responses_answers.mending),
+    _Source("strands.models.gemini", "GeminiModel", "_get_client", gemini.mending),
+    _Source("strands.models.mistral", None, "Mistral", mistral.mending),
+    _Source("strands.models.ollama", None, "ollama", ollama.mending),
+    _Source("strands.models.openai", "OpenAIModel", "_get_client", openai.mending),
+    _Source("strands.models.openai_responses", None, "openai", responses.mending),
 )
 _mended: set[_Source] = set()
 
@@ -45,9 +45,9 @@ def mend_answers(model: Any) -> None:
     """Let a model, or its classes, read mended answers. Safe to call twice."""
     modules = {cls.__module__ for cls in type(model).__mro__}
     if "strands.models.anthropic" in modules:
-        anthropic_answers.mend_client(model)
+        anthropic.mend_client(model)
     if "strands.models.llamacpp" in modules:
-        llamacpp_answers.mend_client(model)
+        llamacpp.mend_client(model)
     with _lock:
         for source in SOURCES:
             if source.module in modules and source not in _mended:

@@ -9,7 +9,7 @@ from typing import Any
 
 from runstore.core.errors import AgentError
 from runstore.runtime.strands.repair import BROKEN_OFF
-from runstore.runtime.strands.wrapped import Wrapped
+from runstore.runtime.strands.servers.wrapped import Wrapped
 
 COUNTS = ("prompt_eval_count", "eval_count", "total_duration")
 

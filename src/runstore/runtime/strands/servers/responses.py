@@ -10,7 +10,7 @@ from typing import Any
 
 from runstore.core.errors import AgentError
 from runstore.runtime.strands.repair import BROKEN_OFF
-from runstore.runtime.strands.wrapped import Wrapped, WrappedClient
+from runstore.runtime.strands.servers.wrapped import Wrapped, WrappedClient
 
 ENDS = ("response.completed", "response.failed", "response.incomplete", "error")
 FILTERED = SimpleNamespace(reason="content_filter")

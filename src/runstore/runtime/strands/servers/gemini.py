@@ -11,7 +11,7 @@ from typing import Any
 from runstore.core.errors import AgentError
 from runstore.runtime.strands.end_reasons import BLOCKED
 from runstore.runtime.strands.repair import BROKEN_OFF
-from runstore.runtime.strands.wrapped import Wrapped
+from runstore.runtime.strands.servers.wrapped import Wrapped
 
 
 def mending(get_client: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,8 +7,8 @@ pieces, of which only the first one has the id by which strands puts them togeth
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from runstore.runtime.strands.openai_answers import ToolCalls
-from runstore.runtime.strands.wrapped import Wrapped, WrappedClient
+from runstore.runtime.strands.servers.openai import ToolCalls
+from runstore.runtime.strands.servers.wrapped import Wrapped, WrappedClient
 
 NO_ID = "null"  # the id that Mistral's package gives to a call without one
 

@@ -19,7 +19,7 @@ from runstore.core.arguments import read_arguments
 from runstore.core.depth import check_decodable
 from runstore.core.errors import AgentError
 from runstore.runtime.strands.end_reasons import COMPLETE
-from runstore.runtime.strands.wrapped import Wrapped
+from runstore.runtime.strands.servers.wrapped import Wrapped
 
 UNREADABLE = "the model's answer is JSON that cannot be read"
 NO_TOKENS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from runstore.core.depth import check_decodable
-from runstore.runtime.strands.openai_answers import ToolCalls
-from runstore.runtime.strands.wrapped import Wrapped
+from runstore.runtime.strands.servers.openai import ToolCalls
+from runstore.runtime.strands.servers.wrapped import Wrapped
 
 
 def mend_client(model: Any) -> None:

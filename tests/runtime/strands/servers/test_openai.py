@@ -17,9 +17,9 @@ from runstore.core.arguments import read_arguments
 from runstore.core.errors import AgentError
 from runstore.core.events import Message, Token, ToolFinished, Usage
 from runstore.core.ports import AgentResult
-from runstore.runtime.strands import openai_answers
-from runstore.runtime.strands.mended_answers import mend_answers
-from runstore.runtime.strands.openai_answers import ToolCalls, mended_completion
+from runstore.runtime.strands.servers import openai as openai_server
+from runstore.runtime.strands.servers.mended import mend_answers
+from runstore.runtime.strands.servers.openai import ToolCalls, mended_completion
 from tests.runtime.recording import ListRecorder
 from tests.runtime.strands_kit import agent, drive
 
@@ -275,7 +275,7 @@ async def test_a_call_in_many_named_pieces_takes_time_in_proportion(monkeypatch:
         parsed.append(len(text))
         return read_arguments(text)
 
-    monkeypatch.setattr(openai_answers, "read_arguments", read)
+    monkeypatch.setattr(openai_server, "read_arguments", read)
     calls, text = ToolCalls(), json.dumps({"a": "word " * 2_000})
     for piece in text.split(" "):
         function = SimpleNamespace(name="add", arguments=f"{piece} ")
@@ -480,6 +480,6 @@ async def test_a_stream_that_another_package_has_wrapped_is_mended() -> None:
         yield SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))
 
     said = SimpleNamespace(content=None, refusal="No.", tool_calls=None)
-    async with openai_answers.mending(get_client)(None) as client:
+    async with openai_server.mending(get_client)(None) as client:
         chunks = [each async for each in await client.chat.completions.create(stream=True)]
     assert (said.content, chunks[-1].choices[0].finish_reason) == ("No.", "content_filter")

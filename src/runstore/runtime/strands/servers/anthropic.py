@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from runstore.core.arguments import read_arguments
-from runstore.runtime.strands.wrapped import Wrapped
+from runstore.runtime.strands.servers.wrapped import Wrapped
 
 COUNTS = ("input_tokens", "output_tokens")
 
