@@ -11,10 +11,22 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, create_engine, inspect, make_url, text
 
-from runstore.core.audit import AuditItem, AuditQuery, audit_event
+from runstore.core.audit import SAY_WHO, AuditItem, AuditQuery, audit_event
 from runstore.core.codec import encode
 from runstore.core.depth import MAX_DEPTH
-from runstore.core.events import AuditRead, CancelRequested, Completed, Custom, Posted, Queued
+from runstore.core.events import (
+    AuditErased,
+    AuditProjection,
+    AuditRead,
+    CancelRequested,
+    Completed,
+    Custom,
+    InputAdded,
+    InputGiven,
+    InputRequested,
+    Posted,
+    Queued,
+)
 from runstore.core.ids import new_run_id, reads_id
 from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
@@ -68,13 +80,22 @@ def database(url: str) -> Iterator[Database]:
         said += [Posted("custom.value", value, by="bob") for value in VALUES]
         said += [
             Posted("custom.nul", {"x": HOLDS_NUL}, by="bob"),
+            InputAdded("only the inner ones", by="bob"),
+            InputRequested(agent="demo", request_id="1.1", prompt="go on?"),
+            InputGiven("1.1", answer={"by": "ann"}, by="bob"),
+            InputGiven("1.2", answer="by default"),
             CancelRequested(by="bob", reason=HOLDS_NUL),
         ]
         said += [Custom("custom.own", value) for value in VALUES]
         events = [encode(event) for event in (*said, Completed(result={}))]
-        read = encode(AuditRead(by="carol", what="record", run_id=noted))
+        audited = [
+            AuditRead(by="carol", what="record", run_id=noted),
+            AuditErased(by="carol", reason="asked", user_id="dan", runs=0, events=0),
+            AuditProjection(by="carol", command="pause", projection="usage"),
+        ]
+        reads = [encode(event) for event in audited]
         with closing(SqlStore(database, [run_list()])) as store:
-            store.commit([Append(noted, events[:1]), Append(reads_id(noted), [read])])
+            store.commit([Append(noted, events[:1]), Append(reads_id(noted), reads)])
             store.commit([Append(noted, events[1:-1])])
             store.commit([Append(noted, events[-1:])])
         Projections(database, shipped(PRICES)).run()
@@ -163,6 +184,23 @@ def test_audit_events_has_what_the_audit_log_has(connection: Connection) -> None
         assert moment(row["at"]) == datetime.fromisoformat(shown.at)
         assert row["at_ms"] == event.at
         assert parsed(connection, row["data"]) == as_shown(connection, shown.data)
+
+
+def test_every_type_that_says_who_caused_it_says_so_in_the_view(connection: Connection) -> None:
+    found = rows(connection, "SELECT DISTINCT type FROM audit_events WHERE caused_by IS NOT NULL")
+    assert {row["type"] for row in found if not row["type"].startswith("custom.")} == SAY_WHO
+    [given, default] = rows(
+        connection, "SELECT caused_by FROM audit_events WHERE type = 'input.given' ORDER BY position"
+    )
+    assert (given["caused_by"], default["caused_by"]) == ("bob", None)
+
+
+def test_databases_have_the_view_that_names_these_types() -> None:
+    """If this fails for a new type, add a migration that calls `renew_views`, as 0014 does."""
+    assert sorted(SAY_WHO) == [
+        "audit.erased", "audit.projection", "audit.read", "cancel.requested", "input.added", "input.given",
+        "run.deleted", "run.purged",
+    ]  # fmt: skip
 
 
 def test_a_posted_event_and_a_read_have_their_users(connection: Connection) -> None:

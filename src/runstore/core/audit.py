@@ -6,21 +6,11 @@ import msgspec
 from msgspec import Struct
 
 from runstore.core.codec import RecordedEvent, envelope, one_line
-from runstore.core.events import (
-    AuditErased,
-    AuditProjection,
-    AuditRead,
-    CancelRequested,
-    Deleted,
-    EventType,
-    Purged,
-)
+from runstore.core.events import EVENT_CLASSES, EventType
 from runstore.core.records import raw_record_of, record_of
 
-# Types with a field `by`.
-SAY_WHO = frozenset(
-    each.type for each in (CancelRequested, Deleted, Purged, AuditRead, AuditErased, AuditProjection)
-)
+# Types with a field `by`: the user who caused the event. The view `audit_events` lists them, too.
+SAY_WHO = frozenset(type for type, cls in EVENT_CLASSES.items() if "by" in cls.__struct_fields__)
 
 
 class AuditQuery(Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from msgspec import Struct
 from sqlalchemy import Connection, inspect, text
 
+from runstore.core.audit import SAY_WHO
 from runstore.database.columns import MYSQL
 
 Type = Literal["text", "integer", "cost", "time", "date", "json", "key"]
@@ -16,10 +17,8 @@ Type = Literal["text", "integer", "cost", "time", "date", "json", "key"]
 VIEWS = ("audit_events", "audit_runs", "audit_usage")
 NANO = 1_000_000_000  # nano units in a unit of money
 CUSTOM = "e.type LIKE 'custom.%' AND e.v = 2"  # stored as {"by": …, "key_id": …, "data": …}
-SAY_WHO = (
-    "(e.type LIKE 'audit.%' OR e.type IN ('cancel.requested', 'run.deleted', 'run.purged', 'input.given', "
-    "'input.added'))"
-)
+# Databases keep their views: a new type in `SAY_WHO` needs a migration that calls `renew_views`.
+SAYS_WHO = f"e.type IN ({', '.join(repr(type) for type in sorted(SAY_WHO))})"
 
 
 class Column(Struct, frozen=True):
@@ -150,7 +149,7 @@ class _Sqlite:
             "e.at AS at_ms",
             f"{self.types['text'].format('r.user_id')} AS user_id",
             f"{self.types['text'].format('r.agent_name')} AS agent",
-            f"CASE WHEN {CUSTOM} THEN {by} WHEN {SAY_WHO} THEN {self.part.format(text, 'by')} END "
+            f"CASE WHEN {CUSTOM} THEN {by} WHEN {SAYS_WHO} THEN {self.part.format(text, 'by')} END "
             "AS caused_by",
             f"{self.json.format(f'CASE WHEN {CUSTOM} THEN {posted} ELSE {text} END')} AS data",
         ]
