@@ -12,10 +12,7 @@ from strands.multiagent.base import MultiAgentBase, MultiAgentResult
 from strands.types.content import SystemContentBlock
 from strands.types.exceptions import MaxTokensReachedException
 
-import runstore.runtime.strands.called as strands_called
 import runstore.runtime.strands.nodes as strands_nodes
-import runstore.runtime.strands.providers as strands_providers
-import runstore.runtime.strands.servers.request_ids as strands_request_ids
 from runstore.core.codec import RecordedEvent
 from runstore.core.content import asked_messages, input_messages
 from runstore.core.errors import AgentError, AppendRefused, RunstoreError
@@ -27,6 +24,7 @@ from runstore.runtime.memory.held import bare
 from runstore.runtime.memory.request_references import Requests
 from runstore.runtime.memory.resume import Memory, recall
 from runstore.runtime.replay.follower import Follower
+from runstore.runtime.strands import patches
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import agent_error, unwrapped
 from runstore.runtime.strands.hierarchy import agents_of
@@ -42,11 +40,10 @@ from runstore.runtime.user_code import in_a_line
 
 UNWIND_S = 0.1  # seconds for abandoned agents to end by themselves before their tools are cancelled
 PRODUCTS = (Agent, MultiAgentBase)
-strands_called.watch()
-strands_providers.watch()
-strands_request_ids.watch()
 Product = Agent | MultiAgentBase
 Ended = StrandsResult | MultiAgentResult | None
+
+patches.apply()  # at the import, which a factory's call awaits: the agents that it makes need the patches
 
 
 class StrandsAgent:

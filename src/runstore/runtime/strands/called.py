@@ -1,9 +1,9 @@
 """Records agents that a tool's code calls: `agent("…")` or `await agent.invoke_async(…)`, also in threads.
 
 strands has no hook for such calls. So the methods that all of them pass through are replaced once for all
-agents of the process; outside of a tool they behave as before. A context variable holds the tool's call.
-asyncio carries it to tasks and threads, and the replaced `submit` to thread pools. An agent may be shared by
-several runs, so its hooks belong to none: they look at the variable, too.
+agents of the process (`patches.py`); outside of a tool they behave as before. A context variable holds the
+tool's call. asyncio carries it to tasks and threads, and the replaced `submit` to thread pools. An agent may
+be shared by several runs, so its hooks belong to none: they look at the variable, too.
 """
 
 import re
@@ -42,8 +42,6 @@ CANNOT_ASK = "The tool needs a person's approval, and an agent that a tool calls
 
 _stream = Agent.stream_async
 _structured_output = Agent.structured_output_async
-_graph_stream = Graph.stream_async
-_swarm_stream = Swarm.stream_async
 _submit = ThreadPoolExecutor.submit
 _hooked: WeakSet[Agent] = WeakSet()
 
@@ -250,15 +248,6 @@ class Called:
         await self._hooks.write(event)
 
 
-def watch() -> None:
-    """Replace strands' methods. Safe to call twice."""
-    Agent.stream_async = stream_async  # type: ignore[method-assign]
-    Agent.structured_output_async = structured_output_async  # type: ignore[method-assign]
-    Graph.stream_async = with_node_paths(_graph_stream)  # type: ignore[method-assign]
-    Swarm.stream_async = with_node_paths(_swarm_stream)  # type: ignore[method-assign]
-    ThreadPoolExecutor.submit = submit  # type: ignore[method-assign,assignment]
-
-
 def stream_async(self: Agent, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
     """`Agent.stream_async`, recorded within a tool."""
     stream = _stream(self, *arguments, **options)
@@ -273,7 +262,7 @@ async def structured_output_async(self: Agent, *arguments: Any, **options: Any) 
     return await (making if call is None or call.over else call.called.object(call, self, making))
 
 
-def with_node_paths(stream: Callable[..., AsyncIterator[Any]]) -> Any:
+def _with_node_paths(stream: Callable[..., AsyncIterator[Any]]) -> Any:
     """The method of a Graph or Swarm; within a tool, its agents get the paths of their nodes."""
 
     def stream_async(self: Graph | Swarm, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
@@ -282,6 +271,10 @@ def with_node_paths(stream: Callable[..., AsyncIterator[Any]]) -> Any:
         return stream(self, *arguments, **options)
 
     return stream_async
+
+
+graph_stream_async = _with_node_paths(Graph.stream_async)
+swarm_stream_async = _with_node_paths(Swarm.stream_async)
 
 
 def submit(self: ThreadPoolExecutor, function: Any, /, *arguments: Any, **options: Any) -> Future[Any]:

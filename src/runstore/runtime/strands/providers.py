@@ -2,7 +2,8 @@
 
 strands closes a provider with its last agent, in `Agent.__del__`, on any thread where the garbage collector
 runs; that thread then waits for seconds. strands has no hook for this, nor for new agents. So these methods
-of its classes are replaced once for all agents of the process; each docstring names the difference.
+of its classes are replaced once for all agents of the process (`patches.py`); each docstring names the
+difference.
 """
 
 import asyncio
@@ -24,13 +25,6 @@ MCP = "strands.tools.mcp.mcp_client"  # imported only in processes that use an M
 
 _process_tools = ToolRegistry.process_tools
 _cleanup = ToolRegistry.cleanup
-
-
-def watch() -> None:
-    """Replace strands' methods. Safe to call twice."""
-    ToolRegistry.process_tools = process_tools  # type: ignore[method-assign]
-    ToolRegistry.cleanup = cleanup  # type: ignore[method-assign]
-    Agent.__del__ = finalize  # type: ignore[method-assign]
 
 
 def process_tools(self: ToolRegistry, tools: list[Any]) -> list[str]:

@@ -1,8 +1,8 @@
 """Hears a provider's own id of a model call in the headers of its answer.
 
 strands passes neither the answer's headers nor the id on. Its providers' packages send their requests with
-httpx. So the method that all of them pass through is replaced once; outside of a model call it behaves as
-before.
+httpx. So the method that all of them pass through is replaced once (`patches.py`); outside of a model call
+it behaves as before.
 """
 
 from collections.abc import Callable
@@ -36,8 +36,3 @@ async def send(self: httpx.AsyncClient, *arguments: Any, **options: Any) -> http
                 identify(id[:MAX_ID])
                 break
     return response
-
-
-def watch() -> None:
-    """Replace httpx's method. Safe to call twice."""
-    httpx.AsyncClient.send = send  # type: ignore[method-assign]
