@@ -9,11 +9,11 @@ from benchmarks.drivers import TOKEN
 from runstore.core.codec import encode
 from runstore.core.events import Queued, Started
 from runstore.core.ids import new_run_id
-from runstore.core.threads import GIL_SWITCH_S
 from runstore.database.opening import open_database
 from runstore.eventlog.sql import SqlEventLog
 from runstore.feed.memory import MemoryFeed
 from runstore.projections.runs import RunList
+from runstore.runtime.interpreter import GIL_SWITCH_S
 
 
 class Log:

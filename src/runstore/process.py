@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -18,9 +19,10 @@ from msgspec.structs import replace
 
 from runstore.app import Runtime, build_app, check_exposure, open_runtime
 from runstore.core.errors import AgentError, ConfigError
-from runstore.core.threads import GIL_SWITCH_S, in_own_thread
+from runstore.core.threads import in_own_thread
 from runstore.http.server import BACKLOG, Server
 from runstore.logs import flush_logs
+from runstore.runtime import interpreter
 from runstore.runtime.attempts.spans import flush_spans
 from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.runtime.catalog.teams import Teams
@@ -29,6 +31,8 @@ from runstore.runtime.supervision.worker import call_in
 from runstore.settings import Settings, use_folder
 
 FLUSH_OUTPUT_S = 1.0  # seconds at exit to flush standard output and standard error
+LOOK_S = 0.2  # seconds between two looks whether runs are under way
+KEEP_WITHIN_S = 300.0  # seconds after the start until collections of all objects stay long
 FLUSH_SPANS_S = 1.0  # seconds at exit for a tracer provider to export its last spans
 
 log = structlog.get_logger(__name__)
@@ -43,7 +47,7 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
     Raises:
         ConfigError: the host is not loopback, or the port is taken.
     """
-    sys.setswitchinterval(GIL_SWITCH_S)
+    interpreter.set_up()
     settings.look_up_code()
     check_exposure(settings)
     with (
@@ -56,7 +60,7 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
 
 def work(settings: Settings) -> None:
     """Run agents without HTTP until a signal, then exit at once, as `serve` does."""
-    sys.setswitchinterval(GIL_SWITCH_S)
+    interpreter.set_up()
     settings.look_up_code()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_work(settings))
@@ -124,6 +128,7 @@ async def _work(settings: Settings) -> None:
     settings = replace(settings, server=replace(settings.server, database_read_url=None))
     if not settings.server.agent_processes:
         await in_own_thread(_import_strands)  # import first: claimed runs would wait for it
+        interpreter.keep_imports()
         await AgentCatalog(settings.agents, teams=Teams(settings.hierarchies)).check()
     wrong: list[ConfigError] = []
     loop = asyncio.get_running_loop()
@@ -184,6 +189,17 @@ def _warm_up(runtime: Runtime, leave: Callable[[ConfigError], None]) -> None:
     except ConfigError as error:
         leave(error)
     _prepare_processes(runtime)
+    _keep_imports(runtime)
+
+
+def _keep_imports(runtime: Runtime) -> None:
+    """Wait for a moment without runs, whose objects have to be collected, for KEEP_WITHIN_S at most."""
+    deadline = time.monotonic() + KEEP_WITHIN_S
+    while runtime.supervisor.running:
+        if time.monotonic() > deadline:
+            return
+        time.sleep(LOOK_S)
+    interpreter.keep_imports()
 
 
 def _prepare_processes(runtime: Runtime) -> None:

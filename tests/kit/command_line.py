@@ -1,5 +1,6 @@
 """The command line, called in this process: what it says and returns, for a hundredth of a process's time."""
 
+import gc
 import io
 import os
 import sys
@@ -39,12 +40,14 @@ def call_command(*arguments: str, folder: Path, **variables: str) -> "CompletedP
 @contextmanager
 def own_modules(folder: Path) -> Iterator[None]:
     """Afterwards forget the modules imported from `folder`, and the process-wide settings of a server."""
-    path, interval = sys.path[:], sys.getswitchinterval()
+    path, interval, thresholds = sys.path[:], sys.getswitchinterval(), gc.get_threshold()
     try:
         yield
     finally:
         sys.path[:] = path
         sys.setswitchinterval(interval)
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
         for name, module in sys.modules.copy().items():
             if (file := getattr(module, "__file__", None)) and Path(file).is_relative_to(folder):
                 del sys.modules[name]

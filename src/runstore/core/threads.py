@@ -17,8 +17,6 @@ from typing import Any, TypeVar
 
 from runstore.core.errors import Busy
 
-# Seconds that a busy agent may hold the GIL; with Python's 5 ms, tokens would wait for seconds.
-GIL_SWITCH_S = 0.0005
 IDLE_S = 10.0  # seconds without work after which a thread ends
 
 T = TypeVar("T")

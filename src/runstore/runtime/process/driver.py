@@ -8,7 +8,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Set
@@ -19,7 +18,8 @@ from structlog.contextvars import bound_contextvars
 
 from runstore.core.codec import encode
 from runstore.core.errors import ConfigError
-from runstore.core.threads import GIL_SWITCH_S, in_own_thread
+from runstore.core.threads import in_own_thread
+from runstore.runtime import interpreter
 from runstore.runtime.attempts.runner import failure
 from runstore.runtime.attempts.spans import flush_spans
 from runstore.runtime.catalog.agents import AgentCatalog
@@ -41,7 +41,7 @@ def work(events: socket.socket) -> NoReturn:
         # processes that agents start would inherit SIG_IGN.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
-        sys.setswitchinterval(GIL_SWITCH_S)
+        interpreter.set_up()
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(_work(events))
             os._exit(0)
