@@ -27,6 +27,7 @@ from tests.servers.absent import absent
 from tests.servers.databases import DATABASES, close_shared, kept_database
 from tests.servers.redis_cluster import OwnRedisCluster
 
+NEW_OBJECTS = 10_000  # between two collections of garbage; Python's 700 took a sixth of all tests' time
 TURNS = pytest.StashKey[Turns]()
 
 settings.register_profile("runstore", deadline=None, max_examples=50)  # a busy machine is no failure
@@ -63,10 +64,17 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
 
 
-def pytest_collection_finish() -> None:
-    """Thousands of tests need not be searched at each collection of garbage."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Thousands of tests and their modules are no garbage: do not search them for it again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(NEW_OBJECTS)
+        gc.enable()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
