@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from sqlalchemy import (
     Connection,
     MetaData,
+    Row,
     Table,
     and_,
     bindparam,
@@ -355,27 +356,23 @@ def _is(name: str, slot: Slot) -> tuple[Any, Any]:
     return _p.name == name, _p.slot == slot
 
 
-def _build(row: Sequence[Any]) -> Build:
-    (
-        name,
-        slot,
-        version,
-        fingerprint,
-        inline,
-        tables,
-        position,
-        live,
-        state,
-        error,
-        skipped,
-        updated_at,
-        owner,
-        beat,
-    ) = row
+def _build(row: Row[Any]) -> Build:
     return Build(
-        name, slot, version, fingerprint, bool(inline), _read_names(tables), position, bool(live), state,
-        None if error is None else _read_fault(error), skipped, updated_at, owner, beat,
-    )  # fmt: skip
+        name=row.name,
+        slot=row.slot,
+        version=row.version,
+        fingerprint=row.fingerprint,
+        inline=bool(row.inline),
+        tables=_read_names(row.tables),
+        position=row.position,
+        live=bool(row.live),
+        state=row.state,
+        error=None if row.error is None else _read_fault(row.error),
+        skipped=row.skipped,
+        updated_at=row.updated_at,
+        owner=row.owner,
+        beat=row.beat,
+    )
 
 
 _COLUMNS = [_p[name] for name in Build.__struct_fields__]

@@ -88,7 +88,18 @@ _first = (  # of narrow rows, and only then whole ones: that halves the time of 
     .limit(bindparam("limit"))
     .subquery()
 )
-_row = [*(_runs[name] for name in OpenRun.__struct_fields__[:-1]), func.coalesce(_runs.added, 0)]
+_row: list[Any] = [  # in the order of `OpenRun`'s fields
+    _runs.run_id,
+    _runs.user_id,
+    _runs.status,
+    _runs.attempt,
+    _runs.adoptions,
+    _runs.worker_id,
+    _runs.cancel_at,
+    _runs.queued_at,
+    _runs.expires_at,
+    func.coalesce(_runs.added, 0),
+]
 _OPEN_RUNS = (
     select(*_row).join(_first, _first.c.run_id == _runs.run_id).order_by(*_urgency(_runs, _first.c.turn))
 )
