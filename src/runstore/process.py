@@ -4,6 +4,7 @@ import asyncio
 import errno
 import importlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -30,6 +31,7 @@ from runstore.runtime.loops.agent_loops import new_event_loop
 from runstore.runtime.supervision.worker import call_in
 from runstore.settings import Settings, use_folder
 
+OPEN_FILES = 65_536  # descriptors to have, if allowed; each connection takes one, and 1,024 are usual
 FLUSH_OUTPUT_S = 1.0  # seconds at exit to flush standard output and standard error
 LOOK_S = 0.2  # seconds between two looks whether runs are under way
 KEEP_WITHIN_S = 300.0  # seconds after the start until collections of all objects stay long
@@ -48,6 +50,7 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
         ConfigError: the host is not loopback, or the port is taken.
     """
     interpreter.set_up()
+    raise_open_files()
     settings.look_up_code()
     check_exposure(settings)
     with (
@@ -61,10 +64,19 @@ def serve(settings: Settings, listener: socket.socket | None = None) -> None:
 def work(settings: Settings) -> None:
     """Run agents without HTTP until a signal, then exit at once, as `serve` does."""
     interpreter.set_up()
+    raise_open_files()
     settings.look_up_code()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(_work(settings))
         _leave()
+
+
+def raise_open_files() -> None:
+    """Raise the soft limit of open files up to OPEN_FILES, as far as the hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def listen(host: str, port: int) -> socket.socket:

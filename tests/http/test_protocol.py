@@ -366,12 +366,51 @@ def test_the_longest_idle_of_too_many_connections_is_closed(
     server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server.server_state, "max_idle", 3)
-    first, second, third, fourth = (connect() for _ in range(4))
-    for client in (first, second, third, first, fourth):
+    first, second, third = (connect() for _ in range(3))
+    for client in (first, second, third, first):
         ask(client, GET + b"\r\n")
+    ask(fourth := connect(), GET + b"\r\n")
     assert until_closed(second) == b""
     for client in (first, third, fourth):
         assert ask(client, GET + b"\r\n")["target"] == "/"
+
+
+WITHOUT_A_REQUEST = {
+    "new": b"",
+    "half a head": GET,
+    "refused": b"\x16\x03\x01\x02\x00",
+    "an answer that its client does not read": GET.replace(b"/", b"/large", 1) + b"\r\n",
+    "the same, and then the end": GET.replace(b"/", b"/large", 1) + b"Connection: close\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", WITHOUT_A_REQUEST.values(), ids=WITHOUT_A_REQUEST)
+def test_connections_that_need_no_login_leave_room_for_others(
+    server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """Otherwise clients without a login could hold all descriptors of the process."""
+    monkeypatch.setattr(server.server_state, "max_idle", 3)
+    for module, name in ((protocol, "HEAD_S"), (protocol, "LINGER_S"), (watched, "SEND_TIMEOUT_S")):
+        monkeypatch.setattr(module, name, 2 * DEADLINE_S)
+    for _ in range(10):
+        connect().sendall(sent)
+    assert ask(connect(), GET + b"\r\n")["target"] == "/"
+    until(lambda: len(server.server_state.connections) <= 3, "the others are closed")
+
+
+def test_requests_in_progress_are_kept(
+    server: Server, connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.server_state, "max_idle", 2)
+    busy = []
+    for _ in range(4):
+        busy.append(connect())
+        busy[-1].sendall(POST + b"Content-Length: 3\r\n\r\n")
+        until(lambda: len(server.server_state.tasks) == len(busy), "it has begun")
+    for _ in range(5):
+        connect()
+    for client in busy:
+        assert ask(client, b"abc")["body"] == "abc"
 
 
 @pytest.mark.parametrize("ended", [b"", b"Connection: close\r\n"], ids=["reset", "closed"])

@@ -40,7 +40,9 @@ class Connections(ServerState):
     """All connections of a server.
 
     Args:
-        max_idle: connections that wait for another request; beyond it, the longest waiting one is closed.
+        max_idle: connections without a request in progress: new ones, those that wait for another request or
+            the rest of its head, and those whose client has yet to read its answer. They need no login, so
+            they must not take all descriptors: beyond it, the longest waiting one is closed.
     """
 
     def __init__(self, max_idle: int) -> None:
@@ -51,11 +53,12 @@ class Connections(ServerState):
         self._heads_bytes = 0  # their sum
 
     def rest(self, connection: "HttpProtocol") -> None:
+        self.wake(connection)
         self._idle[connection] = None
         if len(self._idle) > self.max_idle:
             longest = next(iter(self._idle))
             self.wake(longest)
-            longest.transport.close()
+            longest.make_room()
 
     def wake(self, connection: "HttpProtocol") -> None:
         self._idle.pop(connection, None)
@@ -124,6 +127,7 @@ class HttpProtocol(HttpToolsProtocol):
         if hasattr(socket, "TCP_NOTSENT_LOWAT") and self.client is not None:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
         self._end_in(HEAD_S)
+        self.server_state.rest(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         forget(self._socket)
@@ -131,6 +135,7 @@ class HttpProtocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         self._unset_keepalive_if_required()
+        self.server_state.wake(self)
         self.server_state.release_head(self)
         if self.cycle is not None:
             self.cycle.transport = self.transport  # without a reference to this object
@@ -221,6 +226,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.url = take_host_of_target(self.url, self.headers)
         if len(self.pipeline) >= MAX_PIPELINED:
             raise malformed(f"more than {MAX_PIPELINED} requests wait for an answer")
+        self.server_state.wake(self)
         self._in_head, self._body_begun = False, False
         self._head_bytes -= size + len(self.headers) * len(b":\r\n")
         self._framing_bytes = self._framing_allowed = 0
@@ -267,7 +273,10 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.get_write_buffer_size():
             self._watch_reader()
-        if self._answering() or self.transport.is_closing():
+        if self._answering():
+            return
+        self.server_state.rest(self)
+        if self.transport.is_closing():
             return
         if unasked:
             self._linger(MAX_REST_BYTES)  # the client may now send its body or its next request
@@ -276,12 +285,6 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._head_bytes:
             self._unset_keepalive_if_required()
             self._end_in(HEAD_S)
-        else:
-            self.server_state.rest(self)
-
-    def _unset_keepalive_if_required(self) -> None:
-        self.server_state.wake(self)
-        super()._unset_keepalive_if_required()
 
     def _answering(self) -> bool:
         """Whether a request has arrived whose answer is not complete."""
@@ -326,6 +329,15 @@ class HttpProtocol(HttpToolsProtocol):
             self._stop_reading(0)
             self.transport.close()
 
+    def make_room(self) -> None:
+        """Close a connection without a request in progress at once, for others."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # to close it would wait for its client to read
+        elif self._head_bytes and self._rest is None:
+            self.give_up_head()
+        else:
+            self.transport.close()
+
     # Leaving
 
     def leave(self) -> None:
@@ -351,6 +363,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._stop_reading(rest)
         self._unset_keepalive_if_required()
+        self.server_state.rest(self)
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -399,7 +412,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._reader_watch = self.loop.call_later(watched.CHECK_S, self._look_at_reader)
 
 
-_TOO_MANY_HEADS = Refused(503, "server_busy", "too many large heads of requests arrive; try again")
+_TOO_MANY_HEADS = Refused(503, "server_busy", "too many heads of requests arrive; try again")
 
 
 def _too_large_head() -> Refused:
