@@ -16,6 +16,8 @@ from typing import Self
 from benchmarks.client import Stream, follow
 
 START_TIMEOUT_S = 30.0
+AT_REST_S = 1.0
+NEXT_TO_NOTHING_S = 0.02  # of CPU in AT_REST_S
 BODY = json.dumps({"input": "the quick brown fox jumps over the lazy dog"}).encode()
 
 
@@ -144,6 +146,22 @@ def proportional_kib(pid: int) -> int:
     """A process's memory; what several share counts in parts (PSS, Linux)."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return int(re.findall(r"^Pss:\s+(\d+)", rollup, re.M)[0])
+
+
+def cpu_s(pid: int) -> float:
+    """The CPU time that a process has used, in s (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def until_at_rest(pid: int) -> None:
+    """Wait until a process has done nothing for AT_REST_S, as after the imports that follow a start."""
+    deadline, used = time.monotonic() + START_TIMEOUT_S, -1.0
+    while (now := cpu_s(pid)) - used > NEXT_TO_NOTHING_S:
+        if time.monotonic() > deadline:
+            raise RuntimeError("the process does not come to rest")
+        used = now
+        time.sleep(AT_REST_S)
 
 
 async def start_and_follow(

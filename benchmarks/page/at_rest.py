@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.options import Options
 from benchmarks.page.figure import Aim, Figure
 from benchmarks.peers.process import application
-from benchmarks.server import Server, proportional_kib
+from benchmarks.server import Server, proportional_kib, until_at_rest
 
 CONFIG = """
 [agents.once]
@@ -19,8 +19,12 @@ STARLETTE = "benchmarks.peers.starlette_app:app"
 AGAINST = "a bare Starlette application"
 
 
+PROCESSES = "--agent-processes", "1"
+
+
 def figures(options: Options) -> Iterator[Figure]:
-    memory: tuple[list[float], list[float]] = [], []
+    """The server that drives agents has imported strands; with an agent process it imports none of it."""
+    memory: dict[str, list[float]] = {"alone": [], "beside": [], "peer": []}
     starts: tuple[list[float], list[float]] = [], []
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "runstore.toml"
@@ -31,11 +35,27 @@ def figures(options: Options) -> Iterator[Figure]:
             start = time.perf_counter()
             with Server(config) as server:
                 starts[0].append((time.perf_counter() - start) * 1000)
-                server.until_ready()
-                memory[0].append(proportional_kib(server.process.pid) / 1024)
+                memory["alone"].append(_at_rest_mib(server))
+            with Server(config, *PROCESSES) as server:
+                memory["beside"].append(_at_rest_mib(server))
             start = time.perf_counter()
             with application(STARLETTE) as peer:
                 starts[1].append((time.perf_counter() - start) * 1000)
-                memory[1].append(proportional_kib(peer.pid) / 1024)
-    yield Figure("memory of the API process", AGAINST, "MiB", Aim(most=70, of="value"), *memory)
+                memory["peer"].append(proportional_kib(peer.pid) / 1024)
+    aim = Aim(most=70, of="value")
+    yield Figure("memory of a server", AGAINST, "MiB", aim, memory["alone"], memory["peer"])
+    yield Figure(
+        "memory of the API process, with an agent process",
+        AGAINST,
+        "MiB",
+        aim,
+        memory["beside"],
+        memory["peer"],
+    )
     yield Figure("start, until it listens", AGAINST, "ms", Aim(most=500, of="value"), *starts)
+
+
+def _at_rest_mib(server: Server) -> float:
+    server.until_ready()
+    until_at_rest(server.process.pid)
+    return proportional_kib(server.process.pid) / 1024

@@ -16,7 +16,7 @@ from benchmarks.client import TOKEN, Stream, follow
 from benchmarks.options import Options
 from benchmarks.page.figure import Aim, Figure
 from benchmarks.peers.process import application
-from benchmarks.server import Server, proportional_kib
+from benchmarks.server import Server, cpu_s, proportional_kib, until_at_rest
 
 CONFIG = """
 [agents.long]
@@ -44,6 +44,7 @@ STARLETTE = "benchmarks.peers.starlette_app:app"
 BACK = 5_000  # the seq from which readers come back to a run of 10,000 tokens
 CAUGHT_UP_S = 10
 KIB_EACH = 12
+WATCHED_S = 15  # a heartbeat of each idle reader
 
 
 def figures(options: Options) -> Iterator[Figure]:
@@ -88,10 +89,10 @@ def figures(options: Options) -> Iterator[Figure]:
             f"one run to {crowd:,} readers", "Starlette, the same bytes", "events/s", Aim(least=0.7),
             ours["many"], theirs["many"], clients["many"],
         )  # fmt: skip
-    yield from _idle(idle)
+    yield from _idle(idle, 1 if options.quick else WATCHED_S)
 
 
-def _idle(readers: int) -> Iterator[Figure]:
+def _idle(readers: int, watched_s: float) -> Iterator[Figure]:
     """One round, on servers that have done nothing: memory that was used once is used again."""
     with ExitStack() as stack:
         config = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "runstore.toml"
@@ -100,29 +101,37 @@ def _idle(readers: int) -> Iterator[Figure]:
         peer = stack.enter_context(application(STARLETTE))
         run_id = server.begin("slow")
         server.until_begun(run_id)
+        until_at_rest(server.process.pid)
         kept = [
-            asyncio.run(_kept(pid, port, path, readers))
+            asyncio.run(_kept(pid, port, path, readers, watched_s))
             for pid, port, path in (
                 (server.process.pid, server.port, _path(run_id)),
                 (peer.pid, peer.port, "/idle"),
             )
         ]
         server.stop(run_id)
+    memory, cores = zip(*kept, strict=True)
     yield Figure(
         f"memory of each of {readers:,} idle readers", "a StreamingResponse of Starlette", "KiB",
-        Aim(most=KIB_EACH, of="difference"), *([value] for value in kept),
+        Aim(most=KIB_EACH, of="difference"), *([value] for value in memory),
+    )  # fmt: skip
+    yield Figure(
+        f"CPU of {readers:,} idle readers, heartbeats included", "a whole core", "%", Aim(most=0.05),
+        [100 * cores[0]], [100.0],
     )  # fmt: skip
 
 
-async def _kept(pid: int, port: int, path: str, readers: int) -> float:
-    """KiB of a server's memory for each reader that has received something."""
+async def _kept(pid: int, port: int, path: str, readers: int, watched_s: float) -> tuple[float, float]:
+    """KiB of a server's memory for each reader that has received something, and the cores that all use."""
     before = proportional_kib(pid)
     tasks = [asyncio.create_task(_idle_reader(port, path)) for _ in range(readers)]
     connections = await asyncio.gather(*tasks)
-    after = proportional_kib(pid)
+    after, used = proportional_kib(pid), cpu_s(pid)
+    await asyncio.sleep(watched_s)
+    cores = (cpu_s(pid) - used) / watched_s
     for connection in connections:
         connection.close()
-    return (after - before) / readers
+    return (after - before) / readers, cores
 
 
 async def _idle_reader(port: int, path: str) -> asyncio.StreamWriter:
