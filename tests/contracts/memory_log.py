@@ -19,13 +19,14 @@ from runstore.core.events import (
     Started,
 )
 from runstore.core.ports import Committed, EventFilter, Head, LiveFeed, OpenRun
+from runstore.core.queued import read_queued
 from runstore.eventlog.admission import NOTHING, Append, Given, admit, advance
 from runstore.eventlog.discards import TextEvent, Withheld, discards, settle
 from runstore.eventlog.queries import MAX_PAGE_BYTES
 from runstore.eventlog.rules.control import WAITING
 from runstore.eventlog.rules.reservations import Reservations, UsedKey
 from runstore.eventlog.rules.rules import Rules
-from runstore.eventlog.rules.sessions import QueuePlace, Session, Sessions, read_session_request
+from runstore.eventlog.rules.sessions import QueuePlace, Session, Sessions, session_of
 from runstore.eventlog.writer import CommitResult, Writer
 
 
@@ -151,10 +152,10 @@ class MemoryStore:
         caused = rules.take(append, events, before)
         session = self.sessions.get(run_id)
         if events[0].type == Queued.type:
-            request = read_session_request(events[0])
-            session = request.session
-            if request.session_id is not None:
-                self.conversations.setdefault((request.user_id, request.session_id), []).append(run_id)
+            queued = read_queued(events[0])
+            session = session_of(queued)
+            if queued.session_id is not None:
+                self.conversations.setdefault((queued.user_id, queued.session_id), []).append(run_id)
         redacts = False
         if discards(append):
             settled = settle(events, before.seq + 1, lambda: self._text_before(run_id))
@@ -224,7 +225,7 @@ def _follow(run: OpenRun | None, run_id: str, event: EncodedEvent) -> OpenRun | 
     """The run's row among the open runs after an event; None for a closed run."""
     change = msgspec.structs.replace
     if event.type == Queued.type:
-        return OpenRun(run_id, read_session_request(event).user_id, "queued", 0, 0, None, None, event.at)
+        return OpenRun(run_id, read_queued(event).user_id, "queued", 0, 0, None, None, event.at)
     if event.ends or run is None:
         return None
     if event.type == Started.type:

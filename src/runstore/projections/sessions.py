@@ -26,6 +26,7 @@ from runstore.core.codec import RecordedEvent
 from runstore.core.depth import decoded
 from runstore.core.events import ENDINGS, Deleted, Outcome, Purged, Queued
 from runstore.core.ports import EventFilter
+from runstore.core.queued import read_queued
 from runstore.core.run_text import input_text
 from runstore.database.columns import Name
 from runstore.database.keys import is_one_of
@@ -160,12 +161,6 @@ class SessionsProjection(Projection):
         delete_rows(connection, sessions, [row for row in rows if not row["runs"]])
 
 
-class _Queued(Struct, frozen=True):
-    user_id: str
-    input: msgspec.Raw
-    session_id: str | None = None
-
-
 class _Purged(Struct, frozen=True):
     user_id: str
     status: Outcome
@@ -175,14 +170,13 @@ class _Purged(Struct, frozen=True):
     deleted: bool = False
 
 
-_read_queued = msgspec.json.Decoder(_Queued).decode
 _read_purged = msgspec.json.Decoder(_Purged).decode
 
 
 def _after(run: _Run | None, event: RecordedEvent) -> _Run | None:
     """A run after one more event; None: it belongs to no session, or its `run.purged` is yet to come."""
     if event.type == Queued.type:
-        queued = decoded(_read_queued, event.data)
+        queued = read_queued(event)
         if queued.session_id is None:
             return None
         title = title_of(decoded(msgspec.json.decode, bytes(queued.input)))

@@ -40,6 +40,7 @@ from runstore.core.events import (
     Usage,
 )
 from runstore.core.ports import EventFilter
+from runstore.core.queued import read_queued
 from runstore.core.times import day_of
 from runstore.core.usage import MAX_MODEL, SUMS, RunUsage, bounded, counted
 from runstore.database.columns import Name
@@ -199,11 +200,6 @@ class _Run(Struct):
                 self.error_code = bounded(decoded(_read_failed, event.data).code, 128)
 
 
-class _Queued(Struct, frozen=True, gc=False):
-    agent: str
-    user_id: str
-
-
 class _By(Struct, frozen=True, gc=False):
     by: str = ""
 
@@ -226,14 +222,13 @@ class _Purged(Struct, frozen=True):
     incomplete: bool = False
 
 
-_read_queued = msgspec.json.Decoder(_Queued).decode
 _read_by = msgspec.json.Decoder(_By).decode
 _read_failed = msgspec.json.Decoder(_Failed).decode
 _read_purged = msgspec.json.Decoder(_Purged).decode
 
 
 def _queued(event: RecordedEvent) -> _Run:
-    queued = decoded(_read_queued, event.data)
+    queued = read_queued(event)
     return _Run(event.run_id, day_of(event.at), queued.user_id, queued.agent, event.at)
 
 

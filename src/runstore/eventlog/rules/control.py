@@ -17,9 +17,10 @@ from runstore.core.events import (
     Started,
 )
 from runstore.core.ports import Head, OpenRun
+from runstore.core.queued import QueuedRun, read_queued
 from runstore.database.tables import open_runs, purging, session_runs, sessions
 from runstore.eventlog.admission import Given
-from runstore.eventlog.rules.sessions import SessionRequest, read_session_request
+from runstore.eventlog.rules.sessions import session_of
 
 WAITING = "waiting"  # the status of a run that waits for answers
 
@@ -132,10 +133,10 @@ def write_control(
                 statements[_LEAVE_SESSION].append({"closed": run_id})
                 statements[_DELETE].append({"closed": run_id})
             elif event.type == Queued.type:
-                request = read_session_request(event)
-                statements[_INSERT].append(_queued(run_id, event.at, request))
-                if request.session_id is not None:
-                    conversation = {"user_id": request.user_id, "session_id": request.session_id}
+                queued = read_queued(event)
+                statements[_INSERT].append(_queued(run_id, event.at, queued))
+                if queued.session_id is not None:
+                    conversation = {"user_id": queued.user_id, "session_id": queued.session_id}
                     statements[_JOIN_SESSION].append({**conversation, "run_id": run_id})
             elif event.type == Started.type:
                 statements[_START].append(_started(run_id, event))
@@ -147,10 +148,10 @@ def write_control(
             elif event.type == CancelRequested.type:
                 statements[_CANCEL].append({"run": run_id, "at": event.at})
             elif event.type == Purged.type:
-                request = read_session_request(event)
+                queued = read_queued(event)
                 statements[_PURGE].append({"run_id": run_id})
-                if request.session_id is not None:
-                    conversation = {"user": request.user_id, "session": request.session_id}
+                if queued.session_id is not None:
+                    conversation = {"user": queued.user_id, "session": queued.session_id}
                     statements[_FORGET].append({**conversation, "purged": run_id})
     statements[_RELEASE] += released.values()
     for statement, parameters in statements.items():
@@ -181,10 +182,10 @@ def read_workers(connection: Connection) -> set[str]:
     return set(connection.execute(_WORKERS).scalars())
 
 
-def _queued(run_id: str, at: int, request: SessionRequest) -> dict[str, Any]:
-    _, session_id = request.session or (None, None)  # a parallel run takes no turns
+def _queued(run_id: str, at: int, queued: QueuedRun) -> dict[str, Any]:
+    _, session_id = session_of(queued) or (None, None)
     return {
-        "run_id": run_id, "status": "queued", "user_id": request.user_id, "session_id": session_id,
+        "run_id": run_id, "status": "queued", "user_id": queued.user_id, "session_id": session_id,
         "attempt": 0, "adoptions": 0, "worker_id": None, "queued_at": at, "cancel_at": None,
         "expires_at": None, "added": None,
     }  # fmt: skip

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, select
 from runstore.core.codec import EncodedEvent
 from runstore.core.events import Queued, Started
 from runstore.core.ports import Head
-from runstore.core.run import owner_of
+from runstore.core.queued import read_queued
 from runstore.database.tables import open_runs
 from runstore.eventlog.admission import Append
 from runstore.eventlog.rules.reservations import Reservations, read_reservations, write_reservations
@@ -36,7 +36,7 @@ class Rules:
 def users_of(connection: Connection, batch: Sequence[Append]) -> set[str]:
     """The users whose runs this batch is judged by; their locks keep other writers out."""
     events = [(append.run_id, event) for append in batch for event in append.events]
-    users = {owner_of(event).user_id for _, event in events if event.type == Queued.type}
+    users = {read_queued(event).user_id for _, event in events if event.type == Queued.type}
     if starting := [run_id for run_id, event in events if event.type == Started.type]:
         runs = open_runs.c
         waiting = select(runs.user_id).where(runs.run_id.in_(starting), runs.session_id.is_not(None))

@@ -9,15 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 
-import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from runstore.core.codec import EncodedEvent, encode
-from runstore.core.depth import decoded
 from runstore.core.errors import SessionBusy
-from runstore.core.events import SUPERSEDED, CancelRequested, MultitaskStrategy, Queued, Started
+from runstore.core.events import SUPERSEDED, CancelRequested, Queued, Started
 from runstore.core.ports import Head
+from runstore.core.queued import QueuedRun, read_queued
 from runstore.database.tables import open_runs, sessions
 from runstore.eventlog.admission import Append
 from runstore.eventlog.queries import first_position
@@ -35,19 +34,11 @@ class QueuePlace(Struct, frozen=True):
     position: int | None = None
 
 
-class SessionRequest(Struct, frozen=True):
-    """A queued run's session, and its strategy while another run has the turn."""
-
-    user_id: str
-    session_id: str | None = None
-    multitask_strategy: MultitaskStrategy = "enqueue"
-    key_id: str | None = None
-
-    @property
-    def session(self) -> Session | None:
-        """The session whose turns the run takes."""
-        waits = self.session_id is not None and self.multitask_strategy != "parallel"
-        return (self.user_id, self.session_id or "") if waits else None
+def session_of(queued: QueuedRun) -> Session | None:
+    """The session whose turns the run takes; None: it takes none."""
+    if queued.session_id is None or queued.multitask_strategy == "parallel":
+        return None
+    return queued.user_id, queued.session_id
 
 
 class Sessions:
@@ -95,16 +86,17 @@ class Sessions:
         return superseded
 
     def _queue(self, run_id: str, event: EncodedEvent) -> list[Append]:
-        request = read_session_request(event)
-        place = QueuePlace(request.session, run_id) if request.session is not None else None
+        queued = read_queued(event)
+        session = session_of(queued)
+        place = QueuePlace(session, run_id) if session is not None else None
         superseded: list[Append] = []
-        if place is not None and request.multitask_strategy == "reject":
+        if place is not None and queued.multitask_strategy == "reject":
             if before := self._before(place, 1):
                 raise SessionBusy(place.session[1], before[0])
-        elif place is not None and request.multitask_strategy == "interrupt":
+        elif place is not None and queued.multitask_strategy == "interrupt":
             cancel = encode(
                 CancelRequested(
-                    by=request.user_id, reason=SUPERSEDED, superseded_by=run_id, key_id=request.key_id
+                    by=queued.user_id, reason=SUPERSEDED, superseded_by=run_id, key_id=queued.key_id
                 ),
                 at=event.at,
             )
@@ -133,13 +125,6 @@ class Sessions:
             queued = [other.run_id for other in others if other and other.session == place.session]
         stored = self._find_before(place, most + len(self._ended))
         return [other for other in (*reversed(queued), *stored) if other not in self._ended][:most]
-
-
-_read_session_request = msgspec.json.Decoder(SessionRequest).decode
-
-
-def read_session_request(event: EncodedEvent) -> SessionRequest:
-    return decoded(_read_session_request, event.data)
 
 
 _open = open_runs.c

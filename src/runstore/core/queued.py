@@ -1,0 +1,29 @@
+"""What a run was queued with, read from its first event."""
+
+import msgspec
+from msgspec import Raw, Struct
+
+from runstore.core.codec import EncodedEvent, RecordedEvent
+from runstore.core.depth import decoded
+
+
+class QueuedRun(Struct, frozen=True, gc=False):
+    """The fields of `lifecycle.queued`, or `run.purged`, by which other rooms sort a run.
+
+    `input`: its JSON, not decoded. `multitask_strategy`: maybe one of a newer release.
+    """
+
+    agent: str
+    user_id: str
+    session_id: str | None = None
+    multitask_strategy: str = "enqueue"
+    key_id: str | None = None
+    input: Raw = Raw(b"null")
+
+
+_read = msgspec.json.Decoder(QueuedRun).decode
+
+
+def read_queued(first: EncodedEvent | RecordedEvent) -> QueuedRun:
+    """What a run was queued with, from its `lifecycle.queued` or `run.purged`."""
+    return decoded(_read, first.data)
