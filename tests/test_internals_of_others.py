@@ -3,43 +3,122 @@
 Each test names the release that changed one of them, before anything subtler breaks.
 """
 
+import ast
 import asyncio
 import re
 import signal
 import sys
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.metadata import version
 from inspect import getsource
+from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
+from pydantic import BaseModel
 from strands import Agent, ModelRetryStrategy
+from strands.agent import _agent_as_tool
 from strands.background_tasks import _background_tasks
 from strands.background_tasks._types import BackgroundTask
-from strands.middleware import InvokeModelStage
+from strands.hooks import BeforeNodeCallEvent, BeforeToolCallEvent
+from strands.hooks import events as hook_events
+from strands.interrupt import Interrupt
+from strands.middleware import InvokeModelStage, stages
+from strands.models.anthropic import AnthropicModel
+from strands.models.llamacpp import LlamaCppModel
 from strands.models.openai import OpenAIModel
+from strands.multiagent import GraphBuilder
 from strands.multiagent.graph import Graph
 from strands.multiagent.swarm import Swarm
+from strands.session import FileSessionManager
 from strands.tools.executors._executor import _BackgroundExecuteToolContext
 from strands.tools.mcp import MCPClient
 from strands.tools.registry import ToolRegistry
+from strands.types import tools as tool_types
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import HANDLED_SIGNALS
 from uvicorn.server import Server as UvicornServer
 
 from runstore.runtime.loops.interrupts import Interrupted, interrupt
+from runstore.runtime.strands import internals
+from runstore.runtime.strands.interrupts import OF_A_CALL, OF_A_NODE, OF_A_TOOL
 from runstore.runtime.strands.servers.mended import SOURCES
 from tests.kit.server import until
+
+ROOM = Path(internals.__file__).parent
+PAGE = Path("docs/internals/internals-of-others.md")
+# Private parts of other packages than strands.
+OTHERS = {
+    "model_calls.py": {"_getframe"},
+    "servers/anthropic.py": {"_raw_stream"},
+    "servers/openai.py": {"_decoder"},
+}
+STRANDS = f"strands-agents {version('strands-agents')}: "
 
 
 def has(package: str, owner: Any, *names: str) -> None:
     release = sys.version.split()[0] if package == "Python" else version(package)
     missing = [name for name in names if not hasattr(owner, name)]
     assert not missing, f"{package} {release}: {owner!r} has no {', '.join(missing)}"
+
+
+def private(name: str) -> bool:
+    return re.fullmatch(r"_[a-z]\w*", name) is not None and not name.startswith("_runstore_")
+
+
+def defined(tree: ast.Module) -> set[str]:
+    """The private names that a file gives to its functions, classes, variables, fields and attributes."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_self(node.value):
+            found.add(node.attr)
+    return {name for name in found if private(name)}
+
+
+def is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+def foreign(tree: ast.Module, inherited: set[str]) -> set[str]:
+    """The private names of other packages that a file uses. `inherited`: those of runstore's classes."""
+    own = defined(tree)
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            names = [*(node.module or "").split("."), *(each.name for each in node.names)]
+            found |= {name for name in names if private(name)}
+        elif isinstance(node, ast.Attribute) and private(node.attr):
+            found |= {node.attr} - own - (inherited if is_self(node.value) else set())
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and private(node.value):
+            found.add(node.value)
+    return found
+
+
+def test_one_file_names_private_parts_of_strands() -> None:
+    trees = {
+        path.relative_to(ROOM).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+        for path in ROOM.rglob("*.py")
+    }
+    inherited = {name for tree in trees.values() for name in defined(tree)}
+    used = {name: foreign(tree, inherited) for name, tree in trees.items() if name != "internals.py"}
+    assert {name: names for name, names in used.items() if names} == OTHERS
+
+
+def test_the_page_names_every_private_part() -> None:
+    used = foreign(ast.parse(getsource(internals)), set()).union(*OTHERS.values())
+    page = PAGE.read_text(encoding="utf-8")
+    assert {"_session_manager", "_decoder", "_events"} < used
+    assert not [name for name in sorted(used) if not re.search(rf"`(?:[\w.]+\.)?{name}(?:\.[\w.]+)?`", page)]
 
 
 def test_an_exception_can_be_raised_in_another_thread() -> None:
@@ -88,6 +167,89 @@ def test_the_method_of_pools_that_is_replaced_is_the_one_that_map_calls() -> Non
 @pytest.mark.parametrize("name", ["_current_attempt", "_max_attempts", "_calculate_delay"])
 def test_the_retry_strategy_can_be_asked_how_long_it_will_wait(name: str) -> None:
     has("strands-agents", ModelRetryStrategy(), name)
+
+
+def test_an_agents_retry_strategy_can_be_read() -> None:
+    strategy = ModelRetryStrategy(max_attempts=3)
+    agent = Agent(callback_handler=None, retry_strategy=strategy)
+    assert internals.retry_strategy_of(agent) is strategy, STRANDS + "Agent._retry_strategy"
+
+
+def test_an_agent_says_whether_a_session_manager_keeps_it(tmp_path: Path) -> None:
+    manager = FileSessionManager(session_id="s", storage_dir=str(tmp_path))
+    has("strands-agents", Agent(callback_handler=None), "_session_manager")
+    kept = Agent(callback_handler=None, session_manager=manager)
+    alone = Agent(callback_handler=None)
+    found = [internals.has_session_manager(agent) for agent in (kept, alone)]
+    assert found == [True, False], STRANDS + "Agent._session_manager"
+
+
+def test_an_agent_says_whether_it_answers_with_an_object() -> None:
+    class Answer(BaseModel):
+        text: str
+
+    has("strands-agents", Agent(callback_handler=None), "_default_structured_output_model")
+    agents = Agent(callback_handler=None, structured_output_model=Answer), Agent(callback_handler=None)
+    found = [internals.answers_object(agent) for agent in agents]
+    assert found == [True, False], STRANDS + "Agent._default_structured_output_model"
+
+
+def test_agents_and_graphs_have_interrupts_that_can_be_answered() -> None:
+    agent = Agent(callback_handler=None)
+    builder = GraphBuilder()
+    builder.set_max_node_executions(1).add_node(agent, "one")
+    for product in (agent, builder.build()):
+        state = internals.interrupt_state_of(product)
+        state.interrupts["id"] = Interrupt("id", "name", response="yes")
+        assert state.activated is False
+        state.activate()
+        assert state.activated is True, STRANDS + f"{type(product).__name__}._interrupt_state"
+
+
+def test_the_ids_of_interrupts_begin_as_before() -> None:
+    made = {
+        OF_A_TOOL[0]: getsource(hook_events.BeforeToolCallEvent),
+        OF_A_TOOL[1]: getsource(tool_types),
+        OF_A_TOOL[2]: getsource(stages),
+        OF_A_NODE: getsource(hook_events),
+        OF_A_CALL: getsource(_agent_as_tool),
+    }
+    for prefix, source in made.items():
+        assert f'f"{prefix}{{' in source, STRANDS + prefix
+    event = BeforeToolCallEvent(
+        agent=Agent(callback_handler=None), selected_tool=None, invocation_state={},
+        tool_use={"toolUseId": "u1", "name": "add", "input": {}},
+    )  # fmt: skip
+    one, other = (internals.interrupt_id_of(event, name) for name in ("one", "other"))
+    assert one.startswith(f"{OF_A_TOOL[0]}u1:"), STRANDS + one
+    assert one != other
+    node = BeforeNodeCallEvent(source=event.agent, node_id="n")  # type: ignore[arg-type]
+    expected = f"{OF_A_NODE}{uuid.uuid5(uuid.NAMESPACE_OID, 'n')}:"
+    assert node._interrupt_id("one").startswith(expected), STRANDS + expected
+
+
+def test_an_event_of_a_tool_that_asks_is_where_it_was() -> None:
+    assert internals.ToolInterruptEvent.__module__ == "strands.types._events", STRANDS + "ToolInterruptEvent"
+
+
+def test_a_stream_of_openais_package_decodes_with_the_part_that_is_wrapped() -> None:
+    stream = getsource(openai.AsyncStream.__init__) + getsource(openai.AsyncStream._iter_events)
+    for part in ("self._decoder = ", "self._decoder.aiter_bytes(self.response.aiter_bytes())"):
+        assert part in stream, f"openai {version('openai')}: {part}"
+
+
+def test_a_stream_of_anthropics_package_reads_the_part_that_is_wrapped() -> None:
+    stream = getsource(anthropic.lib.streaming.AsyncMessageStream)
+    for part in ("self._raw_stream = ", "in self._raw_stream"):
+        assert part in stream, f"anthropic {version('anthropic')}: {part}"
+
+
+def test_the_models_ask_the_clients_that_are_wrapped() -> None:
+    llamacpp, claude = getsource(LlamaCppModel), getsource(AnthropicModel)
+    assert "self.client = " in llamacpp, STRANDS + "LlamaCppModel.client"
+    assert 'await self.client.post("/v1/chat/completions", json=request)' in llamacpp, STRANDS + "its call"
+    assert "self.client = " in claude, STRANDS + "AnthropicModel.client"
+    assert "self.client.messages.stream(**request)" in claude, STRANDS + "its call"
 
 
 def test_the_registry_knows_its_tool_providers() -> None:

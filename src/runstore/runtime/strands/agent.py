@@ -29,6 +29,7 @@ from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import agent_error, unwrapped
 from runstore.runtime.strands.hierarchy import agents_of
 from runstore.runtime.strands.hooks import STATE_KEY, Hooks
+from runstore.runtime.strands.internals import answers_object, has_session_manager
 from runstore.runtime.strands.interrupts import is_of_background, kept_by_session
 from runstore.runtime.strands.nodes import nodes_of
 from runstore.runtime.strands.providers import has_providers
@@ -181,12 +182,12 @@ class StrandsAgent:
             )
 
     def _keeps_sessions(self) -> bool:
-        return any(getattr(agent, "_session_manager", None) is not None for _, agent in self._agents)
+        return any(has_session_manager(agent) for _, agent in self._agents)
 
     def _beginning(self) -> AgentStarted:
         return AgentStarted(
             agent=self._root,
-            structured_output=_answers_object(self._product),
+            structured_output=answers_object(self._product),
             redacts=any(may_redact(agent) for _, agent in self._agents),
         )
 
@@ -317,10 +318,6 @@ async def _record_unfinished(hooks: Hooks, recorder: RunRecorder) -> None:
             await recorder.record(usage)
 
 
-def _answers_object(product: Product) -> bool:
-    return getattr(product, "_default_structured_output_model", None) is not None
-
-
 def _instruct(agent: Agent, messages: Sequence[Any]) -> None:
     """Append a conversation's system messages to the agent's own instructions."""
     if messages:
@@ -336,7 +333,7 @@ def _remind(agent: Agent, memory: Sequence[Any]) -> int:
     memory.
     """
     own = list(agent.messages)
-    if not memory or getattr(agent, "_session_manager", None) is not None:
+    if not memory or has_session_manager(agent):
         return len(own)
     if list(map(bare, own[-len(memory) :])) == list(map(bare, memory)):
         del own[-len(memory) :]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from runstore.runtime.memory.resume import Conversation
+from runstore.runtime.strands.internals import background_of, store_task
 
 LOST = "The task was lost with the process in which it ran."
 # How strands acknowledges a call.
@@ -17,14 +18,14 @@ _SENT_OFF = re.compile(r"Background task dispatched\.\s+Task ID: (?P<id>\S+)\s+T
 
 def give_back(agent: Any, past: Conversation) -> bool:
     """Give an agent the tasks whose results it has not had. Returns whether there are any."""
-    background = getattr(agent, "_background_tasks", None)
+    background = background_of(agent)
     if background is None:
         return False
     blocks = [block for message in past.messages for block in message.get("content", ())]
     delivered = {block["toolResult"]["toolUseId"] for block in blocks if "toolResult" in block}
     tasks = [task for task in _tasks(blocks, past.results) if task["task_id"] not in delivered]
     for task in tasks:
-        background._store_task(task)
+        store_task(background, task)
     return bool(tasks)
 
 

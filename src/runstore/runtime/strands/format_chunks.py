@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-METHODS = ("format_chunk", "_format_chunk")
+from runstore.runtime.strands.internals import FORMATS
 
 Extend = Callable[[dict[str, Any], Mapping[str, Any]], None]
 
@@ -27,7 +27,7 @@ class Extension:
             for cls in type(model).__mro__:
                 if cls.__module__.startswith("strands.models.") and cls not in self._classes:
                     self._classes.add(cls)
-                    for name in METHODS:
+                    for name in FORMATS:
                         if name in vars(cls):
                             setattr(cls, name, self._extended(vars(cls)[name]))
 

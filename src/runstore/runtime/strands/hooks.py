@@ -54,6 +54,7 @@ from runstore.runtime.strands.end_reasons import keep_reasons
 from runstore.runtime.strands.events import Translator
 from runstore.runtime.strands.first_pieces import keep_first_pieces
 from runstore.runtime.strands.hierarchy import call_of
+from runstore.runtime.strands.internals import answers_object, has_session_manager
 from runstore.runtime.strands.interrupts import Interrupts
 from runstore.runtime.strands.messages import MessageRecorder, all_bare
 from runstore.runtime.strands.model_calls import FIRST, LAST, ModelCalls
@@ -160,7 +161,7 @@ class Hooks:
             AgentError: its session cannot go on with them.
         """
         past = self._memory.conversations.get(Place(self._context.agent_name))
-        if past is None or not past.answers or getattr(agent, "_session_manager", None) is None:
+        if past is None or not past.answers or not has_session_manager(agent):
             return []
         self._in_session = True
         return self.interrupts.responses(agent, past.answers.values())
@@ -247,7 +248,7 @@ class Hooks:
         if redacts := may_redact(event.agent):
             self.answers.rewritten.add(place)
         past = await self._begin(place, event.messages or (), redacts=redacts)
-        resumes = bool(past and past.messages) and getattr(event.agent, "_session_manager", None) is None
+        resumes = bool(past and past.messages) and not has_session_manager(event.agent)
         if past and not resumes:
             self._memory.give_back(past)
         if past and is_run(place) and self._in_session:
@@ -306,7 +307,7 @@ class Hooks:
         self._messages.inputs[place] = 0
         self.tools.results[place] = past.results
         waits = background.give_back(event.agent, past)
-        makes_object = getattr(event.agent, "_default_structured_output_model", None) is not None
+        makes_object = answers_object(event.agent)
         if past.ending and is_run(place) and (turn := await self.added.next_turn(place)) is not None:
             event.messages = [turn]  # people have spoken since
         elif past.ending and not makes_object and not waits:

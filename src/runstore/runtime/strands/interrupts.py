@@ -28,6 +28,13 @@ from runstore.core.inputs import Approval, approval_schema
 from runstore.core.questions import Question, put
 from runstore.core.times import now_ms
 from runstore.runtime.memory.resume import Answered, Conversation
+from runstore.runtime.strands.internals import (
+    background_of,
+    has_session_manager,
+    has_task,
+    interrupt_id_of,
+    interrupt_state_of,
+)
 
 OF_A_CALL = "v1:agent_as_tool:"  # begins the id under which a caller sees an interrupt of its agent as a tool
 OF_A_NODE = "v1:before_node_call:"
@@ -66,7 +73,7 @@ class Interrupts:
         """Give an agent the answers to the interrupts that it raised in an earlier attempt."""
         if past is None or not past.answers:
             return
-        state = agent._interrupt_state
+        state = interrupt_state_of(agent)
         for answered in past.answers.values():
             state.interrupts[answered.interrupt_id] = _interrupt(answered)
         state.activate()  # only then does the middleware of an agent's stream look at them
@@ -74,7 +81,7 @@ class Interrupts:
     def answer_node(self, event: BeforeNodeCallEvent) -> None:
         """Give a Graph or Swarm the answers to the hooks of a node; each visit takes one of each."""
         prefix = f"{OF_A_NODE}{uuid.uuid5(uuid.NAMESPACE_OID, event.node_id)}:"
-        interrupts = event.source._interrupt_state.interrupts  # type: ignore[attr-defined]
+        interrupts = interrupt_state_of(event.source).interrupts
         for interrupt_id in [each for each in interrupts if each.startswith(prefix)]:
             del interrupts[interrupt_id]
         for interrupt_id, answers in self._node_answers.items():
@@ -88,7 +95,7 @@ class Interrupts:
             AgentError: its session does not know the interrupts that were answered.
         """
         answers = {answered.interrupt_id: answered.answer for answered in given}
-        if not answers.keys() >= agent._interrupt_state.interrupts.keys() or not kept_by_session(agent):
+        if not answers.keys() >= interrupt_state_of(agent).interrupts.keys() or not kept_by_session(agent):
             raise AgentError(
                 "the answers came, but the agent's session does not have the interrupts that they are for: "
                 "each attempt must build the agent with the same session, in a store that all workers share",
@@ -97,7 +104,7 @@ class Interrupts:
         return [
             {"interruptResponse": {"interruptId": interrupt_id, "response": answer}}
             for interrupt_id, answer in answers.items()
-            if interrupt_id in agent._interrupt_state.interrupts
+            if interrupt_id in interrupt_state_of(agent).interrupts
         ]
 
     # Approvals that the configuration demands.
@@ -123,8 +130,8 @@ class Interrupts:
 
     def is_judged(self, event: BeforeToolCallEvent) -> bool:
         """Whether a person has judged a call, even if the configuration demands no approval any more."""
-        known = event.agent._interrupt_state.interrupts
-        return bool(known) and event._interrupt_id(APPROVAL + call_digest(event.tool_use)) in known
+        known = interrupt_state_of(event.agent).interrupts
+        return bool(known) and interrupt_id_of(event, APPROVAL + call_digest(event.tool_use)) in known
 
     def is_changed(self, place: Place, tool_use: Mapping[str, Any]) -> bool:
         """Whether a call that is about to run differs from the approved one."""
@@ -140,7 +147,7 @@ class Interrupts:
         schema = tool.tool_spec.get("inputSchema", {}).get("json") if tool is not None else None
         self._tools[place, tool_use["toolUseId"]] = (tool_use["name"], schema)
         prefix = f"{OF_A_TOOL[0]}{tool_use['toolUseId']}:"
-        state = event.agent._interrupt_state
+        state = interrupt_state_of(event.agent)
         return any(each.response is None for id, each in state.interrupts.items() if id.startswith(prefix))
 
     def note(self, place: Place, result: Any) -> None:
@@ -186,13 +193,13 @@ class Interrupts:
 
 def kept_by_session(agent: Any) -> bool:
     """Whether an agent's own session manager keeps its open interrupts, with what it was doing."""
-    return getattr(agent, "_session_manager", None) is not None and agent._interrupt_state.activated
+    return has_session_manager(agent) and bool(interrupt_state_of(agent).activated)
 
 
 def is_of_background(request: InputRequested, agents: Iterable[Any]) -> bool:
     """Whether a request comes from a tool's task in the background of one of these agents."""
-    tasks = (getattr(agent, "_background_tasks", None) for agent in agents)
-    return any(each is not None and request.tool_use_id in each._tasks for each in tasks)
+    background = [found for agent in agents if (found := background_of(agent)) is not None]
+    return any(has_task(each, request.tool_use_id) for each in background)
 
 
 def call_digest(tool_use: Mapping[str, Any]) -> str:

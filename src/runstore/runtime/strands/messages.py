@@ -18,6 +18,7 @@ from runstore.runtime.strands.added import AddedMessages
 from runstore.runtime.strands.answers import OpenAnswers
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.conversation import LoggedConversation
+from runstore.runtime.strands.internals import has_session_manager
 from runstore.runtime.strands.tool_calls import ToolCalls
 from runstore.runtime.strands.tools import left_out, unfit
 
@@ -105,7 +106,7 @@ class MessageRecorder:
         place = self._place(event.agent)
         if getattr(event.result, "stop_reason", None) == "interrupt":
             return  # the agent goes on
-        kept_elsewhere = event.agent.model.stateful or getattr(event.agent, "_session_manager", None)
+        kept_elsewhere = event.agent.model.stateful or has_session_manager(event.agent)
         if not is_run(place) or place not in self.logged or kept_elsewhere:
             return
         reduced = self.logged[place].reduced(event.agent.messages)

@@ -16,6 +16,7 @@ from runstore.core.events import DiscardReason, Event, Place, Retrying, Usage
 from runstore.runtime.strands.answers import OpenAnswers
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.errors import described, is_throttled, model_error_code, sentence_of, unwrapped
+from runstore.runtime.strands.internals import next_wait_of, retry_strategy_of
 from runstore.runtime.strands.open_calls import OpenCalls
 from runstore.runtime.strands.provider_words import ProviderWords
 from runstore.runtime.strands.tools import OVER
@@ -212,11 +213,10 @@ def wait_before_retry(agent: Agent, error: Exception) -> float | None:
 
     strands does not announce retries, so this evaluates its strategy in the same way.
     """
-    strategy = getattr(agent, "_retry_strategy", None)
+    strategy = retry_strategy_of(agent)
     try:
         if not isinstance(strategy, ModelRetryStrategy) or not strategy.is_retryable(error):
             return None
-        failed = strategy._current_attempt
-        return None if failed + 1 >= strategy._max_attempts else float(strategy._calculate_delay(failed))
+        return next_wait_of(strategy)
     except Exception:  # a custom strategy may differ from strands'; its retry is reported afterwards
         return None

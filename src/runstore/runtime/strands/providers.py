@@ -19,6 +19,13 @@ from strands import Agent
 from strands.tools.registry import ToolRegistry
 
 from runstore.runtime.holders import HELD, close
+from runstore.runtime.strands.internals import (
+    consumer_id_of,
+    consumers_of,
+    loop_of,
+    providers_of,
+    startup_timeout_of,
+)
 
 CLOSE_S = 5.0  # seconds for a provider to end by itself; an MCP server gets 4 of them to exit
 MCP = "strands.tools.mcp.mcp_client"  # imported only in processes that use an MCP client
@@ -35,17 +42,17 @@ def process_tools(self: ToolRegistry, tools: list[Any]) -> list[str]:
     try:
         return _process_tools(self, tools)
     except BaseException:
-        if new and self._tool_providers:  # the agent's construction failed, so close its providers here
+        if new and providers_of(self):  # the agent's construction failed, so close its providers here
             close(self)
         raise
     finally:
-        if self._tool_providers and (held := HELD.get()) is not None:
+        if providers_of(self) and (held := HELD.get()) is not None:
             held.add(self)
 
 
 def cleanup(self: ToolRegistry, **kwargs: Any) -> None:
     """`ToolRegistry.cleanup`; a provider that does not end in time is aborted."""
-    if self._tool_providers:
+    if providers_of(self):
         with _within(CLOSE_S, partial(_break_off_unused, self)):
             _cleanup(self, **kwargs)
 
@@ -53,13 +60,13 @@ def cleanup(self: ToolRegistry, **kwargs: Any) -> None:
 def finalize(self: Agent) -> None:
     """`Agent.__del__`; closes providers on another thread, so that the garbage collector's does not wait."""
     registry = self.__dict__.get("tool_registry")  # missing if the constructor raised
-    if registry is not None and registry._tool_providers and not sys.is_finalizing():
+    if registry is not None and providers_of(registry) and not sys.is_finalizing():
         close(registry)
 
 
 def has_providers(agent: Agent) -> bool:
     """Whether the agent holds providers that must be closed."""
-    return bool(agent.tool_registry._tool_providers)
+    return bool(providers_of(agent.tool_registry))
 
 
 @contextmanager
@@ -74,14 +81,14 @@ def _within(seconds: float, break_off: Callable[[], None]) -> Iterator[None]:
 
 
 def _break_off_unused(registry: ToolRegistry) -> None:
-    for provider in registry._tool_providers:
-        if not getattr(provider, "_consumers", set()) - {registry._registry_id}:
+    for provider in providers_of(registry):
+        if not consumers_of(provider) - {consumer_id_of(registry)}:
             _break_off(provider)
 
 
 def _break_off(provider: Any) -> None:
     """Cancel everything that an MCP client waits for, such as a server that never answers."""
-    loop: asyncio.AbstractEventLoop | None = getattr(provider, "_background_thread_event_loop", None)
+    loop = loop_of(provider)
     if loop is not None:
         with suppress(RuntimeError):  # the loop has just been closed
             loop.call_soon_threadsafe(_cancel_all, loop)
@@ -114,21 +121,22 @@ def _let_be_shared(client: Any) -> None:
     def remove(self: Any, consumer_id: Any, **kwargs: Any) -> None:
         with lock_of(self):
             # It may have left already, and another may have started the client since.
-            if consumer_id in self._consumers:
+            if consumer_id in consumers_of(self):
                 remove_consumer(self, consumer_id, **kwargs)
 
     async def load(self: Any, **kwargs: Any) -> Sequence[Any]:
         # Blocking here is safe: this runs on the loop of its own thread. A start that times out keeps
         # waiting.
-        with lock_of(self), _within(self._startup_timeout + CLOSE_S, partial(_break_off, self)):
-            consumers = set(self._consumers)
+        within_s = startup_timeout_of(self) + CLOSE_S
+        with lock_of(self), _within(within_s, partial(_break_off, self)):
+            consumers = set(consumers_of(self))
             try:
                 tools: Sequence[Any] = await load_tools(self, **kwargs)
                 return tools
             except CancelledError as cut_off:
-                silent = f"the MCP server did not list its tools within {self._startup_timeout + CLOSE_S:g} s"
+                silent = f"the MCP server did not list its tools within {within_s:g} s"
                 raise TimeoutError(silent) from cut_off
             finally:
-                self._consumers |= consumers  # a failed start forgets the agents that wait for theirs
+                consumers_of(self).update(consumers)  # a failed start forgets the agents that wait for theirs
 
     client.add_consumer, client.remove_consumer, client.load_tools = add, remove, load

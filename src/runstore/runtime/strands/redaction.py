@@ -1,7 +1,4 @@
-"""Predicts whether an agent's text may be changed or redacted on its way through strands.
-
-strands does not expose its registries, so this reads private attributes.
-"""
+"""Predicts whether an agent's text may be changed or redacted on its way through strands."""
 
 from typing import Any
 
@@ -9,7 +6,8 @@ from strands import Agent
 from strands.hooks import AfterInvocationEvent, AfterModelCallEvent, MessageAddedEvent
 from strands.middleware import ExecuteToolStage, InvokeModelStage
 
-REWRITING = (AfterModelCallEvent, MessageAddedEvent, AfterInvocationEvent)  # hooks that may rewrite an answer
+from runstore.runtime.strands.internals import middleware_of
+
 HARMLESS = ("strands.event_loop.", "strands.agent.", "strands.session.", "strands.models.", "runstore.")
 
 
@@ -24,14 +22,18 @@ def may_redact(agent: Agent) -> bool:
         return True
     if any(each.phase != "input" for each in _foreign(agent, InvokeModelStage)):
         return True
-    hooks = getattr(agent.hooks, "_registered_callbacks", {})
-    callbacks = [entry.callback for cls in REWRITING for entry in hooks.get(cls, ())]
+    events = (
+        AfterModelCallEvent(agent=agent),
+        MessageAddedEvent(agent=agent, message={"role": "assistant", "content": []}),
+        AfterInvocationEvent(agent=agent),
+    )  # those whose hooks may rewrite an answer
+    callbacks = [callback for event in events for callback in agent.hooks.get_callbacks_for(event)]
     return any(not str(getattr(callback, "__module__", "")).startswith(HARMLESS) for callback in callbacks)
 
 
 def may_change(agent: Agent) -> bool:
     """Whether middleware gets the agent's stream, and so may change its text."""
-    stages = [stage for stage in _middleware(agent) if stage != ExecuteToolStage]
+    stages = [stage for stage in middleware_of(agent) if stage != ExecuteToolStage]
     return any(each.phase == "wrap" for stage in stages for each in _foreign(agent, stage))
 
 
@@ -42,13 +44,8 @@ def may_change_request(agent: Agent) -> bool:
 
 def _foreign(agent: Agent, stage: Any) -> list[Any]:
     """The handlers of a stage that are not runstore's own."""
-    return [each for each in _middleware(agent).get(stage, ()) if not _is_own(each.handler)]
+    return [each for each in middleware_of(agent).get(stage, ()) if not _is_own(each.handler)]
 
 
 def _is_own(handler: Any) -> bool:
     return str(getattr(handler, "__module__", "")).startswith("runstore.")
-
-
-def _middleware(agent: Agent) -> dict[Any, list[Any]]:
-    handlers: dict[Any, list[Any]] = agent._middleware_registry._handlers
-    return handlers

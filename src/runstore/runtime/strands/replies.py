@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from strands.hooks import BeforeToolCallEvent
-from strands.types._events import ToolResultEvent
+from strands.middleware import ToolResultEvent
 from strands.types.tools import AgentTool, ToolSpec, ToolUse
 from typing_extensions import override
 

@@ -13,13 +13,13 @@ from strands import Agent
 from strands.hooks import AfterToolCallEvent, BeforeToolCallEvent
 from strands.interrupt import InterruptException
 from strands.middleware import ExecuteToolContext, MiddlewareNext, ToolResultEvent, TypedEvent
-from strands.types._events import ToolInterruptEvent
 
 from runstore.core.events import Place
 from runstore.runtime.memory.at_most_once import is_at_most_once
 from runstore.runtime.strands.called import Called
 from runstore.runtime.strands.closable_recorder import ClosableRecorder
 from runstore.runtime.strands.hierarchy import CALL, SubAgentCall, call_of, called_agent
+from runstore.runtime.strands.internals import ToolInterruptEvent, is_in_background
 from runstore.runtime.strands.interrupts import Interrupts
 from runstore.runtime.strands.model_calls import ModelCalls
 from runstore.runtime.strands.tools import runs_again, why_left_out, write_call, write_result
@@ -117,7 +117,7 @@ class ToolCalls:
             return
         events = run(context)
         try:
-            async for event in _without_questions(context, events) if _is_behind(context) else events:
+            async for event in _without_questions(context, events) if is_in_background(context) else events:
                 yield event
         except (Exception, GeneratorExit):
             raise
@@ -150,11 +150,6 @@ async def _without_questions(
             else:
                 return
     yield _result(context, status="error", content=[{"text": ASKS}])
-
-
-def _is_behind(context: ExecuteToolContext) -> bool:
-    """Whether strands runs a tool in the background (`Agent(background_tasks=…)`)."""
-    return hasattr(context, "_background_interrupt")
 
 
 def _result(context: ExecuteToolContext, **outcome: Any) -> ToolResultEvent:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from runstore.runtime.strands.internals import CLIENT
 from runstore.runtime.strands.servers import (
     anthropic,
     gemini,
@@ -32,10 +33,10 @@ class _Source(NamedTuple):
 
 
 SOURCES = (
-    _Source("strands.models.gemini", "GeminiModel", "_get_client", gemini.mending),
+    _Source("strands.models.gemini", "GeminiModel", CLIENT, gemini.mending),
     _Source("strands.models.mistral", None, "Mistral", mistral.mending),
     _Source("strands.models.ollama", None, "ollama", ollama.mending),
-    _Source("strands.models.openai", "OpenAIModel", "_get_client", openai.mending),
+    _Source("strands.models.openai", "OpenAIModel", CLIENT, openai.mending),
     _Source("strands.models.openai_responses", None, "openai", responses.mending),
 )
 _mended: set[_Source] = set()
