@@ -46,11 +46,10 @@ from runstore.settings import URLS, ServerSettings, Settings, use_folder
 from runstore.settings.secrets import warn_of_open_secrets
 from runstore.store import keys
 from runstore.store.audit import AuditLog
-from runstore.store.claims import Claims, NoClaims
 from runstore.store.erasure import Erasure
 from runstore.store.hierarchies import HierarchyStore
 from runstore.store.reports.reports import Reports
-from runstore.store.runs import RunStore
+from runstore.store.runs import NO_SLOTS, RunStore, Slots
 from runstore.store.workers import read_workers
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ class Runtime(OpenLog, frozen=True):
 async def open_log(settings: Settings) -> AsyncIterator[OpenLog]:
     """Open the database and start the writer, for a program without agents."""
     async with _open(settings, keeps=bool(settings.projections)) as base:
-        yield _stores(base, settings, NoClaims())
+        yield _stores(base, settings, NO_SLOTS)
 
 
 @asynccontextmanager
@@ -189,13 +188,13 @@ async def _open(settings: Settings, *, keeps: bool) -> AsyncIterator[_Base]:
         yield _Base(feed, database, event_log, catalog, teams, leases, projections, inline, runner)
 
 
-def _stores(base: _Base, settings: Settings, claims: Claims) -> OpenLog:
-    """`claims`: of the worker in this process."""
+def _stores(base: _Base, settings: Settings, slots: Slots) -> OpenLog:
+    """`slots`: of the worker in this process."""
     database, log, feed = base.database, base.event_log, base.feed
     limits, heartbeat_s = settings.limits, settings.server.heartbeat_s
     return OpenLog(
         store=RunStore(
-            database, log, feed, base.catalog, claims=claims, limits=limits, heartbeat_s=heartbeat_s
+            database, log, feed, base.catalog, slots=slots, limits=limits, heartbeat_s=heartbeat_s
         ),
         hierarchies=HierarchyStore(database, base.teams, per_user=limits.hierarchies_per_user),
         audit=AuditLog(database, log, feed, heartbeat_s=heartbeat_s),

@@ -4,12 +4,12 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from runstore.core.codec import RecordedEvent, encode, json_size
+from runstore.core.codec import EncodedEvent, RecordedEvent, encode, json_size
 from runstore.core.errors import (
     AlreadyStarted,
     InputClosed,
@@ -36,7 +36,6 @@ from runstore.feed.tail import HEARTBEAT_S, Tail, wait_until_ended
 from runstore.projections.runs import RunQuery, RunsFound, find_run, find_runs, is_outdated
 from runstore.runtime.attempts.history import read_queued
 from runstore.runtime.catalog.agents import AgentCatalog
-from runstore.store.claims import Claims, NoClaims
 from runstore.store.forks import ForkOptions, forked
 from runstore.store.inputs import InputStore
 from runstore.store.joined_tails import JoinedTails
@@ -46,9 +45,34 @@ from runstore.store.trace import read_trace
 
 MAX_KNOWN_OWNERS = 10_000  # runs whose owner is cached
 DEFAULT_LIMITS = Limits()
-NO_CLAIMS = NoClaims()
 
 T = TypeVar("T")
+
+
+class Slots(Protocol):
+    """The slots of this process's worker, for runs that start with the append that queues them."""
+
+    def keep_slot(self, run_id: str) -> EncodedEvent | None:
+        """Keep a slot for a new run: its `lifecycle.started`, to be appended with its `lifecycle.queued`.
+
+        None: there is no slot, other runs wait for one, or this is not the server's loop.
+        """
+
+    def free_slot(self, run_id: str) -> None:
+        """The append is over: free the slot, unless the run has begun."""
+
+
+class NoSlots:
+    """The port `Slots` of a process without a worker."""
+
+    def keep_slot(self, run_id: str) -> None:
+        """See `Slots.keep_slot`."""
+
+    def free_slot(self, run_id: str) -> None:
+        """See `Slots.free_slot`."""
+
+
+NO_SLOTS = NoSlots()
 
 
 class RunAt(Struct, frozen=True):
@@ -69,7 +93,7 @@ class RunStore:
     """The runs of one database. Every method raises LogUnavailable while the database cannot be used.
 
     Args:
-        claims: of the worker in this process.
+        slots: of the worker in this process.
     """
 
     def __init__(
@@ -79,7 +103,7 @@ class RunStore:
         feed: LiveFeed,
         catalog: AgentCatalog,
         *,
-        claims: Claims = NO_CLAIMS,
+        slots: Slots = NO_SLOTS,
         limits: Limits = DEFAULT_LIMITS,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
@@ -89,7 +113,7 @@ class RunStore:
         self._log = log
         self._shared_reads = SharedReads(log)
         self._feed = feed
-        self._claims = claims
+        self._slots = slots
         self._heartbeat_s = heartbeat_s
         self._owners: dict[str, Owner] = {}
         self.joined_tails = JoinedTails(database, feed, self.tail, heartbeat_s=heartbeat_s)
@@ -123,7 +147,7 @@ class RunStore:
         key = new.idempotency_key
         reservation = Reservation(new.user_id, self.limits.runs_per_user, key, new.digest() if key else b"")
         run_id = run_id or new_run_id()
-        started = self._claims.claim(run_id) if new.session_id is None else None
+        started = self._slots.keep_slot(run_id) if new.session_id is None else None
         events = [encoded] if started is None else [encoded, started]
         first = None
         try:
@@ -132,7 +156,7 @@ class RunStore:
             first = error.run_id
         finally:
             if started is not None:
-                self._claims.give_back(run_id)
+                self._slots.free_slot(run_id)
         return RunAt(evolve(Run(run_id), encoded), 1) if first is None else await self.get(first)
 
     async def fork(self, run_id: str, options: ForkOptions, new: NewRun, *, reads_session: bool) -> Forked:

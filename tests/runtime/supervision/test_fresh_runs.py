@@ -56,9 +56,9 @@ def settings(database: Path) -> Settings:
 def claim_of_a_caller_that_has_gone(runtime: Runtime) -> tuple[str, EncodedEvent]:
     """A new run's id, and its claim, whose slot was given back."""
     run_id = new_run_id()
-    started = runtime.supervisor.claim(run_id)
+    started = runtime.supervisor.keep_slot(run_id)
     assert started is not None
-    runtime.supervisor.give_back(run_id)
+    runtime.supervisor.free_slot(run_id)
     return run_id, started
 
 
@@ -173,14 +173,14 @@ async def test_starts_whose_callers_have_gone_wait_for_a_slot(settings: Settings
     async with open_runtime(replace(settings, agents=FAILING)) as runtime:
         run_id, started = claim_of_a_caller_that_has_gone(runtime)
         other = new_run_id()
-        assert runtime.supervisor.claim(other)  # the only slot
+        assert runtime.supervisor.keep_slot(other)  # the only slot
         await runtime.event_log.append(run_id, [QUEUED_FAILING, started], expected_seq=0)
         await asyncio.sleep(0)
         assert (runtime.supervisor.running, runtime.supervisor.waiting) == (0, 2)
         for _ in range(3):  # this worker does not count as crashed, however long the run waits
             await runtime.supervisor.sweep()
         assert (runtime.supervisor.running, runtime.supervisor.waiting) == (0, 2)
-        runtime.supervisor.give_back(other)
+        runtime.supervisor.free_slot(other)
         assert (await runtime.store.get(run_id, wait_s=DEADLINE_S)).run.status == "success"
 
 
@@ -190,7 +190,7 @@ async def test_a_start_that_waits_for_a_slot_since_a_sweep_began_is_not_lost(
     async with open_runtime(replace(settings, agents=FAILING)) as runtime:
         run_id, started = claim_of_a_caller_that_has_gone(runtime)
         other = new_run_id()
-        assert runtime.supervisor.claim(other)  # the only slot
+        assert runtime.supervisor.keep_slot(other)  # the only slot
         read_open_runs, waiting = runtime.event_log.open_runs, list[int]()
 
         async def start_and_read(**query: Any) -> list[OpenRun]:
@@ -202,7 +202,7 @@ async def test_a_start_that_waits_for_a_slot_since_a_sweep_began_is_not_lost(
         monkeypatch.setattr(runtime.event_log, "open_runs", start_and_read)
         await until(lambda: len(waiting) == 4)
         assert waiting == [1, 2, 2, 2]
-        runtime.supervisor.give_back(other)
+        runtime.supervisor.free_slot(other)
         assert (await runtime.store.get(run_id, wait_s=DEADLINE_S)).run.status == "success"
 
 
@@ -292,7 +292,7 @@ async def test_a_start_that_is_stored_during_a_drain_runs_here(
         monkeypatch.setattr(SqlStore, "commit", slow)
         start = asyncio.create_task(runtime.store.start(NEW, run_id=run_id))
         await until(reached.is_set)
-        assert runtime.supervisor.claim(other)  # the drain waits for this one
+        assert runtime.supervisor.keep_slot(other)  # the drain waits for this one
         drain = asyncio.create_task(runtime.supervisor.drain(DEADLINE_S))
         await asyncio.sleep(0)
         if gone:
@@ -302,7 +302,7 @@ async def test_a_start_that_is_stored_during_a_drain_runs_here(
         held.set()
         await until(lambda: bool(commits))
         await asyncio.sleep(0)  # the supervisor has heard of it
-        runtime.supervisor.give_back(other)
+        runtime.supervisor.free_slot(other)
         await drain
         assert (await runtime.store.get(run_id)).run.status == "success"
 
@@ -314,7 +314,7 @@ async def test_its_agent_learns_of_a_message_that_came_before_it_began(
     monkeypatch.setattr(AttemptRunner, "notify_added", lambda _, seq: told.append(seq))
     async with open_runtime(settings) as runtime:
         run_id = new_run_id()
-        started = runtime.supervisor.claim(run_id)
+        started = runtime.supervisor.keep_slot(run_id)
         assert started is not None
         added = InputAdded(by="ann", content="and more")
         await runtime.event_log.append(run_id, [QUEUED, started, added], expected_seq=0)

@@ -80,7 +80,7 @@ class Dispatcher:
             self._runs.move(run_id, Starting(kept=True))
         return free
 
-    def give_back(self, run_id: str) -> None:
+    def free_slot(self, run_id: str) -> None:
         """Free the slot again, unless the run has begun."""
         starting = self._runs.get(run_id)
         if isinstance(starting, Starting) and starting.kept:
@@ -89,7 +89,7 @@ class Dispatcher:
     def begin(self, run_id: str, user_id: str, fresh: Fresh) -> None:
         """Go on with a run that was queued and started in one append."""
         starting = self._runs.get(run_id)
-        if starting is None:  # its slot was given back, as its caller waits no more
+        if starting is None:  # its slot was freed, as its caller waits no more
             if self._closed or self._takes_runs():
                 self._begin(run_id, user_id, self._attempts.begun(run_id, fresh))
             else:

@@ -183,15 +183,15 @@ class Supervisor:
         await self._leases.release()
         await in_own_thread(wait_until_closed, CLOSING_S)
 
-    def claim(self, run_id: str) -> EncodedEvent | None:
-        """See `Claims.claim`. From any loop."""
+    def keep_slot(self, run_id: str) -> EncodedEvent | None:
+        """See `Slots.keep_slot`. From any loop."""
         if asyncio.get_running_loop() is not self._server_loop or not self._dispatcher.keep_slot(run_id):
             return None
         return encode(Started(worker_id=self.worker_id, attempt=1, reason="claimed"))
 
-    def give_back(self, run_id: str) -> None:
-        """See `Claims.give_back`."""
-        self._dispatcher.give_back(run_id)
+    def free_slot(self, run_id: str) -> None:
+        """See `Slots.free_slot`."""
+        self._dispatcher.free_slot(run_id)
 
     async def sweep(self) -> None:
         """Look after all open runs in the log once.
