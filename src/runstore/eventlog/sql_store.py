@@ -26,7 +26,7 @@ from runstore.eventlog.rules.control import write_control
 from runstore.eventlog.rules.rules import Rules, read_rules, users_of, write_rules
 from runstore.eventlog.writer import CommitResult, Outcome
 
-TRIES = 2  # concurrently with other writers; the last try is exclusive, and cannot conflict
+CONCURRENT_TRIES = 2  # beside other writers; the try after these is exclusive, and cannot conflict
 BATCHES = 1 << 32  # batches of one process that an append_id distinguishes
 MAX_KNOWN_HEADS = 10_000  # heads of open runs to cache; a forgotten head is read again
 
@@ -68,7 +68,7 @@ class _Admitted(Struct, frozen=True):
     redacting: set[str]
 
     def result(self) -> CommitResult:
-        return CommitResult(self.outcomes, [self._commit(run_id) for run_id in self.changes])
+        return CommitResult(self.outcomes, [self._committed(run_id) for run_id in self.changes])
 
     def first_seq(self, run_id: str) -> int:
         return self.heads[run_id].seq - len(self.changes[run_id]) + 1
@@ -82,7 +82,7 @@ class _Admitted(Struct, frozen=True):
             if _evolves(event)
         ]
 
-    def _commit(self, run_id: str) -> Committed:
+    def _committed(self, run_id: str) -> Committed:
         events = self.changes[run_id]
         return Committed(
             run_id, self.first_seq(run_id), events, any(event.control for event in events),
@@ -114,10 +114,10 @@ class SqlStore:
         self._append_ids = _append_ids()
 
     def commit(self, batch: Sequence[Append]) -> CommitResult:
-        for _ in range(TRIES):
+        for _ in range(CONCURRENT_TRIES):
             with suppress(_Conflict):
-                return self._try(batch)  # the next try uses the heads as they are then
-        return self._try(batch, exclusive=True)
+                return self._commit_once(batch)  # the next try uses the heads as they are then
+        return self._commit_once(batch, exclusive=True)
 
     def close(self) -> None:
         """Close the connection, even if its pool has been disposed of."""
@@ -125,11 +125,12 @@ class SqlStore:
             self._drop(self._connection)
 
     def probe(self) -> CommitResult:
-        return self._try([])
+        return self._commit_once([])
 
-    def _try(self, batch: Sequence[Append], *, exclusive: bool = False) -> CommitResult:
+    def _commit_once(self, batch: Sequence[Append], *, exclusive: bool = False) -> CommitResult:
+        """Commit, or roll back and raise what the failure means: `_Conflict` if another try may do better."""
         try:
-            return self._commit_rest(batch, exclusive)
+            return self._commit_unstored(batch, exclusive)
         except Exception as error:
             conflict = isinstance(error, _Conflict) or self._dialect.is_conflict(error)
             cut_off = not self._rollback(batch, keep=conflict and not exclusive) and self._unconfirmed is None
@@ -143,11 +144,11 @@ class SqlStore:
                 raise LogUnavailable("the answer to a COMMIT is lost") from error
             raise
 
-    def _commit_rest(self, batch: Sequence[Append], exclusive: bool) -> CommitResult:
+    def _commit_unstored(self, batch: Sequence[Append], exclusive: bool) -> CommitResult:
         """Commit the appends of the batch that no earlier try stored, and report all of them."""
         self._look_up_unconfirmed(batch)
         rest = [append for append in batch if append not in self._landed]
-        result = self._commit(rest, exclusive) if rest or not batch else CommitResult([], [])
+        result = self._store_batch(rest, exclusive) if rest or not batch else CommitResult([], [])
         self._landed |= zip(rest, result.outcomes, strict=True)
         commits, self._unpublished = [*self._unpublished, *result.commits], []
         return CommitResult([self._landed.pop(append) for append in batch], commits)
@@ -173,18 +174,19 @@ class SqlStore:
                 self._landed |= {append: outcome for append, outcome in outcomes if append in coming}
                 self._unpublished += last.result.commits
 
-    def _commit(self, batch: Sequence[Append], exclusive: bool) -> CommitResult:
+    def _store_batch(self, batch: Sequence[Append], exclusive: bool) -> CommitResult:
+        """Judge and store appends in one transaction."""
         connection = self._connect()
         if (purges := begin_write(self._dialect, connection, exclusive=exclusive)) != self._purges:
             self._heads.clear()
             self._purges = purges
         self._dialect.lock_users(connection, partial(users_of, connection, batch))
-        admitted = self._admit(connection, batch)
+        admitted = self._admit_proven(connection, batch)
         _settle_discards(connection, admitted, batch)
         result = admitted.result()
         if admitted.changes:
             append_id = next(self._append_ids)
-            self._store(connection, append_id, admitted)
+            self._write(connection, append_id, admitted)
             first = result.commits[0]
             self._unconfirmed = _Unconfirmed(batch, result, append_id, first.run_id, first.first_seq)
         elif not batch:
@@ -198,21 +200,18 @@ class SqlStore:
         self._connection = self._connection or self._dialect.engine.connect()
         return self._connection
 
-    def _admit(self, connection: Connection, batch: Sequence[Append]) -> _Admitted:
-        """Judge the appends by the cached heads.
-
-        A head without an insert behind it is unproven, so read it first.
-        """
-        admitted = self._judge(connection, batch)
+    def _admit_proven(self, connection: Connection, batch: Sequence[Append]) -> _Admitted:
+        """Judge the appends, each by a head that an insert of this transaction or a read proves."""
+        admitted = self._admit_by_known_heads(connection, batch)
         if unproven := {append.run_id for append in batch}.difference(admitted.changes) & self._heads.keys():
             for run_id in unproven:
                 del self._heads[run_id]
-            admitted = self._judge(connection, batch)
+            admitted = self._admit_by_known_heads(connection, batch)
         return admitted
 
-    def _judge(self, connection: Connection, batch: Sequence[Append]) -> _Admitted:
+    def _admit_by_known_heads(self, connection: Connection, batch: Sequence[Append]) -> _Admitted:
         heads, rules = self._current_heads(connection, batch), read_rules(connection)
-        outcomes, changes = _admit_all(heads, rules, batch, partial(read_head, connection))
+        outcomes, changes = _admit_each(heads, rules, batch, partial(read_head, connection))
         return _Admitted(heads, outcomes, changes, rules, set())
 
     def _current_heads(self, connection: Connection, batch: Sequence[Append]) -> dict[str, Head]:
@@ -223,7 +222,7 @@ class SqlStore:
                 heads[run_id] = self._heads.get(run_id) or read_head(connection, run_id) or NOTHING
         return heads
 
-    def _store(self, connection: Connection, append_id: bytes, admitted: _Admitted) -> None:
+    def _write(self, connection: Connection, append_id: bytes, admitted: _Admitted) -> None:
         write_rules(connection, admitted.rules)
         self._dialect.insert_events(connection, append_id, admitted.rows())
         if evolving := _only_evolving(admitted.changes):
@@ -274,7 +273,7 @@ def _append_ids() -> Iterator[bytes]:
             yield process + number.to_bytes(4, "big")
 
 
-def _admit_all(
+def _admit_each(
     heads: dict[str, Head],
     rules: Rules,
     batch: Sequence[Append],
