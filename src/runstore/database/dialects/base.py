@@ -1,5 +1,6 @@
 """The requirements on a database that holds the log. No other room asks which database it is."""
 
+import errno
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -32,6 +33,19 @@ EXCLUSIVE_S = 2.0  # seconds to wait for all other writers' commits
 IDLE_S = 1
 SLOW_IDLE_S = 10  # the same for a command that folds or removes much at once, perhaps on a busy machine
 MIGRATION_S = 60  # seconds to wait for another process's migration
+# What this machine may have too little of for a while. A driver may raise it as it is.
+SCARCE = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        errno.EAGAIN,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+    }
+)
 USER_LOCKS = 256  # number of locks, among which users are divided
 
 
@@ -150,6 +164,11 @@ class Replicated(Dialect, Protocol):
 
     def is_timeout(self, error: Exception) -> bool:
         """Whether the server ended a statement that took longer than ANSWER_S."""
+
+
+def is_of_machine(error: BaseException) -> bool:
+    """Whether this machine has too little memory, descriptors or disk space now, whatever the statement."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SCARCE)
 
 
 def wrong_url(url: URL, what: str) -> ConfigError:

@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 
 from runstore.core.backoff import Backoff
 from runstore.core.errors import LogUnavailable
-from runstore.database.dialects.base import shown
+from runstore.database.dialects.base import is_of_machine, shown
 from runstore.database.tables import barrier, events
 
 # Used after a writer was blocked, because a waiting writer delays the others.
@@ -131,6 +131,8 @@ class ServerErrors:
         if isinstance(error, exc.TimeoutError):
             return LogUnavailable(f"database {self._location}: too many reads at once")
         cause = cause_of(error)
+        if is_of_machine(cause):
+            return LogUnavailable(f"database {self._location}: {str(cause) or 'out of memory'}")
         if self._passes(cause):
             return LogUnavailable(f"database {self._location}: {first_line(cause)}")
         return None

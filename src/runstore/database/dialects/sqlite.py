@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL
 
 from runstore.core.errors import LogUnavailable
-from runstore.database.dialects.base import ANSWER_S, CONNECTIONS, Row, wrong_url
+from runstore.database.dialects.base import ANSWER_S, CONNECTIONS, Row, is_of_machine, wrong_url
 from runstore.database.dialects.files import is_open_to_others, is_writable_to_others
 from runstore.database.dialects.sqlite_inserts import insert
 
@@ -226,6 +226,8 @@ class SqliteDialect:
     def unavailable(self, error: Exception) -> LogUnavailable | None:
         """See `Dialect.unavailable`: locked, full, read-only, I/O, corrupt, a missing table."""
         cause = error.orig if isinstance(error, exc.DBAPIError) else error
+        if cause is not None and is_of_machine(cause):
+            return LogUnavailable(f"database {self.location}: {str(cause) or 'out of memory'}")
         if isinstance(cause, sqlite3.IntegrityError | sqlite3.ProgrammingError | sqlite3.InterfaceError):
             return None
         if _is_of_statement(cause):
