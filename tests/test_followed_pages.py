@@ -1,6 +1,7 @@
 """A reader who types the commands of the README and the tutorial sees what they show."""
 
 import socket
+import subprocess
 import sys
 import sysconfig
 import tomllib
@@ -15,12 +16,13 @@ from tests.kit.tools import lacking, require
 
 TUTORIAL = "docs/tutorial/chat.md"
 EXAMPLE = ROOT / "examples" / "tutorial"
+FILES = {"python": ["chat.py", "own_agent.py"], "html": ["chat.html"]}  # in the tutorial's order
 INSTALLATION_S = 300.0  # pip says nothing until all is there
 REPOSITORY = tomllib.loads(page("pyproject.toml"))["project"]["urls"]["Repository"]
 
 
 def reader(folder: Path, *, venv: bool) -> dict[str, str]:
-    """The environment of a reader: pip has the packages of the tests, and git finds this repository."""
+    """The environment of a reader: pip has the packages of the tests."""
     variables = {name: value for name, value in environment().items() if not name.startswith("PYTHON")}
     variables |= {
         "HOME": str(folder),
@@ -30,14 +32,18 @@ def reader(folder: Path, *, venv: bool) -> dict[str, str]:
         "PIP_ROOT_USER_ACTION": "ignore",
         "PIP_NO_INDEX": "1",
         "PIP_NO_BUILD_ISOLATION": "0",  # pip reads it as "no": the build backend is among those packages
-        "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf",
-        "GIT_CONFIG_VALUE_0": REPOSITORY,
     }
     if venv:
         variables["PYTHONPATH"] = sysconfig.get_path("purelib")
     variables["PATH"] = f"{Path(sys.executable).parent}:{variables['PATH']}"
     return variables
+
+
+def clone_into(folder: Path) -> None:
+    """Give a reader the clone from which a page installs."""
+    if not (ROOT / ".git").exists():
+        lacking("this is no clone")
+    subprocess.run(["git", "clone", "--quiet", ROOT, folder / "runstore"], check=True)
 
 
 def at_port(text: str, port: str) -> str:
@@ -56,8 +62,7 @@ def test_the_first_session_of_the_readme_goes_as_it_is_printed(tmp_path: Path) -
 @pytest.mark.slow
 def test_runstore_is_installed_as_the_readme_says(tmp_path: Path) -> None:
     require("bash"), require("git"), require("ps")
-    if not (ROOT / ".git").exists():
-        lacking("this is no clone")
+    clone_into(tmp_path)
     text = page("README.md").partition("\n## A first session\n")[0]
     assert follow(text, tmp_path, tmp_path, reader(tmp_path, venv=True), INSTALLATION_S) == 1
 
@@ -74,20 +79,21 @@ def test_every_command_of_the_readme_is_in_one_of_these_parts() -> None:
 def tutorial_folder(folder: Path) -> Path:
     """The folder of a reader with the tutorial's files."""
     (folder / "chat").mkdir()
-    for language, file in (("python", "chat.py"), ("html", "chat.html")):
-        (block,) = fenced(page(TUTORIAL), language)
-        (folder / "chat" / file).write_text(block)
+    for language, files in FILES.items():
+        for file, block in zip(files, fenced(page(TUTORIAL), language), strict=True):
+            (folder / "chat" / file).write_text(block)
     return folder / "chat"
 
 
-@pytest.mark.parametrize(("language", "file"), [("python", "chat.py"), ("html", "chat.html")])
-def test_the_tutorial_shows_the_files_of_the_example(language: str, file: str) -> None:
-    assert fenced(page(TUTORIAL), language) == [(EXAMPLE / file).read_text()]
+@pytest.mark.parametrize("language", FILES)
+def test_the_tutorial_shows_the_files_of_the_example(language: str) -> None:
+    assert fenced(page(TUTORIAL), language) == [(EXAMPLE / file).read_text() for file in FILES[language]]
 
 
 @pytest.mark.slow
 def test_the_tutorial_goes_as_it_is_printed_from_its_installation_on(tmp_path: Path) -> None:
     require("bash"), require("curl"), require("git"), require("ps")
+    clone_into(tmp_path)
     text, variables = at_port(page(TUTORIAL), "8000"), reader(tmp_path, venv=True)
-    assert follow(text, tutorial_folder(tmp_path), tmp_path, variables, INSTALLATION_S) == 4
-    assert len(blocks(page(TUTORIAL))) == 4
+    assert follow(text, tutorial_folder(tmp_path), tmp_path, variables, INSTALLATION_S) == 5
+    assert len(blocks(page(TUTORIAL))) == 5

@@ -3,11 +3,15 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+import runstore
+from runstore.demo.model import ScriptedModel
 from tests.kit.browser import browsing, chromium
 from tests.kit.pages import ROOT
 from tests.kit.process import DEADLINE_S, environment, until
@@ -65,6 +69,21 @@ def chat(tmp_path: Path) -> Iterator[Chat]:
     chat = Chat(tmp_path)
     yield chat
     chat.close()
+
+
+async def test_an_agent_of_ones_own_takes_the_place_of_the_scripted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLE)
+    own_agent = import_module("own_agent")
+    monkeypatch.setattr(own_agent, "OpenAIModel", lambda model_id: ScriptedModel())
+    agents = {"desk": own_agent.build_desk}
+    async with runstore.open(f"sqlite:///{tmp_path}/chat.db", agents=agents) as store:
+        run_id = await store.start("desk", "Count to 100")
+        events = [event async for event in store.tail(run_id)]
+        result: Any = (await store.state(run_id)).result
+        assert result["text"] == COUNTED
+    assert [event.data["name"] for event in events if event.type == "tool.started"] == ["numbers"]
 
 
 @pytest.mark.slow

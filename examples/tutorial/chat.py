@@ -1,6 +1,6 @@
 """The application of docs/tutorial: an agent with a tool, and a page that follows its answers.
 
-uvicorn --app-dir examples/tutorial chat:app --port 8000
+uvicorn chat:app --port 8000
 """
 
 from collections.abc import AsyncIterator
@@ -19,7 +19,8 @@ def numbers(up_to: int) -> str:
     return " ".join(str(number) for number in range(1, up_to + 1))
 
 
-# A strands agent. The scripted model is not an LLM: it calls the tool and says the result, 20 words a second.
+# runstore builds a strands agent of this. The scripted model is not an LLM: it calls the tool and says the
+# result, 20 words a second.
 desk = AgentSpec(model="scripted", tokens_per_s=20, tools=["chat:numbers"])
 runs = MountedApp("sqlite:///chat.db", agents={"desk": desk})
 
