@@ -13,9 +13,12 @@ from runstore.core.codec import encode
 from runstore.core.events import Custom, Event, Purged, Queued
 from runstore.core.ids import first_run_id
 from runstore.core.ports import EventLog
+from runstore.core.run import Actor
 from runstore.database.database import Database
 from runstore.database.dialects import open_dialect
 from runstore.maintenance.purge import Due, Found, Purge, Purgeable, PurgeCount, Reading, ended_before
+from runstore.projections.registry import shipped
+from runstore.store.erasure import Erasure, ToErase
 from tests.kit.database import run_list
 from tests.kit.events import COMPLETED, started, token
 
@@ -86,6 +89,13 @@ def purge_run(url: str, run_id: str) -> None:
 
     with _opened(url) as purge:
         purge.run(find, by="retention")
+
+
+def erase(url: str, user: str) -> None:
+    """The same as `runstore erase --pseudonym`, which is a process of its own."""
+    with closing(open_dialect(make_url(url), statement_timeout=False)) as dialect:
+        erasure = Erasure(Database(dialect), shipped(), [run_list()])
+        erasure.purge(ToErase(user, pseudonym=True), by=Actor("root", None), reason="asked")
 
 
 def survey(url: str, *, before: int = LATER) -> Purgeable:

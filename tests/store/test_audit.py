@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -14,8 +15,8 @@ from runstore.core import codec
 from runstore.core.audit import AuditEvent, AuditItem, AuditQuery, audit_event, audit_line
 from runstore.core.codec import RecordedEvent, one_line
 from runstore.core.errors import InvalidCursor
-from runstore.core.events import Deleted, Queued
-from runstore.core.ids import new_run_id, reads_id
+from runstore.core.events import AuditRead, Deleted, Queued
+from runstore.core.ids import new_run_id, read_run_id, reads_id
 from runstore.core.run import Actor
 from runstore.database.dialects import open_dialect
 from runstore.eventlog.sql import SqlEventLog
@@ -24,6 +25,7 @@ from runstore.store import audit, whole_log
 from runstore.store.audit import AuditLog
 from tests.kit.events import COMPLETED, FAILED, note, started, token
 from tests.kit.polling import DEADLINE_S
+from tests.kit.purging import erase
 from tests.kit.writer import writing
 from tests.servers.databases import DATABASES
 
@@ -346,3 +348,58 @@ async def take(follower: "AsyncIterator[Any]") -> list[str]:
         while not (items := await anext(follower)):
             pass
     return [item.event.data.decode() for item in items]
+
+
+async def test_a_person_who_was_erased_by_another_process_is_not_named_again(
+    open_shared: OpenLog, database_url: str
+) -> None:
+    log = open_shared()
+    run_id, other = await begin(log), await begin(log, user_id="bob")
+    await log.append(run_id, [COMPLETED])
+    await log.append(reads_id(run_id), [AuditRead(by="root", key_id=None, what="audit", run_id=run_id)])
+    reader, following = audit_of(log), audit_of(log).follow(AuditQuery(), after=0)
+    page = await reader.page(AuditQuery(), after=0)
+    await anext(following)
+    assert {item.user_id for item in page.items} == {"alice", "bob"}
+    await asyncio.to_thread(erase, database_url, "alice")
+    page = await reader.page(AuditQuery(), after=0)
+    names = {read_run_id(item.event.run_id): item.user_id for item in page.items}
+    assert names[run_id].startswith("erased-")
+    assert names[other] == "bob"
+    assert "alice" not in {item.user_id for item in page.items}
+    live = [item for item in await anext(following) if read_run_id(item.event.run_id) == run_id]
+    assert live
+    assert {item.user_id for item in live} == {names[run_id]}
+
+
+async def test_an_answer_that_an_erasure_overtakes_is_not_cached(
+    open_shared: OpenLog, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = open_shared()
+    run_id = await begin(log)
+    await log.append(run_id, [COMPLETED])
+    reader, read_owners = audit_of(log), audit._read_owners
+
+    def overtaken(*args: Any) -> Any:
+        found = read_owners(*args)
+        monkeypatch.setattr(audit, "_read_owners", read_owners)
+        erasing = threading.Thread(target=erase, args=(database_url, "alice"))
+        erasing.start()
+        erasing.join()
+        asyncio.run_coroutine_threadsafe(reader.page(AuditQuery(), after=0), loop).result()
+        return found
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(audit, "_read_owners", overtaken)
+    await reader.page(AuditQuery(), after=0)
+    page = await reader.page(AuditQuery(), after=0)
+    assert "alice" not in {item.user_id for item in page.items}
+
+
+async def test_a_run_that_was_not_found_is_named_once_it_is_there(open_shared: OpenLog) -> None:
+    log = open_shared()
+    run_id, reader = new_run_id(), audit_of(log)
+    await log.append(reads_id(run_id), [AuditRead(by="root", key_id=None, what="audit", run_id=run_id)])
+    assert [item.user_id for item in (await reader.page(AuditQuery(), after=0)).items] == [""]
+    await log.append(run_id, [Queued(agent="demo", user_id="alice", input="hi")], expected_seq=0)
+    assert {item.user_id for item in (await reader.page(AuditQuery(), after=0)).items} == {"alice"}

@@ -21,7 +21,7 @@ from runstore.core.errors import RunPurged
 from runstore.core.events import Deleted, Purged, Redacted
 from runstore.core.ports import EventFilter, Head
 from runstore.core.run import EVOLVING_TYPES
-from runstore.database.tables import events, open_runs, purging, session_runs
+from runstore.database.tables import barrier, events, open_runs, purging, session_runs
 from runstore.eventlog.discards import READ, TextEvent, Withheld
 
 HEADS_AT_ONCE = 500  # runs of one SELECT
@@ -245,6 +245,12 @@ def read_session_runs(
 def last_position(connection: Connection) -> int:
     """The position of the log's last event; 0 without one."""
     return connection.execute(_LAST_POSITION).scalar() or 0
+
+
+def read_purges(connection: Connection) -> int:
+    """A number that each purge and each erasure raises, once it has marked its runs."""
+    purges: int = connection.execute(select(barrier.c.purges)).scalar_one()
+    return purges
 
 
 def read_first_at(connection: Connection, position: int) -> int | None:

@@ -13,13 +13,14 @@ from runstore.core.audit import AuditItem, AuditQuery
 from runstore.core.codec import RecordedEvent
 from runstore.core.depth import decoded
 from runstore.core.errors import Busy, InvalidCursor, LogUnavailable
-from runstore.core.ids import read_run_id
+from runstore.core.ids import READS_OF_ALL, read_run_id
 from runstore.core.ports import EventLog, LiveFeed
 from runstore.database.database import Database
 from runstore.database.tables import runs
 from runstore.eventlog.queries import last_position, read_first
 from runstore.feed.tail import HEARTBEAT_S, UNAVAILABLE_RETRY_S
 from runstore.store.audit_reads import AuditReads
+from runstore.store.known_runs import KnownRuns
 from runstore.store.whole_log import read_matching
 
 MAX_PAGE = 1_000  # events of one page
@@ -85,7 +86,7 @@ class AuditLog:
         self._database = database
         self._feed = feed
         self._heartbeat_s = heartbeat_s
-        self._known: dict[str, _Of] = {}
+        self._known: KnownRuns[_Of] = KnownRuns(database, MAX_KNOWN_RUNS)
         self._end = LogEnd(partial(database.query, last_position), lambda: feed.closing)
 
     async def check(self, after: int) -> None:
@@ -149,12 +150,14 @@ class AuditLog:
         return mark if mark is not None else await self._database.query(last_position)
 
     async def _named(self, events: Sequence[RecordedEvent]) -> list[AuditItem]:
-        run_ids = {read_run_id(event.run_id) for event in events}
-        if unknown := run_ids - self._known.keys():
-            if len(self._known) + len(unknown) > MAX_KNOWN_RUNS:
-                self._known = {run_id: self._known[run_id] for run_id in run_ids - unknown}
-            self._known |= await self._database.query_past(_read_owners, sorted(unknown))
-        owners = [self._known[read_run_id(event.run_id)] for event in events]
+        if not events:
+            return []
+        known = await self._known.current()
+        run_ids = [read_run_id(event.run_id) for event in events]
+        if unknown := set(run_ids) - known.keys() - {_NO_RUN}:
+            # A run that is not found is not cached: a rebuild of the run list may bring it back.
+            known |= await self._database.query_past(_read_owners, sorted(unknown))
+        owners = [known.get(run_id, _NOBODY) for run_id in run_ids]
         return [AuditItem(e, owner.user_id, owner.agent) for e, owner in zip(events, owners, strict=True)]
 
 
@@ -165,6 +168,8 @@ class _Of(Struct, frozen=True):
     agent: str = ""
 
 
+_NOBODY = _Of()
+_NO_RUN = read_run_id(READS_OF_ALL)  # the searches of many runs are in a stream of their own
 _read_of = msgspec.json.Decoder(_Of).decode
 
 
@@ -175,7 +180,6 @@ def _read_owners(connection: Connection, run_ids: Sequence[str]) -> dict[str, _O
         rows = connection.execute(select(runs.c.run_id, runs.c.user_id, runs.c.agent_name).where(some))
         owners |= {run_id: _Of(user_id, agent) for run_id, user_id, agent in rows}
     for run_id in run_ids:
-        if run_id not in owners:  # the run list was dropped
-            first = read_first(connection, run_id)
-            owners[run_id] = _Of() if first is None else decoded(_read_of, first.data)
+        if run_id not in owners and (first := read_first(connection, run_id)) is not None:
+            owners[run_id] = decoded(_read_of, first.data)  # the run list was dropped
     return owners

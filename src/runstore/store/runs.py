@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -14,6 +14,7 @@ from runstore.core.errors import (
     AlreadyStarted,
     InputClosed,
     InvalidCursor,
+    LogUnavailable,
     RunClosed,
     RunDeleted,
     RunNotFound,
@@ -39,11 +40,13 @@ from runstore.runtime.catalog.agents import AgentCatalog
 from runstore.store.forks import ForkOptions, forked
 from runstore.store.inputs import InputStore
 from runstore.store.joined_tails import JoinedTails
+from runstore.store.known_runs import KnownRuns
 from runstore.store.large_reads import LargeReads
 from runstore.store.request_reads import MAX_LISTED, list_requests, read_request
 from runstore.store.trace import read_trace
 
 MAX_KNOWN_OWNERS = 10_000  # runs whose owner is cached
+OWNERS_TRUST_S = 1.0  # seconds in which an owner may still be the one of before a purge, as with API keys
 DEFAULT_LIMITS = Limits()
 
 T = TypeVar("T")
@@ -115,7 +118,7 @@ class RunStore:
         self._feed = feed
         self._slots = slots
         self._heartbeat_s = heartbeat_s
-        self._owners: dict[str, Owner] = {}
+        self._owners: KnownRuns[Owner] = KnownRuns(database, MAX_KNOWN_OWNERS, trust_s=OWNERS_TRUST_S)
         self.joined_tails = JoinedTails(database, feed, self.tail, heartbeat_s=heartbeat_s)
         self.inputs = InputStore(log)
         self._large_reads = LargeReads()
@@ -198,14 +201,14 @@ class RunStore:
         Raises:
             RunNotFound
         """
-        if (owner := self._owners.get(run_id)) is None:
+        known = self._owners.unchecked
+        with suppress(LogUnavailable):  # a reader that comes back waits for the database
+            known = await self._owners.current()
+        if (owner := known.get(run_id)) is None:
             first = await self._database.query(read_first, run_id)
             if first is None:
                 raise RunNotFound(f"there is no run {run_id}")
-            owner = owner_of(first)
-            if len(self._owners) >= MAX_KNOWN_OWNERS:
-                self._owners.clear()
-            self._owners[run_id] = owner
+            owner = known[run_id] = owner_of(first)
         return owner
 
     async def get(
