@@ -17,6 +17,7 @@ import click
 import pytest
 import typer
 
+from runstore.cli import output
 from runstore.cli.main import app
 from tests.client.stranger import stranger
 from tests.kit.command_line import call_command
@@ -260,6 +261,21 @@ def test_json_is_one_object_on_a_line(runs: Run, server: ServerProcess) -> None:
     assert objects(runs("tail", ids[0], "--json", "--after", "1")) == events[1:]
     filtered = objects(runs("events", ids[0], "--json", "--types", "llm.token,lifecycle.*"))
     assert {event["type"].partition(".")[0] for event in filtered} == {"llm", "lifecycle"}
+
+
+def test_the_list_has_all_runs_for_a_script_and_says_what_it_left_out_for_people(
+    runs: Run, server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "SHOWN_ROWS", 2)
+    ids = [server.begin("quick", "hi", session_id="many") for _ in range(3)]
+    for run_id in ids:
+        server.ended(run_id)
+    asked = ("list", "--session-id", "many")
+    assert [run["run_id"] for run in objects(runs(*asked, "--json"))] == ids[::-1]
+    table = runs(*asked)
+    assert len(table.stdout.splitlines()) == 3
+    assert table.stderr == "these are the first 2 rows: --limit N shows more, --json all\n"
+    assert runs(*asked, "--limit", "3").stderr == ""
 
 
 def test_a_record_waits_for_the_end_of_its_run(runs: Run, server: ServerProcess) -> None:

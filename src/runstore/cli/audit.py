@@ -65,7 +65,10 @@ READ_FIELDS = (
 
 User = Annotated[str | None, typer.Option("--user", help="Only this user.")]
 AgentName = Annotated[str | None, typer.Option("--agent", help="Only this agent.")]
-Limit = Annotated[int, typer.Option(min=1, help="Maximum number of rows.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Maximum number of rows; if not given, 100 in a table, else all."),
+]
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def runs(
         typer.Option(help="Order, the greatest first."),
     ] = "created",
     ascending: Annotated[bool, typer.Option("--ascending", help="The least first.")] = False,
-    limit: Limit = 100,
+    limit: Limit = None,
     form: Form,
     api: Api,
 ) -> None:
@@ -143,7 +146,7 @@ def runs(
         "sort": sort, "order": "asc" if ascending else None, "totals": "false",
     }  # fmt: skip
     with api.connected() as client:
-        form.write(RUN_FIELDS, client.report("runs", limit=limit, **filters))
+        form.write_matching(RUN_FIELDS, lambda most: client.report("runs", limit=most, **filters), limit)
 
 
 @audit.command()
@@ -200,7 +203,7 @@ def search(
     kind: Annotated[
         Literal["input", "answer", "tool"] | None, typer.Option(help="Only text of this kind.")
     ] = None,
-    limit: Limit = 50,
+    limit: Limit = None,
     form: Form,
     api: Api,
 ) -> None:
@@ -210,7 +213,9 @@ def search(
     """
     filters: dict[str, Any] = {"user_id": user, "agent": agent, "run_id": run_id, "kind": kind}
     with api.connected() as client:
-        form.write(HIT_FIELDS, client.report("search", limit=limit, text=text, **filters))
+        form.write_matching(
+            HIT_FIELDS, lambda most: client.report("search", limit=most, text=text, **filters), limit
+        )
 
 
 @audit.command()
@@ -224,7 +229,7 @@ def events(
     until: Annotated[str | None, typer.Option(help="At this time or earlier.")] = None,
     contains: Annotated[str | None, typer.Option(help="Only data with this text; case matters.")] = None,
     after: Annotated[int, typer.Option(min=0, help="Begin after the event at this position.")] = 0,
-    limit: Limit = 100,
+    limit: Limit = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on with new events, as JSON.")] = False,
     form: Form,
     api: Api,
@@ -246,12 +251,14 @@ def events(
                 print_json(client.follow_audit(**filters))
             except KeyboardInterrupt:
                 raise typer.Exit(EXIT_INTERRUPTED) from None
-        found = client.audit(**filters, limit=limit)
         if form.as_json:
-            print_json(found)
+            print_json(client.audit(**filters, limit=limit))
         else:
-            for_people = form.csv is None and form.parquet is None
-            form.write(EVENT_FIELDS, (_event_row(event, for_people) for event in found))
+            form.write_matching(
+                EVENT_FIELDS,
+                lambda most: (_event_row(e, form.for_people) for e in client.audit(**filters, limit=most)),
+                limit,
+            )
 
 
 @audit.command("who-read")
@@ -259,7 +266,7 @@ def events(
 def who_read(
     *,
     run_id: RunId,
-    limit: Limit = 1_000,
+    limit: Limit = None,
     form: Form,
     api: Api,
 ) -> None:
@@ -268,8 +275,14 @@ def who_read(
     Example: runstore audit who-read 01890a5d-ac96-774b-bcce-b302099a8057
     """
     with api.connected() as client:
-        found = client.audit(run_id=run_id, types=["audit.read"], limit=limit)
-        form.write(READ_FIELDS, ({"at": e.at, "position": e.position, **e.data} for e in found))
+        form.write_matching(
+            READ_FIELDS,
+            lambda most: (
+                {"at": e.at, "position": e.position, **e.data}
+                for e in client.audit(run_id=run_id, types=["audit.read"], limit=most)
+            ),
+            limit,
+        )
 
 
 def _event_row(event: "AuditEvent", for_people: bool) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import csv
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,11 +14,15 @@ from typing import Annotated, Any, Literal
 import typer
 from msgspec import Struct
 
-from runstore.cli.output import duration, print_json, print_table, status_cell, time_cell
+from runstore.cli.output import SHOWN_ROWS, duration, print_json, print_table, status_cell, time_cell
 from runstore.core.errors import ConfigError
 from runstore.core.printable import csv_cell
 
 BATCH_ROWS = 10_000  # rows of a Parquet file that are in memory at once
+BATCH_CHARACTERS = (
+    64 << 20
+)  # of their text: a row of an event may have 1 MiB; the row that crosses it is the last
+WHOLE = "--json, --csv or --parquet"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, one object on a line.")]
 CsvFile = Annotated[Path | None, typer.Option("--csv", help="Write CSV to this file; - for standard output.")]
@@ -57,8 +61,30 @@ class Form:
         if self.as_json + (self.csv is not None) + (self.parquet is not None) > 1:
             raise typer.BadParameter("give one of --json, --csv and --parquet")
 
-    def write(self, fields: Sequence[Field], rows: Iterable[Row]) -> None:
-        """Write all rows.
+    @property
+    def for_people(self) -> bool:
+        """Whether the rows are printed as a table."""
+        return not self.as_json and self.csv is None and self.parquet is None
+
+    def write_matching(
+        self, fields: Sequence[Field], read: Callable[[int | None], Iterable[Row]], limit: int | None
+    ) -> None:
+        """Write the matching rows: all of them for a program, the first ones for people.
+
+        Args:
+            read: the first rows of a number, page by page; None: all.
+            limit: the number that was asked for.
+
+        Raises:
+            ConfigError: see `write`.
+        """
+        if limit is None and self.for_people:
+            self.write(fields, read(SHOWN_ROWS + 1), most=SHOWN_ROWS)
+        else:
+            self.write(fields, read(limit))
+
+    def write(self, fields: Sequence[Field], rows: Iterable[Row], *, most: int | None = None) -> None:
+        """Write all rows, or in a table at most so many.
 
         Raises:
             ConfigError: a file cannot be written, or the package for Parquet is missing.
@@ -74,6 +100,8 @@ class Form:
             print_table(
                 [field.heading or "" for field in shown],
                 ([_cell(field, row) for field in shown] for row in rows),
+                most=most,
+                whole=WHOLE,
             )
 
 
@@ -120,8 +148,18 @@ def _write_parquet(path: Path, fields: Sequence[Field], rows: Iterable[Row]) -> 
     schema = pyarrow.schema([(field.name, types[field.type]) for field in fields])
     left = iter(rows)
     with _whole(path) as part, parquet.ParquetWriter(part, schema) as writer:
-        while some := list(islice(left, BATCH_ROWS)):
+        while some := list(_batch(left)):
             writer.write_table(pyarrow.Table.from_pylist(some, schema=schema))
+
+
+def _batch(rows: Iterator[Row]) -> Iterator[Row]:
+    """The next rows, as many as may be in memory at once."""
+    size = 0
+    for row in islice(rows, BATCH_ROWS):
+        yield row
+        size += sum(len(value) for value in row.values() if isinstance(value, str))
+        if size >= BATCH_CHARACTERS:
+            return
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from runstore.core.printable import escaped
 from runstore.core.records import EventRecord
 from runstore.core.transcript import SEPARATOR, Transcript
 
+SHOWN_ROWS = 100  # rows of a table for people unless `--limit` says otherwise; programs get all
 _SHOWN = 200  # characters of an event's data in a table cell
 _PIPE_WIDTH = 1 << 21  # columns of a table that goes to a pipe: more than any event has characters
 _COLOURS = {"running": "cyan", "success": "green", "error": "red", "stopped": "yellow"}
@@ -30,20 +32,29 @@ def print_json(items: Iterable[Any]) -> None:
         sys.stdout.buffer.flush()
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, most: int | None = None, whole: str = "--json"
+) -> None:
     """Print rows under headings.
 
-    In a narrow terminal the widest cells take several lines; in a pipe nothing is wrapped. Nothing is cut.
+    In a narrow terminal the widest cells take several lines; in a pipe nothing is wrapped. No cell is cut.
+
+    Args:
+        most: rows to print. If there are more, a line on standard error says so.
+        whole: the options that print all rows, for that line.
     """
     table = Table(box=None, pad_edge=False)
     for name in columns:
         table.add_column(name, overflow="fold")
-    for row in rows:
+    left = iter(rows)
+    for row in islice(left, most):
         table.add_row(*[value if isinstance(value, Text) else Text(_cell(value)) for value in row])
     if sys.stdout.isatty():
         Console(highlight=False).print(table)
     else:
         Console(width=_PIPE_WIDTH, highlight=False, soft_wrap=True).print(table)
+    if most is not None and next(left, None) is not None:
+        typer.echo(f"these are the first {most:,} rows: --limit N shows more, {whole} all", err=True)
 
 
 def status_cell(status: str, *, stopping: bool = False) -> Text:

@@ -8,6 +8,9 @@ from subprocess import CompletedProcess
 import duckdb
 import pytest
 
+from runstore.cli import exports
+from runstore.cli.output import SHOWN_ROWS
+from runstore.client import calls
 from tests.http.native.test_reports import ask, reported
 from tests.kit.command_line import call_command
 from tests.kit.polling import until
@@ -85,3 +88,69 @@ def test_events_are_printed_as_over_http(server: ServerProcess, closed_run: str,
     assert [line.split()[6] for line in lines] == ["lifecycle.queued", "lifecycle.started"]
     refused = audit(server, tmp_path, "events", "--types", "llm.nothing")
     assert (refused.returncode, "unknown event type" in refused.stderr) == (1, True)
+
+
+@pytest.fixture
+def long_run(server: ServerProcess) -> str:
+    """A run with more events than a table shows."""
+    run_id = server.begin_silent()
+    notes = [{"type": "custom.note", "data": {"number": number}} for number in range(SHOWN_ROWS + 50)]
+    server.http.post(f"/runs/{run_id}/events", json={"events": notes}).raise_for_status()
+    server.stop_run(run_id)
+    return run_id
+
+
+def test_an_export_has_all_that_matches_page_by_page(
+    server: ServerProcess, long_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls._page, "__defaults__", ("after", 70))
+    monkeypatch.setattr(exports, "BATCH_CHARACTERS", 5_000)
+    expected = server.http.get("/audit/events", params={"run_id": long_run, "limit": 1_000}).json()["data"]
+    assert len(expected) > SHOWN_ROWS
+    positions = [event["position"] for event in expected]
+    asked = ("events", "--run", long_run)
+    lines = audit(server, tmp_path, *asked, "--json").stdout.splitlines()
+    assert [json.loads(line)["position"] for line in lines] == positions
+    assert audit(server, tmp_path, *asked, "--csv", "events.csv").returncode == 0
+    rows = csv.DictReader((tmp_path / "events.csv").read_text().splitlines())
+    assert [int(row["position"]) for row in rows] == positions
+    assert audit(server, tmp_path, *asked, "--parquet", "events.parquet").returncode == 0
+    with duckdb.connect() as connection:
+        found = connection.execute("SELECT position FROM read_parquet(?)", [str(tmp_path / "events.parquet")])
+        assert [position for (position,) in found.fetchall()] == positions
+    some = audit(server, tmp_path, *asked, "--json", "--limit", "80").stdout.splitlines()
+    assert [json.loads(line)["position"] for line in some] == positions[:80]
+
+
+def test_a_table_that_was_cut_says_so(
+    server: ServerProcess, long_run: str, closed_run: str, tmp_path: Path
+) -> None:
+    cut = audit(server, tmp_path, "events", "--run", long_run)
+    assert len(cut.stdout.splitlines()) == 1 + SHOWN_ROWS
+    assert cut.stderr == (
+        "these are the first 100 rows: --limit N shows more, --json, --csv or --parquet all\n"
+    )
+    for limit in (10, 1_000):
+        asked_for = audit(server, tmp_path, "events", "--run", long_run, "--limit", str(limit))
+        assert (len(asked_for.stdout.splitlines()) - 1 <= limit, asked_for.stderr) == (True, "")
+    assert audit(server, tmp_path, "events", "--run", closed_run).stderr == ""
+
+
+async def test_every_list_has_all_for_a_program_and_says_what_it_left_out_for_people(
+    server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = [await reported(server) for _ in range(2)]
+    lists = {
+        "runs": ask(server.http, "/audit/runs", limit=1_000),
+        "search zebra": ask(server.http, "/audit/search", text="zebra", limit=1_000),
+    }
+    assert sessions
+    monkeypatch.setattr(exports, "SHOWN_ROWS", 1)
+    for words, expected in lists.items():
+        everything = audit(server, tmp_path, *words.split(), "--json").stdout.splitlines()
+        assert [json.loads(line)["run_id"] for line in everything] == [
+            row["run_id"] for row in expected["data"]
+        ]
+        table = audit(server, tmp_path, *words.split())
+        assert len(table.stdout.splitlines()) == 2
+        assert table.stderr.startswith("these are the first 1 rows: --limit N shows more")

@@ -30,7 +30,10 @@ def list_runs(
     ] = None,
     until: Annotated[str | None, typer.Option(help="Created at or before this time.")] = None,
     purged: Annotated[bool, typer.Option("--purged", help="Only runs that were purged.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of runs.")] = 100,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Maximum number of runs; if not given, 100 in a table, else all."),
+    ] = None,
     as_json: Json = False,
     url: Url = None,
     api_key: ApiKey = None,
@@ -39,18 +42,19 @@ def list_runs(
 
     Example: runstore runs list --status running --agent demo
     """
-    from runstore.cli.output import print_json, print_table
+    from runstore.cli.output import SHOWN_ROWS, print_json, print_table
 
+    most = SHOWN_ROWS if limit is None and not as_json else None
     with connected(url, api_key) as client:
         runs = client.list(
             status=status, agent=agent, session_id=session_id, workspace_id=workspace_id,
             since=since, until=until, purged=purged, user_id=user_id,
-            deleted=deleted, limit=limit,
+            deleted=deleted, limit=limit if most is None else most + 1,
         )  # fmt: skip
         if as_json:
             print_json(runs)
         else:
-            print_table(_RUN_COLUMNS, map(_run_row, runs))
+            print_table(_RUN_COLUMNS, map(_run_row, runs), most=most)
 
 
 def show(
