@@ -90,9 +90,7 @@ class Metrics(Collector):
         states = {"active": supervisor.running, "queued": supervisor.waiting}
         ended = {status: counts.ended[status] for status in get_args(Outcome)}
         reasons = {reason: counts.attempts[reason] for reason in get_args(StartReason)}
-        yield _gauge(
-            "runstore_runs", "Runs of this process, running or waiting for a place.", "state", states
-        )
+        yield _gauge("runstore_runs", "Runs of this process, running or waiting for a slot.", "state", states)
         yield _counter("runstore_runs_queued", "Runs that were created.", counts.queued)
         yield _counters("runstore_attempts", "Attempts that were started.", "reason", reasons)
         yield _counters("runstore_runs_ended", "Runs that ended.", "status", ended)

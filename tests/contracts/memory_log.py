@@ -26,7 +26,7 @@ from runstore.eventlog.queries import MAX_PAGE_BYTES
 from runstore.eventlog.rules.control import WAITING
 from runstore.eventlog.rules.reservations import Reservations, UsedKey
 from runstore.eventlog.rules.rules import Rules
-from runstore.eventlog.rules.sessions import QueuePlace, Session, Sessions, session_of
+from runstore.eventlog.rules.sessions import Session, Sessions, Turn, session_of
 from runstore.eventlog.writer import CommitResult, Writer
 
 
@@ -147,8 +147,8 @@ class MemoryStore:
         before = self.heads.get(run_id, NOTHING)
         if not (events := admit(before, append)):
             return before.seq
-        reservations = Reservations(self._count_active, lambda *place: self.keys.get(place))
-        rules = Rules(reservations, Sessions(self._find_place, self.active.get, self._find_before))
+        reservations = Reservations(self._count_active, lambda *user_key: self.keys.get(user_key))
+        rules = Rules(reservations, Sessions(self._find_turn, self.active.get, self._find_before))
         caused = rules.take(append, events, before)
         session = self.sessions.get(run_id)
         if events[0].type == Queued.type:
@@ -210,14 +210,14 @@ class MemoryStore:
             if run_id in runs:
                 runs.remove(run_id)
 
-    def _find_place(self, run_id: str) -> QueuePlace | None:
+    def _find_turn(self, run_id: str) -> Turn | None:
         session = self.sessions.get(run_id)
-        return None if session is None else QueuePlace(session, run_id, self.runs[run_id][0].position)
+        return None if session is None else Turn(session, run_id, self.runs[run_id][0].position)
 
-    def _find_before(self, place: QueuePlace, most: int) -> list[str]:
-        line = [run_id for run_id, session in self.sessions.items() if session == place.session]
-        if place.position is not None:
-            line = line[: line.index(place.run_id)]
+    def _find_before(self, turn: Turn, most: int) -> list[str]:
+        line = [run_id for run_id, session in self.sessions.items() if session == turn.session]
+        if turn.position is not None:
+            line = line[: line.index(turn.run_id)]
         return line[::-1][:most]
 
 

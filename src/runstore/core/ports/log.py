@@ -68,7 +68,7 @@ class EventFilter(Struct, frozen=True):
 
 
 class Reservation(Struct, frozen=True):
-    """A new run's place among its user's active runs, and its idempotency key.
+    """What a new run reserves: one of its user's active runs, and its idempotency key.
 
     Args:
         max_active: refuse the run if the user has this many active runs.

@@ -1,4 +1,4 @@
-"""Reservations of a start: a place among its user's active runs, and an idempotency key.
+"""Reservations of a start: one of its user's active runs, and an idempotency key.
 
 They are checked and written in the append's own transaction, under the user's lock. So of two racing starts,
 in one process or in two, the second sees the first one's reservation. A check before the append would admit
@@ -48,8 +48,8 @@ class Reservations:
         if reservation is None:
             return
         if reservation.key is not None:
-            place = (reservation.user_id, reservation.key)
-            used = self.keys.get(place) or self._find_key(*place)
+            user_key = (reservation.user_id, reservation.key)
+            used = self.keys.get(user_key) or self._find_key(*user_key)
             if used is not None and used.at > append.events[0].at - KEPT_MS:
                 if used.body_hash != reservation.body_hash:
                     raise IdempotencyConflict(
@@ -67,8 +67,8 @@ class Reservations:
             return
         self._active[reservation.user_id] = self._active_of(reservation.user_id) + 1
         if reservation.key is not None:
-            place = (reservation.user_id, reservation.key)
-            self.keys[place] = UsedKey(append.run_id, reservation.body_hash, append.events[0].at)
+            user_key = (reservation.user_id, reservation.key)
+            self.keys[user_key] = UsedKey(append.run_id, reservation.body_hash, append.events[0].at)
 
     def _active_of(self, user_id: str) -> int:
         if user_id not in self._active:

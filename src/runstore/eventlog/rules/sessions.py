@@ -26,8 +26,8 @@ MAX_SUPERSEDED = 1_000  # runs that one interrupts, the newest: as many as a use
 Session = tuple[str, str]  # user, session id
 
 
-class QueuePlace(Struct, frozen=True):
-    """A run's place in its session's queue. `position`: None until it is stored, which means last."""
+class Turn(Struct, frozen=True):
+    """A run's turn in its session. `position`: of its first event; None until that is stored."""
 
     session: Session
     run_id: str
@@ -45,21 +45,21 @@ class Sessions:
     """Judges one batch; accepted appends count for the later ones.
 
     Args:
-        find_place: the place of an open run; None if it takes no turns.
+        find_turn: the turn of an open run; None if it takes none.
         find_active: the run that has the turn in a session.
-        find_before: the newest of a session's open runs before a place, up to a number.
+        find_before: the newest of a session's open runs before a turn, up to a number.
     """
 
     def __init__(
         self,
-        find_place: Callable[[str], QueuePlace | None],
+        find_turn: Callable[[str], Turn | None],
         find_active: Callable[[Session], str | None],
-        find_before: Callable[[QueuePlace, int], Sequence[str]],
+        find_before: Callable[[Turn, int], Sequence[str]],
     ) -> None:
-        self._find_place = find_place
+        self._find_turn = find_turn
         self._find_active = find_active
         self._find_before = find_before
-        self._queued: dict[str, QueuePlace | None] = {}  # queued by this batch, in order
+        self._queued: dict[str, Turn | None] = {}  # queued by this batch, in order
         self._ended: set[str] = set()
         # Started by this batch: the run that now has the turn of a session.
         self.started: dict[Session, str] = {}
@@ -88,48 +88,48 @@ class Sessions:
     def _queue(self, run_id: str, event: EncodedEvent) -> list[Append]:
         queued = read_queued(event)
         session = session_of(queued)
-        place = QueuePlace(session, run_id) if session is not None else None
+        turn = Turn(session, run_id) if session is not None else None
         superseded: list[Append] = []
-        if place is not None and queued.multitask_strategy == "reject":
-            if before := self._before(place, 1):
-                raise SessionBusy(place.session[1], before[0])
-        elif place is not None and queued.multitask_strategy == "interrupt":
+        if turn is not None and queued.multitask_strategy == "reject":
+            if before := self._before(turn, 1):
+                raise SessionBusy(turn.session[1], before[0])
+        elif turn is not None and queued.multitask_strategy == "interrupt":
             cancel = encode(
                 CancelRequested(
                     by=queued.user_id, reason=SUPERSEDED, superseded_by=run_id, key_id=queued.key_id
                 ),
                 at=event.at,
             )
-            superseded = [Append(other, [cancel]) for other in self._before(place, MAX_SUPERSEDED)]
-        self._queued[run_id] = place
+            superseded = [Append(other, [cancel]) for other in self._before(turn, MAX_SUPERSEDED)]
+        self._queued[run_id] = turn
         return superseded
 
     def _start(self, run_id: str, head: Head) -> None:
-        place = self._queued[run_id] if run_id in self._queued else self._find_place(run_id)
-        if place is None:
+        turn = self._queued[run_id] if run_id in self._queued else self._find_turn(run_id)
+        if turn is None:
             return
-        active = self.started.get(place.session) or self._find_active(place.session)
+        active = self.started.get(turn.session) or self._find_active(turn.session)
         if active in self._ended or active == run_id:
             active = None
         # A run that had the turn before need not queue again.
-        before = [] if head.attempt else self._before(place, 1)
+        before = [] if head.attempt else self._before(turn, 1)
         if first := before[0] if before else active:
-            raise SessionBusy(place.session[1], first)
-        self.started[place.session] = run_id
+            raise SessionBusy(turn.session[1], first)
+        self.started[turn.session] = run_id
 
-    def _before(self, place: QueuePlace, most: int) -> list[str]:
-        """The open runs before a place, newest first."""
+    def _before(self, turn: Turn, most: int) -> list[str]:
+        """The open runs before a turn, newest first."""
         queued: list[str] = []
-        if place.position is None:  # no run of this batch precedes a stored one
-            others = takewhile(lambda other: other != place, self._queued.values())
-            queued = [other.run_id for other in others if other and other.session == place.session]
-        stored = self._find_before(place, most + len(self._ended))
+        if turn.position is None:  # no run of this batch precedes a stored one
+            others = takewhile(lambda other: other != turn, self._queued.values())
+            queued = [other.run_id for other in others if other and other.session == turn.session]
+        stored = self._find_before(turn, most + len(self._ended))
         return [other for other in (*reversed(queued), *stored) if other not in self._ended][:most]
 
 
 _open = open_runs.c
 _position = first_position(_open.run_id)
-_PLACE = select(_open.user_id, _open.session_id, _position).where(_open.run_id == bindparam("run"))
+_TURN = select(_open.user_id, _open.session_id, _position).where(_open.run_id == bindparam("run"))
 _ACTIVE = (
     select(sessions.c.run_id)
     .join(open_runs, _open.run_id == sessions.c.run_id)
@@ -151,7 +151,7 @@ _TAKE = insert(sessions)
 def read_sessions(connection: Connection) -> Sessions:
     """Turns, checked against the control tables."""
     return Sessions(
-        partial(_find_place, connection), partial(_find_active, connection), partial(_find_before, connection)
+        partial(_find_turn, connection), partial(_find_active, connection), partial(_find_before, connection)
     )
 
 
@@ -167,9 +167,9 @@ def write_started(connection: Connection, started: Mapping[Session, str]) -> Non
     )
 
 
-def _find_place(connection: Connection, run_id: str) -> QueuePlace | None:
-    row = connection.execute(_PLACE, {"run": run_id}).first()
-    return None if row is None or row[1] is None else QueuePlace((row[0], row[1]), run_id, row[2])
+def _find_turn(connection: Connection, run_id: str) -> Turn | None:
+    row = connection.execute(_TURN, {"run": run_id}).first()
+    return None if row is None or row[1] is None else Turn((row[0], row[1]), run_id, row[2])
 
 
 def _find_active(connection: Connection, session: Session) -> str | None:
@@ -177,8 +177,8 @@ def _find_active(connection: Connection, session: Session) -> str | None:
     return connection.execute(_ACTIVE, {"user": session[0], "session": session[1]}).scalar()
 
 
-def _find_before(connection: Connection, place: QueuePlace, most: int) -> Sequence[str]:
-    line = {"user": place.session[0], "session": place.session[1], "most": most}
-    if place.position is None:
+def _find_before(connection: Connection, turn: Turn, most: int) -> Sequence[str]:
+    line = {"user": turn.session[0], "session": turn.session[1], "most": most}
+    if turn.position is None:
         return connection.execute(_LINE, line).scalars().all()
-    return connection.execute(_BEFORE, {**line, "position": place.position}).scalars().all()
+    return connection.execute(_BEFORE, {**line, "position": turn.position}).scalars().all()

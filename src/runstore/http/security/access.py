@@ -21,7 +21,7 @@ from runstore.store.audit_reads import AuditReads
 from runstore.store.runs import RunStore
 
 OTHERS_RUNS = "other users' runs"
-PLACES = frozenset({"after", "before", "limit", "lastEventId"})  # parameters that are no filters
+PAGING = frozenset({"after", "before", "limit", "lastEventId"})  # parameters that are no filters
 
 
 class Access:
@@ -97,13 +97,13 @@ class Access:
         """Record that an admin or an auditor searches all users' runs; refuses others.
 
         Args:
-            parameters: of the request; the place in a list and its format are left out. A search in one run
+            parameters: of the request; those of paging and the format are left out. A search in one run
                 is recorded as a read of it, too, unless it is only for the run's readers.
         """
         self.check_reads_all(login.user, OTHERS_RUNS)
         if not login.known:
             return
-        query = {name: value for name, value in parameters.items() if name not in PLACES}
+        query = {name: value for name, value in parameters.items() if name not in PAGING}
         await self._reads.of_all(login.actor, what, query)
         stream_id = parse_uuid(parameters.get("run_id", ""))
         if stream_id is not None and parameters.get("types") != AuditRead.type:

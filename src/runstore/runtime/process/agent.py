@@ -8,11 +8,11 @@ from runstore.core.codec import EncodedEvent, RecordedEvent
 from runstore.core.ports import AgentResult, Asked, RunContext, RunRecorder
 from runstore.runtime.attempts.spans import traceparent
 from runstore.runtime.process import messages
-from runstore.runtime.process.channel import RunPlace
+from runstore.runtime.process.channel import RunChannel
 from runstore.runtime.process.messages import result_of
 
 
-class Places(Protocol):
+class RunChannels(Protocol):
     """Where agents find a process. `gentle`: an agent whose run goes on elsewhere is asked to stop first."""
 
     gentle: bool
@@ -24,8 +24,8 @@ class Places(Protocol):
             AgentError: it is malformed, or agents must not write it.
         """
 
-    async def take(self) -> RunPlace:
-        """A place for one run.
+    async def take(self) -> RunChannel:
+        """A channel to a process, for one run.
 
         Raises:
             AgentError: no process can be started.
@@ -34,8 +34,8 @@ class Places(Protocol):
     def moved(self) -> Exception:
         """The error of an attempt whose process gives its run back."""
 
-    def leave(self, place: RunPlace, *, ended: bool, forced: bool) -> None:
-        """Give a place back.
+    def leave(self, channel: RunChannel, *, ended: bool, forced: bool) -> None:
+        """Close a channel.
 
         Args:
             ended: the agent has ended; otherwise it must not go on.
@@ -53,17 +53,17 @@ class ProcessAgent:
 
     def __init__(
         self,
-        places: Places,
+        channels: RunChannels,
         context: RunContext,
         definition: Mapping[str, Any] | None = None,
         *,
         parent: str | None = None,
     ) -> None:
-        self._places = places
+        self._channels = channels
         self._context = context
         self._definition = definition or {}
         self._parent = parent
-        self._place: RunPlace | None = None
+        self._channel: RunChannel | None = None
         self._cancelled = False  # whether the process was asked to stop the agent
         self._ended = False
         self._forced = False
@@ -77,21 +77,27 @@ class ProcessAgent:
             AgentError: the agent failed, or its process ended unexpectedly.
             AttemptLost: the process ended, or gave the run back, and it may go on in another one.
         """
-        place = self._place = await self._places.take()
+        channel = self._channel = await self._channels.take()
         try:
             begin = messages.Begin(
-                place.run, self._context, self._definition, input, list(history), traceparent(), self._parent
+                channel.run,
+                self._context,
+                self._definition,
+                input,
+                list(history),
+                traceparent(),
+                self._parent,
             )
-            place.send(begin)
-            return await self._attend(asyncio.create_task(self._listen(place, recorder)))
+            channel.send(begin)
+            return await self._attend(asyncio.create_task(self._listen(channel, recorder)))
         finally:
-            self._places.leave(place, ended=self._ended, forced=self._forced)
+            self._channels.leave(channel, ended=self._ended, forced=self._forced)
 
     def cancel(self) -> None:
         """See `Agent.cancel`."""
-        if self._place is not None and not self._cancelled:
+        if self._channel is not None and not self._cancelled:
             self._cancelled = True
-            self._place.send(messages.Cancel(self._place.run))
+            self._channel.send(messages.Cancel(self._channel.run))
 
     async def _attend(self, listening: "asyncio.Task[AgentResult | Asked]") -> AgentResult | Asked:
         cancelled: asyncio.CancelledError | None = None
@@ -99,7 +105,7 @@ class ProcessAgent:
             try:
                 await asyncio.wait({listening})
             except asyncio.CancelledError as error:
-                if cancelled is not None or not (self._cancelled or self._places.gentle):
+                if cancelled is not None or not (self._cancelled or self._channels.gentle):
                     self._forced = True
                     listening.cancel()
                     raise
@@ -110,22 +116,22 @@ class ProcessAgent:
             raise cancelled
         return listening.result()
 
-    async def _listen(self, place: RunPlace, recorder: RunRecorder) -> AgentResult | Asked:
-        event_of = self._places.event_of
+    async def _listen(self, channel: RunChannel, recorder: RunRecorder) -> AgentResult | Asked:
+        event_of = self._channels.event_of
         while True:
-            for message in await place.receive():
+            for message in await channel.receive():
                 match message:
                     case messages.Offered():
                         await recorder.record(event_of(message))
-                        place.taken(message)
+                        channel.taken(message)
                     case messages.WriteAhead():
                         await recorder.commit(event_of(message))
-                        place.taken(message)
-                        place.send(messages.Stored(place.run))
+                        channel.taken(message)
+                        channel.send(messages.Stored(channel.run))
                     case messages.TakeAdded(_, after):
-                        place.send(messages.Added(place.run, list(await recorder.added(after))))
+                        channel.send(messages.Added(channel.run, list(await recorder.added(after))))
                     case messages.Moved():
-                        raise self._places.moved()
+                        raise self._channels.moved()
                     case messages.Ended() | messages.AsksInput():
                         self._ended = True
                         return result_of(message)

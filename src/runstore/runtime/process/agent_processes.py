@@ -13,7 +13,7 @@ from runstore.core.errors import AgentError, ConfigError
 from runstore.runtime.attempts.runner import AttemptLost
 from runstore.runtime.loops.agent_loops import AgentLoops
 from runstore.runtime.process import messages
-from runstore.runtime.process.channel import Channel, RunPlace
+from runstore.runtime.process.channel import Channel, RunChannel
 from runstore.runtime.process.fork_server import MANY_RUNS
 from runstore.runtime.process.own_processes import how_it_ended
 from runstore.runtime.process.processes import Child, Processes
@@ -45,7 +45,7 @@ class SharedProcess:
         self.unusable: ConfigError | None = None
         self.status: int | None = None  # how it ended
         self._on_ready = on_ready
-        self.channel = Channel(child, settings, fault=self._fault, heard=self._hear)
+        self.channel = Channel(child, settings, fault=self._fault, on_process_message=self._on_message)
 
     @property
     def takes_runs(self) -> bool:
@@ -55,7 +55,7 @@ class SharedProcess:
         self.status = await self.child.end()
         return AttemptLost(crashed=True)
 
-    def _hear(self, message: messages.OfProcess) -> None:
+    def _on_message(self, message: messages.OfProcess) -> None:
         self.silent_s = 0
         match message:
             case messages.Alive():
@@ -69,9 +69,9 @@ class SharedProcess:
 
 
 class AgentProcesses:
-    """The port `Places`: a number of processes, each with room for any number of runs.
+    """The port `RunChannels`: a number of processes, each with room for any number of runs.
 
-    Its coroutines run on the loop of the pipes, on which agents take their places.
+    Its coroutines run on the loop of the pipes, on which agents open their channels.
 
     Args:
         settings: how the processes build agents.
@@ -144,23 +144,23 @@ class AgentProcesses:
         self._keeping.append(loop.submit(self._watch()))
 
     def event_of(self, message: messages.Offered | messages.WriteAhead) -> EncodedEvent:
-        """See `Places.event_of`."""
+        """See `RunChannels.event_of`."""
         return messages.trusted_event_of(message)
 
-    async def take(self) -> RunPlace:
-        """A place in the process that has the fewest runs; waits until there is one."""
+    async def take(self) -> RunChannel:
+        """A channel to the process that has the fewest runs; waits until there is one."""
         while not (open := [process for process in self._living if process.takes_runs]):
             self._changed.clear()
             await self._changed.wait()
-        return min(open, key=lambda process: len(process.channel)).channel.place()
+        return min(open, key=lambda process: len(process.channel)).channel.open_run()
 
     def moved(self) -> Exception:
-        """See `Places.moved`."""
+        """See `RunChannels.moved`."""
         return AttemptLost(crashed=False)
 
-    def leave(self, place: RunPlace, *, ended: bool, forced: bool) -> None:
-        """See `Places.leave`."""
-        place.leave(notify=not ended)
+    def leave(self, channel: RunChannel, *, ended: bool, forced: bool) -> None:
+        """See `RunChannels.leave`."""
+        channel.leave(notify=not ended)
         self._wake()
 
     def close(self) -> None:

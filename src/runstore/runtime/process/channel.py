@@ -26,7 +26,7 @@ class Channel:
 
     Args:
         fault: the error of the runs that are open when the process has ended.
-        heard: called with each message that concerns the process and not one run.
+        on_process_message: called with each message that concerns the process and not one run.
     """
 
     def __init__(
@@ -35,36 +35,36 @@ class Channel:
         settings: messages.Open,
         *,
         fault: Callable[[], Awaitable[Exception]],
-        heard: Callable[[messages.OfProcess], None] = lambda message: None,
+        on_process_message: Callable[[messages.OfProcess], None] = lambda message: None,
     ) -> None:
         self.child = child
         self._fault = fault
-        self._heard = heard
+        self._on_process_message = on_process_message
         self._numbers = itertools.count(1)
-        self._places: dict[int, RunPlace] = {}
-        self._held = 0  # bytes of events that places have
+        self._runs: dict[int, RunChannel] = {}
+        self._held = 0  # bytes of events that its runs have
         self._room = asyncio.Event()
         self.send(settings)
         self.reading = asyncio.create_task(self._read())
 
     def __len__(self) -> int:
         """The number of open runs."""
-        return len(self._places)
+        return len(self._runs)
 
-    def place(self) -> "RunPlace":
-        """A place for one more run."""
+    def open_run(self) -> "RunChannel":
+        """A channel for one more run."""
         number = next(self._numbers)
-        place = self._places[number] = RunPlace(self, number)
-        return place
+        run_channel = self._runs[number] = RunChannel(self, number)
+        return run_channel
 
     def send(self, message: messages.ToChild) -> None:
         """Send a message to the process."""
         self.child.writer.write(for_child(message))
 
-    def close(self, place: "RunPlace") -> None:
-        """Drop what comes for a place from now on."""
-        if self._places.pop(place.run, None) is not None:
-            self.release(place.held)
+    def close(self, run_channel: "RunChannel") -> None:
+        """Drop what comes for a run from now on."""
+        if self._runs.pop(run_channel.run, None) is not None:
+            self.release(run_channel.held)
 
     def release(self, size: int) -> None:
         """Note that events of this many bytes are gone."""
@@ -82,8 +82,8 @@ class Channel:
         except AgentError as error:
             malformed = error
         fault = malformed or await self._fault()
-        for place in list(self._places.values()):
-            place.fail(fault)
+        for run_channel in list(self._runs.values()):
+            run_channel.fail(fault)
 
     async def _receive(self) -> bytes:
         while self._held > MAX_HELD_BYTES:
@@ -95,19 +95,19 @@ class Channel:
             return b""
 
     def _deliver(self, batch: list[messages.ToServer]) -> None:
-        woken: set[RunPlace] = set()
+        woken: set[RunChannel] = set()
         for message in batch:
             if isinstance(message, messages.OfRun):
-                place = self._places.get(message.run)
-                if place is not None:
-                    self._held += place.put(message)
-                    woken.add(place)
+                run_channel = self._runs.get(message.run)
+                if run_channel is not None:
+                    self._held += run_channel.put(message)
+                    woken.add(run_channel)
             elif isinstance(message, messages.Logged):
                 self._log(message)
             else:
-                self._heard(message)
-        for place in woken:
-            place.wake()
+                self._on_process_message(message)
+        for run_channel in woken:
+            run_channel.wake()
 
     def _log(self, line: messages.Logged) -> None:
         ours = get_contextvars().get("run_id")  # of an agent's own process, which cannot name another run
@@ -115,7 +115,7 @@ class Channel:
             _logger.log(line.level, "%s", line.message)
 
 
-class RunPlace:
+class RunChannel:
     """One run's part of a channel."""
 
     def __init__(self, channel: Channel, run: int) -> None:
@@ -132,7 +132,7 @@ class RunPlace:
         self._channel.send(message)
 
     def leave(self, *, notify: bool) -> None:
-        """Give the place back. Later messages about the run are dropped.
+        """Close it. Later messages about the run are dropped.
 
         Args:
             notify: send the process a message, so that it stops the agent.

@@ -8,12 +8,12 @@ from runstore.core.codec import EncodedEvent
 from runstore.core.errors import AgentError
 from runstore.runtime.catalog.specs import AgentSpec
 from runstore.runtime.process import messages
-from runstore.runtime.process.channel import Channel, RunPlace
+from runstore.runtime.process.channel import Channel, RunChannel
 from runstore.runtime.process.processes import Processes
 
 
 class OwnProcess:
-    """The port `Places`, with one place: in a new process for an agent of this name."""
+    """The port `RunChannels`, with one channel: to a new process for an agent of this name."""
 
     gentle = True
 
@@ -23,25 +23,25 @@ class OwnProcess:
         self._channel: Channel | None = None
 
     def event_of(self, message: messages.Offered | messages.WriteAhead) -> EncodedEvent:
-        """See `Places.event_of`."""
+        """See `RunChannels.event_of`."""
         return messages.event_of(message)
 
-    async def take(self) -> RunPlace:
-        """See `Places.take`."""
+    async def take(self) -> RunChannel:
+        """See `RunChannels.take`."""
         child = await self._processes.fork()
 
         async def fault() -> Exception:
             return AgentError(_how(await child.end()), code="agent_crashed")
 
         channel = self._channel = Channel(child, self._settings, fault=fault)
-        return channel.place()
+        return channel.open_run()
 
     def moved(self) -> Exception:
-        """See `Places.moved`. There is no other run that could hold this one's loop."""
+        """See `RunChannels.moved`. There is no other run that could hold this one's loop."""
         return AgentError("the agent's process sent a message that only a shared one may send")
 
-    def leave(self, place: RunPlace, *, ended: bool, forced: bool) -> None:
-        """Kill the process. See `Places.leave`."""
+    def leave(self, channel: RunChannel, *, ended: bool, forced: bool) -> None:
+        """Kill the process. See `RunChannels.leave`."""
         if self._channel is not None:
             self._processes.killed += forced
             self._channel.reading.cancel()

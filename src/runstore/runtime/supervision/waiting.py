@@ -1,4 +1,4 @@
-"""The queued runs that wait: for a place in this process, or for an earlier run of their session."""
+"""The queued runs that wait: for a slot of this process, or for an earlier run of their session."""
 
 
 class FairQueue:
