@@ -116,15 +116,15 @@ def _is_local(scope: Scope) -> bool:
 
 
 @contextmanager
-def _before_signals(hear: Callable[[], object]) -> Iterator[None]:
-    """Call `hear` on SIGTERM or SIGINT, before any other handler of the signal."""
+def _before_signals(notice: Callable[[], object]) -> Iterator[None]:
+    """Call `notice` on SIGTERM or SIGINT, before any other handler of the signal."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before: dict[int, Any] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        hear()
+        notice()
         previous = before[number]
         if callable(previous):
             previous(number, frame)

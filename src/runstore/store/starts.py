@@ -28,7 +28,7 @@ class Starts:
     def __init__(self, feed: LiveFeed) -> None:
         self._lock = threading.Lock()
         self._watches: dict[str, dict[asyncio.Event, asyncio.AbstractEventLoop]] = {}
-        feed.listen(self._hear)
+        feed.listen(self._notify)
 
     @contextmanager
     def watch(self, user_id: str) -> Iterator[asyncio.Event]:
@@ -44,7 +44,7 @@ class Starts:
                 if not self._watches[user_id]:
                     del self._watches[user_id]
 
-    def _hear(self, commit: Committed) -> None:
+    def _notify(self, commit: Committed) -> None:
         if not self._watches:
             return
         for event in commit.events:

@@ -23,14 +23,14 @@ class AnnouncedWaits:
 
     @property
     def until(self) -> float:
-        """The end of the last wait, on the clock of `hear`; 0 without any."""
+        """The end of the last wait, on the clock of `note`; 0 without any."""
         return max(self._until.values(), default=0.0)
 
     def concern(self, event: Recordable) -> bool:
-        """Whether `hear` must be called. This check runs for every token."""
+        """Whether `note` must be called. This check runs for every token."""
         return bool(self._until) or event.type == Retrying.type
 
-    def hear(self, event: Recordable, now_s: float) -> None:
+    def note(self, event: Recordable, now_s: float) -> None:
         """Note an agent's event. `now_s`: seconds of a monotonic clock."""
         fields = _fields_of(event)
         if fields is None:

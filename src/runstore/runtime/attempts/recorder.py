@@ -41,7 +41,7 @@ class Recorder:
         self._refusal: RunstoreError | None = None
         self._turn = 0
         self._halves = Halves()
-        self._heard_at = time.monotonic()
+        self._silent_since = time.monotonic()
         self._announced = AnnouncedWaits()
         self._lock = threading.Lock()
         self._waiting = 0  # events waiting for the log
@@ -57,7 +57,7 @@ class Recorder:
         if self._waiting:
             return 0
         with self._lock:
-            since = max(self._heard_at, self._announced.until)
+            since = max(self._silent_since, self._announced.until)
         return max(0.0, time.monotonic() - since)
 
     async def record(self, event: Event | Custom | EncodedEvent) -> None:
@@ -67,7 +67,7 @@ class Recorder:
             InvalidEvent: the event cannot be stored.
             RunClosed, LeaseLost: the agent no longer owns the run; all further events are refused.
         """
-        self._hear(event)
+        self._note(event)
         if self._halves.concern(event):
             for each in self._halves.whole(event):
                 await self._offer(each)
@@ -97,7 +97,7 @@ class Recorder:
         with self._waits():
             events = self._halves.whole(event, hold=False)
             await self._log.append(self._run_id, events, attempt=self._attempt, patient=True)
-        self._hear(event)
+        self._note(event)
 
     def notify(self, added: int) -> None:
         """A message with this seq was added to the run. From any thread; an old one changes nothing."""
@@ -123,11 +123,11 @@ class Recorder:
                 self._looked = not found  # a page of large messages is short, and others may follow it
         return found
 
-    def _hear(self, event: Event | Custom | EncodedEvent) -> None:
-        self._heard_at = time.monotonic()
+    def _note(self, event: Event | Custom | EncodedEvent) -> None:
+        self._silent_since = time.monotonic()
         if self._announced.concern(event):
             with self._lock:
-                self._announced.hear(event, self._heard_at)
+                self._announced.note(event, self._silent_since)
 
     @contextmanager
     def _waits(self) -> Iterator[None]:
@@ -138,7 +138,7 @@ class Recorder:
         finally:
             with self._lock:
                 self._waiting -= 1
-            self._heard_at = time.monotonic()
+            self._silent_since = time.monotonic()
 
     def _refuse(self, refusal: RunstoreError) -> None:
         self._refusal = refusal

@@ -95,7 +95,7 @@ class Attempts:
         """Take a run that was handed over after this attempt, perhaps by this worker itself."""
         return await _try_again(partial(self._go_on, run_id, attempt, None, "handed_over"))
 
-    async def hear(self, run_id: str, attempt: int) -> Attempt | None:
+    async def go_on_with_message(self, run_id: str, attempt: int) -> Attempt | None:
         """Go on with a run whose agent was about to end when a person added a message."""
         return await _try_again(partial(self._go_on, run_id, attempt, None, "added"))
 

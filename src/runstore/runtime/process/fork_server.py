@@ -90,7 +90,7 @@ def _begin(requests: socket.socket, kind: bytes, control: socket.socket, events:
 
 
 def _keep(kind: bytes, control: socket.socket, events: socket.socket) -> NoReturn:
-    heard, wake = socket.socketpair()
+    woken, wake = socket.socketpair()
     wake.setblocking(False)
     signal.set_wakeup_fd(wake.fileno())
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -98,18 +98,18 @@ def _keep(kind: bytes, control: socket.socket, events: socket.socket) -> NoRetur
     folder = _own_folder() if kind == ONE_RUN else None
     agent = os.fork()
     if agent == 0:
-        for own in (control, heard, wake):
+        for own in (control, woken, wake):
             own.close()
         _become_agent(kind, events, folder)
     events.close()
     with selectors.DefaultSelector() as selector:
         selector.register(control, selectors.EVENT_READ)
-        selector.register(heard, selectors.EVENT_READ)
+        selector.register(woken, selectors.EVENT_READ)
         status = None
         while status is None:
             ready = {key.fileobj for key, _ in selector.select()}
-            if heard in ready:
-                heard.recv(4096)
+            if woken in ready:
+                woken.recv(4096)
                 status = _reap(agent)
             if control in ready:
                 break

@@ -81,7 +81,7 @@ class StrandsAgent:
         self._at_most_once = at_most_once
         self._approve = approve
         self._records_requests = record_requests
-        self._asked = False  # whether a stop was requested
+        self._stop_requested = False
         self._agents = list(agents_of(product, self._root))
         for _, agent in self._agents:
             if agent in taken:
@@ -126,8 +126,8 @@ class StrandsAgent:
         goes_on = strands_nodes.goes_on(self._product)
         if not goes_on and (failed := obstacle(history, repeats=True)):
             raise AgentError(failed.message, code=failed.code)
-        asking = Requests(self._context, input, history, off=not self._records_requests)
-        hooks = self._hooks = self._hook(closable, recall(history), asking, goes_on)
+        model_requests = Requests(self._context, input, history, off=not self._records_requests)
+        hooks = self._hooks = self._hook(closable, recall(history), model_requests, goes_on)
         await recorder.record(self._beginning())
         try:
             stream = self._stream(input, hooks)
@@ -202,7 +202,7 @@ class StrandsAgent:
 
     def cancel(self) -> None:
         """See `Agent.cancel`. strands checks at the model's next chunk and before each tool."""
-        self._asked = True
+        self._stop_requested = True
         if self._hooks is not None:
             self._hooks.answers.stopping = True
         # Cancel each agent directly, including those made for a call: strands passes a cancel down by
@@ -224,7 +224,7 @@ class StrandsAgent:
             nodes=nodes,
             replies=self._replies,
         )
-        hooks.answers.stopping = self._asked
+        hooks.answers.stopping = self._stop_requested
         for path, agent in self._agents:
             hooks.install(agent, path)
         for node in nodes:
@@ -239,8 +239,8 @@ class StrandsAgent:
             hooks.own = _remind(self._product, self._context.memory)
             hooks.asked = asked_messages(input)
             # A second copy, as hooks may rewrite the messages in place.
-            asked: list[Any] = hooks.responses(self._product) or asked_messages(input)
-            return self._product.stream_async(asked, invocation_state=state)
+            prompt: list[Any] = hooks.responses(self._product) or asked_messages(input)
+            return self._product.stream_async(prompt, invocation_state=state)
         if len(messages) != 1:
             raise AgentError(
                 "the input of a Graph or Swarm must be text or a list of content blocks", code="invalid_input"
@@ -294,7 +294,7 @@ class StrandsAgent:
 
     def _leave(self) -> None:
         task, loop = self._task, self._task.get_loop()
-        delay = 0 if self._asked else UNWIND_S
+        delay = 0 if self._stop_requested else UNWIND_S
         self.cancel()
         loop.call_soon_threadsafe(lambda: loop.call_later(delay, task.cancel))
 

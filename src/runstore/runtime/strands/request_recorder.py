@@ -15,7 +15,7 @@ from runstore.core.definitions import harmless
 from runstore.core.events import Place
 from runstore.runtime.memory.request_references import NextRequest, Record, Requests
 from runstore.runtime.strands.chunks import Chunk
-from runstore.runtime.strands.servers.request_ids import hear
+from runstore.runtime.strands.servers.request_ids import watch_ids
 
 
 class RequestRecorder:
@@ -46,7 +46,7 @@ class RequestRecorder:
         self._note(self._place.agent, model)
         if not self._requests.off:
             await self._requests.ask(self._place, next_request(model, *arguments, **options), self._record)
-        hear(self._identify)
+        watch_ids(self._identify)
 
 
 class AskedModel:

@@ -232,6 +232,6 @@ class Dispatcher:
     ) -> Coroutine[Any, Any, Attempt | None]:
         """The next attempt of a run whose agent has lost its process, was moved away, or has more to hear."""
         if lost is None:
-            return self._attempts.hear(run_id, attempt)
+            return self._attempts.go_on_with_message(run_id, attempt)
         go_on = self._attempts.go_on if lost.crashed else self._attempts.take_over
         return go_on(run_id, attempt)

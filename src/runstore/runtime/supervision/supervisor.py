@@ -86,7 +86,7 @@ class Supervisor:
         self._capacity = capacity
         self._draining = False
         self._tasks = RunTasks()
-        self._heard: dict[str, asyncio.TimerHandle] = {}  # runs to look at soon, if no other process has
+        self._head_starts: dict[str, asyncio.TimerHandle] = {}  # runs to take soon, unless others do
         self._loops = AgentLoops()
         self.processes = Processes()
         self._runs = RunTable(release=lambda runner: self._loops.release(runner.loop))
@@ -224,7 +224,7 @@ class Supervisor:
 
     def _listen(self, commit: Committed) -> None:
         self._notify_added(commit)
-        call_in(self._server_loop, self._hear, commit)
+        call_in(self._server_loop, self._take, commit)
 
     def _notify_added(self, commit: Committed) -> None:
         """Notify a run's agent of an added message at once, on the writer's thread.
@@ -240,7 +240,7 @@ class Supervisor:
                 if isinstance(state, Running):
                     state.runner.notify_added(seq)
 
-    def _hear(self, commit: Committed) -> None:
+    def _take(self, commit: Committed) -> None:
         for seq, event in enumerate(commit.events, commit.first_seq):
             if event.type == Queued.type:
                 self._queue(commit, seq, event)
@@ -277,14 +277,14 @@ class Supervisor:
 
     def _after(self, wait_s: float, run_id: str, function: Callable[..., None], *arguments: str) -> None:
         def call() -> None:
-            self._heard.pop(run_id, None)
+            self._head_starts.pop(run_id, None)
             function(run_id, *arguments)
 
         self._forget(run_id)
-        self._heard[run_id] = self._server_loop.call_later(wait_s, call)
+        self._head_starts[run_id] = self._server_loop.call_later(wait_s, call)
 
     def _forget(self, run_id: str) -> None:
-        if timer := self._heard.pop(run_id, None):
+        if timer := self._head_starts.pop(run_id, None):
             timer.cancel()
 
     def _head_start_s(self) -> float:

@@ -1,4 +1,4 @@
-"""Hears a provider's own id of a model call in the headers of its answer.
+"""Finds a provider's own id of a model call in the headers of its answer.
 
 strands passes neither the answer's headers nor the id on. Its providers' packages send their requests with
 httpx. So the method that all of them pass through is replaced once (`patches.py`); outside of a model call
@@ -16,21 +16,21 @@ HEADERS = ("x-request-id", "request-id", "x-amzn-requestid", "x-goog-request-id"
 MAX_ID = 200  # characters
 
 _send = httpx.AsyncClient.send
-_heard: ContextVar[Callable[[str], None] | None] = ContextVar("runstore_request_id", default=None)
+_on_id: ContextVar[Callable[[str], None] | None] = ContextVar("runstore_request_id", default=None)
 
 
-def hear(identify: Callable[[str], None]) -> None:
+def watch_ids(identify: Callable[[str], None]) -> None:
     """Call `identify` with the id of each answer that the present task gets from now on.
 
-    It also hears answers to tools that follow in the same task, and must ignore them.
+    It also gets those of answers to tools that follow in the same task, and must ignore them.
     """
-    _heard.set(identify)
+    _on_id.set(identify)
 
 
 async def send(self: httpx.AsyncClient, *arguments: Any, **options: Any) -> httpx.Response:
-    """`AsyncClient.send`; within a model call, its id is heard."""
+    """`AsyncClient.send`; within a model call, its id is passed on."""
     response = await _send(self, *arguments, **options)
-    if (identify := _heard.get()) is not None:
+    if (identify := _on_id.get()) is not None:
         for name in HEADERS:
             if id := response.headers.get(name):
                 identify(id[:MAX_ID])
