@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.event import listen
 
-from runstore.core.errors import ProjectionFailed
+import runstore.maintenance.rebuild as rebuilding
+from runstore.core.errors import ConfigError, ProjectionFailed
 from runstore.core.events import Custom
 from runstore.database.database import Database
 from runstore.database.dialects import open_dialect, sqlite
@@ -18,11 +20,14 @@ from runstore.eventlog.sql import SqlEventLog
 from runstore.maintenance import patience
 from runstore.maintenance.rebuild import rebuild, rebuild_all, verify_all
 from runstore.projections import advance, filling
-from runstore.projections.builds import read_builds
+from runstore.projections.builds import Build, read_builds
+from runstore.projections.projection import Projection
 from runstore.projections.runner import ProjectionRunner
 from runstore.projections.sessions import SessionsProjection
 from runstore.projections.usage import UsageProjection
+from tests.kit.database import run_list
 from tests.kit.events import close_run, note, start_run
+from tests.kit.polling import DEADLINE_S
 from tests.projections.examples import Picky, Totals
 
 TOGETHER = (SessionsProjection(), Totals(), UsageProjection())
@@ -121,6 +126,84 @@ async def test_one_that_was_interrupted_further_on_is_met_by_the_others(
     assert first > 10
     assert {name for name, position in reached if position == first} == {"sessions", "totals", "usage"}
     assert all(report.equal for report in verify_all(database, TOGETHER))
+
+
+def interrupt_halfway(database: Database, projection: Projection) -> Build:
+    """A rebuild that ends in the middle of the log."""
+
+    def interrupt(reached: int, goal: int) -> None:
+        if reached > goal // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rebuild(database, projection, interrupt)
+    return filled(database, projection)
+
+
+def filled(database: Database, projection: Projection) -> Build:
+    with database.connect() as connection:
+        (build,) = [build for build in read_builds(connection, projection.name) if not build.live]
+    return build
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize("projection", [UsageProjection(), run_list()], ids=["usage", "runs"])
+async def test_verify_leaves_an_interrupted_rebuild_as_it_is(
+    log: SqlEventLog,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    projection: Projection,
+    killed: bool,
+) -> None:
+    await write(log)
+    rebuild(database, projection)
+    if killed:  # it releases nothing, and others wait for its lease
+        monkeypatch.setattr(rebuilding, "release", lambda connection, owner: None)
+        monkeypatch.setattr(rebuilding, "LEASE_S", 0.2)
+    interrupted = interrupt_halfway(database, projection)
+    assert (interrupted.state, interrupted.position > 10) == ("running", True)
+    with pytest.raises(ConfigError, match=f"runstore projections rebuild {projection.name}"):
+        verify_all(database, [projection])
+    assert filled(database, projection) == interrupted
+    reached: list[int] = []
+    rebuild(database, projection, lambda position, goal: reached.append(position))
+    assert min(reached) >= interrupted.position
+    assert verify_all(database, [projection])[0].equal
+
+
+async def test_verify_leaves_a_rebuild_that_refused_an_event_as_it_is(
+    log: SqlEventLog, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write(log)
+    rebuild(database, Picky())
+    await write(log, bad=True)
+    with pytest.raises(ProjectionFailed):
+        rebuild(database, Picky())
+    before = states(database, "picky")
+    assert (False, "failed") in before
+    with pytest.raises(ConfigError, match="runstore projections rebuild picky"):
+        verify_all(database, [Picky()])
+    assert states(database, "picky") == before
+
+
+async def test_verify_waits_while_another_process_rebuilds(log: SqlEventLog, database: Database) -> None:
+    await write(log)
+    rebuild(database, UsageProjection())
+    started, waiting = threading.Event(), threading.Event()
+
+    def hold(reached: int, goal: int) -> None:
+        started.set()
+        assert waiting.wait(DEADLINE_S)
+
+    with ThreadPoolExecutor(2) as pool:
+        rebuilds = pool.submit(rebuild, database, UsageProjection(), hold)
+        assert started.wait(DEADLINE_S)
+        verifies = pool.submit(
+            verify_all, database, [UsageProjection()], lambda name, reached, goal: waiting.set()
+        )
+        assert rebuilds.result(DEADLINE_S).equal
+        assert verifies.result(DEADLINE_S)[0].equal
+    assert states(database, "usage") == [(True, "running")]
 
 
 async def test_an_event_that_one_refuses_leaves_the_others_to_the_next_rebuild(

@@ -105,7 +105,7 @@ class Projections:
         """Fold the whole log again beside the live tables, and compare. Nothing that is read changes.
 
         Raises:
-            ConfigError: there are no live tables of this version.
+            ConfigError: there are no live tables of this version, or a rebuild was interrupted.
             ProjectionFailed: it refused an event.
         """
         return verify(self._database, self._find(name), progress)

@@ -100,11 +100,13 @@ def verify_all(
 ) -> list[ProjectionReport]:
     """Fold the whole log again beside the live tables, and compare. Nothing that is read changes.
 
+    If another process rebuilds one of them, wait for it.
+
     Returns:
         The reports, in the order of the projections' names.
 
     Raises:
-        ConfigError: there are no live tables of this version.
+        ConfigError: there are no live tables of this version, or a rebuild was interrupted.
         ProjectionFailed: one refused an event.
     """
     return _Rebuilds(database, projections, progress, replace=False).run()
@@ -222,6 +224,11 @@ class _Rebuild:
         if build is not None and not self._silences.may_take(build, self._owner):
             self._progress(name, build.position, max(last, build.position))
             return None
+        if build is not None and not self._replace and build.state not in ("checking", "retired"):
+            raise ConfigError(
+                f"projection {name!r}: an unfinished rebuild, at position {build.position:,}, has the tables "
+                f"that verify needs: finish it with runstore projections rebuild {name}"
+            )
         if build is None or not self._can_be_continued(build):
             state: BuildState = "running" if self._replace else "checking"
             prepare(self._database, self._projection, slot, seen=build, owner=self._owner, state=state)
@@ -257,8 +264,8 @@ class _Rebuild:
 
     def _can_be_continued(self, build: Build) -> bool:
         made_of = (self._projection.version, self._projection.fingerprint)
-        states = ("running",) if self._replace else ("running", "checking")
-        return (build.version, build.fingerprint) == made_of and build.state in states
+        state = "running" if self._replace else "checking"
+        return (build.version, build.fingerprint) == made_of and build.state == state
 
     def _failure(self, build: Build) -> str:
         name = self._projection.name
