@@ -71,6 +71,8 @@ session_runs = Table(
     Column("user_id", Name(255), primary_key=True),
     Column("session_id", Name(255), primary_key=True),
     Column("run_id", RunId, primary_key=True),
+    Column("position", BigInteger),  # of the run's first event; NULL: written by a release before 0015
+    Index("ix_session_runs_position", "user_id", "session_id", "position"),
 )
 
 idempotency = Table(

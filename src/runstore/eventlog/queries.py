@@ -9,10 +9,12 @@ from sqlalchemy import (
     CursorResult,
     ScalarSelect,
     Select,
+    Subquery,
     bindparam,
     func,
     or_,
     select,
+    union_all,
     update,
 )
 
@@ -21,6 +23,7 @@ from runstore.core.errors import RunPurged
 from runstore.core.events import Deleted, Purged, Redacted
 from runstore.core.ports import EventFilter, Head
 from runstore.core.run import EVOLVING_TYPES
+from runstore.database.columns import RunId
 from runstore.database.tables import barrier, events, open_runs, purging, session_runs
 from runstore.eventlog.discards import READ, TextEvent, Withheld
 
@@ -93,13 +96,25 @@ def first_position(run_id: ColumnElement[str]) -> ScalarSelect[int]:
 
 
 _session = session_runs.c
-_SESSION_RUNS = (
-    select(_session.run_id)
-    .where(_session.user_id == bindparam("user"), _session.session_id == bindparam("session"))
-    .where(first_position(_session.run_id) < first_position(bindparam("before")))
-    .order_by(first_position(_session.run_id).desc())
-    .limit(bindparam("limit"))
-)
+
+
+def _newest_of_session(position: ColumnElement[int], *conditions: ColumnElement[bool]) -> Subquery:
+    of_it = _session.user_id == bindparam("user"), _session.session_id == bindparam("session")
+    return (
+        select(_session.run_id, position.label("position"))
+        .where(*of_it, *conditions, position < first_position(bindparam("before", type_=RunId)))
+        .order_by(position.desc())
+        .limit(bindparam("limit"))
+        .subquery()
+    )
+
+
+# An index has the order. Only runs that were queued by a release before 0015, after the migration, lack it.
+_found = union_all(
+    select(_newest_of_session(_session.position)),
+    select(_newest_of_session(first_position(_session.run_id), _session.position.is_(None))),
+).subquery()
+_SESSION_RUNS = select(_found.c.run_id).order_by(_found.c.position.desc()).limit(bindparam("limit"))
 
 
 def read_head(connection: Connection, run_id: str) -> Head | None:

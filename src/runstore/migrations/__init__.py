@@ -4,7 +4,7 @@ from sqlalchemy import Connection, inspect, text
 
 from runstore.core.errors import SchemaMismatch
 
-HEAD = "0014"  # this release's schema; an up-to-date database then starts without importing alembic
+HEAD = "0015"  # this release's schema; an up-to-date database then starts without importing alembic
 
 
 def current_version(connection: Connection) -> str | None:

@@ -18,14 +18,21 @@ from runstore.core.events import (
 )
 from runstore.core.ports import Head, OpenRun
 from runstore.core.queued import QueuedRun, read_queued
+from runstore.database.columns import RunId
 from runstore.database.tables import open_runs, purging, session_runs, sessions
 from runstore.eventlog.admission import Given
+from runstore.eventlog.queries import first_position
 from runstore.eventlog.rules.sessions import session_of
 
 WAITING = "waiting"  # the status of a run that waits for answers
 
 _INSERT = insert(open_runs)
-_JOIN_SESSION = insert(session_runs)
+_JOIN_SESSION = insert(session_runs).values(  # the run's first event is stored already
+    user_id=bindparam("user"),
+    session_id=bindparam("session"),
+    run_id=bindparam("run"),
+    position=first_position(bindparam("run", type_=RunId)),
+)
 _DELETE = delete(open_runs).where(open_runs.c.run_id == bindparam("closed"))
 _LEAVE_SESSION = delete(sessions).where(
     sessions.c.run_id == bindparam("closed"),
@@ -136,8 +143,8 @@ def write_control(
                 queued = read_queued(event)
                 statements[_INSERT].append(_queued(run_id, event.at, queued))
                 if queued.session_id is not None:
-                    conversation = {"user_id": queued.user_id, "session_id": queued.session_id}
-                    statements[_JOIN_SESSION].append({**conversation, "run_id": run_id})
+                    conversation = {"user": queued.user_id, "session": queued.session_id}
+                    statements[_JOIN_SESSION].append({**conversation, "run": run_id})
             elif event.type == Started.type:
                 statements[_START].append(_started(run_id, event))
                 released.pop(run_id, None)
