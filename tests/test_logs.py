@@ -179,6 +179,33 @@ def test_a_log_file_that_is_moved_away_is_created_again(start: Start, tmp_path: 
     assert "listening" in (tmp_path / "server.log.1").read_text()
 
 
+def test_lines_go_to_standard_error_while_the_log_file_cannot_be_written(
+    start: Start, tmp_path: Path
+) -> None:
+    server = start(log_file="logs/server.log")
+    logs = tmp_path / "logs"
+    logs.rename(tmp_path / "logs.1")
+    logs.write_text("a file in the folder's place")
+    for _ in range(3):
+        run_id = server.begin("tool", "hi")
+        server.ended(run_id)
+        until(lambda run_id=run_id: run_id in server.log, "its line")
+    assert server.log.count("log_file_unwritable level=error") == 1
+    assert "Traceback" not in server.log
+    logs.unlink()
+    run_id = server.begin("tool", "hi")
+    server.ended(run_id)
+    until(lambda: (logs / "server.log").exists(), "there is a new file")
+    until(lambda: run_id in (logs / "server.log").read_text(), "the file gets lines again")
+
+
+def test_a_full_disk_is_one_line(start: Start) -> None:
+    server = start(log_file="/dev/full")
+    server.ended(server.begin("tool", "hi"))
+    assert server.log.count("log_file_unwritable level=error") == 1
+    assert "Traceback" not in server.log
+
+
 def test_the_environment_and_the_file_say_it_too(tmp_path: Path) -> None:
     config = '[server]\nlog_format = "json"\nlog_file = "of-the-file.log"\n'
     server = ServerProcess(tmp_path, config, AGENTS)

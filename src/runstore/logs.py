@@ -5,9 +5,12 @@ code, and those of the libraries that it calls.
 """
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from logging.handlers import QueueHandler, QueueListener, WatchedFileHandler
 from pathlib import Path
 from queue import Full, Queue
@@ -135,7 +138,7 @@ class _Queued(QueueHandler):
         self._lines: Queue[logging.LogRecord] = Queue(MAX_LINES)
         super().__init__(self._lines)
         self._dropped = 0
-        QueueListener(self._lines, *targets).start()
+        _Listener(self._lines, *targets).start()
 
     def createLock(self) -> None:
         """Use no lock: it would be held while an agent's arguments are formatted, which may never end."""
@@ -165,6 +168,45 @@ class _Queued(QueueHandler):
         waiting.join(timeout_s)
 
 
+class _Listener(QueueListener):
+    """The thread that writes queued lines. It must outlive any line: without it all others are lost."""
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """See `QueueListener.handle`."""
+        with suppress(Exception):  # RecursionError, which handlers let pass
+            super().handle(record)
+
+
+class _LogFile(WatchedFileHandler):
+    """A file that may be moved away during writing, with its folder; the next line then starts a new one.
+
+    While it cannot be written, its lines are lost: one line says so, on standard error.
+    """
+
+    _lost = False  # the last line
+    _reported = False  # since a line was written
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `Handler.emit`."""
+        self._lost = False
+        try:
+            super().emit(record)
+        except OSError:  # the file cannot be opened again
+            self.handleError(record)
+        self._reported = self._lost
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """See `Handler.handleError`. The standard library's writes a traceback for each line."""
+        self._lost = True
+        if not self._reported:
+            self._reported = True
+            log.error("log_file_unwritable", file=self.baseFilename, error=str(sys.exc_info()[1]))
+
+    def _open(self) -> TextIOWrapper:
+        Path(self.baseFilename).parent.mkdir(exist_ok=True)
+        return super()._open()
+
+
 def log_as_library() -> None:
     """Send our lines to the standard library's loggers in a program that has not configured structlog.
 
@@ -183,10 +225,8 @@ def log_as_library() -> None:
 
 
 def _open(path: Path) -> logging.Handler:
-    """Open a file that may be moved away during writing; the next line then starts a new one."""
     try:
-        path.parent.mkdir(exist_ok=True)
-        return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
+        return _LogFile(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         message = f"log file {path}: cannot be opened: {error.strerror or error}"
         raise ConfigError(message, setting="log_file") from error
