@@ -275,7 +275,7 @@ def _not_ready(runtime: Runtime, max_abandoned_threads: int) -> str | None:
         return UNAVAILABLE
     shared = runtime.supervisor.shared
     if shared is not None and not shared.available:
-        return "no agent process takes runs: it starts, or does not answer; the log says why"
+        return "no agent process is ready: starting or not answering"
     abandoned = runtime.supervisor.abandoned_threads
     if abandoned > max_abandoned_threads:
         return (

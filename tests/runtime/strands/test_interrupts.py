@@ -599,7 +599,7 @@ async def test_an_agent_that_a_session_keeping_agent_calls_cannot_ask(mail: Any,
         Playbook(use(("b1", "clerk", {"input": "do"}))), clerk.as_tool(name="clerk"),
         session_manager=FileSessionManager("s", storage_dir=str(tmp_path)),
     )  # fmt: skip
-    with pytest.raises(AgentError, match="calls as a tool") as failure:
+    with pytest.raises(AgentError, match="not a called agent") as failure:
         await Story(lambda: boss).attempt()
     assert failure.value.code == "interrupted"
 

@@ -41,6 +41,10 @@ from runstore.runtime.user_code import in_a_line
 
 UNWIND_S = 0.1  # seconds for abandoned agents to end by themselves before their tools are cancelled
 PRODUCTS = (Agent, MultiAgentBase)
+CANNOT_WAIT = (
+    "With a session manager, only the run's own agent can wait; not a called agent, a Graph or a Swarm. "
+    "A product of a class of its own cannot wait either."
+)
 Product = Agent | MultiAgentBase
 Ended = StrandsResult | MultiAgentResult | None
 
@@ -175,9 +179,8 @@ class StrandsAgent:
         if (self._keeps_sessions() and not own) or not goes_on:
             names = ", ".join(request.name or request.prompt for request in requests)
             raise AgentError(
-                f"the agent asks for a person's answer (interrupt {names}), which it cannot get: of products "
-                "with a strands session manager only an agent itself can wait, not one that it calls as a "
-                "tool, a Graph or a Swarm; a product of a class of its own cannot",
+                f"the agent asks for a person's answer (interrupt {names}), which it cannot get. "
+                + CANNOT_WAIT,
                 code="interrupted",
             )
 
