@@ -7,7 +7,7 @@ from runstore.core.codec import MAX_EVENT_BYTES
 MAX_BODY_BYTES = 256 << 20  # largest `body_bytes`, as bodies are read into memory
 MAX_EVENTS_PER_APPEND = 1_000  # an append is stored whole or not at all
 MAX_FILTER_TYPES = 100  # names in a filter of events, as each becomes a condition of a query
-MAX_RUN_TIMEOUT_S = 30 * 24 * 3_600
+MAX_RUN_TIMEOUT_S = 30 * 24 * 3_600  # seconds: 30 days, longer than an agent works in one attempt
 MAX_INPUT_TIMEOUT_S = 366 * 86_400  # seconds that a run may wait for a person: a year
 
 

@@ -1,4 +1,7 @@
-"""Refuses files that other users of the machine can open or replace. Those that we make are the owner's."""
+"""Refuses files that other users of the machine can open or replace.
+
+Files that runstore creates belong to the owner alone.
+"""
 
 from collections.abc import Mapping
 

@@ -126,7 +126,7 @@ def _is_behind(dialect: Dialect, create: bool, upgrade: bool) -> bool:
 
 
 def _first_connection(dialect: Dialect) -> Connection:
-    """A connection; what its driver says of options or a host that it cannot take is an error of the URL."""
+    """Connect. A driver's error about options or host is reported as a wrong URL."""
     try:
         return dialect.engine.connect()
     except RunstoreError:

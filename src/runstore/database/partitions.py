@@ -155,7 +155,8 @@ def is_other_too_large(connection: Connection) -> bool:
 
 
 def create_detached(connection: Connection, name: str, *, replaced: str | None = None) -> None:
-    """Create a table that becomes a partition later, with all that attaching it does not give it.
+    """Create a table that becomes a partition later, with the indexes, trigger and rights that ATTACH does
+    not copy.
 
     Args:
         replaced: the partition whose place it will take. The table gets the indexes of that partition:

@@ -14,12 +14,12 @@ from runstore.eventlog.admission import Append
 MAX_RUN_EVENTS = 4_096  # streamed events that one run may have waiting
 MAX_RUN_BYTES = 4 << 20  # bytes of their data; at least one event of the largest size
 MAX_EVENTS = 65_536  # streamed events that all runs of the process may have waiting
-MAX_BYTES = 64 << 20
+MAX_BYTES = 64 << 20  # bytes of their data, all of which is in memory
 MAX_JOINED = 256  # events joined into one append, the unit of taking turns
 # Events of one transaction: about 4 ms of SQLite, which an urgent append may have to wait for.
 MAX_BATCH_EVENTS = 1_024
 MAX_URGENT_EVENTS = 256  # events of a transaction with an urgent append, so that it is committed soon
-MAX_BATCH_BYTES = 8 << 20
+MAX_BATCH_BYTES = 8 << 20  # bytes of data of one transaction, for which all its appends wait
 
 
 class _Load:

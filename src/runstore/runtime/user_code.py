@@ -1,4 +1,4 @@
-"""Finding and calling a user's functions. Whatever they raise comes out as an AgentError, in one line."""
+"""Finding and calling a user's functions. Every exception becomes an AgentError of one line."""
 
 import asyncio
 import importlib

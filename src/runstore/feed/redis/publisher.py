@@ -33,8 +33,8 @@ ACTIVE_EXPIRY_S = 600  # seconds that Redis keeps the stream of a silent run
 EXPIRY_REFRESH_S = 60.0  # seconds between two renewals of an active run's expiry
 MAX_EXPIRIES = 10_000  # runs whose last renewal is remembered
 ENDED_EXPIRY_S = 60  # seconds that Redis keeps the stream of an ended run
-CONTROL_EXPIRY_S = 3_600
-WAKE_EXPIRY_S = 60
+CONTROL_EXPIRY_S = 3_600  # seconds that Redis keeps the control stream after its last entry
+WAKE_EXPIRY_S = 60  # seconds that Redis keeps the key that wakes a process's reader, after its last use
 
 # Redis' message when a later event was published first; readers then use the log.
 REFUSED = "equal or smaller"

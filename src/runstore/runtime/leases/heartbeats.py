@@ -205,7 +205,7 @@ def _beat(connection: Connection, row: Mapping[str, Any]) -> None:
 
 
 def _list(connection: Connection, row: Mapping[str, Any]) -> None:
-    """Again, too: the answer to the first time may have been lost."""
+    """Insert the row; delete it first, as an earlier insert may have been stored without an answer."""
     connection.execute(delete(workers).where(workers.c.worker_id == row["worker_id"]))
     connection.execute(insert(workers).values(**row, beat=0))
 
@@ -229,7 +229,9 @@ def _remove_silent(connection: Connection, beats: Mapping[str, int]) -> None:
 async def _leave(
     database: Database, worker_id: str, within_s: float, *, after: "asyncio.Task[None] | None" = None
 ) -> None:
-    """Say that a worker leaves on purpose. Unsaid, it is taken for dead, and its runs go on all the same.
+    """Delete the worker's row, which marks a hand-over.
+
+    If this fails, the lease runs out and the runs are adopted.
 
     Args:
         after: its beats; one that is under way would make the row again.

@@ -1,1 +1,1 @@
-"""Event loops and threads that agents run on, and how what runs there is broken off."""
+"""Event loops and threads that agents run on, and the ways to interrupt what runs there."""

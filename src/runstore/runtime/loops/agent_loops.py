@@ -52,12 +52,12 @@ def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) 
 
 
 class AgentLoop:
-    """An event loop in a daemon thread. `attempts`: how many it has that somebody waits for."""
+    """An event loop in a daemon thread. `attempts`: the number of its attempts that were not abandoned."""
 
     def __init__(self, name: str, tools: ToolThreads, *, retired: bool = False) -> None:
         self.attempts = 0
         self.retired = retired  # takes no more attempts, and ends with its last
-        self.blocked = False  # as it was when somebody last looked
+        self.blocked = False  # as of the last `look`
         self._stopped = False
         self._asked_at: float | None = None
         self._loop = new_event_loop()

@@ -31,7 +31,7 @@ MAX_RUNS = 200  # newest runs of a session to examine, including failed ones
 # Bytes of their messages as JSON; the agent's conversation manager limits them further.
 MAX_MEMORY_BYTES = 1 << 20
 MAX_TURN_BYTES = 16 << 20  # bytes of a run's messages to read; for a larger run, without tools' results
-UNAVAILABLE_RETRY_S = 1.0
+UNAVAILABLE_RETRY_S = 1.0  # seconds between two reads while the log cannot be read
 
 CUT_OFF = "max_tokens"  # the code of a failed run whose last message still is an answer
 
