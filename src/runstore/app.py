@@ -1,4 +1,4 @@
-"""The composition root: the only file that knows every concrete class."""
+"""The composition root: chooses and joins the concrete classes behind the ports."""
 
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
