@@ -134,6 +134,25 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         load_settings(tmp_path / "none.toml")
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """Editors on Windows write one."""
+    path, url = tmp_path / "runstore.toml", tmp_path / "url"
+    path.write_text(f"[server]\nport = 1\ndatabase_url_file = '{url}'\n", encoding="utf-8-sig")
+    url.write_text("sqlite:///a.db\n", encoding="utf-8-sig")
+    server = load_settings(path).server
+    assert (server.port, server.database_url) == (1, "sqlite:///a.db")
+
+
+@pytest.mark.parametrize("setting", ["the file itself", "database_url_file"])
+def test_a_file_without_an_end_is_an_error(tmp_path: Path, setting: str) -> None:
+    path = Path("/dev/zero")
+    if setting == "database_url_file":
+        path = tmp_path / "runstore.toml"
+        path.write_text("[server]\ndatabase_url_file = '/dev/zero'\n")
+    with pytest.raises(ConfigError, match="/dev/zero: cannot be read: it has more than 4,194,304 characters"):
+        load_settings(path)
+
+
 def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b"\xff\xfe\x00")

@@ -30,6 +30,7 @@ from runstore.runtime.strands.models import build_model
 from runstore.settings.secrets import find_secrets
 from runstore.settings.server import URLS, ServerSettings, with_urls
 from runstore.settings.settings import Settings, use_folder
+from runstore.settings.text import read_text
 
 DEFAULT_FILE = Path("runstore.toml")
 SECTIONS = ["server", "limits", "agents", "hierarchies", "prices"]
@@ -81,10 +82,11 @@ def load_settings(path: Path | None, *, models: bool = False) -> Settings:
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
     """The text of a configuration, and its tables."""
     try:
-        text = path.read_text(encoding="utf-8")
-        return text, tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        return text, tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
     except RecursionError as error:

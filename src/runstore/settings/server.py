@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from runstore.core.errors import ConfigError
 from runstore.logs import LogFormat
 from runstore.runtime.user_code import REFERENCE
+from runstore.settings.text import read_text
 
 URLS = ("database_url", "database_read_url", "redis_url")  # settings that may be in files of their own
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -116,8 +117,8 @@ def with_urls(settings: ServerSettings, folder: Path) -> ServerSettings:
 
 def _read_line(path: Path, setting: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path).strip()
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}", setting=setting) from error
     if not text or "\n" in text:
         raise ConfigError(f"{path}: must hold one line, the URL", setting=setting)
