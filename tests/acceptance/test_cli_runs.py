@@ -291,13 +291,35 @@ def test_a_record_waits_for_the_end_of_its_run(runs: Run, server: ServerProcess)
         (("show", "nonsense"), "run_not_found: there is no run 'nonsense'"),
         (("tail", "01890a5d-ac96-774b-bcce-b302099a8057"), "run_not_found: "),
         (("start", "nobody", "hi"), "agent_not_found: there is no agent 'nobody'"),
-        (("list", "--since", "yesterday"), "invalid_parameter: since='yesterday'"),
         (("list", "--url", "http://127.0.0.1:1"), "http://127.0.0.1:1: "),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_1(runs: Run, arguments: tuple[str, ...], said: str) -> None:
     done = runs(*arguments)
     assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"runstore: {said}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("list", "--since", "yesterday"), "invalid_parameter: since='yesterday'"),
+        (("show", "{run}", "--at", "9999"), "invalid_cursor: at=9999"),
+        (("events", "{run}", "--after", "9999"), "invalid_cursor: "),
+        (("events", "{run}", "--types", "foo.bar"), "invalid_parameter: "),
+        (("tail", "{run}", "--after", "9999"), "invalid_cursor: "),
+        (("fork", "{run}", "--at", "9999"), "invalid_cursor: "),
+        (("start", "quick", "x" * 2_000_000), "limit_exceeded: "),
+    ],
+)
+def test_input_that_the_server_refuses_is_one_line_and_exit_code_2(
+    runs: Run, server: ServerProcess, arguments: tuple[str, ...], said: str
+) -> None:
+    run_id = server.begin("quick", "hi")
+    server.ended(run_id)
+    done = runs(*(argument.replace("{run}", run_id) for argument in arguments))
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.startswith(f"runstore: {said}")
     assert done.stderr.count("\n") == 1
 

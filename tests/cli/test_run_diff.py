@@ -125,6 +125,7 @@ def test_runs_of_different_agents_end_differently(replays: ReplayServer, diff: D
         (("x", "2"), "compared at two seqs"),
         (("2", "0"), "compared at two seqs"),
         (("2", "9" * 30), "compared at two seqs"),
+        (("2", "9999"), "invalid_cursor: at=9999 is not an event"),
         (("nothing",), "there is no run"),
     ],
 )
@@ -134,3 +135,8 @@ def test_what_cannot_be_compared_is_exit_code_2(
     done = diff(looked, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in " ".join(done.stderr.split()), done.stderr
+
+
+def test_the_states_of_a_run_that_is_missing_are_exit_code_2(diff: Diff) -> None:
+    done = diff("01890a5d-ac96-774b-bcce-b302099a8057", "1", "2", "--exit-code")
+    assert (done.returncode, done.stdout) == (2, ""), "1 would be a difference"

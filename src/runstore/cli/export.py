@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runstore.cli.options import EXIT_FAILED
 from runstore.cli.runs import ApiKey, Url, connected
 from runstore.core.errors import ConfigError
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from runstore.client import Client
 
 SPANS_AT_ONCE = 500  # spans of one request to the receiver
-EXIT_REFUSED = 1
 
 export = typer.Typer(help="Past runs for other systems, for admins and auditors.", no_args_is_help=True)
 
@@ -59,7 +59,7 @@ def otlp(
             for spans in _batches(_spans(client, content, **filters)):
                 if exporter.export(spans) is not SpanExportResult.SUCCESS:
                     typer.echo("export: the receiver refused the spans, or did not answer", err=True)
-                    raise typer.Exit(EXIT_REFUSED)
+                    raise typer.Exit(EXIT_FAILED)
                 sent += len(spans)
     finally:
         exporter.shutdown()

@@ -17,7 +17,14 @@ from runstore.cli.erase import erase
 from runstore.cli.export import export
 from runstore.cli.grouped import grouped
 from runstore.cli.keys import keys
-from runstore.cli.options import Config, DatabaseOptions, DatabaseReadUrl, DatabaseReadUrlFile, ServerOptions
+from runstore.cli.options import (
+    EXIT_USAGE,
+    Config,
+    DatabaseOptions,
+    DatabaseReadUrl,
+    DatabaseReadUrlFile,
+    ServerOptions,
+)
 from runstore.cli.projections import projections
 from runstore.cli.replay import fixture, replay
 from runstore.cli.retention import retention
@@ -28,7 +35,6 @@ from runstore.core.names import check_text
 from runstore.core.printable import escaped
 
 EXIT_OUTPUT_LOST = 1  # also click's exit code where the reader of a pipe has gone
-EXIT_CONFIG = 2
 
 app = typer.Typer(
     name="runstore",
@@ -234,13 +240,13 @@ def main() -> None:
     except RunstoreError as error:
         flush_logs()
         typer.echo(f"runstore: {escaped(str(error), keep=chr(10))}", err=True)
-        sys.exit(EXIT_CONFIG)
+        sys.exit(EXIT_USAGE)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         typer.echo(f"runstore: {error}", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the interpreter flushes the rest of the output at exit
-        sys.exit(EXIT_CONFIG)
+        sys.exit(EXIT_USAGE)
 
 
 class _NoOutput(FileIO):

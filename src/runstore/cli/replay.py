@@ -57,7 +57,7 @@ def replay(
     configure_logs()
     settings = load_settings(config, models=True)
     options = ReplayOptions(model=model, live=live, only_calls=only_calls, timeout_s=timeout_s)
-    with connected(url, api_key, refused=EXIT_TROUBLE) as client:
+    with connected(url, api_key, failed=EXIT_TROUBLE) as client:
         run = read_run(client, run_id)
         run.memory = memory_of(client, run)
     with redirect_stdout(sys.stderr):  # what an agent prints is no result
@@ -132,7 +132,7 @@ def fixture(run_id: RunId, url: Url = None, api_key: ApiKey = None) -> None:
     """
     from runstore.runtime.replay.fixture import fixture_file, fixture_of
 
-    with connected(url, api_key, refused=EXIT_TROUBLE) as client:
+    with connected(url, api_key, failed=EXIT_TROUBLE) as client:
         run = read_run(client, run_id)
         run.memory = memory_of(client, run)
     made = fixture_file(fixture_of(run))

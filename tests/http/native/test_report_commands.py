@@ -58,8 +58,14 @@ async def test_usage_tools_and_hits_are_printed(server: ServerProcess, tmp_path:
     ("arguments", "code", "says"),
     [
         (("runs", "--json", "--csv", "x"), 2, "one of --json, --csv and --parquet"),
-        (("usage", "--group", "week"), 1, "group must have some of day, user, agent, model"),
-        (("search", "?"), 1, "letter or digit"),
+        (("usage", "--group", "week"), 2, "group must have some of day, user, agent, model"),
+        (("search", "?"), 2, "letter or digit"),
+        (("events", "--types", "foo.bar"), 2, "foo.bar"),
+        (("events", "--follow", "--types", "foo.bar"), 2, "foo.bar"),
+        (("events", "--run", "nonsense"), 2, "must be a UUID"),
+        (("runs", "--since", "yesterday"), 2, "since='yesterday'"),
+        (("tools", "--since", "yesterday"), 2, "since='yesterday'"),
+        (("runs", "--min-cost", "much"), 2, "an amount such as 0.25"),
         (("runs", "--csv", "missing/runs.csv"), 2, "missing/runs.csv: cannot be written"),
     ],
 )
@@ -87,7 +93,7 @@ def test_events_are_printed_as_over_http(server: ServerProcess, closed_run: str,
     assert heading.split() == ["POSITION", "AT", "USER", "AGENT", "RUN", "SEQ", "TYPE", "BY", "DATA"]
     assert [line.split()[6] for line in lines] == ["lifecycle.queued", "lifecycle.started"]
     refused = audit(server, tmp_path, "events", "--types", "llm.nothing")
-    assert (refused.returncode, "unknown event type" in refused.stderr) == (1, True)
+    assert (refused.returncode, "unknown event type" in refused.stderr) == (2, True)
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def _diff_states(
 ) -> bool:
     from runstore.cli.output import print_json, print_table
 
-    with connected(url, api_key) as client:
+    with connected(url, api_key, failed=EXIT_TROUBLE) as client:
         before, later = (msgspec.to_builtins(client.get(run_id, at=at)) for at in (first, second))
     changed = [(name, before[name], later[name]) for name in before if before[name] != later[name]]
     if as_json:
@@ -87,7 +87,7 @@ def _diff_runs(run_id: str, other: str, as_json: bool, url: str | None, api_key:
     from runstore.cli.output import print_json, print_table
     from runstore.runtime.replay.comparison import run_diff
 
-    with connected(url, api_key, refused=EXIT_TROUBLE) as client:
+    with connected(url, api_key, failed=EXIT_TROUBLE) as client:
         lines = run_diff(*(read_run(client, each, asked=True) for each in (run_id, other)))
     if as_json:
         print_json(lines)

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from runstore.cli.runs.options import EXIT_REFUSED, After, ApiKey, Json, Url, connected
+from runstore.cli.options import EXIT_FAILED, EXIT_INTERRUPTED
+from runstore.cli.runs.options import After, ApiKey, Json, Url, connected
 from runstore.core.events import Failed, InputRequested
 
-_EXIT_INTERRUPTED = 130  # the exit code that shells use after Ctrl-C
 TAIL_RETRY_S = 600.0  # seconds that `tail` waits for a server that is away
 
 
@@ -54,10 +54,10 @@ def follow(run_id: str, after: int, as_json: bool, url: str | None, api_key: str
     except KeyboardInterrupt:
         printer.end_line()
         typer.echo(f"the run goes on; follow it: runstore runs tail {run_id} --after {seen}", err=True)
-        raise typer.Exit(_EXIT_INTERRUPTED) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if last and (ending := ending_of(last)):
         typer.echo(f"runstore: {ending}", err=True)
-        raise typer.Exit(EXIT_REFUSED if last.type == Failed.type else 0)
+        raise typer.Exit(EXIT_FAILED if last.type == Failed.type else 0)
 
 
 def _follow_several(run_ids: list[str], url: str | None, api_key: str | None) -> None:
@@ -71,6 +71,6 @@ def _follow_several(run_ids: list[str], url: str | None, api_key: str | None) ->
                 failed = failed or event.type == Failed.type
     except KeyboardInterrupt:
         typer.echo("the runs go on", err=True)
-        raise typer.Exit(_EXIT_INTERRUPTED) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if failed:
-        raise typer.Exit(EXIT_REFUSED)
+        raise typer.Exit(EXIT_FAILED)

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from runstore.cli.options import EXIT_FAILED, EXIT_USAGE
 from runstore.core.printable import escaped
 
 if TYPE_CHECKING:
     from runstore.client import Client
 
-EXIT_REFUSED = 1  # the server refused or cannot be reached, or the followed run failed
+REFUSED_INPUT = (400, 413)  # statuses with which a server refuses what it was given: EXIT_USAGE
 
 Url = Annotated[
     str | None, typer.Option(envvar="RUNSTORE_URL", help="The server; http://127.0.0.1:8082 if not given.")
@@ -29,14 +30,18 @@ After = Annotated[int, typer.Option(min=0, help="Begin after the event with this
 
 @contextmanager
 def connected(
-    url: str | None, api_key: str | None, retry_s: float = 0, *, refused: int = EXIT_REFUSED
+    url: str | None, api_key: str | None, retry_s: float = 0, *, failed: int = EXIT_FAILED
 ) -> "Iterator[Client]":
-    """A client. Any of its errors ends the command with a message of one line, and exit code `refused`."""
-    from runstore.client import Client, ClientError
+    """A client. Any of its errors ends the command with a message of one line.
+
+    The exit code is EXIT_USAGE if the server refused the input, else `failed`.
+    """
+    from runstore.client import ApiError, Client, ClientError
 
     with Client(url, api_key=api_key, retry_s=retry_s) as client:
         try:
             yield client
         except ClientError as error:
             typer.echo(f"runstore: {escaped(' '.join(str(error).split()))}", err=True)
-            raise typer.Exit(refused) from error
+            refused = isinstance(error, ApiError) and error.status in REFUSED_INPUT
+            raise typer.Exit(EXIT_USAGE if refused else failed) from error
