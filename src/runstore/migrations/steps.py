@@ -86,20 +86,20 @@ def drop_trigger(name: str) -> None:
         op.execute(sa.text(f"DROP TRIGGER {name}"))
 
 
-def replace_trigger(name: str, does: str, *, meanwhile: str, known_by: str) -> None:
+def replace_trigger(name: str, does: str, *, temporary: str, known_by: str) -> None:
     """Replace a MySQL trigger, unless an interrupted migration has done so.
 
     MySQL commits each statement, so a second trigger protects the log until the first one is there again.
 
     Args:
-        meanwhile: the name of that second trigger.
+        temporary: the name of that second trigger.
         known_by: a part of the action that only the new trigger has.
     """
     if known_by not in (trigger_of(name) or ""):
-        create_trigger(meanwhile, does)
+        create_trigger(temporary, does)
         drop_trigger(name)
         create_trigger(name, does)
-    drop_trigger(meanwhile)
+    drop_trigger(temporary)
 
 
 def _has_index(name: str, table: str) -> bool:

@@ -13,7 +13,7 @@ down_revision = "0006"
 def upgrade() -> None:
     dialect = op.get_bind().dialect.name
     if dialect in MYSQL:
-        steps.replace_trigger(_UPDATE, _ON_MYSQL, meanwhile=_MEANWHILE, known_by=_TOMBSTONE)
+        steps.replace_trigger(_UPDATE, _ON_MYSQL, temporary=_TEMPORARY, known_by=_TOMBSTONE)
     else:
         for statement in {"sqlite": _ON_SQLITE, "postgresql": _ON_POSTGRESQL}[dialect]:
             op.execute(sa.text(statement))
@@ -46,7 +46,7 @@ _ON_POSTGRESQL = [
     "RAISE EXCEPTION 'events are immutable' USING ERRCODE = 'integrity_constraint_violation'; END $$",
 ]
 _BURIES = _buries("OLD.{0} <=> NEW.{0}")
-_UPDATE, _MEANWHILE = "events_refuse_update", "events_refuse_update_0007"
+_UPDATE, _TEMPORARY = "events_refuse_update", "events_refuse_update_0007"
 _ON_MYSQL = (
     "BEFORE UPDATE ON events FOR EACH ROW BEGIN "  # noqa: S608
     f"IF NOT ({_BURIES}) THEN SIGNAL SQLSTATE '23000' SET MESSAGE_TEXT = 'events are immutable'; END IF; END"

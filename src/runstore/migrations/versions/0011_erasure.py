@@ -16,7 +16,7 @@ def upgrade() -> None:
     write_views(op.get_bind(), None)
     dialect = op.get_bind().dialect.name
     if dialect in MYSQL:
-        steps.replace_trigger(_DELETE, _ON_MYSQL, meanwhile=_MEANWHILE, known_by=_REPLACED)
+        steps.replace_trigger(_DELETE, _ON_MYSQL, temporary=_TEMPORARY, known_by=_REPLACED)
     else:
         for statement in {"sqlite": _ON_SQLITE, "postgresql": _ON_POSTGRESQL}[dialect]:
             op.execute(sa.text(statement))
@@ -50,7 +50,7 @@ _ON_POSTGRESQL = [
     f"IF TG_OP = 'UPDATE' THEN IF {_BURIES} THEN RETURN NEW; END IF; END IF; "
     "RAISE EXCEPTION 'events are immutable' USING ERRCODE = 'integrity_constraint_violation'; END $$",
 ]
-_DELETE, _MEANWHILE = "events_refuse_delete", "events_refuse_delete_0011"
+_DELETE, _TEMPORARY = "events_refuse_delete", "events_refuse_delete_0011"
 _ON_MYSQL = (
     "BEFORE DELETE ON events FOR EACH ROW BEGIN "
     f"IF NOT {_PURGED} THEN SIGNAL SQLSTATE '23000' SET MESSAGE_TEXT = 'events are immutable'; END IF; END"
