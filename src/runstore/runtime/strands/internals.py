@@ -45,7 +45,7 @@ def middleware_of(agent: Agent) -> Mapping[Any, list[Any]]:
 
 
 def retry_strategy_of(agent: Agent) -> Any:
-    """What decides whether the agent's model is called again after an error."""
+    """The object that decides whether the agent's model is called again after an error."""
     return getattr(agent, "_retry_strategy", None)
 
 
