@@ -22,8 +22,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import typer.main
+
 SUPPORTED = hasattr(os, "pidfd_open")
-PRELOADED = ("runstore.cli.main", "runstore.process", "runstore.runtime.strands.agent", "uvicorn.server")
+PRELOADED = (
+    "runstore.cli.main",
+    "runstore.process",
+    "runstore.runtime.strands.agent",
+    "uvicorn.server",
+    "uvloop",
+)
 MESSAGE_BYTES = 1 << 20
 
 
@@ -166,6 +174,8 @@ def leave(code: int) -> None:
 if __name__ == "__main__":
     for name in PRELOADED:
         importlib.import_module(name)
+    typer.main.get_command = cache(typer.main.get_command)  # which reads the signature of each command
+    typer.main.get_command(importlib.import_module("runstore.cli.main").app)
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=int(sys.argv[1])) as requests:
