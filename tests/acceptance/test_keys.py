@@ -79,7 +79,7 @@ def test_keys_are_looked_for_only_where_there_is_a_database(
 ) -> None:
     ended = call_command("keys", *arguments, folder=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert "there is no file runstore.db" in ended.stderr
+    assert f"there is no file {tmp_path / 'runstore.db'}" in ended.stderr
     assert not list(tmp_path.iterdir())
 
 
