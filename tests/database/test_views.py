@@ -41,6 +41,7 @@ from runstore.store.reports.runs import RunsQuery, report_runs
 from runstore.store.reports.usage import UsageQuery, report_usage
 from runstore.store.whole_log import read_matching
 from tests.kit.database import run_list
+from tests.kit.pages import fenced
 from tests.kit.slow import mostly_slow
 from tests.projections.history import History
 from tests.projections.test_shipped import PRICES
@@ -236,21 +237,42 @@ def plan(connection: Connection, query: str) -> str:
     return " ".join(str(tuple(row)) for row in found)
 
 
-@pytest.mark.parametrize(
-    ("query", "indexes"),
-    [
-        ("SELECT * FROM audit_events WHERE position > 1000000", ("PRIMARY", "pk_events", "INTEGER PRIMARY")),
-        ("SELECT * FROM audit_events WHERE run_key = {key}", ("uq_events_run_id_seq", "sqlite_autoindex_ev")),
-        ("SELECT * FROM audit_runs WHERE created_ms > 1890000000000", ("ix_runs_created_at",)),
-    ],
-)
-def test_an_index_serves_what_a_report_needs(
-    connection: Connection, query: str, indexes: tuple[str, ...]
-) -> None:
-    digits = HISTORY.log[0].run_id.replace("-", "")
-    key = f"'\\x{digits}'::bytea" if connection.dialect.name == "postgresql" else f"x'{digits}'"
-    said = plan(connection, query.format(key=key).replace(":", "\\:"))
+# By the beginning of a query on the page: what its plan names, on each kind of database.
+SERVED = {
+    "SELECT * FROM audit_events WHERE position": ("PRIMARY", "pk_events", "INTEGER PRIMARY"),
+    "SELECT * FROM audit_events WHERE run_key = ": ("uq_events_run_id_seq", "sqlite_autoindex_events"),
+    "SELECT user_id, sum(tokens) FROM audit_runs": ("ix_runs_created_at",),
+    "SELECT day, user_id, sum(cost) FROM audit_usage": ("usage_a", "usage_b", "'t'"),
+}
+READS_ALL = ("SCAN r", "SCAN e", "Seq Scan on runs", "Seq Scan on events", "'r', 'ALL'", "'r', 'index'")
+PAGE = (Path(__file__).parents[2] / "docs/reference/views.md").read_text(encoding="utf-8")
+
+
+def documented() -> list[str]:
+    """The queries of the section "Queries that an index serves"."""
+    (block,) = fenced(PAGE.partition("\n## Queries that an index serves\n")[2], "sql")
+    return [" ".join(query.split()) for query in re.split(r"; *(?:-- \w+)?\n", block) if query.strip()]
+
+
+@pytest.mark.parametrize("query", documented())
+def test_an_index_serves_each_query_of_the_page(connection: Connection, query: str) -> None:
+    (indexes,) = [names for begin, names in SERVED.items() if query.startswith(begin)]
+    if "run_key" in query and ("bytea" in query) != (connection.dialect.name == "postgresql"):
+        return  # the form of the other databases
+    said = plan(connection, query.replace(":", "\\:"))
     assert any(index in said for index in indexes), said
+    assert not any(words in said for words in READS_ALL), said
+
+
+def test_the_page_has_queries_of_all_these_kinds() -> None:
+    assert {begin for begin in SERVED for query in documented() if query.startswith(begin)} == {*SERVED}
+
+
+@pytest.mark.parametrize("column", ["user_id", "agent", "session_id", "status"])
+def test_an_index_serves_a_filter_of_runs_on_sqlite(connection: Connection, column: str) -> None:
+    if connection.dialect.name == "sqlite":
+        said = plan(connection, f"SELECT * FROM audit_runs WHERE {column} = 'x'")
+        assert "SEARCH r USING INDEX ix_runs_" in said
 
 
 def test_the_views_follow_a_rebuild_and_a_drop(connection: Connection, database: Database) -> None:
