@@ -413,7 +413,7 @@ def test_a_generator_function_finds_the_conversation_in_its_context(
 def test_a_memory_does_not_need_the_run_list(server: ServerProcess, session: str) -> None:
     answer(server, "hello there", session, model="quick")
     url = f"sqlite:///{server.database}"
-    dropped = run_command("projections", "drop", "runs", "--database-url", url, folder=server.folder)
+    dropped = run_command("projections", "drop", "runs", "--yes", "--database-url", url, folder=server.folder)
     assert dropped.returncode == 0, dropped.stderr
     run_id = server.begin("recalling", "again", session_id=session)
     assert json.loads(server.ended(run_id)["result"]["text"]) == [["hello there"], ["hello there"]]

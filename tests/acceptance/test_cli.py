@@ -271,7 +271,7 @@ def command(server: ServerProcess, *arguments: str) -> "tuple[int, str]":
 
 def test_a_dropped_run_list_is_rebuilt_while_the_server_runs(busy: ServerProcess) -> None:
     before = busy.http.get("/runs").content
-    assert command(busy, "projections", "drop", "runs") == (0, "runs: dropped\n")
+    assert command(busy, "projections", "drop", "runs", "--yes") == (0, "runs: dropped\n")
     assert busy.http.get("/runs").json()["data"] == []
     code, said = command(busy, "projections", "verify", "runs")
     assert (code, "6 missing" in said) == (1, True)
@@ -283,7 +283,7 @@ def test_a_dropped_run_list_is_rebuilt_while_the_server_runs(busy: ServerProcess
 
 def test_a_run_can_be_read_and_stopped_while_its_projection_is_dropped(busy: ServerProcess) -> None:
     talking = busy.http.get("/runs", params={"status": "running"}).json()["data"][0]["run_id"]
-    command(busy, "projections", "drop", "runs")
+    command(busy, "projections", "drop", "runs", "--yes")
     assert busy.record(talking)["status"] == "running"
     assert busy.stop_run(talking)["status"] == "stopped"
     listed = busy.http.get("/runs").json()["data"]

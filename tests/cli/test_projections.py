@@ -199,6 +199,14 @@ def test_a_projection_is_paused_resumed_and_dropped(url: str, command: Command) 
     ]
 
 
+def test_the_run_list_is_dropped_only_if_asked_twice(url: str, command: Command) -> None:
+    write(url)
+    refused(command("drop", "runs"), "empties the lists of all users", "projections rebuild runs", "--yes")
+    assert command("verify", "runs").stdout == "runs: equal: 2 rows\n"
+    assert command("drop", "runs", "--yes").stdout == "runs: dropped\n"
+    assert command("verify", "runs").returncode == 1
+
+
 @pytest.mark.parametrize("words", ["rebuild", "verify", "pause", "resume", "skip", "drop", "run --once"])
 def test_an_unknown_projection_is_refused_with_the_known_ones(command: Command, words: str) -> None:
     refused(

@@ -219,6 +219,7 @@ def skip(
 def drop(
     *,
     name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Empty even the run list of a running system.")] = False,
     database: DatabaseOptions,
 ) -> None:
     """Remove what a projection has stored. The log stays as it is, so that the projection can be rebuilt.
@@ -226,6 +227,11 @@ def drop(
     Example: runstore projections drop usage
     """
     with opened_in(database) as opened:
+        if opened.serves_lists(name) and not yes:
+            raise ConfigError(
+                f"projection {name!r}: drop empties the lists of all users until a rebuild. To mend "
+                f"them, use runstore projections rebuild {name}; to empty them, add --yes"
+            )
         opened.drop(name, by=account())
     typer.echo(f"{name}: dropped")
 

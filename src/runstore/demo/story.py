@@ -203,7 +203,7 @@ class Story:
     def _rebuild(self) -> None:
         self.step("4. Drop the run list, rebuild it from the log")
         before = self._server.http.get("/runs").content
-        self._server.run_command("projections", "drop", "runs")
+        self._server.run_command("projections", "drop", "runs", "--yes")
         empty = self._server.http.get("/runs").json()["data"]
         self.claim("the run list is gone", empty == [], str(empty))
         rebuilt = self._server.run_command("projections", "rebuild", "runs")

@@ -71,6 +71,10 @@ class Projections:
         for name in names:
             self._find(name)
 
+    def serves_lists(self, name: str) -> bool:
+        """Whether users' lists of runs are read from this projection."""
+        return name in self._known and self._known[name].in_schema
+
     def built(self) -> list[str]:
         """The projections of this process whose live tables can be compared with the log."""
         return [each.name for each in self.status() if each.state in ("running", "paused", "failed")]
