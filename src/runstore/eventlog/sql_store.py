@@ -99,11 +99,22 @@ class _Admitted(Struct, frozen=True):
 
 
 class SqlStore:
-    """Commits batches. Used only by the writer's thread."""
+    """Commits batches. Used only by the writer's thread.
 
-    def __init__(self, database: Database, projections: Sequence[InlineProjection]) -> None:
+    Args:
+        beside: changes other tables in the transaction of each batch; may be repeated after a rollback.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        projections: Sequence[InlineProjection],
+        *,
+        beside: Callable[[Connection], None] | None = None,
+    ) -> None:
         self._dialect = database.dialect
         self._projections = projections
+        self._beside = beside
         self._connection: Connection | None = None
         # Heads of open runs at our last commit: correct, or the insert conflicts.
         self._heads: dict[str, Head] = {}
@@ -225,6 +236,8 @@ class SqlStore:
     def _write(self, connection: Connection, append_id: bytes, admitted: _Admitted) -> None:
         write_rules(connection, admitted.rules)
         self._dialect.insert_events(connection, append_id, admitted.rows())
+        if self._beside is not None:
+            self._beside(connection)
         if evolving := _only_evolving(admitted.changes):
             if self._projections:
                 recorded = admitted.recorded()

@@ -1,7 +1,10 @@
 """Records changes by administrators in the audit log."""
 
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+
+from sqlalchemy import Connection
 
 from runstore.core.codec import encode
 from runstore.core.events import Event
@@ -12,10 +15,19 @@ from runstore.eventlog.sql_store import SqlStore
 from runstore.maintenance.patience import patiently
 
 
-def record_audit(database: Database, event: Event, stream_id: str = READS_OF_ALL) -> None:
-    """Store an `audit.*` event, in the stream of searches if no other is given."""
-    with closing(SqlStore(database, [])) as store:
-        append = Append(stream_id, [encode(event)])
+def record_audit(
+    database: Database,
+    *events: Event,
+    stream_id: str = READS_OF_ALL,
+    change: Callable[[Connection], None] | None = None,
+) -> None:
+    """Store `audit.*` events, in the stream of searches if no other is given.
+
+    Args:
+        change: of other tables, in the same transaction: neither is stored without the other.
+    """
+    with closing(SqlStore(database, [], beside=change)) as store:
+        append = Append(stream_id, [encode(event) for event in events])
         [outcome] = patiently(database, partial(store.commit, [append])).outcomes
     if isinstance(outcome, Exception):
         raise outcome

@@ -28,6 +28,7 @@ from runstore.maintenance.rebuild import (
 from runstore.projections.builds import (
     UNPREPARED,
     ProjectionFault,
+    faults,
     forget,
     pause,
     prepare,
@@ -126,14 +127,14 @@ class Projections:
 
     def pause(self, name: str, *, by: str = LOCAL_USER) -> None:
         """Let a projection take no more events until `resume`. Raises ConfigError if it is not running."""
-        self._database.write(lambda connection: pause(connection, self._check_apart(connection, name)))
-        record_audit(self._database, AuditProjection(by=by, command="pause", projection=name))
+        recorded = AuditProjection(by=by, command="pause", projection=name)
+        self._record(name, pause, recorded)
         log.info("projection_paused", projection=name)
 
     def resume(self, name: str, *, by: str = LOCAL_USER) -> None:
         """Let a paused or failed projection take events again. Raises ConfigError if it is neither."""
-        self._database.write(lambda connection: resume(connection, self._check_apart(connection, name)))
-        record_audit(self._database, AuditProjection(by=by, command="resume", projection=name))
+        recorded = AuditProjection(by=by, command="resume", projection=name)
+        self._record(name, resume, recorded)
         log.info("projection_resumed", projection=name)
 
     def skip(self, name: str, *, by: str = LOCAL_USER) -> list[ProjectionFault]:
@@ -142,16 +143,32 @@ class Projections:
         Raises:
             ConfigError: it did not fail at an event.
         """
-        skipped = self._database.write(
-            lambda connection: skip(connection, self._check_apart(connection, name))
+        failed = self._database.write(
+            lambda connection: faults(connection, self._check_apart(connection, name))
         )
-        for event in skipped:
-            skipping = AuditProjection(
-                by=by, command="skip", projection=name, run_id=event.run_id, seq=event.seq
-            )
-            record_audit(self._database, skipping)
+
+        def skip_these(connection: Connection, name: str) -> None:
+            if skip(connection, name) != failed:
+                raise ConfigError(f"projection {name!r}: it has failed at another event since; skip again")
+
+        recorded = [
+            AuditProjection(by=by, command="skip", projection=name, run_id=event.run_id, seq=event.seq)
+            for event in failed
+        ]
+        self._record(name, skip_these, *recorded)
+        for event in failed:
             log.warning("projection_skipped", projection=name, run_id=event.run_id, seq=event.seq)
-        return skipped
+        return failed
+
+    def _record(
+        self, name: str, command: Callable[[Connection, str], None], *recorded: AuditProjection
+    ) -> None:
+        """Do what a command asks, and record it, in one transaction."""
+
+        def change(connection: Connection) -> None:
+            command(connection, self._check_apart(connection, name))
+
+        record_audit(self._database, *recorded, change=change)
 
     def drop(self, name: str, *, by: str = LOCAL_USER) -> None:
         """Remove what a projection has stored. The log stays as it is.

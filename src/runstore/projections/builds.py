@@ -295,20 +295,36 @@ def resume(connection: Connection, name: str) -> None:
         _set_state(connection, build, "running")
 
 
+def faults(connection: Connection, name: str) -> list[ProjectionFault]:
+    """The events at which a projection failed.
+
+    Raises:
+        ConfigError: it did not fail at an event.
+    """
+    return [fault for _, fault in _failed(connection, name)]
+
+
 def skip(connection: Connection, name: str) -> list[ProjectionFault]:
     """Leave out the event at which a projection failed, and go on; return the events.
 
     The tables then differ from the log, until the code is corrected and they are rebuilt.
     """
-    skipped = []
+    failed = _failed(connection, name)
+    for build, fault in failed:
+        _set_state(connection, build, "running")
+        moved = {"position": fault.position, "skipped": build.skipped + 1}
+        connection.execute(update(projections).where(*_is(name, build.slot)).values(moved))
+    return [fault for _, fault in failed]
+
+
+def _failed(connection: Connection, name: str) -> list[tuple[Build, ProjectionFault]]:
+    """The builds that failed at an event, locked."""
+    failed = []
     for build in _commanded(connection, name, "failed", "skip"):
         if build.error is None or build.error.position is None:
             raise ConfigError(f"projection {name!r}: it did not fail at an event; use resume")
-        _set_state(connection, build, "running")
-        moved = {"position": build.error.position, "skipped": build.skipped + 1}
-        connection.execute(update(projections).where(*_is(name, build.slot)).values(moved))
-        skipped.append(build.error)
-    return skipped
+        failed.append((build, build.error))
+    return failed
 
 
 def forget(database: Database, name: str, projection: Projection | None) -> None:

@@ -228,7 +228,7 @@ class Erasure:
             run_id=asked.run_id, runs=found.runs, events=found.events, pseudonym=asked.pseudonym,
         )  # fmt: skip
         stream_id = READS_OF_ALL if asked.run_id is None else reads_id(asked.run_id)
-        record_audit(self._database, event, stream_id)
+        record_audit(self._database, event, stream_id=stream_id)
 
     def _read(self, function: Callable[[Connection], T]) -> T:
         return patiently(self._database, lambda: self._database.read(function))
