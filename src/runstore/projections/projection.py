@@ -30,7 +30,8 @@ class Projection:
     name: unique; lower-case letters, digits and `_`.
     version: from 1. A higher one makes the tables obsolete: they are filled again beside the old ones.
     inline: apply events in the append's own transaction, so that the tables never lag the log. An error then
-        refuses the append. Only events that change a run's state arrive, and their `position` is 0.
+        refuses the append. Only events that change a run's state arrive, and their `position` is 0. Code of
+        a higher version leaves the tables of the older one as they are, until its own are filled.
     reads: the events that `apply` gets; None: all of them. Terminal events always arrive.
     in_schema: whether migrations make the tables, as for `runs`. Slot `a` is then always live.
     fingerprint: stands for what the tables depend on besides the log, such as a price table; at most 64
