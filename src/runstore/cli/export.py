@@ -61,9 +61,13 @@ def otlp(
                     typer.echo("export: the receiver refused the spans, or did not answer", err=True)
                     raise typer.Exit(EXIT_FAILED)
                 sent += len(spans)
+    except BaseException:
+        if sent:
+            typer.echo(f"export: only {sent:,} spans sent", err=True)
+        raise
     finally:
         exporter.shutdown()
-        typer.echo(f"export: {sent:,} spans sent", err=True)
+    typer.echo(f"export: {sent:,} spans sent", err=True)
 
 
 def _exporter(endpoint: str | None) -> "SpanExporter":
