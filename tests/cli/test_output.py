@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runstore.cli.audit import RUN_FIELDS
+from runstore.cli.audit import RUN_FIELDS, USAGE_FIELDS
 from runstore.cli.exports import Form
 from runstore.cli.output import RULE, TextPrinter, duration, print_table
 from runstore.core.records import EventRecord
@@ -103,3 +103,25 @@ def test_a_report_on_runs_looks_as_the_list_of_runs(monkeypatch: pytest.MonkeyPa
     assert "\x1b[36mrunning, stopping" in shown
     assert "2 h 3 min ago" in shown
     assert "3 min 20 s" in shown
+
+
+RUN = {
+    "run_id": RUN_ID, "status": "stopped", "cancel_requested": True, "completed_at": "2026-11-20T10:00:00Z",
+    "cost": 0.25, "currency": "USD", "unpriced": False,
+}  # fmt: skip
+
+
+def test_the_cost_of_an_answer_that_broke_off_is_marked_as_a_lower_bound(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Form().write(RUN_FIELDS, [{**RUN, "incomplete": True}])
+    printed = capsys.readouterr()
+    assert "≥ 0.2500" in printed.out
+    assert printed.err.startswith("≥ marks the cost of runs whose answer broke off")
+    Form().write(USAGE_FIELDS, [{"day": "2026-11-20", "runs": 2, "incomplete": 1, "cost": 0.25}])
+    assert "≥ 0.2500" in capsys.readouterr().out
+    Form().write(RUN_FIELDS, [{**RUN, "incomplete": False, "unpriced": True}])
+    printed = capsys.readouterr()
+    assert ("≥" in printed.out, printed.err) == (False, "")
+    assert printed.out.split()[-2:] == ["USD", "yes"]
+    assert "UNPRICED" in printed.out

@@ -1,5 +1,6 @@
 """`runstore audit`: reports on all users' runs, over HTTP, for admins and auditors."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,8 +29,8 @@ RUN_FIELDS = (
     Field("deleted", "DELETED", "flag"), Field("purged", "PURGED", "flag"), Field("error_code", "ERROR"),
     Field("stopped_by"), Field("duration_ms", "DURATION", "integer", "duration"),
     Field("calls", "CALLS", "integer"),
-    Field("tokens", "TOKENS", "integer"), Field("cost", "COST", "number"), Field("currency", ""),
-    Field("incomplete", None, "flag"), Field("unpriced", None, "flag"),
+    Field("tokens", "TOKENS", "integer"), Field("cost", "COST", "number", "cost"), Field("currency", ""),
+    Field("incomplete", None, "flag"), Field("unpriced", "UNPRICED", "flag"),
 )  # fmt: skip
 USAGE_FIELDS = (
     Field("day", "DAY"), Field("user_id", "USER"), Field("agent", "AGENT"), Field("model", "MODEL"),
@@ -40,10 +41,11 @@ USAGE_FIELDS = (
     Field("output_tokens", "OUTPUT", "integer"), Field("cache_read_tokens", "CACHED", "integer"),
     Field("cache_write_tokens", None, "integer"), Field("reasoning_tokens", None, "integer"),
     Field("first_token_ms", "FIRST MS", "integer"), Field("duration_ms", None, "integer"),
-    Field("cost", "COST", "number"), Field("currency", ""), Field("unpriced_calls", "UNPRICED", "integer"),
+    Field("cost", "COST", "number", "cost"), Field("currency", ""),
+    Field("unpriced_calls", "UNPRICED", "integer"),
 )  # fmt: skip
 TOOL_FIELDS = (
-    Field("agent", "AGENT"), Field("tool", "TOOL"), Field("calls", "CALLS", "integer"),
+    Field("day", "DAY"), Field("agent", "AGENT"), Field("tool", "TOOL"), Field("calls", "CALLS", "integer"),
     Field("failures", "FAILURES", "integer"), Field("mean_ms", "MEAN MS", "integer"),
     Field("p50_ms", "P50 MS", "integer"), Field("p95_ms", "P95 MS", "integer"),
 )  # fmt: skip
@@ -165,9 +167,7 @@ def usage(
 
     Example: runstore audit usage --group user,model --since 2026-11-01
     """
-    columns = {"day": "day", "user": "user_id", "agent": "agent", "model": "model"}
-    grouped = {columns.get(name) for name in group.split(",")}
-    fields = [field for field in USAGE_FIELDS if field.name in grouped or field.name not in columns.values()]
+    fields = _grouped(USAGE_FIELDS, group.replace("user", "user_id"), {"day", "user_id", "agent", "model"})
     filters: dict[str, Any] = {"user_id": user, "agent": agent, "model": model}
     with api.connected() as client:
         form.write(fields, client.report("usage", group=group, since=days.since, until=days.until, **filters))
@@ -177,6 +177,7 @@ def usage(
 @grouped
 def tools(
     *,
+    group: Annotated[str, typer.Option(help="Some of day, agent and tool, with commas.")] = "agent,tool",
     agent: Annotated[str | None, typer.Option(help="Only this agent, a path.")] = None,
     tool: Annotated[str | None, typer.Option(help="Only this tool.")] = None,
     days: Days,
@@ -185,11 +186,14 @@ def tools(
 ) -> None:
     """Calls, failures and latencies of tools.
 
-    Example: runstore audit tools --since 2026-11-01
+    Example: runstore audit tools --group day,tool --since 2026-11-01
     """
+    fields = _grouped(TOOL_FIELDS, group, {"day", "agent", "tool"})
     with api.connected() as client:
-        found = client.report("tools", agent=agent, tool=tool, since=days.since, until=days.until)
-        form.write(TOOL_FIELDS, found)
+        found = client.report(
+            "tools", group=group, agent=agent, tool=tool, since=days.since, until=days.until
+        )
+        form.write(fields, found)
 
 
 @audit.command()
@@ -283,6 +287,11 @@ def who_read(
             ),
             limit,
         )
+
+
+def _grouped(fields: Sequence[Field], group: str, columns: Collection[str]) -> list[Field]:
+    """The fields without those, of `columns`, that are not grouped by."""
+    return [field for field in fields if field.name in group.split(",") or field.name not in columns]
 
 
 def _event_row(event: "AuditEvent", for_people: bool) -> dict[str, Any]:

@@ -19,9 +19,11 @@ from runstore.core.errors import ConfigError
 from runstore.core.printable import csv_cell
 
 BATCH_ROWS = 10_000  # rows of a Parquet file that are in memory at once
-BATCH_CHARACTERS = (
-    64 << 20
-)  # of their text: a row of an event may have 1 MiB; the row that crosses it is the last
+BATCH_CHARACTERS = 64 << 20  # of their text, as an event may have 1 MiB; the row that crosses it is the last
+AT_LEAST = "≥ "  # before a cost
+LEGEND = (
+    f"{AT_LEAST}marks the cost of runs whose answer broke off before its usage was known: it is at least that"
+)
 WHOLE = "--json, --csv or --parquet"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, one object on a line.")]
@@ -36,13 +38,14 @@ Row = dict[str, Any]
 class Field(Struct, frozen=True):
     """A field of a report's rows. `heading`: of its column in a table for people, which may leave it out.
 
-    `shown`: how a table shows the value, as in the lists of runs; `duration`: of milliseconds.
+    `shown`: how a table shows the value, as in the lists of runs; `duration`: of milliseconds; `cost`: marked
+    as a lower bound in a row that is incomplete.
     """
 
     name: str
     heading: str | None = None
     type: Literal["text", "integer", "number", "flag"] = "text"
-    shown: Literal["value", "status", "time", "duration"] = "value"
+    shown: Literal["value", "status", "time", "duration", "cost"] = "value"
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,10 @@ class Form:
             _write_parquet(self.parquet, fields, rows)
         else:
             shown = [field for field in fields if field.heading is not None]
-            print_table(
-                [field.heading or "" for field in shown],
-                ([_cell(field, row) for field in shown] for row in rows),
-                most=most,
-                whole=WHOLE,
-            )
+            cells = [[_cell(field, row) for field in shown] for row in rows]
+            print_table([field.heading or "" for field in shown], cells, most=most, whole=WHOLE)
+            if any(str(cell).startswith(AT_LEAST) for row in cells[:most] for cell in row):
+                typer.echo(LEGEND, err=True)
 
 
 def _cell(field: Field, row: Row) -> Any:
@@ -114,6 +115,8 @@ def _cell(field: Field, row: Row) -> Any:
             return time_cell(value)
         case "duration":
             return duration(value / 1_000) if value else ""  # it never started
+        case "cost":
+            return "" if value is None else f"{AT_LEAST if row.get('incomplete') else ''}{value:,.4f}"
     if isinstance(value, bool):
         return "yes" if value else ""
     if isinstance(value, int):

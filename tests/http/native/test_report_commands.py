@@ -48,6 +48,8 @@ async def test_usage_tools_and_hits_are_printed(server: ServerProcess, tmp_path:
     assert usage.stdout.splitlines()[0].startswith("user_id,model,runs,succeeded")
     assert "scripted" in usage.stdout
     assert audit(server, tmp_path, "tools", "--tool", "nothing").stdout.split()[:2] == ["AGENT", "TOOL"]
+    by_day = audit(server, tmp_path, "tools", "--group", "day,tool", "--csv", "-")
+    assert by_day.stdout.splitlines()[0] == "day,tool,calls,failures,mean_ms,p50_ms,p95_ms"
     run_id = ask(server.http, "/audit/runs", session_id=session)["data"][0]["run_id"]
     await until(lambda: "zebra" in audit(server, tmp_path, "search", "zebra", "--run", run_id).stdout)
     hits = audit(server, tmp_path, "search", '"zebra crossing"', "--run", run_id, "--json").stdout
@@ -59,6 +61,7 @@ async def test_usage_tools_and_hits_are_printed(server: ServerProcess, tmp_path:
     [
         (("runs", "--json", "--csv", "x"), 2, "one of --json, --csv and --parquet"),
         (("usage", "--group", "week"), 2, "group must have some of day, user, agent, model"),
+        (("tools", "--group", "week"), 2, "group must have some of day, agent, tool"),
         (("search", "?"), 2, "letter or digit"),
         (("events", "--types", "foo.bar"), 2, "foo.bar"),
         (("events", "--follow", "--types", "foo.bar"), 2, "foo.bar"),
