@@ -285,6 +285,7 @@ def test_what_is_redacted_is_in_no_later_read(
 def test_a_search_finds_nothing_redacted_though_its_index_still_has_the_words(
     server: ServerProcess, url: str
 ) -> None:
+    until(lambda: server.http.get("/audit/search?text=x").status_code == 200, "the index is built")
     run_id = begin_held(server)
     found, database = partial(hits, server, run_id), ("--database-url", url)
     until(found, "the answer is found")
