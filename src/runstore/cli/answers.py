@@ -53,7 +53,7 @@ def prompt_for(client: "Client", run_id: str, request_id: str) -> None:
                 return
             except ApiError as error:
                 typer.echo(f"runstore: {escaped(str(error))}", err=True)
-                if error.status != 400:  # somebody else was first, or the run has ended
+                if error.status != 400:  # another person was first, or the run has ended
                     return
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runstore.core.audit import AuditEvent
 
 audit = typer.Typer(
-    help="What all users' runs did, used and cost, for admins and auditors.", no_args_is_help=True
+    help="The events, usage and cost of all users' runs, for admins and auditors.", no_args_is_help=True
 )
 
 RUN_FIELDS = (

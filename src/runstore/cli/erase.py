@@ -30,12 +30,16 @@ def erase(
     run_id: Annotated[str | None, typer.Option("--run", help="Only this run of the user.")] = None,
     pseudonym: Annotated[
         bool,
-        typer.Option("--pseudonym", help="Replace the names of user and sessions in what is left, too."),
+        typer.Option(
+            "--pseudonym", help="Replace the names of user and sessions in the remaining events, too."
+        ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Count what would be erased; change nothing.")
+        bool, typer.Option("--dry-run", help="Only count the runs and events; change nothing.")
     ] = False,
-    by: Annotated[str | None, typer.Option(help="Who asks, for the audit log; your account's name.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="The person who asks, for the audit log; your account's name.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
     database: DatabaseOptions,
 ) -> None:

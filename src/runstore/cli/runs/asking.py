@@ -40,7 +40,9 @@ def answer(
     approve: Annotated[
         bool | None, typer.Option("--approve/--reject", help="Answer an approval.", show_default=False)
     ] = None,
-    reason: Annotated[str | None, typer.Option(help="With --reject: what the agent's model is told.")] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="With --reject: the reason for the agent's model.")
+    ] = None,
     as_json: Json = False,
     url: Url = None,
     api_key: ApiKey = None,

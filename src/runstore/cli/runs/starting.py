@@ -26,7 +26,7 @@ def start(
     ] = None,
     metadata: Annotated[str | None, typer.Option(help="A JSON object, such as '{\"ticket\": 7}'.")] = None,
     multitask_strategy: Annotated[
-        MultitaskStrategy | None, typer.Option(help="What to do while the session has another run.")
+        MultitaskStrategy | None, typer.Option(help="How to start while the session has another run.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Follow the run as `tail` does.")] = False,
     as_json: Json = False,
